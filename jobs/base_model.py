@@ -1,0 +1,99 @@
+"""The frozen base through transformers: from a folder, without code or pickles of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+LOADERS: dict[str, Any] = {
+    "causal-lm": AutoModelForCausalLM,
+    "sequence-classification": AutoModelForSequenceClassification,
+}
+
+
+def load_model(
+    path: str, *, task: str, dtype: str, labels: Sequence[str] = (), seed: int = 0
+) -> PreTrainedModel:
+    """The base on the CPU, in evaluation mode; a classifier's head is drawn from `seed`."""
+    config = _config(path, task, labels)
+    # A new head is drawn from torch's global generator: the same on every rank.
+    torch.manual_seed(seed)
+    model = LOADERS[task].from_pretrained(
+        path,
+        config=config,
+        dtype=getattr(torch, dtype),
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    # Evaluation mode: dropout would tie the result to how rows are dealt to workers.
+    model.eval()
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer, with its chat template."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        path, local_files_only=True, trust_remote_code=False
+    )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def saved_task(path: str | Path) -> tuple[str, tuple[str, ...]]:
+    """The task that a saved model was trained for, and a classifier's labels in their order."""
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label))
+        return "sequence-classification", labels
+    return "causal-lm", ()
+
+
+def trained_head(model: PreTrainedModel, task: str) -> list[nn.Module]:
+    """The modules that the task adds to the base and that are trained whole."""
+    if task == "causal-lm":
+        return []
+    return [module for _, module in named_head(model)]
+
+
+def output_head(model: PreTrainedModel, task: str) -> list[nn.Module]:
+    """The modules that are never targets: what is trained whole, and the output projection."""
+    projection = model.get_output_embeddings()
+    return trained_head(model, task) + ([projection] if projection is not None else [])
+
+
+def named_head(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """A classifier's modules beside its base, by name."""
+    return [
+        (name, module)
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in module.parameters())
+    ]
+
+
+def _config(path: str, task: str, labels: Sequence[str]) -> Any:
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if task == "sequence-classification":
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+        if config.pad_token_id is None:
+            # Decoders classify at the last token that is not padding.
+            config.pad_token_id = load_tokenizer(path).pad_token_id
+    else:
+        config.use_cache = False
+    return config

@@ -1,0 +1,1 @@
+"""Rows of files, as examples, as token sequences, as batches."""

@@ -1,0 +1,185 @@
+"""DeepSpeed, as this project uses it: one engine a stage, ZeRO-1 or ZeRO-3, compact parameters.
+
+Knows no method and no data: it takes a model whose trainable parameters are marked, and steps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from deepspeed.utils.tensor_fragment import (
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor, nn
+
+ZERO_STAGE = {"replicate": 1, "cluster": 3}
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What one stage asks of DeepSpeed."""
+
+    sharding: str
+    bfloat16: bool
+    micro_batch_size: int
+    accumulation: int
+    weight_decay: float
+    max_grad_norm: float
+
+
+class Engine:
+    """A model under DeepSpeed for the length of one stage."""
+
+    def __init__(self, model: nn.Module, options: EngineOptions) -> None:
+        self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._accumulation = options.accumulation
+        self._sharded = options.sharding == "cluster"
+        # AdamW by torch: DeepSpeed's own would be compiled here first, and gains nothing on
+        # parameters this small.
+        optimizer = torch.optim.AdamW(
+            list(self._named.values()), lr=0.0, weight_decay=options.weight_decay
+        )
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=_config(options)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._engine.device
+        return device
+
+    @property
+    def model(self) -> Any:
+        """The model to call; under ZeRO-3 calling it gathers what it needs."""
+        return self._engine
+
+    @property
+    def module(self) -> Any:
+        """The model itself, for its own methods; its layers still gather what they need."""
+        return self._engine.module
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds this micro-batch's gradient. The sum over a step's micro-batches and workers counts.
+
+        DeepSpeed means over both; a loss that is already divided by the global number of targets
+        must be summed, so the two divisions are undone here.
+        """
+        workers = torch.distributed.get_world_size()
+        self._engine.backward(loss * (self._accumulation * workers))
+        self._engine.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+
+    def grad_norm(self) -> float:
+        """The norm before clipping, of the last optimiser step."""
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else 0.0
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is trained, float32 on the CPU, whole and the same on every rank. A collective."""
+        return {name: _whole(safe_get_full_fp32_param(p), p) for name, p in self._named.items()}
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """AdamW's two moments by name, whole on every rank. After a first step. A collective."""
+        return {
+            moment: {
+                name: _whole(safe_get_full_optimizer_state(p, moment), p)
+                for name, p in self._named.items()
+            }
+            for moment in MOMENTS
+        }
+
+    def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Sets the optimiser's float32 weights, which a bfloat16 model would have rounded."""
+        for name, parameter in self._named.items():
+            if self._sharded:
+                _fill_partition(self._engine.optimizer, parameter, None, weights[name])
+            else:
+                safe_set_full_fp32_param(parameter, weights[name].to(self.device))
+
+    def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
+        """Puts saved moments back, whatever the number of workers that saved them."""
+        zero = self._engine.optimizer
+        for flat in _flat_partitions(zero):
+            zero.optimizer.state[flat] = {
+                "step": torch.tensor(float(steps)),
+                **{moment: torch.zeros_like(flat) for moment in MOMENTS},
+            }
+        if self._sharded:
+            for moment, tensors in moments.items():
+                for name, parameter in self._named.items():
+                    _fill_partition(zero, parameter, moment, tensors[name])
+            return
+        zero._lazy_init_hp_params_optimizer_state()
+        for moment, tensors in moments.items():
+            for name, parameter in self._named.items():
+                safe_set_full_optimizer_state(parameter, tensors[name].to(self.device), moment)
+
+    def close(self) -> None:
+        """Takes DeepSpeed's hooks off the model; its parameters stay where they are."""
+        self._engine.destroy()
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Inside, every parameter of the model is whole on every rank, to be read. A collective."""
+    sharded = [p for p in model.parameters() if hasattr(p, "ds_id")]
+    with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+        yield
+
+
+def distributed(backend: str) -> None:
+    """Hands DeepSpeed the process group that is there already."""
+    # DeepSpeed reports its set-up line by line; only its warnings are for us.
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Its shared-memory reduction needs a compiler and 38 s on every new machine, to save the copy
+    # of a few megabytes between processes of one host.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=backend)
+
+
+def _config(options: EngineOptions) -> dict[str, Any]:
+    stage = ZERO_STAGE[options.sharding]
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    return {
+        "train_micro_batch_size_per_gpu": options.micro_batch_size,
+        "gradient_accumulation_steps": options.accumulation,
+        "gradient_clipping": options.max_grad_norm,
+        "zero_optimization": zero,
+        "bf16": {"enabled": options.bfloat16},
+        "steps_per_print": 2**31,
+    }
+
+
+def _whole(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    return tensor.detach().float().cpu().clone().view(shape)
+
+
+def _flat_partitions(zero: Any) -> list[Tensor]:
+    """This rank's flat float32 share of what is trained: the keys of the optimiser's state."""
+    if hasattr(zero, "single_partition_of_fp32_groups"):
+        return list(zero.single_partition_of_fp32_groups)
+    return list(zero.fp32_partitioned_groups_flat)
+
+
+def _fill_partition(zero: Any, parameter: nn.Parameter, moment: str | None, whole: Tensor) -> None:
+    # DeepSpeed 0.19's own setter reads past the end of a tensor whose size the ranks don't divide.
+    part, _ = zero._get_fp32_opt_state_partition(
+        parameter, release_swap_buffers=False, optim_state_key=moment
+    )
+    rank, length = torch.distributed.get_rank(), part.numel()
+    mine = whole.flatten()[rank * length : (rank + 1) * length]
+    part.zero_()
+    part[: mine.numel()].copy_(mine)

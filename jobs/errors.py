@@ -1,0 +1,122 @@
+"""What can go wrong in a job, and the exit code that tells it apart.
+
+JobsError                 1  the run failed
+├── InputError            2  the input is wrong: every fault found, reported together
+├── StoreError            1
+│   ├── NotFound          2  no such adapter, version or run
+│   ├── AlreadyThere      1  a create-only write met an object
+│   └── DigestMismatch    1  the bytes are not those of the manifest
+├── TrainingFailed        1  a worker stopped: which, where, why
+├── NotInstalled          3  a package of the extra `train` is missing
+└── Unreachable           3  the outside world is not reachable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with the input: where, what was found, and the way out."""
+
+    key: str
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        tail = f" {self.remedy}" if self.remedy else ""
+        return f"{self.key}: {self.problem}.{tail}"
+
+
+class JobsError(Exception):
+    """The base of every error that a job raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(JobsError):
+    """The input is wrong. Carries every fault that was found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(tuple(faults))
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "\n".join(str(fault) for fault in self.faults)
+
+
+class StoreError(JobsError):
+    """The store can't do what was asked."""
+
+
+class NotFound(StoreError):
+    """What was asked for is not in the store."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, there_is: Sequence[str] = ()) -> None:
+        super().__init__(what, tuple(there_is))
+        self.what, self.there_is = what, tuple(there_is)
+
+    def __str__(self) -> str:
+        if not self.there_is:
+            return f"{self.what} is not in the store, which is empty of its kind."
+        return f"{self.what} is not in the store. There is: {', '.join(self.there_is)}."
+
+
+class AlreadyThere(StoreError):
+    """A create-only write met an object under its key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.key}: already written, and written once only. Use the next version."
+
+
+class DigestMismatch(StoreError):
+    """The bytes under a key are not those that the manifest names."""
+
+    def __init__(self, key: str, expected: str, found: str) -> None:
+        super().__init__(key, expected, found)
+        self.key, self.expected, self.found = key, expected, found
+
+    def __str__(self) -> str:
+        wrong = f"the manifest says {self.expected[:12]}, the bytes are {self.found[:12]}"
+        return f"{self.key}: {wrong}. The file was changed or cut short: pull another version."
+
+
+class TrainingFailed(JobsError):
+    """A worker stopped. One message: where it was, what it met, and the way out."""
+
+    def __init__(self, where: str, why: str, remedy: str = "") -> None:
+        super().__init__(where, why, remedy)
+        self.where, self.why, self.remedy = where, why, remedy
+
+    def __str__(self) -> str:
+        tail = f" {self.remedy}" if self.remedy else ""
+        return f"{self.where}: {self.why}.{tail}"
+
+
+class NotInstalled(JobsError):
+    """The control plane stands alone here: what trains is not installed."""
+
+    exit_code = 3
+
+    def __init__(self, package: str) -> None:
+        super().__init__(package)
+        self.package = package
+
+    def __str__(self) -> str:
+        return f"{self.package} is not installed here. Install the extra: pip install '.[train]'."
+
+
+class Unreachable(JobsError):
+    """Ray or another outside service does not answer."""
+
+    exit_code = 3

@@ -1,0 +1,122 @@
+"""The job: `python -m jobs.finetune --spec SPEC`. Checks, trains on Ray, says what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.ended import ended
+from jobs.errors import JobsError
+from jobs.model_files import model_digest
+from jobs.narrate import line_of, step_line
+from jobs.preflight import Checked, absolute, check
+from jobs.report import summary
+from jobs.spec_file import dump_spec, load_spec
+from jobs.store.objects import open_store
+from jobs.store.runs import LEDGER, PLAN, SPEC, RunStore, new_run_id
+
+TICK_S = 0.5
+"""Seconds between two looks at the run's journal."""
+STEP_LINE_S = 5.0
+"""A line about a step at most this often."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 Ray is not reachable."""
+    asked = _parser().parse_args(arguments)
+
+    def work() -> None:
+        spec = absolute(load_spec(Path(asked.spec), asked.set))
+        checked = check(spec)
+        run_id = asked.run or new_run_id(spec.name, datetime.datetime.now(datetime.UTC))
+        _run(checked, run_id, asked.attempt)
+
+    return ended(work)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jobs.finetune", description=main.__doc__)
+    parser.add_argument("--spec", required=True, help="the YAML spec")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of it"
+    )
+    parser.add_argument("--run", help="the run's id; the same id goes on from its checkpoint")
+    parser.add_argument("--attempt", type=int, default=0, help="number of this try of the run")
+    return parser
+
+
+def _run(checked: Checked, run_id: str, attempt: int) -> None:
+    # Ray and torch only after the check: bad input answers in a second, and starts nothing.
+    from jobs.cluster_run import connect, missing_resources, train
+    from jobs.request import Request
+
+    spec = checked.spec
+    runs = RunStore(open_store(spec.store), run_id)
+    runs.write_text(SPEC, dump_spec(spec))
+    runs.write_json(PLAN, checked.plan.to_json())
+    request = Request(
+        spec=spec,
+        run_id=run_id,
+        plan=checked.plan,
+        base=checked.model.folder,
+        base_digest=model_digest(checked.model.folder),
+        train=checked.train,
+        evaluation=checked.evaluation,
+    )
+    print(f"run {run_id}", flush=True)
+    with _told(runs):
+        try:
+            connect()
+            if (missing := missing_resources(request)) is not None:
+                print(f"waiting for the cluster: {missing}", flush=True)
+            train(request, runs, attempt=attempt)
+        except JobsError as failed:
+            runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
+            raise
+    Console(width=80).print(summary(runs))
+    assert runs.store.head(runs.key(LEDGER)) is not None
+
+
+@contextmanager
+def _told(runs: RunStore) -> Iterator[None]:
+    """Prints the run's events as lines while the block runs, from a thread of its own."""
+    over = threading.Event()
+    teller = threading.Thread(target=_tell, args=(runs, over), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join(timeout=10)
+
+
+def _tell(runs: RunStore, over: threading.Event) -> None:
+    _, events_at = runs.events.tail(0)
+    _, metrics_at = runs.metrics.tail(0)
+    steps, told = 0, 0.0
+    while True:
+        last = over.wait(TICK_S)
+        events, events_at = runs.events.tail(events_at)
+        metrics, metrics_at = runs.metrics.tail(metrics_at)
+        for event in events:
+            steps = event.get("steps", steps) if event.get("event") == "started" else steps
+            if (line := line_of(event)) is not None:
+                print(line, flush=True)
+        newest = [metric for metric in metrics if "evaluation" not in metric]
+        if newest and time.monotonic() - told >= STEP_LINE_S:
+            told = time.monotonic()
+            print(step_line(newest[-1], steps), flush=True)
+        if last:
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""`python -m jobs.merge --adapter NAME --to FOLDER`: base and adapter as one plain model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.adapter_arguments import adapter_parser
+from jobs.ended import ended
+from jobs.errors import Fault, InputError
+from jobs.store.objects import open_store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes as the fine-tuning job's."""
+    parser = adapter_parser("jobs.merge", "Merge a committed adapter into its base.")
+    parser.add_argument("--to", required=True, help="a folder that is absent or empty")
+    asked = parser.parse_args(arguments)
+
+    def work() -> None:
+        # Here, so that a wrong argument is answered before torch is loaded.
+        from jobs.adapted import load_adapted
+
+        folder = Path(asked.to)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            problem = f"{folder} is there already and is not empty"
+            raise InputError([Fault("--to", problem, "Name another folder.")])
+        adapted = load_adapted(open_store(asked.store), asked.adapter, base=asked.base, merged=True)
+        adapted.model.save_pretrained(folder)
+        adapted.tokenizer.save_pretrained(folder)
+        print(f"{adapted.manifest.label} merged into {folder}")
+
+    return ended(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""The plan: what a run trains, where and how often, before anything is asked for. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.errors import Fault
+from jobs.spec import Spec
+from slora.names import entries, kinds, matches
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The base as the plan sees it: its size, and the linear layers that may be targets."""
+
+    parameters: int
+    linears: Mapping[str, tuple[int, int]]
+    head: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: how long, how fast, and how much is trained in it."""
+
+    name: str
+    """sparse | low-rank | full"""
+    steps: int | None
+    """None where only the rows, counted in tokens, can tell (epochs)."""
+    trainable: int
+    """Parameters of the adapter, without the head."""
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be run."""
+
+    name: str
+    kind: str
+    model_parameters: int
+    """Of the base with its head."""
+    targets: tuple[str, ...]
+    target_weights: int
+    head: int
+    stages: tuple[StagePlan, ...]
+    sharding: str
+    sharding_reason: str
+    workers: int
+    batch_size: int
+    per_worker: int
+    micro_batch_size: int
+    accumulation: int
+
+    def share(self, stage: StagePlan) -> float:
+        """Share of the model's parameters that a stage trains, the head counted."""
+        return (stage.trainable + self.head) / self.model_parameters
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain values, shares included: what a run records."""
+        plain = dataclasses.asdict(self)
+        for stage, values in zip(self.stages, plain["stages"], strict=True):
+            values["share"] = self.share(stage)
+        return plain
+
+
+def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
+    """The plan, or what in the spec can't be: the batch, the targets, the rank."""
+    faults = _batch_faults(spec)
+    targets, more = _targets(spec, shape)
+    faults += more
+    faults += _rank_faults(spec, targets)
+    if faults:
+        return None, faults
+    workers = spec.workers
+    per_worker = spec.train.batch_size // workers
+    micro = min(spec.train.micro_batch_size, per_worker)
+    sharding, reason = _sharding(spec)
+    return Plan(
+        name=spec.name,
+        kind=spec.method.kind,
+        model_parameters=shape.parameters + shape.head,
+        targets=tuple(targets),
+        target_weights=sum(rows * columns for rows, columns in targets.values()),
+        head=shape.head if spec.method.kind != "full" else 0,
+        stages=_stages(spec, shape, targets),
+        sharding=sharding,
+        sharding_reason=reason,
+        workers=workers,
+        batch_size=spec.train.batch_size,
+        per_worker=per_worker,
+        micro_batch_size=micro,
+        accumulation=per_worker // micro,
+    ), []
+
+
+def split_steps(spec: Spec, steps: int) -> tuple[int, ...]:
+    """The steps of each stage: slora splits them by sparse_share, the others have one stage."""
+    if spec.method.kind != "slora":
+        return (steps,)
+    sparse = round(steps * spec.method.sparse_share)
+    return sparse, steps - sparse
+
+
+def _stages(
+    spec: Spec, shape: Shape, targets: Mapping[str, tuple[int, int]]
+) -> tuple[StagePlan, ...]:
+    method, train = spec.method, spec.train
+    sparse = sum(entries(size, method.density) for size in targets.values())
+    low_rank = sum(method.rank * (rows + columns) for rows, columns in targets.values())
+    sparse_rate = train.sparse_learning_rate or train.learning_rate
+    shapes = {
+        "sparse": (("sparse", sparse, sparse_rate),),
+        "lora": (("low-rank", low_rank, train.learning_rate),),
+        "full": (("full", shape.parameters + shape.head, train.learning_rate),),
+        "slora": (
+            ("sparse", sparse, sparse_rate),
+            ("low-rank", low_rank, train.learning_rate),
+        ),
+    }[method.kind]
+    steps = split_steps(spec, train.steps) if train.steps else (None,) * len(shapes)
+    return tuple(
+        StagePlan(name=name, steps=count, trainable=trainable, learning_rate=rate)
+        for (name, trainable, rate), count in zip(shapes, steps, strict=True)
+    )
+
+
+def _sharding(spec: Spec) -> tuple[str, str]:
+    asked = spec.cluster.sharding
+    if asked != "auto":
+        return asked, "as the spec says"
+    return "replicate", "auto: the first choice; memory is not predicted yet"
+
+
+def _batch_faults(spec: Spec) -> list[Fault]:
+    batch, workers, micro = spec.train.batch_size, spec.workers, spec.train.micro_batch_size
+    if batch % workers:
+        near = max(workers, round(batch / workers) * workers)
+        problem = f"{batch} sequences can't be divided by {workers} workers"
+        return [Fault("train.batch_size", problem, f"Use a multiple of {workers}, e.g. {near}.")]
+    per_worker = batch // workers
+    if per_worker > micro and per_worker % micro:
+        problem = f"{per_worker} sequences a worker can't be cut into micro-batches of {micro}"
+        fits = max(n for n in range(1, micro + 1) if per_worker % n == 0)
+        return [Fault("train.micro_batch_size", problem, f"Use a divisor, e.g. {fits}.")]
+    return []
+
+
+def _targets(spec: Spec, shape: Shape) -> tuple[dict[str, tuple[int, int]], list[Fault]]:
+    if spec.method.kind == "full":
+        return {}, []
+    linears = dict(shape.linears)
+    if not linears:
+        return {}, [Fault("model.path", "no linear layer was found in it", "Use a transformer.")]
+    wanted = spec.method.targets
+    if wanted == "all-linear":
+        return linears, []
+    faults = [
+        Fault(
+            f"method.targets[{index}]",
+            f"{pattern!r} matches no linear layer",
+            f"There is: {', '.join(kinds(linears))}.",
+        )
+        for index, pattern in enumerate(wanted)
+        if not any(matches(name, pattern) for name in linears)
+    ]
+    chosen = {n: s for n, s in linears.items() if any(matches(n, p) for p in wanted)}
+    return chosen, faults
+
+
+def _rank_faults(spec: Spec, targets: Mapping[str, tuple[int, int]]) -> list[Fault]:
+    if spec.method.kind not in ("slora", "lora") or not targets:
+        return []
+    name, shape = min(targets.items(), key=lambda item: min(item[1]))
+    if spec.method.rank <= min(shape):
+        return []
+    problem = f"{spec.method.rank} is above the smallest target, {name} of {shape[0]} x {shape[1]}"
+    return [Fault("method.rank", problem, f"Use 1 to {min(shape)}, or other method.targets.")]
+
+
+def steps_for(sequences: int, epochs: int, batch_size: int) -> int:
+    """Optimiser steps in which every sequence is seen `epochs` times; the last may be short."""
+    return math.ceil(sequences * epochs / batch_size)

@@ -1,0 +1,146 @@
+"""Everything that can be known before a worker starts, all faults reported together. No torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from jobs.data.files import HUB_ID
+from jobs.data.heldout import check_split
+from jobs.data.survey import Progress, Survey, check_eval_labels, check_train_labels, survey
+from jobs.errors import Fault, InputError
+from jobs.model_files import ModelFiles, read_model
+from jobs.plan import Plan, Shape, make_plan
+from jobs.spec import Spec
+from jobs.spec_file import unavailable_in
+from jobs.store.directory import DirectoryStore
+from jobs.store.objects import open_store
+
+QUICK_ROWS = 200
+"""Rows that a plan looks at; a run reads them all."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A spec that can be run, and what was learnt while checking it."""
+
+    spec: Spec
+    model: ModelFiles
+    train: Survey
+    evaluation: Survey | None
+    plan: Plan
+
+
+def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) -> Checked:
+    """Raises InputError with every fault of the spec, the model, the data and the store.
+
+    `quick` looks at the first rows only and writes nothing to the store.
+    """
+    faults = unavailable_in(spec)
+    model, more = read_model(spec.model)
+    faults += more
+    train, evaluation, more = _data(spec, QUICK_ROWS if quick else None, progress)
+    faults += more
+    faults += _fit_faults(spec, model, train)
+    plan = None
+    if model:
+        labels = len(train.labels) if train else 0
+        shape = Shape(
+            model.parameters, model.linears, model.head_parameters(spec.model.task, labels)
+        )
+        plan, more = make_plan(spec, shape)
+        faults += more
+    faults += _store_faults(spec, write=not quick)
+    if faults or not (model and train and plan):
+        raise InputError(faults)
+    return Checked(spec, model, train, evaluation, plan)
+
+
+def absolute(spec: Spec) -> Spec:
+    """The same spec with whole paths: Ray runs a job in another directory than its user's."""
+    data = {
+        key: _absolute(value)
+        for key in ("train", "eval")
+        if (value := getattr(spec.data, key)) is not None
+    }
+    return spec.model_copy(
+        update={
+            "model": spec.model.model_copy(update={"path": _absolute(spec.model.path)}),
+            "data": spec.data.model_copy(update=data),
+            "store": _absolute_store(spec.store),
+        }
+    )
+
+
+def _absolute(path: str) -> str:
+    """A relative path made whole; a URL stays what it is, and a hub id where there is no file."""
+    plain = path.removeprefix("file://")
+    hub_id = HUB_ID.fullmatch(plain) and not os.path.exists(plain)
+    return plain if hub_id or "://" in plain else _whole(plain)
+
+
+def _absolute_store(url: str) -> str:
+    """A folder made whole, with file:// before it; what names none is left to open_store."""
+    scheme, slashes, folder = url.partition("://")
+    if slashes:
+        return f"file://{_whole(folder)}" if folder and scheme.lower() == "file" else url
+    return url if url.lower().startswith("file:") else f"file://{_whole(url)}"
+
+
+def _whole(path: str) -> str:
+    # Not pathlib, which raises for the home of somebody who is not known here.
+    whole = os.path.expanduser(path)
+    return whole if os.path.isabs(whole) else os.path.abspath(whole)
+
+
+def _data(
+    spec: Spec, limit: int | None, progress: Progress | None
+) -> tuple[Survey | None, Survey | None, list[Fault]]:
+    data, faults = spec.data, list[Fault]()
+    found: dict[str, Survey] = {}
+    for key, where in (("data.train", data.train), ("data.eval", data.eval)):
+        if where is None or where.startswith("s3://"):
+            continue
+        try:
+            found[key] = survey(
+                where, data.format, spec.model.task, key, limit=limit, progress=progress
+            )
+        except InputError as wrong:
+            faults += [fault for fault in wrong.faults if fault not in faults]
+    train, evaluation = found.get("data.train"), found.get("data.eval")
+    if train and limit is None:
+        faults += check_train_labels(train)
+        if evaluation:
+            faults += check_eval_labels(train, evaluation)
+        if data.eval_fraction:
+            faults += check_split(
+                train.rows_by_file, fraction=data.eval_fraction, seed=spec.train.seed
+            )
+    if train and evaluation and train.format != evaluation.format:
+        problem = f"{evaluation.format} rows, while data.train has {train.format} rows"
+        faults.append(Fault("data.eval", problem, "Use rows of one format."))
+    return train, evaluation, faults
+
+
+def _fit_faults(spec: Spec, model: ModelFiles | None, train: Survey | None) -> list[Fault]:
+    faults = []
+    if train and train.format == "chat" and model and not model.chat_template:
+        problem = f"{model.folder} has no chat template, and the rows are conversations"
+        remedy = "Use an instruct model, or prompt-completion or text rows."
+        faults.append(Fault("data.format", problem, remedy))
+    if model and model.max_positions and spec.data.max_length > model.max_positions:
+        problem = f"{spec.data.max_length} is above the model's {model.max_positions} positions"
+        faults.append(Fault("data.max_length", problem, f"Use {model.max_positions} or less."))
+    return faults
+
+
+def _store_faults(spec: Spec, *, write: bool) -> list[Fault]:
+    if spec.store.startswith("s3://"):
+        return []
+    try:
+        store = open_store(spec.store)
+    except InputError as wrong:
+        return list(wrong.faults)
+    if write and isinstance(store, DirectoryStore):
+        return store.check_writable()
+    return []

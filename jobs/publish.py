@@ -1,0 +1,141 @@
+"""From what was trained to a committed adapter: the folder, then the store, manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from jobs.base_model import named_head
+from jobs.request import Request
+from jobs.spec_file import dump_spec
+from jobs.stages import Shapes
+from jobs.store.adapters import commit
+from jobs.store.manifest import Base, Data, Draft, Manifest, Mask
+from jobs.store.objects import ObjectStore
+from slora.folder import LoraAdapter, SparseAdapter, write_lora, write_sparse
+from slora.names import kinds, matches
+
+
+def publish(
+    store: ObjectStore,
+    request: Request,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: Mapping[str, Tensor],
+    *,
+    shapes: Shapes,
+    attempt: int,
+    evaluations: Mapping[str, Mapping[str, float]],
+    ledger: Mapping[str, float | int],
+) -> Manifest:
+    """Writes the adapter's folder and commits it. Raises BadAdapter, StoreError."""
+    with tempfile.TemporaryDirectory(prefix="slora-adapter-") as made:
+        folder = Path(made)
+        if request.spec.method.kind == "full":
+            _write_full(folder, model, tokenizer, weights)
+        else:
+            _write_adapter(folder, request, model, weights, shapes)
+        return commit(store, folder, _draft(request, attempt, evaluations, ledger))
+
+
+def _write_full(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: Mapping[str, Tensor],
+) -> None:
+    # save_pretrained would tie and name the weights as the model does; under ZeRO-3 it would save
+    # empty ones, so the whole tensors are handed to it.
+    state = {name: tensor.to(model.dtype) for name, tensor in weights.items()}
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+
+
+def _write_adapter(
+    folder: Path,
+    request: Request,
+    model: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    shapes: Shapes,
+) -> None:
+    spec = request.spec
+    layered = (".values", ".a_RI", ".b_OR")
+    head = {name: tensor for name, tensor in weights.items() if not name.endswith(layered)}
+    heads = named_head(model) if head else []
+    if spec.method.kind == "sparse":
+        values = {name: weights[f"{name}.values"] for name in shapes}
+        sparse = SparseAdapter(
+            values=values,
+            shapes=shapes,
+            seed=spec.train.seed,
+            density=spec.method.density,
+            base=str(request.base),
+            task=spec.model.task,
+            head=head,
+            labels=request.labels,
+        )
+        write_sparse(folder, sparse)
+        return
+    lora = LoraAdapter(
+        factors={name: (weights[f"{name}.a_RI"], weights[f"{name}.b_OR"]) for name in shapes},
+        alpha=spec.method.alpha,
+        rank=spec.method.rank,
+        base=str(request.base),
+        task=spec.model.task,
+        target_modules=target_names(model, tuple(shapes)),
+        head_modules=tuple(name for name, _ in heads),
+        head=head,
+        labels=request.labels,
+    )
+    write_lora(folder, lora)
+
+
+def target_names(model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """The shortest names by which PEFT finds these layers and no other module."""
+    every = [name for name, _ in model.named_modules() if name]
+    for short in (tuple({name.rpartition(".")[2] for name in targets}), kinds(targets)):
+        if {name for name in every if any(matches(name, one) for one in short)} == set(targets):
+            return short
+    return targets
+
+
+def _draft(
+    request: Request,
+    attempt: int,
+    evaluations: Mapping[str, Mapping[str, float]],
+    ledger: Mapping[str, Any],
+) -> Draft:
+    spec, train = request.spec, request.train
+    sparse = spec.method.kind in ("slora", "sparse")
+    return Draft(
+        name=spec.name,
+        kind=spec.method.kind,
+        run=request.run_id,
+        attempt=attempt,
+        base=Base(path=str(request.base), digest=request.base_digest),
+        data=Data(
+            train_sha256=str(train.sha256),
+            eval_sha256=request.evaluation.sha256 if request.evaluation else None,
+            row_order=f"shuffled by seed {spec.train.seed}, each epoch anew",
+            rows=train.rows,
+        ),
+        mask=Mask(strategy=spec.method.mask, seed=spec.train.seed, density=spec.method.density)
+        if sparse
+        else None,
+        spec_sha256=hashlib.sha256(dump_spec(spec).encode()).hexdigest(),
+        code_version=version("slora"),
+        world_size=request.plan.workers,
+        evaluation={
+            at: {name: value for name, value in measured.items() if math.isfinite(value)}
+            for at, measured in evaluations.items()
+        },
+        ledger=dict(ledger),
+    )

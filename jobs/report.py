@@ -1,0 +1,86 @@
+"""What a run came to, from its own papers: a table, and the answers side by side. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jobs.narrate import number, place
+from jobs.store.runs import RunStore
+
+
+def outcome(runs: RunStore) -> dict[str, Any]:
+    """The run's figures as plain values: evaluations, plan, ledger, adapter, samples."""
+    events, _ = runs.events.tail(0)
+    found: dict[str, Any] = {"run": runs.run_id, "evaluations": {}, "samples": {}}
+    for event in events:
+        kind = event.get("event")
+        if kind == "evaluated":
+            found["evaluations"][event["at"]] = event["metrics"]
+        elif kind == "samples":
+            found["samples"][event["at"]] = event["samples"]
+        elif kind == "started":
+            found["plan"] = event["plan"]
+        elif kind == "handoff":
+            found["kept"] = event["kept"]
+        elif kind == "published":
+            found |= {key: event[key] for key in ("adapter", "bytes", "place", "ledger")}
+    return found
+
+
+def summary(runs: RunStore) -> RenderableType:
+    """The outcome as one would like to read it in a terminal of 80 columns."""
+    found = outcome(runs)
+    parts: list[RenderableType] = []
+    if found["evaluations"]:
+        parts.append(_evaluations(found))
+    parts.append(_facts(found))
+    if found["samples"].get("end"):
+        parts.append(_samples(found["samples"]))
+    return Group(*parts)
+
+
+def _evaluations(found: Mapping[str, Any]) -> Table:
+    table = Table(title="held-out data", title_justify="left", title_style="bold")
+    second = "accuracy" if "accuracy" in next(iter(found["evaluations"].values())) else "perplexity"
+    for column in ("", "loss", second):
+        table.add_column(column, justify="left" if not column else "right")
+    for at, metrics in found["evaluations"].items():
+        shown = number(metrics[second], ".1%" if second == "accuracy" else ".2f")
+        table.add_row(place(at), number(metrics["loss"], ".4f"), shown)
+    return table
+
+
+def _facts(found: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    plan, ledger = found.get("plan", {}), found.get("ledger", {})
+    for stage in plan.get("stages", ()):
+        trained = stage["trainable"] + plan["head"]
+        share = f"{trained:,} parameters, {stage['share']:.2%} of {plan['model_parameters']:,}"
+        table.add_row(f"{stage['name']} stage", f"{stage['steps']} steps, {share}")
+    if "kept" in found:
+        kept = number(found["kept"], ".1%")
+        table.add_row("hand-off", f"{kept} of the update's energy kept by the rank")
+    if ledger:
+        speed = ledger["tokens"] / ledger["seconds"] if ledger["seconds"] else 0.0
+        steps = f"{ledger['seconds']:.0f} s of steps, {speed:,.0f} tokens/s"
+        table.add_row("tokens", f"{ledger['tokens']:,} in {steps}")
+        table.add_row("adapter", f"{found['adapter']}, {found['bytes'] / 1e6:.1f} MB")
+        table.add_row("place", str(found["place"]))
+    return table
+
+
+def _samples(samples: Mapping[str, list[dict[str, str]]]) -> Table:
+    table = Table(title="answers", title_justify="left", title_style="bold", show_lines=True)
+    for column in ("asked", "before", "after"):
+        table.add_column(column, overflow="fold", ratio=1)
+    before = samples.get("before", samples["end"])
+    for first, last in zip(before, samples["end"], strict=False):
+        table.add_row(*(Text(text) for text in (first["prompt"], first["answer"], last["answer"])))
+    return table

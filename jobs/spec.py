@@ -1,0 +1,168 @@
+"""The spec: what a user writes, strict at the door and frozen inside. Knows no file, no engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
+"""Names become folders and URLs: no separators, no `..`, no control characters."""
+
+
+class Frozen(BaseModel):
+    """A section of the spec: unknown keys are errors, values keep their types."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class ModelSection(Frozen):
+    """The frozen base."""
+
+    path: str = Field(min_length=1)
+    """A folder with config.json and safetensors, a hub id that is in the local cache, or s3://."""
+    task: Literal["causal-lm", "sequence-classification"] = "causal-lm"
+    """What the model is trained to do; a classifier gets a head, which is trained and saved."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the base is held in. What is trained is kept in float32 in the optimiser either way."""
+
+
+class DataSection(Frozen):
+    """Rows to learn from and rows to be judged by."""
+
+    train: str = Field(min_length=1)
+    """A file, a glob, a folder, s3:// or a hub id; json(l), csv, parquet or text, gzip too."""
+    eval: str | None = None
+    """Held-out rows, named as `train` is."""
+    eval_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Instead of `eval`: the share of the rows of `train` that is held out."""
+    format: Literal["auto", "chat", "prompt-completion", "text", "classification"] = "auto"
+    """Fields: messages (chat); prompt, completion; text; text, label (classification)."""
+    max_length: int = Field(default=1024, ge=8)
+    """Tokens in a sequence; longer rows are cut at their end, and counted."""
+    packing: bool = True
+    """Several rows share a sequence, without seeing each other. Causal language models only."""
+
+
+class HandoffSection(Frozen):
+    """How the sparse update becomes the low-rank one."""
+
+    split: Literal["balanced", "b"] = "balanced"
+    """Where the singular values go: their roots to both factors, or all into B."""
+    rescale: Literal["none", "norm", "projection"] = "none"
+    """Whether the kept part is stretched to the whole update's norm, or its projection on it."""
+    residual: Literal["drop", "fold", "keep"] = "drop"
+    """What becomes of the part outside the rank: dropped as in the paper, folded in, or kept."""
+
+
+class MethodSection(Frozen):
+    """What is trained."""
+
+    kind: Literal["slora", "sparse", "lora", "full"] = "slora"
+    """slora: a sparse stage, handed over to a low-rank one; the other three are the baselines."""
+    targets: (
+        Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    ) = "all-linear"
+    """Every linear layer but the output head, or a list of name patterns."""
+    density: float = Field(default=0.01, gt=0, le=1)
+    """Share of the targets' weights that may move in the sparse stage."""
+    mask: Literal[
+        "random", "magnitude", "gradient", "fisher", "snip", "rows", "columns", "blocks"
+    ] = "random"
+    """How those weights are chosen."""
+    allocation: Literal["uniform", "global"] = "uniform"
+    """Every layer gets the same density, or layers compete for it."""
+    sparse_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of the steps spent in the sparse stage."""
+    rank: int = Field(default=8, ge=1)
+    """Rank of the low-rank stage."""
+    alpha: float = Field(default=16, gt=0)
+    """The low-rank update is scaled by alpha / rank."""
+    handoff: HandoffSection = HandoffSection()
+    factor_density: float = Field(default=1.0, gt=0, le=1)
+    """Below 1, A and B are trained under masks of their own."""
+
+
+class StopSection(Frozen):
+    """Reasons to end before the last step."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    metric: str = "eval_loss"
+    target: float | None = None
+    patience: int | None = Field(default=None, ge=1)
+
+
+class TrainSection(Frozen):
+    """How long, how fast."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps over both stages."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Instead of `steps`: how often every row is seen."""
+    batch_size: int = Field(default=8, ge=1)
+    """Sequences per optimiser step, over all workers."""
+    micro_batch_size: int = Field(default=2, ge=1)
+    """Sequences that a worker holds at once; it changes memory, never the result's meaning."""
+    learning_rate: float = Field(default=3.0e-4, gt=0)
+    sparse_learning_rate: float | None = Field(default=None, gt=0)
+    """Overrides `learning_rate` in the sparse stage."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up, in each stage anew."""
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    """Share of a stage's steps in which the rate rises from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay. On a delta it pulls towards the pretrained weight, not towards zero."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    eval_every: int | None = Field(default=None, ge=1)
+    """Steps between evaluations; always before, at the hand-off and at the end."""
+    checkpoint_every: int | None = Field(default=20, ge=1)
+    """Steps between checkpoints, from which a run whose worker died goes on."""
+    stop: StopSection = StopSection()
+
+
+class WorkerRange(Frozen):
+    """How few and how many workers an elastic run may have."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+
+class ClusterSection(Frozen):
+    """What a run asks of Ray, and how the base is held there."""
+
+    workers: Annotated[int, Field(ge=1)] | WorkerRange = 1
+    cpus_per_worker: int = Field(default=1, ge=1)
+    gpus_per_worker: Literal[0, 1] = 0
+    sharding: Literal["replicate", "node", "cluster", "auto"] = "auto"
+    """replicate: ZeRO-1 on what is trained; node: base sharded inside a node; cluster: ZeRO-3."""
+    sync_every: int = Field(default=1, ge=1)
+    """Optimiser steps between exchanges."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often a run whose worker died is started again from its checkpoint."""
+
+
+class Spec(Frozen):
+    """One fine-tuning run, whole."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=63)
+    """The adapter's name in the store."""
+    model: ModelSection
+    data: DataSection
+    method: MethodSection = MethodSection()
+    train: TrainSection
+    cluster: ClusterSection = ClusterSection()
+    store: str = Field(default="file://.cache/store", min_length=1)
+    """file:// and a folder, or s3://bucket/prefix; credentials come from the environment only."""
+
+    @property
+    def workers(self) -> int:
+        """The number of workers; an elastic run starts from its least."""
+        asked = self.cluster.workers
+        return asked if isinstance(asked, int) else asked.min

@@ -1,0 +1,26 @@
+"""SHA-256 of streams and files, a piece at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+CHUNK = 1 << 20
+
+
+def sha256_of(stream: BinaryIO, seen: Callable[[int], None] | None = None) -> str:
+    """The digest of the rest of a stream; `seen` hears of each piece's length."""
+    digest = hashlib.sha256()
+    while piece := stream.read(CHUNK):
+        digest.update(piece)
+        if seen:
+            seen(len(piece))
+    return digest.hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """The digest of a file."""
+    with path.open("rb") as file:
+        return sha256_of(file)

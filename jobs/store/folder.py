@@ -1,0 +1,59 @@
+"""An adapter's folder before it is committed: its files, and what keeps it from being one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs.errors import Fault, InputError
+from jobs.store.digest import sha256_of_file
+from jobs.store.manifest import MANIFEST, File, check_file_name
+from jobs.store.tensors import BadTensors, Span, read_header
+
+TENSORS = ".safetensors"
+
+
+def survey_folder(folder: Path) -> tuple[File, ...]:
+    """Every file with its size and digest, in order; InputError with all that is wrong."""
+    if not folder.is_dir():
+        problem = f"{folder} is not a folder"
+        raise InputError([Fault("adapter folder", problem, "Name the folder that was exported.")])
+    paths = sorted(folder.iterdir())
+    faults = [fault for path in paths for fault in _faults(path)]
+    if not paths:
+        faults.append(Fault("adapter folder", f"{folder} is empty", "Export the adapter first."))
+    if faults:
+        raise InputError(faults)
+    return tuple(
+        File(name=path.name, size=path.stat().st_size, sha256=sha256_of_file(path))
+        for path in paths
+    )
+
+
+def tensor_faults(name: str, spans: dict[str, Span]) -> list[Fault]:
+    """What an adapter's tensors may not be: none at all, or without elements."""
+    remedy = "The weights were not gathered when they were saved: publish the run again."
+    if not spans:
+        return [Fault(name, "it holds no tensors", remedy)]
+    return [
+        Fault(name, f"{tensor[:100]!a} is empty, of shape {list(span.shape)}", remedy)
+        for tensor, span in spans.items()
+        if span.empty
+    ]
+
+
+def _faults(path: Path) -> list[Fault]:
+    if path.is_symlink() or not path.is_file():
+        return [Fault(ascii(path.name), "not a regular file", "Keep the files in one flat folder.")]
+    try:
+        check_file_name(path.name)
+    except ValueError as error:
+        remedy = f"Rename it; {MANIFEST} is the store's own, and dots at the front are too."
+        return [Fault(ascii(path.name), str(error), remedy)]
+    if path.suffix != TENSORS:
+        return []
+    try:
+        return tensor_faults(path.name, read_header(path))
+    except BadTensors as error:
+        return [
+            Fault(path.name, str(error), "Save it again: it was cut short or is no safetensors.")
+        ]

@@ -1,0 +1,51 @@
+"""Keys: the names of objects in a store, checked before any store sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.errors import Fault, InputError
+
+LONGEST_KEY = 1024
+"""S3's limit, so that what a directory takes a bucket takes too."""
+
+HIDDEN = ".tmp"
+"""What starts so at the top of a store is a write under way, and no object."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a store says of an object without sending it."""
+
+    size: int
+
+
+def check_key(key: str) -> str:
+    """The key itself, or InputError: keys come from names and manifests that others wrote."""
+    problem = _problem(key)
+    if problem:
+        remedy = "Use names of letters, digits, dots, dashes and underscores, joined by '/'."
+        raise InputError([Fault("key", f"{key[:100]!a} {problem}", remedy)])
+    return key
+
+
+def _problem(key: str) -> str:
+    parts = key.split("/")
+    if not key:
+        return "is empty"
+    if len(key.encode(errors="replace")) > LONGEST_KEY:
+        return f"is longer than {LONGEST_KEY} bytes"
+    # Printable excludes control characters, text direction marks and lone surrogates.
+    if not key.isprintable():
+        return "holds characters that can't be printed"
+    if "\\" in key:
+        return "holds a backslash"
+    if key.startswith("/"):
+        return "is absolute"
+    if not all(parts):
+        return "has an empty part"
+    if "." in parts or ".." in parts:
+        return "has a part that is '.' or '..'"
+    if parts[0].startswith(HIDDEN):
+        return f"starts with {HIDDEN!r}, which the store keeps for itself"
+    return ""

@@ -1,0 +1,96 @@
+"""Runs in the store: what a run is called, and where its papers lie."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.errors import Fault, InputError, StoreError
+from jobs.spec import NAME_PATTERN
+from jobs.store.directory import DirectoryStore
+from jobs.store.journal import Journal
+from jobs.store.objects import ObjectStore
+
+SPEC, PLAN, LEDGER = "spec.yaml", "plan.json", "ledger.json"
+EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
+LONGEST_RUN = 128
+
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+def new_run_id(name: str, now: datetime) -> str:
+    """`<name>-YYYYMMDD-HHMMSS-<4 hex>`, in UTC: sorts by time within one name."""
+    return f"{name}-{now.astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def list_runs(store: ObjectStore) -> list[str]:
+    """The runs that have a spec, which is the first thing that a run writes."""
+    keys = (key.split("/") for key in store.list("runs/"))
+    return [parts[1] for parts in keys if len(parts) == 3 and parts[2] == SPEC]
+
+
+class RunStore:
+    """One run's part of the store."""
+
+    def __init__(self, store: ObjectStore, run_id: str) -> None:
+        if len(run_id) > LONGEST_RUN or not re.fullmatch(NAME_PATTERN, run_id):
+            problem = f"{run_id[:150]!a} is no run's name"
+            raise InputError([Fault("run", problem, "Use one that new_run_id made.")])
+        self.store, self.run_id = store, run_id
+
+    @property
+    def prefix(self) -> str:
+        """The start of the keys of this run."""
+        return f"runs/{self.run_id}/"
+
+    def key(self, part: str) -> str:
+        """The key of one of the run's papers."""
+        return self.prefix + part
+
+    def checkpoint_key(self, step: int, name: str) -> str:
+        """The key of a checkpoint's file."""
+        return f"{self.prefix}checkpoints/{step}/{name}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of which any file is there, in order, whether or not it is whole."""
+        start = f"{self.prefix}checkpoints/"
+        steps = {key.removeprefix(start).split("/")[0] for key in self.store.list(start)}
+        return sorted(int(step) for step in steps if _STEP.fullmatch(step))
+
+    def write_text(self, part: str, text: str) -> None:
+        """Write one paper, over an older one: a later attempt says it anew."""
+        self.store.put(self.key(part), text.encode())
+
+    def write_json(self, part: str, value: Mapping[str, Any]) -> None:
+        """Write one paper as JSON. NaN is an error: no other program could read it."""
+        self.write_text(part, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+    def read_text(self, part: str) -> str:
+        """One paper, or NotFound."""
+        return self.store.get(self.key(part)).decode()
+
+    def read_json(self, part: str) -> Any:
+        """One paper from JSON, or NotFound."""
+        return json.loads(self.store.get(self.key(part)))
+
+    @property
+    def events(self) -> Journal:
+        """What happened to the run."""
+        return self._journal(EVENTS)
+
+    @property
+    def metrics(self) -> Journal:
+        """What was measured, step by step."""
+        return self._journal(METRICS)
+
+    def _journal(self, part: str) -> Journal:
+        if not isinstance(self.store, DirectoryStore):
+            raise StoreError(
+                f"{self.store.url(self.key(part))}: journals are appended to, which only a "
+                "store in a directory can do. Use file:// and a folder."
+            )
+        return Journal(self.store.path(self.key(part)))

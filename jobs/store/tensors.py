@@ -1,0 +1,127 @@
+"""Safetensors headers, read without libraries: what a file says it holds, and whether it can."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from jobs.store.strict_json import load_strictly
+
+LARGEST_HEADER = 100_000_000
+"""The limit of the format's own reader."""
+MOST_DIMENSIONS = 64
+BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+
+
+class Span(NamedTuple):
+    """One tensor: its type, its shape, and its bytes, counted from the header's end."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds no element: what ZeRO-3 writes when nobody gathered the weights."""
+        return 0 in self.shape
+
+
+class BadTensors(ValueError):
+    """The file is no safetensors file, or its header lies."""
+
+
+def read_header(source: Path | BinaryIO, *, size: int | None = None) -> dict[str, Span]:
+    """Name -> span, or BadTensors. A stream that can't seek needs its `size`."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return read_header(file)
+    if size is None:
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+    length = _header_length(_exactly(source, 8), size)
+    spans = _spans(_parse(_exactly(source, length)))
+    _check_cover(spans, size - 8 - length)
+    return spans
+
+
+def _header_length(prefix: bytes, size: int) -> int:
+    length = int.from_bytes(prefix, "little")
+    if length > LARGEST_HEADER:
+        raise BadTensors(f"a header of {length} bytes is above the limit of {LARGEST_HEADER}")
+    if length > size - 8:
+        raise BadTensors(f"a header of {length} bytes does not fit a file of {size}")
+    return length
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    found = stream.read(count)
+    if len(found) != count:
+        raise BadTensors(f"the file ends after {len(found)} of {count} bytes of its header")
+    return found
+
+
+def _parse(header: bytes) -> dict[str, object]:
+    try:
+        found = load_strictly(header)
+    except ValueError as error:
+        raise BadTensors(f"the header is not JSON: {str(error)[:200]!a}") from error
+    if not isinstance(found, dict):
+        raise BadTensors("the header is not a JSON object")
+    return found
+
+
+def _spans(header: dict[str, object]) -> dict[str, Span]:
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise BadTensors("__metadata__ is not a map of texts")
+    return {name: _span(name, entry) for name, entry in header.items()}
+
+
+def _span(name: str, entry: object) -> Span:
+    shown = ascii(name[:100])
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise BadTensors(f"{shown} has other entries than dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise BadTensors(f"{shown} is of the unknown type {ascii(dtype)[:40]}")
+    if not _counts(shape, at_most=MOST_DIMENSIONS):
+        raise BadTensors(f"{shown} has no sensible shape")
+    if not _counts(offsets, at_most=2) or len(offsets) != 2:
+        raise BadTensors(f"{shown} has no sensible offsets")
+    begin, end = offsets
+    bits = math.prod(shape) * BITS[dtype]
+    if end < begin or bits != (end - begin) * 8:
+        raise BadTensors(
+            f"{shown} has {end - begin} bytes, its type and shape need {-(-bits // 8)}"
+        )
+    return Span(dtype, tuple(shape), begin, end)
+
+
+def _counts(values: object, *, at_most: int) -> bool:
+    # `type is int`, because True counts as an int too.
+    return (
+        isinstance(values, list)
+        and len(values) <= at_most
+        and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    )
+
+
+def _check_cover(spans: dict[str, Span], size: int) -> None:
+    at = 0
+    for name, span in sorted(spans.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if span.begin != at:
+            wrong = "overlaps the one before" if span.begin < at else "leaves a gap before it"
+            raise BadTensors(f"{name[:100]!a} {wrong}, at byte {span.begin}")
+        at = span.end
+    if at != size:
+        raise BadTensors(f"the header speaks of {at} bytes, the file holds {size}")

@@ -1,0 +1,331 @@
+"""One worker's part of a run, from the base to the committed adapter. Knows DeepSpeed, not Ray.
+
+    load -> evaluate -> sparse stage -> evaluate -> hand-off -> evaluate -> low-rank stage
+         -> evaluate -> publish
+
+Every arrow is a seam: what lies behind it is in a checkpoint, and a run that died goes on there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jobs import stages
+from jobs.base_model import load_model, load_tokenizer, output_head, trained_head
+from jobs.checkpoint import State, newest_state, save_state
+from jobs.data.feed import Step
+from jobs.engine import Engine, EngineOptions
+from jobs.errors import InputError
+from jobs.feeds import eval_feed, train_feed
+from jobs.measure import evaluate
+from jobs.plan import Shape, StagePlan, make_plan, split_steps, steps_for
+from jobs.publish import publish
+from jobs.record import Record
+from jobs.request import Request
+from jobs.samples import answer, pick_prompts
+from jobs.schedule import rate_at
+from jobs.step import check_finite, take_step
+from jobs.store.manifest import Manifest
+from jobs.store.runs import RunStore
+from slora.adapt import freeze, remove
+from slora.targets import find_targets
+
+
+class Training:
+    """The run on one rank. Everything that differs by rank is the slice of the data."""
+
+    def __init__(
+        self,
+        request: Request,
+        runs: RunStore,
+        *,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        attempt: int = 0,
+    ) -> None:
+        self.request, self.runs, self.attempt = request, runs, attempt
+        self.rank, self.world_size, self.device = rank, world_size, device
+        self.spec, self.plan = request.spec, request.plan
+        self.record = Record(runs, writes=rank == 0)
+        self.evaluations: dict[str, dict[str, float]] = {}
+        self.ledger: dict[str, float] = {"tokens": 0, "seconds": 0.0}
+        self.step = 0
+
+    def run(self) -> Manifest | None:
+        """Trains and commits. The manifest on rank 0, None elsewhere."""
+        self._load()
+        state = newest_state(self.runs)
+        if state is not None:
+            self._resume(state)
+        self._count_steps()
+        weights: Mapping[str, Tensor] = state.weights if state else {}
+        first = state.stage if state else 0
+        for index in range(first, len(self.plan.stages)):
+            resumed = state if state and state.stage == index else None
+            weights = self._stage(index, weights, resumed)
+        manifest = self._publish(weights)
+        self.record.close()
+        return manifest
+
+    def _load(self) -> None:
+        spec = self.spec
+        self.record.event(
+            "loading", base=str(self.request.base), host=os.uname().nodename, pid=os.getpid()
+        )
+        self.tokenizer = load_tokenizer(str(self.request.base))
+        self.model = load_model(
+            str(self.request.base),
+            task=spec.model.task,
+            dtype=spec.model.dtype,
+            labels=self.request.labels,
+            seed=spec.train.seed,
+        ).to(self.device)
+        full = spec.method.kind == "full"
+        freeze(
+            self.model, trained=[self.model] if full else trained_head(self.model, spec.model.task)
+        )
+        targets = {}
+        if not full:
+            head = output_head(self.model, spec.model.task)
+            targets = find_targets(self.model, spec.method.targets, head=head)
+        self.shapes = {n: (layer.out_features, layer.in_features) for n, layer in targets.items()}
+        self._check_plan()
+        place = {"rank": self.rank, "world_size": self.world_size}
+        self.train_feed = train_feed(self.request, self.tokenizer, **place)
+        self.eval_feed = eval_feed(self.request, self.tokenizer, **place)
+        source = self.eval_feed.source if self.eval_feed else self.train_feed.source
+        self.prompts = (
+            pick_prompts(source, self.tokenizer, max_length=spec.data.max_length)
+            if spec.model.task == "causal-lm"
+            else []
+        )
+
+    def _check_plan(self) -> None:
+        """The plan was made from the model's files; here it is made of the model itself."""
+        head = trained_head(self.model, self.spec.model.task)
+        of_head = sum(p.numel() for module in head for p in module.parameters())
+        parameters = sum(p.numel() for p in self.model.parameters()) - of_head
+        plan, faults = make_plan(self.spec, Shape(parameters, self.shapes, of_head))
+        if plan is None:
+            raise InputError(faults)
+        self.plan = plan
+
+    def _resume(self, state: State) -> None:
+        self.step = state.step
+        self.evaluations = {at: dict(found) for at, found in state.record["evaluations"].items()}
+        self.ledger = dict(state.record["ledger"])
+        self.record.event("resumed", step=state.step, stage=self.plan.stages[state.stage].name)
+
+    def _count_steps(self) -> None:
+        """With epochs, only the rows counted in tokens tell the steps: the plan is completed."""
+        train = self.spec.train
+        self.steps = train.steps or 0
+        if train.epochs is not None:
+            count = self.train_feed.count()
+            self.steps = steps_for(count.sequences, train.epochs, train.batch_size)
+            parts = zip(self.plan.stages, split_steps(self.spec, self.steps), strict=True)
+            counted = tuple(dataclasses.replace(stage, steps=steps) for stage, steps in parts)
+            self.plan = dataclasses.replace(self.plan, stages=counted)
+            self.record.event("counted", **dataclasses.asdict(count))
+        self.record.paper("plan.json", self.plan.to_json())
+        self.record.event("started", steps=self.steps, plan=self.plan.to_json())
+
+    def _stage(
+        self, index: int, weights: Mapping[str, Tensor], resumed: State | None
+    ) -> Mapping[str, Tensor]:
+        """One stage, from the weights of the one before or from a checkpoint inside it."""
+        stage = self.plan.stages[index]
+        seconds = time.monotonic()
+        self._install(stage, index, weights, resumed)
+        engine = Engine(self.model, self._options())
+        if resumed and resumed.stage_step:
+            engine.restore_weights(resumed.weights)
+            engine.restore_moments(resumed.moments, steps=resumed.stage_step)
+        self._before(index, engine)
+        done = resumed.stage_step if resumed else 0
+        self.record.event("stage", stage=stage.name, steps=stage.steps, done=done)
+        for stage_step, step in enumerate(self._batches(stage, done), start=done):
+            self._train_step(engine, stage, stage_step, step)
+            self._after_step(engine, stage, index, stage_step + 1)
+        last = index == len(self.plan.stages) - 1
+        self._measure(engine, "end" if last else stage.name)
+        if last:
+            self._sample(engine, "end")
+        found = engine.weights()
+        if stage.steps != done:
+            self._save(engine, index, stage.steps or 0, found)
+        engine.close()
+        remove(self.model)
+        self.ledger[f"{stage.name}_seconds"] = time.monotonic() - seconds
+        return found
+
+    def _install(
+        self, stage: StagePlan, index: int, weights: Mapping[str, Tensor], resumed: State | None
+    ) -> None:
+        if stage.name == "sparse":
+            self.masks = self._masks()
+            stages.start_sparse(self.model, self.masks)
+        if stage.name == "low-rank":
+            fresh = index == 0 or resumed is not None
+            factors = None if fresh else self._hand_over(weights)
+            stages.start_low_rank(
+                self.model,
+                self.shapes,
+                self.spec.method,
+                seed=self.spec.train.seed,
+                factors=factors,
+            )
+        if resumed:
+            stages.load_weights(self.model, resumed.weights)
+
+    def _masks(self) -> dict[str, Any]:
+        method = self.spec.method
+        return stages.draw_masks(self.shapes, seed=self.spec.train.seed, density=method.density)
+
+    def _hand_over(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        began = time.monotonic()
+        factors, told = stages.hand_over(
+            weights,
+            self._masks(),
+            self.spec.method,
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
+        )
+        energy = [layer.norm**2 for layer in told]
+        kept = sum(layer.kept * e for layer, e in zip(told, energy, strict=True))
+        self.ledger["handoff_kept"] = kept / sum(energy) if sum(energy) else 1.0
+        self.record.event(
+            "handoff",
+            kept=self.ledger["handoff_kept"],
+            seconds=time.monotonic() - began,
+            layers=[dataclasses.asdict(layer) for layer in told],
+        )
+        return factors
+
+    def _options(self) -> EngineOptions:
+        train = self.spec.train
+        return EngineOptions(
+            sharding=self.plan.sharding,
+            bfloat16=self.spec.model.dtype == "bfloat16",
+            micro_batch_size=self.plan.micro_batch_size,
+            accumulation=self.plan.accumulation,
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.max_grad_norm,
+        )
+
+    def _before(self, index: int, engine: Engine) -> None:
+        """Before a stage's first step: the base is measured, or what the hand-off left of it."""
+        if index == 0 and "before" not in self.evaluations:
+            self._measure(engine, "before")
+            self._sample(engine, "before")
+        if index > 0 and "handoff" not in self.evaluations:
+            self._measure(engine, "handoff")
+
+    def _batches(self, stage: StagePlan, done: int) -> Iterator[Step]:
+        train = self.spec.train
+        last = self.step + (stage.steps or 0) - done
+        # With epochs the whole number of them bounds the stream; the last batch may be short.
+        return self.train_feed.steps(start=self.step, steps=last, epochs=train.epochs)
+
+    def _train_step(self, engine: Engine, stage: StagePlan, stage_step: int, step: Step) -> None:
+        train, began = self.spec.train, time.monotonic()
+        rate = rate_at(
+            stage_step,
+            steps=stage.steps or 1,
+            peak=stage.learning_rate,
+            warmup=train.warmup,
+            schedule=train.schedule,
+        )
+        loss = take_step(engine, step, rate=rate, device=self.device)
+        self.step += 1
+        check_finite(loss, step=self.step, stage=stage.name, rate=stage.learning_rate)
+        took = time.monotonic() - began
+        self.ledger["tokens"] += step.tokens
+        self.ledger["seconds"] += took
+        measured = {
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": engine.grad_norm(),
+            "tokens": self.ledger["tokens"],
+            "tokens_per_second": step.tokens / took,
+            "seconds": self.ledger["seconds"],
+        }
+        self.record.step(self.step, stage.name, measured)
+
+    def _after_step(self, engine: Engine, stage: StagePlan, index: int, done: int) -> None:
+        train = self.spec.train
+        at_end = done == stage.steps
+        if train.eval_every and self.step % train.eval_every == 0 and not at_end:
+            self._measure(engine, f"step {self.step}")
+        if train.checkpoint_every and self.step % train.checkpoint_every == 0 and not at_end:
+            self._save(engine, index, done, engine.weights())
+
+    def _save(self, engine: Engine, index: int, done: int, weights: Mapping[str, Tensor]) -> None:
+        if not self.spec.train.checkpoint_every or not done:
+            return
+        moments = engine.moments()
+        if self.rank == 0:
+            noted = {"evaluations": self.evaluations, "ledger": self.ledger}
+            state = State(index, done, self.step, weights, moments, noted)
+            size = save_state(self.runs, state)
+            self.record.event("checkpoint", step=self.step, bytes=size)
+
+    def _measure(self, engine: Engine, at: str) -> None:
+        if self.eval_feed is None:
+            return
+        began = time.monotonic()
+        measured = evaluate(
+            engine.module, self.eval_feed, task=self.spec.model.task, device=self.device
+        )
+        took = time.monotonic() - began
+        self.ledger["eval_seconds"] = self.ledger.get("eval_seconds", 0.0) + took
+        if not at.startswith("step "):
+            self.evaluations[at] = measured
+        self.record.evaluation(at, self.step, measured, took)
+
+    def _sample(self, engine: Engine, at: str) -> None:
+        if not self.prompts:
+            return
+        answers = answer(engine.module, self.prompts, self.tokenizer, self.device)
+        told = [
+            {"prompt": p.shown, "wanted": p.wanted, "answer": said}
+            for p, said in zip(self.prompts, answers, strict=True)
+        ]
+        self.record.event("samples", at=at, samples=told)
+
+    def _publish(self, weights: Mapping[str, Tensor]) -> Manifest | None:
+        for stage in self.plan.stages:
+            self.ledger[f"{stage.name}_trainable"] = stage.trainable + self.plan.head
+        self.ledger["model_parameters"] = self.plan.model_parameters
+        self.ledger["steps"] = self.step
+        if self.rank:
+            return None
+        manifest = publish(
+            self.runs.store,
+            self.request,
+            self.model,
+            self.tokenizer,
+            weights,
+            shapes=self.shapes,
+            attempt=self.attempt,
+            evaluations=self.evaluations,
+            ledger=self.ledger,
+        )
+        self.record.paper("ledger.json", self.ledger)
+        self.record.event(
+            "published",
+            adapter=manifest.label,
+            bytes=manifest.size,
+            place=self.runs.store.url(manifest.prefix),
+            ledger=self.ledger,
+        )
+        return manifest

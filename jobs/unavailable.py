@@ -1,0 +1,46 @@
+"""Values that the spec knows and the engine does not yet: refused by name, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jobs.errors import Fault
+
+BUILT: dict[str, tuple[Any, ...]] = {
+    "method.mask": ("random",),
+    "method.allocation": ("uniform",),
+    "method.handoff.rescale": ("none",),
+    "method.handoff.residual": ("drop",),
+    "method.factor_density": (1.0,),
+    "train.stop.tokens": (None,),
+    "train.stop.metric": ("eval_loss",),
+    "train.stop.target": (None,),
+    "train.stop.patience": (None,),
+    "cluster.sharding": ("auto", "replicate", "cluster"),
+    "cluster.sync_every": (1,),
+}
+"""For each key that is not whole yet, the values that are."""
+
+
+def not_available_yet(value_of: Callable[[str], Any]) -> list[Fault]:
+    """The values that have no engine yet, each with those that do; None means not given."""
+    faults = [
+        _fault(key, value, built)
+        for key, built in BUILT.items()
+        # A list or a section there is wrong in itself, which the spec's own check says.
+        if isinstance(value := value_of(key), str | int | float) and value not in built
+    ]
+    if isinstance(value_of("cluster.workers"), Mapping):
+        remedy = "Use a number, e.g. workers: 2."
+        faults.append(Fault("cluster.workers", "a range is not available yet", remedy))
+    for key in ("store", "model.path", "data.train", "data.eval"):
+        if isinstance(value := value_of(key), str) and value.startswith("s3://"):
+            problem = f"{value}: s3:// is not available yet"
+            faults.append(Fault(key, problem, "Use a folder."))
+    return faults
+
+
+def _fault(key: str, value: Any, built: tuple[Any, ...]) -> Fault:
+    choices = " or ".join("null" if choice is None else str(choice) for choice in built)
+    return Fault(key, f"{value} is not available yet", f"Use {choices}.")

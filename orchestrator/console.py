@@ -1,0 +1,174 @@
+"""The terminal: results on stdout, notes on stderr, in words and tables that fit 80 columns.
+
+What others wrote (names, paths, metrics in manifests) goes through `plain` before it is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from jobs.errors import InputError, JobsError
+from jobs.narrate import plain
+
+notes = Console(stderr=True, highlight=False)
+results = Console(highlight=False)
+
+PATIENCE = 2.0
+"""Seconds of work that need no progress bar."""
+
+
+class Commands(TyperGroup):
+    """A Typer app's commands: an error raised on purpose is one message and its exit code.
+
+    Use as `typer.Typer(cls=Commands)`; at the root it answers for every app below.
+    """
+
+    # Any, because Typer carries a click of its own under a private name.
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a JobsError ends it in words."""
+        try:
+            return super().invoke(ctx)
+        except JobsError as error:
+            show_error(error)
+            raise typer.Exit(error.exit_code) from error
+
+
+def say(text: str) -> None:
+    """A line of the result, on stdout."""
+    results.print(Text(plain(text)), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line about the work, on stderr."""
+    notes.print(Text(plain(text)), soft_wrap=True)
+
+
+def show_error(error: JobsError) -> None:
+    """What went wrong, on stderr."""
+    if isinstance(error, InputError):
+        show_faults(error)
+    else:
+        note(str(error))
+
+
+def show_faults(error: InputError) -> None:
+    """Every fault of the input, one a line, on stderr."""
+    for fault in error.faults:
+        note(str(fault))
+
+
+def print_json(value: Any) -> None:
+    """A value for other programs, on stdout: in ASCII, so nothing in it can move the cursor."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+def show_table(
+    rows: Sequence[Sequence[str]], *, headers: Sequence[str], right: Sequence[str] = ()
+) -> None:
+    """A table on stdout. The headers in `right` stand over numbers.
+
+    Where it is too wide, the first column is folded, so that it can still be copied, and the last
+    one is cut.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, header in enumerate(headers):
+        table.add_column(
+            header,
+            justify="right" if header in right else "left",
+            overflow="fold" if place == 0 else "ellipsis",
+            no_wrap=0 < place < len(headers) - 1,
+        )
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    results.print(table)
+
+
+def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Names and values in two columns, on stdout."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(Text(plain(name)), Text(plain(value)))
+    results.print(table)
+
+
+def size_text(count: int) -> str:
+    """Bytes for people: 512 B, 1.9 MB."""
+    if count < 1000:
+        return f"{count} B"
+    size = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        size /= 1000
+        # Not 1000: 999.96 kB would be shown as 1000.0 kB.
+        if size < 999.95 or unit == "TB":
+            return f"{size:.1f} {unit}"
+    raise AssertionError("TB ends the loop")
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: 0.4 s, 3 min 12 s, 2 h 5 min, 1 d 3 h."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, name, part, part_name in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            rest = whole % unit // part
+            return f"{whole // unit} {name}" + (f" {rest} {part_name}" if rest else "")
+    return f"{whole} s"
+
+
+class LongWork:
+    """A progress bar for bytes, on stderr, once the work has taken longer than `PATIENCE`."""
+
+    def __init__(
+        self, title: str, total: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._title, self._total, self._clock = plain(title), total, clock
+        self._done, self._since = 0, clock()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, count: int) -> None:
+        """So many bytes more are done."""
+        self._done += count
+        if self._bar is None and notes.is_terminal and self._clock() - self._since >= PATIENCE:
+            self._bar = self._started()
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done)
+
+    def _started(self) -> Progress:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn())
+        bar = Progress(
+            *columns, DownloadColumn(), TimeRemainingColumn(), console=notes, transient=True
+        )
+        bar.add_task(self._title, total=self._total)
+        bar.start()
+        return bar

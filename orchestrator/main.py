@@ -1,0 +1,154 @@
+"""The command line. Every command is a thin door: it reads its options, calls, and shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.ended import not_installed
+from jobs.preflight import Checked, absolute, check
+from jobs.report import outcome, summary
+from jobs.spec import Spec
+from jobs.spec_file import load_spec
+from jobs.store.objects import open_store
+from jobs.store.runs import RunStore
+from orchestrator import adapters, plan_table
+from orchestrator.console import Commands, LongWork, notes, print_json, results
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="Fine-tune transformers with SLoRA on Ray.",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(adapters.app, name="adapters")
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Store = Annotated[str, typer.Option(help="file:// and a folder.", metavar="URL")]
+Adapter = Annotated[str, typer.Option(help="NAME, or NAME@v2 for one version.")]
+Base = Annotated[str | None, typer.Option(help="Where the base is, if it has moved.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@app.command()
+def plan(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
+    """What a run would train, where and how often; nothing is started."""
+    checked = check(absolute(load_spec(spec, set or ())), quick=True)
+    if json:
+        print_json(checked.plan.to_json())
+    else:
+        plan_table.show(checked)
+
+
+@app.command()
+def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
+    """Run a fine-tune here: on a local Ray that is joined, or started and ended."""
+    checked = _checked(spec, set or [])
+    # Here, because Ray takes half a second to import and most commands need none.
+    try:
+        from orchestrator.train import train as run
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) from missing
+    raise typer.Exit(run(checked, json=json))
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    store: Store = adapters.DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """What a run came to, from its own papers."""
+    runs = RunStore(open_store(store), run)
+    runs.read_text("spec.yaml")
+    if json:
+        print_json(outcome(runs))
+    else:
+        results.print(summary(runs))
+
+
+@app.command()
+def evaluate(
+    adapter: Adapter,
+    data: Annotated[str, typer.Option(help="Rows, named as data.eval in a spec.")],
+    max_length: Annotated[int, typer.Option(help="Tokens in a sequence.")] = 128,
+    store: Store = adapters.DEFAULT_STORE,
+    base: Base = None,
+    json: Json = False,
+) -> None:
+    """Measure an adapter on held-out rows."""
+    words = ["--adapter", adapter, "--data", data, "--max-length", str(max_length)]
+    words += ["--store", store, *(["--base", base] if base else []), *(["--json"] if json else [])]
+    _job("jobs.evaluate", words)
+
+
+@app.command()
+def chat(
+    adapter: Adapter,
+    prompt: Annotated[str | None, typer.Option(help="Ask once and end.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Of one answer.")] = 128,
+    store: Store = adapters.DEFAULT_STORE,
+    base: Base = None,
+) -> None:
+    """Talk to a base model with its adapter; the answers stream."""
+    words = ["--adapter", adapter, "--store", store, "--max-tokens", str(max_tokens)]
+    words += [*(["--prompt", prompt] if prompt else []), *(["--base", base] if base else [])]
+    _job("jobs.chat", words)
+
+
+@app.command()
+def schema() -> None:
+    """The spec's JSON Schema, for editors and programs."""
+    print_json(Spec.model_json_schema())
+
+
+@adapters.app.command("merge")
+def merge(
+    name: adapters.Wanted,
+    to: adapters.To,
+    store: Store = adapters.DEFAULT_STORE,
+    base: Base = None,
+) -> None:
+    """Base and adapter as one plain model in a folder."""
+    words = ["--adapter", name, "--to", str(to), "--store", store]
+    _job("jobs.merge", [*words, *(["--base", base] if base else [])])
+
+
+def _checked(spec: Path, overrides: list[str]) -> Checked:
+    loaded = absolute(load_spec(spec, overrides))
+    work: LongWork | None = None
+    seen = 0
+
+    def progress(_: int, done: int, total: int) -> None:
+        nonlocal work, seen
+        if work is None or done < seen:
+            work, seen = LongWork("Checking the data", total), 0
+        work.advance(done - seen)
+        seen = done
+
+    try:
+        return check(loaded, progress=progress if notes.is_terminal else None)
+    finally:
+        if work is not None:
+            work.__exit__(None, None, None)
+
+
+def _job(module: str, words: list[str]) -> None:
+    """Runs a job by name in a process of its own: this one never loads torch."""
+    try:
+        code = subprocess.run([sys.executable, "-m", module, *words], check=False).returncode
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code)

@@ -1,0 +1,172 @@
+"""`slora train`: the same job that `ray job submit` runs, submitted to a local Ray and followed."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from jobs.errors import JobsError, TrainingFailed, Unreachable
+from jobs.preflight import Checked
+from jobs.report import outcome, summary
+from jobs.spec_file import dump_spec
+from jobs.store.objects import open_store
+from jobs.store.runs import SPEC, RunStore, new_run_id
+from orchestrator.console import note, print_json, results
+from orchestrator.follow import follow, teller
+from orchestrator.local_ray import ray_jobs
+
+GONE = (RuntimeError, requests.RequestException)
+"""What Ray's client raises when the dashboard answers wrongly, or not at all."""
+SILENCE_S = 30.0
+"""Seconds that Ray may fail to answer before it is given up."""
+STATUS_S = 1.0
+"""Seconds between two questions to Ray whether the job still runs."""
+AGENT_S = 60.0
+"""Seconds that a Ray which has just started may take until it accepts a job."""
+STOP_S = 30.0
+"""Seconds that a stopped job has to end; Ray itself kills it after three."""
+
+
+def train(checked: Checked, *, json: bool) -> int:
+    """Runs the job to its end and shows what came of it. Returns the job's exit code."""
+    spec = checked.spec
+    run_id = new_run_id(spec.name, datetime.now(UTC))
+    runs = RunStore(open_store(spec.store), run_id)
+    runs.write_text(SPEC, dump_spec(spec))
+    note(f"run {run_id}")
+    # As an exception, so that the job is stopped and Ray ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with ray_jobs(cpus=spec.workers * spec.cluster.cpus_per_worker) as client:
+        job_id = _submitted(client, _entrypoint(runs), f"{run_id}-0")
+        try:
+            with teller() as telling:
+                follow(runs, telling, _Alive(client, job_id))
+        except BaseException as interrupted:
+            _stop(client, job_id, runs)
+            if isinstance(interrupted, KeyboardInterrupt):
+                note("stopped; nothing of it runs on, and the same command starts anew")
+                return 130
+            raise
+        code = _exit_code(client, job_id)
+        if code:
+            raise _failure(client, job_id, runs, code)
+    _show(runs, spec.store, json=json)
+    return 0
+
+
+def _entrypoint(runs: RunStore) -> str:
+    """The job reads the spec from the run's own folder; only the run's id is on its line."""
+    spec = Path(runs.store.url(runs.key(SPEC)).removeprefix("file://"))
+    words = [sys.executable, "-m", "jobs.finetune", "--spec", str(spec), "--run", runs.run_id]
+    return shlex.join(words)
+
+
+def _submitted(client: Any, entrypoint: str, job_id: str) -> str:
+    """Submits, waiting for the agent that takes jobs: it registers some seconds after Ray is up."""
+    until = time.monotonic() + AGENT_S
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, submission_id=job_id))
+        except RuntimeError as refused:
+            if "No available agent" not in str(refused):
+                raise
+            if time.monotonic() > until:
+                raise Unreachable(f"Ray took no job within {AGENT_S:.0f} s: {refused}") from refused
+        time.sleep(STATUS_S / 2)
+
+
+class _Alive:
+    """Whether the job still runs; asks Ray once a second, however often it is asked.
+
+    A Ray that does not answer for a while is not a job that ended. Raises Unreachable when it has
+    not answered for SILENCE_S.
+    """
+
+    def __init__(self, client: Any, job_id: str) -> None:
+        self._client, self._job_id = client, job_id
+        self._asked, self._heard, self._answer = 0.0, time.monotonic(), True
+
+    def __call__(self) -> bool:
+        if self._answer and time.monotonic() - self._asked >= STATUS_S:
+            self._asked = time.monotonic()
+            try:
+                self._answer = not self._client.get_job_status(self._job_id).is_terminal()
+                self._heard = time.monotonic()
+            except GONE as gone:
+                if time.monotonic() - self._heard > SILENCE_S:
+                    raise Unreachable(
+                        f"Ray has not answered for {SILENCE_S:.0f} s ({type(gone).__name__}). The "
+                        "run's checkpoints are kept: `python -m jobs.finetune` with its spec and "
+                        "its id (--run) goes on from them."
+                    ) from gone
+        return self._answer
+
+
+def _stop(client: Any, job_id: str, runs: RunStore) -> None:
+    note("stopping the job ...")
+    # A Ray that is gone runs no job.
+    with suppress(*GONE):
+        client.stop_job(job_id)
+        until = time.monotonic() + STOP_S
+        while not client.get_job_status(job_id).is_terminal() and time.monotonic() < until:
+            time.sleep(STATUS_S / 5)
+    runs.events.append({"event": "stopped", "time": time.time(), "why": "interrupted"})
+
+
+def _exit_code(client: Any, job_id: str) -> int:
+    info = client.get_job_info(job_id)
+    if info.status == "SUCCEEDED":
+        return 0
+    return info.driver_exit_code if info.driver_exit_code in (1, 2, 3) else 1
+
+
+def _failure(client: Any, job_id: str, runs: RunStore, code: int) -> JobsError:
+    """One message: the run's own reason, or the last lines of the job's log."""
+    events, _ = runs.events.tail(0)
+    reasons = [event["why"] for event in events if event.get("event") == "failed"]
+    log = client.get_job_logs(job_id).strip().splitlines()
+    why = reasons[-1] if reasons else "\n".join(log[-20:])
+    failed = TrainingFailed(f"run {runs.run_id}", why.rstrip("."))
+    failed.exit_code = code
+    return failed
+
+
+def _show(runs: RunStore, store: str, *, json: bool) -> None:
+    if json:
+        print_json(outcome(runs))
+        return
+    results.print(summary(runs))
+    found = outcome(runs)
+    _next_commands(found, store)
+
+
+def _next_commands(found: dict[str, Any], store: str) -> None:
+    adapter, run = found["adapter"], found["run"]
+    name = adapter.partition("@")[0]
+    flag = "" if store.endswith("/.cache/store") else f" --store {shlex.quote(store)}"
+    causal = "perplexity" in next(iter(found["evaluations"].values()), {"perplexity": 0})
+    lines = [f"slora chat --adapter {name}{flag}"] if causal else []
+    lines += [
+        f"slora adapters show {adapter}{flag}",
+        f"slora adapters pull {adapter} ./{name}{flag}   # a PEFT folder",
+        f"tensorboard --logdir {_board(store, run)}",
+    ]
+    results.print("next:", style="bold")
+    for line in lines:
+        results.print(f"  .venv/bin/{line}", soft_wrap=True)
+
+
+def _board(store: str, run: str) -> str:
+    folder = Path(store.removeprefix("file://")) / "runs" / run / "tensorboard"
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)

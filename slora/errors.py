@@ -1,0 +1,54 @@
+"""What the method refuses.
+
+SloraError
+├── BadMask         a density or a shape no mask can be drawn for
+├── BadRank         a rank that a matrix has not
+├── BadTargets      a name pattern that matches no linear layer
+└── BadAdapter      an adapter's file that is not what it says
+"""
+
+from __future__ import annotations
+
+
+class SloraError(ValueError):
+    """The base of the method's refusals."""
+
+
+class BadMask(SloraError):
+    """No mask of this density exists for this matrix."""
+
+
+class BadRank(SloraError):
+    """The rank does not fit the matrix."""
+
+    def __init__(self, rank: int, shape: tuple[int, ...], name: str = "") -> None:
+        super().__init__(rank, shape, name)
+        self.rank, self.shape, self.name = rank, shape, name
+
+    def __str__(self) -> str:
+        whose = f"{self.name}, " if self.name else ""
+        most = min(self.shape)
+        return f"rank {self.rank} does not fit {whose}a {self.shape} matrix: use 1..{most}"
+
+
+class BadTargets(SloraError):
+    """A pattern matches nothing that can be trained."""
+
+    def __init__(self, pattern: str, there_is: tuple[str, ...]) -> None:
+        super().__init__(pattern, there_is)
+        self.pattern, self.there_is = pattern, there_is
+
+    def __str__(self) -> str:
+        names = ", ".join(self.there_is) or "no linear layer at all"
+        return f"the pattern {self.pattern!r} matches no linear layer: there is {names}"
+
+
+class BadAdapter(SloraError):
+    """A folder that claims to be an adapter and is not, or not one of this model."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(where, why)
+        self.where, self.why = where, why
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"

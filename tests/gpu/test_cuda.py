@@ -1,0 +1,64 @@
+"""The CUDA paths: NCCL, bfloat16, the sampled product. Skips itself where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jobs.store.objects import open_store
+from jobs.store.runs import RunStore
+from slora.mask import random_mask
+from slora.sparse import SparseLinear, dense_delta
+from tests.tiny import chat_rows, tiny_chat_model, tiny_spec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_sparse_layer_on_cuda_equals_the_dense_reference(dtype):
+    torch.manual_seed(0)
+    base = torch.nn.Linear(64, 48, dtype=dtype, device="cuda").requires_grad_(False)
+    mask = random_mask(seed=0, name="x", shape=(48, 64), density=0.05)
+    layer = SparseLinear(base, mask)
+    layer.values.data.normal_()
+    x = torch.randn(4, 64, dtype=dtype, device="cuda")
+    layer(x).sum().backward()
+    moved = (base.weight.float() + dense_delta(layer.values, mask).cuda()).to(dtype)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, moved, base.bias))
+    wanted = torch.ones(48, 4, device="cuda") @ x.float()
+    torch.testing.assert_close(
+        layer.values.grad.cpu(), wanted.cpu().view(-1)[mask.positions], rtol=2e-2, atol=2e-2
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sharding", ["replicate", "cluster"])
+def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding):
+    import deepspeed
+
+    from jobs.engine import distributed
+    from jobs.model_files import model_digest
+    from jobs.preflight import check
+    from jobs.request import Request
+    from jobs.spec_file import validate_spec
+    from jobs.training import Training
+
+    deepspeed.init_distributed("nccl")
+    distributed("nccl")
+    tiny_chat_model(tmp_path / "model")
+    chat_rows(tmp_path / "train.jsonl", 60)
+    changes = {"model": {"dtype": dtype}, "cluster": {"sharding": sharding, "gpus_per_worker": 1}}
+    checked = check(validate_spec(tiny_spec(tmp_path, **changes)))
+    runs = RunStore(open_store(checked.spec.store), "gpu")
+    digest = model_digest(checked.model.folder)
+    request = Request(
+        checked.spec, "gpu", checked.plan, checked.model.folder, digest, checked.train, None
+    )
+    device = torch.device("cuda", 0)
+    manifest = Training(request, runs, rank=0, world_size=1, device=device).run()
+    assert manifest is not None
+    losses = [m["loss"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
+    assert losses[-1] < losses[0]

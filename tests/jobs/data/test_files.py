@@ -1,0 +1,256 @@
+"""What a user may name, and what a file may hold, down to the hostile ones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import jobs.data.files as files
+from jobs.data.files import read_rows, resolve
+from jobs.errors import Fault, InputError
+
+ROWS = [{"text": "a"}, {"text": "grüße, \u2028 you"}]
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+CSV = 'text\na\n"grüße, \u2028 you"\n'.encode()
+
+
+def parquet(path: Path, rows: list[dict[str, object]] | None = None) -> bytes:
+    pq.write_table(pa.Table.from_pylist(rows or ROWS), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        pytest.param("d.jsonl", JSONL, [1, 2], id="jsonl"),
+        pytest.param("d.jsonl", JSONL.rstrip(), [1, 2], id="no line end at the end"),
+        pytest.param("d.jsonl", b"\xef\xbb\xbf" + JSONL, [1, 2], id="byte order mark"),
+        pytest.param("d.jsonl", JSONL.replace(b"\n", b"\r\n\r\n"), [1, 3], id="blank lines, CRLF"),
+        pytest.param("d.JSONL", JSONL, [1, 2], id="capital extension"),
+        pytest.param("d.jsonl.gz", gzip.compress(JSONL), [1, 2], id="jsonl.gz"),
+        pytest.param(
+            "d.jsonl.gz",
+            b"".join(map(gzip.compress, JSONL.splitlines(True))),
+            [1, 2],
+            id="two gzips",
+        ),
+        pytest.param("d.json", JSONL, [1, 2], id="lines in .json"),
+        pytest.param("d.json", json.dumps(ROWS).encode(), [1, 1], id="array"),
+        pytest.param("d.json", json.dumps(ROWS, indent=1).encode(), [2, 5], id="array over lines"),
+        pytest.param(
+            "d.json", b"\xef\xbb\xbf \n" + json.dumps(ROWS).encode(), [2, 2], id="array, BOM"
+        ),
+        pytest.param("d.json.gz", gzip.compress(json.dumps(ROWS).encode()), [1, 1], id="json.gz"),
+        pytest.param("d.csv", CSV, [2, 3], id="csv"),
+        pytest.param("d.csv", b"\xef\xbb\xbf" + CSV + b"\n", [2, 3], id="csv, BOM"),
+        pytest.param("d.tsv", CSV.replace(b'"', b""), [2, 3], id="tsv"),
+        pytest.param("d.txt", "a\n\n  \ngrüße, \u2028 you".encode(), [1, 4], id="txt"),
+        pytest.param(
+            "d.txt.gz", gzip.compress("a\ngrüße, \u2028 you\n".encode()), [1, 2], id="txt.gz"
+        ),
+    ],
+)
+def test_every_kind_of_file_gives_its_rows_and_their_lines(
+    tmp_path: Path, name: str, content: bytes, lines: list[int]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    rows = list(read_rows(path))
+    assert [row.values for row in rows] == ROWS
+    assert [row.line for row in rows] == lines
+    assert rows[0].file == str(path)
+
+
+def test_parquet_gives_its_rows_nested_ones_too(tmp_path: Path) -> None:
+    chat = [{"messages": [{"role": "user", "content": "hi"}], "label": 3}]
+    parquet(tmp_path / "d.parquet", chat)
+    (row,) = read_rows(tmp_path / "d.parquet")
+    assert row.values == chat[0] and row.line == 1
+
+
+def test_a_quoted_cell_may_run_over_lines(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text('text\n"a\nb"\nc\n')
+    rows = list(read_rows(tmp_path / "d.csv"))
+    assert [(row.line, row.values["text"]) for row in rows] == [(2, "a\nb"), (4, "c")]
+
+
+GZIPPED = gzip.compress(JSONL * 5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        pytest.param(
+            "d.jsonl", JSONL + b'{"text": "\xff"}\n', r":3: not UTF-8.*0xff", id="not UTF-8"
+        ),
+        pytest.param("d.jsonl", '{"text": 1}\n'.encode("utf-16"), r":1: not UTF-8", id="UTF-16"),
+        pytest.param("d.jsonl", JSONL + b'{"text": "abc', r":3: .*truncated", id="last line cut"),
+        pytest.param(
+            "d.jsonl", b'{"text" "a"}\n' + JSONL, r":1: bad JSON \(.*column", id="bad JSON"
+        ),
+        pytest.param("d.jsonl", JSONL + b"[1]\n", r":3: the row is an array", id="an array"),
+        pytest.param("d.jsonl", b"null\n", r":1: the row is null", id="null"),
+        pytest.param("d.jsonl", b'"a"\n', r":1: the row is a string", id="a string"),
+        pytest.param("d.jsonl", b"[" * 100_000 + b"\n", r":1: bad JSON", id="a deep nest"),
+        pytest.param(
+            "d.jsonl", b'{"a":' + b"9" * 5000 + b"}\n", r":1: bad JSON", id="a giant number"
+        ),
+        pytest.param("d.jsonl", b"\0" * 100 + b"\n", r":1: bad JSON", id="zero bytes"),
+        pytest.param(
+            "d.jsonl", JSONL + b"x" * 2000, r":3: a line longer than 1,000", id="a long line"
+        ),
+        pytest.param("d.jsonl.gz", GZIPPED[:-30], r"gz: truncated gzip", id="gzip cut short"),
+        pytest.param("d.jsonl.gz", JSONL, r"gz: corrupt gzip", id="not gzip"),
+        pytest.param(
+            "d.jsonl.gz",
+            GZIPPED[:-8] + b"\0\0\0\0" + GZIPPED[-4:],
+            r"gz: corrupt gzip",
+            id="bad gzip",
+        ),
+        pytest.param(
+            "d.jsonl.gz", gzip.compress(b"x" * 10**7), r":1: a line longer", id="a gzip that swells"
+        ),
+        pytest.param(
+            "d.json", json.dumps(ROWS)[:-1].encode(), r":1: truncated", id="array without end"
+        ),
+        pytest.param(
+            "d.json", json.dumps(ROWS)[:-4].encode(), r":1: truncated", id="array cut in text"
+        ),
+        pytest.param(
+            "d.json", b'[{"text": "a"},\n{"text" 1}]', r":2: bad JSON", id="array, bad element"
+        ),
+        pytest.param("d.json", b'[{"text": "a"}] x', r":1: bad JSON after", id="array and more"),
+        pytest.param(
+            "d.json", b'[{"text": "a"},\n 3]', r":2: the row is a number", id="array of a number"
+        ),
+        pytest.param("d.json", b'[{"text":\n "\xff"}]', r":2: not UTF-8", id="array, not UTF-8"),
+        pytest.param(
+            "d.csv", CSV + b"a,b\n", r":4: 2 cells where the header has 1", id="too many cells"
+        ),
+        pytest.param("d.csv", CSV + b'"a\n', r":4: bad CSV", id="an open quote"),
+        pytest.param(
+            "d.csv", b"a,a\n1,2\n", r":1: the header has empty or double", id="double names"
+        ),
+        pytest.param("d.csv", CSV + b"\xff\n", r":4: not UTF-8", id="csv, not UTF-8"),
+        pytest.param("d.parquet", JSONL, r":1: not parquet, or cut short", id="not parquet"),
+        pytest.param("d.parquet", b"", r":1: not parquet", id="empty parquet"),
+        pytest.param("d.pkl", b"", r"unknown kind of file \.pkl", id="unknown kind"),
+        pytest.param("d", b"", r"unknown kind of file d", id="no extension"),
+        pytest.param("d.parquet.gz", b"", r"unknown kind of file", id="gzipped parquet"),
+    ],
+)
+def test_a_hostile_file_is_refused_by_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, said: str
+) -> None:
+    if "long" in said:
+        monkeypatch.setattr(files, "LONGEST_LINE", 1000)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=said) as wrong:
+        list(read_rows(tmp_path / name))
+    assert str(wrong.value).startswith(str(tmp_path / name))
+
+
+def test_a_parquet_file_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    path.write_bytes(parquet(path)[:-20])
+    with pytest.raises(InputError, match="not parquet, or cut short"):
+        list(read_rows(path))
+
+
+def test_reading_goes_on_after_a_bad_line_when_faults_are_gathered(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b'{"text": "a"}\n{bad\n\xff\n{"text": "b"}\n3\n')
+    faults: list[Fault] = []
+    assert [row.values["text"] for row in read_rows(path, report=faults.append)] == ["a", "b"]
+    assert [fault.key for fault in faults] == [f"{path}:{line}" for line in (2, 3, 5)]
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json", "d.csv", "d.txt", "d.parquet"])
+def test_whoever_watches_sees_all_bytes_of_a_sound_file_once(tmp_path: Path, name: str) -> None:
+    path, seen = tmp_path / name, bytearray()
+    contents = {".gz": GZIPPED, ".csv": CSV, ".json": json.dumps(ROWS).encode()}
+    path.write_bytes(contents.get(path.suffix, JSONL))
+    if path.suffix == ".parquet":
+        parquet(path)
+    list(read_rows(path, seen=seen.extend))
+    assert bytes(seen) == path.read_bytes()
+
+
+def test_a_file_is_streamed_and_not_read_ahead(tmp_path: Path) -> None:
+    path, seen = tmp_path / "d.jsonl", bytearray()
+    path.write_bytes(b'{"text": "a"}\n' * 500_000)
+    next(read_rows(path, seen=seen.extend))
+    assert len(seen) <= 2**20
+
+
+def test_files_are_found_by_name_url_glob_and_folder(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.csv", ".hidden.jsonl", "README.md", "dataset_infos.json"):
+        (tmp_path / name).write_bytes(JSONL)
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "c.jsonl").write_bytes(JSONL)
+    both = (tmp_path / "a.csv", tmp_path / "b.jsonl")
+    assert resolve(str(tmp_path / "b.jsonl")) == both[1:]
+    assert resolve(f"file://{tmp_path}/b.jsonl") == both[1:]
+    assert resolve(str(tmp_path)) == both
+    assert resolve(f"{tmp_path}/[ab].*") == both
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
+    path = tmp_path / "d[1].jsonl"
+    path.write_bytes(JSONL)
+    assert resolve(str(path)) == (path,)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        pytest.param("nowhere.jsonl", "data.train: no such file: nowhere.jsonl", id="a file"),
+        pytest.param("no/w/here", "no such file", id="a path"),
+        pytest.param("*.nothing", "no such file", id="a glob"),
+        pytest.param("", "no data file|no such file", id="nothing"),
+        pytest.param("a\0b", "no such file", id="a zero byte"),
+        pytest.param("x" * 5000, "can't be looked at", id="a very long name"),
+        pytest.param("/dev/zero", "no such file", id="a device"),
+        pytest.param("s3://b/c", "not available yet", id="s3"),
+        pytest.param("nobody/nothing", "nor a data set in the local hub cache", id="a hub id"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match=said):
+        resolve(where, key="data.train")
+
+
+def cached(home: Path, *names: str) -> None:
+    """A data set as the hub's client leaves it in its cache."""
+    repo = home / "datasets--org--name"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    for name in names:
+        path = repo / "snapshots" / "abc" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(JSONL)
+
+
+def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached(tmp_path, "README.md", "data/train-00001.jsonl", "data/train-00000.jsonl")
+    found = resolve("org/name")
+    assert [path.name for path in found] == ["train-00000.jsonl", "train-00001.jsonl"]
+
+
+def test_a_hub_id_with_several_splits_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached(tmp_path, "data/train-0.jsonl", "data/test-0.jsonl")
+    with pytest.raises(InputError, match="several splits: test, train"):
+        resolve("org/name")

@@ -1,0 +1,109 @@
+"""Which fields make which example, and what a wrong row is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobs.data.files import Row
+from jobs.data.formats import (
+    Completion,
+    Conversation,
+    Labelled,
+    Message,
+    Text,
+    detect,
+    read_example,
+)
+from jobs.errors import InputError
+
+USER, BOT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
+
+
+def row(**values: Any) -> Row:
+    return Row(values, "d.jsonl", 7)
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "found"),
+    [
+        pytest.param({"messages": [], "text": ""}, None, "chat", id="chat"),
+        pytest.param({"prompt": "", "completion": ""}, None, "prompt-completion", id="prompt"),
+        pytest.param({"text": "", "label": 1}, None, "classification", id="classification"),
+        pytest.param({"text": "", "label": 1}, "causal-lm", "text", id="a label nobody asks for"),
+        pytest.param({"text": "", "id": 1}, None, "text", id="text, and more"),
+        pytest.param({"text": ""}, "sequence-classification", None, id="no label"),
+        pytest.param({"prompt": ""}, None, None, id="half"),
+        pytest.param({}, None, None, id="nothing"),
+    ],
+)
+def test_fields_and_task_tell_the_format(values: dict[str, Any], task: str, found: str) -> None:
+    assert detect(values, task=task) == found
+
+
+def test_each_format_has_one_form_inside() -> None:
+    assert read_example(row(messages=[USER, BOT]), "auto") == Conversation(
+        (Message("user", "hi"), Message("assistant", "ho"))
+    )
+    assert read_example(row(prompt="", completion="b"), "auto") == Completion("", "b")
+    assert read_example(row(text="a", label="x"), "text") == Text("a")
+    assert read_example(row(text="a", label=-3), "auto") == Labelled("a", "-3")
+
+
+BAD_MESSAGES = {
+    "not a list": ("hi", "messages is 'hi'"),
+    "no message": ([], "messages has no message"),
+    "no answer": ([USER], "messages has user.*assistant's"),
+    "a bare string": ([USER, "ho"], r"messages\[1\] is 'ho'"),
+    "other names": ([{"from": "human"}], r"\[0\] lacks 'role' and 'content'; it has 'from'"),
+    "unknown role": (
+        [{**BOT, "role": "bot"}],
+        r"\[0\].role is 'bot'.*system, user, assistant, tool",
+    ),
+    "role a list": ([{**BOT, "role": ["a"]}], r"\[0\].role is \['a'\]"),
+    "content in parts": ([USER, {**BOT, "content": [{"type": "text"}]}], r"\[1\].content is \["),
+    "empty answer": ([USER, {**BOT, "content": ""}], r"\[1\].content is empty"),
+}
+BAD_LABELS = {
+    "no label": (None, "label is None"),
+    "a fraction": (1.5, "label is 1.5"),
+    "a boolean": (True, "label is True"),
+    "empty label": ("", "label is empty"),
+}
+BAD_TEXTS = {
+    "null": (None, "text is None. It should be a string"),
+    "a number": (3, "text is 3"),
+    "blank": (" \n", "text is empty"),
+    "a surrogate": ("a\ud800", r"half a character \(U\+D800\)"),
+}
+BAD_ROWS = {
+    "unknown fields": (
+        "auto",
+        {"a": 1, "b": 2},
+        "no format fits the fields 'a', 'b'.*chat needs mess",
+    ),
+    "what formats need": ("auto", {"a": 1}, "prompt-completion needs prompt, completion"),
+    "no fields": ("auto", {}, "no format fits the fields no fields"),
+    "missing": ("text", {"Text": "a"}, "text needs 'text'; the row has 'Text'"),
+    "nothing to learn": ("auto", {"prompt": "a", "completion": ""}, "completion is empty"),
+    **{id: ("chat", {"messages": value}, said) for id, (value, said) in BAD_MESSAGES.items()},
+    **{id: ("auto", {"text": "a", "label": v}, said) for id, (v, said) in BAD_LABELS.items()},
+    **{id: ("text", {"text": value}, said) for id, (value, said) in BAD_TEXTS.items()},
+}
+
+
+@pytest.mark.parametrize(("fmt", "values", "said"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_wrong_row_is_told_where_what_and_the_way_out(
+    fmt: str, values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as wrong:
+        read_example(row(**values), fmt)
+    assert str(wrong.value).startswith("d.jsonl:7: ")
+    assert len(str(wrong.value)) < 400
+
+
+def test_a_giant_value_is_shown_in_short() -> None:
+    with pytest.raises(InputError) as wrong:
+        read_example(row(text=["x" * 10**6]), "text")
+    assert len(str(wrong.value)) < 200

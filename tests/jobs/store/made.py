@@ -1,0 +1,138 @@
+"""Adapters small enough to make by hand, and stores that fail on purpose."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from io import IOBase
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from jobs.store.directory import DirectoryStore
+from jobs.store.keys import Head
+from jobs.store.manifest import Base, Data, Draft, Mask
+
+T = TypeVar("T")
+DIGESTS = {letter: letter * 64 for letter in "abcdef"}
+
+
+def safetensors(header: Any, data: bytes = b"") -> bytes:
+    """A safetensors file around any header, honest or not."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def tensors(text: str = "weights") -> bytes:
+    """An honest file of one tensor that holds `text`."""
+    data = text.encode()
+    entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    return safetensors({"lora_A.weight": entry}, data)
+
+
+def adapter_folder(folder: Path, text: str = "weights") -> Path:
+    """A PEFT folder of two files whose contents say `text`."""
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"says": text}))
+    (folder / "adapter_model.safetensors").write_bytes(tensors(text))
+    return folder
+
+
+def draft(**changes: Any) -> Draft:
+    """A run's draft, with what a test cares about changed."""
+    whole: dict[str, Any] = {
+        "name": "chat",
+        "kind": "slora",
+        "run": "chat-20260101-120000-0a1b",
+        "attempt": 1,
+        "base": Base(path="/no/such/base", digest=DIGESTS["a"]),
+        "data": Data(train_sha256=DIGESTS["b"], row_order="seed 0, shuffled once", rows=100),
+        "mask": Mask(strategy="random", seed=0, density=0.01),
+        "spec_sha256": DIGESTS["c"],
+        "code_version": "0.1.0",
+        "world_size": 2,
+        "evaluation": {"before": {"eval_loss": 3.5}, "after": {"eval_loss": 2.125}},
+        "ledger": {"tokens": 12345, "seconds": 192.4},
+    }
+    return Draft(**{**whole, **changes})
+
+
+def race(target: Callable[..., None], *rest: Any, count: int) -> list[int | None]:
+    """Run `target(start, number, *rest)` in real processes at once; gives their exit codes."""
+    # Not fork: pytest has threads by then, once another test has imported torch.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.jobs.store.made", "jobs.store.adapters"])
+    start = context.Barrier(count)
+    racers = [
+        context.Process(target=target, args=(start, number, *rest)) for number in range(count)
+    ]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    return [racer.exitcode for racer in racers]
+
+
+class Killed(BaseException):
+    """The process is gone; BaseException, so nobody answers it."""
+
+
+def die() -> None:
+    raise Killed
+
+
+def die_for_real() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DyingStore:
+    """A store that dies at its n-th call, before doing it or just after."""
+
+    def __init__(
+        self,
+        inner: DirectoryStore,
+        *,
+        at: int = 0,
+        after: bool = False,
+        death: Callable[[], None] = die,
+    ) -> None:
+        self._inner, self._at, self._after, self._death = inner, at, after, death
+        self.calls = list[str]()
+
+    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        self._do("put " + key, lambda: self._inner.put(key, data, create_only=create_only))
+
+    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> None:
+        self._do("put " + key, lambda: self._inner.put_file(key, path, create_only=create_only))
+
+    def get(self, key: str) -> bytes:
+        return self._do("get " + key, lambda: self._inner.get(key))
+
+    def open(self, key: str) -> BinaryIO:
+        return self._do("open " + key, lambda: self._inner.open(key))
+
+    def head(self, key: str) -> Head | None:
+        return self._do("head " + key, lambda: self._inner.head(key))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        return self._do("list " + prefix, lambda: self._inner.list(prefix))
+
+    def delete(self, key: str) -> None:
+        self._do("delete " + key, lambda: self._inner.delete(key))
+
+    def url(self, key: str) -> str:
+        return self._inner.url(key)
+
+    def _do(self, name: str, act: Callable[[], T]) -> T:
+        self.calls.append(name)
+        mine = len(self.calls) == self._at
+        if mine and not self._after:
+            self._death()
+        result = act()
+        if mine:
+            if isinstance(result, IOBase):
+                result.close()
+            self._death()
+        return result

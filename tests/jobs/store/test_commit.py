@@ -1,0 +1,259 @@
+"""Committing: one order, one winner a version, and a death anywhere costs a number at most."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime, timedelta, timezone
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import DigestMismatch, InputError, StoreError
+from jobs.store.adapters import commit, list_adapters, resolve, verify
+from jobs.store.digest import sha256_of_file
+from jobs.store.directory import DirectoryStore
+from jobs.store.manifest import manifest_bytes, parse_manifest
+from tests.jobs.store.made import (
+    DyingStore,
+    Killed,
+    adapter_folder,
+    die_for_real,
+    draft,
+    race,
+    safetensors,
+    tensors,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return adapter_folder(tmp_path / "exported")
+
+
+def test_a_commit_is_a_folder_that_peft_reads_and_a_manifest(store: DirectoryStore, folder: Path):
+    manifest = commit(store, folder, draft(), now=datetime(2026, 1, 1, 12, tzinfo=UTC))
+    assert list(store.list("")) == [
+        "adapters/chat/v1/.claim",
+        "adapters/chat/v1/adapter_config.json",
+        "adapters/chat/v1/adapter_model.safetensors",
+        "adapters/chat/v1/manifest.json",
+    ]
+    written = store.get("adapters/chat/v1/manifest.json")
+    assert parse_manifest(written, "adapters/chat/v1/manifest.json") == manifest
+    assert manifest.created == "2026-01-01T12:00:00Z"
+    for file in manifest.files:
+        assert file.sha256 == sha256_of_file(folder / file.name)
+        assert store.get(manifest.prefix + file.name) == (folder / file.name).read_bytes()
+
+
+def test_the_time_is_written_in_utc_wherever_the_run_was(store: DirectoryStore, folder: Path):
+    there = datetime(2026, 1, 1, 1, 30, tzinfo=timezone(timedelta(hours=9)))
+    assert commit(store, folder, draft(), now=there).created == "2025-12-31T16:30:00Z"
+
+
+def test_versions_count_up_within_a_name(store: DirectoryStore, folder: Path):
+    asked = [("chat", "r1"), ("chat", "r2"), ("other", "r3"), ("chat", "r4")]
+    made = [commit(store, folder, draft(name=name, run=run)).label for name, run in asked]
+    assert made == ["chat@v1", "chat@v2", "other@v1", "chat@v3"]
+
+
+def test_the_tenth_version_follows_the_ninth(store: DirectoryStore, folder: Path):
+    made = [commit(store, folder, draft(run=f"r{turn}")).version for turn in range(11)]
+    assert made == list(range(1, 12))
+    assert resolve(store, "chat").version == 11
+
+
+def test_a_run_that_asks_again_gets_what_it_committed(store: DirectoryStore, folder: Path):
+    first = commit(store, folder, draft(attempt=1))
+    commit(store, folder, draft(run="another"))
+    assert commit(store, folder, draft(attempt=2)) == first
+    assert len(list_adapters(store)) == 2
+
+
+def test_a_run_that_went_on_training_gets_a_new_version(store: DirectoryStore, folder: Path):
+    commit(store, folder, draft())
+    (folder / "adapter_model.safetensors").write_bytes(tensors("weights that moved on"))
+    assert commit(store, folder, draft(attempt=2)).version == 2
+
+
+def test_files_come_first_then_their_digests_then_the_manifest(store: DirectoryStore, folder: Path):
+    watched = DyingStore(store)
+    commit(watched, folder, draft())
+    writes = [call for call in watched.calls if call.startswith(("put", "open"))]
+    assert [call.replace("adapters/chat/v1/", "") for call in writes] == [
+        "put .claim",
+        "put adapter_config.json",
+        "put adapter_model.safetensors",
+        "open adapter_config.json",
+        "open adapter_model.safetensors",
+        "put manifest.json",
+    ]
+
+
+def calls_of_a_commit(tmp_path: Path) -> list[str]:
+    watched = DyingStore(DirectoryStore(tmp_path / "rehearsal"))
+    commit(watched, adapter_folder(tmp_path / "rehearsed"), draft())
+    return watched.calls
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
+def test_a_death_at_any_call_shows_nothing_half_and_a_retry_completes(
+    after: bool, folder: Path, tmp_path: Path
+):
+    calls = calls_of_a_commit(tmp_path)
+    assert len(calls) >= 8
+    for at, call in enumerate(calls, start=1):
+        store = DirectoryStore(tmp_path / f"store-{at}")
+        with pytest.raises(Killed):
+            commit(DyingStore(store, at=at, after=after), folder, draft(attempt=1))
+        committed = after and call.endswith("manifest.json")
+        assert len(list_adapters(store)) == int(committed), call
+        retried = commit(store, folder, draft(attempt=2))
+        assert list_adapters(store) == [retried], call
+        assert verify(store, retried) == [], call
+        claimed = at > next(i for i, c in enumerate(calls) if c.endswith(".claim")) + (not after)
+        assert retried.version == (2 if claimed and not committed else 1), call
+
+
+def _commit_and_die(start: Barrier, _: int, root: Path, folder: Path, at: int) -> None:
+    commit(DyingStore(DirectoryStore(root), at=at, death=die_for_real), folder, draft())
+
+
+def test_a_real_kill_just_before_the_manifest_shows_nothing(folder: Path, tmp_path: Path):
+    at = len(calls_of_a_commit(tmp_path))
+    store = DirectoryStore(tmp_path / "store")
+    assert race(_commit_and_die, store.root, folder, at, count=1) == [-signal.SIGKILL]
+    assert store.head("adapters/chat/v1/adapter_model.safetensors") is not None
+    assert list_adapters(store) == []
+    assert commit(store, folder, draft(attempt=2)).label == "chat@v2"
+
+
+def _commit_own(start: Barrier, mine: int, root: Path, folders: list[Path]) -> None:
+    start.wait()
+    commit(
+        DirectoryStore(root), folders[mine], draft(run=f"run-{mine}", code_version=f"code {mine}")
+    )
+
+
+def test_eight_runs_that_commit_one_name_get_eight_versions_and_none_is_mixed(tmp_path: Path):
+    store = DirectoryStore(tmp_path / "store")
+    folders = [adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)]
+    assert race(_commit_own, store.root, folders, count=8) == [0] * 8
+    adapters = list_adapters(store)
+    assert [adapter.version for adapter in adapters] == list(range(1, 9))
+    assert {adapter.run for adapter in adapters} == {f"run-{i}" for i in range(8)}
+    for adapter in adapters:
+        mine = adapter.run.removeprefix("run-")
+        assert verify(store, adapter) == []
+        assert adapter.code_version == f"code {mine}"
+        for key in store.list(adapter.prefix):
+            if not key.endswith((".claim", "manifest.json")):
+                assert f"of run {mine} ".encode() in store.get(key)
+
+
+def test_a_claimed_number_is_never_filled_by_another(store: DirectoryStore, folder: Path):
+    store.put("adapters/chat/v1/.claim", b'{"run": "sleeping", "attempt": 1}')
+    store.put("adapters/chat/v7/adapter_config.json", b"left by somebody")
+    assert commit(store, folder, draft()).version == 8
+    assert list(store.list("adapters/chat/v1/")) == ["adapters/chat/v1/.claim"]
+
+
+def test_an_old_attempt_that_wakes_up_can_not_become_the_newest(
+    store: DirectoryStore, folder: Path, tmp_path: Path
+):
+    commit(store, folder, draft(attempt=2))
+    old = adapter_folder(tmp_path / "old", "what attempt 1 had")
+    with pytest.raises(StoreError, match=r"attempt 1 was replaced .* chat@v1"):
+        commit(store, old, draft(attempt=1))
+    assert [adapter.label for adapter in list_adapters(store)] == ["chat@v1"]
+
+
+def test_an_attempt_is_fenced_by_its_own_run_only(store: DirectoryStore, folder: Path):
+    commit(store, folder, draft(run="another", attempt=9))
+    assert commit(store, folder, draft(attempt=1)).version == 2
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        b"", b"\xff", b"[]", b"null", b'{"run": 1}', b"[" * 4000,
+        b'{"run": "chat-20260101-120000-0a1b", "attempt": "9"}',
+        b'{"run": "chat-20260101-120000-0a1b", "attempt": 9}' + b" " * 4096,
+    ],
+    ids=["empty", "not UTF-8", "a list", "null", "no attempt", "too deep", "a text", "too large"],
+)  # fmt: skip
+def test_a_hostile_claim_fences_nobody(claim: bytes, store: DirectoryStore, folder: Path):
+    store.put("adapters/chat/v1/.claim", claim)
+    assert commit(store, folder, draft()).version == 2
+
+
+def test_a_hostile_manifest_under_the_name_stops_nobody(store: DirectoryStore, folder: Path):
+    store.put("adapters/chat/v1/manifest.json", b"nonsense")
+    assert commit(store, folder, draft()).version == 2
+
+
+class Corrupting(DyingStore):
+    """A store that flips a byte on its way to the disk."""
+
+    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> None:
+        self.put(key, path.read_bytes()[:-1] + b"?", create_only=create_only)
+
+
+def test_bytes_that_change_on_their_way_are_not_committed(store: DirectoryStore, folder: Path):
+    with pytest.raises(DigestMismatch):
+        commit(Corrupting(store), folder, draft())
+    assert list_adapters(store) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: (f / "sub").mkdir(), "not a regular file"),
+        (lambda f: (f / "link").symlink_to("/etc/passwd"), "not a regular file"),
+        (lambda f: (f / ".hidden").touch(), "not the plain name"),
+        (lambda f: (f / "manifest.json").touch(), "not the plain name"),
+        (lambda f: (f / "with space").touch(), "not the plain name"),
+        (lambda f: (f / "a\x1b[2J").touch(), "not the plain name"),
+        (lambda f: (f / "more.safetensors").write_bytes(b"short"), "header"),
+        (lambda f: (f / "more.safetensors").write_bytes(safetensors({})), "no tensors"),
+        (
+            lambda f: (f / "more.safetensors").write_bytes(
+                safetensors({"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}})
+            ),
+            "is empty",
+        ),
+        (lambda f: [path.unlink() for path in f.iterdir()], "is empty"),
+        (lambda f: f.rename(f.parent / "moved"), "not a folder"),
+    ],
+    ids=[
+        "a folder inside", "a link", "a hidden file", "a manifest", "a space", "an escape",
+        "cut-short tensors", "no tensors", "an empty tensor", "no files", "no folder",
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_adapter_claims_nothing(spoil, says, store, folder):
+    spoil(folder)
+    with pytest.raises(InputError, match=says) as caught:
+        commit(store, folder, draft())
+    assert str(caught.value).replace("\n", "").isprintable()
+    assert not store.root.exists()
+
+
+def test_all_faults_of_a_folder_are_told_together(store: DirectoryStore, folder: Path):
+    (folder / "sub").mkdir()
+    (folder / ".hidden").touch()
+    with pytest.raises(InputError) as caught:
+        commit(store, folder, draft())
+    assert len(caught.value.faults) == 2
+
+
+def test_a_manifest_that_appears_meanwhile_is_not_overwritten(store: DirectoryStore, folder: Path):
+    class Rival(DyingStore):
+        def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+            if key.endswith("manifest.json"):
+                store.put(key, manifest_bytes(first))
+            super().put(key, data, create_only=create_only)
+
+    first = commit(store, folder, draft(run="first"))
+    with pytest.raises(StoreError, match="already written"):
+        commit(Rival(store), folder, draft(run="second"))

@@ -1,0 +1,94 @@
+"""A run's events as lines: one line each, and none for what a log has no use for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobs.narrate import figures, line_of, number, place, step_line
+
+PLAN = {
+    "workers": 2,
+    "sharding": "replicate",
+    "stages": [
+        {"name": "sparse", "steps": 2, "share": 0.01},
+        {"name": "low-rank", "steps": 4, "share": 0.0234},
+    ],
+}
+EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "loading": ({"event": "loading", "base": "/m", "host": "h", "pid": 7}, "loading /m"),
+    "resumed": (
+        {"event": "resumed", "step": 4, "stage": "low-rank"},
+        "going on from step 4, low-rank stage"),
+    "started": (
+        {"event": "started", "steps": 6, "plan": PLAN},
+        "2 workers, replicate: sparse 2 steps (1.00% of the model), "
+        "low-rank 4 steps (2.34% of the model)"),
+    "evaluated": (
+        {"event": "evaluated", "at": "before", "metrics": {"loss": 2.0, "perplexity": 7.389}},
+        "before training: loss 2.000, perplexity 7.39"),
+    "classifier": (
+        {"event": "evaluated", "at": "end", "metrics": {"loss": 0.5, "accuracy": 0.875}},
+        "at the end: loss 0.500, accuracy 87.5%"),
+    "diverged": (
+        {"event": "evaluated", "at": "handoff", "metrics": {"loss": None, "perplexity": None}},
+        "after the hand-off: loss nan, perplexity nan"),
+    "stage": (
+        {"event": "stage", "stage": "sparse", "steps": 2, "done": 0}, "sparse stage, 2 steps"),
+    "hand-off": (
+        {"event": "handoff", "kept": 0.8125}, "hand-off: 81.2% of the update's energy kept"),
+    "hand-off of what diverged": (
+        {"event": "handoff", "kept": None}, "hand-off: nan of the update's energy kept"),
+    "checkpoint": (
+        {"event": "checkpoint", "step": 20, "bytes": 1_250_000}, "checkpoint at step 20: 1.2 MB"),
+    "published": (
+        {"event": "published", "adapter": "chat@v1", "bytes": 2_000_000, "place": "/s"},
+        "committed chat@v1: 2.0 MB at /s"),
+    "counted": ({"event": "counted", "rows": 3}, None),
+    "samples": ({"event": "samples", "at": "end", "samples": []}, None),
+    "of a later version": ({"event": "something new"}, None),
+    "no event": ({}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "line"), EVENTS.values(), ids=EVENTS)
+def test_an_event_is_one_line_or_none(event: dict[str, Any], line: str | None):
+    assert line_of(event) == line
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        ("before", "before training"),
+        ("sparse", "after the sparse stage"),
+        ("handoff", "after the hand-off"),
+        ("end", "at the end"),
+        ("step 20", "after step 20"),
+    ],
+)
+def test_each_evaluation_has_a_name_in_words(at: str, words: str):
+    assert place(at) == words
+
+
+STEP = {"step": 2, "stage": "sparse", "loss": 1.2345, "tokens_per_second": 99.6, "seconds": 3.0}
+
+
+def test_a_step_tells_what_is_left_at_the_pace_so_far():
+    assert step_line(STEP, 6) == "step 2/6 sparse: loss 1.234, 100 tokens/s, 6 s left"
+    assert step_line(STEP, 2) == "step 2/2 sparse: loss 1.234, 100 tokens/s, 0 s left"
+
+
+def test_a_loss_that_is_no_number_is_told_as_such():
+    assert step_line(STEP | {"loss": None}, 6) == (
+        "step 2/6 sparse: loss nan, 100 tokens/s, 6 s left"
+    )
+
+
+def test_an_evaluation_among_the_metrics_is_no_step():
+    assert step_line({"step": 2, "evaluation": "end", "loss": 1.0}, 6) is None
+
+
+def test_figures_are_rounded_and_what_is_none_is_nan():
+    assert figures({"loss": 0.12345, "accuracy": 1.0}) == "loss 0.123, accuracy 100.0%"
+    assert (number(None, ".2f"), number(float("inf"), ".2f")) == ("nan", "inf")

@@ -1,0 +1,242 @@
+"""The plan of a small shape, counted by hand; and what in a spec can't be planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.errors import Fault
+from jobs.plan import Plan, Shape, make_plan, split_steps, steps_for
+from jobs.spec import Spec
+from jobs.spec_file import validate_spec
+from slora.mask import random_mask
+from slora.names import entries
+from tests.tiny import tiny_spec
+
+SHAPE = Shape(
+    parameters=1000,
+    linears={
+        "model.layers.0.attn.q_proj": (8, 8),
+        "model.layers.0.attn.k_proj": (4, 8),
+        "model.layers.0.mlp.up_proj": (16, 8),
+        "model.layers.1.attn.q_proj": (8, 8),
+    },
+    head=20,
+)
+"""Linear weights: 64 + 32 + 128 + 64 = 288."""
+
+
+def spec_of(**overrides: Any) -> Spec:
+    return validate_spec(tiny_spec(Path("/made/up"), **overrides))
+
+
+def planned(shape: Shape = SHAPE, **overrides: Any) -> Plan:
+    plan, faults = make_plan(spec_of(**overrides), shape)
+    assert plan is not None and not faults
+    return plan
+
+
+def faults_of(shape: Shape = SHAPE, **overrides: Any) -> list[Fault]:
+    plan, faults = make_plan(spec_of(**overrides), shape)
+    assert plan is None
+    return faults
+
+
+# Density 0.05: 3 of 64, 2 of 32, 6 of 128, 3 of 64. Rank 2: twice the sum of both sides,
+# 2 * (16 + 12 + 24 + 16).
+SPARSE, LOW_RANK = 3 + 2 + 6 + 3, 136
+
+KINDS: dict[str, list[tuple[str, int, int, float]]] = {
+    "slora": [("sparse", 2, SPARSE, (SPARSE + 20) / 1020),
+              ("low-rank", 4, LOW_RANK, (LOW_RANK + 20) / 1020)],
+    "sparse": [("sparse", 6, SPARSE, (SPARSE + 20) / 1020)],
+    "lora": [("low-rank", 6, LOW_RANK, (LOW_RANK + 20) / 1020)],
+    "full": [("full", 6, 1020, 1.0)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "stages"), KINDS.items(), ids=KINDS)
+def test_each_kind_trains_what_was_counted_by_hand(
+    kind: str, stages: list[tuple[str, int, int, float]]
+):
+    plan = planned(method={"kind": kind, "density": 0.05, "rank": 2})
+    found = [(s.name, s.steps, s.trainable, plan.share(s)) for s in plan.stages]
+    assert found == stages
+    assert plan.model_parameters == 1020
+    assert plan.target_weights == (0 if kind == "full" else 288)
+    assert plan.targets == (() if kind == "full" else tuple(SHAPE.linears))
+
+
+def test_a_language_model_has_no_head_to_count():
+    plan = planned(Shape(1000, SHAPE.linears, head=0))
+    assert [plan.share(stage) for stage in plan.stages] == [SPARSE / 1000, LOW_RANK / 1000]
+
+
+def test_the_recorded_plan_is_plain_values_with_the_shares_in_it():
+    plan = planned()
+    told = plan.to_json()
+    assert [stage["share"] for stage in told["stages"]] == [plan.share(s) for s in plan.stages]
+    assert [stage["trainable"] for stage in told["stages"]] == [SPARSE, LOW_RANK]
+    assert (told["workers"], told["sharding"], told["batch_size"]) == (1, "replicate", 4)
+
+
+def test_the_sparse_stage_may_have_a_rate_of_its_own():
+    rates = {"learning_rate": 0.1, "sparse_learning_rate": 0.3}
+    assert [stage.learning_rate for stage in planned(train=rates).stages] == [0.3, 0.1]
+    assert [stage.learning_rate for stage in planned().stages] == [0.01, 0.01]
+    lora = planned(train=rates, method={"kind": "lora"})
+    assert [stage.learning_rate for stage in lora.stages] == [0.1]
+
+
+SPLITS = {
+    "a third": (60, 0.3, (18, 42)),
+    "all sparse": (5, 1.0, (5, 0)),
+    "none sparse": (5, 0.0, (0, 5)),
+    "rounded": (7, 0.5, (4, 3)),
+    "one step": (1, 0.3, (0, 1)),
+}
+
+
+@pytest.mark.parametrize(("steps", "share", "wanted"), SPLITS.values(), ids=SPLITS)
+def test_the_steps_are_split_by_the_sparse_share(steps: int, share: float, wanted: tuple[int, int]):
+    assert split_steps(spec_of(method={"sparse_share": share}), steps) == wanted
+
+
+@given(steps=st.integers(1, 10**6), share=st.floats(0, 1), kind=st.sampled_from(sorted(KINDS)))
+def test_no_step_is_lost_or_made_by_the_split(steps: int, share: float, kind: str):
+    split = split_steps(spec_of(method={"kind": kind, "sparse_share": share}), steps)
+    assert sum(split) == steps and min(split) >= 0
+    assert len(split) == (2 if kind == "slora" else 1)
+    assert kind != "slora" or abs(split[0] - steps * share) <= 0.5
+
+
+def test_with_epochs_only_the_rows_can_tell_the_steps():
+    plan = planned(train={"steps": None, "epochs": 2})
+    assert [stage.steps for stage in plan.stages] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "epochs", "batch", "steps"),
+    [(8, 1, 4, 2), (9, 1, 4, 3), (9, 3, 4, 7), (1, 1, 100, 1), (10, 2, 5, 4)],
+)
+def test_epochs_end_when_every_sequence_was_seen(
+    sequences: int, epochs: int, batch: int, steps: int
+):
+    assert steps_for(sequences, epochs, batch) == steps
+
+
+BATCHES = {
+    "alone": (4, 1, 1, (4, 1, 4)),
+    "micro-batches of two": (8, 2, 2, (4, 2, 2)),
+    "a micro-batch above the share": (4, 4, 2, (2, 2, 1)),
+    "one each": (2, 2, 2, (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize(("batch", "micro", "workers", "wanted"), BATCHES.values(), ids=BATCHES)
+def test_a_batch_is_dealt_to_the_workers_in_micro_batches(
+    batch: int, micro: int, workers: int, wanted: tuple[int, int, int]
+):
+    plan = planned(
+        train={"batch_size": batch, "micro_batch_size": micro}, cluster={"workers": workers}
+    )
+    assert (plan.per_worker, plan.micro_batch_size, plan.accumulation) == wanted
+    assert plan.workers * plan.micro_batch_size * plan.accumulation == batch
+
+
+UNEVEN = {
+    "workers": (4, 1, 3, "train.batch_size", "3 workers", "multiple of 3, e.g. 3."),
+    "more workers than sequences": (2, 1, 5, "train.batch_size", "5 workers", "e.g. 5."),
+    "near the next multiple": (11, 1, 4, "train.batch_size", "11 sequences", "e.g. 12."),
+    "micro-batches": (12, 5, 2, "train.micro_batch_size", "of 5", "e.g. 3."),
+    "a prime share": (14, 4, 2, "train.micro_batch_size", "7 sequences a worker", "e.g. 1."),
+}
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "workers", "key", "problem", "remedy"), UNEVEN.values(), ids=UNEVEN
+)
+def test_a_batch_that_can_not_be_dealt_evenly_names_one_that_can(
+    batch: int, micro: int, workers: int, key: str, problem: str, remedy: str
+):
+    train = {"batch_size": batch, "micro_batch_size": micro}
+    [fault] = faults_of(train=train, cluster={"workers": workers})
+    assert fault.key == key and problem in fault.problem and remedy in fault.remedy
+
+
+def test_a_rank_above_the_smallest_target_names_it():
+    [fault] = faults_of(method={"rank": 5})
+    assert fault.key == "method.rank"
+    assert "model.layers.0.attn.k_proj of 4 x 8" in fault.problem and "1 to 4" in fault.remedy
+
+
+def test_only_what_is_a_target_bounds_the_rank():
+    assert planned(method={"rank": 8, "targets": ["q_proj", "up_proj"]}).targets == (
+        "model.layers.0.attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.attn.q_proj",
+    )  # fmt: skip
+    assert planned(method={"rank": 4})
+
+
+@pytest.mark.parametrize("kind", ["sparse", "full"])
+def test_a_kind_without_a_low_rank_stage_is_bound_by_no_rank(kind: str):
+    assert planned(method={"kind": kind, "rank": 1000})
+
+
+PATTERNS = {
+    "last part": (["q_proj"], [0, 3]),
+    "last parts": (["attn.k_proj"], [1]),
+    "glob": (["model.layers.0.*"], [0, 1, 2]),
+    "glob in a part": (["*_proj"], [0, 1, 2, 3]),
+    "several, each layer once": (["up_proj", "mlp.*", "k_proj"], [1, 2]),
+    "whole name": (["model.layers.1.attn.q_proj"], [3]),
+}
+
+
+@pytest.mark.parametrize(("patterns", "chosen"), PATTERNS.values(), ids=PATTERNS)
+def test_patterns_choose_layers_in_the_models_order(patterns: list[str], chosen: list[int]):
+    names = list(SHAPE.linears)
+    assert planned(method={"targets": patterns}).targets == tuple(names[at] for at in chosen)
+
+
+def test_a_pattern_that_matches_nothing_lists_what_there_is():
+    first, second = faults_of(method={"targets": ["proj", "q_proj", "lm_head"]})
+    assert (first.key, second.key) == ("method.targets[0]", "method.targets[2]")
+    assert "'proj' matches no linear layer" in first.problem
+    assert first.remedy == "There is: attn.q_proj, attn.k_proj, mlp.up_proj."
+
+
+def test_a_model_without_linear_layers_is_told():
+    [fault] = faults_of(Shape(10, {}, 0))
+    assert fault.key == "model.path" and "no linear layer" in fault.problem
+    assert planned(Shape(10, {}, 0), method={"kind": "full"})
+
+
+def test_every_fault_of_the_plan_is_told_at_once():
+    faults = faults_of(method={"rank": 9, "targets": ["q_proj", "x"]}, cluster={"workers": 3})
+    assert [fault.key for fault in faults] == [
+        "train.batch_size", "method.targets[1]", "method.rank",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sharding", ["replicate", "cluster"])
+def test_a_sharding_that_was_asked_for_is_taken(sharding: str):
+    plan = planned(cluster={"sharding": sharding})
+    assert (plan.sharding, plan.sharding_reason) == (sharding, "as the spec says")
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    density=st.floats(1e-4, 1),
+    seed=st.integers(0, 9),
+)
+def test_the_plan_counts_the_entries_that_a_mask_has(
+    shape: tuple[int, int], density: float, seed: int
+):
+    mask = random_mask(seed=seed, name="layer", shape=shape, density=density)
+    assert mask.nnz == entries(shape, density)
+    plan = planned(Shape(1600, {"layer": shape}, 0), method={"kind": "sparse", "density": density})
+    assert plan.stages[0].trainable == mask.nnz

@@ -1,0 +1,119 @@
+"""A run's papers, made by hand, as figures and as a text for 80 columns."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from jobs.report import outcome, summary
+from jobs.store.directory import DirectoryStore
+from jobs.store.runs import RunStore
+
+RUN = "chat-20260101-120000-0a1b"
+PLAN = {
+    "head": 10,
+    "model_parameters": 1000,
+    "stages": [
+        {"name": "sparse", "steps": 2, "trainable": 40, "share": 0.05},
+        {"name": "low-rank", "steps": 4, "trainable": 90, "share": 0.1},
+    ],
+}
+BEFORE = {"loss": 2.0, "perplexity": 7.389}
+END = {"loss": 1.0, "perplexity": 2.718}
+ASKED = {"prompt": "What is [red]red[/red]?", "answer": "A colour."}
+EVENTS: list[dict[str, Any]] = [
+    {"event": "loading", "base": "/m"},
+    {"event": "started", "steps": 6, "plan": PLAN},
+    {"event": "evaluated", "at": "before", "step": 0, "metrics": BEFORE},
+    {"event": "samples", "at": "before", "samples": [ASKED | {"answer": "No idea."}]},
+    {"event": "handoff", "kept": 0.8125},
+    {"event": "evaluated", "at": "end", "step": 6, "metrics": {"loss": 9.0, "perplexity": 9.0}},
+    {"event": "resumed", "step": 4, "stage": "low-rank"},
+    {"event": "evaluated", "at": "end", "step": 6, "metrics": END},
+    {"event": "samples", "at": "end", "samples": [ASKED]},
+    {"event": "published", "adapter": "chat@v1", "bytes": 2_000_000, "place": "/s/adapters/chat/v1",
+     "ledger": {"tokens": 1200, "seconds": 6.0}, "time": 1.0},
+]  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> RunStore:
+    return RunStore(DirectoryStore(tmp_path), RUN)
+
+
+def filled(runs: RunStore, *events: dict[str, Any]) -> RunStore:
+    for event in events:
+        runs.events.append(event)
+    return runs
+
+
+def text_of(runs: RunStore) -> str:
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(summary(runs))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(len(line) <= 80 for line in text.splitlines())
+    return str(text)
+
+
+def test_the_outcome_is_what_the_journal_says_the_last_word_counting(runs: RunStore):
+    assert outcome(filled(runs, *EVENTS)) == {
+        "run": RUN,
+        "evaluations": {"before": BEFORE, "end": END},
+        "samples": {"before": [ASKED | {"answer": "No idea."}], "end": [ASKED]},
+        "plan": PLAN,
+        "kept": 0.8125,
+        "adapter": "chat@v1",
+        "bytes": 2_000_000,
+        "place": "/s/adapters/chat/v1",
+        "ledger": {"tokens": 1200, "seconds": 6.0},
+    }
+
+
+def test_a_run_that_has_just_begun_has_an_outcome_too(runs: RunStore):
+    assert outcome(runs) == {"run": RUN, "evaluations": {}, "samples": {}}
+    assert text_of(filled(runs, EVENTS[0])).strip() == ""
+
+
+def test_the_summary_tells_the_figures_the_stages_and_the_answers(runs: RunStore):
+    text = text_of(filled(runs, *EVENTS))
+    for words in (
+        "before training", "2.0000", "7.39", "at the end", "1.0000", "2.72",
+        "2 steps, 50 parameters, 5.00% of 1,000", "4 steps, 100 parameters, 10.00% of 1,000",
+        "81.2% of the update's energy", "1,200 in 6 s of steps, 200 tokens/s", "chat@v1, 2.0 MB",
+        "/s/adapters/chat/v1", "No idea.", "A colour.",
+    ):  # fmt: skip
+        assert words in text
+    assert "9.0000" not in text
+    # What a user asked is a text, and no markup.
+    assert "[red]red[/red]" in text.replace("\n", "")
+
+
+def test_a_classifier_is_judged_by_its_accuracy(runs: RunStore):
+    event = {"event": "evaluated", "at": "end", "metrics": {"loss": 0.5, "accuracy": 0.875}}
+    text = text_of(filled(runs, event))
+    assert "accuracy" in text and "87.5%" in text and "perplexity" not in text
+
+
+def test_a_run_that_diverged_is_still_told(runs: RunStore):
+    nan = float("nan")
+    metrics = {"loss": nan, "perplexity": nan}
+    filled(runs, {"event": "evaluated", "at": "end", "metrics": metrics})
+    text = text_of(filled(runs, {"event": "handoff", "kept": nan}))
+    assert text.count("nan") == 3
+
+
+def test_steps_that_took_no_time_have_no_speed(runs: RunStore):
+    published = EVENTS[-1] | {"ledger": {"tokens": 0, "seconds": 0.0}}
+    assert "0 in 0 s of steps, 0 tokens/s" in text_of(filled(runs, published))
+
+
+def test_a_torn_line_in_the_journal_spoils_nothing(runs: RunStore):
+    filled(runs, *EVENTS[:3])
+    with runs.events.path.open("ab") as file:
+        file.write(b'{"event": "evalu')
+    filled(runs, *EVENTS[3:])
+    assert outcome(runs)["evaluations"]["end"] == END

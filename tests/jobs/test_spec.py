@@ -1,0 +1,178 @@
+"""The spec's own rules, as a user meets them: names, types, values without an engine yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from jobs.errors import Fault, InputError
+from jobs.spec import NAME_PATTERN, Spec
+from jobs.spec_file import dump_spec, load_spec, validate_spec
+from tests.tiny import tiny_spec, write_spec
+
+HERE = Path("/made/up")
+EXAMPLES = sorted((Path(__file__).parents[2] / "jobs/examples").glob("*.yaml"))
+
+
+def faults_of(**overrides: Any) -> dict[str, Fault]:
+    with pytest.raises(InputError) as refused:
+        validate_spec(tiny_spec(HERE, **overrides))
+    return {fault.key: fault for fault in refused.value.faults}
+
+
+def test_a_plain_spec_is_whole_with_its_defaults():
+    spec = validate_spec(tiny_spec(HERE))
+    assert (spec.method.kind, spec.method.alpha, spec.train.schedule) == ("slora", 16, "cosine")
+    assert spec.method.handoff.split == "balanced"
+    assert spec.workers == 1
+
+
+def test_a_spec_can_not_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        validate_spec(tiny_spec(HERE)).name = "other"
+
+
+HOSTILE = {
+    "slash": "a/b",
+    "parent": "..",
+    "parent inside": "a..b",
+    "parent first": "../a",
+    "leading dot": ".a",
+    "trailing dot": "a.",
+    "leading dash": "-rf",
+    "empty": "",
+    "64 letters": "a" * 64,
+    "blank": " ",
+    "newline": "a\n",
+    "nul": "a\0",
+    "escape": "a\x1b[2J",
+    "backslash": "a\\b",
+    "not ascii": "naïve",
+    "right to left": "a\u202eb",
+    "number": 12,
+    "null": None,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_a_name_that_is_no_plain_word_is_refused(name: Any):
+    spec = tiny_spec(HERE) | {"name": name}
+    with pytest.raises(InputError) as refused:
+        validate_spec(spec)
+    [fault] = refused.value.faults
+    assert fault.key == "name" and "letters, digits" in fault.remedy
+    assert fault.problem.isprintable()
+
+
+@pytest.mark.parametrize("name", ["a", "7", "chat", "Chat-2_b", "v1.2", "a" * 63])
+def test_a_plain_word_is_a_name(name: str):
+    assert validate_spec(tiny_spec(HERE, name=name)).name == name
+
+
+ALMOST = st.one_of(
+    st.from_regex(NAME_PATTERN),
+    st.text(alphabet="aZ09._-/\\ \0\n\r\u2028~é", max_size=70),
+)
+
+
+@given(ALMOST)
+def test_an_accepted_name_is_one_safe_part_of_a_path(name: str):
+    try:
+        accepted = validate_spec(tiny_spec(HERE, name=name)).name
+    except InputError:
+        return
+    assert (Path("/store") / accepted).parent == Path("/store")
+    assert Path("/store", accepted).resolve() == Path("/store") / name
+    assert accepted.isascii() and accepted.isprintable() and not set(accepted) & set("/\\ ~")
+    assert accepted[0].isalnum() and ".." not in accepted and len(accepted) < 64
+
+
+NOT_YET: dict[str, tuple[dict[str, Any], str]] = {
+    **{
+        f"mask {mask}": ({"method": {"mask": mask}}, "method.mask")
+        for mask in ("magnitude", "gradient", "fisher", "snip", "rows", "columns", "blocks")
+    },
+    "global allocation": ({"method": {"allocation": "global"}}, "method.allocation"),
+    "rescale norm": ({"method": {"handoff": {"rescale": "norm"}}}, "method.handoff.rescale"),
+    "rescale projection": (
+        {"method": {"handoff": {"rescale": "projection"}}}, "method.handoff.rescale"),
+    "residual fold": ({"method": {"handoff": {"residual": "fold"}}}, "method.handoff.residual"),
+    "residual keep": ({"method": {"handoff": {"residual": "keep"}}}, "method.handoff.residual"),
+    "factor density": ({"method": {"factor_density": 0.5}}, "method.factor_density"),
+    "stop tokens": ({"train": {"stop": {"tokens": 9}}}, "train.stop.tokens"),
+    "stop metric": ({"train": {"stop": {"metric": "accuracy"}}}, "train.stop.metric"),
+    "stop target": ({"train": {"stop": {"target": 0.0}}}, "train.stop.target"),
+    "stop patience": ({"train": {"stop": {"patience": 2}}}, "train.stop.patience"),
+    "node sharding": ({"cluster": {"sharding": "node"}}, "cluster.sharding"),
+    "sync every": ({"cluster": {"sync_every": 4}}, "cluster.sync_every"),
+    "elastic": ({"cluster": {"workers": {"min": 1, "max": 2}}}, "cluster.workers"),
+    "s3 store": ({"store": "s3://bucket/prefix"}, "store"),
+    "s3 model": ({"model": {"path": "s3://bucket/model"}}, "model.path"),
+    "s3 train": ({"data": {"train": "s3://bucket/rows.jsonl"}}, "data.train"),
+    "s3 eval": ({"data": {"eval": "s3://bucket/rows.jsonl"}}, "data.eval"),
+}  # fmt: skip
+"""What the spec knows and the engine does not: what is asked, and the key that is named."""
+
+
+@pytest.mark.parametrize(("asked", "key"), NOT_YET.values(), ids=NOT_YET)
+def test_what_has_no_engine_yet_is_refused_by_name_beside_other_faults(
+    asked: dict[str, Any], key: str
+):
+    faults = faults_of(**asked, nonsense=1)
+    assert set(faults) == {key, "nonsense"}
+    assert "not available yet" in faults[key].problem and faults[key].remedy.startswith("Use ")
+
+
+def test_a_value_of_the_wrong_kind_is_told_once_and_not_as_one_for_later():
+    faults = faults_of(method={"mask": ["random"]}, cluster={"sync_every": "often"})
+    assert set(faults) == {"method.mask", "cluster.sync_every"}
+    assert not any("yet" in fault.problem for fault in faults.values())
+
+
+def test_what_a_run_records_reads_back_as_the_same_spec(tmp_path: Path):
+    asked = tiny_spec(
+        tmp_path,
+        method={"targets": ["q_proj", "mlp.*"], "alpha": 0.1, "handoff": {"split": "b"}},
+        train={"learning_rate": 1e-5, "seed": 2**62, "eval_every": 3},
+        data={"eval_fraction": 0.25, "train": "naïve\u2028 folder/a: b.jsonl"},
+    )
+    spec = validate_spec(asked)
+    path = tmp_path / "spec.yaml"
+    path.write_text(dump_spec(spec), encoding="utf-8")
+    assert load_spec(path) == spec
+    assert "max_failures: 3" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_schema_accepts_every_example(path: Path):
+    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "../a"}, {"nonsense": 1}, {"method": {"density": 0}}, {"train": {"steps": "8"}}],
+    ids=["name", "unknown key", "density", "type"],
+)
+def test_the_schema_refuses_what_the_spec_refuses(wrong: dict[str, Any], tmp_path: Path):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tiny_spec(tmp_path, **wrong), schema())
+    with pytest.raises(InputError):
+        load_spec(write_spec(tmp_path / "spec.yaml", tiny_spec(tmp_path, **wrong)))
+
+
+def test_the_schema_tells_what_each_key_is_for():
+    method = schema()["$defs"]["MethodSection"]["properties"]
+    assert method["density"]["description"].startswith("Share of the targets' weights")
+
+
+def schema() -> dict[str, Any]:
+    made = Spec.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(made)
+    return made

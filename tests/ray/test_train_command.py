@@ -1,0 +1,87 @@
+"""`slora train`: a Ray of its own, the job followed, and nothing left behind, stopped or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+SLORA = str(Path(sys.executable).with_name("slora"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("train")
+    tiny_chat_model(made / "model")
+    chat_rows(made / "train.jsonl", 60)
+    return made
+
+
+def _start(folder: Path, *, workers: int = 2, **train: object) -> subprocess.Popen[str]:
+    spec = tiny_spec(folder, data={"eval_fraction": 0.2}, train=train, cluster={"workers": workers})
+    path = write_spec(folder / "spec.yaml", spec)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return subprocess.Popen(
+        [SLORA, "train", str(path), "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _read_until(process: subprocess.Popen[str], words: str) -> list[str]:
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if words in line:
+            return seen
+    raise AssertionError("".join(seen))
+
+
+def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
+    process = _start(folder, steps=5000)
+    _read_until(process, "step ")
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) > 5
+    workers = [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
+    assert workers
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 130, said
+    assert "nothing of it runs on" in said
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert not (folder / "store" / "adapters" / "tiny" / "v1").exists()
+
+    again = _start(folder, workers=1, steps=6)
+    found, said = again.communicate(timeout=240)
+    assert again.returncode == 0, said
+    outcome = json.loads(found)
+    assert outcome["adapter"] == "tiny@v1"
+    assert list(outcome["evaluations"]) == ["before", "sparse", "handoff", "end"]
+    assert len(outcome["samples"]["end"]) == 3
+    assert "committed tiny@v1" in said
+
+
+def test_a_run_that_is_terminated_while_ray_starts_leaves_no_process(folder):
+    process = _start(folder, steps=5000)
+    _read_until(process, "starting Ray")
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert process.returncode == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []

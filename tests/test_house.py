@@ -1,0 +1,66 @@
+"""The house itself: which floor may lean on which, what the front door may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.spec_file import load_spec
+
+ROOT = Path(__file__).parent.parent
+ABOVE = {"slora": {"jobs", "orchestrator"}, "jobs": {"orchestrator"}}
+FLOORS = ("slora", "jobs", "orchestrator")
+HEAVY = {"torch", "ray", "transformers", "datasets", "numpy"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+@pytest.mark.parametrize("floor", ABOVE)
+def test_no_floor_leans_on_one_above(floor: str):
+    read = 0
+    for path in (ROOT / floor).rglob("*.py"):
+        leaning = {name for name in imported(path) if name.split(".")[0] in ABOVE[floor]}
+        assert not leaning, f"{path.relative_to(ROOT)} imports {sorted(leaning)} from above"
+        read += 1
+    assert read > 5
+
+
+@pytest.mark.parametrize("module", ["orchestrator.main", "orchestrator.adapters", "jobs.preflight"])
+def test_the_control_plane_starts_without_torch(module: str):
+    told = f"import sys, {module}; print(*sorted({HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == []
+
+
+EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_a_valid_spec(path: Path):
+    assert load_spec(path).name == path.stem
+
+
+def test_there_are_examples():
+    assert {"chat.yaml", "newsgroups.yaml"} <= {path.name for path in EXAMPLES}
+
+
+MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_first_what_lives_there(path: Path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,0 +1,217 @@
+"""Models of a few thousand weights, rows and a spec over them: all that a run needs, in a second.
+
+torch and transformers are imported inside the makers of models: tests without torch read this too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHATML = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+POSITIONS = 128
+"""Tokens that both tiny models have positions for."""
+
+HOLLOW = {
+    "model.embed_tokens.weight": (40, 8),
+    "model.layers.0.self_attn.q_proj.weight": (8, 8),
+    "model.layers.0.self_attn.k_proj.weight": (4, 8),
+    "model.layers.0.mlp.up_proj.weight": (16, 8),
+    "model.layers.0.input_layernorm.weight": (8,),
+    "lm_head.weight": (40, 8),
+}
+"""The weights of a hollow model: one layer of a Llama, three linear ones in it."""
+
+COLOURS = ("red", "green", "blue", "white", "black", "brown", "gold")
+THINGS = ("cup", "boat", "hat", "stone", "leaf", "lamp", "drum", "coat", "bell", "key", "rope")
+
+
+def tiny_chat_model(folder: Path) -> Path:
+    """A random Llama with a byte-level tokenizer and a ChatML template, as safetensors."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _byte_tokenizer()
+    tokenizer.chat_template = CHATML
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    return _saved(model, tokenizer, folder)
+
+
+def tiny_encoder(folder: Path) -> Path:
+    """A random BERT with a byte-level tokenizer, as safetensors."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    tokenizer = _byte_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertModel(config)
+    return _saved(model, tokenizer, folder)
+
+
+def hollow_model(folder: Path, *, says: Mapping[str, Any] | None = None) -> Path:
+    """What the checks before a run read of a small Llama, made without torch: all weights zero.
+
+    `says` is laid over its config.json; None takes a key out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 8,
+        "max_position_embeddings": POSITIONS,
+    }
+    (folder / "config.json").write_text(json.dumps(laid_over(config, says or {})))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text(CHATML)
+    (folder / "model.safetensors").write_bytes(safetensors(HOLLOW))
+    return folder
+
+
+def safetensors(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """A safetensors file of zeros in float32."""
+    header, at = dict[str, Any](), 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    told = json.dumps(header).encode()
+    return len(told).to_bytes(8, "little") + told + bytes(at)
+
+
+def chat_rows(path: Path, count: int) -> Path:
+    """Conversations of one question and one answer, each different from its neighbours."""
+    return _write_rows(path, [_conversation(number) for number in range(count)])
+
+
+def label_rows(path: Path, count: int, labels: Sequence[str] = ("warm", "cold")) -> Path:
+    """Texts that say their label, the labels in turn."""
+    rows = [
+        {"text": f"the {_thing(number)} is {labels[number % len(labels)]}",
+         "label": labels[number % len(labels)]}
+        for number in range(count)
+    ]  # fmt: skip
+    return _write_rows(path, rows)
+
+
+def tiny_spec(folder: Path, **overrides: Any) -> dict[str, Any]:
+    """A valid spec as plain values, over `folder`/model, train.jsonl and store; makes none of them.
+
+    A section given is laid over the one that is there; None takes a key out.
+    """
+    spec: dict[str, Any] = {
+        "name": "tiny",
+        "model": {"path": str(folder / "model"), "task": "causal-lm"},
+        "data": {"train": str(folder / "train.jsonl"), "format": "chat", "max_length": 64},
+        "method": {"kind": "slora", "density": 0.05, "rank": 2},
+        "train": {
+            "steps": 6,
+            "batch_size": 4,
+            "micro_batch_size": 1,
+            "learning_rate": 1e-2,
+        },
+        "cluster": {"workers": 1},
+        "store": f"file://{folder / 'store'}",
+    }
+    return laid_over(spec, overrides)
+
+
+def laid_over(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with the changes, section by section; None takes a key out."""
+    made = dict(spec)
+    for key, value in changes.items():
+        if value is None:
+            made.pop(key, None)
+        elif isinstance(value, dict) and isinstance(made.get(key), dict):
+            made[key] = laid_over(made[key], value)
+        else:
+            made[key] = value
+    return made
+
+
+def write_spec(path: Path, spec: Mapping[str, Any]) -> Path:
+    """The spec as a YAML file."""
+    path.write_text(yaml.safe_dump(dict(spec), sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _conversation(number: int) -> dict[str, Any]:
+    colour = COLOURS[number % len(COLOURS)]
+    asked = f"What colour is the {_thing(number)}?"
+    return {
+        "messages": [
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": f"It is {colour}."},
+        ]
+    }
+
+
+def _thing(number: int) -> str:
+    return f"{THINGS[number % len(THINGS)]} {number}"
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _byte_tokenizer() -> Any:
+    """A token a byte, and four of its own: nothing is unknown, nothing is learnt."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<pad>", "<bos>", "<|im_start|>", "<|im_end|>"]
+    words = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    made = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        model_max_length=POSITIONS,
+    )
+
+
+def _saved(model: Any, tokenizer: Any, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
