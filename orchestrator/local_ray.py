@@ -32,7 +32,7 @@ from orchestrator.console import note
 START_S = 90.0
 """Seconds that a Ray of our own may take until it takes jobs; 8 where nothing else runs."""
 END_S = 5.0
-"""Seconds that its processes have to end by themselves."""
+"""Seconds that its processes have to end, asked first and killed then."""
 TICK_S = 0.2
 TOKEN, TOKEN_PATH = "token", "RAY_AUTH_TOKEN_PATH"
 ENDING = {signal.SIGINT, signal.SIGTERM}
@@ -95,6 +95,8 @@ def _started(cpus: int) -> Iterator[JobSubmissionClient]:
     # Short, because Ray's sockets lie below it and a socket's path has 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="slora-", dir="/tmp"))
     head: subprocess.Popen[bytes] | None = None
+    ours = set(psutil.Process().children(recursive=True))
+    _adopt_orphans()
     try:
         token = secrets.token_hex(32)
         port = _free_port()
@@ -115,7 +117,7 @@ def _started(cpus: int) -> Iterator[JobSubmissionClient]:
         yield _client(head, f"http://127.0.0.1:{port}", token, folder / "start.log")
     finally:
         if head is not None:
-            _end(head, folder)
+            _end(head, folder / TOKEN, spared=ours)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -176,13 +178,21 @@ def _client(head: subprocess.Popen[bytes], url: str, token: str, log: Path) -> J
         time.sleep(TICK_S)
 
 
-def _end(head: subprocess.Popen[bytes], folder: Path) -> None:
+def _adopt_orphans() -> None:
+    """On Linux, a process below us whose parent dies becomes our child, and so is still found."""
+    with suppress(OSError, AttributeError):
+        pr_set_child_subreaper = 36
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
+
+
+def _end(head: subprocess.Popen[bytes], token: Path, *, spared: set[psutil.Process]) -> None:
     """Ends every process of our Ray, by number, all at once: none has anything left to save.
 
-    Asked as a whole, `ray start` ends them one after the other, which takes half a minute.
+    Asked as a whole, `ray start` ends them one after the other, which takes half a minute. A second
+    look, and a third, because the first may have met a process that was starting another.
     """
-    for signalled in (psutil.Process.terminate, psutil.Process.kill):
-        family = _family(folder / TOKEN)
+    for signalled in (psutil.Process.terminate, psutil.Process.kill, psutil.Process.kill):
+        family = _family(token) - spared
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 signalled(process)
@@ -190,11 +200,14 @@ def _end(head: subprocess.Popen[bytes], folder: Path) -> None:
     head.wait()
 
 
-def _family(token: Path) -> list[psutil.Process]:
-    """Every process of our Ray, its orphans too: the way to its token is in their environment."""
-    found = []
+def _family(token: Path) -> set[psutil.Process]:
+    """Every process of our Ray: those below us, and those with the way to its token.
+
+    The second alone is not enough: Ray's agents write their titles over their environment.
+    """
+    found = set(psutil.Process().children(recursive=True))
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(TOKEN_PATH) == str(token):
-                found.append(process)
+                found.add(process)
     return found
