@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
 """Names become folders and URLs: no separators, no `..`, no control characters."""
+SCORES = ("random", "magnitude", "gradient", "fisher", "snip")
+STRUCTURES = ("rows", "columns", "blocks")
+_OWN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+SCORE_PATTERN = rf"^(?:{'|'.join(SCORES)}|{_OWN})$"
+MASK_PATTERN = rf"^(?:{'|'.join(SCORES + STRUCTURES)}|{_OWN})$"
 
 
 class Frozen(BaseModel):
@@ -72,21 +78,41 @@ class MethodSection(Frozen):
     """Every linear layer but the output head, or a list of name patterns."""
     density: float = Field(default=0.01, gt=0, le=1)
     """Share of the targets' weights that may move in the sparse stage."""
-    mask: Literal[
-        "random", "magnitude", "gradient", "fisher", "snip", "rows", "columns", "blocks"
-    ] = "random"
-    """How those weights are chosen."""
+    mask: Annotated[str, Field(pattern=MASK_PATTERN)] = "random"
+    """random | magnitude | gradient | fisher | snip | rows | columns | blocks, or a strategy of
+    your own as package.module:NAME."""
+    score: Annotated[str, Field(pattern=SCORE_PATTERN)] = "gradient"
+    """By what rows, columns and blocks are chosen: random | magnitude | gradient | fisher | snip,
+    or package.module:NAME."""
+    sizing: Literal["rank", "density"] = "rank"
+    """rank: at most `rank` rows, columns or a block's shorter side, so that the hand-off is exact;
+    density: as many as the density asks."""
+    calibration_batches: int = Field(default=4, ge=1)
+    """Batches of training data from which gradient, fisher and snip take their scores."""
     allocation: Literal["uniform", "global"] = "uniform"
-    """Every layer gets the same density, or layers compete for it."""
+    """Every layer gets the same density, or layers compete for it by score."""
     sparse_share: float = Field(default=0.3, ge=0, le=1)
     """Share of the steps spent in the sparse stage."""
     rank: int = Field(default=8, ge=1)
     """Rank of the low-rank stage."""
     alpha: float = Field(default=16, gt=0)
     """The low-rank update is scaled by alpha / rank."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
+    init: Literal["zero", "pissa", "lora-ga"] = "zero"
+    """Where a low-rank stage without a hand-off starts: B = 0, the weight's singular vectors, or
+    its first gradient's."""
     handoff: HandoffSection = HandoffSection()
     factor_density: float = Field(default=1.0, gt=0, le=1)
     """Below 1, A and B are trained under masks of their own."""
+    factor_pruning: Literal["fixed", "gates"] = "fixed"
+    """fixed: the entries of A and B are chosen once, by score; gates: ranks are pruned gradually by
+    proximal L1 gates (SoRA) until this share of them is left."""
+
+    @property
+    def scale(self) -> float:
+        """What the low-rank update is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 class StopSection(Frozen):

@@ -1,13 +1,17 @@
-"""Random masks: which entries may move, from (seed, layer's name, shape) and nothing else.
+"""Masks: which entries of a matrix may move. The two forms they have, and the random draw.
 
-A seed regenerates a mask on any machine, so no index ever travels. The bits come from NumPy's
-Philox counter generator, whose raw stream is fixed by its specification; torch's and NumPy's
-samplers promise no such thing between releases.
+O, I: the matrix's rows and columns. Z: entries of the mask.
+
+A random mask comes from (seed, layer's name, shape) and nothing else: a seed regenerates it on any
+machine, so no index ever travels. The bits come from NumPy's Philox counter generator, whose raw
+stream is fixed by its specification; torch's and NumPy's samplers promise no such thing between
+releases.
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,20 +21,20 @@ from torch import Tensor
 from slora.names import entries
 
 
-@dataclass(frozen=True)
-class Mask:
-    """The chosen entries of one `[O, I]` matrix.
-
-    `positions`: int64 `[nnz]`, row-major (`row * I + column`), ascending, no entry twice.
-    """
+class Mask(ABC):
+    """The chosen entries of one `[O, I]` matrix; values that belong to them follow `positions`."""
 
     shape: tuple[int, int]
-    positions: Tensor
 
     @property
+    @abstractmethod
     def nnz(self) -> int:
         """How many entries may move."""
-        return self.positions.numel()
+
+    @property
+    @abstractmethod
+    def positions(self) -> Tensor:
+        """int64 `[Z]`, row-major (`row * I + column`), ascending, no entry twice."""
 
     def digest(self) -> str:
         """SHA-256 of shape and positions: equal masks, equal digests."""
@@ -39,7 +43,44 @@ class Mask:
         return hashed.hexdigest()
 
 
-def random_mask(*, seed: int, name: str, shape: tuple[int, int], density: float) -> Mask:
+@dataclass(frozen=True, eq=False)
+class Entries(Mask):
+    """Any set of entries, by their positions: `chosen`, as `positions` wants them."""
+
+    shape: tuple[int, int]
+    chosen: Tensor
+
+    @property
+    def nnz(self) -> int:
+        return self.chosen.numel()
+
+    @property
+    def positions(self) -> Tensor:
+        return self.chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Block(Mask):
+    """The entries in which chosen rows and chosen columns meet: whole rows, whole columns, or both.
+
+    `rows`, `columns`: int64, ascending, none twice. An update on it has at most the rank of the
+    smaller of the two counts.
+    """
+
+    shape: tuple[int, int]
+    rows: Tensor
+    columns: Tensor
+
+    @property
+    def nnz(self) -> int:
+        return self.rows.numel() * self.columns.numel()
+
+    @property
+    def positions(self) -> Tensor:
+        return (self.rows[:, None] * self.shape[1] + self.columns).flatten()
+
+
+def random_mask(*, seed: int, name: str, shape: tuple[int, int], density: float) -> Entries:
     """A uniformly drawn set of `entries(shape, density)` entries, the same wherever it is drawn.
 
     Needs memory in proportion to the mask, never to the matrix, up to a density of one half.
@@ -47,7 +88,7 @@ def random_mask(*, seed: int, name: str, shape: tuple[int, int], density: float)
     size, wanted = shape[0] * shape[1], entries(shape, density)
     key = hashlib.sha256(f"{seed}\0{name}\0{shape[0]}x{shape[1]}\0random".encode()).digest()
     stream = np.random.Philox(key=np.frombuffer(key[:16], dtype=np.uint64))
-    return Mask(shape, torch.from_numpy(_distinct(stream, size, wanted)))
+    return Entries(shape, torch.from_numpy(_distinct(stream, size, wanted)))
 
 
 def _distinct(

@@ -1,6 +1,7 @@
 """The sparse linear layer: `y = x (W + D)^T + b`, where D lives in one compact vector of values.
 
-O, I: the weight's rows and columns. N: tokens. Z: entries of the mask.
+O, I: the weight's rows and columns, out and in. N: tokens. Z: entries of the mask. P, Q: rows and
+columns of a block.
 
 W is the frozen base. For the length of one matrix product the values are added into W's own
 storage and the old entries put back afterwards, bit for bit: no dense delta, no copy of W, and no
@@ -17,38 +18,64 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from slora.mask import Mask
+from slora.mask import Block, Mask
+from slora.plain import features, is_conv1d, multiply, multiply_back
 
 _HAS_MKL: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
 
+SAMPLED_BELOW = {"cpu": 0.12, "cuda": 0.05}
+"""Density up to which the sampled product is the faster way to a layer's gradient; above it, dense
+slabs of a few rows are multiplied and gathered. Measured on 2 cores (AVX-512), N = 512, in ms:
+
+    density          0.01    0.03    0.05    0.10    0.20   dense
+    768 x 768         0.6     1.2     1.5     2.2     3.5     3.1
+    768 x 2048        1.4     3.1     4.5     5.7    10.5     8.7
+    2048 x 2048       3.2     6.3     7.7    13.9    26.9    25.5
+
+The figure for CUDA is an assumption until it is measured there."""
+SLABS = 8
+"""The dense way holds this part of the matrix at a time."""
+
 
 class SparseLinear(nn.Module):
-    """A frozen linear layer whose masked entries move by `values`, float32 `[Z]`, zero at first."""
+    """A frozen linear layer whose masked entries move by `values`, float32 `[Z]`, zero at first.
 
-    positions: Tensor
-    row_starts: Tensor
+    The base is an `nn.Linear`, or transformers' `Conv1D`, whose weight is stored as `[I, O]`.
+    """
+
+    places: Tensor
+    rows: Tensor
     columns: Tensor
 
-    def __init__(self, base: nn.Linear, mask: Mask) -> None:
+    def __init__(self, base: nn.Module, mask: Mask) -> None:
         super().__init__()
-        self.in_features, self.out_features = base.in_features, base.out_features
+        self.out_features, self.in_features = features(base)
         if mask.shape != (self.out_features, self.in_features):
             layer = (self.out_features, self.in_features)
             raise ValueError(f"a mask of {mask.shape} for a layer of {layer}")
         self.weight, self.bias = base.weight, base.bias
         # In a tuple, so that the layer it stands in for is no child of it.
         self.replaced = (base,)
+        self.conv1d, self.block = is_conv1d(base), isinstance(mask, Block)
         device = base.weight.device
         self.values = nn.Parameter(torch.zeros(mask.nnz, dtype=torch.float32, device=device))
-        # Buffers follow the module to its device; a seed regenerates them, so they are not saved.
-        row_starts, columns = _compressed_rows(mask)
-        self.register_buffer("positions", mask.positions.to(device), persistent=False)
-        self.register_buffer("row_starts", row_starts.to(device), persistent=False)
+        # Buffers follow the module to its device; the mask regenerates them, so they are not saved.
+        rows, columns = (mask.rows, mask.columns) if isinstance(mask, Block) else _csr(mask)
+        self.register_buffer("places", _places(mask, self.conv1d).to(device), persistent=False)
+        self.register_buffer("rows", rows.to(device), persistent=False)
         self.register_buffer("columns", columns.to(device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
-            x, self.values, self.weight, self.bias, self.positions, self.row_starts, self.columns
+        product = _BlockProduct if self.block else _EntriesProduct
+        y: Tensor = product.apply(  # type: ignore[no-untyped-call]
+            x,
+            self.values,
+            self.weight,
+            self.bias,
+            self.places,
+            self.rows,
+            self.columns,
+            self.conv1d,
         )
         return y
 
@@ -63,71 +90,140 @@ def dense_delta(values: Tensor, mask: Mask) -> Tensor:
     return delta.view(mask.shape)
 
 
-def _compressed_rows(mask: Mask) -> tuple[Tensor, Tensor]:
-    """The mask as CSR: starts of the rows `[O + 1]`, columns `[Z]`."""
+def _csr(mask: Mask) -> tuple[Tensor, Tensor]:
+    """The mask as compressed rows: their starts `[O + 1]`, the columns `[Z]`, int32."""
     rows = mask.positions // mask.shape[1]
     starts = torch.zeros(mask.shape[0] + 1, dtype=torch.int64)
     starts[1:] = torch.bincount(rows, minlength=mask.shape[0]).cumsum(0)
-    return starts, mask.positions % mask.shape[1]
+    return starts.int(), (mask.positions % mask.shape[1]).int()
+
+
+def _places(mask: Mask, conv1d: bool) -> Tensor:
+    """Where the mask's entries lie in the weight's storage, int64 `[Z]`, in the values' order."""
+    if not conv1d:
+        return mask.positions
+    out_features, in_features = mask.shape
+    return mask.positions % in_features * out_features + mask.positions // in_features
 
 
 @contextmanager
-def _moved(weight: Tensor, values: Tensor, positions: Tensor) -> Iterator[Tensor]:
+def _moved(weight: Tensor, values: Tensor, places: Tensor) -> Iterator[Tensor]:
     """W + D in W's own storage; on leaving, W's entries are the same bits as before."""
     # `.data` keeps autograd's version counter out of it: what it saved is the same W again.
     flat = weight.data.view(-1)
-    before = flat[positions]
+    before = flat.index_select(0, places)
     # Added in the wider of the two types: a bfloat16 base computes with round(W + D), as full
     # mixed-precision training computes with its rounded float32 weights.
-    flat[positions] = (before + values.to(torch.promote_types(before.dtype, values.dtype))).to(
-        flat.dtype
-    )
+    wider = torch.promote_types(before.dtype, values.dtype)
+    flat.index_copy_(0, places, (before.to(wider) + values.to(wider)).to(flat.dtype))
     try:
         yield weight.data
     finally:
-        flat[positions] = before
+        flat.index_copy_(0, places, before)
 
 
-class _SparseProduct(torch.autograd.Function):
-    """The product above, with the gradients of x, of the values and of the bias."""
+class _EntriesProduct(torch.autograd.Function):
+    """The product for any set of entries, with the gradients of x, of the values, of the bias."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None,
-                positions: Tensor, row_starts: Tensor, columns: Tensor) -> Tensor:  # fmt: skip
+                places: Tensor, rows: Tensor, columns: Tensor, conv1d: bool) -> Tensor:  # fmt: skip
         # Saving the parameters themselves, not copies, lets ZeRO-3 gather them again for backward.
-        ctx.save_for_backward(x, values, weight, positions, row_starts, columns)
-        with _moved(weight, values, positions) as moved:
-            return nn.functional.linear(x, moved.to(x.dtype), bias)
+        ctx.save_for_backward(x, values, weight, places, rows, columns)
+        ctx.conv1d = conv1d
+        with _moved(weight, values, places) as moved:
+            return multiply(x, moved, bias, conv1d=conv1d)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, values, weight, positions, row_starts, columns = ctx.saved_tensors
-        grad_x = grad_values = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            with _moved(weight, values, positions) as moved:
-                grad_x = grad @ moved.to(grad.dtype)
+        x, values, weight, places, rows, columns = ctx.saved_tensors
+        grad_x, grad_bias = _other_gradients(ctx, grad, values, weight, places)
+        grad_values = None
         if ctx.needs_input_grad[1]:
             grad_NO, x_NI = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-            grad_values = masked_product(grad_NO, x_NI, positions, row_starts, columns)
-            grad_values = grad_values.to(values.dtype)
-        if ctx.needs_input_grad[3]:
-            grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
-        return grad_x, grad_values, None, grad_bias, None, None, None
+            grad_values = masked_product(grad_NO, x_NI, rows, columns).to(values.dtype)
+        return grad_x, grad_values, None, grad_bias, None, None, None, None
 
 
-def masked_product(
-    grad_NO: Tensor, x_NI: Tensor, positions: Tensor, row_starts: Tensor, columns: Tensor
-) -> Tensor:
-    """`(grad^T x)` at the masked entries only, `[Z]`, in float32 (float64 for float64)."""
-    dtype = torch.float64 if grad_NO.dtype == torch.float64 else torch.float32
+class _BlockProduct(torch.autograd.Function):
+    """The product for rows x columns: of x only the block's columns are kept for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None,
+                places: Tensor, rows: Tensor, columns: Tensor, conv1d: bool) -> Tensor:  # fmt: skip
+        with _moved(weight, values, places) as moved:
+            y = multiply(x, moved, bias, conv1d=conv1d)
+        x_Q = None
+        if ctx.needs_input_grad[1]:
+            x_Q = x if columns.numel() == x.shape[-1] else x.index_select(-1, columns)
+        ctx.save_for_backward(x_Q, values, weight, places, rows)
+        ctx.conv1d = conv1d
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_Q, values, weight, places, rows = ctx.saved_tensors
+        grad_x, grad_bias = _other_gradients(ctx, grad, values, weight, places)
+        grad_values = None
+        if ctx.needs_input_grad[1]:
+            grad_P = grad if rows.numel() == grad.shape[-1] else grad.index_select(-1, rows)
+            grad_NP, x_NQ = grad_P.reshape(-1, rows.numel()), x_Q.reshape(-1, x_Q.shape[-1])
+            dtype = _precise(grad.dtype)
+            grad_values = (grad_NP.to(dtype).t() @ x_NQ.to(dtype)).flatten().to(values.dtype)
+        return grad_x, grad_values, None, grad_bias, None, None, None, None
+
+
+def _other_gradients(
+    ctx: Any, grad: Tensor, values: Tensor, weight: Tensor, places: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of x, and of the bias."""
+    grad_x = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        with _moved(weight, values, places) as moved:
+            grad_x = multiply_back(grad, moved, conv1d=ctx.conv1d)
+    if ctx.needs_input_grad[3]:
+        grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
+    return grad_x, grad_bias
+
+
+def masked_product(grad_NO: Tensor, x_NI: Tensor, row_starts: Tensor, columns: Tensor) -> Tensor:
+    """`(grad^T x)` at the entries of a mask in compressed rows, `[Z]`, float32 (or float64)."""
+    dtype = _precise(grad_NO.dtype)
     grad_NO, x_NI = grad_NO.to(dtype), x_NI.to(dtype)
-    if grad_NO.device.type == "cpu" and not _HAS_MKL:
-        # Without MKL there is no sampled product on the CPU: one dense product, then a gather.
-        return (grad_NO.t() @ x_NI).view(-1)[positions]
+    kind, size = grad_NO.device.type, grad_NO.shape[1] * x_NI.shape[1]
+    # Without MKL there is no sampled product on the CPU.
+    by_slabs = kind == "cpu" and not _HAS_MKL
+    if by_slabs or columns.numel() > SAMPLED_BELOW.get(kind, 0.0) * size:
+        return _product_by_slabs(grad_NO, x_NI, row_starts, columns)
     shape = (grad_NO.shape[1], x_NI.shape[1])
-    zeros = torch.zeros(columns.numel(), dtype=dtype, device=grad_NO.device)
-    pattern = torch.sparse_csr_tensor(row_starts, columns, zeros, shape, check_invariants=False)
-    sampled = torch.sparse.sampled_addmm(pattern, grad_NO.t().contiguous(), x_NI, beta=0.0)
+    pattern = torch.sparse_csr_tensor(
+        row_starts, columns, grad_NO.new_zeros(columns.numel()), shape, check_invariants=False
+    )
+    # Both sides with the tokens side by side in memory: an entry is then one straight dot product,
+    # and torch, given anything else, copies it twice as slowly.
+    right = x_NI.t().contiguous().t() if kind == "cpu" else x_NI
+    sampled = torch.sparse.sampled_addmm(pattern, grad_NO.t().contiguous(), right, beta=0.0)
     values: Tensor = sampled.values()
     return values
+
+
+def _product_by_slabs(grad_NO: Tensor, x_NI: Tensor, row_starts: Tensor, columns: Tensor) -> Tensor:
+    """The same from dense products of some rows at a time: never the whole dense gradient."""
+    rows, width = grad_NO.shape[1], x_NI.shape[1]
+    step = -(-rows // SLABS)
+    found, starts = [], row_starts.long()
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        inside = slice(int(starts[first]), int(starts[last]))
+        slab = grad_NO[:, first:last].t() @ x_NI
+        counts = starts[first + 1 : last + 1] - starts[first:last]
+        row = torch.repeat_interleave(torch.arange(last - first, device=starts.device), counts)
+        found.append(slab.view(-1).index_select(0, row * width + columns[inside].long()))
+    return torch.cat(found)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """What gradients of float32 parameters are summed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

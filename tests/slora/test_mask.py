@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slora.errors import BadMask
-from slora.mask import Mask, random_mask
+from slora.mask import Entries, random_mask
 from slora.names import entries
 
 SHAPES = st.tuples(st.integers(1, 60), st.integers(1, 60))
@@ -84,7 +84,7 @@ def test_a_density_that_makes_no_mask_is_refused(density):
 
 def test_masks_of_different_shapes_have_different_digests():
     positions = torch.tensor([0, 3])
-    assert Mask((2, 4), positions).digest() != Mask((4, 2), positions).digest()
+    assert Entries((2, 4), positions).digest() != Entries((4, 2), positions).digest()
 
 
 PINNED = [25, 65, 68, 71, 79, 112]

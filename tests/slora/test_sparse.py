@@ -1,4 +1,4 @@
-"""The sparse layer against a dense float64 reference."""
+"""The sparse layer against a dense float64 reference, for every form of mask and kind of layer."""
 
 from __future__ import annotations
 
@@ -6,42 +6,73 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
+from transformers.pytorch_utils import Conv1D
 
+from slora import sparse
 from slora.adapt import freeze, install_sparse, remove
-from slora.mask import random_mask
-from slora.sparse import SparseLinear, _SparseProduct, dense_delta
+from slora.mask import Block, Mask, random_mask
+from slora.plain import matrix
+from slora.sparse import SparseLinear, _BlockProduct, _EntriesProduct, dense_delta, masked_product
+
+FORMS = ("entries", "rows", "columns", "block")
 
 
-def _layer(out_features=7, in_features=5, *, density=0.3, bias=True, dtype=torch.float64):
+def _mask(form: str, shape: tuple[int, int], density: float) -> Mask:
+    if form == "entries":
+        return random_mask(seed=1, name="x", shape=shape, density=density)
+    sides = [max(1, round(side * density)) for side in shape]
+    chosen = [torch.randperm(s)[:n].sort().values for s, n in zip(shape, sides, strict=True)]
+    whole = [torch.arange(side) for side in shape]
+    rows = whole[0] if form == "columns" else chosen[0]
+    return Block(shape, rows, whole[1] if form == "rows" else chosen[1])
+
+
+def _base(out_features, in_features, *, bias=True, conv1d=False, dtype=torch.float64):
+    if conv1d:
+        base = Conv1D(out_features, in_features).to(dtype)
+        torch.nn.init.normal_(base.bias)
+    else:
+        base = torch.nn.Linear(in_features, out_features, bias=bias, dtype=dtype)
+    return base.requires_grad_(False)
+
+
+def _layer(
+    out_features=7, in_features=5, *, density=0.3, form="entries", dtype=torch.float64, **more
+):
     torch.manual_seed(0)
-    base = torch.nn.Linear(in_features, out_features, bias=bias, dtype=dtype)
-    base.requires_grad_(False)
-    mask = random_mask(seed=1, name="x", shape=(out_features, in_features), density=density)
+    base = _base(out_features, in_features, dtype=dtype, **more)
+    mask = _mask(form, (out_features, in_features), density)
     layer = SparseLinear(base, mask)
-    layer.values.data = torch.randn(mask.nnz, dtype=dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    layer.values.data = torch.randn(mask.nnz, dtype=wide)
     return base, mask, layer
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=120)
 @given(
     out_features=st.integers(1, 20),
     in_features=st.integers(1, 20),
     tokens=st.integers(1, 6),
     density=st.floats(0.01, 1.0),
+    form=st.sampled_from(FORMS),
     bias=st.booleans(),
+    conv1d=st.booleans(),
 )
 def test_forward_and_every_gradient_equal_the_dense_reference(
-    out_features, in_features, tokens, density, bias
+    out_features, in_features, tokens, density, form, bias, conv1d
 ):
-    base, mask, layer = _layer(out_features, in_features, density=density, bias=bias)
+    base, mask, layer = _layer(
+        out_features, in_features, density=density, form=form, bias=bias, conv1d=conv1d
+    )
     base.requires_grad_(True)
     x = torch.randn(2, tokens, in_features, dtype=torch.float64, requires_grad=True)
     dense = torch.zeros(out_features * in_features, dtype=torch.float64)
     dense[mask.positions] = layer.values.detach()
     dense = dense.view(out_features, in_features).requires_grad_(True)
     x2 = x.detach().clone().requires_grad_(True)
-    bias2 = base.bias.detach().clone().requires_grad_(True) if bias else None
-    wanted = torch.nn.functional.linear(x2, base.weight.detach() + dense, bias2)
+    bias2 = base.bias.detach().clone().requires_grad_(True) if base.bias is not None else None
+    wanted = torch.nn.functional.linear(x2, matrix(base).detach() + dense, bias2)
     grad = torch.randn_like(wanted)
     wanted.backward(grad)
     layer(x).backward(grad)
@@ -52,21 +83,47 @@ def test_forward_and_every_gradient_equal_the_dense_reference(
         torch.testing.assert_close(base.bias.grad, bias2.grad)
 
 
-def test_gradcheck_of_the_sparse_product():
-    base, _, layer = _layer()
+@pytest.mark.parametrize("conv1d", [False, True], ids=["linear", "conv1d"])
+@pytest.mark.parametrize("form", FORMS)
+def test_gradcheck_of_both_products(form, conv1d):
+    base, _, layer = _layer(form=form, conv1d=conv1d)
+    function = _EntriesProduct if form == "entries" else _BlockProduct
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     values = layer.values.detach().clone().requires_grad_(True)
+    bias = base.bias.detach().clone().requires_grad_(True)
 
-    def product(x, values):
-        indices = (layer.positions, layer.row_starts, layer.columns)
-        return _SparseProduct.apply(x, values, base.weight, base.bias, *indices)
+    def product(x, values, bias):
+        where = (layer.places, layer.rows, layer.columns, conv1d)
+        return function.apply(x, values, base.weight, bias, *where)
 
-    assert torch.autograd.gradcheck(product, (x, values))
+    assert torch.autograd.gradcheck(product, (x, values, bias))
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    out_features=st.integers(1, 40),
+    in_features=st.integers(1, 20),
+    density=st.floats(0.01, 1.0),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_the_sampled_product_and_the_one_by_slabs_agree_with_the_dense_one(
+    out_features, in_features, density, dtype
+):
+    torch.manual_seed(0)
+    mask = _mask("entries", (out_features, in_features), density)
+    grad, x = torch.randn(6, out_features).to(dtype), torch.randn(6, in_features).to(dtype)
+    rows, columns = sparse._csr(mask)
+    wanted = (grad.double().t() @ x.double()).view(-1)[mask.positions]
+    slabs = sparse._product_by_slabs(grad.float(), x.float(), rows, columns)
+    for found in (masked_product(grad, x, rows, columns), slabs):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_base_keeps_its_bits_through_forward_backward_and_an_error(dtype):
-    base, _, layer = _layer(dtype=dtype)
+def test_the_base_keeps_its_bits_through_forward_backward_and_an_error(dtype, form):
+    base, _, layer = _layer(dtype=dtype, form=form)
     before = base.weight.detach().clone()
     layer(torch.randn(3, 5, dtype=dtype)).sum().backward()
     assert torch.equal(base.weight, before)
@@ -75,20 +132,44 @@ def test_the_base_keeps_its_bits_through_forward_backward_and_an_error(dtype):
     assert torch.equal(base.weight, before)
 
 
-def test_a_bfloat16_base_computes_with_the_rounded_sum():
-    base, mask, layer = _layer(dtype=torch.bfloat16)
-    layer.values.data = torch.randn(mask.nnz)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bfloat16_base_computes_with_the_rounded_sum(form):
+    base, mask, layer = _layer(dtype=torch.bfloat16, form=form)
     x = torch.randn(3, 5, dtype=torch.bfloat16)
     summed = (base.weight.float() + dense_delta(layer.values, mask)).bfloat16()
     assert torch.equal(layer(x), torch.nn.functional.linear(x, summed, base.bias))
-    assert layer.values.grad is None or layer.values.grad.dtype == torch.float32
+    layer(x).sum().backward()
+    assert layer.values.grad.dtype == torch.float32
 
 
-def test_nothing_dense_is_ever_a_gradient():
-    base, mask, layer = _layer(64, 64, density=0.01, dtype=torch.float32)
+@pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "reentrant"])
+@pytest.mark.parametrize("form", FORMS)
+def test_activation_checkpointing_changes_no_gradient(form, reentrant):
+    _, _, layer = _layer(form=form)
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    layer(x).square().sum().backward()
+    wanted = layer.values.grad.clone(), x.grad.clone()
+    layer.values.grad = x.grad = None
+    checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
+    assert torch.equal(layer.values.grad, wanted[0])
+    assert torch.equal(x.grad, wanted[1])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_dense_is_ever_a_gradient(form):
+    base, mask, layer = _layer(64, 64, density=0.1, form=form, dtype=torch.float32)
     layer(torch.randn(8, 64)).sum().backward()
     assert base.weight.grad is None
     assert layer.values.grad.shape == (mask.nnz,)
+
+
+def test_a_block_keeps_only_its_own_columns_of_the_input():
+    _, mask, layer = _layer(64, 64, density=0.1, form="block", dtype=torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, id):
+        layer(torch.randn(1000, 64))
+    assert 1000 * mask.columns.numel() in kept
+    assert 1000 * 64 not in kept
 
 
 def test_installing_and_removing_leaves_the_very_same_layers():
