@@ -102,11 +102,22 @@ class Engine:
 
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Sets the optimiser's float32 weights, which a bfloat16 model would have rounded."""
-        for name, parameter in self._named.items():
+        for name, tensor in weights.items():
+            parameter = self._named[name]
             if self._sharded:
-                _fill_partition(self._engine.optimizer, parameter, None, weights[name])
+                _fill_partition(self._engine.optimizer, parameter, None, tensor)
             else:
-                safe_set_full_fp32_param(parameter, weights[name].to(self.device))
+                safe_set_full_fp32_param(parameter, tensor.to(self.device))
+
+    def write(self, weights: Mapping[str, Tensor]) -> None:
+        """Sets some of what is trained, between two steps, in the optimiser and in the model."""
+        self.restore_weights(weights)
+        for name, tensor in weights.items():
+            parameter = self._named[name]
+            with deepspeed.zero.GatheredParameters(
+                [parameter], modifier_rank=0, enabled=self._sharded
+            ):
+                parameter.data.copy_(tensor.to(self.device))
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
         """Puts saved moments back, whatever the number of workers that saved them."""
@@ -181,5 +192,6 @@ def _fill_partition(zero: Any, parameter: nn.Parameter, moment: str | None, whol
     )
     rank, length = torch.distributed.get_rank(), part.numel()
     mine = whole.flatten()[rank * length : (rank + 1) * length]
-    part.zero_()
-    part[: mine.numel()].copy_(mine)
+    with torch.no_grad():
+        part.zero_()
+        part[: mine.numel()].copy_(mine)

@@ -22,6 +22,16 @@ def train_feed(
     return _feed(request, source, tokenizer, size, rank=rank, world_size=world_size)
 
 
+def calibration_feed(
+    request: Request, tokenizer: PreTrainedTokenizerBase, *, rank: int, world_size: int
+) -> Feed:
+    """The training rows again, one sequence a micro-batch: what scores are taken from."""
+    held = request.spec.data.eval_fraction if request.evaluation is None else None
+    source = _source(request, request.train, "train", held)
+    size = request.plan.batch_size
+    return _feed(request, source, tokenizer, size, rank=rank, world_size=world_size, micro=1)
+
+
 def eval_feed(
     request: Request, tokenizer: PreTrainedTokenizerBase, *, rank: int, world_size: int
 ) -> Feed | None:
@@ -58,6 +68,7 @@ def _feed(
     *,
     rank: int,
     world_size: int,
+    micro: int | None = None,
 ) -> Feed:
     return Feed(
         source,
@@ -66,7 +77,7 @@ def _feed(
         max_length=request.spec.data.max_length,
         packing=request.spec.data.packing,
         batch_size=batch_size,
-        micro_batch_size=request.plan.micro_batch_size,
+        micro_batch_size=micro or request.plan.micro_batch_size,
         rank=rank,
         world_size=world_size,
         seed=request.spec.train.seed,

@@ -38,6 +38,8 @@ BASE_NAMES = {
     ),
 }
 """The name that a model with a head gives its base, where it is not the model type."""
+CONV1D = ("gpt2", "openai-gpt")
+"""Models whose linear layers are transformers' Conv1D: their weights are stored as [in, out]."""
 DECODER_HEADS_WITHOUT_BIAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3")
 
 
@@ -52,6 +54,8 @@ class ModelFiles:
     """Of the files, without a head that the task adds."""
     linears: dict[str, tuple[int, int]]
     """Shape [out, in] of every linear layer but the heads, by name, in the files' order."""
+    experts: tuple[str, ...]
+    """Weights of experts, which transformers fuses into one tensor: no layer to be adapted."""
     hidden_size: int
     max_positions: int | None
     chat_template: bool
@@ -180,9 +184,6 @@ def _task_faults(section: ModelSection, folder: Path, config: dict[str, Any]) ->
     if config.get("quantization_config"):
         problem = f"{where} has a quantization_config: quantised bases are not available yet"
         faults.append(Fault("model.path", problem, "Save it de-quantised."))
-    if config.get("model_type") == "gpt2":
-        problem = "gpt2 has Conv1D layers, which are not available yet"
-        faults.append(Fault("model.path", problem, "Use a model with linear layers."))
     if config.get("auto_map"):
         problem = f"{where} asks to run code of its own (auto_map), which is never done"
         faults.append(Fault("model.path", problem, "Use a model that transformers itself knows."))
@@ -190,7 +191,7 @@ def _task_faults(section: ModelSection, folder: Path, config: dict[str, Any]) ->
 
 
 def _model(folder: Path, config: dict[str, Any], spans: dict[str, Span]) -> ModelFiles:
-    positions = _whole_number(config.get("max_position_embeddings"))
+    positions = _whole_number(config.get("max_position_embeddings") or config.get("n_positions"))
     if positions and config.get("model_type") in PADDED_POSITIONS:
         positions -= (_whole_number(config.get("pad_token_id")) or 1) + 1
     return ModelFiles(
@@ -198,8 +199,14 @@ def _model(folder: Path, config: dict[str, Any], spans: dict[str, Span]) -> Mode
         model_type=str(config.get("model_type")),
         architecture=_architecture(config),
         parameters=sum(math.prod(s.shape) for s in spans.values() if s.dtype in WEIGHTS),
-        linears=dict(_linears(spans, prefix=_prefix(config))),
-        hidden_size=_whole_number(config.get("hidden_size") or config.get("dim")) or 0,
+        linears=dict(
+            _linears(spans, prefix=_prefix(config), turned=config.get("model_type") in CONV1D)
+        ),
+        experts=tuple(name for name in spans if "experts" in name.split(".")),
+        hidden_size=_whole_number(
+            config.get("hidden_size") or config.get("dim") or config.get("n_embd")
+        )
+        or 0,
         max_positions=positions,
         chat_template=_has_chat_template(folder),
         bytes=sum(span.end - span.begin for span in spans.values()),
@@ -223,14 +230,17 @@ def _prefix(config: dict[str, Any]) -> str:
     return f"{BASE_NAMES.get(kind, kind)}."
 
 
-def _linears(spans: dict[str, Span], *, prefix: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _linears(
+    spans: dict[str, Span], *, prefix: str, turned: bool
+) -> Iterator[tuple[str, tuple[int, int]]]:
     for name, span in spans.items():
         parts = name.split(".")
-        if len(span.shape) != 2 or parts[-1] != "weight":
+        if len(span.shape) != 2 or parts[-1] != "weight" or "experts" in parts:
             continue
         if any(part in HEADS or any(word in part for word in EMBEDDINGS) for part in parts):
             continue
-        yield prefix + name.removesuffix(".weight"), (span.shape[0], span.shape[1])
+        out_in = (span.shape[1], span.shape[0]) if turned else (span.shape[0], span.shape[1])
+        yield prefix + name.removesuffix(".weight"), out_in
 
 
 def _has_chat_template(folder: Path) -> bool:

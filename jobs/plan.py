@@ -11,6 +11,7 @@ from typing import Any
 from jobs.errors import Fault
 from jobs.spec import Spec
 from slora.names import entries, kinds, matches
+from slora.sizes import STRUCTURES, exact_rank, mask_entries
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Shape:
     parameters: int
     linears: Mapping[str, tuple[int, int]]
     head: int
+    experts: tuple[str, ...] = ()
+    """Weights of fused experts, which are no layers that can be targets."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Plan:
     per_worker: int
     micro_batch_size: int
     accumulation: int
+    notes: tuple[str, ...] = ()
+    """What the user should know before: that the hand-off is not exact, and why."""
 
     def share(self, stage: StagePlan) -> float:
         """Share of the model's parameters that a stage trains, the head counted."""
@@ -73,6 +78,7 @@ def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
     targets, more = _targets(spec, shape)
     faults += more
     faults += _rank_faults(spec, targets)
+    faults += _method_faults(spec)
     if faults:
         return None, faults
     workers = spec.workers
@@ -94,6 +100,7 @@ def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
         per_worker=per_worker,
         micro_batch_size=micro,
         accumulation=per_worker // micro,
+        notes=tuple(_notes(spec, targets)),
     ), []
 
 
@@ -109,8 +116,8 @@ def _stages(
     spec: Spec, shape: Shape, targets: Mapping[str, tuple[int, int]]
 ) -> tuple[StagePlan, ...]:
     method, train = spec.method, spec.train
-    sparse = sum(entries(size, method.density) for size in targets.values())
-    low_rank = sum(method.rank * (rows + columns) for rows, columns in targets.values())
+    sparse = sum(_mask_entries(spec, size) for size in targets.values())
+    low_rank = sum(_low_rank_entries(spec, size) for size in targets.values())
     sparse_rate = train.sparse_learning_rate or train.learning_rate
     shapes = {
         "sparse": (("sparse", sparse, sparse_rate),),
@@ -126,6 +133,69 @@ def _stages(
         StagePlan(name=name, steps=count, trainable=trainable, learning_rate=rate)
         for (name, trainable, rate), count in zip(shapes, steps, strict=True)
     )
+
+
+def _mask_entries(spec: Spec, size: tuple[int, int]) -> int:
+    method = spec.method
+    return mask_entries(method.mask, size, density=method.density, rank=sized_by_rank(spec))
+
+
+def sized_by_rank(spec: Spec) -> int | None:
+    """The rank that rows, columns and blocks are sized by; None where the density sizes them."""
+    # Without a hand-off there is no rank that a mask could lose by.
+    method = spec.method
+    return method.rank if method.kind == "slora" and method.sizing == "rank" else None
+
+
+def _low_rank_entries(spec: Spec, size: tuple[int, int]) -> int:
+    """What a low-rank stage starts with: gates only prune later."""
+    method, (rows, columns) = spec.method, size
+    whole = method.rank * (rows + columns)
+    if method.factor_density == 1:
+        return whole
+    if method.factor_pruning == "gates":
+        return whole + method.rank
+    a, b = (method.rank, columns), (rows, method.rank)
+    return entries(a, method.factor_density) + entries(b, method.factor_density)
+
+
+def _notes(spec: Spec, targets: Mapping[str, tuple[int, int]]) -> list[str]:
+    method, rank = spec.method, sized_by_rank(spec)
+    if method.kind != "slora":
+        return []
+    needed = {
+        name: exact_rank(method.mask, size, density=method.density, rank=rank)
+        for name, size in targets.items()
+    }
+    losing = [name for name, exact in needed.items() if exact > method.rank]
+    if not losing:
+        return [f"the hand-off at rank {method.rank} is exact: no update has more"]
+    if method.handoff.residual == "fold":
+        return ["the hand-off loses nothing: what the rank does not hold is folded into the base"]
+    worst = max(losing, key=lambda name: needed[name])
+    return [
+        f"the hand-off at rank {method.rank} is not exact: a {method.mask} mask can have rank "
+        f"{needed[worst]} in {worst}, and in {len(losing)} of {len(targets)} layers more than the "
+        "spec's. Masks of rows, columns or blocks with sizing: rank are exact"
+    ]
+
+
+def _method_faults(spec: Spec) -> list[Fault]:
+    """Wishes of the method that exclude each other."""
+    method, faults = spec.method, list[Fault]()
+    sparse, low_rank = method.kind in ("slora", "sparse"), method.kind in ("slora", "lora")
+    by = method.score if method.mask in STRUCTURES else method.mask
+    if sparse and method.allocation == "global" and (by == "random" or method.mask == "blocks"):
+        what = "blocks" if method.mask == "blocks" else "random masks"
+        remedy = "Use allocation: uniform, or another mask."
+        faults.append(Fault("method.allocation", f"{what} can't compete over layers", remedy))
+    if method.init != "zero" and (method.kind != "lora"):
+        problem = f"{method.init} is a start of its own, and kind {method.kind} has another"
+        faults.append(Fault("method.init", problem, "Use kind: lora, or init: zero."))
+    if method.factor_density < 1 and not low_rank:
+        problem = f"kind {method.kind} has no factors"
+        faults.append(Fault("method.factor_density", problem, "Leave it at 1.0."))
+    return faults
 
 
 def _sharding(spec: Spec) -> tuple[str, str]:
@@ -157,9 +227,11 @@ def _targets(spec: Spec, shape: Shape) -> tuple[dict[str, tuple[int, int]], list
         return {}, [Fault("model.path", "no linear layer was found in it", "Use a transformer.")]
     wanted = spec.method.targets
     if wanted == "all-linear":
-        return linears, []
+        return linears, [_expert_fault(shape.experts[0])] if shape.experts else []
     faults = [
-        Fault(
+        _expert_fault(named[0])
+        if (named := [n for n in shape.experts if matches(n.removesuffix(".weight"), pattern)])
+        else Fault(
             f"method.targets[{index}]",
             f"{pattern!r} matches no linear layer",
             f"There is: {', '.join(kinds(linears))}.",
@@ -171,13 +243,20 @@ def _targets(spec: Spec, shape: Shape) -> tuple[dict[str, tuple[int, int]], list
     return chosen, faults
 
 
+def _expert_fault(name: str) -> Fault:
+    problem = f"{name} belongs to experts that are fused into one tensor and can't be adapted"
+    return Fault("method.targets", problem, "Name the linear layers, e.g. [q_proj, v_proj].")
+
+
 def _rank_faults(spec: Spec, targets: Mapping[str, tuple[int, int]]) -> list[Fault]:
     if spec.method.kind not in ("slora", "lora") or not targets:
         return []
     name, shape = min(targets.items(), key=lambda item: min(item[1]))
-    if spec.method.rank <= min(shape):
+    # LoRA-GA takes as many singular vectors again.
+    rank = spec.method.rank * (2 if spec.method.init == "lora-ga" else 1)
+    if rank <= min(shape):
         return []
-    problem = f"{spec.method.rank} is above the smallest target, {name} of {shape[0]} x {shape[1]}"
+    problem = f"{rank} is above the smallest target, {name} of {shape[0]} x {shape[1]}"
     return [Fault("method.rank", problem, f"Use 1 to {min(shape)}, or other method.targets.")]
 
 

@@ -45,9 +45,8 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
     plan = None
     if model:
         labels = len(train.labels) if train else 0
-        shape = Shape(
-            model.parameters, model.linears, model.head_parameters(spec.model.task, labels)
-        )
+        head = model.head_parameters(spec.model.task, labels)
+        shape = Shape(model.parameters, model.linears, head, model.experts)
         plan, more = make_plan(spec, shape)
         faults += more
     faults += _store_faults(spec, write=not quick)

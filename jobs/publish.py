@@ -13,15 +13,14 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.base_model import named_head
+from jobs.adaptation import Adaptation
+from jobs.assemble import assemble
 from jobs.request import Request
 from jobs.spec_file import dump_spec
-from jobs.stages import Shapes
 from jobs.store.adapters import commit
 from jobs.store.manifest import Base, Data, Draft, Manifest, Mask
 from jobs.store.objects import ObjectStore
-from slora.folder import LoraAdapter, SparseAdapter, write_lora, write_sparse
-from slora.names import kinds, matches
+from slora.folder import LoraAdapter, write_lora, write_sparse
 
 
 def publish(
@@ -30,8 +29,8 @@ def publish(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     weights: Mapping[str, Tensor],
+    method: Adaptation,
     *,
-    shapes: Shapes,
     attempt: int,
     evaluations: Mapping[str, Mapping[str, float]],
     ledger: Mapping[str, float | int],
@@ -42,7 +41,9 @@ def publish(
         if request.spec.method.kind == "full":
             _write_full(folder, model, tokenizer, weights)
         else:
-            _write_adapter(folder, request, model, weights, shapes)
+            adapter = assemble(request, model, weights, method)
+            write = write_lora if isinstance(adapter, LoraAdapter) else write_sparse
+            write(folder, adapter)  # type: ignore[arg-type]
         return commit(store, folder, _draft(request, attempt, evaluations, ledger))
 
 
@@ -57,54 +58,6 @@ def _write_full(
     state = {name: tensor.to(model.dtype) for name, tensor in weights.items()}
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
-
-
-def _write_adapter(
-    folder: Path,
-    request: Request,
-    model: PreTrainedModel,
-    weights: Mapping[str, Tensor],
-    shapes: Shapes,
-) -> None:
-    spec = request.spec
-    layered = (".values", ".a_RI", ".b_OR")
-    head = {name: tensor for name, tensor in weights.items() if not name.endswith(layered)}
-    heads = named_head(model) if head else []
-    if spec.method.kind == "sparse":
-        values = {name: weights[f"{name}.values"] for name in shapes}
-        sparse = SparseAdapter(
-            values=values,
-            shapes=shapes,
-            seed=spec.train.seed,
-            density=spec.method.density,
-            base=str(request.base),
-            task=spec.model.task,
-            head=head,
-            labels=request.labels,
-        )
-        write_sparse(folder, sparse)
-        return
-    lora = LoraAdapter(
-        factors={name: (weights[f"{name}.a_RI"], weights[f"{name}.b_OR"]) for name in shapes},
-        alpha=spec.method.alpha,
-        rank=spec.method.rank,
-        base=str(request.base),
-        task=spec.model.task,
-        target_modules=target_names(model, tuple(shapes)),
-        head_modules=tuple(name for name, _ in heads),
-        head=head,
-        labels=request.labels,
-    )
-    write_lora(folder, lora)
-
-
-def target_names(model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, ...]:
-    """The shortest names by which PEFT finds these layers and no other module."""
-    every = [name for name, _ in model.named_modules() if name]
-    for short in (tuple({name.rpartition(".")[2] for name in targets}), kinds(targets)):
-        if {name for name in every if any(matches(name, one) for one in short)} == set(targets):
-            return short
-    return targets
 
 
 def _draft(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import Fault, InputError
-from jobs.spec import Spec
+from jobs.spec import SCORES, STRUCTURES, Spec
 from jobs.unavailable import not_available_yet
 
 MOST_BYTES = 1_000_000
@@ -237,8 +237,18 @@ def _fault(key: str, group: list[ErrorDetails]) -> Fault:
     if key == "name":
         remedy = "Use letters, digits, '-', '_' and single '.', at most 63, e.g. chat."
         return Fault(key, f"{_show(first['input'])} can't be a name", remedy)
+    if key in ("method.mask", "method.score"):
+        return _unknown_strategy(key, first["input"])
     wanted = " or ".join(dict.fromkeys(_lower(error["msg"]) for error in group))
     return Fault(key, f"{_show(first['input'])} is not allowed", f"It {wanted}.")
+
+
+def _unknown_strategy(key: str, value: Any) -> Fault:
+    known = [*SCORES, *(STRUCTURES if key == "method.mask" else ())]
+    close = difflib.get_close_matches(str(value), known, n=1)
+    guess = f"Did you mean {close[0]}? " if close else ""
+    remedy = f"{guess}Use {', '.join(known)}, or package.module:NAME of your own."
+    return Fault(key, f"{_show(value)} is no mask strategy", remedy)
 
 
 def _lower(message: str) -> str:

@@ -11,19 +11,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from jobs import stages
+from jobs.adaptation import Adaptation, trained_count
 from jobs.base_model import load_model, load_tokenizer, output_head, trained_head
+from jobs.calibration import calibration_run
 from jobs.checkpoint import State, newest_state, save_state
 from jobs.data.feed import Step
 from jobs.engine import Engine, EngineOptions
 from jobs.errors import InputError
-from jobs.feeds import eval_feed, train_feed
+from jobs.feeds import calibration_feed, eval_feed, train_feed
 from jobs.measure import evaluate
 from jobs.plan import Shape, StagePlan, make_plan, split_steps, steps_for
 from jobs.publish import publish
@@ -31,10 +32,11 @@ from jobs.record import Record
 from jobs.request import Request
 from jobs.samples import answer, pick_prompts
 from jobs.schedule import rate_at
+from jobs.starts import Team
 from jobs.step import check_finite, take_step
 from jobs.store.manifest import Manifest
 from jobs.store.runs import RunStore
-from slora.adapt import freeze, remove
+from slora.adapt import freeze
 from slora.targets import find_targets
 
 
@@ -61,8 +63,8 @@ class Training:
 
     def run(self) -> Manifest | None:
         """Trains and commits. The manifest on rank 0, None elsewhere."""
-        self._load()
         state = newest_state(self.runs)
+        self._load(resumed=state is not None)
         if state is not None:
             self._resume(state)
         self._count_steps()
@@ -75,7 +77,7 @@ class Training:
         self.record.close()
         return manifest
 
-    def _load(self) -> None:
+    def _load(self, *, resumed: bool) -> None:
         spec = self.spec
         self.record.event(
             "loading", base=str(self.request.base), host=os.uname().nodename, pid=os.getpid()
@@ -96,7 +98,16 @@ class Training:
         if not full:
             head = output_head(self.model, spec.model.task)
             targets = find_targets(self.model, spec.method.targets, head=head)
-        self.shapes = {n: (layer.out_features, layer.in_features) for n, layer in targets.items()}
+        self.method = Adaptation(
+            spec,
+            self.model,
+            targets,
+            self.runs,
+            Team(self.rank, self.world_size, self.device),
+            record=self.record,
+            calibrate=self._calibration,
+            resumed=resumed,
+        )
         self._check_plan()
         place = {"rank": self.rank, "world_size": self.world_size}
         self.train_feed = train_feed(self.request, self.tokenizer, **place)
@@ -108,12 +119,18 @@ class Training:
             else []
         )
 
+    def _calibration(self) -> Callable[[], int]:
+        place = {"rank": self.rank, "world_size": self.world_size}
+        feed = calibration_feed(self.request, self.tokenizer, **place)
+        batches = self.spec.method.calibration_batches
+        return calibration_run(self.model, feed, batches=batches, device=self.device)
+
     def _check_plan(self) -> None:
         """The plan was made from the model's files; here it is made of the model itself."""
         head = trained_head(self.model, self.spec.model.task)
         of_head = sum(p.numel() for module in head for p in module.parameters())
         parameters = sum(p.numel() for p in self.model.parameters()) - of_head
-        plan, faults = make_plan(self.spec, Shape(parameters, self.shapes, of_head))
+        plan, faults = make_plan(self.spec, Shape(parameters, self.method.shapes, of_head))
         if plan is None:
             raise InputError(faults)
         self.plan = plan
@@ -154,16 +171,19 @@ class Training:
         self.record.event("stage", stage=stage.name, steps=stage.steps, done=done)
         for stage_step, step in enumerate(self._batches(stage, done), start=done):
             self._train_step(engine, stage, stage_step, step)
+            self.method.prune(engine, stage_step + 1, stage.steps or 1)
             self._after_step(engine, stage, index, stage_step + 1)
         last = index == len(self.plan.stages) - 1
         self._measure(engine, "end" if last else stage.name)
         if last:
             self._sample(engine, "end")
         found = engine.weights()
+        if self.method.kept is not None:
+            self.ledger["handoff_kept"] = self.method.kept
         if stage.steps != done:
             self._save(engine, index, stage.steps or 0, found)
         engine.close()
-        remove(self.model)
+        self.method.uninstall(found)
         self.ledger[f"{stage.name}_seconds"] = time.monotonic() - seconds
         return found
 
@@ -171,45 +191,17 @@ class Training:
         self, stage: StagePlan, index: int, weights: Mapping[str, Tensor], resumed: State | None
     ) -> None:
         if stage.name == "sparse":
-            self.masks = self._masks()
-            stages.start_sparse(self.model, self.masks)
+            self.method.install_sparse()
         if stage.name == "low-rank":
-            fresh = index == 0 or resumed is not None
-            factors = None if fresh else self._hand_over(weights)
-            stages.start_low_rank(
-                self.model,
-                self.shapes,
-                self.spec.method,
-                seed=self.spec.train.seed,
-                factors=factors,
-            )
+            self.method.install_low_rank(weights, first=index == 0, done=resumed is not None)
         if resumed:
             stages.load_weights(self.model, resumed.weights)
-
-    def _masks(self) -> dict[str, Any]:
-        method = self.spec.method
-        return stages.draw_masks(self.shapes, seed=self.spec.train.seed, density=method.density)
-
-    def _hand_over(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        began = time.monotonic()
-        factors, told = stages.hand_over(
-            weights,
-            self._masks(),
-            self.spec.method,
-            rank=self.rank,
-            world_size=self.world_size,
-            device=self.device,
-        )
-        energy = [layer.norm**2 for layer in told]
-        kept = sum(layer.kept * e for layer, e in zip(told, energy, strict=True))
-        self.ledger["handoff_kept"] = kept / sum(energy) if sum(energy) else 1.0
-        self.record.event(
-            "handoff",
-            kept=self.ledger["handoff_kept"],
-            seconds=time.monotonic() - began,
-            layers=[dataclasses.asdict(layer) for layer in told],
-        )
-        return factors
+            self.method.reopen(resumed.weights)
+        if stage.name != "full":
+            # Where layers compete for their entries, only the masks tell how many there are.
+            counted = dataclasses.replace(stage, trainable=trained_count(self.model))
+            parts = (*self.plan.stages[:index], counted, *self.plan.stages[index + 1 :])
+            self.plan = dataclasses.replace(self.plan, stages=parts)
 
     def _options(self) -> EngineOptions:
         train = self.spec.train
@@ -315,7 +307,7 @@ class Training:
             self.model,
             self.tokenizer,
             weights,
-            shapes=self.shapes,
+            self.method,
             attempt=self.attempt,
             evaluations=self.evaluations,
             ledger=self.ledger,

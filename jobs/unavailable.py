@@ -8,16 +8,6 @@ from typing import Any
 from jobs.errors import Fault
 
 BUILT: dict[str, tuple[Any, ...]] = {
-    "method.mask": ("random",),
-    "method.allocation": ("uniform",),
-    "method.handoff.rescale": ("none",),
-    "method.handoff.residual": ("drop",),
-    "method.factor_density": (1.0,),
-    "method.factor_pruning": ("fixed",),
-    "method.score": ("gradient",),
-    "method.sizing": ("rank",),
-    "method.rslora": (False,),
-    "method.init": ("zero",),
     "train.stop.tokens": (None,),
     "train.stop.metric": ("eval_loss",),
     "train.stop.target": (None,),

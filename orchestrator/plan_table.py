@@ -36,6 +36,9 @@ def show(checked: Checked) -> None:
     ]
     headers = ("stage", "steps", "trainable", "share", "learning rate")
     show_table(rows, headers=headers, right=headers[1:])
+    for line in plan.notes:
+        say("")
+        say(f"note: {line}.")
 
 
 def _batch(checked: Checked) -> str:

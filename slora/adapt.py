@@ -1,18 +1,30 @@
 """Puts the method's layers into a model and takes them out again; the base's weights never move.
 
 The layers share their weight's storage and its name: `...q_proj.weight` stays what it was, and
-beside it stand `...q_proj.values`, or `...q_proj.a_RI` and `...q_proj.b_OR`.
+beside it stand `...q_proj.values`, or `...q_proj.a_RI` and `...q_proj.b_OR`. The one exception are
+starts that are taken out of the weight, or put part of an update into it: see `install_low_rank`.
+
+O, I: rows and columns of a weight. R: the rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from slora.factor_mask import SparseFactorLinear, dense
+from slora.gates import GatedLoraLinear
 from slora.lowrank import LoraLinear
 from slora.mask import Mask
-from slora.sparse import SparseLinear
+from slora.plain import is_plain, matrix
+from slora.sparse import SparseLinear, places
+from slora.start import Start
+
+TRAINED = (".values", ".a_RI", ".b_OR", ".a_values", ".b_values", ".gate_R")
+"""How the names of the method's trainable tensors end."""
 
 
 def freeze(model: nn.Module, *, trained: Iterable[nn.Module] = ()) -> None:
@@ -35,16 +47,48 @@ def install_lora(
     model: nn.Module, factors: Mapping[str, tuple[Tensor, Tensor]], *, scale: float
 ) -> dict[str, LoraLinear]:
     """Each named layer gets its factors (a_RI, b_OR). Returns the layers by name."""
-    layers = {}
-    for name, (a_RI, b_OR) in factors.items():
-        layers[name] = LoraLinear(_plain(model, name), a_RI=a_RI, b_OR=b_OR, scale=scale)
-        model.set_submodule(name, layers[name])
+    starts = {name: Start(a_RI, b_OR) for name, (a_RI, b_OR) in factors.items()}
+    return install_low_rank(model, starts, scale=scale)
+
+
+def install_low_rank(
+    model: nn.Module,
+    starts: Mapping[str, Start],
+    *,
+    scale: float,
+    masks: Mapping[str, Mask] | None = None,
+    factor_density: float = 1.0,
+    gates: bool = False,
+    seed: int = 0,
+) -> dict[str, LoraLinear]:
+    """Each named layer gets factors that start where its `Start` says. Returns the layers.
+
+    A start with a residual (on `masks`) or with `minus` moves the frozen weight in place, for as
+    long as the layer stands. `remove` puts the entries of a residual alone back, bit for bit; what
+    `minus` has moved, it has moved all over, and the model in memory is no longer the base.
+    """
+    layers: dict[str, LoraLinear] = {}
+    for name, start in starts.items():
+        base, factors = _plain(model, name), {"a_RI": start.a_RI, "b_OR": start.b_OR}
+        layer: LoraLinear
+        if factor_density < 1:
+            layer = SparseFactorLinear(
+                base, **factors, scale=scale, density=factor_density, seed=seed, name=name
+            )
+        else:
+            layer = (GatedLoraLinear if gates else LoraLinear)(base, **factors, scale=scale)
+        _move(layer, start, masks[name] if masks and start.residual is not None else None)
+        layers[name] = layer
+        model.set_submodule(name, layer)
     return layers
 
 
 def remove(model: nn.Module) -> None:
     """Puts the plain linear layers back, with the weights that they had."""
     for name, layer in list(adapted(model)):
+        if isinstance(layer, LoraLinear) and layer.moved is not None:
+            where, before = layer.moved
+            layer.weight.data.view(-1).index_copy_(0, where, before)
         model.set_submodule(name, layer.replaced[0])
 
 
@@ -55,8 +99,57 @@ def adapted(model: nn.Module) -> Iterator[tuple[str, SparseLinear | LoraLinear]]
             yield name, module
 
 
-def _plain(model: nn.Module, name: str) -> nn.Linear:
+def factors_of(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """The plain factors (a_RI, b_OR) of each low-rank layer of `model`, float32 on the CPU.
+
+    `weights` holds the trained tensors by name: of sparse factors the rest is zero, and a gate is
+    multiplied into its column of B.
+    """
+    found = {}
+    for name, layer in adapted(model):
+        if isinstance(layer, SparseFactorLinear):
+            sides = (
+                ("a", (layer.rank, layer.in_features)),
+                ("b", (layer.out_features, layer.rank)),
+            )
+            a, b = (
+                dense(
+                    weights[f"{name}.{side}_values"].cpu().float(),
+                    getattr(layer, f"{side}_places").cpu(),
+                    shape,
+                )
+                for side, shape in sides
+            )
+            found[name] = (a, b)
+        elif isinstance(layer, LoraLinear):
+            a, b = weights[f"{name}.a_RI"].cpu().float(), weights[f"{name}.b_OR"].cpu().float()
+            if isinstance(layer, GatedLoraLinear):
+                b = b * (weights[f"{name}.gate_R"].cpu().float() * layer.open_R.cpu())
+            found[name] = (a, b)
+    return found
+
+
+def _move(layer: LoraLinear, start: Start, mask: Mask | None) -> None:
+    """Adds the residual to the weight, and takes the factors' start out of it."""
+    weight = layer.weight.data
+    layer.moved = None
+    if mask is not None and start.residual is not None:
+        where = places(mask, layer.conv1d).to(weight.device)
+        flat = weight.view(-1)
+        before = flat.index_select(0, where)
+        added = before.float() + start.residual.to(weight.device)
+        flat.index_copy_(0, where, added.to(weight.dtype))
+        layer.moved = None if start.minus else (where, before)
+    if start.minus:
+        with torch.no_grad():
+            a_RI, b_OR = layer.factors()
+            delta_OI = layer.scale * (b_OR.detach().float() @ a_RI.detach().float())
+        whole = matrix(layer.replaced[0]).data
+        whole.copy_((whole.float() - delta_OI).to(whole.dtype))
+
+
+def _plain(model: nn.Module, name: str) -> Any:
     layer = model.get_submodule(name)
-    if not isinstance(layer, nn.Linear):
+    if not is_plain(layer):
         raise TypeError(f"{name} is a {type(layer).__name__}: only linear layers can be adapted")
     return layer

@@ -4,6 +4,7 @@ SloraError
 ├── BadMask         a density or a shape no mask can be drawn for
 ├── BadRank         a rank that a matrix has not
 ├── BadTargets      a name pattern that matches no linear layer
+├── BadKind         a target that is another kind of module
 └── BadAdapter      an adapter's file that is not what it says
 """
 
@@ -41,6 +42,20 @@ class BadTargets(SloraError):
     def __str__(self) -> str:
         names = ", ".join(self.there_is) or "no linear layer at all"
         return f"the pattern {self.pattern!r} matches no linear layer: there is {names}"
+
+
+class BadKind(SloraError):
+    """What is named, or would be left out, is no layer that the method knows."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__(name, kind)
+        self.name, self.kind = name, kind
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} is of the kind {self.kind}: only linear layers and Conv1D can be "
+            "adapted. Name the targets that are, by patterns"
+        )
 
 
 class BadAdapter(SloraError):

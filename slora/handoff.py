@@ -1,6 +1,17 @@
-"""The hand-off: the sparse stage's dense update, split into the low-rank stage's two factors.
+"""The hand-off: the sparse stage's update, split into the low-rank stage's two factors.
 
-O, I: rows and columns of the update. R: the rank.
+O, I: rows and columns of the update dW. R: the rank. Z: entries of the mask M.
+
+What the low-rank stage starts from is `W + residual - scale B0 A0 (if minus) + scale B A`:
+
+    residual: drop   dW ~ scale B A; the part outside the rank is lost, as in the paper
+    residual: keep   M o (dW - scale B A) stays beside the factors, frozen: of the part outside the
+                     rank, what lies on the mask
+    residual: fold   dW stays whole, and the factors' start is taken out again: nothing is lost
+
+The optimiser's moments for A and B start at zero, and its step count at one, with a warm-up of
+their own: the moments of the values belong to coordinates that are no more, and of the gradient of
+A, `scale B^T G`, the mask has seen one entry of G in a hundred.
 """
 
 from __future__ import annotations
@@ -12,7 +23,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from slora.errors import BadRank
+from slora.mask import Mask
+from slora.svd import Triplets, svd_of_dense, svd_of_sparse
+
+Split = Literal["balanced", "b"]
+Rescale = Literal["none", "norm", "projection"]
+Residual = Literal["drop", "fold", "keep"]
+NOTHING = 1e-6
+"""Singular values below this share of the largest are rounding, not update."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +50,123 @@ class Factors:
         return math.sqrt(max(0.0, 1.0 - self.kept))
 
 
+@dataclass(frozen=True)
+class Handoff:
+    """One layer's hand-off.
+
+    `a_RI`, `b_OR`: float32, the low-rank stage's start.
+    `kept`: share of `||dW||^2` that the rank holds, before any rescaling.
+    `error`: `||dW - scale B A|| / ||dW||` of the factors as they are, rescaled or not.
+    `norm`: `||dW||`, Frobenius.
+    `rank_in_effect`: how many of the R components are more than rounding.
+    `residual`: float32 `[Z]`, what stays on the mask beside them; None for `drop`.
+    """
+
+    a_RI: Tensor
+    b_OR: Tensor
+    kept: float
+    error: float
+    norm: float
+    rank_in_effect: int
+    residual: Tensor | None = None
+
+
 def factor(
-    delta_OI: Tensor, *, rank: int, scale: float = 1.0, split: Literal["balanced", "b"] = "balanced"
+    delta_OI: Tensor, *, rank: int, scale: float = 1.0, split: Split = "balanced"
 ) -> Factors:
-    """Split `delta_OI` into `scale * b_OR @ a_RI`, in float32, by its singular values.
+    """Split a dense `delta_OI` into `scale * b_OR @ a_RI`, in float32, by its singular values.
 
     `balanced` gives each factor the values' roots, `b` gives them all to B (as PEFT's conversion
-    does). Singular vectors have a free sign; it is fixed here so that equal updates give equal
-    factors on every rank. Raises BadRank.
+    does). Singular vectors have a free sign; it is fixed so that equal updates give equal factors
+    on every rank. Raises BadRank.
     """
-    shape = (delta_OI.shape[0], delta_OI.shape[1])
-    if not 1 <= rank <= min(shape):
-        raise BadRank(rank, shape)
-    u, s, vh = _svd(delta_OI.float())
-    energy = s.double().square()
-    # An untouched matrix has no energy to lose: zero factors carry all of it.
-    kept = float(energy[:rank].sum() / energy.sum()) if energy.sum() > 0 else 1.0
-    b_OR, a_RI, s = u[:, :rank], vh[:rank], s[:rank] / scale
-    sign = torch.where(a_RI.gather(1, a_RI.abs().argmax(1, keepdim=True)) < 0, -1.0, 1.0)
-    b_OR, a_RI = b_OR * sign.t(), a_RI * sign
+    found = svd_of_dense(delta_OI, rank)
+    energy = float(delta_OI.double().square().sum())
+    a_RI, b_OR = divided(found, scale=scale, split=split)
+    return Factors(a_RI, b_OR, _share(found[1], energy))
+
+
+def hand_off(
+    values: Tensor,
+    mask: Mask,
+    *,
+    rank: int,
+    scale: float,
+    split: Split = "balanced",
+    rescale: Rescale = "none",
+    residual: Residual = "drop",
+) -> Handoff:
+    """The update `values` `[Z]` on its mask, as factors. Raises BadRank.
+
+    `rescale: norm` stretches the factors to `||dW||`. `projection` multiplies them by the c that
+    brings them nearest to dW on the mask's entries, `<dW, P> / ||M o P||^2` for `P = scale B A`:
+    over all entries the best c of a truncated SVD is 1, but only those of the mask were trained.
+    """
+    found = svd_of_sparse(values, mask, rank)
+    exact = values.detach().double().cpu()
+    energy = float(exact.square().sum())
+    a_RI, b_OR = divided(found, scale=scale, split=split)
+    held = float(found[1].double().square().sum())
+    stretch = _stretch(rescale, exact, mask, (a_RI, b_OR), scale, energy, held)
+    b_OR = b_OR * stretch
+    left = None
+    if residual == "fold":
+        left = exact.float()
+    elif residual == "keep":
+        left = (exact - scale * on_mask(a_RI, b_OR, mask).double()).float()
+    # ||dW - c P||^2 = ||dW||^2 - 2 c <dW, P> + c^2 ||P||^2, where <dW, P> = ||P||^2.
+    lost = max(0.0, energy - 2 * stretch * held + stretch**2 * held)
+    return Handoff(
+        a_RI=a_RI.contiguous(),
+        b_OR=b_OR.contiguous(),
+        kept=_share(found[1], energy),
+        error=_error(lost, energy),
+        norm=math.sqrt(energy),
+        rank_in_effect=int((found[1] > NOTHING * float(found[1][0])).sum()),
+        residual=left,
+    )
+
+
+def divided(found: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Tensor]:
+    """(a_RI, b_OR) with `scale * b_OR @ a_RI = u diag(s) vh`."""
+    u, s, vh = found
+    s = s / scale
     if split == "b":
-        return Factors(a_RI.contiguous(), (b_OR * s).contiguous(), kept)
+        return vh.contiguous(), (u * s).contiguous()
     root = s.sqrt()
-    return Factors((root[:, None] * a_RI).contiguous(), (b_OR * root).contiguous(), kept)
+    return (root[:, None] * vh).contiguous(), (u * root).contiguous()
 
 
-def _svd(delta_OI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The thin SVD. LAPACK takes a tall matrix three times faster than the same one lying."""
-    if delta_OI.shape[0] >= delta_OI.shape[1]:
-        u, s, vh = torch.linalg.svd(delta_OI, full_matrices=False)
-        return u, s, vh
-    v, s, uh = torch.linalg.svd(delta_OI.t(), full_matrices=False)
-    return uh.t(), s, v.t()
+def on_mask(a_RI: Tensor, b_OR: Tensor, mask: Mask) -> Tensor:
+    """`(B A)` at the mask's entries, `[Z]`, without the dense product."""
+    columns, rows = mask.positions % mask.shape[1], mask.positions // mask.shape[1]
+    found = torch.zeros(mask.nnz, dtype=a_RI.dtype)
+    for r in range(a_RI.shape[0]):
+        found += b_OR[rows, r] * a_RI[r, columns]
+    return found
+
+
+def _stretch(
+    rescale: Rescale,
+    values: Tensor,
+    mask: Mask,
+    factors: tuple[Tensor, Tensor],
+    scale: float,
+    energy: float,
+    held: float,
+) -> float:
+    if rescale == "none" or not held:
+        return 1.0
+    if rescale == "norm":
+        return math.sqrt(energy / held)
+    there = scale * on_mask(*factors, mask).double()
+    return float((values * there).sum() / there.square().sum())
+
+
+def _share(s: Tensor, energy: float) -> float:
+    # An untouched matrix has no energy to lose: zero factors carry all of it.
+    return min(1.0, float(s.double().square().sum()) / energy) if energy else 1.0
+
+
+def _error(lost: float, energy: float) -> float:
+    return math.sqrt(lost / energy) if energy else 0.0

@@ -47,7 +47,7 @@ class SparseLinear(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, base: nn.Module, mask: Mask) -> None:
+    def __init__(self, base: Any, mask: Mask) -> None:
         super().__init__()
         self.out_features, self.in_features = features(base)
         if mask.shape != (self.out_features, self.in_features):
@@ -61,7 +61,7 @@ class SparseLinear(nn.Module):
         self.values = nn.Parameter(torch.zeros(mask.nnz, dtype=torch.float32, device=device))
         # Buffers follow the module to its device; the mask regenerates them, so they are not saved.
         rows, columns = (mask.rows, mask.columns) if isinstance(mask, Block) else _csr(mask)
-        self.register_buffer("places", _places(mask, self.conv1d).to(device), persistent=False)
+        self.register_buffer("places", places(mask, self.conv1d).to(device), persistent=False)
         self.register_buffer("rows", rows.to(device), persistent=False)
         self.register_buffer("columns", columns.to(device), persistent=False)
 
@@ -98,7 +98,7 @@ def _csr(mask: Mask) -> tuple[Tensor, Tensor]:
     return starts.int(), (mask.positions % mask.shape[1]).int()
 
 
-def _places(mask: Mask, conv1d: bool) -> Tensor:
+def places(mask: Mask, conv1d: bool) -> Tensor:
     """Where the mask's entries lie in the weight's storage, int64 `[Z]`, in the values' order."""
     if not conv1d:
         return mask.positions

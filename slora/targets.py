@@ -1,27 +1,53 @@
-"""Which linear layers of a model are trained: all but the head, or those that patterns name."""
+"""Which layers of a model are trained: all linear ones but the head, or those patterns name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
-from slora.names import select
+from slora.errors import BadKind
+from slora.names import matches, select
+from slora.plain import is_plain
 
 
-def linear_layers(model: nn.Module, *, head: Iterable[nn.Module]) -> dict[str, nn.Linear]:
-    """Every linear layer by full name, in the model's order, without the modules `head`."""
+def linear_layers(model: nn.Module, *, head: Iterable[nn.Module]) -> dict[str, Any]:
+    """Every linear layer and Conv1D by full name, in the model's order, without those in `head`."""
     left_out = {id(inner) for module in head for inner in module.modules()}
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) not in left_out
+        if is_plain(module) and id(module) not in left_out
     }
 
 
 def find_targets(
     model: nn.Module, wanted: str | Sequence[str], *, head: Iterable[nn.Module]
-) -> dict[str, nn.Linear]:
-    """The layers to train. Raises BadTargets for a pattern without a match."""
+) -> dict[str, Any]:
+    """The layers to train.
+
+    Raises BadTargets for a pattern without a match, and BadKind for one that names what can't be
+    adapted; so does `all-linear` where a model has experts fused into one tensor, which it would
+    otherwise pass over in silence.
+    """
+    head = list(head)
     linears = linear_layers(model, head=head)
-    return {name: linears[name] for name in select(tuple(linears), wanted)}
+    if wanted == "all-linear":
+        for name, module in model.named_modules():
+            if any(p.ndim > 2 for p in module.parameters(recurse=False)):
+                raise BadKind(name, f"{type(module).__name__} (fused experts)")
+        return {name: linears[name] for name in select(tuple(linears), wanted)}
+    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in linears):
+            _refuse_kind(model, pattern)
+    return {name: linears[name] for name in select(tuple(linears), patterns)}
+
+
+def _refuse_kind(model: nn.Module, pattern: str) -> None:
+    """Raises BadKind where a pattern names a module that has weights and is no linear layer."""
+    for name, module in model.named_modules():
+        own = any(True for _ in module.parameters(recurse=False))
+        if name and own and not is_plain(module) and matches(name, pattern):
+            raise BadKind(name, type(module).__name__)

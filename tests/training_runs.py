@@ -104,7 +104,7 @@ def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
         "ledger": training.ledger,
         "files": {file.name: file.sha256 for file in manifest.files} if manifest else {},
         "base_untouched": _untouched(training, checked.model.folder),
-        "masks": {name: mask.digest() for name, mask in getattr(training, "masks", {}).items()},
+        "masks": {name: mask.digest() for name, mask in (training.method.masks or {}).items()},
     }
 
 

@@ -150,9 +150,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "T5 as a language model": (
         lambda at: edit(at, architectures=["T5ForConditionalGeneration"]), CAUSAL, "model.task",
         "no causal language model"),
-    "gpt2": (
-        lambda at: edit(at, model_type="gpt2", architectures=["GPT2LMHeadModel"]), CAUSAL,
-        "model.path", "Conv1D"),
     "quantised": (
         lambda at: edit(at, quantization_config={"bits": 4}), CAUSAL, "model.path", "quantis"),
     "code of its own": (

@@ -95,17 +95,6 @@ def test_an_accepted_name_is_one_safe_part_of_a_path(name: str):
 
 
 NOT_YET: dict[str, tuple[dict[str, Any], str]] = {
-    **{
-        f"mask {mask}": ({"method": {"mask": mask}}, "method.mask")
-        for mask in ("magnitude", "gradient", "fisher", "snip", "rows", "columns", "blocks")
-    },
-    "global allocation": ({"method": {"allocation": "global"}}, "method.allocation"),
-    "rescale norm": ({"method": {"handoff": {"rescale": "norm"}}}, "method.handoff.rescale"),
-    "rescale projection": (
-        {"method": {"handoff": {"rescale": "projection"}}}, "method.handoff.rescale"),
-    "residual fold": ({"method": {"handoff": {"residual": "fold"}}}, "method.handoff.residual"),
-    "residual keep": ({"method": {"handoff": {"residual": "keep"}}}, "method.handoff.residual"),
-    "factor density": ({"method": {"factor_density": 0.5}}, "method.factor_density"),
     "stop tokens": ({"train": {"stop": {"tokens": 9}}}, "train.stop.tokens"),
     "stop metric": ({"train": {"stop": {"metric": "accuracy"}}}, "train.stop.metric"),
     "stop target": ({"train": {"stop": {"target": 0.0}}}, "train.stop.target"),

@@ -129,14 +129,14 @@ def test_every_fault_of_every_section_is_told_at_once():
         name="../x",
         model={"task": "magic"},
         data={"eval": "e.jsonl", "eval_fraction": 0.5},
-        method={"density": 2, "mask": "fisher"},
+        method={"density": 2, "mask": "fishr"},
         train={"steps": None, "learning_rate": "fast"},
         cluster={"wrokers": 2},
         store=None,
     ) | {"extra": 1}
     assert [fault.key for fault in faults_of(wrong)] == [
-        "name", "model.task", "method.density", "train.learning_rate", "cluster.wrokers", "extra",
-        "train", "data", "method.mask",
+        "name", "model.task", "method.density", "method.mask", "train.learning_rate",
+        "cluster.wrokers", "extra", "train", "data",
     ]  # fmt: skip
     assert all(fault.problem and fault.remedy for fault in faults_of(wrong))
 

@@ -1,0 +1,187 @@
+"""What the method does to one run's model, stage by stage: masks, layers, hand-off, pruning.
+
+Knows the spec's method and the plain model; knows no loop and no DeepSpeed but through an engine's
+weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from jobs import stages, starts
+from jobs.engine import Engine
+from jobs.masking import load_masks, make_masks, mask_request
+from jobs.record import Record
+from jobs.spec import Spec
+from jobs.starts import Team
+from jobs.store.runs import RunStore
+from slora.adapt import adapted, factors_of, remove
+from slora.calibrate import layer_gradients, layer_scores
+from slora.factor_mask import SparseFactorLinear
+from slora.gates import GatedLoraLinear, importance, shrink, survivors
+from slora.mask import Mask
+from slora.masks.choose import choose_masks, needed
+from slora.plain import features
+from slora.start import Start
+
+PRUNINGS = 20
+"""How often in a low-rank stage gates are shrunk; each costs one exchange of a few numbers."""
+Calibrate = Callable[[], Callable[[], int]]
+"""Makes what `slora.calibrate` runs: one pass over the calibration sequences."""
+
+
+class Adaptation:
+    """The method in one run. Every rank has one, and all are alike."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        model: nn.Module,
+        targets: Mapping[str, Any],
+        runs: RunStore,
+        team: Team,
+        *,
+        record: Record,
+        calibrate: Calibrate,
+        resumed: bool,
+    ) -> None:
+        self._method, self._seed = spec.method, spec.train.seed
+        self._model, self._targets, self._runs, self._team = model, dict(targets), runs, team
+        self._record, self._calibrate, self._resumed = record, calibrate, resumed
+        self.shapes = {name: features(layer) for name, layer in targets.items()}
+        self.kept: float | None = None
+        self.factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self.taken_out: dict[str, tuple[Tensor, Tensor]] = {}
+        self.masks: dict[str, Mask] | None = None
+        self.starts: dict[str, Start] | None = None
+
+    def install_sparse(self) -> None:
+        """The sparse stage's layers, on masks that are drawn, chosen or read back."""
+        stages.start_sparse(self._model, self._masks())
+
+    def install_low_rank(self, weights: Mapping[str, Tensor], *, first: bool, done: bool) -> None:
+        """The low-rank stage's layers; `first` in the run, or `done` in part by an earlier try.
+
+        `weights` are those of the sparse stage where there was one.
+        """
+        self.starts = self._starts(weights, first=first, done=done)
+        needs_masks = any(start.residual is not None for start in self.starts.values())
+        masks = self._masks() if needs_masks else None
+        stages.start_low_rank(self._model, self.starts, masks, self._method, seed=self._seed)
+
+    def prune(self, engine: Engine, step: int, steps: int) -> None:
+        """Shrinks the gates, where it is time; a collective then."""
+        if not self._gated or step % max(1, steps // PRUNINGS):
+            return
+        keep = survivors(
+            step, steps=steps, rank=self._method.rank, density=self._method.factor_density
+        )
+        weights = engine.weights()
+        shrunk = {}
+        for name, layer in self._gates():
+            gate = weights[f"{name}.gate_R"]
+            factors = weights[f"{name}.a_RI"], weights[f"{name}.b_OR"]
+            gate = shrink(gate, importance(gate * layer.open_R.cpu(), *factors), keep=keep)
+            layer.open_R.copy_(gate != 0)
+            shrunk[f"{name}.gate_R"] = gate
+        engine.write(shrunk)
+
+    def reopen(self, weights: Mapping[str, Tensor]) -> None:
+        """After saved weights were put back: what was pruned stays so."""
+        for name, layer in self._gates():
+            layer.open_R.copy_(weights[f"{name}.gate_R"] != 0)
+
+    def uninstall(self, weights: Mapping[str, Tensor]) -> None:
+        """The plain layers again; of a low-rank stage's `weights`, the plain factors are kept."""
+        self.factors = factors_of(weights, self._model)
+        self.taken_out = self._taken_out()
+        remove(self._model)
+
+    def _taken_out(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The factors that were taken out of each weight when the stage began, as they were."""
+        found = {}
+        for name, layer in adapted(self._model):
+            start = (self.starts or {}).get(name)
+            if start is None or not start.minus:
+                continue
+            a_RI, b_OR = start.a_RI, start.b_OR
+            if isinstance(layer, SparseFactorLinear):
+                a_RI, b_OR = layer.masked(a_RI, b_OR)
+            found[name] = (a_RI, b_OR)
+        return found
+
+    @property
+    def _gated(self) -> bool:
+        return self._method.factor_density < 1 and self._method.factor_pruning == "gates"
+
+    def _gates(self) -> Iterator[tuple[str, GatedLoraLinear]]:
+        for name, layer in adapted(self._model):
+            if isinstance(layer, GatedLoraLinear):
+                yield name, layer
+
+    def _masks(self) -> dict[str, Mask]:
+        if self.masks is None:
+            self.masks = (load_masks(self._runs, self.shapes) if self._resumed else None) or (
+                self._made_masks()
+            )
+        return self.masks
+
+    def _made_masks(self) -> dict[str, Mask]:
+        request = mask_request(self._method, seed=self._seed)
+        scorer = needed(request)
+        if scorer is None:
+            return choose_masks(self.shapes, request)
+        began = time.monotonic()
+        run = self._calibrate()
+        scores = layer_scores(self._targets, scorer, run)
+        masks = make_masks(self.shapes, request, scores, self._runs, writes=self._team.rank == 0)
+        seconds = time.monotonic() - began
+        self._record.event("masked", strategy=request.mask, score=scorer.name, seconds=seconds)
+        return masks
+
+    def _starts(
+        self, weights: Mapping[str, Tensor], *, first: bool, done: bool
+    ) -> dict[str, Start]:
+        method = self._method
+        plain = first and method.init == "zero"
+        if plain:
+            return starts.own_starts(self.shapes, method, seed=self._seed)
+        if done:
+            return starts.load_starts(self._runs)
+        if not first:
+            made = self._handed_over(weights)
+        elif method.init == "pissa":
+            made = starts.starts_from_weights(self._targets, method, self._team)
+        else:
+            gradients = layer_gradients(self._targets, self._calibrate())
+            made = starts.starts_from_gradients(gradients, method, self._team)
+        if self._team.rank == 0:
+            starts.save_starts(self._runs, made)
+        return made
+
+    def _handed_over(self, weights: Mapping[str, Tensor]) -> dict[str, Start]:
+        began = time.monotonic()
+        made, told = starts.hand_over(
+            weights, self._masks(), self._method, self._team, seed=self._seed
+        )
+        energy = [layer.norm**2 for layer in told]
+        kept = sum(layer.kept * e for layer, e in zip(told, energy, strict=True))
+        self.kept = kept / sum(energy) if sum(energy) else 1.0
+        self._record.event(
+            "handoff",
+            kept=self.kept,
+            seconds=time.monotonic() - began,
+            layers=[dataclasses.asdict(layer) for layer in told],
+        )
+        return made
+
+
+def trained_count(model: nn.Module) -> int:
+    """Parameters that the method trains in the model as it stands, without a head."""
+    return sum(p.numel() for _, layer in adapted(model) for p in layer.parameters(recurse=False)
+               if p.requires_grad)  # fmt: skip

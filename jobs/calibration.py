@@ -1,0 +1,37 @@
+"""Calibration sequences: the first training batches, one sequence at a time, without a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from jobs.data.feed import Feed
+from jobs.objective import ask, loss_sum
+
+
+def calibration_run(
+    model: Any, feed: Feed, *, batches: int, device: torch.device
+) -> Callable[[], int]:
+    """What `slora.calibrate` calls: this rank's share of the first `batches` global batches.
+
+    The feed has micro-batches of one sequence, so that the unit is the same for any number of
+    workers; its loss is the mean over its own targets. The model is plain, not yet DeepSpeed's.
+    """
+
+    def run() -> int:
+        seen = 0
+        for step in feed.steps(steps=batches):
+            for batch in step.micros:
+                if not batch.targets:
+                    continue
+                asked = ask(model, batch, device=device)
+                loss = loss_sum(*asked) / batch.targets
+                loss.backward()  # type: ignore[no-untyped-call]
+                seen += 1
+        # A head that is trained has gathered gradients of its own, which nobody asked for.
+        model.zero_grad(set_to_none=True)
+        return seen
+
+    return run

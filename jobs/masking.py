@@ -1,0 +1,75 @@
+"""The masks of a run: drawn from the seed, or chosen by scores and kept for a run that goes on.
+
+Chosen masks are written once, to `runs/<run>/masks.safetensors`, before the first step: a run that
+goes on reads them back, because the scores would cost their calibration again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from jobs.spec import MethodSection
+from jobs.store.runs import RunStore
+from slora.mask import Block, Entries, Mask
+from slora.masks.choose import MaskRequest, choose_masks
+
+Shapes = Mapping[str, tuple[int, int]]
+MASKS = "masks.safetensors"
+
+
+def mask_request(method: MethodSection, *, seed: int) -> MaskRequest:
+    """The spec's wish as the method reads it."""
+    # Without a hand-off there is no rank that a mask could be sized by.
+    sized = method.kind == "slora" and method.sizing == "rank"
+    return MaskRequest(
+        mask=method.mask,
+        score=method.score,
+        sizing="rank" if sized else "density",
+        rank=method.rank,
+        density=method.density,
+        allocation=method.allocation,
+        seed=seed,
+    )
+
+
+def make_masks(
+    shapes: Shapes,
+    request: MaskRequest,
+    scores: Iterable[tuple[str, Tensor]] | None,
+    runs: RunStore,
+    *,
+    writes: bool,
+) -> dict[str, Mask]:
+    """Every layer's mask, the same on every rank; chosen ones are written where `writes`."""
+    masks = choose_masks(shapes, request, scores)
+    if writes and request.mask != "random":
+        runs.store.put(runs.key(MASKS), save(_tensors(masks)))
+    return masks
+
+
+def load_masks(runs: RunStore, shapes: Shapes) -> dict[str, Mask] | None:
+    """The masks that an earlier try of this run chose; None where it wrote none."""
+    if runs.store.head(runs.key(MASKS)) is None:
+        return None
+    tensors = load(runs.store.get(runs.key(MASKS)))
+    masks: dict[str, Mask] = {}
+    for name, shape in shapes.items():
+        if (positions := tensors.get(f"{name}/positions")) is not None:
+            masks[name] = Entries(shape, positions)
+        else:
+            masks[name] = Block(shape, tensors[f"{name}/rows"], tensors[f"{name}/columns"])
+    return masks
+
+
+def _tensors(masks: Mapping[str, Mask]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        if isinstance(mask, Block):
+            tensors[f"{name}/rows"], tensors[f"{name}/columns"] = mask.rows, mask.columns
+        else:
+            tensors[f"{name}/positions"] = mask.positions.to(torch.int64)
+    return tensors

@@ -1,0 +1,143 @@
+"""Scores from gradients: calibration sequences through the plain model, reduced over the ranks.
+
+O, I: rows and columns of a weight.
+
+The unit is one sequence, whoever computes it. Units are summed in float64 and the sum is rounded to
+float32: sums of some hundred float32 numbers in another order differ far below that rounding, so a
+mask does not depend on how the sequences are dealt, nor to how many ranks.
+
+Layers are taken in groups, each with its own pass over the sequences, so that never all scores
+exist at once: a group holds one layer at least, and at most half of all or 1 GiB of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slora.errors import BadMask
+from slora.masks.scorer import Scorer
+from slora.plain import is_conv1d, matrix
+
+MOST_SUMS = 1 << 30
+"""Bytes of float64 sums in one pass, where a single layer does not need more."""
+
+Layers = Mapping[str, Any]
+"""Plain layers by name: `nn.Linear` or Conv1D."""
+Run = Callable[[], int]
+"""Forward and backward of this rank's sequences, one at a time; returns how many there were."""
+
+
+def layer_scores(layers: Layers, scorer: Scorer, run: Run) -> Iterator[tuple[str, Tensor]]:
+    """Each layer's score, float32 `[O, I]` on the CPU, the same on every rank. A collective.
+
+    Leaves the model as it was: no gradient, the same `requires_grad`. Raises BadMask where no
+    sequence was seen.
+    """
+    if scorer.unit is None:
+        for name, layer in layers.items():
+            yield name, scorer.finish(matrix(layer).detach(), None, 0).float().cpu()
+        return
+    for group in groups(layers):
+        for name, total, units in _sums(group, scorer.unit, run):
+            weight = matrix(group[name]).detach()
+            yield name, scorer.finish(weight, total.to(weight.device), units).float().cpu()
+
+
+def layer_gradients(layers: Layers, run: Run) -> Iterator[tuple[str, Tensor]]:
+    """Each layer's mean gradient over the sequences, float32 `[O, I]` on the CPU. A collective."""
+    for group in groups(layers):
+        for name, total, units in _sums(group, lambda _, gradient: gradient, run):
+            yield name, (total / units).float().cpu()
+
+
+def groups(layers: Layers) -> Iterator[dict[str, Any]]:
+    """The layers in order, cut so that a group's sums stay within the bound."""
+    sizes = {name: 8 * matrix(layer).numel() for name, layer in layers.items()}
+    most = min(sum(sizes.values()) // 2, MOST_SUMS)
+    group: dict[str, Any] = {}
+    held = 0
+    for name, layer in layers.items():
+        if group and held + sizes[name] > most:
+            yield group
+            group, held = {}, 0
+        group[name] = layer
+        held += sizes[name]
+    if group:
+        yield group
+
+
+@dataclass
+class _Sum:
+    """One layer's running sum, in float64."""
+
+    total: Tensor
+
+    def fold(self, unit: Tensor) -> None:
+        self.total += unit
+
+
+def _sums(
+    group: Layers, unit: Callable[[Tensor, Tensor], Tensor], run: Run
+) -> Iterator[tuple[str, Tensor, int]]:
+    """Each layer's sum of units over all ranks, and how many units there were."""
+    sums = {
+        name: _Sum(torch.zeros_like(matrix(layer), dtype=torch.float64))
+        for name, layer in group.items()
+    }
+    with _folding(group, sums, unit):
+        count = run()
+    units = int(_over_ranks(torch.tensor(float(count), dtype=torch.float64, device=_device(group))))
+    if not units:
+        raise BadMask("no calibration sequence was seen: give more data, or a mask without scores")
+    for name in list(sums):
+        yield name, _over_ranks(sums.pop(name).total), units
+
+
+@contextmanager
+def _folding(
+    group: Layers, sums: Mapping[str, _Sum], unit: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[None]:
+    """Inside, each gradient of the group's weights is folded into its sum and dropped."""
+    weights = {name: layer.weight for name, layer in group.items()}
+    asked = {name: weight.requires_grad for name, weight in weights.items()}
+    handles = []
+
+    def folds(name: str) -> Callable[[Tensor], None]:
+        turned = is_conv1d(group[name])
+
+        def fold(weight: Tensor) -> None:
+            assert weight.grad is not None
+            gradient = weight.grad.t() if turned else weight.grad
+            sums[name].fold(unit(matrix(group[name]).detach(), gradient))
+            weight.grad = None
+
+        return fold
+
+    for name, weight in weights.items():
+        weight.requires_grad_(True)
+        handles.append(weight.register_post_accumulate_grad_hook(folds(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, weight in weights.items():
+            weight.requires_grad_(asked[name])
+            weight.grad = None
+
+
+def _over_ranks(total: Tensor) -> Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return total
+
+
+def _device(group: Layers) -> torch.device:
+    device: torch.device = next(iter(group.values())).weight.device
+    return device

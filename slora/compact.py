@@ -1,0 +1,227 @@
+"""The compact adapter: values on masks, and factors beside them, in their smallest exact form.
+
+Z: entries of a mask. R: the rank. `sparse_config.json` and `sparse_model.safetensors`: of random
+masks only the seed is stored, of others the positions, or a block's rows and columns. What is read
+is hostile until it has been checked: nothing is allocated by a number that a file only claims.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slora.errors import BadAdapter, SloraError
+from slora.factor_mask import dense
+from slora.files import TASK_TYPES, read_json, read_task, read_tensors, write_files
+from slora.mask import Block, Entries, Mask, random_mask
+from slora.names import entries
+
+SPARSE_CONFIG, SPARSE_WEIGHTS = "sparse_config.json", "sparse_model.safetensors"
+FORMAT = 2
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class SparseAdapter:
+    """An update of `sparse(values on their mask) + scale * B A` in each layer, and the head.
+
+    `values`: float32 `[Z]` by layer; `masks`: the mask of each of them. `seed` and `density` are
+    those of random masks, which are then drawn again and not stored. `factors`: (a_RI, b_OR) by
+    layer; stored by their entries where `sparse_factors`.
+    """
+
+    values: Mapping[str, Tensor]
+    masks: Mapping[str, Mask]
+    base: str
+    task: str
+    seed: int | None = None
+    density: float | None = None
+    factors: Factors = field(default_factory=dict)
+    scale: float = 1.0
+    sparse_factors: bool = False
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """[O, I] of every layer."""
+        found = {name: mask.shape for name, mask in self.masks.items()}
+        for name, (a_RI, b_OR) in self.factors.items():
+            found[name] = (b_OR.shape[0], a_RI.shape[1])
+        return found
+
+
+def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
+    """Raises BadAdapter for tensors that nobody could use."""
+    tensors = dict(adapter.head)
+    tensors.update({f"{name}.values": values for name, values in adapter.values.items()})
+    if adapter.seed is None:
+        for name, mask in adapter.masks.items():
+            tensors.update(_mask_tensors(name, mask))
+    for name, factors in adapter.factors.items():
+        tensors.update(_factor_tensors(name, factors, sparse=adapter.sparse_factors))
+    config = {
+        "format": FORMAT,
+        "task_type": TASK_TYPES[adapter.task],
+        "base_model_name_or_path": adapter.base,
+        "mask": "chosen" if adapter.seed is None else "random",
+        "seed": adapter.seed,
+        "density": adapter.density,
+        "scale": adapter.scale,
+        "sparse_factors": adapter.sparse_factors,
+        "rank": max((a.shape[0] for a, _ in adapter.factors.values()), default=None),
+        "values": sorted(adapter.values),
+        "shapes": {name: list(shape) for name, shape in adapter.shapes.items()},
+    }
+    write_files(folder, SPARSE_CONFIG, config, SPARSE_WEIGHTS, tensors, adapter.labels)
+
+
+def read_sparse(folder: Path, labels: tuple[str, ...]) -> SparseAdapter:
+    """The adapter, checked. Raises BadAdapter."""
+    where = folder / SPARSE_CONFIG
+    config = read_json(where, {})
+    tensors = read_tensors(folder / SPARSE_WEIGHTS)
+    try:
+        found = _Reader(config, tensors, str(where)).adapter(read_task(config, where), labels)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as wrong:
+        if isinstance(wrong, SloraError):
+            raise BadAdapter(str(where), str(wrong)) from None
+        raise BadAdapter(str(where), f"not a sparse adapter: {wrong!r}") from None
+    return found
+
+
+def _mask_tensors(name: str, mask: Mask) -> dict[str, Tensor]:
+    if isinstance(mask, Block):
+        return {f"{name}.rows": mask.rows.int(), f"{name}.columns": mask.columns.int()}
+    return {f"{name}.positions": _small(mask.positions)}
+
+
+def _factor_tensors(
+    name: str, factors: tuple[Tensor, Tensor], *, sparse: bool
+) -> dict[str, Tensor]:
+    found = {}
+    for side, factor in zip(("a_RI", "b_OR"), factors, strict=True):
+        if not sparse:
+            found[f"{name}.{side}"] = factor
+            continue
+        flat = factor.flatten()
+        places = flat.nonzero().squeeze(1)
+        # A file of tensors has no place for an empty one.
+        places = places if places.numel() else torch.zeros(1, dtype=torch.int64)
+        found[f"{name}.{side}.places"] = _small(places)
+        found[f"{name}.{side}.values"] = flat[places]
+    return found
+
+
+def _small(numbers: Tensor) -> Tensor:
+    """In four bytes each, where they fit."""
+    return numbers.int() if not numbers.numel() or int(numbers.max()) < 2**31 else numbers
+
+
+class _Reader:
+    """Takes what the config names out of the tensors; what is left over is the head."""
+
+    def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor], where: str) -> None:
+        self._config, self._left, self._where = config, dict(tensors), where
+        self._shapes = {
+            str(name): (int(shape[0]), int(shape[1])) for name, shape in config["shapes"].items()
+        }
+
+    def adapter(self, task: str, labels: tuple[str, ...]) -> SparseAdapter:
+        config = self._config
+        if config["format"] != FORMAT or config["mask"] not in ("random", "chosen"):
+            raise BadAdapter(self._where, "of a format or a mask that this version does not know")
+        for name, shape in self._shapes.items():
+            if min(shape) < 1 or shape[0] * shape[1] >= 2**40:
+                raise BadAdapter(self._where, f"{name} has no sensible shape, {shape}")
+        scale = float(config["scale"])
+        if not math.isfinite(scale):
+            raise BadAdapter(self._where, f"its scale is {scale}")
+        values = {str(name): self._floats(f"{name}.values", 1) for name in config["values"]}
+        random = config["mask"] == "random"
+        seed = int(config["seed"]) if random else None
+        density = float(config["density"]) if random else None
+        masks = {name: self._mask(name, v.numel(), seed, density) for name, v in values.items()}
+        sparse = config["sparse_factors"] is True
+        factors = {name: found for name in self._shapes if (found := self._factors(name, sparse))}
+        if lonely := self._shapes.keys() - values.keys() - factors.keys():
+            raise BadAdapter(self._where, f"{min(lonely)} has neither values nor factors")
+        return SparseAdapter(
+            values=values,
+            masks=masks,
+            base=str(config.get("base_model_name_or_path")),
+            task=task,
+            seed=seed,
+            density=density,
+            factors=factors,
+            scale=scale,
+            sparse_factors=sparse,
+            head=self._left,
+            labels=labels,
+        )
+
+    def _mask(self, name: str, count: int, seed: int | None, density: float | None) -> Mask:
+        shape = self._shapes[name]
+        if seed is not None and density is not None:
+            # Counted before it is drawn: a file can't ask for more memory than it has values.
+            if entries(shape, density) != count:
+                wanted = entries(shape, density)
+                raise BadAdapter(self._where, f"{name}: {count} values for {wanted} entries")
+            return random_mask(seed=seed, name=name, shape=shape, density=density)
+        mask: Mask
+        if f"{name}.rows" in self._left:
+            rows = self._numbers(f"{name}.rows", below=shape[0])
+            mask = Block(shape, rows, self._numbers(f"{name}.columns", below=shape[1]))
+        else:
+            mask = Entries(shape, self._numbers(f"{name}.positions", below=shape[0] * shape[1]))
+        if mask.nnz != count:
+            raise BadAdapter(self._where, f"{name}: {count} values for {mask.nnz} entries")
+        return mask
+
+    def _factors(self, name: str, sparse: bool) -> tuple[Tensor, Tensor] | None:
+        rows, columns = self._shapes[name]
+        if sparse and f"{name}.a_RI.places" in self._left:
+            rank = int(self._config["rank"])
+            if not 1 <= rank <= rows + columns:
+                raise BadAdapter(self._where, f"{name} has no sensible rank, {rank}")
+            a = self._scattered(f"{name}.a_RI", (rank, columns))
+            return a, self._scattered(f"{name}.b_OR", (rows, rank))
+        if f"{name}.a_RI" not in self._left:
+            return None
+        a_RI, b_OR = self._floats(f"{name}.a_RI", 2), self._floats(f"{name}.b_OR", 2)
+        if a_RI.shape[1] != columns or b_OR.shape != (rows, a_RI.shape[0]):
+            shapes = f"A {tuple(a_RI.shape)} and B {tuple(b_OR.shape)}"
+            raise BadAdapter(self._where, f"{name}: {shapes} do not fit {self._shapes[name]}")
+        return a_RI, b_OR
+
+    def _scattered(self, name: str, shape: tuple[int, int]) -> Tensor:
+        places = self._numbers(f"{name}.places", below=shape[0] * shape[1])
+        values = self._floats(f"{name}.values", 1)
+        if values.shape != places.shape:
+            raise BadAdapter(
+                self._where, f"{name}: {values.numel()} values, {places.numel()} places"
+            )
+        return dense(values, places, shape)
+
+    def _floats(self, name: str, dimensions: int) -> Tensor:
+        tensor = self._left.pop(name)
+        if tensor.ndim != dimensions or not tensor.is_floating_point():
+            raise BadAdapter(self._where, f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
+        return tensor.float()
+
+    def _numbers(self, name: str, *, below: int) -> Tensor:
+        """Ascending, in range, none twice. int64."""
+        numbers = self._left.pop(name)
+        if numbers.ndim != 1 or numbers.dtype not in (torch.int32, torch.int64):
+            raise BadAdapter(self._where, f"{name} is {numbers.dtype} {tuple(numbers.shape)}")
+        numbers = numbers.long()
+        rising = bool((numbers[1:] > numbers[:-1]).all())
+        if not rising or int(numbers[0]) < 0 or int(numbers[-1]) >= below:
+            raise BadAdapter(self._where, f"{name} is not rising within 0..{below - 1}")
+        return numbers

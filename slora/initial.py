@@ -1,0 +1,48 @@
+"""Starts of a low-rank stage that no sparse stage precedes: PiSSA and LoRA-GA.
+
+O, I: rows and columns of the weight. R: the rank. Both take their start out of the frozen weight
+(`minus`), so that the first step finds the model as it was.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from slora.errors import BadRank
+from slora.handoff import divided
+from slora.start import Start
+from slora.svd import svd_of_dense
+
+GAMMA = 16.0
+"""LoRA-GA's stability factor; the authors use 16 for large models."""
+
+
+def pissa(weight_OI: Tensor, *, rank: int, scale: float) -> Start:
+    """The best rank-R part of the weight itself, its values' roots on both sides.
+
+    Meng et al., 2024, arXiv 2404.02948. Raises BadRank.
+    """
+    a_RI, b_OR = divided(svd_of_dense(weight_OI.detach(), rank), scale=scale, split="balanced")
+    return Start(a_RI, b_OR, minus=True)
+
+
+def lora_ga(gradient_OI: Tensor, *, rank: int, scale: float) -> Start:
+    """The singular vectors of the first gradient: A from the first R right ones, B from the next R
+    left ones, so that the first step's update is the best of rank 2R in the gradient's direction.
+
+    Wang et al., 2024, arXiv 2407.05000, in its stable form: both are `O^(1/4) / sqrt(GAMMA)` times
+    orthonormal vectors, where the paper's scale is alpha / sqrt(R); for another scale they are
+    divided by its root, so that `scale B A` keeps its size. Raises BadRank for a rank above half
+    the smaller side.
+    """
+    shape = (gradient_OI.shape[0], gradient_OI.shape[1])
+    if 2 * rank > min(shape):
+        raise BadRank(2 * rank, shape, "LoRA-GA takes twice the rank")
+    u, _, vh = svd_of_dense(gradient_OI.detach(), 2 * rank)
+    size = shape[0] ** 0.25 / (GAMMA * scale) ** 0.5
+    a_RI, b_OR = vh[:rank] * size, u[:, rank:] * size
+    if not gradient_OI.any():
+        # No gradient reaches this layer, and none will: nothing is put in, nothing taken out.
+        a_RI, b_OR = torch.zeros_like(a_RI), torch.zeros_like(b_OR)
+    return Start(a_RI.contiguous(), b_OR.contiguous(), minus=True)

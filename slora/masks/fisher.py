@@ -1,0 +1,20 @@
+"""`fisher`: the diagonal of the empirical Fisher information, `mean g^2` (FISH mask, 2021)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from slora.masks.scorer import Scorer
+
+
+def _unit(weight_OI: Tensor, gradient_OI: Tensor) -> Tensor:
+    # Squared in float64: a small gradient's square is below what float32 holds.
+    return gradient_OI.double().square()
+
+
+def _score(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
+    assert total_OI is not None
+    return total_OI / units
+
+
+FISHER = Scorer("fisher", finish=_score, unit=_unit)

@@ -1,0 +1,186 @@
+"""Every way of the method through the whole loop: masks, hand-offs, starts, sparse factors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.adapted import load_adapted
+from jobs.data.feed import Feed
+from jobs.data.source import Source
+from jobs.data.survey import survey
+from jobs.measure import evaluate
+from jobs.store.adapters import pull, resolve
+from jobs.store.objects import open_store
+from slora.folder import LoraAdapter, SparseAdapter, read
+from tests.tiny import chat_rows, laid_over, tiny_chat_model, tiny_spec
+from tests.training_runs import Asked, Left, train_all
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
+
+MASKS = ("magnitude", "gradient", "fisher", "snip", "rows", "columns", "blocks")
+WAYS: dict[str, dict[str, Any]] = {
+    **{mask: {"mask": mask} for mask in MASKS},
+    "random rows": {"mask": "rows", "score": "random"},
+    "own score": {"mask": "tests.own_score:LOUDEST"},
+    "global": {"mask": "fisher", "allocation": "global"},
+    "global rows": {"mask": "rows", "score": "fisher", "allocation": "global"},
+    "norm": {"handoff": {"rescale": "norm"}},
+    "projection b": {"handoff": {"rescale": "projection", "split": "b"}},
+    "keep": {"mask": "gradient", "handoff": {"residual": "keep"}},
+    "fold": {"mask": "gradient", "handoff": {"residual": "fold"}},
+    "no sparse step": {"sparse_share": 0.0},
+    "rslora": {"kind": "lora", "rslora": True},
+    "pissa": {"kind": "lora", "init": "pissa"},
+    "lora-ga": {"kind": "lora", "init": "lora-ga"},
+    "sparse factors": {"factor_density": 0.5},
+    "sparse factors of pissa": {"kind": "lora", "init": "pissa", "factor_density": 0.5},
+    "gates": {"kind": "lora", "rank": 4, "factor_density": 0.5, "factor_pruning": "gates"},
+    "sparse fisher": {"kind": "sparse", "mask": "fisher"},
+    "sparse blocks": {"kind": "sparse", "mask": "blocks"},
+}
+SHARDED = ("fisher", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates")
+DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors": "step 9",
+       "gates": "step 10", "lora-ga": "step 5"}  # fmt: skip
+COMPACT = {"keep", "fold", "sparse factors", "sparse factors of pissa", "gates", "sparse fisher",
+           "sparse blocks"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("method")
+    tiny_chat_model(made / "model")
+    chat_rows(made / "train.jsonl", 60)
+    chat_rows(made / "eval.jsonl", 9)
+    return made
+
+
+def _asked(folder: Path, way: str, kind: str, dies: str = "") -> Asked:
+    """`kind` says how it runs: 1, 2, cluster, or died."""
+    run = f"{way}-{kind}".replace(" ", "-")
+    spec = tiny_spec(
+        folder,
+        name=run,
+        data={"eval": str(folder / "eval.jsonl")},
+        method={"calibration_batches": 2, **WAYS[way]},
+        train={"steps": 12, "checkpoint_every": 1 if "died" in kind else None},
+        cluster={"sharding": "cluster" if kind == "cluster" else "replicate"},
+    )
+    return Asked(run, laid_over(spec, {}), dies=dies)
+
+
+@pytest.fixture(scope="module")
+def left(folder: Path) -> dict[str, Left]:
+    """Three groups of processes, and a fourth for those that go on."""
+    died = [_asked(folder, way, "died", dies=place) for way, place in DIE.items()]
+    one = train_all([*(_asked(folder, way, "1") for way in WAYS), *died], 1)
+    two = train_all(
+        [*(_asked(folder, way, "2") for way in WAYS)]
+        + [_asked(folder, way, "cluster") for way in SHARDED],
+        2,
+    )
+    again = train_all([_asked(folder, way, "died") for way in DIE], 1)
+    return {**one, **two, **again}
+
+
+def _of(left: dict[str, Left], way: str, kind: str) -> Left:
+    return left[f"{way}-{kind}".replace(" ", "-")]
+
+
+def _name(way: str, kind: str = "1") -> str:
+    return f"{way}-{kind}".replace(" ", "-")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_masks_and_losses_are_the_same_on_one_rank_and_on_two(left, way):
+    one, two = _of(left, way, "1"), _of(left, way, "2")
+    assert len(one.losses) == len(two.losses) == 12
+    assert two.losses == pytest.approx(one.losses, rel=1e-3)
+    assert two.masks[0] == two.masks[1] == one.masks[0]
+    assert one.evaluations["end"]["loss"] < one.evaluations["before"]["loss"]
+
+
+@pytest.mark.parametrize("way", SHARDED)
+def test_a_sharded_base_changes_no_loss(left, way):
+    wanted = _of(left, way, "1").losses
+    assert _of(left, way, "cluster").losses == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", DIE)
+def test_a_run_that_died_ends_with_the_same_bits(left, way):
+    assert _of(left, way, "died").files == _of(left, way, "1").files
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_committed_adapter_on_its_base_has_the_loss_that_the_run_ended_with(left, folder, way):
+    store = open_store(f"file://{folder / 'store'}")
+    wanted = _of(left, way, "1").evaluations["end"]["loss"]
+    for merged in (False, True):
+        adapted = load_adapted(store, _name(way), merged=merged)
+        found = survey(str(folder / "eval.jsonl"), "chat", "causal-lm", "data.eval")
+        feed = Feed(
+            Source(files=found.files, format="chat", labels=()), adapted.tokenizer,
+            task="causal-lm", max_length=64, packing=True, batch_size=1, micro_batch_size=1,
+            rank=0, world_size=1, seed=0, shuffle=False,
+        )  # fmt: skip
+        measured = evaluate(adapted.model, feed, task="causal-lm", device=adapted.model.device)
+        assert measured["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_folder_is_a_lora_where_the_update_is_one(left, folder, tmp_path, way):
+    store = open_store(f"file://{folder / 'store'}")
+    adapter = read(pull(store, resolve(store, _name(way)), tmp_path / "adapter"))
+    assert isinstance(adapter, SparseAdapter if way in COMPACT else LoraAdapter)
+
+
+@pytest.mark.parametrize("way", ["rows", "columns", "blocks", "random rows", "global rows"])
+def test_masks_sized_by_the_rank_lose_nothing_at_the_hand_off(left, way):
+    one = _of(left, way, "1")
+    assert one.ledger["handoff_kept"] == pytest.approx(1.0, abs=1e-6)
+    sparse, handoff = (one.evaluations[at]["loss"] for at in ("sparse", "handoff"))
+    assert handoff == pytest.approx(sparse, rel=1e-5)
+
+
+def test_folding_loses_nothing_either_and_keeping_loses_less_than_dropping(left):
+    lost = {
+        way: _of(left, way, "1").evaluations["handoff"]["loss"]
+        - _of(left, way, "1").evaluations["sparse"]["loss"]
+        for way in ("gradient", "keep", "fold")
+    }
+    assert lost["fold"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(lost["keep"]) < lost["gradient"]
+
+
+@pytest.mark.parametrize("way", ["pissa", "lora-ga"])
+def test_a_start_that_is_taken_out_of_the_base_leaves_the_model_as_it_was(left, way):
+    before = _of(left, way, "1").evaluations["before"]["loss"]
+    assert before == pytest.approx(_of(left, "rslora", "1").evaluations["before"]["loss"], rel=1e-5)
+
+
+def test_sparse_factors_are_zero_outside_their_masks_and_stored_by_their_entries(
+    left, folder, tmp_path
+):
+    store = open_store(f"file://{folder / 'store'}")
+    adapter = read(pull(store, resolve(store, _name("sparse factors")), tmp_path / "adapter"))
+    for a_RI, b_OR in adapter.factors.values():
+        assert int((a_RI != 0).sum()) == round(a_RI.numel() / 2)
+        assert int((b_OR != 0).sum()) == round(b_OR.numel() / 2)
+
+
+def test_gates_prune_ranks_down_to_the_density(left, folder, tmp_path):
+    store = open_store(f"file://{folder / 'store'}")
+    adapter = read(pull(store, resolve(store, _name("gates")), tmp_path / "adapter"))
+    for _, b_OR in adapter.factors.values():
+        assert int((b_OR.abs().sum(0) > 0).sum()) == 2
+
+
+def test_where_layers_compete_the_whole_budget_is_spent(left):
+    def nnz(way: str) -> float:
+        return _of(left, way, "1").ledger["sparse_trainable"]
+
+    assert nnz("global") == nnz("fisher")
+    shares = {way: sorted(_of(left, way, "1").masks[0].values()) for way in ("global", "fisher")}
+    assert shares["global"] != shares["fisher"]

@@ -1,0 +1,19 @@
+"""A mask strategy of a user's own, as `mask: tests.own_score:LOUDEST` names it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from slora.masks.scorer import Scorer
+
+
+def _unit(weight_OI: Tensor, gradient_OI: Tensor) -> Tensor:
+    return gradient_OI.abs() * weight_OI.abs().sqrt()
+
+
+def _score(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
+    assert total_OI is not None
+    return total_OI
+
+
+LOUDEST = Scorer("loudest", finish=_score, unit=_unit)
