@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from jobs import stages, starts
-from jobs.engine import Engine
+from jobs.engine import Engine, writable
 from jobs.masking import load_masks, make_masks, mask_request
 from jobs.record import Record
 from jobs.spec import Spec
@@ -72,7 +72,9 @@ class Adaptation:
         self.starts = self._starts(weights, first=first, done=done)
         needs_masks = any(start.residual is not None for start in self.starts.values())
         masks = self._masks() if needs_masks else None
-        stages.start_low_rank(self._model, self.starts, masks, self._method, seed=self._seed)
+        stages.start_low_rank(
+            self._model, self.starts, masks, self._method, seed=self._seed, writable=writable
+        )
 
     def prune(self, engine: Engine, step: int, steps: int) -> None:
         """Shrinks the gates, where it is time; a collective then."""
@@ -100,7 +102,7 @@ class Adaptation:
         """The plain layers again; of a low-rank stage's `weights`, the plain factors are kept."""
         self.factors = factors_of(weights, self._model)
         self.taken_out = self._taken_out()
-        remove(self._model)
+        remove(self._model, writable=writable)
 
     def _taken_out(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The factors that were taken out of each weight when the stage began, as they were."""

@@ -114,9 +114,7 @@ class Engine:
         self.restore_weights(weights)
         for name, tensor in weights.items():
             parameter = self._named[name]
-            with deepspeed.zero.GatheredParameters(
-                [parameter], modifier_rank=0, enabled=self._sharded
-            ):
+            with writable(parameter):
                 parameter.data.copy_(tensor.to(self.device))
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
@@ -147,6 +145,17 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
     """Inside, every parameter of the model is whole on every rank, to be read. A collective."""
     sharded = [p for p in model.parameters() if hasattr(p, "ds_id")]
     with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+        yield
+
+
+@contextmanager
+def writable(parameter: Tensor) -> Iterator[None]:
+    """Inside, a parameter is whole, and what is written to it stays. A collective.
+
+    Between two engines too: DeepSpeed keeps the shards of the first, and would deal them out again.
+    """
+    sharded = hasattr(parameter, "ds_id")
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
         yield
 
 

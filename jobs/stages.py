@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.spec import MethodSection
-from slora.adapt import install_low_rank, install_sparse
+from slora.adapt import Writable, install_low_rank, install_sparse
 from slora.mask import Mask
 from slora.start import Start
 
@@ -25,6 +25,7 @@ def start_low_rank(
     method: MethodSection,
     *,
     seed: int,
+    writable: Writable,
 ) -> None:
     """The low-rank stage: factors from their starts, under masks or gates where the spec says."""
     install_low_rank(
@@ -35,6 +36,7 @@ def start_low_rank(
         factor_density=method.factor_density if method.factor_pruning == "fixed" else 1.0,
         gates=method.factor_density < 1 and method.factor_pruning == "gates",
         seed=seed,
+        writable=writable,
     )
 
 

@@ -9,7 +9,8 @@ O, I: rows and columns of a weight. R: the rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from slora.plain import is_plain, matrix
 from slora.sparse import SparseLinear, places
 from slora.start import Start
 
+Writable = Callable[[Tensor], AbstractContextManager[None]]
+"""Inside what it gives, a weight is whole and may be written to: for bases that are sharded."""
 TRAINED = (".values", ".a_RI", ".b_OR", ".a_values", ".b_values", ".gate_R")
 """How the names of the method's trainable tensors end."""
 
@@ -60,6 +63,7 @@ def install_low_rank(
     factor_density: float = 1.0,
     gates: bool = False,
     seed: int = 0,
+    writable: Writable = lambda _: nullcontext(),
 ) -> dict[str, LoraLinear]:
     """Each named layer gets factors that start where its `Start` says. Returns the layers.
 
@@ -77,18 +81,22 @@ def install_low_rank(
             )
         else:
             layer = (GatedLoraLinear if gates else LoraLinear)(base, **factors, scale=scale)
-        _move(layer, start, masks[name] if masks and start.residual is not None else None)
+        mask = masks[name] if masks and start.residual is not None else None
+        if mask is not None or start.minus:
+            with writable(layer.weight):
+                _move(layer, start, mask)
         layers[name] = layer
         model.set_submodule(name, layer)
     return layers
 
 
-def remove(model: nn.Module) -> None:
+def remove(model: nn.Module, *, writable: Writable = lambda _: nullcontext()) -> None:
     """Puts the plain linear layers back, with the weights that they had."""
     for name, layer in list(adapted(model)):
         if isinstance(layer, LoraLinear) and layer.moved is not None:
             where, before = layer.moved
-            layer.weight.data.view(-1).index_copy_(0, where, before)
+            with writable(layer.weight):
+                layer.weight.data.view(-1).index_copy_(0, where, before)
         model.set_submodule(name, layer.replaced[0])
 
 
@@ -132,7 +140,6 @@ def factors_of(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, tup
 def _move(layer: LoraLinear, start: Start, mask: Mask | None) -> None:
     """Adds the residual to the weight, and takes the factors' start out of it."""
     weight = layer.weight.data
-    layer.moved = None
     if mask is not None and start.residual is not None:
         where = places(mask, layer.conv1d).to(weight.device)
         flat = weight.view(-1)
