@@ -34,7 +34,7 @@ START_S = 90.0
 END_S = 5.0
 """Seconds that its processes have to end, asked first and killed then."""
 TICK_S = 0.2
-TOKEN, TOKEN_PATH = "token", "RAY_AUTH_TOKEN_PATH"
+TOKEN, LOG, TOKEN_PATH = "token", "start.log", "RAY_AUTH_TOKEN_PATH"
 ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -62,8 +62,8 @@ def _running() -> str | None:
 
 
 def _joined(address: str) -> JobSubmissionClient:
-    # `ray start` turns authentication on and leaves the token where its clients find it; unless
-    # RAY_AUTH_MODE says so, they don't look there.
+    # A Ray with authentication on leaves its token where clients find it; unless RAY_AUTH_MODE says
+    # so, they don't look there.
     logging.getLogger("ray").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
@@ -92,41 +92,63 @@ def _dashboard(address: str) -> str:
 def _started(cpus: int) -> Iterator[JobSubmissionClient]:
     """A Ray of our own on loopback, with a token of its own; ended and removed on leaving."""
     note("starting Ray on this machine (about 10 s)")
-    # Short, because Ray's sockets lie below it and a socket's path has 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="slora-", dir="/tmp"))
+    before = set(psutil.Process().children(recursive=True))
+    folder: Path | None = None
     head: subprocess.Popen[bytes] | None = None
-    ours = set(psutil.Process().children(recursive=True))
-    _adopt_orphans()
     try:
-        token = secrets.token_hex(32)
-        port = _free_port()
-        with (folder / "start.log").open("wb") as log:
-            # A signal that struck inside would leave a child that nobody knows of.
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-            head = subprocess.Popen(
-                _command(folder, cpus=cpus, dashboard_port=port),
-                env=_environment(folder / TOKEN, token),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Of its own, so that Ctrl-C in the terminal is ours to answer.
-                start_new_session=True,
-                preexec_fn=_prepare_child,
-            )
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-        yield _client(head, f"http://127.0.0.1:{port}", token, folder / "start.log")
+        # A signal that struck inside would leave a folder or a child that nobody knows of.
+        with _later(ENDING):
+            # Short, because Ray's sockets lie below it and a socket's path has 107 characters.
+            folder = Path(tempfile.mkdtemp(prefix="slora-", dir="/tmp"))
+            token, port = secrets.token_hex(32), _free_port()
+            head = _launched(folder, token, cpus=cpus, port=port)
+        yield _client(head, f"http://127.0.0.1:{port}", token, folder / LOG)
     finally:
-        if head is not None:
-            _end(head, folder / TOKEN, spared=ours)
-        shutil.rmtree(folder, ignore_errors=True)
+        # Whoever presses Ctrl-C again wants the end that is already under way.
+        with _later(ENDING):
+            if head is not None and folder is not None:
+                _end(head, folder / TOKEN, spared=before)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment(file: Path, token: str) -> dict[str, str]:
-    """What Ray reads: token authentication is on, with a token that lives as long as it does."""
+@contextmanager
+def _later(signals: set[signal.Signals]) -> Iterator[None]:
+    """Inside, the signals wait; they strike on leaving."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _launched(folder: Path, token: str, *, cpus: int, port: int) -> subprocess.Popen[bytes]:
+    _adopt_orphans()
+    # Ray makes its own folder writable for all, so it gets one inside ours, which is for us alone.
+    inner, scratch = folder / "r", folder / "tmp"
+    scratch.mkdir()
+    with (folder / LOG).open("wb") as log:
+        return subprocess.Popen(
+            _command(inner, cpus=cpus, dashboard_port=port),
+            env=_environment(folder / TOKEN, token, scratch=scratch),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # Of its own, so that Ctrl-C in the terminal is ours to answer.
+            start_new_session=True,
+            preexec_fn=_prepare_child,
+        )
+
+
+def _environment(file: Path, token: str, *, scratch: Path) -> dict[str, str]:
+    """What Ray reads: token authentication is on, with a token that lives as long as it does.
+
+    What its processes leave in the temporary folder, as killed ones do, goes away with ours.
+    """
     file.touch(mode=0o600)
     file.write_text(token)
     kept = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
-    return {**kept, "RAY_AUTH_MODE": "token", TOKEN_PATH: str(file)}
+    return {**kept, "RAY_AUTH_MODE": "token", TOKEN_PATH: str(file), "TMPDIR": str(scratch)}
 
 
 def _command(folder: Path, *, cpus: int, dashboard_port: int) -> list[str]:
@@ -159,6 +181,9 @@ def _free_port() -> int:
 
 def _prepare_child() -> None:
     """In the child: signals are heard again, and Linux ends it when its parent dies of SIGKILL."""
+    # Not by our handlers, which would raise here, between fork and exec.
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     with suppress(OSError, AttributeError):
         pr_set_pdeathsig = 1

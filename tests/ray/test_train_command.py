@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -79,9 +80,31 @@ def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
 def test_a_run_that_is_terminated_while_ray_starts_leaves_no_process(folder):
     process = _start(folder, steps=5000)
     _read_until(process, "starting Ray")
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = _family_of(process, at_least=3)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=90)
     assert process.returncode == 128 + signal.SIGTERM
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_signal_to_all_at_the_very_start_leaves_no_folder_and_no_traceback(folder, number):
+    there = set(Path("/tmp").glob("slora-????????"))
+    process = _start(folder, steps=5000)
+    _read_until(process, "starting Ray")
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert set(Path("/tmp").glob("slora-????????")) <= there
+
+
+def _family_of(process: subprocess.Popen[str], *, at_least: int) -> list[psutil.Process]:
+    """Everything below a process, once there are that many."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        family = psutil.Process(process.pid).children(recursive=True)
+        if len(family) >= at_least:
+            return family
+    raise AssertionError(f"fewer than {at_least} processes in 30 s")

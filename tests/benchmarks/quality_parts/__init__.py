@@ -1,0 +1,1 @@
+"""The parts of the quality benchmark that are no command of their own."""
