@@ -46,6 +46,20 @@ def load_adapted(
     return _put_on(adapter, manifest, _checked_base(manifest, base or manifest.base.path), merged)
 
 
+def pulled(store: ObjectStore, wanted: str) -> tuple[LoraAdapter | SparseAdapter, Manifest]:
+    """The adapter `NAME` or `NAME@v2` itself, without a model.
+
+    Raises NotFound, DigestMismatch, BadAdapter, and InputError for one of kind full, which is a
+    model and no update.
+    """
+    manifest = resolve(store, wanted)
+    if manifest.kind == "full":
+        problem = f"{manifest.label} is a whole model, not an update of one"
+        raise InputError([Fault("--adapter", problem, "`slora adapters pull` has it as it is.")])
+    with tempfile.TemporaryDirectory(prefix="slora-pulled-") as made:
+        return read(pull(store, manifest, Path(made) / "adapter")), manifest
+
+
 def _whole(folder: Path, manifest: Manifest) -> Adapted:
     """The model that full fine-tuning saved: its own folder says what it is for."""
     task, labels = saved_task(folder)

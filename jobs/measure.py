@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from jobs.errors import InputError
 from jobs.objective import ask, correct, loss_sum
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 def evaluate(
     model: torch.nn.Module, feed: Feed, *, task: str, device: torch.device
 ) -> dict[str, float]:
-    """Mean loss per target (nats), and perplexity or accuracy. A collective."""
+    """Mean loss per target (nats), and perplexity or accuracy. A collective.
+
+    Raises InputError where no row has a target.
+    """
     sums = torch.zeros(3, dtype=torch.float64)
     with torch.no_grad():
         for step in feed.epoch():
@@ -32,6 +36,8 @@ def evaluate(
         torch.distributed.all_reduce(shared)
         sums = shared.double().cpu()
     loss, targets, right = (float(value) for value in sums)
+    if not targets:
+        raise InputError([feed.nothing()])
     measured = {"loss": loss / targets}
     if task == "sequence-classification":
         return {**measured, "accuracy": right / targets, "rows": targets}

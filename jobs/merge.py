@@ -19,19 +19,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
 
     def work() -> None:
-        # Here, so that a wrong argument is answered before torch is loaded.
-        from jobs.adapted import load_adapted
-
         folder = Path(asked.to)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             problem = f"{folder} is there already and is not empty"
             raise InputError([Fault("--to", problem, "Name another folder.")])
-        adapted = load_adapted(open_store(asked.store), asked.adapter, base=asked.base, merged=True)
-        adapted.model.save_pretrained(folder)
-        adapted.tokenizer.save_pretrained(folder)
-        print(f"{adapted.manifest.label} merged into {folder}")
+        label = merge_into(folder, asked.adapter, store=asked.store, base=asked.base)
+        print(f"{label} merged into {folder}")
 
     return ended(work)
+
+
+def merge_into(folder: Path, name: str, *, store: str, base: str | None) -> str:
+    """Writes base and adapter as one model; the adapter's label. Raises what load_adapted does."""
+    # Here, so that a wrong argument is answered before torch is loaded.
+    from jobs.adapted import load_adapted
+
+    adapted = load_adapted(open_store(store), name, base=base, merged=True)
+    adapted.model.save_pretrained(folder)
+    adapted.tokenizer.save_pretrained(folder)
+    return adapted.manifest.label
 
 
 if __name__ == "__main__":

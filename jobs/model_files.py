@@ -101,6 +101,12 @@ def model_folder(path: str) -> Path | None:
     return None
 
 
+def uses_conv1d(path: str) -> bool:
+    """Whether the base at `path` has Conv1D layers; False where it is not there to be asked."""
+    folder = model_folder(path)
+    return folder is not None and _config(folder)[0].get("model_type") in CONV1D
+
+
 def model_digest(folder: Path) -> str:
     """SHA-256 over the names and bytes of config.json and the weights: which base this is."""
     hashed = hashlib.sha256()

@@ -245,7 +245,9 @@ def _fault(key: str, group: list[ErrorDetails]) -> Fault:
 
 def _unknown_strategy(key: str, value: Any) -> Fault:
     known = [*SCORES, *(STRUCTURES if key == "method.mask" else ())]
-    close = difflib.get_close_matches(str(value), known, n=1)
+    # Only a short text: a few aliases in a YAML make a value whose whole text fills the memory.
+    written = value[:100] if isinstance(value, str) else ""
+    close = difflib.get_close_matches(written, known, n=1)
     guess = f"Did you mean {close[0]}? " if close else ""
     remedy = f"{guess}Use {', '.join(known)}, or package.module:NAME of your own."
     return Fault(key, f"{_show(value)} is no mask strategy", remedy)

@@ -126,6 +126,41 @@ def merge(
     _job("jobs.merge", [*words, *(["--base", base] if base else [])])
 
 
+@adapters.app.command("export")
+def export(
+    name: adapters.Wanted,
+    to: adapters.To,
+    form: Annotated[str, typer.Option("--as", help="peft | merged | sparse")] = "peft",
+    rank: Annotated[int | None, typer.Option(help="Of the LoRA folder.")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Instead: the smallest rank that keeps this share.")
+    ] = None,
+    density: Annotated[float | None, typer.Option(help="Of a sparse file.")] = None,
+    store: Store = adapters.DEFAULT_STORE,
+    base: Base = None,
+    json: Json = False,
+) -> None:
+    """An adapter in another form: a LoRA of a rank, a plain model, a sparse file."""
+    words = ["--adapter", name, "--to", str(to), "--store", store, "--as", form]
+    for option, value in (("rank", rank), ("energy", energy), ("density", density)):
+        words += [f"--{option}", str(value)] if value is not None else []
+    words += [*(["--base", base] if base else []), *(["--json"] if json else [])]
+    _job("jobs.export", words)
+
+
+@adapters.app.command("diff")
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="NAME, or NAME@v2.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="NAME, or NAME@v2.")],
+    every: Annotated[bool, typer.Option("--all", help="Every layer.")] = False,
+    store: Store = adapters.DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """How far apart two adapters are, layer by layer, and what made them differ."""
+    words = ["--adapter", first, "--other", second, "--store", store]
+    _job("jobs.diff", [*words, *(["--all"] if every else []), *(["--json"] if json else [])])
+
+
 def _checked(spec: Path, overrides: list[str]) -> Checked:
     loaded = absolute(load_spec(spec, overrides))
     work: LongWork | None = None

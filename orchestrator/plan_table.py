@@ -21,6 +21,7 @@ def show(checked: Checked) -> None:
             ("data", f"{checked.train.format} rows, {size_text(checked.train.bytes)}"),
             ("workers", f"{plan.workers}, {plan.sharding} ({plan.sharding_reason})"),
             ("batch", _batch(checked)),
+            *(("note", f"{line}.") for line in plan.notes),
         ]
     )
     say("")
@@ -36,9 +37,6 @@ def show(checked: Checked) -> None:
     ]
     headers = ("stage", "steps", "trainable", "share", "learning rate")
     show_table(rows, headers=headers, right=headers[1:])
-    for line in plan.notes:
-        say("")
-        say(f"note: {line}.")
 
 
 def _batch(checked: Checked) -> str:

@@ -134,7 +134,7 @@ class Feed:
                 else:
                     yield one
             if not size:
-                raise InputError([self._nothing()])
+                raise InputError([self.nothing()])
 
     def _epoch(self, epoch: int, shuffle_seed: int | None, tally: _Tally) -> Iterator[Sequence]:
         samples = self._samples(epoch, shuffle_seed, tally)
@@ -179,7 +179,8 @@ class Feed:
         # Rounding up must not pass the last position that the model has.
         return min(-(-longest // MULTIPLE) * MULTIPLE, self.max_length)
 
-    def _nothing(self) -> Fault:
+    def nothing(self) -> Fault:
+        """That no row of this side has a target, in words."""
         problem = f"no row of {self.source.part} has a target within {self.max_length} tokens"
         return Fault("data.max_length", problem, "Raise it, or shorten the prompts.")
 

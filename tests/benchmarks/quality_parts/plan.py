@@ -32,6 +32,8 @@ class Part:
     eval_every: int
     density: float
     """At which a random mask has as many entries as factors of rank RANK have parameters."""
+    layers: int | None
+    """Of the model's layers, the first so many; all where None."""
     target: float
     """Quality that tokens are counted to: accuracy at least, or loss at most."""
     dtype: str = "float32"
@@ -63,21 +65,23 @@ def _parts(newsgroups: Mapping[str, Any], chat: Mapping[str, Any]) -> dict[str, 
 SIZES: dict[str, dict[str, Part]] = {
     "tiny": _parts(
         {"train_rows": 200, "validation_rows": 40, "test_rows": 40, "max_length": 16, "steps": 4,
-         "batch_size": 4, "eval_every": 2, "target": 0.05},
-        {"train_rows": 40, "validation_rows": 4, "test_rows": 4, "max_length": 32, "steps": 2,
-         "batch_size": 2, "eval_every": 1, "target": 3.0},
+         "batch_size": 4, "eval_every": 2, "layers": 1, "target": 0.05},
+        {"train_rows": 40, "validation_rows": 4, "test_rows": 4, "max_length": 64, "steps": 2,
+         "batch_size": 2, "eval_every": 1, "layers": 2, "target": 9.0},
     ),
     "default": _parts(
         {"train_rows": 4000, "validation_rows": 200, "test_rows": 1000, "max_length": 32,
-         "steps": 80, "batch_size": 16, "eval_every": 20, "target": 0.35},
+         "steps": 80, "batch_size": 16, "eval_every": 20, "layers": 3, "target": 0.5},
         {"train_rows": None, "validation_rows": 40, "test_rows": 87, "max_length": 64,
-         "steps": 24, "batch_size": 8, "eval_every": 8, "target": 2.3},
+         "steps": 24, "batch_size": 8, "eval_every": 8, "layers": None, "target": 2.2},
     ),
     "full": _parts(
         {"train_rows": None, "validation_rows": 1000, "test_rows": 7528, "max_length": 256,
-         "steps": 1000, "batch_size": 32, "eval_every": 50, "target": 0.65, "dtype": "bfloat16"},
+         "steps": 1000, "batch_size": 32, "eval_every": 50, "layers": None, "target": 0.65,
+         "dtype": "bfloat16"},
         {"train_rows": None, "validation_rows": 100, "test_rows": 87, "max_length": 256,
-         "steps": 200, "batch_size": 32, "eval_every": 20, "target": 2.0, "dtype": "bfloat16"},
+         "steps": 200, "batch_size": 32, "eval_every": 20, "layers": None, "target": 2.0,
+         "dtype": "bfloat16"},
     ),
 }  # fmt: skip
 """tiny: a smoke test. default: 2 cores, one thread a training. full: for a GPU."""
@@ -92,20 +96,27 @@ class Rival:
     rates: tuple[tuple[float | None, float], ...]
 
 
-SLORA = ((5e-3, 2e-3), (1e-2, 5e-3))
-MASKS = ("rows", "fisher", "gradient", "magnitude", "snip", "columns", "blocks")
+LOW = ((None, 5e-3), (None, 1e-2), (None, 2e-2))
+SMALL = ((None, 5e-4), (None, 2e-3), (None, 5e-3))
+SPARSE = ((1e-2, 1e-2), (2e-2, 2e-2), (4e-2, 4e-2))
+CHOSEN = ((1e-3, 1e-3), (3e-3, 3e-3), (1e-2, 1e-2))
+"""Entries that gradients choose take less than entries drawn at random: they all pull."""
+SLORA = ((1e-2, 5e-3), (2e-2, 1e-2), (2e-2, 2e-2))
+SLORA_CHOSEN = ((1e-3, 5e-3), (3e-3, 1e-2), (3e-3, 2e-2))
+WIDE, BY_GRADIENT = ("rows", "magnitude", "columns", "blocks"), ("fisher", "gradient", "snip")
 RIVALS: tuple[Rival, ...] = (
-    Rival("lora", {"kind": "lora"}, ((None, 2e-3), (None, 5e-3))),
-    Rival("full", {"kind": "full"}, ((None, 1e-4), (None, 3e-4))),
-    Rival("sparse random", {"kind": "sparse"}, ((5e-3, 5e-3), (1e-2, 1e-2))),
+    Rival("lora", {"kind": "lora"}, LOW),
+    Rival("full", {"kind": "full"}, ((None, 3e-4), (None, 1e-3), (None, 2e-3))),
+    Rival("sparse random", {"kind": "sparse"}, SPARSE),
     Rival("slora random", {"kind": "slora"}, SLORA),
     Rival("slora random, fold", {"kind": "slora", "handoff": {"residual": "fold"}}, SLORA),
+    *(Rival(f"slora {mask}", {"kind": "slora", "mask": mask}, SLORA) for mask in WIDE),
+    *(Rival(f"slora {m}", {"kind": "slora", "mask": m}, SLORA_CHOSEN) for m in BY_GRADIENT),
+    Rival("sparse fisher", {"kind": "sparse", "mask": "fisher"}, CHOSEN),
+    Rival("sparse rows", {"kind": "sparse", "mask": "rows"}, SPARSE),
+    Rival("lora pissa", {"kind": "lora", "init": "pissa"}, SMALL),
+    Rival("lora lora-ga", {"kind": "lora", "init": "lora-ga"}, SMALL),
     Rival("slora random, norm", {"kind": "slora", "handoff": {"rescale": "norm"}}, SLORA),
-    *(Rival(f"slora {mask}", {"kind": "slora", "mask": mask}, SLORA) for mask in MASKS),
-    Rival("sparse fisher", {"kind": "sparse", "mask": "fisher"}, ((2e-3, 2e-3), (5e-3, 5e-3))),
-    Rival("sparse rows", {"kind": "sparse", "mask": "rows"}, ((2e-3, 2e-3), (5e-3, 5e-3))),
-    Rival("lora pissa", {"kind": "lora", "init": "pissa"}, ((None, 5e-4), (None, 2e-3))),
-    Rival("lora lora-ga", {"kind": "lora", "init": "lora-ga"}, ((None, 5e-4), (None, 2e-3))),
 )
 """In the order of what a reader wants to know first."""
 
@@ -128,11 +139,11 @@ class Setting:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def spec(self, data: Mapping[str, str], store: str) -> dict[str, Any]:
-        """The fine-tuning spec as plain values."""
+        """The fine-tuning spec as plain values; `data` names the model's folder too."""
         part, (sparse_rate, rate) = self.part, self.rates
         return {
             "name": "quality",
-            "model": {"path": part.model, "task": part.task, "dtype": part.dtype},
+            "model": {"path": data["model"], "task": part.task, "dtype": part.dtype},
             "data": {"train": data["train"], "eval": data["validation"], "format": part.format,
                      "max_length": part.max_length},
             "method": {"rank": RANK, "alpha": 2 * RANK, "density": part.density, **self.method},

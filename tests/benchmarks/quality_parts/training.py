@@ -30,7 +30,23 @@ def prepared(part: Part, folder: Path) -> dict[str, str]:
         }
         for kind, path in paths.items():
             path.write_text("".join(rows[kind]), encoding="utf-8")
-    return {kind: str(path) for kind, path in paths.items()}
+    data = {kind: str(path) for kind, path in paths.items()}
+    return {**data, "model": _model(part, folder)}
+
+
+def _model(part: Part, folder: Path) -> str:
+    """The part's model, or a folder with its first layers alone."""
+    if part.layers is None:
+        return part.model
+    made = folder / f"{Path(part.model).name}-{part.layers}"
+    if not (made / "config.json").exists():
+        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(part.model, num_hidden_layers=part.layers)
+        kind = AutoModelForCausalLM if part.task == "causal-lm" else AutoModel
+        kind.from_pretrained(part.model, config=config).save_pretrained(made)
+        AutoTokenizer.from_pretrained(part.model).save_pretrained(made)
+    return str(made)
 
 
 def _shuffled(path: Path) -> list[str]:
