@@ -76,7 +76,7 @@ def _lapack(matrix_OI: Tensor) -> Triplets:
 def _lanczos(matrix: Any, rank: int) -> Triplets:
     """ARPACK in float64 to machine precision, from a fixed vector: the same on every rank."""
     side = min(matrix.shape)
-    if not matrix.any() if isinstance(matrix, np.ndarray) else not matrix.nnz:
+    if not (matrix if isinstance(matrix, np.ndarray) else matrix.data).any():
         zeros = torch.zeros
         return zeros(matrix.shape[0], rank), zeros(rank), zeros(rank, matrix.shape[1])
     start = np.random.Generator(np.random.Philox(key=side)).standard_normal(side)
@@ -87,7 +87,7 @@ def _lanczos(matrix: Any, rank: int) -> Triplets:
 
 
 def _tensor(part: Any) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(part)).float()
+    return torch.from_numpy(part.copy()).float()
 
 
 def _cut(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Triplets:

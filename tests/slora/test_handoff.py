@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slora.errors import BadRank
-from slora.handoff import factor
+from slora.handoff import factor, hand_off, on_mask
+from slora.mask import Block, random_mask
+from slora.sizes import block_sides, exact_rank
+from slora.sparse import dense_delta
 
 
 @settings(deadline=None, max_examples=40)
@@ -66,3 +69,93 @@ def test_an_update_of_low_rank_is_kept_whole():
 def test_a_rank_that_the_matrix_has_not_is_refused_with_the_ranks_it_has(rank):
     with pytest.raises(BadRank, match=r"use 1\.\.4"):
         factor(torch.randn(6, 4), rank=rank)
+
+
+STRUCTURES = ("rows", "columns", "blocks")
+
+
+def _structured(structure, shape, density, rank):
+    sides = block_sides(structure, shape, density=density, rank=rank)
+    rows, columns = (
+        torch.randperm(side)[:count].sort().values for side, count in zip(shape, sides, strict=True)
+    )
+    return Block(shape, rows, columns)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    rows=st.integers(2, 90),
+    columns=st.integers(2, 90),
+    rank=st.integers(1, 12),
+    density=st.floats(0.001, 1.0),
+    structure=st.sampled_from(STRUCTURES),
+    split=st.sampled_from(["balanced", "b"]),
+)
+def test_masks_sized_by_the_rank_hand_off_exactly(rows, columns, rank, density, structure, split):
+    rank = min(rank, rows, columns)
+    torch.manual_seed(rows * 1000 + columns)
+    mask = _structured(structure, (rows, columns), density, rank)
+    values = torch.randn(mask.nnz)
+    found = hand_off(values, mask, rank=rank, scale=2.0, split=split)
+    delta = dense_delta(values, mask).double()
+    left = (delta - 2.0 * found.b_OR.double() @ found.a_RI.double()).norm() / delta.norm()
+    assert left <= 1e-6
+    assert found.error <= 1e-6 or found.error == pytest.approx(0.0, abs=1e-3)
+    assert found.kept == pytest.approx(1.0, abs=1e-6)
+    assert found.rank_in_effect <= exact_rank(
+        structure, (rows, columns), density=density, rank=rank
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    side=st.sampled_from([30, 500]),
+    wide=st.sampled_from([40, 620]),
+    rank=st.integers(1, 12),
+    rescale=st.sampled_from(["none", "norm", "projection"]),
+    residual=st.sampled_from(["drop", "keep", "fold"]),
+)
+def test_what_is_left_after_the_hand_off_is_what_it_says(side, wide, rank, rescale, residual):
+    mask = random_mask(seed=0, name="x", shape=(side, wide), density=0.03)
+    torch.manual_seed(rank)
+    values = torch.randn(mask.nnz)
+    found = hand_off(values, mask, rank=rank, scale=0.5, rescale=rescale, residual=residual)
+    delta = dense_delta(values, mask).double()
+    product = 0.5 * found.b_OR.double() @ found.a_RI.double()
+    assert float((delta - product).norm() / delta.norm()) == pytest.approx(found.error, rel=1e-4)
+    assert found.norm == pytest.approx(float(delta.norm()), rel=1e-6)
+    tail = torch.linalg.svdvals(delta)
+    kept = float(tail[:rank].square().sum() / tail.square().sum())
+    assert found.kept == pytest.approx(kept, rel=1e-5)
+    if rescale == "norm":
+        assert float(product.norm()) == pytest.approx(found.norm, rel=1e-4)
+    if residual == "drop":
+        assert found.residual is None
+        return
+    start = product if residual == "fold" else torch.zeros_like(product)
+    after = dense_delta(found.residual, mask).double() - start + product
+    if residual == "fold":
+        torch.testing.assert_close(after, delta, atol=1e-6, rtol=1e-5)
+    else:
+        where = mask.positions
+        torch.testing.assert_close(
+            after.flatten()[where], delta.flatten()[where], atol=1e-5, rtol=1e-4
+        )
+
+
+def test_the_projection_is_nearer_on_the_mask_than_any_other_stretch():
+    mask = random_mask(seed=0, name="x", shape=(60, 40), density=0.1)
+    values = torch.randn(mask.nnz)
+    found = hand_off(values, mask, rank=4, scale=1.0, rescale="projection")
+    there = on_mask(found.a_RI, found.b_OR, mask)
+    best = (values - there).norm()
+    for stretch in (0.9, 0.99, 1.01, 1.1):
+        assert (values - stretch * there).norm() > best
+
+
+def test_values_of_zero_hand_off_to_zero_factors_whatever_is_asked():
+    mask = random_mask(seed=0, name="x", shape=(600, 500), density=0.01)
+    for rescale in ("none", "norm", "projection"):
+        found = hand_off(torch.zeros(mask.nnz), mask, rank=4, scale=1.0, rescale=rescale)
+        assert (found.kept, found.error, found.rank_in_effect) == (1.0, 0.0, 0)
+        assert not found.b_OR.any() and torch.isfinite(found.a_RI).all()

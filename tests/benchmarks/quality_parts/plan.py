@@ -71,7 +71,7 @@ SIZES: dict[str, dict[str, Part]] = {
     ),
     "default": _parts(
         {"train_rows": 4000, "validation_rows": 200, "test_rows": 1000, "max_length": 32,
-         "steps": 80, "batch_size": 16, "eval_every": 20, "layers": 3, "target": 0.5},
+         "steps": 80, "batch_size": 16, "eval_every": 20, "layers": None, "target": 0.5},
         {"train_rows": None, "validation_rows": 40, "test_rows": 87, "max_length": 64,
          "steps": 24, "batch_size": 8, "eval_every": 8, "layers": None, "target": 2.2},
     ),
