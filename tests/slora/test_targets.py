@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from slora.errors import BadTargets
+from slora.errors import BadKind, BadTargets
 from slora.names import kinds, select
 from slora.targets import find_targets
 
@@ -53,3 +55,34 @@ def test_the_head_and_embeddings_are_never_targets():
 
 def test_kinds_are_short_and_each_once():
     assert kinds([*NAMES, "pooler.dense"]) == ("self_attn.q_proj", "mlp.up_proj", "pooler.dense")
+
+
+class FusedExperts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.zeros(2, 3, 4))
+
+
+def _mixture() -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {"embed": nn.Embedding(4, 4), "q_proj": nn.Linear(4, 4), "conv": Conv1D(3, 4),
+         "norm": nn.LayerNorm(4), "experts": FusedExperts()}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        pytest.param(["embed"], "embed is of the kind Embedding", id="embedding"),
+        pytest.param(["norm"], "norm is of the kind LayerNorm", id="norm"),
+        pytest.param(["experts"], "experts is of the kind FusedExperts", id="experts"),
+        pytest.param("all-linear", "fused experts", id="all-linear"),
+    ],
+)
+def test_another_kind_of_module_is_refused_by_name(wanted, said):
+    with pytest.raises(BadKind, match=said):
+        find_targets(_mixture(), wanted, head=[])
+
+
+def test_conv1d_is_a_target_as_a_linear_layer_is():
+    assert list(find_targets(_mixture(), ["q_proj", "conv"], head=[])) == ["q_proj", "conv"]
