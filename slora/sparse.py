@@ -203,10 +203,40 @@ def masked_product(grad_NO: Tensor, x_NI: Tensor, row_starts: Tensor, columns: T
     )
     # Both sides with the tokens side by side in memory: an entry is then one straight dot product,
     # and torch, given anything else, copies it twice as slowly.
-    right = x_NI.t().contiguous().t() if kind == "cpu" else x_NI
+    right = _TURNED.of(x_NI).t() if kind == "cpu" else x_NI
     sampled = torch.sparse.sampled_addmm(pattern, grad_NO.t().contiguous(), right, beta=0.0)
     values: Tensor = sampled.values()
     return values
+
+
+class _Turned:
+    """The last input that was transposed: q, k and v, or gate and up, have one and the same.
+
+    The input is held, so that its memory is no other tensor's while it is remembered.
+    """
+
+    MOST_BYTES = 1 << 25
+    """Of one input; what is larger is not worth holding until the next one comes."""
+
+    def __init__(self) -> None:
+        self._pair: tuple[Tensor, int, Tensor] | None = None
+
+    def of(self, x_NI: Tensor) -> Tensor:
+        """`x^T`, contiguous, `[I, N]`."""
+        if self._pair is not None:
+            x, version, turned = self._pair
+            same = x.data_ptr() == x_NI.data_ptr() and x.stride() == x_NI.stride()
+            if same and x.shape == x_NI.shape and x.dtype == x_NI.dtype and (
+                x_NI._version == version
+            ):  # fmt: skip
+                return turned
+        turned = x_NI.t().contiguous()
+        small = x_NI.numel() * x_NI.element_size() <= self.MOST_BYTES
+        self._pair = (x_NI, x_NI._version, turned) if small else None
+        return turned
+
+
+_TURNED = _Turned()
 
 
 def _product_by_slabs(grad_NO: Tensor, x_NI: Tensor, row_starts: Tensor, columns: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ from torch import Tensor
 from slora.errors import BadRank
 from slora.mask import Block, Mask
 
-EXACT_UP_TO = 384
+EXACT_UP_TO = 128
 """Smaller side up to which LAPACK takes the whole matrix apart. Random 1 % updates, 2 cores, ms:
 
     side             256     384     512     768    2048
-    LAPACK, whole     17      36      66     150    2030
-    Lanczos, R = 8    22      28      37      53     160
+    LAPACK, whole     13      14      49      78    1515
+    Lanczos, R = 8     4       5       6       8      40
 """
 ROOM = 20
 """Lanczos keeps this many vectors beside twice the rank; the spectrum of a random update is flat,
