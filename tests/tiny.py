@@ -62,6 +62,29 @@ def tiny_chat_model(folder: Path) -> Path:
     return _saved(model, tokenizer, folder)
 
 
+def tiny_gpt2(folder: Path) -> Path:
+    """A random GPT-2, whose linear layers are Conv1D, with the tokenizer of the Llama."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = _byte_tokenizer()
+    tokenizer.chat_template = CHATML
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config)
+    return _saved(model, tokenizer, folder)
+
+
 def tiny_encoder(folder: Path) -> Path:
     """A random BERT with a byte-level tokenizer, as safetensors."""
     import torch

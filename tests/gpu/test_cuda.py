@@ -7,7 +7,7 @@ import torch
 
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
-from slora.mask import random_mask
+from slora.mask import Block, random_mask
 from slora.sparse import SparseLinear, dense_delta
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec
 
@@ -17,11 +17,18 @@ pytestmark = [
 ]
 
 
+MASKS = {
+    "few": random_mask(seed=0, name="x", shape=(48, 64), density=0.03),
+    "many": random_mask(seed=0, name="x", shape=(48, 64), density=0.5),
+    "block": Block((48, 64), torch.arange(5), torch.arange(3, 20)),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_sparse_layer_on_cuda_equals_the_dense_reference(dtype):
+def test_the_sparse_layer_on_cuda_equals_the_dense_reference(dtype, mask):
     torch.manual_seed(0)
     base = torch.nn.Linear(64, 48, dtype=dtype, device="cuda").requires_grad_(False)
-    mask = random_mask(seed=0, name="x", shape=(48, 64), density=0.05)
     layer = SparseLinear(base, mask)
     layer.values.data.normal_()
     x = torch.randn(4, 64, dtype=dtype, device="cuda")
@@ -34,9 +41,18 @@ def test_the_sparse_layer_on_cuda_equals_the_dense_reference(dtype):
     )
 
 
+WAYS = {
+    "slora": {},
+    "fisher, kept": {"mask": "fisher", "handoff": {"residual": "keep"}},
+    "gates": {"kind": "lora", "factor_density": 0.5, "factor_pruning": "gates"},
+    "pissa": {"kind": "lora", "init": "pissa"},
+}
+
+
+@pytest.mark.parametrize("method", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("sharding", ["replicate", "cluster"])
-def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding):
+def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
     import deepspeed
 
     from jobs.engine import distributed
@@ -50,7 +66,11 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding):
     distributed("nccl")
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 60)
-    changes = {"model": {"dtype": dtype}, "cluster": {"sharding": sharding, "gpus_per_worker": 1}}
+    changes = {
+        "model": {"dtype": dtype},
+        "method": method,
+        "cluster": {"sharding": sharding, "gpus_per_worker": 1},
+    }
     checked = check(validate_spec(tiny_spec(tmp_path, **changes)))
     runs = RunStore(open_store(checked.spec.store), "gpu")
     digest = model_digest(checked.model.folder)

@@ -15,7 +15,7 @@ from jobs.measure import evaluate
 from jobs.store.adapters import pull, resolve
 from jobs.store.objects import open_store
 from slora.folder import LoraAdapter, SparseAdapter, read
-from tests.tiny import chat_rows, laid_over, tiny_chat_model, tiny_spec
+from tests.tiny import chat_rows, tiny_chat_model, tiny_gpt2, tiny_spec
 from tests.training_runs import Asked, Left, train_all
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
@@ -38,20 +38,27 @@ WAYS: dict[str, dict[str, Any]] = {
     "sparse factors": {"factor_density": 0.5},
     "sparse factors of pissa": {"kind": "lora", "init": "pissa", "factor_density": 0.5},
     "gates": {"kind": "lora", "rank": 4, "factor_density": 0.5, "factor_pruning": "gates"},
+    "gpt2 fisher": {"mask": "fisher"},
+    "gpt2 keep": {"mask": "rows", "sizing": "density", "handoff": {"residual": "keep"}},
+    "gpt2 pissa": {"kind": "lora", "init": "pissa"},
     "sparse fisher": {"kind": "sparse", "mask": "fisher"},
     "sparse blocks": {"kind": "sparse", "mask": "blocks"},
 }
-SHARDED = ("fisher", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates")
+SHARDED = ("fisher", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates", "gpt2 keep",
+           "gpt2 pissa")  # fmt: skip
+NARROW = ("gpt2 fisher", "blocks", "sparse factors", "gates")
+"""With a bfloat16 base too."""
 DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors": "step 9",
        "gates": "step 10", "lora-ga": "step 5"}  # fmt: skip
-COMPACT = {"keep", "fold", "sparse factors", "sparse factors of pissa", "gates", "sparse fisher",
-           "sparse blocks"}  # fmt: skip
+COMPACT = {"keep", "gpt2 keep", "fold", "sparse factors", "sparse factors of pissa", "gates",
+           "sparse fisher", "sparse blocks"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("method")
     tiny_chat_model(made / "model")
+    tiny_gpt2(made / "gpt2")
     chat_rows(made / "train.jsonl", 60)
     chat_rows(made / "eval.jsonl", 9)
     return made
@@ -63,12 +70,16 @@ def _asked(folder: Path, way: str, kind: str, dies: str = "") -> Asked:
     spec = tiny_spec(
         folder,
         name=run,
+        model={
+            "path": str(folder / ("gpt2" if "gpt2" in way else "model")),
+            "dtype": "bfloat16" if kind == "narrow" else "float32",
+        },
         data={"eval": str(folder / "eval.jsonl")},
         method={"calibration_batches": 2, **WAYS[way]},
         train={"steps": 12, "checkpoint_every": 1 if "died" in kind else None},
         cluster={"sharding": "cluster" if kind == "cluster" else "replicate"},
     )
-    return Asked(run, laid_over(spec, {}), dies=dies)
+    return Asked(run, spec, dies=dies)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +89,8 @@ def left(folder: Path) -> dict[str, Left]:
     one = train_all([*(_asked(folder, way, "1") for way in WAYS), *died], 1)
     two = train_all(
         [*(_asked(folder, way, "2") for way in WAYS)]
-        + [_asked(folder, way, "cluster") for way in SHARDED],
+        + [_asked(folder, way, "cluster") for way in SHARDED]
+        + [_asked(folder, way, "narrow") for way in NARROW],
         2,
     )
     again = train_all([_asked(folder, way, "died") for way in DIE], 1)
@@ -106,6 +118,14 @@ def test_masks_and_losses_are_the_same_on_one_rank_and_on_two(left, way):
 def test_a_sharded_base_changes_no_loss(left, way):
     wanted = _of(left, way, "1").losses
     assert _of(left, way, "cluster").losses == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", NARROW)
+def test_a_bfloat16_base_learns_as_a_float32_one_does_to_its_precision(left, way):
+    narrow = _of(left, way, "narrow")
+    # bfloat16 has 8 bits: a loss of 5.5 is known to about 0.02.
+    assert narrow.losses == pytest.approx(_of(left, way, "1").losses, abs=0.06)
+    assert narrow.base_untouched
 
 
 @pytest.mark.parametrize("way", DIE)
