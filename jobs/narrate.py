@@ -37,6 +37,9 @@ def line_of(event: Mapping[str, Any]) -> str | None:
         return f"{place(event['at'])}: {figures(event['metrics'])}"
     if kind == "stage":
         return f"{event['stage']} stage, {event['steps']} steps"
+    if kind == "masked":
+        by = "" if event["score"] == event["strategy"] else f" by {event['score']}"
+        return f"masks: {event['strategy']}{by}, scored in {event['seconds']:.0f} s"
     if kind == "handoff":
         return f"hand-off: {number(event['kept'], '.1%')} of the update's energy kept"
     if kind == "checkpoint":

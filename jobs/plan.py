@@ -74,7 +74,7 @@ class Plan:
 
 def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
     """The plan, or what in the spec can't be: the batch, the targets, the rank."""
-    faults = _batch_faults(spec)
+    faults = batch_faults(spec)
     targets, more = _targets(spec, shape)
     faults += more
     faults += _rank_faults(spec, targets)
@@ -205,7 +205,8 @@ def _sharding(spec: Spec) -> tuple[str, str]:
     return "replicate", "auto: the first choice; memory is not predicted yet"
 
 
-def _batch_faults(spec: Spec) -> list[Fault]:
+def batch_faults(spec: Spec) -> list[Fault]:
+    """What of the batch can't be dealt to the workers; needs no model."""
     batch, workers, micro = spec.train.batch_size, spec.workers, spec.train.micro_batch_size
     if batch % workers:
         near = max(workers, round(batch / workers) * workers)

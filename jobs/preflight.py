@@ -10,7 +10,7 @@ from jobs.data.heldout import check_split
 from jobs.data.survey import Progress, Survey, check_eval_labels, check_train_labels, survey
 from jobs.errors import Fault, InputError
 from jobs.model_files import ModelFiles, read_model
-from jobs.plan import Plan, Shape, make_plan
+from jobs.plan import Plan, Shape, batch_faults, make_plan
 from jobs.spec import Spec
 from jobs.spec_file import unavailable_in
 from jobs.store.directory import DirectoryStore
@@ -49,6 +49,8 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
         shape = Shape(model.parameters, model.linears, head, model.experts)
         plan, more = make_plan(spec, shape)
         faults += more
+    else:
+        faults += batch_faults(spec)
     faults += _store_faults(spec, write=not quick)
     if faults or not (model and train and plan):
         raise InputError(faults)

@@ -28,7 +28,7 @@ def outcome(runs: RunStore) -> dict[str, Any]:
         elif kind == "handoff":
             found["kept"] = event["kept"]
         elif kind == "published":
-            found |= {key: event[key] for key in ("adapter", "bytes", "place", "ledger")}
+            found |= {key: event[key] for key in ("adapter", "form", "bytes", "place", "ledger")}
     return found
 
 

@@ -34,7 +34,7 @@ from jobs.samples import answer, pick_prompts
 from jobs.schedule import rate_at
 from jobs.starts import Team
 from jobs.step import check_finite, take_step
-from jobs.store.manifest import Manifest
+from jobs.store.manifest import Manifest, form
 from jobs.store.runs import RunStore
 from slora.adapt import freeze
 from slora.targets import find_targets
@@ -316,6 +316,7 @@ class Training:
         self.record.event(
             "published",
             adapter=manifest.label,
+            form=form(manifest),
             bytes=manifest.size,
             place=self.runs.store.url(manifest.prefix),
             ledger=self.ledger,

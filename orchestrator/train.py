@@ -154,9 +154,14 @@ def _next_commands(found: dict[str, Any], store: str) -> None:
     flag = "" if store.endswith("/.cache/store") else f" --store {shlex.quote(store)}"
     causal = "perplexity" in next(iter(found["evaluations"].values()), {"perplexity": 0})
     lines = [f"slora chat --adapter {name}{flag}"] if causal else []
+    out = {
+        "peft": f"slora adapters pull {adapter} ./{name}{flag}   # a PEFT folder",
+        "compact": f"slora adapters export {adapter} ./{name} --energy 0.9{flag}   # as PEFT",
+        "model": f"slora adapters pull {adapter} ./{name}{flag}   # a whole model",
+    }
     lines += [
         f"slora adapters show {adapter}{flag}",
-        f"slora adapters pull {adapter} ./{name}{flag}   # a PEFT folder",
+        out[found["form"]],
         f"tensorboard --logdir {_board(store, run)}",
     ]
     results.print("next:", style="bold")

@@ -124,6 +124,14 @@ class Manifest(Draft):
         return version_prefix(self.name, self.version)
 
 
+def form(manifest: Manifest) -> str:
+    """What its folder is: `peft`, `compact` (values and masks), or `model` (a whole one)."""
+    if manifest.kind == "full":
+        return "model"
+    names = {file.name for file in manifest.files}
+    return "peft" if "adapter_config.json" in names else "compact"
+
+
 class BadManifest(StoreError):
     """The bytes under a manifest's key are not a manifest of that adapter."""
 

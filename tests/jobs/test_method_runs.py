@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from jobs.adapted import load_adapted
 from jobs.data.feed import Feed
 from jobs.data.source import Source
 from jobs.data.survey import survey
+from jobs.diff import main as diff
+from jobs.export import main as export
 from jobs.measure import evaluate
 from jobs.store.adapters import pull, resolve
 from jobs.store.objects import open_store
@@ -205,3 +208,63 @@ def test_where_layers_compete_the_whole_budget_is_spent(left):
     assert nnz("global") == nnz("fisher")
     shares = {way: sorted(_of(left, way, "1").masks[0].values()) for way in ("global", "fisher")}
     assert shares["global"] != shares["fisher"]
+
+
+@pytest.mark.parametrize("way", ["keep", "fold", "sparse fisher", "gates", "gpt2 keep"])
+def test_a_compact_adapter_exports_to_a_lora_that_keeps_the_share_that_was_asked(
+    left, folder, tmp_path, capsys, way
+):
+    store = f"file://{folder / 'store'}"
+    words = ["--adapter", _name(way), "--store", store, "--to", str(tmp_path / "lora"), "--json"]
+    assert export(["--energy", "0.9", *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kept"] >= 0.9 and told["rank"] >= 1
+    adapter = read(tmp_path / "lora")
+    assert isinstance(adapter, LoraAdapter) and adapter.conv1d == ("gpt2" in way)
+    assert export(["--rank", "4", *words]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(left, folder, tmp_path, capsys):
+    store = f"file://{folder / 'store'}"
+    words = ["--adapter", _name("pissa"), "--store", store]
+    sparse = ["--as", "sparse", "--density", "0.5", "--to", str(tmp_path / "sparse")]
+    assert export([*words, *sparse]) == 0
+    assert "energy of the update that it keeps" in capsys.readouterr().out
+    assert isinstance(read(tmp_path / "sparse"), SparseAdapter)
+    assert export([*words, "--as", "merged", "--to", str(tmp_path / "merged")]) == 0
+    assert (tmp_path / "merged" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param([], "--rank: a LoRA needs a rank", id="neither"),
+        pytest.param(["--rank", "2", "--energy", "0.5"], "Give one of", id="both"),
+        pytest.param(["--rank", "0"], "0 is no rank", id="rank 0"),
+        pytest.param(["--energy", "1.5"], "1.5 is no share", id="energy"),
+        pytest.param(["--as", "sparse", "--rank", "2"], "means nothing", id="rank of a sparse one"),
+        pytest.param(["--as", "sparse"], "give a density", id="no density"),
+    ],
+)
+def test_an_export_that_can_not_be_is_refused_in_words(left, folder, tmp_path, capsys, words, said):
+    store = ["--store", f"file://{folder / 'store'}", "--to", str(tmp_path / "out")]
+    assert export(["--adapter", _name("rslora"), *store, *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_adapters_are_set_side_by_side(left, folder, capsys):
+    store = ["--store", f"file://{folder / 'store'}"]
+    pair = ["--adapter", _name("sparse fisher"), "--other", _name("sparse blocks"), *store]
+    assert diff([*pair, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["facts"]["mask"] == ["fisher", "blocks"]
+    assert all(0 <= layer["overlap"] < 1 for layer in told["layers"])
+    distances = [layer["distance"] for layer in told["layers"]]
+    assert distances == sorted(distances, reverse=True)
+    assert diff(pair) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and "2 layers less different" in lines[-1]
+    other = ["--adapter", _name("sparse fisher"), "--other", _name("gpt2 fisher"), *store]
+    assert diff(other) == 0

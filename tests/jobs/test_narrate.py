@@ -36,6 +36,12 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
         "after the hand-off: loss nan, perplexity nan"),
     "stage": (
         {"event": "stage", "stage": "sparse", "steps": 2, "done": 0}, "sparse stage, 2 steps"),
+    "masks by their own score": (
+        {"event": "masked", "strategy": "fisher", "score": "fisher", "seconds": 4.2},
+        "masks: fisher, scored in 4 s"),
+    "masks by another score": (
+        {"event": "masked", "strategy": "rows", "score": "snip", "seconds": 61.0},
+        "masks: rows by snip, scored in 61 s"),
     "hand-off": (
         {"event": "handoff", "kept": 0.8125}, "hand-off: 81.2% of the update's energy kept"),
     "hand-off of what diverged": (

@@ -292,3 +292,11 @@ def test_the_rest_of_the_spec_stays_as_it_was(tmp_path: Path):
     spec = validate_spec(tiny_spec(tmp_path))
     assert absolute(spec) == spec
     assert json.loads(absolute(spec).model_dump_json())["data"]["eval"] is None
+
+
+def test_a_batch_that_workers_can_not_divide_is_told_beside_a_missing_model(tmp_path):
+    chat_rows(tmp_path / "train.jsonl", 8)
+    spec = validate_spec(tiny_spec(tmp_path, train={"batch_size": 5}, cluster={"workers": 2}))
+    with pytest.raises(InputError) as refused:
+        check(spec)
+    assert {fault.key for fault in refused.value.faults} == {"model.path", "train.batch_size"}

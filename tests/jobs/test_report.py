@@ -35,7 +35,8 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "resumed", "step": 4, "stage": "low-rank"},
     {"event": "evaluated", "at": "end", "step": 6, "metrics": END},
     {"event": "samples", "at": "end", "samples": [ASKED]},
-    {"event": "published", "adapter": "chat@v1", "bytes": 2_000_000, "place": "/s/adapters/chat/v1",
+    {"event": "published", "adapter": "chat@v1", "form": "peft", "bytes": 2_000_000,
+     "place": "/s/adapters/chat/v1",
      "ledger": {"tokens": 1200, "seconds": 6.0}, "time": 1.0},
 ]  # fmt: skip
 
@@ -67,6 +68,7 @@ def test_the_outcome_is_what_the_journal_says_the_last_word_counting(runs: RunSt
         "plan": PLAN,
         "kept": 0.8125,
         "adapter": "chat@v1",
+        "form": "peft",
         "bytes": 2_000_000,
         "place": "/s/adapters/chat/v1",
         "ledger": {"tokens": 1200, "seconds": 6.0},

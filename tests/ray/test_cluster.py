@@ -80,6 +80,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         process.kill()
     psutil.wait_procs(family, timeout=20)
     started.communicate()
+    Path(_short_folder(folder)).unlink()
 
 
 @pytest.fixture(scope="module")
