@@ -22,7 +22,7 @@ from jobs.starts import Team
 from jobs.store.runs import RunStore
 from slora.adapt import adapted, factors_of, remove
 from slora.calibrate import layer_gradients, layer_scores
-from slora.factor_mask import SparseFactorLinear
+from slora.factor_mask import SparseFactorLinear, masked
 from slora.gates import GatedLoraLinear, importance, shrink, survivors
 from slora.mask import Mask
 from slora.masks.choose import choose_masks, needed
@@ -93,6 +93,16 @@ class Adaptation:
             shrunk[f"{name}.gate_R"] = gate
         engine.write(shrunk)
 
+    def settled(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights as the model computes with them: a closed gate is zero.
+
+        An optimiser's momentum moves it on, where it has no effect; saved so, it would open again.
+        """
+        found = dict(weights)
+        for name, layer in self._gates():
+            found[f"{name}.gate_R"] = found[f"{name}.gate_R"] * layer.open_R.cpu().float()
+        return found
+
     def reopen(self, weights: Mapping[str, Tensor]) -> None:
         """After saved weights were put back: what was pruned stays so."""
         for name, layer in self._gates():
@@ -113,7 +123,8 @@ class Adaptation:
                 continue
             a_RI, b_OR = start.a_RI, start.b_OR
             if isinstance(layer, SparseFactorLinear):
-                a_RI, b_OR = layer.masked(a_RI, b_OR)
+                density = self._method.factor_density
+                a_RI, b_OR = masked(a_RI, b_OR, density, self._seed, name)
             found[name] = (a_RI, b_OR)
         return found
 
@@ -139,6 +150,7 @@ class Adaptation:
         if scorer is None:
             return choose_masks(self.shapes, request)
         began = time.monotonic()
+        self._record.event("scoring", strategy=request.mask, score=scorer.name)
         run = self._calibrate()
         scores = layer_scores(self._targets, scorer, run)
         masks = make_masks(self.shapes, request, scores, self._runs, writes=self._team.rank == 0)
@@ -161,7 +173,7 @@ class Adaptation:
             made = starts.starts_from_weights(self._targets, method, self._team)
         else:
             gradients = layer_gradients(self._targets, self._calibrate())
-            made = starts.starts_from_gradients(gradients, method, self._team)
+            made = starts.starts_from_gradients(gradients, method, self._team, seed=self._seed)
         if self._team.rank == 0:
             starts.save_starts(self._runs, made)
         return made

@@ -40,9 +40,17 @@ def assemble(
         name: _joined(method.factors[name], minus.get(name)) for name in method.factors
     }  # fmt: skip
     residual = {name: s.residual for name, s in starts.items() if s.residual is not None}
-    if residual or spec.method.factor_density < 1:
+    # Gates may leave layers of different ranks, which a LoRA folder for all servers can't have.
+    ranks = {a_RI.shape[0] for a_RI, _ in factors.values()}
+    if residual or len(ranks) > 1 or _thinned(request):
         return _compact(request, method, residual, factors, head)
     return _lora(request, model, method, factors, head)
+
+
+def _thinned(request: Request) -> bool:
+    """Whether the factors have zeros of their own."""
+    method = request.spec.method
+    return method.factor_density < 1 and method.factor_pruning == "fixed"
 
 
 def target_names(model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,7 +88,7 @@ def _compact(
         density=spec.method.density if random else None,
         factors=factors,
         scale=spec.method.scale,
-        sparse_factors=spec.method.factor_density < 1,
+        sparse_factors=_thinned(request),
         base=str(request.base),
         task=spec.model.task,
         head=head,

@@ -163,8 +163,14 @@ def _notes(spec: Spec, targets: Mapping[str, tuple[int, int]]) -> list[str]:
     method, rank = spec.method, sized_by_rank(spec)
     if method.kind != "slora":
         return []
+    if method.factor_density < 1 and method.factor_pruning == "fixed":
+        return ["the hand-off is not exact: the masks of A and B drop part of what the rank holds"]
+    # Rows and columns that compete without a limit may all fall to one layer.
+    open_ended = method.allocation == "global" and method.sizing == "density"
     needed = {
-        name: exact_rank(method.mask, size, density=method.density, rank=rank)
+        name: min(size)
+        if open_ended
+        else exact_rank(method.mask, size, density=method.density, rank=rank)
         for name, size in targets.items()
     }
     losing = [name for name, exact in needed.items() if exact > method.rank]
@@ -254,11 +260,13 @@ def _rank_faults(spec: Spec, targets: Mapping[str, tuple[int, int]]) -> list[Fau
         return []
     name, shape = min(targets.items(), key=lambda item: min(item[1]))
     # LoRA-GA takes as many singular vectors again.
-    rank = spec.method.rank * (2 if spec.method.init == "lora-ga" else 1)
-    if rank <= min(shape):
+    twice = spec.method.init == "lora-ga"
+    most = min(shape) // 2 if twice else min(shape)
+    if spec.method.rank <= most:
         return []
-    problem = f"{rank} is above the smallest target, {name} of {shape[0]} x {shape[1]}"
-    return [Fault("method.rank", problem, f"Use 1 to {min(shape)}, or other method.targets.")]
+    what = "half the smallest target" if twice else "the smallest target"
+    problem = f"{spec.method.rank} is above {what}, {name} of {shape[0]} x {shape[1]}"
+    return [Fault("method.rank", problem, f"Use 1 to {most}, or other method.targets.")]
 
 
 def steps_for(sequences: int, epochs: int, batch_size: int) -> int:

@@ -86,7 +86,7 @@ class MethodSection(Frozen):
     or package.module:NAME."""
     sizing: Literal["rank", "density"] = "rank"
     """rank: at most `rank` rows, columns or a block's shorter side, so that the hand-off is exact;
-    density: as many as the density asks."""
+    density: as many as the density asks, as always in kind sparse, which hands nothing over."""
     calibration_batches: int = Field(default=4, ge=1)
     """Batches of training data from which gradient, fisher and snip take their scores."""
     allocation: Literal["uniform", "global"] = "uniform"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from jobs.spec import MethodSection
 from jobs.store.runs import RunStore
-from slora.handoff import hand_off
+from slora.factor_mask import masked
+from slora.handoff import Refine, hand_off
 from slora.initial import lora_ga, pissa
 from slora.lowrank import fresh_factors
 from slora.mask import Mask
@@ -71,8 +72,8 @@ def hand_over(
             split=method.handoff.split,
             rescale=method.handoff.rescale,
             residual=method.handoff.residual,
+            refine=_refining(name, mask.shape, method, seed=seed),
         )
-        _revive(found.a_RI, found.rank_in_effect, name=name, seed=seed)
         facts = torch.tensor([found.kept, found.error, found.norm, float(found.rank_in_effect)])
         parts = [found.a_RI.flatten(), found.b_OR.flatten(), facts]
         return torch.cat([*parts, found.residual] if found.residual is not None else parts)
@@ -95,15 +96,21 @@ def hand_over(
     return starts, told
 
 
-def _revive(a_RI: Tensor, effective: int, *, name: str, seed: int) -> None:
-    """Gives ranks that the update does not fill LoRA's own A, in place; their B is zero.
+def _refining(name: str, shape: tuple[int, int], method: MethodSection, *, seed: int) -> Refine:
+    """What the low-rank stage will make of a layer's factors: known before they are judged.
 
-    With both factors zero such a rank would have no gradient, and never learn.
+    Ranks that the update does not fill get LoRA's own A, beside their B of zero: with both factors
+    zero such a rank would have no gradient, and never learn. Sparse factors lose their rest.
     """
-    rank, columns = a_RI.shape
-    if effective < rank:
-        fresh, _ = fresh_factors(seed=seed, name=name, shape=(rank, columns), rank=rank)
-        a_RI[effective:] = fresh[effective:]
+    fixed = method.factor_density < 1 and method.factor_pruning == "fixed"
+
+    def refine(a_RI: Tensor, b_OR: Tensor, effective: int) -> tuple[Tensor, Tensor]:
+        if effective < method.rank:
+            fresh, _ = fresh_factors(seed=seed, name=name, shape=shape, rank=method.rank)
+            a_RI = torch.cat((a_RI[:effective], fresh[effective:]))
+        return masked(a_RI, b_OR, method.factor_density, seed, name) if fixed else (a_RI, b_OR)
+
+    return refine
 
 
 def own_starts(shapes: Shapes, method: MethodSection, *, seed: int) -> dict[str, Start]:
@@ -123,10 +130,19 @@ def starts_from_weights(
 
 
 def starts_from_gradients(
-    gradients: Iterable[tuple[str, Tensor]], method: MethodSection, team: Team
+    gradients: Iterable[tuple[str, Tensor]], method: MethodSection, team: Team, *, seed: int
 ) -> dict[str, Start]:
-    """LoRA-GA: singular vectors of each weight's first gradient. A collective."""
-    return _from_matrices(gradients, lora_ga, method, team)
+    """LoRA-GA: singular vectors of each weight's first gradient. A collective.
+
+    A layer that no calibration gradient reached starts as LoRA's own does.
+    """
+    starts = _from_matrices(gradients, lora_ga, method, team)
+    for name, start in starts.items():
+        if not start.a_RI.any():
+            shape = (start.b_OR.shape[0], start.a_RI.shape[1])
+            fresh = fresh_factors(seed=seed, name=name, shape=shape, rank=method.rank)
+            starts[name] = Start(*fresh, minus=True)
+    return starts
 
 
 def save_starts(runs: RunStore, starts: Mapping[str, Start]) -> None:

@@ -177,7 +177,7 @@ class Training:
         self._measure(engine, "end" if last else stage.name)
         if last:
             self._sample(engine, "end")
-        found = engine.weights()
+        found = self.method.settled(engine.weights())
         if self.method.kept is not None:
             self.ledger["handoff_kept"] = self.method.kept
         if stage.steps != done:
@@ -259,7 +259,7 @@ class Training:
         if train.eval_every and self.step % train.eval_every == 0 and not at_end:
             self._measure(engine, f"step {self.step}")
         if train.checkpoint_every and self.step % train.checkpoint_every == 0 and not at_end:
-            self._save(engine, index, done, engine.weights())
+            self._save(engine, index, done, self.method.settled(engine.weights()))
 
     def _save(self, engine: Engine, index: int, done: int, weights: Mapping[str, Tensor]) -> None:
         if not self.spec.train.checkpoint_every or not done:

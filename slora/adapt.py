@@ -110,8 +110,8 @@ def adapted(model: nn.Module) -> Iterator[tuple[str, SparseLinear | LoraLinear]]
 def factors_of(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """The plain factors (a_RI, b_OR) of each low-rank layer of `model`, float32 on the CPU.
 
-    `weights` holds the trained tensors by name: of sparse factors the rest is zero, and a gate is
-    multiplied into its column of B.
+    `weights` holds the trained tensors by name: of sparse factors the rest is zero; a gate is
+    multiplied into its column of B, and a closed one's rank is left out.
     """
     found = {}
     for name, layer in adapted(model):
@@ -132,7 +132,8 @@ def factors_of(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, tup
         elif isinstance(layer, LoraLinear):
             a, b = weights[f"{name}.a_RI"].cpu().float(), weights[f"{name}.b_OR"].cpu().float()
             if isinstance(layer, GatedLoraLinear):
-                b = b * (weights[f"{name}.gate_R"].cpu().float() * layer.open_R.cpu())
+                gate = weights[f"{name}.gate_R"].cpu().float() * layer.open_R.cpu().float()
+                a, b = a[gate != 0], (b * gate)[:, gate != 0]
             found[name] = (a, b)
     return found
 

@@ -24,6 +24,8 @@ from slora.names import entries
 
 SPARSE_CONFIG, SPARSE_WEIGHTS = "sparse_config.json", "sparse_model.safetensors"
 FORMAT = 2
+SPARSEST = 1_000_000
+"""A factor has at most so many entries for each that is stored: what a file claims costs memory."""
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -188,7 +190,9 @@ class _Reader:
         rows, columns = self._shapes[name]
         if sparse and f"{name}.a_RI.places" in self._left:
             rank = int(self._config["rank"])
-            if not 1 <= rank <= rows + columns:
+            stored = self._left[f"{name}.a_RI.places"].numel()
+            # Twice the smaller side is what a start that was taken out can have.
+            if not 1 <= rank <= 2 * min(rows, columns) or rank * columns > SPARSEST * stored:
                 raise BadAdapter(self._where, f"{name} has no sensible rank, {rank}")
             a = self._scattered(f"{name}.a_RI", (rank, columns))
             return a, self._scattered(f"{name}.b_OR", (rows, rank))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from slora.compact import SparseAdapter
 from slora.merge import Adapter, layer_shapes, update
@@ -26,7 +27,7 @@ class LayerDifference:
 
 
 def compare(first: Adapter, second: Adapter) -> list[LayerDifference]:
-    """Every layer that either changes, the most different first.
+    """Every layer that either changes, and every tensor of the heads, the most different first.
 
     Raises ValueError where a layer has two shapes: the adapters are of different bases.
     """
@@ -38,16 +39,29 @@ def compare(first: Adapter, second: Adapter) -> list[LayerDifference]:
                 "they are adapters of different models"
             )
     found = [_difference(first, second, name) for name in {**shapes, **others}]
+    heads = dict.fromkeys([*first.head, *second.head])
+    found += [_head_difference(first.head.get(n), second.head.get(n), n) for n in heads]
     return sorted(found, key=lambda layer: (-layer.distance, layer.name))
 
 
 def _difference(first: Adapter, second: Adapter, name: str) -> LayerDifference:
     there = [one for one in (first, second) if name in layer_shapes(one)]
     zero = torch.zeros(layer_shapes(there[0])[name])
-    a, b = (
-        (update(one, name) if name in layer_shapes(one) else zero).double()
-        for one in (first, second)
-    )
+    a, b = (update(one, name) if name in layer_shapes(one) else zero for one in (first, second))
+    return _distance(name, a, b, overlap=_overlap(first, second, name))
+
+
+def _head_difference(a: Tensor | None, b: Tensor | None, name: str) -> LayerDifference:
+    there = a if a is not None else b
+    assert there is not None
+    if a is not None and b is not None and a.shape != b.shape:
+        raise ValueError(f"{name} is {tuple(a.shape)} in one and {tuple(b.shape)} in the other")
+    zero = torch.zeros(there.shape)
+    return _distance(name, zero if a is None else a, zero if b is None else b, overlap=None)
+
+
+def _distance(name: str, a: Tensor, b: Tensor, *, overlap: float | None) -> LayerDifference:
+    a, b = a.double(), b.double()
     norm_a, norm_b = float(a.norm()), float(b.norm())
     largest = max(norm_a, norm_b)
     return LayerDifference(
@@ -56,7 +70,7 @@ def _difference(first: Adapter, second: Adapter, name: str) -> LayerDifference:
         norm_b=norm_b,
         cosine=float((a * b).sum()) / (norm_a * norm_b) if norm_a and norm_b else None,
         distance=float((a - b).norm()) / largest if largest else 0.0,
-        overlap=_overlap(first, second, name),
+        overlap=overlap,
     )
 
 

@@ -46,12 +46,6 @@ class SparseFactorLinear(LoraLinear):
         a = dense(self.a_values, self.a_places, (self.rank, self.in_features))
         return a, dense(self.b_values, self.b_places, (self.out_features, self.rank))
 
-    def masked(self, a_RI: Tensor, b_OR: Tensor) -> tuple[Tensor, Tensor]:
-        """The same factors with nothing outside the masks, on the CPU."""
-        a_places, b_places = self.a_places.cpu(), self.b_places.cpu()
-        a = dense(a_RI.flatten()[a_places], a_places, (self.rank, self.in_features))
-        return a, dense(b_OR.flatten()[b_places], b_places, (self.out_features, self.rank))
-
 
 def factor_places(factor: Tensor, *, density: float, seed: int, name: str) -> Tensor:
     """Which entries of a factor are trained, row-major, ascending, int64.
@@ -63,6 +57,18 @@ def factor_places(factor: Tensor, *, density: float, seed: int, name: str) -> Te
     if not factor.any():
         return random_mask(seed=seed, name=name, shape=shape, density=density).positions
     return top(factor.detach().abs().float().cpu().flatten(), entries(shape, density))
+
+
+def masked(
+    a_RI: Tensor, b_OR: Tensor, density: float, seed: int, name: str
+) -> tuple[Tensor, Tensor]:
+    """The factors with nothing outside the masks that a layer of this name would give them."""
+    found = []
+    for side, factor in (("a_RI", a_RI), ("b_OR", b_OR)):
+        places = factor_places(factor, density=density, seed=seed, name=f"{name}.{side}")
+        shape = (factor.shape[0], factor.shape[1])
+        found.append(dense(factor.flatten()[places], places, shape))
+    return found[0], found[1]
 
 
 def kept_energy(factor: Tensor, places: Tensor) -> float:

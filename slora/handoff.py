@@ -17,6 +17,7 @@ A, `scale B^T G`, the mask has seen one entry of G in a hundred.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,8 @@ from slora.svd import Triplets, svd_of_dense, svd_of_sparse
 Split = Literal["balanced", "b"]
 Rescale = Literal["none", "norm", "projection"]
 Residual = Literal["drop", "fold", "keep"]
+Refine = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""Changes the factors (a_RI, b_OR), of which so many ranks are in effect, before they count."""
 NOTHING = 1e-6
 """Singular values below this share of the largest are rounding, not update."""
 
@@ -55,8 +58,9 @@ class Handoff:
     """One layer's hand-off.
 
     `a_RI`, `b_OR`: float32, the low-rank stage's start.
-    `kept`: share of `||dW||^2` that the rank holds, before any rescaling.
-    `error`: `||dW - scale B A|| / ||dW||` of the factors as they are, rescaled or not.
+    `kept`: share of `||dW||^2` that the rank holds, before any rescaling; where B was refined,
+    `1 - error^2`, and 0 at least.
+    `error`: `||dW - scale B A|| / ||dW||` of the factors as they are, rescaled, refined or not.
     `norm`: `||dW||`, Frobenius.
     `rank_in_effect`: how many of the R components are more than rounding.
     `residual`: float32 `[Z]`, what stays on the mask beside them; None for `drop`.
@@ -95,34 +99,41 @@ def hand_off(
     split: Split = "balanced",
     rescale: Rescale = "none",
     residual: Residual = "drop",
+    refine: Refine | None = None,
 ) -> Handoff:
     """The update `values` `[Z]` on its mask, as factors. Raises BadRank.
 
     `rescale: norm` stretches the factors to `||dW||`. `projection` multiplies them by the c that
     brings them nearest to dW on the mask's entries, `<dW, P> / ||M o P||^2` for `P = scale B A`:
     over all entries the best c of a truncated SVD is 1, but only those of the mask were trained.
+    `refine` may change the factors before what is left of dW is taken and measured.
     """
-    found = svd_of_sparse(values, mask, rank)
+    u, s, vh = svd_of_sparse(values, mask, rank)
+    effective = int((s > NOTHING * float(s[0])).sum())
+    # What is below rounding is no direction of the update.
+    s = torch.where(torch.arange(rank) < effective, s, torch.zeros(()))
     exact = values.detach().double().cpu()
     energy = float(exact.square().sum())
-    a_RI, b_OR = divided(found, scale=scale, split=split)
-    held = float(found[1].double().square().sum())
-    stretch = _stretch(rescale, exact, mask, (a_RI, b_OR), scale, energy, held)
-    b_OR = b_OR * stretch
+    a_RI, b_OR = divided((u, s, vh), scale=scale, split=split)
+    held = float(s.double().square().sum())
+    b_OR = b_OR * _stretch(rescale, exact, mask, (a_RI, b_OR), scale, energy, held)
+    whole = b_OR
+    if refine is not None:
+        a_RI, b_OR = refine(a_RI, b_OR, effective)
+    there = scale * on_mask(a_RI.double(), b_OR.double(), mask)
     left = None
     if residual == "fold":
         left = exact.float()
     elif residual == "keep":
-        left = (exact - scale * on_mask(a_RI, b_OR, mask).double()).float()
-    # ||dW - c P||^2 = ||dW||^2 - 2 c <dW, P> + c^2 ||P||^2, where <dW, P> = ||P||^2.
-    lost = max(0.0, energy - 2 * stretch * held + stretch**2 * held)
+        left = (exact - there).float()
+    error = _error(exact, there, a_RI, b_OR, scale)
     return Handoff(
         a_RI=a_RI.contiguous(),
         b_OR=b_OR.contiguous(),
-        kept=_share(found[1], energy),
-        error=_error(lost, energy),
+        kept=_share(s, energy) if torch.equal(b_OR, whole) else max(0.0, 1.0 - error**2),
+        error=error,
         norm=math.sqrt(energy),
-        rank_in_effect=int((found[1] > NOTHING * float(found[1][0])).sum()),
+        rank_in_effect=effective,
         residual=left,
     )
 
@@ -168,5 +179,17 @@ def _share(s: Tensor, energy: float) -> float:
     return min(1.0, float(s.double().square().sum()) / energy) if energy else 1.0
 
 
-def _error(lost: float, energy: float) -> float:
-    return math.sqrt(lost / energy) if energy else 0.0
+def _error(values: Tensor, there: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> float:
+    """`||dW - P|| / ||dW||` for `P = scale B A`, which is `there` on the mask, without a dense P.
+
+    `||dW - P||^2 = ||dW - M o P||^2 + ||P||^2 - ||M o P||^2`, in float64.
+    """
+    energy = float(values.square().sum())
+    if not energy:
+        return 0.0
+    a, b = a_RI.double(), b_OR.double()
+    whole = scale**2 * float(((b.t() @ b) * (a @ a.t())).sum())
+    outside = max(0.0, whole - float(there.square().sum()))
+    # Below what float64 can tell of the two sums there is nothing.
+    outside = outside if outside > 1e-13 * whole else 0.0
+    return math.sqrt((float((values - there).square().sum()) + outside) / energy)

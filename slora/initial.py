@@ -31,10 +31,10 @@ def lora_ga(gradient_OI: Tensor, *, rank: int, scale: float) -> Start:
     """The singular vectors of the first gradient: A from the first R right ones, B from the next R
     left ones, so that the first step's update is the best of rank 2R in the gradient's direction.
 
-    Wang et al., 2024, arXiv 2407.05000, in its stable form: both are `O^(1/4) / sqrt(GAMMA)` times
-    orthonormal vectors, where the paper's scale is alpha / sqrt(R); for another scale they are
-    divided by its root, so that `scale B A` keeps its size. Raises BadRank for a rank above half
-    the smaller side.
+    Wang et al., 2024, arXiv 2407.05000, in its stable form, both factors being orthonormal vectors
+    of one size: here `O^(1/4) / sqrt(GAMMA scale)`, so that `scale B A` is of the size
+    `sqrt(O) / GAMMA` whatever the scale is. Factors of zero for a gradient of zero. Raises BadRank
+    for a rank above half the smaller side.
     """
     shape = (gradient_OI.shape[0], gradient_OI.shape[1])
     if 2 * rank > min(shape):
@@ -43,6 +43,5 @@ def lora_ga(gradient_OI: Tensor, *, rank: int, scale: float) -> Start:
     size = shape[0] ** 0.25 / (GAMMA * scale) ** 0.5
     a_RI, b_OR = vh[:rank] * size, u[:, rank:] * size
     if not gradient_OI.any():
-        # No gradient reaches this layer, and none will: nothing is put in, nothing taken out.
         a_RI, b_OR = torch.zeros_like(a_RI), torch.zeros_like(b_OR)
     return Start(a_RI.contiguous(), b_OR.contiguous(), minus=True)

@@ -69,8 +69,9 @@ class _LowRankProduct(torch.autograd.Function):
                 bias: Tensor | None, scale: float, conv1d: bool) -> Tensor:  # fmt: skip
         y = multiply(x, weight, bias, conv1d=conv1d)
         x_NI = x.reshape(-1, x.shape[-1])
-        h_RN = a_RI.to(x.dtype) @ x_NI.t()
-        y.view(-1, y.shape[-1]).addmm_(h_RN.t(), b_OR.to(x.dtype).t(), alpha=scale)
+        # In the type of y, which autocast may have chosen.
+        h_RN = a_RI.to(y.dtype) @ x_NI.to(y.dtype).t()
+        y.view(-1, y.shape[-1]).addmm_(h_RN.t(), b_OR.to(y.dtype).t(), alpha=scale)
         # Saving the parameters themselves, not copies, lets ZeRO-3 gather them again for backward.
         ctx.save_for_backward(x, h_RN, a_RI, b_OR, weight)
         ctx.scale, ctx.conv1d = scale, conv1d
@@ -88,7 +89,7 @@ class _LowRankProduct(torch.autograd.Function):
             flat = grad_x.view(-1, grad_x.shape[-1])
             flat.addmm_(grad_RN.t(), a_RI.to(grad.dtype), alpha=ctx.scale)
         if ctx.needs_input_grad[1]:
-            grad_a = (grad_RN @ x_NI).to(a_RI.dtype).mul_(ctx.scale)
+            grad_a = (grad_RN @ x_NI.to(grad.dtype)).to(a_RI.dtype).mul_(ctx.scale)
         if ctx.needs_input_grad[2]:
             grad_b = (h_RN @ grad_NO).to(b_OR.dtype).mul_(ctx.scale).t()
         if ctx.needs_input_grad[4]:

@@ -5,7 +5,8 @@ columns of a block.
 
 W is the frozen base. For the length of one matrix product the values are added into W's own
 storage and the old entries put back afterwards, bit for bit: no dense delta, no copy of W, and no
-dense gradient. The gradient of the values is `g^T x` at the masked entries and nowhere else.
+dense gradient. So one thread at a time may run a model with such layers: serve a merged one. The
+gradient of the values is `g^T x` at the masked entries and nowhere else.
 """
 
 from __future__ import annotations

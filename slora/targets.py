@@ -33,6 +33,7 @@ def find_targets(
     """
     head = list(head)
     linears = linear_layers(model, head=head)
+    _refuse_shared(model, linears)
     if wanted == "all-linear":
         for name, module in model.named_modules():
             if any(p.ndim > 2 for p in module.parameters(recurse=False)):
@@ -43,6 +44,18 @@ def find_targets(
         if not any(matches(name, pattern) for name in linears):
             _refuse_kind(model, pattern)
     return {name: linears[name] for name in select(tuple(linears), patterns)}
+
+
+def _refuse_shared(model: nn.Module, linears: dict[str, Any]) -> None:
+    """Raises BadKind where a target's weight is another module's too: an update would be both's."""
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, nn.Parameter):
+            continue
+        other = owners.setdefault(id(weight), name)
+        if other != name and (name in linears or other in linears):
+            raise BadKind(name, f"{type(module).__name__} that shares its weight with {other}")
 
 
 def _refuse_kind(model: nn.Module, pattern: str) -> None:

@@ -174,7 +174,7 @@ def _row(
         "before_handoff": mean(result["stages"].get("sparse") for result in results)
         if "handoff" in results[0]["stages"] else None,
         "after_handoff": mean(result["stages"].get("handoff") for result in results),
-        "tokens_to_target": mean(reached) if all(reached) else None,
+        "tokens_to_target": mean(reached) if None not in reached else None,
         "reached": sum(value is not None for value in reached),
         "step_seconds": statistics.median(result["step_seconds"] for result in results),
     }  # fmt: skip
@@ -208,7 +208,7 @@ def _cells(part: Part, row: Mapping[str, Any]) -> tuple[str, ...]:
     handoff = ""
     if row["before_handoff"] is not None and row["after_handoff"] is not None:
         handoff = f"{row['before_handoff']:.3f} -> {row['after_handoff']:.3f}"
-    tokens = f"{row['tokens_to_target']:,.0f}" if row["tokens_to_target"] else (
+    tokens = f"{row['tokens_to_target']:,.0f}" if row["tokens_to_target"] is not None else (
         f"{row['reached']} of {row['seeds']}" )  # fmt: skip
     return (
         row["method"],

@@ -52,8 +52,10 @@ SHARDED = ("fisher", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gate
 NARROW = ("gpt2 fisher", "blocks", "sparse factors", "gates")
 """With a bfloat16 base too."""
 DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors": "step 9",
-       "gates": "step 10", "lora-ga": "step 5"}  # fmt: skip
-COMPACT = {"keep", "gpt2 keep", "fold", "sparse factors", "sparse factors of pissa", "gates",
+       "gates": "step 31", "lora-ga": "step 5"}  # fmt: skip
+STEPS = {"gates": 45}
+"""Optimiser steps, where not 12: so many that some lie between two prunings."""
+COMPACT = {"keep", "gpt2 keep", "fold", "sparse factors", "sparse factors of pissa",
            "sparse fisher", "sparse blocks"}  # fmt: skip
 
 
@@ -79,7 +81,7 @@ def _asked(folder: Path, way: str, kind: str, dies: str = "") -> Asked:
         },
         data={"eval": str(folder / "eval.jsonl")},
         method={"calibration_batches": 2, **WAYS[way]},
-        train={"steps": 12, "checkpoint_every": 1 if "died" in kind else None},
+        train={"steps": STEPS.get(way, 12), "checkpoint_every": 1 if "died" in kind else None},
         cluster={"sharding": "cluster" if kind == "cluster" else "replicate"},
     )
     return Asked(run, spec, dies=dies)
@@ -111,7 +113,7 @@ def _name(way: str, kind: str = "1") -> str:
 @pytest.mark.parametrize("way", WAYS)
 def test_masks_and_losses_are_the_same_on_one_rank_and_on_two(left, way):
     one, two = _of(left, way, "1"), _of(left, way, "2")
-    assert len(one.losses) == len(two.losses) == 12
+    assert len(one.losses) == len(two.losses) == STEPS.get(way, 12)
     assert two.losses == pytest.approx(one.losses, rel=1e-3)
     assert two.masks[0] == two.masks[1] == one.masks[0]
     assert one.evaluations["end"]["loss"] < one.evaluations["before"]["loss"]

@@ -86,3 +86,21 @@ def test_another_kind_of_module_is_refused_by_name(wanted, said):
 
 def test_conv1d_is_a_target_as_a_linear_layer_is():
     assert list(find_targets(_mixture(), ["q_proj", "conv"], head=[])) == ["q_proj", "conv"]
+
+
+def test_a_weight_that_two_modules_share_is_no_target():
+    shared = nn.Linear(4, 4)
+    model = nn.ModuleDict({"q_proj": shared, "inner": nn.ModuleDict({"r_proj": shared})})
+    with pytest.raises(BadKind, match="shares its weight with q_proj"):
+        find_targets(model, "all-linear", head=[])
+    tied = nn.ModuleDict({"embed": nn.Embedding(4, 4), "out": nn.Linear(4, 4, bias=False)})
+    tied["out"].weight = tied["embed"].weight
+    with pytest.raises(BadKind, match="shares its weight with embed"):
+        find_targets(tied, ["out"], head=[])
+    assert not find_targets_or_none(tied)
+
+
+def find_targets_or_none(model):
+    """The head may share its weight with the embedding: it is no target."""
+    model["more"] = nn.Linear(4, 4)
+    return [n for n in find_targets(model, ["more"], head=[model["out"]]) if n != "more"]

@@ -70,7 +70,7 @@ SIZES: dict[str, dict[str, Part]] = {
          "batch_size": 2, "eval_every": 1, "layers": 2, "target": 9.0},
     ),
     "default": _parts(
-        {"train_rows": 4000, "validation_rows": 200, "test_rows": 1000, "max_length": 32,
+        {"train_rows": 4000, "validation_rows": 500, "test_rows": 1000, "max_length": 32,
          "steps": 80, "batch_size": 16, "eval_every": 20, "layers": None, "target": 0.5},
         {"train_rows": None, "validation_rows": 40, "test_rows": 87, "max_length": 64,
          "steps": 24, "batch_size": 8, "eval_every": 8, "layers": None, "target": 2.2},
@@ -96,17 +96,17 @@ class Rival:
     rates: tuple[tuple[float | None, float], ...]
 
 
-LOW = ((None, 5e-3), (None, 1e-2), (None, 2e-2))
+LOW = ((None, 2e-3), (None, 5e-3), (None, 1e-2))
 SMALL = ((None, 5e-4), (None, 2e-3), (None, 5e-3))
-SPARSE = ((1e-2, 1e-2), (2e-2, 2e-2), (4e-2, 4e-2))
-CHOSEN = ((1e-3, 1e-3), (3e-3, 3e-3), (1e-2, 1e-2))
+SPARSE = ((5e-3, 5e-3), (1e-2, 1e-2), (2e-2, 2e-2))
+CHOSEN = ((5e-4, 5e-4), (1e-3, 1e-3), (3e-3, 3e-3))
 """Entries that gradients choose take less than entries drawn at random: they all pull."""
-SLORA = ((1e-2, 5e-3), (2e-2, 1e-2), (2e-2, 2e-2))
-SLORA_CHOSEN = ((1e-3, 5e-3), (3e-3, 1e-2), (3e-3, 2e-2))
+SLORA = ((5e-3, 2e-3), (1e-2, 5e-3), (2e-2, 1e-2))
+SLORA_CHOSEN = ((5e-4, 2e-3), (1e-3, 5e-3), (3e-3, 5e-3))
 WIDE, BY_GRADIENT = ("rows", "magnitude", "columns", "blocks"), ("fisher", "gradient", "snip")
 RIVALS: tuple[Rival, ...] = (
     Rival("lora", {"kind": "lora"}, LOW),
-    Rival("full", {"kind": "full"}, ((None, 3e-4), (None, 1e-3), (None, 2e-3))),
+    Rival("full", {"kind": "full"}, ((None, 1e-4), (None, 3e-4), (None, 1e-3))),
     Rival("sparse random", {"kind": "sparse"}, SPARSE),
     Rival("slora random", {"kind": "slora"}, SLORA),
     Rival("slora random, fold", {"kind": "slora", "handoff": {"residual": "fold"}}, SLORA),

@@ -78,7 +78,7 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
     """The figures of one training; `unavailable` and a reason where its spec is refused."""
     import torch
 
-    from jobs.errors import InputError
+    from jobs.errors import InputError, TrainingFailed
     from jobs.model_files import model_digest
     from jobs.preflight import check
     from jobs.request import Request
@@ -101,6 +101,9 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
         return {**_figures(setting, training, runs), "seconds": time.monotonic() - began}
     except InputError as refused:
         return {"unavailable": str(refused)}
+    except TrainingFailed as diverged:
+        # A rate that was too high: the worst figure there is, so that it is not chosen.
+        return {"unavailable": f"diverged: {diverged}"}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
