@@ -119,6 +119,17 @@ def test_masks_and_losses_are_the_same_on_one_rank_and_on_two(left, way):
     assert one.evaluations["end"]["loss"] < one.evaluations["before"]["loss"]
 
 
+FOUR = ("fisher", "snip", "rows", "global")
+
+
+def test_masks_by_score_are_the_same_on_four_ranks_too(left, folder):
+    four = train_all([_asked(folder, way, "4") for way in FOUR], 4)
+    for way in FOUR:
+        masks = _of(four, way, "4").masks
+        assert masks == [_of(left, way, "1").masks[0]] * 4
+        assert masks[0]
+
+
 @pytest.mark.parametrize("way", SHARDED)
 def test_a_sharded_base_changes_no_loss(left, way):
     wanted = _of(left, way, "1").losses
