@@ -92,21 +92,21 @@ def _exported(asked: argparse.Namespace) -> tuple[Export, str]:
 
     store = open_store(asked.store)
     adapter, manifest = pulled(store, asked.adapter)
-    with Steps("layers", len(layer_shapes(adapter)), quiet=asked.json) as steps:
-        if asked.form == "sparse":
-            try:
-                found = to_sparse(adapter, density=asked.density, seen=steps.seen)
-            except ValueError as wrong:
-                raise InputError([Fault("--density", str(wrong), "E.g. 0.01.")]) from wrong
-        else:
-            found = to_lora(
-                adapter,
-                rank=asked.rank,
-                energy=asked.energy,
-                head_modules=tuple(dict.fromkeys(name.split(".")[0] for name in adapter.head)),
-                conv1d=uses_conv1d(asked.base or manifest.base.path),
-                seen=steps.seen,
-            )
+    steps = Steps("layers", len(layer_shapes(adapter)), quiet=asked.json)
+    if asked.form == "sparse":
+        try:
+            found = to_sparse(adapter, density=asked.density, seen=steps.seen)
+        except ValueError as wrong:
+            raise InputError([Fault("--density", str(wrong), "E.g. 0.01.")]) from wrong
+    else:
+        found = to_lora(
+            adapter,
+            rank=asked.rank,
+            energy=asked.energy,
+            head_modules=tuple(dict.fromkeys(name.split(".")[0] for name in adapter.head)),
+            conv1d=uses_conv1d(asked.base or manifest.base.path),
+            seen=steps.seen,
+        )
     return found, manifest.label
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import Self
 
 PATIENCE_S = 2.0
 EVERY_S = 1.0
@@ -17,17 +15,6 @@ class Steps:
     def __init__(self, what: str, total: int, *, quiet: bool = False) -> None:
         self._what, self._total, self._quiet = what, total, quiet
         self._done, self._said = 0, time.monotonic() + PATIENCE_S - EVERY_S
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
 
     def seen(self, name: str) -> None:
         """One more is done."""
