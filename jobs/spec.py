@@ -160,6 +160,21 @@ class WorkerRange(Frozen):
     max: int = Field(ge=1)
 
 
+class MachineSection(Frozen):
+    """What the plan can't see from here: the machines that the run is for."""
+
+    kind: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=63)
+    """A name for them; past runs on machines of the same name tell the plan their speed."""
+    workers_per_node: int | None = Field(default=None, ge=1)
+    """Workers that share a machine; all of them where it is not given."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Memory of one worker in GB of 10^9 bytes: of its GPU, or its part of the machine's."""
+    tokens_per_second: float | None = Field(default=None, gt=0)
+    """Of all workers together, where it is known; else what past runs reached."""
+    price_per_hour: float | None = Field(default=None, gt=0)
+    """Of one machine, in any currency."""
+
+
 class ClusterSection(Frozen):
     """What a run asks of Ray, and how the base is held there."""
 
@@ -169,9 +184,20 @@ class ClusterSection(Frozen):
     sharding: Literal["replicate", "node", "cluster", "auto"] = "auto"
     """replicate: ZeRO-1 on what is trained; node: base sharded inside a node; cluster: ZeRO-3."""
     sync_every: int = Field(default=1, ge=1)
-    """Optimiser steps between exchanges."""
+    """Optimiser steps between exchanges; above 1, every worker steps alone in between."""
+    outer: Literal["average", "nesterov"] = "average"
+    """What is done with the workers' local steps: their mean, or DiLoCo's Nesterov step on it."""
+    average: Literal["factors", "product"] = "factors"
+    """What of LoRA is averaged after local steps: A and B apart, or B A, factorised again."""
+    exchange_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What gradients travel in between the workers."""
     max_failures: int = Field(default=3, ge=0)
-    """How often a run whose worker died is started again from its checkpoint."""
+    """How often a run that lost a worker or a machine is started again from its checkpoint."""
+    max_crashes: int = Field(default=0, ge=0)
+    """How often it is started again after an error of the code, which most often repeats."""
+    timeout: int = Field(default=600, ge=10)
+    """Seconds that workers wait for one another before the run ends, the late ones named."""
+    machine: MachineSection = MachineSection()
 
 
 class Spec(Frozen):

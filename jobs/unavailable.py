@@ -14,6 +14,10 @@ BUILT: dict[str, tuple[Any, ...]] = {
     "train.stop.patience": (None,),
     "cluster.sharding": ("auto", "replicate", "cluster"),
     "cluster.sync_every": (1,),
+    "cluster.outer": ("average",),
+    "cluster.average": ("factors",),
+    "cluster.exchange_dtype": ("float32",),
+    "cluster.max_crashes": (0,),
 }
 """For each key that is not whole yet, the values that are."""
 
