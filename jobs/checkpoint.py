@@ -115,7 +115,10 @@ def drop(runs: RunStore, step: int) -> None:
 def _read(runs: RunStore, step: int) -> State | None:
     if runs.store.head(runs.checkpoint_key(step, STATE)) is None:
         return None
-    plain = json.loads(runs.store.get(runs.checkpoint_key(step, STATE)))
+    try:
+        plain = json.loads(runs.store.get(runs.checkpoint_key(step, STATE)))
+    except ValueError:
+        return None  # cut short by a crash of the machine
     packed = runs.store.get(runs.checkpoint_key(step, TENSORS))
     if hashlib.sha256(packed).hexdigest() != plain["sha256"]:
         return None

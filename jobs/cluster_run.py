@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import shutil
+import time
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -18,7 +20,7 @@ from jobs.notice import NoticedTorchConfig
 from jobs.request import Request
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
-from jobs.worker import FAILURE, train_worker
+from jobs.worker import CRASHES, FAILURE, train_worker
 
 START_TIMEOUT_S = "180"
 """Seconds for the workers to start; Ray's own 60 are short for a machine that loads torch cold."""
@@ -53,15 +55,28 @@ def missing_resources(request: Request) -> str | None:
 
 def train(request: Request, runs: RunStore, *, attempt: int) -> None:
     """Runs the workers to their end. Raises TrainingFailed with one reason, whatever the number."""
+    assert isinstance(runs.store, DirectoryStore)
+    # Of an earlier try of this run, whose user has mended what it names.
+    for key in (runs.key(FAILURE), *runs.store.list(runs.key(CRASHES))):
+        runs.store.delete(key)
+    try:
+        _fitted(request, runs, attempt)
+    except TrainingFailedError as failed:
+        raise _reason(runs) or _unexplained(failed) from failed
+    finally:
+        shutil.rmtree(runs.store.path(runs.key(RAY_FOLDER)), ignore_errors=True)
+    if (reason := _reason(runs)) is not None:
+        raise reason
+
+
+def _trainer(request: Request, runs: RunStore, *, name: str, attempt: int) -> TorchTrainer:
     cluster = request.spec.cluster
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
     assert isinstance(runs.store, DirectoryStore)
-    # Of an earlier try of this run, whose user has mended what it names.
-    runs.store.delete(runs.key(FAILURE))
     folder = runs.store.path(runs.key(RAY_FOLDER))
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={"request": request, "attempt": attempt},
         scaling_config=ScalingConfig(
@@ -73,7 +88,7 @@ def train(request: Request, runs: RunStore, *, attempt: int) -> None:
             backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout
         ),
         run_config=RunConfig(
-            name=f"attempt-{attempt}",
+            name=name,
             storage_path=str(folder),
             failure_config=FailureConfig(
                 # Two budgets in one number: how many of them were crashes, the workers count.
@@ -83,14 +98,20 @@ def train(request: Request, runs: RunStore, *, attempt: int) -> None:
             ),
         ),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as failed:
-        raise _reason(runs) or _unexplained(failed) from failed
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if (reason := _reason(runs)) is not None:
-        raise reason
+
+
+def _fitted(request: Request, runs: RunStore, attempt: int) -> None:
+    """Trains; a controller that died is replaced, as it keeps nothing that a run needs."""
+    for start in range(CONTROLLER_FAILURES + 1):
+        try:
+            _trainer(request, runs, name=f"attempt-{attempt}-{start}", attempt=attempt).fit()
+            return
+        except RayActorError as dead:
+            if start == CONTROLLER_FAILURES:
+                where = "Ray Train's controller"
+                raise TrainingFailed(where, f"died {start + 1} times", "See Ray's log.") from dead
+            why = "Ray Train's controller died"
+            runs.events.append({"event": "restarted", "time": time.time(), "why": why})
 
 
 def _workers(request: Request) -> int | tuple[int, int]:

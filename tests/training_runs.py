@@ -84,7 +84,9 @@ def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
             return super()._publish(weights)
 
     raw = dict(asked.spec)
-    raw["cluster"] = {**raw.get("cluster", {}), "workers": world_size}
+    asked_for = raw.get("cluster", {}).get("workers")
+    workers = asked_for if isinstance(asked_for, dict) else world_size
+    raw["cluster"] = {**raw.get("cluster", {}), "workers": workers}
     checked = check(validate_spec(raw))
     runs = RunStore(open_store(checked.spec.store), asked.run)
     request = Request(
