@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -40,6 +40,7 @@ class Cluster:
     folder: Path
     cpus: int
     environment: Mapping[str, str]
+    launched: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -78,7 +79,7 @@ class Cluster:
 
     def _launch(self, host: Host, words: list[str], log: Path) -> subprocess.Popen[bytes]:
         with log.open("ab") as out:
-            return subprocess.Popen(
+            launched = subprocess.Popen(
                 host.inside(*words),
                 env=dict(self.environment),
                 cwd=ROOT,
@@ -89,6 +90,13 @@ class Cluster:
                 start_new_session=True,
                 preexec_fn=lambda: _become(host.namespace),
             )
+        self.launched.append(launched)
+        return launched
+
+    def reap(self) -> None:
+        """After the hosts' end: nothing of them is left in the machine's table of processes."""
+        for process in self.launched:
+            process.wait()
 
 
 @contextmanager
@@ -101,15 +109,18 @@ def ray_hosts(count: int = 2, *, cpus: int = 2, link: Link | None = None) -> Ite
         # Short, because Ray's sockets lie below it and a socket's path has 107 characters.
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir="/tmp"))
         leaving.callback(shutil.rmtree, folder, ignore_errors=True)
-        hosts = leaving.enter_context(network(count, link))
-        cluster = Cluster(hosts, folder, cpus, _environment(folder))
+        with ExitStack() as before:
+            hosts = before.enter_context(network(count, link))
+            cluster = Cluster(hosts, folder, cpus, _environment(folder))
+            leaving.callback(cluster.reap)
+            leaving.push(before.pop_all())
         for host in hosts:
             cluster.start(host)
         yield cluster
 
 
 def end_on_sigterm() -> None:
-    """For a program: SIGTERM is raised like Ctrl-C, so that what was started ends on the way out."""
+    """For a program: SIGTERM is raised like Ctrl-C, so that all it started ends on the way out."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

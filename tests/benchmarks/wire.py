@@ -185,7 +185,7 @@ def _table(rows: Sequence[Row]) -> Table:
         sent, least, plan = row["bytes_per_step"], row["lower_bound"], row["plan"]
         cells = [f"{sent:,}", "" if plan is None else f"{plan:,.0f}", f"{least:,}"]
         cells.append(f"{sent / least:.2f}")
-        cells += [f"{row['seconds_per_step']:.2f}"] * seconds
+        cells += [f"{row['seconds_per_step']:.2f}"] if seconds else []
         table.add_row(row["method"], row["stage"], row["sharding"], *cells)
     return table
 
