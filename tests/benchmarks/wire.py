@@ -131,6 +131,8 @@ def _spec(folder: Path, method: str, sharding: str, asked: argparse.Namespace) -
     if method == "full" or sharding == "cluster":
         steps = LARGE_STEPS
     cluster: dict[str, Any] = {"workers": WORKERS, "sharding": sharding}
+    # The plan sees no cluster; that there are two machines, it has to be told.
+    cluster["machine"] = {"workers_per_node": WORKERS // HOSTS}
     if asked.sync_every > 1:
         cluster["sync_every"] = asked.sync_every
     changes = {
@@ -170,10 +172,13 @@ def _row(
     return {**row, "seconds_per_step": traffic.seconds_per_step} if asked.rate else row
 
 
-def _planned(plan: Mapping[str, Any], stage: str) -> float | None:
-    """What the plan says leaves a host per step of the stage; None where it says nothing."""
-    told = plan.get("prediction", {}).get("wire", {}).get(stage, {}).get("bytes_per_step")
-    return float(told) if told is not None else None
+def _planned(plan: Mapping[str, Any], stage: str) -> int | None:
+    """What the plan says leaves a host per step of the stage; None where it predicts nothing."""
+    told = plan.get("prediction")
+    way = next((w for w in told["ways"] if w["sharding"] == plan["sharding"]), None) if told else {}
+    if not way:
+        return None
+    return sum(flow["out_a_step"] for flow in way["wire"] if flow["stage"] == stage)
 
 
 def _table(rows: Sequence[Row]) -> Table:
