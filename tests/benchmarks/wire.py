@@ -178,7 +178,7 @@ def _planned(plan: Mapping[str, Any], stage: str) -> int | None:
     way = next((w for w in told["ways"] if w["sharding"] == plan["sharding"]), None) if told else {}
     if not way:
         return None
-    return sum(flow["out_a_step"] for flow in way["wire"] if flow["stage"] == stage)
+    return sum(int(flow["out_a_step"]) for flow in way["wire"] if flow["stage"] == stage)
 
 
 def _table(rows: Sequence[Row]) -> Table:
