@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.two_hosts.hosts import RayDidNotStart, end_on_sigterm, ray_hosts
-from infra.two_hosts.namespaces import JUMBO, Link, NotAllowed
+from infra.two_hosts.namespaces import JUMBO, Link, NotAllowed, rate
 from infra.two_hosts.run import Found, idle_bytes_per_second, run_spec
 from jobs.errors import InputError
+from jobs.spec_file import load_spec
 
 
 def main() -> int:
@@ -37,15 +38,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m infra.two_hosts", description=main.__doc__)
     parser.add_argument("spec", type=Path, help="the YAML spec, with a store in a folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--hosts", type=int, default=2)
+    parser.add_argument("--hosts", type=int, choices=range(1, 33), metavar="N", default=2)
     parser.add_argument("--cpus", type=int, default=2, help="that Ray has on each host")
-    parser.add_argument("--rate", help="of every link, e.g. 100mbit; default: unlimited")
+    parser.add_argument("--rate", type=rate, help="of every link, e.g. 100mbit; default: unlimited")
     parser.add_argument("--mtu", type=int, default=JUMBO, help=f"of every link; default: {JUMBO}")
     parser.add_argument("--json", action="store_true")
     return parser
 
 
 def _measured(asked: argparse.Namespace) -> int:
+    # Before any host is made: bad input answers in a second.
+    load_spec(asked.spec, asked.set)
     link = Link(rate=asked.rate, mtu=asked.mtu)
     with ray_hosts(asked.hosts, cpus=asked.cpus, link=link) as cluster:
         idle = idle_bytes_per_second(cluster)

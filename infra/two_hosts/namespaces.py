@@ -24,6 +24,13 @@ ENDING = {signal.SIGINT, signal.SIGTERM}
 _OURS = re.compile(rf"{PREFIX}(\d+)(?:b|h\d+|-\w+)")
 
 
+def rate(text: str) -> str:
+    """A rate as `tc` takes it, e.g. 100mbit."""
+    if not re.fullmatch(r"[1-9]\d*[kmg]bit", text):
+        raise ValueError(f"{text!r} is no rate: write kbit, mbit or gbit, as in 100mbit")
+    return text
+
+
 class NotAllowed(Exception):
     """This machine makes no namespaces for us; the message is one line that says why."""
 
@@ -128,13 +135,12 @@ def _build(hosts: tuple[Host, ...], link: Link) -> None:
     bridge = _bridge(os.getpid())
     try:
         _run("ip", "link", "add", bridge, "mtu", str(link.mtu), "type", "bridge")
+        _run("ip", "link", "set", bridge, "up")
         for host in hosts:
             _run("ip", "netns", "add", host.namespace)
+            _connect(host, bridge, link)
     except subprocess.CalledProcessError as refused:
         raise NotAllowed(f"no namespaces here: {str(refused.stderr).strip()}") from refused
-    _run("ip", "link", "set", bridge, "up")
-    for host in hosts:
-        _connect(host, bridge, link)
 
 
 def _connect(host: Host, bridge: str, link: Link) -> None:

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from infra.two_hosts.counting import StageTraffic
 from infra.two_hosts.hosts import Cluster, end_on_sigterm, ray_hosts
-from infra.two_hosts.namespaces import JUMBO, Link, NotAllowed
+from infra.two_hosts.namespaces import JUMBO, Link, NotAllowed, rate
 from infra.two_hosts.run import idle_bytes_per_second, run_spec
 from tests.tiny import label_rows, laid_over, tiny_chat_model, tiny_spec, write_spec
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sync-every", type=int, default=1, metavar="K")
-    parser.add_argument("--rate", help="of every link, e.g. 100mbit")
+    parser.add_argument("--rate", type=rate, help="of every link, e.g. 100mbit")
     parser.add_argument("--mtu", type=int, default=JUMBO)
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--shardings", nargs="+", choices=SHARDINGS)

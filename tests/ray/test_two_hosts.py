@@ -112,7 +112,7 @@ def test_a_script_that_is_terminated_leaves_no_host(spec):
 
 def test_where_no_hosts_can_be_made_one_line_says_why(tmp_path):
     done = subprocess.run(
-        [*SCRIPT, "any.yaml"],
+        [*SCRIPT, "jobs/examples/chat.yaml"],
         cwd=ROOT,
         env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)},
         capture_output=True,
