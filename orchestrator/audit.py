@@ -29,6 +29,8 @@ class Line:
     found: float | None
     allowed: float | None = None
     """How far they may be apart, in the unit; None where nothing was promised."""
+    promise: str = ""
+    """The same in words."""
 
     @property
     def broken(self) -> bool:
@@ -99,7 +101,7 @@ def _flow(
     found = there["bytes"] if there else None
     if flow is None:
         # Nothing of it was planned, so nothing of it may be.
-        return Line(name, "bytes", 0, found, 0 if judged else None)
+        return Line(name, "bytes", 0, found, *((0, "none") if judged else ()))
     times = flow["times"] if steps is None else math.ceil(steps * flow["per_step"] - 1e-9)
     if times is None:
         return Line(name, "bytes", None, found)
@@ -108,9 +110,9 @@ def _flow(
     if not judged or not flow["exact"]:
         return Line(name, "bytes", planned, found)
     if flow["cause"] == "base":
-        return Line(name, "bytes", planned, found, BASE_SHARE * planned)
+        return Line(name, "bytes", planned, found, BASE_SHARE * planned, f"{BASE_SHARE:.0%}")
     # A part of a byte is lost or made in each call where the workers do not divide it.
-    return Line(name, "bytes", planned, found, there["calls"] if there else 0)
+    return Line(name, "bytes", planned, found, there["calls"] if there else 0, "exact")
 
 
 def _whole_run(cause: str, way: Mapping[str, Any], wire: Mapping[str, Any]) -> Line:
@@ -124,7 +126,8 @@ def _whole_run(cause: str, way: Mapping[str, Any], wire: Mapping[str, Any]) -> L
 def _memory(way: Mapping[str, Any], ledger: Mapping[str, Any]) -> Line:
     peaks = [told["peak"] for told in (ledger.get("memory") or {}).values()]
     worst = max(peaks, default=None)
-    return Line("peak memory", "bytes", way["peak"], worst, MEMORY_SHARE * way["peak"])
+    allowed = MEMORY_SHARE * way["peak"]
+    return Line("peak memory", "bytes", way["peak"], worst, allowed, f"{MEMORY_SHARE:.0%}")
 
 
 def _stage_names(way: Mapping[str, Any], ledger: Mapping[str, Any]) -> list[str]:

@@ -11,18 +11,19 @@ from orchestrator.console import duration_text, say, show_table, size_text
 
 def show(run: str, lines: tuple[Line, ...]) -> None:
     """Prints plan beside run, and the verdict."""
+    say(f"run {run}")
     rows = [
         (
             line.name,
             _figure(line.unit, line.planned, "not known"),
             _figure(line.unit, line.found, "not recorded"),
             "" if line.off is None else f"{line.off:+.2%}",
-            _allowed(line),
+            line.promise,
             _verdict(line),
         )
         for line in lines
     ]
-    headers = (run, "planned", "found", "off by", "allowed", "")
+    headers = ("", "planned", "found", "off by", "allowed", "")
     show_table(rows, headers=headers, right=headers[1:5])
     say("")
     found = broken(lines)
@@ -42,13 +43,6 @@ def _figure(unit: str, value: float | None, nothing: str) -> str:
     if unit == "bytes":
         return size_text(round(value))
     return duration_text(value) if unit == "seconds" else f"{value:,.0f}"
-
-
-def _allowed(line: Line) -> str:
-    if line.allowed is None or not line.planned:
-        return "" if line.allowed is None else "nothing"
-    share = line.allowed / line.planned
-    return "exact" if share < 1e-3 else f"{share:.0%}"
 
 
 def _verdict(line: Line) -> str:

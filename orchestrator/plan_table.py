@@ -11,7 +11,17 @@ from orchestrator.console import duration_text, say, show_pairs, show_table, siz
 from slora.names import kinds
 
 LINES = (
-    *("runtime", "base", "gathered", "trained", "gradients", "optimiser", "masks", "values"),
+    *(
+        "runtime",
+        "base",
+        "files",
+        "gathered",
+        "trained",
+        "gradients",
+        "optimiser",
+        "masks",
+        "values",
+    ),
     *("factors", "singular vectors", "activations", "logits", "snapshot", "allocator"),
 )
 """The order in which memory is told."""

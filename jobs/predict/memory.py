@@ -72,7 +72,7 @@ def group_size(asked: Question, sharding: str) -> int:
 
 def _phases(asked: Question, sharding: str) -> Iterator[tuple[str, dict[str, int]]]:
     if asked.place.cpu:
-        yield "loading", _around(asked) | {"base": asked.base_parameters * asked.dtype_bytes}
+        yield "loading", _around(asked) | _loaded(asked)
     for index, stage in enumerate(asked.stages):
         if index:
             yield "hand-off", _around(asked) | _held(asked, sharding) | _handed(asked)
@@ -84,6 +84,14 @@ def _phases(asked: Question, sharding: str) -> Iterator[tuple[str, dict[str, int
 
 def _around(asked: Question) -> dict[str, int]:
     return {"runtime": RUNTIME} if asked.place.cpu else {}
+
+
+def _loaded(asked: Question) -> dict[str, int]:
+    """The whole base, before it is dealt out; its files too where they are of another type."""
+    count, size = asked.base_parameters, asked.dtype_bytes
+    # Of the same type the weights are the file's own pages, and take no room twice.
+    converted = round(asked.base.file_bytes / count) != size
+    return {"base": count * size, "files": asked.base.file_bytes if converted else 0}
 
 
 def _held(asked: Question, sharding: str) -> dict[str, int]:
