@@ -24,7 +24,7 @@ LLAMA_70B: dict[str, Any] = {
 }
 """70.6 B parameters, 141 GB in bfloat16."""
 LLAMA_600B = LLAMA_70B | {"hidden_size": 18432, "intermediate_size": 73728,
-                          "num_hidden_layers": 115, "num_attention_heads": 144}  # fmt: skip
+                          "num_hidden_layers": 124, "num_attention_heads": 144}  # fmt: skip
 """About 600 B parameters, 1.2 TB in bfloat16."""
 FILES = 15
 

@@ -22,7 +22,7 @@ SECONDS = 2.0
 NODES = {
     "model": {"dtype": "bfloat16"},
     "data": {"max_length": 1024},
-    "method": {"rank": 8, "density": 0.001},
+    "method": {"rank": 8, "density": 1e-4},
     "train": {"batch_size": 64, "steps": 100},
     "cluster": {
         "workers": 64,
