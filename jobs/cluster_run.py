@@ -10,10 +10,11 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from jobs.errors import JobsError, TrainingFailed, Unreachable
+from jobs.notice import NoticedTorchConfig
 from jobs.request import Request
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
@@ -64,16 +65,21 @@ def train(request: Request, runs: RunStore, *, attempt: int) -> None:
         train_worker,
         train_loop_config={"request": request, "attempt": attempt},
         scaling_config=ScalingConfig(
-            num_workers=request.plan.workers,
+            num_workers=_workers(request),
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        torch_config=NoticedTorchConfig(
+            backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout
+        ),
         run_config=RunConfig(
             name=f"attempt-{attempt}",
             storage_path=str(folder),
             failure_config=FailureConfig(
-                max_failures=cluster.max_failures, controller_failure_limit=CONTROLLER_FAILURES
+                # Two budgets in one number: how many of them were crashes, the workers count.
+                max_failures=cluster.max_failures + cluster.max_crashes,
+                max_preemption_failures=-1,
+                controller_failure_limit=CONTROLLER_FAILURES,
             ),
         ),
     )
@@ -85,6 +91,12 @@ def train(request: Request, runs: RunStore, *, attempt: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if (reason := _reason(runs)) is not None:
         raise reason
+
+
+def _workers(request: Request) -> int | tuple[int, int]:
+    """How many workers Ray is to start: a number, or as many as there is room for."""
+    asked = request.spec.cluster.workers
+    return asked if isinstance(asked, int) else (asked.min, asked.max)
 
 
 def _reason(runs: RunStore) -> JobsError | None:
@@ -99,7 +111,8 @@ def _reason(runs: RunStore) -> JobsError | None:
 def _unexplained(failed: TrainingFailedError) -> JobsError:
     """A worker that died without a word: killed, out of memory, or its machine lost."""
     failures = failed.worker_failures if isinstance(failed, WorkerGroupError) else {}
-    for rank, why in sorted(failures.items()):
+    # Of many, the one that names who was waited for; the others only waited.
+    for rank, why in sorted(failures.items(), key=lambda item: "Stalled" not in str(item[1])):
         lines = [line.strip() for line in str(why).splitlines() if line.strip()]
         said = lines[-1] if lines else type(why).__name__
         remedy = "It was started again as often as cluster.max_failures allows."

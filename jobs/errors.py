@@ -7,6 +7,7 @@ JobsError                 1  the run failed
 │   ├── AlreadyThere      1  a create-only write met an object
 │   └── DigestMismatch    1  the bytes are not those of the manifest
 ├── TrainingFailed        1  a worker stopped: which, where, why
+│   └── Stalled           1  workers waited in vain for others, which are named
 ├── NotInstalled          3  a package of the extra `train` is missing
 └── Unreachable           3  the outside world is not reachable
 """
@@ -101,6 +102,10 @@ class TrainingFailed(JobsError):
     def __str__(self) -> str:
         tail = f" {self.remedy}" if self.remedy else ""
         return f"{self.where}: {self.why}.{tail}"
+
+
+class Stalled(TrainingFailed):
+    """Workers waited for others until the time-out: a hang, and most often a lost machine."""
 
 
 class NotInstalled(JobsError):

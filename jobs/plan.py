@@ -97,11 +97,14 @@ def make_plan(
     if faults:
         return None, faults
     workers = spec.workers
-    per_worker = spec.train.batch_size // workers
-    micro = min(spec.train.micro_batch_size, per_worker)
+    per_worker, micro, accumulation = deal(
+        spec.train.batch_size, spec.train.micro_batch_size, workers
+    )
     stages = _stages(spec, shape, targets)
     if outlook is not None:
-        prediction = _predicted(spec, outlook, targets, stages, micro)
+        prediction = _predicted(
+            spec, outlook, targets, stages, micro=micro, accumulation=accumulation
+        )
         if prediction.fault:
             return None, [_memory_fault(prediction)]
     sharding, reason = _sharding(spec, prediction)
@@ -119,7 +122,7 @@ def make_plan(
         batch_size=spec.train.batch_size,
         per_worker=per_worker,
         micro_batch_size=micro,
-        accumulation=per_worker // micro,
+        accumulation=accumulation,
         notes=(*_notes(spec, targets), *(prediction.warnings if prediction else ())),
         prediction=prediction,
     ), []
@@ -238,7 +241,9 @@ def _predicted(
     outlook: Outlook,
     targets: Mapping[str, tuple[int, int]],
     stages: tuple[StagePlan, ...],
+    *,
     micro: int,
+    accumulation: int,
 ) -> Prediction:
     head = outlook.head if spec.method.kind != "full" else 0
     sparse = spec.method.kind in ("slora", "sparse")
@@ -257,6 +262,7 @@ def _predicted(
             for stage in stages
         ),
         micro=micro,
+        accumulation=accumulation,
     )
 
 
@@ -271,6 +277,9 @@ def _memory_fault(prediction: Prediction) -> Fault:
 
 def batch_faults(spec: Spec) -> list[Fault]:
     """What of the batch can't be dealt to the workers; needs no model."""
+    if not isinstance(spec.cluster.workers, int):
+        # An elastic run can't choose how many it gets: the rest of a batch is filled up.
+        return []
     batch, workers, micro = spec.train.batch_size, spec.workers, spec.train.micro_batch_size
     if batch % workers:
         near = max(workers, round(batch / workers) * workers)
@@ -282,6 +291,16 @@ def batch_faults(spec: Spec) -> list[Fault]:
         fits = max(n for n in range(1, micro + 1) if per_worker % n == 0)
         return [Fault("train.micro_batch_size", problem, f"Use a divisor, e.g. {fits}.")]
     return []
+
+
+def deal(batch_size: int, micro_batch_size: int, workers: int) -> tuple[int, int, int]:
+    """Sequences a worker, in a micro-batch, and micro-batches, for any number of workers.
+
+    Where they don't divide the batch, the last of them get less, filled up with nothing.
+    """
+    per_worker = -(-batch_size // workers)
+    micro = min(micro_batch_size, per_worker)
+    return per_worker, micro, -(-per_worker // micro)
 
 
 def _targets(spec: Spec, shape: Shape) -> tuple[dict[str, tuple[int, int]], list[Fault]]:

@@ -85,10 +85,20 @@ def _draft(
         else None,
         spec_sha256=hashlib.sha256(dump_spec(spec).encode()).hexdigest(),
         code_version=version("slora"),
-        world_size=request.plan.workers,
+        world_size=int(ledger["workers"]),
         evaluation={
             at: {name: value for name, value in measured.items() if math.isfinite(value)}
             for at, measured in evaluations.items()
         },
-        ledger=dict(ledger),
+        ledger=_summary(ledger),
     )
+
+
+def _summary(ledger: Mapping[str, Any]) -> dict[str, float | int]:
+    """The ledger's figures without their tables: bytes by stage and cause, the highest memory."""
+    found = {name: value for name, value in ledger.items() if isinstance(value, int | float)}
+    for stage, causes in ledger.get("wire", {}).items():
+        for cause, sent in causes.items():
+            found[f"{stage}_{cause}_bytes"] = sent["bytes"]
+    peaks = [told["peak"] for told in ledger.get("memory", {}).values()]
+    return {**found, "peak_memory": max(peaks)} if peaks else found

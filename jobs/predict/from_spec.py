@@ -9,7 +9,7 @@ from jobs.predict.base import Base
 from jobs.predict.files import adapter_bytes
 from jobs.predict.machine import place_of
 from jobs.predict.prediction import Prediction, predict
-from jobs.predict.question import Batching, Method, Question, Stage
+from jobs.predict.question import Batching, Local, Method, Question, Stage
 from jobs.predict.speed import Speed
 from jobs.spec import MethodSection, Spec
 from slora.sizes import STRUCTURES
@@ -43,17 +43,22 @@ def foresee(
     entries: Mapping[str, int],
     stages: tuple[Stage, ...],
     micro: int,
+    accumulation: int,
 ) -> Prediction:
     """The prediction for this spec. `entries` are those of the masks, by target."""
     asked = Question(
         base=outlook.base,
-        method=_method(spec.method, targets, entries),
+        method=_method(spec.method, targets, entries, head=outlook.head),
         stages=stages,
         place=place_of(spec, here=outlook.memory_here),
-        batching=_batching(spec, outlook.eval_rows, micro),
+        batching=_batching(spec, outlook.eval_rows, micro, accumulation),
         dtype_bytes=BYTES[spec.model.dtype],
         exchange_bytes=BYTES[spec.cluster.exchange_dtype],
-        sync_every=spec.cluster.sync_every,
+        local=Local(
+            every=spec.cluster.sync_every,
+            momentum=spec.cluster.outer == "nesterov",
+            products=spec.cluster.average == "product",
+        ),
         classifies=spec.model.task == "sequence-classification",
     )
     adapter = adapter_bytes(
@@ -71,7 +76,9 @@ def counted_exactly(method: MethodSection) -> bool:
     return method.allocation == "uniform" or method.mask not in STRUCTURES
 
 
-def _method(method: MethodSection, targets: Targets, entries: Mapping[str, int]) -> Method:
+def _method(
+    method: MethodSection, targets: Targets, entries: Mapping[str, int], *, head: int
+) -> Method:
     by = method.score if method.mask in STRUCTURES else method.mask
     scored = bool(entries) and by not in NEEDS_NO_DATA
     starts = method.kind == "lora" and method.init != "zero"
@@ -84,15 +91,16 @@ def _method(method: MethodSection, targets: Targets, entries: Mapping[str, int])
         keeps_residual=method.handoff.residual != "drop",
         scored=scored or (starts and method.init == "lora-ga"),
         broadcast_starts=starts,
+        head=head,
     )
 
 
-def _batching(spec: Spec, eval_rows: int | None, micro: int) -> Batching:
+def _batching(spec: Spec, eval_rows: int | None, micro: int, accumulation: int) -> Batching:
     train, workers = spec.train, spec.workers
     return Batching(
         sequences=train.batch_size,
         micro=micro,
-        accumulation=train.batch_size // workers // micro,
+        accumulation=accumulation,
         length=spec.data.max_length,
         evaluates=spec.data.eval is not None or spec.data.eval_fraction is not None,
         eval_micros=None if eval_rows is None else -(-eval_rows // (micro * workers)),

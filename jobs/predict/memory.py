@@ -107,21 +107,29 @@ def _held(asked: Question, sharding: str) -> dict[str, int]:
 
 
 def _adapted(asked: Question, stage: Stage, sharding: str) -> dict[str, int]:
-    n, small = stage.trained, asked.dtype_bytes < FLOAT32
+    n = stage.trained
     travels = asked.exchange_bytes if asked.exchange_bytes < FLOAT32 else 0
+    # Of a head in bfloat16 the layers have a rounded copy, with gradients of its own.
+    copies = asked.method.head * asked.dtype_bytes if asked.dtype_bytes < FLOAT32 else 0
     lines = {
         **_around(asked),
         **_held(asked, sharding),
-        # In bfloat16 the layers compute with a rounded copy, which has gradients of its own.
-        "trained": n * (MASTER + (asked.dtype_bytes if small else 0)),
-        "gradients": n * (BUCKET + travels + (asked.dtype_bytes if small else 0)),
-        "optimiser": n * MOMENTS,
+        "trained": n * MASTER + copies,
+        "gradients": n * (BUCKET + travels) + copies,
+        "optimiser": n * (MOMENTS + _local_moments(asked)),
         "masks": _masks(asked, stage),
         "activations": activation_bytes(asked, stage),
         "logits": logit_bytes(asked),
         "snapshot": _snapshot(asked, n),
     }
     return lines | _wasted(asked, lines)
+
+
+def _local_moments(asked: Question) -> int:
+    """Bytes a number of what all agreed on last, and of the outer momentum."""
+    if asked.local.every == 1:
+        return 0
+    return FLOAT32 * (2 if asked.local.momentum else 1)
 
 
 def _full(asked: Question, stage: Stage, sharding: str) -> dict[str, int]:

@@ -41,6 +41,20 @@ class Method:
     """Whether masks or starts are taken from gradients over calibration data."""
     broadcast_starts: bool
     """Whether a start other than a hand-off's is computed on one rank and sent to all."""
+    head: int = 0
+    """Numbers of the head, which is held in the base's type."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """Steps that workers take alone between two exchanges."""
+
+    every: int = 1
+    """Steps from one exchange to the next."""
+    momentum: bool = False
+    """Whether an outer optimiser has a momentum."""
+    products: bool = False
+    """Whether the products of factors are averaged, for which they are gathered."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ class Question:
     """Of one number of the base: 4 or 2."""
     exchange_bytes: int
     """Of one number of the gradients on the wire: 4 or 2."""
-    sync_every: int
+    local: Local
     classifies: bool
 
     @property

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from jobs.predict.memory import group_size
 from jobs.predict.question import Question, Stage
 
-TOLD = 4
-"""Numbers that travel beside the gradients: the loss and what is counted with it."""
+TOLD = 3
+"""Numbers that travel beside the gradients, and one more for the loss of each step: float32."""
 FACTS = 4
 """Numbers that travel beside a layer's factors: what the hand-off kept of it."""
 FLOAT32, FLOAT64 = 4, 8
@@ -53,12 +53,12 @@ class Flow:
 
 def all_reduce(size: int, workers: int) -> int:
     """Bytes that each worker of a ring sends for an all-reduce of so many."""
-    return round(2 * (workers - 1) / workers * size)
+    return 2 * size * (workers - 1) // workers
 
 
 def all_gather(size: int, workers: int) -> int:
     """The same for an all-gather, or a reduce-scatter, of a whole of so many bytes."""
-    return round((workers - 1) / workers * size)
+    return size * (workers - 1) // workers
 
 
 def predict_wire(asked: Question, sharding: str) -> tuple[Flow, ...]:
@@ -80,20 +80,38 @@ def _flows(asked: Question, sharding: str) -> Iterator[Flow]:
 
 
 def _gradients(asked: Question, stage: Stage, sharding: str, *, far: bool) -> Flow:
-    every = 1 if asked.full else asked.sync_every
+    every = 1 if asked.full else asked.local.every
     if asked.full:
         sent = _full_gradients(asked, stage, sharding)
     else:
-        sent = all_reduce((stage.trained + TOLD) * asked.exchange_bytes, asked.place.workers)
+        sent = _bucket(asked, stage) + _products(asked, stage)
     # What is left of a stage's last steps is exchanged at its end.
     times = None if stage.steps is None else -(-stage.steps // every)
-    return Flow("gradients", stage.name, sent, times, 1 / every, far, stage.exact)
+    exact = stage.exact and not asked.full
+    return Flow("gradients", stage.name, sent, times, 1 / every, far, exact)
+
+
+def _bucket(asked: Question, stage: Stage) -> int:
+    """One exchange of what is trained, and of what the workers tell one another."""
+    told, workers = FLOAT32 * (TOLD + asked.local.every), asked.place.workers
+    if asked.exchange_bytes == FLOAT32:
+        return all_reduce(FLOAT32 * stage.trained + told, workers)
+    return all_reduce(asked.exchange_bytes * stage.trained, workers) + all_reduce(told, workers)
+
+
+def _products(asked: Question, stage: Stage) -> int:
+    """Factors sent to the worker that averages their product, of all layers but the own ones."""
+    if asked.local.every == 1 or not asked.local.products or stage.name != "low-rank":
+        return 0
+    sizes = list(asked.method.targets.values())
+    others = [size for place, size in enumerate(sizes) if place % asked.place.workers]
+    return FLOAT32 * asked.method.rank * sum(map(sum, others))
 
 
 def _full_gradients(asked: Question, stage: Stage, sharding: str) -> int:
     size, workers = stage.trained * asked.dtype_bytes, asked.place.workers
     if sharding == "replicate":
-        return all_reduce(size, workers) + all_gather(size, workers)
+        return all_reduce(size, workers)
     # ZeRO-3 deals the gradients out in every micro-batch.
     return asked.batching.accumulation * all_gather(size, workers)
 
@@ -101,6 +119,8 @@ def _full_gradients(asked: Question, stage: Stage, sharding: str) -> int:
 def _bases(asked: Question, stage: Stage, sharding: str) -> Iterator[Flow]:
     """Gathers of the sharded base: in every micro-batch, and in every evaluation."""
     group = group_size(asked, sharding)
+    if asked.full and sharding == "replicate":
+        yield _updated(asked, stage)
     if group == 1:
         return
     far = asked.place.nodes > 1 and (sharding == "cluster" or asked.full)
@@ -113,6 +133,12 @@ def _bases(asked: Question, stage: Stage, sharding: str) -> Iterator[Flow]:
         looks, micros = _evaluations(asked, stage), asked.batching.eval_micros
         times = None if looks is None or micros is None else looks * micros
         yield Flow("evaluation", stage.name, forward, times, 0.0, far, exact=False)
+
+
+def _updated(asked: Question, stage: Stage) -> Flow:
+    """ZeRO-1: each worker's part of the new weights, sent to all after a step."""
+    sent = all_gather(stage.trained * asked.dtype_bytes, asked.place.workers)
+    return Flow("base", stage.name, sent, stage.steps, 1.0, asked.place.nodes > 1)
 
 
 def _gathered(sizes: Iterable[int], workers: int, size: int) -> int:

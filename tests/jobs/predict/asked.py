@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from jobs.predict.base import Base, Widths
-from jobs.predict.question import Batching, Method, Place, Question, Stage
+from jobs.predict.question import Batching, Local, Method, Place, Question, Stage
 
 SIZES = {
     "model.embed_tokens.weight": 400,
@@ -48,7 +48,7 @@ def question(
         batching=Batching(sequences=8, micro=1, accumulation=2, length=10),
         dtype_bytes=4,
         exchange_bytes=4,
-        sync_every=1,
+        local=Local(),
         classifies=False,
     )
     parts: dict[str, Any] = {

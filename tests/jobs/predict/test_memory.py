@@ -51,10 +51,16 @@ def test_what_is_trained_is_whole_on_every_worker(sharding: str):
     assert sparse["masks"] == 12 * sum(MASKS.values())
 
 
-def test_a_bfloat16_base_is_half_and_has_rounded_copies_of_what_is_trained():
-    found = lines("sparse", dtype_bytes=2)
+def test_a_bfloat16_base_is_half_and_only_its_head_has_rounded_copies():
+    found = lines("sparse", dtype_bytes=2, method={"head": 7})
     assert found["base"] == 2 * 1001
-    assert (found["trained"], found["gradients"]) == (6 * SPARSE, 6 * SPARSE)
+    assert (found["trained"], found["gradients"]) == (4 * SPARSE + 14, 4 * SPARSE + 14)
+
+
+def test_local_steps_hold_what_all_agreed_on_and_an_outer_momentum():
+    assert lines("sparse", local={"every": 2})["optimiser"] == 12 * SPARSE
+    assert lines("sparse", local={"every": 2, "momentum": True})["optimiser"] == 16 * SPARSE
+    assert lines("sparse", local={"momentum": True})["optimiser"] == 8 * SPARSE
 
 
 def test_an_exchange_in_bfloat16_takes_a_bucket_of_its_own():

@@ -40,15 +40,26 @@ def test_gradients_are_one_ring_of_what_is_trained_and_four_numbers(sharding: st
     assert sparse.crosses and sparse.out_a_step == sparse.sent
 
 
-def test_bfloat16_halves_the_exchange():
-    whole, half = (flow_of("gradients", "sparse", exchange_bytes=size) for size in (4, 2))
-    assert half.sent * 2 == whole.sent
+def test_bfloat16_halves_the_gradients_and_leaves_the_four_numbers_whole():
+    flow = flow_of("gradients", "sparse", exchange_bytes=2)
+    assert flow.sent == 2 * 2 * SPARSE * 3 // 4 + 2 * 4 * 4 * 3 // 4
 
 
 def test_local_steps_exchange_so_many_times_less_and_the_rest_at_the_end_of_a_stage():
-    flow = flow_of("gradients", "low-rank", sync_every=4)
-    assert (flow.times, flow.sent) == (4, flow_of("gradients", "low-rank").sent)
+    flow = flow_of("gradients", "low-rank", local={"every": 4})
+    # The losses of all four steps travel, and three numbers.
+    assert (flow.times, flow.sent) == (4, 2 * 4 * (LOW_RANK + 7) * 3 // 4)
     assert flow.out_a_step == round(flow.sent / 4)
+
+
+def test_averaged_products_cost_the_factors_of_layers_that_others_average():
+    local = {"every": 4, "products": True}
+    plain = flow_of("gradients", "low-rank", local={"every": 4}).sent
+    # Worker 0 averages the first of both layers, and sends the second: 2 x (16 + 8).
+    assert flow_of("gradients", "low-rank", local=local).sent - plain == 4 * 2 * (16 + 8)
+    assert flow_of("gradients", "sparse", local=local).sent == (
+        flow_of("gradients", "sparse", local={"every": 4}).sent
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +130,7 @@ def test_by_epochs_nobody_knows_how_often():
 @pytest.mark.parametrize(
     ("sharding", "wanted"),
     [
-        ("replicate", {"gradients": round(1.5 * 4004) + round(0.75 * 4004)}),
+        ("replicate", {"gradients": 1.5 * 4004, "base": 0.75 * 4004}),
         ("cluster", {"gradients": 2 * round(0.75 * 4004), "base": 3 * (1004 + 604)}),
     ],
 )
