@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import Fault
+from jobs.predict.from_spec import Outlook, counted_exactly, foresee
+from jobs.predict.prediction import Prediction
+from jobs.predict.question import Stage
 from jobs.spec import Spec
 from slora.names import entries, kinds, matches
 from slora.sizes import STRUCTURES, exact_rank, mask_entries
@@ -59,6 +62,8 @@ class Plan:
     accumulation: int
     notes: tuple[str, ...] = ()
     """What the user should know before: that the hand-off is not exact, and why."""
+    prediction: Prediction | None = None
+    """What the run will hold, send, take and cost; None where the base's files were not read."""
 
     def share(self, stage: StagePlan) -> float:
         """Share of the model's parameters that a stage trains, the head counted."""
@@ -69,11 +74,21 @@ class Plan:
         plain = dataclasses.asdict(self)
         for stage, values in zip(self.stages, plain["stages"], strict=True):
             values["share"] = self.share(stage)
+        plain["prediction"] = self.prediction.to_json() if self.prediction else None
         return plain
 
 
-def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
-    """The plan, or what in the spec can't be: the batch, the targets, the rank."""
+def make_plan(
+    spec: Spec,
+    shape: Shape,
+    *,
+    outlook: Outlook | None = None,
+    prediction: Prediction | None = None,
+) -> tuple[Plan | None, list[Fault]]:
+    """The plan, or what in the spec can't be: the batch, the targets, the rank, the memory.
+
+    With an `outlook` it predicts; a `prediction` that was made before is kept as it is.
+    """
     faults = batch_faults(spec)
     targets, more = _targets(spec, shape)
     faults += more
@@ -85,7 +100,14 @@ def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
     per_worker, micro, accumulation = deal(
         spec.train.batch_size, spec.train.micro_batch_size, workers
     )
-    sharding, reason = _sharding(spec)
+    stages = _stages(spec, shape, targets)
+    if outlook is not None:
+        prediction = _predicted(
+            spec, outlook, targets, stages, micro=micro, accumulation=accumulation
+        )
+        if prediction.fault:
+            return None, [_memory_fault(prediction)]
+    sharding, reason = _sharding(spec, prediction)
     return Plan(
         name=spec.name,
         kind=spec.method.kind,
@@ -93,7 +115,7 @@ def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
         targets=tuple(targets),
         target_weights=sum(rows * columns for rows, columns in targets.values()),
         head=shape.head if spec.method.kind != "full" else 0,
-        stages=_stages(spec, shape, targets),
+        stages=stages,
         sharding=sharding,
         sharding_reason=reason,
         workers=workers,
@@ -101,7 +123,8 @@ def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
         per_worker=per_worker,
         micro_batch_size=micro,
         accumulation=accumulation,
-        notes=tuple(_notes(spec, targets)),
+        notes=(*_notes(spec, targets), *(prediction.warnings if prediction else ())),
+        prediction=prediction,
     ), []
 
 
@@ -205,11 +228,51 @@ def _method_faults(spec: Spec) -> list[Fault]:
     return faults
 
 
-def _sharding(spec: Spec) -> tuple[str, str]:
-    asked = spec.cluster.sharding
-    if asked != "auto":
+def _sharding(spec: Spec, prediction: Prediction | None) -> tuple[str, str]:
+    if prediction is not None:
+        return prediction.sharding, prediction.reason
+    if (asked := spec.cluster.sharding) != "auto":
         return asked, "as the spec says"
-    return "replicate", "auto: the first choice; memory is not predicted yet"
+    return "replicate", "auto: the first choice; memory was not predicted"
+
+
+def _predicted(
+    spec: Spec,
+    outlook: Outlook,
+    targets: Mapping[str, tuple[int, int]],
+    stages: tuple[StagePlan, ...],
+    *,
+    micro: int,
+    accumulation: int,
+) -> Prediction:
+    head = outlook.head if spec.method.kind != "full" else 0
+    sparse = spec.method.kind in ("slora", "sparse")
+    return foresee(
+        spec,
+        outlook,
+        targets=targets,
+        entries={name: _mask_entries(spec, size) for name, size in targets.items() if sparse},
+        stages=tuple(
+            Stage(
+                stage.name,
+                stage.steps,
+                stage.trainable + head,
+                exact=stage.name != "sparse" or counted_exactly(spec.method),
+            )
+            for stage in stages
+        ),
+        micro=micro,
+        accumulation=accumulation,
+    )
+
+
+def _memory_fault(prediction: Prediction) -> Fault:
+    remedy = (
+        "Use more workers or larger ones (cluster.machine.memory_gb), a smaller "
+        "train.micro_batch_size or data.max_length, or model.dtype: bfloat16."
+    )
+    assert prediction.fault
+    return Fault("cluster.sharding", prediction.fault, remedy)
 
 
 def batch_faults(spec: Spec) -> list[Fault]:
