@@ -162,7 +162,8 @@ class Training:
         head = trained_head(self.model, self.spec.model.task)
         of_head = sum(p.numel() for module in head for p in module.parameters())
         parameters = sum(map(size_of, self.model.parameters())) - of_head
-        plan, faults = make_plan(self.spec, Shape(parameters, self.method.shapes, of_head))
+        shape = Shape(parameters, self.method.shapes, of_head)
+        plan, faults = make_plan(self.spec, shape, prediction=self.plan.prediction)
         if plan is None:
             raise InputError(faults)
         self.plan = plan
@@ -397,6 +398,7 @@ class Training:
         self._note_memory()
         self.ledger |= {
             "wire": self.team.wire.ledger(),
+            "steps_by_stage": {stage.name: stage.steps for stage in self.plan.stages},
             "workers": self.world_size,
             "nodes": self.team.nodes,
             "sharding": self.plan.sharding,
