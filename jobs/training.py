@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -348,13 +349,15 @@ class Training:
         if self.rank == 0:
             ledger = {**self.ledger, "wire": self.team.wire.ledger()}
             noted = {"evaluations": self.evaluations, "ledger": ledger}
-            step = self.step
-            self.saver.save(
-                State(index, done, step, weights, moments, copy.deepcopy(noted)),
-                lambda size: self.record.event("checkpoint", step=step, bytes=size),
-            )
+            state = State(index, done, self.step, weights, moments, copy.deepcopy(noted))
+            self.saver.save(state, functools.partial(self._saved, state))
         took = time.monotonic() - began
         self.ledger["checkpoint_seconds"] = self.ledger.get("checkpoint_seconds", 0.0) + took
+
+    def _saved(self, state: State, size: int) -> None:
+        """From the saver's thread, when a checkpoint is whole."""
+        self.record.paper("ledger.json", state.record["ledger"])
+        self.record.event("checkpoint", step=state.step, bytes=size)
 
     def _note_memory(self) -> None:
         """This worker's peak so far, beside the others'. A collective."""
