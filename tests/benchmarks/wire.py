@@ -59,6 +59,8 @@ def main() -> int:
         print(json.dumps(rows))
     else:
         Console(width=100).print(_table(rows))
+        for line in _slowdowns(rows):
+            print(line)
     missed = [*failed, *_missed(rows)]
     for line in missed:
         print(line, file=sys.stderr)
@@ -193,6 +195,16 @@ def _table(rows: Sequence[Row]) -> Table:
         cells += [f"{row['seconds_per_step']:.2f}"] if seconds else []
         table.add_row(row["method"], row["stage"], row["sharding"], *cells)
     return table
+
+
+def _slowdowns(rows: Sequence[Row]) -> Iterator[str]:
+    """On slow links: how much longer a step of full fine-tuning takes than one of slora."""
+    whole = [row for row in rows if row["method"] == "full" and "seconds_per_step" in row]
+    for full in whole:
+        for row in rows:
+            if row["method"] == "slora" and row["sharding"] == full["sharding"]:
+                ratio = full["seconds_per_step"] / row["seconds_per_step"]
+                yield f"a step of full fine-tuning takes {ratio:.1f} x the {row['stage']} stage's"
 
 
 def _missed(rows: Sequence[Row]) -> Iterator[str]:
