@@ -154,7 +154,8 @@ def test_a_run_goes_on_with_a_number_of_workers_that_divides_nothing(left):
 
 def test_a_notice_to_one_worker_makes_a_checkpoint_at_once(left, folder):
     runs = RunStore(open_store(f"file://{folder / 'store'}"), "noticed")
-    assert runs.checkpoint_steps() == [5]
+    # And the one at the end of the sparse stage.
+    assert runs.checkpoint_steps() == [SPARSE, 5]
     events, _ = runs.events.tail(0)
     assert [e["step"] for e in events if e["event"] == "noticed"] == [5]
 
@@ -166,6 +167,7 @@ def test_a_checkpoint_is_three_times_what_is_trained(left, folder):
                for stage in ("sparse", "low-rank")}  # fmt: skip
     for event in (e for e in events if e["event"] == "checkpoint"):
         stage = "sparse" if event["step"] <= SPARSE else "low-rank"
-        assert event["bytes"] < 4 * 4 * trained[stage]
+        names = 8000  # the header, which grows with the layers and not with their sizes
+        assert 0 < event["bytes"] - 3 * 4 * trained[stage] < names
     state = json.loads(runs.store.get(runs.checkpoint_key(8, "state.json")))
     assert state["step"] == 8
