@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jobs.data.files import HUB_ID
 from jobs.data.heldout import check_split
 from jobs.data.survey import Progress, Survey, check_eval_labels, check_train_labels, survey
-from jobs.errors import Fault, InputError
+from jobs.errors import Fault, InputError, StoreError, Unreachable
 from jobs.model_files import ModelFiles, read_model
 from jobs.plan import Plan, Shape, batch_faults, make_plan
 from jobs.predict.base import read_base
@@ -164,11 +164,10 @@ def _eval_rows(spec: Spec, train: Survey | None, evaluation: Survey | None) -> i
 
 def _speed(spec: Spec) -> Speed | None:
     try:
-        store = open_store(spec.store)
-    except InputError:
-        # Told among the store's own faults.
-        store = None
-    return known_speed(spec, store)
+        return known_speed(spec, open_store(spec.store))
+    except (InputError, StoreError, Unreachable):
+        # What is wrong with the store is told among its own faults; a plan goes on without a past.
+        return known_speed(spec, None)
 
 
 def _store_faults(spec: Spec, *, write: bool) -> list[Fault]:

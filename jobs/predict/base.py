@@ -10,6 +10,11 @@ from typing import Any
 LOOKED_UP = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings",
              "token_type_embeddings", "embed_in", "shared")  # fmt: skip
 """Parts of the names of weights that are looked up: no gradient flows back through them."""
+READERS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query", "key", "value", "query_key_value",
+           "c_attn", "q_lin", "k_lin", "v_lin", "Wqkv")  # fmt: skip
+FIRST_NORMS = ("input_layernorm", "ln_1", "attn_norm")
+"""What reads the embeddings, in the first layer: no gradient flows back through it to a frozen
+base, so its weights, once gathered for the forward, are not gathered again."""
 OUTPUTS = ("lm_head", "embed_out")
 TANH_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 """Activations that transformers writes out in many steps, each of which saves something."""
@@ -46,6 +51,8 @@ class Base:
     """Whether the output projection is the embedding once more."""
     widths: Widths
     file_bytes: int
+    first: frozenset[str] = frozenset()
+    """Weights that read the embeddings, and of norms before them."""
 
     @property
     def parameters(self) -> int:
@@ -67,8 +74,9 @@ class Base:
             yield from self._embeddings()
 
     def backward(self) -> Iterable[int]:
-        """The same for a backward, which never comes to what is only looked up."""
-        yield from (size for name, size in self.sizes.items() if name not in self.looked_up)
+        """The same for a backward, which ends where nothing below is trained."""
+        below = self.looked_up | self.first
+        yield from (size for name, size in self.sizes.items() if name not in below)
         if self.tied:
             yield from self._embeddings()
 
@@ -96,7 +104,16 @@ def read_base(
         tied=causal and not own_output,
         widths=_widths(config, shapes, linears),
         file_bytes=file_bytes,
+        first=frozenset(name for name in shapes if _is_first(name)),
     )
+
+
+def _is_first(name: str) -> bool:
+    parts = name.split(".")
+    if "embeddings" in parts:
+        return True
+    number = next((part for part in parts if part.isdigit()), None)
+    return number == "0" and any(part in READERS + FIRST_NORMS for part in parts)
 
 
 def _widths(

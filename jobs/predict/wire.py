@@ -18,6 +18,9 @@ TOLD = 3
 FACTS = 4
 """Numbers that travel beside a layer's factors: what the hand-off kept of it."""
 FLOAT32, FLOAT64 = 4, 8
+PERSISTENT, REUSED = 100_000, 1_000_000_000
+"""DeepSpeed's ZeRO-3, as full fine-tuning uses it, leaves smaller weights whole, and keeps what is
+used again within so many numbers."""
 
 
 @dataclass(frozen=True)
@@ -119,26 +122,35 @@ def _full_gradients(asked: Question, stage: Stage, sharding: str) -> int:
 def _bases(asked: Question, stage: Stage, sharding: str) -> Iterator[Flow]:
     """Gathers of the sharded base: in every micro-batch, and in every evaluation."""
     group = group_size(asked, sharding)
-    if asked.full and sharding == "replicate":
-        yield _updated(asked, stage)
+    if asked.full:
+        yield _full_base(asked, stage, sharding)
     if group == 1:
         return
     far = asked.place.nodes > 1 and (sharding == "cluster" or asked.full)
     size, accumulation = asked.dtype_bytes, asked.batching.accumulation
     forward = _gathered(asked.base.forward(), group, size)
-    both = forward + _gathered(asked.base.backward(), group, size)
-    times = None if stage.steps is None else stage.steps * accumulation
-    yield Flow("base", stage.name, both, times, accumulation, far)
+    if not asked.full:
+        both = forward + _gathered(asked.base.backward(), group, size)
+        times = None if stage.steps is None else stage.steps * accumulation
+        yield Flow("base", stage.name, both, times, accumulation, far)
     if asked.batching.evaluates:
         looks, micros = _evaluations(asked, stage), asked.batching.eval_micros
         times = None if looks is None or micros is None else looks * micros
         yield Flow("evaluation", stage.name, forward, times, 0.0, far, exact=False)
 
 
-def _updated(asked: Question, stage: Stage) -> Flow:
-    """ZeRO-1: each worker's part of the new weights, sent to all after a step."""
-    sent = all_gather(stage.trained * asked.dtype_bytes, asked.place.workers)
-    return Flow("base", stage.name, sent, stage.steps, 1.0, asked.place.nodes > 1)
+def _full_base(asked: Question, stage: Stage, sharding: str) -> Flow:
+    """DeepSpeed's own: ZeRO-1 sends the new weights after a step, ZeRO-3 gathers those it cuts."""
+    workers, far = asked.place.workers, asked.place.nodes > 1
+    if sharding == "replicate":
+        sent = all_gather(stage.trained * asked.dtype_bytes, workers)
+        return Flow("base", stage.name, sent, stage.steps, 1.0, far)
+    cut = [size for size in asked.base.sizes.values() if size >= PERSISTENT]
+    # Near enough to the backward, what the forward gathered is kept for it.
+    passes = 1 if asked.base.parameters < REUSED else 2
+    sent = passes * _gathered(cut, workers, asked.dtype_bytes)
+    times = None if stage.steps is None else stage.steps * asked.batching.accumulation
+    return Flow("base", stage.name, sent, times, asked.batching.accumulation, far, exact=False)
 
 
 def _gathered(sizes: Iterable[int], workers: int, size: int) -> int:

@@ -172,10 +172,11 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
 
     # What a worker imports too: Ray is a part of every worker's memory.
     import jobs.worker  # noqa: F401
-    from jobs.engine import distributed
+    from jobs.deepspeed_wire import distributed
     from jobs.request import Request
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
+    from jobs.team import team_of
     from jobs.training import Training
 
     distributed("gloo")
@@ -190,7 +191,8 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
         train=checked.train,
         evaluation=checked.evaluation,
     )
-    training = Training(request, runs, rank=rank, world_size=ranks, device=torch.device("cpu"))
+    team = team_of(rank, ranks, torch.device("cpu"), machine="here")
+    training = Training(request, runs, team)
     marks = _Marks(training.record)
     # Answers to prompts are no part of the plan's peak, and take minutes here.
     training._sample = lambda *told: None  # type: ignore[method-assign]

@@ -61,3 +61,12 @@ def test_shares_are_padded_weight_by_weight():
     assert found.parameters == 400 + 64 + 192 + 64 + 8
     assert found.share(3) == 134 + 22 + 64 + 22 + 3
     assert (found.share(1), found.largest) == (found.parameters, 400)
+
+
+def test_what_reads_the_embeddings_is_not_gathered_in_a_backward():
+    norm = {"model__layers__0__input_layernorm__weight": (8,)}
+    found = read({"vocab_size": 50}, lm_head__weight=(50, 8), **norm)
+    assert found.first == {
+        "model.layers.0.self_attn.q_proj.weight", "model.layers.0.input_layernorm.weight",
+    }  # fmt: skip
+    assert sum(found.forward()) - sum(found.backward()) == 400 + 64 + 8

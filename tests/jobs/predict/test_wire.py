@@ -131,12 +131,21 @@ def test_by_epochs_nobody_knows_how_often():
     ("sharding", "wanted"),
     [
         ("replicate", {"gradients": 1.5 * 4004, "base": 0.75 * 4004}),
-        ("cluster", {"gradients": 2 * round(0.75 * 4004), "base": 3 * (1004 + 604)}),
+        ("cluster", {"gradients": 2 * round(0.75 * 4004), "base": 0}),
     ],
 )
 def test_full_fine_tuning_sends_all_of_the_model(sharding: str, wanted: dict[str, int]):
     flows = predict_wire(question(kind="full"), sharding)
     assert {flow.cause: flow.sent for flow in flows} == wanted
+
+
+def test_full_fine_tuning_gathers_what_is_large_once_where_it_can_be_kept():
+    def sent(size: int) -> int:
+        sizes = {"large": size, "small": 99_999}
+        return flow_of("base", "full", "cluster", kind="full", base={"sizes": sizes}).sent
+
+    assert sent(400_000) == 3 * 400_000
+    assert sent(4 * 10**9) == 2 * 3 * 4 * 10**9
 
 
 def test_a_tied_embedding_is_gathered_for_the_output_too():
