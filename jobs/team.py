@@ -8,7 +8,8 @@ one worker sends is also what leaves a machine, where the group has more than on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 GRADIENTS, BASE, EVALUATION = "gradients", "base", "evaluation"
 HANDOFF, CALIBRATION, CHECKPOINT = "hand-off", "calibration", "checkpoint"
+SAMPLES, INSTALL = "samples", "install"
 """The causes that bytes are counted by."""
 
 
@@ -56,6 +58,15 @@ class Wire:
             torch.distributed.broadcast(tensor, src=source)
             self.count(cause, tensor.numel() * tensor.element_size())
         return tensor
+
+    @contextmanager
+    def because(self, cause: str) -> Iterator[None]:
+        """Inside, gathers of the base are counted by this cause."""
+        before, self.cause = self.cause, cause
+        try:
+            yield
+        finally:
+            self.cause = before
 
     def count(self, cause: str, sent: int, *, spans: bool = True) -> None:
         """Adds one collective to the ledger."""

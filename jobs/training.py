@@ -42,7 +42,7 @@ from jobs.schedule import rate_at
 from jobs.step import broken_at, diverged, not_finite, take_step
 from jobs.store.manifest import Manifest, form
 from jobs.store.runs import RunStore
-from jobs.team import EVALUATION, Team
+from jobs.team import CALIBRATION, EVALUATION, INSTALL, SAMPLES, Team
 from slora.adapt import freeze
 from slora.targets import find_targets
 
@@ -153,7 +153,8 @@ class Training:
             return run
 
         def gathered() -> int:
-            with self._shards.gathering():  # type: ignore[union-attr]
+            assert self._shards is not None
+            with self.team.wire.because(CALIBRATION), self._shards.gathering():
                 return run()
 
         return gathered
@@ -197,7 +198,8 @@ class Training:
         stage = self.plan.stages[index]
         seconds = time.monotonic()
         self.team.wire.stage = stage.name
-        self._install(stage, index, weights, resumed)
+        with self.team.wire.because(INSTALL):
+            self._install(stage, index, weights, resumed)
         engine = self._engine()
         if resumed and resumed.stage_step:
             engine.restore_weights(resumed.weights)
@@ -219,7 +221,8 @@ class Training:
         if stage.steps != done:
             self._save(engine, index, stage.steps or 0, found)
         engine.close()
-        self.method.uninstall(found)
+        with self.team.wire.because(INSTALL):
+            self.method.uninstall(found)
         self.ledger[f"{stage.name}_seconds"] = time.monotonic() - seconds
         return found
 
@@ -372,11 +375,14 @@ class Training:
             return
         began, wire = time.monotonic(), self.team.wire
         self.pulse.at(f"the evaluation after step {self.step}")
-        training, wire.cause = wire.cause, EVALUATION
-        measured = evaluate(
-            engine.module, self.eval_feed, task=self.spec.model.task, device=self.device, wire=wire
-        )
-        wire.cause = training
+        with wire.because(EVALUATION):
+            measured = evaluate(
+                engine.module,
+                self.eval_feed,
+                task=self.spec.model.task,
+                device=self.device,
+                wire=wire,
+            )
         took = time.monotonic() - began
         self.ledger["eval_seconds"] = self.ledger.get("eval_seconds", 0.0) + took
         if not at.startswith("step "):
@@ -386,7 +392,8 @@ class Training:
     def _sample(self, engine: Engine, at: str) -> None:
         if not self.prompts:
             return
-        answers = answer(engine.module, self.prompts, self.tokenizer, self.device)
+        with self.team.wire.because(SAMPLES):
+            answers = answer(engine.module, self.prompts, self.tokenizer, self.device)
         told = [
             {"prompt": p.shown, "wanted": p.wanted, "answer": said}
             for p, said in zip(self.prompts, answers, strict=True)
