@@ -94,6 +94,7 @@ def make_plan(
     faults += more
     faults += _rank_faults(spec, targets)
     faults += _method_faults(spec)
+    faults += _cluster_faults(spec)
     if faults:
         return None, faults
     workers = spec.workers
@@ -225,6 +226,25 @@ def _method_faults(spec: Spec) -> list[Fault]:
     if method.factor_density < 1 and not low_rank:
         problem = f"kind {method.kind} has no factors"
         faults.append(Fault("method.factor_density", problem, "Leave it at 1.0."))
+    return faults
+
+
+def _cluster_faults(spec: Spec) -> list[Fault]:
+    """Wishes of the cluster that can't be, or that would have no effect."""
+    cluster, faults, full = spec.cluster, list[Fault](), spec.method.kind == "full"
+    if full and cluster.sync_every > 1:
+        problem = "kind full exchanges every step: its optimiser is cut over the workers"
+        faults.append(Fault("cluster.sync_every", problem, "Use 1, or another method.kind."))
+    if full and cluster.exchange_dtype != "float32":
+        problem = "kind full exchanges in the type of the model"
+        faults.append(Fault("cluster.exchange_dtype", problem, "Leave it at float32."))
+    for key, plain in (("outer", "average"), ("average", "factors")):
+        if cluster.sync_every == 1 and (asked := getattr(cluster, key)) != plain:
+            problem = f"{asked} is of steps that workers take alone, and sync_every is 1"
+            faults.append(Fault(f"cluster.{key}", problem, "Use a sync_every above 1."))
+    if not isinstance(cluster.workers, int) and cluster.workers.min > cluster.workers.max:
+        problem = f"min {cluster.workers.min} is above max {cluster.workers.max}"
+        faults.append(Fault("cluster.workers", problem, "Swap them."))
     return faults
 
 

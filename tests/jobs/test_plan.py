@@ -302,3 +302,19 @@ def test_the_plan_counts_the_entries_that_a_mask_has(
     assert mask.nnz == entries(shape, density)
     plan = planned(Shape(1600, {"layer": shape}, 0), method={"kind": "sparse", "density": density})
     assert plan.stages[0].trainable == mask.nnz
+
+
+@pytest.mark.parametrize(
+    ("kind", "cluster", "key"),
+    [
+        pytest.param("full", {"sync_every": 2}, "cluster.sync_every", id="full alone"),
+        pytest.param("full", {"exchange_dtype": "bfloat16"}, "cluster.exchange_dtype", id="full"),
+        pytest.param("slora", {"outer": "nesterov"}, "cluster.outer", id="no local steps"),
+        pytest.param("slora", {"average": "product"}, "cluster.average", id="nothing to average"),
+        pytest.param("slora", {"workers": {"min": 4, "max": 2}}, "cluster.workers", id="turned"),
+    ],
+)
+def test_wishes_of_the_cluster_that_would_do_nothing_are_faults(
+    kind: str, cluster: dict[str, Any], key: str
+):
+    assert [fault.key for fault in faults_of(method={"kind": kind}, cluster=cluster)] == [key]
