@@ -16,7 +16,7 @@ from jobs.spec import Spec
 from jobs.spec_file import load_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
-from orchestrator import adapters, plan_table
+from orchestrator import adapters, plan_table, upkeep
 from orchestrator.console import Commands, LongWork, notes, print_json, results
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Fine-tune transformers with SLoRA on Ray.",
     pretty_exceptions_enable=False,
 )
+upkeep.add_to(adapters.app)
 app.add_typer(adapters.app, name="adapters")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.")]

@@ -54,6 +54,12 @@ def read_header(source: Path | BinaryIO, *, size: int | None = None) -> dict[str
     return spans
 
 
+def data_start(path: Path) -> int:
+    """Where the bytes of the tensors begin, in a file whose header was read before."""
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
 def _header_length(prefix: bytes, size: int) -> int:
     length = int.from_bytes(prefix, "little")
     if length > LARGEST_HEADER:

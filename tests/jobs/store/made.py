@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import struct
 from collections.abc import Callable, Iterator
 from io import IOBase
 from pathlib import Path
@@ -31,6 +32,13 @@ def tensors(text: str = "weights") -> bytes:
     """An honest file of one tensor that holds `text`."""
     data = text.encode()
     entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    return safetensors({"lora_A.weight": entry}, data)
+
+
+def floats(*values: float) -> bytes:
+    """An honest file of one float32 tensor."""
+    data = struct.pack(f"<{len(values)}f", *values)
+    entry = {"dtype": "F32", "shape": [len(values)], "data_offsets": [0, len(data)]}
     return safetensors({"lora_A.weight": entry}, data)
 
 
