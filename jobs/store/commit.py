@@ -14,9 +14,10 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
-from jobs.errors import AlreadyThere, NotFound, Replaced
+from jobs.errors import AlreadyThere, DigestMismatch, NotFound, Replaced
 from jobs.store.blobs import store_file
 from jobs.store.folder import survey_folder
 from jobs.store.listing import read_committed
@@ -65,7 +66,12 @@ def commit(
     written = manifest_bytes(manifest)
     if sign is not None:
         store.put(prefix + SIGNATURE, sign(written), create_only=True)
-    store.put(manifest_key(draft.name, version), written, create_only=True)
+    key = manifest_key(draft.name, version)
+    store.put(key, written, create_only=True)
+    if store.get(key) != written:
+        # Spoilt on its way. Nobody can read it, so nobody has: the number is lost, and no more.
+        store.delete(key)
+        raise DigestMismatch(store.url(key), sha256(written).hexdigest(), "other ones")
     return manifest
 
 
