@@ -15,7 +15,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from jobs.errors import JobsError, TrainingFailed, Unreachable
 from jobs.request import Request
-from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from jobs.worker import FAILURE, train_worker
 
@@ -56,10 +55,9 @@ def train(request: Request, runs: RunStore, *, attempt: int) -> None:
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
-    assert isinstance(runs.store, DirectoryStore)
     # Of an earlier try of this run, whose user has mended what it names.
     runs.store.delete(runs.key(FAILURE))
-    folder = runs.store.path(runs.key(RAY_FOLDER))
+    folder = runs.scratch(RAY_FOLDER)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"request": request, "attempt": attempt},

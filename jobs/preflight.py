@@ -13,7 +13,6 @@ from jobs.model_files import ModelFiles, read_model
 from jobs.plan import Plan, Shape, batch_faults, make_plan
 from jobs.spec import Spec
 from jobs.spec_file import unavailable_in
-from jobs.store.directory import DirectoryStore
 from jobs.store.objects import open_store
 
 QUICK_ROWS = 200
@@ -100,7 +99,7 @@ def _data(
     data, faults = spec.data, list[Fault]()
     found: dict[str, Survey] = {}
     for key, where in (("data.train", data.train), ("data.eval", data.eval)):
-        if where is None or where.startswith("s3://"):
+        if where is None:
             continue
         try:
             found[key] = survey(
@@ -136,12 +135,8 @@ def _fit_faults(spec: Spec, model: ModelFiles | None, train: Survey | None) -> l
 
 
 def _store_faults(spec: Spec, *, write: bool) -> list[Fault]:
-    if spec.store.startswith("s3://"):
-        return []
     try:
         store = open_store(spec.store)
     except InputError as wrong:
         return list(wrong.faults)
-    if write and isinstance(store, DirectoryStore):
-        return store.check_writable()
-    return []
+    return store.check_writable() if write else []

@@ -33,10 +33,6 @@ def not_available_yet(value_of: Callable[[str], Any]) -> list[Fault]:
     if isinstance(value_of("cluster.workers"), Mapping):
         remedy = "Use a number, e.g. workers: 2."
         faults.append(Fault("cluster.workers", "a range is not available yet", remedy))
-    for key in ("store", "model.path", "data.train", "data.eval"):
-        if isinstance(value := value_of(key), str) and value.startswith("s3://"):
-            problem = f"{value}: s3:// is not available yet"
-            faults.append(Fault(key, problem, "Use a folder."))
     return faults
 
 

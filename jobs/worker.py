@@ -9,6 +9,7 @@ from typing import Any
 
 import ray.train
 
+from jobs.at_hand import at_hand
 from jobs.errors import AlreadyThere, InputError, JobsError, TrainingFailed
 from jobs.request import Request
 from jobs.store.objects import open_store
@@ -35,7 +36,7 @@ def train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     try:
-        _train(request, runs, rank, context.get_world_size(), config["attempt"])
+        _train(at_hand(request), runs, rank, context.get_world_size(), config["attempt"])
     except (TrainingFailed, InputError, SloraError) as failure:
         # Every rank has met the same one: to end quietly spares Ray a second start of the group.
         _tell(runs, rank, failure)

@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fail(fault)
         if status == 412 and self.proxy.lies:
             return self._answer(200, [("ETag", '"0"'), ("Content-Length", "0")], b"")
-        self._answer(status, headers, answer)
+        return self._answer(status, headers, answer)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any
 
