@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
 from orchestrator import adapters, plan_table, upkeep
 from orchestrator.console import Commands, LongWork, notes, print_json, results
+from orchestrator.reproduce import reproduce as reproduce_again
 
 app = typer.Typer(
     cls=Commands,
@@ -63,6 +65,27 @@ def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
     except ModuleNotFoundError as missing:
         raise not_installed(missing) from missing
     raise typer.Exit(run(checked, json=json))
+
+
+@app.command()
+def reproduce(
+    name: adapters.Wanted, store: Store = adapters.DEFAULT_STORE, json: Json = False
+) -> None:
+    """Run an adapter's run again from its own papers, and compare what comes out."""
+    # Here, because Ray takes half a second to import and most commands need none.
+    try:
+        from orchestrator.train import train as run
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) from missing
+    found = reproduce_again(open_store(store), name, lambda checked: run(checked, json=False))
+    different = {name: None if apart == inf else apart for name, apart in found.different.items()}
+    if json:
+        plain = {"adapter": found.adapter, "same": found.same, "equal": found.equal}
+        print_json({**plain, "different": different, "tolerance": found.tolerance})
+    else:
+        upkeep.show_reproduced(found)
+    if not found.same:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from jobs.store.settings import store_settings
 from jobs.store.spool import send, waiting
 from orchestrator.adapters import DEFAULT_STORE, Json, Store
 from orchestrator.console import note, print_json, say, size_text
+from orchestrator.reproduce import Reproduced
 
 Version = Annotated[str, typer.Argument(metavar="NAME@v2", help="One version.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter's name.")]
@@ -122,6 +123,16 @@ def sign_command(
     except AlreadyThere as error:
         raise StoreError(f"{adapter.label} is signed already. A signature stays.") from error
     say(f"{adapter.label} is signed.")
+
+
+def show_reproduced(found: Reproduced) -> None:
+    """What running it again came to, file by file."""
+    for name in found.equal:
+        say(f"{name}: equal, bit for bit")
+    for name, apart in found.different.items():
+        say(f"{name}: differs by {apart:.2g}, {found.tolerance:g} is allowed")
+    done = "is reproduced" if found.same else "is NOT reproduced"
+    say(f"{found.adapter} {done}.")
 
 
 def _version(name: str) -> tuple[str, int]:

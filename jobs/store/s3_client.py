@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from datetime import datetime
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.utils import parse_timestamp
 
 from jobs.store.settings import S3Settings
 
@@ -33,7 +36,9 @@ def client_of(settings: S3Settings) -> Any:
 
 def _made(settings: S3Settings) -> Any:
     # A session of its own: the module's shared one is not safe while threads make clients.
-    return boto3.session.Session().client(
+    inner = botocore.session.get_session()
+    inner.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    return boto3.session.Session(botocore_session=inner).client(
         "s3",
         config=Config(
             signature_version="s3v4",
@@ -48,3 +53,13 @@ def _made(settings: S3Settings) -> Any:
             response_checksum_validation="when_supported",
         ),
     )
+
+
+def _moment(text: Any) -> Any:
+    """A time in a response. boto3's own reader takes 0.1 ms, which a list has a thousand times."""
+    if isinstance(text, str) and text.endswith("Z"):
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            pass  # some other way of writing it
+    return parse_timestamp(text)
