@@ -11,6 +11,8 @@ from jobs.store.strict_json import load_strictly
 
 LARGEST_HEADER = 100_000_000
 """The limit of the format's own reader."""
+MOST_COMMAS = 5_000_000
+"""In a header: some 700,000 tensors. A bomb of small values grows thirty times once parsed."""
 MOST_DIMENSIONS = 64
 BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -77,6 +79,8 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
 
 
 def _parse(header: bytes) -> dict[str, object]:
+    if header.count(b",") > MOST_COMMAS or header.count(b"[") > MOST_COMMAS:
+        raise BadTensors(f"a header of {len(header)} bytes holds more than any model's")
     try:
         found = load_strictly(header)
     except ValueError as error:
