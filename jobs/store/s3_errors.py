@@ -35,6 +35,7 @@ CORRUPT = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzCon
 NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, SSOError)
 STREAM = (HTTPError, HTTPClientError, IncompleteReadError, ResponseStreamingError, OSError)
 """How a body ends early; each of them is answered by asking for the rest."""
+NETWORK = (ConnectionError, TimeoutError, HTTPError, HTTPClientError, BotoCoreError)
 
 
 def code_of(error: ClientError) -> str:
@@ -69,7 +70,8 @@ def told(url: str) -> Iterator[None]:
             "stays so, the object is damaged."
         ) from error
     except (*STREAM, BotoCoreError) as error:
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+        # Some of boto3's are OSErrors as well; what is left are those of files, which are not ours.
+        if isinstance(error, OSError) and not isinstance(error, NETWORK):
             raise
         raise StoreUnreachable(
             f"{url}: the store does not answer ({type(error).__name__}). Check the endpoint and "

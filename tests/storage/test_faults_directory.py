@@ -20,6 +20,7 @@ from jobs.store.directory import DirectoryStore
 from tests.jobs.store.made import DyingStore, Killed, race
 from tests.storage.faults import Scene, check, scene
 
+pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that may be busy
 EVENTS = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.scandir", "os.listdir")
 """What Python tells its audit hooks of, each before it is done."""
 ERRORS = {

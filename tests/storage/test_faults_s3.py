@@ -21,6 +21,7 @@ from tests.storage.fault_proxy import FAULTS, FaultProxy
 from tests.storage.faults import Scene, check, scene
 from tests.storage.weed import BUCKET, Weed
 
+pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that may be busy
 ONCE = S3Settings(attempts=1)
 SHORT = S3Settings(attempts=1, read_timeout=0.5)
 PATIENT = S3Settings(attempts=6, read_timeout=2)

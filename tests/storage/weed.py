@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 KEY, SECRET, BUCKET = "slora-test-key", "slora-test-secret-9f2c61d7", "adapters-test"
-START_S = 60.0
+START_S = 180.0
 
 
 class Weed:
