@@ -102,10 +102,6 @@ NOT_YET: dict[str, tuple[dict[str, Any], str]] = {
     "node sharding": ({"cluster": {"sharding": "node"}}, "cluster.sharding"),
     "sync every": ({"cluster": {"sync_every": 4}}, "cluster.sync_every"),
     "elastic": ({"cluster": {"workers": {"min": 1, "max": 2}}}, "cluster.workers"),
-    "s3 store": ({"store": "s3://bucket/prefix"}, "store"),
-    "s3 model": ({"model": {"path": "s3://bucket/model"}}, "model.path"),
-    "s3 train": ({"data": {"train": "s3://bucket/rows.jsonl"}}, "data.train"),
-    "s3 eval": ({"data": {"eval": "s3://bucket/rows.jsonl"}}, "data.eval"),
 }  # fmt: skip
 """What the spec knows and the engine does not: what is asked, and the key that is named."""
 
