@@ -35,7 +35,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of it.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Store = Annotated[str, typer.Option(help="file:// and a folder.", metavar="URL")]
+Store = adapters.Store
 Adapter = Annotated[str, typer.Option(help="NAME, or NAME@v2 for one version.")]
 Base = Annotated[str | None, typer.Option(help="Where the base is, if it has moved.")]
 

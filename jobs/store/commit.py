@@ -37,6 +37,9 @@ from jobs.store.versions import committed_versions
 
 CLAIM = ".claim"
 LARGEST_CLAIM = 4096
+LOOK_BACK = 256
+"""Versions, from the newest, among which a retry looks for its own earlier commit and for a later
+attempt. Beyond them it would get a twin, and a commit to a name of 10,000 would take a minute."""
 
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 
@@ -77,7 +80,7 @@ def commit(
 
 def _committed_before(store: ObjectStore, draft: Draft, files: tuple[File, ...]) -> Manifest | None:
     """What this run committed already: a crash after the manifest must not make a twin."""
-    for version in reversed(committed_versions(store, draft.name)):
+    for version in reversed(committed_versions(store, draft.name)[-LOOK_BACK:]):
         try:
             manifest = read_committed(store, draft.name, version)
         except BadManifest:
@@ -106,7 +109,7 @@ def _taken(store: ObjectStore, name: str) -> set[int]:
 
 def _check_fence(store: ObjectStore, draft: Draft, version: int) -> None:
     """An old attempt that woke up again may not become the newest version."""
-    for other in _taken(store, draft.name):
+    for other in sorted(_taken(store, draft.name))[-LOOK_BACK:]:
         if other < version and _later_attempt(store, draft, other):
             raise Replaced(
                 f"{draft.run}: attempt {draft.attempt} was replaced by a later one, which has "

@@ -73,8 +73,6 @@ class DirectoryStore:
         """Write the whole object into the new file `path`."""
         with self.open(key) as source, self._told(key), path.open("xb") as file:
             shutil.copyfileobj(source, file, CHUNK)
-            file.flush()
-            os.fsync(file.fileno())
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
         """A part of the object, as much of it as there is, or NotFound."""

@@ -67,9 +67,14 @@ def _copy(store: ObjectStore, prefix: str, file: File, folder: Path, seen: Seen 
 
 
 def _fetch(store: ObjectStore, key: str, file: File, path: Path, seen: Seen | None) -> None:
+    there = store.head(key)
+    if there is not None and there.size != file.size:
+        # Before it is fetched: what somebody put there may be larger than the disk.
+        raise DigestMismatch(store.url(key), file.sha256, f"{there.size} B")
     store.get_file(key, path)
     with path.open("rb") as copy:
         found = sha256_of(copy)
+        os.fsync(copy.fileno())
     if found != file.sha256:
         raise DigestMismatch(store.url(key), file.sha256, found)
     if seen:

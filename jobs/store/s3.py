@@ -24,6 +24,7 @@ from jobs.store.keys import HIDDEN, Head, check_key
 from jobs.store.probe import lacks
 from jobs.store.s3_client import client_of
 from jobs.store.s3_errors import ABSENT, BUSY, FAILED, code_of, told
+from jobs.store.s3_list import keys_under
 from jobs.store.s3_parts import PART, PIECE, download_parts, of_bytes, of_file, upload_parts
 from jobs.store.s3_stream import Ask, S3Stream
 from jobs.store.settings import S3Settings, store_settings
@@ -139,7 +140,9 @@ class S3Store:
         if folder:
             check_key(folder)
         with told(self.url("")):
-            keys = [key for key in self._listed(prefix) if not key.startswith(HIDDEN)]
+            start = len(self._full("x")) - 1
+            whole = keys_under(self._client, self.bucket, self._full(prefix))
+            keys = [key[start:] for key in whole if not key[start:].startswith(HIDDEN)]
         # Not every server lists by bytes as S3 does: some walk folders.
         return iter(sorted(keys))
 
@@ -254,12 +257,6 @@ class S3Store:
                 if code_of(error) in ABSENT:
                     raise NotFound(key) from error
                 raise
-
-    def _listed(self, prefix: str) -> Iterator[str]:
-        pages = self._client.get_paginator("list_objects_v2")
-        start = len(self._full("x")) - 1
-        for page in pages.paginate(Bucket=self.bucket, Prefix=self._full(prefix)):
-            yield from (entry["Key"][start:] for entry in page.get("Contents", ()))
 
     def _prove(self, condition: Mapping[str, str]) -> None:
         if condition and not self._proving and self.url("") not in _sound:

@@ -53,7 +53,10 @@ def upload_parts(
 
 
 def download_parts(read: Callable[[int, int], Iterator[bytes]], size: int, path: Path) -> None:
-    """Write an object of `size` bytes into the new file `path`, several ranges at a time."""
+    """Write an object of `size` bytes into the new file `path`, several ranges at a time.
+
+    Not forced to the disk: whoever has to rely on that does it, as pull and the cache do.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         os.truncate(descriptor, size)
@@ -65,7 +68,6 @@ def download_parts(read: Callable[[int, int], Iterator[bytes]], size: int, path:
                 at += len(piece)
 
         _all(fetch, list(_cut(size)))
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -212,3 +212,16 @@ def test_racing_swaps_lose_no_count(store: ObjectStore):
     store.put("counter", b"0")
     assert race(_count, store, count=4) == [0] * 4
     assert store.get("counter") == b"20"
+
+
+def test_more_keys_than_a_page_holds_are_all_listed_once(s3, monkeypatch: pytest.MonkeyPatch):
+    # Pages of ten rather than of a thousand: what is asked for is boto3's own parameter.
+    client = s3._client
+    plain = client.list_objects_v2
+    monkeypatch.setattr(client, "list_objects_v2", lambda **asked: plain(**asked, MaxKeys=10))
+    keys = [f"{folder}/{number}/x" for folder in ("a", "b", "b.c") for number in range(12)]
+    for key in [*keys, "top"]:
+        s3.put(key, b"")
+    assert list(s3.list("")) == sorted([*keys, "top"])
+    assert list(s3.list("b/")) == sorted(key for key in keys if key.startswith("b/"))
+    assert list(s3.list("b")) == sorted(key for key in keys if key.startswith("b"))
