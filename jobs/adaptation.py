@@ -14,12 +14,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from jobs import stages, starts
-from jobs.engine import Engine, writable
+from jobs.base_shards import whole, writable
+from jobs.engine import Engine
 from jobs.masking import load_masks, make_masks, mask_request
 from jobs.record import Record
 from jobs.spec import Spec
-from jobs.starts import Team
 from jobs.store.runs import RunStore
+from jobs.team import CALIBRATION, Team
 from slora.adapt import adapted, factors_of, remove
 from slora.calibrate import layer_gradients, layer_scores
 from slora.factor_mask import SparseFactorLinear, masked
@@ -78,7 +79,7 @@ class Adaptation:
 
     def prune(self, engine: Engine, step: int, steps: int) -> None:
         """Shrinks the gates, where it is time; a collective then."""
-        if not self._gated or step % max(1, steps // PRUNINGS):
+        if not self.prunes_at(step, steps):
             return
         keep = survivors(
             step, steps=steps, rank=self._method.rank, density=self._method.factor_density
@@ -92,6 +93,10 @@ class Adaptation:
             layer.open_R.copy_(gate != 0)
             shrunk[f"{name}.gate_R"] = gate
         engine.write(shrunk)
+
+    def prunes_at(self, step: int, steps: int) -> bool:
+        """Whether gates are shrunk after this step of the stage."""
+        return self._gated and step % max(1, steps // PRUNINGS) == 0
 
     def settled(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights as the model computes with them: a closed gate is zero.
@@ -137,6 +142,9 @@ class Adaptation:
             if isinstance(layer, GatedLoraLinear):
                 yield name, layer
 
+    def _over_ranks(self, total: Tensor) -> Tensor:
+        return self._team.wire.all_reduce(total, CALIBRATION)
+
     def _masks(self) -> dict[str, Mask]:
         if self.masks is None:
             self.masks = (load_masks(self._runs, self.shapes) if self._resumed else None) or (
@@ -152,7 +160,7 @@ class Adaptation:
         began = time.monotonic()
         self._record.event("scoring", strategy=request.mask, score=scorer.name)
         run = self._calibrate()
-        scores = layer_scores(self._targets, scorer, run)
+        scores = layer_scores(self._targets, scorer, run, whole=whole, over_ranks=self._over_ranks)
         masks = make_masks(self.shapes, request, scores, self._runs, writes=self._team.rank == 0)
         seconds = time.monotonic() - began
         self._record.event("masked", strategy=request.mask, score=scorer.name, seconds=seconds)
@@ -172,7 +180,8 @@ class Adaptation:
         elif method.init == "pissa":
             made = starts.starts_from_weights(self._targets, method, self._team)
         else:
-            gradients = layer_gradients(self._targets, self._calibrate())
+            run = self._calibrate()
+            gradients = layer_gradients(self._targets, run, over_ranks=self._over_ranks)
             made = starts.starts_from_gradients(gradients, method, self._team, seed=self._seed)
         if self._team.rank == 0:
             starts.save_starts(self._runs, made)

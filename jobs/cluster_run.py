@@ -6,17 +6,20 @@ import json
 import logging
 import os
 import shutil
+import time
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from jobs.errors import JobsError, TrainingFailed, Unreachable
+from jobs.notice import NoticedTorchConfig
 from jobs.request import Request
 from jobs.store.runs import RunStore
-from jobs.worker import FAILURE, train_worker
+from jobs.worker import CRASHES, FAILURE, train_worker
 
 START_TIMEOUT_S = "180"
 """Seconds for the workers to start; Ray's own 60 are short for a machine that loads torch cold."""
@@ -51,38 +54,67 @@ def missing_resources(request: Request) -> str | None:
 
 def train(request: Request, runs: RunStore, *, attempt: int) -> None:
     """Runs the workers to their end. Raises TrainingFailed with one reason, whatever the number."""
+    # Of an earlier try of this run, whose user has mended what it names.
+    for key in (runs.key(FAILURE), *runs.store.list(runs.key(CRASHES))):
+        runs.store.delete(key)
+    try:
+        _fitted(request, runs, attempt)
+    except TrainingFailedError as failed:
+        raise _reason(runs) or _unexplained(failed) from failed
+    finally:
+        shutil.rmtree(runs.scratch(RAY_FOLDER), ignore_errors=True)
+    if (reason := _reason(runs)) is not None:
+        raise reason
+
+
+def _trainer(request: Request, runs: RunStore, *, name: str, attempt: int) -> TorchTrainer:
     cluster = request.spec.cluster
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
-    # Of an earlier try of this run, whose user has mended what it names.
-    runs.store.delete(runs.key(FAILURE))
     folder = runs.scratch(RAY_FOLDER)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={"request": request, "attempt": attempt},
         scaling_config=ScalingConfig(
-            num_workers=request.plan.workers,
+            num_workers=_workers(request),
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        torch_config=NoticedTorchConfig(
+            backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout
+        ),
         run_config=RunConfig(
-            name=f"attempt-{attempt}",
+            name=name,
             storage_path=str(folder),
             failure_config=FailureConfig(
-                max_failures=cluster.max_failures, controller_failure_limit=CONTROLLER_FAILURES
+                # Two budgets in one number: how many of them were crashes, the workers count.
+                max_failures=cluster.max_failures + cluster.max_crashes,
+                max_preemption_failures=-1,
+                controller_failure_limit=CONTROLLER_FAILURES,
             ),
         ),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as failed:
-        raise _reason(runs) or _unexplained(failed) from failed
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if (reason := _reason(runs)) is not None:
-        raise reason
+
+
+def _fitted(request: Request, runs: RunStore, attempt: int) -> None:
+    """Trains; a controller that died is replaced, as it keeps nothing that a run needs."""
+    for start in range(CONTROLLER_FAILURES + 1):
+        try:
+            _trainer(request, runs, name=f"attempt-{attempt}-{start}", attempt=attempt).fit()
+            return
+        except RayActorError as dead:
+            if start == CONTROLLER_FAILURES:
+                where = "Ray Train's controller"
+                raise TrainingFailed(where, f"died {start + 1} times", "See Ray's log.") from dead
+            why = "Ray Train's controller died"
+            runs.events.append({"event": "restarted", "time": time.time(), "why": why})
+
+
+def _workers(request: Request) -> int | tuple[int, int]:
+    """How many workers Ray is to start: a number, or as many as there is room for."""
+    asked = request.spec.cluster.workers
+    return asked if isinstance(asked, int) else (asked.min, asked.max)
 
 
 def _reason(runs: RunStore) -> JobsError | None:
@@ -97,7 +129,8 @@ def _reason(runs: RunStore) -> JobsError | None:
 def _unexplained(failed: TrainingFailedError) -> JobsError:
     """A worker that died without a word: killed, out of memory, or its machine lost."""
     failures = failed.worker_failures if isinstance(failed, WorkerGroupError) else {}
-    for rank, why in sorted(failures.items()):
+    # Of many, the one that names who was waited for; the others only waited.
+    for rank, why in sorted(failures.items(), key=lambda item: "Stalled" not in str(item[1])):
         lines = [line.strip() for line in str(why).splitlines() if line.strip()]
         said = lines[-1] if lines else type(why).__name__
         remedy = "It was started again as often as cluster.max_failures allows."

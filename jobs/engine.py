@@ -1,32 +1,36 @@
-"""DeepSpeed, as this project uses it: one engine a stage, ZeRO-1 or ZeRO-3, compact parameters.
+"""One stage's training step: forward, backward, one exchange, AdamW. Two kinds of engine.
+
+`CompactEngine` trains what is small, beside a frozen base that is whole on every worker or held in
+parts (`base_shards`). Its gradients travel as one flat vector, once a step, or once in `sync_every`
+steps as what the workers' own steps came to. Full fine-tuning has an engine of its own
+(`full_engine`), where DeepSpeed cuts the optimiser's state too.
 
 Knows no method and no data: it takes a model whose trainable parameters are marked, and steps.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-from deepspeed.utils.tensor_fragment import (
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
 from torch import Tensor, nn
 
-ZERO_STAGE = {"replicate": 1, "cluster": 3}
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from jobs.base_shards import BaseShards
+from jobs.bucket import MOMENTS, Bucket
+from jobs.local_steps import LocalSteps
+from jobs.team import CHECKPOINT, GRADIENTS, Team
+
+OUTER = "outer"
+"""The outer optimiser's momentum, saved beside AdamW's moments where there is one."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What one stage asks of DeepSpeed."""
+    """What one stage asks of its engine."""
 
     sharding: str
     bfloat16: bool
@@ -34,173 +38,206 @@ class EngineOptions:
     accumulation: int
     weight_decay: float
     max_grad_norm: float
+    exchange: torch.dtype = torch.float32
+    sync_every: int = 1
+    outer: str = "average"
+    average: str = "factors"
 
 
-class Engine:
-    """A model under DeepSpeed for the length of one stage."""
+@dataclass(frozen=True)
+class Exchanged:
+    """What the workers told one another in an exchange, summed over them."""
 
-    def __init__(self, model: nn.Module, options: EngineOptions) -> None:
-        self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self._accumulation = options.accumulation
-        self._sharded = options.sharding == "cluster"
-        # AdamW by torch: DeepSpeed's own would be compiled here first, and gains nothing on
-        # parameters this small.
-        optimizer = torch.optim.AdamW(
-            list(self._named.values()), lr=0.0, weight_decay=options.weight_decay
-        )
-        self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=_config(options)
-        )
+    losses: tuple[float, ...]
+    """Of each step since the last exchange."""
+    notices: float
+    """How many workers are to be stopped soon."""
 
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self._engine.device
-        return device
+
+class Engine(Protocol):
+    """A model under training for the length of one stage."""
 
     @property
     def model(self) -> Any:
-        """The model to call; under ZeRO-3 calling it gathers what it needs."""
-        return self._engine
+        """The model to call."""
+        ...
 
     @property
     def module(self) -> Any:
-        """The model itself, for its own methods; its layers still gather what they need."""
-        return self._engine.module
+        """The model itself, for its own methods."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
-        """Adds this micro-batch's gradient. The sum over a step's micro-batches and workers counts.
+        """Adds a micro-batch's gradient: the sum over a step's micro-batches and workers counts."""
+        ...
 
-        DeepSpeed means over both; a loss that is already divided by the global number of targets
-        must be summed, so the two divisions are undone here.
-        """
-        workers = torch.distributed.get_world_size()
-        self._engine.backward(loss * (self._accumulation * workers))
-        self._engine.step()
-
-    def set_learning_rate(self, rate: float) -> None:
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = rate
+    def step(self, *, rate: float, loss: Tensor, notice: bool, sync: bool) -> Exchanged | None:
+        """Ends a step. None where nothing was exchanged; `sync` asks for it out of turn."""
+        ...
 
     def grad_norm(self) -> float:
-        """The norm before clipping, of the last optimiser step."""
-        norm = self._engine.get_global_grad_norm()
-        return float(norm) if norm is not None else 0.0
+        """The norm before clipping, of the last step."""
+        ...
 
     def weights(self) -> dict[str, Tensor]:
         """What is trained, float32 on the CPU, whole and the same on every rank. A collective."""
-        return {name: _whole(safe_get_full_fp32_param(p), p) for name, p in self._named.items()}
+        ...
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
-        """AdamW's two moments by name, whole on every rank. After a first step. A collective."""
-        return {
-            moment: {
-                name: _whole(safe_get_full_optimizer_state(p, moment), p)
-                for name, p in self._named.items()
-            }
-            for moment in MOMENTS
-        }
+        """The optimiser's moments by name, whole on every rank. A collective."""
+        ...
 
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets the optimiser's float32 weights, which a bfloat16 model would have rounded."""
-        for name, tensor in weights.items():
-            parameter = self._named[name]
-            if self._sharded:
-                _fill_partition(self._engine.optimizer, parameter, None, tensor)
-            else:
-                safe_set_full_fp32_param(parameter, tensor.to(self.device))
-
-    def write(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets some of what is trained, between two steps, in the optimiser and in the model."""
-        self.restore_weights(weights)
-        for name, tensor in weights.items():
-            parameter = self._named[name]
-            with writable(parameter):
-                parameter.data.copy_(tensor.to(self.device))
+        """Sets the float32 weights, which a bfloat16 model would have rounded."""
+        ...
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
         """Puts saved moments back, whatever the number of workers that saved them."""
-        zero = self._engine.optimizer
-        for flat in _flat_partitions(zero):
-            zero.optimizer.state[flat] = {
-                "step": torch.tensor(float(steps)),
-                **{moment: torch.zeros_like(flat) for moment in MOMENTS},
-            }
-        if self._sharded:
-            for moment, tensors in moments.items():
-                for name, parameter in self._named.items():
-                    _fill_partition(zero, parameter, moment, tensors[name])
-            return
-        zero._lazy_init_hp_params_optimizer_state()
-        for moment, tensors in moments.items():
-            for name, parameter in self._named.items():
-                safe_set_full_optimizer_state(parameter, tensors[name].to(self.device), moment)
+        ...
+
+    def write(self, weights: Mapping[str, Tensor]) -> None:
+        """Sets some of what is trained, between two steps."""
+        ...
+
+    def not_finite(self) -> str | None:
+        """The first trained parameter with a weight or a gradient that is no number."""
+        ...
 
     def close(self) -> None:
-        """Takes DeepSpeed's hooks off the model; its parameters stay where they are."""
-        self._engine.destroy()
+        """The model is by itself again."""
+        ...
 
 
-@contextmanager
-def whole_weights(model: nn.Module) -> Iterator[None]:
-    """Inside, every parameter of the model is whole on every rank, to be read. A collective."""
-    sharded = [p for p in model.parameters() if hasattr(p, "ds_id")]
-    with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
-        yield
+class CompactEngine:
+    """Trains a small part of a model whose base stays frozen."""
 
+    def __init__(
+        self, model: nn.Module, options: EngineOptions, team: Team, shards: BaseShards | None
+    ) -> None:
+        self._model, self._options, self._team = model, options, team
+        named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._bucket = Bucket(named, extras=options.sync_every + 3)
+        self._optimizer = torch.optim.AdamW(
+            [self._bucket.weights_n], lr=0.0, weight_decay=options.weight_decay
+        )
+        self._local = (
+            LocalSteps(self._bucket, team, options.outer, options.average)
+            if options.sync_every > 1
+            else None
+        )
+        self._norm, self._taken = 0.0, 0
+        self._broken: str | None = None
+        self._gathering: AbstractContextManager[None] = (
+            shards.gathering() if shards else nullcontext()
+        )
+        self._gathering.__enter__()
 
-@contextmanager
-def writable(parameter: Tensor) -> Iterator[None]:
-    """Inside, a parameter is whole, and what is written to it stays. A collective.
+    @property
+    def model(self) -> Any:
+        return self._model
 
-    Between two engines too: DeepSpeed keeps the shards of the first, and would deal them out again.
-    """
-    sharded = hasattr(parameter, "ds_id")
-    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
-        yield
+    @property
+    def module(self) -> Any:
+        return self._model
 
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._bucket.collect()
 
-def distributed(backend: str) -> None:
-    """Hands DeepSpeed the process group that is there already."""
-    # DeepSpeed reports its set-up line by line; only its warnings are for us.
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # Its shared-memory reduction needs a compiler and 38 s on every new machine, to save the copy
-    # of a few megabytes between processes of one host.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=backend)
+    def step(self, *, rate: float, loss: Tensor, notice: bool, sync: bool) -> Exchanged | None:
+        bucket = self._bucket
+        bucket.extras[3 + self._taken] = loss
+        bucket.extras[0] = float(notice)
+        self._taken += 1
+        if self._local is None:
+            self._exchange()
+            self._update(rate)
+            return self._told()
+        # The loss was divided by the targets of all workers; alone, each counts for all of them.
+        bucket.gradients_n.mul_(self._team.world_size)
+        self._update(rate)
+        if not (sync or self._taken == self._options.sync_every):
+            bucket.gradients_n.zero_()
+            return None
+        self._local.delta_into(bucket.gradients_n)
+        self._exchange()
+        self._local.settle(bucket.gradients_n)
+        bucket.spread()
+        return self._told()
 
+    def grad_norm(self) -> float:
+        return self._norm
 
-def _config(options: EngineOptions) -> dict[str, Any]:
-    stage = ZERO_STAGE[options.sharding]
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
-    return {
-        "train_micro_batch_size_per_gpu": options.micro_batch_size,
-        "gradient_accumulation_steps": options.accumulation,
-        "gradient_clipping": options.max_grad_norm,
-        "zero_optimization": zero,
-        "bf16": {"enabled": options.bfloat16},
-        "steps_per_print": 2**31,
-    }
+    def weights(self) -> dict[str, Tensor]:
+        return self._bucket.named(self._bucket.weights_n)
 
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        state = self._optimizer.state[self._bucket.weights_n]
+        if self._local is not None:
+            # Each worker has moments of its own; what all go on with is their mean.
+            for moment in MOMENTS:
+                self._team.wire.all_reduce(state[moment], CHECKPOINT).div_(self._team.world_size)
+        found = {moment: self._bucket.named(state[moment]) for moment in MOMENTS}
+        if self._local is not None and self._local.momentum_n is not None:
+            found[OUTER] = self._bucket.named(self._local.momentum_n)
+        return found
 
-def _whole(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
-    shape = getattr(parameter, "ds_shape", parameter.shape)
-    return tensor.detach().float().cpu().clone().view(shape)
+    def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self._bucket.fill(self._bucket.weights_n, weights)
+        self._bucket.spread()
+        if self._local is not None:
+            self._local.anchor()
 
+    def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
+        weights_n = self._bucket.weights_n
+        state = {"step": torch.tensor(float(steps)),
+                 **{moment: torch.zeros_like(weights_n) for moment in MOMENTS}}  # fmt: skip
+        for moment in MOMENTS:
+            self._bucket.fill(state[moment], moments[moment])
+        self._optimizer.state[weights_n] = state
+        if self._local is not None and self._local.momentum_n is not None and OUTER in moments:
+            self._bucket.fill(self._local.momentum_n, moments[OUTER])
 
-def _flat_partitions(zero: Any) -> list[Tensor]:
-    """This rank's flat float32 share of what is trained: the keys of the optimiser's state."""
-    if hasattr(zero, "single_partition_of_fp32_groups"):
-        return list(zero.single_partition_of_fp32_groups)
-    return list(zero.fp32_partitioned_groups_flat)
+    def write(self, weights: Mapping[str, Tensor]) -> None:
+        self.restore_weights(weights)
 
+    def not_finite(self) -> str | None:
+        broken = self._bucket.first_not_finite(self._bucket.weights_n)
+        return broken or (f"the gradient of {self._broken}" if self._broken else None)
 
-def _fill_partition(zero: Any, parameter: nn.Parameter, moment: str | None, whole: Tensor) -> None:
-    # DeepSpeed 0.19's own setter reads past the end of a tensor whose size the ranks don't divide.
-    part, _ = zero._get_fp32_opt_state_partition(
-        parameter, release_swap_buffers=False, optim_state_key=moment
-    )
-    rank, length = torch.distributed.get_rank(), part.numel()
-    mine = whole.flatten()[rank * length : (rank + 1) * length]
-    with torch.no_grad():
-        part.zero_()
-        part[: mine.numel()].copy_(mine)
+    def close(self) -> None:
+        self._gathering.__exit__(None, None, None)
+        self._bucket.release()
+
+    def _exchange(self) -> None:
+        bucket, wire = self._bucket, self._team.wire
+        if self._options.exchange == torch.float32 or self._team.world_size == 1:
+            wire.all_reduce(bucket.travelling, GRADIENTS)
+            return
+        rounded = bucket.gradients_n.to(self._options.exchange)
+        wire.all_reduce(rounded, GRADIENTS)
+        bucket.gradients_n.copy_(rounded)
+        # What is counted by stays exact, and is a few bytes.
+        extras = bucket.extras.clone()
+        bucket.extras.copy_(wire.all_reduce(extras, GRADIENTS))
+
+    def _update(self, rate: float) -> None:
+        bucket, most = self._bucket, self._options.max_grad_norm
+        norm = torch.linalg.vector_norm(bucket.gradients_n)
+        self._norm = float(norm)
+        if not (math.isfinite(self._norm) and bool(torch.isfinite(bucket.extras).all())):
+            # The run ends here; the weights stay as they were, to tell where it began.
+            self._broken = bucket.first_not_finite(bucket.gradients_n)
+            return
+        if self._norm > most:
+            bucket.gradients_n.mul_(most / (norm + 1e-6))
+        self._optimizer.param_groups[0]["lr"] = rate
+        self._optimizer.step()
+        bucket.spread()
+
+    def _told(self) -> Exchanged:
+        told: Sequence[float] = self._bucket.extras.tolist()
+        losses = tuple(told[3 : 3 + self._taken])
+        self._bucket.clear()
+        self._taken = 0
+        return Exchanged(losses, notices=told[0])

@@ -13,6 +13,7 @@ JobsError                 1  the run failed
 │   ├── StoreRefused      3  the credentials are missing, wrong, expired or allow too little
 │   └── StoreUnreachable  3  the store does not answer, or asks to come back later
 ├── TrainingFailed        1  a worker stopped: which, where, why
+│   └── Stalled           1  workers waited in vain for others, which are named
 ├── NotInstalled          3  a package of the extra `train` is missing
 └── Unreachable           3  the outside world is not reachable
 """
@@ -164,6 +165,10 @@ class TrainingFailed(JobsError):
     def __str__(self) -> str:
         tail = f" {self.remedy}" if self.remedy else ""
         return f"{self.where}: {self.why}.{tail}"
+
+
+class Stalled(TrainingFailed):
+    """Workers waited for others until the time-out: a hang, and most often a lost machine."""
 
 
 class NotInstalled(JobsError):

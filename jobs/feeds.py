@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from jobs.data.feed import Feed
 from jobs.data.source import Source
 from jobs.data.survey import Survey
+from jobs.plan import deal
 from jobs.request import Request
 
 
@@ -77,7 +78,7 @@ def _feed(
         max_length=request.spec.data.max_length,
         packing=request.spec.data.packing,
         batch_size=batch_size,
-        micro_batch_size=micro or request.plan.micro_batch_size,
+        micro_batch_size=micro or deal(batch_size, request.plan.micro_batch_size, world_size)[1],
         rank=rank,
         world_size=world_size,
         seed=request.spec.train.seed,

@@ -9,13 +9,19 @@ import torch
 
 from jobs.errors import InputError
 from jobs.objective import ask, correct, loss_sum
+from jobs.team import EVALUATION, Wire
 
 if TYPE_CHECKING:
     from jobs.data.feed import Feed
 
 
 def evaluate(
-    model: torch.nn.Module, feed: Feed, *, task: str, device: torch.device
+    model: torch.nn.Module,
+    feed: Feed,
+    *,
+    task: str,
+    device: torch.device,
+    wire: Wire | None = None,
 ) -> dict[str, float]:
     """Mean loss per target (nats), and perplexity or accuracy. A collective.
 
@@ -30,11 +36,10 @@ def evaluate(
                 sums[1] += batch.targets
                 if task == "sequence-classification":
                     sums[2] += correct(logits, labels)
-    if torch.distributed.is_initialized():
+    if wire is not None:
         # Summed in float32: NCCL and gloo both know it, and 24 bits are enough for one rank's sum.
         shared = sums.to(device=device, dtype=torch.float32)
-        torch.distributed.all_reduce(shared)
-        sums = shared.double().cpu()
+        sums = wire.all_reduce(shared, EVALUATION).double().cpu()
     loss, targets, right = (float(value) for value in sums)
     if not targets:
         raise InputError([feed.nothing()])

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class ModelFiles:
     max_positions: int | None
     chat_template: bool
     bytes: int
+    config: dict[str, Any] = field(default_factory=dict)
+    """config.json as it stands."""
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of every weight, by its name in the files."""
 
     def head_parameters(self, task: str, labels: int) -> int:
         """Parameters of the head that sequence classification trains; 0 for a language model."""
@@ -221,6 +225,8 @@ def _model(folder: Path, config: dict[str, Any], spans: dict[str, Span]) -> Mode
         max_positions=positions,
         chat_template=_has_chat_template(folder),
         bytes=sum(span.end - span.begin for span in spans.values()),
+        config=config,
+        shapes={name: span.shape for name, span in spans.items() if span.dtype in WEIGHTS},
     )
 
 

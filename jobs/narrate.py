@@ -46,6 +46,10 @@ def line_of(event: Mapping[str, Any]) -> str | None:
         return f"hand-off: {number(event['kept'], '.1%')} of the update's energy kept"
     if kind == "checkpoint":
         return f"checkpoint at step {event['step']}: {event['bytes'] / 1e6:.1f} MB"
+    if kind == "noticed":
+        return f"told that a worker will be stopped: checkpoint at step {event['step']}"
+    if kind in ("stalled", "restarted"):
+        return f"{event['why']}; starting again"
     if kind == "published":
         return f"committed {event['adapter']}: {event['bytes'] / 1e6:.1f} MB at {event['place']}"
     return None

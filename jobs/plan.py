@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import Fault
+from jobs.predict.from_spec import Outlook, counted_exactly, foresee
+from jobs.predict.prediction import Prediction
+from jobs.predict.question import Stage
 from jobs.spec import Spec
 from slora.names import entries, kinds, matches
 from slora.sizes import STRUCTURES, exact_rank, mask_entries
@@ -59,6 +62,8 @@ class Plan:
     accumulation: int
     notes: tuple[str, ...] = ()
     """What the user should know before: that the hand-off is not exact, and why."""
+    prediction: Prediction | None = None
+    """What the run will hold, send, take and cost; None where the base's files were not read."""
 
     def share(self, stage: StagePlan) -> float:
         """Share of the model's parameters that a stage trains, the head counted."""
@@ -69,22 +74,41 @@ class Plan:
         plain = dataclasses.asdict(self)
         for stage, values in zip(self.stages, plain["stages"], strict=True):
             values["share"] = self.share(stage)
+        plain["prediction"] = self.prediction.to_json() if self.prediction else None
         return plain
 
 
-def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
-    """The plan, or what in the spec can't be: the batch, the targets, the rank."""
+def make_plan(
+    spec: Spec,
+    shape: Shape,
+    *,
+    outlook: Outlook | None = None,
+    prediction: Prediction | None = None,
+) -> tuple[Plan | None, list[Fault]]:
+    """The plan, or what in the spec can't be: the batch, the targets, the rank, the memory.
+
+    With an `outlook` it predicts; a `prediction` that was made before is kept as it is.
+    """
     faults = batch_faults(spec)
     targets, more = _targets(spec, shape)
     faults += more
     faults += _rank_faults(spec, targets)
     faults += _method_faults(spec)
+    faults += _cluster_faults(spec)
     if faults:
         return None, faults
     workers = spec.workers
-    per_worker = spec.train.batch_size // workers
-    micro = min(spec.train.micro_batch_size, per_worker)
-    sharding, reason = _sharding(spec)
+    per_worker, micro, accumulation = deal(
+        spec.train.batch_size, spec.train.micro_batch_size, workers
+    )
+    stages = _stages(spec, shape, targets)
+    if outlook is not None:
+        prediction = _predicted(
+            spec, outlook, targets, stages, micro=micro, accumulation=accumulation
+        )
+        if prediction.fault:
+            return None, [_memory_fault(prediction)]
+    sharding, reason = _sharding(spec, prediction)
     return Plan(
         name=spec.name,
         kind=spec.method.kind,
@@ -92,15 +116,16 @@ def make_plan(spec: Spec, shape: Shape) -> tuple[Plan | None, list[Fault]]:
         targets=tuple(targets),
         target_weights=sum(rows * columns for rows, columns in targets.values()),
         head=shape.head if spec.method.kind != "full" else 0,
-        stages=_stages(spec, shape, targets),
+        stages=stages,
         sharding=sharding,
         sharding_reason=reason,
         workers=workers,
         batch_size=spec.train.batch_size,
         per_worker=per_worker,
         micro_batch_size=micro,
-        accumulation=per_worker // micro,
-        notes=tuple(_notes(spec, targets)),
+        accumulation=accumulation,
+        notes=(*_notes(spec, targets), *(prediction.warnings if prediction else ())),
+        prediction=prediction,
     ), []
 
 
@@ -204,15 +229,77 @@ def _method_faults(spec: Spec) -> list[Fault]:
     return faults
 
 
-def _sharding(spec: Spec) -> tuple[str, str]:
-    asked = spec.cluster.sharding
-    if asked != "auto":
+def _cluster_faults(spec: Spec) -> list[Fault]:
+    """Wishes of the cluster that can't be, or that would have no effect."""
+    cluster, faults, full = spec.cluster, list[Fault](), spec.method.kind == "full"
+    if full and cluster.sync_every > 1:
+        problem = "kind full exchanges every step: its optimiser is cut over the workers"
+        faults.append(Fault("cluster.sync_every", problem, "Use 1, or another method.kind."))
+    if full and cluster.exchange_dtype != "float32":
+        problem = "kind full exchanges in the type of the model"
+        faults.append(Fault("cluster.exchange_dtype", problem, "Leave it at float32."))
+    for key, plain in (("outer", "average"), ("average", "factors")):
+        if cluster.sync_every == 1 and (asked := getattr(cluster, key)) != plain:
+            problem = f"{asked} is of steps that workers take alone, and sync_every is 1"
+            faults.append(Fault(f"cluster.{key}", problem, "Use a sync_every above 1."))
+    if not isinstance(cluster.workers, int) and cluster.workers.min > cluster.workers.max:
+        problem = f"min {cluster.workers.min} is above max {cluster.workers.max}"
+        faults.append(Fault("cluster.workers", problem, "Swap them."))
+    return faults
+
+
+def _sharding(spec: Spec, prediction: Prediction | None) -> tuple[str, str]:
+    if prediction is not None:
+        return prediction.sharding, prediction.reason
+    if (asked := spec.cluster.sharding) != "auto":
         return asked, "as the spec says"
-    return "replicate", "auto: the first choice; memory is not predicted yet"
+    return "replicate", "auto: the first choice; memory was not predicted"
+
+
+def _predicted(
+    spec: Spec,
+    outlook: Outlook,
+    targets: Mapping[str, tuple[int, int]],
+    stages: tuple[StagePlan, ...],
+    *,
+    micro: int,
+    accumulation: int,
+) -> Prediction:
+    head = outlook.head if spec.method.kind != "full" else 0
+    sparse = spec.method.kind in ("slora", "sparse")
+    return foresee(
+        spec,
+        outlook,
+        targets=targets,
+        entries={name: _mask_entries(spec, size) for name, size in targets.items() if sparse},
+        stages=tuple(
+            Stage(
+                stage.name,
+                stage.steps,
+                stage.trainable + head,
+                exact=stage.name != "sparse" or counted_exactly(spec.method),
+            )
+            for stage in stages
+        ),
+        micro=micro,
+        accumulation=accumulation,
+    )
+
+
+def _memory_fault(prediction: Prediction) -> Fault:
+    remedy = (
+        "Use more workers or larger ones (cluster.machine.memory_gb), a smaller "
+        "train.micro_batch_size or data.max_length, or model.dtype: bfloat16."
+    )
+    assert prediction.fault
+    return Fault("cluster.sharding", prediction.fault, remedy)
 
 
 def batch_faults(spec: Spec) -> list[Fault]:
     """What of the batch can't be dealt to the workers; needs no model."""
+    if not isinstance(spec.cluster.workers, int):
+        # An elastic run can't choose how many it gets: the rest of a batch is filled up.
+        return []
     batch, workers, micro = spec.train.batch_size, spec.workers, spec.train.micro_batch_size
     if batch % workers:
         near = max(workers, round(batch / workers) * workers)
@@ -224,6 +311,16 @@ def batch_faults(spec: Spec) -> list[Fault]:
         fits = max(n for n in range(1, micro + 1) if per_worker % n == 0)
         return [Fault("train.micro_batch_size", problem, f"Use a divisor, e.g. {fits}.")]
     return []
+
+
+def deal(batch_size: int, micro_batch_size: int, workers: int) -> tuple[int, int, int]:
+    """Sequences a worker, in a micro-batch, and micro-batches, for any number of workers.
+
+    Where they don't divide the batch, the last of them get less, filled up with nothing.
+    """
+    per_worker = -(-batch_size // workers)
+    micro = min(micro_batch_size, per_worker)
+    return per_worker, micro, -(-per_worker // micro)
 
 
 def _targets(spec: Spec, shape: Shape) -> tuple[dict[str, tuple[int, int]], list[Fault]]:

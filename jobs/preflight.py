@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from jobs.data.files import HUB_ID
 from jobs.data.heldout import check_split
 from jobs.data.survey import Progress, Survey, check_eval_labels, check_train_labels, survey
-from jobs.errors import Fault, InputError
+from jobs.errors import Fault, InputError, StoreError, Unreachable
 from jobs.model_files import ModelFiles, read_model
 from jobs.plan import Plan, Shape, batch_faults, make_plan
+from jobs.predict.base import read_base
+from jobs.predict.from_spec import Outlook
+from jobs.predict.speed import Speed, known_speed
 from jobs.spec import Spec
 from jobs.spec_file import unavailable_in
 from jobs.store.objects import open_store
@@ -46,7 +49,8 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
         labels = len(train.labels) if train else 0
         head = model.head_parameters(spec.model.task, labels)
         shape = Shape(model.parameters, model.linears, head, model.experts)
-        plan, more = make_plan(spec, shape)
+        outlook = _outlook(spec, model, head, train, evaluation)
+        plan, more = make_plan(spec, shape, outlook=outlook)
         faults += more
     else:
         faults += batch_faults(spec)
@@ -132,6 +136,37 @@ def _fit_faults(spec: Spec, model: ModelFiles | None, train: Survey | None) -> l
         problem = f"{spec.data.max_length} is above the model's {model.max_positions} positions"
         faults.append(Fault("data.max_length", problem, f"Use {model.max_positions} or less."))
     return faults
+
+
+def _outlook(
+    spec: Spec, model: ModelFiles, head: int, train: Survey | None, evaluation: Survey | None
+) -> Outlook:
+    base = read_base(
+        model.shapes,
+        model.linears,
+        model.config,
+        causal=spec.model.task == "causal-lm",
+        file_bytes=model.bytes,
+    )
+    return Outlook(base, head, _eval_rows(spec, train, evaluation), _speed(spec))
+
+
+def _eval_rows(spec: Spec, train: Survey | None, evaluation: Survey | None) -> int | None:
+    """The held-out rows, where a whole look at the data has counted them."""
+    if evaluation is not None:
+        return evaluation.rows if evaluation.sha256 else None
+    fraction = spec.data.eval_fraction
+    if fraction is None or train is None or not train.sha256:
+        return None
+    return round(train.rows * fraction)
+
+
+def _speed(spec: Spec) -> Speed | None:
+    try:
+        return known_speed(spec, open_store(spec.store))
+    except (InputError, StoreError, Unreachable):
+        # What is wrong with the store is told among its own faults; a plan goes on without a past.
+        return known_speed(spec, None)
 
 
 def _store_faults(spec: Spec, *, write: bool) -> list[Fault]:

@@ -103,12 +103,12 @@ def _draft(
         else None,
         spec_sha256=hashlib.sha256(dump_spec(spec).encode()).hexdigest(),
         code_version=version("slora"),
-        world_size=request.plan.workers,
+        world_size=int(ledger["workers"]),
         evaluation={
             at: {name: value for name, value in measured.items() if math.isfinite(value)}
             for at, measured in evaluations.items()
         },
-        ledger=dict(ledger),
+        ledger=_summary(ledger),
     )
 
 
@@ -116,3 +116,13 @@ def _base_path(request: Request) -> str:
     """Where others find the base too: its URL, not the cache of this machine."""
     path = request.spec.model.path
     return path if path.startswith("s3://") else str(request.base)
+
+
+def _summary(ledger: Mapping[str, Any]) -> dict[str, float | int]:
+    """The ledger's figures without their tables: bytes by stage and cause, the highest memory."""
+    found = {name: value for name, value in ledger.items() if isinstance(value, int | float)}
+    for stage, causes in ledger.get("wire", {}).items():
+        for cause, sent in causes.items():
+            found[f"{stage}_{cause}_bytes"] = sent["bytes"]
+    peaks = [told["peak"] for told in ledger.get("memory", {}).values()]
+    return {**found, "peak_memory": max(peaks)} if peaks else found

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from jobs.base_shards import whole
 from jobs.spec import MethodSection
 from jobs.store.runs import RunStore
+from jobs.team import HANDOFF, Team
 from slora.factor_mask import masked
 from slora.handoff import Refine, hand_off
 from slora.initial import lora_ga, pissa
@@ -26,15 +28,6 @@ from slora.start import Start
 Shapes = Mapping[str, tuple[int, int]]
 STARTS = "start.safetensors"
 MINUS = "minus"
-
-
-@dataclass(frozen=True)
-class Team:
-    """Which worker this is, of how many, and where its tensors live."""
-
-    rank: int
-    world_size: int
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -125,8 +118,13 @@ def starts_from_weights(
     layers: Mapping[str, nn.Module], method: MethodSection, team: Team
 ) -> dict[str, Start]:
     """PiSSA: the best rank-r part of each weight, taken out of the base. A collective."""
-    pairs = ((name, matrix(layer)) for name, layer in layers.items())
-    return _from_matrices(pairs, pissa, method, team)
+
+    def pairs() -> Iterator[tuple[str, Tensor]]:
+        for name, layer in layers.items():
+            with whole(layer.weight):  # type: ignore[arg-type]
+                yield name, matrix(layer)
+
+    return _from_matrices(pairs(), pissa, method, team)
 
 
 def starts_from_gradients(
@@ -210,6 +208,4 @@ def _shared(
         flat = torch.zeros(length, device=team.device)
         if turn == team.rank:
             flat = make().float().to(team.device)
-        if team.world_size > 1:
-            torch.distributed.broadcast(flat, src=turn)
-        yield name, flat.cpu()
+        yield name, team.wire.broadcast(flat, turn, HANDOFF).cpu()

@@ -3,36 +3,88 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from jobs.data.feed import Step
-from jobs.engine import Engine
+from jobs.engine import Engine, Exchanged
 from jobs.errors import TrainingFailed
 from jobs.objective import ask, loss_sum
+from jobs.plan import StagePlan
 
 
-def take_step(engine: Engine, step: Step, *, rate: float, device: torch.device) -> float:
-    """Trains on this worker's slice; the mean loss of the whole global batch, in nats.
+def take_step(
+    engine: Engine,
+    step: Step,
+    *,
+    rate: float,
+    device: torch.device,
+    notice: bool = False,
+    sync: bool = False,
+) -> Exchanged | None:
+    """Trains on this worker's slice; what was exchanged, or None between exchanges. A collective.
 
-    A collective. The loss of a micro-batch is its sum over the targets of the whole batch, so the
-    sum over micro-batches and workers is the mean over targets, however they are dealt.
+    The loss of a micro-batch is its sum over the targets of the whole batch, so the sum over
+    micro-batches and workers is the mean over targets, in nats, however they are dealt.
     """
-    engine.set_learning_rate(rate)
     total = torch.zeros((), device=device)
     for batch in step.micros:
         asked = ask(engine.model, batch, asked_of=engine.module, device=device)
         loss = loss_sum(*asked) / step.targets
         engine.backward(loss)
         total += loss.detach()
-    torch.distributed.all_reduce(total)
-    return float(total)
+    return engine.step(rate=rate, loss=total, notice=notice, sync=sync)
 
 
-def check_finite(loss: float, *, step: int, stage: str, rate: float) -> None:
-    """Raises TrainingFailed, the same on every rank, for a loss that is not a number."""
-    if math.isfinite(loss):
-        return
-    where = f"step {step}, {stage} stage"
-    remedy = f"Lower the learning rate ({rate:g}), or look at the rows of this step."
-    raise TrainingFailed(where, f"the loss is {loss}", remedy)
+def diverged(loss: float, grad_norm: float) -> bool:
+    """Whether a step's figures are no numbers any more."""
+    return not (math.isfinite(loss) and math.isfinite(grad_norm))
+
+
+def broken_at(engine: Engine, step: Step, device: torch.device) -> str:
+    """Where the numbers end: the first layer whose output is not finite, or a trained tensor.
+
+    Runs the step's batches again. A collective.
+    """
+    seen: list[str] = []
+    with torch.no_grad(), _watching(engine.module, seen):
+        for batch in step.micros:
+            ask(engine.model, batch, asked_of=engine.module, device=device)
+    tensor = engine.not_finite()
+    if seen:
+        return f"first in the output of {seen[0]}"
+    return f"first in {tensor}" if tensor else "in the loss alone"
+
+
+def not_finite(
+    loss: float, measured: Mapping[str, Any], *, stage: StagePlan, place: str
+) -> TrainingFailed:
+    """The end of a run whose numbers have ended, the same on every rank."""
+    where = f"step {measured['step']}, {stage.name} stage"
+    norm = measured["grad_norm"]
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+    remedy = f"Lower the learning rate ({stage.learning_rate:g}), or look at the rows of this step."
+    return TrainingFailed(where, f"{what}, {place}", remedy)
+
+
+@contextmanager
+def _watching(model: nn.Module, seen: list[str]) -> Iterator[None]:
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                seen.append(name)
+
+        return hook
+
+    # Modules without children: the first of them is the smallest name for the place.
+    leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

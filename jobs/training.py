@@ -1,4 +1,4 @@
-"""One worker's part of a run, from the base to the committed adapter. Knows DeepSpeed, not Ray.
+"""One worker's part of a run, from the base to the committed adapter. Knows no Ray.
 
     load -> evaluate -> sparse stage -> evaluate -> hand-off -> evaluate -> low-rank stage
          -> evaluate -> publish
@@ -8,10 +8,13 @@ Every arrow is a seam: what lies behind it is in a checkpoint, and a run that di
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,23 +22,27 @@ from torch import Tensor
 from jobs import stages
 from jobs.adaptation import Adaptation, trained_count
 from jobs.base_model import load_model, load_tokenizer, output_head, trained_head
+from jobs.base_shards import BaseShards, size_of
 from jobs.calibration import calibration_run
-from jobs.checkpoint import State, newest_state, save_state
+from jobs.checkpoint import Saver, State, newest_state
 from jobs.data.feed import Step
-from jobs.engine import Engine, EngineOptions
+from jobs.engine import CompactEngine, Engine, EngineOptions, Exchanged
 from jobs.errors import InputError
 from jobs.feeds import calibration_feed, eval_feed, train_feed
+from jobs.full_engine import FullEngine
 from jobs.measure import evaluate
-from jobs.plan import Shape, StagePlan, make_plan, split_steps, steps_for
+from jobs.peak import peak_memory
+from jobs.plan import Shape, StagePlan, deal, make_plan, split_steps, steps_for
 from jobs.publish import publish
+from jobs.pulse import Pulse
 from jobs.record import Record
 from jobs.request import Request
 from jobs.samples import answer, pick_prompts
 from jobs.schedule import rate_at
-from jobs.starts import Team
-from jobs.step import check_finite, take_step
+from jobs.step import broken_at, diverged, not_finite, take_step
 from jobs.store.manifest import Manifest, form
 from jobs.store.runs import RunStore
+from jobs.team import CALIBRATION, EVALUATION, INSTALL, SAMPLES, Team
 from slora.adapt import freeze
 from slora.targets import find_targets
 
@@ -47,19 +54,24 @@ class Training:
         self,
         request: Request,
         runs: RunStore,
+        team: Team,
         *,
-        rank: int,
-        world_size: int,
-        device: torch.device,
         attempt: int = 0,
+        pulse: Pulse | None = None,
+        notice: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.request, self.runs, self.attempt = request, runs, attempt
-        self.rank, self.world_size, self.device = rank, world_size, device
+        self.request, self.runs, self.attempt, self.team = request, runs, attempt, team
+        self.rank, self.world_size, self.device = team.rank, team.world_size, team.device
         self.spec, self.plan = request.spec, request.plan
-        self.record = Record(runs, writes=rank == 0)
+        self.record = Record(runs, writes=team.rank == 0)
+        self.saver = Saver(runs)
+        self.pulse = pulse or Pulse(team.rank, team.world_size, None)
         self.evaluations: dict[str, dict[str, float]] = {}
-        self.ledger: dict[str, float] = {"tokens": 0, "seconds": 0.0}
+        self.ledger: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
         self.step = 0
+        self._notice, self._noticed, self._noticed_now = notice, False, False
+        self._untold: list[dict[str, Any]] = []
+        self._shards: BaseShards | None = None
 
     def run(self) -> Manifest | None:
         """Trains and commits. The manifest on rank 0, None elsewhere."""
@@ -73,6 +85,8 @@ class Training:
         for index in range(first, len(self.plan.stages)):
             resumed = state if state and state.stage == index else None
             weights = self._stage(index, weights, resumed)
+        self.saver.close()
+        self.pulse.at("the commit")
         manifest = self._publish(weights)
         self.record.close()
         return manifest
@@ -89,7 +103,7 @@ class Training:
             dtype=spec.model.dtype,
             labels=self.request.labels,
             seed=spec.train.seed,
-        ).to(self.device)
+        )
         full = spec.method.kind == "full"
         freeze(
             self.model, trained=[self.model] if full else trained_head(self.model, spec.model.task)
@@ -98,12 +112,13 @@ class Training:
         if not full:
             head = output_head(self.model, spec.model.task)
             targets = find_targets(self.model, spec.method.targets, head=head)
+        self._place(whole=full or self.plan.sharding == "replicate")
         self.method = Adaptation(
             spec,
             self.model,
             targets,
             self.runs,
-            Team(self.rank, self.world_size, self.device),
+            self.team,
             record=self.record,
             calibrate=self._calibration,
             resumed=resumed,
@@ -119,18 +134,38 @@ class Training:
             else []
         )
 
+    def _place(self, *, whole: bool) -> None:
+        """The base onto this worker's device, all of it or this worker's part."""
+        if whole:
+            self.model.to(self.device)
+            return
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.data = parameter.data.to(self.device)
+        self._shards = BaseShards(self.model, self.plan.sharding, self.team)
+
     def _calibration(self) -> Callable[[], int]:
         place = {"rank": self.rank, "world_size": self.world_size}
         feed = calibration_feed(self.request, self.tokenizer, **place)
         batches = self.spec.method.calibration_batches
-        return calibration_run(self.model, feed, batches=batches, device=self.device)
+        run = calibration_run(self.model, feed, batches=batches, device=self.device)
+        if self._shards is None:
+            return run
+
+        def gathered() -> int:
+            assert self._shards is not None
+            with self.team.wire.because(CALIBRATION), self._shards.gathering():
+                return run()
+
+        return gathered
 
     def _check_plan(self) -> None:
         """The plan was made from the model's files; here it is made of the model itself."""
         head = trained_head(self.model, self.spec.model.task)
         of_head = sum(p.numel() for module in head for p in module.parameters())
-        parameters = sum(p.numel() for p in self.model.parameters()) - of_head
-        plan, faults = make_plan(self.spec, Shape(parameters, self.method.shapes, of_head))
+        parameters = sum(map(size_of, self.model.parameters())) - of_head
+        shape = Shape(parameters, self.method.shapes, of_head)
+        plan, faults = make_plan(self.spec, shape, prediction=self.plan.prediction)
         if plan is None:
             raise InputError(faults)
         self.plan = plan
@@ -139,6 +174,7 @@ class Training:
         self.step = state.step
         self.evaluations = {at: dict(found) for at, found in state.record["evaluations"].items()}
         self.ledger = dict(state.record["ledger"])
+        self.team.wire.restore(self.ledger.pop("wire", {}))
         self.record.event("resumed", step=state.step, stage=self.plan.stages[state.stage].name)
 
     def _count_steps(self) -> None:
@@ -161,8 +197,10 @@ class Training:
         """One stage, from the weights of the one before or from a checkpoint inside it."""
         stage = self.plan.stages[index]
         seconds = time.monotonic()
-        self._install(stage, index, weights, resumed)
-        engine = Engine(self.model, self._options())
+        self.team.wire.stage = stage.name
+        with self.team.wire.because(INSTALL):
+            self._install(stage, index, weights, resumed)
+        engine = self._engine()
         if resumed and resumed.stage_step:
             engine.restore_weights(resumed.weights)
             engine.restore_moments(resumed.moments, steps=resumed.stage_step)
@@ -183,7 +221,8 @@ class Training:
         if stage.steps != done:
             self._save(engine, index, stage.steps or 0, found)
         engine.close()
-        self.method.uninstall(found)
+        with self.team.wire.because(INSTALL):
+            self.method.uninstall(found)
         self.ledger[f"{stage.name}_seconds"] = time.monotonic() - seconds
         return found
 
@@ -203,16 +242,24 @@ class Training:
             parts = (*self.plan.stages[:index], counted, *self.plan.stages[index + 1 :])
             self.plan = dataclasses.replace(self.plan, stages=parts)
 
-    def _options(self) -> EngineOptions:
-        train = self.spec.train
-        return EngineOptions(
+    def _engine(self) -> Engine:
+        train, cluster = self.spec.train, self.spec.cluster
+        _, micro, accumulation = deal(train.batch_size, train.micro_batch_size, self.world_size)
+        options = EngineOptions(
             sharding=self.plan.sharding,
             bfloat16=self.spec.model.dtype == "bfloat16",
-            micro_batch_size=self.plan.micro_batch_size,
-            accumulation=self.plan.accumulation,
+            micro_batch_size=micro,
+            accumulation=accumulation,
             weight_decay=train.weight_decay,
             max_grad_norm=train.max_grad_norm,
+            exchange=getattr(torch, cluster.exchange_dtype),
+            sync_every=cluster.sync_every,
+            outer=cluster.outer,
+            average=cluster.average,
         )
+        if self.spec.method.kind == "full":
+            return FullEngine(self.model, options, self.team)
+        return CompactEngine(self.model, options, self.team, self._shards)
 
     def _before(self, index: int, engine: Engine) -> None:
         """Before a stage's first step: the base is measured, or what the hand-off left of it."""
@@ -237,47 +284,105 @@ class Training:
             warmup=train.warmup,
             schedule=train.schedule,
         )
-        loss = take_step(engine, step, rate=rate, device=self.device)
         self.step += 1
-        check_finite(loss, step=self.step, stage=stage.name, rate=stage.learning_rate)
+        self.pulse.at(f"step {self.step}")
+        told = take_step(
+            engine,
+            step,
+            rate=rate,
+            device=self.device,
+            notice=self._notice(),
+            sync=self._to_be_settled(stage, stage_step + 1),
+        )
         took = time.monotonic() - began
         self.ledger["tokens"] += step.tokens
         self.ledger["seconds"] += took
         measured = {
-            "loss": loss,
+            "step": self.step,
             "learning_rate": rate,
             "grad_norm": engine.grad_norm(),
             "tokens": self.ledger["tokens"],
             "tokens_per_second": step.tokens / took,
             "seconds": self.ledger["seconds"],
         }
-        self.record.step(self.step, stage.name, measured)
+        self._untold.append(measured)
+        if told is not None:
+            self._tell(engine, stage, step, told)
+
+    def _tell(self, engine: Engine, stage: StagePlan, step: Step, told: Exchanged) -> None:
+        """Records the steps since the last exchange, whose losses are known now."""
+        for measured, loss in zip(self._untold, told.losses, strict=True):
+            if diverged(loss, measured["grad_norm"]):
+                place = broken_at(engine, step, self.device)
+                raise not_finite(loss, measured, stage=stage, place=place)
+            number = measured.pop("step")
+            self.record.step(number, stage.name, {"loss": loss, **measured})
+        self._untold.clear()
+        self._noticed_now = told.notices > 0 and not self._noticed
+        self._noticed = self._noticed or self._noticed_now
 
     def _after_step(self, engine: Engine, stage: StagePlan, index: int, done: int) -> None:
         train = self.spec.train
         at_end = done == stage.steps
         if train.eval_every and self.step % train.eval_every == 0 and not at_end:
             self._measure(engine, f"step {self.step}")
-        if train.checkpoint_every and self.step % train.checkpoint_every == 0 and not at_end:
+        if self._noticed_now and not at_end:
+            self.record.event("noticed", step=self.step)
+        if (self._to_be_saved(stage, done) or self._noticed_now) and not at_end:
             self._save(engine, index, done, self.method.settled(engine.weights()))
+        self._noticed_now = False
+
+    def _to_be_settled(self, stage: StagePlan, done: int) -> bool:
+        """Whether all workers must have the same weights after this step of the stage."""
+        measured = self.spec.train.eval_every and self.step % self.spec.train.eval_every == 0
+        pruned = self.method.prunes_at(done, stage.steps or 1)
+        return bool(measured) or pruned or done == stage.steps or self._to_be_saved(stage, done)
+
+    def _to_be_saved(self, stage: StagePlan, done: int) -> bool:
+        """Whether a checkpoint is due after this step of the stage."""
+        every = self.spec.train.checkpoint_every
+        return bool(every) and self.step % every == 0 and done != stage.steps  # type: ignore[operator]
 
     def _save(self, engine: Engine, index: int, done: int, weights: Mapping[str, Tensor]) -> None:
-        if not self.spec.train.checkpoint_every or not done:
+        if not (self.spec.train.checkpoint_every or self._noticed_now) or not done:
             return
-        moments = engine.moments()
+        self.pulse.at(f"the checkpoint of step {self.step}")
+        began, moments = time.monotonic(), engine.moments()
+        self._note_memory()
         if self.rank == 0:
-            noted = {"evaluations": self.evaluations, "ledger": self.ledger}
-            state = State(index, done, self.step, weights, moments, noted)
-            size = save_state(self.runs, state)
-            self.record.event("checkpoint", step=self.step, bytes=size)
+            ledger = {**self.ledger, "wire": self.team.wire.ledger()}
+            noted = {"evaluations": self.evaluations, "ledger": ledger}
+            state = State(index, done, self.step, weights, moments, copy.deepcopy(noted))
+            self.saver.save(state, functools.partial(self._saved, state))
+        took = time.monotonic() - began
+        self.ledger["checkpoint_seconds"] = self.ledger.get("checkpoint_seconds", 0.0) + took
+
+    def _saved(self, state: State, size: int) -> None:
+        """From the saver's thread, when a checkpoint is whole."""
+        self.record.paper("ledger.json", state.record["ledger"])
+        self.record.event("checkpoint", step=state.step, bytes=size)
+
+    def _note_memory(self) -> None:
+        """This worker's peak so far, beside the others'. A collective."""
+        mine = {"peak": peak_memory(self.device), "host": os.uname().nodename}
+        found: list[Any] = [mine] * self.world_size
+        if self.world_size > 1:
+            torch.distributed.all_gather_object(found, mine)
+        self.ledger["memory"] = {str(rank): told for rank, told in enumerate(found)}
 
     def _measure(self, engine: Engine, at: str) -> None:
         if self.eval_feed is None:
             return
-        began = time.monotonic()
-        measured = evaluate(
-            engine.module, self.eval_feed, task=self.spec.model.task, device=self.device
-        )
+        began, wire = time.monotonic(), self.team.wire
+        self.pulse.at(f"the evaluation after step {self.step}")
+        with wire.because(EVALUATION):
+            measured = evaluate(
+                engine.module,
+                self.eval_feed,
+                task=self.spec.model.task,
+                device=self.device,
+                wire=wire,
+            )
         took = time.monotonic() - began
         self.ledger["eval_seconds"] = self.ledger.get("eval_seconds", 0.0) + took
         if not at.startswith("step "):
@@ -287,7 +392,8 @@ class Training:
     def _sample(self, engine: Engine, at: str) -> None:
         if not self.prompts:
             return
-        answers = answer(engine.module, self.prompts, self.tokenizer, self.device)
+        with self.team.wire.because(SAMPLES):
+            answers = answer(engine.module, self.prompts, self.tokenizer, self.device)
         told = [
             {"prompt": p.shown, "wanted": p.wanted, "answer": said}
             for p, said in zip(self.prompts, answers, strict=True)
@@ -299,6 +405,14 @@ class Training:
             self.ledger[f"{stage.name}_trainable"] = stage.trainable + self.plan.head
         self.ledger["model_parameters"] = self.plan.model_parameters
         self.ledger["steps"] = self.step
+        self._note_memory()
+        self.ledger |= {
+            "wire": self.team.wire.ledger(),
+            "steps_by_stage": {stage.name: stage.steps for stage in self.plan.stages},
+            "workers": self.world_size,
+            "nodes": self.team.nodes,
+            "sharding": self.plan.sharding,
+        }
         if self.rank:
             return None
         manifest = publish(

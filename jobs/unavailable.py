@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from jobs.errors import Fault
@@ -12,28 +12,18 @@ BUILT: dict[str, tuple[Any, ...]] = {
     "train.stop.metric": ("eval_loss",),
     "train.stop.target": (None,),
     "train.stop.patience": (None,),
-    "cluster.sharding": ("auto", "replicate", "cluster"),
-    "cluster.sync_every": (1,),
-    "cluster.outer": ("average",),
-    "cluster.average": ("factors",),
-    "cluster.exchange_dtype": ("float32",),
-    "cluster.max_crashes": (0,),
 }
 """For each key that is not whole yet, the values that are."""
 
 
 def not_available_yet(value_of: Callable[[str], Any]) -> list[Fault]:
     """The values that have no engine yet, each with those that do; None means not given."""
-    faults = [
+    return [
         _fault(key, value, built)
         for key, built in BUILT.items()
         # A list or a section there is wrong in itself, which the spec's own check says.
         if isinstance(value := value_of(key), str | int | float) and value not in built
     ]
-    if isinstance(value_of("cluster.workers"), Mapping):
-        remedy = "Use a number, e.g. workers: 2."
-        faults.append(Fault("cluster.workers", "a range is not available yet", remedy))
-    return faults
 
 
 def _fault(key: str, value: Any, built: tuple[Any, ...]) -> Fault:

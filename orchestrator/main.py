@@ -16,8 +16,10 @@ from jobs.report import outcome, summary
 from jobs.spec import Spec
 from jobs.spec_file import load_spec
 from jobs.store.objects import open_store
-from jobs.store.runs import RunStore
-from orchestrator import adapters, plan_table, upkeep
+from jobs.store.runs import LEDGER, PLAN, RunStore
+from orchestrator import adapters, audit_table, plan_table, upkeep
+from orchestrator.audit import audit as compared
+from orchestrator.audit import broken
 from orchestrator.console import Commands, LongWork, notes, print_json, results
 from orchestrator.reproduce import reproduce as reproduce_again
 
@@ -46,9 +48,15 @@ def main() -> None:
 
 
 @app.command()
-def plan(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
-    """What a run would train, where and how often; nothing is started."""
-    checked = check(absolute(load_spec(spec, set or ())), quick=True)
+def plan(
+    spec: SpecFile,
+    set: Overrides = None,
+    workers: Annotated[int | None, typer.Option(help="Instead of the spec's.")] = None,
+    json: Json = False,
+) -> None:
+    """What a run would train, hold, send, take and cost; nothing is started."""
+    asked = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
+    checked = check(absolute(load_spec(spec, asked)), quick=True)
     if json:
         print_json(checked.plan.to_json())
     else:
@@ -101,6 +109,23 @@ def report(
         print_json(outcome(runs))
     else:
         results.print(summary(runs))
+
+
+@app.command()
+def audit(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    store: Store = adapters.DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """A run's plan beside its ledger, line by line; exit code 1 where a promise is broken."""
+    runs = RunStore(open_store(store), run)
+    lines = compared(run, runs.read_json(PLAN), runs.read_json(LEDGER))
+    if json:
+        print_json(audit_table.described(run, lines))
+    else:
+        audit_table.show(run, lines)
+    if broken(lines):
+        raise typer.Exit(1)
 
 
 @app.command()

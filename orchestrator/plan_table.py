@@ -1,30 +1,66 @@
-"""The plan as a table: what is trained in each stage, and how a batch is dealt to the workers."""
+"""The plan as tables: what is trained, what each worker holds, what travels, and what it costs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from jobs.narrate import workers_text
+from jobs.predict.prediction import Prediction
 from jobs.preflight import Checked
-from orchestrator.console import say, show_pairs, show_table, size_text
+from orchestrator.console import duration_text, say, show_pairs, show_table, size_text
 from slora.names import kinds
+
+LINES = (
+    *(
+        "runtime",
+        "base",
+        "files",
+        "gathered",
+        "trained",
+        "gradients",
+        "optimiser",
+        "masks",
+        "values",
+    ),
+    *("factors", "singular vectors", "activations", "logits", "snapshot", "allocator"),
+)
+"""The order in which memory is told."""
 
 
 def show(checked: Checked) -> None:
     """Prints the plan for people."""
+    show_pairs([*_what(checked), *_how(checked)])
+    say("")
+    _stages(checked)
+    prediction = checked.plan.prediction
+    assert prediction is not None
+    for table in (_ways, _memory, _wire):
+        say("")
+        table(prediction)
+    say("")
+    show_pairs([*_cost(prediction), *(("note", f"{line}.") for line in checked.plan.notes)])
+
+
+def _what(checked: Checked) -> Iterator[tuple[str, str]]:
     plan, model = checked.plan, checked.model
     targets = f"{len(plan.targets)} layers ({', '.join(kinds(plan.targets))})"
-    show_pairs(
-        [
-            ("run", f"{plan.name}, {plan.kind}"),
-            ("base", f"{model.folder}, {model.architecture}"),
-            ("parameters", f"{plan.model_parameters:,} ({size_text(model.bytes)} on disk)"),
-            ("targets", targets if plan.targets else "every parameter"),
-            ("data", f"{checked.train.format} rows, {size_text(checked.train.bytes)}"),
-            ("workers", f"{plan.workers}, {plan.sharding} ({plan.sharding_reason})"),
-            ("batch", _batch(checked)),
-            *(("note", f"{line}.") for line in plan.notes),
-        ]
-    )
-    say("")
+    yield "run", f"{plan.name}, {plan.kind}"
+    yield "base", f"{model.folder}, {model.architecture}"
+    yield "parameters", f"{plan.model_parameters:,} ({size_text(model.bytes)} on disk)"
+    yield "targets", targets if plan.targets else "every parameter"
+    yield "data", f"{checked.train.format} rows, {size_text(checked.train.bytes)}"
+
+
+def _how(checked: Checked) -> Iterator[tuple[str, str]]:
+    plan, prediction = checked.plan, checked.plan.prediction
+    nodes = f" on {prediction.nodes} machines" if prediction and prediction.nodes > 1 else ""
+    dealt = f"{workers_text(plan.workers)} x {plan.accumulation} micro-batches"
+    yield "workers", f"{plan.workers}{nodes}, {plan.sharding} ({plan.sharding_reason})"
+    yield "batch", f"{plan.batch_size} sequences = {dealt} of {plan.micro_batch_size}"
+
+
+def _stages(checked: Checked) -> None:
+    plan = checked.plan
     rows = [
         (
             stage.name,
@@ -39,7 +75,78 @@ def show(checked: Checked) -> None:
     show_table(rows, headers=headers, right=headers[1:])
 
 
-def _batch(checked: Checked) -> str:
-    plan = checked.plan
-    dealt = f"{workers_text(plan.workers)} x {plan.accumulation} micro-batches"
-    return f"{plan.batch_size} sequences = {dealt} of {plan.micro_batch_size}"
+def _ways(found: Prediction) -> None:
+    """The three ways of holding the base, side by side."""
+    stages = list(dict.fromkeys(flow.stage for way in found.ways for flow in way.flows))
+    rows = [
+        (
+            f"{way.sharding}{' *' if way.sharding == found.sharding else ''}",
+            size_text(way.memory.peak),
+            {True: "yes", False: "no", None: "unknown"}[way.fits],
+            *(size_text(way.out_a_step(stage)) for stage in stages),
+            "by epochs" if way.out is None else size_text(way.out),
+        )
+        for way in found.ways
+    ]
+    right = ("peak a worker", *(f"{stage} step" for stage in stages), "whole run")
+    headers = ("sharding", right[0], "fits", *right[1:])
+    say(f"Memory of a worker{_limit(found)}, and bytes that leave a machine (* is taken):")
+    show_table(rows, headers=headers, right=right)
+
+
+def _limit(found: Prediction) -> str:
+    return f", of {size_text(found.memory)}" if found.memory is not None else ""
+
+
+def _memory(found: Prediction) -> None:
+    """The lines of the way that is taken, a column for each phase."""
+    phases = found.way.memory.phases
+    rows = [
+        (line, *(_cell(phase.lines.get(line)) for phase in phases))
+        for line in LINES
+        if any(line in phase.lines for phase in phases)
+    ]
+    rows.append(("all", *(size_text(phase.total) for phase in phases)))
+    names = tuple(phase.name for phase in phases)
+    show_table(rows, headers=("memory", *names), right=names)
+
+
+def _cell(size: int | None) -> str:
+    return "" if size is None else size_text(size)
+
+
+def _wire(found: Prediction) -> None:
+    """What the busiest worker of the way that is taken sends."""
+    flows = found.way.flows
+    if not flows:
+        say("Nothing travels: there is one worker.")
+        return
+    rows = [
+        (
+            f"{flow.cause}, {flow.stage}",
+            size_text(flow.sent),
+            "?" if flow.times is None else f"{flow.times:,}",
+            "?" if flow.total is None else size_text(flow.total),
+            "?" if flow.out is None else size_text(flow.out),
+        )
+        for flow in flows
+    ]
+    right = ("each time", "times", "in all", "leaves a machine")
+    show_table(rows, headers=("a worker sends", *right), right=right)
+
+
+def _cost(found: Prediction) -> Iterator[tuple[str, str]]:
+    if found.tokens is not None:
+        yield "tokens", f"{found.tokens:,} at most, in {found.steps:,} steps"
+    yield (
+        "checkpoint",
+        f"{size_text(found.checkpoint)} at most; the adapter about {size_text(found.adapter)}",
+    )
+    if found.speed is None:
+        yield "time", "not known: no run of its kind yet, nor cluster.machine.tokens_per_second"
+    elif found.seconds is not None:
+        speed = f"{found.speed.tokens_per_second:,.0f} tokens/s {found.speed.source}"
+        yield "time", f"{duration_text(found.seconds)} of steps, at {speed}"
+    if found.cost is not None:
+        machines = f"{found.nodes} machine{'s' if found.nodes > 1 else ''}"
+        yield "cost", f"{found.cost:,.2f} for {machines}, steps alone"

@@ -12,8 +12,9 @@ exist at once: a group holds one layer at least, and at most half of all or 1 Gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from slora.errors import BadMask
 from slora.masks.scorer import Scorer
-from slora.plain import is_conv1d, matrix
+from slora.plain import features, is_conv1d, matrix
 
 MOST_SUMS = 1 << 30
 """Bytes of float64 sums in one pass, where a single layer does not need more."""
@@ -31,9 +32,30 @@ Layers = Mapping[str, Any]
 """Plain layers by name: `nn.Linear` or Conv1D."""
 Run = Callable[[], int]
 """Forward and backward of this rank's sequences, one at a time; returns how many there were."""
+Whole = Callable[[Tensor], AbstractContextManager[None]]
+"""Inside what it gives, a weight is whole and may be read: for bases that are sharded."""
+OverRanks = Callable[[Tensor], Tensor]
+"""The sum of a tensor over all ranks."""
 
 
-def layer_scores(layers: Layers, scorer: Scorer, run: Run) -> Iterator[tuple[str, Tensor]]:
+def _here(weight: Tensor) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _over_ranks(total: Tensor) -> Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return total
+
+
+def layer_scores(
+    layers: Layers,
+    scorer: Scorer,
+    run: Run,
+    *,
+    whole: Whole = _here,
+    over_ranks: OverRanks = _over_ranks,
+) -> Iterator[tuple[str, Tensor]]:
     """Each layer's score, float32 `[O, I]` on the CPU, the same on every rank. A collective.
 
     Leaves the model as it was: no gradient, the same `requires_grad`. Raises BadMask where no
@@ -41,24 +63,30 @@ def layer_scores(layers: Layers, scorer: Scorer, run: Run) -> Iterator[tuple[str
     """
     if scorer.unit is None:
         for name, layer in layers.items():
-            yield name, scorer.finish(matrix(layer).detach(), None, 0).float().cpu()
+            with whole(layer.weight):
+                score = scorer.finish(matrix(layer).detach(), None, 0).float().cpu()
+            yield name, score
         return
     for group in groups(layers):
-        for name, total, units in _sums(group, scorer.unit, run):
-            weight = matrix(group[name]).detach()
-            yield name, scorer.finish(weight, total.to(weight.device), units).float().cpu()
+        for name, total, units in _sums(group, scorer.unit, run, over_ranks):
+            with whole(group[name].weight):
+                weight = matrix(group[name]).detach()
+                score = scorer.finish(weight, total.to(weight.device), units).float().cpu()
+            yield name, score
 
 
-def layer_gradients(layers: Layers, run: Run) -> Iterator[tuple[str, Tensor]]:
+def layer_gradients(
+    layers: Layers, run: Run, *, over_ranks: OverRanks = _over_ranks
+) -> Iterator[tuple[str, Tensor]]:
     """Each layer's mean gradient over the sequences, float32 `[O, I]` on the CPU. A collective."""
     for group in groups(layers):
-        for name, total, units in _sums(group, lambda _, gradient: gradient, run):
+        for name, total, units in _sums(group, lambda _, gradient: gradient, run, over_ranks):
             yield name, (total / units).float().cpu()
 
 
 def groups(layers: Layers) -> Iterator[dict[str, Any]]:
     """The layers in order, cut so that a group's sums stay within the bound."""
-    sizes = {name: 8 * matrix(layer).numel() for name, layer in layers.items()}
+    sizes = {name: 8 * math.prod(features(layer)) for name, layer in layers.items()}
     most = min(sum(sizes.values()) // 2, MOST_SUMS)
     group: dict[str, Any] = {}
     held = 0
@@ -83,20 +111,20 @@ class _Sum:
 
 
 def _sums(
-    group: Layers, unit: Callable[[Tensor, Tensor], Tensor], run: Run
+    group: Layers, unit: Callable[[Tensor, Tensor], Tensor], run: Run, over_ranks: OverRanks
 ) -> Iterator[tuple[str, Tensor, int]]:
     """Each layer's sum of units over all ranks, and how many units there were."""
     sums = {
-        name: _Sum(torch.zeros_like(matrix(layer), dtype=torch.float64))
+        name: _Sum(torch.zeros(features(layer), dtype=torch.float64, device=layer.weight.device))
         for name, layer in group.items()
     }
     with _folding(group, sums, unit):
         count = run()
-    units = int(_over_ranks(torch.tensor(float(count), dtype=torch.float64, device=_device(group))))
+    units = int(over_ranks(torch.tensor(float(count), dtype=torch.float64, device=_device(group))))
     if not units:
         raise BadMask("no calibration sequence was seen: give more data, or a mask without scores")
     for name in list(sums):
-        yield name, _over_ranks(sums.pop(name).total), units
+        yield name, over_ranks(sums.pop(name).total), units
 
 
 @contextmanager
@@ -130,12 +158,6 @@ def _folding(
         for name, weight in weights.items():
             weight.requires_grad_(asked[name])
             weight.grad = None
-
-
-def _over_ranks(total: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-    return total
 
 
 def _device(group: Layers) -> torch.device:

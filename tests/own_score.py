@@ -1,4 +1,4 @@
-"""A mask strategy of a user's own, as `mask: tests.own_score:LOUDEST` names it."""
+"""Mask strategies of a user's own, as `mask: tests.own_score:LOUDEST` names them."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ def _score(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
 
 
 LOUDEST = Scorer("loudest", finish=_score, unit=_unit)
+
+
+def _fail(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
+    raise ArithmeticError("this score never works")
+
+
+BROKEN = Scorer("broken", finish=_fail)

@@ -25,7 +25,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
     for process in started:
         process.start()
     try:
-        found = dict(answers.get(timeout=240) for _ in started)
+        found = dict(answers.get(timeout=900) for _ in started)
     finally:
         for process in started:
             process.join(timeout=10)

@@ -36,20 +36,26 @@ COLOURS = ("red", "green", "blue", "white", "black", "brown", "gold")
 THINGS = ("cup", "boat", "hat", "stone", "leaf", "lamp", "drum", "coat", "bell", "key", "rope")
 
 
-def tiny_chat_model(folder: Path) -> Path:
-    """A random Llama with a byte-level tokenizer and a ChatML template, as safetensors."""
+def tiny_chat_model(folder: Path, **sizes: int) -> Path:
+    """A random Llama with a byte-level tokenizer and a ChatML template, as safetensors.
+
+    `sizes` are laid over its configuration's.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = _byte_tokenizer()
     tokenizer.chat_template = CHATML
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     config = LlamaConfig(
+        **{**small, **sizes},
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=POSITIONS,
         tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id,

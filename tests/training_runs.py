@@ -18,6 +18,10 @@ class Asked:
     spec: Mapping[str, Any]
     dies: str = ""
     """'' | 'step N' (after it) | 'commit'"""
+    machines: tuple[str, ...] = ()
+    """Of each rank; one machine for all where it is empty."""
+    notices: int = 0
+    """The step from which on the last rank is told that it will be stopped."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Died(Exception):
 
 
 def _several(rank: int, asked: list[Asked], world_size: int) -> dict[str, dict[str, Any]]:
-    from jobs.engine import distributed
+    from jobs.deepspeed_wire import distributed
 
     distributed("gloo")
     return {one.run: _one(rank, one, world_size) for one in asked}
@@ -65,6 +69,7 @@ def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
     from jobs.spec_file import validate_spec
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
+    from jobs.team import team_of
     from jobs.training import Training
 
     class Mortal(Training):
@@ -79,7 +84,9 @@ def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
             return super()._publish(weights)
 
     raw = dict(asked.spec)
-    raw["cluster"] = {**raw.get("cluster", {}), "workers": world_size}
+    asked_for = raw.get("cluster", {}).get("workers")
+    workers = asked_for if isinstance(asked_for, dict) else world_size
+    raw["cluster"] = {**raw.get("cluster", {}), "workers": workers}
     checked = check(validate_spec(raw))
     runs = RunStore(open_store(checked.spec.store), asked.run)
     request = Request(
@@ -91,7 +98,11 @@ def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
         train=checked.train,
         evaluation=checked.evaluation,
     )
-    training = Mortal(request, runs, rank=rank, world_size=world_size, device=torch.device("cpu"))
+    machine = asked.machines[rank] if asked.machines else "here"
+    team = team_of(rank, world_size, torch.device("cpu"), machine=machine)
+    training = Mortal(request, runs, team)
+    if asked.notices and rank == world_size - 1:
+        training._notice = lambda: training.step >= asked.notices
     manifest = None
     try:
         manifest = training.run()
@@ -113,11 +124,11 @@ def _untouched(training: Any, folder: Path) -> bool:
     import torch
     from safetensors.torch import load_file
 
-    from jobs.engine import whole_weights
+    from jobs.base_shards import whole
 
     saved = load_file(folder / "model.safetensors")
     prefix = f"{training.model.base_model_prefix}."
-    with whole_weights(training.model):
+    with whole(*training.model.parameters()):
         there = dict(training.model.named_parameters())
         return all(
             torch.equal(

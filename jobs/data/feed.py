@@ -74,11 +74,6 @@ class Feed:
         seed: int,
         shuffle: bool = True,
     ) -> None:
-        if batch_size % (micro_batch_size * world_size):
-            raise ValueError(
-                f"batch_size {batch_size} is not a multiple of micro_batch_size {micro_batch_size}"
-                f" x {world_size} workers: use {micro_batch_size * world_size} or a multiple"
-            )
         self.source, self.task, self.max_length = source, task, max_length
         self.packed = packing and task == "causal-lm"
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
@@ -160,10 +155,11 @@ class Feed:
 
     def _step(self, batch: list[Sequence]) -> Step:
         length = self._length(batch)
-        filled = [*batch, *[FILLER] * (self.batch_size - len(batch))]
-        share, size = self.batch_size // self.world_size, self.micro_batch_size
-        mine = filled[self.rank * share : (self.rank + 1) * share]
+        # Any number of workers: where they don't divide the batch, the last of them get filler.
+        share, size = -(-self.batch_size // self.world_size), self.micro_batch_size
+        mine = batch[self.rank * share : (self.rank + 1) * share]
         micros = [mine[at : at + size] for at in range(0, share, size)]
+        micros = [[*micro, *[FILLER] * (size - len(micro))] for micro in micros]
         return Step(
             micros=tuple(self.collate(micro, length=length) for micro in micros),
             targets=sum(map(count_targets, batch)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from jobs.store.directory import DirectoryStore
 from jobs.store.journal import Journal
 from jobs.store.objects import ObjectStore
 from jobs.store.remote_journal import RemoteJournal
+from jobs.store.settings import store_settings
 
 SPEC, PLAN, LEDGER = "spec.yaml", "plan.json", "ledger.json"
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
@@ -94,7 +94,7 @@ class RunStore:
         """A folder for what is thrown away: in the run's own, or of this machine in a bucket."""
         if isinstance(self.store, DirectoryStore):
             return self.store.path(self.key(part))
-        return Path(tempfile.mkdtemp(prefix=f"slora-{part}-"))
+        return store_settings().spool.parent / "scratch" / f"{self.run_id}-{part}"
 
     def _journal(self, part: str) -> Journal | RemoteJournal:
         if isinstance(self.store, DirectoryStore):

@@ -6,7 +6,7 @@ of the density that has as many entries (masks sized by the rank have fewer). Ea
 of three learning rates of its own, chosen on seed 0 and a validation split of the training rows,
 then on three seeds; the test rows choose nothing.
 
-Cut, against a run of the whole data, to finish on 2 cores: texts to 32 and 64 tokens, 80 and 24
+Cut, against a run of the whole data, to finish on 2 cores: texts to 32 and 64 tokens, 80 and 16
 steps, 4,000 training and 1,000 test texts of the newsgroups. All methods are cut alike; what is
 learnt late, or from long texts, is not seen. Cutting layers of MiniLM is no way: with 3 of its 6
 LoRA learns nothing in 80 steps. `--size full` cuts nothing, for a GPU.

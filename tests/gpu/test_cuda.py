@@ -55,11 +55,12 @@ WAYS = {
 def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
     import deepspeed
 
-    from jobs.engine import distributed
+    from jobs.deepspeed_wire import distributed
     from jobs.model_files import model_digest
     from jobs.preflight import check
     from jobs.request import Request
     from jobs.spec_file import validate_spec
+    from jobs.team import Team
     from jobs.training import Training
 
     deepspeed.init_distributed("nccl")
@@ -78,7 +79,7 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
         checked.spec, "gpu", checked.plan, checked.model.folder, digest, checked.train, None
     )
     device = torch.device("cuda", 0)
-    manifest = Training(request, runs, rank=0, world_size=1, device=device).run()
+    manifest = Training(request, runs, Team(0, 1, device)).run()
     assert manifest is not None
     losses = [m["loss"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
     assert losses[-1] < losses[0]

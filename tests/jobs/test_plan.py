@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from jobs.errors import Fault
 from jobs.plan import Plan, Shape, make_plan, split_steps, steps_for
+from jobs.predict.base import read_base
+from jobs.predict.from_spec import Outlook
 from jobs.spec import Spec
 from jobs.spec_file import validate_spec
 from slora.mask import random_mask
@@ -228,6 +232,64 @@ def test_a_sharding_that_was_asked_for_is_taken(sharding: str):
     assert (plan.sharding, plan.sharding_reason) == (sharding, "as the spec says")
 
 
+def outlook(**changes: Any) -> Outlook:
+    base = read_base({"model.up.weight": (50, 20)}, SHAPE.linears, {}, causal=True, file_bytes=4000)
+    return dataclasses.replace(Outlook(base, head=20, memory_here=10**11), **changes)
+
+
+def foreseen(**overrides: Any) -> Plan:
+    plan, faults = make_plan(spec_of(**overrides), SHAPE, outlook=outlook())
+    assert plan is not None and not faults
+    return plan
+
+
+def test_a_plan_with_an_outlook_predicts_and_records_it():
+    plan = foreseen(cluster={"workers": 2})
+    assert plan.prediction is not None
+    assert (plan.sharding, plan.sharding_reason) == ("replicate", "auto: it fits")
+    told = json.loads(json.dumps(plan.to_json()))["prediction"]
+    assert [way["sharding"] for way in told["ways"]] == ["replicate", "node", "cluster"]
+    # A ring of 2 sends each number once: the head's 20 and 4 beside them count.
+    sent = {flow["stage"]: flow["sent"] for flow in told["ways"][0]["wire"]
+            if flow["cause"] == "gradients"}  # fmt: skip
+    assert sent == {"sparse": 4 * (SPARSE + 24), "low-rank": 4 * (LOW_RANK + 24)}
+    assert (told["steps"], told["tokens"], told["checkpoint"]) == (6, 6 * 4 * 64, 12 * 156)
+    assert planned().to_json()["prediction"] is None
+
+
+def test_a_prediction_that_was_made_before_is_kept_with_its_sharding():
+    made = foreseen(cluster={"sharding": "cluster"}).prediction
+    assert made is not None
+    plan, _ = make_plan(spec_of(), SHAPE, prediction=made)
+    assert plan is not None
+    assert (plan.sharding, plan.prediction) == ("cluster", made)
+
+
+def test_a_run_that_fits_nowhere_is_a_fault_and_no_plan():
+    plan, [fault] = make_plan(spec_of(), SHAPE, outlook=outlook(memory_here=10**8))
+    assert plan is None
+    assert fault.key == "cluster.sharding" and "of this machine's memory" in fault.problem
+
+
+ADAPTERS: dict[str, tuple[dict[str, Any], int]] = {
+    "factors": ({}, 4 * (136 + 20)),
+    "values alone": ({"kind": "sparse"}, 4 * (SPARSE + 20)),
+    "values and where they are": ({"kind": "sparse", "mask": "magnitude"}, 4 * (2 * SPARSE + 20)),
+    "values beside factors": ({"handoff": {"residual": "keep"}}, 4 * (136 + SPARSE + 20)),
+    "factors twice": ({"kind": "lora", "init": "pissa"}, 4 * (2 * 136 + 20)),
+    "all": ({"kind": "full"}, 4 * 1020),
+}
+
+
+@pytest.mark.parametrize(("method", "wanted"), ADAPTERS.values(), ids=ADAPTERS)
+def test_the_adapters_size_is_that_of_its_tensors_and_some_header(
+    method: dict[str, Any], wanted: int
+):
+    found = foreseen(method=method).prediction
+    assert found is not None
+    assert wanted <= found.adapter <= wanted + 3 * 110 * len(SHAPE.linears)
+
+
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     density=st.floats(1e-4, 1),
@@ -240,3 +302,19 @@ def test_the_plan_counts_the_entries_that_a_mask_has(
     assert mask.nnz == entries(shape, density)
     plan = planned(Shape(1600, {"layer": shape}, 0), method={"kind": "sparse", "density": density})
     assert plan.stages[0].trainable == mask.nnz
+
+
+@pytest.mark.parametrize(
+    ("kind", "cluster", "key"),
+    [
+        pytest.param("full", {"sync_every": 2}, "cluster.sync_every", id="full alone"),
+        pytest.param("full", {"exchange_dtype": "bfloat16"}, "cluster.exchange_dtype", id="full"),
+        pytest.param("slora", {"outer": "nesterov"}, "cluster.outer", id="no local steps"),
+        pytest.param("slora", {"average": "product"}, "cluster.average", id="nothing to average"),
+        pytest.param("slora", {"workers": {"min": 4, "max": 2}}, "cluster.workers", id="turned"),
+    ],
+)
+def test_wishes_of_the_cluster_that_would_do_nothing_are_faults(
+    kind: str, cluster: dict[str, Any], key: str
+):
+    assert [fault.key for fault in faults_of(method={"kind": kind}, cluster=cluster)] == [key]

@@ -99,9 +99,6 @@ NOT_YET: dict[str, tuple[dict[str, Any], str]] = {
     "stop metric": ({"train": {"stop": {"metric": "accuracy"}}}, "train.stop.metric"),
     "stop target": ({"train": {"stop": {"target": 0.0}}}, "train.stop.target"),
     "stop patience": ({"train": {"stop": {"patience": 2}}}, "train.stop.patience"),
-    "node sharding": ({"cluster": {"sharding": "node"}}, "cluster.sharding"),
-    "sync every": ({"cluster": {"sync_every": 4}}, "cluster.sync_every"),
-    "elastic": ({"cluster": {"workers": {"min": 1, "max": 2}}}, "cluster.workers"),
 }  # fmt: skip
 """What the spec knows and the engine does not: what is asked, and the key that is named."""
 

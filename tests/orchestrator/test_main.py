@@ -63,7 +63,7 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 BAD: dict[str, tuple[dict[str, Any], Sequence[str], str]] = {
     "unknown key": ({"method": {"rnak": 2}}, (), "method.rnak: unknown key."),
-    "not available yet": ({"cluster": {"sharding": "node"}}, (), "cluster.sharding: node is not"),
+    "not available yet": ({"train": {"stop": {"patience": 2}}}, (), "train.stop.patience: 2 is"),
     "no such mask": ({"method": {"mask": "fishr"}}, (), "method.mask: 'fishr' is no mask"),
     "not compatible": ({"method": {"init": "pissa"}}, (), "method.init: pissa is a start"),
     "no model": ({"model": {"path": "/no/such"}}, (), "model.path: /no/such: no such model"),
@@ -104,7 +104,8 @@ def test_a_plan_is_a_table_of_stages_that_fits_eighty_columns(folder: Path):
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
-    heads, sparse, low_rank = (line.split() for line in lines[-3:])
+    at = next(at for at, line in enumerate(lines) if line.startswith("stage "))
+    heads, sparse, low_rank = (line.split() for line in lines[at : at + 3])
     assert heads == ["stage", "steps", "trainable", "share", "learning", "rate"]
     # Density 0.05 of 64, 32 and 128 weights; rank 2 of 8 x 8, 4 x 8 and 16 x 8.
     assert sparse == ["sparse", "2", "11", "1.26%", "0.01"]
@@ -113,6 +114,33 @@ def test_a_plan_is_a_table_of_stages_that_fits_eighty_columns(folder: Path):
     assert "3 layers (self_attn.q_proj, self_attn.k_proj, mlp.up_proj)" in shown
     assert "4 sequences = 1 worker x 4 micro-batches of 1" in shown
     assert not (folder / "store").exists()
+
+
+def test_a_plan_shows_memory_wire_and_cost_of_each_way_to_hold_the_base(folder: Path):
+    machine = ("tokens_per_second=64", "price_per_hour=225", "workers_per_node=2", "memory_gb=4")
+    words = [word for key in machine for word in ("--set", f"cluster.machine.{key}")]
+    result = ask("plan", spec_in(folder), "--workers", "4", *words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    ways = [line.split() for line in lines if line.startswith(("replicate", "node", "cluster"))]
+    assert [(way[0], way[1] == "*") for way in ways] == [
+        ("replicate", True), ("node", False), ("cluster", False),
+    ]  # fmt: skip
+    # 11 numbers and 4 beside them, 4 bytes each, 2 x 3 / 4 of them.
+    assert ways[0][-6:-4] == ["90", "B"]
+    shown = " ".join(result.stdout.split())
+    assert "4 on 2 machines, replicate (auto: it fits)" in shown
+    assert "tokens 1,536 at most, in 6 steps" in shown
+    assert "time 24 s of steps, at 64 tokens/s as the spec says" in shown
+    assert "cost 3.00 for 2 machines" in shown
+
+
+def test_what_can_not_fit_is_refused_with_the_way_out(folder: Path):
+    result = ask("plan", spec_in(folder), "--set", "cluster.machine.memory_gb=0.1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "GB a worker" in result.stderr and "more than the 0.1 GB of cluster" in result.stderr
+    assert "Use more workers or larger ones" in result.stderr
 
 
 def test_a_plan_for_programs_has_the_stages_and_their_shares(folder: Path):

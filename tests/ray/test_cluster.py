@@ -4,83 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from jobs.store.adapters import resolve, verify
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore, list_runs
 from slora.folder import read
+from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-@dataclass(frozen=True)
-class Head:
-    """A Ray head of this test's own, and the environment of someone who may use it."""
-
-    url: str
-    environment: dict[str, str]
-
-    def submit(
-        self, *words: str, environment: dict[str, str] | None = None
-    ) -> subprocess.Popen[str]:
-        command = [RAY, "job", "submit", "--address", self.url, "--", sys.executable, "-m", *words]
-        return subprocess.Popen(
-            command,
-            env=environment or self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    folder = tmp_path_factory.mktemp("head", numbered=True)
-    token = folder / "token"
-    token.write_text("a" * 64)
-    environment = {
-        **os.environ,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    port, dashboard = _free_ports(2)
-    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
-    command += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
-    started = subprocess.Popen(
-        [*command, "--temp-dir=" + _short_folder(folder)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert started.stdout is not None
-    for line in started.stdout:
-        if "Ray runtime started" in line:
-            break
-    ready = Head(f"http://127.0.0.1:{dashboard}", environment)
-    # The agent that takes jobs registers some seconds after the head says that it runs.
-    assert any(_accepts(ready) for _ in range(20))
-    yield ready
-    # All at once: asked as a whole, `ray start` ends them one by one, for half a minute.
-    family = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
-    for process in family:
-        process.kill()
-    psutil.wait_procs(family, timeout=20)
-    started.communicate()
-    Path(_short_folder(folder)).unlink()
+    with ray_head(tmp_path_factory.mktemp("head", numbered=True)) as ready:
+        # The agent that takes jobs registers some seconds after the head says that it runs.
+        assert any(_accepts(ready) for _ in range(20))
+        yield ready
 
 
 @pytest.fixture(scope="module")
@@ -182,21 +128,3 @@ def _accepts(head: Head) -> bool:
     job = head.submit("this")
     said, _ = job.communicate(timeout=60)
     return "No available agent" not in said
-
-
-def _free_ports(count: int) -> list[int]:
-    listeners = [socket.socket() for _ in range(count)]
-    for listener in listeners:
-        listener.bind(("127.0.0.1", 0))
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
-def _short_folder(folder: Path) -> str:
-    """A link with a short name: Ray's sockets lie below it, and their paths have 107 characters."""
-    link = Path("/tmp") / f"slora-test-{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder)
-    return str(link)

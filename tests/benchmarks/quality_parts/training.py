@@ -65,7 +65,7 @@ def start_process(threads: int, device: str) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
 
-    from jobs.engine import distributed
+    from jobs.deepspeed_wire import distributed
 
     torch.set_num_threads(threads)
     store = torch.distributed.HashStore()
@@ -113,6 +113,7 @@ def _judged(request: Any, runs: Any, device: Any, test: str) -> Any:
     from jobs.data.survey import survey
     from jobs.feeds import eval_feed
     from jobs.measure import evaluate
+    from jobs.team import Team
     from jobs.training import Training
 
     class Judged(Training):
@@ -130,7 +131,7 @@ def _judged(request: Any, runs: Any, device: Any, test: str) -> Any:
         def _sample(self, engine: Any, at: str) -> None:
             """No sample answers: they take longer than the training."""
 
-    return Judged(request, runs, rank=0, world_size=1, device=device)
+    return Judged(request, runs, Team(0, 1, device))
 
 
 def _with(request: Any, evaluation: Any) -> Any:

@@ -188,11 +188,20 @@ def test_data_of_which_every_target_is_cut_off_ends_in_an_error_and_not_in_a_loo
         next(feed(source, words).steps())
 
 
-def test_a_batch_that_does_not_divide_is_refused(words: Any, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="batch_size 4 is not a multiple of micro_batch_size 1 x 3"
-    ):
-        feed(source_of(tmp_path, [1]), words, world_size=3)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 7])
+def test_any_number_of_workers_sees_every_row_once_and_all_do_as_many_micro_batches(
+    words: Any, tmp_path: Path, world_size: int
+) -> None:
+    source = source_of(tmp_path, [1] * 10)
+    by_rank = [
+        list(feed(source, words, rank=rank, world_size=world_size).steps(epochs=1))
+        for rank in range(world_size)
+    ]
+    for at, alone in enumerate(feed(source, words).steps(epochs=1)):
+        together = [steps[at] for steps in by_rank]
+        assert {step.targets for step in together} == {alone.targets}
+        assert len({len(step.micros) for step in together}) == 1
+        assert sum(b.targets for step in together for b in step.micros) == alone.targets
 
 
 def test_a_row_is_trained_on_or_held_out_and_never_both(words: Any, tmp_path: Path) -> None:

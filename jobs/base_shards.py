@@ -1,0 +1,143 @@
+"""The frozen base held in parts: DeepSpeed's ZeRO-3 over the workers of a machine, or over all.
+
+What is trained is no part of it: it is hidden from DeepSpeed, so that only the base is cut. Each
+weight is gathered for one layer's forward and again for its backward, and dropped after each: what
+a step costs is then known before it is run.
+
+`node` cuts the base among the workers of one machine by their own process group. DeepSpeed's hpZ
+would do so with a second copy, cut over all workers, beside it: a base that never changes needs no
+such copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+from deepspeed.runtime.zero.partition_parameters import Init
+from deepspeed.utils.timer import NoopTimer
+from torch import Tensor, nn
+
+from jobs.deepspeed_wire import count_deepspeed
+from jobs.team import Team
+
+MOST_LIVE = 100_000_000
+"""Numbers of the base that may be whole at once on a GPU, where the next layers are fetched while
+one computes. On a CPU nothing overlaps, and nothing is fetched before it is needed."""
+CONFIG = {
+    "train_micro_batch_size_per_gpu": 1,
+    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+}
+
+
+class BaseShards:
+    """One model's frozen parameters, cut over a group of workers."""
+
+    def __init__(self, model: nn.Module, sharding: str, team: Team) -> None:
+        """Cuts the model's parameters; all ranks must hold the same ones. A collective."""
+        self._model, self._team = model, team
+        self._group, size = _group(sharding, team)
+        spans = sharding == "cluster" and team.nodes > 1
+        count_deepspeed(team.wire, size, spans=spans)
+        local = {"data_parallel_group": self._group, "config_dict_or_path": CONFIG}
+        init = Init(dtype=next(model.parameters()).dtype, enabled=False, **local)
+        for parameter in (p for p in model.parameters() if not p.requires_grad):
+            # Not through Init's own conversion, which sends the whole base from rank 0 to all:
+            # every worker has read the same files.
+            parameter.data = parameter.data.to(team.device)
+            init._convert_to_deepspeed_param(parameter)
+            parameter.partition()  # type: ignore[attr-defined]
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(team.device)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Inside, every layer of the model finds its weights whole when it computes."""
+        hidden = hide(self._model)
+        on_gpu = self._team.device.type == "cuda"
+        offload = DeepSpeedZeRoOffload(
+            self._model,
+            timers=NoopTimer(),
+            ds_config=CONFIG,
+            overlap_comm=on_gpu,
+            prefetch_bucket_size=MOST_LIVE // 4 if on_gpu else 0,
+            max_reuse_distance=0,
+            max_live_parameters=MOST_LIVE if on_gpu else 0,
+            param_persistence_threshold=0,
+            dp_process_group=self._group,
+        )
+        try:
+            yield
+        finally:
+            offload.partition_all_parameters()
+            offload.destroy()
+            show(hidden)
+
+
+Hidden = list[tuple[nn.Module, str, nn.Parameter]]
+
+
+def hide(model: nn.Module) -> Hidden:
+    """Takes what is trained out of the model's registers; the layers still find it by its name."""
+    hidden = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in list(module._parameters.items())
+        if parameter is not None and not hasattr(parameter, "ds_id")
+    ]
+    for module, name, parameter in hidden:
+        del module._parameters[name]
+        module.__dict__[name] = parameter
+    return hidden
+
+
+def show(hidden: Hidden) -> None:
+    """Registers again what `hide` took out."""
+    for module, name, parameter in hidden:
+        del module.__dict__[name]
+        module._parameters[name] = parameter
+
+
+def size_of(parameter: Tensor) -> int:
+    """How many numbers the whole parameter has, whatever part of it is here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+@contextmanager
+def whole(*tensors: Tensor) -> Iterator[None]:
+    """Inside, these parameters are whole on every rank, to be read. A collective if sharded."""
+    sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
+    with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+        yield
+
+
+@contextmanager
+def writable(parameter: Tensor) -> Iterator[None]:
+    """Inside, a parameter is whole, and what every rank writes to it stays. A collective.
+
+    Every rank must write the same: each keeps its own part of what it wrote.
+    """
+    if not hasattr(parameter, "ds_id"):
+        yield
+        return
+    parameter.all_gather()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        parameter.partition(has_been_updated=True)  # type: ignore[attr-defined]
+
+
+def _group(sharding: str, team: Team) -> tuple[Any, int]:
+    """The process group that the base is cut over, and its size. A collective."""
+    if sharding == "cluster" or team.nodes == 1:
+        return torch.distributed.group.WORLD, team.world_size
+    mine = None
+    for node in range(team.nodes):
+        ranks = [rank for rank, its in enumerate(team.node_of) if its == node]
+        group = torch.distributed.new_group(ranks)
+        mine = group if node == team.node_of[team.rank] else mine
+    return mine, len(team.neighbours())

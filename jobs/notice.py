@@ -1,0 +1,46 @@
+"""Whether this worker has been told that it will be stopped soon: by SIGTERM, or by Ray."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
+
+_TERMINATED = threading.Event()
+
+
+class NoticedTorchConfig(TorchConfig):  # type: ignore[misc]
+    """Ray Train's process group, and workers that live on after a SIGTERM, long enough to save."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """What Ray Train starts on the workers."""
+        return _NoticedBackend
+
+
+class _NoticedBackend(_TorchBackend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        super().on_start(worker_group, backend_config)
+        # Here, because a handler can only be set by a process's main thread, and training runs in
+        # another one.
+        worker_group.execute(_listen)
+
+
+def noticed() -> bool:
+    """Whether this worker's process was sent SIGTERM, or Ray drains a machine of this run."""
+    import ray.train
+
+    return _TERMINATED.is_set() or ray.train.get_preemption_info() is not None
+
+
+def _listen() -> None:
+    _TERMINATED.clear()
+    signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    _TERMINATED.set()

@@ -1,0 +1,65 @@
+"""Who is waited for: workers that fell silent, that are behind, and none."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from jobs.pulse import LATE_S, Pulse
+
+
+class Board(dict[str, bytes]):
+    """The process group's store as a dict."""
+
+    def set(self, key: str, value: str) -> None:
+        self[key] = value.encode()
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self for key in keys)
+
+    def get(self, key: str) -> bytes:  # type: ignore[override]
+        return self[key]
+
+
+def _told(board: Board, rank: int, place: str, heard: float) -> None:
+    told = {"place": place, "since": heard - 3, "heard": heard, "host": f"host{rank}"}
+    board.set(f"slora/pulse/{rank}", json.dumps(told))
+
+
+def test_a_silent_worker_one_behind_and_one_that_never_came_are_named():
+    board, now = Board(), time.time()
+    _told(board, 1, "step 7", now - LATE_S - 30)
+    _told(board, 2, "step 6", now)
+    _told(board, 3, "step 7", now)
+    pulse = Pulse(0, 5, board)
+    pulse.at("step 7")
+    late = pulse.late()
+    assert "rank 1 (host1, last at step 7) was silent for 38 s" in late
+    assert "rank 2 (host2, at step 6 for 3 s) is behind rank 0, step 7" in late
+    assert "rank 3" not in late
+    assert "rank 4 does not answer" in late
+
+
+def test_where_all_wait_the_network_is_named():
+    board = Board()
+    _told(board, 1, "step 7", time.time())
+    pulse = Pulse(0, 2, board)
+    pulse.at("step 7")
+    assert "the network is cut" in pulse.late()
+
+
+def test_a_store_that_does_not_answer_is_a_worker_that_does_not():
+    class Gone(Board):
+        def check(self, keys: list[str]) -> bool:
+            raise RuntimeError("Connection reset by peer")
+
+    assert Pulse(1, 2, Gone()).late() == "rank 0 does not answer"
+
+
+def test_the_place_is_told_from_a_thread():
+    board = Board()
+    with Pulse(0, 2, board) as pulse:
+        pulse._thread.join(timeout=0.01)
+        while "slora/pulse/0" not in board:
+            pulse._thread.join(timeout=0.01)
+    assert json.loads(board["slora/pulse/0"])["place"] == "loading"
