@@ -60,7 +60,9 @@ def transfers(folder: Path, mib: int, rounds: int) -> None:
     for way, runs in took.items():
         most = max(run["mb"] for run in runs)
         plain = speed["boto3 up" if way.endswith("up") else "boto3 down"]
-        print(f"  {way:22s} {speed[way]:7.0f}  {speed[way] / plain:6.0%} of boto3  {most:5.0f} MB")
+        cpu = statistics.median(run["cpu"] for run in runs)
+        share = f"{speed[way] / plain:6.0%} of boto3"
+        print(f"  {way:22s} {speed[way]:7.0f}  {share}  {cpu:6.2f} s of CPU  {most:5.0f} MB")
 
 
 def _child(way: str, path: Path, turn: int) -> dict[str, float]:

@@ -38,11 +38,12 @@ def main() -> None:
         "ours down": lambda: store.get_file(f"o{turn}", got),
         "ours down, digested": lambda: (store.get_file(f"o{turn}", got), sha256_of_file(got)),
     }
-    began = time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     work[way]()
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    print(json.dumps({"seconds": seconds, "mb": peak}))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": after.ru_maxrss / 1000}))
 
 
 if __name__ == "__main__":
