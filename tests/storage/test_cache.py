@@ -138,16 +138,20 @@ def test_what_is_used_is_not_given_up_and_that_is_told(s3, cache, monkeypatch):
         cached_files(s3.url("rows/2.txt"), (".txt",))
 
 
-def _fetch(start: Barrier, _: int, url: str) -> None:
+def _fetch(start: Barrier, mine: int, url: str, seen: Path) -> None:
     start.wait()
-    for _turn in range(3):
-        folder = cached_folder(url, MODEL_FILES)
-        assert folder is not None
-        assert (folder / "model.safetensors").read_bytes() == tensors()
+    folder = cached_folder(url, MODEL_FILES)
+    assert folder is not None
+    path = folder / "model.safetensors"
+    assert path.read_bytes() == tensors()
+    (seen / str(mine)).write_text(str((path.stat().st_ino, path.stat().st_mtime_ns)))
 
 
-def test_processes_that_want_one_model_at_once_fetch_it_once(model: str, cache: Path):
-    assert race(_fetch, model, count=4) == [0] * 4
+def test_processes_that_want_one_model_at_once_fetch_it_once(model: str, cache: Path, tmp_path):
+    (tmp_path / "seen").mkdir()
+    assert race(_fetch, model, tmp_path / "seen", count=8) == [0] * 8
+    # One file, of one fetch: another would have put another in its place.
+    assert len({path.read_text() for path in (tmp_path / "seen").iterdir()}) == 1
     assert len(list(cache.glob("*/sealed.json"))) == 1
     assert not list(cache.glob(".*-*"))
 
