@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import deepspeed
+import torch
 from torch import Tensor
 
 from jobs.team import GRADIENTS, Wire
@@ -55,7 +56,9 @@ class _Counting:
     def reduce_scatter_tensor(
         self, output_tensor: Tensor, input_tensor: Tensor, **named: Any
     ) -> Any:
-        self._count(GRADIENTS, _bytes(input_tensor))
+        # gloo has no reduce-scatter: torch reduces the whole on every worker.
+        gloo = torch.distributed.get_backend() == "gloo"
+        self._count(GRADIENTS, (2 if gloo else 1) * _bytes(input_tensor))
         return self._inner.reduce_scatter_tensor(output_tensor, input_tensor, **named)
 
     def _count(self, cause: str, whole: int) -> None:

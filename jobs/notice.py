@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.execution.context import get_train_context
 
 _TERMINATED = threading.Event()
 
@@ -31,10 +32,14 @@ class _NoticedBackend(_TorchBackend):  # type: ignore[misc]
 
 
 def noticed() -> bool:
-    """Whether this worker's process was sent SIGTERM, or Ray drains a machine of this run."""
-    import ray.train
+    """Whether this worker's process was sent SIGTERM, or Ray drains a machine of this run.
 
-    return _TERMINATED.is_set() or ray.train.get_preemption_info() is not None
+    Looks at what lies in this process only. Ray's public `get_preemption_info` is a broadcast that
+    all ranks must join, at every step; ours agree by the notice that travels with the gradients.
+    """
+    return (
+        _TERMINATED.is_set() or get_train_context().preemption_context.preemption_info is not None
+    )
 
 
 def _listen() -> None:

@@ -115,8 +115,9 @@ def _full_gradients(asked: Question, stage: Stage, sharding: str) -> int:
     size, workers = stage.trained * asked.dtype_bytes, asked.place.workers
     if sharding == "replicate":
         return all_reduce(size, workers)
-    # ZeRO-3 deals the gradients out in every micro-batch.
-    return asked.batching.accumulation * all_gather(size, workers)
+    # ZeRO-3 deals the gradients out in every micro-batch; gloo reduces all of them everywhere.
+    dealt = all_reduce(size, workers) if asked.place.cpu else all_gather(size, workers)
+    return asked.batching.accumulation * dealt
 
 
 def _bases(asked: Question, stage: Stage, sharding: str) -> Iterator[Flow]:

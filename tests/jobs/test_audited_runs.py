@@ -12,6 +12,8 @@ from orchestrator.audit import Line, audit
 from tests.tiny import label_rows, laid_over, tiny_encoder, tiny_spec
 from tests.training_runs import Asked, train_all
 
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
+
 RANKS = 2
 RUNS: dict[str, dict[str, Any]] = {
     "slora-replicate": {"cluster": {"sharding": "replicate"}},

@@ -119,6 +119,7 @@ RIVALS: tuple[Rival, ...] = (
     Rival("lora pissa", {"kind": "lora", "init": "pissa"}, SMALL),
     Rival("lora lora-ga", {"kind": "lora", "init": "lora-ga"}, SMALL),
     Rival("slora random, norm", {"kind": "slora", "handoff": {"rescale": "norm"}}, SLORA),
+    Rival("slora random, 0.7", {"kind": "slora", "sparse_share": 0.7}, SLORA),
 )
 """In the order of what a reader wants to know first."""
 
