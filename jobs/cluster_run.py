@@ -18,7 +18,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from jobs.errors import JobsError, TrainingFailed, Unreachable
 from jobs.notice import NoticedTorchConfig
 from jobs.request import Request
-from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from jobs.worker import CRASHES, FAILURE, train_worker
 
@@ -55,7 +54,6 @@ def missing_resources(request: Request) -> str | None:
 
 def train(request: Request, runs: RunStore, *, attempt: int) -> None:
     """Runs the workers to their end. Raises TrainingFailed with one reason, whatever the number."""
-    assert isinstance(runs.store, DirectoryStore)
     # Of an earlier try of this run, whose user has mended what it names.
     for key in (runs.key(FAILURE), *runs.store.list(runs.key(CRASHES))):
         runs.store.delete(key)
@@ -64,7 +62,7 @@ def train(request: Request, runs: RunStore, *, attempt: int) -> None:
     except TrainingFailedError as failed:
         raise _reason(runs) or _unexplained(failed) from failed
     finally:
-        shutil.rmtree(runs.store.path(runs.key(RAY_FOLDER)), ignore_errors=True)
+        shutil.rmtree(runs.scratch(RAY_FOLDER), ignore_errors=True)
     if (reason := _reason(runs)) is not None:
         raise reason
 
@@ -74,8 +72,7 @@ def _trainer(request: Request, runs: RunStore, *, name: str, attempt: int) -> To
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
-    assert isinstance(runs.store, DirectoryStore)
-    folder = runs.store.path(runs.key(RAY_FOLDER))
+    folder = runs.scratch(RAY_FOLDER)
     return TorchTrainer(
         train_worker,
         train_loop_config={"request": request, "attempt": attempt},

@@ -5,7 +5,13 @@ JobsError                 1  the run failed
 ├── StoreError            1
 │   ├── NotFound          2  no such adapter, version or run
 │   ├── AlreadyThere      1  a create-only write met an object
-│   └── DigestMismatch    1  the bytes are not those of the manifest
+│   ├── Changed           1  a compare-and-swap met another object than was read
+│   ├── DigestMismatch    1  the bytes are not those of the manifest
+│   ├── Replaced          1  an old attempt of a run that a later one took over
+│   ├── StillNeeded       2  something points to what should be removed
+│   ├── UnsoundStore      2  the store does not keep what the commit protocol needs
+│   ├── StoreRefused      3  the credentials are missing, wrong, expired or allow too little
+│   └── StoreUnreachable  3  the store does not answer, or asks to come back later
 ├── TrainingFailed        1  a worker stopped: which, where, why
 │   └── Stalled           1  workers waited in vain for others, which are named
 ├── NotInstalled          3  a package of the extra `train` is missing
@@ -80,6 +86,17 @@ class AlreadyThere(StoreError):
         return f"{self.key}: already written, and written once only. Use the next version."
 
 
+class Changed(StoreError):
+    """A write that was to replace one object met another, or none."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.key}: changed by somebody else since it was read. Look again, then retry."
+
+
 class DigestMismatch(StoreError):
     """The bytes under a key are not those that the manifest names."""
 
@@ -90,6 +107,52 @@ class DigestMismatch(StoreError):
     def __str__(self) -> str:
         wrong = f"the manifest says {self.expected[:12]}, the bytes are {self.found[:12]}"
         return f"{self.key}: {wrong}. The file was changed or cut short: pull another version."
+
+
+class Replaced(StoreError):
+    """An old attempt that woke up again: a later one of the same run has committed."""
+
+
+class StillNeeded(StoreError):
+    """What should be removed is what something else points to."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, needed_by: Sequence[str]) -> None:
+        super().__init__(what, tuple(needed_by))
+        self.what, self.needed_by = what, tuple(needed_by)
+
+    def __str__(self) -> str:
+        needed = ", ".join(self.needed_by)
+        return f"{self.what} is not removed: {needed} points to it. Move or remove that first."
+
+
+class UnsoundStore(StoreError):
+    """The store answers, and does not keep what the commit protocol needs."""
+
+    exit_code = 2
+
+    def __init__(self, url: str, lack: str) -> None:
+        super().__init__(url, lack)
+        self.url, self.lack = url, lack
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url}: {self.lack}. Adapters could be overwritten there, so nothing was "
+            "written. Use a store that honours If-Match and If-None-Match, or a folder."
+        )
+
+
+class StoreRefused(StoreError):
+    """The store knows us not, or does not allow it."""
+
+    exit_code = 3
+
+
+class StoreUnreachable(StoreError):
+    """The store does not answer, or answers that it can't now."""
+
+    exit_code = 3
 
 
 class TrainingFailed(JobsError):

@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 
+from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
 from jobs.errors import JobsError
 from jobs.model_files import model_digest
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
 
     def work() -> None:
-        spec = absolute(load_spec(Path(asked.spec), asked.set))
+        spec = absolute(load_spec(spec_at_hand(asked.spec), asked.set))
         checked = check(spec)
         run_id = asked.run or new_run_id(spec.name, datetime.datetime.now(datetime.UTC))
         _run(checked, run_id, asked.attempt)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.finetune", description=main.__doc__)
-    parser.add_argument("--spec", required=True, help="the YAML spec")
+    parser.add_argument("--spec", required=True, help="the YAML spec; s3:// too")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of it"
     )

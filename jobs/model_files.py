@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs.errors import Fault
 from jobs.spec import ModelSection
+from jobs.store.cache import cached_folder
 from jobs.store.tensors import BadTensors, Span, read_header
 
 EMBEDDINGS = ("embed", "wte", "wpe", "shared", "relative_attention_bias")
@@ -38,6 +39,8 @@ BASE_NAMES = {
     ),
 }
 """The name that a model with a head gives its base, where it is not the model type."""
+MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")
+"""What a model's folder in a bucket is fetched for: nothing pickled, no code."""
 CONV1D = ("gpt2", "openai-gpt")
 """Models whose linear layers are transformers' Conv1D: their weights are stored as [in, out]."""
 DECODER_HEADS_WITHOUT_BIAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3")
@@ -95,7 +98,9 @@ def read_model(section: ModelSection) -> tuple[ModelFiles | None, list[Fault]]:
 
 
 def model_folder(path: str) -> Path | None:
-    """The folder that `model.path` means: itself, or the hub's local cache of that id."""
+    """The folder that `model.path` means: itself, the cache of s3://, or the hub's local cache."""
+    if path.startswith("s3://"):
+        return cached_folder(path, MODEL_FILES)
     # Not pathlib, which raises for a name that is too long and for a home that is not known.
     folder = os.path.expanduser(path)
     if os.path.isdir(folder):

@@ -16,7 +16,6 @@ from jobs.predict.from_spec import Outlook
 from jobs.predict.speed import Speed, known_speed
 from jobs.spec import Spec
 from jobs.spec_file import unavailable_in
-from jobs.store.directory import DirectoryStore
 from jobs.store.objects import open_store
 
 QUICK_ROWS = 200
@@ -104,7 +103,7 @@ def _data(
     data, faults = spec.data, list[Fault]()
     found: dict[str, Survey] = {}
     for key, where in (("data.train", data.train), ("data.eval", data.eval)):
-        if where is None or where.startswith("s3://"):
+        if where is None:
             continue
         try:
             found[key] = survey(
@@ -171,12 +170,8 @@ def _speed(spec: Spec) -> Speed | None:
 
 
 def _store_faults(spec: Spec, *, write: bool) -> list[Fault]:
-    if spec.store.startswith("s3://"):
-        return []
     try:
         store = open_store(spec.store)
     except InputError as wrong:
         return list(wrong.faults)
-    if write and isinstance(store, DirectoryStore):
-        return store.check_writable()
-    return []
+    return store.check_writable() if write else []

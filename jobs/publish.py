@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -15,11 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.adaptation import Adaptation
 from jobs.assemble import assemble
+from jobs.errors import Replaced, StoreError
 from jobs.request import Request
 from jobs.spec_file import dump_spec
 from jobs.store.adapters import commit
 from jobs.store.manifest import Base, Data, Draft, Manifest, Mask
 from jobs.store.objects import ObjectStore
+from jobs.store.settings import store_settings
+from jobs.store.spool import keep, signing
 from slora.folder import LoraAdapter, write_lora, write_sparse
 
 
@@ -44,7 +48,21 @@ def publish(
             adapter = assemble(request, model, weights, method)
             write = write_lora if isinstance(adapter, LoraAdapter) else write_sparse
             write(folder, adapter)  # type: ignore[arg-type]
-        return commit(store, folder, _draft(request, attempt, evaluations, ledger))
+        return _committed(store, folder, _draft(request, attempt, evaluations, ledger))
+
+
+def _committed(store: ObjectStore, folder: Path, draft: Draft) -> Manifest:
+    """Commits the folder; what can't be sent now is kept on this machine, and the error says so."""
+    try:
+        return commit(store, folder, draft, sign=signing())
+    except Replaced:
+        raise
+    except StoreError as failed:
+        kept = keep(store_settings().spool, store.url(""), folder, draft)
+        waits = f"The adapter waits on {os.uname().nodename} in {kept}"
+        told = StoreError(f"{failed} {waits}: `slora adapters recover` there sends it.")
+        told.exit_code = failed.exit_code
+        raise told from failed
 
 
 def _write_full(
@@ -73,7 +91,7 @@ def _draft(
         kind=spec.method.kind,
         run=request.run_id,
         attempt=attempt,
-        base=Base(path=str(request.base), digest=request.base_digest),
+        base=Base(path=_base_path(request), digest=request.base_digest),
         data=Data(
             train_sha256=str(train.sha256),
             eval_sha256=request.evaluation.sha256 if request.evaluation else None,
@@ -92,6 +110,12 @@ def _draft(
         },
         ledger=_summary(ledger),
     )
+
+
+def _base_path(request: Request) -> str:
+    """Where others find the base too: its URL, not the cache of this machine."""
+    path = request.spec.model.path
+    return path if path.startswith("s3://") else str(request.base)
 
 
 def _summary(ledger: Mapping[str, Any]) -> dict[str, float | int]:

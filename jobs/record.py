@@ -46,7 +46,10 @@ class Record:
             self._runs.write_json(name, value)
 
     def close(self) -> None:
-        """Sends what TensorBoard still holds."""
+        """Sends what TensorBoard and the journals still hold."""
+        if self._writes:
+            self._runs.events.flush()
+            self._runs.metrics.flush()
         if self._board is not None:
             self._board.close()
 

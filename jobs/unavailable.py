@@ -18,17 +18,12 @@ BUILT: dict[str, tuple[Any, ...]] = {
 
 def not_available_yet(value_of: Callable[[str], Any]) -> list[Fault]:
     """The values that have no engine yet, each with those that do; None means not given."""
-    faults = [
+    return [
         _fault(key, value, built)
         for key, built in BUILT.items()
         # A list or a section there is wrong in itself, which the spec's own check says.
         if isinstance(value := value_of(key), str | int | float) and value not in built
     ]
-    for key in ("store", "model.path", "data.train", "data.eval"):
-        if isinstance(value := value_of(key), str) and value.startswith("s3://"):
-            problem = f"{value}: s3:// is not available yet"
-            faults.append(Fault(key, problem, "Use a folder."))
-    return faults
 
 
 def _fault(key: str, value: Any, built: tuple[Any, ...]) -> Fault:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import ray.train
 
+from jobs.at_hand import at_hand
 from jobs.errors import AlreadyThere, InputError, JobsError, Stalled, TrainingFailed
 from jobs.request import Request
 from jobs.store.objects import open_store
@@ -40,7 +41,7 @@ def train_worker(config: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     crashes = sum(1 for _ in runs.store.list(runs.key(CRASHES)))
     try:
-        _train(request, runs, rank, context.get_world_size(), config["attempt"])
+        _train(at_hand(request), runs, rank, context.get_world_size(), config["attempt"])
     except Stalled as stalled:
         # As good as lost: a machine that hangs is worth another start, elsewhere.
         runs.events.append({"event": "stalled", "time": time.time(), "why": str(stalled)})

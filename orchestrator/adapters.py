@@ -8,9 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from jobs.errors import Fault
-from jobs.store.adapters import pull, resolve, survey, verify
+from jobs.store.adapters import (
+    all_versions,
+    ancestors,
+    pull,
+    read_pointer,
+    resolve,
+    survey,
+    verify,
+)
+from jobs.store.lineage import Ancestor
 from jobs.store.manifest import Manifest
-from jobs.store.objects import open_store
+from jobs.store.objects import ObjectStore, open_store
 from orchestrator.console import (
     Commands,
     LongWork,
@@ -25,7 +34,9 @@ from orchestrator.console import (
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="Adapters in the store.")
 
-Store = Annotated[str, typer.Option(help="file:// and a folder.", metavar="URL")]
+Store = Annotated[
+    str, typer.Option(help="file:// and a folder, or s3://bucket/prefix.", metavar="URL")
+]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 Wanted = Annotated[str, typer.Argument(metavar="NAME", help="NAME, or NAME@v2 for one version.")]
 To = Annotated[Path, typer.Argument(metavar="TO", help="A folder that is absent or empty.")]
@@ -36,9 +47,18 @@ SECONDS = "seconds"
 
 
 @app.command("list")
-def list_command(store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def list_command(
+    store: Store = DEFAULT_STORE,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Names only: no manifest is read.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Every committed adapter."""
     opened = open_store(store)
+    if brief:
+        _list_names(opened, json=json)
+        return
     adapters, broken = survey(opened)
     if json:
         rows = [_described(adapter) for adapter in adapters]
@@ -59,9 +79,14 @@ def show(name: Wanted, store: Store = DEFAULT_STORE, json: Json = False) -> None
     opened = open_store(store)
     adapter = resolve(opened, name)
     if json:
-        print_json(_described(adapter))
+        lineage = [{"adapter": one.label, "lost": one.why} for one in ancestors(opened, adapter)]
+        print_json({**_described(adapter), "lineage": lineage})
         return
-    show_pairs([*_pairs(adapter), ("url", opened.url(adapter.prefix))])
+    pointer = read_pointer(opened, adapter.name)
+    promoted = "yes" if pointer and pointer.version == adapter.version else "no"
+    lines = [("lineage", _ancestor(one)) for one in ancestors(opened, adapter)]
+    url = opened.url(adapter.prefix)
+    show_pairs([*_pairs(adapter), *lines, ("promoted", promoted), ("url", url)])
     say("")
     files = [(file.name, size_text(file.size), file.sha256[:12]) for file in adapter.files]
     show_table(files, headers=("file", "size", "sha256"), right=("size",))
@@ -81,12 +106,20 @@ def pull_command(name: Wanted, to: To, store: Store = DEFAULT_STORE, json: Json 
 
 
 @app.command("verify")
-def verify_command(name: Wanted, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def verify_command(
+    name: Wanted,
+    store: Store = DEFAULT_STORE,
+    base: Annotated[Path | None, typer.Option(help="Where the base model is now.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="A public key (PEM) that has to have signed it.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Check every byte of an adapter; exit code 1 when something is wrong."""
     opened = open_store(store)
     adapter = resolve(opened, name)
     with LongWork(f"Verifying {adapter.label}", adapter.size) as work:
-        faults = verify(opened, adapter, seen=work.advance)
+        faults = verify(opened, adapter, seen=work.advance, base=base, key=key)
     if json:
         found = [_fault(fault) for fault in faults]
         print_json({"adapter": adapter.label, "whole": not faults, "faults": found})
@@ -108,6 +141,21 @@ def main_figure(adapter: Manifest) -> str:
     last = stages[-1]
     name = next((metric for metric in MAIN_METRICS if metric in last), next(iter(last)))
     return f"{name.removeprefix('eval_')} {last[name]:.4g}"
+
+
+def _list_names(opened: ObjectStore, *, json: bool) -> None:
+    labels = [f"{name}@v{version}" for name, version in all_versions(opened)]
+    if json:
+        print_json({"adapters": labels})
+        return
+    for label in labels:
+        say(label)
+
+
+def _ancestor(one: Ancestor) -> str:
+    if one.manifest is None:
+        return f"{one.label} ({one.why})"
+    return f"{one.label}, of run {one.manifest.run}, spec {one.manifest.spec_sha256[:12]}"
 
 
 def _row(adapter: Manifest) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,11 @@ from jobs.spec import Spec
 from jobs.spec_file import load_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import LEDGER, PLAN, RunStore
-from orchestrator import adapters, audit_table, plan_table
+from orchestrator import adapters, audit_table, plan_table, upkeep
 from orchestrator.audit import audit as compared
 from orchestrator.audit import broken
 from orchestrator.console import Commands, LongWork, notes, print_json, results
+from orchestrator.reproduce import reproduce as reproduce_again
 
 app = typer.Typer(
     cls=Commands,
@@ -27,6 +29,7 @@ app = typer.Typer(
     help="Fine-tune transformers with SLoRA on Ray.",
     pretty_exceptions_enable=False,
 )
+upkeep.add_to(adapters.app)
 app.add_typer(adapters.app, name="adapters")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.")]
@@ -34,7 +37,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of it.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Store = Annotated[str, typer.Option(help="file:// and a folder.", metavar="URL")]
+Store = adapters.Store
 Adapter = Annotated[str, typer.Option(help="NAME, or NAME@v2 for one version.")]
 Base = Annotated[str | None, typer.Option(help="Where the base is, if it has moved.")]
 
@@ -70,6 +73,27 @@ def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
     except ModuleNotFoundError as missing:
         raise not_installed(missing) from missing
     raise typer.Exit(run(checked, json=json))
+
+
+@app.command()
+def reproduce(
+    name: adapters.Wanted, store: Store = adapters.DEFAULT_STORE, json: Json = False
+) -> None:
+    """Run an adapter's run again from its own papers, and compare what comes out."""
+    # Here, because Ray takes half a second to import and most commands need none.
+    try:
+        from orchestrator.train import train as run
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) from missing
+    found = reproduce_again(open_store(store), name, lambda checked: run(checked, json=False))
+    different = {name: None if apart == inf else apart for name, apart in found.different.items()}
+    if json:
+        plain = {"adapter": found.adapter, "same": found.same, "equal": found.equal}
+        print_json({**plain, "different": different, "tolerance": found.tolerance})
+    else:
+        upkeep.show_reproduced(found)
+    if not found.same:
+        raise typer.Exit(1)
 
 
 @app.command()

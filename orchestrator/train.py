@@ -64,8 +64,8 @@ def train(checked: Checked, *, json: bool) -> int:
 
 def _entrypoint(runs: RunStore) -> str:
     """The job reads the spec from the run's own folder; only the run's id is on its line."""
-    spec = Path(runs.store.url(runs.key(SPEC)).removeprefix("file://"))
-    words = [sys.executable, "-m", "jobs.finetune", "--spec", str(spec), "--run", runs.run_id]
+    spec = runs.store.url(runs.key(SPEC)).removeprefix("file://")
+    words = [sys.executable, "-m", "jobs.finetune", "--spec", spec, "--run", runs.run_id]
     return shlex.join(words)
 
 
@@ -162,8 +162,9 @@ def _next_commands(found: dict[str, Any], store: str) -> None:
     lines += [
         f"slora adapters show {adapter}{flag}",
         out[found["form"]],
-        f"tensorboard --logdir {_board(store, run)}",
     ]
+    # A bucket holds no TensorBoard files: they are appended to.
+    lines += [] if store.startswith("s3://") else [f"tensorboard --logdir {_board(store, run)}"]
     results.print("next:", style="bold")
     for line in lines:
         results.print(f"  .venv/bin/{line}", soft_wrap=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jobs.errors import Fault, InputError
+from jobs.store.cache import cached_files
 
 LONGEST_LINE = 64 * 2**20
 """Bytes. A longer line is some other kind of file, or a file without line ends."""
@@ -23,6 +24,7 @@ LONGEST_LINE = 64 * 2**20
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 """What can be read; all but parquet also with .gz behind."""
 
+DATA_FILES = (*READABLE, *(f"{kind}.gz" for kind in READABLE if kind != ".parquet"))
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 NOT_DATA = ("dataset_infos.json", "dataset_dict.json", "state.json", "dataset_info.json")
@@ -47,9 +49,11 @@ class Row:
 
 
 def resolve(where: str, *, key: str = "data") -> tuple[Path, ...]:
-    """The data files behind a file, glob, folder, file:// or cached hub id, in a fixed order."""
+    """The data files behind a file, glob, folder, file://, s3:// or cached hub id, in order."""
     if where.startswith("s3://"):
-        raise _no(key, f"{where}: s3:// is not available yet", "Name a file or a folder.")
+        if found := tuple(path for path in cached_files(where, DATA_FILES) if _is_data(path)):
+            return found
+        raise _no(key, f"no data file under {where}", f"It needs one of {', '.join(READABLE)}.")
     try:
         if found := _on_disk(Path(where.removeprefix("file://")), key):
             return found

@@ -1,4 +1,4 @@
-"""Committing an adapter: claim a version, files, digests read back, manifest last.
+"""Committing an adapter: claim a version, blobs, folder, digests read back, manifest last.
 
 The order is the promise: whoever sees a manifest sees a whole adapter. A version is claimed by the
 exclusive write of `.claim`, so two runs never write into one folder; whoever loses takes the next.
@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
-from jobs.errors import AlreadyThere, DigestMismatch, NotFound, StoreError
-from jobs.store.digest import sha256_of
+from jobs.errors import AlreadyThere, DigestMismatch, NotFound, Replaced
+from jobs.store.blobs import store_file
 from jobs.store.folder import survey_folder
-from jobs.store.listing import committed_versions, read_committed
+from jobs.store.listing import read_committed
 from jobs.store.manifest import (
+    SIGNATURE,
     BadManifest,
     Draft,
     File,
@@ -30,17 +33,29 @@ from jobs.store.manifest import (
     version_prefix,
 )
 from jobs.store.objects import ObjectStore
+from jobs.store.versions import committed_versions
 
 CLAIM = ".claim"
 LARGEST_CLAIM = 4096
+LOOK_BACK = 256
+"""Versions, from the newest, among which a retry looks for its own earlier commit and for a later
+attempt. Beyond them it would get a twin, and a commit to a name of 10,000 would take a minute."""
 
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 
 
 def commit(
-    store: ObjectStore, folder: Path, draft: Draft, *, now: datetime | None = None
+    store: ObjectStore,
+    folder: Path,
+    draft: Draft,
+    *,
+    now: datetime | None = None,
+    sign: Callable[[bytes], bytes] | None = None,
 ) -> Manifest:
-    """Publish `folder` as the next version of its name; the same for the same run asking again."""
+    """Publish `folder` as the next version of its name; the same for the same run asking again.
+
+    `sign` makes the signature of a manifest's bytes; it lies there before the manifest does.
+    """
     files = survey_folder(folder)
     if (done := _committed_before(store, draft, files)) is not None:
         return done
@@ -48,18 +63,24 @@ def commit(
     _check_fence(store, draft, version)
     prefix = version_prefix(draft.name, version)
     for file in files:
-        store.put_file(prefix + file.name, folder / file.name, create_only=True)
-    for file in files:
-        _check_written(store, prefix, file)
+        store_file(store, file, folder / file.name, prefix + file.name)
     created = time_text(now or datetime.now(UTC))
     manifest = Manifest(**dict(draft), version=version, created=created, files=files)
-    store.put(manifest_key(draft.name, version), manifest_bytes(manifest), create_only=True)
+    written = manifest_bytes(manifest)
+    if sign is not None:
+        store.put(prefix + SIGNATURE, sign(written), create_only=True)
+    key = manifest_key(draft.name, version)
+    store.put(key, written, create_only=True)
+    if store.get(key) != written:
+        # Spoilt on its way. Nobody can read it, so nobody has: the number is lost, and no more.
+        store.delete(key)
+        raise DigestMismatch(store.url(key), sha256(written).hexdigest(), "other ones")
     return manifest
 
 
 def _committed_before(store: ObjectStore, draft: Draft, files: tuple[File, ...]) -> Manifest | None:
     """What this run committed already: a crash after the manifest must not make a twin."""
-    for version in reversed(committed_versions(store, draft.name)):
+    for version in reversed(committed_versions(store, draft.name)[-LOOK_BACK:]):
         try:
             manifest = read_committed(store, draft.name, version)
         except BadManifest:
@@ -88,9 +109,9 @@ def _taken(store: ObjectStore, name: str) -> set[int]:
 
 def _check_fence(store: ObjectStore, draft: Draft, version: int) -> None:
     """An old attempt that woke up again may not become the newest version."""
-    for other in _taken(store, draft.name):
+    for other in sorted(_taken(store, draft.name))[-LOOK_BACK:]:
         if other < version and _later_attempt(store, draft, other):
-            raise StoreError(
+            raise Replaced(
                 f"{draft.run}: attempt {draft.attempt} was replaced by a later one, which has "
                 f"{draft.name}@v{other}. Nothing is lost: this attempt may end."
             )
@@ -106,10 +127,3 @@ def _later_attempt(store: ObjectStore, draft: Draft, version: int) -> bool:
         return bool(claim["run"] == draft.run and claim["attempt"] > draft.attempt)
     except (NotFound, ValueError, TypeError, KeyError, RecursionError):
         return False  # what we did not write fences nobody
-
-
-def _check_written(store: ObjectStore, prefix: str, file: File) -> None:
-    with store.open(prefix + file.name) as stream:
-        found = sha256_of(stream)
-    if found != file.sha256:
-        raise DigestMismatch(store.url(prefix + file.name), file.sha256, found)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from jobs.errors import AlreadyThere, Fault, InputError, NotFound, StoreError
+from jobs.errors import AlreadyThere, Changed, Fault, InputError, NotFound, StoreError
+from jobs.store.digest import CHUNK
 from jobs.store.keys import HIDDEN, Head, check_key
 
 # The class below has methods called `list` and `open`, which hide the builtins in annotations.
@@ -20,30 +25,60 @@ Faults = list[Fault]
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
+@dataclass(frozen=True)
+class _Condition:
+    """What has to hold for a write to count."""
+
+    key: str
+    create_only: bool = False
+    if_match: str | None = None
+
+
 class DirectoryStore:
     """Objects as files under one root. Nothing is made before the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
-    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
-        """Write; with `create_only`, AlreadyThere when the key is taken."""
+    def put(
+        self, key: str, data: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> str:
+        """Write; AlreadyThere or Changed when the condition does not hold. Gives the etag."""
         target = self.path(key)
         with self._told(key), self._temporary() as (file, temporary):
             file.write(data)
-            self._publish(file, temporary, target, key if create_only else None)
+            condition = _Condition(key, create_only, if_match)
+            return self._publish(file, temporary, target, condition)
 
-    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> None:
+    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
         """Write what lies at `path`, without holding it in memory."""
         target = self.path(key)
         with self._told(key), path.open("rb") as source, self._temporary() as (file, temporary):
-            shutil.copyfileobj(source, file, 1 << 20)
-            self._publish(file, temporary, target, key if create_only else None)
+            shutil.copyfileobj(source, file, CHUNK)
+            return self._publish(file, temporary, target, _Condition(key, create_only))
+
+    def copy(self, source: str, key: str) -> None:
+        """Write one object under another key too, or NotFound."""
+        # Not a hard link: whoever edits a file of an adapter in place would spoil the blob as well.
+        with self.open(source) as opened, self._told(key), self._temporary() as (file, temporary):
+            shutil.copyfileobj(opened, file, CHUNK)
+            self._publish(file, temporary, self.path(key), _Condition(key))
 
     def get(self, key: str) -> bytes:
         """The whole object, or NotFound."""
         with self.open(key) as file, self._told(key):
             return file.read()
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Write the whole object into the new file `path`."""
+        with self.open(key) as source, self._told(key), path.open("xb") as file:
+            shutil.copyfileobj(source, file, CHUNK)
+
+    def read(self, key: str, start: int, length: int | None = None) -> bytes:
+        """A part of the object, as much of it as there is, or NotFound."""
+        with self.open(key) as file, self._told(key):
+            file.seek(start)
+            return file.read(-1 if length is None else length)
 
     def open(self, key: str) -> BinaryIO:
         """The object as a stream to read and close, or NotFound."""
@@ -55,10 +90,10 @@ class DirectoryStore:
             raise NotFound(key, self._beside(key)) from error
 
     def head(self, key: str) -> Head | None:
-        """The object's size; None where there is none."""
+        """The object's size, etag and age; None where there is none."""
         path = self.path(key)
         with self._told(key):
-            return Head(size=path.stat().st_size) if path.is_file() else None
+            return _head(path)
 
     def list(self, prefix: str) -> Iterator[str]:
         """Every key that starts with `prefix`, in order; never a write under way."""
@@ -71,7 +106,7 @@ class DirectoryStore:
     def delete(self, key: str) -> None:
         """Remove the object; none under the key is no error."""
         path = self.path(key)
-        with self._told(key), suppress(FileNotFoundError, NotADirectoryError):
+        with self._told(key), suppress(FileNotFoundError, NotADirectoryError), self._locked():
             path.unlink()
             _sync_folder(path.parent)
 
@@ -118,31 +153,50 @@ class DirectoryStore:
                 path.unlink(missing_ok=True)
 
     def _publish(
-        self, file: IO[bytes], temporary: Path, target: Path, create_only: str | None
-    ) -> None:
+        self, file: IO[bytes], temporary: Path, target: Path, condition: _Condition
+    ) -> str:
         file.flush()
         os.fsync(file.fileno())
         _make_folder(target.parent)
-        if create_only is None:
-            temporary.replace(target)
-        else:
+        etag = _etag(temporary)
+        if condition.create_only:
             try:
                 # A link fails on a taken name, atomically; a rename would take it over.
                 os.link(temporary, target)
             except FileExistsError as error:
-                raise AlreadyThere(create_only) from error
+                raise AlreadyThere(condition.key) from error
+        else:
+            self._replace(temporary, target, condition)
         _sync_folder(target.parent)
+        return etag
+
+    def _replace(self, temporary: Path, target: Path, condition: _Condition) -> None:
+        # Every replacing write takes the lock: one that came between a look and a swap would be
+        # lost without a word.
+        with self._locked():
+            if condition.if_match is not None:
+                there = _head(target)
+                if there is None or there.etag != condition.if_match:
+                    raise Changed(condition.key)
+            temporary.replace(target)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        _make_folder(self.root / HIDDEN)
+        with (self.root / HIDDEN / "lock").open("ab") as lock:
+            # Let go by the system when the process dies, so no death locks a store.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _walk(self, top: Path) -> Iterator[str]:
+        start = len(str(self.root)) + 1
         for folder, folders, files in os.walk(top, onerror=_raise_unless_gone):
-            at = Path(folder)
-            if at == self.root:
+            if len(folder) < start:
                 folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
             for name in files:
-                key = (at / name).relative_to(self.root).as_posix()
-                with suppress(InputError):
-                    if self.path(key).is_file():
-                        yield key
+                key = f"{folder}/{name}"[start:]
+                if _listed(self, key):
+                    yield key
 
     def _beside(self, key: str) -> tuple[str, ...]:
         with suppress(StoreError):
@@ -158,6 +212,34 @@ class DirectoryStore:
                 raise
             wrong = f"{self.root}: {key}: {error.strerror or error}"
             raise StoreError(f"{wrong}. Check the folder's owner and the space left.") from error
+
+
+def _head(path: Path) -> Head | None:
+    try:
+        status = path.stat()
+    except _ABSENT:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Head(size=status.st_size, etag=_etag(path), modified=status.st_mtime)
+
+
+def _etag(path: Path) -> str:
+    """By content where that is cheap: pointers are swapped by it. By place and time elsewhere."""
+    status = path.stat()
+    if status.st_size <= CHUNK:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _listed(store: DirectoryStore, key: str) -> bool:
+    """Whether a name that was found is an object: its key is sound, and no link leads outside."""
+    try:
+        check_key(key)
+        path = f"{store.root}/{key}"
+        return os.path.isfile(path) and (not os.path.islink(path) or bool(store.path(key)))
+    except InputError:
+        return False
 
 
 def _make_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs.errors import Fault, InputError
 from jobs.store.digest import sha256_of_file
+from jobs.store.finite import first_not_finite
 from jobs.store.manifest import MANIFEST, File, check_file_name
 from jobs.store.tensors import BadTensors, Span, read_header
 
@@ -52,8 +53,18 @@ def _faults(path: Path) -> list[Fault]:
     if path.suffix != TENSORS:
         return []
     try:
-        return tensor_faults(path.name, read_header(path))
+        spans = read_header(path)
+        return tensor_faults(path.name, spans) or _value_faults(path, spans)
     except BadTensors as error:
         return [
             Fault(path.name, str(error), "Save it again: it was cut short or is no safetensors.")
         ]
+
+
+def _value_faults(path: Path, spans: dict[str, Span]) -> list[Fault]:
+    name = first_not_finite(path, spans)
+    if name is None:
+        return []
+    problem = f"{name[:100]!a} holds NaN or infinity"
+    remedy = "The training diverged: lower the learning rate, or go on from a checkpoint."
+    return [Fault(path.name, problem, remedy)]

@@ -24,9 +24,8 @@ class Journal:
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one line in one write, so lines of several writers never mix."""
-        line = json.dumps(_plain(event), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
-            self._append(line)
+            self._append(line_of_event(event))
         except OSError as error:
             wrong = f"{self.path}: {error.strerror or error}"
             raise StoreError(f"{wrong}. Check the folder's owner and the space left.") from error
@@ -39,10 +38,10 @@ class Journal:
                 found = file.read()
         except FileNotFoundError:
             return [], offset
-        # What follows the last newline is still being written: it is read next time.
-        whole = found[: found.rfind(b"\n") + 1]
-        events = (_parse(line) for line in whole.splitlines())
-        return [event for event in events if event is not None], offset + len(whole)
+        return whole_events(found, offset)
+
+    def flush(self) -> None:
+        """Nothing waits: each line is written when it is appended."""
 
     def _append(self, line: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +55,19 @@ class Journal:
                 raise OSError(f"{self.path} took only a part of a line")
         finally:
             os.close(descriptor)
+
+
+def line_of_event(event: Mapping[str, Any]) -> bytes:
+    """An event as one line of JSON."""
+    return json.dumps(_plain(event), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def whole_events(found: bytes, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The events in what was read at `offset`, and the offset behind the last whole line."""
+    # What follows the last newline is still being written: it is read next time.
+    whole = found[: found.rfind(b"\n") + 1]
+    events = (_parse(line) for line in whole.splitlines())
+    return [event for event in events if event is not None], offset + len(whole)
 
 
 def _plain(value: Any) -> Any:

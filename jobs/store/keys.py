@@ -18,6 +18,10 @@ class Head:
     """What a store says of an object without sending it."""
 
     size: int
+    etag: str = ""
+    """Another one for other bytes; what compare-and-swap compares."""
+    modified: float = 0.0
+    """Seconds since 1970, by the store's own clock."""
 
 
 def check_key(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 from jobs.errors import Fault, InputError, NotFound
 from jobs.spec import NAME_PATTERN
@@ -17,26 +18,39 @@ from jobs.store.manifest import (
     read_manifest_key,
 )
 from jobs.store.objects import ObjectStore
+from jobs.store.pointer import read_pointer
+from jobs.store.versions import committed_versions
+
+READERS = 16
+"""Manifests read at once."""
 
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
 
 def survey(store: ObjectStore) -> tuple[list[Manifest], list[Fault]]:
     """What is committed, and which manifests can't be read: both from one look at the store."""
-    manifests, faults = list[Manifest](), list[Fault]()
-    for key in store.list("adapters/"):
-        if key.count("/") != 3 or not key.endswith(f"/{MANIFEST}"):
-            continue
-        try:
-            if read_manifest_key(key) is None:
-                raise BadManifest(key, "its folder is not <name>/v<number>")
-            manifests.append(_read(store, key))
-        except BadManifest as error:
-            remedy = "Ask for another version, or publish the run again."
-            faults.append(Fault(key, error.problem, remedy))
-        except NotFound:
-            continue  # removed since it was listed
+    keys = [
+        key
+        for key in store.list("adapters/")
+        if key.endswith(f"/{MANIFEST}") and key.count("/") == 3
+    ]
+    # Threads, because a bucket answers each question only after a while.
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(lambda key: _found(store, key), keys))
+    manifests = [one for one in found if isinstance(one, Manifest)]
+    faults = [one for one in found if isinstance(one, Fault)]
     return sorted(manifests, key=lambda manifest: (manifest.name, manifest.version)), faults
+
+
+def _found(store: ObjectStore, key: str) -> Manifest | Fault | None:
+    try:
+        if read_manifest_key(key) is None:
+            raise BadManifest(key, "its folder is not <name>/v<number>")
+        return _read(store, key)
+    except BadManifest as error:
+        return Fault(key, error.problem, "Ask for another version, or publish the run again.")
+    except NotFound:
+        return None  # removed since it was listed
 
 
 def list_adapters(store: ObjectStore) -> list[Manifest]:
@@ -50,22 +64,21 @@ def broken_adapters(store: ObjectStore) -> list[Fault]:
 
 
 def resolve(store: ObjectStore, wanted: str) -> Manifest:
-    """What NAME (its newest version), NAME@v2 or NAME@2 means; NotFound names what there is."""
-    name, version = _split(wanted)
+    """What a name means; NotFound names what there is.
+
+    NAME is the promoted version, or the newest where none was promoted; NAME@v2 and NAME@2 are
+    that one.
+    """
+    name, version = split_name(wanted)
     versions = committed_versions(store, name)
     if not versions:
         raise NotFound(f"The adapter {name}", _names(store))
     if version is None:
-        return read_committed(store, name, versions[-1])
+        pointer = read_pointer(store, name)
+        version = pointer.version if pointer else versions[-1]
     if version not in versions:
         raise NotFound(f"{name}@v{version}", [f"{name}@v{number}" for number in versions])
     return read_committed(store, name, version)
-
-
-def committed_versions(store: ObjectStore, name: str) -> list[int]:
-    """The versions of one name that have a manifest, in order."""
-    found = (read_manifest_key(key) for key in store.list(f"adapters/{name}/"))
-    return sorted(version for _, version in filter(None, found))
 
 
 def read_committed(store: ObjectStore, name: str, version: int) -> Manifest:
@@ -80,7 +93,8 @@ def _read(store: ObjectStore, key: str) -> Manifest:
     return parse_manifest(store.get(key), key)
 
 
-def _split(wanted: str) -> tuple[str, int | None]:
+def split_name(wanted: str) -> tuple[str, int | None]:
+    """NAME and its version, if it names one; InputError for what is no name."""
     name, at, version = wanted.partition("@")
     number = _VERSION.fullmatch(version)
     sound = len(name) <= LONGEST_NAME and re.fullmatch(NAME_PATTERN, name)

@@ -16,7 +16,7 @@ from jobs.spec import NAME_PATTERN, Frozen
 from jobs.store.strict_json import load_strictly
 
 LARGEST_MANIFEST = 4 << 20
-MANIFEST = "manifest.json"
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 LONGEST_NAME = 63
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -26,7 +26,7 @@ _KEY = re.compile(r"adapters/([^/]+)/v([1-9][0-9]{0,8})/manifest\.json")
 def check_file_name(name: str) -> str:
     """The name itself, or ValueError: it becomes a path wherever the adapter is pulled."""
     # A dot at the front is the store's (.claim) or a tool's; the manifest can't name itself.
-    if not re.fullmatch(NAME_PATTERN, name) or name == MANIFEST:
+    if not re.fullmatch(NAME_PATTERN, name) or name in (MANIFEST, SIGNATURE):
         raise ValueError("not the plain name of an adapter's file")
     return name
 

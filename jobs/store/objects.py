@@ -9,27 +9,50 @@ from typing import BinaryIO, Protocol
 
 from jobs.errors import Fault, InputError
 from jobs.store.directory import DirectoryStore
-from jobs.store.keys import Head
+from jobs.store.keys import Head, check_key
+from jobs.store.s3 import S3Store
 
 __all__ = ["Head", "ObjectStore", "open_store"]
 
+# The class below has a method called `list`, which hides the builtin in annotations.
+Faults = list[Fault]
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
-_REMEDY = "Use file:// and a folder, for example file://.cache/store."
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_REMEDY = "Use file:// and a folder, for example file://.cache/store, or s3://bucket/prefix."
 
 
 class ObjectStore(Protocol):
     """Objects under keys. A write is whole or absent: no reader ever sees half of one."""
 
-    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
-        """Write; with `create_only`, AlreadyThere when the key is taken, decided atomically."""
+    def put(
+        self, key: str, data: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> str:
+        """Write, and give the new etag. Both conditions are decided atomically.
+
+        With `create_only`, AlreadyThere when the key is taken; with `if_match`, Changed unless
+        the object there has that etag.
+        """
         ...
 
-    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> None:
+    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
         """Write what lies at `path`, without holding it in memory."""
+        ...
+
+    def copy(self, source: str, key: str) -> None:
+        """Write the object under `source` under `key` too, without sending it; or NotFound."""
         ...
 
     def get(self, key: str) -> bytes:
         """The whole object, or NotFound."""
+        ...
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Write the whole object into the new file `path`, without holding it in memory."""
+        ...
+
+    def read(self, key: str, start: int, length: int | None = None) -> bytes:
+        """A part of the object, as much of it as there is: nothing beyond its end. Or NotFound."""
         ...
 
     def open(self, key: str) -> BinaryIO:
@@ -52,6 +75,10 @@ class ObjectStore(Protocol):
         """Where an object or a prefix lies, for people and for other programs."""
         ...
 
+    def check_writable(self) -> Faults:
+        """What stands between this process and a commit, tried for real."""
+        ...
+
 
 def open_store(url: str, *, root: Path | None = None) -> ObjectStore:
     """The store behind a URL. Relative folders start at `root`, or where the process is now."""
@@ -65,7 +92,7 @@ def open_store(url: str, *, root: Path | None = None) -> ObjectStore:
     if scheme[0].lower() == "file":
         return _directory(url[len("file://") :], root)
     if scheme[0].lower() == "s3":
-        raise _wrong(f"{url!r}: S3 stores are not available yet")
+        return _bucket(url[len("s3://") :])
     raise _wrong(f"{url!r}: there is no store of the kind {scheme[0]}://")
 
 
@@ -74,6 +101,18 @@ def _directory(folder: str, root: Path | None) -> DirectoryStore:
         raise _wrong("'file://' names no folder")
     # Resolved at once: Ray changes the working directory under its workers.
     return DirectoryStore((root or Path.cwd()) / Path(folder).expanduser())
+
+
+def _bucket(rest: str) -> S3Store:
+    bucket, _, prefix = rest.partition("/")
+    if "@" in bucket:
+        # Not shown: what stands before the @ is a key.
+        raise _wrong("an s3:// store is named with credentials, which belong in the environment")
+    if not _BUCKET.fullmatch(bucket):
+        raise _wrong(f"{bucket[:100]!a} is no bucket's name")
+    if prefix := prefix.strip("/"):
+        check_key(prefix)
+    return S3Store(bucket, prefix)
 
 
 def _wrong(problem: str) -> InputError:

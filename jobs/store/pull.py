@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
 import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.errors import DigestMismatch, Fault, InputError, StoreError
-from jobs.store.digest import CHUNK
-from jobs.store.manifest import MANIFEST, File, Manifest, manifest_bytes
+from jobs.errors import DigestMismatch, Fault, InputError, NotFound, StoreError
+from jobs.store.blobs import blob_key
+from jobs.store.digest import sha256_of
+from jobs.store.manifest import MANIFEST, SIGNATURE, File, Manifest, manifest_bytes
 from jobs.store.objects import ObjectStore
 
 Seen = Callable[[int], None]
+LARGEST_SIGNATURE = 4096
+
+log = logging.getLogger(__name__)
 
 
 def pull(store: ObjectStore, manifest: Manifest, to: Path, *, seen: Seen | None = None) -> Path:
@@ -27,6 +31,10 @@ def pull(store: ObjectStore, manifest: Manifest, to: Path, *, seen: Seen | None 
         for file in manifest.files:
             _copy(store, manifest.prefix, file, beside, seen)
         _write(beside / MANIFEST, manifest_bytes(manifest))
+        if store.head(manifest.prefix + SIGNATURE) is not None:
+            _write(
+                beside / SIGNATURE, store.read(manifest.prefix + SIGNATURE, 0, LARGEST_SIGNATURE)
+            )
         # Onto an empty folder this is atomic; onto one that was filled meanwhile it fails.
         beside.rename(target)
     except OSError as error:
@@ -46,17 +54,31 @@ def _check_target(target: Path) -> None:
 
 
 def _copy(store: ObjectStore, prefix: str, file: File, folder: Path, seen: Seen | None) -> None:
-    digest = hashlib.sha256()
-    with store.open(prefix + file.name) as source, (folder / file.name).open("xb") as copy:
-        while piece := source.read(CHUNK):
-            digest.update(piece)
-            copy.write(piece)
-            if seen:
-                seen(len(piece))
-        copy.flush()
+    """From the adapter's folder; where that has rotted, from the blob of the same digest."""
+    path = folder / file.name
+    try:
+        _fetch(store, prefix + file.name, file, path, seen)
+    except (DigestMismatch, NotFound) as rotten:
+        path.unlink(missing_ok=True)
+        if store.head(blob_key(file.sha256)) is None:
+            raise
+        _fetch(store, blob_key(file.sha256), file, path, seen)
+        log.warning("%s Its blob was taken instead, and is whole.", rotten)
+
+
+def _fetch(store: ObjectStore, key: str, file: File, path: Path, seen: Seen | None) -> None:
+    there = store.head(key)
+    if there is not None and there.size != file.size:
+        # Before it is fetched: what somebody put there may be larger than the disk.
+        raise DigestMismatch(store.url(key), file.sha256, f"{there.size} B")
+    store.get_file(key, path)
+    with path.open("rb") as copy:
+        found = sha256_of(copy)
         os.fsync(copy.fileno())
-    if digest.hexdigest() != file.sha256:
-        raise DigestMismatch(store.url(prefix + file.name), file.sha256, digest.hexdigest())
+    if found != file.sha256:
+        raise DigestMismatch(store.url(key), file.sha256, found)
+    if seen:
+        seen(file.size)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,13 +7,16 @@ import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from jobs.errors import Fault, InputError, StoreError
+from jobs.errors import Fault, InputError
 from jobs.spec import NAME_PATTERN
 from jobs.store.directory import DirectoryStore
 from jobs.store.journal import Journal
 from jobs.store.objects import ObjectStore
+from jobs.store.remote_journal import RemoteJournal
+from jobs.store.settings import store_settings
 
 SPEC, PLAN, LEDGER = "spec.yaml", "plan.json", "ledger.json"
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
@@ -78,19 +81,22 @@ class RunStore:
         return json.loads(self.store.get(self.key(part)))
 
     @property
-    def events(self) -> Journal:
+    def events(self) -> Journal | RemoteJournal:
         """What happened to the run."""
         return self._journal(EVENTS)
 
     @property
-    def metrics(self) -> Journal:
+    def metrics(self) -> Journal | RemoteJournal:
         """What was measured, step by step."""
         return self._journal(METRICS)
 
-    def _journal(self, part: str) -> Journal:
-        if not isinstance(self.store, DirectoryStore):
-            raise StoreError(
-                f"{self.store.url(self.key(part))}: journals are appended to, which only a "
-                "store in a directory can do. Use file:// and a folder."
-            )
-        return Journal(self.store.path(self.key(part)))
+    def scratch(self, part: str) -> Path:
+        """A folder for what is thrown away: in the run's own, or of this machine in a bucket."""
+        if isinstance(self.store, DirectoryStore):
+            return self.store.path(self.key(part))
+        return store_settings().spool.parent / "scratch" / f"{self.run_id}-{part}"
+
+    def _journal(self, part: str) -> Journal | RemoteJournal:
+        if isinstance(self.store, DirectoryStore):
+            return Journal(self.store.path(self.key(part)))
+        return RemoteJournal(self.store, self.key(part), urgent=part == EVENTS)

@@ -11,6 +11,8 @@ from jobs.store.strict_json import load_strictly
 
 LARGEST_HEADER = 100_000_000
 """The limit of the format's own reader."""
+MOST_COMMAS = 5_000_000
+"""In a header: some 700,000 tensors. A bomb of small values grows thirty times once parsed."""
 MOST_DIMENSIONS = 64
 BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -54,6 +56,12 @@ def read_header(source: Path | BinaryIO, *, size: int | None = None) -> dict[str
     return spans
 
 
+def data_start(path: Path) -> int:
+    """Where the bytes of the tensors begin, in a file whose header was read before."""
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
 def _header_length(prefix: bytes, size: int) -> int:
     length = int.from_bytes(prefix, "little")
     if length > LARGEST_HEADER:
@@ -71,6 +79,8 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
 
 
 def _parse(header: bytes) -> dict[str, object]:
+    if header.count(b",") > MOST_COMMAS or header.count(b"[") > MOST_COMMAS:
+        raise BadTensors(f"a header of {len(header)} bytes holds more than any model's")
     try:
         found = load_strictly(header)
     except ValueError as error:

@@ -10,8 +10,9 @@ from jobs.model_files import model_digest
 from jobs.store.commit import CLAIM
 from jobs.store.digest import sha256_of
 from jobs.store.folder import TENSORS, tensor_faults
-from jobs.store.manifest import MANIFEST, File, Manifest
+from jobs.store.manifest import MANIFEST, SIGNATURE, File, Manifest
 from jobs.store.objects import ObjectStore
+from jobs.store.pointer import TOMBSTONE
 from jobs.store.tensors import BadTensors, read_header
 
 Seen = Callable[[int], None]
@@ -19,10 +20,23 @@ Seen = Callable[[int], None]
 _REPUBLISH = "Use another version, or publish the run again."
 
 
-def verify(store: ObjectStore, manifest: Manifest, *, seen: Seen | None = None) -> list[Fault]:
-    """All that is wrong with an adapter: absent, changed, unknown or empty, or another base."""
+def verify(
+    store: ObjectStore,
+    manifest: Manifest,
+    *,
+    seen: Seen | None = None,
+    base: Path | None = None,
+    key: Path | None = None,
+) -> list[Fault]:
+    """All that is wrong with an adapter: absent, changed, unknown or empty, or another base.
+
+    `base` is where the base model is now; `key` a public key that has to have signed it.
+    """
     faults = [fault for file in manifest.files for fault in _file(store, manifest, file, seen)]
-    return faults + _unknown(store, manifest) + _base(manifest)
+    faults += _unknown(store, manifest) + _base(manifest, base or Path(manifest.base.path))
+    if base is not None and not (base / "config.json").is_file():
+        faults.append(Fault("base", f"{base} is no model's folder", "Name the base's folder."))
+    return faults + (_signature(store, manifest, key) if key else [])
 
 
 def _file(store: ObjectStore, manifest: Manifest, file: File, seen: Seen | None) -> list[Fault]:
@@ -57,7 +71,7 @@ def _tensors(store: ObjectStore, key: str, size: int) -> list[Fault]:
 
 
 def _unknown(store: ObjectStore, manifest: Manifest) -> list[Fault]:
-    known = {MANIFEST, CLAIM, *(file.name for file in manifest.files)}
+    known = {MANIFEST, SIGNATURE, CLAIM, TOMBSTONE, *(file.name for file in manifest.files)}
     remedy = "Somebody put it there after the commit: remove it."
     return [
         Fault(key, "the manifest knows no such file", remedy)
@@ -66,9 +80,16 @@ def _unknown(store: ObjectStore, manifest: Manifest) -> list[Fault]:
     ]
 
 
-def _base(manifest: Manifest) -> list[Fault]:
+def _signature(store: ObjectStore, manifest: Manifest, key: Path) -> list[Fault]:
+    # Here, because cryptography takes a tenth of a second that other commands need not wait for.
+    from jobs.store.signing import signature_fault
+
+    fault = signature_fault(store, manifest, key)
+    return [fault] if fault else []
+
+
+def _base(manifest: Manifest, folder: Path) -> list[Fault]:
     """Compared only where the base is at hand: an adapter travels without it."""
-    folder = Path(manifest.base.path)
     try:
         if not (folder / "config.json").is_file():
             return []

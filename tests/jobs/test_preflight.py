@@ -149,7 +149,7 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         lambda at: {"store": "gs://bucket"}, "store", "no store of the kind gs://"),
     "a store without a folder": (lambda at: {"store": "file://"}, "store", "names no folder"),
     "a store without its slashes": (lambda at: {"store": "file:x"}, "store", "lacks the slashes"),
-    "a store in S3": (lambda at: {"store": "s3://b/p"}, "store", "not available yet"),
+    "a store in no bucket": (lambda at: {"store": "s3://B_/p"}, "store", "no bucket's name"),
     "a name with /": (lambda at: {"name": "a/b"}, "name", "can't be a name"),
     "a name with ..": (lambda at: {"name": "../b"}, "name", "can't be a name"),
     "sequences longer than the model": (

@@ -99,10 +99,6 @@ NOT_YET: dict[str, tuple[dict[str, Any], str]] = {
     "stop metric": ({"train": {"stop": {"metric": "accuracy"}}}, "train.stop.metric"),
     "stop target": ({"train": {"stop": {"target": 0.0}}}, "train.stop.target"),
     "stop patience": ({"train": {"stop": {"patience": 2}}}, "train.stop.patience"),
-    "s3 store": ({"store": "s3://bucket/prefix"}, "store"),
-    "s3 model": ({"model": {"path": "s3://bucket/model"}}, "model.path"),
-    "s3 train": ({"data": {"train": "s3://bucket/rows.jsonl"}}, "data.train"),
-    "s3 eval": ({"data": {"eval": "s3://bucket/rows.jsonl"}}, "data.eval"),
 }  # fmt: skip
 """What the spec knows and the engine does not: what is asked, and the key that is named."""
 

@@ -138,7 +138,7 @@ def test_wrong_input_ends_with_two_and_words_on_stderr(args, full: DirectoryStor
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "gs://bucket", "", "file://"])
+@pytest.mark.parametrize("url", ["s3://key:x@bucket", "gs://bucket", "", "file://"])
 def test_a_store_that_can_not_be_opened_ends_with_two(url: str):
     result = CliRunner().invoke(app, ["list", "--store", url])
     assert result.exit_code == 2

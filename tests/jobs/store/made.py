@@ -6,15 +6,18 @@ import json
 import multiprocessing
 import os
 import signal
+import struct
 from collections.abc import Callable, Iterator
 from io import IOBase
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from jobs.store.directory import DirectoryStore
+from jobs.errors import Fault
 from jobs.store.keys import Head
 from jobs.store.manifest import Base, Data, Draft, Mask
+from jobs.store.objects import ObjectStore
 
+Faults = list[Fault]
 T = TypeVar("T")
 DIGESTS = {letter: letter * 64 for letter in "abcdef"}
 
@@ -29,6 +32,13 @@ def tensors(text: str = "weights") -> bytes:
     """An honest file of one tensor that holds `text`."""
     data = text.encode()
     entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    return safetensors({"lora_A.weight": entry}, data)
+
+
+def floats(*values: float) -> bytes:
+    """An honest file of one float32 tensor."""
+    data = struct.pack(f"<{len(values)}f", *values)
+    entry = {"dtype": "F32", "shape": [len(values)], "data_offsets": [0, len(data)]}
     return safetensors({"lora_A.weight": entry}, data)
 
 
@@ -66,13 +76,21 @@ def race(target: Callable[..., None], *rest: Any, count: int) -> list[int | None
     context.set_forkserver_preload(["tests.jobs.store.made", "jobs.store.adapters"])
     start = context.Barrier(count)
     racers = [
-        context.Process(target=target, args=(start, number, *rest)) for number in range(count)
+        context.Process(target=_in, args=(dict(os.environ), target, start, number, *rest))
+        for number in range(count)
     ]
     for racer in racers:
         racer.start()
     for racer in racers:
         racer.join()
     return [racer.exitcode for racer in racers]
+
+
+def _in(environment: dict[str, str], target: Callable[..., None], *rest: Any) -> None:
+    # The fork server keeps the environment of the test that started it.
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*rest)
 
 
 class Killed(BaseException):
@@ -92,7 +110,7 @@ class DyingStore:
 
     def __init__(
         self,
-        inner: DirectoryStore,
+        inner: ObjectStore,
         *,
         at: int = 0,
         after: bool = False,
@@ -101,11 +119,27 @@ class DyingStore:
         self._inner, self._at, self._after, self._death = inner, at, after, death
         self.calls = list[str]()
 
-    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
-        self._do("put " + key, lambda: self._inner.put(key, data, create_only=create_only))
+    def put(
+        self, key: str, data: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> str:
+        return self._do(
+            "put " + key,
+            lambda: self._inner.put(key, data, create_only=create_only, if_match=if_match),
+        )
 
-    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> None:
-        self._do("put " + key, lambda: self._inner.put_file(key, path, create_only=create_only))
+    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
+        return self._do(
+            "put " + key, lambda: self._inner.put_file(key, path, create_only=create_only)
+        )
+
+    def copy(self, source: str, key: str) -> None:
+        self._do("copy " + key, lambda: self._inner.copy(source, key))
+
+    def get_file(self, key: str, path: Path) -> None:
+        self._do("fetch " + key, lambda: self._inner.get_file(key, path))
+
+    def read(self, key: str, start: int, length: int | None = None) -> bytes:
+        return self._do("read " + key, lambda: self._inner.read(key, start, length))
 
     def get(self, key: str) -> bytes:
         return self._do("get " + key, lambda: self._inner.get(key))
@@ -124,6 +158,9 @@ class DyingStore:
 
     def url(self, key: str) -> str:
         return self._inner.url(key)
+
+    def check_writable(self) -> Faults:
+        return self._inner.check_writable()
 
     def _do(self, name: str, act: Callable[[], T]) -> T:
         self.calls.append(name)

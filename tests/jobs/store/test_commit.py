@@ -6,11 +6,13 @@ import signal
 from datetime import UTC, datetime, timedelta, timezone
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.errors import DigestMismatch, InputError, StoreError
 from jobs.store.adapters import commit, list_adapters, resolve, verify
+from jobs.store.blobs import blob_key
 from jobs.store.digest import sha256_of_file
 from jobs.store.directory import DirectoryStore
 from jobs.store.manifest import manifest_bytes, parse_manifest
@@ -20,6 +22,7 @@ from tests.jobs.store.made import (
     adapter_folder,
     die_for_real,
     draft,
+    floats,
     race,
     safetensors,
     tensors,
@@ -33,7 +36,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_commit_is_a_folder_that_peft_reads_and_a_manifest(store: DirectoryStore, folder: Path):
     manifest = commit(store, folder, draft(), now=datetime(2026, 1, 1, 12, tzinfo=UTC))
-    assert list(store.list("")) == [
+    blobs = sorted(blob_key(file.sha256) for file in manifest.files)
+    assert list(store.list("blobs/")) == blobs
+    assert list(store.list("adapters/")) == [
         "adapters/chat/v1/.claim",
         "adapters/chat/v1/adapter_config.json",
         "adapters/chat/v1/adapter_model.safetensors",
@@ -77,17 +82,22 @@ def test_a_run_that_went_on_training_gets_a_new_version(store: DirectoryStore, f
     assert commit(store, folder, draft(attempt=2)).version == 2
 
 
-def test_files_come_first_then_their_digests_then_the_manifest(store: DirectoryStore, folder: Path):
+def test_each_file_is_a_blob_then_in_the_folder_then_read_back_and_the_manifest_is_last(
+    store: DirectoryStore, folder: Path
+):
     watched = DyingStore(store)
-    commit(watched, folder, draft())
-    writes = [call for call in watched.calls if call.startswith(("put", "open"))]
-    assert [call.replace("adapters/chat/v1/", "") for call in writes] == [
-        "put .claim",
-        "put adapter_config.json",
-        "put adapter_model.safetensors",
-        "open adapter_config.json",
-        "open adapter_model.safetensors",
-        "put manifest.json",
+    manifest = commit(watched, folder, draft())
+    blobs = {blob_key(file.sha256): f"blob of {file.name}" for file in manifest.files}
+    writes = [call.split(" ") for call in watched.calls if call.startswith(("put", "open", "copy"))]
+    assert [(act, blobs.get(key, key.removeprefix(manifest.prefix))) for act, key in writes] == [
+        ("put", ".claim"),
+        ("put", "blob of adapter_config.json"),
+        ("copy", "adapter_config.json"),
+        ("open", "adapter_config.json"),
+        ("put", "blob of adapter_model.safetensors"),
+        ("copy", "adapter_model.safetensors"),
+        ("open", "adapter_model.safetensors"),
+        ("put", "manifest.json"),
     ]
 
 
@@ -103,11 +113,12 @@ def test_a_death_at_any_call_shows_nothing_half_and_a_retry_completes(
 ):
     calls = calls_of_a_commit(tmp_path)
     assert len(calls) >= 8
+    written = 1 + next(i for i, c in enumerate(calls) if c == "put adapters/chat/v1/manifest.json")
     for at, call in enumerate(calls, start=1):
         store = DirectoryStore(tmp_path / f"store-{at}")
         with pytest.raises(Killed):
             commit(DyingStore(store, at=at, after=after), folder, draft(attempt=1))
-        committed = after and call.endswith("manifest.json")
+        committed = at > written or (after and at == written)
         assert len(list_adapters(store)) == int(committed), call
         retried = commit(store, folder, draft(attempt=2))
         assert list_adapters(store) == [retried], call
@@ -121,7 +132,7 @@ def _commit_and_die(start: Barrier, _: int, root: Path, folder: Path, at: int) -
 
 
 def test_a_real_kill_just_before_the_manifest_shows_nothing(folder: Path, tmp_path: Path):
-    at = len(calls_of_a_commit(tmp_path))
+    at = 1 + calls_of_a_commit(tmp_path).index("put adapters/chat/v1/manifest.json")
     store = DirectoryStore(tmp_path / "store")
     assert race(_commit_and_die, store.root, folder, at, count=1) == [-signal.SIGKILL]
     assert store.head("adapters/chat/v1/adapter_model.safetensors") is not None
@@ -196,8 +207,8 @@ def test_a_hostile_manifest_under_the_name_stops_nobody(store: DirectoryStore, f
 class Corrupting(DyingStore):
     """A store that flips a byte on its way to the disk."""
 
-    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> None:
-        self.put(key, path.read_bytes()[:-1] + b"?", create_only=create_only)
+    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
+        return self.put(key, path.read_bytes()[:-1] + b"?", create_only=create_only)
 
 
 def test_bytes_that_change_on_their_way_are_not_committed(store: DirectoryStore, folder: Path):
@@ -223,12 +234,13 @@ def test_bytes_that_change_on_their_way_are_not_committed(store: DirectoryStore,
             ),
             "is empty",
         ),
+        (lambda f: (f / "more.safetensors").write_bytes(floats(1.0, float("nan"))), "NaN or inf"),
         (lambda f: [path.unlink() for path in f.iterdir()], "is empty"),
         (lambda f: f.rename(f.parent / "moved"), "not a folder"),
     ],
     ids=[
         "a folder inside", "a link", "a hidden file", "a manifest", "a space", "an escape",
-        "cut-short tensors", "no tensors", "an empty tensor", "no files", "no folder",
+        "cut-short tensors", "no tensors", "an empty tensor", "NaN", "no files", "no folder",
     ],
 )  # fmt: skip
 def test_a_folder_that_is_no_adapter_claims_nothing(spoil, says, store, folder):
@@ -249,10 +261,10 @@ def test_all_faults_of_a_folder_are_told_together(store: DirectoryStore, folder:
 
 def test_a_manifest_that_appears_meanwhile_is_not_overwritten(store: DirectoryStore, folder: Path):
     class Rival(DyingStore):
-        def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        def put(self, key: str, data: bytes, **condition: Any) -> str:
             if key.endswith("manifest.json"):
                 store.put(key, manifest_bytes(first))
-            super().put(key, data, create_only=create_only)
+            return super().put(key, data, **condition)
 
     first = commit(store, folder, draft(run="first"))
     with pytest.raises(StoreError, match="already written"):

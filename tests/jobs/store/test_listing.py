@@ -114,7 +114,7 @@ def test_a_corrupt_newest_version_is_told_rather_than_an_older_one_given(full: D
 
 
 def test_what_else_lies_beside_the_versions_is_no_adapter(full: DirectoryStore):
-    full.put("adapters/chat/current", b"v2")
+    full.put("adapters/zoo/current.json", b"v2")
     full.put("adapters/manifest.json", b"{}")
     full.put("adapters/chat/v1/sub/manifest.json", b"{}")
     assert len(list_adapters(full)) == 4

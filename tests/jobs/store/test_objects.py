@@ -9,6 +9,7 @@ import pytest
 from jobs.errors import InputError
 from jobs.store.directory import DirectoryStore
 from jobs.store.objects import open_store
+from jobs.store.s3 import S3Store
 
 
 @pytest.mark.parametrize(
@@ -45,11 +46,33 @@ def test_a_store_opens_again_by_its_own_url(tmp_path: Path):
     assert open_store(store.url("")).get("a") == b"x"
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/a/b", "S3://bucket/a/b/"])
+def test_a_bucket_is_opened_without_asking_anybody(url: str):
+    store = open_store(url)
+    assert isinstance(store, S3Store)
+    assert store.url("c/d") == "s3://bucket/a/b/c/d"
+    assert store.url("") == "s3://bucket/a/b"
+
+
+@pytest.mark.parametrize("prefix", ["../x", "a//b", ".tmp", "a\\b"])
+def test_a_prefix_is_held_to_what_keys_are(prefix: str):
+    with pytest.raises(InputError):
+        open_store(f"s3://bucket/{prefix}")
+
+
+def test_credentials_in_a_url_are_never_shown():
+    with pytest.raises(InputError) as caught:
+        open_store("s3://key:s3cr3t@bucket/prefix")
+    assert "s3cr3t" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("s3://bucket/prefix", "not available yet"),
-        ("S3://bucket", "not available yet"),
+        ("s3://", "no bucket's name"),
+        ("s3:///prefix", "no bucket's name"),
+        ("s3://Bucket_1/prefix", "no bucket's name"),
+        ("s3://key:s3cr3t@bucket/prefix", "named with credentials"),
         ("gs://bucket", "no store of the kind gs://"),
         ("https://example.com/store", "no store of the kind https://"),
         ("", "names no store"),

@@ -9,6 +9,8 @@ import pytest
 
 from jobs.errors import DigestMismatch, InputError, NotFound, StoreError
 from jobs.store.adapters import commit, pull
+from jobs.store.blobs import blob_key
+from jobs.store.digest import sha256_of_file
 from jobs.store.directory import DirectoryStore
 from jobs.store.manifest import Manifest, parse_manifest
 from tests.jobs.store.made import DyingStore, Killed, adapter_folder, draft
@@ -76,11 +78,21 @@ def rot(store: DirectoryStore) -> None:
     ],
     ids=["changed", "cut short", "absent"],
 )
-def test_a_rotten_adapter_leaves_no_folder_behind(spoil, error, store, manifest, place):
+def test_a_rotten_file_is_taken_from_its_blob_and_without_one_leaves_nothing(
+    spoil, error, store, manifest, place, caplog
+):
     spoil(store)
+    pull(store, manifest, place / "healed")
+    [model] = [file for file in manifest.files if file.name == "adapter_model.safetensors"]
+    assert sha256_of_file(place / "healed" / model.name) == model.sha256
+    assert "blob was taken instead" in caplog.text
+    store.put(blob_key(model.sha256), b"rotten too")
+    with pytest.raises(DigestMismatch):
+        pull(store, manifest, place / "new")
+    store.delete(blob_key(model.sha256))
     with pytest.raises(error):
         pull(store, manifest, place / "new")
-    assert list(place.iterdir()) == []
+    assert [path.name for path in place.iterdir()] == ["healed"]
 
 
 def test_a_death_inside_a_pull_never_shows_half_a_folder(store, manifest, place):

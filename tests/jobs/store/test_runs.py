@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from jobs.errors import InputError, NotFound, StoreError
+from jobs.errors import InputError, NotFound
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import LEDGER, PLAN, SPEC, RunStore, list_runs, new_run_id
 from tests.jobs.store.made import DyingStore
@@ -92,6 +92,9 @@ def test_a_hostile_run_is_refused_in_print(run_id: str, store: DirectoryStore):
     assert str(caught.value).isprintable()
 
 
-def test_a_journal_needs_a_store_that_can_append(store: DirectoryStore):
-    with pytest.raises(StoreError, match="file://"):
-        _ = RunStore(DyingStore(store), "r1").events
+def test_a_store_that_can_not_append_has_journals_too(store: DirectoryStore):
+    runs = RunStore(DyingStore(store), "r1")
+    runs.events.append({"kind": "started"})
+    runs.metrics.append({"loss": 1.5})
+    assert runs.events.tail()[0] == [{"kind": "started"}]
+    assert runs.metrics.tail()[0] == [{"loss": 1.5}]

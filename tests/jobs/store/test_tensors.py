@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,16 @@ def test_a_hostile_tensor_name_is_shown_escaped():
     with pytest.raises(BadTensors) as caught:
         read_header(io.BytesIO(safetensors({"\x1b[2J": entry("F31")}, bytes(8))))
     assert "\\x1b" in str(caught.value)
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"1,", b'"":0,'], ids=["lists", "numbers", "names"])
+def test_a_bomb_of_a_header_is_refused_before_it_grows(piece: bytes, tmp_path: Path):
+    header = b'{"a":[' + piece * 6_000_000 + b"0]}"
+    (tmp_path / "file").write_bytes(len(header).to_bytes(8, "little") + header)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadTensors, match="more than any model's"):
+            read_header(tmp_path / "file")
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(header)
+    finally:
+        tracemalloc.stop()

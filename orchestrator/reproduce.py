@@ -1,0 +1,132 @@
+"""`slora reproduce`: the run of an adapter again, from its own papers, and what came out beside it.
+
+On CPUs every tensor has to be equal bit for bit. A GPU sums in an order of its own: there the
+largest difference counts, measured against the largest value of the same tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import Fault, InputError, NotFound
+from jobs.preflight import Checked, check
+from jobs.spec import Spec
+from jobs.spec_file import load_spec
+from jobs.store.adapters import pull, resolve
+from jobs.store.manifest import Manifest
+from jobs.store.objects import ObjectStore, open_store
+from jobs.store.runs import SPEC, RunStore
+
+GPU_TOLERANCE = 1e-3
+"""Of the largest value of a tensor. Stated, not derived: float32 sums in another order."""
+TENSORS = ".safetensors"
+
+Train = Callable[[Checked], int]
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What running it again came to."""
+
+    adapter: str
+    equal: tuple[str, ...]
+    """Files that are the same, bit for bit."""
+    different: Mapping[str, float]
+    """For each other file the largest relative difference of a tensor; infinite if it has none."""
+    tolerance: float
+
+    @property
+    def same(self) -> bool:
+        """Whether it counts as reproduced."""
+        return all(found <= self.tolerance for found in self.different.values())
+
+
+def reproduce(store: ObjectStore, wanted: str, train: Train) -> Reproduced:
+    """Run it again into a store that is thrown away. Raises InputError where it can't be the same.
+
+    `train` runs a checked spec to its end.
+    """
+    adapter = resolve(store, wanted)
+    spec = recorded_spec(store, adapter)
+    with tempfile.TemporaryDirectory(prefix="slora-again-") as made:
+        url = f"file://{made}/store"
+        checked = check(spec.model_copy(update={"store": url}))
+        faults = _input_faults(adapter, checked)
+        if faults:
+            raise InputError(faults)
+        train(checked)
+        again = resolve(open_store(url), spec.name)
+        folders = Path(made) / "first", Path(made) / "second"
+        pull(store, adapter, folders[0])
+        pull(open_store(url), again, folders[1])
+        return _compared(adapter, again, folders, gpu=spec.cluster.gpus_per_worker > 0)
+
+
+def recorded_spec(store: ObjectStore, adapter: Manifest) -> Spec:
+    """The spec that the run wrote, if it is still the one that the manifest names."""
+    try:
+        text = RunStore(store, adapter.run).read_text(SPEC)
+    except NotFound as gone:
+        problem = f"the papers of run {adapter.run} are not in the store"
+        raise InputError([Fault(adapter.label, problem, "Keep runs/ beside adapters/.")]) from gone
+    if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
+        problem = f"the spec of run {adapter.run} was changed since"
+        raise InputError([Fault(adapter.label, problem, "Find the spec of the manifest's digest.")])
+    with tempfile.TemporaryDirectory(prefix="slora-spec-") as made:
+        path = Path(made) / "spec.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_spec(path)
+
+
+def _input_faults(adapter: Manifest, checked: Checked) -> list[Fault]:
+    """The rows and the number of workers; the base's digest is compared when it is loaded."""
+    faults = list[Fault]()
+    if checked.train.sha256 != adapter.data.train_sha256:
+        problem = f"other rows than the digest {adapter.data.train_sha256[:12]} names"
+        faults.append(Fault("data.train", problem, "Bring back the rows it was trained on."))
+    if checked.plan.workers != adapter.world_size:
+        problem = f"{checked.plan.workers} workers, it was trained by {adapter.world_size}"
+        faults.append(Fault("cluster.workers", problem, "Use as many."))
+    # Here, because it reads the whole base, which no other check does.
+    from jobs.model_files import model_digest
+
+    if model_digest(checked.model.folder) != adapter.base.digest:
+        problem = f"another model than the digest {adapter.base.digest[:12]} names"
+        faults.append(Fault("model.path", problem, "Bring back the base it was trained on."))
+    return faults
+
+
+def _compared(
+    first: Manifest, second: Manifest, folders: tuple[Path, Path], *, gpu: bool
+) -> Reproduced:
+    digests = [{file.name: file.sha256 for file in one.files} for one in (first, second)]
+    names = sorted(digests[0].keys() | digests[1].keys())
+    equal = tuple(name for name in names if digests[0].get(name) == digests[1].get(name))
+    different = {
+        name: _difference(*(folder / name for folder in folders))
+        for name in names
+        if name not in equal
+    }
+    return Reproduced(first.label, equal, different, GPU_TOLERANCE if gpu else 0.0)
+
+
+def _difference(first: Path, second: Path) -> float:
+    if first.suffix != TENSORS or not (first.is_file() and second.is_file()):
+        return float("inf")
+    # Here, because numpy is heavy, and files that are equal need no arithmetic.
+    from safetensors.numpy import load_file
+
+    one, two = load_file(first), load_file(second)
+    if one.keys() != two.keys() or any(one[name].shape != two[name].shape for name in one):
+        return float("inf")
+    most = 0.0
+    for name in one:
+        a, b = one[name].astype("float64"), two[name].astype("float64")
+        scale = float(abs(a).max()) if a.size else 0.0
+        apart = float(abs(a - b).max()) if a.size else 0.0
+        most = max(most, apart / scale if scale else (float("inf") if apart else 0.0))
+    return most

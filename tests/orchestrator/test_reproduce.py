@@ -1,0 +1,122 @@
+"""Reproducing: only from unchanged papers, and judged file by file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import InputError
+from jobs.model_files import model_digest
+from jobs.preflight import Checked, check
+from jobs.spec_file import dump_spec, validate_spec
+from jobs.store.adapters import commit
+from jobs.store.manifest import Base, Data, Manifest
+from jobs.store.objects import open_store
+from jobs.store.runs import SPEC, RunStore
+from orchestrator.reproduce import GPU_TOLERANCE, reproduce
+from tests.jobs.store.made import adapter_folder, draft, floats
+from tests.tiny import chat_rows, hollow_model, tiny_spec
+
+RUN = "tiny-20260101-120000-0a1b"
+
+
+class World:
+    """A committed adapter with its papers, and a training that plays back a folder."""
+
+    def __init__(self, folder: Path, **cluster: Any) -> None:
+        self.folder = folder
+        hollow_model(folder / "model")
+        chat_rows(folder / "train.jsonl", 20)
+        self.spec = validate_spec(tiny_spec(folder, cluster={"workers": 2, **cluster}))
+        self.store = open_store(self.spec.store)
+        self.checked = check(self.spec)
+        self.runs = RunStore(self.store, RUN)
+        self.runs.write_text(SPEC, dump_spec(self.spec))
+        self.exported = adapter_folder(folder / "exported")
+        (self.exported / "adapter_model.safetensors").write_bytes(floats(1.0, 2.0))
+        self.first = self.commit(self.spec.store, self.exported)
+
+    def commit(self, url: str, folder: Path) -> Manifest:
+        rows = self.checked.train
+        told = draft(
+            name="tiny",
+            run=RUN,
+            base=Base(path="base", digest=model_digest(self.checked.model.folder)),
+            data=Data(train_sha256=str(rows.sha256), row_order="seed 0", rows=rows.rows),
+            spec_sha256=hashlib.sha256(dump_spec(self.spec).encode()).hexdigest(),
+        )
+        return commit(open_store(url), folder, told)
+
+    def train(self, checked: Checked) -> int:
+        assert checked.spec.store != self.spec.store
+        self.commit(checked.spec.store, self.exported)
+        return 0
+
+
+def test_the_same_bytes_are_a_reproduction(tmp_path: Path):
+    world = World(tmp_path)
+    found = reproduce(world.store, "tiny@v1", world.train)
+    assert found.same and found.different == {}
+    assert found.equal == ("adapter_config.json", "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "value", "same"),
+    [(0, 2.0000002, False), (1, 2.0000002, True), (1, 2.0 + 3 * GPU_TOLERANCE, False)],
+    ids=["a bit on a CPU", "a bit on a GPU", "more on a GPU"],
+)
+def test_a_cpu_has_to_agree_to_the_bit_and_a_gpu_within_its_tolerance(gpus, value, same, tmp_path):
+    world = World(tmp_path, gpus_per_worker=gpus)
+    (world.exported / "adapter_model.safetensors").write_bytes(floats(1.0, value))
+    found = reproduce(world.store, "tiny@v1", world.train)
+    assert found.same is same
+    assert list(found.different) == ["adapter_model.safetensors"]
+
+
+def test_another_shape_or_another_file_is_never_within_a_tolerance(tmp_path: Path):
+    world = World(tmp_path, gpus_per_worker=1)
+    (world.exported / "adapter_model.safetensors").write_bytes(floats(1.0, 2.0, 3.0))
+    (world.exported / "more.json").write_text("{}")
+    found = reproduce(world.store, "tiny@v1", world.train)
+    assert not found.same
+    assert set(found.different.values()) == {float("inf")}
+
+
+def change_spec(world: World) -> None:
+    world.runs.write_text(SPEC, dump_spec(world.spec) + "\n# edited\n")
+
+
+def lose_papers(world: World) -> None:
+    world.store.delete(world.runs.key(SPEC))
+
+
+def change_rows(world: World) -> None:
+    chat_rows(world.folder / "train.jsonl", 21)
+
+
+def change_base(world: World) -> None:
+    path = world.folder / "model" / "config.json"
+    path.write_text(path.read_text() + "\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (change_spec, "was changed since"),
+        (lose_papers, "are not in the store"),
+        (change_rows, "other rows"),
+        (change_base, "another model"),
+    ],
+)
+def test_what_can_not_come_out_the_same_is_not_even_started(spoil, says: str, tmp_path: Path):
+    world = World(tmp_path)
+    spoil(world)
+
+    def never(_: Checked) -> int:
+        raise AssertionError("it was started")
+
+    with pytest.raises(InputError, match=says):
+        reproduce(world.store, "tiny@v1", never)

@@ -1,0 +1,46 @@
+"""One real S3 server for the whole folder, and stores of each test's own on it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.store.directory import DirectoryStore
+from jobs.store.objects import ObjectStore
+from jobs.store.s3 import S3Store
+from tests.storage.weed import BUCKET, Weed
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here talks to a real store."""
+    for item in items:
+        if "tests/storage" in item.path.as_posix():
+            item.add_marker(pytest.mark.storage)
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
+    server = Weed(tmp_path_factory.mktemp("weed"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3(weed: Weed, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    """A store under a prefix that no other test has; the environment names the server."""
+    for name, value in weed.environment.items():
+        monkeypatch.setenv(name, value)
+    return S3Store(BUCKET, f"test-{secrets.token_hex(6)}")
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """Both kinds of store, one after the other."""
+    if request.param == "directory":
+        return DirectoryStore(tmp_path / "store")
+    made: S3Store = request.getfixturevalue("s3")
+    return made

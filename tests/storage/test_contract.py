@@ -1,0 +1,227 @@
+"""One contract for every store: whole or absent, written once where asked, swapped where asked."""
+
+from __future__ import annotations
+
+import pickle
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import AlreadyThere, Changed, InputError, NotFound
+from jobs.store.objects import ObjectStore
+from jobs.store.probe import lacks
+from jobs.store.s3_parts import PART
+from tests.jobs.store.made import race
+from tests.jobs.store.test_keys import HOSTILE
+
+LARGE = PART * 2 + 12_345
+
+
+def large(folder: Path) -> Path:
+    path = folder / "large"
+    path.write_bytes(b"".join(bytes([n % 251]) * 1000 for n in range(-(-LARGE // 1000)))[:LARGE])
+    return path
+
+
+def test_what_is_put_is_got_listed_measured_and_deleted(store: ObjectStore, tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"from a file")
+    store.put("b/two", b"2")
+    store.put("a/one", b"first")
+    store.put("a/one", b"again")
+    store.put_file("b/file", tmp_path / "file")
+    assert list(store.list("")) == ["a/one", "b/file", "b/two"]
+    assert list(store.list("b/t")) == ["b/two"]
+    assert list(store.list("nothing/")) == []
+    assert store.get("a/one") == b"again"
+    with store.open("b/file") as stream:
+        assert stream.read(4) + stream.read() == b"from a file"
+    there = store.head("b/file")
+    assert there is not None and there.size == 11 and there.modified > 1e9
+    store.delete("a/one")
+    store.delete("a/one")
+    assert store.head("a/one") is None
+
+
+def test_keys_are_listed_in_the_order_of_their_text(store: ObjectStore):
+    keys = ["a-b/x", "a/x", "a.b", "a/b/c", "B", "naïve/ключ x", "a+b %2f"]
+    for key in keys:
+        store.put(key, b"")
+    assert list(store.list("")) == sorted(keys)
+
+
+@pytest.mark.parametrize("key", ["a/three", "a", "nothing"])
+def test_what_is_not_there_is_not_found(store: ObjectStore, key: str, tmp_path: Path):
+    store.put("a/one", b"1")
+    assert store.head(key) is None
+    for act in (
+        lambda: store.get(key),
+        lambda: store.open(key),
+        lambda: store.read(key, 0),
+        lambda: store.copy(key, "b"),
+        lambda: store.get_file(key, tmp_path / "got"),
+    ):
+        with pytest.raises(NotFound):
+            act()
+    assert not (tmp_path / "got").exists()
+
+
+def test_create_only_keeps_what_is_there(store: ObjectStore, tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"second")
+    store.put("a", b"first", create_only=True)
+    with pytest.raises(AlreadyThere):
+        store.put("a", b"second", create_only=True)
+    with pytest.raises(AlreadyThere):
+        store.put("a", b"first", create_only=True)
+    with pytest.raises(AlreadyThere):
+        store.put_file("a", tmp_path / "file", create_only=True)
+    with pytest.raises(AlreadyThere):
+        store.put_file("a", large(tmp_path), create_only=True)
+    assert store.get("a") == b"first"
+
+
+def test_a_swap_replaces_what_was_read_and_nothing_else(store: ObjectStore):
+    first = store.put("a", b"first")
+    with pytest.raises(Changed):
+        store.put("a", b"x", if_match="0" * 32)
+    second = store.put("a", b"second", if_match=first)
+    assert second != first
+    with pytest.raises(Changed):
+        store.put("a", b"third", if_match=first)
+    assert store.get("a") == b"second"
+    there = store.head("a")
+    assert there is not None and there.etag == second
+    store.delete("a")
+    with pytest.raises(Changed):
+        store.put("a", b"third", if_match=second)
+    assert store.head("a") is None
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "found"),
+    [
+        (0, 3, b"012"),
+        (7, None, b"789"),
+        (8, 100, b"89"),
+        (10, None, b""),
+        (99, 5, b""),
+        (3, 0, b""),
+    ],
+)
+def test_a_range_is_as_much_of_it_as_there_is(store: ObjectStore, start, length, found):
+    store.put("a", b"0123456789")
+    assert store.read("a", start, length) == found
+
+
+def test_an_empty_object_is_one(store: ObjectStore, tmp_path: Path):
+    store.put("a", b"")
+    assert store.get("a") == b"" and store.read("a", 0) == b""
+    store.get_file("a", tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == b""
+
+
+def test_a_large_file_goes_up_in_parts_and_comes_down_as_it_was(store, tmp_path: Path):
+    path = large(tmp_path)
+    etag = store.put_file("big", path, create_only=True)
+    there = store.head("big")
+    assert (there.size, there.etag) == (LARGE, etag)
+    store.get_file("big", tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == path.read_bytes()
+    with store.open("big") as stream:
+        assert stream.read() == path.read_bytes()
+    store.put("big", path.read_bytes()[:-1], if_match=etag)
+    assert store.get("big") == path.read_bytes()[:-1]
+    store.copy("big", "other")
+    assert store.get("other") == path.read_bytes()[:-1]
+
+
+def test_a_copy_is_an_object_of_its_own(store: ObjectStore):
+    store.put("a", b"first")
+    store.copy("a", "b/c")
+    store.put("a", b"second")
+    store.delete("a")
+    assert store.get("b/c") == b"first"
+
+
+def test_a_file_that_is_there_is_never_written_over(store: ObjectStore, tmp_path: Path):
+    store.put("a", b"new")
+    (tmp_path / "mine").write_bytes(b"precious")
+    with pytest.raises(Exception, match="exists"):
+        store.get_file("a", tmp_path / "mine")
+    assert (tmp_path / "mine").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("key", [key for key, _ in HOSTILE.values()], ids=HOSTILE.keys())
+def test_a_hostile_key_reaches_no_store(store: ObjectStore, key: str):
+    for act in (
+        lambda: store.put(key, b"x"),
+        lambda: store.get(key),
+        lambda: store.head(key),
+        lambda: store.read(key, 0),
+        lambda: store.delete(key),
+        lambda: store.copy("a", key) if store.put("a", b"") else None,
+    ):
+        with pytest.raises(InputError):
+            act()
+    assert list(store.list("")) == ["a"]
+
+
+def test_the_probe_finds_a_sound_store_sound_and_leaves_nothing(store: ObjectStore):
+    assert lacks(store, "probe") is None
+    assert store.check_writable() == []
+    assert list(store.list("")) == []
+
+
+def test_a_store_survives_a_pickle(store: ObjectStore):
+    store.put("a", b"x")
+    assert pickle.loads(pickle.dumps(store)).get("a") == b"x"
+
+
+def _create(start: Barrier, mine: int, store: ObjectStore) -> None:
+    start.wait()
+    for turn in range(5):
+        try:
+            store.put(f"key-{turn}", str(mine).encode() * 1000, create_only=True)
+        except AlreadyThere:
+            continue
+        store.put(f"won-{turn}-by-{mine}", b"")
+
+
+def test_of_racing_creators_exactly_one_wins(store: ObjectStore):
+    assert race(_create, store, count=4) == [0] * 4
+    for turn in range(5):
+        [winner] = store.list(f"won-{turn}-by-")
+        assert store.get(f"key-{turn}") == winner[-1].encode() * 1000
+
+
+def _count(start: Barrier, mine: int, store: ObjectStore) -> None:
+    start.wait()
+    done = 0
+    while done < 5:
+        there = store.head("counter")
+        assert there is not None
+        now = int(store.get("counter"))
+        try:
+            store.put("counter", str(now + 1).encode(), if_match=there.etag)
+            done += 1
+        except Changed:
+            continue
+
+
+def test_racing_swaps_lose_no_count(store: ObjectStore):
+    store.put("counter", b"0")
+    assert race(_count, store, count=4) == [0] * 4
+    assert store.get("counter") == b"20"
+
+
+def test_more_keys_than_a_page_holds_are_all_listed_once(s3, monkeypatch: pytest.MonkeyPatch):
+    # Pages of ten rather than of a thousand: what is asked for is boto3's own parameter.
+    client = s3._client
+    plain = client.list_objects_v2
+    monkeypatch.setattr(client, "list_objects_v2", lambda **asked: plain(**asked, MaxKeys=10))
+    keys = [f"{folder}/{number}/x" for folder in ("a", "b", "b.c") for number in range(12)]
+    for key in [*keys, "top"]:
+        s3.put(key, b"")
+    assert list(s3.list("")) == sorted([*keys, "top"])
+    assert list(s3.list("b/")) == sorted(key for key in keys if key.startswith("b/"))
+    assert list(s3.list("b")) == sorted(key for key in keys if key.startswith("b"))

@@ -1,0 +1,183 @@
+"""A commit in a directory that dies or fails at every call of the file system in turn."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import DigestMismatch, StoreError
+from jobs.store.directory import DirectoryStore
+from tests.jobs.store.made import DyingStore, Killed, race
+from tests.storage.faults import Scene, check, scene
+
+pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that may be busy
+EVENTS = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.scandir", "os.listdir")
+"""What Python tells its audit hooks of, each before it is done."""
+ERRORS = {
+    "disk full": errno.ENOSPC,
+    "input/output error": errno.EIO,
+    "time-out": errno.ETIMEDOUT,
+    "not allowed any more": errno.EACCES,
+}
+
+
+class Watch:
+    """Counts what touches a folder; at the `at`-th call it acts. A hook can't be taken away."""
+
+    def __init__(self) -> None:
+        self.root, self.at, self.count = "", 0, 0
+        self.error: int | None = None
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.root or event not in EVENTS:
+            return
+        path = arguments[0]
+        if not isinstance(path, str | Path) or not str(path).startswith(self.root):
+            return
+        self.count += 1
+        if self.count != self.at:
+            return
+        if self.error is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            raise OSError(self.error, os.strerror(self.error), str(path))
+
+
+WATCH = Watch()
+
+
+@contextmanager
+def watched(root: Path, at: int, error: int | None) -> Iterator[Watch]:
+    """Inside, the `at`-th call under `root` fails, or kills this process."""
+    WATCH.root, WATCH.at, WATCH.error, WATCH.count = str(root), at, error, 0
+    try:
+        yield WATCH
+    finally:
+        WATCH.root = ""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "store")
+
+
+def calls_of_a_commit(store: DirectoryStore, folder: Path) -> int:
+    whole = scene(store, "rehearsal", folder)
+    with watched(store.root, 0, None) as watch:
+        whole.attempt(store)
+    return watch.count
+
+
+@pytest.mark.parametrize("fault", ERRORS)
+def test_an_error_at_any_call_costs_nothing_that_was_committed(
+    fault: str, directory: DirectoryStore, tmp_path: Path, capsys
+):
+    points, failed = calls_of_a_commit(directory, tmp_path), 0
+    for at in range(1, points + 1):
+        of = scene(DirectoryStore(tmp_path / f"store-{at}"), f"n{at}", tmp_path)
+        try:
+            with watched(tmp_path / f"store-{at}", at, ERRORS[fault]):
+                of.attempt(of.store)
+        except StoreError:
+            failed += 1
+        check(of)
+    assert points > 40 and failed > points / 2
+    with capsys.disabled():
+        print(f"\n  directory, {fault}: {points} of {points} calls tried, {failed} failed it")
+
+
+def _commit_and_die(start: Barrier, _: int, of: Scene, at: int) -> None:
+    store = of.store
+    assert isinstance(store, DirectoryStore)
+    with watched(store.root, at, None):
+        of.attempt(store)
+
+
+def test_a_writer_killed_at_any_call_leaves_nothing_half(tmp_path: Path, capsys):
+    at = 0
+    while True:
+        at += 1
+        of = scene(DirectoryStore(tmp_path / f"store-{at}"), f"n{at}", tmp_path)
+        [code] = race(_commit_and_die, of, at, count=1)
+        check(of)
+        if code == 0:
+            break  # one call more than there are
+        assert code == -signal.SIGKILL
+    assert at > 40
+    with capsys.disabled():
+        print(f"\n  directory, SIGKILL: {at - 1} of {at - 1} calls tried")
+
+
+def _commit_within(start: Barrier, _: int, of: Scene, limit: int) -> None:
+    # What a full disk is to `write`: so many bytes are taken, and not one more.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        of.attempt(of.store)
+    except StoreError:
+        sys.exit(3)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 30, 100, 130, 700])
+def test_a_disk_that_is_full_inside_a_file_leaves_nothing_half(
+    limit: int, directory: DirectoryStore, tmp_path: Path
+):
+    of = scene(directory, "n", tmp_path)
+    assert race(_commit_within, of, limit, count=1) == [3]
+    check(of)
+
+
+class Flipping(DyingStore):
+    """Spoils one byte of the `at`-th write."""
+
+    def put(self, key: str, data: bytes, **condition: Any) -> str:
+        return super().put(key, self._spoilt(data), **condition)
+
+    def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
+        return self.put(key, path.read_bytes(), create_only=create_only)
+
+    def _spoilt(self, data: bytes) -> bytes:
+        writes = sum(call.startswith("put") for call in self.calls) + 1
+        return data[:-1] + bytes([data[-1] ^ 1]) if writes == self._at else data
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_a_byte_that_flips_on_its_way_is_never_committed(
+    at: int, directory: DirectoryStore, tmp_path: Path
+):
+    of = scene(directory, "n", tmp_path)
+    flipping = Flipping(directory, at=at, death=lambda: None)
+    if at < 4:
+        of.attempt(flipping)  # a claim says nothing to a reader; a blob is mended from the file
+    else:
+        with pytest.raises(DigestMismatch):
+            of.attempt(flipping)
+    check(of)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_death_at_any_call_of_the_store_leaves_nothing_half(
+    after: bool, directory: DirectoryStore, tmp_path: Path, capsys
+):
+    rehearsal = scene(directory, "rehearsal", tmp_path)
+    counted = DyingStore(directory)
+    rehearsal.attempt(counted)
+    points = len(counted.calls)
+    for at in range(1, points + 1):
+        of = scene(directory, f"n{at}", tmp_path)
+        with pytest.raises(Killed):
+            of.attempt(DyingStore(directory, at=at, after=after))
+        check(of)
+    with capsys.disabled():
+        print(f"\n  directory, store calls: {points} of {points} tried")

@@ -1,0 +1,178 @@
+"""A commit on the real S3 server that meets every fault at every request in turn."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import StoreError, UnsoundStore
+from jobs.store import s3 as s3_module
+from jobs.store.s3 import S3Store
+from jobs.store.settings import S3Settings
+from tests.jobs.store.made import _in
+from tests.storage.fault_proxy import FAULTS, FaultProxy
+from tests.storage.faults import Scene, check, scene
+from tests.storage.weed import BUCKET, Weed
+
+pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that may be busy
+ONCE = S3Settings(attempts=1)
+SHORT = S3Settings(attempts=1, read_timeout=0.5)
+PATIENT = S3Settings(attempts=6, read_timeout=2)
+HEALED = ("503 slow down", "reset after", "time-out after")
+"""What boto3 tries again, so that the commit itself has to go through."""
+
+
+@pytest.fixture
+def proxy(weed: Weed) -> Iterator[FaultProxy]:
+    made = FaultProxy(weed.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def direct(s3: S3Store) -> S3Store:
+    """The store without the proxy, already probed."""
+    assert s3.check_writable() == []
+    return s3
+
+
+def through(proxy: FaultProxy, store: S3Store, settings: S3Settings) -> S3Store:
+    """The same store, by way of the proxy."""
+    os.environ["AWS_ENDPOINT_URL_S3"] = proxy.url
+    return S3Store(store.bucket, store.prefix, settings)
+
+
+class Spoilt:
+    """Runs a scene's commit through the proxy, and gives the environment back after it."""
+
+    def __init__(self, proxy: FaultProxy, settings: S3Settings) -> None:
+        self._proxy, self._settings = proxy, settings
+
+    def commit(self, of: Scene) -> Exception | None:
+        assert isinstance(of.store, S3Store)
+        store = through(self._proxy, of.store, self._settings)
+        try:
+            of.attempt(store)
+        except StoreError as failed:
+            return failed
+        finally:
+            del os.environ["AWS_ENDPOINT_URL_S3"]
+            self._proxy.disarm()
+        return None
+
+
+def requests_of_a_commit(proxy: FaultProxy, direct: S3Store, folder: Path) -> int:
+    whole = scene(direct, "rehearsal", folder)
+    proxy.arm("", 0)
+    store = through(proxy, direct, ONCE)
+    try:
+        whole.attempt(store)
+        return proxy.count
+    finally:
+        del os.environ["AWS_ENDPOINT_URL_S3"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_any_request_costs_nothing_that_was_committed(
+    fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, capsys
+):
+    points = requests_of_a_commit(proxy, direct, tmp_path)
+    spoilt, failed = Spoilt(proxy, SHORT if fault.startswith("time-out") else ONCE), 0
+    for at in range(1, points + 1):
+        of = scene(direct, f"n{at}", tmp_path)
+        proxy.arm(fault, at)
+        failed += spoilt.commit(of) is not None
+        check(of)
+    assert failed >= points * 0.8 or fault == "wrong checksum"
+    with capsys.disabled():
+        print(f"\n  s3, {fault}: {points} of {points} requests tried, {failed} failed the commit")
+
+
+@pytest.mark.parametrize("fault", HEALED)
+def test_a_fault_that_passes_is_not_even_noticed(
+    fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path
+):
+    points = requests_of_a_commit(proxy, direct, tmp_path)
+    spoilt = Spoilt(proxy, PATIENT)
+    for at in range(1, points + 1):
+        of = scene(direct, f"n{at}", tmp_path)
+        proxy.arm(fault, at)
+        assert spoilt.commit(of) is None, f"{fault} at request {at}"
+        check(of)
+
+
+def _commit(of: Scene, settings: S3Settings) -> None:
+    assert isinstance(of.store, S3Store)
+    store = S3Store(of.store.bucket, of.store.prefix, settings)
+    of.attempt(store)
+
+
+@pytest.mark.parametrize("moment", ["do", "do after"], ids=["before", "after"])
+def test_a_writer_killed_at_any_request_leaves_nothing_half(
+    moment: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, capsys
+):
+    context = multiprocessing.get_context("forkserver")
+    at, tried = 0, 0
+    while True:
+        at += 1
+        of = scene(direct, f"n{at}", tmp_path)
+        environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.url}
+        process = context.Process(target=_in, args=(environment, _commit, of, ONCE))
+        proxy.kill_client(moment, at, lambda process=process: process.pid or 0)
+        process.start()
+        process.join()
+        proxy.disarm()
+        check(of)
+        if process.exitcode == 0:
+            break  # one request more than there are
+        assert process.exitcode == -signal.SIGKILL
+        tried += 1
+    assert tried >= 15
+    with capsys.disabled():
+        print(f"\n  s3, SIGKILL {moment}: {tried} of {tried} requests tried, probe included")
+
+
+def test_a_server_killed_at_any_request_of_a_commit_and_started_again(tmp_path: Path, capsys):
+    server = Weed(tmp_path / "weed")
+    server.start()
+    proxy = FaultProxy(server.port)
+    os.environ.update(server.environment)
+    try:
+        direct = S3Store(BUCKET, f"test-{secrets.token_hex(6)}")
+        assert direct.check_writable() == []
+        points = requests_of_a_commit(proxy, direct, tmp_path)
+        spoilt = Spoilt(proxy, ONCE)
+        for at in range(1, points + 1):
+            of = scene(direct, f"n{at}", tmp_path)
+            proxy.arm("do" if at % 2 else "do after", at, server.kill)
+            assert isinstance(spoilt.commit(of), StoreError)
+            server.start()
+            check(of)
+    finally:
+        for name in server.environment:
+            os.environ.pop(name, None)
+        proxy.close()
+        server.kill()
+    with capsys.disabled():
+        print(f"\n  s3, server killed: {points} of {points} requests tried")
+
+
+def test_a_server_that_ignores_conditions_is_refused_before_anything_depends_on_it(
+    proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    proxy.lies = True
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    monkeypatch.setattr(s3_module, "_sound", set[str]())
+    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(PATIENT, attempts=2))
+    [fault] = store.check_writable()
+    assert "ignores If-None-Match" in fault.problem
+    with pytest.raises(UnsoundStore, match="ignores If-None-Match"):
+        store.put("a", b"x", create_only=True)
+    assert list(store.list("")) == []

@@ -1,0 +1,100 @@
+"""Journals in a bucket: several writers, a follower, a store that is away for a while."""
+
+from __future__ import annotations
+
+import pickle
+from multiprocessing.synchronize import Barrier
+
+import pytest
+
+from jobs.errors import StoreUnreachable
+from jobs.store.objects import ObjectStore
+from jobs.store.remote_journal import RemoteJournal
+from jobs.store.runs import RunStore
+from tests.jobs.store.made import DyingStore, race
+
+KEY = "runs/r1/events.jsonl"
+
+
+def test_a_follower_gets_each_event_once(store: ObjectStore):
+    journal = RemoteJournal(store, KEY, urgent=True)
+    assert journal.tail() == ([], 0)
+    journal.append({"kind": "started", "text": "naïve"})
+    first, offset = journal.tail()
+    assert first == [{"kind": "started", "text": "naïve"}]
+    assert journal.tail(offset) == ([], offset)
+    journal.append({"step": 1})
+    journal.append({"step": 2})
+    second, end = journal.tail(offset)
+    assert [event["step"] for event in second] == [1, 2]
+    assert end == len(store.get(KEY))
+
+
+def test_what_is_not_urgent_is_sent_together_and_before_it_is_read(store: ObjectStore):
+    watched = DyingStore(store)
+    journal = RemoteJournal(watched, "runs/r1/metrics.jsonl", urgent=False)
+    for step in range(100):
+        journal.append({"step": step})
+    assert watched.calls == []
+    assert [event["step"] for event in journal.tail()[0]] == list(range(100))
+    assert sum(call.startswith("put") for call in watched.calls) == 1
+
+
+def _append(start: Barrier, mine: int, store: ObjectStore) -> None:
+    start.wait()
+    journal = RemoteJournal(store, KEY, urgent=True)
+    for turn in range(5):
+        journal.append({"by": mine, "turn": turn})
+
+
+def test_lines_of_several_processes_are_all_there_and_never_mix(store: ObjectStore):
+    assert race(_append, store, count=4) == [0] * 4
+    events, _ = RemoteJournal(store, KEY, urgent=True).tail()
+    for mine in range(4):
+        assert [event["turn"] for event in events if event["by"] == mine] == list(range(5))
+    assert len(events) == 20
+
+
+def _append_and_end(start: Barrier, mine: int, store: ObjectStore) -> None:
+    RunStore(store, "r1").metrics.append({"step": 1})
+
+
+def test_what_still_waits_at_the_end_of_a_process_is_sent(store: ObjectStore):
+    assert race(_append_and_end, store, count=1) == [0]
+    assert RunStore(store, "r1").metrics.tail()[0] == [{"step": 1}]
+
+
+class Away(DyingStore):
+    """Does not answer while it is told so."""
+
+    away = False
+
+    def _do(self, name, act):
+        if self.away:
+            raise StoreUnreachable("away")
+        return super()._do(name, act)
+
+
+def test_a_store_that_is_away_for_a_while_costs_no_line_and_no_run(store: ObjectStore, caplog):
+    away = Away(store)
+    journal = RemoteJournal(away, KEY, urgent=True)
+    journal.append({"step": 1})
+    away.away = True
+    journal.append({"step": 2})
+    journal.append({"step": 3})
+    assert "are sent later" in caplog.text
+    away.away = False
+    assert [event["step"] for event in journal.tail()[0]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("torn", [b'{"step":', b"\xff\xfe", b"[1]"], ids=range(3))
+def test_what_another_writer_tore_spoils_no_line(torn: bytes, store: ObjectStore):
+    store.put(KEY, b'{"step":1}\n' + torn)
+    RemoteJournal(store, KEY, urgent=True).append({"step": 2})
+    assert RemoteJournal(store, KEY, urgent=True).tail()[0] == [{"step": 1}, {"step": 2}]
+
+
+def test_a_journal_survives_a_pickle(store: ObjectStore):
+    journal = pickle.loads(pickle.dumps(RemoteJournal(store, KEY, urgent=True)))
+    journal.append({"step": 1})
+    assert journal.tail()[0] == [{"step": 1}]

@@ -1,0 +1,110 @@
+"""A canary key is planted and looked for wherever the store leaves words or bytes."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import secrets
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.errors import StoreError
+from jobs.store.adapters import commit, pull, resolve
+from jobs.store.runs import RunStore
+from jobs.store.s3 import S3Store
+from jobs.store.spool import keep, send, waiting
+from orchestrator.main import app
+from tests.jobs.store.made import adapter_folder, draft
+from tests.storage.weed import BUCKET, Weed
+
+CANARY = "canary-9d1f4c7be2"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
+    """A server whose secret is the canary."""
+    server = Weed(tmp_path_factory.mktemp("guarded"), secret=CANARY)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def store(guarded: Weed, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    for name, value in guarded.environment.items():
+        monkeypatch.setenv(name, value)
+    return S3Store(BUCKET, f"test-{secrets.token_hex(6)}")
+
+
+def told_by(error: BaseException) -> str:
+    """All that a log, a pickle or a traceback could show of an error and its causes."""
+    shown = "".join(traceback.format_exception(error))
+    return shown + repr(error) + repr(pickle.dumps(str(error)))
+
+
+def test_no_secret_is_in_anything_that_is_written(store: S3Store, tmp_path: Path, caplog):
+    caplog.set_level(logging.DEBUG)
+    manifest = commit(store, adapter_folder(tmp_path / "exported"), draft())
+    pull(store, manifest, tmp_path / "pulled")
+    runs = RunStore(store, "r1")
+    runs.events.append({"event": "started"})
+    runs.write_text("spec.yaml", "name: chat")
+    keep(tmp_path / "spool", store.url(""), tmp_path / "exported", draft(run="r2"))
+    for key in store.list(""):
+        assert CANARY.encode() not in store.get(key) + key.encode()
+    for path in filter(Path.is_file, tmp_path.rglob("*")):
+        assert CANARY.encode() not in path.read_bytes(), path
+    assert CANARY.encode() not in pickle.dumps(store)
+    ours = [record for record in caplog.records if record.name.startswith(("jobs", "slora"))]
+    assert CANARY not in "".join(record.getMessage() for record in ours)
+
+
+WRONG = {
+    "a wrong secret": {"AWS_SECRET_ACCESS_KEY": f"{CANARY}-wrong"},
+    "a wrong key": {"AWS_ACCESS_KEY_ID": f"{CANARY}-id", "AWS_SECRET_ACCESS_KEY": CANARY},
+    "an expired session": {"AWS_SESSION_TOKEN": f"{CANARY}-token"},
+    "no server": {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
+    "no such profile": {"AWS_PROFILE": "nobody", "AWS_ACCESS_KEY_ID": ""},
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_no_secret_is_in_any_error(change, store: S3Store, tmp_path: Path, monkeypatch):
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    other = S3Store(store.bucket, store.prefix + "-other")
+    folder = adapter_folder(tmp_path / "exported")
+    kept = keep(tmp_path / "spool", other.url(""), folder, draft())
+    acts = (
+        lambda: other.get("a"),
+        lambda: other.put("a", b"x", create_only=True),
+        lambda: list(other.list("")),
+        lambda: commit(other, folder, draft()),
+        lambda: resolve(other, "chat"),
+        lambda: send(waiting(kept.parent)[0][0], other),
+    )
+    errors = [error for act in acts if (error := failure_of(act)) is not None]
+    assert not [error for error in errors if CANARY in told_by(error)]
+    # Whether a server minds a session token that it never gave is its own affair.
+    assert len(errors) >= 5 or "AWS_SESSION_TOKEN" in change
+
+
+def failure_of(act: Callable[[], object]) -> StoreError | None:
+    try:
+        act()
+    except StoreError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("command", ["list", "show chat", "verify chat", "promote chat@v1", "gc"])
+def test_no_secret_is_in_what_a_command_says(command: str, store: S3Store, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{CANARY}-wrong")
+    result = CliRunner().invoke(app, ["adapters", *command.split(), "--store", store.url("")])
+    assert result.exit_code == 3
+    assert CANARY not in result.output and "Traceback" not in result.output
+    assert "refuses" in result.output

@@ -1,0 +1,70 @@
+"""A whole run whose model, data and store all lie in a bucket, and no secret of it anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.store.adapters import resolve, verify
+from jobs.store.runs import RunStore, list_runs
+from jobs.store.s3 import S3Store
+from tests.storage.weed import KEY, Weed
+from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+SLORA = str(Path(sys.executable).with_name("slora"))
+
+
+def upload(store: S3Store, folder: Path, under: str) -> str:
+    for path in folder.iterdir():
+        store.put_file(f"{under}/{path.name}", path)
+    return store.url(under)
+
+
+@pytest.fixture
+def spec(s3: S3Store, tmp_path: Path) -> Path:
+    model = upload(s3, tiny_chat_model(tmp_path / "model"), "models/tiny")
+    (tmp_path / "rows").mkdir()
+    chat_rows(tmp_path / "rows" / "train.jsonl", 60)
+    rows = upload(s3, tmp_path / "rows", "rows")
+    told = tiny_spec(
+        tmp_path,
+        model={"path": model},
+        data={"train": f"{rows}/*.jsonl", "eval_fraction": 0.2},
+        train={"steps": 8, "checkpoint_every": 3},
+        cluster={"workers": 2},
+        store=s3.url("store"),
+    )
+    return write_spec(tmp_path / "spec.yaml", told)
+
+
+def test_a_run_needs_no_folder_that_is_shared(spec: Path, s3: S3Store, weed: Weed, tmp_path: Path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"SLORA_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [SLORA, "train", str(spec), "--json"],
+        env=environment, capture_output=True, text=True, timeout=850, check=False,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    found = json.loads(done.stdout)
+    assert found["adapter"] == "tiny@v1"
+    store = S3Store(s3.bucket, f"{s3.prefix}/store")
+    adapter = resolve(store, "tiny")
+    assert verify(store, adapter) == []
+    assert adapter.base.path == s3.url("models/tiny")
+    [run] = list_runs(store)
+    runs = RunStore(store, run)
+    steps = [m["step"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
+    assert steps == sorted(set(steps)) and steps[-1] == 8
+    kinds = [event["event"] for event in runs.events.tail(0)[0]]
+    assert kinds[-1] == "published" and "checkpoint" in kinds
+    for key in s3.list(""):
+        data = s3.get(key)
+        assert weed.secret.encode() not in data and KEY.encode() not in data, key
+    assert weed.secret not in said and KEY not in said

@@ -1,0 +1,145 @@
+"""A real S3 server of our own: SeaweedFS on free ports, in a folder, ended with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+KEY, SECRET, BUCKET = "slora-test-key", "slora-test-secret-9f2c61d7", "adapters-test"
+START_S = 180.0
+
+
+class Weed:
+    """The server. `kill` is SIGKILL; `start` brings it back with what it had."""
+
+    def __init__(self, folder: Path, secret: str = SECRET) -> None:
+        self._folder, self.secret = folder, secret
+        self._ports = _free_ports(4)
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        identity = {
+            "name": "test",
+            "credentials": [{"accessKey": KEY, "secretKey": secret}],
+            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+
+    @property
+    def port(self) -> int:
+        return self._ports[3]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What boto3 reads."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+
+    def client(self) -> object:
+        """Plain boto3, with nothing of ours."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=self.secret,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+        )
+
+    def start(self) -> None:
+        """Starts the server and waits until it takes an object in the test's bucket."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), stdout=log, stderr=log, preexec_fn=_die_with_parent
+            )
+        until = time.monotonic() + START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"weed did not start: {self._log()}")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        client = self.client()
+        with suppress(ClientError):
+            try:
+                client.create_bucket(Bucket=BUCKET)  # type: ignore[attr-defined]
+            except BotoCoreError:
+                return False
+        try:
+            client.put_object(Bucket=BUCKET, Key="up", Body=b"1")  # type: ignore[attr-defined]
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+    def _log(self) -> str:
+        return (self._folder / "log").read_text(errors="replace")[-2000:]
+
+    def _command(self) -> list[str]:
+        master, volume, filer, s3 = self._ports
+        return [
+            weed_binary(), "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+            f"-s3.port={s3}", f"-s3.config={self._folder / 's3.json'}", "-s3.port.iceberg=0",
+            "-webdav=false", "-admin.ui=false", "-s3.allowDeleteBucketNotEmpty=false",
+            "-s3.autoCreateBucket=false",
+        ]  # fmt: skip
+
+
+def weed_binary() -> str:
+    """Beside this Python, where its package puts it, or on the path."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.exists() else (shutil.which("weed") or "weed")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free, and free 10,000 higher too: the server takes both."""
+    found = list[int]()
+    while len(found) < count:
+        port = random.randrange(20_000, 30_000)
+        if port not in found and _free(port) and _free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _die_with_parent() -> None:
+    with suppress(OSError, AttributeError):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
