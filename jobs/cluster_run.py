@@ -10,10 +10,12 @@ import time
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.placement_group import PlacementGroup
 
 from jobs.errors import JobsError, TrainingFailed, Unreachable
 from jobs.notice import NoticedTorchConfig
@@ -109,6 +111,20 @@ def _fitted(request: Request, runs: RunStore, attempt: int) -> None:
                 raise TrainingFailed(where, f"died {start + 1} times", "See Ray's log.") from dead
             why = "Ray Train's controller died"
             runs.events.append({"event": "restarted", "time": time.time(), "why": why})
+            _free_workers()
+
+
+def _free_workers() -> None:
+    """Gives back what a dead controller held of the cluster, which its own cleaner may not see.
+
+    Ray's cleaner asks the State API, which finds no address where a machine has two Rays. An id of
+    a placement group ends with that of the job that made it, so only this job's are taken.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for group, told in ray.util.placement_group_table().items():
+        if group.endswith(job) and told["state"] != "REMOVED":
+            held = PlacementGroup(PlacementGroupID(bytes.fromhex(group)))
+            ray.util.remove_placement_group(held)
 
 
 def _workers(request: Request) -> int | tuple[int, int]:
