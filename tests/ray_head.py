@@ -75,10 +75,13 @@ def ray_head(folder: Path, *, cpus: int = 2) -> Iterator[Head]:
         "RAY_worker_niceness": "0",
     }
     environment.pop("RAY_ADDRESS", None)
-    port, dashboard = free_ports(2)
+    # The agent's ports too: two heads on one machine would fight over Ray's own choice.
+    port, dashboard, agent, agent_grpc = free_ports(4)
     link = _short(folder)
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}"]
     command += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
+    command += [f"--dashboard-agent-listen-port={agent}"]
+    command += [f"--dashboard-agent-grpc-port={agent_grpc}"]
     started = _started([*command, f"--temp-dir={link}"], environment)
     assert started.stdout is not None
     for line in started.stdout:

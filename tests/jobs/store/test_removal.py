@@ -15,7 +15,7 @@ from jobs.store.directory import DirectoryStore
 from jobs.store.removal import GRACE_S
 from tests.jobs.store.made import DyingStore, Killed, adapter_folder, draft
 
-LATER = time.time() + GRACE_S + 60
+LATER = time.time() + GRACE_S + 86_400
 
 
 @pytest.fixture
