@@ -164,7 +164,11 @@ def _bridge(owner: int) -> str:
 
 
 def _remove(owner: int) -> None:
-    """Everything that carries this process's number; a namespace takes its links along."""
+    """Everything that carries this process's number."""
+    # The links first and by name: a namespace takes its own along, but some moments later.
+    for port in os.listdir("/sys/class/net"):
+        if port.startswith(f"{PREFIX}{owner}h"):
+            _run("ip", "link", "delete", port, check=False)
     for namespace in _namespaces():
         if namespace.startswith(f"{PREFIX}{owner}-"):
             _run("ip", "netns", "delete", namespace, check=False)
