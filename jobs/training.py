@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from jobs import stages
@@ -26,13 +25,13 @@ from jobs.base_shards import BaseShards, size_of
 from jobs.calibration import calibration_run
 from jobs.checkpoint import Saver, State, newest_state
 from jobs.data.feed import Step
-from jobs.engine import CompactEngine, Engine, EngineOptions, Exchanged
+from jobs.engine import Engine, Exchanged
+from jobs.engines import engine_for
 from jobs.errors import InputError
 from jobs.feeds import calibration_feed, eval_feed, train_feed
-from jobs.full_engine import FullEngine
 from jobs.measure import evaluate
-from jobs.peak import peak_memory
-from jobs.plan import Shape, StagePlan, deal, make_plan, split_steps, steps_for
+from jobs.peak import peaks
+from jobs.plan import Shape, StagePlan, make_plan, split_steps, steps_for
 from jobs.publish import publish
 from jobs.pulse import Pulse
 from jobs.record import Record
@@ -200,7 +199,7 @@ class Training:
         self.team.wire.stage = stage.name
         with self.team.wire.because(INSTALL):
             self._install(stage, index, weights, resumed)
-        engine = self._engine()
+        engine = engine_for(self.spec, self.plan, self.model, self.team, self._shards)
         if resumed and resumed.stage_step:
             engine.restore_weights(resumed.weights)
             engine.restore_moments(resumed.moments, steps=resumed.stage_step)
@@ -241,25 +240,6 @@ class Training:
             counted = dataclasses.replace(stage, trainable=trained_count(self.model))
             parts = (*self.plan.stages[:index], counted, *self.plan.stages[index + 1 :])
             self.plan = dataclasses.replace(self.plan, stages=parts)
-
-    def _engine(self) -> Engine:
-        train, cluster = self.spec.train, self.spec.cluster
-        _, micro, accumulation = deal(train.batch_size, train.micro_batch_size, self.world_size)
-        options = EngineOptions(
-            sharding=self.plan.sharding,
-            bfloat16=self.spec.model.dtype == "bfloat16",
-            micro_batch_size=micro,
-            accumulation=accumulation,
-            weight_decay=train.weight_decay,
-            max_grad_norm=train.max_grad_norm,
-            exchange=getattr(torch, cluster.exchange_dtype),
-            sync_every=cluster.sync_every,
-            outer=cluster.outer,
-            average=cluster.average,
-        )
-        if self.spec.method.kind == "full":
-            return FullEngine(self.model, options, self.team)
-        return CompactEngine(self.model, options, self.team, self._shards)
 
     def _before(self, index: int, engine: Engine) -> None:
         """Before a stage's first step: the base is measured, or what the hand-off left of it."""
@@ -348,7 +328,7 @@ class Training:
             return
         self.pulse.at(f"the checkpoint of step {self.step}")
         began, moments = time.monotonic(), engine.moments()
-        self._note_memory()
+        self.ledger["memory"] = peaks(self.team)
         if self.rank == 0:
             ledger = {**self.ledger, "wire": self.team.wire.ledger()}
             noted = {"evaluations": self.evaluations, "ledger": ledger}
@@ -361,14 +341,6 @@ class Training:
         """From the saver's thread, when a checkpoint is whole."""
         self.record.paper("ledger.json", state.record["ledger"])
         self.record.event("checkpoint", step=state.step, bytes=size)
-
-    def _note_memory(self) -> None:
-        """This worker's peak so far, beside the others'. A collective."""
-        mine = {"peak": peak_memory(self.device), "host": os.uname().nodename}
-        found: list[Any] = [mine] * self.world_size
-        if self.world_size > 1:
-            torch.distributed.all_gather_object(found, mine)
-        self.ledger["memory"] = {str(rank): told for rank, told in enumerate(found)}
 
     def _measure(self, engine: Engine, at: str) -> None:
         if self.eval_feed is None:
@@ -405,7 +377,7 @@ class Training:
             self.ledger[f"{stage.name}_trainable"] = stage.trainable + self.plan.head
         self.ledger["model_parameters"] = self.plan.model_parameters
         self.ledger["steps"] = self.step
-        self._note_memory()
+        self.ledger["memory"] = peaks(self.team)
         self.ledger |= {
             "wire": self.team.wire.ledger(),
             "steps_by_stage": {stage.name: stage.steps for stage in self.plan.stages},
