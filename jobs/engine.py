@@ -52,6 +52,8 @@ class Exchanged:
     """Of each step since the last exchange."""
     notices: float
     """How many workers are to be stopped soon."""
+    average_error: float | None = None
+    """Relative, of the mean of products: what their rank could not hold. None where none was."""
 
 
 class Engine(Protocol):
@@ -159,7 +161,7 @@ class CompactEngine:
         if not (sync or self._taken == self._options.sync_every):
             bucket.gradients_n.zero_()
             return None
-        self._local.delta_into(bucket.gradients_n)
+        bucket.extras[1], bucket.extras[2] = self._local.delta_into(bucket.gradients_n)
         self._exchange()
         self._local.settle(bucket.gradients_n)
         bucket.spread()
@@ -240,4 +242,5 @@ class CompactEngine:
         losses = tuple(told[3 : 3 + self._taken])
         self._bucket.clear()
         self._taken = 0
-        return Exchanged(losses, notices=told[0])
+        error = math.sqrt(told[1] / told[2]) if told[2] else None
+        return Exchanged(losses, notices=told[0], average_error=error)

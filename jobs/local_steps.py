@@ -28,19 +28,20 @@ class LocalSteps:
         self._bucket, self._team, self._product = bucket, team, average == "product"
         self._anchor_n = bucket.weights_n.detach().clone()
         self.momentum_n = torch.zeros_like(self._anchor_n) if outer == "nesterov" else None
-        self.error: float | None = None
-        """Of the last product average: what its rank could not hold, relative."""
 
     def anchor(self) -> None:
         """Takes the weights as they are for what all agreed on."""
         self._anchor_n.copy_(self._bucket.weights_n.detach())
 
-    def delta_into(self, travelling_n: Tensor) -> None:
-        """This worker's part of the mean delta, to be summed over all."""
+    def delta_into(self, travelling_n: Tensor) -> tuple[float, float]:
+        """This worker's part of the mean delta, to be summed over all.
+
+        Returns what the rank of this worker's layers could not hold of their mean products, and
+        all of these, as energies: squared Frobenius norms.
+        """
         torch.sub(self._bucket.weights_n.detach(), self._anchor_n, out=travelling_n)
         travelling_n.div_(self._team.world_size)
-        if self._product:
-            self._averaged_products(travelling_n)
+        return self._averaged_products(travelling_n) if self._product else (0.0, 0.0)
 
     def settle(self, delta_n: Tensor) -> None:
         """The outer step along the mean delta; every worker goes on from there."""
@@ -52,9 +53,9 @@ class LocalSteps:
         with torch.no_grad():
             self._bucket.weights_n.copy_(self._anchor_n)
 
-    def _averaged_products(self, travelling_n: Tensor) -> None:
+    def _averaged_products(self, travelling_n: Tensor) -> tuple[float, float]:
         """Replaces the factors' deltas: the worker whose turn a layer is computes and sends it."""
-        wanted = energy = 0.0
+        lost = energy = 0.0
         for number, (name, a, b) in enumerate(self._factors()):
             owner = number % self._team.world_size
             mine = torch.cat((a.flatten(), b.flatten()))
@@ -70,8 +71,8 @@ class LocalSteps:
             for slot, tensor in ((f"{name}.a_RI", made.a_RI), (f"{name}.b_OR", made.b_OR)):
                 anchor = self._bucket.part(self._anchor_n, slot)
                 self._bucket.part(travelling_n, slot).copy_(tensor - anchor)
-            wanted, energy = wanted + made.lost, energy + made.energy
-        self.error = (wanted / energy) ** 0.5 if energy else 0.0
+            lost, energy = lost + made.lost, energy + made.energy
+        return lost, energy
 
     def _gathered(self, mine: Tensor, owner: int) -> list[Tensor]:
         size = self._team.world_size

@@ -291,6 +291,8 @@ class Training:
 
     def _tell(self, engine: Engine, stage: StagePlan, step: Step, told: Exchanged) -> None:
         """Records the steps since the last exchange, whose losses are known now."""
+        if told.average_error is not None:
+            self._untold[-1]["average_error"] = told.average_error
         for measured, loss in zip(self._untold, told.losses, strict=True):
             if diverged(loss, measured["grad_norm"]):
                 place = broken_at(engine, step, self.device)

@@ -137,6 +137,15 @@ def test_ways_to_average_differ(left):
     assert left["local"].losses[-1] != left["local-product"].losses[-1]
 
 
+def test_a_mean_of_products_states_what_its_rank_could_not_hold(left, folder):
+    for way, exchanges in (("local-product", 3), ("local", 0)):
+        runs = RunStore(open_store(f"file://{folder / 'store'}"), way)
+        told = [m["average_error"] for m in runs.metrics.tail(0)[0] if "average_error" in m]
+        # Four workers' factors of rank 2 have a mean of a higher rank; values have no rank at all.
+        assert len(told) == exchanges
+        assert all(0 < error < 1 for error in told)
+
+
 def test_local_steps_go_on_to_the_same_bits(left):
     assert left["local-died"].losses[-5:] == left["local-whole"].losses[-5:]
     assert left["local-died"].files == left["local-whole"].files
