@@ -291,6 +291,7 @@ class Training:
 
     def _tell(self, engine: Engine, stage: StagePlan, step: Step, told: Exchanged) -> None:
         """Records the steps since the last exchange, whose losses are known now."""
+        self._await_checkpoint()
         if told.average_error is not None:
             self._untold[-1]["average_error"] = told.average_error
         for measured, loss in zip(self._untold, told.losses, strict=True):
@@ -336,6 +337,16 @@ class Training:
             noted = {"evaluations": self.evaluations, "ledger": ledger}
             state = State(index, done, self.step, weights, moments, copy.deepcopy(noted))
             self.saver.save(state, functools.partial(self._saved, state))
+        took = time.monotonic() - began
+        self.ledger["checkpoint_seconds"] = self.ledger.get("checkpoint_seconds", 0.0) + took
+
+    def _await_checkpoint(self) -> None:
+        """A checkpoint has one step's time to be written: no step counts that stands on half a one.
+
+        So a kill repeats no more steps than lie between two checkpoints.
+        """
+        began = time.monotonic()
+        self.saver.wait()
         took = time.monotonic() - began
         self.ledger["checkpoint_seconds"] = self.ledger.get("checkpoint_seconds", 0.0) + took
 

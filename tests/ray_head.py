@@ -41,13 +41,19 @@ class Head:
     def family(self, title: str = "") -> list[psutil.Process]:
         """The head's own processes, those alone whose title has this in it."""
         found = []
-        for process in [self.process, *self.process.children(recursive=True)]:
+        for process in self._tree():
             try:
                 if title in " ".join(process.cmdline()):
                     found.append(process)
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self.process, *self.process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []  # it was killed already, as a host is
 
     def kill(self) -> None:
         """All at once: asked as a whole, `ray start` ends them one by one, for half a minute."""
@@ -118,6 +124,6 @@ def _started(command: list[str], environment: Mapping[str, str]) -> subprocess.P
 
 def _short(folder: Path) -> Path:
     """A link with a short name: Ray's sockets lie below it, and their paths have 107 characters."""
-    link = Path("/tmp") / f"slora-{secrets.token_hex(4)}"
+    link = Path("/tmp") / f"ray-head-{secrets.token_hex(4)}"
     link.symlink_to(folder.resolve())
     return link

@@ -4,8 +4,8 @@ Every round runs a tiny fine-tune (40 steps, a checkpoint every 5) on a real Ray
 the controller, the job's driver or all of the host's Ray with SIGKILL at a random moment, lets the
 run go on (after a driver or a host, sometimes with another number of workers), and compares it with
 one that nobody killed: the same bits at the same number of workers, the final loss within 1e-4 at
-another; no more steps repeated than lie between two checkpoints and are taken while one is being
-written; one committed version; no process left. Exit code 1 where any round is not so.
+another; no more steps repeated than lie between two checkpoints; one committed version; no process
+left. Exit code 1 where any round is not so.
 """
 
 from __future__ import annotations

@@ -22,8 +22,6 @@ from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 STEPS, EVERY = 40, 5
 VICTIMS = ("worker", "controller", "driver", "host")
 TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
-WRITING = 2
-"""Steps of some milliseconds that may be taken while a checkpoint is being written."""
 PATIENCE_S = 600.0
 CLOSE = 1e-4
 """Relative, of the final loss at another number of workers."""
@@ -113,7 +111,7 @@ def killed(
     equal = first == then and found.loss == same.loss and found.digests == same.digests
     left = _left_behind(head())
     right = equal if first == then else difference <= CLOSE
-    good = right and found.whole and found.repeated <= EVERY + WRITING and not left
+    good = right and found.whole and found.repeated <= EVERY and not left
     return Round(victim, moment, (first, then), equal, difference, found.repeated, left, good)
 
 
