@@ -22,7 +22,7 @@ from jobs.spec import Spec
 from jobs.store.runs import RunStore
 from jobs.team import CALIBRATION, Team
 from slora.adapt import adapted, factors_of, remove
-from slora.calibrate import layer_gradients, layer_scores
+from slora.calibrate import groups, layer_gradients, layer_scores
 from slora.factor_mask import SparseFactorLinear, masked
 from slora.gates import GatedLoraLinear, importance, shrink, survivors
 from slora.mask import Mask
@@ -32,8 +32,8 @@ from slora.start import Start
 
 PRUNINGS = 20
 """How often in a low-rank stage gates are shrunk; each costs one exchange of a few numbers."""
-Calibrate = Callable[[], Callable[[], int]]
-"""Makes what `slora.calibrate` runs: one pass over the calibration sequences."""
+Calibrate = Callable[[int], Callable[[], int]]
+"""Makes what `slora.calibrate` runs so many times: one pass over the calibration sequences."""
 
 
 class Adaptation:
@@ -142,6 +142,9 @@ class Adaptation:
             if isinstance(layer, GatedLoraLinear):
                 yield name, layer
 
+    def _passes(self) -> int:
+        return sum(1 for _ in groups(self._targets))
+
     def _over_ranks(self, total: Tensor) -> Tensor:
         return self._team.wire.all_reduce(total, CALIBRATION)
 
@@ -159,7 +162,7 @@ class Adaptation:
             return choose_masks(self.shapes, request)
         began = time.monotonic()
         self._record.event("scoring", strategy=request.mask, score=scorer.name)
-        run = self._calibrate()
+        run = self._calibrate(self._passes())
         scores = layer_scores(self._targets, scorer, run, whole=whole, over_ranks=self._over_ranks)
         masks = make_masks(self.shapes, request, scores, self._runs, writes=self._team.rank == 0)
         seconds = time.monotonic() - began
@@ -178,19 +181,24 @@ class Adaptation:
         if not first:
             made = self._handed_over(weights)
         elif method.init == "pissa":
-            made = starts.starts_from_weights(self._targets, method, self._team)
+            pace = self._record.pace("the layers' singular vectors", len(self.shapes))
+            made = starts.starts_from_weights(self._targets, method, self._team, pace.seen)
         else:
-            run = self._calibrate()
+            run = self._calibrate(self._passes())
             gradients = layer_gradients(self._targets, run, over_ranks=self._over_ranks)
-            made = starts.starts_from_gradients(gradients, method, self._team, seed=self._seed)
+            pace = self._record.pace("the gradients' singular vectors", len(self.shapes))
+            made = starts.starts_from_gradients(
+                gradients, method, self._team, seed=self._seed, seen=pace.seen
+            )
         if self._team.rank == 0:
             starts.save_starts(self._runs, made)
         return made
 
     def _handed_over(self, weights: Mapping[str, Tensor]) -> dict[str, Start]:
         began = time.monotonic()
+        pace = self._record.pace("hand-off, layers", len(self.shapes))
         made, told = starts.hand_over(
-            weights, self._masks(), self._method, self._team, seed=self._seed
+            weights, self._masks(), self._method, self._team, seed=self._seed, seen=pace.seen
         )
         energy = [layer.norm**2 for layer in told]
         kept = sum(layer.kept * e for layer, e in zip(told, energy, strict=True))

@@ -12,16 +12,22 @@ from jobs.objective import ask, loss_sum
 
 
 def calibration_run(
-    model: Any, feed: Feed, *, batches: int, device: torch.device
+    model: Any,
+    feed: Feed,
+    *,
+    batches: int,
+    device: torch.device,
+    seen: Callable[[], None] = lambda: None,
 ) -> Callable[[], int]:
     """What `slora.calibrate` calls: this rank's share of the first `batches` global batches.
 
     The feed has micro-batches of one sequence, so that the unit is the same for any number of
     workers; its loss is the mean over its own targets. The model is plain, not yet DeepSpeed's.
+    `seen` is called after each sequence.
     """
 
     def run() -> int:
-        seen = 0
+        count = 0
         for step in feed.steps(steps=batches):
             for batch in step.micros:
                 if not batch.targets:
@@ -29,9 +35,10 @@ def calibration_run(
                 asked = ask(model, batch, device=device)
                 loss = loss_sum(*asked) / batch.targets
                 loss.backward()  # type: ignore[no-untyped-call]
-                seen += 1
+                count += 1
+                seen()
         # A head that is trained has gathered gradients of its own, which nobody asked for.
         model.zero_grad(set_to_none=True)
-        return seen
+        return count
 
     return run

@@ -14,6 +14,7 @@ from rich.table import Table
 from jobs.adapter_arguments import adapter_parser
 from jobs.ended import ended
 from jobs.errors import Fault, InputError
+from jobs.progress import on_stderr
 from jobs.store.objects import open_store
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Here, so that a wrong argument is answered before torch is loaded.
         from jobs.adapted import pulled
         from slora.compare import compare
+        from slora.merge import layer_shapes
 
         store = open_store(asked.store)
         (first, one), (second, two) = (pulled(store, n) for n in (asked.adapter, asked.other))
+        both = layer_shapes(first).keys() | layer_shapes(second).keys()
+        pace = on_stderr("layers", len(both), quiet=asked.json)
         try:
-            layers = compare(first, second)
+            layers = compare(first, second, seen=pace.seen)
         except ValueError as wrong:
             raise InputError([Fault("--other", str(wrong), "Compare adapters of one base.")]) from (
                 wrong

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.adapter_arguments import adapter_parser
 from jobs.ended import ended
 from jobs.errors import Fault, InputError
-from jobs.progress import Steps
+from jobs.progress import on_stderr
 from jobs.store.objects import open_store
 
 if TYPE_CHECKING:
@@ -92,10 +92,12 @@ def _exported(asked: argparse.Namespace) -> tuple[Export, str]:
 
     store = open_store(asked.store)
     adapter, manifest = pulled(store, asked.adapter)
-    steps = Steps("layers", len(layer_shapes(adapter)), quiet=asked.json)
+    # An energy asks for every layer twice: for the rank that it needs, then at that rank.
+    passes = 1 if asked.energy is None else 2
+    pace = on_stderr("layers", passes * len(layer_shapes(adapter)), quiet=asked.json)
     if asked.form == "sparse":
         try:
-            found = to_sparse(adapter, density=asked.density, seen=steps.seen)
+            found = to_sparse(adapter, density=asked.density, seen=pace.seen)
         except ValueError as wrong:
             raise InputError([Fault("--density", str(wrong), "E.g. 0.01.")]) from wrong
     else:
@@ -105,7 +107,7 @@ def _exported(asked: argparse.Namespace) -> tuple[Export, str]:
             energy=asked.energy,
             head_modules=tuple(dict.fromkeys(name.split(".")[0] for name in adapter.head)),
             conv1d=uses_conv1d(asked.base or manifest.base.path),
-            seen=steps.seen,
+            seen=pace.seen,
         )
     return found, manifest.label
 

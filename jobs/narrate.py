@@ -39,6 +39,8 @@ def line_of(event: Mapping[str, Any]) -> str | None:
         return f"{event['stage']} stage, {event['steps']} steps"
     if kind == "scoring":
         return f"scoring the weights for {event['strategy']} masks"
+    if kind == "progress":
+        return f"{event['what']}: {event['done']} of {event['of']}"
     if kind == "masked":
         by = "" if event["score"] == event["strategy"] else f" by {event['score']}"
         return f"masks: {event['strategy']}{by}, scored in {event['seconds']:.0f} s"

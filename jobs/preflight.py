@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 
 from jobs.data.files import HUB_ID
 from jobs.data.heldout import check_split
@@ -38,7 +40,7 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
 
     `quick` looks at the first rows only and writes nothing to the store.
     """
-    faults = unavailable_in(spec)
+    faults = unavailable_in(spec) + _strategy_faults(spec)
     model, more = read_model(spec.model)
     faults += more
     train, evaluation, more = _data(spec, QUICK_ROWS if quick else None, progress)
@@ -58,6 +60,19 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
     if faults or not (model and train and plan):
         raise InputError(faults)
     return Checked(spec, model, train, evaluation, plan)
+
+
+def _strategy_faults(spec: Spec) -> list[Fault]:
+    """Of a mask strategy of the user's own: its package has to be there. Nothing is imported."""
+    faults = []
+    for key in ("mask", "score"):
+        named: str = getattr(spec.method, key)
+        package = named.partition(":")[0].partition(".")[0]
+        if ":" in named and PathFinder.find_spec(package, [os.getcwd(), *sys.path]) is None:
+            problem = f"there is no package {package} here for {named}"
+            remedy = "Install it, or start where its folder lies."
+            faults.append(Fault(f"method.{key}", problem, remedy))
+    return faults
 
 
 def absolute(spec: Spec) -> Spec:

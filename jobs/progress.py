@@ -1,24 +1,35 @@
-"""Progress of a job's own loop on stderr, once it takes longer than people wait unasked."""
+"""Progress of a loop, once it takes longer than people wait unasked: on stderr, or as events."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 PATIENCE_S = 2.0
 EVERY_S = 1.0
 
 
-class Steps:
-    """Counts what is done; says so after two seconds, then once a second."""
+class Pace:
+    """Counts what is done; tells it after two seconds, then once a second."""
 
-    def __init__(self, what: str, total: int, *, quiet: bool = False) -> None:
-        self._what, self._total, self._quiet = what, total, quiet
-        self._done, self._said = 0, time.monotonic() + PATIENCE_S - EVERY_S
+    def __init__(self, total: int, tell: Callable[[int, int], None]) -> None:
+        self._total, self._tell = total, tell
+        self._done, self._told = 0, time.monotonic() + PATIENCE_S - EVERY_S
 
-    def seen(self, name: str) -> None:
+    def seen(self, name: str = "") -> None:
         """One more is done."""
         self._done += 1
-        if not self._quiet and time.monotonic() - self._said >= EVERY_S:
-            self._said = time.monotonic()
-            print(f"{self._what}: {self._done} of {self._total}", file=sys.stderr, flush=True)
+        if time.monotonic() - self._told >= EVERY_S:
+            self._told = time.monotonic()
+            self._tell(self._done, self._total)
+
+
+def on_stderr(what: str, total: int, *, quiet: bool = False) -> Pace:
+    """A pace that is told as lines for whoever waits."""
+
+    def tell(done: int, of: int) -> None:
+        if not quiet:
+            print(f"{what}: {done} of {of}", file=sys.stderr, flush=True)
+
+    return Pace(total, tell)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from jobs.progress import Pace
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 
@@ -26,6 +27,10 @@ class Record:
         """Something that happened."""
         if self._writes:
             self._runs.events.append({"event": kind, "time": time.time(), **facts})
+
+    def pace(self, what: str, total: int) -> Pace:
+        """Counts a piece of work that may take long; what it tells becomes an event."""
+        return Pace(total, lambda done, of: self.event("progress", what=what, done=done, of=of))
 
     def step(self, step: int, stage: str, measured: Mapping[str, float]) -> None:
         """One optimiser step."""

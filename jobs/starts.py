@@ -26,6 +26,8 @@ from slora.plain import matrix
 from slora.start import Start
 
 Shapes = Mapping[str, tuple[int, int]]
+Seen = Callable[[str], None]
+"""Told each layer's name when its start is there."""
 STARTS = "start.safetensors"
 MINUS = "minus"
 
@@ -52,6 +54,7 @@ def hand_over(
     team: Team,
     *,
     seed: int,
+    seen: Seen,
 ) -> tuple[dict[str, Start], list[LayerHandoff]]:
     """Each layer's sparse update as a start, and what was kept of it. A collective."""
     rank, keeps = method.rank, method.handoff.residual != "drop"
@@ -77,7 +80,7 @@ def hand_over(
             yield name, length, lambda name=name, mask=mask: made(name, mask)  # type: ignore[misc]
 
     starts, told = {}, []
-    for name, flat in _shared(packed(), team):
+    for name, flat in _shared(packed(), team, seen):
         rows, columns = masks[name].shape
         sizes = [rank * columns, rank * rows, 4]
         a, b, facts, residual = torch.split(flat, [*sizes, flat.numel() - sum(sizes)])
@@ -115,7 +118,7 @@ def own_starts(shapes: Shapes, method: MethodSection, *, seed: int) -> dict[str,
 
 
 def starts_from_weights(
-    layers: Mapping[str, nn.Module], method: MethodSection, team: Team
+    layers: Mapping[str, nn.Module], method: MethodSection, team: Team, seen: Seen
 ) -> dict[str, Start]:
     """PiSSA: the best rank-r part of each weight, taken out of the base. A collective."""
 
@@ -124,17 +127,22 @@ def starts_from_weights(
             with whole(layer.weight):  # type: ignore[arg-type]
                 yield name, matrix(layer)
 
-    return _from_matrices(pairs(), pissa, method, team)
+    return _from_matrices(pairs(), pissa, method, team, seen)
 
 
 def starts_from_gradients(
-    gradients: Iterable[tuple[str, Tensor]], method: MethodSection, team: Team, *, seed: int
+    gradients: Iterable[tuple[str, Tensor]],
+    method: MethodSection,
+    team: Team,
+    *,
+    seed: int,
+    seen: Seen,
 ) -> dict[str, Start]:
     """LoRA-GA: singular vectors of each weight's first gradient. A collective.
 
     A layer that no calibration gradient reached starts as LoRA's own does.
     """
-    starts = _from_matrices(gradients, lora_ga, method, team)
+    starts = _from_matrices(gradients, lora_ga, method, team, seen)
     for name, start in starts.items():
         if not start.a_RI.any():
             shape = (start.b_OR.shape[0], start.a_RI.shape[1])
@@ -177,6 +185,7 @@ def _from_matrices(
     make: Callable[..., Start],
     method: MethodSection,
     team: Team,
+    seen: Seen,
 ) -> dict[str, Start]:
     shapes: dict[str, tuple[int, int]] = {}
 
@@ -191,7 +200,7 @@ def _from_matrices(
             yield name, length, lambda found=found: made(found)  # type: ignore[misc]
 
     starts = {}
-    for name, flat in _shared(packed(), team):
+    for name, flat in _shared(packed(), team, seen):
         rows, columns = shapes[name]
         a, b = torch.split(flat, [method.rank * columns, method.rank * rows])
         factors = a.view(method.rank, columns), b.view(rows, method.rank)
@@ -200,7 +209,7 @@ def _from_matrices(
 
 
 def _shared(
-    work: Iterable[tuple[str, int, Callable[[], Tensor]]], team: Team
+    work: Iterable[tuple[str, int, Callable[[], Tensor]]], team: Team, seen: Seen
 ) -> Iterator[tuple[str, Tensor]]:
     """Each piece made by the rank whose turn it is, as one flat float32 vector on every rank."""
     for number, (name, length, make) in enumerate(work):
@@ -209,3 +218,4 @@ def _shared(
         if turn == team.rank:
             flat = make().float().to(team.device)
         yield name, team.wire.broadcast(flat, turn, HANDOFF).cpu()
+        seen(name)

@@ -143,11 +143,13 @@ class Training:
             parameter.data = parameter.data.to(self.device)
         self._shards = BaseShards(self.model, self.plan.sharding, self.team)
 
-    def _calibration(self) -> Callable[[], int]:
+    def _calibration(self, passes: int) -> Callable[[], int]:
         place = {"rank": self.rank, "world_size": self.world_size}
         feed = calibration_feed(self.request, self.tokenizer, **place)
         batches = self.spec.method.calibration_batches
-        run = calibration_run(self.model, feed, batches=batches, device=self.device)
+        each = -(-batches * self.spec.train.batch_size // self.world_size)
+        pace = self.record.pace("calibration sequences", passes * each)
+        run = calibration_run(self.model, feed, batches=batches, device=self.device, seen=pace.seen)
         if self._shards is None:
             return run
 

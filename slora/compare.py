@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,12 @@ class LayerDifference:
     """Entries that both masks hold, over those that either holds; None without two masks."""
 
 
-def compare(first: Adapter, second: Adapter) -> list[LayerDifference]:
+def compare(
+    first: Adapter, second: Adapter, *, seen: Callable[[str], None] = lambda _: None
+) -> list[LayerDifference]:
     """Every layer that either changes, and every tensor of the heads, the most different first.
+
+    `seen` is told each layer's name when it is done.
 
     Raises ValueError where a layer has two shapes: the adapters are of different bases.
     """
@@ -38,7 +43,10 @@ def compare(first: Adapter, second: Adapter) -> list[LayerDifference]:
                 f"{name} is {shapes[name]} in one and {others[name]} in the other: "
                 "they are adapters of different models"
             )
-    found = [_difference(first, second, name) for name in {**shapes, **others}]
+    found = []
+    for name in {**shapes, **others}:
+        found.append(_difference(first, second, name))
+        seen(name)
     heads = dict.fromkeys([*first.head, *second.head])
     found += [_head_difference(first.head.get(n), second.head.get(n), n) for n in heads]
     return sorted(found, key=lambda layer: (-layer.distance, layer.name))

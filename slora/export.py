@@ -6,7 +6,7 @@ O, I: rows and columns of a weight. R: the rank of the LoRA that is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -68,20 +68,17 @@ def to_lora(
     squared norms together. A rank above a layer's smaller side is cut to it there and filled with
     zeros: the adapter has one rank. Raises BadRank for a rank below 1.
     """
-    found = {}
-    for name, shape in layer_shapes(adapter).items():
-        found[name] = _triplets(adapter, name, rank=min(rank, *shape) if rank else None)
-        seen(name)
-    norms = {name: _norm(adapter, name) for name in found}
     if rank is None:
-        rank = _smallest_rank({n: s for n, (_, s, _) in found.items()}, norms, energy or 1.0)
+        rank = _smallest_rank(adapter, energy or 1.0, seen)
     if rank < 1:
         raise BadRank(rank, min(layer_shapes(adapter).values()))
     factors, layers = {}, []
-    for name, (u, s, vh) in found.items():
-        u, s, vh = u[:, :rank], s[:rank], vh[:rank]
+    for name, shape in layer_shapes(adapter).items():
+        u, s, vh = _triplets(adapter, name, rank=min(rank, *shape))
         factors[name] = _filled(*divided((u, s, vh), scale=1.0, split="balanced"), rank)
-        layers.append(LayerExport(name, norms[name], _share(s, norms[name])))
+        norm = _norm(adapter, name)
+        layers.append(LayerExport(name, norm, _share(s, norm)))
+        seen(name)
     made = LoraAdapter(
         factors=factors, alpha=float(rank), rank=rank, base=adapter.base, task=adapter.task,
         conv1d=conv1d, target_modules=targets, head_modules=head_modules, head=adapter.head,
@@ -144,15 +141,21 @@ def _norm(adapter: Adapter, name: str) -> float:
     return float(update(adapter, name).double().norm())
 
 
-def _smallest_rank(values: Mapping[str, Tensor], norms: Mapping[str, float], energy: float) -> int:
-    most = max(s.numel() for s in values.values())
+def _smallest_rank(adapter: Adapter, energy: float, seen: Seen) -> int:
+    """That holds this share of all layers together. Of a layer, only its spectrum is kept."""
+    shapes = layer_shapes(adapter)
+    most = max(min(shape) for shape in shapes.values())
     held = torch.zeros(most, dtype=torch.float64)
-    for s in values.values():
+    whole, longest = 0.0, 0
+    for name in shapes:
+        _, s, _ = _triplets(adapter, name, rank=None)
         held[: s.numel()] += s.double().square()
-    whole = sum(norm**2 for norm in norms.values())
+        longest = max(longest, s.numel())
+        whole += _norm(adapter, name) ** 2
+        seen(name)
     # What is asked is met to rounding: the exact rank of an update holds all of it but that.
     enough = (held.cumsum(0) >= energy * whole * (1 - 1e-6)).nonzero()
-    return int(enough[0]) + 1 if enough.numel() else most
+    return int(enough[0]) + 1 if enough.numel() else longest
 
 
 def _filled(a_RI: Tensor, b_OR: Tensor, rank: int) -> tuple[Tensor, Tensor]:

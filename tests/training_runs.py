@@ -40,7 +40,7 @@ class Left:
 
 def train_all(asked: Sequence[Asked], world_size: int) -> dict[str, Left]:
     """Runs them one after the other on `world_size` gloo ranks."""
-    by_rank = run_ranks(_several, world_size, list(asked), world_size)
+    by_rank = run_ranks(several, world_size, list(asked), world_size)
     return {
         one.run: Left(
             **{**by_rank[0][one.run], "masks": [told[one.run]["masks"] for told in by_rank]}
@@ -53,7 +53,7 @@ class Died(Exception):
     """The death that a training was asked to die."""
 
 
-def _several(rank: int, asked: list[Asked], world_size: int) -> dict[str, dict[str, Any]]:
+def several(rank: int, asked: list[Asked], world_size: int) -> dict[str, dict[str, Any]]:
     from jobs.deepspeed_wire import distributed
 
     distributed("gloo")

@@ -36,6 +36,9 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
         "after the hand-off: loss nan, perplexity nan"),
     "stage": (
         {"event": "stage", "stage": "sparse", "steps": 2, "done": 0}, "sparse stage, 2 steps"),
+    "progress": (
+        {"event": "progress", "what": "hand-off, layers", "done": 3, "of": 9},
+        "hand-off, layers: 3 of 9"),
     "masks by their own score": (
         {"event": "masked", "strategy": "fisher", "score": "fisher", "seconds": 4.2},
         "masks: fisher, scored in 4 s"),

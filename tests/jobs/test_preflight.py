@@ -127,6 +127,9 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         "train.jsonl:9", "not UTF-8"),
     "truncated gzip": (truncated_gzip, "train.jsonl.gz", "truncated gzip"),
     "truncated JSONL": (truncated_jsonl, "train.jsonl:8", "truncated"),
+    "a strategy of a package that is not here": (
+        lambda at: {"method": {"mask": "nowhere_to_be_found.masks:LOUDEST"}},
+        "method.mask", "no package nowhere_to_be_found"),
     "a rank above the smallest target": (
         lambda at: {"method": {"rank": 5}}, "method.rank", "k_proj of 4 x 8"),
     "density 0": (lambda at: {"method": {"density": 0}}, "method.density", "0 is not allowed"),
