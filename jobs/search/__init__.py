@@ -1,0 +1,1 @@
+"""`python -m jobs.search --spec SPEC`: the best adapter within a budget, found with Ray Tune."""
