@@ -27,11 +27,15 @@ from slora.factor_mask import SparseFactorLinear, masked
 from slora.gates import GatedLoraLinear, importance, shrink, survivors
 from slora.mask import Mask
 from slora.masks.choose import choose_masks, needed
+from slora.masks.scorer import Scorer
 from slora.plain import features
 from slora.start import Start
 
 PRUNINGS = 20
 """How often in a low-rank stage gates are shrunk; each costs one exchange of a few numbers."""
+Scores = Iterator[tuple[str, Tensor]]
+Scored = Callable[[Scorer, Callable[[], Scores]], Scores]
+"""Gives a score's values by layer: computes them, or has them already."""
 Calibrate = Callable[[int], Callable[[], int]]
 """Makes what `slora.calibrate` runs so many times: one pass over the calibration sequences."""
 
@@ -49,11 +53,13 @@ class Adaptation:
         *,
         record: Record,
         calibrate: Calibrate,
+        scored: Scored,
         resumed: bool,
     ) -> None:
         self._method, self._seed = spec.method, spec.train.seed
         self._model, self._targets, self._runs, self._team = model, dict(targets), runs, team
-        self._record, self._calibrate, self._resumed = record, calibrate, resumed
+        self._record, self._calibrate = record, calibrate
+        self._scored, self._resumed = scored, resumed
         self.shapes = {name: features(layer) for name, layer in targets.items()}
         self.kept: float | None = None
         self.factors: dict[str, tuple[Tensor, Tensor]] = {}
@@ -142,6 +148,10 @@ class Adaptation:
             if isinstance(layer, GatedLoraLinear):
                 yield name, layer
 
+    def _computed(self, scorer: Scorer) -> Scores:
+        run = self._calibrate(self._passes())
+        return layer_scores(self._targets, scorer, run, whole=whole, over_ranks=self._over_ranks)
+
     def _passes(self) -> int:
         return sum(1 for _ in groups(self._targets))
 
@@ -162,8 +172,7 @@ class Adaptation:
             return choose_masks(self.shapes, request)
         began = time.monotonic()
         self._record.event("scoring", strategy=request.mask, score=scorer.name)
-        run = self._calibrate(self._passes())
-        scores = layer_scores(self._targets, scorer, run, whole=whole, over_ranks=self._over_ranks)
+        scores = self._scored(scorer, lambda: self._computed(scorer))
         masks = make_masks(self.shapes, request, scores, self._runs, writes=self._team.rank == 0)
         seconds = time.monotonic() - began
         self._record.event("masked", strategy=request.mask, score=scorer.name, seconds=seconds)

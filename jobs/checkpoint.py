@@ -18,11 +18,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from jobs.errors import DigestMismatch
-from jobs.store.runs import RunStore
+from jobs.store.runs import STATE, TENSORS, RunStore
 
 KEPT = 2
 """Checkpoints of a run that stay: the newest may be the one that a crash interrupted."""
-TENSORS, STATE = "state.safetensors", "state.json"
 
 
 @dataclass(frozen=True)

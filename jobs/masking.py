@@ -13,12 +13,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from jobs.spec import MethodSection
-from jobs.store.runs import RunStore
+from jobs.store.runs import MASKS, RunStore
 from slora.mask import Block, Entries, Mask
 from slora.masks.choose import MaskRequest, choose_masks
 
 Shapes = Mapping[str, tuple[int, int]]
-MASKS = "masks.safetensors"
 
 
 def mask_request(method: MethodSection, *, seed: int) -> MaskRequest:

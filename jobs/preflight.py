@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 
 from jobs.data.files import HUB_ID
@@ -48,11 +48,7 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
     faults += _fit_faults(spec, model, train)
     plan = None
     if model:
-        labels = len(train.labels) if train else 0
-        head = model.head_parameters(spec.model.task, labels)
-        shape = Shape(model.parameters, model.linears, head, model.experts)
-        outlook = _outlook(spec, model, head, train, evaluation)
-        plan, more = make_plan(spec, shape, outlook=outlook)
+        plan, more = _plan(spec, model, train, evaluation)
         faults += more
     else:
         faults += batch_faults(spec)
@@ -60,6 +56,27 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
     if faults or not (model and train and plan):
         raise InputError(faults)
     return Checked(spec, model, train, evaluation, plan)
+
+
+def replanned(checked: Checked, spec: Spec) -> Checked:
+    """The same model and data under another spec. Raises InputError."""
+    faults = unavailable_in(spec) + _strategy_faults(spec)
+    faults += _fit_faults(spec, checked.model, checked.train)
+    plan, more = _plan(spec, checked.model, checked.train, checked.evaluation)
+    faults += more
+    if faults or plan is None:
+        raise InputError(faults)
+    return replace(checked, spec=spec, plan=plan)
+
+
+def _plan(
+    spec: Spec, model: ModelFiles, train: Survey | None, evaluation: Survey | None
+) -> tuple[Plan | None, list[Fault]]:
+    labels = len(train.labels) if train else 0
+    head = model.head_parameters(spec.model.task, labels)
+    shape = Shape(model.parameters, model.linears, head, model.experts)
+    outlook = _outlook(spec, model, head, train, evaluation)
+    return make_plan(spec, shape, outlook=outlook)
 
 
 def _strategy_faults(spec: Spec) -> list[Fault]:

@@ -90,6 +90,7 @@ def _draft(
         name=spec.name,
         kind=spec.method.kind,
         run=request.run_id,
+        search=request.search,
         attempt=attempt,
         base=Base(path=_base_path(request), digest=request.base_digest),
         data=Data(

@@ -21,6 +21,8 @@ class Request:
     base_digest: str
     train: Survey
     evaluation: Survey | None
+    search: str | None = None
+    """The search whose best trial this run is; it goes into the manifest."""
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -53,7 +53,12 @@ _short.maxstring = _short.maxother = _short.maxlong = 100
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
     """Read, override and validate a spec. Raises InputError with all its faults."""
-    return validate_spec(_override(_read(path), overrides))
+    return validate_spec(read_raw(path, overrides))
+
+
+def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The YAML as plain values, overridden but not validated. Raises InputError."""
+    return _override(_read(path), overrides)
 
 
 def validate_spec(raw: Mapping[str, Any]) -> Spec:
@@ -162,7 +167,7 @@ def _override(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             faults.append(Fault(where, "not of the form key=value", "As in method.rank=16."))
             continue
         try:
-            _put(raw, parts, _parse(value))
+            put(raw, parts, _parse(value))
         except (*NOT_YAML, RecursionError):
             faults.append(Fault(where, "its value is not YAML", "Quote it."))
     if faults:
@@ -170,7 +175,8 @@ def _override(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     return raw
 
 
-def _put(raw: dict[str, Any], parts: list[str], value: Any) -> None:
+def put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    """Sets a key, its sections made where they are missing."""
     *sections, last = parts
     for part in sections:
         inner = raw.get(part)
@@ -179,7 +185,7 @@ def _put(raw: dict[str, Any], parts: list[str], value: Any) -> None:
         raw = inner
     raw[last] = value
     # steps and epochs exclude each other: naming one on the command line replaces the file's other.
-    if sections == ["train"] and last in ("steps", "epochs"):
+    if list(sections) == ["train"] and last in ("steps", "epochs"):
         raw.pop("epochs" if last == "steps" else "steps", None)
 
 
@@ -231,7 +237,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _fault(key: str, group: list[ErrorDetails]) -> Fault:
     first = group[0]
     if first["type"] == "extra_forbidden":
-        return _unknown(key)
+        return _unknown_or_elsewhere(key)
     if first["type"] == "missing":
         return Fault(key, "missing", "It has no default: write it.")
     if key == "name":
@@ -265,9 +271,17 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _unknown(key: str) -> Fault:
+def _unknown_or_elsewhere(key: str) -> Fault:
+    if key == "search":
+        remedy = "Run it with `slora search` or `python -m jobs.search`, or take the section out."
+        return Fault(key, "the spec of a search, not of one run", remedy)
+    return unknown_key(key)
+
+
+def unknown_key(key: str) -> Fault:
+    """A fault that names the nearest known key."""
     section, _, last = key.rpartition(".")
-    known = _known_keys()
+    known = known_keys()
     here = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
     alias = ALIASES.get(last)
     # A key that stands in another section is a better guess than one that is spelt like it here.
@@ -282,7 +296,9 @@ def _unknown(key: str) -> Fault:
     return Fault(key, "unknown key", f"The nearest known one is {nearest}.")
 
 
-def _known_keys() -> list[str]:
+def known_keys() -> list[str]:
+    """Every key of the spec and every section, as `method.handoff.split`."""
+
     def walk(model: type[BaseModel], prefix: str) -> Iterable[str]:
         for name, field in model.model_fields.items():
             yield prefix + name

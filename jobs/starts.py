@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jobs.base_shards import whole
 from jobs.spec import MethodSection
-from jobs.store.runs import RunStore
+from jobs.store.runs import STARTS, RunStore
 from jobs.team import HANDOFF, Team
 from slora.factor_mask import masked
 from slora.handoff import Refine, hand_off
@@ -28,7 +28,6 @@ from slora.start import Start
 Shapes = Mapping[str, tuple[int, int]]
 Seen = Callable[[str], None]
 """Told each layer's name when its start is there."""
-STARTS = "start.safetensors"
 MINUS = "minus"
 
 

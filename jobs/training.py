@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from jobs import stages
-from jobs.adaptation import Adaptation, trained_count
+from jobs.adaptation import Adaptation, Scores, trained_count
 from jobs.base_model import load_model, load_tokenizer, output_head, trained_head
 from jobs.base_shards import BaseShards, size_of
 from jobs.calibration import calibration_run
@@ -43,6 +43,7 @@ from jobs.store.manifest import Manifest, form
 from jobs.store.runs import RunStore
 from jobs.team import CALIBRATION, EVALUATION, INSTALL, SAMPLES, Team
 from slora.adapt import freeze
+from slora.masks.scorer import Scorer
 from slora.targets import find_targets
 
 
@@ -120,6 +121,7 @@ class Training:
             self.team,
             record=self.record,
             calibrate=self._calibration,
+            scored=self._scored,
             resumed=resumed,
         )
         self._check_plan()
@@ -159,6 +161,10 @@ class Training:
                 return run()
 
         return gathered
+
+    def _scored(self, scorer: Scorer, compute: Callable[[], Scores]) -> Scores:
+        """Each layer's scores, computed here; who has them from elsewhere overrides it."""
+        return compute()
 
     def _check_plan(self) -> None:
         """The plan was made from the model's files; here it is made of the model itself."""
@@ -357,9 +363,10 @@ class Training:
         self.record.paper("ledger.json", state.record["ledger"])
         self.record.event("checkpoint", step=state.step, bytes=size)
 
-    def _measure(self, engine: Engine, at: str) -> None:
+    def _measure(self, engine: Engine, at: str) -> dict[str, float] | None:
+        """Evaluates and records, under the name of where in the run it is; None without rows."""
         if self.eval_feed is None:
-            return
+            return None
         began, wire = time.monotonic(), self.team.wire
         self.pulse.at(f"the evaluation after step {self.step}")
         with wire.because(EVALUATION):
@@ -375,6 +382,7 @@ class Training:
         if not at.startswith("step "):
             self.evaluations[at] = measured
         self.record.evaluation(at, self.step, measured, took)
+        return measured
 
     def _sample(self, engine: Engine, at: str) -> None:
         if not self.prompts:
@@ -388,6 +396,13 @@ class Training:
         self.record.event("samples", at=at, samples=told)
 
     def _publish(self, weights: Mapping[str, Tensor]) -> Manifest | None:
+        self._close_ledger()
+        if self.rank:
+            return None
+        return self._commit(weights)
+
+    def _close_ledger(self) -> None:
+        """The last figures; a collective."""
         for stage in self.plan.stages:
             self.ledger[f"{stage.name}_trainable"] = stage.trainable + self.plan.head
         self.ledger["model_parameters"] = self.plan.model_parameters
@@ -400,8 +415,9 @@ class Training:
             "nodes": self.team.nodes,
             "sharding": self.plan.sharding,
         }
-        if self.rank:
-            return None
+
+    def _commit(self, weights: Mapping[str, Tensor]) -> Manifest | None:
+        """On rank 0: the adapter into the store."""
         manifest = publish(
             self.runs.store,
             self.request,

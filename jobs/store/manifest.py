@@ -94,6 +94,8 @@ class Draft(Frozen):
     world_size: int = Field(ge=1, lt=2**31)
     parent: Label | None = None
     """The adapter that this one went on from, as NAME@vN."""
+    search: RunId | None = None
+    """The search that chose this adapter among its trials."""
     evaluation: dict[Label, dict[Label, FiniteFloat]] = Field(default_factory=dict)
     """Stage -> metric -> value, in the order of the stages. JSON has no NaN: leave those out."""
     ledger: dict[Label, Count | FiniteFloat] = Field(default_factory=dict)

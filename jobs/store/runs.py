@@ -20,6 +20,10 @@ from jobs.store.settings import store_settings
 
 SPEC, PLAN, LEDGER = "spec.yaml", "plan.json", "ledger.json"
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
+MASKS, STARTS = "masks.safetensors", "start.safetensors"
+"""Chosen masks, and where a low-rank stage starts: written once, read by a run that goes on."""
+TENSORS, STATE = "state.safetensors", "state.json"
+"""A checkpoint's files, the second written last."""
 LONGEST_RUN = 128
 
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")

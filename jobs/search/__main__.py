@@ -1,0 +1,117 @@
+"""`python -m jobs.search --spec SPEC`: searches on Ray, commits the best, tells what it found."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Sequence
+
+import yaml
+
+from jobs.at_hand import spec_at_hand
+from jobs.ended import ended
+from jobs.errors import Fault, InputError, JobsError, NotFound
+from jobs.preflight import absolute, check
+from jobs.search.diary import Diary, best
+from jobs.search.door import Search, load_search
+from jobs.search.planned import planned
+from jobs.search.rows import Row
+from jobs.search.space import drawn_ahead
+from jobs.spec_file import dump_spec
+from jobs.store.objects import open_store
+from jobs.store.runs import SPEC, RunStore, new_run_id
+
+SEARCH = "search.yaml"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 no trial succeeded, 2 the input is wrong, 3 Ray is not reachable."""
+    asked = _parser().parse_args(arguments)
+    return ended(lambda: _work(asked))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jobs.search", description=main.__doc__)
+    parser.add_argument("--spec", required=True, help="the YAML with its search: section")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of it"
+    )
+    parser.add_argument("--run", help="the search's id")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a search that was interrupted")
+    return parser
+
+
+def _work(asked: argparse.Namespace) -> None:
+    search = load_search(spec_at_hand(asked.spec), asked.set)
+    checked = check(absolute(search.spec))
+    _possible(search, checked)
+    now = datetime.datetime.now(datetime.UTC)
+    run_id = asked.resume or asked.run or new_run_id(f"{search.spec.name}-search"[:40], now)
+    runs = RunStore(open_store(checked.spec.store), run_id)
+    _same_search(search, runs, resumed=asked.resume is not None)
+    runs.write_text(SPEC, dump_spec(checked.spec))
+    diary = Diary(runs)
+    # Ray only after the check: bad input answers in a second, and starts nothing.
+    from jobs.cluster_run import connect
+    from jobs.search.driver import publish_best, run_trials
+    from jobs.search.shown import say, shown
+
+    print(f"search {run_id}", flush=True)
+    connect()
+    try:
+        run_trials(search, checked, runs, diary, say)
+        found = best(diary.rows, search.section.direction)
+        adapter = publish_best(search, checked, runs, found) if found is not None else None
+    except JobsError as failed:
+        runs.events.append({"event": "failed", "time": now.timestamp(), "why": str(failed)})
+        raise
+    finally:
+        papers(search, runs, diary)
+    shown(search, runs, diary, adapter)
+
+
+def _possible(search: Search, checked: object) -> None:
+    """Raises InputError where every proposal breaks a constraint, as far as that can be known."""
+    ahead = drawn_ahead(search.section)
+    if ahead is None:
+        return
+    reasons = []
+    for number, config in enumerate(ahead):
+        found = planned(search, checked, Row(number, config))  # type: ignore[arg-type]
+        if not isinstance(found, Row):
+            return
+        reasons.append(found.reason)
+    common = max(reasons, key=reasons.count)
+    key, _, problem = common.partition(": ")
+    all_of = f"{problem.rstrip('.')}; so it is in {reasons.count(common)} of {len(ahead)} trials"
+    raise InputError([Fault(key, all_of, "Ease it, or search elsewhere.")])
+
+
+def _same_search(search: Search, runs: RunStore, *, resumed: bool) -> None:
+    """Keeps what was asked; a search that goes on must be the same. Raises InputError."""
+    text = yaml.safe_dump(
+        {**search.raw, "search": search.section.model_dump(mode="json")}, sort_keys=True
+    )
+    try:
+        before = runs.read_text(SEARCH)
+    except NotFound:
+        if resumed:
+            problem = f"there is no search {runs.run_id} in {runs.store.url('')}"
+            raise InputError([Fault("--resume", problem, "Start it without.")]) from None
+        runs.write_text(SEARCH, text)
+        return
+    if before != text:
+        problem = f"{runs.run_id} was another search: its spec differs"
+        raise InputError([Fault("--resume", problem, "Use its spec, or start a new search.")])
+
+
+def papers(search: Search, runs: RunStore, diary: Diary) -> None:
+    """Everything that a search leaves: the table of trials, the report, the next spec."""
+    from jobs.search.leave import leave
+
+    leave(search, runs, diary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""A search's door: the YAML of a spec with a `search:` section, or all of its faults at once."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.errors import Fault, InputError
+from jobs.search.section import METRICS, Domain, SearchSection
+from jobs.spec import Spec
+from jobs.spec_file import known_keys, put, read_raw, unknown_key, validate_spec
+
+FIXED = ("name", "store", "model.task", "data.format")
+"""Keys that all trials of a search share."""
+LIVE = (
+    "train.learning_rate",
+    "train.sparse_learning_rate",
+    "train.weight_decay",
+    "train.max_grad_norm",
+)
+"""Keys that a state which was trained under one value may go on with under another: pbt's."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a user asked for: the spec of every trial before its own values, and the search."""
+
+    raw: Mapping[str, Any]
+    spec: Spec
+    """The default trial."""
+    section: SearchSection
+
+    def trial(self, config: Mapping[str, Any], **more: Any) -> Spec:
+        """A trial's spec. Raises InputError, also where two values exclude each other."""
+        raw = copy.deepcopy(dict(self.raw))
+        for key, value in {**config, **more}.items():
+            put(raw, key.split("."), list(value) if isinstance(value, tuple) else value)
+        return validate_spec(raw)
+
+
+def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:
+    """Read and check a search. Raises InputError with every fault of its spec and its section."""
+    return validate_search(read_raw(path, overrides))
+
+
+def validate_search(raw: Mapping[str, Any]) -> Search:
+    """A Search of plain values. Raises InputError."""
+    rest = {key: value for key, value in raw.items() if key != "search"}
+    faults = list[Fault]()
+    spec = section = None
+    try:
+        spec = validate_spec(rest)
+    except InputError as wrong:
+        faults += wrong.faults
+    if not isinstance(raw.get("search"), dict):
+        remedy = "As in jobs/examples/search.yaml."
+        faults.append(Fault("search", "missing: what is searched, and how", remedy))
+    else:
+        section, more = _section(raw["search"])
+        faults += more
+    if section is not None:
+        faults += _shape_faults(section)
+    if spec is not None and section is not None:
+        found = Search(rest, spec, section)
+        faults += [*_space_faults(found), *_sense_faults(found)]
+        if not faults:
+            return found
+    raise InputError(faults)
+
+
+def _section(raw: Mapping[str, Any]) -> tuple[SearchSection | None, list[Fault]]:
+    try:
+        return SearchSection.model_validate(raw), []
+    except ValidationError as refused:
+        by_key: dict[str, list[str]] = {}
+        for error in refused.errors(include_url=False):
+            key = ".".join(["search", *(str(part) for part in error["loc"])])
+            by_key.setdefault(key, []).append(_said(key, error["type"], error["msg"]))
+        return None, [Fault(key, said[0], "See docs/search.md.") for key, said in by_key.items()]
+
+
+def _said(key: str, kind: str, message: str) -> str:
+    if kind == "too_short" and key == "search.space":
+        return "empty: there is nothing to search over"
+    if kind == "extra_forbidden":
+        known = [*Domain.model_fields, *SearchSection.model_fields]
+        close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1, cutoff=0.5)
+        return f"unknown key{f', did you mean {close[0]}?' if close else ''}"
+    return message[:1].lower() + message[1:]
+
+
+def _shape_faults(section: SearchSection) -> Iterator[Fault]:
+    """Of the section alone: domains that are none, and what excludes each other."""
+    for key, domain in section.space.items():
+        where = f"search.space.{key}"
+        given = [name for name in Domain.model_fields if getattr(domain, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "nothing"
+            yield Fault(
+                where, f"{found} is given", f"Give one of {', '.join(Domain.model_fields)}."
+            )
+            continue
+        yield from _range_faults(where, domain)
+        if section.algorithm == "grid" and domain.finite is None:
+            yield Fault(where, f"{domain.kind} has no end", "List its values, or don't use grid.")
+        if section.algorithm == "tpe" and domain.grid is not None:
+            yield Fault(where, "tpe does not cross grids", "Use choice.")
+    if section.also_minimise and section.algorithm != "tpe":
+        problem = f"{section.algorithm} weighs one objective"
+        yield Fault(
+            "search.also_minimise", problem, "Use algorithm: tpe; the front is shown anyway."
+        )
+
+
+def _range_faults(where: str, domain: Domain) -> Iterator[Fault]:
+    if domain.choice is not None or domain.grid is not None:
+        return
+    low, high = domain.randint or domain.bounds
+    if low >= high:
+        yield Fault(where, f"{low} is not below {high}", "Write the lower one first.")
+    if domain.kind == "loguniform" and low <= 0:
+        yield Fault(where, f"{low} has no logarithm", "Start above 0, or use uniform.")
+
+
+def _space_faults(search: Search) -> Iterator[Fault]:
+    """Of the keys and their values, each tried in the spec."""
+    known = known_keys()
+    for key, domain in search.section.space.items():
+        where = f"search.space.{key}"
+        if key not in known:
+            nearest = unknown_key(key)
+            yield Fault(where, nearest.problem, nearest.remedy)
+        elif any(name.startswith(f"{key}.") for name in known):
+            yield Fault(where, "a section, not a key", f"Name a key of it, as {key}.… .")
+        elif key in FIXED:
+            yield Fault(where, "the same for all trials", "Search over another key.")
+        elif _one_domain(domain):
+            yield from _value_faults(search, key, where, domain)
+
+
+def _one_domain(domain: Domain) -> bool:
+    return sum(getattr(domain, name) is not None for name in Domain.model_fields) == 1
+
+
+def _value_faults(search: Search, key: str, where: str, domain: Domain) -> Iterator[Fault]:
+    for value in domain.ends():
+        try:
+            search.trial({key: value})
+        except InputError as wrong:
+            # Keys that exclude each other are told by the plan of the trial that has both.
+            own = [fault for fault in wrong.faults if fault.key.startswith(key)]
+            for fault in own[:1]:
+                yield Fault(where, fault.problem, fault.remedy)
+
+
+def _sense_faults(search: Search) -> Iterator[Fault]:
+    spec, section = search.spec, search.section
+    measured = {"loss", "perplexity" if spec.model.task == "causal-lm" else "accuracy"}
+    if METRICS[section.metric][0] not in measured:
+        problem = f"{spec.model.task} does not report {section.metric}"
+        names = [name for name, (found, _) in METRICS.items() if found in measured]
+        yield Fault("search.metric", problem, f"Use {' or '.join(names)}.")
+    if spec.data.eval is None and spec.data.eval_fraction is None:
+        problem = "nothing is held out to judge the trials by"
+        yield Fault("data.eval", problem, "Name data.eval, or data.eval_fraction: 0.05.")
+    if section.scheduler != "none" and spec.train.eval_every is None:
+        problem = f"{section.scheduler} judges trials on the way, and they are measured at the end"
+        yield Fault("train.eval_every", problem, "Set it, or use scheduler: none.")
+    if section.scheduler == "pbt":
+        for key in section.space:
+            if key not in LIVE:
+                problem = "pbt hands a trained state to other values, and this one shapes it"
+                remedy = f"Search over {', '.join(LIVE)}, or use asha."
+                yield Fault(f"search.space.{key}", problem, remedy)
+    if section.budget.cost is not None and spec.cluster.machine.price_per_hour is None:
+        remedy = "Set cluster.machine.price_per_hour."
+        yield Fault("search.budget.cost", "no machine's price is known", remedy)
+    if isinstance(spec.cluster.workers, int) is False:
+        remedy = "Give one number: a search has many trials to fill a cluster with."
+        yield Fault("cluster.workers", "a trial has a fixed number of workers", remedy)

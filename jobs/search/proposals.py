@@ -1,0 +1,114 @@
+"""Tune's searcher: our proposals in their order, each planned before it may start."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from jobs.model_files import model_digest
+from jobs.preflight import Checked
+from jobs.request import Request
+from jobs.search.diary import Diary
+from jobs.search.door import Search
+from jobs.search.planned import Planned, planned
+from jobs.search.rows import Row
+from jobs.search.space import count, drawn_ahead, learnt
+from jobs.search.trainable import ORDER, Asked
+
+
+class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy may lean on
+    """Proposes what has not ended yet, in an earlier try of the search or in this one."""
+
+    def __init__(self, search: Search, checked: Checked, diary: Diary, *, run: str) -> None:
+        super().__init__(metric="metric", mode=search.section.direction)
+        self._search, self._checked, self._diary, self._run = search, checked, diary, run
+        self._ahead = drawn_ahead(search.section)
+        self._count = count(search.section)
+        self._digests = {checked.spec.model.path: model_digest(checked.model.folder)}
+        self._next, self._live = 0, dict[str, int]()
+        self.over = False
+        """Set when the budget is spent: nothing more is proposed."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial that may run; what may not is a row of its own."""
+        while not self._over():
+            row = self._proposed(self._next)
+            self._next += 1
+            if row.ended:
+                continue
+            found = planned(self._search, self._checked, row)
+            if isinstance(found, Row):
+                self._diary.write(found)
+                continue
+            self._diary.write(found.row)
+            self._live[trial_id] = row.number
+            return {
+                ORDER: self._asked(found),
+                "number": row.number,
+                "values": dict(row.config),
+            }
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The rows are written by the watch, which is told more."""
+        self._live.pop(trial_id, None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the diary is in the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a search goes on from its diary."""
+
+    def _over(self) -> bool:
+        if self.over or self._next >= self._count:
+            return True
+        most = self._search.section.budget.trials
+        started = sum(row.status not in ("waiting", "rejected") for row in self._diary.rows)
+        waiting = len({*self._live.values()} - {r.number for r in self._diary.rows if r.ended})
+        return most is not None and started + waiting >= most and not self._unfinished()
+
+    def _unfinished(self) -> bool:
+        row = self._diary.row(self._next)
+        return row is not None and row.status == "running"
+
+    def _proposed(self, number: int) -> Row:
+        known = self._diary.row(number)
+        if known is not None:
+            return known
+        if self._ahead is not None:
+            config = self._ahead[number]
+        else:
+            config = learnt(self._search.section, number, self._diary.rows)
+        return self._diary.write(Row(number, config, run=f"{self._run}-t{number:03d}"))
+
+    def _asked(self, found: Planned) -> Asked:
+        checked, row = found.checked, found.row
+        folder = checked.model.folder
+        path = checked.spec.model.path
+        digest = self._digests.setdefault(path, "") or model_digest(folder)
+        self._digests[path] = digest
+        request = request_of(checked, row.run, digest, search=self._run)
+        return Asked(row.number, request, self._run, self._search.section.measured)
+
+
+def request_of(checked: Checked, run: str, digest: str, *, search: str) -> Request:
+    """A trial's request: with checkpoints where the search looks at it."""
+    train = checked.spec.train
+    every = train.eval_every or train.checkpoint_every or 20
+    spec = checked.spec.model_copy(
+        update={"train": train.model_copy(update={"checkpoint_every": every})}
+    )
+    return Request(
+        spec=spec,
+        run_id=run,
+        plan=dataclasses.replace(checked.plan),
+        base=checked.model.folder,
+        base_digest=digest,
+        train=checked.train,
+        evaluation=checked.evaluation,
+        search=search,
+    )

@@ -1,0 +1,131 @@
+"""One worker of a search: a Ray actor that imports torch once, and trains one trial after another.
+
+Its threads: one trains, one waits for the next report, one brings the verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import gc
+import os
+import queue
+import socket
+from typing import Any
+
+from jobs.data.tokens import Sample
+from jobs.errors import JobsError
+from jobs.search.order import Order, Report
+from jobs.store.objects import open_store
+from jobs.store.runs import RunStore
+from jobs.worker import ENVIRONMENT
+from slora.errors import SloraError
+
+THREADS = 4
+"""Calls of an actor that run at once: train, next_report, verdict, and one to ask how it is."""
+
+
+class Seat:
+    """What the actor is. Every rank of a crew has one."""
+
+    def __init__(self, *, threads: int, gpu: bool) -> None:
+        os.environ.update(ENVIRONMENT, **({} if gpu else {"DS_ACCELERATOR": "cpu"}))
+        self._threads, self._gpu = threads, gpu
+        self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._tokens: dict[Any, dict[Any, Sample]] = {}
+        self._rank = self._world_size = 0
+        self._run_id = ""
+
+    def address(self) -> str:
+        """host:port that nobody listens at, for the crew to meet."""
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def join(self, address: str, rank: int, world_size: int, timeout_s: int) -> None:
+        """Meets the rest of the crew; for as long as the actor lives."""
+        import torch
+
+        from jobs.deepspeed_wire import distributed
+
+        self._rank, self._world_size = rank, world_size
+        # DeepSpeed reads who is who from here, whatever group it is handed.
+        told = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0 if self._gpu else rank}
+        os.environ.update({name: str(value) for name, value in told.items()})
+        backend = "nccl" if self._gpu else "gloo"
+        torch.distributed.init_process_group(
+            backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size,
+            timeout=datetime.timedelta(seconds=timeout_s),
+        )  # fmt: skip
+        distributed(backend)
+
+    def train(self, order: Order) -> None:
+        """One trial, from where its run is. Its end is a report too."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._verdicts.get_nowait()
+        self._run_id = order.request.run_id
+        self._reports.put((self._run_id, self._trained(order)))
+
+    def next_report(self, run_id: str) -> Report:
+        """Waits for it. What a trial that was stopped had still to say is nobody's concern."""
+        while True:
+            whose, report = self._reports.get()
+            if whose == run_id:
+                return report
+
+    def verdict(self, goes_on: bool) -> None:
+        """What the search says to the newest report."""
+        self._verdicts.put(goes_on)
+
+    def _tell(self, report: Report) -> bool:
+        if self._rank == 0:
+            self._reports.put((self._run_id, report))
+        return self._verdicts.get()
+
+    def _trained(self, order: Order) -> Report:
+        import torch
+
+        from jobs.search.trial import StoppedEarly
+
+        if not self._gpu:
+            torch.set_num_threads(self._threads)
+        try:
+            return self._run(order)
+        except StoppedEarly:
+            return Report(0, {}, 0, ended=True)
+        except (JobsError, SloraError) as failed:
+            return Report(0, {}, 0, ended=True, failed=" ".join(str(failed).split()))
+        except Exception as failed:
+            # Whatever a trial's values make a library raise is the trial's end, not the search's.
+            said = " ".join(str(failed).split())[:500]
+            return Report(0, {}, 0, ended=True, failed=f"{type(failed).__name__}: {said}")
+        finally:
+            gc.collect()
+
+    def _run(self, order: Order) -> Report:
+        import ray
+        import torch
+
+        from jobs.at_hand import at_hand
+        from jobs.search.trial import Trial, ending
+        from jobs.team import team_of
+
+        store = open_store(order.request.spec.store)
+        device = torch.device("cuda:0" if self._gpu else "cpu")
+        machine = ray.get_runtime_context().get_node_id()
+        team = team_of(self._rank, self._world_size, device, machine=machine)
+        runs = RunStore(store, order.request.run_id)
+        here = Order(**{**vars(order), "request": at_hand(order.request)})
+        trial = Trial(
+            here, runs, team, search=RunStore(store, order.search), tell=self._tell,
+            tokens=self._tokens,
+        )  # fmt: skip
+        try:
+            trial.run()
+        finally:
+            trial.saver.close()
+        return ending(trial)
