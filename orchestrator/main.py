@@ -13,6 +13,7 @@ import typer
 from jobs.ended import not_installed
 from jobs.preflight import Checked, absolute, check
 from jobs.report import outcome, summary
+from jobs.search.door import load_search
 from jobs.spec import Spec
 from jobs.spec_file import load_spec
 from jobs.store.objects import open_store
@@ -66,13 +67,31 @@ def plan(
 @app.command()
 def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
     """Run a fine-tune here: on a local Ray that is joined, or started and ended."""
-    checked = _checked(spec, set or [])
+    checked = _checked(absolute(load_spec(spec, set or [])))
     # Here, because Ray takes half a second to import and most commands need none.
     try:
         from orchestrator.train import train as run
     except ModuleNotFoundError as missing:
         raise not_installed(missing) from missing
     raise typer.Exit(run(checked, json=json))
+
+
+@app.command()
+def search(
+    spec: SpecFile,
+    set: Overrides = None,
+    resume: Annotated[str | None, typer.Option(help="A search that was interrupted.")] = None,
+    json: Json = False,
+) -> None:
+    """Search for the best adapter here: a spec with a search: section, on a local Ray."""
+    asked = load_search(spec, set or [])
+    _checked(asked.spec)
+    # Here, because Ray takes half a second to import and most commands need none.
+    try:
+        from orchestrator.search import search as run
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) from missing
+    raise typer.Exit(run(asked, resume=resume, json=json))
 
 
 @app.command()
@@ -210,8 +229,8 @@ def diff(
     _job("jobs.diff", [*words, *(["--all"] if every else []), *(["--json"] if json else [])])
 
 
-def _checked(spec: Path, overrides: list[str]) -> Checked:
-    loaded = absolute(load_spec(spec, overrides))
+def _checked(loaded: Spec) -> Checked:
+    """The check before a run, with a bar where the data take long."""
     work: LongWork | None = None
     seen = 0
 

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,31 +43,53 @@ def train(checked: Checked, *, json: bool) -> int:
     runs = RunStore(open_store(spec.store), run_id)
     runs.write_text(SPEC, dump_spec(spec))
     note(f"run {run_id}")
+
+    def watch(alive: Callable[[], bool]) -> None:
+        with teller() as telling:
+            follow(runs, telling, alive)
+
+    words = ["jobs.finetune", "--spec", paper_at(runs, SPEC), "--run", run_id]
+    cpus = spec.workers * spec.cluster.cpus_per_worker
+    code = run_here(words, runs, job_id=f"{run_id}-0", cpus=cpus, watch=watch)
+    if not code:
+        _show(runs, spec.store, json=json)
+    return code
+
+
+def run_here(
+    words: Sequence[str],
+    runs: RunStore,
+    *,
+    job_id: str,
+    cpus: int,
+    watch: Callable[[Callable[[], bool]], None],
+    interrupted: str = "the same command starts anew",
+) -> int:
+    """A module of ours as a job of a local Ray, watched to its end. 0, or 130 after Ctrl-C.
+
+    Raises TrainingFailed with the job's own reason.
+    """
     # As an exception, so that the job is stopped and Ray ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with ray_jobs(cpus=spec.workers * spec.cluster.cpus_per_worker) as client:
-        job_id = _submitted(client, _entrypoint(runs), f"{run_id}-0")
+    with ray_jobs(cpus=cpus) as client:
+        _submitted(client, shlex.join([sys.executable, "-m", *words]), job_id)
         try:
-            with teller() as telling:
-                follow(runs, telling, _Alive(client, job_id))
-        except BaseException as interrupted:
+            watch(_Alive(client, job_id))
+        except BaseException as end:
             _stop(client, job_id, runs)
-            if isinstance(interrupted, KeyboardInterrupt):
-                note("stopped; nothing of it runs on, and the same command starts anew")
+            if isinstance(end, KeyboardInterrupt):
+                note(f"stopped; nothing of it runs on, and {interrupted}")
                 return 130
             raise
         code = _exit_code(client, job_id)
         if code:
             raise _failure(client, job_id, runs, code)
-    _show(runs, spec.store, json=json)
     return 0
 
 
-def _entrypoint(runs: RunStore) -> str:
-    """The job reads the spec from the run's own folder; only the run's id is on its line."""
-    spec = runs.store.url(runs.key(SPEC)).removeprefix("file://")
-    words = [sys.executable, "-m", "jobs.finetune", "--spec", spec, "--run", runs.run_id]
-    return shlex.join(words)
+def paper_at(runs: RunStore, part: str) -> str:
+    """Where a job finds one of the run's papers: only names of ours are on its command line."""
+    return runs.store.url(runs.key(part)).removeprefix("file://")
 
 
 def _submitted(client: Any, entrypoint: str, job_id: str) -> str:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
+import time
 from collections.abc import Sequence
-
-import yaml
 
 from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
 from jobs.errors import Fault, InputError, JobsError, NotFound
-from jobs.preflight import absolute, check
+from jobs.preflight import check
 from jobs.search.diary import Diary, best
 from jobs.search.door import Search, load_search
+from jobs.search.leave import SEARCH, leave
 from jobs.search.planned import planned
 from jobs.search.rows import Row
 from jobs.search.space import drawn_ahead
 from jobs.spec_file import dump_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import SPEC, RunStore, new_run_id
-
-SEARCH = "search.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _work(asked: argparse.Namespace) -> None:
     search = load_search(spec_at_hand(asked.spec), asked.set)
-    checked = check(absolute(search.spec))
+    checked = check(search.spec)
     _possible(search, checked)
     now = datetime.datetime.now(datetime.UTC)
     run_id = asked.resume or asked.run or new_run_id(f"{search.spec.name}-search"[:40], now)
@@ -64,10 +62,13 @@ def _work(asked: argparse.Namespace) -> None:
         found = best(diary.rows, search.section.direction)
         adapter = publish_best(search, checked, runs, found) if found is not None else None
     except JobsError as failed:
-        runs.events.append({"event": "failed", "time": now.timestamp(), "why": str(failed)})
+        runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
         raise
     finally:
-        papers(search, runs, diary)
+        leave(search, runs, diary)
+    if adapter is not None:
+        told = {"event": "published", "time": time.time(), "adapter": adapter}
+        runs.events.append(told)
     shown(search, runs, diary, adapter)
 
 
@@ -90,9 +91,7 @@ def _possible(search: Search, checked: object) -> None:
 
 def _same_search(search: Search, runs: RunStore, *, resumed: bool) -> None:
     """Keeps what was asked; a search that goes on must be the same. Raises InputError."""
-    text = yaml.safe_dump(
-        {**search.raw, "search": search.section.model_dump(mode="json")}, sort_keys=True
-    )
+    text = search.text()
     try:
         before = runs.read_text(SEARCH)
     except NotFound:
@@ -104,13 +103,6 @@ def _same_search(search: Search, runs: RunStore, *, resumed: bool) -> None:
     if before != text:
         problem = f"{runs.run_id} was another search: its spec differs"
         raise InputError([Fault("--resume", problem, "Use its spec, or start a new search.")])
-
-
-def papers(search: Search, runs: RunStore, diary: Diary) -> None:
-    """Everything that a search leaves: the table of trials, the report, the next spec."""
-    from jobs.search.leave import leave
-
-    leave(search, runs, diary)
 
 
 if __name__ == "__main__":

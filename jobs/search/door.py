@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.preflight import absolute
 from jobs.search.section import METRICS, Domain, SearchSection
 from jobs.spec import Spec
 from jobs.spec_file import known_keys, put, read_raw, unknown_key, validate_spec
@@ -44,9 +46,19 @@ class Search:
         return validate_spec(raw)
 
 
+    def text(self) -> str:
+        """The whole search as YAML, defaults written out: what it records, and is resumed by."""
+        section = self.section.model_dump(mode="json", exclude_none=True)
+        whole = {**self.spec.model_dump(mode="json"), "search": section}
+        return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+
+
 def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:
     """Read and check a search. Raises InputError with every fault of its spec and its section."""
-    return validate_search(read_raw(path, overrides))
+    found = validate_search(read_raw(path, overrides))
+    # With whole paths: Ray runs its job in another directory than its user's.
+    spec = absolute(found.spec)
+    return Search(spec.model_dump(mode="json"), spec, found.section)
 
 
 def validate_search(raw: Mapping[str, Any]) -> Search:
@@ -71,7 +83,8 @@ def validate_search(raw: Mapping[str, Any]) -> Search:
         faults += [*_space_faults(found), *_sense_faults(found)]
         if not faults:
             return found
-    raise InputError(faults)
+    # One a key, the first: what is wrong with a domain is no news again as a value of the spec.
+    raise InputError(list({fault.key: fault for fault in reversed(faults)}.values())[::-1])
 
 
 def _section(raw: Mapping[str, Any]) -> tuple[SearchSection | None, list[Fault]]:

@@ -1,0 +1,113 @@
+"""Bad searches: every fault named by its key, before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import InputError
+from jobs.search.door import validate_search
+from jobs.spec_file import validate_spec
+from tests.jobs.search.asked import SPACE, a_search, raw_search
+
+RATE = "train.learning_rate"
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "an unknown key": (
+        {"space": {"method.rnak": {"choice": [1]}}}, "search.space.method.rnak", "unknown key"),
+    "a section": ({"space": {"method": {"choice": [1]}}}, "search.space.method", "a section"),
+    "the name": ({"space": {"name": {"choice": ["a"]}}}, "search.space.name", "same for all"),
+    "an empty space": ({"space": {}}, "search.space", "empty"),
+    "no space": ({"space": None}, "search.space", "valid"),
+    "an empty choice": (
+        {"space": {"method.rank": {"choice": []}}}, "search.space.method.rank.choice", "at least"),
+    "two domains": (
+        {"space": {"method.rank": {"choice": [1], "grid": [2]}}},
+        "search.space.method.rank", "choice and grid"),
+    "no domain": ({"space": {"method.rank": {}}}, "search.space.method.rank", "nothing is given"),
+    "an unknown domain": (
+        {"space": {"method.rank": {"choise": [1]}}},
+        "search.space.method.rank.choise", "did you mean choice"),
+    "a value that is none": (
+        {"space": {"method.rank": {"choice": [4, 0]}}}, "search.space.method.rank", "0 is not"),
+    "a bound that is none": (
+        {"space": {"method.density": {"uniform": [0.5, 1.5]}}},
+        "search.space.method.density", "1.5 is not"),
+    "a range upside down": (
+        {"space": {RATE: {"uniform": [2, 1]}}}, f"search.space.{RATE}", "not below"),
+    "a logarithm of zero": (
+        {"space": {RATE: {"loguniform": [-1, 1]}}}, f"search.space.{RATE}", "no logarithm"),
+    "a metric nobody reports": (
+        {"metric": "eval_accuracy"}, "search.metric", "does not report eval_accuracy"),
+    "an unknown metric": ({"metric": "bleu"}, "search.metric", "should be"),
+    "an unknown scheduler": ({"scheduler": "asah"}, "search.scheduler", "should be"),
+    "pbt over rank": ({"scheduler": "pbt"}, "search.space.method.rank", "pbt hands a trained"),
+    "a grid without an end": ({"algorithm": "grid"}, f"search.space.{RATE}", "has no end"),
+    "a crossing for tpe": (
+        {"algorithm": "tpe", "space": {"method.rank": {"grid": [2, 4]}}},
+        "search.space.method.rank", "does not cross"),
+    "two objectives for random": (
+        {"also_minimise": ["adapter_bytes"]}, "search.also_minimise", "one objective"),
+    "a cost without a price": ({"budget": {"cost": 3}}, "search.budget.cost", "no machine's price"),
+    "an unknown key of the section": ({"sample": 3}, "search.sample", "did you mean samples"),
+    "no samples": ({"samples": 0}, "search.samples", "greater than"),
+    "a share above one": (
+        {"constraints": {"trainable_share": 2}}, "search.constraints.trainable_share", "less than"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("search", "key", "problem"), BAD.values(), ids=BAD)
+def test_a_bad_search_is_refused_by_the_keys_path(
+    search: dict[str, Any], key: str, problem: str, tmp_path: Path
+):
+    with pytest.raises(InputError) as refused:
+        validate_search(raw_search(tmp_path, search))
+    found = {fault.key: fault for fault in refused.value.faults}
+    assert key in found, found
+    assert problem in found[key].problem
+    assert found[key].remedy
+
+
+def test_a_search_without_held_out_rows_or_evaluations_is_refused(tmp_path: Path):
+    raw = raw_search(tmp_path)
+    del raw["data"]["eval"], raw["train"]["eval_every"]
+    with pytest.raises(InputError) as refused:
+        validate_search(raw)
+    assert {fault.key for fault in refused.value.faults} == {"data.eval", "train.eval_every"}
+
+
+def test_faults_of_the_spec_and_of_the_search_are_told_together(tmp_path: Path):
+    raw = raw_search(tmp_path, {"sample": 3})
+    raw["method"]["rank"] = 0
+    with pytest.raises(InputError) as refused:
+        validate_search(raw)
+    assert {fault.key for fault in refused.value.faults} == {"method.rank", "search.sample"}
+
+
+def test_an_elastic_trial_is_refused(tmp_path: Path):
+    with pytest.raises(InputError) as refused:
+        a_search(tmp_path, cluster={"workers": {"min": 1, "max": 2}})
+    assert [fault.key for fault in refused.value.faults] == ["cluster.workers"]
+
+
+def test_a_search_is_no_spec_of_one_run_and_says_how_it_is_run(tmp_path: Path):
+    with pytest.raises(InputError) as refused:
+        validate_spec(raw_search(tmp_path))
+    [fault] = refused.value.faults
+    assert fault.key == "search" and "slora search" in fault.remedy
+
+
+def test_a_spec_without_a_search_is_no_search(tmp_path: Path):
+    raw = raw_search(tmp_path)
+    del raw["search"]
+    with pytest.raises(InputError, match="search: missing"):
+        validate_search(raw)
+
+
+def test_a_trial_is_the_spec_with_its_values(tmp_path: Path):
+    search = a_search(tmp_path)
+    spec = search.trial({"method.rank": 4, "train.learning_rate": 0.005})
+    assert (spec.method.rank, spec.train.learning_rate) == (4, 0.005)
+    assert search.spec.method.rank == 2
+    assert set(search.section.space) == set(SPACE)

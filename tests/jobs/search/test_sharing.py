@@ -1,0 +1,109 @@
+"""What trials share: the same key where nothing that matters differs, another one where it does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.model_files import model_digest
+from jobs.preflight import absolute, check
+from jobs.request import Request
+from jobs.search.sharing import Keys, Shelf, keys_of
+from jobs.store.directory import DirectoryStore
+from jobs.store.runs import MASKS, STATE, TENSORS, RunStore
+from tests.jobs.search.asked import a_search
+from tests.tiny import chat_rows, hollow_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    hollow_model(tmp_path / "model")
+    chat_rows(tmp_path / "train.jsonl", 8)
+    chat_rows(tmp_path / "eval.jsonl", 4)
+    return tmp_path
+
+
+def _keys(folder: Path, **config: Any) -> Keys:
+    search = a_search(folder, method={"mask": "fisher"})
+    dotted = {key.replace("__", "."): value for key, value in config.items()}
+    checked = check(absolute(search.trial(dotted)))
+    digest = model_digest(checked.model.folder)
+    return keys_of(Request(
+        checked.spec, "run", checked.plan, checked.model.folder, digest, checked.train,
+        checked.evaluation,
+    ))  # fmt: skip
+
+
+AFTER = {
+    "rank": {"method__rank": 4},
+    "alpha": {"method__alpha": 3.0},
+    "the hand-off": {"method__handoff__residual": "fold"},
+    "how often it is measured": {"train__eval_every": 2},
+    "the other stage's rate": {
+        "train__learning_rate": 1e-3, "train__sparse_learning_rate": 1e-2},
+    "more steps after it": {"train__steps": 20, "method__sparse_share": 0.2},
+}  # fmt: skip
+BEFORE = {
+    "density": {"method__density": 0.1},
+    "the rate": {"train__learning_rate": 1e-3},
+    "the seed": {"train__seed": 1},
+    "the mask": {"method__mask": "snip"},
+    "a mask that is sized by the rank": {"method__mask": "rows"},
+    "its steps": {"method__sparse_share": 0.5},
+    "the batch": {"train__batch_size": 2},
+    "the workers": {"cluster__workers": 2},
+    "the length": {"data__max_length": 32},
+    "the targets": {"method__targets": ["q_proj"]},
+}
+
+
+@pytest.mark.parametrize("config", AFTER.values(), ids=AFTER)
+def test_what_comes_after_the_sparse_stage_shares_it(folder: Path, config: dict[str, Any]):
+    assert _keys(folder, **config).stage == _keys(folder).stage
+
+
+@pytest.mark.parametrize("config", BEFORE.values(), ids=BEFORE)
+def test_what_the_sparse_stage_depends_on_shares_none(folder: Path, config: dict[str, Any]):
+    assert _keys(folder, **config).stage != _keys(folder).stage
+
+
+def test_scores_are_shared_over_densities_and_ranks_and_not_over_strategies(folder: Path):
+    here = _keys(folder).scores
+    assert here is not None
+    assert _keys(folder, method__density=0.2, method__rank=4).scores == here
+    assert _keys(folder, method__mask="snip").scores != here
+    assert _keys(folder, train__seed=1).scores != here
+    assert _keys(folder, method__mask="random").scores is None
+
+
+def test_rows_by_fisher_take_the_scores_of_fisher(folder: Path):
+    found = _keys(folder, method__mask="rows", method__score="fisher")
+    assert found.scores == _keys(folder).scores
+
+
+def test_the_first_evaluation_is_that_of_the_base(folder: Path):
+    here = _keys(folder).first
+    assert _keys(folder, method__kind="lora", train__learning_rate=1.0).first == here
+    assert _keys(folder, train__seed=1).first != here
+
+
+def test_a_stage_on_the_shelf_is_given_whole_and_the_first_one_stays(tmp_path: Path):
+    store = DirectoryStore(tmp_path)
+    search, donor, taker = (RunStore(store, name) for name in ("search", "donor", "taker"))
+    for name, value in ((TENSORS, b"tensors"), (STATE, b"state")):
+        store.put(donor.checkpoint_key(3, name), value)
+    store.put(donor.key(MASKS), b"masks")
+    shelf = Shelf(search)
+    assert not shelf.has("sparse stage", "k")
+    shelf.put_stage("k", donor, 3)
+    store.put(donor.checkpoint_key(3, STATE), b"other")
+    shelf.put_stage("k", donor, 3)
+    assert shelf.has("sparse stage", "k")
+    assert shelf.take_stage("k", taker) == 3
+    assert store.get(taker.checkpoint_key(3, STATE)) == b"state"
+    assert store.get(taker.checkpoint_key(3, TENSORS)) == b"tensors"
+    assert store.get(taker.key(MASKS)) == b"masks"
+    assert dataclasses.fields(Keys)

@@ -1,0 +1,104 @@
+"""Proposals: within their domains, none twice, and the same again for the same seed and past."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.search.rows import Row
+from jobs.search.section import SearchSection
+from jobs.search.space import count, drawn_ahead, learnt
+
+WIDE: dict[str, Any] = {
+    "method.rank": {"choice": [2, 4, 8]},
+    "train.learning_rate": {"loguniform": [1e-4, 1e-2]},
+    "train.warmup": {"uniform": [0.0, 0.5]},
+    "train.batch_size": {"randint": [4, 9]},
+    "method.targets": {"choice": ["all-linear", ["q_proj", "v_proj"]]},
+}
+
+
+def _section(**told: Any) -> SearchSection:
+    return SearchSection.model_validate({"space": WIDE, **told})
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_draws_lie_within_their_domains(seed: int):
+    for config in drawn_ahead(_section(samples=6, seed=seed)) or ():
+        assert config["method.rank"] in (2, 4, 8)
+        assert 1e-4 <= config["train.learning_rate"] <= 1e-2
+        assert 0.0 <= config["train.warmup"] <= 0.5
+        assert 4 <= config["train.batch_size"] <= 9
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_others():
+    assert drawn_ahead(_section(seed=3)) == drawn_ahead(_section(seed=3))
+    assert drawn_ahead(_section(seed=3)) != drawn_ahead(_section(seed=4))
+
+
+def test_more_samples_begin_with_the_fewer():
+    few, more = drawn_ahead(_section(samples=4)), drawn_ahead(_section(samples=9))
+    assert few is not None and more is not None
+    assert more[:4] == few
+
+
+def test_no_proposal_comes_twice_and_a_small_space_has_no_more_than_it_has():
+    section = SearchSection.model_validate(
+        {"space": {"method.rank": {"choice": [2, 4, 8]}}, "samples": 12}
+    )
+    found = drawn_ahead(section)
+    assert found is not None
+    assert sorted(config["method.rank"] for config in found) == [2, 4, 8]
+    assert count(section) == 3
+
+
+def test_a_grid_is_crossed_whole_and_cut_by_samples():
+    space = {"method.rank": {"choice": [2, 4]}, "train.batch_size": {"randint": [1, 3]}}
+    section = SearchSection.model_validate({"space": space, "algorithm": "grid"})
+    assert len(drawn_ahead(section) or ()) == 6
+    cut = SearchSection.model_validate({"space": space, "algorithm": "grid", "samples": 4})
+    assert drawn_ahead(cut) == (drawn_ahead(section) or [])[:4]
+
+
+def test_grid_domains_are_crossed_and_the_rest_is_drawn_anew_for_each():
+    space = {"method.rank": {"grid": [2, 4]}, "train.learning_rate": {"uniform": [0.1, 0.2]}}
+    section = SearchSection.model_validate({"space": space, "samples": 3})
+    found = drawn_ahead(section) or []
+    assert [config["method.rank"] for config in found] == [2, 4, 2, 4, 2, 4]
+    assert len({config["train.learning_rate"] for config in found}) == 6
+
+
+def _past(section: SearchSection, numbers: int) -> list[Row]:
+    rows: list[Row] = []
+    for number in range(numbers):
+        config = learnt(section, number, rows)
+        # Better the nearer the rate is to 2e-3.
+        metric = abs(config["train.learning_rate"] - 2e-3)
+        rows.append(Row(number, config, status="done", metric=metric, adapter_bytes=1e6))
+    return rows
+
+
+def test_tpe_proposes_the_same_again_after_the_same_past():
+    section = _section(algorithm="tpe", samples=8)
+    once, again = _past(section, 6), _past(section, 6)
+    assert once == again
+    assert learnt(section, 6, once) == learnt(section, 6, [Row.of(row.plain()) for row in once])
+
+
+def test_tpe_learns_from_its_past():
+    section = SearchSection.model_validate({
+        "space": {"train.learning_rate": {"uniform": [1e-4, 1e-1]}}, "algorithm": "tpe",
+        "samples": 40,
+    })  # fmt: skip
+    rows = _past(section, 40)
+    early = sum(row.metric or 0 for row in rows[:10])
+    late = sum(row.metric or 0 for row in rows[-10:])
+    assert late < early / 2
+
+
+def test_tpe_weighs_several_objectives():
+    section = _section(algorithm="tpe", samples=8, also_minimise=["adapter_bytes"])
+    assert len(_past(section, 6)) == 6
