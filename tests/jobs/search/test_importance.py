@@ -1,0 +1,84 @@
+"""Which key mattered, where the answer is known because the metric was made from it."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from math import nan
+from typing import Any
+
+import pytest
+
+from jobs.search import importance
+from jobs.search.rows import Row
+from tests.jobs.search.made import row
+
+
+def trials(count: int, **space: list[Any]) -> list[Row]:
+    """Each key drawn alone; the metric is the distance of the first one from its middle value."""
+    draw = random.Random(0)
+    first, middle = next(iter(space)), {}
+    for key, values in space.items():
+        middle[key] = values[len(values) // 2]
+    rows = []
+    for number in range(count):
+        config = {key: draw.choice(values) for key, values in space.items()}
+        far = abs(space[first].index(config[first]) - space[first].index(middle[first]))
+        rows.append(row(number, far + 0.01 * draw.random(), config=config))
+    return rows
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[2, 4, 8, 16], ["random", "fisher", "rows"], [1e-4 * 1.1**i for i in range(50)]],
+    ids=["a choice of numbers", "a choice of words", "a range"],
+)
+def test_the_key_that_makes_the_metric_has_the_largest_share(values: list[Any]):
+    found = importance.of(trials(60, key=values, other=[1, 2, 3], third=["a", "b"]), "min")
+    assert next(iter(found)) == "key" and found["key"] > 0.5
+    assert set(found) == {"key", "other", "third"} and sum(found.values()) == pytest.approx(1)
+
+
+def test_what_is_best_is_told_by_the_mode():
+    rows = [row(n, n % 4, config={"a": n % 4, "b": n % 3}) for n in range(48)]
+    best_first = [row(r.number, -(r.metric or 0), config=r.config) for r in rows]
+    assert importance.of(rows, "max") == pytest.approx(importance.of(best_first, "min"))
+    lopsided = [row(n, float(n > 30), config={"a": n > 30, "b": n % 2}) for n in range(48)]
+    assert importance.of(lopsided, "max")["a"] > 0.9
+
+
+def test_where_the_best_quarter_is_as_good_as_all_nothing_is_said():
+    rows = [row(n, float(n > 40), config={"a": n, "b": n % 2}) for n in range(48)]
+    assert importance.of(rows, "max") == {} and importance.of(rows, "min") != {}
+    assert importance.of([row(n, 0.5, config={"a": n}) for n in range(9)], "min") == {}
+
+
+def test_too_few_trials_with_a_metric_say_nothing():
+    rows = [row(n, float(n), config={"a": n}) for n in range(3)]
+    assert importance.of([*rows, row(3, None), row(4, nan)], "min") == {}
+    assert importance.of([*rows, row(3, 3.0, config={"a": 3})], "min") == {"a": 1.0}
+    assert importance.of([], "min") == {}
+
+
+def test_a_key_of_one_value_has_no_share():
+    rows = [row(n, float(n), config={"a": n, "b": 8}) for n in range(9)]
+    assert importance.of(rows, "min") == {"a": 1.0}
+    assert importance.of([row(n, float(n)) for n in range(9)], "min") == {}
+
+
+def test_values_of_any_kind_can_be_told_apart():
+    values = [None, True, 8, "8", ["q", "v"], {"min": 1}, 0.5]
+    rows = [row(n, float(n % 7), config={"a": values[n % 7], "b": n % 2}) for n in range(28)]
+    assert set(importance.of(rows, "min")) == {"a", "b"}
+
+
+def test_a_key_that_some_trials_lack_is_judged_by_the_others():
+    rows = [row(n, float(n), config={"a": n} | ({"b": n % 5} if n % 2 else {})) for n in range(20)]
+    assert set(importance.of(rows, "min")) == {"a", "b"}
+
+
+def test_nothing_is_said_aloud(capfd: pytest.CaptureFixture[str]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importance.of(trials(12, key=[1, 2, 3], other=[1, 2]), "max")
+    assert capfd.readouterr() == ("", "")
