@@ -33,10 +33,10 @@ LOG_SPREAD = 10.0
 def of(rows: Sequence[Row], mode: Mode) -> dict[str, float]:
     """Each key's share, largest first, of 1 in all; nothing where it can't be told.
 
-    A key with one value has no share.
+    A key with one value has no share, nor has one that a single trial has or lacks.
     """
     known = [row for row in rows if has_metric(row)]
-    spaces = {key: _space(key, known) for key in keys_of(known)}
+    spaces = {key: _space(key, known) for key in keys_of(known) if _comparable(key, known)}
     varied = {key: space for key, space in spaces.items() if not space.single()}
     if len(known) < ENOUGH or not varied or _all_best(known, mode):
         return {}
@@ -44,6 +44,11 @@ def of(rows: Sequence[Row], mode: Mode) -> dict[str, float]:
     study = _study(known, mode, varied)
     found = get_param_importances(study, evaluator=evaluator, params=list(varied))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _comparable(key: str, rows: Sequence[Row]) -> bool:
+    having = sum(key in row.config for row in rows)
+    return having > 1 and len(rows) - having != 1
 
 
 def _best_share(count: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -15,6 +15,7 @@ from jobs.search.report_groups import (
     GOOD,
     INK,
     OTHER,
+    Group,
     by_group,
     described,
     grouped,
@@ -64,25 +65,15 @@ def curves(rows: Sequence[Row], metric: str, mode: Mode) -> Any:
 def tradeoffs(rows: Sequence[Row], metric: str, mode: Mode) -> Any:
     """The metric against each cost; trials on the Pareto front are filled."""
     figure = make_subplots(rows=1, cols=len(COSTS), shared_yaxes=True, horizontal_spacing=0.04)
-    chosen, groups = set(front(rows, mode)), grouped(rows, mode)
-    kinds = [
-        ("not on the front", OTHER, "circle-open", lambda row: row.number not in chosen),
-        ("Pareto front", GOOD, "diamond", lambda row: row.number in chosen),
-        ("best trial", BEST, "star", lambda row: groups[row.number] is BEST),
-    ]
     for place, cost in enumerate(COSTS, start=1):
         known = [row for row in judged(rows) if getattr(row, cost) is not None]
-        for name, group, symbol, belongs in kinds:
-            points = [row for row in known if belongs(row)]
+        for name, look, numbers in _standings(rows, mode):
+            points = [row for row in known if row.number in numbers]
             figure.add_scatter(
                 x=[getattr(row, cost) for row in points],
                 y=[row.metric for row in points],
                 mode="markers",
-                marker={
-                    "symbol": symbol,
-                    "color": group.colour,
-                    "size": 13 if symbol == "star" else 9,
-                },
+                marker=look,
                 hovertext=[described(row, metric) for row in points],
                 hoverinfo="text",
                 name=name,
@@ -99,7 +90,7 @@ def tradeoffs(rows: Sequence[Row], metric: str, mode: Mode) -> Any:
 
 def importances(shares: Mapping[str, float]) -> Any:
     """A bar for each key's share."""
-    keys = list(reversed(shares))
+    keys = list(shares)[::-1]
     figure = go.Figure()
     figure.add_bar(
         x=[shares[key] for key in keys],
@@ -137,6 +128,23 @@ def axes(figure: Any, *, height: int) -> None:
 def drawable(rows: Sequence[Row]) -> bool:
     """Whether any trial has a result to draw."""
     return any(has_metric(row) for row in judged(rows))
+
+
+def _standings(
+    rows: Sequence[Row], mode: Mode
+) -> list[tuple[str, dict[str, Any], Collection[int]]]:
+    """Names, markers and members; the best trial is drawn over its own place on the front."""
+    chosen, every = set(front(rows, mode)), {row.number for row in rows}
+    first = {number for number, group in grouped(rows, mode).items() if group is BEST}
+    return [
+        ("not on the front", _marker("circle-open", OTHER), every - chosen),
+        ("Pareto front", _marker("diamond", GOOD), chosen),
+        ("best trial", _marker("star", BEST, size=13), first),
+    ]
+
+
+def _marker(symbol: str, group: Group, *, size: int = 9) -> dict[str, Any]:
+    return {"symbol": symbol, "color": group.colour, "size": size}
 
 
 def _cost_axis(figure: Any, place: int, cost: str, values: Sequence[float]) -> None:

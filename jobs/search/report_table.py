@@ -71,7 +71,7 @@ def _best(rows: Sequence[Row], metric: str, mode: Mode) -> str:
 
 
 def _counts(rows: Sequence[Row]) -> str:
-    counts = Counter(row.status for row in rows)
+    counts: Counter[str] = Counter(row.status for row in rows)
     told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     return f"{len(rows)}<small>{told}</small>"
 

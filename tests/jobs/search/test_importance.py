@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable
 from math import nan
 from typing import Any
 
@@ -75,6 +76,12 @@ def test_values_of_any_kind_can_be_told_apart():
 def test_a_key_that_some_trials_lack_is_judged_by_the_others():
     rows = [row(n, float(n), config={"a": n} | ({"b": n % 5} if n % 2 else {})) for n in range(20)]
     assert set(importance.of(rows, "min")) == {"a", "b"}
+
+
+@pytest.mark.parametrize("has", [lambda n: n == 3, lambda n: n != 3], ids=["has", "lacks"])
+def test_a_key_that_a_single_trial_has_or_lacks_has_no_share(has: Callable[[int], bool]):
+    rows = [row(n, float(n), config={"a": n} | ({"b": n % 5} if has(n) else {})) for n in range(20)]
+    assert importance.of(rows, "min") == {"a": 1.0}
 
 
 def test_nothing_is_said_aloud(capfd: pytest.CaptureFixture[str]):

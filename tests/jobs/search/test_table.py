@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from jobs.search.rows import Row
-from jobs.search.table import live, line_of
+from jobs.search.table import line_of, live
 from tests.jobs.search.made import HOSTILE, row, search
 
 
@@ -28,8 +28,33 @@ def numbers_in(lines: list[str]) -> list[int]:
 
 def test_a_trial_is_a_line_with_its_figures():
     head, first, *_ = text_of(search())
-    assert head.split() == "# status step eval_loss rank dens… mask learning… share MB time".split()
-    assert first.split() == "★ 0 done 60 0.8005 16 0.005 random 0.0003295 1.60% 6.4 1:30".split()
+    assert head.split() == [
+        "#",
+        "status",
+        "step",
+        "eval_loss",
+        "rank",
+        "dens…",
+        "mask",
+        "learning…",
+        "share",
+        "MB",
+        "time",
+    ]
+    assert first.split() == [
+        "★",
+        "0",
+        "done",
+        "60",
+        "0.8005",
+        "16",
+        "0.005",
+        "random",
+        "0.0003295",
+        "1.60%",
+        "6.4",
+        "1:30",
+    ]
 
 
 def test_names_stand_over_their_values():
