@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from jobs.search import importance
 from jobs.search.pareto import Mode, front, has_metric
-from jobs.search.report_figures import curves, drawable, importances, tradeoffs
+from jobs.search.report_figures import LABELLED, curves, drawable, importances, tradeoffs
 from jobs.search.report_page import Section, page
 from jobs.search.report_parallel import parallel
 from jobs.search.report_table import headline, trials
@@ -45,7 +45,8 @@ def _curves(rows: Sequence[Row], metric: str, mode: Mode) -> Section:
     title = f"{metric} over the steps"
     if not any(row.curve for row in rows):
         return Section("curves", title, "No trial has been evaluated.")
-    told = "One line a trial, with its number at the end. Hover for its values."
+    numbered = ", with its number at the end" if len(rows) <= LABELLED else ""
+    told = f"One line a trial{numbered}. Point at it for its values."
     return Section("curves", title, told, curves(rows, metric, mode))
 
 

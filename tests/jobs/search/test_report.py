@@ -14,6 +14,7 @@ from jobs.search.pareto import front
 from jobs.search.report import html
 from jobs.search.report_figures import curves, importances, tradeoffs
 from jobs.search.report_groups import BEST, GOOD, OTHER, UNENDED, grouped, marked
+from jobs.search.report_page import Section, page
 from jobs.search.report_parallel import parallel
 from jobs.search.rows import Row
 from tests.jobs.search.made import HOSTILE, row, search
@@ -23,13 +24,13 @@ def page_of(rows: list[Row], **more: Any) -> str:
     return html(rows, **({"name": "chat", "metric": "eval_loss", "mode": "min"} | more))
 
 
-def without_library(page: str) -> str:
-    assert page.count(get_plotlyjs()) == 1
-    return page.replace(get_plotlyjs(), "")
+def without_library(told: str) -> str:
+    assert told.count(get_plotlyjs()) == 1
+    return told.replace(get_plotlyjs(), "")
 
 
-def figures_in(page: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)
+def figures_in(told: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', told, re.S)
     assert found is not None
     figures: dict[str, Any] = json.loads(found[1])
     return figures
@@ -44,32 +45,41 @@ def test_the_file_holds_the_library_once_and_names_no_other_place():
 
 def test_every_trial_has_its_line_with_status_and_reason():
     rows = search(60)
-    page = page_of(rows)
+    told = page_of(rows)
     for trial in rows:
-        start = page.index(f'<tbody id="trial-{trial.number}"')
-        line = page[start : page.index("</tbody>", start)]
+        start = told.index(f'<tbody id="trial-{trial.number}"')
+        line = told[start : told.index("</tbody>", start)]
         assert f">{trial.status}<" in line and trial.reason in line
         assert str(trial.config["method.rank"]) in line
 
 
 def test_the_head_tells_the_best_trial_what_was_spent_and_how_trials_ended():
-    page = page_of(search(), budget={"trials": 20, "tokens": 1e6, "seconds": 3600})
-    assert '<a href="#trial-0">trial 0</a>, <strong>eval_loss 0.8005</strong>' in page
-    assert "4 done, 4 stopped, 2 failed, 2 rejected" in page
-    assert "12 of 20 trials, 163,840 of 1,000,000 tokens, 320 steps; seconds: at most 3,600" in page
+    told = page_of(search(), budget={"trials": 20, "tokens": 1e6, "seconds": 3600})
+    assert '<a href="#trial-0">trial 0</a>, <strong>eval_loss 0.8005</strong>' in told
+    assert "4 done, 4 stopped, 2 failed, 2 rejected" in told
+    assert "12 of 20 trials, 163,840 of 1,000,000 tokens, 320 steps; seconds: at most 3,600" in told
 
 
 def test_text_of_a_trial_is_escaped_wherever_it_stands():
     rows = search()
-    rows[0] = replace(
-        rows[0], config={HOSTILE: HOSTILE}, reason=HOSTILE, shared=(HOSTILE,), run=HOSTILE
-    )
-    page = page_of(rows, name=HOSTILE, metric=HOSTILE, budget={HOSTILE: 1.0})
-    rest = without_library(page)
-    assert "<script>window" not in rest and "<img" not in rest and "onerror=" in rest
+    # Without its dots a key is its own short name.
+    config = {HOSTILE: HOSTILE, HOSTILE.replace(".", ""): [HOSTILE]}
+    rows[0] = replace(rows[0], config=config, reason=HOSTILE, shared=(HOSTILE,), run=HOSTILE)
+    told = page_of(rows, name=HOSTILE, metric=HOSTILE, budget={HOSTILE: 1.0})
+    rest = without_library(told)
+    assert "<script>w" not in rest and "<img" not in rest and "onerror=" in rest
     assert len(re.findall("<script", rest)) == 3
-    hover = " ".join(trace["hovertext"] for trace in figures_in(page)["curves"]["data"])
+    hover = " ".join(trace["hovertext"] for trace in figures_in(told)["curves"]["data"])
     assert "<script>" not in hover and "&lt;script&gt;" in hover
+
+
+def test_a_figure_can_not_end_the_element_it_stands_in():
+    class Figure:
+        def to_json(self, engine: str) -> str:
+            return json.dumps({"told": "</script><script>"})
+
+    made = page("t", "", [Section("a", "A", "", Figure())], "")
+    assert figures_in(made) == {"a": {"told": "</script><script>"}}
 
 
 def test_a_text_for_a_figure_is_cut_and_has_no_markup():
@@ -143,6 +153,6 @@ def test_few_trials_make_importance_a_hint():
 
 @pytest.mark.parametrize("rows", [[], [Row(0, {})], [Row(0, {"a": None}, status="rejected")]])
 def test_a_search_of_nothing_says_so_in_place_of_figures(rows: list[Row]):
-    page = page_of(rows)
-    assert "No trial came to a result." in page and "none: no trial came to a result" in page
-    assert page.count("<tbody") == len(rows)
+    told = page_of(rows)
+    assert "No trial came to a result." in told and "none: no trial came to a result" in told
+    assert told.count("<tbody") == len(rows)
