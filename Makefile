@@ -16,7 +16,7 @@ DEV   := $(VENV)/.dev-$(KEY)
 # Model and data come from packages: nothing here asks a model hub.
 export HF_HUB_OFFLINE := 1
 
-SLOW := ray or ranks or storage or end_to_end or gpu
+SLOW := ray or ranks or storage or browser or end_to_end or gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-classify test test-fast check bench format setup clean clean-all
@@ -34,6 +34,7 @@ demo-classify: $(DEMO) ## fine-tune an encoder to sort news by group
 
 test: $(DEV) ## all tests, with the real models and data (make test ARGS="-k plan")
 	$(PY) infra/demo/prepare.py all
+	$(PY) -m tests.ui.fetch_browser
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-fast: $(DEV) ## the unit tests only, under a minute
