@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from torch import Tensor
 
 from slora.masks.scorer import Scorer
@@ -24,3 +27,12 @@ def _fail(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
 
 
 BROKEN = Scorer("broken", finish=_fail)
+
+
+def _die(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+DEADLY = Scorer("deadly", finish=_die)
+"""As a worker that takes too much memory, and is killed without a word."""

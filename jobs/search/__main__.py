@@ -12,9 +12,10 @@ from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
 from jobs.errors import Fault, InputError, JobsError, NotFound
 from jobs.preflight import check
-from jobs.search.diary import Diary, best
+from jobs.search.diary import Diary
 from jobs.search.door import Search, load_search
 from jobs.search.leave import SEARCH, leave
+from jobs.search.pareto import best
 from jobs.search.planned import planned
 from jobs.search.rows import Row
 from jobs.search.space import drawn_ahead

@@ -36,22 +36,22 @@ class Crew:
         self._seats: list[Any] = []
         self._running: list[Any] = []
         self._next: Any = None
-        self._run_id = ""
+        self._start_number = 0
 
     def begin(self, order: Order) -> None:
         """Starts a trial. Raises Lost."""
         try:
             if not self._seats:
                 self._start()
-            self._run_id = order.request.run_id
-            self._running = [seat.train.remote(order) for seat in self._seats]
+            self._start_number += 1
+            self._running = [seat.train.remote(order, self._start_number) for seat in self._seats]
         except RayActorError as dead:
             raise self._lost(dead) from dead
 
     def report(self) -> Report:
         """Waits for the next one. Raises Lost."""
         if self._next is None:
-            self._next = self._seats[0].next_report.remote(self._run_id)
+            self._next = self._seats[0].next_report.remote(self._start_number)
         waiting = [self._next, *self._running]
         try:
             while True:

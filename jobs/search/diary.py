@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,12 +49,3 @@ class Diary:
         told = {"event": "trial", "time": time.time(), "spent": self.seconds()}
         self._runs.events.append({**told, "row": row.plain()})
         return row
-
-
-def best(rows: Sequence[Row], mode: str) -> Row | None:
-    """The row with the best metric among those that trained to their end."""
-    ended = [row for row in rows if row.status == "done" and row.metric is not None]
-    if not ended:
-        return None
-    sign = 1 if mode == "min" else -1
-    return min(ended, key=lambda row: (sign * (row.metric or 0.0), row.number))

@@ -45,7 +45,6 @@ class Search:
             put(raw, key.split("."), list(value) if isinstance(value, tuple) else value)
         return validate_spec(raw)
 
-
     def text(self) -> str:
         """The whole search as YAML, defaults written out: what it records, and is resumed by."""
         section = self.section.model_dump(mode="json", exclude_none=True)

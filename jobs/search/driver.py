@@ -13,7 +13,7 @@ from typing import Any
 from jobs.errors import InputError, TrainingFailed
 from jobs.model_files import model_digest
 from jobs.preflight import Checked
-from jobs.search.diary import Diary, best
+from jobs.search.diary import Diary
 from jobs.search.door import Search
 from jobs.search.planned import Planned, planned
 from jobs.search.proposals import Proposals, request_of
@@ -44,7 +44,7 @@ def run_trials(
     from ray import tune
 
     from jobs.search.crew import bundles
-    from jobs.search.trainable import ORDER, TrialActor
+    from jobs.search.trainable import ASKED, TrialActor
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     proposals = Proposals(search, checked, diary, run=runs.run_id)
@@ -54,15 +54,18 @@ def run_trials(
         watch.why_over, proposals.over = why, True
 
     def resources(config: dict[str, Any]) -> Any:
-        return tune.PlacementGroupFactory(bundles(config[ORDER].request.spec.cluster))
+        return tune.PlacementGroupFactory(bundles(config[ASKED].request.spec.cluster))
 
+    population = search.section.scheduler == "pbt"
     folder = runs.scratch(TUNE_FOLDER)
     tuner = tune.Tuner(
         tune.with_resources(TrialActor, resources),
+        # Tune's PBT refuses a searcher: its population is there from the start.
+        param_space={ASKED: tune.grid_search(proposals.everything())} if population else None,
         tune_config=tune.TuneConfig(
-            search_alg=proposals,
+            search_alg=None if population else proposals,
             scheduler=scheduler_of(search, diary.rows),
-            num_samples=-1,
+            num_samples=1 if population else -1,
             max_concurrent_trials=_at_once(search),
             reuse_actors=True,
         ),
@@ -124,6 +127,3 @@ def _at_once(search: Search) -> int:
 def _whole(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
-
-
-__all__ = ["best", "none_ended", "publish_best", "run_trials"]

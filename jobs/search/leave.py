@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jobs.search.diary import Diary, best
+from jobs.search.diary import Diary
 from jobs.search.door import Search
-from jobs.search.pareto import front
+from jobs.search.pareto import best, front
 from jobs.spec_file import dump_spec
 from jobs.store.runs import RunStore
 

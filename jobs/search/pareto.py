@@ -24,8 +24,9 @@ def has_metric(row: Row) -> bool:
 
 
 def best(rows: Sequence[Row], mode: Mode) -> Row | None:
-    """The trial of the best metric among those that ended well; the earlier of two alike."""
-    return min(judged(rows), key=lambda row: (_loss(row, mode), row.number), default=None)
+    """The trial of the best metric among those that trained to their end; the earlier of two."""
+    whole = [row for row in judged(rows) if row.status == "done"]
+    return min(whole, key=lambda row: (_loss(row, mode), row.number), default=None)
 
 
 def front(rows: Sequence[Row], mode: Mode) -> list[int]:

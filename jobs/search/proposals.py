@@ -15,7 +15,7 @@ from jobs.search.door import Search
 from jobs.search.planned import Planned, planned
 from jobs.search.rows import Row
 from jobs.search.space import count, drawn_ahead, learnt
-from jobs.search.trainable import ORDER, Asked
+from jobs.search.trainable import ASKED, Asked
 
 
 class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy may lean on
@@ -44,12 +44,15 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
                 continue
             self._diary.write(found.row)
             self._live[trial_id] = row.number
-            return {
-                ORDER: self._asked(found),
-                "number": row.number,
-                "values": dict(row.config),
-            }
+            return {ASKED: self._asked(found)}
         return str(Searcher.FINISHED)
+
+    def everything(self) -> list[Asked]:
+        """All that may still run at once, for a scheduler that wants its population whole."""
+        found = []
+        while isinstance(told := self.suggest(f"all-{self._next}"), dict):
+            found.append(told[ASKED])
+        return found
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -92,7 +95,9 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
         digest = self._digests.setdefault(path, "") or model_digest(folder)
         self._digests[path] = digest
         request = request_of(checked, row.run, digest, search=self._run)
-        return Asked(row.number, request, self._run, self._search.section.measured)
+        return Asked(
+            row.number, dict(row.config), request, self._run, self._search.section.measured
+        )
 
 
 def request_of(checked: Checked, run: str, digest: str, *, search: str) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from ray.tune.schedulers import (
 from jobs.search.door import Search
 from jobs.search.rows import Row
 from jobs.search.section import Domain
-from jobs.search.trainable import ORDER
+from jobs.search.trainable import ASKED, Asked
 from jobs.spec import Spec, TrainSection
 
 TIME, METRIC = "step", "metric"
@@ -47,7 +47,9 @@ def scheduler_of(search: Search, rows: Sequence[Row]) -> TrialScheduler:
     if section.scheduler == "hyperband":
         return HyperBandScheduler(**common, max_t=most, reduction_factor=REDUCTION)
     if section.scheduler == "pbt":
-        return Exchange(search, **common, perturbation_interval=first, quantile_fraction=0.25)
+        return Exchange(
+            search, **common, perturbation_interval=first, quantile_fraction=0.25, synch=True
+        )
     return FIFOScheduler()
 
 
@@ -68,30 +70,30 @@ class Exchange(PopulationBasedTraining):  # type: ignore[misc]  # no types mypy 
         self._search = search
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
-        return taken_over(self._search, trial.config, trial_to_clone.config), {}
+        return {
+            ASKED: taken_over(self._search, trial.config[ASKED], trial_to_clone.config[ASKED])
+        }, {}
 
 
-def taken_over(search: Search, own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's config after it took over another's state: its own run, the other's values moved.
+def taken_over(search: Search, own: Asked, other: Asked) -> Asked:
+    """A trial after it took over another's state: its own run, the other's values moved.
 
     The same for the same two trials and values, so that a search can be repeated.
     """
-    seed = f"{search.section.seed} {own['number']} {other['number']} {other['values']}"
+    seed = f"{search.section.seed} {own.number} {other.number} {other.config}"
     chance = random.Random(seed)
     space = search.section.space
-    values = {key: moved(space[key], value, chance) for key, value in other["values"].items()}
-    asked = own[ORDER]
-    train = asked.request.spec.train.model_dump()
+    values = {key: moved(space[key], value, chance) for key, value in other.config.items()}
+    train = own.request.spec.train.model_dump()
     train |= {key.removeprefix("train."): value for key, value in values.items()}
-    spec = asked.request.spec.model_copy(update={"train": TrainSection.model_validate(train)})
-    plan = asked.request.plan
+    spec = own.request.spec.model_copy(update={"train": TrainSection.model_validate(train)})
     stages = tuple(
-        dataclasses.replace(stage, learning_rate=_rate(spec, stage.name)) for stage in plan.stages
+        dataclasses.replace(stage, learning_rate=_rate(spec, stage.name))
+        for stage in own.request.plan.stages
     )
-    plan = dataclasses.replace(plan, stages=stages)
-    request = dataclasses.replace(asked.request, spec=spec, plan=plan)
-    made = dataclasses.replace(asked, request=request, donor=int(other["number"]))
-    return {ORDER: made, "number": own["number"], "values": values}
+    plan = dataclasses.replace(own.request.plan, stages=stages)
+    request = dataclasses.replace(own.request, spec=spec, plan=plan)
+    return dataclasses.replace(own, config=values, request=request, donor=other.number)
 
 
 def _rate(spec: Spec, stage: str) -> float:

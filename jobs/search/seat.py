@@ -31,11 +31,11 @@ class Seat:
     def __init__(self, *, threads: int, gpu: bool) -> None:
         os.environ.update(ENVIRONMENT, **({} if gpu else {"DS_ACCELERATOR": "cpu"}))
         self._threads, self._gpu = threads, gpu
-        self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[tuple[int, Report]] = queue.SimpleQueue()
         self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._tokens: dict[Any, dict[Any, Sample]] = {}
         self._rank = self._world_size = 0
-        self._run_id = ""
+        self._start = 0
 
     def address(self) -> str:
         """host:port that nobody listens at, for the crew to meet."""
@@ -62,19 +62,22 @@ class Seat:
         )  # fmt: skip
         distributed(backend)
 
-    def train(self, order: Order) -> None:
-        """One trial, from where its run is. Its end is a report too."""
+    def train(self, order: Order, start: int) -> None:
+        """One trial, from where its run is. Its end is a report too.
+
+        `start` numbers the starts of the crew: a trial that was paused is started again.
+        """
         with contextlib.suppress(queue.Empty):
             while True:
                 self._verdicts.get_nowait()
-        self._run_id = order.request.run_id
-        self._reports.put((self._run_id, self._trained(order)))
+        self._start = start
+        self._reports.put((start, self._trained(order)))
 
-    def next_report(self, run_id: str) -> Report:
-        """Waits for it. What a trial that was stopped had still to say is nobody's concern."""
+    def next_report(self, start: int) -> Report:
+        """Waits for it. What a start that was stopped had still to say is nobody's concern."""
         while True:
             whose, report = self._reports.get()
-            if whose == run_id:
+            if whose == start:
                 return report
 
     def verdict(self, goes_on: bool) -> None:
@@ -83,7 +86,7 @@ class Seat:
 
     def _tell(self, report: Report) -> bool:
         if self._rank == 0:
-            self._reports.put((self._run_id, report))
+            self._reports.put((self._start, report))
         return self._verdicts.get()
 
     def _trained(self, order: Order) -> Report:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from jobs.narrate import plain
-from jobs.search.diary import Diary, best
+from jobs.search.diary import Diary
 from jobs.search.door import Search
 from jobs.search.leave import NEXT, REPORT, RESULTS
+from jobs.search.pareto import best
 from jobs.search.rows import Row
 from jobs.store.runs import RunStore
 

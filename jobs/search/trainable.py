@@ -24,8 +24,8 @@ from jobs.spec import ClusterSection
 from jobs.store.objects import open_store
 from jobs.store.runs import MASKS, STARTS, STATE, TENSORS, RunStore
 
-ORDER = "order"
-"""The key of Tune's config under which a trial's Asked lies, pickled by Ray."""
+ASKED = "asked"
+"""The one key of Tune's config: a trial's Asked, pickled by Ray."""
 PAPERS = (MASKS, STARTS)
 """What a state needs beside its checkpoint."""
 
@@ -35,6 +35,8 @@ class Asked:
     """One trial, as the driver hands it over."""
 
     number: int
+    config: Mapping[str, Any]
+    """The searched keys and their values."""
     request: Request
     search: str
     metric: str
@@ -124,7 +126,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray has no types that
             self._crew.close()
 
     def _take(self, config: Mapping[str, Any]) -> None:
-        asked: Asked = config[ORDER]
+        asked: Asked = config[ASKED]
         if self._crew is not None and asked.request.spec.cluster != self._cluster:
             self._crew.close()
             self._crew = None

@@ -11,7 +11,7 @@ from ray.tune import Callback, Stopper
 from jobs.search.diary import Diary
 from jobs.search.door import Search
 from jobs.search.rows import Row
-from jobs.search.trainable import ORDER
+from jobs.search.trainable import ASKED, Asked
 from jobs.spec_file import dump_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import SPEC, RunStore
@@ -29,12 +29,12 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Of a trial that was paused too: it goes on."""
         row = self._row(trial)
-        asked = trial.config[ORDER]
+        asked: Asked = trial.config[ASKED]
         runs = RunStore(open_store(asked.request.spec.store), row.run)
         runs.write_text(SPEC, dump_spec(asked.request.spec))
         self._began.setdefault(row.number, time.monotonic())
-        if row.status != "running" or row.config != trial.config["values"]:
-            self._say(self._diary.write(row, status="running", config=trial.config["values"]))
+        if row.status != "running" or row.config != asked.config:
+            self._say(self._diary.write(row, status="running", config=asked.config))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -79,7 +79,7 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
         self._say(row)
 
     def _row(self, trial: Any) -> Row:
-        found = self._diary.row(trial.config["number"])
+        found = self._diary.row(trial.config[ASKED].number)
         assert found is not None
         return found
 

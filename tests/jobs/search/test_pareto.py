@@ -45,8 +45,13 @@ def test_a_trial_of_unknown_cost_neither_stands_on_the_front_nor_hides_another(c
 def test_only_trials_that_ended_well_are_compared(status: str):
     rows = [row(0, 0.1, status=status), row(1, 1.0, status="stopped")]
     assert front(rows, "min") == [1]
+    assert best(rows, "min") is None
+
+
+def test_the_best_trained_to_its_end():
+    rows = [row(0, 0.1, status="stopped"), row(1, 1.0), row(2, 0.5), row(3, 0.5)]
     found = best(rows, "min")
-    assert found is not None and found.number == 1
+    assert found is not None and found.number == 2
 
 
 @pytest.mark.parametrize("metric", [None, nan, inf, -inf])
