@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import AlreadyThere, Changed, InputError, NotFound
+from jobs.store import s3_list
 from jobs.store.objects import ObjectStore
 from jobs.store.probe import lacks
 from jobs.store.s3_parts import PART
@@ -44,7 +45,7 @@ def test_what_is_put_is_got_listed_measured_and_deleted(store: ObjectStore, tmp_
 
 
 def test_keys_are_listed_in_the_order_of_their_text(store: ObjectStore):
-    keys = ["a-b/x", "a/x", "a.b", "a/b/c", "B", "naïve/ключ x", "a+b %2f"]
+    keys = ["a-b/x", "a/x", "a.b", "a/b/c", "B", "naïve/ключ x", "a+b %2f", "a&amp;b"]
     for key in keys:
         store.put(key, b"")
     assert list(store.list("")) == sorted(keys)
@@ -214,14 +215,19 @@ def test_racing_swaps_lose_no_count(store: ObjectStore):
     assert store.get("counter") == b"20"
 
 
-def test_more_keys_than_a_page_holds_are_all_listed_once(s3, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("folders", [256, 5], ids=["by folder", "by what folders begin with"])
+def test_more_keys_than_a_page_holds_are_all_listed_once(folders, s3, monkeypatch):
     # Pages of ten rather than of a thousand: what is asked for is boto3's own parameter.
     client = s3._client
     plain = client.list_objects_v2
     monkeypatch.setattr(client, "list_objects_v2", lambda **asked: plain(**asked, MaxKeys=10))
+    monkeypatch.setattr(s3_list, "MOST_FOLDERS", folders)
     keys = [f"{folder}/{number}/x" for folder in ("a", "b", "b.c") for number in range(12)]
-    for key in [*keys, "top"]:
+    # Some folders begin as others are called, and some objects as folders do.
+    keys += [f"v{number}/{name}" for number in range(1, 31) for name in ("x", "y")]
+    keys += [f"v1/{number}" for number in range(25)] + ["top", "v1-note", "v2x"]
+    for key in keys:
         s3.put(key, b"")
-    assert list(s3.list("")) == sorted([*keys, "top"])
-    assert list(s3.list("b/")) == sorted(key for key in keys if key.startswith("b/"))
-    assert list(s3.list("b")) == sorted(key for key in keys if key.startswith("b"))
+    for prefix in ("", "b/", "b", "v", "v1", "v1/", "v3/x", "none"):
+        found = list(s3.list(prefix))
+        assert found == sorted(key for key in keys if key.startswith(prefix)), prefix
