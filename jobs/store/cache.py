@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from jobs.errors import Fault, InputError, StoreError
-from jobs.store.digest import sha256_of, sha256_of_file
+from jobs.store.digest import sha256_of_file
 from jobs.store.keys import check_key
 from jobs.store.objects import ObjectStore, open_store
 from jobs.store.settings import store_settings
@@ -136,14 +136,13 @@ def _fetch(store: ObjectStore, wanted: Sequence[Wanted], entry: Path) -> None:
         for one in wanted:
             path = beside / FILES / one.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            store.get_file(one.key, path)
+            digest = store.get_file(one.key, path)
             if path.stat().st_size != one.size:
                 raise StoreError(f"{store.url(one.key)}: changed while it was fetched. Try again.")
             with path.open("rb") as opened:
                 # On the disk before the seal is: a seal over lost bytes would be believed.
                 os.fsync(opened.fileno())
-                times = {"mtime_ns": path.stat().st_mtime_ns}
-                sealed[one.name] = {"sha256": sha256_of(opened), **times}
+                sealed[one.name] = {"sha256": digest, "mtime_ns": path.stat().st_mtime_ns}
         (beside / SEALED).write_text(json.dumps(sealed))
         shutil.rmtree(entry, ignore_errors=True)
         beside.rename(entry)

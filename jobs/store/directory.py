@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from jobs.errors import AlreadyThere, Changed, Fault, InputError, NotFound, StoreError
-from jobs.store.digest import CHUNK
+from jobs.store.digest import CHUNK, copy_and_digest
 from jobs.store.keys import HIDDEN, Head, check_key
 
 # The class below has methods called `list` and `open`, which hide the builtins in annotations.
@@ -69,10 +69,10 @@ class DirectoryStore:
         with self.open(key) as file, self._told(key):
             return file.read()
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Write the whole object into the new file `path`."""
+    def get_file(self, key: str, path: Path) -> str:
+        """Write the whole object into the new file `path`, and give its SHA-256."""
         with self.open(key) as source, self._told(key), path.open("xb") as file:
-            shutil.copyfileobj(source, file, CHUNK)
+            return copy_and_digest(source, file)
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
         """A part of the object, as much of it as there is, or NotFound."""

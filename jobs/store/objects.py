@@ -47,8 +47,11 @@ class ObjectStore(Protocol):
         """The whole object, or NotFound."""
         ...
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Write the whole object into the new file `path`, without holding it in memory."""
+    def get_file(self, key: str, path: Path) -> str:
+        """Write the whole object into the new file `path`, and give the SHA-256 of what lies there.
+
+        Holds little of it in memory. Not forced to the disk: whoever relies on that does it.
+        """
         ...
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:

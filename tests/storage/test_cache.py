@@ -158,7 +158,7 @@ def test_processes_that_want_one_model_at_once_fetch_it_once(model: str, cache: 
 
 def test_a_fetch_that_fails_leaves_nothing_that_counts(s3: S3Store, model: str, cache: Path):
     class Losing(S3Store):
-        def get_file(self, key: str, path: Path) -> None:
+        def get_file(self, key: str, path: Path) -> str:
             path.write_bytes(b"half")
             raise NotFound(key)
 

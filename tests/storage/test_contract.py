@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_a_range_is_as_much_of_it_as_there_is(store: ObjectStore, start, length,
 def test_an_empty_object_is_one(store: ObjectStore, tmp_path: Path):
     store.put("a", b"")
     assert store.get("a") == b"" and store.read("a", 0) == b""
-    store.get_file("a", tmp_path / "got")
+    assert store.get_file("a", tmp_path / "got") == hashlib.sha256().hexdigest()
     assert (tmp_path / "got").read_bytes() == b""
 
 
@@ -126,7 +127,8 @@ def test_a_large_file_goes_up_in_parts_and_comes_down_as_it_was(store, tmp_path:
     etag = store.put_file("big", path, create_only=True)
     there = store.head("big")
     assert (there.size, there.etag) == (LARGE, etag)
-    store.get_file("big", tmp_path / "got")
+    digest = store.get_file("big", tmp_path / "got")
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (tmp_path / "got").read_bytes() == path.read_bytes()
     with store.open("big") as stream:
         assert stream.read() == path.read_bytes()

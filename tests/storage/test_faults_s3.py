@@ -14,6 +14,7 @@ import pytest
 
 from jobs.errors import StoreError, UnsoundStore
 from jobs.store import s3 as s3_module
+from jobs.store.adapters import pull
 from jobs.store.s3 import S3Store
 from jobs.store.settings import S3Settings
 from tests.jobs.store.made import _in
@@ -93,6 +94,32 @@ def test_a_fault_at_any_request_costs_nothing_that_was_committed(
     assert failed >= points * 0.8 or fault == "wrong checksum"
     with capsys.disabled():
         print(f"\n  s3, {fault}: {points} of {points} requests tried, {failed} failed the commit")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_any_request_of_a_pull_gives_the_whole_adapter_or_nothing(
+    fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, monkeypatch, capsys
+):
+    of = scene(direct, "n", tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    settings = SHORT if fault.startswith("time-out") else ONCE
+    store = S3Store(direct.bucket, direct.prefix, settings)
+    proxy.arm("", 0)
+    pull(store, of.first, tmp_path / "rehearsal")
+    points, failed = proxy.count, 0
+    for at in range(1, points + 1):
+        proxy.arm(fault, at)
+        try:
+            pull(store, of.first, tmp_path / f"pulled-{at}")
+        except StoreError:
+            failed += 1
+            assert not list(tmp_path.glob(f"*pulled-{at}*"))
+        else:
+            for path in of.before.iterdir():
+                assert (tmp_path / f"pulled-{at}" / path.name).read_bytes() == path.read_bytes()
+    assert points >= 7
+    with capsys.disabled():
+        print(f"\n  s3, pull, {fault}: {points} of {points} requests tried, {failed} failed it")
 
 
 @pytest.mark.parametrize("fault", HEALED)

@@ -135,8 +135,8 @@ class DyingStore:
     def copy(self, source: str, key: str) -> None:
         self._do("copy " + key, lambda: self._inner.copy(source, key))
 
-    def get_file(self, key: str, path: Path) -> None:
-        self._do("fetch " + key, lambda: self._inner.get_file(key, path))
+    def get_file(self, key: str, path: Path) -> str:
+        return self._do("fetch " + key, lambda: self._inner.get_file(key, path))
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
         return self._do("read " + key, lambda: self._inner.read(key, start, length))
