@@ -31,12 +31,26 @@ STATUS_S = 1.0
 """Seconds between two questions to Ray whether the job still runs."""
 AGENT_S = 60.0
 """Seconds that a Ray which has just started may take until it accepts a job."""
+INTERRUPTED = 130
 STOP_S = 30.0
 """Seconds that a stopped job has to end; Ray itself kills it after three."""
 
 
 def train(checked: Checked, *, json: bool) -> int:
-    """Runs the job to its end and shows what came of it. Returns the job's exit code."""
+    """Runs the job to its end and shows what came of it. Returns the command's exit code."""
+    runs = run_to_end(checked)
+    if runs is None:
+        note("stopped; nothing of it runs on, and the same command starts anew")
+        return INTERRUPTED
+    _show(runs, checked.spec.store, json=json)
+    return 0
+
+
+def run_to_end(checked: Checked) -> RunStore | None:
+    """The run's papers once its job is done; None where Ctrl-C stopped it. Raises TrainingFailed.
+
+    Says what happens on stderr, and nothing on stdout.
+    """
     spec = checked.spec
     run_id = new_run_id(spec.name, datetime.now(UTC))
     runs = RunStore(open_store(spec.store), run_id)
@@ -52,14 +66,12 @@ def train(checked: Checked, *, json: bool) -> int:
         except BaseException as interrupted:
             _stop(client, job_id, runs)
             if isinstance(interrupted, KeyboardInterrupt):
-                note("stopped; nothing of it runs on, and the same command starts anew")
-                return 130
+                return None
             raise
         code = _exit_code(client, job_id)
         if code:
             raise _failure(client, job_id, runs, code)
-    _show(runs, spec.store, json=json)
-    return 0
+    return runs
 
 
 def _entrypoint(runs: RunStore) -> str:

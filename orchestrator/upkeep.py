@@ -133,6 +133,8 @@ def show_reproduced(found: Reproduced) -> None:
         say(f"{name}: differs by {apart:.2g}, {found.tolerance:g} is allowed")
     done = "is reproduced" if found.same else "is NOT reproduced"
     say(f"{found.adapter} {done}.")
+    if len(set(found.code)) > 1:
+        note("It was made by slora {}, and now by {}.".format(*found.code))
 
 
 def _version(name: str) -> tuple[str, int]:
