@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from jobs.errors import AlreadyThere, Changed, Fault, InputError, NotFound, StoreError
+from jobs.store import directory_leftovers
 from jobs.store.digest import CHUNK, copy_and_digest
-from jobs.store.keys import HIDDEN, Head, check_key
+from jobs.store.directory_leftovers import LOCK, PROBE
+from jobs.store.keys import HIDDEN, Head, Leftover, check_key
 
 # The class below has methods called `list` and `open`, which hide the builtins in annotations.
 Faults = list[Fault]
+Leftovers = list[Leftover]
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -110,6 +113,16 @@ class DirectoryStore:
             path.unlink()
             _sync_folder(path.parent)
 
+    def leftovers(self) -> Leftovers:
+        """Temporary files, and folders of probes."""
+        with self._told(HIDDEN):
+            return directory_leftovers.leftovers(self.root)
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove a leftover; one that is gone is no error."""
+        with self._told(leftover.name):
+            directory_leftovers.discard(self.root, leftover)
+
     def url(self, key: str) -> str:
         """`file://` and the path as it is, of an object or a prefix: what `open_store` reads."""
         return f"file://{self.path(key.rstrip('/')) if key else self.root}"
@@ -183,7 +196,7 @@ class DirectoryStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         _make_folder(self.root / HIDDEN)
-        with (self.root / HIDDEN / "lock").open("ab") as lock:
+        with (self.root / HIDDEN / LOCK).open("ab") as lock:
             # Let go by the system when the process dies, so no death locks a store.
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -262,7 +275,7 @@ def _sync_folder(folder: Path) -> None:
 def _probe(folder: Path) -> None:
     """Write, read back, link and remove, as `put` does."""
     written = secrets.token_bytes(32)
-    with tempfile.TemporaryDirectory(prefix=f"{HIDDEN}-probe-", dir=folder) as place:
+    with tempfile.TemporaryDirectory(prefix=PROBE, dir=folder) as place:
         first, second = Path(place, "first"), Path(place, "second")
         with first.open("xb") as file:
             file.write(written)

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, cast
 from botocore.exceptions import ClientError
 
 from jobs.errors import AlreadyThere, Changed, Fault, NotFound, StoreError, UnsoundStore
-from jobs.store.keys import HIDDEN, Head, check_key
+from jobs.store import s3_leftovers
+from jobs.store.keys import HIDDEN, Head, Leftover, check_key
 from jobs.store.probe import lacks
 from jobs.store.s3_client import client_of
 from jobs.store.s3_errors import ABSENT, BUSY, FAILED, code_of, told
@@ -31,6 +32,7 @@ from jobs.store.settings import S3Settings, store_settings
 
 # The class below has a method called `list`, which hides the builtin in annotations.
 Faults = list[Fault]
+Leftovers = list[Leftover]
 
 LARGEST_COPY = 5 << 30
 """Above it S3 wants a copy in parts."""
@@ -152,6 +154,16 @@ class S3Store:
             except ClientError as error:
                 if code_of(error) not in ABSENT:
                     raise
+
+    def leftovers(self) -> Leftovers:
+        """Unfinished uploads, and objects of probes."""
+        with told(self.url("")):
+            return s3_leftovers.leftovers(self._client, self.bucket, self._full(""))
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove a leftover; one that is gone is no error."""
+        with told(self.url(leftover.name)):
+            s3_leftovers.discard(self._client, self.bucket, self._full(""), leftover)
 
     def url(self, key: str) -> str:
         """`s3://`, the bucket and the whole key, of an object or a prefix."""
