@@ -8,14 +8,16 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from jobs.errors import StoreError, UnsoundStore
+from jobs.errors import StoreError, StoreRefused, UnsoundStore
 from jobs.store import s3 as s3_module
 from jobs.store.adapters import pull
 from jobs.store.s3 import S3Store
+from jobs.store.s3_parts import PART
 from jobs.store.settings import S3Settings
 from tests.jobs.store.made import _in
 from tests.storage.fault_proxy import FAULTS, FaultProxy
@@ -203,3 +205,43 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_depends_on_
     with pytest.raises(UnsoundStore, match="ignores If-None-Match"):
         store.put("a", b"x", create_only=True)
     assert list(store.list("")) == []
+
+
+def test_a_writer_who_may_not_delete_commits_all_the_same(
+    proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    proxy.denied = ("DELETE",)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    assert s3.check_writable() == []
+    of = scene(s3, "n", tmp_path)
+    check(of)
+    [left] = s3.leftovers()
+    assert left.name.startswith(".tmp/probe-")
+    with pytest.raises(StoreRefused):
+        s3.delete("a")
+
+
+def test_every_write_asks_for_the_encryption_that_was_asked_for(
+    proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    asked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}
+    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(ONCE, encryption=asked))
+    (tmp_path / "large").write_bytes(bytes(PART + 1))
+    acts = (
+        lambda: store.put("a", b"x"),
+        lambda: store.put_file("b", tmp_path / "large"),
+        lambda: store.copy("a", "c"),
+    )
+    s3.put("a", b"x")
+    for act in acts:
+        proxy.arm("", 0)
+        with suppress(StoreError):
+            act()  # this server has no keys of its own, which is not what is asked here
+        begins = [
+            headers
+            for line, headers in zip(proxy.seen, proxy.headers, strict=True)
+            if line.split()[0] in ("PUT", "POST") and "partNumber" not in line
+        ]
+        assert begins[0]["x-amz-server-side-encryption"] == "aws:kms"
+        assert begins[0]["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
