@@ -246,12 +246,17 @@ def _etag(path: Path) -> str:
 
 
 def _listed(store: DirectoryStore, key: str) -> bool:
-    """Whether a name that was found is an object: its key is sound, and no link leads outside."""
+    """Whether a name that was found is an object: its key is sound, and no link leads outside.
+
+    Raises OSError where that can't be told now: `gc` would take what a list leaves out for gone.
+    """
+    path = f"{store.root}/{key}"
     try:
         check_key(key)
-        path = f"{store.root}/{key}"
-        return os.path.isfile(path) and (not os.path.islink(path) or bool(store.path(key)))
-    except InputError:
+        if os.path.islink(path):
+            return os.path.isfile(path) and bool(store.path(key))
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (InputError, *_ABSENT):
         return False
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 
 from jobs.errors import StoreError, StoreRefused, UnsoundStore
 from jobs.store import s3 as s3_module
-from jobs.store.adapters import pull
+from jobs.store.adapters import gc, pull
+from jobs.store.blobs import blob_key
+from jobs.store.removal import GRACE_S
 from jobs.store.s3 import S3Store
 from jobs.store.s3_parts import PART
 from jobs.store.settings import S3Settings
@@ -122,6 +125,34 @@ def test_a_fault_at_any_request_of_a_pull_gives_the_whole_adapter_or_nothing(
     assert points >= 7
     with capsys.disabled():
         print(f"\n  s3, pull, {fault}: {points} of {points} requests tried, {failed} failed it")
+
+
+@pytest.mark.parametrize("fault", ["500", "reset", "not allowed", "wrong checksum"])
+def test_a_fault_at_any_request_of_gc_costs_no_blob_that_a_manifest_names(
+    fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, monkeypatch, capsys
+):
+    of = scene(direct, "n", tmp_path)
+    loose, later = blob_key("f" * 64), time.time() + 2 * GRACE_S
+    named = set(direct.list("blobs/"))
+    with monkeypatch.context() as patched:
+        patched.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        store = S3Store(direct.bucket, direct.prefix, ONCE)
+        direct.put(loose, b"nobody's")
+        proxy.arm("", 0)
+        assert gc(store, now=later).keys == (loose,)
+        points, failed = proxy.count, 0
+        for at in range(1, points + 1):
+            direct.put(loose, b"nobody's")
+            proxy.arm(fault, at)
+            try:
+                gc(store, now=later)
+            except StoreError:
+                failed += 1
+            proxy.disarm()
+            assert set(direct.list("blobs/")) >= named, proxy.seen
+    check(of)
+    with capsys.disabled():
+        print(f"\n  s3, gc, {fault}: {points} of {points} requests tried, {failed} failed it")
 
 
 @pytest.mark.parametrize("fault", HEALED)
