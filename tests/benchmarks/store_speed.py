@@ -48,8 +48,10 @@ def main() -> None:
         server.start()
         os.environ.update(server.environment)
         try:
-            transfers(folder, asked.mib, asked.rounds)
-            listings(folder, asked.versions)
+            if asked.rounds:
+                transfers(folder, asked.mib, asked.rounds)
+            if asked.versions:
+                listings(folder, asked.versions)
         finally:
             server.kill()
 
@@ -62,6 +64,7 @@ def transfers(folder: Path, mib: int, rounds: int) -> None:
         for way in WAYS:
             os.sync()  # what the one before left to be written is not this one's affair
             took.setdefault(way, []).append(_child(way, adapter, turn))
+            print(f"  {turn + 1}: {way:10s} {took[way][-1]['seconds']:.2f} s", flush=True)
     print(f"{mib} MiB, median of {rounds} (MiB/s; MB at most resident)")
     speed = {way: statistics.median(mib / run["seconds"] for run in took[way]) for way in WAYS}
     for way, (plain, means) in WAYS.items():
