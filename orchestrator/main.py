@@ -101,14 +101,17 @@ def reproduce(
     """Run an adapter's run again from its own papers, and compare what comes out."""
     # Here, because Ray takes half a second to import and most commands need none.
     try:
-        from orchestrator.train import train as run
+        from orchestrator.train import INTERRUPTED, run_to_end
     except ModuleNotFoundError as missing:
         raise not_installed(missing) from missing
-    found = reproduce_again(open_store(store), name, lambda checked: run(checked, json=False))
+    found = reproduce_again(open_store(store), name, lambda spec: run_to_end(spec) is not None)
+    if found is None:
+        raise typer.Exit(INTERRUPTED)
     different = {name: None if apart == inf else apart for name, apart in found.different.items()}
     if json:
         plain = {"adapter": found.adapter, "same": found.same, "equal": found.equal}
-        print_json({**plain, "different": different, "tolerance": found.tolerance})
+        limits = {"tolerance": found.tolerance, "code": found.code}
+        print_json({**plain, "different": different, **limits})
     else:
         upkeep.show_reproduced(found)
     if not found.same:

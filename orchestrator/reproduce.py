@@ -25,7 +25,8 @@ GPU_TOLERANCE = 1e-3
 """Of the largest value of a tensor. Stated, not derived: float32 sums in another order."""
 TENSORS = ".safetensors"
 
-Train = Callable[[Checked], int]
+Train = Callable[[Checked], bool]
+"""Runs a checked spec to its end; false where somebody stopped it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Reproduced:
     different: Mapping[str, float]
     """For each other file the largest relative difference of a tensor; infinite if it has none."""
     tolerance: float
+    code: tuple[str, str]
+    """The versions of this program that made it, then and now."""
 
     @property
     def same(self) -> bool:
@@ -45,10 +48,10 @@ class Reproduced:
         return all(found <= self.tolerance for found in self.different.values())
 
 
-def reproduce(store: ObjectStore, wanted: str, train: Train) -> Reproduced:
-    """Run it again into a store that is thrown away. Raises InputError where it can't be the same.
+def reproduce(store: ObjectStore, wanted: str, train: Train) -> Reproduced | None:
+    """Run it again into a store that is thrown away; None where that was stopped.
 
-    `train` runs a checked spec to its end.
+    Raises InputError, before anything starts, where it can't come out the same.
     """
     adapter = resolve(store, wanted)
     spec = recorded_spec(store, adapter)
@@ -58,7 +61,8 @@ def reproduce(store: ObjectStore, wanted: str, train: Train) -> Reproduced:
         faults = _input_faults(adapter, checked)
         if faults:
             raise InputError(faults)
-        train(checked)
+        if not train(checked):
+            return None
         again = resolve(open_store(url), spec.name)
         folders = Path(made) / "first", Path(made) / "second"
         pull(store, adapter, folders[0])
@@ -111,7 +115,8 @@ def _compared(
         for name in names
         if name not in equal
     }
-    return Reproduced(first.label, equal, different, GPU_TOLERANCE if gpu else 0.0)
+    code = (first.code_version, second.code_version)
+    return Reproduced(first.label, equal, different, GPU_TOLERANCE if gpu else 0.0, code)
 
 
 def _difference(first: Path, second: Path) -> float:

@@ -17,7 +17,7 @@ from jobs.search.table import line_of, live
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore, new_run_id
 from orchestrator.console import note, notes, print_json, results
-from orchestrator.train import paper_at, run_here
+from orchestrator.train import INTERRUPTED, paper_at, run_here
 
 TICK_S = 0.5
 
@@ -32,14 +32,18 @@ def search(asked: Search, *, resume: str | None, json: bool) -> int:
     note(f"search {run_id}")
     words = ["jobs.search", "--spec", paper_at(runs, SEARCH)]
     words += ["--resume" if resume else "--run", run_id]
-    again = f"`slora search SPEC --resume {run_id}` goes on"
-    code = run_here(
-        words, runs, job_id=f"{run_id}-{secrets.token_hex(2)}", cpus=_cpus(asked),
-        watch=lambda alive: _watch(asked, runs, alive), interrupted=again,
-    )  # fmt: skip
-    if not code:
-        _show(asked, runs, json=json)
-    return code
+    done = run_here(
+        words,
+        runs,
+        job_id=f"{run_id}-{secrets.token_hex(2)}",
+        cpus=_cpus(asked),
+        watch=lambda alive: _watch(asked, runs, alive),
+    )
+    if not done:
+        note(f"stopped; nothing of it runs on, and `slora search SPEC --resume {run_id}` goes on")
+        return INTERRUPTED
+    _show(asked, runs, json=json)
+    return 0
 
 
 def _cpus(asked: Search) -> int:

@@ -32,12 +32,26 @@ STATUS_S = 1.0
 """Seconds between two questions to Ray whether the job still runs."""
 AGENT_S = 60.0
 """Seconds that a Ray which has just started may take until it accepts a job."""
+INTERRUPTED = 130
 STOP_S = 30.0
 """Seconds that a stopped job has to end; Ray itself kills it after three."""
 
 
 def train(checked: Checked, *, json: bool) -> int:
-    """Runs the job to its end and shows what came of it. Returns the job's exit code."""
+    """Runs the job to its end and shows what came of it. Returns the command's exit code."""
+    runs = run_to_end(checked)
+    if runs is None:
+        note("stopped; nothing of it runs on, and the same command starts anew")
+        return INTERRUPTED
+    _show(runs, checked.spec.store, json=json)
+    return 0
+
+
+def run_to_end(checked: Checked) -> RunStore | None:
+    """The run's papers once its job is done; None where Ctrl-C stopped it. Raises TrainingFailed.
+
+    Says what happens on stderr, and nothing on stdout.
+    """
     spec = checked.spec
     run_id = new_run_id(spec.name, datetime.now(UTC))
     runs = RunStore(open_store(spec.store), run_id)
@@ -50,10 +64,8 @@ def train(checked: Checked, *, json: bool) -> int:
 
     words = ["jobs.finetune", "--spec", paper_at(runs, SPEC), "--run", run_id]
     cpus = spec.workers * spec.cluster.cpus_per_worker
-    code = run_here(words, runs, job_id=f"{run_id}-0", cpus=cpus, watch=watch)
-    if not code:
-        _show(runs, spec.store, json=json)
-    return code
+    done = run_here(words, runs, job_id=f"{run_id}-0", cpus=cpus, watch=watch)
+    return runs if done else None
 
 
 def run_here(
@@ -63,9 +75,8 @@ def run_here(
     job_id: str,
     cpus: int,
     watch: Callable[[Callable[[], bool]], None],
-    interrupted: str = "the same command starts anew",
-) -> int:
-    """A module of ours as a job of a local Ray, watched to its end. 0, or 130 after Ctrl-C.
+) -> bool:
+    """A module of ours as a job of a local Ray, watched to its end. False where Ctrl-C stopped it.
 
     Raises TrainingFailed with the job's own reason.
     """
@@ -78,13 +89,12 @@ def run_here(
         except BaseException as end:
             _stop(client, job_id, runs)
             if isinstance(end, KeyboardInterrupt):
-                note(f"stopped; nothing of it runs on, and {interrupted}")
-                return 130
+                return False
             raise
         code = _exit_code(client, job_id)
         if code:
             raise _failure(client, job_id, runs, code)
-    return 0
+    return True
 
 
 def paper_at(runs: RunStore, part: str) -> str:

@@ -21,7 +21,7 @@ Version = Annotated[str, typer.Argument(metavar="NAME@v2", help="One version.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter's name.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")]
 Spool = Annotated[Path | None, typer.Option(help="Instead of SLORA_SPOOL's folder.")]
-Grace = Annotated[float, typer.Option(help="Hours that a blob stays without being named.", min=2)]
+Grace = Annotated[float, typer.Option(help="Hours that what nobody names stays.", min=2)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,15 +64,17 @@ def delete_command(name: Version, store: Store = DEFAULT_STORE) -> None:
 def gc_command(
     store: Store = DEFAULT_STORE, grace: Grace = 24, dry_run: DryRun = False, json: Json = False
 ) -> None:
-    """Remove the blobs that no adapter names any more."""
+    """Remove the blobs that no adapter names any more, and what writers left that died."""
     swept = gc(open_store(store), grace=grace * 3600, dry_run=dry_run)
     if json:
-        print_json({"removed": swept.keys, "bytes": swept.bytes, "kept": swept.kept})
+        removed = {"removed": swept.keys, "leftovers": swept.leftovers}
+        print_json({**removed, "bytes": swept.bytes, "kept": swept.kept})
         return
-    for key in swept.keys:
+    for key in (*swept.keys, *swept.leftovers):
         say(key)
     done = "would be removed" if dry_run else "removed"
-    note(f"{len(swept.keys)} blobs {done}, {size_text(swept.bytes)}; {swept.kept} stay.")
+    gone = f"{len(swept.keys)} blobs and {len(swept.leftovers)} unfinished writes"
+    note(f"{gone} {done}, {size_text(swept.bytes)}; {swept.kept} blobs stay.")
 
 
 def recover_command(
@@ -133,6 +135,8 @@ def show_reproduced(found: Reproduced) -> None:
         say(f"{name}: differs by {apart:.2g}, {found.tolerance:g} is allowed")
     done = "is reproduced" if found.same else "is NOT reproduced"
     say(f"{found.adapter} {done}.")
+    if len(set(found.code)) > 1:
+        note("It was made by slora {}, and now by {}.".format(*found.code))
 
 
 def _version(name: str) -> tuple[str, int]:

@@ -39,9 +39,9 @@ class Report:
     def plain(self) -> dict[str, Any]:
         """For Tune, whose results are flat dictionaries."""
         return {
+            **self.metrics,
             "step": self.step,
             "tokens": self.tokens,
             "ended": self.ended,
             "failed": self.failed,
-            **self.metrics,
         }

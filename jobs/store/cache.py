@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from jobs.errors import Fault, InputError, StoreError
-from jobs.store.digest import sha256_of, sha256_of_file
+from jobs.store.digest import sha256_of_file
 from jobs.store.keys import check_key
 from jobs.store.objects import ObjectStore, open_store
 from jobs.store.settings import store_settings
@@ -130,20 +130,20 @@ def _whole(entry: Path, wanted: Sequence[Wanted]) -> bool:
 
 
 def _fetch(store: ObjectStore, wanted: Sequence[Wanted], entry: Path) -> None:
+    _drop_unfinished(entry)
     beside = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")
     try:
         sealed = {}
         for one in wanted:
             path = beside / FILES / one.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            store.get_file(one.key, path)
+            digest = store.get_file(one.key, path)
             if path.stat().st_size != one.size:
                 raise StoreError(f"{store.url(one.key)}: changed while it was fetched. Try again.")
             with path.open("rb") as opened:
                 # On the disk before the seal is: a seal over lost bytes would be believed.
                 os.fsync(opened.fileno())
-                times = {"mtime_ns": path.stat().st_mtime_ns}
-                sealed[one.name] = {"sha256": sha256_of(opened), **times}
+                sealed[one.name] = {"sha256": digest, "mtime_ns": path.stat().st_mtime_ns}
         (beside / SEALED).write_text(json.dumps(sealed))
         shutil.rmtree(entry, ignore_errors=True)
         beside.rename(entry)
@@ -156,6 +156,8 @@ def _make_room(cache: Path, needed: int, most: int) -> None:
     if needed > most:
         problem = f"{needed} bytes are more than the cache may hold, {most}"
         raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise it.")])
+    for lock in cache.glob("*.lock"):
+        _give_up(lock)
     entries = [path.parent for path in cache.glob(f"*/{SEALED}")]
     sizes = {entry: _size(entry) for entry in entries}
     total = sum(sizes.values())
@@ -167,6 +169,22 @@ def _make_room(cache: Path, needed: int, most: int) -> None:
     if total + needed > most:
         problem = f"{total} of {most} bytes are in use, {needed} more are needed"
         raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise it, or end other runs.")])
+
+
+def _give_up(lock: Path) -> None:
+    """What a fetch left that was killed, of an entry that nobody fetches now: it counts nowhere."""
+    with lock.open("ab") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        _drop_unfinished(lock.with_suffix(""))
+
+
+def _drop_unfinished(entry: Path) -> None:
+    """With the entry's lock held: then nobody else is at work in it."""
+    for beside in entry.parent.glob(f".{entry.name}-*"):
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _taken_away(entry: Path) -> bool:

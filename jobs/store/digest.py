@@ -20,6 +20,15 @@ def sha256_of(stream: BinaryIO, seen: Callable[[int], None] | None = None) -> st
     return digest.hexdigest()
 
 
+def copy_and_digest(source: BinaryIO, target: BinaryIO) -> str:
+    """Copy the rest of a stream, and give the digest of what was copied."""
+    digest = hashlib.sha256()
+    while piece := source.read(CHUNK):
+        target.write(piece)
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def sha256_of_file(path: Path) -> str:
     """The digest of a file."""
     with path.open("rb") as file:

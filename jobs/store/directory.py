@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from jobs.errors import AlreadyThere, Changed, Fault, InputError, NotFound, StoreError
-from jobs.store.digest import CHUNK
-from jobs.store.keys import HIDDEN, Head, check_key
+from jobs.store import directory_leftovers
+from jobs.store.digest import CHUNK, copy_and_digest
+from jobs.store.directory_leftovers import LOCK, PROBE
+from jobs.store.keys import HIDDEN, Head, Leftover, check_key
 
 # The class below has methods called `list` and `open`, which hide the builtins in annotations.
 Faults = list[Fault]
+Leftovers = list[Leftover]
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -69,10 +72,10 @@ class DirectoryStore:
         with self.open(key) as file, self._told(key):
             return file.read()
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Write the whole object into the new file `path`."""
+    def get_file(self, key: str, path: Path) -> str:
+        """Write the whole object into the new file `path`, and give its SHA-256."""
         with self.open(key) as source, self._told(key), path.open("xb") as file:
-            shutil.copyfileobj(source, file, CHUNK)
+            return copy_and_digest(source, file)
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
         """A part of the object, as much of it as there is, or NotFound."""
@@ -109,6 +112,16 @@ class DirectoryStore:
         with self._told(key), suppress(FileNotFoundError, NotADirectoryError), self._locked():
             path.unlink()
             _sync_folder(path.parent)
+
+    def leftovers(self) -> Leftovers:
+        """Temporary files, and folders of probes."""
+        with self._told(HIDDEN):
+            return directory_leftovers.leftovers(self.root)
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove a leftover; one that is gone is no error."""
+        with self._told(leftover.name):
+            directory_leftovers.discard(self.root, leftover)
 
     def url(self, key: str) -> str:
         """`file://` and the path as it is, of an object or a prefix: what `open_store` reads."""
@@ -183,7 +196,7 @@ class DirectoryStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         _make_folder(self.root / HIDDEN)
-        with (self.root / HIDDEN / "lock").open("ab") as lock:
+        with (self.root / HIDDEN / LOCK).open("ab") as lock:
             # Let go by the system when the process dies, so no death locks a store.
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -233,12 +246,17 @@ def _etag(path: Path) -> str:
 
 
 def _listed(store: DirectoryStore, key: str) -> bool:
-    """Whether a name that was found is an object: its key is sound, and no link leads outside."""
+    """Whether a name that was found is an object: its key is sound, and no link leads outside.
+
+    Raises OSError where that can't be told now: `gc` would take what a list leaves out for gone.
+    """
+    path = f"{store.root}/{key}"
     try:
         check_key(key)
-        path = f"{store.root}/{key}"
-        return os.path.isfile(path) and (not os.path.islink(path) or bool(store.path(key)))
-    except InputError:
+        if os.path.islink(path):
+            return os.path.isfile(path) and bool(store.path(key))
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (InputError, *_ABSENT):
         return False
 
 
@@ -262,7 +280,7 @@ def _sync_folder(folder: Path) -> None:
 def _probe(folder: Path) -> None:
     """Write, read back, link and remove, as `put` does."""
     written = secrets.token_bytes(32)
-    with tempfile.TemporaryDirectory(prefix=f"{HIDDEN}-probe-", dir=folder) as place:
+    with tempfile.TemporaryDirectory(prefix=PROBE, dir=folder) as place:
         first, second = Path(place, "first"), Path(place, "second")
         with first.open("xb") as file:
             file.write(written)

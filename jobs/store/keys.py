@@ -24,6 +24,17 @@ class Head:
     """Seconds since 1970, by the store's own clock."""
 
 
+@dataclass(frozen=True)
+class Leftover:
+    """What a writer left that died while it wrote: no object, and nobody reads it."""
+
+    name: str
+    size: int
+    modified: float
+    upload: str | None = None
+    """The id of an unfinished multipart upload."""
+
+
 def check_key(key: str) -> str:
     """The key itself, or InputError: keys come from names and manifests that others wrote."""
     problem = _problem(key)

@@ -9,13 +9,14 @@ from typing import BinaryIO, Protocol
 
 from jobs.errors import Fault, InputError
 from jobs.store.directory import DirectoryStore
-from jobs.store.keys import Head, check_key
+from jobs.store.keys import Head, Leftover, check_key
 from jobs.store.s3 import S3Store
 
 __all__ = ["Head", "ObjectStore", "open_store"]
 
 # The class below has a method called `list`, which hides the builtin in annotations.
 Faults = list[Fault]
+Leftovers = list[Leftover]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -47,8 +48,11 @@ class ObjectStore(Protocol):
         """The whole object, or NotFound."""
         ...
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Write the whole object into the new file `path`, without holding it in memory."""
+    def get_file(self, key: str, path: Path) -> str:
+        """Write the whole object into the new file `path`, and give the SHA-256 of what lies there.
+
+        Holds little of it in memory. Not forced to the disk: whoever relies on that does it.
+        """
         ...
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
@@ -69,6 +73,14 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; none under the key is no error."""
+        ...
+
+    def leftovers(self) -> Leftovers:
+        """What writers left that died while they wrote, and what living ones are at now."""
+        ...
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove a leftover; one that is gone is no error."""
         ...
 
     def url(self, key: str) -> str:

@@ -1,4 +1,8 @@
-"""Pulling an adapter out of the store: into a folder that is whole and verified, or not there."""
+"""Pulling an adapter out of the store: into a folder that is whole and verified, or not there.
+
+Nothing is forced to the disk, as no download is: it is a copy, and a machine that loses its power
+may lose it. Pull it again then.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from pathlib import Path
 
 from jobs.errors import DigestMismatch, Fault, InputError, NotFound, StoreError
 from jobs.store.blobs import blob_key
-from jobs.store.digest import sha256_of
 from jobs.store.manifest import MANIFEST, SIGNATURE, File, Manifest, manifest_bytes
 from jobs.store.objects import ObjectStore
 
@@ -71,10 +74,7 @@ def _fetch(store: ObjectStore, key: str, file: File, path: Path, seen: Seen | No
     if there is not None and there.size != file.size:
         # Before it is fetched: what somebody put there may be larger than the disk.
         raise DigestMismatch(store.url(key), file.sha256, f"{there.size} B")
-    store.get_file(key, path)
-    with path.open("rb") as copy:
-        found = sha256_of(copy)
-        os.fsync(copy.fileno())
+    found = store.get_file(key, path)
     if found != file.sha256:
         raise DigestMismatch(store.url(key), file.sha256, found)
     if seen:
@@ -84,5 +84,3 @@ def _fetch(store: ObjectStore, key: str, file: File, path: Path, seen: Seen | No
 def _write(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

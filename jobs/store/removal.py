@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from jobs.errors import AlreadyThere, NotFound, StillNeeded, StoreError
 from jobs.store.blobs import BLOBS, FRESH_S, digest_of_key
 from jobs.store.commit import CLAIM
+from jobs.store.keys import Leftover
 from jobs.store.listing import survey
 from jobs.store.manifest import manifest_key, version_prefix
 from jobs.store.objects import ObjectStore
@@ -27,6 +28,8 @@ class Swept:
     bytes: int
     kept: int
     """Blobs that stay: named by a manifest, or younger than the grace time."""
+    leftovers: tuple[str, ...] = ()
+    """Temporary files and unfinished uploads of writers that died; in `bytes` too."""
 
 
 def delete(store: ObjectStore, name: str, version: int) -> None:
@@ -56,9 +59,9 @@ def delete(store: ObjectStore, name: str, version: int) -> None:
 def gc(
     store: ObjectStore, *, grace: float = GRACE_S, dry_run: bool = False, now: float | None = None
 ) -> Swept:
-    """Remove the blobs that no manifest names and that are older than `grace` seconds; no more.
+    """Remove blobs that no manifest names, and what dead writers left, once `grace` seconds old.
 
-    Blobs are listed before manifests are read: what is committed in between is named.
+    Nothing else. Blobs are listed before manifests are read: what is committed in between is named.
     """
     if grace < LEAST_GRACE_S:
         least = f"{LEAST_GRACE_S / 3600:g}"
@@ -73,8 +76,21 @@ def gc(
     named = {file.sha256 for manifest in manifests for file in manifest.files}
     loose = [key for key in blobs if digest_of_key(key) not in named]
     removed = [found for key in loose if (found := _swept(store, key, grace, dry_run, now))]
-    size = sum(found[1] for found in removed)
-    return Swept(tuple(found[0] for found in removed), size, len(blobs) - len(removed))
+    left = _swept_leftovers(store, grace, dry_run, now)
+    size = sum(found[1] for found in removed) + sum(one.size for one in left)
+    keys, names = (tuple(found[0] for found in removed), tuple(one.name for one in left))
+    return Swept(keys, size, len(blobs) - len(removed), names)
+
+
+def _swept_leftovers(
+    store: ObjectStore, grace: float, dry_run: bool, now: float | None
+) -> list[Leftover]:
+    moment = now or time.time()
+    old = [one for one in store.leftovers() if moment - one.modified >= grace]
+    if not dry_run:
+        for one in old:
+            store.discard(one)
+    return old
 
 
 def _swept(

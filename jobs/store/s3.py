@@ -20,17 +20,19 @@ from typing import Any, BinaryIO, cast
 from botocore.exceptions import ClientError
 
 from jobs.errors import AlreadyThere, Changed, Fault, NotFound, StoreError, UnsoundStore
-from jobs.store.keys import HIDDEN, Head, check_key
+from jobs.store import s3_leftovers
+from jobs.store.keys import HIDDEN, Head, Leftover, check_key
 from jobs.store.probe import lacks
 from jobs.store.s3_client import client_of
 from jobs.store.s3_errors import ABSENT, BUSY, FAILED, code_of, told
 from jobs.store.s3_list import keys_under
 from jobs.store.s3_parts import PART, PIECE, download_parts, of_bytes, of_file, upload_parts
-from jobs.store.s3_stream import Ask, S3Stream
+from jobs.store.s3_stream import S3Stream
 from jobs.store.settings import S3Settings, store_settings
 
 # The class below has a method called `list`, which hides the builtin in annotations.
 Faults = list[Fault]
+Leftovers = list[Leftover]
 
 LARGEST_COPY = 5 << 30
 """Above it S3 wants a copy in parts."""
@@ -87,20 +89,19 @@ class S3Store:
         with self.open(key) as stream:
             return stream.read()
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Write the whole object into the new file `path`, several parts of it at a time."""
+    def get_file(self, key: str, path: Path) -> str:
+        """Write the whole object into the new file `path`, several parts at a time; its SHA-256."""
         there = self.head(key)
         if there is None:
             raise NotFound(key)
         match = {"IfMatch": f'"{there.etag}"'}
 
         def read(start: int, length: int) -> Iterator[bytes]:
-            stream = S3Stream(self._asker(key, match), self.url(key), start, length)
-            while piece := stream.read(PIECE):
-                yield piece
+            with self._found(key), self._stream(key, match, start, length) as stream:
+                yield from stream.pieces(PIECE)
 
         try:
-            download_parts(read, there.size, path)
+            return download_parts(read, there.size, path)
         except OSError as error:
             raise StoreError(f"{path} can't be written: {error.strerror or error}.") from error
 
@@ -114,13 +115,12 @@ class S3Store:
         if end <= start:
             return b""
         with self._found(key):
-            stream = S3Stream(self._asker(key, {}), self.url(key), start, end - start)
-            return io.BufferedReader(stream, PIECE).read()
+            return io.BufferedReader(self._stream(key, {}, start, end - start), PIECE).read()
 
     def open(self, key: str) -> BinaryIO:
         """The object as a stream that goes on where a connection broke, or NotFound."""
         with self._found(key):
-            stream = S3Stream(self._asker(key, {}), self.url(key))
+            stream = self._stream(key, {})
         return cast(BinaryIO, io.BufferedReader(stream, PIECE))
 
     def head(self, key: str) -> Head | None:
@@ -154,6 +154,16 @@ class S3Store:
             except ClientError as error:
                 if code_of(error) not in ABSENT:
                     raise
+
+    def leftovers(self) -> Leftovers:
+        """Unfinished uploads, and objects of probes."""
+        with told(self.url("")):
+            return s3_leftovers.leftovers(self._client, self.bucket, self._full(""))
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove a leftover; one that is gone is no error."""
+        with told(self.url(leftover.name)):
+            s3_leftovers.discard(self._client, self.bucket, self._full(""), leftover)
 
     def url(self, key: str) -> str:
         """`s3://`, the bucket and the whole key, of an object or a prefix."""
@@ -241,12 +251,14 @@ class S3Store:
                 raise
         return found
 
-    def _asker(self, key: str, condition: Mapping[str, str]) -> Ask:
+    def _stream(
+        self, key: str, condition: Mapping[str, str], start: int = 0, length: int | None = None
+    ) -> S3Stream:
         def ask(more: Mapping[str, str]) -> dict[str, Any]:
             found: dict[str, Any] = self._client.get_object(**self._at(key), **condition, **more)
             return found
 
-        return ask
+        return S3Stream(ask, self.url(key), start, length)
 
     @contextmanager
     def _found(self, key: str) -> Iterator[None]:

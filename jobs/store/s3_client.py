@@ -12,6 +12,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.utils import parse_timestamp
 
+from jobs.store.s3_list import read_keys_alone
 from jobs.store.settings import S3Settings
 
 POOL = 32
@@ -38,7 +39,7 @@ def _made(settings: S3Settings) -> Any:
     # A session of its own: the module's shared one is not safe while threads make clients.
     inner = botocore.session.get_session()
     inner.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-    return boto3.session.Session(botocore_session=inner).client(
+    client = boto3.session.Session(botocore_session=inner).client(
         "s3",
         config=Config(
             signature_version="s3v4",
@@ -53,6 +54,8 @@ def _made(settings: S3Settings) -> Any:
             response_checksum_validation="when_supported",
         ),
     )
+    read_keys_alone(client)
+    return client
 
 
 def _moment(text: Any) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ def upload_parts(
         return kept | ({"ChecksumCRC32": c} if (c := answer.get("ChecksumCRC32")) else {})
 
     try:
-        parts = _all(send, list(_cut(size)))
+        parts = list(_in_order(send, list(_cut(size))))
         done = client.complete_multipart_upload(
             **upload, MultipartUpload={"Parts": parts}, **condition
         )
@@ -52,24 +53,32 @@ def upload_parts(
     return str(done["ETag"])
 
 
-def download_parts(read: Callable[[int, int], Iterator[bytes]], size: int, path: Path) -> None:
+def download_parts(read: Callable[[int, int], Iterator[bytes]], size: int, path: Path) -> str:
     """Write an object of `size` bytes into the new file `path`, several ranges at a time.
 
-    Not forced to the disk: whoever has to rely on that does it, as pull and the cache do.
+    Gives the SHA-256 of what lies there then: each part is read back, from the page cache, while
+    later ones arrive.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    digest = hashlib.sha256()
     try:
         os.truncate(descriptor, size)
 
-        def fetch(_: int, start: int, length: int) -> None:
+        def fetch(_: int, start: int, length: int) -> tuple[int, int]:
             at = start
             for piece in read(start, length):
                 os.pwrite(descriptor, piece, at)
                 at += len(piece)
+            return start, start + length
 
-        _all(fetch, list(_cut(size)))
+        # Closed before the descriptor is: a thread that still wrote would meet another file there.
+        with closing(_in_order(fetch, list(_cut(size)))) as parts:
+            for start, end in parts:
+                for at in range(start, end, PIECE):
+                    digest.update(os.pread(descriptor, min(PIECE, end - at), at))
     finally:
         os.close(descriptor)
+    return digest.hexdigest()
 
 
 def of_file(path: Path) -> Opened:
@@ -134,12 +143,16 @@ def _pool(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _all(work: Callable[[int, int, int], T], cuts: list[tuple[int, int, int]]) -> list[T]:
-    """The results in order; the first failure cancels what has not begun."""
+def _in_order(
+    work: Callable[[int, int, int], T], cuts: list[tuple[int, int, int]]
+) -> Generator[T, None, None]:
+    """The results, each as soon as it and all before it are there; a failure ends all at once."""
     with _pool(len(cuts)) as pool:
         futures = [pool.submit(work, *cut) for cut in cuts]
-        wait(futures, return_when="FIRST_EXCEPTION")
-        failed = [f for f in futures if f.done() and not f.cancelled() and f.exception()]
-        for future in failed:
-            future.result()
-        return [future.result() for future in futures]
+        running = set(futures)
+        for future in futures:
+            while not future.done():
+                done, running = wait(running, return_when="FIRST_COMPLETED")
+                for one in done:
+                    one.result()
+            yield future.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jobs.errors import StoreUnreachable
@@ -40,6 +40,14 @@ class S3Stream(io.RawIOBase):
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """The rest, in pieces of at most `size`, without the copies that `read` makes."""
+        while left := self._end - self._at:
+            found = self._read(min(size, left))
+            self._at += len(found)
+            yield found
+        self._last()
 
     def close(self) -> None:
         if self._body is not None:

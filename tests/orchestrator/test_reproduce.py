@@ -16,7 +16,7 @@ from jobs.store.adapters import commit
 from jobs.store.manifest import Base, Data, Manifest
 from jobs.store.objects import open_store
 from jobs.store.runs import SPEC, RunStore
-from orchestrator.reproduce import GPU_TOLERANCE, reproduce
+from orchestrator.reproduce import GPU_TOLERANCE, Reproduced, reproduce
 from tests.jobs.store.made import adapter_folder, draft, floats
 from tests.tiny import chat_rows, hollow_model, tiny_spec
 
@@ -50,17 +50,28 @@ class World:
         )
         return commit(open_store(url), folder, told)
 
-    def train(self, checked: Checked) -> int:
+    def train(self, checked: Checked) -> bool:
         assert checked.spec.store != self.spec.store
         self.commit(checked.spec.store, self.exported)
-        return 0
+        return True
+
+    def reproduced(self) -> Reproduced:
+        found = reproduce(self.store, "tiny@v1", self.train)
+        assert found is not None
+        return found
+
+
+def test_what_is_stopped_half_way_is_compared_with_nothing(tmp_path: Path):
+    world = World(tmp_path)
+    assert reproduce(world.store, "tiny@v1", lambda _: False) is None
 
 
 def test_the_same_bytes_are_a_reproduction(tmp_path: Path):
     world = World(tmp_path)
-    found = reproduce(world.store, "tiny@v1", world.train)
+    found = world.reproduced()
     assert found.same and found.different == {}
     assert found.equal == ("adapter_config.json", "adapter_model.safetensors")
+    assert found.code == ("0.1.0", "0.1.0")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +82,7 @@ def test_the_same_bytes_are_a_reproduction(tmp_path: Path):
 def test_a_cpu_has_to_agree_to_the_bit_and_a_gpu_within_its_tolerance(gpus, value, same, tmp_path):
     world = World(tmp_path, gpus_per_worker=gpus)
     (world.exported / "adapter_model.safetensors").write_bytes(floats(1.0, value))
-    found = reproduce(world.store, "tiny@v1", world.train)
+    found = world.reproduced()
     assert found.same is same
     assert list(found.different) == ["adapter_model.safetensors"]
 
@@ -80,7 +91,7 @@ def test_another_shape_or_another_file_is_never_within_a_tolerance(tmp_path: Pat
     world = World(tmp_path, gpus_per_worker=1)
     (world.exported / "adapter_model.safetensors").write_bytes(floats(1.0, 2.0, 3.0))
     (world.exported / "more.json").write_text("{}")
-    found = reproduce(world.store, "tiny@v1", world.train)
+    found = world.reproduced()
     assert not found.same
     assert set(found.different.values()) == {float("inf")}
 
@@ -115,7 +126,7 @@ def test_what_can_not_come_out_the_same_is_not_even_started(spoil, says: str, tm
     world = World(tmp_path)
     spoil(world)
 
-    def never(_: Checked) -> int:
+    def never(_: Checked) -> bool:
         raise AssertionError("it was started")
 
     with pytest.raises(InputError, match=says):

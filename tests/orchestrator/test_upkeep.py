@@ -74,8 +74,13 @@ def test_a_removal_frees_its_bytes_by_gc_after_a_day(full: DirectoryStore, tmp_p
     full.put(blob_key("f" * 64), b"nobody's")
     os.utime(full.path(blob_key("f" * 64)), (1, time.time() - 25 * 3600))
     would = json.loads(ask(full, "gc", "--dry-run", "--json").stdout)
-    assert would == {"removed": [blob_key("f" * 64)], "bytes": 8, "kept": 2}
-    assert "1 blobs removed, 8 B; 2 stay" in ask(full, "gc").stderr
+    assert would == {
+        "removed": [blob_key("f" * 64)],
+        "leftovers": [],
+        "bytes": 8,
+        "kept": 2,
+    }
+    assert "1 blobs and 0 unfinished writes removed, 8 B; 2 blobs stay" in ask(full, "gc").stderr
     assert full.head(blob_key("f" * 64)) is None
 
 

@@ -19,6 +19,7 @@ ANSWERS = {
     "503 slow down": (503, "SlowDown"),
     "expired credentials": (403, "ExpiredToken"),
     "disk full": (507, "InsufficientStorage"),
+    "not allowed": (403, "AccessDenied"),
 }
 FAULTS = (*ANSWERS, "reset", "reset after", "time-out", "time-out after", "wrong checksum")
 """`after`: the server has done what was asked, and the client never hears of it."""
@@ -34,7 +35,10 @@ class FaultProxy:
         self._act: Callable[[], None] = lambda: None
         self.lies = False
         """Says 200 where a condition did not hold, as a server that ignores them does."""
+        self.denied: tuple[str, ...] = ()
+        """Methods that this writer may not use."""
         self.seen = list[str]()
+        self.headers = list[dict[str, str]]()
         self.release = threading.Event()
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -49,6 +53,7 @@ class FaultProxy:
         with self._lock:
             self._fault, self._at, self._act, self.count = fault, at, act, 0
             self.seen.clear()
+            self.headers.clear()
 
     def disarm(self) -> None:
         """Forward everything."""
@@ -63,10 +68,11 @@ class FaultProxy:
         self._http.shutdown()
         self._http.server_close()
 
-    def fault_for(self, line: str) -> str:
+    def fault_for(self, line: str, headers: dict[str, str]) -> str:
         with self._lock:
             self.count += 1
             self.seen.append(line)
+            self.headers.append(headers)
             return self._fault if self.count == self._at else ""
 
     def act(self) -> None:
@@ -86,7 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.proxy.fault_for(f"{self.command} {self.path}")
+        told = {name.lower(): value for name, value in self.headers.items()}
+        fault = self.proxy.fault_for(f"{self.command} {self.path}", told)
+        if self.command in self.proxy.denied:
+            return self._fail("not allowed")
         after = fault.endswith(" after")
         if fault and not after and fault != "wrong checksum":
             return self._fail(fault)

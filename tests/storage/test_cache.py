@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -138,6 +139,29 @@ def test_what_is_used_is_not_given_up_and_that_is_told(s3, cache, monkeypatch):
         cached_files(s3.url("rows/2.txt"), (".txt",))
 
 
+def _die_while_fetching(start: Barrier, _: int, url: str) -> None:
+    class Dying(S3Store):
+        def get_file(self, key: str, path: Path) -> str:
+            path.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError
+
+    store = cache_module.open_store(url)
+    assert isinstance(store, S3Store)
+    wanted = cache_module._wanted(store, ["config.json"], MODEL_FILES)
+    cache_module._at_hand(Dying(store.bucket, store.prefix), wanted)
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["by the same fetch", "by any other"])
+def test_what_a_killed_fetch_left_is_taken_away(again: bool, model: str, cache: Path, s3: S3Store):
+    assert race(_die_while_fetching, model, count=1) == [-signal.SIGKILL]
+    [left] = cache.glob(".*-*")
+    s3.put("other/config.json", b"{}")
+    folder = cached_folder(model if again else s3.url("other"), ("config.json",))
+    assert folder is not None and names(folder) == ["config.json"]
+    assert not left.exists()
+
+
 def _fetch(start: Barrier, mine: int, url: str, seen: Path) -> None:
     start.wait()
     folder = cached_folder(url, MODEL_FILES)
@@ -158,7 +182,7 @@ def test_processes_that_want_one_model_at_once_fetch_it_once(model: str, cache: 
 
 def test_a_fetch_that_fails_leaves_nothing_that_counts(s3: S3Store, model: str, cache: Path):
     class Losing(S3Store):
-        def get_file(self, key: str, path: Path) -> None:
+        def get_file(self, key: str, path: Path) -> str:
             path.write_bytes(b"half")
             raise NotFound(key)
 

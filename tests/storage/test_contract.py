@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import AlreadyThere, Changed, InputError, NotFound
+from jobs.store import s3_list
 from jobs.store.objects import ObjectStore
 from jobs.store.probe import lacks
 from jobs.store.s3_parts import PART
@@ -44,7 +46,7 @@ def test_what_is_put_is_got_listed_measured_and_deleted(store: ObjectStore, tmp_
 
 
 def test_keys_are_listed_in_the_order_of_their_text(store: ObjectStore):
-    keys = ["a-b/x", "a/x", "a.b", "a/b/c", "B", "naïve/ключ x", "a+b %2f"]
+    keys = ["a-b/x", "a/x", "a.b", "a/b/c", "B", "naïve/ключ x", "a+b %2f", "a&amp;b"]
     for key in keys:
         store.put(key, b"")
     assert list(store.list("")) == sorted(keys)
@@ -116,7 +118,7 @@ def test_a_range_is_as_much_of_it_as_there_is(store: ObjectStore, start, length,
 def test_an_empty_object_is_one(store: ObjectStore, tmp_path: Path):
     store.put("a", b"")
     assert store.get("a") == b"" and store.read("a", 0) == b""
-    store.get_file("a", tmp_path / "got")
+    assert store.get_file("a", tmp_path / "got") == hashlib.sha256().hexdigest()
     assert (tmp_path / "got").read_bytes() == b""
 
 
@@ -125,7 +127,8 @@ def test_a_large_file_goes_up_in_parts_and_comes_down_as_it_was(store, tmp_path:
     etag = store.put_file("big", path, create_only=True)
     there = store.head("big")
     assert (there.size, there.etag) == (LARGE, etag)
-    store.get_file("big", tmp_path / "got")
+    digest = store.get_file("big", tmp_path / "got")
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (tmp_path / "got").read_bytes() == path.read_bytes()
     with store.open("big") as stream:
         assert stream.read() == path.read_bytes()
@@ -214,14 +217,19 @@ def test_racing_swaps_lose_no_count(store: ObjectStore):
     assert store.get("counter") == b"20"
 
 
-def test_more_keys_than_a_page_holds_are_all_listed_once(s3, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("folders", [256, 5], ids=["by folder", "by what folders begin with"])
+def test_more_keys_than_a_page_holds_are_all_listed_once(folders, s3, monkeypatch):
     # Pages of ten rather than of a thousand: what is asked for is boto3's own parameter.
     client = s3._client
     plain = client.list_objects_v2
     monkeypatch.setattr(client, "list_objects_v2", lambda **asked: plain(**asked, MaxKeys=10))
+    monkeypatch.setattr(s3_list, "MOST_FOLDERS", folders)
     keys = [f"{folder}/{number}/x" for folder in ("a", "b", "b.c") for number in range(12)]
-    for key in [*keys, "top"]:
+    # Some folders begin as others are called, and some objects as folders do.
+    keys += [f"v{number}/{name}" for number in range(1, 31) for name in ("x", "y")]
+    keys += [f"v1/{number}" for number in range(25)] + ["top", "v1-note", "v2x"]
+    for key in keys:
         s3.put(key, b"")
-    assert list(s3.list("")) == sorted([*keys, "top"])
-    assert list(s3.list("b/")) == sorted(key for key in keys if key.startswith("b/"))
-    assert list(s3.list("b")) == sorted(key for key in keys if key.startswith("b"))
+    for prefix in ("", "b/", "b", "v", "v1", "v1/", "v3/x", "none"):
+        found = list(s3.list(prefix))
+        assert found == sorted(key for key in keys if key.startswith(prefix)), prefix

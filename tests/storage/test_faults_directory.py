@@ -7,28 +7,47 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from jobs.errors import DigestMismatch, StoreError
+from jobs.store.adapters import gc
+from jobs.store.blobs import blob_key
 from jobs.store.directory import DirectoryStore
+from jobs.store.removal import GRACE_S
 from tests.jobs.store.made import DyingStore, Killed, race
 from tests.storage.faults import Scene, check, scene
 
+T = TypeVar("T")
 pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that may be busy
-EVENTS = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.scandir", "os.listdir")
-"""What Python tells its audit hooks of, each before it is done."""
+EVENTS = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.scandir", "os.listdir",
+          "fcntl.flock", "test.fsync", "test.stat")  # fmt: skip
+"""What Python tells its audit hooks of, each before it is done, and two calls that it keeps back.
+
+A write has no event: what a full disk does inside one is tried with a limit on a file's size.
+"""
 ERRORS = {
     "disk full": errno.ENOSPC,
     "input/output error": errno.EIO,
     "time-out": errno.ETIMEDOUT,
     "not allowed any more": errno.EACCES,
 }
+
+
+def _telling(event: str, call: Callable[..., T]) -> Callable[..., T]:
+    """The call of the system, and its event before it."""
+
+    def told(path: Any, **rest: Any) -> T:
+        sys.audit(event, path)
+        return call(path, **rest)
+
+    return told
 
 
 class Watch:
@@ -38,11 +57,14 @@ class Watch:
         self.root, self.at, self.count = "", 0, 0
         self.error: int | None = None
         sys.addaudithook(self._hear)
+        os.fsync, os.stat = _telling("test.fsync", os.fsync), _telling("test.stat", os.stat)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.root or event not in EVENTS:
             return
         path = arguments[0]
+        if isinstance(path, int):
+            path = os.readlink(f"/proc/self/fd/{path}")
         if not isinstance(path, str | Path) or not str(path).startswith(self.root):
             return
         self.count += 1
@@ -95,6 +117,31 @@ def test_an_error_at_any_call_costs_nothing_that_was_committed(
     assert points > 40 and failed > points / 2
     with capsys.disabled():
         print(f"\n  directory, {fault}: {points} of {points} calls tried, {failed} failed it")
+
+
+@pytest.mark.parametrize("fault", ["input/output error", "not allowed any more"])
+def test_an_error_at_any_call_of_gc_costs_no_blob_that_a_manifest_names(
+    fault: str, directory: DirectoryStore, tmp_path: Path, capsys
+):
+    of = scene(directory, "n", tmp_path)
+    loose, later = blob_key("f" * 64), time.time() + 2 * GRACE_S
+    directory.put(loose, b"nobody's")
+    named = set(directory.list("blobs/")) - {loose}
+    with watched(directory.root, 0, None) as watch:
+        assert gc(directory, now=later).keys == (loose,)
+    points, failed = watch.count, 0
+    for at in range(1, points + 1):
+        directory.put(loose, b"nobody's")
+        try:
+            with watched(directory.root, at, ERRORS[fault]):
+                gc(directory, now=later)
+        except StoreError:
+            failed += 1
+        assert set(directory.list("blobs/")) >= named, at
+    check(of)
+    assert failed > points / 2
+    with capsys.disabled():
+        print(f"\n  directory, gc, {fault}: {points} of {points} calls tried, {failed} failed it")
 
 
 def _commit_and_die(start: Barrier, _: int, of: Scene, at: int) -> None:

@@ -7,14 +7,20 @@ import multiprocessing
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from jobs.errors import StoreError, UnsoundStore
+from jobs.errors import StoreError, StoreRefused, UnsoundStore
 from jobs.store import s3 as s3_module
+from jobs.store.adapters import gc, pull
+from jobs.store.blobs import blob_key
+from jobs.store.removal import GRACE_S
 from jobs.store.s3 import S3Store
+from jobs.store.s3_parts import PART
 from jobs.store.settings import S3Settings
 from tests.jobs.store.made import _in
 from tests.storage.fault_proxy import FAULTS, FaultProxy
@@ -93,6 +99,60 @@ def test_a_fault_at_any_request_costs_nothing_that_was_committed(
     assert failed >= points * 0.8 or fault == "wrong checksum"
     with capsys.disabled():
         print(f"\n  s3, {fault}: {points} of {points} requests tried, {failed} failed the commit")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_any_request_of_a_pull_gives_the_whole_adapter_or_nothing(
+    fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, monkeypatch, capsys
+):
+    of = scene(direct, "n", tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    settings = SHORT if fault.startswith("time-out") else ONCE
+    store = S3Store(direct.bucket, direct.prefix, settings)
+    proxy.arm("", 0)
+    pull(store, of.first, tmp_path / "rehearsal")
+    points, failed = proxy.count, 0
+    for at in range(1, points + 1):
+        proxy.arm(fault, at)
+        try:
+            pull(store, of.first, tmp_path / f"pulled-{at}")
+        except StoreError:
+            failed += 1
+            assert not list(tmp_path.glob(f"*pulled-{at}*"))
+        else:
+            for path in of.before.iterdir():
+                assert (tmp_path / f"pulled-{at}" / path.name).read_bytes() == path.read_bytes()
+    assert points >= 7
+    with capsys.disabled():
+        print(f"\n  s3, pull, {fault}: {points} of {points} requests tried, {failed} failed it")
+
+
+@pytest.mark.parametrize("fault", ["500", "reset", "not allowed", "wrong checksum"])
+def test_a_fault_at_any_request_of_gc_costs_no_blob_that_a_manifest_names(
+    fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, monkeypatch, capsys
+):
+    of = scene(direct, "n", tmp_path)
+    loose, later = blob_key("f" * 64), time.time() + 2 * GRACE_S
+    named = set(direct.list("blobs/"))
+    with monkeypatch.context() as patched:
+        patched.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        store = S3Store(direct.bucket, direct.prefix, ONCE)
+        direct.put(loose, b"nobody's")
+        proxy.arm("", 0)
+        assert gc(store, now=later).keys == (loose,)
+        points, failed = proxy.count, 0
+        for at in range(1, points + 1):
+            direct.put(loose, b"nobody's")
+            proxy.arm(fault, at)
+            try:
+                gc(store, now=later)
+            except StoreError:
+                failed += 1
+            proxy.disarm()
+            assert set(direct.list("blobs/")) >= named, proxy.seen
+    check(of)
+    with capsys.disabled():
+        print(f"\n  s3, gc, {fault}: {points} of {points} requests tried, {failed} failed it")
 
 
 @pytest.mark.parametrize("fault", HEALED)
@@ -176,3 +236,43 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_depends_on_
     with pytest.raises(UnsoundStore, match="ignores If-None-Match"):
         store.put("a", b"x", create_only=True)
     assert list(store.list("")) == []
+
+
+def test_a_writer_who_may_not_delete_commits_all_the_same(
+    proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    proxy.denied = ("DELETE",)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    assert s3.check_writable() == []
+    of = scene(s3, "n", tmp_path)
+    check(of)
+    [left] = s3.leftovers()
+    assert left.name.startswith(".tmp/probe-")
+    with pytest.raises(StoreRefused):
+        s3.delete("a")
+
+
+def test_every_write_asks_for_the_encryption_that_was_asked_for(
+    proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    asked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}
+    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(ONCE, encryption=asked))
+    (tmp_path / "large").write_bytes(bytes(PART + 1))
+    acts = (
+        lambda: store.put("a", b"x"),
+        lambda: store.put_file("b", tmp_path / "large"),
+        lambda: store.copy("a", "c"),
+    )
+    s3.put("a", b"x")
+    for act in acts:
+        proxy.arm("", 0)
+        with suppress(StoreError):
+            act()  # this server has no keys of its own, which is not what is asked here
+        begins = [
+            headers
+            for line, headers in zip(proxy.seen, proxy.headers, strict=True)
+            if line.split()[0] in ("PUT", "POST") and "partNumber" not in line
+        ]
+        assert begins[0]["x-amz-server-side-encryption"] == "aws:kms"
+        assert begins[0]["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"

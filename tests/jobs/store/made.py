@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from jobs.errors import Fault
-from jobs.store.keys import Head
+from jobs.store.keys import Head, Leftover
 from jobs.store.manifest import Base, Data, Draft, Mask
 from jobs.store.objects import ObjectStore
 
@@ -135,8 +135,8 @@ class DyingStore:
     def copy(self, source: str, key: str) -> None:
         self._do("copy " + key, lambda: self._inner.copy(source, key))
 
-    def get_file(self, key: str, path: Path) -> None:
-        self._do("fetch " + key, lambda: self._inner.get_file(key, path))
+    def get_file(self, key: str, path: Path) -> str:
+        return self._do("fetch " + key, lambda: self._inner.get_file(key, path))
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
         return self._do("read " + key, lambda: self._inner.read(key, start, length))
@@ -155,6 +155,12 @@ class DyingStore:
 
     def delete(self, key: str) -> None:
         self._do("delete " + key, lambda: self._inner.delete(key))
+
+    def leftovers(self) -> list[Leftover]:
+        return self._do("leftovers", self._inner.leftovers)
+
+    def discard(self, leftover: Leftover) -> None:
+        self._do("discard " + leftover.name, lambda: self._inner.discard(leftover))
 
     def url(self, key: str) -> str:
         return self._inner.url(key)

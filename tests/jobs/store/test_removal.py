@@ -114,6 +114,52 @@ def test_gc_removes_nothing_while_a_manifest_can_not_be_read(full: DirectoryStor
     assert len(list(full.list("blobs/"))) == 4
 
 
+def leave(store: DirectoryStore, name: str, age: float) -> Path:
+    path = store.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+    then = time.time() - age
+    os.utime(path, (then, then))
+    os.utime(path.parent, (then, then))
+    return path
+
+
+def test_gc_takes_what_dead_writers_left_and_nothing_of_the_living(full: DirectoryStore):
+    old, young = GRACE_S + 60, GRACE_S - 600
+    dead = (".tmp/7-0a", ".tmp-probe-x/first", "runs/.tmp-probe-y/first", ".tmp/.tmp-probe-z/first")
+    for name in dead:
+        leave(full, name, old)
+    kept = [leave(full, ".tmp/8-0b", young), leave(full, "adapters/.tmp-probe-w/first", young)]
+    kept += [leave(full, name, old) for name in (".mine/x", "runs/r1/.tmp-probe-v/x", ".tmpx")]
+    kept.append(full.root / ".tmp" / "lock")
+    os.utime(kept[-1], (1, 1))
+    before = {path for path in full.root.rglob("*") if path.is_file()}
+    names = (".tmp-probe-x", ".tmp/.tmp-probe-z", ".tmp/7-0a", "runs/.tmp-probe-y")
+    assert gc(full, dry_run=True).leftovers == names
+    assert before == {path for path in full.root.rglob("*") if path.is_file()}
+    swept = gc(full)
+    assert (swept.leftovers, swept.bytes, swept.keys) == (names, 16, ())
+    after = {path for path in full.root.rglob("*") if path.is_file()}
+    assert before - after == {full.root / name for name in dead}
+    assert not list(full.root.rglob(".tmp-probe-[xyz]")) and all(path.exists() for path in kept)
+
+
+def test_gc_follows_no_link_out_of_the_store(full: DirectoryStore, tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"x")
+    os.utime(outside / "precious", (1, 1))
+    (full.root / ".tmp-probe-x").symlink_to(outside)
+    (full.root / ".tmp" / "link").symlink_to(outside)
+    os.utime(full.root / ".tmp" / "link", (1, 1), follow_symlinks=False)
+    assert gc(full).leftovers == (".tmp/link",)
+    (full.root / ".tmp" / "lock").unlink()
+    (full.root / ".tmp").rmdir()
+    (full.root / ".tmp").symlink_to(outside)
+    assert gc(full).leftovers == ()
+    assert (outside / "precious").exists()
+
+
 def test_a_commit_renews_an_old_blob_before_it_leans_on_it(full: DirectoryStore, tmp_path: Path):
     old = time.time() - FRESH_S - 60
     for key in full.list("blobs/"):

@@ -1,0 +1,53 @@
+"""`slora reproduce` of a real training: equal to the bit on CPUs, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.store.objects import open_store
+from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+SLORA = str(Path(sys.executable).with_name("slora"))
+
+
+def slora(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment["PYTHONPATH"] = os.getcwd()
+    return subprocess.run(
+        [SLORA, *words], env=environment, capture_output=True, text=True, check=False, timeout=400
+    )
+
+
+def test_a_training_is_reproduced_to_the_bit_and_never_from_other_inputs(tmp_path: Path):
+    tiny_chat_model(tmp_path / "model")
+    chat_rows(tmp_path / "train.jsonl", 40)
+    told = tiny_spec(
+        tmp_path, data={"eval_fraction": 0.2}, train={"steps": 4}, cluster={"workers": 2}
+    )
+    done = slora("train", str(write_spec(tmp_path / "spec.yaml", told)), "--json")
+    assert done.returncode == 0, done.stderr
+    store = open_store(told["store"])
+    before = list(store.list(""))
+
+    again = slora("reproduce", "tiny@v1", "--store", told["store"], "--json")
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert found["same"] and found["different"] == {} and found["tolerance"] == 0
+    assert found["equal"] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert list(store.list("")) == before
+
+    chat_rows(tmp_path / "train.jsonl", 41)
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    for change, says in (("the base is gone", "no such model folder"), ("rows", "other rows")):
+        refused = slora("reproduce", "tiny@v1", "--store", told["store"])
+        assert refused.returncode == 2, change
+        assert says in refused.stderr and "run tiny-" not in refused.stderr
+        if not (tmp_path / "model").exists():
+            (tmp_path / "elsewhere").rename(tmp_path / "model")

@@ -1,0 +1,102 @@
+"""An object in parts meets every fault at every request: it is up whole or absent, and so down."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import AlreadyThere, StoreError
+from jobs.store import s3 as s3_module
+from jobs.store import s3_parts
+from jobs.store.s3 import S3Store
+from jobs.store.settings import S3Settings
+from tests.storage.fault_proxy import FAULTS, FaultProxy
+from tests.storage.weed import Weed
+
+pytestmark = pytest.mark.timeout(900)
+PART = 5 << 20
+ONCE = S3Settings(attempts=1, read_timeout=2)
+
+
+@pytest.fixture
+def proxy(weed: Weed) -> Iterator[FaultProxy]:
+    made = FaultProxy(weed.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def spoilt(s3: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    """The store by way of the proxy, with the smallest parts that a server takes."""
+    assert s3.check_writable() == []
+    monkeypatch.setattr(s3_parts, "PART", PART)
+    monkeypatch.setattr(s3_module, "PART", PART)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    return S3Store(s3.bucket, s3.prefix, ONCE)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "large"
+    made.write_bytes(os.urandom(2 * PART + 1))
+    return made
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_upload_in_parts_is_whole_or_absent_and_leaves_no_parts(
+    fault: str, spoilt: S3Store, proxy: FaultProxy, path: Path, capsys
+):
+    proxy.arm("", 0)
+    spoilt.put_file("rehearsal", path, create_only=True)
+    points, failed = proxy.count, 0
+    assert points == 5  # begin, three parts, end
+    for at in range(1, points + 1):
+        proxy.arm(fault, at)
+        try:
+            spoilt.put_file(f"n{at}", path, create_only=True)
+        except StoreError:
+            failed += 1
+        proxy.disarm()
+        there = spoilt.head(f"n{at}")
+        assert there is None or spoilt.get(f"n{at}") == path.read_bytes()
+        # An upload that was begun unheard can't be aborted: its id never came.
+        began_unheard = at == 1 and fault.endswith(" after")
+        assert len(spoilt.leftovers()) == began_unheard
+        for left in spoilt.leftovers():
+            spoilt.discard(left)
+        if there is None:
+            spoilt.put_file(f"n{at}", path, create_only=True)
+        with pytest.raises(AlreadyThere):
+            spoilt.put_file(f"n{at}", path, create_only=True)
+    assert failed >= 3
+    with capsys.disabled():
+        print(f"\n  s3, parts up, {fault}: {points} of {points} requests tried, {failed} failed it")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_download_in_parts_gives_the_digest_of_what_came(
+    fault: str, spoilt: S3Store, proxy: FaultProxy, path: Path, tmp_path: Path, capsys
+):
+    spoilt.put_file("large", path)
+    proxy.arm("", 0)
+    whole = spoilt.get_file("large", tmp_path / "rehearsal")
+    assert whole == hashlib.sha256(path.read_bytes()).hexdigest()
+    points, failed = proxy.count, 0
+    assert points == 4  # a look, three parts
+    for at in range(1, points + 1):
+        got = tmp_path / f"got-{at}"
+        proxy.arm(fault, at)
+        try:
+            digest = spoilt.get_file("large", got)
+        except StoreError:
+            failed += 1
+            continue
+        assert digest == hashlib.sha256(got.read_bytes()).hexdigest()
+        assert (digest == whole) == (got.read_bytes() == path.read_bytes())
+    assert failed == points or fault == "wrong checksum"
+    with capsys.disabled():
+        print(f"\n  s3, parts down, {fault}: {points} of {points} tried, {failed} failed it")
