@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def _nothing_left(head: Head) -> None:
     asked += "[t['state'] for t in ray.util.placement_group_table().values()]))"
     there = {**head.environment, "RAY_ADDRESS": head.address}
     told = subprocess.run(
-        [__import__("sys").executable, "-c", asked], env=there, capture_output=True, text=True,
+        [sys.executable, "-c", asked], env=there, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
     assert set(json.loads(told.stdout.splitlines()[-1])) <= {"REMOVED"}
