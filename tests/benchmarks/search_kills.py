@@ -120,7 +120,7 @@ def _round(head: Head, folder: Path, number: int, after_s: float, whole: list[Ro
     there = (folder / "store" / "runs" / name / "search.yaml").exists()
     _run(head, folder, "--resume" if there else "--run", name)
     after = _rows(folder, name)
-    twice = sum(_starts(folder, row.run, row) > 1 for row in before)
+    twice = sum(_repeated(folder, row.run) for row in before)
     return Round(after_s, len(before), _facts(after) == _facts(whole), twice, _left(head))
 
 
@@ -128,11 +128,11 @@ def _facts(rows: Sequence[Row]) -> list[tuple[int, str, Any, float | None]]:
     return [(row.number, row.status, dict(row.config), row.metric) for row in rows]
 
 
-def _starts(folder: Path, run: str, row: Row) -> int:
-    """How often a trial that had ended was loaded: once, if it was not repeated."""
-    events, _ = RunStore(DirectoryStore(folder / "store"), run).events.tail(0)
-    published = any(event["event"] == "published" for event in events)
-    return sum(event["event"] == "loading" for event in events) - int(published)
+def _repeated(folder: Path, run: str) -> bool:
+    """Whether a trial took any step twice; to load it again for its commit is no such thing."""
+    metrics, _ = RunStore(DirectoryStore(folder / "store"), run).metrics.tail(0)
+    steps = [metric["step"] for metric in metrics if "evaluation" not in metric]
+    return len(set(steps)) < len(steps)
 
 
 def _rows(folder: Path, name: str) -> list[Row]:
