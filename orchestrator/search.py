@@ -12,7 +12,7 @@ from rich.live import Live
 
 from jobs.search.diary import Diary
 from jobs.search.door import Search
-from jobs.search.leave import NEXT, REPORT, RESULTS, SEARCH, outcome
+from jobs.search.leave import NEXT, REPORT, RESULTS, SEARCH, keep_asked, outcome
 from jobs.search.table import line_of, live
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore, new_run_id
@@ -27,8 +27,7 @@ def search(asked: Search, *, resume: str | None, json: bool) -> int:
     spec = asked.spec
     run_id = resume or new_run_id(f"{spec.name[:40]}-search", datetime.now(UTC))
     runs = RunStore(open_store(spec.store), run_id)
-    if resume is None:
-        runs.write_text(SEARCH, asked.text())
+    keep_asked(asked, runs, resumed=resume is not None)
     note(f"search {run_id}")
     words = ["jobs.search", "--spec", paper_at(runs, SEARCH)]
     words += ["--resume" if resume else "--run", run_id]

@@ -15,7 +15,8 @@ from jobs.model_files import model_digest
 from jobs.preflight import Checked
 from jobs.search.diary import Diary
 from jobs.search.door import Search
-from jobs.search.planned import Planned, planned
+from jobs.search.pareto import best
+from jobs.search.planned import Planned, impossible, planned
 from jobs.search.proposals import Proposals, request_of
 from jobs.search.rows import Row
 from jobs.search.schedulers import scheduler_of
@@ -49,6 +50,8 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     proposals = Proposals(search, checked, diary, run=runs.run_id)
     watch = Watch(search, diary, say)
+    population = search.section.scheduler == "pbt"
+    everyone = proposals.everything() if population else []
 
     def over(why: str) -> None:
         watch.why_over, proposals.over = why, True
@@ -56,12 +59,11 @@ def run_trials(
     def resources(config: dict[str, Any]) -> Any:
         return tune.PlacementGroupFactory(bundles(config[ASKED].request.spec.cluster))
 
-    population = search.section.scheduler == "pbt"
     folder = runs.scratch(TUNE_FOLDER)
     tuner = tune.Tuner(
         tune.with_resources(TrialActor, resources),
         # Tune's PBT refuses a searcher: its population is there from the start.
-        param_space={ASKED: tune.grid_search(proposals.everything())} if population else None,
+        param_space={ASKED: tune.grid_search(everyone)} if population else None,
         tune_config=tune.TuneConfig(
             search_alg=None if population else proposals,
             scheduler=scheduler_of(search, diary.rows),
@@ -79,13 +81,23 @@ def run_trials(
         ),
     )
     try:
-        tuner.fit()
+        # A search that died in its last seconds has trained all there is.
+        if everyone or (not population and proposals.left()):
+            tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if (why := spent(search, diary)) is not None:
         runs.events.append({"event": "over", "time": time.time(), "why": why})
-    if not diary.rows or not any(row.metric is not None for row in diary.rows):
+        put_off(diary, why)
+    if best(diary.rows, search.section.direction) is None:
         raise none_ended(diary.rows)
+
+
+def put_off(diary: Diary, why: str) -> None:
+    """Trials that an earlier try had begun or proposed, and that the budget lets nobody end."""
+    for row in diary.rows:
+        if not row.ended:
+            diary.write(row, status="stopped", reason=why)
 
 
 def none_ended(rows: list[Row]) -> InputError | TrainingFailed:
@@ -93,6 +105,8 @@ def none_ended(rows: list[Row]) -> InputError | TrainingFailed:
     reasons = [row.reason for row in rows if row.reason]
     commonest = max(reasons, key=reasons.count) if reasons else "no trial was started"
     same = reasons.count(commonest)
+    if rows and all(row.status == "rejected" for row in rows):
+        return impossible(reasons)
     return TrainingFailed(
         f"all {len(rows)} trials", commonest.rstrip("."), f"So it was in {same} of them."
     )
