@@ -15,8 +15,6 @@ METRICS: dict[str, tuple[str, Literal["min", "max"]]] = {
     "eval_accuracy": ("accuracy", "max"),
 }
 """The spec's names of metrics: what an evaluation calls them, and which way is better."""
-COSTS = ("trainable_share", "node_bytes", "adapter_bytes", "memory_bytes")
-"""What the plan knows of a trial, as rows call it."""
 Values = Annotated[tuple[Any, ...], Field(min_length=1, strict=False)]
 Bounds = Annotated[tuple[float, float], Field(strict=False)]
 

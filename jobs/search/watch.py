@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from ray.tune import Callback, Stopper
 
 from jobs.search.diary import Diary
@@ -52,7 +53,7 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
             steps=max(row.steps, step),
             tokens=max(row.tokens, int(result["tokens"])),
             seconds=row.seconds + self._since(row.number),
-            shared=tuple(result["taken"]),
+            shared=tuple(dict.fromkeys((*row.shared, *result["taken"]))),
         )
         if result["failed"]:
             self._diary.write(row, status="failed", reason=result["failed"])
@@ -74,8 +75,7 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
         """The trial's own actor died, more often than it may."""
         row = self._row(trial)
         if not row.ended:
-            why = "its process died, more often than cluster.max_failures allows"
-            row = self._diary.write(row, status="failed", reason=why)
+            row = self._diary.write(row, status="failed", reason=_why(trial.get_pickled_error()))
         self._say(row)
 
     def _row(self, trial: Any) -> Row:
@@ -88,6 +88,13 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
         began = self._began.get(number, now)
         self._began[number] = now
         return now - began
+
+
+def _why(error: Exception | None) -> str:
+    if isinstance(error, RayTaskError):
+        said = " ".join(str(error.cause).split())[:500]
+        return f"{type(error.cause).__name__}: {said}"
+    return "its process died, more often than cluster.max_failures allows"
 
 
 class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray has no types that mypy may lean on
