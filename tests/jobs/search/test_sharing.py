@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from jobs.errors import NotFound
 from jobs.model_files import model_digest
 from jobs.preflight import absolute, check
 from jobs.request import Request
@@ -111,11 +112,12 @@ def test_a_stage_on_the_shelf_is_given_whole_and_the_first_one_stays(tmp_path: P
 def test_of_two_stages_that_end_at_once_no_parts_are_mixed(tmp_path: Path):
     store = DirectoryStore(tmp_path)
     search, first, second, taker = (RunStore(store, n) for n in ("s", "first", "second", "taker"))
-    for donor in (first, second):
-        for name in (TENSORS, STATE):
-            store.put(donor.checkpoint_key(3, name), donor.run_id.encode())
+    store.put(first.checkpoint_key(3, TENSORS), b"first")
+    for name in (TENSORS, STATE):
+        store.put(second.checkpoint_key(3, name), b"second")
     shelf = Shelf(search)
-    shelf.put(f"sparse stage/{TENSORS}", "k-first", b"first")  # the first one died here
+    with pytest.raises(NotFound):  # it dies between its parts
+        shelf.put_stage("k", first, 3, 70)
     shelf.put_stage("k", second, 3, 70)
     shelf.take_stage("k", taker)
     parts = {store.get(taker.checkpoint_key(3, name)) for name in (TENSORS, STATE)}
