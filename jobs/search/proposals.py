@@ -14,7 +14,7 @@ from jobs.search.diary import Diary
 from jobs.search.door import Search
 from jobs.search.planned import Planned, planned
 from jobs.search.rows import Row
-from jobs.search.space import count, drawn_ahead, learnt
+from jobs.search.space import Config, count, drawn_ahead, learnt
 from jobs.search.trainable import ASKED, Asked
 
 
@@ -35,6 +35,8 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
         """The next trial that may run; what may not is a row of its own."""
         while not self._over():
             row = self._proposed(self._next)
+            if row is None:
+                break
             self._next += 1
             if row.ended or (row.status == "waiting" and not self._room()):
                 continue
@@ -81,14 +83,17 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
         begun = {r.number for r in self._diary.rows if r.status not in ("waiting", "rejected")}
         return most is None or len(begun | {*self._live.values()}) < most
 
-    def _proposed(self, number: int) -> Row:
+    def _proposed(self, number: int) -> Row | None:
+        """The trial of that number; None where all of a small space was proposed."""
         known = self._diary.row(number)
         if known is not None:
             return known
         if self._ahead is not None:
-            config = self._ahead[number]
+            config: Config | None = self._ahead[number]
         else:
             config = learnt(self._search.section, number, self._diary.rows)
+        if config is None:
+            return None
         return self._diary.write(Row(number, config, run=f"{self._run}-t{number:03d}"))
 
     def _asked(self, found: Planned) -> Asked:

@@ -76,3 +76,11 @@ def test_nothing_is_left_only_when_every_trial_was_proposed_and_ended(folder: Pa
         assert made.left()
         diary.write(diary.rows[number], status="failed")
     assert not made.left()
+
+
+def test_tpe_ends_when_all_of_a_small_space_was_proposed(folder: Path):
+    space = {"method.rank": {"choice": [2, 4]}}
+    made, diary = _proposals(folder, space=space, algorithm="tpe", samples=6)
+    assert {_number(made.suggest(name)) for name in "ab"} == {0, 1}
+    assert made.suggest("c") == Searcher.FINISHED
+    assert len(diary.rows) == 2
