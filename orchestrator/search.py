@@ -47,9 +47,15 @@ def search(asked: Search, *, resume: str | None, json: bool) -> int:
 
 def _cpus(asked: Search) -> int:
     """For a Ray that is started for it: this machine's, and at least one trial's."""
-    one = asked.spec.workers * asked.spec.cluster.cpus_per_worker
+    one = _most(asked, "cluster.workers", asked.spec.workers)
+    one *= _most(asked, "cluster.cpus_per_worker", asked.spec.cluster.cpus_per_worker)
     most = one * (asked.section.max_concurrent or 1)
     return max(most, os.cpu_count() or 1) if asked.section.max_concurrent is None else most
+
+
+def _most(asked: Search, key: str, here: int) -> int:
+    domain = asked.section.space.get(key)
+    return here if domain is None else max(domain.ends())
 
 
 def _watch(asked: Search, runs: RunStore, alive: Callable[[], bool]) -> None:
@@ -92,7 +98,8 @@ def _show(asked: Search, runs: RunStore, *, json: bool) -> None:
         return
     rows = Diary(runs).rows
     results.print(live(rows, asked.section.metric, asked.section.direction, results.width))
-    results.print(f"committed {found['adapter']}")
+    if found["adapter"] is not None:
+        results.print(f"committed {found['adapter']}")
     results.print("next:", style="bold")
     results.print(f"  .venv/bin/slora train {paper_at(runs, NEXT)}", soft_wrap=True)
     for name in (REPORT, RESULTS):

@@ -44,6 +44,7 @@ def run_trials(
     os.environ.update(ENVIRONMENT)
     from ray import tune
 
+    from jobs.cluster_run import missing_resources
     from jobs.search.crew import bundles
     from jobs.search.trainable import ASKED, TrialActor
 
@@ -57,7 +58,10 @@ def run_trials(
         watch.why_over, proposals.over = why, True
 
     def resources(config: dict[str, Any]) -> Any:
-        return tune.PlacementGroupFactory(bundles(config[ASKED].request.spec.cluster))
+        asked = config[ASKED]
+        if (missing := missing_resources(asked.request)) is not None:
+            print(f"trial {asked.number} waits for the cluster: {missing}", flush=True)
+        return tune.PlacementGroupFactory(bundles(asked.request.spec.cluster))
 
     folder = runs.scratch(TUNE_FOLDER)
     tuner = tune.Tuner(

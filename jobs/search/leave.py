@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import Fault, InputError, NotFound
+from jobs.preflight import absolute
 from jobs.search.diary import Diary
 from jobs.search.door import Search
 from jobs.search.pareto import best, front
@@ -77,4 +78,4 @@ def outcome(search: Search, runs: RunStore) -> dict[str, Any]:
 
 def next_spec(search: Search, number: int, config: dict[str, object]) -> str:
     """The best trial's spec, whole, as YAML that `slora train` takes."""
-    return f"# trial {number} of its search\n{dump_spec(search.trial(config))}"
+    return f"# trial {number} of its search\n{dump_spec(absolute(search.trial(config)))}"

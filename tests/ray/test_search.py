@@ -172,6 +172,41 @@ def test_pbt_hands_the_better_state_to_the_worse_trial(head, folder):
     assert good.curve[0][1] == values[1]
 
 
+def test_pbt_goes_on_where_a_trial_fails_that_the_others_wait_for(head, folder):
+    space = {RATE: {"choice": [1e-2, 1e-3, 1e30]}}
+    search = {"space": space, "algorithm": "grid", "scheduler": "pbt", "max_concurrent": 2}
+    code, said, rows = _searched(
+        head, folder, "bereft", search, train={"steps": 24}, method={"kind": "lora"}
+    )
+    assert code == 0, said
+    assert [row.status for row in rows] == ["done", "done", "failed"]
+    assert rows[2].reason
+
+
+def test_a_worker_that_fails_alone_ends_its_trial_soon_and_with_its_own_reason(head, folder):
+    space = {"method.mask": {"choice": ["tests.own_score:LONELY", "random"]}}
+    search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}
+    code, said, rows = _searched(head, folder, "lonely", search, cluster={"workers": 2})
+    assert code == 0, said
+    assert [row.status for row in rows] == ["failed", "done"]
+    assert "fails one worker of two" in rows[0].reason
+    # Far below cluster.timeout, which is 600.
+    assert rows[0].seconds < 120
+    _nothing_left(head)
+
+
+def test_kinds_and_workers_may_differ_between_trials(head, folder):
+    space = {
+        "method.kind": {"choice": ["slora", "sparse", "lora", "full"]},
+        "cluster.workers": {"choice": [1, 2]},
+    }
+    search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}
+    code, said, rows = _searched(head, folder, "mixed", search)
+    assert code == 0, said
+    assert [row.status for row in rows] == ["done"] * 8, [row.reason for row in rows]
+    _nothing_left(head)
+
+
 def test_hyperband_pauses_and_goes_on(head, folder):
     search = {"scheduler": "hyperband", "samples": 4, "max_concurrent": 2}
     code, said, rows = _searched(head, folder, "bands", search)
