@@ -92,16 +92,16 @@ def run_trials(
         shutil.rmtree(folder, ignore_errors=True)
     if (why := spent(search, diary)) is not None:
         runs.events.append({"event": "over", "time": time.time(), "why": why})
-        put_off(diary, why)
+        put_off(diary, why, say)
     if best(diary.rows, search.section.direction) is None:
         raise none_ended(diary.rows)
 
 
-def put_off(diary: Diary, why: str) -> None:
-    """Trials that an earlier try had begun or proposed, and that the budget lets nobody end."""
+def put_off(diary: Diary, why: str, say: Callable[[Row], None]) -> None:
+    """What ran or waited when the budget was spent: Tune ends it, and tells no callback so."""
     for row in diary.rows:
         if not row.ended:
-            diary.write(row, status="stopped", reason=why)
+            say(diary.write(row, status="stopped", reason=why))
 
 
 def none_ended(rows: list[Row]) -> InputError | TrainingFailed:

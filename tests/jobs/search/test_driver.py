@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.errors import InputError, TrainingFailed
 from jobs.search.diary import Diary
 from jobs.search.driver import none_ended, put_off
+from jobs.search.rows import Row
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.search.made import row
@@ -34,6 +35,8 @@ def test_what_the_budget_lets_nobody_end_is_stopped_with_its_reason(tmp_path: Pa
     diary = Diary(RunStore(DirectoryStore(tmp_path), "search"))
     for number, status in enumerate(("done", "running", "waiting")):
         diary.write(row(number, status=status))
-    put_off(diary, "the budget of 3 s is spent")
+    said = list[Row]()
+    put_off(diary, "the budget of 3 s is spent", said.append)
+    assert [found.number for found in said] == [1, 2]
     assert [found.status for found in diary.rows] == ["done", "stopped", "stopped"]
     assert diary.rows[1].reason == "the budget of 3 s is spent"
