@@ -227,6 +227,9 @@ def _sense_faults(search: Search) -> Iterator[Fault]:
     if section.scheduler == "hyperband" and spec.train.steps is None:
         problem = "hyperband divides train.steps among trials, and epochs are counted by them"
         yield Fault("train.steps", problem, "Set it, or use asha.")
+    if section.scheduler == "pbt" and section.max_concurrent is not None:
+        problem = "pbt keeps all its trials open, and trains as many as the cluster has room for"
+        yield Fault("search.max_concurrent", problem, "Leave it out.")
     if section.scheduler == "pbt" and section.algorithm == "tpe":
         problem = "tpe learns from trials that ended, and pbt starts all at once"
         yield Fault("search.algorithm", problem, "Use random, or asha.")

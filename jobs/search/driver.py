@@ -72,7 +72,8 @@ def run_trials(
             search_alg=None if population else proposals,
             scheduler=scheduler_of(search, diary.rows),
             num_samples=1 if population else -1,
-            max_concurrent_trials=_at_once(search),
+            # Tune counts paused trials too: with a limit, the population would never meet.
+            max_concurrent_trials=None if population else _at_once(search),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

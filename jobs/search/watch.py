@@ -33,7 +33,8 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
         asked: Asked = trial.config[ASKED]
         runs = RunStore(open_store(asked.request.spec.store), row.run)
         runs.write_text(SPEC, dump_spec(asked.request.spec))
-        self._began.setdefault(row.number, time.monotonic())
+        # Anew where it was paused: it held nothing of the cluster meanwhile.
+        self._began[row.number] = time.monotonic()
         if row.status != "running" or row.config != asked.config:
             self._say(self._diary.write(row, status="running", config=asked.config))
 
@@ -123,8 +124,12 @@ def spent(search: Search, diary: Diary) -> str | None:
     if budget.seconds is not None and diary.seconds() >= budget.seconds:
         return f"the budget of {budget.seconds:g} s is spent"
     if budget.cost is not None and machine.price_per_hour is not None:
-        nodes = -(-search.spec.workers // (machine.workers_per_node or search.spec.workers))
-        hours = sum(row.seconds for row in diary.rows) / 3600
-        if hours * nodes * machine.price_per_hour >= budget.cost:
+        hours = sum(row.seconds * _machines(search, row) for row in diary.rows) / 3600
+        if hours * machine.price_per_hour >= budget.cost:
             return f"the budget of {budget.cost:g} is spent"
     return None
+
+
+def _machines(search: Search, row: Row) -> int:
+    workers = int(row.config.get("cluster.workers", search.spec.workers))
+    return -(-workers // (search.spec.cluster.machine.workers_per_node or workers))

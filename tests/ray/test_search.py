@@ -159,7 +159,7 @@ def test_when_all_trials_fail_the_commonest_reason_is_told(head, folder):
 
 def test_pbt_hands_the_better_state_to_the_worse_trial(head, folder):
     space = {RATE: {"choice": [1e-2, 1e-9]}}
-    search = {"space": space, "algorithm": "grid", "scheduler": "pbt", "max_concurrent": 2}
+    search = {"space": space, "algorithm": "grid", "scheduler": "pbt"}
     code, said, rows = _searched(
         head, folder, "exchange", search, train={"steps": 24}, method={"kind": "lora"}
     )
@@ -174,7 +174,7 @@ def test_pbt_hands_the_better_state_to_the_worse_trial(head, folder):
 
 def test_pbt_goes_on_where_a_trial_fails_that_the_others_wait_for(head, folder):
     space = {RATE: {"choice": [1e-2, 1e-3, 1e30]}}
-    search = {"space": space, "algorithm": "grid", "scheduler": "pbt", "max_concurrent": 2}
+    search = {"space": space, "algorithm": "grid", "scheduler": "pbt"}
     code, said, rows = _searched(
         head, folder, "bereft", search, train={"steps": 24}, method={"kind": "lora"}
     )

@@ -72,6 +72,8 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "what the trials are judged by": (
         {"space": {"data.eval": {"choice": ["a", "b"]}}}, "search.space.data.eval", "the same for"),
     "the worst of a metric": ({"mode": "max"}, "search.mode", "max of eval_loss is its worst"),
+    "pbt of a few at once": (
+        {"scheduler": "pbt", "max_concurrent": 2}, "search.max_concurrent", "keeps all its trials"),
     "pbt that waits for what tpe learns": (
         {"scheduler": "pbt", "algorithm": "tpe"}, "search.algorithm", "starts all at once"),
     "no samples": ({"samples": 0}, "search.samples", "greater than"),

@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 from jobs.search.diary import Diary
 from jobs.search.rows import Row
 from jobs.search.trainable import ASKED
-from jobs.search.watch import BudgetStopper, Watch
+from jobs.search.watch import BudgetStopper, Watch, spent
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.search.asked import a_search
@@ -108,3 +108,15 @@ def test_a_budget_that_is_used_up_ends_the_search(
     assert BudgetStopper(search, diary, told.append).stop_all()
     assert why in told[0]
     assert not BudgetStopper(a_search(tmp_path), diary, told.append).stop_all()
+
+
+def test_a_trial_is_charged_for_the_machines_of_its_own_workers(tmp_path: Path, diary: Diary):
+    machine = {"price_per_hour": 1.0, "workers_per_node": 1}
+    space = {"cluster.workers": {"choice": [1, 4]}}
+    search = a_search(
+        tmp_path, {"budget": {"cost": 3}, "space": space}, cluster={"machine": machine}
+    )
+    diary.write(diary.rows[0], config={"cluster.workers": 1}, seconds=3600.0)
+    assert spent(search, diary) is None
+    diary.write(diary.rows[0], config={"cluster.workers": 4})
+    assert spent(search, diary) is not None
