@@ -80,7 +80,7 @@ def validate_search(raw: Mapping[str, Any]) -> Search:
         remedy = "As in jobs/examples/search.yaml."
         faults.append(Fault("search", "missing: what is searched, and how", remedy))
     else:
-        section, more = _section(raw["search"])
+        section, more = _section(_flat(raw["search"]))
         faults += more
     if section is not None:
         faults += _shape_faults(section)
@@ -91,6 +91,23 @@ def validate_search(raw: Mapping[str, Any]) -> Search:
             return found
     # One a key, the first: what is wrong with a domain is no news again as a value of the spec.
     raise InputError(list({fault.key: fault for fault in reversed(faults)}.values())[::-1])
+
+
+def _flat(raw: dict[str, Any]) -> dict[str, Any]:
+    """The section with whole keys in its space: `--set` and some hands write them nested."""
+    space = raw.get("space")
+    sections = {key.rpartition(".")[0] for key in known_keys()} - {WORKERS}
+
+    def walk(inner: dict[Any, Any], prefix: str) -> Iterator[tuple[Any, Any]]:
+        for name, value in inner.items():
+            key = f"{prefix}{name}" if isinstance(name, str) else name
+            nested = isinstance(value, dict) and value and not {*value} & {*Domain.model_fields}
+            if nested and key in sections:
+                yield from walk(value, f"{key}.")
+            else:
+                yield key, value
+
+    return {**raw, "space": dict(walk(space, ""))} if isinstance(space, dict) else raw
 
 
 def _section(raw: Mapping[str, Any]) -> tuple[SearchSection | None, list[Fault]]:

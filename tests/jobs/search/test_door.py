@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from jobs.errors import InputError
-from jobs.search.door import validate_search
+from jobs.search.door import load_search, validate_search
 from jobs.search.space import drawn_ahead
 from jobs.spec_file import validate_spec
 from tests.jobs.search.asked import SPACE, a_search, raw_search
@@ -61,6 +62,8 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "search.space", "the grid has 3,000,000 trials"),
     "one bound": (
         {"space": {RATE: {"uniform": [0.1]}}}, f"search.space.{RATE}.uniform.1", "two numbers"),
+    "a domain of nothing": (
+        {"space": {"method.rank": {}}}, "search.space.method.rank", "nothing is given"),
     "a list for a domain": (
         {"space": {"method.rank": [2, 4]}}, "search.space.method.rank", "not a domain"),
     "workers that come and go": (
@@ -156,3 +159,17 @@ def test_a_long_range_is_judged_by_its_ends_and_never_listed(tmp_path: Path):
         ahead = drawn_ahead(search.section) or []
         assert len(ahead) == 5
         assert all(0 <= config["train.seed"] < 2**31 for config in ahead)
+
+
+def test_a_domain_is_set_from_the_command_line(tmp_path: Path):
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(raw_search(tmp_path)))
+    told = ["search.space.method.rank.choice=[8]", "search.space.train.warmup.uniform=[0, 0.1]"]
+    space = load_search(path, told).section.space
+    assert set(space) == {*SPACE, "train.warmup"}
+    assert space["method.rank"].choice == (8,)
+
+
+def test_an_unknown_key_of_a_nested_space_has_its_nearest(tmp_path: Path):
+    with pytest.raises(InputError, match=r"search\.space\.method\.rnk: .*method\.rank"):
+        a_search(tmp_path, {"space": {"method": {"rnk": {"choice": [2]}}}})
