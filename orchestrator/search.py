@@ -12,7 +12,7 @@ from rich.live import Live
 
 from jobs.search.diary import Diary
 from jobs.search.door import Search
-from jobs.search.leave import NEXT, REPORT, RESULTS, SEARCH, outcome
+from jobs.search.leave import NEXT, REPORT, RESULTS, SEARCH, keep_asked, outcome
 from jobs.search.table import line_of, live
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore, new_run_id
@@ -27,8 +27,7 @@ def search(asked: Search, *, resume: str | None, json: bool) -> int:
     spec = asked.spec
     run_id = resume or new_run_id(f"{spec.name[:40]}-search", datetime.now(UTC))
     runs = RunStore(open_store(spec.store), run_id)
-    if resume is None:
-        runs.write_text(SEARCH, asked.text())
+    keep_asked(asked, runs, resumed=resume is not None)
     note(f"search {run_id}")
     words = ["jobs.search", "--spec", paper_at(runs, SEARCH)]
     words += ["--resume" if resume else "--run", run_id]
@@ -48,9 +47,15 @@ def search(asked: Search, *, resume: str | None, json: bool) -> int:
 
 def _cpus(asked: Search) -> int:
     """For a Ray that is started for it: this machine's, and at least one trial's."""
-    one = asked.spec.workers * asked.spec.cluster.cpus_per_worker
+    one = _most(asked, "cluster.workers", asked.spec.workers)
+    one *= _most(asked, "cluster.cpus_per_worker", asked.spec.cluster.cpus_per_worker)
     most = one * (asked.section.max_concurrent or 1)
     return max(most, os.cpu_count() or 1) if asked.section.max_concurrent is None else most
+
+
+def _most(asked: Search, key: str, here: int) -> int:
+    domain = asked.section.space.get(key)
+    return here if domain is None else max(domain.ends())
 
 
 def _watch(asked: Search, runs: RunStore, alive: Callable[[], bool]) -> None:
@@ -93,7 +98,8 @@ def _show(asked: Search, runs: RunStore, *, json: bool) -> None:
         return
     rows = Diary(runs).rows
     results.print(live(rows, asked.section.metric, asked.section.direction, results.width))
-    results.print(f"committed {found['adapter']}")
+    if found["adapter"] is not None:
+        results.print(f"committed {found['adapter']}")
     results.print("next:", style="bold")
     results.print(f"  .venv/bin/slora train {paper_at(runs, NEXT)}", soft_wrap=True)
     for name in (REPORT, RESULTS):

@@ -36,3 +36,13 @@ def _die(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
 
 DEADLY = Scorer("deadly", finish=_die)
 """As a worker that takes too much memory, and is killed without a word."""
+
+
+def _fail_alone(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
+    if os.environ.get("RANK") == "1":
+        raise ArithmeticError("this score fails one worker of two")
+    return weight_OI.abs()
+
+
+LONELY = Scorer("lonely", finish=_fail_alone)
+"""One worker fails, and the others wait for it in a collective."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.spec_file import load_spec
+from jobs.search.door import load_search
+from jobs.spec_file import load_spec, read_raw
 
 ROOT = Path(__file__).parent.parent
 ABOVE = {"slora": {"jobs", "orchestrator"}, "jobs": {"orchestrator"}}
@@ -47,15 +48,24 @@ def test_the_control_plane_starts_without_torch(module: str):
 
 
 EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
+SEARCHES = [path for path in EXAMPLES if "search" in read_raw(path, ())]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in EXAMPLES if path not in SEARCHES], ids=lambda path: path.name
+)
 def test_every_example_is_a_valid_spec(path: Path):
     assert load_spec(path).name == path.stem
 
 
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.name)
+def test_every_example_of_a_search_is_a_valid_one(path: Path):
+    assert load_search(path).section.space
+
+
 def test_there_are_examples():
     assert {"chat.yaml", "newsgroups.yaml"} <= {path.name for path in EXAMPLES}
+    assert [path.name for path in SEARCHES] == ["search.yaml"]
 
 
 MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
-from jobs.errors import Fault, InputError, JobsError, NotFound
+from jobs.errors import JobsError
 from jobs.preflight import check
 from jobs.search.diary import Diary
 from jobs.search.door import Search, load_search
-from jobs.search.leave import SEARCH, leave
+from jobs.search.leave import keep_asked, leave
 from jobs.search.pareto import best
-from jobs.search.planned import planned
+from jobs.search.planned import impossible, planned
 from jobs.search.rows import Row
 from jobs.search.space import drawn_ahead
 from jobs.spec_file import dump_spec
@@ -48,7 +48,7 @@ def _work(asked: argparse.Namespace) -> None:
     now = datetime.datetime.now(datetime.UTC)
     run_id = asked.resume or asked.run or new_run_id(f"{search.spec.name}-search"[:40], now)
     runs = RunStore(open_store(checked.spec.store), run_id)
-    _same_search(search, runs, resumed=asked.resume is not None)
+    keep_asked(search, runs, resumed=asked.resume is not None)
     runs.write_text(SPEC, dump_spec(checked.spec))
     diary = Diary(runs)
     # Ray only after the check: bad input answers in a second, and starts nothing.
@@ -84,26 +84,7 @@ def _possible(search: Search, checked: object) -> None:
         if not isinstance(found, Row):
             return
         reasons.append(found.reason)
-    common = max(reasons, key=reasons.count)
-    key, _, problem = common.partition(": ")
-    all_of = f"{problem.rstrip('.')}; so it is in {reasons.count(common)} of {len(ahead)} trials"
-    raise InputError([Fault(key, all_of, "Ease it, or search elsewhere.")])
-
-
-def _same_search(search: Search, runs: RunStore, *, resumed: bool) -> None:
-    """Keeps what was asked; a search that goes on must be the same. Raises InputError."""
-    text = search.text()
-    try:
-        before = runs.read_text(SEARCH)
-    except NotFound:
-        if resumed:
-            problem = f"there is no search {runs.run_id} in {runs.store.url('')}"
-            raise InputError([Fault("--resume", problem, "Start it without.")]) from None
-        runs.write_text(SEARCH, text)
-        return
-    if before != text:
-        problem = f"{runs.run_id} was another search: its spec differs"
-        raise InputError([Fault("--resume", problem, "Use its spec, or start a new search.")])
+    raise impossible(reasons)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ class Crew:
                     return found
                 # A worker's training ends with its report, or with its death.
                 for ended in ready:
-                    ray.get(ended)
+                    if (failed := ray.get(ended)) and not self._soon():
+                        self.close()
+                        return Report(0, {}, 0, ended=True, failed=failed)
                     waiting.remove(ended)
         except RayActorError as dead:
             raise self._lost(dead) from dead
@@ -70,25 +72,34 @@ class Crew:
     def go_on(self) -> None:
         """After a report: the trial goes on."""
         for seat in self._seats:
-            seat.verdict.remote(True)
+            seat.verdict.remote(self._start_number, True)
 
     def stop(self) -> None:
         """Ends the trial; the crew stays, where it ends soon."""
         if not self._running:
             return
         for seat in self._seats:
-            seat.verdict.remote(False)
+            seat.verdict.remote(self._start_number, False)
         done, late = ray.wait(self._running, num_returns=len(self._running), timeout=STOP_S)
         if late or any(_broken(one) for one in done):
             self.close()
         self._running, self._next = [], None
 
-    def finished(self) -> None:
-        """After the last report: waits for all workers. Raises Lost."""
+    def finished(self, last: Report) -> None:
+        """After the last report: waits for all workers. Raises Lost.
+
+        Where one has failed the others may wait for it in vain: they have STOP_S.
+        """
+        if not self._running:
+            return
+        patience = STOP_S if last.failed else None
+        done, late = ray.wait(self._running, num_returns=len(self._running), timeout=patience)
         try:
-            ray.get(self._running)
+            ray.get(done)
         except RayActorError as dead:
             raise self._lost(dead) from dead
+        if late or last.spoilt:
+            self.close()
         self._running = []
 
     def close(self) -> None:
@@ -96,6 +107,11 @@ class Crew:
         for seat in self._seats:
             ray.kill(seat)
         self._seats, self._running, self._next = [], [], None
+
+    def _soon(self) -> bool:
+        """Whether the first worker reports too; it waits for ever for one that failed alone."""
+        told, _ = ray.wait([self._next], timeout=STOP_S)
+        return bool(told)
 
     def _start(self) -> None:
         cluster = self._cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,14 @@ from jobs.search.section import METRICS, Domain, SearchSection
 from jobs.spec import Spec
 from jobs.spec_file import known_keys, put, read_raw, unknown_key, validate_spec
 
-FIXED = ("name", "store", "model.task", "data.format")
-"""Keys that all trials of a search share."""
+FIXED = ("name", "store", "model.task", "data.format", "data.eval", "data.eval_fraction")
+"""Keys that all trials of a search share: what they are, and what they are judged by."""
+MOST_TRIALS = 10_000
+WORKERS = "cluster.workers"
+ELASTIC = (
+    "a trial has a fixed number of workers",
+    "Give one number: a search has many trials to fill a cluster with.",
+)
 LIVE = (
     "train.learning_rate",
     "train.sparse_learning_rate",
@@ -100,6 +107,12 @@ def _section(raw: Mapping[str, Any]) -> tuple[SearchSection | None, list[Fault]]
 def _said(key: str, kind: str, message: str) -> str:
     if kind == "too_short" and key == "search.space":
         return "empty: there is nothing to search over"
+    if kind in ("missing", "too_long") and key.startswith("search.space."):
+        return "two numbers are needed, a lower and an upper"
+    if kind == "too_short":
+        return "no values are listed"
+    if kind == "model_type" and key.startswith("search.space."):
+        return "not a domain, as {choice: [2, 4]} is one"
     if kind == "extra_forbidden":
         known = [*Domain.model_fields, *SearchSection.model_fields]
         close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1, cutoff=0.5)
@@ -119,15 +132,32 @@ def _shape_faults(section: SearchSection) -> Iterator[Fault]:
             )
             continue
         yield from _range_faults(where, domain)
+        yield from _listed_faults(where, domain)
         if section.algorithm == "grid" and domain.finite is None:
             yield Fault(where, f"{domain.kind} has no end", "List its values, or don't use grid.")
         if section.algorithm == "tpe" and domain.grid is not None:
             yield Fault(where, "tpe does not cross grids", "Use choice.")
+    yield from _grid_faults(section)
     if section.also_minimise and section.algorithm != "tpe":
         problem = f"{section.algorithm} weighs one objective"
         yield Fault(
             "search.also_minimise", problem, "Use algorithm: tpe; the front is shown anyway."
         )
+
+
+def _grid_faults(section: SearchSection) -> Iterator[Fault]:
+    whole = section.algorithm == "grid" and section.samples is None
+    trials = math.prod(len(domain.finite or ()) for domain in section.space.values())
+    if whole and trials > MOST_TRIALS:
+        problem = f"the grid has {trials:,} trials"
+        yield Fault("search.space", problem, "List fewer values, or set samples.")
+
+
+def _listed_faults(where: str, domain: Domain) -> Iterator[Fault]:
+    listed = domain.choice or domain.grid or ()
+    twice = [value for at, value in enumerate(listed) if value in listed[:at]]
+    if twice:
+        yield Fault(where, f"{twice[0]!r} is listed twice", "A trial is never run twice.")
 
 
 def _range_faults(where: str, domain: Domain) -> Iterator[Fault]:
@@ -148,12 +178,19 @@ def _space_faults(search: Search) -> Iterator[Fault]:
         if key not in known:
             nearest = unknown_key(key)
             yield Fault(where, nearest.problem, nearest.remedy)
-        elif any(name.startswith(f"{key}.") for name in known):
+        elif key != WORKERS and any(name.startswith(f"{key}.") for name in known):
             yield Fault(where, "a section, not a key", f"Name a key of it, as {key}.… .")
+        elif key.startswith(f"{WORKERS}.") or not _fixed_workers(key, domain):
+            yield Fault(where, *ELASTIC)
         elif key in FIXED:
             yield Fault(where, "the same for all trials", "Search over another key.")
         elif _one_domain(domain):
             yield from _value_faults(search, key, where, domain)
+
+
+def _fixed_workers(key: str, domain: Domain) -> bool:
+    listed = domain.choice or domain.grid or ()
+    return key != WORKERS or not any(isinstance(value, dict) for value in listed)
 
 
 def _one_domain(domain: Domain) -> bool:
@@ -184,6 +221,18 @@ def _sense_faults(search: Search) -> Iterator[Fault]:
     if section.scheduler != "none" and spec.train.eval_every is None:
         problem = f"{section.scheduler} judges trials on the way, and they are measured at the end"
         yield Fault("train.eval_every", problem, "Set it, or use scheduler: none.")
+    if section.direction != METRICS[section.metric][1]:
+        problem = f"{section.direction} of {section.metric} is its worst"
+        yield Fault("search.mode", problem, "Leave it out.")
+    if section.scheduler == "hyperband" and spec.train.steps is None:
+        problem = "hyperband divides train.steps among trials, and epochs are counted by them"
+        yield Fault("train.steps", problem, "Set it, or use asha.")
+    if section.scheduler == "pbt" and section.max_concurrent is not None:
+        problem = "pbt keeps all its trials open, and trains as many as the cluster has room for"
+        yield Fault("search.max_concurrent", problem, "Leave it out.")
+    if section.scheduler == "pbt" and section.algorithm == "tpe":
+        problem = "tpe learns from trials that ended, and pbt starts all at once"
+        yield Fault("search.algorithm", problem, "Use random, or asha.")
     if section.scheduler == "pbt":
         for key in section.space:
             if key not in LIVE:
@@ -194,5 +243,4 @@ def _sense_faults(search: Search) -> Iterator[Fault]:
         remedy = "Set cluster.machine.price_per_hour."
         yield Fault("search.budget.cost", "no machine's price is known", remedy)
     if isinstance(spec.cluster.workers, int) is False:
-        remedy = "Give one number: a search has many trials to fill a cluster with."
-        yield Fault("cluster.workers", "a trial has a fixed number of workers", remedy)
+        yield Fault(WORKERS, *ELASTIC)

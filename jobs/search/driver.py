@@ -15,7 +15,8 @@ from jobs.model_files import model_digest
 from jobs.preflight import Checked
 from jobs.search.diary import Diary
 from jobs.search.door import Search
-from jobs.search.planned import Planned, planned
+from jobs.search.pareto import best
+from jobs.search.planned import Planned, impossible, planned
 from jobs.search.proposals import Proposals, request_of
 from jobs.search.rows import Row
 from jobs.search.schedulers import scheduler_of
@@ -43,30 +44,36 @@ def run_trials(
     os.environ.update(ENVIRONMENT)
     from ray import tune
 
+    from jobs.cluster_run import missing_resources
     from jobs.search.crew import bundles
     from jobs.search.trainable import ASKED, TrialActor
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     proposals = Proposals(search, checked, diary, run=runs.run_id)
     watch = Watch(search, diary, say)
+    population = search.section.scheduler == "pbt"
+    everyone = proposals.everything() if population else []
 
     def over(why: str) -> None:
         watch.why_over, proposals.over = why, True
 
     def resources(config: dict[str, Any]) -> Any:
-        return tune.PlacementGroupFactory(bundles(config[ASKED].request.spec.cluster))
+        asked = config[ASKED]
+        if (missing := missing_resources(asked.request)) is not None:
+            print(f"trial {asked.number} waits for the cluster: {missing}", flush=True)
+        return tune.PlacementGroupFactory(bundles(asked.request.spec.cluster))
 
-    population = search.section.scheduler == "pbt"
     folder = runs.scratch(TUNE_FOLDER)
     tuner = tune.Tuner(
         tune.with_resources(TrialActor, resources),
         # Tune's PBT refuses a searcher: its population is there from the start.
-        param_space={ASKED: tune.grid_search(proposals.everything())} if population else None,
+        param_space={ASKED: tune.grid_search(everyone)} if population else None,
         tune_config=tune.TuneConfig(
             search_alg=None if population else proposals,
             scheduler=scheduler_of(search, diary.rows),
             num_samples=1 if population else -1,
-            max_concurrent_trials=_at_once(search),
+            # Tune counts paused trials too: with a limit, the population would never meet.
+            max_concurrent_trials=None if population else _at_once(search),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -79,13 +86,23 @@ def run_trials(
         ),
     )
     try:
-        tuner.fit()
+        # A search that died in its last seconds has trained all there is.
+        if everyone or (not population and proposals.left()):
+            tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if (why := spent(search, diary)) is not None:
         runs.events.append({"event": "over", "time": time.time(), "why": why})
-    if not diary.rows or not any(row.metric is not None for row in diary.rows):
+        put_off(diary, why, say)
+    if best(diary.rows, search.section.direction) is None:
         raise none_ended(diary.rows)
+
+
+def put_off(diary: Diary, why: str, say: Callable[[Row], None]) -> None:
+    """What ran or waited when the budget was spent: Tune ends it, and tells no callback so."""
+    for row in diary.rows:
+        if not row.ended:
+            say(diary.write(row, status="stopped", reason=why))
 
 
 def none_ended(rows: list[Row]) -> InputError | TrainingFailed:
@@ -93,6 +110,8 @@ def none_ended(rows: list[Row]) -> InputError | TrainingFailed:
     reasons = [row.reason for row in rows if row.reason]
     commonest = max(reasons, key=reasons.count) if reasons else "no trial was started"
     same = reasons.count(commonest)
+    if rows and all(row.status == "rejected" for row in rows):
+        return impossible(reasons)
     return TrainingFailed(
         f"all {len(rows)} trials", commonest.rstrip("."), f"So it was in {same} of them."
     )

@@ -1,4 +1,4 @@
-"""What a search leaves in its folder of the store: results, report, the next spec to run."""
+"""What a search keeps in its folder: what was asked, results, report, the next spec to run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jobs.errors import Fault, InputError, NotFound
+from jobs.preflight import absolute
 from jobs.search.diary import Diary
 from jobs.search.door import Search
 from jobs.search.pareto import best, front
@@ -15,6 +17,22 @@ from jobs.store.runs import RunStore
 SEARCH = "search.yaml"
 """What was asked, whole; a search that goes on must be asked the same."""
 NEXT, RESULTS, REPORT = "next.yaml", "results.parquet", "report.html"
+
+
+def keep_asked(search: Search, runs: RunStore, *, resumed: bool) -> None:
+    """Keeps what was asked; a search that goes on must be the same. Raises InputError."""
+    text = search.text()
+    try:
+        before = runs.read_text(SEARCH)
+    except NotFound:
+        if resumed:
+            problem = f"there is no search {runs.run_id} in {runs.store.url('')}"
+            raise InputError([Fault("--resume", problem, "Start it without.")]) from None
+        runs.write_text(SEARCH, text)
+        return
+    if before != text:
+        problem = f"{runs.run_id} was another search: its spec differs"
+        raise InputError([Fault("--resume", problem, "Use its spec, or start a new search.")])
 
 
 def leave(search: Search, runs: RunStore, diary: Diary) -> None:
@@ -60,4 +78,4 @@ def outcome(search: Search, runs: RunStore) -> dict[str, Any]:
 
 def next_spec(search: Search, number: int, config: dict[str, object]) -> str:
     """The best trial's spec, whole, as YAML that `slora train` takes."""
-    return f"# trial {number} of its search\n{dump_spec(search.trial(config))}"
+    return f"# trial {number} of its search\n{dump_spec(absolute(search.trial(config)))}"

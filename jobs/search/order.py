@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.request import Request
@@ -33,8 +34,8 @@ class Report:
     ended: bool = False
     failed: str = ""
     """Why, where it failed in a way that would repeat."""
-    taken: tuple[str, ...] = field(default=())
-    """What it took over instead of doing it."""
+    spoilt: bool = False
+    """Whether its workers had better train nothing more."""
 
     def plain(self) -> dict[str, Any]:
         """For Tune, whose results are flat dictionaries."""
@@ -45,3 +46,12 @@ class Report:
             "ended": self.ended,
             "failed": self.failed,
         }
+
+
+def comparable(report: Report, metric: str) -> Report:
+    """The same, or the trial's end: a metric that is no number would be ranked anywhere."""
+    value = report.metrics.get(metric, 0.0)
+    if math.isfinite(value):
+        return report
+    why = f"its {metric} became {value} at step {report.step}"
+    return replace(report, metrics={}, ended=True, failed=why)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.errors import InputError
+from jobs.errors import Fault, InputError
 from jobs.plan import Plan
 from jobs.preflight import Checked, absolute, check, replanned
 from jobs.search.door import Search
@@ -50,6 +50,14 @@ def costs(plan: Plan) -> dict[str, Any]:
         "adapter_bytes": float(seen.adapter) if seen else None,
         "memory_bytes": float(seen.way.memory.peak) if seen else None,
     }
+
+
+def impossible(reasons: Sequence[str]) -> InputError:
+    """Why no trial may run: the commonest of the plan's reasons, by its key."""
+    common = max(reasons, key=reasons.count)
+    key, _, problem = common.partition(": ")
+    all_of = f"{problem.rstrip('.')}; so it is in {reasons.count(common)} of {len(reasons)} trials"
+    return InputError([Fault(key, all_of, "Ease it, or search elsewhere.")])
 
 
 def broken(limits: Constraints, plan: Plan) -> str | None:

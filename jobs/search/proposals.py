@@ -14,7 +14,7 @@ from jobs.search.diary import Diary
 from jobs.search.door import Search
 from jobs.search.planned import Planned, planned
 from jobs.search.rows import Row
-from jobs.search.space import count, drawn_ahead, learnt
+from jobs.search.space import Config, count, drawn_ahead, learnt
 from jobs.search.trainable import ASKED, Asked
 
 
@@ -35,8 +35,10 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
         """The next trial that may run; what may not is a row of its own."""
         while not self._over():
             row = self._proposed(self._next)
+            if row is None:
+                break
             self._next += 1
-            if row.ended:
+            if row.ended or (row.status == "waiting" and not self._room()):
                 continue
             found = planned(self._search, self._checked, row)
             if isinstance(found, Row):
@@ -54,6 +56,11 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
             found.append(told[ASKED])
         return found
 
+    def left(self) -> bool:
+        """Whether any trial has not ended, or was never proposed."""
+        known = (self._diary.row(number) for number in range(self._count))
+        return any(row is None or not row.ended for row in known)
+
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
@@ -67,25 +74,26 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
         """Nothing: a search goes on from its diary."""
 
     def _over(self) -> bool:
-        if self.over or self._next >= self._count:
-            return True
+        proposed = self._diary.row(self._next) is not None
+        return self.over or self._next >= self._count or not (proposed or self._room())
+
+    def _room(self) -> bool:
+        """Whether the budget has another trial; one that ran when the search died has its place."""
         most = self._search.section.budget.trials
-        started = sum(row.status not in ("waiting", "rejected") for row in self._diary.rows)
-        waiting = len({*self._live.values()} - {r.number for r in self._diary.rows if r.ended})
-        return most is not None and started + waiting >= most and not self._unfinished()
+        begun = {r.number for r in self._diary.rows if r.status not in ("waiting", "rejected")}
+        return most is None or len(begun | {*self._live.values()}) < most
 
-    def _unfinished(self) -> bool:
-        row = self._diary.row(self._next)
-        return row is not None and row.status == "running"
-
-    def _proposed(self, number: int) -> Row:
+    def _proposed(self, number: int) -> Row | None:
+        """The trial of that number; None where all of a small space was proposed."""
         known = self._diary.row(number)
         if known is not None:
             return known
         if self._ahead is not None:
-            config = self._ahead[number]
+            config: Config | None = self._ahead[number]
         else:
             config = learnt(self._search.section, number, self._diary.rows)
+        if config is None:
+            return None
         return self._diary.write(Row(number, config, run=f"{self._run}-t{number:03d}"))
 
     def _asked(self, found: Planned) -> Asked:

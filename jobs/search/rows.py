@@ -30,7 +30,7 @@ class Row:
     """Optimiser steps taken."""
     tokens: int = 0
     seconds: float = 0.0
-    """From its start to its end, start-up included."""
+    """That it held its workers, start-up included; not those that it was paused."""
     trainable_share: float | None = None
     """Of the model's parameters, in the stage that trains most."""
     node_bytes: float | None = None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     ASHAScheduler,
     FIFOScheduler,
@@ -37,7 +38,7 @@ class _Past:
 def scheduler_of(search: Search, rows: Sequence[Row]) -> TrialScheduler:
     """The scheduler, told what earlier tries of this search have measured."""
     section, train = search.section, search.spec.train
-    most = train.steps or 10**9
+    most = max(_steps(search), default=10**9)
     common = {"time_attr": TIME, "metric": METRIC, "mode": section.direction}
     first = min(train.eval_every or most, most)
     if section.scheduler == "asha":
@@ -51,6 +52,13 @@ def scheduler_of(search: Search, rows: Sequence[Row]) -> TrialScheduler:
             search, **common, perturbation_interval=first, quantile_fraction=0.25, synch=True
         )
     return FIFOScheduler()
+
+
+def _steps(search: Search) -> list[int]:
+    """How many steps trials may have: a trial is whole at its own end, not at the default's."""
+    domain = search.section.space.get("train.steps")
+    found = (search.spec.train.steps,) if domain is None else domain.ends()
+    return [int(steps) for steps in found if steps is not None]
 
 
 def _remember(asha: ASHAScheduler, rows: Sequence[Row], mode: str) -> None:
@@ -68,6 +76,17 @@ class Exchange(PopulationBasedTraining):  # type: ignore[misc]  # no types mypy 
     def __init__(self, search: Search, **told: Any) -> None:
         super().__init__(**told, custom_explore_fn=lambda config: config)
         self._search = search
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The next one to go on. Where all wait for one that failed, they go on unexchanged."""
+        found = super().choose_trial_to_run(tune_controller)
+        live = tune_controller.get_live_trials()
+        if found is None and live and all(trial.status == Trial.PAUSED for trial in live):
+            # Ray's PBT wakes nobody here: it exchanges only when the last one reports.
+            reached = max(self._trial_state[trial].last_train_time for trial in live)
+            self._next_perturbation_sync = reached + self._perturbation_interval
+            found = super().choose_trial_to_run(tune_controller)
+        return found
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
         return {

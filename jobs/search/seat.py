@@ -5,7 +5,6 @@ Its threads: one trains, one waits for the next report, one brings the verdict.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import gc
 import os
@@ -32,7 +31,7 @@ class Seat:
         os.environ.update(ENVIRONMENT, **({} if gpu else {"DS_ACCELERATOR": "cpu"}))
         self._threads, self._gpu = threads, gpu
         self._reports: queue.SimpleQueue[tuple[int, Report]] = queue.SimpleQueue()
-        self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
         self._tokens: dict[Any, dict[Any, Sample]] = {}
         self._rank = self._world_size = 0
         self._start = 0
@@ -62,16 +61,15 @@ class Seat:
         )  # fmt: skip
         distributed(backend)
 
-    def train(self, order: Order, start: int) -> None:
-        """One trial, from where its run is. Its end is a report too.
+    def train(self, order: Order, start: int) -> str:
+        """One trial, from where its run is. Its end is a report too; returns why it failed.
 
         `start` numbers the starts of the crew: a trial that was paused is started again.
         """
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._verdicts.get_nowait()
         self._start = start
-        self._reports.put((start, self._trained(order)))
+        last = self._trained(order)
+        self._reports.put((start, last))
+        return last.failed
 
     def next_report(self, start: int) -> Report:
         """Waits for it. What a start that was stopped had still to say is nobody's concern."""
@@ -80,14 +78,18 @@ class Seat:
             if whose == start:
                 return report
 
-    def verdict(self, goes_on: bool) -> None:
-        """What the search says to the newest report."""
-        self._verdicts.put(goes_on)
+    def verdict(self, start: int, goes_on: bool) -> None:
+        """What the search says to the newest report of that start."""
+        self._verdicts.put((start, goes_on))
 
     def _tell(self, report: Report) -> bool:
         if self._rank == 0:
             self._reports.put((self._start, report))
-        return self._verdicts.get()
+        while True:
+            # One that came too late for the start before must not end this one.
+            whose, goes_on = self._verdicts.get()
+            if whose == self._start:
+                return goes_on
 
     def _trained(self, order: Order) -> Report:
         import torch
@@ -105,7 +107,9 @@ class Seat:
         except Exception as failed:
             # Whatever a trial's values make a library raise is the trial's end, not the search's.
             said = " ".join(str(failed).split())[:500]
-            return Report(0, {}, 0, ended=True, failed=f"{type(failed).__name__}: {said}")
+            # CUDA's own errors stay with the process, and would be the next trial's too.
+            why = f"{type(failed).__name__}: {said}"
+            return Report(0, {}, 0, ended=True, failed=why, spoilt=self._gpu)
         finally:
             gc.collect()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,8 +15,6 @@ METRICS: dict[str, tuple[str, Literal["min", "max"]]] = {
     "eval_accuracy": ("accuracy", "max"),
 }
 """The spec's names of metrics: what an evaluation calls them, and which way is better."""
-COSTS = ("trainable_share", "node_bytes", "adapter_bytes", "memory_bytes")
-"""What the plan knows of a trial, as rows call it."""
 Values = Annotated[tuple[Any, ...], Field(min_length=1, strict=False)]
 Bounds = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -41,11 +39,11 @@ class Domain(Frozen):
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
-    def finite(self) -> tuple[Any, ...] | None:
+    def finite(self) -> Sequence[Any] | None:
         """All values in order, where they can be listed."""
         if self.randint is not None:
             low, high = self.randint
-            return tuple(range(low, high + 1))
+            return range(low, high + 1)
         return self.choice if self.choice is not None else self.grid
 
     @property
@@ -55,8 +53,10 @@ class Domain(Frozen):
         assert found is not None
         return found
 
-    def ends(self) -> tuple[Any, ...]:
-        """The values that tell whether all are allowed: each, or the two outermost."""
+    def ends(self) -> Sequence[Any]:
+        """The values that tell whether all are allowed: each of a list, or the two outermost."""
+        if self.randint is not None:
+            return self.randint
         return self.finite if self.finite is not None else self.bounds
 
 

@@ -20,6 +20,8 @@ from jobs.store.runs import MASKS, STATE, TENSORS, RunStore
 FIRST, SCORES, STAGE = "first evaluation", "scores", "sparse stage"
 MOST_SCORES = 1 << 30
 """Bytes of dense scores that are kept for other trials; above it they are computed again."""
+TAKEN = "taken.json"
+"""In a trial's folder: which sparse stage of another one it goes on from."""
 AFTER = ("rank", "alpha", "rslora", "init", "handoff", "factor_density", "factor_pruning")
 """Keys of the method that the sparse stage knows nothing of."""
 ELSEWHERE = ("max_failures", "max_crashes", "timeout", "machine", "workers")
@@ -80,8 +82,11 @@ def _sparse_stage(spec: Spec) -> dict[str, Any]:
         method.pop(name)
     if spec.method.mask in STRUCTURES and spec.method.sizing == "rank":
         method["rank"] = spec.method.rank
-    for name in ("eval_every", "checkpoint_every", "stop", "learning_rate", "steps"):
+    for name in ("stop", "learning_rate", "steps"):
         train.pop(name)
+    # Workers that step alone exchange where they are measured or saved, too.
+    if spec.cluster.sync_every == 1:
+        del train["eval_every"], train["checkpoint_every"]
     train["sparse_learning_rate"] = spec.train.sparse_learning_rate or spec.train.learning_rate
     method.pop("sparse_share")
     for name in ELSEWHERE:
@@ -93,6 +98,13 @@ def _sparse_stage(spec: Spec) -> dict[str, Any]:
 def _digest(facts: Any) -> str:
     plain = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()[:24]
+
+
+def tokens_taken(runs: RunStore) -> int:
+    """Of a trial's tokens, those that it did not train on itself."""
+    if runs.store.head(runs.key(TAKEN)) is None:
+        return 0
+    return int(runs.read_json(TAKEN)["tokens"])
 
 
 class Shelf:
@@ -116,21 +128,26 @@ class Shelf:
         """What was kept. Raises NotFound."""
         return self._search.store.get(self._key(kind, key))
 
-    def put_stage(self, key: str, runs: RunStore, step: int) -> None:
-        """Keeps the checkpoint at the end of a trial's sparse stage; the step, written last."""
+    def put_stage(self, key: str, runs: RunStore, step: int, tokens: int) -> None:
+        """Keeps the checkpoint at the end of a trial's sparse stage; what names it, last."""
+        # Under the trial's name: of two that end at once, no parts of both.
+        own = f"{key}-{runs.run_id}"
         for name in (TENSORS, STATE):
-            self.put(f"{STAGE}/{name}", key, runs.store.get(runs.checkpoint_key(step, name)))
+            self.put(f"{STAGE}/{name}", own, runs.store.get(runs.checkpoint_key(step, name)))
         if runs.store.head(runs.key(MASKS)) is not None:
-            self.put(f"{STAGE}/{MASKS}", key, runs.store.get(runs.key(MASKS)))
-        self.put(STAGE, key, json.dumps({"step": step}).encode())
+            self.put(f"{STAGE}/{MASKS}", own, runs.store.get(runs.key(MASKS)))
+        named = {"parts": own, "step": step, "tokens": tokens}
+        self.put(STAGE, key, json.dumps(named).encode())
 
     def take_stage(self, key: str, runs: RunStore) -> int:
         """Gives the checkpoint to a trial that has none of its own. Returns its step."""
-        step = int(json.loads(self.get(STAGE, key))["step"])
-        if self.has(f"{STAGE}/{MASKS}", key):
-            runs.store.put(runs.key(MASKS), self.get(f"{STAGE}/{MASKS}", key))
+        named = json.loads(self.get(STAGE, key))
+        own, step = str(named["parts"]), int(named["step"])
+        runs.write_json(TAKEN, named)
+        if self.has(f"{STAGE}/{MASKS}", own):
+            runs.store.put(runs.key(MASKS), self.get(f"{STAGE}/{MASKS}", own))
         for name in (TENSORS, STATE):
-            runs.store.put(runs.checkpoint_key(step, name), self.get(f"{STAGE}/{name}", key))
+            runs.store.put(runs.checkpoint_key(step, name), self.get(f"{STAGE}/{name}", own))
         return step
 
     def _key(self, kind: str, key: str) -> str:

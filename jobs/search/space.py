@@ -10,9 +10,10 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from jobs.search.pareto import judged
 from jobs.search.rows import Row
 from jobs.search.section import Domain, SearchSection
 
@@ -27,8 +28,9 @@ def drawn_ahead(section: SearchSection) -> list[Config] | None:
     if section.algorithm == "tpe":
         return None
     if section.algorithm == "grid":
-        found = _crossed({key: domain.finite or () for key, domain in section.space.items()})
-        return found[: section.samples] if section.samples else found
+        return _crossed(
+            {key: domain.finite or () for key, domain in section.space.items()}, section.samples
+        )
     return _random(section)
 
 
@@ -38,14 +40,13 @@ def count(section: SearchSection) -> int:
     return len(ahead) if ahead is not None else section.samples or SAMPLES
 
 
-def learnt(section: SearchSection, number: int, rows: Sequence[Row]) -> Config:
-    """Proposal `number` of tpe, from what came of the earlier ones."""
+def learnt(section: SearchSection, number: int, rows: Sequence[Row]) -> Config | None:
+    """Proposal `number` of tpe, from what came of the earlier ones; None where none is new."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    told = [row for row in rows if row.ended and row.metric is not None]
+    told = judged(rows)
     seen = {_text(row.config) for row in rows}
-    config: Config = {}
     for attempt in range(TRIES):
         sampler = optuna.samplers.TPESampler(
             seed=section.seed + number * TRIES + attempt,
@@ -57,8 +58,8 @@ def learnt(section: SearchSection, number: int, rows: Sequence[Row]) -> Config:
         asked = study.ask(_distributions(optuna, section))
         config = {key: _value(section.space[key], asked.params[key]) for key in section.space}
         if _text(config) not in seen:
-            break
-    return config
+            return config
+    return None
 
 
 def _random(section: SearchSection) -> list[Config]:
@@ -80,8 +81,18 @@ def _random(section: SearchSection) -> list[Config]:
     return found
 
 
-def _crossed(values: Mapping[str, Sequence[Any]]) -> list[Config]:
-    return [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
+def _crossed(values: Mapping[str, Sequence[Any]], most: int | None = None) -> list[Config]:
+    crossings = itertools.islice(_product([*values.values()]), most)
+    return [dict(zip(values, one, strict=True)) for one in crossings]
+
+
+def _product(values: list[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """As itertools.product, which would hold a long range in memory first."""
+    if not values:
+        yield ()
+        return
+    for first in values[0]:
+        yield from ((first, *rest) for rest in _product(values[1:]))
 
 
 def _draw(domain: Domain, chance: random.Random) -> Any:

@@ -15,11 +15,11 @@ from typing import Any
 from ray import tune
 from ray.exceptions import RayError
 
-from jobs.errors import StoreError
+from jobs.errors import JobsError
 from jobs.request import Request
 from jobs.search.crew import Crew, Lost
-from jobs.search.order import Order, Report
-from jobs.search.sharing import FIRST, SCORES, STAGE, Shelf, keys_of
+from jobs.search.order import Order, Report, comparable
+from jobs.search.sharing import FIRST, SCORES, STAGE, Shelf, keys_of, tokens_taken
 from jobs.spec import ClusterSection
 from jobs.store.objects import open_store
 from jobs.store.runs import MASKS, STARTS, STATE, TENSORS, RunStore
@@ -57,7 +57,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray has no types that
     _taken: tuple[str, ...]
     """What the trial took over instead of doing it."""
     _spared: int
-    """Steps that came with a sparse stage which another trial had done."""
+    """Tokens that came with a sparse stage which another trial had trained."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Tune for the first trial of this actor."""
@@ -82,7 +82,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray has no types that
                 self._begun = False
                 if self._losses > cluster.max_failures:
                     return self._result(Report(0, {}, 0, ended=True, failed=str(lost)))
-            except (StoreError, RayError) as failed:
+            except (JobsError, RayError) as failed:
                 # Tune would start the trial again, and tell nobody why; it is one row's end.
                 self.cleanup()
                 said = " ".join(str(failed).split())[:500]
@@ -145,23 +145,29 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray has no types that
         else:
             self._crew.begin(self._order())
             self._begun = True
-        report = self._crew.report()
-        if report.ended:
-            self._crew.finished()
+        told = self._crew.report()
+        report = comparable(told, self._asked.metric)
+        if told.ended:
+            self._crew.finished(told)
+        elif report.ended:
+            self._crew.stop()
         return report
 
     def _order(self) -> Order:
         request, shelf = self._asked.request, Shelf(self._search)
         keys = keys_of(request)
-        have = {FIRST} if shelf.has(FIRST, keys.first) else set[str]()
-        have |= {SCORES} if shelf.has(SCORES, keys.scores) else set()
-        if not self._runs.checkpoint_steps() and shelf.has(STAGE, keys.stage):
-            assert keys.stage is not None
-            self._spared = shelf.take_stage(keys.stage, self._runs)
-            have = {STAGE, FIRST}
+        have = set[str]()
+        # A trial that goes on finds these in its own checkpoint.
+        if not self._runs.checkpoint_steps():
+            have |= {FIRST} if shelf.has(FIRST, keys.first) else set()
+            have |= {SCORES} if shelf.has(SCORES, keys.scores) else set()
+            if keys.stage is not None and shelf.has(STAGE, keys.stage):
+                shelf.take_stage(keys.stage, self._runs)
+                have = {STAGE, FIRST}
+        self._spared = tokens_taken(self._runs)
         donor = self._asked.donor
         state = [] if donor is None else [f"state of trial {donor}"]
-        self._taken = (*sorted(have), *state)
+        self._taken = tuple(dict.fromkeys((*self._taken, *sorted(have), *state)))
         return Order(request, self._asked.search, self._asked.metric, keys, frozenset(have))
 
     def _result(self, report: Report) -> dict[str, Any]:
@@ -169,5 +175,6 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray has no types that
         # Under a name of its own: a trial that failed has measured nothing, and Tune wants none.
         metric = report.metrics.get(self._asked.metric)
         told = {} if metric is None else {"metric": metric}
-        more = {"taken": self._taken, "spared": self._spared, "done": report.ended}
+        tokens = max(0, report.tokens - self._spared)
+        more = {"tokens": tokens, "taken": self._taken, "done": report.ended}
         return {**found, **told, **more}

@@ -103,7 +103,7 @@ class Trial(Training):
         ends = index == 0 and len(self.plan.stages) > 1 and done == self.plan.stages[0].steps
         if ends and key is not None and self.rank == 0 and not self._shelf.has(STAGE, key):
             self.saver.wait()
-            self._shelf.put_stage(key, self.runs, self.step)
+            self._shelf.put_stage(key, self.runs, self.step, self.ledger["tokens"])
 
     def _scored(self, scorer: Scorer, compute: Callable[[], Scores]) -> Scores:
         key = self._order.keys.scores

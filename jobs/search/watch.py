@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from ray.tune import Callback, Stopper
 
 from jobs.search.diary import Diary
@@ -32,7 +33,8 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
         asked: Asked = trial.config[ASKED]
         runs = RunStore(open_store(asked.request.spec.store), row.run)
         runs.write_text(SPEC, dump_spec(asked.request.spec))
-        self._began.setdefault(row.number, time.monotonic())
+        # Anew where it was paused: it held nothing of the cluster meanwhile.
+        self._began[row.number] = time.monotonic()
         if row.status != "running" or row.config != asked.config:
             self._say(self._diary.write(row, status="running", config=asked.config))
 
@@ -52,7 +54,7 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
             steps=max(row.steps, step),
             tokens=max(row.tokens, int(result["tokens"])),
             seconds=row.seconds + self._since(row.number),
-            shared=tuple(result["taken"]),
+            shared=tuple(dict.fromkeys((*row.shared, *result["taken"]))),
         )
         if result["failed"]:
             self._diary.write(row, status="failed", reason=result["failed"])
@@ -74,8 +76,7 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
         """The trial's own actor died, more often than it may."""
         row = self._row(trial)
         if not row.ended:
-            why = "its process died, more often than cluster.max_failures allows"
-            row = self._diary.write(row, status="failed", reason=why)
+            row = self._diary.write(row, status="failed", reason=_why(trial.get_pickled_error()))
         self._say(row)
 
     def _row(self, trial: Any) -> Row:
@@ -88,6 +89,13 @@ class Watch(Callback):  # type: ignore[misc]  # Ray has no types that mypy may l
         began = self._began.get(number, now)
         self._began[number] = now
         return now - began
+
+
+def _why(error: Exception | None) -> str:
+    if isinstance(error, RayTaskError):
+        said = " ".join(str(error.cause).split())[:500]
+        return f"{type(error.cause).__name__}: {said}"
+    return "its process died, more often than cluster.max_failures allows"
 
 
 class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray has no types that mypy may lean on
@@ -116,8 +124,12 @@ def spent(search: Search, diary: Diary) -> str | None:
     if budget.seconds is not None and diary.seconds() >= budget.seconds:
         return f"the budget of {budget.seconds:g} s is spent"
     if budget.cost is not None and machine.price_per_hour is not None:
-        nodes = -(-search.spec.workers // (machine.workers_per_node or search.spec.workers))
-        hours = sum(row.seconds for row in diary.rows) / 3600
-        if hours * nodes * machine.price_per_hour >= budget.cost:
+        hours = sum(row.seconds * _machines(search, row) for row in diary.rows) / 3600
+        if hours * machine.price_per_hour >= budget.cost:
             return f"the budget of {budget.cost:g} is spent"
     return None
+
+
+def _machines(search: Search, row: Row) -> int:
+    workers = int(row.config.get("cluster.workers", search.spec.workers))
+    return -(-workers // (search.spec.cluster.machine.workers_per_node or workers))

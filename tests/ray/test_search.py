@@ -159,7 +159,7 @@ def test_when_all_trials_fail_the_commonest_reason_is_told(head, folder):
 
 def test_pbt_hands_the_better_state_to_the_worse_trial(head, folder):
     space = {RATE: {"choice": [1e-2, 1e-9]}}
-    search = {"space": space, "algorithm": "grid", "scheduler": "pbt", "max_concurrent": 2}
+    search = {"space": space, "algorithm": "grid", "scheduler": "pbt"}
     code, said, rows = _searched(
         head, folder, "exchange", search, train={"steps": 24}, method={"kind": "lora"}
     )
@@ -170,6 +170,41 @@ def test_pbt_hands_the_better_state_to_the_worse_trial(head, folder):
     values = [value for _, value in bad.curve]
     assert values[1] < values[0]
     assert good.curve[0][1] == values[1]
+
+
+def test_pbt_goes_on_where_a_trial_fails_that_the_others_wait_for(head, folder):
+    space = {RATE: {"choice": [1e-2, 1e-3, 1e30]}}
+    search = {"space": space, "algorithm": "grid", "scheduler": "pbt"}
+    code, said, rows = _searched(
+        head, folder, "bereft", search, train={"steps": 24}, method={"kind": "lora"}
+    )
+    assert code == 0, said
+    assert [row.status for row in rows] == ["done", "done", "failed"]
+    assert rows[2].reason
+
+
+def test_a_worker_that_fails_alone_ends_its_trial_soon_and_with_its_own_reason(head, folder):
+    space = {"method.mask": {"choice": ["tests.own_score:LONELY", "random"]}}
+    search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}
+    code, said, rows = _searched(head, folder, "lonely", search, cluster={"workers": 2})
+    assert code == 0, said
+    assert [row.status for row in rows] == ["failed", "done"]
+    assert "fails one worker of two" in rows[0].reason
+    # Far below cluster.timeout, which is 600.
+    assert rows[0].seconds < 120
+    _nothing_left(head)
+
+
+def test_kinds_and_workers_may_differ_between_trials(head, folder):
+    space = {
+        "method.kind": {"choice": ["slora", "sparse", "lora", "full"]},
+        "cluster.workers": {"choice": [1, 2]},
+    }
+    search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}
+    code, said, rows = _searched(head, folder, "mixed", search)
+    assert code == 0, said
+    assert [row.status for row in rows] == ["done"] * 8, [row.reason for row in rows]
+    _nothing_left(head)
 
 
 def test_hyperband_pauses_and_goes_on(head, folder):
@@ -186,6 +221,8 @@ def test_a_budget_of_tokens_ends_a_search(head, folder):
     assert rows[0].status == "done"
     assert len([row for row in rows if row.tokens]) < 8
     assert sum(row.tokens for row in rows) < 10_000 + max(row.tokens for row in rows)
+    assert all(row.ended for row in rows)
+    assert "the budget of 10,000 tokens is spent" in {row.reason for row in rows}
 
 
 @pytest.mark.parametrize("killed_at", [1, 3])

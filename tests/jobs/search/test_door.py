@@ -9,6 +9,7 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.search.door import validate_search
+from jobs.search.space import drawn_ahead
 from jobs.spec_file import validate_spec
 from tests.jobs.search.asked import SPACE, a_search, raw_search
 
@@ -21,7 +22,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "an empty space": ({"space": {}}, "search.space", "empty"),
     "no space": ({"space": None}, "search.space", "valid"),
     "an empty choice": (
-        {"space": {"method.rank": {"choice": []}}}, "search.space.method.rank.choice", "at least"),
+        {"space": {"method.rank": {"choice": []}}}, "search.space.method.rank.choice", "no values"),
     "two domains": (
         {"space": {"method.rank": {"choice": [1], "grid": [2]}}},
         "search.space.method.rank", "choice and grid"),
@@ -51,6 +52,30 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         {"also_minimise": ["adapter_bytes"]}, "search.also_minimise", "one objective"),
     "a cost without a price": ({"budget": {"cost": 3}}, "search.budget.cost", "no machine's price"),
     "an unknown key of the section": ({"sample": 3}, "search.sample", "did you mean samples"),
+    "a value that is listed twice": (
+        {"space": {"method.rank": {"choice": [2, 4, 2]}}}, "search.space.method.rank",
+        "2 is listed twice"),
+    "a grid of millions": (
+        {"algorithm": "grid", "space": {
+            "method.rank": {"randint": [1, 3000]}, "train.seed": {"randint": [0, 999]}}},
+        "search.space", "the grid has 3,000,000 trials"),
+    "one bound": (
+        {"space": {RATE: {"uniform": [0.1]}}}, f"search.space.{RATE}.uniform.1", "two numbers"),
+    "a list for a domain": (
+        {"space": {"method.rank": [2, 4]}}, "search.space.method.rank", "not a domain"),
+    "workers that come and go": (
+        {"space": {"cluster.workers": {"choice": [1, {"min": 1, "max": 2}]}}},
+        "search.space.cluster.workers", "a fixed number"),
+    "the least of workers that come and go": (
+        {"space": {"cluster.workers.min": {"choice": [1, 2]}}},
+        "search.space.cluster.workers.min", "a fixed number"),
+    "what the trials are judged by": (
+        {"space": {"data.eval": {"choice": ["a", "b"]}}}, "search.space.data.eval", "the same for"),
+    "the worst of a metric": ({"mode": "max"}, "search.mode", "max of eval_loss is its worst"),
+    "pbt of a few at once": (
+        {"scheduler": "pbt", "max_concurrent": 2}, "search.max_concurrent", "keeps all its trials"),
+    "pbt that waits for what tpe learns": (
+        {"scheduler": "pbt", "algorithm": "tpe"}, "search.algorithm", "starts all at once"),
     "no samples": ({"samples": 0}, "search.samples", "greater than"),
     "a share above one": (
         {"constraints": {"trainable_share": 2}}, "search.constraints.trainable_share", "less than"),
@@ -111,3 +136,23 @@ def test_a_trial_is_the_spec_with_its_values(tmp_path: Path):
     assert (spec.method.rank, spec.train.learning_rate) == (4, 0.005)
     assert search.spec.method.rank == 2
     assert set(search.section.space) == set(SPACE)
+
+
+def test_the_workers_of_a_trial_may_be_searched(tmp_path: Path):
+    search = a_search(tmp_path, {"space": {"cluster.workers": {"choice": [1, 2]}}})
+    assert search.trial({"cluster.workers": 2}).workers == 2
+
+
+def test_hyperband_needs_steps_to_divide(tmp_path: Path):
+    with pytest.raises(InputError) as refused:
+        a_search(tmp_path, {"scheduler": "hyperband"}, train={"steps": None, "epochs": 2})
+    assert [fault.key for fault in refused.value.faults] == ["train.steps"]
+
+
+def test_a_long_range_is_judged_by_its_ends_and_never_listed(tmp_path: Path):
+    space = {"train.seed": {"randint": [0, 2**31 - 1]}, "method.rank": {"choice": [2, 4]}}
+    for algorithm in ("random", "grid"):
+        search = a_search(tmp_path, {"space": space, "algorithm": algorithm, "samples": 5})
+        ahead = drawn_ahead(search.section) or []
+        assert len(ahead) == 5
+        assert all(0 <= config["train.seed"] < 2**31 for config in ahead)

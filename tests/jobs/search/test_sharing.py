@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.errors import NotFound
 from jobs.model_files import model_digest
 from jobs.preflight import absolute, check
 from jobs.request import Request
-from jobs.search.sharing import Keys, Shelf, keys_of
+from jobs.search.sharing import Keys, Shelf, keys_of, tokens_taken
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import MASKS, STATE, TENSORS, RunStore
 from tests.jobs.search.asked import a_search
@@ -98,12 +98,33 @@ def test_a_stage_on_the_shelf_is_given_whole_and_the_first_one_stays(tmp_path: P
     store.put(donor.key(MASKS), b"masks")
     shelf = Shelf(search)
     assert not shelf.has("sparse stage", "k")
-    shelf.put_stage("k", donor, 3)
+    shelf.put_stage("k", donor, 3, 70)
     store.put(donor.checkpoint_key(3, STATE), b"other")
-    shelf.put_stage("k", donor, 3)
+    shelf.put_stage("k", donor, 3, 70)
     assert shelf.has("sparse stage", "k")
     assert shelf.take_stage("k", taker) == 3
     assert store.get(taker.checkpoint_key(3, STATE)) == b"state"
     assert store.get(taker.checkpoint_key(3, TENSORS)) == b"tensors"
     assert store.get(taker.key(MASKS)) == b"masks"
-    assert dataclasses.fields(Keys)
+    assert (tokens_taken(donor), tokens_taken(taker)) == (0, 70)
+
+
+def test_of_two_stages_that_end_at_once_no_parts_are_mixed(tmp_path: Path):
+    store = DirectoryStore(tmp_path)
+    search, first, second, taker = (RunStore(store, n) for n in ("s", "first", "second", "taker"))
+    store.put(first.checkpoint_key(3, TENSORS), b"first")
+    for name in (TENSORS, STATE):
+        store.put(second.checkpoint_key(3, name), b"second")
+    shelf = Shelf(search)
+    with pytest.raises(NotFound):  # it dies between its parts
+        shelf.put_stage("k", first, 3, 70)
+    shelf.put_stage("k", second, 3, 70)
+    shelf.take_stage("k", taker)
+    parts = {store.get(taker.checkpoint_key(3, name)) for name in (TENSORS, STATE)}
+    assert parts == {b"second"}
+
+
+def test_workers_that_step_alone_share_only_where_they_stop_alike(folder: Path):
+    alone = {"cluster__workers": 2, "cluster__sync_every": 3}
+    often = {**alone, "train__eval_every": 2}
+    assert _keys(folder, **often).stage != _keys(folder, **alone).stage

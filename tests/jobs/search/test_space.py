@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -75,6 +76,7 @@ def _past(section: SearchSection, numbers: int) -> list[Row]:
     rows: list[Row] = []
     for number in range(numbers):
         config = learnt(section, number, rows)
+        assert config is not None
         # Better the nearer the rate is to 2e-3.
         metric = abs(config["train.learning_rate"] - 2e-3)
         rows.append(Row(number, config, status="done", metric=metric, adapter_bytes=1e6))
@@ -102,3 +104,21 @@ def test_tpe_learns_from_its_past():
 def test_tpe_weighs_several_objectives():
     section = _section(algorithm="tpe", samples=8, also_minimise=["adapter_bytes"])
     assert len(_past(section, 6)) == 6
+
+
+def test_tpe_proposes_nothing_twice_and_ends_with_a_small_space():
+    section = SearchSection.model_validate(
+        {"space": {"method.rank": {"choice": [2, 4]}}, "algorithm": "tpe", "samples": 5}
+    )
+    rows = [Row(n, {"method.rank": rank}, status="failed") for n, rank in enumerate((2, 4))]
+    assert learnt(section, 1, rows[:1]) == {"method.rank": 4}
+    assert learnt(section, 2, rows) is None
+
+
+def test_tpe_goes_on_where_all_trials_failed_or_measured_no_number():
+    section = _section(algorithm="tpe", samples=8)
+    past = _past(section, 5)
+    failed = [replace(row, status="failed", metric=None) for row in past]
+    unmeasured = [replace(row, metric=float("nan")) for row in past]
+    assert learnt(section, 5, failed) == learnt(section, 5, unmeasured)
+    assert learnt(section, 5, failed) is not None
