@@ -58,11 +58,14 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
     return Checked(spec, model, train, evaluation, plan)
 
 
-def replanned(checked: Checked, spec: Spec) -> Checked:
-    """The same model and data under another spec. Raises InputError."""
+def replanned(checked: Checked, spec: Spec, *, past: bool = True) -> Checked:
+    """The same model and data under another spec. Raises InputError.
+
+    Without `past` the store's runs are not asked how fast they were: with many, that takes seconds.
+    """
     faults = unavailable_in(spec) + _strategy_faults(spec)
     faults += _fit_faults(spec, checked.model, checked.train)
-    plan, more = _plan(spec, checked.model, checked.train, checked.evaluation)
+    plan, more = _plan(spec, checked.model, checked.train, checked.evaluation, past=past)
     faults += more
     if faults or plan is None:
         raise InputError(faults)
@@ -70,12 +73,18 @@ def replanned(checked: Checked, spec: Spec) -> Checked:
 
 
 def _plan(
-    spec: Spec, model: ModelFiles, train: Survey | None, evaluation: Survey | None
+    spec: Spec,
+    model: ModelFiles,
+    train: Survey | None,
+    evaluation: Survey | None,
+    *,
+    past: bool = True,
 ) -> tuple[Plan | None, list[Fault]]:
     labels = len(train.labels) if train else 0
     head = model.head_parameters(spec.model.task, labels)
     shape = Shape(model.parameters, model.linears, head, model.experts)
-    outlook = _outlook(spec, model, head, train, evaluation)
+    speed = _speed(spec) if past else known_speed(spec, None)
+    outlook = _outlook(spec, model, head, train, evaluation, speed)
     return make_plan(spec, shape, outlook=outlook)
 
 
@@ -171,7 +180,12 @@ def _fit_faults(spec: Spec, model: ModelFiles | None, train: Survey | None) -> l
 
 
 def _outlook(
-    spec: Spec, model: ModelFiles, head: int, train: Survey | None, evaluation: Survey | None
+    spec: Spec,
+    model: ModelFiles,
+    head: int,
+    train: Survey | None,
+    evaluation: Survey | None,
+    speed: Speed | None,
 ) -> Outlook:
     base = read_base(
         model.shapes,
@@ -180,7 +194,7 @@ def _outlook(
         causal=spec.model.task == "causal-lm",
         file_bytes=model.bytes,
     )
-    return Outlook(base, head, _eval_rows(spec, train, evaluation), _speed(spec))
+    return Outlook(base, head, _eval_rows(spec, train, evaluation), speed)
 
 
 def _eval_rows(spec: Spec, train: Survey | None, evaluation: Survey | None) -> int | None:

@@ -26,7 +26,7 @@ def planned(search: Search, checked: Checked, row: Row) -> Planned | Row:
     """The trial's plan, or its row as rejected, with the reason."""
     try:
         spec = absolute(search.trial(row.config))
-        found = check(spec) if _elsewhere(row.config) else replanned(checked, spec)
+        found = check(spec) if _elsewhere(row.config) else replanned(checked, spec, past=False)
     except InputError as wrong:
         return replace(row, status="rejected", reason=str(wrong.faults[0]))
     row = replace(row, **costs(found.plan))

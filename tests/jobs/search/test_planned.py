@@ -10,6 +10,9 @@ import pytest
 from jobs.preflight import absolute, check
 from jobs.search.planned import Planned, planned
 from jobs.search.rows import Row
+from jobs.spec_file import dump_spec
+from jobs.store.directory import DirectoryStore
+from jobs.store.runs import LEDGER, SPEC, RunStore
 from tests.jobs.search.asked import a_search
 from tests.tiny import chat_rows, hollow_model
 
@@ -61,3 +64,17 @@ def test_what_can_not_be_is_rejected_with_the_plans_own_words(folder: Path):
     found = _planned(folder, {"method.rank": 64})
     assert isinstance(found, Row)
     assert found.status == "rejected" and found.reason.startswith("method.rank: ")
+
+
+def test_a_trials_plan_does_not_read_the_stores_runs(folder: Path):
+    found = _planned(folder, {"method.rank": 4})
+    assert isinstance(found, Planned)
+    run = RunStore(DirectoryStore(folder / "store"), "earlier")
+    run.write_text(SPEC, dump_spec(found.checked.spec))
+    run.write_json(LEDGER, {"tokens": 100, "seconds": 1.0, "steps": 4})
+    search = a_search(folder)
+    checked = check(absolute(search.spec))
+    assert checked.plan.prediction and checked.plan.prediction.speed is not None
+    again = planned(search, checked, Row(4, {"method.rank": 4}))
+    assert isinstance(again, Planned)
+    assert again.checked.plan.prediction and again.checked.plan.prediction.speed is None
