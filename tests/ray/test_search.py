@@ -123,12 +123,13 @@ def test_what_trials_have_in_common_is_done_once_and_changes_no_result(head, fol
     fisher = {"method": {"mask": "fisher"}}
     code, said, rows = _searched(head, folder, "shared", search, **fisher)
     assert code == 0, said
-    assert [set(row.shared) for row in rows] == [
-        set(),
-        {"first evaluation", "sparse stage"},
-        {"first evaluation", "scores"},
-        {"first evaluation", "sparse stage"},
-    ]
+    by = {(row.config["method.density"], row.config["method.alpha"]): row for row in rows}
+    assert {values: set(row.shared) for values, row in by.items()} == {
+        (0.05, 2.0): set(),
+        (0.1, 2.0): {"first evaluation", "scores"},
+        (0.05, 4.0): {"first evaluation", "sparse stage"},
+        (0.1, 4.0): {"first evaluation", "sparse stage"},
+    }
     # The last one again, alone: it does everything by itself.
     one = {key: {"choice": [value]} for key, value in rows[3].config.items()}
     _, _, [alone] = _searched(head, folder, "alone", {**search, "space": one}, **fisher)
