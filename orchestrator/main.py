@@ -14,6 +14,7 @@ from jobs.ended import not_installed
 from jobs.preflight import Checked, absolute, check
 from jobs.report import outcome, summary
 from jobs.search.door import load_search
+from jobs.search.section import AnySpec
 from jobs.spec import Spec
 from jobs.spec_file import load_spec
 from jobs.store.objects import open_store
@@ -181,8 +182,8 @@ def chat(
 
 @app.command()
 def schema() -> None:
-    """The spec's JSON Schema, for editors and programs."""
-    print_json(Spec.model_json_schema())
+    """The spec's JSON Schema, for editors and programs; a search's section with it."""
+    print_json(AnySpec.model_json_schema())
 
 
 @adapters.app.command("merge")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.spec import NAME_PATTERN, Spec
+from jobs.search.section import AnySpec
+from jobs.spec import NAME_PATTERN
 from jobs.spec_file import dump_spec, load_spec, validate_spec
 from tests.tiny import tiny_spec, write_spec
 
@@ -139,8 +140,14 @@ def test_the_schema_accepts_every_example(path: Path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"name": "../a"}, {"nonsense": 1}, {"method": {"density": 0}}, {"train": {"steps": "8"}}],
-    ids=["name", "unknown key", "density", "type"],
+    [
+        {"name": "../a"},
+        {"nonsense": 1},
+        {"method": {"density": 0}},
+        {"train": {"steps": "8"}},
+        {"search": {"space": {}}},
+    ],
+    ids=["name", "unknown key", "density", "type", "a search of nothing"],
 )
 def test_the_schema_refuses_what_the_spec_refuses(wrong: dict[str, Any], tmp_path: Path):
     with pytest.raises(jsonschema.ValidationError):
@@ -155,6 +162,6 @@ def test_the_schema_tells_what_each_key_is_for():
 
 
 def schema() -> dict[str, Any]:
-    made = Spec.model_json_schema()
+    made = AnySpec.model_json_schema()
     jsonschema.Draft202012Validator.check_schema(made)
     return made
