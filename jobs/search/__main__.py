@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
 from jobs.errors import JobsError
-from jobs.preflight import check
+from jobs.preflight import Checked, check
 from jobs.search.diary import Diary
 from jobs.search.door import Search, load_search
 from jobs.search.leave import keep_asked, leave
@@ -19,6 +19,7 @@ from jobs.search.pareto import best
 from jobs.search.planned import impossible, planned
 from jobs.search.rows import Row
 from jobs.search.space import drawn_ahead
+from jobs.search.table import line_of
 from jobs.spec_file import dump_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import SPEC, RunStore, new_run_id
@@ -54,7 +55,10 @@ def _work(asked: argparse.Namespace) -> None:
     # Ray only after the check: bad input answers in a second, and starts nothing.
     from jobs.cluster_run import connect
     from jobs.search.driver import publish_best, run_trials
-    from jobs.search.shown import say, shown
+    from jobs.search.shown import shown
+
+    def say(row: Row) -> None:
+        print(line_of(row, search.section.metric), flush=True)
 
     print(f"search {run_id}", flush=True)
     connect()
@@ -73,14 +77,14 @@ def _work(asked: argparse.Namespace) -> None:
     shown(search, runs, diary, adapter)
 
 
-def _possible(search: Search, checked: object) -> None:
+def _possible(search: Search, checked: Checked) -> None:
     """Raises InputError where every proposal breaks a constraint, as far as that can be known."""
     ahead = drawn_ahead(search.section)
     if ahead is None:
         return
     reasons = []
     for number, config in enumerate(ahead):
-        found = planned(search, checked, Row(number, config))  # type: ignore[arg-type]
+        found = planned(search, checked, Row(number, config))
         if not isinstance(found, Row):
             return
         reasons.append(found.reason)

@@ -14,15 +14,6 @@ from jobs.spec_file import dump_spec
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import LEDGER, SPEC, RunStore
 from tests.jobs.search.asked import a_search
-from tests.tiny import chat_rows, hollow_model
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    hollow_model(tmp_path / "model")
-    chat_rows(tmp_path / "train.jsonl", 8)
-    chat_rows(tmp_path / "eval.jsonl", 4)
-    return tmp_path
 
 
 def _planned(folder: Path, config: dict[str, Any], **constraints: float) -> Planned | Row:

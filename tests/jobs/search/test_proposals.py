@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ray.tune.search import Searcher
 
 from jobs.preflight import absolute, check
@@ -15,15 +14,6 @@ from jobs.search.trainable import ASKED
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.search.asked import a_search
-from tests.tiny import chat_rows, hollow_model
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    hollow_model(tmp_path / "model")
-    chat_rows(tmp_path / "train.jsonl", 8)
-    chat_rows(tmp_path / "eval.jsonl", 4)
-    return tmp_path
 
 
 def _proposals(folder: Path, **section: Any) -> tuple[Proposals, Diary]:

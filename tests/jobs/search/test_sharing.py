@@ -15,15 +15,6 @@ from jobs.search.sharing import Keys, Shelf, keys_of, tokens_taken
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import MASKS, STATE, TENSORS, RunStore
 from tests.jobs.search.asked import a_search
-from tests.tiny import chat_rows, hollow_model
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    hollow_model(tmp_path / "model")
-    chat_rows(tmp_path / "train.jsonl", 8)
-    chat_rows(tmp_path / "eval.jsonl", 4)
-    return tmp_path
 
 
 def _keys(folder: Path, **config: Any) -> Keys:
