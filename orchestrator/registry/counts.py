@@ -15,4 +15,4 @@ def row_counts(session: Session) -> dict[str, int]:
         for name, table in sorted(Table.metadata.tables.items())
     }
     by_status = session.execute(select(RunRow.status, func.count()).group_by(RunRow.status))
-    return found | {f"runs {status}": count for status, count in sorted(by_status.tuples())}
+    return found | {f"runs {status}": count for status, count in sorted(by_status)}

@@ -14,11 +14,12 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import (
     ArgumentError,
-    DataError,
+    DatabaseError,
     DBAPIError,
-    IntegrityError,
     InterfaceError,
+    NotSupportedError,
     OperationalError,
+    ProgrammingError,
 )
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -62,6 +63,8 @@ class Database:
     def _session(self, *, writes: bool) -> Iterator[Session]:
         engine = self._engine.execution_options(**{WRITES: writes})
         with said(self.place), Session(engine) as session, session.begin():
+            # Begun now and not at the first question: a writer waits for its turn before it looks.
+            session.connection()
             yield session
 
 
@@ -119,10 +122,13 @@ def said(place: str) -> Iterator[None]:
     """Turns what the driver says into our errors; what it says of values stays out."""
     try:
         yield
-    except (IntegrityError, DataError) as error:
-        raise Damaged(place, _first_line(error)) from error
     except (OperationalError, InterfaceError) as error:
         raise DatabaseUnreachable(place, _first_line(error)) from error
+    except DatabaseError as error:
+        # A statement that is wrong is a mistake of ours, and keeps its traceback.
+        if isinstance(error, ProgrammingError | NotSupportedError):
+            raise
+        raise Damaged(place, _first_line(error)) from error
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, record: Any, *, foreign_keys: bool) -> None:

@@ -8,35 +8,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, get_args
+from typing import Any
 
-import yaml
-
-from jobs.errors import Fault, InputError, NotFound
-from jobs.search.door import validate_search
-from jobs.search.pareto import best
-from jobs.search.rows import Row
-from jobs.search.rows import Status as RowStatus
-from jobs.spec import NAME_PATTERN, Spec
+from jobs.errors import (
+    Fault,
+    InputError,
+    NotFound,
+    StoreError,
+    StoreRefused,
+    StoreUnreachable,
+)
+from jobs.spec import Spec
 from jobs.spec_file import MOST_BYTES, NOT_YAML, validate_spec
 from jobs.store.journal import line_of_event, whole_events
 from jobs.store.keys import check_key
 from jobs.store.objects import ObjectStore
-from jobs.store.runs import EVENTS, LONGEST_RUN, SPEC
+from jobs.store.runs import EVENTS, SPEC
 from orchestrator.registry.adapters import SearchFound
+from orchestrator.registry.hostile import LARGEST, MENDED, counted, is_run, mapping, moment
 from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.search_papers import SEARCH, asked_of, found_by, trials_of
 from orchestrator.registry.values import told
 
-SEARCH = "search.yaml"
 LARGEST_JOURNAL = 256 << 20
 LONGEST_WORDS = 1000
-LARGEST = 2**31 - 1
-MENDED = "Mend or remove it, then rebuild again."
 
 BEGUN = frozenset({"loading", "started", "resumed", "restarted", "stalled", "trial"})
 """After an end they say that the run goes on."""
@@ -91,21 +90,28 @@ def runs_in(store: ObjectStore) -> Iterator[tuple[str, frozenset[str]]]:
 
 
 def read_papers(store: ObjectStore, run: str, papers: frozenset[str]) -> Papers | Fault | None:
-    """What they say; a Fault where the run's very name is none; None where it is gone by now."""
-    prefix = f"runs/{run}/"
-    if not _is_run(run):
+    """What they say; a Fault where they can't be read at all; None where they are gone by now."""
+    if not is_run(run):
         return Fault(f"runs/{run[:150]!a}", "no run's name", MENDED)
-    faults = list[Fault]()
     try:
-        spec, digest = _spec(store, prefix + SPEC, faults) if SPEC in papers else (None, None)
-        events = _events(store, prefix + EVENTS, faults) if EVENTS in papers else []
-        asked = _search(store, prefix + SEARCH, faults) if SEARCH in papers else None
+        return _read(store, run, papers)
     except NotFound:
         return None
+    except (StoreRefused, StoreUnreachable):
+        raise
+    except StoreError as error:
+        return Fault(f"runs/{run}", str(error)[:300], MENDED)
+
+
+def _read(store: ObjectStore, run: str, papers: frozenset[str]) -> Papers:
+    prefix, faults = f"runs/{run}/", list[Fault]()
+    spec, digest = _spec(store, prefix + SPEC, faults) if SPEC in papers else (None, None)
+    events = _events(store, prefix + EVENTS, faults) if EVENTS in papers else []
+    asked = asked_of(store, prefix + SEARCH, faults) if SEARCH in papers else None
     kept = tuple(event for event in map(_kept, events) if event is not None)
     status, reason, detail = _status(events)
     begun = _stamp(run) or (kept[0].at if kept else 0.0)
-    rows = _rows(events, prefix + EVENTS, faults) if SEARCH in papers else []
+    rows = trials_of(events, prefix + EVENTS, faults) if SEARCH in papers else []
     return Papers(
         id=run,
         name=spec.name if spec else run[:63],
@@ -117,9 +123,9 @@ def read_papers(store: ObjectStore, run: str, papers: frozenset[str]) -> Papers 
         status=status,
         reason=reason,
         detail=detail,
-        attempt=max((_whole(event.get("attempt")) for event in events), default=0),
+        attempt=max((counted(event.get("attempt")) for event in events), default=0),
         events=kept,
-        search=_found(run, asked, rows, events) if asked else None,
+        search=found_by(run, asked, rows, events) if asked else None,
         trials=frozenset(row.run for row in rows if row.run),
         faults=tuple(faults),
     )
@@ -129,36 +135,13 @@ def _spec(store: ObjectStore, key: str, faults: list[Fault]) -> tuple[Spec | Non
     text = store.read(key, 0, MOST_BYTES + 1)
     digest = sha256(text).hexdigest()
     try:
-        return validate_spec(_mapping(text)), digest
+        return validate_spec(mapping(text)), digest
     except InputError as wrong:
         first = wrong.faults[0]
         faults.append(Fault(key, f"{first.key}: {first.problem}"[:300], MENDED))
     except (*NOT_YAML, RecursionError) as wrong:
         faults.append(Fault(key, f"no spec: {str(wrong)[:200]!a}", MENDED))
     return None, digest
-
-
-def _search(
-    store: ObjectStore, key: str, faults: list[Fault]
-) -> tuple[str, str] | None:  # metric and direction
-    try:
-        section = validate_search(_mapping(store.read(key, 0, MOST_BYTES + 1))).section
-        return section.metric, section.direction
-    except InputError as wrong:
-        first = wrong.faults[0]
-        faults.append(Fault(key, f"{first.key}: {first.problem}"[:300], MENDED))
-    except (*NOT_YAML, RecursionError) as wrong:
-        faults.append(Fault(key, f"no search: {str(wrong)[:200]!a}", MENDED))
-    return None
-
-
-def _mapping(text: bytes) -> Mapping[str, Any]:
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"more than {MOST_BYTES} bytes")
-    found = yaml.safe_load(text.decode())
-    if not isinstance(found, dict):
-        raise ValueError("not a mapping")
-    return found
 
 
 def _events(store: ObjectStore, key: str, faults: list[Fault]) -> list[dict[str, Any]]:
@@ -183,13 +166,13 @@ def _kept(event: Mapping[str, Any]) -> StoreEvent | None:
         if name not in ("event", "time") and isinstance(value, str | int | float | bool)
     }
     # Through the journal's own writing once more: a reader of JSON takes NaN, a database does not.
-    return StoreEvent(_time(event), kind, json.loads(line_of_event(facts)))
+    return StoreEvent(moment(event), kind, json.loads(line_of_event(facts)))
 
 
 def _status(events: list[dict[str, Any]]) -> tuple[Status, Reason | None, str]:
     status, reason, detail = Status.PLANNED, None, ""
     for event in events:
-        kind, why = event.get("event"), told(str(event.get("why", "")))
+        kind, why = str(event.get("event")), told(str(event.get("why", "")))
         if kind == "published":
             return Status.DONE, None, ""
         if kind == "failed":
@@ -199,56 +182,6 @@ def _status(events: list[dict[str, Any]]) -> tuple[Status, Reason | None, str]:
         elif kind in BEGUN or status is Status.PLANNED:
             status, reason, detail = Status.RUNNING, None, ""
     return status, reason, detail
-
-
-def _rows(events: list[dict[str, Any]], key: str, faults: list[Fault]) -> list[Row]:
-    """A search's trials as they were last told."""
-    rows: dict[int, Row] = {}
-    for event in events:
-        if event.get("event") != "trial":
-            continue
-        if (row := _row(event.get("row"))) is None:
-            faults.append(Fault(key, "a trial in it can't be read", "The others were."))
-        else:
-            rows[row.number] = row
-    return [rows[number] for number in sorted(rows)]
-
-
-def _row(told_row: Any) -> Row | None:
-    try:
-        row: Any = Row.of(told_row)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return None
-    # Any, because a dataclass takes whatever it is given.
-    sound = (
-        isinstance(row.number, int)
-        and isinstance(row.metric, float | None)
-        and isinstance(row.run, str)
-        and (row.run == "" or _is_run(row.run))
-        and row.status in get_args(RowStatus)
-    )
-    return row if sound else None
-
-
-def _is_run(name: str) -> bool:
-    return len(name) <= LONGEST_RUN and re.fullmatch(NAME_PATTERN, name) is not None
-
-
-def _found(
-    run: str, asked: tuple[str, str], rows: list[Row], events: list[dict[str, Any]]
-) -> SearchFound:
-    metric, direction = asked
-    top = best(rows, "max" if direction == "max" else "min")
-    published = [e.get("adapter") for e in events if e.get("event") == "published"]
-    return SearchFound(
-        run=run,
-        metric=metric,
-        direction=direction,
-        trials=dict(Counter(str(row.status) for row in rows)),
-        best_run=top.run if top else None,
-        best_metric=top.metric if top else None,
-        adapter=told(str(published[-1])) if published else None,
-    )
 
 
 def _most_workers(spec: Spec | None) -> int:
@@ -267,13 +200,3 @@ def _stamp(run: str) -> float | None:
         return datetime.strptime(found[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
-
-
-def _time(event: Mapping[str, Any]) -> float:
-    found = event.get("time")
-    # Up to the year 5138: what is not a moment at all is none of ours.
-    return float(found) if isinstance(found, int | float) and 0 <= found < 1e11 else 0.0
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value <= LARGEST else 0

@@ -23,7 +23,8 @@ from orchestrator.registry.adapters import SearchFound
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import Held
 from orchestrator.registry.leases import Lease
-from orchestrator.registry.papers import SEARCH, Papers, read_papers, runs_in
+from orchestrator.registry.papers import Papers, read_papers, runs_in
+from orchestrator.registry.search_papers import SEARCH
 from orchestrator.registry.shelf import Shelf, read_shelf, shelf_keys
 from orchestrator.registry.values import DEFAULT_PROJECT
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from jobs.errors import Fault, NotFound
+from jobs.errors import Fault, NotFound, StoreError, StoreRefused, StoreUnreachable
 from jobs.store.commit import CLAIM, LARGEST_CLAIM
 from jobs.store.listing import READERS, read_committed
 from jobs.store.manifest import MANIFEST, BadManifest, Manifest, read_manifest_key
@@ -97,6 +97,10 @@ def _read(store: ObjectStore, key: str, seen: Callable[[int], None]) -> Read:
         return Fault(key, error.problem, "Remove it, and promote again.")
     except NotFound:
         return None  # removed since it was listed
+    except (StoreRefused, StoreUnreachable):
+        raise
+    except StoreError as error:
+        return Fault(key, str(error)[:300], REMEDY)
     finally:
         seen(1)
 
