@@ -16,7 +16,7 @@ DEV   := $(VENV)/.dev-$(KEY)
 # Model and data come from packages: nothing here asks a model hub.
 export HF_HUB_OFFLINE := 1
 
-SLOW := ray or ranks or storage or browser or end_to_end or gpu
+SLOW := ray or ranks or storage or postgres or browser or end_to_end or gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-classify test test-fast check bench format setup clean clean-all
@@ -88,5 +88,5 @@ $(DEMO): | $(TORCH)
 
 $(DEV): | $(TORCH)
 	@echo "== installing slora, ray, deepspeed, transformers and the test tools (2 minutes)"
-	@$(PIP) -e '.[train,demo,dev]'
+	@$(PIP) -e '.[train,service,demo,dev]'
 	@rm -f $(VENV)/.demo-* $(VENV)/.dev-* && touch $(DEMO) $@

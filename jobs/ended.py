@@ -13,12 +13,12 @@ from slora.errors import SloraError
 OURS = ("slora", "jobs", "orchestrator")
 
 
-def not_installed(missing: ModuleNotFoundError) -> NotInstalled:
+def not_installed(missing: ModuleNotFoundError, extra: str = "train") -> NotInstalled:
     """What to say of a package that is not there; a module of our own is a mistake of ours."""
     package = (missing.name or "").partition(".")[0]
     if not package or package in OURS:
         raise missing
-    return NotInstalled(package)
+    return NotInstalled(package, extra)
 
 
 def ended(work: Callable[[], None]) -> int:

@@ -14,7 +14,7 @@ JobsError                 1  the run failed
 │   └── StoreUnreachable  3  the store does not answer, or asks to come back later
 ├── TrainingFailed        1  a worker stopped: which, where, why
 │   └── Stalled           1  workers waited in vain for others, which are named
-├── NotInstalled          3  a package of the extra `train` is missing
+├── NotInstalled          3  a package of an extra (train, service) is missing
 └── Unreachable           3  the outside world is not reachable
 """
 
@@ -172,16 +172,17 @@ class Stalled(TrainingFailed):
 
 
 class NotInstalled(JobsError):
-    """The control plane stands alone here: what trains is not installed."""
+    """The control plane stands alone here: what trains, or what serves, is not installed."""
 
     exit_code = 3
 
-    def __init__(self, package: str) -> None:
-        super().__init__(package)
-        self.package = package
+    def __init__(self, package: str, extra: str = "train") -> None:
+        super().__init__(package, extra)
+        self.package, self.extra = package, extra
 
     def __str__(self) -> str:
-        return f"{self.package} is not installed here. Install the extra: pip install '.[train]'."
+        remedy = f"Install the extra: pip install '.[{self.extra}]'."
+        return f"{self.package} is not installed here. {remedy}"
 
 
 class Unreachable(JobsError):

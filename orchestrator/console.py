@@ -14,7 +14,14 @@ from typing import Any, Self
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
@@ -135,11 +142,20 @@ def duration_text(seconds: float) -> str:
 
 
 class LongWork:
-    """A progress bar for bytes, on stderr, once the work has taken longer than `PATIENCE`."""
+    """A progress bar on stderr, once the work has taken longer than `PATIENCE`.
+
+    For bytes, or for what `counts` names.
+    """
 
     def __init__(
-        self, title: str, total: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        title: str,
+        total: int,
+        *,
+        counts: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._counts = counts
         self._title, self._total, self._clock = plain(title), total, clock
         self._done, self._since = 0, clock()
         self._bar: Progress | None = None
@@ -157,7 +173,7 @@ class LongWork:
             self._bar.stop()
 
     def advance(self, count: int) -> None:
-        """So many bytes more are done."""
+        """So much more is done."""
         self._done += count
         if self._bar is None and notes.is_terminal and self._clock() - self._since >= PATIENCE:
             self._bar = self._started()
@@ -166,9 +182,12 @@ class LongWork:
 
     def _started(self) -> Progress:
         columns = (TextColumn("{task.description}", markup=False), BarColumn())
-        bar = Progress(
-            *columns, DownloadColumn(), TimeRemainingColumn(), console=notes, transient=True
+        done = (
+            (MofNCompleteColumn(), TextColumn(self._counts))
+            if self._counts
+            else (DownloadColumn(),)
         )
+        bar = Progress(*columns, *done, TimeRemainingColumn(), console=notes, transient=True)
         bar.add_task(self._title, total=self._total)
         bar.start()
         return bar

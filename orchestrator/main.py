@@ -23,6 +23,7 @@ from orchestrator import adapters, audit_table, plan_table, upkeep
 from orchestrator.audit import audit as compared
 from orchestrator.audit import broken
 from orchestrator.console import Commands, LongWork, notes, print_json, results
+from orchestrator.registry import commands as registry
 from orchestrator.reproduce import reproduce as reproduce_again
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 upkeep.add_to(adapters.app)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(registry.app, name="registry")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.")]
 Overrides = Annotated[

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 ABOVE = {"slora": {"jobs", "orchestrator"}, "jobs": {"orchestrator"}}
 FLOORS = ("slora", "jobs", "orchestrator")
 HEAVY = {"torch", "ray", "transformers", "datasets", "numpy"}
+DATABASE = {"sqlalchemy", "alembic", "psycopg"}
+"""A command that asks no database does not wait for its libraries."""
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -40,11 +42,21 @@ def test_no_floor_leans_on_one_above(floor: str):
 
 @pytest.mark.parametrize("module", ["orchestrator.main", "orchestrator.adapters", "jobs.preflight"])
 def test_the_control_plane_starts_without_torch(module: str):
-    told = f"import sys, {module}; print(*sorted({HEAVY!r} & sys.modules.keys()))"
+    assert loaded_by(module) & (HEAVY | DATABASE) == set()
+
+
+@pytest.mark.parametrize("module", ["rebuild", "migrate", "schedules", "tokens"])
+def test_the_registry_needs_no_torch_and_no_ray(module: str):
+    assert loaded_by(f"orchestrator.registry.{module}") & HEAVY == set()
+
+
+def loaded_by(module: str) -> set[str]:
+    """What a fresh process has loaded once it has imported the module."""
+    told = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout.split() == []
+    return set(done.stdout.split())
 
 
 EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))

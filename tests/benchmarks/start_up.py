@@ -18,6 +18,7 @@ COMMANDS = {
     "slora --help": ["--help"],
     "slora plan chat.yaml": ["plan", "jobs/examples/chat.yaml"],
     "slora adapters list": ["adapters", "list"],
+    "slora registry --help": ["registry", "--help"],
 }
 
 

@@ -1,0 +1,164 @@
+"""The index of what stores hold: committed adapters, what bare names mean, and searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.orm import Session
+
+from jobs.store.manifest import Manifest
+from orchestrator.registry import projects
+from orchestrator.registry.models import AdapterRow, PointerRow, RunRow, SearchRow
+from orchestrator.registry.values import told, value_of
+
+Place = tuple[str, int]
+"""Name and version."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A committed version; its manifest is what the store has."""
+
+    store: str
+    name: str
+    version: int
+    project: str
+    run: str
+    attempt: int
+    kind: str
+    parent: str | None
+    search: str | None
+    base_digest: str
+    size: int
+    committed_at: float
+    manifest: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The name that resolves to this version and no other."""
+        return f"{self.name}@v{self.version}"
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What a bare name means, and how many moves led there."""
+
+    store: str
+    name: str
+    version: int
+    move: int
+
+
+@dataclass(frozen=True)
+class SearchFound:
+    """What a search looks for, and what it has found so far."""
+
+    run: str
+    metric: str
+    direction: str
+    trials: Mapping[str, int]
+    """How many of each status."""
+    best_run: str | None = None
+    best_metric: float | None = None
+    adapter: str | None = None
+
+
+def put(session: Session, store: str, manifest: Manifest, *, project: str) -> bool:
+    """Keep a version, in its run's project where the run is known; whether anything changed."""
+    owner = session.scalar(select(RunRow.project).where(RunRow.id == manifest.run)) or project
+    row = session.get(AdapterRow, (store, manifest.name, manifest.version))
+    values = _values(store, manifest)
+    if row is None:
+        projects.ensure(session, owner)
+        session.execute(insert(AdapterRow).values({**values, "project": owner}))
+        return True
+    return _set(row, values)
+
+
+def point(session: Session, store: str, name: str, version: int, move: int) -> bool:
+    """What a bare name means now; whether that is news."""
+    row = session.get(PointerRow, (store, name))
+    if row is None:
+        values = {"store": store, "name": name, "version": version, "move": move}
+        session.execute(insert(PointerRow).values(values))
+        return True
+    return _set(row, {"version": version, "move": move})
+
+
+def forget(session: Session, store: str, place: Place) -> None:
+    """The version is in its store no more; the pointer to it goes along."""
+    name, version = place
+    session.execute(
+        delete(AdapterRow).where(
+            AdapterRow.store == store, AdapterRow.name == name, AdapterRow.version == version
+        )
+    )
+
+
+def unpoint(session: Session, store: str, name: str) -> None:
+    """Nothing of this name is promoted any more."""
+    session.execute(delete(PointerRow).where(PointerRow.store == store, PointerRow.name == name))
+
+
+def adapters(
+    session: Session, *, store: str | None = None, project: str | None = None
+) -> list[Adapter]:
+    """By store, name and version."""
+    asked = select(AdapterRow).order_by(AdapterRow.store, AdapterRow.name, AdapterRow.version)
+    if store is not None:
+        asked = asked.where(AdapterRow.store == store)
+    if project is not None:
+        asked = asked.where(AdapterRow.project == project)
+    return [value_of(Adapter, row) for row in session.scalars(asked)]
+
+
+def promoted(session: Session, store: str) -> list[Promoted]:
+    """What the bare names of a store mean."""
+    asked = select(PointerRow).where(PointerRow.store == store).order_by(PointerRow.name)
+    return [value_of(Promoted, row) for row in session.scalars(asked)]
+
+
+def put_search(session: Session, found: SearchFound) -> bool:
+    """Keep what a search has found; whether anything changed. Its run has to be there."""
+    values = {**vars(found), "trials": dict(found.trials)}
+    row = session.get(SearchRow, found.run)
+    if row is None:
+        session.execute(insert(SearchRow).values(values))
+        return True
+    return _set(row, values)
+
+
+def searches(session: Session) -> list[SearchFound]:
+    """All of them, by their ids, which sort by time within a name."""
+    rows = session.scalars(select(SearchRow).order_by(SearchRow.run))
+    return [value_of(SearchFound, row) for row in rows]
+
+
+def _values(store: str, manifest: Manifest) -> dict[str, Any]:
+    committed = datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return {
+        "store": store,
+        "name": manifest.name,
+        "version": manifest.version,
+        "run": manifest.run,
+        "attempt": manifest.attempt,
+        "kind": manifest.kind,
+        # Free words, in which a NUL may stand; the manifest beside it has them as JSON.
+        "parent": None if manifest.parent is None else told(manifest.parent),
+        "search": manifest.search,
+        "base_digest": manifest.base.digest,
+        "size": manifest.size,
+        "committed_at": committed.timestamp(),
+        "manifest": manifest.model_dump(mode="json"),
+    }
+
+
+def _set(row: Any, values: Mapping[str, Any]) -> bool:
+    changed = {name: value for name, value in values.items() if getattr(row, name) != value}
+    for name, value in changed.items():
+        setattr(row, name, value)
+    return bool(changed)

@@ -1,0 +1,167 @@
+"""The database behind a URL: SQLite or PostgreSQL, opened the same way, failing in our words."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from jobs.errors import Fault, InputError
+from orchestrator.registry.errors import Damaged, DatabaseUnreachable
+
+WAIT_S = 30
+"""Until a lock that another writer holds counts as a database that does not answer."""
+CONNECT_S = 10
+WRITES = "slora_writes"
+
+_REMEDY = "Use sqlite:///FILE or postgresql://USER@HOST/NAME."
+
+
+class Database:
+    """A pool of connections, and transactions on it."""
+
+    def __init__(self, url: str) -> None:
+        found = database_url(url)
+        self.place = shown(found)
+        self._engine = engine_of(found)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One look at the database, all of it from the same moment on SQLite."""
+        with self._session(writes=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction: all of it is written when the block ends, or none of it."""
+        with self._session(writes=True) as session:
+            yield session
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _session(self, *, writes: bool) -> Iterator[Session]:
+        engine = self._engine.execution_options(**{WRITES: writes})
+        with said(self.place), Session(engine) as session, session.begin():
+            # Begun now and not at the first question: a writer waits for its turn before it looks.
+            session.connection()
+            yield session
+
+
+def database_url(text: str) -> URL:
+    """The URL with its driver named and its file's whole path. Raises InputError."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        # Not shown: a password may stand in it.
+        raise _wrong("the URL can't be read") from error
+    backend = url.drivername.partition("+")[0]
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise _wrong(f"{url.drivername[:40]!a} is no kind of database that is known here")
+    path = url.database or ""
+    # `file:` would be a URI within the URL, with options of its own.
+    if path in ("", ":memory:") or path.startswith("file:") or url.query or url.host:
+        raise _wrong("the SQLite URL names no plain file")
+    if not path.isprintable():
+        raise _wrong("the file's name holds characters that can't be printed")
+    whole = Path(path).expanduser().resolve()
+    return url.set(drivername="sqlite+pysqlite", database=str(whole))
+
+
+def shown(url: URL) -> str:
+    """The URL for people: without its password, its driver, and its query, which may hold more."""
+    plain = url.set(drivername=url.get_backend_name(), query={})
+    return plain.render_as_string(hide_password=True)
+
+
+def engine_of(url: URL, *, migrating: bool = False) -> Engine:
+    """An engine with what we rely on set on every connection.
+
+    `migrating`: without foreign keys on SQLite, where a table that is altered is made anew.
+    """
+    dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"))
+    options: dict[str, Any] = {"json_serializer": dumps, "hide_parameters": True}
+    if migrating:
+        options["poolclass"] = NullPool
+    if url.get_backend_name() != "sqlite":
+        timeouts = f"-c lock_timeout={WAIT_S * 1000}"
+        arguments = {"connect_timeout": CONNECT_S, "application_name": "slora", "options": timeouts}
+        return create_engine(url, connect_args=arguments, pool_pre_ping=True, **options)
+    assert url.database is not None
+    _make_folder(Path(url.database))
+    engine = create_engine(url, connect_args={"timeout": WAIT_S}, **options)
+    event.listen(engine, "connect", partial(_set_up_sqlite, foreign_keys=not migrating))
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+@contextmanager
+def said(place: str) -> Iterator[None]:
+    """Turns what the driver says into our errors; what it says of values stays out."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseUnreachable(place, _first_line(error)) from error
+    except DatabaseError as error:
+        # A statement that is wrong is a mistake of ours, and keeps its traceback.
+        if isinstance(error, ProgrammingError | NotSupportedError):
+            raise
+        raise Damaged(place, _first_line(error)) from error
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, record: Any, *, foreign_keys: bool) -> None:
+    # The driver's own habit is to begin late and to commit before DDL; we say BEGIN ourselves.
+    connection.isolation_level = None
+    # Full: with WAL's usual `normal` a loss of power takes the last transactions along.
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A reader that turns into a writer is refused at once if another one wrote meanwhile: whoever
+    # will write says so first, and waits for its turn.
+    writes = connection.get_execution_options().get(WRITES, True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"{path.parent} can't be made: {error.strerror or error}"
+        raise InputError([Fault("database", problem, _REMEDY)]) from error
+
+
+def _first_line(error: DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines()
+    return lines[0][:300] if lines else type(error.orig).__name__
+
+
+def _wrong(problem: str) -> InputError:
+    return InputError([Fault("database", problem, _REMEDY)])

@@ -1,0 +1,1 @@
+"""Alembic's folder: how a migration is run, and the migrations."""

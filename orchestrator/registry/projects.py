@@ -1,0 +1,48 @@
+"""Projects: what runs, adapters and tokens belong to, and how much each may use."""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from orchestrator.registry.clock import now
+from orchestrator.registry.errors import LostUpdate, Unknown
+from orchestrator.registry.models import ProjectRow
+from orchestrator.registry.values import Limits, Project, name_of, value_of
+
+
+def ensure(session: Session, name: str) -> Project:
+    """The project, which is made if it is new, without limits."""
+    name_of(name, "project")
+    if session.get(ProjectRow, name) is None:
+        try:
+            with session.begin_nested():
+                values = {"name": name, "created_at": now(), "revision": 1}
+                session.execute(insert(ProjectRow).values(values))
+        except IntegrityError:
+            pass  # somebody made it meanwhile
+    return project(session, name)
+
+
+def project(session: Session, name: str) -> Project:
+    """The project, or Unknown."""
+    found = session.scalar(select(ProjectRow).where(ProjectRow.name == name))
+    if found is None:
+        raise Unknown("project", name)
+    return value_of(Project, found)
+
+
+def set_limits(session: Session, there: Project, limits: Limits) -> Project:
+    """What the project may use from now on. Raises LostUpdate."""
+    found = session.scalar(
+        update(ProjectRow)
+        .where(ProjectRow.name == there.name, ProjectRow.revision == there.revision)
+        .values(**limits.model_dump(), revision=ProjectRow.revision + 1)
+        .returning(ProjectRow)
+        .execution_options(populate_existing=True)
+    )
+    if found is None:
+        current = project(session, there.name)
+        raise LostUpdate(f"project {there.name}", there.revision, current.revision)
+    return value_of(Project, found)

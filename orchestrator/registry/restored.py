@@ -1,0 +1,125 @@
+"""Writing down what the store told of a run, beside what the registry knows already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from orchestrator.registry.lifecycle import OVER, Status
+from orchestrator.registry.models import AttemptRow, EventRow, RunRow
+from orchestrator.registry.papers import Papers
+from orchestrator.registry.values import submission_id
+
+STORE = "store"
+"""The origin of what was read from there."""
+UNKNOWN_CLUSTER = "unknown"
+
+
+def put_run(
+    session: Session,
+    papers: Papers,
+    *,
+    store: str,
+    project: str,
+    search: str | None,
+    attempt: int,
+    committed: bool,
+) -> bool:
+    """Keep a run; whether anything changed. One that the control plane moved stays as it is."""
+    row = session.get(RunRow, papers.id, with_for_update=True)
+    if row is not None and row.origin != STORE:
+        return False
+    values = _values(papers, store, search, max(attempt, papers.attempt), committed=committed)
+    if row is None:
+        changed = _insert(session, {**values, "project": project, "priority": 0, "revision": 1})
+    else:
+        values["attempt"] = max(values["attempt"], row.attempt)
+        new = {name: value for name, value in values.items() if getattr(row, name) != value}
+        for name, value in new.items():
+            setattr(row, name, value)
+        row.revision += bool(new)
+        changed = bool(new)
+    if changed and values["attempt"]:
+        _put_attempt(session, values)
+    return changed
+
+
+def put_events(session: Session, papers: Papers) -> int:
+    """Append what the journal has behind what was read before; how many."""
+    last = session.scalar(
+        select(func.max(EventRow.position)).where(
+            EventRow.run == papers.id, EventRow.origin == STORE
+        )
+    )
+    new = [
+        {
+            "run": papers.id,
+            "origin": STORE,
+            "position": position,
+            "at": event.at,
+            "kind": event.kind,
+            "attempt": 0,
+            "body": dict(event.body),
+        }
+        for position, event in enumerate(papers.events, start=1)
+        if position > (last or 0)
+    ]
+    if new:
+        session.execute(insert(EventRow), new)
+    return len(new)
+
+
+def _values(
+    papers: Papers, store: str, search: str | None, attempt: int, *, committed: bool
+) -> dict[str, Any]:
+    # An adapter of the run is there, whatever the last words of its journal were.
+    status, reason, detail = papers.status, papers.reason, papers.detail
+    if committed:
+        status, reason, detail = Status.DONE, None, ""
+    return {
+        "id": papers.id,
+        "kind": papers.kind,
+        "name": papers.name,
+        "store": store,
+        "spec_sha256": papers.spec_sha256,
+        "workers": papers.workers,
+        "status": status.value,
+        "reason": None if reason is None else reason.value,
+        "detail": detail,
+        "attempt": attempt,
+        "search": search,
+        "origin": STORE,
+        "created_at": papers.created_at,
+        "updated_at": papers.updated_at,
+    }
+
+
+def _insert(session: Session, values: dict[str, Any]) -> bool:
+    try:
+        with session.begin_nested():
+            session.execute(insert(RunRow).values(values))
+    except IntegrityError:
+        return False  # the control plane was asked for the same run at the same moment
+    return True
+
+
+def _put_attempt(session: Session, values: dict[str, Any]) -> None:
+    """The newest attempt, which is all that a store tells; on which cluster it does not."""
+    row = session.get(AttemptRow, (values["id"], values["attempt"]))
+    ended = values["updated_at"] if Status(values["status"]) in OVER else None
+    state = {"status": values["status"], "reason": values["reason"], "ended_at": ended}
+    if row is not None:
+        for name, value in state.items():
+            setattr(row, name, value)
+        return
+    named = {
+        "run": values["id"],
+        "number": values["attempt"],
+        "submission": submission_id(values["id"], values["attempt"]),
+        "cluster": UNKNOWN_CLUSTER,
+        "created_at": values["created_at"],
+    }
+    session.execute(insert(AttemptRow).values({**named, **state}))

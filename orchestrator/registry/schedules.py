@@ -1,0 +1,153 @@
+"""Schedules and their firings: each moment is claimed once, by a row that can't be written twice.
+
+Knows no cron: when the next moment is, its caller says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from jobs.spec import Frozen
+from jobs.store.manifest import Name
+from orchestrator.registry import leases, projects
+from orchestrator.registry.clock import now
+from orchestrator.registry.errors import LostUpdate, Taken, Unknown
+from orchestrator.registry.leases import Lease
+from orchestrator.registry.models import FiringRow, ScheduleRow
+from orchestrator.registry.values import DEFAULT_PROJECT, value_of
+
+Outcome = Literal["run", "queued", "skipped", "nothing new"]
+
+
+class NewSchedule(Frozen):
+    """A schedule that is asked for."""
+
+    name: Name
+    project: Name = DEFAULT_PROJECT
+    cron: str = Field(min_length=1, max_length=200, pattern=r"^[ -~]+$")
+    time_zone: str = Field(default="UTC", max_length=63, pattern=r"^[A-Za-z0-9_+/-]+$")
+    concurrency: Literal["skip", "queue", "replace"] = "skip"
+    missed: Literal["skip", "latest", "all"] = "latest"
+    jitter_s: float = Field(default=0.0, ge=0, le=86400)
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule as it was when it was read."""
+
+    id: int
+    project: str
+    name: str
+    cron: str
+    time_zone: str
+    concurrency: str
+    missed: str
+    jitter_s: float
+    paused: bool
+    spec: Mapping[str, Any]
+    next_at: float | None
+    created_at: float
+    revision: int
+
+
+@dataclass(frozen=True)
+class Firing:
+    """What came of one moment."""
+
+    schedule: int
+    due_at: float
+    fired_at: float
+    outcome: str
+    run: str | None
+
+
+def add(session: Session, new: NewSchedule, *, next_at: float | None) -> Schedule:
+    """A schedule that fires next at `next_at`. Raises Taken."""
+    projects.ensure(session, new.project)
+    start = {"paused": False, "next_at": next_at, "created_at": now(), "revision": 1}
+    try:
+        with session.begin_nested():
+            session.execute(insert(ScheduleRow).values({**new.model_dump(), **start}))
+    except IntegrityError as error:
+        raise Taken("schedule", new.name) from error
+    return get(session, new.project, new.name)
+
+
+def get(session: Session, project: str, name: str) -> Schedule:
+    """The schedule as it is now, or Unknown."""
+    asked = select(ScheduleRow).where(ScheduleRow.project == project, ScheduleRow.name == name)
+    row = session.scalar(asked.execution_options(populate_existing=True))
+    if row is None:
+        raise Unknown("schedule", name)
+    return value_of(Schedule, row)
+
+
+def due(session: Session, *, limit: int = 100) -> list[Schedule]:
+    """What should fire by now and is not paused, the longest overdue first."""
+    asked = select(ScheduleRow).where(ScheduleRow.paused.is_(False), ScheduleRow.next_at <= now())
+    rows = session.scalars(asked.order_by(ScheduleRow.next_at).limit(limit))
+    return [value_of(Schedule, row) for row in rows]
+
+
+def change(session: Session, there: Schedule, **changes: Any) -> Schedule:
+    """Pause, resume, set the next moment. Raises LostUpdate."""
+    row = session.scalar(
+        update(ScheduleRow)
+        .where(ScheduleRow.id == there.id, ScheduleRow.revision == there.revision)
+        .values(**changes, revision=there.revision + 1)
+        .returning(ScheduleRow)
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
+        current = get(session, there.project, there.name)
+        raise LostUpdate(f"schedule {there.name}", there.revision, current.revision)
+    return value_of(Schedule, row)
+
+
+def fire(
+    session: Session,
+    there: Schedule,
+    *,
+    due_at: float,
+    next_at: float | None,
+    outcome: Outcome,
+    run: str | None = None,
+    lease: Lease | None = None,
+) -> Schedule:
+    """Claim the moment `due_at`; what it starts belongs in the same transaction.
+
+    Raises Taken where the moment has fired, LostUpdate where the schedule was changed meanwhile.
+    """
+    if lease is not None:
+        leases.guard(session, lease)
+    values = {"schedule": there.id, "due_at": due_at, "fired_at": now(), "outcome": outcome}
+    try:
+        with session.begin_nested():
+            session.execute(insert(FiringRow).values({**values, "run": run}))
+    except IntegrityError as error:
+        raise Taken("firing", f"{there.name} at {due_at:.0f}") from error
+    return change(session, there, next_at=next_at)
+
+
+def firings(session: Session, there: Schedule, *, limit: int = 100) -> list[Firing]:
+    """What came of its moments, the newest first."""
+    asked = select(FiringRow).where(FiringRow.schedule == there.id)
+    rows = session.scalars(asked.order_by(FiringRow.due_at.desc()).limit(limit))
+    return [value_of(Firing, row) for row in rows]
+
+
+def remove(session: Session, there: Schedule) -> None:
+    """Take it away with its firings; its runs stay. Raises LostUpdate."""
+    row = session.get(ScheduleRow, there.id, populate_existing=True)
+    if row is None or row.revision != there.revision:
+        found = 0 if row is None else row.revision
+        raise LostUpdate(f"schedule {there.name}", there.revision, found)
+    session.delete(row)

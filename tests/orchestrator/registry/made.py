@@ -1,0 +1,44 @@
+"""Rows for the registry's tests, and ways to age what only time would age."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import text
+
+from orchestrator.registry import runs
+from orchestrator.registry.database import Database
+from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.values import NewRun, Run
+
+STORE = "file:///store/"
+TO_RUNNING = (Status.SUBMITTED, Status.RUNNING)
+
+
+def new(run_id: str = "r1", **changes: Any) -> NewRun:
+    return NewRun(**{"id": run_id, "name": "chat", "store": STORE, **changes})
+
+
+def added(database: Database, run_id: str = "r1", **changes: Any) -> Run:
+    with database.write() as session:
+        return runs.add(session, new(run_id, **changes))
+
+
+def moved(database: Database, run: Run, *path: Status, reason: Reason | None = None) -> Run:
+    """Along a path; the reason belongs to its last status."""
+    for to in path:
+        with database.write() as session:
+            run = runs.move(session, run, to, reason=reason if to is path[-1] else None)
+    return run
+
+
+def age_leases(database: Database, seconds: float) -> None:
+    """As if so much time had passed for every lease."""
+    with database.write() as session:
+        session.execute(text("UPDATE leases SET expires_at = expires_at - :s"), {"s": seconds})
+
+
+def rows_of(database: Database, table: str) -> list[dict[str, Any]]:
+    with database.read() as session:
+        found = session.execute(text(f"SELECT * FROM {table}")).mappings()
+        return sorted((dict(row) for row in found), key=str)

@@ -1,0 +1,91 @@
+"""The lifecycle's table, and that nothing gets past it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import InputError
+from orchestrator.registry import runs
+from orchestrator.registry.database import Database
+from orchestrator.registry.errors import ForbiddenMove
+from orchestrator.registry.lifecycle import FINAL, MOVES, REASONS, Reason, Status, check_move
+from orchestrator.registry.migrate import upgrade
+from tests.orchestrator.registry.made import added
+
+REASON_OF = {status: sorted(reasons)[0] for status, reasons in REASONS.items()}
+
+
+def test_every_status_is_in_the_table_and_can_end():
+    assert set(MOVES) == set(Status)
+    reachable = {status: {status} for status in Status}
+    for _ in Status:
+        for status in Status:
+            for seen in set(reachable[status]):
+                reachable[status] |= MOVES[seen]
+    assert all(found & FINAL for found in reachable.values())
+    assert reachable[Status.PLANNED] == set(Status)
+
+
+def test_what_is_over_stays_over():
+    assert {Status.DONE, Status.FAILED, Status.STOPPED} == FINAL
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("to", Status)
+def test_a_move_is_allowed_exactly_where_the_table_says_so(status: Status, to: Status):
+    if to in MOVES[status]:
+        check_move(status, to, REASON_OF.get(to))
+    else:
+        with pytest.raises(ForbiddenMove, match=f"{status.value} can't become {to.value}"):
+            check_move(status, to, REASON_OF.get(to))
+
+
+@pytest.mark.parametrize(
+    ("to", "reason", "says"),
+    [
+        (Status.FAILED, None, "nothing is no reason to be failed"),
+        (Status.FAILED, Reason.USER, "user is no reason to be failed"),
+        (Status.PUBLISHING, Reason.CRASHED, "Give none"),
+    ],
+    ids=["an end without", "another's", "where none belongs"],
+)
+def test_a_status_has_a_reason_of_its_own_or_none(to: Status, reason: Reason | None, says: str):
+    with pytest.raises(InputError, match=says):
+        check_move(Status.RUNNING, to, reason)
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    url = f"sqlite:///{Path(tmp_path_factory.mktemp('moves')) / 'registry.db'}"
+    upgrade(url)
+    database = Database(url)
+    yield database
+    database.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(tries=st.lists(st.sampled_from(sorted(Status)), max_size=12))
+def test_any_tries_leave_a_run_that_only_moved_by_the_table(sqlite, tries):
+    run = added(sqlite, f"r-{secrets.token_hex(8)}")
+    expected = [Status.PLANNED]
+    for to in tries:
+        try:
+            with sqlite.write() as session:
+                run = runs.move(session, run, to, reason=REASON_OF.get(to))
+        except ForbiddenMove:
+            assert to not in MOVES[expected[-1]]
+        else:
+            expected.append(to)
+    with sqlite.read() as session:
+        there, told = runs.get(session, run.id), runs.events(session, run.id)
+        attempts = runs.attempts(session, run.id)
+    assert there == run
+    assert [event.kind for event in told] == [status.value for status in expected]
+    assert [event.position for event in told] == list(range(1, run.revision + 1))
+    assert run.attempt == len(attempts) == expected.count(Status.SUBMITTED)

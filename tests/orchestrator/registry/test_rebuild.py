@@ -1,0 +1,349 @@
+"""The registry from a store, on both databases: what was there, and what could not be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import NotFound
+from jobs.store.adapters import delete, promote, rollback
+from jobs.store.directory import DirectoryStore
+from jobs.store.manifest import manifest_key
+from jobs.store.runs import RunStore
+from orchestrator.registry import adapters, leases, runs
+from orchestrator.registry.database import Database
+from orchestrator.registry.errors import Held, LeaseLost
+from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.migrate import upgrade
+from orchestrator.registry.rebuild import LEASE, Rebuilt, rebuild
+from tests.jobs.store.made import DyingStore, Killed
+from tests.orchestrator.registry.made import added, age_leases, moved, rows_of
+from tests.orchestrator.registry.stores import (
+    DONE,
+    FAILED,
+    NOON,
+    PLANNED,
+    RUNNING,
+    SEARCHED,
+    STOPPED,
+    TRIAL,
+    committed,
+    fill,
+    wrote,
+)
+
+TABLES = ("projects", "runs", "attempts", "events", "adapters", "pointers", "searches")
+BEGAN = 1767268800.0
+"""What the ids of the made runs say, in seconds."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "store")
+
+
+@pytest.fixture
+def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
+    fill(store, tmp_path / "exported")
+    return store
+
+
+def everything(database: Database) -> dict[str, Any]:
+    return {table: rows_of(database, table) for table in TABLES}
+
+
+def changed(done: Rebuilt) -> tuple[int, int, int, int]:
+    return done.runs.changed, done.adapters.changed, done.searches.changed, done.events
+
+
+def test_runs_come_back_with_their_state_and_why(database: Database, full: DirectoryStore):
+    done = rebuild(database, full)
+    assert (done.runs.found, done.faults) == (7, [])
+    with database.read() as session:
+        there = {run.id: run for run in runs.page(session)}
+        told = [(event.kind, event.at) for event in runs.events(session, DONE, origin="store")]
+        (attempt,) = runs.attempts(session, DONE)
+    assert {run_id: (run.status, run.reason) for run_id, run in there.items()} == {
+        DONE: (Status.DONE, None),
+        FAILED: (Status.FAILED, Reason.CRASHED),
+        STOPPED: (Status.STOPPED, Reason.USER),
+        RUNNING: (Status.RUNNING, None),
+        PLANNED: (Status.PLANNED, None),
+        SEARCHED: (Status.DONE, None),
+        TRIAL: (Status.DONE, None),
+    }
+    assert there[FAILED].detail == "rank 1: no memory"
+    assert (there[DONE].workers, there[DONE].name, there[DONE].store) == (2, "chat", full.url(""))
+    assert (there[DONE].created_at, there[DONE].updated_at) == (BEGAN, NOON + 1)
+    assert (there[DONE].attempt, attempt.submission) == (2, f"{DONE}-a2")
+    assert (there[SEARCHED].kind, there[DONE].kind) == ("search", "finetune")
+    assert (there[TRIAL].search, there[DONE].search) == (SEARCHED, None)
+    assert told == [("started", NOON), ("published", NOON + 1)]
+
+
+def test_adapters_and_what_is_promoted_come_back(database: Database, full: DirectoryStore):
+    assert rebuild(database, full).adapters.found == 2
+    with database.read() as session:
+        first, second = adapters.adapters(session)
+        (pointer,) = adapters.promoted(session, full.url(""))
+    assert (first.label, first.run, first.attempt) == ("chat@v1", DONE, 2)
+    assert (second.label, second.parent, second.search) == ("chat@v2", "chat@v1", SEARCHED)
+    assert dict(first.manifest) == json.loads(full.get(manifest_key("chat", 1)))
+    assert (pointer.name, pointer.version, pointer.move) == ("chat", 1, 1)
+
+
+def test_a_search_comes_back_with_its_best(database: Database, full: DirectoryStore):
+    assert rebuild(database, full).searches.found == 1
+    with database.read() as session:
+        (search,) = adapters.searches(session)
+    assert (search.run, search.metric, search.direction) == (
+        SEARCHED,
+        "eval_accuracy",
+        "max",
+    )
+    assert dict(search.trials) == {"done": 1, "rejected": 1}
+    assert (search.best_run, search.best_metric, search.adapter) == (TRIAL, 1.5, "chat@v2")
+
+
+def test_a_second_rebuild_changes_nothing(database: Database, full: DirectoryStore):
+    first = rebuild(database, full)
+    before = everything(database)
+    second = rebuild(database, full)
+    assert all(changed(first))
+    assert changed(second) == (0, 0, 0, 0)
+    assert everything(database) == before
+
+
+def test_what_the_control_plane_moved_comes_back_equal_after_a_loss(
+    database: Database, full: DirectoryStore, tmp_path: Path
+):
+    """The registry of a living service beside the one that its store gives back."""
+    run = moved(database, added(database, DONE, store=full.url(""), workers=2), Status.SUBMITTED)
+    run = moved(database, run, Status.LOST, reason=Reason.GONE)
+    path = (Status.PLANNED, Status.SUBMITTED, Status.RUNNING, Status.PUBLISHING, Status.DONE)
+    run = moved(database, run, *path)
+    rebuild(database, full)
+    with database.read() as session:
+        assert runs.get(session, DONE) == run
+    lost = tmp_path / "again.db"
+    upgrade(f"sqlite:///{lost}")
+    again = Database(f"sqlite:///{lost}")
+    rebuild(again, full)
+    with again.read() as session:
+        back = runs.get(session, DONE)
+    same = ("id", "project", "kind", "name", "store", "workers", "status", "reason", "attempt")
+    assert [getattr(back, name) for name in same] == [getattr(run, name) for name in same]
+    for table in ("adapters", "pointers", "searches"):
+        assert len(rows_of(again, table)) == len(rows_of(database, table))
+    again.close()
+
+
+def test_a_run_that_the_control_plane_moved_is_left_alone(database: Database, full: DirectoryStore):
+    run = moved(database, added(database, FAILED), Status.SUBMITTED)
+    done = rebuild(database, full)
+    with database.read() as session:
+        assert runs.get(session, FAILED) == run
+        assert [e.kind for e in runs.events(session, FAILED, origin="store")] == [
+            "started",
+            "failed",
+        ]
+    assert done.runs.changed == 6
+
+
+def test_what_went_on_in_the_store_is_followed(database: Database, full: DirectoryStore):
+    rebuild(database, full)
+    RunStore(full, RUNNING).events.append({"event": "failed", "time": NOON + 50, "why": "again"})
+    rollback_to = promote(full, "chat", 2)
+    done = rebuild(database, full)
+    assert changed(done) == (1, 0, 0, 1)
+    with database.read() as session:
+        run = runs.get(session, RUNNING)
+        (pointer,) = adapters.promoted(session, full.url(""))
+    assert (run.status, run.detail, run.revision) == (Status.FAILED, "again", 2)
+    assert (pointer.version, pointer.move) == (2, rollback_to.moves[-1].number)
+    rollback(full, "chat")
+    rebuild(database, full)
+    with database.read() as session:
+        assert adapters.promoted(session, full.url(""))[0].version == 1
+
+
+def test_what_was_removed_from_the_store_is_forgotten_but_not_what_can_not_be_read(
+    database: Database, full: DirectoryStore
+):
+    rebuild(database, full)
+    delete(full, "chat", 2)
+    full.put(manifest_key("chat", 1), b"spoilt")
+    done = rebuild(database, full)
+    assert done.forgotten == ["chat@v2"]
+    assert [fault.key for fault in done.faults] == ["adapters/chat/v1/manifest.json"]
+    with database.read() as session:
+        assert [one.label for one in adapters.adapters(session)] == ["chat@v1"]
+        assert len(adapters.promoted(session, full.url(""))) == 1
+
+
+def test_another_store_takes_nothing_away(database: Database, full: DirectoryStore, tmp_path: Path):
+    rebuild(database, full)
+    other = DirectoryStore(tmp_path / "other")
+    committed(other, tmp_path / "exported", run="other")
+    assert rebuild(database, other).forgotten == []
+    with database.read() as session:
+        assert len(adapters.adapters(session)) == 3
+        assert len(adapters.adapters(session, store=other.url(""))) == 1
+
+
+def test_an_adapter_means_done_even_where_the_journal_does_not_say_so(
+    database: Database, store: DirectoryStore, tmp_path: Path
+):
+    wrote(store, RUNNING, {"event": "started"})
+    committed(store, tmp_path / "exported", run=RUNNING)
+    rebuild(database, store)
+    with database.read() as session:
+        assert runs.get(session, RUNNING).status is Status.DONE
+
+
+def test_a_claim_of_an_attempt_that_died_still_fences(database: Database, store: DirectoryStore):
+    """Or the next attempt would have the number of one that may be alive."""
+    wrote(store, RUNNING, {"event": "started"})
+    claim = json.dumps({"run": RUNNING, "attempt": 5}).encode()
+    store.put("adapters/chat/v1/.claim", claim)
+    rebuild(database, store)
+    with database.read() as session:
+        assert runs.get(session, RUNNING).attempt == 5
+
+
+HOSTILE: list[tuple[str, bytes]] = [
+    ("runs/a b/spec.yaml", b"name: x"),
+    ("runs/;rm -rf ~/spec.yaml", b"name: x"),
+    (f"runs/{'x' * 200}/spec.yaml", b"name: x"),
+    ("runs/r1/spec.yaml", b"\xff\xfe"),
+    ("runs/r1/spec.yaml", b"- a list"),
+    ("runs/r1/spec.yaml", b"name: ';--'\nwho: knows"),
+    ("runs/r1/spec.yaml", b"[" * 100_000),
+    ("runs/r1/spec.yaml", b"x" * 2_000_000),
+    ("runs/r1/search.yaml", b"search: 7"),
+    ("adapters/chat/v1/manifest.json", b"{}"),
+    ("adapters/chat/v1/manifest.json", b"[" * 100_000),
+    ("adapters/a b/v1/manifest.json", b"{}"),
+    ("adapters/chat/current", b"nonsense"),
+    ("adapters/a b/current", b"{}"),
+]
+
+
+@pytest.mark.parametrize(("key", "data"), HOSTILE, ids=lambda value: ascii(value)[:40])
+def test_what_can_not_be_read_is_told_and_the_rest_is_restored(
+    key: str, data: bytes, database: Database, store: DirectoryStore
+):
+    wrote(store, DONE, {"event": "published"})
+    store.put(key, data)
+    done = rebuild(database, store)
+    assert len(done.faults) == 1
+    assert str(done.faults[0]).isprintable() and len(str(done.faults[0])) < 800
+    with database.read() as session:
+        assert runs.get(session, DONE).status is Status.DONE
+
+
+LINES: list[bytes] = [
+    b'{"event":"started","time":1,"a\\u0000b":"c\\u0000d\\u001b[2J","n":NaN,"i":Infinity}',
+    b'{"event":"failed","time":"noon","why":{"deep":[1,2]}}',
+    b'{"event":"failed","time":-1e400,"why":"\\ud800 \'; DROP TABLE runs; --"}',
+    b'{"event":["published"],"time":null,"attempt":"7"}',
+    b'{"event":"started","attempt":99999999999999999999,"steps":' + b"9" * 400 + b"}",
+    b'{"event":"started","attempt":true,"time":' + b"9" * 400 + b"}",
+    b'{"event":"trial","row":{"number":{},"curve":[],"shared":[]}}',
+    b"[" * 5000,
+    b"not json",
+    b"{" + b'"event":"' + b"x" * 100_000 + b'"}',
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: ascii(line[:40]))
+@pytest.mark.parametrize("run", [RUNNING, SEARCHED])
+def test_hostile_lines_of_a_journal_hurt_nothing(
+    run: str, line: bytes, database: Database, full: DirectoryStore
+):
+    with full.path(f"runs/{run}/events.jsonl").open("ab") as journal:
+        journal.write(line + b"\n")
+    done = rebuild(database, full)
+    assert done.runs.found == 7
+    assert changed(rebuild(database, full)) == (0, 0, 0, 0)
+    with database.read() as session:
+        bodies = [event.body for event in runs.events(session, run, origin="store")]
+    words = [str(word) for body in bodies for pair in body.items() for word in pair]
+    assert words and all(word.isprintable() and len(word) <= 1000 for word in words)
+
+
+def test_a_hostile_manifest_that_parses_is_kept_or_told(
+    database: Database, full: DirectoryStore, tmp_path: Path
+):
+    whole = json.loads(full.get(manifest_key("chat", 1)))
+    file = whole["files"][0]
+    many = [{**file, "name": f"f{n}", "size": 2**62} for n in range(3)]
+    for version, more in {
+        3: {"parent": "a\x00b", "attempt": 2**62},
+        4: {"files": many},
+        5: {"evaluation": {"a\x00": {"\x1b": 1e308}}, "created": "0001-01-01T00:00:00Z"},
+    }.items():
+        data = json.dumps({**whole, **more, "version": version}).encode()
+        full.put(manifest_key("chat", version), data)
+    done = rebuild(database, full)
+    assert [fault.key for fault in done.faults] == ["adapters/chat/v4/manifest.json"]
+    assert done.adapters.found == 4
+    with database.read() as session:
+        assert runs.get(session, DONE).attempt == 2
+
+
+def test_two_rebuilds_at_once_are_one(database: Database, full: DirectoryStore):
+    with database.write() as session:
+        lease = leases.acquire(session, LEASE, "another", seconds=60)
+        assert lease is not None
+    with pytest.raises(Held, match="somebody else is at it"):
+        rebuild(database, full)
+    assert rows_of(database, "runs") == []
+    with database.write() as session:
+        leases.release(session, lease)
+    assert rebuild(database, full).runs.found == 7
+
+
+def test_a_rebuild_that_was_overtaken_stops_writing(database: Database, full: DirectoryStore):
+    def overtake(_: int) -> None:
+        age_leases(database, 1000)
+
+    with pytest.raises(LeaseLost):
+        rebuild(database, full, seen=overtake)
+    assert rows_of(database, "adapters") == []
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 13])
+def test_a_rebuild_that_died_is_finished_by_the_next(
+    at: int, database: Database, full: DirectoryStore
+):
+    with pytest.raises(Killed):
+        rebuild(database, DyingStore(full, at=at))
+    age_leases(database, 1000)
+    assert rebuild(database, full).runs.found == 7
+    with database.read() as session:
+        assert len(adapters.adapters(session)) == 2
+    assert changed(rebuild(database, full)) == (0, 0, 0, 0)
+
+
+def test_progress_counts_every_paper(database: Database, full: DirectoryStore):
+    total, seen = list[int](), list[int]()
+    rebuild(database, full, started=total.append, seen=seen.append)
+    # Seven runs, two manifests, one pointer.
+    assert total == [10] and sum(seen) == 10
+
+
+def test_a_run_that_goes_away_while_it_is_read_is_no_fault(
+    database: Database, full: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+):
+    class Vanishing(DyingStore):
+        def read(self, key: str, start: int, length: int | None = None) -> bytes:
+            if key.startswith(f"runs/{PLANNED}/"):
+                raise NotFound(key)
+            return super().read(key, start, length)
+
+    done = rebuild(database, Vanishing(full))
+    assert (done.runs.found, done.faults) == (6, [])

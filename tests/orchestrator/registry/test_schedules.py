@@ -1,0 +1,150 @@
+"""Schedules on both databases: each moment fires once, whoever tries and whenever they die."""
+
+from __future__ import annotations
+
+from multiprocessing.synchronize import Barrier
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from orchestrator.registry import leases, runs, schedules
+from orchestrator.registry.database import Database
+from orchestrator.registry.errors import LeaseLost, LostUpdate, Taken, Unknown
+from orchestrator.registry.schedules import NewSchedule, Schedule
+from tests.jobs.store.made import race
+from tests.orchestrator.registry.made import age_leases, new, rows_of
+
+RACERS = 4
+
+
+def nightly(**changes: object) -> NewSchedule:
+    return NewSchedule(
+        **{"name": "nightly", "cron": "0 3 * * *", "spec": {"name": "chat"}, **changes}
+    )
+
+
+def there(database: Database, **changes: object) -> Schedule:
+    with database.write() as session:
+        return schedules.add(session, nightly(**changes), next_at=100.0)
+
+
+def fire(session: Session, schedule: Schedule, due_at: float) -> Schedule:
+    """A firing and the run that it starts, in one transaction."""
+    run = runs.add(session, new(f"chat-{due_at:.0f}"))
+    return schedules.fire(
+        session, schedule, due_at=due_at, next_at=due_at + 100, outcome="run", run=run.id
+    )
+
+
+def test_a_schedule_comes_back_as_it_was_added(database: Database):
+    made = there(database, time_zone="Europe/Paris", jitter_s=5.0, concurrency="replace")
+    with database.read() as session:
+        assert schedules.get(session, "default", "nightly") == made
+    assert (made.time_zone, made.jitter_s, made.concurrency) == ("Europe/Paris", 5.0, "replace")
+    assert dict(made.spec) == {"name": "chat"}
+
+
+def test_a_name_is_taken_once_in_a_project(database: Database):
+    there(database)
+    there(database, project="lab")
+    with database.write() as session, pytest.raises(Taken):
+        schedules.add(session, nightly(), next_at=None)
+    with database.read() as session, pytest.raises(Unknown):
+        schedules.get(session, "lab", "hourly")
+
+
+def test_what_is_due_is_found_by_the_clock_of_the_database_unless_it_is_paused(database: Database):
+    made = there(database)
+    there(database, name="later")
+    with database.write() as session:
+        later = schedules.get(session, "default", "later")
+        schedules.change(session, later, next_at=1e11)
+    with database.write() as session:
+        assert [one.name for one in schedules.due(session)] == ["nightly"]
+        schedules.change(session, made, paused=True)
+        assert schedules.due(session) == []
+
+
+def test_a_moment_fires_once_and_moves_the_next_one(database: Database):
+    made = there(database)
+    with database.write() as session:
+        after = fire(session, made, 100.0)
+    assert (after.next_at, after.revision) == (200.0, made.revision + 1)
+    with database.read() as session:
+        (firing,) = schedules.firings(session, made)
+    assert (firing.due_at, firing.outcome, firing.run) == (100.0, "run", "chat-100")
+    with database.write() as session, pytest.raises(Taken, match="firing"):
+        schedules.fire(session, after, due_at=100.0, next_at=300.0, outcome="skipped")
+
+
+def test_a_scheduler_that_read_too_early_starts_nothing(database: Database):
+    stale = there(database)
+    with database.write() as session:
+        schedules.change(session, stale, paused=True)
+    with pytest.raises(LostUpdate), database.write() as session:
+        fire(session, stale, 100.0)
+    assert rows_of(database, "runs") == rows_of(database, "firings") == []
+
+
+def test_a_scheduler_that_lost_its_lease_starts_nothing(database: Database):
+    made = there(database)
+    with database.write() as session:
+        lease = leases.acquire(session, "scheduler", "a", seconds=60)
+    age_leases(database, 61)
+    with pytest.raises(LeaseLost), database.write() as session:
+        schedules.fire(
+            session, made, due_at=100.0, next_at=None, outcome="nothing new", lease=lease
+        )
+    assert rows_of(database, "firings") == []
+
+
+def _fire(start: Barrier, mine: int, url: str) -> None:
+    database = Database(url)
+    with database.read() as session:
+        made = schedules.get(session, "default", "nightly")
+    start.wait()
+    try:
+        with database.write() as session:
+            schedules.fire(session, made, due_at=100.0, next_at=200.0, outcome="skipped")
+    except (Taken, LostUpdate):
+        raise SystemExit(7) from None
+
+
+def test_of_several_schedulers_exactly_one_fires(database: Database, url: str):
+    there(database)
+    codes = race(_fire, url, count=RACERS)
+    assert sorted(codes, key=str) == [0] + [7] * (RACERS - 1)
+    assert len(rows_of(database, "firings")) == 1
+
+
+def test_a_removed_schedule_takes_its_firings_along_and_leaves_its_runs(database: Database):
+    made = there(database)
+    with database.write() as session:
+        fire(session, made, 100.0)
+    with pytest.raises(LostUpdate), database.write() as session:
+        schedules.remove(session, made)
+    with database.write() as session:
+        schedules.remove(session, schedules.get(session, "default", "nightly"))
+    assert rows_of(database, "schedules") == rows_of(database, "firings") == []
+    assert len(rows_of(database, "runs")) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "a b"},
+        {"cron": "0 3 * * *\n"},
+        {"cron": ""},
+        {"time_zone": "../../etc/passwd"},
+        {"concurrency": "all"},
+        {"missed": "never"},
+        {"jitter_s": -1.0},
+        {"jitter_s": float("nan")},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_what_is_no_schedule_is_refused(changes: dict[str, object]):
+    with pytest.raises(ValidationError):
+        nightly(**changes)
