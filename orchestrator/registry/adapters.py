@@ -89,6 +89,16 @@ def point(session: Session, store: str, name: str, version: int, move: int) -> b
     return _set(row, {"version": version, "move": move})
 
 
+def point_if_there(session: Session, store: str, name: str, version: int, move: int) -> bool:
+    """The same where the version is known and no later move is: a look may come late."""
+    row = session.get(PointerRow, (store, name))
+    if session.get(AdapterRow, (store, name, version)) is None:
+        return False
+    if row is not None and row.move > move:
+        return False
+    return point(session, store, name, version, move)
+
+
 def forget(session: Session, store: str, place: Place) -> None:
     """The version is in its store no more; the pointer to it goes along."""
     name, version = place

@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -99,6 +100,16 @@ class RunRow(Table):
     """The number of the newest attempt, which fences all before; 0 before the first."""
     search: Mapped[str | None] = mapped_column(RUN, index=True)
     """The search that the run is a trial of."""
+    cluster: Mapped[str] = mapped_column(NAME, server_default="default")
+    """Where it is wanted."""
+    tokens: Mapped[int | None] = mapped_column(BigInteger)
+    """The most that it may train, where the spec tells."""
+    stop: Mapped[str | None] = mapped_column(WORD)
+    """The reason to stop it, once somebody asked."""
+    not_before: Mapped[float | None]
+    """When another attempt may be made."""
+    waits: Mapped[str] = mapped_column(server_default="")
+    """Why it still waits, in words."""
     origin: Mapped[str] = mapped_column(WORD)
     """Who last said what its status is: `registry`, or `store` where it was read from there."""
     created_at: Mapped[float]
@@ -120,6 +131,8 @@ class AttemptRow(Table):
     reason: Mapped[str | None] = mapped_column(WORD)
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
+    seen_at: Mapped[float | None]
+    """When the cluster first said that it knows the job: until then it may never have arrived."""
 
 
 class EventRow(Table):
@@ -232,6 +245,12 @@ class ScheduleRow(Table):
     next_at: Mapped[float | None]
     created_at: Mapped[float]
     revision: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str] = mapped_column(WORD, server_default="retrain")
+    only_new_data: Mapped[bool] = mapped_column(server_default=false())
+    data_mark: Mapped[str | None] = mapped_column(String(64))
+    """The digest of where the data lay when it last fired."""
+    cluster: Mapped[str] = mapped_column(NAME, server_default="default")
+    priority: Mapped[int] = mapped_column(server_default="0")
 
 
 class FiringRow(Table):
@@ -246,7 +265,24 @@ class FiringRow(Table):
     fired_at: Mapped[float]
     outcome: Mapped[str] = mapped_column(WORD)
     """run, skipped, nothing new."""
-    run: Mapped[str | None] = mapped_column(RUN, ForeignKey("runs.id", ondelete="SET NULL"))
+    run: Mapped[str | None] = mapped_column(
+        RUN, ForeignKey("runs.id", ondelete="SET NULL"), index=True
+    )
+
+
+class RequestRow(Table):
+    """A submission that its sender may repeat: the same key is the same run."""
+
+    __tablename__ = "requests"
+
+    project: Mapped[str] = mapped_column(
+        NAME, ForeignKey("projects.name", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[str] = mapped_column(RUN, primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    """Of what was asked: the same key for something else is an error."""
+    run: Mapped[str] = mapped_column(RUN, ForeignKey("runs.id", ondelete="CASCADE"))
+    created_at: Mapped[float]
 
 
 class TokenRow(Table):

@@ -31,6 +31,7 @@ from jobs.store.runs import EVENTS, SPEC
 from orchestrator.registry.adapters import SearchFound
 from orchestrator.registry.hostile import LARGEST, MENDED, counted, is_run, mapping, moment
 from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.request_paper import REQUEST, RequestPaper, read_request
 from orchestrator.registry.search_papers import SEARCH, asked_of, found_by, trials_of
 from orchestrator.registry.values import told
 
@@ -43,7 +44,7 @@ KEPT = BEGUN - {"trial"} | {"stage", "checkpoint", "handoff", "noticed", "over"}
 KEPT |= {"published", "failed", "stopped"}
 """The events that tell how a run went; the others (samples, progress, …) stay in the store."""
 
-_STAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{4}$")
+_STAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{4,12}$")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Papers:
     search: SearchFound | None = None
     trials: frozenset[str] = frozenset()
     """The runs that a search's trials had."""
+    request: RequestPaper | None = None
+    """What a service was asked; None for a run that was started without one."""
     faults: tuple[Fault, ...] = field(default=())
 
 
@@ -85,7 +88,7 @@ def runs_in(store: ObjectStore) -> Iterator[tuple[str, frozenset[str]]]:
         if len(parts) == 3:
             found.setdefault(parts[1], set()).add(parts[2])
     for run, papers in sorted(found.items()):
-        if papers & {SPEC, SEARCH}:
+        if papers & {SPEC, SEARCH, REQUEST}:
             yield run, frozenset(papers)
 
 
@@ -110,25 +113,38 @@ def _read(store: ObjectStore, run: str, papers: frozenset[str]) -> Papers:
     asked = asked_of(store, prefix + SEARCH, faults) if SEARCH in papers else None
     kept = tuple(event for event in map(_kept, events) if event is not None)
     status, reason, detail = _status(events)
+    request = _request(store, prefix + REQUEST, faults) if REQUEST in papers else None
     begun = _stamp(run) or (kept[0].at if kept else 0.0)
     rows = trials_of(events, prefix + EVENTS, faults) if SEARCH in papers else []
     return Papers(
         id=run,
-        name=spec.name if spec else run[:63],
-        kind="search" if SEARCH in papers else "finetune",
-        spec_sha256=digest,
-        workers=_most_workers(spec),
+        name=request.name if request else spec.name if spec else run[:63],
+        kind=request.kind if request else "search" if SEARCH in papers else "finetune",
+        spec_sha256=sha256(request.text.encode()).hexdigest() if request else digest,
+        workers=request.workers if request else _most_workers(spec),
         created_at=begun,
         updated_at=max([begun, *(event.at for event in kept)]),
         status=status,
         reason=reason,
         detail=detail,
-        attempt=max((counted(event.get("attempt")) for event in events), default=0),
+        attempt=max(
+            (counted(event.get("attempt")) for event in events),
+            default=0,
+        ),
+        request=request,
         events=kept,
         search=found_by(run, asked, rows, events) if asked else None,
         trials=frozenset(row.run for row in rows if row.run),
         faults=tuple(faults),
     )
+
+
+def _request(store: ObjectStore, key: str, faults: list[Fault]) -> RequestPaper | None:
+    found = read_request(store, key)
+    if isinstance(found, Fault):
+        faults.append(found)
+        return None
+    return found
 
 
 def _spec(store: ObjectStore, key: str, faults: list[Fault]) -> tuple[Spec | None, str | None]:

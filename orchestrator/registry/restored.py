@@ -8,6 +8,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from orchestrator.registry import projects
 from orchestrator.registry.lifecycle import OVER, Status
 from orchestrator.registry.models import AttemptRow, EventRow, RunRow
 from orchestrator.registry.papers import Papers
@@ -34,7 +35,7 @@ def put_run(
         return False
     values = _values(papers, store, search, max(attempt, papers.attempt), committed=committed)
     if row is None:
-        changed = _insert(session, {**values, "project": project, "priority": 0, "revision": 1})
+        changed = _insert(session, {**values, **_wanted(session, papers, project), "revision": 1})
     else:
         values["attempt"] = max(values["attempt"], row.attempt)
         new = {name: value for name, value in values.items() if getattr(row, name) != value}
@@ -70,6 +71,20 @@ def put_events(session: Session, papers: Papers) -> int:
     if new:
         session.execute(insert(EventRow), new)
     return len(new)
+
+
+def _wanted(session: Session, papers: Papers, project: str) -> dict[str, Any]:
+    """What its request says; a run without one is no service's, so no cluster is named for it."""
+    request = papers.request
+    if request is None:
+        return {"project": project, "priority": 0, "cluster": UNKNOWN_CLUSTER}
+    projects.ensure(session, request.project)
+    return {
+        "project": request.project,
+        "priority": request.priority,
+        "cluster": request.cluster,
+        "tokens": request.tokens,
+    }
 
 
 def _values(

@@ -23,7 +23,6 @@ from orchestrator.registry.values import (
     Event,
     NewRun,
     Run,
-    name_of,
     run_of,
     submission_id,
     told,
@@ -34,7 +33,6 @@ HERE = "registry"
 """The origin of what the control plane itself saw and did."""
 PAGE = 50
 LARGEST_PAGE = 1000
-DEFAULT_CLUSTER = "default"
 NO_JOB = FINAL | {Status.PLANNED}
 
 
@@ -71,10 +69,9 @@ def move(
     reason: Reason | None = None,
     detail: str = "",
     attempt: int | None = None,
-    cluster: str = DEFAULT_CLUSTER,
     lease: Lease | None = None,
 ) -> Run:
-    """Move a run as it was read. Submitted begins the next attempt, on `cluster`.
+    """Move a run as it was read. Submitted begins the next attempt, on the run's cluster.
 
     `attempt`: on whose behalf; an older one than the run's is refused. `lease`: what the mover has
     to hold until it is written. Raises ForbiddenMove, LostUpdate, StaleAttempt, LeaseLost.
@@ -86,10 +83,10 @@ def move(
     check_move(run.status, to, reason)
     moved = _update(session, run, to, reason, detail)
     if to is Status.SUBMITTED:
-        _begin_attempt(session, moved, cluster)
+        _begin_attempt(session, moved)
     elif _speaks_of_its_attempt(run.status, to):
         _follow_attempt(session, moved)
-    _write_event(session, moved, {"cluster": cluster} if to is Status.SUBMITTED else {})
+    _write_event(session, moved, {"cluster": run.cluster} if to is Status.SUBMITTED else {})
     return moved
 
 
@@ -160,12 +157,12 @@ def _update(session: Session, run: Run, to: Status, reason: Reason | None, detai
     return run_of(row)
 
 
-def _begin_attempt(session: Session, run: Run, cluster: str) -> None:
+def _begin_attempt(session: Session, run: Run) -> None:
     values = {
         "run": run.id,
         "number": run.attempt,
         "submission": submission_id(run.id, run.attempt),
-        "cluster": name_of(cluster, "cluster"),
+        "cluster": run.cluster,
         "status": run.status.value,
         "created_at": now(),
     }

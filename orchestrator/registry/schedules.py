@@ -10,20 +10,28 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from jobs.spec import Frozen
-from jobs.store.manifest import Name
+from jobs.store.manifest import Digest, Name
 from orchestrator.registry import leases, projects
 from orchestrator.registry.clock import now
 from orchestrator.registry.errors import LostUpdate, Taken, Unknown
 from orchestrator.registry.leases import Lease
-from orchestrator.registry.models import FiringRow, ScheduleRow
-from orchestrator.registry.values import DEFAULT_PROJECT, value_of
+from orchestrator.registry.lifecycle import FINAL
+from orchestrator.registry.models import FiringRow, RunRow, ScheduleRow
+from orchestrator.registry.values import (
+    DEFAULT_CLUSTER,
+    DEFAULT_PROJECT,
+    Kind,
+    Run,
+    run_of,
+    value_of,
+)
 
-Outcome = Literal["run", "queued", "skipped", "nothing new"]
+Outcome = Literal["run", "queued", "skipped", "nothing new", "refused"]
 
 
 class NewSchedule(Frozen):
@@ -37,6 +45,11 @@ class NewSchedule(Frozen):
     missed: Literal["skip", "latest", "all"] = "latest"
     jitter_s: float = Field(default=0.0, ge=0, le=86400)
     spec: dict[str, Any]
+    kind: Kind = "retrain"
+    only_new_data: bool = False
+    data_mark: Digest | None = None
+    cluster: Name = DEFAULT_CLUSTER
+    priority: int = Field(default=0, ge=-1000, le=1000)
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,11 @@ class Schedule:
     next_at: float | None
     created_at: float
     revision: int
+    kind: Kind
+    only_new_data: bool
+    data_mark: str | None
+    cluster: str
+    priority: int
 
 
 @dataclass(frozen=True)
@@ -90,9 +108,10 @@ def get(session: Session, project: str, name: str) -> Schedule:
     return value_of(Schedule, row)
 
 
-def due(session: Session, *, limit: int = 100) -> list[Schedule]:
+def due(session: Session, *, by: float | None = None, limit: int = 100) -> list[Schedule]:
     """What should fire by now and is not paused, the longest overdue first."""
-    asked = select(ScheduleRow).where(ScheduleRow.paused.is_(False), ScheduleRow.next_at <= now())
+    moment = now() if by is None else by
+    asked = select(ScheduleRow).where(ScheduleRow.paused.is_(False), ScheduleRow.next_at <= moment)
     rows = session.scalars(asked.order_by(ScheduleRow.next_at).limit(limit))
     return [value_of(Schedule, row) for row in rows]
 
@@ -121,6 +140,8 @@ def fire(
     outcome: Outcome,
     run: str | None = None,
     lease: Lease | None = None,
+    fired_at: float | None = None,
+    data_mark: str | None = None,
 ) -> Schedule:
     """Claim the moment `due_at`; what it starts belongs in the same transaction.
 
@@ -128,13 +149,39 @@ def fire(
     """
     if lease is not None:
         leases.guard(session, lease)
-    values = {"schedule": there.id, "due_at": due_at, "fired_at": now(), "outcome": outcome}
+    at = now() if fired_at is None else fired_at
+    values = {"schedule": there.id, "due_at": due_at, "fired_at": at, "outcome": outcome}
     try:
         with session.begin_nested():
             session.execute(insert(FiringRow).values({**values, "run": run}))
     except IntegrityError as error:
         raise Taken("firing", f"{there.name} at {due_at:.0f}") from error
-    return change(session, there, next_at=next_at)
+    marked = {} if data_mark is None else {"data_mark": data_mark}
+    return change(session, there, next_at=next_at, **marked)
+
+
+def unfinished(session: Session, there: Schedule) -> list[Run]:
+    """The runs of its firings that are not over, the oldest first."""
+    over = [status.value for status in FINAL]
+    asked = (
+        select(RunRow)
+        .join(FiringRow, FiringRow.run == RunRow.id)
+        .where(FiringRow.schedule == there.id, RunRow.status.not_in(over))
+    )
+    return [run_of(row) for row in session.scalars(asked.order_by(FiringRow.due_at))]
+
+
+def page(
+    session: Session, *, project: str | None = None, after: str = "", limit: int = 100
+) -> list[Schedule]:
+    """Schedules by project and name, from behind `after` (project/name) on."""
+    asked = select(ScheduleRow).order_by(ScheduleRow.project, ScheduleRow.name)
+    if project is not None:
+        asked = asked.where(ScheduleRow.project == project)
+    if after:
+        behind = tuple_(ScheduleRow.project, ScheduleRow.name)
+        asked = asked.where(behind > tuple_(*after.split("/", 1)))
+    return [value_of(Schedule, row) for row in session.scalars(asked.limit(limit))]
 
 
 def firings(session: Session, there: Schedule, *, limit: int = 100) -> list[Firing]:

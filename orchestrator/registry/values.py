@@ -16,6 +16,7 @@ from orchestrator.registry.lifecycle import Reason, Status
 
 LONGEST_DETAIL = 4000
 DEFAULT_PROJECT = "default"
+DEFAULT_CLUSTER = "default"
 
 Kind = Literal["finetune", "search", "retrain"]
 Limit = Annotated[int, Field(ge=0, lt=2**31)]
@@ -38,6 +39,8 @@ class NewRun(Frozen):
     workers: int = Field(default=1, ge=1, lt=2**31)
     priority: int = Field(default=0, ge=-1000, le=1000)
     search: RunId | None = None
+    cluster: Name = DEFAULT_CLUSTER
+    tokens: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
 class Limits(Frozen):
@@ -66,6 +69,11 @@ class Run:
     detail: str
     attempt: int
     search: str | None
+    cluster: str
+    tokens: int | None
+    stop: str | None
+    not_before: float | None
+    waits: str
     origin: str
     created_at: float
     updated_at: float
@@ -89,6 +97,7 @@ class Attempt:
     reason: Reason | None
     created_at: float
     ended_at: float | None
+    seen_at: float | None
 
 
 @dataclass(frozen=True)

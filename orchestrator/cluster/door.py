@@ -1,0 +1,93 @@
+"""The door to a cluster: submit, look, stop, read the log. Knows no run, no registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Seen(StrEnum):
+    """What a cluster that answers says of a job."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    ABSENT = "absent"
+    """It does not know the job."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One look at a job."""
+
+    seen: Seen
+    exit_code: int | None = None
+    message: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """As it was given with the job."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is submitted: a module of ours and its words, under an id that makes it one."""
+
+    submission: str
+    module: str
+    words: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the whole cluster has."""
+
+    cpus: float
+    gpus: float
+    free_cpus: float
+    free_gpus: float
+    nodes: int
+    node_memory: int | None
+    """Bytes of the largest node; None where it is not told."""
+
+
+class Cluster(Protocol):
+    """A Ray cluster by its name. Every question ends within some seconds."""
+
+    name: str
+
+    def submit(self, job: Job) -> None:
+        """Start the job; the same submission id again changes nothing.
+
+        Raises ClusterRefused, or ClusterUnreachable: it may or may not have arrived.
+        """
+        ...
+
+    def look(self, submission: str) -> Sight:
+        """The job now. Raises ClusterUnreachable."""
+        ...
+
+    def jobs(self) -> dict[str, Sight]:
+        """Every job that the cluster knows, by its submission id. Raises ClusterUnreachable."""
+        ...
+
+    def stop(self, submission: str) -> None:
+        """Ask the job to end; one that is over, or absent, is no error."""
+        ...
+
+    def log(self, submission: str, start: int = 0) -> bytes:
+        """The job's log from a byte on; empty where there is none."""
+        ...
+
+    def capacity(self) -> Capacity:
+        """What the cluster has. Raises ClusterUnreachable."""
+        ...
+
+    def close(self) -> None:
+        """Ends the connections."""
+        ...

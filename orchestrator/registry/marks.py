@@ -1,0 +1,95 @@
+"""What is written on a run beside its moves: that it should stop, why it waits, that it was seen.
+
+A wish to stop is an event of its own, since people look for it; why a run waits is none, as it may
+change with every look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from orchestrator.registry.clock import now
+from orchestrator.registry.errors import LostUpdate
+from orchestrator.registry.lifecycle import FINAL, Reason
+from orchestrator.registry.models import AttemptRow, EventRow, RunRow
+from orchestrator.registry.runs import HERE, NO_JOB, get
+from orchestrator.registry.values import Attempt, Run, run_of, told, value_of
+
+
+def ask_stop(session: Session, run: Run, reason: Reason = Reason.USER) -> Run:
+    """The run should end. One that is over, or was asked before, stays as it is."""
+    if run.status in FINAL or run.stop is not None:
+        return run
+    row = session.scalar(
+        update(RunRow)
+        .where(RunRow.id == run.id, RunRow.revision == run.revision)
+        .values(stop=reason.value, updated_at=now(), revision=run.revision + 1)
+        .returning(RunRow)
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
+        raise LostUpdate(f"run {run.id}", run.revision, get(session, run.id).revision)
+    asked = run_of(row)
+    values = {
+        "run": run.id,
+        "origin": HERE,
+        "position": asked.revision,
+        "at": now(),
+        "kind": "stopping",
+        "attempt": run.attempt,
+        "body": {"reason": reason.value},
+    }
+    session.execute(insert(EventRow).values(values))
+    return asked
+
+
+def waits(session: Session, run: Run, why: str) -> Run:
+    """Why a planned run is not submitted yet; no event, and no new revision."""
+    why = told(why)
+    if run.waits != why:
+        session.execute(update(RunRow).where(RunRow.id == run.id).values(waits=why))
+    return replace(run, waits=why)
+
+
+def not_before(session: Session, run: Run, seconds: float) -> None:
+    """Another attempt is made so many seconds from now at the earliest."""
+    session.execute(update(RunRow).where(RunRow.id == run.id).values(not_before=now() + seconds))
+
+
+def seen(session: Session, runs: Sequence[Run]) -> None:
+    """Their clusters know the jobs of their newest attempts; the first sighting counts."""
+    for run in runs:
+        session.execute(
+            update(AttemptRow)
+            .where(
+                AttemptRow.run == run.id,
+                AttemptRow.number == run.attempt,
+                AttemptRow.seen_at.is_(None),
+            )
+            .values(seen_at=now())
+        )
+
+
+def trained(session: Session, run: Run, tokens: int | None) -> None:
+    """What the run has trained, now that it is known: it counts in place of what it might have."""
+    if tokens is not None:
+        session.execute(update(RunRow).where(RunRow.id == run.id).values(tokens=tokens))
+
+
+def newest_attempt(session: Session, run: Run) -> Attempt | None:
+    """The attempt that the run's number names; None before the first."""
+    row = session.get(AttemptRow, (run.id, run.attempt), populate_existing=True)
+    return None if row is None else value_of(Attempt, row)
+
+
+def at_work(session: Session, cluster: str) -> list[Run]:
+    """The runs of a cluster whose newest attempt is not through, the oldest first."""
+    through = [status.value for status in NO_JOB]
+    asked = select(RunRow).where(
+        RunRow.cluster == cluster, RunRow.status.not_in(through), RunRow.attempt > 0
+    )
+    return [run_of(row) for row in session.scalars(asked.order_by(RunRow.created_at, RunRow.id))]

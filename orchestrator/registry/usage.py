@@ -1,0 +1,68 @@
+"""What projects use now and have used of their day, and which runs wait for others."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, aliased
+
+from orchestrator.registry.clock import now
+from orchestrator.registry.models import AttemptRow, FiringRow, ProjectRow, RunRow
+from orchestrator.registry.runs import NO_JOB
+from orchestrator.registry.values import Project, Run, run_of, value_of
+
+DAY_S = 86400.0
+
+
+def lock_projects(session: Session) -> dict[str, Project]:
+    """All projects by name, held until the transaction ends: two that count wait for each other."""
+    rows = session.scalars(select(ProjectRow).order_by(ProjectRow.name).with_for_update())
+    return {row.name: value_of(Project, row) for row in rows}
+
+
+def at_once(session: Session) -> dict[str, tuple[int, int]]:
+    """Runs and workers at work, by project."""
+    through = [status.value for status in NO_JOB]
+    asked = (
+        select(RunRow.project, func.count(), func.sum(RunRow.workers))
+        .where(RunRow.status.not_in(through))
+        .group_by(RunRow.project)
+    )
+    return {project: (runs, workers) for project, runs, workers in session.execute(asked)}
+
+
+def tokens_today(session: Session) -> dict[str, int]:
+    """The tokens of runs first submitted within 24 hours, by project."""
+    asked = (
+        select(RunRow.project, func.sum(RunRow.tokens))
+        .join(AttemptRow, (AttemptRow.run == RunRow.id) & (AttemptRow.number == 1))
+        .where(AttemptRow.created_at > now() - DAY_S)
+        .group_by(RunRow.project)
+    )
+    return {project: tokens or 0 for project, tokens in session.execute(asked)}
+
+
+def ready(session: Session, cluster: str, *, limit: int = 1000) -> list[Run]:
+    """Planned runs of a cluster whose wait is over, the most urgent first."""
+    order = (RunRow.priority.desc(), RunRow.created_at, RunRow.id)
+    asked = (
+        select(RunRow)
+        .where(RunRow.status == "planned", RunRow.cluster == cluster)
+        .where((RunRow.not_before.is_(None)) | (RunRow.not_before <= now()))
+    )
+    return [run_of(row) for row in session.scalars(asked.order_by(*order).limit(limit))]
+
+
+def behind_another_firing(session: Session, cluster: str) -> set[str]:
+    """Planned runs whose schedule has an earlier run that is not over."""
+    mine, other = aliased(FiringRow), aliased(FiringRow)
+    planned, earlier = aliased(RunRow), aliased(RunRow)
+    over = ("done", "failed", "stopped")
+    asked = (
+        select(planned.id)
+        .join(mine, mine.run == planned.id)
+        .join(other, (other.schedule == mine.schedule) & (other.due_at < mine.due_at))
+        .join(earlier, earlier.id == other.run)
+        .where(planned.status == "planned", planned.cluster == cluster)
+        .where(earlier.status.not_in(over))
+    )
+    return set(session.scalars(asked))

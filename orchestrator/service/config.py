@@ -1,0 +1,104 @@
+"""What a service is told: its database, the stores that runs may use, the clusters by name.
+
+Read once, at the start. Secrets are not in it: tokens lie in files, a database's password in
+SLORA_DATABASE or in what libpq reads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from jobs.errors import Fault, InputError
+from jobs.spec import Frozen
+from jobs.spec_file import read_raw
+from jobs.store.manifest import Name
+from jobs.store.objects import open_store
+
+DEFAULT_DATABASE = "sqlite:///.cache/registry.db"
+DEFAULT_STORE = "file://.cache/store"
+DEFAULT_CLUSTER = "default"
+PORT = 8321
+
+_PLAIN = re.compile(r"^[A-Za-z0-9/][A-Za-z0-9._/:+~-]*$")
+
+
+def _plain(text: str) -> str:
+    """What goes on a command line of a cluster, so nothing in it may mean anything to a shell."""
+    if not _PLAIN.match(text) or ".." in text:
+        raise ValueError(f"{text[:80]!a} holds more than letters, digits and . _ / : + -")
+    return text
+
+
+Plain = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_plain)]
+
+
+class ClusterConfig(Frozen):
+    """One Ray cluster."""
+
+    address: str = Field(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._/-]*)?$")
+    """Of the head's dashboard, where the Jobs API is."""
+    token_file: str | None = None
+    """The cluster's token; without it none is sent."""
+    code: str = "image"
+    """image: the product is installed there; else a checkout, whose packages travel."""
+    python: Plain = "python"
+    """The interpreter on the cluster."""
+    max_runs: int = Field(default=50, ge=1)
+    """Jobs of ours at once; Ray itself lets those wait that don't fit."""
+    shares_files: bool = False
+    """Whether the cluster sees the files that this service sees, so that a spec can be checked
+    whole before it is submitted."""
+    grows: bool = False
+    """Whether it adds nodes when asked: its size now then says nothing about what fits."""
+
+
+class ServiceConfig(Frozen):
+    """The whole configuration."""
+
+    name: Name = "slora"
+    """Which service a job on a cluster belongs to, where several share one."""
+    database: str = DEFAULT_DATABASE
+    stores: tuple[Plain, ...] = Field(default=(DEFAULT_STORE,), min_length=1, strict=False)
+    """Where runs may keep what they make; the first is for those that name none."""
+    clusters: dict[Name, ClusterConfig] = Field(min_length=1, max_length=100)
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    """How often a run is submitted before a lost job is the end of it."""
+    look_s: float = Field(default=2.0, ge=0.05, le=600)
+    """Between two looks at a cluster."""
+
+
+def load_config(path: Path, database: str | None = None) -> ServiceConfig:
+    """The file, checked, its folders made whole. Raises InputError with all its faults."""
+    return check_config(read_raw(path), database)
+
+
+def check_config(raw: dict[str, Any], database: str | None = None) -> ServiceConfig:
+    """The same from plain values; `database` replaces the one that is written there."""
+    if database is not None:
+        raw = {**raw, "database": database}
+    try:
+        found = ServiceConfig.model_validate(raw)
+    except ValidationError as refused:
+        faults = [
+            Fault(".".join(map(str, one["loc"])) or "config", one["msg"][:200], "See operate.md.")
+            for one in refused.errors(include_url=False, include_input=False)
+        ]
+        raise InputError(faults) from None
+    return found.model_copy(update={"stores": tuple(map(whole_store, found.stores))})
+
+
+def whole_store(url: str) -> str:
+    """The store's URL as it is compared and kept: whole, without a slash at its end."""
+    return open_store(url).url("").rstrip("/")
+
+
+def token_of(cluster: ClusterConfig) -> Path | None:
+    """Where the cluster's token lies."""
+    if cluster.token_file is None:
+        return None
+    return Path(os.path.expanduser(cluster.token_file))

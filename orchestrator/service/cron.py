@@ -1,0 +1,71 @@
+"""When a schedule fires next: cron in a time zone, with an offset of its own, as pure functions.
+
+Summer time as Debian's cron has it, by cronsim: a moment that the clock leaps over fires right
+after the leap, one that comes twice fires once.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import islice
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from jobs.errors import Fault, InputError
+
+MOST_MISSED = 1000
+"""Moments that are looked at in one step; more are caught up with in the next ones."""
+
+
+def check_cron(cron: str, time_zone: str) -> None:
+    """Raises InputError where it names no moment."""
+    faults = []
+    try:
+        zone = _zone(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        remedy = "Use a name of the time zone database, as Europe/Berlin."
+        faults.append(Fault("time_zone", f"{time_zone[:63]!a} is no time zone", remedy))
+        zone = ZoneInfo("UTC")
+    try:
+        # A sixth field would be the seconds, which nobody means here; cronsim gives up after 50
+        # years without a moment, as for the 31st of April.
+        names = len(cron.split()) == 5 and next(CronSim(cron, datetime.now(zone)), None)
+    except CronSimError:
+        names = None
+    if not names:
+        remedy = "Use minute, hour, day, month and weekday, as 0 3 * * *."
+        faults.append(Fault("cron", f"{cron[:100]!a} names no moment", remedy))
+    if faults:
+        raise InputError(faults)
+
+
+def next_after(cron: str, time_zone: str, moment: float) -> float | None:
+    """The first moment after this one, in seconds since 1970; None where there is none any more."""
+    found = next(_moments(cron, time_zone, moment), None)
+    return None if found is None else found.timestamp()
+
+
+def moments_until(cron: str, time_zone: str, first: float, until: float) -> list[float]:
+    """`first` and the moments after it, up to `until`; at most MOST_MISSED, the oldest."""
+    found = [first]
+    for moment in islice(_moments(cron, time_zone, first), MOST_MISSED - 1):
+        if moment.timestamp() > until:
+            break
+        found.append(moment.timestamp())
+    return found
+
+
+def offset_of(project: str, name: str, jitter_s: float) -> float:
+    """How long after its moments a schedule fires: always the same, and different for others."""
+    digest = sha256(f"{project}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64 * jitter_s
+
+
+def _moments(cron: str, time_zone: str, moment: float) -> CronSim:
+    return CronSim(cron, datetime.fromtimestamp(moment, UTC).astimezone(_zone(time_zone)))
+
+
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)

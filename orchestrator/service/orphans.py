@@ -1,0 +1,84 @@
+"""Jobs on a cluster that no run is following: stopped where they are ours, adopted where the store
+knows their run.
+
+Only jobs that carry this service's name are touched: other services, and people with `ray job
+submit`, have theirs on the same cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from jobs.errors import StoreError
+from jobs.store.objects import ObjectStore, open_store
+from orchestrator.cluster.door import Cluster, Seen, Sight
+from orchestrator.registry import runs
+from orchestrator.registry.adopted import adopt
+from orchestrator.registry.database import Database
+from orchestrator.registry.errors import Unknown
+from orchestrator.registry.lifecycle import FINAL
+from orchestrator.registry.values import Run
+
+_SUBMISSION = re.compile(r"(?P<run>.+)-a(?P<attempt>[1-9][0-9]{0,8})")
+
+log = logging.getLogger(__name__)
+
+
+class Orphans:
+    """Minds one cluster's."""
+
+    def __init__(
+        self,
+        database: Database,
+        cluster: Cluster,
+        *,
+        service: str,
+        stores: Sequence[str],
+        opened: Callable[[str], ObjectStore] = open_store,
+    ) -> None:
+        self._database, self._cluster = database, cluster
+        self._service, self._stores, self._open = service, stores, opened
+
+    def mind(self, sights: Mapping[str, Sight]) -> None:
+        """Stops or adopts what lives there and has no run. Raises ClusterUnreachable."""
+        for submission, sight in sights.items():
+            found = _SUBMISSION.fullmatch(submission)
+            if found is None or sight.seen not in (Seen.PENDING, Seen.RUNNING):
+                continue
+            if sight.metadata.get("slora_service") != self._service:
+                continue
+            self._judge(submission, found["run"], int(found["attempt"]))
+
+    def _judge(self, submission: str, run_id: str, attempt: int) -> None:
+        run = self._known(run_id)
+        if run is None:
+            try:
+                run = self._adopted(run_id, attempt)
+            except StoreError as error:
+                # Whose job it is nobody can say now, and unreachable is not gone.
+                log.warning("job %s: its store does not answer: %s", submission, error)
+                return
+        if run is None:
+            log.warning("job %s is of no run that is known: stopping it", submission)
+            self._cluster.stop(submission)
+        elif run.status in FINAL or attempt < run.attempt:
+            log.warning("job %s lives on, its run is at attempt %s", submission, run.attempt)
+            self._cluster.stop(submission)
+
+    def _known(self, run_id: str) -> Run | None:
+        try:
+            with self._database.read() as session:
+                return runs.get(session, run_id)
+        except Unknown:
+            return None
+
+    def _adopted(self, run_id: str, attempt: int) -> Run | None:
+        """A run that the registry lost and a store remembers, as it is after a rebuild."""
+        for store in self._stores:
+            run = adopt(self._database, self._open(store), run_id, attempt=attempt)
+            if run is not None:
+                log.info("run %s was adopted from %s", run_id, store)
+                return run
+        return None
