@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from jobs.any_spec import AnySpec
 from jobs.ended import not_installed
 from jobs.preflight import Checked, absolute, check
 from jobs.report import outcome, summary
 from jobs.search.door import load_search
-from jobs.search.section import AnySpec
 from jobs.spec import Spec
 from jobs.spec_file import load_spec
 from jobs.store.objects import open_store
