@@ -148,7 +148,7 @@ def test_the_schema_accepts_every_example(path: Path):
         {"search": {"space": {}}},
         {"retrain": {"start": "yesterday"}},
     ],
-    ids=["name", "unknown key", "density", "type", "a search of nothing"],
+    ids=["name", "unknown key", "density", "type", "a search of nothing", "a start"],
 )
 def test_the_schema_refuses_what_the_spec_refuses(wrong: dict[str, Any], tmp_path: Path):
     with pytest.raises(jsonschema.ValidationError):
