@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from jobs.metric import METRICS, Metric
-from jobs.spec import Frozen, Spec
+from jobs.spec import Frozen
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1, strict=False)]
 Bounds = Annotated[tuple[float, float], Field(strict=False)]
@@ -114,10 +114,3 @@ class SearchSection(Frozen):
     def measured(self) -> str:
         """What an evaluation calls the metric."""
         return METRICS[self.metric][0]
-
-
-class AnySpec(Spec):
-    """What a YAML file may hold: one run, or with `search` many of it."""
-
-    search: SearchSection | None = None
-    """Makes it a search, for `slora search`; `slora train` refuses it."""
