@@ -275,6 +275,9 @@ def _unknown_or_elsewhere(key: str) -> Fault:
     if key == "search":
         remedy = "Run it with `slora search` or `python -m jobs.search`, or take the section out."
         return Fault(key, "the spec of a search, not of one run", remedy)
+    if key == "retrain":
+        remedy = "Run it with `slora train` or `python -m jobs.retrain`, or take the section out."
+        return Fault(key, "the spec of a retraining, not of one run", remedy)
     return unknown_key(key)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from jobs.spec import Frozen, Spec
+from jobs.spec import Frozen
 
 METRICS: dict[str, tuple[str, Literal["min", "max"]]] = {
     "eval_loss": ("loss", "min"),
@@ -119,10 +119,3 @@ class SearchSection(Frozen):
     def measured(self) -> str:
         """What an evaluation calls the metric."""
         return METRICS[self.metric][0]
-
-
-class AnySpec(Spec):
-    """What a YAML file may hold: one run, or with `search` many of it."""
-
-    search: SearchSection | None = None
-    """Makes it a search, for `slora search`; `slora train` refuses it."""

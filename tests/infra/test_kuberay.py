@@ -135,6 +135,10 @@ def test_the_service_reads_rays_token_where_kuberay_puts_it():
     assert found.address == f"http://{cluster}-head-svc:8265"
 
 
+def _secrets(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [volume for volume in pod["volumes"] if "secret" in volume]
+
+
 def test_the_job_trains_by_a_valid_spec():
     spec = yaml.safe_load(named("ConfigMap", "slora-chat-spec")["data"]["spec.yaml"])
     found = Spec.model_validate(spec)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from jobs.any_spec import AnySpec
 from jobs.errors import Fault, InputError
-from jobs.search.section import AnySpec
 from jobs.spec import NAME_PATTERN
 from jobs.spec_file import dump_spec, load_spec, validate_spec
 from tests.tiny import tiny_spec, write_spec
@@ -146,8 +146,9 @@ def test_the_schema_accepts_every_example(path: Path):
         {"method": {"density": 0}},
         {"train": {"steps": "8"}},
         {"search": {"space": {}}},
+        {"retrain": {"start": "yesterday"}},
     ],
-    ids=["name", "unknown key", "density", "type", "a search of nothing"],
+    ids=["name", "unknown key", "density", "type", "a search of nothing", "a start"],
 )
 def test_the_schema_refuses_what_the_spec_refuses(wrong: dict[str, Any], tmp_path: Path):
     with pytest.raises(jsonschema.ValidationError):
