@@ -12,9 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.metric import METRICS
 from jobs.preflight import absolute
 from jobs.retrain.section import GateSection, RetrainSection
-from jobs.search.section import METRICS
 from jobs.spec import Spec
 from jobs.spec_file import read_raw, validate_spec
 
