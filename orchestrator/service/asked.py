@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.data.files import HUB_ID
 from jobs.errors import Fault, InputError
+from jobs.retrain.door import Retrain, validate_retrain
 from jobs.search.door import Search, validate_search
 from jobs.spec import Spec
 from jobs.spec_file import dump_spec, validate_spec
@@ -80,7 +81,12 @@ def _search(raw: Mapping[str, Any]) -> Read:
     return found.spec, found.text(), _workers(found.spec) * at_once, found.section.samples
 
 
-_READERS = {"finetune": _finetune, "search": _search}
+def _retrain(raw: Mapping[str, Any]) -> Read:
+    found: Retrain = validate_retrain(raw)
+    return found.spec, found.text(), _workers(found.spec), 1
+
+
+_READERS = {"finetune": _finetune, "search": _search, "retrain": _retrain}
 
 
 def _workers(spec: Spec) -> int:
