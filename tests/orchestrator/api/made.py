@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from orchestrator.api.app import make_app
+from orchestrator.api.serve import Listening, Server
 from orchestrator.cluster.door import Capacity, Job, Sight
 from orchestrator.cluster.errors import ClusterUnreachable
 from orchestrator.registry import projects, runs, tokens
@@ -134,9 +137,26 @@ def door_of(database: Database, store: str) -> Iterator[Door]:
         for scope in SCOPES:
             for owner in (None, *PROJECTS):
                 _, words[scope, owner] = tokens.issue(session, "test", scope, project=owner)
-    app = make_app(service)
+    app = make_app(service, every_s=0.02)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Door(app, service, cluster, client, words)
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """The app behind a real server on a port of its own."""
+    server = Server(app, Listening())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(512)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 def added(database: Database, run_id: str, **changes: Any) -> Run:
