@@ -83,7 +83,8 @@ class Wire:
 
     def _read(self, response: httpx.Response) -> tuple[bytes, bool]:
         until, body = self._now() + self._patience_s, bytearray()
-        for chunk in response.iter_bytes(1 << 16):
+        # As it comes: a chunk of a size of ours would wait for its last byte.
+        for chunk in response.iter_bytes():
             body += chunk
             if len(body) > self._largest:
                 return bytes(body[: self._largest]), False
