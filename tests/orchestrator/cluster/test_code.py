@@ -60,7 +60,7 @@ def test_what_is_hidden_or_a_link_stays_here(tmp_path: Path):
 
 def test_this_checkout_can_be_packed_with_all_that_a_job_reads():
     found = names(packed(ROOT))
-    assert {"jobs/finetune.py", "jobs/examples/chat.yaml", "slora/py.typed"} <= set(found)
+    assert {"jobs/finetune.py", "jobs/examples/chat.yaml", "slora/sparse.py"} <= set(found)
     assert any(name.startswith("orchestrator/registry/migrations/") for name in found)
     assert not any(name.endswith(".pyc") or name.startswith("tests/") for name in found)
 
