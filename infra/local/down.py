@@ -15,7 +15,7 @@ from infra.local.state import State, read_state, write_state
 
 # The service gives its leases back, workers of Ray save where they are, and the store, which both
 # need for that, ends last.
-PATIENCE_S = {SERVICE: 20.0, RAY: 10.0, STORAGE: 15.0}
+PATIENCE_S = {SERVICE: 20.0, RAY: 5.0, STORAGE: 15.0}
 
 
 def down(home: Home) -> list[str]:

@@ -100,7 +100,8 @@ def service(home: Home, ports: Mapping[str, int]) -> Part:
     """The service, with this checkout's code and files seen by both sides."""
     port = ports["service"]
     command = (
-        program("slora"), "serve", "--config", str(home.config), "--host", "127.0.0.1", "--port", str(port),
+        program("slora"), "serve", "--config", str(home.config),
+        "--host", "127.0.0.1", "--port", str(port),
     )  # fmt: skip
     environment = {
         **_packages(clean(os.environ)),

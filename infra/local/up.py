@@ -128,10 +128,12 @@ class Whole:
     def _undo(self) -> None:
         print(f"\nending what was started: {', '.join(self._begun) or 'nothing'}", flush=True)
         # Whoever presses Ctrl-C again wants the end that is already under way.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        state = end_parts(self._state, reversed(self._begun))
-        self._keep(state if state.parts else without_scratch(state))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            state = end_parts(self._state, reversed(self._begun))
+            self._keep(state if state.parts else without_scratch(state))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _keep(self, state: State) -> None:
         self._state = state
@@ -145,8 +147,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="that Ray has")
     asked = parser.parse_args(arguments)
     home = Home(asked.state.resolve())
-    # Like Ctrl-C, so that what was begun is ended.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     home.make()
     try:
         with home.alone():
@@ -213,4 +213,6 @@ def _both_free(port: int) -> bool:
 
 
 if __name__ == "__main__":
+    # Like Ctrl-C, so that what was begun is ended.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())
