@@ -20,6 +20,7 @@ from jobs.store.adapters import (
 from jobs.store.lineage import Ancestor
 from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore, open_store
+from orchestrator.commands.options import DEFAULT_STORE, Json, Store, To, Wanted
 from orchestrator.console import (
     Commands,
     LongWork,
@@ -34,14 +35,6 @@ from orchestrator.console import (
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="Adapters in the store.")
 
-Store = Annotated[
-    str, typer.Option(help="file:// and a folder, or s3://bucket/prefix.", metavar="URL")
-]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Wanted = Annotated[str, typer.Argument(metavar="NAME", help="NAME, or NAME@v2 for one version.")]
-To = Annotated[Path, typer.Argument(metavar="TO", help="A folder that is absent or empty.")]
-
-DEFAULT_STORE = "file://.cache/store"
 MAIN_METRICS = ("eval_loss", "loss", "eval_accuracy", "accuracy")
 SECONDS = "seconds"
 

@@ -13,7 +13,7 @@ from jobs.store.manifest import SIGNATURE, manifest_key
 from jobs.store.objects import open_store
 from jobs.store.settings import store_settings
 from jobs.store.spool import send, waiting
-from orchestrator.adapters import DEFAULT_STORE, Json, Store
+from orchestrator.commands.options import DEFAULT_STORE, Json, Store
 from orchestrator.console import note, print_json, say, size_text
 from orchestrator.reproduce import Reproduced
 

@@ -10,7 +10,7 @@ import typer
 
 from jobs.ended import not_installed
 from jobs.store.objects import open_store
-from orchestrator.adapters import DEFAULT_STORE, Json, Store
+from orchestrator.commands.options import DEFAULT_STORE, Json, Store
 from orchestrator.console import (
     Commands,
     LongWork,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.errors import StoreError
 from jobs.store.objects import ObjectStore, open_store
@@ -36,7 +36,7 @@ class Rules:
     service: str = "slora"
     max_runs: int = 50
     max_attempts: int = 3
-    modules: Mapping[str, str] = MODULES
+    modules: Mapping[str, str] = field(default_factory=lambda: MODULES)
 
 
 class Follower:

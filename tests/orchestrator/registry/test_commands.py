@@ -73,8 +73,8 @@ def test_the_tables_are_brought_up_to_date_once(url: str):
     before = ask("status", "--database", url)
     assert before.exit_code == 2
     assert "run `slora registry upgrade`" in before.stderr
-    assert "is at 0002 now" in ask("upgrade", "--database", url).stdout
-    assert "is at 0002 already" in ask("upgrade", "--database", url).stdout
+    assert "is at 0003 now" in ask("upgrade", "--database", url).stdout
+    assert "is at 0003 already" in ask("upgrade", "--database", url).stdout
     after = ask("status", "--database", url, "--json")
     assert after.exit_code == 0
     assert json.loads(after.stdout)["current"] is True

@@ -234,7 +234,7 @@ def test_hostile_words_of_a_reason_are_kept_as_words(words: str, database: Datab
         "UPDATE runs SET status = 'asleep'",
         "UPDATE runs SET reason = 'user'",
         "UPDATE runs SET project = 'nobody'",
-        "INSERT INTO attempts VALUES ('nobody', 1, 'x', 'c', 'done', NULL, 0, NULL)",
+        "INSERT INTO attempts VALUES ('nobody', 1, 'x', 'c', 'done', NULL, 0, NULL, NULL)",
         "INSERT INTO events (run, origin, position, at, kind, attempt, body) "
         "VALUES ('r1', 'registry', 1, 0, 'planned', 0, '{}')",
     ],

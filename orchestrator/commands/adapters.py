@@ -1,0 +1,10 @@
+"""`slora adapters` whole: what reads the store, what changes it, what runs a job on it."""
+
+from __future__ import annotations
+
+from orchestrator import upkeep
+from orchestrator.adapters import app
+from orchestrator.commands import trained
+
+upkeep.add_to(app)
+trained.add_to(app)

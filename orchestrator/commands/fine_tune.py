@@ -1,0 +1,83 @@
+"""`slora plan`, `train` and `search`: a spec is checked, planned, and run on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.ended import not_installed
+from jobs.preflight import Checked, absolute, check
+from jobs.search.door import load_search
+from jobs.spec import Spec
+from jobs.spec_file import load_spec
+from orchestrator import plan_table
+from orchestrator.commands.options import Json, Overrides, SpecFile
+from orchestrator.console import LongWork, notes, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    spec: SpecFile,
+    set: Overrides = None,
+    workers: Annotated[int | None, typer.Option(help="Instead of the spec's.")] = None,
+    json: Json = False,
+) -> None:
+    """What a run would train, hold, send, take and cost; nothing is started."""
+    asked = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
+    checked = check(absolute(load_spec(spec, asked)), quick=True)
+    if json:
+        print_json(checked.plan.to_json())
+    else:
+        plan_table.show(checked)
+
+
+@app.command()
+def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
+    """Run a fine-tune here: on a local Ray that is joined, or started and ended."""
+    checked = _checked(absolute(load_spec(spec, set or [])))
+    # Here, because Ray takes half a second to import and most commands need none.
+    try:
+        from orchestrator.train import train as run
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) from missing
+    raise typer.Exit(run(checked, json=json))
+
+
+@app.command()
+def search(
+    spec: SpecFile,
+    set: Overrides = None,
+    resume: Annotated[str | None, typer.Option(help="A search that was interrupted.")] = None,
+    json: Json = False,
+) -> None:
+    """Search for the best adapter here: a spec with a search: section, on a local Ray."""
+    asked = load_search(spec, set or [])
+    _checked(asked.spec)
+    # Here, because Ray takes half a second to import and most commands need none.
+    try:
+        from orchestrator.search import search as run
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) from missing
+    raise typer.Exit(run(asked, resume=resume, json=json))
+
+
+def _checked(loaded: Spec) -> Checked:
+    """The check before a run, with a bar where the data take long."""
+    work: LongWork | None = None
+    seen = 0
+
+    def progress(_: int, done: int, total: int) -> None:
+        nonlocal work, seen
+        if work is None or done < seen:
+            work, seen = LongWork("Checking the data", total), 0
+        work.advance(done - seen)
+        seen = done
+
+    try:
+        return check(loaded, progress=progress if notes.is_terminal else None)
+    finally:
+        if work is not None:
+            work.__exit__(None, None, None)

@@ -1,0 +1,16 @@
+"""`slora schema`: what may stand in a spec, for editors and programs."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs.any_spec import AnySpec
+from orchestrator.console import print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def schema() -> None:
+    """The spec's JSON Schema, for editors and programs; a search's section with it."""
+    print_json(AnySpec.model_json_schema())
