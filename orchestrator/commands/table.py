@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HERE = "On this machine"
+SERVICE = "Through the service"
 STORE = "The store"
 
 
@@ -62,6 +63,11 @@ COMMANDS: dict[str, Entry] = {
         "orchestrator.commands.papers:reproduce",
         "Run an adapter's run again from its own papers, and compare what comes out.",
         STORE,
+    ),
+    "serve": Entry(
+        "orchestrator.commands.serve:serve",
+        "Run the service: it submits, follows, schedules and answers; Ctrl-C ends it.",
+        SERVICE,
     ),
     "registry": Entry(
         "orchestrator.registry.commands", "The registry of runs and adapters.", STORE
