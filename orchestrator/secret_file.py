@@ -1,9 +1,10 @@
-"""A file with a secret in it: whole or not at all, and its owner's alone from its first moment on."""
+"""A file with a secret in it: whole or not at all, its owner's alone from its first moment on."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
@@ -21,6 +22,7 @@ def write_secret(file: Path, words: str) -> None:
             os.fsync(opened.fileno())
         aside.replace(file)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         problem = f"{file} can't be written: {error.strerror or error}"
         raise InputError([Fault("token", problem, "Name a file in a folder of yours.")]) from error

@@ -1,4 +1,4 @@
-"""docs/operate.md tells all that there is: metrics, alerts, keys of the configuration, commands."""
+"""docs/operate.md tells all that there is: metrics, alerts, keys of the configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from jobs.spec import Frozen
-from orchestrator.commands.table import COMMANDS
 from orchestrator.service.config import ClusterConfig, ServiceConfig, check_config
 from tests.infra.test_monitoring import FOLDER, labels, metrics
 
@@ -64,11 +63,6 @@ def test_the_configuration_that_it_shows_is_a_valid_one(monkeypatch: pytest.Monk
     shown = PAGE.partition("## The configuration file\n\n")[2].partition("\n\n")[0]
     found = check_config(yaml.safe_load(shown))
     assert set(found.clusters) == {"default"}
-
-
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"\bslora ([a-z]+)", PAGE))))
-def test_every_command_that_it_names_is_one(command: str):
-    assert command in COMMANDS
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", PAGE))))
