@@ -12,9 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.metric import reported_by
 from jobs.preflight import absolute
 from jobs.retrain.section import GateSection, RetrainSection
-from jobs.search.section import METRICS
 from jobs.spec import Spec
 from jobs.spec_file import read_raw, validate_spec
 
@@ -91,10 +91,9 @@ def _said(key: str, kind: str, message: str) -> str:
 
 
 def _sense_faults(spec: Spec, section: RetrainSection) -> Iterator[Fault]:
-    measured = {"loss", "perplexity" if spec.model.task == "causal-lm" else "accuracy"}
-    if section.gate.measured not in measured:
+    names = reported_by(spec.model.task)
+    if section.gate.metric not in names:
         problem = f"{spec.model.task} does not report {section.gate.metric}"
-        names = [name for name, (found, _) in METRICS.items() if found in measured]
         yield Fault("retrain.gate.metric", problem, f"Use {' or '.join(names)}.")
     if spec.data.eval is None and spec.data.eval_fraction is None:
         problem = "nothing is held out to judge the adapter by"

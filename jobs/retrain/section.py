@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.search.section import METRICS
+from jobs.metric import METRICS
 from jobs.spec import Frozen
 
 START_PATTERN = r"^(?:current|scratch|v[1-9][0-9]{0,8})$"

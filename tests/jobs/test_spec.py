@@ -95,24 +95,6 @@ def test_an_accepted_name_is_one_safe_part_of_a_path(name: str):
     assert accepted[0].isalnum() and ".." not in accepted and len(accepted) < 64
 
 
-NOT_YET: dict[str, tuple[dict[str, Any], str]] = {
-    "stop tokens": ({"train": {"stop": {"tokens": 9}}}, "train.stop.tokens"),
-    "stop metric": ({"train": {"stop": {"metric": "accuracy"}}}, "train.stop.metric"),
-    "stop target": ({"train": {"stop": {"target": 0.0}}}, "train.stop.target"),
-    "stop patience": ({"train": {"stop": {"patience": 2}}}, "train.stop.patience"),
-}  # fmt: skip
-"""What the spec knows and the engine does not: what is asked, and the key that is named."""
-
-
-@pytest.mark.parametrize(("asked", "key"), NOT_YET.values(), ids=NOT_YET)
-def test_what_has_no_engine_yet_is_refused_by_name_beside_other_faults(
-    asked: dict[str, Any], key: str
-):
-    faults = faults_of(**asked, nonsense=1)
-    assert set(faults) == {key, "nonsense"}
-    assert "not available yet" in faults[key].problem and faults[key].remedy.startswith("Use ")
-
-
 def test_a_value_of_the_wrong_kind_is_told_once_and_not_as_one_for_later():
     faults = faults_of(method={"mask": ["random"]}, cluster={"sync_every": "often"})
     assert set(faults) == {"method.mask", "cluster.sync_every"}
