@@ -17,11 +17,12 @@ def test_twenty_clients_with_one_key_get_one_run(door: Door, tmp_path: Path):
     with listening(door.app) as address, ThreadPoolExecutor(CLIENTS) as pool:
         headers = {
             "Authorization": f"Bearer {door.words['submitter', None]}",
-            "Idempotency-Key": "the same",
+            "Idempotency-Key": "the-same",
         }
 
         def submit(_: int) -> tuple[int, str]:
             answer = httpx.post(f"{address}/v1/runs", json=body, headers=headers, timeout=60)
+            assert answer.is_success, answer.text
             return answer.status_code, answer.json()["id"]
 
         answers = list(pool.map(submit, range(CLIENTS)))
@@ -33,7 +34,7 @@ def test_twenty_clients_with_one_key_get_one_run(door: Door, tmp_path: Path):
 
 def test_a_key_is_its_projects_own(light: Door):
     body = {"spec": light.spec()}
-    headers = {"Idempotency-Key": "the same"}
+    headers = {"Idempotency-Key": "the-same"}
     for project in ("default", "other"):
         answer = light.ask("POST", "/v1/runs", "submitter", project, json=body, headers=headers)
         assert answer.status_code == 201
