@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any
 
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from jobs.errors import AlreadyThere, Fault, InputError, JobsError, StoreError
 from jobs.spec import Frozen
@@ -24,6 +26,7 @@ from orchestrator.registry import requests, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import Taken
 from orchestrator.registry.request_paper import REQUEST, RequestPaper, request_bytes
+from orchestrator.registry.together import Together
 from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT, Kind, NewRun, Run
 from orchestrator.service.asked import Asked, asked_for
 from orchestrator.service.papers import paper_key
@@ -55,7 +58,7 @@ class Intake:
         opened: Callable[[str], ObjectStore] = open_store,
     ) -> None:
         self._database, self._stores, self._clusters = database, stores, clusters
-        self._open = opened
+        self._open, self._together = opened, Together(database)
 
     def accept(self, asked: Submission, *, key: str | None = None) -> tuple[Run, bool]:
         """The run, and whether it is new: under the same key the same run is the answer.
@@ -72,16 +75,9 @@ class Intake:
                 write_paper(self._open(found.store), asked, found, run_id)
             except AlreadyThere:
                 continue
+            row = partial(_added, asked=asked, found=found, run_id=run_id, key=key, digest=digest)
             try:
-                with self._database.write() as session:
-                    if key is not None:
-                        before = requests.answered(session, asked.project, key, digest)
-                        if before is not None:
-                            raise _Before(before)
-                    run = runs.add(session, new_run(asked, found, run_id))
-                    if key is not None:
-                        requests.answer(session, asked.project, key, digest, run)
-                return run, True
+                return self._together.write(row), True
             except _Before as repeated:
                 self._take_back(found, run_id)
                 return repeated.run, False
@@ -108,6 +104,20 @@ class Intake:
         # A store that is gone by now keeps a paper that nobody asks for.
         with suppress(StoreError):
             self._open(found.store).delete(paper_key(run_id, REQUEST))
+
+
+def _added(
+    session: Session, asked: Submission, found: Asked, run_id: str, key: str | None, digest: str
+) -> Run:
+    """The run's row, and the key's. Raises _Before, Taken."""
+    if key is not None:
+        before = requests.answered(session, asked.project, key, digest)
+        if before is not None:
+            raise _Before(before)
+    run = runs.add(session, new_run(asked, found, run_id))
+    if key is not None:
+        requests.answer(session, asked.project, key, digest, run)
+    return run
 
 
 class _Before(Exception):
