@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from orchestrator.client.pages import items
-from orchestrator.client.values import Adapter, reader
+from orchestrator.client.values import Adapter, Named, Pointer, reader
 from orchestrator.client.wire import Wire, at
 
 
@@ -21,18 +20,24 @@ class Adapters:
         """Every committed version."""
         return items(self._wire, at("adapters"), self._read, project=project, name=name)
 
-    def get(self, name: str, version: int | None = None, *, store: str | None = None) -> Adapter:
-        """A version, or what the bare name means."""
-        parts = () if version is None else (str(version),)
-        path = at("adapters", name, *parts)
+    def named(self, name: str, *, store: str | None = None) -> Named:
+        """What a bare name means, and its versions. Raises NotThere."""
+        answer = self._wire.json("GET", at("adapters", name), params={"store": store})
+        return reader(Named, self._wire.settings.service)(answer)
+
+    def get(self, name: str, version: int, *, store: str | None = None) -> Adapter:
+        """One version with its manifest. Raises NotThere."""
+        path = at("adapters", name, str(version))
         return self._read(self._wire.json("GET", path, params={"store": store}))
 
-    def promote(self, name: str, version: int, *, store: str | None = None) -> Any:
-        """Lets the bare name mean this version. Raises Conflict."""
-        path = at("adapters", name, "promote")
-        return self._wire.json("POST", path, body={"version": version}, params={"store": store})
+    def promote(self, name: str, version: int, *, store: str | None = None) -> Pointer:
+        """Lets the bare name mean this version; the same again is no move. Raises Conflict."""
+        return self._moved(at("adapters", name, "promote"), store, {"version": version})
 
-    def rollback(self, name: str, *, store: str | None = None) -> Any:
+    def rollback(self, name: str, *, store: str | None = None) -> Pointer:
         """Lets it mean again what it meant before. Raises Conflict."""
-        path = at("adapters", name, "rollback")
-        return self._wire.json("POST", path, params={"store": store})
+        return self._moved(at("adapters", name, "rollback"), store, None)
+
+    def _moved(self, path: str, store: str | None, body: dict[str, int] | None) -> Pointer:
+        answer = self._wire.json("POST", path, body=body, params={"store": store})
+        return reader(Pointer, self._wire.settings.service)(answer)

@@ -11,7 +11,7 @@ from orchestrator.client.pages import items
 from orchestrator.client.pauses import Patience
 from orchestrator.client.runs import Runs
 from orchestrator.client.schedules import Schedules
-from orchestrator.client.settings import Settings, settings
+from orchestrator.client.settings import settings, with_token
 from orchestrator.client.values import Cluster, Me, reader
 from orchestrator.client.wire import Wire, at
 
@@ -24,7 +24,7 @@ class Client:
     ) -> None:
         found = settings(url)
         if token is not None:
-            found = Settings(found.service, token, "the caller", found.authority)
+            found = with_token(found, token, "the caller")
         self.wire = Wire(found, patience)
         self.runs = Runs(self.wire)
         self.adapters = Adapters(self.wire)

@@ -55,10 +55,8 @@ class Runs:
 
     def check(self, asked: Submission) -> Foreseen:
         """What would be submitted; nothing is written. Raises Refused with all faults."""
-        # Nothing is written, so it may be asked again.
-        answer = self._wire.json(
-            "POST", at("runs", "check"), body=asked.body(), key=secrets.token_hex(16)
-        )
+        path = at("runs", "check")
+        answer = self._wire.json("POST", path, body=asked.body(), repeatable=True)
         return reader(Foreseen, self._wire.settings.service)(answer)
 
     def list(
@@ -77,9 +75,7 @@ class Runs:
 
     def stop(self, run: str) -> Run:
         """Asks for its end; a run that is over stays what it is."""
-        # To ask for it twice is to ask for it once.
-        key = secrets.token_hex(16)
-        return self._read(self._wire.json("POST", at("runs", run, "stop"), key=key))
+        return self._read(self._wire.json("POST", at("runs", run, "stop"), repeatable=True))
 
     def log(
         self, run: str, *, place: str | None = None, waiting: Waiting | None = None
@@ -88,9 +84,9 @@ class Runs:
         for message in followed(self._wire, at("runs", run, "log"), last=place, waiting=waiting):
             place = message.id if message.id is not None else place
             if message.event == END:
-                yield Piece("", place, self._final(message.data))
+                yield Piece("", place, self._text(message.data, "status"))
             else:
-                yield Piece(message.data, place)
+                yield Piece(self._text(message.data, "text"), place)
 
     def log_now(self, run: str) -> Iterator[str]:
         """The log as far as it is written."""
@@ -102,12 +98,13 @@ class Runs:
         """What happened to it and what happens, to its end."""
         for message in followed(self._wire, at("runs", run, "events"), last=last, waiting=waiting):
             if message.event != END:
-                body = self._object(message.data)
-                yield reader(Event, self._wire.settings.service)({**body, "id": message.id or ""})
+                yield reader(Event, self._wire.settings.service)(self._object(message.data))
 
-    def _final(self, data: str) -> str:
-        status = self._object(data).get("status")
-        return status if isinstance(status, str) else ""
+    def _text(self, data: str, key: str) -> str:
+        found = self._object(data).get(key)
+        if not isinstance(found, str):
+            raise NotUnderstood(self._wire.settings.service, f"an event came without its {key}")
+        return found
 
     def _object(self, data: str) -> dict[str, Any]:
         try:

@@ -55,18 +55,19 @@ def settings(
     url = _service(service or environment.get("SLORA_SERVICE") or DEFAULT_SERVICE)
     found = Settings(url, authority=_authority(environment.get("SLORA_CA_FILE")))
     if name := environment.get("SLORA_TOKEN_FILE"):
-        return _with(found, _read(Path(os.path.expanduser(name)), "SLORA_TOKEN_FILE"), name)
+        return with_token(found, _read(Path(os.path.expanduser(name)), "SLORA_TOKEN_FILE"), name)
     if words := environment.get("SLORA_TOKEN"):
-        return _with(found, words.strip(), "SLORA_TOKEN")
+        return with_token(found, words.strip(), "SLORA_TOKEN")
     home = Path(environment.get("HOME") or os.path.expanduser("~"), *HOME_TOKEN.split("/")[1:])
     local = [(folder or Path()) / LOCAL_TOKEN] if found.local else []
     for file in (home, *local):
         if file.is_file():
-            return _with(found, _read(file, str(file)), str(file))
+            return with_token(found, _read(file, str(file)), str(file))
     return found
 
 
-def _with(there: Settings, token: str, source: str) -> Settings:
+def with_token(there: Settings, token: str, source: str) -> Settings:
+    """The same, with this token. Raises InputError."""
     # Checked here, because what can't be a header's value would be shown by who refuses it.
     if not _WORDS.fullmatch(token):
         raise InputError([Fault(source, "holds no token", "A token is one word, slora_….")])

@@ -77,11 +77,12 @@ class Foreseen:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a run."""
+    """One thing that happened to a run; `position` is where a reader goes on behind."""
 
-    id: str
-    kind: str
+    run: str
+    position: int
     at: float
+    kind: str
     attempt: int
     body: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,22 +91,41 @@ class Event:
 class Adapter:
     """One committed version of an adapter."""
 
+    store: str
     name: str
     version: int
+    label: str
     project: str
-    store: str
-    created_at: float
-    kind: str = ""
-    run: str | None = None
+    run: str
+    attempt: int
+    kind: str
+    size: int
+    committed_at: float
     parent: str | None = None
-    promoted: bool = False
-    size: int | None = None
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    search: str | None = None
+    base_digest: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """Of a version that was asked for by its number; a list has none."""
 
-    @property
-    def label(self) -> str:
-        """As the command line names it."""
-        return f"{self.name}@v{self.version}"
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a bare name means, and how many moves led there."""
+
+    store: str
+    name: str
+    version: int
+    move: int
+
+
+@dataclass(frozen=True)
+class Named:
+    """An adapter's name in one store: what it means, and its versions, the oldest first."""
+
+    store: str
+    name: str
+    versions: tuple[Adapter, ...]
+    current: Pointer | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +211,8 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "Mapping[str, Any]": (dict,),
 }
-_MANY: dict[str, type] = {"tuple[Attempt, ...]": Attempt}
+_MANY: dict[str, type] = {"tuple[Attempt, ...]": Attempt, "tuple[Adapter, ...]": Adapter}
+_ONE: dict[str, type] = {"Pointer": Pointer}
 
 
 def reader(kind: type[Value], url: str) -> Callable[[Any], Value]:
@@ -218,6 +239,8 @@ def _value(kind: type, wanted: str, name: str, value: Any, url: str) -> Any:
         return tuple(map(reader(_MANY[wanted], url), value))
     if value is None and wanted.endswith(" | None"):
         return None
+    if (inner := _ONE.get(wanted.removesuffix(" | None"))) is not None:
+        return reader(inner, url)(value)
     allowed = _PLAIN[wanted.removesuffix(" | None")]
     # A bool is an int to Python alone.
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):

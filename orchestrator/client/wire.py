@@ -54,14 +54,16 @@ class Wire:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         key: str | None = None,
+        repeatable: bool = False,
         within: float | None = None,
     ) -> httpx.Response:
         """An answer below 300; raises ClientError. `key` makes a repeated request the same one.
 
+        `repeatable` says that to ask twice is to ask once, which is known of GET and DELETE.
         `within` is the most seconds of one try; then there is no other.
         """
         pauses = Pauses(self.patience, self.patience.ask_s if within is None else 0.0)
-        repeatable = method in SAFE or key is not None
+        repeatable = repeatable or method in SAFE or key is not None
         given = {name: value for name, value in (params or {}).items() if value is not None}
         sent: dict[str, Any] = {"params": given} if given else {}
         sent |= {} if body is None else {"json": body}

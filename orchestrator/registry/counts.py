@@ -22,7 +22,9 @@ def row_counts(session: Session) -> dict[str, int]:
 
 def runs_by_status(session: Session) -> dict[str, int]:
     """How many runs have each status, those that none has too."""
-    found = session.execute(select(RunRow.status, func.count().label("number")).group_by(RunRow.status))
+    found = session.execute(
+        select(RunRow.status, func.count().label("number")).group_by(RunRow.status)
+    )
     return {status.value: 0 for status in Status} | {row.status: row.number for row in found}
 
 
