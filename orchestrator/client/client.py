@@ -11,7 +11,7 @@ from orchestrator.client.pages import items
 from orchestrator.client.pauses import Patience
 from orchestrator.client.runs import Runs
 from orchestrator.client.schedules import Schedules
-from orchestrator.client.settings import settings, with_token
+from orchestrator.client.settings import settings
 from orchestrator.client.values import Cluster, Me, reader
 from orchestrator.client.wire import Wire, at
 
@@ -22,10 +22,7 @@ class Client:
     def __init__(
         self, url: str | None = None, token: str | None = None, *, patience: Patience | None = None
     ) -> None:
-        found = settings(url)
-        if token is not None:
-            found = with_token(found, token, "the caller")
-        self.wire = Wire(found, patience)
+        self.wire = Wire(settings(url, token=token), patience)
         self.runs = Runs(self.wire)
         self.adapters = Adapters(self.wire)
         self.schedules = Schedules(self.wire)

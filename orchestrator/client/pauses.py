@@ -1,4 +1,4 @@
-"""How long to wait for a service that does not answer: short at first, bounded, and not for ever."""
+"""How long to wait for a service that does not answer: short at first, and not for ever."""
 
 from __future__ import annotations
 

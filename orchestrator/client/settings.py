@@ -47,27 +47,31 @@ def settings(
     service: str | None = None,
     environment: Mapping[str, str] = os.environ,
     folder: Path | None = None,
+    *,
+    token: str | None = None,
 ) -> Settings:
     """From the option, the environment and the files at home. Raises InputError.
 
-    `folder` is where a service of this machine was started; by default it is this one.
+    `folder` is where a service of this machine was started; by default it is this one. With a
+    `token` none is looked for.
     """
     url = _service(service or environment.get("SLORA_SERVICE") or DEFAULT_SERVICE)
     found = Settings(url, authority=_authority(environment.get("SLORA_CA_FILE")))
+    if token is not None:
+        return _with(found, token, "the caller")
     if name := environment.get("SLORA_TOKEN_FILE"):
-        return with_token(found, _read(Path(os.path.expanduser(name)), "SLORA_TOKEN_FILE"), name)
+        return _with(found, _read(Path(os.path.expanduser(name)), "SLORA_TOKEN_FILE"), name)
     if words := environment.get("SLORA_TOKEN"):
-        return with_token(found, words.strip(), "SLORA_TOKEN")
+        return _with(found, words.strip(), "SLORA_TOKEN")
     home = Path(environment.get("HOME") or os.path.expanduser("~"), *HOME_TOKEN.split("/")[1:])
     local = [(folder or Path()) / LOCAL_TOKEN] if found.local else []
     for file in (home, *local):
         if file.is_file():
-            return with_token(found, _read(file, str(file)), str(file))
+            return _with(found, _read(file, str(file)), str(file))
     return found
 
 
-def with_token(there: Settings, token: str, source: str) -> Settings:
-    """The same, with this token. Raises InputError."""
+def _with(there: Settings, token: str, source: str) -> Settings:
     # Checked here, because what can't be a header's value would be shown by who refuses it.
     if not _WORDS.fullmatch(token):
         raise InputError([Fault(source, "holds no token", "A token is one word, slora_….")])
