@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from threading import Event, Thread
@@ -19,7 +20,10 @@ from orchestrator.console import note, notes
 from orchestrator.run_table import next_step, why
 
 LOOK_S = 1.0
+LOOK_WITHIN_S = 3.0
 INTERRUPTED = 130
+
+_WORDS = re.compile(r"[^\t\r]+")
 
 
 def follow(client: Client, run: str, *, out: TextIO | None = None) -> int:
@@ -90,16 +94,16 @@ class Meanwhile:
         if not self._over.is_set():
             self._over.set()
             self._looking.join()
+            if self._shown is not None:
+                self._shown.stop()
 
     def _look(self) -> None:
         # Not at once: most that is followed has a log already.
         while not self._over.wait(LOOK_S):
             try:
-                self._tell(self._client.runs.get(self._run))
+                self._tell(self._client.runs.get(self._run, within=LOOK_WITHIN_S))
             except ClientError:
                 continue  # the log's own stream tells of it
-        if self._shown is not None:
-            self._shown.stop()
 
     def _tell(self, run: Run) -> None:
         told = run.status + (f": {why(run)}" if why(run) else "")
@@ -121,10 +125,4 @@ def _gone(why_not: str) -> None:
 
 def _harmless(text: str) -> str:
     # A tab is no harm, and the CR of a progress bar begins its line anew, as it was meant to.
-    return "".join(part if part in ("\t", "\r") else plain(part) for part in _parts(text))
-
-
-def _parts(text: str) -> list[str]:
-    for mark in ("\t", "\r"):
-        text = text.replace(mark, f"\0{mark}\0")
-    return text.split("\0")
+    return _WORDS.sub(lambda found: plain(found[0]), text)

@@ -65,9 +65,9 @@ class Runs:
         """The newest first; `filters` are project, status, name, kind."""
         return items(self._wire, at("runs"), self._read, most=most, within=within, **filters)
 
-    def get(self, run: str) -> Run:
+    def get(self, run: str, *, within: float | None = None) -> Run:
         """One run with its attempts. Raises NotThere."""
-        return self._read(self._wire.json("GET", at("runs", run)))
+        return self._read(self._wire.json("GET", at("runs", run), within=within))
 
     def spec(self, run: str) -> str:
         """The YAML that its job reads."""

@@ -45,9 +45,7 @@ def offered(names: Callable[[Client], Iterator[str]], incomplete: str) -> list[s
 
 def _runs(incomplete: str) -> list[str]:
     return offered(
-        lambda client: (
-            run.id for run in client.runs.list(most=OFFERED, within=COMPLETION_S)
-        ),
+        lambda client: (run.id for run in client.runs.list(most=OFFERED, within=COMPLETION_S)),
         incomplete,
     )
 
