@@ -60,9 +60,17 @@ class Runs:
         return reader(Foreseen, self._wire.settings.service)(answer)
 
     def list(
-        self, *, most: int | None = None, within: float | None = None, **filters: str | None
+        self,
+        *,
+        project: str | None = None,
+        status: str | None = None,
+        name: str | None = None,
+        kind: str | None = None,
+        most: int | None = None,
+        within: float | None = None,
     ) -> Iterator[Run]:
-        """The newest first; `filters` are project, status, name, kind."""
+        """The newest first."""
+        filters = {"project": project, "status": status, "name": name, "kind": kind}
         return items(self._wire, at("runs"), self._read, most=most, within=within, **filters)
 
     def get(self, run: str, *, within: float | None = None) -> Run:

@@ -41,16 +41,17 @@ def runs(
             found = client.runs.get(run)
             print_json(described(found)) if json else show_run(found)
             return
-        asked = {"status": status, "project": project, "kind": kind, "name": name}
         # One more than is shown tells whether there are others.
-        listed = list(client.runs.list(most=None if every else SHOWN + 1, **asked))
+        most = None if every else SHOWN + 1
+        asked = client.runs.list(project=project, status=status, name=name, kind=kind, most=most)
+        listed = list(asked)
     shown = listed if every else list(islice(listed, SHOWN))
     if json:
         print_json({"runs": [described(one) for one in shown], "more": len(listed) > len(shown)})
     elif shown:
         show_runs(shown)
     else:
-        note("No such runs." if any(asked.values()) else "No runs yet: slora submit SPEC.")
+        note("No such runs." if status or project or kind or name else "No runs yet: slora submit SPEC.")
     if len(listed) > len(shown) and not json:
         note("Older ones: --all.")
 
