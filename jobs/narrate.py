@@ -50,6 +50,8 @@ def line_of(event: Mapping[str, Any]) -> str | None:
         return f"checkpoint at step {event['step']}: {event['bytes'] / 1e6:.1f} MB"
     if kind == "noticed":
         return f"told that a worker will be stopped: checkpoint at step {event['step']}"
+    if kind == "enough":
+        return f"enough at step {event['step']}: {event['why']}"
     if kind in ("stalled", "restarted"):
         return f"{event['why']}; starting again"
     if kind == "published":

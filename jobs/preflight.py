@@ -17,7 +17,7 @@ from jobs.predict.base import read_base
 from jobs.predict.from_spec import Outlook
 from jobs.predict.speed import Speed, known_speed
 from jobs.spec import Spec
-from jobs.spec_file import unavailable_in
+from jobs.stopping import stop_faults
 from jobs.store.objects import open_store
 
 QUICK_ROWS = 200
@@ -43,7 +43,7 @@ def check(
     `quick` looks at the first rows only and writes nothing to the store. Without `store` that is
     not looked at: who submits a run elsewhere may not reach it.
     """
-    faults = unavailable_in(spec) + _strategy_faults(spec)
+    faults = [*stop_faults(spec), *_strategy_faults(spec)]
     model, more = read_model(spec.model)
     faults += more
     train, evaluation, more = _data(spec, QUICK_ROWS if quick else None, progress)
@@ -66,7 +66,7 @@ def replanned(checked: Checked, spec: Spec, *, past: bool = True) -> Checked:
 
     Without `past` the store's runs are not asked how fast they were: with many, that takes seconds.
     """
-    faults = unavailable_in(spec) + _strategy_faults(spec)
+    faults = [*stop_faults(spec), *_strategy_faults(spec)]
     faults += _fit_faults(spec, checked.model, checked.train)
     plan, more = _plan(spec, checked.model, checked.train, checked.evaluation, past=past)
     faults += more

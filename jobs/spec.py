@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.metric import Metric
+
 NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
 """Names become folders and URLs: no separators, no `..`, no control characters."""
 SCORES = ("random", "magnitude", "gradient", "fisher", "snip")
@@ -119,9 +121,12 @@ class StopSection(Frozen):
     """Reasons to end before the last step."""
 
     tokens: int | None = Field(default=None, ge=1)
-    metric: str = "eval_loss"
+    """Trained in both stages together; the step that reaches them is the last."""
+    metric: Metric = "eval_loss"
     target: float | None = None
+    """A stage ends at the evaluation (`eval_every`) where the metric is there, or better."""
     patience: int | None = Field(default=None, ge=1)
+    """A stage ends after so many evaluations in a row without a better one."""
 
 
 class TrainSection(Frozen):

@@ -17,7 +17,6 @@ from pydantic_core import ErrorDetails
 
 from jobs.errors import Fault, InputError
 from jobs.spec import SCORES, STRUCTURES, Spec
-from jobs.unavailable import not_available_yet
 
 MOST_BYTES = 1_000_000
 """A spec is a page of text; more than this is some other file."""
@@ -68,8 +67,8 @@ def validate_spec(raw: Mapping[str, Any]) -> Spec:
     except ValidationError as refused:
         faults = _faults(refused.errors(include_url=False))
         named = {fault.key for fault in faults}
-        more = [*_exclusive(raw), *not_available_yet(lambda key: _dig(raw, key))]
-        raise InputError([*faults, *(fault for fault in more if fault.key not in named)]) from None
+        more = [fault for fault in _exclusive(raw) if fault.key not in named]
+        raise InputError([*faults, *more]) from None
     if faults := _exclusive(raw):
         raise InputError(faults)
     return spec
@@ -275,6 +274,9 @@ def _unknown_or_elsewhere(key: str) -> Fault:
     if key == "search":
         remedy = "Run it with `slora search` or `python -m jobs.search`, or take the section out."
         return Fault(key, "the spec of a search, not of one run", remedy)
+    if key == "retrain":
+        remedy = "Run it with `slora train` or `python -m jobs.retrain`, or take the section out."
+        return Fault(key, "the spec of a retraining, not of one run", remedy)
     return unknown_key(key)
 
 
@@ -306,9 +308,3 @@ def known_keys() -> list[str]:
                 yield from walk(inner, f"{prefix}{name}.")
 
     return list(walk(Spec, ""))
-
-
-def unavailable_in(spec: Spec) -> list[Fault]:
-    """What a valid spec asks for that has no engine yet."""
-    raw = spec.model_dump()
-    return not_available_yet(lambda key: _dig(raw, key))

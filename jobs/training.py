@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -39,11 +39,14 @@ from jobs.request import Request
 from jobs.samples import answer, pick_prompts
 from jobs.schedule import rate_at
 from jobs.step import broken_at, diverged, not_finite, take_step
+from jobs.stopping import Enough
 from jobs.store.manifest import Manifest, form
 from jobs.store.runs import RunStore
 from jobs.team import CALIBRATION, EVALUATION, INSTALL, SAMPLES, Team
+from jobs.warm_start import warm_start
 from slora.adapt import freeze
 from slora.masks.scorer import Scorer
+from slora.merge import load_head
 from slora.targets import find_targets
 
 
@@ -69,6 +72,7 @@ class Training:
         self.evaluations: dict[str, dict[str, float]] = {}
         self.ledger: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
         self.step = 0
+        self.enough = Enough(request.spec.train.stop)
         self._notice, self._noticed, self._noticed_now = notice, False, False
         self._untold: list[dict[str, Any]] = []
         self._shards: BaseShards | None = None
@@ -97,13 +101,17 @@ class Training:
             "loading", base=str(self.request.base), host=os.uname().nodename, pid=os.getpid()
         )
         self.tokenizer = load_tokenizer(str(self.request.base))
-        self.model = load_model(
-            str(self.request.base),
-            task=spec.model.task,
-            dtype=spec.model.dtype,
-            labels=self.request.labels,
-            seed=spec.train.seed,
-        )
+        with warm_start(self.request, self.runs.store) as warm:
+            self.model = load_model(
+                str(warm.model if warm and warm.model else self.request.base),
+                task=spec.model.task,
+                dtype=spec.model.dtype,
+                labels=self.request.labels,
+                seed=spec.train.seed,
+            )
+        if warm is not None:
+            load_head(self.model, warm.head, str(self.request.base))
+            self.record.event("going on", parent=self.request.parent)
         full = spec.method.kind == "full"
         freeze(
             self.model, trained=[self.model] if full else trained_head(self.model, spec.model.task)
@@ -123,6 +131,7 @@ class Training:
             calibrate=self._calibration,
             scored=self._scored,
             resumed=resumed,
+            warm=warm,
         )
         self._check_plan()
         place = {"rank": self.rank, "world_size": self.world_size}
@@ -182,6 +191,7 @@ class Training:
         self.evaluations = {at: dict(found) for at, found in state.record["evaluations"].items()}
         self.ledger = dict(state.record["ledger"])
         self.team.wire.restore(self.ledger.pop("wire", {}))
+        self.enough.restore(state.record.get("enough", {}))
         self.record.event("resumed", step=state.step, stage=self.plan.stages[state.stage].name)
 
     def _count_steps(self) -> None:
@@ -197,6 +207,7 @@ class Training:
             self.record.event("counted", **dataclasses.asdict(count))
         self.record.paper("plan.json", self.plan.to_json())
         self.record.event("started", steps=self.steps, plan=self.plan.to_json())
+        self.plan = self.enough.shorten(self.plan)
 
     def _stage(
         self, index: int, weights: Mapping[str, Tensor], resumed: State | None
@@ -213,11 +224,16 @@ class Training:
             engine.restore_moments(resumed.moments, steps=resumed.stage_step)
         self._before(index, engine)
         done = resumed.stage_step if resumed else 0
+        if not resumed:
+            self.enough.begin()
         self.record.event("stage", stage=stage.name, steps=stage.steps, done=done)
         for stage_step, step in enumerate(self._batches(stage, done), start=done):
             self._train_step(engine, stage, stage_step, step)
             self.method.prune(engine, stage_step + 1, stage.steps or 1)
             self._after_step(engine, stage, index, stage_step + 1)
+            stage = self.plan.stages[index]
+            if stage_step + 1 == stage.steps:
+                break
         last = index == len(self.plan.stages) - 1
         self._measure(engine, "end" if last else stage.name)
         if last:
@@ -280,7 +296,7 @@ class Training:
             rate=rate,
             device=self.device,
             notice=self._notice(),
-            sync=self._to_be_settled(stage, stage_step + 1),
+            sync=self._to_be_settled(stage, stage_step + 1, self.ledger["tokens"] + step.tokens),
         )
         took = time.monotonic() - began
         self.ledger["tokens"] += step.tokens
@@ -315,16 +331,29 @@ class Training:
     def _after_step(self, engine: Engine, stage: StagePlan, index: int, done: int) -> None:
         train = self.spec.train
         at_end = done == stage.steps
-        if train.eval_every and self.step % train.eval_every == 0 and not at_end:
-            self._measure(engine, f"step {self.step}")
+        if why := self.enough.spent(self.ledger["tokens"]):
+            self._enough(self.plan.stages[index:], done, why)
+        elif train.eval_every and self.step % train.eval_every == 0 and not at_end:
+            why = self.enough.judge(self._measure(engine, f"step {self.step}"))
+            if why:
+                self._enough([stage], done, why)
+        at_end = at_end or why is not None
         if self._noticed_now and not at_end:
             self.record.event("noticed", step=self.step)
         if (self._to_be_saved(stage, done) or self._noticed_now) and not at_end:
             self._save(engine, index, done, self.method.settled(engine.weights()))
         self._noticed_now = False
 
-    def _to_be_settled(self, stage: StagePlan, done: int) -> bool:
+    def _enough(self, stages: Sequence[StagePlan], done: int, why: str) -> None:
+        """These stages are over, the first of them after `done` steps."""
+        if self.enough.end(stages, done):
+            self.plan = self.enough.shorten(self.plan)
+            self.record.event("enough", step=self.step, why=why)
+
+    def _to_be_settled(self, stage: StagePlan, done: int, tokens: int) -> bool:
         """Whether all workers must have the same weights after this step of the stage."""
+        if self.enough.spent(tokens):
+            return True
         measured = self.spec.train.eval_every and self.step % self.spec.train.eval_every == 0
         pruned = self.method.prunes_at(done, stage.steps or 1)
         return bool(measured) or pruned or done == stage.steps or self._to_be_saved(stage, done)
@@ -342,7 +371,8 @@ class Training:
         self.ledger["memory"] = peaks(self.team)
         if self.rank == 0:
             ledger = {**self.ledger, "wire": self.team.wire.ledger()}
-            noted = {"evaluations": self.evaluations, "ledger": ledger}
+            enough = self.enough.kept()
+            noted = {"evaluations": self.evaluations, "ledger": ledger, "enough": enough}
             state = State(index, done, self.step, weights, moments, copy.deepcopy(noted))
             self.saver.save(state, functools.partial(self._saved, state))
         took = time.monotonic() - began

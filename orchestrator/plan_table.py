@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from jobs.narrate import workers_text
 from jobs.predict.prediction import Prediction
 from jobs.preflight import Checked
+from jobs.spec import StopSection
+from jobs.stopping import in_words
 from orchestrator.console import duration_text, say, show_pairs, show_table, size_text
 from slora.names import kinds
 
@@ -38,7 +40,13 @@ def show(checked: Checked) -> None:
         say("")
         table(prediction)
     say("")
-    show_pairs([*_cost(prediction), *(("note", f"{line}.") for line in checked.plan.notes)])
+    show_pairs(
+        [
+            *_cost(prediction),
+            *_ends(checked.spec.train.stop),
+            *(("note", f"{line}.") for line in checked.plan.notes),
+        ]
+    )
 
 
 def _what(checked: Checked) -> Iterator[tuple[str, str]]:
@@ -133,6 +141,11 @@ def _wire(found: Prediction) -> None:
     ]
     right = ("each time", "times", "in all", "leaves a machine")
     show_table(rows, headers=("a worker sends", *right), right=right)
+
+
+def _ends(stop: StopSection) -> Iterator[tuple[str, str]]:
+    if told := in_words(stop):
+        yield "may end at", "; ".join(told)
 
 
 def _cost(found: Prediction) -> Iterator[tuple[str, str]]:

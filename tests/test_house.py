@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.retrain.door import load_retrain
 from jobs.search.door import load_search
 from jobs.spec_file import load_spec, read_raw
 
@@ -61,11 +62,11 @@ def loaded_by(module: str) -> set[str]:
 
 EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
 SEARCHES = [path for path in EXAMPLES if "search" in read_raw(path, ())]
+RETRAININGS = [path for path in EXAMPLES if "retrain" in read_raw(path, ())]
+SINGLE = [path for path in EXAMPLES if path not in (*SEARCHES, *RETRAININGS)]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in EXAMPLES if path not in SEARCHES], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.name)
 def test_every_example_is_a_valid_spec(path: Path):
     assert load_spec(path).name == path.stem
 
@@ -75,9 +76,15 @@ def test_every_example_of_a_search_is_a_valid_one(path: Path):
     assert load_search(path).section.space
 
 
+@pytest.mark.parametrize("path", RETRAININGS, ids=lambda path: path.name)
+def test_every_example_of_a_retraining_is_a_valid_one(path: Path):
+    assert load_retrain(path).section.promote
+
+
 def test_there_are_examples():
     assert {"chat.yaml", "newsgroups.yaml"} <= {path.name for path in EXAMPLES}
     assert [path.name for path in SEARCHES] == ["search.yaml"]
+    assert [path.name for path in RETRAININGS] == ["retrain.yaml"]
 
 
 MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))

@@ -14,8 +14,9 @@ import yaml
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.metric import METRICS, reported_by
 from jobs.preflight import absolute
-from jobs.search.section import METRICS, Domain, SearchSection
+from jobs.search.section import Domain, SearchSection
 from jobs.spec import Spec
 from jobs.spec_file import known_keys, put, read_raw, unknown_key, validate_spec
 
@@ -227,10 +228,9 @@ def _value_faults(search: Search, key: str, where: str, domain: Domain) -> Itera
 
 def _sense_faults(search: Search) -> Iterator[Fault]:
     spec, section = search.spec, search.section
-    measured = {"loss", "perplexity" if spec.model.task == "causal-lm" else "accuracy"}
-    if METRICS[section.metric][0] not in measured:
+    names = reported_by(spec.model.task)
+    if section.metric not in names:
         problem = f"{spec.model.task} does not report {section.metric}"
-        names = [name for name, (found, _) in METRICS.items() if found in measured]
         yield Fault("search.metric", problem, f"Use {' or '.join(names)}.")
     if spec.data.eval is None and spec.data.eval_fraction is None:
         problem = "nothing is held out to judge the trials by"

@@ -7,14 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from jobs.spec import Frozen, Spec
+from jobs.metric import METRICS, Metric
+from jobs.spec import Frozen
 
-METRICS: dict[str, tuple[str, Literal["min", "max"]]] = {
-    "eval_loss": ("loss", "min"),
-    "eval_perplexity": ("perplexity", "min"),
-    "eval_accuracy": ("accuracy", "max"),
-}
-"""The spec's names of metrics: what an evaluation calls them, and which way is better."""
 Values = Annotated[tuple[Any, ...], Field(min_length=1, strict=False)]
 Bounds = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -90,7 +85,7 @@ class SearchSection(Frozen):
 
     space: Annotated[Mapping[str, Domain], Field(min_length=1)]
     """Domains by key, as `method.rank: {choice: [4, 8]}`."""
-    metric: Literal["eval_loss", "eval_perplexity", "eval_accuracy"] = "eval_loss"
+    metric: Metric = "eval_loss"
     mode: Literal["min", "max"] | None = None
     """Which way is better; by the metric where it is not given."""
     also_minimise: Annotated[
@@ -119,10 +114,3 @@ class SearchSection(Frozen):
     def measured(self) -> str:
         """What an evaluation calls the metric."""
         return METRICS[self.metric][0]
-
-
-class AnySpec(Spec):
-    """What a YAML file may hold: one run, or with `search` many of it."""
-
-    search: SearchSection | None = None
-    """Makes it a search, for `slora search`; `slora train` refuses it."""

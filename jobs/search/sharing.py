@@ -82,7 +82,7 @@ def _sparse_stage(spec: Spec) -> dict[str, Any]:
         method.pop(name)
     if spec.method.mask in STRUCTURES and spec.method.sizing == "rank":
         method["rank"] = spec.method.rank
-    for name in ("stop", "learning_rate", "steps"):
+    for name in ("learning_rate", "steps"):
         train.pop(name)
     # Workers that step alone exchange where they are measured or saved, too.
     if spec.cluster.sync_every == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.search.section import AnySpec
+from jobs.any_spec import AnySpec
 from orchestrator.console import print_json
 
 app = typer.Typer()

@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.data.files import HUB_ID
 from jobs.errors import Fault, InputError
+from jobs.retrain.door import Retrain, validate_retrain
 from jobs.search.door import Search, validate_search
 from jobs.spec import Spec
 from jobs.spec_file import dump_spec, validate_spec
@@ -45,6 +46,9 @@ class Asked:
 
 def asked_for(kind: Kind, raw: Mapping[str, Any], stores: Sequence[str]) -> Asked:
     """The run that a spec of plain values asks for. Raises InputError with all its faults."""
+    if kind not in _READERS:
+        problem = f"{kind} is not available yet"
+        raise InputError([Fault("kind", problem, f"Use {' or '.join(_READERS)}.")])
     spec, text, workers, trials = _READERS[kind]({**raw, "store": _store(raw, stores)})
     faults = [*_relative(spec)]
     if faults:
@@ -77,7 +81,12 @@ def _search(raw: Mapping[str, Any]) -> Read:
     return found.spec, found.text(), _workers(found.spec) * at_once, found.section.samples
 
 
-_READERS = {"finetune": _finetune, "search": _search}
+def _retrain(raw: Mapping[str, Any]) -> Read:
+    found: Retrain = validate_retrain(raw)
+    return found.spec, found.text(), _workers(found.spec), 1
+
+
+_READERS = {"finetune": _finetune, "search": _search, "retrain": _retrain}
 
 
 def _workers(spec: Spec) -> int:

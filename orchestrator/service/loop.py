@@ -66,9 +66,9 @@ class Service:
         """What ended it, where something did."""
         self._holder = f"{os.uname().nodename[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._rules = rules or self._configured
-        clock = clock or DatabaseClock(database)
+        self.clock = clock or DatabaseClock(database)
         self.scheduler = Scheduler(
-            database, self.intake, clock, holder=self._holder, observer=self.observer
+            database, self.intake, self.clock, holder=self._holder, observer=self.observer
         )
         self.reconcilers = {name: self._reconciler(name) for name in clusters}
         self._over = threading.Event()

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from jobs.any_spec import AnySpec
 from jobs.errors import Fault, InputError
-from jobs.search.section import AnySpec
 from jobs.spec import NAME_PATTERN
 from jobs.spec_file import dump_spec, load_spec, validate_spec
 from tests.tiny import tiny_spec, write_spec
@@ -95,24 +95,6 @@ def test_an_accepted_name_is_one_safe_part_of_a_path(name: str):
     assert accepted[0].isalnum() and ".." not in accepted and len(accepted) < 64
 
 
-NOT_YET: dict[str, tuple[dict[str, Any], str]] = {
-    "stop tokens": ({"train": {"stop": {"tokens": 9}}}, "train.stop.tokens"),
-    "stop metric": ({"train": {"stop": {"metric": "accuracy"}}}, "train.stop.metric"),
-    "stop target": ({"train": {"stop": {"target": 0.0}}}, "train.stop.target"),
-    "stop patience": ({"train": {"stop": {"patience": 2}}}, "train.stop.patience"),
-}  # fmt: skip
-"""What the spec knows and the engine does not: what is asked, and the key that is named."""
-
-
-@pytest.mark.parametrize(("asked", "key"), NOT_YET.values(), ids=NOT_YET)
-def test_what_has_no_engine_yet_is_refused_by_name_beside_other_faults(
-    asked: dict[str, Any], key: str
-):
-    faults = faults_of(**asked, nonsense=1)
-    assert set(faults) == {key, "nonsense"}
-    assert "not available yet" in faults[key].problem and faults[key].remedy.startswith("Use ")
-
-
 def test_a_value_of_the_wrong_kind_is_told_once_and_not_as_one_for_later():
     faults = faults_of(method={"mask": ["random"]}, cluster={"sync_every": "often"})
     assert set(faults) == {"method.mask", "cluster.sync_every"}
@@ -146,8 +128,9 @@ def test_the_schema_accepts_every_example(path: Path):
         {"method": {"density": 0}},
         {"train": {"steps": "8"}},
         {"search": {"space": {}}},
+        {"retrain": {"start": "yesterday"}},
     ],
-    ids=["name", "unknown key", "density", "type", "a search of nothing"],
+    ids=["name", "unknown key", "density", "type", "a search of nothing", "a start"],
 )
 def test_the_schema_refuses_what_the_spec_refuses(wrong: dict[str, Any], tmp_path: Path):
     with pytest.raises(jsonschema.ValidationError):

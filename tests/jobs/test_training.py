@@ -104,7 +104,20 @@ def _once(folder: Path) -> list[Asked]:
         run = place.replace(" ", "-")
         spec = _spec(folder, name=run)
         deaths += [Asked(f"{run}-died", {**spec, "name": f"{run}-died"}, dies=dies)]
-    return [Asked("frozen", frozen), Asked("handed", handed), *deaths]
+    return [Asked("frozen", frozen), Asked("handed", handed), *deaths, *_stopped(folder)]
+
+
+def _stopped(folder: Path) -> list[Asked]:
+    """Trainings that have enough before their last step."""
+    often = {"eval_every": 2}
+    stops: dict[str, dict[str, Any]] = {
+        "sated": {**often, "stop": {"target": 1e9}},
+        "spent": {**often, "stop": {"tokens": 1}},
+        "bored": {**often, "learning_rate": 1e-12, "stop": {"patience": 1}},
+    }
+    asked = [Asked(run, _spec(folder, name=run, train=train)) for run, train in stops.items()]
+    late = _spec(folder, name="sated-died", train=stops["sated"])
+    return [*asked, Asked("sated-died", late, dies="commit")]
 
 
 def _adapter(folder: Path, name: str, tmp_path: Path) -> LoraAdapter | SparseAdapter:
@@ -207,6 +220,24 @@ def test_a_classifier_trains_whole_epochs_and_its_head_travels_along(left, folde
     adapter = _adapter(folder / "encoder", "sorter", tmp_path)
     assert adapter.labels == ("a", "b", "c")
     assert set(adapter.head) == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_target_that_is_met_ends_each_stage_and_the_tokens_end_them_all(left):
+    stages = {run: left[run].ledger["steps_by_stage"] for run in ("sated", "spent", "bored")}
+    assert stages["sated"] == {"sparse": 2, "low-rank": 2}
+    assert stages["spent"] == {"sparse": 1, "low-rank": 0}
+    assert [len(left[run].losses) for run in stages] == [4, 1, sum(stages["bored"].values())]
+    assert 4 <= stages["bored"]["sparse"] < 6
+    for run in stages:
+        assert set(left[run].files) == set(left["slora-replicate-1"].files)
+
+
+def test_what_was_enough_stays_so_after_a_death(left, folder):
+    assert left["sated-died"].files == {}
+    spec = _spec(folder, name="sated-died", train={"eval_every": 2, "stop": {"target": 1e9}})
+    again = train_all([Asked("sated-died", spec)], 1)["sated-died"]
+    assert again.files == left["sated"].files
+    assert len(again.losses) == len(left["sated"].losses)
 
 
 def test_a_run_that_died_goes_on_at_another_number_of_workers(left):

@@ -63,7 +63,7 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 BAD: dict[str, tuple[dict[str, Any], Sequence[str], str]] = {
     "unknown key": ({"method": {"rnak": 2}}, (), "method.rnak: unknown key."),
-    "not available yet": ({"train": {"stop": {"patience": 2}}}, (), "train.stop.patience: 2 is"),
+    "nothing to judge by": ({"train": {"stop": {"patience": 2}}}, (), "data.eval: nothing is held"),
     "no such mask": ({"method": {"mask": "fishr"}}, (), "method.mask: 'fishr' is no mask"),
     "not compatible": ({"method": {"init": "pissa"}}, (), "method.init: pissa is a start"),
     "no model": ({"model": {"path": "/no/such"}}, (), "model.path: /no/such: no such model"),

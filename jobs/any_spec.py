@@ -1,0 +1,16 @@
+"""What a YAML file may hold: one run, many of it, or one that is repeated as its data grow."""
+
+from __future__ import annotations
+
+from jobs.retrain.section import RetrainSection
+from jobs.search.section import SearchSection
+from jobs.spec import Spec
+
+
+class AnySpec(Spec):
+    """A spec, with at most one of the sections that make more of it than one run."""
+
+    search: SearchSection | None = None
+    """Makes it a search, for `slora search`; `slora train` refuses it."""
+    retrain: RetrainSection | None = None
+    """Makes it a retraining: `slora train` then looks for new rows first, and judges at the end."""

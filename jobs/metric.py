@@ -1,0 +1,19 @@
+"""The metrics that a spec may name: what an evaluation calls them, and which way is better."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Metric = Literal["eval_loss", "eval_perplexity", "eval_accuracy"]
+
+METRICS: dict[str, tuple[str, Literal["min", "max"]]] = {
+    "eval_loss": ("loss", "min"),
+    "eval_perplexity": ("perplexity", "min"),
+    "eval_accuracy": ("accuracy", "max"),
+}
+
+
+def reported_by(task: str) -> list[str]:
+    """The metrics that a model of this task has."""
+    measured = {"loss", "perplexity" if task == "causal-lm" else "accuracy"}
+    return [name for name, (found, _) in METRICS.items() if found in measured]

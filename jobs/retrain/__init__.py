@@ -1,0 +1,1 @@
+"""Retraining: new rows into a new version, which takes over only where its gate holds."""
