@@ -12,12 +12,11 @@ from typing import Any
 from jobs.data.files import HUB_ID
 from jobs.errors import Fault, InputError
 from jobs.preflight import absolute, check
+from jobs.retrain.door import is_retrain, validate_retrain
 from jobs.search.door import validate_search
 from jobs.spec import Spec
-from jobs.spec_file import read_raw, unavailable_in, validate_spec
-
-SECTIONS = {"search": "search", "retrain": "retrain"}
-"""The section that makes a spec one of another kind than a fine-tune."""
+from jobs.spec_file import read_raw, validate_spec
+from jobs.stopping import stop_faults
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def read_submission(path: Path, overrides: Sequence[str] = ()) -> Sent:
     absent = _absent(whole)
     if absent and not _lost(plain, absent):
         # The model or the rows are elsewhere: what they would tell is told by the job.
-        if faults := unavailable_in(whole):
+        if faults := stop_faults(whole):
             raise InputError(faults)
     else:
         check(whole, quick=True, store=False)
@@ -49,20 +48,19 @@ def read_submission(path: Path, overrides: Sequence[str] = ()) -> Sent:
 
 
 def _kind(raw: Mapping[str, Any]) -> str:
-    found = [kind for section, kind in SECTIONS.items() if raw.get(section) is not None]
-    if len(found) > 1:
+    if not is_retrain(raw):
+        return "search" if raw.get("search") is not None else "finetune"
+    if raw.get("search") is not None:
         raise InputError([Fault("search", "stands beside retrain", "Keep one of the two.")])
-    return found[0] if found else "finetune"
+    return "retrain"
 
 
 def _read(kind: str, raw: Mapping[str, Any]) -> tuple[Spec, dict[str, Any]]:
     """The spec of a training, and the section that is not of it."""
-    if kind == "search":
-        found = validate_search(raw)
-        section = found.section.model_dump(mode="json", exclude_unset=True)
-        return found.spec, {"search": section}
-    rest = {key: value for key, value in raw.items() if key not in SECTIONS}
-    return validate_spec(rest), {key: raw[key] for key in SECTIONS if raw.get(key) is not None}
+    if kind == "finetune":
+        return validate_spec(raw), {}
+    found = validate_search(raw) if kind == "search" else validate_retrain(raw)
+    return found.spec, {kind: found.section.model_dump(mode="json", exclude_unset=True)}
 
 
 def _named(spec: Spec, raw: Mapping[str, Any]) -> dict[str, Any]:

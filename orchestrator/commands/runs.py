@@ -51,7 +51,11 @@ def runs(
     elif shown:
         show_runs(shown)
     else:
-        note("No such runs." if status or project or kind or name else "No runs yet: slora submit SPEC.")
+        note(
+            "No such runs."
+            if status or project or kind or name
+            else "No runs yet: slora submit SPEC."
+        )
     if len(listed) > len(shown) and not json:
         note("Older ones: --all.")
 
