@@ -40,7 +40,7 @@ def read_submission(path: Path, overrides: Sequence[str] = ()) -> Sent:
     absent = _absent(whole)
     if absent and not _lost(plain, absent):
         # The model or the rows are elsewhere: what they would tell is told by the job.
-        if faults := stop_faults(whole):
+        if faults := list(stop_faults(whole)):
             raise InputError(faults)
     else:
         check(whole, quick=True, store=False)

@@ -17,7 +17,7 @@ from orchestrator.client.problems import AWAY, error_of, pause_asked
 from orchestrator.client.settings import Settings
 
 TIMES = httpx.Timeout(30.0, connect=5.0)
-SILENCE_S = 60.0
+FOLLOWING = httpx.Timeout(30.0, connect=5.0, read=60.0)
 """A stream sends a sign of life every few seconds; after so long without one it is asked anew."""
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """The request did not arrive, so it may be sent again whatever it asks for."""
@@ -112,8 +112,7 @@ class Wire:
         """
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         headers |= {} if last is None else {"Last-Event-ID": last}
-        times = httpx.Timeout(TIMES, read=SILENCE_S)
-        with self._http.stream("GET", path, headers=headers, timeout=times) as answer:
+        with self._http.stream("GET", path, headers=headers, timeout=FOLLOWING) as answer:
             if answer.status_code >= 300:
                 answer.read()
                 raise error_of(self.settings, answer)
