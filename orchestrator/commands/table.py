@@ -94,6 +94,11 @@ COMMANDS: dict[str, Entry] = {
         "Run an adapter's run again from its own papers, and compare what comes out.",
         STORE,
     ),
+    "serve": Entry(
+        "orchestrator.commands.serve:serve",
+        "Run the service: it submits, follows, schedules and answers; Ctrl-C ends it.",
+        SERVICE,
+    ),
     "registry": Entry(
         "orchestrator.registry.commands", "The registry of runs and adapters.", STORE
     ),
