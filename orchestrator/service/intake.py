@@ -66,10 +66,11 @@ class Intake:
         Raises InputError, StoreUnreachable, DatabaseUnreachable; then nothing was accepted.
         """
         digest = sha256(json.dumps(asked.model_dump(), sort_keys=True).encode()).hexdigest()
-        if key is not None and (before := self._before(asked.project, key, digest)) is not None:
-            return before, False
-        found = self.check(asked)
+        found = None
         for _ in range(ROUNDS):
+            if key is not None and (before := self._before(asked.project, key, digest)):
+                return before, False
+            found = found or self.check(asked)
             run_id = new_run_id(found.name, datetime.now(UTC))
             try:
                 write_paper(self._open(found.store), asked, found, run_id)
@@ -78,15 +79,13 @@ class Intake:
             row = partial(_added, asked=asked, found=found, run_id=run_id, key=key, digest=digest)
             try:
                 return self._together.write(row), True
-            except _Before as repeated:
-                self._take_back(found, run_id)
-                return repeated.run, False
             except Taken:
+                # The id, or the key, by the same submission that was sent twice at once.
                 self._take_back(found, run_id)
             except JobsError:
                 self._take_back(found, run_id)
                 raise
-        raise Taken("run", found.name)
+        raise Taken("run", "" if found is None else found.name)
 
     def check(self, asked: Submission) -> Asked:
         """What is asked for, nothing being written. Raises InputError."""
@@ -109,23 +108,11 @@ class Intake:
 def _added(
     session: Session, asked: Submission, found: Asked, run_id: str, key: str | None, digest: str
 ) -> Run:
-    """The run's row, and the key's. Raises _Before, Taken."""
-    if key is not None:
-        before = requests.answered(session, asked.project, key, digest)
-        if before is not None:
-            raise _Before(before)
+    """The run's row, and the key's. Raises Taken."""
     run = runs.add(session, new_run(asked, found, run_id))
     if key is not None:
         requests.answer(session, asked.project, key, digest, run)
     return run
-
-
-class _Before(Exception):
-    """The same was asked meanwhile; ends the transaction."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run.id)
-        self.run = run
 
 
 def write_paper(store: ObjectStore, asked: Submission, found: Asked, run_id: str) -> None:
