@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jobs.errors import StoreError
 from jobs.store.objects import ObjectStore, open_store
@@ -18,7 +18,7 @@ from orchestrator.registry import runs
 from orchestrator.registry.adopted import adopt
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import Unknown
-from orchestrator.registry.lifecycle import FINAL
+from orchestrator.registry.runs import NO_JOB
 from orchestrator.registry.values import Run
 
 _SUBMISSION = re.compile(r"(?P<run>.+)-a(?P<attempt>[1-9][0-9]{0,8})")
@@ -43,13 +43,21 @@ class Orphans:
 
     def mind(self, sights: Mapping[str, Sight]) -> None:
         """Stops or adopts what lives there and has no run. Raises ClusterUnreachable."""
+        for submission, run, attempt in self._ours(sights):
+            self._judge(submission, run, attempt)
+
+    def living(self, sights: Mapping[str, Sight]) -> frozenset[str]:
+        """The runs of which a job lives there."""
+        return frozenset(run for _, run, _ in self._ours(sights))
+
+    def _ours(self, sights: Mapping[str, Sight]) -> Iterator[tuple[str, str, int]]:
+        """This service's living jobs: the submission, its run and its attempt."""
         for submission, sight in sights.items():
             found = _SUBMISSION.fullmatch(submission)
             if found is None or sight.seen not in (Seen.PENDING, Seen.RUNNING):
                 continue
-            if sight.metadata.get("slora_service") != self._service:
-                continue
-            self._judge(submission, found["run"], int(found["attempt"]))
+            if sight.metadata.get("slora_service") == self._service:
+                yield submission, found["run"], int(found["attempt"])
 
     def _judge(self, submission: str, run_id: str, attempt: int) -> None:
         run = self._known(run_id)
@@ -63,7 +71,8 @@ class Orphans:
         if run is None:
             log.warning("job %s is of no run that is known: stopping it", submission)
             self._cluster.stop(submission)
-        elif run.status in FINAL or attempt < run.attempt:
+        elif run.status in NO_JOB or attempt < run.attempt:
+            # Planned: it was given up for lost and turned up too late, its next attempt waits.
             log.warning("job %s lives on, its run is at attempt %s", submission, run.attempt)
             self._cluster.stop(submission)
 
