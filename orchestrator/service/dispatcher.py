@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -41,16 +41,19 @@ class Dispatcher:
         self._misfits: dict[str, str] = {}
         """Why runs wait that don't fit the cluster as it is now."""
 
-    def dispatch(self, alive: Collection[str], lease: Lease, submit: Callable[[Run], None]) -> None:
+    def dispatch(
+        self, alive: Mapping[str, int], lease: Lease, submit: Callable[[Run], None]
+    ) -> None:
         """Submits what may run now. Raises ClusterUnreachable.
 
-        `alive`: runs that have a job on the cluster, which must end before they get another.
+        `alive`: runs that have a job on the cluster, and of which attempt. It must end before they
+        get another, unless it is their next attempt already, as after a backup was restored.
         What is counted and what is moved is one transaction; it ends before the cluster is asked.
         """
         for run in self._taken(alive, lease):
             submit(run)
 
-    def _taken(self, alive: Collection[str], lease: Lease) -> list[Run]:
+    def _taken(self, alive: Mapping[str, int], lease: Lease) -> list[Run]:
         with self._database.read() as session:
             unwanted = usage.unwanted(session, self._cluster)
             looked = self._turns(session, alive)
@@ -78,12 +81,15 @@ class Dispatcher:
         self._misfits = {id: verdict.waits for id, verdict in judged.items() if verdict.waits}
         return judged
 
-    def _turns(self, session: Session, alive: Collection[str]) -> list[Turn]:
+    def _turns(self, session: Session, alive: Mapping[str, int]) -> list[Turn]:
         books = _books(usage.at_once(session), usage.tokens_today(session))
         held = dict.fromkeys(usage.behind_another_firing(session, self._cluster), BEHIND)
-        held |= {**dict.fromkeys(alive, STILL_THERE), **self._misfits}
         room = Room(self._rules.max_runs - usage.busy(session, self._cluster))
         planned = [run for run in usage.ready(session, self._cluster) if run.stop is None]
+        for run in planned:
+            if alive.get(run.id, run.attempt + 1) != run.attempt + 1:
+                held[run.id] = STILL_THERE
+        held |= self._misfits
         return list(turns(planned, books, usage.projects(session), room, held))
 
 

@@ -18,7 +18,8 @@ from orchestrator.registry import runs
 from orchestrator.registry.adopted import adopt
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import Unknown
-from orchestrator.registry.runs import NO_JOB
+from orchestrator.registry.lifecycle import FINAL, Status
+from orchestrator.registry.restored import STORE
 from orchestrator.registry.values import Run
 
 _SUBMISSION = re.compile(r"(?P<run>.+)-a(?P<attempt>[1-9][0-9]{0,8})")
@@ -46,9 +47,9 @@ class Orphans:
         for submission, run, attempt in self._ours(sights):
             self._judge(submission, run, attempt)
 
-    def living(self, sights: Mapping[str, Sight]) -> frozenset[str]:
-        """The runs of which a job lives there."""
-        return frozenset(run for _, run, _ in self._ours(sights))
+    def living(self, sights: Mapping[str, Sight]) -> dict[str, int]:
+        """The runs of which a job lives there, and of which attempt it is."""
+        return {run: attempt for _, run, attempt in self._ours(sights)}
 
     def _ours(self, sights: Mapping[str, Sight]) -> Iterator[tuple[str, str, int]]:
         """This service's living jobs: the submission, its run and its attempt."""
@@ -61,7 +62,7 @@ class Orphans:
 
     def _judge(self, submission: str, run_id: str, attempt: int) -> None:
         run = self._known(run_id)
-        if run is None:
+        if run is None or _was_rebuilt(run, attempt):
             try:
                 run = self._adopted(run_id, attempt)
             except StoreError as error:
@@ -71,8 +72,7 @@ class Orphans:
         if run is None:
             log.warning("job %s is of no run that is known: stopping it", submission)
             self._cluster.stop(submission)
-        elif run.status in NO_JOB or attempt < run.attempt:
-            # Planned: it was given up for lost and turned up too late, its next attempt waits.
+        elif run.status in FINAL or attempt < run.attempt or _too_late(run, attempt):
             log.warning("job %s lives on, its run is at attempt %s", submission, run.attempt)
             self._cluster.stop(submission)
 
@@ -91,3 +91,13 @@ class Orphans:
                 log.info("run %s was adopted from %s", run_id, store)
                 return run
         return None
+
+
+def _was_rebuilt(run: Run, attempt: int) -> bool:
+    """Whether the run was read from a store that could not tell that its job lives."""
+    return run.origin == STORE and run.status is Status.PLANNED and attempt >= run.attempt
+
+
+def _too_late(run: Run, attempt: int) -> bool:
+    """Whether the run was given up for lost, and waits for its next attempt."""
+    return run.status is Status.PLANNED and attempt == run.attempt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
+from orchestrator.cluster.door import Job
 from orchestrator.registry import projects
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Limits, Run
@@ -24,8 +25,8 @@ def order(control: Control) -> list[str]:
 
 def limits(control: Control, **changes: int) -> None:
     with control.database.write() as session:
-        projects.ensure(session, "default")
-        projects.limit(session, "default", Limits(**changes))
+        there = projects.ensure(session, "default")
+        projects.set_limits(session, there, Limits(**changes))
 
 
 def test_the_most_urgent_goes_first_and_the_oldest_of_those(narrow: Control):
@@ -37,7 +38,6 @@ def test_the_most_urgent_goes_first_and_the_oldest_of_those(narrow: Control):
 
 
 def test_a_project_that_uses_nothing_comes_before_one_that_uses_much(narrow: Control):
-    narrow.rules = narrow.rules
     many = [narrow.asked(project="loud") for _ in range(4)]
     wide = Control(narrow.database, narrow.store, max_runs=2)
     late = wide.asked(project="quiet")
@@ -84,9 +84,8 @@ def test_no_more_jobs_than_the_cluster_may_have_even_if_none_has_arrived(narrow:
 
 def test_jobs_of_others_take_none_of_our_room(narrow: Control):
     ours = narrow.asked()
-    other = narrow.reconciler("x")
-    del other
-    narrow.cluster.has_job(job_of_others(), RUNNING)
+    theirs = Job("theirs-a1", "jobs.finetune", (), {"slora_service": "elsewhere"})
+    narrow.cluster.has_job(theirs, RUNNING)
     narrow.steps()
     assert order(narrow) == [ours.id]
 
@@ -148,9 +147,3 @@ def test_a_stopped_run_of_the_queue_never_starts(narrow: Control):
     narrow.stop(second)
     narrow.steps(2)
     assert narrow.status(second) is Status.STOPPED and order(narrow) == [first.id]
-
-
-def job_of_others():
-    from orchestrator.cluster.door import Job
-
-    return Job("theirs-a1", "jobs.finetune", (), {"slora_service": "elsewhere"})

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from jobs.errors import InputError, StoreUnreachable
 from jobs.store.objects import open_store
@@ -106,8 +107,6 @@ def test_what_is_wrong_is_refused_and_leaves_nothing(control: Control, wrong: di
 def test_what_was_accepted_comes_back_with_a_registry_that_was_lost(control: Control):
     run = control.asked(project="team", priority=4)
     with control.database.write() as session:
-        from sqlalchemy import text
-
         for table in ("events", "attempts", "runs"):
             session.execute(text(f"DELETE FROM {table}"))
     rebuild(control.database, open_store(control.store), project="default")

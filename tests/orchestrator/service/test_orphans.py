@@ -11,6 +11,7 @@ from jobs.errors import StoreUnreachable
 from jobs.store.objects import open_store
 from orchestrator.cluster.door import Job
 from orchestrator.registry.lifecycle import Status
+from orchestrator.registry.rebuild import rebuild
 from tests.orchestrator.service.control import RUNNING, SUCCEEDED, Control
 
 OURS = {"slora_service": "here"}
@@ -31,6 +32,29 @@ def test_a_job_whose_run_the_registry_lost_is_adopted_from_the_store(control: Co
     there = control.now(run)
     assert (there.status, there.attempt, there.priority) == (Status.RUNNING, 1, 7)
     assert control.cluster.stopped == [] and control.starts(run) == [f"{run.id}-a1"]
+
+
+def test_a_job_goes_on_when_the_registry_was_rebuilt_from_a_store_that_did_not_know_of_it(
+    control: Control,
+):
+    run = control.asked()
+    control.steps(2)
+    forget_all(control)
+    rebuild(control.database, open_store(control.store))
+    assert (control.status(run), control.now(run).attempt) == (Status.PLANNED, 0)
+    control.steps(2)
+    assert (control.status(run), control.now(run).attempt) == (Status.RUNNING, 1)
+    assert control.cluster.stopped == [] and control.starts(run) == [f"{run.id}-a1"]
+
+
+def test_a_job_of_an_attempt_that_a_restored_backup_does_not_know_goes_on(control: Control):
+    run = control.asked()
+    control.cluster.has_job(
+        Job(f"{run.id}-a1", "jobs.finetune", (), {**OURS, "run": run.id}), RUNNING
+    )
+    control.steps(3)
+    assert (control.status(run), control.now(run).attempt) == (Status.RUNNING, 1)
+    assert control.cluster.stopped == [] and control.starts(run) == []
 
 
 def test_a_job_of_a_run_that_nobody_knows_is_stopped(control: Control):
