@@ -15,6 +15,7 @@ from rich.console import Console
 from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
 from jobs.errors import JobsError
+from jobs.lease import Lease
 from jobs.model_files import model_digest
 from jobs.narrate import line_of, step_line
 from jobs.preflight import Checked, absolute, check
@@ -72,7 +73,7 @@ def _run(checked: Checked, run_id: str, attempt: int) -> None:
         evaluation=checked.evaluation,
     )
     print(f"run {run_id}", flush=True)
-    with _told(runs):
+    with Lease(runs, attempt), _told(runs):
         try:
             connect()
             if (missing := missing_resources(request)) is not None:

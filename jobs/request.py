@@ -23,6 +23,8 @@ class Request:
     evaluation: Survey | None
     search: str | None = None
     """The search whose best trial this run is; it goes into the manifest."""
+    parent: str | None = None
+    """The adapter that the training goes on from, as NAME@v2; it goes into the manifest."""
 
     @property
     def labels(self) -> tuple[str, ...]:
