@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from orchestrator.api import adapters, admin, health, problems, runs, schedules, streams
 from orchestrator.api.access import Doorman
 from orchestrator.api.admin import Capacities
-from orchestrator.api.hub import Hub
+from orchestrator.api.hub import EVERY_S, Hub
 from orchestrator.api.passages import Limited, Observed
 from orchestrator.service.loop import Service
 
@@ -25,8 +25,11 @@ ABOUT = """Submit runs, follow them, keep what comes out.
 Every answer that is no success is a problem document: what, where, the way out."""
 
 
-def make_app(service: Service) -> FastAPI:
-    """The service's door; its hub has to be closed before a server waits for its streams."""
+def make_app(service: Service, *, every_s: float = EVERY_S) -> FastAPI:
+    """The service's door; its hub has to be closed before a server waits for its streams.
+
+    `every_s`: between two looks at a run that is followed.
+    """
     app = FastAPI(
         title="slora", version=version("slora"), description=ABOUT, docs_url=None, redoc_url=None,
         lifespan=_lifespan,
@@ -36,7 +39,7 @@ def make_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.doorman = Doorman(service.database)
     app.state.capacities = Capacities()
-    app.state.hub = Hub(service.database, service.clusters)
+    app.state.hub = Hub(service.database, service.clusters, every_s=every_s)
     problems.add_to(app)
     app.add_middleware(Limited)
     app.add_middleware(Observed, observer=service.observer)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from orchestrator.api.app import make_app
+from orchestrator.api.serve import Listening, Server
 from orchestrator.cluster.door import Capacity, Job, Sight
 from orchestrator.cluster.errors import ClusterUnreachable
 from orchestrator.registry import projects, runs, tokens
@@ -134,9 +144,26 @@ def door_of(database: Database, store: str) -> Iterator[Door]:
         for scope in SCOPES:
             for owner in (None, *PROJECTS):
                 _, words[scope, owner] = tokens.issue(session, "test", scope, project=owner)
-    app = make_app(service)
+    app = make_app(service, every_s=0.02)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Door(app, service, cluster, client, words)
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """The app behind a real server on a port of its own."""
+    server = Server(app, Listening())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(512)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 def added(database: Database, run_id: str, **changes: Any) -> Run:
@@ -146,3 +173,34 @@ def added(database: Database, run_id: str, **changes: Any) -> Run:
         return runs.add(
             session, NewRun(**{"id": run_id, "name": "chat", "store": store, **changes})
         )
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    chain, secret = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return chain, secret
