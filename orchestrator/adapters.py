@@ -53,16 +53,17 @@ def list_command(
         # Here and below, because who looks into a store needs no client.
         from orchestrator.adapters_there import list_there
 
-        return list_there(service, json=json)
+        list_there(service, json=json)
+        return
     opened = open_store(store)
     if brief:
         _list_names(opened, json=json)
-        return None
+        return
     adapters, broken = survey(opened)
     if json:
         rows = [_described(adapter) for adapter in adapters]
         print_json({"adapters": rows, "broken": [_fault(fault) for fault in broken]})
-        return None
+        return
     if adapters:
         headers = ("adapter", "kind", "size", "evaluation", "when (UTC)", "base")
         show_table([_row(adapter) for adapter in adapters], headers=headers, right=("size",))
@@ -80,13 +81,14 @@ def show(
     if service is not None:
         from orchestrator.adapters_there import show_there
 
-        return show_there(service, name, named_store(store), json=json)
+        show_there(service, name, named_store(store), json=json)
+        return
     opened = open_store(store)
     adapter = resolve(opened, name)
     if json:
         lineage = [{"adapter": one.label, "lost": one.why} for one in ancestors(opened, adapter)]
         print_json({**_described(adapter), "lineage": lineage})
-        return None
+        return
     pointer = read_pointer(opened, adapter.name)
     promoted = "yes" if pointer and pointer.version == adapter.version else "no"
     lines = [("lineage", _ancestor(one)) for one in ancestors(opened, adapter)]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from jobs.store.adapters import split_name
 from orchestrator.client.values import Adapter, Pointer
 from orchestrator.commands.remote import asking
-from orchestrator.console import note, print_json, say, show_pairs, show_table, size_text
+from orchestrator.console import note, print_json, show_pairs, show_table, size_text
 from orchestrator.run_table import moment_text
 
 
@@ -54,14 +54,6 @@ def rollback_there(service: str, name: str, store: str | None) -> Pointer:
     """What the bare name means again."""
     with asking(service) as client:
         return client.adapters.rollback(name, store=store)
-
-
-def say_pointer(there: Pointer, *, json: bool) -> None:
-    """In the words of `slora adapters promote` on a store."""
-    if json:
-        print_json({"name": there.name, "version": there.version, "move": there.move})
-    else:
-        say(f"{there.name} means {there.name}@v{there.version} now (move {there.move}).")
 
 
 def _plain(one: Adapter) -> dict[str, object]:

@@ -45,9 +45,11 @@ def promote_command(
     plain, version = _version(name)
     if service is not None:
         # Here and below, because who works on a store needs no client.
-        from orchestrator.adapters_there import promote_there, say_pointer
+        from orchestrator.adapters_there import promote_there
 
-        return say_pointer(promote_there(service, plain, version, named_store(store)), json=json)
+        there = promote_there(service, plain, version, named_store(store))
+        _say_pointer(plain, there.version, there.move, json=json)
+        return
     pointer = promote(open_store(store), plain, version)
     _say_pointer(plain, pointer.version, pointer.moves[-1].number, json=json)
 
@@ -61,9 +63,11 @@ def rollback_command(
         remedy = f"Use `slora adapters promote {name}` to go to a version by its number."
         raise InputError([Fault("NAME", f"{name} names a version", remedy)])
     if service is not None:
-        from orchestrator.adapters_there import rollback_there, say_pointer
+        from orchestrator.adapters_there import rollback_there
 
-        return say_pointer(rollback_there(service, plain, named_store(store)), json=json)
+        there = rollback_there(service, plain, named_store(store))
+        _say_pointer(plain, there.version, there.move, json=json)
+        return
     pointer = rollback(open_store(store), plain)
     _say_pointer(plain, pointer.version, pointer.moves[-1].number, json=json)
 
