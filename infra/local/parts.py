@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import urllib.error
@@ -112,7 +113,7 @@ def service(home: Home, ports: Mapping[str, int]) -> Part:
         "service",
         command,
         environment,
-        lambda: _says_ok(f"{_url(port)}/readyz"),
+        lambda: _says_ok(f"{_url(port)}/readyz") and _sees_ray(home, _url(port)),
         start_s=60,
     )
 
@@ -152,16 +153,31 @@ def _packages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _says_ok(url: str, token: str | None = None) -> bool:
-    request = urllib.request.Request(url)
-    if token is not None:
-        request.add_header("Authorization", f"Bearer {token}")
+    return _asked(url, token)[0] == 200
+
+
+def _sees_ray(home: Home, url: str) -> bool:
+    """Whether the service has an answer of its cluster; true where its first token is no more."""
+    if not home.service_token.exists():
+        return True
+    status, found = _asked(f"{url}/v1/clusters", home.service_token.read_text().strip())
+    if status == 200:
+        return all(one["up"] for one in json.loads(found)["items"])
+    return status in (401, 403)
+
+
+def _asked(url: str, token: str | None) -> tuple[int, bytes]:
+    """The status and the body; 0 where nobody answers."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     # Without a proxy: this is our own machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=ANSWER_S) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=ANSWER_S) as answer:
+            return int(answer.status), answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, b""
+    except OSError:
+        return 0, b""
 
 
 def _bucket_takes_objects(home: Home, url: str) -> bool:

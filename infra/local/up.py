@@ -168,6 +168,7 @@ def _tell(home: Home, ports: dict[str, int]) -> None:
         "SLORA_TOKEN_FILE": str(home.service_token),
     }
     lines = [f"export {name}='{value}'" for name, value in words.items()]
+    slora = _short(Path(known.program("slora")))
     private(home.environment, "\n".join(lines) + "\n")
     print(f"""
 service    {url["service"]}   its administrator's token: {_short(home.service_token)}
@@ -177,9 +178,9 @@ logs       {_short(home.log("service").parent)}
 
 Try:
     . {_short(home.environment)}
-    slora submit jobs/examples/chat.yaml --set store={STORE} --follow   # after `make demo`
-    slora runs
-    slora adapters list
+    {slora} submit jobs/examples/chat.yaml --set store={STORE} --follow   # `make demo` has its data
+    {slora} runs
+    {slora} adapters list --store {STORE}
 
 `make down` ends it; what was made stays.""")
 
