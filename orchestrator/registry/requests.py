@@ -32,7 +32,7 @@ def answer(session: Session, project: str, key: str, digest: str, run: Run) -> N
     """Remember the run that the key was given. Raises Taken where it was given one meanwhile."""
     values = {"project": project, "key": key, "digest": digest, "run": run.id}
     if insert_once(session, RequestRow, {**values, "created_at": now()}) is None:
-        raise Taken("request", key)
+        raise Taken("Idempotency-Key", key)
 
 
 def forget(session: Session) -> None:
