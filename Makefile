@@ -11,6 +11,7 @@ KEY   := $(shell cat pyproject.toml constraints.txt | git hash-object --stdin | 
 MADE  := $(VENV)/.made
 TORCH := $(VENV)/.torch-$(KEY)
 DEMO  := $(VENV)/.demo-$(KEY)
+UP    := $(VENV)/.up-$(KEY)
 DEV   := $(VENV)/.dev-$(KEY)
 
 # Model and data come from packages: nothing here asks a model hub.
@@ -19,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 SLOW := ray or ranks or storage or postgres or browser or end_to_end or gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-classify test test-fast check bench format setup clean clean-all
+.PHONY: help demo demo-classify up down test test-fast check bench format setup clean clean-all
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +33,12 @@ demo-classify: $(DEMO) ## fine-tune an encoder to sort news by group
 	$(PY) infra/demo/prepare.py newsgroups
 	$(VENV)/bin/slora train jobs/examples/newsgroups.yaml
 
+up: $(UP) ## the service, Ray and an S3 server on this machine (make up ARGS="--cpus 4")
+	@$(PY) -m infra.local.up $(ARGS)
+
+down: ## end what make up started; what was made stays
+	@if [ -x $(PY) ]; then $(PY) -m infra.local.down $(ARGS); else echo "nothing was up"; fi
+
 test: $(DEV) ## all tests, with the real models and data (make test ARGS="-k plan")
 	$(PY) infra/demo/prepare.py all
 	$(PY) -m tests.ui.fetch_browser
@@ -43,7 +50,7 @@ test-fast: $(DEV) ## the unit tests only, under a minute
 check: $(DEV) ## lint, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy --strict -p slora -p jobs -p orchestrator
+	$(PY) -m mypy --strict -p slora -p jobs -p orchestrator -p infra.local -p infra.compose
 
 bench: $(DEV) ## every benchmark: python -m tests.benchmarks.<name>, one after the other
 	$(PY) infra/demo/prepare.py all
@@ -86,7 +93,12 @@ $(DEMO): | $(TORCH)
 	@$(PIP) -e '.[train,demo]'
 	@rm -f $(VENV)/.demo-* && touch $@
 
+$(UP): | $(TORCH)
+	@echo "== installing slora, its service, ray and an S3 server (2 minutes)"
+	@$(PIP) -e '.[train,service,demo,up]'
+	@rm -f $(VENV)/.demo-* $(VENV)/.up-* && touch $(DEMO) $@
+
 $(DEV): | $(TORCH)
 	@echo "== installing slora, ray, deepspeed, transformers and the test tools (2 minutes)"
-	@$(PIP) -e '.[train,service,demo,dev]'
-	@rm -f $(VENV)/.demo-* $(VENV)/.dev-* && touch $(DEMO) $@
+	@$(PIP) -e '.[train,service,demo,up,dev]'
+	@rm -f $(VENV)/.demo-* $(VENV)/.up-* $(VENV)/.dev-* && touch $(DEMO) $(UP) $@

@@ -21,6 +21,7 @@ from jobs.record import Record
 from jobs.spec import Spec
 from jobs.store.runs import RunStore
 from jobs.team import CALIBRATION, Team
+from jobs.warm_start import WarmStart
 from slora.adapt import adapted, factors_of, remove
 from slora.calibrate import groups, layer_gradients, layer_scores
 from slora.factor_mask import SparseFactorLinear, masked
@@ -55,7 +56,9 @@ class Adaptation:
         calibrate: Calibrate,
         scored: Scored,
         resumed: bool,
+        warm: WarmStart | None = None,
     ) -> None:
+        self._warm = warm
         self._method, self._seed = spec.method, spec.train.seed
         self._model, self._targets, self._runs, self._team = model, dict(targets), runs, team
         self._record, self._calibrate = record, calibrate
@@ -68,8 +71,11 @@ class Adaptation:
         self.starts: dict[str, Start] | None = None
 
     def install_sparse(self) -> None:
-        """The sparse stage's layers, on masks that are drawn, chosen or read back."""
+        """The sparse stage's layers, on masks that are drawn, chosen, read back or gone on with."""
         stages.start_sparse(self._model, self._masks())
+        if self._warm is not None:
+            values = {f"{name}.values": values for name, values in self._warm.values.items()}
+            stages.load_weights(self._model, values)
 
     def install_low_rank(self, weights: Mapping[str, Tensor], *, first: bool, done: bool) -> None:
         """The low-rank stage's layers; `first` in the run, or `done` in part by an earlier try.
@@ -159,6 +165,8 @@ class Adaptation:
         return self._team.wire.all_reduce(total, CALIBRATION)
 
     def _masks(self) -> dict[str, Mask]:
+        if self.masks is None and self._warm is not None:
+            self.masks = dict(self._warm.masks)
         if self.masks is None:
             self.masks = (load_masks(self._runs, self.shapes) if self._resumed else None) or (
                 self._made_masks()
@@ -182,6 +190,8 @@ class Adaptation:
         self, weights: Mapping[str, Tensor], *, first: bool, done: bool
     ) -> dict[str, Start]:
         method = self._method
+        if first and self._warm is not None:
+            return {name: self._warm.starts[name] for name in self.shapes}
         plain = first and method.init == "zero"
         if plain:
             return starts.own_starts(self.shapes, method, seed=self._seed)

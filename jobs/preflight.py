@@ -35,10 +35,13 @@ class Checked:
     plan: Plan
 
 
-def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) -> Checked:
+def check(
+    spec: Spec, *, quick: bool = False, store: bool = True, progress: Progress | None = None
+) -> Checked:
     """Raises InputError with every fault of the spec, the model, the data and the store.
 
-    `quick` looks at the first rows only and writes nothing to the store.
+    `quick` looks at the first rows only and writes nothing to the store. Without `store` that is
+    not looked at: who submits a run elsewhere may not reach it.
     """
     faults = [*stop_faults(spec), *_strategy_faults(spec)]
     model, more = read_model(spec.model)
@@ -48,11 +51,11 @@ def check(spec: Spec, *, quick: bool = False, progress: Progress | None = None) 
     faults += _fit_faults(spec, model, train)
     plan = None
     if model:
-        plan, more = _plan(spec, model, train, evaluation)
+        plan, more = _plan(spec, model, train, evaluation, past=store)
         faults += more
     else:
         faults += batch_faults(spec)
-    faults += _store_faults(spec, write=not quick)
+    faults += _store_faults(spec, write=not quick) if store else []
     if faults or not (model and train and plan):
         raise InputError(faults)
     return Checked(spec, model, train, evaluation, plan)

@@ -91,6 +91,7 @@ def _draft(
         kind=spec.method.kind,
         run=request.run_id,
         search=request.search,
+        parent=request.parent,
         attempt=attempt,
         base=Base(path=_base_path(request), digest=request.base_digest),
         data=Data(

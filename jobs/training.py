@@ -43,8 +43,10 @@ from jobs.stopping import Enough
 from jobs.store.manifest import Manifest, form
 from jobs.store.runs import RunStore
 from jobs.team import CALIBRATION, EVALUATION, INSTALL, SAMPLES, Team
+from jobs.warm_start import warm_start
 from slora.adapt import freeze
 from slora.masks.scorer import Scorer
+from slora.merge import load_head
 from slora.targets import find_targets
 
 
@@ -99,13 +101,17 @@ class Training:
             "loading", base=str(self.request.base), host=os.uname().nodename, pid=os.getpid()
         )
         self.tokenizer = load_tokenizer(str(self.request.base))
-        self.model = load_model(
-            str(self.request.base),
-            task=spec.model.task,
-            dtype=spec.model.dtype,
-            labels=self.request.labels,
-            seed=spec.train.seed,
-        )
+        with warm_start(self.request, self.runs.store) as warm:
+            self.model = load_model(
+                str(warm.model if warm and warm.model else self.request.base),
+                task=spec.model.task,
+                dtype=spec.model.dtype,
+                labels=self.request.labels,
+                seed=spec.train.seed,
+            )
+        if warm is not None:
+            load_head(self.model, warm.head, str(self.request.base))
+            self.record.event("going on", parent=self.request.parent)
         full = spec.method.kind == "full"
         freeze(
             self.model, trained=[self.model] if full else trained_head(self.model, spec.model.task)
@@ -125,6 +131,7 @@ class Training:
             calibrate=self._calibration,
             scored=self._scored,
             resumed=resumed,
+            warm=warm,
         )
         self._check_plan()
         place = {"rank": self.rank, "world_size": self.world_size}

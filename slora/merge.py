@@ -5,6 +5,8 @@ O, I: rows and columns of a weight.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +43,7 @@ def attach(model: nn.Module, adapter: Adapter) -> None:
     }
     masks = sparse.masks if sparse else None
     install_low_rank(model, starts, scale=adapter.scale, masks=masks)
-    _load_head(model, adapter)
+    load_head(model, adapter.head, adapter.base)
 
 
 def merge(model: nn.Module, adapter: Adapter) -> None:
@@ -50,7 +52,7 @@ def merge(model: nn.Module, adapter: Adapter) -> None:
     for name in layer_shapes(adapter):
         weight = matrix(model.get_submodule(name)).data
         weight.copy_(weight.float() + update(adapter, name).to(weight.device))
-    _load_head(model, adapter)
+    load_head(model, adapter.head, adapter.base)
 
 
 def update(adapter: Adapter, name: str) -> Tensor:
@@ -86,12 +88,13 @@ def _check_layers(model: nn.Module, adapter: Adapter) -> None:
             )
 
 
-def _load_head(model: nn.Module, adapter: Adapter) -> None:
+def load_head(model: nn.Module, head: Mapping[str, Tensor], base: str) -> None:
+    """Puts a head's tensors into the model. Raises BadAdapter, naming `base`, where it can't."""
     parameters = dict(model.named_parameters())
-    for name, tensor in adapter.head.items():
+    for name, tensor in head.items():
         target = parameters.get(name)
         if target is None or target.shape != tensor.shape:
             found = "no such tensor" if target is None else f"one of {tuple(target.shape)}"
-            raise BadAdapter(adapter.base, f"the head's {name} {tuple(tensor.shape)}: {found}")
+            raise BadAdapter(base, f"the head's {name} {tuple(tensor.shape)}: {found}")
         with torch.no_grad():
             target.copy_(tensor)

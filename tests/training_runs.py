@@ -22,6 +22,8 @@ class Asked:
     """Of each rank; one machine for all where it is empty."""
     notices: int = 0
     """The step from which on the last rank is told that it will be stopped."""
+    parent: str | None = None
+    """The adapter that it goes on from."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
         base_digest=model_digest(checked.model.folder),
         train=checked.train,
         evaluation=checked.evaluation,
+        parent=asked.parent,
     )
     machine = asked.machines[rank] if asked.machines else "here"
     team = team_of(rank, world_size, torch.device("cpu"), machine=machine)

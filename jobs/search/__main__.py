@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
 from jobs.errors import JobsError
+from jobs.lease import Lease
 from jobs.preflight import Checked, check
 from jobs.search.diary import Diary
 from jobs.search.door import Search, load_search
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of it"
     )
     parser.add_argument("--run", help="the search's id")
+    parser.add_argument("--attempt", type=int, default=1, help="number of this try of the search")
     parser.add_argument("--resume", metavar="RUN", help="go on with a search that was interrupted")
     return parser
 
@@ -52,6 +54,12 @@ def _work(asked: argparse.Namespace) -> None:
     keep_asked(search, runs, resumed=asked.resume is not None)
     runs.write_text(SPEC, dump_spec(checked.spec))
     diary = Diary(runs)
+    print(f"search {run_id}", flush=True)
+    with Lease(runs, asked.attempt):
+        _searched(search, checked, runs, diary, asked.attempt)
+
+
+def _searched(search: Search, checked: Checked, runs: RunStore, diary: Diary, attempt: int) -> None:
     # Ray only after the check: bad input answers in a second, and starts nothing.
     from jobs.cluster_run import connect
     from jobs.search.driver import publish_best, run_trials
@@ -60,12 +68,13 @@ def _work(asked: argparse.Namespace) -> None:
     def say(row: Row) -> None:
         print(line_of(row, search.section.metric), flush=True)
 
-    print(f"search {run_id}", flush=True)
     connect()
     try:
         run_trials(search, checked, runs, diary, say)
         found = best(diary.rows, search.section.direction)
-        adapter = publish_best(search, checked, runs, found) if found is not None else None
+        adapter = None
+        if found is not None:
+            adapter = publish_best(search, checked, runs, found, attempt=attempt)
     except JobsError as failed:
         runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
         raise

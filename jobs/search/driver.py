@@ -117,7 +117,9 @@ def none_ended(rows: list[Row]) -> InputError | TrainingFailed:
     )
 
 
-def publish_best(search: Search, checked: Checked, runs: RunStore, row: Row) -> str:
+def publish_best(
+    search: Search, checked: Checked, runs: RunStore, row: Row, *, attempt: int
+) -> str:
     """Commits the best trial's adapter, from its last checkpoint. Returns its label."""
     from jobs.cluster_run import train
 
@@ -126,7 +128,7 @@ def publish_best(search: Search, checked: Checked, runs: RunStore, row: Row) -> 
     folder = found.checked.model.folder
     request = request_of(found.checked, row.run, model_digest(folder), search=runs.run_id)
     trial = RunStore(open_store(request.spec.store), row.run)
-    train(request, trial, attempt=1)
+    train(request, trial, attempt=attempt)
     events, _ = trial.events.tail(0)
     return str(next(e["adapter"] for e in reversed(events) if e["event"] == "published"))
 

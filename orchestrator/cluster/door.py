@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+LONGEST_LOG = 1 << 20
+"""Bytes of a job's log in one answer; who wants more asks again from behind them."""
+
 
 class Seen(StrEnum):
     """What a cluster that answers says of a job."""
@@ -81,7 +84,10 @@ class Cluster(Protocol):
         ...
 
     def log(self, submission: str, start: int = 0) -> bytes:
-        """The job's log from a byte on; empty where there is none."""
+        """The job's log from a byte on, at most LONGEST_LOG; empty where there is none.
+
+        Raises ClusterUnreachable.
+        """
         ...
 
     def capacity(self) -> Capacity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HERE = "On this machine"
+SERVICE = "Through the service"
 STORE = "The store"
 
 
@@ -47,6 +48,36 @@ COMMANDS: dict[str, Entry] = {
         "The spec's JSON Schema, for editors and programs; a search's section with it.",
         HERE,
     ),
+    "submit": Entry(
+        "orchestrator.commands.submit:submit",
+        "Submit a spec to the service: a fine-tune, or what its search: or retrain: section says.",
+        SERVICE,
+    ),
+    "runs": Entry(
+        "orchestrator.commands.runs:runs",
+        "The service's runs, the newest first; with RUN: its attempts, why it ended, what next.",
+        SERVICE,
+    ),
+    "logs": Entry(
+        "orchestrator.commands.logs:logs",
+        "What a run prints; -f follows it, over restarts of the service too.",
+        SERVICE,
+    ),
+    "stop": Entry(
+        "orchestrator.commands.runs:stop",
+        "Ask a run to end; it keeps its checkpoints, and one that is over stays what it is.",
+        SERVICE,
+    ),
+    "schedule": Entry(
+        "orchestrator.commands.schedule", "Runs that the service makes by itself.", SERVICE
+    ),
+    "clusters": Entry(
+        "orchestrator.commands.clusters:clusters",
+        "The Ray clusters that the service submits to, and what of them is free.",
+        SERVICE,
+    ),
+    "projects": Entry("orchestrator.commands.projects", "What runs and tokens belong to.", SERVICE),
+    "tokens": Entry("orchestrator.commands.tokens", "Who may ask the service for what.", SERVICE),
     "adapters": Entry("orchestrator.commands.adapters", "Adapters in the store.", STORE),
     "report": Entry(
         "orchestrator.commands.papers:report",
@@ -62,6 +93,11 @@ COMMANDS: dict[str, Entry] = {
         "orchestrator.commands.papers:reproduce",
         "Run an adapter's run again from its own papers, and compare what comes out.",
         STORE,
+    ),
+    "serve": Entry(
+        "orchestrator.commands.serve:serve",
+        "Run the service: it submits, follows, schedules and answers; Ctrl-C ends it.",
+        SERVICE,
     ),
     "registry": Entry(
         "orchestrator.registry.commands", "The registry of runs and adapters.", STORE

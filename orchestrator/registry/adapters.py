@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.store.manifest import Manifest
@@ -124,6 +124,36 @@ def adapters(
     if project is not None:
         asked = asked.where(AdapterRow.project == project)
     return [value_of(Adapter, row) for row in session.scalars(asked)]
+
+
+def page(
+    session: Session,
+    *,
+    project: str | None = None,
+    name: str | None = None,
+    store: str | None = None,
+    after: tuple[str, str, int] | None = None,
+    limit: int | None = 100,
+) -> list[Adapter]:
+    """By store, name and version, from behind `after` on."""
+    key = (AdapterRow.store, AdapterRow.name, AdapterRow.version)
+    asked = select(AdapterRow).order_by(*key).limit(limit)
+    for column, wanted in (
+        (AdapterRow.project, project),
+        (AdapterRow.name, name),
+        (AdapterRow.store, store),
+    ):
+        if wanted is not None:
+            asked = asked.where(column == wanted)
+    if after is not None:
+        asked = asked.where(tuple_(*key) > tuple_(*after))
+    return [value_of(Adapter, row) for row in session.scalars(asked)]
+
+
+def current(session: Session, store: str, name: str) -> Promoted | None:
+    """What a bare name means, as far as is known."""
+    row = session.get(PointerRow, (store, name))
+    return None if row is None else value_of(Promoted, row)
 
 
 def promoted(session: Session, store: str) -> list[Promoted]:

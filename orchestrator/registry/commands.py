@@ -1,14 +1,16 @@
-"""`slora registry`: bring its tables up to date, look at it, restore it from the store."""
+"""`slora registry`: bring its tables up to date, look at it, restore it, get back into it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.ended import not_installed
+from jobs.errors import Fault, InputError
 from jobs.store.objects import open_store
 from orchestrator.commands.options import DEFAULT_STORE, Json, Store
 from orchestrator.console import (
@@ -19,6 +21,7 @@ from orchestrator.console import (
     say,
     show_pairs,
 )
+from orchestrator.secret_file import write_secret
 
 if TYPE_CHECKING:
     from orchestrator.registry.migrate import Schema
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="The registry of runs and adapters.")
 
+DAY_S = 86400.0
 DEFAULT_DATABASE = "sqlite:///.cache/registry.db"
 Url = Annotated[
     str,
@@ -95,6 +99,29 @@ def rebuild(
         _show(done)
     if done.faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def token(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where it goes; only you read it.")],
+    database: Url = DEFAULT_DATABASE,
+    days: Annotated[float, typer.Option(help="Until it expires.", min=0.001)] = 7.0,
+) -> None:
+    """A new administrator's token, by the right to write the database: for when none is left."""
+    with _installed():
+        from orchestrator.registry.migrate import open_registry
+        from orchestrator.registry.tokens import issue
+    if file.exists():
+        raise InputError([Fault("FILE", f"{file} is there already", "Name a new file.")])
+    registry = open_registry(database)
+    try:
+        with registry.write() as session:
+            made, words = issue(session, "from-registry", "admin", seconds=days * DAY_S)
+            # Before it counts: a token that could not be written opens nothing.
+            write_secret(file, words)
+    finally:
+        registry.close()
+    say(f"token {made.id} is in {file}, for SLORA_TOKEN_FILE; it expires in {days:g} days.")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
     OperationalError,
     ProgrammingError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
@@ -122,6 +123,8 @@ def said(place: str) -> Iterator[None]:
     """Turns what the driver says into our errors; what it says of values stays out."""
     try:
         yield
+    except PoolTimeout as error:
+        raise DatabaseUnreachable(place, "every connection is in use") from error
     except (OperationalError, InterfaceError) as error:
         raise DatabaseUnreachable(place, _first_line(error)) from error
     except DatabaseError as error:

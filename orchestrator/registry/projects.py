@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from orchestrator.registry.clock import now
-from orchestrator.registry.errors import LostUpdate, Unknown
+from orchestrator.registry.errors import LostUpdate, Taken, Unknown
 from orchestrator.registry.models import ProjectRow
 from orchestrator.registry.values import Limits, Project, name_of, value_of
 
@@ -31,6 +31,24 @@ def project(session: Session, name: str) -> Project:
     if found is None:
         raise Unknown("project", name)
     return value_of(Project, found)
+
+
+def add(session: Session, name: str, limits: Limits) -> Project:
+    """A new project. Raises Taken."""
+    name_of(name, "project")
+    values = {"name": name, "created_at": now(), "revision": 1, **limits.model_dump()}
+    try:
+        with session.begin_nested():
+            session.execute(insert(ProjectRow).values(values))
+    except IntegrityError as error:
+        raise Taken("project", name) from error
+    return project(session, name)
+
+
+def listed(session: Session) -> list[Project]:
+    """All of them, by name."""
+    rows = session.scalars(select(ProjectRow).order_by(ProjectRow.name))
+    return [value_of(Project, row) for row in rows]
 
 
 def set_limits(session: Session, there: Project, limits: Limits) -> Project:

@@ -6,7 +6,7 @@ Every change of a run is one event at the revision that it made, written in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
@@ -34,6 +34,20 @@ HERE = "registry"
 PAGE = 50
 LARGEST_PAGE = 1000
 NO_JOB = FINAL | {Status.PLANNED}
+
+
+class Placed(Protocol):
+    """Where a run is among all: a run, or what is remembered of one."""
+
+    @property
+    def created_at(self) -> float:
+        """When it was asked for."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """Which of those of one moment."""
+        ...
 
 
 def add(session: Session, new: NewRun) -> Run:
@@ -95,7 +109,9 @@ def page(
     *,
     project: str | None = None,
     status: Status | None = None,
-    after: Run | None = None,
+    name: str | None = None,
+    kind: str | None = None,
+    after: Placed | None = None,
     limit: int = PAGE,
 ) -> list[Run]:
     """Runs, the newest first, from behind `after` on."""
@@ -104,6 +120,10 @@ def page(
         asked = asked.where(RunRow.project == project)
     if status is not None:
         asked = asked.where(RunRow.status == status.value)
+    if name is not None:
+        asked = asked.where(RunRow.name == name)
+    if kind is not None:
+        asked = asked.where(RunRow.kind == kind)
     if after is not None:
         place = tuple_(RunRow.created_at, RunRow.id)
         asked = asked.where(place < tuple_(after.created_at, after.id))

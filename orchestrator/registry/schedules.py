@@ -184,9 +184,13 @@ def page(
     return [value_of(Schedule, row) for row in session.scalars(asked.limit(limit))]
 
 
-def firings(session: Session, there: Schedule, *, limit: int = 100) -> list[Firing]:
-    """What came of its moments, the newest first."""
+def firings(
+    session: Session, there: Schedule, *, before: float | None = None, limit: int = 100
+) -> list[Firing]:
+    """What came of its moments, the newest first, from before a moment on."""
     asked = select(FiringRow).where(FiringRow.schedule == there.id)
+    if before is not None:
+        asked = asked.where(FiringRow.due_at < before)
     rows = session.scalars(asked.order_by(FiringRow.due_at.desc()).limit(limit))
     return [value_of(Firing, row) for row in rows]
 

@@ -46,6 +46,9 @@ class Asked:
 
 def asked_for(kind: Kind, raw: Mapping[str, Any], stores: Sequence[str]) -> Asked:
     """The run that a spec of plain values asks for. Raises InputError with all its faults."""
+    if kind not in _READERS:
+        problem = f"{kind} is not available yet"
+        raise InputError([Fault("kind", problem, f"Use {' or '.join(_READERS)}.")])
     spec, text, workers, trials = _READERS[kind]({**raw, "store": _store(raw, stores)})
     faults = [*_relative(spec)]
     if faults:

@@ -6,12 +6,12 @@ that it was to make.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import NotFound
+from jobs.lease import read_lease
 from jobs.store.commit import LOOK_BACK
 from jobs.store.journal import whole_events
 from jobs.store.listing import read_committed
@@ -24,7 +24,8 @@ from orchestrator.registry.values import Run, told
 from orchestrator.service.policy import Told
 
 LARGEST = 64 << 20
-LEASE = "lease.json"
+DECIDED = ("promoted", "kept")
+"""The last event of a retraining that made an adapter."""
 FRESH_S = 60.0
 """A lease that was beaten within this time is a living job's; it is beaten every ten seconds."""
 
@@ -42,7 +43,9 @@ class Found:
 def found_of(store: ObjectStore, run: Run, *, now: float | None = None) -> Found:
     """Looks at the run's papers and its name's versions. Raises StoreUnreachable."""
     events = _events(store, run)
-    manifest = _manifest(store, run)
+    # Of a retraining the commit is not the end: whether it takes over is still to be decided.
+    whole = run.kind != "retrain" or any(event.get("event") in DECIDED for event in events)
+    manifest = _manifest(store, run) if whole else None
     why = next((str(e.get("why", "")) for e in reversed(events) if e.get("event") == "failed"), "")
     words = Told(
         adapter=manifest.label if manifest else None,
@@ -82,10 +85,8 @@ def _pointer(store: ObjectStore, name: str) -> tuple[int, int] | None:
 
 
 def _alive(store: ObjectStore, run: Run, now: float) -> bool:
-    try:
-        lease = json.loads(store.read(f"runs/{run.id}/{LEASE}", 0, 4096))
-        beaten, attempt = float(lease["time"]), int(lease["attempt"])
-        ended = bool(lease.get("ended", False))
-    except (NotFound, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    lease = read_lease(store, run.id)
+    if lease is None:
         return False
-    return not ended and attempt == run.attempt and now - beaten < FRESH_S
+    fresh = now - lease["time"] < FRESH_S
+    return not lease["ended"] and lease["attempt"] == run.attempt and fresh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
 from io import StringIO
@@ -16,7 +17,9 @@ from jobs.store.directory import DirectoryStore
 from orchestrator import console
 from orchestrator.console import LongWork
 from orchestrator.main import app
+from orchestrator.registry.database import Database
 from orchestrator.registry.migrate import upgrade
+from orchestrator.registry.tokens import bearer, tokens
 from tests.orchestrator.registry.stores import DONE, fill
 
 ROOT = Path(__file__).parents[3]
@@ -128,3 +131,31 @@ def test_the_bar_of_a_rebuild_comes_after_two_seconds_and_counts_papers(monkeypa
 def test_the_store_that_is_meant_is_the_one_that_is_read(store: DirectoryStore, url: str):
     ask("rebuild", "--store", store.url(""), "--database", url)
     assert DONE in (Path(url.removeprefix("sqlite:///")).read_bytes().decode("latin-1"))
+
+
+def test_a_new_admins_token_is_for_its_owner_alone_and_opens_the_service(url: str, tmp_path: Path):
+    upgrade(url)
+    file = tmp_path / "token"
+    said = ask("token", str(file), "--database", url, "--days", "1")
+    assert said.exit_code == 0, said.output
+    words = file.read_text().strip()
+    assert words not in said.output and stat.S_IMODE(file.stat().st_mode) == 0o600
+    registry = Database(url)
+    with registry.read() as session:
+        found = bearer(session, words)
+    registry.close()
+    assert found is not None and (found.scope, found.project) == ("admin", None)
+    assert found.expires_at is not None
+
+
+def test_a_token_that_can_not_be_written_is_none(url: str, tmp_path: Path):
+    upgrade(url)
+    (tmp_path / "there").write_text("mine")
+    (tmp_path / "file").write_text("")
+    for place in ("there", "file/below"):
+        assert ask("token", str(tmp_path / place), "--database", url).exit_code == 2
+    registry = Database(url)
+    with registry.read() as session:
+        assert tokens(session) == []
+    registry.close()
+    assert (tmp_path / "there").read_text() == "mine"

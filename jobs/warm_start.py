@@ -1,0 +1,70 @@
+"""Where a training goes on from another adapter: its factors, values, head, or the whole model.
+
+Pulled and checked against its manifest on each worker. A LoRA that was scaled otherwise is brought
+to the spec's scale, so that before step 0 the model computes what the adapter did.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from jobs.errors import Fault, InputError
+from jobs.request import Request
+from jobs.store.adapters import pull, resolve
+from jobs.store.objects import ObjectStore
+from slora.folder import LoraAdapter, SparseAdapter, read
+from slora.mask import Mask
+from slora.start import Start
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a training finds there before its first step."""
+
+    model: Path | None = None
+    """The folder of a whole model, of kind full."""
+    starts: Mapping[str, Start] = field(default_factory=dict)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def warm_start(request: Request, store: ObjectStore) -> Iterator[WarmStart | None]:
+    """The request's parent, in a folder that lives as long as the block; None without a parent.
+
+    Raises NotFound, DigestMismatch, BadAdapter, and InputError for one that is of another kind.
+    """
+    if request.parent is None:
+        yield None
+        return
+    manifest = resolve(store, request.parent)
+    with tempfile.TemporaryDirectory(prefix="slora-parent-") as made:
+        folder = pull(store, manifest, Path(made) / "adapter")
+        kind = request.spec.method.kind
+        if kind == manifest.kind == "full":
+            yield WarmStart(model=folder)
+            return
+        adapter = None if manifest.kind == "full" else read(folder)
+        if kind == "sparse" and isinstance(adapter, SparseAdapter) and not adapter.factors:
+            yield WarmStart(values=adapter.values, masks=adapter.masks, head=adapter.head)
+        elif kind == "lora" and isinstance(adapter, LoraAdapter):
+            starts = _starts(adapter, request.spec.method.scale)
+            yield WarmStart(starts=starts, head=adapter.head)
+        else:
+            problem = f"{kind} can't go on from {manifest.label}, of kind {manifest.kind}"
+            raise InputError([Fault("retrain.start", problem, "Use scratch.")])
+
+
+def _starts(adapter: LoraAdapter, scale: float) -> dict[str, Start]:
+    factor = adapter.scale / scale
+    return {
+        name: Start(a_RI.float(), b_OR.float() * factor)
+        for name, (a_RI, b_OR) in adapter.factors.items()
+    }

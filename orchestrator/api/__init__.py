@@ -1,0 +1,1 @@
+"""The service's door: HTTP under /v1, its documents, its streams."""

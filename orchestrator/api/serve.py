@@ -1,0 +1,235 @@
+"""The service as a process: its database, its first token, its server, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from jobs.errors import Fault, InputError
+from orchestrator.api.app import make_app
+from orchestrator.api.hub import Hub
+from orchestrator.cluster.door import Cluster
+from orchestrator.registry import projects, tokens
+from orchestrator.registry.database import Database, database_url
+from orchestrator.registry.migrate import open_registry, upgrade
+from orchestrator.registry.values import DEFAULT_PROJECT
+from orchestrator.service.config import DEFAULT_CLUSTER, ServiceConfig, check_config
+from orchestrator.service.loop import Service
+
+RAY_ADDRESS = "http://127.0.0.1:8265"
+RAY_TOKEN = "~/.ray/auth_token"
+TOKEN_FILE = "service-token"
+FIRST = "first-admin"
+"""The label of the token that the first start makes."""
+GRACE_S = 10
+"""That requests have to end; streams were ended before."""
+BACKLOG = 2048
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+log = logging.getLogger(__name__)
+
+Connected = Callable[[ServiceConfig], dict[str, Cluster]]
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the server listens, and how."""
+
+    host: str = "127.0.0.1"
+    port: int = 8321
+    certificate: Path | None = None
+    key: Path | None = None
+    insecure: bool = False
+    """Whether tokens may travel in the clear to other machines."""
+
+    @property
+    def scheme(self) -> str:
+        """Of its address."""
+        return "http" if self.certificate is None else "https"
+
+
+def plain_config(database: str | None) -> ServiceConfig:
+    """Without a file: the Ray of this machine, under the name `default`."""
+    cluster = {"address": RAY_ADDRESS, "token_file": RAY_TOKEN, "shares_files": True}
+    return check_config({"clusters": {DEFAULT_CLUSTER: cluster}}, database)
+
+
+def check_listening(where: Listening) -> None:
+    """Raises InputError where tokens would travel in the clear, or TLS can't be had."""
+    faults = []
+    if (where.certificate is None) != (where.key is None):
+        faults.append(
+            Fault(
+                "--tls-cert", "a certificate needs its key, and a key its certificate", "Give both."
+            )
+        )
+    elif where.certificate is None and not where.insecure and not _loopback(where.host):
+        problem = f"{where.host[:100]!a} is reached by others, and tokens would travel in the clear"
+        remedy = "Give --tls-cert and --tls-key, or --insecure-http behind a proxy that has TLS."
+        faults.append(Fault("--host", problem, remedy))
+    elif where.certificate is not None and where.key is not None:
+        faults += _unfit(where.certificate, where.key)
+    if faults:
+        raise InputError(faults)
+
+
+def serve(
+    config: ServiceConfig,
+    where: Listening,
+    connected: Connected,
+    *,
+    ready: Callable[[str, Path | None], None],
+) -> int:
+    """Serves until a signal; 0, or 1 where a thread of the service ended.
+
+    `ready` is told the address, and where the first token lies if this start made it.
+    Raises InputError, DatabaseUnreachable.
+    """
+    check_listening(where)
+    listener = _listener(where)
+    upgrade(config.database)
+    database = open_registry(config.database)
+    try:
+        made = first_token(database, token_file(config.database))
+        service = Service(config, database, connected(config))
+        server = Server(make_app(service), where)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        service.start()
+        try:
+            with server.ended_by_signals():
+                ready(f"{where.scheme}://{shown}:{port}", made)
+                server.run(sockets=[listener])
+        finally:
+            service.close()
+        return 0 if service.failed is None else 1
+    finally:
+        listener.close()
+        database.close()
+
+
+def token_file(database: str) -> Path:
+    """Where the first token is kept: beside a SQLite database, else in .cache."""
+    url = database_url(database)
+    if url.get_backend_name() == "sqlite" and url.database is not None:
+        return Path(url.database).parent / TOKEN_FILE
+    return Path(".cache").resolve() / TOKEN_FILE
+
+
+def first_token(database: Database, file: Path) -> Path | None:
+    """The file of a new admin token where the service has none yet; else None.
+
+    The file is written before the token counts: whoever is killed between has a file that opens
+    nothing, and the next start writes it anew.
+    """
+    with database.write() as session:
+        projects.ensure(session, DEFAULT_PROJECT)
+        if any(one.project is None and one.scope == "admin" for one in tokens.tokens(session)):
+            return None
+        _, words = tokens.issue(session, FIRST, "admin")
+        _write_private(file, words)
+    return file
+
+
+class Server(uvicorn.Server):
+    """A server that ends its streams before it waits for them, and itself with the service."""
+
+    def __init__(self, app: FastAPI, where: Listening) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,
+                ssl_certfile=where.certificate,
+                ssl_keyfile=where.key,
+            )
+        )
+        self._hub: Hub = app.state.hub
+        self._service: Service = app.state.service
+
+    @contextmanager
+    def ended_by_signals(self) -> Iterator[None]:
+        """From the announcement on a signal ends the server, and never what is closed after it.
+
+        Uvicorn raises again what it caught while it ran: that meets these handlers too.
+        """
+        before = {one: signal.signal(one, self.handle_exit) for one in ENDING}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ends where a signal came, or a thread of the service is gone."""
+        return await super().on_tick(counter) or not self._service.alive
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Streams first: their followers come again, to whoever serves then."""
+        await self._hub.close()
+        # They write their last bytes before the connections are asked to end.
+        await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
+
+def _write_private(file: Path, words: str) -> None:
+    """Whole or not at all, and readable by nobody else from its first moment on."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as opened:
+            opened.write(words + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        problem = f"{file} can't be written: {error.strerror or error}"
+        raise InputError([Fault("token", problem, "Let the service write there.")]) from error
+
+
+def _listener(where: Listening) -> socket.socket:
+    """Bound before anything is started, so that a port in use costs nothing."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        problem = f"{where.host[:100]}:{where.port} can't be had: {error.strerror or error}"
+        raise InputError([Fault("--port", problem, "Use another; 0 takes any.")]) from error
+    return listener
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _unfit(certificate: Path, key: Path) -> list[Fault]:
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        problem = f"{certificate} and {key} can't be used: {error.strerror or error}"
+        return [Fault("--tls-cert", problem, "Use PEM files that belong together.")]
+    return []

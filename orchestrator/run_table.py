@@ -1,0 +1,120 @@
+"""Runs in words: a table of many, the details of one, why it ended and what to do next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.client.values import Attempt, Run
+from orchestrator.console import duration_text, say, show_pairs, show_table
+
+REASONS = {
+    "crashed": ("its code failed, which repeats itself", "Read `slora logs {run}`, mend, submit."),
+    "refused": ("its input is wrong", "Mend what the detail names, and submit again."),
+    "outside": ("something that it needs did not answer", "Submit it again once that is back."),
+    "unpublished": (
+        "it ended well and left no adapter",
+        "Read `slora logs {run}`; `slora adapters recover` sends what waits on its machine.",
+    ),
+    "attempts": (
+        "it was lost more often than it may be",
+        "Look at `slora clusters`; submitted again it begins anew.",
+    ),
+    "quota": ("it is above what its project may use", "See `slora projects list`."),
+    "user": ("somebody stopped it", "Submit it again to have it."),
+    "replaced": ("a newer firing of its schedule took its place", "Nothing: the newer one runs."),
+    "gone": ("its cluster does not know the job", "Nothing: the service tries again."),
+    "preempted": ("its machine was taken away", "Nothing: the service tries again."),
+}
+"""Why a run did not go on, and what to do about it."""
+
+
+def show_runs(runs: Sequence[Run], *, now: float | None = None) -> None:
+    """A table, as the runs come."""
+    moment = time.time() if now is None else now
+    rows = [
+        (run.id, run.status, run.kind, run.project, _age(run.created_at, moment), _brief(run))
+        for run in runs
+    ]
+    headers = ("run", "status", "kind", "project", "age", "why")
+    show_table(rows, headers=headers, right=("age",), lines=True)
+
+
+def show_run(run: Run) -> None:
+    """One run: where it is, its attempts, why it ended, what to do next."""
+    show_pairs(_pairs(run))
+    if run.attempts:
+        say("")
+        headers = ("attempt", "job", "status", "from (UTC)", "to", "why")
+        show_table([_attempt(one) for one in run.attempts], headers=headers, right=("attempt",))
+    say("")
+    say(f"next: {next_step(run)}")
+
+
+def next_step(run: Run) -> str:
+    """What whoever looks at it may do now."""
+    if run.reason is not None and run.reason in REASONS:
+        return REASONS[run.reason][1].format(run=run.id)
+    if run.status == "done":
+        return f"slora adapters list --store {run.store}; slora report {run.id}"
+    if run.stop is not None:
+        return "It was asked to end: look again in a moment."
+    if run.status == "planned":
+        return f"It waits for its turn. slora stop {run.id} takes it out."
+    return f"slora logs -f {run.id}"
+
+
+def why(run: Run) -> str:
+    """The one thing that there is to say about it besides its status."""
+    if run.reason is not None:
+        return REASONS.get(run.reason, (run.reason,))[0]
+    if run.stop is not None and not run.over:
+        return "asked to stop"
+    return run.waits
+
+
+def described(run: Run) -> dict[str, Any]:
+    """For programs."""
+    return {**asdict(run), "attempts": [asdict(one) for one in run.attempts]}
+
+
+def moment_text(at: float | None) -> str:
+    """A moment for people, in UTC."""
+    return "-" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _brief(run: Run) -> str:
+    return run.reason or why(run)
+
+
+def _pairs(run: Run) -> list[tuple[str, str]]:
+    reason = "" if run.reason is None else f" ({run.reason}: {why(run)})"
+    pairs = [
+        ("run", run.id),
+        ("status", f"{run.status}{reason}"),
+        ("project", f"{run.project}, priority {run.priority}"),
+        ("kind", f"{run.kind} of {run.name}"),
+        ("cluster", f"{run.cluster}, {run.workers} worker{'s' if run.workers != 1 else ''}"),
+        ("store", run.store),
+        ("created", f"{moment_text(run.created_at)} UTC"),
+        ("changed", f"{moment_text(run.updated_at)} UTC"),
+    ]
+    pairs += [("tokens", f"{run.tokens:,} at most")] if run.tokens is not None else []
+    pairs += [("search", run.search)] if run.search else []
+    pairs += [("waits", run.waits)] if run.waits and not run.over else []
+    pairs += [("stop", f"asked for: {run.stop}")] if run.stop and not run.over else []
+    return pairs + ([("detail", run.detail)] if run.detail else [])
+
+
+def _attempt(one: Attempt) -> tuple[str, ...]:
+    began, ended = moment_text(one.created_at)[5:], moment_text(one.ended_at)[5:] or "-"
+    reason = "" if one.reason is None else one.reason
+    return str(one.number), one.submission, one.status, began, ended, reason
+
+
+def _age(since: float, now: float) -> str:
+    # Clocks differ; nothing is younger than now.
+    return duration_text(max(0.0, now - since))

@@ -1,0 +1,53 @@
+"""One real Ray head for the whole folder, and servers that answer what a test tells them to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster.code import packed
+from orchestrator.cluster.ray_jobs import RayCluster
+from tests.orchestrator.cluster.server import Server
+from tests.ray_head import Head, ray_head
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head whose jobs can import these tests."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(ROOT))
+        with ray_head(tmp_path_factory.mktemp("ray")) as running:
+            yield running
+
+
+@pytest.fixture(scope="session")
+def token(head: Head) -> Path:
+    return Path(head.environment["RAY_AUTH_TOKEN_PATH"])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture
+def behind(server: Server, tmp_path: Path) -> Iterator[RayCluster]:
+    """A cluster at the server's address, with a token and with code to send."""
+    (tmp_path / "token").write_text("secret-token\n")
+    for name in ("slora", "jobs", "orchestrator"):
+        (tmp_path / "code" / name).mkdir(parents=True)
+        (tmp_path / "code" / name / "__init__.py").write_text("")
+    cluster = RayCluster(
+        "far",
+        server.url,
+        token=tmp_path / "token",
+        code=packed(tmp_path / "code"),
+        patience_s=0.5,
+    )
+    yield cluster
+    cluster.close()

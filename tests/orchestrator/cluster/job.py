@@ -1,0 +1,26 @@
+"""A job for these tests: `python -m tests.orchestrator.cluster.job`. Leaves a mark, waits, ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> int:
+    """The exit code that was asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--marks", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--code", type=int, default=0)
+    asked = parser.parse_args()
+    with asked.marks.open("a") as marks:
+        marks.write("started\n")
+    print("the job says ä", flush=True)
+    time.sleep(asked.seconds)
+    return int(asked.code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
