@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.orm import Session
 
-from orchestrator.registry.database import Database
+from orchestrator.registry.database import Database, said
+from orchestrator.registry.errors import DatabaseUnreachable
 
 MOST = 64
 """Writes in one transaction, so that nobody else waits long for a turn."""
@@ -29,11 +30,13 @@ class _Wish(Generic[Result]):
         self._result: Result | None = None
         self._error: BaseException | None = None
 
-    def run(self, session: Session) -> None:
-        """Does it, or undoes what it began."""
+    def run(self, session: Session, place: str) -> None:
+        """Does it, or undoes what it began. Raises DatabaseUnreachable: none of all can be done."""
         try:
-            with session.begin_nested():
+            with said(place), session.begin_nested():
                 self._result = self._work(session)
+        except DatabaseUnreachable:
+            raise
         except Exception as error:
             self._error = error
 
@@ -72,7 +75,7 @@ class Together:
         try:
             with self._database.write() as session:
                 for wish in some:
-                    wish.run(session)
+                    wish.run(session, self._database.place)
         except BaseException as error:
             for wish in some:
                 wish.fail(error)
