@@ -75,6 +75,26 @@ def said(whole: Whole, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
+def followed(whole: Whole, *words: str) -> tuple[str, str]:
+    """What a command says that ends well, and how its run stood when the first step was told."""
+    lines, status = list[str](), ""
+    with subprocess.Popen(
+        [SLORA, *words],
+        env=whole.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        for line in following.stdout:
+            lines.append(line)
+            if line.startswith("step ") and not status:
+                (run,) = said(whole, "runs")["runs"]
+                status = run["status"]
+    assert following.returncode == 0, "".join(lines)
+    return "".join(lines), status
+
+
 def objects(whole: Whole) -> set[str]:
     """Every key in the bucket, asked by plain boto3."""
     told = whole.environment
@@ -112,23 +132,8 @@ def test_a_run_is_followed_live_retrained_on_new_rows_promoted_and_rolled_back(
     whole: Whole, specs: Path
 ):
     # Submitted and followed: its words come while it runs.
-    following = subprocess.Popen(
-        [SLORA, "submit", str(specs / "chat.yaml"), "--follow"],
-        env=whole.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert following.stdout is not None
-    lines, seen = list[str](), set[str]()
-    for line in following.stdout:
-        lines.append(line)
-        if "step" in line and not seen:
-            (running,) = said(whole, "runs")["runs"]
-            seen.add(running["status"])
-    text = "".join(lines)
-    assert following.wait() == 0, text
-    assert seen == {"running"}, text
+    text, seen = followed(whole, "submit", str(specs / "chat.yaml"), "--follow")
+    assert seen == "running", text
 
     # Its adapter is in the bucket.
     (first,) = said(whole, "runs")["runs"]
