@@ -10,7 +10,7 @@ from jobs.data.files import resolve
 from jobs.data.survey import Survey
 from jobs.errors import Fault, InputError
 from jobs.model_files import model_folder
-from jobs.request import Request
+from jobs.request import HeldOut, Request
 from jobs.store.objects import open_store
 
 S3 = "s3://"
@@ -25,6 +25,7 @@ def at_hand(request: Request) -> Request:
         base=base or request.base,
         train=_rows(request.train, data.train),
         evaluation=request.evaluation and _rows(request.evaluation, data.eval),
+        old=request.old and _old(request.old),
     )
 
 
@@ -49,3 +50,9 @@ def _rows(found: Survey, where: str | None) -> Survey:
     if where is None or not _in_bucket(where):
         return found
     return dataclasses.replace(found, files=resolve(where))
+
+
+def _old(held: HeldOut) -> HeldOut:
+    found = _rows(held.found, held.where)
+    first = dataclasses.replace(found, files=found.files[: held.files])
+    return dataclasses.replace(held, found=first)

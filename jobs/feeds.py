@@ -10,7 +10,7 @@ from jobs.data.feed import Feed
 from jobs.data.source import Source
 from jobs.data.survey import Survey
 from jobs.plan import deal
-from jobs.request import Request
+from jobs.request import HELD_OUT, OLD, HeldOut, Request
 
 
 def train_feed(
@@ -46,6 +46,48 @@ def eval_feed(
         return None
     size = request.plan.micro_batch_size * world_size
     return _feed(request, source, tokenizer, size, rank=rank, world_size=world_size)
+
+
+def judging_feeds(
+    request: Request,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: tuple[str, ...],
+    *,
+    rank: int,
+    world_size: int,
+) -> dict[str, Feed]:
+    """The rows that adapters are judged by, the spec's and the old ones, for one that knows these
+    labels; a set with labels that it does not know is left out."""
+    place = {"rank": rank, "world_size": world_size}
+    size = request.plan.micro_batch_size * world_size
+    sets = {HELD_OUT: _held_out(request), OLD: request.old}
+    return {
+        name: _feed(request, _old_source(held, labels), tokenizer, size, **place)
+        for name, held in sets.items()
+        if held is not None and not {*held.found.labels} - {*labels}
+    }
+
+
+def _held_out(request: Request) -> HeldOut | None:
+    """The spec's own rows, as such a set."""
+    data = request.spec.data
+    if request.evaluation is not None:
+        return HeldOut(request.evaluation, str(data.eval))
+    if data.eval_fraction is None:
+        return None
+    seed = request.spec.train.seed
+    return HeldOut(request.train, data.train, None, data.eval_fraction, seed)
+
+
+def _old_source(held: HeldOut, labels: tuple[str, ...]) -> Source:
+    return Source(
+        files=held.found.files,
+        format=held.found.format,
+        labels=labels,
+        eval_fraction=held.fraction,
+        part="eval",
+        seed=held.seed,
+    )
 
 
 def _source(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -17,17 +15,12 @@ from jobs.ended import ended
 from jobs.errors import JobsError
 from jobs.lease import Lease
 from jobs.model_files import model_digest
-from jobs.narrate import line_of, step_line
 from jobs.preflight import Checked, absolute, check
 from jobs.report import summary
 from jobs.spec_file import dump_spec, load_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import LEDGER, PLAN, SPEC, RunStore, new_run_id
-
-TICK_S = 0.5
-"""Seconds between two looks at the run's journal."""
-STEP_LINE_S = 5.0
-"""A line about a step at most this often."""
+from jobs.telling import told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +66,7 @@ def _run(checked: Checked, run_id: str, attempt: int) -> None:
         evaluation=checked.evaluation,
     )
     print(f"run {run_id}", flush=True)
-    with Lease(runs, attempt), _told(runs):
+    with Lease(runs, attempt), told(runs):
         try:
             connect()
             if (missing := missing_resources(request)) is not None:
@@ -84,39 +77,6 @@ def _run(checked: Checked, run_id: str, attempt: int) -> None:
             raise
     Console(width=80).print(summary(runs))
     assert runs.store.head(runs.key(LEDGER)) is not None
-
-
-@contextmanager
-def _told(runs: RunStore) -> Iterator[None]:
-    """Prints the run's events as lines while the block runs, from a thread of its own."""
-    over = threading.Event()
-    teller = threading.Thread(target=_tell, args=(runs, over), daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        over.set()
-        teller.join(timeout=10)
-
-
-def _tell(runs: RunStore, over: threading.Event) -> None:
-    _, events_at = runs.events.tail(0)
-    _, metrics_at = runs.metrics.tail(0)
-    steps, told = 0, 0.0
-    while True:
-        last = over.wait(TICK_S)
-        events, events_at = runs.events.tail(events_at)
-        metrics, metrics_at = runs.metrics.tail(metrics_at)
-        for event in events:
-            steps = event.get("steps", steps) if event.get("event") == "started" else steps
-            if (line := line_of(event)) is not None:
-                print(line, flush=True)
-        newest = [metric for metric in metrics if "evaluation" not in metric]
-        if newest and time.monotonic() - told >= STEP_LINE_S:
-            told = time.monotonic()
-            print(step_line(newest[-1], steps), flush=True)
-        if last:
-            return
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ PLACES = {
 }
 """What each evaluation of a run is called."""
 
+RETRAINED = ("looked", "nothing new", "rows changed", "going on", "judged", "gate", "promoted",
+             "kept")  # fmt: skip
+"""What happens in a retraining alone."""
+
 
 def place(at: str) -> str:
     """An evaluation's name in words."""
@@ -54,9 +58,30 @@ def line_of(event: Mapping[str, Any]) -> str | None:
         return f"enough at step {event['step']}: {event['why']}"
     if kind in ("stalled", "restarted"):
         return f"{event['why']}; starting again"
+    if kind in RETRAINED:
+        return _retrained(kind, event)
     if kind == "published":
         return f"committed {event['adapter']}: {event['bytes'] / 1e6:.1f} MB at {event['place']}"
     return None
+
+
+def _retrained(kind: str, event: Mapping[str, Any]) -> str:
+    if kind == "looked":
+        current, start = event["current"] or "no adapter", event["start"] or "scratch"
+        return f"{event['rows']:,} rows that {current} has not learnt; starting from {start}"
+    if kind == "nothing new":
+        return f"nothing new: {event['why']}"
+    if kind == "going on":
+        return f"going on from {event['parent']}"
+    if kind == "judged":
+        return f"{event['adapter']} on the {event['rows']} rows: {figures(event['metrics'])}"
+    if kind == "gate":
+        return f"the gate {'holds' if event['holds'] else 'does not hold'} for {event['adapter']}"
+    if kind == "promoted":
+        return f"promoted {event['adapter']}; before it, {event['before'] or 'nothing'}"
+    return (
+        f"kept {event['adapter']}, not promoted: {event['why']}" if kind == "kept" else event["why"]
+    )
 
 
 def step_line(metric: Mapping[str, Any], steps: int) -> str | None:

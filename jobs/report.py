@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.narrate import number, place
+from jobs.narrate import line_of, number, place
 from jobs.store.runs import RunStore
+
+DECISIONS = ("nothing new", "promoted", "kept")
+"""How a retraining ends."""
 
 
 def outcome(runs: RunStore) -> dict[str, Any]:
@@ -29,6 +32,9 @@ def outcome(runs: RunStore) -> dict[str, Any]:
             found["kept"] = event["kept"]
         elif kind == "published":
             found |= {key: event[key] for key in ("adapter", "form", "bytes", "place", "ledger")}
+        elif kind in ("gate", *DECISIONS):
+            told = {key: value for key, value in event.items() if key not in ("event", "time")}
+            found["gate" if kind == "gate" else "decision"] = {"event": kind, **told}
     return found
 
 
@@ -39,6 +45,7 @@ def summary(runs: RunStore) -> RenderableType:
     if found["evaluations"]:
         parts.append(_evaluations(found))
     parts.append(_facts(found))
+    parts += _retrained(found)
     if found["samples"].get("end"):
         parts.append(_samples(found["samples"]))
     return Group(*parts)
@@ -74,6 +81,25 @@ def _facts(found: Mapping[str, Any]) -> Table:
         table.add_row("adapter", f"{found['adapter']}, {found['bytes'] / 1e6:.1f} MB")
         table.add_row("place", str(found["place"]))
     return table
+
+
+def _retrained(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """The gate's table, and what was decided by it."""
+    if (gate := found.get("gate")) is not None:
+        title = f"gate by {gate['metric']}, {gate['adapter']} beside {gate['baseline'] or 'none'}"
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for column in ("asked", "rows", "found", "limit", ""):
+            table.add_column(column, justify="right" if column in ("found", "limit") else "left")
+        for line in gate["lines"]:
+            figures = (_figure(line[key]) for key in ("found", "limit"))
+            table.add_row(line["asked"], line["rows"], *figures, "yes" if line["holds"] else "no")
+        yield table
+    if (decision := found.get("decision")) is not None:
+        yield Text(str(line_of(decision)))
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _samples(samples: Mapping[str, list[dict[str, str]]]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import time
 from typing import Any
@@ -13,7 +14,7 @@ import ray.train
 
 from jobs.at_hand import at_hand
 from jobs.errors import AlreadyThere, InputError, JobsError, Stalled, TrainingFailed
-from jobs.request import Request
+from jobs.request import JUDGED, Request
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
 from slora.errors import SloraError
@@ -66,6 +67,7 @@ def _train(request: Request, runs: RunStore, rank: int, world_size: int, attempt
     import torch
 
     from jobs.deepspeed_wire import distributed
+    from jobs.judging import judge
     from jobs.notice import noticed
     from jobs.pulse import Pulse, default_board
     from jobs.team import team_of
@@ -78,14 +80,29 @@ def _train(request: Request, runs: RunStore, rank: int, world_size: int, attempt
     machine = ray.get_runtime_context().get_node_id()
     team = team_of(rank, world_size, device, machine=machine)
     with Pulse(rank, world_size, default_board()) as pulse:
-        training = Training(request, runs, team, attempt=attempt, pulse=pulse, notice=noticed)
         try:
-            training.run()
+            if request.judged:
+                found = judge(request, runs, team, pulse)
+                if rank == 0:
+                    runs.write_json(JUDGED, {"asked": request.judging, "found": _finite(found)})
+                return
+            Training(request, runs, team, attempt=attempt, pulse=pulse, notice=noticed).run()
         except Exception as failure:
             if _timed_out(failure):
                 why = f"waited {request.spec.cluster.timeout} s for others: {pulse.late()}"
                 raise Stalled(f"rank {rank} at {pulse.place}", why) from failure
             raise
+
+
+def _finite(found: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """As JSON can say it: a figure that is no number is null."""
+    return {
+        label: {
+            rows: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            for rows, metrics in sets.items()
+        }
+        for label, sets in found.items()
+    }
 
 
 def _timed_out(failure: Exception) -> bool:

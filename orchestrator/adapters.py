@@ -20,7 +20,7 @@ from jobs.store.adapters import (
 from jobs.store.lineage import Ancestor
 from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore, open_store
-from orchestrator.commands.options import DEFAULT_STORE, Json, Store, To, Wanted
+from orchestrator.commands.options import DEFAULT_STORE, Json, Service, Store, To, Wanted
 from orchestrator.console import (
     Commands,
     LongWork,
@@ -45,9 +45,16 @@ def list_command(
     brief: Annotated[
         bool, typer.Option("--brief", help="Names only: no manifest is read.")
     ] = False,
+    service: Service = None,
     json: Json = False,
 ) -> None:
-    """Every committed adapter."""
+    """Every committed adapter; with --service those that it knows."""
+    if service is not None:
+        # Here and below, because who looks into a store needs no client.
+        from orchestrator.adapters_there import list_there
+
+        list_there(service, json=json)
+        return
     opened = open_store(store)
     if brief:
         _list_names(opened, json=json)
@@ -67,8 +74,15 @@ def list_command(
 
 
 @app.command()
-def show(name: Wanted, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def show(
+    name: Wanted, store: Store = DEFAULT_STORE, service: Service = None, json: Json = False
+) -> None:
     """One adapter: what it is, where it comes from, what it cost."""
+    if service is not None:
+        from orchestrator.adapters_there import show_there
+
+        show_there(service, name, named_store(store), json=json)
+        return
     opened = open_store(store)
     adapter = resolve(opened, name)
     if json:
@@ -124,6 +138,11 @@ def verify_command(
             note(str(fault))
     if faults:
         raise typer.Exit(1)
+
+
+def named_store(store: str) -> str | None:
+    """The store that was named; a service has a default of its own."""
+    return None if store == DEFAULT_STORE else store
 
 
 def main_figure(adapter: Manifest) -> str:

@@ -82,20 +82,25 @@ def print_json(value: Any) -> None:
 
 
 def show_table(
-    rows: Sequence[Sequence[str]], *, headers: Sequence[str], right: Sequence[str] = ()
+    rows: Sequence[Sequence[str]],
+    *,
+    headers: Sequence[str],
+    right: Sequence[str] = (),
+    lines: bool = False,
 ) -> None:
     """A table on stdout. The headers in `right` stand over numbers.
 
     Where it is too wide, the first column is folded, so that it can still be copied, and the last
-    one is cut.
+    one is cut. With `lines` every row stays one line, as far as half of the width takes its first.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
+    lines = lines and max((len(row[0]) for row in rows), default=0) <= results.width // 2
     for place, header in enumerate(headers):
         table.add_column(
             header,
             justify="right" if header in right else "left",
             overflow="fold" if place == 0 else "ellipsis",
-            no_wrap=0 < place < len(headers) - 1,
+            no_wrap=lines or 0 < place < len(headers) - 1,
         )
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))

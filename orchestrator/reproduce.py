@@ -6,20 +6,17 @@ largest difference counts, measured against the largest value of the same tensor
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import Fault, InputError, NotFound
+from jobs.errors import Fault, InputError
 from jobs.preflight import Checked, check
-from jobs.spec import Spec
-from jobs.spec_file import load_spec
+from jobs.recorded import recorded_spec
 from jobs.store.adapters import pull, resolve
 from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore, open_store
-from jobs.store.runs import SPEC, RunStore
 
 GPU_TOLERANCE = 1e-3
 """Of the largest value of a tensor. Stated, not derived: float32 sums in another order."""
@@ -54,6 +51,9 @@ def reproduce(store: ObjectStore, wanted: str, train: Train) -> Reproduced | Non
     Raises InputError, before anything starts, where it can't come out the same.
     """
     adapter = resolve(store, wanted)
+    if adapter.parent is not None:
+        problem = f"{adapter.label} went on from {adapter.parent}, and its spec alone does not"
+        raise InputError([Fault("adapter", problem, "Reproduce what started from scratch.")])
     spec = recorded_spec(store, adapter)
     with tempfile.TemporaryDirectory(prefix="slora-again-") as made:
         url = f"file://{made}/store"
@@ -68,22 +68,6 @@ def reproduce(store: ObjectStore, wanted: str, train: Train) -> Reproduced | Non
         pull(store, adapter, folders[0])
         pull(open_store(url), again, folders[1])
         return _compared(adapter, again, folders, gpu=spec.cluster.gpus_per_worker > 0)
-
-
-def recorded_spec(store: ObjectStore, adapter: Manifest) -> Spec:
-    """The spec that the run wrote, if it is still the one that the manifest names."""
-    try:
-        text = RunStore(store, adapter.run).read_text(SPEC)
-    except NotFound as gone:
-        problem = f"the papers of run {adapter.run} are not in the store"
-        raise InputError([Fault(adapter.label, problem, "Keep runs/ beside adapters/.")]) from gone
-    if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
-        problem = f"the spec of run {adapter.run} was changed since"
-        raise InputError([Fault(adapter.label, problem, "Find the spec of the manifest's digest.")])
-    with tempfile.TemporaryDirectory(prefix="slora-spec-") as made:
-        path = Path(made) / "spec.yaml"
-        path.write_text(text, encoding="utf-8")
-        return load_spec(path)
 
 
 def _input_faults(adapter: Manifest, checked: Checked) -> list[Fault]:

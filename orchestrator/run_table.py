@@ -36,10 +36,11 @@ def show_runs(runs: Sequence[Run], *, now: float | None = None) -> None:
     """A table, as the runs come."""
     moment = time.time() if now is None else now
     rows = [
-        (run.id, run.status, run.kind, run.project, _age(run.created_at, moment), why(run))
+        (run.id, run.status, run.kind, run.project, _age(run.created_at, moment), _brief(run))
         for run in runs
     ]
-    show_table(rows, headers=("run", "status", "kind", "project", "age", ""), right=("age",))
+    headers = ("run", "status", "kind", "project", "age", "why")
+    show_table(rows, headers=headers, right=("age",), lines=True)
 
 
 def show_run(run: Run) -> None:
@@ -83,6 +84,10 @@ def described(run: Run) -> dict[str, Any]:
 def moment_text(at: float | None) -> str:
     """A moment for people, in UTC."""
     return "-" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _brief(run: Run) -> str:
+    return run.reason or why(run)
 
 
 def _pairs(run: Run) -> list[tuple[str, str]]:

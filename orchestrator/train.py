@@ -17,6 +17,7 @@ import requests
 from jobs.errors import JobsError, TrainingFailed, Unreachable
 from jobs.preflight import Checked
 from jobs.report import outcome, summary
+from jobs.spec import Spec
 from jobs.spec_file import dump_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import SPEC, RunStore, new_run_id
@@ -52,20 +53,28 @@ def run_to_end(checked: Checked) -> RunStore | None:
 
     Says what happens on stderr, and nothing on stdout.
     """
-    spec = checked.spec
-    run_id = new_run_id(spec.name, datetime.now(UTC))
-    runs = RunStore(open_store(spec.store), run_id)
-    runs.write_text(SPEC, dump_spec(spec))
-    note(f"run {run_id}")
+    runs = new_run(checked.spec)
+    runs.write_text(SPEC, dump_spec(checked.spec))
+    return runs if to_end("jobs.finetune", SPEC, runs, checked.spec) else None
+
+
+def new_run(spec: Spec) -> RunStore:
+    """The papers of a run that begins now."""
+    runs = RunStore(open_store(spec.store), new_run_id(spec.name, datetime.now(UTC)))
+    note(f"run {runs.run_id}")
+    return runs
+
+
+def to_end(module: str, paper: str, runs: RunStore, spec: Spec) -> bool:
+    """A run's job, followed until it is done. False where Ctrl-C stopped it."""
 
     def watch(alive: Callable[[], bool]) -> None:
         with teller() as telling:
             follow(runs, telling, alive)
 
-    words = ["jobs.finetune", "--spec", paper_at(runs, SPEC), "--run", run_id]
+    words = [module, "--spec", paper_at(runs, paper), "--run", runs.run_id]
     cpus = spec.workers * spec.cluster.cpus_per_worker
-    done = run_here(words, runs, job_id=f"{run_id}-0", cpus=cpus, watch=watch)
-    return runs if done else None
+    return run_here(words, runs, job_id=f"{runs.run_id}-0", cpus=cpus, watch=watch)
 
 
 def run_here(
@@ -178,10 +187,11 @@ def _show(runs: RunStore, store: str, *, json: bool) -> None:
         return
     results.print(summary(runs))
     found = outcome(runs)
-    _next_commands(found, store)
+    next_commands(found, store)
 
 
-def _next_commands(found: dict[str, Any], store: str) -> None:
+def next_commands(found: dict[str, Any], store: str) -> None:
+    """What one may do with the adapter, as commands to copy."""
     adapter, run = found["adapter"], found["run"]
     name = adapter.partition("@")[0]
     flag = "" if store.endswith("/.cache/store") else f" --store {shlex.quote(store)}"

@@ -13,7 +13,8 @@ from jobs.store.manifest import SIGNATURE, manifest_key
 from jobs.store.objects import open_store
 from jobs.store.settings import store_settings
 from jobs.store.spool import send, waiting
-from orchestrator.commands.options import DEFAULT_STORE, Json, Store
+from orchestrator.adapters import named_store
+from orchestrator.commands.options import DEFAULT_STORE, Json, Service, Store
 from orchestrator.console import note, print_json, say, size_text
 from orchestrator.reproduce import Reproduced
 
@@ -37,19 +38,36 @@ def add_to(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
-def promote_command(name: Version, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def promote_command(
+    name: Version, store: Store = DEFAULT_STORE, service: Service = None, json: Json = False
+) -> None:
     """Let the bare NAME mean this version."""
     plain, version = _version(name)
+    if service is not None:
+        # Here and below, because who works on a store needs no client.
+        from orchestrator.adapters_there import promote_there
+
+        there = promote_there(service, plain, version, named_store(store))
+        _say_pointer(plain, there.version, there.move, json=json)
+        return
     pointer = promote(open_store(store), plain, version)
     _say_pointer(plain, pointer.version, pointer.moves[-1].number, json=json)
 
 
-def rollback_command(name: Name, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def rollback_command(
+    name: Name, store: Store = DEFAULT_STORE, service: Service = None, json: Json = False
+) -> None:
     """Let NAME mean again what it meant before its last promotion."""
     plain, version = split_name(name)
     if version is not None:
         remedy = f"Use `slora adapters promote {name}` to go to a version by its number."
         raise InputError([Fault("NAME", f"{name} names a version", remedy)])
+    if service is not None:
+        from orchestrator.adapters_there import rollback_there
+
+        there = rollback_there(service, plain, named_store(store))
+        _say_pointer(plain, there.version, there.move, json=json)
+        return
     pointer = rollback(open_store(store), plain)
     _say_pointer(plain, pointer.version, pointer.moves[-1].number, json=json)
 

@@ -67,8 +67,11 @@ class Head:
 
 
 @contextmanager
-def ray_head(folder: Path, *, cpus: int = 2) -> Iterator[Head]:
-    """A head with a token below `folder`; its processes are killed on the way out."""
+def ray_head(folder: Path, *, cpus: int = 2, dashboard: int | None = None) -> Iterator[Head]:
+    """A head with a token below `folder`; its processes are killed on the way out.
+
+    `dashboard`: its port, where another head is to be found at the address of one before.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
@@ -82,7 +85,8 @@ def ray_head(folder: Path, *, cpus: int = 2) -> Iterator[Head]:
     }
     environment.pop("RAY_ADDRESS", None)
     # The agent's ports too: two heads on one machine would fight over Ray's own choice.
-    port, dashboard, agent, agent_grpc = free_ports(4)
+    port, free, agent, agent_grpc = free_ports(4)
+    dashboard = dashboard or free
     link = _short(folder)
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}"]
     command += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobs.request import HELD_OUT, OLD
 from jobs.retrain.section import GateSection
 
-HELD_OUT, OLD = "held-out", "before"
-"""The two sets of rows: those of data.eval now, and those that the baseline was judged by."""
 Figures = Mapping[str, float | None]
 """One adapter's metric by set of rows; None or NaN where it is no number."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs.store.commit import commit
 from jobs.store.lineage import ancestors
 from jobs.store.listing import broken_adapters, list_adapters, resolve, split_name, survey
-from jobs.store.pointer import promote, read_pointer, rollback
+from jobs.store.pointer import promote, promote_after, read_pointer, rollback, settle
 from jobs.store.pull import pull
 from jobs.store.removal import delete, gc
 from jobs.store.verify import verify
@@ -21,10 +21,12 @@ __all__ = [
     "gc",
     "list_adapters",
     "promote",
+    "promote_after",
     "pull",
     "read_pointer",
     "resolve",
     "rollback",
+    "settle",
     "split_name",
     "survey",
     "verify",

@@ -61,6 +61,22 @@ class BadPointer(StoreError):
         )
 
 
+class Moved(StoreError):
+    """A promotion that was to follow one move of the pointer met a later one."""
+
+    def __init__(self, name: str, version: int, there: int | None) -> None:
+        super().__init__(name, version, there)
+        self.name, self.version, self.there = name, version, there
+
+    def __str__(self) -> str:
+        now = "nothing" if self.there is None else f"v{self.there}"
+        return (
+            f"{self.name}: current was moved to {now} meanwhile, so v{self.version} is not "
+            f"promoted. Compare the two; `slora adapters promote {self.name}@v{self.version}` "
+            "moves it by hand."
+        )
+
+
 def current_key(name: str) -> str:
     """Where a name's pointer lies."""
     return f"adapters/{name}/current"
@@ -88,6 +104,43 @@ def promote(store: ObjectStore, name: str, version: int, *, now: datetime | None
         _swap(store, name, lambda there: _taken_back(there, version, now))
         raise NotFound(f"{name}@v{version}, which is being removed,")
     return pointer
+
+
+def promote_after(
+    store: ObjectStore, name: str, version: int, *, move: int | None, now: datetime | None = None
+) -> Pointer:
+    """Promote where the pointer's last move still is number `move` (None: it has not been made).
+
+    Raises Moved where it is another. The same again is no move, and undoes no later one: a
+    rollback since then stands.
+    """
+
+    def swap(there: Pointer | None) -> Pointer | None:
+        moves = there.moves if there else ()
+        since = [one for one in moves if move is None or one.number > move]
+        if any((one.action, one.version) == ("promote", version) for one in since):
+            return None
+        last = moves[-1].number if moves else None
+        if last != move:
+            raise Moved(name, version, there.version if there else None)
+        below = (*there.before, there.version)[-KEPT:] if there else ()
+        return _moved(there, "promote", version, below, now)
+
+    _check_committed(store, name, version)
+    return _swap(store, name, swap)
+
+
+def settle(store: ObjectStore, name: str, version: int, *, now: datetime | None = None) -> Pointer:
+    """Let the bare name mean `version` where nothing was promoted yet; else leave it as it is.
+
+    Without a pointer the name means the newest version, whatever it is worth.
+    """
+
+    def swap(there: Pointer | None) -> Pointer | None:
+        return None if there is not None else _moved(None, "promote", version, (), now)
+
+    _check_committed(store, name, version)
+    return _swap(store, name, swap)
 
 
 def rollback(store: ObjectStore, name: str, *, now: datetime | None = None) -> Pointer:

@@ -44,6 +44,8 @@ class FakeCluster:
         """So many submissions to come never arrive."""
         self.on_start: Callable[[Job], None] = lambda job: None
         """What a job does, besides being seen."""
+        self.on_look: Callable[[], None] = lambda: None
+        """What happens between a look at all jobs and its answer's arrival."""
         self._scripts: dict[str, list[Sight]] = {}
         self._jobs: dict[str, list[Sight]] = {}
         self._lock = threading.RLock()
@@ -89,7 +91,9 @@ class FakeCluster:
         """Every job, each one sight further."""
         with self._lock:
             self._answer()
-            return {submission: self._next(submission) for submission in list(self._jobs)}
+            found = {submission: self._next(submission) for submission in list(self._jobs)}
+            self.on_look()
+            return found
 
     def stop(self, submission: str) -> None:
         """Ends it at once."""

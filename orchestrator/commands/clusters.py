@@ -9,8 +9,8 @@ from typing import Any
 import typer
 
 from orchestrator.client.values import Cluster
-from orchestrator.commands.options import Json
-from orchestrator.commands.remote import Service, asking
+from orchestrator.commands.options import Json, Service
+from orchestrator.commands.remote import asking
 from orchestrator.console import print_json, show_table, size_text
 
 app = typer.Typer()

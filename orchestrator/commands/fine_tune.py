@@ -8,12 +8,14 @@ import typer
 
 from jobs.ended import not_installed
 from jobs.preflight import Checked, absolute, check
+from jobs.retrain.door import Retrain, is_retrain, load_retrain
 from jobs.search.door import load_search
 from jobs.spec import Spec
-from jobs.spec_file import load_spec
+from jobs.spec_file import load_spec, read_raw
 from orchestrator import plan_table
 from orchestrator.commands.options import Json, Overrides, SpecFile
-from orchestrator.console import LongWork, notes, print_json
+from orchestrator.console import LongWork, notes, print_json, say
+from orchestrator.retrain_plan import plan_of
 
 app = typer.Typer()
 
@@ -27,6 +29,9 @@ def plan(
 ) -> None:
     """What a run would train, hold, send, take and cost; nothing is started."""
     asked = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
+    if is_retrain(read_raw(spec, asked)):
+        _plan_retraining(load_retrain(spec, asked), json=json)
+        return
     checked = check(absolute(load_spec(spec, asked)), quick=True)
     if json:
         print_json(checked.plan.to_json())
@@ -36,13 +41,17 @@ def plan(
 
 @app.command()
 def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
-    """Run a fine-tune here: on a local Ray that is joined, or started and ended."""
-    checked = _checked(absolute(load_spec(spec, set or [])))
+    """Run a fine-tune or a retraining here, on a local Ray that is joined, or started and ended."""
+    asked = load_retrain(spec, set or []) if is_retrain(read_raw(spec, set or [])) else None
+    checked = _checked(asked.spec if asked else absolute(load_spec(spec, set or [])))
     # Here, because Ray takes half a second to import and most commands need none.
     try:
+        from orchestrator.retrain import retrain
         from orchestrator.train import train as run
     except ModuleNotFoundError as missing:
         raise not_installed(missing) from missing
+    if asked is not None:
+        raise typer.Exit(retrain(asked, checked, json=json))
     raise typer.Exit(run(checked, json=json))
 
 
@@ -62,6 +71,15 @@ def search(
     except ModuleNotFoundError as missing:
         raise not_installed(missing) from missing
     raise typer.Exit(run(asked, resume=resume, json=json))
+
+
+def _plan_retraining(asked: Retrain, *, json: bool) -> None:
+    checked, start = plan_of(asked)
+    if json:
+        print_json({**checked.plan.to_json(), "retrain": start})
+        return
+    plan_table.show(checked)
+    say(start)
 
 
 def _checked(loaded: Spec) -> Checked:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.remote import RunName, Service, asking
+from orchestrator.commands.options import Service
+from orchestrator.commands.remote import RunName, asking
 from orchestrator.console import note
 from orchestrator.run_table import why
 from orchestrator.tail import follow, writer

@@ -20,5 +20,9 @@ To = Annotated[Path, typer.Argument(metavar="TO", help="A folder that is absent 
 RunId = Annotated[str, typer.Argument(metavar="RUN")]
 Adapter = Annotated[str, typer.Option(help="NAME, or NAME@v2 for one version.")]
 Base = Annotated[str | None, typer.Option(help="Where the base is, if it has moved.")]
+Service = Annotated[
+    str | None,
+    typer.Option("--service", metavar="URL", help="Instead of SLORA_SERVICE, or this machine's."),
+]
 
 DEFAULT_STORE = "file://.cache/store"

@@ -10,8 +10,8 @@ import typer
 from jobs.errors import Fault, InputError
 from orchestrator.client.errors import NotThere
 from orchestrator.client.values import Project
-from orchestrator.commands.options import Json
-from orchestrator.commands.remote import Service, asking
+from orchestrator.commands.options import Json, Service
+from orchestrator.commands.remote import asking
 from orchestrator.console import Commands, print_json, say, show_table
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="What runs and tokens belong to.")

@@ -17,11 +17,6 @@ COMPLETION_S = 0.8
 """Who presses Tab waits no longer than this."""
 OFFERED = 50
 
-Service = Annotated[
-    str | None,
-    typer.Option("--service", metavar="URL", help="Instead of SLORA_SERVICE, or this machine's."),
-]
-
 
 @contextmanager
 def asking(service: str | None) -> Iterator[Client]:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.options import Json
-from orchestrator.commands.remote import MaybeRun, RunName, Service, asking
+from orchestrator.commands.options import Json, Service
+from orchestrator.commands.remote import MaybeRun, RunName, asking
 from orchestrator.console import note, print_json, say
 from orchestrator.run_table import described, show_run, show_runs
 

@@ -9,8 +9,8 @@ import typer
 
 from orchestrator.client.client import Client
 from orchestrator.client.values import Schedule
-from orchestrator.commands.options import Json, Overrides, SpecFile
-from orchestrator.commands.remote import Project, Service, asking, offered, project_of
+from orchestrator.commands.options import Json, Overrides, Service, SpecFile
+from orchestrator.commands.remote import Project, asking, offered, project_of
 from orchestrator.console import Commands, note, print_json, say, show_pairs, show_table
 from orchestrator.run_table import moment_text
 from orchestrator.submission import read_submission

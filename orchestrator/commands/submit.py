@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.client.runs import Submission
-from orchestrator.commands.options import Json, Overrides, SpecFile
-from orchestrator.commands.remote import Project, Service, asking
+from orchestrator.commands.options import Json, Overrides, Service, SpecFile
+from orchestrator.commands.remote import Project, asking
 from orchestrator.console import note, print_json, say
 from orchestrator.run_table import described
 from orchestrator.submission import read_submission

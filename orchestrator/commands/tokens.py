@@ -12,8 +12,8 @@ import typer
 
 from jobs.errors import Fault, InputError
 from orchestrator.client.values import Token
-from orchestrator.commands.options import Json
-from orchestrator.commands.remote import Service, asking
+from orchestrator.commands.options import Json, Service
+from orchestrator.commands.remote import asking
 from orchestrator.console import Commands, note, print_json, say, show_table
 from orchestrator.run_table import moment_text
 

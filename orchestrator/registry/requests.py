@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from sqlalchemy import delete, insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, InputError
 from orchestrator.registry import runs
 from orchestrator.registry.clock import now
+from orchestrator.registry.errors import Taken
 from orchestrator.registry.models import RequestRow
 from orchestrator.registry.values import Run
 
@@ -27,9 +29,13 @@ def answered(session: Session, project: str, key: str, digest: str) -> Run | Non
 
 
 def answer(session: Session, project: str, key: str, digest: str, run: Run) -> None:
-    """Remember the run that the key was given."""
+    """Remember the run that the key was given. Raises Taken where it was given one meanwhile."""
     values = {"project": project, "key": key, "digest": digest, "run": run.id}
-    session.execute(insert(RequestRow).values(**values, created_at=now()))
+    try:
+        with session.begin_nested():
+            session.execute(insert(RequestRow).values(**values, created_at=now()))
+    except IntegrityError as error:
+        raise Taken("Idempotency-Key", key) from error
 
 
 def forget(session: Session) -> None:

@@ -6,6 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from orchestrator.registry.clock import now
+from orchestrator.registry.lifecycle import Status
 from orchestrator.registry.models import AttemptRow, FiringRow, ProjectRow, RunRow
 from orchestrator.registry.runs import NO_JOB
 from orchestrator.registry.values import Project, Run, run_of, value_of
@@ -13,10 +14,14 @@ from orchestrator.registry.values import Project, Run, run_of, value_of
 DAY_S = 86400.0
 
 
-def lock_projects(session: Session) -> dict[str, Project]:
-    """All projects by name, held until the transaction ends: two that count wait for each other."""
-    rows = session.scalars(select(ProjectRow).order_by(ProjectRow.name).with_for_update())
-    return {row.name: value_of(Project, row) for row in rows}
+def lock_projects(session: Session) -> None:
+    """Holds all projects until the transaction ends: two that count wait for each other."""
+    session.execute(select(ProjectRow.name).order_by(ProjectRow.name).with_for_update()).all()
+
+
+def projects(session: Session) -> dict[str, Project]:
+    """All projects by name."""
+    return {row.name: value_of(Project, row) for row in session.scalars(select(ProjectRow))}
 
 
 def at_once(session: Session) -> dict[str, tuple[int, int]]:
@@ -41,15 +46,34 @@ def tokens_today(session: Session) -> dict[str, int]:
     return {project: tokens or 0 for project, tokens in session.execute(asked)}
 
 
-def ready(session: Session, cluster: str, *, limit: int = 1000) -> list[Run]:
-    """Planned runs of a cluster whose wait is over, the most urgent first."""
+def busy(session: Session, cluster: str) -> int:
+    """Runs that the cluster has, or is about to have: those whose job nobody knows to be over."""
+    through = [status.value for status in (*NO_JOB, Status.LOST)]
+    asked = select(func.count()).where(RunRow.cluster == cluster, RunRow.status.not_in(through))
+    return session.scalar(asked) or 0
+
+
+def ready(session: Session, cluster: str, *, each: int = 200) -> list[Run]:
+    """Planned runs of a cluster whose wait is over, the most urgent first.
+
+    At most so many of `each` project: one that asks for thousands hides no other's.
+    """
     order = (RunRow.priority.desc(), RunRow.created_at, RunRow.id)
-    asked = (
-        select(RunRow)
+    place = func.row_number().over(partition_by=RunRow.project, order_by=order)
+    ranked = (
+        select(RunRow.id, place.label("place"))
         .where(RunRow.status == "planned", RunRow.cluster == cluster)
         .where((RunRow.not_before.is_(None)) | (RunRow.not_before <= now()))
+        .subquery()
     )
-    return [run_of(row) for row in session.scalars(asked.order_by(*order).limit(limit))]
+    asked = select(RunRow).join(ranked, ranked.c.id == RunRow.id).where(ranked.c.place <= each)
+    return [run_of(row) for row in session.scalars(asked.order_by(*order))]
+
+
+def unwanted(session: Session, cluster: str) -> list[Run]:
+    """Planned runs that somebody asked to stop, whether or not their wait is over."""
+    asked = select(RunRow).where(RunRow.status == "planned", RunRow.cluster == cluster)
+    return [run_of(row) for row in session.scalars(asked.where(RunRow.stop.is_not(None)))]
 
 
 def behind_another_firing(session: Session, cluster: str) -> set[str]:

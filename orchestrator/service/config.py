@@ -70,6 +70,8 @@ class ServiceConfig(Frozen):
     """How often a run is submitted before a lost job is the end of it."""
     look_s: float = Field(default=2.0, ge=0.05, le=600)
     """Between two looks at a cluster."""
+    lease_s: float = Field(default=30.0, ge=1, le=3600)
+    """Until another service takes over from one that died; longer than a look takes."""
 
 
 def load_config(path: Path, database: str | None = None) -> ServiceConfig:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
@@ -15,54 +16,90 @@ from orchestrator.service.follower import Rules
 from orchestrator.service.queue import Books, Room, Turn, Usage, turns
 
 BEHIND = "its schedule's run before it is not over"
+STILL_THERE = "its job before is still ending on the cluster"
 
-Unfit = Callable[[Run], str]
-"""Why a run can't be placed on the cluster at all; empty where it can."""
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a run can't be placed on the cluster; empty where it can."""
+
+    never: str = ""
+    waits: str = ""
+
+
+FITS = Verdict()
+Fitting = Callable[[Run], Verdict]
 
 
 class Dispatcher:
     """Gives out turns on one cluster."""
 
     def __init__(
-        self, database: Database, cluster: str, rules: Rules, *, unfit: Unfit = lambda run: ""
+        self, database: Database, cluster: str, rules: Rules, *, fits: Fitting = lambda run: FITS
     ) -> None:
-        self._database, self._cluster, self._rules, self._unfit = database, cluster, rules, unfit
+        self._database, self._cluster, self._rules, self._fits = database, cluster, rules, fits
+        self._misfits: dict[str, str] = {}
+        """Why runs wait that don't fit the cluster as it is now."""
 
-    def dispatch(self, busy: int, lease: Lease, submit: Callable[[Run], None]) -> None:
-        """Submits what may run now; `busy` jobs of ours are there. Raises ClusterUnreachable.
+    def dispatch(
+        self, alive: Mapping[str, int], lease: Lease, submit: Callable[[Run], None]
+    ) -> None:
+        """Submits what may run now. Raises ClusterUnreachable.
 
+        `alive`: runs that have a job on the cluster, and of which attempt. It must end before they
+        get another, unless it is their next attempt already, as after a backup was restored.
         What is counted and what is moved is one transaction; it ends before the cluster is asked.
         """
-        for run in self._taken(busy, lease):
+        for run in self._taken(alive, lease):
             submit(run)
 
-    def _taken(self, busy: int, lease: Lease) -> list[Run]:
+    def _taken(self, alive: Mapping[str, int], lease: Lease) -> list[Run]:
         with self._database.read() as session:
-            waiting = usage.ready(session, self._cluster)
-        if not waiting:
+            unwanted = usage.unwanted(session, self._cluster)
+            looked = self._turns(session, alive)
+        if not looked and not unwanted:
             return []
         # Looked at outside of the transaction: it may read a model's headers.
-        unfit = {run.id: why for run in waiting if (why := self._unfit(run))}
+        judged = self._judged(looked)
         with self._database.write() as session:
-            projects = usage.lock_projects(session)
-            books = _books(usage.at_once(session), usage.tokens_today(session))
-            held = dict.fromkeys(usage.behind_another_firing(session, self._cluster), BEHIND)
-            fresh = usage.ready(session, self._cluster)
-            room = Room(self._rules.max_runs - busy)
-            taken = []
-            for turn in turns(fresh, books, projects, room, held):
-                run = _served(session, turn, unfit.get(turn.run.id, ""), lease)
-                if run is not None:
-                    taken.append(run)
-            return taken
+            for run in usage.unwanted(session, self._cluster):
+                reason = Reason(run.stop or Reason.USER)
+                runs.move(session, run, Status.STOPPED, reason=reason, lease=lease)
+            usage.lock_projects(session)
+            served = (
+                _served(session, turn, judged.get(turn.run.id, FITS).never, lease)
+                for turn in self._turns(session, alive)
+                # One that came meanwhile is judged, and served, by the next look.
+                if not _is_now(turn) or turn.run.id in judged
+            )
+            return [run for run in served if run is not None]
+
+    def _judged(self, looked: Sequence[Turn]) -> dict[str, Verdict]:
+        """Whether those that are next would fit, and whether those do by now that did not."""
+        asked = [turn.run for turn in looked if _is_now(turn) or turn.run.id in self._misfits]
+        judged = {run.id: self._fits(run) for run in asked}
+        self._misfits = {id: verdict.waits for id, verdict in judged.items() if verdict.waits}
+        return judged
+
+    def _turns(self, session: Session, alive: Mapping[str, int]) -> list[Turn]:
+        books = _books(usage.at_once(session), usage.tokens_today(session))
+        held = dict.fromkeys(usage.behind_another_firing(session, self._cluster), BEHIND)
+        room = Room(self._rules.max_runs - usage.busy(session, self._cluster))
+        planned = [run for run in usage.ready(session, self._cluster) if run.stop is None]
+        for run in planned:
+            if alive.get(run.id, run.attempt + 1) != run.attempt + 1:
+                held[run.id] = STILL_THERE
+        held |= self._misfits
+        return list(turns(planned, books, usage.projects(session), room, held))
+
+
+def _is_now(turn: Turn) -> bool:
+    return not turn.waits and not turn.never
 
 
 def _served(session: Session, turn: Turn, unfit: str, lease: Lease) -> Run | None:
     """The run with its next attempt begun, or None where it waits or is over."""
     run = turn.run
-    if run.stop is not None:
-        runs.move(session, run, Status.STOPPED, reason=Reason(run.stop), lease=lease)
-        return None
     if turn.never or unfit:
         reason = Reason.QUOTA if turn.never else Reason.REFUSED
         detail = turn.never or unfit

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jobs.errors import StoreError
+from jobs.errors import InputError, StoreError
 from jobs.store.objects import ObjectStore, open_store
 from orchestrator.cluster.door import Cluster, Seen, Sight
 from orchestrator.cluster.errors import ClusterRefused
@@ -73,7 +73,7 @@ class Follower:
         """Hand the newest attempt to the cluster. Raises ClusterUnreachable: nothing is known."""
         try:
             paper = lay_out(self._open(run.store), run)
-        except StoreError as error:
+        except (StoreError, InputError) as error:
             # Nothing was submitted: the next look finds that, and tries again.
             log.warning("run %s: its spec can't be laid out: %s", run.id, error)
             return
@@ -92,7 +92,7 @@ class Follower:
     def _step(self, run: Run, sight: Sight, *, acknowledged: bool, lease: Lease) -> None:
         try:
             found = NOTHING if sight.seen in ALIVE else found_of(self._open(run.store), run)
-        except StoreError as error:
+        except (StoreError, InputError) as error:
             # Without its store nothing is known of how it ended: the next look may tell.
             log.warning("run %s: its store does not answer: %s", run.id, error)
             return

@@ -68,7 +68,12 @@ class Service:
         self._rules = rules or self._configured
         self.clock = clock or DatabaseClock(database)
         self.scheduler = Scheduler(
-            database, self.intake, self.clock, holder=self._holder, observer=self.observer
+            database,
+            self.intake,
+            self.clock,
+            holder=self._holder,
+            observer=self.observer,
+            lease_s=config.lease_s,
         )
         self.reconcilers = {name: self._reconciler(name) for name in clusters}
         self._over = threading.Event()
@@ -166,11 +171,12 @@ class Service:
             cluster,
             holder=self._holder,
             follower=Follower(self.database, cluster, rules, self.observer),
-            dispatcher=Dispatcher(self.database, name, rules, unfit=placement),
+            dispatcher=Dispatcher(self.database, name, rules, fits=placement),
             orphans=Orphans(
                 self.database, cluster, service=rules.service, stores=self.config.stores
             ),
             observer=self.observer,
+            lease_s=self.config.lease_s,
         )
 
 

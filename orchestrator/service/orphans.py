@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jobs.errors import StoreError
 from jobs.store.objects import ObjectStore, open_store
@@ -18,7 +18,8 @@ from orchestrator.registry import runs
 from orchestrator.registry.adopted import adopt
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import Unknown
-from orchestrator.registry.lifecycle import FINAL
+from orchestrator.registry.lifecycle import FINAL, Status
+from orchestrator.registry.restored import STORE
 from orchestrator.registry.values import Run
 
 _SUBMISSION = re.compile(r"(?P<run>.+)-a(?P<attempt>[1-9][0-9]{0,8})")
@@ -43,17 +44,25 @@ class Orphans:
 
     def mind(self, sights: Mapping[str, Sight]) -> None:
         """Stops or adopts what lives there and has no run. Raises ClusterUnreachable."""
+        for submission, run, attempt in self._ours(sights):
+            self._judge(submission, run, attempt)
+
+    def living(self, sights: Mapping[str, Sight]) -> dict[str, int]:
+        """The runs of which a job lives there, and of which attempt it is."""
+        return {run: attempt for _, run, attempt in self._ours(sights)}
+
+    def _ours(self, sights: Mapping[str, Sight]) -> Iterator[tuple[str, str, int]]:
+        """This service's living jobs: the submission, its run and its attempt."""
         for submission, sight in sights.items():
             found = _SUBMISSION.fullmatch(submission)
             if found is None or sight.seen not in (Seen.PENDING, Seen.RUNNING):
                 continue
-            if sight.metadata.get("slora_service") != self._service:
-                continue
-            self._judge(submission, found["run"], int(found["attempt"]))
+            if sight.metadata.get("slora_service") == self._service:
+                yield submission, found["run"], int(found["attempt"])
 
     def _judge(self, submission: str, run_id: str, attempt: int) -> None:
         run = self._known(run_id)
-        if run is None:
+        if run is None or _was_rebuilt(run, attempt):
             try:
                 run = self._adopted(run_id, attempt)
             except StoreError as error:
@@ -63,7 +72,7 @@ class Orphans:
         if run is None:
             log.warning("job %s is of no run that is known: stopping it", submission)
             self._cluster.stop(submission)
-        elif run.status in FINAL or attempt < run.attempt:
+        elif run.status in FINAL or attempt < run.attempt or _too_late(run, attempt):
             log.warning("job %s lives on, its run is at attempt %s", submission, run.attempt)
             self._cluster.stop(submission)
 
@@ -82,3 +91,13 @@ class Orphans:
                 log.info("run %s was adopted from %s", run_id, store)
                 return run
         return None
+
+
+def _was_rebuilt(run: Run, attempt: int) -> bool:
+    """Whether the run was read from a store that could not tell that its job lives."""
+    return run.origin == STORE and run.status is Status.PLANNED and attempt >= run.attempt
+
+
+def _too_late(run: Run, attempt: int) -> bool:
+    """Whether the run was given up for lost, and waits for its next attempt."""
+    return run.status is Status.PLANNED and attempt == run.attempt

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jobs.errors import Fault, StoreError
+from jobs.retrain.papers import RETRAIN
 from jobs.search.leave import SEARCH
 from jobs.store.objects import ObjectStore
 from jobs.store.runs import SPEC
@@ -12,7 +13,6 @@ from orchestrator.cluster.door import Job
 from orchestrator.registry.request_paper import REQUEST, read_request
 from orchestrator.registry.values import Run
 
-RETRAIN = "retrain.yaml"
 PARTS: Mapping[str, str] = {"finetune": SPEC, "search": SEARCH, "retrain": RETRAIN}
 MODULES: Mapping[str, str] = {
     "finetune": "jobs.finetune",

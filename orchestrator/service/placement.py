@@ -7,6 +7,7 @@ what the cluster sees, that check is the job's own, which makes it before a work
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -19,9 +20,13 @@ from orchestrator.cluster.door import Capacity, Cluster
 from orchestrator.registry.request_paper import REQUEST, read_request
 from orchestrator.registry.values import Run
 from orchestrator.service.asked import Asked, asked_for
+from orchestrator.service.dispatcher import FITS, Verdict
 from orchestrator.service.papers import paper_key
 
 REMEMBERED = 2000
+PATIENCE_S = 120.0
+"""Until what a cluster lacks counts as lacking: after its head was restarted its nodes come back
+one by one."""
 S3 = "s3://"
 
 log = logging.getLogger(__name__)
@@ -37,42 +42,53 @@ class Placement:
         shares_files: bool,
         grows: bool,
         opened: Callable[[str], ObjectStore] = open_store,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster, self._shares, self._grows, self._open = cluster, shares_files, grows, opened
-        self._known: OrderedDict[str, str] = OrderedDict()
+        self._clock = clock
+        self._known: OrderedDict[str, Verdict] = OrderedDict()
+        self._lacking: dict[str, float] = {}
+        """Since when the cluster was too small for a run."""
 
-    def __call__(self, run: Run) -> str:
-        """Why the run can't be placed there; empty where it can, or nothing is known against it.
-
-        Raises ClusterUnreachable.
-        """
-        if run.id not in self._known:
-            self._known[run.id] = self._judged(run)
+    def __call__(self, run: Run) -> Verdict:
+        """Whether the run can be placed there, as far as is known. Raises ClusterUnreachable."""
+        if run.id in self._known:
+            return self._known[run.id]
+        verdict = self._judged(run)
+        if not verdict.waits:
+            self._lacking.pop(run.id, None)
+            self._known[run.id] = verdict
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
-        return self._known[run.id]
+        return verdict
 
-    def _judged(self, run: Run) -> str:
+    def _judged(self, run: Run) -> Verdict:
         try:
             asked = _asked(self._open(run.store), run)
         except InputError as wrong:
-            return str(wrong)
+            return Verdict(never=str(wrong))
         except StoreError as error:
             # The paper is read again when the run is submitted.
             log.warning("run %s: its request can't be read: %s", run.id, error)
-            return ""
+            return FITS
         capacity = None if self._grows else self._cluster.capacity()
         if capacity is not None and (lack := lacking(asked.spec, capacity)):
-            return lack
+            return self._too_small(run, lack)
         if not self._visible(asked.spec):
-            return ""
+            return FITS
         try:
             check(asked.spec if capacity is None else on_nodes(asked.spec, capacity), quick=True)
         except InputError as wrong:
-            return str(wrong)
+            return Verdict(never=str(wrong))
         except StoreError as error:
             log.warning("run %s could not be checked: %s", run.id, error)
-        return ""
+        return FITS
+
+    def _too_small(self, run: Run, lack: str) -> Verdict:
+        since = self._lacking.setdefault(run.id, self._clock())
+        if self._clock() - since < PATIENCE_S:
+            return Verdict(waits=lack)
+        return Verdict(never=lack)
 
     def _visible(self, spec: Spec) -> bool:
         places = (spec.model.path, spec.data.train, spec.data.eval or S3, spec.store)

@@ -17,7 +17,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.errors import LeaseLost, LostUpdate
 from orchestrator.registry.leases import Lease
 from orchestrator.service.dispatcher import Dispatcher
-from orchestrator.service.follower import ALIVE, Follower
+from orchestrator.service.follower import Follower
 from orchestrator.service.observer import Observer
 from orchestrator.service.orphans import Orphans
 
@@ -81,8 +81,7 @@ class Reconciler:
         sights = self._cluster.jobs()
         self._follower.follow(sights, lease)
         self._orphans.mind(sights)
-        busy = sum(1 for sight in sights.values() if sight.seen in ALIVE)
-        self._dispatcher.dispatch(busy, lease, self._follower.submit)
+        self._dispatcher.dispatch(self._orphans.living(sights), lease, self._follower.submit)
 
     def _held(self) -> Lease | None:
         name = f"cluster.{self._cluster.name}"

@@ -64,9 +64,11 @@ class Scheduler:
         observer: Observer,
         opened: Callable[[str], ObjectStore] = open_store,
         marked: Callable[[str], str | None] = mark_of,
+        lease_s: float = LEASE_S,
     ) -> None:
         self._database, self._intake, self._clock = database, intake, clock
         self._holder, self._observer, self._open, self._mark = holder, observer, opened, marked
+        self._lease_s = lease_s
         self._lease: Lease | None = None
 
     def step(self) -> int:
@@ -174,11 +176,11 @@ class Scheduler:
         with self._database.write() as session:
             if self._lease is not None:
                 try:
-                    self._lease = leases.renew(session, self._lease, seconds=LEASE_S)
+                    self._lease = leases.renew(session, self._lease, seconds=self._lease_s)
                     return self._lease
                 except LeaseLost:
                     self._lease = None
-            self._lease = leases.acquire(session, LEASE, self._holder, seconds=LEASE_S)
+            self._lease = leases.acquire(session, LEASE, self._holder, seconds=self._lease_s)
             return self._lease
 
 

@@ -57,6 +57,24 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "counted": ({"event": "counted", "rows": 3}, None),
     "samples": ({"event": "samples", "at": "end", "samples": []}, None),
     "of a later version": ({"event": "something new"}, None),
+    "looked": (
+        {"event": "looked", "current": "chat@v1", "start": None, "rows": 1200},
+        "1,200 rows that chat@v1 has not learnt; starting from scratch"),
+    "nothing new": (
+        {"event": "nothing new", "adapter": "chat@v1", "why": "chat@v1 was trained on these"},
+        "nothing new: chat@v1 was trained on these"),
+    "rows that changed": ({"event": "rows changed", "why": "starting anew"}, "starting anew"),
+    "going on": ({"event": "going on", "parent": "chat@v1"}, "going on from chat@v1"),
+    "judged": (
+        {"event": "judged", "adapter": "chat@v2", "rows": "held-out",
+         "metrics": {"loss": 0.5, "accuracy": 0.875}},
+        "chat@v2 on the held-out rows: loss 0.500, accuracy 87.5%"),
+    "gate": ({"event": "gate", "adapter": "chat@v2", "holds": False},
+             "the gate does not hold for chat@v2"),
+    "promoted": ({"event": "promoted", "adapter": "chat@v2", "before": None},
+                 "promoted chat@v2; before it, nothing"),
+    "kept": ({"event": "kept", "adapter": "chat@v2", "why": "it is worse"},
+             "kept chat@v2, not promoted: it is worse"),
     "no event": ({}, None),
 }  # fmt: skip
 

@@ -119,3 +119,39 @@ def test_a_torn_line_in_the_journal_spoils_nothing(runs: RunStore):
         file.write(b'{"event": "evalu')
     filled(runs, *EVENTS[3:])
     assert outcome(runs)["evaluations"]["end"] == END
+
+
+GATE = {
+    "event": "gate", "adapter": "chat@v2", "baseline": "chat@v1", "metric": "eval_loss",
+    "holds": False,
+    "lines": [
+        {"asked": "as good as current", "rows": "held-out", "found": 1.5, "limit": 1.25,
+         "holds": False},
+        {"asked": "current's own rows: gone", "rows": "before", "found": None, "limit": None,
+         "holds": True},
+    ],
+}  # fmt: skip
+
+
+def test_a_retraining_shows_its_gate_and_what_was_decided_by_it(runs):
+    kept = {"event": "kept", "adapter": "chat@v2", "why": "as good as current: 1.5000"}
+    said = text_of(filled(runs, *EVENTS, GATE, kept))
+    assert "gate by eval_loss, chat@v2 beside chat@v1" in said
+    assert "1.5000" in said
+    assert "1.2500" in said
+    assert "kept chat@v2, not promoted: as good as current: 1.5000" in said
+    assert outcome(runs)["decision"]["event"] == "kept"
+
+
+def test_a_later_attempt_that_decided_again_is_what_counts(runs):
+    kept = {"event": "kept", "adapter": "chat@v2", "why": "worse"}
+    promoted = {"event": "promoted", "adapter": "chat@v2", "before": "chat@v1"}
+    filled(runs, GATE, kept, {**GATE, "holds": True}, promoted)
+    assert outcome(runs)["gate"]["holds"]
+    assert outcome(runs)["decision"] == promoted
+
+
+def test_a_retraining_without_new_rows_says_so_alone(runs):
+    nothing = {"event": "nothing new", "adapter": "chat@v1", "why": "chat@v1 has learnt them"}
+    said = " ".join(text_of(filled(runs, nothing)).split())
+    assert said == "nothing new: chat@v1 has learnt them"

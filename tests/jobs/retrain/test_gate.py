@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.retrain.gate import HELD_OUT, OLD, judge
+from jobs.request import HELD_OUT, OLD
+from jobs.retrain.gate import judge
 from jobs.retrain.section import GateSection
 
 NAN, INF = math.nan, math.inf

@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import NotFound, StillNeeded, StoreError
-from jobs.store.adapters import commit, delete, promote, read_pointer, resolve, rollback
+from jobs.store.adapters import (
+    commit,
+    delete,
+    promote,
+    promote_after,
+    read_pointer,
+    resolve,
+    rollback,
+    settle,
+)
 from jobs.store.directory import DirectoryStore
-from jobs.store.pointer import TOMBSTONE, BadPointer
+from jobs.store.pointer import TOMBSTONE, BadPointer, Moved
 from tests.jobs.store.made import DyingStore, Killed, adapter_folder, draft
 
 
@@ -114,3 +123,38 @@ def test_a_pointer_to_what_somebody_removed_by_hand_is_told(full: DirectoryStore
     full.delete("adapters/chat/v2/manifest.json")
     with pytest.raises(NotFound, match="chat@v2 is not in the store"):
         resolve(full, "chat")
+
+
+def test_a_promotion_after_a_move_stands_only_while_that_is_the_last(full: DirectoryStore):
+    promote(full, "chat", 1)
+    assert promote_after(full, "chat", 2, move=1).version == 2
+    with pytest.raises(Moved, match=r"moved to v2 meanwhile, so v3 is not promoted"):
+        promote_after(full, "chat", 3, move=1)
+    assert resolve(full, "chat").version == 2
+
+
+def test_a_first_promotion_finds_no_move(full: DirectoryStore):
+    assert promote_after(full, "chat", 2, move=None).version == 2
+    with pytest.raises(Moved):
+        promote_after(full, "chat", 3, move=None)
+
+
+def test_a_promotion_made_again_undoes_no_rollback(full: DirectoryStore):
+    promote(full, "chat", 1)
+    promote_after(full, "chat", 2, move=1)
+    assert promote_after(full, "chat", 2, move=1).version == 2
+    rollback(full, "chat")
+    assert promote_after(full, "chat", 2, move=1).version == 1
+
+
+def test_an_older_promotion_of_the_same_version_is_not_this_one(full: DirectoryStore):
+    for version in (2, 1):
+        promote(full, "chat", version)
+    assert promote_after(full, "chat", 2, move=2).version == 2
+
+
+def test_a_name_is_settled_once_and_never_moved_by_it(full: DirectoryStore):
+    assert settle(full, "chat", 2).version == 2
+    assert settle(full, "chat", 3).version == 2
+    with pytest.raises(NotFound):
+        settle(full, "chat", 4)

@@ -150,11 +150,12 @@ def door_of(database: Database, store: str) -> Iterator[Door]:
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
-    """The app behind a real server on a port of its own."""
+def listening(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """The app behind a real server on a port of its own, or where one was before."""
     server = Server(app, Listening())
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         listener.listen(512)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

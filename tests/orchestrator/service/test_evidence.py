@@ -1,90 +1,87 @@
-"""What a run's papers prove once its job is over: a fine-tune's commit, a retraining's decision."""
+"""What the store tells of a run: its adapter, its last words, whether its job still beats."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobs.lease import Lease
-from jobs.store.adapters import commit
+from jobs.store.adapters import commit, promote
 from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import Base, Data, Draft
 from jobs.store.runs import RunStore
 from orchestrator.registry.lifecycle import Status
 from orchestrator.service.evidence import FRESH_S, found_of
+from tests.jobs.store.made import adapter_folder, draft
 from tests.orchestrator.service.made import run_of
-from tests.tiny import safetensors
 
-NOW = 1e10
+NOW = 1_780_000_000.0
+RUN = run_of(Status.RUNNING, attempt=2)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
-    """A store with an adapter of the run chat-1."""
-    made = DirectoryStore(tmp_path / "store")
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    (folder / "adapter_model.safetensors").write_bytes(safetensors({"a": (2,)}))
-    draft = Draft(
-        name="chat",
-        kind="lora",
-        run="chat-1",
-        attempt=1,
-        base=Base(path="/models/tiny", digest="a" * 64),
-        data=Data(train_sha256="b" * 64, row_order="as they lie", rows=1),
-        spec_sha256="c" * 64,
-        code_version="0",
-        world_size=1,
-    )
-    commit(made, folder, draft)
-    return made
+    return DirectoryStore(tmp_path / "store")
 
 
-def test_a_fine_tune_that_has_committed_has_finished(store):
-    assert found_of(store, run_of(Status.RUNNING)).told.adapter == "chat@v1"
+def committed(store: DirectoryStore, folder: Path, text: str = "weights", **changes: Any) -> None:
+    commit(store, adapter_folder(folder, text), draft(**changes))
 
 
-def test_a_retraining_that_has_committed_and_not_decided_has_not_finished(store):
-    found = found_of(store, run_of(Status.RUNNING, kind="retrain"))
-    assert not found.told.finished
+def test_an_empty_store_tells_nothing(store: DirectoryStore):
+    found = found_of(store, RUN, now=NOW)
+    assert (found.manifest, found.pointer) == (None, None)
+    assert not found.told.finished and not found.told.alive and found.told.why == ""
 
 
-@pytest.mark.parametrize("decision", ["promoted", "kept"])
-def test_a_retraining_that_has_decided_has_finished(decision, store):
-    RunStore(store, "chat-1").events.append({"event": decision, "adapter": "chat@v1"})
-    assert found_of(store, run_of(Status.RUNNING, kind="retrain")).told.adapter == "chat@v1"
+def test_an_adapter_of_the_run_is_its_end_whoever_committed_later(
+    store: DirectoryStore, tmp_path: Path
+):
+    committed(store, tmp_path / "a", "ours", run=RUN.id)
+    committed(store, tmp_path / "b", "theirs", run="chat-2")
+    promote(store, "chat", 2)
+    found = found_of(store, RUN, now=NOW)
+    assert found.told.adapter == "chat@v1" and found.told.finished
+    assert found.pointer is not None and found.pointer[0] == 2
 
 
-def test_a_retraining_without_new_rows_has_finished(tmp_path):
-    store = DirectoryStore(tmp_path)
-    RunStore(store, "chat-1").events.append({"event": "nothing new"})
-    assert found_of(store, run_of(Status.RUNNING, kind="retrain")).told.finished
+def test_an_adapter_of_another_run_is_not_this_one_s(store: DirectoryStore, tmp_path: Path):
+    committed(store, tmp_path / "b", run="chat-2")
+    assert not found_of(store, RUN, now=NOW).told.finished
 
 
-def _lease(store: DirectoryStore, **changes: object) -> None:
-    told = {"time": NOW, "attempt": 1, "ended": False, **changes}
-    store.put("runs/chat-1/lease.json", json.dumps(told).encode())
+def test_a_search_has_what_a_trial_of_it_committed(store: DirectoryStore, tmp_path: Path):
+    committed(store, tmp_path / "b", run="chat-1-t0", search=RUN.id)
+    assert found_of(store, RUN, now=NOW).told.adapter == "chat@v1"
+
+
+def test_its_last_words_are_told_and_that_there_was_nothing_new(store: DirectoryStore):
+    events = RunStore(store, RUN.id).events
+    events.append({"event": "failed", "why": "first"})
+    events.append({"event": "failed", "why": "rank 1: \x1b[31mno memory"})
+    found = found_of(store, RUN, now=NOW).told
+    assert "no memory" in found.why and "\x1b" not in found.why and not found.finished
+    events.append({"event": "nothing new"})
+    assert found_of(store, RUN, now=NOW).told.finished
 
 
 @pytest.mark.parametrize(
     ("lease", "alive"),
     [
-        pytest.param({}, True, id="beaten just now"),
-        pytest.param({"time": NOW - FRESH_S - 1}, False, id="beaten long ago"),
-        pytest.param({"attempt": 2}, False, id="of another attempt"),
-        pytest.param({"ended": True}, False, id="ended"),
+        pytest.param({"time": NOW - 5, "attempt": 2}, True, id="beaten just now"),
+        pytest.param({"time": NOW - FRESH_S - 1, "attempt": 2}, False, id="long ago"),
+        pytest.param({"time": NOW - 5, "attempt": 1}, False, id="by an attempt before"),
+        pytest.param({"time": NOW - 5, "attempt": 2, "ended": True}, False, id="it ended"),
+        pytest.param({"time": "soon", "attempt": 2}, False, id="no number"),
+        pytest.param([1, 2], False, id="no lease"),
     ],
 )
-def test_a_living_job_is_one_whose_lease_is_fresh(lease, alive, tmp_path):
-    store = DirectoryStore(tmp_path)
-    _lease(store, **lease)
-    assert found_of(store, run_of(Status.RUNNING), now=NOW).told.alive is alive
+def test_whether_its_job_lives_by_its_lease(store: DirectoryStore, lease: Any, alive: bool):
+    store.put(f"runs/{RUN.id}/lease.json", json.dumps(lease).encode())
+    assert found_of(store, RUN, now=NOW).told.alive is alive
 
 
-def test_what_the_jobs_write_is_what_the_service_reads(tmp_path):
-    store = DirectoryStore(tmp_path)
-    with Lease(RunStore(store, "chat-1"), 1):
-        pass
-    assert not found_of(store, run_of(Status.RUNNING)).told.alive
+def test_a_lease_that_is_no_json_is_nobody_s(store: DirectoryStore):
+    store.put(f"runs/{RUN.id}/lease.json", b"{" * 5000)
+    assert not found_of(store, RUN, now=NOW).told.alive

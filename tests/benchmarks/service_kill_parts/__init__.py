@@ -1,0 +1,1 @@
+"""Parts of `tests.benchmarks.service_kills`: job, service, what is killed, the count."""

@@ -1,0 +1,41 @@
+"""A scheduler in a process of its own, on a clock that a file sets: `... scheduler DATABASE STORE
+CLOCK NAME`, until it is killed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from jobs.errors import JobsError
+from orchestrator.registry.database import Database
+from orchestrator.service.clock import SetClock
+from orchestrator.service.intake import Intake
+from orchestrator.service.observer import Observer
+from orchestrator.service.scheduler import Scheduler
+
+LEASE_S = 1.0
+
+
+def main(url: str, store: str, clock_file: str, name: str) -> None:
+    """Steps without a pause worth the name, so that a kill strikes inside of one."""
+    database, clock = Database(url), SetClock(0.0)
+    scheduler = Scheduler(
+        database,
+        Intake(database, [store], ["default"]),
+        clock,
+        holder=name,
+        observer=Observer(),
+        lease_s=LEASE_S,
+    )
+    while True:
+        clock.at = float(Path(clock_file).read_text())
+        try:
+            scheduler.step()
+        except JobsError as error:
+            print(error, file=sys.stderr)
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

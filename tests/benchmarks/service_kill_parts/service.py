@@ -1,0 +1,49 @@
+"""A whole service in a process of its own, without its API: `... service CONFIG`, until it ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from orchestrator.cluster.connect import from_config
+from orchestrator.registry.database import Database
+from orchestrator.service.config import ServiceConfig, check_config
+from orchestrator.service.follower import Rules
+from orchestrator.service.loop import Service
+
+JOB = "tests.benchmarks.service_kill_parts.job"
+
+
+def main(path: str) -> int:
+    """Exit code 1 where one of its threads ended."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    config = check_config(json.loads(Path(path).read_text()))
+    service = Service(
+        config, Database(config.database), from_config(config), rules=lambda name: _rules(config)
+    )
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    service.start()
+    while service.alive and not over.wait(0.2):
+        continue
+    service.close()
+    return 0 if service.failed is None else 1
+
+
+def _rules(config: ServiceConfig) -> Rules:
+    """As the configuration has them, with the small job in place of the fine-tune."""
+    (cluster,) = config.clusters.values()
+    return Rules(
+        service=config.name,
+        max_runs=cluster.max_runs,
+        max_attempts=config.max_attempts,
+        modules={"finetune": JOB},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

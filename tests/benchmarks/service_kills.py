@@ -1,0 +1,204 @@
+"""`python -m tests.benchmarks.service_kills [--runs N] [--firings N] [--seed S] [--json]`: kills.
+
+Short runs (a job that commits a small adapter) go through two services on a real Ray, a real S3
+server and SQLite or PostgreSQL, half of them on each, while a service, the S3 server, the
+database's connections or the Ray head are killed at random moments. Then everything is counted:
+runs lost, runs that ran twice, adapters lost. After that schedules fire on a clock that is set, and
+their schedulers are killed: moments missed, moments fired twice. Exit code 1 where any is not zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import InputError, JobsError
+from orchestrator.registry import runs
+from orchestrator.registry.database import Database
+from orchestrator.registry.lifecycle import FINAL
+from orchestrator.registry.migrate import upgrade
+from orchestrator.service.intake import Intake, Submission
+from tests.benchmarks.service_kill_parts.firings import Fired, fired
+from tests.benchmarks.service_kill_parts.tally import Tally, counted
+from tests.benchmarks.service_kill_parts.world import SERVICES, Services, World
+from tests.orchestrator.conftest import Postgres
+from tests.orchestrator.service.made import spec_of
+
+KINDS = ("sqlite", "postgresql")
+VICTIMS = {"service": 12, "database": 4, "s3": 2, "ray": 1}
+"""What is killed, and how often beside the others: a Ray head takes 15 s to come back."""
+BETWEEN_S = (0.5, 5.0)
+ADAPTERS = 5
+"""Names that the runs share, so that their commits meet."""
+PATIENCE_S = 900.0
+ASK_S = 180.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 when nothing was lost and nothing came twice."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--firings", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--databases", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args(arguments)
+    chance = random.Random(asked.seed)
+    with tempfile.TemporaryDirectory(prefix="slora-kills-") as made, ExitStack() as stack:
+        urls = {kind: _url(kind, Path(made), stack) for kind in asked.databases}
+        found = killed_runs(Path(made), urls, asked.runs, chance)
+        moments = {
+            kind: fired(_url(kind, Path(made), stack), Path(made) / f"f-{kind}", count, chance)
+            for kind, count in _dealt(asked.firings, asked.databases).items()
+        }
+    if asked.json:
+        print(json.dumps(_plain(found, moments)))
+    else:
+        _show(found, moments)
+    good = [*(tally.good for tally, _ in found.values()), *(one.good for one in moments.values())]
+    return 0 if all(good) else 1
+
+
+Found = dict[str, tuple[Tally, Counter[str]]]
+
+
+def killed_runs(folder: Path, urls: dict[str, str], count: int, chance: random.Random) -> Found:
+    """The runs, dealt to the databases, and what was killed meanwhile."""
+    found: Found = {}
+    with ExitStack() as stack:
+        world = World(folder / "world", stack)
+        for kind, runs_here in _dealt(count, list(urls)).items():
+            with ExitStack() as here:
+                services = Services(world, urls[kind], f"kills-{kind}", here)
+                found[kind] = _half(world, services, runs_here, chance)
+    return found
+
+
+def _half(
+    world: World, services: Services, count: int, chance: random.Random
+) -> tuple[Tally, Counter[str]]:
+    database, kills, accepted = Database(services.url), Counter[str](), list[str]()
+    intake = Intake(database, [services.store], ["default"])
+    until, dead = time.monotonic() + PATIENCE_S, 0
+    while time.monotonic() < until:
+        for _ in range(min(count - len(accepted), chance.randint(0, 3))):
+            accepted.append(_ask(intake, services.store, len(accepted)))
+        time.sleep(chance.uniform(*BETWEEN_S))
+        waiting = count - _over(database, accepted)
+        _tell(f"{len(accepted)}/{count} accepted, {waiting} to come, killed {dict(kills)}")
+        dead += services.ended()
+        if waiting == 0:
+            break
+        victim = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+        kills[victim] += 1
+        _kill(victim, world, services, chance)
+    found = counted(database, services.store, accepted, world.marks, dead)
+    database.close()
+    return found, kills
+
+
+def _kill(victim: str, world: World, services: Services, chance: random.Random) -> None:
+    if victim == "service":
+        services.kill(chance.randrange(SERVICES))
+    elif victim == "database":
+        services.cut_database()
+    elif victim == "s3":
+        world.kill_s3(chance.uniform(0, 1))
+    else:
+        world.kill_ray()
+
+
+def _ask(intake: Intake, store: str, number: int) -> str:
+    """As a client that was not answered asks again, under the same key."""
+    asked = Submission(spec=spec_of(store, name=f"kill-{number % ADAPTERS}"))
+    until = time.monotonic() + ASK_S
+    while True:
+        try:
+            return intake.accept(asked, key=f"run-{number}")[0].id
+        except InputError:
+            raise
+        except JobsError as error:
+            if time.monotonic() > until:
+                raise
+            _tell(f"asks again: {error}")
+            time.sleep(0.2)
+
+
+def _over(database: Database, accepted: Sequence[str]) -> int:
+    """How many have ended; none is known while the database does not answer."""
+    try:
+        with database.read() as session:
+            return sum(runs.get(session, run_id).status in FINAL for run_id in accepted)
+    except JobsError:
+        return 0
+
+
+def _dealt(count: int, kinds: Sequence[str]) -> dict[str, int]:
+    each, more = divmod(count, len(kinds))
+    return {kind: each + (place < more) for place, kind in enumerate(kinds)}
+
+
+def _url(kind: str, folder: Path, stack: ExitStack) -> str:
+    """A database of its own at each call."""
+    if kind == "sqlite":
+        (folder / "sqlite").mkdir(exist_ok=True)
+        url = f"sqlite:///{tempfile.mkdtemp(dir=folder / 'sqlite')}/registry.db"
+        upgrade(url)
+        return url
+    return stack.enter_context(_postgres())
+
+
+@contextmanager
+def _postgres() -> Iterator[str]:
+    # Not below the folder of this benchmark: as root the server runs as somebody else.
+    folder = Path(tempfile.mkdtemp(prefix="slora-kills-pg-"))
+    server = Postgres(folder)
+    try:
+        yield server.new_database(tables=True)
+    finally:
+        server.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _plain(found: Found, moments: dict[str, Fired]) -> dict[str, Any]:
+    return {
+        "runs": {
+            kind: {**asdict(tally), "killed": dict(kills), "good": tally.good}
+            for kind, (tally, kills) in found.items()
+        },
+        "firings": {kind: {**asdict(one), "good": one.good} for kind, one in moments.items()},
+    }
+
+
+def _show(found: Found, moments: dict[str, Fired]) -> None:
+    for kind, (tally, kills) in found.items():
+        told = ", ".join(f"{count} x {victim}" for victim, count in kills.most_common())
+        print(
+            f"{kind}: {tally.runs} runs in {tally.attempts} attempts, killed {told or 'nothing'}: "
+            f"{tally.lost} lost, {tally.committed_twice} committed twice, "
+            f"{tally.alive_twice} alive twice, {tally.adapters_lost} adapters lost"
+        )
+    for kind, one in moments.items():
+        print(
+            f"{kind}: {one.moments} firings, {one.kills} schedulers killed: {one.missed} missed, "
+            f"{one.doubled} doubled, {one.runs} runs"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""A short form of `tests.benchmarks.service_kills`: few runs, and whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.service_kill_parts.firings import fired
+from tests.benchmarks.service_kills import killed_runs
+
+
+@pytest.mark.ray
+@pytest.mark.storage
+@pytest.mark.timeout(600)
+def test_no_run_is_lost_or_made_twice_whatever_is_killed(url: str, tmp_path: Path):
+    found = killed_runs(tmp_path, {"here": url}, 6, random.Random(5))
+    tally, kills = found["here"]
+    assert sum(kills.values()) >= 3
+    assert tally.good, (tally, kills)
+
+
+def test_each_moment_fires_once_however_often_schedulers_are_killed(url: str, tmp_path: Path):
+    found = fired(url, tmp_path / "firings", 32, random.Random(3))
+    assert found.kills >= 3
+    assert found.good, found
