@@ -1,0 +1,80 @@
+"""Trials that fail and searches that are killed, on a real Ray."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.ray.search.made import RATE, nothing_left, rows_of, searched, started
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+def test_when_all_trials_fail_the_commonest_reason_is_told(head, folder):
+    space = {"method.mask": {"choice": ["tests.own_score:BROKEN"]}, RATE: {"choice": [1e-3, 2e-3]}}
+    code, said, rows = searched(head, folder, "hopeless", {"space": space, "algorithm": "grid"})
+    assert code == 1
+    assert "this score never works" in said and "So it was in 2 of them" in said
+    assert [row.status for row in rows] == ["failed", "failed"]
+    assert "Traceback" not in said
+
+
+def test_pbt_goes_on_where_a_trial_fails_that_the_others_wait_for(head, folder):
+    space = {RATE: {"choice": [1e-2, 1e-3, 1e30]}}
+    search = {"space": space, "algorithm": "grid", "scheduler": "pbt"}
+    code, said, rows = searched(
+        head, folder, "bereft", search, train={"steps": 24}, method={"kind": "lora"}
+    )
+    assert code == 0, said
+    assert [row.status for row in rows] == ["done", "done", "failed"]
+    assert rows[2].reason
+
+
+def test_a_worker_that_fails_alone_ends_its_trial_soon_and_with_its_own_reason(head, folder):
+    space = {"method.mask": {"choice": ["tests.own_score:LONELY", "random"]}}
+    search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}
+    code, said, rows = searched(head, folder, "lonely", search, cluster={"workers": 2})
+    assert code == 0, said
+    assert [row.status for row in rows] == ["failed", "done"]
+    assert "fails one worker of two" in rows[0].reason
+    # Far below cluster.timeout, which is 600.
+    assert rows[0].seconds < 120
+    nothing_left(head)
+
+
+def test_kinds_and_workers_may_differ_between_trials(head, folder):
+    space = {
+        "method.kind": {"choice": ["slora", "sparse", "lora", "full"]},
+        "cluster.workers": {"choice": [1, 2]},
+    }
+    search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}
+    code, said, rows = searched(head, folder, "mixed", search)
+    assert code == 0, said
+    assert [row.status for row in rows] == ["done"] * 8, [row.reason for row in rows]
+    nothing_left(head)
+
+
+@pytest.mark.parametrize("killed_at", [1, 3])
+def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(head, folder, killed_at):
+    name = f"killed{killed_at}"
+    search = {"scheduler": "none", "samples": 5, "max_concurrent": 2}
+    driver = started(head, folder, name, search)
+    assert driver.stdout is not None
+    ends = 0
+    for line in driver.stdout:
+        ends += line.startswith("trial ") and " done" in line
+        if ends == killed_at:
+            driver.kill()
+            break
+    driver.communicate(timeout=60)
+    before = {row.number: row for row in rows_of(folder, name) if row.ended}
+    assert len(before) >= killed_at
+    again = started(head, folder, name, search, "--resume", name)
+    said, _ = again.communicate(timeout=500)
+    assert again.returncode == 0, said
+    after = rows_of(folder, name)
+    assert [row.number for row in after] == list(range(5))
+    assert all(row.status == "done" for row in after)
+    assert all(after[number] == row for number, row in before.items())
+    assert len({json.dumps(row.config) for row in after}) == 5
