@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jobs.errors import InputError, StoreError
+from jobs.errors import InputError, NotFound, StoreError
 from jobs.store.objects import ObjectStore, open_store
 from orchestrator.cluster.door import Cluster, Seen, Sight
 from orchestrator.cluster.errors import ClusterRefused
@@ -53,6 +53,8 @@ class Follower:
     ) -> None:
         self._database, self._cluster, self._rules = database, cluster, rules
         self._observer, self._open = observer, opened
+        self._away = set[str]()
+        """Stores that did not answer in this pass: each is waited for once, not for every run."""
 
     def follow(self, sights: Mapping[str, Sight], lease: Lease) -> None:
         """One step for every run at work. Raises ClusterUnreachable, DatabaseUnreachable."""
@@ -64,6 +66,7 @@ class Follower:
         if unseen:
             with self._database.write() as session:
                 marks.seen(session, unseen)
+        self._away.clear()
         for run in found:
             sight = sights.get(run.submission, GONE)
             acknowledged = run.submission in sights or _acknowledged(attempts[run.id])
@@ -71,30 +74,43 @@ class Follower:
 
     def submit(self, run: Run) -> None:
         """Hand the newest attempt to the cluster. Raises ClusterUnreachable: nothing is known."""
+        if run.store in self._away:
+            return
         try:
             paper = lay_out(self._open(run.store), run)
-        except (StoreError, InputError) as error:
+        except (NotFound, InputError) as gone:
+            # The store answers: there is nothing that could be submitted, now or later.
+            self._fail(run, Reason.REFUSED, str(gone))
+            return
+        except StoreError as error:
             # Nothing was submitted: the next look finds that, and tries again.
             log.warning("run %s: its spec can't be laid out: %s", run.id, error)
+            self._away.add(run.store)
             return
         rules = self._rules
         try:
             self._cluster.submit(job_of(run, paper, service=rules.service, modules=rules.modules))
         except ClusterRefused as refused:
             self._observer.submissions.labels(self._cluster.name, "refused").inc()
-            with self._database.write() as session:
-                runs.move(session, run, Status.FAILED, reason=Reason.OUTSIDE, detail=str(refused))
+            self._fail(run, Reason.OUTSIDE, str(refused))
             return
         self._observer.submissions.labels(self._cluster.name, "accepted").inc()
         with self._database.write() as session:
             marks.seen(session, [run])
 
+    def _fail(self, run: Run, reason: Reason, detail: str) -> None:
+        with self._database.write() as session:
+            runs.move(session, run, Status.FAILED, reason=reason, detail=detail)
+
     def _step(self, run: Run, sight: Sight, *, acknowledged: bool, lease: Lease) -> None:
+        if sight.seen not in ALIVE and run.store in self._away:
+            return
         try:
             found = NOTHING if sight.seen in ALIVE else found_of(self._open(run.store), run)
         except (StoreError, InputError) as error:
             # Without its store nothing is known of how it ended: the next look may tell.
             log.warning("run %s: its store does not answer: %s", run.id, error)
+            self._away.add(run.store)
             return
         after = decide(
             run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jobs.errors import Fault, StoreError
+from jobs.errors import Fault, InputError
 from jobs.retrain.papers import RETRAIN
 from jobs.search.leave import SEARCH
 from jobs.store.objects import ObjectStore
@@ -28,10 +28,13 @@ def paper_key(run: str, part: str) -> str:
 
 
 def lay_out(store: ObjectStore, run: Run) -> str:
-    """Put the spec where the run's job reads it, and say where. Raises NotFound, StoreError."""
+    """Put the spec where the run's job reads it, and say where.
+
+    Raises NotFound or InputError where there is no request to read, StoreError.
+    """
     found = read_request(store, paper_key(run.id, REQUEST))
     if isinstance(found, Fault):
-        raise StoreError(f"run {run.id}: {found}")
+        raise InputError([found])
     key = paper_key(run.id, PARTS[run.kind])
     store.put(key, found.text.encode())
     return store.url(key).removeprefix("file://")

@@ -169,6 +169,41 @@ def test_one_run_whose_store_is_away_holds_up_no_other(control: Control):
     assert control.status(run) is Status.RUNNING and control.status(other) is not Status.SUBMITTED
 
 
+def test_a_store_that_is_away_is_waited_for_once_in_a_pass(control: Control):
+    for _ in range(5):
+        control.asked()
+    control.steps(2)
+    control.cluster.lose_all()
+    opened: list[str] = []
+
+    def counted(url: str) -> Any:
+        opened.append(url)
+        return away(url)
+
+    control.open = counted
+    control.steps()
+    assert len(opened) == 1
+    control.open = open_store
+    control.steps()
+    with control.database.read() as session:
+        assert {run.status for run in runs.page(session)} == {Status.LOST}
+
+
+@pytest.mark.parametrize("paper", [None, b"{", b'{"format": 2}'], ids=["gone", "cut", "unknown"])
+def test_a_run_whose_request_is_not_to_be_read_ends_and_says_so(
+    control: Control, paper: bytes | None
+):
+    run, key = control.asked(), "runs/{}/request.json"
+    store = open_store(control.store)
+    store.delete(key.format(run.id))
+    if paper is not None:
+        store.put(key.format(run.id), paper)
+    control.steps()
+    ended = control.now(run)
+    assert (ended.status, ended.reason) == (Status.FAILED, Reason.REFUSED)
+    assert "request" in ended.detail and control.cluster.asked == []
+
+
 @pytest.mark.parametrize(
     ("sight", "status", "reason"),
     [
