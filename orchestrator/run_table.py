@@ -48,8 +48,8 @@ def show_run(run: Run) -> None:
     show_pairs(_pairs(run))
     if run.attempts:
         say("")
-        headers = ("attempt", "job", "status", "from (UTC)", "to", "why")
-        show_table([_attempt(one) for one in run.attempts], headers=headers, right=("attempt",))
+        headers = ("job", "status", "from (UTC)", "to", "why")
+        show_table([_attempt(one) for one in run.attempts], headers=headers, lines=True)
     say("")
     say(f"next: {next_step(run)}")
 
@@ -59,7 +59,7 @@ def next_step(run: Run) -> str:
     if run.reason is not None and run.reason in REASONS:
         return REASONS[run.reason][1].format(run=run.id)
     if run.status == "done":
-        return f"slora adapters list --store {run.store}; slora report {run.id}"
+        return f"slora report {run.id} --store {run.store}"
     if run.stop is not None:
         return "It was asked to end: look again in a moment."
     if run.status == "planned":
@@ -111,8 +111,7 @@ def _pairs(run: Run) -> list[tuple[str, str]]:
 
 def _attempt(one: Attempt) -> tuple[str, ...]:
     began, ended = moment_text(one.created_at)[5:], moment_text(one.ended_at)[5:] or "-"
-    reason = "" if one.reason is None else one.reason
-    return str(one.number), one.submission, one.status, began, ended, reason
+    return one.submission, one.status, began, ended, one.reason or ""
 
 
 def _age(since: float, now: float) -> str:

@@ -120,7 +120,7 @@ class Meanwhile:
 
 
 def _gone(why_not: str) -> None:
-    note(f"the service does not answer ({why_not}); trying again …")
+    note(f"the service does not answer ({why_not.rstrip('.')}); trying again …")
 
 
 def _harmless(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -20,9 +21,15 @@ class Client:
     """One service, asked with one token; close it, or use it in a `with`."""
 
     def __init__(
-        self, url: str | None = None, token: str | None = None, *, patience: Patience | None = None
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        patience: Patience | None = None,
+        waiting: Callable[[str], None] | None = None,
     ) -> None:
-        self.wire = Wire(settings(url, token=token), patience)
+        """`waiting` hears why a question has to be asked again, once for each question."""
+        self.wire = Wire(settings(url, token=token), patience, waiting)
         self.runs = Runs(self.wire)
         self.adapters = Adapters(self.wire)
         self.schedules = Schedules(self.wire)

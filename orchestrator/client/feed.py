@@ -37,15 +37,13 @@ def followed(
     An event counts as seen once it has come whole, with its id: what broke off is sent again.
     `waiting` hears why, at the first try of a silence that fails. Raises ClientError.
     """
-    pauses = Pauses(wire.patience, wire.patience.follow_s)
-    silent = False
+    pauses = Pauses(wire.patience, wire.patience.follow_s, waiting)
     while True:
         why, began = "the connection was closed", wire.patience.clock()
         try:
             with wire.stream(path, last) as answer:
                 for message in messages(answer.iter_bytes(), wire.settings.service):
                     pauses.heard()
-                    silent = False
                     last = message.id if message.id is not None else last
                     yield message
                     if message.event == END:
@@ -57,11 +55,7 @@ def followed(
         if wire.patience.clock() - began > HEALTHY_S:
             # It was there, and had nothing to tell: whoever stands between cuts silent connections.
             pauses.heard()
-            silent = False
-        if not silent and waiting is not None:
-            waiting(why)
-        silent = True
-        if not pauses.again():
+        if not pauses.again(why):
             raise ServiceUnreachable(wire.settings.service, why)
 
 

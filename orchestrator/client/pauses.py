@@ -24,19 +24,27 @@ class Patience:
 
 
 class Pauses:
-    """Waits between two tries, doubling; says no once the time is up."""
+    """Waits between two tries, doubling; says no once the time is up.
 
-    def __init__(self, patience: Patience, seconds: float) -> None:
-        self._patience, self._seconds = patience, seconds
+    `waiting` hears why, once in each silence.
+    """
+
+    def __init__(
+        self, patience: Patience, seconds: float, waiting: Callable[[str], None] | None = None
+    ) -> None:
+        self._patience, self._seconds, self._waiting = patience, seconds, waiting
+        self._next, self._silent = FIRST_S, False
         self._until = patience.clock() + seconds
-        self._next = FIRST_S
 
-    def again(self, at_least: float = 0.0) -> bool:
+    def again(self, why: str, at_least: float = 0.0) -> bool:
         """Waits and says yes, or says no at once where no time is left."""
         # Not all at the same moment, when many followers lost the same service.
         pause = max(at_least, self._next * random.uniform(0.5, 1.0))
         if self._patience.clock() + pause > self._until:
             return False
+        if self._waiting is not None and not self._silent:
+            self._waiting(why)
+        self._silent = True
         self._next = min(LONGEST_S, self._next * 2)
         self._patience.sleep(pause)
         return True
@@ -44,4 +52,4 @@ class Pauses:
     def heard(self) -> None:
         """It answered: the next silence is a new one."""
         self._until = self._patience.clock() + self._seconds
-        self._next = FIRST_S
+        self._next, self._silent = FIRST_S, False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ import httpx
 from jobs.errors import Fault
 from orchestrator.client.errors import NotUnderstood, Refused, ServiceUnreachable
 from orchestrator.client.pauses import Patience, Pauses
-from orchestrator.client.problems import AWAY, error_of, pause_asked
+from orchestrator.client.problems import error_of, pause_asked
 from orchestrator.client.settings import Settings
 
 TIMES = httpx.Timeout(30.0, connect=5.0)
@@ -27,8 +27,13 @@ SAFE = frozenset({"GET", "DELETE"})
 class Wire:
     """The connection to one service, with one token."""
 
-    def __init__(self, settings: Settings, patience: Patience | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        patience: Patience | None = None,
+        waiting: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings, self._waiting = settings, waiting
         self.patience = patience or Patience()
         headers = {"Accept": "application/json", "User-Agent": "slora"}
         if settings.token is not None:
@@ -62,7 +67,8 @@ class Wire:
         `repeatable` says that to ask twice is to ask once, which is known of GET and DELETE.
         `within` is the most seconds of one try; then there is no other.
         """
-        pauses = Pauses(self.patience, self.patience.ask_s if within is None else 0.0)
+        seconds = self.patience.ask_s if within is None else 0.0
+        pauses = Pauses(self.patience, seconds, self._waiting)
         repeatable = repeatable or method in SAFE or key is not None
         given = {name: value for name, value in (params or {}).items() if value is not None}
         sent: dict[str, Any] = {"params": given} if given else {}
@@ -72,18 +78,18 @@ class Wire:
         while True:
             try:
                 answer = self._http.request(method, path, **sent)
-            except NEVER_SENT as gone:
-                if not pauses.again():
-                    raise self._unreachable(gone) from gone
             except httpx.TransportError as gone:
-                if not (repeatable and pauses.again()):
+                again = repeatable or isinstance(gone, NEVER_SENT)
+                if not (again and pauses.again(told(gone))):
                     raise self._unreachable(gone) from gone
             else:
                 if answer.status_code < 300:
                     return answer
-                away = answer.status_code in AWAY and repeatable
-                if not (away and pauses.again(pause_asked(answer))):
-                    raise error_of(self.settings, answer)
+                error = error_of(self.settings, answer)
+                if not (isinstance(error, ServiceUnreachable) and repeatable):
+                    raise error
+                if not pauses.again(error.why, pause_asked(answer)):
+                    raise error
 
     def json(self, method: str, path: str, **asked: Any) -> Any:
         """The answer's value. Raises ClientError."""

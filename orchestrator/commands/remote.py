@@ -21,10 +21,14 @@ OFFERED = 50
 @contextmanager
 def asking(service: str | None) -> Iterator[Client]:
     """A client for the length of a command."""
-    with Client(service) as client:
+    with Client(service, waiting=_wait) as client:
         if client.wire.settings.in_clear:
             note(f"{client.wire.settings.service}: the token travels unencrypted; use https://.")
         yield client
+
+
+def _wait(why: str) -> None:
+    note(f"the service does not answer ({why.rstrip('.')}); trying again …")
 
 
 def offered(names: Callable[[Client], Iterator[str]], incomplete: str) -> list[str]:

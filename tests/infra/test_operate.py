@@ -1,14 +1,18 @@
-"""docs/operate.md tells all that there is: metrics, alerts, keys of the configuration."""
+"""docs/operate.md tells all that there is: metrics, alerts, keys of the configuration, commands."""
 
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from jobs.spec import Frozen
+from orchestrator.commands.table import COMMANDS
 from orchestrator.service.config import ClusterConfig, ServiceConfig, check_config
 from tests.infra.test_monitoring import FOLDER, labels, metrics
 
@@ -63,6 +67,18 @@ def test_the_configuration_that_it_shows_is_a_valid_one(monkeypatch: pytest.Monk
     shown = PAGE.partition("## The configuration file\n\n")[2].partition("\n\n")[0]
     found = check_config(yaml.safe_load(shown))
     assert set(found.clusters) == {"default"}
+
+
+NAMED = sorted(set(re.findall(r"\bslora ([a-z]+)(?: ([a-z]+))?", PAGE)))
+
+
+@pytest.mark.parametrize(("command", "below"), NAMED, ids=" ".join)
+def test_every_command_that_it_names_is_one(command: str, below: str):
+    assert command in COMMANDS
+    module, _, name = COMMANDS[command].where.partition(":")
+    if not name:
+        group: Any = typer.main.get_command(import_module(module).app)
+        assert below in group.commands
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", PAGE))))

@@ -32,9 +32,10 @@ RUN = {
 ASKED = Submission({"name": "chat"})
 
 
-def client(url: str, hours: Hours | None = None) -> Client:
-    there = hours or Hours()
-    return Client(url, TOKEN, patience=Patience(clock=there.clock, sleep=there.sleep))
+def client(url: str, hours: Hours | None = None, waiting: list[str] | None = None) -> Client:
+    there, told = hours or Hours(), [] if waiting is None else waiting
+    patience = Patience(clock=there.clock, sleep=there.sleep)
+    return Client(url, TOKEN, patience=patience, waiting=told.append)
 
 
 def test_a_submission_whose_answer_was_lost_is_sent_again_under_the_same_key():
@@ -60,10 +61,11 @@ def test_what_may_have_happened_is_not_done_twice():
 
 
 def test_a_question_is_asked_again_with_longer_pauses_and_not_for_ever():
-    hours = Hours()
+    hours, waiting = Hours(), list[str]()
     away = problem(503, "The database does not answer.")
     with playing(away) as service, pytest.raises(ServiceUnreachable, match="does not answer"):
-        client(service.url, hours).me()
+        client(service.url, hours, waiting).me()
+    assert waiting == ["The database does not answer."]
     assert 5 <= len(service.heard) <= 12
     assert sum(hours.slept) <= 5.0
     assert max(hours.slept[:3]) < min(hours.slept[-2:])
