@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
@@ -16,7 +15,7 @@ from jobs.metric import reported_by
 from jobs.preflight import absolute
 from jobs.retrain.section import GateSection, RetrainSection
 from jobs.spec import Spec
-from jobs.spec_file import read_raw, validate_spec
+from jobs.spec_file import dump_mapping, read_raw, validate_spec
 
 RETRAIN = "retrain"
 SCRATCH = "scratch"
@@ -32,7 +31,7 @@ class Retrain:
     def text(self) -> str:
         """The whole of it as YAML, defaults written out: what it records, and is repeated by."""
         whole = {**self.spec.model_dump(mode="json"), RETRAIN: self.section.model_dump(mode="json")}
-        return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+        return dump_mapping(whole)
 
 
 def load_retrain(path: Path, overrides: Sequence[str] = ()) -> Retrain:

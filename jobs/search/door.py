@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
@@ -18,7 +17,7 @@ from jobs.metric import METRICS, reported_by
 from jobs.preflight import absolute
 from jobs.search.section import Domain, SearchSection
 from jobs.spec import Spec
-from jobs.spec_file import known_keys, put, read_raw, unknown_key, validate_spec
+from jobs.spec_file import dump_mapping, known_keys, put, read_raw, unknown_key, validate_spec
 
 FIXED = ("name", "store", "model.task", "data.format", "data.eval", "data.eval_fraction")
 """Keys that all trials of a search share: what they are, and what they are judged by."""
@@ -57,7 +56,7 @@ class Search:
         """The whole search as YAML, defaults written out: what it records, and is resumed by."""
         section = self.section.model_dump(mode="json", exclude_none=True)
         whole = {**self.spec.model_dump(mode="json"), "search": section}
-        return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+        return dump_mapping(whole)
 
 
 def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:

@@ -17,6 +17,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
+from jobs.errors import Fault, InputError
 from jobs.store.strict_json import load_strictly
 from orchestrator.registry import tokens
 from orchestrator.registry.database import Database
@@ -124,10 +125,12 @@ class Guarded(APIRoute):
         about = self.openapi_extra or {}
         scope, everywhere = about["x-scope"], bool(about.get("x-all-projects"))
         assert scope in SCOPES
+        known = {one.alias for one in self.dependant.query_params}
 
         async def handler(request: Request) -> Response:
             doorman: Doorman = request.app.state.doorman
             request.state.who = await doorman.admit(request, scope, everywhere=everywhere)
+            _check_query(request, known)
             return await inner(Strict(request.scope, request.receive))
 
         return handler
@@ -147,6 +150,22 @@ def needs(scope: Scope, *, all_projects: bool = False) -> dict[str, Any]:
     """What a route says of itself in the document."""
     about: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
     return {**about, "x-all-projects": True} if all_projects else about
+
+
+def _check_query(request: Request, known: set[str]) -> None:
+    """A filter that is misspelled would be none, and its answer everything. Raises InputError."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    faults = [
+        Fault(name[:100], "there is no such parameter", f"There is: {', '.join(sorted(known))}.")
+        if known
+        else Fault(name[:100], "this takes no parameters", "Leave it out.")
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
+    twice = sorted({name for name in known if names.count(name) > 1})
+    faults += [Fault(name, "it is given twice", "Give it once.") for name in twice]
+    if faults:
+        raise InputError(faults)
 
 
 def _words(request: Request) -> str | None:

@@ -95,7 +95,7 @@ def named(
 
 
 @router.get(
-    "/{name}/{version}",
+    "/{name}/{version:int}",
     response_model=AdapterDetail,
     responses=documented(404),
     openapi_extra=needs("viewer"),

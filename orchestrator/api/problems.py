@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from jobs.errors import (
     AlreadyThere,
@@ -185,7 +186,19 @@ async def _of_http(request: Request, error: Exception) -> JSONResponse:
         detail = {404: "There is nothing here. See /openapi.json.", 405: "Not by this method."}.get(
             error.status_code, detail
         )
-    return problem(error.status_code, detail, headers=error.headers)
+    headers = error.headers
+    if error.status_code == 405 and (methods := _methods(request)):
+        headers = {"Allow": ", ".join(methods)}
+    return problem(error.status_code, detail, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path allows: Starlette tells the methods of one route that fits alone."""
+    paths: dict[str, Any] = request.app.openapi()["paths"]
+    fit = [one for one in paths if compile_path(one)[0].match(request.url.path)]
+    # /check is no run: the more of a path is spelled out, the more it is meant.
+    template = min(fit, key=lambda one: one.count("{"), default="")
+    return sorted(method.upper() for method in paths.get(template, ()))
 
 
 async def _of_nobody(request: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, Row, create_engine, event
+from sqlalchemy import Table as SqlTable
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -27,12 +29,14 @@ from sqlalchemy.pool import NullPool
 
 from jobs.errors import Fault, InputError
 from orchestrator.registry.errors import Damaged, DatabaseUnreachable
+from orchestrator.registry.models import Table
 
 WAIT_S = 30
 """Until a lock that another writer holds counts as a database that does not answer."""
 CONNECT_S = 10
 WRITES = "slora_writes"
 
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _REMEDY = "Use sqlite:///FILE or postgresql://USER@HOST/NAME."
 
 
@@ -43,6 +47,9 @@ class Database:
         found = database_url(url)
         self.place = shown(found)
         self._engine = engine_of(found)
+        self._engines = {
+            writes: self._engine.execution_options(**{WRITES: writes}) for writes in (False, True)
+        }
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -62,11 +69,20 @@ class Database:
 
     @contextmanager
     def _session(self, *, writes: bool) -> Iterator[Session]:
-        engine = self._engine.execution_options(**{WRITES: writes})
-        with said(self.place), Session(engine) as session, session.begin():
+        with said(self.place), Session(self._engines[writes]) as session, session.begin():
             # Begun now and not at the first question: a writer waits for its turn before it looks.
             session.connection()
             yield session
+
+
+def insert_once(session: Session, kind: type[Table], values: dict[str, Any]) -> Row[Any] | None:
+    """The new row with what the database filled in; None where its key is there, without harm to
+    the transaction and without a savepoint for it."""
+    table = kind.__table__
+    assert isinstance(table, SqlTable)
+    backend = session.get_bind().dialect.name
+    asked = _INSERTS[backend](table).values(values).on_conflict_do_nothing().returning(*table.c)
+    return session.execute(asked).first()
 
 
 def database_url(text: str) -> URL:

@@ -15,14 +15,16 @@ from orchestrator.registry.values import Limits, Project, name_of, value_of
 def ensure(session: Session, name: str) -> Project:
     """The project, which is made if it is new, without limits."""
     name_of(name, "project")
-    if session.get(ProjectRow, name) is None:
+    there = session.get(ProjectRow, name)
+    if there is None:
         try:
             with session.begin_nested():
                 values = {"name": name, "created_at": now(), "revision": 1}
                 session.execute(insert(ProjectRow).values(values))
         except IntegrityError:
             pass  # somebody made it meanwhile
-    return project(session, name)
+        return project(session, name)
+    return value_of(Project, there)
 
 
 def project(session: Session, name: str) -> Project:

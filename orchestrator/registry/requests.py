@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, InputError
 from orchestrator.registry import runs
 from orchestrator.registry.clock import now
+from orchestrator.registry.database import insert_once
 from orchestrator.registry.errors import Taken
 from orchestrator.registry.models import RequestRow
 from orchestrator.registry.values import Run
@@ -31,11 +31,8 @@ def answered(session: Session, project: str, key: str, digest: str) -> Run | Non
 def answer(session: Session, project: str, key: str, digest: str, run: Run) -> None:
     """Remember the run that the key was given. Raises Taken where it was given one meanwhile."""
     values = {"project": project, "key": key, "digest": digest, "run": run.id}
-    try:
-        with session.begin_nested():
-            session.execute(insert(RequestRow).values(**values, created_at=now()))
-    except IntegrityError as error:
-        raise Taken("Idempotency-Key", key) from error
+    if insert_once(session, RequestRow, {**values, "created_at": now()}) is None:
+        raise Taken("Idempotency-Key", key)
 
 
 def forget(session: Session) -> None:

@@ -6,14 +6,14 @@ Every change of a run is one event at the revision that it made, written in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from sqlalchemy import insert, select, tuple_, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Table, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from orchestrator.registry import leases, projects
 from orchestrator.registry.clock import now
+from orchestrator.registry.database import insert_once
 from orchestrator.registry.errors import LostUpdate, StaleAttempt, Taken, Unknown
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import FINAL, OVER, Reason, Status, check_move
@@ -35,6 +35,8 @@ PAGE = 50
 LARGEST_PAGE = 1000
 NO_JOB = FINAL | {Status.PLANNED}
 
+_EVENTS = cast(Table, EventRow.__table__)
+
 
 class Placed(Protocol):
     """Where a run is among all: a run, or what is remembered of one."""
@@ -55,12 +57,11 @@ def add(session: Session, new: NewRun) -> Run:
     projects.ensure(session, new.project)
     start = {"status": Status.PLANNED.value, "detail": "", "attempt": 0, "origin": HERE}
     times = {"created_at": now(), "updated_at": now(), "revision": 1}
-    try:
-        with session.begin_nested():
-            session.execute(insert(RunRow).values({**new.model_dump(), **start, **times}))
-    except IntegrityError as error:
-        raise Taken("run", new.id) from error
-    run = get(session, new.id)
+    values = {**new.model_dump(), **start, **times}
+    row = insert_once(session, RunRow, values)
+    if row is None:
+        raise Taken("run", new.id)
+    run = run_of(row)
     _write_event(session, run, {})
     return run
 
@@ -219,7 +220,8 @@ def _write_event(session: Session, run: Run, body: Mapping[str, Any]) -> None:
         "attempt": run.attempt,
         "body": {**body, **why, **said},
     }
-    session.execute(insert(EventRow).values(values))
+    # Into the table, past the mapper: one for every move of every run.
+    session.execute(insert(_EVENTS).values(values))
 
 
 def _attempt_of(row: AttemptRow) -> Attempt:

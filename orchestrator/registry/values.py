@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -132,10 +133,18 @@ def submission_id(run: str, attempt: int) -> str:
 
 def value_of(kind: type[Value], row: Any, **changed: Any) -> Value:
     """A row as a frozen value."""
-    names = (field.name for field in fields(kind))  # type: ignore[arg-type]
     return kind(
-        **{name: changed[name] if name in changed else getattr(row, name) for name in names}
+        **{
+            name: changed[name] if name in changed else getattr(row, name)
+            for name in _names(cast(Any, kind))
+        }
     )
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    """Kept, because a page of runs would ask for them at every row."""
+    return tuple(field.name for field in fields(kind))
 
 
 def run_of(row: Any) -> Run:

@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any
 
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from jobs.errors import AlreadyThere, Fault, InputError, JobsError, StoreError
 from jobs.spec import Frozen
@@ -24,6 +26,7 @@ from orchestrator.registry import requests, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import Taken
 from orchestrator.registry.request_paper import REQUEST, RequestPaper, request_bytes
+from orchestrator.registry.together import Together
 from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT, Kind, NewRun, Run
 from orchestrator.service.asked import Asked, asked_for
 from orchestrator.service.papers import paper_key
@@ -55,7 +58,7 @@ class Intake:
         opened: Callable[[str], ObjectStore] = open_store,
     ) -> None:
         self._database, self._stores, self._clusters = database, stores, clusters
-        self._open = opened
+        self._open, self._together = opened, Together(database)
 
     def accept(self, asked: Submission, *, key: str | None = None) -> tuple[Run, bool]:
         """The run, and whether it is new: under the same key the same run is the answer.
@@ -63,34 +66,26 @@ class Intake:
         Raises InputError, StoreUnreachable, DatabaseUnreachable; then nothing was accepted.
         """
         digest = sha256(json.dumps(asked.model_dump(), sort_keys=True).encode()).hexdigest()
-        if key is not None and (before := self._before(asked.project, key, digest)) is not None:
-            return before, False
-        found = self.check(asked)
+        found = None
         for _ in range(ROUNDS):
+            if key is not None and (before := self._before(asked.project, key, digest)):
+                return before, False
+            found = found or self.check(asked)
             run_id = new_run_id(found.name, datetime.now(UTC))
             try:
                 write_paper(self._open(found.store), asked, found, run_id)
             except AlreadyThere:
                 continue
+            row = partial(_added, asked=asked, found=found, run_id=run_id, key=key, digest=digest)
             try:
-                with self._database.write() as session:
-                    if key is not None:
-                        before = requests.answered(session, asked.project, key, digest)
-                        if before is not None:
-                            raise _Before(before)
-                    run = runs.add(session, new_run(asked, found, run_id))
-                    if key is not None:
-                        requests.answer(session, asked.project, key, digest, run)
-                return run, True
-            except _Before as repeated:
-                self._take_back(found, run_id)
-                return repeated.run, False
+                return self._together.write(row), True
             except Taken:
+                # The id, or the key, by the same submission that was sent twice at once.
                 self._take_back(found, run_id)
             except JobsError:
                 self._take_back(found, run_id)
                 raise
-        raise Taken("run", found.name)
+        raise Taken("run", "" if found is None else found.name)
 
     def check(self, asked: Submission) -> Asked:
         """What is asked for, nothing being written. Raises InputError."""
@@ -110,12 +105,14 @@ class Intake:
             self._open(found.store).delete(paper_key(run_id, REQUEST))
 
 
-class _Before(Exception):
-    """The same was asked meanwhile; ends the transaction."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run.id)
-        self.run = run
+def _added(
+    session: Session, asked: Submission, found: Asked, run_id: str, key: str | None, digest: str
+) -> Run:
+    """The run's row, and the key's. Raises Taken."""
+    run = runs.add(session, new_run(asked, found, run_id))
+    if key is not None:
+        requests.answer(session, asked.project, key, digest, run)
+    return run
 
 
 def write_paper(store: ObjectStore, asked: Submission, found: Asked, run_id: str) -> None:

@@ -14,6 +14,7 @@ from jobs.store.objects import open_store
 from orchestrator.registry import runs
 from orchestrator.registry.errors import DatabaseUnreachable, RegistryError
 from orchestrator.registry.rebuild import rebuild
+from orchestrator.registry.together import Together
 from orchestrator.service.intake import Submission
 from tests.orchestrator.service.control import Control
 from tests.orchestrator.service.made import spec_of
@@ -84,7 +85,7 @@ def test_a_database_that_is_away_accepts_nothing_and_leaves_no_paper(control: Co
         def write(self) -> Any:
             raise DatabaseUnreachable("broken", "it is away")
 
-    control.intake._database = Broken()  # type: ignore[assignment]
+    control.intake._together = Together(Broken())  # type: ignore[arg-type]
     with pytest.raises(DatabaseUnreachable):
         control.asked()
     assert papers(control) == [] and kept(control) == []
