@@ -1,6 +1,6 @@
 """What the service answers, as frozen values. Keys that this client does not know are left out.
 
-Dataclasses with a reader of their own: pydantic would be half of what `slora runs` takes to start.
+Dataclasses with a reader of their own, small enough to be read through at each start of a command.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def plan(
 
 @app.command()
 def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
-    """Run a fine-tune or a retraining here, on a local Ray that is joined, or started and ended."""
+    """Run a fine-tune or a retraining here: on a local Ray, joined, or started and ended."""
     asked = load_retrain(spec, set or []) if is_retrain(read_raw(spec, set or [])) else None
     checked = _checked(asked.spec if asked else absolute(load_spec(spec, set or [])))
     # Here, because Ray takes half a second to import and most commands need none.

@@ -27,7 +27,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "train": Entry(
         "orchestrator.commands.fine_tune:train",
-        "Run a fine-tune or a retraining here, on a local Ray that is joined, or started and ended.",
+        "Run a fine-tune or a retraining here: on a local Ray, joined, or started and ended.",
         HERE,
     ),
     "search": Entry(

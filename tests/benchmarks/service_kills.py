@@ -39,6 +39,8 @@ KINDS = ("sqlite", "postgresql")
 VICTIMS = {"service": 12, "database": 4, "s3": 2, "ray": 1}
 """What is killed, and how often beside the others: a Ray head takes 15 s to come back."""
 BETWEEN_S = (0.5, 5.0)
+KILLS_A_RUN = 3
+"""After so many the rest may end in peace: a service needs some seconds to take over at all."""
 ADAPTERS = 5
 """Names that the runs share, so that their commits meet."""
 PATIENCE_S = 900.0
@@ -100,6 +102,8 @@ def _half(
         dead += services.ended()
         if waiting == 0:
             break
+        if kills.total() >= KILLS_A_RUN * count:
+            continue
         victim = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
         kills[victim] += 1
         _kill(victim, world, services, chance)

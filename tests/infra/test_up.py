@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from infra.local.home import Home
-from tests.infra.whole import Whole
+from infra.local.home import ROOT, Home
+from tests.infra.whole import Whole, plain_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.storage, pytest.mark.timeout(600)]
 
@@ -119,3 +122,21 @@ def test_down_leaves_no_process_and_all_data_and_up_finds_them(whole: Whole):
     assert "store/mine" in keys(whole)
     assert whole.home.service_token.read_text() == token
     assert cluster(whole)["up"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_up_that_is_broken_off_leaves_nothing_or_what_down_ends(tmp_path: Path, number: int):
+    whole = Whole(Home(tmp_path / "up"))
+    with subprocess.Popen(
+        whole.command("up"), env=plain_environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as begun:
+        assert begun.stdout is not None
+        while "Ray        starts" not in begun.stdout.readline():
+            assert begun.poll() is None
+        os.kill(begun.pid, number)
+        begun.stdout.read()
+    if number == signal.SIGKILL:
+        assert whole.processes()
+        assert "storage" in whole.down().stdout
+    assert whole.processes() == set()
+    assert whole.state.parts == {} and whole.state.scratch is None

@@ -64,10 +64,13 @@ class Whole:
             check=False,
         )
 
+    def command(self, name: str) -> list[str]:
+        """What `make up` or `make down` runs."""
+        return [sys.executable, "-m", f"infra.local.{name}", "--state", str(self.home.folder)]
+
     def _module(self, name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", f"infra.local.{name}", "--state", str(self.home.folder)]
         return subprocess.run(
-            command,
+            self.command(name),
             env=plain_environment(),
             cwd=ROOT,
             capture_output=True,

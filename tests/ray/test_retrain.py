@@ -150,3 +150,20 @@ def test_an_attempt_after_a_death_before_the_gate_measures_and_decides(place):
     place.retrain("bad", attempt=2, **BAD)
     assert place.last("bad")["event"] == "kept"
     assert committed_versions(place.store, "tiny") == [1, 2, 3]
+
+
+def test_slora_train_runs_a_retraining_to_its_decision_and_the_next_finds_nothing(head, tmp_path):
+    tiny_chat_model(tmp_path / "model")
+    chat_rows(tmp_path / "train.jsonl", 24)
+    chat_rows(tmp_path / "eval.jsonl", 8)
+    spec = write_spec(tmp_path / "retrain.yaml", raw_retrain(tmp_path, GATE))
+    words = [str(Path(sys.executable).with_name("slora")), "train", str(spec), "--json"]
+    there = {**head.environment, "RAY_ADDRESS": head.url}
+    done = [
+        subprocess.run(words, env=there, capture_output=True, text=True, timeout=300, check=False)
+        for _ in range(2)
+    ]
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr
+    decisions = [json.loads(one.stdout)["decision"]["event"] for one in done]
+    assert decisions == ["promoted", "nothing new"]
+    assert "joined Ray" not in done[1].stderr

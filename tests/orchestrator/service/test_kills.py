@@ -22,6 +22,6 @@ def test_no_run_is_lost_or_made_twice_whatever_is_killed(url: str, tmp_path: Pat
 
 
 def test_each_moment_fires_once_however_often_schedulers_are_killed(url: str, tmp_path: Path):
-    found = fired(url, tmp_path / "firings", 32, random.Random(3))
+    found = fired(url, tmp_path / "firings", 60, random.Random(3))
     assert found.kills >= 3
     assert found.good, found
