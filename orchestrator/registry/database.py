@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from jobs.errors import Fault, InputError
+from orchestrator.registry.clock import now
 from orchestrator.registry.errors import Damaged, DatabaseUnreachable
 from orchestrator.registry.models import Table
+from orchestrator.registry.turns import Turns
 
 WAIT_S = 30
 """Until a lock that another writer holds counts as a database that does not answer."""
@@ -47,6 +49,7 @@ class Database:
         found = database_url(url)
         self.place = shown(found)
         self._engine = engine_of(found)
+        self._turns = Turns() if found.get_backend_name() == "sqlite" else None
         self._engines = {
             writes: self._engine.execution_options(**{WRITES: writes}) for writes in (False, True)
         }
@@ -69,20 +72,42 @@ class Database:
 
     @contextmanager
     def _session(self, *, writes: bool) -> Iterator[Session]:
-        with said(self.place), Session(self._engines[writes]) as session, session.begin():
+        session = Session(self._engines[writes])
+        with self._turn(writes), said(self.place), session, session.begin():
             # Begun now and not at the first question: a writer waits for its turn before it looks.
             session.connection()
             yield session
 
+    @contextmanager
+    def _turn(self, writes: bool) -> Iterator[None]:
+        """SQLite has one writer at a time: those of this process come in their order."""
+        if not writes or self._turns is None:
+            yield
+            return
+        if not self._turns.take(WAIT_S):
+            raise DatabaseUnreachable(self.place, "other writers of this process take too long")
+        try:
+            yield
+        finally:
+            self._turns.give()
 
-def insert_once(session: Session, kind: type[Table], values: dict[str, Any]) -> Row[Any] | None:
+
+def insert_once(
+    session: Session, kind: type[Table], values: dict[str, Any], *, at: tuple[str, ...]
+) -> Row[Any] | None:
     """The new row with what the database filled in; None where its key is there, without harm to
-    the transaction and without a savepoint for it."""
+    the transaction and without a savepoint for it. `at`: columns that say when it was written."""
+    asked = _insertion(session.get_bind().dialect.name, kind, at)
+    return session.execute(asked, values).first()
+
+
+@cache
+def _insertion(backend: str, kind: type[Table], at: tuple[str, ...]) -> Any:
+    """Built once: to build it takes as long as to run it."""
     table = kind.__table__
     assert isinstance(table, SqlTable)
-    backend = session.get_bind().dialect.name
-    asked = _INSERTS[backend](table).values(values).on_conflict_do_nothing().returning(*table.c)
-    return session.execute(asked).first()
+    made = _INSERTS[backend](table).values({name: now() for name in at})
+    return made.on_conflict_do_nothing().returning(*table.c)
 
 
 def database_url(text: str) -> URL:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from typing import cast
+
+from sqlalchemy import Table, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from orchestrator.registry.clock import now
+from orchestrator.registry.database import insert_once
 from orchestrator.registry.errors import LostUpdate, Taken, Unknown
 from orchestrator.registry.models import ProjectRow
 from orchestrator.registry.values import Limits, Project, name_of, value_of
+
+_PROJECTS = cast(Table, ProjectRow.__table__)
+_BY_NAME = select(*_PROJECTS.c).where(_PROJECTS.c.name == bindparam("named"))
 
 
 def ensure(session: Session, name: str) -> Project:
     """The project, which is made if it is new, without limits."""
     name_of(name, "project")
-    there = session.get(ProjectRow, name)
-    if there is None:
-        try:
-            with session.begin_nested():
-                values = {"name": name, "created_at": now(), "revision": 1}
-                session.execute(insert(ProjectRow).values(values))
-        except IntegrityError:
-            pass  # somebody made it meanwhile
-        return project(session, name)
-    return value_of(Project, there)
+    there = session.execute(_BY_NAME, {"named": name}).first()
+    if there is not None:
+        return value_of(Project, there)
+    # Somebody may make it meanwhile.
+    insert_once(session, ProjectRow, {"name": name, "revision": 1}, at=("created_at",))
+    return project(session, name)
 
 
 def project(session: Session, name: str) -> Project:

@@ -31,7 +31,7 @@ def answered(session: Session, project: str, key: str, digest: str) -> Run | Non
 def answer(session: Session, project: str, key: str, digest: str, run: Run) -> None:
     """Remember the run that the key was given. Raises Taken where it was given one meanwhile."""
     values = {"project": project, "key": key, "digest": digest, "run": run.id}
-    if insert_once(session, RequestRow, {**values, "created_at": now()}) is None:
+    if insert_once(session, RequestRow, values, at=("created_at",)) is None:
         raise Taken("Idempotency-Key", key)
 
 

@@ -56,9 +56,8 @@ def add(session: Session, new: NewRun) -> Run:
     """A planned run. Raises Taken where the id is in use."""
     projects.ensure(session, new.project)
     start = {"status": Status.PLANNED.value, "detail": "", "attempt": 0, "origin": HERE}
-    times = {"created_at": now(), "updated_at": now(), "revision": 1}
-    values = {**new.model_dump(), **start, **times}
-    row = insert_once(session, RunRow, values)
+    values = {**new.model_dump(), **start, "revision": 1}
+    row = insert_once(session, RunRow, values, at=("created_at", "updated_at"))
     if row is None:
         raise Taken("run", new.id)
     run = run_of(row)
