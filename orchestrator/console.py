@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -34,6 +35,8 @@ results = Console(highlight=False)
 
 PATIENCE = 2.0
 """Seconds of work that need no progress bar."""
+GAP, LEAST = 2, 8
+"""Between columns, and what the last one is worth a line of its own for."""
 
 
 class Commands(TyperGroup):
@@ -86,25 +89,37 @@ def show_table(
     *,
     headers: Sequence[str],
     right: Sequence[str] = (),
+    folded: Sequence[str] = (),
     lines: bool = False,
 ) -> None:
     """A table on stdout. The headers in `right` stand over numbers.
 
-    Where it is too wide, the first column is folded, so that it can still be copied, and the last
-    one is cut. With `lines` every row stays one line, as far as half of the width takes its first.
+    Where it is too wide, the first column and those in `folded` are folded, so that they can still
+    be copied, and the last one is cut. With `lines` every row stays one line, as far as the width
+    takes all but its last whole.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    lines = lines and max((len(row[0]) for row in rows), default=0) <= results.width // 2
+    # Given to the last column in advance: else all are narrowed, and names lose their ends.
+    left = _left_for_the_last([headers, *rows])
+    lines = lines and left >= min(LEAST, max(len(row[-1]) for row in [headers, *rows]))
     for place, header in enumerate(headers):
         table.add_column(
             header,
             justify="right" if header in right else "left",
-            overflow="fold" if place == 0 else "ellipsis",
+            overflow="fold" if place == 0 or header in folded else "ellipsis",
             no_wrap=lines or 0 < place < len(headers) - 1,
+            max_width=left if lines and place == len(headers) - 1 else None,
         )
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     results.print(table)
+
+
+def _left_for_the_last(rows: Sequence[Sequence[str]]) -> int:
+    """The width that is left for the last column where all the others are whole."""
+    *columns, _ = zip(*rows, strict=True)
+    widths = [max(cell_len(plain(cell)) for cell in column) for column in columns]
+    return results.width - sum(widths) - GAP * len(widths)
 
 
 def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:

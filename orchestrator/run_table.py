@@ -58,6 +58,9 @@ def next_step(run: Run) -> str:
     """What whoever looks at it may do now."""
     if run.reason is not None and run.reason in REASONS:
         return REASONS[run.reason][1].format(run=run.id)
+    if run.status == "done" and run.detail:
+        # It learnt nothing: there are no figures to report.
+        return f"slora logs {run.id}"
     if run.status == "done":
         return f"slora report {run.id} --store {run.store}"
     if run.stop is not None:
@@ -115,5 +118,5 @@ def _attempt(one: Attempt) -> tuple[str, ...]:
 
 
 def _age(since: float, now: float) -> str:
-    # Clocks differ; nothing is younger than now.
-    return duration_text(max(0.0, now - since))
+    # Clocks differ; nothing is younger than now. In one unit: the width is for the runs' names.
+    return " ".join(duration_text(max(0.0, now - since)).split()[:2])

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -20,6 +20,9 @@ from orchestrator.service.loop import Service
 
 THREADS = 8
 """Requests at work at once; the registry's pool has a connection for each, and some to spare."""
+READERS = 2
+"""Pages at work at once: SQLite gives the interpreter away at every row, and of eight threads that
+want it back each waits for all others."""
 ABOUT = """Submit runs, follow them, keep what comes out.
 
 Every answer that is no success is a problem document: what, where, the way out."""
@@ -38,6 +41,7 @@ def make_app(service: Service, *, every_s: float = EVERY_S) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     app.state.doorman = Doorman(service.database)
+    app.state.readers = CapacityLimiter(READERS)
     app.state.capacities = Capacities()
     app.state.hub = Hub(service.database, service.clusters, every_s=every_s)
     problems.add_to(app)

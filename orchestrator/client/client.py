@@ -8,7 +8,7 @@ from typing import Self
 
 from orchestrator.client.adapters import Adapters
 from orchestrator.client.house import Projects, Tokens
-from orchestrator.client.pages import items
+from orchestrator.client.pages import whole
 from orchestrator.client.pauses import Patience
 from orchestrator.client.runs import Runs
 from orchestrator.client.schedules import Schedules
@@ -54,7 +54,7 @@ class Client:
     def clusters(self) -> list[Cluster]:
         """The Ray clusters that the service submits to."""
         read = reader(Cluster, self.wire.settings.service)
-        return list(items(self.wire, at("clusters"), read))
+        return list(whole(self.wire, at("clusters"), read))
 
     def me(self) -> Me:
         """Whose token this is."""

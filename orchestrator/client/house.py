@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.client.pages import items
+from orchestrator.client.pages import whole
 from orchestrator.client.values import Project, Token, reader
 from orchestrator.client.wire import Wire, at
 
@@ -19,7 +19,7 @@ class Projects:
 
     def list(self) -> Iterator[Project]:
         """Those that this token sees."""
-        return items(self._wire, at("projects"), self._read)
+        return whole(self._wire, at("projects"), self._read)
 
     def add(self, name: str, **limits: int | None) -> Project:
         """A new one."""
@@ -40,7 +40,7 @@ class Tokens:
 
     def list(self) -> Iterator[Token]:
         """All of them, dead ones too."""
-        return items(self._wire, at("tokens"), self._read)
+        return whole(self._wire, at("tokens"), self._read)
 
     def create(
         self, label: str, scope: str, *, project: str | None = None, seconds: float | None = None

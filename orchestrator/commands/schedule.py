@@ -137,7 +137,7 @@ def firings(
             (moment_text(one.due_at), moment_text(one.fired_at), one.outcome, one.run or "-")
             for one in found
         ]
-        show_table(rows, headers=("due (UTC)", "fired", "outcome", "run"))
+        show_table(rows, headers=("due (UTC)", "fired", "outcome", "run"), folded=("run",))
     else:
         note("It has not fired yet.")
 

@@ -5,10 +5,10 @@ Every change of a run is one event at the revision that it made, written in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from sqlalchemy import Table, insert, select, tuple_, update
+from sqlalchemy import Row, Table, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from orchestrator.registry import leases, projects
@@ -35,7 +35,7 @@ PAGE = 50
 LARGEST_PAGE = 1000
 NO_JOB = FINAL | {Status.PLANNED}
 
-_EVENTS = cast(Table, EventRow.__table__)
+_EVENTS, _RUNS = cast(Table, EventRow.__table__), cast(Table, RunRow.__table__)
 
 
 class Placed(Protocol):
@@ -116,19 +116,26 @@ def page(
     limit: int = PAGE,
 ) -> list[Run]:
     """Runs, the newest first, from behind `after` on."""
-    asked = select(RunRow).order_by(RunRow.created_at.desc(), RunRow.id.desc())
-    if project is not None:
-        asked = asked.where(RunRow.project == project)
-    if status is not None:
-        asked = asked.where(RunRow.status == status.value)
-    if name is not None:
-        asked = asked.where(RunRow.name == name)
-    if kind is not None:
-        asked = asked.where(RunRow.kind == kind)
+    filters = {"project": project, "status": status, "name": name, "kind": kind}
+    return [run_of(row) for row in rows(session, filters, after=after, limit=limit)]
+
+
+def rows(
+    session: Session,
+    filters: Mapping[str, str | None],
+    *,
+    after: Placed | None = None,
+    limit: int = PAGE,
+) -> Sequence[Row[Any]]:
+    """The same as rows, past the mapper, which is half of what a page costs."""
+    asked = select(*_RUNS.c).order_by(_RUNS.c.created_at.desc(), _RUNS.c.id.desc())
+    for column, wanted in filters.items():
+        if wanted is not None:
+            asked = asked.where(_RUNS.c[column] == wanted)
     if after is not None:
-        place = tuple_(RunRow.created_at, RunRow.id)
+        place = tuple_(_RUNS.c.created_at, _RUNS.c.id)
         asked = asked.where(place < tuple_(after.created_at, after.id))
-    return [run_of(row) for row in session.scalars(asked.limit(min(limit, LARGEST_PAGE)))]
+    return session.execute(asked.limit(min(limit, LARGEST_PAGE))).all()
 
 
 def queue(session: Session, *, limit: int = PAGE) -> list[Run]:

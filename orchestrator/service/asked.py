@@ -18,7 +18,7 @@ from orchestrator.registry.values import Kind
 from orchestrator.service.config import whole_store
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SHELL_SAFE = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/:+~-]*")
+_SHELL_SAFE = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/:+~-]{0,1023}")
 
 
 @dataclass(frozen=True)

@@ -283,6 +283,32 @@ def test_a_bar_appears_only_for_long_work_on_a_terminal(step, terminal, shown, m
     assert "Pulling chat@v1" in written if shown else written == ""
 
 
+@pytest.mark.parametrize("width", [30, 40, 60, 80])
+@pytest.mark.parametrize("why", ["", "quota", "project lab uses 1 of its 1 runs at once"])
+@pytest.mark.parametrize("lines", [True, False], ids=["lines", "folded"])
+def test_a_table_loses_nothing_but_the_end_of_its_last_column(
+    width, why, lines, monkeypatch, capsys
+):
+    monkeypatch.setattr(console, "results", Console(width=width))
+    name = "newsgroups-20261125-033800-dbc7d33e678b"
+    console.show_table([(name, "done", why)], headers=("run", "status", "why"), lines=lines)
+    shown = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in shown) and " done " in shown[1]
+    # Folded or not, the first column is whole.
+    first = shown[0].index("status")
+    assert "".join(line[:first].strip() for line in shown[1:]) == name
+    assert not lines or width < 60 or len(shown) == 2
+
+
+def test_a_column_that_is_not_the_first_can_be_folded_too(monkeypatch, capsys):
+    monkeypatch.setattr(console, "results", Console(width=24))
+    name = "newsgroups-20261125-033800"
+    console.show_table([("at three", name)], headers=("due", "run"), folded=("run",))
+    lines = capsys.readouterr().out.splitlines()
+    start = lines[0].index("run")
+    assert "".join(line[start:].strip() for line in lines[1:]) == name
+
+
 def test_a_tables_cells_are_texts_and_no_markup(capsys):
     console.show_table([("[red]a[/red]", "1", "b\x1b")], headers=("one", "two", "three"))
     assert "[red]a[/red]  1    b\\x1b" in capsys.readouterr().out

@@ -102,7 +102,7 @@ class Door:
         return self.client.request(method, path, headers=headers, **more)
 
     def spec(self, **changes: Any) -> dict[str, Any]:
-        return spec_of(self.service.config.stores[0], **changes)
+        return {**spec_of(self.service.config.stores[0]), **changes}
 
     def submitted(self, project: str = "default") -> str:
         """A run's id."""

@@ -172,3 +172,11 @@ def test_a_list_that_leads_back_to_itself_ends():
     page = told({"items": [RUN], "next": "same"})
     with playing(page) as service:
         assert len(list(client(service.url).runs.list())) == 2
+
+
+def test_a_list_in_one_piece_is_asked_for_without_a_limit():
+    with playing(told({"items": [], "next": None})) as service, client(service.url) as there:
+        assert [list(there.projects.list()), list(there.tokens.list()), there.clusters()] == [
+            []
+        ] * 3
+    assert [heard.path for heard in service.heard] == ["/v1/projects", "/v1/tokens", "/v1/clusters"]

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from orchestrator.api.app import make_app
+from orchestrator.registry import runs
 from orchestrator.registry.lifecycle import Reason, Status
 from tests.orchestrator.api.made import listening
 from tests.orchestrator.commands.conftest import Desk
@@ -72,6 +75,18 @@ def test_one_run_tells_its_attempts_why_it_ended_and_what_to_do(desk: Desk):
     assert f"next: Read `slora logs {run}`, mend, submit." in shown
     told = json.loads(desk.ask("runs", run, "--json").stdout)
     assert [one["number"] for one in told["attempts"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("detail", "command"), [("", "report"), ("nothing new to learn from", "logs")]
+)
+def test_a_run_that_learnt_nothing_has_a_log_and_no_report(desk: Desk, detail: str, command: str):
+    run = desk.door.submitted()
+    desk.door.move(run, *TO_DONE[:-1])
+    with desk.door.service.database.write() as session:
+        runs.move(session, runs.get(session, run), Status.DONE, detail=detail)
+    shown = " ".join(desk.ask("runs", run).stdout.split())
+    assert f"next: slora {command} {run}" in shown
 
 
 def test_every_reason_has_words_and_a_way_out():

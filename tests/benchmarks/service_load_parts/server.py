@@ -1,0 +1,123 @@
+"""A whole service in a process of its own, on a cluster that is a stand-in and prints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.api.serve import Listening, serve, token_file
+from orchestrator.cluster.door import Job, Seen, Sight
+from orchestrator.cluster.standin import FakeCluster
+from orchestrator.registry import projects
+from orchestrator.registry.database import Database
+from orchestrator.registry.migrate import upgrade
+from orchestrator.registry.models import RunRow
+from orchestrator.service.config import ServiceConfig, check_config
+from tests.orchestrator.service.made import spec_of
+
+LINES = 2000
+PRINTING = "printing"
+GROWTH = 97
+"""Lines that a job prints between two looks at its log."""
+
+
+class Printing(FakeCluster):
+    """Jobs of runs named `printing` print, and end once they were heard; others end soon."""
+
+    def submit(self, job: Job) -> None:
+        """Starts it; a job that prints runs until it is heard."""
+        if job.submission.startswith(PRINTING):
+            self.plays(job.submission, Sight(Seen.RUNNING))
+        super().submit(job)
+
+    def log(self, submission: str, start: int = 0) -> bytes:
+        """A few lines more at each look."""
+        if not submission.startswith(PRINTING):
+            return super().log(submission, start)
+        lines = len(self.logs[submission].splitlines()) + GROWTH
+        if lines >= LINES:
+            self.plays(submission, Sight(Seen.FAILED, exit_code=1))
+        self.logs[submission] = printed(submission, min(lines, LINES))
+        return super().log(submission, start)
+
+
+def printed(submission: str, lines: int = LINES) -> bytes:
+    """What a job has printed after so many lines."""
+    return b"".join(b"%s line %d \xe2\x9c\x93\r\n" % (submission.encode(), n) for n in range(lines))
+
+
+def config_of(folder: Path) -> ServiceConfig:
+    """Of a service that keeps all it has in a folder."""
+    return check_config(
+        {
+            "database": f"sqlite:///{folder / 'registry.db'}",
+            "stores": [f"file://{folder / 'store'}"],
+            "clusters": {"default": {"address": "http://127.0.0.1:1", "grows": True}},
+        }
+    )
+
+
+def fill(folder: Path, count: int) -> None:
+    """So many runs in the registry, all of them over."""
+    config = config_of(folder)
+    upgrade(config.database)
+    database = Database(config.database)
+    with database.write() as session:
+        projects.ensure(session, "default")
+        session.add_all(
+            RunRow(
+                id=f"old-{number:06}",
+                project="default",
+                kind="finetune",
+                name=f"old{number % 50}",
+                store=config.stores[0],
+                workers=1,
+                priority=0,
+                status="done",
+                detail="",
+                attempt=1,
+                origin="registry",
+                created_at=1.7e9 + number,
+                updated_at=1.7e9 + number,
+                revision=5,
+            )
+            for number in range(count)
+        )
+    database.close()
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[tuple[str, str, int]]:
+    """The address, an admin's token, and the process of a service on the folder."""
+    command = [sys.executable, "-m", __spec__.name, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        words = token_file(config_of(folder).database).read_text().strip()
+        yield address, words, process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def spec(folder: Path, name: str = "chat") -> dict[str, object]:
+    """What is submitted."""
+    return spec_of(config_of(folder).stores[0], name=name)
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        serve(
+            config_of(Path(sys.argv[1])),
+            Listening(port=0),
+            lambda config: {"default": Printing("default")},
+            ready=lambda address, token: print(address, flush=True),
+        )
+    )
