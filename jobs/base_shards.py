@@ -23,6 +23,7 @@ from deepspeed.utils.timer import NoopTimer
 from torch import Tensor, nn
 
 from jobs.deepspeed_wire import count_deepspeed
+from jobs.frozen_linear import kept_empty
 from jobs.team import Team
 
 MOST_LIVE = 100_000_000
@@ -71,7 +72,8 @@ class BaseShards:
             dp_process_group=self._group,
         )
         try:
-            yield
+            with kept_empty(self._model):
+                yield
         finally:
             offload.partition_all_parameters()
             offload.destroy()

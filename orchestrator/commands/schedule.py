@@ -111,11 +111,17 @@ def resume(
 
 
 @app.command()
-def remove(name: Name, project: Project = None, service: Service = None) -> None:
+def remove(
+    name: Name, project: Project = None, service: Service = None, json: Json = False
+) -> None:
     """Take it away with the list of its firings; its runs stay."""
     with asking(service) as client:
-        client.schedules.remove(project_of(client, project), name)
-    say(f"schedule {name} is removed.")
+        whose = project_of(client, project)
+        client.schedules.remove(whose, name)
+    if json:
+        print_json({"removed": name, "project": whose})
+    else:
+        say(f"schedule {name} is removed.")
 
 
 @app.command()

@@ -70,11 +70,15 @@ def list_command(service: Service = None, json: Json = False) -> None:
 def revoke(
     token: Annotated[str, typer.Argument(metavar="ID", help="As slora tokens list has it.")],
     service: Service = None,
+    json: Json = False,
 ) -> None:
     """From now on nobody is known by it."""
     with asking(service) as client:
         client.tokens.revoke(token)
-    say(f"token {token} is revoked.")
+    if json:
+        print_json({"revoked": token})
+    else:
+        say(f"token {token} is revoked.")
 
 
 def _write(file: Path, words: str) -> None:

@@ -22,6 +22,16 @@ class RegistryError(JobsError):
     """The base: the registry can't do what was asked."""
 
 
+LISTED = {
+    "adapter": "slora adapters list",
+    "project": "slora projects list",
+    "run": "slora runs",
+    "schedule": "slora schedule list",
+    "token": "slora tokens list",
+}
+"""What shows those that there are."""
+
+
 class Unknown(RegistryError):
     """What was asked for is not in the registry."""
 
@@ -32,7 +42,11 @@ class Unknown(RegistryError):
         self.kind, self.name = kind, name
 
     def __str__(self) -> str:
-        return f"The {self.kind} {self.name[:200]!a} is not in the registry. Look at the list."
+        return f"The {self.kind} {self.name[:200]!a} is not in the registry. {self._remedy}"
+
+    @property
+    def _remedy(self) -> str:
+        return f"See {LISTED[self.kind]}." if self.kind in LISTED else "Look at the list."
 
 
 class Taken(RegistryError):

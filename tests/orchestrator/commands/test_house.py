@@ -31,7 +31,8 @@ def test_a_token_may_go_to_a_file_that_only_its_owner_reads(desk: Desk, tmp_path
 
 def test_a_revoked_token_opens_nothing_and_is_listed_as_such(desk: Desk):
     made = json.loads(desk.ask("tokens", "create", "ci", "--json").stdout)
-    assert desk.ask("tokens", "revoke", made["id"]).exit_code == 0
+    told = desk.ask("tokens", "revoke", made["id"], "--json")
+    assert (told.exit_code, json.loads(told.stdout)) == (0, {"revoked": made["id"]})
     bearer = {"Authorization": f"Bearer {made['secret']}"}
     assert desk.door.client.get("/v1/me", headers=bearer).status_code == 401
     line = next(x for x in desk.ask("tokens", "list").stdout.splitlines() if made["id"] in x)

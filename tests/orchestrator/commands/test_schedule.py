@@ -39,7 +39,9 @@ def test_a_schedule_is_paused_and_goes_on(nightly: Desk):
 
 
 def test_a_schedule_that_is_removed_is_gone(nightly: Desk):
-    assert nightly.ask("schedule", "remove", "nightly").exit_code == 0
+    told = nightly.ask("schedule", "remove", "nightly", "--json")
+    assert told.exit_code == 0
+    assert json.loads(told.stdout) == {"removed": "nightly", "project": "default"}
     result = nightly.ask("schedule", "show", "nightly")
     assert result.exit_code == 2 and "nightly" in result.stderr
     assert "No schedules yet" in nightly.ask("schedule", "list").stderr

@@ -1,0 +1,63 @@
+"""Linear layers of a sharded base: the same product, and nothing kept of it that was gathered."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.ranks import run_ranks
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
+WIDE, NARROW = 96, 8
+
+
+def _model() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(NARROW, NARROW), nn.Linear(NARROW, WIDE))
+    return model.requires_grad_(False)
+
+
+def _gradient(rank: int, world_size: int, *, own: bool) -> dict[str, Any]:
+    """The gradient of what goes in, and the most bytes that anything kept for backward holds."""
+    from jobs import base_shards
+    from jobs.deepspeed_wire import distributed
+    from jobs.team import team_of
+
+    distributed("gloo")
+    if not own:
+        base_shards.kept_empty = lambda model: nullcontext()  # type: ignore[assignment]
+    model, kept = _model(), list[torch.Tensor]()
+    x = torch.arange(3.0 * NARROW).reshape(3, NARROW).requires_grad_()
+    _model()(x).square().sum().backward()
+    wanted, x.grad = x.grad, None
+    team = team_of(rank, world_size, torch.device("cpu"), machine="here")
+    shards = base_shards.BaseShards(model, "node", team)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with shards.gathering():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(x).square().sum()
+        held = max(tensor.untyped_storage().nbytes() for tensor in kept)
+        loss.backward()
+    assert "forward" not in vars(model[1])
+    return {"wanted": wanted.tolist(), "found": x.grad.tolist(), "held": held}
+
+
+def _both(rank: int, world_size: int) -> list[dict[str, Any]]:
+    return [_gradient(rank, world_size, own=own) for own in (True, False)]
+
+
+def test_a_gathered_weight_is_not_kept_from_its_forward_to_its_backward():
+    whole = 4 * WIDE * NARROW
+    for own, torch_s in run_ranks(_both, 2, 2):
+        torch.testing.assert_close(torch.tensor(own["found"]), torch.tensor(own["wanted"]))
+        assert own["held"] < whole
+        # Or the test would show nothing: torch's own product keeps it.
+        assert torch_s["held"] >= whole
