@@ -102,7 +102,7 @@ class Filled:
         self, route: Route, scope: str | None, owner: str | None, project: str, **more: Any
     ) -> Any:
         """The route for a project's things, by a bearer of another or the same."""
-        if route.path.endswith(("/log", "/events")):
+        if route.path.endswith("/log"):
             more["params"] = {"follow": "false"}
         body = self.body(route, project)
         path = self.path(route, project)
