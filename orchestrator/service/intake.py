@@ -24,7 +24,7 @@ from jobs.store.objects import ObjectStore, open_store
 from jobs.store.runs import new_run_id
 from orchestrator.registry import requests, runs
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import Taken
+from orchestrator.registry.errors import DatabaseUnreachable, Taken, Unknown
 from orchestrator.registry.request_paper import REQUEST, RequestPaper, request_bytes
 from orchestrator.registry.together import Together
 from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT, Kind, NewRun, Run
@@ -82,6 +82,12 @@ class Intake:
             except Taken:
                 # The id, or the key, by the same submission that was sent twice at once.
                 self._take_back(found, run_id)
+            except DatabaseUnreachable:
+                # It may be its last word alone that was lost: then the run is there.
+                if (run := self._written(run_id)) is not None:
+                    return run, True
+                self._take_back(found, run_id)
+                raise
             except JobsError:
                 self._take_back(found, run_id)
                 raise
@@ -98,6 +104,14 @@ class Intake:
     def _before(self, project: str, key: str, digest: str) -> Run | None:
         with self._database.read() as session:
             return requests.answered(session, project, key, digest)
+
+    def _written(self, run_id: str) -> Run | None:
+        """Raises DatabaseUnreachable: nobody knows, so its paper stays."""
+        try:
+            with self._database.read() as session:
+                return runs.get(session, run_id)
+        except Unknown:
+            return None
 
     def _take_back(self, found: Asked, run_id: str) -> None:
         # A store that is gone by now keeps a paper that nobody asks for.

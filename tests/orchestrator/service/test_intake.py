@@ -91,6 +91,17 @@ def test_a_database_that_is_away_accepts_nothing_and_leaves_no_paper(control: Co
     assert papers(control) == [] and kept(control) == []
 
 
+def test_a_commit_whose_answer_is_lost_is_found_to_have_accepted(control: Control):
+    class Mute(Together):
+        def write(self, work: Any) -> Any:
+            super().write(work)
+            raise DatabaseUnreachable("mute", "the connection broke")
+
+    control.intake._together = Mute(control.database)
+    run = control.asked()
+    assert kept(control) == papers(control) == [run.id]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
