@@ -16,6 +16,8 @@ from infra.local.state import State, read_state, write_state
 # The service gives its leases back, workers of Ray save where they are, and the store, which both
 # need for that, ends last.
 PATIENCE_S = {SERVICE: 20.0, RAY: 5.0, STORAGE: 15.0}
+ROUNDS = 5
+"""What is starting brings forth others while those that were seen are ended."""
 
 
 def down(home: Home) -> list[str]:
@@ -43,9 +45,14 @@ def end_parts(state: State, names: Iterable[str]) -> State:
 def end_part(state: State, name: str) -> tuple[State, bool]:
     """Ends a part with all that it started; whether there was anything."""
     leaders = [state.parts[name]] if name in state.parts else []
-    processes = family(f"{state.mark}-{name}", leaders)
-    end(processes, patience_s=PATIENCE_S[name])
-    return state.with_part(name, None), bool(processes)
+    ran = False
+    for _ in range(ROUNDS):
+        processes = family(f"{state.mark}-{name}", leaders)
+        if not processes:
+            break
+        end(processes, patience_s=PATIENCE_S[name])
+        ran = True
+    return state.with_part(name, None), ran
 
 
 def without_scratch(state: State) -> State:
