@@ -6,10 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from jobs.spec import NAME_PATTERN
-from jobs.spec_file import MOST_BYTES
+from jobs.spec_file import MOST_BYTES, plain_values
 from jobs.store.runs import LONGEST_RUN
 
 MENDED = "Mend or remove it, then rebuild again."
@@ -20,7 +18,7 @@ def mapping(text: bytes) -> Mapping[str, Any]:
     """The YAML in `text`, or ValueError, or one of PyYAML's own errors."""
     if len(text) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES} bytes")
-    found = yaml.safe_load(text.decode())
+    found = plain_values(text.decode())
     if not isinstance(found, dict):
         raise ValueError("not a mapping")
     return found

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from jobs.errors import Fault, InputError
 from jobs.spec import Frozen
-from jobs.spec_file import MOST_BYTES, NOT_YAML
+from jobs.spec_file import MOST_BYTES, NOT_YAML, plain_values
 from jobs.store.manifest import Name
 from jobs.store.objects import ObjectStore
 from jobs.store.strict_json import load_strictly
@@ -42,7 +41,7 @@ class RequestPaper(Frozen):
     def mapping(self) -> dict[str, Any]:
         """The spec as plain values. It was a spec when it was written; InputError where not."""
         try:
-            found = yaml.safe_load(self.text)
+            found = plain_values(self.text)
         except (*NOT_YAML, RecursionError) as wrong:
             raise InputError([Fault("spec", f"no YAML: {str(wrong)[:200]!a}", MENDED)]) from wrong
         if not isinstance(found, dict):

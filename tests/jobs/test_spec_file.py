@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from jobs.errors import Fault, InputError
 from jobs.spec import Spec
-from jobs.spec_file import MOST_BYTES, load_spec, validate_spec
+from jobs.spec_file import MOST_BYTES, dump_spec, load_spec, plain_values, validate_spec
 from tests.tiny import tiny_spec, write_spec
 
 HERE = Path("/made/up")
@@ -309,3 +310,14 @@ def test_an_override_to_an_unknown_key_names_the_nearest(tmp_path: Path):
     path = write_spec(tmp_path / "spec.yaml", tiny_spec(tmp_path))
     [fault] = faults_in(path, "method.rnak=4")
     assert (fault.key, fault.remedy) == ("method.rnak", "The nearest known one is method.rank.")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{" * 100_000, "- " * 100_000, "? " * 100_000])
+def test_nesting_without_end_is_an_error_and_not_the_end_of_the_process(text: str):
+    with pytest.raises((yaml.YAMLError, RecursionError)):
+        plain_values(text)
+
+
+def test_plain_values_are_what_yaml_says():
+    text = dump_spec(validate_spec(tiny_spec(Path("/here"))))
+    assert plain_values(text) == yaml.safe_load(text)
