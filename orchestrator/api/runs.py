@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field
+from pydantic_core import to_json
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, NotFound
@@ -43,6 +45,8 @@ Key = Annotated[
         description="Any text of your own: the same again within a week is the same run.",
     ),
 ]
+
+_ANSWERED = frozenset(RunAnswer.model_fields)
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=Guarded)
 
@@ -117,7 +121,7 @@ async def listed(
     """Runs, the newest first."""
     place = cursor.read(RunPlace, after)
     if project is not None and not who.sees(project):
-        return _json(Page[RunAnswer](items=[], next=None))
+        return _json([], None)
     filters = {"project": project or who.project, "status": status, "name": name, "kind": kind}
     look = partial(_page, service, filters, place, limit)
     return await to_thread.run_sync(look, limiter=request.app.state.readers)
@@ -130,13 +134,18 @@ def _page(
         found = runs.rows(session, filters, after=place, limit=limit + 1)
     last = found[limit - 1] if len(found) > limit else None
     follows = None if last is None else written(RunPlace(created_at=last.created_at, id=last.id))
-    items = [RunAnswer.model_validate(row) for row in found[:limit]]
-    return _json(Page[RunAnswer](items=items, next=follows))
+    return _json([_shown(row) for row in found[:limit]], follows)
 
 
-def _json(page: Page[RunAnswer]) -> Response:
-    """Written here: FastAPI would check all of it once more."""
-    return Response(page.model_dump_json(), media_type="application/json")
+def _shown(row: Row[Any]) -> dict[str, Any]:
+    """A run as its answer has it; not checked: what the registry holds, it holds in its types."""
+    return {name: value for name, value in row._mapping.items() if name in _ANSWERED}
+
+
+def _json(items: Sequence[dict[str, Any]], follows: str | None) -> Response:
+    """Written here: FastAPI would check all of it, which is a third of what a page costs."""
+    page = to_json({"items": items, "next": follows}, inf_nan_mode="null")
+    return Response(page, media_type="application/json")
 
 
 @router.get(
