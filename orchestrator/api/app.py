@@ -20,9 +20,10 @@ from orchestrator.service.loop import Service
 
 THREADS = 8
 """Requests at work at once; the registry's pool has a connection for each, and some to spare."""
-READERS = 2
-"""Pages at work at once: SQLite gives the interpreter away at every row, and of eight threads that
-want it back each waits for all others."""
+READERS = 1
+"""Pages that are read from SQLite at once: it gives the interpreter away at every row, and each of
+several threads that want it back waits for all others. Another database is waited for: of it
+`THREADS` are read."""
 ABOUT = """Submit runs, follow them, keep what comes out.
 
 Every answer that is no success is a problem document: what, where, the way out."""
@@ -41,7 +42,7 @@ def make_app(service: Service, *, every_s: float = EVERY_S) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     app.state.doorman = Doorman(service.database)
-    app.state.readers = CapacityLimiter(READERS)
+    app.state.readers = CapacityLimiter(READERS if service.database.is_local else THREADS)
     app.state.capacities = Capacities()
     app.state.hub = Hub(service.database, service.clusters, every_s=every_s)
     problems.add_to(app)

@@ -66,6 +66,11 @@ class Database:
         with self._session(writes=True) as session:
             yield session
 
+    @property
+    def is_local(self) -> bool:
+        """Whether this process computes the answers itself: SQLite."""
+        return self._turns is not None
+
     def close(self) -> None:
         """Ends all connections."""
         self._engine.dispose()
