@@ -42,7 +42,6 @@ def make_app(service: Service, *, every_s: float = EVERY_S) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     app.state.doorman = Doorman(service.database)
-    app.state.readers = CapacityLimiter(READERS if service.database.is_local else THREADS)
     app.state.capacities = Capacities()
     app.state.hub = Hub(service.database, service.clusters, every_s=every_s)
     problems.add_to(app)
@@ -66,6 +65,8 @@ def make_app(service: Service, *, every_s: float = EVERY_S) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS
+    service: Service = app.state.service
+    app.state.readers = CapacityLimiter(READERS if service.database.is_local else THREADS)
     yield
     hub: Hub = app.state.hub
     await hub.close()
