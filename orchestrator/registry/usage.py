@@ -15,8 +15,13 @@ DAY_S = 86400.0
 
 
 def lock_projects(session: Session) -> None:
-    """Holds all projects until the transaction ends: two that count wait for each other."""
-    session.execute(select(ProjectRow.name).order_by(ProjectRow.name).with_for_update()).all()
+    """Holds all projects until the transaction ends: two that count wait for each other.
+
+    Not from those who only refer to one: a submission goes on, and submissions of several projects
+    in one transaction, in an order of their own, can't wait for this one in a circle.
+    """
+    asked = select(ProjectRow.name).order_by(ProjectRow.name)
+    session.execute(asked.with_for_update(key_share=True)).all()
 
 
 def projects(session: Session) -> dict[str, Project]:

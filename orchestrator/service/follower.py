@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from jobs.errors import InputError, NotFound, StoreError
+from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore, open_store
 from orchestrator.cluster.door import Cluster, Seen, Sight
 from orchestrator.cluster.errors import ClusterRefused
@@ -155,13 +156,20 @@ class Follower:
                 run = runs.move(session, run, Status.PUBLISHING, lease=lease)
             if found.manifest is not None:
                 adapters.put(session, run.store, found.manifest, project=run.project)
-                spent = found.manifest.ledger.get("tokens")
-                marks.trained(session, run, int(spent) if spent is not None else None)
+                marks.trained(session, run, _trained(run, found.manifest))
             if found.pointer is not None:
                 adapters.point_if_there(session, run.store, run.name, *found.pointer)
             detail = "nothing new to learn from" if found.manifest is None else ""
             runs.move(session, run, Status.DONE, detail=detail, lease=lease)
         log.info("run %s: done %s", run.id, found.told.adapter or "")
+
+
+def _trained(run: Run, manifest: Manifest) -> int | None:
+    """The tokens that are known to be spent; of a search its manifest tells one trial's alone."""
+    spent = manifest.ledger.get("tokens")
+    if spent is None:
+        return None
+    return int(spent) if manifest.run == run.id else max(int(spent), run.tokens or 0)
 
 
 def _acknowledged(attempt: Attempt | None) -> bool:

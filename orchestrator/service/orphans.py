@@ -18,6 +18,7 @@ from orchestrator.registry import runs
 from orchestrator.registry.adopted import adopt
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import Unknown
+from orchestrator.registry.hostile import is_run
 from orchestrator.registry.lifecycle import FINAL, Status
 from orchestrator.registry.restored import STORE
 from orchestrator.registry.values import Run
@@ -56,6 +57,9 @@ class Orphans:
         for submission, sight in sights.items():
             found = _SUBMISSION.fullmatch(submission)
             if found is None or sight.seen not in (Seen.PENDING, Seen.RUNNING):
+                continue
+            # Who may submit there may call a job anything: what can be no run's is none of ours.
+            if not is_run(found["run"]):
                 continue
             if sight.metadata.get("slora_service") == self._service:
                 yield submission, found["run"], int(found["attempt"])

@@ -155,8 +155,15 @@ class Scheduler:
         mark = self._mark(found.data) if schedule.only_new_data else None
         if schedule.only_new_data and (mark is None or mark == schedule.data_mark):
             return _Plan(due_at, next_at, "nothing new")
+        if schedule.concurrency == "skip" and self._unfinished(schedule):
+            # Known before a paper is written, from which a rebuild would make the run after all.
+            return _Plan(due_at, next_at, "skipped")
         run_id = _run_id(found.name, schedule, due_at)
         return _Plan(due_at, next_at, "run", asked, found, run_id, mark)
+
+    def _unfinished(self, schedule: Schedule) -> bool:
+        with self._database.read() as session:
+            return bool(schedules.unfinished(session, schedule))
 
     def _started(
         self, session: Session, schedule: Schedule, plan: _Plan
@@ -164,8 +171,6 @@ class Scheduler:
         if plan.asked is None or plan.found is None or plan.run_id is None:
             return plan.outcome, None
         before = schedules.unfinished(session, schedule)
-        if before and schedule.concurrency == "skip":
-            return "skipped", None
         if schedule.concurrency == "replace":
             for run in before:
                 marks.ask_stop(session, run, Reason.REPLACED)

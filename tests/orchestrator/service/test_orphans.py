@@ -84,12 +84,15 @@ def test_while_a_store_is_away_nobody_s_job_is_stopped(control: Control):
         pytest.param("stray-a1", {}, id="somebody's"),
         pytest.param("raysubmit_abc", OURS, id="no name of ours"),
         pytest.param("stray-a0", OURS, id="no attempt of ours"),
+        pytest.param("../../etc-a1", OURS, id="a path"),
+        pytest.param("a\0b-a1", OURS, id="no text of a database"),
     ],
 )
 def test_jobs_of_others_are_left_alone(control: Control, submission: str, about: dict[str, str]):
     control.cluster.has_job(Job(submission, "jobs.finetune", (), about), RUNNING)
+    run = control.asked()
     control.steps(2)
-    assert control.cluster.stopped == []
+    assert control.cluster.stopped == [] and control.status(run) is Status.RUNNING
 
 
 def test_a_job_that_is_over_is_no_orphan(control: Control):

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from jobs.errors import StoreUnreachable
+from jobs.store.adapters import commit
 from jobs.store.objects import open_store
 from orchestrator.cluster.door import Seen, Sight
 from orchestrator.registry import marks, runs
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
+from tests.jobs.store.made import adapter_folder, draft
 from tests.orchestrator.registry.made import age_leases, new
 from tests.orchestrator.service.control import KILLED, PENDING, RUNNING, SUCCEEDED, Control
 
@@ -115,6 +117,25 @@ def test_what_a_lost_job_had_committed_is_its_end(control: Control, tmp_path: Pa
     control.cluster.lose_all()
     control.steps(2)
     assert control.status(run) is Status.DONE and len(control.starts(run)) == 1
+
+
+@pytest.mark.parametrize(
+    ("of", "tokens"),
+    [
+        pytest.param({}, 100, id="its own are known"),
+        pytest.param({"run": "chat-t0"}, 10 * 4 * 64, id="of a search one trial's are"),
+    ],
+)
+def test_a_run_that_is_done_counts_with_what_it_trained(
+    control: Control, tmp_path: Path, of: dict[str, str], tokens: int
+):
+    run = control.asked()
+    control.steps(2)
+    about = {"run": run.id, "search": run.id if of else None, "ledger": {"tokens": 100}, **of}
+    commit(open_store(control.store), adapter_folder(tmp_path / "adapter"), draft(**about))
+    control.cluster.plays(f"{run.id}-a1", SUCCEEDED)
+    control.steps()
+    assert control.status(run) is Status.DONE and control.now(run).tokens == tokens
 
 
 def test_an_adapter_that_turns_up_after_the_loss_is_the_end_too(control: Control, tmp_path: Path):

@@ -16,6 +16,7 @@ from jobs.store.objects import open_store
 from orchestrator.registry import runs, schedules
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.rebuild import rebuild
 from orchestrator.registry.schedules import NewSchedule, Schedule
 from orchestrator.registry.values import Run
 from orchestrator.service.clock import SetClock
@@ -107,6 +108,14 @@ def test_while_a_run_is_not_over_the_next_moment_is_skipped(desk: Desk):
     desk.end(desk.runs()[0])
     desk.at(3)
     assert desk.outcomes() == ["run", "skipped", "run"] and len(desk.runs()) == 2
+
+
+def test_a_moment_that_was_skipped_is_no_run_of_a_registry_that_is_rebuilt(desk: Desk):
+    desk.add(concurrency="skip")
+    desk.at(1), desk.at(2)
+    before = [run.id for run in desk.runs()]
+    rebuild(desk.database, open_store(desk.store))
+    assert [run.id for run in desk.runs()] == before and len(before) == 1
 
 
 def test_a_newer_firing_replaces_the_run_before(desk: Desk):
