@@ -39,19 +39,21 @@ class BaseShards:
     """One model's frozen parameters, cut over a group of workers."""
 
     def __init__(self, model: nn.Module, sharding: str, team: Team) -> None:
-        """Cuts the model's parameters; all ranks must hold the same ones. A collective."""
+        """Puts the model on the worker's device, what is frozen cut. All ranks must hold the same
+        model. A collective."""
         self._model, self._team = model, team
         self._group, size = _group(sharding, team)
         spans = sharding == "cluster" and team.nodes > 1
         count_deepspeed(team.wire, size, spans=spans)
         local = {"data_parallel_group": self._group, "config_dict_or_path": CONFIG}
         init = Init(dtype=next(model.parameters()).dtype, enabled=False, **local)
-        for parameter in (p for p in model.parameters() if not p.requires_grad):
+        for parameter in model.parameters():
             # Not through Init's own conversion, which sends the whole base from rank 0 to all:
             # every worker has read the same files.
             parameter.data = parameter.data.to(team.device)
-            init._convert_to_deepspeed_param(parameter)
-            parameter.partition()  # type: ignore[attr-defined]
+            if not parameter.requires_grad:
+                init._convert_to_deepspeed_param(parameter)
+                parameter.partition()  # type: ignore[attr-defined]
         for buffer in model.buffers():
             buffer.data = buffer.data.to(team.device)
 

@@ -86,8 +86,5 @@ def _loaded(request: Request, runs: RunStore, manifest: Manifest, team: Team) ->
     if request.plan.sharding == "replicate":
         yield _Model(model.to(team.device), labels)
         return
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(team.device)
     with BaseShards(model, request.plan.sharding, team).gathering():
         yield _Model(model, labels)

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from jobs import stages
 from jobs.adaptation import Adaptation, Scores, trained_count
-from jobs.base_model import load_model, load_tokenizer, output_head, trained_head
-from jobs.base_shards import BaseShards, size_of
+from jobs.base import load_base
+from jobs.base_model import trained_head
+from jobs.base_shards import size_of
 from jobs.calibration import calibration_run
 from jobs.checkpoint import Saver, State, newest_state
 from jobs.data.feed import Step
@@ -29,8 +30,8 @@ from jobs.engine import Engine, Exchanged
 from jobs.engines import engine_for
 from jobs.errors import InputError
 from jobs.feeds import calibration_feed, eval_feed, train_feed
+from jobs.ledger import Ledger
 from jobs.measure import evaluate
-from jobs.peak import peaks
 from jobs.plan import Shape, StagePlan, make_plan, split_steps, steps_for
 from jobs.publish import publish
 from jobs.pulse import Pulse
@@ -43,11 +44,7 @@ from jobs.stopping import Enough
 from jobs.store.manifest import Manifest, form
 from jobs.store.runs import RunStore
 from jobs.team import CALIBRATION, EVALUATION, INSTALL, SAMPLES, Team
-from jobs.warm_start import warm_start
-from slora.adapt import freeze
 from slora.masks.scorer import Scorer
-from slora.merge import load_head
-from slora.targets import find_targets
 
 
 class Training:
@@ -70,12 +67,11 @@ class Training:
         self.saver = Saver(runs)
         self.pulse = pulse or Pulse(team.rank, team.world_size, None)
         self.evaluations: dict[str, dict[str, float]] = {}
-        self.ledger: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
+        self.ledger = Ledger(team)
         self.step = 0
         self.enough = Enough(request.spec.train.stop)
         self._notice, self._noticed, self._noticed_now = notice, False, False
         self._untold: list[dict[str, Any]] = []
-        self._shards: BaseShards | None = None
 
     def run(self) -> Manifest | None:
         """Trains and commits. The manifest on rank 0, None elsewhere."""
@@ -100,38 +96,21 @@ class Training:
         self.record.event(
             "loading", base=str(self.request.base), host=os.uname().nodename, pid=os.getpid()
         )
-        self.tokenizer = load_tokenizer(str(self.request.base))
-        with warm_start(self.request, self.runs.store) as warm:
-            self.model = load_model(
-                str(warm.model if warm and warm.model else self.request.base),
-                task=spec.model.task,
-                dtype=spec.model.dtype,
-                labels=self.request.labels,
-                seed=spec.train.seed,
-            )
-        if warm is not None:
-            load_head(self.model, warm.head, str(self.request.base))
+        base = load_base(self.request, self.runs.store, self.team)
+        self.model, self.tokenizer, self._shards = base.model, base.tokenizer, base.shards
+        if base.warm is not None:
             self.record.event("going on", parent=self.request.parent)
-        full = spec.method.kind == "full"
-        freeze(
-            self.model, trained=[self.model] if full else trained_head(self.model, spec.model.task)
-        )
-        targets = {}
-        if not full:
-            head = output_head(self.model, spec.model.task)
-            targets = find_targets(self.model, spec.method.targets, head=head)
-        self._place(whole=full or self.plan.sharding == "replicate")
         self.method = Adaptation(
             spec,
             self.model,
-            targets,
+            base.targets,
             self.runs,
             self.team,
             record=self.record,
             calibrate=self._calibration,
             scored=self._scored,
             resumed=resumed,
-            warm=warm,
+            warm=base.warm,
         )
         self._check_plan()
         place = {"rank": self.rank, "world_size": self.world_size}
@@ -143,16 +122,6 @@ class Training:
             if spec.model.task == "causal-lm"
             else []
         )
-
-    def _place(self, *, whole: bool) -> None:
-        """The base onto this worker's device, all of it or this worker's part."""
-        if whole:
-            self.model.to(self.device)
-            return
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter in trained:
-            parameter.data = parameter.data.to(self.device)
-        self._shards = BaseShards(self.model, self.plan.sharding, self.team)
 
     def _calibration(self, passes: int) -> Callable[[], int]:
         place = {"rank": self.rank, "world_size": self.world_size}
@@ -189,8 +158,7 @@ class Training:
     def _resume(self, state: State) -> None:
         self.step = state.step
         self.evaluations = {at: dict(found) for at, found in state.record["evaluations"].items()}
-        self.ledger = dict(state.record["ledger"])
-        self.team.wire.restore(self.ledger.pop("wire", {}))
+        self.ledger.restore(state.record["ledger"])
         self.enough.restore(state.record.get("enough", {}))
         self.record.event("resumed", step=state.step, stage=self.plan.stages[state.stage].name)
 
@@ -368,15 +336,16 @@ class Training:
             return
         self.pulse.at(f"the checkpoint of step {self.step}")
         began, moments = time.monotonic(), engine.moments()
-        self.ledger["memory"] = peaks(self.team)
+        self.ledger.measure_memory()
         if self.rank == 0:
-            ledger = {**self.ledger, "wire": self.team.wire.ledger()}
-            enough = self.enough.kept()
-            noted = {"evaluations": self.evaluations, "ledger": ledger, "enough": enough}
+            noted = {
+                "evaluations": self.evaluations,
+                "ledger": self.ledger.kept(),
+                "enough": self.enough.kept(),
+            }
             state = State(index, done, self.step, weights, moments, copy.deepcopy(noted))
             self.saver.save(state, functools.partial(self._saved, state))
-        took = time.monotonic() - began
-        self.ledger["checkpoint_seconds"] = self.ledger.get("checkpoint_seconds", 0.0) + took
+        self.ledger.add("checkpoint_seconds", time.monotonic() - began)
 
     def _await_checkpoint(self) -> None:
         """A checkpoint has one step's time to be written: no step counts that stands on half a one.
@@ -385,8 +354,7 @@ class Training:
         """
         began = time.monotonic()
         self.saver.wait()
-        took = time.monotonic() - began
-        self.ledger["checkpoint_seconds"] = self.ledger.get("checkpoint_seconds", 0.0) + took
+        self.ledger.add("checkpoint_seconds", time.monotonic() - began)
 
     def _saved(self, state: State, size: int) -> None:
         """From the saver's thread, when a checkpoint is whole."""
@@ -408,7 +376,7 @@ class Training:
                 wire=wire,
             )
         took = time.monotonic() - began
-        self.ledger["eval_seconds"] = self.ledger.get("eval_seconds", 0.0) + took
+        self.ledger.add("eval_seconds", took)
         if not at.startswith("step "):
             self.evaluations[at] = measured
         self.record.evaluation(at, self.step, measured, took)
@@ -426,25 +394,10 @@ class Training:
         self.record.event("samples", at=at, samples=told)
 
     def _publish(self, weights: Mapping[str, Tensor]) -> Manifest | None:
-        self._close_ledger()
+        self.ledger.close(self.plan, self.step)
         if self.rank:
             return None
         return self._commit(weights)
-
-    def _close_ledger(self) -> None:
-        """The last figures; a collective."""
-        for stage in self.plan.stages:
-            self.ledger[f"{stage.name}_trainable"] = stage.trainable + self.plan.head
-        self.ledger["model_parameters"] = self.plan.model_parameters
-        self.ledger["steps"] = self.step
-        self.ledger["memory"] = peaks(self.team)
-        self.ledger |= {
-            "wire": self.team.wire.ledger(),
-            "steps_by_stage": {stage.name: stage.steps for stage in self.plan.stages},
-            "workers": self.world_size,
-            "nodes": self.team.nodes,
-            "sharding": self.plan.sharding,
-        }
 
     def _commit(self, weights: Mapping[str, Tensor]) -> Manifest | None:
         """On rank 0: the adapter into the store."""

@@ -1,0 +1,60 @@
+"""The base as a training finds it on one worker: loaded, frozen but for its head, and placed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from jobs.base_model import load_model, load_tokenizer, output_head, trained_head
+from jobs.base_shards import BaseShards
+from jobs.request import Request
+from jobs.store.objects import ObjectStore
+from jobs.team import Team
+from jobs.warm_start import WarmStart, warm_start
+from slora.adapt import freeze
+from slora.merge import load_head
+from slora.targets import find_targets
+
+
+@dataclass(frozen=True)
+class Base:
+    """What there is before the method's own layers are put in."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    targets: dict[str, Any]
+    """The layers to adapt, by name; none where the whole model is trained."""
+    shards: BaseShards | None
+    """Set where this worker holds a part of it only."""
+    warm: WarmStart | None
+    """What it goes on from."""
+
+
+def load_base(request: Request, store: ObjectStore, team: Team) -> Base:
+    """The request's base, or the whole model that it goes on from. A collective if it is cut."""
+    spec, folder = request.spec, str(request.base)
+    tokenizer = load_tokenizer(folder)
+    with warm_start(request, store) as warm:
+        model = load_model(
+            str(warm.model if warm and warm.model else folder),
+            task=spec.model.task,
+            dtype=spec.model.dtype,
+            labels=request.labels,
+            seed=spec.train.seed,
+        )
+    if warm is not None:
+        load_head(model, warm.head, folder)
+    full = spec.method.kind == "full"
+    freeze(model, trained=[model] if full else trained_head(model, spec.model.task))
+    targets = {}
+    if not full:
+        head = output_head(model, spec.model.task)
+        targets = find_targets(model, spec.method.targets, head=head)
+    shards = None
+    if full or request.plan.sharding == "replicate":
+        model.to(team.device)
+    else:
+        shards = BaseShards(model, request.plan.sharding, team)
+    return Base(model, tokenizer, targets, shards, warm)
