@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import sys
 import time
@@ -16,6 +15,7 @@ from jobs.errors import JobsError
 from jobs.lease import Lease
 from jobs.preflight import Checked, absolute, check
 from jobs.report import summary
+from jobs.run_arguments import run_parser
 from jobs.spec_file import dump_spec, load_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import LEDGER, PLAN, SPEC, RunStore, new_run_id
@@ -24,7 +24,7 @@ from jobs.telling import told
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 Ray is not reachable."""
-    asked = _parser().parse_args(arguments)
+    asked = run_parser("jobs.finetune", main.__doc__).parse_args(arguments)
 
     def work() -> None:
         spec = absolute(load_spec(spec_at_hand(asked.spec), asked.set))
@@ -33,17 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(checked, run_id, asked.attempt)
 
     return ended(work)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.finetune", description=main.__doc__)
-    parser.add_argument("--spec", required=True, help="the YAML spec; s3:// too")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of it"
-    )
-    parser.add_argument("--run", help="the run's id; the same id goes on from its checkpoint")
-    parser.add_argument("--attempt", type=int, default=0, help="number of this try of the run")
-    return parser
 
 
 def _run(checked: Checked, run_id: str, attempt: int) -> None:

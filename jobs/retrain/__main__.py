@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import sys
 import time
@@ -18,6 +17,7 @@ from jobs.report import summary
 from jobs.retrain.door import Retrain, load_retrain
 from jobs.retrain.papers import keep_asked
 from jobs.retrain.run import Retraining
+from jobs.run_arguments import run_parser
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore, new_run_id
 from jobs.telling import told
@@ -26,7 +26,7 @@ from jobs.telling import told
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done (promoted, kept, or nothing new), 1 it failed, 2 the input is wrong,
     3 Ray is not reachable."""
-    asked = _parser().parse_args(arguments)
+    asked = run_parser("jobs.retrain", main.__doc__).parse_args(arguments)
 
     def work() -> None:
         retrain = load_retrain(spec_at_hand(asked.spec), asked.set)
@@ -34,17 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(retrain, asked.run or new_run_id(retrain.spec.name, now), asked.attempt)
 
     return ended(work)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.retrain", description=main.__doc__)
-    parser.add_argument("--spec", required=True, help="the YAML with its retrain: section")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of it"
-    )
-    parser.add_argument("--run", help="the run's id; the same id goes on where it was")
-    parser.add_argument("--attempt", type=int, default=0, help="number of this try of the run")
-    return parser
 
 
 def _run(asked: Retrain, run_id: str, attempt: int) -> None:

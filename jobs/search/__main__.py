@@ -13,6 +13,7 @@ from jobs.ended import ended
 from jobs.errors import JobsError
 from jobs.lease import Lease
 from jobs.preflight import Checked, check
+from jobs.run_arguments import run_parser
 from jobs.search.diary import Diary
 from jobs.search.door import Search, load_search
 from jobs.search.leave import keep_asked, leave
@@ -28,20 +29,10 @@ from jobs.store.runs import SPEC, RunStore, new_run_id
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 no trial succeeded, 2 the input is wrong, 3 Ray is not reachable."""
-    asked = _parser().parse_args(arguments)
-    return ended(lambda: _work(asked))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.search", description=main.__doc__)
-    parser.add_argument("--spec", required=True, help="the YAML with its search: section")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of it"
-    )
-    parser.add_argument("--run", help="the search's id")
-    parser.add_argument("--attempt", type=int, default=1, help="number of this try of the search")
+    parser = run_parser("jobs.search", main.__doc__)
     parser.add_argument("--resume", metavar="RUN", help="go on with a search that was interrupted")
-    return parser
+    asked = parser.parse_args(arguments)
+    return ended(lambda: _work(asked))
 
 
 def _work(asked: argparse.Namespace) -> None:
