@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -167,9 +169,8 @@ def _tell(home: Home, ports: dict[str, int]) -> None:
         "SLORA_SERVICE": url["service"],
         "SLORA_TOKEN_FILE": str(home.service_token),
     }
-    lines = [f"export {name}='{value}'" for name, value in words.items()]
     slora = _short(Path(known.program("slora")))
-    private(home.environment, "\n".join(lines) + "\n")
+    private(home.environment, exports(words))
     print(f"""
 service    {url["service"]}   its administrator's token: {_short(home.service_token)}
 Ray        {url["dashboard"]}   its token: {_short(home.ray_token)}
@@ -183,6 +184,11 @@ Try:
     {slora} adapters list --store {STORE}
 
 `make down` ends it; what was made stays.""")
+
+
+def exports(words: Mapping[str, str]) -> str:
+    """For a shell to read."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in words.items())
 
 
 def _short(path: Path) -> str:

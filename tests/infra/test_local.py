@@ -20,6 +20,7 @@ from infra.local.home import Busy, Home, private, s3_environment
 from infra.local.parts import config_text
 from infra.local.processes import alive, end, family, free_port, start, started
 from infra.local.state import State, read_state, write_state
+from infra.local.up import exports
 from infra.local.up import main as up_main
 from orchestrator.service.config import load_config
 
@@ -152,6 +153,13 @@ def test_a_private_file_replaces_one_that_all_could_read(tmp_path: Path):
 def test_two_at_once_are_refused(home: Home):
     with home.alone(), pytest.raises(Busy), home.alone():
         pass
+
+
+def test_a_shell_reads_what_it_exports_whatever_is_in_it():
+    said = exports({"SLORA_TOKEN_FILE": "/home/o'neill/$(id) up"})
+    script = f'{said}printf %s "$SLORA_TOKEN_FILE"'
+    found = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout == "/home/o'neill/$(id) up"
 
 
 def test_no_secret_is_in_a_command_or_in_the_environment(home: Home):
