@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,12 @@ MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_says_first_what_lives_there(path: Path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("floor", ["slora", "jobs", "orchestrator", "infra"])
+def test_the_readmes_tree_has_every_folder(floor: str):
+    whole = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is where")[2]
+    tree = whole.partition(f"\n    {floor}/")[2].partition("\n\n")[0]
+    inside = "\n".join(takewhile(lambda line: line.startswith("      "), tree.splitlines()[1:]))
+    there = {one.name for one in (ROOT / floor).iterdir() if one.is_dir()} - {"__pycache__"}
+    assert there == set(re.findall(r"\b(\w+)/(?= )", inside))
