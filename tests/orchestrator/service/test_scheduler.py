@@ -20,7 +20,7 @@ from orchestrator.registry.rebuild import rebuild
 from orchestrator.registry.schedules import NewSchedule, Schedule
 from orchestrator.registry.values import Run
 from orchestrator.service.clock import SetClock
-from orchestrator.service.cron import offset_of
+from orchestrator.service.cron import MOST_MISSED, offset_of
 from orchestrator.service.intake import Intake
 from orchestrator.service.observer import Observer
 from orchestrator.service.scheduler import Scheduler, first_moment
@@ -137,6 +137,15 @@ def test_moments_that_nobody_was_there_for(desk: Desk, missed: str, fired: list[
         assert schedules.get(session, "default", "nightly").next_at == START + 6 * HOUR
     desk.at(6)
     assert len(desk.runs()) == len(fired) + 1
+
+
+def test_of_more_moments_than_one_step_looks_at_the_latest_alone_fires(desk: Desk):
+    there = desk.add(cron="* * * * *", concurrency="queue", missed="latest")
+    desk.at(1.1 * MOST_MISSED / 60)
+    desk.at(1.1 * MOST_MISSED / 60)
+    with desk.database.read() as session:
+        (one,) = schedules.firings(session, there)
+    assert one.due_at == START + 1100 * 60 and len(desk.runs()) == 1
 
 
 def test_nothing_new_starts_nothing(desk: Desk):
