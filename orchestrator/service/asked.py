@@ -50,8 +50,7 @@ def asked_for(kind: Kind, raw: Mapping[str, Any], stores: Sequence[str]) -> Aske
         problem = f"{kind} is not available yet"
         raise InputError([Fault("kind", problem, f"Use {' or '.join(_READERS)}.")])
     spec, text, workers, trials = _READERS[kind]({**raw, "store": _store(raw, stores)})
-    faults = [*_relative(spec)]
-    if faults:
+    if faults := _no_places(spec):
         raise InputError(faults)
     tokens = _tokens(spec)
     return Asked(
@@ -116,14 +115,19 @@ def _store(raw: Mapping[str, Any], stores: Sequence[str]) -> str:
     return whole
 
 
-def _relative(spec: Spec) -> list[Fault]:
-    """Paths that would mean another place on every machine."""
+def _no_places(spec: Spec) -> list[Fault]:
+    """Paths that no machine has, or that would mean another place on every one."""
     named = {
         "model.path": spec.model.path,
         "data.train": spec.data.train,
         "data.eval": spec.data.eval,
     }
-    return [
+    unprintable = [
+        Fault(key, f"{path[:100]!a} holds what can't be printed", "Take it out of the path.")
+        for key, path in named.items()
+        if path and not path.isprintable()
+    ]
+    return unprintable + [
         Fault(key, f"{path[:100]!a} is relative to nothing here", "Name the whole path.")
         for key, path in named.items()
         if path and not (path.startswith("/") or _URL.match(path) or HUB_ID.fullmatch(path))
