@@ -149,11 +149,12 @@ class Scheduler:
         asked = submission_of(schedule)
         try:
             found = self._intake.check(asked)
+            mark = self._mark(found.data) if schedule.only_new_data else None
         except InputError as wrong:
-            # Its store was taken out of the configuration, or its cluster was.
+            # Its store was taken out of the configuration, or its cluster was; or its data lie
+            # where nothing can. The other schedules go on.
             log.error("schedule %s can't be fired: %s", schedule.name, wrong)
             return _Plan(due_at, next_at, "refused")
-        mark = self._mark(found.data) if schedule.only_new_data else None
         if schedule.only_new_data and (mark is None or mark == schedule.data_mark):
             return _Plan(due_at, next_at, "nothing new")
         if schedule.concurrency == "skip" and self._unfinished(schedule):
