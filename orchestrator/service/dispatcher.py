@@ -42,7 +42,7 @@ class Dispatcher:
         """Why runs wait that don't fit the cluster as it is now."""
 
     def dispatch(
-        self, alive: Mapping[str, int], lease: Lease, submit: Callable[[Run], None]
+        self, alive: Mapping[str, int], lease: Lease, submit: Callable[[Run, Lease], None]
     ) -> None:
         """Submits what may run now. Raises ClusterUnreachable.
 
@@ -51,7 +51,7 @@ class Dispatcher:
         What is counted and what is moved is one transaction; it ends before the cluster is asked.
         """
         for run in self._taken(alive, lease):
-            submit(run)
+            submit(run, lease)
 
     def _taken(self, alive: Mapping[str, int], lease: Lease) -> list[Run]:
         with self._database.read() as session:
