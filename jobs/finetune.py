@@ -14,7 +14,6 @@ from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
 from jobs.errors import JobsError
 from jobs.lease import Lease
-from jobs.model_files import model_digest
 from jobs.preflight import Checked, absolute, check
 from jobs.report import summary
 from jobs.spec_file import dump_spec, load_spec
@@ -50,21 +49,11 @@ def _parser() -> argparse.ArgumentParser:
 def _run(checked: Checked, run_id: str, attempt: int) -> None:
     # Ray and torch only after the check: bad input answers in a second, and starts nothing.
     from jobs.cluster_run import connect, missing_resources, train
-    from jobs.request import Request
 
-    spec = checked.spec
-    runs = RunStore(open_store(spec.store), run_id)
-    runs.write_text(SPEC, dump_spec(spec))
+    runs = RunStore(open_store(checked.spec.store), run_id)
+    runs.write_text(SPEC, dump_spec(checked.spec))
     runs.write_json(PLAN, checked.plan.to_json())
-    request = Request(
-        spec=spec,
-        run_id=run_id,
-        plan=checked.plan,
-        base=checked.model.folder,
-        base_digest=model_digest(checked.model.folder),
-        train=checked.train,
-        evaluation=checked.evaluation,
-    )
+    request = checked.request(run_id)
     print(f"run {run_id}", flush=True)
     with Lease(runs, attempt), told(runs):
         try:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from jobs.errors import AlreadyThere, Changed, JobsError, NotFound
 from jobs.store.objects import ObjectStore
 from jobs.store.runs import RunStore
+from jobs.store.strict_json import load_strictly
 
 LEASE = "lease.json"
 BEAT_S = 10.0
@@ -80,13 +81,14 @@ class Lease:
 def read_lease(store: ObjectStore, run: str) -> dict[str, Any] | None:
     """What the run's lease says: time, attempt, ended; None where there is none to be read."""
     try:
-        found = json.loads(store.read(f"runs/{run}/{LEASE}", 0, LARGEST))
+        found = load_strictly(store.read(f"runs/{run}/{LEASE}", 0, LARGEST))
         return {
             "time": float(found["time"]),
             "attempt": int(found["attempt"]),
             "ended": bool(found.get("ended", False)),
         }
-    except (NotFound, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    # OverflowError: 1e999 is JSON, and infinite.
+    except (NotFound, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 

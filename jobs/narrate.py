@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 PLACES = {
@@ -13,10 +13,6 @@ PLACES = {
 }
 """What each evaluation of a run is called."""
 
-RETRAINED = ("looked", "nothing new", "rows changed", "going on", "judged", "gate", "promoted",
-             "kept")  # fmt: skip
-"""What happens in a retraining alone."""
-
 
 def place(at: str) -> str:
     """An evaluation's name in words."""
@@ -25,63 +21,8 @@ def place(at: str) -> str:
 
 def line_of(event: Mapping[str, Any]) -> str | None:
     """One line for an event, or None where a log has no use for it."""
-    kind = event.get("event")
-    if kind == "loading":
-        return f"loading {event['base']}"
-    if kind == "resumed":
-        return f"going on from step {event['step']}, {event['stage']} stage"
-    if kind == "started":
-        plan = event["plan"]
-        stages = ", ".join(
-            f"{stage['name']} {stage['steps']} steps ({stage['share']:.2%} of the model)"
-            for stage in plan["stages"]
-        )
-        return f"{workers_text(plan['workers'])}, {plan['sharding']}: {stages}"
-    if kind == "evaluated":
-        return f"{place(event['at'])}: {figures(event['metrics'])}"
-    if kind == "stage":
-        return f"{event['stage']} stage, {event['steps']} steps"
-    if kind == "scoring":
-        return f"scoring the weights for {event['strategy']} masks"
-    if kind == "progress":
-        return f"{event['what']}: {event['done']} of {event['of']}"
-    if kind == "masked":
-        by = "" if event["score"] == event["strategy"] else f" by {event['score']}"
-        return f"masks: {event['strategy']}{by}, scored in {event['seconds']:.0f} s"
-    if kind == "handoff":
-        return f"hand-off: {number(event['kept'], '.1%')} of the update's energy kept"
-    if kind == "checkpoint":
-        return f"checkpoint at step {event['step']}: {event['bytes'] / 1e6:.1f} MB"
-    if kind == "noticed":
-        return f"told that a worker will be stopped: checkpoint at step {event['step']}"
-    if kind == "enough":
-        return f"enough at step {event['step']}: {event['why']}"
-    if kind in ("stalled", "restarted"):
-        return f"{event['why']}; starting again"
-    if kind in RETRAINED:
-        return _retrained(kind, event)
-    if kind == "published":
-        return f"committed {event['adapter']}: {event['bytes'] / 1e6:.1f} MB at {event['place']}"
-    return None
-
-
-def _retrained(kind: str, event: Mapping[str, Any]) -> str:
-    if kind == "looked":
-        current, start = event["current"] or "no adapter", event["start"] or "scratch"
-        return f"{event['rows']:,} rows that {current} has not learnt; starting from {start}"
-    if kind == "nothing new":
-        return f"nothing new: {event['why']}"
-    if kind == "going on":
-        return f"going on from {event['parent']}"
-    if kind == "judged":
-        return f"{event['adapter']} on the {event['rows']} rows: {figures(event['metrics'])}"
-    if kind == "gate":
-        return f"the gate {'holds' if event['holds'] else 'does not hold'} for {event['adapter']}"
-    if kind == "promoted":
-        return f"promoted {event['adapter']}; before it, {event['before'] or 'nothing'}"
-    return (
-        f"kept {event['adapter']}, not promoted: {event['why']}" if kind == "kept" else event["why"]
-    )
+    told = LINES.get(str(event.get("event")))
+    return None if told is None else told(event)
 
 
 def step_line(metric: Mapping[str, Any], steps: int) -> str | None:
@@ -120,3 +61,55 @@ def plain(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def _started(event: Mapping[str, Any]) -> str:
+    plan = event["plan"]
+    stages = ", ".join(
+        f"{stage['name']} {stage['steps']} steps ({stage['share']:.2%} of the model)"
+        for stage in plan["stages"]
+    )
+    return f"{workers_text(plan['workers'])}, {plan['sharding']}: {stages}"
+
+
+def _masked(event: Mapping[str, Any]) -> str:
+    by = "" if event["score"] == event["strategy"] else f" by {event['score']}"
+    return f"masks: {event['strategy']}{by}, scored in {event['seconds']:.0f} s"
+
+
+def _looked(event: Mapping[str, Any]) -> str:
+    current, start = event["current"] or "no adapter", event["start"] or "scratch"
+    return f"{event['rows']:,} rows that {current} has not learnt; starting from {start}"
+
+
+def _again(event: Mapping[str, Any]) -> str:
+    return f"{event['why']}; starting again"
+
+
+LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "loading": lambda e: f"loading {e['base']}",
+    "resumed": lambda e: f"going on from step {e['step']}, {e['stage']} stage",
+    "started": _started,
+    "evaluated": lambda e: f"{place(e['at'])}: {figures(e['metrics'])}",
+    "stage": lambda e: f"{e['stage']} stage, {e['steps']} steps",
+    "scoring": lambda e: f"scoring the weights for {e['strategy']} masks",
+    "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
+    "masked": _masked,
+    "handoff": lambda e: f"hand-off: {number(e['kept'], '.1%')} of the update's energy kept",
+    "checkpoint": lambda e: f"checkpoint at step {e['step']}: {e['bytes'] / 1e6:.1f} MB",
+    "noticed": lambda e: f"told that a worker will be stopped: checkpoint at step {e['step']}",
+    "enough": lambda e: f"enough at step {e['step']}: {e['why']}",
+    "stalled": _again,
+    "restarted": _again,
+    "published": lambda e: f"committed {e['adapter']}: {e['bytes'] / 1e6:.1f} MB at {e['place']}",
+    # Of a retraining alone.
+    "looked": _looked,
+    "nothing new": lambda e: f"nothing new: {e['why']}",
+    "rows changed": lambda e: str(e["why"]),
+    "going on": lambda e: f"going on from {e['parent']}",
+    "judged": lambda e: f"{e['adapter']} on the {e['rows']} rows: {figures(e['metrics'])}",
+    "gate": lambda e: f"the gate {'holds' if e['holds'] else 'does not hold'} for {e['adapter']}",
+    "promoted": lambda e: f"promoted {e['adapter']}; before it, {e['before'] or 'nothing'}",
+    "kept": lambda e: f"kept {e['adapter']}, not promoted: {e['why']}",
+}
+"""What is said of each kind of event; the others are for programs."""

@@ -11,11 +11,12 @@ from jobs.data.files import HUB_ID
 from jobs.data.heldout import check_split
 from jobs.data.survey import Progress, Survey, check_eval_labels, check_train_labels, survey
 from jobs.errors import Fault, InputError, StoreError, Unreachable
-from jobs.model_files import ModelFiles, read_model
+from jobs.model_files import ModelFiles, model_digest, read_model
 from jobs.plan import Plan, Shape, batch_faults, make_plan
 from jobs.predict.base import read_base
 from jobs.predict.from_spec import Outlook
 from jobs.predict.speed import Speed, known_speed
+from jobs.request import Request
 from jobs.spec import Spec
 from jobs.stopping import stop_faults
 from jobs.store.objects import open_store
@@ -33,6 +34,27 @@ class Checked:
     train: Survey
     evaluation: Survey | None
     plan: Plan
+
+    def request(
+        self,
+        run_id: str,
+        *,
+        digest: str | None = None,
+        search: str | None = None,
+        parent: str | None = None,
+    ) -> Request:
+        """What its workers get. `digest` is the base's where it is known: to make it reads it."""
+        return Request(
+            spec=self.spec,
+            run_id=run_id,
+            plan=self.plan,
+            base=self.model.folder,
+            base_digest=digest or model_digest(self.model.folder),
+            train=self.train,
+            evaluation=self.evaluation,
+            search=search,
+            parent=parent,
+        )
 
 
 def check(

@@ -65,9 +65,7 @@ def several(rank: int, asked: list[Asked], world_size: int) -> dict[str, dict[st
 def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
     import torch
 
-    from jobs.model_files import model_digest
     from jobs.preflight import check
-    from jobs.request import Request
     from jobs.spec_file import validate_spec
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
@@ -91,16 +89,7 @@ def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
     raw["cluster"] = {**raw.get("cluster", {}), "workers": workers}
     checked = check(validate_spec(raw))
     runs = RunStore(open_store(checked.spec.store), asked.run)
-    request = Request(
-        spec=checked.spec,
-        run_id=asked.run,
-        plan=checked.plan,
-        base=checked.model.folder,
-        base_digest=model_digest(checked.model.folder),
-        train=checked.train,
-        evaluation=checked.evaluation,
-        parent=asked.parent,
-    )
+    request = checked.request(asked.run, parent=asked.parent)
     machine = asked.machines[rank] if asked.machines else "here"
     team = team_of(rank, world_size, torch.device("cpu"), machine=machine)
     training = Mortal(request, runs, team)

@@ -14,7 +14,6 @@ from typing import Any
 
 from jobs.errors import InputError, NotFound, Replaced
 from jobs.lease import later_attempt
-from jobs.model_files import model_digest
 from jobs.preflight import Checked, check, replanned
 from jobs.request import JUDGED, HeldOut, Request
 from jobs.retrain.door import Retrain
@@ -25,11 +24,12 @@ from jobs.retrain.look import NothingNew, look, training_spec
 from jobs.retrain.old_rows import old_rows
 from jobs.retrain.papers import Looked, keep_looked, read_looked
 from jobs.spec_file import dump_spec
-from jobs.store.adapters import committed_versions, promote_after, resolve, settle, verify
+from jobs.store.adapters import committed_versions, promote_after, resolve, settle
 from jobs.store.listing import read_committed, split_name
 from jobs.store.manifest import BadManifest, Manifest
 from jobs.store.pointer import Moved
 from jobs.store.runs import MASKS, PLAN, SPEC, STARTS, RunStore
+from jobs.store.verify import file_faults
 
 
 class Retraining:
@@ -46,8 +46,9 @@ class Retraining:
         if looked is None:
             return
         checked = replanned(checked, training_spec(checked.spec, looked.start), past=False)
-        made = self._made(looked) or self._trained(checked, looked)
-        verdict = self._gated(checked, looked, made)
+        request = checked.request(self._runs.run_id, parent=looked.start)
+        made = self._made(looked) or self._trained(checked, looked, request)
+        verdict = self._gated(looked, made, request)
         self._decided(looked, made, verdict)
 
     def _looked(self, checked: Checked) -> Looked | None:
@@ -96,8 +97,7 @@ class Retraining:
                 return found
         return None
 
-    def _trained(self, checked: Checked, looked: Looked) -> Manifest:
-        request = self._request(checked, looked)
+    def _trained(self, checked: Checked, looked: Looked, request: Request) -> Manifest:
         self._check_start(checked, looked, request.base_digest)
         self._runs.write_text(SPEC, dump_spec(checked.spec))
         self._runs.write_json(PLAN, checked.plan.to_json())
@@ -112,23 +112,22 @@ class Retraining:
             return
         store = self._runs.store
         start = resolve(store, looked.start)
-        faults = verify(store, start, base=checked.model.folder)
-        faults = faults or start_faults(store, start, checked, base_digest)
+        # Its own bytes first; whether its base is this one, which is read already, is asked then.
+        faults = file_faults(store, start) or start_faults(store, start, checked, base_digest)
         if faults:
             raise InputError(faults)
 
-    def _gated(self, checked: Checked, looked: Looked, made: Manifest) -> Verdict:
+    def _gated(self, looked: Looked, made: Manifest, request: Request) -> Verdict:
         """What the gate says of the adapter, beside the one that was current."""
         gate, store = self._asked.section.gate, self._runs.store
         baseline = looked.current if gate.baseline == "current" else None
         old: HeldOut | str | None = None
         if baseline is not None and gate.tolerance is not None:
             old = old_rows(store, resolve(store, baseline))
-        held = old if isinstance(old, HeldOut) else None
         request = dataclasses.replace(
-            self._request(checked, looked),
+            request,
             judged=(made.label, *([baseline] if baseline else ())),
-            old=held,
+            old=old if isinstance(old, HeldOut) else None,
         )
         found = self._judged(request)
         named = {label: self._figures(found, label) for label in request.judged}
@@ -183,18 +182,6 @@ class Retraining:
         except Moved as moved:
             return self._tell("kept", adapter=made.label, why=str(moved))
         return self._tell("promoted", adapter=made.label, before=looked.current)
-
-    def _request(self, checked: Checked, looked: Looked) -> Request:
-        return Request(
-            spec=checked.spec,
-            run_id=self._runs.run_id,
-            plan=checked.plan,
-            base=checked.model.folder,
-            base_digest=model_digest(checked.model.folder),
-            train=checked.train,
-            evaluation=checked.evaluation,
-            parent=looked.start,
-        )
 
     def _on_workers(self, request: Request) -> None:
         # Here, because a run that finds nothing new is to load neither Ray nor torch.

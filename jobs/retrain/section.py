@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.metric import METRICS
+from jobs.metric import METRICS, Metric
 from jobs.spec import Frozen
 
 START_PATTERN = r"^(?:current|scratch|v[1-9][0-9]{0,8})$"
@@ -15,7 +15,7 @@ START_PATTERN = r"^(?:current|scratch|v[1-9][0-9]{0,8})$"
 class GateSection(Frozen):
     """What a new adapter must reach before the bare name means it. NaN reaches nothing."""
 
-    metric: Literal["eval_loss", "eval_perplexity", "eval_accuracy"] = "eval_loss"
+    metric: Metric = "eval_loss"
     baseline: Literal["current", "none"] = "current"
     """What it is compared with: the adapter that the bare name means when the retraining looks for
     new rows, or nothing."""

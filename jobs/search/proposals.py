@@ -115,13 +115,4 @@ def request_of(checked: Checked, run: str, digest: str, *, search: str) -> Reque
     spec = checked.spec.model_copy(
         update={"train": train.model_copy(update={"checkpoint_every": every})}
     )
-    return Request(
-        spec=spec,
-        run_id=run,
-        plan=dataclasses.replace(checked.plan),
-        base=checked.model.folder,
-        base_digest=digest,
-        train=checked.train,
-        evaluation=checked.evaluation,
-        search=search,
-    )
+    return dataclasses.replace(checked, spec=spec).request(run, digest=digest, search=search)

@@ -96,14 +96,7 @@ def promote(store: ObjectStore, name: str, version: int, *, now: datetime | None
         below = (*there.before, there.version)[-KEPT:] if there else ()
         return _moved(there, "promote", version, below, now)
 
-    _check_committed(store, name, version)
-    pointer = _swap(store, name, move)
-    # A removal writes its mark first and looks at the pointer then; we do it the other way round,
-    # so that of two at once at least one sees the other.
-    if store.head(version_prefix(name, version) + TOMBSTONE) is not None:
-        _swap(store, name, lambda there: _taken_back(there, version, now))
-        raise NotFound(f"{name}@v{version}, which is being removed,")
-    return pointer
+    return _promoted(store, name, version, move, now)
 
 
 def promote_after(
@@ -126,8 +119,7 @@ def promote_after(
         below = (*there.before, there.version)[-KEPT:] if there else ()
         return _moved(there, "promote", version, below, now)
 
-    _check_committed(store, name, version)
-    return _swap(store, name, swap)
+    return _promoted(store, name, version, swap, now)
 
 
 def settle(store: ObjectStore, name: str, version: int, *, now: datetime | None = None) -> Pointer:
@@ -139,8 +131,7 @@ def settle(store: ObjectStore, name: str, version: int, *, now: datetime | None 
     def swap(there: Pointer | None) -> Pointer | None:
         return None if there is not None else _moved(None, "promote", version, (), now)
 
-    _check_committed(store, name, version)
-    return _swap(store, name, swap)
+    return _promoted(store, name, version, swap, now)
 
 
 def rollback(store: ObjectStore, name: str, *, now: datetime | None = None) -> Pointer:
@@ -153,6 +144,25 @@ def rollback(store: ObjectStore, name: str, *, now: datetime | None = None) -> P
         return _moved(there, "rollback", there.before[-1], there.before[:-1], now)
 
     return _swap(store, name, move)
+
+
+def _promoted(
+    store: ObjectStore,
+    name: str,
+    version: int,
+    move: Callable[[Pointer | None], Pointer | None],
+    now: datetime | None,
+) -> Pointer:
+    """Makes a move to a version that is committed, and takes it back if that is being removed."""
+    _check_committed(store, name, version)
+    pointer = _swap(store, name, move)
+    # A removal writes its mark first and looks at the pointer then; we do it the other way round,
+    # so that of two at once at least one sees the other.
+    marked = store.head(version_prefix(name, version) + TOMBSTONE) is not None
+    if marked and pointer.version == version:
+        _swap(store, name, lambda there: _taken_back(there, version, now))
+        raise NotFound(f"{name}@v{version}, which is being removed,")
+    return pointer
 
 
 def _check_committed(store: ObjectStore, name: str, version: int) -> None:

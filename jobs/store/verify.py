@@ -32,11 +32,17 @@ def verify(
 
     `base` is where the base model is now; `key` a public key that has to have signed it.
     """
-    faults = [fault for file in manifest.files for fault in _file(store, manifest, file, seen)]
-    faults += _unknown(store, manifest) + _base(manifest, base or Path(manifest.base.path))
+    faults = file_faults(store, manifest, seen=seen)
+    faults += _base(manifest, base or Path(manifest.base.path))
     if base is not None and not (base / "config.json").is_file():
         faults.append(Fault("base", f"{base} is no model's folder", "Name the base's folder."))
     return faults + (_signature(store, manifest, key) if key else [])
+
+
+def file_faults(store: ObjectStore, manifest: Manifest, *, seen: Seen | None = None) -> list[Fault]:
+    """All that is wrong with the adapter's own files."""
+    faults = [fault for file in manifest.files for fault in _file(store, manifest, file, seen)]
+    return faults + _unknown(store, manifest)
 
 
 def _file(store: ObjectStore, manifest: Manifest, file: File, seen: Seen | None) -> list[Fault]:

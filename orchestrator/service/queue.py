@@ -5,6 +5,7 @@ Pure: the lists come in, an order and reasons come out.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -73,15 +74,19 @@ def turns(
     `held`: runs that must wait whatever the room, and why. After each turn the order is looked at
     anew: a project that just got a run stands behind those that use less.
     """
-    left, free = list(planned), room.runs
+    left, free = _in_order(planned, books), room.runs
     while left:
-        run = min(left, key=lambda one: _place(one, books))
-        left.remove(run)
+        run = left.popleft()
         turn = _turn(run, books, projects.get(run.project), free, held)
         if not turn.waits and not turn.never:
             books.add(run)
             free -= 1
+            left = _in_order(left, books)
         yield turn
+
+
+def _in_order(runs: Iterable[Run], books: Books) -> deque[Run]:
+    return deque(sorted(runs, key=lambda run: _place(run, books)))
 
 
 def _place(run: Run, books: Books) -> tuple[int, int, float, str]:

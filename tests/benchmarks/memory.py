@@ -173,7 +173,6 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     # What a worker imports too: Ray is a part of every worker's memory.
     import jobs.worker  # noqa: F401
     from jobs.deepspeed_wire import distributed
-    from jobs.request import Request
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
     from jobs.team import team_of
@@ -182,15 +181,7 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     distributed("gloo")
     checked = check(validate_spec(spec))
     runs = RunStore(open_store(checked.spec.store), "run")
-    request = Request(
-        spec=checked.spec,
-        run_id="run",
-        plan=checked.plan,
-        base=checked.model.folder,
-        base_digest="0" * 64,
-        train=checked.train,
-        evaluation=checked.evaluation,
-    )
+    request = checked.request("run", digest="0" * 64)
     team = team_of(rank, ranks, torch.device("cpu"), machine="here")
     training = Training(request, runs, team)
     marks = _Marks(training.record)

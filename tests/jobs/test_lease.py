@@ -87,7 +87,18 @@ def test_an_attempt_that_was_replaced_leaves_the_lease_alone(tmp_path):
     assert not later_attempt(RunStore(store, "r1"), 2)
 
 
-@pytest.mark.parametrize("written", [b"", b"[]", b'{"time": "soon"}', b"[" * 3000])
+NO_LEASES = {
+    "empty": b"",
+    "a list": b"[]",
+    "a word": b'{"time": "soon"}',
+    "deep": b"[" * 3000,
+    "not UTF-8": b"\xff",
+    "an infinite attempt": b'{"time": 1, "attempt": 1e999}',
+    "a time that never was": b'{"time": NaN, "attempt": 1}',
+}
+
+
+@pytest.mark.parametrize("written", NO_LEASES.values(), ids=NO_LEASES)
 def test_a_lease_that_is_none_says_nothing(written, tmp_path):
     store = DirectoryStore(tmp_path)
     store.put(f"runs/r1/{LEASE}", written)

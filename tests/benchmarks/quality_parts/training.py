@@ -79,9 +79,7 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
     import torch
 
     from jobs.errors import InputError, TrainingFailed
-    from jobs.model_files import model_digest
     from jobs.preflight import check
-    from jobs.request import Request
     from jobs.spec_file import validate_spec
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
@@ -91,11 +89,7 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
     try:
         checked = check(validate_spec(setting.spec(data, f"file://{folder}")))
         runs = RunStore(open_store(checked.spec.store), "quality")
-        request = Request(
-            spec=checked.spec, run_id="quality", plan=checked.plan, base=checked.model.folder,
-            base_digest=model_digest(checked.model.folder), train=checked.train,
-            evaluation=checked.evaluation,
-        )  # fmt: skip
+        request = checked.request("quality")
         training = _judged(request, runs, torch.device(device), data["test"])
         training.run()
         return {**_figures(setting, training, runs), "seconds": time.monotonic() - began}

@@ -71,27 +71,16 @@ def _judged(rank: int, world_size: int, raw: dict[str, Any], old: str) -> Found:
 
     from jobs.data.survey import survey
     from jobs.judging import judge
-    from jobs.model_files import model_digest
     from jobs.preflight import check
     from jobs.pulse import Pulse
-    from jobs.request import Request
     from jobs.spec_file import validate_spec
     from jobs.store.runs import RunStore
     from jobs.team import team_of
 
     checked = check(validate_spec(laid_over(raw, {"cluster": {"workers": world_size}})))
     spec = checked.spec
-    request = Request(
-        spec=spec,
-        run_id="judging",
-        plan=checked.plan,
-        base=checked.model.folder,
-        base_digest=model_digest(checked.model.folder),
-        train=checked.train,
-        evaluation=checked.evaluation,
-    )
     request = dataclasses.replace(
-        request,
+        checked.request("judging"),
         judged=(f"{spec.name}@v1",),
         old=HeldOut(survey(old, spec.data.format, spec.model.task, "data.eval"), old),
     )

@@ -149,6 +149,15 @@ def test_what_does_not_fit_is_refused_before_ray_and_settles_the_name(place):
     assert pointer.version == 1
 
 
+def test_another_base_is_refused_with_both_ways_out(place):
+    committed(place, lora_files(place / "one"), spec=CHILD, base="b" * 64)
+    chat_rows(place / "train.jsonl", 9)
+    runs = RunStore(DirectoryStore(place / "store"), "r9")
+    refused = r"model\.path: .*another base.* Or use retrain\.start: scratch"
+    with pytest.raises(InputError, match=refused):
+        Retraining(a_retrain(place), runs, 1).run()
+
+
 def test_a_run_that_goes_on_must_be_asked_the_same(place):
     runs = RunStore(DirectoryStore(place / "store"), "r9")
     keep_asked(a_retrain(place), runs)

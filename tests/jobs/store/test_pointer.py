@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,12 +80,19 @@ def test_a_death_inside_a_promotion_leaves_the_old_or_the_new(full: DirectorySto
         assert promote(full, "chat", wanted).version == wanted
 
 
-def test_what_is_being_removed_is_not_promoted(full: DirectoryStore):
+@pytest.mark.parametrize("how", [promote, partial(promote_after, move=1)], ids=["by hand", "after"])
+def test_what_is_being_removed_is_not_promoted(how, full: DirectoryStore):
     promote(full, "chat", 1)
     full.put(f"adapters/chat/v2/{TOMBSTONE}", b"")
     with pytest.raises(NotFound, match="being removed"):
-        promote(full, "chat", 2)
+        how(full, "chat", 2)
     assert resolve(full, "chat").version == 1
+
+
+def test_a_name_is_not_settled_on_what_is_being_removed(full: DirectoryStore):
+    full.put(f"adapters/chat/v2/{TOMBSTONE}", b"")
+    with pytest.raises(NotFound, match="being removed"):
+        settle(full, "chat", 2)
 
 
 def test_what_the_pointer_names_is_not_removed(full: DirectoryStore):
