@@ -14,11 +14,11 @@ from jobs.retrain.door import Retrain, validate_retrain
 from jobs.search.door import Search, validate_search
 from jobs.spec import Spec
 from jobs.spec_file import dump_spec, validate_spec
+from orchestrator.cluster.entrypoint import is_word
 from orchestrator.registry.values import Kind
 from orchestrator.service.config import whole_store
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SHELL_SAFE = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/:+~-]{0,1023}")
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,8 @@ def _store(raw: Mapping[str, Any], stores: Sequence[str]) -> str:
         return stores[0]
     if not isinstance(named, str):
         raise InputError([Fault("store", "not a text", f"Use {stores[0]} or below it.")])
-    # Looked at before it is opened: to open a folder's store may say where it lies.
     whole = whole_store(named)
-    if not any(f"{whole}/".startswith(f"{one}/") for one in stores) or not _SHELL_SAFE.fullmatch(
-        whole
-    ):
+    if not any(f"{whole}/".startswith(f"{one}/") for one in stores) or not is_word(whole):
         problem = f"{named[:100]!a} is none of this service's stores"
         raise InputError([Fault("store", problem, f"Use {', '.join(stores)} or below them.")])
     return whole
