@@ -9,7 +9,9 @@ import pytest
 
 from jobs.errors import InputError
 from orchestrator.service.config import check_config
+from orchestrator.service.connect import from_config
 
+ROOT = Path(__file__).parents[3]
 NEAR = {"address": "http://127.0.0.1:1"}
 
 
@@ -45,3 +47,12 @@ def test_a_folder_whose_name_no_cluster_may_be_told_is_refused_at_the_start(
     monkeypatch.chdir(tmp_path / "my service")
     with pytest.raises(InputError, match=r"stores: .*my service"):
         check_config({"clusters": {"near": NEAR}})
+
+
+def test_clusters_come_out_of_the_configuration_by_name(tmp_path: Path):
+    config = check_config({"clusters": {"near": NEAR, "far": {**NEAR, "code": str(ROOT)}}})
+    found = from_config(config)
+    assert {name: cluster.name for name, cluster in found.items()} == {"near": "near", "far": "far"}
+    broken = {"clusters": {"far": {**NEAR, "code": str(tmp_path)}}}
+    with pytest.raises(InputError, match="has no slora"):
+        from_config(check_config(broken))
