@@ -55,19 +55,22 @@ def cached_files(url: str, kinds: Sequence[str]) -> tuple[Path, ...]:
     """The objects that an s3:// URL means, as files in order: one, a glob, or a prefix."""
     bucket, _, rest = url[len("s3://") :].partition("/")
     store = open_store(f"s3://{bucket}")
-    fixed = rest.split("*")[0].split("?")[0].split("[")[0]
-    if fixed != rest:
-        keys = [key for key in store.list(fixed) if fnmatch.fnmatchcase(key, rest)]
-    elif rest and not rest.endswith("/") and store.head(rest) is not None:
-        keys = [rest]
-    else:
-        prefix = f"{rest.rstrip('/')}/" if rest else ""
-        keys = [key for key in store.list(prefix) if "/" not in key[len(prefix) :]]
-    wanted = _wanted(store, keys, kinds)
+    wanted = _wanted(store, keys_meant(store, rest), kinds)
     if not wanted:
         return ()
     folder = _at_hand(store, wanted) / FILES
     return tuple(folder / one.name for one in wanted)
+
+
+def keys_meant(store: ObjectStore, where: str) -> list[str]:
+    """The keys that a key, a glob or a prefix means, in order."""
+    fixed = where.split("*")[0].split("?")[0].split("[")[0]
+    if fixed != where:
+        return [key for key in store.list(fixed) if fnmatch.fnmatchcase(key, where)]
+    if where and not where.endswith("/") and store.head(where) is not None:
+        return [where]
+    prefix = f"{where.rstrip('/')}/" if where else ""
+    return [key for key in store.list(prefix) if "/" not in key[len(prefix) :]]
 
 
 def _wanted(store: ObjectStore, keys: Sequence[str], kinds: Sequence[str]) -> list[Wanted]:

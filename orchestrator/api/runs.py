@@ -94,14 +94,7 @@ def check(
 ) -> Checked:
     """What a submission would be, with all its faults; nothing is written."""
     found = service.intake.check(submission(service, who, asked))
-    return Checked(
-        kind=found.kind,
-        name=found.name,
-        store=found.store,
-        workers=found.workers,
-        tokens=found.tokens,
-        data=found.data,
-    )
+    return Checked.model_validate(found)
 
 
 @router.get(

@@ -25,8 +25,8 @@ from orchestrator.cluster.door import Cluster
 from orchestrator.registry import projects, tokens
 from orchestrator.registry.database import Database, database_url
 from orchestrator.registry.migrate import open_registry, upgrade
-from orchestrator.registry.values import DEFAULT_PROJECT
-from orchestrator.service.config import DEFAULT_CLUSTER, ServiceConfig, check_config
+from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT
+from orchestrator.service.config import ServiceConfig, check_config
 from orchestrator.service.loop import Service
 
 RAY_ADDRESS = "http://127.0.0.1:8265"

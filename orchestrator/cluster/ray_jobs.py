@@ -17,7 +17,7 @@ from orchestrator.cluster.code import Code
 from orchestrator.cluster.door import LONGEST_LOG, Capacity, Job, Seen, Sight
 from orchestrator.cluster.entrypoint import entrypoint_of
 from orchestrator.cluster.errors import ClusterRefused, ClusterUnreachable
-from orchestrator.cluster.wire import PATIENCE_S, Wire
+from orchestrator.cluster.wire import LARGEST, PATIENCE_S, Wire
 
 JOBS = "/api/jobs/"
 SERVICE = "slora_service"
@@ -37,10 +37,11 @@ class RayCluster:
         code: Code | None = None,
         python: str = "python",
         patience_s: float = PATIENCE_S,
+        largest: int = LARGEST,
     ) -> None:
         self.name = name
         self._code, self._python = code, python
-        self._wire = Wire(name, address, token, patience_s=patience_s)
+        self._wire = Wire(name, address, token, patience_s=patience_s, largest=largest)
 
     def submit(self, job: Job) -> None:
         """Starts it, or finds it started. Raises ClusterRefused, ClusterUnreachable."""

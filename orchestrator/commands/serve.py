@@ -45,8 +45,8 @@ def serve(
     try:
         from orchestrator.api.serve import Listening, plain_config
         from orchestrator.api.serve import serve as run
-        from orchestrator.cluster.connect import from_config
         from orchestrator.service.config import load_config
+        from orchestrator.service.connect import from_config
     except ModuleNotFoundError as missing:
         raise not_installed(missing, extra="service") from missing
     told = load_config(config, database) if config is not None else plain_config(database)

@@ -114,18 +114,6 @@ def unpoint(session: Session, store: str, name: str) -> None:
     session.execute(delete(PointerRow).where(PointerRow.store == store, PointerRow.name == name))
 
 
-def adapters(
-    session: Session, *, store: str | None = None, project: str | None = None
-) -> list[Adapter]:
-    """By store, name and version."""
-    asked = select(AdapterRow).order_by(AdapterRow.store, AdapterRow.name, AdapterRow.version)
-    if store is not None:
-        asked = asked.where(AdapterRow.store == store)
-    if project is not None:
-        asked = asked.where(AdapterRow.project == project)
-    return [value_of(Adapter, row) for row in session.scalars(asked)]
-
-
 def page(
     session: Session,
     *,

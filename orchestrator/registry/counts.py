@@ -30,7 +30,7 @@ def runs_by_status(session: Session) -> dict[str, int]:
 
 def oldest_planned(session: Session) -> float:
     """Seconds that the oldest planned run has waited; 0 where none waits."""
-    asked = select(now() - func.min(RunRow.created_at)).where(RunRow.status == "planned")
+    asked = select(now() - func.min(RunRow.created_at)).where(RunRow.status == Status.PLANNED.value)
     return max(0.0, session.scalar(asked) or 0.0)
 
 

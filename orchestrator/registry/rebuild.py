@@ -165,7 +165,7 @@ def _restore_adapters(
         done.adapters.count(adapters.put(session, place, manifest, project=project))
     session.flush()
     there = {(one.name, one.version) for one in shelf.manifests} | shelf.unreadable
-    for adapter in adapters.adapters(session, store=place):
+    for adapter in adapters.page(session, store=place, limit=None):
         if (adapter.name, adapter.version) not in there:
             adapters.forget(session, place, (adapter.name, adapter.version))
             done.forgotten.append(adapter.label)
@@ -173,7 +173,7 @@ def _restore_adapters(
 
 
 def _restore_pointers(session: Session, place: str, shelf: Shelf) -> None:
-    known = {(one.name, one.version) for one in adapters.adapters(session, store=place)}
+    known = {(one.name, one.version) for one in adapters.page(session, store=place, limit=None)}
     sound = {
         name: pointer
         for name, pointer in shelf.pointers.items()

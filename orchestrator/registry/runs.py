@@ -137,13 +137,6 @@ def rows(
     return session.execute(asked.limit(min(limit, LARGEST_PAGE))).all()
 
 
-def queue(session: Session, *, limit: int = PAGE) -> list[Run]:
-    """Planned runs, the most urgent first, the oldest first among those."""
-    order = (RunRow.priority.desc(), RunRow.created_at, RunRow.id)
-    planned = select(RunRow).where(RunRow.status == Status.PLANNED.value).order_by(*order)
-    return [run_of(row) for row in session.scalars(planned.limit(min(limit, LARGEST_PAGE)))]
-
-
 def attempts(session: Session, run_id: str) -> list[Attempt]:
     """A run's attempts, the first one first."""
     rows = session.scalars(

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from orchestrator.registry.clock import now
-from orchestrator.registry.lifecycle import Status
+from orchestrator.registry.lifecycle import FINAL, Status
 from orchestrator.registry.models import AttemptRow, FiringRow, ProjectRow, RunRow
 from orchestrator.registry.runs import NO_JOB
 from orchestrator.registry.values import Project, Run, run_of, value_of
@@ -67,7 +67,7 @@ def ready(session: Session, cluster: str, *, each: int = 200) -> list[Run]:
     place = func.row_number().over(partition_by=RunRow.project, order_by=order)
     ranked = (
         select(RunRow.id, place.label("place"))
-        .where(RunRow.status == "planned", RunRow.cluster == cluster)
+        .where(RunRow.status == Status.PLANNED.value, RunRow.cluster == cluster)
         .where((RunRow.not_before.is_(None)) | (RunRow.not_before <= now()))
         .subquery()
     )
@@ -77,7 +77,7 @@ def ready(session: Session, cluster: str, *, each: int = 200) -> list[Run]:
 
 def unwanted(session: Session, cluster: str) -> list[Run]:
     """Planned runs that somebody asked to stop, whether or not their wait is over."""
-    asked = select(RunRow).where(RunRow.status == "planned", RunRow.cluster == cluster)
+    asked = select(RunRow).where(RunRow.status == Status.PLANNED.value, RunRow.cluster == cluster)
     return [run_of(row) for row in session.scalars(asked.where(RunRow.stop.is_not(None)))]
 
 
@@ -85,13 +85,13 @@ def behind_another_firing(session: Session, cluster: str) -> set[str]:
     """Planned runs whose schedule has an earlier run that is not over."""
     mine, other = aliased(FiringRow), aliased(FiringRow)
     planned, earlier = aliased(RunRow), aliased(RunRow)
-    over = ("done", "failed", "stopped")
+    over = [status.value for status in FINAL]
     asked = (
         select(planned.id)
         .join(mine, mine.run == planned.id)
         .join(other, (other.schedule == mine.schedule) & (other.due_at < mine.due_at))
         .join(earlier, earlier.id == other.run)
-        .where(planned.status == "planned", planned.cluster == cluster)
+        .where(planned.status == Status.PLANNED.value, planned.cluster == cluster)
         .where(earlier.status.not_in(over))
     )
     return set(session.scalars(asked))

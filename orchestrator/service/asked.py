@@ -14,11 +14,11 @@ from jobs.retrain.door import Retrain, validate_retrain
 from jobs.search.door import Search, validate_search
 from jobs.spec import Spec
 from jobs.spec_file import dump_spec, validate_spec
+from orchestrator.cluster.entrypoint import is_word
 from orchestrator.registry.values import Kind
 from orchestrator.service.config import whole_store
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SHELL_SAFE = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/:+~-]{0,1023}")
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def asked_for(kind: Kind, raw: Mapping[str, Any], stores: Sequence[str]) -> Aske
         problem = f"{kind} is not available yet"
         raise InputError([Fault("kind", problem, f"Use {' or '.join(_READERS)}.")])
     spec, text, workers, trials = _READERS[kind]({**raw, "store": _store(raw, stores)})
-    faults = [*_relative(spec)]
-    if faults:
+    if faults := _no_places(spec):
         raise InputError(faults)
     tokens = _tokens(spec)
     return Asked(
@@ -106,24 +105,26 @@ def _store(raw: Mapping[str, Any], stores: Sequence[str]) -> str:
         return stores[0]
     if not isinstance(named, str):
         raise InputError([Fault("store", "not a text", f"Use {stores[0]} or below it.")])
-    # Looked at before it is opened: to open a folder's store may say where it lies.
     whole = whole_store(named)
-    if not any(f"{whole}/".startswith(f"{one}/") for one in stores) or not _SHELL_SAFE.fullmatch(
-        whole
-    ):
+    if not any(f"{whole}/".startswith(f"{one}/") for one in stores) or not is_word(whole):
         problem = f"{named[:100]!a} is none of this service's stores"
         raise InputError([Fault("store", problem, f"Use {', '.join(stores)} or below them.")])
     return whole
 
 
-def _relative(spec: Spec) -> list[Fault]:
-    """Paths that would mean another place on every machine."""
+def _no_places(spec: Spec) -> list[Fault]:
+    """Paths that no machine has, or that would mean another place on every one."""
     named = {
         "model.path": spec.model.path,
         "data.train": spec.data.train,
         "data.eval": spec.data.eval,
     }
-    return [
+    unprintable = [
+        Fault(key, f"{path[:100]!a} holds what can't be printed", "Take it out of the path.")
+        for key, path in named.items()
+        if path and not path.isprintable()
+    ]
+    return unprintable + [
         Fault(key, f"{path[:100]!a} is relative to nothing here", "Name the whole path.")
         for key, path in named.items()
         if path and not (path.startswith("/") or _URL.match(path) or HUB_ID.fullmatch(path))

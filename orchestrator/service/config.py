@@ -7,7 +7,6 @@ SLORA_DATABASE or in what libpq reads.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +17,15 @@ from jobs.spec import Frozen
 from jobs.spec_file import read_raw
 from jobs.store.manifest import Name
 from jobs.store.objects import open_store
+from orchestrator.cluster.entrypoint import is_word
 
 DEFAULT_DATABASE = "sqlite:///.cache/registry.db"
 DEFAULT_STORE = "file://.cache/store"
-DEFAULT_CLUSTER = "default"
-PORT = 8321
-
-_PLAIN = re.compile(r"^[A-Za-z0-9/][A-Za-z0-9._/:+~-]*$")
 
 
 def _plain(text: str) -> str:
     """What goes on a command line of a cluster, so nothing in it may mean anything to a shell."""
-    if not _PLAIN.match(text) or ".." in text:
+    if not is_word(text):
         raise ValueError(f"{text[:80]!a} holds more than letters, digits and . _ / : + -")
     return text
 
@@ -91,7 +87,11 @@ def check_config(raw: dict[str, Any], database: str | None = None) -> ServiceCon
             for one in refused.errors(include_url=False, include_input=False)
         ]
         raise InputError(faults) from None
-    return found.model_copy(update={"stores": tuple(map(whole_store, found.stores))})
+    whole = tuple(map(whole_store, found.stores))
+    if wrong := [store for store in whole if not is_word(store)]:
+        problem = f"{wrong[0]!a} holds more than letters, digits and . _ / : + -"
+        raise InputError([Fault("stores", problem, "Name a store elsewhere.")])
+    return found.model_copy(update={"stores": whole})
 
 
 def whole_store(url: str) -> str:

@@ -57,6 +57,16 @@ def moments_until(cron: str, time_zone: str, first: float, until: float) -> list
     return found
 
 
+def latest_until(cron: str, time_zone: str, first: float, until: float) -> float:
+    """The last of `first` and the moments after it up to `until`, however many there are."""
+    found = first
+    for moment in _moments(cron, time_zone, first):
+        if moment.timestamp() > until:
+            break
+        found = moment.timestamp()
+    return found
+
+
 def offset_of(project: str, name: str, jitter_s: float) -> float:
     """How long after its moments a schedule fires: always the same, and different for others."""
     digest = sha256(f"{project}/{name}".encode()).digest()

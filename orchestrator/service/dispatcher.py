@@ -13,7 +13,7 @@ from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
 from orchestrator.service.follower import Rules
-from orchestrator.service.queue import Books, Room, Turn, Usage, turns
+from orchestrator.service.queue import Books, Turn, Usage, turns
 
 BEHIND = "its schedule's run before it is not over"
 STILL_THERE = "its job before is still ending on the cluster"
@@ -42,7 +42,7 @@ class Dispatcher:
         """Why runs wait that don't fit the cluster as it is now."""
 
     def dispatch(
-        self, alive: Mapping[str, int], lease: Lease, submit: Callable[[Run], None]
+        self, alive: Mapping[str, int], lease: Lease, submit: Callable[[Run, Lease], None]
     ) -> None:
         """Submits what may run now. Raises ClusterUnreachable.
 
@@ -51,7 +51,7 @@ class Dispatcher:
         What is counted and what is moved is one transaction; it ends before the cluster is asked.
         """
         for run in self._taken(alive, lease):
-            submit(run)
+            submit(run, lease)
 
     def _taken(self, alive: Mapping[str, int], lease: Lease) -> list[Run]:
         with self._database.read() as session:
@@ -84,7 +84,7 @@ class Dispatcher:
     def _turns(self, session: Session, alive: Mapping[str, int]) -> list[Turn]:
         books = _books(usage.at_once(session), usage.tokens_today(session))
         held = dict.fromkeys(usage.behind_another_firing(session, self._cluster), BEHIND)
-        room = Room(self._rules.max_runs - usage.busy(session, self._cluster))
+        room = self._rules.max_runs - usage.busy(session, self._cluster)
         planned = [run for run in usage.ready(session, self._cluster) if run.stop is None]
         for run in planned:
             if alive.get(run.id, run.attempt + 1) != run.attempt + 1:

@@ -73,7 +73,7 @@ class Follower:
             acknowledged = run.submission in sights or _acknowledged(attempts[run.id])
             self._step(run, sight, acknowledged=acknowledged, lease=lease)
 
-    def submit(self, run: Run) -> None:
+    def submit(self, run: Run, lease: Lease) -> None:
         """Hand the newest attempt to the cluster. Raises ClusterUnreachable: nothing is known."""
         if run.store in self._away:
             return
@@ -81,7 +81,7 @@ class Follower:
             paper = lay_out(self._open(run.store), run)
         except (NotFound, InputError) as gone:
             # The store answers: there is nothing that could be submitted, now or later.
-            self._fail(run, Reason.REFUSED, str(gone))
+            self._fail(run, Reason.REFUSED, str(gone), lease)
             return
         except StoreError as error:
             # Nothing was submitted: the next look finds that, and tries again.
@@ -93,15 +93,15 @@ class Follower:
             self._cluster.submit(job_of(run, paper, service=rules.service, modules=rules.modules))
         except ClusterRefused as refused:
             self._observer.submissions.labels(self._cluster.name, "refused").inc()
-            self._fail(run, Reason.OUTSIDE, str(refused))
+            self._fail(run, Reason.OUTSIDE, str(refused), lease)
             return
         self._observer.submissions.labels(self._cluster.name, "accepted").inc()
         with self._database.write() as session:
             marks.seen(session, [run])
 
-    def _fail(self, run: Run, reason: Reason, detail: str) -> None:
+    def _fail(self, run: Run, reason: Reason, detail: str, lease: Lease) -> None:
         with self._database.write() as session:
-            runs.move(session, run, Status.FAILED, reason=reason, detail=detail)
+            runs.move(session, run, Status.FAILED, reason=reason, detail=detail, lease=lease)
 
     def _step(self, run: Run, sight: Sight, *, acknowledged: bool, lease: Lease) -> None:
         if sight.seen not in ALIVE and run.store in self._away:
@@ -128,7 +128,7 @@ class Follower:
 
     def _act(self, run: Run, after: Next, found: Found, lease: Lease) -> None:
         if after.act is Act.SUBMIT:
-            self.submit(run)
+            self.submit(run, lease)
         elif after.act is Act.END_JOB:
             self._cluster.stop(run.submission)
         elif after.act is Act.FINISH:

@@ -56,9 +56,10 @@ class Intake:
         clusters: Sequence[str],
         *,
         opened: Callable[[str], ObjectStore] = open_store,
+        together: Together | None = None,
     ) -> None:
         self._database, self._stores, self._clusters = database, stores, clusters
-        self._open, self._together = opened, Together(database)
+        self._open, self._together = opened, together or Together(database)
 
     def accept(self, asked: Submission, *, key: str | None = None) -> tuple[Run, bool]:
         """The run, and whether it is new: under the same key the same run is the answer.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 from jobs.errors import NotFound
+from jobs.store.cache import keys_meant
 from jobs.store.listing import READERS
 from jobs.store.objects import open_store
 
@@ -23,7 +25,7 @@ def mark_of(where: str) -> str | None:
     """A digest of what lies there now; None where there is nothing, or it is a hub's.
 
     `where` as data.train of a spec: a file, a glob, a folder, or s3:// with a key or a prefix.
-    Raises StoreUnreachable.
+    Raises InputError, StoreError.
     """
     found = list(_in_bucket(where) if where.startswith(S3) else _here(where))
     if not found:
@@ -33,15 +35,13 @@ def mark_of(where: str) -> str | None:
 
 def _here(where: str) -> Iterator[str]:
     path = where.removeprefix("file://")
-    for name in [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True)):
-        yield from _files(name) if os.path.isdir(name) else _file(name)
-
-
-def _files(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            yield from _file(os.path.join(parent, name))
+    if os.path.isdir(path):
+        # Right there, as for who reads the rows: whoever may name a folder names no whole disk.
+        path = os.path.join(glob.escape(path), "*")
+    elif os.path.exists(path):
+        path = glob.escape(path)
+    for name in sorted(glob.glob(path)):
+        yield from _file(name)
 
 
 def _file(name: str) -> Iterator[str]:
@@ -49,15 +49,13 @@ def _file(name: str) -> Iterator[str]:
         about = os.stat(name)
     except OSError:
         return  # removed since it was listed
-    yield f"{name}\t{about.st_size}\t{about.st_mtime_ns}"
+    if not stat.S_ISDIR(about.st_mode):
+        yield f"{name}\t{about.st_size}\t{about.st_mtime_ns}"
 
 
 def _in_bucket(where: str) -> Iterator[str]:
-    bucket, _, key = where.removeprefix(S3).partition("/")
+    bucket, _, rest = where.removeprefix(S3).partition("/")
     store = open_store(f"{S3}{bucket}")
-    # Up to the first wildcard: what does not match it marks as new what is not, and no more.
-    prefix = key.partition("*")[0]
-    keys = list(store.list(prefix))
 
     def told(found: str) -> str:
         try:
@@ -67,4 +65,4 @@ def _in_bucket(where: str) -> Iterator[str]:
         return found if head is None else f"{found}\t{head.size}\t{head.etag}"
 
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(told, keys)
+        yield from pool.map(told, keys_meant(store, rest))

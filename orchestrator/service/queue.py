@@ -26,17 +26,6 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a cluster has for us."""
-
-    runs: int
-    """Jobs that may be submitted still."""
-    cpus: float | None = None
-    """Of the whole cluster, busy ones too; None where it grows, or does not say."""
-    gpus: float | None = None
-
-
-@dataclass(frozen=True)
 class Turn:
     """What was decided about one planned run."""
 
@@ -66,21 +55,22 @@ def turns(
     planned: Sequence[Run],
     books: Books,
     projects: Mapping[str, Project],
-    room: Room,
+    room: int,
     held: Mapping[str, str],
 ) -> Iterable[Turn]:
     """A turn for each planned run, in the order in which they are served.
 
+    `room`: jobs that the cluster may have still.
     `held`: runs that must wait whatever the room, and why. After each turn the order is looked at
     anew: a project that just got a run stands behind those that use less.
     """
-    left, free = _in_order(planned, books), room.runs
+    left = _in_order(planned, books)
     while left:
         run = left.popleft()
-        turn = _turn(run, books, projects.get(run.project), free, held)
+        turn = _turn(run, books, projects.get(run.project), room, held)
         if not turn.waits and not turn.never:
             books.add(run)
-            free -= 1
+            room -= 1
             left = _in_order(left, books)
         yield turn
 
@@ -94,31 +84,31 @@ def _place(run: Run, books: Books) -> tuple[int, int, float, str]:
 
 
 def _turn(
-    run: Run, books: Books, project: Project | None, free: int, held: Mapping[str, str]
+    run: Run, books: Books, project: Project | None, room: int, held: Mapping[str, str]
 ) -> Turn:
-    never, waits = over_limits(run, books.of(run.project), project)
+    never, waits = _over_limits(run, books.of(run.project), project)
     if never:
         return Turn(run, never=never)
     if run.id in held:
         return Turn(run, waits=held[run.id])
-    if free <= 0:
+    if room <= 0:
         return Turn(run, waits=f"cluster {run.cluster} has as many runs as it may have")
     return Turn(run, waits=waits)
 
 
-def over_limits(run: Run, usage: Usage, project: Project | None) -> tuple[str, str]:
+def _over_limits(run: Run, usage: Usage, project: Project | None) -> tuple[str, str]:
     """Why the run can never start under its project's limits, and why it can't now."""
     if project is None:
         return "", ""
     limits = (
-        ("runs", 1, usage.runs, project.max_runs, "runs at once"),
-        ("workers", run.workers, usage.workers, project.max_workers, "workers at once"),
-        ("tokens", run.tokens or 0, usage.tokens, project.max_tokens_a_day, "tokens in 24 hours"),
+        (1, usage.runs, project.max_runs, "runs at once"),
+        (run.workers, usage.workers, project.max_workers, "workers at once"),
+        (run.tokens or 0, usage.tokens, project.max_tokens_a_day, "tokens in 24 hours"),
     )
-    for _, needed, _, most, words in limits:
+    for needed, _, most, words in limits:
         if most is not None and needed > most:
             return f"it needs {needed:,} {words}, project {run.project} may use {most:,}", ""
-    for _, needed, used, most, words in limits:
+    for needed, used, most, words in limits:
         if most is not None and used + needed > most:
             return "", f"project {run.project} uses {used:,} of its {most:,} {words}"
     return "", ""

@@ -25,7 +25,7 @@ from orchestrator.registry.lifecycle import Reason
 from orchestrator.registry.schedules import Outcome, Schedule
 from orchestrator.service.asked import Asked
 from orchestrator.service.clock import Clock
-from orchestrator.service.cron import moments_until, next_after, offset_of
+from orchestrator.service.cron import latest_until, moments_until, next_after, offset_of
 from orchestrator.service.intake import Intake, Submission, new_run, write_paper
 from orchestrator.service.new_data import mark_of
 from orchestrator.service.observer import Observer
@@ -104,14 +104,15 @@ class Scheduler:
         return count
 
     def _moments(self, schedule: Schedule) -> Sequence[float]:
-        """Which of its moments are fired now: all that were missed, the latest, or none of them."""
+        """Which of its moments are looked at now: all that were missed, or the latest of them."""
         assert schedule.next_at is not None
         now, offset = self._clock.now(), _offset(schedule)
-        found = moments_until(
-            schedule.cron, schedule.time_zone, schedule.next_at - offset, now - offset
-        )
-        due = [moment + offset for moment in found]
-        return due if schedule.missed == "all" else due[-1:]
+        first, until = schedule.next_at - offset, now - offset
+        if schedule.missed == "all":
+            found = moments_until(schedule.cron, schedule.time_zone, first, until)
+        else:
+            found = [latest_until(schedule.cron, schedule.time_zone, first, until)]
+        return [moment + offset for moment in found]
 
     def _fire(self, schedule: Schedule, due_at: float, lease: Lease) -> Schedule:
         plan = self._planned(schedule, due_at)
@@ -148,11 +149,12 @@ class Scheduler:
         asked = submission_of(schedule)
         try:
             found = self._intake.check(asked)
+            mark = self._mark(found.data) if schedule.only_new_data else None
         except InputError as wrong:
-            # Its store was taken out of the configuration, or its cluster was.
+            # Its store was taken out of the configuration, or its cluster was; or its data lie
+            # where nothing can. The other schedules go on.
             log.error("schedule %s can't be fired: %s", schedule.name, wrong)
             return _Plan(due_at, next_at, "refused")
-        mark = self._mark(found.data) if schedule.only_new_data else None
         if schedule.only_new_data and (mark is None or mark == schedule.data_mark):
             return _Plan(due_at, next_at, "nothing new")
         if schedule.concurrency == "skip" and self._unfinished(schedule):

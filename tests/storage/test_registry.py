@@ -24,7 +24,7 @@ def test_a_registry_comes_back_from_either_store(store: ObjectStore, tmp_path: P
     with database.read() as session:
         assert runs.get(session, DONE).status is Status.DONE
         assert runs.get(session, RUNNING).status is Status.RUNNING
-        assert [one.label for one in adapters.adapters(session)] == ["chat@v1", "chat@v2"]
+        assert [one.label for one in adapters.page(session)] == ["chat@v1", "chat@v2"]
         (pointer,) = adapters.promoted(session, store.url(""))
     assert pointer.version == 1
     again = rebuild(database, store)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -117,7 +116,7 @@ def _add(database: Database, name: str, store: str) -> None:
 def _wait(database: Database, moments: int) -> None:
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
-        with suppress(TimeoutError), database.read() as session:
+        with database.read() as session:
             pages = schedules.page(session)
             if sum(len(schedules.firings(session, one, limit=10_000)) for one in pages) >= moments:
                 return

@@ -9,9 +9,9 @@ import sys
 import threading
 from pathlib import Path
 
-from orchestrator.cluster.connect import from_config
 from orchestrator.registry.database import Database
 from orchestrator.service.config import ServiceConfig, check_config
+from orchestrator.service.connect import from_config
 from orchestrator.service.follower import Rules
 from orchestrator.service.loop import Service
 

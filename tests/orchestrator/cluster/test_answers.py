@@ -14,7 +14,6 @@ import pytest
 from orchestrator.cluster.door import LONGEST_LOG, Job, Seen
 from orchestrator.cluster.errors import ClusterRefused, ClusterUnreachable
 from orchestrator.cluster.ray_jobs import RayCluster
-from orchestrator.cluster.wire import Wire
 from tests.orchestrator.cluster.server import HTML, JSON, TEXT, Asked, Says, Server, told
 
 JOB = Job("chat-1-a1", "jobs.finetune", ("--run", "chat-1"), {"slora_service": "s"})
@@ -234,8 +233,7 @@ def test_a_long_log_comes_in_pieces(server: Server, behind: RayCluster):
 def test_a_log_above_the_bound_is_told_up_to_it(server: Server, largest: int):
     whole = 'ab\n\U0001f600ä"\\' * 20
     server.answer = lambda asked: told({"logs": whole})
-    cluster = RayCluster("far", server.url)
-    cluster._wire = Wire("far", server.url, None, largest=largest)
+    cluster = RayCluster("far", server.url, largest=largest)
     found = cluster.log("chat-1-a1")
     assert whole.encode().startswith(found) and found.startswith(b"ab\n")
     cluster.close()

@@ -14,10 +14,8 @@ import pytest
 
 from jobs.errors import InputError
 from orchestrator.cluster.code import Code, code_of, packed
-from orchestrator.cluster.connect import from_config
 from orchestrator.cluster.door import Job, Seen
 from orchestrator.cluster.ray_jobs import RayCluster
-from orchestrator.service.config import check_config
 from tests.ray_head import Head
 
 ROOT = Path(__file__).parents[3]
@@ -69,16 +67,6 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="has no slora, jobs, orchestrator"):
         code_of(str(tmp_path))
     assert code_of("image") is None
-
-
-def test_clusters_come_out_of_the_configuration_by_name(tmp_path: Path):
-    near = {"address": "http://127.0.0.1:1"}
-    config = check_config({"clusters": {"near": near, "far": {**near, "code": str(ROOT)}}})
-    found = from_config(config)
-    assert {name: cluster.name for name, cluster in found.items()} == {"near": "near", "far": "far"}
-    broken = {"clusters": {"far": {**near, "code": str(tmp_path)}}}
-    with pytest.raises(InputError, match="has no slora"):
-        from_config(check_config(broken))
 
 
 @pytest.mark.ray

@@ -87,7 +87,7 @@ def test_runs_come_back_with_their_state_and_why(database: Database, full: Direc
 def test_adapters_and_what_is_promoted_come_back(database: Database, full: DirectoryStore):
     assert rebuild(database, full).adapters.found == 2
     with database.read() as session:
-        first, second = adapters.adapters(session)
+        first, second = adapters.page(session)
         (pointer,) = adapters.promoted(session, full.url(""))
     assert (first.label, first.run, first.attempt) == ("chat@v1", DONE, 2)
     assert (second.label, second.parent, second.search) == ("chat@v2", "chat@v1", SEARCHED)
@@ -180,7 +180,7 @@ def test_what_was_removed_from_the_store_is_forgotten_but_not_what_can_not_be_re
     assert done.forgotten == ["chat@v2"]
     assert [fault.key for fault in done.faults] == ["adapters/chat/v1/manifest.json"]
     with database.read() as session:
-        assert [one.label for one in adapters.adapters(session)] == ["chat@v1"]
+        assert [one.label for one in adapters.page(session)] == ["chat@v1"]
         assert len(adapters.promoted(session, full.url(""))) == 1
 
 
@@ -190,8 +190,8 @@ def test_another_store_takes_nothing_away(database: Database, full: DirectorySto
     committed(other, tmp_path / "exported", run="other")
     assert rebuild(database, other).forgotten == []
     with database.read() as session:
-        assert len(adapters.adapters(session)) == 3
-        assert len(adapters.adapters(session, store=other.url(""))) == 1
+        assert len(adapters.page(session)) == 3
+        assert len(adapters.page(session, store=other.url(""))) == 1
 
 
 def test_an_adapter_means_done_even_where_the_journal_does_not_say_so(
@@ -325,7 +325,7 @@ def test_a_rebuild_that_died_is_finished_by_the_next(
     age_leases(database, 1000)
     assert rebuild(database, full).runs.found == 7
     with database.read() as session:
-        assert len(adapters.adapters(session)) == 2
+        assert len(adapters.page(session)) == 2
     assert changed(rebuild(database, full)) == (0, 0, 0, 0)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from jobs.errors import InputError
-from orchestrator.registry import projects, runs
+from orchestrator.registry import projects, runs, usage
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import Damaged, LostUpdate, StaleAttempt, Taken, Unknown
 from orchestrator.registry.lifecycle import Reason, Status
@@ -177,14 +177,14 @@ def test_pages_give_every_run_once_the_newest_first(database: Database):
     assert lab == ["r5", "r3", "r1"]
 
 
-def test_the_queue_is_by_priority_then_by_age(database: Database):
+def test_those_that_are_ready_come_by_priority_then_by_age(database: Database):
     for run_id, priority in (("a", 0), ("b", 5), ("c", 0), ("d", 5)):
         added(database, run_id, priority=priority)
     with database.read() as session:
         run = runs.get(session, "b")
     moved(database, run, Status.SUBMITTED)
     with database.read() as session:
-        assert [run.id for run in runs.queue(session)] == ["d", "a", "c"]
+        assert [run.id for run in usage.ready(session, "default")] == ["d", "a", "c"]
         assert [run.id for run in runs.page(session, status=Status.SUBMITTED)] == ["b"]
 
 

@@ -15,6 +15,7 @@ from orchestrator.cluster.standin import FakeCluster
 from orchestrator.registry import marks, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Status
+from orchestrator.registry.together import Together
 from orchestrator.registry.values import Run
 from orchestrator.service.dispatcher import FITS, Dispatcher, Verdict
 from orchestrator.service.follower import Follower, Rules
@@ -40,8 +41,18 @@ class Control:
         self.observer = Observer()
         self.open: Callable[[str], ObjectStore] = open_store
         self.fits: Callable[[Run], Verdict] = lambda run: FITS
-        self.intake = Intake(database, [store], ["default"], opened=lambda url: self.open(url))
+        self.use(Together(database))
         self.main = self.reconciler("a")
+
+    def use(self, together: Together) -> None:
+        """Runs come in by these writes."""
+        self.intake = Intake(
+            self.database,
+            [self.store],
+            ["default"],
+            opened=lambda url: self.open(url),
+            together=together,
+        )
 
     def reconciler(self, holder: str) -> Reconciler:
         def opened(url: str) -> ObjectStore:

@@ -29,3 +29,14 @@ def test_a_retraining_without_its_section_is_refused():
 def test_a_fine_tune_with_the_section_is_refused():
     with pytest.raises(InputError, match="the spec of a retraining"):
         asked_for("finetune", spec_of(retrain={}), STORES)
+
+
+@pytest.mark.parametrize("key", ["model.path", "data.train", "data.eval"])
+@pytest.mark.parametrize("path", ["/no\0name/*", "/a\nb", "s3://b/\x1b[2J", "here/and/there"])
+def test_a_path_that_is_no_place_is_refused_by_its_key(key: str, path: str):
+    spec = spec_of()
+    section, name = key.split(".")
+    spec[section] = {**spec[section], name: path}
+    with pytest.raises(InputError) as refused:
+        asked_for("finetune", spec, STORES)
+    assert [fault.key for fault in refused.value.faults] == [key]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.registry.values import Project, Run
-from orchestrator.service.queue import Books, Room, Turn, Usage, turns
+from orchestrator.service.queue import Books, Turn, Usage, turns
 from tests.orchestrator.service.made import run_of
 
-ROOM = Room(runs=100)
+ROOM = 100
 
 
 def waiting(run_id: str, project: str = "default", **changes: int) -> Run:
@@ -24,7 +24,7 @@ def given(
     *runs: Run,
     usage: Mapping[str, Usage] | None = None,
     limits: Project | None = None,
-    room: Room = ROOM,
+    room: int = ROOM,
     held: Mapping[str, str] | None = None,
 ) -> list[Turn]:
     projects = {limits.name: limits} if limits else {}
@@ -51,7 +51,7 @@ def test_a_project_that_uses_less_is_served_before_one_that_asked_first():
 
 
 def test_what_has_no_room_waits_and_is_told_so():
-    found = given(waiting("a", created_at=1), waiting("b", created_at=2), room=Room(runs=1))
+    found = given(waiting("a", created_at=1), waiting("b", created_at=2), room=1)
     assert served(found) == ["a"]
     assert found[1].waits == "cluster default has as many runs as it may have"
 

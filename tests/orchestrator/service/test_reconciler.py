@@ -12,7 +12,9 @@ import pytest
 from jobs.errors import StoreUnreachable
 from jobs.store.adapters import commit
 from jobs.store.objects import open_store
-from orchestrator.cluster.door import Seen, Sight
+from orchestrator.cluster.door import Job, Seen, Sight
+from orchestrator.cluster.errors import ClusterRefused
+from orchestrator.cluster.standin import FakeCluster
 from orchestrator.registry import marks, runs
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
@@ -308,6 +310,26 @@ def test_one_that_slept_through_its_lease_moves_nothing(control: Control):
     before = control.path(run)
     assert control.main.step() is False
     assert control.path(run) == [*before, "lost"]
+
+
+def test_one_that_slept_through_its_lease_ends_no_run_that_the_next_one_submitted(control: Control):
+    other, run = control.reconciler("b"), control.asked()
+    cluster = control.cluster
+
+    class Sleepy(FakeCluster):
+        """Its answer comes when another service has long submitted the same attempt."""
+
+        def submit(self, job: Job) -> None:
+            age_leases(control.database, 60)
+            assert other.step()
+            raise ClusterRefused(self.name, "no such runtime environment")
+
+    control.cluster = Sleepy("default", RUNNING)
+    assert control.reconciler("c").step() is False
+    assert control.starts(run) == [] and [job.submission for job in cluster.started] == [
+        f"{run.id}-a1"
+    ]
+    assert control.status(run) is Status.SUBMITTED
 
 
 def beat(control: Control, run: Run, at: float) -> None:

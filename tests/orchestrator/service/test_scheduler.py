@@ -20,8 +20,9 @@ from orchestrator.registry.rebuild import rebuild
 from orchestrator.registry.schedules import NewSchedule, Schedule
 from orchestrator.registry.values import Run
 from orchestrator.service.clock import SetClock
-from orchestrator.service.cron import offset_of
+from orchestrator.service.cron import MOST_MISSED, offset_of
 from orchestrator.service.intake import Intake
+from orchestrator.service.new_data import mark_of
 from orchestrator.service.observer import Observer
 from orchestrator.service.scheduler import Scheduler, first_moment
 from tests.orchestrator.registry.made import age_leases
@@ -41,7 +42,9 @@ class Desk:
         self.open: Callable[[str], Any] = open_store
         self.main = self.scheduler("a")
 
-    def scheduler(self, holder: str) -> Scheduler:
+    def scheduler(
+        self, holder: str, marked: Callable[[str], str | None] | None = None
+    ) -> Scheduler:
         intake = Intake(self.database, [self.store], ["default"])
         return Scheduler(
             self.database,
@@ -50,7 +53,7 @@ class Desk:
             holder=holder,
             observer=Observer(),
             opened=lambda url: self.open(url),
-            marked=lambda where: self.marks.get(where),
+            marked=marked or self.marks.get,
         )
 
     def add(self, name: str = "nightly", **changes: Any) -> Schedule:
@@ -139,6 +142,15 @@ def test_moments_that_nobody_was_there_for(desk: Desk, missed: str, fired: list[
     assert len(desk.runs()) == len(fired) + 1
 
 
+def test_of_more_moments_than_one_step_looks_at_the_latest_alone_fires(desk: Desk):
+    there = desk.add(cron="* * * * *", concurrency="queue", missed="latest")
+    desk.at(1.1 * MOST_MISSED / 60)
+    desk.at(1.1 * MOST_MISSED / 60)
+    with desk.database.read() as session:
+        (one,) = schedules.firings(session, there)
+    assert one.due_at == START + 1100 * 60 and len(desk.runs()) == 1
+
+
 def test_nothing_new_starts_nothing(desk: Desk):
     desk.add(only_new_data=True)
     desk.at(1)
@@ -183,6 +195,18 @@ def test_a_schedule_whose_spec_is_refused_now_says_so_and_goes_on(desk: Desk):
     desk.add(cluster="gone")
     desk.at(1), desk.at(2)
     assert desk.outcomes() == ["refused", "refused"] and desk.runs() == []
+
+
+def test_a_schedule_whose_data_can_lie_nowhere_holds_up_no_other(desk: Desk):
+    def marked(where: str) -> str | None:
+        return mark_of("s3:///nowhere") if "wrong" in where else "a" * 64
+
+    desk.main = desk.scheduler("a", marked)
+    wrong = {**spec_of(desk.store), "data": {"train": "/wrong.jsonl", "max_length": 64}}
+    desk.add("wrong", only_new_data=True, spec=wrong, cron="30 0 * * *")
+    desk.add(only_new_data=True)
+    assert desk.at(1) == 2
+    assert desk.outcomes("wrong") == ["refused"] and desk.outcomes() == ["run"]
 
 
 def test_a_store_that_is_away_costs_no_moment(desk: Desk):
