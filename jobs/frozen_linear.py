@@ -37,6 +37,8 @@ def _is_sharded(module: nn.Module) -> bool:
 
 def _product_of(layer: nn.Module) -> Any:
     def forward(x: Tensor) -> Tensor:
+        if layer.weight.requires_grad:  # a mask's scores are asked for: the gradient is wanted
+            return nn.Linear.forward(layer, x)
         return _FrozenProduct.apply(x, layer.weight, layer.bias)  # type: ignore[no-any-return,no-untyped-call]
 
     return forward

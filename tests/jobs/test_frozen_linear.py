@@ -61,3 +61,29 @@ def test_a_gathered_weight_is_not_kept_from_its_forward_to_its_backward():
         assert own["held"] < whole
         # Or the test would show nothing: torch's own product keeps it.
         assert torch_s["held"] >= whole
+
+
+def _weight_gradient(rank: int, world_size: int) -> dict[str, Any]:
+    """The gradient of the wide layer's own weight, asked for while the shards are gathered."""
+    from jobs.base_shards import BaseShards
+    from jobs.deepspeed_wire import distributed
+    from jobs.team import team_of
+
+    distributed("gloo")
+    x = torch.arange(3.0 * NARROW).reshape(3, NARROW)
+    plain = _model()
+    plain[1].weight.requires_grad_(True)
+    plain(x).square().sum().backward()
+    model = _model()
+    shards = BaseShards(model, "node", team_of(rank, world_size, torch.device("cpu"), machine="h"))
+    found = list[list[list[float]]]()
+    model[1].weight.requires_grad_(True)
+    model[1].weight.register_post_accumulate_grad_hook(lambda one: found.append(one.grad.tolist()))
+    with shards.gathering():
+        model(x).square().sum().backward()
+    return {"wanted": plain[1].weight.grad.tolist(), "found": found}
+
+
+def test_a_mask_s_scores_get_the_gradient_that_they_ask_for():
+    for seen in run_ranks(_weight_gradient, 2, 2):
+        torch.testing.assert_close(torch.tensor(seen["found"]), torch.tensor([seen["wanted"]]))
