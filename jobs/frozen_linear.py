@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -31,14 +31,14 @@ def kept_empty(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _is_sharded(module: nn.Module) -> TypeGuard[nn.Linear]:
+def _is_sharded(module: nn.Module) -> bool:
     return type(module) is nn.Linear and hasattr(module.weight, "ds_id")
 
 
-def _product_of(layer: nn.Linear) -> Any:
+def _product_of(layer: nn.Module) -> Any:
     def forward(x: Tensor) -> Tensor:
         if layer.weight.requires_grad:  # a mask's scores are asked for: the gradient is wanted
-            return nn.Linear.forward(layer, x)
+            return nn.Linear.forward(cast(nn.Linear, layer), x)
         return _FrozenProduct.apply(x, layer.weight, layer.bias)  # type: ignore[no-any-return,no-untyped-call]
 
     return forward
