@@ -1,0 +1,1 @@
+"""Many sites, one adapter: clients train on rows of their own, and only what is trained travels."""
