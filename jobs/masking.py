@@ -62,7 +62,10 @@ def pack_masks(masks: Mapping[str, Mask]) -> bytes:
     tensors: dict[str, Tensor] = {}
     for name, mask in masks.items():
         if isinstance(mask, Block):
-            tensors[f"{name}/rows"], tensors[f"{name}/columns"] = mask.rows, mask.columns
+            # Rows or columns that are all of them need not be told.
+            for side, chosen, whole in _sides(mask):
+                if chosen.numel() < whole:
+                    tensors[f"{name}/{side}"] = chosen
         else:
             tensors[f"{name}/positions"] = mask.positions
     small = all(mask.shape[0] * mask.shape[1] < 2**31 for mask in masks.values())
@@ -78,5 +81,13 @@ def unpack_masks(packed: bytes, shapes: Shapes) -> dict[str, Mask]:
         if (positions := tensors.get(f"{name}/positions")) is not None:
             masks[name] = Entries(shape, positions)
         else:
-            masks[name] = Block(shape, tensors[f"{name}/rows"], tensors[f"{name}/columns"])
+            rows, columns = (
+                tensors.get(f"{name}/{side}", torch.arange(whole))
+                for side, whole in zip(("rows", "columns"), shape, strict=True)
+            )
+            masks[name] = Block(shape, rows, columns)
     return masks
+
+
+def _sides(mask: Block) -> tuple[tuple[str, Tensor, int], tuple[str, Tensor, int]]:
+    return ("rows", mask.rows, mask.shape[0]), ("columns", mask.columns, mask.shape[1])
