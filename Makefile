@@ -54,6 +54,7 @@ check: $(DEV) ## lint, formatting and types
 
 bench: $(DEV) ## every benchmark: python -m tests.benchmarks.<name>, one after the other
 	$(PY) infra/demo/prepare.py all
+	$(PY) infra/demo/prepare.py addresses
 	@for file in $(filter-out %/__init__.py,$(sort $(wildcard tests/benchmarks/*.py))); do \
 	  name=tests.benchmarks.$$(basename $$file .py); \
 	  echo "== python -m $$name"; \

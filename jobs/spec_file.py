@@ -301,6 +301,9 @@ def _unknown_or_elsewhere(key: str) -> Fault:
     if key == "retrain":
         remedy = "Run it with `slora train` or `python -m jobs.retrain`, or take the section out."
         return Fault(key, "the spec of a retraining, not of one run", remedy)
+    if key == "federation":
+        remedy = "Run it with `slora train` or `python -m jobs.federate`, or take the section out."
+        return Fault(key, "the spec of a federation, not of one run", remedy)
     return unknown_key(key)
 
 

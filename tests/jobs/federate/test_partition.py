@@ -171,7 +171,6 @@ def test_a_file_without_rows_is_nobodys(tmp_path):
 
 REFUSED = {
     "more clients than rows": ({"clients": 601}, "federation.clients", "601.* 600 rows"),
-    "no count of clients": ({}, "federation.clients", "missing"),
     "a count that the data contradict": (
         {"partition": "by", "column": "who", "clients": 8}, "federation.clients", "makes 7"),
     "a count that the files contradict": (

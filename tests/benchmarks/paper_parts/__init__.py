@@ -1,0 +1,1 @@
+"""The parts of the paper's benchmark that are no command of their own."""

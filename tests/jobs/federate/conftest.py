@@ -1,0 +1,17 @@
+"""What a tiny federation needs to be looked at: a model of shapes alone, and its rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import chat_rows, hollow_model
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    hollow_model(tmp_path / "model")
+    chat_rows(tmp_path / "train.jsonl", 12)
+    chat_rows(tmp_path / "eval.jsonl", 4)
+    return tmp_path
