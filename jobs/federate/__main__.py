@@ -16,6 +16,7 @@ from jobs.ended import ended
 from jobs.errors import JobsError
 from jobs.federate.door import Federated, check_federated, load_federated
 from jobs.federate.papers import keep_asked
+from jobs.federate.partition import Partition
 from jobs.lease import Lease
 from jobs.report import summary
 from jobs.request import Request
@@ -48,6 +49,7 @@ def _run(asked: Federated, run_id: str, attempt: int) -> None:
     print(f"run {run_id}", flush=True)
     with Lease(runs, attempt), told(runs):
         try:
+            assert checked.partition is not None
             _federate(request, runs, checked.partition, attempt)
         except JobsError as failed:
             runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
