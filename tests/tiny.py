@@ -112,6 +112,37 @@ def tiny_encoder(folder: Path) -> Path:
     return _saved(model, tokenizer, folder)
 
 
+def tiny_relative(folder: Path, kind: str) -> Path:
+    """A random `distilbert` or `albert`, whose weights are nowhere to be had, as safetensors.
+
+    ALBERT's layers are one module that is passed through three times.
+    """
+    import torch
+    from transformers import AlbertConfig, AlbertModel, DistilBertConfig, DistilBertModel
+
+    tokenizer = _byte_tokenizer()
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": POSITIONS,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any
+        if kind == "distilbert":
+            model = DistilBertModel(
+                DistilBertConfig(dim=32, hidden_dim=64, n_layers=2, n_heads=4, **shared)
+            )
+        else:
+            model = AlbertModel(
+                AlbertConfig(
+                    embedding_size=16, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
+                    num_attention_heads=4, **shared,
+                )
+            )  # fmt: skip
+    return _saved(model, tokenizer, folder)
+
+
 def hollow_model(folder: Path, *, says: Mapping[str, Any] | None = None) -> Path:
     """What the checks before a run read of a small Llama, made without torch: all weights zero.
 

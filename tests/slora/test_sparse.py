@@ -194,3 +194,18 @@ def test_only_linear_layers_can_be_adapted():
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\(4, 3\)"):
         SparseLinear(torch.nn.Linear(4, 4), random_mask(seed=0, name="x", shape=(4, 3), density=1))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_passed_through_three_times_as_in_albert_gets_the_sum_of_the_passes(form):
+    base, mask, layer = _layer(6, 6, form=form)
+    x = torch.randn(2, 6, dtype=torch.float64)
+    dense = dense_delta(layer.values, mask).double().requires_grad_(True)
+    layer(layer(layer(x).tanh()).tanh()).sum().backward()
+    wanted = x
+    for last in (False, False, True):
+        wanted = torch.nn.functional.linear(wanted, base.weight + dense, base.bias)
+        wanted = wanted if last else wanted.tanh()
+    wanted.sum().backward()
+    expected = dense.grad.view(-1)[mask.positions]
+    torch.testing.assert_close(layer.values.grad, expected, rtol=1e-5, atol=1e-6)

@@ -70,6 +70,5 @@ def _page(part: Part, partition: str, curves: Mapping[str, Sequence[Point]]) -> 
         figure.update_xaxes(type="log", title_text=X_TITLES[axis], row=row, col=column)
         figure.update_yaxes(title_text=_figure(part), row=row, col=column)
     axes(figure, height=900)
-    return figure.update_layout(
-        title=f"{part.name}, {partition}", paper_bgcolor="#ffffff", margin={"t": 110}
-    )
+    title = {"text": f"{part.name}, {partition}", "y": 0.99, "yanchor": "top"}
+    return figure.update_layout(title=title, paper_bgcolor="#ffffff", margin={"t": 150})
