@@ -44,7 +44,7 @@ def train(checked: Checked, *, json: bool) -> int:
     if runs is None:
         note("stopped; nothing of it runs on, and the same command starts anew")
         return INTERRUPTED
-    _show(runs, checked.spec.store, json=json)
+    show(runs, checked.spec.store, json=json)
     return 0
 
 
@@ -181,7 +181,8 @@ def _failure(client: Any, job_id: str, runs: RunStore, code: int) -> JobsError:
     return failed
 
 
-def _show(runs: RunStore, store: str, *, json: bool) -> None:
+def show(runs: RunStore, store: str, *, json: bool) -> None:
+    """What came of a run that committed an adapter."""
     if json:
         print_json(outcome(runs))
         return

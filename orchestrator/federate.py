@@ -1,0 +1,20 @@
+"""`slora train` of a federation: its rows dealt here once, run as the same job on a local Ray."""
+
+from __future__ import annotations
+
+from jobs.federate.check import FederatedChecked
+from jobs.federate.papers import FEDERATION, keep_asked
+from orchestrator.console import note
+from orchestrator.train import INTERRUPTED, new_run, show, to_end
+
+
+def federate(found: FederatedChecked, *, json: bool) -> int:
+    """Runs the job to its end and shows what came of it. Returns the command's exit code."""
+    spec = found.asked.spec
+    runs = new_run(spec)
+    keep_asked(found.asked, runs)
+    if not to_end("jobs.federate", FEDERATION, runs, spec):
+        note("stopped; nothing of it runs on, and the same command starts anew")
+        return INTERRUPTED
+    show(runs, spec.store, json=json)
+    return 0
