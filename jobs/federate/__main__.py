@@ -1,4 +1,4 @@
-"""`python -m jobs.federate --spec SPEC`: many clients, one adapter. Checks, trains on Ray, tells."""
+"""`python -m jobs.federate --spec SPEC`: many clients, one adapter. Checks, trains, tells."""
 
 from __future__ import annotations
 
