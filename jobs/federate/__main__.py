@@ -14,7 +14,8 @@ from rich.console import Console
 from jobs.at_hand import spec_at_hand
 from jobs.ended import ended
 from jobs.errors import JobsError
-from jobs.federate.door import Federated, check_federated, load_federated
+from jobs.federate.check import check_federated
+from jobs.federate.door import Federated, load_federated
 from jobs.federate.papers import keep_asked
 from jobs.federate.partition import Partition
 from jobs.lease import Lease
