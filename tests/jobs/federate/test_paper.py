@@ -30,7 +30,8 @@ def result(*figures: float, mb: float, seconds: float = 5.0, **more: Any) -> dic
         "test": figures[-1],
         "points": [{"round": at, "test": figure} for at, figure in enumerate(figures)],
         "rounds": [
-            {"round": at, "stage": "low-rank", "clients": 1, "answered": 1, "seconds": seconds,
+            {"round": at, "stage": "low-rank", "clients": 1, "answered": 1,
+             "client_seconds": seconds,
              "down": mb * MB / 2, "up": mb * MB / 2, "tokens": 0}
             for at in range(1, len(figures))
         ],
@@ -112,7 +113,7 @@ def test_every_setting_is_a_spec_that_the_door_takes(size, part):
 
 def test_a_curve_adds_up_one_clients_bytes_and_its_typical_seconds():
     found = result(0.1, 0.2, 0.4, mb=2.0)
-    found["rounds"][0] |= {"clients": 4, "down": 4 * MB, "up": 4 * MB, "seconds": 20.0}
+    found["rounds"][0] |= {"clients": 4, "down": 4 * MB, "up": 4 * MB}
     first, second, third = curve(found)
     assert (first.client_mb, first.all_mb, first.compute_s) == (0, 0, 0)
     assert (second.client_mb, second.all_mb, second.compute_s) == (2, 8, 5)
