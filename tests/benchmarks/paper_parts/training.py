@@ -61,10 +61,9 @@ def _trained(
     lines, _ = rounds_journal(runs).tail(0)
     return {
         **_settled(setting),
-        **figures(setting.part.metric, metrics, lines),
+        **figures(setting.part.metric, metrics, lines, _calibration(federation.ledger)),
         "validation": sites.validation[setting.part.metric],
         "kept": federation.ledger.get("handoff_kept"),
-        "calibration_bytes": _bytes_of(federation.ledger, "calibration"),
         "parameters": federation.ledger["model_parameters"],
         "rows_by_client": [len(rows) for rows in found.partition.rows],
     }
@@ -82,9 +81,12 @@ def _settled(setting: Setting) -> dict[str, Any]:
 
 
 def figures(
-    metric: str, metrics: list[dict[str, Any]], lines: list[dict[str, Any]]
+    metric: str, metrics: list[dict[str, Any]], lines: list[dict[str, Any]], calibration: int
 ) -> dict[str, Any]:
-    """The test figure at every evaluation, and what each round cost, from the run's journals."""
+    """The test figure at every evaluation, and what each round cost, from the run's journals.
+
+    What the first round's clients sent before it, for the masks, is added to what they send in it.
+    """
     points = [
         {"round": line["step"], "at": line["evaluation"], "test": line[metric]}
         for line in metrics
@@ -92,6 +94,7 @@ def figures(
     ]
     at = {point["at"]: point["test"] for point in points}
     rounds = [_round(line) for line in lines]
+    rounds[0]["up"] += calibration
     return {
         "test": points[-1]["test"],
         "points": points,
@@ -118,15 +121,10 @@ def _round(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bytes_of(ledger: Mapping[str, Any], cause: str) -> float:
-    """Of a cause over all stages, where the ledger's wire names it."""
-    wire = ledger.get("wire", {})
-    by_stage = wire.get("stages", wire).values() if isinstance(wire, dict) else ()
-    return sum(
-        float(stage[cause].get("bytes", 0))
-        for stage in by_stage
-        if isinstance(stage, dict) and isinstance(stage.get(cause), dict)
-    )
+def _calibration(ledger: Mapping[str, Any]) -> int:
+    """Bytes of the scores that the first round's clients sent before it."""
+    return sum(causes["calibration"]["bytes"] for causes in ledger["wire"].values()
+               if "calibration" in causes)  # fmt: skip
 
 
 def _judged_sites(setting: Setting, validation: str) -> Any:
