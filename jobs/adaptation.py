@@ -82,7 +82,8 @@ class Adaptation:
 
         `weights` are those of the sparse stage where there was one.
         """
-        self.starts = self._starts(weights, first=first, done=done)
+        if self.starts is None:
+            self.starts = self._starts(weights, first=first, done=done)
         needs_masks = any(start.residual is not None for start in self.starts.values())
         masks = self._masks() if needs_masks else None
         stages.start_low_rank(

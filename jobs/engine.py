@@ -42,6 +42,8 @@ class EngineOptions:
     sync_every: int = 1
     outer: str = "average"
     average: str = "factors"
+    optimizer: str = "adamw"
+    """adamw | sgd, which keeps nothing from step to step."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,8 @@ class CompactEngine:
         self._model, self._options, self._team = model, options, team
         named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._bucket = Bucket(named, extras=options.sync_every + 3)
-        self._optimizer = torch.optim.AdamW(
-            [self._bucket.weights_n], lr=0.0, weight_decay=options.weight_decay
-        )
+        kind = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
+        self._optimizer = kind([self._bucket.weights_n], lr=0.0, weight_decay=options.weight_decay)
         self._local = (
             LocalSteps(self._bucket, team, options.outer, options.average)
             if options.sync_every > 1

@@ -46,7 +46,7 @@ def make_masks(
     """Every layer's mask, the same on every rank; chosen ones are written where `writes`."""
     masks = choose_masks(shapes, request, scores)
     if writes and request.mask != "random":
-        runs.store.put(runs.key(MASKS), save(_tensors(masks)))
+        runs.store.put(runs.key(MASKS), pack_masks(masks))
     return masks
 
 
@@ -54,21 +54,40 @@ def load_masks(runs: RunStore, shapes: Shapes) -> dict[str, Mask] | None:
     """The masks that an earlier try of this run chose; None where it wrote none."""
     if runs.store.head(runs.key(MASKS)) is None:
         return None
-    tensors = load(runs.store.get(runs.key(MASKS)))
+    return unpack_masks(runs.store.get(runs.key(MASKS)), shapes)
+
+
+def pack_masks(masks: Mapping[str, Mask]) -> bytes:
+    """Masks as safetensors: 4 bytes a position, or 8 where a matrix has 2^31 entries or more."""
+    tensors: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        if isinstance(mask, Block):
+            # Rows or columns that are all of them need not be told.
+            for side, chosen, whole in _sides(mask):
+                if chosen.numel() < whole:
+                    tensors[f"{name}/{side}"] = chosen
+        else:
+            tensors[f"{name}/positions"] = mask.positions
+    small = all(mask.shape[0] * mask.shape[1] < 2**31 for mask in masks.values())
+    kind = torch.int32 if small else torch.int64
+    return save({name: positions.to(kind) for name, positions in tensors.items()})
+
+
+def unpack_masks(packed: bytes, shapes: Shapes) -> dict[str, Mask]:
+    """What `pack_masks` made, of layers of these shapes."""
+    tensors = {name: found.to(torch.int64) for name, found in load(packed).items()}
     masks: dict[str, Mask] = {}
     for name, shape in shapes.items():
         if (positions := tensors.get(f"{name}/positions")) is not None:
             masks[name] = Entries(shape, positions)
         else:
-            masks[name] = Block(shape, tensors[f"{name}/rows"], tensors[f"{name}/columns"])
+            rows, columns = (
+                tensors.get(f"{name}/{side}", torch.arange(whole))
+                for side, whole in zip(("rows", "columns"), shape, strict=True)
+            )
+            masks[name] = Block(shape, rows, columns)
     return masks
 
 
-def _tensors(masks: Mapping[str, Mask]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, mask in masks.items():
-        if isinstance(mask, Block):
-            tensors[f"{name}/rows"], tensors[f"{name}/columns"] = mask.rows, mask.columns
-        else:
-            tensors[f"{name}/positions"] = mask.positions.to(torch.int64)
-    return tensors
+def _sides(mask: Block) -> tuple[tuple[str, Tensor, int], tuple[str, Tensor, int]]:
+    return ("rows", mask.rows, mask.shape[0]), ("columns", mask.columns, mask.shape[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.data.survey import Survey
+from jobs.federate.section import FederationSection
 from jobs.plan import Plan
 from jobs.spec import Spec
 
@@ -50,6 +51,8 @@ class Request:
     """Adapters to measure, as NAME@v2. Where there are any, nothing is trained."""
     old: HeldOut | None = None
     """Rows that they are measured on beside the spec's own."""
+    federation: FederationSection | None = None
+    """Where many clients train, each on rows of its own."""
 
     @property
     def judging(self) -> dict[str, Any]:

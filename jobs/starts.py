@@ -152,6 +152,16 @@ def starts_from_gradients(
 
 def save_starts(runs: RunStore, starts: Mapping[str, Start]) -> None:
     """Writes what `load_starts` reads."""
+    runs.store.put(runs.key(STARTS), pack_starts(starts))
+
+
+def load_starts(runs: RunStore) -> dict[str, Start]:
+    """The starts that an earlier try of this run began from. Raises NotFound."""
+    return unpack_starts(runs.store.get(runs.key(STARTS)))
+
+
+def pack_starts(starts: Mapping[str, Start]) -> bytes:
+    """Starts as safetensors."""
     tensors = {}
     for name, start in starts.items():
         tensors[f"{name}/a_RI"], tensors[f"{name}/b_OR"] = start.a_RI, start.b_OR
@@ -160,12 +170,12 @@ def save_starts(runs: RunStore, starts: Mapping[str, Start]) -> None:
     minus = any(start.minus for start in starts.values())
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     plain[MINUS] = torch.tensor([minus])
-    runs.store.put(runs.key(STARTS), save(plain))
+    return save(plain)
 
 
-def load_starts(runs: RunStore) -> dict[str, Start]:
-    """The starts that an earlier try of this run began from. Raises NotFound."""
-    tensors = load(runs.store.get(runs.key(STARTS)))
+def unpack_starts(packed: bytes) -> dict[str, Start]:
+    """What `pack_starts` made."""
+    tensors = load(packed)
     minus = bool(tensors.pop(MINUS))
     names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
     return {

@@ -12,9 +12,11 @@ from typing import Any
 
 from jobs.errors import Fault, InputError
 
-BASE_SHARE, MEMORY_SHARE = 0.02, 0.15
-"""What gathers of the base and peak memory may differ from their plan by."""
-BY_STAGE = ("gradients", "base")
+BASE_SHARE, MEMORY_SHARE, CLIENT_SHARE = 0.02, 0.15, 0.03
+"""What gathers of the base, peak memory and a federation's bytes may differ from their plan by."""
+CLIENTS = ("down", "up")
+"""What travels to the clients of a federation, and back, in every round."""
+BY_STAGE = ("gradients", "base", *CLIENTS)
 """Causes that are planned and judged in each stage; the others are told over the whole run."""
 
 
@@ -58,7 +60,11 @@ def audit(run: str, plan: Mapping[str, Any], ledger: Mapping[str, Any]) -> tuple
     sharding = ledger.get("sharding", prediction["sharding"])
     way = next(way for way in prediction["ways"] if way["sharding"] == sharding)
     same = ledger.get("workers", prediction["workers"]) == prediction["workers"]
-    return (*_work(prediction, ledger), *_wire(way, ledger, judged=same), _memory(way, ledger))
+    federated = "federation" in plan
+    # A client that was lost in a round has not sent what was planned, and may have been told twice.
+    judged = not ledger.get("left_out") if federated else same
+    memory = _memory(way, ledger, judged=not federated)
+    return (*_work(prediction, ledger), *_wire(way, ledger, judged=judged), memory)
 
 
 def broken(lines: tuple[Line, ...]) -> list[Line]:
@@ -102,15 +108,20 @@ def _flow(
     if flow is None:
         # Nothing of it was planned, so nothing of it may be.
         return Line(name, "bytes", 0, found, *((0, "none") if judged else ()))
-    times = flow["times"] if steps is None else math.ceil(steps * flow["per_step"] - 1e-9)
+    # A federation has all its rounds; any other training may end before its last step.
+    if steps is None or flow["cause"] in CLIENTS:
+        times = flow["times"]
+    else:
+        times = math.ceil(steps * flow["per_step"] - 1e-9)
     if times is None:
         return Line(name, "bytes", None, found)
     planned = flow["sent"] * times
     found = 0 if there is None and not planned else found
     if not judged or not flow["exact"]:
         return Line(name, "bytes", planned, found)
-    if flow["cause"] == "base":
-        return Line(name, "bytes", planned, found, BASE_SHARE * planned, f"{BASE_SHARE:.0%}")
+    if flow["cause"] != "gradients":
+        share = BASE_SHARE if flow["cause"] == "base" else CLIENT_SHARE
+        return Line(name, "bytes", planned, found, share * planned, f"{share:.0%}")
     # A part of a byte is lost or made in each call where the workers do not divide it.
     return Line(name, "bytes", planned, found, there["calls"] if there else 0, "exact")
 
@@ -123,9 +134,11 @@ def _whole_run(cause: str, way: Mapping[str, Any], wire: Mapping[str, Any]) -> L
     return Line(cause, "bytes", known, found)
 
 
-def _memory(way: Mapping[str, Any], ledger: Mapping[str, Any]) -> Line:
+def _memory(way: Mapping[str, Any], ledger: Mapping[str, Any], *, judged: bool) -> Line:
     peaks = [told["peak"] for told in (ledger.get("memory") or {}).values()]
     worst = max(peaks, default=None)
+    if not judged:
+        return Line("peak memory", "bytes", way["peak"], worst)
     allowed = MEMORY_SHARE * way["peak"]
     return Line("peak memory", "bytes", way["peak"], worst, allowed, f"{MEMORY_SHARE:.0%}")
 

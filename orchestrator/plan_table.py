@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from jobs.federate.plan import SPEEDS, FederationPlan
 from jobs.narrate import workers_text
 from jobs.predict.prediction import Prediction
 from jobs.preflight import Checked
@@ -29,20 +30,25 @@ LINES = (
 """The order in which memory is told."""
 
 
-def show(checked: Checked) -> None:
+def show(checked: Checked, federation: FederationPlan | None = None) -> None:
     """Prints the plan for people."""
-    show_pairs([*_what(checked), *_how(checked)])
+    how = _how(checked) if federation is None else _sites(checked, federation)
+    show_pairs([*_what(checked), *how])
     say("")
     _stages(checked)
     prediction = checked.plan.prediction
     assert prediction is not None
-    for table in (_ways, _memory, _wire):
+    if federation is not None:
+        say("")
+        _rounds(federation)
+    for table in (_ways, _memory, _wire) if federation is None else (_memory, _wire):
         say("")
         table(prediction)
     say("")
+    counted = "steps" if federation is None else "rounds"
     show_pairs(
         [
-            *_cost(prediction),
+            *_cost(prediction, counted),
             *_ends(checked.spec.train.stop),
             *(("note", f"{line}.") for line in checked.plan.notes),
         ]
@@ -67,6 +73,16 @@ def _how(checked: Checked) -> Iterator[tuple[str, str]]:
     yield "batch", f"{plan.batch_size} sequences = {dealt} of {plan.micro_batch_size}"
 
 
+def _sites(checked: Checked, federation: FederationPlan) -> Iterator[tuple[str, str]]:
+    plan, sites = checked.plan, federation.sites
+    there = "as many as the column names" if federation.clients is None else f"{federation.clients}"
+    each = f"{federation.clients_per_round} a round, taking turns on {sites} site"
+    yield "clients", f"{there}, {each}{'s' if sites > 1 else ''}"
+    yield "rounds", f"{federation.rounds} of {federation.local_steps} local steps"
+    dealt = f"{plan.accumulation} micro-batches of {plan.micro_batch_size}"
+    yield "batch", f"{plan.batch_size} sequences of a client = {dealt}"
+
+
 def _stages(checked: Checked) -> None:
     plan = checked.plan
     rows = [
@@ -81,6 +97,27 @@ def _stages(checked: Checked) -> None:
     ]
     headers = ("stage", "steps", "trainable", "share", "learning rate")
     show_table(rows, headers=headers, right=headers[1:])
+
+
+def _rounds(found: FederationPlan) -> None:
+    """What one client moves in a round and how long its link is busy; then all of it."""
+    rows = [
+        (
+            f"{stage.name}, a client",
+            f"{stage.rounds:,}",
+            size_text(stage.down),
+            size_text(stage.up),
+            *(duration_text(stage.seconds(speed)) for speed in SPEEDS),
+        )
+        for stage in found.stages
+    ]
+    times = (duration_text(found.seconds(speed)) for speed in SPEEDS)
+    rows.append(
+        ("all clients", f"{found.rounds:,}", size_text(found.down), size_text(found.up), *times)
+    )
+    right = ("rounds", "down", "up", *(f"{speed} Mbit/s" for speed in SPEEDS))
+    say("What a round moves, and how long it takes at the speed of a client's link:")
+    show_table(rows, headers=("stage", *right), right=right)
 
 
 def _ways(found: Prediction) -> None:
@@ -129,18 +166,20 @@ def _wire(found: Prediction) -> None:
     if not flows:
         say("Nothing travels: there is one worker.")
         return
+    # All that a client sends or gets leaves its machine.
+    clients = any(flow.cause == "down" for flow in flows)
     rows = [
         (
             f"{flow.cause}, {flow.stage}",
             size_text(flow.sent),
             "?" if flow.times is None else f"{flow.times:,}",
             "?" if flow.total is None else size_text(flow.total),
-            "?" if flow.out is None else size_text(flow.out),
+            *(() if clients else ("?" if flow.out is None else size_text(flow.out),)),
         )
         for flow in flows
     ]
-    right = ("each time", "times", "in all", "leaves a machine")
-    show_table(rows, headers=("a worker sends", *right), right=right)
+    right = ("each time", "times", "in all", *(() if clients else ("leaves a machine",)))
+    show_table(rows, headers=("travels" if clients else "a worker sends", *right), right=right)
 
 
 def _ends(stop: StopSection) -> Iterator[tuple[str, str]]:
@@ -148,9 +187,9 @@ def _ends(stop: StopSection) -> Iterator[tuple[str, str]]:
         yield "may end at", "; ".join(told)
 
 
-def _cost(found: Prediction) -> Iterator[tuple[str, str]]:
+def _cost(found: Prediction, counted: str) -> Iterator[tuple[str, str]]:
     if found.tokens is not None:
-        yield "tokens", f"{found.tokens:,} at most, in {found.steps:,} steps"
+        yield "tokens", f"{found.tokens:,} at most, in {found.steps:,} {counted}"
     yield (
         "checkpoint",
         f"{size_text(found.checkpoint)} at most; the adapter about {size_text(found.adapter)}",

@@ -44,7 +44,7 @@ def train(checked: Checked, *, json: bool) -> int:
     if runs is None:
         note("stopped; nothing of it runs on, and the same command starts anew")
         return INTERRUPTED
-    _show(runs, checked.spec.store, json=json)
+    show(runs, checked.spec.store, json=json)
     return 0
 
 
@@ -146,8 +146,8 @@ class _Alive:
                 if time.monotonic() - self._heard > SILENCE_S:
                     raise Unreachable(
                         f"Ray has not answered for {SILENCE_S:.0f} s ({type(gone).__name__}). The "
-                        "run's checkpoints are kept: `python -m jobs.finetune` (`jobs.search`) "
-                        "with its spec and its id (--run) goes on from them."
+                        "run's checkpoints are kept: `python -m jobs.finetune` (`.search`, "
+                        "`.federate`) with its spec and its id (--run) goes on from them."
                     ) from gone
         return self._answer
 
@@ -181,7 +181,8 @@ def _failure(client: Any, job_id: str, runs: RunStore, code: int) -> JobsError:
     return failed
 
 
-def _show(runs: RunStore, store: str, *, json: bool) -> None:
+def show(runs: RunStore, store: str, *, json: bool) -> None:
+    """What came of a run that committed an adapter."""
     if json:
         print_json(outcome(runs))
         return

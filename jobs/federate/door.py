@@ -5,22 +5,18 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.data.survey import Progress, Survey
 from jobs.errors import Fault, InputError
 from jobs.federate.section import FederationSection
-from jobs.federate.sense import given_faults, sense_faults
-from jobs.preflight import Checked, absolute, check
+from jobs.federate.sense import given_faults, section_faults, sense_faults, spec_faults
+from jobs.preflight import absolute
 from jobs.spec import Spec
 from jobs.spec_file import dump_mapping, read_raw, validate_spec
-
-if TYPE_CHECKING:
-    from jobs.federate.partition import Partition
 
 FEDERATION = "federation"
 
@@ -63,17 +59,6 @@ class Federated:
         return dump_mapping(self.values())
 
 
-@dataclass(frozen=True)
-class FederatedChecked:
-    """A federation that can be run, and what was learnt while checking it."""
-
-    asked: Federated
-    checked: Checked
-    """Of the spec as asked; its plan is that of one site."""
-    partition: Partition | None
-    """None after a quick look, which deals no rows."""
-
-
 def load_federated(path: Path, overrides: Sequence[str] = ()) -> Federated:
     """Read and check a federation. Raises InputError with every fault of spec and section."""
     found = validate_federated(read_raw(path, overrides))
@@ -95,10 +80,12 @@ def validate_federated(raw: Mapping[str, Any]) -> Federated:
         # `federation:` alone is the section with its defaults.
         written = {} if raw.get(FEDERATION) is None else raw[FEDERATION]
         section = FederationSection.model_validate(written)
+        faults += section_faults(section)
     except ValidationError as refused:
-        faults += _section_faults(refused)
+        faults += _refusals(refused)
     try:
         spec = validate_spec(_with_steps(rest, section))
+        faults += spec_faults(spec)
     except InputError as wrong:
         faults += wrong.faults
     if FEDERATION not in raw:
@@ -109,38 +96,6 @@ def validate_federated(raw: Mapping[str, Any]) -> Federated:
         if not faults:
             return Federated(_shared(spec, section), section)
     raise InputError(faults)
-
-
-def check_federated(
-    found: Federated,
-    *,
-    quick: bool = False,
-    store: bool = True,
-    progress: Progress | None = None,
-) -> FederatedChecked:
-    """Raises InputError with every fault of the spec, the model, the data and the store.
-
-    `quick` and `store` as in `jobs.preflight.check`; a quick look deals no rows.
-    """
-    spec = found.spec
-    checked = check(alone(spec), quick=quick, store=store, progress=progress)
-    partition = None if quick else _partition(found, checked.train)
-    return FederatedChecked(found, replace(checked, spec=spec), partition)
-
-
-def _partition(found: Federated, train: Survey) -> Partition:
-    # Here, because a control plane has no numpy, and checks specs too.
-    from jobs.federate.partition import make_partition
-
-    spec = found.spec
-    return make_partition(
-        train.files,
-        found.section,
-        fmt=train.format,
-        task=spec.model.task,
-        eval_fraction=spec.data.eval_fraction,
-        seed=spec.train.seed,
-    )
 
 
 def alone(spec: Spec) -> Spec:
@@ -175,7 +130,7 @@ def _sparse_rounds(spec: Spec, section: FederationSection) -> int:
     return section.rounds if spec.method.kind == "sparse" else 0
 
 
-def _section_faults(refused: ValidationError) -> Iterator[Fault]:
+def _refusals(refused: ValidationError) -> Iterator[Fault]:
     seen = set[str]()
     for error in refused.errors(include_url=False):
         key = ".".join([FEDERATION, *(str(part) for part in error["loc"])])

@@ -27,15 +27,44 @@ def given_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
                     remedy)  # fmt: skip
 
 
-def sense_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
-    """Everything that can be told without the rows."""
+def section_faults(section: FederationSection) -> Iterator[Fault]:
+    """What of the section can be told by itself."""
+    yield from _client_faults(section)
+    if section.sparse_rounds is not None and section.sparse_rounds > section.rounds:
+        problem = f"{section.sparse_rounds} is above the {section.rounds} rounds there are"
+        yield Fault("federation.sparse_rounds", problem, f"Use 0 to {section.rounds}.")
+    if section.compress != "topk" and section.topk != _plain("topk"):
+        problem = f"{section.topk:g} is given, and compress is {section.compress}"
+        yield Fault("federation.topk", problem, "Leave it out, or use compress: topk.")
+
+
+def spec_faults(spec: Spec) -> Iterator[Fault]:
+    """What of the spec no federation can have."""
     yield from _cluster_faults(spec)
-    yield from _method_faults(spec, section)
-    yield from _client_faults(spec, section)
-    yield from _wire_faults(section)
-    stop = spec.train.stop
+    method, stop = spec.method, spec.train.stop
+    if method.init != "zero":
+        problem = f"{method.init} starts from weights or rows that the server would have to send"
+        yield Fault("method.init", problem, "Leave it at zero.")
+    if method.factor_density < 1 and method.factor_pruning == "gates":
+        problem = "gates prune by what all rows say, and a client sees its own"
+        yield Fault("method.factor_pruning", problem, "Use fixed, or factor_density: 1.")
     if (stop.tokens, stop.target, stop.patience) != (None, None, None):
         yield Fault("train.stop", "a federation ends after its rounds", "Leave it out.")
+
+
+def sense_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
+    """What the two exclude of each other."""
+    kind = spec.method.kind
+    if section.freeze_a and kind not in LOW_RANK:
+        problem = f"kind {kind} has no factors"
+        yield Fault("federation.freeze_a", problem, "Leave it out, or use kind lora or slora.")
+    if section.average == "product":
+        yield from _product_faults(spec, section)
+    if section.sparse_rounds is not None and kind != "slora":
+        problem = f"kind {kind} has one stage"
+        yield Fault("federation.sparse_rounds", problem, "Leave it out, or use kind slora.")
+    if section.partition == "dirichlet" and spec.model.task != "sequence-classification":
+        yield no_labels(spec.model.task)
 
 
 def _cluster_faults(spec: Spec) -> Iterator[Fault]:
@@ -58,30 +87,6 @@ def _cluster_faults(spec: Spec) -> Iterator[Fault]:
         yield Fault("cluster.workers", problem, "Give one number: clients take turns on them.")
 
 
-def _method_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
-    method = spec.method
-    low_rank, sparse_factors = method.kind in LOW_RANK, method.factor_density < 1
-    if method.init != "zero":
-        problem = f"{method.init} starts from weights or rows that the server would have to send"
-        yield Fault("method.init", problem, "Leave it at zero.")
-    if sparse_factors and method.factor_pruning == "gates":
-        problem = "gates prune by what all rows say, and a client sees its own"
-        yield Fault("method.factor_pruning", problem, "Use fixed, or factor_density: 1.")
-    if section.freeze_a and not low_rank:
-        problem = f"kind {method.kind} has no factors"
-        yield Fault("federation.freeze_a", problem, "Leave it out, or use kind lora or slora.")
-    if section.average == "product":
-        yield from _product_faults(spec, section)
-    if section.sparse_rounds is None:
-        return
-    if method.kind != "slora":
-        problem = f"kind {method.kind} has one stage"
-        yield Fault("federation.sparse_rounds", problem, "Leave it out, or use kind slora.")
-    elif section.sparse_rounds > section.rounds:
-        problem = f"{section.sparse_rounds} is above the {section.rounds} rounds there are"
-        yield Fault("federation.sparse_rounds", problem, f"Use 0 to {section.rounds}.")
-
-
 def _product_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
     why, remedy = None, "Use average: fedavg."
     if spec.method.kind not in LOW_RANK:
@@ -95,7 +100,7 @@ def _product_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
         yield Fault("federation.average", f"product can't be: {why}", remedy)
 
 
-def _client_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
+def _client_faults(section: FederationSection) -> Iterator[Fault]:
     kind, clients = section.partition, section.clients
     if kind in DEALT and clients is None:
         problem = f"missing: {kind} deals the rows to a number of clients"
@@ -109,8 +114,6 @@ def _client_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
     if kind != "by" and section.column is not None:
         problem = f"{section.column!r} is given, and {kind} goes by no column"
         yield Fault("federation.column", problem, "Leave it out, or use partition: by.")
-    if kind == "dirichlet" and spec.model.task != "sequence-classification":
-        yield no_labels(spec.model.task)
     if kind != "dirichlet" and section.dirichlet_alpha != _plain("dirichlet_alpha"):
         problem = f"{section.dirichlet_alpha:g} is given, and {kind} draws from no Dirichlet"
         remedy = "Leave it out, or use partition: dirichlet."
@@ -121,12 +124,6 @@ def no_labels(task: str) -> Fault:
     """That a Dirichlet has nothing to go by."""
     problem = f"dirichlet goes by labels, and {task} rows have none"
     return Fault("federation.partition", problem, "Use by with a column, files or iid.")
-
-
-def _wire_faults(section: FederationSection) -> Iterator[Fault]:
-    if section.compress != "topk" and section.topk != _plain("topk"):
-        problem = f"{section.topk:g} is given, and compress is {section.compress}"
-        yield Fault("federation.topk", problem, "Leave it out, or use compress: topk.")
 
 
 def _plain(key: str) -> Any:

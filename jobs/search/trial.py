@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from jobs.adaptation import Scores
+from jobs.data.remembered import Remembered
 from jobs.data.tokens import Sample
 from jobs.engine import Engine
 from jobs.plan import StagePlan
@@ -23,29 +24,9 @@ from jobs.store.runs import LEDGER, RunStore
 from jobs.training import Training
 from slora.masks.scorer import Scorer
 
-MOST_TOKENS = 4_000_000
-"""That a worker keeps of rows it has tokenised, about 300 MB."""
-
 
 class StoppedEarly(Exception):
     """The search wants no more of this trial."""
-
-
-class Remembered:
-    """An encoder that tokenises no row twice, over all trials of a worker."""
-
-    def __init__(self, encode: Callable[..., Sample], known: dict[Any, Sample]) -> None:
-        self._encode, self._known = encode, known
-        self._tokens = sum(len(sample.input_ids) for sample in known.values())
-
-    def __call__(self, example: Any, *, where: str) -> Sample:
-        found = self._known.get(example)
-        if found is None:
-            found = self._encode(example, where=where)
-            if self._tokens < MOST_TOKENS:
-                self._known[example] = found
-                self._tokens += len(found.input_ids)
-        return found
 
 
 class Trial(Training):

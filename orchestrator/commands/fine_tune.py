@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
 
+from jobs.data.survey import Progress
 from jobs.ended import not_installed
+from jobs.federate.check import check_federated
+from jobs.federate.door import Federated, is_federated, load_federated
 from jobs.preflight import Checked, absolute, check
 from jobs.retrain.door import Retrain, is_retrain, load_retrain
 from jobs.search.door import load_search
@@ -18,6 +22,7 @@ from orchestrator.console import LongWork, notes, print_json, say
 from orchestrator.retrain_plan import plan_of
 
 app = typer.Typer()
+Found = TypeVar("Found")
 
 
 @app.command()
@@ -29,7 +34,11 @@ def plan(
 ) -> None:
     """What a run would train, hold, send, take and cost; nothing is started."""
     asked = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
-    if is_retrain(read_raw(spec, asked)):
+    raw = read_raw(spec, asked)
+    if is_federated(raw):
+        _plan_federation(load_federated(spec, asked), json=json)
+        return
+    if is_retrain(raw):
         _plan_retraining(load_retrain(spec, asked), json=json)
         return
     checked = check(absolute(load_spec(spec, asked)), quick=True)
@@ -41,8 +50,11 @@ def plan(
 
 @app.command()
 def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
-    """Run a fine-tune or a retraining here: on a local Ray, joined, or started and ended."""
-    asked = load_retrain(spec, set or []) if is_retrain(read_raw(spec, set or [])) else None
+    """Run a fine-tune, retraining or federation here: on a local Ray, or one started for it."""
+    raw = read_raw(spec, set or [])
+    if is_federated(raw):
+        raise typer.Exit(_federate(load_federated(spec, set or []), json=json))
+    asked = load_retrain(spec, set or []) if is_retrain(raw) else None
     checked = _checked(asked.spec if asked else absolute(load_spec(spec, set or [])))
     # Here, because Ray takes half a second to import and most commands need none.
     try:
@@ -82,7 +94,29 @@ def _plan_retraining(asked: Retrain, *, json: bool) -> None:
     say(start)
 
 
+def _plan_federation(asked: Federated, *, json: bool) -> None:
+    found = check_federated(asked, quick=True)
+    if json:
+        print_json(found.to_json())
+        return
+    plan_table.show(found.checked, found.plan)
+
+
+def _federate(asked: Federated, *, json: bool) -> int:
+    found = _with_bar(lambda progress: check_federated(asked, progress=progress))
+    # Here, because Ray takes half a second to import and most commands need none.
+    try:
+        from orchestrator.federate import federate
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) from missing
+    return federate(found, json=json)
+
+
 def _checked(loaded: Spec) -> Checked:
+    return _with_bar(lambda progress: check(loaded, progress=progress))
+
+
+def _with_bar(checking: Callable[[Progress | None], Found]) -> Found:
     """The check before a run, with a bar where the data take long."""
     work: LongWork | None = None
     seen = 0
@@ -95,7 +129,7 @@ def _checked(loaded: Spec) -> Checked:
         seen = done
 
     try:
-        return check(loaded, progress=progress if notes.is_terminal else None)
+        return checking(progress if notes.is_terminal else None)
     finally:
         if work is not None:
             work.__exit__(None, None, None)

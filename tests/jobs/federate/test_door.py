@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from jobs.federate.door import alone, check_federated, load_federated, validate_federated
+from jobs.federate.check import check_federated
+from jobs.federate.door import alone, load_federated, validate_federated
 from jobs.federate.papers import FEDERATION, keep_asked
 from jobs.plan import split_steps
 from jobs.spec_file import validate_spec

@@ -1,0 +1,54 @@
+"""What is trained, as one flat vector that all sides of a federation cut alike.
+
+n: numbers that are trained, the head's with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The trained tensors in their order, and where each lies in a vector of length n."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of each tensor."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def count(self) -> int:
+        """n."""
+        return sum(self.sizes)
+
+    def digest(self, more: str = "") -> str:
+        """SHA-256 of names, shapes and what else has to be agreed on."""
+        said = repr((self.names, self.shapes, more))
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def named(self, vector_n: Tensor) -> dict[str, Tensor]:
+        """The vector cut by tensor, as views in their shapes."""
+        parts = torch.split(vector_n, list(self.sizes))
+        told = zip(self.names, self.shapes, parts, strict=True)
+        return {name: part.view(shape) for name, shape, part in told}
+
+    def flat(self, named: Mapping[str, Tensor]) -> Tensor:
+        """The tensors of these names as one vector, float32 `[n]` on the CPU. A copy."""
+        parts = [named[name].detach().float().cpu().flatten() for name in self.names]
+        return torch.cat(parts) if parts else torch.empty(0)
+
+
+def layout_of(trained: Mapping[str, Tensor]) -> Layout:
+    """Of tensors by name, in their order."""
+    shapes = tuple(tuple(tensor.shape) for tensor in trained.values())
+    return Layout(tuple(trained), shapes)

@@ -1,0 +1,100 @@
+"""What a federation's server and its sites tell one another. Plain values: they cross processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.federate.layout import Layout
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a client needs for a stage beside its weights, once. Empty for what a seed tells."""
+
+    masks: bytes = b""
+    """Masks that were chosen by scores: positions, as `pack_masks` has them."""
+    starts: bytes = b""
+    """Where factors start that differ from the weights, or whose A does not travel."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.masks) + len(self.starts)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One client's part of a round."""
+
+    stage: int
+    """0 is the first."""
+    round: int
+    """Of the run, from 0."""
+    client: int
+    rate: float
+    weights: bytes
+    """float32, in the stage's layout."""
+    kit: Kit | None = None
+    """None where the client has it."""
+    residual: bytes = b""
+    """Of error feedback, given back to a client whose run was resumed."""
+    lost: bool = False
+    """Rehearses a client that gets its weights, and is never heard of again."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client tells."""
+
+    client: int
+    round: int
+    update: bytes
+    rows: int
+    """It has in all."""
+    tokens: int
+    """Trained on, without padding."""
+    loss: float
+    """Mean over its steps."""
+    agreed: str
+    """Digest of the layout and of the masks."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Left:
+    """Why a client is left out of a round."""
+
+    client: int
+    round: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A stage as one site has installed it."""
+
+    layout: Layout
+    first: bytes
+    """The weights at the stage's start, float32; what an earlier stage trained is not in them."""
+    masks: bytes
+    """Of the sparse stage, packed; empty where there are none."""
+    agreed: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One client's scores, of all layers or of their rows or columns."""
+
+    client: int
+    scores: bytes
+    rows: int
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A micro-batch of held-out rows, measured."""
+
+    index: int
+    loss: float
+    targets: float
+    correct: float

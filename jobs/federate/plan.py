@@ -1,0 +1,233 @@
+"""What a federation will send: by stage, cause and client, and the seconds it takes on slow links.
+
+n: numbers that are trained in a stage, the head counted. Pure arithmetic, no torch, no numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.federate.section import FederationSection
+from jobs.model_files import DECODER_HEADS_WITHOUT_BIAS, DECODERS, HEADS_OF_TWO_LAYERS, ModelFiles
+from jobs.plan import StagePlan
+from jobs.predict.from_spec import NEEDS_NO_DATA, counted_exactly
+from jobs.predict.wire import FLOAT32, Flow
+from jobs.spec import MethodSection, Spec
+from slora.names import entries
+from slora.sizes import STRUCTURES
+
+PLACE = 4
+"""Bytes of a position: int32."""
+SPEEDS = (1, 10, 100)
+"""Mbit/s of a client's link that a plan tells the seconds of."""
+
+
+@dataclass(frozen=True)
+class StageRounds:
+    """The rounds of one stage, and what one client moves in one of them."""
+
+    name: str
+    rounds: int
+    trained: int
+    """Numbers that travel, the head counted."""
+    down: int
+    up: int
+
+    def seconds(self, mbits: float) -> float:
+        """What one round takes of a link: its clients move their bytes at the same time."""
+        return (self.down + self.up) * 8 / (mbits * 1e6)
+
+
+@dataclass(frozen=True)
+class FederationPlan:
+    """What travels, and how long that takes."""
+
+    clients: int | None
+    """None where only a whole look at the rows can tell."""
+    clients_per_round: int
+    rounds: int
+    local_steps: int
+    sites: int
+    stages: tuple[StageRounds, ...]
+    flows: tuple[Flow, ...]
+
+    @property
+    def down(self) -> int:
+        """Bytes to clients in the whole run, without what a client is told once."""
+        return self._all("down")
+
+    @property
+    def up(self) -> int:
+        """Bytes from clients in the whole run, without calibration."""
+        return self._all("up")
+
+    def seconds(self, mbits: float) -> float:
+        """What all rounds take of the links."""
+        return sum(stage.rounds * stage.seconds(mbits) for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, sums and seconds included."""
+        plain = dataclasses.asdict(self)
+        for stage, told in zip(self.stages, plain["stages"], strict=True):
+            told["seconds_a_round"] = {str(speed): stage.seconds(speed) for speed in SPEEDS}
+        # They stand in the prediction's way, where every run has them.
+        del plain["flows"]
+        seconds = {str(speed): self.seconds(speed) for speed in SPEEDS}
+        return {**plain, "down": self.down, "up": self.up, "seconds": seconds}
+
+    def _all(self, cause: str) -> int:
+        return sum(flow.total or 0 for flow in self.flows if flow.cause == cause)
+
+
+def foresee_federation(
+    spec: Spec,
+    section: FederationSection,
+    stages: Sequence[tuple[StagePlan, int]],
+    model: ModelFiles,
+    *,
+    targets: Mapping[str, tuple[int, int]],
+    head: int,
+    clients: int | None,
+) -> FederationPlan:
+    """`stages` come with their rounds; `head` are its numbers, 0 where it is not trained apart."""
+    tensors = _head_tensors(model) if spec.model.task == "sequence-classification" else 0
+    told = []
+    for stage, rounds in stages:
+        trained = stage.trainable + head
+        slots = _slots(stage.name, section, targets, model) + tensors
+        sent = up_bytes(section, trained, slots)
+        told.append(StageRounds(stage.name, rounds, trained, FLOAT32 * trained, sent))
+    flows = _Flows(spec, section, tuple(told), targets, head, clients)
+    return FederationPlan(
+        clients=clients,
+        clients_per_round=section.clients_per_round,
+        rounds=section.rounds,
+        local_steps=section.local_steps,
+        sites=spec.workers,
+        stages=tuple(told),
+        flows=tuple(flow for flow in flows.all() if flow.times != 0),
+    )
+
+
+def up_bytes(section: FederationSection, trained: int, slots: int) -> int:
+    """What one client sends back in a round; `slots` are the tensors that `trained` fill."""
+    return {
+        "none": FLOAT32 * trained,
+        "bf16": 2 * trained,
+        "int8": trained + FLOAT32 * slots,
+        "topk": (PLACE + FLOAT32) * math.ceil(section.topk * trained),
+    }[section.compress]
+
+
+def only_b(method: MethodSection, targets: Mapping[str, tuple[int, int]]) -> int:
+    """Numbers of the factors B alone: what is trained where A is frozen."""
+    return sum(entries((out, method.rank), method.factor_density) for out, _ in targets.values())
+
+
+def _slots(
+    stage: str,
+    section: FederationSection,
+    targets: Mapping[str, tuple[int, int]],
+    model: ModelFiles,
+) -> int:
+    if stage == "full":
+        return len(model.shapes)
+    return len(targets) * (2 if stage == "low-rank" and not section.freeze_a else 1)
+
+
+def _head_tensors(model: ModelFiles) -> int:
+    """Tensors of the head that sequence classification trains."""
+    dense = 2 if model.model_type in HEADS_OF_TWO_LAYERS else 0
+    decoder = model.architecture.endswith(DECODERS)
+    return dense + (1 if decoder or model.model_type in DECODER_HEADS_WITHOUT_BIAS else 2)
+
+
+@dataclass(frozen=True)
+class _Flows:
+    """Everything that travels, cause by cause."""
+
+    spec: Spec
+    section: FederationSection
+    stages: tuple[StageRounds, ...]
+    targets: Mapping[str, tuple[int, int]]
+    head: int
+    clients: int | None
+
+    def all(self) -> Iterator[Flow]:
+        if self._scored:
+            each = self.section.clients_per_round
+            yield self._flow("calibration", self.stages[0], self._scores(), each)
+        for stage in self.stages:
+            if stage.rounds:
+                yield from self._once(stage)
+                yield from self._rounds(stage)
+                yield from self._evaluations(stage)
+
+    def _rounds(self, stage: StageRounds) -> Iterator[Flow]:
+        each = self.section.clients_per_round
+        answers = each * (1 - self.section.drop_out)
+        exact = self._exact(stage)
+        for cause, sent, count in (("down", stage.down, each), ("up", stage.up, answers)):
+            times = round(stage.rounds * count)
+            yield Flow(cause, stage.name, sent, times, count, True, exact)
+
+    def _once(self, stage: StageRounds) -> Iterator[Flow]:
+        """What a client is told before its first task in a stage."""
+        values = self._mask_entries
+        if stage.name == "sparse" and self._scored:
+            yield self._flow("masks", stage, PLACE * values, self._first_tasks(stage))
+        if stage.name != "low-rank" or not values or not self.stages[0].rounds:
+            return
+        method = self.spec.method
+        sent = values if method.handoff.residual != "drop" else 0
+        # A frozen A that a hand-off made comes from no seed.
+        sent += method.rank * sum(wide for _, wide in self.targets.values()) * self.section.freeze_a
+        if sent:
+            yield self._flow("hand-off", stage, FLOAT32 * sent, self._first_tasks(stage))
+
+    def _evaluations(self, stage: StageRounds) -> Iterator[Flow]:
+        data, every = self.spec.data, self.spec.train.eval_every
+        if data.eval is None and data.eval_fraction is None:
+            return
+        looks = 2 + ((stage.rounds - 1) // every if every else 0)
+        yield self._flow("evaluation", stage, stage.down, looks * self.spec.workers)
+
+    def _flow(self, cause: str, stage: StageRounds, sent: int, times: int | None) -> Flow:
+        return Flow(cause, stage.name, sent, times, 0.0, True, exact=False)
+
+    def _first_tasks(self, stage: StageRounds) -> int | None:
+        """Clients that are drawn in a stage at least once, as it is to be expected."""
+        if self.clients is None:
+            return None
+        missed = (1 - self.section.clients_per_round / self.clients) ** stage.rounds
+        return round(self.clients * (1 - missed))
+
+    def _exact(self, stage: StageRounds) -> bool:
+        counted = stage.name != "sparse" or counted_exactly(self.spec.method)
+        return self.section.drop_out == 0 and counted and stage.name != "full"
+
+    @property
+    def _mask_entries(self) -> int:
+        """0 where there is no sparse stage."""
+        sparse = self.spec.method.kind in ("slora", "sparse")
+        return self.stages[0].trained - self.head if sparse else 0
+
+    @property
+    def _scored(self) -> bool:
+        """Whether the masks come from the rows of the first round's clients."""
+        method = self.spec.method
+        by = method.score if method.mask in STRUCTURES else method.mask
+        return bool(self._mask_entries and self.stages[0].rounds) and by not in NEEDS_NO_DATA
+
+    def _scores(self) -> int:
+        """Bytes of one client's scores: of every entry, or of whole rows or columns."""
+        sizes = self.targets.values()
+        if self.spec.method.mask == "rows":
+            return FLOAT32 * sum(out for out, _ in sizes)
+        if self.spec.method.mask == "columns":
+            return FLOAT32 * sum(wide for _, wide in sizes)
+        return FLOAT32 * sum(out * wide for out, wide in sizes)

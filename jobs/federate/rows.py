@@ -1,0 +1,72 @@
+"""A client's rows, as a feed of the loop takes them. A file is read once, and only if it is needed.
+
+A site holds the rows of the clients that it has played in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from jobs.data.files import Row, read_rows
+from jobs.data.source import Source
+from jobs.federate.partition import Partition, make_partition
+from jobs.request import Request
+
+
+class Rows:
+    """The training rows of a federation, by client."""
+
+    def __init__(self, files: tuple[Path, ...], by_file: tuple[int, ...], split: Partition) -> None:
+        """`by_file`: rows of each file."""
+        self._files, self._split = files, split
+        self._starts = np.array([0, *accumulate(by_file)], dtype=np.int64)
+        self._read = lru_cache(maxsize=None)(self._of_file)
+
+    def of(self, client: int) -> tuple[Row, ...]:
+        """In the order of the files."""
+        numbers = self._split.rows[client]
+        files = np.searchsorted(self._starts, numbers, side="right") - 1
+        return tuple(
+            self._read(int(file))[int(number - self._starts[file])]
+            for file, number in zip(files, numbers, strict=True)
+        )
+
+    def _of_file(self, file: int) -> list[Row]:
+        return list(read_rows(self._files[file]))
+
+
+@dataclass(frozen=True)
+class ClientSource(Source):
+    """One client's rows as a source of its feed."""
+
+    kept: tuple[Row, ...] = ()
+
+    def rows(self, *, epoch: int = 0, shuffle_seed: int | None = None) -> Iterator[Row]:
+        """The rows of an epoch: as they lie in the files, or in an order of seed and epoch."""
+        if shuffle_seed is None:
+            yield from self.kept
+            return
+        # A counter generator's raw numbers are the same in every release; samplers promise nothing.
+        stream = np.random.Philox(key=np.array([shuffle_seed, epoch], dtype=np.uint64))
+        for at in np.argsort(stream.random_raw(len(self.kept)), kind="stable"):
+            yield self.kept[int(at)]
+
+
+def partition_of(request: Request) -> Partition:
+    """The request's clients: the same wherever it is asked. Raises InputError."""
+    spec, section = request.spec, request.federation
+    assert section is not None
+    return make_partition(
+        request.train.files,
+        section,
+        fmt=request.train.format,
+        task=spec.model.task,
+        eval_fraction=spec.data.eval_fraction if request.evaluation is None else None,
+        seed=spec.train.seed,
+    )

@@ -1,0 +1,452 @@
+"""The rounds of a federation: who is sent what, what comes of the answers, and what is kept.
+
+    open a stage -> (a round: weights down, updates up, their mean) x rounds -> hand-off -> commit
+
+It has no base and no rows: masks, weights, sums. What a round is, only its number and the seed
+tell, so that one which was cut short is repeated to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jobs.checkpoint import Saver, State, newest_state
+from jobs.errors import TrainingFailed
+from jobs.federate.average import Averaging, Told
+from jobs.federate.bill import MASKS, Bill, rounds_journal
+from jobs.federate.draw import drawn, lost
+from jobs.federate.handoff import handed_over
+from jobs.federate.layout import Layout
+from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Task
+from jobs.federate.partition import Partition
+from jobs.federate.payload import BadPayload, decode
+from jobs.federate.scores import averaged
+from jobs.federate.sites import Sites
+from jobs.ledger import Ledger
+from jobs.masking import load_masks, make_masks, mask_request, pack_masks, unpack_masks
+from jobs.plan import StagePlan
+from jobs.record import Record
+from jobs.request import Request
+from jobs.schedule import rate_at
+from jobs.starts import load_starts, pack_starts
+from jobs.store.manifest import Manifest, form
+from jobs.store.runs import RunStore
+from jobs.team import CALIBRATION, CHECKPOINT, EVALUATION, HANDOFF, INSTALL, Team
+from slora.adapt import TRAINED
+from slora.mask import Mask
+from slora.masks.choose import choose_masks, needed
+from slora.start import Start
+
+MOMENTUM, RESIDUAL = "outer", "residual/"
+"""Beside the weights in a checkpoint: the server's momentum; each client's error feedback."""
+
+
+class Federation:
+    """One run of many clients."""
+
+    def __init__(
+        self, request: Request, runs: RunStore, sites: Sites, split: Partition, *, attempt: int = 0
+    ) -> None:
+        assert request.federation is not None
+        self.request, self.runs, self.sites, self.split = request, runs, sites, split
+        self.spec, self.section, self.plan = request.spec, request.federation, request.plan
+        self.attempt = attempt
+        self.record = Record(runs, writes=True)
+        self.saver = Saver(runs)
+        team = Team(0, 1, torch.device("cpu"))
+        # Every byte leaves a site: each counts as one that left its machine.
+        team.wire.nodes = 2
+        self.team, self.ledger = team, Ledger(team)
+        self.bill, self.journal = Bill(team.wire, split.names), rounds_journal(runs)
+        self.round = 0
+        self.evaluations: dict[str, dict[str, float]] = {}
+        self._equipped: set[int] = set()
+        self._waiting: dict[int, bytes] = {}
+        self._masks: dict[str, Mask] | None = None
+
+    def run(self) -> Manifest:
+        """All rounds and the commit. Raises TrainingFailed."""
+        state = newest_state(self.runs)
+        if state is not None:
+            self._resume(state)
+        self.record.paper("plan.json", self.plan.to_json())
+        self.record.event("started", steps=self.section.rounds, plan=self.plan.to_json(),
+                          clients=self.split.count)  # fmt: skip
+        weights: Mapping[str, Tensor] = state.weights if state else {}
+        for index in range(state.stage if state else 0, len(self.plan.stages)):
+            resumed = state if state and state.stage == index else None
+            weights = self._stage(index, weights, resumed)
+        self.saver.close()
+        manifest = self._commit()
+        self.record.close()
+        self.journal.flush()
+        return manifest
+
+    def _resume(self, state: State) -> None:
+        self.round = state.step
+        self.evaluations = {at: dict(found) for at, found in state.record["evaluations"].items()}
+        self.ledger.restore(state.record["ledger"])
+        self._equipped = set(state.record["equipped"])
+        self._waiting = {
+            int(client.removeprefix(RESIDUAL)): _bytes(tensors["vector"])
+            for client, tensors in state.moments.items()
+            if client.startswith(RESIDUAL)
+        }
+        stage = self.plan.stages[state.stage].name
+        self.record.event("resumed", step=state.step, stage=stage)
+
+    def _stage(
+        self, index: int, weights: Mapping[str, Tensor], resumed: State | None
+    ) -> Mapping[str, Tensor]:
+        """One stage, from what the one before has trained, or from a checkpoint inside it."""
+        stage, began = self.plan.stages[index], time.monotonic()
+        self.team.wire.stage = stage.name
+        if not resumed:
+            self._equipped.clear()
+            self._waiting.clear()
+        kit, starts = self._kit(index, weights, resumed)
+        opened = self._opened(index, kit, starts)
+        layout = opened.layout
+        self.weights_n = self._first(opened, weights, starts, resumed)
+        averaging = Averaging(self.section.average, layout)
+        if resumed and averaging.momentum_n is not None and MOMENTUM in resumed.moments:
+            averaging.momentum_n.copy_(layout.flat(resumed.moments[MOMENTUM]))
+        rounds = rounds_of(self.request, index)
+        done = resumed.stage_step if resumed else 0
+        self._before(index)
+        self.record.event("stage", stage=stage.name, steps=rounds, done=done)
+        for number in range(done, rounds):
+            self._round(index, stage, number, rounds, opened, averaging, kit)
+            self._after_round(index, number + 1, rounds, layout, averaging)
+        last = index == len(self.plan.stages) - 1
+        if rounds or last:
+            self._measure("end" if last else stage.name)
+        if rounds != done:
+            self._save(index, rounds, layout, averaging)
+        self.ledger[f"{stage.name}_seconds"] = time.monotonic() - began
+        return layout.named(self.weights_n)
+
+    def _kit(
+        self, index: int, weights: Mapping[str, Tensor], resumed: State | None
+    ) -> tuple[Kit, dict[str, Start] | None]:
+        """What clients of the stage need once; and where the stage starts, for one site to tell."""
+        masks, starts = b"", None
+        if self.spec.method.kind in ("slora", "sparse") and self._scored_by_rows():
+            self._masks = self._chosen_masks()
+            masks = pack_masks(self._masks)
+        if index and self.plan.stages[index].name == "low-rank":
+            if resumed:
+                starts = load_starts(self.runs)
+            else:
+                assert self._masks is not None
+                starts, kept = handed_over(
+                    weights, self._masks, self.spec, self.team, self.record, self.runs
+                )
+                self.ledger["handoff_kept"] = kept
+        stays = self.spec.method.handoff.residual != "drop" or self.section.freeze_a
+        # Masks are needed after the sparse stage only where a residual lies on them.
+        on_masks = index == 0 or self.spec.method.handoff.residual != "drop"
+        kit = Kit(masks if on_masks else b"", _packed(starts) if stays else b"")
+        return kit, starts
+
+    def _opened(self, index: int, kit: Kit, starts: Mapping[str, Start] | None) -> Opened:
+        """The stage at one site, which tells the others' layout, and its masks where it made them.
+
+        Factors under masks of their own start where only their layers know.
+        """
+        if starts is not None and self.spec.method.factor_density < 1:
+            kit = Kit(kit.masks, _packed(starts))
+        opened = self.sites.open(index, kit)
+        self._bill_kit(kit, kit.size)
+        self.team.wire.count(INSTALL, len(opened.first) + len(opened.masks))
+        if opened.masks:
+            self._masks = unpack_masks(opened.masks, self.sites.shapes())
+        elif self._masks is None and self.plan.stages[index].name == "sparse":
+            request = mask_request(self.spec.method, seed=self.spec.train.seed)
+            self._masks = choose_masks(self.sites.shapes(), request)
+        return opened
+
+    def _first(
+        self,
+        opened: Opened,
+        weights: Mapping[str, Tensor],
+        starts: Mapping[str, Start] | None,
+        resumed: State | None,
+    ) -> Tensor:
+        """The stage's first weights: its own start, beside what goes on from an earlier stage."""
+        layout = opened.layout
+        found = layout.named(_vector(opened.first, layout))
+        for name, start in (starts or {}).items():
+            found |= {f"{name}.a_RI": start.a_RI, f"{name}.b_OR": start.b_OR}
+        source = resumed.weights if resumed else weights
+        for name in layout.names:
+            # A head is trained in both stages; values and factors are of one.
+            if name in source and (resumed or not name.endswith(TRAINED)):
+                found[name] = source[name]
+        return layout.flat(found)
+
+    def _round(
+        self,
+        index: int,
+        stage: StagePlan,
+        number: int,
+        rounds: int,
+        opened: Opened,
+        averaging: Averaging,
+        kit: Kit,
+    ) -> None:
+        began = time.monotonic()
+        rate = rate_at(
+            number,
+            steps=rounds,
+            peak=stage.learning_rate,
+            warmup=self.spec.train.warmup,
+            schedule=self.spec.train.schedule,
+        )
+        tasks = self._tasks(index, rate, kit)
+        told, failed = list[Told](), list[Left]()
+        losses, tokens = dict[int, float](), 0
+        for found, sent in self.sites.play(tasks):
+            self._bill_kit(kit, sent)
+            down = len(tasks[0].weights)
+            read = self._read(found, opened)
+            if isinstance(read, Left):
+                failed.append(read)
+                self.bill.left(read, down=down, kit=sent)
+                self.record.event("left out", round=self.round + 1, client=read.client,
+                                  name=self.split.names[read.client], why=read.why)  # fmt: skip
+                continue
+            assert isinstance(found, Answer)
+            told.append(read)
+            losses[found.client], tokens = found.loss, tokens + found.tokens
+            self.bill.answered(found, down=down, kit=sent)
+        if failed and not told and all("loss became" in one.why for one in failed):
+            raise TrainingFailed(f"round {self.round + 1}, {stage.name} stage", failed[0].why, "")
+        self.weights_n = averaging.step(self.weights_n, told)
+        self._told(stage, rate, losses, told, tasks, tokens, time.monotonic() - began)
+
+    def _tasks(self, index: int, rate: float, kit: Kit) -> list[Task]:
+        """The round's clients, each with what it lacks."""
+        seed, section = self.spec.train.seed, self.section
+        weights = _bytes(self.weights_n)
+        tasks = []
+        for client in drawn(
+            seed, self.round, clients=self.split.count, wanted=section.clients_per_round
+        ):
+            tasks.append(
+                Task(
+                    stage=index,
+                    round=self.round,
+                    client=client,
+                    rate=rate,
+                    weights=weights,
+                    kit=kit if kit.size and client not in self._equipped else None,
+                    residual=self._waiting.pop(client, b""),
+                    lost=lost(seed, self.round, client, share=section.drop_out),
+                )
+            )
+            self._equipped.add(client)
+            if tasks[-1].residual:
+                self.team.wire.count(CHECKPOINT, len(tasks[-1].residual))
+        return tasks
+
+    def _read(self, found: Answer | Left, opened: Opened) -> Told | Left:
+        """An answer, checked. Raises TrainingFailed for masks or a layout that are others."""
+        if isinstance(found, Left):
+            return found
+        if found.agreed != opened.agreed:
+            who = f"client {self.split.names[found.client]} in round {found.round + 1}"
+            what = f"its masks have the digest {found.agreed[:12]}, all others {opened.agreed[:12]}"
+            raise TrainingFailed(who, what, "Is its base the same, and its seed?")
+        section = self.section
+        try:
+            delta_n = decode(found.update, section.compress, opened.layout.sizes, section.topk)
+        except BadPayload as bad:
+            return Left(found.client, found.round, str(bad))
+        return Told(found.client, float(found.rows), delta_n)
+
+    def _bill_kit(self, kit: Kit, sent: int) -> None:
+        if sent:
+            self.bill.kit(MASKS, len(kit.masks))
+            self.bill.kit(HANDOFF, len(kit.starts))
+
+    def _told(
+        self,
+        stage: StagePlan,
+        rate: float,
+        losses: Mapping[int, float],
+        told: list[Told],
+        tasks: list[Task],
+        tokens: int,
+        took: float,
+    ) -> None:
+        self.round += 1
+        self.ledger["tokens"] += tokens
+        self.ledger["seconds"] += took
+        whole = sum(one.weight for one in told)
+        loss = sum(losses[one.client] * one.weight for one in sorted(told, key=lambda t: t.client))
+        lines = self.bill.close_round()
+        measured = {
+            "loss": loss / whole if whole else math.nan,
+            "learning_rate": rate,
+            "clients": len(tasks),
+            "answered": len(told),
+            "down": sum(line["down"] + line["kit"] for line in lines),
+            "up": sum(line["up"] for line in lines),
+            "tokens": self.ledger["tokens"],
+            "tokens_per_second": tokens / took,
+            "seconds": self.ledger["seconds"],
+        }
+        self.record.step(self.round, stage.name, measured)
+        self.journal.append({"round": self.round, "stage": stage.name, "clients": lines})
+
+    def _after_round(
+        self, index: int, done: int, rounds: int, layout: Layout, averaging: Averaging
+    ) -> None:
+        train, at_end = self.spec.train, done == rounds
+        if train.eval_every and self.round % train.eval_every == 0 and not at_end:
+            self._measure(f"round {self.round}")
+        if train.checkpoint_every and self.round % train.checkpoint_every == 0 and not at_end:
+            self._save(index, done, layout, averaging)
+
+    def _save(self, index: int, done: int, layout: Layout, averaging: Averaging) -> None:
+        if not self.spec.train.checkpoint_every or not done:
+            return
+        began = time.monotonic()
+        moments: dict[str, dict[str, Tensor]] = {}
+        if averaging.momentum_n is not None:
+            moments[MOMENTUM] = layout.named(averaging.momentum_n.clone())
+        if self.section.sticky:
+            waiting = {**self._waiting, **self.sites.residuals()}
+            for client, left in waiting.items():
+                self.team.wire.count(CHECKPOINT, len(left))
+                moments[f"{RESIDUAL}{client}"] = {"vector": _vector(left, layout)}
+        noted = {
+            "evaluations": {at: dict(found) for at, found in self.evaluations.items()},
+            "ledger": self.ledger.kept(),
+            "equipped": sorted(self._equipped),
+        }
+        weights = layout.named(self.weights_n.clone())
+        state = State(index, done, self.round, weights, moments, noted)
+        self.saver.save(state, lambda size: self._saved(state, size))
+        self.ledger.add("checkpoint_seconds", time.monotonic() - began)
+
+    def _saved(self, state: State, size: int) -> None:
+        self.record.paper("ledger.json", state.record["ledger"])
+        self.record.event("checkpoint", step=state.step, bytes=size)
+
+    def _before(self, index: int) -> None:
+        if index == 0 and "before" not in self.evaluations:
+            self._measure("before")
+        if index > 0 and "handoff" not in self.evaluations:
+            self._measure("handoff")
+
+    def _measure(self, at: str) -> dict[str, float] | None:
+        """The weights on the held-out rows; None where there are none."""
+        if self.request.evaluation is None and self.spec.data.eval_fraction is None:
+            return None
+        began, weights = time.monotonic(), _bytes(self.weights_n)
+        sums = self.sites.evaluate(weights)
+        for _ in range(self.sites.count):
+            self.team.wire.count(EVALUATION, len(weights))
+        targets = math.fsum(one.targets for one in sums)
+        measured = {"loss": math.fsum(one.loss for one in sums) / targets}
+        if self.spec.model.task == "sequence-classification":
+            right = math.fsum(one.correct for one in sums)
+            measured |= {"accuracy": right / targets, "rows": targets}
+        else:
+            perplexity = math.exp(min(measured["loss"], 700.0))
+            measured |= {"perplexity": perplexity, "tokens": targets}
+        took = time.monotonic() - began
+        self.ledger.add("eval_seconds", took)
+        if not at.startswith("round "):
+            self.evaluations[at] = measured
+        self.record.evaluation(at, self.round, measured, took)
+        return measured
+
+    def _commit(self) -> Manifest:
+        self.ledger.close(self.plan, self.round * self.section.local_steps)
+        peaks, weights = self.sites.peaks(), _bytes(self.weights_n)
+        self.team.wire.count(INSTALL, len(weights))
+        self.ledger |= {
+            "workers": self.sites.count,
+            "nodes": len({told["host"] for told in peaks.values()}),
+            "memory": peaks,
+            "rounds": self.round,
+            "clients": self.split.count,
+            "partition": self.split.digest,
+            "wire": self.team.wire.ledger(),
+        }
+        manifest = self.sites.commit(
+            weights,
+            attempt=self.attempt,
+            evaluations=self.evaluations,
+            ledger=dict(self.ledger),
+        )
+        self.record.paper("ledger.json", self.ledger)
+        self.record.event(
+            "published",
+            adapter=manifest.label,
+            form=form(manifest),
+            bytes=manifest.size,
+            place=self.runs.store.url(manifest.prefix),
+            ledger=self.ledger,
+        )
+        return manifest
+
+    def _scored_by_rows(self) -> bool:
+        """Whether masks need scores of the clients' rows: those of the base any site makes."""
+        request = mask_request(self.spec.method, seed=self.spec.train.seed)
+        scorer = needed(request)
+        return scorer is not None and scorer.unit is not None
+
+    def _chosen_masks(self) -> dict[str, Mask]:
+        """By the mean of the first round's clients' scores; read back where they were chosen."""
+        shapes = self.sites.shapes()
+        if (kept := load_masks(self.runs, shapes)) is not None:
+            return kept
+        began, method = time.monotonic(), self.spec.method
+        request = mask_request(method, seed=self.spec.train.seed)
+        self.record.event("scoring", strategy=request.mask, score=request.chosen_by)
+        clients = drawn(
+            self.spec.train.seed,
+            0,
+            clients=self.split.count,
+            wanted=self.section.clients_per_round,
+        )
+        found = [one for one in self.sites.score(clients) if isinstance(one, Scored)]
+        if not found:
+            raise TrainingFailed("the calibration", "no client gave a score", "Look at their rows.")
+        for one in found:
+            self.team.wire.count(CALIBRATION, len(one.scores))
+        scores = averaged(found, shapes, request.mask)
+        masks = make_masks(shapes, request, scores, self.runs, writes=True)
+        seconds = time.monotonic() - began
+        self.record.event("masked", strategy=request.mask, score=request.chosen_by, seconds=seconds)
+        return masks
+
+
+def rounds_of(request: Request, index: int) -> int:
+    """Rounds of a stage: its optimiser steps are those of a client, in all rounds."""
+    assert request.federation is not None
+    return (request.plan.stages[index].steps or 0) // request.federation.local_steps
+
+
+def _bytes(vector_n: Tensor) -> bytes:
+    return vector_n.numpy().astype("<f4", copy=False).tobytes()
+
+
+def _vector(packed: bytes, layout: Layout) -> Tensor:
+    found = torch.from_numpy(np.frombuffer(packed, "<f4").astype(np.float32))
+    assert found.numel() == layout.count
+    return found
+
+
+def _packed(starts: Mapping[str, Start] | None) -> bytes:
+    return pack_starts(starts) if starts is not None else b""

@@ -1,0 +1,112 @@
+"""The sites as the server sees them: a round's tasks go out, answers come back, some never do.
+
+`Sites` is the door. `LocalSites` is one site in this process, for searches and tests; `RaySites`
+(`ray_sites`) are actors on a cluster. Both are held to one contract test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Sums, Task
+from jobs.federate.site import Site, Trained
+from jobs.request import Request
+from jobs.store.manifest import Manifest
+from jobs.store.objects import ObjectStore
+
+Played = tuple[Answer | Left, int]
+"""What came of a task, and the bytes of a kit that went with it."""
+
+
+class Sites(Protocol):
+    """One worker or many, which play clients in turn."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    def open(self, stage: int, kit: Kit) -> Opened:
+        """A stage, installed on one of them; the others get what they lack with their tasks."""
+        ...
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """The targets' rows and columns, in the model's order."""
+        ...
+
+    def score(self, clients: Sequence[int]) -> list[Scored | Left]:
+        """Scores for masks, before the first stage."""
+        ...
+
+    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+        """Each task's answer, or why there is none, in the order in which they come."""
+        ...
+
+    def evaluate(self, weights: bytes) -> list[Sums]:
+        """Every micro-batch of the held-out rows, in their order."""
+        ...
+
+    def residuals(self) -> dict[int, bytes]:
+        """What waits with clients, by client."""
+        ...
+
+    def peaks(self) -> dict[str, dict[str, Any]]:
+        """The most memory that each has held, as the ledger has it."""
+        ...
+
+    def commit(self, weights: bytes, **told: Any) -> Manifest:
+        """The adapter into the store."""
+        ...
+
+    def close(self) -> None:
+        """No more is asked."""
+        ...
+
+
+class LocalSites:
+    """One site, here."""
+
+    count = 1
+
+    def __init__(
+        self,
+        request: Request,
+        store: ObjectStore,
+        device: torch.device,
+        *,
+        trained: Trained | None = None,
+    ) -> None:
+        self._site = Site(request, store, device, trained=trained)
+        self._stage = -1
+
+    def open(self, stage: int, kit: Kit) -> Opened:
+        self._stage = stage
+        return self._site.open(stage, kit)
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        return self._site.shapes()
+
+    def score(self, clients: Sequence[int]) -> list[Scored | Left]:
+        return [self._site.score(client) for client in clients]
+
+    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+        for task in tasks:
+            yield self._site.play(task), task.kit.size if task.kit else 0
+
+    def evaluate(self, weights: bytes) -> list[Sums]:
+        return self._site.evaluate(self._stage, weights, 0, 1)
+
+    def residuals(self) -> dict[int, bytes]:
+        return self._site.residuals()
+
+    def peaks(self) -> dict[str, dict[str, Any]]:
+        return {"0": self._site.peak()}
+
+    def commit(self, weights: bytes, **told: Any) -> Manifest:
+        return self._site.commit(self._stage, weights, **told)
+
+    def close(self) -> None:
+        """Nothing is left running."""
