@@ -34,13 +34,12 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _trained(
-    setting: Setting, data: Mapping[str, str], store: str, device: str
-) -> dict[str, Any]:
+def _trained(setting: Setting, data: Mapping[str, str], store: str, device: str) -> dict[str, Any]:
     import torch
 
     from jobs.federate.bill import rounds_journal
-    from jobs.federate.door import check_federated, validate_federated
+    from jobs.federate.check import check_federated
+    from jobs.federate.door import validate_federated
     from jobs.federate.server import Federation
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
@@ -100,7 +99,9 @@ def figures(
         "points": points,
         "rounds": rounds,
         "trained": {line["stage"]: line["trained"] for line in rounds},
-        "handoff": {"before": at.get("sparse"), "after": at["handoff"]} if "handoff" in at else None,
+        "handoff": {"before": at.get("sparse"), "after": at["handoff"]}
+        if "handoff" in at
+        else None,
     }
 
 
