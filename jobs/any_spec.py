@@ -1,7 +1,8 @@
-"""What a YAML file may hold: one run, many of it, or one that is repeated as its data grow."""
+"""What a YAML file may hold: one run, a search, a retraining, or a federation."""
 
 from __future__ import annotations
 
+from jobs.federate.section import FederationSection
 from jobs.retrain.section import RetrainSection
 from jobs.search.section import SearchSection
 from jobs.spec import Spec
@@ -14,3 +15,5 @@ class AnySpec(Spec):
     """Makes it a search, for `slora search`; `slora train` refuses it."""
     retrain: RetrainSection | None = None
     """Makes it a retraining: `slora train` then looks for new rows first, and judges at the end."""
+    federation: FederationSection | None = None
+    """Makes it a federation: clients train alone on rows of their own, and are averaged."""

@@ -30,8 +30,9 @@ def step_line(metric: Mapping[str, Any], steps: int) -> str | None:
     if "evaluation" in metric:
         return None
     left = (steps - metric["step"]) * metric["seconds"] / max(1, metric["step"])
+    at = f"{'round' if 'clients' in metric else 'step'} {metric['step']}/{steps}"
     return (
-        f"step {metric['step']}/{steps} {metric['stage']}: loss {number(metric['loss'], '.3f')}, "
+        f"{at} {metric['stage']}: loss {number(metric['loss'], '.3f')}, "
         f"{metric['tokens_per_second']:.0f} tokens/s, {left:.0f} s left"
     )
 
@@ -65,11 +66,37 @@ def _escaped(character: str) -> str:
 
 def _started(event: Mapping[str, Any]) -> str:
     plan = event["plan"]
+    if "federation" in plan:
+        return _federated(plan)
     stages = ", ".join(
         f"{stage['name']} {stage['steps']} steps ({stage['share']:.2%} of the model)"
         for stage in plan["stages"]
     )
     return f"{workers_text(plan['workers'])}, {plan['sharding']}: {stages}"
+
+
+def _federated(plan: Mapping[str, Any]) -> str:
+    told, shares = plan["federation"], [stage["share"] for stage in plan["stages"]]
+    stages = ", ".join(
+        f"{stage['name']} {stage['rounds']} rounds ({share:.2%} of the model)"
+        for stage, share in zip(told["stages"], shares, strict=True)
+    )
+    each = f"{told['clients_per_round']} a round on {told['sites']} site{_s(told['sites'])}"
+    return f"{told['clients']} clients, {each}: {stages}"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _round(event: Mapping[str, Any]) -> str:
+    asked, answered = event["clients"], event["answered"]
+    who = f"{asked} clients" if asked == answered else f"{answered} of {asked} clients"
+    up, down = (f"{event[way] / 1e6:.2f} MB {way}" for way in ("up", "down"))
+    return (
+        f"round {event['round']}/{event['of']} {event['stage']}: {who}, "
+        f"loss {number(event['loss'], '.3f')}, {down}, {up}"
+    )
 
 
 def _masked(event: Mapping[str, Any]) -> str:
@@ -102,6 +129,9 @@ LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "stalled": _again,
     "restarted": _again,
     "published": lambda e: f"committed {e['adapter']}: {e['bytes'] / 1e6:.1f} MB at {e['place']}",
+    # Of a federation alone.
+    "round": _round,
+    "left out": lambda e: f"round {e['round']}: client {e['client']} left out: {e['why']}",
     # Of a retraining alone.
     "looked": _looked,
     "nothing new": lambda e: f"nothing new: {e['why']}",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
+from jobs.federate.check import FederatedChecked, check_federated
 from jobs.preflight import Checked, check
-from jobs.recorded import recorded_spec
+from jobs.recorded import recorded_federation, recorded_spec
 from jobs.store.adapters import pull, resolve
 from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore, open_store
@@ -24,6 +26,8 @@ TENSORS = ".safetensors"
 
 Train = Callable[[Checked], bool]
 """Runs a checked spec to its end; false where somebody stopped it."""
+Federate = Callable[[FederatedChecked], bool]
+"""The same of a federation."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ class Reproduced:
         return all(found <= self.tolerance for found in self.different.values())
 
 
-def reproduce(store: ObjectStore, wanted: str, train: Train) -> Reproduced | None:
+def reproduce(
+    store: ObjectStore, wanted: str, train: Train, federate: Federate
+) -> Reproduced | None:
     """Run it again into a store that is thrown away; None where that was stopped.
 
     Raises InputError, before anything starts, where it can't come out the same.
@@ -54,14 +60,19 @@ def reproduce(store: ObjectStore, wanted: str, train: Train) -> Reproduced | Non
     if adapter.parent is not None:
         problem = f"{adapter.label} went on from {adapter.parent}, and its spec alone does not"
         raise InputError([Fault("adapter", problem, "Reproduce what started from scratch.")])
-    spec = recorded_spec(store, adapter)
     with tempfile.TemporaryDirectory(prefix="slora-again-") as made:
         url = f"file://{made}/store"
-        checked = check(spec.model_copy(update={"store": url}))
+        spec = recorded_spec(store, adapter).model_copy(update={"store": url})
+        if adapter.federation is None:
+            checked = check(spec)
+            run_again = partial(train, checked)
+        else:
+            found = check_federated(replace(recorded_federation(store, adapter), spec=spec))
+            checked, run_again = found.checked, partial(federate, found)
         faults = _input_faults(adapter, checked)
         if faults:
             raise InputError(faults)
-        if not train(checked):
+        if not run_again():
             return None
         again = resolve(open_store(url), spec.name)
         folders = Path(made) / "first", Path(made) / "second"
@@ -76,7 +87,8 @@ def _input_faults(adapter: Manifest, checked: Checked) -> list[Fault]:
     if checked.train.sha256 != adapter.data.train_sha256:
         problem = f"other rows than the digest {adapter.data.train_sha256[:12]} names"
         faults.append(Fault("data.train", problem, "Bring back the rows it was trained on."))
-    if checked.plan.workers != adapter.world_size:
+    # A federation's plan is one site's, and its clients come to the same on any number of them.
+    if adapter.federation is None and checked.plan.workers != adapter.world_size:
         problem = f"{checked.plan.workers} workers, it was trained by {adapter.world_size}"
         faults.append(Fault("cluster.workers", problem, "Use as many."))
     # Here, because it reads the whole base, which no other check does.

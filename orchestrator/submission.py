@@ -11,10 +11,12 @@ from typing import Any
 
 from jobs.data.files import HUB_ID
 from jobs.errors import Fault, InputError
+from jobs.federate.check import check_federated
+from jobs.federate.door import FEDERATION, is_federated, load_federated, validate_federated
 from jobs.preflight import absolute, check
 from jobs.retrain.door import is_retrain, validate_retrain
 from jobs.search.door import validate_search
-from jobs.spec import Spec
+from jobs.spec import Frozen, Spec
 from jobs.spec_file import read_raw, validate_spec
 from jobs.stopping import stop_faults
 
@@ -42,12 +44,17 @@ def read_submission(path: Path, overrides: Sequence[str] = ()) -> Sent:
         # The model or the rows are elsewhere: what they would tell is told by the job.
         if faults := list(stop_faults(whole)):
             raise InputError(faults)
+    elif kind == "federate":
+        check_federated(load_federated(path, overrides), quick=True, store=False)
     else:
         check(whole, quick=True, store=False)
     return Sent(kind, whole.name, {**_named(whole, raw), **sections}, absent)
 
 
 def _kind(raw: Mapping[str, Any]) -> str:
+    if is_federated(raw):
+        # Its own door refuses the other sections beside it.
+        return "federate"
     if not is_retrain(raw):
         return "search" if raw.get("search") is not None else "finetune"
     if raw.get("search") is not None:
@@ -59,13 +66,23 @@ def _read(kind: str, raw: Mapping[str, Any]) -> tuple[Spec, dict[str, Any]]:
     """The spec of a training, and the section that is not of it."""
     if kind == "finetune":
         return validate_spec(raw), {}
+    if kind == "federate":
+        federated = validate_federated(raw)
+        return federated.spec, _section(FEDERATION, federated.section)
     found = validate_search(raw) if kind == "search" else validate_retrain(raw)
-    return found.spec, {kind: found.section.model_dump(mode="json", exclude_unset=True)}
+    return found.spec, _section(kind, found.section)
+
+
+def _section(key: str, section: Frozen) -> dict[str, Any]:
+    return {key: section.model_dump(mode="json", exclude_unset=True)}
 
 
 def _named(spec: Spec, raw: Mapping[str, Any]) -> dict[str, Any]:
     """What was written, with whole paths. A store that nobody named is the service's to choose."""
     given = spec.model_dump(mode="json", exclude_unset=True)
+    if is_federated(raw):
+        # Put in by its door, which refuses it from others: the service's own puts it in again.
+        del given["train"]["steps"]
     return {key: value for key, value in given.items() if key in raw}
 
 

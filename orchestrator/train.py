@@ -146,8 +146,8 @@ class _Alive:
                 if time.monotonic() - self._heard > SILENCE_S:
                     raise Unreachable(
                         f"Ray has not answered for {SILENCE_S:.0f} s ({type(gone).__name__}). The "
-                        "run's checkpoints are kept: `python -m jobs.finetune` (`jobs.search`) "
-                        "with its spec and its id (--run) goes on from them."
+                        "run's checkpoints are kept: `python -m jobs.finetune` (`.search`, "
+                        "`.federate`) with its spec and its id (--run) goes on from them."
                     ) from gone
         return self._answer
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.federate.door import load_federated
 from jobs.retrain.door import load_retrain
 from jobs.search.door import load_search
 from jobs.spec_file import load_spec, read_raw
@@ -65,7 +66,8 @@ def loaded_by(module: str) -> set[str]:
 EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
 SEARCHES = [path for path in EXAMPLES if "search" in read_raw(path, ())]
 RETRAININGS = [path for path in EXAMPLES if "retrain" in read_raw(path, ())]
-SINGLE = [path for path in EXAMPLES if path not in (*SEARCHES, *RETRAININGS)]
+FEDERATIONS = [path for path in EXAMPLES if "federation" in read_raw(path, ())]
+SINGLE = [path for path in EXAMPLES if path not in (*SEARCHES, *RETRAININGS, *FEDERATIONS)]
 
 
 @pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.name)
@@ -83,10 +85,16 @@ def test_every_example_of_a_retraining_is_a_valid_one(path: Path):
     assert load_retrain(path).section.promote
 
 
+@pytest.mark.parametrize("path", FEDERATIONS, ids=lambda path: path.name)
+def test_every_example_of_a_federation_is_a_valid_one(path: Path):
+    assert load_federated(path).sparse_rounds
+
+
 def test_there_are_examples():
     assert {"chat.yaml", "newsgroups.yaml"} <= {path.name for path in EXAMPLES}
     assert [path.name for path in SEARCHES] == ["search.yaml"]
     assert [path.name for path in RETRAININGS] == ["retrain.yaml"]
+    assert [path.name for path in FEDERATIONS] == ["federate.yaml"]
 
 
 MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))

@@ -42,6 +42,10 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Time = Annotated[str, Field(pattern=r"^[0-9TZ:-]{20}$"), AfterValidator(_real_time)]
+Section = Annotated[
+    dict[Label, bool | Count | FiniteFloat | Label | None], Field(min_length=1, max_length=64)
+]
+"""A flat section of a spec."""
 FileName = Annotated[str, Field(max_length=255), AfterValidator(check_file_name)]
 
 
@@ -96,6 +100,8 @@ class Draft(Frozen):
     """The adapter that this one went on from, as NAME@vN."""
     search: RunId | None = None
     """The search that chose this adapter among its trials."""
+    federation: Section | None = None
+    """How clients with rows of their own made it, as its spec says; None where none did."""
     evaluation: dict[Label, dict[Label, FiniteFloat]] = Field(default_factory=dict)
     """Stage -> metric -> value, in the order of the stages. JSON has no NaN: leave those out."""
     ledger: dict[Label, Count | FiniteFloat] = Field(default_factory=dict)

@@ -57,10 +57,16 @@ def reproduce(name: Wanted, store: Store = DEFAULT_STORE, json: Json = False) ->
     """Run an adapter's run again from its own papers, and compare what comes out."""
     # Here, because Ray takes half a second to import and most commands need none.
     try:
+        from orchestrator.federate import federated_to_end
         from orchestrator.train import INTERRUPTED, run_to_end
     except ModuleNotFoundError as missing:
         raise not_installed(missing) from missing
-    found = reproduce_again(open_store(store), name, lambda spec: run_to_end(spec) is not None)
+    found = reproduce_again(
+        open_store(store),
+        name,
+        lambda spec: run_to_end(spec) is not None,
+        lambda asked: federated_to_end(asked) is not None,
+    )
     if found is None:
         raise typer.Exit(INTERRUPTED)
     different = {name: None if apart == inf else apart for name, apart in found.different.items()}

@@ -20,7 +20,9 @@ Project = Annotated[str | None, typer.Option(metavar="NAME", help="Of this proje
 Status = Annotated[
     str | None, typer.Option(metavar="STATUS", help="planned, running, done, failed …")
 ]
-Kind = Annotated[str | None, typer.Option(metavar="KIND", help="finetune, search or retrain.")]
+Kind = Annotated[
+    str | None, typer.Option(metavar="KIND", help="finetune, search, retrain or federate.")
+]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="As its spec is called.")]
 
 

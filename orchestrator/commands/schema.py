@@ -12,5 +12,5 @@ app = typer.Typer()
 
 @app.command()
 def schema() -> None:
-    """The spec's JSON Schema, for editors and programs; a search's section with it."""
+    """The spec's JSON Schema, for editors and programs; with search:, retrain: and federation:."""
     print_json(AnySpec.model_json_schema())

@@ -37,7 +37,7 @@ def submit(
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """Submit a spec to the service: a fine-tune, or what its search: or retrain: section says."""
+    """Submit a spec to the service: a fine-tune, or what its section (search: ...) makes of it."""
     sent = read_submission(spec, set or [])
     for key in sent.absent:
         note(f"{key} is not on this machine: the job checks it on the cluster.")

@@ -27,7 +27,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "train": Entry(
         "orchestrator.commands.fine_tune:train",
-        "Run a fine-tune or a retraining here: on a local Ray, joined, or started and ended.",
+        "Run a fine-tune, retraining or federation here: on a local Ray, or one started for it.",
         HERE,
     ),
     "search": Entry(
@@ -45,12 +45,12 @@ COMMANDS: dict[str, Entry] = {
     ),
     "schema": Entry(
         "orchestrator.commands.schema:schema",
-        "The spec's JSON Schema, for editors and programs; a search's section with it.",
+        "The spec's JSON Schema, for editors and programs; with search:, retrain: and federation:.",
         HERE,
     ),
     "submit": Entry(
         "orchestrator.commands.submit:submit",
-        "Submit a spec to the service: a fine-tune, or what its search: or retrain: section says.",
+        "Submit a spec to the service: a fine-tune, or what its section (search: ...) makes of it.",
         SERVICE,
     ),
     "runs": Entry(

@@ -84,7 +84,7 @@ class RunRow(Table):
     id: Mapped[str] = mapped_column(RUN, primary_key=True)
     project: Mapped[str] = mapped_column(NAME, ForeignKey("projects.name"))
     kind: Mapped[str] = mapped_column(WORD)
-    """finetune, search, retrain: the job's module."""
+    """finetune, search, retrain, federate: the job's module."""
     name: Mapped[str] = mapped_column(NAME)
     """Of the adapter that comes out."""
     store: Mapped[str] = mapped_column(LABEL)

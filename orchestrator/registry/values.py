@@ -19,7 +19,7 @@ LONGEST_DETAIL = 4000
 DEFAULT_PROJECT = "default"
 DEFAULT_CLUSTER = "default"
 
-Kind = Literal["finetune", "search", "retrain"]
+Kind = Literal["finetune", "search", "retrain", "federate"]
 Limit = Annotated[int, Field(ge=0, lt=2**31)]
 Checked = TypeVar("Checked")
 Value = TypeVar("Value")

@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.data.files import HUB_ID
 from jobs.errors import Fault, InputError
+from jobs.federate.door import Federated, validate_federated
 from jobs.retrain.door import Retrain, validate_retrain
 from jobs.search.door import Search, validate_search
 from jobs.spec import Spec
@@ -66,7 +67,7 @@ def asked_for(kind: Kind, raw: Mapping[str, Any], stores: Sequence[str]) -> Aske
 
 
 Read = tuple[Spec, str, int, int | None]
-"""The spec, its text, the workers at once, and how many trainings it is."""
+"""The spec, its text, the workers at once, and how many trainings of its steps it is."""
 
 
 def _finetune(raw: Mapping[str, Any]) -> Read:
@@ -85,7 +86,13 @@ def _retrain(raw: Mapping[str, Any]) -> Read:
     return found.spec, found.text(), _workers(found.spec), 1
 
 
-_READERS = {"finetune": _finetune, "search": _search, "retrain": _retrain}
+def _federate(raw: Mapping[str, Any]) -> Read:
+    found: Federated = validate_federated(raw)
+    # Its spec counts the steps of one client; as many as are drawn take them in each round.
+    return found.spec, found.text(), _workers(found.spec), found.section.clients_per_round
+
+
+_READERS = {"finetune": _finetune, "search": _search, "retrain": _retrain, "federate": _federate}
 
 
 def _workers(spec: Spec) -> int:

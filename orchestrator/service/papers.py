@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jobs.errors import Fault, InputError
+from jobs.federate.papers import FEDERATION
 from jobs.retrain.papers import RETRAIN
 from jobs.search.leave import SEARCH
 from jobs.store.objects import ObjectStore
@@ -13,11 +14,17 @@ from orchestrator.cluster.door import Job
 from orchestrator.registry.request_paper import REQUEST, read_request
 from orchestrator.registry.values import Run
 
-PARTS: Mapping[str, str] = {"finetune": SPEC, "search": SEARCH, "retrain": RETRAIN}
+PARTS: Mapping[str, str] = {
+    "finetune": SPEC,
+    "search": SEARCH,
+    "retrain": RETRAIN,
+    "federate": FEDERATION,
+}
 MODULES: Mapping[str, str] = {
     "finetune": "jobs.finetune",
     "search": "jobs.search",
     "retrain": "jobs.retrain",
+    "federate": "jobs.federate",
 }
 """What runs on a cluster for each kind: names of ours, whatever a spec says."""
 

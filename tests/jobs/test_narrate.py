@@ -16,6 +16,15 @@ PLAN = {
         {"name": "low-rank", "steps": 4, "share": 0.0234},
     ],
 }
+FEDERATED = {
+    **PLAN,
+    "federation": {
+        "clients": 20, "clients_per_round": 5, "sites": 2,
+        "stages": [{"name": "sparse", "rounds": 10}, {"name": "low-rank", "rounds": 20}],
+    },
+}  # fmt: skip
+ROUND = {"event": "round", "round": 3, "of": 30, "stage": "sparse", "clients": 5, "answered": 5,
+         "loss": 1.25, "up": 40_000, "down": 1_250_000}  # fmt: skip
 EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "loading": ({"event": "loading", "base": "/m", "host": "h", "pid": 7}, "loading /m"),
     "resumed": (
@@ -75,6 +84,18 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
                  "promoted chat@v2; before it, nothing"),
     "kept": ({"event": "kept", "adapter": "chat@v2", "why": "it is worse"},
              "kept chat@v2, not promoted: it is worse"),
+    "a federation started": (
+        {"event": "started", "steps": 30, "plan": FEDERATED},
+        "20 clients, 5 a round on 2 sites: sparse 10 rounds (1.00% of the model), "
+        "low-rank 20 rounds (2.34% of the model)"),
+    "round": (
+        ROUND, "round 3/30 sparse: 5 clients, loss 1.250, 1.25 MB down, 0.04 MB up"),
+    "round that lost some": (
+        {**ROUND, "answered": 3, "loss": None},
+        "round 3/30 sparse: 3 of 5 clients, loss nan, 1.25 MB down, 0.04 MB up"),
+    "left out": (
+        {"event": "left out", "round": 3, "client": "017", "why": "its site was lost"},
+        "round 3: client 017 left out: its site was lost"),
     "no event": ({}, None),
 }  # fmt: skip
 
@@ -104,6 +125,11 @@ STEP = {"step": 2, "stage": "sparse", "loss": 1.2345, "tokens_per_second": 99.6,
 def test_a_step_tells_what_is_left_at_the_pace_so_far():
     assert step_line(STEP, 6) == "step 2/6 sparse: loss 1.234, 100 tokens/s, 6 s left"
     assert step_line(STEP, 2) == "step 2/2 sparse: loss 1.234, 100 tokens/s, 0 s left"
+
+
+def test_a_federation_counts_rounds():
+    told = step_line(STEP | {"clients": 5, "answered": 4}, 30)
+    assert told == "round 2/30 sparse: loss 1.234, 100 tokens/s, 42 s left"
 
 
 def test_a_loss_that_is_no_number_is_told_as_such():

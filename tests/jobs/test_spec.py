@@ -129,8 +129,9 @@ def test_the_schema_accepts_every_example(path: Path):
         {"train": {"steps": "8"}},
         {"search": {"space": {}}},
         {"retrain": {"start": "yesterday"}},
+        {"federation": {"drop_out": 1}},
     ],
-    ids=["name", "unknown key", "density", "type", "a search of nothing", "a start"],
+    ids=["name", "unknown key", "density", "type", "a search of nothing", "a start", "no client"],
 )
 def test_the_schema_refuses_what_the_spec_refuses(wrong: dict[str, Any], tmp_path: Path):
     with pytest.raises(jsonschema.ValidationError):

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
+from jobs.federate.check import FederatedChecked, check_federated
+from jobs.federate.papers import FEDERATION, keep_asked
 from jobs.model_files import model_digest
 from jobs.preflight import Checked, check
 from jobs.spec_file import dump_spec, validate_spec
@@ -17,10 +19,15 @@ from jobs.store.manifest import Base, Data, Manifest
 from jobs.store.objects import open_store
 from jobs.store.runs import SPEC, RunStore
 from orchestrator.reproduce import GPU_TOLERANCE, Reproduced, reproduce
+from tests.jobs.federate.asked import a_federation
 from tests.jobs.store.made import adapter_folder, draft, floats
 from tests.tiny import chat_rows, hollow_model, tiny_spec
 
 RUN = "tiny-20260101-120000-0a1b"
+
+
+def unasked(_: Any) -> bool:
+    raise AssertionError("it is not made like that")
 
 
 class World:
@@ -56,14 +63,14 @@ class World:
         return True
 
     def reproduced(self) -> Reproduced:
-        found = reproduce(self.store, "tiny@v1", self.train)
+        found = reproduce(self.store, "tiny@v1", self.train, unasked)
         assert found is not None
         return found
 
 
 def test_what_is_stopped_half_way_is_compared_with_nothing(tmp_path: Path):
     world = World(tmp_path)
-    assert reproduce(world.store, "tiny@v1", lambda _: False) is None
+    assert reproduce(world.store, "tiny@v1", lambda _: False, unasked) is None
 
 
 def test_the_same_bytes_are_a_reproduction(tmp_path: Path):
@@ -130,4 +137,56 @@ def test_what_can_not_come_out_the_same_is_not_even_started(spoil, says: str, tm
         raise AssertionError("it was started")
 
     with pytest.raises(InputError, match=says):
-        reproduce(world.store, "tiny@v1", never)
+        reproduce(world.store, "tiny@v1", never, unasked)
+
+
+class Federation(World):
+    """The same of an adapter that clients made."""
+
+    def __init__(self, folder: Path) -> None:
+        chat_rows(folder / "eval.jsonl", 4)
+        self.asked = a_federation(folder, cluster={"workers": 2})
+        super().__init__(folder)
+
+    def commit(self, url: str, folder: Path) -> Manifest:
+        self.spec = self.asked.spec
+        self.runs.write_text(SPEC, dump_spec(self.spec))
+        keep_asked(self.asked, self.runs)
+        rows = self.checked.train
+        told = draft(
+            name="tiny",
+            run=RUN,
+            base=Base(path="base", digest=model_digest(self.checked.model.folder)),
+            data=Data(train_sha256=str(rows.sha256), row_order="seed 0", rows=rows.rows),
+            spec_sha256=hashlib.sha256(dump_spec(self.spec).encode()).hexdigest(),
+            federation=self.asked.section.model_dump(mode="json"),
+        )
+        return commit(open_store(url), folder, told)
+
+    def federate(self, found: FederatedChecked) -> bool:
+        assert found.asked.section == self.asked.section
+        assert found.partition is not None
+        assert found.partition.digest == self.partition()
+        self.commit(found.asked.spec.store, self.exported)
+        return True
+
+    def partition(self) -> str:
+        found = check_federated(self.asked, store=False).partition
+        assert found is not None
+        return found.digest
+
+    def again(self) -> Reproduced | None:
+        return reproduce(self.store, "tiny@v1", unasked, self.federate)
+
+
+def test_an_adapter_of_a_federation_is_made_by_its_clients_again(tmp_path: Path):
+    found = Federation(tmp_path).again()
+    assert found is not None and found.same
+
+
+def test_a_federation_whose_papers_were_changed_is_not_reproduced(tmp_path: Path):
+    world = Federation(tmp_path)
+    other = a_federation(tmp_path, {"average": "nesterov"}, cluster={"workers": 2})
+    world.runs.write_text(FEDERATION, other.text())
+    with pytest.raises(InputError, match=r"the federation of run .* was changed since"):
+        world.again()

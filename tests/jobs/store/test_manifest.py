@@ -38,6 +38,31 @@ def test_counts_stay_whole_and_stages_stay_in_order():
     assert list(read.evaluation) == ["before", "after"]
 
 
+def test_what_a_federation_asked_for_is_read_back_with_its_types():
+    asked = {"rounds": 30, "drop_out": 0.0, "freeze_a": False, "average": "fedavg", "column": None}
+    made = MANIFEST.model_copy(update={"federation": asked})
+    read = parse_manifest(manifest_bytes(made), KEY).federation
+    assert read == asked
+    assert [type(value) for value in (read or {}).values()] == [int, float, bool, str, type(None)]
+
+
+def test_a_manifest_from_before_federations_is_read():
+    whole = json.loads(manifest_bytes(MANIFEST))
+    del whole["federation"]
+    assert parse_manifest(json.dumps(whole).encode(), KEY) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[], "iid", {}, {"rounds": [1]}, {"x": {"y": 1}}, {"a": "b" * 5000},
+     {f"key {n}": n for n in range(65)}],
+)  # fmt: skip
+def test_a_federation_that_is_no_flat_section_is_refused(wrong: Any):
+    whole = json.loads(manifest_bytes(MANIFEST)) | {"federation": wrong}
+    with pytest.raises(BadManifest, match="federation"):
+        parse_manifest(json.dumps(whole).encode(), KEY)
+
+
 def changed(*path: str | int, to: Any) -> Callable[[], bytes]:
     def build() -> bytes:
         whole = json.loads(manifest_bytes(MANIFEST))

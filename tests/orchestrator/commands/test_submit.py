@@ -103,6 +103,27 @@ def test_a_section_makes_the_run_one_of_its_kind(desk: Desk, section: dict[str, 
     assert run["kind"] == kind and run["attempts"] == []
 
 
+def test_a_federation_is_submitted_as_it_is_written(desk: Desk):
+    section = {"clients": 4, "clients_per_round": 2, "rounds": 3}
+    path = spec(desk, train={"steps": None, "batch_size": 4}, federation=section)
+    result = desk.ask("submit", path, "--set", "federation.rounds=5", "--json")
+    assert result.exit_code == 0, result.output
+    run = json.loads(result.stdout)
+    assert run["kind"] == "federate" and run["attempts"] == []
+    there = sent(desk, run["id"])
+    assert there["federation"]["rounds"] == 5 and "steps" not in there["train"]
+
+
+@pytest.mark.parametrize(
+    ("federation", "key"),
+    [({"rounds": 0}, "federation.rounds"), ({"clients": None}, "federation.clients")],
+)
+def test_a_bad_federation_is_refused_here(desk: Desk, federation: dict[str, Any], key: str):
+    section = {"clients": 4, "clients_per_round": 2, "rounds": 3} | federation
+    result = desk.ask("submit", spec(desk, train={"steps": None}, federation=section))
+    assert result.exit_code == 2 and result.stderr.startswith(f"{key}: ")
+
+
 def test_two_sections_at_once_are_refused(desk: Desk):
     result = desk.ask("submit", spec(desk, search={"space": {}}, retrain={}))
     assert result.exit_code == 2 and "stands beside retrain" in result.stderr

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from jobs.errors import InputError
+from jobs.federate.door import validate_federated
 from jobs.retrain.door import validate_retrain
 from orchestrator.service.asked import asked_for
 from tests.orchestrator.service.made import spec_of
@@ -29,6 +30,22 @@ def test_a_retraining_without_its_section_is_refused():
 def test_a_fine_tune_with_the_section_is_refused():
     with pytest.raises(InputError, match="the spec of a retraining"):
         asked_for("finetune", spec_of(retrain={}), STORES)
+
+
+def test_a_federation_is_asked_for_with_its_section():
+    section = {"clients": 6, "clients_per_round": 3, "rounds": 7, "local_steps": 2}
+    spec = spec_of(federation=section, cluster={"workers": 2})
+    spec["train"] = {key: value for key, value in spec["train"].items() if key != "steps"}
+    asked = asked_for("federate", spec, STORES)
+    found = validate_federated(yaml.safe_load(asked.text))
+    assert (found.section.rounds, found.spec.train.steps) == (7, 14)
+    assert asked.workers == 2
+    assert asked.tokens == 7 * 3 * 2 * 4 * 64
+
+
+def test_a_federation_without_its_section_is_refused():
+    with pytest.raises(InputError, match="federation: missing"):
+        asked_for("federate", spec_of(), STORES)
 
 
 @pytest.mark.parametrize("key", ["model.path", "data.train", "data.eval"])
