@@ -55,7 +55,7 @@ def scheduler_of(search: Search, rows: Sequence[Row]) -> TrialScheduler:
 
 
 def _steps(search: Search) -> list[int]:
-    """How many steps (or rounds) trials may have: a trial is whole at its own end, not at the default's."""
+    """How many steps, or rounds, trials may have: one is whole at its own end, no other's."""
     if search.federation is None:
         key, default = "train.steps", search.spec.train.steps
     else:
