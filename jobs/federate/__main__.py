@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(asked: Federated, run_id: str, attempt: int) -> None:
     checked = check_federated(asked)
     # Ray and torch only after the check: bad input answers in a second, and starts nothing.
+    from jobs.cluster_run import connect
     from jobs.federate.drive import federate
 
     runs = RunStore(open_store(asked.spec.store), run_id)
@@ -50,6 +51,7 @@ def _run(asked: Federated, run_id: str, attempt: int) -> None:
     print(f"run {run_id}", flush=True)
     with Lease(runs, attempt), told(runs):
         try:
+            connect()
             federate(request, runs, attempt=attempt)
         except JobsError as failed:
             runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})

@@ -10,16 +10,18 @@ from jobs.store.runs import RunStore
 
 
 def federate(request: Request, runs: RunStore, *, attempt: int) -> Manifest | None:
-    """All rounds and the commit. Raises InputError, TrainingFailed, StoreError, Unreachable."""
+    """All rounds and the commit, on the Ray that this process has joined.
+
+    Raises InputError, TrainingFailed, StoreError.
+    """
     # The server has no accelerator: it averages, and splits updates.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from jobs.cluster_run import connect, missing_resources
+    from jobs.cluster_run import missing_resources
     from jobs.federate.ray_sites import RaySites
     from jobs.federate.rows import partition_of
     from jobs.federate.server import Federation
 
     split = partition_of(request)
-    connect()
     if (missing := missing_resources(request)) is not None:
         print(f"waiting for the cluster: {missing}", flush=True)
     sites = RaySites(request)
