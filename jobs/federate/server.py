@@ -43,7 +43,7 @@ from slora.mask import Mask
 from slora.masks.choose import choose_masks, needed
 from slora.start import Start
 
-MOMENTUM, RESIDUAL = "outer", "residual/"
+MOMENTUM, RESIDUAL = "outer", "residual"
 """Beside the weights in a checkpoint: the server's momentum; each client's error feedback."""
 
 
@@ -93,11 +93,8 @@ class Federation:
         self.evaluations = {at: dict(found) for at, found in state.record["evaluations"].items()}
         self.ledger.restore(state.record["ledger"])
         self._equipped = set(state.record["equipped"])
-        self._waiting = {
-            int(client.removeprefix(RESIDUAL)): _bytes(tensors["vector"])
-            for client, tensors in state.moments.items()
-            if client.startswith(RESIDUAL)
-        }
+        waiting = state.moments.get(RESIDUAL, {})
+        self._waiting = {int(client): _bytes(left_n) for client, left_n in waiting.items()}
         stage = self.plan.stages[state.stage].name
         self.record.event("resumed", step=state.step, stage=stage)
 
@@ -264,6 +261,10 @@ class Federation:
             who = f"client {self.split.names[found.client]} in round {found.round + 1}"
             what = f"its masks have the digest {found.agreed[:12]}, all others {opened.agreed[:12]}"
             raise TrainingFailed(who, what, "Is its base the same, and its seed?")
+        has = len(self.split.rows[found.client])
+        if found.rows != has or found.round != self.round:
+            what = f"{found.rows} rows in round {found.round + 1}"
+            return Left(found.client, self.round, f"it told of {what}, and has {has}")
         section = self.section
         try:
             delta_n = decode(found.update, section.compress, opened.layout.sizes, section.topk)
@@ -324,9 +325,9 @@ class Federation:
             moments[MOMENTUM] = layout.named(averaging.momentum_n.clone())
         if self.section.sticky:
             waiting = {**self._waiting, **self.sites.residuals()}
-            for client, left in waiting.items():
+            moments[RESIDUAL] = {str(one): _vector(left, layout) for one, left in waiting.items()}
+            for left in waiting.values():
                 self.team.wire.count(CHECKPOINT, len(left))
-                moments[f"{RESIDUAL}{client}"] = {"vector": _vector(left, layout)}
         noted = {
             "evaluations": {at: dict(found) for at, found in self.evaluations.items()},
             "ledger": self.ledger.kept(),

@@ -114,7 +114,7 @@ def run(part: Part, rivals: tuple[Rival, ...], path: Path, asked: argparse.Names
                 setting, found = running.pop(ready), ready.result()
                 append(path, {"key": setting.key, **found})
                 said = found.get("unavailable")
-                said = said or f"{found['test']:.3f} in {found['seconds']:.0f} s"
+                said = said or f"{found['test']:.3f} in {found['wall_seconds']:.0f} s"
                 print(f"{setting.told}: {said} ({len(left)} due)", file=sys.stderr, flush=True)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

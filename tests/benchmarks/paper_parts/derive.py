@@ -127,5 +127,5 @@ def _typical(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """
     by_stage: dict[str, list[float]] = {}
     for line in rounds:
-        by_stage.setdefault(line["stage"], []).append(line["seconds"] / line["clients"])
+        by_stage.setdefault(line["stage"], []).append(line["client_seconds"])
     return {stage: statistics.median(times) for stage, times in by_stage.items()}

@@ -190,7 +190,7 @@ class Setting:
             "name": "paper",
             "model": {"path": part.model, "task": part.task, "dtype": part.dtype},
             "data": {"train": data["train"], "eval": evaluated, "format": part.format,
-                     "max_length": part.max_length},
+                     "max_length": part.max_length, "packing": False},
             "method": {"rank": RANK, "alpha": 2 * RANK, "density": DENSITY, **self.method},
             "train": {"batch_size": part.batch_size, "micro_batch_size": part.batch_size,
                       "learning_rate": rate, "sparse_learning_rate": sparse_rate,

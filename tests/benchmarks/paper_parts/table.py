@@ -78,7 +78,7 @@ def _row(
         "against_lora": _against(mine, lines.get(LOW_RANK)),
         "before_handoff": _mean(one.get("before") for one in handed),
         "after_handoff": _mean(one.get("after") for one in handed),
-        "kept": _mean(one.get("kept") for one in handed),
+        "kept": _mean(one.get("kept") for one in found),
         "saved": {
             str(rate): saved(mine, lines[BASELINE], f"{rate} Mbit/s", higher=higher)
             for rate in RATES_MBIT

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 import xml.etree.ElementTree as Xml
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from jobs.federate.door import validate_federated
 from tests.benchmarks import paper
 from tests.benchmarks.paper_parts.data import NoData, prepared
 from tests.benchmarks.paper_parts.derive import at_cost, cost_to, curve, mean_curve, saved
@@ -17,6 +21,8 @@ from tests.benchmarks.paper_parts.order import chosen, grid, results, wanted
 from tests.benchmarks.paper_parts.plan import CORE, HARDEST, RIVALS, SIZES, rates_of
 from tests.benchmarks.paper_parts.svg import line_chart
 from tests.benchmarks.paper_parts.table import goals, rows
+from tests.benchmarks.paper_parts.training import train_one
+from tests.tiny import label_rows, tiny_encoder, tiny_relative
 
 NEWS, SPEECHES = SIZES["small"]["newsgroups"], SIZES["small"]["addresses"]
 BY_NAME = {rival.name: rival for rival in RIVALS}
@@ -30,7 +36,8 @@ def result(*figures: float, mb: float, seconds: float = 5.0, **more: Any) -> dic
         "test": figures[-1],
         "points": [{"round": at, "test": figure} for at, figure in enumerate(figures)],
         "rounds": [
-            {"round": at, "stage": "low-rank", "clients": 1, "answered": 1, "seconds": seconds,
+            {"round": at, "stage": "low-rank", "clients": 1, "answered": 1,
+             "client_seconds": seconds,
              "down": mb * MB / 2, "up": mb * MB / 2, "tokens": 0}
             for at in range(1, len(figures))
         ],
@@ -100,11 +107,10 @@ def test_a_key_tells_settings_apart_and_survives_another_number_of_seeds():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("part", ["newsgroups", "addresses"])
 def test_every_setting_is_a_spec_that_the_door_takes(size, part):
-    door = pytest.importorskip("jobs.federate.door")
     data = {"train": "train.jsonl"}
     for rival in RIVALS:
         for one in grid(SIZES[size][part], rival):
-            door.validate_federated(one.spec(data, "file:///store", "held.jsonl"))
+            validate_federated(one.spec(data, "file:///store", "held.jsonl"))
 
 
 # What follows from rounds
@@ -112,7 +118,7 @@ def test_every_setting_is_a_spec_that_the_door_takes(size, part):
 
 def test_a_curve_adds_up_one_clients_bytes_and_its_typical_seconds():
     found = result(0.1, 0.2, 0.4, mb=2.0)
-    found["rounds"][0] |= {"clients": 4, "down": 4 * MB, "up": 4 * MB, "seconds": 20.0}
+    found["rounds"][0] |= {"clients": 4, "down": 4 * MB, "up": 4 * MB}
     first, second, third = curve(found)
     assert (first.client_mb, first.all_mb, first.compute_s) == (0, 0, 0)
     assert (second.client_mb, second.all_mb, second.compute_s) == (2, 8, 5)
@@ -169,6 +175,52 @@ def test_a_row_has_lora_beside_it_at_equal_bytes_and_the_goals_are_said():
     assert len(results(NEWS, HARDEST, BY_NAME["lora"], done)) == 1
 
 
+# A whole training, on the product's own federation
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another cost seconds where tests run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("kind", "method", "trained"),
+    [
+        pytest.param("bert", "slora gradient", {"sparse", "low-rank"}, id="bert, two stages"),
+        pytest.param("distilbert", "ffa-lora", {"low-rank"}, id="distilbert, A frozen"),
+        pytest.param("distilbert", "bitfit", {"full"}, id="distilbert, biases"),
+        pytest.param("albert", "slora rows", {"sparse", "low-rank"}, id="albert, whole rows"),
+    ],
+)
+def test_a_tiny_training_leaves_curves_bytes_and_what_was_trained(tmp_path, kind, method, trained):
+    model = tmp_path / "model"
+    tiny_encoder(model) if kind == "bert" else tiny_relative(model, kind)
+    label_rows(tmp_path / "train.jsonl", 220, "abcd")
+    label_rows(tmp_path / "test.jsonl", 44, "abcd")
+    data = {kind: str(tmp_path / f"{kind}.jsonl") for kind in ("train", "test")}
+    part = replace(SIZES["tiny"]["newsgroups"], model=str(model), data=data)
+    one = next(grid(part, BY_NAME[method]))
+    found = train_one(one, prepared(part, tmp_path / "rows"), "cpu")
+    assert "unavailable" not in found
+    assert set(found["trained"]) == trained
+    points = curve(found)
+    assert [point.round for point in points] == sorted(point.round for point in points)
+    assert points[0].client_mb == 0 < points[1].client_mb < points[-1].client_mb
+    assert 0 <= found["validation"] <= 1
+    assert found["test"] == points[-1].figure
+    assert (found["handoff"] is not None) == (len(trained) == 2)
+    if method == "bitfit":
+        assert found["trained"]["full"] < 0.1 * found["parameters"]
+    # Weights go down as float32 and come back so; what else went down, were chosen masks.
+    for line in found["rounds"]:
+        assert line["down"] >= 4 * found["trained"][line["stage"]] * line["clients"]
+
+
 # Files
 
 
@@ -220,8 +272,6 @@ def test_a_part_without_its_data_says_how_to_get_them(tmp_path):
 
 
 def _part_of(folder: Path, *, rows: int) -> Any:
-    from dataclasses import replace
-
     for kind in ("train", "test"):
         lines = [
             json.dumps({"text": f"{kind} text number {at:03}", "label": "abcd"[min(at % 10, 3)]})
