@@ -38,7 +38,8 @@ class Cluster:
 
     hosts: tuple[Host, ...]
     folder: Path
-    cpus: int
+    cpus: tuple[int, ...]
+    """Of each host, as its Ray is told."""
     environment: Mapping[str, str]
     launched: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -72,7 +73,7 @@ class Cluster:
             str(Path(sys.executable).with_name("ray")),
             *("start", *head, "--block", "--disable-usage-stats"),
             f"--node-ip-address={host.address}",
-            f"--num-cpus={self.cpus}",
+            f"--num-cpus={self.cpus[host.number]}",
             f"--object-store-memory={STORE_BYTES}",
             f"--temp-dir={self.folder / str(host.number)}",
         ]
@@ -100,10 +101,13 @@ class Cluster:
 
 
 @contextmanager
-def ray_hosts(count: int = 2, *, cpus: int = 2, link: Link | None = None) -> Iterator[Cluster]:
+def ray_hosts(
+    count: int = 2, *, cpus: int = 2, head_cpus: int | None = None, link: Link | None = None
+) -> Iterator[Cluster]:
     """A Ray of `count` hosts with token authentication on; nothing is left on leaving.
 
-    Raises NotAllowed where this machine makes no namespaces.
+    `head_cpus`: 0 keeps all workers off the head, where a job's driver is. Raises NotAllowed where
+    this machine makes no namespaces.
     """
     with ExitStack() as leaving:
         # Short, because Ray's sockets lie below it and a socket's path has 107 characters.
@@ -111,7 +115,8 @@ def ray_hosts(count: int = 2, *, cpus: int = 2, link: Link | None = None) -> Ite
         leaving.callback(shutil.rmtree, folder, ignore_errors=True)
         with ExitStack() as before:
             hosts = before.enter_context(network(count, link))
-            cluster = Cluster(hosts, folder, cpus, _environment(folder))
+            each = (cpus if head_cpus is None else head_cpus, *[cpus] * (count - 1))
+            cluster = Cluster(hosts, folder, each, _environment(folder))
             leaving.callback(cluster.reap)
             leaving.push(before.pop_all())
         for host in hosts:

@@ -52,6 +52,16 @@ class Found:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A job that has ended, and what the hosts had sent at every line of its journals."""
+
+    runs: RunStore
+    exit_code: int
+    log: Path
+    marks: Sequence[Mark]
+
+
 def idle_bytes_per_second(cluster: Cluster) -> float:
     """What Ray alone sends while nothing runs, out of the host that sends most."""
     began, before = time.monotonic(), cluster.sent()
@@ -63,29 +73,37 @@ def idle_bytes_per_second(cluster: Cluster) -> float:
 def run_spec(cluster: Cluster, path: Path, changes: Sequence[str] = ()) -> Found:
     """`python -m jobs.finetune` on the head. Raises InputError where the spec itself is wrong."""
     spec = absolute(load_spec(path, changes))
+    return _found(spec, run_job(cluster, path, spec, "jobs.finetune", changes))
+
+
+def run_job(
+    cluster: Cluster, path: Path, spec: Spec, module: str, changes: Sequence[str] = ()
+) -> Watched:
+    """A job of ours on the head, with its spec's file, watched. Raises InputError."""
     run = new_run_id(spec.name, datetime.datetime.now(datetime.UTC))
     runs, log = RunStore(open_store(spec.store), run), cluster.folder / f"{run}.log"
     if not isinstance(runs.store, DirectoryStore):
         problem = f"{spec.store}: the hosts see no network but their own"
         raise InputError([Fault("store", problem, "Use file:// and a folder.")])
-    words = ["-m", "jobs.finetune", "--spec", str(path.absolute()), "--run", run]
+    words = ["-m", module, "--spec", str(path.absolute()), "--run", run]
     words += [word for change in changes for word in ("--set", change)]
     with watching((runs.events, runs.metrics), cluster.sent) as marks:
         job = cluster.job(*words, log=log)
         code = job.wait()
-    return _found(spec, runs, code, log, marks)
+    return Watched(runs, code, log, marks)
 
 
-def _found(spec: Spec, runs: RunStore, code: int, log: Path, marks: Sequence[Mark]) -> Found:
+def _found(spec: Spec, watched: Watched) -> Found:
+    runs, code, log, marks = watched.runs, watched.exit_code, watched.log, watched.marks
     traffic = tuple(stages(marks, every=spec.cluster.sync_every))
     first = next((mark for mark in marks if mark.line.get("event") == "stage"), marks[-1])
     of_steps = tuple(
-        sum(_gone(before, after)[host] for before, after in pairwise(marks) if after.step)
+        sum(gone(before, after)[host] for before, after in pairwise(marks) if after.step)
         for host in range(len(first.sent))
     )
-    whole = _gone(marks[0], marks[-1])
+    whole = gone(marks[0], marks[-1])
     busiest = max(range(len(whole)), key=whole.__getitem__)
-    before = _gone(marks[0], first)[busiest]
+    before = gone(marks[0], first)[busiest]
     return Found(
         run=runs.run_id,
         exit_code=code,
@@ -99,5 +117,6 @@ def _found(spec: Spec, runs: RunStore, code: int, log: Path, marks: Sequence[Mar
     )
 
 
-def _gone(before: Mark, after: Mark) -> tuple[int, ...]:
+def gone(before: Mark, after: Mark) -> tuple[int, ...]:
+    """What each host has sent in between."""
     return tuple(now - then for then, now in zip(before.sent, after.sent, strict=True))
