@@ -66,27 +66,14 @@ def _escaped(character: str) -> str:
 
 def _started(event: Mapping[str, Any]) -> str:
     plan = event["plan"]
-    if "federation" in plan:
-        return _federated(plan)
     stages = ", ".join(
         f"{stage['name']} {stage['steps']} steps ({stage['share']:.2%} of the model)"
         for stage in plan["stages"]
     )
+    if "clients" in event:
+        # Of a federation: the steps are those of a client that every round draws.
+        return f"{event['clients']} clients, {event['steps']} rounds: {stages}"
     return f"{workers_text(plan['workers'])}, {plan['sharding']}: {stages}"
-
-
-def _federated(plan: Mapping[str, Any]) -> str:
-    told, shares = plan["federation"], [stage["share"] for stage in plan["stages"]]
-    stages = ", ".join(
-        f"{stage['name']} {stage['rounds']} rounds ({share:.2%} of the model)"
-        for stage, share in zip(told["stages"], shares, strict=True)
-    )
-    each = f"{told['clients_per_round']} a round on {told['sites']} site{_s(told['sites'])}"
-    return f"{told['clients']} clients, {each}: {stages}"
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
 
 
 def _round(event: Mapping[str, Any]) -> str:
@@ -97,6 +84,11 @@ def _round(event: Mapping[str, Any]) -> str:
         f"round {event['round']}/{event['of']} {event['stage']}: {who}, "
         f"loss {number(event['loss'], '.3f')}, {down}, {up}"
     )
+
+
+def _left_out(event: Mapping[str, Any]) -> str:
+    who = event.get("name", event["client"])
+    return f"round {event['round']}: client {who} left out: {event['why']}"
 
 
 def _masked(event: Mapping[str, Any]) -> str:
@@ -131,7 +123,7 @@ LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "published": lambda e: f"committed {e['adapter']}: {e['bytes'] / 1e6:.1f} MB at {e['place']}",
     # Of a federation alone.
     "round": _round,
-    "left out": lambda e: f"round {e['round']}: client {e['client']} left out: {e['why']}",
+    "left out": _left_out,
     # Of a retraining alone.
     "looked": _looked,
     "nothing new": lambda e: f"nothing new: {e['why']}",

@@ -45,10 +45,9 @@ def show(checked: Checked, federation: FederationPlan | None = None) -> None:
         say("")
         table(prediction)
     say("")
-    counted = "steps" if federation is None else "rounds"
     show_pairs(
         [
-            *_cost(prediction, counted),
+            *_cost(prediction, f"{federation.rounds:,} rounds" if federation else None),
             *_ends(checked.spec.train.stop),
             *(("note", f"{line}.") for line in checked.plan.notes),
         ]
@@ -187,9 +186,9 @@ def _ends(stop: StopSection) -> Iterator[tuple[str, str]]:
         yield "may end at", "; ".join(told)
 
 
-def _cost(found: Prediction, counted: str) -> Iterator[tuple[str, str]]:
+def _cost(found: Prediction, rounds: str | None) -> Iterator[tuple[str, str]]:
     if found.tokens is not None:
-        yield "tokens", f"{found.tokens:,} at most, in {found.steps:,} {counted}"
+        yield "tokens", f"{found.tokens:,} at most, in {rounds or f'{found.steps:,} steps'}"
     yield (
         "checkpoint",
         f"{size_text(found.checkpoint)} at most; the adapter about {size_text(found.adapter)}",

@@ -115,11 +115,10 @@ def _frozen(found: Federated, plan: Plan, targets: Mapping[str, tuple[int, int]]
 
 
 def _together(found: Federated, one: Prediction, federation: FederationPlan) -> Prediction:
-    """From what one site alone takes to all of them: rounds for steps, every client's tokens."""
+    """From what one site alone takes to all of them, and every client's tokens."""
     place, sites = place_of(found.spec), found.spec.workers
     way = replace(one.way, flows=federation.flows, fits=_fits(one.way.needed, place.memory))
-    rounds, drawn = found.section.rounds, found.section.clients_per_round
-    tokens = None if one.tokens is None else one.tokens * drawn
+    tokens = None if one.tokens is None else one.tokens * found.section.clients_per_round
     speed = one.speed
     if speed is not None and found.spec.cluster.machine.tokens_per_second is None:
         # What a run of one worker had; what the spec says is of all sites already.
@@ -140,7 +139,6 @@ def _together(found: Federated, one: Prediction, federation: FederationPlan) -> 
         ways=(way,),
         reason="every site holds the base whole",
         fault=fault,
-        steps=rounds,
         tokens=tokens,
         seconds=seconds,
         cost=None if seconds is None or price is None else price * place.nodes * seconds / 3600,

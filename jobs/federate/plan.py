@@ -13,12 +13,12 @@ from typing import Any
 
 from jobs.federate.section import FederationSection
 from jobs.model_files import DECODER_HEADS_WITHOUT_BIAS, DECODERS, HEADS_OF_TWO_LAYERS, ModelFiles
-from jobs.plan import StagePlan
+from jobs.plan import StagePlan, sized_by_rank
 from jobs.predict.from_spec import NEEDS_NO_DATA, counted_exactly
 from jobs.predict.wire import FLOAT32, Flow
 from jobs.spec import MethodSection, Spec
 from slora.names import entries
-from slora.sizes import STRUCTURES
+from slora.sizes import STRUCTURES, block_sides
 
 PLACE = 4
 """Bytes of a position: int32."""
@@ -162,53 +162,51 @@ class _Flows:
             each = self.section.clients_per_round
             yield self._flow("calibration", self.stages[0], self._scores(), each)
         for stage in self.stages:
-            if stage.rounds:
-                yield from self._once(stage)
-                yield from self._rounds(stage)
-                yield from self._evaluations(stage)
+            yield from self._once(stage)
+            yield from self._rounds(stage)
+            yield from self._beside(stage)
 
     def _rounds(self, stage: StageRounds) -> Iterator[Flow]:
-        each = self.section.clients_per_round
-        answers = each * (1 - self.section.drop_out)
-        exact = self._exact(stage)
-        for cause, sent, count in (("down", stage.down, each), ("up", stage.up, answers)):
-            times = round(stage.rounds * count)
-            yield Flow(cause, stage.name, sent, times, count, True, exact)
+        each, drop_out = self.section.clients_per_round, self.section.drop_out
+        counted = stage.name != "sparse" or counted_exactly(self.spec.method)
+        exact = counted and stage.name != "full"
+        # Who drops out has got the weights, and does not answer.
+        answers = each * (1 - drop_out)
+        yield Flow("down", stage.name, stage.down, stage.rounds * each, each, True, exact)
+        times = round(stage.rounds * answers)
+        yield Flow("up", stage.name, stage.up, times, answers, True, exact and not drop_out)
 
     def _once(self, stage: StageRounds) -> Iterator[Flow]:
-        """What a client is told before its first task in a stage."""
-        values = self._mask_entries
-        if stage.name == "sparse" and self._scored:
-            yield self._flow("masks", stage, PLACE * values, self._first_tasks(stage))
-        if stage.name != "low-rank" or not values or not self.stages[0].rounds:
-            return
-        method = self.spec.method
-        sent = values if method.handoff.residual != "drop" else 0
-        # A frozen A that a hand-off made comes from no seed.
-        sent += method.rank * sum(wide for _, wide in self.targets.values()) * self.section.freeze_a
-        if sent:
-            yield self._flow("hand-off", stage, FLOAT32 * sent, self._first_tasks(stage))
+        """What a client is told before its first task in a stage, and a site before all."""
+        method, values = self.spec.method, self._mask_entries
+        keeps = method.handoff.residual != "drop"
+        times = self._first_tasks(stage)
+        if self._scored and (stage.name == "sparse" or keeps):
+            yield self._flow("masks", stage, PLACE * self._places(), times)
+        if stage.name == "low-rank" and values and (keeps or self.section.freeze_a):
+            factors = method.rank * sum(map(sum, self.targets.values()))
+            sent = FLOAT32 * (factors + (values if keeps else 0))
+            yield self._flow("hand-off", stage, sent, times)
 
-    def _evaluations(self, stage: StageRounds) -> Iterator[Flow]:
+    def _beside(self, stage: StageRounds) -> Iterator[Flow]:
+        """Weights at a stage's start and at the commit, and to every site for an evaluation."""
+        last = stage == self.stages[-1]
+        yield self._flow("install", stage, stage.down, 2 if last else 1)
         data, every = self.spec.data, self.spec.train.eval_every
         if data.eval is None and data.eval_fraction is None:
             return
-        looks = 2 + ((stage.rounds - 1) // every if every else 0)
+        looks = 1 + bool(stage.rounds or last) + (max(0, stage.rounds - 1) // every if every else 0)
         yield self._flow("evaluation", stage, stage.down, looks * self.spec.workers)
 
     def _flow(self, cause: str, stage: StageRounds, sent: int, times: int | None) -> Flow:
         return Flow(cause, stage.name, sent, times, 0.0, True, exact=False)
 
     def _first_tasks(self, stage: StageRounds) -> int | None:
-        """Clients that are drawn in a stage at least once, as it is to be expected."""
+        """Clients that are drawn in a stage at least once, as it is to be expected, and a site."""
         if self.clients is None:
             return None
         missed = (1 - self.section.clients_per_round / self.clients) ** stage.rounds
-        return round(self.clients * (1 - missed))
-
-    def _exact(self, stage: StageRounds) -> bool:
-        counted = stage.name != "sparse" or counted_exactly(self.spec.method)
-        return self.section.drop_out == 0 and counted and stage.name != "full"
+        return 1 + round(self.clients * (1 - missed))
 
     @property
     def _mask_entries(self) -> int:
@@ -221,7 +219,18 @@ class _Flows:
         """Whether the masks come from the rows of the first round's clients."""
         method = self.spec.method
         by = method.score if method.mask in STRUCTURES else method.mask
-        return bool(self._mask_entries and self.stages[0].rounds) and by not in NEEDS_NO_DATA
+        return bool(self._mask_entries) and by not in NEEDS_NO_DATA
+
+    def _places(self) -> int:
+        """Positions that tell the masks: of entries, or of rows and columns that are not all."""
+        method = self.spec.method
+        if method.mask not in STRUCTURES:
+            return self._mask_entries
+        rank, told = sized_by_rank(self.spec), 0
+        for shape in self.targets.values():
+            sides = block_sides(method.mask, shape, density=method.density, rank=rank)
+            told += sum(side for side, whole in zip(sides, shape, strict=True) if side < whole)
+        return told
 
     def _scores(self) -> int:
         """Bytes of one client's scores: of every entry, or of whole rows or columns."""

@@ -208,7 +208,7 @@ class Site:
         kit = kit or Kit()
         self._plain()
         self._residuals.clear()
-        masks = self._method.masks or self._masks(kit)
+        masks = (self._method.masks or self._masks(kit)) if self._on_masks(stage) else None
         self._method = self._fresh_method()
         self._method.masks = masks
         if self._name(stage) == "sparse":
@@ -235,10 +235,15 @@ class Site:
                     if hasattr(layer, part):
                         getattr(layer, part).requires_grad_(False)
 
-    def _masks(self, kit: Kit) -> dict[str, Mask] | None:
+    def _on_masks(self, stage: int) -> bool:
+        """Whether the stage has masks: to train on, or under what a hand-off left beside it."""
+        if self._name(stage) == "sparse":
+            return True
+        method = self._spec.method
+        return method.kind == "slora" and method.handoff.residual != "drop"
+
+    def _masks(self, kit: Kit) -> dict[str, Mask]:
         """From the kit, or made here, as every site makes them: of the seed, or of the base."""
-        if self._spec.method.kind not in ("slora", "sparse"):
-            return None
         shapes = self._method.shapes
         if kit.masks:
             return unpack_masks(kit.masks, shapes)

@@ -22,6 +22,7 @@ from jobs.errors import (
     StoreRefused,
     StoreUnreachable,
 )
+from jobs.federate.papers import FEDERATION
 from jobs.spec import Spec
 from jobs.spec_file import MOST_BYTES, NOT_YAML, validate_spec
 from jobs.store.journal import line_of_event, whole_events
@@ -33,7 +34,7 @@ from orchestrator.registry.hostile import LARGEST, MENDED, counted, is_run, mapp
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.request_paper import REQUEST, RequestPaper, read_request
 from orchestrator.registry.search_papers import SEARCH, asked_of, found_by, trials_of
-from orchestrator.registry.values import told
+from orchestrator.registry.values import Kind, told
 
 LARGEST_JOURNAL = 256 << 20
 LONGEST_WORDS = 1000
@@ -88,7 +89,7 @@ def runs_in(store: ObjectStore) -> Iterator[tuple[str, frozenset[str]]]:
         if len(parts) == 3:
             found.setdefault(parts[1], set()).add(parts[2])
     for run, papers in sorted(found.items()):
-        if papers & {SPEC, SEARCH, REQUEST}:
+        if papers & {SPEC, SEARCH, FEDERATION, REQUEST}:
             yield run, frozenset(papers)
 
 
@@ -106,6 +107,13 @@ def read_papers(store: ObjectStore, run: str, papers: frozenset[str]) -> Papers 
         return Fault(f"runs/{run}", str(error)[:300], MENDED)
 
 
+def _kind(papers: frozenset[str]) -> Kind:
+    """Of a run that no service was asked for."""
+    if SEARCH in papers:
+        return "search"
+    return "federate" if FEDERATION in papers else "finetune"
+
+
 def _read(store: ObjectStore, run: str, papers: frozenset[str]) -> Papers:
     prefix, faults = f"runs/{run}/", list[Fault]()
     spec, digest = _spec(store, prefix + SPEC, faults) if SPEC in papers else (None, None)
@@ -119,7 +127,7 @@ def _read(store: ObjectStore, run: str, papers: frozenset[str]) -> Papers:
     return Papers(
         id=run,
         name=request.name if request else spec.name if spec else run[:63],
-        kind=request.kind if request else "search" if SEARCH in papers else "finetune",
+        kind=request.kind if request else _kind(papers),
         spec_sha256=sha256(request.text.encode()).hexdigest() if request else digest,
         workers=request.workers if request else _most_workers(spec),
         created_at=begun,

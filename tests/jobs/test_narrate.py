@@ -16,13 +16,6 @@ PLAN = {
         {"name": "low-rank", "steps": 4, "share": 0.0234},
     ],
 }
-FEDERATED = {
-    **PLAN,
-    "federation": {
-        "clients": 20, "clients_per_round": 5, "sites": 2,
-        "stages": [{"name": "sparse", "rounds": 10}, {"name": "low-rank", "rounds": 20}],
-    },
-}  # fmt: skip
 ROUND = {"event": "round", "round": 3, "of": 30, "stage": "sparse", "clients": 5, "answered": 5,
          "loss": 1.25, "up": 40_000, "down": 1_250_000}  # fmt: skip
 EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
@@ -85,9 +78,9 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "kept": ({"event": "kept", "adapter": "chat@v2", "why": "it is worse"},
              "kept chat@v2, not promoted: it is worse"),
     "a federation started": (
-        {"event": "started", "steps": 30, "plan": FEDERATED},
-        "20 clients, 5 a round on 2 sites: sparse 10 rounds (1.00% of the model), "
-        "low-rank 20 rounds (2.34% of the model)"),
+        {"event": "started", "steps": 30, "plan": PLAN, "clients": 20},
+        "20 clients, 30 rounds: sparse 2 steps (1.00% of the model), "
+        "low-rank 4 steps (2.34% of the model)"),
     "round": (
         ROUND, "round 3/30 sparse: 5 clients, loss 1.250, 1.25 MB down, 0.04 MB up"),
     "round that lost some": (
@@ -96,6 +89,9 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "left out": (
         {"event": "left out", "round": 3, "client": "017", "why": "its site was lost"},
         "round 3: client 017 left out: its site was lost"),
+    "left out by name": (
+        {"event": "left out", "round": 3, "client": 17, "name": "ann", "why": "no rows"},
+        "round 3: client ann left out: no rows"),
     "no event": ({}, None),
 }  # fmt: skip
 

@@ -1,0 +1,339 @@
+"""A federation without Ray: what it equals, what it survives, what it refuses, what it bills."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs.checkpoint import newest_state
+from jobs.errors import TrainingFailed
+from jobs.federate.bill import rounds_journal
+from jobs.federate.messages import Answer, Kit, Left, Task
+from jobs.federate.payload import decode
+from jobs.federate.rows import partition_of
+from jobs.federate.server import Federation
+from jobs.federate.sites import LocalSites, Played
+from jobs.preflight import check
+from jobs.spec_file import validate_spec
+from jobs.store.adapters import pull, resolve
+from jobs.store.objects import open_store
+from jobs.store.runs import RunStore
+from jobs.team import Team
+from jobs.training import Training
+from tests.jobs.federate.runs import (
+    RUN,
+    federation_of,
+    folder_with_rows,
+    request_of,
+    weights_of,
+)
+from tests.tiny import label_rows
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return folder_with_rows(tmp_path_factory.mktemp("federation"))
+
+
+class Killed(Exception):
+    """The server is gone."""
+
+
+def _ended(folder: Path, federation: dict[str, Any], store: str, **changes: Any) -> Federation:
+    made = federation_of(request_of(folder, federation, store=store, **changes))
+    made.run()
+    return made
+
+
+SGD = {"optimizer": "sgd", "local_steps": 1}
+PLAIN = {"train": {"learning_rate": 0.5, "sparse_learning_rate": 0.5, "max_grad_norm": 1e6}}
+
+
+def test_one_local_step_of_sgd_on_four_clients_is_the_same_step_on_all_their_rows(folder, tmp_path):
+    # Four files of four rows: a batch of four is all that a client has, in any order.
+    shutil.copytree(folder / "model", tmp_path / "model")
+    for client in range(4):
+        label_rows(tmp_path / "clients" / f"{client}.jsonl", 4 * (client + 1))
+        lines = (tmp_path / "clients" / f"{client}.jsonl").read_text().splitlines()[-4:]
+        (tmp_path / "clients" / f"{client}.jsonl").write_text("\n".join(lines) + "\n")
+    label_rows(tmp_path / "eval.jsonl", 8)
+    sparse = {"method": {"kind": "sparse"}}
+    files = {**SGD, "partition": "files", "clients": None, "clients_per_round": 4, "rounds": 6}
+    many = {"data": {"train": str(tmp_path / "clients")}}
+    apart = _ended(tmp_path, files, "apart", **sparse, **many, train=PLAIN["train"])
+    whole = {**SGD, "clients": 1, "clients_per_round": 1, "rounds": 6}
+    one = {**PLAIN["train"], "batch_size": 16, "micro_batch_size": 16}
+    together = _ended(tmp_path, whole, "together", **sparse, **many, train=one)
+    assert (weights_of(together) - weights_of(apart)).abs().max() <= 1e-6
+    assert weights_of(apart).abs().max() > 1e-3
+
+
+def test_clients_with_the_same_rows_come_to_what_one_of_them_does_alone(folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    for client in range(3):
+        label_rows(tmp_path / "clients" / f"{client}.jsonl", 4)
+    label_rows(tmp_path / "alone.jsonl", 4)
+    label_rows(tmp_path / "eval.jsonl", 8)
+    base = {"optimizer": "sgd", "local_steps": 3, "rounds": 2, "clients": None}
+    method = {"method": {"kind": "sparse"}, "train": {"batch_size": 4, "micro_batch_size": 4}}
+    many = _ended(
+        tmp_path, {**base, "partition": "files", "clients_per_round": 3}, "many",
+        data={"train": str(tmp_path / "clients")}, **method,
+    )  # fmt: skip
+    alone = _ended(
+        tmp_path, {**base, "partition": "files", "clients_per_round": 1}, "alone",
+        data={"train": str(tmp_path / "alone.jsonl")}, **method,
+    )  # fmt: skip
+    assert (weights_of(many) - weights_of(alone)).abs().max() <= 1e-6
+
+
+def test_one_round_of_one_client_is_a_plain_training_of_as_many_steps(folder, tmp_path):
+    """Two rows, one a micro-batch: their sum is the same in either order, even to AdamW."""
+    shutil.copytree(folder / "model", tmp_path / "model")
+    for name in ("train", "eval"):
+        label_rows(tmp_path / f"{name}.jsonl", 2)
+    train = {"batch_size": 2, "micro_batch_size": 1, "steps": 5}
+    request = request_of(
+        tmp_path,
+        {"clients": 1, "clients_per_round": 1, "rounds": 1, "local_steps": 5},
+        method={"kind": "sparse"},
+        train=train,
+    )
+    federation = federation_of(request)
+    federation.run()
+    plain = replace(request, run_id="plain", federation=None)
+    runs = RunStore(open_store(request.spec.store), "plain")
+    training = Training(plain, runs, Team(0, 1, torch.device("cpu")))
+    training.run()
+    state = newest_state(runs)
+    assert state is not None
+    told = _last(federation)
+    assert told.keys() == state.weights.keys()
+    assert all((told[name] - state.weights[name]).abs().max() <= 1e-6 for name in told)
+
+
+def _last(federation: Federation) -> Mapping[str, torch.Tensor]:
+    """What the last checkpoint holds, by name."""
+    state = newest_state(federation.runs)
+    assert state is not None
+    return state.weights
+
+
+class KilledAfter(Federation):
+    """A server that dies between two rounds."""
+
+    dies = 0
+
+    def _after_round(self, *told: Any) -> None:
+        super()._after_round(*told)
+        if self.round == self.dies:
+            self.saver.wait()
+            raise Killed
+
+
+@pytest.mark.parametrize("dies", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("federation", "changes"),
+    [
+        pytest.param({}, {}, id="plain"),
+        pytest.param({"drop_out": 0.3}, {}, id="30 % drop out"),
+        pytest.param({"compress": "topk", "average": "nesterov"}, {}, id="feedback and momentum"),
+        pytest.param({"freeze_a": True}, {"method": {"mask": "gradient"}}, id="scored, A frozen"),
+        pytest.param({}, {"method": {"handoff": {"residual": "keep"}}}, id="residual kept"),
+    ],
+)
+def test_a_server_killed_between_rounds_goes_on_to_the_same_bits(
+    folder, tmp_path, dies, federation, changes
+):
+    whole = {"rounds": 4, "clients_per_round": 3, **federation}
+    request = request_of(folder, whole, store=f"{tmp_path.name}-once", **changes)
+    once = federation_of(request)
+    once.run()
+    again = replace(
+        request, spec=request.spec.model_copy(update={"store": f"file://{tmp_path / 'twice'}"})
+    )
+    first = federation_of(again)
+    first.__class__ = KilledAfter
+    first.dies = dies  # type: ignore[attr-defined]
+    with pytest.raises(Killed):
+        first.run()
+    second = federation_of(again)
+    second.run()
+    assert torch.equal(weights_of(second), weights_of(once))
+    assert second.evaluations == once.evaluations
+    wire = [made.ledger["wire"]["sparse"]["down"]["bytes"] for made in (second, once)]
+    assert wire[0] == wire[1]
+
+
+def test_a_third_of_the_clients_may_drop_out_of_every_round(folder, tmp_path):
+    made = _ended(folder, {"clients": 12, "clients_per_round": 6, "rounds": 6, "drop_out": 0.3},
+                  f"{tmp_path.name}-drop")  # fmt: skip
+    rounds, _ = rounds_journal(made.runs).tail(0)
+    asked = [client for one in rounds for client in one["clients"]]
+    gone = [client for client in asked if "left" in client]
+    assert len(asked) == 36 and 4 <= len(gone) <= 18
+    assert all(client["up"] == 0 and client["down"] > 0 for client in gone)
+    assert len(rounds) == 6
+
+
+class Lying(LocalSites):
+    """Sites whose answers are changed on the way."""
+
+    def __init__(self, *told: Any, change: Any) -> None:
+        super().__init__(*told)
+        self._change = change
+
+    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+        for answer, sent in super().play(tasks):
+            yield self._change(answer), sent
+
+
+def _lied_to(folder: Path, store: str, change: Any, **federation: Any) -> Federation:
+    request = request_of(folder, {"clients_per_round": 3, **federation}, store=store)
+    opened = open_store(request.spec.store)
+    sites = Lying(request, opened, torch.device("cpu"), change=change)
+    return Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+
+
+def test_a_client_with_other_masks_ends_the_run_and_is_named(folder, tmp_path):
+    made = _lied_to(folder, tmp_path.name, lambda told: replace(told, agreed="0" * 64))
+    with pytest.raises(TrainingFailed, match=r"client \d in round 1: its masks .*000000000000"):
+        made.run()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        pytest.param(lambda a: replace(a, update=a.update[:-4]), "instead of", id="too short"),
+        pytest.param(lambda a: replace(a, update=b"\xff" * len(a.update)), "no number", id="nan"),
+        pytest.param(lambda a: replace(a, rows=-3), "-3 rows", id="negative rows"),
+        pytest.param(lambda a: replace(a, rows=10**9), "rows", id="more rows than it has"),
+        pytest.param(lambda a: replace(a, round=a.round + 1), "round", id="another round"),
+    ],
+)
+def test_an_answer_that_can_t_be_is_left_out_and_the_round_counts(folder, tmp_path, change, why):
+    def changed(answer: Answer | Left) -> Answer | Left:
+        first = isinstance(answer, Answer) and answer.round == 0 and not lied
+        if first:
+            lied.append(answer)
+        return change(answer) if first else answer
+
+    lied: list[Any] = []
+    made = _lied_to(folder, tmp_path.name, changed)
+    made.run()
+    events, _ = made.runs.events.tail(0)
+    (left,) = [event for event in events if event["event"] == "left out"]
+    assert why in left["why"] and left["round"] == 1
+    assert made.round == 4
+
+
+def test_numbers_that_end_end_the_run_with_the_rate_and_the_way_out(folder, tmp_path):
+    hot = {"learning_rate": 1e30, "sparse_learning_rate": 1e30}
+    made = federation_of(request_of(folder, {}, store=tmp_path.name, train=hot))
+    with pytest.raises(TrainingFailed, match="lower the learning rate"):
+        made.run()
+
+
+@pytest.mark.parametrize("compress", ["none", "bf16", "int8", "topk"])
+def test_the_ledger_has_every_byte_of_every_client_and_round(folder, tmp_path, compress):
+    made = _ended(folder, {"compress": compress}, f"{tmp_path.name}")
+    rounds, _ = rounds_journal(made.runs).tail(0)
+    wire = made.ledger["wire"]
+    for stage in ("sparse", "low-rank"):
+        clients = [c for one in rounds if one["stage"] == stage for c in one["clients"]]
+        assert len(clients) == 2 * 2
+        for cause in ("down", "up"):
+            assert sum(client[cause] for client in clients) == wire[stage][cause]["bytes"]
+    metrics, _ = made.runs.metrics.tail(0)
+    steps = [metric for metric in metrics if "evaluation" not in metric]
+    assert [metric["step"] for metric in steps] == [1, 2, 3, 4]
+    assert all(metric["clients"] == metric["answered"] == 2 for metric in steps)
+
+
+def test_a_random_mask_travels_as_nothing_and_a_scored_one_is_told_once(folder, tmp_path):
+    random = _ended(folder, {}, f"{tmp_path.name}-random")
+    assert set(random.ledger["wire"]["sparse"]) == {"install", "evaluation", "down", "up"}
+    wanted = {"clients": 3, "clients_per_round": 3}
+    scored = _ended(folder, wanted, f"{tmp_path.name}-scored", method={"mask": "gradient"})
+    masks = scored.ledger["wire"]["sparse"]["masks"]
+    # The site that opens the stage, and each client with its first task.
+    assert masks["calls"] == 4
+    assert scored.ledger["wire"]["sparse"]["calibration"]["calls"] == 3
+
+
+def test_the_committed_adapter_is_what_the_last_round_left(folder, tmp_path):
+    made = _ended(folder, {}, tmp_path.name)
+    store = made.runs.store
+    manifest = resolve(store, "tiny")
+    assert manifest.ledger["clients"] == 4
+    pulled = pull(store, manifest, tmp_path / "adapter")
+    saved = load_file(pulled / "adapter_model.safetensors")
+    for name, tensor in _last(made).items():
+        if name.endswith(".b_OR"):
+            layer = name.removesuffix(".b_OR")
+            found = next(t for key, t in saved.items() if layer in key and "lora_B" in key)
+            assert torch.equal(found.float(), tensor)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "sparse"])
+def test_the_baselines_run_on_the_same_rounds(folder, tmp_path, kind):
+    made = _ended(folder, {}, tmp_path.name, method={"kind": kind})
+    assert made.evaluations.keys() == {"before", "end"}
+    assert resolve(made.runs.store, "tiny").kind == kind
+
+
+def test_a_frozen_a_does_not_travel_and_is_in_the_adapter(folder, tmp_path):
+    whole = _ended(folder, {}, f"{tmp_path.name}-lora", method={"kind": "lora"})
+    frozen = _ended(folder, {"freeze_a": True}, f"{tmp_path.name}-ffa", method={"kind": "lora"})
+    sent = [made.ledger["wire"]["low-rank"]["up"]["bytes"] for made in (whole, frozen)]
+    assert sent[1] < 0.75 * sent[0]
+    pulled = pull(frozen.runs.store, resolve(frozen.runs.store, "tiny"), tmp_path / "adapter")
+    saved = load_file(pulled / "adapter_model.safetensors")
+    assert all(bool(t.any()) for name, t in saved.items() if "lora_A" in name)
+
+
+def test_error_feedback_sends_in_the_end_what_it_held_back(folder, tmp_path):
+    request = request_of(
+        folder, {"compress": "topk", "topk": 0.2, "clients": 1, "clients_per_round": 1},
+        store=tmp_path.name, method={"kind": "sparse"},
+    )  # fmt: skip
+    sites = LocalSites(request, open_store(request.spec.store), torch.device("cpu"))
+    opened = sites.open(0, Kit())
+    sizes, count = opened.layout.sizes, opened.layout.count
+    sent = torch.zeros(count)
+    task = Task(stage=0, round=0, client=0, rate=1e-2, weights=opened.first)
+    for number in range(3):
+        ((answer, _),) = sites.play([replace(task, round=number)])
+        assert isinstance(answer, Answer)
+        sent += decode(answer.update, "topk", sizes, 0.2)
+    held = decode(sites.residuals()[0], "none", sizes, 1.0)
+    exact = request_of(
+        folder, {"clients": 1, "clients_per_round": 1}, store=tmp_path.name,
+        method={"kind": "sparse"},
+    )  # fmt: skip
+    plain = LocalSites(exact, open_store(request.spec.store), torch.device("cpu"))
+    plain.open(0, Kit())
+    whole = torch.zeros(count)
+    for number in range(3):
+        ((answer, _),) = plain.play([replace(task, round=number)])
+        assert isinstance(answer, Answer)
+        whole += decode(answer.update, "none", sizes, 1.0)
+    torch.testing.assert_close(sent + held, whole, atol=1e-6, rtol=1e-5)
+
+
+def test_the_rounds_are_told_as_json_lines(folder, tmp_path):
+    made = _ended(folder, {}, tmp_path.name)
+    rounds, _ = rounds_journal(made.runs).tail(0)
+    assert json.loads(json.dumps(rounds))[0]["clients"][0].keys() >= {"name", "up", "down", "loss"}
+    assert check(validate_spec(made.spec.model_dump(mode="json"))).plan.kind == "slora"
