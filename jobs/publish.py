@@ -92,6 +92,7 @@ def _draft(
         run=request.run_id,
         search=request.search,
         parent=request.parent,
+        federation=request.federation.model_dump() if request.federation else None,
         attempt=attempt,
         base=Base(path=_base_path(request), digest=request.base_digest),
         data=Data(

@@ -69,13 +69,13 @@ class Federation:
         self._equipped: set[int] = set()
         self._waiting: dict[int, bytes] = {}
         self._masks: dict[str, Mask] | None = None
+        self._left_out = 0
 
-    def run(self) -> Manifest:
+    def run(self) -> Manifest | None:
         """All rounds and the commit. Raises TrainingFailed."""
         state = newest_state(self.runs)
         if state is not None:
             self._resume(state)
-        self.record.paper("plan.json", self.plan.to_json())
         self.record.event("started", steps=self.section.rounds, plan=self.plan.to_json(),
                           clients=self.split.count)  # fmt: skip
         weights: Mapping[str, Tensor] = state.weights if state else {}
@@ -93,6 +93,7 @@ class Federation:
         self.evaluations = {at: dict(found) for at, found in state.record["evaluations"].items()}
         self.ledger.restore(state.record["ledger"])
         self._equipped = set(state.record["equipped"])
+        self._left_out = state.record["left_out"]
         waiting = state.moments.get(RESIDUAL, {})
         self._waiting = {int(client): _bytes(left_n) for client, left_n in waiting.items()}
         stage = self.plan.stages[state.stage].name
@@ -215,6 +216,7 @@ class Federation:
             read = self._read(found, opened)
             if isinstance(read, Left):
                 failed.append(read)
+                self._left_out += 1
                 self.bill.left(read, down=down, kit=sent)
                 self.record.event("left out", round=self.round + 1, client=read.client,
                                   name=self.split.names[read.client], why=read.why)  # fmt: skip
@@ -332,6 +334,7 @@ class Federation:
             "evaluations": {at: dict(found) for at, found in self.evaluations.items()},
             "ledger": self.ledger.kept(),
             "equipped": sorted(self._equipped),
+            "left_out": self._left_out,
         }
         weights = layout.named(self.weights_n.clone())
         state = State(index, done, self.round, weights, moments, noted)
@@ -371,15 +374,15 @@ class Federation:
         self.record.evaluation(at, self.round, measured, took)
         return measured
 
-    def _commit(self) -> Manifest:
-        self.ledger.close(self.plan, self.round * self.section.local_steps)
+    def _commit(self) -> Manifest | None:
+        self.ledger.close(self.plan, self.round)
         peaks, weights = self.sites.peaks(), _bytes(self.weights_n)
         self.team.wire.count(INSTALL, len(weights))
         self.ledger |= {
             "workers": self.sites.count,
             "nodes": len({told["host"] for told in peaks.values()}),
             "memory": peaks,
-            "rounds": self.round,
+            "left_out": self._left_out,
             "clients": self.split.count,
             "partition": self.split.digest,
             "wire": self.team.wire.ledger(),

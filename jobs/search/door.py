@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.federate.door import FEDERATION, Federated, is_federated, validate_federated
+from jobs.federate.section import FederationSection
 from jobs.metric import METRICS, reported_by
 from jobs.preflight import absolute
 from jobs.search.section import Domain, SearchSection
@@ -44,19 +46,30 @@ class Search:
     spec: Spec
     """The default trial."""
     section: SearchSection
+    federation: FederationSection | None = None
+    """Where every trial is one of many clients."""
 
     def trial(self, config: Mapping[str, Any], **more: Any) -> Spec:
         """A trial's spec. Raises InputError, also where two values exclude each other."""
+        found = self.federated({**config, **more})
+        return found.spec if found else validate_spec(self._raw({**config, **more}))
+
+    def federated(self, config: Mapping[str, Any]) -> Federated | None:
+        """A trial's spec and federation; None where it is a training of one. Raises InputError."""
+        return validate_federated(self._raw(config)) if self.federation else None
+
+    def _raw(self, config: Mapping[str, Any]) -> dict[str, Any]:
         raw = copy.deepcopy(dict(self.raw))
-        for key, value in {**config, **more}.items():
+        for key, value in config.items():
             put(raw, key.split("."), list(value) if isinstance(value, tuple) else value)
-        return validate_spec(raw)
+        return raw
 
     def text(self) -> str:
         """The whole search as YAML, defaults written out: what it records, and is resumed by."""
         section = self.section.model_dump(mode="json", exclude_none=True)
-        whole = {**self.spec.model_dump(mode="json"), "search": section}
-        return dump_mapping(whole)
+        found = Federated(self.spec, self.federation) if self.federation else None
+        plain = found.values() if found else self.spec.model_dump(mode="json")
+        return dump_mapping({**plain, "search": section})
 
 
 def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:
@@ -64,16 +77,23 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:
     found = validate_search(read_raw(path, overrides))
     # With whole paths: Ray runs its job in another directory than its user's.
     spec = absolute(found.spec)
-    return Search(spec.model_dump(mode="json"), spec, found.section)
+    if found.federation is None:
+        return Search(spec.model_dump(mode="json"), spec, found.section)
+    raw = Federated(spec, found.federation).values()
+    return Search(raw, spec, found.section, found.federation)
 
 
 def validate_search(raw: Mapping[str, Any]) -> Search:
     """A Search of plain values. Raises InputError."""
     rest = {key: value for key, value in raw.items() if key != "search"}
     faults = list[Fault]()
-    spec = section = None
+    spec = section = federation = None
     try:
-        spec = validate_spec(rest)
+        if is_federated(rest):
+            asked = validate_federated(rest)
+            spec, federation = asked.spec, asked.section
+        else:
+            spec = validate_spec(rest)
     except InputError as wrong:
         faults += wrong.faults
     if not isinstance(raw.get("search"), dict):
@@ -85,7 +105,7 @@ def validate_search(raw: Mapping[str, Any]) -> Search:
     if section is not None:
         faults += _shape_faults(section)
     if spec is not None and section is not None:
-        found = Search(rest, spec, section)
+        found = Search(rest, spec, section, federation)
         faults += [*_space_faults(found), *_sense_faults(found)]
         if not faults:
             return found
@@ -189,7 +209,7 @@ def _range_faults(where: str, domain: Domain) -> Iterator[Fault]:
 
 def _space_faults(search: Search) -> Iterator[Fault]:
     """Of the keys and their values, each tried in the spec."""
-    known = known_keys()
+    known = _keys(search)
     for key, domain in search.section.space.items():
         where = f"search.space.{key}"
         if key not in known:
@@ -203,6 +223,13 @@ def _space_faults(search: Search) -> Iterator[Fault]:
             yield Fault(where, "the same for all trials", "Search over another key.")
         elif _one_domain(domain):
             yield from _value_faults(search, key, where, domain)
+
+
+def _keys(search: Search) -> list[str]:
+    """What may vary: keys of the spec, and of a federation its own."""
+    if search.federation is None:
+        return known_keys()
+    return [*known_keys(), *(f"{FEDERATION}.{name}" for name in FederationSection.model_fields)]
 
 
 def _fixed_workers(key: str, domain: Domain) -> bool:
@@ -243,6 +270,8 @@ def _sense_faults(search: Search) -> Iterator[Fault]:
     if section.scheduler == "hyperband" and spec.train.steps is None:
         problem = "hyperband divides train.steps among trials, and epochs are counted by them"
         yield Fault("train.steps", problem, "Set it, or use asha.")
+    if search.federation is not None:
+        yield from _federation_faults(search)
     if section.scheduler == "pbt" and section.max_concurrent is not None:
         problem = "pbt keeps all its trials open, and trains as many as the cluster has room for"
         yield Fault("search.max_concurrent", problem, "Leave it out.")
@@ -260,3 +289,13 @@ def _sense_faults(search: Search) -> Iterator[Fault]:
         yield Fault("search.budget.cost", "no machine's price is known", remedy)
     if isinstance(spec.cluster.workers, int) is False:
         yield Fault(WORKERS, *ELASTIC)
+
+
+def _federation_faults(search: Search) -> Iterator[Fault]:
+    """A trial of many clients is one worker's, which plays all of them."""
+    if search.spec.workers != 1 or WORKERS in search.section.space:
+        problem = "a trial of a federation has one site, which plays all clients"
+        yield Fault(WORKERS, problem, "Use 1: a search has many trials to fill a cluster with.")
+    if search.section.scheduler in ("pbt", "hyperband"):
+        problem = f"{search.section.scheduler} counts optimiser steps, and a federation rounds"
+        yield Fault("search.scheduler", problem, "Use asha, or none.")

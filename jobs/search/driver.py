@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,17 @@ def publish_best(
 ) -> str:
     """Commits the best trial's adapter, from its last checkpoint. Returns its label."""
     from jobs.cluster_run import train
+    from jobs.federate.drive import federate
 
     found = planned(search, checked, row)
     assert isinstance(found, Planned), found
     folder = found.checked.model.folder
     request = request_of(found.checked, row.run, model_digest(folder), search=runs.run_id)
     trial = RunStore(open_store(request.spec.store), row.run)
-    train(request, trial, attempt=attempt)
+    if found.federation is None:
+        train(request, trial, attempt=attempt)
+    else:
+        federate(replace(request, federation=found.federation), trial, attempt=attempt)
     events, _ = trial.events.tail(0)
     return str(next(e["adapter"] for e in reversed(events) if e["event"] == "published"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,4 +79,9 @@ def outcome(search: Search, runs: RunStore) -> dict[str, Any]:
 
 def next_spec(search: Search, number: int, config: dict[str, object]) -> str:
     """The best trial's spec, whole, as YAML that `slora train` takes."""
-    return f"# trial {number} of its search\n{dump_spec(absolute(search.trial(config)))}"
+    found = search.federated(config)
+    if found is not None:
+        text = replace(found, spec=absolute(found.spec)).text()
+    else:
+        text = dump_spec(absolute(search.trial(config)))
+    return f"# trial {number} of its search\n{text}"

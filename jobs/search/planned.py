@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.errors import Fault, InputError
+from jobs.federate.check import check_federated
+from jobs.federate.section import FederationSection
 from jobs.plan import Plan
 from jobs.preflight import Checked, absolute, check, replanned
 from jobs.search.door import Search
@@ -20,20 +22,27 @@ class Planned:
 
     row: Row
     checked: Checked
+    federation: FederationSection | None = None
 
 
 def planned(search: Search, checked: Checked, row: Row) -> Planned | Row:
     """The trial's plan, or its row as rejected, with the reason."""
+    federation = None
     try:
-        spec = absolute(search.trial(row.config))
-        found = check(spec) if _elsewhere(row.config) else replanned(checked, spec, past=False)
+        asked = search.federated(row.config)
+        if asked is not None:
+            federation = asked.section
+            found = check_federated(replace(asked, spec=absolute(asked.spec))).checked
+        else:
+            spec = absolute(search.trial(row.config))
+            found = check(spec) if _elsewhere(row.config) else replanned(checked, spec, past=False)
     except InputError as wrong:
         return replace(row, status="rejected", reason=str(wrong.faults[0]))
     row = replace(row, **costs(found.plan))
     reason = broken(search.section.constraints, found.plan)
     if reason is not None:
         return replace(row, status="rejected", reason=reason)
-    return Planned(row, found)
+    return Planned(row, found, federation)
 
 
 def _elsewhere(config: Mapping[str, Any]) -> bool:

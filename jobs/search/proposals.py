@@ -103,6 +103,7 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
         digest = self._digests.setdefault(path, "") or model_digest(folder)
         self._digests[path] = digest
         request = request_of(checked, row.run, digest, search=self._run)
+        request = dataclasses.replace(request, federation=found.federation)
         return Asked(
             row.number, dict(row.config), request, self._run, self._search.section.measured
         )

@@ -55,9 +55,13 @@ def scheduler_of(search: Search, rows: Sequence[Row]) -> TrialScheduler:
 
 
 def _steps(search: Search) -> list[int]:
-    """How many steps trials may have: a trial is whole at its own end, not at the default's."""
-    domain = search.section.space.get("train.steps")
-    found = (search.spec.train.steps,) if domain is None else domain.ends()
+    """How many steps, or rounds, trials may have: one is whole at its own end, no other's."""
+    if search.federation is None:
+        key, default = "train.steps", search.spec.train.steps
+    else:
+        key, default = "federation.rounds", search.federation.rounds
+    domain = search.section.space.get(key)
+    found = (default,) if domain is None else domain.ends()
     return [int(steps) for steps in found if steps is not None]
 
 

@@ -118,6 +118,7 @@ class Seat:
         import torch
 
         from jobs.at_hand import at_hand
+        from jobs.search.federated import federated
         from jobs.search.trial import Trial, ending
         from jobs.team import team_of
 
@@ -127,6 +128,9 @@ class Seat:
         team = team_of(self._rank, self._world_size, device, machine=machine)
         runs = RunStore(store, order.request.run_id)
         here = Order(**{**vars(order), "request": at_hand(order.request)})
+        if here.request.federation is not None:
+            return federated(here, runs, device, search=RunStore(store, order.search),
+                             tell=self._tell)  # fmt: skip
         trial = Trial(
             here, runs, team, search=RunStore(store, order.search), tell=self._tell,
             tokens=self._tokens,

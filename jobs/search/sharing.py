@@ -39,7 +39,7 @@ class Keys:
 
 def keys_of(request: Request) -> Keys:
     """A trial's keys."""
-    spec = request.spec
+    spec, alone = request.spec, request.federation is None
     common = {
         "base": request.base_digest,
         "train": request.train.sha256,
@@ -54,8 +54,12 @@ def keys_of(request: Request) -> Keys:
     batch = {"micro": request.plan.micro_batch_size, "batch": request.plan.batch_size}
     return Keys(
         first=_digest({**common, "micro": request.plan.micro_batch_size}),
-        scores=_digest({**common, **batch, **_calibration(spec)}) if _scored(spec) else None,
-        stage=_digest({**common, **batch, **_sparse_stage(spec)}) if _staged(spec) else None,
+        scores=_digest({**common, **batch, **_calibration(spec)})
+        if alone and _scored(spec)
+        else None,
+        stage=_digest({**common, **batch, **_sparse_stage(spec)})
+        if alone and _staged(spec)
+        else None,
     )
 
 

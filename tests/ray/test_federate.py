@@ -1,0 +1,186 @@
+"""Federations on a real Ray: the same bits on any number of sites, clients and servers killed."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from jobs.federate.bill import rounds_journal
+from jobs.federate.check import check_federated
+from jobs.federate.door import validate_federated
+from jobs.federate.rows import partition_of
+from jobs.federate.server import Federation
+from jobs.federate.sites import LocalSites
+from jobs.search.diary import Diary
+from jobs.store.adapters import resolve
+from jobs.store.directory import DirectoryStore
+from jobs.store.manifest import Manifest
+from jobs.store.runs import RunStore
+from tests.jobs.federate.runs import folder_with_rows
+from tests.ray_head import Head, ray_head
+from tests.tiny import laid_over, tiny_spec, write_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+ROUNDS = 8
+FEDERATION = {"clients": 6, "clients_per_round": 3, "rounds": ROUNDS, "local_steps": 2,
+              "partition": "dirichlet", "dirichlet_alpha": 0.5}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with ray_head(tmp_path_factory.mktemp("federate-head", numbered=True)) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_with_rows(tmp_path_factory.mktemp("federated"))
+
+
+def _spec(folder: Path, name: str, federation: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    spec = tiny_spec(
+        folder,
+        name=name,
+        model={"task": "sequence-classification"},
+        data={"format": "classification", "eval": str(folder / "eval.jsonl"), "packing": False},
+        train={"steps": None, "checkpoint_every": 1, "eval_every": 4},
+        method={"sparse_share": 0.5},
+        cluster={"workers": 2},
+        federation={**FEDERATION, **federation},
+    )
+    return laid_over(spec, more)
+
+
+class Job:
+    """One run of the job, and what it left."""
+
+    def __init__(self, head: Head, folder: Path, run: str, spec: Mapping[str, Any]) -> None:
+        self._head, self.store, self.run = head, DirectoryStore(folder / "store"), run
+        self.runs = RunStore(self.store, run)
+        self._path = write_spec(folder / f"{run}.yaml", spec)
+
+    def begun(self, *, attempt: int = 1, module: str = "jobs.federate") -> subprocess.Popen[str]:
+        words = (module, "--spec", str(self._path), "--run", self.run, "--attempt", str(attempt))
+        return self._head.run(*words)
+
+    def ended(self, *, attempt: int = 1, module: str = "jobs.federate") -> str:
+        job = self.begun(attempt=attempt, module=module)
+        said, _ = job.communicate(timeout=400)
+        assert job.returncode == 0, said
+        return said
+
+    def rounds(self) -> list[dict[str, Any]]:
+        return rounds_journal(self.runs).tail(0)[0]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.runs.events.tail(0)[0] if event["event"] == kind]
+
+
+def _weights(manifest: Manifest) -> str:
+    return next(one.sha256 for one in manifest.files if one.name == "adapter_model.safetensors")
+
+
+def _until(true: Callable[[], bool], job: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 200
+    while not true():
+        assert job.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def in_one_process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The same federation without Ray: one site, uninterrupted."""
+    torch.set_num_threads(1)
+    spec = _spec(folder, "fed", {"drop_out": 0.3}, store=f"file://{folder / 'alone'}")
+    asked = validate_federated(spec)
+    import dataclasses
+
+    found = check_federated(asked)
+    request = dataclasses.replace(found.checked.request("alone"), federation=asked.section)
+    store = DirectoryStore(folder / "alone")
+    sites = LocalSites(request, store, torch.device("cpu"))
+    made = Federation(request, RunStore(store, "alone"), sites, partition_of(request)).run()
+    assert made is not None
+    return made
+
+
+def test_two_sites_come_to_the_bits_of_one_and_tell_every_client(head, folder, in_one_process):
+    job = Job(head, folder, "two", _spec(folder, "fed", {"drop_out": 0.3}))
+    said = job.ended()
+    made = resolve(job.store, "fed")
+    assert _weights(made) == _weights(in_one_process)
+    assert made.federation is not None and made.federation["rounds"] == ROUNDS
+    assert len(job.rounds()) == ROUNDS and "held-out data" in said
+    assert made.world_size == 2
+
+
+def test_a_server_killed_between_rounds_goes_on_to_the_bits_of_one_that_was_not(
+    head, folder, in_one_process
+):
+    job = Job(head, folder, "killed", _spec(folder, "fed-killed", {"drop_out": 0.3}))
+    for attempt, at in ((1, 2), (2, 5)):
+        driver = job.begun(attempt=attempt)
+        _until(lambda: len(job.rounds()) >= at, driver)  # noqa: B023
+        driver.kill()
+        driver.communicate()
+    job.ended(attempt=3)
+    assert _weights(resolve(job.store, "fed-killed")) == _weights(in_one_process)
+    assert len(job.events("resumed")) == 2
+
+
+def test_a_client_that_dies_in_a_round_is_left_out_of_it_and_the_round_counts(head, folder):
+    job = Job(head, folder, "dying", _spec(folder, "dying", {"rounds": 12}))
+    driver = job.begun()
+    _until(lambda: len(job.rounds()) >= 2, driver)
+    victim = next(iter(head.family("SiteActor")))
+    assert isinstance(victim, psutil.Process)
+    victim.kill()
+    said, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
+    assert len(job.rounds()) == 12
+    left = job.events("left out")
+    assert len(left) <= 1 and resolve(job.store, "dying").ledger["left_out"] == len(left)
+
+
+def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
+    spec = _spec(folder, "hopeless", {"rounds": 200}, cluster={"max_failures": 1})
+    job = Job(head, folder, "hopeless", spec)
+    driver = job.begun()
+    _until(lambda: len(job.rounds()) >= 1, driver)
+    while driver.poll() is None:
+        for process in head.family("SiteActor"):
+            process.kill()
+        time.sleep(0.05)
+    said, _ = driver.communicate()
+    assert driver.returncode == 1
+    assert "the federation's sites" in said and "died without an answer" in said
+
+
+def test_a_search_over_a_federation_commits_its_best_trial(head, folder):
+    spec = _spec(folder, "searched", {"rounds": 4}, cluster={"workers": 1})
+    spec["search"] = {
+        "space": {
+            "federation.local_steps": {"choice": [1, 2]},
+            "method.rank": {"choice": [1, 2]},
+        },
+        "algorithm": "grid",
+        "scheduler": "none",
+    }
+    spec["search"]["space"] = {
+        key: {"grid": domain["choice"]} for key, domain in spec["search"]["space"].items()
+    }
+    job = Job(head, folder, "searched", spec)
+    job.ended(module="jobs.search")
+    rows = Diary(job.runs).rows
+    assert [row.status for row in rows] == ["done"] * 4
+    made = resolve(job.store, "searched")
+    assert made.search == "searched" and made.federation is not None
+    assert made.federation["local_steps"] in (1, 2)
+    assert made.evaluation["end"]["loss"] == pytest.approx(min(row.metric or 9 for row in rows))
