@@ -14,6 +14,7 @@ from typing import Any
 from jobs.federate.section import FederationSection
 from jobs.model_files import DECODER_HEADS_WITHOUT_BIAS, DECODERS, HEADS_OF_TWO_LAYERS, ModelFiles
 from jobs.plan import StagePlan, sized_by_rank
+from jobs.predict.files import HEADER
 from jobs.predict.from_spec import NEEDS_NO_DATA, counted_exactly
 from jobs.predict.wire import FLOAT32, Flow
 from jobs.spec import MethodSection, Spec
@@ -180,9 +181,11 @@ class _Flows:
         """What a client is told before its first task in a stage, and a site before all."""
         method, values = self.spec.method, self._mask_entries
         keeps = method.handoff.residual != "drop"
-        times = self._first_tasks(stage)
+        clients = self._drawn(stage)
+        times = None if clients is None else 1 + clients
         if self._scored and (stage.name == "sparse" or keeps):
-            yield self._flow("masks", stage, PLACE * self._places(), times)
+            sent = PLACE * self._places() + HEADER * len(self.targets)
+            yield self._flow("masks", stage, sent, times)
         if stage.name == "low-rank" and values and (keeps or self.section.freeze_a):
             factors = method.rank * sum(map(sum, self.targets.values()))
             sent = FLOAT32 * (factors + (values if keeps else 0))
@@ -192,21 +195,31 @@ class _Flows:
         """Weights at a stage's start and at the commit, and to every site for an evaluation."""
         last = stage == self.stages[-1]
         yield self._flow("install", stage, stage.down, 2 if last else 1)
+        if self.section.sticky:
+            yield from self._kept(stage)
         data, every = self.spec.data, self.spec.train.eval_every
         if data.eval is None and data.eval_fraction is None:
             return
         looks = 1 + bool(stage.rounds or last) + (max(0, stage.rounds - 1) // every if every else 0)
         yield self._flow("evaluation", stage, stage.down, looks * self.spec.workers)
 
+    def _kept(self, stage: StageRounds) -> Iterator[Flow]:
+        """What waits with clients, fetched for each checkpoint: of all that had a task by then."""
+        every, clients = self.spec.train.checkpoint_every, self._drawn(stage)
+        if every and stage.rounds:
+            saves = 1 + (stage.rounds - 1) // every
+            times = None if clients is None else saves * clients
+            yield self._flow("checkpoint", stage, stage.down, times)
+
     def _flow(self, cause: str, stage: StageRounds, sent: int, times: int | None) -> Flow:
         return Flow(cause, stage.name, sent, times, 0.0, True, exact=False)
 
-    def _first_tasks(self, stage: StageRounds) -> int | None:
-        """Clients that are drawn in a stage at least once, as it is to be expected, and a site."""
+    def _drawn(self, stage: StageRounds) -> int | None:
+        """Clients that are drawn in a stage at least once, as it is to be expected."""
         if self.clients is None:
             return None
         missed = (1 - self.section.clients_per_round / self.clients) ** stage.rounds
-        return 1 + round(self.clients * (1 - missed))
+        return round(self.clients * (1 - missed))
 
     @property
     def _mask_entries(self) -> int:

@@ -8,13 +8,15 @@ clients differ most (Dirichlet 0.1); the other seeds and partitions, and the var
 at the chosen ones. The test rows choose nothing.
 
 `--size small` is for 2 cores: 20 clients, 5 a round, 24 rounds of 4 local steps of 8 x 32 tokens:
-123 k tokens a training, 75 s for LoRA and 200 s for full fine-tuning with one thread, two side by
-side; 6 evaluations of 600 texts are 115 k tokens forward, 40 s more. Nine methods at three rates
-and two more seeds are 45 trainings: 50 minutes on an idle machine; the five variants on three seeds
+123 k tokens a training, 75 s for LoRA and 270 s for full fine-tuning with one thread, two side by
+side; 7 evaluations of 600 texts are 134 k tokens forward, 45 s more. Nine methods at three rates
+and two more seeds are 45 trainings: 55 minutes on an idle machine; the five variants on three seeds
 15; the other two partitions 27 trainings each: an hour for both. The addresses run at one rate and
-seed: 16 k tokens a training, 10 minutes in all. Against `--size full` (100 clients, 10 a round)
-fewer clients, shorter texts and fewer rounds are cut, for all methods alike. MiniLM keeps its
-layers: with 3 of its 6 LoRA learns nothing in so short a time.
+seed: 16 k tokens a training, 10 minutes in all. Other work on the two cores stretches all of it.
+
+Against `--size full` (100 clients, 10 a round) fewer clients, shorter texts and fewer rounds are
+cut, for all methods alike. MiniLM keeps its layers: with 3 of its 6 LoRA learns nothing in so short
+a time.
 
 Every finished training is a line of the results file; a second start does only what is missing, the
 most important first.

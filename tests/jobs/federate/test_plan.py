@@ -14,6 +14,7 @@ from jobs.errors import InputError
 from jobs.federate.check import FederatedChecked, check_federated
 from jobs.federate.plan import up_bytes
 from jobs.federate.section import FederationSection
+from jobs.predict.files import HEADER
 from jobs.predict.wire import Flow
 from tests.jobs.federate.asked import a_federation
 from tests.tiny import hollow_model, label_rows
@@ -134,7 +135,7 @@ def test_scores_are_sent_once_and_masks_to_each_client(place, mask, size, places
     assert told(found, "calibration", "sparse") == (size, 2)
     # 4 clients, 2 a round, 3 rounds: 4 x (1 - 0.5^3) of them are drawn, as it is to be expected,
     # and the site that opens the stage needs them too.
-    assert told(found, "masks", "sparse") == (4 * places, 1 + round(3.5))
+    assert told(found, "masks", "sparse") == (4 * places + 3 * HEADER, 1 + round(3.5))
 
 
 @pytest.mark.parametrize("method", [{"mask": "random"}, {"mask": "magnitude"},
@@ -148,6 +149,12 @@ def test_masks_that_every_site_can_make_do_not_travel(place, method):
 def test_what_a_hand_off_keeps_beside_the_factors_travels_once(place):
     found = planned(place, method={"handoff": {"residual": "keep"}})
     assert told(found, "hand-off", "low-rank") == (4 * (A + B + SPARSE), 5)
+
+
+def test_what_waits_with_clients_is_fetched_for_each_checkpoint(place):
+    found = planned(place, {"compress": "topk"}, train={"checkpoint_every": 2})
+    assert told(found, "checkpoint", "sparse") == (4 * SPARSE, 2 * 4)
+    assert ("checkpoint", "sparse") not in causes(planned(place))
 
 
 def test_evaluations_send_the_weights_to_every_site(place):
