@@ -375,7 +375,7 @@ class Federation:
         return measured
 
     def _commit(self) -> Manifest | None:
-        self.ledger.close(self.plan, self.round)
+        self.ledger.close(self.plan, self.round * self.section.local_steps)
         peaks, weights = self.sites.peaks(), _bytes(self.weights_n)
         self.team.wire.count(INSTALL, len(weights))
         self.ledger |= {
