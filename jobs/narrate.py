@@ -30,10 +30,22 @@ def step_line(metric: Mapping[str, Any], steps: int) -> str | None:
     if "evaluation" in metric:
         return None
     left = (steps - metric["step"]) * metric["seconds"] / max(1, metric["step"])
-    at = f"{'round' if 'clients' in metric else 'step'} {metric['step']}/{steps}"
+    if "clients" in metric:
+        return f"{_round(metric, steps)}, {left:.0f} s left"
     return (
-        f"{at} {metric['stage']}: loss {number(metric['loss'], '.3f')}, "
+        f"step {metric['step']}/{steps} {metric['stage']}: loss {number(metric['loss'], '.3f')}, "
         f"{metric['tokens_per_second']:.0f} tokens/s, {left:.0f} s left"
+    )
+
+
+def _round(metric: Mapping[str, Any], rounds: int) -> str:
+    """Of a federation: who answered, and what travelled."""
+    asked, answered = metric["clients"], metric["answered"]
+    who = f"{asked} clients" if asked == answered else f"{answered} of {asked} clients"
+    down, up = (f"{metric[way] / 1e6:.2f} MB {way}" for way in ("down", "up"))
+    return (
+        f"round {metric['step']}/{rounds} {metric['stage']}: {who}, "
+        f"loss {number(metric['loss'], '.3f')}, {down}, {up}"
     )
 
 
@@ -76,16 +88,6 @@ def _started(event: Mapping[str, Any]) -> str:
     return f"{workers_text(plan['workers'])}, {plan['sharding']}: {stages}"
 
 
-def _round(event: Mapping[str, Any]) -> str:
-    asked, answered = event["clients"], event["answered"]
-    who = f"{asked} clients" if asked == answered else f"{answered} of {asked} clients"
-    up, down = (f"{event[way] / 1e6:.2f} MB {way}" for way in ("up", "down"))
-    return (
-        f"round {event['round']}/{event['of']} {event['stage']}: {who}, "
-        f"loss {number(event['loss'], '.3f')}, {down}, {up}"
-    )
-
-
 def _left_out(event: Mapping[str, Any]) -> str:
     who = event.get("name", event["client"])
     return f"round {event['round']}: client {who} left out: {event['why']}"
@@ -122,7 +124,6 @@ LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "restarted": _again,
     "published": lambda e: f"committed {e['adapter']}: {e['bytes'] / 1e6:.1f} MB at {e['place']}",
     # Of a federation alone.
-    "round": _round,
     "left out": _left_out,
     # Of a retraining alone.
     "looked": _looked,

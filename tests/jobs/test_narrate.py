@@ -16,7 +16,7 @@ PLAN = {
         {"name": "low-rank", "steps": 4, "share": 0.0234},
     ],
 }
-ROUND = {"event": "round", "round": 3, "of": 30, "stage": "sparse", "clients": 5, "answered": 5,
+ROUND = {"step": 3, "stage": "sparse", "clients": 5, "answered": 5, "seconds": 6.0,
          "loss": 1.25, "up": 40_000, "down": 1_250_000}  # fmt: skip
 EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "loading": ({"event": "loading", "base": "/m", "host": "h", "pid": 7}, "loading /m"),
@@ -81,11 +81,6 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
         {"event": "started", "steps": 30, "plan": PLAN, "clients": 20},
         "20 clients, 30 rounds: sparse 2 steps (1.00% of the model), "
         "low-rank 4 steps (2.34% of the model)"),
-    "round": (
-        ROUND, "round 3/30 sparse: 5 clients, loss 1.250, 1.25 MB down, 0.04 MB up"),
-    "round that lost some": (
-        {**ROUND, "answered": 3, "loss": None},
-        "round 3/30 sparse: 3 of 5 clients, loss nan, 1.25 MB down, 0.04 MB up"),
     "left out": (
         {"event": "left out", "round": 3, "client": "017", "why": "its site was lost"},
         "round 3: client 017 left out: its site was lost"),
@@ -123,9 +118,13 @@ def test_a_step_tells_what_is_left_at_the_pace_so_far():
     assert step_line(STEP, 2) == "step 2/2 sparse: loss 1.234, 100 tokens/s, 0 s left"
 
 
-def test_a_federation_counts_rounds():
-    told = step_line(STEP | {"clients": 5, "answered": 4}, 30)
-    assert told == "round 2/30 sparse: loss 1.234, 100 tokens/s, 42 s left"
+@pytest.mark.parametrize(
+    ("changes", "who"),
+    [({}, "5 clients, loss 1.250"), ({"answered": 3, "loss": None}, "3 of 5 clients, loss nan")],
+)
+def test_a_federation_counts_rounds_and_who_answered(changes: dict[str, Any], who: str):
+    told = step_line(ROUND | changes, 30)
+    assert told == f"round 3/30 sparse: {who}, 1.25 MB down, 0.04 MB up, 54 s left"
 
 
 def test_a_loss_that_is_no_number_is_told_as_such():
