@@ -107,9 +107,14 @@ def _again(event: Mapping[str, Any]) -> str:
     return f"{event['why']}; starting again"
 
 
+def _at(event: Mapping[str, Any]) -> str:
+    """Where in the run: a federation's are rounds."""
+    return f"{event.get('unit', 'step')} {event['step']}"
+
+
 LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "loading": lambda e: f"loading {e['base']}",
-    "resumed": lambda e: f"going on from step {e['step']}, {e['stage']} stage",
+    "resumed": lambda e: f"going on from {_at(e)}, {e['stage']} stage",
     "started": _started,
     "evaluated": lambda e: f"{place(e['at'])}: {figures(e['metrics'])}",
     "stage": lambda e: f"{e['stage']} stage, {e['steps']} steps",
@@ -117,7 +122,7 @@ LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
     "masked": _masked,
     "handoff": lambda e: f"hand-off: {number(e['kept'], '.1%')} of the update's energy kept",
-    "checkpoint": lambda e: f"checkpoint at step {e['step']}: {e['bytes'] / 1e6:.1f} MB",
+    "checkpoint": lambda e: f"checkpoint at {_at(e)}: {e['bytes'] / 1e6:.1f} MB",
     "noticed": lambda e: f"told that a worker will be stopped: checkpoint at step {e['step']}",
     "enough": lambda e: f"enough at step {e['step']}: {e['why']}",
     "stalled": _again,

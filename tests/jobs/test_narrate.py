@@ -81,6 +81,9 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
         {"event": "started", "steps": 30, "plan": PLAN, "clients": 20},
         "20 clients, 30 rounds: sparse 2 steps (1.00% of the model), "
         "low-rank 4 steps (2.34% of the model)"),
+    "a federation's checkpoint": (
+        {"event": "checkpoint", "step": 3, "unit": "round", "bytes": 2_000_000},
+        "checkpoint at round 3: 2.0 MB"),
     "left out": (
         {"event": "left out", "round": 3, "client": "017", "why": "its site was lost"},
         "round 3: client 017 left out: its site was lost"),
