@@ -129,8 +129,8 @@ def _one(
         f"{name}: {watched.marks[-1].at - watched.marks[0].at:.0f} s", file=sys.stderr, flush=True
     )
     if watched.exit_code:
-        said = watched.log.read_text(errors="replace").strip().splitlines()
-        return [], said[-1] if said else f"exit code {watched.exit_code}"
+        said = watched.log.read_text(errors="replace").strip().splitlines()[-12:]
+        return [], "\n".join([f"exit code {watched.exit_code}", *said])
     return _rows(name, watched, idle), None
 
 

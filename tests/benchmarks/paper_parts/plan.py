@@ -123,8 +123,8 @@ class Rival:
 
 FULL = ((None, 1e-4), (None, 3e-4), (None, 1e-3))
 LOW = ((None, 2e-3), (None, 5e-3), (None, 1e-2))
-SPARSE = ((5e-3, 5e-3), (1e-2, 1e-2), (2e-2, 2e-2))
-SLORA = ((5e-3, 2e-3), (1e-2, 5e-3), (2e-2, 5e-3))
+SPARSE = ((5e-3, 5e-3), (1e-2, 1e-2), (2e-2, 2e-2), (4e-2, 4e-2))
+SLORA = ((5e-3, 2e-3), (1e-2, 5e-3), (2e-2, 5e-3), (4e-2, 5e-3))
 SCORED = ((1e-3, 2e-3), (1e-3, 5e-3), (3e-3, 5e-3))
 """Entries that gradients choose take less than entries drawn at random: they all pull."""
 PRIMED = ((1e-4, 2e-3), (3e-4, 5e-3), (1e-3, 5e-3))
