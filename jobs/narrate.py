@@ -30,11 +30,13 @@ def step_line(metric: Mapping[str, Any], steps: int) -> str | None:
     if "evaluation" in metric:
         return None
     left = (steps - metric["step"]) * metric["seconds"] / max(1, metric["step"])
-    at = f"{'round' if 'clients' in metric else 'step'} {metric['step']}/{steps}"
-    return (
-        f"{at} {metric['stage']}: loss {number(metric['loss'], '.3f')}, "
-        f"{metric['tokens_per_second']:.0f} tokens/s, {left:.0f} s left"
-    )
+    pace = f"{metric['tokens_per_second']:.0f} tokens/s, {left:.0f} s left"
+    loss = f"loss {number(metric['loss'], '.3f')}"
+    if "clients" in metric:
+        return (
+            f"round {metric['step']}/{steps} {metric['stage']}: {_answers(metric)}, {loss}, {pace}"
+        )
+    return f"step {metric['step']}/{steps} {metric['stage']}: {loss}, {pace}"
 
 
 def workers_text(count: int) -> str:
@@ -76,19 +78,18 @@ def _started(event: Mapping[str, Any]) -> str:
     return f"{workers_text(plan['workers'])}, {plan['sharding']}: {stages}"
 
 
-def _round(event: Mapping[str, Any]) -> str:
-    asked, answered = event["clients"], event["answered"]
+def _answers(metric: Mapping[str, Any]) -> str:
+    """Of a federation's round: who answered, and what travelled."""
+    asked, answered = metric["clients"], metric["answered"]
     who = f"{asked} clients" if asked == answered else f"{answered} of {asked} clients"
-    up, down = (f"{event[way] / 1e6:.2f} MB {way}" for way in ("up", "down"))
-    return (
-        f"round {event['round']}/{event['of']} {event['stage']}: {who}, "
-        f"loss {number(event['loss'], '.3f')}, {down}, {up}"
-    )
+    up, down = (f"{metric[way] / 1e6:.2f} MB {way}" for way in ("up", "down"))
+    return f"{who}, {down}, {up}"
 
 
 def _left_out(event: Mapping[str, Any]) -> str:
     who = event.get("name", event["client"])
-    return f"round {event['round']}: client {who} left out: {event['why']}"
+    at = f"round {event['round']}" if event["round"] else "scoring"
+    return f"{at}: client {who} left out: {event['why']}"
 
 
 def _masked(event: Mapping[str, Any]) -> str:
@@ -122,7 +123,6 @@ LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "restarted": _again,
     "published": lambda e: f"committed {e['adapter']}: {e['bytes'] / 1e6:.1f} MB at {e['place']}",
     # Of a federation alone.
-    "round": _round,
     "left out": _left_out,
     # Of a retraining alone.
     "looked": _looked,

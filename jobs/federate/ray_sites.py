@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from jobs.errors import JobsError, TrainingFailed
 from jobs.federate.messages import Kit, Left, Opened, Scored, Sums, Task
@@ -81,6 +81,10 @@ class RaySites:
         return len(self._seats)
 
     def open(self, stage: int, kit: Kit) -> Opened:
+        if self._stage < 0:
+            # Before any has to answer in time: a cluster may take long to have room for all.
+            up = [self._ask(seat, "peak") for seat in self._seats]
+            ray.wait(up, num_returns=len(up))
         self._stage, self._kit = stage, kit
         opened: Opened = self._insist("open", stage, kit)
         return opened
@@ -135,17 +139,21 @@ class RaySites:
         found = dict[int, bytes]()
         for seat in self._seats:
             try:
-                found |= self._answered(ray.get(self._ask(seat, "residuals")))
-            except RayActorError as dead:
+                found |= self._answered(self._get(self._ask(seat, "residuals", self._stage)))
+            except (RayActorError, GetTimeoutError) as dead:
                 # Its clients have forgotten what waited with them.
                 self._replace(seat, dead)
         return found
 
     def peaks(self) -> dict[str, dict[str, Any]]:
-        return {
-            str(number): self._answered(ray.get(self._ask(seat, "peak")))
-            for number, seat in enumerate(self._seats)
-        }
+        found = dict[str, dict[str, Any]]()
+        for number, seat in enumerate(self._seats):
+            try:
+                found[str(number)] = self._answered(self._get(self._ask(seat, "peak")))
+            except (RayActorError, GetTimeoutError):
+                # Nothing is asked of it any more, but for the first, which a commit replaces.
+                continue
+        return found
 
     def commit(self, weights: bytes, **told: Any) -> Manifest:
         self._equip(self._seats[0])
@@ -168,6 +176,10 @@ class RaySites:
     @staticmethod
     def _ask(seat: _Seat, what: str, *told: Any, **named: Any) -> Any:
         return seat.actor.ask.remote(what, *told, **named)
+
+    def _get(self, ref: Any) -> Any:
+        """An answer of an idle site, which has it at once. Raises GetTimeoutError."""
+        return ray.get(ref, timeout=self._patience)
 
     def _insist(self, what: str, *told: Any, **named: Any) -> Any:
         """Asks the first site, and again the one that stands in for it."""
