@@ -195,6 +195,9 @@ def _pairs(adapter: Manifest) -> list[tuple[str, str]]:
         ("spec", adapter.spec_sha256[:12]),
         ("code", adapter.code_version),
     ]
+    if adapter.federation is not None:
+        said = ((key, value) for key, value in adapter.federation.items() if value is not None)
+        pairs.append(("federation", ", ".join(f"{key} {value}" for key, value in said)))
     for stage, metrics in adapter.evaluation.items():
         pairs.append((stage, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())))
     return pairs + [(name, _ledger_text(name, value)) for name, value in adapter.ledger.items()]

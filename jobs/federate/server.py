@@ -385,13 +385,15 @@ class Federation:
         return measured
 
     def _commit(self) -> Manifest | None:
-        self.ledger.close(self.plan, self.round)
+        # Steps as the plan has them: those of a client that every round draws.
+        self.ledger.close(self.plan, self.round * self.section.local_steps)
         peaks, weights = self.sites.peaks(), _bytes(self.weights_n)
         self.team.wire.count(INSTALL, len(weights))
         self.ledger |= {
             "workers": self.sites.count,
             "nodes": len({told["host"] for told in peaks.values()}),
             "memory": peaks,
+            "rounds": self.round,
             "left_out": self._left_out,
             "clients": self.split.count,
             "partition": self.split.digest,

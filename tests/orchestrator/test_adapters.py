@@ -92,6 +92,11 @@ def test_show_tells_where_an_adapter_comes_from(full: DirectoryStore):
     assert (shown["label"], shown["kind"], shown["mask"]) == ("chat@v2", "lora", None)
 
 
+def test_show_tells_how_clients_came_together(store: DirectoryStore, folder: Path):
+    commit(store, folder, draft(federation={"rounds": 30, "column": None, "compress": "int8"}))
+    assert "rounds 30, compress int8" in ask(store, "show", "chat").stdout
+
+
 def test_pull_gives_a_whole_folder(full: DirectoryStore, tmp_path: Path):
     result = ask(full, "pull", "chat", str(tmp_path / "pulled"))
     assert result.exit_code == 0

@@ -323,6 +323,8 @@ def test_the_committed_adapter_is_what_the_last_round_left(folder, tmp_path):
     store = made.runs.store
     manifest = resolve(store, "tiny")
     assert manifest.ledger["clients"] == 4
+    # Steps as the plan has them: those of a client that every round draws.
+    assert (manifest.ledger["rounds"], manifest.ledger["steps"]) == (4, 8)
     pulled = pull(store, manifest, tmp_path / "adapter")
     saved = load_file(pulled / "adapter_model.safetensors")
     for name, tensor in _last(made).items():
