@@ -164,6 +164,21 @@ def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
     assert "the federation's sites" in said and "died without an answer" in said
 
 
+def test_a_site_that_hangs_loses_its_client_for_the_round_and_is_replaced(head, folder):
+    # Without evaluations, whose parts another site takes over in silence.
+    alone = {"data": {"eval": None}, "train": {"eval_every": None}}
+    spec = _spec(folder, "hung", {"rounds": 30}, cluster={"timeout": 10}, **alone)
+    job = Job(head, folder, "hung", spec)
+    driver = job.begun()
+    _until(lambda: len(job.rounds()) >= 2, driver)
+    head.family("SiteActor")[0].suspend()
+    said, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
+    (left,) = job.events("left out")
+    assert left["why"] == "it did not answer within 10 s"
+    assert len(job.rounds()) == 30
+
+
 def test_sites_that_die_after_the_last_round_cost_no_run(head, folder):
     spec = _spec(folder, "late", {}, method={"kind": "sparse", "sparse_share": None})
     driver = head.run("tests.ray.dying_sites", str(write_spec(folder / "late.yaml", spec)))
