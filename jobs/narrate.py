@@ -30,13 +30,23 @@ def step_line(metric: Mapping[str, Any], steps: int) -> str | None:
     if "evaluation" in metric:
         return None
     left = (steps - metric["step"]) * metric["seconds"] / max(1, metric["step"])
-    pace = f"{metric['tokens_per_second']:.0f} tokens/s, {left:.0f} s left"
-    loss = f"loss {number(metric['loss'], '.3f')}"
     if "clients" in metric:
-        return (
-            f"round {metric['step']}/{steps} {metric['stage']}: {_answers(metric)}, {loss}, {pace}"
-        )
-    return f"step {metric['step']}/{steps} {metric['stage']}: {loss}, {pace}"
+        return f"{_round(metric, steps)}, {left:.0f} s left"
+    return (
+        f"step {metric['step']}/{steps} {metric['stage']}: loss {number(metric['loss'], '.3f')}, "
+        f"{metric['tokens_per_second']:.0f} tokens/s, {left:.0f} s left"
+    )
+
+
+def _round(metric: Mapping[str, Any], rounds: int) -> str:
+    """Of a federation: who answered, and what travelled."""
+    asked, answered = metric["clients"], metric["answered"]
+    who = f"{asked} clients" if asked == answered else f"{answered} of {asked} clients"
+    down, up = (f"{metric[way] / 1e6:.2f} MB {way}" for way in ("down", "up"))
+    return (
+        f"round {metric['step']}/{rounds} {metric['stage']}: {who}, "
+        f"loss {number(metric['loss'], '.3f')}, {down}, {up}"
+    )
 
 
 def workers_text(count: int) -> str:
@@ -78,14 +88,6 @@ def _started(event: Mapping[str, Any]) -> str:
     return f"{workers_text(plan['workers'])}, {plan['sharding']}: {stages}"
 
 
-def _answers(metric: Mapping[str, Any]) -> str:
-    """Of a federation's round: who answered, and what travelled."""
-    asked, answered = metric["clients"], metric["answered"]
-    who = f"{asked} clients" if asked == answered else f"{answered} of {asked} clients"
-    up, down = (f"{metric[way] / 1e6:.2f} MB {way}" for way in ("up", "down"))
-    return f"{who}, {down}, {up}"
-
-
 def _left_out(event: Mapping[str, Any]) -> str:
     who = event.get("name", event["client"])
     at = f"round {event['round']}" if event["round"] else "scoring"
@@ -106,9 +108,14 @@ def _again(event: Mapping[str, Any]) -> str:
     return f"{event['why']}; starting again"
 
 
+def _at(event: Mapping[str, Any]) -> str:
+    """Where in the run: a federation's are rounds."""
+    return f"{event.get('unit', 'step')} {event['step']}"
+
+
 LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "loading": lambda e: f"loading {e['base']}",
-    "resumed": lambda e: f"going on from step {e['step']}, {e['stage']} stage",
+    "resumed": lambda e: f"going on from {_at(e)}, {e['stage']} stage",
     "started": _started,
     "evaluated": lambda e: f"{place(e['at'])}: {figures(e['metrics'])}",
     "stage": lambda e: f"{e['stage']} stage, {e['steps']} steps",
@@ -116,7 +123,7 @@ LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
     "masked": _masked,
     "handoff": lambda e: f"hand-off: {number(e['kept'], '.1%')} of the update's energy kept",
-    "checkpoint": lambda e: f"checkpoint at step {e['step']}: {e['bytes'] / 1e6:.1f} MB",
+    "checkpoint": lambda e: f"checkpoint at {_at(e)}: {e['bytes'] / 1e6:.1f} MB",
     "noticed": lambda e: f"told that a worker will be stopped: checkpoint at step {e['step']}",
     "enough": lambda e: f"enough at step {e['step']}: {e['why']}",
     "stalled": _again,

@@ -192,15 +192,23 @@ def _pairs(adapter: Manifest) -> list[tuple[str, str]]:
         ("data", f"{data.rows} rows ({data.train_sha256[:12]}), {data.row_order}"),
         ("mask", f"{mask.strategy}, density {mask.density:g}, seed {mask.seed}" if mask else "-"),
         ("parent", adapter.parent or "-"),
+        *_federation(adapter),
         ("spec", adapter.spec_sha256[:12]),
         ("code", adapter.code_version),
     ]
-    if adapter.federation is not None:
-        said = ((key, value) for key, value in adapter.federation.items() if value is not None)
-        pairs.append(("federation", ", ".join(f"{key} {value}" for key, value in said)))
     for stage, metrics in adapter.evaluation.items():
         pairs.append((stage, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())))
     return pairs + [(name, _ledger_text(name, value)) for name, value in adapter.ledger.items()]
+
+
+def _federation(adapter: Manifest) -> list[tuple[str, str]]:
+    """Of an adapter that many clients made: how."""
+    if (told := adapter.federation) is None:
+        return []
+    drawn, rounds, steps, rows = (
+        told.get(key, "?") for key in ("clients_per_round", "rounds", "local_steps", "partition")
+    )
+    return [("federation", f"{drawn} clients a round, {rounds} rounds of {steps} steps, {rows}")]
 
 
 def _ledger_text(name: str, value: float) -> str:

@@ -97,7 +97,7 @@ class Federation:
         waiting = state.moments.get(RESIDUAL, {})
         self._waiting = {int(client): _bytes(left_n) for client, left_n in waiting.items()}
         stage = self.plan.stages[state.stage].name
-        self.record.event("resumed", step=state.step, stage=stage)
+        self.record.event("resumed", step=state.step, unit="round", stage=stage)
 
     def _stage(
         self, index: int, weights: Mapping[str, Tensor], resumed: State | None
@@ -353,7 +353,7 @@ class Federation:
 
     def _saved(self, state: State, size: int) -> None:
         self.record.paper("ledger.json", state.record["ledger"])
-        self.record.event("checkpoint", step=state.step, bytes=size)
+        self.record.event("checkpoint", step=state.step, unit="round", bytes=size)
 
     def _before(self, index: int) -> None:
         if index == 0 and "before" not in self.evaluations:
@@ -385,7 +385,6 @@ class Federation:
         return measured
 
     def _commit(self) -> Manifest | None:
-        # Steps as the plan has them: those of a client that every round draws.
         self.ledger.close(self.plan, self.round * self.section.local_steps)
         peaks, weights = self.sites.peaks(), _bytes(self.weights_n)
         self.team.wire.count(INSTALL, len(weights))

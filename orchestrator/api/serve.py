@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
-import secrets
 import signal
 import socket
 import ssl
@@ -26,6 +24,7 @@ from orchestrator.registry import projects, tokens
 from orchestrator.registry.database import Database, database_url
 from orchestrator.registry.migrate import open_registry, upgrade
 from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT
+from orchestrator.secret_file import write_secret
 from orchestrator.service.config import ServiceConfig, check_config
 from orchestrator.service.loop import Service
 
@@ -140,7 +139,7 @@ def first_token(database: Database, file: Path) -> Path | None:
         if any(one.project is None and one.scope == "admin" for one in tokens.tokens(session)):
             return None
         _, words = tokens.issue(session, FIRST, "admin")
-        _write_private(file, words)
+        write_secret(file, words)
     return file
 
 
@@ -185,22 +184,6 @@ class Server(uvicorn.Server):
         # They write their last bytes before the connections are asked to end.
         await asyncio.sleep(0)
         await super().shutdown(sockets)
-
-
-def _write_private(file: Path, words: str) -> None:
-    """Whole or not at all, and readable by nobody else from its first moment on."""
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as opened:
-            opened.write(words + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    except OSError as error:
-        problem = f"{file} can't be written: {error.strerror or error}"
-        raise InputError([Fault("token", problem, "Let the service write there.")]) from error
 
 
 def _listener(where: Listening) -> socket.socket:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from orchestrator.commands.options import Json, Service
 from orchestrator.commands.remote import asking
 from orchestrator.console import Commands, note, print_json, say, show_table
 from orchestrator.run_table import moment_text
+from orchestrator.secret_file import write_secret
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="Who may ask the service for what.")
 
@@ -42,8 +42,13 @@ def create(
     seconds = None if days is None else days * DAY_S
     with asking(service) as client:
         made = client.tokens.create(label, scope, project=project, seconds=seconds)
-    if to is not None:
-        _write(to, made.secret or "")
+        if to is not None:
+            try:
+                write_secret(to, made.secret or "")
+            except InputError:
+                # Nobody knows it: it is as if it had not been made.
+                client.tokens.revoke(made.id)
+                raise
     if json:
         secret = {} if to is not None else {"secret": made.secret}
         print_json({**_described(made), **secret})
@@ -79,13 +84,6 @@ def revoke(
         print_json({"revoked": token})
     else:
         say(f"token {token} is revoked.")
-
-
-def _write(file: Path, words: str) -> None:
-    """For its owner's eyes."""
-    opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(opened, "w") as writing:
-        writing.write(f"{words}\n")
 
 
 def _ends(one: Token) -> str:

@@ -83,3 +83,20 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
     assert manifest is not None
     losses = [m["loss"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compress", ["none", "topk"])
+def test_a_federation_s_site_on_a_gpu_learns_and_commits(tmp_path, dtype, compress):
+    from jobs.federate.rows import partition_of
+    from jobs.federate.server import Federation
+    from jobs.federate.sites import LocalSites
+    from tests.jobs.federate.runs import folder_with_rows, request_of
+
+    request = request_of(folder_with_rows(tmp_path), {"compress": compress}, model={"dtype": dtype})
+    store = open_store(request.spec.store)
+    sites = LocalSites(request, store, torch.device("cuda"))
+    run = Federation(request, RunStore(store, "gpu"), sites, partition_of(request))
+    manifest = run.run()
+    assert manifest is not None and manifest.evaluation["end"]["loss"] > 0
+    assert run.sites.peaks()["0"]["peak"] > 0

@@ -92,9 +92,19 @@ def test_show_tells_where_an_adapter_comes_from(full: DirectoryStore):
     assert (shown["label"], shown["kind"], shown["mask"]) == ("chat@v2", "lora", None)
 
 
-def test_show_tells_how_clients_came_together(store: DirectoryStore, folder: Path):
-    commit(store, folder, draft(federation={"rounds": 30, "column": None, "compress": "int8"}))
-    assert "rounds 30, compress int8" in ask(store, "show", "chat").stdout
+@pytest.mark.parametrize(
+    ("federation", "words"),
+    [
+        ({"clients_per_round": 5, "rounds": 30, "local_steps": 4, "partition": "dirichlet"},
+         "5 clients a round, 30 rounds of 4 steps, dirichlet"),
+        ({"rounds": 3}, "? clients a round, 3 rounds of ? steps, ?"),
+    ],
+    ids=["whole", "hostile"],
+)  # fmt: skip
+def test_show_tells_how_clients_made_it(store, folder, federation, words):
+    commit(store, folder, draft(federation=federation))
+    shown = ask(store, "show", "chat")
+    assert shown.exit_code == 0 and words in " ".join(shown.stdout.split())
 
 
 def test_pull_gives_a_whole_folder(full: DirectoryStore, tmp_path: Path):

@@ -133,6 +133,7 @@ RATE_SCALE = {"newsgroups": 1.0, "addresses": 0.4}
 """A language model that is trained for a few steps takes less than an encoder with a new head."""
 
 RANDOM = "slora random"
+LONGER = 4
 RIVALS: tuple[Rival, ...] = (
     Rival("full", {"kind": "full"}, FULL),
     Rival("lora", {"kind": "lora"}, LOW),
@@ -149,6 +150,9 @@ RIVALS: tuple[Rival, ...] = (
     Rival("slora random, fold", {"kind": "slora", "handoff": {"residual": "fold"}}, like=RANDOM),
     Rival("slora random, product", {"kind": "slora"}, (), {"average": "product"}, like=RANDOM),
     Rival("lora, product", {"kind": "lora"}, (), {"average": "product"}, like="lora"),
+    # Rounds are what costs little where little travels: four times as many, at the same rates.
+    Rival("slora random, longer", {"kind": "slora"}, (), {"rounds_times": LONGER}, like=RANDOM),
+    Rival("lora, longer", {"kind": "lora"}, (), {"rounds_times": LONGER}, like="lora"),
 )
 """In the order of what a reader wants to know first."""
 CORE = ("full", "lora", RANDOM, "sparse", "slora rows")
@@ -185,7 +189,9 @@ class Setting:
     def spec(self, data: Mapping[str, str], store: str, evaluated: str) -> dict[str, Any]:
         """The federated spec as plain values; `evaluated` is the file that rounds are judged by."""
         part, (sparse_rate, rate) = self.part, self.rates
-        staged = self.method["kind"] == "slora"
+        staged, rounds = self.method["kind"] == "slora", part.rounds
+        federation = dict(self.federation)
+        rounds *= federation.pop("rounds_times", 1)
         return {
             "name": "paper",
             "model": {"path": part.model, "task": part.task, "dtype": part.dtype},
@@ -198,10 +204,10 @@ class Setting:
                       "checkpoint_every": None, "seed": self.seed},
             "cluster": {"workers": 1, "sharding": "replicate"},
             "federation": {
-                "clients_per_round": part.clients_per_round, "rounds": part.rounds,
+                "clients_per_round": part.clients_per_round, "rounds": rounds,
                 "local_steps": part.local_steps, **_divided(part, self.partition),
-                **({"sparse_rounds": round(SPARSE_SHARE * part.rounds)} if staged else {}),
-                **self.federation,
+                **({"sparse_rounds": round(SPARSE_SHARE * rounds)} if staged else {}),
+                **federation,
             },
             "store": store,
         }  # fmt: skip

@@ -29,6 +29,15 @@ def test_a_token_may_go_to_a_file_that_only_its_owner_reads(desk: Desk, tmp_path
     assert again.exit_code == 2 and file.read_text().strip() == secret
 
 
+def test_a_token_that_can_t_be_written_down_opens_nothing(desk: Desk, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    nowhere = tmp_path / "file" / "token"
+    result = desk.ask("tokens", "create", "lost", "--to", str(nowhere))
+    assert result.exit_code == 2 and str(nowhere) in result.stderr.replace("\n", "")
+    listed = desk.ask("tokens", "list").stdout.splitlines()
+    assert "revoked" in next(line for line in listed if "lost" in line)
+
+
 def test_a_revoked_token_opens_nothing_and_is_listed_as_such(desk: Desk):
     made = json.loads(desk.ask("tokens", "create", "ci", "--json").stdout)
     told = desk.ask("tokens", "revoke", made["id"], "--json")
