@@ -168,7 +168,17 @@ class Federation:
         elif self._masks is None and self.plan.stages[index].name == "sparse":
             request = mask_request(self.spec.method, seed=self.spec.train.seed)
             self._masks = choose_masks(self.sites.shapes(), request)
+        if self.plan.stages[index].name == "sparse":
+            self._same_masks(opened)
         return opened
+
+    def _same_masks(self, opened: Opened) -> None:
+        """The hand-off is made under the server's masks: they must be those of its sites."""
+        assert self._masks is not None
+        mine = opened.layout.digest("".join(mask.digest() for mask in self._masks.values()))
+        if opened.agreed != mine:
+            what = f"their masks have the digest {opened.agreed[:12]}, the server's {mine[:12]}"
+            raise TrainingFailed("the federation's sites", what, "Do all run the same versions?")
 
     def _first(
         self,

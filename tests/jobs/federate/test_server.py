@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from jobs.checkpoint import newest_state
 from jobs.errors import TrainingFailed
 from jobs.federate.bill import rounds_journal
-from jobs.federate.messages import Answer, Kit, Left, Scored, Task
+from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Task
 from jobs.federate.payload import decode
 from jobs.federate.rows import partition_of
 from jobs.federate.server import Federation
@@ -247,6 +247,28 @@ def test_an_answer_of_a_client_that_is_not_awaited_ends_the_run(folder, tmp_path
     made = _lied_to(folder, tmp_path.name, lambda told: replace(told, client=client), clients=4)
     with pytest.raises(TrainingFailed, match=f"client {client} answered, who was not asked"):
         made.run()
+
+
+class OtherMasks(LocalSites):
+    """Sites that agree with one another, on masks that are not their server's."""
+
+    def open(self, stage: int, kit: Kit) -> Opened:
+        return replace(super().open(stage, kit), agreed="0" * 64)
+
+    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+        for answer, sent in super().play(tasks):
+            assert isinstance(answer, Answer)
+            yield replace(answer, agreed="0" * 64), sent
+
+
+def test_a_server_with_other_masks_than_all_its_sites_does_not_begin(folder, tmp_path):
+    request = request_of(folder, {}, store=tmp_path.name)
+    opened = open_store(request.spec.store)
+    sites = OtherMasks(request, opened, torch.device("cpu"))
+    made = Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+    with pytest.raises(TrainingFailed, match="have the digest 000000000000, the server's"):
+        made.run()
+    assert made.round == 0
 
 
 class LyingScores(LocalSites):
