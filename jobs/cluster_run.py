@@ -48,7 +48,8 @@ def missing_resources(request: Request) -> str | None:
     """What the cluster has too little of for this run right now, in words; None if nothing."""
     cluster, there = request.spec.cluster, ray.cluster_resources()
     for name, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
-        needed = each * request.plan.workers
+        # Of the spec: a federation's plan is that of one of its sites.
+        needed = each * request.spec.workers
         if there.get(name, 0) < needed:
             return f"{needed} {name}s are needed, the cluster has {there.get(name, 0):g}"
     return None

@@ -90,7 +90,8 @@ def _started(event: Mapping[str, Any]) -> str:
 
 def _left_out(event: Mapping[str, Any]) -> str:
     who = event.get("name", event["client"])
-    return f"round {event['round']}: client {who} left out: {event['why']}"
+    at = f"round {event['round']}" if event["round"] else "scoring"
+    return f"{at}: client {who} left out: {event['why']}"
 
 
 def _masked(event: Mapping[str, Any]) -> str:

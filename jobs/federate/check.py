@@ -122,7 +122,7 @@ def _together(found: Federated, one: Prediction, federation: FederationPlan) -> 
     speed = one.speed
     if speed is not None and found.spec.cluster.machine.tokens_per_second is None:
         # What a run of one worker had; what the spec says is of all sites already.
-        source = f"{speed.source}, on each of {sites} sites"
+        source = speed.source if sites == 1 else f"{speed.source}, on each of {sites} sites"
         speed = replace(speed, tokens_per_second=speed.tokens_per_second * sites, source=source)
     seconds = None if tokens is None or speed is None else tokens / speed.tokens_per_second
     price = place.price_per_hour

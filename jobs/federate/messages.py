@@ -67,6 +67,8 @@ class Left:
     client: int
     round: int
     why: str
+    diverged: bool = False
+    """Its numbers ended: a fault of the rate, not of the client."""
 
 
 @dataclass(frozen=True)

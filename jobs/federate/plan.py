@@ -200,16 +200,26 @@ class _Flows:
         data, every = self.spec.data, self.spec.train.eval_every
         if data.eval is None and data.eval_fraction is None:
             return
-        looks = 1 + bool(stage.rounds or last) + (max(0, stage.rounds - 1) // every if every else 0)
+        looks = 1 + bool(stage.rounds or last) + self._within(stage, every)
         yield self._flow("evaluation", stage, stage.down, looks * self.spec.workers)
 
     def _kept(self, stage: StageRounds) -> Iterator[Flow]:
         """What waits with clients, fetched for each checkpoint: of all that had a task by then."""
         every, clients = self.spec.train.checkpoint_every, self._drawn(stage)
         if every and stage.rounds:
-            saves = 1 + (stage.rounds - 1) // every
+            saves = 1 + self._within(stage, every)
             times = None if clients is None else saves * clients
             yield self._flow("checkpoint", stage, stage.down, times)
+
+    def _within(self, stage: StageRounds, every: int | None) -> int:
+        """How often a stage, before its end, comes to a round that `every` divides.
+
+        Rounds are counted over both stages.
+        """
+        if not every or not stage.rounds:
+            return 0
+        before = sum(one.rounds for one in self.stages[: self.stages.index(stage)])
+        return (before + stage.rounds - 1) // every - before // every
 
     def _flow(self, cause: str, stage: StageRounds, sent: int, times: int | None) -> Flow:
         return Flow(cause, stage.name, sent, times, 0.0, True, exact=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from jobs.errors import JobsError, TrainingFailed
 from jobs.federate.messages import Kit, Left, Opened, Scored, Sums, Task
@@ -24,6 +24,9 @@ from jobs.store.manifest import Manifest
 from jobs.store.objects import open_store
 from jobs.worker import ENVIRONMENT
 from slora.errors import SloraError
+
+START_S = 180
+"""Seconds more for the first answer of an actor: it imports torch and loads its base before."""
 
 
 class SiteActor:
@@ -65,6 +68,8 @@ class _Seat:
     actor: Any
     kit_of: int = -1
     """The stage whose kit it has."""
+    starting: bool = True
+    """Nothing was heard of it yet."""
 
 
 class RaySites:
@@ -81,6 +86,12 @@ class RaySites:
         return len(self._seats)
 
     def open(self, stage: int, kit: Kit) -> Opened:
+        if self._stage < 0:
+            # Before any has to answer in time: a cluster may take long to have room for all.
+            up = [self._ask(seat, "peak") for seat in self._seats]
+            ray.wait(up, num_returns=len(up))
+            for seat in self._seats:
+                seat.starting = False
         self._stage, self._kit = stage, kit
         opened: Opened = self._insist("open", stage, kit)
         return opened
@@ -135,17 +146,21 @@ class RaySites:
         found = dict[int, bytes]()
         for seat in self._seats:
             try:
-                found |= self._answered(ray.get(self._ask(seat, "residuals")))
-            except RayActorError as dead:
+                found |= self._answered(self._get(self._ask(seat, "residuals", self._stage)))
+            except (RayActorError, GetTimeoutError) as dead:
                 # Its clients have forgotten what waited with them.
                 self._replace(seat, dead)
         return found
 
     def peaks(self) -> dict[str, dict[str, Any]]:
-        return {
-            str(number): self._answered(ray.get(self._ask(seat, "peak")))
-            for number, seat in enumerate(self._seats)
-        }
+        found = dict[str, dict[str, Any]]()
+        for number, seat in enumerate(self._seats):
+            try:
+                found[str(number)] = self._answered(self._get(self._ask(seat, "peak")))
+            except (RayActorError, GetTimeoutError):
+                # Nothing is asked of it any more, but for the first, which a commit replaces.
+                continue
+        return found
 
     def commit(self, weights: bytes, **told: Any) -> Manifest:
         self._equip(self._seats[0])
@@ -169,16 +184,27 @@ class RaySites:
     def _ask(seat: _Seat, what: str, *told: Any, **named: Any) -> Any:
         return seat.actor.ask.remote(what, *told, **named)
 
+    def _get(self, ref: Any) -> Any:
+        """An answer of an idle site, which has it at once. Raises GetTimeoutError."""
+        return ray.get(ref, timeout=self._patience)
+
+    def _limit(self, seat: _Seat) -> int:
+        """Seconds that a site has for its next answer."""
+        return self._patience + (START_S if seat.starting else 0)
+
     def _insist(self, what: str, *told: Any, **named: Any) -> Any:
         """Asks the first site, and again the one that stands in for it."""
         seat = self._seats[0]
         while True:
+            # An adapter may be large and its store far away: a commit takes what it takes.
+            limit = None if what == "commit" else self._limit(seat)
             try:
-                found = ray.get(self._ask(seat, what, *told, **named))
-            except (RayActorError, RayTaskError) as dead:
+                found = ray.get(self._ask(seat, what, *told, **named), timeout=limit)
+            except (RayActorError, RayTaskError, GetTimeoutError) as dead:
                 self._replace(seat, dead)
                 self._equip(seat)
                 continue
+            seat.starting = False
             if what == "open":
                 seat.kit_of = self._stage
             return self._answered(found)
@@ -217,7 +243,7 @@ class RaySites:
                 except (RayActorError, RayTaskError) as dead:
                     yield lost(piece, self._replace(seat, dead)), piece
                 else:
-                    self._deaths = 0
+                    self._deaths, seat.starting = 0, False
                     yield found, piece
 
     def _hand_out(
@@ -241,7 +267,7 @@ class RaySites:
                 continue
             waiting.remove(piece)
             what, told = asked(seat, piece)
-            until = time.monotonic() + self._patience
+            until = time.monotonic() + self._limit(seat)
             running[self._ask(seat, what, *told)] = (seat, piece, until)
 
     @staticmethod
@@ -260,7 +286,7 @@ class RaySites:
             what = f"{self._deaths} of them died without an answer in between: {why}"
             raise TrainingFailed("the federation's sites", what, "Are they short of memory?")
         ray.kill(seat.actor)
-        seat.actor, seat.kit_of = self._actor(), -1
+        seat.actor, seat.kit_of, seat.starting = self._actor(), -1, True
         return why
 
     @staticmethod

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from jobs.federate.messages import Scored
-from jobs.federate.payload import BadPayload
 
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -32,19 +31,25 @@ def numbers(shape: tuple[int, int], mask: str) -> int:
     return {"rows": shape[0], "columns": shape[1]}.get(mask, math.prod(shape))
 
 
+def unusable(told: Scored, rows: int, shapes: Shapes, mask: str) -> str | None:
+    """Why a client's scores can't be taken, or None: `rows` are those that it has."""
+    wanted = 4 * sum(numbers(shape, mask) for shape in shapes.values())
+    if told.rows != rows:
+        return f"it told of {told.rows} rows, and has {rows}"
+    if len(told.scores) != wanted:
+        return f"{len(told.scores):,} bytes of scores instead of {wanted:,}"
+    if not np.isfinite(np.frombuffer(told.scores, "<f4")).all():
+        return "it has a score that is no number"
+    return None
+
+
 def averaged(told: Sequence[Scored], shapes: Shapes, mask: str) -> Iterator[tuple[str, Tensor]]:
-    """Each layer's mean score, weighted by the clients' rows, `[O, I]`. Raises BadPayload.
+    """Each layer's mean score, weighted by the clients' rows, `[O, I]`, of scores that are usable.
 
     Sums by row (or column) are spread over it evenly: they are what is asked of it.
     """
     told = sorted(told, key=lambda one: one.client)
     whole = sum(one.rows for one in told)
-    wanted = 4 * sum(numbers(shape, mask) for shape in shapes.values())
-    for one in told:
-        if len(one.scores) != wanted:
-            raise BadPayload(
-                f"client {one.client}: {len(one.scores)} bytes of scores, not {wanted}"
-            )
     at = 0
     for name, shape in shapes.items():
         count = numbers(shape, mask)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from jobs.federate.layout import Layout
 from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Task
 from jobs.federate.partition import Partition
 from jobs.federate.payload import BadPayload, decode
-from jobs.federate.scores import averaged
+from jobs.federate.scores import averaged, unusable
 from jobs.federate.sites import Sites
 from jobs.ledger import Ledger
 from jobs.masking import load_masks, make_masks, mask_request, pack_masks, unpack_masks
@@ -168,7 +168,17 @@ class Federation:
         elif self._masks is None and self.plan.stages[index].name == "sparse":
             request = mask_request(self.spec.method, seed=self.spec.train.seed)
             self._masks = choose_masks(self.sites.shapes(), request)
+        if self.plan.stages[index].name == "sparse":
+            self._same_masks(opened)
         return opened
+
+    def _same_masks(self, opened: Opened) -> None:
+        """The hand-off is made under the server's masks: they must be those of its sites."""
+        assert self._masks is not None
+        mine = opened.layout.digest("".join(mask.digest() for mask in self._masks.values()))
+        if opened.agreed != mine:
+            what = f"their masks have the digest {opened.agreed[:12]}, the server's {mine[:12]}"
+            raise TrainingFailed("the federation's sites", what, "Do all run the same versions?")
 
     def _first(
         self,
@@ -210,10 +220,12 @@ class Federation:
         tasks = self._tasks(index, rate, kit)
         told, failed = list[Told](), list[Left]()
         losses, tokens = dict[int, float](), 0
+        awaited = {task.client for task in tasks}
         for found, sent in self.sites.play(tasks):
             self._bill_kit(kit, sent)
             down = len(tasks[0].weights)
-            read = self._read(found, opened)
+            read = self._read(found, opened, awaited)
+            awaited.discard(read.client)
             if isinstance(read, Left):
                 failed.append(read)
                 self._left_out += 1
@@ -225,8 +237,10 @@ class Federation:
             told.append(read)
             losses[found.client], tokens = found.loss, tokens + found.tokens
             self.bill.answered(found, down=down, kit=sent)
-        if failed and not told and all("loss became" in one.why for one in failed):
-            raise TrainingFailed(f"round {self.round + 1}, {stage.name} stage", failed[0].why, "")
+        ended = [one.why for one in failed if one.diverged]
+        if ended and not told:
+            # Whoever else was left out had not trained: another round would come to the same.
+            raise TrainingFailed(f"round {self.round + 1}, {stage.name} stage", ended[0], "")
         self.weights_n = averaging.step(self.weights_n, told)
         self._told(stage, rate, losses, told, tasks, tokens, time.monotonic() - began)
 
@@ -255,8 +269,11 @@ class Federation:
                 self.team.wire.count(CHECKPOINT, len(tasks[-1].residual))
         return tasks
 
-    def _read(self, found: Answer | Left, opened: Opened) -> Told | Left:
+    def _read(self, found: Answer | Left, opened: Opened, awaited: Set[int]) -> Told | Left:
         """An answer, checked. Raises TrainingFailed for masks or a layout that are others."""
+        if found.client not in awaited:
+            what = f"client {found.client} answered, who was not asked or has answered"
+            raise TrainingFailed(f"round {self.round + 1}", what, "Do all sites run this version?")
         if isinstance(found, Left):
             return found
         if found.agreed != opened.agreed:
@@ -267,6 +284,9 @@ class Federation:
         if found.rows != has or found.round != self.round:
             what = f"{found.rows} rows in round {found.round + 1}"
             return Left(found.client, self.round, f"it told of {what}, and has {has}")
+        if not math.isfinite(found.loss) or found.tokens < 0:
+            what = f"a loss of {found.loss} over {found.tokens} tokens"
+            return Left(found.client, self.round, f"it told of {what}")
         section = self.section
         try:
             delta_n = decode(found.update, section.compress, opened.layout.sizes, section.topk)
@@ -382,6 +402,7 @@ class Federation:
             "workers": self.sites.count,
             "nodes": len({told["host"] for told in peaks.values()}),
             "memory": peaks,
+            "rounds": self.round,
             "left_out": self._left_out,
             "clients": self.split.count,
             "partition": self.split.digest,
@@ -424,11 +445,20 @@ class Federation:
             clients=self.split.count,
             wanted=self.section.clients_per_round,
         )
-        found = [one for one in self.sites.score(clients) if isinstance(one, Scored)]
+        found = list[Scored]()
+        for one in self.sites.score(clients):
+            if isinstance(one, Scored):
+                self.team.wire.count(CALIBRATION, len(one.scores))
+                has = len(self.split.rows[one.client])
+                why = unusable(one, has, shapes, request.mask)
+                if why is None:
+                    found.append(one)
+                    continue
+                one = Left(one.client, 0, why)
+            self.record.event("left out", round=0, client=one.client,
+                              name=self.split.names[one.client], why=one.why)  # fmt: skip
         if not found:
             raise TrainingFailed("the calibration", "no client gave a score", "Look at their rows.")
-        for one in found:
-            self.team.wire.count(CALIBRATION, len(one.scores))
         scores = averaged(found, shapes, request.mask)
         masks = make_masks(shapes, request, scores, self.runs, writes=True)
         seconds = time.monotonic() - began

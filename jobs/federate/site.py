@@ -106,6 +106,10 @@ class Site:
         """One client's part of a round."""
         began = time.monotonic()
         self._open(task.stage, task.kit)
+        if task.residual:
+            # Kept before anything else: a client that is left out of this round holds it on.
+            left_n = decode(task.residual, "none", self._layout.sizes, 1.0)
+            self._residuals[task.client] = left_n
         if task.lost:
             return Left(task.client, task.round, "dropped out, as federation.drop_out rehearses")
         sizes = self._layout.sizes
@@ -117,7 +121,7 @@ class Site:
         if after_n is None:
             rate = f"lower the learning rate ({task.rate:g})"
             why = f"its loss became {losses[-1]} at local step {len(losses)}: {rate}"
-            return Left(task.client, task.round, why)
+            return Left(task.client, task.round, why, diverged=True)
         return Answer(
             client=task.client,
             round=task.round,
@@ -144,8 +148,13 @@ class Site:
                     found.append(Sums(index, loss, float(batch.targets), float(right)))
         return found
 
-    def residuals(self) -> dict[int, bytes]:
-        """What waits with clients until it is large enough to be sent: error feedback's."""
+    def residuals(self, stage: int) -> dict[int, bytes]:
+        """What waits with clients until it is large enough to be sent: error feedback's.
+
+        A site that had no task in the stage so far still has that of the stage before.
+        """
+        if stage != self._stage:
+            return {}
         return {client: _float32(left) for client, left in self._residuals.items()}
 
     def peak(self) -> dict[str, Any]:
@@ -296,8 +305,6 @@ class Site:
 
     def _update(self, task: Task, delta_n: Tensor) -> bytes:
         section, sizes = self._section, self._layout.sizes
-        if task.residual:
-            self._residuals[task.client] = decode(task.residual, "none", sizes, 1.0)
         if section.compress == "topk":
             # Error feedback (Seide et al., 2014; Stich et al., 2018, arXiv 1809.07599): what is
             # not sent now is added to what is to be sent next.

@@ -50,7 +50,7 @@ class Sites(Protocol):
         ...
 
     def residuals(self) -> dict[int, bytes]:
-        """What waits with clients, by client."""
+        """What waits with clients in the stage, by client."""
         ...
 
     def peaks(self) -> dict[str, dict[str, Any]]:
@@ -100,7 +100,7 @@ class LocalSites:
         return self._site.evaluate(self._stage, weights, 0, 1)
 
     def residuals(self) -> dict[int, bytes]:
-        return self._site.residuals()
+        return self._site.residuals(self._stage)
 
     def peaks(self) -> dict[str, dict[str, Any]]:
         return {"0": self._site.peak()}

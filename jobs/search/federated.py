@@ -50,7 +50,7 @@ class FederatedTrial(Federation):
                 raise StoppedEarly
 
     def _commit(self) -> Manifest | None:
-        self.ledger.close(self.plan, self.round)
+        self.ledger.close(self.plan, self.round * self.section.local_steps)
         self.record.paper(LEDGER, self.ledger)
         return None
 

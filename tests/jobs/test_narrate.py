@@ -90,6 +90,9 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "left out by name": (
         {"event": "left out", "round": 3, "client": 17, "name": "ann", "why": "no rows"},
         "round 3: client ann left out: no rows"),
+    "left out of the scores": (
+        {"event": "left out", "round": 0, "client": 17, "name": "ann", "why": "no rows"},
+        "scoring: client ann left out: no rows"),
     "no event": ({}, None),
 }  # fmt: skip
 

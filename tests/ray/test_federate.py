@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -161,6 +162,43 @@ def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
     said, _ = driver.communicate()
     assert driver.returncode == 1
     assert "the federation's sites" in said and "died without an answer" in said
+
+
+def test_a_site_that_hangs_loses_its_client_for_the_round_and_is_replaced(head, folder):
+    # Without evaluations, whose parts another site takes over in silence.
+    alone = {"data": {"eval": None}, "train": {"eval_every": None}}
+    spec = _spec(folder, "hung", {"rounds": 30}, cluster={"timeout": 10}, **alone)
+    job = Job(head, folder, "hung", spec)
+    driver = job.begun()
+    _until(lambda: len(job.rounds()) >= 2, driver)
+    head.family("SiteActor")[0].suspend()
+    said, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
+    (left,) = job.events("left out")
+    assert left["why"] == "it did not answer within 10 s"
+    assert len(job.rounds()) == 30
+
+
+def test_sites_that_die_after_the_last_round_cost_no_run(head, folder):
+    spec = _spec(folder, "late", {}, method={"kind": "sparse", "sparse_share": None})
+    driver = head.run("tests.ray.dying_sites", str(write_spec(folder / "late.yaml", spec)))
+    said, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 0, said
+    told = json.loads(said.splitlines()[-1])
+    assert told == {"before": 2, "after": 0, "adapter": "late@v1"}
+
+
+def test_what_a_site_holds_back_for_an_earlier_stage_is_nothing_to_a_later_one(head, folder):
+    """One client a round and no evaluation: a site may have no task of a stage for long."""
+    federation = {"clients": 2, "clients_per_round": 1, "compress": "topk", "partition": "iid",
+                  "dirichlet_alpha": None}  # fmt: skip
+    spec = _spec(folder, "held", federation, data={"eval": None}, train={"eval_every": None})
+    spec["federation"].pop("dirichlet_alpha")
+    job = Job(head, folder, "held", spec)
+    job.ended()
+    stages = {(one["stage"], client["client"]) for one in job.rounds() for client in one["clients"]}
+    assert {("sparse", 0), ("sparse", 1)} <= stages
+    assert resolve(job.store, "held").ledger["left_out"] == 0
 
 
 def test_a_search_over_a_federation_commits_its_best_trial(head, folder):

@@ -157,6 +157,15 @@ def test_what_waits_with_clients_is_fetched_for_each_checkpoint(place):
     assert ("checkpoint", "sparse") not in causes(planned(place))
 
 
+def test_evaluations_and_checkpoints_go_by_the_rounds_of_both_stages(place):
+    """3 sparse rounds and 7 others: the 4th and the 8th are of the second stage."""
+    every = {"eval_every": 4, "checkpoint_every": 4}
+    found = planned(place, {"compress": "topk"}, train=every)
+    assert told(found, "evaluation", "sparse") == (4 * SPARSE, 2)
+    assert told(found, "evaluation", "low-rank") == (4 * (A + B), 2 + 2)
+    assert told(found, "checkpoint", "low-rank") == (4 * (A + B), (1 + 2) * 4)
+
+
 def test_evaluations_send_the_weights_to_every_site(place):
     found = planned(place, cluster={"workers": 3}, train={"eval_every": 2})
     assert told(found, "evaluation", "sparse") == (4 * SPARSE, 3 * (2 + 1))

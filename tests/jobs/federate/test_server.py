@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from jobs.checkpoint import newest_state
 from jobs.errors import TrainingFailed
 from jobs.federate.bill import rounds_journal
-from jobs.federate.messages import Answer, Kit, Left, Task
+from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Task
 from jobs.federate.payload import decode
 from jobs.federate.rows import partition_of
 from jobs.federate.server import Federation
+from jobs.federate.site import Site
 from jobs.federate.sites import LocalSites, Played
 from jobs.preflight import check
 from jobs.spec_file import validate_spec
@@ -220,6 +221,8 @@ def test_a_client_with_other_masks_ends_the_run_and_is_named(folder, tmp_path):
         pytest.param(lambda a: replace(a, rows=-3), "-3 rows", id="negative rows"),
         pytest.param(lambda a: replace(a, rows=10**9), "rows", id="more rows than it has"),
         pytest.param(lambda a: replace(a, round=a.round + 1), "round", id="another round"),
+        pytest.param(lambda a: replace(a, loss=float("nan")), "loss of nan", id="no loss"),
+        pytest.param(lambda a: replace(a, tokens=-1), "-1 tokens", id="negative tokens"),
     ],
 )
 def test_an_answer_that_can_t_be_is_left_out_and_the_round_counts(folder, tmp_path, change, why):
@@ -238,9 +241,74 @@ def test_an_answer_that_can_t_be_is_left_out_and_the_round_counts(folder, tmp_pa
     assert made.round == 4
 
 
-def test_numbers_that_end_end_the_run_with_the_rate_and_the_way_out(folder, tmp_path):
+@pytest.mark.parametrize("client", [-1, 0, 99])
+def test_an_answer_of_a_client_that_is_not_awaited_ends_the_run(folder, tmp_path, client):
+    """Nobody's, or twice the same one's: it would weigh in a mean that it has no part in."""
+    made = _lied_to(folder, tmp_path.name, lambda told: replace(told, client=client), clients=4)
+    with pytest.raises(TrainingFailed, match=f"client {client} answered, who was not asked"):
+        made.run()
+
+
+class OtherMasks(LocalSites):
+    """Sites that agree with one another, on masks that are not their server's."""
+
+    def open(self, stage: int, kit: Kit) -> Opened:
+        return replace(super().open(stage, kit), agreed="0" * 64)
+
+    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+        for answer, sent in super().play(tasks):
+            assert isinstance(answer, Answer)
+            yield replace(answer, agreed="0" * 64), sent
+
+
+def test_a_server_with_other_masks_than_all_its_sites_does_not_begin(folder, tmp_path):
+    request = request_of(folder, {}, store=tmp_path.name)
+    opened = open_store(request.spec.store)
+    sites = OtherMasks(request, opened, torch.device("cpu"))
+    made = Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+    with pytest.raises(TrainingFailed, match="have the digest 000000000000, the server's"):
+        made.run()
+    assert made.round == 0
+
+
+class LyingScores(LocalSites):
+    """Sites whose first client of those that score is changed on the way."""
+
+    change: Any = None
+
+    def score(self, clients: Sequence[int]) -> list[Scored | Left]:
+        first, *others = super().score(clients)
+        return [self.change(first), *others]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        pytest.param(lambda s: replace(s, rows=10**9), "1000000000 rows", id="more rows"),
+        pytest.param(lambda s: replace(s, scores=s.scores[:-4]), "instead of", id="too short"),
+        pytest.param(lambda s: replace(s, scores=b"\xff" * len(s.scores)), "no number", id="nan"),
+    ],
+)
+def test_scores_that_can_t_be_are_left_out_and_the_others_choose(folder, tmp_path, change, why):
+    request = request_of(folder, {}, store=tmp_path.name, method={"mask": "gradient"})
+    opened = open_store(request.spec.store)
+    sites = LyingScores(request, opened, torch.device("cpu"))
+    sites.change = change
+    made = Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+    made.run()
+    events, _ = made.runs.events.tail(0)
+    (left,) = [event for event in events if event["event"] == "left out"]
+    assert why in left["why"] and left["round"] == 0
+
+
+@pytest.mark.parametrize("drop_out", [0.0, 0.5])
+def test_numbers_that_end_end_the_run_with_the_rate_and_the_way_out(folder, tmp_path, drop_out):
     hot = {"learning_rate": 1e30, "sparse_learning_rate": 1e30}
-    made = federation_of(request_of(folder, {}, store=tmp_path.name, train=hot))
+    made = federation_of(
+        request_of(
+            folder, {"clients_per_round": 4, "drop_out": drop_out}, store=tmp_path.name, train=hot
+        )
+    )
     with pytest.raises(TrainingFailed, match="lower the learning rate"):
         made.run()
 
@@ -277,6 +345,8 @@ def test_the_committed_adapter_is_what_the_last_round_left(folder, tmp_path):
     store = made.runs.store
     manifest = resolve(store, "tiny")
     assert manifest.ledger["clients"] == 4
+    # Steps as the plan has them: those of a client that every round draws.
+    assert (manifest.ledger["rounds"], manifest.ledger["steps"]) == (4, 8)
     pulled = pull(store, manifest, tmp_path / "adapter")
     saved = load_file(pulled / "adapter_model.safetensors")
     for name, tensor in _last(made).items():
@@ -330,6 +400,28 @@ def test_error_feedback_sends_in_the_end_what_it_held_back(folder, tmp_path):
         assert isinstance(answer, Answer)
         whole += decode(answer.update, "none", sizes, 1.0)
     torch.testing.assert_close(sent + held, whole, atol=1e-6, rtol=1e-5)
+
+
+def test_what_a_client_holds_back_outlives_a_round_that_it_is_left_out_of(folder, tmp_path):
+    """Given back to a new site after a resume, in a round in which its client drops out."""
+    request = request_of(folder, {"compress": "topk"}, store=tmp_path.name)
+    sites = LocalSites(request, open_store(request.spec.store), torch.device("cpu"))
+    opened = sites.open(0, Kit())
+    held = b"\x00\x00\x80\x3f" * opened.layout.count
+    task = Task(stage=0, round=0, client=1, rate=1e-2, weights=opened.first, residual=held)
+    ((answer, _),) = sites.play([replace(task, lost=True)])
+    assert isinstance(answer, Left)
+    assert sites.residuals() == {1: held}
+
+
+def test_what_waits_with_a_client_ends_with_its_stage(folder, tmp_path):
+    request = request_of(folder, {"compress": "topk"}, store=tmp_path.name)
+    site = Site(request, open_store(request.spec.store), torch.device("cpu"))
+    opened = site.open(0, Kit())
+    site.play(Task(stage=0, round=0, client=1, rate=1e-2, weights=opened.first))
+    assert site.residuals(0).keys() == {1}
+    # The server is a stage further, where this site has had no task: its layout is another.
+    assert site.residuals(1) == {}
 
 
 def test_the_rounds_are_told_as_json_lines(folder, tmp_path):
