@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.federate.messages import Answer, Left
+from jobs.federate.messages import Answer, Kit, Left
 from jobs.store.directory import DirectoryStore
 from jobs.store.journal import Journal
 from jobs.store.remote_journal import RemoteJournal
 from jobs.store.runs import RunStore
-from jobs.team import Wire
+from jobs.team import HANDOFF, Wire
 
 ROUNDS = "rounds.jsonl"
 DOWN, UP, MASKS = "down", "up", "masks"
@@ -39,10 +39,11 @@ class Bill:
         self._sent(DOWN, down)
         self._lines.append({**self._of(found.client, down, kit), "up": 0, "left": found.why})
 
-    def kit(self, cause: str, size: int) -> None:
+    def kit(self, kit: Kit) -> None:
         """What went with a client's first task of a stage."""
-        if size:
-            self._sent(cause, size)
+        for cause, part in ((MASKS, kit.masks), (HANDOFF, kit.starts)):
+            if part:
+                self._sent(cause, len(part))
 
     def close_round(self) -> list[dict[str, Any]]:
         """The round's clients, by number."""

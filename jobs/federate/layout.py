@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,3 +53,15 @@ def layout_of(trained: Mapping[str, Tensor]) -> Layout:
     """Of tensors by name, in their order."""
     shapes = tuple(tuple(tensor.shape) for tensor in trained.values())
     return Layout(tuple(trained), shapes)
+
+
+def to_bytes(vector_n: Tensor) -> bytes:
+    """A vector of float32 on the CPU as it travels whole."""
+    return vector_n.numpy().astype("<f4", copy=False).tobytes()
+
+
+def to_vector(packed: bytes, layout: Layout) -> Tensor:
+    """What `to_bytes` made of a vector of ours, of this layout. A copy."""
+    found = torch.from_numpy(np.frombuffer(packed, "<f4").astype(np.float32))
+    assert found.numel() == layout.count
+    return found

@@ -10,38 +10,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from jobs.checkpoint import Saver, State, newest_state
 from jobs.errors import TrainingFailed
+from jobs.federate.answers import checked
 from jobs.federate.average import Averaging, Told
-from jobs.federate.bill import MASKS, Bill, rounds_journal
+from jobs.federate.bill import Bill, rounds_journal
 from jobs.federate.draw import drawn, lost
-from jobs.federate.handoff import handed_over
-from jobs.federate.layout import Layout
-from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Task
+from jobs.federate.layout import Layout, to_bytes, to_vector
+from jobs.federate.messages import Answer, Kit, Left, Task
+from jobs.federate.opening import Begun, Opening
 from jobs.federate.partition import Partition
-from jobs.federate.payload import BadPayload, decode
-from jobs.federate.scores import averaged, unusable
 from jobs.federate.sites import Sites
 from jobs.ledger import Ledger
-from jobs.masking import load_masks, make_masks, mask_request, pack_masks, unpack_masks
 from jobs.plan import StagePlan
 from jobs.record import Record
 from jobs.request import Request
 from jobs.schedule import rate_at
-from jobs.starts import load_starts, pack_starts
 from jobs.store.manifest import Manifest, form
 from jobs.store.runs import RunStore
-from jobs.team import CALIBRATION, CHECKPOINT, EVALUATION, HANDOFF, INSTALL, Team
-from slora.adapt import TRAINED
-from slora.mask import Mask
-from slora.masks.choose import choose_masks, needed
-from slora.start import Start
+from jobs.team import CHECKPOINT, EVALUATION, INSTALL, Team
 
 MOMENTUM, RESIDUAL = "outer", "residual"
 """Beside the weights in a checkpoint: the server's momentum; each client's error feedback."""
@@ -68,8 +60,8 @@ class Federation:
         self.evaluations: dict[str, dict[str, float]] = {}
         self._equipped: set[int] = set()
         self._waiting: dict[int, bytes] = {}
-        self._masks: dict[str, Mask] | None = None
         self._left_out = 0
+        self._opening = Opening(request, runs, sites, split, team, self.record, self.bill)
 
     def run(self) -> Manifest | None:
         """All rounds and the commit. Raises TrainingFailed."""
@@ -95,7 +87,7 @@ class Federation:
         self._equipped = set(state.record["equipped"])
         self._left_out = state.record["left_out"]
         waiting = state.moments.get(RESIDUAL, {})
-        self._waiting = {int(client): _bytes(left_n) for client, left_n in waiting.items()}
+        self._waiting = {int(client): to_bytes(left_n) for client, left_n in waiting.items()}
         stage = self.plan.stages[state.stage].name
         self.record.event("resumed", step=state.step, unit="round", stage=stage)
 
@@ -108,10 +100,11 @@ class Federation:
         if not resumed:
             self._equipped.clear()
             self._waiting.clear()
-        kit, starts = self._kit(index, weights, resumed)
-        opened = self._opened(index, kit, starts)
-        layout = opened.layout
-        self.weights_n = self._first(opened, weights, starts, resumed)
+        begun = self._opening.begin(index, weights, resumed)
+        layout = begun.opened.layout
+        self.weights_n = begun.weights_n
+        if begun.kept is not None:
+            self.ledger["handoff_kept"] = begun.kept
         averaging = Averaging(self.section.average, layout)
         if resumed and averaging.momentum_n is not None and MOMENTUM in resumed.moments:
             averaging.momentum_n.copy_(layout.flat(resumed.moments[MOMENTUM]))
@@ -120,7 +113,7 @@ class Federation:
         self._before(index)
         self.record.event("stage", stage=stage.name, steps=rounds, done=done)
         for number in range(done, rounds):
-            self._round(index, stage, number, rounds, opened, averaging, kit)
+            self._round(index, stage, number, rounds, begun, averaging)
             self._after_round(index, number + 1, rounds, layout, averaging)
         last = index == len(self.plan.stages) - 1
         if rounds or last:
@@ -130,86 +123,16 @@ class Federation:
         self.ledger[f"{stage.name}_seconds"] = time.monotonic() - began
         return layout.named(self.weights_n)
 
-    def _kit(
-        self, index: int, weights: Mapping[str, Tensor], resumed: State | None
-    ) -> tuple[Kit, dict[str, Start] | None]:
-        """What clients of the stage need once; and where the stage starts, for one site to tell."""
-        masks, starts = b"", None
-        if self.spec.method.kind in ("slora", "sparse") and self._scored_by_rows():
-            self._masks = self._chosen_masks()
-            masks = pack_masks(self._masks)
-        if index and self.plan.stages[index].name == "low-rank":
-            if resumed:
-                starts = load_starts(self.runs)
-            else:
-                assert self._masks is not None
-                starts, kept = handed_over(
-                    weights, self._masks, self.spec, self.team, self.record, self.runs
-                )
-                self.ledger["handoff_kept"] = kept
-        stays = self.spec.method.handoff.residual != "drop" or self.section.freeze_a
-        # Masks are needed after the sparse stage only where a residual lies on them.
-        on_masks = index == 0 or self.spec.method.handoff.residual != "drop"
-        kit = Kit(masks if on_masks else b"", _packed(starts) if stays else b"")
-        return kit, starts
-
-    def _opened(self, index: int, kit: Kit, starts: Mapping[str, Start] | None) -> Opened:
-        """The stage at one site, which tells the others' layout, and its masks where it made them.
-
-        Factors under masks of their own start where only their layers know.
-        """
-        if starts is not None and self.spec.method.factor_density < 1:
-            kit = Kit(kit.masks, _packed(starts))
-        opened = self.sites.open(index, kit)
-        self._bill_kit(kit, kit.size)
-        self.team.wire.count(INSTALL, len(opened.first) + len(opened.masks))
-        if opened.masks:
-            self._masks = unpack_masks(opened.masks, self.sites.shapes())
-        elif self._masks is None and self.plan.stages[index].name == "sparse":
-            request = mask_request(self.spec.method, seed=self.spec.train.seed)
-            self._masks = choose_masks(self.sites.shapes(), request)
-        if self.plan.stages[index].name == "sparse":
-            self._same_masks(opened)
-        return opened
-
-    def _same_masks(self, opened: Opened) -> None:
-        """The hand-off is made under the server's masks: they must be those of its sites."""
-        assert self._masks is not None
-        mine = opened.layout.digest("".join(mask.digest() for mask in self._masks.values()))
-        if opened.agreed != mine:
-            what = f"their masks have the digest {opened.agreed[:12]}, the server's {mine[:12]}"
-            raise TrainingFailed("the federation's sites", what, "Do all run the same versions?")
-
-    def _first(
-        self,
-        opened: Opened,
-        weights: Mapping[str, Tensor],
-        starts: Mapping[str, Start] | None,
-        resumed: State | None,
-    ) -> Tensor:
-        """The stage's first weights: its own start, beside what goes on from an earlier stage."""
-        layout = opened.layout
-        found = layout.named(_vector(opened.first, layout))
-        for name, start in (starts or {}).items():
-            found |= {f"{name}.a_RI": start.a_RI, f"{name}.b_OR": start.b_OR}
-        source = resumed.weights if resumed else weights
-        for name in layout.names:
-            # A head is trained in both stages; values and factors are of one.
-            if name in source and (resumed or not name.endswith(TRAINED)):
-                found[name] = source[name]
-        return layout.flat(found)
-
     def _round(
         self,
         index: int,
         stage: StagePlan,
         number: int,
         rounds: int,
-        opened: Opened,
+        begun: Begun,
         averaging: Averaging,
-        kit: Kit,
     ) -> None:
-        began = time.monotonic()
+        began, kit = time.monotonic(), begun.kit
         rate = rate_at(
             number,
             steps=rounds,
@@ -222,9 +145,10 @@ class Federation:
         losses, tokens = dict[int, float](), 0
         awaited = {task.client for task in tasks}
         for found, sent in self.sites.play(tasks):
-            self._bill_kit(kit, sent)
+            if sent:
+                self.bill.kit(kit)
             down = len(tasks[0].weights)
-            read = self._read(found, opened, awaited)
+            read = checked(found, begun.opened, self.request, self.split, self.round, awaited)
             awaited.discard(read.client)
             if isinstance(read, Left):
                 failed.append(read)
@@ -247,7 +171,7 @@ class Federation:
     def _tasks(self, index: int, rate: float, kit: Kit) -> list[Task]:
         """The round's clients, each with what it lacks."""
         seed, section = self.spec.train.seed, self.section
-        weights = _bytes(self.weights_n)
+        weights = to_bytes(self.weights_n)
         tasks = []
         for client in drawn(
             seed, self.round, clients=self.split.count, wanted=section.clients_per_round
@@ -268,36 +192,6 @@ class Federation:
             if tasks[-1].residual:
                 self.team.wire.count(CHECKPOINT, len(tasks[-1].residual))
         return tasks
-
-    def _read(self, found: Answer | Left, opened: Opened, awaited: Set[int]) -> Told | Left:
-        """An answer, checked. Raises TrainingFailed for masks or a layout that are others."""
-        if found.client not in awaited:
-            what = f"client {found.client} answered, who was not asked or has answered"
-            raise TrainingFailed(f"round {self.round + 1}", what, "Do all sites run this version?")
-        if isinstance(found, Left):
-            return found
-        if found.agreed != opened.agreed:
-            who = f"client {self.split.names[found.client]} in round {found.round + 1}"
-            what = f"its masks have the digest {found.agreed[:12]}, all others {opened.agreed[:12]}"
-            raise TrainingFailed(who, what, "Is its base the same, and its seed?")
-        has = len(self.split.rows[found.client])
-        if found.rows != has or found.round != self.round:
-            what = f"{found.rows} rows in round {found.round + 1}"
-            return Left(found.client, self.round, f"it told of {what}, and has {has}")
-        if not math.isfinite(found.loss) or found.tokens < 0:
-            what = f"a loss of {found.loss} over {found.tokens} tokens"
-            return Left(found.client, self.round, f"it told of {what}")
-        section = self.section
-        try:
-            delta_n = decode(found.update, section.compress, opened.layout.sizes, section.topk)
-        except BadPayload as bad:
-            return Left(found.client, found.round, str(bad))
-        return Told(found.client, float(found.rows), delta_n)
-
-    def _bill_kit(self, kit: Kit, sent: int) -> None:
-        if sent:
-            self.bill.kit(MASKS, len(kit.masks))
-            self.bill.kit(HANDOFF, len(kit.starts))
 
     def _told(
         self,
@@ -347,7 +241,7 @@ class Federation:
             moments[MOMENTUM] = layout.named(averaging.momentum_n.clone())
         if self.section.sticky:
             waiting = {**self._waiting, **self.sites.residuals()}
-            moments[RESIDUAL] = {str(one): _vector(left, layout) for one, left in waiting.items()}
+            moments[RESIDUAL] = {str(one): to_vector(left, layout) for one, left in waiting.items()}
             for left in waiting.values():
                 self.team.wire.count(CHECKPOINT, len(left))
         noted = {
@@ -375,7 +269,7 @@ class Federation:
         """The weights on the held-out rows; None where there are none."""
         if self.request.evaluation is None and self.spec.data.eval_fraction is None:
             return None
-        began, weights = time.monotonic(), _bytes(self.weights_n)
+        began, weights = time.monotonic(), to_bytes(self.weights_n)
         sums = self.sites.evaluate(weights)
         for _ in range(self.sites.count):
             self.team.wire.count(EVALUATION, len(weights))
@@ -396,7 +290,7 @@ class Federation:
 
     def _commit(self) -> Manifest | None:
         self.ledger.close(self.plan, self.round * self.section.local_steps)
-        peaks, weights = self.sites.peaks(), _bytes(self.weights_n)
+        peaks, weights = self.sites.peaks(), to_bytes(self.weights_n)
         self.team.wire.count(INSTALL, len(weights))
         self.ledger |= {
             "workers": self.sites.count,
@@ -425,62 +319,8 @@ class Federation:
         )
         return manifest
 
-    def _scored_by_rows(self) -> bool:
-        """Whether masks need scores of the clients' rows: those of the base any site makes."""
-        request = mask_request(self.spec.method, seed=self.spec.train.seed)
-        scorer = needed(request)
-        return scorer is not None and scorer.unit is not None
-
-    def _chosen_masks(self) -> dict[str, Mask]:
-        """By the mean of the first round's clients' scores; read back where they were chosen."""
-        shapes = self.sites.shapes()
-        if (kept := load_masks(self.runs, shapes)) is not None:
-            return kept
-        began, method = time.monotonic(), self.spec.method
-        request = mask_request(method, seed=self.spec.train.seed)
-        self.record.event("scoring", strategy=request.mask, score=request.chosen_by)
-        clients = drawn(
-            self.spec.train.seed,
-            0,
-            clients=self.split.count,
-            wanted=self.section.clients_per_round,
-        )
-        found = list[Scored]()
-        for one in self.sites.score(clients):
-            if isinstance(one, Scored):
-                self.team.wire.count(CALIBRATION, len(one.scores))
-                has = len(self.split.rows[one.client])
-                why = unusable(one, has, shapes, request.mask)
-                if why is None:
-                    found.append(one)
-                    continue
-                one = Left(one.client, 0, why)
-            self.record.event("left out", round=0, client=one.client,
-                              name=self.split.names[one.client], why=one.why)  # fmt: skip
-        if not found:
-            raise TrainingFailed("the calibration", "no client gave a score", "Look at their rows.")
-        scores = averaged(found, shapes, request.mask)
-        masks = make_masks(shapes, request, scores, self.runs, writes=True)
-        seconds = time.monotonic() - began
-        self.record.event("masked", strategy=request.mask, score=request.chosen_by, seconds=seconds)
-        return masks
-
 
 def rounds_of(request: Request, index: int) -> int:
     """Rounds of a stage: its optimiser steps are those of a client, in all rounds."""
     assert request.federation is not None
     return (request.plan.stages[index].steps or 0) // request.federation.local_steps
-
-
-def _bytes(vector_n: Tensor) -> bytes:
-    return vector_n.numpy().astype("<f4", copy=False).tobytes()
-
-
-def _vector(packed: bytes, layout: Layout) -> Tensor:
-    found = torch.from_numpy(np.frombuffer(packed, "<f4").astype(np.float32))
-    assert found.numel() == layout.count
-    return found
-
-
-def _packed(starts: Mapping[str, Start] | None) -> bytes:
-    return pack_starts(starts) if starts is not None else b""
