@@ -131,6 +131,8 @@ SCORED = ((1e-3, 2e-3), (1e-3, 5e-3), (3e-3, 5e-3))
 """Entries that gradients choose take less than entries drawn at random: they all pull."""
 PRIMED = ((1e-4, 2e-3), (3e-4, 5e-3), (1e-3, 5e-3))
 BIASES = ((None, 1e-3), (None, 3e-3), (None, 1e-2))
+HEAD = ((None, 5e-3), (None, 2e-2), (None, 4e-2))
+"""Those of LoRA and of the sparse values: a stage's rate is its head's too."""
 RATE_SCALE = {"newsgroups": 1.0, "addresses": 0.4}
 """A language model that is trained for a few steps takes less than an encoder with a new head."""
 
@@ -147,6 +149,7 @@ RIVALS: tuple[Rival, ...] = (
     Rival("primed lora", {"kind": "slora", "density": 1.0}, PRIMED, parts=("newsgroups",)),
     # SmolLM2 is a Llama, which has no biases.
     Rival("bitfit", {"kind": "full"}, BIASES, trained="bitfit", parts=("newsgroups",)),
+    Rival("head alone", {"kind": "full"}, HEAD, trained="head", parts=("newsgroups",)),
     Rival("slora random, norm", {"kind": "slora", "handoff": {"rescale": "norm"}}, like=RANDOM),
     Rival("slora random, keep", {"kind": "slora", "handoff": {"residual": "keep"}}, like=RANDOM),
     Rival("slora random, fold", {"kind": "slora", "handoff": {"residual": "fold"}}, like=RANDOM),

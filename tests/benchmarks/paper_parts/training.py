@@ -163,5 +163,14 @@ def biases_and_head(model: Any) -> None:
         parameter.requires_grad_(name.endswith("bias") or name.startswith(head))
 
 
-TRAINED: Mapping[str, Callable[[Any], None]] = {"bitfit": biases_and_head}
+def head_alone(model: Any) -> None:
+    """What the task has added to the base: how much of a figure is its alone."""
+    from jobs.base_model import named_head
+
+    head = tuple(f"{name}." for name, _ in named_head(model))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(head))
+
+
+TRAINED: Mapping[str, Callable[[Any], None]] = {"bitfit": biases_and_head, "head": head_alone}
 """What of kind full is trained, by name."""
