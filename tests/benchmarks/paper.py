@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=PARTITIONS, help="these partitions")
     parser.add_argument("--methods", nargs="+", choices=[rival.name for rival in RIVALS])
     parser.add_argument("--seeds", type=int, help="only the first so many")
+    parser.add_argument("--one-rate", action="store_true", help="the middle one of each grid")
     parser.add_argument("--model", help="another model's folder, for both parts")
     parser.add_argument("--results", type=Path, help="the file of results")
     parser.add_argument("--workers", type=int, default=2, help="trainings at once")
@@ -86,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _with(part: Part, asked: argparse.Namespace) -> Part:
-    part = replace(part, seeds=part.seeds[: asked.seeds])
+    one_rate = part.one_rate or asked.one_rate
+    part = replace(part, seeds=part.seeds[: asked.seeds], one_rate=one_rate)
     return replace(part, model=asked.model) if asked.model else part
 
 

@@ -239,5 +239,5 @@ def setting(part: Part, partition: str, rival: Rival, rates: Rates, seed: int) -
 def rates_of(part: Part, rival: Rival) -> tuple[Rates, ...]:
     """The grid on this part."""
     scale = RATE_SCALE[part.name]
-    tried = rival.rates[1:2] if part.one_rate else rival.rates
+    tried = rival.rates[1:2] or rival.rates if part.one_rate else rival.rates
     return tuple((None if s is None else s * scale, rate * scale) for s, rate in tried)
