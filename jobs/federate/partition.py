@@ -222,8 +222,8 @@ def _dirichlet(found: dict[str, Numbers], clients: int, alpha: float, *, seed: i
     for label in sort_labels(found):
         sizes = _largest_remainder(_shares(draw, clients, alpha), len(found[label]))
         cuts = np.split(draw.permutation(found[label]), np.cumsum(sizes)[:-1])
-        for client, rows in zip(dealt, cuts, strict=True):
-            client.append(rows)
+        for mine, rows in zip(dealt, cuts, strict=True):
+            mine.append(rows)
     whole = [np.concatenate(rows) for rows in dealt]
     _nobody_empty(whole)
     return Partition(_numbered(clients), tuple(np.sort(rows) for rows in whole))

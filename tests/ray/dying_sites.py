@@ -8,9 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from jobs.cluster_run import connect
 from jobs.federate.check import check_federated
@@ -34,6 +37,7 @@ def main() -> int:
     # These two and no others: the machine may have more that are called so.
     for seat in sites._seats:
         ray.kill(seat.actor)
+        _gone(seat.actor)
     after = sites.peaks()
     made = sites.commit(opened.first, attempt=1, evaluations={}, ledger=LEDGER)
     told = {"before": len(before), "after": len(after), "adapter": made.label}
@@ -41,6 +45,13 @@ def main() -> int:
     sites.close()
     ray.shutdown()
     return 0
+
+
+def _gone(actor: Any) -> None:
+    """Waits for its death: it answers until it is there."""
+    with suppress(RayActorError):
+        while True:
+            ray.get(actor.ask.remote("peak"))
 
 
 if __name__ == "__main__":
