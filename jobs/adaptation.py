@@ -6,7 +6,6 @@ weights.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from jobs import stages, starts
 from jobs.base_shards import whole, writable
 from jobs.engine import Engine
+from jobs.handoff import handed_over
 from jobs.masking import load_masks, make_masks, mask_request
 from jobs.record import Record
 from jobs.spec import Spec
@@ -59,7 +59,7 @@ class Adaptation:
         warm: WarmStart | None = None,
     ) -> None:
         self._warm = warm
-        self._method, self._seed = spec.method, spec.train.seed
+        self._spec, self._method, self._seed = spec, spec.method, spec.train.seed
         self._model, self._targets, self._runs, self._team = model, dict(targets), runs, team
         self._record, self._calibrate = record, calibrate
         self._scored, self._resumed = scored, resumed
@@ -199,7 +199,8 @@ class Adaptation:
         if done:
             return starts.load_starts(self._runs)
         if not first:
-            made = self._handed_over(weights)
+            masks = self._masks()
+            made, self.kept = handed_over(weights, masks, self._spec, self._team, self._record)
         elif method.init == "pissa":
             pace = self._record.pace("the layers' singular vectors", len(self.shapes))
             made = starts.starts_from_weights(self._targets, method, self._team, pace.seen)
@@ -212,23 +213,6 @@ class Adaptation:
             )
         if self._team.rank == 0:
             starts.save_starts(self._runs, made)
-        return made
-
-    def _handed_over(self, weights: Mapping[str, Tensor]) -> dict[str, Start]:
-        began = time.monotonic()
-        pace = self._record.pace("hand-off, layers", len(self.shapes))
-        made, told = starts.hand_over(
-            weights, self._masks(), self._method, self._team, seed=self._seed, seen=pace.seen
-        )
-        energy = [layer.norm**2 for layer in told]
-        kept = sum(layer.kept * e for layer, e in zip(told, energy, strict=True))
-        self.kept = kept / sum(energy) if sum(energy) else 1.0
-        self._record.event(
-            "handoff",
-            kept=self.kept,
-            seconds=time.monotonic() - began,
-            layers=[dataclasses.asdict(layer) for layer in told],
-        )
         return made
 
 

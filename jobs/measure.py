@@ -43,6 +43,11 @@ def evaluate(
     loss, targets, right = (float(value) for value in sums)
     if not targets:
         raise InputError([feed.nothing()])
+    return figures(loss, targets, right, task=task)
+
+
+def figures(loss: float, targets: float, right: float, *, task: str) -> dict[str, float]:
+    """What sums over `targets` labels come to, `right` of them a classifier's first choice."""
     measured = {"loss": loss / targets}
     if task == "sequence-classification":
         return {**measured, "accuracy": right / targets, "rows": targets}

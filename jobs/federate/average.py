@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from jobs.federate.layout import Layout
+from jobs.local_steps import OUTER_MOMENTUM, OUTER_RATE
 from slora.average import mean_product
 
 Average = Literal["fedavg", "nesterov", "product"]
-OUTER_RATE, OUTER_MOMENTUM = 0.7, 0.9
-"""DiLoCo's outer Nesterov step (Douillard et al., 2023, arXiv 2311.08105)."""
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ def layout_of(trained: Mapping[str, Tensor]) -> Layout:
 
 
 def to_bytes(vector_n: Tensor) -> bytes:
-    """A vector of float32 on the CPU as it travels whole."""
-    return vector_n.numpy().astype("<f4", copy=False).tobytes()
+    """A vector of float32 as it travels whole."""
+    return vector_n.detach().cpu().numpy().astype("<f4", copy=False).tobytes()
 
 
 def to_vector(packed: bytes, layout: Layout) -> Tensor:

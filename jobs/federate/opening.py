@@ -12,16 +12,16 @@ from jobs.checkpoint import State
 from jobs.errors import TrainingFailed
 from jobs.federate.bill import Bill
 from jobs.federate.draw import drawn
-from jobs.federate.handoff import handed_over
 from jobs.federate.layout import to_vector
 from jobs.federate.messages import Kit, Left, Opened, Scored
 from jobs.federate.partition import Partition
 from jobs.federate.scores import averaged, unusable
 from jobs.federate.sites import Sites
+from jobs.handoff import handed_over
 from jobs.masking import load_masks, make_masks, mask_request, pack_masks, unpack_masks
 from jobs.record import Record
 from jobs.request import Request
-from jobs.starts import load_starts, pack_starts
+from jobs.starts import load_starts, pack_starts, save_starts
 from jobs.store.runs import RunStore
 from jobs.team import CALIBRATION, INSTALL, Team
 from slora.adapt import TRAINED
@@ -81,7 +81,9 @@ class Opening:
         if resumed:
             return load_starts(self._runs), None
         assert self._masks is not None
-        return handed_over(weights, self._masks, self._spec, self._team, self._record, self._runs)
+        made, kept = handed_over(weights, self._masks, self._spec, self._team, self._record)
+        save_starts(self._runs, made)
+        return made, kept
 
     def _kit(self, index: int, starts: Mapping[str, Start] | None) -> Kit:
         method, masks = self._spec.method, b""

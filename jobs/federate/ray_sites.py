@@ -48,7 +48,7 @@ class SiteActor:
         self._site = Site(at_hand(request), open_store(request.spec.store), device)
 
     def ask(self, what: str, *told: Any, **named: Any) -> Any:
-        """One call of the site. An error of ours is an answer: others end the run."""
+        """One call of the site. An error of ours is an answer; any other costs the actor."""
         try:
             return getattr(self._site, what)(*told, **named)
         except (JobsError, SloraError) as failed:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jobs.checkpoint import Saver, State, newest_state
-from jobs.errors import TrainingFailed
+from jobs.errors import Fault, InputError, TrainingFailed
 from jobs.federate.answers import checked
 from jobs.federate.average import Averaging, Told
 from jobs.federate.bill import Bill, rounds_journal
@@ -27,6 +27,7 @@ from jobs.federate.opening import Begun, Opening
 from jobs.federate.partition import Partition
 from jobs.federate.sites import Sites
 from jobs.ledger import Ledger
+from jobs.measure import figures
 from jobs.plan import StagePlan
 from jobs.record import Record
 from jobs.request import Request
@@ -273,14 +274,14 @@ class Federation:
         sums = self.sites.evaluate(weights)
         for _ in range(self.sites.count):
             self.team.wire.count(EVALUATION, len(weights))
-        targets = math.fsum(one.targets for one in sums)
-        measured = {"loss": math.fsum(one.loss for one in sums) / targets}
-        if self.spec.model.task == "sequence-classification":
-            right = math.fsum(one.correct for one in sums)
-            measured |= {"accuracy": right / targets, "rows": targets}
-        else:
-            perplexity = math.exp(min(measured["loss"], 700.0))
-            measured |= {"perplexity": perplexity, "tokens": targets}
+        loss, targets, right = (
+            math.fsum(getattr(one, name) for one in sums) for name in ("loss", "targets", "correct")
+        )
+        if not targets:
+            length = self.spec.data.max_length
+            problem = f"no row of eval has a target within {length} tokens"
+            raise InputError([Fault("data.max_length", problem, "Raise it, or shorten prompts.")])
+        measured = figures(loss, targets, right, task=self.spec.model.task)
         took = time.monotonic() - began
         self.ledger.add("eval_seconds", took)
         if not at.startswith("round "):

@@ -21,7 +21,7 @@ from jobs.data.feed import Step
 from jobs.engine import CompactEngine, EngineOptions
 from jobs.errors import InputError
 from jobs.federate.feeds import ClientFeeds
-from jobs.federate.layout import Layout, layout_of
+from jobs.federate.layout import Layout, layout_of, to_bytes
 from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Sums, Task
 from jobs.federate.payload import decode, encode
 from jobs.federate.rows import partition_of
@@ -76,7 +76,7 @@ class Site:
     def open(self, stage: int, kit: Kit) -> Opened:
         """Installs a stage, and tells what all others must have too."""
         self._open(stage, kit)
-        first = _float32(self._layout.flat(self._trained()))
+        first = to_bytes(self._layout.flat(self._trained()))
         return Opened(self._layout, first, self._made_here(stage, kit), self._agreed)
 
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -97,7 +97,7 @@ class Site:
         )
         try:
             found = layer_scores(self._targets, scorer, run, over_ranks=lambda total: total)
-            packed = b"".join(_float32(reduced(score, request.mask)) for _, score in found)
+            packed = b"".join(to_bytes(reduced(score, request.mask)) for _, score in found)
         except InputError as unusable:
             return Left(client, 0, str(unusable))
         return Scored(client, packed, self._feeds.rows(client))
@@ -155,7 +155,7 @@ class Site:
         """
         if stage != self._stage:
             return {}
-        return {client: _float32(left) for client, left in self._residuals.items()}
+        return {client: to_bytes(left) for client, left in self._residuals.items()}
 
     def peak(self) -> dict[str, Any]:
         """The most memory that this worker has held, and its host."""
@@ -324,7 +324,3 @@ class Site:
             steps = enumerate(feed.epoch())
             self._held_out[part, parts] = [one for one in steps if one[0] % parts == part]
         return self._held_out[part, parts]
-
-
-def _float32(vector_n: Tensor) -> bytes:
-    return vector_n.detach().cpu().numpy().astype("<f4", copy=False).tobytes()

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from jobs.errors import AlreadyThere, Fault, InputError, NotFound
+from jobs.errors import AlreadyThere, NotFound
 from jobs.retrain.door import Retrain
 from jobs.spec import Frozen
+from jobs.store.asked import keep_asked as keep
 from jobs.store.manifest import Digest, Label
 from jobs.store.runs import RunStore
 
@@ -35,15 +36,7 @@ class Looked(Frozen):
 
 def keep_asked(asked: Retrain, runs: RunStore) -> None:
     """Keeps what was asked; a run that goes on must be asked the same. Raises InputError."""
-    text = asked.text()
-    try:
-        before = runs.read_text(RETRAIN)
-    except NotFound:
-        runs.write_text(RETRAIN, text)
-        return
-    if before != text:
-        problem = f"{runs.run_id} was another retraining: its spec differs"
-        raise InputError([Fault("--run", problem, "Use its spec, or another id.")])
+    keep(asked.text(), runs, RETRAIN, what="retraining")
 
 
 def read_looked(runs: RunStore) -> Looked | None:

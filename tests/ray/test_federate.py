@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +93,14 @@ def _weights(manifest: Manifest) -> str:
 def _until(true: Callable[[], bool], job: subprocess.Popen[str]) -> None:
     until = time.monotonic() + 200
     while not true():
-        assert job.poll() is None and time.monotonic() < until
-        time.sleep(0.02)
+        assert not _over(job, within=0.02) and time.monotonic() < until
+
+
+def _over(job: subprocess.Popen[str], *, within: float) -> bool:
+    """Whether the job has ended, after so many seconds at most."""
+    with suppress(subprocess.TimeoutExpired):
+        job.wait(within)
+    return job.poll() is not None
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +109,6 @@ def in_one_process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ma
     torch.set_num_threads(1)
     spec = _spec(folder, "fed", {"drop_out": 0.3}, store=f"file://{folder / 'alone'}")
     asked = validate_federated(spec)
-    import dataclasses
-
     found = check_federated(asked)
     request = dataclasses.replace(found.checked.request("alone"), federation=asked.section)
     store = DirectoryStore(folder / "alone")
@@ -155,10 +161,9 @@ def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
     job = Job(head, folder, "hopeless", spec)
     driver = job.begun()
     _until(lambda: len(job.rounds()) >= 1, driver)
-    while driver.poll() is None:
+    while not _over(driver, within=0.05):
         for process in head.family("SiteActor"):
             process.kill()
-        time.sleep(0.05)
     said, _ = driver.communicate()
     assert driver.returncode == 1
     assert "the federation's sites" in said and "died without an answer" in said

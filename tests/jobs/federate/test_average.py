@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.federate.average import OUTER_MOMENTUM, OUTER_RATE, Averaging, Told
+from jobs.federate.average import Averaging, Told
 from jobs.federate.layout import Layout
+from jobs.local_steps import OUTER_MOMENTUM, OUTER_RATE
 
 LAYOUT = Layout(("x.a_RI", "x.b_OR", "head"), ((2, 3), (4, 2), (5,)))
 

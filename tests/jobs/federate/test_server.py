@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from jobs.checkpoint import newest_state
-from jobs.errors import TrainingFailed
+from jobs.errors import InputError, TrainingFailed
 from jobs.federate.bill import rounds_journal
 from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Task
 from jobs.federate.payload import decode
@@ -22,8 +22,6 @@ from jobs.federate.rows import partition_of
 from jobs.federate.server import Federation
 from jobs.federate.site import Site
 from jobs.federate.sites import LocalSites, Played
-from jobs.preflight import check
-from jobs.spec_file import validate_spec
 from jobs.store.adapters import pull, resolve
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
@@ -428,4 +426,17 @@ def test_the_rounds_are_told_as_json_lines(folder, tmp_path):
     made = _ended(folder, {}, tmp_path.name)
     rounds, _ = rounds_journal(made.runs).tail(0)
     assert json.loads(json.dumps(rounds))[0]["clients"][0].keys() >= {"name", "up", "down", "loss"}
-    assert check(validate_spec(made.spec.model_dump(mode="json"))).plan.kind == "slora"
+
+
+def test_held_out_rows_without_a_target_are_said_and_no_arithmetic_error(folder, tmp_path):
+    request = request_of(folder, {}, store=tmp_path.name)
+    opened = open_store(request.spec.store)
+
+    class Targetless(LocalSites):
+        def evaluate(self, weights: bytes) -> list[Sums]:
+            return [replace(one, targets=0.0) for one in super().evaluate(weights)]
+
+    sites = Targetless(request, opened, torch.device("cpu"))
+    made = Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+    with pytest.raises(InputError, match="no row of eval has a target within 64 tokens"):
+        made.run()

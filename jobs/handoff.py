@@ -1,4 +1,4 @@
-"""The hand-off of a federation: at its server, from values and masks alone."""
+"""The hand-off of one run, told: from values and masks to where the low-rank stage starts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Tensor
 
 from jobs.record import Record
 from jobs.spec import Spec
-from jobs.starts import hand_over, save_starts
-from jobs.store.runs import RunStore
+from jobs.starts import hand_over
 from jobs.team import Team
 from slora.mask import Mask
 from slora.start import Start
@@ -23,9 +22,8 @@ def handed_over(
     spec: Spec,
     team: Team,
     record: Record,
-    runs: RunStore,
 ) -> tuple[dict[str, Start], float]:
-    """Each layer's start, kept for a run that goes on; and what share of the energy it holds."""
+    """Each layer's start, and what share of the energy they hold, recorded. A collective."""
     began = time.monotonic()
     pace = record.pace("hand-off, layers", len(masks))
     made, told = hand_over(weights, masks, spec.method, team, seed=spec.train.seed, seen=pace.seen)
@@ -38,5 +36,4 @@ def handed_over(
         seconds=time.monotonic() - began,
         layers=[dataclasses.asdict(layer) for layer in told],
     )
-    save_starts(runs, made)
     return made, kept
