@@ -77,14 +77,17 @@ def _escaped(character: str) -> str:
 
 
 def _started(event: Mapping[str, Any]) -> str:
-    plan = event["plan"]
+    plan, local = event["plan"], event.get("local_steps")
+
+    def length(steps: int) -> str:
+        return f"{steps} steps" if local is None else f"{steps // local} rounds of {local} steps"
+
     stages = ", ".join(
-        f"{stage['name']} {stage['steps']} steps ({stage['share']:.2%} of the model)"
+        f"{stage['name']} {length(stage['steps'])} ({stage['share']:.2%} of the model)"
         for stage in plan["stages"]
     )
     if "clients" in event:
-        # Of a federation: the steps are those of a client that every round draws.
-        return f"{event['clients']} clients, {event['steps']} rounds: {stages}"
+        return f"{event['clients']} clients: {stages}"
     return f"{workers_text(plan['workers'])}, {plan['sharding']}: {stages}"
 
 
@@ -118,7 +121,7 @@ LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "resumed": lambda e: f"going on from {_at(e)}, {e['stage']} stage",
     "started": _started,
     "evaluated": lambda e: f"{place(e['at'])}: {figures(e['metrics'])}",
-    "stage": lambda e: f"{e['stage']} stage, {e['steps']} steps",
+    "stage": lambda e: f"{e['stage']} stage, {e['steps']} {e.get('unit', 'step')}s",
     "scoring": lambda e: f"scoring the weights for {e['strategy']} masks",
     "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
     "masked": _masked,

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.data.files import HUB_ID
 from jobs.errors import Fault, InputError
 from jobs.federate.check import check_federated
-from jobs.federate.door import FEDERATION, is_federated, load_federated, validate_federated
+from jobs.federate.door import FEDERATION, Federated, is_federated, validate_federated
 from jobs.preflight import absolute, check
 from jobs.retrain.door import is_retrain, validate_retrain
 from jobs.search.door import validate_search
@@ -44,33 +44,43 @@ def read_submission(path: Path, overrides: Sequence[str] = ()) -> Sent:
         # The model or the rows are elsewhere: what they would tell is told by the job.
         if faults := list(stop_faults(whole)):
             raise InputError(faults)
-    elif kind == "federate":
-        check_federated(load_federated(path, overrides), quick=True, store=False)
+    elif is_federated(raw):
+        check_federated(_federated(raw, whole), quick=True, store=False)
     else:
         check(whole, quick=True, store=False)
     return Sent(kind, whole.name, {**_named(whole, raw), **sections}, absent)
 
 
 def _kind(raw: Mapping[str, Any]) -> str:
-    if is_federated(raw):
-        # Its own door refuses the other sections beside it.
-        return "federate"
-    if not is_retrain(raw):
-        return "search" if raw.get("search") is not None else "finetune"
+    if is_retrain(raw) and not is_federated(raw):
+        if raw.get("search") is not None:
+            raise InputError([Fault("search", "stands beside retrain", "Keep one of the two.")])
+        return "retrain"
     if raw.get("search") is not None:
-        raise InputError([Fault("search", "stands beside retrain", "Keep one of the two.")])
-    return "retrain"
+        return "search"
+    # Its own door refuses a retrain section beside it.
+    return "federate" if is_federated(raw) else "finetune"
 
 
 def _read(kind: str, raw: Mapping[str, Any]) -> tuple[Spec, dict[str, Any]]:
-    """The spec of a training, and the section that is not of it."""
+    """The spec of a training, and the sections that are not of it."""
     if kind == "finetune":
         return validate_spec(raw), {}
     if kind == "federate":
         federated = validate_federated(raw)
         return federated.spec, _section(FEDERATION, federated.section)
-    found = validate_search(raw) if kind == "search" else validate_retrain(raw)
-    return found.spec, _section(kind, found.section)
+    if kind == "retrain":
+        again = validate_retrain(raw)
+        return again.spec, _section(kind, again.section)
+    found = validate_search(raw)
+    clients = _section(FEDERATION, found.federation) if found.federation else {}
+    return found.spec, {**_section(kind, found.section), **clients}
+
+
+def _federated(raw: Mapping[str, Any], whole: Spec) -> Federated:
+    """The federation, or that of a search's trials, with whole paths."""
+    plain = {key: value for key, value in raw.items() if key != "search"}
+    return Federated(whole, validate_federated(plain).section)
 
 
 def _section(key: str, section: Frozen) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class Federation:
         if state is not None:
             self._resume(state)
         self.record.event("started", steps=self.section.rounds, plan=self.plan.to_json(),
-                          clients=self.split.count)  # fmt: skip
+                          clients=self.split.count,
+                          local_steps=self.section.local_steps)  # fmt: skip
         weights: Mapping[str, Tensor] = state.weights if state else {}
         for index in range(state.stage if state else 0, len(self.plan.stages)):
             resumed = state if state and state.stage == index else None
@@ -112,7 +113,7 @@ class Federation:
         rounds = rounds_of(self.request, index)
         done = resumed.stage_step if resumed else 0
         self._before(index)
-        self.record.event("stage", stage=stage.name, steps=rounds, done=done)
+        self.record.event("stage", stage=stage.name, steps=rounds, unit="round", done=done)
         for number in range(done, rounds):
             self._round(index, stage, number, rounds, begun, averaging)
             self._after_round(index, number + 1, rounds, layout, averaging)

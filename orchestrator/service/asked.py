@@ -77,8 +77,10 @@ def _finetune(raw: Mapping[str, Any]) -> Read:
 
 def _search(raw: Mapping[str, Any]) -> Read:
     found: Search = validate_search(raw)
-    at_once = found.section.max_concurrent or 1
-    return found.spec, found.text(), _workers(found.spec) * at_once, found.section.samples
+    at_once, trainings = found.section.max_concurrent or 1, found.section.samples
+    if trainings is not None and found.federation is not None:
+        trainings *= found.federation.clients_per_round
+    return found.spec, found.text(), _workers(found.spec) * at_once, trainings
 
 
 def _retrain(raw: Mapping[str, Any]) -> Read:

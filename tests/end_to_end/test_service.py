@@ -158,3 +158,28 @@ def test_a_run_is_followed_live_retrained_on_new_rows_promoted_and_rolled_back(
     assert current(whole) == ("chat@v1", first["id"])
     runs = said(whole, "runs")["runs"]
     assert {one["id"]: one["status"] for one in runs} == {first["id"]: "done", again: "done"}
+
+
+def test_a_federation_is_followed_round_by_round_and_kept_in_the_bucket(
+    whole: Whole, tmp_path: Path
+):
+    rows = (ROOT / ".cache/data/newsgroups.train.jsonl").read_text(encoding="utf-8").splitlines()
+    write_rows(tmp_path / "train.jsonl", rows[:40])
+    write_rows(tmp_path / "eval.jsonl", rows[:8])
+    example = yaml.safe_load((ROOT / "jobs/examples/federate.yaml").read_text(encoding="utf-8"))
+    short = {
+        "model": {"path": str(ROOT / example["model"]["path"])},
+        "data": {"train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "eval.jsonl")},
+        "train": {"batch_size": 4, "micro_batch_size": 4},
+        "cluster": {"workers": 1},
+        "store": STORE,
+        "federation": {"clients": 3, "clients_per_round": 2, "rounds": 2, "sparse_rounds": 1,
+                       "local_steps": 1, "dirichlet_alpha": 1.0},
+    }  # fmt: skip
+    (tmp_path / "federate.yaml").write_text(yaml.safe_dump(laid_over(example, short)))
+    lines, _ = followed(whole, "submit", str(tmp_path / "federate.yaml"), "--follow")
+    assert "round 1/2 sparse: 2 clients" in lines and "checkpoint at round 2" in lines
+    (run,) = said(whole, "runs", "--kind", "federate")["runs"]
+    assert run["status"] == "done"
+    adapter = said(whole, "adapters", "show", "newsgroups-federated", "--store", STORE)
+    assert adapter["run"] == run["id"] and adapter["federation"]["rounds"] == 2

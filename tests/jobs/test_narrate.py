@@ -78,9 +78,12 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "kept": ({"event": "kept", "adapter": "chat@v2", "why": "it is worse"},
              "kept chat@v2, not promoted: it is worse"),
     "a federation started": (
-        {"event": "started", "steps": 30, "plan": PLAN, "clients": 20},
-        "20 clients, 30 rounds: sparse 2 steps (1.00% of the model), "
-        "low-rank 4 steps (2.34% of the model)"),
+        {"event": "started", "steps": 3, "plan": PLAN, "clients": 20, "local_steps": 2},
+        "20 clients: sparse 1 rounds of 2 steps (1.00% of the model), "
+        "low-rank 2 rounds of 2 steps (2.34% of the model)"),
+    "a federation's stage": (
+        {"event": "stage", "stage": "sparse", "steps": 2, "unit": "round", "done": 0},
+        "sparse stage, 2 rounds"),
     "a federation's checkpoint": (
         {"event": "checkpoint", "step": 3, "unit": "round", "bytes": 2_000_000},
         "checkpoint at round 3: 2.0 MB"),

@@ -124,6 +124,20 @@ def test_a_bad_federation_is_refused_here(desk: Desk, federation: dict[str, Any]
     assert result.exit_code == 2 and result.stderr.startswith(f"{key}: ")
 
 
+def test_a_search_whose_trials_are_federations_is_submitted_as_a_search(desk: Desk):
+    federation = {"clients": 4, "clients_per_round": 2, "rounds": 3}
+    search = {"space": {"train.learning_rate": {"choice": [0.1, 0.2]}}, "samples": 2,
+              "scheduler": "none"}  # fmt: skip
+    asked = {"data": {"eval_fraction": 0.25}, "train": {"steps": None, "batch_size": 4}}
+    path = spec(desk, **asked, federation=federation, search=search)
+    result = desk.ask("submit", path, "--set", "federation.rounds=5", "--json")
+    assert result.exit_code == 0, result.output
+    run = json.loads(result.stdout)
+    assert run["kind"] == "search"
+    there = sent(desk, run["id"])
+    assert there["federation"]["rounds"] == 5 and there["search"]["samples"] == 2
+
+
 def test_two_sections_at_once_are_refused(desk: Desk):
     result = desk.ask("submit", spec(desk, search={"space": {}}, retrain={}))
     assert result.exit_code == 2 and "stands beside retrain" in result.stderr

@@ -8,6 +8,7 @@ import yaml
 from jobs.errors import InputError
 from jobs.federate.door import validate_federated
 from jobs.retrain.door import validate_retrain
+from jobs.search.door import validate_search
 from orchestrator.service.asked import asked_for
 from tests.orchestrator.service.made import spec_of
 
@@ -41,6 +42,18 @@ def test_a_federation_is_asked_for_with_its_section():
     assert (found.section.rounds, found.spec.train.steps) == (7, 14)
     assert asked.workers == 2
     assert asked.tokens == 7 * 3 * 2 * 4 * 64
+
+
+def test_a_search_over_federations_counts_what_all_clients_of_all_trials_train():
+    section = {"clients": 6, "clients_per_round": 3, "rounds": 7, "local_steps": 2}
+    space = {"train.learning_rate": {"choice": [0.1, 0.2]}}
+    search = {"space": space, "samples": 5, "scheduler": "none"}
+    spec = spec_of(federation=section, search=search)
+    spec["train"] = {key: value for key, value in spec["train"].items() if key != "steps"}
+    asked = asked_for("search", spec, STORES)
+    found = validate_search(yaml.safe_load(asked.text))
+    assert found.federation is not None and found.federation.rounds == 7
+    assert asked.tokens == 5 * 7 * 3 * 2 * 4 * 64
 
 
 def test_a_federation_without_its_section_is_refused():
