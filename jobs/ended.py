@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from jobs.errors import InputError, JobsError, NotInstalled
 from jobs.narrate import plain
 from slora.errors import SloraError
+
+if TYPE_CHECKING:
+    from jobs.store.runs import RunStore
 
 OURS = ("slora", "jobs", "orchestrator")
 
@@ -44,3 +50,13 @@ def ended(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+@contextmanager
+def failure_kept(runs: RunStore) -> Iterator[None]:
+    """What fails inside is the run's last event, for whoever was not there to read stderr."""
+    try:
+        yield
+    except JobsError as failed:
+        runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
+        raise

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime
 import sys
-import time
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from jobs.at_hand import spec_at_hand
-from jobs.ended import ended
-from jobs.errors import JobsError
+from jobs.ended import ended, failure_kept
 from jobs.lease import Lease
 from jobs.preflight import Checked, absolute, check
 from jobs.report import summary
@@ -44,15 +42,11 @@ def _run(checked: Checked, run_id: str, attempt: int) -> None:
     runs.write_json(PLAN, checked.plan.to_json())
     request = checked.request(run_id)
     print(f"run {run_id}", flush=True)
-    with Lease(runs, attempt), told(runs):
-        try:
-            connect()
-            if (missing := missing_resources(request)) is not None:
-                print(f"waiting for the cluster: {missing}", flush=True)
-            train(request, runs, attempt=attempt)
-        except JobsError as failed:
-            runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
-            raise
+    with Lease(runs, attempt), told(runs), failure_kept(runs):
+        connect()
+        if (missing := missing_resources(request)) is not None:
+            print(f"waiting for the cluster: {missing}", flush=True)
+        train(request, runs, attempt=attempt)
     Console(width=80).print(summary(runs))
     assert runs.store.head(runs.key(LEDGER)) is not None
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import sys
-import time
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from jobs.at_hand import spec_at_hand
-from jobs.ended import ended
-from jobs.errors import JobsError
+from jobs.ended import ended, failure_kept
 from jobs.federate.check import check_federated
 from jobs.federate.door import Federated, load_federated
 from jobs.federate.papers import keep_asked
@@ -49,13 +47,9 @@ def _run(asked: Federated, run_id: str, attempt: int) -> None:
     runs.write_json(PLAN, checked.to_json())
     request = dataclasses.replace(checked.checked.request(run_id), federation=asked.section)
     print(f"run {run_id}", flush=True)
-    with Lease(runs, attempt), told(runs):
-        try:
-            connect()
-            federate(request, runs, attempt=attempt)
-        except JobsError as failed:
-            runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
-            raise
+    with Lease(runs, attempt), told(runs), failure_kept(runs):
+        connect()
+        federate(request, runs, attempt=attempt)
     Console(width=80).print(summary(runs))
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime
 import sys
-import time
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from jobs.at_hand import spec_at_hand
-from jobs.ended import ended
-from jobs.errors import JobsError
+from jobs.ended import ended, failure_kept
 from jobs.lease import Lease
 from jobs.report import summary
 from jobs.retrain.door import Retrain, load_retrain
@@ -40,12 +38,8 @@ def _run(asked: Retrain, run_id: str, attempt: int) -> None:
     runs = RunStore(open_store(asked.spec.store), run_id)
     print(f"run {run_id}", flush=True)
     keep_asked(asked, runs)
-    with Lease(runs, attempt), told(runs):
-        try:
-            Retraining(asked, runs, attempt).run()
-        except JobsError as failed:
-            runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
-            raise
+    with Lease(runs, attempt), told(runs), failure_kept(runs):
+        Retraining(asked, runs, attempt).run()
     Console(width=80).print(summary(runs))
 
 

@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 
 from jobs.at_hand import spec_at_hand
-from jobs.ended import ended
-from jobs.errors import JobsError
+from jobs.ended import ended, failure_kept
 from jobs.lease import Lease
 from jobs.preflight import Checked, check
 from jobs.run_arguments import run_parser
@@ -61,14 +60,12 @@ def _searched(search: Search, checked: Checked, runs: RunStore, diary: Diary, at
 
     connect()
     try:
-        run_trials(search, checked, runs, diary, say)
-        found = best(diary.rows, search.section.direction)
-        adapter = None
-        if found is not None:
-            adapter = publish_best(search, checked, runs, found, attempt=attempt)
-    except JobsError as failed:
-        runs.events.append({"event": "failed", "time": time.time(), "why": str(failed)})
-        raise
+        with failure_kept(runs):
+            run_trials(search, checked, runs, diary, say)
+            found = best(diary.rows, search.section.direction)
+            adapter = None
+            if found is not None:
+                adapter = publish_best(search, checked, runs, found, attempt=attempt)
     finally:
         leave(search, runs, diary)
     if adapter is not None:
