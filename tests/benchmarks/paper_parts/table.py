@@ -107,7 +107,8 @@ def goals(part: Part, found: Sequence[Mapping[str, Any]]) -> list[str]:
         if not row["method"].startswith("slora") or full is None or part.metric != "accuracy":
             continue
         behind = 100 * (full["mean"] - row["mean"])
-        parts = [f"{behind:.1f} points under full fine-tuning (goal: at most 1)"]
+        side, goal = ("under", " (goal: at most 1)") if behind > 0 else ("above", "")
+        parts = [f"{abs(behind):.1f} points {side} full fine-tuning{goal}"]
         if row["against_lora"]:
             above = 100 * row["against_lora"]["difference"]
             parts.append(f"{above:+.1f} against lora at equal bytes (goal: +3)")

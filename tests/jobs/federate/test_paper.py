@@ -175,6 +175,12 @@ def test_a_row_has_lora_beside_it_at_equal_bytes_and_the_goals_are_said():
     assert len(results(NEWS, HARDEST, BY_NAME["lora"], done)) == 1
 
 
+def test_a_slora_that_is_above_full_fine_tuning_is_said_to_be():
+    done = done_with({"full": 0.6, "slora random": 0.65})
+    (said,) = goals(NEWS, rows(NEWS, HARDEST, RIVALS, done))
+    assert said.startswith("slora random: 5.0 points above full fine-tuning")
+
+
 # A whole training, on the product's own federation
 
 
