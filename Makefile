@@ -17,10 +17,12 @@ DEV   := $(VENV)/.dev-$(KEY)
 # Model and data come from packages: nothing here asks a model hub.
 export HF_HUB_OFFLINE := 1
 
-SLOW := ray or ranks or storage or postgres or browser or end_to_end or gpu
+# Three on two cores: most tests wait now and then. A file's tests share what they set up.
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+SLOW := long or ray or ranks or storage or postgres or browser or end_to_end or gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-classify up down test test-fast check bench format setup clean clean-all
+.PHONY: help demo demo-classify up down test test-long test-fast check bench format setup clean clean-all
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,10 +44,14 @@ down: ## end what make up started; what was made stays
 test: $(DEV) ## all tests, with the real models and data (make test ARGS="-k plan")
 	$(PY) infra/demo/prepare.py all
 	$(PY) -m tests.ui.fetch_browser
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+test-long: $(DEV) ## the cases of long campaigns that make test leaves out
+	$(PY) infra/demo/prepare.py all
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m long $(ARGS)
 
 test-fast: $(DEV) ## the unit tests only, under a minute
-	$(PY) -m pytest -m "not ($(SLOW))" $(ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not ($(SLOW))" $(ARGS)
 
 check: $(DEV) ## lint, formatting and types
 	$(PY) -m ruff check .

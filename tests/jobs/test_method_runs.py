@@ -18,6 +18,7 @@ from jobs.measure import evaluate
 from jobs.store.adapters import pull, resolve
 from jobs.store.objects import open_store
 from slora.folder import LoraAdapter, SparseAdapter, read
+from tests.long import cases, long_asked
 from tests.tiny import chat_rows, tiny_chat_model, tiny_gpt2, tiny_spec
 from tests.training_runs import Asked, Left, train_all
 
@@ -59,6 +60,13 @@ COMPACT = {"keep", "gpt2 keep", "fold", "sparse factors", "sparse factors of pis
            "sparse fisher", "sparse blocks"}  # fmt: skip
 
 
+# What `make test` trains beside one run of every way on one rank.
+ON_TWO = ("fisher", "random rows", "own score", "keep", "fold", "lora-ga", "gates", "gpt2 keep")
+IN_SHARDS = ("keep", "lora-ga", "gates", "gpt2 pissa")
+IN_BFLOAT16 = ("gpt2 fisher", "gates")
+DYING = ("fold", "keep", "gates")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("method")
@@ -88,17 +96,19 @@ def _asked(folder: Path, way: str, kind: str, dies: str = "") -> Asked:
 
 
 @pytest.fixture(scope="module")
-def left(folder: Path) -> dict[str, Left]:
-    """Three groups of processes, and a fourth for those that go on."""
-    died = [_asked(folder, way, "died", dies=place) for way, place in DIE.items()]
+def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, Left]:
+    """Two groups of processes, and a third for those that go on."""
+    whole = long_asked(request)
+    dying = tuple(DIE) if whole else DYING
+    died = [_asked(folder, way, "died", dies=DIE[way]) for way in dying]
     one = train_all([*(_asked(folder, way, "1") for way in WAYS), *died], 1)
     two = train_all(
-        [*(_asked(folder, way, "2") for way in WAYS)]
-        + [_asked(folder, way, "cluster") for way in SHARDED]
-        + [_asked(folder, way, "narrow") for way in NARROW],
+        [_asked(folder, way, "2") for way in (WAYS if whole else ON_TWO)]
+        + [_asked(folder, way, "cluster") for way in (SHARDED if whole else IN_SHARDS)]
+        + [_asked(folder, way, "narrow") for way in (NARROW if whole else IN_BFLOAT16)],
         2,
     )
-    again = train_all([_asked(folder, way, "died") for way in DIE], 1)
+    again = train_all([_asked(folder, way, "died") for way in dying], 1)
     return {**one, **two, **again}
 
 
@@ -110,7 +120,7 @@ def _name(way: str, kind: str = "1") -> str:
     return f"{way}-{kind}".replace(" ", "-")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", cases(WAYS, ON_TWO))
 def test_masks_and_losses_are_the_same_on_one_rank_and_on_two(left, way):
     one, two = _of(left, way, "1"), _of(left, way, "2")
     assert len(one.losses) == len(two.losses) == STEPS.get(way, 12)
@@ -122,6 +132,7 @@ def test_masks_and_losses_are_the_same_on_one_rank_and_on_two(left, way):
 FOUR = ("fisher", "snip", "rows", "global")
 
 
+@pytest.mark.long
 def test_masks_by_score_are_the_same_on_four_ranks_too(left, folder):
     four = train_all([_asked(folder, way, "4") for way in FOUR], 4)
     for way in FOUR:
@@ -130,13 +141,13 @@ def test_masks_by_score_are_the_same_on_four_ranks_too(left, folder):
         assert masks[0]
 
 
-@pytest.mark.parametrize("way", SHARDED)
+@pytest.mark.parametrize("way", cases(SHARDED, IN_SHARDS))
 def test_a_sharded_base_changes_no_loss(left, way):
     wanted = _of(left, way, "1").losses
     assert _of(left, way, "cluster").losses == pytest.approx(wanted, rel=1e-3)
 
 
-@pytest.mark.parametrize("way", NARROW)
+@pytest.mark.parametrize("way", cases(NARROW, IN_BFLOAT16))
 def test_a_bfloat16_base_learns_as_a_float32_one_does_to_its_precision(left, way):
     narrow = _of(left, way, "narrow")
     # bfloat16 has 8 bits: a loss of 5.5 is known to about 0.02.
@@ -144,7 +155,7 @@ def test_a_bfloat16_base_learns_as_a_float32_one_does_to_its_precision(left, way
     assert narrow.base_untouched
 
 
-@pytest.mark.parametrize("way", DIE)
+@pytest.mark.parametrize("way", cases(DIE, DYING))
 def test_a_run_that_died_ends_with_the_same_bits(left, way):
     assert _of(left, way, "died").files == _of(left, way, "1").files
 

@@ -156,6 +156,7 @@ def test_a_client_that_dies_in_a_round_is_left_out_of_it_and_the_round_counts(he
     assert len(left) <= 1 and resolve(job.store, "dying").ledger["left_out"] == len(left)
 
 
+@pytest.mark.long
 def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
     spec = _spec(folder, "hopeless", {"rounds": 200}, cluster={"max_failures": 1})
     job = Job(head, folder, "hopeless", spec)
@@ -184,6 +185,7 @@ def test_a_site_that_hangs_loses_its_client_for_the_round_and_is_replaced(head, 
     assert len(job.rounds()) == 30
 
 
+@pytest.mark.long
 def test_sites_that_die_after_the_last_round_cost_no_run(head, folder):
     spec = _spec(folder, "late", {}, method={"kind": "sparse", "sparse_share": None})
     driver = head.run("tests.ray.dying_sites", str(write_spec(folder / "late.yaml", spec)))
@@ -194,6 +196,7 @@ def test_sites_that_die_after_the_last_round_cost_no_run(head, folder):
     assert told == {"before": 2, "after": 0, "adapter": "late@v1"}
 
 
+@pytest.mark.long
 def test_what_a_site_holds_back_for_an_earlier_stage_is_nothing_to_a_later_one(head, folder):
     """One client a round and no evaluation: a site may have no task of a stage for long."""
     federation = {"clients": 2, "clients_per_round": 1, "compress": "topk", "partition": "iid",

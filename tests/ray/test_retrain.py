@@ -152,6 +152,7 @@ def test_an_attempt_after_a_death_before_the_gate_measures_and_decides(place):
     assert committed_versions(place.store, "tiny") == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_slora_train_runs_a_retraining_to_its_decision_and_the_next_finds_nothing(head, tmp_path):
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 24)

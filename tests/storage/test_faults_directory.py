@@ -22,6 +22,7 @@ from jobs.store.blobs import blob_key
 from jobs.store.directory import DirectoryStore
 from jobs.store.removal import GRACE_S
 from tests.jobs.store.made import DyingStore, Killed, race
+from tests.long import cases
 from tests.storage.faults import Scene, check, scene
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ def calls_of_a_commit(store: DirectoryStore, folder: Path) -> int:
     return watch.count
 
 
-@pytest.mark.parametrize("fault", ERRORS)
+@pytest.mark.parametrize("fault", cases(ERRORS, ["disk full"]))
 def test_an_error_at_any_call_costs_nothing_that_was_committed(
     fault: str, directory: DirectoryStore, tmp_path: Path, capsys
 ):

@@ -14,6 +14,7 @@ from jobs.store import s3 as s3_module
 from jobs.store import s3_parts
 from jobs.store.s3 import S3Store
 from jobs.store.settings import S3Settings
+from tests.long import cases
 from tests.storage.fault_proxy import FAULTS, FaultProxy
 from tests.storage.weed import Weed
 
@@ -46,7 +47,7 @@ def path(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", cases(FAULTS, ("500 after", "reset", "wrong checksum")))
 def test_an_upload_in_parts_is_whole_or_absent_and_leaves_no_parts(
     fault: str, spoilt: S3Store, proxy: FaultProxy, path: Path, capsys
 ):
@@ -77,7 +78,7 @@ def test_an_upload_in_parts_is_whole_or_absent_and_leaves_no_parts(
         print(f"\n  s3, parts up, {fault}: {points} of {points} requests tried, {failed} failed it")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", cases(FAULTS, ("500 after", "reset", "wrong checksum")))
 def test_a_download_in_parts_gives_the_digest_of_what_came(
     fault: str, spoilt: S3Store, proxy: FaultProxy, path: Path, tmp_path: Path, capsys
 ):

@@ -9,6 +9,7 @@ import pytest
 
 from jobs.store.adapters import resolve
 from jobs.store.objects import open_store
+from tests.long import cases, long_asked
 from tests.tiny import chat_rows, label_rows, laid_over, tiny_chat_model, tiny_encoder, tiny_spec
 from tests.training_runs import Asked, Left, train_all
 
@@ -31,6 +32,15 @@ NEXT: dict[str, dict[str, Any]] = {
 }
 OF = {"another scale": "lora"}
 PLACES = ("1", "2", "cluster")
+SHORT = ("slora", "chosen", "full")
+"""What `make test` trains on two workers, over a base in parts, and through a death."""
+
+PLACED = [
+    *((way, "1") for way in NEXT),
+    *((way, place) for way in SHORT for place in PLACES[1:]),
+    *(pytest.param(way, place, marks=pytest.mark.long)
+      for way in NEXT if way not in SHORT for place in PLACES[1:]),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,42 +81,41 @@ def _child(folder: Path, way: str, place: str, dies: str = "") -> Asked:
 
 
 @pytest.fixture(scope="module")
-def left(folder: Path) -> dict[str, Left]:
+def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, Left]:
     """The parents, those that go on from them alone and in twos, and those that died on the way."""
     parents = [Asked(way, _spec(folder, way)) for way in WAYS]
-    died = [_child(folder, way, "died", dies="step 5") for way in NEXT]
+    further = tuple(NEXT) if long_asked(request) else SHORT
+    died = [_child(folder, way, "died", dies="step 5") for way in further]
     one = train_all([*parents, *(_child(folder, way, "1") for way in NEXT), *died], 1)
-    twos = [_child(folder, way, place) for way in NEXT for place in ("2", "cluster")]
+    twos = [_child(folder, way, place) for way in further for place in ("2", "cluster")]
     two = train_all(twos, 2)
-    return {**one, **two, **train_all([_child(folder, way, "died") for way in NEXT], 1)}
+    return {**one, **two, **train_all([_child(folder, way, "died") for way in further], 1)}
 
 
 def _of(left: dict[str, Left], way: str, place: str) -> Left:
     return left[f"{way}-{place}".replace(" ", "-")]
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("way", NEXT)
+@pytest.mark.parametrize(("way", "place"), PLACED)
 def test_before_its_first_step_it_is_what_its_parent_was(way, place, left):
     before = _of(left, way, place).evaluations["before"]
     assert before == pytest.approx(left[OF.get(way, way)].evaluations["end"], rel=1e-5)
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("way", NEXT)
+@pytest.mark.parametrize(("way", "place"), PLACED)
 def test_it_learns_on(way, place, left):
     found = _of(left, way, place)
     assert found.evaluations["end"]["loss"] != found.evaluations["before"]["loss"]
     assert found.losses[-1] < left[OF.get(way, way)].losses[0]
 
 
-@pytest.mark.parametrize("way", NEXT)
+@pytest.mark.parametrize("way", cases(NEXT, SHORT))
 def test_two_workers_and_a_base_in_parts_train_the_same(way, left):
     for place in ("2", "cluster"):
         assert _of(left, way, place).losses == pytest.approx(_of(left, way, "1").losses, rel=1e-3)
 
 
-@pytest.mark.parametrize("way", NEXT)
+@pytest.mark.parametrize("way", cases(NEXT, SHORT))
 def test_a_death_on_the_way_changes_nothing(way, left):
     assert _of(left, way, "died").files == _of(left, way, "1").files
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.long import cases
 from tests.ray.search.made import RATE, nothing_left, rows_of, searched, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -20,6 +21,7 @@ def test_when_all_trials_fail_the_commonest_reason_is_told(head, folder):
     assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_pbt_goes_on_where_a_trial_fails_that_the_others_wait_for(head, folder):
     space = {RATE: {"choice": [1e-2, 1e-3, 1e30]}}
     search = {"space": space, "algorithm": "grid", "scheduler": "pbt"}
@@ -45,17 +47,17 @@ def test_a_worker_that_fails_alone_ends_its_trial_soon_and_with_its_own_reason(h
 
 def test_kinds_and_workers_may_differ_between_trials(head, folder):
     space = {
-        "method.kind": {"choice": ["slora", "sparse", "lora", "full"]},
+        "method.kind": {"choice": ["slora", "full"]},
         "cluster.workers": {"choice": [1, 2]},
     }
     search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}
     code, said, rows = searched(head, folder, "mixed", search)
     assert code == 0, said
-    assert [row.status for row in rows] == ["done"] * 8, [row.reason for row in rows]
+    assert [row.status for row in rows] == ["done"] * 4, [row.reason for row in rows]
     nothing_left(head)
 
 
-@pytest.mark.parametrize("killed_at", [1, 3])
+@pytest.mark.parametrize("killed_at", cases([1, 3], [1]))
 def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(head, folder, killed_at):
     name = f"killed{killed_at}"
     search = {"scheduler": "none", "samples": 5, "max_concurrent": 2}
