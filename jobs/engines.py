@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -17,16 +19,15 @@ def engine_for(
     spec: Spec, plan: Plan, model: nn.Module, team: Team, shards: BaseShards | None
 ) -> Engine:
     """The stage's engine. `shards` hold the base where it is cut. A collective."""
-    train, cluster = spec.train, spec.cluster
-    # Dealt anew: an elastic run may have another number of workers than its plan.
-    _, micro, accumulation = deal(train.batch_size, train.micro_batch_size, team.world_size)
-    options = EngineOptions(
-        sharding=plan.sharding,
-        bfloat16=spec.model.dtype == "bfloat16",
-        micro_batch_size=micro,
-        accumulation=accumulation,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
+    cluster = spec.cluster
+    options = replace(
+        step_options(
+            spec,
+            sharding=plan.sharding,
+            # Dealt anew: an elastic run may have another number of workers than its plan.
+            micro_batch_size=spec.train.micro_batch_size,
+            world_size=team.world_size,
+        ),
         exchange=getattr(torch, cluster.exchange_dtype),
         sync_every=cluster.sync_every,
         outer=cluster.outer,
@@ -35,3 +36,19 @@ def engine_for(
     if spec.method.kind == "full":
         return FullEngine(model, options, team)
     return CompactEngine(model, options, team, shards)
+
+
+def step_options(
+    spec: Spec, *, sharding: str, micro_batch_size: int, world_size: int
+) -> EngineOptions:
+    """What a spec asks of one step, for workers that exchange whole gradients at each."""
+    train = spec.train
+    _, micro, accumulation = deal(train.batch_size, micro_batch_size, world_size)
+    return EngineOptions(
+        sharding=sharding,
+        bfloat16=spec.model.dtype == "bfloat16",
+        micro_batch_size=micro,
+        accumulation=accumulation,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from jobs.adaptation import Adaptation
 from jobs.base import load_base
 from jobs.calibration import calibration_run
 from jobs.data.feed import Step
-from jobs.engine import CompactEngine, EngineOptions
+from jobs.engine import CompactEngine
+from jobs.engines import step_options
 from jobs.errors import InputError
 from jobs.federate.feeds import ClientFeeds
 from jobs.federate.layout import Layout, layout_of, to_bytes
@@ -30,7 +32,6 @@ from jobs.feeds import eval_feed
 from jobs.masking import mask_request, pack_masks, unpack_masks
 from jobs.objective import ask, correct, loss_sum
 from jobs.peak import peaks
-from jobs.plan import deal
 from jobs.publish import publish
 from jobs.record import Record
 from jobs.request import Request
@@ -274,7 +275,14 @@ class Site:
 
     def _train(self, task: Task, before_n: Tensor) -> tuple[Tensor | None, list[float], int]:
         """The weights after the local steps, or None where their numbers ended; losses, tokens."""
-        engine = CompactEngine(self._model, self._options(), self._team, None)
+        options = step_options(
+            self._spec,
+            sharding="replicate",
+            micro_batch_size=self._request.plan.micro_batch_size,
+            world_size=1,
+        )
+        options = replace(options, optimizer=self._section.optimizer)
+        engine = CompactEngine(self._model, options, self._team, None)
         losses, tokens = list[float](), 0
         try:
             engine.restore_weights(self._layout.named(before_n))
@@ -289,19 +297,6 @@ class Site:
             return self._layout.flat(engine.weights()), losses, tokens
         finally:
             engine.close()
-
-    def _options(self) -> EngineOptions:
-        train = self._spec.train
-        _, micro, accumulation = deal(train.batch_size, self._request.plan.micro_batch_size, 1)
-        return EngineOptions(
-            sharding="replicate",
-            bfloat16=self._spec.model.dtype == "bfloat16",
-            micro_batch_size=micro,
-            accumulation=accumulation,
-            weight_decay=train.weight_decay,
-            max_grad_norm=train.max_grad_norm,
-            optimizer=self._section.optimizer,
-        )
 
     def _update(self, task: Task, delta_n: Tensor) -> bytes:
         section, sizes = self._section, self._layout.sizes
