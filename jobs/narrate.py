@@ -54,6 +54,13 @@ def workers_text(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
 
 
+def steps_text(steps: int, local_steps: int | None) -> str:
+    """How long a stage is: in steps, or in a federation's rounds of so many."""
+    if local_steps is None:
+        return f"{steps} steps"
+    return f"{steps // local_steps} rounds of {local_steps} steps"
+
+
 def figures(metrics: Mapping[str, float | None]) -> str:
     """An evaluation's figures in a few words."""
     loss = f"loss {number(metrics['loss'], '.3f')}"
@@ -78,12 +85,8 @@ def _escaped(character: str) -> str:
 
 def _started(event: Mapping[str, Any]) -> str:
     plan, local = event["plan"], event.get("local_steps")
-
-    def length(steps: int) -> str:
-        return f"{steps} steps" if local is None else f"{steps // local} rounds of {local} steps"
-
     stages = ", ".join(
-        f"{stage['name']} {length(stage['steps'])} ({stage['share']:.2%} of the model)"
+        f"{stage['name']} {steps_text(stage['steps'], local)} ({stage['share']:.2%} of the model)"
         for stage in plan["stages"]
     )
     if "clients" in event:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.narrate import line_of, number, place
+from jobs.federate.rounds import clients_of, rounds_journal
+from jobs.narrate import line_of, number, place, plain, steps_text
 from jobs.store.runs import RunStore
 
+CLIENTS_SHOWN = 20
 DECISIONS = ("nothing new", "promoted", "kept")
 """How a retraining ends."""
 
@@ -28,6 +31,8 @@ def outcome(runs: RunStore) -> dict[str, Any]:
             found["samples"][event["at"]] = event["samples"]
         elif kind == "started":
             found["plan"] = event["plan"]
+            if "local_steps" in event:
+                found["local_steps"] = event["local_steps"]
         elif kind == "handoff":
             found["kept"] = event["kept"]
         elif kind == "published":
@@ -35,6 +40,9 @@ def outcome(runs: RunStore) -> dict[str, Any]:
         elif kind in ("gate", *DECISIONS):
             told = {key: value for key, value in event.items() if key not in ("event", "time")}
             found["gate" if kind == "gate" else "decision"] = {"event": kind, **told}
+    if "local_steps" in found:
+        lines, _ = rounds_journal(runs).tail(0)
+        found["clients"] = [dataclasses.asdict(client) for client in clients_of(lines)]
     return found
 
 
@@ -45,6 +53,8 @@ def summary(runs: RunStore) -> RenderableType:
     if found["evaluations"]:
         parts.append(_evaluations(found))
     parts.append(_facts(found))
+    if found.get("clients"):
+        parts.append(_clients(found["clients"]))
     parts += _retrained(found)
     if found["samples"].get("end"):
         parts.append(_samples(found["samples"]))
@@ -70,7 +80,8 @@ def _facts(found: Mapping[str, Any]) -> Table:
     for stage in plan.get("stages", ()):
         trained = stage["trainable"] + plan["head"]
         share = f"{trained:,} parameters, {stage['share']:.2%} of {plan['model_parameters']:,}"
-        table.add_row(f"{stage['name']} stage", f"{stage['steps']} steps, {share}")
+        length = steps_text(stage["steps"], found.get("local_steps"))
+        table.add_row(f"{stage['name']} stage", f"{length}, {share}")
     if "kept" in found:
         kept = number(found["kept"], ".1%")
         table.add_row("hand-off", f"{kept} of the update's energy kept by the rank")
@@ -80,6 +91,25 @@ def _facts(found: Mapping[str, Any]) -> Table:
         table.add_row("tokens", f"{ledger['tokens']:,} in {steps}")
         table.add_row("adapter", f"{found['adapter']}, {found['bytes'] / 1e6:.1f} MB")
         table.add_row("place", str(found["place"]))
+    return table
+
+
+def _clients(clients: Sequence[Mapping[str, Any]]) -> Table:
+    """Of a federation: who took part, and what that cost each."""
+    most = sorted(clients, key=lambda one: (one["down"] + one["up"], one["rounds"]), reverse=True)
+    shown = most[:CLIENTS_SHOWN]
+    among = "" if len(shown) == len(clients) else f", {len(shown)} of them; --json has all"
+    title = f"{len(clients)} clients, the busiest first{among}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("client", overflow="ellipsis", no_wrap=True, max_width=24)
+    for column in ("rows", "rounds", "left out", "MB down", "MB up", "last loss"):
+        table.add_column(column, justify="right")
+    for one in shown:
+        megabytes = (f"{one[way] / 1e6:,.1f}" for way in ("down", "up"))
+        rows = "" if one["rows"] is None else f"{one['rows']:,}"
+        loss = "" if one["loss"] is None else f"{one['loss']:.3f}"
+        counts = (str(one["rounds"]), str(one["left_out"] or ""))
+        table.add_row(Text(plain(one["name"])), rows, *counts, *megabytes, loss)
     return table
 
 

@@ -8,13 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.federate.messages import Answer, Kit, Left
-from jobs.store.directory import DirectoryStore
-from jobs.store.journal import Journal
-from jobs.store.remote_journal import RemoteJournal
-from jobs.store.runs import RunStore
 from jobs.team import HANDOFF, Wire
 
-ROUNDS = "rounds.jsonl"
 DOWN, UP, MASKS = "down", "up", "masks"
 """The causes of a federation beside those of any run: weights and updates, and chosen masks."""
 
@@ -55,10 +50,3 @@ class Bill:
 
     def _sent(self, cause: str, size: int) -> None:
         self._wire.count(cause, size)
-
-
-def rounds_journal(runs: RunStore) -> Journal | RemoteJournal:
-    """The journal of the run's rounds."""
-    if isinstance(runs.store, DirectoryStore):
-        return Journal(runs.store.path(runs.key(ROUNDS)))
-    return RemoteJournal(runs.store, runs.key(ROUNDS), urgent=False)

@@ -19,12 +19,13 @@ from jobs.checkpoint import Saver, State, newest_state
 from jobs.errors import Fault, InputError, TrainingFailed
 from jobs.federate.answers import checked
 from jobs.federate.average import Averaging, Told
-from jobs.federate.bill import Bill, rounds_journal
+from jobs.federate.bill import Bill
 from jobs.federate.draw import drawn, lost
 from jobs.federate.layout import Layout, to_bytes, to_vector
 from jobs.federate.messages import Answer, Kit, Left, Task
 from jobs.federate.opening import Begun, Opening
 from jobs.federate.partition import Partition
+from jobs.federate.rounds import rounds_journal
 from jobs.federate.sites import Sites
 from jobs.ledger import Ledger
 from jobs.measure import figures

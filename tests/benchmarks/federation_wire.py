@@ -28,8 +28,8 @@ from rich.table import Table
 from infra.two_hosts.hosts import Cluster, end_on_sigterm, ray_hosts
 from infra.two_hosts.namespaces import JUMBO, Link, NotAllowed, rate
 from infra.two_hosts.run import Watched, gone, idle_bytes_per_second, run_job
-from jobs.federate.bill import rounds_journal
 from jobs.federate.door import load_federated
+from jobs.federate.rounds import rounds_journal
 from tests.tiny import label_rows, laid_over, tiny_chat_model, tiny_spec, write_spec
 
 SITES = 2

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from jobs.federate.rounds import rounds_journal
 from jobs.report import outcome, summary
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
@@ -155,3 +156,59 @@ def test_a_retraining_without_new_rows_says_so_alone(runs):
     nothing = {"event": "nothing new", "adapter": "chat@v1", "why": "chat@v1 has learnt them"}
     said = " ".join(text_of(filled(runs, nothing)).split())
     assert said == "nothing new: chat@v1 has learnt them"
+
+
+# Of a federation: its clients
+
+
+def round_of(number: int, *clients: dict[str, Any]) -> dict[str, Any]:
+    return {"round": number, "stage": "sparse", "clients": list(clients)}
+
+
+def answer(client: int, name: str, loss: float, **more: Any) -> dict[str, Any]:
+    return {"client": client, "name": name, "down": 2_000_000, "kit": 0, "up": 1_000_000,
+            "rows": 7, "tokens": 9, "loss": loss, "seconds": 0.5, **more}  # fmt: skip
+
+
+def left(client: int, name: str) -> dict[str, Any]:
+    return {"client": client, "name": name, "down": 2_000_000, "kit": 500_000, "up": 0,
+            "left": "it died"}  # fmt: skip
+
+
+FEDERATION = {"event": "started", "steps": 3, "plan": PLAN, "clients": 4, "local_steps": 2}
+ROUNDS = [
+    round_of(1, answer(0, "Lincoln", 2.0), left(1, "Grant")),
+    round_of(2, answer(2, "Taft", 9.0)),
+    # The run died, and went on before round 2.
+    round_of(2, answer(0, "Lincoln", 1.5), answer(2, "Taft", 1.25)),
+]
+
+
+def federated(runs: RunStore, lines: list[dict[str, Any]]) -> RunStore:
+    for line in lines:
+        rounds_journal(runs).append(line)
+    return filled(runs, FEDERATION, *EVENTS[2:])
+
+
+def test_a_federations_outcome_has_its_clients_and_a_repeated_round_once(runs: RunStore):
+    lincoln, grant, taft = outcome(federated(runs, ROUNDS))["clients"]
+    assert lincoln == {"client": 0, "name": "Lincoln", "rows": 7, "rounds": 2, "left_out": 0,
+                       "down": 4_000_000, "up": 2_000_000, "loss": 1.5}  # fmt: skip
+    assert (grant["rows"], grant["left_out"], grant["down"]) == (None, 1, 2_500_000)
+    assert (taft["rounds"], taft["loss"]) == (1, 1.25)
+
+
+def test_a_federation_is_told_in_rounds_and_clients(runs: RunStore):
+    text = text_of(federated(runs, ROUNDS))
+    assert "1 rounds of 2 steps" in text and "2 rounds of 2 steps" in text
+    first, *_ = [line for line in text.splitlines() if "Lincoln" in line]
+    assert [word for word in first.split() if word != "│"] == [
+        "Lincoln", "7", "2", "4.0", "2.0", "1.500"
+    ]  # fmt: skip
+
+
+def test_of_many_clients_the_busiest_are_shown_whatever_they_are_called(runs: RunStore):
+    many = [answer(n, f"client {n} \x1b[2J{'x' * 99}", 1.0, up=n) for n in range(30)]
+    text = text_of(federated(runs, [round_of(1, *many)]))
+    assert "30 clients, the busiest first, 20 of them" in text
+    assert "client 29" in text and "client 9 " not in text and "\x1b" not in text

@@ -15,9 +15,9 @@ import psutil
 import pytest
 import torch
 
-from jobs.federate.bill import rounds_journal
 from jobs.federate.check import check_federated
 from jobs.federate.door import validate_federated
+from jobs.federate.rounds import rounds_journal
 from jobs.federate.rows import partition_of
 from jobs.federate.server import Federation
 from jobs.federate.sites import LocalSites

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.federate.bill import rounds_journal
+from jobs.federate.rounds import rounds_journal
 from jobs.federate.server import Federation
 from jobs.store.adapters import resolve, verify
 from jobs.store.s3 import S3Store

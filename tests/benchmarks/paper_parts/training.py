@@ -37,9 +37,9 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
 def _trained(setting: Setting, data: Mapping[str, str], store: str, device: str) -> dict[str, Any]:
     import torch
 
-    from jobs.federate.bill import rounds_journal
     from jobs.federate.check import check_federated
     from jobs.federate.door import validate_federated
+    from jobs.federate.rounds import rounds_journal
     from jobs.federate.server import Federation
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from jobs.checkpoint import newest_state
 from jobs.errors import InputError, TrainingFailed
-from jobs.federate.bill import rounds_journal
 from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Sums, Task
 from jobs.federate.payload import decode
+from jobs.federate.rounds import rounds_journal
 from jobs.federate.rows import partition_of
 from jobs.federate.server import Federation
 from jobs.federate.site import Site

@@ -1,0 +1,60 @@
+"""A federation's rounds as its run keeps them, and what they come to for each client. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jobs.store.directory import DirectoryStore
+from jobs.store.journal import Journal
+from jobs.store.remote_journal import RemoteJournal
+from jobs.store.runs import RunStore
+
+ROUNDS = "rounds.jsonl"
+
+
+@dataclasses.dataclass
+class Client:
+    """What one client did in all rounds, and what that cost its link."""
+
+    client: int
+    name: str
+    rows: int | None = None
+    """None of one that never answered."""
+    rounds: int = 0
+    """In which it was drawn."""
+    left_out: int = 0
+    """Of these."""
+    down: int = 0
+    """Bytes, as `up`."""
+    up: int = 0
+    loss: float | None = None
+    """The mean of its steps' in the last round that it answered."""
+
+
+def rounds_journal(runs: RunStore) -> Journal | RemoteJournal:
+    """The journal of the run's rounds, a line each."""
+    if isinstance(runs.store, DirectoryStore):
+        return Journal(runs.store.path(runs.key(ROUNDS)))
+    return RemoteJournal(runs.store, runs.key(ROUNDS), urgent=False)
+
+
+def clients_of(lines: Iterable[Mapping[str, Any]]) -> list[Client]:
+    """By number, from the lines of `rounds.jsonl`.
+
+    A round that was repeated after a death counts once, as in the ledger.
+    """
+    found = dict[int, Client]()
+    for line in {line["round"]: line for line in lines}.values():
+        for told in line["clients"]:
+            number = told["client"]
+            client = found.setdefault(number, Client(number, str(told["name"])))
+            client.rounds += 1
+            client.down += told["down"] + told["kit"]
+            client.up += told["up"]
+            if "left" in told:
+                client.left_out += 1
+            else:
+                client.rows, client.loss = told["rows"], told["loss"]
+    return [found[number] for number in sorted(found)]
