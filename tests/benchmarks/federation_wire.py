@@ -45,9 +45,11 @@ WAYS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("slora, topk", {"kind": "slora"}, {"compress": "topk"}),
 )
 ALLOWED = 0.03
-"""How far the wire, the ledger and the plan may be apart."""
-SMALL = 1_000_000
-"""Bytes a round and direction below which what Ray says of each task, about 5 kB, is above 3 %."""
+"""How far the wire, the ledger and the plan of a round may be apart, both ways together.
+
+One way alone may be further: what acknowledges the weights that come down goes up, beside an update
+that may be a tenth of them, and Ray says about 5 kB of each task.
+"""
 Row = dict[str, Any]
 
 
@@ -63,7 +65,7 @@ def main() -> int:
     if asked.json:
         print(json.dumps(rows))
     else:
-        Console(width=100).print(_table(rows))
+        Console(width=140).print(_table(rows))
     missed = [*failed, *([] if asked.rate else _missed(rows))]
     for line in missed:
         print(line, file=sys.stderr)
@@ -170,29 +172,35 @@ def _wire(watched: Watched, stage: str, idle: float) -> tuple[float, float, floa
 
 def _missed(rows: Sequence[Row]) -> list[str]:
     return [
-        f"{row['way']}, {row['stage']}: {way} {row[way]:,.0f} B on the wire, {beside} "
-        f"{row[f'{beside}_{way}']:,.0f} B"
+        f"{row['way']}, {row['stage']}: {_both(row, ''):,.0f} B a round on the wire, {beside} "
+        f"{_both(row, f'{beside}_'):,.0f} B"
         for row in rows
-        for way in ("down", "up")
         for beside in ("ledger", "plan")
-        if row[f"ledger_{way}"] >= SMALL and abs(row[way] / row[f"{beside}_{way}"] - 1) > ALLOWED
+        if abs(_both(row, "") / _both(row, f"{beside}_") - 1) > ALLOWED
     ]
+
+
+def _both(row: Row, prefix: str) -> float:
+    """Down and up together, bytes."""
+    return float(row[f"{prefix}down"] + row[f"{prefix}up"])
+
+
+def _beside(row: Row, way: str) -> tuple[str, str, str]:
+    """Bytes on the wire, and their ratios to the ledger's and to the plan's."""
+    sent, ledger, plan = (
+        _both(row, prefix) if way == "both" else row[f"{prefix}{way}"]
+        for prefix in ("", "ledger_", "plan_")
+    )
+    return f"{sent:,.0f}", f"{sent / ledger:.3f}", f"{sent / plan:.3f}"
 
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title="bytes a round between a server and its sites", title_justify="left")
-    for column in ("way", "stage", "down", "/ ledger", "/ plan", "up", "/ ledger", "/ plan", "s"):
+    ways = [cell for way in ("down", "up", "both") for cell in (way, "/ ledger", "/ plan")]
+    for column in ("way", "stage", *ways, "s"):
         table.add_column(column, justify="left" if column in ("way", "stage") else "right")
     for row in rows:
-        cells = [
-            cell
-            for way in ("down", "up")
-            for cell in (
-                f"{row[way]:,.0f}",
-                f"{row[way] / row[f'ledger_{way}']:.3f}",
-                f"{row[way] / row[f'plan_{way}']:.3f}",
-            )
-        ]
+        cells = [cell for way in ("down", "up", "both") for cell in _beside(row, way)]
         table.add_row(row["way"], row["stage"], *cells, f"{row['seconds']:.2f}")
     return table
 
