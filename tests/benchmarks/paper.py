@@ -3,7 +3,7 @@
 MiniLM sorts 20 Newsgroups, its rows divided among clients at random or by Dirichlet draws of the
 labels; SmolLM2 learns State of the Union addresses, a client for each president. Full fine-tuning,
 LoRA, FFA-LoRA, sparse values, SLoRA under three masks, primed LoRA and BitFit, each at the best of
-three learning rates of its own, or five, where the highest was the best each time. Rates are chosen
+three learning rates of its own, or more, where the best lay at an end. Rates are chosen
 on validation rows, on the first seed, where the clients differ most (Dirichlet 0.1); the other
 seeds and partitions, and the variants of SLoRA, run at the chosen ones. The test rows choose
 nothing.

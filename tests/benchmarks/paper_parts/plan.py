@@ -123,14 +123,16 @@ class Rival:
 
 FULL = ((None, 1e-4), (None, 3e-4), (None, 1e-3))
 LOW = ((None, 2e-3), (None, 5e-3), (None, 1e-2))
+HALF = (*LOW, (None, 2e-2), (None, 4e-2))
+"""Of LoRA whose A is frozen: what trains is half, and takes more."""
 SPARSE = ((5e-3, 5e-3), (1e-2, 1e-2), (2e-2, 2e-2), (4e-2, 4e-2), (8e-2, 8e-2))
 SLORA = ((5e-3, 2e-3), (1e-2, 5e-3), (2e-2, 5e-3), (4e-2, 5e-3), (8e-2, 5e-3))
-"""Longer than other grids: each time the highest rate was the best."""
+"""Grids are three rates, and longer where the best of them lay at an end."""
 ROWS = SLORA[:3]
-SCORED = ((1e-3, 2e-3), (1e-3, 5e-3), (3e-3, 5e-3))
+SCORED = ((1e-3, 2e-3), (1e-3, 5e-3), (3e-3, 5e-3), (3e-4, 5e-3))
 """Entries that gradients choose take less than entries drawn at random: they all pull."""
 PRIMED = ((1e-4, 2e-3), (3e-4, 5e-3), (1e-3, 5e-3))
-BIASES = ((None, 1e-3), (None, 3e-3), (None, 1e-2))
+BIASES = ((None, 1e-3), (None, 3e-3), (None, 1e-2), (None, 3e-2))
 HEAD = ((None, 5e-3), (None, 2e-2), (None, 4e-2))
 """Those of LoRA and of the sparse values: a stage's rate is its head's too."""
 RATE_SCALE = {"newsgroups": 1.0, "addresses": 0.4}
@@ -145,7 +147,7 @@ RIVALS: tuple[Rival, ...] = (
     Rival("sparse", {"kind": "sparse"}, SPARSE),
     Rival("slora rows", {"kind": "slora", "mask": "rows", "score": "gradient"}, ROWS),
     Rival("slora gradient", {"kind": "slora", "mask": "gradient"}, SCORED),
-    Rival("ffa-lora", {"kind": "lora"}, LOW, {"freeze_a": True}),
+    Rival("ffa-lora", {"kind": "lora"}, HALF, {"freeze_a": True}),
     Rival("primed lora", {"kind": "slora", "density": 1.0}, PRIMED, parts=("newsgroups",)),
     # SmolLM2 is a Llama, which has no biases.
     Rival("bitfit", {"kind": "full"}, BIASES, trained="bitfit", parts=("newsgroups",)),
