@@ -102,7 +102,7 @@ def run_here(
             raise
         code = _exit_code(client, job_id)
         if code:
-            raise _failure(client, job_id, runs, code)
+            raise _failure(client, job_id, runs, code, words)
     return True
 
 
@@ -170,13 +170,25 @@ def _exit_code(client: Any, job_id: str) -> int:
     return info.driver_exit_code if info.driver_exit_code in (1, 2, 3) else 1
 
 
-def _failure(client: Any, job_id: str, runs: RunStore, code: int) -> JobsError:
-    """One message: the run's own reason, or the last lines of the job's log."""
+def _failure(
+    client: Any, job_id: str, runs: RunStore, code: int, words: Sequence[str]
+) -> JobsError:
+    """One message: the run's own reason, or the last lines of the job's log and how to go on."""
     events, _ = runs.events.tail(0)
     reasons = [event["why"] for event in events if event.get("event") == "failed"]
-    log = client.get_job_logs(job_id).strip().splitlines()
-    why = reasons[-1] if reasons else "\n".join(log[-20:])
-    failed = TrainingFailed(f"run {runs.run_id}", why.rstrip("."))
+    if reasons:
+        failed = TrainingFailed(f"run {runs.run_id}", reasons[-1].rstrip("."))
+    else:
+        # It had no time to say why: what killed it may not be there the next time.
+        log = client.get_job_logs(job_id).strip().splitlines()
+        why = "\n".join(log[-20:]).rstrip(".")
+        # A search goes on only where it is told that it is the same one.
+        resumed = ["--resume" if word == "--run" and words[0] == "jobs.search" else word
+                   for word in words]  # fmt: skip
+        again = shlex.join([sys.executable, "-m", *resumed])
+        failed = TrainingFailed(
+            f"run {runs.run_id}", why, f"What it has saved is kept, and goes on with:\n{again}"
+        )
     failed.exit_code = code
     return failed
 
