@@ -112,16 +112,24 @@ def paper_at(runs: RunStore, part: str) -> str:
 
 
 def _submitted(client: Any, entrypoint: str, job_id: str) -> str:
-    """Submits, waiting for the agent that takes jobs: it registers some seconds after Ray is up."""
-    until = time.monotonic() + AGENT_S
+    """Submits, waiting for the agent that takes jobs: it registers some seconds after Ray is up.
+
+    A busy dashboard may break a request off, heard or unheard.
+    """
+    until, unanswered = time.monotonic() + AGENT_S, False
     while True:
         try:
             return str(client.submit_job(entrypoint=entrypoint, submission_id=job_id))
-        except RuntimeError as refused:
-            if "No available agent" not in str(refused):
+        except requests.ConnectionError as gone:
+            unanswered, refused = True, str(gone)
+        except RuntimeError as said:
+            refused = str(said)
+            if unanswered and "already exists" in refused:
+                return job_id
+            if "No available agent" not in refused:
                 raise
-            if time.monotonic() > until:
-                raise Unreachable(f"Ray took no job within {AGENT_S:.0f} s: {refused}") from refused
+        if time.monotonic() > until:
+            raise Unreachable(f"Ray took no job within {AGENT_S:.0f} s: {refused}")
         time.sleep(STATUS_S / 2)
 
 

@@ -53,7 +53,7 @@ def storage(home: Home, ports: Mapping[str, int]) -> Part:
         program("weed"), "mini", f"-dir={home.objects}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
         f"-filer.port={ports['filer']}", f"-s3.port={ports['s3']}",
-        f"-s3.config={home.identities}", "-s3.port.iceberg=0", "-webdav=false",
+        f"-s3.config={home.identities}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
         "-admin.ui=false", "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false",
     )  # fmt: skip
     return Part(

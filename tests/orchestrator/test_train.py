@@ -8,8 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 
-from jobs.errors import TrainingFailed
+from jobs.errors import TrainingFailed, Unreachable
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from orchestrator import train
@@ -18,9 +19,14 @@ LOG = "\n".join(["Running entrypoint for job", *(f"trial {n} done" for n in rang
 
 
 class Jobs:
-    """A Ray whose one job was killed."""
+    """A Ray whose one job was killed, and which answers a submission as it is told to."""
+
+    def __init__(self, *answers: Exception) -> None:
+        self.answers = [*answers]
 
     def submit_job(self, **_: object) -> str:
+        if self.answers:
+            raise self.answers.pop(0)
         return "job"
 
     def get_job_info(self, _: str) -> SimpleNamespace:
@@ -31,12 +37,18 @@ class Jobs:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+def there() -> Jobs:
+    return Jobs()
+
+
+@pytest.fixture
+def runs(there: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     @contextmanager
     def ray_jobs(**_: object) -> Iterator[Jobs]:
-        yield Jobs()
+        yield there
 
     monkeypatch.setattr(train, "ray_jobs", ray_jobs)
+    monkeypatch.setattr(train, "STATUS_S", 0.0)
     return RunStore(DirectoryStore(tmp_path), "chat-20260101-120000-0a1b")
 
 
@@ -62,3 +74,28 @@ def test_a_job_that_said_why_it_failed_is_told_in_its_own_words(runs):
     assert said(runs, "jobs.finetune") == (
         f"run {runs.run_id}: the loss is nan. Lower the learning rate."
     )
+
+
+HEARD = RuntimeError("Job with submission_id job already exists. Please use a different one.")
+UNHEARD = requests.ConnectionError("Remote end closed connection without response")
+BUSY = RuntimeError("No available agent to submit job, please try again later.")
+
+
+@pytest.mark.parametrize("answers", [[UNHEARD], [BUSY, UNHEARD, BUSY], [UNHEARD, HEARD]])
+def test_a_submission_that_was_broken_off_is_made_once(there, runs, answers):
+    there.answers = [*answers]
+    assert "Killed." in said(runs, "jobs.finetune")
+    assert there.answers == []
+
+
+def test_an_id_that_somebody_else_has_is_an_error(there, runs):
+    there.answers = [HEARD]
+    with pytest.raises(RuntimeError, match="already exists"):
+        train.run_here(["jobs.finetune"], runs, job_id="job", cpus=1, watch=lambda alive: None)
+
+
+def test_a_ray_that_takes_no_job_is_told_of_in_time(there, runs, monkeypatch):
+    monkeypatch.setattr(train, "AGENT_S", 0.0)
+    there.answers = [UNHEARD] * 3
+    with pytest.raises(Unreachable, match="took no job within 0 s: Remote end closed"):
+        train.run_here(["jobs.finetune"], runs, job_id="job", cpus=1, watch=lambda alive: None)
