@@ -17,8 +17,8 @@ DEV   := $(VENV)/.dev-$(KEY)
 # Model and data come from packages: nothing here asks a model hub.
 export HF_HUB_OFFLINE := 1
 
-# Three on two cores: most tests wait now and then. A file's tests share what they set up.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+# A file's tests share what they set up.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 SLOW := long or ray or ranks or storage or postgres or browser or end_to_end or gpu
 
 .DEFAULT_GOAL := help

@@ -109,8 +109,8 @@ class Weed:
             weed_binary(), "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             f"-s3.port={s3}", f"-s3.config={self._folder / 's3.json'}", "-s3.port.iceberg=0",
-            "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-s3.allowDeleteBucketNotEmpty=false",
-            "-s3.autoCreateBucket=false",
+            "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
+            "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false",
         ]  # fmt: skip
 
 
