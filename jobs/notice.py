@@ -30,6 +30,12 @@ class _NoticedBackend(_TorchBackend):  # type: ignore[misc]
         # another one.
         worker_group.execute(_listen)
 
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Nothing: Ray kills the workers next, and their process group goes with them.
+
+        To take it down first, Ray waits 30 s for a worker that hangs.
+        """
+
 
 def noticed() -> bool:
     """Whether this worker's process was sent SIGTERM, or Ray drains a machine of this run.

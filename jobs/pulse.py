@@ -57,11 +57,12 @@ class Pulse:
 
     def late(self) -> str:
         """The workers that the others wait for, and where they were last seen."""
+        heard = self._heard()
         now, found = time.time(), []
         for rank in range(self._world_size):
             if rank == self._rank:
                 continue
-            told = self._told(rank)
+            told = heard.get(rank)
             if told is None:
                 found.append(f"rank {rank} does not answer")
             elif now - told["heard"] > LATE_S:
@@ -73,6 +74,22 @@ class Pulse:
                 where = f"{told['host']}, at {told['place']} for {since:.0f} s"
                 found.append(f"rank {rank} ({where}) is behind rank {self._rank}, {self.place}")
         return "; ".join(found) or "every rank says that it waits as well: the network is cut"
+
+    def _heard(self) -> dict[int, dict[str, Any]]:
+        """What every other worker said last, of those that the store answers for in time."""
+        heard: dict[int, dict[str, Any]] = {}
+
+        def ask() -> None:
+            for rank in range(self._world_size):
+                if rank != self._rank and (told := self._told(rank)) is not None:
+                    heard[rank] = told
+
+        # In a thread, which may be left behind: torch's store waits for ever for an answer to some
+        # of its calls, whatever its time-out, where rank 0's whole process or machine stands still.
+        asking = threading.Thread(target=ask, daemon=True, name="pulse-late")
+        asking.start()
+        asking.join(ANSWER_S)
+        return dict(heard)
 
     def _told(self, rank: int) -> dict[str, Any] | None:
         if self._board is None:

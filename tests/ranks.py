@@ -12,14 +12,27 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+IMPORTED = ["tests.ranks", "jobs.deepspeed_wire", "jobs.training", "jobs.judging"]
+"""Once for all ranks of a test session: it takes a rank longer than most of what it is asked."""
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """What `function(rank, *args)` returns on every rank; a rank's error is raised here."""
-    context = mp.get_context("spawn")
+
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, spawned: bool = False
+) -> list[Any]:
+    """What `function(rank, *args)` returns on every rank; a rank's error is raised here.
+
+    `spawned`: every rank imports for itself, and shares no memory with anybody.
+    """
+    context: Any = mp.get_context("spawn" if spawned else "forkserver")
+    if not spawned:
+        context.set_forkserver_preload(IMPORTED)
     answers = context.Queue()
     port = _free_port()
     started = [
-        context.Process(target=_one, args=(function, rank, world_size, port, answers, args))
+        context.Process(
+            target=_one,
+            args=(dict(os.environ), function, rank, world_size, port, answers, args),
+        )
         for rank in range(world_size)
     ]
     for process in started:
@@ -38,6 +51,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
 
 
 def _one(
+    environment: dict[str, str],
     function: Callable[..., Any],
     rank: int,
     world_size: int,
@@ -45,6 +59,9 @@ def _one(
     answers: Queue[Any],
     args: tuple[Any, ...],
 ) -> None:
+    # A fork server keeps the environment of the test that started it.
+    os.environ.clear()
+    os.environ.update(environment)
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

@@ -148,7 +148,7 @@ def _measure(case: Case) -> Measured | None:
         print(f"left out: {case.name}: {refused}", file=sys.stderr)
         return None
     assert prediction is not None
-    by_rank = run_ranks(_train, case.ranks, case.spec, case.ranks)
+    by_rank = run_ranks(_train, case.ranks, case.spec, case.ranks, spawned=True)
     way = prediction.way
     planned = {phase.name: phase.total / 1e6 for phase in way.memory.phases}
     found = {name: max(marks.get(name, 0.0) for marks in by_rank) / 1e6 for name in by_rank[0]}

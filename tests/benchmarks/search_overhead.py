@@ -57,7 +57,7 @@ def _measured(folder: Path, trials: int) -> dict[str, Any]:
     with ray_head(folder / "ray") as head:
         search, events = _searched(head, folder, spec, trials)
         trained = [_finetuned(head, folder, spec, seed) for seed in range(trials)]
-    [alone] = run_ranks(_alone, 1, str(folder), spec, trials)
+    [alone] = run_ranks(_alone, 1, str(folder), spec, trials, spawned=True)
     warm = statistics.median(alone[1:])
     return {
         "search": search, "warm": alone, "finetune": trained, "events": events,

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
+from typing import Any
+
+from torch.distributed import TCPStore
 
 from jobs.pulse import LATE_S, Pulse
 
@@ -54,6 +60,29 @@ def test_a_store_that_does_not_answer_is_a_worker_that_does_not():
             raise RuntimeError("Connection reset by peer")
 
     assert Pulse(1, 2, Gone()).late() == "rank 0 does not answer"
+
+
+def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
+    keeper = (
+        "import sys, torch.distributed as d\n"
+        "store = d.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)\n"
+        "print(store.port, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", keeper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        store: Any = TCPStore("127.0.0.1", port, is_master=False)
+        assert Pulse(1, 2, store).late() == "rank 0 does not answer"
+        store.set("slora/pulse/0", '{"place": "step 7", "since": 0, "heard": 0, "host": "a"}')
+        assert "rank 0 (a, last at step 7) was silent" in Pulse(1, 2, store).late()
+        process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr("jobs.pulse.ANSWER_S", 0.2)
+        try:
+            assert Pulse(1, 2, store).late() == "rank 0 does not answer"
+        finally:
+            process.kill()
 
 
 def test_the_place_is_told_from_a_thread():

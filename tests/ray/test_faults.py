@@ -84,7 +84,7 @@ def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(hea
     said = _at_a_step(driver, stop)
     assert driver.returncode == 0, said
     stalled = [e["why"] for e in _events(folder, "hung") if e["event"] == "stalled"]
-    assert stalled and "waited 10 s for others: rank" in stalled[0]
+    assert stalled and "waited 10 s for others: rank" in stalled[0], said
     assert "starting again" in said
 
 
