@@ -15,7 +15,6 @@ import pytest
 
 from infra.local.home import ROOT, Home
 from tests.infra.whole import Whole, plain_environment
-from tests.long import cases
 
 pytestmark = [pytest.mark.ray, pytest.mark.storage, pytest.mark.timeout(600)]
 
@@ -125,9 +124,8 @@ def test_down_leaves_no_process_and_all_data_and_up_finds_them(whole: Whole):
     assert cluster(whole)["up"] is True
 
 
-@pytest.mark.parametrize(
-    "number", cases([signal.SIGINT, signal.SIGTERM, signal.SIGKILL], [signal.SIGKILL])
-)
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_up_that_is_broken_off_leaves_nothing_or_what_down_ends(tmp_path: Path, number: int):
     whole = Whole(Home(tmp_path / "up"))
     with subprocess.Popen(

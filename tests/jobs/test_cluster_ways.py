@@ -10,6 +10,7 @@ import pytest
 
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
+from tests.long import cases, long_asked
 from tests.tiny import chat_rows, laid_over, tiny_chat_model, tiny_spec
 from tests.training_runs import Asked, Left, train_all
 
@@ -26,6 +27,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "local nesterov": {"sync_every": 3, "outer": "nesterov"},
     "local product": {"sync_every": 3, "average": "product"},
 }
+LATER = ("local nesterov", "local product")
+SHARDINGS = ("replicate", "node", "cluster")
+SHORT = ("replicate", "cluster")
+"""How the base is held that `make test` runs masks by score and full training on."""
 SCORED = {"mask": "fisher", "calibration_batches": 2, "handoff": {"residual": "keep"}}
 
 
@@ -55,17 +60,20 @@ def _asked(folder: Path, run: str, *, dies: str = "", notices: int = 0, four: bo
 
 
 @pytest.fixture(scope="module")
-def left(folder: Path) -> dict[str, Left]:
+def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, Left]:
     """One group of four, then groups of other sizes that go on from where some of them died."""
+    whole = long_asked(request)
+    ways = {way: cluster for way, cluster in WAYS.items() if whole or way not in LATER}
+    shardings = SHARDINGS if whole else SHORT
     every = {"train": {"checkpoint_every": 2}}
     full = {"method": {"kind": "full"}}
     four = train_all(
         [
-            *(_asked(folder, way, cluster=cluster) for way, cluster in WAYS.items()),
+            *(_asked(folder, way, cluster=cluster) for way, cluster in ways.items()),
             *(_asked(folder, f"scored {s}", method=SCORED, cluster={"sharding": s})
-              for s in ("replicate", "node", "cluster")),
+              for s in shardings),
             *(_asked(folder, f"full {s}", **full, cluster={"sharding": s})
-              for s in ("replicate", "node", "cluster")),
+              for s in shardings),
             _asked(folder, "moves", dies="step 7", **every, cluster={"sharding": "node"}),
             _asked(folder, "shrinks", dies="step 2", **every, cluster={"sync_every": 2}),
             _asked(folder, "noticed", dies="step 5", notices=5),
@@ -92,6 +100,10 @@ def _sent(left: Left, stage: str, cause: str) -> dict[str, int]:
 def test_however_the_base_is_held_the_run_is_the_same(left, way):
     assert left[way].losses == pytest.approx(left["replicate"].losses, rel=1e-5)
     assert left[way].base_untouched
+
+
+@pytest.mark.parametrize("way", cases(["node", "cluster"], SHORT))
+def test_however_the_base_is_held_masks_and_full_training_are_the_same(left, way):
     assert left[f"scored-{way}"].losses == pytest.approx(left["scored-replicate"].losses, rel=1e-5)
     assert left[f"scored-{way}"].masks == left["scored-replicate"].masks
     assert left[f"full-{way}"].losses == pytest.approx(left["full-replicate"].losses, rel=1e-4)
@@ -122,7 +134,7 @@ def test_a_bfloat16_exchange_costs_half(left):
     assert left["bfloat16"].losses == pytest.approx(left["replicate"].losses, rel=2e-2)
 
 
-@pytest.mark.parametrize("way", ["local", "local-nesterov", "local-product"])
+@pytest.mark.parametrize("way", cases(["local", "local-nesterov", "local-product"], ["local"]))
 def test_local_steps_exchange_once_in_so_many(left, way):
     assert _sent(left[way], "sparse", "gradients")["calls"] == 1
     assert len(left[way].losses) == STEPS
@@ -132,11 +144,13 @@ def test_local_steps_exchange_once_in_so_many(left, way):
     assert left[way].losses != left["replicate"].losses
 
 
+@pytest.mark.long
 def test_ways_to_average_differ(left):
     assert left["local"].losses[-1] != left["local-nesterov"].losses[-1]
     assert left["local"].losses[-1] != left["local-product"].losses[-1]
 
 
+@pytest.mark.long
 def test_a_mean_of_products_states_what_its_rank_could_not_hold(left, folder):
     for way, exchanges in (("local-product", 3), ("local", 0)):
         runs = RunStore(open_store(f"file://{folder / 'store'}"), way)

@@ -15,7 +15,6 @@ from jobs.store.adapters import resolve
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.benchmarks.kill_anywhere import main as kill_anywhere
-from tests.long import cases
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, laid_over, tiny_chat_model, tiny_spec, write_spec
 
@@ -108,6 +107,7 @@ def test_an_error_of_the_code_may_be_given_another_try(head, folder):
     assert len([e for e in _events(folder, "again") if e["event"] == "loading"]) == 2
 
 
+@pytest.mark.long
 def test_an_elastic_run_takes_as_many_workers_as_there_are(head, folder):
     driver = _started(head, folder, "elastic", cluster={"workers": {"min": 1, "max": 3}})
     said, _ = driver.communicate(timeout=300)
@@ -115,6 +115,7 @@ def test_an_elastic_run_takes_as_many_workers_as_there_are(head, folder):
     assert resolve(DirectoryStore(folder / "store"), "elastic").world_size == 2
 
 
-@pytest.mark.parametrize("victim", cases(["controller", "driver", "host"], ["host"]))
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["controller", "driver", "host"])
 def test_runs_that_are_killed_anywhere_lose_nothing(victim):
     assert kill_anywhere(["--rounds", "1", "--victims", victim]) == 0

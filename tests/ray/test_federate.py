@@ -210,6 +210,7 @@ def test_what_a_site_holds_back_for_an_earlier_stage_is_nothing_to_a_later_one(h
     assert resolve(job.store, "held").ledger["left_out"] == 0
 
 
+@pytest.mark.long
 def test_a_search_over_a_federation_commits_its_best_trial(head, folder):
     spec = _spec(folder, "searched", {"rounds": 4}, cluster={"workers": 1})
     spec["search"] = {

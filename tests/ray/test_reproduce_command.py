@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +10,29 @@ from pathlib import Path
 import pytest
 
 from jobs.store.objects import open_store
+from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 SLORA = str(Path(sys.executable).with_name("slora"))
 
 
-def slora(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment["PYTHONPATH"] = os.getcwd()
-    return subprocess.run(
-        [SLORA, *words], env=environment, capture_output=True, text=True, check=False, timeout=400
-    )
-
-
 def test_a_training_is_reproduced_to_the_bit_and_never_from_other_inputs(tmp_path: Path):
+    with ray_head(tmp_path / "head") as head:
+        _reproduced(head, tmp_path)
+
+
+def _reproduced(head: Head, tmp_path: Path) -> None:
+    def slora(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [SLORA, *words],
+            env={**head.environment, "RAY_ADDRESS": head.url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 40)
     told = tiny_spec(

@@ -34,8 +34,8 @@ SHORT = S3Settings(attempts=1, read_timeout=0.5)
 PATIENT = S3Settings(attempts=6, read_timeout=2)
 HEALED = ("503 slow down", "reset after", "time-out after")
 """What boto3 tries again, so that the commit itself has to go through."""
-SHORT_OF_ALL = ("500", "reset after", "time-out after", "wrong checksum")
-"""An answer, a connection that ends, one that hangs, and bytes that lie; the others are long."""
+SHORT_OF_ALL = ("reset after", "wrong checksum")
+"""What was done and not heard of, and bytes that lie; the others are long."""
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_fault_at_any_request_of_gc_costs_no_blob_that_a_manifest_names(
         print(f"\n  s3, gc, {fault}: {points} of {points} requests tried, {failed} failed it")
 
 
-@pytest.mark.parametrize("fault", cases(HEALED, HEALED[:2]))
+@pytest.mark.parametrize("fault", cases(HEALED, HEALED[1:2]))
 def test_a_fault_that_passes_is_not_even_noticed(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path
 ):
@@ -202,6 +202,7 @@ def test_a_writer_killed_at_any_request_leaves_nothing_half(
         print(f"\n  s3, SIGKILL {moment}: {tried} of {tried} requests tried, probe included")
 
 
+@pytest.mark.long
 def test_a_server_killed_at_any_request_of_a_commit_and_started_again(tmp_path: Path, capsys):
     server = Weed(tmp_path / "weed")
     server.start()

@@ -10,10 +10,16 @@ import pytest
 from tests.benchmarks.service_kill_parts.firings import fired
 from tests.benchmarks.service_kills import killed_runs
 
+BY_KIND = [
+    pytest.param("sqlite", marks=pytest.mark.long),
+    pytest.param("postgresql", marks=pytest.mark.postgres),
+]
+
 
 @pytest.mark.ray
 @pytest.mark.storage
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("url", BY_KIND, indirect=True)
 def test_no_run_is_lost_or_made_twice_whatever_is_killed(url: str, tmp_path: Path):
     found = killed_runs(tmp_path, {"here": url}, 6, random.Random(5))
     tally, kills = found["here"]

@@ -12,12 +12,13 @@ from jobs.store.runs import RunStore
 from tests.ray.search.made import nothing_left, searched, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+BAD = ("BROKEN", "DEADLY", "LONELY")
 
 
 def test_a_search_finds_shares_rejects_survives_and_leaves_everything_in_its_place(head, folder):
     """One search of every kind of trial: on two workers, some bad, one rejected by its plan."""
     grid = {
-        "method.mask": {"choice": ["fisher", "tests.own_score:BROKEN", "tests.own_score:DEADLY"]},
+        "method.mask": {"choice": ["fisher", *(f"tests.own_score:{bad}" for bad in BAD)]},
         "method.rank": {"choice": [2, 4, 64]},
     }
     code, said, rows = searched(
@@ -26,12 +27,15 @@ def test_a_search_finds_shares_rejects_survives_and_leaves_everything_in_its_pla
     )  # fmt: skip
     assert code == 0, said
     by = {(row.config["method.mask"], row.config["method.rank"]): row for row in rows}
-    assert len(by) == 9
+    assert len(by) == 12
     for rank in (2, 4):
         assert by["fisher", rank].status == "done"
-        broken, dead = (by[f"tests.own_score:{kind}", rank] for kind in ("BROKEN", "DEADLY"))
+        broken, dead, alone = (by[f"tests.own_score:{bad}", rank] for bad in BAD)
         assert broken.status == "failed" and "this score never works" in broken.reason
         assert dead.status == "failed" and "Was it killed" in dead.reason
+        # The other worker waits for it, and not until cluster.timeout, which is 600 s.
+        assert alone.status == "failed" and "fails one worker of two" in alone.reason
+        assert alone.seconds < 120
     rejected = [row for row in rows if row.config["method.rank"] == 64]
     assert {row.status for row in rejected} == {"rejected"}
     assert all(row.reason.startswith("method.rank: ") for row in rejected)
@@ -52,6 +56,7 @@ def test_a_search_finds_shares_rejects_survives_and_leaves_everything_in_its_pla
     nothing_left(head)
 
 
+@pytest.mark.long
 def test_what_trials_have_in_common_is_done_once_and_changes_no_result(head, folder):
     space = {"method.density": {"choice": [0.05, 0.1]}, "method.alpha": {"choice": [2.0, 4.0]}}
     search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}

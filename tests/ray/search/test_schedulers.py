@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import pytest
 
+from tests.long import cases
 from tests.ray.search.made import RATE, nothing_left, searched
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
-def test_thirty_trials_that_are_stopped_early_leave_nothing_behind(head, folder):
-    space = {RATE: {"choice": [1e-2, *(1e-6 * number for number in range(31, 0, -1))]}}
+@pytest.mark.parametrize("bad", cases([9, 31], [9]))
+def test_many_trials_that_are_stopped_early_leave_nothing_behind(head, folder, bad):
+    space = {RATE: {"choice": [1e-2, *(1e-6 * number for number in range(bad, 0, -1))]}}
     search = {"space": space, "algorithm": "grid", "scheduler": "asha", "max_concurrent": 2}
-    code, said, rows = searched(head, folder, "early", search)
+    code, said, rows = searched(head, folder, f"early{bad}", search)
     assert code == 0, said
-    assert len(rows) == 32
+    assert len(rows) == 1 + bad
     stopped = [row for row in rows if row.status == "stopped"]
-    assert len(stopped) >= 30 - 4, [row.status for row in rows]
+    assert len(stopped) >= bad - 5, [row.status for row in rows]
     assert all(row.steps < 12 and "asha stopped it" in row.reason for row in stopped)
     nothing_left(head)
 
 
+@pytest.mark.long
 def test_pbt_hands_the_better_state_to_the_worse_trial(head, folder):
     space = {RATE: {"choice": [1e-2, 1e-9]}}
     search = {"space": space, "algorithm": "grid", "scheduler": "pbt"}
@@ -36,6 +39,7 @@ def test_pbt_hands_the_better_state_to_the_worse_trial(head, folder):
     assert good.curve[0][1] == values[1]
 
 
+@pytest.mark.long
 def test_hyperband_pauses_and_goes_on(head, folder):
     search = {"scheduler": "hyperband", "samples": 4, "max_concurrent": 2}
     code, said, rows = searched(head, folder, "bands", search)
@@ -43,6 +47,7 @@ def test_hyperband_pauses_and_goes_on(head, folder):
     assert {row.status for row in rows} <= {"done", "stopped"}
 
 
+@pytest.mark.long
 def test_a_budget_of_tokens_ends_a_search(head, folder):
     search = {"scheduler": "none", "samples": 8, "budget": {"tokens": 10_000}, "max_concurrent": 1}
     code, said, rows = searched(head, folder, "thrifty", search)
