@@ -75,7 +75,8 @@ def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, Left]:
             *(_asked(folder, f"full {s}", **full, cluster={"sharding": s})
               for s in shardings),
             _asked(folder, "moves", dies="step 7", **every, cluster={"sharding": "node"}),
-            _asked(folder, "shrinks", dies="step 2", **every, cluster={"sync_every": 2}),
+            *([_asked(folder, "shrinks", dies="step 2", **every, cluster={"sync_every": 2})]
+              if whole else []),
             _asked(folder, "noticed", dies="step 5", notices=5),
             _asked(folder, "local died", dies="step 5",
                    train={"checkpoint_every": 4}, cluster={"sync_every": 3}),
@@ -88,7 +89,8 @@ def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, Left]:
                               cluster={"sync_every": 3})], 4)  # fmt: skip
     two = train_all([_asked(folder, "moves", four=False, **every)], 2)
     elastic = {"cluster": {"workers": {"min": 1, "max": 4}}}
-    three = train_all([_asked(folder, "shrinks", four=False, **laid_over(every, elastic))], 3)
+    shrunk = [_asked(folder, "shrinks", four=False, **laid_over(every, elastic))]
+    three = train_all(shrunk, 3) if whole else {}
     return {**four, **again, **two, **three}
 
 
@@ -170,6 +172,7 @@ def test_a_run_goes_on_at_another_size_and_sharding(left, run):
     assert left[run].losses[-1] == pytest.approx(left["replicate"].losses[-1], rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_a_number_of_workers_that_divides_nothing(left):
     assert left["shrinks"].files
     assert len({*range(1, STEPS + 1)}) == STEPS <= len(left["shrinks"].losses)
