@@ -160,6 +160,7 @@ def test_a_run_is_followed_live_retrained_on_new_rows_promoted_and_rolled_back(
     assert {one["id"]: one["status"] for one in runs} == {first["id"]: "done", again: "done"}
 
 
+@pytest.mark.long
 def test_a_federation_is_followed_round_by_round_and_kept_in_the_bucket(
     whole: Whole, tmp_path: Path
 ):

@@ -87,6 +87,7 @@ def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(hea
     assert "starting again" in said
 
 
+@pytest.mark.long
 def test_an_error_of_the_code_ends_the_run_at_once_with_one_message(head, folder):
     method = {"kind": "slora", "mask": "tests.own_score:BROKEN"}
     driver = _started(head, folder, "crashed", method=method)

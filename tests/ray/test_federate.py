@@ -170,6 +170,7 @@ def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
     assert "the federation's sites" in said and "died without an answer" in said
 
 
+@pytest.mark.long
 def test_a_site_that_hangs_loses_its_client_for_the_round_and_is_replaced(head, folder):
     # Without evaluations, whose parts another site takes over in silence.
     alone = {"data": {"eval": None}, "train": {"eval_every": None}}

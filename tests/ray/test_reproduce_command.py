@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.store.objects import open_store
+from tests.long import cases
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
@@ -17,12 +18,15 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 SLORA = str(Path(sys.executable).with_name("slora"))
 
 
-def test_a_training_is_reproduced_to_the_bit_and_never_from_other_inputs(tmp_path: Path):
+@pytest.mark.parametrize("workers", cases([1, 2], [1]))
+def test_a_training_is_reproduced_to_the_bit_and_never_from_other_inputs(
+    tmp_path: Path, workers: int
+):
     with ray_head(tmp_path / "head") as head:
-        _reproduced(head, tmp_path)
+        _reproduced(head, tmp_path, workers)
 
 
-def _reproduced(head: Head, tmp_path: Path) -> None:
+def _reproduced(head: Head, tmp_path: Path, workers: int) -> None:
     def slora(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [SLORA, *words],
@@ -36,7 +40,7 @@ def _reproduced(head: Head, tmp_path: Path) -> None:
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 40)
     told = tiny_spec(
-        tmp_path, data={"eval_fraction": 0.2}, train={"steps": 4}, cluster={"workers": 2}
+        tmp_path, data={"eval_fraction": 0.2}, train={"steps": 4}, cluster={"workers": workers}
     )
     done = slora("train", str(write_spec(tmp_path / "spec.yaml", told)), "--json")
     assert done.returncode == 0, done.stderr
