@@ -74,7 +74,8 @@ def test_a_worker_that_is_told_to_stop_saves_at_once_and_the_run_goes_on(head, f
 
 
 def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(head, folder):
-    patience = {"cluster": {"timeout": 10}, "train": {"steps": 300, "checkpoint_every": 10}}
+    # So many steps that it is not over before it is stopped, however late its first line is read.
+    patience = {"cluster": {"timeout": 10}, "train": {"steps": 600, "checkpoint_every": 20}}
     driver = _started(head, folder, "hung", **patience)
 
     def stop() -> None:
