@@ -50,7 +50,7 @@ test-long: $(DEV) ## the cases of long campaigns that make test leaves out
 	$(PY) infra/demo/prepare.py all
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m long $(ARGS)
 
-test-fast: $(DEV) ## the unit tests only, under a minute
+test-fast: $(DEV) ## the unit tests only, three to four minutes
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not ($(SLOW))" $(ARGS)
 
 check: $(DEV) ## lint, formatting and types
