@@ -15,7 +15,7 @@ _TERMINATED = threading.Event()
 
 
 class NoticedTorchConfig(TorchConfig):  # type: ignore[misc]
-    """Ray Train's process group, and workers that live on after a SIGTERM, long enough to save."""
+    """Ray Train's process group, of workers that may save after a SIGTERM, and that may hang."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:

@@ -58,6 +58,8 @@ class Pulse:
     def late(self) -> str:
         """The workers that the others wait for, and where they were last seen."""
         heard = self._heard()
+        if heard is None:
+            return "rank 0 does not answer, and it keeps what is known of the others"
         now, found = time.time(), []
         for rank in range(self._world_size):
             if rank == self._rank:
@@ -75,8 +77,8 @@ class Pulse:
                 found.append(f"rank {rank} ({where}) is behind rank {self._rank}, {self.place}")
         return "; ".join(found) or "every rank says that it waits as well: the network is cut"
 
-    def _heard(self) -> dict[int, dict[str, Any]]:
-        """What every other worker said last, of those that the store answers for in time."""
+    def _heard(self) -> dict[int, dict[str, Any]] | None:
+        """What the other workers said last; None where the store does not answer in time."""
         heard: dict[int, dict[str, Any]] = {}
 
         def ask() -> None:
@@ -89,7 +91,7 @@ class Pulse:
         asking = threading.Thread(target=ask, daemon=True, name="pulse-late")
         asking.start()
         asking.join(ANSWER_S)
-        return dict(heard)
+        return None if asking.is_alive() else heard
 
     def _told(self, rank: int) -> dict[str, Any] | None:
         if self._board is None:

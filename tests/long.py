@@ -1,4 +1,4 @@
-"""What `make test` leaves to `make test-long`: most cases of a campaign, and never all of them."""
+"""What `make test` leaves to `make test-long`: most cases of a campaign, and some whole tests."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_kinds_and_workers_may_differ_between_trials(head, folder):
 @pytest.mark.parametrize("killed_at", cases([1, 3], [1]))
 def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(head, folder, killed_at):
     name = f"killed{killed_at}"
-    search = {"scheduler": "none", "samples": killed_at + 1, "max_concurrent": 2}
+    search = {"scheduler": "none", "samples": killed_at + 2, "max_concurrent": 2}
     driver = started(head, folder, name, search)
     assert driver.stdout is not None
     ends = 0
@@ -66,7 +66,7 @@ def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(head, folder, kil
     said, _ = again.communicate(timeout=500)
     assert again.returncode == 0, said
     after = rows_of(folder, name)
-    assert [row.number for row in after] == list(range(killed_at + 1))
+    assert [row.number for row in after] == list(range(killed_at + 2))
     assert all(row.status == "done" for row in after)
     assert all(after[number] == row for number, row in before.items())
-    assert len({json.dumps(row.config) for row in after}) == killed_at + 1
+    assert len({json.dumps(row.config) for row in after}) == killed_at + 2
