@@ -13,210 +13,210 @@ from typing import Any
 from torch import Tensor, nn
 
 from jobs import stages, starts
-from jobs.base_shards import whole, writable
+from jobs.base_shards import gather_for_reading, gather_for_writing
 from jobs.engine import Engine
-from jobs.handoff import handed_over
-from jobs.masking import load_masks, make_masks, mask_request
-from jobs.record import Record
-from jobs.spec import Spec
+from jobs.handoff import run_handoff
+from jobs.masking import load_masks, make_masks, make_mask_request
+from jobs.record import RunRecorder
+from jobs.spec import RunSpec
 from jobs.store.runs import RunStore
-from jobs.team import CALIBRATION, Team
+from jobs.team import CALIBRATION, WorkerContext
 from jobs.warm_start import WarmStart
-from slora.adapt import adapted, factors_of, remove
-from slora.calibrate import groups, layer_gradients, layer_scores
-from slora.factor_mask import SparseFactorLinear, masked
-from slora.gates import GatedLoraLinear, importance, shrink, survivors
+from slora.adapt import iter_adapter_layers, extract_factors, remove_layers
+from slora.calibrate import group_layers, compute_mean_gradients, score_layers
+from slora.factor_mask import SparseFactorLinear, apply_factor_masks
+from slora.gates import GatedLoraLinear, measure_importance, shrink_gates, count_open_gates
 from slora.mask import Mask
-from slora.masks.choose import choose_masks, needed
+from slora.masks.choose import choose_masks, find_scorer
 from slora.masks.scorer import Scorer
-from slora.plain import features
-from slora.start import Start
+from slora.plain import get_features
+from slora.start import LowRankInit
 
-PRUNINGS = 20
+PRUNINGS_PER_STAGE = 20
 """How often in a low-rank stage gates are shrunk; each costs one exchange of a few numbers."""
 Scores = Iterator[tuple[str, Tensor]]
-Scored = Callable[[Scorer, Callable[[], Scores]], Scores]
+ScoreProvider = Callable[[Scorer, Callable[[], Scores]], Scores]
 """Gives a score's values by layer: computes them, or has them already."""
-Calibrate = Callable[[int], Callable[[], int]]
+CalibrationFactory = Callable[[int], Callable[[], int]]
 """Makes what `slora.calibrate` runs so many times: one pass over the calibration sequences."""
 
 
-class Adaptation:
+class MethodRunner:
     """The method in one run. Every rank has one, and all are alike."""
 
     def __init__(
         self,
-        spec: Spec,
+        spec: RunSpec,
         model: nn.Module,
         targets: Mapping[str, Any],
         runs: RunStore,
-        team: Team,
+        context: WorkerContext,
         *,
-        record: Record,
-        calibrate: Calibrate,
-        scored: Scored,
+        recorder: RunRecorder,
+        make_calibration: CalibrationFactory,
+        provide_scores: ScoreProvider,
         resumed: bool,
-        warm: WarmStart | None = None,
+        warm_start: WarmStart | None = None,
     ) -> None:
-        self._warm = warm
+        self._warm_start = warm_start
         self._spec, self._method, self._seed = spec, spec.method, spec.train.seed
-        self._model, self._targets, self._runs, self._team = model, dict(targets), runs, team
-        self._record, self._calibrate = record, calibrate
-        self._scored, self._resumed = scored, resumed
-        self.shapes = {name: features(layer) for name, layer in targets.items()}
-        self.kept: float | None = None
+        self._model, self._targets, self._runs, self._context = model, dict(targets), runs, context
+        self._recorder, self._make_calibration = recorder, make_calibration
+        self._provide_scores, self._resumed = provide_scores, resumed
+        self.shapes = {name: get_features(layer) for name, layer in targets.items()}
+        self.retained_energy: float | None = None
         self.factors: dict[str, tuple[Tensor, Tensor]] = {}
-        self.taken_out: dict[str, tuple[Tensor, Tensor]] = {}
+        self.subtracted_factors: dict[str, tuple[Tensor, Tensor]] = {}
         self.masks: dict[str, Mask] | None = None
-        self.starts: dict[str, Start] | None = None
+        self.inits: dict[str, LowRankInit] | None = None
 
     def install_sparse(self) -> None:
         """The sparse stage's layers, on masks that are drawn, chosen, read back or gone on with."""
-        stages.start_sparse(self._model, self._masks())
-        if self._warm is not None:
-            values = {f"{name}.values": values for name, values in self._warm.values.items()}
+        stages.install_sparse_stage(self._model, self._get_masks())
+        if self._warm_start is not None:
+            values = {f"{name}.values": values for name, values in self._warm_start.values.items()}
             stages.load_weights(self._model, values)
 
-    def install_low_rank(self, weights: Mapping[str, Tensor], *, first: bool, done: bool) -> None:
+    def install_low_rank(self, weights: Mapping[str, Tensor], *, is_first: bool, resumed: bool) -> None:
         """The low-rank stage's layers; `first` in the run, or `done` in part by an earlier try.
 
         `weights` are those of the sparse stage where there was one.
         """
-        if self.starts is None:
-            self.starts = self._starts(weights, first=first, done=done)
-        needs_masks = any(start.residual is not None for start in self.starts.values())
-        masks = self._masks() if needs_masks else None
-        stages.start_low_rank(
-            self._model, self.starts, masks, self._method, seed=self._seed, writable=writable
+        if self.inits is None:
+            self.inits = self._make_inits(weights, is_first=is_first, resumed=resumed)
+        needs_masks = any(init.residual is not None for init in self.inits.values())
+        masks = self._get_masks() if needs_masks else None
+        stages.install_low_rank_stage(
+            self._model, self.inits, masks, self._method, seed=self._seed, gather_for_writing=gather_for_writing
         )
 
     def prune(self, engine: Engine, step: int, steps: int) -> None:
         """Shrinks the gates, where it is time; a collective then."""
-        if not self.prunes_at(step, steps):
+        if not self.should_prune(step, steps):
             return
-        keep = survivors(
+        keep = count_open_gates(
             step, steps=steps, rank=self._method.rank, density=self._method.factor_density
         )
-        weights = engine.weights()
+        weights = engine.gather_weights()
         shrunk = {}
-        for name, layer in self._gates():
+        for name, layer in self._iterate_gates():
             gate = weights[f"{name}.gate_R"]
             factors = weights[f"{name}.a_RI"], weights[f"{name}.b_OR"]
-            gate = shrink(gate, importance(gate * layer.open_R.cpu(), *factors), keep=keep)
+            gate = shrink_gates(gate, measure_importance(gate * layer.open_R.cpu(), *factors), keep=keep)
             layer.open_R.copy_(gate != 0)
             shrunk[f"{name}.gate_R"] = gate
-        engine.write(shrunk)
+        engine.write_weights(shrunk)
 
-    def prunes_at(self, step: int, steps: int) -> bool:
+    def should_prune(self, step: int, steps: int) -> bool:
         """Whether gates are shrunk after this step of the stage."""
-        return self._gated and step % max(1, steps // PRUNINGS) == 0
+        return self._has_gates and step % max(1, steps // PRUNINGS_PER_STAGE) == 0
 
-    def settled(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def compute_effective_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights as the model computes with them: a closed gate is zero.
 
         An optimiser's momentum moves it on, where it has no effect; saved so, it would open again.
         """
-        found = dict(weights)
-        for name, layer in self._gates():
-            found[f"{name}.gate_R"] = found[f"{name}.gate_R"] * layer.open_R.cpu().float()
-        return found
+        effective = dict(weights)
+        for name, layer in self._iterate_gates():
+            effective[f"{name}.gate_R"] = effective[f"{name}.gate_R"] * layer.open_R.cpu().float()
+        return effective
 
-    def reopen(self, weights: Mapping[str, Tensor]) -> None:
+    def restore_gates(self, weights: Mapping[str, Tensor]) -> None:
         """After saved weights were put back: what was pruned stays so."""
-        for name, layer in self._gates():
+        for name, layer in self._iterate_gates():
             layer.open_R.copy_(weights[f"{name}.gate_R"] != 0)
 
     def uninstall(self, weights: Mapping[str, Tensor]) -> None:
         """The plain layers again; of a low-rank stage's `weights`, the plain factors are kept."""
-        self.factors = factors_of(weights, self._model)
-        self.taken_out = self._taken_out()
-        remove(self._model, writable=writable)
+        self.factors = extract_factors(weights, self._model)
+        self.subtracted_factors = self._collect_subtracted_factors()
+        remove_layers(self._model, writable=gather_for_writing)
 
-    def _taken_out(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def _collect_subtracted_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The factors that were taken out of each weight when the stage began, as they were."""
-        found = {}
-        for name, layer in adapted(self._model):
-            start = (self.starts or {}).get(name)
-            if start is None or not start.minus:
+        subtracted = {}
+        for name, layer in iter_adapter_layers(self._model):
+            init = (self.inits or {}).get(name)
+            if init is None or not init.subtract_from_base:
                 continue
-            a_RI, b_OR = start.a_RI, start.b_OR
+            a_RI, b_OR = init.a_RI, init.b_OR
             if isinstance(layer, SparseFactorLinear):
                 density = self._method.factor_density
-                a_RI, b_OR = masked(a_RI, b_OR, density, self._seed, name)
-            found[name] = (a_RI, b_OR)
-        return found
+                a_RI, b_OR = apply_factor_masks(a_RI, b_OR, density, self._seed, name)
+            subtracted[name] = (a_RI, b_OR)
+        return subtracted
 
     @property
-    def _gated(self) -> bool:
+    def _has_gates(self) -> bool:
         return self._method.factor_density < 1 and self._method.factor_pruning == "gates"
 
-    def _gates(self) -> Iterator[tuple[str, GatedLoraLinear]]:
-        for name, layer in adapted(self._model):
+    def _iterate_gates(self) -> Iterator[tuple[str, GatedLoraLinear]]:
+        for name, layer in iter_adapter_layers(self._model):
             if isinstance(layer, GatedLoraLinear):
                 yield name, layer
 
-    def _computed(self, scorer: Scorer) -> Scores:
-        run = self._calibrate(self._passes())
-        return layer_scores(self._targets, scorer, run, whole=whole, over_ranks=self._over_ranks)
+    def _compute_scores(self, scorer: Scorer) -> Scores:
+        calibrate = self._make_calibration(self._count_passes())
+        return score_layers(self._targets, scorer, calibrate, gathered=gather_for_reading, sum_over_ranks=self._sum_over_ranks)
 
-    def _passes(self) -> int:
-        return sum(1 for _ in groups(self._targets))
+    def _count_passes(self) -> int:
+        return sum(1 for _ in group_layers(self._targets))
 
-    def _over_ranks(self, total: Tensor) -> Tensor:
-        return self._team.wire.all_reduce(total, CALIBRATION)
+    def _sum_over_ranks(self, total: Tensor) -> Tensor:
+        return self._context.collectives.all_reduce(total, CALIBRATION)
 
-    def _masks(self) -> dict[str, Mask]:
-        if self.masks is None and self._warm is not None:
-            self.masks = dict(self._warm.masks)
+    def _get_masks(self) -> dict[str, Mask]:
+        if self.masks is None and self._warm_start is not None:
+            self.masks = dict(self._warm_start.masks)
         if self.masks is None:
             self.masks = (load_masks(self._runs, self.shapes) if self._resumed else None) or (
-                self._made_masks()
+                self._make_masks()
             )
         return self.masks
 
-    def _made_masks(self) -> dict[str, Mask]:
-        request = mask_request(self._method, seed=self._seed)
-        scorer = needed(request)
+    def _make_masks(self) -> dict[str, Mask]:
+        request = make_mask_request(self._method, seed=self._seed)
+        scorer = find_scorer(request)
         if scorer is None:
             return choose_masks(self.shapes, request)
-        began = time.monotonic()
-        self._record.event("scoring", strategy=request.mask, score=scorer.name)
-        scores = self._scored(scorer, lambda: self._computed(scorer))
-        masks = make_masks(self.shapes, request, scores, self._runs, writes=self._team.rank == 0)
-        seconds = time.monotonic() - began
-        self._record.event("masked", strategy=request.mask, score=scorer.name, seconds=seconds)
+        start_time = time.monotonic()
+        self._recorder.emit_event("scoring", strategy=request.mask, score=scorer.name)
+        scores = self._provide_scores(scorer, lambda: self._compute_scores(scorer))
+        masks = make_masks(self.shapes, request, scores, self._runs, writes=self._context.rank == 0)
+        seconds = time.monotonic() - start_time
+        self._recorder.emit_event("masked", strategy=request.mask, score=scorer.name, seconds=seconds)
         return masks
 
-    def _starts(
-        self, weights: Mapping[str, Tensor], *, first: bool, done: bool
-    ) -> dict[str, Start]:
+    def _make_inits(
+        self, weights: Mapping[str, Tensor], *, is_first: bool, resumed: bool
+    ) -> dict[str, LowRankInit]:
         method = self._method
-        if first and self._warm is not None:
-            return {name: self._warm.starts[name] for name in self.shapes}
-        plain = first and method.init == "zero"
-        if plain:
-            return starts.own_starts(self.shapes, method, seed=self._seed)
-        if done:
-            return starts.load_starts(self._runs)
-        if not first:
-            masks = self._masks()
-            made, self.kept = handed_over(weights, masks, self._spec, self._team, self._record)
+        if is_first and self._warm_start is not None:
+            return {name: self._warm_start.inits[name] for name in self.shapes}
+        is_lora_init = is_first and method.init == "zero"
+        if is_lora_init:
+            return starts.make_lora_inits(self.shapes, method, seed=self._seed)
+        if resumed:
+            return starts.load_inits(self._runs)
+        if not is_first:
+            masks = self._get_masks()
+            inits, self.retained_energy = run_handoff(weights, masks, self._spec, self._context, self._recorder)
         elif method.init == "pissa":
-            pace = self._record.pace("the layers' singular vectors", len(self.shapes))
-            made = starts.starts_from_weights(self._targets, method, self._team, pace.seen)
+            progress = self._recorder.track_progress("the layers' singular vectors", len(self.shapes))
+            inits = starts.make_pissa_inits(self._targets, method, self._context, progress.advance)
         else:
-            run = self._calibrate(self._passes())
-            gradients = layer_gradients(self._targets, run, over_ranks=self._over_ranks)
-            pace = self._record.pace("the gradients' singular vectors", len(self.shapes))
-            made = starts.starts_from_gradients(
-                gradients, method, self._team, seed=self._seed, seen=pace.seen
+            calibrate = self._make_calibration(self._count_passes())
+            gradients = compute_mean_gradients(self._targets, calibrate, sum_over_ranks=self._sum_over_ranks)
+            progress = self._recorder.track_progress("the gradients' singular vectors", len(self.shapes))
+            inits = starts.make_gradient_inits(
+                gradients, method, self._context, seed=self._seed, on_layer=progress.advance
             )
-        if self._team.rank == 0:
-            starts.save_starts(self._runs, made)
-        return made
+        if self._context.rank == 0:
+            starts.save_inits(self._runs, inits)
+        return inits
 
 
-def trained_count(model: nn.Module) -> int:
+def count_trainable(model: nn.Module) -> int:
     """Parameters that the method trains in the model as it stands, without a head."""
-    return sum(p.numel() for _, layer in adapted(model) for p in layer.parameters(recurse=False)
-               if p.requires_grad)  # fmt: skip
+    return sum(parameter.numel() for _, layer in iter_adapter_layers(model) for parameter in layer.parameters(recurse=False)
+               if parameter.requires_grad)  # fmt: skip

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.base_model import load_model, load_tokenizer, saved_task
+from jobs.base_model import load_model, load_tokenizer, read_saved_task
 from jobs.errors import Fault, InputError
-from jobs.model_files import model_digest, model_folder
-from jobs.store.adapters import pull, resolve
+from jobs.model_files import digest_model, find_model_folder
+from jobs.store.adapters import pull, resolve_adapter
 from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore
-from slora.folder import LoraAdapter, SparseAdapter, read
-from slora.merge import attach, merge
+from slora.folder import LoraAdapter, SparseAdapter, read_adapter
+from slora.merge import attach_adapter, merge_adapter
 
 
 @dataclass(frozen=True)
-class Adapted:
+class AdaptedModel:
     """A model with its adapter on, in evaluation mode."""
 
     model: PreTrainedModel
@@ -29,62 +29,62 @@ class Adapted:
     manifest: Manifest
 
 
-def load_adapted(
-    store: ObjectStore, wanted: str, *, base: str | None = None, merged: bool = False
-) -> Adapted:
+def load_adapted_model(
+    store: ObjectStore, name: str, *, base: str | None = None, merged: bool = False
+) -> AdaptedModel:
     """The adapter `NAME` or `NAME@v2` on its base, or on the one at `base`.
 
     Raises NotFound, DigestMismatch, BadAdapter, and InputError if the base is not the one that the
     adapter was trained on.
     """
-    manifest = resolve(store, wanted)
-    with tempfile.TemporaryDirectory(prefix="slora-pulled-") as made:
-        folder = pull(store, manifest, Path(made) / "adapter")
+    manifest = resolve_adapter(store, name)
+    with tempfile.TemporaryDirectory(prefix="slora-pulled-") as scratch:
+        folder = pull(store, manifest, Path(scratch) / "adapter")
         if manifest.kind == "full":
-            return _whole(folder, manifest)
-        adapter = read(folder)
-    return _put_on(adapter, manifest, _checked_base(manifest, base or manifest.base.path), merged)
+            return _load_full_model(folder, manifest)
+        adapter = read_adapter(folder)
+    return _apply_adapter(adapter, manifest, _find_base(manifest, base or manifest.base.path), merged)
 
 
-def pulled(store: ObjectStore, wanted: str) -> tuple[LoraAdapter | SparseAdapter, Manifest]:
+def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAdapter, Manifest]:
     """The adapter `NAME` or `NAME@v2` itself, without a model.
 
     Raises NotFound, DigestMismatch, BadAdapter, and InputError for one of kind full, which is a
     model and no update.
     """
-    manifest = resolve(store, wanted)
+    manifest = resolve_adapter(store, name)
     if manifest.kind == "full":
         problem = f"{manifest.label} is a whole model, not an update of one"
         raise InputError([Fault("--adapter", problem, "`slora adapters pull` has it as it is.")])
-    with tempfile.TemporaryDirectory(prefix="slora-pulled-") as made:
-        return read(pull(store, manifest, Path(made) / "adapter")), manifest
+    with tempfile.TemporaryDirectory(prefix="slora-pulled-") as scratch:
+        return read_adapter(pull(store, manifest, Path(scratch) / "adapter")), manifest
 
 
-def _whole(folder: Path, manifest: Manifest) -> Adapted:
+def _load_full_model(folder: Path, manifest: Manifest) -> AdaptedModel:
     """The model that full fine-tuning saved: its own folder says what it is for."""
-    task, labels = saved_task(folder)
+    task, labels = read_saved_task(folder)
     model = load_model(str(folder), task=task, dtype="float32", labels=labels)
-    return Adapted(model, load_tokenizer(str(folder)), task, labels, manifest)
+    return AdaptedModel(model, load_tokenizer(str(folder)), task, labels, manifest)
 
 
-def _put_on(
+def _apply_adapter(
     adapter: LoraAdapter | SparseAdapter, manifest: Manifest, base: Path, merged: bool
-) -> Adapted:
+) -> AdaptedModel:
     model = load_model(str(base), task=adapter.task, dtype="float32", labels=adapter.labels)
-    (merge if merged else attach)(model, adapter)
-    return Adapted(model, load_tokenizer(str(base)), adapter.task, adapter.labels, manifest)
+    (merge_adapter if merged else attach_adapter)(model, adapter)
+    return AdaptedModel(model, load_tokenizer(str(base)), adapter.task, adapter.labels, manifest)
 
 
-def _checked_base(manifest: Manifest, path: str) -> Path:
-    folder = model_folder(path)
+def _find_base(manifest: Manifest, path: str) -> Path:
+    folder = find_model_folder(path)
     if folder is None:
         problem = f"{path}: the base of {manifest.label} is not there"
         raise InputError([Fault("--base", problem, "Name the folder where it is now.")])
-    found = model_digest(folder)
-    if found != manifest.base.digest:
+    digest = digest_model(folder)
+    if digest != manifest.base.digest:
         problem = (
             f"{folder} is another model than the base of {manifest.label}: digest "
-            f"{found[:12]}, not {manifest.base.digest[:12]}"
+            f"{digest[:12]}, not {manifest.base.digest[:12]}"
         )
         raise InputError([Fault("--base", problem, "Name the folder of the base itself.")])
     return folder

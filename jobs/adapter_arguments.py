@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 
-def adapter_parser(prog: str, description: str) -> argparse.ArgumentParser:
+def make_adapter_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """`--adapter NAME [--store URL] [--base FOLDER]`."""
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("--adapter", required=True, help="NAME, or NAME@v2 for one version")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from jobs.federate.section import FederationSection
 from jobs.retrain.section import RetrainSection
 from jobs.search.section import SearchSection
-from jobs.spec import Spec
+from jobs.spec import RunSpec
 
 
-class AnySpec(Spec):
+class AnySpec(RunSpec):
     """A spec, with at most one of the sections that make more of it than one run."""
 
     search: SearchSection | None = None

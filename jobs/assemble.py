@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from jobs.adaptation import Adaptation
-from jobs.base_model import named_head
+from jobs.adaptation import MethodRunner
+from jobs.base_model import list_head_modules
 from jobs.request import Request
-from slora.adapt import TRAINED
+from slora.adapt import TRAINABLE_SUFFIXES
 from slora.folder import LoraAdapter, SparseAdapter
-from slora.names import kinds, matches
+from slora.names import list_layer_kinds, match_pattern
 from slora.plain import is_conv1d
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
-def assemble(
-    request: Request, model: PreTrainedModel, weights: Mapping[str, Tensor], method: Adaptation
+def assemble_adapter(
+    request: Request, model: PreTrainedModel, weights: Mapping[str, Tensor], method: MethodRunner
 ) -> LoraAdapter | SparseAdapter:
     """The adapter of a run of any kind but full.
 
@@ -28,67 +28,67 @@ def assemble(
     values (kind sparse, and what a hand-off left beside the factors) or sparse factors.
     """
     spec = request.spec
-    head = {name: tensor for name, tensor in weights.items() if not name.endswith(TRAINED)}
+    head = {name: tensor for name, tensor in weights.items() if not name.endswith(TRAINABLE_SUFFIXES)}
     if spec.method.kind == "sparse":
         values = {name: weights[f"{name}.values"] for name in method.shapes}
-        return _compact(request, method, values, {}, head)
-    assert method.starts is not None
-    starts = method.starts
+        return _make_sparse_adapter(request, method, values, {}, head)
+    assert method.inits is not None
+    inits = method.inits
     # What was taken out of the weight when the stage began belongs to the update, as its negative.
-    minus = method.taken_out
+    subtracted = method.subtracted_factors
     factors = {
-        name: _joined(method.factors[name], minus.get(name)) for name in method.factors
+        name: _join_factors(method.factors[name], subtracted.get(name)) for name in method.factors
     }  # fmt: skip
-    residual = {name: s.residual for name, s in starts.items() if s.residual is not None}
+    residual = {name: init.residual for name, init in inits.items() if init.residual is not None}
     # Gates may leave layers of different ranks, which a LoRA folder for all servers can't have.
     ranks = {a_RI.shape[0] for a_RI, _ in factors.values()}
-    if residual or len(ranks) > 1 or _thinned(request):
-        return _compact(request, method, residual, factors, head)
-    return _lora(request, model, method, factors, head)
+    if residual or len(ranks) > 1 or _has_sparse_factors(request):
+        return _make_sparse_adapter(request, method, residual, factors, head)
+    return _make_lora_adapter(request, model, method, factors, head)
 
 
-def _thinned(request: Request) -> bool:
+def _has_sparse_factors(request: Request) -> bool:
     """Whether the factors have zeros of their own."""
     method = request.spec.method
     return method.factor_density < 1 and method.factor_pruning == "fixed"
 
 
-def target_names(model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, ...]:
+def choose_target_names(model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, ...]:
     """The shortest names by which PEFT finds these layers and no other module."""
-    every = [name for name, _ in model.named_modules() if name]
-    for short in (tuple({name.rpartition(".")[2] for name in targets}), kinds(targets)):
-        if {name for name in every if any(matches(name, one) for one in short)} == set(targets):
-            return short
+    module_names = [name for name, _ in model.named_modules() if name]
+    for candidates in (tuple({name.rpartition(".")[2] for name in targets}), list_layer_kinds(targets)):
+        if {name for name in module_names if any(match_pattern(name, candidate) for candidate in candidates)} == set(targets):
+            return candidates
     return targets
 
 
-def _joined(
-    factors: tuple[Tensor, Tensor], minus: tuple[Tensor, Tensor] | None
+def _join_factors(
+    factors: tuple[Tensor, Tensor], subtracted: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """`B A - B0 A0` as one pair of twice the rank."""
-    if minus is None:
+    if subtracted is None:
         return factors
     a_RI, b_OR = factors
-    return torch.cat((a_RI, minus[0])), torch.cat((b_OR, -minus[1]), dim=1)
+    return torch.cat((a_RI, subtracted[0])), torch.cat((b_OR, -subtracted[1]), dim=1)
 
 
-def _compact(
+def _make_sparse_adapter(
     request: Request,
-    method: Adaptation,
+    method: MethodRunner,
     values: Mapping[str, Tensor],
     factors: Factors,
     head: Mapping[str, Tensor],
 ) -> SparseAdapter:
     spec = request.spec
-    random = bool(values) and spec.method.mask == "random"
+    is_random = bool(values) and spec.method.mask == "random"
     return SparseAdapter(
         values=values,
         masks={name: mask for name, mask in (method.masks or {}).items() if name in values},
-        seed=spec.train.seed if random else None,
-        density=spec.method.density if random else None,
+        seed=spec.train.seed if is_random else None,
+        density=spec.method.density if is_random else None,
         factors=factors,
         scale=spec.method.scale,
-        sparse_factors=_thinned(request),
+        sparse_factors=_has_sparse_factors(request),
         base=str(request.base),
         task=spec.model.task,
         head=head,
@@ -96,28 +96,28 @@ def _compact(
     )
 
 
-def _lora(
+def _make_lora_adapter(
     request: Request,
     model: PreTrainedModel,
-    method: Adaptation,
+    method: MethodRunner,
     factors: Factors,
     head: Mapping[str, Tensor],
 ) -> LoraAdapter:
     spec = request.spec
     rank = next(iter(factors.values()))[0].shape[0]
-    doubled = rank != spec.method.rank
-    heads = named_head(model) if head else []
+    is_doubled = rank != spec.method.rank
+    named_heads = list_head_modules(model) if head else []
     return LoraAdapter(
         factors=factors,
         # Of twice the rank, with the same scale.
-        alpha=spec.method.scale * rank if doubled else spec.method.alpha,
+        alpha=spec.method.scale * rank if is_doubled else spec.method.alpha,
         rank=rank,
-        rslora=spec.method.rslora and not doubled,
+        rslora=spec.method.rslora and not is_doubled,
         conv1d=any(is_conv1d(model.get_submodule(name)) for name in factors),
         base=str(request.base),
         task=spec.model.task,
-        target_modules=target_names(model, tuple(method.shapes)),
-        head_modules=tuple(name for name, _ in heads),
+        target_modules=choose_target_names(model, tuple(method.shapes)),
+        head_modules=tuple(name for name, _ in named_heads),
         head=head,
         labels=request.labels,
     )

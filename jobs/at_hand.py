@@ -6,53 +6,53 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from jobs.data.files import resolve
-from jobs.data.survey import Survey
+from jobs.data.files import resolve_files
+from jobs.data.survey import DatasetScan
 from jobs.errors import Fault, InputError
-from jobs.model_files import model_folder
-from jobs.request import HeldOut, Request
+from jobs.model_files import find_model_folder
+from jobs.request import HeldOutRows, Request
 from jobs.store.objects import open_store
 
-S3 = "s3://"
+S3_SCHEME = "s3://"
 
 
-def at_hand(request: Request) -> Request:
+def localize_request(request: Request) -> Request:
     """The same request with the base and the rows of this node, where they come from a bucket."""
     data = request.spec.data
-    base = model_folder(request.spec.model.path) if _in_bucket(request.spec.model.path) else None
+    base = find_model_folder(request.spec.model.path) if _is_in_bucket(request.spec.model.path) else None
     return dataclasses.replace(
         request,
         base=base or request.base,
-        train=_rows(request.train, data.train),
-        evaluation=request.evaluation and _rows(request.evaluation, data.eval),
-        old=request.old and _old(request.old),
+        train=_localize_scan(request.train_data, data.train),
+        evaluation=request.eval_data and _localize_scan(request.eval_data, data.eval),
+        old=request.previous_eval and _localize_held_out(request.previous_eval),
     )
 
 
-def spec_at_hand(name: str) -> Path:
+def fetch_spec(location: str) -> Path:
     """The spec's file; one that lies in a bucket is written beside, for as long as we live."""
-    if not name.startswith(S3):
-        return Path(name)
-    folder, _, file = name.rpartition("/")
-    text = open_store(folder).get(file)
+    if not location.startswith(S3_SCHEME):
+        return Path(location)
+    folder, _, file_name = location.rpartition("/")
+    text = open_store(folder).get(file_name)
     if len(text) > 1_000_000:
-        raise InputError([Fault("--spec", f"{name} is no spec: {len(text)} bytes", "Name a YAML.")])
+        raise InputError([Fault("--spec", f"{location} is no spec: {len(text)} bytes", "Name a YAML.")])
     path = Path(tempfile.mkdtemp(prefix="slora-spec-")) / "spec.yaml"
     path.write_bytes(text)
     return path
 
 
-def _in_bucket(path: str | None) -> bool:
-    return path is not None and path.startswith(S3)
+def _is_in_bucket(path: str | None) -> bool:
+    return path is not None and path.startswith(S3_SCHEME)
 
 
-def _rows(found: Survey, where: str | None) -> Survey:
-    if where is None or not _in_bucket(where):
-        return found
-    return dataclasses.replace(found, files=resolve(where))
+def _localize_scan(scan: DatasetScan, location: str | None) -> DatasetScan:
+    if location is None or not _is_in_bucket(location):
+        return scan
+    return dataclasses.replace(scan, files=resolve_files(location))
 
 
-def _old(held: HeldOut) -> HeldOut:
-    found = _rows(held.found, held.where)
-    first = dataclasses.replace(found, files=found.files[: held.files])
-    return dataclasses.replace(held, found=first)
+def _localize_held_out(held_out: HeldOutRows) -> HeldOutRows:
+    scan = _localize_scan(held_out.scan, held_out.path)
+    truncated = dataclasses.replace(scan, files=scan.files[: held_out.file_count])
+    return dataclasses.replace(held_out, found=truncated)

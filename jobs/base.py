@@ -7,19 +7,19 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from jobs.base_model import load_model, load_tokenizer, output_head, trained_head
+from jobs.base_model import load_model, load_tokenizer, find_untargeted_modules, find_trained_head
 from jobs.base_shards import BaseShards
 from jobs.request import Request
 from jobs.store.objects import ObjectStore
-from jobs.team import Team
-from jobs.warm_start import WarmStart, warm_start
+from jobs.team import WorkerContext
+from jobs.warm_start import WarmStart, load_warm_start
 from slora.adapt import freeze
 from slora.merge import load_head
 from slora.targets import find_targets
 
 
 @dataclass(frozen=True)
-class Base:
+class LoadedBase:
     """What there is before the method's own layers are put in."""
 
     model: Any
@@ -28,33 +28,33 @@ class Base:
     """The layers to adapt, by name; none where the whole model is trained."""
     shards: BaseShards | None
     """Set where this worker holds a part of it only."""
-    warm: WarmStart | None
+    warm_start: WarmStart | None
     """What it goes on from."""
 
 
-def load_base(request: Request, store: ObjectStore, team: Team) -> Base:
+def load_base(request: Request, store: ObjectStore, context: WorkerContext) -> LoadedBase:
     """The request's base, or the whole model that it goes on from. A collective if it is cut."""
     spec, folder = request.spec, str(request.base)
     tokenizer = load_tokenizer(folder)
-    with warm_start(request, store) as warm:
+    with load_warm_start(request, store) as parent:
         model = load_model(
-            str(warm.model if warm and warm.model else folder),
+            str(parent.model if parent and parent.model else folder),
             task=spec.model.task,
             dtype=spec.model.dtype,
             labels=request.labels,
             seed=spec.train.seed,
         )
-    if warm is not None:
-        load_head(model, warm.head, folder)
-    full = spec.method.kind == "full"
-    freeze(model, trained=[model] if full else trained_head(model, spec.model.task))
+    if parent is not None:
+        load_head(model, parent.head, folder)
+    is_full = spec.method.kind == "full"
+    freeze(model, trainable=[model] if is_full else find_trained_head(model, spec.model.task))
     targets = {}
-    if not full:
-        head = output_head(model, spec.model.task)
+    if not is_full:
+        head = find_untargeted_modules(model, spec.model.task)
         targets = find_targets(model, spec.method.targets, head=head)
     shards = None
-    if full or request.plan.sharding == "replicate":
-        model.to(team.device)
+    if is_full or request.plan.sharding == "replicate":
+        model.to(context.device)
     else:
-        shards = BaseShards(model, request.plan.sharding, team)
-    return Base(model, tokenizer, targets, shards, warm)
+        shards = BaseShards(model, request.plan.sharding, context)
+    return LoadedBase(model, tokenizer, targets, shards, parent)

@@ -27,7 +27,7 @@ def load_model(
     path: str, *, task: str, dtype: str, labels: Sequence[str] = (), seed: int = 0
 ) -> PreTrainedModel:
     """The base on the CPU, in evaluation mode; a classifier's head is drawn from `seed`."""
-    config = _config(path, task, labels)
+    config = _load_config(path, task, labels)
     # A new head is drawn from torch's global generator: the same on every rank.
     torch.manual_seed(seed)
     model = LOADERS[task].from_pretrained(
@@ -55,7 +55,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def saved_task(path: str | Path) -> tuple[str, tuple[str, ...]]:
+def read_saved_task(path: str | Path) -> tuple[str, tuple[str, ...]]:
     """The task that a saved model was trained for, and a classifier's labels in their order."""
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
@@ -64,20 +64,20 @@ def saved_task(path: str | Path) -> tuple[str, tuple[str, ...]]:
     return "causal-lm", ()
 
 
-def trained_head(model: PreTrainedModel, task: str) -> list[nn.Module]:
+def find_trained_head(model: PreTrainedModel, task: str) -> list[nn.Module]:
     """The modules that the task adds to the base and that are trained whole."""
     if task == "causal-lm":
         return []
-    return [module for _, module in named_head(model)]
+    return [module for _, module in list_head_modules(model)]
 
 
-def output_head(model: PreTrainedModel, task: str) -> list[nn.Module]:
+def find_untargeted_modules(model: PreTrainedModel, task: str) -> list[nn.Module]:
     """The modules that are never targets: what is trained whole, and the output projection."""
     projection = model.get_output_embeddings()
-    return trained_head(model, task) + ([projection] if projection is not None else [])
+    return find_trained_head(model, task) + ([projection] if projection is not None else [])
 
 
-def named_head(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+def list_head_modules(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """A classifier's modules beside its base, by name."""
     return [
         (name, module)
@@ -86,7 +86,7 @@ def named_head(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _config(path: str, task: str, labels: Sequence[str]) -> Any:
+def _load_config(path: str, task: str, labels: Sequence[str]) -> Any:
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if task == "sequence-classification":
         config.id2label = dict(enumerate(labels))

@@ -22,14 +22,14 @@ from deepspeed.runtime.zero.partition_parameters import Init
 from deepspeed.utils.timer import NoopTimer
 from torch import Tensor, nn
 
-from jobs.deepspeed_wire import count_deepspeed
-from jobs.frozen_linear import kept_empty
-from jobs.team import Team
+from jobs.deepspeed_wire import count_deepspeed_traffic
+from jobs.frozen_linear import drop_gathered_weights
+from jobs.team import WorkerContext
 
-MOST_LIVE = 100_000_000
+MAX_LIVE_PARAMETERS = 100_000_000
 """Numbers of the base that may be whole at once on a GPU, where the next layers are fetched while
 one computes. On a CPU nothing overlaps, and nothing is fetched before it is needed."""
-CONFIG = {
+ZERO_CONFIG = {
     "train_micro_batch_size_per_gpu": 1,
     "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
 }
@@ -38,54 +38,54 @@ CONFIG = {
 class BaseShards:
     """One model's frozen parameters, cut over a group of workers."""
 
-    def __init__(self, model: nn.Module, sharding: str, team: Team) -> None:
+    def __init__(self, model: nn.Module, sharding: str, context: WorkerContext) -> None:
         """Puts the model on the worker's device, what is frozen cut. All ranks must hold the same
         model. A collective."""
-        self._model, self._team = model, team
-        self._group, size = _group(sharding, team)
-        spans = sharding == "cluster" and team.nodes > 1
-        count_deepspeed(team.wire, size, spans=spans)
-        local = {"data_parallel_group": self._group, "config_dict_or_path": CONFIG}
-        init = Init(dtype=next(model.parameters()).dtype, enabled=False, **local)
+        self._model, self._context = model, context
+        self._group, size = _make_process_group(sharding, context)
+        spans_nodes = sharding == "cluster" and context.node_count > 1
+        count_deepspeed_traffic(context.collectives, size, spans_nodes=spans_nodes)
+        init_options = {"data_parallel_group": self._group, "config_dict_or_path": ZERO_CONFIG}
+        init = Init(dtype=next(model.parameters()).dtype, enabled=False, **init_options)
         for parameter in model.parameters():
             # Not through Init's own conversion, which sends the whole base from rank 0 to all:
             # every worker has read the same files.
-            parameter.data = parameter.data.to(team.device)
+            parameter.data = parameter.data.to(context.device)
             if not parameter.requires_grad:
                 init._convert_to_deepspeed_param(parameter)
                 parameter.partition()  # type: ignore[attr-defined]
         for buffer in model.buffers():
-            buffer.data = buffer.data.to(team.device)
+            buffer.data = buffer.data.to(context.device)
 
     @contextmanager
-    def gathering(self) -> Iterator[None]:
+    def gather_on_demand(self) -> Iterator[None]:
         """Inside, every layer of the model finds its weights whole when it computes."""
-        hidden = hide(self._model)
-        on_gpu = self._team.device.type == "cuda"
+        hidden = hide_trainable(self._model)
+        on_gpu = self._context.device.type == "cuda"
         offload = DeepSpeedZeRoOffload(
             self._model,
             timers=NoopTimer(),
-            ds_config=CONFIG,
+            ds_config=ZERO_CONFIG,
             overlap_comm=on_gpu,
-            prefetch_bucket_size=MOST_LIVE // 4 if on_gpu else 0,
+            prefetch_bucket_size=MAX_LIVE_PARAMETERS // 4 if on_gpu else 0,
             max_reuse_distance=0,
-            max_live_parameters=MOST_LIVE if on_gpu else 0,
+            max_live_parameters=MAX_LIVE_PARAMETERS if on_gpu else 0,
             param_persistence_threshold=0,
             dp_process_group=self._group,
         )
         try:
-            with kept_empty(self._model):
+            with drop_gathered_weights(self._model):
                 yield
         finally:
             offload.partition_all_parameters()
             offload.destroy()
-            show(hidden)
+            restore_hidden(hidden)
 
 
 Hidden = list[tuple[nn.Module, str, nn.Parameter]]
 
 
-def hide(model: nn.Module) -> Hidden:
+def hide_trainable(model: nn.Module) -> Hidden:
     """Takes what is trained out of the model's registers; the layers still find it by its name."""
     hidden = [
         (module, name, parameter)
@@ -99,20 +99,20 @@ def hide(model: nn.Module) -> Hidden:
     return hidden
 
 
-def show(hidden: Hidden) -> None:
+def restore_hidden(hidden: Hidden) -> None:
     """Registers again what `hide` took out."""
     for module, name, parameter in hidden:
         del module.__dict__[name]
         module._parameters[name] = parameter
 
 
-def size_of(parameter: Tensor) -> int:
+def count_elements(parameter: Tensor) -> int:
     """How many numbers the whole parameter has, whatever part of it is here."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 @contextmanager
-def whole(*tensors: Tensor) -> Iterator[None]:
+def gather_for_reading(*tensors: Tensor) -> Iterator[None]:
     """Inside, these parameters are whole on every rank, to be read. A collective if sharded."""
     sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
@@ -120,7 +120,7 @@ def whole(*tensors: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def writable(parameter: Tensor) -> Iterator[None]:
+def gather_for_writing(parameter: Tensor) -> Iterator[None]:
     """Inside, a parameter is whole, and what every rank writes to it stays. A collective.
 
     Every rank must write the same: each keeps its own part of what it wrote.
@@ -135,13 +135,13 @@ def writable(parameter: Tensor) -> Iterator[None]:
         parameter.partition(has_been_updated=True)  # type: ignore[attr-defined]
 
 
-def _group(sharding: str, team: Team) -> tuple[Any, int]:
+def _make_process_group(sharding: str, context: WorkerContext) -> tuple[Any, int]:
     """The process group that the base is cut over, and its size. A collective."""
-    if sharding == "cluster" or team.nodes == 1:
-        return torch.distributed.group.WORLD, team.world_size
-    mine = None
-    for node in range(team.nodes):
-        ranks = [rank for rank, its in enumerate(team.node_of) if its == node]
+    if sharding == "cluster" or context.node_count == 1:
+        return torch.distributed.group.WORLD, context.world_size
+    own_group = None
+    for node in range(context.node_count):
+        ranks = [rank for rank, rank_node in enumerate(context.node_of) if rank_node == node]
         group = torch.distributed.new_group(ranks)
-        mine = group if node == team.node_of[team.rank] else mine
-    return mine, len(team.neighbours())
+        own_group = group if node == context.node_of[context.rank] else own_group
+    return own_group, len(context.list_node_peers())

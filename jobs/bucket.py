@@ -31,71 +31,71 @@ class Bucket:
     is ever copied; those of another type (a bfloat16 head) are rounded copies.
     """
 
-    def __init__(self, named: Mapping[str, nn.Parameter], *, extras: int) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], *, extras: int) -> None:
         self._slots: dict[str, _Slot] = {}
-        at = 0
-        for name, parameter in named.items():
-            self._slots[name] = _Slot(name, parameter, at, at + parameter.numel())
-            at += parameter.numel()
-        device = next(iter(named.values())).device
-        self.count = at
-        self.weights_n = nn.Parameter(torch.empty(at, device=device))
-        self.travelling = torch.zeros(at + extras, device=device)
-        self.weights_n.grad = self.travelling[:at]
+        offset = 0
+        for name, parameter in parameters.items():
+            self._slots[name] = _Slot(name, parameter, offset, offset + parameter.numel())
+            offset += parameter.numel()
+        device = next(iter(parameters.values())).device
+        self.count = offset
+        self.weights_n = nn.Parameter(torch.empty(offset, device=device))
+        self.exchange_buffer = torch.zeros(offset + extras, device=device)
+        self.weights_n.grad = self.exchange_buffer[:offset]
         with torch.no_grad():
             for slot in self._slots.values():
-                self._of(self.weights_n, slot).copy_(slot.parameter)
+                self._slice(self.weights_n, slot).copy_(slot.parameter)
                 if slot.parameter.dtype == torch.float32:
-                    slot.parameter.data = self._of(self.weights_n.data, slot)
-                    slot.parameter.grad = self._of(self.gradients_n, slot)
+                    slot.parameter.data = self._slice(self.weights_n.data, slot)
+                    slot.parameter.grad = self._slice(self.gradients_n, slot)
 
     @property
     def gradients_n(self) -> Tensor:
         """The gradient of the whole step, float32 `[n]`."""
-        return self.travelling[: self.count]
+        return self.exchange_buffer[: self.count]
 
     @property
     def extras(self) -> Tensor:
         """What travels behind the gradients, float32."""
-        return self.travelling[self.count :]
+        return self.exchange_buffer[self.count :]
 
-    def collect(self) -> None:
+    def collect_gradients(self) -> None:
         """Adds the gradients of parameters that are no views; after each backward."""
         for slot in self._slots.values():
             if slot.parameter.dtype != torch.float32 and slot.parameter.grad is not None:
-                self._of(self.gradients_n, slot).add_(slot.parameter.grad)
+                self._slice(self.gradients_n, slot).add_(slot.parameter.grad)
                 slot.parameter.grad = None
 
     def clear(self) -> None:
         """Before a step's first backward."""
-        self.travelling.zero_()
+        self.exchange_buffer.zero_()
 
-    def spread(self) -> None:
+    def copy_to_parameters(self) -> None:
         """Rounds the weights into the parameters that are no views; after each change of them."""
         with torch.no_grad():
             for slot in self._slots.values():
                 if slot.parameter.dtype != torch.float32:
-                    slot.parameter.copy_(self._of(self.weights_n, slot))
+                    slot.parameter.copy_(self._slice(self.weights_n, slot))
 
-    def named(self, vector_n: Tensor) -> dict[str, Tensor]:
+    def split_by_name(self, vector_n: Tensor) -> dict[str, Tensor]:
         """A vector of length n cut by parameter, as copies on the CPU."""
         flat = vector_n.detach().to("cpu", copy=True)
-        return {slot.name: self._of(flat, slot) for slot in self._slots.values()}
+        return {slot.name: self._slice(flat, slot) for slot in self._slots.values()}
 
-    def fill(self, vector_n: Tensor, named: Mapping[str, Tensor]) -> None:
+    def fill(self, vector_n: Tensor, tensors: Mapping[str, Tensor]) -> None:
         """Writes some parameters' tensors into a vector of length n."""
         with torch.no_grad():
             for slot in self._slots.values():
-                if slot.name in named:
-                    self._of(vector_n, slot).copy_(named[slot.name])
+                if slot.name in tensors:
+                    self._slice(vector_n, slot).copy_(tensors[slot.name])
 
-    def names(self) -> list[str]:
+    def list_names(self) -> list[str]:
         """The parameters, in the order in which they lie in the vector."""
         return list(self._slots)
 
-    def part(self, vector_n: Tensor, name: str) -> Tensor:
+    def get_part(self, vector_n: Tensor, name: str) -> Tensor:
         """One parameter's part of a vector, a view in its shape."""
-        return self._of(vector_n, self._slots[name])
+        return self._slice(vector_n, self._slots[name])
 
     def release(self) -> None:
         """The parameters stand by themselves again, with the weights that they have."""
@@ -103,14 +103,14 @@ class Bucket:
             slot.parameter.grad = None
             slot.parameter.data = slot.parameter.data.clone()
 
-    def first_not_finite(self, vector_n: Tensor) -> str | None:
+    def find_non_finite(self, vector_n: Tensor) -> str | None:
         """The first parameter whose part of the vector holds a number that is none."""
-        bad = (~torch.isfinite(vector_n.detach())).nonzero()
-        if not len(bad):
+        bad_indices = (~torch.isfinite(vector_n.detach())).nonzero()
+        if not len(bad_indices):
             return None
-        at = int(bad[0])
-        return next(s.name for s in self._slots.values() if s.start <= at < s.end)
+        index = int(bad_indices[0])
+        return next(slot.name for slot in self._slots.values() if slot.start <= index < slot.end)
 
     @staticmethod
-    def _of(vector: Tensor, slot: _Slot) -> Tensor:
+    def _slice(vector: Tensor, slot: _Slot) -> Tensor:
         return vector[slot.start : slot.end].view(slot.parameter.shape)

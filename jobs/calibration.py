@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from jobs.data.feed import Feed
-from jobs.objective import ask, loss_sum
+from jobs.objective import compute_logits, sum_loss
 
 
-def calibration_run(
+def make_calibration_pass(
     model: Any,
     feed: Feed,
     *,
     batches: int,
     device: torch.device,
-    seen: Callable[[], None] = lambda: None,
+    on_sequence: Callable[[], None] = lambda: None,
 ) -> Callable[[], int]:
     """What `slora.calibrate` calls: this rank's share of the first `batches` global batches.
 
@@ -28,15 +28,15 @@ def calibration_run(
 
     def run() -> int:
         count = 0
-        for step in feed.steps(steps=batches):
+        for step in feed.iter_steps(steps=batches):
             for batch in step.micros:
                 if not batch.targets:
                     continue
-                asked = ask(model, batch, device=device)
-                loss = loss_sum(*asked) / batch.targets
+                outputs = compute_logits(model, batch, device=device)
+                loss = sum_loss(*outputs) / batch.targets
                 loss.backward()  # type: ignore[no-untyped-call]
                 count += 1
-                seen()
+                on_sequence()
         # A head that is trained has gathered gradients of its own, which nobody asked for.
         model.zero_grad(set_to_none=True)
         return count

@@ -18,14 +18,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from jobs.errors import DigestMismatch
-from jobs.store.runs import STATE, TENSORS, RunStore
+from jobs.store.runs import CHECKPOINT_STATE, CHECKPOINT_TENSORS, RunStore
 
-KEPT = 2
+MAX_CHECKPOINTS = 2
 """Checkpoints of a run that stay: the newest may be the one that a crash interrupted."""
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """Where a run is. `weights` and `moments` are float32, whole, by parameter name."""
 
     stage: int
@@ -40,21 +40,21 @@ class State:
     """What has been measured so far: evaluations, the ledger, the hand-off."""
 
 
-class Saver:
+class CheckpointSaver:
     """Writes checkpoints behind the run's back, one at a time and in order."""
 
     def __init__(self, runs: RunStore) -> None:
         self._runs = runs
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
-    def save(self, state: State, done: Callable[[int], None]) -> None:
+    def save(self, state: TrainingState, on_saved: Callable[[int], None]) -> None:
         """Begins to write `state`, which nobody may change any more; `done` is told its bytes.
 
         Waits for the checkpoint before, and raises what it met.
         """
         self.wait()
-        self._writing = self._thread.submit(lambda: done(save_state(self._runs, state)))
+        self._writing = self._executor.submit(lambda: on_saved(save_state(self._runs, state)))
 
     def wait(self) -> None:
         """Until what was begun is written. Raises what the writing met."""
@@ -67,10 +67,10 @@ class Saver:
         try:
             self.wait()
         finally:
-            self._thread.shutdown()
+            self._executor.shutdown()
 
 
-def save_state(runs: RunStore, state: State) -> int:
+def save_state(runs: RunStore, state: TrainingState) -> int:
     """Writes a checkpoint, reads it back, drops the oldest ones, and says how many bytes it has.
 
     Raises DigestMismatch where other bytes come back than were written.
@@ -79,58 +79,58 @@ def save_state(runs: RunStore, state: State) -> int:
     for moment, values in state.moments.items():
         tensors.update({f"{moment}/{name}": tensor for name, tensor in values.items()})
     packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    plain = {
+    header = {
         "stage": state.stage,
         "stage_step": state.stage_step,
         "step": state.step,
         "record": state.record,
         "sha256": hashlib.sha256(packed).hexdigest(),
     }
-    tensors_key = runs.checkpoint_key(state.step, TENSORS)
+    tensors_key = runs.checkpoint_key(state.step, CHECKPOINT_TENSORS)
     runs.store.put(tensors_key, packed)
-    read = hashlib.sha256(runs.store.get(tensors_key)).hexdigest()
-    if read != plain["sha256"]:
-        raise DigestMismatch(tensors_key, str(plain["sha256"]), read)
-    runs.store.put(runs.checkpoint_key(state.step, STATE), json.dumps(plain).encode())
-    for old in runs.checkpoint_steps()[:-KEPT]:
-        drop(runs, old)
+    stored_digest = hashlib.sha256(runs.store.get(tensors_key)).hexdigest()
+    if stored_digest != header["sha256"]:
+        raise DigestMismatch(tensors_key, str(header["sha256"]), stored_digest)
+    runs.store.put(runs.checkpoint_key(state.step, CHECKPOINT_STATE), json.dumps(header).encode())
+    for old_step in runs.list_checkpoint_steps()[:-MAX_CHECKPOINTS]:
+        drop_checkpoint(runs, old_step)
     return len(packed)
 
 
-def newest_state(runs: RunStore) -> State | None:
+def load_newest_state(runs: RunStore) -> TrainingState | None:
     """The newest checkpoint that is whole, or None."""
-    for step in reversed(runs.checkpoint_steps()):
-        if (state := _read(runs, step)) is not None:
+    for step in reversed(runs.list_checkpoint_steps()):
+        if (state := _read_state(runs, step)) is not None:
             return state
     return None
 
 
-def drop(runs: RunStore, step: int) -> None:
+def drop_checkpoint(runs: RunStore, step: int) -> None:
     """Removes a checkpoint, its seal first: a half-removed one doesn't count."""
-    for name in (STATE, TENSORS):
+    for name in (CHECKPOINT_STATE, CHECKPOINT_TENSORS):
         runs.store.delete(runs.checkpoint_key(step, name))
 
 
-def _read(runs: RunStore, step: int) -> State | None:
-    if runs.store.head(runs.checkpoint_key(step, STATE)) is None:
+def _read_state(runs: RunStore, step: int) -> TrainingState | None:
+    if runs.store.head(runs.checkpoint_key(step, CHECKPOINT_STATE)) is None:
         return None
     try:
-        plain = json.loads(runs.store.get(runs.checkpoint_key(step, STATE)))
+        header = json.loads(runs.store.get(runs.checkpoint_key(step, CHECKPOINT_STATE)))
     except ValueError:
         return None  # cut short by a crash of the machine
-    packed = runs.store.get(runs.checkpoint_key(step, TENSORS))
-    if hashlib.sha256(packed).hexdigest() != plain["sha256"]:
+    packed = runs.store.get(runs.checkpoint_key(step, CHECKPOINT_TENSORS))
+    if hashlib.sha256(packed).hexdigest() != header["sha256"]:
         return None
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in load(packed).items():
-        kind, _, parameter = name.partition("/")
-        parts.setdefault(kind, {})[parameter] = tensor
+        group, _, parameter = name.partition("/")
+        parts.setdefault(group, {})[parameter] = tensor
     weights = parts.pop("weights", {})
-    return State(
-        stage=plain["stage"],
-        stage_step=plain["stage_step"],
-        step=plain["step"],
+    return TrainingState(
+        stage=header["stage"],
+        stage_step=header["stage_step"],
+        step=header["step"],
         weights=weights,
         moments=parts,
-        record=plain["record"],
+        record=header["record"],
     )

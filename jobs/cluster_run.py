@@ -18,20 +18,20 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.placement_group import PlacementGroup
 
 from jobs.errors import JobsError, TrainingFailed, Unreachable
-from jobs.notice import NoticedTorchConfig
+from jobs.notice import PreemptibleTorchConfig
 from jobs.request import Request
 from jobs.store.runs import RunStore
-from jobs.worker import CRASHES, FAILURE, train_worker
+from jobs.worker import CRASHES_PREFIX, FAILURE_FILE, run_worker
 
 START_TIMEOUT_S = "180"
 """Seconds for the workers to start; Ray's own 60 are short for a machine that loads torch cold."""
-CONTROLLER_FAILURES = 3
+MAX_CONTROLLER_FAILURES = 3
 """Ray retries its own controller for ever unless told a number."""
 RAY_FOLDER = "ray"
 """Where Ray Train keeps its papers during a run; nothing is ever read back from them."""
 
 
-def connect() -> None:
+def connect_ray() -> None:
     """Joins the cluster that this job runs on, or starts a local Ray. Raises Unreachable."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -40,51 +40,51 @@ def connect() -> None:
         # With the dashboard: without its State API Ray never frees a dead controller's workers.
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None
                  if os.environ.get("RAY_ADDRESS") else True)  # fmt: skip
-    except ConnectionError as wrong:
-        raise Unreachable(f"Ray does not answer: {wrong}. Is the cluster up?") from wrong
+    except ConnectionError as error:
+        raise Unreachable(f"Ray does not answer: {error}. Is the cluster up?") from error
 
 
-def missing_resources(request: Request) -> str | None:
+def describe_missing_resources(request: Request) -> str | None:
     """What the cluster has too little of for this run right now, in words; None if nothing."""
-    cluster, there = request.spec.cluster, ray.cluster_resources()
-    for name, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
+    cluster, available = request.spec.cluster, ray.cluster_resources()
+    for name, per_worker in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
         # Of the spec: a federation's plan is that of one of its sites.
-        needed = each * request.spec.workers
-        if there.get(name, 0) < needed:
-            return f"{needed} {name}s are needed, the cluster has {there.get(name, 0):g}"
+        needed = per_worker * request.spec.workers
+        if available.get(name, 0) < needed:
+            return f"{needed} {name}s are needed, the cluster has {available.get(name, 0):g}"
     return None
 
 
-def train(request: Request, runs: RunStore, *, attempt: int) -> None:
+def train_on_ray(request: Request, runs: RunStore, *, attempt: int) -> None:
     """Runs the workers to their end. Raises TrainingFailed with one reason, whatever the number."""
     # Of an earlier try of this run, whose user has mended what it names.
-    for key in (runs.key(FAILURE), *runs.store.list(runs.key(CRASHES))):
+    for key in (runs.key(FAILURE_FILE), *runs.store.list(runs.key(CRASHES_PREFIX))):
         runs.store.delete(key)
     try:
-        _fitted(request, runs, attempt)
-    except TrainingFailedError as failed:
-        raise _reason(runs) or _unexplained(failed) from failed
+        _run_trainer(request, runs, attempt)
+    except TrainingFailedError as error:
+        raise _read_failure(runs) or _explain_failure(error) from error
     finally:
-        shutil.rmtree(runs.scratch(RAY_FOLDER), ignore_errors=True)
-    if (reason := _reason(runs)) is not None:
+        shutil.rmtree(runs.get_scratch_folder(RAY_FOLDER), ignore_errors=True)
+    if (reason := _read_failure(runs)) is not None:
         raise reason
 
 
-def _trainer(request: Request, runs: RunStore, *, name: str, attempt: int) -> TorchTrainer:
+def _make_trainer(request: Request, runs: RunStore, *, name: str, attempt: int) -> TorchTrainer:
     cluster = request.spec.cluster
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
-    folder = runs.scratch(RAY_FOLDER)
+    folder = runs.get_scratch_folder(RAY_FOLDER)
     return TorchTrainer(
-        train_worker,
+        run_worker,
         train_loop_config={"request": request, "attempt": attempt},
         scaling_config=ScalingConfig(
-            num_workers=_workers(request),
+            num_workers=_get_worker_range(request),
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
-        torch_config=NoticedTorchConfig(
+        torch_config=PreemptibleTorchConfig(
             backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout
         ),
         run_config=RunConfig(
@@ -94,62 +94,62 @@ def _trainer(request: Request, runs: RunStore, *, name: str, attempt: int) -> To
                 # Two budgets in one number: how many of them were crashes, the workers count.
                 max_failures=cluster.max_failures + cluster.max_crashes,
                 max_preemption_failures=-1,
-                controller_failure_limit=CONTROLLER_FAILURES,
+                controller_failure_limit=MAX_CONTROLLER_FAILURES,
             ),
         ),
     )
 
 
-def _fitted(request: Request, runs: RunStore, attempt: int) -> None:
+def _run_trainer(request: Request, runs: RunStore, attempt: int) -> None:
     """Trains; a controller that died is replaced, as it keeps nothing that a run needs."""
-    for start in range(CONTROLLER_FAILURES + 1):
+    for launch in range(MAX_CONTROLLER_FAILURES + 1):
         try:
-            _trainer(request, runs, name=f"attempt-{attempt}-{start}", attempt=attempt).fit()
+            _make_trainer(request, runs, name=f"attempt-{attempt}-{launch}", attempt=attempt).fit()
             return
-        except RayActorError as dead:
-            if start == CONTROLLER_FAILURES:
+        except RayActorError as error:
+            if launch == MAX_CONTROLLER_FAILURES:
                 where = "Ray Train's controller"
-                raise TrainingFailed(where, f"died {start + 1} times", "See Ray's log.") from dead
-            why = "Ray Train's controller died"
-            runs.events.append({"event": "restarted", "time": time.time(), "why": why})
-            _free_workers()
+                raise TrainingFailed(where, f"died {launch + 1} times", "See Ray's log.") from error
+            reason = "Ray Train's controller died"
+            runs.events.append({"event": "restarted", "time": time.time(), "why": reason})
+            _release_workers()
 
 
-def _free_workers() -> None:
+def _release_workers() -> None:
     """Gives back what a dead controller held of the cluster, which its own cleaner may not see.
 
     Ray's cleaner asks the State API, which finds no address where a machine has two Rays. An id of
     a placement group ends with that of the job that made it, so only this job's are taken.
     """
     job = ray.get_runtime_context().get_job_id()
-    for group, told in ray.util.placement_group_table().items():
-        if group.endswith(job) and told["state"] != "REMOVED":
-            held = PlacementGroup(PlacementGroupID(bytes.fromhex(group)))
-            ray.util.remove_placement_group(held)
+    for group_id, info in ray.util.placement_group_table().items():
+        if group_id.endswith(job) and info["state"] != "REMOVED":
+            placement_group = PlacementGroup(PlacementGroupID(bytes.fromhex(group_id)))
+            ray.util.remove_placement_group(placement_group)
 
 
-def _workers(request: Request) -> int | tuple[int, int]:
+def _get_worker_range(request: Request) -> int | tuple[int, int]:
     """How many workers Ray is to start: a number, or as many as there is room for."""
-    asked = request.spec.cluster.workers
-    return asked if isinstance(asked, int) else (asked.min, asked.max)
+    workers = request.spec.cluster.workers
+    return workers if isinstance(workers, int) else (workers.min, workers.max)
 
 
-def _reason(runs: RunStore) -> JobsError | None:
-    if runs.store.head(runs.key(FAILURE)) is None:
+def _read_failure(runs: RunStore) -> JobsError | None:
+    if runs.store.head(runs.key(FAILURE_FILE)) is None:
         return None
-    told: dict[str, Any] = json.loads(runs.store.get(runs.key(FAILURE)))
-    failed = TrainingFailed(f"worker {told['rank']} on {told['host']}", told["why"].rstrip("."))
-    failed.exit_code = int(told["exit_code"])
-    return failed
+    report: dict[str, Any] = json.loads(runs.store.get(runs.key(FAILURE_FILE)))
+    failure = TrainingFailed(f"worker {report['rank']} on {report['host']}", report["why"].rstrip("."))
+    failure.exit_code = int(report["exit_code"])
+    return failure
 
 
-def _unexplained(failed: TrainingFailedError) -> JobsError:
+def _explain_failure(error: TrainingFailedError) -> JobsError:
     """A worker that died without a word: killed, out of memory, or its machine lost."""
-    failures = failed.worker_failures if isinstance(failed, WorkerGroupError) else {}
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     # Of many, the one that names who was waited for; the others only waited.
-    for rank, why in sorted(failures.items(), key=lambda item: "Stalled" not in str(item[1])):
-        lines = [line.strip() for line in str(why).splitlines() if line.strip()]
-        said = lines[-1] if lines else type(why).__name__
+    for rank, failure in sorted(failures.items(), key=lambda item: "Stalled" not in str(item[1])):
+        lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+        message = lines[-1] if lines else type(failure).__name__
         remedy = "It was started again as often as cluster.max_failures allows."
-        return TrainingFailed(f"worker {rank}", said.rstrip("."), remedy)
-    return TrainingFailed("Ray Train", str(failed).splitlines()[-1].rstrip("."))
+        return TrainingFailed(f"worker {rank}", message.rstrip("."), remedy)
+    return TrainingFailed("Ray Train", str(error).splitlines()[-1].rstrip("."))

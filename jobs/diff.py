@@ -11,61 +11,61 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from jobs.adapter_arguments import adapter_parser
-from jobs.ended import ended
+from jobs.adapter_arguments import make_adapter_parser
+from jobs.ended import run_job
 from jobs.errors import Fault, InputError
-from jobs.progress import on_stderr
+from jobs.progress import make_stderr_reporter
 from jobs.store.objects import open_store
 
 if TYPE_CHECKING:
     from jobs.store.manifest import Manifest
     from slora.compare import LayerDifference
 
-SHOWN = 12
+MAX_TABLE_LAYERS = 12
 """Layers of a table, the most different first; `--all` shows every one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes as the fine-tuning job's."""
-    parser = adapter_parser("jobs.diff", "Two committed adapters side by side.")
+    parser = make_adapter_parser("jobs.diff", "Two committed adapters side by side.")
     parser.add_argument("--other", required=True, help="NAME, or NAME@v2 for one version")
     parser.add_argument("--all", action="store_true", help="every layer")
     parser.add_argument("--json", action="store_true", help="for programs")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
     def work() -> None:
         # Here, so that a wrong argument is answered before torch is loaded.
-        from jobs.adapted import pulled
-        from slora.compare import compare
-        from slora.merge import layer_shapes
+        from jobs.adapted import pull_adapter
+        from slora.compare import compare_adapters
+        from slora.merge import get_layer_shapes
 
-        store = open_store(asked.store)
-        (first, one), (second, two) = (pulled(store, n) for n in (asked.adapter, asked.other))
-        both = layer_shapes(first).keys() | layer_shapes(second).keys()
-        pace = on_stderr("layers", len(both), quiet=asked.json)
+        store = open_store(options.store)
+        (first_adapter, first), (second_adapter, second) = (pull_adapter(store, name) for name in (options.adapter, options.other))
+        layer_names = get_layer_shapes(first_adapter).keys() | get_layer_shapes(second_adapter).keys()
+        progress = make_stderr_reporter("layers", len(layer_names), quiet=options.json)
         try:
-            layers = compare(first, second, seen=pace.seen)
-        except ValueError as wrong:
-            raise InputError([Fault("--other", str(wrong), "Compare adapters of one base.")]) from (
-                wrong
+            layers = compare_adapters(first_adapter, second_adapter, on_layer=progress.advance)
+        except ValueError as error:
+            raise InputError([Fault("--other", str(error), "Compare adapters of one base.")]) from (
+                error
             )
-        facts = facts_that_differ(one, two)
-        if asked.json:
+        facts = compare_manifests(first, second)
+        if options.json:
             rows = [dataclasses.asdict(layer) for layer in layers]
-            print(json.dumps({"a": one.label, "b": two.label, "facts": facts, "layers": rows}))
+            print(json.dumps({"a": first.label, "b": second.label, "facts": facts, "layers": rows}))
             return
-        _show(one.label, two.label, facts, layers, every=asked.all)
+        _print_differences(first.label, second.label, facts, layers, show_all=options.all)
 
-    return ended(work)
+    return run_job(work)
 
 
-def facts_that_differ(one: Manifest, two: Manifest) -> dict[str, tuple[str, str]]:
+def compare_manifests(first: Manifest, second: Manifest) -> dict[str, tuple[str, str]]:
     """What the manifests say of each, where they say different things."""
-    both = zip(_facts(one).items(), _facts(two).values(), strict=True)
-    return {name: (a, b) for (name, a), b in both if a != b}
+    pairs = zip(_list_facts(first).items(), _list_facts(second).values(), strict=True)
+    return {name: (a, b) for (name, a), b in pairs if a != b}
 
 
-def _facts(manifest: Manifest) -> dict[str, str]:
+def _list_facts(manifest: Manifest) -> dict[str, str]:
     mask = manifest.mask
     return {
         "kind": manifest.kind,
@@ -80,27 +80,27 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _show(
-    one: str,
-    two: str,
+def _print_differences(
+    first: str,
+    second: str,
     facts: dict[str, tuple[str, str]],
     layers: Sequence[LayerDifference],
     *,
-    every: bool,
+    show_all: bool,
 ) -> None:
     console = Console(width=80, highlight=False)
     if facts:
-        table = Table("", one, two, box=None, padding=(0, 2, 0, 0))
+        table = Table("", first, second, box=None, padding=(0, 2, 0, 0))
         for name, (a, b) in facts.items():
             table.add_row(name, a, b)
         console.print(table)
         console.print()
-    shown = layers if every else layers[:SHOWN]
+    visible = layers if show_all else layers[:MAX_TABLE_LAYERS]
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("layer", overflow="fold")
     for header in ("|A|", "|B|", "cosine", "distance", "overlap"):
         table.add_column(header, justify="right", no_wrap=True)
-    for layer in shown:
+    for layer in visible:
         table.add_row(
             layer.name,
             f"{layer.norm_a:.3g}",
@@ -110,8 +110,8 @@ def _show(
             "-" if layer.overlap is None else f"{layer.overlap:.1%}",
         )
     console.print(table)
-    if len(shown) < len(layers):
-        console.print(f"... and {len(layers) - len(shown)} layers less different (--all)")
+    if len(visible) < len(layers):
+        console.print(f"... and {len(layers) - len(visible)} layers less different (--all)")
 
 
 if __name__ == "__main__":

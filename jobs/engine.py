@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from jobs.base_shards import BaseShards
 from jobs.bucket import MOMENTS, Bucket
 from jobs.local_steps import LocalSteps
-from jobs.team import CHECKPOINT, GRADIENTS, Team
+from jobs.team import CHECKPOINT, GRADIENTS, WorkerContext
 
 OUTER = "outer"
 """The outer optimiser's momentum, saved beside AdamW's moments where there is one."""
@@ -47,12 +47,12 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class Exchanged:
+class ExchangeResult:
     """What the workers told one another in an exchange, summed over them."""
 
     losses: tuple[float, ...]
     """Of each step since the last exchange."""
-    notices: float
+    preemption_notices: float
     """How many workers are to be stopped soon."""
     average_error: float | None = None
     """Relative, of the mean of products: what their rank could not hold. None where none was."""
@@ -75,19 +75,19 @@ class Engine(Protocol):
         """Adds a micro-batch's gradient: the sum over a step's micro-batches and workers counts."""
         ...
 
-    def step(self, *, rate: float, loss: Tensor, notice: bool, sync: bool) -> Exchanged | None:
+    def step(self, *, rate: float, loss: Tensor, preempted: bool, sync: bool) -> ExchangeResult | None:
         """Ends a step. None where nothing was exchanged; `sync` asks for it out of turn."""
         ...
 
-    def grad_norm(self) -> float:
+    def get_grad_norm(self) -> float:
         """The norm before clipping, of the last step."""
         ...
 
-    def weights(self) -> dict[str, Tensor]:
+    def gather_weights(self) -> dict[str, Tensor]:
         """What is trained, float32 on the CPU, whole and the same on every rank. A collective."""
         ...
 
-    def moments(self) -> dict[str, dict[str, Tensor]]:
+    def gather_moments(self) -> dict[str, dict[str, Tensor]]:
         """The optimiser's moments by name, whole on every rank. A collective."""
         ...
 
@@ -99,11 +99,11 @@ class Engine(Protocol):
         """Puts saved moments back, whatever the number of workers that saved them."""
         ...
 
-    def write(self, weights: Mapping[str, Tensor]) -> None:
+    def write_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Sets some of what is trained, between two steps."""
         ...
 
-    def not_finite(self) -> str | None:
+    def find_non_finite(self) -> str | None:
         """The first trained parameter with a weight or a gradient that is no number."""
         ...
 
@@ -116,22 +116,22 @@ class CompactEngine:
     """Trains a small part of a model whose base stays frozen."""
 
     def __init__(
-        self, model: nn.Module, options: EngineOptions, team: Team, shards: BaseShards | None
+        self, model: nn.Module, options: EngineOptions, context: WorkerContext, shards: BaseShards | None
     ) -> None:
-        self._model, self._options, self._team = model, options, team
-        named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self._bucket = Bucket(named, extras=options.sync_every + 3)
-        kind = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
-        self._optimizer = kind([self._bucket.weights_n], lr=0.0, weight_decay=options.weight_decay)
-        self._local = (
-            LocalSteps(self._bucket, team, options.outer, options.average)
+        self._model, self._options, self._context = model, options, context
+        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._bucket = Bucket(parameters, extras=options.sync_every + 3)
+        optimizer_class = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
+        self._optimizer = optimizer_class([self._bucket.weights_n], lr=0.0, weight_decay=options.weight_decay)
+        self._local_steps = (
+            LocalSteps(self._bucket, context, options.outer, options.average)
             if options.sync_every > 1
             else None
         )
-        self._norm, self._taken = 0.0, 0
-        self._broken: str | None = None
+        self._grad_norm, self._pending_steps = 0.0, 0
+        self._non_finite_gradient: str | None = None
         self._gathering: AbstractContextManager[None] = (
-            shards.gathering() if shards else nullcontext()
+            shards.gather_on_demand() if shards else nullcontext()
         )
         self._gathering.__enter__()
 
@@ -145,51 +145,51 @@ class CompactEngine:
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
-        self._bucket.collect()
+        self._bucket.collect_gradients()
 
-    def step(self, *, rate: float, loss: Tensor, notice: bool, sync: bool) -> Exchanged | None:
+    def step(self, *, rate: float, loss: Tensor, preempted: bool, sync: bool) -> ExchangeResult | None:
         bucket = self._bucket
-        bucket.extras[3 + self._taken] = loss
-        bucket.extras[0] = float(notice)
-        self._taken += 1
-        if self._local is None:
+        bucket.extras[3 + self._pending_steps] = loss
+        bucket.extras[0] = float(preempted)
+        self._pending_steps += 1
+        if self._local_steps is None:
             self._exchange()
             self._update(rate)
-            return self._told()
+            return self._read_exchange()
         # The loss was divided by the targets of all workers; alone, each counts for all of them.
-        bucket.gradients_n.mul_(self._team.world_size)
+        bucket.gradients_n.mul_(self._context.world_size)
         self._update(rate)
-        if not (sync or self._taken == self._options.sync_every):
+        if not (sync or self._pending_steps == self._options.sync_every):
             bucket.gradients_n.zero_()
             return None
-        bucket.extras[1], bucket.extras[2] = self._local.delta_into(bucket.gradients_n)
+        bucket.extras[1], bucket.extras[2] = self._local_steps.write_delta(bucket.gradients_n)
         self._exchange()
-        self._local.settle(bucket.gradients_n)
-        bucket.spread()
-        return self._told()
+        self._local_steps.apply_delta(bucket.gradients_n)
+        bucket.copy_to_parameters()
+        return self._read_exchange()
 
-    def grad_norm(self) -> float:
-        return self._norm
+    def get_grad_norm(self) -> float:
+        return self._grad_norm
 
-    def weights(self) -> dict[str, Tensor]:
-        return self._bucket.named(self._bucket.weights_n)
+    def gather_weights(self) -> dict[str, Tensor]:
+        return self._bucket.split_by_name(self._bucket.weights_n)
 
-    def moments(self) -> dict[str, dict[str, Tensor]]:
+    def gather_moments(self) -> dict[str, dict[str, Tensor]]:
         state = self._optimizer.state[self._bucket.weights_n]
-        if self._local is not None:
+        if self._local_steps is not None:
             # Each worker has moments of its own; what all go on with is their mean.
             for moment in MOMENTS:
-                self._team.wire.all_reduce(state[moment], CHECKPOINT).div_(self._team.world_size)
-        found = {moment: self._bucket.named(state[moment]) for moment in MOMENTS}
-        if self._local is not None and self._local.momentum_n is not None:
-            found[OUTER] = self._bucket.named(self._local.momentum_n)
-        return found
+                self._context.collectives.all_reduce(state[moment], CHECKPOINT).div_(self._context.world_size)
+        moments = {moment: self._bucket.split_by_name(state[moment]) for moment in MOMENTS}
+        if self._local_steps is not None and self._local_steps.momentum_n is not None:
+            moments[OUTER] = self._bucket.split_by_name(self._local_steps.momentum_n)
+        return moments
 
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
         self._bucket.fill(self._bucket.weights_n, weights)
-        self._bucket.spread()
-        if self._local is not None:
-            self._local.anchor()
+        self._bucket.copy_to_parameters()
+        if self._local_steps is not None:
+            self._local_steps.set_anchor()
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
         weights_n = self._bucket.weights_n
@@ -198,50 +198,50 @@ class CompactEngine:
         for moment in MOMENTS:
             self._bucket.fill(state[moment], moments[moment])
         self._optimizer.state[weights_n] = state
-        if self._local is not None and self._local.momentum_n is not None and OUTER in moments:
-            self._bucket.fill(self._local.momentum_n, moments[OUTER])
+        if self._local_steps is not None and self._local_steps.momentum_n is not None and OUTER in moments:
+            self._bucket.fill(self._local_steps.momentum_n, moments[OUTER])
 
-    def write(self, weights: Mapping[str, Tensor]) -> None:
+    def write_weights(self, weights: Mapping[str, Tensor]) -> None:
         self.restore_weights(weights)
 
-    def not_finite(self) -> str | None:
-        broken = self._bucket.first_not_finite(self._bucket.weights_n)
-        return broken or (f"the gradient of {self._broken}" if self._broken else None)
+    def find_non_finite(self) -> str | None:
+        name = self._bucket.find_non_finite(self._bucket.weights_n)
+        return name or (f"the gradient of {self._non_finite_gradient}" if self._non_finite_gradient else None)
 
     def close(self) -> None:
         self._gathering.__exit__(None, None, None)
         self._bucket.release()
 
     def _exchange(self) -> None:
-        bucket, wire = self._bucket, self._team.wire
-        if self._options.exchange == torch.float32 or self._team.world_size == 1:
-            wire.all_reduce(bucket.travelling, GRADIENTS)
+        bucket, collectives = self._bucket, self._context.collectives
+        if self._options.exchange == torch.float32 or self._context.world_size == 1:
+            collectives.all_reduce(bucket.exchange_buffer, GRADIENTS)
             return
         rounded = bucket.gradients_n.to(self._options.exchange)
-        wire.all_reduce(rounded, GRADIENTS)
+        collectives.all_reduce(rounded, GRADIENTS)
         bucket.gradients_n.copy_(rounded)
         # What is counted by stays exact, and is a few bytes.
         extras = bucket.extras.clone()
-        bucket.extras.copy_(wire.all_reduce(extras, GRADIENTS))
+        bucket.extras.copy_(collectives.all_reduce(extras, GRADIENTS))
 
     def _update(self, rate: float) -> None:
-        bucket, most = self._bucket, self._options.max_grad_norm
+        bucket, max_norm = self._bucket, self._options.max_grad_norm
         norm = torch.linalg.vector_norm(bucket.gradients_n)
-        self._norm = float(norm)
-        if not (math.isfinite(self._norm) and bool(torch.isfinite(bucket.extras).all())):
+        self._grad_norm = float(norm)
+        if not (math.isfinite(self._grad_norm) and bool(torch.isfinite(bucket.extras).all())):
             # The run ends here; the weights stay as they were, to tell where it began.
-            self._broken = bucket.first_not_finite(bucket.gradients_n)
+            self._non_finite_gradient = bucket.find_non_finite(bucket.gradients_n)
             return
-        if self._norm > most:
-            bucket.gradients_n.mul_(most / (norm + 1e-6))
+        if self._grad_norm > max_norm:
+            bucket.gradients_n.mul_(max_norm / (norm + 1e-6))
         self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.step()
-        bucket.spread()
+        bucket.copy_to_parameters()
 
-    def _told(self) -> Exchanged:
-        told: Sequence[float] = self._bucket.extras.tolist()
-        losses = tuple(told[3 : 3 + self._taken])
+    def _read_exchange(self) -> ExchangeResult:
+        values: Sequence[float] = self._bucket.extras.tolist()
+        losses = tuple(values[3 : 3 + self._pending_steps])
         self._bucket.clear()
-        self._taken = 0
-        error = math.sqrt(told[1] / told[2]) if told[2] else None
-        return Exchanged(losses, notices=told[0], average_error=error)
+        self._pending_steps = 0
+        average_error = math.sqrt(values[1] / values[2]) if values[2] else None
+        return ExchangeResult(losses, preemption_notices=values[0], average_error=average_error)

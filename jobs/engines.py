@@ -10,23 +10,23 @@ from torch import nn
 from jobs.base_shards import BaseShards
 from jobs.engine import CompactEngine, Engine, EngineOptions
 from jobs.full_engine import FullEngine
-from jobs.plan import Plan, deal
-from jobs.spec import Spec
-from jobs.team import Team
+from jobs.plan import Plan, split_batch
+from jobs.spec import RunSpec
+from jobs.team import WorkerContext
 
 
-def engine_for(
-    spec: Spec, plan: Plan, model: nn.Module, team: Team, shards: BaseShards | None
+def make_engine(
+    spec: RunSpec, plan: Plan, model: nn.Module, context: WorkerContext, shards: BaseShards | None
 ) -> Engine:
     """The stage's engine. `shards` hold the base where it is cut. A collective."""
     cluster = spec.cluster
     options = replace(
-        step_options(
+        make_engine_options(
             spec,
             sharding=plan.sharding,
             # Dealt anew: an elastic run may have another number of workers than its plan.
             micro_batch_size=spec.train.micro_batch_size,
-            world_size=team.world_size,
+            world_size=context.world_size,
         ),
         exchange=getattr(torch, cluster.exchange_dtype),
         sync_every=cluster.sync_every,
@@ -34,16 +34,16 @@ def engine_for(
         average=cluster.average,
     )
     if spec.method.kind == "full":
-        return FullEngine(model, options, team)
-    return CompactEngine(model, options, team, shards)
+        return FullEngine(model, options, context)
+    return CompactEngine(model, options, context, shards)
 
 
-def step_options(
-    spec: Spec, *, sharding: str, micro_batch_size: int, world_size: int
+def make_engine_options(
+    spec: RunSpec, *, sharding: str, micro_batch_size: int, world_size: int
 ) -> EngineOptions:
     """What a spec asks of one step, for workers that exchange whole gradients at each."""
     train = spec.train
-    _, micro, accumulation = deal(train.batch_size, micro_batch_size, world_size)
+    _, micro, accumulation = split_batch(train.batch_size, micro_batch_size, world_size)
     return EngineOptions(
         sharding=sharding,
         bfloat16=spec.model.dtype == "bfloat16",

@@ -60,22 +60,22 @@ class StoreError(JobsError):
     """The store can't do what was asked."""
 
 
-class NotFound(StoreError):
+class NotInStore(StoreError):
     """What was asked for is not in the store."""
 
     exit_code = 2
 
-    def __init__(self, what: str, there_is: Sequence[str] = ()) -> None:
-        super().__init__(what, tuple(there_is))
-        self.what, self.there_is = what, tuple(there_is)
+    def __init__(self, subject: str, available: Sequence[str] = ()) -> None:
+        super().__init__(subject, tuple(available))
+        self.subject, self.available = subject, tuple(available)
 
     def __str__(self) -> str:
-        if not self.there_is:
-            return f"{self.what} is not in the store, which is empty of its kind."
-        return f"{self.what} is not in the store. There is: {', '.join(self.there_is)}."
+        if not self.available:
+            return f"{self.subject} is not in the store, which is empty of its kind."
+        return f"{self.subject} is not in the store. There is: {', '.join(self.available)}."
 
 
-class AlreadyThere(StoreError):
+class AlreadyExists(StoreError):
     """A create-only write met an object under its key."""
 
     def __init__(self, key: str) -> None:
@@ -86,7 +86,7 @@ class AlreadyThere(StoreError):
         return f"{self.key}: already written, and written once only. Use the next version."
 
 
-class Changed(StoreError):
+class WriteConflict(StoreError):
     """A write that was to replace one object met another, or none."""
 
     def __init__(self, key: str) -> None:
@@ -100,45 +100,45 @@ class Changed(StoreError):
 class DigestMismatch(StoreError):
     """The bytes under a key are not those that the manifest names."""
 
-    def __init__(self, key: str, expected: str, found: str) -> None:
-        super().__init__(key, expected, found)
-        self.key, self.expected, self.found = key, expected, found
+    def __init__(self, key: str, expected: str, actual: str) -> None:
+        super().__init__(key, expected, actual)
+        self.key, self.expected, self.actual = key, expected, actual
 
     def __str__(self) -> str:
-        wrong = f"the manifest says {self.expected[:12]}, the bytes are {self.found[:12]}"
-        return f"{self.key}: {wrong}. The file was changed or cut short: pull another version."
+        mismatch = f"the manifest says {self.expected[:12]}, the bytes are {self.actual[:12]}"
+        return f"{self.key}: {mismatch}. The file was changed or cut short: pull another version."
 
 
-class Replaced(StoreError):
+class SupersededAttempt(StoreError):
     """An old attempt that woke up again: a later one of the same run has committed."""
 
 
-class StillNeeded(StoreError):
+class StillReferenced(StoreError):
     """What should be removed is what something else points to."""
 
     exit_code = 2
 
-    def __init__(self, what: str, needed_by: Sequence[str]) -> None:
-        super().__init__(what, tuple(needed_by))
-        self.what, self.needed_by = what, tuple(needed_by)
+    def __init__(self, subject: str, references: Sequence[str]) -> None:
+        super().__init__(subject, tuple(references))
+        self.subject, self.references = subject, tuple(references)
 
     def __str__(self) -> str:
-        needed = ", ".join(self.needed_by)
-        return f"{self.what} is not removed: {needed} points to it. Move or remove that first."
+        names = ", ".join(self.references)
+        return f"{self.subject} is not removed: {names} points to it. Move or remove that first."
 
 
-class UnsoundStore(StoreError):
+class UnsupportedStore(StoreError):
     """The store answers, and does not keep what the commit protocol needs."""
 
     exit_code = 2
 
-    def __init__(self, url: str, lack: str) -> None:
-        super().__init__(url, lack)
-        self.url, self.lack = url, lack
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
 
     def __str__(self) -> str:
         return (
-            f"{self.url}: {self.lack}. Adapters could be overwritten there, so nothing was "
+            f"{self.url}: {self.reason}. Adapters could be overwritten there, so nothing was "
             "written. Use a store that honours If-Match and If-None-Match, or a folder."
         )
 
@@ -158,16 +158,16 @@ class StoreUnreachable(StoreError):
 class TrainingFailed(JobsError):
     """A worker stopped. One message: where it was, what it met, and the way out."""
 
-    def __init__(self, where: str, why: str, remedy: str = "") -> None:
-        super().__init__(where, why, remedy)
-        self.where, self.why, self.remedy = where, why, remedy
+    def __init__(self, source: str, reason: str, remedy: str = "") -> None:
+        super().__init__(source, reason, remedy)
+        self.source, self.reason, self.remedy = source, reason, remedy
 
     def __str__(self) -> str:
         tail = f" {self.remedy}" if self.remedy else ""
-        return f"{self.where}: {self.why}.{tail}"
+        return f"{self.source}: {self.reason}.{tail}"
 
 
-class Stalled(TrainingFailed):
+class TrainingStalled(TrainingFailed):
     """Workers waited for others until the time-out: a hang, and most often a lost machine."""
 
 

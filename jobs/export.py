@@ -10,46 +10,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.adapter_arguments import adapter_parser
-from jobs.ended import ended
+from jobs.adapter_arguments import make_adapter_parser
+from jobs.ended import run_job
 from jobs.errors import Fault, InputError
-from jobs.progress import on_stderr
+from jobs.progress import make_stderr_reporter
 from jobs.store.objects import open_store
 
 if TYPE_CHECKING:
-    from slora.export import Export
+    from slora.export import ExportedAdapter
 
 FORMS = ("peft", "merged", "sparse")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes as the fine-tuning job's."""
-    asked = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
 
     def work() -> None:
-        _check(asked)
-        folder = Path(asked.to)
+        _check_options(options)
+        folder = Path(options.to)
         # Here, so that a wrong argument is answered before torch is loaded.
-        if asked.form == "merged":
-            from jobs.merge import merge_into
+        if options.form == "merged":
+            from jobs.merge import merge_into_folder
 
-            label = merge_into(folder, asked.adapter, store=asked.store, base=asked.base)
+            label = merge_into_folder(folder, options.adapter, store=options.store, base=options.base)
             print(json.dumps({"adapter": label, "folder": str(folder), "form": "merged"})
-                  if asked.json else f"{label} merged into {folder}")  # fmt: skip
+                  if options.json else f"{label} merged into {folder}")  # fmt: skip
             return
-        exported, label = _exported(asked)
-        _write(folder, exported)
-        told = _told(exported, label, folder, asked.form)
-        if asked.json:
-            print(json.dumps(told))
+        exported, label = _export_adapter(options)
+        _write_adapter(folder, exported)
+        report = _make_report(exported, label, folder, options.form)
+        if options.json:
+            print(json.dumps(report))
         else:
-            _say(told)
+            _print_report(report)
 
-    return ended(work)
+    return run_job(work)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = adapter_parser("jobs.export", "A committed adapter in another form.")
+def _make_parser() -> argparse.ArgumentParser:
+    parser = make_adapter_parser("jobs.export", "A committed adapter in another form.")
     parser.add_argument("--to", required=True, help="a folder that is absent or empty")
     parser.add_argument("--as", dest="form", choices=FORMS, default="peft", help="peft: a LoRA "
                         "folder; merged: a plain model; sparse: values and positions")  # fmt: skip
@@ -60,59 +60,59 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(asked: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
     """Raises InputError with every argument that can't be."""
     faults = []
-    folder = Path(asked.to)
+    folder = Path(options.to)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = f"{folder} is there already and is not empty"
         faults.append(Fault("--to", problem, "Name another folder."))
-    allowed = {"peft": ("rank", "energy"), "sparse": ("density",), "merged": ()}[asked.form]
+    allowed = {"peft": ("rank", "energy"), "sparse": ("density",), "merged": ()}[options.form]
     for name in ("rank", "energy", "density"):
-        if getattr(asked, name) is not None and name not in allowed:
-            faults.append(Fault(f"--{name}", f"means nothing with --as {asked.form}", "Drop it."))
-    if asked.form == "peft" and (asked.rank is None) == (asked.energy is None):
+        if getattr(options, name) is not None and name not in allowed:
+            faults.append(Fault(f"--{name}", f"means nothing with --as {options.form}", "Drop it."))
+    if options.form == "peft" and (options.rank is None) == (options.energy is None):
         problem = "a LoRA needs a rank, or the share of the energy that finds it"
         faults.append(Fault("--rank", problem, "Give one of --rank 16 and --energy 0.9."))
-    if asked.rank is not None and asked.rank < 1:
-        faults.append(Fault("--rank", f"{asked.rank} is no rank", "Use 1 or more."))
+    if options.rank is not None and options.rank < 1:
+        faults.append(Fault("--rank", f"{options.rank} is no rank", "Use 1 or more."))
     for name in ("energy", "density"):
-        value = getattr(asked, name)
+        value = getattr(options, name)
         if value is not None and not 0 < value <= 1:
             faults.append(Fault(f"--{name}", f"{value} is no share", "Use above 0, at most 1."))
     if faults:
         raise InputError(faults)
 
 
-def _exported(asked: argparse.Namespace) -> tuple[Export, str]:
-    from jobs.adapted import pulled
-    from jobs.model_files import uses_conv1d
-    from slora.export import to_lora, to_sparse
-    from slora.merge import layer_shapes
+def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
+    from jobs.adapted import pull_adapter
+    from jobs.model_files import has_conv1d
+    from slora.export import convert_to_lora, convert_to_sparse
+    from slora.merge import get_layer_shapes
 
-    store = open_store(asked.store)
-    adapter, manifest = pulled(store, asked.adapter)
+    store = open_store(options.store)
+    adapter, manifest = pull_adapter(store, options.adapter)
     # An energy asks for every layer twice: for the rank that it needs, then at that rank.
-    passes = 1 if asked.energy is None else 2
-    pace = on_stderr("layers", passes * len(layer_shapes(adapter)), quiet=asked.json)
-    if asked.form == "sparse":
+    passes = 1 if options.energy is None else 2
+    progress = make_stderr_reporter("layers", passes * len(get_layer_shapes(adapter)), quiet=options.json)
+    if options.form == "sparse":
         try:
-            found = to_sparse(adapter, density=asked.density, seen=pace.seen)
-        except ValueError as wrong:
-            raise InputError([Fault("--density", str(wrong), "E.g. 0.01.")]) from wrong
+            exported = convert_to_sparse(adapter, density=options.density, on_layer=progress.advance)
+        except ValueError as error:
+            raise InputError([Fault("--density", str(error), "E.g. 0.01.")]) from error
     else:
-        found = to_lora(
+        exported = convert_to_lora(
             adapter,
-            rank=asked.rank,
-            energy=asked.energy,
+            rank=options.rank,
+            energy=options.energy,
             head_modules=tuple(dict.fromkeys(name.split(".")[0] for name in adapter.head)),
-            conv1d=uses_conv1d(asked.base or manifest.base.path),
-            seen=pace.seen,
+            conv1d=has_conv1d(options.base or manifest.base.path),
+            on_layer=progress.advance,
         )
-    return found, manifest.label
+    return exported, manifest.label
 
 
-def _write(folder: Path, exported: Export) -> None:
+def _write_adapter(folder: Path, exported: ExportedAdapter) -> None:
     from slora.folder import LoraAdapter, write_lora, write_sparse
 
     if isinstance(exported.adapter, LoraAdapter):
@@ -121,28 +121,28 @@ def _write(folder: Path, exported: Export) -> None:
         write_sparse(folder, exported.adapter)
 
 
-def _told(exported: Export, label: str, folder: Path, form: str) -> dict[str, Any]:
-    kept = {layer.name: layer.kept for layer in exported.layers}
+def _make_report(exported: ExportedAdapter, label: str, folder: Path, form: str) -> dict[str, Any]:
+    shares = {layer.name: layer.energy_share for layer in exported.layers}
     return {
         "adapter": label,
         "folder": str(folder),
         "form": form,
         "rank": getattr(exported.adapter, "rank", None),
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
-        "kept": exported.kept,
-        "layers": kept,
+        "kept": exported.energy_share,
+        "layers": shares,
     }
 
 
-def _say(told: dict[str, Any]) -> None:
-    rank = f" of rank {told['rank']}" if told["rank"] else ""
-    kept = told["layers"]
-    worst = min(kept, key=lambda name: kept[name])
-    print(f"{told['adapter']} as {told['form']}{rank} in {told['folder']}: "
-          f"{told['bytes'] / 1e6:.1f} MB")  # fmt: skip
-    print(f"energy of the update that it keeps: {told['kept']:.1%}")
-    print(f"  in the median layer {statistics.median(kept.values()):.1%}, in the worst "
-          f"{kept[worst]:.1%} ({worst})")  # fmt: skip
+def _print_report(report: dict[str, Any]) -> None:
+    rank = f" of rank {report['rank']}" if report["rank"] else ""
+    shares = report["layers"]
+    worst = min(shares, key=lambda name: shares[name])
+    print(f"{report['adapter']} as {report['form']}{rank} in {report['folder']}: "
+          f"{report['bytes'] / 1e6:.1f} MB")  # fmt: skip
+    print(f"energy of the update that it keeps: {report['kept']:.1%}")
+    print(f"  in the median layer {statistics.median(shares.values()):.1%}, in the worst "
+          f"{shares[worst]:.1%} ({worst})")  # fmt: skip
 
 
 if __name__ == "__main__":

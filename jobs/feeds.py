@@ -7,48 +7,48 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from jobs.data.feed import Feed
-from jobs.data.source import Source
-from jobs.data.survey import Survey
-from jobs.plan import deal
-from jobs.request import HELD_OUT, OLD, HeldOut, Request
+from jobs.data.source import RowSource
+from jobs.data.survey import DatasetScan
+from jobs.plan import split_batch
+from jobs.request import HELD_OUT, PREVIOUS_EVAL, HeldOutRows, Request
 
 
-def train_feed(
+def make_train_feed(
     request: Request, tokenizer: PreTrainedTokenizerBase, *, rank: int, world_size: int
 ) -> Feed:
     """The rows to learn from, in batches of the spec's size."""
-    held = request.spec.data.eval_fraction if request.evaluation is None else None
-    source = _source(request, request.train, "train", held)
-    size = request.plan.batch_size
-    return _feed(request, source, tokenizer, size, rank=rank, world_size=world_size)
+    held_fraction = request.spec.data.eval_fraction if request.eval_data is None else None
+    source = _make_source(request, request.train_data, "train", held_fraction)
+    batch_size = request.plan.batch_size
+    return _make_feed(request, source, tokenizer, batch_size, rank=rank, world_size=world_size)
 
 
-def calibration_feed(
+def make_calibration_feed(
     request: Request, tokenizer: PreTrainedTokenizerBase, *, rank: int, world_size: int
 ) -> Feed:
     """The training rows again, one sequence a micro-batch: what scores are taken from."""
-    held = request.spec.data.eval_fraction if request.evaluation is None else None
-    source = _source(request, request.train, "train", held)
-    size = request.plan.batch_size
-    return _feed(request, source, tokenizer, size, rank=rank, world_size=world_size, micro=1)
+    held_fraction = request.spec.data.eval_fraction if request.eval_data is None else None
+    source = _make_source(request, request.train_data, "train", held_fraction)
+    batch_size = request.plan.batch_size
+    return _make_feed(request, source, tokenizer, batch_size, rank=rank, world_size=world_size, micro_batch_size=1)
 
 
-def eval_feed(
+def make_eval_feed(
     request: Request, tokenizer: PreTrainedTokenizerBase, *, rank: int, world_size: int
 ) -> Feed | None:
     """The held-out rows, one micro-batch a worker at a time; None where the spec names none."""
     fraction = request.spec.data.eval_fraction
-    if request.evaluation is not None:
-        source = _source(request, request.evaluation, "eval", None)
+    if request.eval_data is not None:
+        source = _make_source(request, request.eval_data, "eval", None)
     elif fraction is not None:
-        source = _source(request, request.train, "eval", fraction)
+        source = _make_source(request, request.train_data, "eval", fraction)
     else:
         return None
-    size = request.plan.micro_batch_size * world_size
-    return _feed(request, source, tokenizer, size, rank=rank, world_size=world_size)
+    batch_size = request.plan.micro_batch_size * world_size
+    return _make_feed(request, source, tokenizer, batch_size, rank=rank, world_size=world_size)
 
 
-def judging_feeds(
+def make_evaluation_feeds(
     request: Request,
     tokenizer: PreTrainedTokenizerBase,
     labels: tuple[str, ...],
@@ -58,60 +58,60 @@ def judging_feeds(
 ) -> dict[str, Feed]:
     """The rows that adapters are judged by, the spec's and the old ones, for one that knows these
     labels; a set with labels that it does not know is left out."""
-    place = {"rank": rank, "world_size": world_size}
-    size = request.plan.micro_batch_size * world_size
-    sets = {HELD_OUT: _held_out(request), OLD: request.old}
+    shard = {"rank": rank, "world_size": world_size}
+    batch_size = request.plan.micro_batch_size * world_size
+    row_sets = {HELD_OUT: _get_held_out_rows(request), PREVIOUS_EVAL: request.previous_eval}
     return {
-        name: _feed(request, _old_source(held, labels), tokenizer, size, **place)
-        for name, held in sets.items()
-        if held is not None and not {*held.found.labels} - {*labels}
+        name: _make_feed(request, _make_held_out_source(held_out, labels), tokenizer, batch_size, **shard)
+        for name, held_out in row_sets.items()
+        if held_out is not None and not {*held_out.scan.labels} - {*labels}
     }
 
 
-def _held_out(request: Request) -> HeldOut | None:
+def _get_held_out_rows(request: Request) -> HeldOutRows | None:
     """The spec's own rows, as such a set."""
     data = request.spec.data
-    if request.evaluation is not None:
-        return HeldOut(request.evaluation, str(data.eval))
+    if request.eval_data is not None:
+        return HeldOutRows(request.eval_data, str(data.eval))
     if data.eval_fraction is None:
         return None
     seed = request.spec.train.seed
-    return HeldOut(request.train, data.train, None, data.eval_fraction, seed)
+    return HeldOutRows(request.train_data, data.train, None, data.eval_fraction, seed)
 
 
-def _old_source(held: HeldOut, labels: tuple[str, ...]) -> Source:
-    return Source(
-        files=held.found.files,
-        format=held.found.format,
+def _make_held_out_source(held_out: HeldOutRows, labels: tuple[str, ...]) -> RowSource:
+    return RowSource(
+        files=held_out.scan.files,
+        format=held_out.scan.format,
         labels=labels,
-        eval_fraction=held.fraction,
-        part="eval",
-        seed=held.seed,
+        eval_fraction=held_out.fraction,
+        split="eval",
+        seed=held_out.seed,
     )
 
 
-def _source(
-    request: Request, found: Survey, part: Literal["train", "eval"], fraction: float | None
-) -> Source:
-    return Source(
-        files=found.files,
-        format=found.format,
+def _make_source(
+    request: Request, scan: DatasetScan, part: Literal["train", "eval"], fraction: float | None
+) -> RowSource:
+    return RowSource(
+        files=scan.files,
+        format=scan.format,
         labels=request.labels,
         eval_fraction=fraction,
-        part=part,
+        split=part,
         seed=request.spec.train.seed,
     )
 
 
-def _feed(
+def _make_feed(
     request: Request,
-    source: Source,
+    source: RowSource,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     *,
     rank: int,
     world_size: int,
-    micro: int | None = None,
+    micro_batch_size: int | None = None,
 ) -> Feed:
     return Feed(
         source,
@@ -120,9 +120,9 @@ def _feed(
         max_length=request.spec.data.max_length,
         packing=request.spec.data.packing,
         batch_size=batch_size,
-        micro_batch_size=micro or deal(batch_size, request.plan.micro_batch_size, world_size)[1],
+        micro_batch_size=micro_batch_size or split_batch(batch_size, request.plan.micro_batch_size, world_size)[1],
         rank=rank,
         world_size=world_size,
         seed=request.spec.train.seed,
-        shuffle=source.part == "train",
+        shuffle=source.split == "train",
     )

@@ -19,11 +19,11 @@ from slora.plain import multiply, multiply_back
 
 
 @contextmanager
-def kept_empty(model: nn.Module) -> Iterator[None]:
+def drop_gathered_weights(model: nn.Module) -> Iterator[None]:
     """Inside, the model's sharded linear layers keep no weight between forward and backward."""
     layers = [module for module in model.modules() if _is_sharded(module)]
     for layer in layers:
-        layer.forward = _product_of(layer)
+        layer.forward = _make_forward(layer)
     try:
         yield
     finally:
@@ -35,7 +35,7 @@ def _is_sharded(module: nn.Module) -> bool:
     return type(module) is nn.Linear and hasattr(module.weight, "ds_id")
 
 
-def _product_of(layer: nn.Module) -> Any:
+def _make_forward(layer: nn.Module) -> Any:
     def forward(x: Tensor) -> Tensor:
         if layer.weight.requires_grad:  # a mask's scores are asked for: the gradient is wanted
             return nn.Linear.forward(cast(nn.Linear, layer), x)
@@ -56,5 +56,5 @@ class _FrozenProduct(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         (weight,) = ctx.saved_tensors
-        back = ctx.needs_input_grad[0]
-        return multiply_back(grad, weight, conv1d=False) if back else None, None, None
+        needs_grad = ctx.needs_input_grad[0]
+        return multiply_back(grad, weight, conv1d=False) if needs_grad else None, None, None

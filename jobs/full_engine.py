@@ -14,11 +14,11 @@ from deepspeed.utils.tensor_fragment import (
 )
 from torch import Tensor, nn
 
-from jobs.base_shards import writable
+from jobs.base_shards import gather_for_writing
 from jobs.bucket import MOMENTS
-from jobs.deepspeed_wire import count_deepspeed
-from jobs.engine import EngineOptions, Exchanged
-from jobs.team import GRADIENTS, Team
+from jobs.deepspeed_wire import count_deepspeed_traffic
+from jobs.engine import EngineOptions, ExchangeResult
+from jobs.team import GRADIENTS, WorkerContext
 
 ZERO_STAGE = {"replicate": 1, "node": 3, "cluster": 3}
 
@@ -26,19 +26,19 @@ ZERO_STAGE = {"replicate": 1, "node": 3, "cluster": 3}
 class FullEngine:
     """A model under DeepSpeed, all of it trained."""
 
-    def __init__(self, model: nn.Module, options: EngineOptions, team: Team) -> None:
-        self._team, self._pending = team, False
-        count_deepspeed(team.wire, team.world_size, spans=team.nodes > 1)
-        self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    def __init__(self, model: nn.Module, options: EngineOptions, context: WorkerContext) -> None:
+        self._context, self._has_pending_step = context, False
+        count_deepspeed_traffic(context.collectives, context.world_size, spans_nodes=context.node_count > 1)
+        self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._accumulation = options.accumulation
         self._sharded = options.sharding != "replicate"
         # AdamW by torch: DeepSpeed's own would be compiled here first, and gains nothing on
         # parameters this small.
         optimizer = torch.optim.AdamW(
-            list(self._named.values()), lr=0.0, weight_decay=options.weight_decay
+            list(self._parameters.values()), lr=0.0, weight_decay=options.weight_decay
         )
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=_config(options, team)
+            model=model, optimizer=optimizer, config=_make_config(options, context)
         )
 
     @property
@@ -57,36 +57,36 @@ class FullEngine:
         DeepSpeed means over both; a loss that is already divided by the global number of targets
         must be summed, so the two divisions are undone here.
         """
-        if self._pending:
+        if self._has_pending_step:
             self._engine.step()
-        self._engine.backward(loss * (self._accumulation * self._team.world_size))
-        self._pending = True
+        self._engine.backward(loss * (self._accumulation * self._context.world_size))
+        self._has_pending_step = True
 
-    def step(self, *, rate: float, loss: Tensor, notice: bool, sync: bool) -> Exchanged:
+    def step(self, *, rate: float, loss: Tensor, preempted: bool, sync: bool) -> ExchangeResult:
         """The last micro-batch's step is the optimiser's; every step is an exchange."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         self._engine.step()
-        self._pending = False
-        told = torch.stack((loss.float(), loss.new_tensor(float(notice))))
-        self._team.wire.all_reduce(told, GRADIENTS)
-        return Exchanged((float(told[0]),), notices=float(told[1]))
+        self._has_pending_step = False
+        values = torch.stack((loss.float(), loss.new_tensor(float(preempted))))
+        self._context.collectives.all_reduce(values, GRADIENTS)
+        return ExchangeResult((float(values[0]),), preemption_notices=float(values[1]))
 
-    def grad_norm(self) -> float:
+    def get_grad_norm(self) -> float:
         """The norm before clipping, of the last optimiser step."""
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else 0.0
 
-    def weights(self) -> dict[str, Tensor]:
+    def gather_weights(self) -> dict[str, Tensor]:
         """What is trained, float32 on the CPU, whole and the same on every rank. A collective."""
-        return {name: _whole(safe_get_full_fp32_param(p), p) for name, p in self._named.items()}
+        return {name: _copy_full_tensor(safe_get_full_fp32_param(parameter), parameter) for name, parameter in self._parameters.items()}
 
-    def moments(self) -> dict[str, dict[str, Tensor]]:
+    def gather_moments(self) -> dict[str, dict[str, Tensor]]:
         """AdamW's two moments by name, whole on every rank. After a first step. A collective."""
         return {
             moment: {
-                name: _whole(safe_get_full_optimizer_state(p, moment), p)
-                for name, p in self._named.items()
+                name: _copy_full_tensor(safe_get_full_optimizer_state(parameter, moment), parameter)
+                for name, parameter in self._parameters.items()
             }
             for moment in MOMENTS
         }
@@ -94,45 +94,45 @@ class FullEngine:
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Sets the optimiser's float32 weights, which a bfloat16 model would have rounded."""
         for name, tensor in weights.items():
-            parameter = self._named[name]
+            parameter = self._parameters[name]
             if self._sharded:
                 _fill_partition(self._engine.optimizer, parameter, None, tensor)
             else:
-                safe_set_full_fp32_param(parameter, tensor.to(self._team.device))
+                safe_set_full_fp32_param(parameter, tensor.to(self._context.device))
 
-    def not_finite(self) -> str | None:
+    def find_non_finite(self) -> str | None:
         """The first weight with a number that is none. A collective."""
-        for name, tensor in self.weights().items():
+        for name, tensor in self.gather_weights().items():
             if not bool(torch.isfinite(tensor).all()):
                 return name
         return None
 
-    def write(self, weights: Mapping[str, Tensor]) -> None:
+    def write_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Sets some of what is trained, between two steps, in the optimiser and in the model."""
         self.restore_weights(weights)
         for name, tensor in weights.items():
-            parameter = self._named[name]
-            with writable(parameter):
-                parameter.data.copy_(tensor.to(self._team.device))
+            parameter = self._parameters[name]
+            with gather_for_writing(parameter):
+                parameter.data.copy_(tensor.to(self._context.device))
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
         """Puts saved moments back, whatever the number of workers that saved them."""
-        zero = self._engine.optimizer
-        for flat in _flat_partitions(zero):
-            zero.optimizer.state[flat] = {
+        zero_optimizer = self._engine.optimizer
+        for flat in _list_flat_partitions(zero_optimizer):
+            zero_optimizer.optimizer.state[flat] = {
                 "step": torch.tensor(float(steps)),
                 **{moment: torch.zeros_like(flat) for moment in MOMENTS},
             }
         if self._sharded:
             for moment, tensors in moments.items():
-                for name, parameter in self._named.items():
-                    _fill_partition(zero, parameter, moment, tensors[name])
+                for name, parameter in self._parameters.items():
+                    _fill_partition(zero_optimizer, parameter, moment, tensors[name])
             return
-        zero._lazy_init_hp_params_optimizer_state()
+        zero_optimizer._lazy_init_hp_params_optimizer_state()
         for moment, tensors in moments.items():
-            for name, parameter in self._named.items():
+            for name, parameter in self._parameters.items():
                 safe_set_full_optimizer_state(
-                    parameter, tensors[name].to(self._team.device), moment
+                    parameter, tensors[name].to(self._context.device), moment
                 )
 
     def close(self) -> None:
@@ -140,11 +140,11 @@ class FullEngine:
         self._engine.destroy()
 
 
-def _config(options: EngineOptions, team: Team) -> dict[str, Any]:
+def _make_config(options: EngineOptions, context: WorkerContext) -> dict[str, Any]:
     stage = ZERO_STAGE[options.sharding]
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
-    if options.sharding == "node" and team.nodes > 1:
-        zero["zero_hpz_partition_size"] = len(team.neighbours())
+    if options.sharding == "node" and context.node_count > 1:
+        zero["zero_hpz_partition_size"] = len(context.list_node_peers())
     return {
         "train_micro_batch_size_per_gpu": options.micro_batch_size,
         "gradient_accumulation_steps": options.accumulation,
@@ -155,25 +155,25 @@ def _config(options: EngineOptions, team: Team) -> dict[str, Any]:
     }
 
 
-def _whole(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+def _copy_full_tensor(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
     shape = getattr(parameter, "ds_shape", parameter.shape)
     return tensor.detach().float().cpu().clone().view(shape)
 
 
-def _flat_partitions(zero: Any) -> list[Tensor]:
+def _list_flat_partitions(zero_optimizer: Any) -> list[Tensor]:
     """This rank's flat float32 share of what is trained: the keys of the optimiser's state."""
-    if hasattr(zero, "single_partition_of_fp32_groups"):
-        return list(zero.single_partition_of_fp32_groups)
-    return list(zero.fp32_partitioned_groups_flat)
+    if hasattr(zero_optimizer, "single_partition_of_fp32_groups"):
+        return list(zero_optimizer.single_partition_of_fp32_groups)
+    return list(zero_optimizer.fp32_partitioned_groups_flat)
 
 
-def _fill_partition(zero: Any, parameter: nn.Parameter, moment: str | None, whole: Tensor) -> None:
+def _fill_partition(zero_optimizer: Any, parameter: nn.Parameter, moment: str | None, full_tensor: Tensor) -> None:
     # DeepSpeed 0.19's own setter reads past the end of a tensor whose size the ranks don't divide.
-    part, _ = zero._get_fp32_opt_state_partition(
+    part, _ = zero_optimizer._get_fp32_opt_state_partition(
         parameter, release_swap_buffers=False, optim_state_key=moment
     )
     rank, length = torch.distributed.get_rank(), part.numel()
-    mine = whole.flatten()[rank * length : (rank + 1) * length]
+    own_part = full_tensor.flatten()[rank * length : (rank + 1) * length]
     with torch.no_grad():
         part.zero_()
-        part[: mine.numel()].copy_(mine)
+        part[: own_part.numel()].copy_(own_part)

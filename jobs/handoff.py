@@ -8,32 +8,32 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from jobs.record import Record
-from jobs.spec import Spec
-from jobs.starts import hand_over
-from jobs.team import Team
+from jobs.record import RunRecorder
+from jobs.spec import RunSpec
+from jobs.starts import compute_handoff
+from jobs.team import WorkerContext
 from slora.mask import Mask
-from slora.start import Start
+from slora.start import LowRankInit
 
 
-def handed_over(
+def run_handoff(
     weights: Mapping[str, Tensor],
     masks: Mapping[str, Mask],
-    spec: Spec,
-    team: Team,
-    record: Record,
-) -> tuple[dict[str, Start], float]:
+    spec: RunSpec,
+    context: WorkerContext,
+    recorder: RunRecorder,
+) -> tuple[dict[str, LowRankInit], float]:
     """Each layer's start, and what share of the energy they hold, recorded. A collective."""
-    began = time.monotonic()
-    pace = record.pace("hand-off, layers", len(masks))
-    made, told = hand_over(weights, masks, spec.method, team, seed=spec.train.seed, seen=pace.seen)
-    energy = [layer.norm**2 for layer in told]
-    held = sum(layer.kept * e for layer, e in zip(told, energy, strict=True))
-    kept = held / sum(energy) if sum(energy) else 1.0
-    record.event(
+    start_time = time.monotonic()
+    progress = recorder.track_progress("hand-off, layers", len(masks))
+    inits, layers = compute_handoff(weights, masks, spec.method, context, seed=spec.train.seed, on_layer=progress.advance)
+    energies = [layer.norm**2 for layer in layers]
+    retained = sum(layer.retained_energy * energy for layer, energy in zip(layers, energies, strict=True))
+    retained_energy = retained / sum(energies) if sum(energies) else 1.0
+    recorder.emit_event(
         "handoff",
-        kept=kept,
-        seconds=time.monotonic() - began,
-        layers=[dataclasses.asdict(layer) for layer in told],
+        kept=retained_energy,
+        seconds=time.monotonic() - start_time,
+        layers=[dataclasses.asdict(layer) for layer in layers],
     )
-    return made, kept
+    return inits, retained_energy

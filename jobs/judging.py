@@ -13,78 +13,78 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.base_model import load_model, load_tokenizer, saved_task
+from jobs.base_model import load_model, load_tokenizer, read_saved_task
 from jobs.base_shards import BaseShards
-from jobs.feeds import judging_feeds
+from jobs.feeds import make_evaluation_feeds
 from jobs.measure import evaluate
-from jobs.pulse import Pulse
-from jobs.record import Record
+from jobs.pulse import Watchdog
+from jobs.record import RunRecorder
 from jobs.request import Request
-from jobs.store.adapters import pull, resolve
+from jobs.store.adapters import pull, resolve_adapter
 from jobs.store.manifest import Manifest
 from jobs.store.runs import RunStore
-from jobs.team import EVALUATION, Team
-from slora.adapt import TRAINED
-from slora.folder import read
-from slora.merge import attach
+from jobs.team import EVALUATION, WorkerContext
+from slora.adapt import TRAINABLE_SUFFIXES
+from slora.folder import read_adapter
+from slora.merge import attach_adapter
 
-Figures = dict[str, dict[str, dict[str, float]]]
+AdapterMetrics = dict[str, dict[str, dict[str, float]]]
 """Metrics by adapter and set of rows; an adapter that can't be asked about a set lacks it."""
 
 
 @dataclass(frozen=True)
-class _Model:
+class _LabelledModel:
     module: Any
     labels: tuple[str, ...]
 
 
-def judge(request: Request, runs: RunStore, team: Team, pulse: Pulse) -> Figures:
+def evaluate_adapters(request: Request, runs: RunStore, context: WorkerContext, watchdog: Watchdog) -> AdapterMetrics:
     """Each of the request's adapters on each set of rows, the same on every rank. A collective."""
-    record, found = Record(runs, writes=team.rank == 0), Figures()
-    for label in request.judged:
-        pulse.at(f"the evaluation of {label}")
-        found[label] = _measured(request, runs, resolve(runs.store, label), team)
-        for rows, metrics in found[label].items():
-            record.event("judged", adapter=label, rows=rows, metrics=metrics)
-    record.close()
-    return found
+    recorder, metrics_by_adapter = RunRecorder(runs, writes=context.rank == 0), AdapterMetrics()
+    for label in request.adapters:
+        watchdog.report_position(f"the evaluation of {label}")
+        metrics_by_adapter[label] = _evaluate_adapter(request, runs, resolve_adapter(runs.store, label), context)
+        for row_set, metrics in metrics_by_adapter[label].items():
+            recorder.emit_event("judged", adapter=label, rows=row_set, metrics=metrics)
+    recorder.close()
+    return metrics_by_adapter
 
 
-def _measured(
-    request: Request, runs: RunStore, manifest: Manifest, team: Team
+def _evaluate_adapter(
+    request: Request, runs: RunStore, manifest: Manifest, context: WorkerContext
 ) -> dict[str, dict[str, float]]:
-    spec, found = request.spec, dict[str, dict[str, float]]()
+    spec, metrics = request.spec, dict[str, dict[str, float]]()
     tokenizer = load_tokenizer(str(request.base))
-    with _loaded(request, runs, manifest, team) as model:
-        place = {"rank": team.rank, "world_size": team.world_size}
-        for rows, feed in judging_feeds(request, tokenizer, model.labels, **place).items():
-            with team.wire.because(EVALUATION):
-                found[rows] = evaluate(
-                    model.module, feed, task=spec.model.task, device=team.device, wire=team.wire
+    with _load_adapter_model(request, runs, manifest, context) as model:
+        shard = {"rank": context.rank, "world_size": context.world_size}
+        for row_set, feed in make_evaluation_feeds(request, tokenizer, model.labels, **shard).items():
+            with context.collectives.attribute_to(EVALUATION):
+                metrics[row_set] = evaluate(
+                    model.module, feed, task=spec.model.task, device=context.device, collectives=context.collectives
                 )
-    return found
+    return metrics
 
 
 @contextmanager
-def _loaded(request: Request, runs: RunStore, manifest: Manifest, team: Team) -> Iterator[_Model]:
+def _load_adapter_model(request: Request, runs: RunStore, manifest: Manifest, context: WorkerContext) -> Iterator[_LabelledModel]:
     """The adapter on its base, on this worker's device, whole or this worker's part of it."""
     spec = request.spec
-    with tempfile.TemporaryDirectory(prefix="slora-judged-") as made:
-        folder = pull(runs.store, manifest, Path(made) / "adapter")
+    with tempfile.TemporaryDirectory(prefix="slora-judged-") as scratch:
+        folder = pull(runs.store, manifest, Path(scratch) / "adapter")
         task, dtype = spec.model.task, spec.model.dtype
         if manifest.kind == "full":
-            labels = saved_task(folder)[1]
+            labels = read_saved_task(folder)[1]
             model = load_model(str(folder), task=task, dtype=dtype, labels=labels)
         else:
-            adapter = read(folder)
+            adapter = read_adapter(folder)
             labels = adapter.labels
             model = load_model(str(request.base), task=task, dtype=dtype, labels=labels)
-            attach(model, adapter)
+            attach_adapter(model, adapter)
     for name, parameter in model.named_parameters():
         # What stays whole is what DeepSpeed does not see: the adapter's own, which is small.
-        parameter.requires_grad_(manifest.kind != "full" and name.endswith(TRAINED))
+        parameter.requires_grad_(manifest.kind != "full" and name.endswith(TRAINABLE_SUFFIXES))
     if request.plan.sharding == "replicate":
-        yield _Model(model.to(team.device), labels)
+        yield _LabelledModel(model.to(context.device), labels)
         return
-    with BaseShards(model, request.plan.sharding, team).gathering():
-        yield _Model(model, labels)
+    with BaseShards(model, request.plan.sharding, context).gather_on_demand():
+        yield _LabelledModel(model, labels)

@@ -13,27 +13,27 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from jobs.errors import AlreadyThere, Changed, JobsError, NotFound
+from jobs.errors import AlreadyExists, WriteConflict, JobsError, NotInStore
 from jobs.store.objects import ObjectStore
 from jobs.store.runs import RunStore
 from jobs.store.strict_json import load_strictly
 
-LEASE = "lease.json"
-BEAT_S = 10.0
-LAST_S = 10.0
+HEARTBEAT = "lease.json"
+INTERVAL_S = 10.0
+FINAL_BEAT_TIMEOUT_S = 10.0
 """Seconds that the end of a job waits for its last beat: a store that is away holds up nobody."""
-LARGEST = 4096
+MAX_BYTES = 4096
 
 log = logging.getLogger(__name__)
 
 
-class Lease:
+class Heartbeat:
     """Inside its block this attempt's lease is beaten, from a thread of its own."""
 
-    def __init__(self, runs: RunStore, attempt: int, *, every: float = BEAT_S) -> None:
-        self._runs, self._attempt, self._every = runs, attempt, every
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._live, daemon=True, name="lease")
+    def __init__(self, runs: RunStore, attempt: int, *, interval_s: float = INTERVAL_S) -> None:
+        self._runs, self._attempt, self._interval_s = runs, attempt, interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="lease")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -45,54 +45,54 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
-        self._thread.join(LAST_S)
+        self._stop.set()
+        self._thread.join(FINAL_BEAT_TIMEOUT_S)
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         while True:
-            ended = self._over.is_set()
+            is_final = self._stop.is_set()
             try:
-                if later_attempt(self._runs, self._attempt):
+                if has_later_attempt(self._runs, self._attempt):
                     log.warning("run %s: a later attempt has its lease", self._runs.run_id)
                     return
-                self._beat(ended=ended)
-            except (AlreadyThere, Changed):
+                self._write_beat(is_final=is_final)
+            except (AlreadyExists, WriteConflict):
                 # Somebody wrote between: who it was, the next beat sees.
-                if not ended:
+                if not is_final:
                     continue
-            except JobsError as away:
-                log.warning("run %s: its lease is not beaten: %s", self._runs.run_id, away)
-            if ended:
+            except JobsError as error:
+                log.warning("run %s: its lease is not beaten: %s", self._runs.run_id, error)
+            if is_final:
                 return
-            self._over.wait(self._every)
+            self._stop.wait(self._interval_s)
 
-    def _beat(self, *, ended: bool) -> None:
-        store, key = self._runs.store, self._runs.key(LEASE)
-        there = store.head(key)
-        told = {"time": time.time(), "attempt": self._attempt, "ended": ended}
+    def _write_beat(self, *, is_final: bool) -> None:
+        store, key = self._runs.store, self._runs.key(HEARTBEAT)
+        current = store.head(key)
+        payload = {"time": time.time(), "attempt": self._attempt, "ended": is_final}
         store.put(
             key,
-            json.dumps(told).encode(),
-            create_only=there is None,
-            if_match=there.etag if there else None,
+            json.dumps(payload).encode(),
+            create_only=current is None,
+            if_match=current.etag if current else None,
         )
 
 
-def read_lease(store: ObjectStore, run: str) -> dict[str, Any] | None:
+def read_heartbeat(store: ObjectStore, run: str) -> dict[str, Any] | None:
     """What the run's lease says: time, attempt, ended; None where there is none to be read."""
     try:
-        found = load_strictly(store.read(f"runs/{run}/{LEASE}", 0, LARGEST))
+        values = load_strictly(store.read(f"runs/{run}/{HEARTBEAT}", 0, MAX_BYTES))
         return {
-            "time": float(found["time"]),
-            "attempt": int(found["attempt"]),
-            "ended": bool(found.get("ended", False)),
+            "time": float(values["time"]),
+            "attempt": int(values["attempt"]),
+            "ended": bool(values.get("ended", False)),
         }
     # OverflowError: 1e999 is JSON, and infinite.
-    except (NotFound, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+    except (NotInStore, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 
-def later_attempt(runs: RunStore, attempt: int) -> bool:
+def has_later_attempt(runs: RunStore, attempt: int) -> bool:
     """Whether a later attempt of this run has begun. Raises StoreError where that can't be told."""
-    found = read_lease(runs.store, runs.run_id)
-    return found is not None and found["attempt"] > attempt
+    heartbeat = read_heartbeat(runs.store, runs.run_id)
+    return heartbeat is not None and heartbeat["attempt"] > attempt

@@ -5,35 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.peak import peaks
+from jobs.peak import gather_memory_peaks
 from jobs.plan import Plan
-from jobs.team import Team
+from jobs.team import WorkerContext
 
 
 class Ledger(dict[str, Any]):
     """Figures by name. What the wire counts is asked of it when the bill is written."""
 
-    def __init__(self, team: Team) -> None:
+    def __init__(self, context: WorkerContext) -> None:
         super().__init__(tokens=0, seconds=0.0)
-        self._team = team
+        self._context = context
 
-    def add(self, name: str, seconds: float) -> None:
+    def add_seconds(self, name: str, seconds: float) -> None:
         """More time for this."""
         self[name] = self.get(name, 0.0) + seconds
 
     def measure_memory(self) -> None:
         """The workers' peaks so far; a collective."""
-        self["memory"] = peaks(self._team)
+        self["memory"] = gather_memory_peaks(self._context)
 
-    def kept(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {**self, "wire": self._team.wire.ledger()}
+        return {**self, "wire": self._context.collectives.get_traffic()}
 
-    def restore(self, kept: Mapping[str, Any]) -> None:
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """Goes on from what `kept` made."""
         self.clear()
-        self.update(kept)
-        self._team.wire.restore(self.pop("wire", {}))
+        self.update(saved)
+        self._context.collectives.restore(self.pop("wire", {}))
 
     def close(self, plan: Plan, steps: int) -> None:
         """The last figures; a collective."""
@@ -43,9 +43,9 @@ class Ledger(dict[str, Any]):
         self["steps"] = steps
         self.measure_memory()
         self |= {
-            "wire": self._team.wire.ledger(),
+            "wire": self._context.collectives.get_traffic(),
             "steps_by_stage": {stage.name: stage.steps for stage in plan.stages},
-            "workers": self._team.world_size,
-            "nodes": self._team.nodes,
+            "workers": self._context.world_size,
+            "nodes": self._context.node_count,
             "sharding": plan.sharding,
         }

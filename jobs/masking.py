@@ -14,20 +14,20 @@ from torch import Tensor
 
 from jobs.spec import MethodSection
 from jobs.store.runs import MASKS, RunStore
-from slora.mask import Block, Entries, Mask
+from slora.mask import BlockMask, EntryMask, Mask
 from slora.masks.choose import MaskRequest, choose_masks
 
 Shapes = Mapping[str, tuple[int, int]]
 
 
-def mask_request(method: MethodSection, *, seed: int) -> MaskRequest:
+def make_mask_request(method: MethodSection, *, seed: int) -> MaskRequest:
     """The spec's wish as the method reads it."""
     # Without a hand-off there is no rank that a mask could be sized by.
-    sized = method.kind == "slora" and method.sizing == "rank"
+    by_rank = method.kind == "slora" and method.sizing == "rank"
     return MaskRequest(
         mask=method.mask,
         score=method.score,
-        sizing="rank" if sized else "density",
+        sizing="rank" if by_rank else "density",
         rank=method.rank,
         density=method.density,
         allocation=method.allocation,
@@ -61,33 +61,33 @@ def pack_masks(masks: Mapping[str, Mask]) -> bytes:
     """Masks as safetensors: 4 bytes a position, or 8 where a matrix has 2^31 entries or more."""
     tensors: dict[str, Tensor] = {}
     for name, mask in masks.items():
-        if isinstance(mask, Block):
+        if isinstance(mask, BlockMask):
             # Rows or columns that are all of them need not be told.
-            for side, chosen, whole in _sides(mask):
-                if chosen.numel() < whole:
+            for side, chosen, size in _list_sides(mask):
+                if chosen.numel() < size:
                     tensors[f"{name}/{side}"] = chosen
         else:
             tensors[f"{name}/positions"] = mask.positions
-    small = all(mask.shape[0] * mask.shape[1] < 2**31 for mask in masks.values())
-    kind = torch.int32 if small else torch.int64
-    return save({name: positions.to(kind) for name, positions in tensors.items()})
+    fits_int32 = all(mask.shape[0] * mask.shape[1] < 2**31 for mask in masks.values())
+    dtype = torch.int32 if fits_int32 else torch.int64
+    return save({name: positions.to(dtype) for name, positions in tensors.items()})
 
 
 def unpack_masks(packed: bytes, shapes: Shapes) -> dict[str, Mask]:
     """What `pack_masks` made, of layers of these shapes."""
-    tensors = {name: found.to(torch.int64) for name, found in load(packed).items()}
+    tensors = {name: tensor.to(torch.int64) for name, tensor in load(packed).items()}
     masks: dict[str, Mask] = {}
     for name, shape in shapes.items():
         if (positions := tensors.get(f"{name}/positions")) is not None:
-            masks[name] = Entries(shape, positions)
+            masks[name] = EntryMask(shape, positions)
         else:
             rows, columns = (
-                tensors.get(f"{name}/{side}", torch.arange(whole))
-                for side, whole in zip(("rows", "columns"), shape, strict=True)
+                tensors.get(f"{name}/{side}", torch.arange(size))
+                for side, size in zip(("rows", "columns"), shape, strict=True)
             )
-            masks[name] = Block(shape, rows, columns)
+            masks[name] = BlockMask(shape, rows, columns)
     return masks
 
 
-def _sides(mask: Block) -> tuple[tuple[str, Tensor, int], tuple[str, Tensor, int]]:
+def _list_sides(mask: BlockMask) -> tuple[tuple[str, Tensor, int], tuple[str, Tensor, int]]:
     return ("rows", mask.rows, mask.shape[0]), ("columns", mask.columns, mask.shape[1])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from jobs.errors import InputError
-from jobs.objective import ask, correct, loss_sum
-from jobs.team import EVALUATION, Wire
+from jobs.objective import compute_logits, count_correct, sum_loss
+from jobs.team import EVALUATION, Collectives
 
 if TYPE_CHECKING:
     from jobs.data.feed import Feed
@@ -21,7 +21,7 @@ def evaluate(
     *,
     task: str,
     device: torch.device,
-    wire: Wire | None = None,
+    collectives: Collectives | None = None,
 ) -> dict[str, float]:
     """Mean loss per target (nats), and perplexity or accuracy. A collective.
 
@@ -29,27 +29,27 @@ def evaluate(
     """
     sums = torch.zeros(3, dtype=torch.float64)
     with torch.no_grad():
-        for step in feed.epoch():
+        for step in feed.iter_epoch():
             for batch in step.micros:
-                logits, labels = ask(model, batch, device=device)
-                sums[0] += float(loss_sum(logits, labels))
+                logits, labels = compute_logits(model, batch, device=device)
+                sums[0] += float(sum_loss(logits, labels))
                 sums[1] += batch.targets
                 if task == "sequence-classification":
-                    sums[2] += correct(logits, labels)
-    if wire is not None:
+                    sums[2] += count_correct(logits, labels)
+    if collectives is not None:
         # Summed in float32: NCCL and gloo both know it, and 24 bits are enough for one rank's sum.
-        shared = sums.to(device=device, dtype=torch.float32)
-        sums = wire.all_reduce(shared, EVALUATION).double().cpu()
-    loss, targets, right = (float(value) for value in sums)
+        local_sums = sums.to(device=device, dtype=torch.float32)
+        sums = collectives.all_reduce(local_sums, EVALUATION).double().cpu()
+    loss, targets, hits = (float(value) for value in sums)
     if not targets:
-        raise InputError([feed.nothing()])
-    return figures(loss, targets, right, task=task)
+        raise InputError([feed.make_no_target_fault()])
+    return compute_metrics(loss, targets, hits, task=task)
 
 
-def figures(loss: float, targets: float, right: float, *, task: str) -> dict[str, float]:
+def compute_metrics(loss: float, targets: float, hits: float, *, task: str) -> dict[str, float]:
     """What sums over `targets` labels come to, `right` of them a classifier's first choice."""
-    measured = {"loss": loss / targets}
+    metrics = {"loss": loss / targets}
     if task == "sequence-classification":
-        return {**measured, "accuracy": right / targets, "rows": targets}
+        return {**metrics, "accuracy": hits / targets, "rows": targets}
     # A diverged model's perplexity is past what a float holds.
-    return {**measured, "perplexity": math.exp(min(measured["loss"], 700.0)), "tokens": targets}
+    return {**metrics, "perplexity": math.exp(min(metrics["loss"], 700.0)), "tokens": targets}

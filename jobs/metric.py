@@ -13,7 +13,7 @@ METRICS: dict[str, tuple[str, Literal["min", "max"]]] = {
 }
 
 
-def reported_by(task: str) -> list[str]:
+def list_metrics(task: str) -> list[str]:
     """The metrics that a model of this task has."""
-    measured = {"loss", "perplexity" if task == "causal-lm" else "accuracy"}
-    return [name for name, (found, _) in METRICS.items() if found in measured]
+    available = {"loss", "perplexity" if task == "causal-lm" else "accuracy"}
+    return [name for name, (measure, _) in METRICS.items() if measure in available]

@@ -13,8 +13,8 @@ from typing import Any
 
 from jobs.errors import Fault
 from jobs.spec import ModelSection
-from jobs.store.cache import cached_folder
-from jobs.store.tensors import BadTensors, Span, read_header
+from jobs.store.cache import fetch_folder
+from jobs.store.tensors import BadTensors, TensorSpan, read_header
 
 EMBEDDINGS = ("embed", "wte", "wpe", "shared", "relative_attention_bias")
 """Parts of the names of two-dimensional weights that look up rather than multiply."""
@@ -68,7 +68,7 @@ class ModelFiles:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Of every weight, by its name in the files."""
 
-    def head_parameters(self, task: str, labels: int) -> int:
+    def count_head_parameters(self, task: str, labels: int) -> int:
         """Parameters of the head that sequence classification trains; 0 for a language model."""
         if task != "sequence-classification":
             return 0
@@ -81,53 +81,53 @@ class ModelFiles:
 
 def read_model(section: ModelSection) -> tuple[ModelFiles | None, list[Fault]]:
     """What the folder holds, or why it can't be used; every fault, not the first."""
-    folder = model_folder(section.path)
+    folder = find_model_folder(section.path)
     if folder is None:
         remedy = "Name a folder with config.json and *.safetensors (hub ids: download them first)."
         return None, [Fault("model.path", f"{section.path}: no such model folder", remedy)]
-    config, faults = _config(folder)
-    spans, more = _spans(folder)
-    faults += more or _lacking(folder)
+    config, faults = _read_config(folder)
+    spans, tensor_faults = _read_spans(folder)
+    faults += tensor_faults or _check_shards(folder)
     if not (folder / "tokenizer.json").is_file() and not list(folder.glob("*.model")):
         remedy = "Save the tokenizer there: tokenizer.save_pretrained(folder)."
         faults.append(Fault("model.path", f"{folder} has no tokenizer.json", remedy))
     if faults:
         return None, faults
-    faults = _task_faults(section, folder, config)
-    return _model(folder, config, spans), faults
+    faults = _check_task(section, folder, config)
+    return _build_model_files(folder, config, spans), faults
 
 
-def model_folder(path: str) -> Path | None:
+def find_model_folder(path: str) -> Path | None:
     """The folder that `model.path` means: itself, the cache of s3://, or the hub's local cache."""
     if path.startswith("s3://"):
-        return cached_folder(path, MODEL_FILES)
+        return fetch_folder(path, MODEL_FILES)
     # Not pathlib, which raises for a name that is too long and for a home that is not known.
     folder = os.path.expanduser(path)
     if os.path.isdir(folder):
         return Path(folder).resolve()
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
-        return _in_hub_cache(path)
+        return _find_in_hub_cache(path)
     return None
 
 
-def uses_conv1d(path: str) -> bool:
+def has_conv1d(path: str) -> bool:
     """Whether the base at `path` has Conv1D layers; False where it is not there to be asked."""
-    folder = model_folder(path)
-    return folder is not None and _config(folder)[0].get("model_type") in CONV1D
+    folder = find_model_folder(path)
+    return folder is not None and _read_config(folder)[0].get("model_type") in CONV1D
 
 
-def model_digest(folder: Path) -> str:
+def digest_model(folder: Path) -> str:
     """SHA-256 over the names and bytes of config.json and the weights: which base this is."""
-    hashed = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        hashed.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                hashed.update(block)
-    return hashed.hexdigest()
+        sha256.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                sha256.update(block)
+    return sha256.hexdigest()
 
 
-def _in_hub_cache(hub_id: str) -> Path | None:
+def _find_in_hub_cache(hub_id: str) -> Path | None:
     # Imported here: a third of a second that only a hub id is worth.
     try:
         from huggingface_hub import snapshot_download
@@ -140,85 +140,85 @@ def _in_hub_cache(hub_id: str) -> Path | None:
         return None
 
 
-def _config(folder: Path) -> tuple[dict[str, Any], list[Fault]]:
+def _read_config(folder: Path) -> tuple[dict[str, Any], list[Fault]]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as wrong:
+    except (OSError, ValueError, RecursionError) as error:
         remedy = "A model folder as `save_pretrained` writes it is needed."
-        return {}, [Fault("model.path", f"{path} can't be read ({wrong})", remedy)]
+        return {}, [Fault("model.path", f"{path} can't be read ({error})", remedy)]
     return config, []
 
 
-def _spans(folder: Path) -> tuple[dict[str, Span], list[Fault]]:
+def _read_spans(folder: Path) -> tuple[dict[str, TensorSpan], list[Fault]]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickled = [p.name for p in folder.glob("*.bin")]
-        found = f"only {pickled[0]}, which is pickled" if pickled else "no *.safetensors"
+        content = f"only {pickled[0]}, which is pickled" if pickled else "no *.safetensors"
         remedy = "Save it with save_pretrained: only safetensors are read."
-        return {}, [Fault("model.path", f"{folder} has {found}", remedy)]
-    spans: dict[str, Span] = {}
+        return {}, [Fault("model.path", f"{folder} has {content}", remedy)]
+    spans: dict[str, TensorSpan] = {}
     faults = []
     for path in files:
         try:
             spans.update(read_header(path))
-        except (OSError, BadTensors) as wrong:
+        except (OSError, BadTensors) as error:
             remedy = "Fetch the model again."
-            faults.append(Fault("model.path", f"{path} can't be read: {wrong}", remedy))
+            faults.append(Fault("model.path", f"{path} can't be read: {error}", remedy))
     return spans, faults
 
 
-def _lacking(folder: Path) -> list[Fault]:
+def _check_shards(folder: Path) -> list[Fault]:
     """The weights that a model in several files names and has not."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return []
     try:
-        named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(name for name in named if not (folder / name).is_file())
+        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(name for name in names if not (folder / name).is_file())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return [Fault("model.path", f"{path} can't be read", "Fetch the model again.")]
     if not missing:
         return []
-    problem = f"{folder} lacks {len(missing)} of {len(named)} files of weights, first {missing[0]}"
+    problem = f"{folder} lacks {len(missing)} of {len(names)} files of weights, first {missing[0]}"
     return [Fault("model.path", problem, "Fetch the model again.")]
 
 
-def _task_faults(section: ModelSection, folder: Path, config: dict[str, Any]) -> list[Fault]:
+def _check_task(section: ModelSection, folder: Path, config: dict[str, Any]) -> list[Fault]:
     faults = []
-    architecture, where = _architecture(config), f"{folder}/config.json"
+    architecture, source = _get_architecture(config), f"{folder}/config.json"
     causal = architecture.endswith(DECODERS)
     if section.task == "causal-lm" and not causal:
-        problem = f"{architecture} ({where}) is no causal language model"
+        problem = f"{architecture} ({source}) is no causal language model"
         faults.append(Fault("model.task", problem, "Use sequence-classification or another model."))
     if section.task == "sequence-classification" and architecture.endswith(NOT_TEXT):
-        problem = f"{architecture} ({where}) can't classify sequences"
+        problem = f"{architecture} ({source}) can't classify sequences"
         faults.append(Fault("model.task", problem, "Use an encoder or a causal language model."))
     if config.get("quantization_config"):
-        problem = f"{where} has a quantization_config: quantised bases are not available yet"
+        problem = f"{source} has a quantization_config: quantised bases are not available yet"
         faults.append(Fault("model.path", problem, "Save it de-quantised."))
     if config.get("auto_map"):
-        problem = f"{where} asks to run code of its own (auto_map), which is never done"
+        problem = f"{source} asks to run code of its own (auto_map), which is never done"
         faults.append(Fault("model.path", problem, "Use a model that transformers itself knows."))
     return faults
 
 
-def _model(folder: Path, config: dict[str, Any], spans: dict[str, Span]) -> ModelFiles:
-    positions = _whole_number(config.get("max_position_embeddings") or config.get("n_positions"))
+def _build_model_files(folder: Path, config: dict[str, Any], spans: dict[str, TensorSpan]) -> ModelFiles:
+    positions = _to_int(config.get("max_position_embeddings") or config.get("n_positions"))
     if positions and config.get("model_type") in PADDED_POSITIONS:
-        positions -= (_whole_number(config.get("pad_token_id")) or 1) + 1
+        positions -= (_to_int(config.get("pad_token_id")) or 1) + 1
     return ModelFiles(
         folder=folder,
         model_type=str(config.get("model_type")),
-        architecture=_architecture(config),
+        architecture=_get_architecture(config),
         parameters=sum(math.prod(s.shape) for s in spans.values() if s.dtype in WEIGHTS),
         linears=dict(
-            _linears(spans, prefix=_prefix(config), turned=config.get("model_type") in CONV1D)
+            _iter_linears(spans, prefix=_get_prefix(config), transposed=config.get("model_type") in CONV1D)
         ),
         experts=tuple(name for name in spans if "experts" in name.split(".")),
-        hidden_size=_whole_number(
+        hidden_size=_to_int(
             config.get("hidden_size") or config.get("dim") or config.get("n_embd")
         )
         or 0,
@@ -230,25 +230,25 @@ def _model(folder: Path, config: dict[str, Any], spans: dict[str, Span]) -> Mode
     )
 
 
-def _architecture(config: dict[str, Any]) -> str:
-    named = config.get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else "no architecture"
+def _get_architecture(config: dict[str, Any]) -> str:
+    architectures = config.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else "no architecture"
 
 
-def _whole_number(value: object) -> int | None:
+def _to_int(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _prefix(config: dict[str, Any]) -> str:
+def _get_prefix(config: dict[str, Any]) -> str:
     """What the task's model puts before the names of a bare base, whose files lack it."""
-    if not _architecture(config).endswith("Model") or _architecture(config).endswith(DECODERS):
+    if not _get_architecture(config).endswith("Model") or _get_architecture(config).endswith(DECODERS):
         return ""
     kind = str(config.get("model_type"))
     return f"{BASE_NAMES.get(kind, kind)}."
 
 
-def _linears(
-    spans: dict[str, Span], *, prefix: str, turned: bool
+def _iter_linears(
+    spans: dict[str, TensorSpan], *, prefix: str, transposed: bool
 ) -> Iterator[tuple[str, tuple[int, int]]]:
     for name, span in spans.items():
         parts = name.split(".")
@@ -256,7 +256,7 @@ def _linears(
             continue
         if any(part in HEADS or any(word in part for word in EMBEDDINGS) for part in parts):
             continue
-        out_in = (span.shape[1], span.shape[0]) if turned else (span.shape[0], span.shape[1])
+        out_in = (span.shape[1], span.shape[0]) if transposed else (span.shape[0], span.shape[1])
         yield prefix + name.removesuffix(".weight"), out_in
 
 

@@ -11,24 +11,24 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.context import get_train_context
 
-_TERMINATED = threading.Event()
+_SIGTERM_RECEIVED = threading.Event()
 
 
-class NoticedTorchConfig(TorchConfig):  # type: ignore[misc]
+class PreemptibleTorchConfig(TorchConfig):  # type: ignore[misc]
     """Ray Train's process group, of workers that may save after a SIGTERM, and that may hang."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
         """What Ray Train starts on the workers."""
-        return _NoticedBackend
+        return _PreemptibleBackend
 
 
-class _NoticedBackend(_TorchBackend):  # type: ignore[misc]
+class _PreemptibleBackend(_TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         super().on_start(worker_group, backend_config)
         # Here, because a handler can only be set by a process's main thread, and training runs in
         # another one.
-        worker_group.execute(_listen)
+        worker_group.execute(_install_handler)
 
     def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Nothing: Ray kills the workers next, and their process group goes with them.
@@ -37,21 +37,21 @@ class _NoticedBackend(_TorchBackend):  # type: ignore[misc]
         """
 
 
-def noticed() -> bool:
+def is_preemption_requested() -> bool:
     """Whether this worker's process was sent SIGTERM, or Ray drains a machine of this run.
 
     Looks at what lies in this process only. Ray's public `get_preemption_info` is a broadcast that
     all ranks must join, at every step; ours agree by the notice that travels with the gradients.
     """
     return (
-        _TERMINATED.is_set() or get_train_context().preemption_context.preemption_info is not None
+        _SIGTERM_RECEIVED.is_set() or get_train_context().preemption_context.preemption_info is not None
     )
 
 
-def _listen() -> None:
-    _TERMINATED.clear()
+def _install_handler() -> None:
+    _SIGTERM_RECEIVED.clear()
     signal.signal(signal.SIGTERM, _on_sigterm)
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    _TERMINATED.set()
+    _SIGTERM_RECEIVED.set()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from jobs.data.collate import Batch
-from jobs.data.tokens import IGNORED
+from jobs.data.tokens import IGNORE_INDEX
 
 
-def ask(
-    model: Any, batch: Batch, *, asked_of: Any = None, device: torch.device
+def compute_logits(
+    model: Any, batch: Batch, *, unwrapped_model: Any = None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Logits and the labels that they are held against: [m, K, V] and [m, K], or [m, C] and [m].
 
@@ -26,28 +26,28 @@ def ask(
     if labels.ndim == 1:
         return model(**inputs).logits, labels
     shifted = labels[:, 1:]
-    if not _takes_positions(asked_of or model):
+    if not _has_logits_to_keep(unwrapped_model or model):
         return model(**inputs).logits[:, :-1], shifted
-    kept = (shifted != IGNORED).any(0).nonzero().squeeze(1)
-    if not kept.numel():
+    positions = (shifted != IGNORE_INDEX).any(0).nonzero().squeeze(1)
+    if not positions.numel():
         # A batch of filler alone: one position, so that every rank still runs the whole model.
-        kept = torch.zeros(1, dtype=torch.int64, device=device)
-    return model(**inputs, logits_to_keep=kept).logits, shifted[:, kept]
+        positions = torch.zeros(1, dtype=torch.int64, device=device)
+    return model(**inputs, logits_to_keep=positions).logits, shifted[:, positions]
 
 
-def loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
+def sum_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy in float32, in nats, summed over the labels that count."""
-    counted = labels != IGNORED
+    is_counted = labels != IGNORE_INDEX
     return torch.nn.functional.cross_entropy(
-        logits[counted].float(), labels[counted], reduction="sum"
+        logits[is_counted].float(), labels[is_counted], reduction="sum"
     )
 
 
-def correct(logits: Tensor, labels: Tensor) -> int:
+def count_correct(logits: Tensor, labels: Tensor) -> int:
     """Of a classifier's `labels` [m], how many the `logits` [m, C] put first."""
-    counted = labels != IGNORED
-    return int((logits[counted].argmax(-1) == labels[counted]).sum())
+    is_counted = labels != IGNORE_INDEX
+    return int((logits[is_counted].argmax(-1) == labels[is_counted]).sum())
 
 
-def _takes_positions(model: Any) -> bool:
+def _has_logits_to_keep(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from jobs.team import Team
+from jobs.team import WorkerContext
 
 KIB = 1024
 
 
-def peaks(team: Team) -> dict[str, dict[str, Any]]:
+def gather_memory_peaks(context: WorkerContext) -> dict[str, dict[str, Any]]:
     """Each rank's peak in bytes and its host, as the ledger has them. A collective."""
-    mine = {"peak": _peak(team.device), "host": os.uname().nodename}
-    found: list[Any] = [mine] * team.world_size
-    if team.world_size > 1:
-        torch.distributed.all_gather_object(found, mine)
-    return {str(rank): told for rank, told in enumerate(found)}
+    own = {"peak": _measure_peak(context.device), "host": os.uname().nodename}
+    peaks: list[Any] = [own] * context.world_size
+    if context.world_size > 1:
+        torch.distributed.all_gather_object(peaks, own)
+    return {str(rank): peak for rank, peak in enumerate(peaks)}
 
 
-def _peak(device: torch.device) -> int:
+def _measure_peak(device: torch.device) -> int:
     """What torch allocated on a GPU at most; on a CPU the process's resident set."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

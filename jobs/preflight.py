@@ -9,16 +9,16 @@ from importlib.machinery import PathFinder
 
 from jobs.data.files import HUB_ID
 from jobs.data.heldout import check_split
-from jobs.data.survey import Progress, Survey, check_eval_labels, check_train_labels, survey
+from jobs.data.survey import ScanProgress, DatasetScan, check_eval_labels, check_train_labels, scan_dataset
 from jobs.errors import Fault, InputError, StoreError, Unreachable
-from jobs.model_files import ModelFiles, model_digest, read_model
-from jobs.plan import Plan, Shape, batch_faults, make_plan
-from jobs.predict.base import read_base
-from jobs.predict.from_spec import Outlook
-from jobs.predict.speed import Speed, known_speed
+from jobs.model_files import ModelFiles, digest_model, read_model
+from jobs.plan import Plan, ModelShape, check_batch, make_plan
+from jobs.predict.base import describe_base
+from jobs.predict.from_spec import CheckedFacts
+from jobs.predict.speed import Speed, find_speed
 from jobs.request import Request
-from jobs.spec import Spec
-from jobs.stopping import stop_faults
+from jobs.spec import RunSpec
+from jobs.stopping import find_stop_faults
 from jobs.store.objects import open_store
 
 QUICK_ROWS = 200
@@ -26,20 +26,20 @@ QUICK_ROWS = 200
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidatedRun:
     """A spec that can be run, and what was learnt while checking it."""
 
-    spec: Spec
+    spec: RunSpec
     model: ModelFiles
-    train: Survey
-    evaluation: Survey | None
+    train_scan: DatasetScan
+    eval_scan: DatasetScan | None
     plan: Plan
 
-    def request(
+    def make_request(
         self,
         run_id: str,
         *,
-        digest: str | None = None,
+        base_digest: str | None = None,
         search: str | None = None,
         parent: str | None = None,
     ) -> Request:
@@ -49,152 +49,152 @@ class Checked:
             run_id=run_id,
             plan=self.plan,
             base=self.model.folder,
-            base_digest=digest or model_digest(self.model.folder),
-            train=self.train,
-            evaluation=self.evaluation,
+            base_digest=base_digest or digest_model(self.model.folder),
+            train_data=self.train_scan,
+            eval_data=self.eval_scan,
             search=search,
             parent=parent,
         )
 
 
-def check(
-    spec: Spec, *, quick: bool = False, store: bool = True, progress: Progress | None = None
-) -> Checked:
+def validate_run(
+    spec: RunSpec, *, quick: bool = False, with_store: bool = True, progress: ScanProgress | None = None
+) -> ValidatedRun:
     """Raises InputError with every fault of the spec, the model, the data and the store.
 
     `quick` looks at the first rows only and writes nothing to the store. Without `store` that is
     not looked at: who submits a run elsewhere may not reach it.
     """
-    faults = [*stop_faults(spec), *_strategy_faults(spec)]
-    model, more = read_model(spec.model)
-    faults += more
-    train, evaluation, more = _data(spec, QUICK_ROWS if quick else None, progress)
-    faults += more
-    faults += _fit_faults(spec, model, train)
+    faults = [*find_stop_faults(spec), *_check_strategies(spec)]
+    model, extra_faults = read_model(spec.model)
+    faults += extra_faults
+    train_scan, eval_scan, extra_faults = _scan_data(spec, QUICK_ROWS if quick else None, progress)
+    faults += extra_faults
+    faults += _check_model_fit(spec, model, train_scan)
     plan = None
     if model:
-        plan, more = _plan(spec, model, train, evaluation, past=store)
-        faults += more
+        plan, extra_faults = _plan_run(spec, model, train_scan, eval_scan, with_history=with_store)
+        faults += extra_faults
     else:
-        faults += batch_faults(spec)
-    faults += _store_faults(spec, write=not quick) if store else []
-    if faults or not (model and train and plan):
+        faults += check_batch(spec)
+    faults += _check_store(spec, write=not quick) if with_store else []
+    if faults or not (model and train_scan and plan):
         raise InputError(faults)
-    return Checked(spec, model, train, evaluation, plan)
+    return ValidatedRun(spec, model, train_scan, eval_scan, plan)
 
 
-def replanned(checked: Checked, spec: Spec, *, past: bool = True) -> Checked:
+def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True) -> ValidatedRun:
     """The same model and data under another spec. Raises InputError.
 
     Without `past` the store's runs are not asked how fast they were: with many, that takes seconds.
     """
-    faults = [*stop_faults(spec), *_strategy_faults(spec)]
-    faults += _fit_faults(spec, checked.model, checked.train)
-    plan, more = _plan(spec, checked.model, checked.train, checked.evaluation, past=past)
-    faults += more
+    faults = [*find_stop_faults(spec), *_check_strategies(spec)]
+    faults += _check_model_fit(spec, validated.model, validated.train_scan)
+    plan, extra_faults = _plan_run(spec, validated.model, validated.train_scan, validated.eval_scan, with_history=with_history)
+    faults += extra_faults
     if faults or plan is None:
         raise InputError(faults)
-    return replace(checked, spec=spec, plan=plan)
+    return replace(validated, spec=spec, plan=plan)
 
 
-def _plan(
-    spec: Spec,
+def _plan_run(
+    spec: RunSpec,
     model: ModelFiles,
-    train: Survey | None,
-    evaluation: Survey | None,
+    train_scan: DatasetScan | None,
+    eval_scan: DatasetScan | None,
     *,
-    past: bool = True,
+    with_history: bool = True,
 ) -> tuple[Plan | None, list[Fault]]:
-    labels = len(train.labels) if train else 0
-    head = model.head_parameters(spec.model.task, labels)
-    shape = Shape(model.parameters, model.linears, head, model.experts)
-    speed = _speed(spec) if past else known_speed(spec, None)
-    outlook = _outlook(spec, model, head, train, evaluation, speed)
-    return make_plan(spec, shape, outlook=outlook)
+    labels = len(train_scan.labels) if train_scan else 0
+    head = model.count_head_parameters(spec.model.task, labels)
+    shape = ModelShape(model.parameters, model.linears, head, model.experts)
+    speed = _read_speed(spec) if with_history else find_speed(spec, None)
+    facts = _collect_facts(spec, model, head, train_scan, eval_scan, speed)
+    return make_plan(spec, shape, facts=facts)
 
 
-def _strategy_faults(spec: Spec) -> list[Fault]:
+def _check_strategies(spec: RunSpec) -> list[Fault]:
     """Of a mask strategy of the user's own: its package has to be there. Nothing is imported."""
     faults = []
     for key in ("mask", "score"):
-        named: str = getattr(spec.method, key)
-        package = named.partition(":")[0].partition(".")[0]
-        if ":" in named and PathFinder.find_spec(package, [os.getcwd(), *sys.path]) is None:
-            problem = f"there is no package {package} here for {named}"
+        strategy: str = getattr(spec.method, key)
+        package = strategy.partition(":")[0].partition(".")[0]
+        if ":" in strategy and PathFinder.find_spec(package, [os.getcwd(), *sys.path]) is None:
+            problem = f"there is no package {package} here for {strategy}"
             remedy = "Install it, or start where its folder lies."
             faults.append(Fault(f"method.{key}", problem, remedy))
     return faults
 
 
-def absolute(spec: Spec) -> Spec:
+def make_paths_absolute(spec: RunSpec) -> RunSpec:
     """The same spec with whole paths: Ray runs a job in another directory than its user's."""
-    data = {
-        key: _absolute(value)
+    data_paths = {
+        key: _resolve_path(value)
         for key in ("train", "eval")
         if (value := getattr(spec.data, key)) is not None
     }
     return spec.model_copy(
         update={
-            "model": spec.model.model_copy(update={"path": _absolute(spec.model.path)}),
-            "data": spec.data.model_copy(update=data),
-            "store": _absolute_store(spec.store),
+            "model": spec.model.model_copy(update={"path": _resolve_path(spec.model.path)}),
+            "data": spec.data.model_copy(update=data_paths),
+            "store": _resolve_store(spec.store),
         }
     )
 
 
-def _absolute(path: str) -> str:
+def _resolve_path(path: str) -> str:
     """A relative path made whole; a URL stays what it is, and a hub id where there is no file."""
-    plain = path.removeprefix("file://")
-    hub_id = HUB_ID.fullmatch(plain) and not os.path.exists(plain)
-    return plain if hub_id or "://" in plain else _whole(plain)
+    bare = path.removeprefix("file://")
+    hub_id = HUB_ID.fullmatch(bare) and not os.path.exists(bare)
+    return bare if hub_id or "://" in bare else _expand_path(bare)
 
 
-def _absolute_store(url: str) -> str:
+def _resolve_store(url: str) -> str:
     """A folder made whole, with file:// before it; what names none is left to open_store."""
     scheme, slashes, folder = url.partition("://")
     if slashes:
-        return f"file://{_whole(folder)}" if folder and scheme.lower() == "file" else url
-    return url if url.lower().startswith("file:") else f"file://{_whole(url)}"
+        return f"file://{_expand_path(folder)}" if folder and scheme.lower() == "file" else url
+    return url if url.lower().startswith("file:") else f"file://{_expand_path(url)}"
 
 
-def _whole(path: str) -> str:
+def _expand_path(path: str) -> str:
     # Not pathlib, which raises for the home of somebody who is not known here.
-    whole = os.path.expanduser(path)
-    return whole if os.path.isabs(whole) else os.path.abspath(whole)
+    expanded = os.path.expanduser(path)
+    return expanded if os.path.isabs(expanded) else os.path.abspath(expanded)
 
 
-def _data(
-    spec: Spec, limit: int | None, progress: Progress | None
-) -> tuple[Survey | None, Survey | None, list[Fault]]:
+def _scan_data(
+    spec: RunSpec, limit: int | None, progress: ScanProgress | None
+) -> tuple[DatasetScan | None, DatasetScan | None, list[Fault]]:
     data, faults = spec.data, list[Fault]()
-    found: dict[str, Survey] = {}
-    for key, where in (("data.train", data.train), ("data.eval", data.eval)):
-        if where is None:
+    scans: dict[str, DatasetScan] = {}
+    for key, path in (("data.train", data.train), ("data.eval", data.eval)):
+        if path is None:
             continue
         try:
-            found[key] = survey(
-                where, data.format, spec.model.task, key, limit=limit, progress=progress
+            scans[key] = scan_dataset(
+                path, data.format, spec.model.task, key, limit=limit, progress=progress
             )
-        except InputError as wrong:
-            faults += [fault for fault in wrong.faults if fault not in faults]
-    train, evaluation = found.get("data.train"), found.get("data.eval")
-    if train and limit is None:
-        faults += check_train_labels(train)
-        if evaluation:
-            faults += check_eval_labels(train, evaluation)
+        except InputError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    train_scan, eval_scan = scans.get("data.train"), scans.get("data.eval")
+    if train_scan and limit is None:
+        faults += check_train_labels(train_scan)
+        if eval_scan:
+            faults += check_eval_labels(train_scan, eval_scan)
         if data.eval_fraction:
             faults += check_split(
-                train.rows_by_file, fraction=data.eval_fraction, seed=spec.train.seed
+                train_scan.rows_by_file, fraction=data.eval_fraction, seed=spec.train.seed
             )
-    if train and evaluation and train.format != evaluation.format:
-        problem = f"{evaluation.format} rows, while data.train has {train.format} rows"
+    if train_scan and eval_scan and train_scan.format != eval_scan.format:
+        problem = f"{eval_scan.format} rows, while data.train has {train_scan.format} rows"
         faults.append(Fault("data.eval", problem, "Use rows of one format."))
-    return train, evaluation, faults
+    return train_scan, eval_scan, faults
 
 
-def _fit_faults(spec: Spec, model: ModelFiles | None, train: Survey | None) -> list[Fault]:
+def _check_model_fit(spec: RunSpec, model: ModelFiles | None, train_scan: DatasetScan | None) -> list[Fault]:
     faults = []
-    if train and train.format == "chat" and model and not model.chat_template:
+    if train_scan and train_scan.format == "chat" and model and not model.chat_template:
         problem = f"{model.folder} has no chat template, and the rows are conversations"
         remedy = "Use an instruct model, or prompt-completion or text rows."
         faults.append(Fault("data.format", problem, remedy))
@@ -204,45 +204,45 @@ def _fit_faults(spec: Spec, model: ModelFiles | None, train: Survey | None) -> l
     return faults
 
 
-def _outlook(
-    spec: Spec,
+def _collect_facts(
+    spec: RunSpec,
     model: ModelFiles,
     head: int,
-    train: Survey | None,
-    evaluation: Survey | None,
+    train_scan: DatasetScan | None,
+    eval_scan: DatasetScan | None,
     speed: Speed | None,
-) -> Outlook:
-    base = read_base(
+) -> CheckedFacts:
+    base = describe_base(
         model.shapes,
         model.linears,
         model.config,
         causal=spec.model.task == "causal-lm",
         file_bytes=model.bytes,
     )
-    return Outlook(base, head, _eval_rows(spec, train, evaluation), speed)
+    return CheckedFacts(base, head, _count_eval_rows(spec, train_scan, eval_scan), speed)
 
 
-def _eval_rows(spec: Spec, train: Survey | None, evaluation: Survey | None) -> int | None:
+def _count_eval_rows(spec: RunSpec, train_scan: DatasetScan | None, eval_scan: DatasetScan | None) -> int | None:
     """The held-out rows, where a whole look at the data has counted them."""
-    if evaluation is not None:
-        return evaluation.rows if evaluation.sha256 else None
+    if eval_scan is not None:
+        return eval_scan.rows if eval_scan.sha256 else None
     fraction = spec.data.eval_fraction
-    if fraction is None or train is None or not train.sha256:
+    if fraction is None or train_scan is None or not train_scan.sha256:
         return None
-    return round(train.rows * fraction)
+    return round(train_scan.rows * fraction)
 
 
-def _speed(spec: Spec) -> Speed | None:
+def _read_speed(spec: RunSpec) -> Speed | None:
     try:
-        return known_speed(spec, open_store(spec.store))
+        return find_speed(spec, open_store(spec.store))
     except (InputError, StoreError, Unreachable):
         # What is wrong with the store is told among its own faults; a plan goes on without a past.
-        return known_speed(spec, None)
+        return find_speed(spec, None)
 
 
-def _store_faults(spec: Spec, *, write: bool) -> list[Fault]:
+def _check_store(spec: RunSpec, *, write: bool) -> list[Fault]:
     try:
         store = open_store(spec.store)
-    except InputError as wrong:
-        return list(wrong.faults)
+    except InputError as error:
+        return list(error.faults)
     return store.check_writable() if write else []

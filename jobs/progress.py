@@ -6,30 +6,30 @@ import sys
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 2.0
-EVERY_S = 1.0
+FIRST_REPORT_S = 2.0
+REPORT_INTERVAL_S = 1.0
 
 
-class Pace:
+class ProgressReporter:
     """Counts what is done; tells it after two seconds, then once a second."""
 
-    def __init__(self, total: int, tell: Callable[[int, int], None]) -> None:
-        self._total, self._tell = total, tell
-        self._done, self._told = 0, time.monotonic() + PATIENCE_S - EVERY_S
+    def __init__(self, total: int, report: Callable[[int, int], None]) -> None:
+        self._total, self._report = total, report
+        self._done, self._last_report = 0, time.monotonic() + FIRST_REPORT_S - REPORT_INTERVAL_S
 
-    def seen(self, name: str = "") -> None:
+    def advance(self, name: str = "") -> None:
         """One more is done."""
         self._done += 1
-        if time.monotonic() - self._told >= EVERY_S:
-            self._told = time.monotonic()
-            self._tell(self._done, self._total)
+        if time.monotonic() - self._last_report >= REPORT_INTERVAL_S:
+            self._last_report = time.monotonic()
+            self._report(self._done, self._total)
 
 
-def on_stderr(what: str, total: int, *, quiet: bool = False) -> Pace:
+def make_stderr_reporter(label: str, total: int, *, quiet: bool = False) -> ProgressReporter:
     """A pace that is told as lines for whoever waits."""
 
-    def tell(done: int, of: int) -> None:
+    def report(done: int, count: int) -> None:
         if not quiet:
-            print(f"{what}: {done} of {of}", file=sys.stderr, flush=True)
+            print(f"{label}: {done} of {count}", file=sys.stderr, flush=True)
 
-    return Pace(total, tell)
+    return ProgressReporter(total, report)

@@ -14,16 +14,16 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.adaptation import Adaptation
-from jobs.assemble import assemble
-from jobs.errors import Replaced, StoreError
+from jobs.adaptation import MethodRunner
+from jobs.assemble import assemble_adapter
+from jobs.errors import SupersededAttempt, StoreError
 from jobs.request import Request
 from jobs.spec_file import dump_spec
 from jobs.store.adapters import commit
-from jobs.store.manifest import Base, Data, Draft, Manifest, Mask
+from jobs.store.manifest import BaseRecord, DataRecord, ManifestDraft, Manifest, MaskRecord
 from jobs.store.objects import ObjectStore
-from jobs.store.settings import store_settings
-from jobs.store.spool import keep, signing
+from jobs.store.settings import read_store_settings
+from jobs.store.spool import add_to_outbox, load_configured_signer
 from slora.folder import LoraAdapter, write_lora, write_sparse
 
 
@@ -33,39 +33,39 @@ def publish(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     weights: Mapping[str, Tensor],
-    method: Adaptation,
+    method: MethodRunner,
     *,
     attempt: int,
     evaluations: Mapping[str, Mapping[str, float]],
     ledger: Mapping[str, float | int],
 ) -> Manifest:
     """Writes the adapter's folder and commits it. Raises BadAdapter, StoreError."""
-    with tempfile.TemporaryDirectory(prefix="slora-adapter-") as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="slora-adapter-") as scratch:
+        folder = Path(scratch)
         if request.spec.method.kind == "full":
-            _write_full(folder, model, tokenizer, weights)
+            _write_full_model(folder, model, tokenizer, weights)
         else:
-            adapter = assemble(request, model, weights, method)
+            adapter = assemble_adapter(request, model, weights, method)
             write = write_lora if isinstance(adapter, LoraAdapter) else write_sparse
             write(folder, adapter)  # type: ignore[arg-type]
-        return _committed(store, folder, _draft(request, attempt, evaluations, ledger))
+        return _commit_or_spool(store, folder, _make_draft(request, attempt, evaluations, ledger))
 
 
-def _committed(store: ObjectStore, folder: Path, draft: Draft) -> Manifest:
+def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> Manifest:
     """Commits the folder; what can't be sent now is kept on this machine, and the error says so."""
     try:
-        return commit(store, folder, draft, sign=signing())
-    except Replaced:
+        return commit(store, folder, draft, sign=load_configured_signer())
+    except SupersededAttempt:
         raise
-    except StoreError as failed:
-        kept = keep(store_settings().spool, store.url(""), folder, draft)
-        waits = f"The adapter waits on {os.uname().nodename} in {kept}"
-        told = StoreError(f"{failed} {waits}: `slora adapters recover` there sends it.")
-        told.exit_code = failed.exit_code
-        raise told from failed
+    except StoreError as error:
+        path = add_to_outbox(read_store_settings().outbox, store.url(""), folder, draft)
+        hint = f"The adapter waits on {os.uname().nodename} in {path}"
+        translated = StoreError(f"{error} {hint}: `slora adapters recover` there sends it.")
+        translated.exit_code = error.exit_code
+        raise translated from error
 
 
-def _write_full(
+def _write_full_model(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -78,15 +78,15 @@ def _write_full(
     tokenizer.save_pretrained(folder)
 
 
-def _draft(
+def _make_draft(
     request: Request,
     attempt: int,
     evaluations: Mapping[str, Mapping[str, float]],
     ledger: Mapping[str, Any],
-) -> Draft:
-    spec, train = request.spec, request.train
-    sparse = spec.method.kind in ("slora", "sparse")
-    return Draft(
+) -> ManifestDraft:
+    spec, train = request.spec, request.train_data
+    has_masks = spec.method.kind in ("slora", "sparse")
+    return ManifestDraft(
         name=spec.name,
         kind=spec.method.kind,
         run=request.run_id,
@@ -94,38 +94,38 @@ def _draft(
         parent=request.parent,
         federation=request.federation.model_dump() if request.federation else None,
         attempt=attempt,
-        base=Base(path=_base_path(request), digest=request.base_digest),
-        data=Data(
+        base=BaseRecord(path=_get_base_path(request), digest=request.base_digest),
+        data=DataRecord(
             train_sha256=str(train.sha256),
-            eval_sha256=request.evaluation.sha256 if request.evaluation else None,
+            eval_sha256=request.eval_data.sha256 if request.eval_data else None,
             row_order=f"shuffled by seed {spec.train.seed}, each epoch anew",
             rows=train.rows,
         ),
-        mask=Mask(strategy=spec.method.mask, seed=spec.train.seed, density=spec.method.density)
-        if sparse
+        mask=MaskRecord(strategy=spec.method.mask, seed=spec.train.seed, density=spec.method.density)
+        if has_masks
         else None,
         spec_sha256=hashlib.sha256(dump_spec(spec).encode()).hexdigest(),
         code_version=version("slora"),
         world_size=int(ledger["workers"]),
         evaluation={
-            at: {name: value for name, value in measured.items() if math.isfinite(value)}
-            for at, measured in evaluations.items()
+            at: {name: value for name, value in metrics.items() if math.isfinite(value)}
+            for at, metrics in evaluations.items()
         },
-        ledger=_summary(ledger),
+        ledger=_flatten_ledger(ledger),
     )
 
 
-def _base_path(request: Request) -> str:
+def _get_base_path(request: Request) -> str:
     """Where others find the base too: its URL, not the cache of this machine."""
     path = request.spec.model.path
     return path if path.startswith("s3://") else str(request.base)
 
 
-def _summary(ledger: Mapping[str, Any]) -> dict[str, float | int]:
+def _flatten_ledger(ledger: Mapping[str, Any]) -> dict[str, float | int]:
     """The ledger's figures without their tables: bytes by stage and cause, the highest memory."""
-    found = {name: value for name, value in ledger.items() if isinstance(value, int | float)}
+    figures = {name: value for name, value in ledger.items() if isinstance(value, int | float)}
     for stage, causes in ledger.get("wire", {}).items():
-        for cause, sent in causes.items():
-            found[f"{stage}_{cause}_bytes"] = sent["bytes"]
-    peaks = [told["peak"] for told in ledger.get("memory", {}).values()]
-    return {**found, "peak_memory": max(peaks)} if peaks else found
+        for cause, traffic in causes.items():
+            figures[f"{stage}_{cause}_bytes"] = traffic["bytes"]
+    peaks = [peak["peak"] for peak in ledger.get("memory", {}).values()]
+    return {**figures, "peak_memory": max(peaks)} if peaks else figures

@@ -8,57 +8,57 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from jobs.progress import Pace
+from jobs.progress import ProgressReporter
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 
 
-class Record:
+class RunRecorder:
     """The run's papers. On other ranks than 0 every call does nothing."""
 
     def __init__(self, runs: RunStore, *, writes: bool) -> None:
-        self._runs, self._writes = runs, writes
-        self._board: SummaryWriter | None = None
+        self._runs, self._is_writer = runs, writes
+        self._summary_writer: SummaryWriter | None = None
         if writes and isinstance(runs.store, DirectoryStore):
-            folder = runs.store.path(runs.key("tensorboard"))
-            self._board = SummaryWriter(log_dir=str(folder))
+            folder = runs.store.local_path(runs.key("tensorboard"))
+            self._summary_writer = SummaryWriter(log_dir=str(folder))
 
-    def event(self, kind: str, **facts: Any) -> None:
+    def emit_event(self, kind: str, **facts: Any) -> None:
         """Something that happened."""
-        if self._writes:
+        if self._is_writer:
             self._runs.events.append({"event": kind, "time": time.time(), **facts})
 
-    def pace(self, what: str, total: int) -> Pace:
+    def track_progress(self, label: str, total: int) -> ProgressReporter:
         """Counts a piece of work that may take long; what it tells becomes an event."""
-        return Pace(total, lambda done, of: self.event("progress", what=what, done=done, of=of))
+        return ProgressReporter(total, lambda done, total_count: self.emit_event("progress", what=label, done=done, of=total_count))
 
-    def step(self, step: int, stage: str, measured: Mapping[str, float]) -> None:
+    def record_step(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
         """One optimiser step."""
-        if self._writes:
-            self._runs.metrics.append({"step": step, "stage": stage, **measured})
-            self._draw("train", step, measured)
+        if self._is_writer:
+            self._runs.metrics.append({"step": step, "stage": stage, **metrics})
+            self._write_scalars("train", step, metrics)
 
-    def evaluation(self, at: str, step: int, measured: Mapping[str, float], seconds: float) -> None:
+    def record_evaluation(self, at: str, step: int, metrics: Mapping[str, float], seconds: float) -> None:
         """One evaluation, named by where in the run it stands."""
-        self.event("evaluated", at=at, step=step, metrics=dict(measured), seconds=seconds)
-        if self._writes:
-            self._runs.metrics.append({"step": step, "evaluation": at, **measured})
-            self._draw("eval", step, measured)
+        self.emit_event("evaluated", at=at, step=step, metrics=dict(metrics), seconds=seconds)
+        if self._is_writer:
+            self._runs.metrics.append({"step": step, "evaluation": at, **metrics})
+            self._write_scalars("eval", step, metrics)
 
-    def paper(self, name: str, value: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """One of the run's JSON files, over an older one."""
-        if self._writes:
+        if self._is_writer:
             self._runs.write_json(name, value)
 
     def close(self) -> None:
         """Sends what TensorBoard and the journals still hold."""
-        if self._writes:
+        if self._is_writer:
             self._runs.events.flush()
             self._runs.metrics.flush()
-        if self._board is not None:
-            self._board.close()
+        if self._summary_writer is not None:
+            self._summary_writer.close()
 
-    def _draw(self, group: str, step: int, measured: Mapping[str, float]) -> None:
-        if self._board is not None:
-            for name, value in measured.items():
-                self._board.add_scalar(f"{group}/{name}", value, step)
+    def _write_scalars(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
+        if self._summary_writer is not None:
+            for name, value in metrics.items():
+                self._summary_writer.add_scalar(f"{group}/{name}", value, step)

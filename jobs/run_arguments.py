@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 
-def run_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+def make_run_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """`--spec SPEC [--set KEY=VALUE] [--run ID] [--attempt N]`."""
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("--spec", required=True, help="the YAML spec; s3:// too")

@@ -10,88 +10,88 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from jobs.data.formats import Completion, Conversation, Text, read_example
+from jobs.data.formats import CompletionExample, ChatExample, TextExample, read_example
 
 if TYPE_CHECKING:
-    from jobs.data.source import Source
+    from jobs.data.source import RowSource
 
-SAMPLES = 3
-NEW_TOKENS = 40
-LOOKED_AT = 1000
+SAMPLE_COUNT = 3
+MAX_NEW_TOKENS = 40
+MAX_ROWS_READ = 1000
 """Rows among which the samples are spread."""
 
 
 @dataclass(frozen=True)
-class Prompt:
+class SamplePrompt:
     """What the model is given, what a reader sees of it, and the answer of the data."""
 
-    shown: str
-    wanted: str
-    ids: tuple[int, ...]
+    display_text: str
+    expected: str
+    token_ids: tuple[int, ...]
 
 
 def pick_prompts(
-    source: Source, tokenizer: PreTrainedTokenizerBase, *, max_length: int
-) -> list[Prompt]:
+    source: RowSource, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> list[SamplePrompt]:
     """A few rows, spread over the first thousand, as prompts."""
-    rows = list(islice(source.rows(), LOOKED_AT))
-    places = dict.fromkeys(len(rows) * (2 * i + 1) // (2 * SAMPLES) for i in range(SAMPLES))
-    examples = [read_example(rows[place], source.format) for place in places]
-    return [_prompt(example, tokenizer, max_length) for example in examples]
+    rows = list(islice(source.iter_rows(), MAX_ROWS_READ))
+    indices = dict.fromkeys(len(rows) * (2 * i + 1) // (2 * SAMPLE_COUNT) for i in range(SAMPLE_COUNT))
+    examples = [read_example(rows[index], source.format) for index in indices]
+    return [_make_prompt(example, tokenizer, max_length) for example in examples]
 
 
-def answer(
-    model: Any, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, device: torch.device
+def generate_answers(
+    model: Any, prompts: Sequence[SamplePrompt], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> list[str]:
     """The model's greedy answers. Under ZeRO-3 a collective: every rank asks the same."""
-    asked = GenerationConfig(
-        max_new_tokens=NEW_TOKENS,
+    generation_config = GenerationConfig(
+        max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    longest = max(len(prompt.ids) for prompt in prompts)
+    longest = max(len(prompt.token_ids) for prompt in prompts)
     pad = int(tokenizer.pad_token_id or 0)
     # Padded on the left, where generation expects it.
-    ids = [[pad] * (longest - len(p.ids)) + list(p.ids) for p in prompts]
-    mask = [[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts]
+    ids = [[pad] * (longest - len(p.token_ids)) + list(p.token_ids) for p in prompts]
+    mask = [[0] * (longest - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts]
     with torch.no_grad():
-        found = model.generate(
+        output = model.generate(
             input_ids=torch.tensor(ids, device=device),
             attention_mask=torch.tensor(mask, device=device),
-            generation_config=asked,
+            generation_config=generation_config,
         )
-    texts = tokenizer.batch_decode(found[:, longest:], skip_special_tokens=True)
+    texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
     return [str(text).strip() for text in texts]
 
 
-def _prompt(example: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Prompt:
-    if isinstance(example, Conversation):
-        last = max(i for i, m in enumerate(example.messages) if m.role == "assistant")
-        before = [{"role": m.role, "content": m.content} for m in example.messages[:last]]
+def _make_prompt(example: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> SamplePrompt:
+    if isinstance(example, ChatExample):
+        last = max(index for index, message in enumerate(example.messages) if message.role == "assistant")
+        earlier = [{"role": message.role, "content": message.content} for message in example.messages[:last]]
         text = str(
-            tokenizer.apply_chat_template(before, tokenize=False, add_generation_prompt=True)
+            tokenizer.apply_chat_template(earlier, tokenize=False, add_generation_prompt=True)
         )
-        shown = before[-1]["content"] if before else ""
-        return _made(tokenizer, text, shown, example.messages[last].content, max_length, False)
-    if isinstance(example, Completion):
-        return _made(
+        display_text = earlier[-1]["content"] if earlier else ""
+        return _tokenize_prompt(tokenizer, text, display_text, example.messages[last].content, max_length, False)
+    if isinstance(example, CompletionExample):
+        return _tokenize_prompt(
             tokenizer, example.prompt, example.prompt, example.completion, max_length, True
         )
-    assert isinstance(example, Text)
+    assert isinstance(example, TextExample)
     words = example.text.split(" ")
     start, rest = " ".join(words[:12]), " ".join(words[12:60])
-    return _made(tokenizer, start, start, rest, max_length, True)
+    return _tokenize_prompt(tokenizer, start, start, rest, max_length, True)
 
 
-def _made(
+def _tokenize_prompt(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
-    shown: str,
-    wanted: str,
+    display_text: str,
+    expected: str,
     max_length: int,
-    special: bool,
-) -> Prompt:
-    ids = tokenizer(text, add_special_tokens=special)["input_ids"][-max_length:]
-    return Prompt(shown=shown, wanted=wanted, ids=tuple(ids) or (int(tokenizer.eos_token_id or 0),))
+    add_special_tokens: bool,
+) -> SamplePrompt:
+    token_ids = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"][-max_length:]
+    return SamplePrompt(display_text=display_text, expected=expected, token_ids=tuple(token_ids) or (int(tokenizer.eos_token_id or 0),))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 
 
-def rate_at(step: int, *, steps: int, peak: float, warmup: float, schedule: str) -> float:
+def compute_rate(step: int, *, steps: int, peak: float, warmup: float, schedule: str) -> float:
     """The rate of optimiser step `step` (0 is the first) of a stage of `steps`.
 
     Rises linearly over `warmup * steps` steps, so that no step has a rate of zero; then falls to
     zero along half a cosine or a line, or stays.
     """
-    rising = math.ceil(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / (rising + 1)
+    warmup_steps = math.ceil(warmup * steps)
+    if step < warmup_steps:
+        return peak * (step + 1) / (warmup_steps + 1)
     if schedule == "constant":
         return peak
-    done = (step - rising) / max(1, steps - rising)
-    left = (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else 1 - done
-    return peak * left
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    remaining = (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else 1 - done
+    return peak * remaining

@@ -13,12 +13,12 @@ NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
 """Names become folders and URLs: no separators, no `..`, no control characters."""
 SCORES = ("random", "magnitude", "gradient", "fisher", "snip")
 STRUCTURES = ("rows", "columns", "blocks")
-_OWN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
-SCORE_PATTERN = rf"^(?:{'|'.join(SCORES)}|{_OWN})$"
-MASK_PATTERN = rf"^(?:{'|'.join(SCORES + STRUCTURES)}|{_OWN})$"
+_CUSTOM = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+SCORE_PATTERN = rf"^(?:{'|'.join(SCORES)}|{_CUSTOM})$"
+MASK_PATTERN = rf"^(?:{'|'.join(SCORES + STRUCTURES)}|{_CUSTOM})$"
 
 
-class Frozen(BaseModel):
+class StrictModel(BaseModel):
     """A section of the spec: unknown keys are errors, values keep their types."""
 
     model_config = ConfigDict(
@@ -30,7 +30,7 @@ class Frozen(BaseModel):
     )
 
 
-class ModelSection(Frozen):
+class ModelSection(StrictModel):
     """The frozen base."""
 
     path: str = Field(min_length=1)
@@ -41,7 +41,7 @@ class ModelSection(Frozen):
     """What the base is held in. What is trained is kept in float32 in the optimiser either way."""
 
 
-class DataSection(Frozen):
+class DataSection(StrictModel):
     """Rows to learn from and rows to be judged by."""
 
     train: str = Field(min_length=1)
@@ -58,7 +58,7 @@ class DataSection(Frozen):
     """Several rows share a sequence, without seeing each other. Causal language models only."""
 
 
-class HandoffSection(Frozen):
+class HandoffSection(StrictModel):
     """How the sparse update becomes the low-rank one."""
 
     split: Literal["balanced", "b"] = "balanced"
@@ -69,7 +69,7 @@ class HandoffSection(Frozen):
     """What becomes of the part outside the rank: dropped as in the paper, folded in, or kept."""
 
 
-class MethodSection(Frozen):
+class MethodSection(StrictModel):
     """What is trained."""
 
     kind: Literal["slora", "sparse", "lora", "full"] = "slora"
@@ -117,7 +117,7 @@ class MethodSection(Frozen):
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
-class StopSection(Frozen):
+class StopSection(StrictModel):
     """Reasons to end before the last step."""
 
     tokens: int | None = Field(default=None, ge=1)
@@ -129,7 +129,7 @@ class StopSection(Frozen):
     """A stage ends after so many evaluations in a row without a better one."""
 
 
-class TrainSection(Frozen):
+class TrainSection(StrictModel):
     """How long, how fast."""
 
     steps: int | None = Field(default=None, ge=1)
@@ -158,14 +158,14 @@ class TrainSection(Frozen):
     stop: StopSection = StopSection()
 
 
-class WorkerRange(Frozen):
+class WorkerRange(StrictModel):
     """How few and how many workers an elastic run may have."""
 
     min: int = Field(ge=1)
     max: int = Field(ge=1)
 
 
-class MachineSection(Frozen):
+class MachineSection(StrictModel):
     """What the plan can't see from here: the machines that the run is for."""
 
     kind: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=63)
@@ -180,7 +180,7 @@ class MachineSection(Frozen):
     """Of one machine, in any currency."""
 
 
-class ClusterSection(Frozen):
+class ClusterSection(StrictModel):
     """What a run asks of Ray, and how the base is held there."""
 
     workers: Annotated[int, Field(ge=1)] | WorkerRange = 1
@@ -205,7 +205,7 @@ class ClusterSection(Frozen):
     machine: MachineSection = MachineSection()
 
 
-class Spec(Frozen):
+class RunSpec(StrictModel):
     """One fine-tuning run, whole."""
 
     name: str = Field(pattern=NAME_PATTERN, max_length=63)
@@ -221,5 +221,5 @@ class Spec(Frozen):
     @property
     def workers(self) -> int:
         """The number of workers; an elastic run starts from its least."""
-        asked = self.cluster.workers
-        return asked if isinstance(asked, int) else asked.min
+        workers = self.cluster.workers
+        return workers if isinstance(workers, int) else workers.min

@@ -8,35 +8,35 @@ import torch
 from torch import Tensor, nn
 
 from jobs.spec import MethodSection
-from slora.adapt import Writable, install_low_rank, install_sparse
+from slora.adapt import WriteContext, install_low_rank, install_sparse
 from slora.mask import Mask
-from slora.start import Start
+from slora.start import LowRankInit
 
 
-def start_sparse(model: nn.Module, masks: Mapping[str, Mask]) -> None:
+def install_sparse_stage(model: nn.Module, masks: Mapping[str, Mask]) -> None:
     """The sparse stage: a vector of zeros for each layer's mask."""
     install_sparse(model, masks)
 
 
-def start_low_rank(
+def install_low_rank_stage(
     model: nn.Module,
-    starts: Mapping[str, Start],
+    inits: Mapping[str, LowRankInit],
     masks: Mapping[str, Mask] | None,
     method: MethodSection,
     *,
     seed: int,
-    writable: Writable,
+    gather_for_writing: WriteContext,
 ) -> None:
     """The low-rank stage: factors from their starts, under masks or gates where the spec says."""
     install_low_rank(
         model,
-        starts,
+        inits,
         scale=method.scale,
         masks=masks,
         factor_density=method.factor_density if method.factor_pruning == "fixed" else 1.0,
         gates=method.factor_density < 1 and method.factor_pruning == "gates",
         seed=seed,
-        writable=writable,
+        writable=gather_for_writing,
     )
 
 

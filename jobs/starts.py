@@ -13,22 +13,22 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from jobs.base_shards import whole
+from jobs.base_shards import gather_for_reading
 from jobs.spec import MethodSection
-from jobs.store.runs import STARTS, RunStore
-from jobs.team import HANDOFF, Team
-from slora.factor_mask import masked
-from slora.handoff import Refine, hand_off
-from slora.initial import lora_ga, pissa
-from slora.lowrank import fresh_factors
+from jobs.store.runs import LOW_RANK_INIT, RunStore
+from jobs.team import HANDOFF, WorkerContext
+from slora.factor_mask import apply_factor_masks
+from slora.handoff import Refine, split_sparse_update
+from slora.initial import init_lora_ga, init_pissa
+from slora.lowrank import init_factors
 from slora.mask import Mask
-from slora.plain import matrix
-from slora.start import Start
+from slora.plain import get_weight_matrix
+from slora.start import LowRankInit
 
 Shapes = Mapping[str, tuple[int, int]]
-Seen = Callable[[str], None]
+LayerCallback = Callable[[str], None]
 """Told each layer's name when its start is there."""
-MINUS = "minus"
+SUBTRACT_KEY = "minus"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LayerHandoff:
     """What the hand-off kept of one layer's update."""
 
     name: str
-    kept: float
+    retained_energy: float
     """Share of the update's energy that the rank holds."""
     error: float
     """`||dW - scale B A|| / ||dW||`, what is kept beside the factors not counted."""
@@ -46,20 +46,20 @@ class LayerHandoff:
     """In effect: below the spec's where the update has no more."""
 
 
-def hand_over(
+def compute_handoff(
     weights: Mapping[str, Tensor],
     masks: Mapping[str, Mask],
     method: MethodSection,
-    team: Team,
+    context: WorkerContext,
     *,
     seed: int,
-    seen: Seen,
-) -> tuple[dict[str, Start], list[LayerHandoff]]:
+    on_layer: LayerCallback,
+) -> tuple[dict[str, LowRankInit], list[LayerHandoff]]:
     """Each layer's sparse update as a start, and what was kept of it. A collective."""
-    rank, keeps = method.rank, method.handoff.residual != "drop"
+    rank, keeps_residual = method.rank, method.handoff.residual != "drop"
 
-    def made(name: str, mask: Mask) -> Tensor:
-        found = hand_off(
+    def split_layer(name: str, mask: Mask) -> Tensor:
+        result = split_sparse_update(
             weights[f"{name}.values"],
             mask,
             rank=rank,
@@ -67,164 +67,164 @@ def hand_over(
             split=method.handoff.split,
             rescale=method.handoff.rescale,
             residual=method.handoff.residual,
-            refine=_refining(name, mask.shape, method, seed=seed),
+            refine=_make_refine(name, mask.shape, method, seed=seed),
         )
-        facts = torch.tensor([found.kept, found.error, found.norm, float(found.rank_in_effect)])
-        parts = [found.a_RI.flatten(), found.b_OR.flatten(), facts]
-        return torch.cat([*parts, found.residual] if found.residual is not None else parts)
+        facts = torch.tensor([result.energy_share, result.error, result.norm, float(result.effective_rank)])
+        parts = [result.a_RI.flatten(), result.b_OR.flatten(), facts]
+        return torch.cat([*parts, result.residual] if result.residual is not None else parts)
 
-    def packed() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
+    def list_work() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
         for name, mask in masks.items():
-            length = rank * sum(mask.shape) + 4 + (mask.nnz if keeps else 0)
-            yield name, length, lambda name=name, mask=mask: made(name, mask)  # type: ignore[misc]
+            length = rank * sum(mask.shape) + 4 + (mask.nnz if keeps_residual else 0)
+            yield name, length, lambda name=name, mask=mask: split_layer(name, mask)  # type: ignore[misc]
 
-    starts, told = {}, []
-    for name, flat in _shared(packed(), team, seen):
+    inits, reports = {}, []
+    for name, flat in _share_work(list_work(), context, on_layer):
         rows, columns = masks[name].shape
         sizes = [rank * columns, rank * rows, 4]
         a, b, facts, residual = torch.split(flat, [*sizes, flat.numel() - sum(sizes)])
-        minus = method.handoff.residual == "fold"
+        subtract = method.handoff.residual == "fold"
         factors = a.view(rank, columns), b.view(rows, rank)
-        starts[name] = Start(*factors, minus=minus, residual=residual if keeps else None)
-        kept, error, norm, effective = facts.tolist()
-        told.append(LayerHandoff(name, kept, error, norm, int(effective)))
-    return starts, told
+        inits[name] = LowRankInit(*factors, subtract_from_base=subtract, residual=residual if keeps_residual else None)
+        retained_energy, error, norm, effective_rank = facts.tolist()
+        reports.append(LayerHandoff(name, retained_energy, error, norm, int(effective_rank)))
+    return inits, reports
 
 
-def _refining(name: str, shape: tuple[int, int], method: MethodSection, *, seed: int) -> Refine:
+def _make_refine(name: str, shape: tuple[int, int], method: MethodSection, *, seed: int) -> Refine:
     """What the low-rank stage will make of a layer's factors: known before they are judged.
 
     Ranks that the update does not fill get LoRA's own A, beside their B of zero: with both factors
     zero such a rank would have no gradient, and never learn. Sparse factors lose their rest.
     """
-    fixed = method.factor_density < 1 and method.factor_pruning == "fixed"
+    is_fixed = method.factor_density < 1 and method.factor_pruning == "fixed"
 
-    def refine(a_RI: Tensor, b_OR: Tensor, effective: int) -> tuple[Tensor, Tensor]:
-        if effective < method.rank:
-            fresh, _ = fresh_factors(seed=seed, name=name, shape=shape, rank=method.rank)
-            a_RI = torch.cat((a_RI[:effective], fresh[effective:]))
-        return masked(a_RI, b_OR, method.factor_density, seed, name) if fixed else (a_RI, b_OR)
+    def refine(a_RI: Tensor, b_OR: Tensor, effective_rank: int) -> tuple[Tensor, Tensor]:
+        if effective_rank < method.rank:
+            fresh, _ = init_factors(seed=seed, name=name, shape=shape, rank=method.rank)
+            a_RI = torch.cat((a_RI[:effective_rank], fresh[effective_rank:]))
+        return apply_factor_masks(a_RI, b_OR, method.factor_density, seed, name) if is_fixed else (a_RI, b_OR)
 
     return refine
 
 
-def own_starts(shapes: Shapes, method: MethodSection, *, seed: int) -> dict[str, Start]:
+def make_lora_inits(shapes: Shapes, method: MethodSection, *, seed: int) -> dict[str, LowRankInit]:
     """LoRA's own start: A drawn, B zero."""
     return {
-        name: Start(*fresh_factors(seed=seed, name=name, shape=shape, rank=method.rank))
+        name: LowRankInit(*init_factors(seed=seed, name=name, shape=shape, rank=method.rank))
         for name, shape in shapes.items()
     }
 
 
-def starts_from_weights(
-    layers: Mapping[str, nn.Module], method: MethodSection, team: Team, seen: Seen
-) -> dict[str, Start]:
+def make_pissa_inits(
+    layers: Mapping[str, nn.Module], method: MethodSection, context: WorkerContext, on_layer: LayerCallback
+) -> dict[str, LowRankInit]:
     """PiSSA: the best rank-r part of each weight, taken out of the base. A collective."""
 
-    def pairs() -> Iterator[tuple[str, Tensor]]:
+    def iterate_weights() -> Iterator[tuple[str, Tensor]]:
         for name, layer in layers.items():
-            with whole(layer.weight):  # type: ignore[arg-type]
-                yield name, matrix(layer)
+            with gather_for_reading(layer.weight):  # type: ignore[arg-type]
+                yield name, get_weight_matrix(layer)
 
-    return _from_matrices(pairs(), pissa, method, team, seen)
+    return _decide_inits(iterate_weights(), init_pissa, method, context, on_layer)
 
 
-def starts_from_gradients(
+def make_gradient_inits(
     gradients: Iterable[tuple[str, Tensor]],
     method: MethodSection,
-    team: Team,
+    context: WorkerContext,
     *,
     seed: int,
-    seen: Seen,
-) -> dict[str, Start]:
+    on_layer: LayerCallback,
+) -> dict[str, LowRankInit]:
     """LoRA-GA: singular vectors of each weight's first gradient. A collective.
 
     A layer that no calibration gradient reached starts as LoRA's own does.
     """
-    starts = _from_matrices(gradients, lora_ga, method, team, seen)
-    for name, start in starts.items():
-        if not start.a_RI.any():
-            shape = (start.b_OR.shape[0], start.a_RI.shape[1])
-            fresh = fresh_factors(seed=seed, name=name, shape=shape, rank=method.rank)
-            starts[name] = Start(*fresh, minus=True)
-    return starts
+    inits = _decide_inits(gradients, init_lora_ga, method, context, on_layer)
+    for name, init in inits.items():
+        if not init.a_RI.any():
+            shape = (init.b_OR.shape[0], init.a_RI.shape[1])
+            fresh = init_factors(seed=seed, name=name, shape=shape, rank=method.rank)
+            inits[name] = LowRankInit(*fresh, subtract_from_base=True)
+    return inits
 
 
-def save_starts(runs: RunStore, starts: Mapping[str, Start]) -> None:
+def save_inits(runs: RunStore, inits: Mapping[str, LowRankInit]) -> None:
     """Writes what `load_starts` reads."""
-    runs.store.put(runs.key(STARTS), pack_starts(starts))
+    runs.store.put(runs.key(LOW_RANK_INIT), pack_inits(inits))
 
 
-def load_starts(runs: RunStore) -> dict[str, Start]:
+def load_inits(runs: RunStore) -> dict[str, LowRankInit]:
     """The starts that an earlier try of this run began from. Raises NotFound."""
-    return unpack_starts(runs.store.get(runs.key(STARTS)))
+    return unpack_inits(runs.store.get(runs.key(LOW_RANK_INIT)))
 
 
-def pack_starts(starts: Mapping[str, Start]) -> bytes:
+def pack_inits(inits: Mapping[str, LowRankInit]) -> bytes:
     """Starts as safetensors."""
     tensors = {}
-    for name, start in starts.items():
-        tensors[f"{name}/a_RI"], tensors[f"{name}/b_OR"] = start.a_RI, start.b_OR
-        if start.residual is not None:
-            tensors[f"{name}/residual"] = start.residual
-    minus = any(start.minus for start in starts.values())
-    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    plain[MINUS] = torch.tensor([minus])
-    return save(plain)
+    for name, init in inits.items():
+        tensors[f"{name}/a_RI"], tensors[f"{name}/b_OR"] = init.a_RI, init.b_OR
+        if init.residual is not None:
+            tensors[f"{name}/residual"] = init.residual
+    subtract = any(init.subtract_from_base for init in inits.values())
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    contiguous[SUBTRACT_KEY] = torch.tensor([subtract])
+    return save(contiguous)
 
 
-def unpack_starts(packed: bytes) -> dict[str, Start]:
+def unpack_inits(packed: bytes) -> dict[str, LowRankInit]:
     """What `pack_starts` made."""
     tensors = load(packed)
-    minus = bool(tensors.pop(MINUS))
+    subtract = bool(tensors.pop(SUBTRACT_KEY))
     names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
     return {
-        name: Start(
+        name: LowRankInit(
             tensors[f"{name}/a_RI"],
             tensors[f"{name}/b_OR"],
-            minus=minus,
+            subtract_from_base=subtract,
             residual=tensors.get(f"{name}/residual"),
         )
         for name in names
     }
 
 
-def _from_matrices(
+def _decide_inits(
     matrices: Iterable[tuple[str, Tensor]],
-    make: Callable[..., Start],
+    decompose: Callable[..., LowRankInit],
     method: MethodSection,
-    team: Team,
-    seen: Seen,
-) -> dict[str, Start]:
+    context: WorkerContext,
+    on_layer: LayerCallback,
+) -> dict[str, LowRankInit]:
     shapes: dict[str, tuple[int, int]] = {}
 
-    def made(matrix_OI: Tensor) -> Tensor:
-        start = make(matrix_OI, rank=method.rank, scale=method.scale)
-        return torch.cat((start.a_RI.flatten(), start.b_OR.flatten()))
+    def compute_factors(matrix_OI: Tensor) -> Tensor:
+        init = decompose(matrix_OI, rank=method.rank, scale=method.scale)
+        return torch.cat((init.a_RI.flatten(), init.b_OR.flatten()))
 
-    def packed() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
-        for name, found in matrices:
-            shapes[name] = (found.shape[0], found.shape[1])
+    def list_work() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
+        for name, matrix_OI in matrices:
+            shapes[name] = (matrix_OI.shape[0], matrix_OI.shape[1])
             length = method.rank * sum(shapes[name])
-            yield name, length, lambda found=found: made(found)  # type: ignore[misc]
+            yield name, length, lambda matrix_OI=matrix_OI: compute_factors(matrix_OI)  # type: ignore[misc]
 
-    starts = {}
-    for name, flat in _shared(packed(), team, seen):
+    inits = {}
+    for name, flat in _share_work(list_work(), context, on_layer):
         rows, columns = shapes[name]
         a, b = torch.split(flat, [method.rank * columns, method.rank * rows])
         factors = a.view(method.rank, columns), b.view(rows, method.rank)
-        starts[name] = Start(*factors, minus=True)
-    return starts
+        inits[name] = LowRankInit(*factors, subtract_from_base=True)
+    return inits
 
 
-def _shared(
-    work: Iterable[tuple[str, int, Callable[[], Tensor]]], team: Team, seen: Seen
+def _share_work(
+    work: Iterable[tuple[str, int, Callable[[], Tensor]]], context: WorkerContext, on_layer: LayerCallback
 ) -> Iterator[tuple[str, Tensor]]:
     """Each piece made by the rank whose turn it is, as one flat float32 vector on every rank."""
-    for number, (name, length, make) in enumerate(work):
-        turn = number % team.world_size
-        flat = torch.zeros(length, device=team.device)
-        if turn == team.rank:
-            flat = make().float().to(team.device)
-        yield name, team.wire.broadcast(flat, turn, HANDOFF).cpu()
-        seen(name)
+    for index, (name, length, make) in enumerate(work):
+        owner = index % context.world_size
+        flat = torch.zeros(length, device=context.device)
+        if owner == context.rank:
+            flat = make().float().to(context.device)
+        yield name, context.collectives.broadcast(flat, owner, HANDOFF).cpu()
+        on_layer(name)

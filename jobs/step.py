@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from jobs.data.feed import Step
-from jobs.engine import Engine, Exchanged
+from jobs.engine import Engine, ExchangeResult
 from jobs.errors import TrainingFailed
-from jobs.objective import ask, loss_sum
+from jobs.objective import compute_logits, sum_loss
 from jobs.plan import StagePlan
 
 
@@ -23,9 +23,9 @@ def take_step(
     *,
     rate: float,
     device: torch.device,
-    notice: bool = False,
+    preempted: bool = False,
     sync: bool = False,
-) -> Exchanged | None:
+) -> ExchangeResult | None:
     """Trains on this worker's slice; what was exchanged, or None between exchanges. A collective.
 
     The loss of a micro-batch is its sum over the targets of the whole batch, so the sum over
@@ -33,50 +33,50 @@ def take_step(
     """
     total = torch.zeros((), device=device)
     for batch in step.micros:
-        asked = ask(engine.model, batch, asked_of=engine.module, device=device)
-        loss = loss_sum(*asked) / step.targets
+        outputs = compute_logits(engine.model, batch, unwrapped_model=engine.module, device=device)
+        loss = sum_loss(*outputs) / step.targets
         engine.backward(loss)
         total += loss.detach()
-    return engine.step(rate=rate, loss=total, notice=notice, sync=sync)
+    return engine.step(rate=rate, loss=total, preempted=preempted, sync=sync)
 
 
-def diverged(loss: float, grad_norm: float) -> bool:
+def has_diverged(loss: float, grad_norm: float) -> bool:
     """Whether a step's figures are no numbers any more."""
     return not (math.isfinite(loss) and math.isfinite(grad_norm))
 
 
-def broken_at(engine: Engine, step: Step, device: torch.device) -> str:
+def locate_non_finite(engine: Engine, step: Step, device: torch.device) -> str:
     """Where the numbers end: the first layer whose output is not finite, or a trained tensor.
 
     Runs the step's batches again. A collective.
     """
-    seen: list[str] = []
-    with torch.no_grad(), _watching(engine.module, seen):
+    broken_layers: list[str] = []
+    with torch.no_grad(), _watch_outputs(engine.module, broken_layers):
         for batch in step.micros:
-            ask(engine.model, batch, asked_of=engine.module, device=device)
-    tensor = engine.not_finite()
-    if seen:
-        return f"first in the output of {seen[0]}"
+            compute_logits(engine.model, batch, unwrapped_model=engine.module, device=device)
+    tensor = engine.find_non_finite()
+    if broken_layers:
+        return f"first in the output of {broken_layers[0]}"
     return f"first in {tensor}" if tensor else "in the loss alone"
 
 
-def not_finite(
-    loss: float, measured: Mapping[str, Any], *, stage: StagePlan, place: str
+def make_divergence_error(
+    loss: float, metrics: Mapping[str, Any], *, stage: StagePlan, location: str
 ) -> TrainingFailed:
     """The end of a run whose numbers have ended, the same on every rank."""
-    where = f"step {measured['step']}, {stage.name} stage"
-    norm = measured["grad_norm"]
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+    where = f"step {metrics['step']}, {stage.name} stage"
+    norm = metrics["grad_norm"]
+    problem = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
     remedy = f"Lower the learning rate ({stage.learning_rate:g}), or look at the rows of this step."
-    return TrainingFailed(where, f"{what}, {place}", remedy)
+    return TrainingFailed(where, f"{problem}, {location}", remedy)
 
 
 @contextmanager
-def _watching(model: nn.Module, seen: list[str]) -> Iterator[None]:
+def _watch_outputs(model: nn.Module, broken_layers: list[str]) -> Iterator[None]:
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                seen.append(name)
+                broken_layers.append(name)
 
         return hook
 

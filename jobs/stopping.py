@@ -11,96 +11,96 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.errors import Fault
-from jobs.metric import METRICS, reported_by
+from jobs.metric import METRICS, list_metrics
 from jobs.plan import Plan, StagePlan
-from jobs.spec import Spec, StopSection
+from jobs.spec import RunSpec, StopSection
 
 
 @dataclass(frozen=True)
-class Standing:
+class StoppingState:
     """What the evaluations of a stage came to so far."""
 
     best: float | None = None
-    since: int = 0
+    evaluations_since_best: int = 0
     """Evaluations after the best one."""
 
 
-class Enough:
+class EarlyStopping:
     """What has been judged of one training so far, and which of its stages are over for it."""
 
     def __init__(self, stop: StopSection) -> None:
-        self._stop, self._standing, self._cut = stop, Standing(), dict[str, int]()
+        self._stop, self._state, self._stage_ends = stop, StoppingState(), dict[str, int]()
 
-    def begin(self) -> None:
+    def start_stage(self) -> None:
         """A stage starts: what was measured before it says nothing of it."""
-        self._standing = Standing()
+        self._state = StoppingState()
 
-    def spent(self, tokens: int) -> str | None:
+    def check_budget(self, tokens: int) -> str | None:
         """Why a training that has seen so many tokens is over, or None."""
-        return spent(self._stop, tokens)
+        return check_budget(self._stop, tokens)
 
-    def judge(self, measured: Mapping[str, float] | None) -> str | None:
+    def update(self, metrics: Mapping[str, float] | None) -> str | None:
         """Why the stage is over after an evaluation, or None."""
-        if measured is None:
+        if metrics is None:
             return None
-        self._standing, why = judged(self._stop, self._standing, measured)
-        return why
+        self._state, reason = update_state(self._stop, self._state, metrics)
+        return reason
 
-    def end(self, stages: Sequence[StagePlan], done: int) -> bool:
+    def end_stages(self, stages: Sequence[StagePlan], steps_done: int) -> bool:
         """The first of these ends after `done` steps, the others before their first.
 
         False where there is no step that this saves.
         """
-        before = dict(self._cut)
+        previous = dict(self._stage_ends)
         for stage in stages:
-            if stage.steps != done:
-                self._cut[stage.name] = done
-            done = 0
-        return self._cut != before
+            if stage.steps != steps_done:
+                self._stage_ends[stage.name] = steps_done
+            steps_done = 0
+        return self._stage_ends != previous
 
-    def shorten(self, plan: Plan) -> Plan:
+    def truncate_plan(self, plan: Plan) -> Plan:
         """The plan with the steps that are left of it."""
-        stages = (replace(one, steps=self._cut.get(one.name, one.steps)) for one in plan.stages)
+        stages = (replace(stage, steps=self._stage_ends.get(stage.name, stage.steps)) for stage in plan.stages)
         return replace(plan, stages=tuple(stages))
 
-    def kept(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"best": self._standing.best, "since": self._standing.since, "cut": {**self._cut}}
+        return {"best": self._state.best, "since": self._state.evaluations_since_best, "cut": {**self._stage_ends}}
 
-    def restore(self, plain: Mapping[str, Any]) -> None:
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """Goes on from what `kept` made, or from a checkpoint that has nothing of it."""
-        self._standing = Standing(plain.get("best"), plain.get("since", 0))
-        self._cut = dict(plain.get("cut", {}))
+        self._state = StoppingState(saved.get("best"), saved.get("since", 0))
+        self._stage_ends = dict(saved.get("cut", {}))
 
 
-def spent(stop: StopSection, tokens: int) -> str | None:
+def check_budget(stop: StopSection, tokens: int) -> str | None:
     """Why a training that has seen so many tokens is over; None where it goes on."""
     if stop.tokens is None or tokens < stop.tokens:
         return None
     return f"{tokens:,} tokens of {stop.tokens:,}"
 
 
-def judged(
-    stop: StopSection, before: Standing, measured: Mapping[str, float]
-) -> tuple[Standing, str | None]:
+def update_state(
+    stop: StopSection, state: StoppingState, metrics: Mapping[str, float]
+) -> tuple[StoppingState, str | None]:
     """The standing after one more evaluation, and why the stage is over, or None.
 
     A figure that is no number is never the best, and never meets a target.
     """
-    name, way = METRICS[stop.metric]
-    value = measured[name]
-    better = before.best is None or (value < before.best if way == "min" else value > before.best)
-    after = (
-        Standing(value) if better and value == value else Standing(before.best, before.since + 1)
+    name, direction = METRICS[stop.metric]
+    value = metrics[name]
+    is_better = state.best is None or (value < state.best if direction == "min" else value > state.best)
+    updated = (
+        StoppingState(value) if is_better and value == value else StoppingState(state.best, state.evaluations_since_best + 1)
     )
-    if stop.target is not None and (value <= stop.target if way == "min" else value >= stop.target):
-        return after, f"{stop.metric} {value:.4g} meets the target of {stop.target:g}"
-    if stop.patience is not None and after.since >= stop.patience:
-        return after, f"{stop.metric} did not improve in {after.since} evaluations"
-    return after, None
+    if stop.target is not None and (value <= stop.target if direction == "min" else value >= stop.target):
+        return updated, f"{stop.metric} {value:.4g} meets the target of {stop.target:g}"
+    if stop.patience is not None and updated.evaluations_since_best >= stop.patience:
+        return updated, f"{stop.metric} did not improve in {updated.evaluations_since_best} evaluations"
+    return updated, None
 
 
-def stop_faults(spec: Spec) -> Iterator[Fault]:
+def find_stop_faults(spec: RunSpec) -> Iterator[Fault]:
     """What of `train.stop` could never work."""
     stop = spec.train.stop
     if (stop.tokens, stop.target, stop.patience) == (None, None, None):
@@ -110,7 +110,7 @@ def stop_faults(spec: Spec) -> Iterator[Fault]:
         yield Fault("train.stop", problem, "Leave it out, or use factor_pruning: fixed.")
     if stop.target is None and stop.patience is None:
         return
-    names = reported_by(spec.model.task)
+    names = list_metrics(spec.model.task)
     if stop.metric not in names:
         problem = f"{spec.model.task} does not report {stop.metric}"
         yield Fault("train.stop.metric", problem, f"Use {' or '.join(names)}.")
@@ -122,13 +122,13 @@ def stop_faults(spec: Spec) -> Iterator[Fault]:
         yield Fault("train.eval_every", problem, "Set it.")
 
 
-def in_words(stop: StopSection) -> list[str]:
+def describe_stop(stop: StopSection) -> list[str]:
     """What may end a training before its last step, for people."""
-    told = []
+    conditions = []
     if stop.tokens is not None:
-        told.append(f"{stop.tokens:,} tokens")
+        conditions.append(f"{stop.tokens:,} tokens")
     if stop.target is not None:
-        told.append(f"{stop.metric} {stop.target:g} reached")
+        conditions.append(f"{stop.metric} {stop.target:g} reached")
     if stop.patience is not None:
-        told.append(f"{stop.patience} evaluations without a better {stop.metric}")
-    return told
+        conditions.append(f"{stop.patience} evaluations without a better {stop.metric}")
+    return conditions

@@ -23,7 +23,7 @@ SAMPLES, INSTALL = "samples", "install"
 
 
 @dataclass
-class Sent:
+class TrafficCount:
     """What one cause has cost one worker so far."""
 
     calls: int = 0
@@ -34,64 +34,64 @@ class Sent:
 
 
 @dataclass
-class Wire:
+class Collectives:
     """Counts, and passes on to torch. `stage` and `cause` name what goes on right now."""
 
     world_size: int = 1
-    nodes: int = 1
+    node_count: int = 1
     stage: str = "start"
     cause: str = BASE
     """Of what DeepSpeed does by itself: gathers of the base."""
-    _sent: dict[str, dict[str, Sent]] = field(default_factory=dict)
+    _traffic: dict[str, dict[str, TrafficCount]] = field(default_factory=dict)
 
     def all_reduce(self, tensor: Tensor, cause: str) -> Tensor:
         """The sum over all workers, in place."""
         if self.world_size > 1:
             torch.distributed.all_reduce(tensor)
             size = tensor.numel() * tensor.element_size()
-            self.count(cause, 2 * size * (self.world_size - 1) // self.world_size)
+            self.count_traffic(cause, 2 * size * (self.world_size - 1) // self.world_size)
         return tensor
 
     def broadcast(self, tensor: Tensor, source: int, cause: str) -> Tensor:
         """Rank `source`'s tensor on every rank, in place."""
         if self.world_size > 1:
             torch.distributed.broadcast(tensor, src=source)
-            self.count(cause, tensor.numel() * tensor.element_size())
+            self.count_traffic(cause, tensor.numel() * tensor.element_size())
         return tensor
 
     @contextmanager
-    def because(self, cause: str) -> Iterator[None]:
+    def attribute_to(self, cause: str) -> Iterator[None]:
         """Inside, gathers of the base are counted by this cause."""
-        before, self.cause = self.cause, cause
+        previous, self.cause = self.cause, cause
         try:
             yield
         finally:
-            self.cause = before
+            self.cause = previous
 
-    def count(self, cause: str, sent: int, *, spans: bool = True) -> None:
+    def count_traffic(self, cause: str, size: int, *, spans_nodes: bool = True) -> None:
         """Adds one collective to the ledger."""
-        found = self._sent.setdefault(self.stage, {}).setdefault(cause, Sent())
-        found.calls += 1
-        found.bytes += sent
-        found.between += sent if spans and self.nodes > 1 else 0
+        entry = self._traffic.setdefault(self.stage, {}).setdefault(cause, TrafficCount())
+        entry.calls += 1
+        entry.bytes += size
+        entry.between += size if spans_nodes and self.node_count > 1 else 0
 
-    def ledger(self) -> dict[str, dict[str, dict[str, int]]]:
+    def get_traffic(self) -> dict[str, dict[str, dict[str, int]]]:
         """Calls and bytes by stage and cause."""
         return {
-            stage: {cause: dict(vars(sent)) for cause, sent in causes.items()}
-            for stage, causes in self._sent.items()
+            stage: {cause: dict(vars(entry)) for cause, entry in causes.items()}
+            for stage, causes in self._traffic.items()
         }
 
-    def restore(self, ledger: dict[str, dict[str, dict[str, int]]]) -> None:
+    def restore(self, traffic: dict[str, dict[str, dict[str, int]]]) -> None:
         """Goes on from what an earlier try has counted."""
-        self._sent = {
-            stage: {cause: Sent(**sent) for cause, sent in causes.items()}
-            for stage, causes in ledger.items()
+        self._traffic = {
+            stage: {cause: TrafficCount(**entry) for cause, entry in causes.items()}
+            for stage, causes in traffic.items()
         }
 
 
 @dataclass(frozen=True)
-class Team:
+class WorkerContext:
     """Which worker this is, of how many, where its tensors live, and which share its machine."""
 
     rank: int
@@ -99,31 +99,31 @@ class Team:
     device: torch.device
     node_of: tuple[int, ...] = ()
     """The machine of each rank, numbered; all on one where it is empty."""
-    wire: Wire = field(default_factory=Wire)
+    collectives: Collectives = field(default_factory=Collectives)
 
     @property
-    def nodes(self) -> int:
+    def node_count(self) -> int:
         """How many machines there are."""
         return len(set(self.node_of)) or 1
 
-    def neighbours(self) -> tuple[int, ...]:
+    def list_node_peers(self) -> tuple[int, ...]:
         """The ranks on this rank's machine, itself included."""
         if not self.node_of:
             return tuple(range(self.world_size))
-        here = self.node_of[self.rank]
-        return tuple(rank for rank, node in enumerate(self.node_of) if node == here)
+        own_node = self.node_of[self.rank]
+        return tuple(rank for rank, node in enumerate(self.node_of) if node == own_node)
 
 
-def team_of(rank: int, world_size: int, device: torch.device, *, machine: str) -> Team:
+def make_worker_context(rank: int, world_size: int, device: torch.device, *, machine: str) -> WorkerContext:
     """This worker's team, told by the machines that all workers name. A collective."""
     machines: list[Any] = [machine] * world_size
     if world_size > 1:
         torch.distributed.all_gather_object(machines, machine)
-    node_of = _numbered(machines)
-    wire = Wire(world_size, nodes=len(set(node_of)))
-    return Team(rank, world_size, device, node_of, wire)
+    node_of = _index_nodes(machines)
+    collectives = Collectives(world_size, node_count=len(set(node_of)))
+    return WorkerContext(rank, world_size, device, node_of, collectives)
 
 
-def _numbered(machines: Sequence[str]) -> tuple[int, ...]:
-    known = list(dict.fromkeys(machines))
-    return tuple(known.index(machine) for machine in machines)
+def _index_nodes(machines: Sequence[str]) -> tuple[int, ...]:
+    names = list(dict.fromkeys(machines))
+    return tuple(names.index(machine) for machine in machines)

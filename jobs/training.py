@@ -19,63 +19,63 @@ from typing import Any
 from torch import Tensor
 
 from jobs import stages
-from jobs.adaptation import Adaptation, Scores, trained_count
+from jobs.adaptation import MethodRunner, Scores, count_trainable
 from jobs.base import load_base
-from jobs.base_model import trained_head
-from jobs.base_shards import size_of
-from jobs.calibration import calibration_run
-from jobs.checkpoint import Saver, State, newest_state
+from jobs.base_model import find_trained_head
+from jobs.base_shards import count_elements
+from jobs.calibration import make_calibration_pass
+from jobs.checkpoint import CheckpointSaver, TrainingState, load_newest_state
 from jobs.data.feed import Step
-from jobs.engine import Engine, Exchanged
-from jobs.engines import engine_for
+from jobs.engine import Engine, ExchangeResult
+from jobs.engines import make_engine
 from jobs.errors import InputError
-from jobs.feeds import calibration_feed, eval_feed, train_feed
+from jobs.feeds import make_calibration_feed, make_eval_feed, make_train_feed
 from jobs.ledger import Ledger
 from jobs.measure import evaluate
-from jobs.plan import Shape, StagePlan, make_plan, split_steps, steps_for
+from jobs.plan import ModelShape, StagePlan, make_plan, split_steps, count_steps
 from jobs.publish import publish
-from jobs.pulse import Pulse
-from jobs.record import Record
+from jobs.pulse import Watchdog
+from jobs.record import RunRecorder
 from jobs.request import Request
-from jobs.samples import answer, pick_prompts
-from jobs.schedule import rate_at
-from jobs.step import broken_at, diverged, not_finite, take_step
-from jobs.stopping import Enough
-from jobs.store.manifest import Manifest, form
+from jobs.samples import generate_answers, pick_prompts
+from jobs.schedule import compute_rate
+from jobs.step import locate_non_finite, has_diverged, make_divergence_error, take_step
+from jobs.stopping import EarlyStopping
+from jobs.store.manifest import Manifest, detect_form
 from jobs.store.runs import RunStore
-from jobs.team import CALIBRATION, EVALUATION, INSTALL, SAMPLES, Team
+from jobs.team import CALIBRATION, EVALUATION, INSTALL, SAMPLES, WorkerContext
 from slora.masks.scorer import Scorer
 
 
-class Training:
+class FineTuner:
     """The run on one rank. Everything that differs by rank is the slice of the data."""
 
     def __init__(
         self,
         request: Request,
         runs: RunStore,
-        team: Team,
+        context: WorkerContext,
         *,
         attempt: int = 0,
-        pulse: Pulse | None = None,
-        notice: Callable[[], bool] = lambda: False,
+        watchdog: Watchdog | None = None,
+        preemption_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.request, self.runs, self.attempt, self.team = request, runs, attempt, team
-        self.rank, self.world_size, self.device = team.rank, team.world_size, team.device
+        self.request, self.runs, self.attempt, self.context = request, runs, attempt, context
+        self.rank, self.world_size, self.device = context.rank, context.world_size, context.device
         self.spec, self.plan = request.spec, request.plan
-        self.record = Record(runs, writes=team.rank == 0)
-        self.saver = Saver(runs)
-        self.pulse = pulse or Pulse(team.rank, team.world_size, None)
+        self.recorder = RunRecorder(runs, writes=context.rank == 0)
+        self.saver = CheckpointSaver(runs)
+        self.watchdog = watchdog or Watchdog(context.rank, context.world_size, None)
         self.evaluations: dict[str, dict[str, float]] = {}
-        self.ledger = Ledger(team)
+        self.ledger = Ledger(context)
         self.step = 0
-        self.enough = Enough(request.spec.train.stop)
-        self._notice, self._noticed, self._noticed_now = notice, False, False
-        self._untold: list[dict[str, Any]] = []
+        self.early_stopping = EarlyStopping(request.spec.train.stop)
+        self._preemption_requested, self._preempted, self._newly_preempted = preemption_requested, False, False
+        self._unrecorded_steps: list[dict[str, Any]] = []
 
     def run(self) -> Manifest | None:
         """Trains and commits. The manifest on rank 0, None elsewhere."""
-        state = newest_state(self.runs)
+        state = load_newest_state(self.runs)
         self._load(resumed=state is not None)
         if state is not None:
             self._resume(state)
@@ -84,38 +84,38 @@ class Training:
         first = state.stage if state else 0
         for index in range(first, len(self.plan.stages)):
             resumed = state if state and state.stage == index else None
-            weights = self._stage(index, weights, resumed)
+            weights = self._run_stage(index, weights, resumed)
         self.saver.close()
-        self.pulse.at("the commit")
+        self.watchdog.report_position("the commit")
         manifest = self._publish(weights)
-        self.record.close()
+        self.recorder.close()
         return manifest
 
     def _load(self, *, resumed: bool) -> None:
         spec = self.spec
-        self.record.event(
+        self.recorder.emit_event(
             "loading", base=str(self.request.base), host=os.uname().nodename, pid=os.getpid()
         )
-        base = load_base(self.request, self.runs.store, self.team)
+        base = load_base(self.request, self.runs.store, self.context)
         self.model, self.tokenizer, self._shards = base.model, base.tokenizer, base.shards
-        if base.warm is not None:
-            self.record.event("going on", parent=self.request.parent)
-        self.method = Adaptation(
+        if base.warm_start is not None:
+            self.recorder.emit_event("going on", parent=self.request.parent)
+        self.method = MethodRunner(
             spec,
             self.model,
             base.targets,
             self.runs,
-            self.team,
-            record=self.record,
-            calibrate=self._calibration,
-            scored=self._scored,
+            self.context,
+            recorder=self.recorder,
+            make_calibration=self._make_calibration,
+            provide_scores=self._scored,
             resumed=resumed,
-            warm=base.warm,
+            warm_start=base.warm_start,
         )
         self._check_plan()
-        place = {"rank": self.rank, "world_size": self.world_size}
-        self.train_feed = train_feed(self.request, self.tokenizer, **place)
-        self.eval_feed = eval_feed(self.request, self.tokenizer, **place)
+        shard = {"rank": self.rank, "world_size": self.world_size}
+        self.train_feed = make_train_feed(self.request, self.tokenizer, **shard)
+        self.eval_feed = make_eval_feed(self.request, self.tokenizer, **shard)
         source = self.eval_feed.source if self.eval_feed else self.train_feed.source
         self.prompts = (
             pick_prompts(source, self.tokenizer, max_length=spec.data.max_length)
@@ -123,22 +123,22 @@ class Training:
             else []
         )
 
-    def _calibration(self, passes: int) -> Callable[[], int]:
-        place = {"rank": self.rank, "world_size": self.world_size}
-        feed = calibration_feed(self.request, self.tokenizer, **place)
+    def _make_calibration(self, passes: int) -> Callable[[], int]:
+        shard = {"rank": self.rank, "world_size": self.world_size}
+        feed = make_calibration_feed(self.request, self.tokenizer, **shard)
         batches = self.spec.method.calibration_batches
-        each = -(-batches * self.spec.train.batch_size // self.world_size)
-        pace = self.record.pace("calibration sequences", passes * each)
-        run = calibration_run(self.model, feed, batches=batches, device=self.device, seen=pace.seen)
+        per_pass = -(-batches * self.spec.train.batch_size // self.world_size)
+        progress = self.recorder.track_progress("calibration sequences", passes * per_pass)
+        calibrate = make_calibration_pass(self.model, feed, batches=batches, device=self.device, on_sequence=progress.advance)
         if self._shards is None:
-            return run
+            return calibrate
 
-        def gathered() -> int:
+        def calibrate_gathered() -> int:
             assert self._shards is not None
-            with self.team.wire.because(CALIBRATION), self._shards.gathering():
-                return run()
+            with self.context.collectives.attribute_to(CALIBRATION), self._shards.gather_on_demand():
+                return calibrate()
 
-        return gathered
+        return calibrate_gathered
 
     def _scored(self, scorer: Scorer, compute: Callable[[], Scores]) -> Scores:
         """Each layer's scores, computed here; who has them from elsewhere overrides it."""
@@ -146,21 +146,21 @@ class Training:
 
     def _check_plan(self) -> None:
         """The plan was made from the model's files; here it is made of the model itself."""
-        head = trained_head(self.model, self.spec.model.task)
-        of_head = sum(p.numel() for module in head for p in module.parameters())
-        parameters = sum(map(size_of, self.model.parameters())) - of_head
-        shape = Shape(parameters, self.method.shapes, of_head)
-        plan, faults = make_plan(self.spec, shape, prediction=self.plan.prediction)
+        head = find_trained_head(self.model, self.spec.model.task)
+        head_size = sum(parameter.numel() for module in head for parameter in module.parameters())
+        parameters = sum(map(count_elements, self.model.parameters())) - head_size
+        shape = ModelShape(parameters, self.method.shapes, head_size)
+        plan, faults = make_plan(self.spec, shape, estimate=self.plan.estimate)
         if plan is None:
             raise InputError(faults)
         self.plan = plan
 
-    def _resume(self, state: State) -> None:
+    def _resume(self, state: TrainingState) -> None:
         self.step = state.step
-        self.evaluations = {at: dict(found) for at, found in state.record["evaluations"].items()}
+        self.evaluations = {at: dict(metrics) for at, metrics in state.record["evaluations"].items()}
         self.ledger.restore(state.record["ledger"])
-        self.enough.restore(state.record.get("enough", {}))
-        self.record.event("resumed", step=state.step, stage=self.plan.stages[state.stage].name)
+        self.early_stopping.restore(state.record.get("enough", {}))
+        self.recorder.emit_event("resumed", step=state.step, stage=self.plan.stages[state.stage].name)
 
     def _count_steps(self) -> None:
         """With epochs, only the rows counted in tokens tell the steps: the plan is completed."""
@@ -168,34 +168,34 @@ class Training:
         self.steps = train.steps or 0
         if train.epochs is not None:
             count = self.train_feed.count()
-            self.steps = steps_for(count.sequences, train.epochs, train.batch_size)
+            self.steps = count_steps(count.sequences, train.epochs, train.batch_size)
             parts = zip(self.plan.stages, split_steps(self.spec, self.steps), strict=True)
             counted = tuple(dataclasses.replace(stage, steps=steps) for stage, steps in parts)
             self.plan = dataclasses.replace(self.plan, stages=counted)
-            self.record.event("counted", **dataclasses.asdict(count))
-        self.record.paper("plan.json", self.plan.to_json())
-        self.record.event("started", steps=self.steps, plan=self.plan.to_json())
-        self.plan = self.enough.shorten(self.plan)
+            self.recorder.emit_event("counted", **dataclasses.asdict(count))
+        self.recorder.write_json("plan.json", self.plan.to_json())
+        self.recorder.emit_event("started", steps=self.steps, plan=self.plan.to_json())
+        self.plan = self.early_stopping.truncate_plan(self.plan)
 
-    def _stage(
-        self, index: int, weights: Mapping[str, Tensor], resumed: State | None
+    def _run_stage(
+        self, index: int, weights: Mapping[str, Tensor], resumed: TrainingState | None
     ) -> Mapping[str, Tensor]:
         """One stage, from the weights of the one before or from a checkpoint inside it."""
         stage = self.plan.stages[index]
-        seconds = time.monotonic()
-        self.team.wire.stage = stage.name
-        with self.team.wire.because(INSTALL):
+        start_time = time.monotonic()
+        self.context.collectives.stage = stage.name
+        with self.context.collectives.attribute_to(INSTALL):
             self._install(stage, index, weights, resumed)
-        engine = engine_for(self.spec, self.plan, self.model, self.team, self._shards)
+        engine = make_engine(self.spec, self.plan, self.model, self.context, self._shards)
         if resumed and resumed.stage_step:
             engine.restore_weights(resumed.weights)
             engine.restore_moments(resumed.moments, steps=resumed.stage_step)
-        self._before(index, engine)
+        self._evaluate_before(index, engine)
         done = resumed.stage_step if resumed else 0
         if not resumed:
-            self.enough.begin()
-        self.record.event("stage", stage=stage.name, steps=stage.steps, done=done)
-        for stage_step, step in enumerate(self._batches(stage, done), start=done):
+            self.early_stopping.start_stage()
+        self.recorder.emit_event("stage", stage=stage.name, steps=stage.steps, done=done)
+        for stage_step, step in enumerate(self._iterate_batches(stage, done), start=done):
             self._train_step(engine, stage, stage_step, step)
             self.method.prune(engine, stage_step + 1, stage.steps or 1)
             self._after_step(engine, stage, index, stage_step + 1)
@@ -205,51 +205,51 @@ class Training:
         last = index == len(self.plan.stages) - 1
         self._measure(engine, "end" if last else stage.name)
         if last:
-            self._sample(engine, "end")
-        found = self.method.settled(engine.weights())
-        if self.method.kept is not None:
-            self.ledger["handoff_kept"] = self.method.kept
+            self._generate_samples(engine, "end")
+        trained = self.method.compute_effective_weights(engine.gather_weights())
+        if self.method.retained_energy is not None:
+            self.ledger["handoff_kept"] = self.method.retained_energy
         if stage.steps != done:
-            self._save(engine, index, stage.steps or 0, found)
+            self._save(engine, index, stage.steps or 0, trained)
         engine.close()
-        with self.team.wire.because(INSTALL):
-            self.method.uninstall(found)
-        self.ledger[f"{stage.name}_seconds"] = time.monotonic() - seconds
-        return found
+        with self.context.collectives.attribute_to(INSTALL):
+            self.method.uninstall(trained)
+        self.ledger[f"{stage.name}_seconds"] = time.monotonic() - start_time
+        return trained
 
     def _install(
-        self, stage: StagePlan, index: int, weights: Mapping[str, Tensor], resumed: State | None
+        self, stage: StagePlan, index: int, weights: Mapping[str, Tensor], resumed: TrainingState | None
     ) -> None:
         if stage.name == "sparse":
             self.method.install_sparse()
         if stage.name == "low-rank":
-            self.method.install_low_rank(weights, first=index == 0, done=resumed is not None)
+            self.method.install_low_rank(weights, is_first=index == 0, resumed=resumed is not None)
         if resumed:
             stages.load_weights(self.model, resumed.weights)
-            self.method.reopen(resumed.weights)
+            self.method.restore_gates(resumed.weights)
         if stage.name != "full":
             # Where layers compete for their entries, only the masks tell how many there are.
-            counted = dataclasses.replace(stage, trainable=trained_count(self.model))
+            counted = dataclasses.replace(stage, trainable=count_trainable(self.model))
             parts = (*self.plan.stages[:index], counted, *self.plan.stages[index + 1 :])
             self.plan = dataclasses.replace(self.plan, stages=parts)
 
-    def _before(self, index: int, engine: Engine) -> None:
+    def _evaluate_before(self, index: int, engine: Engine) -> None:
         """Before a stage's first step: the base is measured, or what the hand-off left of it."""
         if index == 0 and "before" not in self.evaluations:
             self._measure(engine, "before")
-            self._sample(engine, "before")
+            self._generate_samples(engine, "before")
         if index > 0 and "handoff" not in self.evaluations:
             self._measure(engine, "handoff")
 
-    def _batches(self, stage: StagePlan, done: int) -> Iterator[Step]:
+    def _iterate_batches(self, stage: StagePlan, done: int) -> Iterator[Step]:
         train = self.spec.train
         last = self.step + (stage.steps or 0) - done
         # With epochs the whole number of them bounds the stream; the last batch may be short.
-        return self.train_feed.steps(start=self.step, steps=last, epochs=train.epochs)
+        return self.train_feed.iter_steps(start=self.step, steps=last, epochs=train.epochs)
 
     def _train_step(self, engine: Engine, stage: StagePlan, stage_step: int, step: Step) -> None:
-        train, began = self.spec.train, time.monotonic()
-        rate = rate_at(
+        train, start_time = self.spec.train, time.monotonic()
+        rate = compute_rate(
             stage_step,
             steps=stage.steps or 1,
             peak=stage.learning_rate,
@@ -257,141 +257,141 @@ class Training:
             schedule=train.schedule,
         )
         self.step += 1
-        self.pulse.at(f"step {self.step}")
-        told = take_step(
+        self.watchdog.report_position(f"step {self.step}")
+        exchange = take_step(
             engine,
             step,
             rate=rate,
             device=self.device,
-            notice=self._notice(),
-            sync=self._to_be_settled(stage, stage_step + 1, self.ledger["tokens"] + step.tokens),
+            preempted=self._preemption_requested(),
+            sync=self._needs_sync(stage, stage_step + 1, self.ledger["tokens"] + step.tokens),
         )
-        took = time.monotonic() - began
+        seconds = time.monotonic() - start_time
         self.ledger["tokens"] += step.tokens
-        self.ledger["seconds"] += took
-        measured = {
+        self.ledger["seconds"] += seconds
+        metrics = {
             "step": self.step,
             "learning_rate": rate,
-            "grad_norm": engine.grad_norm(),
+            "grad_norm": engine.get_grad_norm(),
             "tokens": self.ledger["tokens"],
-            "tokens_per_second": step.tokens / took,
+            "tokens_per_second": step.tokens / seconds,
             "seconds": self.ledger["seconds"],
         }
-        self._untold.append(measured)
-        if told is not None:
-            self._tell(engine, stage, step, told)
+        self._unrecorded_steps.append(metrics)
+        if exchange is not None:
+            self._record_exchange(engine, stage, step, exchange)
 
-    def _tell(self, engine: Engine, stage: StagePlan, step: Step, told: Exchanged) -> None:
+    def _record_exchange(self, engine: Engine, stage: StagePlan, step: Step, exchange: ExchangeResult) -> None:
         """Records the steps since the last exchange, whose losses are known now."""
         self._await_checkpoint()
-        if told.average_error is not None:
-            self._untold[-1]["average_error"] = told.average_error
-        for measured, loss in zip(self._untold, told.losses, strict=True):
-            if diverged(loss, measured["grad_norm"]):
-                place = broken_at(engine, step, self.device)
-                raise not_finite(loss, measured, stage=stage, place=place)
-            number = measured.pop("step")
-            self.record.step(number, stage.name, {"loss": loss, **measured})
-        self._untold.clear()
-        self._noticed_now = told.notices > 0 and not self._noticed
-        self._noticed = self._noticed or self._noticed_now
+        if exchange.average_error is not None:
+            self._unrecorded_steps[-1]["average_error"] = exchange.average_error
+        for metrics, loss in zip(self._unrecorded_steps, exchange.losses, strict=True):
+            if has_diverged(loss, metrics["grad_norm"]):
+                location = locate_non_finite(engine, step, self.device)
+                raise make_divergence_error(loss, metrics, stage=stage, location=location)
+            number = metrics.pop("step")
+            self.recorder.record_step(number, stage.name, {"loss": loss, **metrics})
+        self._unrecorded_steps.clear()
+        self._newly_preempted = exchange.preemption_notices > 0 and not self._preempted
+        self._preempted = self._preempted or self._newly_preempted
 
     def _after_step(self, engine: Engine, stage: StagePlan, index: int, done: int) -> None:
         train = self.spec.train
         at_end = done == stage.steps
-        if why := self.enough.spent(self.ledger["tokens"]):
-            self._enough(self.plan.stages[index:], done, why)
+        if reason := self.early_stopping.check_budget(self.ledger["tokens"]):
+            self._end_stages(self.plan.stages[index:], done, reason)
         elif train.eval_every and self.step % train.eval_every == 0 and not at_end:
-            why = self.enough.judge(self._measure(engine, f"step {self.step}"))
-            if why:
-                self._enough([stage], done, why)
-        at_end = at_end or why is not None
-        if self._noticed_now and not at_end:
-            self.record.event("noticed", step=self.step)
-        if (self._to_be_saved(stage, done) or self._noticed_now) and not at_end:
-            self._save(engine, index, done, self.method.settled(engine.weights()))
-        self._noticed_now = False
+            reason = self.early_stopping.update(self._measure(engine, f"step {self.step}"))
+            if reason:
+                self._end_stages([stage], done, reason)
+        at_end = at_end or reason is not None
+        if self._newly_preempted and not at_end:
+            self.recorder.emit_event("noticed", step=self.step)
+        if (self._needs_checkpoint(stage, done) or self._newly_preempted) and not at_end:
+            self._save(engine, index, done, self.method.compute_effective_weights(engine.gather_weights()))
+        self._newly_preempted = False
 
-    def _enough(self, stages: Sequence[StagePlan], done: int, why: str) -> None:
+    def _end_stages(self, stages: Sequence[StagePlan], done: int, reason: str) -> None:
         """These stages are over, the first of them after `done` steps."""
-        if self.enough.end(stages, done):
-            self.plan = self.enough.shorten(self.plan)
-            self.record.event("enough", step=self.step, why=why)
+        if self.early_stopping.end_stages(stages, done):
+            self.plan = self.early_stopping.truncate_plan(self.plan)
+            self.recorder.emit_event("enough", step=self.step, why=reason)
 
-    def _to_be_settled(self, stage: StagePlan, done: int, tokens: int) -> bool:
+    def _needs_sync(self, stage: StagePlan, done: int, tokens: int) -> bool:
         """Whether all workers must have the same weights after this step of the stage."""
-        if self.enough.spent(tokens):
+        if self.early_stopping.check_budget(tokens):
             return True
-        measured = self.spec.train.eval_every and self.step % self.spec.train.eval_every == 0
-        pruned = self.method.prunes_at(done, stage.steps or 1)
-        return bool(measured) or pruned or done == stage.steps or self._to_be_saved(stage, done)
+        is_evaluated = self.spec.train.eval_every and self.step % self.spec.train.eval_every == 0
+        is_pruned = self.method.should_prune(done, stage.steps or 1)
+        return bool(is_evaluated) or is_pruned or done == stage.steps or self._needs_checkpoint(stage, done)
 
-    def _to_be_saved(self, stage: StagePlan, done: int) -> bool:
+    def _needs_checkpoint(self, stage: StagePlan, done: int) -> bool:
         """Whether a checkpoint is due after this step of the stage."""
-        every = self.spec.train.checkpoint_every
-        return bool(every) and self.step % every == 0 and done != stage.steps  # type: ignore[operator]
+        interval = self.spec.train.checkpoint_every
+        return bool(interval) and self.step % interval == 0 and done != stage.steps  # type: ignore[operator]
 
     def _save(self, engine: Engine, index: int, done: int, weights: Mapping[str, Tensor]) -> None:
-        if not (self.spec.train.checkpoint_every or self._noticed_now) or not done:
+        if not (self.spec.train.checkpoint_every or self._newly_preempted) or not done:
             return
-        self.pulse.at(f"the checkpoint of step {self.step}")
-        began, moments = time.monotonic(), engine.moments()
+        self.watchdog.report_position(f"the checkpoint of step {self.step}")
+        start_time, moments = time.monotonic(), engine.gather_moments()
         self.ledger.measure_memory()
         if self.rank == 0:
-            noted = {
+            record = {
                 "evaluations": self.evaluations,
-                "ledger": self.ledger.kept(),
-                "enough": self.enough.kept(),
+                "ledger": self.ledger.to_dict(),
+                "enough": self.early_stopping.to_dict(),
             }
-            state = State(index, done, self.step, weights, moments, copy.deepcopy(noted))
-            self.saver.save(state, functools.partial(self._saved, state))
-        self.ledger.add("checkpoint_seconds", time.monotonic() - began)
+            state = TrainingState(index, done, self.step, weights, moments, copy.deepcopy(record))
+            self.saver.save(state, functools.partial(self._record_checkpoint, state))
+        self.ledger.add_seconds("checkpoint_seconds", time.monotonic() - start_time)
 
     def _await_checkpoint(self) -> None:
         """A checkpoint has one step's time to be written: no step counts that stands on half a one.
 
         So a kill repeats no more steps than lie between two checkpoints.
         """
-        began = time.monotonic()
+        start_time = time.monotonic()
         self.saver.wait()
-        self.ledger.add("checkpoint_seconds", time.monotonic() - began)
+        self.ledger.add_seconds("checkpoint_seconds", time.monotonic() - start_time)
 
-    def _saved(self, state: State, size: int) -> None:
+    def _record_checkpoint(self, state: TrainingState, size: int) -> None:
         """From the saver's thread, when a checkpoint is whole."""
-        self.record.paper("ledger.json", state.record["ledger"])
-        self.record.event("checkpoint", step=state.step, bytes=size)
+        self.recorder.write_json("ledger.json", state.record["ledger"])
+        self.recorder.emit_event("checkpoint", step=state.step, bytes=size)
 
     def _measure(self, engine: Engine, at: str) -> dict[str, float] | None:
         """Evaluates and records, under the name of where in the run it is; None without rows."""
         if self.eval_feed is None:
             return None
-        began, wire = time.monotonic(), self.team.wire
-        self.pulse.at(f"the evaluation after step {self.step}")
-        with wire.because(EVALUATION):
-            measured = evaluate(
+        start_time, collectives = time.monotonic(), self.context.collectives
+        self.watchdog.report_position(f"the evaluation after step {self.step}")
+        with collectives.attribute_to(EVALUATION):
+            metrics = evaluate(
                 engine.module,
                 self.eval_feed,
                 task=self.spec.model.task,
                 device=self.device,
-                wire=wire,
+                collectives=collectives,
             )
-        took = time.monotonic() - began
-        self.ledger.add("eval_seconds", took)
+        seconds = time.monotonic() - start_time
+        self.ledger.add_seconds("eval_seconds", seconds)
         if not at.startswith("step "):
-            self.evaluations[at] = measured
-        self.record.evaluation(at, self.step, measured, took)
-        return measured
+            self.evaluations[at] = metrics
+        self.recorder.record_evaluation(at, self.step, metrics, seconds)
+        return metrics
 
-    def _sample(self, engine: Engine, at: str) -> None:
+    def _generate_samples(self, engine: Engine, at: str) -> None:
         if not self.prompts:
             return
-        with self.team.wire.because(SAMPLES):
-            answers = answer(engine.module, self.prompts, self.tokenizer, self.device)
-        told = [
-            {"prompt": p.shown, "wanted": p.wanted, "answer": said}
-            for p, said in zip(self.prompts, answers, strict=True)
+        with self.context.collectives.attribute_to(SAMPLES):
+            answers = generate_answers(engine.module, self.prompts, self.tokenizer, self.device)
+        samples = [
+            {"prompt": prompt.display_text, "wanted": prompt.expected, "answer": text}
+            for prompt, text in zip(self.prompts, answers, strict=True)
         ]
-        self.record.event("samples", at=at, samples=told)
+        self.recorder.emit_event("samples", at=at, samples=samples)
 
     def _publish(self, weights: Mapping[str, Tensor]) -> Manifest | None:
         self.ledger.close(self.plan, self.step)
@@ -412,11 +412,11 @@ class Training:
             evaluations=self.evaluations,
             ledger=self.ledger,
         )
-        self.record.paper("ledger.json", self.ledger)
-        self.record.event(
+        self.recorder.write_json("ledger.json", self.ledger)
+        self.recorder.emit_event(
             "published",
             adapter=manifest.label,
-            form=form(manifest),
+            form=detect_form(manifest),
             bytes=manifest.size,
             place=self.runs.store.url(manifest.prefix),
             ledger=self.ledger,

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from jobs.errors import Fault, InputError
 from jobs.request import Request
-from jobs.store.adapters import pull, resolve
+from jobs.store.adapters import pull, resolve_adapter
 from jobs.store.objects import ObjectStore
-from slora.folder import LoraAdapter, SparseAdapter, read
+from slora.folder import LoraAdapter, SparseAdapter, read_adapter
 from slora.mask import Mask
-from slora.start import Start
+from slora.start import LowRankInit
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class WarmStart:
 
     model: Path | None = None
     """The folder of a whole model, of kind full."""
-    starts: Mapping[str, Start] = field(default_factory=dict)
+    inits: Mapping[str, LowRankInit] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Mapping[str, Mask] = field(default_factory=dict)
     head: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
-def warm_start(request: Request, store: ObjectStore) -> Iterator[WarmStart | None]:
+def load_warm_start(request: Request, store: ObjectStore) -> Iterator[WarmStart | None]:
     """The request's parent, in a folder that lives as long as the block; None without a parent.
 
     Raises NotFound, DigestMismatch, BadAdapter, and InputError for one that is of another kind.
@@ -44,27 +44,27 @@ def warm_start(request: Request, store: ObjectStore) -> Iterator[WarmStart | Non
     if request.parent is None:
         yield None
         return
-    manifest = resolve(store, request.parent)
-    with tempfile.TemporaryDirectory(prefix="slora-parent-") as made:
-        folder = pull(store, manifest, Path(made) / "adapter")
+    manifest = resolve_adapter(store, request.parent)
+    with tempfile.TemporaryDirectory(prefix="slora-parent-") as scratch:
+        folder = pull(store, manifest, Path(scratch) / "adapter")
         kind = request.spec.method.kind
         if kind == manifest.kind == "full":
             yield WarmStart(model=folder)
             return
-        adapter = None if manifest.kind == "full" else read(folder)
+        adapter = None if manifest.kind == "full" else read_adapter(folder)
         if kind == "sparse" and isinstance(adapter, SparseAdapter) and not adapter.factors:
             yield WarmStart(values=adapter.values, masks=adapter.masks, head=adapter.head)
         elif kind == "lora" and isinstance(adapter, LoraAdapter):
-            starts = _starts(adapter, request.spec.method.scale)
-            yield WarmStart(starts=starts, head=adapter.head)
+            inits = _rescale_factors(adapter, request.spec.method.scale)
+            yield WarmStart(inits=inits, head=adapter.head)
         else:
             problem = f"{kind} can't go on from {manifest.label}, of kind {manifest.kind}"
             raise InputError([Fault("retrain.start", problem, "Use scratch.")])
 
 
-def _starts(adapter: LoraAdapter, scale: float) -> dict[str, Start]:
+def _rescale_factors(adapter: LoraAdapter, scale: float) -> dict[str, LowRankInit]:
     factor = adapter.scale / scale
     return {
-        name: Start(a_RI.float(), b_OR.float() * factor)
+        name: LowRankInit(a_RI.float(), b_OR.float() * factor)
         for name, (a_RI, b_OR) in adapter.factors.items()
     }

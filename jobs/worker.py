@@ -12,16 +12,16 @@ from typing import Any
 import ray
 import ray.train
 
-from jobs.at_hand import at_hand
-from jobs.errors import AlreadyThere, InputError, JobsError, Stalled, TrainingFailed
-from jobs.request import JUDGED, Request
+from jobs.at_hand import localize_request
+from jobs.errors import AlreadyExists, InputError, JobsError, TrainingStalled, TrainingFailed
+from jobs.request import EVALUATION_FILE, Request
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
 from slora.errors import SloraError
 
-FAILURE = "failure.json"
+FAILURE_FILE = "failure.json"
 """Written by the first worker that fails of itself: the run ends, because that would repeat."""
-CRASHES = "crashes/"
+CRASHES_PREFIX = "crashes/"
 """Below it, one file for each start of the workers that ended in an error of the code."""
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -32,32 +32,32 @@ ENVIRONMENT = {
 """Nothing is fetched from a hub, and libraries keep quiet."""
 
 
-def train_worker(config: dict[str, Any]) -> None:
+def run_worker(config: dict[str, Any]) -> None:
     """One worker's life. Returns at once where an earlier try failed in a way that repeats."""
     request: Request = config["request"]
     runs = RunStore(open_store(request.spec.store), request.run_id)
-    if runs.store.head(runs.key(FAILURE)) is not None:
+    if runs.store.head(runs.key(FAILURE_FILE)) is not None:
         return
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    crashes = sum(1 for _ in runs.store.list(runs.key(CRASHES)))
+    crashes = sum(1 for _ in runs.store.list(runs.key(CRASHES_PREFIX)))
     try:
-        _train(at_hand(request), runs, rank, context.get_world_size(), config["attempt"])
-    except Stalled as stalled:
+        _run_request(localize_request(request), runs, rank, context.get_world_size(), config["attempt"])
+    except TrainingStalled as stall:
         # As good as lost: a machine that hangs is worth another start, elsewhere.
-        runs.events.append({"event": "stalled", "time": time.time(), "why": str(stalled)})
+        runs.events.append({"event": "stalled", "time": time.time(), "why": str(stall)})
         raise
-    except (TrainingFailed, InputError, SloraError) as failure:
+    except (TrainingFailed, InputError, SloraError) as error:
         # Every rank has met the same one: to end quietly spares Ray a second start of the group.
-        _tell(runs, FAILURE, rank, failure)
-    except Exception as failure:
-        if not _lost_a_peer(failure):
-            spent = crashes >= request.spec.cluster.max_crashes
-            _tell(runs, FAILURE if spent else f"{CRASHES}{crashes}.json", rank, failure)
+        _record_failure(runs, FAILURE_FILE, rank, error)
+    except Exception as error:
+        if not _is_lost_peer(error):
+            is_last_crash = crashes >= request.spec.cluster.max_crashes
+            _record_failure(runs, FAILURE_FILE if is_last_crash else f"{CRASHES_PREFIX}{crashes}.json", rank, error)
         raise
 
 
-def _train(request: Request, runs: RunStore, rank: int, world_size: int, attempt: int) -> None:
+def _run_request(request: Request, runs: RunStore, rank: int, world_size: int, attempt: int) -> None:
     on_gpu = request.spec.cluster.gpus_per_worker > 0
     # Before the libraries below are imported, which read it. Not as Ray's runtime environment: that
     # would cost a new process a worker, four seconds each.
@@ -66,71 +66,71 @@ def _train(request: Request, runs: RunStore, rank: int, world_size: int, attempt
     # deepspeed takes seconds, and looks for accelerators where there are none.
     import torch
 
-    from jobs.deepspeed_wire import distributed
-    from jobs.judging import judge
-    from jobs.notice import noticed
-    from jobs.pulse import Pulse, default_board
-    from jobs.team import team_of
-    from jobs.training import Training
+    from jobs.deepspeed_wire import init_deepspeed
+    from jobs.judging import evaluate_adapters
+    from jobs.notice import is_preemption_requested
+    from jobs.pulse import Watchdog, open_default_store
+    from jobs.team import make_worker_context
+    from jobs.training import FineTuner
 
     if not on_gpu:
         torch.set_num_threads(request.spec.cluster.cpus_per_worker)
     device = ray.train.torch.get_device() if on_gpu else torch.device("cpu")
-    distributed("nccl" if on_gpu else "gloo")
+    init_deepspeed("nccl" if on_gpu else "gloo")
     machine = ray.get_runtime_context().get_node_id()
-    team = team_of(rank, world_size, device, machine=machine)
-    with Pulse(rank, world_size, default_board()) as pulse:
+    context = make_worker_context(rank, world_size, device, machine=machine)
+    with Watchdog(rank, world_size, open_default_store()) as watchdog:
         try:
-            if request.judged:
-                found = judge(request, runs, team, pulse)
+            if request.adapters:
+                metrics = evaluate_adapters(request, runs, context, watchdog)
                 if rank == 0:
-                    runs.write_json(JUDGED, {"asked": request.judging, "found": _finite(found)})
+                    runs.write_json(EVALUATION_FILE, {"asked": request.evaluation_inputs, "found": _replace_non_finite(metrics)})
                 return
-            Training(request, runs, team, attempt=attempt, pulse=pulse, notice=noticed).run()
-        except Exception as failure:
-            if _timed_out(failure):
-                why = f"waited {request.spec.cluster.timeout} s for others: {pulse.late()}"
-                raise Stalled(f"rank {rank} at {pulse.place}", why) from failure
+            FineTuner(request, runs, context, attempt=attempt, watchdog=watchdog, preemption_requested=is_preemption_requested).run()
+        except Exception as error:
+            if _is_timeout(error):
+                reason = f"waited {request.spec.cluster.timeout} s for others: {watchdog.describe_stragglers()}"
+                raise TrainingStalled(f"rank {rank} at {watchdog.position}", reason) from error
             raise
 
 
-def _finite(found: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+def _replace_non_finite(metrics_by_adapter: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
     """As JSON can say it: a figure that is no number is null."""
     return {
         label: {
-            rows: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-            for rows, metrics in sets.items()
+            row_set: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            for row_set, metrics in row_sets.items()
         }
-        for label, sets in found.items()
+        for label, row_sets in metrics_by_adapter.items()
     }
 
 
-def _timed_out(failure: Exception) -> bool:
+def _is_timeout(error: Exception) -> bool:
     """Whether it is a collective's time-out: gloo and NCCL say so in words only."""
-    said = str(failure).lower()
-    return isinstance(failure, RuntimeError) and ("timed out" in said or "timeout" in said)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and ("timed out" in message or "timeout" in message)
 
 
-def _lost_a_peer(failure: Exception) -> bool:
+def _is_lost_peer(error: Exception) -> bool:
     """Whether the error only says that another worker went away, which a new start may mend."""
     import torch
 
-    if isinstance(failure, torch.distributed.DistError):
+    if isinstance(error, torch.distributed.DistError):
         return True
-    return type(failure) is RuntimeError and "gloo" in str(failure)
+    return type(error) is RuntimeError and "gloo" in str(error)
 
 
-def _tell(runs: RunStore, part: str, rank: int, failure: Exception) -> None:
+def _record_failure(runs: RunStore, file_name: str, rank: int, error: Exception) -> None:
     """Leaves the reason in the store, where the driver finds it; the first one counts."""
-    ours = isinstance(failure, JobsError | SloraError)
-    told = {
+    is_own = isinstance(error, JobsError | SloraError)
+    report = {
         "rank": rank,
         "host": os.uname().nodename,
         "time": datetime.datetime.now(datetime.UTC).isoformat(),
-        "why": str(failure) if ours else f"{type(failure).__name__}: {failure}",
-        "exit_code": failure.exit_code if isinstance(failure, JobsError) else 1,
+        "why": str(error) if is_own else f"{type(error).__name__}: {error}",
+        "exit_code": error.exit_code if isinstance(error, JobsError) else 1,
     }
     try:
-        runs.store.put(runs.key(part), json.dumps(told).encode(), create_only=True)
-    except AlreadyThere:
+        runs.store.put(runs.key(file_name), json.dumps(report).encode(), create_only=True)
+    except AlreadyExists:
         return

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from jobs.store.adapters import split_name
-from orchestrator.client.values import Adapter, Pointer
-from orchestrator.commands.remote import asking
-from orchestrator.console import note, print_json, show_pairs, show_table, size_text
-from orchestrator.run_table import moment_text
+from orchestrator.client.values import AdapterResponse, PointerResponse
+from orchestrator.commands.remote import connect_service
+from orchestrator.console import note, print_json, show_pairs, show_table, format_size
+from orchestrator.run_table import format_time
 
 
-def list_there(service: str, *, json: bool) -> None:
+def list_remote_adapters(service: str, *, json: bool) -> None:
     """Every committed version that the token sees."""
-    with asking(service) as client:
-        found = list(client.adapters.list())
+    with connect_service(service) as client:
+        adapters = list(client.adapters.list())
     if json:
-        print_json({"adapters": [_plain(one) for one in found]})
-    elif found:
+        print_json({"adapters": [_dump_adapter(adapter) for adapter in adapters]})
+    elif adapters:
         rows = [
-            (one.label, one.kind, size_text(one.size), one.project, _when(one), one.store)
-            for one in found
+            (adapter.label, adapter.kind, format_size(adapter.size), adapter.project, _format_committed(adapter), adapter.store)
+            for adapter in adapters
         ]
         headers = ("adapter", "kind", "size", "project", "when (UTC)", "store")
         show_table(rows, headers=headers, right=("size",))
@@ -28,53 +28,53 @@ def list_there(service: str, *, json: bool) -> None:
         note("No adapters yet.")
 
 
-def show_there(service: str, name: str, store: str | None, *, json: bool) -> None:
+def show_remote_adapter(service: str, name: str, store: str | None, *, json: bool) -> None:
     """One version, with its manifest for programs."""
-    plain, version = split_name(name)
-    with asking(service) as client:
-        named = client.adapters.named(plain, store=store)
+    base_name, version = split_name(name)
+    with connect_service(service) as client:
+        versions = client.adapters.resolve(base_name, store=store)
         if version is None:
             # As in the store: the promoted one, or the newest where none was promoted.
-            version = named.current.version if named.current else named.versions[-1].version
-        found = client.adapters.get(plain, version, store=named.store)
-    promoted = named.current is not None and named.current.version == version
+            version = versions.current.version if versions.current else versions.versions[-1].version
+        adapter = client.adapters.get(base_name, version, store=versions.store)
+    promoted = versions.current is not None and versions.current.version == version
     if json:
-        print_json({**asdict(found), "promoted": promoted})
+        print_json({**asdict(adapter), "promoted": promoted})
     else:
-        show_pairs([*_pairs(found), ("promoted", "yes" if promoted else "no")])
+        show_pairs([*_format_pairs(adapter), ("promoted", "yes" if promoted else "no")])
 
 
-def promote_there(service: str, name: str, version: int, store: str | None) -> Pointer:
+def promote_remote_adapter(service: str, name: str, version: int, store: str | None) -> PointerResponse:
     """What the bare name means now."""
-    with asking(service) as client:
+    with connect_service(service) as client:
         return client.adapters.promote(name, version, store=store)
 
 
-def rollback_there(service: str, name: str, store: str | None) -> Pointer:
+def rollback_remote_adapter(service: str, name: str, store: str | None) -> PointerResponse:
     """What the bare name means again."""
-    with asking(service) as client:
+    with connect_service(service) as client:
         return client.adapters.rollback(name, store=store)
 
 
-def _plain(one: Adapter) -> dict[str, object]:
-    found = asdict(one)
-    del found["manifest"]
-    return found
+def _dump_adapter(adapter: AdapterResponse) -> dict[str, object]:
+    values = asdict(adapter)
+    del values["manifest"]
+    return values
 
 
-def _pairs(one: Adapter) -> list[tuple[str, str]]:
+def _format_pairs(adapter: AdapterResponse) -> list[tuple[str, str]]:
     return [
-        ("adapter", one.label),
-        ("kind", one.kind),
-        ("project", one.project),
-        ("created", f"{moment_text(one.committed_at)} UTC"),
-        ("run", f"{one.run}, attempt {one.attempt}"),
-        ("base", one.base_digest[:12]),
-        ("parent", one.parent or "-"),
-        ("size", size_text(one.size)),
-        ("store", one.store),
+        ("adapter", adapter.label),
+        ("kind", adapter.kind),
+        ("project", adapter.project),
+        ("created", f"{format_time(adapter.committed_at)} UTC"),
+        ("run", f"{adapter.run}, attempt {adapter.attempt}"),
+        ("base", adapter.base_digest[:12]),
+        ("parent", adapter.parent or "-"),
+        ("size", format_size(adapter.size)),
+        ("store", adapter.store),
     ]
 
 
-def _when(one: Adapter) -> str:
-    return moment_text(one.committed_at)[:16]
+def _format_committed(adapter: AdapterResponse) -> str:
+    return format_time(adapter.committed_at)[:16]

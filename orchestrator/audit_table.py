@@ -5,47 +5,47 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from orchestrator.audit import Line, broken
-from orchestrator.console import duration_text, say, show_table, size_text
+from orchestrator.audit import AuditLine, list_violations
+from orchestrator.console import format_duration, print_line, show_table, format_size
 
 
-def show(run: str, lines: tuple[Line, ...]) -> None:
+def show_audit(run: str, lines: tuple[AuditLine, ...]) -> None:
     """Prints plan beside run, and the verdict."""
-    say(f"run {run}")
+    print_line(f"run {run}")
     rows = [
         (
             line.name,
-            _figure(line.unit, line.planned, "not known"),
-            _figure(line.unit, line.found, "not recorded"),
-            "" if line.off is None else f"{line.off:+.2%}",
-            line.promise,
-            _verdict(line),
+            _format_value(line.unit, line.planned, "not known"),
+            _format_value(line.unit, line.actual, "not recorded"),
+            "" if line.deviation is None else f"{line.deviation:+.2%}",
+            line.tolerance_text,
+            _format_verdict(line),
         )
         for line in lines
     ]
     headers = ("", "planned", "found", "off by", "allowed", "")
     show_table(rows, headers=headers, right=headers[1:5])
-    say("")
-    found = broken(lines)
-    names = "; ".join(line.name for line in found)
-    say(f"Not as planned: {names}." if found else "Everything that was promised is as planned.")
+    print_line("")
+    violations = list_violations(lines)
+    names = "; ".join(line.name for line in violations)
+    print_line(f"Not as planned: {names}." if violations else "Everything that was promised is as planned.")
 
 
-def described(run: str, lines: tuple[Line, ...]) -> dict[str, Any]:
+def dump_audit(run: str, lines: tuple[AuditLine, ...]) -> dict[str, Any]:
     """The same as plain values."""
-    told = [dataclasses.asdict(line) | {"off": line.off, "broken": line.broken} for line in lines]
-    return {"run": run, "as_planned": not broken(lines), "lines": told}
+    line_values = [dataclasses.asdict(line) | {"off": line.deviation, "broken": line.violated} for line in lines]
+    return {"run": run, "as_planned": not list_violations(lines), "lines": line_values}
 
 
-def _figure(unit: str, value: float | None, nothing: str) -> str:
+def _format_value(unit: str, value: float | None, missing_text: str) -> str:
     if value is None:
-        return nothing
+        return missing_text
     if unit == "bytes":
-        return size_text(round(value))
-    return duration_text(value) if unit == "seconds" else f"{value:,.0f}"
+        return format_size(round(value))
+    return format_duration(value) if unit == "seconds" else f"{value:,.0f}"
 
 
-def _verdict(line: Line) -> str:
-    if line.allowed is None:
+def _format_verdict(line: AuditLine) -> str:
+    if line.tolerance is None:
         return ""
-    return "BROKEN" if line.broken else "ok"
+    return "BROKEN" if line.violated else "ok"

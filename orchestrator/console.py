@@ -28,18 +28,18 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from jobs.errors import InputError, JobsError
-from jobs.narrate import plain
+from jobs.narrate import escape_control
 
-notes = Console(stderr=True, highlight=False)
-results = Console(highlight=False)
+err_console = Console(stderr=True, highlight=False)
+out_console = Console(highlight=False)
 
-PATIENCE = 2.0
+BAR_DELAY_S = 2.0
 """Seconds of work that need no progress bar."""
-GAP, LEAST = 2, 8
+COLUMN_GAP, MIN_LAST_WIDTH = 2, 8
 """Between columns, and what the last one is worth a line of its own for."""
 
 
-class Commands(TyperGroup):
+class CommandGroup(TyperGroup):
     """A Typer app's commands: an error raised on purpose is one message and its exit code.
 
     Use as `typer.Typer(cls=Commands)`; at the root it answers for every app below.
@@ -51,29 +51,29 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except JobsError as error:
-            show_error(error)
+            print_error(error)
             raise typer.Exit(error.exit_code) from error
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line of the result, on stdout."""
-    results.print(Text(plain(text)), soft_wrap=True)
+    out_console.print(Text(escape_control(text)), soft_wrap=True)
 
 
 def note(text: str) -> None:
     """A line about the work, on stderr."""
-    notes.print(Text(plain(text)), soft_wrap=True)
+    err_console.print(Text(escape_control(text)), soft_wrap=True)
 
 
-def show_error(error: JobsError) -> None:
+def print_error(error: JobsError) -> None:
     """What went wrong, on stderr."""
     if isinstance(error, InputError):
-        show_faults(error)
+        print_faults(error)
     else:
         note(str(error))
 
 
-def show_faults(error: InputError) -> None:
+def print_faults(error: InputError) -> None:
     """Every fault of the input, one a line, on stderr."""
     for fault in error.faults:
         note(str(fault))
@@ -90,7 +90,7 @@ def show_table(
     headers: Sequence[str],
     right: Sequence[str] = (),
     folded: Sequence[str] = (),
-    lines: bool = False,
+    single_line: bool = False,
 ) -> None:
     """A table on stdout. The headers in `right` stand over numbers.
 
@@ -100,26 +100,26 @@ def show_table(
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     # Given to the last column in advance: else all are narrowed, and names lose their ends.
-    left = _left_for_the_last([headers, *rows])
-    lines = lines and left >= min(LEAST, max(len(row[-1]) for row in [headers, *rows]))
-    for place, header in enumerate(headers):
+    last_width = _compute_last_width([headers, *rows])
+    single_line = single_line and last_width >= min(MIN_LAST_WIDTH, max(len(row[-1]) for row in [headers, *rows]))
+    for index, header in enumerate(headers):
         table.add_column(
             header,
             justify="right" if header in right else "left",
-            overflow="fold" if place == 0 or header in folded else "ellipsis",
-            no_wrap=lines or 0 < place < len(headers) - 1,
-            max_width=left if lines and place == len(headers) - 1 else None,
+            overflow="fold" if index == 0 or header in folded else "ellipsis",
+            no_wrap=single_line or 0 < index < len(headers) - 1,
+            max_width=last_width if single_line and index == len(headers) - 1 else None,
         )
     for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    results.print(table)
+        table.add_row(*(Text(escape_control(cell)) for cell in row))
+    out_console.print(table)
 
 
-def _left_for_the_last(rows: Sequence[Sequence[str]]) -> int:
+def _compute_last_width(rows: Sequence[Sequence[str]]) -> int:
     """The width that is left for the last column where all the others are whole."""
     *columns, _ = zip(*rows, strict=True)
-    widths = [max(cell_len(plain(cell)) for cell in column) for column in columns]
-    return results.width - sum(widths) - GAP * len(widths)
+    widths = [max(cell_len(escape_control(cell)) for cell in column) for column in columns]
+    return out_console.width - sum(widths) - COLUMN_GAP * len(widths)
 
 
 def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
@@ -128,11 +128,11 @@ def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(Text(plain(name)), Text(plain(value)))
-    results.print(table)
+        table.add_row(Text(escape_control(name)), Text(escape_control(value)))
+    out_console.print(table)
 
 
-def size_text(count: int) -> str:
+def format_size(count: int) -> str:
     """Bytes for people: 512 B, 1.9 MB."""
     if count < 1000:
         return f"{count} B"
@@ -145,23 +145,23 @@ def size_text(count: int) -> str:
     raise AssertionError("TB ends the loop")
 
 
-def duration_text(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration for people: 0.4 s, 3 min 12 s, 2 h 5 min, 1 d 3 h."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
+    rounded = round(seconds)
     for unit, name, part, part_name in (
         (86400, "d", 3600, "h"),
         (3600, "h", 60, "min"),
         (60, "min", 1, "s"),
     ):
-        if whole >= unit:
-            rest = whole % unit // part
-            return f"{whole // unit} {name}" + (f" {rest} {part_name}" if rest else "")
-    return f"{whole} s"
+        if rounded >= unit:
+            rest = rounded % unit // part
+            return f"{rounded // unit} {name}" + (f" {rest} {part_name}" if rest else "")
+    return f"{rounded} s"
 
 
-class LongWork:
+class LazyProgressBar:
     """A progress bar on stderr, once the work has taken longer than `PATIENCE`.
 
     For bytes, or for what `counts` names.
@@ -176,8 +176,8 @@ class LongWork:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._counts = counts
-        self._title, self._total, self._clock = plain(title), total, clock
-        self._done, self._since = 0, clock()
+        self._title, self._total, self._clock = escape_control(title), total, clock
+        self._completed, self._started_at = 0, clock()
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -194,20 +194,20 @@ class LongWork:
 
     def advance(self, count: int) -> None:
         """So much more is done."""
-        self._done += count
-        if self._bar is None and notes.is_terminal and self._clock() - self._since >= PATIENCE:
-            self._bar = self._started()
+        self._completed += count
+        if self._bar is None and err_console.is_terminal and self._clock() - self._started_at >= BAR_DELAY_S:
+            self._bar = self._start_bar()
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._done)
+            self._bar.update(self._bar.task_ids[0], completed=self._completed)
 
-    def _started(self) -> Progress:
+    def _start_bar(self) -> Progress:
         columns = (TextColumn("{task.description}", markup=False), BarColumn())
-        done = (
+        count_columns = (
             (MofNCompleteColumn(), TextColumn(self._counts))
             if self._counts
             else (DownloadColumn(),)
         )
-        bar = Progress(*columns, *done, TimeRemainingColumn(), console=notes, transient=True)
+        bar = Progress(*columns, *count_columns, TimeRemainingColumn(), console=err_console, transient=True)
         bar.add_task(self._title, total=self._total)
         bar.start()
         return bar

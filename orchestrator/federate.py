@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from jobs.federate.check import FederatedChecked
-from jobs.federate.papers import FEDERATION, keep_asked
+from jobs.federate.check import ValidatedFederation
+from jobs.federate.papers import FEDERATION_FILE, pin_spec
 from jobs.store.runs import RunStore
 from orchestrator.console import note
-from orchestrator.train import INTERRUPTED, new_run, show, to_end
+from orchestrator.train import INTERRUPTED, create_run, show_outcome, run_spec_job
 
 
-def federate(found: FederatedChecked, *, json: bool) -> int:
+def run_federation(checked: ValidatedFederation, *, json: bool) -> int:
     """Runs the job to its end and shows what came of it. Returns the command's exit code."""
-    runs = federated_to_end(found)
-    if runs is None:
+    run_store = run_federation_job(checked)
+    if run_store is None:
         note("stopped; nothing of it runs on, and the same command starts anew")
         return INTERRUPTED
-    show(runs, found.asked.spec.store, json=json)
+    show_outcome(run_store, checked.federated_spec.spec.store, json=json)
     return 0
 
 
-def federated_to_end(found: FederatedChecked) -> RunStore | None:
+def run_federation_job(checked: ValidatedFederation) -> RunStore | None:
     """The run's papers once its job is done; None where Ctrl-C stopped it."""
-    spec = found.asked.spec
-    runs = new_run(spec)
-    keep_asked(found.asked, runs)
-    return runs if to_end("jobs.federate", FEDERATION, runs, spec) else None
+    spec = checked.federated_spec.spec
+    run_store = create_run(spec)
+    pin_spec(checked.federated_spec, run_store)
+    return run_store if run_spec_job("jobs.federate", FEDERATION_FILE, run_store, spec) else None

@@ -10,44 +10,44 @@ from typing import Any, Protocol, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from jobs.narrate import line_of, number, plain, step_line
+from jobs.narrate import format_event, format_number, escape_control, format_step
 from jobs.store.runs import RunStore
-from orchestrator.console import duration_text, note, notes
+from orchestrator.console import format_duration, note, err_console
 
-TICK_S = 0.25
-LINE_S = 5.0
+POLL_S = 0.25
+STEP_LINE_INTERVAL_S = 5.0
 """Where there is no terminal, a line about a step at most this often."""
 
 
-class Teller(Protocol):
+class ProgressDisplay(Protocol):
     """Shows what the journals say."""
 
-    def event(self, event: Mapping[str, Any]) -> None: ...
-    def step(self, metric: Mapping[str, Any]) -> None: ...
+    def show_event(self, event: Mapping[str, Any]) -> None: ...
+    def show_step(self, metric: Mapping[str, Any]) -> None: ...
 
 
-def follow(runs: RunStore, teller: Teller, alive: Callable[[], bool]) -> None:
+def follow_run(run_store: RunStore, display: ProgressDisplay, is_alive: Callable[[], bool]) -> None:
     """Shows events and steps until `alive` says no, and what came after the last look too."""
     events_at = metrics_at = 0
     while True:
-        last = not alive()
-        events, events_at = runs.events.tail(events_at)
-        metrics, metrics_at = runs.metrics.tail(metrics_at)
+        last = not is_alive()
+        events, events_at = run_store.events.tail(events_at)
+        metrics, metrics_at = run_store.metrics.tail(metrics_at)
         for event in events:
-            teller.event(event)
+            display.show_event(event)
         for metric in metrics:
             if "evaluation" not in metric:
-                teller.step(metric)
+                display.show_step(metric)
         if last:
             return
-        time.sleep(TICK_S)
+        time.sleep(POLL_S)
 
 
-class LineTeller:
+class LineDisplay:
     """For logs and pipes: one line an event, and one now and then for the steps."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._steps, self._told, self._clock = 0, -LINE_S, clock
+        self._steps, self._last_line_at, self._clock = 0, -STEP_LINE_INTERVAL_S, clock
 
     def __enter__(self) -> Self:
         return self
@@ -55,20 +55,20 @@ class LineTeller:
     def __exit__(self, *_: object) -> None:
         return
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def show_event(self, event: Mapping[str, Any]) -> None:
         if event.get("event") == "started":
             self._steps = event["steps"]
-        if (line := line_of(event)) is not None:
+        if (line := format_event(event)) is not None:
             note(line)
 
-    def step(self, metric: Mapping[str, Any]) -> None:
-        if self._clock() - self._told >= LINE_S or metric["step"] == self._steps:
-            self._told = self._clock()
-            if (line := step_line(metric, self._steps)) is not None:
+    def show_step(self, metric: Mapping[str, Any]) -> None:
+        if self._clock() - self._last_line_at >= STEP_LINE_INTERVAL_S or metric["step"] == self._steps:
+            self._last_line_at = self._clock()
+            if (line := format_step(metric, self._steps)) is not None:
                 note(line)
 
 
-class BarTeller:
+class BarDisplay:
     """For a terminal: the events as lines, and below them one bar for all the steps."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class BarTeller:
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[said]}", markup=False),
-            console=notes,
+            console=err_console,
         )
         self._task = self._bar.add_task("starting", total=None, said="")
 
@@ -93,27 +93,27 @@ class BarTeller:
     ) -> None:
         self._bar.stop()
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def show_event(self, event: Mapping[str, Any]) -> None:
         kind = event.get("event")
         if kind == "started":
             self._bar.update(self._task, total=event["steps"])
         if kind == "stage":
-            self._bar.update(self._task, description=plain(event["stage"]))
-        if (line := line_of(event)) is not None:
-            self._bar.console.print(Text(plain(line)))
+            self._bar.update(self._task, description=escape_control(event["stage"]))
+        if (line := format_event(event)) is not None:
+            self._bar.console.print(Text(escape_control(line)))
 
-    def step(self, metric: Mapping[str, Any]) -> None:
+    def show_step(self, metric: Mapping[str, Any]) -> None:
         total = self._bar.tasks[0].total or metric["step"]
-        left = (total - metric["step"]) * metric["seconds"] / metric["step"]
-        said = (
-            f"loss {number(metric['loss'], '.3f')}  {metric['tokens_per_second']:.0f} tok/s  "
-            f"{duration_text(left)} left"
+        remaining = (total - metric["step"]) * metric["seconds"] / metric["step"]
+        status_text = (
+            f"loss {format_number(metric['loss'], '.3f')}  {metric['tokens_per_second']:.0f} tok/s  "
+            f"{format_duration(remaining)} left"
         )
         self._bar.update(
-            self._task, completed=metric["step"], description=plain(metric["stage"]), said=said
+            self._task, completed=metric["step"], description=escape_control(metric["stage"]), said=status_text
         )
 
 
-def teller() -> LineTeller | BarTeller:
+def make_display() -> LineDisplay | BarDisplay:
     """The one that suits where stderr goes."""
-    return BarTeller() if notes.is_terminal else LineTeller()
+    return BarDisplay() if err_console.is_terminal else LineDisplay()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.commands.tree import Tree
+from orchestrator.commands.tree import LazyCommands
 
 app = typer.Typer(
-    cls=Tree,
+    cls=LazyCommands,
     no_args_is_help=True,
     help="Fine-tune transformers with SLoRA on Ray.",
     pretty_exceptions_enable=False,
@@ -20,6 +20,6 @@ def main() -> None:
 
 
 @app.callback()
-def _root() -> None:
+def _define_root() -> None:
     # Typer wants something of its own to hang the tree on.
     return

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from jobs.preflight import Checked
-from jobs.report import outcome, summary
-from jobs.retrain.door import Retrain
-from jobs.retrain.look import NothingNew, look
-from jobs.retrain.papers import RETRAIN, keep_asked
+from jobs.preflight import ValidatedRun
+from jobs.report import collect_outcome, render_summary
+from jobs.retrain.door import RetrainSpec
+from jobs.retrain.look import NoNewData, snapshot_state
+from jobs.retrain.papers import RETRAIN_FILE, pin_spec
 from jobs.store.objects import open_store
-from orchestrator.console import note, print_json, results
-from orchestrator.train import INTERRUPTED, new_run, next_commands, to_end
+from orchestrator.console import note, print_json, out_console
+from orchestrator.train import INTERRUPTED, create_run, print_next_commands, run_spec_job
 
 
-def retrain(asked: Retrain, checked: Checked, *, json: bool) -> int:
+def run_retraining(retraining: RetrainSpec, checked: ValidatedRun, *, json: bool) -> int:
     """Runs the job to its decision and shows it; nothing new starts nothing. The exit code."""
     spec = checked.spec
-    sha256 = str(checked.train.sha256)
-    found = look(open_store(spec.store), spec, asked.section.start, sha256)
-    if isinstance(found, NothingNew):
-        return _nothing_new(found, json=json)
-    runs = new_run(spec)
-    keep_asked(asked, runs)
-    if not to_end("jobs.retrain", RETRAIN, runs, spec):
+    sha256 = str(checked.train_scan.sha256)
+    state = snapshot_state(open_store(spec.store), spec, retraining.section.start, sha256)
+    if isinstance(state, NoNewData):
+        return _show_nothing_new(state, json=json)
+    run_store = create_run(spec)
+    pin_spec(retraining, run_store)
+    if not run_spec_job("jobs.retrain", RETRAIN_FILE, run_store, spec):
         note("stopped; nothing of it runs on, and the same command starts anew")
         return INTERRUPTED
-    told = outcome(runs)
+    result = collect_outcome(run_store)
     if json:
-        print_json(told)
+        print_json(result)
         return 0
-    results.print(summary(runs))
-    if "adapter" in told:
-        next_commands(told, spec.store)
+    out_console.print(render_summary(run_store))
+    if "adapter" in result:
+        print_next_commands(result, spec.store)
     return 0
 
 
-def _nothing_new(found: NothingNew, *, json: bool) -> int:
+def _show_nothing_new(state: NoNewData, *, json: bool) -> int:
     if json:
-        decision = {"event": "nothing new", "adapter": found.adapter, "why": found.why}
+        decision = {"event": "nothing new", "adapter": state.adapter, "why": state.reason}
         print_json({"decision": decision})
     else:
-        results.print(f"nothing new: {found.why}")
+        out_console.print(f"nothing new: {state.reason}")
     return 0

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from jobs.errors import InputError, StoreError
-from jobs.preflight import Checked, check, replanned
-from jobs.retrain.door import SCRATCH, Retrain
-from jobs.retrain.look import CURRENT, training_spec
-from jobs.store.adapters import resolve
+from jobs.preflight import ValidatedRun, validate_run, replan
+from jobs.retrain.door import SCRATCH, RetrainSpec
+from jobs.retrain.look import CURRENT, make_training_spec
+from jobs.store.adapters import resolve_adapter
 from jobs.store.objects import open_store
 
 
-def plan_of(asked: Retrain) -> tuple[Checked, str]:
+def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
     """The training's plan, and in words where it would start. Reads no more than a plan does."""
-    checked = check(asked.spec, quick=True)
-    start = _start(asked)
-    words = f"a retraining: the training starts from {start or SCRATCH}"
-    spec = training_spec(checked.spec, start)
+    checked = validate_run(retraining.spec, quick=True)
+    start = _find_start(retraining)
+    description = f"a retraining: the training starts from {start or SCRATCH}"
+    spec = make_training_spec(checked.spec, start)
     if spec != checked.spec:
-        words += ", and has no sparse stage, which is there to find where to start"
-    return replanned(checked, spec), words
+        description += ", and has no sparse stage, which is there to find where to start"
+    return replan(checked, spec), description
 
 
-def _start(asked: Retrain) -> str | None:
+def _find_start(retraining: RetrainSpec) -> str | None:
     """The adapter that a training would go on from now; None: scratch."""
-    name, start = asked.spec.name, asked.section.start
+    name, start = retraining.spec.name, retraining.section.start
     if start == SCRATCH:
         return None
-    wanted = name if start == CURRENT else f"{name}@{start}"
+    label = name if start == CURRENT else f"{name}@{start}"
     try:
-        return resolve(open_store(asked.spec.store), wanted).label
+        return resolve_adapter(open_store(retraining.spec.store), label).label
     except (InputError, StoreError):
         if start != CURRENT:
             raise

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.client.values import Attempt, Run
-from orchestrator.console import duration_text, say, show_pairs, show_table
+from orchestrator.client.values import AttemptResponse, RunResponse
+from orchestrator.console import format_duration, print_line, show_pairs, show_table
 
 REASONS = {
     "crashed": ("its code failed, which repeats itself", "Read `slora logs {run}`, mend, submit."),
@@ -32,29 +32,29 @@ REASONS = {
 """Why a run did not go on, and what to do about it."""
 
 
-def show_runs(runs: Sequence[Run], *, now: float | None = None) -> None:
+def show_runs(runs: Sequence[RunResponse], *, now: float | None = None) -> None:
     """A table, as the runs come."""
     moment = time.time() if now is None else now
     rows = [
-        (run.id, run.status, run.kind, run.project, _age(run.created_at, moment), _brief(run))
+        (run.id, run.status, run.kind, run.project, _format_age(run.created_at, moment), _format_reason(run))
         for run in runs
     ]
     headers = ("run", "status", "kind", "project", "age", "why")
-    show_table(rows, headers=headers, right=("age",), lines=True)
+    show_table(rows, headers=headers, right=("age",), single_line=True)
 
 
-def show_run(run: Run) -> None:
+def show_run(run: RunResponse) -> None:
     """One run: where it is, its attempts, why it ended, what to do next."""
-    show_pairs(_pairs(run))
+    show_pairs(_format_pairs(run))
     if run.attempts:
-        say("")
+        print_line("")
         headers = ("job", "status", "from (UTC)", "to", "why")
-        show_table([_attempt(one) for one in run.attempts], headers=headers, lines=True)
-    say("")
-    say(f"next: {next_step(run)}")
+        show_table([_format_attempt(attempt) for attempt in run.attempts], headers=headers, single_line=True)
+    print_line("")
+    print_line(f"next: {suggest_next_step(run)}")
 
 
-def next_step(run: Run) -> str:
+def suggest_next_step(run: RunResponse) -> str:
     """What whoever looks at it may do now."""
     if run.reason is not None and run.reason in REASONS:
         return REASONS[run.reason][1].format(run=run.id)
@@ -70,31 +70,31 @@ def next_step(run: Run) -> str:
     return f"slora logs -f {run.id}"
 
 
-def why(run: Run) -> str:
+def explain_status(run: RunResponse) -> str:
     """The one thing that there is to say about it besides its status."""
     if run.reason is not None:
         return REASONS.get(run.reason, (run.reason,))[0]
-    if run.stop is not None and not run.over:
+    if run.stop is not None and not run.is_final:
         return "asked to stop"
-    return run.waits
+    return run.wait_reason
 
 
-def described(run: Run) -> dict[str, Any]:
+def dump_run(run: RunResponse) -> dict[str, Any]:
     """For programs."""
-    return {**asdict(run), "attempts": [asdict(one) for one in run.attempts]}
+    return {**asdict(run), "attempts": [asdict(attempt) for attempt in run.attempts]}
 
 
-def moment_text(at: float | None) -> str:
+def format_time(timestamp: float | None) -> str:
     """A moment for people, in UTC."""
-    return "-" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+    return "-" if timestamp is None else f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _brief(run: Run) -> str:
-    return run.reason or why(run)
+def _format_reason(run: RunResponse) -> str:
+    return run.reason or explain_status(run)
 
 
-def _pairs(run: Run) -> list[tuple[str, str]]:
-    reason = "" if run.reason is None else f" ({run.reason}: {why(run)})"
+def _format_pairs(run: RunResponse) -> list[tuple[str, str]]:
+    reason = "" if run.reason is None else f" ({run.reason}: {explain_status(run)})"
     pairs = [
         ("run", run.id),
         ("status", f"{run.status}{reason}"),
@@ -102,21 +102,21 @@ def _pairs(run: Run) -> list[tuple[str, str]]:
         ("kind", f"{run.kind} of {run.name}"),
         ("cluster", f"{run.cluster}, {run.workers} worker{'s' if run.workers != 1 else ''}"),
         ("store", run.store),
-        ("created", f"{moment_text(run.created_at)} UTC"),
-        ("changed", f"{moment_text(run.updated_at)} UTC"),
+        ("created", f"{format_time(run.created_at)} UTC"),
+        ("changed", f"{format_time(run.updated_at)} UTC"),
     ]
     pairs += [("tokens", f"{run.tokens:,} at most")] if run.tokens is not None else []
     pairs += [("search", run.search)] if run.search else []
-    pairs += [("waits", run.waits)] if run.waits and not run.over else []
-    pairs += [("stop", f"asked for: {run.stop}")] if run.stop and not run.over else []
+    pairs += [("waits", run.wait_reason)] if run.wait_reason and not run.is_final else []
+    pairs += [("stop", f"asked for: {run.stop}")] if run.stop and not run.is_final else []
     return pairs + ([("detail", run.detail)] if run.detail else [])
 
 
-def _attempt(one: Attempt) -> tuple[str, ...]:
-    began, ended = moment_text(one.created_at)[5:], moment_text(one.ended_at)[5:] or "-"
-    return one.submission, one.status, began, ended, one.reason or ""
+def _format_attempt(attempt: AttemptResponse) -> tuple[str, ...]:
+    began, ended = format_time(attempt.created_at)[5:], format_time(attempt.ended_at)[5:] or "-"
+    return attempt.submission, attempt.status, began, ended, attempt.reason or ""
 
 
-def _age(since: float, now: float) -> str:
+def _format_age(since: float, now: float) -> str:
     # Clocks differ; nothing is younger than now. In one unit: the width is for the runs' names.
-    return " ".join(duration_text(max(0.0, now - since)).split()[:2])
+    return " ".join(format_duration(max(0.0, now - since)).split()[:2])

@@ -10,97 +10,97 @@ from datetime import UTC, datetime
 
 from rich.live import Live
 
-from jobs.search.diary import Diary
-from jobs.search.door import Search
-from jobs.search.leave import NEXT, REPORT, RESULTS, SEARCH, keep_asked, outcome
-from jobs.search.table import line_of, live
+from jobs.search.diary import TrialLog
+from jobs.search.door import SearchSpec
+from jobs.search.leave import NEXT_SPEC_FILE, REPORT_FILE, RESULTS_FILE, SEARCH_FILE, pin_search, build_summary
+from jobs.search.table import format_trial, render_table
 from jobs.store.objects import open_store
-from jobs.store.runs import RunStore, new_run_id
-from orchestrator.console import note, notes, print_json, results
-from orchestrator.train import INTERRUPTED, paper_at, run_here
+from jobs.store.runs import RunStore, make_run_id
+from orchestrator.console import note, err_console, print_json, out_console
+from orchestrator.train import INTERRUPTED, locate_run_file, run_local_job
 
-TICK_S = 0.5
+POLL_S = 0.5
 
 
-def search(asked: Search, *, resume: str | None, json: bool) -> int:
+def run_search(search_spec: SearchSpec, *, resume: str | None, json: bool) -> int:
     """Runs the search to its end and shows what it found. Returns the job's exit code."""
-    spec = asked.spec
-    run_id = resume or new_run_id(f"{spec.name[:40]}-search", datetime.now(UTC))
-    runs = RunStore(open_store(spec.store), run_id)
-    keep_asked(asked, runs, resumed=resume is not None)
+    spec = search_spec.spec
+    run_id = resume or make_run_id(f"{spec.name[:40]}-search", datetime.now(UTC))
+    run_store = RunStore(open_store(spec.store), run_id)
+    pin_search(search_spec, run_store, resumed=resume is not None)
     note(f"search {run_id}")
-    words = ["jobs.search", "--spec", paper_at(runs, SEARCH)]
-    words += ["--resume" if resume else "--run", run_id]
-    done = run_here(
-        words,
-        runs,
+    arguments = ["jobs.search", "--spec", locate_run_file(run_store, SEARCH_FILE)]
+    arguments += ["--resume" if resume else "--run", run_id]
+    finished = run_local_job(
+        arguments,
+        run_store,
         job_id=f"{run_id}-{secrets.token_hex(2)}",
-        cpus=_cpus(asked),
-        watch=lambda alive: _watch(asked, runs, alive),
+        cpus=_count_cpus(search_spec),
+        watch=lambda is_alive: _watch(search_spec, run_store, is_alive),
     )
-    if not done:
+    if not finished:
         note(f"stopped; nothing of it runs on, and `slora search SPEC --resume {run_id}` goes on")
         return INTERRUPTED
-    _show(asked, runs, json=json)
+    _show_result(search_spec, run_store, json=json)
     return 0
 
 
-def _cpus(asked: Search) -> int:
+def _count_cpus(search_spec: SearchSpec) -> int:
     """For a Ray that is started for it: this machine's, and at least one trial's."""
-    one = _most(asked, "cluster.workers", asked.spec.workers)
-    one *= _most(asked, "cluster.cpus_per_worker", asked.spec.cluster.cpus_per_worker)
-    most = one * (asked.section.max_concurrent or 1)
-    return max(most, os.cpu_count() or 1) if asked.section.max_concurrent is None else most
+    trial_cpus = _find_maximum(search_spec, "cluster.workers", search_spec.spec.workers)
+    trial_cpus *= _find_maximum(search_spec, "cluster.cpus_per_worker", search_spec.spec.cluster.cpus_per_worker)
+    total_cpus = trial_cpus * (search_spec.section.max_concurrent or 1)
+    return max(total_cpus, os.cpu_count() or 1) if search_spec.section.max_concurrent is None else total_cpus
 
 
-def _most(asked: Search, key: str, here: int) -> int:
-    domain = asked.section.space.get(key)
-    return here if domain is None else max(domain.ends())
+def _find_maximum(search_spec: SearchSpec, key: str, default: int) -> int:
+    domain = search_spec.section.space.get(key)
+    return default if domain is None else max(domain.list_ends())
 
 
-def _watch(asked: Search, runs: RunStore, alive: Callable[[], bool]) -> None:
-    if notes.is_terminal:
-        _draw(asked, runs, alive)
+def _watch(search_spec: SearchSpec, run_store: RunStore, is_alive: Callable[[], bool]) -> None:
+    if err_console.is_terminal:
+        _draw_table(search_spec, run_store, is_alive)
     else:
-        _tell(asked, runs, alive)
+        _print_changes(search_spec, run_store, is_alive)
 
 
-def _draw(asked: Search, runs: RunStore, alive: Callable[[], bool]) -> None:
+def _draw_table(search_spec: SearchSpec, run_store: RunStore, is_alive: Callable[[], bool]) -> None:
     """One table, drawn anew."""
-    metric, mode = asked.section.metric, asked.section.direction
-    with Live(console=notes, auto_refresh=False, vertical_overflow="visible") as shown:
+    metric, mode = search_spec.section.metric, search_spec.section.direction
+    with Live(console=err_console, auto_refresh=False, vertical_overflow="visible") as display:
         last = False
         while not last:
-            last = not alive()
-            shown.update(live(Diary(runs).rows, metric, mode, notes.width), refresh=True)
+            last = not is_alive()
+            display.update(render_table(TrialLog(run_store).records, metric, mode, err_console.width), refresh=True)
             if not last:
-                time.sleep(TICK_S)
+                time.sleep(POLL_S)
 
 
-def _tell(asked: Search, runs: RunStore, alive: Callable[[], bool]) -> None:
+def _print_changes(search_spec: SearchSpec, run_store: RunStore, is_alive: Callable[[], bool]) -> None:
     """A line when a trial starts or ends."""
-    told: dict[int, str] = {}
+    printed: dict[int, str] = {}
     last = False
     while not last:
-        last = not alive()
-        for row in Diary(runs).rows:
-            if row.status != "waiting" and told.get(row.number) != row.status:
-                told[row.number] = row.status
-                note(line_of(row, asked.section.metric))
+        last = not is_alive()
+        for row in TrialLog(run_store).records:
+            if row.status != "waiting" and printed.get(row.number) != row.status:
+                printed[row.number] = row.status
+                note(format_trial(row, search_spec.section.metric))
         if not last:
-            time.sleep(TICK_S)
+            time.sleep(POLL_S)
 
 
-def _show(asked: Search, runs: RunStore, *, json: bool) -> None:
-    found = outcome(asked, runs)
+def _show_result(search_spec: SearchSpec, run_store: RunStore, *, json: bool) -> None:
+    result = build_summary(search_spec, run_store)
     if json:
-        print_json(found)
+        print_json(result)
         return
-    rows = Diary(runs).rows
-    results.print(live(rows, asked.section.metric, asked.section.direction, results.width))
-    if found["adapter"] is not None:
-        results.print(f"committed {found['adapter']}")
-    results.print("next:", style="bold")
-    results.print(f"  .venv/bin/slora train {paper_at(runs, NEXT)}", soft_wrap=True)
-    for name in (REPORT, RESULTS):
-        results.print(f"  {paper_at(runs, name)}", soft_wrap=True)
+    rows = TrialLog(run_store).records
+    out_console.print(render_table(rows, search_spec.section.metric, search_spec.section.direction, out_console.width))
+    if result["adapter"] is not None:
+        out_console.print(f"committed {result['adapter']}")
+    out_console.print("next:", style="bold")
+    out_console.print(f"  .venv/bin/slora train {locate_run_file(run_store, NEXT_SPEC_FILE)}", soft_wrap=True)
+    for name in (REPORT_FILE, RESULTS_FILE):
+        out_console.print(f"  {locate_run_file(run_store, name)}", soft_wrap=True)

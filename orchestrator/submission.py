@@ -11,47 +11,47 @@ from typing import Any
 
 from jobs.data.files import HUB_ID
 from jobs.errors import Fault, InputError
-from jobs.federate.check import check_federated
-from jobs.federate.door import FEDERATION, Federated, is_federated, validate_federated
-from jobs.preflight import absolute, check
+from jobs.federate.check import check_federation
+from jobs.federate.door import FEDERATION, FederatedSpec, is_federated, validate_federated
+from jobs.preflight import make_paths_absolute, validate_run
 from jobs.retrain.door import is_retrain, validate_retrain
 from jobs.search.door import validate_search
-from jobs.spec import Frozen, Spec
-from jobs.spec_file import read_raw, validate_spec
-from jobs.stopping import stop_faults
+from jobs.spec import StrictModel, RunSpec
+from jobs.spec_file import read_raw_spec, validate_spec
+from jobs.stopping import find_stop_faults
 
 
 @dataclass(frozen=True)
-class Sent:
+class PreparedSubmission:
     """What is sent, and what could not be checked here."""
 
     kind: str
     name: str
     spec: Mapping[str, Any]
     """What its file and --set say, and no defaults: those are the service's."""
-    absent: tuple[str, ...]
+    missing_keys: tuple[str, ...]
     """Keys whose paths are not on this machine."""
 
 
-def read_submission(path: Path, overrides: Sequence[str] = ()) -> Sent:
+def read_submission(path: Path, overrides: Sequence[str] = ()) -> PreparedSubmission:
     """Raises InputError with every fault that can be seen from here."""
-    raw = read_raw(path, overrides)
-    kind = _kind(raw)
-    plain, sections = _read(kind, raw)
-    whole = absolute(plain)
-    absent = _absent(whole)
-    if absent and not _lost(plain, absent):
+    raw = read_raw_spec(path, overrides)
+    kind = _detect_kind(raw)
+    written_spec, sections = _validate_kind(kind, raw)
+    resolved_spec = make_paths_absolute(written_spec)
+    missing_keys = _find_missing_keys(resolved_spec)
+    if missing_keys and not _has_missing_relative(written_spec, missing_keys):
         # The model or the rows are elsewhere: what they would tell is told by the job.
-        if faults := list(stop_faults(whole)):
+        if faults := list(find_stop_faults(resolved_spec)):
             raise InputError(faults)
     elif is_federated(raw):
-        check_federated(_federated(raw, whole), quick=True, store=False)
+        check_federation(_validate_federation(raw, resolved_spec), quick=True, store=False)
     else:
-        check(whole, quick=True, store=False)
-    return Sent(kind, whole.name, {**_named(whole, raw), **sections}, absent)
+        validate_run(resolved_spec, quick=True, with_store=False)
+    return PreparedSubmission(kind, resolved_spec.name, {**_dump_written_keys(resolved_spec, raw), **sections}, missing_keys)
 
 
-def _kind(raw: Mapping[str, Any]) -> str:
+def _detect_kind(raw: Mapping[str, Any]) -> str:
     if is_retrain(raw) and not is_federated(raw):
         if raw.get("search") is not None:
             raise InputError([Fault("search", "stands beside retrain", "Keep one of the two.")])
@@ -62,60 +62,60 @@ def _kind(raw: Mapping[str, Any]) -> str:
     return "federate" if is_federated(raw) else "finetune"
 
 
-def _read(kind: str, raw: Mapping[str, Any]) -> tuple[Spec, dict[str, Any]]:
+def _validate_kind(kind: str, raw: Mapping[str, Any]) -> tuple[RunSpec, dict[str, Any]]:
     """The spec of a training, and the sections that are not of it."""
     if kind == "finetune":
         return validate_spec(raw), {}
     if kind == "federate":
         federated = validate_federated(raw)
-        return federated.spec, _section(FEDERATION, federated.section)
+        return federated.spec, _dump_section(FEDERATION, federated.section)
     if kind == "retrain":
-        again = validate_retrain(raw)
-        return again.spec, _section(kind, again.section)
-    found = validate_search(raw)
-    clients = _section(FEDERATION, found.federation) if found.federation else {}
-    return found.spec, {**_section(kind, found.section), **clients}
+        retraining = validate_retrain(raw)
+        return retraining.spec, _dump_section(kind, retraining.section)
+    search = validate_search(raw)
+    clients = _dump_section(FEDERATION, search.federation) if search.federation else {}
+    return search.spec, {**_dump_section(kind, search.section), **clients}
 
 
-def _federated(raw: Mapping[str, Any], whole: Spec) -> Federated:
+def _validate_federation(raw: Mapping[str, Any], resolved_spec: RunSpec) -> FederatedSpec:
     """The federation, or that of a search's trials, with whole paths."""
-    plain = {key: value for key, value in raw.items() if key != "search"}
-    return Federated(whole, validate_federated(plain).section)
+    training_keys = {key: value for key, value in raw.items() if key != "search"}
+    return FederatedSpec(resolved_spec, validate_federated(training_keys).section)
 
 
-def _section(key: str, section: Frozen) -> dict[str, Any]:
+def _dump_section(key: str, section: StrictModel) -> dict[str, Any]:
     return {key: section.model_dump(mode="json", exclude_unset=True)}
 
 
-def _named(spec: Spec, raw: Mapping[str, Any]) -> dict[str, Any]:
+def _dump_written_keys(spec: RunSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
     """What was written, with whole paths. A store that nobody named is the service's to choose."""
-    given = spec.model_dump(mode="json", exclude_unset=True)
+    values = spec.model_dump(mode="json", exclude_unset=True)
     if is_federated(raw):
         # Put in by its door, which refuses it from others: the service's own puts it in again.
-        del given["train"]["steps"]
-    return {key: value for key, value in given.items() if key in raw}
+        del values["train"]["steps"]
+    return {key: value for key, value in values.items() if key in raw}
 
 
-def _absent(spec: Spec) -> tuple[str, ...]:
+def _find_missing_keys(spec: RunSpec) -> tuple[str, ...]:
     """Keys whose files are not here. Hub ids and URLs are looked up where the job runs."""
-    return tuple(key for key, path in _paths(spec).items() if not _here(path))
+    return tuple(key for key, path in _list_paths(spec).items() if not _is_local(path))
 
 
-def _lost(spec: Spec, absent: Sequence[str]) -> bool:
+def _has_missing_relative(spec: RunSpec, missing_keys: Sequence[str]) -> bool:
     """Whether one of them is relative as it was written: it is nowhere else either."""
-    written = _paths(spec)
+    written_paths = _list_paths(spec)
     return any(
-        not (written[key].startswith(("/", "~")) or "://" in written[key])
-        and not HUB_ID.fullmatch(written[key])
-        for key in absent
+        not (written_paths[key].startswith(("/", "~")) or "://" in written_paths[key])
+        and not HUB_ID.fullmatch(written_paths[key])
+        for key in missing_keys
     )
 
 
-def _paths(spec: Spec) -> dict[str, str]:
+def _list_paths(spec: RunSpec) -> dict[str, str]:
     eval_rows = {} if spec.data.eval is None else {"data.eval": spec.data.eval}
     return {"model.path": spec.model.path, "data.train": spec.data.train, **eval_rows}
 
 
-def _here(path: str) -> bool:
-    plain = path.removeprefix("file://")
-    return "://" not in plain and (os.path.exists(plain) or bool(glob.glob(plain, recursive=True)))
+def _is_local(path: str) -> bool:
+    local_path = path.removeprefix("file://")
+    return "://" not in local_path and (os.path.exists(local_path) or bool(glob.glob(local_path, recursive=True)))

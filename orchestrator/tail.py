@@ -12,73 +12,73 @@ from typing import Self, TextIO
 from rich.status import Status
 from rich.text import Text
 
-from jobs.narrate import plain
-from orchestrator.client.client import Client
+from jobs.narrate import escape_control
+from orchestrator.client.client import ServiceClient
 from orchestrator.client.errors import ClientError
-from orchestrator.client.values import Run
-from orchestrator.console import note, notes
-from orchestrator.run_table import next_step, why
+from orchestrator.client.values import RunResponse
+from orchestrator.console import note, err_console
+from orchestrator.run_table import suggest_next_step, explain_status
 
-LOOK_S = 1.0
-LOOK_WITHIN_S = 3.0
+POLL_S = 1.0
+POLL_TIMEOUT_S = 3.0
 INTERRUPTED = 130
 
-_WORDS = re.compile(r"[^\t\r]+")
+_TEXT_PATTERN = re.compile(r"[^\t\r]+")
 
 
-def follow(client: Client, run: str, *, out: TextIO | None = None) -> int:
+def follow_run(client: ServiceClient, run: str, *, out: TextIO | None = None) -> int:
     """Writes the log until the run is over. Returns the command's exit code: 0 where it is done.
 
     Over restarts of the service no byte is lost or comes twice.
     """
-    write = writer(out or sys.stdout)
+    write = make_writer(out or sys.stdout)
     try:
-        with Meanwhile(client, run) as meanwhile:
-            for piece in client.runs.log(run, waiting=_gone):
-                meanwhile.end()
-                if piece.text:
-                    write(piece.text)
+        with RunStatusLine(client, run) as status:
+            for chunk in client.runs.follow_log(run, on_retry=_note_retry):
+                status.stop()
+                if chunk.text:
+                    write(chunk.text)
     except KeyboardInterrupt:
         note(f"{run} goes on: `slora logs -f {run}` follows it again, `slora stop {run}` ends it.")
         return INTERRUPTED
-    return ended(client.runs.get(run))
+    return report_end(client.runs.get(run))
 
 
-def ended(run: Run) -> int:
+def report_end(run: RunResponse) -> int:
     """Says how a run ended. Returns the exit code: 1 unless it is done."""
-    told = why(run)
-    note(f"run {run.id}: {run.status}{f', {told}' if told else ''}")
+    reason = explain_status(run)
+    note(f"run {run.id}: {run.status}{f', {reason}' if reason else ''}")
     if run.status == "done":
         return 0
     if run.detail:
         note(run.detail)
-    note(next_step(run))
+    note(suggest_next_step(run))
     return 1
 
 
-def writer(out: TextIO) -> Callable[[str], None]:
+def make_writer(out: TextIO) -> Callable[[str], None]:
     """Writes pieces of a log: byte for byte, or such that no terminal obeys what a job printed."""
-    shown = _harmless if out.isatty() else str
+    sanitize = _escape_text if out.isatty() else str
 
     def write(text: str) -> None:
-        out.write(shown(text))
+        out.write(sanitize(text))
         out.flush()
 
     return write
 
 
-class Meanwhile:
+class RunStatusLine:
     """Tells where a run stands until its log begins: a line that changes, or one a change."""
 
-    def __init__(self, client: Client, run: str) -> None:
+    def __init__(self, client: ServiceClient, run: str) -> None:
         self._client, self._run = client, run
-        self._over = Event()
-        self._told = ""
-        self._shown: Status | None = None
-        self._looking = Thread(target=self._look, name="meanwhile", daemon=True)
+        self._stopped = Event()
+        self._last_text = ""
+        self._spinner: Status | None = None
+        self._poller = Thread(target=self._poll, name="meanwhile", daemon=True)
 
     def __enter__(self) -> Self:
-        self._looking.start()
+        self._poller.start()
         return self
 
     def __exit__(
@@ -87,42 +87,42 @@ class Meanwhile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.end()
+        self.stop()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """The log speaks now."""
-        if not self._over.is_set():
-            self._over.set()
-            self._looking.join()
-            if self._shown is not None:
-                self._shown.stop()
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._poller.join()
+            if self._spinner is not None:
+                self._spinner.stop()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         # Not at once: most that is followed has a log already.
-        while not self._over.wait(LOOK_S):
+        while not self._stopped.wait(POLL_S):
             try:
-                self._tell(self._client.runs.get(self._run, within=LOOK_WITHIN_S))
+                self._show_status(self._client.runs.get(self._run, timeout_s=POLL_TIMEOUT_S))
             except ClientError:
                 continue  # the log's own stream tells of it
 
-    def _tell(self, run: Run) -> None:
-        told = run.status + (f": {why(run)}" if why(run) else "")
-        if told == self._told or self._over.is_set():
+    def _show_status(self, run: RunResponse) -> None:
+        text = run.status + (f": {explain_status(run)}" if explain_status(run) else "")
+        if text == self._last_text or self._stopped.is_set():
             return
-        self._told = told
-        if not notes.is_terminal:
-            note(told)
-        elif self._shown is None:
-            self._shown = notes.status(Text(plain(told)))
-            self._shown.start()
+        self._last_text = text
+        if not err_console.is_terminal:
+            note(text)
+        elif self._spinner is None:
+            self._spinner = err_console.status(Text(escape_control(text)))
+            self._spinner.start()
         else:
-            self._shown.update(Text(plain(told)))
+            self._spinner.update(Text(escape_control(text)))
 
 
-def _gone(why_not: str) -> None:
-    note(f"the service does not answer ({why_not.rstrip('.')}); trying again …")
+def _note_retry(reason: str) -> None:
+    note(f"the service does not answer ({reason.rstrip('.')}); trying again …")
 
 
-def _harmless(text: str) -> str:
+def _escape_text(text: str) -> str:
     # A tab is no harm, and the CR of a progress bar begins its line anew, as it was meant to.
-    return _WORDS.sub(lambda found: plain(found[0]), text)
+    return _TEXT_PATTERN.sub(lambda match: escape_control(match[0]), text)

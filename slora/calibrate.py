@@ -23,38 +23,38 @@ from torch import Tensor
 
 from slora.errors import BadMask
 from slora.masks.scorer import Scorer
-from slora.plain import features, is_conv1d, matrix
+from slora.plain import get_features, is_conv1d, get_weight_matrix
 
-MOST_SUMS = 1 << 30
+MAX_SUM_BYTES = 1 << 30
 """Bytes of float64 sums in one pass, where a single layer does not need more."""
 
 Layers = Mapping[str, Any]
 """Plain layers by name: `nn.Linear` or Conv1D."""
-Run = Callable[[], int]
+CalibrationPass = Callable[[], int]
 """Forward and backward of this rank's sequences, one at a time; returns how many there were."""
-Whole = Callable[[Tensor], AbstractContextManager[None]]
+GatherContext = Callable[[Tensor], AbstractContextManager[None]]
 """Inside what it gives, a weight is whole and may be read: for bases that are sharded."""
-OverRanks = Callable[[Tensor], Tensor]
+SumOverRanks = Callable[[Tensor], Tensor]
 """The sum of a tensor over all ranks."""
 
 
-def _here(weight: Tensor) -> AbstractContextManager[None]:
+def _skip_gather(weight: Tensor) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _over_ranks(total: Tensor) -> Tensor:
+def _sum_over_ranks(total: Tensor) -> Tensor:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)
     return total
 
 
-def layer_scores(
+def score_layers(
     layers: Layers,
     scorer: Scorer,
-    run: Run,
+    run_pass: CalibrationPass,
     *,
-    whole: Whole = _here,
-    over_ranks: OverRanks = _over_ranks,
+    gathered: GatherContext = _skip_gather,
+    sum_over_ranks: SumOverRanks = _sum_over_ranks,
 ) -> Iterator[tuple[str, Tensor]]:
     """Each layer's score, float32 `[O, I]` on the CPU, the same on every rank. A collective.
 
@@ -63,103 +63,103 @@ def layer_scores(
     """
     if scorer.unit is None:
         for name, layer in layers.items():
-            with whole(layer.weight):
-                score = scorer.finish(matrix(layer).detach(), None, 0).float().cpu()
+            with gathered(layer.weight):
+                score = scorer.finish(get_weight_matrix(layer).detach(), None, 0).float().cpu()
             yield name, score
         return
-    for group in groups(layers):
-        for name, total, units in _sums(group, scorer.unit, run, over_ranks):
-            with whole(group[name].weight):
-                weight = matrix(group[name]).detach()
+    for group in group_layers(layers):
+        for name, total, units in _sum_units(group, scorer.unit, run_pass, sum_over_ranks):
+            with gathered(group[name].weight):
+                weight = get_weight_matrix(group[name]).detach()
                 score = scorer.finish(weight, total.to(weight.device), units).float().cpu()
             yield name, score
 
 
-def layer_gradients(
-    layers: Layers, run: Run, *, over_ranks: OverRanks = _over_ranks
+def compute_mean_gradients(
+    layers: Layers, run_pass: CalibrationPass, *, sum_over_ranks: SumOverRanks = _sum_over_ranks
 ) -> Iterator[tuple[str, Tensor]]:
     """Each layer's mean gradient over the sequences, float32 `[O, I]` on the CPU. A collective."""
-    for group in groups(layers):
-        for name, total, units in _sums(group, lambda _, gradient: gradient, run, over_ranks):
+    for group in group_layers(layers):
+        for name, total, units in _sum_units(group, lambda _, gradient: gradient, run_pass, sum_over_ranks):
             yield name, (total / units).float().cpu()
 
 
-def groups(layers: Layers) -> Iterator[dict[str, Any]]:
+def group_layers(layers: Layers) -> Iterator[dict[str, Any]]:
     """The layers in order, cut so that a group's sums stay within the bound."""
-    sizes = {name: 8 * math.prod(features(layer)) for name, layer in layers.items()}
-    most = min(sum(sizes.values()) // 2, MOST_SUMS)
+    sizes = {name: 8 * math.prod(get_features(layer)) for name, layer in layers.items()}
+    max_bytes = min(sum(sizes.values()) // 2, MAX_SUM_BYTES)
     group: dict[str, Any] = {}
-    held = 0
+    group_bytes = 0
     for name, layer in layers.items():
-        if group and held + sizes[name] > most:
+        if group and group_bytes + sizes[name] > max_bytes:
             yield group
-            group, held = {}, 0
+            group, group_bytes = {}, 0
         group[name] = layer
-        held += sizes[name]
+        group_bytes += sizes[name]
     if group:
         yield group
 
 
 @dataclass
-class _Sum:
+class _RunningSum:
     """One layer's running sum, in float64."""
 
     total: Tensor
 
-    def fold(self, unit: Tensor) -> None:
+    def add(self, unit: Tensor) -> None:
         self.total += unit
 
 
-def _sums(
-    group: Layers, unit: Callable[[Tensor, Tensor], Tensor], run: Run, over_ranks: OverRanks
+def _sum_units(
+    group: Layers, unit: Callable[[Tensor, Tensor], Tensor], run_pass: CalibrationPass, sum_over_ranks: SumOverRanks
 ) -> Iterator[tuple[str, Tensor, int]]:
     """Each layer's sum of units over all ranks, and how many units there were."""
     sums = {
-        name: _Sum(torch.zeros(features(layer), dtype=torch.float64, device=layer.weight.device))
+        name: _RunningSum(torch.zeros(get_features(layer), dtype=torch.float64, device=layer.weight.device))
         for name, layer in group.items()
     }
-    with _folding(group, sums, unit):
-        count = run()
-    units = int(over_ranks(torch.tensor(float(count), dtype=torch.float64, device=_device(group))))
+    with _fold_gradients(group, sums, unit):
+        count = run_pass()
+    units = int(sum_over_ranks(torch.tensor(float(count), dtype=torch.float64, device=_get_device(group))))
     if not units:
         raise BadMask("no calibration sequence was seen: give more data, or a mask without scores")
     for name in list(sums):
-        yield name, over_ranks(sums.pop(name).total), units
+        yield name, sum_over_ranks(sums.pop(name).total), units
 
 
 @contextmanager
-def _folding(
-    group: Layers, sums: Mapping[str, _Sum], unit: Callable[[Tensor, Tensor], Tensor]
+def _fold_gradients(
+    group: Layers, sums: Mapping[str, _RunningSum], unit: Callable[[Tensor, Tensor], Tensor]
 ) -> Iterator[None]:
     """Inside, each gradient of the group's weights is folded into its sum and dropped."""
     weights = {name: layer.weight for name, layer in group.items()}
-    asked = {name: weight.requires_grad for name, weight in weights.items()}
+    requires_grad = {name: weight.requires_grad for name, weight in weights.items()}
     handles = []
 
-    def folds(name: str) -> Callable[[Tensor], None]:
-        turned = is_conv1d(group[name])
+    def make_fold_hook(name: str) -> Callable[[Tensor], None]:
+        transposed = is_conv1d(group[name])
 
-        def fold(weight: Tensor) -> None:
+        def fold_gradient(weight: Tensor) -> None:
             assert weight.grad is not None
-            gradient = weight.grad.t() if turned else weight.grad
-            sums[name].fold(unit(matrix(group[name]).detach(), gradient))
+            gradient = weight.grad.t() if transposed else weight.grad
+            sums[name].add(unit(get_weight_matrix(group[name]).detach(), gradient))
             weight.grad = None
 
-        return fold
+        return fold_gradient
 
     for name, weight in weights.items():
         weight.requires_grad_(True)
-        handles.append(weight.register_post_accumulate_grad_hook(folds(name)))
+        handles.append(weight.register_post_accumulate_grad_hook(make_fold_hook(name)))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
         for name, weight in weights.items():
-            weight.requires_grad_(asked[name])
+            weight.requires_grad_(requires_grad[name])
             weight.grad = None
 
 
-def _device(group: Layers) -> torch.device:
+def _get_device(group: Layers) -> torch.device:
     device: torch.device = next(iter(group.values())).weight.device
     return device

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from slora.errors import BadAdapter, SloraError
-from slora.factor_mask import dense
+from slora.factor_mask import expand_to_dense
 from slora.files import TASK_TYPES, read_json, read_task, read_tensors, write_files
-from slora.mask import Block, Entries, Mask, random_mask
-from slora.names import entries
+from slora.mask import BlockMask, EntryMask, Mask, draw_random_mask
+from slora.names import count_entries
 
 SPARSE_CONFIG, SPARSE_WEIGHTS = "sparse_config.json", "sparse_model.safetensors"
-FORMAT = 2
-SPARSEST = 1_000_000
+FORMAT_VERSION = 2
+MAX_FACTOR_SPARSITY = 1_000_000
 """A factor has at most so many entries for each that is stored: what a file claims costs memory."""
-Factors = Mapping[str, tuple[Tensor, Tensor]]
+FactorsByLayer = Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SparseAdapter:
     task: str
     seed: int | None = None
     density: float | None = None
-    factors: Factors = field(default_factory=dict)
+    factors: FactorsByLayer = field(default_factory=dict)
     scale: float = 1.0
     sparse_factors: bool = False
     head: Mapping[str, Tensor] = field(default_factory=dict)
@@ -53,10 +53,10 @@ class SparseAdapter:
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """[O, I] of every layer."""
-        found = {name: mask.shape for name, mask in self.masks.items()}
+        layer_shapes = {name: mask.shape for name, mask in self.masks.items()}
         for name, (a_RI, b_OR) in self.factors.items():
-            found[name] = (b_OR.shape[0], a_RI.shape[1])
-        return found
+            layer_shapes[name] = (b_OR.shape[0], a_RI.shape[1])
+        return layer_shapes
 
 
 def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
@@ -65,11 +65,11 @@ def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
     tensors.update({f"{name}.values": values for name, values in adapter.values.items()})
     if adapter.seed is None:
         for name, mask in adapter.masks.items():
-            tensors.update(_mask_tensors(name, mask))
+            tensors.update(_make_mask_tensors(name, mask))
     for name, factors in adapter.factors.items():
-        tensors.update(_factor_tensors(name, factors, sparse=adapter.sparse_factors))
+        tensors.update(_make_factor_tensors(name, factors, sparse=adapter.sparse_factors))
     config = {
-        "format": FORMAT,
+        "format": FORMAT_VERSION,
         "task_type": TASK_TYPES[adapter.task],
         "base_model_name_or_path": adapter.base,
         "mask": "chosen" if adapter.seed is None else "random",
@@ -86,74 +86,74 @@ def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
 
 def read_sparse(folder: Path, labels: tuple[str, ...]) -> SparseAdapter:
     """The adapter, checked. Raises BadAdapter."""
-    where = folder / SPARSE_CONFIG
-    config = read_json(where, {})
+    path = folder / SPARSE_CONFIG
+    config = read_json(path, {})
     tensors = read_tensors(folder / SPARSE_WEIGHTS)
     try:
-        found = _Reader(config, tensors, str(where)).adapter(read_task(config, where), labels)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as wrong:
-        if isinstance(wrong, SloraError):
-            raise BadAdapter(str(where), str(wrong)) from None
-        raise BadAdapter(str(where), f"not a sparse adapter: {wrong!r}") from None
-    return found
+        adapter = _SparseReader(config, tensors, str(path)).read_adapter(read_task(config, path), labels)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        if isinstance(error, SloraError):
+            raise BadAdapter(str(path), str(error)) from None
+        raise BadAdapter(str(path), f"not a sparse adapter: {error!r}") from None
+    return adapter
 
 
-def _mask_tensors(name: str, mask: Mask) -> dict[str, Tensor]:
-    if isinstance(mask, Block):
+def _make_mask_tensors(name: str, mask: Mask) -> dict[str, Tensor]:
+    if isinstance(mask, BlockMask):
         return {f"{name}.rows": mask.rows.int(), f"{name}.columns": mask.columns.int()}
-    return {f"{name}.positions": _small(mask.positions)}
+    return {f"{name}.positions": _narrow_integers(mask.positions)}
 
 
-def _factor_tensors(
+def _make_factor_tensors(
     name: str, factors: tuple[Tensor, Tensor], *, sparse: bool
 ) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for side, factor in zip(("a_RI", "b_OR"), factors, strict=True):
         if not sparse:
-            found[f"{name}.{side}"] = factor
+            tensors[f"{name}.{side}"] = factor
             continue
         flat = factor.flatten()
-        places = flat.nonzero().squeeze(1)
+        positions = flat.nonzero().squeeze(1)
         # A file of tensors has no place for an empty one.
-        places = places if places.numel() else torch.zeros(1, dtype=torch.int64)
-        found[f"{name}.{side}.places"] = _small(places)
-        found[f"{name}.{side}.values"] = flat[places]
-    return found
+        positions = positions if positions.numel() else torch.zeros(1, dtype=torch.int64)
+        tensors[f"{name}.{side}.places"] = _narrow_integers(positions)
+        tensors[f"{name}.{side}.values"] = flat[positions]
+    return tensors
 
 
-def _small(numbers: Tensor) -> Tensor:
+def _narrow_integers(numbers: Tensor) -> Tensor:
     """In four bytes each, where they fit."""
     return numbers.int() if not numbers.numel() or int(numbers.max()) < 2**31 else numbers
 
 
-class _Reader:
+class _SparseReader:
     """Takes what the config names out of the tensors; what is left over is the head."""
 
-    def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor], where: str) -> None:
-        self._config, self._left, self._where = config, dict(tensors), where
+    def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor], path: str) -> None:
+        self._config, self._remaining, self._path = config, dict(tensors), path
         self._shapes = {
             str(name): (int(shape[0]), int(shape[1])) for name, shape in config["shapes"].items()
         }
 
-    def adapter(self, task: str, labels: tuple[str, ...]) -> SparseAdapter:
+    def read_adapter(self, task: str, labels: tuple[str, ...]) -> SparseAdapter:
         config = self._config
-        if config["format"] != FORMAT or config["mask"] not in ("random", "chosen"):
-            raise BadAdapter(self._where, "of a format or a mask that this version does not know")
+        if config["format"] != FORMAT_VERSION or config["mask"] not in ("random", "chosen"):
+            raise BadAdapter(self._path, "of a format or a mask that this version does not know")
         for name, shape in self._shapes.items():
             if min(shape) < 1 or shape[0] * shape[1] >= 2**40:
-                raise BadAdapter(self._where, f"{name} has no sensible shape, {shape}")
+                raise BadAdapter(self._path, f"{name} has no sensible shape, {shape}")
         scale = float(config["scale"])
         if not math.isfinite(scale):
-            raise BadAdapter(self._where, f"its scale is {scale}")
-        values = {str(name): self._floats(f"{name}.values", 1) for name in config["values"]}
-        random = config["mask"] == "random"
-        seed = int(config["seed"]) if random else None
-        density = float(config["density"]) if random else None
-        masks = {name: self._mask(name, v.numel(), seed, density) for name, v in values.items()}
+            raise BadAdapter(self._path, f"its scale is {scale}")
+        values = {str(name): self._read_floats(f"{name}.values", 1) for name in config["values"]}
+        is_random = config["mask"] == "random"
+        seed = int(config["seed"]) if is_random else None
+        density = float(config["density"]) if is_random else None
+        masks = {name: self._read_mask(name, tensor.numel(), seed, density) for name, tensor in values.items()}
         sparse = config["sparse_factors"] is True
-        factors = {name: found for name in self._shapes if (found := self._factors(name, sparse))}
-        if lonely := self._shapes.keys() - values.keys() - factors.keys():
-            raise BadAdapter(self._where, f"{min(lonely)} has neither values nor factors")
+        factors = {name: pair for name in self._shapes if (pair := self._read_factors(name, sparse))}
+        if empty_layers := self._shapes.keys() - values.keys() - factors.keys():
+            raise BadAdapter(self._path, f"{min(empty_layers)} has neither values nor factors")
         return SparseAdapter(
             values=values,
             masks=masks,
@@ -164,68 +164,68 @@ class _Reader:
             factors=factors,
             scale=scale,
             sparse_factors=sparse,
-            head=self._left,
+            head=self._remaining,
             labels=labels,
         )
 
-    def _mask(self, name: str, count: int, seed: int | None, density: float | None) -> Mask:
+    def _read_mask(self, name: str, count: int, seed: int | None, density: float | None) -> Mask:
         shape = self._shapes[name]
         if seed is not None and density is not None:
             # Counted before it is drawn: a file can't ask for more memory than it has values.
-            if entries(shape, density) != count:
-                wanted = entries(shape, density)
-                raise BadAdapter(self._where, f"{name}: {count} values for {wanted} entries")
-            return random_mask(seed=seed, name=name, shape=shape, density=density)
+            if count_entries(shape, density) != count:
+                expected = count_entries(shape, density)
+                raise BadAdapter(self._path, f"{name}: {count} values for {expected} entries")
+            return draw_random_mask(seed=seed, name=name, shape=shape, density=density)
         mask: Mask
-        if f"{name}.rows" in self._left:
-            rows = self._numbers(f"{name}.rows", below=shape[0])
-            mask = Block(shape, rows, self._numbers(f"{name}.columns", below=shape[1]))
+        if f"{name}.rows" in self._remaining:
+            rows = self._read_indices(f"{name}.rows", below=shape[0])
+            mask = BlockMask(shape, rows, self._read_indices(f"{name}.columns", below=shape[1]))
         else:
-            mask = Entries(shape, self._numbers(f"{name}.positions", below=shape[0] * shape[1]))
+            mask = EntryMask(shape, self._read_indices(f"{name}.positions", below=shape[0] * shape[1]))
         if mask.nnz != count:
-            raise BadAdapter(self._where, f"{name}: {count} values for {mask.nnz} entries")
+            raise BadAdapter(self._path, f"{name}: {count} values for {mask.nnz} entries")
         return mask
 
-    def _factors(self, name: str, sparse: bool) -> tuple[Tensor, Tensor] | None:
+    def _read_factors(self, name: str, sparse: bool) -> tuple[Tensor, Tensor] | None:
         rows, columns = self._shapes[name]
-        if sparse and f"{name}.a_RI.places" in self._left:
+        if sparse and f"{name}.a_RI.places" in self._remaining:
             rank = int(self._config["rank"])
-            stored = self._left[f"{name}.a_RI.places"].numel()
+            stored_entries = self._remaining[f"{name}.a_RI.places"].numel()
             # Twice the smaller side is what a start that was taken out can have.
-            if not 1 <= rank <= 2 * min(rows, columns) or rank * columns > SPARSEST * stored:
-                raise BadAdapter(self._where, f"{name} has no sensible rank, {rank}")
-            a = self._scattered(f"{name}.a_RI", (rank, columns))
-            return a, self._scattered(f"{name}.b_OR", (rows, rank))
-        if f"{name}.a_RI" not in self._left:
+            if not 1 <= rank <= 2 * min(rows, columns) or rank * columns > MAX_FACTOR_SPARSITY * stored_entries:
+                raise BadAdapter(self._path, f"{name} has no sensible rank, {rank}")
+            a = self._read_sparse_factor(f"{name}.a_RI", (rank, columns))
+            return a, self._read_sparse_factor(f"{name}.b_OR", (rows, rank))
+        if f"{name}.a_RI" not in self._remaining:
             return None
-        a_RI, b_OR = self._floats(f"{name}.a_RI", 2), self._floats(f"{name}.b_OR", 2)
+        a_RI, b_OR = self._read_floats(f"{name}.a_RI", 2), self._read_floats(f"{name}.b_OR", 2)
         if a_RI.shape[1] != columns or b_OR.shape != (rows, a_RI.shape[0]):
             shapes = f"A {tuple(a_RI.shape)} and B {tuple(b_OR.shape)}"
-            raise BadAdapter(self._where, f"{name}: {shapes} do not fit {self._shapes[name]}")
+            raise BadAdapter(self._path, f"{name}: {shapes} do not fit {self._shapes[name]}")
         return a_RI, b_OR
 
-    def _scattered(self, name: str, shape: tuple[int, int]) -> Tensor:
-        places = self._numbers(f"{name}.places", below=shape[0] * shape[1])
-        values = self._floats(f"{name}.values", 1)
-        if values.shape != places.shape:
+    def _read_sparse_factor(self, name: str, shape: tuple[int, int]) -> Tensor:
+        positions = self._read_indices(f"{name}.places", below=shape[0] * shape[1])
+        values = self._read_floats(f"{name}.values", 1)
+        if values.shape != positions.shape:
             raise BadAdapter(
-                self._where, f"{name}: {values.numel()} values, {places.numel()} places"
+                self._path, f"{name}: {values.numel()} values, {positions.numel()} places"
             )
-        return dense(values, places, shape)
+        return expand_to_dense(values, positions, shape)
 
-    def _floats(self, name: str, dimensions: int) -> Tensor:
-        tensor = self._left.pop(name)
+    def _read_floats(self, name: str, dimensions: int) -> Tensor:
+        tensor = self._remaining.pop(name)
         if tensor.ndim != dimensions or not tensor.is_floating_point():
-            raise BadAdapter(self._where, f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
+            raise BadAdapter(self._path, f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
         return tensor.float()
 
-    def _numbers(self, name: str, *, below: int) -> Tensor:
+    def _read_indices(self, name: str, *, below: int) -> Tensor:
         """Ascending, in range, none twice. int64."""
-        numbers = self._left.pop(name)
-        if numbers.ndim != 1 or numbers.dtype not in (torch.int32, torch.int64):
-            raise BadAdapter(self._where, f"{name} is {numbers.dtype} {tuple(numbers.shape)}")
-        numbers = numbers.long()
-        rising = bool((numbers[1:] > numbers[:-1]).all())
-        if not rising or int(numbers[0]) < 0 or int(numbers[-1]) >= below:
-            raise BadAdapter(self._where, f"{name} is not rising within 0..{below - 1}")
-        return numbers
+        indices = self._remaining.pop(name)
+        if indices.ndim != 1 or indices.dtype not in (torch.int32, torch.int64):
+            raise BadAdapter(self._path, f"{name} is {indices.dtype} {tuple(indices.shape)}")
+        indices = indices.long()
+        ascending = bool((indices[1:] > indices[:-1]).all())
+        if not ascending or int(indices[0]) < 0 or int(indices[-1]) >= below:
+            raise BadAdapter(self._path, f"{name} is not rising within 0..{below - 1}")
+        return indices

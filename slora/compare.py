@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slora.compact import SparseAdapter
-from slora.merge import Adapter, layer_shapes, update
+from slora.merge import Adapter, get_layer_shapes, compute_update
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class LayerDifference:
     """Entries that both masks hold, over those that either holds; None without two masks."""
 
 
-def compare(
-    first: Adapter, second: Adapter, *, seen: Callable[[str], None] = lambda _: None
+def compare_adapters(
+    first: Adapter, second: Adapter, *, on_layer: Callable[[str], None] = lambda _: None
 ) -> list[LayerDifference]:
     """Every layer that either changes, and every tensor of the heads, the most different first.
 
@@ -36,39 +36,39 @@ def compare(
 
     Raises ValueError where a layer has two shapes: the adapters are of different bases.
     """
-    shapes, others = layer_shapes(first), layer_shapes(second)
-    for name in shapes.keys() & others.keys():
-        if shapes[name] != others[name]:
+    shapes, other_shapes = get_layer_shapes(first), get_layer_shapes(second)
+    for name in shapes.keys() & other_shapes.keys():
+        if shapes[name] != other_shapes[name]:
             raise ValueError(
-                f"{name} is {shapes[name]} in one and {others[name]} in the other: "
+                f"{name} is {shapes[name]} in one and {other_shapes[name]} in the other: "
                 "they are adapters of different models"
             )
-    found = []
-    for name in {**shapes, **others}:
-        found.append(_difference(first, second, name))
-        seen(name)
-    heads = dict.fromkeys([*first.head, *second.head])
-    found += [_head_difference(first.head.get(n), second.head.get(n), n) for n in heads]
-    return sorted(found, key=lambda layer: (-layer.distance, layer.name))
+    differences = []
+    for name in {**shapes, **other_shapes}:
+        differences.append(_compare_layer(first, second, name))
+        on_layer(name)
+    head_names = dict.fromkeys([*first.head, *second.head])
+    differences += [_compare_head_tensor(first.head.get(head_name), second.head.get(head_name), head_name) for head_name in head_names]
+    return sorted(differences, key=lambda layer: (-layer.distance, layer.name))
 
 
-def _difference(first: Adapter, second: Adapter, name: str) -> LayerDifference:
-    there = [one for one in (first, second) if name in layer_shapes(one)]
-    zero = torch.zeros(layer_shapes(there[0])[name])
-    a, b = (update(one, name) if name in layer_shapes(one) else zero for one in (first, second))
-    return _distance(name, a, b, overlap=_overlap(first, second, name))
+def _compare_layer(first: Adapter, second: Adapter, name: str) -> LayerDifference:
+    owners = [adapter for adapter in (first, second) if name in get_layer_shapes(adapter)]
+    zero = torch.zeros(get_layer_shapes(owners[0])[name])
+    a, b = (compute_update(adapter, name) if name in get_layer_shapes(adapter) else zero for adapter in (first, second))
+    return _measure_distance(name, a, b, overlap=_measure_overlap(first, second, name))
 
 
-def _head_difference(a: Tensor | None, b: Tensor | None, name: str) -> LayerDifference:
-    there = a if a is not None else b
-    assert there is not None
+def _compare_head_tensor(a: Tensor | None, b: Tensor | None, name: str) -> LayerDifference:
+    existing = a if a is not None else b
+    assert existing is not None
     if a is not None and b is not None and a.shape != b.shape:
         raise ValueError(f"{name} is {tuple(a.shape)} in one and {tuple(b.shape)} in the other")
-    zero = torch.zeros(there.shape)
-    return _distance(name, zero if a is None else a, zero if b is None else b, overlap=None)
+    zero = torch.zeros(existing.shape)
+    return _measure_distance(name, zero if a is None else a, zero if b is None else b, overlap=None)
 
 
-def _distance(name: str, a: Tensor, b: Tensor, *, overlap: float | None) -> LayerDifference:
+def _measure_distance(name: str, a: Tensor, b: Tensor, *, overlap: float | None) -> LayerDifference:
     a, b = a.double(), b.double()
     norm_a, norm_b = float(a.norm()), float(b.norm())
     largest = max(norm_a, norm_b)
@@ -82,11 +82,11 @@ def _distance(name: str, a: Tensor, b: Tensor, *, overlap: float | None) -> Laye
     )
 
 
-def _overlap(first: Adapter, second: Adapter, name: str) -> float | None:
-    sets = []
-    for one in (first, second):
-        if not isinstance(one, SparseAdapter) or name not in one.masks:
+def _measure_overlap(first: Adapter, second: Adapter, name: str) -> float | None:
+    positions = []
+    for adapter in (first, second):
+        if not isinstance(adapter, SparseAdapter) or name not in adapter.masks:
             return None
-        sets.append(one.masks[name].positions)
-    both = int(torch.isin(*sets, assume_unique=True).sum())
-    return both / (sets[0].numel() + sets[1].numel() - both)
+        positions.append(adapter.masks[name].positions)
+    shared = int(torch.isin(*positions, assume_unique=True).sum())
+    return shared / (positions[0].numel() + positions[1].numel() - shared)

@@ -27,24 +27,24 @@ class BadRank(SloraError):
         self.rank, self.shape, self.name = rank, shape, name
 
     def __str__(self) -> str:
-        whose = f"{self.name}, " if self.name else ""
-        most = min(self.shape)
-        return f"rank {self.rank} does not fit {whose}a {self.shape} matrix: use 1..{most}"
+        owner = f"{self.name}, " if self.name else ""
+        max_rank = min(self.shape)
+        return f"rank {self.rank} does not fit {owner}a {self.shape} matrix: use 1..{max_rank}"
 
 
 class BadTargets(SloraError):
     """A pattern matches nothing that can be trained."""
 
-    def __init__(self, pattern: str, there_is: tuple[str, ...]) -> None:
-        super().__init__(pattern, there_is)
-        self.pattern, self.there_is = pattern, there_is
+    def __init__(self, pattern: str, layer_kinds: tuple[str, ...]) -> None:
+        super().__init__(pattern, layer_kinds)
+        self.pattern, self.layer_kinds = pattern, layer_kinds
 
     def __str__(self) -> str:
-        names = ", ".join(self.there_is) or "no linear layer at all"
+        names = ", ".join(self.layer_kinds) or "no linear layer at all"
         return f"the pattern {self.pattern!r} matches no linear layer: there is {names}"
 
 
-class BadKind(SloraError):
+class UnsupportedLayer(SloraError):
     """What is named, or would be left out, is no layer that the method knows."""
 
     def __init__(self, name: str, kind: str) -> None:
@@ -61,9 +61,9 @@ class BadKind(SloraError):
 class BadAdapter(SloraError):
     """A folder that claims to be an adapter and is not, or not one of this model."""
 
-    def __init__(self, where: str, why: str) -> None:
-        super().__init__(where, why)
-        self.where, self.why = where, why
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why}"
+        return f"{self.path}: {self.reason}"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from slora.lowrank import LoraLinear
-from slora.mask import random_mask
-from slora.masks.choose import top
-from slora.names import entries
+from slora.mask import draw_random_mask
+from slora.masks.choose import select_top
+from slora.names import count_entries
 
 
 class SparseFactorLinear(LoraLinear):
@@ -25,29 +25,29 @@ class SparseFactorLinear(LoraLinear):
 
     a_values: nn.Parameter
     b_values: nn.Parameter
-    a_places: Tensor
-    b_places: Tensor
+    a_positions: Tensor
+    b_positions: Tensor
 
     def __init__(
         self, base: Any, *, a_RI: Tensor, b_OR: Tensor, scale: float, density: float,
         seed: int, name: str,
     ) -> None:  # fmt: skip
         nn.Module.__init__(self)
-        self._stand_in(base, a_RI, b_OR, scale)
+        self._wrap_layer(base, a_RI, b_OR, scale)
         device = base.weight.device
         for side, factor in (("a", a_RI), ("b", b_OR)):
-            key = f"{name}.{'a_RI' if side == 'a' else 'b_OR'}"
-            places = factor_places(factor, density=density, seed=seed, name=key)
-            values = factor.flatten()[places].to(device=device, dtype=torch.float32)
+            mask_name = f"{name}.{'a_RI' if side == 'a' else 'b_OR'}"
+            positions = choose_factor_positions(factor, density=density, seed=seed, name=mask_name)
+            values = factor.flatten()[positions].to(device=device, dtype=torch.float32)
             self.register_parameter(f"{side}_values", nn.Parameter(values))
-            self.register_buffer(f"{side}_places", places.to(device), persistent=False)
+            self.register_buffer(f"{side}_places", positions.to(device), persistent=False)
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        a = dense(self.a_values, self.a_places, (self.rank, self.in_features))
-        return a, dense(self.b_values, self.b_places, (self.out_features, self.rank))
+    def get_factors(self) -> tuple[Tensor, Tensor]:
+        a = expand_to_dense(self.a_values, self.a_positions, (self.rank, self.in_features))
+        return a, expand_to_dense(self.b_values, self.b_positions, (self.out_features, self.rank))
 
 
-def factor_places(factor: Tensor, *, density: float, seed: int, name: str) -> Tensor:
+def choose_factor_positions(factor: Tensor, *, density: float, seed: int, name: str) -> Tensor:
     """Which entries of a factor are trained, row-major, ascending, int64.
 
     The largest at the start, by absolute value; a factor that is all zero, as LoRA's B is at first,
@@ -55,29 +55,29 @@ def factor_places(factor: Tensor, *, density: float, seed: int, name: str) -> Te
     """
     shape = (factor.shape[0], factor.shape[1])
     if not factor.any():
-        return random_mask(seed=seed, name=name, shape=shape, density=density).positions
-    return top(factor.detach().abs().float().cpu().flatten(), entries(shape, density))
+        return draw_random_mask(seed=seed, name=name, shape=shape, density=density).positions
+    return select_top(factor.detach().abs().float().cpu().flatten(), count_entries(shape, density))
 
 
-def masked(
+def apply_factor_masks(
     a_RI: Tensor, b_OR: Tensor, density: float, seed: int, name: str
 ) -> tuple[Tensor, Tensor]:
     """The factors with nothing outside the masks that a layer of this name would give them."""
-    found = []
+    masked_factors = []
     for side, factor in (("a_RI", a_RI), ("b_OR", b_OR)):
-        places = factor_places(factor, density=density, seed=seed, name=f"{name}.{side}")
+        positions = choose_factor_positions(factor, density=density, seed=seed, name=f"{name}.{side}")
         shape = (factor.shape[0], factor.shape[1])
-        found.append(dense(factor.flatten()[places], places, shape))
-    return found[0], found[1]
+        masked_factors.append(expand_to_dense(factor.flatten()[positions], positions, shape))
+    return masked_factors[0], masked_factors[1]
 
 
-def kept_energy(factor: Tensor, places: Tensor) -> float:
+def measure_energy_share(factor: Tensor, positions: Tensor) -> float:
     """Share of a factor's squared norm that its mask keeps; 1.0 for a factor of zeros."""
-    whole = float(factor.double().square().sum())
-    return float(factor.flatten()[places].double().square().sum()) / whole if whole else 1.0
+    total = float(factor.double().square().sum())
+    return float(factor.flatten()[positions].double().square().sum()) / total if total else 1.0
 
 
-def dense(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
+def expand_to_dense(values: Tensor, positions: Tensor, shape: tuple[int, int]) -> Tensor:
     """The factor itself: `values` at `places`, zero elsewhere. Differentiable in `values`."""
     flat = values.new_zeros(shape[0] * shape[1])
-    return flat.scatter(0, places, values).view(shape)
+    return flat.scatter(0, positions, values).view(shape)

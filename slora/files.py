@@ -18,15 +18,15 @@ LABELS = "labels.json"
 TASK_TYPES = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
 
 
-def check_tensors(tensors: Mapping[str, Tensor], where: str) -> None:
+def check_tensors(tensors: Mapping[str, Tensor], path: str) -> None:
     """Refuses an empty set, an empty tensor and a value that is not finite. Raises BadAdapter."""
     if not tensors:
-        raise BadAdapter(where, "there is no tensor to save")
+        raise BadAdapter(path, "there is no tensor to save")
     for name, tensor in tensors.items():
         if tensor.numel() == 0:
-            raise BadAdapter(where, f"{name} is empty, of shape {tuple(tensor.shape)}")
+            raise BadAdapter(path, f"{name} is empty, of shape {tuple(tensor.shape)}")
         if not torch.isfinite(tensor).all():
-            raise BadAdapter(where, f"{name} has values that are not finite")
+            raise BadAdapter(path, f"{name} has values that are not finite")
 
 
 def write_files(
@@ -38,13 +38,13 @@ def write_files(
     labels: tuple[str, ...],
 ) -> None:
     """Raises BadAdapter before anything is written."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    check_tensors(plain, str(folder))
+    cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    check_tensors(cpu_tensors, str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     if labels:
         (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
     (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    save_file(plain, folder / weights_name, metadata={"format": "pt"})
+    save_file(cpu_tensors, folder / weights_name, metadata={"format": "pt"})
 
 
 def read_labels(folder: Path) -> tuple[str, ...]:
@@ -54,31 +54,31 @@ def read_labels(folder: Path) -> tuple[str, ...]:
     return tuple(str(label) for label in read_json(folder / LABELS, []))
 
 
-def read_task(config: Mapping[str, Any], where: Path) -> str:
+def read_task(config: Mapping[str, Any], path: Path) -> str:
     """What the adapter was trained for. Raises BadAdapter."""
     for task, name in TASK_TYPES.items():
         if config.get("task_type") == name:
             return task
-    raise BadAdapter(str(where), f"task_type {config.get('task_type')!r} is not one that is read")
+    raise BadAdapter(str(path), f"task_type {config.get('task_type')!r} is not one that is read")
 
 
-def read_json(path: Path, kind: dict[str, Any] | list[Any]) -> Any:
+def read_json(path: Path, example: dict[str, Any] | list[Any]) -> Any:
     """The file's value, of the type of `kind`. Raises BadAdapter."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as wrong:
-        raise BadAdapter(str(path), f"can't be read as JSON ({wrong})") from None
-    if not isinstance(found, type(kind)):
-        raise BadAdapter(str(path), f"holds a {type(found).__name__}, not a {type(kind).__name__}")
-    return found
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadAdapter(str(path), f"can't be read as JSON ({error})") from None
+    if not isinstance(value, type(example)):
+        raise BadAdapter(str(path), f"holds a {type(value).__name__}, not a {type(example).__name__}")
+    return value
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of the file, none empty, all finite. Raises BadAdapter."""
     try:
-        with safe_open(path, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as wrong:
-        raise BadAdapter(str(path), f"can't be read as safetensors ({wrong})") from None
+        with safe_open(path, framework="pt") as reader:
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BadAdapter(str(path), f"can't be read as safetensors ({error})") from None
     check_tensors(tensors, str(path))
     return tensors

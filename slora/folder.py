@@ -37,7 +37,7 @@ __all__ = [
     "SPARSE_WEIGHTS",
     "LoraAdapter",
     "SparseAdapter",
-    "read",
+    "read_adapter",
     "write_lora",
     "write_sparse",
 ]
@@ -92,7 +92,7 @@ def write_lora(folder: Path, adapter: LoraAdapter) -> None:
     write_files(folder, PEFT_CONFIG, config, PEFT_WEIGHTS, tensors, adapter.labels)
 
 
-def read(folder: Path) -> LoraAdapter | SparseAdapter:
+def read_adapter(folder: Path) -> LoraAdapter | SparseAdapter:
     """The adapter in a folder, checked. Raises BadAdapter with the file and the reason."""
     labels = read_labels(folder)
     if (folder / PEFT_CONFIG).exists():
@@ -103,17 +103,17 @@ def read(folder: Path) -> LoraAdapter | SparseAdapter:
 
 
 def _read_lora(folder: Path, labels: tuple[str, ...]) -> LoraAdapter:
-    where = folder / PEFT_CONFIG
-    config = read_json(where, {})
+    path = folder / PEFT_CONFIG
+    config = read_json(path, {})
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
-        raise BadAdapter(str(where), "only plain LoRA is read (no DoRA)")
+        raise BadAdapter(str(path), "only plain LoRA is read (no DoRA)")
     if config.get("rank_pattern") or config.get("alpha_pattern"):
-        raise BadAdapter(str(where), "ranks or alphas that differ by layer are not read")
+        raise BadAdapter(str(path), "ranks or alphas that differ by layer are not read")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise BadAdapter(str(where), f"r is {rank!r} and lora_alpha {alpha!r}: numbers are needed")
+        raise BadAdapter(str(path), f"r is {rank!r} and lora_alpha {alpha!r}: numbers are needed")
     factors, head = _split_lora(read_tensors(folder / PEFT_WEIGHTS), rank, folder / PEFT_WEIGHTS)
-    saved = config.get("modules_to_save") or ()
+    saved_modules = config.get("modules_to_save") or ()
     return LoraAdapter(
         factors=factors,
         alpha=float(alpha),
@@ -121,16 +121,16 @@ def _read_lora(folder: Path, labels: tuple[str, ...]) -> LoraAdapter:
         rslora=config.get("use_rslora") is True,
         conv1d=config.get("fan_in_fan_out") is True,
         base=str(config.get("base_model_name_or_path")),
-        task=read_task(config, where),
+        task=read_task(config, path),
         target_modules=tuple(map(str, config.get("target_modules") or ())),
-        head_modules=tuple(map(str, saved)),
+        head_modules=tuple(map(str, saved_modules)),
         head=head,
         labels=labels,
     )
 
 
 def _split_lora(
-    tensors: Mapping[str, Tensor], rank: int, where: Path
+    tensors: Mapping[str, Tensor], rank: int, path: Path
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
@@ -143,11 +143,11 @@ def _split_lora(
             b[name.removesuffix(".lora_B.weight")] = tensor
         else:
             head[name] = tensor
-    if lonely := sorted(a.keys() ^ b.keys()):
-        raise BadAdapter(str(where), f"{lonely[0]} has only one of its two factors")
+    if unpaired := sorted(a.keys() ^ b.keys()):
+        raise BadAdapter(str(path), f"{unpaired[0]} has only one of its two factors")
     factors = {name: (a_RI, b[name]) for name, a_RI in a.items()}
     for name, (a_RI, b_OR) in factors.items():
         if a_RI.ndim != 2 or b_OR.ndim != 2 or {a_RI.shape[0], b_OR.shape[1]} != {rank}:
             shapes = f"A {tuple(a_RI.shape)} and B {tuple(b_OR.shape)}"
-            raise BadAdapter(str(where), f"{name}: {shapes} are not of rank {rank}")
+            raise BadAdapter(str(path), f"{name}: {shapes} are not of rank {rank}")
     return factors, head

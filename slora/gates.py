@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slora.lowrank import LoraLinear
 
-PRUNED_BY = 2 / 3
+PRUNING_SHARE = 2 / 3
 """Share of the stage's steps after which the last gate is pruned; the rest mends what it cost."""
 
 
@@ -34,18 +34,18 @@ class GatedLoraLinear(LoraLinear):
         ones = torch.ones(self.rank, dtype=torch.float32, device=device)
         self.register_buffer("open_R", ones, persistent=False)
 
-    def factors(self) -> tuple[Tensor, Tensor]:
+    def get_factors(self) -> tuple[Tensor, Tensor]:
         return self.a_RI, self.b_OR * (self.gate_R * self.open_R)
 
 
-def survivors(step: int, *, steps: int, rank: int, density: float) -> int:
+def count_open_gates(step: int, *, steps: int, rank: int, density: float) -> int:
     """Gates that may be open after `step` of `steps`: cubic from `rank` to `density * rank`."""
-    last = max(1, round(density * rank))
-    done = min(1.0, step / max(1.0, PRUNED_BY * steps))
-    return last + round((rank - last) * (1 - done) ** 3)
+    final_rank = max(1, round(density * rank))
+    progress = min(1.0, step / max(1.0, PRUNING_SHARE * steps))
+    return final_rank + round((rank - final_rank) * (1 - progress) ** 3)
 
 
-def shrink(gate_R: Tensor, importance_R: Tensor, *, keep: int) -> Tensor:
+def shrink_gates(gate_R: Tensor, importance_R: Tensor, *, keep: int) -> Tensor:
     """The gates after the proximal step that leaves at most `keep` of them open.
 
     `importance_R`: what each rank contributes, `|g| ||B_r|| ||A_r||`; gates alone would not see a
@@ -61,7 +61,7 @@ def shrink(gate_R: Tensor, importance_R: Tensor, *, keep: int) -> Tensor:
     return gate_R * share
 
 
-def importance(gate_R: Tensor, a_RI: Tensor, b_OR: Tensor) -> Tensor:
+def measure_importance(gate_R: Tensor, a_RI: Tensor, b_OR: Tensor) -> Tensor:
     """The Frobenius norm of each rank's part of the update, without the scale, `[R]`."""
     norms: Tensor = gate_R.abs() * a_RI.float().norm(dim=1) * b_OR.float().norm(dim=0)
     return norms

@@ -25,19 +25,19 @@ import torch
 from torch import Tensor
 
 from slora.mask import Mask
-from slora.svd import Triplets, svd_of_dense, svd_of_sparse
+from slora.svd import Triplets, compute_dense_svd, compute_sparse_svd
 
 Split = Literal["balanced", "b"]
 Rescale = Literal["none", "norm", "projection"]
 Residual = Literal["drop", "fold", "keep"]
 Refine = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """Changes the factors (a_RI, b_OR), of which so many ranks are in effect, before they count."""
-NOTHING = 1e-6
+RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest are rounding, not update."""
 
 
 @dataclass(frozen=True)
-class Factors:
+class FactoredUpdate:
     """`scale * b_OR @ a_RI` is the best rank-R approximation of the update.
 
     `kept`: share of the update's squared Frobenius norm that it holds, 1.0 for an update of zero.
@@ -46,11 +46,11 @@ class Factors:
 
     a_RI: Tensor
     b_OR: Tensor
-    kept: float
+    energy_share: float
 
     @property
     def error(self) -> float:
-        return math.sqrt(max(0.0, 1.0 - self.kept))
+        return math.sqrt(max(0.0, 1.0 - self.energy_share))
 
 
 @dataclass(frozen=True)
@@ -68,29 +68,29 @@ class Handoff:
 
     a_RI: Tensor
     b_OR: Tensor
-    kept: float
+    energy_share: float
     error: float
     norm: float
-    rank_in_effect: int
+    effective_rank: int
     residual: Tensor | None = None
 
 
-def factor(
+def split_dense_update(
     delta_OI: Tensor, *, rank: int, scale: float = 1.0, split: Split = "balanced"
-) -> Factors:
+) -> FactoredUpdate:
     """Split a dense `delta_OI` into `scale * b_OR @ a_RI`, in float32, by its singular values.
 
     `balanced` gives each factor the values' roots, `b` gives them all to B (as PEFT's conversion
     does). Singular vectors have a free sign; it is fixed so that equal updates give equal factors
     on every rank. Raises BadRank.
     """
-    found = svd_of_dense(delta_OI, rank)
+    triplets = compute_dense_svd(delta_OI, rank)
     energy = float(delta_OI.double().square().sum())
-    a_RI, b_OR = divided(found, scale=scale, split=split)
-    return Factors(a_RI, b_OR, _share(found[1], energy))
+    a_RI, b_OR = split_triplets(triplets, scale=scale, split=split)
+    return FactoredUpdate(a_RI, b_OR, _compute_share(triplets[1], energy))
 
 
-def hand_off(
+def split_sparse_update(
     values: Tensor,
     mask: Mask,
     *,
@@ -108,39 +108,39 @@ def hand_off(
     over all entries the best c of a truncated SVD is 1, but only those of the mask were trained.
     `refine` may change the factors before what is left of dW is taken and measured.
     """
-    u, s, vh = svd_of_sparse(values, mask, rank)
-    effective = int((s > NOTHING * float(s[0])).sum())
+    u, s, vh = compute_sparse_svd(values, mask, rank)
+    effective_rank = int((s > RANK_TOLERANCE * float(s[0])).sum())
     # What is below rounding is no direction of the update.
-    s = torch.where(torch.arange(rank) < effective, s, torch.zeros(()))
-    exact = values.detach().double().cpu()
-    energy = float(exact.square().sum())
-    a_RI, b_OR = divided((u, s, vh), scale=scale, split=split)
-    held = float(s.double().square().sum())
-    b_OR = b_OR * _stretch(rescale, exact, mask, (a_RI, b_OR), scale, energy, held)
-    whole = b_OR
+    s = torch.where(torch.arange(rank) < effective_rank, s, torch.zeros(()))
+    update_Z = values.detach().double().cpu()
+    energy = float(update_Z.square().sum())
+    a_RI, b_OR = split_triplets((u, s, vh), scale=scale, split=split)
+    retained_energy = float(s.double().square().sum())
+    b_OR = b_OR * _compute_stretch(rescale, update_Z, mask, (a_RI, b_OR), scale, energy, retained_energy)
+    unrefined_b = b_OR
     if refine is not None:
-        a_RI, b_OR = refine(a_RI, b_OR, effective)
-    there = scale * on_mask(a_RI.double(), b_OR.double(), mask)
-    left = None
+        a_RI, b_OR = refine(a_RI, b_OR, effective_rank)
+    product_Z = scale * compute_on_mask(a_RI.double(), b_OR.double(), mask)
+    residual_Z = None
     if residual == "fold":
-        left = exact.float()
+        residual_Z = update_Z.float()
     elif residual == "keep":
-        left = (exact - there).float()
-    error = _error(exact, there, a_RI, b_OR, scale)
+        residual_Z = (update_Z - product_Z).float()
+    error = _compute_error(update_Z, product_Z, a_RI, b_OR, scale)
     return Handoff(
         a_RI=a_RI.contiguous(),
         b_OR=b_OR.contiguous(),
-        kept=_share(s, energy) if torch.equal(b_OR, whole) else max(0.0, 1.0 - error**2),
+        energy_share=_compute_share(s, energy) if torch.equal(b_OR, unrefined_b) else max(0.0, 1.0 - error**2),
         error=error,
         norm=math.sqrt(energy),
-        rank_in_effect=effective,
-        residual=left,
+        effective_rank=effective_rank,
+        residual=residual_Z,
     )
 
 
-def divided(found: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Tensor]:
+def split_triplets(triplets: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Tensor]:
     """(a_RI, b_OR) with `scale * b_OR @ a_RI = u diag(s) vh`."""
-    u, s, vh = found
+    u, s, vh = triplets
     s = s / scale
     if split == "b":
         return vh.contiguous(), (u * s).contiguous()
@@ -148,38 +148,38 @@ def divided(found: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Ten
     return (root[:, None] * vh).contiguous(), (u * root).contiguous()
 
 
-def on_mask(a_RI: Tensor, b_OR: Tensor, mask: Mask) -> Tensor:
+def compute_on_mask(a_RI: Tensor, b_OR: Tensor, mask: Mask) -> Tensor:
     """`(B A)` at the mask's entries, `[Z]`, without the dense product."""
     columns, rows = mask.positions % mask.shape[1], mask.positions // mask.shape[1]
-    found = torch.zeros(mask.nnz, dtype=a_RI.dtype)
+    product_Z = torch.zeros(mask.nnz, dtype=a_RI.dtype)
     for r in range(a_RI.shape[0]):
-        found += b_OR[rows, r] * a_RI[r, columns]
-    return found
+        product_Z += b_OR[rows, r] * a_RI[r, columns]
+    return product_Z
 
 
-def _stretch(
+def _compute_stretch(
     rescale: Rescale,
     values: Tensor,
     mask: Mask,
     factors: tuple[Tensor, Tensor],
     scale: float,
     energy: float,
-    held: float,
+    retained_energy: float,
 ) -> float:
-    if rescale == "none" or not held:
+    if rescale == "none" or not retained_energy:
         return 1.0
     if rescale == "norm":
-        return math.sqrt(energy / held)
-    there = scale * on_mask(*factors, mask).double()
-    return float((values * there).sum() / there.square().sum())
+        return math.sqrt(energy / retained_energy)
+    product_Z = scale * compute_on_mask(*factors, mask).double()
+    return float((values * product_Z).sum() / product_Z.square().sum())
 
 
-def _share(s: Tensor, energy: float) -> float:
+def _compute_share(s: Tensor, energy: float) -> float:
     # An untouched matrix has no energy to lose: zero factors carry all of it.
     return min(1.0, float(s.double().square().sum()) / energy) if energy else 1.0
 
 
-def _error(values: Tensor, there: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> float:
+def _compute_error(values: Tensor, product_Z: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> float:
     """`||dW - P|| / ||dW||` for `P = scale B A`, which is `there` on the mask, without a dense P.
 
     `||dW - P||^2 = ||dW - M o P||^2 + ||P||^2 - ||M o P||^2`, in float64.
@@ -188,8 +188,8 @@ def _error(values: Tensor, there: Tensor, a_RI: Tensor, b_OR: Tensor, scale: flo
     if not energy:
         return 0.0
     a, b = a_RI.double(), b_OR.double()
-    whole = scale**2 * float(((b.t() @ b) * (a @ a.t())).sum())
-    outside = max(0.0, whole - float(there.square().sum()))
+    product_energy = scale**2 * float(((b.t() @ b) * (a @ a.t())).sum())
+    outside_energy = max(0.0, product_energy - float(product_Z.square().sum()))
     # Below what float64 can tell of the two sums there is nothing.
-    outside = outside if outside > 1e-13 * whole else 0.0
-    return math.sqrt((float((values - there).square().sum()) + outside) / energy)
+    outside_energy = outside_energy if outside_energy > 1e-13 * product_energy else 0.0
+    return math.sqrt((float((values - product_Z).square().sum()) + outside_energy) / energy)

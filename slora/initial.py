@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from slora.errors import BadRank
-from slora.handoff import divided
-from slora.start import Start
-from slora.svd import svd_of_dense
+from slora.handoff import split_triplets
+from slora.start import LowRankInit
+from slora.svd import compute_dense_svd
 
 GAMMA = 16.0
 """LoRA-GA's stability factor; the authors use 16 for large models."""
 
 
-def pissa(weight_OI: Tensor, *, rank: int, scale: float) -> Start:
+def init_pissa(weight_OI: Tensor, *, rank: int, scale: float) -> LowRankInit:
     """The best rank-R part of the weight itself, its values' roots on both sides.
 
     Meng et al., 2024, arXiv 2404.02948. Raises BadRank.
     """
-    a_RI, b_OR = divided(svd_of_dense(weight_OI.detach(), rank), scale=scale, split="balanced")
-    return Start(a_RI, b_OR, minus=True)
+    a_RI, b_OR = split_triplets(compute_dense_svd(weight_OI.detach(), rank), scale=scale, split="balanced")
+    return LowRankInit(a_RI, b_OR, subtract_from_base=True)
 
 
-def lora_ga(gradient_OI: Tensor, *, rank: int, scale: float) -> Start:
+def init_lora_ga(gradient_OI: Tensor, *, rank: int, scale: float) -> LowRankInit:
     """The singular vectors of the first gradient: A from the first R right ones, B from the next R
     left ones, so that the first step's update is the best of rank 2R in the gradient's direction.
 
@@ -39,9 +39,9 @@ def lora_ga(gradient_OI: Tensor, *, rank: int, scale: float) -> Start:
     shape = (gradient_OI.shape[0], gradient_OI.shape[1])
     if 2 * rank > min(shape):
         raise BadRank(2 * rank, shape, "LoRA-GA takes twice the rank")
-    u, _, vh = svd_of_dense(gradient_OI.detach(), 2 * rank)
+    u, _, vh = compute_dense_svd(gradient_OI.detach(), 2 * rank)
     size = shape[0] ** 0.25 / (GAMMA * scale) ** 0.5
     a_RI, b_OR = vh[:rank] * size, u[:, rank:] * size
     if not gradient_OI.any():
         a_RI, b_OR = torch.zeros_like(a_RI), torch.zeros_like(b_OR)
-    return Start(a_RI.contiguous(), b_OR.contiguous(), minus=True)
+    return LowRankInit(a_RI.contiguous(), b_OR.contiguous(), subtract_from_base=True)

@@ -14,39 +14,39 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from slora.errors import BadRank
-from slora.plain import features, is_conv1d, multiply, multiply_back
+from slora.plain import get_features, is_conv1d, multiply, multiply_back
 
 
 class LoraLinear(nn.Module):
     """A frozen linear layer or Conv1D with factors `a_RI [R, I]` and `b_OR [O, R]`, float32."""
 
-    moved: tuple[Tensor, Tensor] | None = None
+    saved_entries: tuple[Tensor, Tensor] | None = None
     """Entries of the weight that a residual has moved, and their old bits: see `slora.adapt`."""
 
     def __init__(self, base: Any, *, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
         super().__init__()
-        self._stand_in(base, a_RI, b_OR, scale)
+        self._wrap_layer(base, a_RI, b_OR, scale)
         device = base.weight.device
         self.a_RI = nn.Parameter(a_RI.to(device=device, dtype=torch.float32, copy=True))
         self.b_OR = nn.Parameter(b_OR.to(device=device, dtype=torch.float32, copy=True))
 
-    def _stand_in(self, base: Any, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
-        self.out_features, self.in_features = layer = features(base)
-        if a_RI.shape[1] != layer[1] or b_OR.shape != (layer[0], a_RI.shape[0]):
+    def _wrap_layer(self, base: Any, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
+        self.out_features, self.in_features = layer_shape = get_features(base)
+        if a_RI.shape[1] != layer_shape[1] or b_OR.shape != (layer_shape[0], a_RI.shape[0]):
             shapes = f"A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)}"
-            raise ValueError(f"{shapes} do not fit a layer of {layer}")
+            raise ValueError(f"{shapes} do not fit a layer of {layer_shape}")
         self.rank, self.scale, self.conv1d = a_RI.shape[0], scale, is_conv1d(base)
         self.weight, self.bias = base.weight, base.bias
         # In a tuple, so that the layer it stands in for is no child of it.
-        self.replaced = (base,)
+        self.wrapped = (base,)
 
-    def factors(self) -> tuple[Tensor, Tensor]:
+    def get_factors(self) -> tuple[Tensor, Tensor]:
         """(a_RI, b_OR) as the product takes them."""
         return self.a_RI, self.b_OR
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _LowRankProduct.apply(  # type: ignore[no-untyped-call]
-            x, *self.factors(), self.weight, self.bias, self.scale, self.conv1d
+            x, *self.get_factors(), self.weight, self.bias, self.scale, self.conv1d
         )
         return y
 
@@ -97,7 +97,7 @@ class _LowRankProduct(torch.autograd.Function):
         return grad_x, grad_a, grad_b, None, grad_bias, None, None
 
 
-def fresh_factors(
+def init_factors(
     *, seed: int, name: str, shape: tuple[int, int], rank: int
 ) -> tuple[Tensor, Tensor]:
     """LoRA's own start: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero.

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slora.names import entries
+from slora.names import count_entries
 
-Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
+IntArray = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class Mask(ABC):
@@ -40,29 +40,29 @@ class Mask(ABC):
 
     def digest(self) -> str:
         """SHA-256 of shape and positions: equal masks, equal digests."""
-        hashed = hashlib.sha256(repr(self.shape).encode())
-        hashed.update(self.positions.numpy().tobytes())
-        return hashed.hexdigest()
+        hasher = hashlib.sha256(repr(self.shape).encode())
+        hasher.update(self.positions.numpy().tobytes())
+        return hasher.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
-class Entries(Mask):
+class EntryMask(Mask):
     """Any set of entries, by their positions: `chosen`, as `positions` wants them."""
 
     shape: tuple[int, int]
-    chosen: Tensor
+    entry_positions: Tensor
 
     @property
     def nnz(self) -> int:
-        return self.chosen.numel()
+        return self.entry_positions.numel()
 
     @property
     def positions(self) -> Tensor:
-        return self.chosen
+        return self.entry_positions
 
 
 @dataclass(frozen=True, eq=False)
-class Block(Mask):
+class BlockMask(Mask):
     """The entries in which chosen rows and chosen columns meet: whole rows, whole columns, or both.
 
     `rows`, `columns`: int64, ascending, none twice. An update on it has at most the rank of the
@@ -82,57 +82,57 @@ class Block(Mask):
         return (self.rows[:, None] * self.shape[1] + self.columns).flatten()
 
 
-def random_mask(*, seed: int, name: str, shape: tuple[int, int], density: float) -> Entries:
+def draw_random_mask(*, seed: int, name: str, shape: tuple[int, int], density: float) -> EntryMask:
     """A uniformly drawn set of `entries(shape, density)` entries, the same wherever it is drawn.
 
     Needs memory in proportion to the mask, never to the matrix, up to a density of one half.
     """
-    size, wanted = shape[0] * shape[1], entries(shape, density)
+    size, count = shape[0] * shape[1], count_entries(shape, density)
     key = f"{seed}\0{name}\0{shape[0]}x{shape[1]}\0random"
-    return Entries(shape, draw(wanted, size, key=key))
+    return EntryMask(shape, draw_distinct(count, size, key=key))
 
 
-def draw(wanted: int, size: int, *, key: str) -> Tensor:
+def draw_distinct(count: int, size: int, *, key: str) -> Tensor:
     """`wanted` different numbers below `size`, int64, ascending: the same for the same key."""
     digest = hashlib.sha256(key.encode()).digest()
     stream = np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64))
-    return torch.from_numpy(_distinct(stream, size, wanted))
+    return torch.from_numpy(_sample_distinct(stream, size, count))
 
 
-def _distinct(stream: np.random.Philox, size: int, wanted: int) -> Numbers:
+def _sample_distinct(stream: np.random.Philox, size: int, count: int) -> IntArray:
     """`wanted` different numbers below `size`, ascending, every such set equally likely."""
-    if 2 * wanted > size:
+    if 2 * count > size:
         # Drawing most of a set is drawing what to leave out.
-        left_out = np.ones(size, dtype=bool)
-        if wanted < size:
-            left_out[_distinct(stream, size, size - wanted)] = False
-        return np.flatnonzero(left_out).astype(np.int64)
-    drawn = np.empty(0, dtype=np.int64)
-    while drawn.size < wanted:
+        selected = np.ones(size, dtype=bool)
+        if count < size:
+            selected[_sample_distinct(stream, size, size - count)] = False
+        return np.flatnonzero(selected).astype(np.int64)
+    sample = np.empty(0, dtype=np.int64)
+    while sample.size < count:
         # Collisions cost a few draws more: as many as are expected, and a margin for the spread.
-        missing = wanted - drawn.size
-        more = int(missing * (1 + 0.5 * wanted / size)) + 4 * int(missing**0.5) + 8
-        fresh = _numbers(stream, more, below=size)
-        drawn = _sorted_once(np.concatenate((drawn, fresh)) if drawn.size else fresh)
-        del fresh
+        missing = count - sample.size
+        batch_size = int(missing * (1 + 0.5 * count / size)) + 4 * int(missing**0.5) + 8
+        candidates = _draw_numbers(stream, batch_size, below=size)
+        sample = _sort_unique(np.concatenate((sample, candidates)) if sample.size else candidates)
+        del candidates
     # Any subset of a uniformly drawn set is as likely as any other of its size.
-    dropped: set[int] = set()
-    while len(dropped) < drawn.size - wanted:
-        dropped.add(int(stream.random_raw()) % drawn.size)
-    return np.delete(drawn, sorted(dropped))
+    surplus: set[int] = set()
+    while len(surplus) < sample.size - count:
+        surplus.add(int(stream.random_raw()) % sample.size)
+    return np.delete(sample, sorted(surplus))
 
 
-def _numbers(stream: np.random.Philox, count: int, *, below: int) -> Numbers:
+def _draw_numbers(stream: np.random.Philox, count: int, *, below: int) -> IntArray:
     # A remainder of 64 random bits is uniform to within size / 2**64.
     raw = stream.random_raw(count)
     np.remainder(raw, np.uint64(below), out=raw)
-    numbers: Numbers = raw.view(np.int64)
+    numbers: IntArray = raw.view(np.int64)
     return numbers
 
 
-def _sorted_once(numbers: Numbers) -> Numbers:
+def _sort_unique(numbers: IntArray) -> IntArray:
     """Ascending and without repeats; sorts in place. A third of `np.unique`'s time and memory."""
     numbers.sort()
-    kept = np.ones(numbers.size, dtype=bool)
-    np.not_equal(numbers[1:], numbers[:-1], out=kept[1:])
-    return numbers[kept]
+    is_first = np.ones(numbers.size, dtype=bool)
+    np.not_equal(numbers[1:], numbers[:-1], out=is_first[1:])
+    return numbers[is_first]

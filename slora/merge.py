@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from slora.adapt import install_low_rank, install_sparse
 from slora.errors import BadAdapter
 from slora.folder import LoraAdapter, SparseAdapter
-from slora.plain import features, is_plain, matrix
-from slora.sparse import dense_delta
-from slora.start import Start
+from slora.plain import get_features, is_adaptable, get_weight_matrix
+from slora.sparse import make_dense_delta
+from slora.start import LowRankInit
 
 Adapter = LoraAdapter | SparseAdapter
 
 
-def attach(model: nn.Module, adapter: Adapter) -> None:
+def attach_adapter(model: nn.Module, adapter: Adapter) -> None:
     """Installs the adapter's layers and head.
 
     The base's weights stay as they are, but where a layer has values and factors: the values are
@@ -30,15 +30,15 @@ def attach(model: nn.Module, adapter: Adapter) -> None:
     """
     _check_layers(model, adapter)
     sparse = adapter if isinstance(adapter, SparseAdapter) else None
-    alone = {
+    sparse_masks = {
         name: mask for name, mask in (sparse.masks if sparse else {}).items()
         if name not in adapter.factors
     }  # fmt: skip
-    for name, layer in install_sparse(model, alone).items():
+    for name, layer in install_sparse(model, sparse_masks).items():
         assert sparse is not None
         layer.values.data.copy_(sparse.values[name])
     starts = {
-        name: Start(a_RI, b_OR, residual=sparse.values.get(name) if sparse else None)
+        name: LowRankInit(a_RI, b_OR, residual=sparse.values.get(name) if sparse else None)
         for name, (a_RI, b_OR) in adapter.factors.items()
     }
     masks = sparse.masks if sparse else None
@@ -46,45 +46,45 @@ def attach(model: nn.Module, adapter: Adapter) -> None:
     load_head(model, adapter.head, adapter.base)
 
 
-def merge(model: nn.Module, adapter: Adapter) -> None:
+def merge_adapter(model: nn.Module, adapter: Adapter) -> None:
     """Adds the update to the model's weights, in float32, one matrix at a time."""
     _check_layers(model, adapter)
-    for name in layer_shapes(adapter):
-        weight = matrix(model.get_submodule(name)).data
-        weight.copy_(weight.float() + update(adapter, name).to(weight.device))
+    for name in get_layer_shapes(adapter):
+        weight = get_weight_matrix(model.get_submodule(name)).data
+        weight.copy_(weight.float() + compute_update(adapter, name).to(weight.device))
     load_head(model, adapter.head, adapter.base)
 
 
-def update(adapter: Adapter, name: str) -> Tensor:
+def compute_update(adapter: Adapter, name: str) -> Tensor:
     """What the adapter adds to one layer's weight, float32 `[O, I]`, on the CPU."""
-    found = None
+    delta_OI = None
     if isinstance(adapter, SparseAdapter) and name in adapter.values:
-        found = dense_delta(adapter.values[name], adapter.masks[name])
+        delta_OI = make_dense_delta(adapter.values[name], adapter.masks[name])
     if name in adapter.factors:
         a_RI, b_OR = adapter.factors[name]
         low_rank = adapter.scale * (b_OR.float() @ a_RI.float())
-        found = low_rank if found is None else found.add_(low_rank)
-    if found is None:
+        delta_OI = low_rank if delta_OI is None else delta_OI.add_(low_rank)
+    if delta_OI is None:
         raise KeyError(name)
-    return found
+    return delta_OI
 
 
-def layer_shapes(adapter: Adapter) -> dict[str, tuple[int, int]]:
+def get_layer_shapes(adapter: Adapter) -> dict[str, tuple[int, int]]:
     """[O, I] of every layer that the adapter changes."""
     if isinstance(adapter, SparseAdapter):
         return adapter.shapes
-    return {n: (b_OR.shape[0], a_RI.shape[1]) for n, (a_RI, b_OR) in adapter.factors.items()}
+    return {name: (b_OR.shape[0], a_RI.shape[1]) for name, (a_RI, b_OR) in adapter.factors.items()}
 
 
 def _check_layers(model: nn.Module, adapter: Adapter) -> None:
-    there = {n: features(m) for n, m in model.named_modules() if is_plain(m)}
-    for name, found in layer_shapes(adapter).items():
-        if name not in there:
+    model_shapes = {layer_name: get_features(module) for layer_name, module in model.named_modules() if is_adaptable(module)}
+    for name, shape in get_layer_shapes(adapter).items():
+        if name not in model_shapes:
             raise BadAdapter(adapter.base, f"the model has no linear layer {name}")
-        if found != there[name]:
-            layer = there[name]
+        if shape != model_shapes[name]:
+            model_shape = model_shapes[name]
             raise BadAdapter(
-                adapter.base, f"{name} is {layer} in the model, {found} in the adapter"
+                adapter.base, f"{name} is {model_shape} in the model, {shape} in the adapter"
             )
 
 
@@ -94,7 +94,7 @@ def load_head(model: nn.Module, head: Mapping[str, Tensor], base: str) -> None:
     for name, tensor in head.items():
         target = parameters.get(name)
         if target is None or target.shape != tensor.shape:
-            found = "no such tensor" if target is None else f"one of {tuple(target.shape)}"
-            raise BadAdapter(base, f"the head's {name} {tuple(tensor.shape)}: {found}")
+            problem = "no such tensor" if target is None else f"one of {tuple(target.shape)}"
+            raise BadAdapter(base, f"the head's {name} {tuple(tensor.shape)}: {problem}")
         with torch.no_grad():
             target.copy_(tensor)

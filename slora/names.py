@@ -8,30 +8,30 @@ from fnmatch import fnmatchcase
 from slora.errors import BadMask, BadTargets
 
 
-def select(names: Sequence[str], wanted: str | Sequence[str]) -> list[str]:
+def select_layers(names: Sequence[str], targets: str | Sequence[str]) -> list[str]:
     """The names that `all-linear` or the patterns choose. Raises BadTargets; see `matches`."""
-    if wanted == "all-linear":
+    if targets == "all-linear":
         if not names:
             raise BadTargets("all-linear", ())
         return list(names)
-    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+    patterns = [targets] if isinstance(targets, str) else list(targets)
     for pattern in patterns:
-        if not any(matches(name, pattern) for name in names):
-            raise BadTargets(pattern, kinds(names))
-    return [name for name in names if any(matches(name, pattern) for pattern in patterns)]
+        if not any(match_pattern(name, pattern) for name in names):
+            raise BadTargets(pattern, list_layer_kinds(names))
+    return [name for name in names if any(match_pattern(name, pattern) for pattern in patterns)]
 
 
-def matches(name: str, pattern: str) -> bool:
+def match_pattern(name: str, pattern: str) -> bool:
     """Whether a pattern names a layer: by its last parts (`q_proj`, `mlp.up_proj`) or as a glob."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
-def kinds(names: Iterable[str]) -> tuple[str, ...]:
+def list_layer_kinds(names: Iterable[str]) -> tuple[str, ...]:
     """What follows the layer's number in each name, each once: short enough for a message."""
-    return tuple(dict.fromkeys(_tail(name) for name in names))
+    return tuple(dict.fromkeys(_drop_layer_number(name) for name in names))
 
 
-def entries(shape: tuple[int, int], density: float) -> int:
+def count_entries(shape: tuple[int, int], density: float) -> int:
     """Entries that a mask of `density` holds: the nearest whole number, and one at least."""
     size = shape[0] * shape[1]
     if not 0 < density <= 1 or size == 0:
@@ -39,7 +39,7 @@ def entries(shape: tuple[int, int], density: float) -> int:
     return max(1, round(size * density))
 
 
-def _tail(name: str) -> str:
+def _drop_layer_number(name: str) -> str:
     parts = name.split(".")
-    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[numbers[-1] + 1 :] if numbers else parts) or name

@@ -16,12 +16,12 @@ def is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "nx")
 
 
-def is_plain(module: nn.Module) -> bool:
+def is_adaptable(module: nn.Module) -> bool:
     """Whether the method's layers can stand in for this one."""
     return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
-def features(module: Any) -> tuple[int, int]:
+def get_features(module: Any) -> tuple[int, int]:
     """(O, I). Raises TypeError for any other kind of module."""
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
@@ -30,7 +30,7 @@ def features(module: Any) -> tuple[int, int]:
     raise TypeError(f"a {type(module).__name__} can't be adapted: only linear layers and Conv1D")
 
 
-def matrix(module: Any) -> Tensor:
+def get_weight_matrix(module: Any) -> Tensor:
     """The weight as [O, I], a view."""
     weight: Tensor = module.weight
     return weight.t() if is_conv1d(module) else weight

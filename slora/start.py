@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Start:
+class LowRankInit:
     """`W + residual - scale b_OR a_RI (if minus)` is frozen; `scale B A` is trained beside it.
 
     `a_RI`, `b_OR`: float32, the factors' first values.
@@ -22,5 +22,5 @@ class Start:
 
     a_RI: Tensor
     b_OR: Tensor
-    minus: bool = False
+    subtract_from_base: bool = False
     residual: Tensor | None = None

@@ -7,23 +7,23 @@ from typing import Any
 
 from torch import nn
 
-from slora.errors import BadKind
-from slora.names import matches, select
-from slora.plain import is_plain
+from slora.errors import UnsupportedLayer
+from slora.names import match_pattern, select_layers
+from slora.plain import is_adaptable
 
 
-def linear_layers(model: nn.Module, *, head: Iterable[nn.Module]) -> dict[str, Any]:
+def list_linear_layers(model: nn.Module, *, head: Iterable[nn.Module]) -> dict[str, Any]:
     """Every linear layer and Conv1D by full name, in the model's order, without those in `head`."""
-    left_out = {id(inner) for module in head for inner in module.modules()}
+    excluded = {id(inner) for module in head for inner in module.modules()}
     return {
         name: module
         for name, module in model.named_modules()
-        if is_plain(module) and id(module) not in left_out
+        if is_adaptable(module) and id(module) not in excluded
     }
 
 
 def find_targets(
-    model: nn.Module, wanted: str | Sequence[str], *, head: Iterable[nn.Module]
+    model: nn.Module, targets: str | Sequence[str], *, head: Iterable[nn.Module]
 ) -> dict[str, Any]:
     """The layers to train.
 
@@ -32,18 +32,18 @@ def find_targets(
     otherwise pass over in silence.
     """
     head = list(head)
-    linears = linear_layers(model, head=head)
+    linears = list_linear_layers(model, head=head)
     _refuse_shared(model, linears)
-    if wanted == "all-linear":
+    if targets == "all-linear":
         for name, module in model.named_modules():
-            if any(p.ndim > 2 for p in module.parameters(recurse=False)):
-                raise BadKind(name, f"{type(module).__name__} (fused experts)")
-        return {name: linears[name] for name in select(tuple(linears), wanted)}
-    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+            if any(parameter.ndim > 2 for parameter in module.parameters(recurse=False)):
+                raise UnsupportedLayer(name, f"{type(module).__name__} (fused experts)")
+        return {name: linears[name] for name in select_layers(tuple(linears), targets)}
+    patterns = [targets] if isinstance(targets, str) else list(targets)
     for pattern in patterns:
-        if not any(matches(name, pattern) for name in linears):
+        if not any(match_pattern(name, pattern) for name in linears):
             _refuse_kind(model, pattern)
-    return {name: linears[name] for name in select(tuple(linears), patterns)}
+    return {name: linears[name] for name in select_layers(tuple(linears), patterns)}
 
 
 def _refuse_shared(model: nn.Module, linears: dict[str, Any]) -> None:
@@ -53,14 +53,14 @@ def _refuse_shared(model: nn.Module, linears: dict[str, Any]) -> None:
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter):
             continue
-        other = owners.setdefault(id(weight), name)
-        if other != name and (name in linears or other in linears):
-            raise BadKind(name, f"{type(module).__name__} that shares its weight with {other}")
+        first_name = owners.setdefault(id(weight), name)
+        if first_name != name and (name in linears or first_name in linears):
+            raise UnsupportedLayer(name, f"{type(module).__name__} that shares its weight with {first_name}")
 
 
 def _refuse_kind(model: nn.Module, pattern: str) -> None:
     """Raises BadKind where a pattern names a module that has weights and is no linear layer."""
     for name, module in model.named_modules():
-        own = any(True for _ in module.parameters(recurse=False))
-        if name and own and not is_plain(module) and matches(name, pattern):
-            raise BadKind(name, type(module).__name__)
+        has_parameters = any(True for _ in module.parameters(recurse=False))
+        if name and has_parameters and not is_adaptable(module) and match_pattern(name, pattern):
+            raise UnsupportedLayer(name, type(module).__name__)

@@ -30,7 +30,7 @@ def run_ranks(
     port = _free_port()
     started = [
         context.Process(
-            target=_one,
+            target=_run_rank,
             args=(dict(os.environ), function, rank, world_size, port, answers, args),
         )
         for rank in range(world_size)
@@ -38,19 +38,19 @@ def run_ranks(
     for process in started:
         process.start()
     try:
-        found = dict(answers.get(timeout=900) for _ in started)
+        results = dict(answers.get(timeout=900) for _ in started)
     finally:
         for process in started:
             process.join(timeout=10)
             if process.is_alive():
                 process.terminate()
-    for rank, (good, answer) in sorted(found.items()):
+    for rank, (good, answer) in sorted(results.items()):
         if not good:
             raise AssertionError(f"rank {rank} of {world_size}:\n{answer}")
-    return [found[rank][1] for rank in range(world_size)]
+    return [results[rank][1] for rank in range(world_size)]
 
 
-def _one(
+def _run_rank(
     environment: dict[str, str],
     function: Callable[..., Any],
     rank: int,

@@ -40,14 +40,14 @@ class Head:
 
     def family(self, title: str = "") -> list[psutil.Process]:
         """The head's own processes, those alone whose title has this in it."""
-        found = []
+        processes = []
         for process in self._tree():
             try:
                 if title in " ".join(process.cmdline()):
-                    found.append(process)
+                    processes.append(process)
             except psutil.NoSuchProcess:
                 continue
-        return found
+        return processes
 
     def _tree(self) -> list[psutil.Process]:
         try:

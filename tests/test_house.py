@@ -15,7 +15,7 @@ import pytest
 from jobs.federate.door import load_federated
 from jobs.retrain.door import load_retrain
 from jobs.search.door import load_search
-from jobs.spec_file import load_spec, read_raw
+from jobs.spec_file import load_spec, read_raw_spec
 
 ROOT = Path(__file__).parent.parent
 ABOVE = {"slora": {"jobs", "orchestrator"}, "jobs": {"orchestrator"}}
@@ -64,9 +64,9 @@ def loaded_by(module: str) -> set[str]:
 
 
 EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
-SEARCHES = [path for path in EXAMPLES if "search" in read_raw(path, ())]
-RETRAININGS = [path for path in EXAMPLES if "retrain" in read_raw(path, ())]
-FEDERATIONS = [path for path in EXAMPLES if "federation" in read_raw(path, ())]
+SEARCHES = [path for path in EXAMPLES if "search" in read_raw_spec(path, ())]
+RETRAININGS = [path for path in EXAMPLES if "retrain" in read_raw_spec(path, ())]
+FEDERATIONS = [path for path in EXAMPLES if "federation" in read_raw_spec(path, ())]
 SINGLE = [path for path in EXAMPLES if path not in (*SEARCHES, *RETRAININGS, *FEDERATIONS)]
 
 

@@ -155,7 +155,7 @@ def hollow_model(folder: Path, *, says: Mapping[str, Any] | None = None) -> Path
         "hidden_size": 8,
         "max_position_embeddings": POSITIONS,
     }
-    (folder / "config.json").write_text(json.dumps(laid_over(config, says or {})))
+    (folder / "config.json").write_text(json.dumps(merge_spec(config, says or {})))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text(CHATML)
     (folder / "model.safetensors").write_bytes(safetensors(HOLLOW))
@@ -169,8 +169,8 @@ def safetensors(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
         size = 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
-    told = json.dumps(header).encode()
-    return len(told).to_bytes(8, "little") + told + bytes(at)
+    encoded = json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + bytes(at)
 
 
 def chat_rows(path: Path, count: int) -> Path:
@@ -207,20 +207,20 @@ def tiny_spec(folder: Path, **overrides: Any) -> dict[str, Any]:
         "cluster": {"workers": 1},
         "store": f"file://{folder / 'store'}",
     }
-    return laid_over(spec, overrides)
+    return merge_spec(spec, overrides)
 
 
-def laid_over(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_spec(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The spec with the changes, section by section; None takes a key out."""
-    made = dict(spec)
+    merged = dict(spec)
     for key, value in changes.items():
         if value is None:
-            made.pop(key, None)
-        elif isinstance(value, dict) and isinstance(made.get(key), dict):
-            made[key] = laid_over(made[key], value)
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge_spec(merged[key], value)
         else:
-            made[key] = value
-    return made
+            merged[key] = value
+    return merged
 
 
 def write_spec(path: Path, spec: Mapping[str, Any]) -> Path:
@@ -231,10 +231,10 @@ def write_spec(path: Path, spec: Mapping[str, Any]) -> Path:
 
 def _conversation(number: int) -> dict[str, Any]:
     colour = COLOURS[number % len(COLOURS)]
-    asked = f"What colour is the {_thing(number)}?"
+    question = f"What colour is the {_thing(number)}?"
     return {
         "messages": [
-            {"role": "user", "content": asked},
+            {"role": "user", "content": question},
             {"role": "assistant", "content": f"It is {colour}."},
         ]
     }
@@ -257,11 +257,11 @@ def _byte_tokenizer() -> Any:
 
     specials = ["<pad>", "<bos>", "<|im_start|>", "<|im_end|>"]
     words = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<|im_end|>",

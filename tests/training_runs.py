@@ -11,7 +11,7 @@ from tests.ranks import run_ranks
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingCase:
     """One training: its spec as plain values, and where it is to die."""
 
     run: str
@@ -27,7 +27,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Left:
+class TrainingResult:
     """What one training left on rank 0, and what every rank saw."""
 
     losses: list[float]
@@ -40,14 +40,14 @@ class Left:
     """Digest by layer, for each rank."""
 
 
-def train_all(asked: Sequence[Asked], world_size: int) -> dict[str, Left]:
+def train_all(cases: Sequence[TrainingCase], world_size: int) -> dict[str, TrainingResult]:
     """Runs them one after the other on `world_size` gloo ranks."""
-    by_rank = run_ranks(several, world_size, list(asked), world_size)
+    by_rank = run_ranks(train_several, world_size, list(cases), world_size)
     return {
-        one.run: Left(
-            **{**by_rank[0][one.run], "masks": [told[one.run]["masks"] for told in by_rank]}
+        case.run: TrainingResult(
+            **{**by_rank[0][case.run], "masks": [results[case.run]["masks"] for results in by_rank]}
         )
-        for one in asked
+        for case in cases
     }
 
 
@@ -55,77 +55,77 @@ class Died(Exception):
     """The death that a training was asked to die."""
 
 
-def several(rank: int, asked: list[Asked], world_size: int) -> dict[str, dict[str, Any]]:
-    from jobs.deepspeed_wire import distributed
+def train_several(rank: int, cases: list[TrainingCase], world_size: int) -> dict[str, dict[str, Any]]:
+    from jobs.deepspeed_wire import init_deepspeed
 
-    distributed("gloo")
-    return {one.run: _one(rank, one, world_size) for one in asked}
+    init_deepspeed("gloo")
+    return {case.run: _train_case(rank, case, world_size) for case in cases}
 
 
-def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
+def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any]:
     import torch
 
-    from jobs.preflight import check
+    from jobs.preflight import validate_run
     from jobs.spec_file import validate_spec
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
-    from jobs.team import team_of
-    from jobs.training import Training
+    from jobs.team import make_worker_context
+    from jobs.training import FineTuner
 
-    class Mortal(Training):
-        def _after_step(self, *told: Any) -> None:
-            super()._after_step(*told)
-            if asked.dies == f"step {self.step}":
+    class Mortal(FineTuner):
+        def _after_step(self, *args: Any) -> None:
+            super()._after_step(*args)
+            if case.dies == f"step {self.step}":
                 raise Died
 
         def _publish(self, weights: Any) -> Any:
-            if asked.dies == "commit":
+            if case.dies == "commit":
                 raise Died
             return super()._publish(weights)
 
-    raw = dict(asked.spec)
-    asked_for = raw.get("cluster", {}).get("workers")
-    workers = asked_for if isinstance(asked_for, dict) else world_size
+    raw = dict(case.spec)
+    spec_workers = raw.get("cluster", {}).get("workers")
+    workers = spec_workers if isinstance(spec_workers, dict) else world_size
     raw["cluster"] = {**raw.get("cluster", {}), "workers": workers}
-    checked = check(validate_spec(raw))
-    runs = RunStore(open_store(checked.spec.store), asked.run)
-    request = checked.request(asked.run, parent=asked.parent)
-    machine = asked.machines[rank] if asked.machines else "here"
-    team = team_of(rank, world_size, torch.device("cpu"), machine=machine)
+    checked = validate_run(validate_spec(raw))
+    runs = RunStore(open_store(checked.spec.store), case.run)
+    request = checked.make_request(case.run, parent=case.parent)
+    machine = case.machines[rank] if case.machines else "here"
+    team = make_worker_context(rank, world_size, torch.device("cpu"), machine=machine)
     training = Mortal(request, runs, team)
-    if asked.notices and rank == world_size - 1:
-        training._notice = lambda: training.step >= asked.notices
+    if case.notices and rank == world_size - 1:
+        training._preemption_requested = lambda: training.step >= case.notices
     manifest = None
     try:
         manifest = training.run()
     except Died:
-        assert asked.dies
+        assert case.dies
     metrics, _ = runs.metrics.tail(0)
     return {
         "losses": [metric["loss"] for metric in metrics if "evaluation" not in metric],
         "evaluations": training.evaluations,
         "ledger": training.ledger,
         "files": {file.name: file.sha256 for file in manifest.files} if manifest else {},
-        "base_untouched": _untouched(training, checked.model.folder),
+        "base_untouched": _is_base_untouched(training, checked.model.folder),
         "masks": {name: mask.digest() for name, mask in (training.method.masks or {}).items()},
     }
 
 
-def _untouched(training: Any, folder: Path) -> bool:
+def _is_base_untouched(training: Any, folder: Path) -> bool:
     """Whether the base's weights in the trained model are those of the folder, bit for bit."""
     import torch
     from safetensors.torch import load_file
 
-    from jobs.base_shards import whole
+    from jobs.base_shards import gather_for_reading
 
     saved = load_file(folder / "model.safetensors")
     prefix = f"{training.model.base_model_prefix}."
-    with whole(*training.model.parameters()):
-        there = dict(training.model.named_parameters())
+    with gather_for_reading(*training.model.parameters()):
+        parameters = dict(training.model.named_parameters())
         return all(
             torch.equal(
-                (found := there[name if name in there else prefix + name]).detach().cpu(),
-                tensor.to(found.dtype),
+                (parameter := parameters[name if name in parameters else prefix + name]).detach().cpu(),
+                tensor.to(parameter.dtype),
             )
             for name, tensor in saved.items()
             if tensor.is_floating_point()

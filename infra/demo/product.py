@@ -6,23 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wheels import Pin, fetch, sha256
+from wheels import PackagePin, fetch_package, hash_file
 
 
 @dataclass(frozen=True)
-class Product:
+class DemoProduct:
     """What `make` writes from one wheel; `recipe` goes up when it is to write other bytes."""
 
     name: str
     home: str
     owns_home: bool
-    pin: Pin
+    pin: PackagePin
     recipe: int
     make: Callable[[Path, Path], str]
     """Reads the wheel (first path), writes the files into an empty folder (second), sums it up."""
 
 
-def prepare(product: Product, cache: Path) -> None:
+def prepare(product: DemoProduct, cache: Path) -> None:
     """Make the product unless it stands as recorded. The caller holds the cache's lock."""
     home = cache / product.home
     record = home.parent / f".{product.name}.prepared.json"
@@ -32,7 +32,7 @@ def prepare(product: Product, cache: Path) -> None:
         print(f"{product.name}: ready in {home}", flush=True)
         return
     print(f"{product.name}: preparing", flush=True)
-    wheel = fetch(product.pin, cache / "packages")
+    wheel = fetch_package(product.pin, cache / "packages")
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     aside = record.parent / f".{product.name}.partial"
@@ -40,29 +40,29 @@ def prepare(product: Product, cache: Path) -> None:
     aside.mkdir()
     print(f"  {product.make(wheel, aside)}", flush=True)
     names = sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file())
-    _move_in(aside, home, whole=product.owns_home)
-    _write(record, _recorded(product, home, names))
+    _move_in(aside, home, replace_folder=product.owns_home)
+    _write_record(record, _make_record(product, home, names))
     print(f"  written to {home}", flush=True)
 
 
-def is_fresh(product: Product, home: Path, record: Path) -> bool:
+def is_fresh(product: DemoProduct, home: Path, record: Path) -> bool:
     """Whether every recorded file is there: by size and time, or else by digest."""
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
+        record_data = json.loads(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return False
-    if (known["recipe"], known["source"]) != (product.recipe, product.pin.sha256):
+    if (record_data["recipe"], record_data["source"]) != (product.recipe, product.pin.sha256):
         return False
-    if all(_seen(home / name) == was["seen"] for name, was in known["files"].items()):
+    if all(_get_stamp(home / name) == entry["seen"] for name, entry in record_data["files"].items()):
         return True
-    same = all(_digest(home / name) == was["sha256"] for name, was in known["files"].items())
-    if same:  # copied or touched, not changed: remember the new times
-        _write(record, _recorded(product, home, list(known["files"])))
-    return same
+    is_unchanged = all(_hash_file(home / name) == entry["sha256"] for name, entry in record_data["files"].items())
+    if is_unchanged:  # copied or touched, not changed: remember the new times
+        _write_record(record, _make_record(product, home, list(record_data["files"])))
+    return is_unchanged
 
 
-def _move_in(aside: Path, home: Path, *, whole: bool) -> None:
-    if whole:
+def _move_in(aside: Path, home: Path, *, replace_folder: bool) -> None:
+    if replace_folder:
         shutil.rmtree(home, ignore_errors=True)
         aside.rename(home)
         return
@@ -71,25 +71,25 @@ def _move_in(aside: Path, home: Path, *, whole: bool) -> None:
     aside.rmdir()
 
 
-def _recorded(product: Product, home: Path, names: list[str]) -> dict[str, object]:
+def _make_record(product: DemoProduct, home: Path, names: list[str]) -> dict[str, object]:
     files = {
-        name: {"sha256": sha256(home / name), "seen": _seen(home / name)} for name in sorted(names)
+        name: {"sha256": hash_file(home / name), "seen": _get_stamp(home / name)} for name in sorted(names)
     }
     return {"recipe": product.recipe, "source": product.pin.sha256, "files": files}
 
 
-def _seen(path: Path) -> list[int] | None:
+def _get_stamp(path: Path) -> list[int] | None:
     """Size and time of change, or nothing for a file that is gone."""
     if not path.is_file():
         return None
     return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
-def _digest(path: Path) -> str | None:
-    return sha256(path) if path.is_file() else None
+def _hash_file(path: Path) -> str | None:
+    return hash_file(path) if path.is_file() else None
 
 
-def _write(record: Path, value: dict[str, object]) -> None:
+def _write_record(record: Path, value: dict[str, object]) -> None:
     partial = record.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     partial.replace(record)

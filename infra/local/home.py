@@ -19,12 +19,12 @@ STORE = f"s3://{BUCKET}/store"
 ACTIONS = ("Admin", "Read", "List", "Tagging", "Write")
 
 
-class Busy(Exception):
+class StackBusy(Exception):
     """Another `make up` or `make down` is at work."""
 
 
 @dataclass(frozen=True)
-class Home:
+class StackPaths:
     """Where everything of one whole lies; it is for its owner alone."""
 
     folder: Path
@@ -72,40 +72,40 @@ class Home:
         """For a shell: `. FILE` and every command finds the service, the store and Ray."""
         return self.folder / "environment"
 
-    def log(self, part: str) -> Path:
-        return self.folder / "log" / f"{part}.log"
+    def log_file(self, component: str) -> Path:
+        return self.folder / "log" / f"{component}.log"
 
-    def make(self) -> None:
+    def create(self) -> None:
         """The folder, and secrets where there are none yet."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        self.log("x").parent.mkdir(exist_ok=True)
+        self.log_file("x").parent.mkdir(exist_ok=True)
         self.objects.mkdir(exist_ok=True)
         if not self.ray_token.exists():
-            private(self.ray_token, secrets.token_hex(32))
+            write_private(self.ray_token, secrets.token_hex(32))
         if not (self.identities.exists() and self.credentials.exists()):
             self._make_keys()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Nobody else changes what runs meanwhile. Raises Busy."""
-        with (self.folder / "lock").open("w") as lock:
+        with (self.folder / "lock").open("w") as lock_file:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise Busy(f"{self.folder}: another make up or make down is at work") from error
+                raise StackBusy(f"{self.folder}: another make up or make down is at work") from error
             yield
 
     def _make_keys(self) -> None:
         key, secret = secrets.token_hex(10), secrets.token_urlsafe(30)
         pair = {"accessKey": key, "secretKey": secret}
         identity = {"name": "slora", "credentials": [pair], "actions": list(ACTIONS)}
-        private(self.identities, json.dumps({"identities": [identity]}))
+        write_private(self.identities, json.dumps({"identities": [identity]}))
         lines = ("[default]", f"aws_access_key_id = {key}", f"aws_secret_access_key = {secret}")
-        private(self.credentials, "\n".join(lines) + "\n")
+        write_private(self.credentials, "\n".join(lines) + "\n")
 
 
-def private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """A file for its owner alone, there as a whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
@@ -116,18 +116,18 @@ def private(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def s3_environment(home: Home, url: str) -> dict[str, str]:
+def build_s3_environment(paths: StackPaths, url: str) -> dict[str, str]:
     """What boto3 reads, and nothing of what this machine's user has for other stores."""
     return {
         "AWS_ENDPOINT_URL": url,
-        "AWS_SHARED_CREDENTIALS_FILE": str(home.credentials),
+        "AWS_SHARED_CREDENTIALS_FILE": str(paths.credentials),
         "AWS_CONFIG_FILE": "/dev/null",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 
 
-def clean(environment: Mapping[str, str]) -> dict[str, str]:
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Without what names other clusters, other stores and other services."""
-    ours = ("AWS_", "RAY_", "SLORA_")
-    return {name: value for name, value in environment.items() if not name.startswith(ours)}
+    prefixes = ("AWS_", "RAY_", "SLORA_")
+    return {name: value for name, value in environment.items() if not name.startswith(prefixes)}

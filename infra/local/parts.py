@@ -24,165 +24,165 @@ from infra.local.home import (
     SERVICE,
     STORAGE,
     STORE,
-    Home,
-    clean,
-    s3_environment,
+    StackPaths,
+    clean_environment,
+    build_s3_environment,
 )
 
-ANSWER_S = 5.0
-MEMORY = 200_000_000
+REQUEST_TIMEOUT_S = 5.0
+OBJECT_STORE_BYTES = 200_000_000
 """Of shared memory for Ray's objects: a run puts next to nothing there."""
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """One program of the whole."""
 
     name: str
-    about: str
+    label: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    answers: Callable[[], bool]
-    start_s: float
+    is_ready: Callable[[], bool]
+    start_timeout_s: float
     """It may take so long on a machine that has other things to do."""
 
 
-def storage(home: Home, ports: Mapping[str, int]) -> Part:
+def make_storage(paths: StackPaths, ports: Mapping[str, int]) -> Component:
     """SeaweedFS as an S3 server."""
     command = (
-        program("weed"), "mini", f"-dir={home.objects}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        find_program("weed"), "mini", f"-dir={paths.objects}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
         f"-filer.port={ports['filer']}", f"-s3.port={ports['s3']}",
-        f"-s3.config={home.identities}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
+        f"-s3.config={paths.identities}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
         "-admin.ui=false", "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false",
     )  # fmt: skip
-    return Part(
+    return Component(
         STORAGE,
         "SeaweedFS",
         command,
-        clean(os.environ),
-        lambda: _bucket_takes_objects(home, _url(ports["s3"])),
-        start_s=120,
+        clean_environment(os.environ),
+        lambda: _is_bucket_writable(paths, _make_url(ports["s3"])),
+        start_timeout_s=120,
     )
 
 
-def ray(home: Home, ports: Mapping[str, int], scratch: Path, cpus: int) -> Part:
+def make_ray(paths: StackPaths, ports: Mapping[str, int], scratch: Path, cpus: int) -> Component:
     """A Ray head, whose workers find the store by its environment, as they find their token."""
     # Not Ray's own choice, 127.0.0.1, which it would replace by the host's address: two on one
     # machine would meet there.
-    number = int(sha256(str(home.folder).encode()).hexdigest(), 16) % (254 * 254)
+    number = int(sha256(str(paths.folder).encode()).hexdigest(), 16) % (254 * 254)
     command = (
-        program("ray"), "start", "--head", "--block", "--disable-usage-stats",
-        f"--num-cpus={cpus}", f"--temp-dir={scratch / 'r'}", f"--object-store-memory={MEMORY}",
+        find_program("ray"), "start", "--head", "--block", "--disable-usage-stats",
+        f"--num-cpus={cpus}", f"--temp-dir={scratch / 'r'}", f"--object-store-memory={OBJECT_STORE_BYTES}",
         f"--node-ip-address=127.78.{1 + number // 254}.{1 + number % 254}", "--port=0",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}",
         "--dashboard-agent-listen-port=0",
     )  # fmt: skip
     environment = {
-        **_packages(clean(os.environ)),
-        **s3_environment(home, _url(ports["s3"])),
+        **_with_packages(clean_environment(os.environ)),
+        **build_s3_environment(paths, _make_url(ports["s3"])),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(home.ray_token),
+        "RAY_AUTH_TOKEN_PATH": str(paths.ray_token),
         # What killed processes leave in the temporary folder goes away with Ray's own.
         "TMPDIR": str(scratch / "tmp"),
     }
-    jobs = f"{_url(ports['dashboard'])}/api/jobs/"
-    return Part(
+    jobs_url = f"{_make_url(ports['dashboard'])}/api/jobs/"
+    return Component(
         RAY,
         "Ray",
         command,
         environment,
-        lambda: _says_ok(jobs, token=home.ray_token.read_text().strip()),
-        start_s=120,
+        lambda: _is_ok(jobs_url, token=paths.ray_token.read_text().strip()),
+        start_timeout_s=120,
     )
 
 
-def service(home: Home, ports: Mapping[str, int]) -> Part:
+def make_service(paths: StackPaths, ports: Mapping[str, int]) -> Component:
     """The service, with this checkout's code and files seen by both sides."""
     port = ports["service"]
     command = (
-        program("slora"), "serve", "--config", str(home.config),
+        find_program("slora"), "serve", "--config", str(paths.config),
         "--host", "127.0.0.1", "--port", str(port),
     )  # fmt: skip
     environment = {
-        **_packages(clean(os.environ)),
-        **s3_environment(home, _url(ports["s3"])),
+        **_with_packages(clean_environment(os.environ)),
+        **build_s3_environment(paths, _make_url(ports["s3"])),
     }
-    return Part(
+    return Component(
         SERVICE,
         "service",
         command,
         environment,
-        lambda: _says_ok(f"{_url(port)}/readyz") and _sees_ray(home, _url(port)),
-        start_s=60,
+        lambda: _is_ok(f"{_make_url(port)}/readyz") and _is_ray_visible(paths, _make_url(port)),
+        start_timeout_s=60,
     )
 
 
-def config_text(home: Home, ports: Mapping[str, int]) -> str:
+def format_config(paths: StackPaths, ports: Mapping[str, int]) -> str:
     """The service's configuration."""
     cluster = {
-        "address": _url(ports["dashboard"]),
-        "token_file": str(home.ray_token),
+        "address": _make_url(ports["dashboard"]),
+        "token_file": str(paths.ray_token),
         "code": "image",
         "python": sys.executable,
         "shares_files": True,
     }
-    whole = {
+    config = {
         "name": "local",
-        "database": f"sqlite:///{home.database}",
+        "database": f"sqlite:///{paths.database}",
         "stores": [STORE, f"file://{ROOT / '.cache/store'}"],
         "clusters": {"default": cluster},
         "look_s": 1.0,
     }
-    return yaml.safe_dump(whole, sort_keys=False)
+    return yaml.safe_dump(config, sort_keys=False)
 
 
-def program(name: str) -> str:
+def find_program(name: str) -> str:
     """A program that a package of this Python has put beside it."""
     return str(Path(sys.executable).with_name(name))
 
 
-def _url(port: int) -> str:
+def _make_url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def _packages(environment: Mapping[str, str]) -> dict[str, str]:
+def _with_packages(environment: Mapping[str, str]) -> dict[str, str]:
     """This checkout's packages before any other's, and no hub."""
     path = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     return {**environment, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
 
 
-def _says_ok(url: str, token: str | None = None) -> bool:
-    return _asked(url, token)[0] == 200
+def _is_ok(url: str, token: str | None = None) -> bool:
+    return _fetch(url, token)[0] == 200
 
 
-def _sees_ray(home: Home, url: str) -> bool:
+def _is_ray_visible(paths: StackPaths, url: str) -> bool:
     """Whether the service has an answer of its cluster; true where its first token is no more."""
-    if not home.service_token.exists():
+    if not paths.service_token.exists():
         return True
-    status, found = _asked(f"{url}/v1/clusters", home.service_token.read_text().strip())
+    status, body = _fetch(f"{url}/v1/clusters", paths.service_token.read_text().strip())
     if status == 200:
-        return all(one["up"] for one in json.loads(found)["items"])
+        return all(cluster["up"] for cluster in json.loads(body)["items"])
     return status in (401, 403)
 
 
-def _asked(url: str, token: str | None) -> tuple[int, bytes]:
+def _fetch(url: str, token: str | None) -> tuple[int, bytes]:
     """The status and the body; 0 where nobody answers."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     # Without a proxy: this is our own machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=ANSWER_S) as answer:
-            return int(answer.status), answer.read()
-    except urllib.error.HTTPError as refused:
-        return refused.code, b""
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=REQUEST_TIMEOUT_S) as response:
+            return int(response.status), response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
     except OSError:
         return 0, b""
 
 
-def _bucket_takes_objects(home: Home, url: str) -> bool:
+def _is_bucket_writable(paths: StackPaths, url: str) -> bool:
     """Whether the bucket is there, or can be made, and an object can be written to it."""
-    lines = home.credentials.read_text().split()
+    lines = paths.credentials.read_text().split()
     client = boto3.session.Session().client(
         "s3",
         endpoint_url=url,
@@ -192,13 +192,13 @@ def _bucket_takes_objects(home: Home, url: str) -> bool:
         config=Config(
             s3={"addressing_style": "path"},
             retries={"total_max_attempts": 1},
-            connect_timeout=ANSWER_S,
-            read_timeout=ANSWER_S,
+            connect_timeout=REQUEST_TIMEOUT_S,
+            read_timeout=REQUEST_TIMEOUT_S,
             proxies={},
         ),
     )
     try:
-        if BUCKET not in {one["Name"] for one in client.list_buckets()["Buckets"]}:
+        if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=BUCKET)
         client.put_object(Bucket=BUCKET, Key="up", Body=b"")
     except (BotoCoreError, ClientError):

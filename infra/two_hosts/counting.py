@@ -14,20 +14,20 @@ from typing import Any
 
 from jobs.store.journal import Journal
 
-LOOK_S = 0.005
-Sent = tuple[int, ...]
+POLL_INTERVAL_S = 0.005
+ByteCounts = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Mark:
+class TrafficSample:
     """What the hosts had sent when a line of a journal was seen."""
 
     at: float
-    sent: Sent
+    sent: ByteCounts
     line: dict[str, Any]
 
     @property
-    def step(self) -> bool:
+    def is_step(self) -> bool:
         """Whether the line tells an optimiser step."""
         return "stage" in self.line and "loss" in self.line
 
@@ -46,45 +46,45 @@ class StageTraffic:
 
 
 @contextmanager
-def watching(journals: Sequence[Journal], sent: Callable[[], Sent]) -> Iterator[list[Mark]]:
+def record_traffic(journals: Sequence[Journal], sent: Callable[[], ByteCounts]) -> Iterator[list[TrafficSample]]:
     """Marks, as the journals grow while the block runs."""
-    marks = [Mark(time.monotonic(), sent(), {})]
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(journals, sent, marks, over), daemon=True)
+    samples = [TrafficSample(time.monotonic(), sent(), {})]
+    stopped = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(journals, sent, samples, stopped), daemon=True)
     watcher.start()
     try:
-        yield marks
+        yield samples
     finally:
-        over.set()
+        stopped.set()
         watcher.join()
-        marks.append(Mark(time.monotonic(), sent(), {}))
+        samples.append(TrafficSample(time.monotonic(), sent(), {}))
 
 
 def _watch(
-    journals: Sequence[Journal], sent: Callable[[], Sent], marks: list[Mark], over: threading.Event
+    journals: Sequence[Journal], sent: Callable[[], ByteCounts], samples: list[TrafficSample], stopped: threading.Event
 ) -> None:
-    places = [0] * len(journals)
-    while not over.wait(LOOK_S):
+    offsets = [0] * len(journals)
+    while not stopped.wait(POLL_INTERVAL_S):
         for index, journal in enumerate(journals):
-            lines, places[index] = journal.tail(places[index])
+            lines, offsets[index] = journal.tail(offsets[index])
             if lines:
                 now, bytes_now = time.monotonic(), sent()
-                marks.extend(Mark(now, bytes_now, line) for line in lines)
+                samples.extend(TrafficSample(now, bytes_now, line) for line in lines)
 
 
-def stages(marks: Sequence[Mark], *, every: int = 1) -> list[StageTraffic]:
+def measure_stages(samples: Sequence[TrafficSample], *, every: int = 1) -> list[StageTraffic]:
     """The stages in their order; `every` is how many steps share an exchange (sync_every)."""
-    taken: dict[str, list[tuple[Sent, float]]] = defaultdict(list)
+    steps_by_stage: dict[str, list[tuple[ByteCounts, float]]] = defaultdict(list)
     # From the line before, whatever it tells: evaluations and checkpoints have lines of their own.
-    for before, after in pairwise(marks):
-        if after.step:
-            gone = tuple(now - then for then, now in zip(before.sent, after.sent, strict=True))
-            taken[after.line["stage"]].append((gone, after.at - before.at))
-    return [_traffic(stage, steps, every) for stage, steps in taken.items()]
+    for before, after in pairwise(samples):
+        if after.is_step:
+            sent = tuple(now - then for then, now in zip(before.sent, after.sent, strict=True))
+            steps_by_stage[after.line["stage"]].append((sent, after.at - before.at))
+    return [_compute_traffic(stage, steps, every) for stage, steps in steps_by_stage.items()]
 
 
-def _traffic(stage: str, steps: Sequence[tuple[Sent, float]], every: int) -> StageTraffic:
-    busiest = max(_by_host([gone for gone, _ in steps], every), key=statistics.median)
+def _compute_traffic(stage: str, steps: Sequence[tuple[ByteCounts, float]], every: int) -> StageTraffic:
+    busiest = max(_split_by_host([sent for sent, _ in steps], every), key=statistics.median)
     return StageTraffic(
         stage=stage,
         steps=len(steps),
@@ -97,11 +97,11 @@ def _traffic(stage: str, steps: Sequence[tuple[Sent, float]], every: int) -> Sta
     )
 
 
-def _by_host(steps: Sequence[Sent], every: int) -> list[list[float]]:
+def _split_by_host(steps: Sequence[ByteCounts], every: int) -> list[list[float]]:
     """For each host its bytes a step, a figure a window; a short last window counts only alone."""
-    windows = [steps[at : at + every] for at in range(0, len(steps), every)]
-    whole = [window for window in windows if len(window) == every] or windows
+    windows = [steps[start : start + every] for start in range(0, len(steps), every)]
+    complete = [window for window in windows if len(window) == every] or windows
     return [
-        [sum(gone[host] for gone in window) / len(window) for window in whole]
+        [sum(sent[host] for sent in window) / len(window) for window in complete]
         for host in range(len(steps[0]))
     ]

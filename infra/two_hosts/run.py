@@ -11,21 +11,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from infra.two_hosts.counting import Mark, StageTraffic, stages, watching
-from infra.two_hosts.hosts import Cluster
+from infra.two_hosts.counting import TrafficSample, StageTraffic, measure_stages, record_traffic
+from infra.two_hosts.hosts import HostCluster
 from jobs.errors import Fault, InputError
-from jobs.preflight import absolute
-from jobs.spec import Spec
+from jobs.preflight import make_paths_absolute
+from jobs.spec import RunSpec
 from jobs.spec_file import load_spec
 from jobs.store.directory import DirectoryStore
 from jobs.store.objects import open_store
-from jobs.store.runs import RunStore, new_run_id
+from jobs.store.runs import RunStore, make_run_id
 
 IDLE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Found:
+class TrafficMeasurement:
     """A run and its bytes. Those that are not of one stage are sums out of the busiest host."""
 
     run: str
@@ -36,7 +36,7 @@ class Found:
     """Start of the workers, loading, first evaluation."""
     between: int
     """Evaluations after that, hand-off, checkpoints, the end."""
-    whole: int
+    total: int
     seconds: float
     runs: RunStore
 
@@ -47,76 +47,76 @@ class Found:
             "exit_code": self.exit_code,
             "stages": [dataclasses.asdict(stage) for stage in self.stages],
             "bytes": {"before_steps": self.before_steps, "between": self.between,
-                      "whole": self.whole},
+                      "whole": self.total},
             "seconds": self.seconds,
         }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchedJob:
     """A job that has ended, and what the hosts had sent at every line of its journals."""
 
     runs: RunStore
     exit_code: int
     log: Path
-    marks: Sequence[Mark]
+    samples: Sequence[TrafficSample]
 
 
-def idle_bytes_per_second(cluster: Cluster) -> float:
+def measure_idle_traffic(cluster: HostCluster) -> float:
     """What Ray alone sends while nothing runs, out of the host that sends most."""
-    began, before = time.monotonic(), cluster.sent()
+    started_at, before = time.monotonic(), cluster.read_sent_bytes()
     time.sleep(IDLE_S)
-    took = time.monotonic() - began
-    return max(now - then for then, now in zip(before, cluster.sent(), strict=True)) / took
+    elapsed_s = time.monotonic() - started_at
+    return max(now - then for then, now in zip(before, cluster.read_sent_bytes(), strict=True)) / elapsed_s
 
 
-def run_spec(cluster: Cluster, path: Path, changes: Sequence[str] = ()) -> Found:
+def run_spec(cluster: HostCluster, path: Path, changes: Sequence[str] = ()) -> TrafficMeasurement:
     """`python -m jobs.finetune` on the head. Raises InputError where the spec itself is wrong."""
-    spec = absolute(load_spec(path, changes))
-    return _found(spec, run_job(cluster, path, spec, "jobs.finetune", changes))
+    spec = make_paths_absolute(load_spec(path, changes))
+    return _build_measurement(spec, run_job(cluster, path, spec, "jobs.finetune", changes))
 
 
 def run_job(
-    cluster: Cluster, path: Path, spec: Spec, module: str, changes: Sequence[str] = ()
-) -> Watched:
+    cluster: HostCluster, path: Path, spec: RunSpec, module: str, changes: Sequence[str] = ()
+) -> WatchedJob:
     """A job of ours on the head, with its spec's file, watched. Raises InputError."""
-    run = new_run_id(spec.name, datetime.datetime.now(datetime.UTC))
+    run = make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
     runs, log = RunStore(open_store(spec.store), run), cluster.folder / f"{run}.log"
     if not isinstance(runs.store, DirectoryStore):
         problem = f"{spec.store}: the hosts see no network but their own"
         raise InputError([Fault("store", problem, "Use file:// and a folder.")])
-    words = ["-m", module, "--spec", str(path.absolute()), "--run", run]
-    words += [word for change in changes for word in ("--set", change)]
-    with watching((runs.events, runs.metrics), cluster.sent) as marks:
-        job = cluster.job(*words, log=log)
+    arguments = ["-m", module, "--spec", str(path.absolute()), "--run", run]
+    arguments += [argument for change in changes for argument in ("--set", change)]
+    with record_traffic((runs.events, runs.metrics), cluster.read_sent_bytes) as samples:
+        job = cluster.start_job(*arguments, log=log)
         code = job.wait()
-    return Watched(runs, code, log, marks)
+    return WatchedJob(runs, code, log, samples)
 
 
-def _found(spec: Spec, watched: Watched) -> Found:
-    runs, code, log, marks = watched.runs, watched.exit_code, watched.log, watched.marks
-    traffic = tuple(stages(marks, every=spec.cluster.sync_every))
-    first = next((mark for mark in marks if mark.line.get("event") == "stage"), marks[-1])
-    of_steps = tuple(
-        sum(gone(before, after)[host] for before, after in pairwise(marks) if after.step)
+def _build_measurement(spec: RunSpec, watched: WatchedJob) -> TrafficMeasurement:
+    runs, code, log, samples = watched.runs, watched.exit_code, watched.log, watched.samples
+    traffic = tuple(measure_stages(samples, every=spec.cluster.sync_every))
+    first = next((sample for sample in samples if sample.line.get("event") == "stage"), samples[-1])
+    step_bytes = tuple(
+        sum(diff_samples(before, after)[host] for before, after in pairwise(samples) if after.is_step)
         for host in range(len(first.sent))
     )
-    whole = gone(marks[0], marks[-1])
-    busiest = max(range(len(whole)), key=whole.__getitem__)
-    before = gone(marks[0], first)[busiest]
-    return Found(
+    total_by_host = diff_samples(samples[0], samples[-1])
+    busiest = max(range(len(total_by_host)), key=total_by_host.__getitem__)
+    before = diff_samples(samples[0], first)[busiest]
+    return TrafficMeasurement(
         run=runs.run_id,
         exit_code=code,
         log=log,
         stages=traffic,
         before_steps=before,
-        between=whole[busiest] - before - of_steps[busiest],
-        whole=whole[busiest],
-        seconds=marks[-1].at - marks[0].at,
+        between=total_by_host[busiest] - before - step_bytes[busiest],
+        total=total_by_host[busiest],
+        seconds=samples[-1].at - samples[0].at,
         runs=runs,
     )
 
 
-def gone(before: Mark, after: Mark) -> tuple[int, ...]:
+def diff_samples(before: TrafficSample, after: TrafficSample) -> tuple[int, ...]:
     """What each host has sent in between."""
     return tuple(now - then for then, now in zip(before.sent, after.sent, strict=True))

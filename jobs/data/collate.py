@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jobs.data.packing import Sequence
-from jobs.data.tokens import IGNORED
+from jobs.data.packing import TokenSequence
+from jobs.data.tokens import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Batch:
     """Without padding."""
 
 
-FILLER = Sequence((), (), (), (), rows=0)
+FILLER_SEQUENCE = TokenSequence((), (), (), (), rows=0)
 """Stands where a last batch has no row left: all padding, and nothing is asked of it."""
 
 
@@ -39,57 +39,57 @@ class Collator:
 
     pad_id: int
     packed: bool
-    classifies: bool
+    is_classifier: bool
     token_types: bool
 
-    def __call__(self, sequences: Listed[Sequence], *, length: int) -> Batch:
+    def __call__(self, sequences: Listed[TokenSequence], *, length: int) -> Batch:
         """One micro-batch, padded on the right to `length`."""
-        segments_mL = _padded([one.segment_ids for one in sequences], 0, length)
+        segments_mL = _pad_rows([sequence.segment_ids for sequence in sequences], 0, length)
         inputs = {
-            "input_ids": _padded([one.input_ids for one in sequences], self.pad_id, length),
-            "attention_mask": _blocks(segments_mL) if self.packed else _flat(segments_mL),
+            "input_ids": _pad_rows([sequence.input_ids for sequence in sequences], self.pad_id, length),
+            "attention_mask": _make_block_mask(segments_mL) if self.packed else _make_flat_mask(segments_mL),
         }
         if self.packed:
-            inputs["position_ids"] = _padded([one.position_ids for one in sequences], 0, length)
+            inputs["position_ids"] = _pad_rows([sequence.position_ids for sequence in sequences], 0, length)
         if self.token_types:
             inputs["token_type_ids"] = torch.zeros_like(segments_mL)
         return Batch(
             inputs=inputs,
-            labels=self._labels(sequences, length),
-            targets=sum(count_targets(one) for one in sequences),
-            tokens=sum(len(one) for one in sequences),
+            labels=self._collate_labels(sequences, length),
+            targets=sum(count_targets(sequence) for sequence in sequences),
+            tokens=sum(len(sequence) for sequence in sequences),
         )
 
-    def _labels(self, sequences: Listed[Sequence], length: int) -> Tensor:
-        if not self.classifies:
-            return _padded([one.labels for one in sequences], IGNORED, length)
-        return _padded([one.labels for one in sequences], IGNORED, 1)[:, 0]
+    def _collate_labels(self, sequences: Listed[TokenSequence], length: int) -> Tensor:
+        if not self.is_classifier:
+            return _pad_rows([sequence.labels for sequence in sequences], IGNORE_INDEX, length)
+        return _pad_rows([sequence.labels for sequence in sequences], IGNORE_INDEX, 1)[:, 0]
 
 
-def count_targets(sequence: Sequence) -> int:
+def count_targets(sequence: TokenSequence) -> int:
     """Labels that count. A segment's first label is never one, so the causal shift loses none."""
-    return sum(label != IGNORED for label in sequence.labels)
+    return sum(label != IGNORE_INDEX for label in sequence.labels)
 
 
-def _padded(rows: Listed[tuple[int, ...]], filler: int, length: int) -> Tensor:
-    out = torch.full((len(rows), length), filler, dtype=torch.int64)
-    for at, row in enumerate(rows):
-        out[at, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return out
+def _pad_rows(rows: Listed[tuple[int, ...]], pad_value: int, length: int) -> Tensor:
+    padded = torch.full((len(rows), length), pad_value, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return padded
 
 
-def _blocks(segments_mL: Tensor) -> Tensor:
+def _make_block_mask(segments_mL: Tensor) -> Tensor:
     """[m, 1, L, L], True where a token (row) may look at another (column)."""
     length = segments_mL.shape[1]
-    same = segments_mL[:, :, None] == segments_mL[:, None, :]
-    real = (segments_mL > 0)[:, :, None]
+    same_segment = segments_mL[:, :, None] == segments_mL[:, None, :]
+    is_token = (segments_mL > 0)[:, :, None]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     # Padding looks at itself: a softmax over nothing would be NaN, and spread through the gradient.
-    itself = torch.eye(length, dtype=torch.bool)
-    return ((same & causal & real) | itself)[:, None]
+    diagonal = torch.eye(length, dtype=torch.bool)
+    return ((same_segment & causal & is_token) | diagonal)[:, None]
 
 
-def _flat(segments_mL: Tensor) -> Tensor:
+def _make_flat_mask(segments_mL: Tensor) -> Tensor:
     """[m, L], 1 for tokens. A filler row keeps one token, for the same reason as above."""
     mask = (segments_mL > 0).to(torch.int64)
     mask[:, 0] = 1

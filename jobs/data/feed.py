@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
-from jobs.data.collate import FILLER, Batch, Collator, count_targets
+from jobs.data.collate import FILLER_SEQUENCE, Batch, Collator, count_targets
 from jobs.data.formats import read_example
-from jobs.data.packing import Sequence, join, pack
-from jobs.data.source import Source
+from jobs.data.packing import TokenSequence, join_samples, pack_samples
+from jobs.data.source import RowSource
 from jobs.data.tokens import Encoder, Sample
 from jobs.errors import Fault, InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MULTIPLE = 8
+LENGTH_MULTIPLE = 8
 """Lengths are rounded up to this, as tensor cores like them."""
 
 
@@ -40,7 +40,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Count:
+class DatasetCount:
     """What one epoch holds."""
 
     sequences: int
@@ -48,7 +48,7 @@ class Count:
     """Read, those dropped included."""
     tokens: int
     targets: int
-    cut: int
+    truncated: int
     """Rows that were longer than max_length."""
     dropped: int
     """Rows without a target, most often because it was cut off."""
@@ -61,7 +61,7 @@ class Feed:
 
     def __init__(
         self,
-        source: Source,
+        source: RowSource,
         tokenizer: PreTrainedTokenizerBase,
         *,
         task: str,
@@ -81,85 +81,85 @@ class Feed:
         self.shuffle_seed = seed if shuffle else None
         self.encode = Encoder(tokenizer, max_length=max_length, labels=source.labels)
         self.collate = Collator(
-            pad_id=_pad_id(tokenizer),
+            pad_id=_get_pad_id(tokenizer),
             packed=self.packed,
-            classifies=task == "sequence-classification",
+            is_classifier=task == "sequence-classification",
             token_types="token_type_ids" in tokenizer.model_input_names,
         )
 
-    def count(self) -> Count:
+    def count(self) -> DatasetCount:
         """What epoch 0 holds, by going through it once."""
-        tally = _Tally()
+        tally = _RowTally()
         sequences = tokens = targets = 0
-        for one in self._epoch(0, self.shuffle_seed, tally):
+        for sequence in self._iter_sequences(0, self.shuffle_seed, tally):
             sequences += 1
-            tokens += len(one)
-            targets += count_targets(one)
-        fill = tokens / (sequences * self.max_length) if sequences else 0.0
-        return Count(sequences, tally.rows, tokens, targets, tally.cut, tally.dropped, fill)
+            tokens += len(sequence)
+            targets += count_targets(sequence)
+        fill_ratio = tokens / (sequences * self.max_length) if sequences else 0.0
+        return DatasetCount(sequences, tally.rows, tokens, targets, tally.truncated, tally.dropped, fill_ratio)
 
-    def steps(
+    def iter_steps(
         self, *, start: int = 0, steps: int | None = None, epochs: int | None = None
     ) -> Iterator[Step]:
         """Global batches from `start` to the end of the run: its steps, its epochs, or neither.
 
         `steps` counts from the beginning of the run and not from `start`: a resumed run repeats it.
         """
-        sequences = self._skipping(start * self.batch_size, epochs)
-        left = None if steps is None else max(0, steps - start)
-        yield from islice(self._dealt(sequences), left)
+        sequences = self._iter_sequences_from(start * self.batch_size, epochs)
+        remaining = None if steps is None else max(0, steps - start)
+        yield from islice(self._iter_batches(sequences), remaining)
 
-    def epoch(self) -> Iterator[Step]:
+    def iter_epoch(self) -> Iterator[Step]:
         """One pass in the order of the files, for evaluation; the last step is filled up."""
-        return self._dealt(self._epoch(0, None, _Tally()))
+        return self._iter_batches(self._iter_sequences(0, None, _RowTally()))
 
-    def _skipping(self, skipped: int, epochs: int | None) -> Iterator[Sequence]:
+    def _iter_sequences_from(self, skip: int, epochs: int | None) -> Iterator[TokenSequence]:
         """The epochs one after the other, without the first `skipped` sequences."""
-        size: int | None = None
+        epoch_size: int | None = None
         for epoch in count() if epochs is None else range(epochs):
             # Unpacked, every epoch is as long as the first that was gone through.
-            if size is not None and not self.packed and skipped >= size:
-                skipped -= size
+            if epoch_size is not None and not self.packed and skip >= epoch_size:
+                skip -= epoch_size
                 continue
-            size = 0
-            for one in self._epoch(epoch, self.shuffle_seed, _Tally()):
-                size += 1
-                if skipped:
-                    skipped -= 1
+            epoch_size = 0
+            for sequence in self._iter_sequences(epoch, self.shuffle_seed, _RowTally()):
+                epoch_size += 1
+                if skip:
+                    skip -= 1
                 else:
-                    yield one
-            if not size:
-                raise InputError([self.nothing()])
+                    yield sequence
+            if not epoch_size:
+                raise InputError([self.make_no_target_fault()])
 
-    def _epoch(self, epoch: int, shuffle_seed: int | None, tally: _Tally) -> Iterator[Sequence]:
-        samples = self._samples(epoch, shuffle_seed, tally)
+    def _iter_sequences(self, epoch: int, shuffle_seed: int | None, tally: _RowTally) -> Iterator[TokenSequence]:
+        samples = self._iter_samples(epoch, shuffle_seed, tally)
         if self.packed:
-            return pack(samples, max_length=self.max_length)
-        return (join([sample]) for sample in samples)
+            return pack_samples(samples, max_length=self.max_length)
+        return (join_samples([sample]) for sample in samples)
 
-    def _samples(self, epoch: int, shuffle_seed: int | None, tally: _Tally) -> Iterator[Sample]:
-        for row in self.source.rows(epoch=epoch, shuffle_seed=shuffle_seed):
+    def _iter_samples(self, epoch: int, shuffle_seed: int | None, tally: _RowTally) -> Iterator[Sample]:
+        for row in self.source.iter_rows(epoch=epoch, shuffle_seed=shuffle_seed):
             example = read_example(row, self.source.format, task=self.task)
-            sample = self.encode(example, where=row.where)
+            sample = self.encode(example, where=row.location)
             tally.rows += 1
-            tally.cut += sample.cut > 0
+            tally.truncated += sample.truncated > 0
             if sample.targets:
                 yield sample
             else:
                 tally.dropped += 1
 
-    def _dealt(self, sequences: Iterable[Sequence]) -> Iterator[Step]:
+    def _iter_batches(self, sequences: Iterable[TokenSequence]) -> Iterator[Step]:
         stream = iter(sequences)
         while batch := list(islice(stream, self.batch_size)):
-            yield self._step(batch)
+            yield self._make_step(batch)
 
-    def _step(self, batch: list[Sequence]) -> Step:
-        length = self._length(batch)
+    def _make_step(self, batch: list[TokenSequence]) -> Step:
+        length = self._choose_length(batch)
         # Any number of workers: where they don't divide the batch, the last of them get filler.
-        share, size = -(-self.batch_size // self.world_size), self.micro_batch_size
-        mine = batch[self.rank * share : (self.rank + 1) * share]
-        micros = [mine[at : at + size] for at in range(0, share, size)]
-        micros = [[*micro, *[FILLER] * (size - len(micro))] for micro in micros]
+        rows_per_rank, micro_size = -(-self.batch_size // self.world_size), self.micro_batch_size
+        own_rows = batch[self.rank * rows_per_rank : (self.rank + 1) * rows_per_rank]
+        micros = [own_rows[start : start + micro_size] for start in range(0, rows_per_rank, micro_size)]
+        micros = [[*micro, *[FILLER_SEQUENCE] * (micro_size - len(micro))] for micro in micros]
         return Step(
             micros=tuple(self.collate(micro, length=length) for micro in micros),
             targets=sum(map(count_targets, batch)),
@@ -167,33 +167,33 @@ class Feed:
             rows=len(batch),
         )
 
-    def _length(self, batch: list[Sequence]) -> int:
+    def _choose_length(self, batch: list[TokenSequence]) -> int:
         """The same on every rank: from the whole batch, never from a rank's slice."""
         if self.packed:
             return self.max_length
         longest = max(map(len, batch))
         # Rounding up must not pass the last position that the model has.
-        return min(-(-longest // MULTIPLE) * MULTIPLE, self.max_length)
+        return min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, self.max_length)
 
-    def nothing(self) -> Fault:
+    def make_no_target_fault(self) -> Fault:
         """That no row of this side has a target, in words."""
-        problem = f"no row of {self.source.part} has a target within {self.max_length} tokens"
+        problem = f"no row of {self.source.split} has a target within {self.max_length} tokens"
         return Fault("data.max_length", problem, "Raise it, or shorten the prompts.")
 
 
 @dataclass
-class _Tally:
+class _RowTally:
     rows: int = 0
-    cut: int = 0
+    truncated: int = 0
     dropped: int = 0
 
 
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def _get_pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Any id will do where nothing looks; the model must only have it."""
-    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if found is not None:
-            return int(found)
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
     return 0
 
 
-__all__ = ["Batch", "Count", "Feed", "Sequence", "Source", "Step"]
+__all__ = ["Batch", "DatasetCount", "Feed", "TokenSequence", "RowSource", "Step"]

@@ -18,21 +18,21 @@ def is_held_out(file: int, row: int, *, fraction: float, seed: int) -> bool:
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
-def split_counts(rows_by_file: Sequence[int], *, fraction: float, seed: int) -> tuple[int, int]:
+def count_split(rows_by_file: Sequence[int], *, fraction: float, seed: int) -> tuple[int, int]:
     """How many rows are trained on, and how many are held out."""
-    held = sum(
+    held_out = sum(
         is_held_out(file, row, fraction=fraction, seed=seed)
         for file, rows in enumerate(rows_by_file)
         for row in range(rows)
     )
-    return sum(rows_by_file) - held, held
+    return sum(rows_by_file) - held_out, held_out
 
 
 def check_split(rows_by_file: Sequence[int], *, fraction: float, seed: int) -> list[Fault]:
     """A split that leaves nothing on one side is a fault."""
-    train, held = split_counts(rows_by_file, fraction=fraction, seed=seed)
-    if train and held:
+    train, held_out = count_split(rows_by_file, fraction=fraction, seed=seed)
+    if train and held_out:
         return []
-    side = "hold out none" if train else "leave none to train on"
-    problem = f"{fraction} of {train + held:,} rows would {side}"
+    effect = "hold out none" if train else "leave none to train on"
+    problem = f"{fraction} of {train + held_out:,} rows would {effect}"
     return [Fault("data.eval_fraction", problem, "Change it, or name a file under data.eval.")]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from jobs.data.tokens import Sample
 
-OPEN = 64
+MAX_OPEN_SEQUENCES = 64
 """Sequences being filled at once: more fill better, fewer keep the order of the rows closer."""
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """What the model is fed as one row of a batch, without padding."""
 
     input_ids: tuple[int, ...]
@@ -25,39 +25,39 @@ class Sequence:
         return len(self.input_ids)
 
 
-def pack(
-    samples: Iterable[Sample], *, max_length: int, open_at_once: int = OPEN
-) -> Iterator[Sequence]:
+def pack_samples(
+    samples: Iterable[Sample], *, max_length: int, max_open: int = MAX_OPEN_SEQUENCES
+) -> Iterator[TokenSequence]:
     """Each sample goes into the first open sequence with room. The oldest leaves when all are open.
 
     Deterministic; every sample leaves exactly once, and whole.
     """
-    bins: list[_Bin] = []
+    open_bins: list[_PackingBin] = []
     for sample in samples:
         size = len(sample.input_ids)
         if not 0 < size <= max_length:
             raise ValueError(f"a sample of {size} tokens does not fit {max_length}: cut it first")
-        place = next((bin for bin in bins if bin.used + size <= max_length), None)
-        if place is None:
-            if len(bins) == open_at_once:
-                yield join(bins.pop(0).samples)
-            bins.append(place := _Bin())
-        place.samples.append(sample)
-        place.used += size
-        if place.used == max_length:
-            bins.remove(place)
-            yield join(place.samples)
-    for bin in bins:
-        yield join(bin.samples)
+        target = next((candidate for candidate in open_bins if candidate.used + size <= max_length), None)
+        if target is None:
+            if len(open_bins) == max_open:
+                yield join_samples(open_bins.pop(0).samples)
+            open_bins.append(target := _PackingBin())
+        target.samples.append(sample)
+        target.used += size
+        if target.used == max_length:
+            open_bins.remove(target)
+            yield join_samples(target.samples)
+    for candidate in open_bins:
+        yield join_samples(candidate.samples)
 
 
-def join(samples: Iterable[Sample]) -> Sequence:
+def join_samples(samples: Iterable[Sample]) -> TokenSequence:
     """Samples one after the other; positions restart with each, segments count them from 1."""
     samples = tuple(samples)
-    return Sequence(
+    return TokenSequence(
         input_ids=tuple(token for sample in samples for token in sample.input_ids),
         labels=tuple(label for sample in samples for label in sample.labels),
-        position_ids=tuple(at for sample in samples for at in range(len(sample.input_ids))),
+        position_ids=tuple(position for sample in samples for position in range(len(sample.input_ids))),
         segment_ids=tuple(
             number for number, sample in enumerate(samples, start=1) for _ in sample.input_ids
         ),
@@ -66,6 +66,6 @@ def join(samples: Iterable[Sample]) -> Sequence:
 
 
 @dataclass(eq=False)
-class _Bin:
+class _PackingBin:
     samples: list[Sample] = field(default_factory=list)
     used: int = 0

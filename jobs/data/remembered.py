@@ -7,22 +7,22 @@ from typing import Any
 
 from jobs.data.tokens import Sample
 
-MOST_TOKENS = 4_000_000
+MAX_CACHED_TOKENS = 4_000_000
 """That a worker keeps of rows it has tokenised, about 300 MB."""
 
 
-class Remembered:
+class CachingEncoder:
     """`known` is shared by all encoders that tokenise alike."""
 
-    def __init__(self, encode: Callable[..., Sample], known: dict[Any, Sample]) -> None:
-        self._encode, self._known = encode, known
-        self._tokens = sum(len(sample.input_ids) for sample in known.values())
+    def __init__(self, encode: Callable[..., Sample], cache: dict[Any, Sample]) -> None:
+        self._encode, self._cache = encode, cache
+        self._cached_tokens = sum(len(sample.input_ids) for sample in cache.values())
 
     def __call__(self, example: Any, *, where: str) -> Sample:
-        found = self._known.get(example)
-        if found is None:
-            found = self._encode(example, where=where)
-            if self._tokens < MOST_TOKENS:
-                self._known[example] = found
-                self._tokens += len(found.input_ids)
-        return found
+        sample = self._cache.get(example)
+        if sample is None:
+            sample = self._encode(example, where=where)
+            if self._cached_tokens < MAX_CACHED_TOKENS:
+                self._cache[example] = sample
+                self._cached_tokens += len(sample.input_ids)
+        return sample

@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.data.files import Row, read_rows, resolve
-from jobs.data.formats import FORMATS_OF_TASK, Labelled, detect, read_example
+from jobs.data.files import Row, read_rows, resolve_files
+from jobs.data.formats import TASK_FORMATS, LabelledExample, detect_format, read_example
 from jobs.errors import Fault, InputError
 
-MOST_FAULTS = 20
+MAX_FAULTS = 20
 """More than this is one mistake made many times."""
 
-PROGRESS_ROWS = 1000
+PROGRESS_EVERY_ROWS = 1000
 
-Progress = Callable[[int, int, int], None]
+ScanProgress = Callable[[int, int, int], None]
 """Called with the rows read, the bytes read and the bytes there are."""
 
 
 @dataclass(frozen=True)
-class Survey:
+class DatasetScan:
     """What the data is."""
 
     files: tuple[Path, ...]
@@ -37,37 +37,37 @@ class Survey:
         return sum(self.rows_by_file)
 
 
-def survey(
-    where: str,
+def scan_dataset(
+    address: str,
     fmt: str,
     task: str,
     key: str,
     *,
     limit: int | None = None,
-    progress: Progress | None = None,
-) -> Survey:
+    progress: ScanProgress | None = None,
+) -> DatasetScan:
     """Read everything once (or `limit` rows). Raises InputError with all the faults."""
-    files = resolve(where, key=key)
-    if fmt != "auto" and fmt not in FORMATS_OF_TASK[task]:
-        fitting = " or ".join(FORMATS_OF_TASK[task])
-        raise InputError([Fault("data.format", f"{fmt} does not fit {task}", f"Use {fitting}.")])
-    looking = _Pass(files, fmt, task, limit, progress)
-    looking.run()
-    if not looking.rows and not looking.faults.count:
-        named = ", ".join(map(str, files[:3])) + ", ..." * (len(files) > 3)
-        raise InputError([Fault(key, f"no rows in {named}", "Name a file that has some.")])
-    looking.faults.raise_any()
-    return Survey(
+    files = resolve_files(address, key=key)
+    if fmt != "auto" and fmt not in TASK_FORMATS[task]:
+        formats = " or ".join(TASK_FORMATS[task])
+        raise InputError([Fault("data.format", f"{fmt} does not fit {task}", f"Use {formats}.")])
+    scan = _DatasetPass(files, fmt, task, limit, progress)
+    scan.run()
+    if not scan.rows and not scan.faults.count:
+        names = ", ".join(map(str, files[:3])) + ", ..." * (len(files) > 3)
+        raise InputError([Fault(key, f"no rows in {names}", "Name a file that has some.")])
+    scan.faults.raise_any()
+    return DatasetScan(
         files=files,
-        format=looking.format,
-        rows_by_file=tuple(looking.by_file),
-        labels=sort_labels(looking.labels),
-        sha256=looking.digest.hexdigest() if limit is None else None,
-        bytes=looking.bytes_all,
+        format=scan.format,
+        rows_by_file=tuple(scan.rows_by_file),
+        labels=sort_labels(scan.labels),
+        sha256=scan.digest.hexdigest() if limit is None else None,
+        bytes=scan.bytes_total,
     )
 
 
-def check_train_labels(train: Survey) -> list[Fault]:
+def check_train_labels(train: DatasetScan) -> list[Fault]:
     """A classifier needs two classes to tell apart."""
     if train.format != "classification" or len(train.labels) > 1:
         return []
@@ -75,13 +75,13 @@ def check_train_labels(train: Survey) -> list[Fault]:
     return [Fault("data.train", problem, "A classifier needs two labels or more.")]
 
 
-def check_eval_labels(train: Survey, evaluation: Survey) -> list[Fault]:
+def check_eval_labels(train: DatasetScan, evaluation: DatasetScan) -> list[Fault]:
     """Labels that evaluation asks for and training never shows."""
     unknown = [label for label in evaluation.labels if label not in set(train.labels)]
     if not unknown:
         return []
-    named = ", ".join(map(repr, unknown[:8])) + ", ..." * (len(unknown) > 8)
-    problem = f"labels that the training data lacks: {named}"
+    names = ", ".join(map(repr, unknown[:8])) + ", ..." * (len(unknown) > 8)
+    problem = f"labels that the training data lacks: {names}"
     return [Fault("data.eval", problem, "Add rows of them to data.train, or remove them here.")]
 
 
@@ -93,27 +93,27 @@ def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(labels))
 
 
-class _Faults:
+class _FaultCollector:
     """The first faults, and how many there were."""
 
     def __init__(self) -> None:
-        self.kept: list[Fault] = []
+        self.faults: list[Fault] = []
         self.count = 0
 
     def add(self, fault: Fault) -> None:
         self.count += 1
-        if self.count <= MOST_FAULTS:
-            self.kept.append(fault)
+        if self.count <= MAX_FAULTS:
+            self.faults.append(fault)
 
     def raise_any(self) -> None:
-        if more := self.count - len(self.kept):
-            tail = Fault("data", f"and {more:,} more faults", "Mend these first.")
-            raise InputError([*self.kept, tail])
-        if self.kept:
-            raise InputError(self.kept)
+        if omitted := self.count - len(self.faults):
+            summary = Fault("data", f"and {omitted:,} more faults", "Mend these first.")
+            raise InputError([*self.faults, summary])
+        if self.faults:
+            raise InputError(self.faults)
 
 
-class _Pass:
+class _DatasetPass:
     """One pass over the files, and what it has gathered."""
 
     def __init__(
@@ -122,41 +122,41 @@ class _Pass:
         fmt: str,
         task: str,
         limit: int | None,
-        progress: Progress | None,
+        progress: ScanProgress | None,
     ) -> None:
         self.files, self.format, self.task = files, fmt, task
         self.limit, self.progress = limit, progress
-        self.faults, self.labels = _Faults(), set[str]()
-        self.by_file, self.rows = [0] * len(files), 0
-        self.digest, self.bytes_done = hashlib.sha256(), 0
-        self.bytes_all = sum(path.stat().st_size for path in files)
+        self.faults, self.labels = _FaultCollector(), set[str]()
+        self.rows_by_file, self.rows = [0] * len(files), 0
+        self.digest, self.bytes_read = hashlib.sha256(), 0
+        self.bytes_total = sum(path.stat().st_size for path in files)
 
     def run(self) -> None:
         for index, path in enumerate(self.files):
-            for row in read_rows(path, report=self.faults.add, seen=self._see):
+            for row in read_rows(path, on_fault=self.faults.add, on_chunk=self._digest_chunk):
                 self.rows += 1
-                self.by_file[index] += 1
-                self._take(row)
-                if self.progress and self.rows % PROGRESS_ROWS == 0:
-                    self.progress(self.rows, self.bytes_done, self.bytes_all)
+                self.rows_by_file[index] += 1
+                self._check_row(row)
+                if self.progress and self.rows % PROGRESS_EVERY_ROWS == 0:
+                    self.progress(self.rows, self.bytes_read, self.bytes_total)
                 if self.rows == self.limit:
                     return
         if self.progress:
-            self.progress(self.rows, self.bytes_done, self.bytes_all)
+            self.progress(self.rows, self.bytes_read, self.bytes_total)
 
-    def _see(self, chunk: memoryview) -> None:
+    def _digest_chunk(self, chunk: memoryview) -> None:
         self.digest.update(chunk)
-        self.bytes_done += len(chunk)
+        self.bytes_read += len(chunk)
 
-    def _take(self, row: Row) -> None:
+    def _check_row(self, row: Row) -> None:
         # The first row that has a format sets it for all: a file of two formats is a mistake.
         if self.format == "auto":
-            self.format = detect(row.values, task=self.task) or "auto"
+            self.format = detect_format(row.values, task=self.task) or "auto"
         try:
             example = read_example(row, self.format, task=self.task)
-        except InputError as wrong:
-            for fault in wrong.faults:
+        except InputError as error:
+            for fault in error.faults:
                 self.faults.add(fault)
             return
-        if isinstance(example, Labelled):
+        if isinstance(example, LabelledExample):
             self.labels.add(example.label)

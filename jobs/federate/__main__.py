@@ -9,48 +9,48 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from jobs.at_hand import spec_at_hand
-from jobs.ended import ended, failure_kept
-from jobs.federate.check import check_federated
-from jobs.federate.door import Federated, load_federated
-from jobs.federate.papers import keep_asked
-from jobs.lease import Lease
-from jobs.report import summary
-from jobs.run_arguments import run_parser
+from jobs.at_hand import fetch_spec
+from jobs.ended import run_job, record_failure
+from jobs.federate.check import check_federation
+from jobs.federate.door import FederatedSpec, load_federated
+from jobs.federate.papers import pin_spec
+from jobs.lease import Heartbeat
+from jobs.report import render_summary
+from jobs.run_arguments import make_run_parser
 from jobs.spec_file import dump_spec
 from jobs.store.objects import open_store
-from jobs.store.runs import PLAN, SPEC, RunStore, new_run_id
-from jobs.telling import told
+from jobs.store.runs import PLAN, SPEC, RunStore, make_run_id
+from jobs.telling import log_events
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 Ray is not reachable."""
-    asked = run_parser("jobs.federate", main.__doc__).parse_args(arguments)
+    options = make_run_parser("jobs.federate", main.__doc__).parse_args(arguments)
 
-    def work() -> None:
-        found = load_federated(spec_at_hand(asked.spec), asked.set)
+    def load_and_run() -> None:
+        federated_spec = load_federated(fetch_spec(options.spec), options.set)
         now = datetime.datetime.now(datetime.UTC)
-        _run(found, asked.run or new_run_id(found.spec.name, now), asked.attempt)
+        _run_federation(federated_spec, options.run or make_run_id(federated_spec.spec.name, now), options.attempt)
 
-    return ended(work)
+    return run_job(load_and_run)
 
 
-def _run(asked: Federated, run_id: str, attempt: int) -> None:
-    checked = check_federated(asked)
+def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) -> None:
+    validated = check_federation(federated_spec)
     # Ray and torch only after the check: bad input answers in a second, and starts nothing.
-    from jobs.cluster_run import connect
-    from jobs.federate.drive import federate
+    from jobs.cluster_run import connect_ray
+    from jobs.federate.drive import run_federation
 
-    runs = RunStore(open_store(asked.spec.store), run_id)
-    keep_asked(asked, runs)
-    runs.write_text(SPEC, dump_spec(asked.spec))
-    runs.write_json(PLAN, checked.to_json())
-    request = dataclasses.replace(checked.checked.request(run_id), federation=asked.section)
+    runs = RunStore(open_store(federated_spec.spec.store), run_id)
+    pin_spec(federated_spec, runs)
+    runs.write_text(SPEC, dump_spec(federated_spec.spec))
+    runs.write_json(PLAN, validated.to_json())
+    request = dataclasses.replace(validated.validated_run.make_request(run_id), federation=federated_spec.section)
     print(f"run {run_id}", flush=True)
-    with Lease(runs, attempt), told(runs), failure_kept(runs):
-        connect()
-        federate(request, runs, attempt=attempt)
-    Console(width=80).print(summary(runs))
+    with Heartbeat(runs, attempt), log_events(runs), record_failure(runs):
+        connect_ray()
+        run_federation(request, runs, attempt=attempt)
+    Console(width=80).print(render_summary(runs))
 
 
 if __name__ == "__main__":

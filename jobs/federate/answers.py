@@ -6,42 +6,42 @@ import math
 from collections.abc import Set
 
 from jobs.errors import TrainingFailed
-from jobs.federate.average import Told
-from jobs.federate.messages import Answer, Left, Opened
+from jobs.federate.average import WeightedUpdate
+from jobs.federate.messages import ClientUpdate, ClientFailure, StageInfo
 from jobs.federate.partition import Partition
 from jobs.federate.payload import BadPayload, decode
 from jobs.request import Request
 
 
-def checked(
-    found: Answer | Left,
-    opened: Opened,
+def validate_update(
+    reply: ClientUpdate | ClientFailure,
+    info: StageInfo,
     request: Request,
-    split: Partition,
-    number: int,
-    awaited: Set[int],
-) -> Told | Left:
+    partition: Partition,
+    round_index: int,
+    pending: Set[int],
+) -> WeightedUpdate | ClientFailure:
     """An answer of round `number`. Raises TrainingFailed for masks or a layout that are others."""
-    if found.client not in awaited:
-        what = f"client {found.client} answered, who was not asked or has answered"
-        raise TrainingFailed(f"round {number + 1}", what, "Do all sites run this version?")
-    if isinstance(found, Left):
-        return found
-    if found.agreed != opened.agreed:
-        who = f"client {split.names[found.client]} in round {found.round + 1}"
-        what = f"its masks have the digest {found.agreed[:12]}, all others {opened.agreed[:12]}"
-        raise TrainingFailed(who, what, "Is its base the same, and its seed?")
-    has = len(split.rows[found.client])
-    if found.rows != has or found.round != number:
-        what = f"{found.rows} rows in round {found.round + 1}"
-        return Left(found.client, number, f"it told of {what}, and has {has}")
-    if not math.isfinite(found.loss) or found.tokens < 0:
-        what = f"a loss of {found.loss} over {found.tokens} tokens"
-        return Left(found.client, number, f"it told of {what}")
+    if reply.client not in pending:
+        problem = f"client {reply.client} answered, who was not asked or has answered"
+        raise TrainingFailed(f"round {round_index + 1}", problem, "Do all sites run this version?")
+    if isinstance(reply, ClientFailure):
+        return reply
+    if reply.setup_digest != info.setup_digest:
+        subject = f"client {partition.names[reply.client]} in round {reply.round + 1}"
+        problem = f"its masks have the digest {reply.setup_digest[:12]}, all others {info.setup_digest[:12]}"
+        raise TrainingFailed(subject, problem, "Is its base the same, and its seed?")
+    expected_rows = len(partition.rows[reply.client])
+    if reply.rows != expected_rows or reply.round != round_index:
+        problem = f"{reply.rows} rows in round {reply.round + 1}"
+        return ClientFailure(reply.client, round_index, f"it told of {problem}, and has {expected_rows}")
+    if not math.isfinite(reply.loss) or reply.tokens < 0:
+        problem = f"a loss of {reply.loss} over {reply.tokens} tokens"
+        return ClientFailure(reply.client, round_index, f"it told of {problem}")
     section = request.federation
     assert section is not None
     try:
-        delta_n = decode(found.update, section.compress, opened.layout.sizes, section.topk)
-    except BadPayload as bad:
-        return Left(found.client, found.round, str(bad))
-    return Told(found.client, float(found.rows), delta_n)
+        delta_n = decode(reply.update, section.compress, info.layout.sizes, section.topk)
+    except BadPayload as error:
+        return ClientFailure(reply.client, reply.round, str(error))
+    return WeightedUpdate(reply.client, float(reply.rows), delta_n)

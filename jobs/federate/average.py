@@ -13,15 +13,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jobs.federate.layout import Layout
+from jobs.federate.layout import VectorLayout
 from jobs.local_steps import OUTER_MOMENTUM, OUTER_RATE
-from slora.average import mean_product
+from slora.average import average_low_rank
 
-Average = Literal["fedavg", "nesterov", "product"]
+AveragingMethod = Literal["fedavg", "nesterov", "product"]
 
 
 @dataclass(frozen=True)
-class Told:
+class WeightedUpdate:
     """What one client's steps came to."""
 
     client: int
@@ -31,46 +31,46 @@ class Told:
     """float32: its weights after its steps, less those that it was sent."""
 
 
-class Averaging:
+class ServerOptimizer:
     """The server's step in one stage, and the momentum that it keeps from round to round."""
 
-    def __init__(self, how: Average, layout: Layout) -> None:
-        self._how, self._layout = how, layout
-        self.momentum_n = torch.zeros(layout.count) if how == "nesterov" else None
+    def __init__(self, method: AveragingMethod, layout: VectorLayout) -> None:
+        self._method, self._layout = method, layout
+        self.momentum_n = torch.zeros(layout.count) if method == "nesterov" else None
 
-    def step(self, weights_n: Tensor, told: Sequence[Told]) -> Tensor:
+    def step(self, weights_n: Tensor, updates: Sequence[WeightedUpdate]) -> Tensor:
         """The weights that the next round starts from. Nobody's answers leave them as they are."""
-        if not told:
+        if not updates:
             return weights_n
-        told = sorted(told, key=lambda one: one.client)
-        whole = sum(one.weight for one in told)
+        updates = sorted(updates, key=lambda update: update.client)
+        total_weight = sum(update.weight for update in updates)
         mean_n = torch.zeros(self._layout.count, dtype=torch.float64)
-        for one in told:
-            mean_n.add_(one.delta_n.double(), alpha=one.weight / whole)
+        for update in updates:
+            mean_n.add_(update.delta_n.double(), alpha=update.weight / total_weight)
         delta_n = mean_n.float()
         if self.momentum_n is not None:
             self.momentum_n.mul_(OUTER_MOMENTUM).add_(delta_n)
             return weights_n + OUTER_RATE * (delta_n + OUTER_MOMENTUM * self.momentum_n)
-        found = weights_n + delta_n
-        if self._how == "product":
-            self._average_products(found, weights_n, told, whole)
-        return found
+        averaged_n = weights_n + delta_n
+        if self._method == "product":
+            self._average_products(averaged_n, weights_n, updates, total_weight)
+        return averaged_n
 
     def _average_products(
-        self, found_n: Tensor, weights_n: Tensor, told: Sequence[Told], whole: float
+        self, averaged_n: Tensor, weights_n: Tensor, updates: Sequence[WeightedUpdate], total_weight: float
     ) -> None:
         """Replaces the factors in `found_n`: the mean of B A, cut to the rank again."""
-        found = self._layout.named(found_n)
-        each = [self._layout.named(weights_n + one.delta_n) for one in told]
+        averaged = self._layout.split_by_name(averaged_n)
+        client_tensors = [self._layout.split_by_name(weights_n + update.delta_n) for update in updates]
         # mean_product takes the plain mean: a client's weight goes into its B.
-        shares = [one.weight / whole * len(told) for one in told]
-        for a, b in self._factors():
-            pairs = [(one[a], one[b] * share) for one, share in zip(each, shares, strict=True)]
-            made = mean_product(pairs)
-            found[a].copy_(made.a_RI)
-            found[b].copy_(made.b_OR)
+        shares = [update.weight / total_weight * len(updates) for update in updates]
+        for a, b in self._iterate_factor_names():
+            pairs = [(update[a], update[b] * share) for update, share in zip(client_tensors, shares, strict=True)]
+            product = average_low_rank(pairs)
+            averaged[a].copy_(product.a_RI)
+            averaged[b].copy_(product.b_OR)
 
-    def _factors(self) -> Iterator[tuple[str, str]]:
+    def _iterate_factor_names(self) -> Iterator[tuple[str, str]]:
         """The names of the layers' factors; none in a stage that has none."""
         for name in self._layout.names:
             if name.endswith(".a_RI"):

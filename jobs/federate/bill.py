@@ -7,46 +7,46 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.federate.messages import Answer, Kit, Left
-from jobs.team import HANDOFF, Wire
+from jobs.federate.messages import ClientUpdate, StagePayload, ClientFailure
+from jobs.team import HANDOFF, Collectives
 
 DOWN, UP, MASKS = "down", "up", "masks"
 """The causes of a federation beside those of any run: weights and updates, and chosen masks."""
 
 
-class Bill:
+class TrafficLog:
     """What one round cost each client. The wire is the run's."""
 
-    def __init__(self, wire: Wire, names: tuple[str, ...]) -> None:
-        self._wire, self._names = wire, names
+    def __init__(self, collectives: Collectives, names: tuple[str, ...]) -> None:
+        self._collectives, self._names = collectives, names
         self._lines: list[dict[str, Any]] = []
 
-    def answered(self, found: Answer, *, down: int, kit: int) -> None:
+    def record_update(self, update: ClientUpdate, *, down_bytes: int, payload_bytes: int) -> None:
         """A client that told what it learnt."""
-        self._sent(DOWN, down)
-        self._sent(UP, len(found.update))
-        line = {"up": len(found.update), "rows": found.rows, "tokens": found.tokens}
-        measured = {"loss": found.loss, "seconds": found.seconds}
-        self._lines.append({**self._of(found.client, down, kit), **line, **measured})
+        self._count(DOWN, down_bytes)
+        self._count(UP, len(update.update))
+        line = {"up": len(update.update), "rows": update.rows, "tokens": update.tokens}
+        metrics = {"loss": update.loss, "seconds": update.seconds}
+        self._lines.append({**self._make_line(update.client, down_bytes, payload_bytes), **line, **metrics})
 
-    def left(self, found: Left, *, down: int, kit: int) -> None:
+    def record_failure(self, failure: ClientFailure, *, down_bytes: int, payload_bytes: int) -> None:
         """A client that was sent its weights, and left."""
-        self._sent(DOWN, down)
-        self._lines.append({**self._of(found.client, down, kit), "up": 0, "left": found.why})
+        self._count(DOWN, down_bytes)
+        self._lines.append({**self._make_line(failure.client, down_bytes, payload_bytes), "up": 0, "left": failure.reason})
 
-    def kit(self, kit: Kit) -> None:
+    def record_payload(self, payload: StagePayload) -> None:
         """What went with a client's first task of a stage."""
-        for cause, part in ((MASKS, kit.masks), (HANDOFF, kit.starts)):
+        for cause, part in ((MASKS, payload.masks), (HANDOFF, payload.inits)):
             if part:
-                self._sent(cause, len(part))
+                self._count(cause, len(part))
 
     def close_round(self) -> list[dict[str, Any]]:
         """The round's clients, by number."""
         lines, self._lines = self._lines, []
         return sorted(lines, key=lambda line: int(line["client"]))
 
-    def _of(self, client: int, down: int, kit: int) -> dict[str, Any]:
-        return {"client": client, "name": self._names[client], "down": down, "kit": kit}
+    def _make_line(self, client: int, down_bytes: int, payload_bytes: int) -> dict[str, Any]:
+        return {"client": client, "name": self._names[client], "down": down_bytes, "kit": payload_bytes}
 
-    def _sent(self, cause: str, size: int) -> None:
-        self._wire.count(cause, size)
+    def _count(self, cause: str, size: int) -> None:
+        self._collectives.count_traffic(cause, size)

@@ -9,25 +9,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from jobs.data.survey import Progress, Survey
+from jobs.data.survey import ScanProgress, DatasetScan
 from jobs.errors import Fault, InputError
-from jobs.federate.door import Federated, alone
-from jobs.federate.plan import FederationPlan, foresee_federation, only_b
+from jobs.federate.door import FederatedSpec, make_site_spec
+from jobs.federate.plan import FederationPlan, plan_federation, count_b_entries
 from jobs.plan import Plan
-from jobs.predict.machine import place_of
-from jobs.predict.prediction import Prediction
-from jobs.preflight import Checked, check
+from jobs.predict.machine import describe_resources
+from jobs.predict.prediction import RunEstimate
+from jobs.preflight import ValidatedRun, validate_run
 
 if TYPE_CHECKING:
     from jobs.federate.partition import Partition
 
 
 @dataclass(frozen=True)
-class FederatedChecked:
+class ValidatedFederation:
     """A federation that can be run, and what was learnt while checking it."""
 
-    asked: Federated
-    checked: Checked
+    federated_spec: FederatedSpec
+    validated_run: ValidatedRun
     """Of the spec as asked; its plan is that of one site."""
     partition: Partition | None
     """None after a quick look, which deals no rows."""
@@ -35,42 +35,42 @@ class FederatedChecked:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values, the federation's beside it: what a run records."""
-        return {**self.checked.plan.to_json(), "federation": self.plan.to_json()}
+        return {**self.validated_run.plan.to_json(), "federation": self.plan.to_json()}
 
 
-def check_federated(
-    found: Federated,
+def check_federation(
+    federated_spec: FederatedSpec,
     *,
     quick: bool = False,
     store: bool = True,
-    progress: Progress | None = None,
-) -> FederatedChecked:
+    progress: ScanProgress | None = None,
+) -> ValidatedFederation:
     """Raises InputError with every fault of the spec, the model, the data and the store.
 
     `quick` and `store` as in `jobs.preflight.check`; a quick look deals no rows.
     """
-    checked = check(alone(found.spec), quick=quick, store=store, progress=progress)
-    partition = None if quick else _partition(found, checked.train)
-    clients = partition.count if partition else _clients(found, checked.train)
-    plan, federation = _planned(found, checked, clients)
-    checked = replace(checked, spec=found.spec, plan=plan)
-    return FederatedChecked(found, checked, partition, federation)
+    validated_run = validate_run(make_site_spec(federated_spec.spec), quick=quick, with_store=store, progress=progress)
+    partition = None if quick else _partition_rows(federated_spec, validated_run.train_scan)
+    clients = partition.count if partition else _count_clients(federated_spec, validated_run.train_scan)
+    site_plan, federation_plan = _plan_site_and_traffic(federated_spec, validated_run, clients)
+    validated_run = replace(validated_run, spec=federated_spec.spec, plan=site_plan)
+    return ValidatedFederation(federated_spec, validated_run, partition, federation_plan)
 
 
-def _clients(found: Federated, train: Survey) -> int | None:
+def _count_clients(federated_spec: FederatedSpec, train: DatasetScan) -> int | None:
     """How many there are, as far as a quick look tells."""
-    by_file = found.section.partition == "files"
-    return len(train.files) if by_file else found.section.clients
+    by_file = federated_spec.section.partition == "files"
+    return len(train.files) if by_file else federated_spec.section.clients
 
 
-def _partition(found: Federated, train: Survey) -> Partition:
+def _partition_rows(federated_spec: FederatedSpec, train: DatasetScan) -> Partition:
     # Here, because a control plane has no numpy, and checks specs too.
     from jobs.federate.partition import make_partition
 
-    spec = found.spec
+    spec = federated_spec.spec
     return make_partition(
         train.files,
-        found.section,
+        federated_spec.section,
         fmt=train.format,
         task=spec.model.task,
         eval_fraction=spec.data.eval_fraction,
@@ -78,73 +78,73 @@ def _partition(found: Federated, train: Survey) -> Partition:
     )
 
 
-def _planned(
-    found: Federated, checked: Checked, clients: int | None
+def _plan_site_and_traffic(
+    federated_spec: FederatedSpec, validated_run: ValidatedRun, clients: int | None
 ) -> tuple[Plan, FederationPlan]:
     """The plan of a site with what its federation sends. Raises InputError."""
-    targets = {name: checked.model.linears[name] for name in checked.plan.targets}
-    plan = _frozen(found, checked.plan, targets)
-    federation = foresee_federation(
-        found.spec,
-        found.section,
-        list(zip(plan.stages, found.stage_rounds, strict=True)),
-        checked.model,
+    targets = {name: validated_run.model.linears[name] for name in validated_run.plan.targets}
+    plan = _apply_freeze_a(federated_spec, validated_run.plan, targets)
+    federation_plan = plan_federation(
+        federated_spec.spec,
+        federated_spec.section,
+        list(zip(plan.stages, federated_spec.stage_rounds, strict=True)),
+        validated_run.model,
         targets=targets,
         head=plan.head,
         clients=clients,
     )
-    assert plan.prediction is not None
-    prediction = _together(found, plan.prediction, federation)
+    assert plan.estimate is not None
+    prediction = _scale_to_sites(federated_spec, plan.estimate, federation_plan)
     if prediction.fault:
         remedy = "Use fewer sites, larger machines, or a smaller train.micro_batch_size."
         raise InputError([Fault("cluster.workers", prediction.fault, remedy)])
     reason = prediction.reason
-    return replace(plan, prediction=prediction, sharding_reason=reason), federation
+    return replace(plan, prediction=prediction, sharding_reason=reason), federation_plan
 
 
-def _frozen(found: Federated, plan: Plan, targets: Mapping[str, tuple[int, int]]) -> Plan:
+def _apply_freeze_a(federated_spec: FederatedSpec, plan: Plan, targets: Mapping[str, tuple[int, int]]) -> Plan:
     """Where A is frozen, only B of the factors is trained."""
-    if not found.section.freeze_a:
+    if not federated_spec.section.freeze_a:
         return plan
-    trained = only_b(found.spec.method, targets)
+    trainable = count_b_entries(federated_spec.spec.method, targets)
     stages = tuple(
-        replace(stage, trainable=trained) if stage.name == "low-rank" else stage
+        replace(stage, trainable=trainable) if stage.name == "low-rank" else stage
         for stage in plan.stages
     )
     return replace(plan, stages=stages)
 
 
-def _together(found: Federated, one: Prediction, federation: FederationPlan) -> Prediction:
+def _scale_to_sites(federated_spec: FederatedSpec, site_prediction: RunEstimate, federation_plan: FederationPlan) -> RunEstimate:
     """From what one site alone takes to all of them, and every client's tokens."""
-    place, sites = place_of(found.spec), found.spec.workers
-    way = replace(one.way, flows=federation.flows, fits=_fits(one.way.needed, place.memory))
-    tokens = None if one.tokens is None else one.tokens * found.section.clients_per_round
-    speed = one.speed
-    if speed is not None and found.spec.cluster.machine.tokens_per_second is None:
+    resources, sites = describe_resources(federated_spec.spec), federated_spec.spec.workers
+    option = replace(site_prediction.selected, flows=federation_plan.flows, fits=_is_within_memory(site_prediction.selected.needed, resources.memory))
+    tokens = None if site_prediction.tokens is None else site_prediction.tokens * federated_spec.section.clients_per_round
+    speed = site_prediction.speed
+    if speed is not None and federated_spec.spec.cluster.machine.tokens_per_second is None:
         # What a run of one worker had; what the spec says is of all sites already.
         source = speed.source if sites == 1 else f"{speed.source}, on each of {sites} sites"
         speed = replace(speed, tokens_per_second=speed.tokens_per_second * sites, source=source)
     seconds = None if tokens is None or speed is None else tokens / speed.tokens_per_second
-    price = place.price_per_hour
+    price = resources.price_per_hour
     fault = None
-    if way.fits is False and place.memory is not None:
-        needed, there = (f"{size / 1e9:,.1f} GB" for size in (way.needed, place.memory))
-        fault = f"each of {sites} sites needs {needed}, and has {there} {place.memory_from}"
+    if option.fits is False and resources.memory is not None:
+        needed, available = (f"{size / 1e9:,.1f} GB" for size in (option.needed, resources.memory))
+        fault = f"each of {sites} sites needs {needed}, and has {available} {resources.memory_source}"
     return replace(
-        one,
+        site_prediction,
         workers=sites,
-        nodes=place.nodes,
-        workers_per_node=place.per_node,
-        memory=place.memory,
-        ways=(way,),
+        nodes=resources.nodes,
+        workers_per_node=resources.per_node,
+        memory=resources.memory,
+        ways=(option,),
         reason="every site holds the base whole",
         fault=fault,
         tokens=tokens,
         seconds=seconds,
-        cost=None if seconds is None or price is None else price * place.nodes * seconds / 3600,
+        cost=None if seconds is None or price is None else price * resources.nodes * seconds / 3600,
         speed=speed,
     )
 
 
-def _fits(needed: int, memory: int | None) -> bool | None:
+def _is_within_memory(needed: int, memory: int | None) -> bool | None:
     return None if memory is None else needed <= memory

@@ -5,24 +5,24 @@ Whoever asks, whenever, is told the same: a federation that is resumed draws no 
 
 from __future__ import annotations
 
-from slora.mask import draw
+from slora.mask import draw_distinct
 
 
-def drawn(seed: int, number: int, *, clients: int, wanted: int) -> tuple[int, ...]:
+def sample_clients(seed: int, round_index: int, *, clients: int, count: int) -> tuple[int, ...]:
     """The clients of round `number`, ascending, without replacement."""
-    found = draw(min(wanted, clients), clients, key=f"{seed}\0round {number}\0clients")
-    return tuple(int(client) for client in found)
+    sampled = draw_distinct(min(count, clients), clients, key=f"{seed}\0round {round_index}\0clients")
+    return tuple(int(client) for client in sampled)
 
 
-def lost(seed: int, number: int, client: int, *, share: float) -> bool:
+def drops_out(seed: int, round_index: int, client: int, *, probability: float) -> bool:
     """Whether a rehearsed drop-out takes this client in this round; of many, `share` of them."""
-    if not share:
+    if not probability:
         return False
-    (found,) = draw(1, 2**53, key=f"{seed}\0round {number}\0client {client}\0lost")
-    return int(found) < share * 2**53
+    (value,) = draw_distinct(1, 2**53, key=f"{seed}\0round {round_index}\0client {client}\0lost")
+    return int(value) < probability * 2**53
 
 
-def order_seed(seed: int, number: int, client: int) -> int:
+def derive_order_seed(seed: int, round_index: int, client: int) -> int:
     """Seeds the order in which a client goes through its rows in a round."""
-    (found,) = draw(1, 2**53, key=f"{seed}\0round {number}\0client {client}\0order")
-    return int(found)
+    (value,) = draw_distinct(1, 2**53, key=f"{seed}\0round {round_index}\0client {client}\0order")
+    return int(value)

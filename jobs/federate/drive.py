@@ -9,23 +9,23 @@ from jobs.store.manifest import Manifest
 from jobs.store.runs import RunStore
 
 
-def federate(request: Request, runs: RunStore, *, attempt: int) -> Manifest | None:
+def run_federation(request: Request, runs: RunStore, *, attempt: int) -> Manifest | None:
     """All rounds and the commit, on the Ray that this process has joined.
 
     Raises InputError, TrainingFailed, StoreError.
     """
     # The server has no accelerator: it averages, and splits updates.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from jobs.cluster_run import missing_resources
+    from jobs.cluster_run import describe_missing_resources
     from jobs.federate.ray_sites import RaySites
-    from jobs.federate.rows import partition_of
-    from jobs.federate.server import Federation
+    from jobs.federate.rows import make_request_partition
+    from jobs.federate.server import FederationServer
 
-    split = partition_of(request)
-    if (missing := missing_resources(request)) is not None:
+    partition = make_request_partition(request)
+    if (missing := describe_missing_resources(request)) is not None:
         print(f"waiting for the cluster: {missing}", flush=True)
     sites = RaySites(request)
     try:
-        return Federation(request, runs, sites, split, attempt=attempt).run()
+        return FederationServer(request, runs, sites, partition, attempt=attempt).run()
     finally:
         sites.close()

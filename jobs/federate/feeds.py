@@ -8,11 +8,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from jobs.data.feed import Feed
-from jobs.data.remembered import Remembered
+from jobs.data.remembered import CachingEncoder
 from jobs.data.tokens import Sample
-from jobs.federate.draw import order_seed
+from jobs.federate.draw import derive_order_seed
 from jobs.federate.partition import Partition
-from jobs.federate.rows import ClientSource, Rows
+from jobs.federate.rows import ClientSource, ClientRows
 from jobs.request import Request
 
 
@@ -20,31 +20,31 @@ class ClientFeeds:
     """Makes the feeds of clients; no row is tokenised twice."""
 
     def __init__(
-        self, request: Request, tokenizer: PreTrainedTokenizerBase, split: Partition
+        self, request: Request, tokenizer: PreTrainedTokenizerBase, partition: Partition
     ) -> None:
         self._request, self._tokenizer = request, tokenizer
-        self._rows = Rows(request.train.files, request.train.rows_by_file, split)
-        self._known: dict[Any, Sample] = {}
+        self._rows = ClientRows(request.train_data.files, request.train_data.rows_by_file, partition)
+        self._token_cache: dict[Any, Sample] = {}
 
-    def of(self, client: int, number: int) -> Feed:
+    def make_round_feed(self, client: int, round_index: int) -> Feed:
         """What a client learns in round `number`: its rows in an order of that round."""
-        return self._feed(client, number, self._request.plan.micro_batch_size)
+        return self._make_feed(client, round_index, self._request.plan.micro_batch_size)
 
-    def calibration(self, client: int) -> Feed:
+    def make_calibration_feed(self, client: int) -> Feed:
         """The same for its scores, before the first round: one sequence a micro-batch."""
-        return self._feed(client, 0, 1)
+        return self._make_feed(client, 0, 1)
 
-    def rows(self, client: int) -> int:
+    def count_rows(self, client: int) -> int:
         """How many rows a client has."""
-        return len(self._rows.of(client))
+        return len(self._rows.read_client(client))
 
-    def _feed(self, client: int, number: int, micro: int) -> Feed:
-        spec, found = self._request.spec, self._request.train
+    def _make_feed(self, client: int, round_index: int, micro_batch_size: int) -> Feed:
+        spec, scan = self._request.spec, self._request.train_data
         source = ClientSource(
-            files=found.files,
-            format=found.format,
+            files=scan.files,
+            format=scan.format,
             labels=self._request.labels,
-            kept=self._rows.of(client),
+            client_rows=self._rows.read_client(client),
         )
         feed = Feed(
             source,
@@ -53,11 +53,11 @@ class ClientFeeds:
             max_length=spec.data.max_length,
             packing=spec.data.packing,
             batch_size=spec.train.batch_size,
-            micro_batch_size=min(micro, spec.train.batch_size),
+            micro_batch_size=min(micro_batch_size, spec.train.batch_size),
             rank=0,
             world_size=1,
-            seed=order_seed(spec.train.seed, number, client),
+            seed=derive_order_seed(spec.train.seed, round_index, client),
         )
-        encode: Callable[..., Sample] = Remembered(feed.encode, self._known)
+        encode: Callable[..., Sample] = CachingEncoder(feed.encode, self._token_cache)
         feed.encode = encode  # type: ignore[assignment]
         return feed

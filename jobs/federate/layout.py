@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class VectorLayout:
     """The trained tensors in their order, and where each lies in a vector of length n."""
 
     names: tuple[str, ...]
@@ -32,27 +32,27 @@ class Layout:
         """n."""
         return sum(self.sizes)
 
-    def digest(self, more: str = "") -> str:
+    def digest(self, extra: str = "") -> str:
         """SHA-256 of names, shapes and what else has to be agreed on."""
-        said = repr((self.names, self.shapes, more))
-        return hashlib.sha256(said.encode()).hexdigest()
+        text = repr((self.names, self.shapes, extra))
+        return hashlib.sha256(text.encode()).hexdigest()
 
-    def named(self, vector_n: Tensor) -> dict[str, Tensor]:
+    def split_by_name(self, vector_n: Tensor) -> dict[str, Tensor]:
         """The vector cut by tensor, as views in their shapes."""
         parts = torch.split(vector_n, list(self.sizes))
-        told = zip(self.names, self.shapes, parts, strict=True)
-        return {name: part.view(shape) for name, shape, part in told}
+        pieces = zip(self.names, self.shapes, parts, strict=True)
+        return {name: part.view(shape) for name, shape, part in pieces}
 
-    def flat(self, named: Mapping[str, Tensor]) -> Tensor:
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The tensors of these names as one vector, float32 `[n]` on the CPU. A copy."""
-        parts = [named[name].detach().float().cpu().flatten() for name in self.names]
+        parts = [tensors[name].detach().float().cpu().flatten() for name in self.names]
         return torch.cat(parts) if parts else torch.empty(0)
 
 
-def layout_of(trained: Mapping[str, Tensor]) -> Layout:
+def make_layout(tensors: Mapping[str, Tensor]) -> VectorLayout:
     """Of tensors by name, in their order."""
-    shapes = tuple(tuple(tensor.shape) for tensor in trained.values())
-    return Layout(tuple(trained), shapes)
+    shapes = tuple(tuple(tensor.shape) for tensor in tensors.values())
+    return VectorLayout(tuple(tensors), shapes)
 
 
 def to_bytes(vector_n: Tensor) -> bytes:
@@ -60,8 +60,8 @@ def to_bytes(vector_n: Tensor) -> bytes:
     return vector_n.detach().cpu().numpy().astype("<f4", copy=False).tobytes()
 
 
-def to_vector(packed: bytes, layout: Layout) -> Tensor:
+def to_vector(data: bytes, layout: VectorLayout) -> Tensor:
     """What `to_bytes` made of a vector of ours, of this layout. A copy."""
-    found = torch.from_numpy(np.frombuffer(packed, "<f4").astype(np.float32))
-    assert found.numel() == layout.count
-    return found
+    vector_n = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
+    assert vector_n.numel() == layout.count
+    return vector_n

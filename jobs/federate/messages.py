@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.federate.layout import Layout
+from jobs.federate.layout import VectorLayout
 
 
 @dataclass(frozen=True)
-class Kit:
+class StagePayload:
     """What a client needs for a stage beside its weights, once. Empty for what a seed tells."""
 
     masks: bytes = b""
     """Masks that were chosen by scores: positions, as `pack_masks` has them."""
-    starts: bytes = b""
+    inits: bytes = b""
     """Where factors start that differ from the weights, or whose A does not travel."""
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return len(self.masks) + len(self.starts)
+        return len(self.masks) + len(self.inits)
 
 
 @dataclass(frozen=True)
-class Task:
+class ClientTask:
     """One client's part of a round."""
 
     stage: int
@@ -31,19 +31,19 @@ class Task:
     round: int
     """Of the run, from 0."""
     client: int
-    rate: float
+    learning_rate: float
     weights: bytes
     """float32, in the stage's layout."""
-    kit: Kit | None = None
+    payload: StagePayload | None = None
     """None where the client has it."""
     residual: bytes = b""
     """Of error feedback, given back to a client whose run was resumed."""
-    lost: bool = False
+    drops_out: bool = False
     """Rehearses a client that gets its weights, and is never heard of again."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class ClientUpdate:
     """What a client tells."""
 
     client: int
@@ -55,36 +55,36 @@ class Answer:
     """Trained on, without padding."""
     loss: float
     """Mean over its steps."""
-    agreed: str
+    setup_digest: str
     """Digest of the layout and of the masks."""
     seconds: float
 
 
 @dataclass(frozen=True)
-class Left:
+class ClientFailure:
     """Why a client is left out of a round."""
 
     client: int
     round: int
-    why: str
+    reason: str
     diverged: bool = False
     """Its numbers ended: a fault of the rate, not of the client."""
 
 
 @dataclass(frozen=True)
-class Opened:
+class StageInfo:
     """A stage as one site has installed it."""
 
-    layout: Layout
-    first: bytes
+    layout: VectorLayout
+    initial_weights: bytes
     """The weights at the stage's start, float32; what an earlier stage trained is not in them."""
     masks: bytes
     """Of the sparse stage, packed; empty where there are none."""
-    agreed: str
+    setup_digest: str
 
 
 @dataclass(frozen=True)
-class Scored:
+class ClientScores:
     """One client's scores, of all layers or of their rows or columns."""
 
     client: int
@@ -93,7 +93,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Sums:
+class EvaluationSums:
     """A micro-batch of held-out rows, measured."""
 
     index: int

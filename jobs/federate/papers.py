@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from jobs.federate.door import Federated
-from jobs.store.asked import keep_asked as keep
+from jobs.federate.door import FederatedSpec
+from jobs.store.asked import pin_spec as keep
 from jobs.store.runs import RunStore
 
-FEDERATION = "federation.yaml"
+FEDERATION_FILE = "federation.yaml"
 """What was asked, whole."""
 
 
-def keep_asked(asked: Federated, runs: RunStore) -> None:
+def pin_spec(federated_spec: FederatedSpec, runs: RunStore) -> None:
     """Keeps what was asked; a run that goes on must be asked the same. Raises InputError."""
-    keep(asked.text(), runs, FEDERATION, what="federation")
+    keep(federated_spec.to_yaml(), runs, FEDERATION_FILE, kind="federation")

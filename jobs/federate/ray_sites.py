@@ -17,8 +17,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from jobs.errors import JobsError, TrainingFailed
-from jobs.federate.messages import Kit, Left, Opened, Scored, Sums, Task
-from jobs.federate.sites import Played
+from jobs.federate.messages import StagePayload, ClientFailure, StageInfo, ClientScores, EvaluationSums, ClientTask
+from jobs.federate.sites import TaskResult
 from jobs.request import Request
 from jobs.store.manifest import Manifest
 from jobs.store.objects import open_store
@@ -39,34 +39,34 @@ class SiteActor:
         # Here, because the driver imports this module and needs none of it.
         import torch
 
-        from jobs.at_hand import at_hand
+        from jobs.at_hand import localize_request
         from jobs.federate.site import Site
 
         if not gpu:
             torch.set_num_threads(cluster.cpus_per_worker)
         device = torch.device("cuda:0" if gpu else "cpu")
-        self._site = Site(at_hand(request), open_store(request.spec.store), device)
+        self._site = Site(localize_request(request), open_store(request.spec.store), device)
 
-    def ask(self, what: str, *told: Any, **named: Any) -> Any:
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """One call of the site. An error of ours is an answer; any other costs the actor."""
         try:
-            return getattr(self._site, what)(*told, **named)
-        except (JobsError, SloraError) as failed:
-            return _Failed(str(failed), getattr(failed, "exit_code", 1))
+            return getattr(self._site, method)(*args, **kwargs)
+        except (JobsError, SloraError) as error:
+            return _SiteError(str(error), getattr(error, "exit_code", 1))
 
 
 @dataclass(frozen=True)
-class _Failed:
-    why: str
+class _SiteError:
+    reason: str
     exit_code: int
 
 
 @dataclass
-class _Seat:
+class _SiteHandle:
     """One actor, and what it has been sent."""
 
     actor: Any
-    kit_of: int = -1
+    payload_stage: int = -1
     """The stage whose kit it has."""
     starting: bool = True
     """Nothing was heard of it yet."""
@@ -77,222 +77,222 @@ class RaySites:
 
     def __init__(self, request: Request) -> None:
         self._request, self._section = request, request.federation
-        self._patience = request.spec.cluster.timeout
-        self._seats = [_Seat(self._actor()) for _ in range(request.spec.workers)]
-        self._stage, self._kit, self._deaths = -1, Kit(), 0
+        self._timeout = request.spec.cluster.timeout
+        self._handles = [_SiteHandle(self._start_actor()) for _ in range(request.spec.workers)]
+        self._stage, self._payload, self._deaths = -1, StagePayload(), 0
 
     @property
     def count(self) -> int:
-        return len(self._seats)
+        return len(self._handles)
 
-    def open(self, stage: int, kit: Kit) -> Opened:
+    def open_stage(self, stage: int, payload: StagePayload) -> StageInfo:
         if self._stage < 0:
             # Before any has to answer in time: a cluster may take long to have room for all.
-            up = [self._ask(seat, "peak") for seat in self._seats]
-            ray.wait(up, num_returns=len(up))
-            for seat in self._seats:
-                seat.starting = False
-        self._stage, self._kit = stage, kit
-        opened: Opened = self._insist("open", stage, kit)
-        return opened
+            pings = [self._call(handle, "peak") for handle in self._handles]
+            ray.wait(pings, num_returns=len(pings))
+            for handle in self._handles:
+                handle.starting = False
+        self._stage, self._payload = stage, payload
+        info: StageInfo = self._call_with_replacement("open", stage, payload)
+        return info
 
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        found: dict[str, tuple[int, int]] = self._insist("shapes")
-        return found
+    def get_shapes(self) -> dict[str, tuple[int, int]]:
+        shapes: dict[str, tuple[int, int]] = self._call_with_replacement("shapes")
+        return shapes
 
-    def score(self, clients: Sequence[int]) -> list[Scored | Left]:
-        def lost(client: int, why: str) -> Left:
-            return Left(client, 0, why)
+    def score(self, clients: Sequence[int]) -> list[ClientScores | ClientFailure]:
+        def make_failure(client: int, reason: str) -> ClientFailure:
+            return ClientFailure(client, 0, reason)
 
-        found = self._dealt(list(clients), lambda seat, one: ("score", (one,)), lost)
-        return [answer for answer, _ in found]
+        replies = self._dispatch(list(clients), lambda handle, client_index: ("score", (client_index,)), make_failure)
+        return [reply for reply, _ in replies]
 
-    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
-        kits = dict[int, int]()
+    def play(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
+        payload_sizes = dict[int, int]()
 
-        def asked(seat: _Seat, task: Task) -> tuple[str, tuple[Any, ...]]:
-            kit = self._kit if task.kit is not None or seat.kit_of != self._stage else None
-            seat.kit_of = self._stage
-            kits[task.client] = kit.size if kit else 0
-            return "play", (replace(task, kit=kit),)
+        def make_call(handle: _SiteHandle, task: ClientTask) -> tuple[str, tuple[Any, ...]]:
+            payload = self._payload if task.payload is not None or handle.payload_stage != self._stage else None
+            handle.payload_stage = self._stage
+            payload_sizes[task.client] = payload.size if payload else 0
+            return "play", (replace(task, kit=payload),)
 
-        def lost(task: Task, why: str) -> Left:
-            return Left(task.client, task.round, why)
+        def make_failure(task: ClientTask, reason: str) -> ClientFailure:
+            return ClientFailure(task.client, task.round, reason)
 
-        for answer, task in self._dealt(list(tasks), asked, lost, home=lambda task: task.client):
-            yield answer, kits[task.client]
+        for reply, task in self._dispatch(list(tasks), make_call, make_failure, get_home=lambda task: task.client):
+            yield reply, payload_sizes[task.client]
 
-    def evaluate(self, weights: bytes) -> list[Sums]:
-        parts = len(self._seats)
+    def evaluate(self, weights: bytes) -> list[EvaluationSums]:
+        parts = len(self._handles)
 
-        def asked(seat: _Seat, part: int) -> tuple[str, tuple[Any, ...]]:
-            self._equip(seat)
+        def make_call(handle: _SiteHandle, part: int) -> tuple[str, tuple[Any, ...]]:
+            self._ensure_stage(handle)
             return "evaluate", (self._stage, weights, part, parts)
 
-        found = list[Sums]()
-        waiting = list(range(parts))
-        while waiting:
+        sums = list[EvaluationSums]()
+        pending = list(range(parts))
+        while pending:
             # Of a site that died, its part is another's.
             missing = list[int]()
-            for answer, part in self._dealt(waiting, asked, lambda part, why: None):
-                if answer is None:
+            for reply, part in self._dispatch(pending, make_call, lambda part, reason: None):
+                if reply is None:
                     missing.append(part)
                 else:
-                    found += answer
-            waiting = missing
-        return sorted(found, key=lambda one: one.index)
+                    sums += reply
+            pending = missing
+        return sorted(sums, key=lambda entry: entry.index)
 
-    def residuals(self) -> dict[int, bytes]:
-        found = dict[int, bytes]()
-        for seat in self._seats:
+    def collect_residuals(self) -> dict[int, bytes]:
+        residuals = dict[int, bytes]()
+        for handle in self._handles:
             try:
-                found |= self._answered(self._get(self._ask(seat, "residuals", self._stage)))
-            except (RayActorError, GetTimeoutError) as dead:
+                residuals |= self._unwrap_reply(self._get(self._call(handle, "residuals", self._stage)))
+            except (RayActorError, GetTimeoutError) as error:
                 # Its clients have forgotten what waited with them.
-                self._replace(seat, dead)
-        return found
+                self._replace(handle, error)
+        return residuals
 
-    def peaks(self) -> dict[str, dict[str, Any]]:
-        found = dict[str, dict[str, Any]]()
-        for number, seat in enumerate(self._seats):
+    def collect_peaks(self) -> dict[str, dict[str, Any]]:
+        peaks = dict[str, dict[str, Any]]()
+        for number, handle in enumerate(self._handles):
             try:
-                found[str(number)] = self._answered(self._get(self._ask(seat, "peak")))
+                peaks[str(number)] = self._unwrap_reply(self._get(self._call(handle, "peak")))
             except (RayActorError, GetTimeoutError):
                 # Nothing is asked of it any more, but for the first, which a commit replaces.
                 continue
-        return found
+        return peaks
 
-    def commit(self, weights: bytes, **told: Any) -> Manifest:
-        self._equip(self._seats[0])
-        manifest: Manifest = self._insist("commit", self._stage, weights, **told)
+    def commit(self, weights: bytes, **facts: Any) -> Manifest:
+        self._ensure_stage(self._handles[0])
+        manifest: Manifest = self._call_with_replacement("commit", self._stage, weights, **facts)
         return manifest
 
     def close(self) -> None:
-        for seat in self._seats:
-            ray.kill(seat.actor)
+        for handle in self._handles:
+            ray.kill(handle.actor)
 
-    def _actor(self) -> Any:
+    def _start_actor(self) -> Any:
         cluster = self._request.spec.cluster
-        make = ray.remote(SiteActor).options(
+        actor_class = ray.remote(SiteActor).options(
             num_cpus=cluster.cpus_per_worker,
             num_gpus=cluster.gpus_per_worker,
             scheduling_strategy="SPREAD",
         )
-        return make.remote(self._request)
+        return actor_class.remote(self._request)
 
     @staticmethod
-    def _ask(seat: _Seat, what: str, *told: Any, **named: Any) -> Any:
-        return seat.actor.ask.remote(what, *told, **named)
+    def _call(handle: _SiteHandle, method: str, *args: Any, **kwargs: Any) -> Any:
+        return handle.actor.ask.remote(method, *args, **kwargs)
 
     def _get(self, ref: Any) -> Any:
         """An answer of an idle site, which has it at once. Raises GetTimeoutError."""
-        return ray.get(ref, timeout=self._patience)
+        return ray.get(ref, timeout=self._timeout)
 
-    def _limit(self, seat: _Seat) -> int:
+    def _get_timeout(self, handle: _SiteHandle) -> int:
         """Seconds that a site has for its next answer."""
-        return self._patience + (START_S if seat.starting else 0)
+        return self._timeout + (START_S if handle.starting else 0)
 
-    def _insist(self, what: str, *told: Any, **named: Any) -> Any:
+    def _call_with_replacement(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Asks the first site, and again the one that stands in for it."""
-        seat = self._seats[0]
+        handle = self._handles[0]
         while True:
             # An adapter may be large and its store far away: a commit takes what it takes.
-            limit = None if what == "commit" else self._limit(seat)
+            timeout = None if method == "commit" else self._get_timeout(handle)
             try:
-                found = ray.get(self._ask(seat, what, *told, **named), timeout=limit)
-            except (RayActorError, RayTaskError, GetTimeoutError) as dead:
-                self._replace(seat, dead)
-                self._equip(seat)
+                reply = ray.get(self._call(handle, method, *args, **kwargs), timeout=timeout)
+            except (RayActorError, RayTaskError, GetTimeoutError) as error:
+                self._replace(handle, error)
+                self._ensure_stage(handle)
                 continue
-            seat.starting = False
-            if what == "open":
-                seat.kit_of = self._stage
-            return self._answered(found)
+            handle.starting = False
+            if method == "open":
+                handle.payload_stage = self._stage
+            return self._unwrap_reply(reply)
 
-    def _equip(self, seat: _Seat) -> None:
+    def _ensure_stage(self, handle: _SiteHandle) -> None:
         """Opens the stage at a site that does not have it."""
-        if self._stage >= 0 and seat.kit_of != self._stage:
-            seat.kit_of = self._stage
-            self._ask(seat, "open", self._stage, self._kit)
+        if self._stage >= 0 and handle.payload_stage != self._stage:
+            handle.payload_stage = self._stage
+            self._call(handle, "open", self._stage, self._payload)
 
-    def _dealt(
+    def _dispatch(
         self,
         work: Sequence[Any],
-        asked: Callable[[_Seat, Any], tuple[str, tuple[Any, ...]]],
-        lost: Callable[[Any, str], Any],
+        make_call: Callable[[_SiteHandle, Any], tuple[str, tuple[Any, ...]]],
+        make_failure: Callable[[Any, str], Any],
         *,
-        home: Callable[[Any], int] | None = None,
+        get_home: Callable[[Any], int] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Each piece of work on a free site; what came of it, and the piece.
 
         Where clients keep something, each has a site of its own.
         """
-        waiting, running = deque(work), dict[Any, tuple[_Seat, Any, float]]()
-        while waiting or running:
-            self._hand_out(waiting, running, asked, home)
-            due = min(until for _, _, until in running.values()) - time.monotonic()
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=max(0.0, due))
-            for ref in ready or self._late(running):
-                seat, piece, _ = running.pop(ref)
+        pending, running = deque(work), dict[Any, tuple[_SiteHandle, Any, float]]()
+        while pending or running:
+            self._assign(pending, running, make_call, get_home)
+            timeout = min(deadline for _, _, deadline in running.values()) - time.monotonic()
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=max(0.0, timeout))
+            for ref in ready or self._list_late(running):
+                handle, piece, _ = running.pop(ref)
                 if not ready:
-                    self._replace(seat, None)
-                    yield lost(piece, f"it did not answer within {self._patience} s"), piece
+                    self._replace(handle, None)
+                    yield make_failure(piece, f"it did not answer within {self._timeout} s"), piece
                     continue
                 try:
-                    found = self._answered(ray.get(ref))
-                except (RayActorError, RayTaskError) as dead:
-                    yield lost(piece, self._replace(seat, dead)), piece
+                    reply = self._unwrap_reply(ray.get(ref))
+                except (RayActorError, RayTaskError) as error:
+                    yield make_failure(piece, self._replace(handle, error)), piece
                 else:
-                    self._deaths, seat.starting = 0, False
-                    yield found, piece
+                    self._deaths, handle.starting = 0, False
+                    yield reply, piece
 
-    def _hand_out(
+    def _assign(
         self,
-        waiting: deque[Any],
-        running: dict[Any, tuple[_Seat, Any, float]],
-        asked: Callable[[_Seat, Any], tuple[str, tuple[Any, ...]]],
-        home: Callable[[Any], int] | None,
+        pending: deque[Any],
+        running: dict[Any, tuple[_SiteHandle, Any, float]],
+        make_call: Callable[[_SiteHandle, Any], tuple[str, tuple[Any, ...]]],
+        get_home: Callable[[Any], int] | None,
     ) -> None:
-        sticky = home is not None and self._section is not None and self._section.sticky
-        for number, seat in enumerate(self._seats):
-            if any(busy is seat for busy, _, _ in running.values()):
+        sticky = get_home is not None and self._section is not None and self._section.has_client_state
+        for number, handle in enumerate(self._handles):
+            if any(busy is handle for busy, _, _ in running.values()):
                 continue
-            mine = (
+            candidates = (
                 piece
-                for piece in waiting
-                if not sticky or home(piece) % self.count == number  # type: ignore[misc]
+                for piece in pending
+                if not sticky or get_home(piece) % self.count == number  # type: ignore[misc]
             )
-            piece = next(mine, None)
+            piece = next(candidates, None)
             if piece is None:
                 continue
-            waiting.remove(piece)
-            what, told = asked(seat, piece)
-            until = time.monotonic() + self._limit(seat)
-            running[self._ask(seat, what, *told)] = (seat, piece, until)
+            pending.remove(piece)
+            method, args = make_call(handle, piece)
+            deadline = time.monotonic() + self._get_timeout(handle)
+            running[self._call(handle, method, *args)] = (handle, piece, deadline)
 
     @staticmethod
-    def _late(running: dict[Any, tuple[_Seat, Any, float]]) -> list[Any]:
+    def _list_late(running: dict[Any, tuple[_SiteHandle, Any, float]]) -> list[Any]:
         now = time.monotonic()
-        return [ref for ref, (_, _, until) in running.items() if until <= now]
+        return [ref for ref, (_, _, deadline) in running.items() if deadline <= now]
 
-    def _replace(self, seat: _Seat, dead: RayError | None) -> str:
+    def _replace(self, handle: _SiteHandle, error: RayError | None) -> str:
         """Another actor in its place; why the old one is gone. Raises TrainingFailed."""
-        lines = str(dead).splitlines() if dead is not None else ["it did not answer"]
-        said = [line.strip() for line in lines if line.strip()]
-        why = said[-1].rstrip(".") if said else type(dead).__name__
+        lines = str(error).splitlines() if error is not None else ["it did not answer"]
+        messages = [line.strip() for line in lines if line.strip()]
+        reason = messages[-1].rstrip(".") if messages else type(error).__name__
         self._deaths += 1
-        most = self._request.spec.cluster.max_failures
-        if self._deaths > most:
-            what = f"{self._deaths} of them died without an answer in between: {why}"
-            raise TrainingFailed("the federation's sites", what, "Are they short of memory?")
-        ray.kill(seat.actor)
-        seat.actor, seat.kit_of, seat.starting = self._actor(), -1, True
-        return why
+        max_failures = self._request.spec.cluster.max_failures
+        if self._deaths > max_failures:
+            problem = f"{self._deaths} of them died without an answer in between: {reason}"
+            raise TrainingFailed("the federation's sites", problem, "Are they short of memory?")
+        ray.kill(handle.actor)
+        handle.actor, handle.payload_stage, handle.starting = self._start_actor(), -1, True
+        return reason
 
     @staticmethod
-    def _answered(found: Any) -> Any:
-        if not isinstance(found, _Failed):
-            return found
-        failed = TrainingFailed("a site", found.why.rstrip("."), "")
-        failed.exit_code = found.exit_code
-        raise failed
+    def _unwrap_reply(reply: Any) -> Any:
+        if not isinstance(reply, _SiteError):
+            return reply
+        error = TrainingFailed("a site", reply.reason.rstrip("."), "")
+        error.exit_code = reply.exit_code
+        raise error

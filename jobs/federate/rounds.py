@@ -15,7 +15,7 @@ ROUNDS = "rounds.jsonl"
 
 
 @dataclasses.dataclass
-class Client:
+class ClientTotals:
     """What one client did in all rounds, and what that cost its link."""
 
     client: int
@@ -24,7 +24,7 @@ class Client:
     """None of one that never answered."""
     rounds: int = 0
     """In which it was drawn."""
-    left_out: int = 0
+    dropped_rounds: int = 0
     """Of these."""
     down: int = 0
     """Bytes, as `up`."""
@@ -33,28 +33,28 @@ class Client:
     """The mean of its steps' in the last round that it answered."""
 
 
-def rounds_journal(runs: RunStore) -> Journal | RemoteJournal:
+def open_round_log(runs: RunStore) -> Journal | RemoteJournal:
     """The journal of the run's rounds, a line each."""
     if isinstance(runs.store, DirectoryStore):
-        return Journal(runs.store.path(runs.key(ROUNDS)))
+        return Journal(runs.store.local_path(runs.key(ROUNDS)))
     return RemoteJournal(runs.store, runs.key(ROUNDS), urgent=False)
 
 
-def clients_of(lines: Iterable[Mapping[str, Any]]) -> list[Client]:
+def sum_by_client(lines: Iterable[Mapping[str, Any]]) -> list[ClientTotals]:
     """By number, from the lines of `rounds.jsonl`.
 
     A round that was repeated after a death counts once, as in the ledger.
     """
-    found = dict[int, Client]()
+    totals = dict[int, ClientTotals]()
     for line in {line["round"]: line for line in lines}.values():
-        for told in line["clients"]:
-            number = told["client"]
-            client = found.setdefault(number, Client(number, str(told["name"])))
+        for entry in line["clients"]:
+            number = entry["client"]
+            client = totals.setdefault(number, ClientTotals(number, str(entry["name"])))
             client.rounds += 1
-            client.down += told["down"] + told["kit"]
-            client.up += told["up"]
-            if "left" in told:
-                client.left_out += 1
+            client.down += entry["down"] + entry["kit"]
+            client.up += entry["up"]
+            if "left" in entry:
+                client.dropped_rounds += 1
             else:
-                client.rows, client.loss = told["rows"], told["loss"]
-    return [found[number] for number in sorted(found)]
+                client.rows, client.loss = entry["rows"], entry["loss"]
+    return [totals[number] for number in sorted(totals)]

@@ -14,59 +14,59 @@ from pathlib import Path
 import numpy as np
 
 from jobs.data.files import Row, read_rows
-from jobs.data.source import Source
+from jobs.data.source import RowSource
 from jobs.federate.partition import Partition, make_partition
 from jobs.request import Request
 
 
-class Rows:
+class ClientRows:
     """The training rows of a federation, by client."""
 
-    def __init__(self, files: tuple[Path, ...], by_file: tuple[int, ...], split: Partition) -> None:
+    def __init__(self, files: tuple[Path, ...], rows_by_file: tuple[int, ...], partition: Partition) -> None:
         """`by_file`: rows of each file."""
-        self._files, self._split = files, split
-        self._starts = np.array([0, *accumulate(by_file)], dtype=np.int64)
-        self._read = lru_cache(maxsize=None)(self._of_file)
+        self._files, self._partition = files, partition
+        self._offsets = np.array([0, *accumulate(rows_by_file)], dtype=np.int64)
+        self._read_cached = lru_cache(maxsize=None)(self._read_file)
 
-    def of(self, client: int) -> tuple[Row, ...]:
+    def read_client(self, client: int) -> tuple[Row, ...]:
         """In the order of the files."""
-        numbers = self._split.rows[client]
-        files = np.searchsorted(self._starts, numbers, side="right") - 1
+        numbers = self._partition.rows[client]
+        files = np.searchsorted(self._offsets, numbers, side="right") - 1
         return tuple(
-            self._read(int(file))[int(number - self._starts[file])]
+            self._read_cached(int(file))[int(number - self._offsets[file])]
             for file, number in zip(files, numbers, strict=True)
         )
 
-    def _of_file(self, file: int) -> list[Row]:
+    def _read_file(self, file: int) -> list[Row]:
         return list(read_rows(self._files[file]))
 
 
 @dataclass(frozen=True)
-class ClientSource(Source):
+class ClientSource(RowSource):
     """One client's rows as a source of its feed."""
 
-    kept: tuple[Row, ...] = ()
+    client_rows: tuple[Row, ...] = ()
 
-    def rows(self, *, epoch: int = 0, shuffle_seed: int | None = None) -> Iterator[Row]:
+    def iter_rows(self, *, epoch: int = 0, shuffle_seed: int | None = None) -> Iterator[Row]:
         """The rows of an epoch: as they lie in the files, or in an order of seed and epoch."""
         if shuffle_seed is None:
-            yield from self.kept
+            yield from self.client_rows
             return
         # A counter generator's raw numbers are the same in every release; samplers promise nothing.
         stream = np.random.Philox(key=np.array([shuffle_seed, epoch], dtype=np.uint64))
-        for at in np.argsort(stream.random_raw(len(self.kept)), kind="stable"):
-            yield self.kept[int(at)]
+        for index in np.argsort(stream.random_raw(len(self.client_rows)), kind="stable"):
+            yield self.client_rows[int(index)]
 
 
-def partition_of(request: Request) -> Partition:
+def make_request_partition(request: Request) -> Partition:
     """The request's clients: the same wherever it is asked. Raises InputError."""
     spec, section = request.spec, request.federation
     assert section is not None
     return make_partition(
-        request.train.files,
+        request.train_data.files,
         section,
-        fmt=request.train.format,
+        fmt=request.train_data.format,
         task=spec.model.task,
-        eval_fraction=spec.data.eval_fraction if request.evaluation is None else None,
+        eval_fraction=spec.data.eval_fraction if request.eval_data is None else None,
         seed=spec.train.seed,
     )

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.spec import Frozen
+from jobs.spec import StrictModel
 
 
-class FederationSection(Frozen):
+class FederationSection(StrictModel):
     """Clients that train alone for some steps, and a server that averages what they learnt.
 
     Beside it, `train` is what a client does: `batch_size` sequences a local step, and a rate that
@@ -50,6 +50,6 @@ class FederationSection(Frozen):
     """Share of the drawn clients that are lost in a round, at random: a rehearsal."""
 
     @property
-    def sticky(self) -> bool:
+    def has_client_state(self) -> bool:
         """Whether a client has something that must wait for it where it trained last."""
         return self.compress == "topk"

@@ -7,14 +7,14 @@ from typing import Any
 
 from jobs.errors import Fault
 from jobs.federate.section import FederationSection
-from jobs.spec import Spec
+from jobs.spec import RunSpec
 
-LOW_RANK = ("slora", "lora")
-DEALT = ("iid", "dirichlet")
+LOW_RANK_KINDS = ("slora", "lora")
+PARTITIONS_BY_COUNT = ("iid", "dirichlet")
 """Partitions that deal rows to a number of clients; the others find it in the data."""
 
 
-def given_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
+def check_keys(raw: Mapping[str, Any]) -> Iterator[Fault]:
     """Keys that a federation's YAML does not have."""
     train = raw.get("train")
     for key in ("steps", "epochs"):
@@ -27,20 +27,20 @@ def given_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
                     remedy)  # fmt: skip
 
 
-def section_faults(section: FederationSection) -> Iterator[Fault]:
+def check_section(section: FederationSection) -> Iterator[Fault]:
     """What of the section can be told by itself."""
-    yield from _client_faults(section)
+    yield from _check_clients(section)
     if section.sparse_rounds is not None and section.sparse_rounds > section.rounds:
         problem = f"{section.sparse_rounds} is above the {section.rounds} rounds there are"
         yield Fault("federation.sparse_rounds", problem, f"Use 0 to {section.rounds}.")
-    if section.compress != "topk" and section.topk != _plain("topk"):
+    if section.compress != "topk" and section.topk != _get_default("topk"):
         problem = f"{section.topk:g} is given, and compress is {section.compress}"
         yield Fault("federation.topk", problem, "Leave it out, or use compress: topk.")
 
 
-def spec_faults(spec: Spec) -> Iterator[Fault]:
+def check_spec(spec: RunSpec) -> Iterator[Fault]:
     """What of the spec no federation can have."""
-    yield from _cluster_faults(spec)
+    yield from _check_cluster(spec)
     method, stop = spec.method, spec.train.stop
     if method.init != "zero":
         problem = f"{method.init} starts from weights or rows that the server would have to send"
@@ -52,33 +52,33 @@ def spec_faults(spec: Spec) -> Iterator[Fault]:
         yield Fault("train.stop", "a federation ends after its rounds", "Leave it out.")
 
 
-def sense_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
+def check_combinations(spec: RunSpec, section: FederationSection) -> Iterator[Fault]:
     """What the two exclude of each other."""
     kind = spec.method.kind
-    if section.freeze_a and kind not in LOW_RANK:
+    if section.freeze_a and kind not in LOW_RANK_KINDS:
         problem = f"kind {kind} has no factors"
         yield Fault("federation.freeze_a", problem, "Leave it out, or use kind lora or slora.")
     if section.average == "product":
-        yield from _product_faults(spec, section)
+        yield from _check_product(spec, section)
     if section.sparse_rounds is not None and kind != "slora":
         problem = f"kind {kind} has one stage"
         yield Fault("federation.sparse_rounds", problem, "Leave it out, or use kind slora.")
     if section.partition == "dirichlet" and spec.model.task != "sequence-classification":
-        yield no_labels(spec.model.task)
+        yield make_no_labels_fault(spec.model.task)
 
 
-def _cluster_faults(spec: Spec) -> Iterator[Fault]:
+def _check_cluster(spec: RunSpec) -> Iterator[Fault]:
     cluster = spec.cluster
-    own = {
+    federated_keys = {
         "sync_every": (1, "federation.local_steps"),
         "outer": ("average", "federation.average"),
         "average": ("factors", "federation.average"),
         "exchange_dtype": ("float32", "federation.compress"),
     }
-    for key, (plain, instead) in own.items():
-        if (asked := getattr(cluster, key)) != plain:
-            problem = f"{asked} is of workers that train together, and clients train alone"
-            yield Fault(f"cluster.{key}", problem, f"A federation has its own: {instead}.")
+    for key, (default, replacement) in federated_keys.items():
+        if (value := getattr(cluster, key)) != default:
+            problem = f"{value} is of workers that train together, and clients train alone"
+            yield Fault(f"cluster.{key}", problem, f"A federation has its own: {replacement}.")
     if cluster.sharding in ("node", "cluster"):
         problem = f"{cluster.sharding} cuts the base over workers, and every site holds it whole"
         yield Fault("cluster.sharding", problem, "Use replicate, or auto.")
@@ -87,22 +87,22 @@ def _cluster_faults(spec: Spec) -> Iterator[Fault]:
         yield Fault("cluster.workers", problem, "Give one number: clients take turns on them.")
 
 
-def _product_faults(spec: Spec, section: FederationSection) -> Iterator[Fault]:
-    why, remedy = None, "Use average: fedavg."
-    if spec.method.kind not in LOW_RANK:
-        why = f"kind {spec.method.kind} has no factors"
+def _check_product(spec: RunSpec, section: FederationSection) -> Iterator[Fault]:
+    reason, remedy = None, "Use average: fedavg."
+    if spec.method.kind not in LOW_RANK_KINDS:
+        reason = f"kind {spec.method.kind} has no factors"
     elif section.freeze_a:
-        why = "with freeze_a the mean of B is that of the product already"
+        reason = "with freeze_a the mean of B is that of the product already"
     elif spec.method.factor_density < 1:
-        why = "factors under masks of their own have no place for a product's"
+        reason = "factors under masks of their own have no place for a product's"
         remedy = "Use fedavg, or method.factor_density: 1."
-    if why:
-        yield Fault("federation.average", f"product can't be: {why}", remedy)
+    if reason:
+        yield Fault("federation.average", f"product can't be: {reason}", remedy)
 
 
-def _client_faults(section: FederationSection) -> Iterator[Fault]:
+def _check_clients(section: FederationSection) -> Iterator[Fault]:
     kind, clients = section.partition, section.clients
-    if kind in DEALT and clients is None:
+    if kind in PARTITIONS_BY_COUNT and clients is None:
         problem = f"missing: {kind} deals the rows to a number of clients"
         yield Fault("federation.clients", problem, "Give it, as in clients: 100.")
     if clients is not None and section.clients_per_round > clients:
@@ -114,18 +114,18 @@ def _client_faults(section: FederationSection) -> Iterator[Fault]:
     if kind != "by" and section.column is not None:
         problem = f"{section.column!r} is given, and {kind} goes by no column"
         yield Fault("federation.column", problem, "Leave it out, or use partition: by.")
-    if kind != "dirichlet" and section.dirichlet_alpha != _plain("dirichlet_alpha"):
+    if kind != "dirichlet" and section.dirichlet_alpha != _get_default("dirichlet_alpha"):
         problem = f"{section.dirichlet_alpha:g} is given, and {kind} draws from no Dirichlet"
         remedy = "Leave it out, or use partition: dirichlet."
         yield Fault("federation.dirichlet_alpha", problem, remedy)
 
 
-def no_labels(task: str) -> Fault:
+def make_no_labels_fault(task: str) -> Fault:
     """That a Dirichlet has nothing to go by."""
     problem = f"dirichlet goes by labels, and {task} rows have none"
     return Fault("federation.partition", problem, "Use by with a column, files or iid.")
 
 
-def _plain(key: str) -> Any:
+def _get_default(key: str) -> Any:
     """A key's default: writing it out is no wish."""
     return FederationSection.model_fields[key].default

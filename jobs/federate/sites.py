@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import torch
 
-from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Sums, Task
-from jobs.federate.site import Site, Trained
+from jobs.federate.messages import ClientUpdate, StagePayload, ClientFailure, StageInfo, ClientScores, EvaluationSums, ClientTask
+from jobs.federate.site import Site, MarkTrainable
 from jobs.request import Request
 from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore
 
-Played = tuple[Answer | Left, int]
+TaskResult = tuple[ClientUpdate | ClientFailure, int]
 """What came of a task, and the bytes of a kit that went with it."""
 
 
@@ -29,35 +29,35 @@ class Sites(Protocol):
         """How many there are."""
         ...
 
-    def open(self, stage: int, kit: Kit) -> Opened:
+    def open_stage(self, stage: int, payload: StagePayload) -> StageInfo:
         """A stage, installed on one of them; the others get what they lack with their tasks."""
         ...
 
-    def shapes(self) -> dict[str, tuple[int, int]]:
+    def get_shapes(self) -> dict[str, tuple[int, int]]:
         """The targets' rows and columns, in the model's order."""
         ...
 
-    def score(self, clients: Sequence[int]) -> list[Scored | Left]:
+    def score(self, clients: Sequence[int]) -> list[ClientScores | ClientFailure]:
         """Scores for masks, before the first stage."""
         ...
 
-    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+    def play(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
         """Each task's answer, or why there is none, in the order in which they come."""
         ...
 
-    def evaluate(self, weights: bytes) -> list[Sums]:
+    def evaluate(self, weights: bytes) -> list[EvaluationSums]:
         """Every micro-batch of the held-out rows, in their order."""
         ...
 
-    def residuals(self) -> dict[int, bytes]:
+    def collect_residuals(self) -> dict[int, bytes]:
         """What waits with clients in the stage, by client."""
         ...
 
-    def peaks(self) -> dict[str, dict[str, Any]]:
+    def collect_peaks(self) -> dict[str, dict[str, Any]]:
         """The most memory that each has held, as the ledger has it."""
         ...
 
-    def commit(self, weights: bytes, **told: Any) -> Manifest:
+    def commit(self, weights: bytes, **facts: Any) -> Manifest:
         """The adapter into the store."""
         ...
 
@@ -77,36 +77,36 @@ class LocalSites:
         store: ObjectStore,
         device: torch.device,
         *,
-        trained: Trained | None = None,
+        mark_trainable: MarkTrainable | None = None,
     ) -> None:
-        self._site = Site(request, store, device, trained=trained)
+        self._site = Site(request, store, device, mark_trainable=mark_trainable)
         self._stage = -1
 
-    def open(self, stage: int, kit: Kit) -> Opened:
+    def open_stage(self, stage: int, payload: StagePayload) -> StageInfo:
         self._stage = stage
-        return self._site.open(stage, kit)
+        return self._site.open(stage, payload)
 
-    def shapes(self) -> dict[str, tuple[int, int]]:
+    def get_shapes(self) -> dict[str, tuple[int, int]]:
         return self._site.shapes()
 
-    def score(self, clients: Sequence[int]) -> list[Scored | Left]:
+    def score(self, clients: Sequence[int]) -> list[ClientScores | ClientFailure]:
         return [self._site.score(client) for client in clients]
 
-    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+    def play(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
         for task in tasks:
-            yield self._site.play(task), task.kit.size if task.kit else 0
+            yield self._site.play(task), task.payload.size if task.payload else 0
 
-    def evaluate(self, weights: bytes) -> list[Sums]:
+    def evaluate(self, weights: bytes) -> list[EvaluationSums]:
         return self._site.evaluate(self._stage, weights, 0, 1)
 
-    def residuals(self) -> dict[int, bytes]:
+    def collect_residuals(self) -> dict[int, bytes]:
         return self._site.residuals(self._stage)
 
-    def peaks(self) -> dict[str, dict[str, Any]]:
+    def collect_peaks(self) -> dict[str, dict[str, Any]]:
         return {"0": self._site.peak()}
 
-    def commit(self, weights: bytes, **told: Any) -> Manifest:
-        return self._site.commit(self._stage, weights, **told)
+    def commit(self, weights: bytes, **facts: Any) -> Manifest:
+        return self._site.commit(self._stage, weights, **facts)
 
     def close(self) -> None:
         """Nothing is left running."""

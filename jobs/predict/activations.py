@@ -6,7 +6,7 @@ benchmark `tests.benchmarks.memory` holds it to measured peaks.
 
 from __future__ import annotations
 
-from jobs.predict.question import Question, Stage
+from jobs.predict.question import EstimateInput, StageFacts
 
 LOSS_COPIES = 4
 """Of the logits, at the worst moment of the loss: themselves, their log-softmax, and the gradients
@@ -16,53 +16,53 @@ FULL_NORMS = 2
 """Outputs of the norms that are kept too where their weights are trained."""
 
 
-def activation_bytes(asked: Question, stage: Stage) -> int:
+def estimate_activations(inputs: EstimateInput, stage: StageFacts) -> int:
     """Of all layers, and of what one layer's backward needs beside them."""
-    tokens = asked.batching.micro * asked.batching.length
-    kept = asked.base.widths.layers * (
-        tokens * _kept_a_token(asked, stage) + _masks_of_attention(asked)
+    tokens = inputs.batching.micro * inputs.batching.length
+    saved = inputs.base.widths.layers * (
+        tokens * _count_saved_per_token(inputs, stage) + _count_attention_mask_bytes(inputs)
     )
-    return kept + tokens * _transient_a_token(asked)
+    return saved + tokens * _count_transient_per_token(inputs)
 
 
-def logit_bytes(asked: Question) -> int:
+def estimate_logits(inputs: EstimateInput) -> int:
     """Of a language model's output and its loss, where every position counts."""
-    if asked.classifies:
+    if inputs.classifies:
         return 0
-    tokens = asked.batching.micro * asked.batching.length
-    return tokens * asked.base.widths.vocab * _copies(asked)
+    tokens = inputs.batching.micro * inputs.batching.length
+    return tokens * inputs.base.widths.vocab * _count_logit_bytes_per_token(inputs)
 
 
-def _copies(asked: Question) -> int:
+def _count_logit_bytes_per_token(inputs: EstimateInput) -> int:
     # In bfloat16 the logits themselves and their gradient are half as large.
-    return LOSS_COPIES * FLOAT32 if asked.dtype_bytes == FLOAT32 else (LOSS_COPIES - 1) * FLOAT32
+    return LOSS_COPIES * FLOAT32 if inputs.dtype_bytes == FLOAT32 else (LOSS_COPIES - 1) * FLOAT32
 
 
-def _kept_a_token(asked: Question, stage: Stage) -> int:
-    w, size = asked.base.widths, asked.dtype_bytes
-    inputs = asked.full or stage.name == "low-rank" or asked.method.inputs
-    residual = 2 * w.hidden * (FLOAT32 if w.rms else size)
-    norms = 2 * w.hidden if inputs else 0
-    if asked.full:
-        norms += FULL_NORMS * w.hidden
-    attention = 4 * w.heads
+def _count_saved_per_token(inputs: EstimateInput, stage: StageFacts) -> int:
+    widths, size = inputs.base.widths, inputs.dtype_bytes
+    keeps_inputs = inputs.is_full or stage.name == "low-rank" or inputs.method.keeps_inputs
+    residual = 2 * widths.hidden * (FLOAT32 if widths.rms else size)
+    norms = 2 * widths.hidden if keeps_inputs else 0
+    if inputs.is_full:
+        norms += FULL_NORMS * widths.hidden
+    attention = 4 * widths.heads_width
     # Gated: the gate, its activation and the other side of the product; then what `down` takes in.
-    inner = (3 if w.gated else w.steps - 1) * w.inner + (w.inner if inputs else 0)
-    ranks = _ranks_a_layer(asked) if stage.name == "low-rank" else 0
-    return residual + size * (norms + attention + inner + ranks) + FLOAT32 * w.head_count
+    inner = (3 if widths.gated else widths.activation_copies - 1) * widths.inner + (widths.inner if keeps_inputs else 0)
+    ranks = _count_ranks_per_layer(inputs) if stage.name == "low-rank" else 0
+    return residual + size * (norms + attention + inner + ranks) + FLOAT32 * widths.head_count
 
 
-def _ranks_a_layer(asked: Question) -> int:
+def _count_ranks_per_layer(inputs: EstimateInput) -> int:
     """Width of `A x` over all targets of a layer."""
-    return asked.method.rank * len(asked.method.targets) // max(1, asked.base.widths.layers)
+    return inputs.method.rank * len(inputs.method.targets) // max(1, inputs.base.widths.layers)
 
 
-def _masks_of_attention(asked: Question) -> int:
+def _count_attention_mask_bytes(inputs: EstimateInput) -> int:
     """On a CPU, SDPA keeps the mask of who may look at whom as numbers, in every layer."""
-    length = asked.batching.length
-    return asked.dtype_bytes * asked.batching.micro * length * length if asked.place.cpu else 0
+    length = inputs.batching.length
+    return inputs.dtype_bytes * inputs.batching.micro * length * length if inputs.resources.cpu else 0
 
 
-def _transient_a_token(asked: Question) -> int:
+def _count_transient_per_token(inputs: EstimateInput) -> int:
     """Gradients of one MLP's width, and their copies in the layout that products want."""
-    return 4 * asked.base.widths.inner * asked.dtype_bytes
+    return 4 * inputs.base.widths.inner * inputs.dtype_bytes

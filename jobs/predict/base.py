@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LOOKED_UP = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings",
+EMBEDDING_NAMES = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings",
              "token_type_embeddings", "embed_in", "shared")  # fmt: skip
 """Parts of the names of weights that are looked up: no gradient flows back through them."""
-READERS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query", "key", "value", "query_key_value",
+INPUT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query", "key", "value", "query_key_value",
            "c_attn", "q_lin", "k_lin", "v_lin", "Wqkv")  # fmt: skip
 FIRST_NORMS = ("input_layernorm", "ln_1", "attn_norm")
 """What reads the embeddings, in the first layer: no gradient flows back through it to a frozen
@@ -28,7 +28,7 @@ class Widths:
     layers: int
     inner: int
     """Width of the MLP; over all experts that a token visits."""
-    heads: int
+    heads_width: int
     """Width of all heads together."""
     head_count: int
     vocab: int
@@ -36,22 +36,22 @@ class Widths:
     """Whether the MLP multiplies two products (gate, up) or passes one through."""
     rms: bool
     """Whether its norms are RMS norms, which save their input in float32."""
-    steps: int = 2
+    activation_copies: int = 2
     """Tensors of the inner width that the activation itself keeps."""
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseFacts:
     """The frozen model, without the head that a task adds."""
 
     sizes: Mapping[str, int]
     """Numbers in every weight, by name."""
-    looked_up: frozenset[str]
+    embeddings: frozenset[str]
     tied: bool
     """Whether the output projection is the embedding once more."""
     widths: Widths
     file_bytes: int
-    first: frozenset[str] = frozenset()
+    first_layer: frozenset[str] = frozenset()
     """Weights that read the embeddings, and of norms before them."""
 
     @property
@@ -63,48 +63,48 @@ class Base:
         """The largest weight: what is whole at once while the rest is sharded."""
         return max(self.sizes.values(), default=0)
 
-    def share(self, workers: int) -> int:
+    def count_per_worker(self, workers: int) -> int:
         """Numbers that each of so many workers holds, every weight padded to a multiple."""
         return sum(-(-size // workers) for size in self.sizes.values())
 
-    def forward(self) -> Iterable[int]:
+    def iter_forward(self) -> Iterable[int]:
         """Sizes of the weights that one forward gathers, each as often as it is gathered."""
         yield from self.sizes.values()
         if self.tied:
-            yield from self._embeddings()
+            yield from self._iter_embeddings()
 
-    def backward(self) -> Iterable[int]:
+    def iter_backward(self) -> Iterable[int]:
         """The same for a backward, which ends where nothing below is trained."""
-        below = self.looked_up | self.first
-        yield from (size for name, size in self.sizes.items() if name not in below)
+        gradient_free = self.embeddings | self.first_layer
+        yield from (size for name, size in self.sizes.items() if name not in gradient_free)
         if self.tied:
-            yield from self._embeddings()
+            yield from self._iter_embeddings()
 
-    def _embeddings(self) -> Iterable[int]:
+    def _iter_embeddings(self) -> Iterable[int]:
         # The tokens' own table is the largest; those of positions and types are never tied.
-        yield max((self.sizes[name] for name in self.looked_up), default=0)
+        yield max((self.sizes[name] for name in self.embeddings), default=0)
 
 
-def read_base(
+def describe_base(
     shapes: Mapping[str, tuple[int, ...]],
     linears: Mapping[str, tuple[int, int]],
     config: Mapping[str, Any],
     *,
     causal: bool,
     file_bytes: int,
-) -> Base:
+) -> BaseFacts:
     """The base that these files describe."""
-    looked_up = frozenset(
-        name for name in shapes if any(part in LOOKED_UP for part in name.split("."))
+    embeddings = frozenset(
+        name for name in shapes if any(part in EMBEDDING_NAMES for part in name.split("."))
     )
-    own_output = any(part in OUTPUTS for name in shapes for part in name.split("."))
-    return Base(
+    has_output = any(part in OUTPUTS for name in shapes for part in name.split("."))
+    return BaseFacts(
         sizes={name: math.prod(shape) for name, shape in shapes.items()},
-        looked_up=looked_up,
-        tied=causal and not own_output,
-        widths=_widths(config, shapes, linears),
+        embeddings=embeddings,
+        tied=causal and not has_output,
+        widths=_read_widths(config, shapes, linears),
         file_bytes=file_bytes,
-        first=frozenset(name for name in shapes if _is_first(name)),
+        first_layer=frozenset(name for name in shapes if _is_first(name)),
     )
 
 
@@ -113,59 +113,59 @@ def _is_first(name: str) -> bool:
     if "embeddings" in parts:
         return True
     number = next((part for part in parts if part.isdigit()), None)
-    return number == "0" and any(part in READERS + FIRST_NORMS for part in parts)
+    return number == "0" and any(part in INPUT_PROJECTIONS + FIRST_NORMS for part in parts)
 
 
-def _widths(
+def _read_widths(
     config: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     linears: Mapping[str, tuple[int, int]],
 ) -> Widths:
     """From the config, and where it is silent from the layers' own shapes."""
-    hidden = _number(config, "hidden_size", "dim", "n_embd", "d_model") or _commonest(linears)
-    count = _number(config, "num_attention_heads", "n_heads", "n_head") or 1
-    width = _number(config, "head_dim") or hidden // count
+    hidden = _get_int(config, "hidden_size", "dim", "n_embd", "d_model") or _guess_hidden_size(linears)
+    head_count = _get_int(config, "num_attention_heads", "n_heads", "n_head") or 1
+    head_width = _get_int(config, "head_dim") or hidden // head_count
     inner = (
-        _number(config, "moe_intermediate_size", "intermediate_size", "hidden_dim", "n_inner")
+        _get_int(config, "moe_intermediate_size", "intermediate_size", "hidden_dim", "n_inner")
         or max((max(size) for size in linears.values()), default=4 * hidden)
     )  # fmt: skip
-    experts = _number(config, "num_experts_per_tok") or 1
+    experts = _get_int(config, "num_experts_per_tok") or 1
     names = {part for name in (*shapes, *linears) for part in name.split(".")}
-    act = str(config.get("hidden_act") or config.get("activation_function") or "")
+    activation = str(config.get("hidden_act") or config.get("activation_function") or "")
     return Widths(
         hidden=hidden,
-        layers=_number(config, "num_hidden_layers", "n_layers", "n_layer") or _numbered(linears),
+        layers=_get_int(config, "num_hidden_layers", "n_layers", "n_layer") or _count_layers(linears),
         inner=inner * experts,
-        heads=count * width,
-        head_count=count,
-        vocab=_number(config, "vocab_size") or 0,
+        heads_width=head_count * head_width,
+        head_count=head_count,
+        vocab=_get_int(config, "vocab_size") or 0,
         gated=bool(names & {"gate_proj", "gate_up_proj", "w1"}),
-        rms=bool(_real(config, "rms_norm_eps")),
-        steps=6 if act in TANH_GELU else 2,
+        rms=bool(_get_float(config, "rms_norm_eps")),
+        activation_copies=6 if activation in TANH_GELU else 2,
     )
 
 
-def _number(config: Mapping[str, Any], *keys: str) -> int | None:
-    found = (config.get(key) for key in keys)
-    return next((value for value in found if isinstance(value, int) and value > 0), None)
+def _get_int(config: Mapping[str, Any], *keys: str) -> int | None:
+    values = (config.get(key) for key in keys)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def _real(config: Mapping[str, Any], key: str) -> float | None:
+def _get_float(config: Mapping[str, Any], key: str) -> float | None:
     value = config.get(key)
     return float(value) if isinstance(value, int | float) else None
 
 
-def _commonest(linears: Mapping[str, tuple[int, int]]) -> int:
+def _guess_hidden_size(linears: Mapping[str, tuple[int, int]]) -> int:
     widths = [columns for _, columns in linears.values()]
     return max(set(widths), key=widths.count, default=1)
 
 
-def _numbered(linears: Mapping[str, tuple[int, int]]) -> int:
+def _count_layers(linears: Mapping[str, tuple[int, int]]) -> int:
     """Layers told by the numbers in their names."""
     numbers = {
-        tuple(name.split(".")[: place + 1])
+        tuple(name.split(".")[: index + 1])
         for name in linears
-        for place, part in enumerate(name.split("."))
+        for index, part in enumerate(name.split("."))
         if part.isdigit()
     }
     return max(1, len(numbers))

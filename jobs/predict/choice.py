@@ -7,44 +7,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.predict.memory import CONTEXT, Memory, predict_memory
-from jobs.predict.question import Place, Question
-from jobs.predict.wire import Flow, predict_wire
+from jobs.predict.memory import CONTEXT, MemoryEstimate, estimate_memory
+from jobs.predict.question import Resources, EstimateInput
+from jobs.predict.wire import Flow, estimate_traffic
 
 SHARDINGS = ("replicate", "node", "cluster")
 """In the order in which they are tried: what sends least comes first."""
-FREE = 0.1
+FREE_SHARE = 0.1
 """Share of a worker's memory that a prediction leaves free, since it is none to the byte."""
 
 
 @dataclass(frozen=True)
-class Way:
+class ShardingOption:
     """One way of holding the base: what it takes."""
 
     sharding: str
-    memory: Memory
+    memory: MemoryEstimate
     flows: tuple[Flow, ...]
     needed: int
     """Bytes of memory that a worker must have for it, with what is left free."""
     fits: bool | None
     """None where the memory is not known."""
-    even: bool
+    is_even: bool
     """Whether the workers can be dealt to their machines alike."""
 
-    def out_a_step(self, stage: str) -> int:
+    def sum_egress_per_step(self, stage: str) -> int:
         """Bytes that leave a machine in an optimiser step of a stage, on average."""
-        return sum(flow.out_a_step for flow in self.flows if flow.stage == stage)
+        return sum(flow.egress_per_step for flow in self.flows if flow.stage == stage)
 
     @property
-    def out(self) -> int | None:
+    def egress(self) -> int | None:
         """Bytes that leave a machine in the whole run; None where only the run can tell.
 
         Evaluations count where their rows have been counted.
         """
-        found = [
-            flow.out for flow in self.flows if flow.cause != "evaluation" or flow.out is not None
+        amounts = [
+            flow.egress for flow in self.flows if flow.cause != "evaluation" or flow.egress is not None
         ]
-        return None if None in found else sum(out or 0 for out in found)
+        return None if None in amounts else sum(amount or 0 for amount in amounts)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, sums included."""
@@ -54,7 +54,7 @@ class Way:
         ]
         flows = [
             dataclasses.asdict(flow)
-            | {"total": flow.total, "out_a_step": flow.out_a_step, "out": flow.out}
+            | {"total": flow.total, "out_a_step": flow.egress_per_step, "out": flow.egress}
             for flow in self.flows
         ]
         return {
@@ -62,14 +62,14 @@ class Way:
             "peak": self.memory.peak,
             "needed": self.needed,
             "fits": self.fits,
-            "out": self.out,
+            "out": self.egress,
             "memory": phases,
             "wire": flows,
         }
 
 
 @dataclass(frozen=True)
-class Choice:
+class ShardingChoice:
     """The sharding that is taken, in words why, and what forbids it."""
 
     sharding: str
@@ -77,82 +77,82 @@ class Choice:
     fault: str | None = None
 
 
-def ways(asked: Question) -> tuple[Way, ...]:
+def list_options(inputs: EstimateInput) -> tuple[ShardingOption, ...]:
     """All of them."""
-    return tuple(_way(asked, sharding) for sharding in SHARDINGS)
+    return tuple(_estimate_option(inputs, sharding) for sharding in SHARDINGS)
 
 
-def choose(asked: Question, found: Sequence[Way], wanted: str) -> Choice:
+def choose_sharding(inputs: EstimateInput, options: Sequence[ShardingOption], requested: str) -> ShardingChoice:
     """The one that the spec names, or for `auto` the first that fits."""
-    place = asked.place
-    if wanted != "auto":
-        way = next(way for way in found if way.sharding == wanted)
-        return Choice(wanted, "as the spec says", _why_not(place, way, found))
-    if place.memory is None:
+    resources = inputs.resources
+    if requested != "auto":
+        option = next(option for option in options if option.sharding == requested)
+        return ShardingChoice(requested, "as the spec says", _explain_misfit(resources, option, options))
+    if resources.memory is None:
         reason = "auto: a GPU's memory is not known, see cluster.machine.memory_gb"
-        return Choice(SHARDINGS[0], reason)
+        return ShardingChoice(SHARDINGS[0], reason)
     # On one machine `node` and `cluster` are the same, and with one worker a machine `node` is
     # `replicate`.
-    tried = [way for way in found if way.even and (way.sharding != "node" or _deals(place))]
-    fitting = next((way for way in tried if way.fits), None)
+    candidates = [option for option in options if option.is_even and (option.sharding != "node" or _has_node_groups(resources))]
+    fitting = next((option for option in candidates if option.fits), None)
     if fitting is None:
-        least = min(tried, key=lambda way: way.needed)
-        return Choice(least.sharding, "auto: nothing fits", _too_large(place, least))
-    first = fitting is tried[0]
-    words = "it fits" if first else f"the first that fits, {tried[0].sharding} does not"
-    return Choice(fitting.sharding, f"auto: {words}")
+        smallest = min(candidates, key=lambda option: option.needed)
+        return ShardingChoice(smallest.sharding, "auto: nothing fits", _describe_shortfall(resources, smallest))
+    is_first = fitting is candidates[0]
+    phrase = "it fits" if is_first else f"the first that fits, {candidates[0].sharding} does not"
+    return ShardingChoice(fitting.sharding, f"auto: {phrase}")
 
 
-def warnings(asked: Question, way: Way) -> tuple[str, ...]:
+def list_warnings(inputs: EstimateInput, option: ShardingOption) -> tuple[str, ...]:
     """What a user should know of the wire before."""
-    said = []
-    base = sum(flow.out_a_step for flow in way.flows if flow.cause == "base")
-    rest = sum(flow.out_a_step for flow in way.flows if flow.cause == "gradients")
-    if not asked.full and base > rest:
-        times = f"{base / rest:,.0f} times" if rest else "more than"
-        said.append(
-            f"the base dominates the wire: {times} what the adapter's gradients send leaves each "
+    messages = []
+    base = sum(flow.egress_per_step for flow in option.flows if flow.cause == "base")
+    gradients = sum(flow.egress_per_step for flow in option.flows if flow.cause == "gradients")
+    if not inputs.is_full and base > gradients:
+        ratio = f"{base / gradients:,.0f} times" if gradients else "more than"
+        messages.append(
+            f"the base dominates the wire: {ratio} what the adapter's gradients send leaves each "
             "machine, since it is sharded over all of them. More memory a worker, or more workers "
             "a machine, would keep it at home"
         )
-    if asked.place.memory is not None and way.sharding == "replicate" and not way.fits:
-        said.append("the base does not fit whole into a worker's memory")
-    return tuple(said)
+    if inputs.resources.memory is not None and option.sharding == "replicate" and not option.fits:
+        messages.append("the base does not fit whole into a worker's memory")
+    return tuple(messages)
 
 
-def _way(asked: Question, sharding: str) -> Way:
-    memory, place = predict_memory(asked, sharding), asked.place
-    held = memory.peak + (0 if place.cpu else CONTEXT)
-    needed = round(held / (1 - FREE))
-    fits = None if place.memory is None else needed <= place.memory
-    even = sharding != "node" or place.workers % place.per_node == 0
-    return Way(sharding, memory, predict_wire(asked, sharding), needed, fits, even)
+def _estimate_option(inputs: EstimateInput, sharding: str) -> ShardingOption:
+    memory, resources = estimate_memory(inputs, sharding), inputs.resources
+    used = memory.peak + (0 if resources.cpu else CONTEXT)
+    needed = round(used / (1 - FREE_SHARE))
+    fits = None if resources.memory is None else needed <= resources.memory
+    is_even = sharding != "node" or resources.workers % resources.per_node == 0
+    return ShardingOption(sharding, memory, estimate_traffic(inputs, sharding), needed, fits, is_even)
 
 
-def _deals(place: Place) -> bool:
-    return place.nodes > 1 and place.per_node > 1
+def _has_node_groups(resources: Resources) -> bool:
+    return resources.nodes > 1 and resources.per_node > 1
 
 
-def _why_not(place: Place, way: Way, found: Sequence[Way]) -> str | None:
-    if not way.even:
+def _explain_misfit(resources: Resources, option: ShardingOption, options: Sequence[ShardingOption]) -> str | None:
+    if not option.is_even:
         return (
-            f"{place.workers} workers can't be dealt to machines of {place.per_node} alike, "
+            f"{resources.workers} workers can't be dealt to machines of {resources.per_node} alike, "
             "as `node` needs"
         )
-    if way.fits is not False:
+    if option.fits is not False:
         return None
-    other = next((one for one in found if one.fits and one.even), None)
-    return _too_large(place, way) + (f"; {other.sharding} would fit" if other else "")
+    alternative = next((candidate for candidate in options if candidate.fits and candidate.is_even), None)
+    return _describe_shortfall(resources, option) + (f"; {alternative.sharding} would fit" if alternative else "")
 
 
-def _too_large(place: Place, way: Way) -> str:
-    assert place.memory is not None
-    over = way.needed - place.memory
+def _describe_shortfall(resources: Resources, option: ShardingOption) -> str:
+    assert resources.memory is not None
+    excess = option.needed - resources.memory
     return (
-        f"{way.sharding} needs {_gb(way.needed)} a worker, {_gb(over)} more than the "
-        f"{_gb(place.memory)} {place.memory_from}"
+        f"{option.sharding} needs {_format_gb(option.needed)} a worker, {_format_gb(excess)} more than the "
+        f"{_format_gb(resources.memory)} {resources.memory_source}"
     )
 
 
-def _gb(size: int) -> str:
+def _format_gb(size: int) -> str:
     return f"{size / 1e9:,.1f} GB"

@@ -5,97 +5,97 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jobs.predict.base import Base
-from jobs.predict.files import adapter_bytes
-from jobs.predict.machine import place_of
-from jobs.predict.prediction import Prediction, predict
-from jobs.predict.question import Batching, Local, Method, Question, Stage
+from jobs.predict.base import BaseFacts
+from jobs.predict.files import estimate_adapter
+from jobs.predict.machine import describe_resources
+from jobs.predict.prediction import RunEstimate, make_estimate
+from jobs.predict.question import Batching, LocalStepFacts, MethodFacts, EstimateInput, StageFacts
 from jobs.predict.speed import Speed
-from jobs.spec import MethodSection, Spec
+from jobs.spec import MethodSection, RunSpec
 from slora.sizes import STRUCTURES
 
-BYTES = {"float32": 4, "bfloat16": 2}
-NEEDS_NO_DATA = ("random", "magnitude")
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+DATA_FREE_SCORES = ("random", "magnitude")
 """Scores that no calibration batch is run for."""
-NARROW = ("columns", "blocks")
+NARROW_MASKS = ("columns", "blocks")
 """Masks whose layers keep a few columns of their input for the backward, and not all of it."""
 Targets = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Outlook:
+class CheckedFacts:
     """What the check learnt that a prediction needs beside the spec."""
 
-    base: Base
+    base: BaseFacts
     head: int
     eval_rows: int | None = None
     """Held-out rows, where they have been counted."""
     speed: Speed | None = None
-    memory_here: int | None = None
+    local_memory: int | None = None
     """Bytes of this machine; looked up where not given."""
 
 
-def foresee(
-    spec: Spec,
-    outlook: Outlook,
+def estimate_run(
+    spec: RunSpec,
+    facts: CheckedFacts,
     *,
     targets: Targets,
     entries: Mapping[str, int],
-    stages: tuple[Stage, ...],
+    stages: tuple[StageFacts, ...],
     micro: int,
     accumulation: int,
-) -> Prediction:
+) -> RunEstimate:
     """The prediction for this spec. `entries` are those of the masks, by target."""
-    asked = Question(
-        base=outlook.base,
-        method=_method(spec.method, targets, entries, head=outlook.head),
+    inputs = EstimateInput(
+        base=facts.base,
+        method=_describe_method(spec.method, targets, entries, head=facts.head),
         stages=stages,
-        place=place_of(spec, here=outlook.memory_here),
-        batching=_batching(spec, outlook.eval_rows, micro, accumulation),
-        dtype_bytes=BYTES[spec.model.dtype],
-        exchange_bytes=BYTES[spec.cluster.exchange_dtype],
-        local=Local(
-            every=spec.cluster.sync_every,
+        resources=describe_resources(spec, local_memory=facts.local_memory),
+        batching=_describe_batching(spec, facts.eval_rows, micro, accumulation),
+        dtype_bytes=DTYPE_BYTES[spec.model.dtype],
+        exchange_bytes=DTYPE_BYTES[spec.cluster.exchange_dtype],
+        local=LocalStepFacts(
+            sync_every=spec.cluster.sync_every,
             momentum=spec.cluster.outer == "nesterov",
-            products=spec.cluster.average == "product",
+            averages_products=spec.cluster.average == "product",
         ),
         classifies=spec.model.task == "sequence-classification",
     )
-    adapter = adapter_bytes(
+    adapter = estimate_adapter(
         spec.method,
         targets,
         entries,
-        head=outlook.head,
-        whole=(outlook.base.parameters + outlook.head) * asked.dtype_bytes,
+        head=facts.head,
+        model_bytes=(facts.base.parameters + facts.head) * inputs.dtype_bytes,
     )
-    return predict(asked, spec.cluster.sharding, adapter=adapter, speed=outlook.speed)
+    return make_estimate(inputs, spec.cluster.sharding, adapter=adapter, speed=facts.speed)
 
 
-def counted_exactly(method: MethodSection) -> bool:
+def has_exact_count(method: MethodSection) -> bool:
     """Whether the entries of the masks are known before their scores are."""
     return method.allocation == "uniform" or method.mask not in STRUCTURES
 
 
-def _method(
+def _describe_method(
     method: MethodSection, targets: Targets, entries: Mapping[str, int], *, head: int
-) -> Method:
-    by = method.score if method.mask in STRUCTURES else method.mask
-    scored = bool(entries) and by not in NEEDS_NO_DATA
-    starts = method.kind == "lora" and method.init != "zero"
-    return Method(
+) -> MethodFacts:
+    score = method.score if method.mask in STRUCTURES else method.mask
+    scored = bool(entries) and score not in DATA_FREE_SCORES
+    has_init = method.kind == "lora" and method.init != "zero"
+    return MethodFacts(
         kind=method.kind,
         targets=targets,
         mask_entries=entries,
         rank=method.rank,
-        inputs=method.mask not in NARROW,
+        keeps_inputs=method.mask not in NARROW_MASKS,
         keeps_residual=method.handoff.residual != "drop",
-        scored=scored or (starts and method.init == "lora-ga"),
-        broadcast_starts=starts,
+        scored=scored or (has_init and method.init == "lora-ga"),
+        broadcast_starts=has_init,
         head=head,
     )
 
 
-def _batching(spec: Spec, eval_rows: int | None, micro: int, accumulation: int) -> Batching:
+def _describe_batching(spec: RunSpec, eval_rows: int | None, micro: int, accumulation: int) -> Batching:
     train, workers = spec.train, spec.workers
     return Batching(
         sequences=train.batch_size,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jobs.predict.question import Place
-from jobs.spec import Spec
+from jobs.predict.question import Resources
+from jobs.spec import RunSpec
 
 GB = 1_000_000_000
 CGROUP_LIMITS = (
@@ -15,7 +15,7 @@ CGROUP_LIMITS = (
 )
 
 
-def place_of(spec: Spec, *, here: int | None = None) -> Place:
+def describe_resources(spec: RunSpec, *, local_memory: int | None = None) -> Resources:
     """Where the workers are. `here` are the bytes of this machine, looked up where not given."""
     machine, workers = spec.cluster.machine, spec.workers
     per_node = min(machine.workers_per_node or workers, workers)
@@ -24,13 +24,13 @@ def place_of(spec: Spec, *, here: int | None = None) -> Place:
     if machine.memory_gb is not None:
         memory, source = round(machine.memory_gb * GB), "of cluster.machine.memory_gb"
     elif cpu:
-        memory = (here if here is not None else memory_here()) // per_node
+        memory = (local_memory if local_memory is not None else read_local_memory()) // per_node
         source = "of this machine's memory"
-    return Place(workers, per_node, cpu, memory, source, machine.price_per_hour)
+    return Resources(workers, per_node, cpu, memory, source, machine.price_per_hour)
 
 
-def memory_here() -> int:
+def read_local_memory() -> int:
     """Bytes that this machine has, or that its container may use."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = (path.read_text().strip() for path in CGROUP_LIMITS if path.is_file())
-    return min([whole, *(int(limit) for limit in limits if limit.isdigit())])
+    return min([physical, *(int(limit) for limit in limits if limit.isdigit())])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.predict.activations import activation_bytes, logit_bytes
-from jobs.predict.question import Question, Stage
+from jobs.predict.activations import estimate_activations, estimate_logits
+from jobs.predict.question import EstimateInput, StageFacts
 
 RUNTIME = 630_000_000
 """Of a worker on a CPU before it loads anything: python, torch, transformers, deepspeed, ray, and
@@ -31,7 +31,7 @@ PREFETCHED = 100_000_000
 
 
 @dataclass(frozen=True)
-class Phase:
+class MemoryPhase:
     """One part of a run, and its lines in bytes."""
 
     name: str
@@ -43,13 +43,13 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """One worker's memory under one way of holding the base."""
 
-    phases: tuple[Phase, ...]
+    phases: tuple[MemoryPhase, ...]
 
     @property
-    def worst(self) -> Phase:
+    def worst(self) -> MemoryPhase:
         return max(self.phases, key=lambda phase: phase.total)
 
     @property
@@ -57,137 +57,137 @@ class Memory:
         return self.worst.total
 
 
-def predict_memory(asked: Question, sharding: str) -> Memory:
+def estimate_memory(inputs: EstimateInput, sharding: str) -> MemoryEstimate:
     """Every phase, what is zero left out."""
-    return Memory(
+    return MemoryEstimate(
         tuple(
-            Phase(name, {line: size for line, size in lines.items() if size})
-            for name, lines in _phases(asked, sharding)
+            MemoryPhase(name, {line: size for line, size in lines.items() if size})
+            for name, lines in _iter_phases(inputs, sharding)
         )
     )
 
 
-def group_size(asked: Question, sharding: str) -> int:
+def get_group_size(inputs: EstimateInput, sharding: str) -> int:
     """Workers among which one copy of the base is dealt out."""
-    sizes = {"replicate": 1, "node": asked.place.per_node, "cluster": asked.place.workers}
+    sizes = {"replicate": 1, "node": inputs.resources.per_node, "cluster": inputs.resources.workers}
     return sizes[sharding]
 
 
-def _phases(asked: Question, sharding: str) -> Iterator[tuple[str, dict[str, int]]]:
-    if asked.place.cpu:
-        yield "loading", _around(asked) | _loaded(asked)
-    for index, stage in enumerate(asked.stages):
+def _iter_phases(inputs: EstimateInput, sharding: str) -> Iterator[tuple[str, dict[str, int]]]:
+    if inputs.resources.cpu:
+        yield "loading", _get_runtime_lines(inputs) | _get_loading_lines(inputs)
+    for index, stage in enumerate(inputs.stages):
         if index:
-            yield "hand-off", _around(asked) | _held(asked, sharding) | _handed(asked)
-        if asked.full:
-            yield stage.name, _full(asked, stage, sharding)
+            yield "hand-off", _get_runtime_lines(inputs) | _get_base_lines(inputs, sharding) | _get_handoff_lines(inputs)
+        if inputs.is_full:
+            yield stage.name, _get_full_lines(inputs, stage, sharding)
         else:
-            yield stage.name, _adapted(asked, stage, sharding)
+            yield stage.name, _get_adapter_lines(inputs, stage, sharding)
 
 
-def _around(asked: Question) -> dict[str, int]:
-    return {"runtime": RUNTIME} if asked.place.cpu else {}
+def _get_runtime_lines(inputs: EstimateInput) -> dict[str, int]:
+    return {"runtime": RUNTIME} if inputs.resources.cpu else {}
 
 
-def _loaded(asked: Question) -> dict[str, int]:
+def _get_loading_lines(inputs: EstimateInput) -> dict[str, int]:
     """The whole base, before it is dealt out; its files too where they are of another type."""
-    count, size = asked.base_parameters, asked.dtype_bytes
+    count, size = inputs.base_parameters, inputs.dtype_bytes
     # Of the same type the weights are the file's own pages, and take no room twice.
-    converted = round(asked.base.file_bytes / count) != size
-    return {"base": count * size, "files": asked.base.file_bytes if converted else 0}
+    converted = round(inputs.base.file_bytes / count) != size
+    return {"base": count * size, "files": inputs.base.file_bytes if converted else 0}
 
 
-def _held(asked: Question, sharding: str) -> dict[str, int]:
+def _get_base_lines(inputs: EstimateInput, sharding: str) -> dict[str, int]:
     """The frozen base between two uses, and what of it is whole while it is used."""
-    group, size = group_size(asked, sharding), asked.dtype_bytes
+    group, size = get_group_size(inputs, sharding), inputs.dtype_bytes
     if group == 1:
-        return {"base": asked.base_parameters * size}
-    ahead = 0 if asked.place.cpu else min(PREFETCHED, asked.base_parameters)
+        return {"base": inputs.base_parameters * size}
+    ahead = 0 if inputs.resources.cpu else min(PREFETCHED, inputs.base_parameters)
     return {
-        "base": asked.base.share(group) * size,
-        "gathered": max(asked.base.largest, ahead) * size,
+        "base": inputs.base.count_per_worker(group) * size,
+        "gathered": max(inputs.base.largest, ahead) * size,
     }
 
 
-def _adapted(asked: Question, stage: Stage, sharding: str) -> dict[str, int]:
-    n = stage.trained
-    travels = asked.exchange_bytes if asked.exchange_bytes < FLOAT32 else 0
+def _get_adapter_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) -> dict[str, int]:
+    trained = stage.trained
+    exchanged = inputs.exchange_bytes if inputs.exchange_bytes < FLOAT32 else 0
     # Of a head in bfloat16 the layers have a rounded copy, with gradients of its own.
-    copies = asked.method.head * asked.dtype_bytes if asked.dtype_bytes < FLOAT32 else 0
+    copies = inputs.method.head * inputs.dtype_bytes if inputs.dtype_bytes < FLOAT32 else 0
     lines = {
-        **_around(asked),
-        **_held(asked, sharding),
-        "trained": n * MASTER + copies,
-        "gradients": n * (BUCKET + travels) + copies,
-        "optimiser": n * (MOMENTS + _local_moments(asked)),
-        "masks": _masks(asked, stage),
-        "activations": activation_bytes(asked, stage),
-        "logits": logit_bytes(asked),
-        "snapshot": _snapshot(asked, n),
+        **_get_runtime_lines(inputs),
+        **_get_base_lines(inputs, sharding),
+        "trained": trained * MASTER + copies,
+        "gradients": trained * (BUCKET + exchanged) + copies,
+        "optimiser": trained * (MOMENTS + _count_local_bytes(inputs)),
+        "masks": _count_mask_bytes(inputs, stage),
+        "activations": estimate_activations(inputs, stage),
+        "logits": estimate_logits(inputs),
+        "snapshot": _count_snapshot_bytes(inputs, trained),
     }
-    return lines | _wasted(asked, lines, sharding)
+    return lines | _get_allocator_lines(inputs, lines, sharding)
 
 
-def _local_moments(asked: Question) -> int:
+def _count_local_bytes(inputs: EstimateInput) -> int:
     """Bytes a number of what all agreed on last, and of the outer momentum."""
-    if asked.local.every == 1:
+    if inputs.local.sync_every == 1:
         return 0
-    return FLOAT32 * (2 if asked.local.momentum else 1)
+    return FLOAT32 * (2 if inputs.local.momentum else 1)
 
 
-def _full(asked: Question, stage: Stage, sharding: str) -> dict[str, int]:
+def _get_full_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) -> dict[str, int]:
     """DeepSpeed's own ZeRO: 1 for replicate, 3 for cluster, 3 with a second copy for node."""
-    n, size, workers = stage.trained, asked.dtype_bytes, asked.place.workers
-    whole = sharding == "replicate"
+    trained, size, workers = stage.trained, inputs.dtype_bytes, inputs.resources.workers
+    replicated = sharding == "replicate"
     lines = {
-        **_around(asked),
-        "base": n * size if whole else n * size // workers,
-        "trained": n * MASTER // workers,
-        "gradients": n * size if whole else n * size // workers,
-        "optimiser": n * MOMENTS // workers,
-        "activations": activation_bytes(asked, stage),
-        "logits": logit_bytes(asked),
-        "snapshot": _snapshot(asked, n),
+        **_get_runtime_lines(inputs),
+        "base": trained * size if replicated else trained * size // workers,
+        "trained": trained * MASTER // workers,
+        "gradients": trained * size if replicated else trained * size // workers,
+        "optimiser": trained * MOMENTS // workers,
+        "activations": estimate_activations(inputs, stage),
+        "logits": estimate_logits(inputs),
+        "snapshot": _count_snapshot_bytes(inputs, trained),
     }
-    if not whole:
-        lines["gathered"] = _held(asked, "cluster").get("gathered", 0)
+    if not replicated:
+        lines["gathered"] = _get_base_lines(inputs, "cluster").get("gathered", 0)
     if sharding == "node":
-        lines["base"] += n * size // asked.place.per_node
-    return lines | _wasted(asked, lines, sharding)
+        lines["base"] += trained * size // inputs.resources.per_node
+    return lines | _get_allocator_lines(inputs, lines, sharding)
 
 
-def _masks(asked: Question, stage: Stage) -> int:
-    entries = sum(asked.method.mask_entries.values())
+def _count_mask_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
+    entries = sum(inputs.method.mask_entries.values())
     return entries * ((POSITION + COLUMN) if stage.name == "sparse" else POSITION)
 
 
-def _snapshot(asked: Question, n: int) -> int:
+def _count_snapshot_bytes(inputs: EstimateInput, trained: int) -> int:
     """Of rank 0, which writes; on a GPU it lies in the host's memory."""
-    return n * SNAPSHOT if asked.batching.checkpoint_every and asked.place.cpu else 0
+    return trained * SNAPSHOT if inputs.batching.checkpoint_every and inputs.resources.cpu else 0
 
 
-def _handed(asked: Question) -> dict[str, int]:
+def _get_handoff_lines(inputs: EstimateInput) -> dict[str, int]:
     """The sparse stage's values, the factors of all layers, one layer's singular vectors."""
-    targets = asked.method.targets.values()
-    both = sum(asked.method.rank * sum(size) for size in targets)
-    vectors = max((asked.method.rank * 4 * sum(size) for size in targets), default=0)
+    targets = inputs.method.targets.values()
+    factors = sum(inputs.method.rank * sum(size) for size in targets)
+    vectors = max((inputs.method.rank * 4 * sum(size) for size in targets), default=0)
     return {
-        "values": asked.stages[0].trained * FLOAT32,
-        "masks": sum(asked.method.mask_entries.values()) * POSITION,
-        "factors": both * 2 * FLOAT32,
+        "values": inputs.stages[0].trained * FLOAT32,
+        "masks": sum(inputs.method.mask_entries.values()) * POSITION,
+        "factors": factors * 2 * FLOAT32,
         "singular vectors": vectors * FLOAT32,
     }
 
 
-def _wasted(asked: Question, lines: Mapping[str, int], sharding: str) -> dict[str, int]:
-    if not asked.place.cpu:
+def _get_allocator_lines(inputs: EstimateInput, lines: Mapping[str, int], sharding: str) -> dict[str, int]:
+    if not inputs.resources.cpu:
         return {}
-    tokens = asked.batching.micro * asked.batching.length
-    one_logits = tokens * asked.base.widths.vocab * asked.dtype_bytes
-    small = lines["activations"] + (lines["logits"] if one_logits <= HEAP_PIECE else 0)
+    tokens = inputs.batching.micro * inputs.batching.length
+    logits_tensor = tokens * inputs.base.widths.vocab * inputs.dtype_bytes
+    small = lines["activations"] + (lines["logits"] if logits_tensor <= HEAP_PIECE else 0)
     constant, share = ALLOCATOR
     if sharding != "replicate":
         constant += GATHERING
-        pieces = (one * asked.dtype_bytes for one in asked.base.sizes.values())
+        pieces = (size * inputs.dtype_bytes for size in inputs.base.sizes.values())
         small += sum(piece for piece in pieces if piece <= HEAP_PIECE)
     return {"allocator": constant + round(share * small)}

@@ -6,14 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.predict.choice import Way, choose, warnings, ways
-from jobs.predict.files import checkpoint_bytes
-from jobs.predict.question import Question
+from jobs.predict.choice import ShardingOption, choose_sharding, list_warnings, list_options
+from jobs.predict.files import estimate_checkpoint
+from jobs.predict.question import EstimateInput
 from jobs.predict.speed import Speed
 
 
 @dataclass(frozen=True)
-class Prediction:
+class RunEstimate:
     """What a run will hold, send, take and cost."""
 
     workers: int
@@ -21,7 +21,7 @@ class Prediction:
     workers_per_node: int
     memory: int | None
     """Bytes that a worker may use; None where nobody knows."""
-    ways: tuple[Way, ...]
+    options: tuple[ShardingOption, ...]
     sharding: str
     reason: str
     fault: str | None
@@ -39,57 +39,57 @@ class Prediction:
     speed: Speed | None
 
     @property
-    def way(self) -> Way:
+    def selected(self) -> ShardingOption:
         """The one that is taken."""
-        return next(way for way in self.ways if way.sharding == self.sharding)
+        return next(option for option in self.options if option.sharding == self.sharding)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, with what follows from them."""
-        plain = dataclasses.asdict(self)
-        plain["ways"] = [way.to_json() for way in self.ways]
-        return plain
+        document = dataclasses.asdict(self)
+        document["ways"] = [option.to_json() for option in self.options]
+        return document
 
 
-def predict(asked: Question, wanted: str, *, adapter: int, speed: Speed | None) -> Prediction:
+def make_estimate(inputs: EstimateInput, requested: str, *, adapter: int, speed: Speed | None) -> RunEstimate:
     """The answer. `wanted` is the sharding that the spec names, or auto."""
-    found = ways(asked)
-    chosen = choose(asked, found, wanted)
-    way = next(way for way in found if way.sharding == chosen.sharding)
-    steps = _steps(asked)
-    tokens = _tokens(asked, steps, speed)
+    options = list_options(inputs)
+    choice = choose_sharding(inputs, options, requested)
+    selected = next(selected for selected in options if selected.sharding == choice.sharding)
+    steps = _count_steps(inputs)
+    tokens = _count_tokens(inputs, steps, speed)
     seconds = tokens / speed.tokens_per_second if tokens is not None and speed else None
-    return Prediction(
-        workers=asked.place.workers,
-        nodes=asked.place.nodes,
-        workers_per_node=asked.place.per_node,
-        memory=asked.place.memory,
-        ways=found,
-        sharding=chosen.sharding,
-        reason=chosen.reason,
-        fault=chosen.fault,
-        warnings=warnings(asked, way),
+    return RunEstimate(
+        workers=inputs.resources.workers,
+        nodes=inputs.resources.nodes,
+        workers_per_node=inputs.resources.per_node,
+        memory=inputs.resources.memory,
+        options=options,
+        sharding=choice.sharding,
+        reason=choice.reason,
+        fault=choice.fault,
+        warnings=list_warnings(inputs, selected),
         steps=steps,
         tokens=tokens,
-        checkpoint=max(checkpoint_bytes(stage) for stage in asked.stages),
+        checkpoint=max(estimate_checkpoint(stage) for stage in inputs.stages),
         adapter=adapter,
         seconds=seconds,
-        cost=_cost(asked, seconds),
+        cost=_compute_cost(inputs, seconds),
         speed=speed,
     )
 
 
-def _steps(asked: Question) -> int | None:
-    counts = [stage.steps for stage in asked.stages]
+def _count_steps(inputs: EstimateInput) -> int | None:
+    counts = [stage.steps for stage in inputs.stages]
     return None if None in counts else sum(count or 0 for count in counts)
 
 
-def _tokens(asked: Question, steps: int | None, speed: Speed | None) -> int | None:
+def _count_tokens(inputs: EstimateInput, steps: int | None, speed: Speed | None) -> int | None:
     if steps is None:
         return None
     fill = speed.fill if speed and speed.fill else 1.0
-    return round(steps * asked.batching.sequences * asked.batching.length * min(1.0, fill))
+    return round(steps * inputs.batching.sequences * inputs.batching.length * min(1.0, fill))
 
 
-def _cost(asked: Question, seconds: float | None) -> float | None:
-    price = asked.place.price_per_hour
-    return None if seconds is None or price is None else price * asked.place.nodes * seconds / 3600
+def _compute_cost(inputs: EstimateInput, seconds: float | None) -> float | None:
+    price = inputs.resources.price_per_hour
+    return None if seconds is None or price is None else price * inputs.resources.nodes * seconds / 3600

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jobs.predict.base import Base
+from jobs.predict.base import BaseFacts
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageFacts:
     """One stage of the run."""
 
     name: str
@@ -23,7 +23,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodFacts:
     """What the method adds to the plain model."""
 
     kind: str
@@ -33,7 +33,7 @@ class Method:
     mask_entries: Mapping[str, int]
     """By target; empty where there is no sparse stage."""
     rank: int
-    inputs: bool
+    keeps_inputs: bool
     """Whether the sparse stage keeps its layers' whole inputs for the backward."""
     keeps_residual: bool
     """Whether the hand-off sends the update's rest beside the factors."""
@@ -46,19 +46,19 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalStepFacts:
     """Steps that workers take alone between two exchanges."""
 
-    every: int = 1
+    sync_every: int = 1
     """Steps from one exchange to the next."""
     momentum: bool = False
     """Whether an outer optimiser has a momentum."""
-    products: bool = False
+    averages_products: bool = False
     """Whether the products of factors are averaged, for which they are gathered."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Resources:
     """The workers, and the machines that they share."""
 
     workers: int
@@ -66,7 +66,7 @@ class Place:
     cpu: bool
     memory: int | None
     """Bytes that one worker may use; None where nobody knows."""
-    memory_from: str = ""
+    memory_source: str = ""
     """Where that number comes from, in words."""
     price_per_hour: float | None = None
     """Of one machine."""
@@ -94,23 +94,23 @@ class Batching:
 
 
 @dataclass(frozen=True)
-class Question:
+class EstimateInput:
     """Everything that a prediction follows from."""
 
-    base: Base
-    method: Method
-    stages: tuple[Stage, ...]
-    place: Place
+    base: BaseFacts
+    method: MethodFacts
+    stages: tuple[StageFacts, ...]
+    resources: Resources
     batching: Batching
     dtype_bytes: int
     """Of one number of the base: 4 or 2."""
     exchange_bytes: int
     """Of one number of the gradients on the wire: 4 or 2."""
-    local: Local
+    local: LocalStepFacts
     classifies: bool
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         return self.method.kind == "full"
 
     @property

@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from jobs.errors import InputError, StoreError
-from jobs.spec import Spec
+from jobs.spec import RunSpec
 from jobs.store.objects import ObjectStore
 from jobs.store.runs import LEDGER, SPEC, RunStore, list_runs
 
-LOOKED_AT = 200
+MAX_RUNS = 200
 """Runs of the store, newest last by name, that are asked for their speed."""
 
 
@@ -26,41 +26,41 @@ class Speed:
     """Tokens of a batch over the most that it could hold; None where no run tells."""
 
 
-def known_speed(spec: Spec, store: ObjectStore | None) -> Speed | None:
+def find_speed(spec: RunSpec, store: ObjectStore | None) -> Speed | None:
     """What the spec says, else the last run of this model and method on such machines."""
-    past = _past(spec, store) if store is not None else None
-    if (said := spec.cluster.machine.tokens_per_second) is not None:
-        return Speed(said, "as the spec says", past.fill if past else None)
-    return past
+    previous = _find_previous_speed(spec, store) if store is not None else None
+    if (tokens_per_second := spec.cluster.machine.tokens_per_second) is not None:
+        return Speed(tokens_per_second, "as the spec says", previous.fill if previous else None)
+    return previous
 
 
-def _past(spec: Spec, store: ObjectStore) -> Speed | None:
-    for run in reversed(sorted(list_runs(store), key=_when)[-LOOKED_AT:]):
-        found = _of_run(spec, RunStore(store, run))
-        if found is not None:
-            return found
+def _find_previous_speed(spec: RunSpec, store: ObjectStore) -> Speed | None:
+    for run in reversed(sorted(list_runs(store), key=_get_timestamp)[-MAX_RUNS:]):
+        speed = _read_run_speed(spec, RunStore(store, run))
+        if speed is not None:
+            return speed
     return None
 
 
-def _when(run: str) -> str:
+def _get_timestamp(run: str) -> str:
     """The part of a run's name that sorts by time."""
     return "-".join(run.rsplit("-", 3)[1:])
 
 
-def _of_run(spec: Spec, runs: RunStore) -> Speed | None:
+def _read_run_speed(spec: RunSpec, runs: RunStore) -> Speed | None:
     if runs.store.head(runs.key(LEDGER)) is None:
         return None
     try:
-        theirs: Any = yaml.safe_load(runs.read_text(SPEC))
+        recorded: Any = yaml.safe_load(runs.read_text(SPEC))
         ledger: Any = runs.read_json(LEDGER)
-        if not _alike(spec, theirs):
+        if not _is_comparable(spec, recorded):
             return None
         tokens, seconds = float(ledger["tokens"]), float(ledger["seconds"])
         return Speed(
             tokens_per_second=tokens / seconds,
             source=f"as run {runs.run_id} had",
             fill=tokens
-            / (ledger["steps"] * theirs["train"]["batch_size"] * theirs["data"]["max_length"]),
+            / (ledger["steps"] * recorded["train"]["batch_size"] * recorded["data"]["max_length"]),
         )
     except (StoreError, InputError, ValueError, KeyError, TypeError, ZeroDivisionError):
         # A run of another time, whose papers say other things, tells nothing.
@@ -69,14 +69,14 @@ def _of_run(spec: Spec, runs: RunStore) -> Speed | None:
         return None
 
 
-def _alike(spec: Spec, theirs: Any) -> bool:
+def _is_comparable(spec: RunSpec, recorded: Any) -> bool:
     """The same base, method and data on as many workers of the same kind of machine."""
-    machine = theirs["cluster"].get("machine", {})
+    machine = recorded["cluster"].get("machine", {})
     return bool(
-        theirs["model"]["path"] == spec.model.path
-        and theirs["model"]["dtype"] == spec.model.dtype
-        and theirs["method"]["kind"] == spec.method.kind
-        and theirs["cluster"]["workers"] == spec.workers
+        recorded["model"]["path"] == spec.model.path
+        and recorded["model"]["dtype"] == spec.model.dtype
+        and recorded["method"]["kind"] == spec.method.kind
+        and recorded["cluster"]["workers"] == spec.workers
         and machine.get("kind") == spec.cluster.machine.kind
-        and theirs["data"]["max_length"] == spec.data.max_length
+        and recorded["data"]["max_length"] == spec.data.max_length
     )

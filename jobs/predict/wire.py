@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from jobs.predict.memory import group_size
-from jobs.predict.question import Question, Stage
+from jobs.predict.memory import get_group_size
+from jobs.predict.question import EstimateInput, StageFacts
 
-TOLD = 3
+STATUS_NUMBERS = 3
 """Numbers that travel beside the gradients, and one more for the loss of each step: float32."""
-FACTS = 4
+FACTOR_FACTS = 4
 """Numbers that travel beside a layer's factors: what the hand-off kept of it."""
 FLOAT32, FLOAT64 = 4, 8
 PERSISTENT, REUSED = 100_000, 1_000_000_000
@@ -35,7 +35,7 @@ class Flow:
     """How often in the stage; None where only the run can tell."""
     per_step: float
     """How often in an optimiser step, on average; 0 for what does not belong to one."""
-    crosses: bool
+    crosses_nodes: bool
     """Whether it leaves the machine."""
     exact: bool = True
 
@@ -44,132 +44,132 @@ class Flow:
         return None if self.times is None else self.sent * self.times
 
     @property
-    def out_a_step(self) -> int:
+    def egress_per_step(self) -> int:
         """Bytes that leave a machine in an optimiser step, on average."""
-        return round(self.sent * self.per_step) if self.crosses else 0
+        return round(self.sent * self.per_step) if self.crosses_nodes else 0
 
     @property
-    def out(self) -> int | None:
+    def egress(self) -> int | None:
         """Bytes that leave a machine in the whole stage."""
-        return self.total if self.crosses else 0
+        return self.total if self.crosses_nodes else 0
 
 
-def all_reduce(size: int, workers: int) -> int:
+def count_all_reduce_bytes(size: int, workers: int) -> int:
     """Bytes that each worker of a ring sends for an all-reduce of so many."""
     return 2 * size * (workers - 1) // workers
 
 
-def all_gather(size: int, workers: int) -> int:
+def count_all_gather_bytes(size: int, workers: int) -> int:
     """The same for an all-gather, or a reduce-scatter, of a whole of so many bytes."""
     return size * (workers - 1) // workers
 
 
-def predict_wire(asked: Question, sharding: str) -> tuple[Flow, ...]:
+def estimate_traffic(inputs: EstimateInput, sharding: str) -> tuple[Flow, ...]:
     """Every flow of the run; none where there is one worker."""
-    if asked.place.workers == 1:
+    if inputs.resources.workers == 1:
         return ()
-    return tuple(_flows(asked, sharding))
+    return tuple(_iter_flows(inputs, sharding))
 
 
-def _flows(asked: Question, sharding: str) -> Iterator[Flow]:
-    far = asked.place.nodes > 1
-    if asked.method.scored:
-        yield Flow("calibration", asked.stages[0].name, _scores(asked), 1, 0.0, far)
-    for index, stage in enumerate(asked.stages):
-        if index or asked.method.broadcast_starts:
-            yield Flow("hand-off", stage.name, _hand_off(asked, after=index > 0), 1, 0.0, far)
-        yield _gradients(asked, stage, sharding, far=far)
-        yield from _bases(asked, stage, sharding)
+def _iter_flows(inputs: EstimateInput, sharding: str) -> Iterator[Flow]:
+    crosses_nodes = inputs.resources.nodes > 1
+    if inputs.method.scored:
+        yield Flow("calibration", inputs.stages[0].name, _count_score_bytes(inputs), 1, 0.0, crosses_nodes)
+    for index, stage in enumerate(inputs.stages):
+        if index or inputs.method.broadcast_starts:
+            yield Flow("hand-off", stage.name, _count_handoff_bytes(inputs, after=index > 0), 1, 0.0, crosses_nodes)
+        yield _estimate_gradients(inputs, stage, sharding, crosses_nodes=crosses_nodes)
+        yield from _iter_base_flows(inputs, stage, sharding)
 
 
-def _gradients(asked: Question, stage: Stage, sharding: str, *, far: bool) -> Flow:
-    every = 1 if asked.full else asked.local.every
-    if asked.full:
-        sent = _full_gradients(asked, stage, sharding)
+def _estimate_gradients(inputs: EstimateInput, stage: StageFacts, sharding: str, *, crosses_nodes: bool) -> Flow:
+    interval = 1 if inputs.is_full else inputs.local.sync_every
+    if inputs.is_full:
+        sent = _count_full_gradient_bytes(inputs, stage, sharding)
     else:
-        sent = _bucket(asked, stage) + _products(asked, stage)
+        sent = _count_bucket_bytes(inputs, stage) + _count_product_bytes(inputs, stage)
     # What is left of a stage's last steps is exchanged at its end.
-    times = None if stage.steps is None else -(-stage.steps // every)
-    exact = stage.exact and not asked.full
-    return Flow("gradients", stage.name, sent, times, 1 / every, far, exact)
+    times = None if stage.steps is None else -(-stage.steps // interval)
+    exact = stage.exact and not inputs.is_full
+    return Flow("gradients", stage.name, sent, times, 1 / interval, crosses_nodes, exact)
 
 
-def _bucket(asked: Question, stage: Stage) -> int:
+def _count_bucket_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
     """One exchange of what is trained, and of what the workers tell one another."""
-    told, workers = FLOAT32 * (TOLD + asked.local.every), asked.place.workers
-    if asked.exchange_bytes == FLOAT32:
-        return all_reduce(FLOAT32 * stage.trained + told, workers)
-    return all_reduce(asked.exchange_bytes * stage.trained, workers) + all_reduce(told, workers)
+    status_bytes, workers = FLOAT32 * (STATUS_NUMBERS + inputs.local.sync_every), inputs.resources.workers
+    if inputs.exchange_bytes == FLOAT32:
+        return count_all_reduce_bytes(FLOAT32 * stage.trained + status_bytes, workers)
+    return count_all_reduce_bytes(inputs.exchange_bytes * stage.trained, workers) + count_all_reduce_bytes(status_bytes, workers)
 
 
-def _products(asked: Question, stage: Stage) -> int:
+def _count_product_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
     """Factors sent to the worker that averages their product, of all layers but the own ones."""
-    if asked.local.every == 1 or not asked.local.products or stage.name != "low-rank":
+    if inputs.local.sync_every == 1 or not inputs.local.averages_products or stage.name != "low-rank":
         return 0
-    sizes = list(asked.method.targets.values())
-    others = [size for place, size in enumerate(sizes) if place % asked.place.workers]
-    return FLOAT32 * asked.method.rank * sum(map(sum, others))
+    sizes = list(inputs.method.targets.values())
+    others = [size for index, size in enumerate(sizes) if index % inputs.resources.workers]
+    return FLOAT32 * inputs.method.rank * sum(map(sum, others))
 
 
-def _full_gradients(asked: Question, stage: Stage, sharding: str) -> int:
-    size, workers = stage.trained * asked.dtype_bytes, asked.place.workers
+def _count_full_gradient_bytes(inputs: EstimateInput, stage: StageFacts, sharding: str) -> int:
+    size, workers = stage.trained * inputs.dtype_bytes, inputs.resources.workers
     if sharding == "replicate":
-        return all_reduce(size, workers)
+        return count_all_reduce_bytes(size, workers)
     # ZeRO-3 deals the gradients out in every micro-batch; gloo reduces all of them everywhere.
-    dealt = all_reduce(size, workers) if asked.place.cpu else all_gather(size, workers)
-    return asked.batching.accumulation * dealt
+    scattered = count_all_reduce_bytes(size, workers) if inputs.resources.cpu else count_all_gather_bytes(size, workers)
+    return inputs.batching.accumulation * scattered
 
 
-def _bases(asked: Question, stage: Stage, sharding: str) -> Iterator[Flow]:
+def _iter_base_flows(inputs: EstimateInput, stage: StageFacts, sharding: str) -> Iterator[Flow]:
     """Gathers of the sharded base: in every micro-batch, and in every evaluation."""
-    group = group_size(asked, sharding)
-    if asked.full:
-        yield _full_base(asked, stage, sharding)
+    group = get_group_size(inputs, sharding)
+    if inputs.is_full:
+        yield _estimate_full_base(inputs, stage, sharding)
     if group == 1:
         return
-    far = asked.place.nodes > 1 and (sharding == "cluster" or asked.full)
-    size, accumulation = asked.dtype_bytes, asked.batching.accumulation
-    forward = _gathered(asked.base.forward(), group, size)
-    if not asked.full:
-        both = forward + _gathered(asked.base.backward(), group, size)
+    crosses_nodes = inputs.resources.nodes > 1 and (sharding == "cluster" or inputs.is_full)
+    size, accumulation = inputs.dtype_bytes, inputs.batching.accumulation
+    forward = _count_gather_bytes(inputs.base.iter_forward(), group, size)
+    if not inputs.is_full:
+        total = forward + _count_gather_bytes(inputs.base.iter_backward(), group, size)
         times = None if stage.steps is None else stage.steps * accumulation
-        yield Flow("base", stage.name, both, times, accumulation, far)
-    if asked.batching.evaluates:
-        looks, micros = _evaluations(asked, stage), asked.batching.eval_micros
-        times = None if looks is None or micros is None else looks * micros
-        yield Flow("evaluation", stage.name, forward, times, 0.0, far, exact=False)
+        yield Flow("base", stage.name, total, times, accumulation, crosses_nodes)
+    if inputs.batching.evaluates:
+        evaluations, micros = _count_evaluations(inputs, stage), inputs.batching.eval_micros
+        times = None if evaluations is None or micros is None else evaluations * micros
+        yield Flow("evaluation", stage.name, forward, times, 0.0, crosses_nodes, exact=False)
 
 
-def _full_base(asked: Question, stage: Stage, sharding: str) -> Flow:
+def _estimate_full_base(inputs: EstimateInput, stage: StageFacts, sharding: str) -> Flow:
     """DeepSpeed's own: ZeRO-1 sends the new weights after a step, ZeRO-3 gathers those it cuts."""
-    workers, far = asked.place.workers, asked.place.nodes > 1
+    workers, crosses_nodes = inputs.resources.workers, inputs.resources.nodes > 1
     if sharding == "replicate":
-        sent = all_gather(stage.trained * asked.dtype_bytes, workers)
-        return Flow("base", stage.name, sent, stage.steps, 1.0, far)
-    cut = [size for size in asked.base.sizes.values() if size >= PERSISTENT]
+        sent = count_all_gather_bytes(stage.trained * inputs.dtype_bytes, workers)
+        return Flow("base", stage.name, sent, stage.steps, 1.0, crosses_nodes)
+    sharded = [size for size in inputs.base.sizes.values() if size >= PERSISTENT]
     # Near enough to the backward, what the forward gathered is kept for it.
-    passes = 1 if asked.base.parameters < REUSED else 2
-    sent = passes * _gathered(cut, workers, asked.dtype_bytes)
-    times = None if stage.steps is None else stage.steps * asked.batching.accumulation
-    return Flow("base", stage.name, sent, times, asked.batching.accumulation, far, exact=False)
+    passes = 1 if inputs.base.parameters < REUSED else 2
+    sent = passes * _count_gather_bytes(sharded, workers, inputs.dtype_bytes)
+    times = None if stage.steps is None else stage.steps * inputs.batching.accumulation
+    return Flow("base", stage.name, sent, times, inputs.batching.accumulation, crosses_nodes, exact=False)
 
 
-def _gathered(sizes: Iterable[int], workers: int, size: int) -> int:
+def _count_gather_bytes(sizes: Iterable[int], workers: int, size: int) -> int:
     """Bytes that each worker sends so that all have every one of these weights."""
     return sum((workers - 1) * -(-count // workers) * size for count in sizes)
 
 
-def _evaluations(asked: Question, stage: Stage) -> int | None:
+def _count_evaluations(inputs: EstimateInput, stage: StageFacts) -> int | None:
     """Before the stage (at the start of the run, or after the hand-off), inside it, at its end."""
     if stage.steps is None:
         return None
-    every = asked.batching.eval_every
-    return 2 + (max(0, stage.steps - 1) // every if every else 0)
+    interval = inputs.batching.eval_every
+    return 2 + (max(0, stage.steps - 1) // interval if interval else 0)
 
 
-def _hand_off(asked: Question, *, after: bool) -> int:
+def _count_handoff_bytes(inputs: EstimateInput, *, after: bool) -> int:
     """Each layer's factors from the rank that made them to all others; `after` a sparse stage."""
-    method, facts = asked.method, FACTS if after else 0
+    method, facts = inputs.method, FACTOR_FACTS if after else 0
     residual = method.mask_entries if after and method.keeps_residual else {}
     return FLOAT32 * sum(
         method.rank * sum(size) + facts + residual.get(name, 0)
@@ -177,6 +177,6 @@ def _hand_off(asked: Question, *, after: bool) -> int:
     )
 
 
-def _scores(asked: Question) -> int:
-    sizes = (rows * columns for rows, columns in asked.method.targets.values())
-    return sum(all_reduce(FLOAT64 * size, asked.place.workers) for size in sizes)
+def _count_score_bytes(inputs: EstimateInput) -> int:
+    sizes = (rows * columns for rows, columns in inputs.method.targets.values())
+    return sum(count_all_reduce_bytes(FLOAT64 * size, inputs.resources.workers) for size in sizes)

@@ -8,39 +8,39 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from jobs.at_hand import spec_at_hand
-from jobs.ended import ended, failure_kept
-from jobs.lease import Lease
-from jobs.report import summary
-from jobs.retrain.door import Retrain, load_retrain
-from jobs.retrain.papers import keep_asked
+from jobs.at_hand import fetch_spec
+from jobs.ended import run_job, record_failure
+from jobs.lease import Heartbeat
+from jobs.report import render_summary
+from jobs.retrain.door import RetrainSpec, load_retrain
+from jobs.retrain.papers import pin_spec
 from jobs.retrain.run import Retraining
-from jobs.run_arguments import run_parser
+from jobs.run_arguments import make_run_parser
 from jobs.store.objects import open_store
-from jobs.store.runs import RunStore, new_run_id
-from jobs.telling import told
+from jobs.store.runs import RunStore, make_run_id
+from jobs.telling import log_events
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done (promoted, kept, or nothing new), 1 it failed, 2 the input is wrong,
     3 Ray is not reachable."""
-    asked = run_parser("jobs.retrain", main.__doc__).parse_args(arguments)
+    options = make_run_parser("jobs.retrain", main.__doc__).parse_args(arguments)
 
-    def work() -> None:
-        retrain = load_retrain(spec_at_hand(asked.spec), asked.set)
+    def load_and_run() -> None:
+        retrain_spec = load_retrain(fetch_spec(options.spec), options.set)
         now = datetime.datetime.now(datetime.UTC)
-        _run(retrain, asked.run or new_run_id(retrain.spec.name, now), asked.attempt)
+        _run_retraining(retrain_spec, options.run or make_run_id(retrain_spec.spec.name, now), options.attempt)
 
-    return ended(work)
+    return run_job(load_and_run)
 
 
-def _run(asked: Retrain, run_id: str, attempt: int) -> None:
-    runs = RunStore(open_store(asked.spec.store), run_id)
+def _run_retraining(retrain_spec: RetrainSpec, run_id: str, attempt: int) -> None:
+    runs = RunStore(open_store(retrain_spec.spec.store), run_id)
     print(f"run {run_id}", flush=True)
-    keep_asked(asked, runs)
-    with Lease(runs, attempt), told(runs), failure_kept(runs):
-        Retraining(asked, runs, attempt).run()
-    Console(width=80).print(summary(runs))
+    pin_spec(retrain_spec, runs)
+    with Heartbeat(runs, attempt), log_events(runs), record_failure(runs):
+        Retraining(retrain_spec, runs, attempt).run()
+    Console(width=80).print(render_summary(runs))
 
 
 if __name__ == "__main__":

@@ -11,34 +11,34 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.metric import reported_by
-from jobs.preflight import absolute
+from jobs.metric import list_metrics
+from jobs.preflight import make_paths_absolute
 from jobs.retrain.section import GateSection, RetrainSection
-from jobs.spec import Spec
-from jobs.spec_file import dump_mapping, read_raw, validate_spec
+from jobs.spec import RunSpec
+from jobs.spec_file import dump_mapping, read_raw_spec, validate_spec
 
 RETRAIN = "retrain"
 SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
-class Retrain:
+class RetrainSpec:
     """What a user asked for: the fine-tune, and when its adapter may take over."""
 
-    spec: Spec
+    spec: RunSpec
     section: RetrainSection
 
-    def text(self) -> str:
+    def to_yaml(self) -> str:
         """The whole of it as YAML, defaults written out: what it records, and is repeated by."""
-        whole = {**self.spec.model_dump(mode="json"), RETRAIN: self.section.model_dump(mode="json")}
-        return dump_mapping(whole)
+        values = {**self.spec.model_dump(mode="json"), RETRAIN: self.section.model_dump(mode="json")}
+        return dump_mapping(values)
 
 
-def load_retrain(path: Path, overrides: Sequence[str] = ()) -> Retrain:
+def load_retrain(path: Path, overrides: Sequence[str] = ()) -> RetrainSpec:
     """Read and check a retraining. Raises InputError with every fault of spec and section."""
-    found = validate_retrain(read_raw(path, overrides))
+    retrain = validate_retrain(read_raw_spec(path, overrides))
     # With whole paths: Ray runs its job in another directory than its user's.
-    return Retrain(absolute(found.spec), found.section)
+    return RetrainSpec(make_paths_absolute(retrain.spec), retrain.section)
 
 
 def is_retrain(raw: Mapping[str, Any]) -> bool:
@@ -46,40 +46,40 @@ def is_retrain(raw: Mapping[str, Any]) -> bool:
     return RETRAIN in raw
 
 
-def validate_retrain(raw: Mapping[str, Any]) -> Retrain:
+def validate_retrain(raw: Mapping[str, Any]) -> RetrainSpec:
     """A Retrain of plain values. Raises InputError."""
     rest = {key: value for key, value in raw.items() if key != RETRAIN}
     faults = list[Fault]()
     spec = section = None
     try:
         spec = validate_spec(rest)
-    except InputError as wrong:
-        faults += wrong.faults
+    except InputError as error:
+        faults += error.faults
     try:
         # `retrain:` alone is the section with its defaults.
         section = RetrainSection.model_validate({} if raw.get(RETRAIN) is None else raw[RETRAIN])
-    except ValidationError as refused:
-        faults += _section_faults(refused)
+    except ValidationError as failure:
+        faults += _translate_errors(failure)
     if RETRAIN not in raw:
         remedy = "As in jobs/examples/retrain.yaml; `retrain: {}` has the defaults."
         faults.append(Fault(RETRAIN, "missing: it makes a spec a retraining", remedy))
     if spec is not None and section is not None:
-        faults += [*_sense_faults(spec, section)]
+        faults += [*_check_combinations(spec, section)]
         if not faults:
-            return Retrain(spec, section)
+            return RetrainSpec(spec, section)
     raise InputError(faults)
 
 
-def _section_faults(refused: ValidationError) -> Iterator[Fault]:
-    seen = set[str]()
-    for error in refused.errors(include_url=False):
+def _translate_errors(failure: ValidationError) -> Iterator[Fault]:
+    keys = set[str]()
+    for error in failure.errors(include_url=False):
         key = ".".join([RETRAIN, *(str(part) for part in error["loc"])])
-        if key not in seen:
-            seen.add(key)
-            yield Fault(key, _said(key, error["type"], error["msg"]), "See docs/retrain.md.")
+        if key not in keys:
+            keys.add(key)
+            yield Fault(key, _translate_message(key, error["type"], error["msg"]), "See docs/retrain.md.")
 
 
-def _said(key: str, kind: str, message: str) -> str:
+def _translate_message(key: str, kind: str, message: str) -> str:
     if key == f"{RETRAIN}.start":
         return "neither current, scratch nor a version, as v3 is one"
     if kind == "extra_forbidden":
@@ -89,8 +89,8 @@ def _said(key: str, kind: str, message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _sense_faults(spec: Spec, section: RetrainSection) -> Iterator[Fault]:
-    names = reported_by(spec.model.task)
+def _check_combinations(spec: RunSpec, section: RetrainSection) -> Iterator[Fault]:
+    names = list_metrics(spec.model.task)
     if section.gate.metric not in names:
         problem = f"{spec.model.task} does not report {section.gate.metric}"
         yield Fault("retrain.gate.metric", problem, f"Use {' or '.join(names)}.")

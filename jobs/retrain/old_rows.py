@@ -11,53 +11,53 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.data.survey import Survey, survey
+from jobs.data.survey import DatasetScan, scan_dataset
 from jobs.errors import InputError
-from jobs.recorded import recorded_spec
-from jobs.request import HeldOut
-from jobs.spec import Spec
+from jobs.recorded import load_recorded_spec
+from jobs.request import HeldOutRows
+from jobs.spec import RunSpec
 from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
-def old_rows(store: ObjectStore, adapter: Manifest) -> HeldOut | str:
+def find_previous_rows(store: ObjectStore, adapter: Manifest) -> HeldOutRows | str:
     """The rows, or why they can't be had, in words."""
     try:
-        spec = recorded_spec(store, adapter)
-    except InputError as wrong:
-        return wrong.faults[0].problem
-    share = spec.data.eval_fraction
-    where = spec.data.eval if share is None else spec.data.train
-    if where is None:
+        spec = load_recorded_spec(store, adapter)
+    except InputError as error:
+        return error.faults[0].problem
+    fraction = spec.data.eval_fraction
+    source = spec.data.eval if fraction is None else spec.data.train
+    if source is None:
         return f"{adapter.label} was judged by none"
-    key = "data.eval" if share is None else "data.train"
+    key = "data.eval" if fraction is None else "data.train"
     try:
-        found = survey(where, spec.data.format, spec.model.task, key)
-    except InputError as wrong:
-        return f"{where} can't be read any more: {wrong.faults[0].problem}"
-    if share is None:
-        if found.sha256 != adapter.data.eval_sha256:
-            return f"{where} has changed since {adapter.label} was judged by it"
-        return HeldOut(found, where)
-    return _share(spec, adapter, found, where, share)
+        scan = scan_dataset(source, spec.data.format, spec.model.task, key)
+    except InputError as error:
+        return f"{source} can't be read any more: {error.faults[0].problem}"
+    if fraction is None:
+        if scan.sha256 != adapter.data.eval_sha256:
+            return f"{source} has changed since {adapter.label} was judged by it"
+        return HeldOutRows(scan, source)
+    return _find_share(spec, adapter, scan, source, fraction)
 
 
-def _share(spec: Spec, adapter: Manifest, found: Survey, where: str, share: float) -> HeldOut | str:
-    count = _files_of(found.files, adapter.data.train_sha256)
+def _find_share(spec: RunSpec, adapter: Manifest, scan: DatasetScan, source: str, fraction: float) -> HeldOutRows | str:
+    count = _count_matching_files(scan.files, adapter.data.train_sha256)
     if count is None:
-        return f"they were a share of {where}, whose first files have changed since"
-    first = replace(found, files=found.files[:count], rows_by_file=found.rows_by_file[:count])
-    return HeldOut(first, where, count, share, spec.train.seed)
+        return f"they were a share of {source}, whose first files have changed since"
+    leading = replace(scan, files=scan.files[:count], rows_by_file=scan.rows_by_file[:count])
+    return HeldOutRows(leading, source, count, fraction, spec.train.seed)
 
 
-def _files_of(files: tuple[Path, ...], sha256: str) -> int | None:
+def _count_matching_files(files: tuple[Path, ...], sha256: str) -> int | None:
     """How many of the files, from the first on, have this digest together."""
     digest = hashlib.sha256()
     for count, path in enumerate(files, start=1):
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
         if digest.hexdigest() == sha256:
             return count

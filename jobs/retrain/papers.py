@@ -6,55 +6,55 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from jobs.errors import AlreadyThere, NotFound
-from jobs.retrain.door import Retrain
-from jobs.spec import Frozen
-from jobs.store.asked import keep_asked as keep
+from jobs.errors import AlreadyExists, NotInStore
+from jobs.retrain.door import RetrainSpec
+from jobs.spec import StrictModel
+from jobs.store.asked import pin_spec as keep
 from jobs.store.manifest import Digest, Label
 from jobs.store.runs import RunStore
 
-RETRAIN = "retrain.yaml"
+RETRAIN_FILE = "retrain.yaml"
 """What was asked, whole."""
-LOOKED = "looked.json"
+BASELINE_FILE = "looked.json"
 """What was found when the run first looked; later attempts go by it."""
 
 
-class Looked(Frozen):
+class Baseline(StrictModel):
     """How things stood when the run began."""
 
     format: int = 1
     current: Label | None = None
     """The adapter that the bare name meant, as NAME@v2; None where there was none."""
-    move: Annotated[int, Field(ge=1)] | None = None
+    pointer_move: Annotated[int, Field(ge=1)] | None = None
     """The number of the pointer's last move: a promotion counts only while it still is."""
     start: Label | None = None
     """The adapter that the training goes on from; None: from scratch."""
-    newest: Annotated[int, Field(ge=0)] = 0
+    newest_version: Annotated[int, Field(ge=0)] = 0
     """The name's newest version then: what the run commits has a higher number."""
     train_sha256: Digest
 
 
-def keep_asked(asked: Retrain, runs: RunStore) -> None:
+def pin_spec(retrain_spec: RetrainSpec, runs: RunStore) -> None:
     """Keeps what was asked; a run that goes on must be asked the same. Raises InputError."""
-    keep(asked.text(), runs, RETRAIN, what="retraining")
+    keep(retrain_spec.to_yaml(), runs, RETRAIN_FILE, kind="retraining")
 
 
-def read_looked(runs: RunStore) -> Looked | None:
+def read_baseline(runs: RunStore) -> Baseline | None:
     """What an earlier attempt found; None where none got so far, or was cut short there."""
     try:
-        return Looked.model_validate_json(runs.store.get(runs.key(LOOKED)))
-    except (NotFound, ValidationError):
+        return Baseline.model_validate_json(runs.store.get(runs.key(BASELINE_FILE)))
+    except (NotInStore, ValidationError):
         return None
 
 
-def keep_looked(runs: RunStore, looked: Looked, *, anew: bool = False) -> Looked:
+def write_baseline(runs: RunStore, baseline: Baseline, *, overwrite: bool = False) -> Baseline:
     """Keeps it, unless another attempt has meanwhile: then what that one found counts."""
-    data = looked.model_dump_json(indent=2).encode()
+    data = baseline.model_dump_json(indent=2).encode()
     try:
-        runs.store.put(runs.key(LOOKED), data, create_only=not anew)
-    except AlreadyThere:
-        found = read_looked(runs)
-        if found is not None:
-            return found
-        runs.store.put(runs.key(LOOKED), data)
-    return looked
+        runs.store.put(runs.key(BASELINE_FILE), data, create_only=not overwrite)
+    except AlreadyExists:
+        existing = read_baseline(runs)
+        if existing is not None:
+            return existing
+        runs.store.put(runs.key(BASELINE_FILE), data)
+    return baseline

@@ -12,193 +12,193 @@ import dataclasses
 import time
 from typing import Any
 
-from jobs.errors import InputError, NotFound, Replaced
-from jobs.lease import later_attempt
-from jobs.preflight import Checked, check, replanned
-from jobs.request import JUDGED, HeldOut, Request
-from jobs.retrain.door import Retrain
-from jobs.retrain.fit import start_faults
-from jobs.retrain.gate import Figures, Verdict
-from jobs.retrain.gate import judge as judged_by
-from jobs.retrain.look import NothingNew, look, training_spec
-from jobs.retrain.old_rows import old_rows
-from jobs.retrain.papers import Looked, keep_looked, read_looked
+from jobs.errors import InputError, NotInStore, SupersededAttempt
+from jobs.lease import has_later_attempt
+from jobs.preflight import ValidatedRun, validate_run, replan
+from jobs.request import EVALUATION_FILE, HeldOutRows, Request
+from jobs.retrain.door import RetrainSpec
+from jobs.retrain.fit import find_start_faults
+from jobs.retrain.gate import MetricByRows, GateVerdict
+from jobs.retrain.gate import apply_gate as judged_by
+from jobs.retrain.look import NoNewData, snapshot_state, make_training_spec
+from jobs.retrain.old_rows import find_previous_rows
+from jobs.retrain.papers import Baseline, write_baseline, read_baseline
 from jobs.spec_file import dump_spec
-from jobs.store.adapters import committed_versions, promote_after, resolve, settle
+from jobs.store.adapters import list_versions, promote_after, resolve_adapter, promote_if_unset
 from jobs.store.listing import read_committed, split_name
 from jobs.store.manifest import BadManifest, Manifest
-from jobs.store.pointer import Moved
-from jobs.store.runs import MASKS, PLAN, SPEC, STARTS, RunStore
-from jobs.store.verify import file_faults
+from jobs.store.pointer import PointerConflict
+from jobs.store.runs import MASKS, PLAN, SPEC, LOW_RANK_INIT, RunStore
+from jobs.store.verify import check_files
 
 
 class Retraining:
     """One run, in one attempt. Ray is joined when the first step needs it, and not before."""
 
-    def __init__(self, asked: Retrain, runs: RunStore, attempt: int) -> None:
-        self._asked, self._runs, self._attempt = asked, runs, attempt
+    def __init__(self, retrain_spec: RetrainSpec, runs: RunStore, attempt: int) -> None:
+        self._retrain_spec, self._runs, self._attempt = retrain_spec, runs, attempt
         self._connected = False
 
     def run(self) -> None:
         """To the decision. Raises InputError, TrainingFailed, StoreError, Unreachable, Replaced."""
-        checked = check(self._asked.spec)
-        looked = self._looked(checked)
-        if looked is None:
+        validated_run = validate_run(self._retrain_spec.spec)
+        baseline = self._load_baseline(validated_run)
+        if baseline is None:
             return
-        checked = replanned(checked, training_spec(checked.spec, looked.start), past=False)
-        request = checked.request(self._runs.run_id, parent=looked.start)
-        made = self._made(looked) or self._trained(checked, looked, request)
-        verdict = self._gated(looked, made, request)
-        self._decided(looked, made, verdict)
+        validated_run = replan(validated_run, make_training_spec(validated_run.spec, baseline.start), with_history=False)
+        request = validated_run.make_request(self._runs.run_id, parent=baseline.start)
+        adapter = self._find_committed(baseline) or self._train(validated_run, baseline, request)
+        verdict = self._apply_gate(baseline, adapter, request)
+        self._promote_or_keep(baseline, adapter, verdict)
 
-    def _looked(self, checked: Checked) -> Looked | None:
+    def _load_baseline(self, validated_run: ValidatedRun) -> Baseline | None:
         """How things stood when the run began; None where there was nothing to learn."""
-        store, spec = self._runs.store, checked.spec
-        sha256 = str(checked.train.sha256)
-        before = read_looked(self._runs)
-        if before is not None:
-            return self._looked_again(before, sha256)
-        found = look(store, spec, self._asked.section.start, sha256)
-        if isinstance(found, NothingNew):
-            self._tell("nothing new", adapter=found.adapter, why=found.why)
+        store, spec = self._runs.store, validated_run.spec
+        sha256 = str(validated_run.train_scan.sha256)
+        baseline = read_baseline(self._runs)
+        if baseline is not None:
+            return self._refresh_baseline(baseline, sha256)
+        snapshot = snapshot_state(store, spec, self._retrain_spec.section.start, sha256)
+        if isinstance(snapshot, NoNewData):
+            self._emit_event("nothing new", adapter=snapshot.adapter, why=snapshot.reason)
             return None
-        if found.current is not None and found.move is None:
+        if snapshot.current is not None and snapshot.pointer_move is None:
             # Or else the new version, as the newest, would be what the name means in any case.
-            settle(store, *_named(found.current))
-            return self._looked(checked)
-        found = keep_looked(self._runs, found)
-        self._tell("looked", current=found.current, start=found.start, rows=checked.train.rows)
-        return found
+            promote_if_unset(store, *_split_label(snapshot.current))
+            return self._load_baseline(validated_run)
+        snapshot = write_baseline(self._runs, snapshot)
+        self._emit_event("looked", current=snapshot.current, start=snapshot.start, rows=validated_run.train_scan.rows)
+        return snapshot
 
-    def _looked_again(self, before: Looked, sha256: str) -> Looked:
-        if before.train_sha256 == sha256 or self._made(before) is not None:
-            return before
+    def _refresh_baseline(self, baseline: Baseline, sha256: str) -> Baseline:
+        if baseline.train_sha256 == sha256 or self._find_committed(baseline) is not None:
+            return baseline
         # A checkpoint counts the rows that it has seen, and these are others.
-        self._tell("rows changed", why="data.train is not what it was: the training starts anew")
-        for step in self._runs.checkpoint_steps():
+        self._emit_event("rows changed", why="data.train is not what it was: the training starts anew")
+        for step in self._runs.list_checkpoint_steps():
             for key in self._runs.store.list(self._runs.checkpoint_key(step, "")):
                 self._runs.store.delete(key)
-        for part in (MASKS, STARTS):
+        for part in (MASKS, LOW_RANK_INIT):
             self._runs.store.delete(self._runs.key(part))
-        again = before.model_copy(update={"train_sha256": sha256})
-        return keep_looked(self._runs, again, anew=True)
+        updated = baseline.model_copy(update={"train_sha256": sha256})
+        return write_baseline(self._runs, updated, overwrite=True)
 
-    def _made(self, looked: Looked) -> Manifest | None:
+    def _find_committed(self, baseline: Baseline) -> Manifest | None:
         """The adapter that this run has committed."""
-        store, name = self._runs.store, self._asked.spec.name
-        for version in reversed(committed_versions(store, name)):
-            if version <= looked.newest:
+        store, name = self._runs.store, self._retrain_spec.spec.name
+        for version in reversed(list_versions(store, name)):
+            if version <= baseline.newest_version:
                 break
             try:
-                found = read_committed(store, name, version)
-            except (BadManifest, NotFound):
+                manifest = read_committed(store, name, version)
+            except (BadManifest, NotInStore):
                 continue
-            if found.run == self._runs.run_id:
-                return found
+            if manifest.run == self._runs.run_id:
+                return manifest
         return None
 
-    def _trained(self, checked: Checked, looked: Looked, request: Request) -> Manifest:
-        self._check_start(checked, looked, request.base_digest)
-        self._runs.write_text(SPEC, dump_spec(checked.spec))
-        self._runs.write_json(PLAN, checked.plan.to_json())
-        self._on_workers(request)
-        made = self._made(looked)
-        assert made is not None
-        return made
+    def _train(self, validated_run: ValidatedRun, baseline: Baseline, request: Request) -> Manifest:
+        self._check_start(validated_run, baseline, request.base_digest)
+        self._runs.write_text(SPEC, dump_spec(validated_run.spec))
+        self._runs.write_json(PLAN, validated_run.plan.to_json())
+        self._run_on_workers(request)
+        adapter = self._find_committed(baseline)
+        assert adapter is not None
+        return adapter
 
-    def _check_start(self, checked: Checked, looked: Looked, base_digest: str) -> None:
+    def _check_start(self, validated_run: ValidatedRun, baseline: Baseline, base_digest: str) -> None:
         """Raises InputError where the training can't go on from what it is to start from."""
-        if looked.start is None:
+        if baseline.start is None:
             return
         store = self._runs.store
-        start = resolve(store, looked.start)
+        start = resolve_adapter(store, baseline.start)
         # Its own bytes first; whether its base is this one, which is read already, is asked then.
-        faults = file_faults(store, start) or start_faults(store, start, checked, base_digest)
+        faults = check_files(store, start) or find_start_faults(store, start, validated_run, base_digest)
         if faults:
             raise InputError(faults)
 
-    def _gated(self, looked: Looked, made: Manifest, request: Request) -> Verdict:
+    def _apply_gate(self, baseline: Baseline, adapter: Manifest, request: Request) -> GateVerdict:
         """What the gate says of the adapter, beside the one that was current."""
-        gate, store = self._asked.section.gate, self._runs.store
-        baseline = looked.current if gate.baseline == "current" else None
-        old: HeldOut | str | None = None
-        if baseline is not None and gate.tolerance is not None:
-            old = old_rows(store, resolve(store, baseline))
+        gate, store = self._retrain_spec.section.gate, self._runs.store
+        baseline_label = baseline.current if gate.baseline == "current" else None
+        previous_rows: HeldOutRows | str | None = None
+        if baseline_label is not None and gate.tolerance is not None:
+            previous_rows = find_previous_rows(store, resolve_adapter(store, baseline_label))
         request = dataclasses.replace(
             request,
-            judged=(made.label, *([baseline] if baseline else ())),
-            old=old if isinstance(old, HeldOut) else None,
+            judged=(adapter.label, *([baseline_label] if baseline_label else ())),
+            old=previous_rows if isinstance(previous_rows, HeldOutRows) else None,
         )
-        found = self._judged(request)
-        named = {label: self._figures(found, label) for label in request.judged}
+        evaluations = self._evaluate(request)
+        metrics_by_label = {label: self._select_metric(evaluations, label) for label in request.adapters}
         verdict = judged_by(
             gate,
-            named[made.label],
-            named[baseline] if baseline else None,
-            gone=old if isinstance(old, str) else "",
+            metrics_by_label[adapter.label],
+            metrics_by_label[baseline_label] if baseline_label else None,
+            missing_reason=previous_rows if isinstance(previous_rows, str) else "",
         )
-        self._tell(
+        self._emit_event(
             "gate",
-            adapter=made.label,
-            baseline=baseline,
+            adapter=adapter.label,
+            baseline=baseline_label,
             metric=gate.metric,
-            holds=verdict.holds,
-            lines=verdict.plain(),
+            holds=verdict.passed,
+            lines=verdict.to_json(),
         )
         return verdict
 
-    def _judged(self, request: Request) -> dict[str, Any]:
+    def _evaluate(self, request: Request) -> dict[str, Any]:
         """Every adapter's figures on every set, measured now or by an earlier attempt."""
-        if (before := self._read_judged(request)) is not None:
-            return before
-        self._on_workers(request)
-        found = self._read_judged(request)
-        assert found is not None
-        return found
+        if (recorded := self._read_evaluation(request)) is not None:
+            return recorded
+        self._run_on_workers(request)
+        evaluations = self._read_evaluation(request)
+        assert evaluations is not None
+        return evaluations
 
-    def _read_judged(self, request: Request) -> dict[str, Any] | None:
+    def _read_evaluation(self, request: Request) -> dict[str, Any] | None:
         try:
-            there = self._runs.read_json(JUDGED)
-        except (NotFound, ValueError):
+            record = self._runs.read_json(EVALUATION_FILE)
+        except (NotInStore, ValueError):
             return None  # not measured yet, or cut short
-        return dict(there["found"]) if there.get("asked") == request.judging else None
+        return dict(record["found"]) if record.get("asked") == request.evaluation_inputs else None
 
-    def _figures(self, found: dict[str, Any], label: str) -> Figures:
-        name = self._asked.section.gate.measured
-        return {rows: metrics.get(name) for rows, metrics in found.get(label, {}).items()}
+    def _select_metric(self, evaluations: dict[str, Any], label: str) -> MetricByRows:
+        name = self._retrain_spec.section.gate.evaluation_key
+        return {rows: metrics.get(name) for rows, metrics in evaluations.get(label, {}).items()}
 
-    def _decided(self, looked: Looked, made: Manifest, verdict: Verdict) -> None:
+    def _promote_or_keep(self, baseline: Baseline, adapter: Manifest, verdict: GateVerdict) -> None:
         store = self._runs.store
-        if not verdict.holds:
-            return self._tell("kept", adapter=made.label, why=verdict.why)
-        if not self._asked.section.promote:
-            why = "the gate holds; retrain.promote is false"
-            return self._tell("kept", adapter=made.label, why=why)
-        if later_attempt(self._runs, self._attempt):
-            why = f"{self._runs.run_id}: attempt {self._attempt} was replaced by a later one"
-            raise Replaced(f"{why}, which decides. Nothing is lost: this attempt may end.")
+        if not verdict.passed:
+            return self._emit_event("kept", adapter=adapter.label, why=verdict.reason)
+        if not self._retrain_spec.section.promote:
+            reason = "the gate holds; retrain.promote is false"
+            return self._emit_event("kept", adapter=adapter.label, why=reason)
+        if has_later_attempt(self._runs, self._attempt):
+            reason = f"{self._runs.run_id}: attempt {self._attempt} was replaced by a later one"
+            raise SupersededAttempt(f"{reason}, which decides. Nothing is lost: this attempt may end.")
         try:
-            promote_after(store, made.name, made.version, move=looked.move)
-        except Moved as moved:
-            return self._tell("kept", adapter=made.label, why=str(moved))
-        return self._tell("promoted", adapter=made.label, before=looked.current)
+            promote_after(store, adapter.name, adapter.version, expected_move=baseline.pointer_move)
+        except PointerConflict as error:
+            return self._emit_event("kept", adapter=adapter.label, why=str(error))
+        return self._emit_event("promoted", adapter=adapter.label, before=baseline.current)
 
-    def _on_workers(self, request: Request) -> None:
+    def _run_on_workers(self, request: Request) -> None:
         # Here, because a run that finds nothing new is to load neither Ray nor torch.
-        from jobs.cluster_run import connect, missing_resources, train
+        from jobs.cluster_run import connect_ray, describe_missing_resources, train_on_ray
 
         if not self._connected:
-            connect()
+            connect_ray()
             self._connected = True
-            if (missing := missing_resources(request)) is not None:
+            if (missing := describe_missing_resources(request)) is not None:
                 print(f"waiting for the cluster: {missing}", flush=True)
-        train(request, self._runs, attempt=self._attempt)
+        train_on_ray(request, self._runs, attempt=self._attempt)
 
-    def _tell(self, event: str, **facts: Any) -> None:
+    def _emit_event(self, event: str, **facts: Any) -> None:
         self._runs.events.append({"event": event, "time": time.time(), **facts})
 
 
-def _named(label: str) -> tuple[str, int]:
+def _split_label(label: str) -> tuple[str, int]:
     name, version = split_name(label)
     assert version is not None
     return name, version

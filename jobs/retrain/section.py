@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import Field
 
 from jobs.metric import METRICS, Metric
-from jobs.spec import Frozen
+from jobs.spec import StrictModel
 
 START_PATTERN = r"^(?:current|scratch|v[1-9][0-9]{0,8})$"
 
 
-class GateSection(Frozen):
+class GateSection(StrictModel):
     """What a new adapter must reach before the bare name means it. NaN reaches nothing."""
 
     metric: Metric = "eval_loss"
@@ -26,21 +26,21 @@ class GateSection(Frozen):
     tolerance: float | None = Field(default=0.05, ge=0)
     """The share by which it may be worse than the baseline on the rows that the baseline was judged
     by when it was trained; null: they are not looked at."""
-    gone: Literal["ignore", "refuse"] = "ignore"
+    missing_rows: Literal["ignore", "refuse"] = "ignore"
     """Where those rows are not there any more: pass over them, or let nothing pass."""
 
     @property
-    def measured(self) -> str:
+    def evaluation_key(self) -> str:
         """What an evaluation calls the metric."""
         return METRICS[self.metric][0]
 
     @property
-    def falling(self) -> bool:
+    def lower_is_better(self) -> bool:
         """Whether less of it is better."""
         return METRICS[self.metric][1] == "min"
 
 
-class RetrainSection(Frozen):
+class RetrainSection(StrictModel):
     """New rows are looked for, learnt, judged, and what passes the gate is promoted."""
 
     start: str = Field(default="current", pattern=START_PATTERN)

@@ -6,46 +6,46 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from jobs.search.rows import Row
+from jobs.search.rows import TrialRecord
 from jobs.store.runs import RunStore
 
 
-class Diary:
+class TrialLog:
     """The rows of a search, in memory and in `runs/<search>/events.jsonl`."""
 
     def __init__(self, runs: RunStore) -> None:
         self._runs = runs
-        self._rows: dict[int, Row] = {}
-        self.spent = 0.0
+        self._records: dict[int, TrialRecord] = {}
+        self.previous_seconds = 0.0
         """Seconds that earlier tries of the search took."""
         for event in runs.events.tail(0)[0]:
             if event.get("event") == "trial":
-                row = Row.of(event["row"])
-                self._rows[row.number] = row
-                self.spent = max(self.spent, float(event.get("spent", 0.0)))
-        self._began = time.monotonic()
+                record = TrialRecord.from_dict(event["row"])
+                self._records[record.number] = record
+                self.previous_seconds = max(self.previous_seconds, float(event.get("spent", 0.0)))
+        self._started_at = time.monotonic()
 
     @property
-    def rows(self) -> list[Row]:
+    def records(self) -> list[TrialRecord]:
         """In the order of their numbers."""
-        return [self._rows[number] for number in sorted(self._rows)]
+        return [self._records[number] for number in sorted(self._records)]
 
-    def row(self, number: int) -> Row | None:
+    def get_record(self, number: int) -> TrialRecord | None:
         """One trial's row, if it was ever proposed."""
-        return self._rows.get(number)
+        return self._records.get(number)
 
-    def seconds(self) -> float:
+    def count_seconds(self) -> float:
         """Since the search began, what earlier tries took counted."""
-        return self.spent + time.monotonic() - self._began
+        return self.previous_seconds + time.monotonic() - self._started_at
 
-    def tokens(self) -> int:
+    def count_tokens(self) -> int:
         """Trained on, over all trials."""
-        return sum(row.tokens for row in self._rows.values())
+        return sum(record.tokens for record in self._records.values())
 
-    def write(self, row: Row, **changes: Any) -> Row:
+    def write(self, record: TrialRecord, **changes: Any) -> TrialRecord:
         """Keeps a row as it is now."""
-        row = replace(row, **changes)
-        self._rows[row.number] = row
-        told = {"event": "trial", "time": time.time(), "spent": self.seconds()}
-        self._runs.events.append({**told, "row": row.plain()})
-        return row
+        record = replace(record, **changes)
+        self._records[record.number] = record
+        event = {"event": "trial", "time": time.time(), "spent": self.count_seconds()}
+        self._runs.events.append({**event, "row": record.to_dict()})
+        return record

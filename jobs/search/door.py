@@ -13,23 +13,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.federate.door import FEDERATION, Federated, is_federated, validate_federated
+from jobs.federate.door import FEDERATION, FederatedSpec, is_federated, validate_federated
 from jobs.federate.section import FederationSection
-from jobs.metric import METRICS, reported_by
-from jobs.preflight import absolute
+from jobs.metric import METRICS, list_metrics
+from jobs.preflight import make_paths_absolute
 from jobs.search.section import Domain, SearchSection
-from jobs.spec import Spec
-from jobs.spec_file import dump_mapping, known_keys, put, read_raw, unknown_key, validate_spec
+from jobs.spec import RunSpec
+from jobs.spec_file import dump_mapping, list_keys, set_key, read_raw_spec, suggest_key, validate_spec
 
-FIXED = ("name", "store", "model.task", "data.format", "data.eval", "data.eval_fraction")
+FIXED_KEYS = ("name", "store", "model.task", "data.format", "data.eval", "data.eval_fraction")
 """Keys that all trials of a search share: what they are, and what they are judged by."""
-MOST_TRIALS = 10_000
-WORKERS = "cluster.workers"
-ELASTIC = (
+MAX_TRIALS = 10_000
+WORKERS_KEY = "cluster.workers"
+ELASTIC_FAULT = (
     "a trial has a fixed number of workers",
     "Give one number: a search has many trials to fill a cluster with.",
 )
-LIVE = (
+LIVE_KEYS = (
     "train.learning_rate",
     "train.sparse_learning_rate",
     "train.weight_decay",
@@ -39,109 +39,109 @@ LIVE = (
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchSpec:
     """What a user asked for: the spec of every trial before its own values, and the search."""
 
     raw: Mapping[str, Any]
-    spec: Spec
+    spec: RunSpec
     """The default trial."""
     section: SearchSection
     federation: FederationSection | None = None
     """Where every trial is one of many clients."""
 
-    def trial(self, config: Mapping[str, Any], **more: Any) -> Spec:
+    def make_trial_spec(self, config: Mapping[str, Any], **more: Any) -> RunSpec:
         """A trial's spec. Raises InputError, also where two values exclude each other."""
-        found = self.federated({**config, **more})
-        return found.spec if found else validate_spec(self._raw({**config, **more}))
+        federated = self.make_federated_trial({**config, **more})
+        return federated.spec if federated else validate_spec(self._merge_config({**config, **more}))
 
-    def federated(self, config: Mapping[str, Any]) -> Federated | None:
+    def make_federated_trial(self, config: Mapping[str, Any]) -> FederatedSpec | None:
         """A trial's spec and federation; None where it is a training of one. Raises InputError."""
-        return validate_federated(self._raw(config)) if self.federation else None
+        return validate_federated(self._merge_config(config)) if self.federation else None
 
-    def _raw(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def _merge_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         raw = copy.deepcopy(dict(self.raw))
         for key, value in config.items():
-            put(raw, key.split("."), list(value) if isinstance(value, tuple) else value)
+            set_key(raw, key.split("."), list(value) if isinstance(value, tuple) else value)
         return raw
 
-    def text(self) -> str:
+    def to_yaml(self) -> str:
         """The whole search as YAML, defaults written out: what it records, and is resumed by."""
         section = self.section.model_dump(mode="json", exclude_none=True)
-        found = Federated(self.spec, self.federation) if self.federation else None
-        plain = found.values() if found else self.spec.model_dump(mode="json")
-        return dump_mapping({**plain, "search": section})
+        federated = FederatedSpec(self.spec, self.federation) if self.federation else None
+        values = federated.to_values() if federated else self.spec.model_dump(mode="json")
+        return dump_mapping({**values, "search": section})
 
 
-def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:
+def load_search(path: Path, overrides: Sequence[str] = ()) -> SearchSpec:
     """Read and check a search. Raises InputError with every fault of its spec and its section."""
-    found = validate_search(read_raw(path, overrides))
+    search = validate_search(read_raw_spec(path, overrides))
     # With whole paths: Ray runs its job in another directory than its user's.
-    spec = absolute(found.spec)
-    if found.federation is None:
-        return Search(spec.model_dump(mode="json"), spec, found.section)
-    raw = Federated(spec, found.federation).values()
-    return Search(raw, spec, found.section, found.federation)
+    spec = make_paths_absolute(search.spec)
+    if search.federation is None:
+        return SearchSpec(spec.model_dump(mode="json"), spec, search.section)
+    raw = FederatedSpec(spec, search.federation).to_values()
+    return SearchSpec(raw, spec, search.section, search.federation)
 
 
-def validate_search(raw: Mapping[str, Any]) -> Search:
+def validate_search(raw: Mapping[str, Any]) -> SearchSpec:
     """A Search of plain values. Raises InputError."""
     rest = {key: value for key, value in raw.items() if key != "search"}
     faults = list[Fault]()
     spec = section = federation = None
     try:
         if is_federated(rest):
-            asked = validate_federated(rest)
-            spec, federation = asked.spec, asked.section
+            federated = validate_federated(rest)
+            spec, federation = federated.spec, federated.section
         else:
             spec = validate_spec(rest)
-    except InputError as wrong:
-        faults += wrong.faults
+    except InputError as error:
+        faults += error.faults
     if not isinstance(raw.get("search"), dict):
         remedy = "As in jobs/examples/search.yaml."
         faults.append(Fault("search", "missing: what is searched, and how", remedy))
     else:
-        section, more = _section(_flat(raw["search"]))
-        faults += more
+        section, extra_faults = _parse_section(_flatten_space(raw["search"]))
+        faults += extra_faults
     if section is not None:
-        faults += _shape_faults(section)
+        faults += _check_domains(section)
     if spec is not None and section is not None:
-        found = Search(rest, spec, section, federation)
-        faults += [*_space_faults(found), *_sense_faults(found)]
+        search = SearchSpec(rest, spec, section, federation)
+        faults += [*_check_space(search), *_check_combinations(search)]
         if not faults:
-            return found
+            return search
     # One a key, the first: what is wrong with a domain is no news again as a value of the spec.
     raise InputError(list({fault.key: fault for fault in reversed(faults)}.values())[::-1])
 
 
-def _flat(raw: dict[str, Any]) -> dict[str, Any]:
+def _flatten_space(raw: dict[str, Any]) -> dict[str, Any]:
     """The section with whole keys in its space: `--set` and some hands write them nested."""
     space = raw.get("space")
-    sections = {key.rpartition(".")[0] for key in known_keys()} - {WORKERS}
+    sections = {key.rpartition(".")[0] for key in list_keys()} - {WORKERS_KEY}
 
-    def walk(inner: dict[Any, Any], prefix: str) -> Iterator[tuple[Any, Any]]:
+    def walk_keys(inner: dict[Any, Any], prefix: str) -> Iterator[tuple[Any, Any]]:
         for name, value in inner.items():
             key = f"{prefix}{name}" if isinstance(name, str) else name
             nested = isinstance(value, dict) and value and not {*value} & {*Domain.model_fields}
             if nested and key in sections:
-                yield from walk(value, f"{key}.")
+                yield from walk_keys(value, f"{key}.")
             else:
                 yield key, value
 
-    return {**raw, "space": dict(walk(space, ""))} if isinstance(space, dict) else raw
+    return {**raw, "space": dict(walk_keys(space, ""))} if isinstance(space, dict) else raw
 
 
-def _section(raw: Mapping[str, Any]) -> tuple[SearchSection | None, list[Fault]]:
+def _parse_section(raw: Mapping[str, Any]) -> tuple[SearchSection | None, list[Fault]]:
     try:
         return SearchSection.model_validate(raw), []
-    except ValidationError as refused:
+    except ValidationError as failure:
         by_key: dict[str, list[str]] = {}
-        for error in refused.errors(include_url=False):
+        for error in failure.errors(include_url=False):
             key = ".".join(["search", *(str(part) for part in error["loc"])])
-            by_key.setdefault(key, []).append(_said(key, error["type"], error["msg"]))
-        return None, [Fault(key, said[0], "See docs/search.md.") for key, said in by_key.items()]
+            by_key.setdefault(key, []).append(_translate_message(key, error["type"], error["msg"]))
+        return None, [Fault(key, messages[0], "See docs/search.md.") for key, messages in by_key.items()]
 
 
-def _said(key: str, kind: str, message: str) -> str:
+def _translate_message(key: str, kind: str, message: str) -> str:
     if kind == "too_short" and key == "search.space":
         return "empty: there is nothing to search over"
     if kind in ("missing", "too_long") and key.startswith("search.space."):
@@ -157,24 +157,24 @@ def _said(key: str, kind: str, message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _shape_faults(section: SearchSection) -> Iterator[Fault]:
+def _check_domains(section: SearchSection) -> Iterator[Fault]:
     """Of the section alone: domains that are none, and what excludes each other."""
     for key, domain in section.space.items():
-        where = f"search.space.{key}"
-        given = [name for name in Domain.model_fields if getattr(domain, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "nothing"
+        path = f"search.space.{key}"
+        kinds = [name for name in Domain.model_fields if getattr(domain, name) is not None]
+        if len(kinds) != 1:
+            listing = " and ".join(kinds) or "nothing"
             yield Fault(
-                where, f"{found} is given", f"Give one of {', '.join(Domain.model_fields)}."
+                path, f"{listing} is given", f"Give one of {', '.join(Domain.model_fields)}."
             )
             continue
-        yield from _range_faults(where, domain)
-        yield from _listed_faults(where, domain)
+        yield from _check_range(path, domain)
+        yield from _check_listed(path, domain)
         if section.algorithm == "grid" and domain.finite is None:
-            yield Fault(where, f"{domain.kind} has no end", "List its values, or don't use grid.")
+            yield Fault(path, f"{domain.kind} has no end", "List its values, or don't use grid.")
         if section.algorithm == "tpe" and domain.grid is not None:
-            yield Fault(where, "tpe does not cross grids", "Use choice.")
-    yield from _grid_faults(section)
+            yield Fault(path, "tpe does not cross grids", "Use choice.")
+    yield from _check_grid(section)
     if section.also_minimise and section.algorithm != "tpe":
         problem = f"{section.algorithm} weighs one objective"
         yield Fault(
@@ -182,79 +182,79 @@ def _shape_faults(section: SearchSection) -> Iterator[Fault]:
         )
 
 
-def _grid_faults(section: SearchSection) -> Iterator[Fault]:
-    whole = section.algorithm == "grid" and section.samples is None
+def _check_grid(section: SearchSection) -> Iterator[Fault]:
+    is_exhaustive = section.algorithm == "grid" and section.samples is None
     trials = math.prod(len(domain.finite or ()) for domain in section.space.values())
-    if whole and trials > MOST_TRIALS:
+    if is_exhaustive and trials > MAX_TRIALS:
         problem = f"the grid has {trials:,} trials"
         yield Fault("search.space", problem, "List fewer values, or set samples.")
 
 
-def _listed_faults(where: str, domain: Domain) -> Iterator[Fault]:
+def _check_listed(path: str, domain: Domain) -> Iterator[Fault]:
     listed = domain.choice or domain.grid or ()
-    twice = [value for at, value in enumerate(listed) if value in listed[:at]]
-    if twice:
-        yield Fault(where, f"{twice[0]!r} is listed twice", "A trial is never run twice.")
+    duplicates = [value for index, value in enumerate(listed) if value in listed[:index]]
+    if duplicates:
+        yield Fault(path, f"{duplicates[0]!r} is listed twice", "A trial is never run twice.")
 
 
-def _range_faults(where: str, domain: Domain) -> Iterator[Fault]:
+def _check_range(path: str, domain: Domain) -> Iterator[Fault]:
     if domain.choice is not None or domain.grid is not None:
         return
     low, high = domain.randint or domain.bounds
     if low >= high:
-        yield Fault(where, f"{low} is not below {high}", "Write the lower one first.")
+        yield Fault(path, f"{low} is not below {high}", "Write the lower one first.")
     if domain.kind == "loguniform" and low <= 0:
-        yield Fault(where, f"{low} has no logarithm", "Start above 0, or use uniform.")
+        yield Fault(path, f"{low} has no logarithm", "Start above 0, or use uniform.")
 
 
-def _space_faults(search: Search) -> Iterator[Fault]:
+def _check_space(search: SearchSpec) -> Iterator[Fault]:
     """Of the keys and their values, each tried in the spec."""
-    known = _keys(search)
+    known = _list_searchable_keys(search)
     for key, domain in search.section.space.items():
-        where = f"search.space.{key}"
+        path = f"search.space.{key}"
         if key not in known:
-            nearest = unknown_key(key)
-            yield Fault(where, nearest.problem, nearest.remedy)
-        elif key != WORKERS and any(name.startswith(f"{key}.") for name in known):
-            yield Fault(where, "a section, not a key", f"Name a key of it, as {key}.… .")
-        elif key.startswith(f"{WORKERS}.") or not _fixed_workers(key, domain):
-            yield Fault(where, *ELASTIC)
-        elif key in FIXED:
-            yield Fault(where, "the same for all trials", "Search over another key.")
-        elif _one_domain(domain):
-            yield from _value_faults(search, key, where, domain)
+            suggestion = suggest_key(key)
+            yield Fault(path, suggestion.problem, suggestion.remedy)
+        elif key != WORKERS_KEY and any(name.startswith(f"{key}.") for name in known):
+            yield Fault(path, "a section, not a key", f"Name a key of it, as {key}.… .")
+        elif key.startswith(f"{WORKERS_KEY}.") or not _is_fixed(key, domain):
+            yield Fault(path, *ELASTIC_FAULT)
+        elif key in FIXED_KEYS:
+            yield Fault(path, "the same for all trials", "Search over another key.")
+        elif _has_single_kind(domain):
+            yield from _check_values(search, key, path, domain)
 
 
-def _keys(search: Search) -> list[str]:
+def _list_searchable_keys(search: SearchSpec) -> list[str]:
     """What may vary: keys of the spec, and of a federation its own."""
     if search.federation is None:
-        return known_keys()
-    return [*known_keys(), *(f"{FEDERATION}.{name}" for name in FederationSection.model_fields)]
+        return list_keys()
+    return [*list_keys(), *(f"{FEDERATION}.{name}" for name in FederationSection.model_fields)]
 
 
-def _fixed_workers(key: str, domain: Domain) -> bool:
+def _is_fixed(key: str, domain: Domain) -> bool:
     listed = domain.choice or domain.grid or ()
-    return key != WORKERS or not any(isinstance(value, dict) for value in listed)
+    return key != WORKERS_KEY or not any(isinstance(value, dict) for value in listed)
 
 
-def _one_domain(domain: Domain) -> bool:
+def _has_single_kind(domain: Domain) -> bool:
     return sum(getattr(domain, name) is not None for name in Domain.model_fields) == 1
 
 
-def _value_faults(search: Search, key: str, where: str, domain: Domain) -> Iterator[Fault]:
-    for value in domain.ends():
+def _check_values(search: SearchSpec, key: str, path: str, domain: Domain) -> Iterator[Fault]:
+    for value in domain.list_ends():
         try:
-            search.trial({key: value})
-        except InputError as wrong:
+            search.make_trial_spec({key: value})
+        except InputError as error:
             # Keys that exclude each other are told by the plan of the trial that has both.
-            own = [fault for fault in wrong.faults if fault.key.startswith(key)]
+            own = [fault for fault in error.faults if fault.key.startswith(key)]
             for fault in own[:1]:
-                yield Fault(where, fault.problem, fault.remedy)
+                yield Fault(path, fault.problem, fault.remedy)
 
 
-def _sense_faults(search: Search) -> Iterator[Fault]:
+def _check_combinations(search: SearchSpec) -> Iterator[Fault]:
     spec, section = search.spec, search.section
-    names = reported_by(spec.model.task)
+    names = list_metrics(spec.model.task)
     if section.metric not in names:
         problem = f"{spec.model.task} does not report {section.metric}"
         yield Fault("search.metric", problem, f"Use {' or '.join(names)}.")
@@ -271,7 +271,7 @@ def _sense_faults(search: Search) -> Iterator[Fault]:
         problem = "hyperband divides train.steps among trials, and epochs are counted by them"
         yield Fault("train.steps", problem, "Set it, or use asha.")
     if search.federation is not None:
-        yield from _federation_faults(search)
+        yield from _check_federation(search)
     if section.scheduler == "pbt" and section.max_concurrent is not None:
         problem = "pbt keeps all its trials open, and trains as many as the cluster has room for"
         yield Fault("search.max_concurrent", problem, "Leave it out.")
@@ -280,22 +280,22 @@ def _sense_faults(search: Search) -> Iterator[Fault]:
         yield Fault("search.algorithm", problem, "Use random, or asha.")
     if section.scheduler == "pbt":
         for key in section.space:
-            if key not in LIVE:
+            if key not in LIVE_KEYS:
                 problem = "pbt hands a trained state to other values, and this one shapes it"
-                remedy = f"Search over {', '.join(LIVE)}, or use asha."
+                remedy = f"Search over {', '.join(LIVE_KEYS)}, or use asha."
                 yield Fault(f"search.space.{key}", problem, remedy)
     if section.budget.cost is not None and spec.cluster.machine.price_per_hour is None:
         remedy = "Set cluster.machine.price_per_hour."
         yield Fault("search.budget.cost", "no machine's price is known", remedy)
     if isinstance(spec.cluster.workers, int) is False:
-        yield Fault(WORKERS, *ELASTIC)
+        yield Fault(WORKERS_KEY, *ELASTIC_FAULT)
 
 
-def _federation_faults(search: Search) -> Iterator[Fault]:
+def _check_federation(search: SearchSpec) -> Iterator[Fault]:
     """A trial of many clients is one worker's, which plays all of them."""
-    if search.spec.workers != 1 or WORKERS in search.section.space:
+    if search.spec.workers != 1 or WORKERS_KEY in search.section.space:
         problem = "a trial of a federation has one site, which plays all clients"
-        yield Fault(WORKERS, problem, "Use 1: a search has many trials to fill a cluster with.")
+        yield Fault(WORKERS_KEY, problem, "Use 1: a search has many trials to fill a cluster with.")
     if search.section.scheduler in ("pbt", "hyperband"):
         problem = f"{search.section.scheduler} counts optimiser steps, and a federation rounds"
         yield Fault("search.scheduler", problem, "Use asha, or none.")

@@ -8,67 +8,67 @@ from typing import Any
 
 import torch
 
-from jobs.federate.rows import partition_of
-from jobs.federate.server import Federation
+from jobs.federate.rows import make_request_partition
+from jobs.federate.server import FederationServer
 from jobs.federate.sites import LocalSites
-from jobs.search.order import Order, Report
-from jobs.search.sharing import FIRST, Shelf
+from jobs.search.order import TrialTask, TrialReport
+from jobs.search.sharing import FIRST_EVALUATION, SharedCache
 from jobs.search.trial import StoppedEarly
 from jobs.store.manifest import Manifest
 from jobs.store.runs import LEDGER, RunStore
 
 
-class FederatedTrial(Federation):
+class FederatedTrial(FederationServer):
     """It reports its evaluations, may be stopped, and ends with a checkpoint and no commit."""
 
     def __init__(
-        self, order: Order, *told: Any, search: RunStore, tell: Callable[[Report], bool]
+        self, task: TrialTask, *args: Any, search: RunStore, send_report: Callable[[TrialReport], bool]
     ) -> None:
-        super().__init__(order.request, *told)
-        self._order, self._shelf, self._tell_search = order, Shelf(search), tell
-        self._fresh = dict[str, float]()
+        super().__init__(task.request, *args)
+        self._task, self._shared_cache, self._send_report = task, SharedCache(search), send_report
+        self._new_metrics = dict[str, float]()
 
     def _measure(self, at: str) -> dict[str, float] | None:
-        key = self._order.keys.first
-        if at == "before" and FIRST in self._order.have:
-            measured: dict[str, float] = json.loads(self._shelf.get(FIRST, key))
-            self.evaluations[at] = measured
-            self.record.evaluation(at, self.round, measured, 0.0)
+        key = self._task.keys.first_evaluation
+        if at == "before" and FIRST_EVALUATION in self._task.available:
+            metrics: dict[str, float] = json.loads(self._shared_cache.get(FIRST_EVALUATION, key))
+            self.evaluations[at] = metrics
+            self.recorder.record_evaluation(at, self.round, metrics, 0.0)
             return None
-        found = super()._measure(at)
-        if found is not None and at == "before":
-            self._shelf.put(FIRST, key, json.dumps(found).encode())
-        self._fresh = found or {}
-        return found
+        measured = super()._measure(at)
+        if measured is not None and at == "before":
+            self._shared_cache.put(FIRST_EVALUATION, key, json.dumps(measured).encode())
+        self._new_metrics = measured or {}
+        return measured
 
-    def _after_round(self, *told: Any) -> None:
-        self._fresh = {}
-        super()._after_round(*told)
-        if self._fresh:
+    def _after_round(self, *args: Any) -> None:
+        self._new_metrics = {}
+        super()._after_round(*args)
+        if self._new_metrics:
             self.saver.wait()
-            if not self._tell_search(Report(self.round, self._fresh, self.ledger["tokens"])):
+            if not self._send_report(TrialReport(self.round, self._new_metrics, self.ledger["tokens"])):
                 raise StoppedEarly
 
     def _commit(self) -> Manifest | None:
         self.ledger.close(self.plan, self.round * self.section.local_steps)
-        self.record.paper(LEDGER, self.ledger)
+        self.recorder.write_json(LEDGER, self.ledger)
         return None
 
 
-def federated(
-    order: Order,
+def run_federated_trial(
+    task: TrialTask,
     runs: RunStore,
     device: torch.device,
     *,
     search: RunStore,
-    tell: Callable[[Report], bool],
-) -> Report:
+    send_report: Callable[[TrialReport], bool],
+) -> TrialReport:
     """The trial from where its run is, to its end."""
-    sites = LocalSites(order.request, runs.store, device)
-    split = partition_of(order.request)
-    trial = FederatedTrial(order, runs, sites, split, search=search, tell=tell)
+    sites = LocalSites(task.request, runs.store, device)
+    partition = make_request_partition(task.request)
+    trial = FederatedTrial(task, runs, sites, partition, search=search, send_report=send_report)
     try:
         trial.run()
     finally:
         trial.saver.close()
-    return Report(trial.round, trial.evaluations["end"], trial.ledger["tokens"], ended=True)
+    return TrialReport(trial.round, trial.evaluations["end"], trial.ledger["tokens"], ended=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.request import Request
-from jobs.search.sharing import Keys
+from jobs.search.sharing import SharingKeys
 
 
 @dataclass(frozen=True)
-class Order:
+class TrialTask:
     """One trial for one worker. Crosses processes by pickle."""
 
     request: Request
@@ -19,39 +19,39 @@ class Order:
     """The search's run id, below which lies what trials share."""
     metric: str
     """What an evaluation calls the search's metric."""
-    keys: Keys
-    have: frozenset[str] = frozenset()
+    keys: SharingKeys
+    available: frozenset[str] = frozenset()
     """What was there already when the trial began: all its workers must think alike."""
 
 
 @dataclass(frozen=True)
-class Report:
+class TrialReport:
     """An evaluation on the way, or the end."""
 
     step: int
     metrics: dict[str, float]
     tokens: int
     ended: bool = False
-    failed: str = ""
+    failure: str = ""
     """Why, where it failed in a way that would repeat."""
-    spoilt: bool = False
+    worker_unusable: bool = False
     """Whether its workers had better train nothing more."""
 
-    def plain(self) -> dict[str, Any]:
+    def to_result(self) -> dict[str, Any]:
         """For Tune, whose results are flat dictionaries."""
         return {
             **self.metrics,
             "step": self.step,
             "tokens": self.tokens,
             "ended": self.ended,
-            "failed": self.failed,
+            "failed": self.failure,
         }
 
 
-def comparable(report: Report, metric: str) -> Report:
+def reject_nonfinite_metric(report: TrialReport, metric: str) -> TrialReport:
     """The same, or the trial's end: a metric that is no number would be ranked anywhere."""
     value = report.metrics.get(metric, 0.0)
     if math.isfinite(value):
         return report
-    why = f"its {metric} became {value} at step {report.step}"
-    return replace(report, metrics={}, ended=True, failed=why)
+    failure = f"its {metric} became {value} at step {report.step}"
+    return replace(report, metrics={}, ended=True, failed=failure)

@@ -7,83 +7,83 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.errors import Fault, InputError
-from jobs.federate.check import check_federated
+from jobs.federate.check import check_federation
 from jobs.federate.section import FederationSection
 from jobs.plan import Plan
-from jobs.preflight import Checked, absolute, check, replanned
-from jobs.search.door import Search
-from jobs.search.rows import Row
-from jobs.search.section import Constraints
+from jobs.preflight import ValidatedRun, make_paths_absolute, validate_run, replan
+from jobs.search.door import SearchSpec
+from jobs.search.rows import TrialRecord
+from jobs.search.section import SearchConstraints
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTrial:
     """A trial that may run, and its row with the plan's figures."""
 
-    row: Row
-    checked: Checked
+    record: TrialRecord
+    validated: ValidatedRun
     federation: FederationSection | None = None
 
 
-def planned(search: Search, checked: Checked, row: Row) -> Planned | Row:
+def plan_trial(search: SearchSpec, validated: ValidatedRun, record: TrialRecord) -> PlannedTrial | TrialRecord:
     """The trial's plan, or its row as rejected, with the reason."""
     federation = None
     try:
-        asked = search.federated(row.config)
-        if asked is not None:
-            federation = asked.section
-            found = check_federated(replace(asked, spec=absolute(asked.spec))).checked
+        federated_spec = search.make_federated_trial(record.config)
+        if federated_spec is not None:
+            federation = federated_spec.section
+            trial_run = check_federation(replace(federated_spec, spec=make_paths_absolute(federated_spec.spec))).validated_run
         else:
-            spec = absolute(search.trial(row.config))
-            found = check(spec) if _elsewhere(row.config) else replanned(checked, spec, past=False)
-    except InputError as wrong:
-        return replace(row, status="rejected", reason=str(wrong.faults[0]))
-    row = replace(row, **costs(found.plan))
-    reason = broken(search.section.constraints, found.plan)
+            spec = make_paths_absolute(search.make_trial_spec(record.config))
+            trial_run = validate_run(spec) if _has_own_inputs(record.config) else replan(validated, spec, with_history=False)
+    except InputError as error:
+        return replace(record, status="rejected", reason=str(error.faults[0]))
+    record = replace(record, **compute_costs(trial_run.plan))
+    reason = find_violation(search.section.constraints, trial_run.plan)
     if reason is not None:
-        return replace(row, status="rejected", reason=reason)
-    return Planned(row, found, federation)
+        return replace(record, status="rejected", reason=reason)
+    return PlannedTrial(record, trial_run, federation)
 
 
-def _elsewhere(config: Mapping[str, Any]) -> bool:
+def _has_own_inputs(config: Mapping[str, Any]) -> bool:
     """Whether the trial has a model or data of its own, which nobody has looked at."""
     return any(key.startswith(("model.", "data.")) for key in config)
 
 
-def costs(plan: Plan) -> dict[str, Any]:
+def compute_costs(plan: Plan) -> dict[str, Any]:
     """The plan's figures under the names that rows have for them."""
-    seen = plan.prediction
+    estimate = plan.estimate
     return {
-        "trainable_share": max(plan.share(stage) for stage in plan.stages),
-        "node_bytes": float(seen.way.out) if seen and seen.way.out is not None else None,
-        "adapter_bytes": float(seen.adapter) if seen else None,
-        "memory_bytes": float(seen.way.memory.peak) if seen else None,
+        "trainable_share": max(plan.compute_share(stage) for stage in plan.stages),
+        "node_bytes": float(estimate.selected.egress) if estimate and estimate.selected.egress is not None else None,
+        "adapter_bytes": float(estimate.adapter) if estimate else None,
+        "memory_bytes": float(estimate.selected.memory.peak) if estimate else None,
     }
 
 
-def impossible(reasons: Sequence[str]) -> InputError:
+def make_infeasible_error(reasons: Sequence[str]) -> InputError:
     """Why no trial may run: the commonest of the plan's reasons, by its key."""
-    common = max(reasons, key=reasons.count)
-    key, _, problem = common.partition(": ")
-    all_of = f"{problem.rstrip('.')}; so it is in {reasons.count(common)} of {len(reasons)} trials"
-    return InputError([Fault(key, all_of, "Ease it, or search elsewhere.")])
+    commonest = max(reasons, key=reasons.count)
+    key, _, problem = commonest.partition(": ")
+    summary = f"{problem.rstrip('.')}; so it is in {reasons.count(commonest)} of {len(reasons)} trials"
+    return InputError([Fault(key, summary, "Ease it, or search elsewhere.")])
 
 
-def broken(limits: Constraints, plan: Plan) -> str | None:
+def find_violation(constraints: SearchConstraints, plan: Plan) -> str | None:
     """The first constraint that the plan breaks, in words."""
-    seen = plan.prediction
-    found = {
-        "trainable_share": max(plan.share(stage) for stage in plan.stages),
+    estimate = plan.estimate
+    figures = {
+        "trainable_share": max(plan.compute_share(stage) for stage in plan.stages),
         "node_bytes_per_step": max(
-            (seen.way.out_a_step(stage.name) for stage in plan.stages), default=0
+            (estimate.selected.sum_egress_per_step(stage.name) for stage in plan.stages), default=0
         )
-        if seen
+        if estimate
         else None,
-        "adapter_mb": seen.adapter / 1e6 if seen else None,
-        "memory_gb": seen.way.memory.peak / 1e9 if seen else None,
+        "adapter_mb": estimate.adapter / 1e6 if estimate else None,
+        "memory_gb": estimate.selected.memory.peak / 1e9 if estimate else None,
     }
-    for name, value in found.items():
-        limit = getattr(limits, name)
+    for name, value in figures.items():
+        limit = getattr(constraints, name)
         if limit is not None and value is not None and value > limit:
             return f"search.constraints.{name}: {value:.4g} is above {limit:g}"
     return None

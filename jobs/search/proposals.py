@@ -7,65 +7,65 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from jobs.model_files import model_digest
-from jobs.preflight import Checked
+from jobs.model_files import digest_model
+from jobs.preflight import ValidatedRun
 from jobs.request import Request
-from jobs.search.diary import Diary
-from jobs.search.door import Search
-from jobs.search.planned import Planned, planned
-from jobs.search.rows import Row
-from jobs.search.space import Config, count, drawn_ahead, learnt
-from jobs.search.trainable import ASKED, Asked
+from jobs.search.diary import TrialLog
+from jobs.search.door import SearchSpec
+from jobs.search.planned import PlannedTrial, plan_trial
+from jobs.search.rows import TrialRecord
+from jobs.search.space import Config, count_trials, list_precomputed_configs, propose_tpe
+from jobs.search.trainable import REQUEST_KEY, TrialRequest
 
 
-class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy may lean on
+class TrialProposer(Searcher):  # type: ignore[misc]  # Ray has no types that mypy may lean on
     """Proposes what has not ended yet, in an earlier try of the search or in this one."""
 
-    def __init__(self, search: Search, checked: Checked, diary: Diary, *, run: str) -> None:
+    def __init__(self, search: SearchSpec, validated: ValidatedRun, trial_log: TrialLog, *, run: str) -> None:
         super().__init__(metric="metric", mode=search.section.direction)
-        self._search, self._checked, self._diary, self._run = search, checked, diary, run
-        self._ahead = drawn_ahead(search.section)
-        self._count = count(search.section)
-        self._digests = {checked.spec.model.path: model_digest(checked.model.folder)}
-        self._next, self._live = 0, dict[str, int]()
-        self.over = False
+        self._search, self._validated, self._trial_log, self._run = search, validated, trial_log, run
+        self._precomputed = list_precomputed_configs(search.section)
+        self._count = count_trials(search.section)
+        self._digests = {validated.spec.model.path: digest_model(validated.model.folder)}
+        self._next_number, self._running = 0, dict[str, int]()
+        self.budget_exhausted = False
         """Set when the budget is spent: nothing more is proposed."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial that may run; what may not is a row of its own."""
-        while not self._over():
-            row = self._proposed(self._next)
-            if row is None:
+        while not self._is_over():
+            record = self._propose(self._next_number)
+            if record is None:
                 break
-            self._next += 1
-            if row.ended or (row.status == "waiting" and not self._room()):
+            self._next_number += 1
+            if record.is_finished or (record.status == "waiting" and not self._has_room()):
                 continue
-            found = planned(self._search, self._checked, row)
-            if isinstance(found, Row):
-                self._diary.write(found)
+            outcome = plan_trial(self._search, self._validated, record)
+            if isinstance(outcome, TrialRecord):
+                self._trial_log.write(outcome)
                 continue
-            self._diary.write(found.row)
-            self._live[trial_id] = row.number
-            return {ASKED: self._asked(found)}
+            self._trial_log.write(outcome.record)
+            self._running[trial_id] = record.number
+            return {REQUEST_KEY: self._make_request(outcome)}
         return str(Searcher.FINISHED)
 
-    def everything(self) -> list[Asked]:
+    def propose_all(self) -> list[TrialRequest]:
         """All that may still run at once, for a scheduler that wants its population whole."""
-        found = []
-        while isinstance(told := self.suggest(f"all-{self._next}"), dict):
-            found.append(told[ASKED])
-        return found
+        requests = []
+        while isinstance(suggestion := self.suggest(f"all-{self._next_number}"), dict):
+            requests.append(suggestion[REQUEST_KEY])
+        return requests
 
-    def left(self) -> bool:
+    def has_unfinished(self) -> bool:
         """Whether any trial has not ended, or was never proposed."""
-        known = (self._diary.row(number) for number in range(self._count))
-        return any(row is None or not row.ended for row in known)
+        known = (self._trial_log.get_record(number) for number in range(self._count))
+        return any(record is None or not record.is_finished for record in known)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """The rows are written by the watch, which is told more."""
-        self._live.pop(trial_id, None)
+        self._running.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the diary is in the store."""
@@ -73,47 +73,47 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray has no types that mypy m
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a search goes on from its diary."""
 
-    def _over(self) -> bool:
-        proposed = self._diary.row(self._next) is not None
-        return self.over or self._next >= self._count or not (proposed or self._room())
+    def _is_over(self) -> bool:
+        is_proposed = self._trial_log.get_record(self._next_number) is not None
+        return self.budget_exhausted or self._next_number >= self._count or not (is_proposed or self._has_room())
 
-    def _room(self) -> bool:
+    def _has_room(self) -> bool:
         """Whether the budget has another trial; one that ran when the search died has its place."""
-        most = self._search.section.budget.trials
-        begun = {r.number for r in self._diary.rows if r.status not in ("waiting", "rejected")}
-        return most is None or len(begun | {*self._live.values()}) < most
+        limit = self._search.section.budget.trials
+        started = {record.number for record in self._trial_log.records if record.status not in ("waiting", "rejected")}
+        return limit is None or len(started | {*self._running.values()}) < limit
 
-    def _proposed(self, number: int) -> Row | None:
+    def _propose(self, number: int) -> TrialRecord | None:
         """The trial of that number; None where all of a small space was proposed."""
-        known = self._diary.row(number)
+        known = self._trial_log.get_record(number)
         if known is not None:
             return known
-        if self._ahead is not None:
-            config: Config | None = self._ahead[number]
+        if self._precomputed is not None:
+            config: Config | None = self._precomputed[number]
         else:
-            config = learnt(self._search.section, number, self._diary.rows)
+            config = propose_tpe(self._search.section, number, self._trial_log.records)
         if config is None:
             return None
-        return self._diary.write(Row(number, config, run=f"{self._run}-t{number:03d}"))
+        return self._trial_log.write(TrialRecord(number, config, run=f"{self._run}-t{number:03d}"))
 
-    def _asked(self, found: Planned) -> Asked:
-        checked, row = found.checked, found.row
-        folder = checked.model.folder
-        path = checked.spec.model.path
-        digest = self._digests.setdefault(path, "") or model_digest(folder)
+    def _make_request(self, planned_trial: PlannedTrial) -> TrialRequest:
+        validated, record = planned_trial.validated, planned_trial.record
+        folder = validated.model.folder
+        path = validated.spec.model.path
+        digest = self._digests.setdefault(path, "") or digest_model(folder)
         self._digests[path] = digest
-        request = request_of(checked, row.run, digest, search=self._run)
-        request = dataclasses.replace(request, federation=found.federation)
-        return Asked(
-            row.number, dict(row.config), request, self._run, self._search.section.measured
+        request = make_run_request(validated, record.run, digest, search=self._run)
+        request = dataclasses.replace(request, federation=planned_trial.federation)
+        return TrialRequest(
+            record.number, dict(record.config), request, self._run, self._search.section.evaluation_key
         )
 
 
-def request_of(checked: Checked, run: str, digest: str, *, search: str) -> Request:
+def make_run_request(validated: ValidatedRun, run: str, digest: str, *, search: str) -> Request:
     """A trial's request: with checkpoints where the search looks at it."""
-    train = checked.spec.train
-    every = train.eval_every or train.checkpoint_every or 20
-    spec = checked.spec.model_copy(
-        update={"train": train.model_copy(update={"checkpoint_every": every})}
+    train = validated.spec.train
+    checkpoint_every = train.eval_every or train.checkpoint_every or 20
+    spec = validated.spec.model_copy(
+        update={"train": train.model_copy(update={"checkpoint_every": checkpoint_every})}
     )
-    return dataclasses.replace(checked, spec=spec).request(run, digest=digest, search=search)
+    return dataclasses.replace(validated, spec=spec).make_request(run, base_digest=digest, search=search)

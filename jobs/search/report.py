@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jobs.search import importance
-from jobs.search.pareto import Mode, front, has_metric
+from jobs.search.pareto import Mode, find_front, has_metric
 from jobs.search.report_figures import LABELLED, curves, drawable, importances, tradeoffs
 from jobs.search.report_page import Section, page
 from jobs.search.report_parallel import parallel
 from jobs.search.report_table import headline, trials
-from jobs.search.rows import Row
+from jobs.search.rows import TrialRecord
 
-MANY = 40
+MIN_FOR_FINDING = 40
 """Trials below which the importance of keys is a hint: it found the right one in 3 of 4 searches
 of 12 made-up trials, and in 9 of 10 of 40."""
 
 
-def html(
-    rows: Sequence[Row],
+def render_report(
+    rows: Sequence[TrialRecord],
     *,
     name: str,
     metric: str,
@@ -41,7 +41,7 @@ def html(
     )
 
 
-def _curves(rows: Sequence[Row], metric: str, mode: Mode) -> Section:
+def _curves(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Section:
     title = f"{metric} over the steps"
     if not any(row.curve for row in rows):
         return Section("curves", title, "No trial has been evaluated.")
@@ -50,11 +50,11 @@ def _curves(rows: Sequence[Row], metric: str, mode: Mode) -> Section:
     return Section("curves", title, told, curves(rows, metric, mode))
 
 
-def _tradeoffs(rows: Sequence[Row], metric: str, mode: Mode) -> Section:
+def _tradeoffs(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Section:
     title = "Quality against cost"
     if not drawable(rows):
         return Section("tradeoffs", title, "No trial came to a result.")
-    chosen = front(rows, mode)
+    chosen = find_front(rows, mode)
     numbers = ", ".join(str(number) for number in chosen)
     told = (
         f"On the Pareto front over {metric}, trainable share, bytes out of a node and the adapter's"
@@ -64,7 +64,7 @@ def _tradeoffs(rows: Sequence[Row], metric: str, mode: Mode) -> Section:
     return Section("tradeoffs", title, told, tradeoffs(rows, metric, mode))
 
 
-def _parallel(rows: Sequence[Row], metric: str, mode: Mode) -> Section:
+def _parallel(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Section:
     title = "What was tried, and what came of it"
     if not any(row.config for row in rows):
         return Section("parallel", title, "No trial has searched values.")
@@ -75,13 +75,13 @@ def _parallel(rows: Sequence[Row], metric: str, mode: Mode) -> Section:
     return Section("parallel", title, told, parallel(rows, metric, mode))
 
 
-def _importance(rows: Sequence[Row], mode: Mode) -> Section:
-    title, shares = "Importance of each key", importance.of(rows, mode)
+def _importance(rows: Sequence[TrialRecord], mode: Mode) -> Section:
+    title, shares = "Importance of each key", importance.compute_importances(rows, mode)
     if not shares:
-        few = f"Not told: it takes {importance.ENOUGH} trials with results that differ."
+        few = f"Not told: it takes {importance.MIN_TRIALS} trials with results that differ."
         return Section("importance", title, few)
     told = "How differently a key's values are spread among the best trials than among all."
     known = sum(has_metric(row) for row in rows)
-    if known < MANY:
+    if known < MIN_FOR_FINDING:
         told += f" From {known} trials this is a hint, not a finding."
     return Section("importance", title, told, importances(shares))

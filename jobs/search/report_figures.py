@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from jobs.search.pareto import COSTS, Mode, front, has_metric, judged
+from jobs.search.pareto import COSTS, Mode, find_front, has_metric, select_comparable
 from jobs.search.report_groups import (
     BEST,
     GOOD,
@@ -22,7 +22,7 @@ from jobs.search.report_groups import (
     legend,
     marked,
 )
-from jobs.search.rows import Row
+from jobs.search.rows import TrialRecord
 
 LABELLED = 30
 """Curves that still have room for their numbers."""
@@ -35,7 +35,7 @@ COST_TITLES = {
 }
 
 
-def curves(rows: Sequence[Row], metric: str, mode: Mode) -> Any:
+def curves(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Any:
     """The metric of every trial at each of its evaluations."""
     groups, drawn = grouped(rows, mode), legend()
     figure = go.Figure()
@@ -62,11 +62,11 @@ def curves(rows: Sequence[Row], metric: str, mode: Mode) -> Any:
     )
 
 
-def tradeoffs(rows: Sequence[Row], metric: str, mode: Mode) -> Any:
+def tradeoffs(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Any:
     """The metric against each cost; trials on the Pareto front are filled."""
     figure = make_subplots(rows=1, cols=len(COSTS), shared_yaxes=True, horizontal_spacing=0.04)
     for place, cost in enumerate(COSTS, start=1):
-        known = [row for row in judged(rows) if getattr(row, cost) is not None]
+        known = [row for row in select_comparable(rows) if getattr(row, cost) is not None]
         for name, look, numbers in _standings(rows, mode):
             points = [row for row in known if row.number in numbers]
             figure.add_scatter(
@@ -125,16 +125,16 @@ def axes(figure: Any, *, height: int) -> None:
     figure.update_yaxes(**quiet)
 
 
-def drawable(rows: Sequence[Row]) -> bool:
+def drawable(rows: Sequence[TrialRecord]) -> bool:
     """Whether any trial has a result to draw."""
-    return any(has_metric(row) for row in judged(rows))
+    return any(has_metric(row) for row in select_comparable(rows))
 
 
 def _standings(
-    rows: Sequence[Row], mode: Mode
+    rows: Sequence[TrialRecord], mode: Mode
 ) -> list[tuple[str, dict[str, Any], Collection[int]]]:
     """Names, markers and members; the best trial is drawn over its own place on the front."""
-    chosen, every = set(front(rows, mode)), {row.number for row in rows}
+    chosen, every = set(find_front(rows, mode)), {row.number for row in rows}
     first = {number for number, group in grouped(rows, mode).items() if group is BEST}
     return [
         ("not on the front", _marker("circle-open", OTHER), every - chosen),

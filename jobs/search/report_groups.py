@@ -8,9 +8,9 @@ from html import escape
 from math import ceil
 from typing import Any
 
-from jobs.search.pareto import Mode, best, has_metric, judged
-from jobs.search.rows import Row
-from jobs.search.wording import metric_text, short_names, value_text
+from jobs.search.pareto import Mode, find_best, has_metric, select_comparable
+from jobs.search.rows import TrialRecord
+from jobs.search.wording import format_metric, make_short_names, format_value
 
 INK = "#7d8590"
 """Readable on white and on black, for what the page's own colours do not reach."""
@@ -40,18 +40,18 @@ GROUPS = (UNENDED, OTHER, GOOD, BEST)
 """In the order of drawing: what matters most lies on top."""
 
 
-def grouped(rows: Sequence[Row], mode: Mode) -> dict[int, Group]:
+def grouped(rows: Sequence[TrialRecord], mode: Mode) -> dict[int, Group]:
     """The group of each trial, by its number."""
-    ended = sorted(judged(rows), key=lambda row: row.metric or 0.0, reverse=mode == "max")
+    ended = sorted(select_comparable(rows), key=lambda row: row.metric or 0.0, reverse=mode == "max")
     quarter = {row.number for row in ended[: ceil(len(ended) / 4)]}
-    top = best(rows, mode)
+    top = find_best(rows, mode)
     known = {row.number: GOOD if row.number in quarter else OTHER for row in ended}
     if top is not None:
         known[top.number] = BEST
     return {row.number: known.get(row.number, UNENDED) for row in rows}
 
 
-def by_group(rows: Iterable[Row], groups: Mapping[int, Group]) -> list[Row]:
+def by_group(rows: Iterable[TrialRecord], groups: Mapping[int, Group]) -> list[TrialRecord]:
     """The trials in the order of drawing."""
     return sorted(rows, key=lambda row: GROUPS.index(groups[row.number]))
 
@@ -68,10 +68,10 @@ def legend() -> Callable[[Group], dict[str, Any]]:
     return entry
 
 
-def described(row: Row, metric: str) -> str:
+def described(row: TrialRecord, metric: str) -> str:
     """What hovering over a trial tells, as the markup that plotly reads."""
-    names = short_names(list(row.config))
-    lines = [f"{names[key]} = {value_text(value)}" for key, value in row.config.items()]
+    names = make_short_names(list(row.config))
+    lines = [f"{names[key]} = {format_value(value)}" for key, value in row.config.items()]
     told = row.status if row.metric is None else f"{row.status}, {metric} {_metric(row)}"
     return "<br>".join(marked(line) for line in [f"trial {row.number}: {told}", *lines])
 
@@ -81,5 +81,5 @@ def marked(text: str) -> str:
     return escape(text if len(text) <= 80 else text[:79] + "…", quote=False)
 
 
-def _metric(row: Row) -> str:
-    return metric_text(row.metric) if has_metric(row) else "not a number"
+def _metric(row: TrialRecord) -> str:
+    return format_metric(row.metric) if has_metric(row) else "not a number"

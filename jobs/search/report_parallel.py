@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 from jobs.search.pareto import Mode, has_metric
 from jobs.search.report_figures import LOG_SPREAD, axes
 from jobs.search.report_groups import INK, by_group, described, grouped, legend, marked
-from jobs.search.rows import Row
-from jobs.search.wording import metric_text, short_names, value_text, varied_keys
+from jobs.search.rows import TrialRecord
+from jobs.search.wording import format_metric, make_short_names, format_value, list_varied_keys
 
 FEW = 8
 """Values that get a place each; more are a range."""
@@ -33,10 +33,10 @@ class Axis:
     ticks: tuple[tuple[float, str], ...]
 
 
-def parallel(rows: Sequence[Row], metric: str, mode: Mode) -> Any:
+def parallel(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Any:
     """The figure. The better the metric, the higher a line ends; without one it ends before."""
-    keys = varied_keys(rows)
-    names = short_names(keys)
+    keys = list_varied_keys(rows)
+    names = make_short_names(keys)
     all_axes = [_axis(names[key], [row.config.get(key) for row in rows]) for key in keys]
     all_axes.append(_metric_axis(metric, [row.metric for row in rows if has_metric(row)], mode))
     figure, groups, entry = go.Figure(), grouped(rows, mode), legend()
@@ -68,11 +68,11 @@ def _axis(title: str, values: Sequence[Any]) -> Axis:
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
     if numbers and len(different) > FEW:
-        return _range(title, values, value_text)
+        return _range(title, values, format_value)
     order = sorted(different.values(), key=None if numbers else _text)
     places = {_text(value): _share(at, len(order)) for at, value in enumerate(order)}
     shown = order if len(order) <= 2 * FEW else [order[0], order[-1]]
-    ticks = tuple((places[_text(value)], value_text(value)) for value in shown)
+    ticks = tuple((places[_text(value)], format_value(value)) for value in shown)
     return Axis(title, lambda value: places[_text(value)], ticks)
 
 
@@ -80,7 +80,7 @@ def _metric_axis(metric: str, values: Sequence[float | None], mode: Mode) -> Axi
     known = [value for value in values if value is not None]
     if not known:
         return Axis(metric, lambda value: 0.5, ())
-    axis = _range(metric, known, metric_text, log=False)
+    axis = _range(metric, known, format_metric, log=False)
     if mode == "max":
         return axis
     ticks = tuple((1 - place, text) for place, text in axis.ticks)

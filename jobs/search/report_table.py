@@ -6,23 +6,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from jobs.search.pareto import Mode, best, front
-from jobs.search.rows import ENDED, Row
+from jobs.search.pareto import Mode, find_best, find_front
+from jobs.search.rows import FINAL_STATUSES, TrialRecord
 from jobs.search.wording import (
-    bytes_text,
-    keys_of,
-    metric_text,
-    seconds_text,
-    share_text,
-    short_names,
-    value_text,
+    format_bytes,
+    list_keys,
+    format_metric,
+    format_seconds,
+    format_share,
+    make_short_names,
+    format_value,
 )
 
 STATUSES = ("done", "stopped", "failed", "rejected", "running", "waiting")
 GOAL = {"min": "the smaller the better", "max": "the larger the better"}
 
 
-def headline(rows: Sequence[Row], metric: str, mode: Mode, *, budget: Mapping[str, float]) -> str:
+def headline(rows: Sequence[TrialRecord], metric: str, mode: Mode, *, budget: Mapping[str, float]) -> str:
     """The best trial, what was spent, and how the trials ended, as a list of terms."""
     pairs = [
         ("Best trial", _best(rows, metric, mode)),
@@ -34,11 +34,11 @@ def headline(rows: Sequence[Row], metric: str, mode: Mode, *, budget: Mapping[st
     return f"<dl>{terms}</dl>"
 
 
-def trials(rows: Sequence[Row], metric: str, mode: Mode) -> str:
+def trials(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> str:
     """Every trial with all its figures; under it why it ended, where there is a reason."""
-    keys = keys_of(rows)
-    names = short_names(keys)
-    top, chosen = best(rows, mode), set(front(rows, mode))
+    keys = list_keys(rows)
+    names = make_short_names(keys)
+    top, chosen = find_best(rows, mode), set(find_front(rows, mode))
     heads = [
         _head("trial"), _head("status"), _head(metric, number=True),
         *(_head(names[key], title=key) for key in keys),
@@ -57,27 +57,27 @@ def trials(rows: Sequence[Row], metric: str, mode: Mode) -> str:
     )
 
 
-def _best(rows: Sequence[Row], metric: str, mode: Mode) -> str:
-    top = best(rows, mode)
+def _best(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> str:
+    top = find_best(rows, mode)
     if top is None:
         return "none: no trial came to a result"
-    names = short_names(list(top.config))
-    values = ", ".join(f"{names[key]} {value_text(value)}" for key, value in top.config.items())
+    names = make_short_names(list(top.config))
+    values = ", ".join(f"{names[key]} {format_value(value)}" for key, value in top.config.items())
     return (
         f'<a href="#trial-{top.number}">trial {top.number}</a>,'
-        f" <strong>{escape(metric)} {metric_text(top.metric)}</strong>"
+        f" <strong>{escape(metric)} {format_metric(top.metric)}</strong>"
         f"<small>{escape(values)}</small>"
     )
 
 
-def _counts(rows: Sequence[Row]) -> str:
+def _counts(rows: Sequence[TrialRecord]) -> str:
     counts: Counter[str] = Counter(row.status for row in rows)
     told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     return f"{len(rows)}<small>{told}</small>"
 
 
-def _spent(rows: Sequence[Row], budget: Mapping[str, float]) -> str:
-    ended = sum(row.status in ENDED for row in rows)
+def _spent(rows: Sequence[TrialRecord], budget: Mapping[str, float]) -> str:
+    ended = sum(row.status in FINAL_STATUSES for row in rows)
     tokens, seconds = sum(row.tokens for row in rows), sum(row.seconds for row in rows)
     parts = [
         f"{ended:,}{_limit(budget.get('trials'))} trials",
@@ -90,31 +90,31 @@ def _spent(rows: Sequence[Row], budget: Mapping[str, float]) -> str:
         if name not in ("trials", "tokens")
     ]
     rest = "; ".join([", ".join(parts), *others])
-    return f"{seconds_text(seconds)} of trials<small>{rest}</small>"
+    return f"{format_seconds(seconds)} of trials<small>{rest}</small>"
 
 
 def _limit(limit: float | None) -> str:
     return "" if limit is None else f" of {limit:,.15g}"
 
 
-def _place(row: Row, top: Row | None, chosen: set[int]) -> str:
+def _place(row: TrialRecord, top: TrialRecord | None, chosen: set[int]) -> str:
     if top is not None and row.number == top.number:
         return "best"
     return "front" if row.number in chosen else ""
 
 
-def _body(row: Row, keys: Sequence[str], *, place: str, columns: int) -> str:
+def _body(row: TrialRecord, keys: Sequence[str], *, place: str, columns: int) -> str:
     mark = f' <span class="place {place}">{place}</span>' if place else ""
-    values = [value_text(row.config[key]) if key in row.config else "–" for key in keys]
+    values = [format_value(row.config[key]) if key in row.config else "–" for key in keys]
     figures = [
-        share_text(row.trainable_share), bytes_text(row.node_bytes), bytes_text(row.adapter_bytes),
-        bytes_text(row.memory_bytes), f"{row.steps:,}", f"{row.tokens:,}",
-        seconds_text(row.seconds),
+        format_share(row.trainable_share), format_bytes(row.node_bytes), format_bytes(row.adapter_bytes),
+        format_bytes(row.memory_bytes), f"{row.steps:,}", f"{row.tokens:,}",
+        format_seconds(row.seconds),
     ]  # fmt: skip
     cells = [
         f'<th scope="row">{row.number}{mark}</th>',
         f'<td><span class="status {row.status}">{row.status}</span></td>',
-        _number(metric_text(row.metric)),
+        _number(format_metric(row.metric)),
         *(f"<td>{escape(value)}</td>" for value in values),
         *(_number(figure) for figure in figures),
     ]
@@ -124,7 +124,7 @@ def _body(row: Row, keys: Sequence[str], *, place: str, columns: int) -> str:
     )
 
 
-def _why(row: Row, columns: int) -> str:
+def _why(row: TrialRecord, columns: int) -> str:
     told = [escape(row.reason)] if row.reason else []
     if row.shared:
         told.append("taken over: " + escape(", ".join(row.shared)))

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from jobs.search.rows import Row
-from jobs.search.wording import keys_of
+from jobs.search.rows import TrialRecord
+from jobs.search.wording import list_keys
 
 COLUMNS: dict[str, pa.DataType] = {
     "number": pa.int64(),
@@ -33,52 +33,52 @@ COLUMNS: dict[str, pa.DataType] = {
     "shared": pa.list_(pa.string()),
 }
 """A row's fields. `config` holds all searched values as JSON; each has a column too."""
-PREFIX = "config."
+CONFIG_PREFIX = "config."
 """Before each searched key, so that no key can be mistaken for a field."""
-LARGEST = 2**63
+INT64_LIMIT = 2**63
 
 
-def write_parquet(path: str | Path, rows: Sequence[Row]) -> None:
+def write_parquet(path: str | Path, records: Sequence[TrialRecord]) -> None:
     """The file at `path`, whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    parquet.write_table(table_of(rows), partial)
+    parquet.write_table(build_table(records), partial)
     os.replace(partial, path)
 
 
-def read_parquet(path: str | Path) -> list[Row]:
+def read_parquet(path: str | Path) -> list[TrialRecord]:
     """The rows that `write_parquet` was given."""
     lines = parquet.read_table(path, columns=list(COLUMNS)).to_pylist()
-    return [Row.of(_plain(line)) for line in lines]
+    return [TrialRecord.from_dict(_parse_line(line)) for line in lines]
 
 
-def table_of(rows: Sequence[Row]) -> pa.Table:
+def build_table(records: Sequence[TrialRecord]) -> pa.Table:
     """The rows as columns: the fields first, then one column a searched key."""
-    assert set(COLUMNS) == {field.name for field in fields(Row)}, "a field without a column"
+    assert set(COLUMNS) == {field.name for field in fields(TrialRecord)}, "a field without a column"
     arrays = {
-        name: pa.array([_cell(row, name) for row in rows], kind) for name, kind in COLUMNS.items()
+        name: pa.array([_get_cell(record, name) for record in records], kind) for name, kind in COLUMNS.items()
     }
-    for key in keys_of(rows):
-        arrays[PREFIX + key] = _searched([row.config.get(key) for row in rows])
+    for key in list_keys(records):
+        arrays[CONFIG_PREFIX + key] = _build_column([record.config.get(key) for record in records])
     return pa.table(arrays)
 
 
-def _cell(row: Row, name: str) -> Any:
+def _get_cell(record: TrialRecord, name: str) -> Any:
     if name == "config":
-        return json.dumps(dict(row.config), default=str)
+        return json.dumps(dict(record.config), default=str)
     if name == "curve":
-        return [{"step": step, "value": value} for step, value in row.curve]
-    return getattr(row, name)
+        return [{"step": step, "value": value} for step, value in record.curve]
+    return getattr(record, name)
 
 
-def _plain(line: dict[str, Any]) -> dict[str, Any]:
+def _parse_line(line: dict[str, Any]) -> dict[str, Any]:
     curve = [(point["step"], point["value"]) for point in line["curve"]]
     return {**line, "config": json.loads(line["config"]), "curve": curve}
 
 
-def _searched(values: Sequence[Any]) -> pa.Array:
+def _build_column(values: Sequence[Any]) -> pa.Array:
     """One key's values: whole numbers, numbers, yes or no, or text where they are mixed."""
-    kinds = {_kind(value) for value in values if value is not None}
+    kinds = {_get_type(value) for value in values if value is not None}
     if kinds == {int, float}:
         kinds = {float}
         values = [None if value is None else float(value) for value in values]
@@ -86,14 +86,14 @@ def _searched(values: Sequence[Any]) -> pa.Array:
         kind = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}.get(*kinds)
         if kind is not None:
             return pa.array(values, kind)
-    return pa.array([_text(value) for value in values], pa.string())
+    return pa.array([_format_value(value) for value in values], pa.string())
 
 
-def _kind(value: Any) -> type:
-    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+def _get_type(value: Any) -> type:
+    if isinstance(value, int) and not -INT64_LIMIT <= value < INT64_LIMIT:
         return str
     return type(value)
 
 
-def _text(value: Any) -> str | None:
+def _format_value(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, default=str)

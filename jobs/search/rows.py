@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-Status = Literal["waiting", "running", "done", "stopped", "failed", "rejected"]
-ENDED: tuple[Status, ...] = ("done", "stopped", "failed", "rejected")
+TrialStatus = Literal["waiting", "running", "done", "stopped", "failed", "rejected"]
+FINAL_STATUSES: tuple[TrialStatus, ...] = ("done", "stopped", "failed", "rejected")
 """stopped: early, by the scheduler or the budget; rejected: by the plan, before it started."""
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRecord:
     """One trial. What is not known (yet) is None."""
 
     number: int
     """From 0, in the order in which trials were proposed."""
     config: Mapping[str, Any]
     """The searched keys and this trial's values, as `{"method.rank": 8}`."""
-    status: Status = "waiting"
+    status: TrialStatus = "waiting"
     run: str = ""
     """The trial's run in the store."""
     metric: float | None = None
@@ -45,16 +45,16 @@ class Row:
     """What it took over instead of doing it: 'scores', 'sparse stage', 'first evaluation'."""
 
     @property
-    def ended(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether nothing more will come of it."""
-        return self.status in ENDED
+        return self.status in FINAL_STATUSES
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From what `plain` gave, after JSON made lists of its tuples."""
-        curve = tuple((int(step), float(value)) for step, value in plain["curve"])
-        return cls(**{**plain, "curve": curve, "shared": tuple(plain["shared"])})
+        curve = tuple((int(step), float(value)) for step, value in values["curve"])
+        return cls(**{**values, "curve": curve, "shared": tuple(values["shared"])})

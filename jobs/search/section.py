@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from jobs.metric import METRICS, Metric
-from jobs.spec import Frozen
+from jobs.spec import StrictModel
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1, strict=False)]
 Bounds = Annotated[tuple[float, float], Field(strict=False)]
 
 
-class Domain(Frozen):
+class Domain(StrictModel):
     """The values of one key: exactly one of these."""
 
     choice: Values | None = None
@@ -44,18 +44,18 @@ class Domain(Frozen):
     @property
     def bounds(self) -> tuple[float, float]:
         """Of a range of real numbers."""
-        found = self.uniform if self.uniform is not None else self.loguniform
-        assert found is not None
-        return found
+        bounds = self.uniform if self.uniform is not None else self.loguniform
+        assert bounds is not None
+        return bounds
 
-    def ends(self) -> Sequence[Any]:
+    def list_ends(self) -> Sequence[Any]:
         """The values that tell whether all are allowed: each of a list, or the two outermost."""
         if self.randint is not None:
             return self.randint
         return self.finite if self.finite is not None else self.bounds
 
 
-class Budget(Frozen):
+class SearchBudget(StrictModel):
     """Where the search ends before its samples do. What runs then is stopped."""
 
     trials: int | None = Field(default=None, ge=1)
@@ -67,7 +67,7 @@ class Budget(Frozen):
     """In the currency of cluster.machine.price_per_hour."""
 
 
-class Constraints(Frozen):
+class SearchConstraints(StrictModel):
     """What no trial may exceed, by its plan; one that would is rejected before it starts."""
 
     trainable_share: float | None = Field(default=None, gt=0, le=1)
@@ -80,7 +80,7 @@ class Constraints(Frozen):
     """Peak of a worker, in GB of 10^9 bytes."""
 
 
-class SearchSection(Frozen):
+class SearchSection(StrictModel):
     """A search over any keys of the spec beside it."""
 
     space: Annotated[Mapping[str, Domain], Field(min_length=1)]
@@ -101,8 +101,8 @@ class SearchSection(Frozen):
     """Which trials are stopped early (asha, hyperband), or take over another's state (pbt)."""
     max_concurrent: int | None = Field(default=None, ge=1)
     """Trials at once; as many as the cluster has room for where it is not given."""
-    budget: Budget = Budget()
-    constraints: Constraints = Constraints()
+    budget: SearchBudget = SearchBudget()
+    constraints: SearchConstraints = SearchConstraints()
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @property
@@ -111,6 +111,6 @@ class SearchSection(Frozen):
         return self.mode or METRICS[self.metric][1]
 
     @property
-    def measured(self) -> str:
+    def evaluation_key(self) -> str:
         """What an evaluation calls the metric."""
         return METRICS[self.metric][0]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from jobs.search.diary import Diary
-from jobs.search.door import Search
-from jobs.search.leave import NEXT, REPORT, RESULTS
-from jobs.search.table import live
+from jobs.search.diary import TrialLog
+from jobs.search.door import SearchSpec
+from jobs.search.leave import NEXT_SPEC_FILE, REPORT_FILE, RESULTS_FILE
+from jobs.search.table import render_table
 from jobs.store.runs import RunStore
 
 
-def shown(search: Search, runs: RunStore, diary: Diary, adapter: str | None) -> None:
+def print_summary(search: SearchSpec, runs: RunStore, trial_log: TrialLog, adapter: str | None) -> None:
     """The trials, the best one's adapter, and the files."""
     console = Console(width=80, highlight=False)
-    console.print(live(diary.rows, search.section.metric, search.section.direction))
+    console.print(render_table(trial_log.records, search.section.metric, search.section.direction))
     if adapter is not None:
         console.print(f"committed {adapter}")
-    for name in (NEXT, RESULTS, REPORT):
+    for name in (NEXT_SPEC_FILE, RESULTS_FILE, REPORT_FILE):
         console.print(runs.store.url(runs.key(name)), soft_wrap=True)

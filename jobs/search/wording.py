@@ -7,27 +7,27 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import Any
 
-from jobs.search.rows import Row
+from jobs.search.rows import TrialRecord
 
 
-def value_text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A searched value, short enough for a table: numbers to four digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def metric_text(value: float | None) -> str:
+def format_metric(value: float | None) -> str:
     """The metric of a trial, or a dash."""
-    return "–" if value is None else f"{value:.4f}" if _plain_size(value) else f"{value:.4g}"
+    return "–" if value is None else f"{value:.4f}" if _is_plain_size(value) else f"{value:.4g}"
 
 
-def share_text(share: float | None) -> str:
+def format_share(share: float | None) -> str:
     """A share of the model's parameters."""
     return "–" if share is None else f"{share:.2%}"
 
 
-def bytes_text(count: float | None) -> str:
+def format_bytes(count: float | None) -> str:
     """Bytes for people: 512 B, 1.9 MB."""
     if count is None:
         return "–"
@@ -40,35 +40,35 @@ def bytes_text(count: float | None) -> str:
     return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def seconds_text(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """A time for people: 4 s, 3 min 12 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    return f"{total // 3600} h {total % 3600 // 60} min"
 
 
-def keys_of(rows: Iterable[Row]) -> list[str]:
+def list_keys(records: Iterable[TrialRecord]) -> list[str]:
     """Every searched key, in the order in which trials name them."""
-    return list(dict.fromkeys(key for row in rows for key in row.config))
+    return list(dict.fromkeys(key for record in records for key in record.config))
 
 
-def varied_keys(rows: Sequence[Row]) -> list[str]:
+def list_varied_keys(records: Sequence[TrialRecord]) -> list[str]:
     """The keys that tell trials apart; all of them where none does, as with a single trial."""
-    keys = keys_of(rows)
-    varied = [key for key in keys if len({repr(row.config.get(key)) for row in rows}) > 1]
+    keys = list_keys(records)
+    varied = [key for key in keys if len({repr(record.config.get(key)) for record in records}) > 1]
     return varied or keys
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
+def make_short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key, or all of it where two keys end alike."""
-    lasts = [key.rsplit(".", 1)[-1] for key in keys]
+    last_parts = [key.rsplit(".", 1)[-1] for key in keys]
     return {
-        key: last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)
+        key: last if last_parts.count(last) == 1 else key for key, last in zip(keys, last_parts, strict=True)
     }
 
 
-def _plain_size(value: float) -> bool:
+def _is_plain_size(value: float) -> bool:
     return value == 0 or (isfinite(value) and 0.001 <= abs(value) < 10_000)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from jobs.store.commit import commit
-from jobs.store.lineage import ancestors
-from jobs.store.listing import broken_adapters, list_adapters, resolve, split_name, survey
-from jobs.store.pointer import promote, promote_after, read_pointer, rollback, settle
+from jobs.store.lineage import list_ancestors
+from jobs.store.listing import list_broken_adapters, list_adapters, resolve_adapter, split_name, scan_adapters
+from jobs.store.pointer import promote, promote_after, read_pointer, rollback, promote_if_unset
 from jobs.store.pull import pull
-from jobs.store.removal import delete, gc
-from jobs.store.verify import verify
-from jobs.store.versions import all_versions, committed_versions
+from jobs.store.removal import delete_version, collect_garbage
+from jobs.store.verify import verify_adapter
+from jobs.store.versions import list_all_versions, list_versions
 
 __all__ = [
-    "all_versions",
-    "ancestors",
-    "broken_adapters",
+    "list_all_versions",
+    "list_ancestors",
+    "list_broken_adapters",
     "commit",
-    "committed_versions",
-    "delete",
-    "gc",
+    "list_versions",
+    "delete_version",
+    "collect_garbage",
     "list_adapters",
     "promote",
     "promote_after",
     "pull",
     "read_pointer",
-    "resolve",
+    "resolve_adapter",
     "rollback",
-    "settle",
+    "promote_if_unset",
     "split_name",
-    "survey",
-    "verify",
+    "scan_adapters",
+    "verify_adapter",
 ]

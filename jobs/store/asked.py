@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from jobs.errors import Fault, InputError, NotFound
+from jobs.errors import Fault, InputError, NotInStore
 from jobs.store.runs import RunStore
 
 
-def keep_asked(text: str, runs: RunStore, part: str, *, what: str) -> None:
+def pin_spec(text: str, runs: RunStore, name: str, *, kind: str) -> None:
     """Keeps `text` as the paper `part`. Raises InputError where the run was asked another.
 
     `what` the run is, for people: a retraining, a federation.
     """
     try:
-        before = runs.read_text(part)
-    except NotFound:
-        runs.write_text(part, text)
+        pinned = runs.read_text(name)
+    except NotInStore:
+        runs.write_text(name, text)
         return
-    if before != text:
-        problem = f"{runs.run_id} was another {what}: its spec differs"
+    if pinned != text:
+        problem = f"{runs.run_id} was another {kind}: its spec differs"
         raise InputError([Fault("--run", problem, "Use its spec, or another id.")])

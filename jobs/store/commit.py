@@ -17,26 +17,26 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from jobs.errors import AlreadyThere, DigestMismatch, NotFound, Replaced
+from jobs.errors import AlreadyExists, DigestMismatch, NotInStore, SupersededAttempt
 from jobs.store.blobs import store_file
-from jobs.store.folder import survey_folder
+from jobs.store.folder import scan_adapter_folder
 from jobs.store.listing import read_committed
 from jobs.store.manifest import (
     SIGNATURE,
     BadManifest,
-    Draft,
-    File,
+    ManifestDraft,
+    AdapterFile,
     Manifest,
-    manifest_bytes,
-    manifest_key,
-    time_text,
-    version_prefix,
+    encode_manifest,
+    get_manifest_key,
+    format_time,
+    get_version_prefix,
 )
 from jobs.store.objects import ObjectStore
-from jobs.store.versions import committed_versions
+from jobs.store.versions import list_versions
 
 CLAIM = ".claim"
-LARGEST_CLAIM = 4096
+MAX_CLAIM_BYTES = 4096
 LOOK_BACK = 256
 """Versions, from the newest, among which a retry looks for its own earlier commit and for a later
 attempt. Beyond them it would get a twin, and a commit to a name of 10,000 would take a minute."""
@@ -47,7 +47,7 @@ _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 def commit(
     store: ObjectStore,
     folder: Path,
-    draft: Draft,
+    draft: ManifestDraft,
     *,
     now: datetime | None = None,
     sign: Callable[[bytes], bytes] | None = None,
@@ -56,31 +56,31 @@ def commit(
 
     `sign` makes the signature of a manifest's bytes; it lies there before the manifest does.
     """
-    files = survey_folder(folder)
-    if (done := _committed_before(store, draft, files)) is not None:
-        return done
-    version = _claim(store, draft)
+    files = scan_adapter_folder(folder)
+    if (earlier := _find_earlier_commit(store, draft, files)) is not None:
+        return earlier
+    version = _claim_version(store, draft)
     _check_fence(store, draft, version)
-    prefix = version_prefix(draft.name, version)
+    prefix = get_version_prefix(draft.name, version)
     for file in files:
         store_file(store, file, folder / file.name, prefix + file.name)
-    created = time_text(now or datetime.now(UTC))
+    created = format_time(now or datetime.now(UTC))
     manifest = Manifest(**dict(draft), version=version, created=created, files=files)
-    written = manifest_bytes(manifest)
+    data = encode_manifest(manifest)
     if sign is not None:
-        store.put(prefix + SIGNATURE, sign(written), create_only=True)
-    key = manifest_key(draft.name, version)
-    store.put(key, written, create_only=True)
-    if store.get(key) != written:
+        store.put(prefix + SIGNATURE, sign(data), create_only=True)
+    key = get_manifest_key(draft.name, version)
+    store.put(key, data, create_only=True)
+    if store.get(key) != data:
         # Spoilt on its way. Nobody can read it, so nobody has: the number is lost, and no more.
         store.delete(key)
-        raise DigestMismatch(store.url(key), sha256(written).hexdigest(), "other ones")
+        raise DigestMismatch(store.url(key), sha256(data).hexdigest(), "other ones")
     return manifest
 
 
-def _committed_before(store: ObjectStore, draft: Draft, files: tuple[File, ...]) -> Manifest | None:
+def _find_earlier_commit(store: ObjectStore, draft: ManifestDraft, files: tuple[AdapterFile, ...]) -> Manifest | None:
     """What this run committed already: a crash after the manifest must not make a twin."""
-    for version in reversed(committed_versions(store, draft.name)[-LOOK_BACK:]):
+    for version in reversed(list_versions(store, draft.name)[-LOOK_BACK:]):
         try:
             manifest = read_committed(store, draft.name, version)
         except BadManifest:
@@ -90,40 +90,40 @@ def _committed_before(store: ObjectStore, draft: Draft, files: tuple[File, ...])
     return None
 
 
-def _claim(store: ObjectStore, draft: Draft) -> int:
+def _claim_version(store: ObjectStore, draft: ManifestDraft) -> int:
     claim = json.dumps({"run": draft.run, "attempt": draft.attempt}).encode()
-    version = max(_taken(store, draft.name), default=0) + 1
+    version = max(_list_claimed(store, draft.name), default=0) + 1
     while True:
         try:
-            store.put(version_prefix(draft.name, version) + CLAIM, claim, create_only=True)
+            store.put(get_version_prefix(draft.name, version) + CLAIM, claim, create_only=True)
             return version
-        except AlreadyThere:
+        except AlreadyExists:
             version += 1
 
 
-def _taken(store: ObjectStore, name: str) -> set[int]:
+def _list_claimed(store: ObjectStore, name: str) -> set[int]:
     """Every number that was ever begun, committed or not."""
     parts = (key.split("/")[2] for key in store.list(f"adapters/{name}/"))
-    return {int(found[1]) for part in parts if (found := _VERSION.fullmatch(part))}
+    return {int(match[1]) for part in parts if (match := _VERSION.fullmatch(part))}
 
 
-def _check_fence(store: ObjectStore, draft: Draft, version: int) -> None:
+def _check_fence(store: ObjectStore, draft: ManifestDraft, version: int) -> None:
     """An old attempt that woke up again may not become the newest version."""
-    for other in sorted(_taken(store, draft.name))[-LOOK_BACK:]:
-        if other < version and _later_attempt(store, draft, other):
-            raise Replaced(
+    for claimed in sorted(_list_claimed(store, draft.name))[-LOOK_BACK:]:
+        if claimed < version and _is_later_attempt(store, draft, claimed):
+            raise SupersededAttempt(
                 f"{draft.run}: attempt {draft.attempt} was replaced by a later one, which has "
-                f"{draft.name}@v{other}. Nothing is lost: this attempt may end."
+                f"{draft.name}@v{claimed}. Nothing is lost: this attempt may end."
             )
 
 
-def _later_attempt(store: ObjectStore, draft: Draft, version: int) -> bool:
-    key = version_prefix(draft.name, version) + CLAIM
-    head = store.head(key)
-    if head is None or head.size > LARGEST_CLAIM:
+def _is_later_attempt(store: ObjectStore, draft: ManifestDraft, version: int) -> bool:
+    key = get_version_prefix(draft.name, version) + CLAIM
+    info = store.head(key)
+    if info is None or info.size > MAX_CLAIM_BYTES:
         return False
     try:
         claim = json.loads(store.get(key))
         return bool(claim["run"] == draft.run and claim["attempt"] > draft.attempt)
-    except (NotFound, ValueError, TypeError, KeyError, RecursionError):
+    except (NotInStore, ValueError, TypeError, KeyError, RecursionError):
         return False  # what we did not write fences nobody

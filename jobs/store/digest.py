@@ -10,13 +10,13 @@ from typing import BinaryIO
 CHUNK = 1 << 20
 
 
-def sha256_of(stream: BinaryIO, seen: Callable[[int], None] | None = None) -> str:
+def compute_sha256(stream: BinaryIO, on_bytes: Callable[[int], None] | None = None) -> str:
     """The digest of the rest of a stream; `seen` hears of each piece's length."""
     digest = hashlib.sha256()
     while piece := stream.read(CHUNK):
         digest.update(piece)
-        if seen:
-            seen(len(piece))
+        if on_bytes:
+            on_bytes(len(piece))
     return digest.hexdigest()
 
 
@@ -29,7 +29,7 @@ def copy_and_digest(source: BinaryIO, target: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_file(path: Path) -> str:
+def compute_file_sha256(path: Path) -> str:
     """The digest of a file."""
     with path.open("rb") as file:
-        return sha256_of(file)
+        return compute_sha256(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.store.tensors import Span, data_start
+from jobs.store.tensors import TensorSpan, read_data_start
 
 CHUNK = 8 << 20
 
@@ -28,35 +28,35 @@ LAYOUTS = {
 """Little-endian, as safetensors is. F8_E4M3 has no infinity; its NaN is not looked for."""
 
 
-def first_not_finite(path: Path, spans: dict[str, Span]) -> str | None:
+def find_non_finite(path: Path, spans: dict[str, TensorSpan]) -> str | None:
     """The name of the first tensor that holds a value which is no number, or None."""
-    start = data_start(path)
+    start = read_data_start(path)
     with path.open("rb") as file:
         for name, span in spans.items():
             layout = LAYOUTS.get(span.dtype)
             if layout is None:
                 continue
             file.seek(start + span.begin)
-            left = span.end - span.begin
-            while left:
-                piece = file.read(min(left, CHUNK))
+            remaining = span.end - span.begin
+            while remaining:
+                piece = file.read(min(remaining, CHUNK))
                 if not piece:
                     return name
-                if _holds(piece, layout):
+                if _has_non_finite(piece, layout):
                     return name
-                left -= len(piece)
+                remaining -= len(piece)
     return None
 
 
-def _holds(data: bytes, layout: _Layout) -> bool:
+def _has_non_finite(data: bytes, layout: _Layout) -> bool:
     width, high, low = layout
     # Strides and `translate` run in C: a gigabyte takes about a second.
-    highs = data[width - 1 :: width]
+    high_bytes = data[width - 1 :: width]
     suspects = bytes(value for value in range(256) if value & high == high)
     others = bytes(value for value in range(256) if value & high != high)
-    if not highs.translate(None, others):
+    if not high_bytes.translate(None, others):
         return False
     if not low:
         return True
-    lows = data[width - 2 :: width]
-    return any(one in suspects and two & low == low for one, two in zip(highs, lows, strict=True))
+    low_bytes = data[width - 2 :: width]
+    return any(high_byte in suspects and low_byte & low == low for high_byte, low_byte in zip(high_bytes, low_bytes, strict=True))

@@ -5,32 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
-from jobs.store.digest import sha256_of_file
-from jobs.store.finite import first_not_finite
-from jobs.store.manifest import MANIFEST, File, check_file_name
-from jobs.store.tensors import BadTensors, Span, read_header
+from jobs.store.digest import compute_file_sha256
+from jobs.store.finite import find_non_finite
+from jobs.store.manifest import MANIFEST, AdapterFile, check_file_name
+from jobs.store.tensors import BadTensors, TensorSpan, read_header
 
-TENSORS = ".safetensors"
+TENSORS_SUFFIX = ".safetensors"
 
 
-def survey_folder(folder: Path) -> tuple[File, ...]:
+def scan_adapter_folder(folder: Path) -> tuple[AdapterFile, ...]:
     """Every file with its size and digest, in order; InputError with all that is wrong."""
     if not folder.is_dir():
         problem = f"{folder} is not a folder"
         raise InputError([Fault("adapter folder", problem, "Name the folder that was exported.")])
     paths = sorted(folder.iterdir())
-    faults = [fault for path in paths for fault in _faults(path)]
+    faults = [fault for path in paths for fault in _check_file(path)]
     if not paths:
         faults.append(Fault("adapter folder", f"{folder} is empty", "Export the adapter first."))
     if faults:
         raise InputError(faults)
     return tuple(
-        File(name=path.name, size=path.stat().st_size, sha256=sha256_of_file(path))
+        AdapterFile(name=path.name, size=path.stat().st_size, sha256=compute_file_sha256(path))
         for path in paths
     )
 
 
-def tensor_faults(name: str, spans: dict[str, Span]) -> list[Fault]:
+def check_tensors(name: str, spans: dict[str, TensorSpan]) -> list[Fault]:
     """What an adapter's tensors may not be: none at all, or without elements."""
     remedy = "The weights were not gathered when they were saved: publish the run again."
     if not spans:
@@ -38,11 +38,11 @@ def tensor_faults(name: str, spans: dict[str, Span]) -> list[Fault]:
     return [
         Fault(name, f"{tensor[:100]!a} is empty, of shape {list(span.shape)}", remedy)
         for tensor, span in spans.items()
-        if span.empty
+        if span.is_empty
     ]
 
 
-def _faults(path: Path) -> list[Fault]:
+def _check_file(path: Path) -> list[Fault]:
     if path.is_symlink() or not path.is_file():
         return [Fault(ascii(path.name), "not a regular file", "Keep the files in one flat folder.")]
     try:
@@ -50,19 +50,19 @@ def _faults(path: Path) -> list[Fault]:
     except ValueError as error:
         remedy = f"Rename it; {MANIFEST} is the store's own, and dots at the front are too."
         return [Fault(ascii(path.name), str(error), remedy)]
-    if path.suffix != TENSORS:
+    if path.suffix != TENSORS_SUFFIX:
         return []
     try:
         spans = read_header(path)
-        return tensor_faults(path.name, spans) or _value_faults(path, spans)
+        return check_tensors(path.name, spans) or _check_values(path, spans)
     except BadTensors as error:
         return [
             Fault(path.name, str(error), "Save it again: it was cut short or is no safetensors.")
         ]
 
 
-def _value_faults(path: Path, spans: dict[str, Span]) -> list[Fault]:
-    name = first_not_finite(path, spans)
+def _check_values(path: Path, spans: dict[str, TensorSpan]) -> list[Fault]:
+    name = find_non_finite(path, spans)
     if name is None:
         return []
     problem = f"{name[:100]!a} holds NaN or infinity"

@@ -25,25 +25,25 @@ class Journal:
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one line in one write, so lines of several writers never mix."""
         try:
-            self._append(line_of_event(event))
+            self._write_line(encode_event(event))
         except OSError as error:
-            wrong = f"{self.path}: {error.strerror or error}"
-            raise StoreError(f"{wrong}. Check the folder's owner and the space left.") from error
+            problem = f"{self.path}: {error.strerror or error}"
+            raise StoreError(f"{problem}. Check the folder's owner and the space left.") from error
 
     def tail(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """The whole lines from `offset` on, and the offset to ask from next time."""
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
-                found = file.read()
+                data = file.read()
         except FileNotFoundError:
             return [], offset
-        return whole_events(found, offset)
+        return parse_events(data, offset)
 
     def flush(self) -> None:
         """Nothing waits: each line is written when it is appended."""
 
-    def _append(self, line: bytes) -> None:
+    def _write_line(self, line: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -57,31 +57,31 @@ class Journal:
             os.close(descriptor)
 
 
-def line_of_event(event: Mapping[str, Any]) -> bytes:
+def encode_event(event: Mapping[str, Any]) -> bytes:
     """An event as one line of JSON."""
-    return json.dumps(_plain(event), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return json.dumps(_replace_non_finite(event), separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def whole_events(found: bytes, offset: int) -> tuple[list[dict[str, Any]], int]:
+def parse_events(data: bytes, offset: int) -> tuple[list[dict[str, Any]], int]:
     """The events in what was read at `offset`, and the offset behind the last whole line."""
     # What follows the last newline is still being written: it is read next time.
-    whole = found[: found.rfind(b"\n") + 1]
-    events = (_parse(line) for line in whole.splitlines())
-    return [event for event in events if event is not None], offset + len(whole)
+    complete = data[: data.rfind(b"\n") + 1]
+    events = (_parse_event(line) for line in complete.splitlines())
+    return [event for event in events if event is not None], offset + len(complete)
 
 
-def _plain(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     """The value as JSON knows it: no NaN and no infinity, which become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_replace_non_finite(item) for item in value]
     return value
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse_event(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):

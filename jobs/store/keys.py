@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from jobs.errors import Fault, InputError
 
-LONGEST_KEY = 1024
+MAX_KEY_BYTES = 1024
 """S3's limit, so that what a directory takes a bucket takes too."""
 
-HIDDEN = ".tmp"
+HIDDEN_PREFIX = ".tmp"
 """What starts so at the top of a store is a write under way, and no object."""
 
 
 @dataclass(frozen=True)
-class Head:
+class ObjectInfo:
     """What a store says of an object without sending it."""
 
     size: int
@@ -31,25 +31,25 @@ class Leftover:
     name: str
     size: int
     modified: float
-    upload: str | None = None
+    upload_id: str | None = None
     """The id of an unfinished multipart upload."""
 
 
 def check_key(key: str) -> str:
     """The key itself, or InputError: keys come from names and manifests that others wrote."""
-    problem = _problem(key)
+    problem = _find_problem(key)
     if problem:
         remedy = "Use names of letters, digits, dots, dashes and underscores, joined by '/'."
         raise InputError([Fault("key", f"{key[:100]!a} {problem}", remedy)])
     return key
 
 
-def _problem(key: str) -> str:
+def _find_problem(key: str) -> str:
     parts = key.split("/")
     if not key:
         return "is empty"
-    if len(key.encode(errors="replace")) > LONGEST_KEY:
-        return f"is longer than {LONGEST_KEY} bytes"
+    if len(key.encode(errors="replace")) > MAX_KEY_BYTES:
+        return f"is longer than {MAX_KEY_BYTES} bytes"
     # Printable excludes control characters, text direction marks and lone surrogates.
     if not key.isprintable():
         return "holds characters that can't be printed"
@@ -61,6 +61,6 @@ def _problem(key: str) -> str:
         return "has an empty part"
     if "." in parts or ".." in parts:
         return "has a part that is '.' or '..'"
-    if parts[0].startswith(HIDDEN):
-        return f"starts with {HIDDEN!r}, which the store keeps for itself"
+    if parts[0].startswith(HIDDEN_PREFIX):
+        return f"starts with {HIDDEN_PREFIX!r}, which the store keeps for itself"
     return ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.errors import InputError, NotFound
-from jobs.store.listing import resolve, split_name
+from jobs.errors import InputError, NotInStore
+from jobs.store.listing import resolve_adapter, split_name
 from jobs.store.manifest import BadManifest, Manifest
 from jobs.store.objects import ObjectStore
 
-LONGEST = 100
+MAX_ANCESTORS = 100
 
 
 @dataclass(frozen=True)
@@ -18,33 +18,33 @@ class Ancestor:
 
     label: str
     manifest: Manifest | None
-    why: str = ""
+    problem: str = ""
     """What keeps it from being read."""
 
 
-def ancestors(store: ObjectStore, manifest: Manifest) -> list[Ancestor]:
+def list_ancestors(store: ObjectStore, manifest: Manifest) -> list[Ancestor]:
     """The parents, the nearest first. Ends at what can't be read; a circle ends it too."""
-    found, seen = list[Ancestor](), {manifest.label}
+    chain, visited = list[Ancestor](), {manifest.label}
     child = manifest
-    while child.parent is not None and len(found) < LONGEST:
-        ancestor = _look(store, child.parent, seen)
-        found.append(ancestor)
+    while child.parent is not None and len(chain) < MAX_ANCESTORS:
+        ancestor = _resolve_parent(store, child.parent, visited)
+        chain.append(ancestor)
         if ancestor.manifest is None:
             break
         child = ancestor.manifest
-        seen.add(child.label)
-    return found
+        visited.add(child.label)
+    return chain
 
 
-def _look(store: ObjectStore, parent: str, seen: set[str]) -> Ancestor:
-    if parent in seen:
+def _resolve_parent(store: ObjectStore, parent: str, visited: set[str]) -> Ancestor:
+    if parent in visited:
         return Ancestor(parent, None, "a circle")
     try:
         # A parent without a version would mean another adapter after each promotion.
         if split_name(parent)[1] is None:
             return Ancestor(parent, None, "no version is named")
-        return Ancestor(parent, resolve(store, parent))
+        return Ancestor(parent, resolve_adapter(store, parent))
     except InputError:
         return Ancestor(parent, None, "no adapter's name")
-    except (NotFound, BadManifest):
+    except (NotInStore, BadManifest):
         return Ancestor(parent, None, "not in the store")

@@ -5,29 +5,29 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from jobs.errors import Fault, InputError, NotFound
+from jobs.errors import Fault, InputError, NotInStore
 from jobs.spec import NAME_PATTERN
 from jobs.store.manifest import (
-    LARGEST_MANIFEST,
-    LONGEST_NAME,
+    MAX_MANIFEST_BYTES,
+    MAX_NAME_LENGTH,
     MANIFEST,
     BadManifest,
     Manifest,
-    manifest_key,
+    get_manifest_key,
     parse_manifest,
-    read_manifest_key,
+    parse_manifest_key,
 )
 from jobs.store.objects import ObjectStore
 from jobs.store.pointer import read_pointer
-from jobs.store.versions import committed_versions
+from jobs.store.versions import list_versions
 
-READERS = 16
+READER_THREADS = 16
 """Manifests read at once."""
 
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
 
-def survey(store: ObjectStore) -> tuple[list[Manifest], list[Fault]]:
+def scan_adapters(store: ObjectStore) -> tuple[list[Manifest], list[Fault]]:
     """What is committed, and which manifests can't be read: both from one look at the store."""
     keys = [
         key
@@ -35,75 +35,75 @@ def survey(store: ObjectStore) -> tuple[list[Manifest], list[Fault]]:
         if key.endswith(f"/{MANIFEST}") and key.count("/") == 3
     ]
     # Threads, because a bucket answers each question only after a while.
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda key: _found(store, key), keys))
-    manifests = [one for one in found if isinstance(one, Manifest)]
-    faults = [one for one in found if isinstance(one, Fault)]
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        results = list(pool.map(lambda key: _read_or_fault(store, key), keys))
+    manifests = [result for result in results if isinstance(result, Manifest)]
+    faults = [result for result in results if isinstance(result, Fault)]
     return sorted(manifests, key=lambda manifest: (manifest.name, manifest.version)), faults
 
 
-def _found(store: ObjectStore, key: str) -> Manifest | Fault | None:
+def _read_or_fault(store: ObjectStore, key: str) -> Manifest | Fault | None:
     try:
-        if read_manifest_key(key) is None:
+        if parse_manifest_key(key) is None:
             raise BadManifest(key, "its folder is not <name>/v<number>")
-        return _read(store, key)
+        return _read_manifest(store, key)
     except BadManifest as error:
         return Fault(key, error.problem, "Ask for another version, or publish the run again.")
-    except NotFound:
+    except NotInStore:
         return None  # removed since it was listed
 
 
 def list_adapters(store: ObjectStore) -> list[Manifest]:
     """Every committed adapter, in the order of names and versions."""
-    return survey(store)[0]
+    return scan_adapters(store)[0]
 
 
-def broken_adapters(store: ObjectStore) -> list[Fault]:
+def list_broken_adapters(store: ObjectStore) -> list[Fault]:
     """Each manifest that is there and can't be read, with the reason."""
-    return survey(store)[1]
+    return scan_adapters(store)[1]
 
 
-def resolve(store: ObjectStore, wanted: str) -> Manifest:
+def resolve_adapter(store: ObjectStore, reference: str) -> Manifest:
     """What a name means; NotFound names what there is.
 
     NAME is the promoted version, or the newest where none was promoted; NAME@v2 and NAME@2 are
     that one.
     """
-    name, version = split_name(wanted)
-    versions = committed_versions(store, name)
+    name, version = split_name(reference)
+    versions = list_versions(store, name)
     if not versions:
-        raise NotFound(f"The adapter {name}", _names(store))
+        raise NotInStore(f"The adapter {name}", _list_names(store))
     if version is None:
         pointer = read_pointer(store, name)
         version = pointer.version if pointer else versions[-1]
     if version not in versions:
-        raise NotFound(f"{name}@v{version}", [f"{name}@v{number}" for number in versions])
+        raise NotInStore(f"{name}@v{version}", [f"{name}@v{number}" for number in versions])
     return read_committed(store, name, version)
 
 
 def read_committed(store: ObjectStore, name: str, version: int) -> Manifest:
     """The manifest of one version, or BadManifest."""
-    return _read(store, manifest_key(name, version))
+    return _read_manifest(store, get_manifest_key(name, version))
 
 
-def _read(store: ObjectStore, key: str) -> Manifest:
-    head = store.head(key)
-    if head is not None and head.size > LARGEST_MANIFEST:
-        raise BadManifest(key, f"{head.size} bytes are too many for a manifest")
+def _read_manifest(store: ObjectStore, key: str) -> Manifest:
+    info = store.head(key)
+    if info is not None and info.size > MAX_MANIFEST_BYTES:
+        raise BadManifest(key, f"{info.size} bytes are too many for a manifest")
     return parse_manifest(store.get(key), key)
 
 
-def split_name(wanted: str) -> tuple[str, int | None]:
+def split_name(reference: str) -> tuple[str, int | None]:
     """NAME and its version, if it names one; InputError for what is no name."""
-    name, at, version = wanted.partition("@")
-    number = _VERSION.fullmatch(version)
-    sound = len(name) <= LONGEST_NAME and re.fullmatch(NAME_PATTERN, name)
-    if not sound or (at and not number):
-        problem = f"{wanted[:100]!a} is no adapter's name"
+    name, separator, version = reference.partition("@")
+    match = _VERSION.fullmatch(version)
+    is_valid = len(name) <= MAX_NAME_LENGTH and re.fullmatch(NAME_PATTERN, name)
+    if not is_valid or (separator and not match):
+        problem = f"{reference[:100]!a} is no adapter's name"
         raise InputError([Fault("adapter", problem, "Use NAME, or NAME@v2 for one version.")])
-    return name, int(number[1]) if number else None
+    return name, int(match[1]) if match else None
 
 
-def _names(store: ObjectStore) -> list[str]:
-    found = (read_manifest_key(key) for key in store.list("adapters/"))
-    return sorted({name for name, _ in filter(None, found)})
+def _list_names(store: ObjectStore) -> list[str]:
+    pairs = (parse_manifest_key(key) for key in store.list("adapters/"))
+    return sorted({name for name, _ in filter(None, pairs)})

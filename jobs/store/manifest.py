@@ -12,12 +12,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
 
 from jobs.errors import StoreError
-from jobs.spec import NAME_PATTERN, Frozen
+from jobs.spec import NAME_PATTERN, StrictModel
 from jobs.store.strict_json import load_strictly
 
-LARGEST_MANIFEST = 4 << 20
+MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-LONGEST_NAME = 63
+MAX_NAME_LENGTH = 63
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _KEY = re.compile(r"adapters/([^/]+)/v([1-9][0-9]{0,8})/manifest\.json")
@@ -31,17 +31,17 @@ def check_file_name(name: str) -> str:
     return name
 
 
-def _real_time(text: str) -> str:
+def _check_time(text: str) -> str:
     datetime.strptime(text, _TIME)
     return text
 
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
 RunId = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Time = Annotated[str, Field(pattern=r"^[0-9TZ:-]{20}$"), AfterValidator(_real_time)]
+Time = Annotated[str, Field(pattern=r"^[0-9TZ:-]{20}$"), AfterValidator(_check_time)]
 Section = Annotated[
     dict[Label, bool | Count | FiniteFloat | Label | None], Field(min_length=1, max_length=64)
 ]
@@ -49,7 +49,7 @@ Section = Annotated[
 FileName = Annotated[str, Field(max_length=255), AfterValidator(check_file_name)]
 
 
-class Base(Frozen):
+class BaseRecord(StrictModel):
     """The base model that the adapter was trained on."""
 
     path: Label
@@ -57,7 +57,7 @@ class Base(Frozen):
     """`model_digest` of its folder."""
 
 
-class Data(Frozen):
+class DataRecord(StrictModel):
     """The rows that the adapter was trained on."""
 
     train_sha256: Digest
@@ -67,7 +67,7 @@ class Data(Frozen):
     rows: Count
 
 
-class Mask(Frozen):
+class MaskRecord(StrictModel):
     """How the weights that moved in the sparse stage were chosen."""
 
     strategy: Label
@@ -75,7 +75,7 @@ class Mask(Frozen):
     density: float = Field(gt=0, le=1)
 
 
-class File(Frozen):
+class AdapterFile(StrictModel):
     """One file of the adapter's folder."""
 
     name: FileName
@@ -83,16 +83,16 @@ class File(Frozen):
     sha256: Digest
 
 
-class Draft(Frozen):
+class ManifestDraft(StrictModel):
     """What a run knows of its adapter before the store gives it a version."""
 
     name: Name
     kind: Literal["slora", "lora", "sparse", "full"]
     run: RunId
     attempt: Count
-    base: Base
-    data: Data
-    mask: Mask | None = None
+    base: BaseRecord
+    data: DataRecord
+    mask: MaskRecord | None = None
     spec_sha256: Digest
     code_version: Label
     world_size: int = Field(ge=1, lt=2**31)
@@ -108,13 +108,13 @@ class Draft(Frozen):
     """Tokens, seconds, trainable values per stage, the model's parameters."""
 
 
-class Manifest(Draft):
+class Manifest(ManifestDraft):
     """A committed adapter."""
 
     format: Literal[1] = 1
     version: int = Field(ge=1, lt=10**9)
     created: Time
-    files: Annotated[tuple[File, ...], Field(min_length=1, max_length=10_000)]
+    files: Annotated[tuple[AdapterFile, ...], Field(min_length=1, max_length=10_000)]
 
     @property
     def label(self) -> str:
@@ -129,10 +129,10 @@ class Manifest(Draft):
     @property
     def prefix(self) -> str:
         """The start of the keys of its files."""
-        return version_prefix(self.name, self.version)
+        return get_version_prefix(self.name, self.version)
 
 
-def form(manifest: Manifest) -> str:
+def detect_form(manifest: Manifest) -> str:
     """What its folder is: `peft`, `compact` (values and masks), or `model` (a whole one)."""
     if manifest.kind == "full":
         return "model"
@@ -151,27 +151,27 @@ class BadManifest(StoreError):
         return f"{self.key}: {self.problem}. Ask for another version, or publish the run again."
 
 
-def version_prefix(name: str, version: int) -> str:
+def get_version_prefix(name: str, version: int) -> str:
     """The start of the keys of one version."""
     return f"adapters/{name}/v{version}/"
 
 
-def manifest_key(name: str, version: int) -> str:
+def get_manifest_key(name: str, version: int) -> str:
     """The key whose presence is the commit."""
-    return version_prefix(name, version) + MANIFEST
+    return get_version_prefix(name, version) + MANIFEST
 
 
-def read_manifest_key(key: str) -> tuple[str, int] | None:
+def parse_manifest_key(key: str) -> tuple[str, int] | None:
     """Name and version, or None where the key is no manifest's."""
-    found = _KEY.fullmatch(key)
-    if found is None or len(found[1]) > LONGEST_NAME or not re.fullmatch(NAME_PATTERN, found[1]):
+    match = _KEY.fullmatch(key)
+    if match is None or len(match[1]) > MAX_NAME_LENGTH or not re.fullmatch(NAME_PATTERN, match[1]):
         return None
-    return found[1], int(found[2])
+    return match[1], int(match[2])
 
 
 def parse_manifest(data: bytes, key: str) -> Manifest:
     """The manifest in `data`, or BadManifest; `key` says which adapter it has to be of."""
-    if len(data) > LARGEST_MANIFEST:
+    if len(data) > MAX_MANIFEST_BYTES:
         raise BadManifest(key, f"{len(data)} bytes are too many for a manifest")
     try:
         # Read twice: pydantic's own parser lets the last of two equal names win.
@@ -179,32 +179,32 @@ def parse_manifest(data: bytes, key: str) -> Manifest:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        location = ".".join(str(part) for part in first["loc"]) or "manifest"
         # Cut short and in ASCII: the words may quote what a stranger wrote.
-        raise BadManifest(key, f"{where[:100]!a}: {first['msg'][:200]!a}") from error
+        raise BadManifest(key, f"{location[:100]!a}: {first['msg'][:200]!a}") from error
     except ValueError as error:
         raise BadManifest(key, f"not the JSON of a manifest: {str(error)[:200]!a}") from error
     _check_files(manifest, key)
-    named = read_manifest_key(key)
-    if named is not None and named != (manifest.name, manifest.version):
+    key_parts = parse_manifest_key(key)
+    if key_parts is not None and key_parts != (manifest.name, manifest.version):
         raise BadManifest(key, f"it is the manifest of another adapter, {manifest.label}")
     return manifest
 
 
-def manifest_bytes(manifest: Manifest) -> bytes:
+def encode_manifest(manifest: Manifest) -> bytes:
     """What `parse_manifest` reads back."""
     return manifest.model_dump_json(indent=2).encode() + b"\n"
 
 
-def time_text(moment: datetime) -> str:
+def format_time(moment: datetime) -> str:
     """A moment as manifests write it: UTC, to the second."""
     return moment.astimezone(UTC).strftime(_TIME)
 
 
 def _check_files(manifest: Manifest, key: str) -> None:
-    seen = set[str]()
+    names = set[str]()
     for file in manifest.files:
         # Folded: on some file systems `A` and `a` are one file.
-        if file.name.casefold() in seen:
+        if file.name.casefold() in names:
             raise BadManifest(key, f"it names the file {file.name} twice")
-        seen.add(file.name.casefold())
+        names.add(file.name.casefold())

@@ -9,10 +9,10 @@ from typing import BinaryIO, Protocol
 
 from jobs.errors import Fault, InputError
 from jobs.store.directory import DirectoryStore
-from jobs.store.keys import Head, Leftover, check_key
+from jobs.store.keys import ObjectInfo, Leftover, check_key
 from jobs.store.s3 import S3Store
 
-__all__ = ["Head", "ObjectStore", "open_store"]
+__all__ = ["ObjectInfo", "ObjectStore", "open_store"]
 
 # The class below has a method called `list`, which hides the builtin in annotations.
 Faults = list[Fault]
@@ -20,7 +20,7 @@ Leftovers = list[Leftover]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_REMEDY = "Use file:// and a folder, for example file://.cache/store, or s3://bucket/prefix."
+_URL_REMEDY = "Use file:// and a folder, for example file://.cache/store, or s3://bucket/prefix."
 
 
 class ObjectStore(Protocol):
@@ -63,7 +63,7 @@ class ObjectStore(Protocol):
         """The object as a stream to read and close, or NotFound."""
         ...
 
-    def head(self, key: str) -> Head | None:
+    def head(self, key: str) -> ObjectInfo | None:
         """What is known of the object; None where there is none."""
         ...
 
@@ -75,7 +75,7 @@ class ObjectStore(Protocol):
         """Remove the object; none under the key is no error."""
         ...
 
-    def leftovers(self) -> Leftovers:
+    def list_leftovers(self) -> Leftovers:
         """What writers left that died while they wrote, and what living ones are at now."""
         ...
 
@@ -96,36 +96,36 @@ def open_store(url: str, *, root: Path | None = None) -> ObjectStore:
     """The store behind a URL. Relative folders start at `root`, or where the process is now."""
     scheme = _SCHEME.match(url)
     if not url.strip() or not url.isprintable():
-        raise _wrong(f"{url[:100]!a} names no store")
+        raise _make_error(f"{url[:100]!a} names no store")
     if scheme is None:
         if url.lower().startswith("file:"):
-            raise _wrong(f"{url!r} lacks the slashes of file://")
-        return _directory(url, root)
+            raise _make_error(f"{url!r} lacks the slashes of file://")
+        return _open_directory(url, root)
     if scheme[0].lower() == "file":
-        return _directory(url[len("file://") :], root)
+        return _open_directory(url[len("file://") :], root)
     if scheme[0].lower() == "s3":
-        return _bucket(url[len("s3://") :])
-    raise _wrong(f"{url!r}: there is no store of the kind {scheme[0]}://")
+        return _open_bucket(url[len("s3://") :])
+    raise _make_error(f"{url!r}: there is no store of the kind {scheme[0]}://")
 
 
-def _directory(folder: str, root: Path | None) -> DirectoryStore:
+def _open_directory(folder: str, root: Path | None) -> DirectoryStore:
     if not folder:
-        raise _wrong("'file://' names no folder")
+        raise _make_error("'file://' names no folder")
     # Resolved at once: Ray changes the working directory under its workers.
     return DirectoryStore((root or Path.cwd()) / Path(folder).expanduser())
 
 
-def _bucket(rest: str) -> S3Store:
-    bucket, _, prefix = rest.partition("/")
+def _open_bucket(address: str) -> S3Store:
+    bucket, _, prefix = address.partition("/")
     if "@" in bucket:
         # Not shown: what stands before the @ is a key.
-        raise _wrong("an s3:// store is named with credentials, which belong in the environment")
+        raise _make_error("an s3:// store is named with credentials, which belong in the environment")
     if not _BUCKET.fullmatch(bucket):
-        raise _wrong(f"{bucket[:100]!a} is no bucket's name")
+        raise _make_error(f"{bucket[:100]!a} is no bucket's name")
     if prefix := prefix.strip("/"):
         check_key(prefix)
     return S3Store(bucket, prefix)
 
 
-def _wrong(problem: str) -> InputError:
-    return InputError([Fault("store", problem, _REMEDY)])
+def _make_error(problem: str) -> InputError:
+    return InputError([Fault("store", problem, _URL_REMEDY)])

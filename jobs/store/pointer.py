@@ -10,25 +10,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from jobs.errors import AlreadyThere, Changed, NotFound, StoreError
-from jobs.spec import Frozen
-from jobs.store.manifest import Time, manifest_key, time_text, version_prefix
+from jobs.errors import AlreadyExists, WriteConflict, NotInStore, StoreError
+from jobs.spec import StrictModel
+from jobs.store.manifest import Time, get_manifest_key, format_time, get_version_prefix
 from jobs.store.objects import ObjectStore
 from jobs.store.strict_json import load_strictly
-from jobs.store.versions import committed_versions
+from jobs.store.versions import list_versions
 
 TOMBSTONE = ".deleted"
 """In a version's folder: somebody is removing it."""
-KEPT = 1000
+MAX_MOVES = 1000
 """Moves that are remembered."""
-LARGEST = 1 << 20
-ROUNDS = 60
+MAX_POINTER_BYTES = 1 << 20
+MAX_ROUNDS = 60
 """Times that a swap is tried while others swap too."""
 
 Version = Annotated[int, Field(ge=1, lt=10**9)]
 
 
-class Move(Frozen):
+class PointerMove(StrictModel):
     """One move of the pointer."""
 
     number: Annotated[int, Field(ge=1, lt=2**53)]
@@ -37,14 +37,14 @@ class Move(Frozen):
     when: Time
 
 
-class Pointer(Frozen):
+class Pointer(StrictModel):
     """What lies under `current`: all moves in their order, and what a rollback goes back to."""
 
     format: Literal[1] = 1
     version: Version
-    before: Annotated[tuple[Version, ...], Field(max_length=KEPT)] = ()
+    previous: Annotated[tuple[Version, ...], Field(max_length=MAX_MOVES)] = ()
     """The versions below this one: a promotion puts one on top, a rollback takes it off."""
-    moves: Annotated[tuple[Move, ...], Field(min_length=1, max_length=KEPT)]
+    moves: Annotated[tuple[PointerMove, ...], Field(min_length=1, max_length=MAX_MOVES)]
 
 
 class BadPointer(StoreError):
@@ -61,46 +61,46 @@ class BadPointer(StoreError):
         )
 
 
-class Moved(StoreError):
+class PointerConflict(StoreError):
     """A promotion that was to follow one move of the pointer met a later one."""
 
-    def __init__(self, name: str, version: int, there: int | None) -> None:
-        super().__init__(name, version, there)
-        self.name, self.version, self.there = name, version, there
+    def __init__(self, name: str, version: int, current: int | None) -> None:
+        super().__init__(name, version, current)
+        self.name, self.version, self.current = name, version, current
 
     def __str__(self) -> str:
-        now = "nothing" if self.there is None else f"v{self.there}"
+        current = "nothing" if self.current is None else f"v{self.current}"
         return (
-            f"{self.name}: current was moved to {now} meanwhile, so v{self.version} is not "
+            f"{self.name}: current was moved to {current} meanwhile, so v{self.version} is not "
             f"promoted. Compare the two; `slora adapters promote {self.name}@v{self.version}` "
             "moves it by hand."
         )
 
 
-def current_key(name: str) -> str:
+def get_pointer_key(name: str) -> str:
     """Where a name's pointer lies."""
     return f"adapters/{name}/current"
 
 
 def read_pointer(store: ObjectStore, name: str) -> Pointer | None:
     """Where the name points; None where nothing was promoted. BadPointer for nonsense."""
-    return _read(store, name)[0]
+    return _read_pointer(store, name)[0]
 
 
 def promote(store: ObjectStore, name: str, version: int, *, now: datetime | None = None) -> Pointer:
     """Let the bare name mean `version`, which has to be committed. The same again is no move."""
 
-    def move(there: Pointer | None) -> Pointer | None:
-        if there is not None and there.version == version:
+    def advance(pointer: Pointer | None) -> Pointer | None:
+        if pointer is not None and pointer.version == version:
             return None
-        below = (*there.before, there.version)[-KEPT:] if there else ()
-        return _moved(there, "promote", version, below, now)
+        previous = (*pointer.previous, pointer.version)[-MAX_MOVES:] if pointer else ()
+        return _record_move(pointer, "promote", version, previous, now)
 
-    return _promoted(store, name, version, move, now)
+    return _promote_with(store, name, version, advance, now)
 
 
 def promote_after(
-    store: ObjectStore, name: str, version: int, *, move: int | None, now: datetime | None = None
+    store: ObjectStore, name: str, version: int, *, expected_move: int | None, now: datetime | None = None
 ) -> Pointer:
     """Promote where the pointer's last move still is number `move` (None: it has not been made).
 
@@ -108,121 +108,121 @@ def promote_after(
     rollback since then stands.
     """
 
-    def swap(there: Pointer | None) -> Pointer | None:
-        moves = there.moves if there else ()
-        since = [one for one in moves if move is None or one.number > move]
-        if any((one.action, one.version) == ("promote", version) for one in since):
+    def advance(pointer: Pointer | None) -> Pointer | None:
+        moves = pointer.moves if pointer else ()
+        since = [move for move in moves if expected_move is None or move.number > expected_move]
+        if any((move.action, move.version) == ("promote", version) for move in since):
             return None
         last = moves[-1].number if moves else None
-        if last != move:
-            raise Moved(name, version, there.version if there else None)
-        below = (*there.before, there.version)[-KEPT:] if there else ()
-        return _moved(there, "promote", version, below, now)
+        if last != expected_move:
+            raise PointerConflict(name, version, pointer.version if pointer else None)
+        previous = (*pointer.previous, pointer.version)[-MAX_MOVES:] if pointer else ()
+        return _record_move(pointer, "promote", version, previous, now)
 
-    return _promoted(store, name, version, swap, now)
+    return _promote_with(store, name, version, advance, now)
 
 
-def settle(store: ObjectStore, name: str, version: int, *, now: datetime | None = None) -> Pointer:
+def promote_if_unset(store: ObjectStore, name: str, version: int, *, now: datetime | None = None) -> Pointer:
     """Let the bare name mean `version` where nothing was promoted yet; else leave it as it is.
 
     Without a pointer the name means the newest version, whatever it is worth.
     """
 
-    def swap(there: Pointer | None) -> Pointer | None:
-        return None if there is not None else _moved(None, "promote", version, (), now)
+    def advance(pointer: Pointer | None) -> Pointer | None:
+        return None if pointer is not None else _record_move(None, "promote", version, (), now)
 
-    return _promoted(store, name, version, swap, now)
+    return _promote_with(store, name, version, advance, now)
 
 
 def rollback(store: ObjectStore, name: str, *, now: datetime | None = None) -> Pointer:
     """Go back to what the name meant before the last promotion that still stands."""
 
-    def move(there: Pointer | None) -> Pointer:
-        if there is None or not there.before:
+    def advance(pointer: Pointer | None) -> Pointer:
+        if pointer is None or not pointer.previous:
             raise StoreError(f"{name}: there is nothing to go back to. Promote a version instead.")
-        _check_committed(store, name, there.before[-1])
-        return _moved(there, "rollback", there.before[-1], there.before[:-1], now)
+        _check_committed(store, name, pointer.previous[-1])
+        return _record_move(pointer, "rollback", pointer.previous[-1], pointer.previous[:-1], now)
 
-    return _swap(store, name, move)
+    return _swap(store, name, advance)
 
 
-def _promoted(
+def _promote_with(
     store: ObjectStore,
     name: str,
     version: int,
-    move: Callable[[Pointer | None], Pointer | None],
+    advance: Callable[[Pointer | None], Pointer | None],
     now: datetime | None,
 ) -> Pointer:
     """Makes a move to a version that is committed, and takes it back if that is being removed."""
     _check_committed(store, name, version)
-    pointer = _swap(store, name, move)
+    pointer = _swap(store, name, advance)
     # A removal writes its mark first and looks at the pointer then; we do it the other way round,
     # so that of two at once at least one sees the other.
-    marked = store.head(version_prefix(name, version) + TOMBSTONE) is not None
-    if marked and pointer.version == version:
-        _swap(store, name, lambda there: _taken_back(there, version, now))
-        raise NotFound(f"{name}@v{version}, which is being removed,")
+    is_being_removed = store.head(get_version_prefix(name, version) + TOMBSTONE) is not None
+    if is_being_removed and pointer.version == version:
+        _swap(store, name, lambda current: _revert_promotion(current, version, now))
+        raise NotInStore(f"{name}@v{version}, which is being removed,")
     return pointer
 
 
 def _check_committed(store: ObjectStore, name: str, version: int) -> None:
-    if store.head(manifest_key(name, version)) is None:
-        versions = committed_versions(store, name)
-        raise NotFound(f"{name}@v{version}", [f"{name}@v{number}" for number in versions])
+    if store.head(get_manifest_key(name, version)) is None:
+        versions = list_versions(store, name)
+        raise NotInStore(f"{name}@v{version}", [f"{name}@v{number}" for number in versions])
 
 
-def _moved(
-    there: Pointer | None,
+def _record_move(
+    pointer: Pointer | None,
     action: Literal["promote", "rollback"],
     version: int,
-    before: tuple[int, ...],
+    previous: tuple[int, ...],
     now: datetime | None,
 ) -> Pointer:
-    moves = there.moves if there else ()
+    moves = pointer.moves if pointer else ()
     number = moves[-1].number + 1 if moves else 1
-    when = time_text(now or datetime.now(UTC))
-    move = Move(number=number, action=action, version=version, when=when)
-    return Pointer(version=version, before=before, moves=(*moves, move)[-KEPT:])
+    when = format_time(now or datetime.now(UTC))
+    move = PointerMove(number=number, action=action, version=version, when=when)
+    return Pointer(version=version, previous=previous, moves=(*moves, move)[-MAX_MOVES:])
 
 
-def _taken_back(there: Pointer | None, version: int, now: datetime | None) -> Pointer | None:
-    if there is None or there.version != version or not there.before:
+def _revert_promotion(pointer: Pointer | None, version: int, now: datetime | None) -> Pointer | None:
+    if pointer is None or pointer.version != version or not pointer.previous:
         return None
-    return _moved(there, "rollback", there.before[-1], there.before[:-1], now)
+    return _record_move(pointer, "rollback", pointer.previous[-1], pointer.previous[:-1], now)
 
 
 def _swap(
-    store: ObjectStore, name: str, move: Callable[[Pointer | None], Pointer | None]
+    store: ObjectStore, name: str, advance: Callable[[Pointer | None], Pointer | None]
 ) -> Pointer:
-    for turn in range(ROUNDS):
-        there, etag = _read(store, name)
-        wanted = move(there)
-        if wanted is None:
-            assert there is not None
-            return there
-        data = wanted.model_dump_json(indent=2).encode() + b"\n"
+    for turn in range(MAX_ROUNDS):
+        pointer, etag = _read_pointer(store, name)
+        updated = advance(pointer)
+        if updated is None:
+            assert pointer is not None
+            return pointer
+        data = updated.model_dump_json(indent=2).encode() + b"\n"
         try:
-            store.put(current_key(name), data, create_only=etag is None, if_match=etag)
-            return wanted
-        except (AlreadyThere, Changed):
+            store.put(get_pointer_key(name), data, create_only=etag is None, if_match=etag)
+            return updated
+        except (AlreadyExists, WriteConflict):
             time.sleep(random.uniform(0, min(1.0, 0.02 * 2**turn)))
-    raise StoreError(f"{current_key(name)}: moved by others again and again. Try it again.")
+    raise StoreError(f"{get_pointer_key(name)}: moved by others again and again. Try it again.")
 
 
-def _read(store: ObjectStore, name: str) -> tuple[Pointer | None, str | None]:
+def _read_pointer(store: ObjectStore, name: str) -> tuple[Pointer | None, str | None]:
     """The pointer and its etag. The etag is asked for first: if the pointer is moved between, the
     swap meets a newer etag and is tried again."""
-    key = current_key(name)
-    head = store.head(key)
-    if head is None:
+    key = get_pointer_key(name)
+    info = store.head(key)
+    if info is None:
         return None, None
-    if head.size > LARGEST:
-        raise BadPointer(key, f"{head.size} bytes are too many for a pointer")
+    if info.size > MAX_POINTER_BYTES:
+        raise BadPointer(key, f"{info.size} bytes are too many for a pointer")
     try:
         data = store.get(key)
         load_strictly(data)
-        return Pointer.model_validate_json(data), head.etag
-    except NotFound:
+        return Pointer.model_validate_json(data), info.etag
+    except NotInStore:
         return None, None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]

@@ -13,38 +13,38 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.errors import DigestMismatch, Fault, InputError, NotFound, StoreError
-from jobs.store.blobs import blob_key
-from jobs.store.manifest import MANIFEST, SIGNATURE, File, Manifest, manifest_bytes
+from jobs.errors import DigestMismatch, Fault, InputError, NotInStore, StoreError
+from jobs.store.blobs import get_blob_key
+from jobs.store.manifest import MANIFEST, SIGNATURE, AdapterFile, Manifest, encode_manifest
 from jobs.store.objects import ObjectStore
 
-Seen = Callable[[int], None]
-LARGEST_SIGNATURE = 4096
+OnBytes = Callable[[int], None]
+MAX_SIGNATURE_BYTES = 4096
 
 log = logging.getLogger(__name__)
 
 
-def pull(store: ObjectStore, manifest: Manifest, to: Path, *, seen: Seen | None = None) -> Path:
+def pull(store: ObjectStore, manifest: Manifest, to: Path, *, on_bytes: OnBytes | None = None) -> Path:
     """Put files and manifest in `to`, which may be absent or empty; gives its full path."""
     target = to.expanduser().resolve()
     _check_target(target)
-    beside = target.parent / f".{target.name[:200]}.pull-{secrets.token_hex(4)}"
+    temporary = target.parent / f".{target.name[:200]}.pull-{secrets.token_hex(4)}"
     try:
-        beside.mkdir(parents=True)
+        temporary.mkdir(parents=True)
         for file in manifest.files:
-            _copy(store, manifest.prefix, file, beside, seen)
-        _write(beside / MANIFEST, manifest_bytes(manifest))
+            _copy_file(store, manifest.prefix, file, temporary, on_bytes)
+        _write_new(temporary / MANIFEST, encode_manifest(manifest))
         if store.head(manifest.prefix + SIGNATURE) is not None:
-            _write(
-                beside / SIGNATURE, store.read(manifest.prefix + SIGNATURE, 0, LARGEST_SIGNATURE)
+            _write_new(
+                temporary / SIGNATURE, store.read(manifest.prefix + SIGNATURE, 0, MAX_SIGNATURE_BYTES)
             )
         # Onto an empty folder this is atomic; onto one that was filled meanwhile it fails.
-        beside.rename(target)
+        temporary.rename(target)
     except OSError as error:
-        wrong = f"{target} can't be written: {error.strerror or error}"
-        raise StoreError(f"{wrong}. Pull into another folder.") from error
+        problem = f"{target} can't be written: {error.strerror or error}"
+        raise StoreError(f"{problem}. Pull into another folder.") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -56,31 +56,31 @@ def _check_target(target: Path) -> None:
         raise InputError([Fault("to", problem, "Name a folder that is not there yet.")])
 
 
-def _copy(store: ObjectStore, prefix: str, file: File, folder: Path, seen: Seen | None) -> None:
+def _copy_file(store: ObjectStore, prefix: str, file: AdapterFile, folder: Path, on_bytes: OnBytes | None) -> None:
     """From the adapter's folder; where that has rotted, from the blob of the same digest."""
     path = folder / file.name
     try:
-        _fetch(store, prefix + file.name, file, path, seen)
-    except (DigestMismatch, NotFound) as rotten:
+        _fetch_verified(store, prefix + file.name, file, path, on_bytes)
+    except (DigestMismatch, NotInStore) as error:
         path.unlink(missing_ok=True)
-        if store.head(blob_key(file.sha256)) is None:
+        if store.head(get_blob_key(file.sha256)) is None:
             raise
-        _fetch(store, blob_key(file.sha256), file, path, seen)
-        log.warning("%s Its blob was taken instead, and is whole.", rotten)
+        _fetch_verified(store, get_blob_key(file.sha256), file, path, on_bytes)
+        log.warning("%s Its blob was taken instead, and is whole.", error)
 
 
-def _fetch(store: ObjectStore, key: str, file: File, path: Path, seen: Seen | None) -> None:
-    there = store.head(key)
-    if there is not None and there.size != file.size:
+def _fetch_verified(store: ObjectStore, key: str, file: AdapterFile, path: Path, on_bytes: OnBytes | None) -> None:
+    info = store.head(key)
+    if info is not None and info.size != file.size:
         # Before it is fetched: what somebody put there may be larger than the disk.
-        raise DigestMismatch(store.url(key), file.sha256, f"{there.size} B")
-    found = store.get_file(key, path)
-    if found != file.sha256:
-        raise DigestMismatch(store.url(key), file.sha256, found)
-    if seen:
-        seen(file.size)
+        raise DigestMismatch(store.url(key), file.sha256, f"{info.size} B")
+    digest = store.get_file(key, path)
+    if digest != file.sha256:
+        raise DigestMismatch(store.url(key), file.sha256, digest)
+    if on_bytes:
+        on_bytes(file.size)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write_new(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
         file.write(data)

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from multiprocessing.util import Finalize
 from typing import Any
 
-from jobs.errors import AlreadyThere, Changed, NotFound, StoreError
-from jobs.store.journal import line_of_event, whole_events
+from jobs.errors import AlreadyExists, WriteConflict, NotInStore, StoreError
+from jobs.store.journal import encode_event, parse_events
 from jobs.store.objects import ObjectStore
 
 INTERVAL_S = 3.0
 """Between two sendings of what is not urgent."""
 BYTES_PER_S = 1_000_000
 """A long journal is sent less often, so that it takes this much of the network at most."""
-ROUNDS = 20
+MAX_ROUNDS = 20
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class _Buffer:
 
 
 _buffers: dict[tuple[int, str], _Buffer] = {}
-_making = threading.Lock()
+_buffers_lock = threading.Lock()
 
 
 class RemoteJournal:
@@ -53,9 +53,9 @@ class RemoteJournal:
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one line; an urgent journal sends it now, others within some seconds."""
-        buffer = self._buffer()
+        buffer = self._get_buffer()
         with buffer.lock:
-            buffer.lines += line_of_event(event)
+            buffer.lines += encode_event(event)
         if self._urgent:
             self.flush()
         else:
@@ -63,16 +63,16 @@ class RemoteJournal:
 
     def tail(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """The whole lines from `offset` on, and the offset to ask from next time."""
-        if self._buffer().lines:
+        if self._get_buffer().lines:
             self.flush()
         try:
-            return whole_events(self._store.read(self._key, offset), offset)
-        except NotFound:
+            return parse_events(self._store.read(self._key, offset), offset)
+        except NotInStore:
             return [], offset
 
     def flush(self) -> None:
         """Send what waits. Where the store does not take it, it goes on waiting."""
-        buffer = self._buffer()
+        buffer = self._get_buffer()
         with buffer.lock:
             if buffer.timer is not None:
                 buffer.timer.cancel()
@@ -80,33 +80,33 @@ class RemoteJournal:
             if not buffer.lines:
                 return
             try:
-                self._send(buffer)
-            except StoreError as failed:
-                log.warning("%s Its lines wait and are sent later.", failed)
+                self._send_lines(buffer)
+            except StoreError as error:
+                log.warning("%s Its lines wait and are sent later.", error)
                 self._flush_soon(buffer)
 
-    def _send(self, buffer: _Buffer) -> None:
-        for turn in range(ROUNDS):
-            whole = buffer.sent
-            if whole and not whole.endswith(b"\n"):
-                whole += b"\n"  # a line that another writer tore must not spoil ours as well
-            whole += buffer.lines
+    def _send_lines(self, buffer: _Buffer) -> None:
+        for turn in range(MAX_ROUNDS):
+            content = buffer.sent
+            if content and not content.endswith(b"\n"):
+                content += b"\n"  # a line that another writer tore must not spoil ours as well
+            content += buffer.lines
             try:
                 buffer.etag = self._store.put(
-                    self._key, whole, create_only=buffer.etag is None, if_match=buffer.etag
+                    self._key, content, create_only=buffer.etag is None, if_match=buffer.etag
                 )
-                buffer.sent, buffer.lines = whole, b""
+                buffer.sent, buffer.lines = content, b""
                 return
-            except (AlreadyThere, Changed):
-                self._look(buffer)
+            except (AlreadyExists, WriteConflict):
+                self._refresh_buffer(buffer)
                 time.sleep(random.uniform(0, min(1.0, 0.02 * 2**turn)) if turn else 0)
         raise StoreError(f"{self._key}: written by others again and again.")
 
-    def _look(self, buffer: _Buffer) -> None:
+    def _refresh_buffer(self, buffer: _Buffer) -> None:
         # The etag first: where the object is written between, the next swap fails and looks again.
-        there = self._store.head(self._key)
-        buffer.etag = there.etag if there else None
-        buffer.sent = self._store.get(self._key) if there else b""
+        info = self._store.head(self._key)
+        buffer.etag = info.etag if info else None
+        buffer.sent = self._store.get(self._key) if info else b""
 
     def _flush_soon(self, buffer: _Buffer) -> None:
         with buffer.lock:
@@ -116,9 +116,9 @@ class RemoteJournal:
                 buffer.timer.daemon = True
                 buffer.timer.start()
 
-    def _buffer(self) -> _Buffer:
+    def _get_buffer(self) -> _Buffer:
         name = (os.getpid(), self._store.url(self._key))
-        with _making:
+        with _buffers_lock:
             if name not in _buffers:
                 _buffers[name] = _Buffer()
                 # Not atexit, which the children of multiprocessing never come to.

@@ -16,20 +16,20 @@ from jobs.store.directory import DirectoryStore
 from jobs.store.journal import Journal
 from jobs.store.objects import ObjectStore
 from jobs.store.remote_journal import RemoteJournal
-from jobs.store.settings import store_settings
+from jobs.store.settings import read_store_settings
 
 SPEC, PLAN, LEDGER = "spec.yaml", "plan.json", "ledger.json"
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
-MASKS, STARTS = "masks.safetensors", "start.safetensors"
+MASKS, LOW_RANK_INIT = "masks.safetensors", "start.safetensors"
 """Chosen masks, and where a low-rank stage starts: written once, read by a run that goes on."""
-TENSORS, STATE = "state.safetensors", "state.json"
+CHECKPOINT_TENSORS, CHECKPOINT_STATE = "state.safetensors", "state.json"
 """A checkpoint's files, the second written last."""
-LONGEST_RUN = 128
+MAX_RUN_ID_LENGTH = 128
 
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
-def new_run_id(name: str, now: datetime) -> str:
+def make_run_id(name: str, now: datetime) -> str:
     """`<name>-YYYYMMDD-HHMMSS-<4 hex>`, in UTC: sorts by time within one name."""
     return f"{name}-{now.astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
@@ -44,7 +44,7 @@ class RunStore:
     """One run's part of the store."""
 
     def __init__(self, store: ObjectStore, run_id: str) -> None:
-        if len(run_id) > LONGEST_RUN or not re.fullmatch(NAME_PATTERN, run_id):
+        if len(run_id) > MAX_RUN_ID_LENGTH or not re.fullmatch(NAME_PATTERN, run_id):
             problem = f"{run_id[:150]!a} is no run's name"
             raise InputError([Fault("run", problem, "Use one that new_run_id made.")])
         self.store, self.run_id = store, run_id
@@ -54,53 +54,53 @@ class RunStore:
         """The start of the keys of this run."""
         return f"runs/{self.run_id}/"
 
-    def key(self, part: str) -> str:
+    def key(self, name: str) -> str:
         """The key of one of the run's papers."""
-        return self.prefix + part
+        return self.prefix + name
 
     def checkpoint_key(self, step: int, name: str) -> str:
         """The key of a checkpoint's file."""
         return f"{self.prefix}checkpoints/{step}/{name}"
 
-    def checkpoint_steps(self) -> list[int]:
+    def list_checkpoint_steps(self) -> list[int]:
         """The steps of which any file is there, in order, whether or not it is whole."""
         start = f"{self.prefix}checkpoints/"
         steps = {key.removeprefix(start).split("/")[0] for key in self.store.list(start)}
         return sorted(int(step) for step in steps if _STEP.fullmatch(step))
 
-    def write_text(self, part: str, text: str) -> None:
+    def write_text(self, name: str, text: str) -> None:
         """Write one paper, over an older one: a later attempt says it anew."""
-        self.store.put(self.key(part), text.encode())
+        self.store.put(self.key(name), text.encode())
 
-    def write_json(self, part: str, value: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write one paper as JSON. NaN is an error: no other program could read it."""
-        self.write_text(part, json.dumps(value, indent=2, allow_nan=False) + "\n")
+        self.write_text(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
-    def read_text(self, part: str) -> str:
+    def read_text(self, name: str) -> str:
         """One paper, or NotFound."""
-        return self.store.get(self.key(part)).decode()
+        return self.store.get(self.key(name)).decode()
 
-    def read_json(self, part: str) -> Any:
+    def read_json(self, name: str) -> Any:
         """One paper from JSON, or NotFound."""
-        return json.loads(self.store.get(self.key(part)))
+        return json.loads(self.store.get(self.key(name)))
 
     @property
     def events(self) -> Journal | RemoteJournal:
         """What happened to the run."""
-        return self._journal(EVENTS)
+        return self._open_journal(EVENTS)
 
     @property
     def metrics(self) -> Journal | RemoteJournal:
         """What was measured, step by step."""
-        return self._journal(METRICS)
+        return self._open_journal(METRICS)
 
-    def scratch(self, part: str) -> Path:
+    def get_scratch_folder(self, name: str) -> Path:
         """A folder for what is thrown away: in the run's own, or of this machine in a bucket."""
         if isinstance(self.store, DirectoryStore):
-            return self.store.path(self.key(part))
-        return store_settings().spool.parent / "scratch" / f"{self.run_id}-{part}"
+            return self.store.local_path(self.key(name))
+        return read_store_settings().outbox.parent / "scratch" / f"{self.run_id}-{name}"
 
-    def _journal(self, part: str) -> Journal | RemoteJournal:
+    def _open_journal(self, name: str) -> Journal | RemoteJournal:
         if isinstance(self.store, DirectoryStore):
-            return Journal(self.store.path(self.key(part)))
-        return RemoteJournal(self.store, self.key(part), urgent=part == EVENTS)
+            return Journal(self.store.local_path(self.key(name)))
+        return RemoteJournal(self.store, self.key(name), urgent=name == EVENTS)

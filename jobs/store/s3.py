@@ -19,29 +19,29 @@ from typing import Any, BinaryIO, cast
 
 from botocore.exceptions import ClientError
 
-from jobs.errors import AlreadyThere, Changed, Fault, NotFound, StoreError, UnsoundStore
+from jobs.errors import AlreadyExists, WriteConflict, Fault, NotInStore, StoreError, UnsupportedStore
 from jobs.store import s3_leftovers
-from jobs.store.keys import HIDDEN, Head, Leftover, check_key
-from jobs.store.probe import lacks
-from jobs.store.s3_client import client_of
-from jobs.store.s3_errors import ABSENT, BUSY, FAILED, code_of, told
-from jobs.store.s3_list import keys_under
-from jobs.store.s3_parts import PART, PIECE, download_parts, of_bytes, of_file, upload_parts
+from jobs.store.keys import HIDDEN_PREFIX, ObjectInfo, Leftover, check_key
+from jobs.store.probe import find_missing_guarantee
+from jobs.store.s3_client import get_client
+from jobs.store.s3_errors import ABSENT, CONFLICT, CONDITION_FAILED, get_code, translate_errors
+from jobs.store.s3_list import list_keys
+from jobs.store.s3_parts import PART_BYTES, PIECE_BYTES, download_parts, make_bytes_opener, make_file_opener, upload_parts
 from jobs.store.s3_stream import S3Stream
-from jobs.store.settings import S3Settings, store_settings
+from jobs.store.settings import S3Settings, read_store_settings
 
 # The class below has a method called `list`, which hides the builtin in annotations.
 Faults = list[Fault]
 Leftovers = list[Leftover]
 
-LARGEST_COPY = 5 << 30
+MAX_COPY_BYTES = 5 << 30
 """Above it S3 wants a copy in parts."""
-CONFLICTS = 8
+MAX_CONFLICTS = 8
 """Times that a write which met another one on the same key is tried again."""
-WRITE = "slora-write"
+WRITE_ID = "slora-write"
 """Metadata under which each write has a name of its own."""
 
-_sound = set[str]()
+_proven_stores = set[str]()
 
 
 class S3Store:
@@ -49,40 +49,40 @@ class S3Store:
 
     def __init__(self, bucket: str, prefix: str = "", settings: S3Settings | None = None) -> None:
         self.bucket, self.prefix = bucket, prefix
-        self._settings = settings or store_settings().s3
-        self._proving = False
+        self._settings = settings or read_store_settings().s3
+        self._is_probe = False
 
     def put(
         self, key: str, data: bytes, *, create_only: bool = False, if_match: str | None = None
     ) -> str:
         """Write; AlreadyThere or Changed when the condition does not hold. Gives the etag."""
-        condition = _condition(create_only, if_match)
-        self._prove(condition)
-        return self._put(key, data, condition)
+        condition = _make_condition(create_only, if_match)
+        self._ensure_proven(condition)
+        return self._put_bytes(key, data, condition)
 
     def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
         """Write what lies at `path`, in parts when it is large."""
-        condition = _condition(create_only, None)
-        self._prove(condition)
+        condition = _make_condition(create_only, None)
+        self._ensure_proven(condition)
         try:
             size = path.stat().st_size
-            if size > PART:
-                return self._put_parts(key, size, of_file(path), condition)
-            return self._put(key, path.read_bytes(), condition)
+            if size > PART_BYTES:
+                return self._put_parts(key, size, make_file_opener(path), condition)
+            return self._put_bytes(key, path.read_bytes(), condition)
         except OSError as error:
             raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
 
     def copy(self, source: str, key: str) -> None:
         """Write one object under another key too, inside the bucket, or NotFound."""
-        there = self.head(source)
-        if there is None:
-            raise NotFound(source)
-        origin = {"Bucket": self.bucket, "Key": self._full(source)}
-        with told(self.url(key)):
-            if there.size <= LARGEST_COPY:
-                self._client.copy_object(**self._at(key), CopySource=origin, **self._extra)
+        info = self.head(source)
+        if info is None:
+            raise NotInStore(source)
+        origin = {"Bucket": self.bucket, "Key": self._add_prefix(source)}
+        with translate_errors(self.url(key)):
+            if info.size <= MAX_COPY_BYTES:
+                self._client.copy_object(**self._locate(key), CopySource=origin, **self._encryption)
             else:
-                self._client.copy(origin, **self._at(key), ExtraArgs=dict(self._extra))
+                self._client.copy(origin, **self._locate(key), ExtraArgs=dict(self._encryption))
 
     def get(self, key: str) -> bytes:
         """The whole object, or NotFound."""
@@ -91,47 +91,47 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> str:
         """Write the whole object into the new file `path`, several parts at a time; its SHA-256."""
-        there = self.head(key)
-        if there is None:
-            raise NotFound(key)
-        match = {"IfMatch": f'"{there.etag}"'}
+        info = self.head(key)
+        if info is None:
+            raise NotInStore(key)
+        match = {"IfMatch": f'"{info.etag}"'}
 
-        def read(start: int, length: int) -> Iterator[bytes]:
-            with self._found(key), self._stream(key, match, start, length) as stream:
-                yield from stream.pieces(PIECE)
+        def read_range(start: int, length: int) -> Iterator[bytes]:
+            with self._require_object(key), self._open_stream(key, match, start, length) as stream:
+                yield from stream.iter_pieces(PIECE_BYTES)
 
         try:
-            return download_parts(read, there.size, path)
+            return download_parts(read_range, info.size, path)
         except OSError as error:
             raise StoreError(f"{path} can't be written: {error.strerror or error}.") from error
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
         """A part of the object, as much of it as there is, or NotFound."""
-        there = self.head(key)
-        if there is None:
-            raise NotFound(key)
+        info = self.head(key)
+        if info is None:
+            raise NotInStore(key)
         # Asked first: a range that begins at the end is an error to S3, and none to a follower.
-        end = there.size if length is None else min(there.size, start + length)
+        end = info.size if length is None else min(info.size, start + length)
         if end <= start:
             return b""
-        with self._found(key):
-            return io.BufferedReader(self._stream(key, {}, start, end - start), PIECE).read()
+        with self._require_object(key):
+            return io.BufferedReader(self._open_stream(key, {}, start, end - start), PIECE_BYTES).read()
 
     def open(self, key: str) -> BinaryIO:
         """The object as a stream that goes on where a connection broke, or NotFound."""
-        with self._found(key):
-            stream = self._stream(key, {})
-        return cast(BinaryIO, io.BufferedReader(stream, PIECE))
+        with self._require_object(key):
+            stream = self._open_stream(key, {})
+        return cast(BinaryIO, io.BufferedReader(stream, PIECE_BYTES))
 
-    def head(self, key: str) -> Head | None:
+    def head(self, key: str) -> ObjectInfo | None:
         """The object's size, etag and age; None where there is none."""
-        found = self._look(key)
-        if found is None:
+        response = self._fetch_head(key)
+        if response is None:
             return None
-        return Head(
-            size=int(found["ContentLength"]),
-            etag=_plain(found["ETag"]),
-            modified=found["LastModified"].timestamp(),
+        return ObjectInfo(
+            size=int(response["ContentLength"]),
+            etag=_strip_quotes(response["ETag"]),
+            modified=response["LastModified"].timestamp(),
         )
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -139,41 +139,41 @@ class S3Store:
         folder, _, _ = prefix.rpartition("/")
         if folder:
             check_key(folder)
-        with told(self.url("")):
-            start = len(self._full("x")) - 1
-            whole = keys_under(self._client, self.bucket, self._full(prefix))
-            keys = [key[start:] for key in whole if not key[start:].startswith(HIDDEN)]
+        with translate_errors(self.url("")):
+            start = len(self._add_prefix("x")) - 1
+            full_keys = list_keys(self._client, self.bucket, self._add_prefix(prefix))
+            keys = [key[start:] for key in full_keys if not key[start:].startswith(HIDDEN_PREFIX)]
         # Not every server lists by bytes as S3 does: some walk folders.
         return iter(sorted(keys))
 
     def delete(self, key: str) -> None:
         """Remove the object; none under the key is no error."""
-        with told(self.url(key)):
+        with translate_errors(self.url(key)):
             try:
-                self._client.delete_object(**self._at(key))
+                self._client.delete_object(**self._locate(key))
             except ClientError as error:
-                if code_of(error) not in ABSENT:
+                if get_code(error) not in ABSENT:
                     raise
 
-    def leftovers(self) -> Leftovers:
+    def list_leftovers(self) -> Leftovers:
         """Unfinished uploads, and objects of probes."""
-        with told(self.url("")):
-            return s3_leftovers.leftovers(self._client, self.bucket, self._full(""))
+        with translate_errors(self.url("")):
+            return s3_leftovers.list_leftovers(self._client, self.bucket, self._add_prefix(""))
 
     def discard(self, leftover: Leftover) -> None:
         """Remove a leftover; one that is gone is no error."""
-        with told(self.url(leftover.name)):
-            s3_leftovers.discard(self._client, self.bucket, self._full(""), leftover)
+        with translate_errors(self.url(leftover.name)):
+            s3_leftovers.discard_leftover(self._client, self.bucket, self._add_prefix(""), leftover)
 
     def url(self, key: str) -> str:
         """`s3://`, the bucket and the whole key, of an object or a prefix."""
-        whole = "/".join(part for part in (self.prefix, key) if part)
-        return f"s3://{self.bucket}/{whole}".rstrip("/")
+        full_key = "/".join(part for part in (self.prefix, key) if part)
+        return f"s3://{self.bucket}/{full_key}".rstrip("/")
 
     def check_writable(self) -> Faults:
         """What stands between this process and a commit: the probe, as a fault of the spec."""
         try:
-            self._probe()
+            self._probe_store()
         except StoreError as error:
             if error.exit_code == 3:
                 raise
@@ -182,120 +182,120 @@ class S3Store:
 
     @property
     def _client(self) -> Any:
-        return client_of(self._settings)
+        return get_client(self._settings)
 
     @property
-    def _extra(self) -> Mapping[str, str]:
+    def _encryption(self) -> Mapping[str, str]:
         return self._settings.encryption
 
-    def _full(self, key: str) -> str:
+    def _add_prefix(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _at(self, key: str) -> dict[str, str]:
-        return {"Bucket": self.bucket, "Key": self._full(check_key(key))}
+    def _locate(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._add_prefix(check_key(key))}
 
-    def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> str:
-        if len(data) > PART:
-            return self._put_parts(key, len(data), of_bytes(data), condition)
+    def _put_bytes(self, key: str, data: bytes, condition: Mapping[str, str]) -> str:
+        if len(data) > PART_BYTES:
+            return self._put_parts(key, len(data), make_bytes_opener(data), condition)
 
-        def send(name: dict[str, Any]) -> str:
-            answer = self._client.put_object(
-                **self._at(key), Body=data, ChecksumAlgorithm="CRC32", **name, **condition
+        def send(write_id: dict[str, Any]) -> str:
+            response = self._client.put_object(
+                **self._locate(key), Body=data, ChecksumAlgorithm="CRC32", **write_id, **condition
             )
-            return str(answer["ETag"])
+            return str(response["ETag"])
 
-        return self._written(key, send, condition)
+        return self._write_object(key, send, condition)
 
-    def _put_parts(self, key: str, size: int, opened: Any, condition: Mapping[str, str]) -> str:
-        def send(name: dict[str, Any]) -> str:
+    def _put_parts(self, key: str, size: int, open_part: Any, condition: Mapping[str, str]) -> str:
+        def send(write_id: dict[str, Any]) -> str:
             return upload_parts(
-                self._client, self._at(key), size, opened, write=name, condition=condition
+                self._client, self._locate(key), size, open_part, write=write_id, condition=condition
             )
 
-        return self._written(key, send, condition)
+        return self._write_object(key, send, condition)
 
-    def _written(
+    def _write_object(
         self, key: str, send: Callable[[dict[str, Any]], str], condition: Mapping[str, str]
     ) -> str:
-        name = secrets.token_hex(16)
-        with told(self.url(key)):
-            for turn in range(CONFLICTS):
+        write_id = secrets.token_hex(16)
+        with translate_errors(self.url(key)):
+            for attempt in range(MAX_CONFLICTS):
                 try:
-                    return _plain(send({"Metadata": {WRITE: name}, **self._extra}))
+                    return _strip_quotes(send({"Metadata": {WRITE_ID: write_id}, **self._encryption}))
                 except ClientError as error:
-                    if (ours := self._our_own(key, name, error)) is not None:
-                        return ours
-                    if code_of(error) in FAILED or _gone(error, condition):
-                        raise _failed(key, condition) from error
-                    if code_of(error) not in BUSY or turn == CONFLICTS - 1:
+                    if (etag := self._find_own_write(key, write_id, error)) is not None:
+                        return etag
+                    if get_code(error) in CONDITION_FAILED or _is_missing_target(error, condition):
+                        raise _make_condition_error(key, condition) from error
+                    if get_code(error) not in CONFLICT or attempt == MAX_CONFLICTS - 1:
                         raise
-                time.sleep(random.uniform(0, 0.05 * 2**turn))
+                time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise AssertionError("the last turn returns or raises")
 
-    def _our_own(self, key: str, name: str, error: ClientError) -> str | None:
+    def _find_own_write(self, key: str, write_id: str, error: ClientError) -> str | None:
         """The etag, where a retry met what its own first try had written."""
-        if code_of(error) not in (*FAILED, *BUSY, "NoSuchUpload"):
+        if get_code(error) not in (*CONDITION_FAILED, *CONFLICT, "NoSuchUpload"):
             return None
-        there = self._look(key)
-        if there is None or there.get("Metadata", {}).get(WRITE) != name:
+        response = self._fetch_head(key)
+        if response is None or response.get("Metadata", {}).get(WRITE_ID) != write_id:
             return None
-        return _plain(there["ETag"])
+        return _strip_quotes(response["ETag"])
 
-    def _look(self, key: str) -> dict[str, Any] | None:
-        with told(self.url(key)):
+    def _fetch_head(self, key: str) -> dict[str, Any] | None:
+        with translate_errors(self.url(key)):
             try:
-                found: dict[str, Any] = self._client.head_object(**self._at(key))
+                response: dict[str, Any] = self._client.head_object(**self._locate(key))
             except ClientError as error:
-                if code_of(error) in ABSENT:
+                if get_code(error) in ABSENT:
                     return None
                 raise
-        return found
+        return response
 
-    def _stream(
+    def _open_stream(
         self, key: str, condition: Mapping[str, str], start: int = 0, length: int | None = None
     ) -> S3Stream:
-        def ask(more: Mapping[str, str]) -> dict[str, Any]:
-            found: dict[str, Any] = self._client.get_object(**self._at(key), **condition, **more)
-            return found
+        def fetch(options: Mapping[str, str]) -> dict[str, Any]:
+            response: dict[str, Any] = self._client.get_object(**self._locate(key), **condition, **options)
+            return response
 
-        return S3Stream(ask, self.url(key), start, length)
+        return S3Stream(fetch, self.url(key), start, length)
 
     @contextmanager
-    def _found(self, key: str) -> Iterator[None]:
-        with told(self.url(key)):
+    def _require_object(self, key: str) -> Iterator[None]:
+        with translate_errors(self.url(key)):
             try:
                 yield
             except ClientError as error:
-                if code_of(error) in ABSENT:
-                    raise NotFound(key) from error
+                if get_code(error) in ABSENT:
+                    raise NotInStore(key) from error
                 raise
 
-    def _prove(self, condition: Mapping[str, str]) -> None:
-        if condition and not self._proving and self.url("") not in _sound:
-            self._probe()
+    def _ensure_proven(self, condition: Mapping[str, str]) -> None:
+        if condition and not self._is_probe and self.url("") not in _proven_stores:
+            self._probe_store()
 
-    def _probe(self) -> None:
-        hidden = S3Store(self.bucket, self._full(HIDDEN), self._settings)
-        hidden._proving = True
-        if (lack := lacks(hidden, f"probe-{secrets.token_hex(8)}")) is not None:
-            raise UnsoundStore(self.url(""), lack)
-        _sound.add(self.url(""))
+    def _probe_store(self) -> None:
+        probe = S3Store(self.bucket, self._add_prefix(HIDDEN_PREFIX), self._settings)
+        probe._is_probe = True
+        if (missing := find_missing_guarantee(probe, f"probe-{secrets.token_hex(8)}")) is not None:
+            raise UnsupportedStore(self.url(""), missing)
+        _proven_stores.add(self.url(""))
 
 
-def _condition(create_only: bool, if_match: str | None) -> dict[str, str]:
+def _make_condition(create_only: bool, if_match: str | None) -> dict[str, str]:
     if create_only:
         return {"IfNoneMatch": "*"}
     return {} if if_match is None else {"IfMatch": f'"{if_match}"'}
 
 
-def _failed(key: str, condition: Mapping[str, str]) -> StoreError:
-    return AlreadyThere(key) if "IfNoneMatch" in condition else Changed(key)
+def _make_condition_error(key: str, condition: Mapping[str, str]) -> StoreError:
+    return AlreadyExists(key) if "IfNoneMatch" in condition else WriteConflict(key)
 
 
-def _gone(error: ClientError, condition: Mapping[str, str]) -> bool:
+def _is_missing_target(error: ClientError, condition: Mapping[str, str]) -> bool:
     """S3 says "no such key" where If-Match meets nothing."""
-    return "IfMatch" in condition and code_of(error) in ABSENT
+    return "IfMatch" in condition and get_code(error) in ABSENT
 
 
-def _plain(etag: str) -> str:
+def _strip_quotes(etag: str) -> str:
     return etag.strip('"')

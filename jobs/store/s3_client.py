@@ -15,31 +15,31 @@ from botocore.utils import parse_timestamp
 from jobs.store.s3_list import read_keys_alone
 from jobs.store.settings import S3Settings
 
-POOL = 32
+POOL_SIZE = 32
 """Connections kept open; more than threads that use them."""
 
 _lock = threading.Lock()
 _clients: dict[tuple[int, str], Any] = {}
 
 
-def client_of(settings: S3Settings) -> Any:
+def get_client(settings: S3Settings) -> Any:
     """The process's client. Credentials come from boto3's own chain, which refreshes them."""
     # By what the environment names as well: a test or a service may change it.
-    named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL",
+    environment = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL",
              "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
              "AWS_SESSION_TOKEN"))  # fmt: skip
-    key = (os.getpid(), str(hash((repr(settings), *named))))
+    key = (os.getpid(), str(hash((repr(settings), *environment))))
     with _lock:
         if key not in _clients:
-            _clients[key] = _made(settings)
+            _clients[key] = _make_client(settings)
         return _clients[key]
 
 
-def _made(settings: S3Settings) -> Any:
+def _make_client(settings: S3Settings) -> Any:
     # A session of its own: the module's shared one is not safe while threads make clients.
-    inner = botocore.session.get_session()
-    inner.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-    client = boto3.session.Session(botocore_session=inner).client(
+    core_session = botocore.session.get_session()
+    core_session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
+    client = boto3.session.Session(botocore_session=core_session).client(
         "s3",
         config=Config(
             signature_version="s3v4",
@@ -48,7 +48,7 @@ def _made(settings: S3Settings) -> Any:
             retries={"mode": "standard", "total_max_attempts": settings.attempts},
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
-            max_pool_connections=POOL,
+            max_pool_connections=POOL_SIZE,
             tcp_keepalive=True,
             request_checksum_calculation="when_supported",
             response_checksum_validation="when_supported",
@@ -58,7 +58,7 @@ def _made(settings: S3Settings) -> Any:
     return client
 
 
-def _moment(text: Any) -> Any:
+def _parse_time(text: Any) -> Any:
     """A time in a response. boto3's own reader takes 0.1 ms, which a list has a thousand times."""
     if isinstance(text, str) and text.endswith("Z"):
         try:

@@ -23,34 +23,34 @@ from urllib3.exceptions import HTTPError
 from jobs.errors import StoreError, StoreRefused, StoreUnreachable
 
 ABSENT = ("404", "NoSuchKey", "NotFound")
-FAILED = ("412", "PreconditionFailed")
-BUSY = ("409", "ConditionalRequestConflict")
+CONDITION_FAILED = ("412", "PreconditionFailed")
+CONFLICT = ("409", "ConditionalRequestConflict")
 REFUSED = ("401", "403", "AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed",
            "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken",
            "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired")  # fmt: skip
-RETRIED = ("429", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException",
+RETRIABLE = ("429", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException",
            "TooManyRequestsException", "ServiceUnavailable", "InternalError")  # fmt: skip
 FULL = ("507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull")
 CORRUPT = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
 NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, SSOError)
-STREAM = (HTTPError, HTTPClientError, IncompleteReadError, ResponseStreamingError, OSError)
+STREAM_ERRORS = (HTTPError, HTTPClientError, IncompleteReadError, ResponseStreamingError, OSError)
 """How a body ends early; each of them is answered by asking for the rest."""
-NETWORK = (ConnectionError, TimeoutError, HTTPError, HTTPClientError, BotoCoreError)
+NETWORK_ERRORS = (ConnectionError, TimeoutError, HTTPError, HTTPClientError, BotoCoreError)
 
 
-def code_of(error: ClientError) -> str:
+def get_code(error: ClientError) -> str:
     """The error's code; the HTTP status where there is none, as for HEAD."""
     response: dict[str, Any] = error.response
-    return str(response.get("Error", {}).get("Code") or status_of(error))
+    return str(response.get("Error", {}).get("Code") or get_status(error))
 
 
-def status_of(error: ClientError) -> int:
+def get_status(error: ClientError) -> int:
     """The HTTP status, 0 where the answer had none."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
+def translate_errors(url: str) -> Iterator[None]:
     """Inside, an error of boto3 becomes a StoreError. Messages name codes, never what they quote.
 
     A server's own words may quote the key id or the request, so they stay behind.
@@ -58,7 +58,7 @@ def told(url: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _of_answer(url, error) from error
+        raise _translate_response(url, error) from error
     except NO_CREDENTIALS as error:
         raise StoreRefused(
             f"{url}: no usable credentials ({type(error).__name__}). Set AWS_ACCESS_KEY_ID and "
@@ -69,9 +69,9 @@ def told(url: str) -> Iterator[None]:
             f"{url}: the bytes that came are not those of their checksum. Try again; if it "
             "stays so, the object is damaged."
         ) from error
-    except (*STREAM, BotoCoreError) as error:
+    except (*STREAM_ERRORS, BotoCoreError) as error:
         # Some of boto3's are OSErrors as well; what is left are those of files, which are not ours.
-        if isinstance(error, OSError) and not isinstance(error, NETWORK):
+        if isinstance(error, OSError) and not isinstance(error, NETWORK_ERRORS):
             raise
         raise StoreUnreachable(
             f"{url}: the store does not answer ({type(error).__name__}). Check the endpoint and "
@@ -79,22 +79,22 @@ def told(url: str) -> Iterator[None]:
         ) from error
 
 
-def _of_answer(url: str, error: ClientError) -> StoreError:
-    code, status = code_of(error), status_of(error)
-    shown = code if code.isalnum() and len(code) < 60 else str(status)
+def _translate_response(url: str, error: ClientError) -> StoreError:
+    code, status = get_code(error), get_status(error)
+    label = code if code.isalnum() and len(code) < 60 else str(status)
     if code == "NoSuchBucket":
         return StoreRefused(f"{url}: there is no such bucket. Make it first, or name another.")
     if code in FULL or status == 507:
-        return StoreError(f"{url}: the store is full ({shown}). Free some space, then retry.")
+        return StoreError(f"{url}: the store is full ({label}). Free some space, then retry.")
     if code in REFUSED or status in (401, 403):
         return StoreRefused(
-            f"{url}: the store refuses this ({shown}). Check the credentials, their expiry and "
+            f"{url}: the store refuses this ({label}). Check the credentials, their expiry and "
             "what they allow."
         )
-    if code in RETRIED or status >= 500 or status == 429:
-        return StoreUnreachable(f"{url}: the store can't now ({shown}). Try again later.")
-    if code in FAILED:
+    if code in RETRIABLE or status >= 500 or status == 429:
+        return StoreUnreachable(f"{url}: the store can't now ({label}). Try again later.")
+    if code in CONDITION_FAILED:
         return StoreError(f"{url}: it was replaced while it was read. Read it again.")
     if code in CORRUPT:
-        return StoreError(f"{url}: the bytes changed on their way ({shown}). Try again.")
-    return StoreError(f"{url}: the store answers {shown} ({status}). See its own log.")
+        return StoreError(f"{url}: the bytes changed on their way ({label}). Try again.")
+    return StoreError(f"{url}: the store answers {label} ({status}). See its own log.")

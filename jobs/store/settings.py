@@ -32,7 +32,7 @@ class StoreSettings:
     """The store's part of the environment."""
 
     s3: S3Settings
-    spool: Path
+    outbox: Path
     """Where adapters wait that could not be sent."""
     cache: Path
     """Where models and data of s3:// lie while they are used."""
@@ -41,7 +41,7 @@ class StoreSettings:
     """A PEM file with an ed25519 private key: every commit is signed with it."""
 
 
-def store_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
+def read_store_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
     """Read anew each time: tests and long-lived services change their environment."""
     env = os.environ if environment is None else environment
     home = Path(env.get("HOME") or "/")
@@ -49,31 +49,31 @@ def store_settings(environment: Mapping[str, str] | None = None) -> StoreSetting
     cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
     key = env.get("SLORA_SIGNING_KEY")
     return StoreSettings(
-        s3=_s3(env),
-        spool=Path(env.get("SLORA_SPOOL") or state / "slora" / "spool"),
+        s3=_read_s3_settings(env),
+        outbox=Path(env.get("SLORA_SPOOL") or state / "slora" / "spool"),
         cache=Path(env.get("SLORA_CACHE") or cache / "slora"),
-        cache_bytes=_number(env, "SLORA_CACHE_BYTES", 100 * GIB),
+        cache_bytes=_read_number(env, "SLORA_CACHE_BYTES", 100 * GIB),
         signing_key=Path(key) if key else None,
     )
 
 
-def _s3(env: Mapping[str, str]) -> S3Settings:
-    named = {
+def _read_s3_settings(env: Mapping[str, str]) -> S3Settings:
+    options = {
         "ServerSideEncryption": env.get("SLORA_S3_SSE", ""),
         "SSEKMSKeyId": env.get("SLORA_S3_SSE_KMS_KEY_ID", ""),
     }
     return S3Settings(
-        attempts=max(1, _number(env, "AWS_MAX_ATTEMPTS", S3Settings.attempts)),
-        connect_timeout=_number(env, "SLORA_S3_CONNECT_TIMEOUT", 10),
-        read_timeout=_number(env, "SLORA_S3_READ_TIMEOUT", 60),
-        encryption={name: value for name, value in named.items() if value},
+        attempts=max(1, _read_number(env, "AWS_MAX_ATTEMPTS", S3Settings.attempts)),
+        connect_timeout=_read_number(env, "SLORA_S3_CONNECT_TIMEOUT", 10),
+        read_timeout=_read_number(env, "SLORA_S3_READ_TIMEOUT", 60),
+        encryption={name: value for name, value in options.items() if value},
     )
 
 
-def _number(env: Mapping[str, str], name: str, otherwise: int) -> int:
+def _read_number(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, "").strip()
     if not text:
-        return otherwise
+        return default
     if not text.isascii() or not text.isdigit():
-        raise InputError([Fault(name, f"{text[:40]!a} is no number", f"Use e.g. {otherwise}.")])
+        raise InputError([Fault(name, f"{text[:40]!a} is no number", f"Use e.g. {default}.")])
     return int(text)

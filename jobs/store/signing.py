@@ -21,66 +21,66 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from jobs.errors import Fault, InputError
-from jobs.store.manifest import LARGEST_MANIFEST, SIGNATURE, Manifest, manifest_key
+from jobs.store.manifest import MAX_MANIFEST_BYTES, SIGNATURE, Manifest, get_manifest_key
 from jobs.store.objects import ObjectStore
 from jobs.store.strict_json import load_strictly
 
-LARGEST = 4096
-MAKE = "openssl genpkey -algorithm ed25519 -out key.pem"
+MAX_SIGNATURE_BYTES = 4096
+MAKE_PRIVATE_KEY = "openssl genpkey -algorithm ed25519 -out key.pem"
 
 
-def signer(path: Path) -> Callable[[bytes], bytes]:
+def load_signer(path: Path) -> Callable[[bytes], bytes]:
     """What signs with the private key in a PEM file. Raises InputError, which never quotes it."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as wrong:
-        raise _no_key("SLORA_SIGNING_KEY", path, "no readable private key", MAKE) from wrong
+    except (OSError, ValueError, TypeError) as error:
+        raise _make_key_error("SLORA_SIGNING_KEY", path, "no readable private key", MAKE_PRIVATE_KEY) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise _no_key("SLORA_SIGNING_KEY", path, "no ed25519 key", MAKE)
-    return lambda data: _signature(key, data)
+        raise _make_key_error("SLORA_SIGNING_KEY", path, "no ed25519 key", MAKE_PRIVATE_KEY)
+    return lambda data: _format_signature(key, data)
 
 
-def signature_fault(store: ObjectStore, manifest: Manifest, path: Path) -> Fault | None:
+def check_signature(store: ObjectStore, manifest: Manifest, path: Path) -> Fault | None:
     """What is wrong with an adapter's signature under the public key in a PEM file."""
-    key = _public(path)
-    where = manifest.prefix + SIGNATURE
-    if store.head(where) is None:
-        return Fault(where, "it is not signed", "Sign it: slora adapters sign.")
+    public_key = _load_public_key(path)
+    signature_key = manifest.prefix + SIGNATURE
+    if store.head(signature_key) is None:
+        return Fault(signature_key, "it is not signed", "Sign it: slora adapters sign.")
     try:
-        told = load_strictly(store.read(where, 0, LARGEST))
-        signature = base64.b64decode(told["signature"], validate=True)
+        document = load_strictly(store.read(signature_key, 0, MAX_SIGNATURE_BYTES))
+        signature = base64.b64decode(document["signature"], validate=True)
     except (ValueError, TypeError, KeyError, binascii.Error):
-        return Fault(where, "no signature can be read in it", "Trust nothing of this version.")
-    name = manifest_key(manifest.name, manifest.version)
+        return Fault(signature_key, "no signature can be read in it", "Trust nothing of this version.")
+    manifest_name = get_manifest_key(manifest.name, manifest.version)
     try:
-        key.verify(signature, store.read(name, 0, LARGEST_MANIFEST))
+        public_key.verify(signature, store.read(manifest_name, 0, MAX_MANIFEST_BYTES))
     except InvalidSignature:
         problem = f"{path} did not sign this manifest"
-        return Fault(where, problem, "Use the key of whom you trust, or trust nothing of it.")
+        return Fault(signature_key, problem, "Use the key of whom you trust, or trust nothing of it.")
     return None
 
 
-def _signature(key: Ed25519PrivateKey, data: bytes) -> bytes:
+def _format_signature(key: Ed25519PrivateKey, data: bytes) -> bytes:
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    told = {
+    document = {
         "format": 1,
         "algorithm": "ed25519",
         "public_key": base64.b64encode(public).decode(),
         "signature": base64.b64encode(key.sign(data)).decode(),
     }
-    return json.dumps(told, indent=2).encode() + b"\n"
+    return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _public(path: Path) -> Ed25519PublicKey:
-    make = "openssl pkey -in key.pem -pubout -out key.pub.pem"
+def _load_public_key(path: Path) -> Ed25519PublicKey:
+    command = "openssl pkey -in key.pem -pubout -out key.pub.pem"
     try:
         key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, TypeError) as wrong:
-        raise _no_key("--key", path, "no readable public key", make) from wrong
+    except (OSError, ValueError, TypeError) as error:
+        raise _make_key_error("--key", path, "no readable public key", command) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise _no_key("--key", path, "no ed25519 key", make)
+        raise _make_key_error("--key", path, "no ed25519 key", command)
     return key
 
 
-def _no_key(where: str, path: Path, problem: str, make: str) -> InputError:
-    return InputError([Fault(where, f"{path} holds {problem}", f"Make one: {make}.")])
+def _make_key_error(setting: str, path: Path, problem: str, command: str) -> InputError:
+    return InputError([Fault(setting, f"{path} holds {problem}", f"Make one: {command}.")])

@@ -16,97 +16,97 @@ from pydantic import ValidationError
 
 from jobs.errors import Fault, StoreError
 from jobs.store.commit import commit
-from jobs.store.manifest import Draft, Manifest
+from jobs.store.manifest import ManifestDraft, Manifest
 from jobs.store.objects import ObjectStore
-from jobs.store.settings import store_settings
+from jobs.store.settings import read_store_settings
 
 DRAFT, ADAPTER = "draft.json", "adapter"
-UNFINISHED = ".new-"
+UNFINISHED_PREFIX = ".new-"
 
 
 @dataclass(frozen=True)
-class Waiting:
+class OutboxEntry:
     """An adapter that waits, and the store that it was meant for."""
 
     folder: Path
-    store: str
-    draft: Draft
+    store_url: str
+    draft: ManifestDraft
 
 
-def keep(spool: Path, store_url: str, folder: Path, draft: Draft) -> Path:
+def add_to_outbox(outbox: Path, store_url: str, folder: Path, draft: ManifestDraft) -> Path:
     """Copy an adapter's folder and its draft into the spool: whole, or not there."""
     name = f"{draft.run}-{draft.attempt}-{secrets.token_hex(3)}"
-    made, final = spool / f"{UNFINISHED}{name}", spool / name
+    temporary, final = outbox / f"{UNFINISHED_PREFIX}{name}", outbox / name
     try:
-        made.mkdir(parents=True, mode=0o700)
-        shutil.copytree(folder, made / ADAPTER)
-        told = {"store": store_url, "draft": draft.model_dump(mode="json")}
-        (made / DRAFT).write_text(json.dumps(told, indent=2))
-        _sync(made)
-        made.rename(final)
+        temporary.mkdir(parents=True, mode=0o700)
+        shutil.copytree(folder, temporary / ADAPTER)
+        document = {"store": store_url, "draft": draft.model_dump(mode="json")}
+        (temporary / DRAFT).write_text(json.dumps(document, indent=2))
+        _sync_tree(temporary)
+        temporary.rename(final)
     except OSError as error:
-        shutil.rmtree(made, ignore_errors=True)
-        wrong = f"{spool} can't be written: {error.strerror or error}"
-        raise StoreError(f"{wrong}. Name another folder as SLORA_SPOOL.") from error
+        shutil.rmtree(temporary, ignore_errors=True)
+        problem = f"{outbox} can't be written: {error.strerror or error}"
+        raise StoreError(f"{problem}. Name another folder as SLORA_SPOOL.") from error
     return final
 
 
-def waiting(spool: Path) -> tuple[list[Waiting], list[Fault]]:
+def list_outbox(outbox: Path) -> tuple[list[OutboxEntry], list[Fault]]:
     """What waits, the oldest name first, and what lies there and can't be read."""
-    if not spool.is_dir():
+    if not outbox.is_dir():
         return [], []
-    entries, faults = list[Waiting](), list[Fault]()
-    for folder in sorted(spool.iterdir()):
-        if folder.name.startswith(UNFINISHED) or not folder.is_dir():
+    entries, faults = list[OutboxEntry](), list[Fault]()
+    for folder in sorted(outbox.iterdir()):
+        if folder.name.startswith(UNFINISHED_PREFIX) or not folder.is_dir():
             continue
         try:
-            entries.append(_read(folder))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as wrong:
-            said = type(wrong).__name__ if isinstance(wrong, ValidationError) else wrong
-            faults.append(Fault(str(folder), f"no adapter that waits ({said})", "Look into it."))
+            entries.append(_read_entry(folder))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = type(error).__name__ if isinstance(error, ValidationError) else error
+            faults.append(Fault(str(folder), f"no adapter that waits ({reason})", "Look into it."))
     return entries, faults
 
 
-def send(entry: Waiting, store: ObjectStore) -> Manifest | None:
+def send_entry(entry: OutboxEntry, store: ObjectStore) -> Manifest | None:
     """Commit what waits and take it out of the spool; None where another process has done so."""
-    with _locked(entry.folder) as ours:
-        if not ours:
+    with _lock_entry(entry.folder) as is_ours:
+        if not is_ours:
             return None
-        manifest = commit(store, entry.folder / ADAPTER, entry.draft, sign=signing())
+        manifest = commit(store, entry.folder / ADAPTER, entry.draft, sign=load_configured_signer())
         shutil.rmtree(entry.folder)
         return manifest
 
 
-def signing() -> Callable[[bytes], bytes] | None:
+def load_configured_signer() -> Callable[[bytes], bytes] | None:
     """What signs every commit of this process; None where no key is named."""
-    key = store_settings().signing_key
+    key = read_store_settings().signing_key
     if key is None:
         return None
     # Here, because cryptography is heavy and few sign.
-    from jobs.store.signing import signer
+    from jobs.store.signing import load_signer
 
-    return signer(key)
+    return load_signer(key)
 
 
-def _read(folder: Path) -> Waiting:
-    told = json.loads((folder / DRAFT).read_text(encoding="utf-8"))
-    return Waiting(folder, str(told["store"]), Draft.model_validate_json(json.dumps(told["draft"])))
+def _read_entry(folder: Path) -> OutboxEntry:
+    document = json.loads((folder / DRAFT).read_text(encoding="utf-8"))
+    return OutboxEntry(folder, str(document["store"]), ManifestDraft.model_validate_json(json.dumps(document["draft"])))
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def _lock_entry(folder: Path) -> Iterator[bool]:
     try:
         with (folder / DRAFT).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Whoever waited for the lock may have waited until nothing was left to send.
             yield (folder / DRAFT).exists()
-    except FileNotFoundError as gone:
-        if gone.filename != str(folder / DRAFT):
+    except FileNotFoundError as error:
+        if error.filename != str(folder / DRAFT):
             raise
         yield False
 
 
-def _sync(folder: Path) -> None:
+def _sync_tree(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -9,18 +9,18 @@ from typing import Any, Never
 def load_strictly(data: bytes) -> Any:
     """The value written in `data`, or ValueError."""
     try:
-        return json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+        return json.loads(data.decode(), object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
+def _reject_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
     # The parsers we hand over to let the last of two win, others the first.
-    if len(found) != len(pairs):
+    if len(result) != len(pairs):
         raise ValueError("a name is written twice")
-    return found
+    return result
 
 
-def _no_constant(name: str) -> Never:
+def _reject_constant(name: str) -> Never:
     raise ValueError(f"{name} is not JSON")

@@ -9,12 +9,12 @@ from typing import BinaryIO, NamedTuple
 
 from jobs.store.strict_json import load_strictly
 
-LARGEST_HEADER = 100_000_000
+MAX_HEADER_BYTES = 100_000_000
 """The limit of the format's own reader."""
-MOST_COMMAS = 5_000_000
+MAX_COMMAS = 5_000_000
 """In a header: some 700,000 tensors. A bomb of small values grows thirty times once parsed."""
-MOST_DIMENSIONS = 64
-BITS = {
+MAX_DIMENSIONS = 64
+DTYPE_BITS = {
     **dict.fromkeys(("F4",), 4),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
@@ -24,7 +24,7 @@ BITS = {
 }
 
 
-class Span(NamedTuple):
+class TensorSpan(NamedTuple):
     """One tensor: its type, its shape, and its bytes, counted from the header's end."""
 
     dtype: str
@@ -33,7 +33,7 @@ class Span(NamedTuple):
     end: int
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether it holds no element: what ZeRO-3 writes when nobody gathered the weights."""
         return 0 in self.shape
 
@@ -42,7 +42,7 @@ class BadTensors(ValueError):
     """The file is no safetensors file, or its header lies."""
 
 
-def read_header(source: Path | BinaryIO, *, size: int | None = None) -> dict[str, Span]:
+def read_header(source: Path | BinaryIO, *, size: int | None = None) -> dict[str, TensorSpan]:
     """Name -> span, or BadTensors. A stream that can't seek needs its `size`."""
     if isinstance(source, Path):
         with source.open("rb") as file:
@@ -50,74 +50,74 @@ def read_header(source: Path | BinaryIO, *, size: int | None = None) -> dict[str
     if size is None:
         size = source.seek(0, os.SEEK_END)
         source.seek(0)
-    length = _header_length(_exactly(source, 8), size)
-    spans = _spans(_parse(_exactly(source, length)))
+    length = _parse_header_length(_read_exactly(source, 8), size)
+    spans = _parse_spans(_parse_header(_read_exactly(source, length)))
     _check_cover(spans, size - 8 - length)
     return spans
 
 
-def data_start(path: Path) -> int:
+def read_data_start(path: Path) -> int:
     """Where the bytes of the tensors begin, in a file whose header was read before."""
     with path.open("rb") as file:
         return 8 + int.from_bytes(file.read(8), "little")
 
 
-def _header_length(prefix: bytes, size: int) -> int:
+def _parse_header_length(prefix: bytes, size: int) -> int:
     length = int.from_bytes(prefix, "little")
-    if length > LARGEST_HEADER:
-        raise BadTensors(f"a header of {length} bytes is above the limit of {LARGEST_HEADER}")
+    if length > MAX_HEADER_BYTES:
+        raise BadTensors(f"a header of {length} bytes is above the limit of {MAX_HEADER_BYTES}")
     if length > size - 8:
         raise BadTensors(f"a header of {length} bytes does not fit a file of {size}")
     return length
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
-    found = stream.read(count)
-    if len(found) != count:
-        raise BadTensors(f"the file ends after {len(found)} of {count} bytes of its header")
-    return found
+def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise BadTensors(f"the file ends after {len(data)} of {count} bytes of its header")
+    return data
 
 
-def _parse(header: bytes) -> dict[str, object]:
-    if header.count(b",") > MOST_COMMAS or header.count(b"[") > MOST_COMMAS:
+def _parse_header(header: bytes) -> dict[str, object]:
+    if header.count(b",") > MAX_COMMAS or header.count(b"[") > MAX_COMMAS:
         raise BadTensors(f"a header of {len(header)} bytes holds more than any model's")
     try:
-        found = load_strictly(header)
+        value = load_strictly(header)
     except ValueError as error:
         raise BadTensors(f"the header is not JSON: {str(error)[:200]!a}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise BadTensors("the header is not a JSON object")
-    return found
+    return value
 
 
-def _spans(header: dict[str, object]) -> dict[str, Span]:
+def _parse_spans(header: dict[str, object]) -> dict[str, TensorSpan]:
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise BadTensors("__metadata__ is not a map of texts")
-    return {name: _span(name, entry) for name, entry in header.items()}
+    return {name: _parse_span(name, entry) for name, entry in header.items()}
 
 
-def _span(name: str, entry: object) -> Span:
-    shown = ascii(name[:100])
+def _parse_span(name: str, entry: object) -> TensorSpan:
+    label = ascii(name[:100])
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise BadTensors(f"{shown} has other entries than dtype, shape and data_offsets")
+        raise BadTensors(f"{label} has other entries than dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
-        raise BadTensors(f"{shown} is of the unknown type {ascii(dtype)[:40]}")
-    if not _counts(shape, at_most=MOST_DIMENSIONS):
-        raise BadTensors(f"{shown} has no sensible shape")
-    if not _counts(offsets, at_most=2) or len(offsets) != 2:
-        raise BadTensors(f"{shown} has no sensible offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise BadTensors(f"{label} is of the unknown type {ascii(dtype)[:40]}")
+    if not _is_count_list(shape, at_most=MAX_DIMENSIONS):
+        raise BadTensors(f"{label} has no sensible shape")
+    if not _is_count_list(offsets, at_most=2) or len(offsets) != 2:
+        raise BadTensors(f"{label} has no sensible offsets")
     begin, end = offsets
-    bits = math.prod(shape) * BITS[dtype]
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
     if end < begin or bits != (end - begin) * 8:
         raise BadTensors(
-            f"{shown} has {end - begin} bytes, its type and shape need {-(-bits // 8)}"
+            f"{label} has {end - begin} bytes, its type and shape need {-(-bits // 8)}"
         )
-    return Span(dtype, tuple(shape), begin, end)
+    return TensorSpan(dtype, tuple(shape), begin, end)
 
 
-def _counts(values: object, *, at_most: int) -> bool:
+def _is_count_list(values: object, *, at_most: int) -> bool:
     # `type is int`, because True counts as an int too.
     return (
         isinstance(values, list)
@@ -126,12 +126,12 @@ def _counts(values: object, *, at_most: int) -> bool:
     )
 
 
-def _check_cover(spans: dict[str, Span], size: int) -> None:
-    at = 0
+def _check_cover(spans: dict[str, TensorSpan], size: int) -> None:
+    position = 0
     for name, span in sorted(spans.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if span.begin != at:
-            wrong = "overlaps the one before" if span.begin < at else "leaves a gap before it"
-            raise BadTensors(f"{name[:100]!a} {wrong}, at byte {span.begin}")
-        at = span.end
-    if at != size:
-        raise BadTensors(f"the header speaks of {at} bytes, the file holds {size}")
+        if span.begin != position:
+            problem = "overlaps the one before" if span.begin < position else "leaves a gap before it"
+            raise BadTensors(f"{name[:100]!a} {problem}, at byte {span.begin}")
+        position = span.end
+    if position != size:
+        raise BadTensors(f"the header speaks of {position} bytes, the file holds {size}")

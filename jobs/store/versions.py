@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jobs.store.manifest import read_manifest_key
+from jobs.store.manifest import parse_manifest_key
 from jobs.store.objects import ObjectStore
 
 
-def committed_versions(store: ObjectStore, name: str) -> list[int]:
+def list_versions(store: ObjectStore, name: str) -> list[int]:
     """The versions of one name that have a manifest, in order."""
-    return sorted(version for _, version in _committed(store, f"adapters/{name}/"))
+    return sorted(version for _, version in _iterate_committed(store, f"adapters/{name}/"))
 
 
-def all_versions(store: ObjectStore) -> list[tuple[str, int]]:
+def list_all_versions(store: ObjectStore) -> list[tuple[str, int]]:
     """Name and version of everything committed, in order. Ten thousand take about a second."""
-    return sorted(_committed(store, "adapters/"))
+    return sorted(_iterate_committed(store, "adapters/"))
 
 
-def _committed(store: ObjectStore, prefix: str) -> Iterator[tuple[str, int]]:
-    found = (read_manifest_key(key) for key in store.list(prefix) if key.endswith("/manifest.json"))
-    return (named for named in found if named is not None)
+def _iterate_committed(store: ObjectStore, prefix: str) -> Iterator[tuple[str, int]]:
+    parsed = (parse_manifest_key(key) for key in store.list(prefix) if key.endswith("/manifest.json"))
+    return (pair for pair in parsed if pair is not None)

@@ -15,27 +15,27 @@ from jobs.store.manifest import Name
 from jobs.store.objects import ObjectStore, open_store
 from jobs.store.pointer import Pointer
 from orchestrator.api import cursor
-from orchestrator.api.access import Asker, Guarded, Who, needs
+from orchestrator.api.access import CurrentPrincipal, AuthenticatedRoute, Principal, requires_scope
 from orchestrator.api.answers import (
-    AdapterAnswer,
-    AdapterDetail,
-    NameAnswer,
+    AdapterResponse,
+    AdapterDetailResponse,
+    AdapterNameResponse,
     Page,
-    PointerAnswer,
+    PointerResponse,
 )
-from orchestrator.api.cursor import Cursor, Limit, Place, written
-from orchestrator.api.given import NamePath, NameQuery, Promotion, StoreQuery, VersionPath
-from orchestrator.api.parts import Behind
-from orchestrator.api.problems import documented
+from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
+from orchestrator.api.given import NamePath, NameQuery, PromoteAdapterRequest, StoreQuery, VersionPath
+from orchestrator.api.parts import ServiceDep
+from orchestrator.api.problems import describe_problems
 from orchestrator.registry import adapters
 from orchestrator.registry.adapters import Adapter
-from orchestrator.registry.errors import Taken, Unknown
+from orchestrator.registry.errors import DuplicateKey, UnknownItem
 from orchestrator.service.loop import Service
 
-router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=Guarded)
+router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=AuthenticatedRoute)
 
 
-class AdapterPlace(Place):
+class AdapterPageKey(PageKey):
     """A version among all, by store, name and number."""
 
     store: str = Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")
@@ -44,153 +44,153 @@ class AdapterPlace(Place):
 
 
 @router.get(
-    "", response_model=Page[AdapterAnswer], responses=documented(), openapi_extra=needs("viewer")
+    "", response_model=Page[AdapterResponse], responses=describe_problems(), openapi_extra=requires_scope("viewer")
 )
-def listed(
-    who: Asker,
-    service: Behind,
+def list_adapters(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     project: NameQuery = None,
     name: NameQuery = None,
-    limit: Limit = cursor.PAGE,
+    limit: Limit = cursor.PAGE_SIZE,
     after: Annotated[Cursor, Query(alias="cursor")] = None,
-) -> Page[AdapterAnswer]:
+) -> Page[AdapterResponse]:
     """Committed versions, by store, name and number."""
-    place = cursor.read(AdapterPlace, after)
-    if project is not None and not who.sees(project):
+    page_key = cursor.decode_cursor(AdapterPageKey, after)
+    if project is not None and not principal.can_access(project):
         return Page(items=[], next=None)
-    behind = None if place is None else (place.store, place.name, place.version)
+    after_key = None if page_key is None else (page_key.store, page_key.name, page_key.version)
     with service.database.read() as session:
-        found = adapters.page(
-            session, project=project or who.project, name=name, after=behind, limit=limit + 1
+        records = adapters.list_page(
+            session, project=project or principal.project, name=name, after=after_key, limit=limit + 1
         )
-    last = found[limit - 1] if len(found) > limit else None
-    follows = (
+    last = records[limit - 1] if len(records) > limit else None
+    next_cursor = (
         None
         if last is None
-        else written(AdapterPlace(store=last.store, name=last.name, version=last.version))
+        else encode_cursor(AdapterPageKey(store=last.store, name=last.name, version=last.version))
     )
-    return Page(items=[AdapterAnswer.model_validate(one) for one in found[:limit]], next=follows)
+    return Page(items=[AdapterResponse.model_validate(record) for record in records[:limit]], next=next_cursor)
 
 
 @router.get(
-    "/{name}", response_model=NameAnswer, responses=documented(404), openapi_extra=needs("viewer")
+    "/{name}", response_model=AdapterNameResponse, responses=describe_problems(404), openapi_extra=requires_scope("viewer")
 )
-def named(
-    who: Asker,
-    service: Behind,
+def get_name(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     name: NamePath,
     store: StoreQuery = None,
-) -> NameAnswer:
+) -> AdapterNameResponse:
     """What a bare name means in its store, and the versions that there are."""
     with service.database.read() as session:
-        versions = _of_name(session, who, name, store)
-        current = adapters.current(session, versions[0].store, name)
-    seen = current is not None and any(one.version == current.version for one in versions)
-    return NameAnswer(
+        versions = _find_versions(session, principal, name, store)
+        current = adapters.get_pointer(session, versions[0].store, name)
+    is_visible = current is not None and any(adapter.version == current.version for adapter in versions)
+    return AdapterNameResponse(
         store=versions[0].store,
         name=name,
-        current=PointerAnswer.model_validate(current) if seen else None,
-        versions=[AdapterAnswer.model_validate(one) for one in versions],
+        current=PointerResponse.model_validate(current) if is_visible else None,
+        versions=[AdapterResponse.model_validate(adapter) for adapter in versions],
     )
 
 
 @router.get(
     "/{name}/{version:int}",
-    response_model=AdapterDetail,
-    responses=documented(404),
-    openapi_extra=needs("viewer"),
+    response_model=AdapterDetailResponse,
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("viewer"),
 )
-def show(
-    who: Asker,
-    service: Behind,
+def get_version(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     name: NamePath,
     version: VersionPath,
     store: StoreQuery = None,
-) -> AdapterDetail:
+) -> AdapterDetailResponse:
     """One version with its manifest."""
     with service.database.read() as session:
-        versions = _of_name(session, who, name, store)
-    found = next((one for one in versions if one.version == version), None)
-    if found is None:
-        raise Unknown("adapter", f"{name}@v{version}")
-    return AdapterDetail.model_validate(found)
+        versions = _find_versions(session, principal, name, store)
+    adapter = next((candidate for candidate in versions if candidate.version == version), None)
+    if adapter is None:
+        raise UnknownItem("adapter", f"{name}@v{version}")
+    return AdapterDetailResponse.model_validate(adapter)
 
 
 @router.post(
     "/{name}/promote",
-    response_model=PointerAnswer,
-    responses=documented(404, 409),
-    openapi_extra=needs("submitter"),
+    response_model=PointerResponse,
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("submitter"),
 )
 def promote(
-    who: Asker,
-    service: Behind,
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     name: NamePath,
-    asked: Promotion,
+    body: PromoteAdapterRequest,
     store: StoreQuery = None,
-) -> PointerAnswer:
+) -> PointerResponse:
     """Let the bare name mean this version. The same again is no move."""
-    versions = _movable(service, who, name, store)
-    if all(one.version != asked.version for one in versions):
-        raise Unknown("adapter", f"{name}@v{asked.version}")
-    return _moved(
+    versions = _find_movable_versions(service, principal, name, store)
+    if all(adapter.version != body.version for adapter in versions):
+        raise UnknownItem("adapter", f"{name}@v{body.version}")
+    return _move_pointer(
         service,
         versions[0].store,
         name,
-        lambda opened: pointer.promote(opened, name, asked.version),
+        lambda object_store: pointer.promote(object_store, name, body.version),
     )
 
 
 @router.post(
     "/{name}/rollback",
-    response_model=PointerAnswer,
-    responses=documented(404, 409),
-    openapi_extra=needs("submitter"),
+    response_model=PointerResponse,
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("submitter"),
 )
 def rollback(
-    who: Asker,
-    service: Behind,
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     name: NamePath,
     store: StoreQuery = None,
-) -> PointerAnswer:
+) -> PointerResponse:
     """Let the bare name mean what it meant before the last promotion that still stands."""
-    versions = _movable(service, who, name, store)
-    return _moved(service, versions[0].store, name, lambda opened: pointer.rollback(opened, name))
+    versions = _find_movable_versions(service, principal, name, store)
+    return _move_pointer(service, versions[0].store, name, lambda object_store: pointer.rollback(object_store, name))
 
 
-def _moved(
-    service: Service, store: str, name: str, move: Callable[[ObjectStore], Pointer]
-) -> PointerAnswer:
+def _move_pointer(
+    service: Service, store: str, name: str, apply_move: Callable[[ObjectStore], Pointer]
+) -> PointerResponse:
     """The store's pointer first, which is the truth; then what the registry knows of it."""
-    there = move(open_store(store))
-    number = there.moves[-1].number
+    moved = apply_move(open_store(store))
+    move_number = moved.moves[-1].number
     with service.database.write() as session:
-        adapters.point_if_there(session, store, name, there.version, number)
-    return PointerAnswer(store=store, name=name, version=there.version, move=number)
+        adapters.set_pointer_if_known(session, store, name, moved.version, move_number)
+    return PointerResponse(store=store, name=name, version=moved.version, move=move_number)
 
 
-def _of_name(session: Session, who: Who, name: str, store: str | None) -> list[Adapter]:
+def _find_versions(session: Session, principal: Principal, name: str, store: str | None) -> list[Adapter]:
     """The versions of a name in one store, as far as the asker sees any. Raises Unknown."""
-    found = adapters.page(session, project=who.project, name=name, limit=None)
+    versions = adapters.list_page(session, project=principal.project, name=name, limit=None)
     if store is not None:
-        found = [one for one in found if one.store.rstrip("/") == store.rstrip("/")]
-    stores = sorted({one.store for one in found})
-    if not found:
-        raise Unknown("adapter", name)
+        versions = [version for version in versions if version.store.rstrip("/") == store.rstrip("/")]
+    stores = sorted({version.store for version in versions})
+    if not versions:
+        raise UnknownItem("adapter", name)
     if len(stores) > 1:
         problem = f"{name} lies in {len(stores)} stores"
         raise InputError([Fault("store", problem, f"Name one: {', '.join(stores)}.")])
-    return found
+    return versions
 
 
-def _movable(service: Service, who: Who, name: str, store: str | None) -> list[Adapter]:
+def _find_movable_versions(service: Service, principal: Principal, name: str, store: str | None) -> list[Adapter]:
     """The same where the name is the asker's alone: its pointer is what others' users follow too.
 
     Raises Unknown, Taken.
     """
     with service.database.read() as session:
-        own = _of_name(session, who, name, store)
-        every = adapters.page(session, name=name, store=own[0].store, limit=None)
-    if len(every) != len(own):
-        raise Taken("name", name)
+        own = _find_versions(session, principal, name, store)
+        all_versions = adapters.list_page(session, name=name, store=own[0].store, limit=None)
+    if len(all_versions) != len(own):
+        raise DuplicateKey("name", name)
     return own

@@ -9,196 +9,196 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 
 from jobs.errors import JobsError
-from orchestrator.api.access import Asker, Doorman, Guarded, needs
+from orchestrator.api.access import CurrentPrincipal, Authenticator, AuthenticatedRoute, requires_scope
 from orchestrator.api.answers import (
-    CapacityAnswer,
-    ClusterAnswer,
-    NewTokenAnswer,
+    CapacityResponse,
+    ClusterResponse,
+    NewTokenResponse,
     Page,
-    ProjectAnswer,
-    TokenAnswer,
+    ProjectResponse,
+    TokenResponse,
 )
-from orchestrator.api.given import AskedProject, AskedToken, NamePath, ProjectChange, TokenPath
-from orchestrator.api.parts import Behind, own_project
-from orchestrator.api.problems import documented
+from orchestrator.api.given import CreateProjectRequest, CreateTokenRequest, NamePath, UpdateProjectRequest, TokenPath
+from orchestrator.api.parts import ServiceDep, resolve_project
+from orchestrator.api.problems import describe_problems
 from orchestrator.cluster.door import Cluster
 from orchestrator.registry import projects, tokens
-from orchestrator.registry.errors import LostUpdate, Unknown
-from orchestrator.registry.values import Limits
+from orchestrator.registry.errors import LostUpdate, UnknownItem
+from orchestrator.registry.values import ProjectLimits
 
-FRESH_S = 5.0
+CAPACITY_CACHE_S = 5.0
 """That what a cluster said of itself is told to others too."""
-ASKED_AT_ONCE = 4
+MAX_CONCURRENT_QUERIES = 4
 
-router = APIRouter(prefix="/v1", tags=["service"], route_class=Guarded)
+router = APIRouter(prefix="/v1", tags=["service"], route_class=AuthenticatedRoute)
 
 
-class Capacities:
+class CapacityCache:
     """What the clusters say they have, asked seldom: one that is gone costs its asker seconds."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[str, tuple[ClusterAnswer, float]] = {}
-        self._asking = CapacityLimiter(ASKED_AT_ONCE)
+        self._cache: dict[str, tuple[ClusterResponse, float]] = {}
+        self._limiter = CapacityLimiter(MAX_CONCURRENT_QUERIES)
 
-    async def of(self, cluster: Cluster) -> ClusterAnswer:
+    async def get(self, cluster: Cluster) -> ClusterResponse:
         """The cluster as it was a moment ago."""
-        known = self._known.get(cluster.name)
-        if known is None or self._clock() >= known[1]:
-            found = await to_thread.run_sync(_asked, cluster, limiter=self._asking)
-            self._known[cluster.name] = known = (found, self._clock() + FRESH_S)
-        return known[0]
+        cached = self._cache.get(cluster.name)
+        if cached is None or self._clock() >= cached[1]:
+            response = await to_thread.run_sync(_query_cluster, cluster, limiter=self._limiter)
+            self._cache[cluster.name] = cached = (response, self._clock() + CAPACITY_CACHE_S)
+        return cached[0]
 
 
 @router.get(
-    "/me", response_model=TokenAnswer, responses=documented(), openapi_extra=needs("viewer")
+    "/me", response_model=TokenResponse, responses=describe_problems(), openapi_extra=requires_scope("viewer")
 )
-async def me(
-    who: Asker,
-) -> TokenAnswer:
+async def get_me(
+    principal: CurrentPrincipal,
+) -> TokenResponse:
     """Whose token this is."""
-    return TokenAnswer.model_validate(who.token)
+    return TokenResponse.model_validate(principal.token)
 
 
 @router.get(
     "/clusters",
-    response_model=Page[ClusterAnswer],
-    responses=documented(),
-    openapi_extra=needs("viewer"),
+    response_model=Page[ClusterResponse],
+    responses=describe_problems(),
+    openapi_extra=requires_scope("viewer"),
 )
-async def clusters(
-    service: Behind,
+async def list_clusters(
+    service: ServiceDep,
     request: Request,
-) -> Page[ClusterAnswer]:
+) -> Page[ClusterResponse]:
     """The clusters by name, whether they answer, and what they have."""
-    capacities: Capacities = request.app.state.capacities
-    found = [await capacities.of(one) for _, one in sorted(service.clusters.items())]
-    return Page(items=found, next=None)
+    capacities: CapacityCache = request.app.state.capacities
+    responses = [await capacities.get(cluster) for _, cluster in sorted(service.clusters.items())]
+    return Page(items=responses, next=None)
 
 
 @router.get(
     "/projects",
-    response_model=Page[ProjectAnswer],
-    responses=documented(),
-    openapi_extra=needs("viewer"),
+    response_model=Page[ProjectResponse],
+    responses=describe_problems(),
+    openapi_extra=requires_scope("viewer"),
 )
-def listed(
-    who: Asker,
-    service: Behind,
-) -> Page[ProjectAnswer]:
+def list_projects(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+) -> Page[ProjectResponse]:
     """The projects that the token sees, by name."""
     with service.database.read() as session:
-        found = [one for one in projects.listed(session) if who.sees(one.name)]
-    return Page(items=[ProjectAnswer.model_validate(one) for one in found], next=None)
+        visible = [project for project in projects.list_projects(session) if principal.can_access(project.name)]
+    return Page(items=[ProjectResponse.model_validate(project) for project in visible], next=None)
 
 
 @router.post(
     "/projects",
     status_code=201,
-    response_model=ProjectAnswer,
-    responses=documented(409),
-    openapi_extra=needs("admin", all_projects=True),
+    response_model=ProjectResponse,
+    responses=describe_problems(409),
+    openapi_extra=requires_scope("admin", all_projects=True),
 )
-def add(
-    service: Behind,
-    asked: AskedProject,
-) -> ProjectAnswer:
+def create_project(
+    service: ServiceDep,
+    body: CreateProjectRequest,
+) -> ProjectResponse:
     """Make a project."""
-    limits = Limits(**asked.model_dump(exclude={"name"}))
+    limits = ProjectLimits(**body.model_dump(exclude={"name"}))
     with service.database.write() as session:
-        return ProjectAnswer.model_validate(projects.add(session, asked.name, limits))
+        return ProjectResponse.model_validate(projects.add(session, body.name, limits))
 
 
 @router.patch(
     "/projects/{name}",
-    response_model=ProjectAnswer,
-    responses=documented(404, 409),
-    openapi_extra=needs("admin", all_projects=True),
+    response_model=ProjectResponse,
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("admin", all_projects=True),
 )
-def change(
-    service: Behind,
+def update_project(
+    service: ServiceDep,
     name: NamePath,
-    asked: ProjectChange,
-) -> ProjectAnswer:
+    body: UpdateProjectRequest,
+) -> ProjectResponse:
     """Set what a project may use."""
     with service.database.write() as session:
-        there = projects.project(session, name)
-        if asked.revision is not None and asked.revision != there.revision:
-            raise LostUpdate(f"project {name}", asked.revision, there.revision)
-        kept = {limit: getattr(there, limit) for limit in Limits.model_fields}
-        named = asked.model_dump(include=asked.model_fields_set - {"revision"})
-        changed = projects.set_limits(session, there, Limits(**{**kept, **named}))
-        return ProjectAnswer.model_validate(changed)
+        project = projects.get(session, name)
+        if body.revision is not None and body.revision != project.revision:
+            raise LostUpdate(f"project {name}", body.revision, project.revision)
+        current = {limit: getattr(project, limit) for limit in ProjectLimits.model_fields}
+        changes = body.model_dump(include=body.model_fields_set - {"revision"})
+        updated = projects.set_limits(session, project, ProjectLimits(**{**current, **changes}))
+        return ProjectResponse.model_validate(updated)
 
 
 @router.get(
     "/tokens",
-    response_model=Page[TokenAnswer],
-    responses=documented(),
-    openapi_extra=needs("admin"),
+    response_model=Page[TokenResponse],
+    responses=describe_problems(),
+    openapi_extra=requires_scope("admin"),
 )
-def tokens_listed(
-    who: Asker,
-    service: Behind,
-) -> Page[TokenAnswer]:
+def list_tokens(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+) -> Page[TokenResponse]:
     """The tokens of the asker's project, or all; dead ones too, no secrets."""
     with service.database.read() as session:
-        found = [one for one in tokens.tokens(session) if who.project in (None, one.project)]
-    return Page(items=[TokenAnswer.model_validate(one) for one in found], next=None)
+        visible = [token for token in tokens.list_tokens(session) if principal.project in (None, token.project)]
+    return Page(items=[TokenResponse.model_validate(token) for token in visible], next=None)
 
 
 @router.post(
     "/tokens",
     status_code=201,
-    response_model=NewTokenAnswer,
-    responses=documented(404),
-    openapi_extra=needs("admin"),
+    response_model=NewTokenResponse,
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("admin"),
 )
-def issue(
-    who: Asker,
-    service: Behind,
-    asked: AskedToken,
+def create_token(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    body: CreateTokenRequest,
     response: Response,
-) -> NewTokenAnswer:
+) -> NewTokenResponse:
     """Make a token. Its secret is shown this once."""
-    project = asked.project or who.project
+    project = body.project or principal.project
     if project is not None:
-        project = own_project(service, who, project)
+        project = resolve_project(service, principal, project)
     with service.database.write() as session:
-        made, secret = tokens.issue(
-            session, asked.label, asked.scope, project=project, seconds=asked.seconds
+        token, secret = tokens.issue(
+            session, body.label, body.scope, project=project, seconds=body.seconds
         )
     response.headers["Cache-Control"] = "no-store"
-    return NewTokenAnswer(**TokenAnswer.model_validate(made).model_dump(), secret=secret)
+    return NewTokenResponse(**TokenResponse.model_validate(token).model_dump(), secret=secret)
 
 
 @router.delete(
     "/tokens/{token}",
     status_code=204,
     response_class=Response,
-    responses=documented(404),
-    openapi_extra=needs("admin"),
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("admin"),
 )
-def revoke(
-    who: Asker,
-    service: Behind,
+def revoke_token(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     token: TokenPath,
     request: Request,
 ) -> Response:
     """From now on nobody is known by it."""
     with service.database.write() as session:
-        there = tokens.get(session, token)
-        if who.project is not None and there.project != who.project:
-            raise Unknown("token", token)
+        stored = tokens.get(session, token)
+        if principal.project is not None and stored.project != principal.project:
+            raise UnknownItem("token", token)
         tokens.revoke(session, token)
-    doorman: Doorman = request.app.state.doorman
-    doorman.forget()
+    authenticator: Authenticator = request.app.state.doorman
+    authenticator.clear_cache()
     return Response(status_code=204)
 
 
-def _asked(cluster: Cluster) -> ClusterAnswer:
+def _query_cluster(cluster: Cluster) -> ClusterResponse:
     try:
-        capacity = CapacityAnswer.model_validate(cluster.capacity())
+        capacity = CapacityResponse.model_validate(cluster.get_capacity())
     except JobsError:
-        return ClusterAnswer(name=cluster.name, up=False, capacity=None)
-    return ClusterAnswer(name=cluster.name, up=True, capacity=capacity)
+        return ClusterResponse(name=cluster.name, up=False, capacity=None)
+    return ClusterResponse(name=cluster.name, up=True, capacity=capacity)

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict
 Item = TypeVar("Item")
 
 
-def shown(**example: Any) -> ConfigDict:
+def make_config(**example: Any) -> ConfigDict:
     """An answer made of a frozen value's attributes, with an example in the document."""
     return ConfigDict(frozen=True, from_attributes=True, json_schema_extra={"examples": [example]})
 
 
-RUN: dict[str, Any] = {
+RUN_EXAMPLE: dict[str, Any] = {
     "id": "chat-20260101-030000-1f2e",
     "project": "default",
     "kind": "finetune",
@@ -37,7 +37,7 @@ RUN: dict[str, Any] = {
     "updated_at": 1767236410.5,
     "revision": 3,
 }
-ATTEMPT: dict[str, Any] = {
+ATTEMPT_EXAMPLE: dict[str, Any] = {
     "number": 1,
     "submission": "chat-20260101-030000-1f2e-a1",
     "cluster": "default",
@@ -47,13 +47,13 @@ ATTEMPT: dict[str, Any] = {
     "ended_at": None,
     "seen_at": 1767236401.2,
 }
-ADAPTER: dict[str, Any] = {
+ADAPTER_EXAMPLE: dict[str, Any] = {
     "store": "s3://models/slora/",
     "name": "chat",
     "version": 2,
     "label": "chat@v2",
     "project": "default",
-    "run": RUN["id"],
+    "run": RUN_EXAMPLE["id"],
     "attempt": 1,
     "kind": "slora",
     "parent": "chat@v1",
@@ -62,8 +62,8 @@ ADAPTER: dict[str, Any] = {
     "size": 1863224,
     "committed_at": 1767236400.0,
 }
-POINTER: dict[str, Any] = {"store": ADAPTER["store"], "name": "chat", "version": 2, "move": 3}
-SCHEDULE: dict[str, Any] = {
+POINTER_EXAMPLE: dict[str, Any] = {"store": ADAPTER_EXAMPLE["store"], "name": "chat", "version": 2, "move": 3}
+SCHEDULE_EXAMPLE: dict[str, Any] = {
     "project": "default",
     "name": "nightly",
     "kind": "finetune",
@@ -81,7 +81,7 @@ SCHEDULE: dict[str, Any] = {
     "created_at": 1767236400.0,
     "revision": 1,
 }
-PROJECT: dict[str, Any] = {
+PROJECT_EXAMPLE: dict[str, Any] = {
     "name": "default",
     "max_runs": 10,
     "max_workers": None,
@@ -89,7 +89,7 @@ PROJECT: dict[str, Any] = {
     "created_at": 1767236400.0,
     "revision": 1,
 }
-TOKEN: dict[str, Any] = {
+TOKEN_EXAMPLE: dict[str, Any] = {
     "id": "5d41402abc4b2a76",
     "label": "ci",
     "scope": "submitter",
@@ -107,10 +107,10 @@ class Page(BaseModel, Generic[Item]):
     next: str | None
 
 
-class RunAnswer(BaseModel):
+class RunResponse(BaseModel):
     """A run. `waits` says why a planned one is not submitted yet, `stop` that it should end."""
 
-    model_config = shown(**RUN)
+    model_config = make_config(**RUN_EXAMPLE)
 
     id: str
     project: str
@@ -127,7 +127,7 @@ class RunAnswer(BaseModel):
     tokens: int | None
     search: str | None
     stop: str | None
-    waits: str
+    wait_reason: str
     not_before: float | None
     spec_sha256: str | None
     created_at: float
@@ -135,10 +135,10 @@ class RunAnswer(BaseModel):
     revision: int
 
 
-class AttemptAnswer(BaseModel):
+class AttemptResponse(BaseModel):
     """One try of a run on a cluster."""
 
-    model_config = shown(**ATTEMPT)
+    model_config = make_config(**ATTEMPT_EXAMPLE)
 
     number: int
     submission: str
@@ -147,21 +147,21 @@ class AttemptAnswer(BaseModel):
     reason: str | None
     created_at: float
     ended_at: float | None
-    seen_at: float | None
+    acknowledged_at: float | None
 
 
-class RunDetail(RunAnswer):
+class RunDetailResponse(RunResponse):
     """A run with its attempts, the first one first."""
 
-    model_config: ClassVar[ConfigDict] = shown(**RUN, attempts=[ATTEMPT])
+    model_config: ClassVar[ConfigDict] = make_config(**RUN_EXAMPLE, attempts=[ATTEMPT_EXAMPLE])
 
-    attempts: list[AttemptAnswer]
+    attempts: list[AttemptResponse]
 
 
-class Checked(BaseModel):
+class CheckResponse(BaseModel):
     """What a submission would be; `tokens` is null where only the data's rows tell."""
 
-    model_config = shown(
+    model_config = make_config(
         kind="finetune",
         name="chat",
         store="s3://models/slora",
@@ -178,10 +178,10 @@ class Checked(BaseModel):
     data: str
 
 
-class AdapterAnswer(BaseModel):
+class AdapterResponse(BaseModel):
     """A committed version."""
 
-    model_config = shown(**ADAPTER)
+    model_config = make_config(**ADAPTER_EXAMPLE)
 
     store: str
     name: str
@@ -198,18 +198,18 @@ class AdapterAnswer(BaseModel):
     committed_at: float
 
 
-class AdapterDetail(AdapterAnswer):
+class AdapterDetailResponse(AdapterResponse):
     """A committed version with its manifest, as the store has it."""
 
-    model_config: ClassVar[ConfigDict] = shown(**ADAPTER, manifest={"format": 1, "name": "chat"})
+    model_config: ClassVar[ConfigDict] = make_config(**ADAPTER_EXAMPLE, manifest={"format": 1, "name": "chat"})
 
     manifest: dict[str, Any]
 
 
-class PointerAnswer(BaseModel):
+class PointerResponse(BaseModel):
     """What a bare name means, and how many moves led there."""
 
-    model_config = shown(**POINTER)
+    model_config = make_config(**POINTER_EXAMPLE)
 
     store: str
     name: str
@@ -217,21 +217,21 @@ class PointerAnswer(BaseModel):
     move: int
 
 
-class NameAnswer(BaseModel):
+class AdapterNameResponse(BaseModel):
     """An adapter's name in one store: what it means, and its versions, the oldest first."""
 
-    model_config = shown(store=ADAPTER["store"], name="chat", current=POINTER, versions=[ADAPTER])
+    model_config = make_config(store=ADAPTER_EXAMPLE["store"], name="chat", current=POINTER_EXAMPLE, versions=[ADAPTER_EXAMPLE])
 
     store: str
     name: str
-    current: PointerAnswer | None
-    versions: list[AdapterAnswer]
+    current: PointerResponse | None
+    versions: list[AdapterResponse]
 
 
-class ScheduleAnswer(BaseModel):
+class ScheduleResponse(BaseModel):
     """A schedule. Name its `revision` in a change, and nobody else's change is overwritten."""
 
-    model_config = shown(**SCHEDULE)
+    model_config = make_config(**SCHEDULE_EXAMPLE)
 
     project: str
     name: str
@@ -251,10 +251,10 @@ class ScheduleAnswer(BaseModel):
     revision: int
 
 
-class FiringAnswer(BaseModel):
+class FiringResponse(BaseModel):
     """What came of one moment: run, queued, skipped, nothing new, refused."""
 
-    model_config = shown(
+    model_config = make_config(
         due_at=1767322800.0, fired_at=1767322800.4, outcome="run", run="chat-20260102-030000-1f2e"
     )
 
@@ -264,10 +264,10 @@ class FiringAnswer(BaseModel):
     run: str | None
 
 
-class ProjectAnswer(BaseModel):
+class ProjectResponse(BaseModel):
     """A project and what it may use; null: as much as there is."""
 
-    model_config = shown(**PROJECT)
+    model_config = make_config(**PROJECT_EXAMPLE)
 
     name: str
     max_runs: int | None
@@ -277,10 +277,10 @@ class ProjectAnswer(BaseModel):
     revision: int
 
 
-class CapacityAnswer(BaseModel):
+class CapacityResponse(BaseModel):
     """What a whole cluster has, and what of it is free."""
 
-    model_config = shown(
+    model_config = make_config(
         cpus=8.0, gpus=1.0, free_cpus=6.0, free_gpus=0.0, nodes=2, node_memory=17179869184
     )
 
@@ -292,20 +292,20 @@ class CapacityAnswer(BaseModel):
     node_memory: int | None
 
 
-class ClusterAnswer(BaseModel):
+class ClusterResponse(BaseModel):
     """A cluster; without a capacity it does not answer."""
 
-    model_config = shown(name="default", up=True, capacity=None)
+    model_config = make_config(name="default", up=True, capacity=None)
 
     name: str
     up: bool
-    capacity: CapacityAnswer | None
+    capacity: CapacityResponse | None
 
 
-class TokenAnswer(BaseModel):
+class TokenResponse(BaseModel):
     """A token, without its secret; `project` null: for all projects."""
 
-    model_config = shown(**TOKEN)
+    model_config = make_config(**TOKEN_EXAMPLE)
 
     id: str
     label: str
@@ -316,17 +316,17 @@ class TokenAnswer(BaseModel):
     revoked_at: float | None
 
 
-class NewTokenAnswer(TokenAnswer):
+class NewTokenResponse(TokenResponse):
     """A new token with its secret, which is shown this once."""
 
-    model_config: ClassVar[ConfigDict] = shown(**TOKEN, secret="slora_…")
+    model_config: ClassVar[ConfigDict] = make_config(**TOKEN_EXAMPLE, secret="slora_…")
 
     secret: str
 
 
-class Health(BaseModel):
+class HealthResponse(BaseModel):
     """That it is well."""
 
-    model_config = shown(status="ok")
+    model_config = make_config(status="ok")
 
     status: str

@@ -12,10 +12,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from orchestrator.api import adapters, admin, health, problems, runs, schedules, streams
-from orchestrator.api.access import Doorman
-from orchestrator.api.admin import Capacities
-from orchestrator.api.hub import EVERY_S, Hub
-from orchestrator.api.passages import Limited, Observed
+from orchestrator.api.access import Authenticator
+from orchestrator.api.admin import CapacityCache
+from orchestrator.api.hub import POLL_INTERVAL_S, StreamHub
+from orchestrator.api.passages import BodyLimit, RequestMetrics
 from orchestrator.service.loop import Service
 
 THREADS = 8
@@ -29,7 +29,7 @@ ABOUT = """Submit runs, follow them, keep what comes out.
 Every answer that is no success is a problem document: what, where, the way out."""
 
 
-def make_app(service: Service, *, every_s: float = EVERY_S) -> FastAPI:
+def make_app(service: Service, *, poll_interval_s: float = POLL_INTERVAL_S) -> FastAPI:
     """The service's door; its hub has to be closed before a server waits for its streams.
 
     `every_s`: between two looks at a run that is followed.
@@ -41,15 +41,15 @@ def make_app(service: Service, *, every_s: float = EVERY_S) -> FastAPI:
         redirect_slashes=False,
     )  # fmt: skip
     app.state.service = service
-    app.state.doorman = Doorman(service.database)
-    app.state.capacities = Capacities()
-    app.state.hub = Hub(service.database, service.clusters, every_s=every_s)
-    problems.add_to(app)
-    app.add_middleware(Limited)
-    app.add_middleware(Observed, observer=service.observer)
+    app.state.doorman = Authenticator(service.database)
+    app.state.capacities = CapacityCache()
+    app.state.hub = StreamHub(service.database, service.clusters, poll_interval_s=poll_interval_s)
+    problems.install_handlers(app)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(RequestMetrics, observer=service.metrics)
     for router in (
-        health.open_to_all,
-        health.guarded,
+        health.public_router,
+        health.guarded_router,
         # Before the runs' own, whose last path would match them too.
         streams.router,
         runs.router,
@@ -58,7 +58,7 @@ def make_app(service: Service, *, every_s: float = EVERY_S) -> FastAPI:
         admin.router,
     ):
         app.include_router(router)
-    _document(app)
+    _set_openapi(app)
     return app
 
 
@@ -68,26 +68,26 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     app.state.readers = CapacityLimiter(READERS if service.database.is_local else THREADS)
     yield
-    hub: Hub = app.state.hub
+    hub: StreamHub = app.state.hub
     await hub.close()
 
 
-def _document(app: FastAPI) -> None:
+def _set_openapi(app: FastAPI) -> None:
     """The document, made once: with the one way to be known, and problems in place of FastAPI's
     own form of a fault."""
-    made: dict[str, Any] = {}
+    document: dict[str, Any] = {}
 
-    def openapi() -> dict[str, Any]:
-        if not made:
-            found = get_openapi(
+    def build_openapi() -> dict[str, Any]:
+        if not document:
+            schema = get_openapi(
                 title=app.title, version=app.version, description=ABOUT, routes=app.routes
             )
-            parts = found["components"]
-            parts["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-            parts["schemas"].pop("HTTPValidationError", None)
-            parts["schemas"].pop("ValidationError", None)
-            parts["schemas"]["Problem"] = problems.schema(parts["schemas"])
-            made.update(found)
-        return made
+            components = schema["components"]
+            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            components["schemas"].pop("HTTPValidationError", None)
+            components["schemas"].pop("ValidationError", None)
+            components["schemas"]["Problem"] = problems.build_schema(components["schemas"])
+            document.update(schema)
+        return document
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = build_openapi  # type: ignore[method-assign]

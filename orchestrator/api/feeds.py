@@ -17,87 +17,87 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import FINAL
 from orchestrator.registry.values import Attempt, Event, Run
 
-KEPT = 4 << 20
+MAX_BUFFERED_BYTES = 4 << 20
 """Bytes of an attempt's log that are kept for its followers; who is behind them reads alone."""
-MUCH = 1 << 16
+FULL_READ_BYTES = 1 << 16
 """Bytes after which a cluster surely has more to tell."""
 
-Look = TypeVar("Look")
+Update = TypeVar("Look")
 
 
 @dataclass(frozen=True)
-class Sources:
+class TailSources:
     """Where feeds look."""
 
     database: Database
     clusters: Mapping[str, Cluster]
 
-    def log_of(self, attempt: Attempt, start: int) -> bytes:
+    def read_log(self, attempt: Attempt, start: int) -> bytes:
         """An attempt's log from a byte on, asked of its cluster now. Raises ClusterUnreachable."""
         cluster = self.clusters.get(attempt.cluster)
         # One that is no longer configured can't be asked; nor can one that nobody remembers.
-        return b"" if cluster is None else cluster.log(attempt.submission, start)
+        return b"" if cluster is None else cluster.read_log(attempt.submission, start)
 
 
-class Feed(Generic[Look]):
+class Tail(Generic[Update]):
     """One run, looked at for all who follow it."""
 
-    def __init__(self, sources: Sources, run: str) -> None:
+    def __init__(self, sources: TailSources, run: str) -> None:
         self.sources, self.run = sources, run
         self.followers = 0
-        self.over: Run | None = None
+        self.final_run: Run | None = None
         """The run, once it is final and all of it was read."""
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
-    def look(self) -> Look:
+    def poll(self) -> Update:
         """One look, in a thread. Raises JobsError."""
         raise NotImplementedError
 
-    def take(self, look: Look) -> bool:
+    def apply_update(self, update: Update) -> bool:
         """Keeps what was seen, on the event loop; whether it is news."""
         raise NotImplementedError
 
-    async def news(self, seconds: float) -> bool:
+    async def wait_for_update(self, seconds: float) -> bool:
         """Waits for news, or until the feed is closed; False where none came in time."""
         try:
-            await asyncio.wait_for(self._news.wait(), seconds)
+            await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
             return False
         return True
 
     def wake(self) -> None:
         """Lets every follower look at what is kept."""
-        self._news.set()
-        self._news = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
-EventLook = tuple[Run, list[Event]]
+EventUpdate = tuple[Run, list[Event]]
 
 
-class EventFeed(Feed[EventLook]):
+class EventTail(Tail[EventUpdate]):
     """What the registry saw of a run."""
 
-    def __init__(self, sources: Sources, run: str) -> None:
+    def __init__(self, sources: TailSources, run: str) -> None:
         super().__init__(sources, run)
         self.events: list[Event] = []
 
-    def look(self) -> EventLook:
+    def poll(self) -> EventUpdate:
         """The run, and the events behind those that are known."""
         after = self.events[-1].position if self.events else 0
         with self.sources.database.read() as session:
             # The run first: what made it final is then among the events.
             run = runs.get(session, self.run)
-            return run, runs.events(session, self.run, after=after)
+            return run, runs.list_events(session, self.run, after=after)
 
-    def take(self, look: EventLook) -> bool:
+    def apply_update(self, update: EventUpdate) -> bool:
         """The events; nothing behind a final run's last one."""
-        run, fresh = look
+        run, fresh = update
         self.events += fresh
         if run.status in FINAL and not fresh:
-            self.over = run
+            self.final_run = run
         return bool(fresh)
 
-    def behind(self, position: int) -> list[Event]:
+    def list_events_after(self, position: int) -> list[Event]:
         """What is known behind a position."""
         if not self.events or self.events[-1].position <= position:
             return []
@@ -105,14 +105,14 @@ class EventFeed(Feed[EventLook]):
 
 
 @dataclass
-class Tape:
+class LogBuffer:
     """The newest part of an attempt's log."""
 
     attempt: Attempt
     start: int
     """The byte of the log that `data` begins with."""
     data: bytearray = field(default_factory=bytearray)
-    whole: bool = False
+    is_complete: bool = False
     """Whether nothing comes behind it any more."""
 
     @property
@@ -120,83 +120,83 @@ class Tape:
         """The byte of the log that comes next."""
         return self.start + len(self.data)
 
-    def add(self, found: bytes) -> None:
+    def add(self, more: bytes) -> None:
         """More of the log; the oldest part goes."""
-        self.data += found
-        if len(self.data) > KEPT:
-            surplus = len(self.data) - KEPT
+        self.data += more
+        if len(self.data) > MAX_BUFFERED_BYTES:
+            surplus = len(self.data) - MAX_BUFFERED_BYTES
             del self.data[:surplus]
             self.start += surplus
 
 
 @dataclass(frozen=True)
-class Heard:
+class LogChunk:
     """What one look at one attempt's log brought."""
 
     attempt: Attempt
     start: int
     data: bytes
-    whole: bool
+    is_complete: bool
 
 
-LogLook = tuple[Run, list[Heard]]
+LogUpdate = tuple[Run, list[LogChunk]]
 
 
-class LogFeed(Feed[LogLook]):
+class LogTail(Tail[LogUpdate]):
     """What a run's attempts print, from the first one on that somebody reads."""
 
-    def __init__(self, sources: Sources, run: str) -> None:
+    def __init__(self, sources: TailSources, run: str) -> None:
         super().__init__(sources, run)
-        self.tapes: dict[int, Tape] = {}
-        self.wanted: dict[int, int] = {}
+        self.buffers: dict[int, LogBuffer] = {}
+        self.start_offsets: dict[int, int] = {}
         """Attempts that somebody reads, and the byte where the first of them began."""
-        self.newest = 0
+        self.newest_attempt = 0
 
-    def want(self, attempt: int, offset: int) -> None:
+    def add_reader(self, attempt: int, offset: int) -> None:
         """Somebody reads from here on, through all later attempts too."""
-        if all(attempt < number for number in self.wanted):
-            self.wanted[attempt] = offset
-            self.over = None
+        if all(attempt < number for number in self.start_offsets):
+            self.start_offsets[attempt] = offset
+            self.final_run = None
 
-    def look(self) -> LogLook:
+    def poll(self) -> LogUpdate:
         """What the attempts have printed since the last look."""
         with self.sources.database.read() as session:
             run = runs.get(session, self.run)
-            attempts = runs.attempts(session, self.run)
-        wanted = dict(self.wanted)
-        first = min(wanted, default=run.attempt)
-        heard = []
-        for one in attempts:
-            tape = self.tapes.get(one.number)
-            if one.number < first or (tape is not None and tape.whole):
+            attempts = runs.list_attempts(session, self.run)
+        start_offsets = dict(self.start_offsets)
+        first = min(start_offsets, default=run.attempt)
+        chunks = []
+        for attempt in attempts:
+            buffer = self.buffers.get(attempt.number)
+            if attempt.number < first or (buffer is not None and buffer.is_complete):
                 continue
-            start = wanted.get(one.number, 0) if tape is None else tape.end
+            start = start_offsets.get(attempt.number, 0) if buffer is None else buffer.end
             # Known before the log is read: what is at its end then stays so.
-            ended = one.number < run.attempt or run.status in FINAL
-            heard.append(self._heard(one, start, ended=ended))
-        return run, heard
+            is_over = attempt.number < run.attempt or run.status in FINAL
+            chunks.append(self._read_chunk(attempt, start, is_over=is_over))
+        return run, chunks
 
-    def take(self, look: LogLook) -> bool:
+    def apply_update(self, update: LogUpdate) -> bool:
         """The logs' new parts; over where each is whole to the last attempt."""
-        run, heard = look
-        news = run.attempt != self.newest
-        for one in heard:
-            tape = self.tapes.setdefault(one.attempt.number, Tape(one.attempt, one.start))
-            tape.add(one.data)
-            tape.whole = one.whole
-            news = news or bool(one.data) or one.whole
-        self.newest = run.attempt
-        first = min(self.wanted, default=run.attempt)
-        through = (self.tapes.get(number) for number in range(first, run.attempt + 1))
-        if run.status in FINAL and all(tape is None or tape.whole for tape in through):
-            self.over = run
-        return news
+        run, chunks = update
+        changed = run.attempt != self.newest_attempt
+        for chunk in chunks:
+            buffer = self.buffers.setdefault(chunk.attempt.number, LogBuffer(chunk.attempt, chunk.start))
+            buffer.add(chunk.data)
+            buffer.is_complete = chunk.is_complete
+            changed = changed or bool(chunk.data) or chunk.is_complete
+        self.newest_attempt = run.attempt
+        first = min(self.start_offsets, default=run.attempt)
+        buffers = (self.buffers.get(number) for number in range(first, run.attempt + 1))
+        if run.status in FINAL and all(buffer is None or buffer.is_complete for buffer in buffers):
+            self.final_run = run
+        return changed
 
-    def _heard(self, attempt: Attempt, start: int, *, ended: bool) -> Heard:
+    def _read_chunk(self, attempt: Attempt, start: int, *, is_over: bool) -> LogChunk:
         data = bytearray()
         while True:
-            found = self.sources.log_of(attempt, start + len(data))
-            data += found
-            at_its_end = ended and not found
-            if at_its_end or len(data) >= KEPT or (len(found) < MUCH and not ended):
-                return Heard(attempt, start, bytes(data), at_its_end)
+            more = self.sources.read_log(attempt, start + len(data))
+            data += more
+            at_its_end = is_over and not more
+            if at_its_end or len(data) >= MAX_BUFFERED_BYTES or (len(more) < FULL_READ_BYTES and not is_over):
+                return LogChunk(attempt, start, bytes(data), at_its_end)

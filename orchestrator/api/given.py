@@ -7,31 +7,31 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query
 from pydantic import ConfigDict, Field
 
-from jobs.spec import NAME_PATTERN, Frozen
-from jobs.store.manifest import LONGEST_NAME, Name
-from jobs.store.runs import LONGEST_RUN
+from jobs.spec import NAME_PATTERN, StrictModel
+from jobs.store.manifest import MAX_NAME_LENGTH, Name
+from jobs.store.runs import MAX_RUN_ID_LENGTH
 from orchestrator.registry.values import DEFAULT_CLUSTER, Kind, Limit
 
-LONGEST_STORE = 1024
+MAX_STORE_CHARS = 1024
 STORE_PATTERN = r"^[ -~]+$"
 YEAR_S = 366 * 86400.0
 
-RunPath = Annotated[str, Path(pattern=NAME_PATTERN, max_length=LONGEST_RUN)]
-NamePath = Annotated[str, Path(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
+RunPath = Annotated[str, Path(pattern=NAME_PATTERN, max_length=MAX_RUN_ID_LENGTH)]
+NamePath = Annotated[str, Path(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
 VersionPath = Annotated[int, Path(ge=1, lt=10**9)]
 TokenPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
-NameQuery = Annotated[str | None, Query(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
+NameQuery = Annotated[str | None, Query(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
 StoreQuery = Annotated[
     str | None,
     Query(
         pattern=STORE_PATTERN,
-        max_length=LONGEST_STORE,
+        max_length=MAX_STORE_CHARS,
         description="As adapters name it; needed where a name lies in several.",
     ),
 ]
 
 
-class AskedRun(Frozen):
+class SubmitRunRequest(StrictModel):
     """A run that is asked for. Without a project: the token's, or `default`."""
 
     model_config = ConfigDict(
@@ -59,13 +59,13 @@ class AskedRun(Frozen):
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
 
 
-class Promotion(Frozen):
+class PromoteAdapterRequest(StrictModel):
     """Which version a bare name shall mean."""
 
     version: int = Field(ge=1, lt=10**9, examples=[2])
 
 
-class AskedSchedule(Frozen):
+class CreateScheduleRequest(StrictModel):
     """A schedule that is asked for."""
 
     name: Name
@@ -84,7 +84,7 @@ class AskedSchedule(Frozen):
     priority: int = Field(default=0, ge=-1000, le=1000)
 
 
-class ScheduleChange(Frozen):
+class UpdateScheduleRequest(StrictModel):
     """What of a schedule changes; the rest stays."""
 
     revision: Annotated[int, Field(ge=1, lt=2**63)] | None = None
@@ -101,7 +101,7 @@ class ScheduleChange(Frozen):
     priority: int | None = Field(default=None, ge=-1000, le=1000)
 
 
-class AskedProject(Frozen):
+class CreateProjectRequest(StrictModel):
     """A project that is asked for; a limit of null is none."""
 
     name: Name
@@ -110,7 +110,7 @@ class AskedProject(Frozen):
     max_tokens_a_day: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
-class ProjectChange(Frozen):
+class UpdateProjectRequest(StrictModel):
     """Which limits change; one that is not named stays, null takes it away."""
 
     revision: Annotated[int, Field(ge=1, lt=2**63)] | None = None
@@ -120,7 +120,7 @@ class ProjectChange(Frozen):
     max_tokens_a_day: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
-class AskedToken(Frozen):
+class CreateTokenRequest(StrictModel):
     """A token that is asked for. Without a project: the asker's own, or all."""
 
     label: Name

@@ -6,43 +6,43 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 
-from orchestrator.api.access import Guarded, needs
-from orchestrator.api.answers import Health
-from orchestrator.api.parts import Behind
-from orchestrator.api.problems import documented, problem
+from orchestrator.api.access import AuthenticatedRoute, requires_scope
+from orchestrator.api.answers import HealthResponse
+from orchestrator.api.parts import ServiceDep
+from orchestrator.api.problems import describe_problems, make_problem
 
-open_to_all = APIRouter(tags=["health"])
-guarded = APIRouter(tags=["health"], route_class=Guarded)
+public_router = APIRouter(tags=["health"])
+guarded_router = APIRouter(tags=["health"], route_class=AuthenticatedRoute)
 
 
-@open_to_all.get("/healthz", response_model=Health, responses=documented())
-async def healthz(
-    service: Behind,
-) -> Health | Response:
+@public_router.get("/healthz", response_model=HealthResponse, responses=describe_problems())
+async def check_health(
+    service: ServiceDep,
+) -> HealthResponse | Response:
     """Whether the process is at work: where not, it should be started anew."""
-    if not service.alive:
-        return problem(503, "A thread of the service has ended. Its log says why.")
-    return Health(status="ok")
+    if not service.is_alive:
+        return make_problem(503, "A thread of the service has ended. Its log says why.")
+    return HealthResponse(status="ok")
 
 
-@open_to_all.get("/readyz", response_model=Health, responses=documented())
-def readyz(
-    service: Behind,
-) -> Health | Response:
+@public_router.get("/readyz", response_model=HealthResponse, responses=describe_problems())
+def check_readiness(
+    service: ServiceDep,
+) -> HealthResponse | Response:
     """Whether it can answer now: its database does."""
     with service.database.read() as session:
         session.execute(text("SELECT 1"))
-    return Health(status="ok")
+    return HealthResponse(status="ok")
 
 
-@guarded.get(
+@guarded_router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **documented()},
-    openapi_extra=needs("viewer", all_projects=True),
+    responses={200: {"content": {"text/plain": {}}}, **describe_problems()},
+    openapi_extra=requires_scope("viewer", all_projects=True),
 )
-def metrics(
-    service: Behind,
+def render_metrics(
+    service: ServiceDep,
 ) -> Response:
     """What the service tells of itself, for Prometheus."""
-    return Response(generate_latest(service.observer.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

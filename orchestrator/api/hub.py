@@ -15,81 +15,81 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from jobs.errors import JobsError
-from orchestrator.api.feeds import Feed, Sources
+from orchestrator.api.feeds import Tail, TailSources
 from orchestrator.cluster.door import Cluster
 from orchestrator.registry.database import Database
 
-EVERY_S = 0.5
-LOOKS = 4
+POLL_INTERVAL_S = 0.5
+MAX_CONCURRENT_POLLS = 4
 """Looks at once, over all feeds."""
 
-Kind = TypeVar("Kind", bound=Feed[Any])
+TailT = TypeVar("Kind", bound=Tail[Any])
 
 log = logging.getLogger(__name__)
 
 
-class Hub:
+class StreamHub:
     """The feeds that are followed now."""
 
     def __init__(
-        self, database: Database, clusters: Mapping[str, Cluster], *, every_s: float = EVERY_S
+        self, database: Database, clusters: Mapping[str, Cluster], *, poll_interval_s: float = POLL_INTERVAL_S
     ) -> None:
-        self.sources, self._every_s = Sources(database, clusters), every_s
-        self.looks = CapacityLimiter(LOOKS)
+        self.sources, self._poll_interval_s = TailSources(database, clusters), poll_interval_s
+        self.poll_limiter = CapacityLimiter(MAX_CONCURRENT_POLLS)
         self.closed = False
-        self._feeds: dict[tuple[type[Feed[Any]], str], Feed[Any]] = {}
-        self._tasks: dict[Feed[Any], asyncio.Task[None]] = {}
+        self._tails: dict[tuple[type[Tail[Any]], str], Tail[Any]] = {}
+        self._tasks: dict[Tail[Any], asyncio.Task[None]] = {}
 
     @asynccontextmanager
-    async def follow(self, kind: type[Kind], run: str) -> AsyncIterator[Kind]:
+    async def follow(self, tail_type: type[TailT], run: str) -> AsyncIterator[TailT]:
         """The run's feed of this kind, while the block lasts."""
-        feed = self._feeds.setdefault((kind, run), kind(self.sources, run))
-        assert isinstance(feed, kind)
-        feed.followers += 1
+        tail = self._tails.setdefault((tail_type, run), tail_type(self.sources, run))
+        assert isinstance(tail, tail_type)
+        tail.followers += 1
         try:
-            yield feed
+            yield tail
         finally:
-            feed.followers -= 1
-            if not feed.followers:
-                del self._feeds[kind, run]
-                self._end(feed)
+            tail.followers -= 1
+            if not tail.followers:
+                del self._tails[tail_type, run]
+                self._cancel_polling(tail)
 
-    def look_again(self, feed: Feed[Any]) -> None:
+    def ensure_polling(self, tail: Tail[Any]) -> None:
         """Lets the feed be looked at until it is over."""
-        if feed.over is None and feed not in self._tasks and not self.closed:
-            task = asyncio.get_running_loop().create_task(self._keep_looking(feed))
-            self._tasks[feed] = task
+        if tail.final_run is None and tail not in self._tasks and not self.closed:
+            task = asyncio.get_running_loop().create_task(self._poll_until_final(tail))
+            self._tasks[tail] = task
 
     async def close(self) -> None:
         """Ends every stream, so that its follower goes on at another service."""
         self.closed = True
         tasks = list(self._tasks.values())
-        for feed in list(self._feeds.values()):
-            self._end(feed)
-            feed.wake()
+        for tail in list(self._tails.values()):
+            self._cancel_polling(tail)
+            tail.wake()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
-    def watched(self) -> int:
+    def tail_count(self) -> int:
         """How many feeds there are."""
-        return len(self._feeds)
+        return len(self._tails)
 
-    async def _keep_looking(self, feed: Feed[Any]) -> None:
+    async def _poll_until_final(self, tail: Tail[Any]) -> None:
         try:
-            while feed.over is None:
+            while tail.final_run is None:
                 try:
-                    seen = await to_thread.run_sync(feed.look, limiter=self.looks)
-                    if feed.take(seen) or feed.over is not None:
-                        feed.wake()
+                    update = await to_thread.run_sync(tail.poll, limiter=self.poll_limiter)
+                    if tail.apply_update(update) or tail.final_run is not None:
+                        tail.wake()
                 except JobsError as error:
                     # Nothing is known: the followers wait, and are told afterwards.
-                    log.info("run %s can't be followed now: %s", feed.run, error)
-                if feed.over is None:
-                    await asyncio.sleep(self._every_s)
+                    log.info("run %s can't be followed now: %s", tail.run, error)
+                if tail.final_run is None:
+                    await asyncio.sleep(self._poll_interval_s)
         finally:
-            self._tasks.pop(feed, None)
+            self._tasks.pop(tail, None)
 
-    def _end(self, feed: Feed[Any]) -> None:
-        task = self._tasks.pop(feed, None)
+    def _cancel_polling(self, tail: Tail[Any]) -> None:
+        task = self._tasks.pop(tail, None)
         if task is not None:
             task.cancel()

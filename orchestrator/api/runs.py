@@ -13,29 +13,29 @@ from pydantic_core import to_json
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
-from jobs.errors import Fault, NotFound
+from jobs.errors import Fault, NotInStore
 from jobs.store.objects import open_store
 from jobs.store.runs import SPEC
 from orchestrator.api import cursor
-from orchestrator.api.access import Asker, Guarded, needs
-from orchestrator.api.answers import AttemptAnswer, Checked, Page, RunAnswer, RunDetail
-from orchestrator.api.cursor import Cursor, Limit, Place, written
-from orchestrator.api.given import AskedRun, NameQuery, RunPath
-from orchestrator.api.parts import Behind, submission, visible_run
-from orchestrator.api.problems import documented
+from orchestrator.api.access import CurrentPrincipal, AuthenticatedRoute, requires_scope
+from orchestrator.api.answers import AttemptResponse, CheckResponse, Page, RunResponse, RunDetailResponse
+from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
+from orchestrator.api.given import SubmitRunRequest, NameQuery, RunPath
+from orchestrator.api.parts import ServiceDep, make_submission, get_visible_run
+from orchestrator.api.problems import describe_problems
 from orchestrator.registry import marks, runs
 from orchestrator.registry.errors import LostUpdate
 from orchestrator.registry.lifecycle import Status
-from orchestrator.registry.request_paper import REQUEST, read_request
+from orchestrator.registry.request_paper import REQUEST_FILE, read_request
 from orchestrator.registry.values import Kind, Run
 from orchestrator.service.loop import Service
-from orchestrator.service.papers import PARTS, paper_key
+from orchestrator.service.papers import SPEC_FILES, format_run_key
 
-ROUNDS = 5
+MAX_TRIES = 5
 """Tries of a change that the reconciler's own may overtake."""
 
-Answer = TypeVar("Answer")
-Key = Annotated[
+Result = TypeVar("Answer")
+IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
@@ -46,12 +46,12 @@ Key = Annotated[
     ),
 ]
 
-_ANSWERED = frozenset(RunAnswer.model_fields)
+_RESPONSE_FIELDS = frozenset(RunResponse.model_fields)
 
-router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=Guarded)
+router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=AuthenticatedRoute)
 
 
-class RunPlace(Place):
+class RunPageKey(PageKey):
     """A run among all, the newest first."""
 
     created_at: float
@@ -61,143 +61,143 @@ class RunPlace(Place):
 @router.post(
     "",
     status_code=201,
-    response_model=RunAnswer,
-    responses={200: {"model": RunAnswer, "description": "The key's run"}, **documented(404, 409)},
-    openapi_extra=needs("submitter"),
+    response_model=RunResponse,
+    responses={200: {"model": RunResponse, "description": "The key's run"}, **describe_problems(404, 409)},
+    openapi_extra=requires_scope("submitter"),
 )
-def submit(
-    who: Asker,
-    service: Behind,
-    asked: AskedRun,
+def submit_run(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    body: SubmitRunRequest,
     response: Response,
-    key: Key = None,
-) -> RunAnswer:
+    key: IdempotencyKey = None,
+) -> RunResponse:
     """Submit a run. Whoever is answered has one; 200 where the key was given it before."""
-    run, new = service.intake.accept(submission(service, who, asked), key=key)
-    if new:
+    run, is_new = service.intake.accept(make_submission(service, principal, body), key=key)
+    if is_new:
         service.wake(run.cluster)
     else:
         response.status_code = 200
-    return RunAnswer.model_validate(run)
+    return RunResponse.model_validate(run)
 
 
 @router.post(
     "/check",
-    response_model=Checked,
-    responses=documented(404),
-    openapi_extra=needs("submitter"),
+    response_model=CheckResponse,
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("submitter"),
 )
-def check(
-    who: Asker,
-    service: Behind,
-    asked: AskedRun,
-) -> Checked:
+def check_run(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    body: SubmitRunRequest,
+) -> CheckResponse:
     """What a submission would be, with all its faults; nothing is written."""
-    found = service.intake.check(submission(service, who, asked))
-    return Checked.model_validate(found)
+    checked = service.intake.resolve(make_submission(service, principal, body))
+    return CheckResponse.model_validate(checked)
 
 
 @router.get(
-    "", response_model=Page[RunAnswer], responses=documented(), openapi_extra=needs("viewer")
+    "", response_model=Page[RunResponse], responses=describe_problems(), openapi_extra=requires_scope("viewer")
 )
-async def listed(
+async def list_runs(
     request: Request,
-    who: Asker,
-    service: Behind,
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     project: NameQuery = None,
     status: Annotated[Status | None, Query()] = None,
     name: NameQuery = None,
     kind: Annotated[Kind | None, Query()] = None,
-    limit: Limit = cursor.PAGE,
+    limit: Limit = cursor.PAGE_SIZE,
     after: Annotated[Cursor, Query(alias="cursor")] = None,
 ) -> Response:
     """Runs, the newest first."""
-    place = cursor.read(RunPlace, after)
-    if project is not None and not who.sees(project):
-        return _json([], None)
-    filters = {"project": project or who.project, "status": status, "name": name, "kind": kind}
-    look = partial(_page, service, filters, place, limit)
-    return await to_thread.run_sync(look, limiter=request.app.state.readers)
+    page_key = cursor.decode_cursor(RunPageKey, after)
+    if project is not None and not principal.can_access(project):
+        return _render_page([], None)
+    filters = {"project": project or principal.project, "status": status, "name": name, "kind": kind}
+    read_page = partial(_read_page, service, filters, page_key, limit)
+    return await to_thread.run_sync(read_page, limiter=request.app.state.readers)
 
 
-def _page(
-    service: Service, filters: dict[str, str | None], place: RunPlace | None, limit: int
+def _read_page(
+    service: Service, filters: dict[str, str | None], page_key: RunPageKey | None, limit: int
 ) -> Response:
     with service.database.read() as session:
-        found = runs.rows(session, filters, after=place, limit=limit + 1)
-    last = found[limit - 1] if len(found) > limit else None
-    follows = None if last is None else written(RunPlace(created_at=last.created_at, id=last.id))
-    return _json([_shown(row) for row in found[:limit]], follows)
+        rows = runs.select_rows(session, filters, after=page_key, limit=limit + 1)
+    last = rows[limit - 1] if len(rows) > limit else None
+    next_cursor = None if last is None else encode_cursor(RunPageKey(created_at=last.created_at, id=last.id))
+    return _render_page([_select_fields(row) for row in rows[:limit]], next_cursor)
 
 
-def _shown(row: Row[Any]) -> dict[str, Any]:
+def _select_fields(row: Row[Any]) -> dict[str, Any]:
     """A run as its answer has it; not checked: what the registry holds, it holds in its types."""
-    return {name: value for name, value in row._mapping.items() if name in _ANSWERED}
+    return {name: value for name, value in row._mapping.items() if name in _RESPONSE_FIELDS}
 
 
-def _json(items: Sequence[dict[str, Any]], follows: str | None) -> Response:
+def _render_page(items: Sequence[dict[str, Any]], next_cursor: str | None) -> Response:
     """Written here: FastAPI would check all of it, which is a third of what a page costs."""
-    page = to_json({"items": items, "next": follows}, inf_nan_mode="null")
+    page = to_json({"items": items, "next": next_cursor}, inf_nan_mode="null")
     return Response(page, media_type="application/json")
 
 
 @router.get(
-    "/{run}", response_model=RunDetail, responses=documented(404), openapi_extra=needs("viewer")
+    "/{run}", response_model=RunDetailResponse, responses=describe_problems(404), openapi_extra=requires_scope("viewer")
 )
-def show(
-    who: Asker,
-    service: Behind,
+def get_run(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     run: RunPath,
-) -> RunDetail:
+) -> RunDetailResponse:
     """One run, with its attempts."""
     with service.database.read() as session:
-        found = visible_run(session, who, run)
-        tries = runs.attempts(session, run)
-    detail = RunAnswer.model_validate(found).model_dump()
-    return RunDetail(**detail, attempts=[AttemptAnswer.model_validate(one) for one in tries])
+        stored = get_visible_run(session, principal, run)
+        attempts = runs.list_attempts(session, run)
+    detail = RunResponse.model_validate(stored).model_dump()
+    return RunDetailResponse(**detail, attempts=[AttemptResponse.model_validate(attempt) for attempt in attempts])
 
 
 @router.get(
     "/{run}/spec",
     response_class=Response,
-    responses={200: {"content": {"application/yaml": {}}}, **documented(404, 409)},
-    openapi_extra=needs("viewer"),
+    responses={200: {"content": {"application/yaml": {}}}, **describe_problems(404, 409)},
+    openapi_extra=requires_scope("viewer"),
 )
-def spec(
-    who: Asker,
-    service: Behind,
+def get_spec(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     run: RunPath,
 ) -> Response:
     """The spec that the run's job reads."""
     with service.database.read() as session:
-        found = visible_run(session, who, run)
-    return Response(_paper(found), media_type="application/yaml")
+        stored = get_visible_run(session, principal, run)
+    return Response(_read_spec(stored), media_type="application/yaml")
 
 
 @router.post(
     "/{run}/stop",
     status_code=202,
-    response_model=RunAnswer,
-    responses=documented(404, 409),
-    openapi_extra=needs("submitter"),
+    response_model=RunResponse,
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("submitter"),
 )
-def stop(
-    who: Asker,
-    service: Behind,
+def stop_run(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     run: RunPath,
-) -> RunAnswer:
+) -> RunResponse:
     """Ask the run to end; one that is over stays as it is."""
 
-    def asked(session: Session) -> Run:
-        return marks.ask_stop(session, visible_run(session, who, run))
+    def request_stop(session: Session) -> Run:
+        return marks.request_stop(session, get_visible_run(session, principal, run))
 
-    stopping = _again(service, asked)
+    stopping = _retry_lost_updates(service, request_stop)
     service.wake(stopping.cluster)
-    return RunAnswer.model_validate(stopping)
+    return RunResponse.model_validate(stopping)
 
 
-def _again(service: Service, change: Callable[[Session], Answer]) -> Answer:
-    for _ in range(ROUNDS - 1):
+def _retry_lost_updates(service: Service, change: Callable[[Session], Result]) -> Result:
+    for _ in range(MAX_TRIES - 1):
         try:
             with service.database.write() as session:
                 return change(session)
@@ -207,13 +207,13 @@ def _again(service: Service, change: Callable[[Session], Answer]) -> Answer:
         return change(session)
 
 
-def _paper(run: Run) -> bytes:
+def _read_spec(run: Run) -> bytes:
     store = open_store(run.store)
     try:
-        asked = read_request(store, paper_key(run.id, REQUEST))
-    except NotFound:
+        request = read_request(store, format_run_key(run.id, REQUEST_FILE))
+    except NotInStore:
         # It never came by this door: the store tells of it what its job wrote.
-        return store.get(paper_key(run.id, PARTS.get(run.kind, SPEC)))
-    if isinstance(asked, Fault):
-        raise NotFound(f"The spec of run {run.id}")
-    return asked.text.encode()
+        return store.get(format_run_key(run.id, SPEC_FILES.get(run.kind, SPEC)))
+    if isinstance(request, Fault):
+        raise NotInStore(f"The spec of run {run.id}")
+    return request.spec_text.encode()

@@ -9,203 +9,203 @@ from sqlalchemy.orm import Session
 
 from jobs.store.manifest import Name
 from orchestrator.api import cursor
-from orchestrator.api.access import Asker, Guarded, Who, needs
-from orchestrator.api.answers import FiringAnswer, Page, ScheduleAnswer
-from orchestrator.api.cursor import Cursor, Limit, Place, written
-from orchestrator.api.given import AskedSchedule, NamePath, NameQuery, ScheduleChange
-from orchestrator.api.parts import Behind, own_project
-from orchestrator.api.problems import documented
+from orchestrator.api.access import CurrentPrincipal, AuthenticatedRoute, Principal, requires_scope
+from orchestrator.api.answers import FiringResponse, Page, ScheduleResponse
+from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
+from orchestrator.api.given import CreateScheduleRequest, NamePath, NameQuery, UpdateScheduleRequest
+from orchestrator.api.parts import ServiceDep, resolve_project
+from orchestrator.api.problems import describe_problems
 from orchestrator.registry import schedules
-from orchestrator.registry.errors import LostUpdate, Unknown
+from orchestrator.registry.errors import LostUpdate, UnknownItem
 from orchestrator.registry.schedules import NewSchedule, Schedule
-from orchestrator.service.cron import check_cron, offset_of
-from orchestrator.service.intake import Submission
+from orchestrator.service.cron import check_cron, compute_jitter_offset
+from orchestrator.service.intake import SubmitRequest
 from orchestrator.service.loop import Service
-from orchestrator.service.scheduler import first_moment
+from orchestrator.service.scheduler import find_first_time
 
-MOMENTS = {"cron", "time_zone", "jitter_s"}
+TIMING_FIELDS = {"cron", "time_zone", "jitter_s"}
 """What its next moment follows from."""
 
-router = APIRouter(prefix="/v1/schedules", tags=["schedules"], route_class=Guarded)
+router = APIRouter(prefix="/v1/schedules", tags=["schedules"], route_class=AuthenticatedRoute)
 
 
-class SchedulePlace(Place):
+class SchedulePageKey(PageKey):
     """A schedule among all, by project and name."""
 
     project: Name
     name: Name
 
 
-class FiringPlace(Place):
+class FiringPageKey(PageKey):
     """A moment of a schedule, the newest first."""
 
     due_at: float
 
 
 @router.get(
-    "", response_model=Page[ScheduleAnswer], responses=documented(), openapi_extra=needs("viewer")
+    "", response_model=Page[ScheduleResponse], responses=describe_problems(), openapi_extra=requires_scope("viewer")
 )
-def listed(
-    who: Asker,
-    service: Behind,
+def list_schedules(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     project: NameQuery = None,
-    limit: Limit = cursor.PAGE,
+    limit: Limit = cursor.PAGE_SIZE,
     after: Annotated[Cursor, Query(alias="cursor")] = None,
-) -> Page[ScheduleAnswer]:
+) -> Page[ScheduleResponse]:
     """Schedules, by project and name."""
-    place = cursor.read(SchedulePlace, after)
-    if project is not None and not who.sees(project):
+    page_key = cursor.decode_cursor(SchedulePageKey, after)
+    if project is not None and not principal.can_access(project):
         return Page(items=[], next=None)
-    behind = "" if place is None else f"{place.project}/{place.name}"
+    after_key = "" if page_key is None else f"{page_key.project}/{page_key.name}"
     with service.database.read() as session:
-        found = schedules.page(
-            session, project=project or who.project, after=behind, limit=limit + 1
+        records = schedules.list_page(
+            session, project=project or principal.project, after=after_key, limit=limit + 1
         )
-    last = found[limit - 1] if len(found) > limit else None
-    follows = None if last is None else written(SchedulePlace(project=last.project, name=last.name))
-    return Page(items=[ScheduleAnswer.model_validate(one) for one in found[:limit]], next=follows)
+    last = records[limit - 1] if len(records) > limit else None
+    next_cursor = None if last is None else encode_cursor(SchedulePageKey(project=last.project, name=last.name))
+    return Page(items=[ScheduleResponse.model_validate(record) for record in records[:limit]], next=next_cursor)
 
 
 @router.post(
     "",
     status_code=201,
-    response_model=ScheduleAnswer,
-    responses=documented(404, 409),
-    openapi_extra=needs("submitter"),
+    response_model=ScheduleResponse,
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("submitter"),
 )
-def add(
-    who: Asker,
-    service: Behind,
-    asked: AskedSchedule,
-) -> ScheduleAnswer:
+def create_schedule(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    body: CreateScheduleRequest,
+) -> ScheduleResponse:
     """Add a schedule; what it would submit is checked now."""
-    project = own_project(service, who, asked.project)
-    new = NewSchedule(**{**asked.model_dump(), "project": project})
-    check_cron(new.cron, new.time_zone)
-    _check_spec(service, new)
-    first = _next(service, new)
+    project = resolve_project(service, principal, body.project)
+    new_schedule = NewSchedule(**{**body.model_dump(), "project": project})
+    check_cron(new_schedule.cron, new_schedule.time_zone)
+    _check_spec(service, new_schedule)
+    next_at = _compute_next(service, new_schedule)
     with service.database.write() as session:
-        return ScheduleAnswer.model_validate(schedules.add(session, new, next_at=first))
+        return ScheduleResponse.model_validate(schedules.add(session, new_schedule, next_at=next_at))
 
 
 @router.get(
     "/{project}/{name}",
-    response_model=ScheduleAnswer,
-    responses=documented(404),
-    openapi_extra=needs("viewer"),
+    response_model=ScheduleResponse,
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("viewer"),
 )
-def show(
-    who: Asker,
-    service: Behind,
+def get_schedule(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     project: NamePath,
     name: NamePath,
-) -> ScheduleAnswer:
+) -> ScheduleResponse:
     """One schedule."""
     with service.database.read() as session:
-        return ScheduleAnswer.model_validate(_visible(session, who, project, name))
+        return ScheduleResponse.model_validate(_get_visible_schedule(session, principal, project, name))
 
 
 @router.patch(
     "/{project}/{name}",
-    response_model=ScheduleAnswer,
-    responses=documented(404, 409),
-    openapi_extra=needs("submitter"),
+    response_model=ScheduleResponse,
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("submitter"),
 )
-def change(
-    who: Asker,
-    service: Behind,
+def update_schedule(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     project: NamePath,
     name: NamePath,
-    asked: ScheduleChange,
-) -> ScheduleAnswer:
+    body: UpdateScheduleRequest,
+) -> ScheduleResponse:
     """Pause or resume it, or change what it does; null changes nothing."""
     with service.database.read() as session:
-        there = _visible(session, who, project, name)
-    if asked.revision is not None and asked.revision != there.revision:
-        raise LostUpdate(f"schedule {name}", asked.revision, there.revision)
-    changes = asked.model_dump(exclude={"revision"}, exclude_none=True)
-    wanted = _changed(there, changes)
-    check_cron(wanted.cron, wanted.time_zone)
+        schedule = _get_visible_schedule(session, principal, project, name)
+    if body.revision is not None and body.revision != schedule.revision:
+        raise LostUpdate(f"schedule {name}", body.revision, schedule.revision)
+    changes = body.model_dump(exclude={"revision"}, exclude_none=True)
+    updated = _apply_changes(schedule, changes)
+    check_cron(updated.cron, updated.time_zone)
     if {"spec", "cluster"} & changes.keys():
-        _check_spec(service, wanted)
-    resumed = there.paused and changes.get("paused") is False
+        _check_spec(service, updated)
+    resumed = schedule.paused and changes.get("paused") is False
     # Not while it was paused, and not by the old moments: what follows is counted from now on.
-    if resumed or MOMENTS & changes.keys():
-        changes["next_at"] = _next(service, wanted)
+    if resumed or TIMING_FIELDS & changes.keys():
+        changes["next_at"] = _compute_next(service, updated)
     if not changes:
-        return ScheduleAnswer.model_validate(there)
+        return ScheduleResponse.model_validate(schedule)
     with service.database.write() as session:
-        return ScheduleAnswer.model_validate(schedules.change(session, there, **changes))
+        return ScheduleResponse.model_validate(schedules.update_schedule(session, schedule, **changes))
 
 
 @router.delete(
     "/{project}/{name}",
     status_code=204,
     response_class=Response,
-    responses=documented(404, 409),
-    openapi_extra=needs("submitter"),
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("submitter"),
 )
-def remove(
-    who: Asker,
-    service: Behind,
+def delete_schedule(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     project: NamePath,
     name: NamePath,
 ) -> Response:
     """Take it away; its runs stay."""
     with service.database.write() as session:
-        schedules.remove(session, _visible(session, who, project, name))
+        schedules.remove(session, _get_visible_schedule(session, principal, project, name))
     return Response(status_code=204)
 
 
 @router.get(
     "/{project}/{name}/firings",
-    response_model=Page[FiringAnswer],
-    responses=documented(404),
-    openapi_extra=needs("viewer"),
+    response_model=Page[FiringResponse],
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("viewer"),
 )
-def firings(
-    who: Asker,
-    service: Behind,
+def list_firings(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     project: NamePath,
     name: NamePath,
-    limit: Limit = cursor.PAGE,
+    limit: Limit = cursor.PAGE_SIZE,
     after: Annotated[Cursor, Query(alias="cursor")] = None,
-) -> Page[FiringAnswer]:
+) -> Page[FiringResponse]:
     """What came of its moments, the newest first."""
-    place = cursor.read(FiringPlace, after)
-    before = None if place is None else place.due_at
+    page_key = cursor.decode_cursor(FiringPageKey, after)
+    before = None if page_key is None else page_key.due_at
     with service.database.read() as session:
-        there = _visible(session, who, project, name)
-        found = schedules.firings(session, there, before=before, limit=limit + 1)
-    follows = written(FiringPlace(due_at=found[limit - 1].due_at)) if len(found) > limit else None
-    return Page(items=[FiringAnswer.model_validate(one) for one in found[:limit]], next=follows)
+        schedule = _get_visible_schedule(session, principal, project, name)
+        records = schedules.list_firings(session, schedule, before=before, limit=limit + 1)
+    next_cursor = encode_cursor(FiringPageKey(due_at=records[limit - 1].due_at)) if len(records) > limit else None
+    return Page(items=[FiringResponse.model_validate(record) for record in records[:limit]], next=next_cursor)
 
 
-def _visible(session: Session, who: Who, project: str, name: str) -> Schedule:
-    if not who.sees(project):
-        raise Unknown("schedule", name)
+def _get_visible_schedule(session: Session, principal: Principal, project: str, name: str) -> Schedule:
+    if not principal.can_access(project):
+        raise UnknownItem("schedule", name)
     return schedules.get(session, project, name)
 
 
-def _changed(there: Schedule, changes: dict[str, Any]) -> NewSchedule:
+def _apply_changes(schedule: Schedule, changes: dict[str, Any]) -> NewSchedule:
     """The schedule as it would be."""
-    kept = {name: getattr(there, name) for name in NewSchedule.model_fields}
-    known = {name: value for name, value in changes.items() if name in kept}
-    return NewSchedule(**{**kept, "spec": dict(there.spec), **known})
+    current = {name: getattr(schedule, name) for name in NewSchedule.model_fields}
+    applicable = {name: value for name, value in changes.items() if name in current}
+    return NewSchedule(**{**current, "spec": dict(schedule.spec), **applicable})
 
 
-def _check_spec(service: Service, new: NewSchedule) -> None:
-    service.intake.check(
-        Submission(
-            kind=new.kind,
-            spec=new.spec,
-            project=new.project,
-            cluster=new.cluster,
-            priority=new.priority,
+def _check_spec(service: Service, new_schedule: NewSchedule) -> None:
+    service.intake.resolve(
+        SubmitRequest(
+            kind=new_schedule.kind,
+            spec=new_schedule.spec,
+            project=new_schedule.project,
+            cluster=new_schedule.cluster,
+            priority=new_schedule.priority,
         )
     )
 
 
-def _next(service: Service, new: NewSchedule) -> float | None:
-    offset = offset_of(new.project, new.name, new.jitter_s)
-    return first_moment(new.cron, new.time_zone, offset=offset, now=service.clock.now())
+def _compute_next(service: Service, new_schedule: NewSchedule) -> float | None:
+    offset = compute_jitter_offset(new_schedule.project, new_schedule.name, new_schedule.jitter_s)
+    return find_first_time(new_schedule.cron, new_schedule.time_zone, offset=offset, now=service.clock.now())

@@ -18,33 +18,33 @@ from fastapi import FastAPI
 
 from jobs.errors import Fault, InputError
 from orchestrator.api.app import make_app
-from orchestrator.api.hub import Hub
+from orchestrator.api.hub import StreamHub
 from orchestrator.cluster.door import Cluster
 from orchestrator.registry import projects, tokens
-from orchestrator.registry.database import Database, database_url
+from orchestrator.registry.database import Database, parse_database_url
 from orchestrator.registry.migrate import open_registry, upgrade
 from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT
 from orchestrator.secret_file import write_secret
-from orchestrator.service.config import ServiceConfig, check_config
+from orchestrator.service.config import ServiceConfig, parse_config
 from orchestrator.service.loop import Service
 
 RAY_ADDRESS = "http://127.0.0.1:8265"
 RAY_TOKEN = "~/.ray/auth_token"
 TOKEN_FILE = "service-token"
-FIRST = "first-admin"
+FIRST_TOKEN_LABEL = "first-admin"
 """The label of the token that the first start makes."""
 GRACE_S = 10
 """That requests have to end; streams were ended before."""
 BACKLOG = 2048
-ENDING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 log = logging.getLogger(__name__)
 
-Connected = Callable[[ServiceConfig], dict[str, Cluster]]
+ConnectClusters = Callable[[ServiceConfig], dict[str, Cluster]]
 
 
 @dataclass(frozen=True)
-class Listening:
+class ListenOptions:
     """Where the server listens, and how."""
 
     host: str = "127.0.0.1"
@@ -60,93 +60,93 @@ class Listening:
         return "http" if self.certificate is None else "https"
 
 
-def plain_config(database: str | None) -> ServiceConfig:
+def make_default_config(database: str | None) -> ServiceConfig:
     """Without a file: the Ray of this machine, under the name `default`."""
     cluster = {"address": RAY_ADDRESS, "token_file": RAY_TOKEN, "shares_files": True}
-    return check_config({"clusters": {DEFAULT_CLUSTER: cluster}}, database)
+    return parse_config({"clusters": {DEFAULT_CLUSTER: cluster}}, database)
 
 
-def check_listening(where: Listening) -> None:
+def check_listen_options(options: ListenOptions) -> None:
     """Raises InputError where tokens would travel in the clear, or TLS can't be had."""
     faults = []
-    if (where.certificate is None) != (where.key is None):
+    if (options.certificate is None) != (options.key is None):
         faults.append(
             Fault(
                 "--tls-cert", "a certificate needs its key, and a key its certificate", "Give both."
             )
         )
-    elif where.certificate is None and not where.insecure and not _loopback(where.host):
-        problem = f"{where.host[:100]!a} is reached by others, and tokens would travel in the clear"
+    elif options.certificate is None and not options.insecure and not _is_loopback(options.host):
+        problem = f"{options.host[:100]!a} is reached by others, and tokens would travel in the clear"
         remedy = "Give --tls-cert and --tls-key, or --insecure-http behind a proxy that has TLS."
         faults.append(Fault("--host", problem, remedy))
-    elif where.certificate is not None and where.key is not None:
-        faults += _unfit(where.certificate, where.key)
+    elif options.certificate is not None and options.key is not None:
+        faults += _check_certificate(options.certificate, options.key)
     if faults:
         raise InputError(faults)
 
 
 def serve(
     config: ServiceConfig,
-    where: Listening,
-    connected: Connected,
+    options: ListenOptions,
+    connect_clusters: ConnectClusters,
     *,
-    ready: Callable[[str, Path | None], None],
+    on_ready: Callable[[str, Path | None], None],
 ) -> int:
     """Serves until a signal; 0, or 1 where a thread of the service ended.
 
     `ready` is told the address, and where the first token lies if this start made it.
     Raises InputError, DatabaseUnreachable.
     """
-    check_listening(where)
-    listener = _listener(where)
+    check_listen_options(options)
+    listener = _open_listener(options)
     upgrade(config.database)
     database = open_registry(config.database)
     try:
-        made = first_token(database, token_file(config.database))
-        service = Service(config, database, connected(config))
-        server = Server(make_app(service), where)
+        new_token_file = ensure_first_token(database, locate_token_file(config.database))
+        service = Service(config, database, connect_clusters(config))
+        server = Server(make_app(service), options)
         host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
+        display_host = f"[{host}]" if ":" in host else host
         service.start()
         try:
-            with server.ended_by_signals():
-                ready(f"{where.scheme}://{shown}:{port}", made)
+            with server.stop_on_signals():
+                on_ready(f"{options.scheme}://{display_host}:{port}", new_token_file)
                 server.run(sockets=[listener])
         finally:
             service.close()
-        return 0 if service.failed is None else 1
+        return 0 if service.failure is None else 1
     finally:
         listener.close()
         database.close()
 
 
-def token_file(database: str) -> Path:
+def locate_token_file(database: str) -> Path:
     """Where the first token is kept: beside a SQLite database, else in .cache."""
-    url = database_url(database)
+    url = parse_database_url(database)
     if url.get_backend_name() == "sqlite" and url.database is not None:
         return Path(url.database).parent / TOKEN_FILE
     return Path(".cache").resolve() / TOKEN_FILE
 
 
-def first_token(database: Database, file: Path) -> Path | None:
+def ensure_first_token(database: Database, file: Path) -> Path | None:
     """The file of a new admin token where the service has none yet; else None.
 
     The file is written before the token counts: whoever is killed between has a file that opens
     nothing, and the next start writes it anew.
     """
     with database.write() as session:
-        projects.ensure(session, DEFAULT_PROJECT)
-        if any(one.project is None and one.scope == "admin" for one in tokens.tokens(session)):
+        projects.ensure_project(session, DEFAULT_PROJECT)
+        if any(token.project is None and token.scope == "admin" for token in tokens.list_tokens(session)):
             return None
-        _, words = tokens.issue(session, FIRST, "admin")
-        write_secret(file, words)
+        _, secret = tokens.issue(session, FIRST_TOKEN_LABEL, "admin")
+        write_secret(file, secret)
     return file
 
 
 class Server(uvicorn.Server):
     """A server that ends its streams before it waits for them, and itself with the service."""
 
-    def __init__(self, app: FastAPI, where: Listening) -> None:
+    def __init__(self, app: FastAPI, options: ListenOptions) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -154,29 +154,29 @@ class Server(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 timeout_graceful_shutdown=GRACE_S,
-                ssl_certfile=where.certificate,
-                ssl_keyfile=where.key,
+                ssl_certfile=options.certificate,
+                ssl_keyfile=options.key,
             )
         )
-        self._hub: Hub = app.state.hub
+        self._hub: StreamHub = app.state.hub
         self._service: Service = app.state.service
 
     @contextmanager
-    def ended_by_signals(self) -> Iterator[None]:
+    def stop_on_signals(self) -> Iterator[None]:
         """From the announcement on a signal ends the server, and never what is closed after it.
 
         Uvicorn raises again what it caught while it ran: that meets these handlers too.
         """
-        before = {one: signal.signal(one, self.handle_exit) for one in ENDING}
+        previous = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     async def on_tick(self, counter: int) -> bool:
         """Ends where a signal came, or a thread of the service is gone."""
-        return await super().on_tick(counter) or not self._service.alive
+        return await super().on_tick(counter) or not self._service.is_alive
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Streams first: their followers come again, to whoever serves then."""
@@ -186,30 +186,30 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _listener(where: Listening) -> socket.socket:
+def _open_listener(options: ListenOptions) -> socket.socket:
     """Bound before anything is started, so that a port in use costs nothing."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
-        problem = f"{where.host[:100]}:{where.port} can't be had: {error.strerror or error}"
+        problem = f"{options.host[:100]}:{options.port} can't be had: {error.strerror or error}"
         raise InputError([Fault("--port", problem, "Use another; 0 takes any.")]) from error
     return listener
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _unfit(certificate: Path, key: Path) -> list[Fault]:
+def _check_certificate(certificate: Path, key: Path) -> list[Fault]:
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:

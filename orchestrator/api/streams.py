@@ -14,229 +14,229 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from jobs.errors import Fault, InputError, JobsError
-from orchestrator.api.access import Asker, Guarded, Who, needs
-from orchestrator.api.feeds import EventFeed, LogFeed, Tape
+from orchestrator.api.access import CurrentPrincipal, AuthenticatedRoute, Principal, requires_scope
+from orchestrator.api.feeds import EventTail, LogTail, LogBuffer
 from orchestrator.api.given import RunPath
-from orchestrator.api.hub import Hub
-from orchestrator.api.parts import Behind, visible_run
-from orchestrator.api.problems import documented
+from orchestrator.api.hub import StreamHub
+from orchestrator.api.parts import ServiceDep, get_visible_run
+from orchestrator.api.problems import describe_problems
 from orchestrator.registry import runs
 from orchestrator.registry.values import Attempt, Event, Run
 from orchestrator.service.loop import Service
 
-ALIVE_S = 15.0
+KEEPALIVE_S = 15.0
 """Between two signs of life, so that nobody on the way thinks the connection dead."""
-PIECE = 1 << 16
+CHUNK_BYTES = 1 << 16
 """Bytes of a log in one event."""
-AGAIN_MS = 1000
+RETRY_MS = 1000
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-STREAM: dict[int | str, dict[str, Any]] = {
+STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
-TEXT = {"text/event-stream": {"schema": {"type": "string"}}, "text/plain": {}}
+LOG_CONTENT = {"text/event-stream": {"schema": {"type": "string"}}, "text/plain": {}}
 
 logger = logging.getLogger(__name__)
 
-_PLACE = re.compile(r"([1-9][0-9]{0,8}):(0|[1-9][0-9]{0,17})")
-_POSITION = re.compile(r"0|[1-9][0-9]{0,17}")
+_LOG_POSITION = re.compile(r"([1-9][0-9]{0,8}):(0|[1-9][0-9]{0,17})")
+_EVENT_POSITION = re.compile(r"0|[1-9][0-9]{0,17}")
 
 LastId = Annotated[
     str | None, Header(alias="Last-Event-ID", description="The id of the last event that came.")
 ]
 
-router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=Guarded)
+router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=AuthenticatedRoute)
 
 
 @router.get(
     "/{run}/events",
     response_class=Response,
-    responses={**STREAM, **documented(404)},
-    openapi_extra=needs("viewer"),
+    responses={**STREAM_RESPONSE, **describe_problems(404)},
+    openapi_extra=requires_scope("viewer"),
 )
-async def events(
-    who: Asker,
-    service: Behind,
+async def stream_events(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     run: RunPath,
     request: Request,
-    last: LastId = None,
+    last_id: LastId = None,
 ) -> Response:
     """What happens to a run: `id` is the event's position, `data` its JSON; `end` comes last."""
-    await to_thread.run_sync(_seen, service, who, run)
-    after = _position(last)
-    return _stream(_events(request.app.state.hub, run, after))
+    await to_thread.run_sync(_load_run, service, principal, run)
+    after = _parse_event_position(last_id)
+    return _make_stream(_iterate_events(request.app.state.hub, run, after))
 
 
 @router.get(
     "/{run}/log",
     response_class=Response,
-    responses={200: {"content": TEXT}, **documented(404)},
-    openapi_extra=needs("viewer"),
+    responses={200: {"content": LOG_CONTENT}, **describe_problems(404)},
+    openapi_extra=requires_scope("viewer"),
 )
-async def log(
-    who: Asker,
-    service: Behind,
+async def stream_log(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
     run: RunPath,
     request: Request,
     start: Annotated[
         str | None,
-        Query(alias="from", pattern=f"^(?:{_PLACE.pattern})$", description="ATTEMPT:BYTE."),
+        Query(alias="from", pattern=f"^(?:{_LOG_POSITION.pattern})$", description="ATTEMPT:BYTE."),
     ] = None,
     follow: Annotated[bool, Query(description="false: what there is, as plain text.")] = True,
-    last: LastId = None,
+    last_id: LastId = None,
 ) -> Response:
     """What a run prints, over all its attempts.
 
     The `id` of an event is where the next one begins, `<attempt>:<byte>`; its data is
     `{"text": …}`, and `end` comes last, with the status. With follow=false: plain text.
     """
-    found, attempts = await to_thread.run_sync(_seen, service, who, run)
+    record, attempts = await to_thread.run_sync(_load_run, service, principal, run)
     # A reader that connects again repeats the address and says how far it came.
-    attempt, offset = _place(last if last is not None else start, found)
-    hub: Hub = request.app.state.hub
+    attempt, offset = _parse_log_position(last_id if last_id is not None else start, record)
+    hub: StreamHub = request.app.state.hub
     if follow:
-        return _stream(_log(hub, run, attempt, offset))
-    there = [one for one in attempts if one.number >= attempt]
-    first = await to_thread.run_sync(_piece_of, hub, there, attempt, offset)
-    text = _plain(hub, there, attempt, offset, first)
+        return _make_stream(_iterate_log(hub, run, attempt, offset))
+    remaining = [candidate for candidate in attempts if candidate.number >= attempt]
+    first_chunk = await to_thread.run_sync(_read_next_chunk, hub, remaining, attempt, offset)
+    text = _iterate_plain(hub, remaining, attempt, offset, first_chunk)
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return StreamingResponse(text, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-def _seen(service: Service, who: Who, run_id: str) -> tuple[Run, list[Attempt]]:
+def _load_run(service: Service, principal: Principal, run_id: str) -> tuple[Run, list[Attempt]]:
     with service.database.read() as session:
-        return visible_run(session, who, run_id), runs.attempts(session, run_id)
+        return get_visible_run(session, principal, run_id), runs.list_attempts(session, run_id)
 
 
-def _stream(parts: AsyncIterator[str]) -> StreamingResponse:
-    return StreamingResponse(parts, media_type="text/event-stream", headers=HEADERS)
+def _make_stream(messages: AsyncIterator[str]) -> StreamingResponse:
+    return StreamingResponse(messages, media_type="text/event-stream", headers=HEADERS)
 
 
-async def _events(hub: Hub, run: str, position: int) -> AsyncIterator[str]:
-    yield f"retry: {AGAIN_MS}\n\n"
-    async with hub.follow(EventFeed, run) as feed:
-        hub.look_again(feed)
+async def _iterate_events(hub: StreamHub, run: str, position: int) -> AsyncIterator[str]:
+    yield f"retry: {RETRY_MS}\n\n"
+    async with hub.follow(EventTail, run) as tail:
+        hub.ensure_polling(tail)
         while not hub.closed:
-            over = feed.over
-            for event in feed.behind(position):
+            final_run = tail.final_run
+            for event in tail.list_events_after(position):
                 position = event.position
-                yield _event(event.kind, _described(event), str(position))
-            if over is not None:
-                yield _event("end", _ended(over), str(position))
+                yield _format_event(event.kind, _describe_event(event), str(position))
+            if final_run is not None:
+                yield _format_event("end", _describe_end(final_run), str(position))
                 return
-            known = feed.over is not None or feed.behind(position)
-            if not known and not await feed.news(ALIVE_S):
+            has_news = tail.final_run is not None or tail.list_events_after(position)
+            if not has_news and not await tail.wait_for_update(KEEPALIVE_S):
                 yield ": here\n\n"
 
 
-async def _log(hub: Hub, run: str, attempt: int, offset: int) -> AsyncIterator[str]:
-    yield f"retry: {AGAIN_MS}\n\n"
-    async with hub.follow(LogFeed, run) as feed:
+async def _iterate_log(hub: StreamHub, run: str, attempt: int, offset: int) -> AsyncIterator[str]:
+    yield f"retry: {RETRY_MS}\n\n"
+    async with hub.follow(LogTail, run) as tail:
         while not hub.closed:
-            feed.want(attempt, offset)
-            hub.look_again(feed)
+            tail.add_reader(attempt, offset)
+            hub.ensure_polling(tail)
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            async for data in _attempt_log(hub, feed, attempt, offset):
+            async for data in _iterate_attempt_log(hub, tail, attempt, offset):
                 if data is None:
                     yield ": here\n\n"
                     continue
                 offset += len(data)
                 text = decoder.decode(data)
                 # Half of a character waits for its other half; who resumes here begins with it.
-                place = f"{attempt}:{offset - len(decoder.getstate()[0])}"
+                position = f"{attempt}:{offset - len(decoder.getstate()[0])}"
                 if text:
-                    yield _event("log", {"text": text}, place)
-            if _closed(hub):
+                    yield _format_event("log", {"text": text}, position)
+            if _is_closed(hub):
                 return
             if rest := decoder.decode(b"", final=True):
-                yield _event("log", {"text": rest}, f"{attempt}:{offset}")
-            if feed.over is not None and feed.over.attempt <= attempt:
-                yield _event("end", _ended(feed.over), f"{attempt}:{offset}")
+                yield _format_event("log", {"text": rest}, f"{attempt}:{offset}")
+            if tail.final_run is not None and tail.final_run.attempt <= attempt:
+                yield _format_event("end", _describe_end(tail.final_run), f"{attempt}:{offset}")
                 return
-            if feed.newest > attempt:
+            if tail.newest_attempt > attempt:
                 attempt, offset = attempt + 1, 0
 
 
-async def _attempt_log(
-    hub: Hub, feed: LogFeed, attempt: int, offset: int
+async def _iterate_attempt_log(
+    hub: StreamHub, tail: LogTail, attempt: int, offset: int
 ) -> AsyncIterator[bytes | None]:
     """An attempt's bytes to its end; None where there was nothing for a while."""
     while not hub.closed:
-        tape = feed.tapes.get(attempt)
-        if tape is not None and offset < tape.start:
-            found = await _before(hub, tape, offset)
-            for piece in _pieces(found):
-                offset += len(piece)
-                yield piece
-            if found:
+        buffer = tail.buffers.get(attempt)
+        if buffer is not None and offset < buffer.start:
+            earlier = await _read_before(hub, buffer, offset)
+            for chunk in _split_chunks(earlier):
+                offset += len(chunk)
+                yield chunk
+            if earlier:
                 continue
-            if tape.whole:
+            if buffer.is_complete:
                 return
-        elif tape is not None and offset < tape.end:
-            at = offset - tape.start
-            piece = bytes(tape.data[at : at + PIECE])
-            offset += len(piece)
-            yield piece
+        elif buffer is not None and offset < buffer.end:
+            start = offset - buffer.start
+            chunk = bytes(buffer.data[start : start + CHUNK_BYTES])
+            offset += len(chunk)
+            yield chunk
             continue
-        elif (tape is not None and tape.whole) or feed.over is not None:
+        elif (buffer is not None and buffer.is_complete) or tail.final_run is not None:
             return
-        if not await feed.news(ALIVE_S):
+        if not await tail.wait_for_update(KEEPALIVE_S):
             yield None
 
 
-async def _before(hub: Hub, tape: Tape, offset: int) -> bytes:
+async def _read_before(hub: StreamHub, buffer: LogBuffer, offset: int) -> bytes:
     """What comes before the tape begins, read for one follower alone; empty where nothing is."""
     try:
-        found = await to_thread.run_sync(
-            hub.sources.log_of, tape.attempt, offset, limiter=hub.looks
+        data = await to_thread.run_sync(
+            hub.sources.read_log, buffer.attempt, offset, limiter=hub.poll_limiter
         )
     except JobsError as error:
-        logger.info("run %s: its log can't be read now: %s", tape.attempt.run, error)
+        logger.info("run %s: its log can't be read now: %s", buffer.attempt.run, error)
         return b""
-    return found[: max(0, tape.start - offset)]
+    return data[: max(0, buffer.start - offset)]
 
 
-def _closed(hub: Hub) -> bool:
+def _is_closed(hub: StreamHub) -> bool:
     """As a question of its own, since the answer changes while the loop waits."""
     return hub.closed
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
-    for at in range(0, len(data), PIECE):
-        yield data[at : at + PIECE]
+def _split_chunks(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield data[start : start + CHUNK_BYTES]
 
 
-Piece = tuple[int, int, bytes]
+PlainChunk = tuple[int, int, bytes]
 """The attempt, the byte behind the piece, and the piece; empty at the end of all."""
 
 
-def _piece_of(hub: Hub, attempts: list[Attempt], attempt: int, offset: int) -> Piece:
-    for one in attempts:
-        if one.number < attempt:
+def _read_next_chunk(hub: StreamHub, attempts: list[Attempt], attempt: int, offset: int) -> PlainChunk:
+    for record in attempts:
+        if record.number < attempt:
             continue
-        start = offset if one.number == attempt else 0
-        if found := hub.sources.log_of(one, start):
-            return one.number, start + len(found), found
+        start = offset if record.number == attempt else 0
+        if data := hub.sources.read_log(record, start):
+            return record.number, start + len(data), data
     return attempt, offset, b""
 
 
-async def _plain(
-    hub: Hub, attempts: list[Attempt], attempt: int, offset: int, piece: Piece
+async def _iterate_plain(
+    hub: StreamHub, attempts: list[Attempt], attempt: int, offset: int, chunk: PlainChunk
 ) -> AsyncIterator[bytes]:
     """What there is now. The first piece was read before: an error still has its own answer."""
-    while piece[2] and not hub.closed:
-        yield piece[2]
-        attempt, offset, _ = piece
-        piece = await to_thread.run_sync(
-            _piece_of, hub, attempts, attempt, offset, limiter=hub.looks
+    while chunk[2] and not hub.closed:
+        yield chunk[2]
+        attempt, offset, _ = chunk
+        chunk = await to_thread.run_sync(
+            _read_next_chunk, hub, attempts, attempt, offset, limiter=hub.poll_limiter
         )
 
 
-def _event(kind: str, data: dict[str, Any], place: str) -> str:
+def _format_event(kind: str, data: dict[str, Any], event_id: str) -> str:
     """One event. Its JSON is ASCII without line breaks: what a job prints can't end the event."""
-    return f"event: {kind}\nid: {place}\ndata: {json.dumps(data)}\n\n"
+    return f"event: {kind}\nid: {event_id}\ndata: {json.dumps(data)}\n\n"
 
 
-def _described(event: Event) -> dict[str, Any]:
+def _describe_event(event: Event) -> dict[str, Any]:
     return {
         "run": event.run,
         "position": event.position,
@@ -247,25 +247,25 @@ def _described(event: Event) -> dict[str, Any]:
     }
 
 
-def _ended(run: Run) -> dict[str, Any]:
+def _describe_end(run: Run) -> dict[str, Any]:
     reason = None if run.reason is None else run.reason.value
     return {"status": run.status.value, "reason": reason, "detail": run.detail}
 
 
-def _position(last: str | None) -> int:
-    if last is None:
+def _parse_event_position(last_id: str | None) -> int:
+    if last_id is None:
         return 0
-    if not _POSITION.fullmatch(last):
+    if not _EVENT_POSITION.fullmatch(last_id):
         remedy = "Send the id of the last event, or none."
         raise InputError([Fault("Last-Event-ID", "it is no position of an event", remedy)])
-    return int(last)
+    return int(last_id)
 
 
-def _place(text: str | None, run: Run) -> tuple[int, int]:
+def _parse_log_position(text: str | None, run: Run) -> tuple[int, int]:
     if text is None:
         return 1, 0
-    found = _PLACE.fullmatch(text)
-    if found is None or int(found[1]) > max(1, run.attempt):
+    match = _LOG_POSITION.fullmatch(text)
+    if match is None or int(match[1]) > max(1, run.attempt):
         remedy = "Send the id of the last event, or none."
         raise InputError([Fault("from", "it is no place in this run's log", remedy)])
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])

@@ -4,40 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.client.pages import items
-from orchestrator.client.values import Adapter, Named, Pointer, reader
-from orchestrator.client.wire import Wire, at
+from orchestrator.client.pages import iterate_pages
+from orchestrator.client.values import AdapterResponse, AdapterNameResponse, PointerResponse, make_parser
+from orchestrator.client.wire import Transport, api_path
 
 
 class Adapters:
     """The service's adapters."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._read = reader(Adapter, wire.settings.service)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._parse = make_parser(AdapterResponse, transport.settings.url)
 
-    def list(self, *, project: str | None = None, name: str | None = None) -> Iterator[Adapter]:
+    def list(self, *, project: str | None = None, name: str | None = None) -> Iterator[AdapterResponse]:
         """Every committed version."""
-        return items(self._wire, at("adapters"), self._read, project=project, name=name)
+        return iterate_pages(self._transport, api_path("adapters"), self._parse, project=project, name=name)
 
-    def named(self, name: str, *, store: str | None = None) -> Named:
+    def resolve(self, name: str, *, store: str | None = None) -> AdapterNameResponse:
         """What a bare name means, and its versions. Raises NotThere."""
-        answer = self._wire.json("GET", at("adapters", name), params={"store": store})
-        return reader(Named, self._wire.settings.service)(answer)
+        response = self._transport.request_json("GET", api_path("adapters", name), params={"store": store})
+        return make_parser(AdapterNameResponse, self._transport.settings.url)(response)
 
-    def get(self, name: str, version: int, *, store: str | None = None) -> Adapter:
+    def get(self, name: str, version: int, *, store: str | None = None) -> AdapterResponse:
         """One version with its manifest. Raises NotThere."""
-        path = at("adapters", name, str(version))
-        return self._read(self._wire.json("GET", path, params={"store": store}))
+        path = api_path("adapters", name, str(version))
+        return self._parse(self._transport.request_json("GET", path, params={"store": store}))
 
-    def promote(self, name: str, version: int, *, store: str | None = None) -> Pointer:
+    def promote(self, name: str, version: int, *, store: str | None = None) -> PointerResponse:
         """Lets the bare name mean this version; the same again is no move. Raises Conflict."""
-        return self._moved(at("adapters", name, "promote"), store, {"version": version})
+        return self._move_pointer(api_path("adapters", name, "promote"), store, {"version": version})
 
-    def rollback(self, name: str, *, store: str | None = None) -> Pointer:
+    def rollback(self, name: str, *, store: str | None = None) -> PointerResponse:
         """Lets it mean again what it meant before. Raises Conflict."""
-        return self._moved(at("adapters", name, "rollback"), store, None)
+        return self._move_pointer(api_path("adapters", name, "rollback"), store, None)
 
-    def _moved(self, path: str, store: str | None, body: dict[str, int] | None) -> Pointer:
-        answer = self._wire.json("POST", path, body=body, params={"store": store})
-        return reader(Pointer, self._wire.settings.service)(answer)
+    def _move_pointer(self, path: str, store: str | None, body: dict[str, int] | None) -> PointerResponse:
+        response = self._transport.request_json("POST", path, body=body, params={"store": store})
+        return make_parser(PointerResponse, self._transport.settings.url)(response)

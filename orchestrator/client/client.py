@@ -8,16 +8,16 @@ from typing import Self
 
 from orchestrator.client.adapters import Adapters
 from orchestrator.client.house import Projects, Tokens
-from orchestrator.client.pages import whole
-from orchestrator.client.pauses import Patience
+from orchestrator.client.pages import iterate_unpaged
+from orchestrator.client.pauses import RetryBudget
 from orchestrator.client.runs import Runs
 from orchestrator.client.schedules import Schedules
-from orchestrator.client.settings import settings
-from orchestrator.client.values import Cluster, Me, reader
-from orchestrator.client.wire import Wire, at
+from orchestrator.client.settings import load_settings
+from orchestrator.client.values import ClusterResponse, MeResponse, make_parser
+from orchestrator.client.wire import Transport, api_path
 
 
-class Client:
+class ServiceClient:
     """One service, asked with one token; close it, or use it in a `with`."""
 
     def __init__(
@@ -25,16 +25,16 @@ class Client:
         url: str | None = None,
         token: str | None = None,
         *,
-        patience: Patience | None = None,
-        waiting: Callable[[str], None] | None = None,
+        retry_budget: RetryBudget | None = None,
+        on_retry: Callable[[str], None] | None = None,
     ) -> None:
         """`waiting` hears why a question has to be asked again, once for each question."""
-        self.wire = Wire(settings(url, token=token), patience, waiting)
-        self.runs = Runs(self.wire)
-        self.adapters = Adapters(self.wire)
-        self.schedules = Schedules(self.wire)
-        self.projects = Projects(self.wire)
-        self.tokens = Tokens(self.wire)
+        self.transport = Transport(load_settings(url, token=token), retry_budget, on_retry)
+        self.runs = Runs(self.transport)
+        self.adapters = Adapters(self.transport)
+        self.schedules = Schedules(self.transport)
+        self.projects = Projects(self.transport)
+        self.tokens = Tokens(self.transport)
 
     def __enter__(self) -> Self:
         return self
@@ -49,13 +49,13 @@ class Client:
 
     def close(self) -> None:
         """Ends the connections."""
-        self.wire.close()
+        self.transport.close()
 
-    def clusters(self) -> list[Cluster]:
+    def list_clusters(self) -> list[ClusterResponse]:
         """The Ray clusters that the service submits to."""
-        read = reader(Cluster, self.wire.settings.service)
-        return list(whole(self.wire, at("clusters"), read))
+        parse = make_parser(ClusterResponse, self.transport.settings.url)
+        return list(iterate_unpaged(self.transport, api_path("clusters"), parse))
 
-    def me(self) -> Me:
+    def get_me(self) -> MeResponse:
         """Whose token this is."""
-        return reader(Me, self.wire.settings.service)(self.wire.json("GET", at("me")))
+        return make_parser(MeResponse, self.transport.settings.url)(self.transport.request_json("GET", api_path("me")))

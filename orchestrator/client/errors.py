@@ -21,77 +21,77 @@ class ClientError(JobsError):
     """The base: the service did not do what was asked."""
 
 
-class Refused(ClientError, InputError):
+class RequestRejected(ClientError, InputError):
     """What was asked is wrong; carries every fault."""
 
     exit_code = 2
 
 
-class NotThere(ClientError):
+class MissingResource(ClientError):
     """What is not there, or is not this token's to see."""
 
     exit_code = 2
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.what = what
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
     def __str__(self) -> str:
-        return self.what
+        return self.message
 
 
 class Conflict(ClientError):
     """It is not as it was when it was read, or its state does not allow this."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
     def __str__(self) -> str:
-        return self.why
+        return self.reason
 
 
-class NotAllowed(ClientError):
+class AccessDenied(ClientError):
     """The token does not open this door."""
 
     exit_code = 3
 
-    def __init__(self, url: str, why: str, source: str | None) -> None:
-        super().__init__(url, why, source)
-        self.url, self.why, self.source = url, why, source
+    def __init__(self, url: str, reason: str, source: str | None) -> None:
+        super().__init__(url, reason, source)
+        self.url, self.reason, self.source = url, reason, source
 
     def __str__(self) -> str:
         if self.source is None:
             remedy = "No token was found: set SLORA_TOKEN_FILE, or write ~/.config/slora/token."
         else:
             remedy = f"The token is the one of {self.source}: use another, or ask for one."
-        return f"{self.url}: {self.why.rstrip('.')}. {remedy}"
+        return f"{self.url}: {self.reason.rstrip('.')}. {remedy}"
 
 
-class ServiceFailed(ClientError):
+class ServiceError(ClientError):
     """The service answers that it failed."""
 
-    def __init__(self, url: str, status: int, why: str) -> None:
-        super().__init__(url, status, why)
-        self.url, self.status, self.why = url, status, why
+    def __init__(self, url: str, status: int, reason: str) -> None:
+        super().__init__(url, status, reason)
+        self.url, self.status, self.reason = url, status, reason
 
     def __str__(self) -> str:
-        said = f" ({self.why.rstrip('.')})" if self.why else ""
-        return f"{self.url}: failed with {self.status}{said}. Its log tells why; try again later."
+        detail = f" ({self.reason.rstrip('.')})" if self.reason else ""
+        return f"{self.url}: failed with {self.status}{detail}. Its log tells why; try again later."
 
 
-class NotUnderstood(ClientError):
+class UnexpectedResponse(ClientError):
     """Something answers, and it does not speak as the service does."""
 
     exit_code = 3
 
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(url, why)
-        self.url, self.why = url, why
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
 
     def __str__(self) -> str:
         remedy = "Is it a slora service, and of this version?"
-        return f"{self.url}: {self.why.rstrip('.')}. {remedy}"
+        return f"{self.url}: {self.reason.rstrip('.')}. {remedy}"
 
 
 class ServiceUnreachable(ClientError, Unreachable):
@@ -99,10 +99,10 @@ class ServiceUnreachable(ClientError, Unreachable):
 
     exit_code = 3
 
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(url, why)
-        self.url, self.why = url, why
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
 
     def __str__(self) -> str:
         remedy = "Start it with `slora serve`, or name another with --service or SLORA_SERVICE."
-        return f"{self.url}: does not answer ({self.why.rstrip('.')}). {remedy}"
+        return f"{self.url}: does not answer ({self.reason.rstrip('.')}). {remedy}"

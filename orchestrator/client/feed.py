@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 import httpx
 
-from orchestrator.client.errors import NotUnderstood, ServiceUnreachable
-from orchestrator.client.pauses import Pauses
-from orchestrator.client.wire import Wire, told
+from orchestrator.client.errors import UnexpectedResponse, ServiceUnreachable
+from orchestrator.client.pauses import Backoff
+from orchestrator.client.wire import Transport, describe_error
 
 END = "end"
 """The event that says that nothing more comes."""
-LONGEST_LINE = 8 << 20
-HEALTHY_S = 10.0
+MAX_LINE_BYTES = 8 << 20
+HEALTHY_CONNECTION_S = 10.0
 """A connection that held for so long was one to a service."""
 
-Waiting = Callable[[str], None]
+OnRetry = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Message:
+class ServerEvent:
     """One event of a stream."""
 
     event: str
@@ -29,45 +29,45 @@ class Message:
     id: str | None = None
 
 
-def followed(
-    wire: Wire, path: str, *, last: str | None = None, waiting: Waiting | None = None
-) -> Iterator[Message]:
+def follow_stream(
+    transport: Transport, path: str, *, last_id: str | None = None, on_retry: OnRetry | None = None
+) -> Iterator[ServerEvent]:
     """Every event of a stream once, up to `end` and with it, over restarts of the service.
 
     An event counts as seen once it has come whole, with its id: what broke off is sent again.
     `waiting` hears why, at the first try of a silence that fails. Raises ClientError.
     """
-    pauses = Pauses(wire.patience, wire.patience.follow_s, waiting)
+    backoff = Backoff(transport.retry_budget, transport.retry_budget.follow_s, on_retry)
     while True:
-        why, began = "the connection was closed", wire.patience.clock()
+        reason, connected_at = "the connection was closed", transport.retry_budget.clock()
         try:
-            with wire.stream(path, last) as answer:
-                for message in messages(answer.iter_bytes(), wire.settings.service):
-                    pauses.heard()
-                    last = message.id if message.id is not None else last
-                    yield message
-                    if message.event == END:
+            with transport.open_stream(path, last_id) as response:
+                for event in parse_events(response.iter_bytes(), transport.settings.url):
+                    backoff.reset()
+                    last_id = event.id if event.id is not None else last_id
+                    yield event
+                    if event.event == END:
                         return
-        except ServiceUnreachable as away:
-            why = away.why
-        except httpx.TransportError as gone:
-            why = told(gone)
-        if wire.patience.clock() - began > HEALTHY_S:
+        except ServiceUnreachable as unreachable:
+            reason = unreachable.reason
+        except httpx.TransportError as error:
+            reason = describe_error(error)
+        if transport.retry_budget.clock() - connected_at > HEALTHY_CONNECTION_S:
             # It was there, and had nothing to tell: whoever stands between cuts silent connections.
-            pauses.heard()
-        if not pauses.again(why):
-            raise ServiceUnreachable(wire.settings.service, why)
+            backoff.reset()
+        if not backoff.wait_to_retry(reason):
+            raise ServiceUnreachable(transport.settings.url, reason)
 
 
-def messages(chunks: Iterable[bytes], url: str = "") -> Iterator[Message]:
+def parse_events(chunks: Iterable[bytes], url: str = "") -> Iterator[ServerEvent]:
     """The events in a stream of bytes; one that has not ended is none."""
-    event, name, data = "", None, list[str]()
-    for line in _lines(chunks, url):
+    event, event_id, data = "", None, list[str]()
+    for line in _split_lines(chunks, url):
         if not line:
             if data or event:
-                yield Message(event or "message", "\n".join(data), name)
+                yield ServerEvent(event or "message", "\n".join(data), event_id)
             # The id stays with the stream, but an event without one of its own moves nothing.
-            event, name, data = "", None, []
+            event, event_id, data = "", None, []
             continue
         key, _, value = line.partition(":")
         value = value.removeprefix(" ")
@@ -76,20 +76,20 @@ def messages(chunks: Iterable[bytes], url: str = "") -> Iterator[Message]:
         elif key == "event":
             event = value
         elif key == "id" and "\0" not in value:
-            name = value
+            event_id = value
 
 
-def _lines(chunks: Iterable[bytes], url: str) -> Iterator[str]:
+def _split_lines(chunks: Iterable[bytes], url: str) -> Iterator[str]:
     """Lines end with CR LF, LF or CR, and with nothing else that Python takes for an end."""
     rest = b""
     for chunk in chunks:
         rest += chunk
         # A CR at the end may be half of a CR LF.
-        held = rest[-1:] if rest.endswith(b"\r") else b""
-        whole = rest[: len(rest) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, rest = whole.split(b"\n")
-        rest += held
-        if len(rest) > LONGEST_LINE:
-            raise NotUnderstood(url, f"a line of more than {LONGEST_LINE >> 20} MiB came")
+        pending_cr = rest[-1:] if rest.endswith(b"\r") else b""
+        complete = rest[: len(rest) - len(pending_cr)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = complete.split(b"\n")
+        rest += pending_cr
+        if len(rest) > MAX_LINE_BYTES:
+            raise UnexpectedResponse(url, f"a line of more than {MAX_LINE_BYTES >> 20} MiB came")
         for line in lines:
             yield line.decode("utf-8", "replace")

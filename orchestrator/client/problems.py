@@ -10,70 +10,70 @@ from jobs.errors import Fault
 from orchestrator.client.errors import (
     ClientError,
     Conflict,
-    NotAllowed,
-    NotThere,
-    NotUnderstood,
-    Refused,
-    ServiceFailed,
+    AccessDenied,
+    MissingResource,
+    UnexpectedResponse,
+    RequestRejected,
+    ServiceError,
     ServiceUnreachable,
 )
-from orchestrator.client.settings import Settings
+from orchestrator.client.settings import ClientSettings
 
-MEDIA = "application/problem+json"
-AWAY = frozenset({429, 502, 503, 504})
+MEDIA_TYPE = "application/problem+json"
+RETRIABLE_STATUSES = frozenset({429, 502, 503, 504})
 """The service, or who stands before it, asks to come back."""
-LONGEST = 2000
-LONGEST_PAUSE_S = 30.0
+MAX_TEXT_CHARS = 2000
+MAX_RETRY_AFTER_S = 30.0
 
 
-def error_of(settings: Settings, answer: httpx.Response) -> ClientError:
+def make_error(settings: ClientSettings, response: httpx.Response) -> ClientError:
     """What an answer of 300 or more means. Its body has been read."""
-    url, status, problem = settings.service, answer.status_code, _problem(answer)
-    why = _text(problem, "detail") or _text(problem, "title") or answer.reason_phrase
-    if status in AWAY:
-        return ServiceUnreachable(url, why)
+    url, status, problem = settings.url, response.status_code, _parse_problem(response)
+    reason = _get_text(problem, "detail") or _get_text(problem, "title") or response.reason_phrase
+    if status in RETRIABLE_STATUSES:
+        return ServiceUnreachable(url, reason)
     if problem is None and status < 500:
-        return NotUnderstood(url, f"{status} {why}, and no word of the service about it")
+        return UnexpectedResponse(url, f"{status} {reason}, and no word of the service about it")
     if status == 401:
-        why = "it knows no such token" if settings.token else "it wants a token"
-        return NotAllowed(url, why, settings.source)
+        reason = "it knows no such token" if settings.token else "it wants a token"
+        return AccessDenied(url, reason, settings.token_source)
     if status == 403:
-        return NotAllowed(url, why, settings.source)
+        return AccessDenied(url, reason, settings.token_source)
     if status == 404:
-        return NotThere(why)
+        return MissingResource(reason)
     if status == 409:
-        return Conflict(why)
+        return Conflict(reason)
     if status < 500:
-        return Refused(_faults(problem) or [Fault("request", why.rstrip("."))])
-    return ServiceFailed(url, status, why)
+        return RequestRejected(_parse_faults(problem) or [Fault("request", reason.rstrip("."))])
+    return ServiceError(url, status, reason)
 
 
-def pause_asked(answer: httpx.Response) -> float:
+def read_retry_after(response: httpx.Response) -> float:
     """Seconds that the service asks to wait, within reason."""
-    said = answer.headers.get("Retry-After", "")
-    return min(float(said), LONGEST_PAUSE_S) if said.isdigit() else 0.0
+    value = response.headers.get("Retry-After", "")
+    return min(float(value), MAX_RETRY_AFTER_S) if value.isdigit() else 0.0
 
 
-def _problem(answer: httpx.Response) -> dict[str, Any] | None:
-    if answer.headers.get("Content-Type", "").partition(";")[0].strip() != MEDIA:
+def _parse_problem(response: httpx.Response) -> dict[str, Any] | None:
+    if response.headers.get("Content-Type", "").partition(";")[0].strip() != MEDIA_TYPE:
         return None
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         return None
     return body if isinstance(body, dict) else None
 
 
-def _faults(problem: dict[str, Any] | None) -> list[Fault]:
-    given = (problem or {}).get("faults")
-    told = given if isinstance(given, list) else []
+def _parse_faults(problem: dict[str, Any] | None) -> list[Fault]:
+    entries = (problem or {}).get("faults")
+    valid_entries = entries if isinstance(entries, list) else []
     return [
-        Fault(_text(one, "where"), _text(one, "problem").rstrip("."), _text(one, "remedy"))
-        for one in told
-        if isinstance(one, dict)
+        Fault(_get_text(entry, "where"), _get_text(entry, "problem").rstrip("."), _get_text(entry, "remedy"))
+        for entry in valid_entries
+        if isinstance(entry, dict)
     ]
 
 
-def _text(body: dict[str, Any] | None, key: str) -> str:
-    found = (body or {}).get(key)
-    return found[:LONGEST] if isinstance(found, str) else ""
+def _get_text(body: dict[str, Any] | None, key: str) -> str:
+    value = (body or {}).get(key)
+    return value[:MAX_TEXT_CHARS] if isinstance(value, str) else ""

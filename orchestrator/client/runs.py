@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.client.errors import NotUnderstood
-from orchestrator.client.feed import END, Waiting, followed
-from orchestrator.client.pages import items
-from orchestrator.client.values import Event, Foreseen, Run, reader
-from orchestrator.client.wire import Wire, at
+from orchestrator.client.errors import UnexpectedResponse
+from orchestrator.client.feed import END, OnRetry, follow_stream
+from orchestrator.client.pages import iterate_pages
+from orchestrator.client.values import EventResponse, CheckResponse, RunResponse, make_parser
+from orchestrator.client.wire import Transport, api_path
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmitRunRequest:
     """A run that is asked for; `spec` as in its YAML, with whole paths."""
 
     spec: Mapping[str, Any]
@@ -25,39 +25,39 @@ class Submission:
     cluster: str | None = None
     priority: int | None = None
 
-    def body(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As it is sent: what is not named is the service's to choose."""
         named = {"project": self.project, "cluster": self.cluster, "priority": self.priority}
-        given = {key: value for key, value in named.items() if value is not None}
-        return {"kind": self.kind, "spec": dict(self.spec), **given}
+        options = {key: value for key, value in named.items() if value is not None}
+        return {"kind": self.kind, "spec": dict(self.spec), **options}
 
 
 @dataclass(frozen=True)
-class Piece:
+class LogSegment:
     """A piece of a log, and where it ends; the last one has no text, and the run's final status."""
 
     text: str
-    place: str | None
+    position: str | None
     status: str | None = None
 
 
 class Runs:
     """The service's runs."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._read = reader(Run, wire.settings.service)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._parse = make_parser(RunResponse, transport.settings.url)
 
-    def submit(self, asked: Submission, *, key: str | None = None) -> Run:
+    def submit(self, submission: SubmitRunRequest, *, key: str | None = None) -> RunResponse:
         """The run. However often it has to be sent: under one key it is one run."""
-        once = key or secrets.token_hex(16)
-        return self._read(self._wire.json("POST", at("runs"), body=asked.body(), key=once))
+        idempotency_key = key or secrets.token_hex(16)
+        return self._parse(self._transport.request_json("POST", api_path("runs"), body=submission.to_json(), key=idempotency_key))
 
-    def check(self, asked: Submission) -> Foreseen:
+    def check(self, submission: SubmitRunRequest) -> CheckResponse:
         """What would be submitted; nothing is written. Raises Refused with all faults."""
-        path = at("runs", "check")
-        answer = self._wire.json("POST", path, body=asked.body(), repeatable=True)
-        return reader(Foreseen, self._wire.settings.service)(answer)
+        path = api_path("runs", "check")
+        response = self._transport.request_json("POST", path, body=submission.to_json(), repeatable=True)
+        return make_parser(CheckResponse, self._transport.settings.url)(response)
 
     def list(
         self,
@@ -66,59 +66,59 @@ class Runs:
         status: str | None = None,
         name: str | None = None,
         kind: str | None = None,
-        most: int | None = None,
-        within: float | None = None,
-    ) -> Iterator[Run]:
+        max_items: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[RunResponse]:
         """The newest first."""
         filters = {"project": project, "status": status, "name": name, "kind": kind}
-        return items(self._wire, at("runs"), self._read, most=most, within=within, **filters)
+        return iterate_pages(self._transport, api_path("runs"), self._parse, max_items=max_items, timeout_s=timeout_s, **filters)
 
-    def get(self, run: str, *, within: float | None = None) -> Run:
+    def get(self, run: str, *, timeout_s: float | None = None) -> RunResponse:
         """One run with its attempts. Raises NotThere."""
-        return self._read(self._wire.json("GET", at("runs", run), within=within))
+        return self._parse(self._transport.request_json("GET", api_path("runs", run), within=timeout_s))
 
-    def spec(self, run: str) -> str:
+    def get_spec(self, run: str) -> str:
         """The YAML that its job reads."""
-        return self._wire.ask("GET", at("runs", run, "spec")).text
+        return self._transport.request("GET", api_path("runs", run, "spec")).text
 
-    def stop(self, run: str) -> Run:
+    def stop(self, run: str) -> RunResponse:
         """Asks for its end; a run that is over stays what it is."""
-        return self._read(self._wire.json("POST", at("runs", run, "stop"), repeatable=True))
+        return self._parse(self._transport.request_json("POST", api_path("runs", run, "stop"), repeatable=True))
 
-    def log(
-        self, run: str, *, place: str | None = None, waiting: Waiting | None = None
-    ) -> Iterator[Piece]:
+    def follow_log(
+        self, run: str, *, position: str | None = None, on_retry: OnRetry | None = None
+    ) -> Iterator[LogSegment]:
         """The log from a place on, as it is written, to the run's end: no byte twice or lost."""
-        for message in followed(self._wire, at("runs", run, "log"), last=place, waiting=waiting):
-            place = message.id if message.id is not None else place
-            if message.event == END:
-                yield Piece("", place, self._text(message.data, "status"))
+        for event in follow_stream(self._transport, api_path("runs", run, "log"), last_id=position, on_retry=on_retry):
+            position = event.id if event.id is not None else position
+            if event.event == END:
+                yield LogSegment("", position, self._get_text(event.data, "status"))
             else:
-                yield Piece(self._text(message.data, "text"), place)
+                yield LogSegment(self._get_text(event.data, "text"), position)
 
-    def log_now(self, run: str) -> Iterator[str]:
+    def read_log(self, run: str) -> Iterator[str]:
         """The log as far as it is written."""
-        return self._wire.text(at("runs", run, "log"), params={"follow": "false"})
+        return self._transport.stream_text(api_path("runs", run, "log"), params={"follow": "false"})
 
-    def events(
-        self, run: str, *, last: str | None = None, waiting: Waiting | None = None
-    ) -> Iterator[Event]:
+    def follow_events(
+        self, run: str, *, last_id: str | None = None, on_retry: OnRetry | None = None
+    ) -> Iterator[EventResponse]:
         """What happened to it and what happens, to its end."""
-        for message in followed(self._wire, at("runs", run, "events"), last=last, waiting=waiting):
-            if message.event != END:
-                yield reader(Event, self._wire.settings.service)(self._object(message.data))
+        for event in follow_stream(self._transport, api_path("runs", run, "events"), last_id=last_id, on_retry=on_retry):
+            if event.event != END:
+                yield make_parser(EventResponse, self._transport.settings.url)(self._parse_object(event.data))
 
-    def _text(self, data: str, key: str) -> str:
-        found = self._object(data).get(key)
-        if not isinstance(found, str):
-            raise NotUnderstood(self._wire.settings.service, f"an event came without its {key}")
-        return found
+    def _get_text(self, data: str, key: str) -> str:
+        value = self._parse_object(data).get(key)
+        if not isinstance(value, str):
+            raise UnexpectedResponse(self._transport.settings.url, f"an event came without its {key}")
+        return value
 
-    def _object(self, data: str) -> dict[str, Any]:
+    def _parse_object(self, data: str) -> dict[str, Any]:
         try:
-            found = json.loads(data)
+            value = json.loads(data)
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise NotUnderstood(self._wire.settings.service, "an event came that is no JSON object")
-        return found
+            value = None
+        if not isinstance(value, dict):
+            raise UnexpectedResponse(self._transport.settings.url, "an event came that is no JSON object")
+        return value

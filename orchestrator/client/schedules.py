@@ -5,41 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from orchestrator.client.pages import items
-from orchestrator.client.values import Firing, Schedule, reader
-from orchestrator.client.wire import Wire, at
+from orchestrator.client.pages import iterate_pages
+from orchestrator.client.values import FiringResponse, ScheduleResponse, make_parser
+from orchestrator.client.wire import Transport, api_path
 
 
 class Schedules:
     """The service's schedules, each of a project."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._read = reader(Schedule, wire.settings.service)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._parse = make_parser(ScheduleResponse, transport.settings.url)
 
-    def add(self, asked: Mapping[str, Any]) -> Schedule:
+    def create(self, schedule: Mapping[str, Any]) -> ScheduleResponse:
         """A new one. Raises Refused, Conflict where the name is taken."""
-        return self._read(self._wire.json("POST", at("schedules"), body=dict(asked)))
+        return self._parse(self._transport.request_json("POST", api_path("schedules"), body=dict(schedule)))
 
-    def list(self, *, project: str | None = None) -> Iterator[Schedule]:
+    def list(self, *, project: str | None = None) -> Iterator[ScheduleResponse]:
         """By project and name."""
-        return items(self._wire, at("schedules"), self._read, project=project)
+        return iterate_pages(self._transport, api_path("schedules"), self._parse, project=project)
 
-    def get(self, project: str, name: str) -> Schedule:
+    def get(self, project: str, name: str) -> ScheduleResponse:
         """One of them. Raises NotThere."""
-        return self._read(self._wire.json("GET", at("schedules", project, name)))
+        return self._parse(self._transport.request_json("GET", api_path("schedules", project, name)))
 
-    def change(self, there: Schedule, **changes: Any) -> Schedule:
+    def update(self, schedule: ScheduleResponse, **changes: Any) -> ScheduleResponse:
         """Changes the one that was read. Raises Conflict where somebody else did meanwhile."""
-        path = at("schedules", there.project, there.name)
-        body = {**changes, "revision": there.revision}
-        return self._read(self._wire.json("PATCH", path, body=body))
+        path = api_path("schedules", schedule.project, schedule.name)
+        body = {**changes, "revision": schedule.revision}
+        return self._parse(self._transport.request_json("PATCH", path, body=body))
 
-    def remove(self, project: str, name: str) -> None:
+    def delete(self, project: str, name: str) -> None:
         """Takes it away with its firings; its runs stay."""
-        self._wire.ask("DELETE", at("schedules", project, name))
+        self._transport.request("DELETE", api_path("schedules", project, name))
 
-    def firings(self, project: str, name: str, *, most: int | None = None) -> Iterator[Firing]:
+    def list_firings(self, project: str, name: str, *, max_items: int | None = None) -> Iterator[FiringResponse]:
         """What came of its moments, the newest first."""
-        read = reader(Firing, self._wire.settings.service)
-        return items(self._wire, at("schedules", project, name, "firings"), read, most=most)
+        parse = make_parser(FiringResponse, self._transport.settings.url)
+        return iterate_pages(self._transport, api_path("schedules", project, name, "firings"), parse, max_items=max_items)

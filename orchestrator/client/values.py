@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
-from orchestrator.client.errors import NotUnderstood
+from orchestrator.client.errors import UnexpectedResponse
 
 Value = TypeVar("Value")
 
-FINAL = frozenset({"done", "failed", "stopped"})
+FINAL_STATUSES = frozenset({"done", "failed", "stopped"})
 """A run of these is over for good."""
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptResponse:
     """One try of a run on a cluster."""
 
     number: int
@@ -28,11 +28,11 @@ class Attempt:
     reason: str | None = None
     created_at: float = 0.0
     ended_at: float | None = None
-    seen_at: float | None = None
+    acknowledged_at: float | None = None
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResponse:
     """A run as it was when it was read."""
 
     id: str
@@ -49,22 +49,22 @@ class Run:
     updated_at: float
     reason: str | None = None
     detail: str = ""
-    waits: str = ""
+    wait_reason: str = ""
     stop: str | None = None
     tokens: int | None = None
     search: str | None = None
     not_before: float | None = None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptResponse, ...] = ()
     """Of one run that was asked for by its id; a list has none."""
 
     @property
-    def over(self) -> bool:
+    def is_final(self) -> bool:
         """Whether nothing more will come of it."""
-        return self.status in FINAL
+        return self.status in FINAL_STATUSES
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class CheckResponse:
     """What a check says of a spec that could be submitted."""
 
     kind: str
@@ -76,7 +76,7 @@ class Foreseen:
 
 
 @dataclass(frozen=True)
-class Event:
+class EventResponse:
     """One thing that happened to a run; `position` is where a reader goes on behind."""
 
     run: str
@@ -88,7 +88,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AdapterResponse:
     """One committed version of an adapter."""
 
     store: str
@@ -109,7 +109,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Pointer:
+class PointerResponse:
     """What a bare name means, and how many moves led there."""
 
     store: str
@@ -119,17 +119,17 @@ class Pointer:
 
 
 @dataclass(frozen=True)
-class Named:
+class AdapterNameResponse:
     """An adapter's name in one store: what it means, and its versions, the oldest first."""
 
     store: str
     name: str
-    versions: tuple[Adapter, ...]
-    current: Pointer | None = None
+    versions: tuple[AdapterResponse, ...]
+    current: PointerResponse | None = None
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ScheduleResponse:
     """When runs are made, and of what."""
 
     project: str
@@ -150,7 +150,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Firing:
+class FiringResponse:
     """What came of one moment of a schedule."""
 
     due_at: float
@@ -160,7 +160,7 @@ class Firing:
 
 
 @dataclass(frozen=True)
-class Project:
+class ProjectResponse:
     """What runs and tokens belong to, and how much of it there may be; None: no limit."""
 
     name: str
@@ -171,7 +171,7 @@ class Project:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterResponse:
     """A Ray cluster that the service submits to."""
 
     name: str
@@ -180,7 +180,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Token:
+class TokenResponse:
     """Who may do what. The words themselves are in none that was not made just now."""
 
     id: str
@@ -194,7 +194,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Me:
+class MeResponse:
     """Whose token this is."""
 
     label: str
@@ -204,45 +204,45 @@ class Me:
     expires_at: float | None = None
 
 
-_PLAIN: dict[str, tuple[type, ...]] = {
+_PLAIN_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
     "float": (int, float),
     "bool": (bool,),
     "Mapping[str, Any]": (dict,),
 }
-_MANY: dict[str, type] = {"tuple[Attempt, ...]": Attempt, "tuple[Adapter, ...]": Adapter}
-_ONE: dict[str, type] = {"Pointer": Pointer}
+_LIST_TYPES: dict[str, type] = {"tuple[Attempt, ...]": AttemptResponse, "tuple[Adapter, ...]": AdapterResponse}
+_OBJECT_TYPES: dict[str, type] = {"Pointer": PointerResponse}
 
 
-def reader(kind: type[Value], url: str) -> Callable[[Any], Value]:
+def make_parser(kind: type[Value], url: str) -> Callable[[Any], Value]:
     """Reads such answers of this address. Raises NotUnderstood where one is something else."""
 
-    def read(body: Any) -> Value:
+    def parse(body: Any) -> Value:
         if not isinstance(body, dict):
-            raise NotUnderstood(url, f"{type(body).__name__} came where a {kind.__name__} was due")
-        given = {}
-        for one in fields(kind):  # type: ignore[arg-type]
-            if one.name in body:
-                given[one.name] = _value(kind, str(one.type), one.name, body[one.name], url)
-            elif one.default is MISSING and one.default_factory is MISSING:
-                raise NotUnderstood(url, f"a {kind.__name__} came without {one.name}")
-        return kind(**given)
+            raise UnexpectedResponse(url, f"{type(body).__name__} came where a {kind.__name__} was due")
+        values = {}
+        for attribute in fields(kind):  # type: ignore[arg-type]
+            if attribute.name in body:
+                values[attribute.name] = _parse_value(kind, str(attribute.type), attribute.name, body[attribute.name], url)
+            elif attribute.default is MISSING and attribute.default_factory is MISSING:
+                raise UnexpectedResponse(url, f"a {kind.__name__} came without {attribute.name}")
+        return kind(**values)
 
-    return read
+    return parse
 
 
-def _value(kind: type, wanted: str, name: str, value: Any, url: str) -> Any:
-    if wanted in _MANY:
+def _parse_value(kind: type, annotation: str, name: str, value: Any, url: str) -> Any:
+    if annotation in _LIST_TYPES:
         if not isinstance(value, list):
-            raise NotUnderstood(url, f"{name} of a {kind.__name__} is no list")
-        return tuple(map(reader(_MANY[wanted], url), value))
-    if value is None and wanted.endswith(" | None"):
+            raise UnexpectedResponse(url, f"{name} of a {kind.__name__} is no list")
+        return tuple(map(make_parser(_LIST_TYPES[annotation], url), value))
+    if value is None and annotation.endswith(" | None"):
         return None
-    if (inner := _ONE.get(wanted.removesuffix(" | None"))) is not None:
-        return reader(inner, url)(value)
-    allowed = _PLAIN[wanted.removesuffix(" | None")]
+    if (inner := _OBJECT_TYPES.get(annotation.removesuffix(" | None"))) is not None:
+        return make_parser(inner, url)(value)
+    allowed = _PLAIN_TYPES[annotation.removesuffix(" | None")]
     # A bool is an int to Python alone.
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise NotUnderstood(url, f"{name} of a {kind.__name__} is a {type(value).__name__}")
+        raise UnexpectedResponse(url, f"{name} of a {kind.__name__} is a {type(value).__name__}")
     return value

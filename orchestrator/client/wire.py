@@ -11,47 +11,47 @@ from urllib.parse import quote
 import httpx
 
 from jobs.errors import Fault
-from orchestrator.client.errors import NotUnderstood, Refused, ServiceUnreachable
-from orchestrator.client.pauses import Patience, Pauses
-from orchestrator.client.problems import error_of, pause_asked
-from orchestrator.client.settings import Settings
+from orchestrator.client.errors import UnexpectedResponse, RequestRejected, ServiceUnreachable
+from orchestrator.client.pauses import RetryBudget, Backoff
+from orchestrator.client.problems import make_error, read_retry_after
+from orchestrator.client.settings import ClientSettings
 
-TIMES = httpx.Timeout(30.0, connect=5.0)
-FOLLOWING = httpx.Timeout(30.0, connect=5.0, read=60.0)
+TIMEOUTS = httpx.Timeout(30.0, connect=5.0)
+STREAM_TIMEOUTS = httpx.Timeout(30.0, connect=5.0, read=60.0)
 """A stream sends a sign of life every few seconds; after so long without one it is asked anew."""
-NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """The request did not arrive, so it may be sent again whatever it asks for."""
-SAFE = frozenset({"GET", "DELETE"})
+IDEMPOTENT_METHODS = frozenset({"GET", "DELETE"})
 
 
-class Wire:
+class Transport:
     """The connection to one service, with one token."""
 
     def __init__(
         self,
-        settings: Settings,
-        patience: Patience | None = None,
-        waiting: Callable[[str], None] | None = None,
+        settings: ClientSettings,
+        retry_budget: RetryBudget | None = None,
+        on_retry: Callable[[str], None] | None = None,
     ) -> None:
-        self.settings, self._waiting = settings, waiting
-        self.patience = patience or Patience()
+        self.settings, self._on_retry = settings, on_retry
+        self.retry_budget = retry_budget or RetryBudget()
         headers = {"Accept": "application/json", "User-Agent": "slora"}
         if settings.token is not None:
             headers["Authorization"] = f"Bearer {settings.token}"
         self._http = httpx.Client(
-            base_url=settings.service,
+            base_url=settings.url,
             headers=headers,
-            timeout=TIMES,
-            verify=_trust(settings),
+            timeout=TIMEOUTS,
+            verify=_choose_verification(settings),
             # A proxy for the world outside has no business with a service of this machine.
-            trust_env=not settings.local,
+            trust_env=not settings.is_local,
         )
 
     def close(self) -> None:
         """Ends the connections."""
         self._http.close()
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
@@ -60,94 +60,94 @@ class Wire:
         body: Any = None,
         key: str | None = None,
         repeatable: bool = False,
-        within: float | None = None,
+        timeout_s: float | None = None,
     ) -> httpx.Response:
         """An answer below 300; raises ClientError. `key` makes a repeated request the same one.
 
         `repeatable` says that to ask twice is to ask once, which is known of GET and DELETE.
         `within` is the most seconds of one try; then there is no other.
         """
-        seconds = self.patience.ask_s if within is None else 0.0
-        pauses = Pauses(self.patience, seconds, self._waiting)
-        repeatable = repeatable or method in SAFE or key is not None
-        given = {name: value for name, value in (params or {}).items() if value is not None}
-        sent: dict[str, Any] = {"params": given} if given else {}
-        sent |= {} if body is None else {"json": body}
-        sent |= {} if key is None else {"headers": {"Idempotency-Key": key}}
-        sent |= {} if within is None else {"timeout": within}
+        seconds = self.retry_budget.request_s if timeout_s is None else 0.0
+        backoff = Backoff(self.retry_budget, seconds, self._on_retry)
+        repeatable = repeatable or method in IDEMPOTENT_METHODS or key is not None
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        options: dict[str, Any] = {"params": query} if query else {}
+        options |= {} if body is None else {"json": body}
+        options |= {} if key is None else {"headers": {"Idempotency-Key": key}}
+        options |= {} if timeout_s is None else {"timeout": timeout_s}
         while True:
             try:
-                answer = self._http.request(method, path, **sent)
-            except httpx.TransportError as gone:
-                again = repeatable or isinstance(gone, NEVER_SENT)
-                if not (again and pauses.again(told(gone))):
-                    raise self._unreachable(gone) from gone
+                response = self._http.request(method, path, **options)
+            except httpx.TransportError as failure:
+                can_retry = repeatable or isinstance(failure, NOT_SENT_ERRORS)
+                if not (can_retry and backoff.wait_to_retry(describe_error(failure))):
+                    raise self._make_unreachable(failure) from failure
             else:
-                if answer.status_code < 300:
-                    return answer
-                error = error_of(self.settings, answer)
+                if response.status_code < 300:
+                    return response
+                error = make_error(self.settings, response)
                 if not (isinstance(error, ServiceUnreachable) and repeatable):
                     raise error
-                if not pauses.again(error.why, pause_asked(answer)):
+                if not backoff.wait_to_retry(error.reason, read_retry_after(response)):
                     raise error
 
-    def json(self, method: str, path: str, **asked: Any) -> Any:
+    def request_json(self, method: str, path: str, **options: Any) -> Any:
         """The answer's value. Raises ClientError."""
-        answer = self.ask(method, path, **asked)
+        response = self.request(method, path, **options)
         try:
-            return answer.json()
+            return response.json()
         except ValueError:
-            raise NotUnderstood(self.settings.service, "what it answers is no JSON") from None
+            raise UnexpectedResponse(self.settings.url, "what it answers is no JSON") from None
 
-    def text(self, path: str, *, params: Mapping[str, Any] | None = None) -> Iterator[str]:
+    def stream_text(self, path: str, *, params: Mapping[str, Any] | None = None) -> Iterator[str]:
         """A text as it comes. Raises ClientError."""
         try:
-            with self._http.stream("GET", path, params=params or {}) as answer:
-                if answer.status_code >= 300:
-                    answer.read()
-                    raise error_of(self.settings, answer)
-                yield from answer.iter_text()
-        except httpx.TransportError as gone:
-            raise self._unreachable(gone) from gone
+            with self._http.stream("GET", path, params=params or {}) as response:
+                if response.status_code >= 300:
+                    response.read()
+                    raise make_error(self.settings, response)
+                yield from response.iter_text()
+        except httpx.TransportError as error:
+            raise self._make_unreachable(error) from error
 
     @contextmanager
-    def stream(self, path: str, last: str | None) -> Iterator[httpx.Response]:
+    def open_stream(self, path: str, last_id: str | None) -> Iterator[httpx.Response]:
         """An open stream of events behind `last`, tried once.
 
         Raises ClientError, httpx.TransportError.
         """
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        headers |= {} if last is None else {"Last-Event-ID": last}
-        with self._http.stream("GET", path, headers=headers, timeout=FOLLOWING) as answer:
-            if answer.status_code >= 300:
-                answer.read()
-                raise error_of(self.settings, answer)
-            kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-            if kind != "text/event-stream":
-                raise NotUnderstood(self.settings.service, f"{kind[:40]!a} came, and no stream")
-            yield answer
+        headers |= {} if last_id is None else {"Last-Event-ID": last_id}
+        with self._http.stream("GET", path, headers=headers, timeout=STREAM_TIMEOUTS) as response:
+            if response.status_code >= 300:
+                response.read()
+                raise make_error(self.settings, response)
+            content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+            if content_type != "text/event-stream":
+                raise UnexpectedResponse(self.settings.url, f"{content_type[:40]!a} came, and no stream")
+            yield response
 
-    def _unreachable(self, gone: httpx.TransportError) -> ServiceUnreachable:
-        return ServiceUnreachable(self.settings.service, told(gone))
+    def _make_unreachable(self, error: httpx.TransportError) -> ServiceUnreachable:
+        return ServiceUnreachable(self.settings.url, describe_error(error))
 
 
-def told(gone: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What the network says, in few words."""
-    if isinstance(gone, httpx.TimeoutException):
+    if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
-    return str(gone)[:200] or type(gone).__name__
+    return str(error)[:200] or type(error).__name__
 
 
-def at(*parts: str) -> str:
+def api_path(*parts: str) -> str:
     """A path below /v1 of names as they are. Raises Refused for one that would be another path."""
     for part in parts:
         if not part.strip("."):
-            raise Refused([Fault("name", f"{part!a} is no name", "Look at the list.")])
+            raise RequestRejected([Fault("name", f"{part!a} is no name", "Look at the list.")])
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
 
 
-def _trust(settings: Settings) -> ssl.SSLContext | bool:
-    if settings.service.startswith("http://"):
+def _choose_verification(settings: ClientSettings) -> ssl.SSLContext | bool:
+    if settings.url.startswith("http://"):
         # Nothing to verify, and to load the authorities takes as long as a question.
         return False
-    return ssl.create_default_context(cafile=settings.authority)
+    return ssl.create_default_context(cafile=settings.ca_file)

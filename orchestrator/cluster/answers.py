@@ -11,119 +11,119 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.cluster.door import Capacity, Seen, Sight
+from orchestrator.cluster.door import Capacity, JobState, JobStatus
 
 STATUSES = {
-    "PENDING": Seen.PENDING,
-    "RUNNING": Seen.RUNNING,
-    "SUCCEEDED": Seen.SUCCEEDED,
-    "FAILED": Seen.FAILED,
-    "STOPPED": Seen.STOPPED,
+    "PENDING": JobState.PENDING,
+    "RUNNING": JobState.RUNNING,
+    "SUCCEEDED": JobState.SUCCEEDED,
+    "FAILED": JobState.FAILED,
+    "STOPPED": JobState.STOPPED,
 }
-LONGEST_ESCAPE = 12
+MAX_ESCAPE_CHARS = 12
 """Characters of JSON that one character of text may take: two halves of six."""
 
 
-class NotRay(Exception):
+class InvalidRayResponse(Exception):
     """The answer is not one that Ray gives."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class DashboardResponse:
     """One HTTP answer, read to its end or to a bound."""
 
     status: int
-    kind: str
+    content_type: str
     """Its content type."""
     body: bytes
-    whole: bool = True
+    is_complete: bool = True
 
     @property
     def text(self) -> str:
         """The body as text."""
         return self.body.decode(errors="replace")
 
-    def value(self) -> Any:
+    def parse_json(self) -> Any:
         """The body as JSON. Raises NotRay."""
         if self.status != 200:
-            raise NotRay(f"HTTP {self.status}")
-        if "json" not in self.kind or not self.whole:
-            raise NotRay(f"HTTP 200 with {self.kind[:60]!a} where JSON was asked for")
+            raise InvalidRayResponse(f"HTTP {self.status}")
+        if "json" not in self.content_type or not self.is_complete:
+            raise InvalidRayResponse(f"HTTP 200 with {self.content_type[:60]!a} where JSON was asked for")
         try:
             return json.loads(self.body)
-        except (ValueError, RecursionError) as wrong:
-            raise NotRay("HTTP 200 with broken JSON") from wrong
+        except (ValueError, RecursionError) as error:
+            raise InvalidRayResponse("HTTP 200 with broken JSON") from error
 
-    def says_absent(self, submission: str) -> bool:
+    def is_job_absent(self, submission: str) -> bool:
         """Whether this is Ray's own word that it does not know the job: no other 404 counts."""
         return self.status == 404 and self.text.strip() == f"Job {submission} does not exist"
 
 
-def sights_of(value: Any) -> dict[str, Sight]:
+def parse_statuses(value: Any) -> dict[str, JobStatus]:
     """The list of jobs. Raises NotRay."""
     if not isinstance(value, list):
-        raise NotRay("the list of jobs is no list")
-    found = {}
-    for one in value:
+        raise InvalidRayResponse("the list of jobs is no list")
+    statuses = {}
+    for job in value:
         # Drivers that nobody submitted through the Jobs API have no id of ours.
-        if not isinstance(one, dict) or one.get("type") not in ("SUBMISSION", "DRIVER"):
-            raise NotRay("the list of jobs holds something else")
-        if one["type"] == "SUBMISSION":
-            found[_text(one, "submission_id")] = sight_of(one)
-    return found
+        if not isinstance(job, dict) or job.get("type") not in ("SUBMISSION", "DRIVER"):
+            raise InvalidRayResponse("the list of jobs holds something else")
+        if job["type"] == "SUBMISSION":
+            statuses[_get_text(job, "submission_id")] = parse_status(job)
+    return statuses
 
 
-def sight_of(value: Any) -> Sight:
+def parse_status(value: Any) -> JobStatus:
     """One job. Raises NotRay."""
     if not isinstance(value, dict):
-        raise NotRay("a job is no object")
-    seen = STATUSES.get(str(value.get("status")))
-    if seen is None:
-        raise NotRay(f"a job is {str(value.get('status'))[:40]!a}")
-    code, about = value.get("driver_exit_code"), value.get("metadata") or {}
-    if not isinstance(about, dict):
-        raise NotRay("a job's metadata are no object")
-    return Sight(
-        seen=seen,
-        exit_code=code if isinstance(code, int) else None,
+        raise InvalidRayResponse("a job is no object")
+    state = STATUSES.get(str(value.get("status")))
+    if state is None:
+        raise InvalidRayResponse(f"a job is {str(value.get('status'))[:40]!a}")
+    exit_code, metadata = value.get("driver_exit_code"), value.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise InvalidRayResponse("a job's metadata are no object")
+    return JobStatus(
+        state=state,
+        exit_code=exit_code if isinstance(exit_code, int) else None,
         message=str(value.get("message") or ""),
-        started_at=_seconds(value.get("start_time")),
-        ended_at=_seconds(value.get("end_time")),
-        metadata={str(key): str(one) for key, one in about.items()},
+        started_at=_to_seconds(value.get("start_time")),
+        ended_at=_to_seconds(value.get("end_time")),
+        metadata={str(key): str(text) for key, text in metadata.items()},
     )
 
 
-def log_of(answer: Answer) -> bytes:
+def parse_log(response: DashboardResponse) -> bytes:
     """The log's bytes; of a body that was cut at the bound, those that were read. Raises NotRay."""
-    value = answer.value() if answer.whole else _closed(answer.text)
+    value = response.parse_json() if response.is_complete else _repair_log(response.text)
     if not isinstance(value, dict) or not isinstance(value.get("logs"), str):
-        raise NotRay("a log is no text")
+        raise InvalidRayResponse("a log is no text")
     return str(value["logs"]).encode(errors="replace")
 
 
-def capacity_of(nodes: Any, summary: Any, status: Any) -> Capacity:
+def parse_capacity(nodes: Any, summary: Any, status: Any) -> Capacity:
     """From the state API's nodes, the dashboard's summary and the autoscaler's. Raises NotRay."""
-    listed = _at(nodes, "data", "result", "result")
-    if not isinstance(listed, list):
-        raise NotRay("the list of nodes is no list")
-    alive = [one for one in listed if isinstance(one, dict) and one.get("state") == "ALIVE"]
+    node_list = _get_path(nodes, "data", "result", "result")
+    if not isinstance(node_list, list):
+        raise InvalidRayResponse("the list of nodes is no list")
+    alive = [node for node in node_list if isinstance(node, dict) and node.get("state") == "ALIVE"]
     if not alive:
         # A head that has just started; a cluster that answers has at least the head's own node.
-        raise NotRay("no node is alive yet")
-    cpus, gpus = (_sum(alive, name) for name in ("CPU", "GPU"))
+        raise InvalidRayResponse("no node is alive yet")
+    cpus, gpus = (_sum_resource(alive, name) for name in ("CPU", "GPU"))
     return Capacity(
         cpus=cpus,
         gpus=gpus,
-        free_cpus=max(0.0, cpus - _used(status, "CPU")),
-        free_gpus=max(0.0, gpus - _used(status, "GPU")),
+        free_cpus=max(0.0, cpus - _get_usage(status, "CPU")),
+        free_gpus=max(0.0, gpus - _get_usage(status, "GPU")),
         nodes=len(alive),
-        node_memory=_largest(summary),
+        node_memory=_find_largest_memory(summary),
     )
 
 
-def _closed(text: str) -> Any:
+def _repair_log(text: str) -> Any:
     """A log whose end is missing: cut back to where a character of it ends."""
-    for cut in range(LONGEST_ESCAPE):
+    for cut in range(MAX_ESCAPE_CHARS):
         try:
             value = json.loads(text[: len(text) - cut] + '"}')
         except ValueError:
@@ -131,49 +131,49 @@ def _closed(text: str) -> Any:
         logs = value.get("logs") if isinstance(value, dict) else None
         if not (isinstance(logs, str) and logs and "\ud800" <= logs[-1] <= "\udfff"):
             return value
-    raise NotRay("a log that breaks off")
+    raise InvalidRayResponse("a log that breaks off")
 
 
-def _text(value: Mapping[str, Any], key: str) -> str:
-    found = value.get(key)
-    if not isinstance(found, str) or not found:
-        raise NotRay(f"a job has no {key}")
-    return found
+def _get_text(value: Mapping[str, Any], key: str) -> str:
+    text = value.get(key)
+    if not isinstance(text, str) or not text:
+        raise InvalidRayResponse(f"a job has no {key}")
+    return text
 
 
-def _seconds(milliseconds: Any) -> float | None:
+def _to_seconds(milliseconds: Any) -> float | None:
     return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
 
 
-def _sum(nodes: list[Any], name: str) -> float:
-    return sum(_number(_at(node, "resources_total", name)) for node in nodes)
+def _sum_resource(nodes: list[Any], name: str) -> float:
+    return sum(_to_float(_get_path(node, "resources_total", name)) for node in nodes)
 
 
-def _used(status: Any, name: str) -> float:
+def _get_usage(status: Any, name: str) -> float:
     """Unknown counts as nothing: only the whole decides anything."""
-    usage = _at(status, "data", "clusterStatus", "loadMetricsReport", "usage", name)
-    return _number(usage[0]) if isinstance(usage, list) and usage else 0.0
+    usage = _get_path(status, "data", "clusterStatus", "loadMetricsReport", "usage", name)
+    return _to_float(usage[0]) if isinstance(usage, list) and usage else 0.0
 
 
-def _largest(summary: Any) -> int | None:
+def _find_largest_memory(summary: Any) -> int | None:
     """Bytes of the largest living node; the agents tell them some seconds after a node starts."""
-    nodes = _at(summary, "data", "summary")
-    found = [_memory(node) for node in nodes] if isinstance(nodes, list) else []
-    return max(found, default=0) or None
+    nodes = _get_path(summary, "data", "summary")
+    sizes = [_get_memory(node) for node in nodes] if isinstance(nodes, list) else []
+    return max(sizes, default=0) or None
 
 
-def _memory(node: Any) -> int:
-    told = _at(node, "mem")
-    if _at(node, "raylet", "state") != "ALIVE" or not isinstance(told, list) or not told:
+def _get_memory(node: Any) -> int:
+    memory = _get_path(node, "mem")
+    if _get_path(node, "raylet", "state") != "ALIVE" or not isinstance(memory, list) or not memory:
         return 0
-    return int(_number(told[0]))
+    return int(_to_float(memory[0]))
 
 
-def _number(value: Any) -> float:
+def _to_float(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def _at(value: Any, *path: str) -> Any:
+def _get_path(value: Any, *path: str) -> Any:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value

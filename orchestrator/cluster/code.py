@@ -17,7 +17,7 @@ from jobs.errors import Fault, InputError
 
 PACKAGES = ("slora", "jobs", "orchestrator")
 IMAGE = "image"
-LARGEST = 64 << 20
+MAX_PACKAGE_BYTES = 64 << 20
 """Ours is below a megabyte; Ray itself takes half a gigabyte."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -25,7 +25,7 @@ _PLAIN_FILE = 0o100644 << 16
 
 
 @dataclass(frozen=True)
-class Code:
+class CodePackage:
     """One version of our packages, as Ray takes it."""
 
     name: str
@@ -37,12 +37,12 @@ class Code:
         return f"gcs://{self.name}"
 
 
-def code_of(where: str) -> Code | None:
+def make_code_package(location: str) -> CodePackage | None:
     """The packages of a checkout; None where the image has them. Raises InputError."""
-    return None if where == IMAGE else packed(Path(where).expanduser())
+    return None if location == IMAGE else pack_code(Path(location).expanduser())
 
 
-def packed(root: Path) -> Code:
+def pack_code(root: Path) -> CodePackage:
     """The packages below a folder, zipped to the same bytes wherever and whenever it is done."""
     missing = [name for name in PACKAGES if not (root / name / "__init__.py").is_file()]
     if missing:
@@ -50,18 +50,18 @@ def packed(root: Path) -> Code:
         raise InputError([Fault("code", problem, f"Name a checkout, or {IMAGE}.")])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in _files(root):
+        for path in _list_files(root):
             entry = zipfile.ZipInfo(path.relative_to(root).as_posix(), _EPOCH)
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, _PLAIN_FILE
             archive.writestr(entry, path.read_bytes())
     content = buffer.getvalue()
-    if len(content) > LARGEST:
-        problem = f"the packages come to {len(content):,} bytes, {LARGEST:,} are allowed"
+    if len(content) > MAX_PACKAGE_BYTES:
+        problem = f"the packages come to {len(content):,} bytes, {MAX_PACKAGE_BYTES:,} are allowed"
         raise InputError([Fault("code", problem, "Take what is no code out of them.")])
-    return Code(f"_ray_pkg_{sha256(content).hexdigest()[:32]}.zip", content)
+    return CodePackage(f"_ray_pkg_{sha256(content).hexdigest()[:32]}.zip", content)
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _list_files(root: Path) -> Iterator[Path]:
     """Every file of the packages that is no leftover, in one order."""
     for name in PACKAGES:
         for path in sorted((root / name).rglob("*")):

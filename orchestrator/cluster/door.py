@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-LONGEST_LOG = 1 << 20
+MAX_LOG_BYTES = 1 << 20
 """Bytes of a job's log in one answer; who wants more asks again from behind them."""
 
 
-class Seen(StrEnum):
+class JobState(StrEnum):
     """What a cluster that answers says of a job."""
 
     PENDING = "pending"
@@ -24,10 +24,10 @@ class Seen(StrEnum):
 
 
 @dataclass(frozen=True)
-class Sight:
+class JobStatus:
     """One look at a job."""
 
-    seen: Seen
+    state: JobState
     exit_code: int | None = None
     message: str = ""
     started_at: float | None = None
@@ -42,7 +42,7 @@ class Job:
 
     submission: str
     module: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     metadata: Mapping[str, str]
 
 
@@ -71,11 +71,11 @@ class Cluster(Protocol):
         """
         ...
 
-    def look(self, submission: str) -> Sight:
+    def get_status(self, submission: str) -> JobStatus:
         """The job now. Raises ClusterUnreachable."""
         ...
 
-    def jobs(self) -> dict[str, Sight]:
+    def list_jobs(self) -> dict[str, JobStatus]:
         """Every job that the cluster knows, by its submission id. Raises ClusterUnreachable."""
         ...
 
@@ -83,14 +83,14 @@ class Cluster(Protocol):
         """Ask the job to end; one that is over, or absent, is no error."""
         ...
 
-    def log(self, submission: str, start: int = 0) -> bytes:
+    def read_log(self, submission: str, start: int = 0) -> bytes:
         """The job's log from a byte on, at most LONGEST_LOG; empty where there is none.
 
         Raises ClusterUnreachable.
         """
         ...
 
-    def capacity(self) -> Capacity:
+    def get_capacity(self) -> Capacity:
         """What the cluster has. Raises ClusterUnreachable."""
         ...
 

@@ -8,44 +8,44 @@ import shlex
 from jobs.errors import Fault, InputError
 from orchestrator.cluster.door import Job
 
-LONGEST_WORD = 4096
+MAX_ARGUMENT_CHARS = 4096
 
 _MODULE = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
-_WORD = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/:+~-]*")
+_ARGUMENT = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/:+~-]*")
 _SUBMISSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
-def entrypoint_of(job: Job, python: str) -> str:
+def build_entrypoint(job: Job, python: str) -> str:
     """The line. Raises InputError where any word could be more than a word."""
     faults = [
-        *_unless(_SUBMISSION, "submission", job.submission),
-        *_unless(_WORD, "python", python),
-        *_unless(_MODULE, "module", job.module),
-        *(fault for word in job.words for fault in _of_word(word)),
+        *_check_pattern(_SUBMISSION, "submission", job.submission),
+        *_check_pattern(_ARGUMENT, "python", python),
+        *_check_pattern(_MODULE, "module", job.module),
+        *(fault for argument in job.arguments for fault in _check_argument(argument)),
     ]
     if faults:
         raise InputError(faults)
     # Quoted although nothing in it needs quotes: two locks, since the Jobs API runs a shell.
-    return shlex.join([python, "-m", job.module, *job.words])
+    return shlex.join([python, "-m", job.module, *job.arguments])
 
 
-def is_word(text: str) -> bool:
+def is_safe_argument(text: str) -> bool:
     """Whether it may stand on that line."""
-    return _means_nothing(_WORD, text)
+    return _is_safe(_ARGUMENT, text)
 
 
-def _of_word(word: str) -> list[Fault]:
-    pattern = _OPTION if word.startswith("-") else _WORD
-    return _unless(pattern, "word", word)
+def _check_argument(argument: str) -> list[Fault]:
+    pattern = _OPTION if argument.startswith("-") else _ARGUMENT
+    return _check_pattern(pattern, "word", argument)
 
 
-def _means_nothing(pattern: re.Pattern[str], text: str) -> bool:
-    return len(text) <= LONGEST_WORD and bool(pattern.fullmatch(text)) and ".." not in text
+def _is_safe(pattern: re.Pattern[str], text: str) -> bool:
+    return len(text) <= MAX_ARGUMENT_CHARS and bool(pattern.fullmatch(text)) and ".." not in text
 
 
-def _unless(pattern: re.Pattern[str], key: str, text: str) -> list[Fault]:
-    if _means_nothing(pattern, text):
+def _check_pattern(pattern: re.Pattern[str], key: str, text: str) -> list[Fault]:
+    if _is_safe(pattern, text):
         return []
     problem = f"{text[:80]!a} may mean something to a shell"
     return [Fault(key, problem, "Use letters, digits and . _ / : + - only.")]

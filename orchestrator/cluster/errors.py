@@ -14,21 +14,21 @@ from jobs.errors import JobsError, Unreachable
 class ClusterRefused(JobsError):
     """The cluster will not have it."""
 
-    def __init__(self, cluster: str, why: str) -> None:
-        super().__init__(cluster, why)
-        self.cluster, self.why = cluster, why
+    def __init__(self, cluster: str, reason: str) -> None:
+        super().__init__(cluster, reason)
+        self.cluster, self.reason = cluster, reason
 
     def __str__(self) -> str:
-        return f"cluster {self.cluster} refuses: {self.why.rstrip('.')}. Mend it and submit again."
+        return f"cluster {self.cluster} refuses: {self.reason.rstrip('.')}. Mend it and submit again."
 
 
 class ClusterUnreachable(Unreachable):
     """No answer that can be believed."""
 
-    def __init__(self, cluster: str, why: str) -> None:
-        super().__init__(cluster, why)
-        self.cluster, self.why = cluster, why
+    def __init__(self, cluster: str, reason: str) -> None:
+        super().__init__(cluster, reason)
+        self.cluster, self.reason = cluster, reason
 
     def __str__(self) -> str:
         remedy = "Check its address, and that its token is the one in the configured file."
-        return f"cluster {self.cluster} does not answer: {self.why.rstrip('.')}. {remedy}"
+        return f"cluster {self.cluster} does not answer: {self.reason.rstrip('.')}. {remedy}"

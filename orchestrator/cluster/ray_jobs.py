@@ -12,15 +12,15 @@ from typing import Any
 from urllib.parse import quote
 
 from jobs.errors import InputError
-from orchestrator.cluster.answers import Answer, capacity_of, log_of, sight_of, sights_of
-from orchestrator.cluster.code import Code
-from orchestrator.cluster.door import LONGEST_LOG, Capacity, Job, Seen, Sight
-from orchestrator.cluster.entrypoint import entrypoint_of
+from orchestrator.cluster.answers import DashboardResponse, parse_capacity, parse_log, parse_status, parse_statuses
+from orchestrator.cluster.code import CodePackage
+from orchestrator.cluster.door import MAX_LOG_BYTES, Capacity, Job, JobState, JobStatus
+from orchestrator.cluster.entrypoint import build_entrypoint
 from orchestrator.cluster.errors import ClusterRefused, ClusterUnreachable
-from orchestrator.cluster.wire import LARGEST, PATIENCE_S, Wire
+from orchestrator.cluster.wire import MAX_RESPONSE_BYTES, RESPONSE_TIMEOUT_S, DashboardClient
 
-JOBS = "/api/jobs/"
-SERVICE = "slora_service"
+JOBS_PATH = "/api/jobs/"
+SERVICE_KEY = "slora_service"
 REFUSED_BY_AGENT = "Request failed with status code 400"
 """How Ray's head, with status 500, hands on that its agent refused."""
 
@@ -34,80 +34,80 @@ class RayCluster:
         address: str,
         *,
         token: Path | None = None,
-        code: Code | None = None,
+        package: CodePackage | None = None,
         python: str = "python",
-        patience_s: float = PATIENCE_S,
-        largest: int = LARGEST,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
+        max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
         self.name = name
-        self._code, self._python = code, python
-        self._wire = Wire(name, address, token, patience_s=patience_s, largest=largest)
+        self._package, self._python = package, python
+        self._client = DashboardClient(name, address, token, timeout_s=timeout_s, max_bytes=max_bytes)
 
     def submit(self, job: Job) -> None:
         """Starts it, or finds it started. Raises ClusterRefused, ClusterUnreachable."""
-        body = self._body(job)
-        self._send_code()
-        answer = self._wire.ask("POST", JOBS, json=body)
-        if answer.status == 200:
-            self._check_taken(answer, job)
+        body = self._build_request(job)
+        self._upload_package()
+        response = self._client.request("POST", JOBS_PATH, json=body)
+        if response.status == 200:
+            self._check_accepted(response, job)
             return
-        there = self.look(job.submission)
-        if there.seen is not Seen.ABSENT:
-            self._check_ours(there, job)
+        status = self.get_status(job.submission)
+        if status.state is not JobState.ABSENT:
+            self._check_owner(status, job)
             return
-        if _refusal(answer):
-            raise ClusterRefused(self.name, _last_line(answer.text))
-        raise ClusterUnreachable(self.name, f"HTTP {answer.status} to a submission")
+        if _is_refusal(response):
+            raise ClusterRefused(self.name, _get_last_line(response.text))
+        raise ClusterUnreachable(self.name, f"HTTP {response.status} to a submission")
 
-    def look(self, submission: str) -> Sight:
+    def get_status(self, submission: str) -> JobStatus:
         """The job now."""
-        answer = self._wire.ask("GET", JOBS + _part(submission))
-        if answer.says_absent(submission):
-            return Sight(Seen.ABSENT)
-        found: Sight = self._wire.read(lambda: sight_of(answer.value()))
-        return found
+        response = self._client.request("GET", JOBS_PATH + _quote_id(submission))
+        if response.is_job_absent(submission):
+            return JobStatus(JobState.ABSENT)
+        status: JobStatus = self._client.parse(lambda: parse_status(response.parse_json()))
+        return status
 
-    def jobs(self) -> dict[str, Sight]:
+    def list_jobs(self) -> dict[str, JobStatus]:
         """Every job that came by the Jobs API."""
-        found: dict[str, Sight] = self._wire.read(lambda: sights_of(self._wire.value(JOBS)))
-        return found
+        statuses: dict[str, JobStatus] = self._client.parse(lambda: parse_statuses(self._client.get_json(JOBS_PATH)))
+        return statuses
 
     def stop(self, submission: str) -> None:
         """Asks it to end: SIGTERM, and SIGKILL some seconds later."""
-        answer = self._wire.ask("POST", f"{JOBS}{_part(submission)}/stop")
-        if not answer.says_absent(submission):
-            self._wire.read(answer.value)
+        response = self._client.request("POST", f"{JOBS_PATH}{_quote_id(submission)}/stop")
+        if not response.is_job_absent(submission):
+            self._client.parse(response.parse_json)
 
-    def log(self, submission: str, start: int = 0) -> bytes:
+    def read_log(self, submission: str, start: int = 0) -> bytes:
         """What the driver wrote, from a byte on.
 
         Ray gives the whole log or nothing, so of one above the wire's bound the rest is not told.
         """
-        answer = self._wire.ask("GET", f"{JOBS}{_part(submission)}/logs")
-        if answer.says_absent(submission):
+        response = self._client.request("GET", f"{JOBS_PATH}{_quote_id(submission)}/logs")
+        if response.is_job_absent(submission):
             return b""
-        found: bytes = self._wire.read(lambda: log_of(answer))
-        return found[start : start + LONGEST_LOG]
+        log: bytes = self._client.parse(lambda: parse_log(response))
+        return log[start : start + MAX_LOG_BYTES]
 
-    def capacity(self) -> Capacity:
+    def get_capacity(self) -> Capacity:
         """What its living nodes have."""
-        nodes = self._wire.value("/api/v0/nodes?limit=10000")
-        summary = self._wire.value("/nodes?view=summary")
-        status = self._wire.value("/api/cluster_status")
-        found: Capacity = self._wire.read(lambda: capacity_of(nodes, summary, status))
-        return found
+        nodes = self._client.get_json("/api/v0/nodes?limit=10000")
+        summary = self._client.get_json("/nodes?view=summary")
+        status = self._client.get_json("/api/cluster_status")
+        capacity: Capacity = self._client.parse(lambda: parse_capacity(nodes, summary, status))
+        return capacity
 
     def close(self) -> None:
         """Ends the connections."""
-        self._wire.close()
+        self._client.close()
 
-    def _body(self, job: Job) -> dict[str, Any]:
+    def _build_request(self, job: Job) -> dict[str, Any]:
         """All of it can be read by whoever may read the cluster's jobs, so no secret is in it."""
         try:
-            line = entrypoint_of(job, self._python)
-        except InputError as wrong:
-            raise ClusterRefused(self.name, str(wrong)) from wrong
-        environment = {} if self._code is None else {"working_dir": self._code.uri}
+            line = build_entrypoint(job, self._python)
+        except InputError as error:
+            raise ClusterRefused(self.name, str(error)) from error
+        environment = {} if self._package is None else {"working_dir": self._package.uri}
         return {
             "entrypoint": line,
             "submission_id": job.submission,
@@ -115,39 +115,39 @@ class RayCluster:
             "runtime_env": environment,
         }
 
-    def _send_code(self) -> None:
+    def _upload_package(self) -> None:
         """The package is there afterwards, and Ray was told that it will be used."""
-        if self._code is None:
+        if self._package is None:
             return
-        path = f"/api/packages/gcs/{self._code.name}"
-        answer = self._wire.ask("GET", path)
-        if answer.status == 404 and self._code.name in answer.text:
-            answer = self._wire.ask("PUT", path, content=self._code.content)
-        if answer.status != 200:
-            raise ClusterUnreachable(self.name, f"HTTP {answer.status} to its packages")
+        path = f"/api/packages/gcs/{self._package.name}"
+        response = self._client.request("GET", path)
+        if response.status == 404 and self._package.name in response.text:
+            response = self._client.request("PUT", path, content=self._package.content)
+        if response.status != 200:
+            raise ClusterUnreachable(self.name, f"HTTP {response.status} to its packages")
 
-    def _check_taken(self, answer: Answer, job: Job) -> None:
-        value = self._wire.read(answer.value)
+    def _check_accepted(self, response: DashboardResponse, job: Job) -> None:
+        value = self._client.parse(response.parse_json)
         if not isinstance(value, dict) or value.get("submission_id") != job.submission:
             raise ClusterUnreachable(self.name, "its answer to a submission names another job")
 
-    def _check_ours(self, there: Sight, job: Job) -> None:
-        if there.metadata.get(SERVICE) != job.metadata.get(SERVICE):
+    def _check_owner(self, status: JobStatus, job: Job) -> None:
+        if status.metadata.get(SERVICE_KEY) != job.metadata.get(SERVICE_KEY):
             raise ClusterRefused(self.name, f"somebody else's job is called {job.submission}")
 
 
-def _part(submission: str) -> str:
+def _quote_id(submission: str) -> str:
     """As one part of a path, whatever it is."""
     return quote(submission, safe="")
 
 
-def _refusal(answer: Answer) -> bool:
+def _is_refusal(response: DashboardResponse) -> bool:
     """Whether Ray itself will not have the job: a page with the status 400 may be a proxy's."""
-    by_head = answer.status == 400 and answer.text.startswith("Traceback")
-    return by_head or (answer.status == 500 and REFUSED_BY_AGENT in answer.text)
+    by_head = response.status == 400 and response.text.startswith("Traceback")
+    return by_head or (response.status == 500 and REFUSED_BY_AGENT in response.text)
 
 
-def _last_line(text: str) -> str:
+def _get_last_line(text: str) -> str:
     """Of a traceback, what it says."""
     lines = [line for line in text.strip().splitlines() if line.strip(" .")]
     return lines[-1][:300] if lines else "it does not say why"

@@ -11,59 +11,59 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from jobs.errors import InputError
-from orchestrator.cluster.door import LONGEST_LOG, Capacity, Job, Seen, Sight
-from orchestrator.cluster.entrypoint import entrypoint_of
+from orchestrator.cluster.door import MAX_LOG_BYTES, Capacity, Job, JobState, JobStatus
+from orchestrator.cluster.entrypoint import build_entrypoint
 from orchestrator.cluster.errors import ClusterRefused, ClusterUnreachable
 
-USUAL = (Sight(Seen.PENDING), Sight(Seen.RUNNING), Sight(Seen.SUCCEEDED, exit_code=0))
-OVER = (Seen.SUCCEEDED, Seen.FAILED, Seen.STOPPED)
+DEFAULT_SCRIPT = (JobStatus(JobState.PENDING), JobStatus(JobState.RUNNING), JobStatus(JobState.SUCCEEDED, exit_code=0))
+FINAL_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED)
 
 
 class FakeCluster:
     """Remembers what was submitted, and answers from scripts."""
 
-    def __init__(self, name: str = "default", *script: Sight) -> None:
+    def __init__(self, name: str = "default", *script: JobStatus) -> None:
         self.name = name
-        self.script = script or USUAL
+        self.script = script or DEFAULT_SCRIPT
         """For jobs that have none of their own."""
-        self.started: list[Job] = []
+        self.started_jobs: list[Job] = []
         """Every job that began, in order: one that is here twice was run twice."""
-        self.asked: list[str] = []
+        self.submitted_ids: list[str] = []
         """Every submission that was sent, arrived or not."""
-        self.stopped: list[str] = []
+        self.stopped_ids: list[str] = []
         self.logs: dict[str, bytes] = {}
-        self.has = Capacity(
+        self.cluster_capacity = Capacity(
             cpus=64, gpus=8, free_cpus=64, free_gpus=8, nodes=4, node_memory=256 << 30
         )
         self.unreachable = False
-        self.refuses = ""
+        self.refusal = ""
         """Why it takes no job, where it takes none."""
-        self.swallowed_answers = 0
+        self.lost_responses = 0
         """Of so many submissions to come the job starts, and the answer is lost."""
         self.lost_requests = 0
         """So many submissions to come never arrive."""
         self.on_start: Callable[[Job], None] = lambda job: None
         """What a job does, besides being seen."""
-        self.on_look: Callable[[], None] = lambda: None
+        self.on_list: Callable[[], None] = lambda: None
         """What happens between a look at all jobs and its answer's arrival."""
-        self._scripts: dict[str, list[Sight]] = {}
-        self._jobs: dict[str, list[Sight]] = {}
+        self._scripts: dict[str, list[JobStatus]] = {}
+        self._jobs: dict[str, list[JobStatus]] = {}
         self._lock = threading.RLock()
 
-    def plays(self, submission: str, *script: Sight) -> None:
+    def play(self, submission: str, *script: JobStatus) -> None:
         """What is seen of this job from now on; it stays at the last."""
         with self._lock:
             self._scripts[submission] = list(script)
             if submission in self._jobs:
                 self._jobs[submission] = list(script)
 
-    def has_job(self, job: Job, *script: Sight) -> None:
+    def add_foreign_job(self, job: Job, *script: JobStatus) -> None:
         """A job that somebody else submitted."""
         with self._lock:
-            told = script or self.script
-            self._jobs[job.submission] = [replace(one, metadata=dict(job.metadata)) for one in told]
+            statuses = script or self.script
+            self._jobs[job.submission] = [replace(status, metadata=dict(job.metadata)) for status in statuses]
 
-    def lose_all(self) -> None:
+    def forget_all(self) -> None:
         """As a head that was killed and came back: it answers, and knows nothing."""
         with self._lock:
             self._jobs.clear()
@@ -71,79 +71,79 @@ class FakeCluster:
     def submit(self, job: Job) -> None:
         """Starts it once."""
         with self._lock:
-            self.asked.append(job.submission)
-            if self._takes(self.lost_requests):
+            self.submitted_ids.append(job.submission)
+            if self._is_lost(self.lost_requests):
                 self.lost_requests -= 1
                 raise ClusterUnreachable(self.name, "the request was lost")
-            self._answer()
+            self._check_reachable()
             self._start(job)
-            if self._takes(self.swallowed_answers):
-                self.swallowed_answers -= 1
+            if self._is_lost(self.lost_responses):
+                self.lost_responses -= 1
                 raise ClusterUnreachable(self.name, "the answer was lost")
 
-    def look(self, submission: str) -> Sight:
+    def get_status(self, submission: str) -> JobStatus:
         """The job now, one sight further."""
         with self._lock:
-            self._answer()
-            return self._next(submission)
+            self._check_reachable()
+            return self._advance(submission)
 
-    def jobs(self) -> dict[str, Sight]:
+    def list_jobs(self) -> dict[str, JobStatus]:
         """Every job, each one sight further."""
         with self._lock:
-            self._answer()
-            found = {submission: self._next(submission) for submission in list(self._jobs)}
-            self.on_look()
-            return found
+            self._check_reachable()
+            statuses = {submission: self._advance(submission) for submission in list(self._jobs)}
+            self.on_list()
+            return statuses
 
     def stop(self, submission: str) -> None:
         """Ends it at once."""
         with self._lock:
-            self._answer()
-            self.stopped.append(submission)
-            there = self._jobs.get(submission)
-            if there and there[0].seen not in OVER:
-                self._jobs[submission] = [replace(there[0], seen=Seen.STOPPED)]
+            self._check_reachable()
+            self.stopped_ids.append(submission)
+            statuses = self._jobs.get(submission)
+            if statuses and statuses[0].state not in FINAL_STATES:
+                self._jobs[submission] = [replace(statuses[0], seen=JobState.STOPPED)]
 
-    def log(self, submission: str, start: int = 0) -> bytes:
+    def read_log(self, submission: str, start: int = 0) -> bytes:
         """What a test put there."""
         with self._lock:
-            self._answer()
-            return self.logs.get(submission, b"")[start : start + LONGEST_LOG]
+            self._check_reachable()
+            return self.logs.get(submission, b"")[start : start + MAX_LOG_BYTES]
 
-    def capacity(self) -> Capacity:
+    def get_capacity(self) -> Capacity:
         """What a test says it has."""
         with self._lock:
-            self._answer()
-            return self.has
+            self._check_reachable()
+            return self.cluster_capacity
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _answer(self) -> None:
+    def _check_reachable(self) -> None:
         if self.unreachable:
             raise ClusterUnreachable(self.name, "it was made not to answer")
 
-    def _takes(self, left: int) -> bool:
-        return left > 0 and not self.unreachable
+    def _is_lost(self, count: int) -> bool:
+        return count > 0 and not self.unreachable
 
     def _start(self, job: Job) -> None:
         try:
-            entrypoint_of(job, "python")
-        except InputError as wrong:
-            raise ClusterRefused(self.name, str(wrong)) from wrong
-        there = self._jobs.get(job.submission)
-        if there is not None:
+            build_entrypoint(job, "python")
+        except InputError as error:
+            raise ClusterRefused(self.name, str(error)) from error
+        statuses = self._jobs.get(job.submission)
+        if statuses is not None:
             return
-        if self.refuses:
-            raise ClusterRefused(self.name, self.refuses)
-        self.started.append(job)
+        if self.refusal:
+            raise ClusterRefused(self.name, self.refusal)
+        self.started_jobs.append(job)
         script = self._scripts.get(job.submission) or self.script
-        self._jobs[job.submission] = [replace(one, metadata=dict(job.metadata)) for one in script]
+        self._jobs[job.submission] = [replace(status, metadata=dict(job.metadata)) for status in script]
         self.logs.setdefault(job.submission, b"")
         self.on_start(job)
 
-    def _next(self, submission: str) -> Sight:
-        there = self._jobs.get(submission)
-        if not there:
-            return Sight(Seen.ABSENT)
-        return there.pop(0) if len(there) > 1 else there[0]
+    def _advance(self, submission: str) -> JobStatus:
+        statuses = self._jobs.get(submission)
+        if not statuses:
+            return JobStatus(JobState.ABSENT)
+        return statuses.pop(0) if len(statuses) > 1 else statuses[0]

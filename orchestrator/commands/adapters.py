@@ -6,5 +6,5 @@ from orchestrator import upkeep
 from orchestrator.adapters import app
 from orchestrator.commands import trained
 
-upkeep.add_to(app)
-trained.add_to(app)
+upkeep.add_commands(app)
+trained.add_commands(app)

@@ -8,39 +8,39 @@ from typing import Any
 
 import typer
 
-from orchestrator.client.values import Cluster
+from orchestrator.client.values import ClusterResponse
 from orchestrator.commands.options import Json, Service
-from orchestrator.commands.remote import asking
-from orchestrator.console import print_json, show_table, size_text
+from orchestrator.commands.remote import connect_service
+from orchestrator.console import print_json, show_table, format_size
 
 app = typer.Typer()
 
 
 @app.command()
-def clusters(service: Service = None, json: Json = False) -> None:
+def list_clusters(service: Service = None, json: Json = False) -> None:
     """The Ray clusters that the service submits to, and what of them is free."""
-    with asking(service) as client:
-        found = client.clusters()
+    with connect_service(service) as client:
+        states = client.list_clusters()
     if json:
-        print_json({"clusters": [asdict(one) for one in found]})
+        print_json({"clusters": [asdict(cluster) for cluster in states]})
         return
     headers = ("cluster", "", "nodes", "CPUs free", "GPUs free", "largest node")
-    show_table([_row(one) for one in found], headers=headers, right=headers[2:])
+    show_table([_format_row(cluster) for cluster in states], headers=headers, right=headers[2:])
 
 
-def _row(one: Cluster) -> tuple[str, ...]:
-    has = one.capacity
-    if not one.up or has is None:
-        return one.name, "does not answer", "-", "-", "-", "-"
-    memory = has.get("node_memory")
-    largest = "-" if not isinstance(memory, int) else size_text(memory)
-    return one.name, "up", _number(has, "nodes"), _free(has, "cpus"), _free(has, "gpus"), largest
+def _format_row(cluster: ClusterResponse) -> tuple[str, ...]:
+    capacity = cluster.capacity
+    if not cluster.up or capacity is None:
+        return cluster.name, "does not answer", "-", "-", "-", "-"
+    memory = capacity.get("node_memory")
+    largest = "-" if not isinstance(memory, int) else format_size(memory)
+    return cluster.name, "up", _format_number(capacity, "nodes"), _format_free(capacity, "cpus"), _format_free(capacity, "gpus"), largest
 
 
-def _free(has: Mapping[str, Any], what: str) -> str:
-    return f"{_number(has, f'free_{what}')} of {_number(has, what)}"
+def _format_free(capacity: Mapping[str, Any], resource: str) -> str:
+    return f"{_format_number(capacity, f'free_{resource}')} of {_format_number(capacity, resource)}"
 
 
-def _number(has: Mapping[str, Any], key: str) -> str:
-    value = has.get(key)
+def _format_number(capacity: Mapping[str, Any], key: str) -> str:
+    value = capacity.get(key)
     return f"{value:g}" if isinstance(value, int | float) else "-"

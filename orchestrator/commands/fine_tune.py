@@ -7,22 +7,22 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from jobs.data.survey import Progress
-from jobs.ended import not_installed
-from jobs.federate.check import check_federated
-from jobs.federate.door import Federated, is_federated, load_federated
-from jobs.preflight import Checked, absolute, check
-from jobs.retrain.door import Retrain, is_retrain, load_retrain
+from jobs.data.survey import ScanProgress
+from jobs.ended import translate_import_error
+from jobs.federate.check import check_federation
+from jobs.federate.door import FederatedSpec, is_federated, load_federated
+from jobs.preflight import ValidatedRun, make_paths_absolute, validate_run
+from jobs.retrain.door import RetrainSpec, is_retrain, load_retrain
 from jobs.search.door import load_search
-from jobs.spec import Spec
-from jobs.spec_file import load_spec, read_raw
+from jobs.spec import RunSpec
+from jobs.spec_file import load_spec, read_raw_spec
 from orchestrator import plan_table
 from orchestrator.commands.options import Json, Overrides, SpecFile
-from orchestrator.console import LongWork, notes, print_json, say
-from orchestrator.retrain_plan import plan_of
+from orchestrator.console import LazyProgressBar, err_console, print_json, print_line
+from orchestrator.retrain_plan import plan_retraining
 
 app = typer.Typer()
-Found = TypeVar("Found")
+CheckedT = TypeVar("Found")
 
 
 @app.command()
@@ -33,37 +33,37 @@ def plan(
     json: Json = False,
 ) -> None:
     """What a run would train, hold, send, take and cost; nothing is started."""
-    asked = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
-    raw = read_raw(spec, asked)
+    overrides = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
+    raw = read_raw_spec(spec, overrides)
     if is_federated(raw):
-        _plan_federation(load_federated(spec, asked), json=json)
+        _plan_federation(load_federated(spec, overrides), json=json)
         return
     if is_retrain(raw):
-        _plan_retraining(load_retrain(spec, asked), json=json)
+        _plan_retraining(load_retrain(spec, overrides), json=json)
         return
-    checked = check(absolute(load_spec(spec, asked)), quick=True)
+    checked = validate_run(make_paths_absolute(load_spec(spec, overrides)), quick=True)
     if json:
         print_json(checked.plan.to_json())
     else:
-        plan_table.show(checked)
+        plan_table.show_plan(checked)
 
 
 @app.command()
 def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
     """Run a fine-tune, retraining or federation here: on a local Ray, or one started for it."""
-    raw = read_raw(spec, set or [])
+    raw = read_raw_spec(spec, set or [])
     if is_federated(raw):
-        raise typer.Exit(_federate(load_federated(spec, set or []), json=json))
-    asked = load_retrain(spec, set or []) if is_retrain(raw) else None
-    checked = _checked(asked.spec if asked else absolute(load_spec(spec, set or [])))
+        raise typer.Exit(_run_federation(load_federated(spec, set or []), json=json))
+    retraining = load_retrain(spec, set or []) if is_retrain(raw) else None
+    checked = _check_spec(retraining.spec if retraining else make_paths_absolute(load_spec(spec, set or [])))
     # Here, because Ray takes half a second to import and most commands need none.
     try:
-        from orchestrator.retrain import retrain
-        from orchestrator.train import train as run
-    except ModuleNotFoundError as missing:
-        raise not_installed(missing) from missing
-    if asked is not None:
-        raise typer.Exit(retrain(asked, checked, json=json))
+        from orchestrator.retrain import run_retraining
+        from orchestrator.train import run_training as run
+    except ModuleNotFoundError as error:
+        raise translate_import_error(error) from error
+    if retraining is not None:
+        raise typer.Exit(run_retraining(retraining, checked, json=json))
     raise typer.Exit(run(checked, json=json))
 
 
@@ -75,61 +75,61 @@ def search(
     json: Json = False,
 ) -> None:
     """Search for the best adapter here: a spec with a search: section, on a local Ray."""
-    asked = load_search(spec, set or [])
-    _checked(asked.spec)
+    search_spec = load_search(spec, set or [])
+    _check_spec(search_spec.spec)
     # Here, because Ray takes half a second to import and most commands need none.
     try:
-        from orchestrator.search import search as run
-    except ModuleNotFoundError as missing:
-        raise not_installed(missing) from missing
-    raise typer.Exit(run(asked, resume=resume, json=json))
+        from orchestrator.search import run_search as run
+    except ModuleNotFoundError as error:
+        raise translate_import_error(error) from error
+    raise typer.Exit(run(search_spec, resume=resume, json=json))
 
 
-def _plan_retraining(asked: Retrain, *, json: bool) -> None:
-    checked, start = plan_of(asked)
+def _plan_retraining(retraining: RetrainSpec, *, json: bool) -> None:
+    checked, start = plan_retraining(retraining)
     if json:
         print_json({**checked.plan.to_json(), "retrain": start})
         return
-    plan_table.show(checked)
-    say(start)
+    plan_table.show_plan(checked)
+    print_line(start)
 
 
-def _plan_federation(asked: Federated, *, json: bool) -> None:
-    found = check_federated(asked, quick=True)
+def _plan_federation(federation: FederatedSpec, *, json: bool) -> None:
+    checked = check_federation(federation, quick=True)
     if json:
-        print_json(found.to_json())
+        print_json(checked.to_json())
         return
-    plan_table.show(found.checked, found.plan)
+    plan_table.show_plan(checked.validated_run, checked.plan)
 
 
-def _federate(asked: Federated, *, json: bool) -> int:
-    found = _with_bar(lambda progress: check_federated(asked, progress=progress))
+def _run_federation(federation: FederatedSpec, *, json: bool) -> int:
+    checked = _run_with_bar(lambda progress: check_federation(federation, progress=progress))
     # Here, because Ray takes half a second to import and most commands need none.
     try:
-        from orchestrator.federate import federate
-    except ModuleNotFoundError as missing:
-        raise not_installed(missing) from missing
-    return federate(found, json=json)
+        from orchestrator.federate import run_federation
+    except ModuleNotFoundError as error:
+        raise translate_import_error(error) from error
+    return run_federation(checked, json=json)
 
 
-def _checked(loaded: Spec) -> Checked:
-    return _with_bar(lambda progress: check(loaded, progress=progress))
+def _check_spec(spec: RunSpec) -> ValidatedRun:
+    return _run_with_bar(lambda progress: validate_run(spec, progress=progress))
 
 
-def _with_bar(checking: Callable[[Progress | None], Found]) -> Found:
+def _run_with_bar(run_check: Callable[[ScanProgress | None], CheckedT]) -> CheckedT:
     """The check before a run, with a bar where the data take long."""
-    work: LongWork | None = None
-    seen = 0
+    work: LazyProgressBar | None = None
+    reported = 0
 
-    def progress(_: int, done: int, total: int) -> None:
-        nonlocal work, seen
-        if work is None or done < seen:
-            work, seen = LongWork("Checking the data", total), 0
-        work.advance(done - seen)
-        seen = done
+    def report_progress(_: int, done: int, total: int) -> None:
+        nonlocal work, reported
+        if work is None or done < reported:
+            work, reported = LazyProgressBar("Checking the data", total), 0
+        work.advance(done - reported)
+        reported = done
 
     try:
-        return checking(progress if notes.is_terminal else None)
+        return run_check(report_progress if err_console.is_terminal else None)
     finally:
         if work is not None:
             work.__exit__(None, None, None)

@@ -8,31 +8,31 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.options import Service
-from orchestrator.commands.remote import RunName, asking
+from orchestrator.commands.remote import RunName, connect_service
 from orchestrator.console import note
-from orchestrator.run_table import why
-from orchestrator.tail import follow, writer
+from orchestrator.run_table import explain_status
+from orchestrator.tail import follow_run, make_writer
 
 app = typer.Typer()
 
 
 @app.command()
-def logs(
+def print_logs(
     run: RunName,
-    follow_it: Annotated[
+    follow_log: Annotated[
         bool, typer.Option("--follow", "-f", help="To its end; exit code 1 unless it is done.")
     ] = False,
     service: Service = None,
 ) -> None:
     """What a run prints; -f follows it, over restarts of the service too."""
-    with asking(service) as client:
-        if follow_it:
-            raise typer.Exit(follow(client, run))
-        write, empty = writer(sys.stdout), True
-        for text in client.runs.log_now(run):
+    with connect_service(service) as client:
+        if follow_log:
+            raise typer.Exit(follow_run(client, run))
+        write, empty = make_writer(sys.stdout), True
+        for text in client.runs.read_log(run):
             write(text)
             empty = False
         if empty:
-            there = client.runs.get(run)
-            waits = f": {why(there)}" if why(there) else ""
-            note(f"{run} has printed nothing yet; it is {there.status}{waits}.")
+            state = client.runs.get(run)
+            reason_text = f": {explain_status(state)}" if explain_status(state) else ""
+            note(f"{run} has printed nothing yet; it is {state.status}{reason_text}.")

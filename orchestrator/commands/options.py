@@ -15,8 +15,8 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 Store = Annotated[
     str, typer.Option(help="file:// and a folder, or s3://bucket/prefix.", metavar="URL")
 ]
-Wanted = Annotated[str, typer.Argument(metavar="NAME", help="NAME, or NAME@v2 for one version.")]
-To = Annotated[Path, typer.Argument(metavar="TO", help="A folder that is absent or empty.")]
+AdapterName = Annotated[str, typer.Argument(metavar="NAME", help="NAME, or NAME@v2 for one version.")]
+TargetFolder = Annotated[Path, typer.Argument(metavar="TO", help="A folder that is absent or empty.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN")]
 Adapter = Annotated[str, typer.Option(help="NAME, or NAME@v2 for one version.")]
 Base = Annotated[str | None, typer.Option(help="Where the base is, if it has moved.")]

@@ -6,16 +6,16 @@ from math import inf
 
 import typer
 
-from jobs.ended import not_installed
-from jobs.report import outcome, summary
+from jobs.ended import translate_import_error
+from jobs.report import collect_outcome, render_summary
 from jobs.store.objects import open_store
 from jobs.store.runs import LEDGER, PLAN, RunStore
 from orchestrator import audit_table, upkeep
-from orchestrator.audit import audit as compared
-from orchestrator.audit import broken
-from orchestrator.commands.options import DEFAULT_STORE, Json, RunId, Store, Wanted
-from orchestrator.console import print_json, results
-from orchestrator.reproduce import reproduce as reproduce_again
+from orchestrator.audit import compare_with_plan as compared
+from orchestrator.audit import list_violations
+from orchestrator.commands.options import DEFAULT_STORE, Json, RunId, Store, AdapterName
+from orchestrator.console import print_json, out_console
+from orchestrator.reproduce import repeat_run as reproduce_again
 
 app = typer.Typer()
 
@@ -27,54 +27,54 @@ def report(
     json: Json = False,
 ) -> None:
     """What a run came to, from its own papers."""
-    runs = RunStore(open_store(store), run)
-    runs.read_text("spec.yaml")
+    run_store = RunStore(open_store(store), run)
+    run_store.read_text("spec.yaml")
     if json:
-        print_json(outcome(runs))
+        print_json(collect_outcome(run_store))
     else:
-        results.print(summary(runs))
+        out_console.print(render_summary(run_store))
 
 
 @app.command()
-def audit(
+def run_audit(
     run: RunId,
     store: Store = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
     """A run's plan beside its ledger, line by line; exit code 1 where a promise is broken."""
-    runs = RunStore(open_store(store), run)
-    lines = compared(run, runs.read_json(PLAN), runs.read_json(LEDGER))
+    run_store = RunStore(open_store(store), run)
+    lines = compared(run, run_store.read_json(PLAN), run_store.read_json(LEDGER))
     if json:
-        print_json(audit_table.described(run, lines))
+        print_json(audit_table.dump_audit(run, lines))
     else:
-        audit_table.show(run, lines)
-    if broken(lines):
+        audit_table.show_audit(run, lines)
+    if list_violations(lines):
         raise typer.Exit(1)
 
 
 @app.command()
-def reproduce(name: Wanted, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def repeat_run_command(name: AdapterName, store: Store = DEFAULT_STORE, json: Json = False) -> None:
     """Run an adapter's run again from its own papers, and compare what comes out."""
     # Here, because Ray takes half a second to import and most commands need none.
     try:
-        from orchestrator.federate import federated_to_end
-        from orchestrator.train import INTERRUPTED, run_to_end
-    except ModuleNotFoundError as missing:
-        raise not_installed(missing) from missing
-    found = reproduce_again(
+        from orchestrator.federate import run_federation_job
+        from orchestrator.train import INTERRUPTED, run_training_job
+    except ModuleNotFoundError as error:
+        raise translate_import_error(error) from error
+    reproduction = reproduce_again(
         open_store(store),
         name,
-        lambda spec: run_to_end(spec) is not None,
-        lambda asked: federated_to_end(asked) is not None,
+        lambda spec: run_training_job(spec) is not None,
+        lambda federation: run_federation_job(federation) is not None,
     )
-    if found is None:
+    if reproduction is None:
         raise typer.Exit(INTERRUPTED)
-    different = {name: None if apart == inf else apart for name, apart in found.different.items()}
+    differences = {name: None if difference == inf else difference for name, difference in reproduction.differences.items()}
     if json:
-        plain = {"adapter": found.adapter, "same": found.same, "equal": found.equal}
-        limits = {"tolerance": found.tolerance, "code": found.code}
-        print_json({**plain, "different": different, **limits})
+        values = {"adapter": reproduction.adapter, "same": reproduction.is_same, "equal": reproduction.equal_files}
+        limits = {"tolerance": reproduction.tolerance, "code": reproduction.code_versions}
+        print_json({**values, "different": differences, **limits})
     else:
-        upkeep.show_reproduced(found)
-    if not found.same:
+        upkeep.show_reproduction(reproduction)
+    if not reproduction.is_same:
         raise typer.Exit(1)

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.options import Json, Service
-from orchestrator.commands.remote import MaybeRun, RunName, asking
-from orchestrator.console import note, print_json, say
-from orchestrator.run_table import described, show_run, show_runs
+from orchestrator.commands.remote import OptionalRun, RunName, connect_service
+from orchestrator.console import note, print_json, print_line
+from orchestrator.run_table import dump_run, show_run, show_runs
 
 app = typer.Typer()
 
-SHOWN = 20
+DEFAULT_LIMIT = 20
 """Runs that one looks at; --all is for the rest."""
 Project = Annotated[str | None, typer.Option(metavar="NAME", help="Of this project alone.")]
 Status = Annotated[
@@ -27,49 +27,49 @@ Name = Annotated[str | None, typer.Option(metavar="NAME", help="As its spec is c
 
 
 @app.command()
-def runs(
-    run: MaybeRun = None,
+def list_runs(
+    run: OptionalRun = None,
     status: Status = None,
     project: Project = None,
     kind: Kind = None,
     name: Name = None,
-    every: Annotated[bool, typer.Option("--all", help=f"Not the newest {SHOWN} alone.")] = False,
+    every: Annotated[bool, typer.Option("--all", help=f"Not the newest {DEFAULT_LIMIT} alone.")] = False,
     service: Service = None,
     json: Json = False,
 ) -> None:
     """The service's runs, the newest first; with RUN: its attempts, why it ended, what next."""
-    with asking(service) as client:
+    with connect_service(service) as client:
         if run is not None:
-            found = client.runs.get(run)
-            print_json(described(found)) if json else show_run(found)
+            details = client.runs.get(run)
+            print_json(dump_run(details)) if json else show_run(details)
             return
         # One more than is shown tells whether there are others.
-        most = None if every else SHOWN + 1
-        asked = client.runs.list(project=project, status=status, name=name, kind=kind, most=most)
-        listed = list(asked)
-    shown = listed if every else list(islice(listed, SHOWN))
+        limit = None if every else DEFAULT_LIMIT + 1
+        matching_runs = client.runs.list(project=project, status=status, name=name, kind=kind, max_items=limit)
+        listed = list(matching_runs)
+    visible = listed if every else list(islice(listed, DEFAULT_LIMIT))
     if json:
-        print_json({"runs": [described(one) for one in shown], "more": len(listed) > len(shown)})
-    elif shown:
-        show_runs(shown)
+        print_json({"runs": [dump_run(item) for item in visible], "more": len(listed) > len(visible)})
+    elif visible:
+        show_runs(visible)
     else:
         note(
             "No such runs."
             if status or project or kind or name
             else "No runs yet: slora submit SPEC."
         )
-    if len(listed) > len(shown) and not json:
+    if len(listed) > len(visible) and not json:
         note("Older ones: --all.")
 
 
 @app.command()
-def stop(run: RunName, service: Service = None, json: Json = False) -> None:
+def stop_run(run: RunName, service: Service = None, json: Json = False) -> None:
     """Ask a run to end; it keeps its checkpoints, and one that is over stays what it is."""
-    with asking(service) as client:
-        found = client.runs.stop(run)
+    with connect_service(service) as client:
+        state = client.runs.stop(run)
     if json:
-        print_json(described(found))
-    elif found.over:
-        say(f"{run} is over already: {found.status}.")
+        print_json(dump_run(state))
+    elif state.is_final:
+        print_line(f"{run} is over already: {state.status}.")
     else:
-        say(f"{run} is asked to end. `slora runs {run}` tells when it has.")
+        print_line(f"{run} is asked to end. `slora runs {run}` tells when it has.")

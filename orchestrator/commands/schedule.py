@@ -7,22 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.client.client import Client
-from orchestrator.client.values import Schedule
+from orchestrator.client.client import ServiceClient
+from orchestrator.client.values import ScheduleResponse
 from orchestrator.commands.options import Json, Overrides, Service, SpecFile
-from orchestrator.commands.remote import Project, asking, offered, project_of
-from orchestrator.console import Commands, note, print_json, say, show_pairs, show_table
-from orchestrator.run_table import moment_text
+from orchestrator.commands.remote import Project, connect_service, complete_names, resolve_project
+from orchestrator.console import CommandGroup, note, print_json, print_line, show_pairs, show_table
+from orchestrator.run_table import format_time
 from orchestrator.submission import read_submission
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, help="Runs that the service makes by itself.")
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Runs that the service makes by itself.")
 
 
-def _names(incomplete: str) -> list[str]:
-    return offered(lambda client: (one.name for one in client.schedules.list()), incomplete)
+def _complete_schedules(incomplete: str) -> list[str]:
+    return complete_names(lambda client: (schedule.name for schedule in client.schedules.list()), incomplete)
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_names)]
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_complete_schedules)]
 
 
 @app.command()
@@ -51,11 +51,11 @@ def add(
     json: Json = False,
 ) -> None:
     """Submit a spec whenever its moment comes."""
-    sent = read_submission(spec, set or [])
-    asked: dict[str, Any] = {
-        "name": name or sent.name,
-        "kind": sent.kind,
-        "spec": dict(sent.spec),
+    submission = read_submission(spec, set or [])
+    request: dict[str, Any] = {
+        "name": name or submission.name,
+        "kind": submission.kind,
+        "spec": dict(submission.spec),
         "cron": cron,
         "time_zone": time_zone,
         "concurrency": concurrency,
@@ -64,22 +64,22 @@ def add(
         "only_new_data": only_new_data,
         "priority": priority,
     }
-    where = {"project": project, "cluster": cluster}
-    with asking(service) as client:
-        made = client.schedules.add({**asked, **{key: v for key, v in where.items() if v}})
-    _tell(made, "is added", json=json)
+    placement = {"project": project, "cluster": cluster}
+    with connect_service(service) as client:
+        schedule = client.schedules.create({**request, **{key: value for key, value in placement.items() if value}})
+    _print_change(schedule, "is added", json=json)
 
 
 @app.command("list")
 def list_command(project: Project = None, service: Service = None, json: Json = False) -> None:
     """Every schedule that this token sees."""
-    with asking(service) as client:
-        found = list(client.schedules.list(project=project))
+    with connect_service(service) as client:
+        schedules = list(client.schedules.list(project=project))
     if json:
-        print_json({"schedules": [asdict(one) for one in found]})
-    elif found:
+        print_json({"schedules": [asdict(schedule) for schedule in schedules]})
+    elif schedules:
         headers = ("schedule", "project", "cron", "zone", "next (UTC)", "kind")
-        show_table([_row(one) for one in found], headers=headers)
+        show_table([_format_row(schedule) for schedule in schedules], headers=headers)
     else:
         note("No schedules yet: slora schedule add SPEC --cron '0 3 * * *'.")
 
@@ -87,17 +87,17 @@ def list_command(project: Project = None, service: Service = None, json: Json = 
 @app.command()
 def show(name: Name, project: Project = None, service: Service = None, json: Json = False) -> None:
     """One schedule: when, what, and what happens to moments that overlap or were missed."""
-    with asking(service) as client:
-        there = _found(client, project, name)
-    print_json(asdict(there)) if json else show_pairs(_pairs(there))
+    with connect_service(service) as client:
+        schedule = _get_schedule(client, project, name)
+    print_json(asdict(schedule)) if json else show_pairs(_format_pairs(schedule))
 
 
 @app.command()
 def pause(name: Name, project: Project = None, service: Service = None, json: Json = False) -> None:
     """Let its moments pass until it is resumed."""
-    with asking(service) as client:
-        there = client.schedules.change(_found(client, project, name), paused=True)
-    _tell(there, "is paused", json=json)
+    with connect_service(service) as client:
+        schedule = client.schedules.update(_get_schedule(client, project, name), paused=True)
+    _print_change(schedule, "is paused", json=json)
 
 
 @app.command()
@@ -105,9 +105,9 @@ def resume(
     name: Name, project: Project = None, service: Service = None, json: Json = False
 ) -> None:
     """Let it fire again, from now on."""
-    with asking(service) as client:
-        there = client.schedules.change(_found(client, project, name), paused=False)
-    _tell(there, "goes on", json=json)
+    with connect_service(service) as client:
+        schedule = client.schedules.update(_get_schedule(client, project, name), paused=False)
+    _print_change(schedule, "goes on", json=json)
 
 
 @app.command()
@@ -115,17 +115,17 @@ def remove(
     name: Name, project: Project = None, service: Service = None, json: Json = False
 ) -> None:
     """Take it away with the list of its firings; its runs stay."""
-    with asking(service) as client:
-        whose = project_of(client, project)
-        client.schedules.remove(whose, name)
+    with connect_service(service) as client:
+        project_name = resolve_project(client, project)
+        client.schedules.delete(project_name, name)
     if json:
-        print_json({"removed": name, "project": whose})
+        print_json({"removed": name, "project": project_name})
     else:
-        say(f"schedule {name} is removed.")
+        print_line(f"schedule {name} is removed.")
 
 
 @app.command()
-def firings(
+def list_firings(
     name: Name,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
     project: Project = None,
@@ -133,52 +133,52 @@ def firings(
     json: Json = False,
 ) -> None:
     """What came of its moments, the newest first."""
-    with asking(service) as client:
-        whose = project_of(client, project)
-        found = list(client.schedules.firings(whose, name, most=limit))
+    with connect_service(service) as client:
+        project_name = resolve_project(client, project)
+        records = list(client.schedules.list_firings(project_name, name, max_items=limit))
     if json:
-        print_json({"firings": [asdict(one) for one in found]})
-    elif found:
+        print_json({"firings": [asdict(firing) for firing in records]})
+    elif records:
         rows = [
-            (moment_text(one.due_at), moment_text(one.fired_at), one.outcome, one.run or "-")
-            for one in found
+            (format_time(firing.due_at), format_time(firing.fired_at), firing.outcome, firing.run or "-")
+            for firing in records
         ]
         show_table(rows, headers=("due (UTC)", "fired", "outcome", "run"), folded=("run",))
     else:
         note("It has not fired yet.")
 
 
-def _found(client: Client, project: str | None, name: str) -> Schedule:
-    return client.schedules.get(project_of(client, project), name)
+def _get_schedule(client: ServiceClient, project: str | None, name: str) -> ScheduleResponse:
+    return client.schedules.get(resolve_project(client, project), name)
 
 
-def _tell(there: Schedule, done: str, *, json: bool) -> None:
+def _print_change(schedule: ScheduleResponse, change: str, *, json: bool) -> None:
     if json:
-        print_json(asdict(there))
+        print_json(asdict(schedule))
         return
-    following = "" if there.paused else f"; next {moment_text(there.next_at)} UTC"
-    say(f"schedule {there.project}/{there.name} {done}{following}.")
+    next_text = "" if schedule.paused else f"; next {format_time(schedule.next_at)} UTC"
+    print_line(f"schedule {schedule.project}/{schedule.name} {change}{next_text}.")
 
 
-def _row(one: Schedule) -> tuple[str, ...]:
-    following = "paused" if one.paused else moment_text(one.next_at)[:16]
-    return one.name, one.project, one.cron, one.time_zone, following, one.kind
+def _format_row(schedule: ScheduleResponse) -> tuple[str, ...]:
+    next_text = "paused" if schedule.paused else format_time(schedule.next_at)[:16]
+    return schedule.name, schedule.project, schedule.cron, schedule.time_zone, next_text, schedule.kind
 
 
-def _pairs(one: Schedule) -> list[tuple[str, str]]:
+def _format_pairs(schedule: ScheduleResponse) -> list[tuple[str, str]]:
     return [
-        ("schedule", f"{one.project}/{one.name}"),
-        ("cron", f"{one.cron} ({one.time_zone})"),
-        ("next", "paused" if one.paused else f"{moment_text(one.next_at)} UTC"),
-        ("kind", f"{one.kind}, only on new data" if one.only_new_data else one.kind),
-        ("overlaps", one.concurrency),
-        ("missed", one.missed),
-        ("jitter", f"{one.jitter_s:g} s"),
-        ("cluster", f"{one.cluster}, priority {one.priority}"),
-        ("data", str(_data(one))),
+        ("schedule", f"{schedule.project}/{schedule.name}"),
+        ("cron", f"{schedule.cron} ({schedule.time_zone})"),
+        ("next", "paused" if schedule.paused else f"{format_time(schedule.next_at)} UTC"),
+        ("kind", f"{schedule.kind}, only on new data" if schedule.only_new_data else schedule.kind),
+        ("overlaps", schedule.concurrency),
+        ("missed", schedule.missed),
+        ("jitter", f"{schedule.jitter_s:g} s"),
+        ("cluster", f"{schedule.cluster}, priority {schedule.priority}"),
+        ("data", str(_get_train_data(schedule))),
     ]
 
 
-def _data(one: Schedule) -> Any:
-    data = one.spec.get("data")
+def _get_train_data(schedule: ScheduleResponse) -> Any:
+    data = schedule.spec.get("data")
     return data.get("train", "-") if isinstance(data, dict) else "-"

@@ -11,6 +11,6 @@ app = typer.Typer()
 
 
 @app.command()
-def schema() -> None:
+def print_schema() -> None:
     """The spec's JSON Schema, for editors and programs; with search:, retrain: and federation:."""
     print_json(AnySpec.model_json_schema())

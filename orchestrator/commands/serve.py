@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from jobs.ended import not_installed
-from jobs.narrate import plain
-from orchestrator.console import Commands, note
+from jobs.ended import translate_import_error
+from jobs.narrate import escape_control
+from orchestrator.console import CommandGroup, note
 
-app = typer.Typer(cls=Commands)
+app = typer.Typer(cls=CommandGroup)
 
 Config = Annotated[Path | None, typer.Option(help="Its YAML; without: this machine's own Ray.")]
 Url = Annotated[
@@ -43,39 +43,39 @@ def serve(
 ) -> None:
     """Run the service: it submits, follows, schedules and answers; Ctrl-C ends it."""
     try:
-        from orchestrator.api.serve import Listening, plain_config
+        from orchestrator.api.serve import ListenOptions, make_default_config
         from orchestrator.api.serve import serve as run
         from orchestrator.service.config import load_config
-        from orchestrator.service.connect import from_config
-    except ModuleNotFoundError as missing:
-        raise not_installed(missing, extra="service") from missing
-    told = load_config(config, database) if config is not None else plain_config(database)
-    where = Listening(host, port, tls_cert, tls_key, insecure_http)
+        from orchestrator.service.connect import connect_clusters
+    except ModuleNotFoundError as error:
+        raise translate_import_error(error, extra="service") from error
+    service_config = load_config(config, database) if config is not None else make_default_config(database)
+    listening = ListenOptions(host, port, tls_cert, tls_key, insecure_http)
     _log_to_stderr()
-    raise typer.Exit(run(told, where, from_config, ready=_ready))
+    raise typer.Exit(run(service_config, listening, connect_clusters, on_ready=_note_ready))
 
 
-def _ready(address: str, token: Path | None) -> None:
+def _note_ready(address: str, token: Path | None) -> None:
     note(f"slora serves at {address}")
     if token is not None:
         note(f"A first admin token lies in {token}; nobody else on this machine can read it.")
 
 
-class _Lines(logging.Formatter):
+class _LineFormatter(logging.Formatter):
     """One line an event, in which nothing that others wrote can begin another."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line; a traceback, which is our own, keeps its lines."""
         text, trace = record.getMessage(), ""
         if record.exc_info:
-            trace = "\n" + plain(self.formatException(record.exc_info))
+            trace = "\n" + escape_control(self.formatException(record.exc_info))
         head = f"{self.formatTime(record)} {record.levelname} {record.name}: "
-        return head + plain(text).replace("\n", "\\n") + trace
+        return head + escape_control(text).replace("\n", "\\n") + trace
 
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # Each request to Ray and to a store would be a line.
     for name in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic"):

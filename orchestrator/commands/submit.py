@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.client.runs import Submission
+from orchestrator.client.runs import SubmitRunRequest
 from orchestrator.commands.options import Json, Overrides, Service, SpecFile
-from orchestrator.commands.remote import Project, asking
-from orchestrator.console import note, print_json, say
-from orchestrator.run_table import described
+from orchestrator.commands.remote import Project, connect_service
+from orchestrator.console import note, print_json, print_line
+from orchestrator.run_table import dump_run
 from orchestrator.submission import read_submission
-from orchestrator.tail import follow
+from orchestrator.tail import follow_run
 
 app = typer.Typer()
 
@@ -30,7 +30,7 @@ def submit(
     project: Project = None,
     cluster: Cluster = None,
     priority: Priority = None,
-    follow_it: Annotated[
+    follow_log: Annotated[
         bool,
         typer.Option("--follow/--detach", "-f", help="To its end; exit code 1 unless it is done."),
     ] = False,
@@ -38,21 +38,21 @@ def submit(
     json: Json = False,
 ) -> None:
     """Submit a spec to the service: a fine-tune, or what its section (search: ...) makes of it."""
-    sent = read_submission(spec, set or [])
-    for key in sent.absent:
+    prepared = read_submission(spec, set or [])
+    for key in prepared.missing_keys:
         note(f"{key} is not on this machine: the job checks it on the cluster.")
-    asked = Submission(sent.spec, sent.kind, project, cluster, priority)
-    with asking(service) as client:
-        run = client.runs.submit(asked)
+    submission = SubmitRunRequest(prepared.spec, prepared.kind, project, cluster, priority)
+    with connect_service(service) as client:
+        run = client.runs.submit(submission)
         if not json:
-            say(run.id) if not follow_it else note(f"run {run.id}")
-        if not follow_it:
+            print_line(run.id) if not follow_log else note(f"run {run.id}")
+        if not follow_log:
             if json:
-                print_json(described(run))
+                print_json(dump_run(run))
             else:
                 note(f"follow it: slora logs -f {run.id}")
             return
-        code = follow(client, run.id, out=sys.stderr if json else None)
+        code = follow_run(client, run.id, out=sys.stderr if json else None)
         if json:
-            print_json(described(client.runs.get(run.id)))
+            print_json(dump_run(client.runs.get(run.id)))
         raise typer.Exit(code)

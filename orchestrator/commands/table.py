@@ -4,103 +4,103 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-HERE = "On this machine"
-SERVICE = "Through the service"
-STORE = "The store"
+LOCAL_PANEL = "On this machine"
+SERVICE_PANEL = "Through the service"
+STORE_PANEL = "The store"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CommandEntry:
     """A command of the root: `module:name` is one of that module's, `module` a group of them."""
 
-    where: str
+    target: str
     help: str
     """As its docstring, or its group, says: a test compares them."""
     panel: str
 
 
-COMMANDS: dict[str, Entry] = {
-    "plan": Entry(
+COMMANDS: dict[str, CommandEntry] = {
+    "plan": CommandEntry(
         "orchestrator.commands.fine_tune:plan",
         "What a run would train, hold, send, take and cost; nothing is started.",
-        HERE,
+        LOCAL_PANEL,
     ),
-    "train": Entry(
+    "train": CommandEntry(
         "orchestrator.commands.fine_tune:train",
         "Run a fine-tune, retraining or federation here: on a local Ray, or one started for it.",
-        HERE,
+        LOCAL_PANEL,
     ),
-    "search": Entry(
+    "search": CommandEntry(
         "orchestrator.commands.fine_tune:search",
         "Search for the best adapter here: a spec with a search: section, on a local Ray.",
-        HERE,
+        LOCAL_PANEL,
     ),
-    "chat": Entry(
+    "chat": CommandEntry(
         "orchestrator.commands.trained:chat",
         "Talk to a base model with its adapter; the answers stream.",
-        HERE,
+        LOCAL_PANEL,
     ),
-    "evaluate": Entry(
-        "orchestrator.commands.trained:evaluate", "Measure an adapter on held-out rows.", HERE
+    "evaluate": CommandEntry(
+        "orchestrator.commands.trained:evaluate", "Measure an adapter on held-out rows.", LOCAL_PANEL
     ),
-    "schema": Entry(
+    "schema": CommandEntry(
         "orchestrator.commands.schema:schema",
         "The spec's JSON Schema, for editors and programs; with search:, retrain: and federation:.",
-        HERE,
+        LOCAL_PANEL,
     ),
-    "submit": Entry(
+    "submit": CommandEntry(
         "orchestrator.commands.submit:submit",
         "Submit a spec to the service: a fine-tune, or what its section (search: ...) makes of it.",
-        SERVICE,
+        SERVICE_PANEL,
     ),
-    "runs": Entry(
+    "runs": CommandEntry(
         "orchestrator.commands.runs:runs",
         "The service's runs, the newest first; with RUN: its attempts, why it ended, what next.",
-        SERVICE,
+        SERVICE_PANEL,
     ),
-    "logs": Entry(
+    "logs": CommandEntry(
         "orchestrator.commands.logs:logs",
         "What a run prints; -f follows it, over restarts of the service too.",
-        SERVICE,
+        SERVICE_PANEL,
     ),
-    "stop": Entry(
+    "stop": CommandEntry(
         "orchestrator.commands.runs:stop",
         "Ask a run to end; it keeps its checkpoints, and one that is over stays what it is.",
-        SERVICE,
+        SERVICE_PANEL,
     ),
-    "schedule": Entry(
-        "orchestrator.commands.schedule", "Runs that the service makes by itself.", SERVICE
+    "schedule": CommandEntry(
+        "orchestrator.commands.schedule", "Runs that the service makes by itself.", SERVICE_PANEL
     ),
-    "clusters": Entry(
+    "clusters": CommandEntry(
         "orchestrator.commands.clusters:clusters",
         "The Ray clusters that the service submits to, and what of them is free.",
-        SERVICE,
+        SERVICE_PANEL,
     ),
-    "projects": Entry("orchestrator.commands.projects", "What runs and tokens belong to.", SERVICE),
-    "tokens": Entry("orchestrator.commands.tokens", "Who may ask the service for what.", SERVICE),
-    "adapters": Entry("orchestrator.commands.adapters", "Adapters in the store.", STORE),
-    "report": Entry(
+    "projects": CommandEntry("orchestrator.commands.projects", "What runs and tokens belong to.", SERVICE_PANEL),
+    "tokens": CommandEntry("orchestrator.commands.tokens", "Who may ask the service for what.", SERVICE_PANEL),
+    "adapters": CommandEntry("orchestrator.commands.adapters", "Adapters in the store.", STORE_PANEL),
+    "report": CommandEntry(
         "orchestrator.commands.papers:report",
         "What a run came to, from its own papers.",
-        STORE,
+        STORE_PANEL,
     ),
-    "audit": Entry(
+    "audit": CommandEntry(
         "orchestrator.commands.papers:audit",
         "A run's plan beside its ledger, line by line; exit code 1 where a promise is broken.",
-        STORE,
+        STORE_PANEL,
     ),
-    "reproduce": Entry(
+    "reproduce": CommandEntry(
         "orchestrator.commands.papers:reproduce",
         "Run an adapter's run again from its own papers, and compare what comes out.",
-        STORE,
+        STORE_PANEL,
     ),
-    "serve": Entry(
+    "serve": CommandEntry(
         "orchestrator.commands.serve:serve",
         "Run the service: it submits, follows, schedules and answers; Ctrl-C ends it.",
-        SERVICE,
+        SERVICE_PANEL,
     ),
-    "registry": Entry(
-        "orchestrator.registry.commands", "The registry of runs and adapters.", STORE
+    "registry": CommandEntry(
+        "orchestrator.registry.commands", "The registry of runs and adapters.", STORE_PANEL
     ),
 }
 """In the order in which `slora --help` tells them."""

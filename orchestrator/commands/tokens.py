@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from jobs.errors import Fault, InputError
-from orchestrator.client.values import Token
+from orchestrator.client.values import TokenResponse
 from orchestrator.commands.options import Json, Service
-from orchestrator.commands.remote import asking
-from orchestrator.console import Commands, note, print_json, say, show_table
-from orchestrator.run_table import moment_text
+from orchestrator.commands.remote import connect_service
+from orchestrator.console import CommandGroup, note, print_json, print_line, show_table
+from orchestrator.run_table import format_time
 from orchestrator.secret_file import write_secret
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, help="Who may ask the service for what.")
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Who may ask the service for what.")
 
 DAY_S = 86400.0
 
@@ -40,34 +40,34 @@ def create(
     if to is not None and to.exists():
         raise InputError([Fault("--to", f"{to} is there already", "Name a new file.")])
     seconds = None if days is None else days * DAY_S
-    with asking(service) as client:
-        made = client.tokens.create(label, scope, project=project, seconds=seconds)
+    with connect_service(service) as client:
+        created = client.tokens.create(label, scope, project=project, seconds=seconds)
         if to is not None:
             try:
-                write_secret(to, made.secret or "")
+                write_secret(to, created.secret or "")
             except InputError:
                 # Nobody knows it: it is as if it had not been made.
-                client.tokens.revoke(made.id)
+                client.tokens.revoke(created.id)
                 raise
     if json:
-        secret = {} if to is not None else {"secret": made.secret}
-        print_json({**_described(made), **secret})
+        secret = {} if to is not None else {"secret": created.secret}
+        print_json({**_dump_token(created), **secret})
         return
     if to is None:
-        say(made.secret or "")
-    note(f"token {made.id} of {made.label}: {made.scope}, {_ends(made)}")
+        print_line(created.secret or "")
+    note(f"token {created.id} of {created.label}: {created.scope}, {_format_expiry(created)}")
     note("It can't be shown again." if to is None else f"It is in {to}, for SLORA_TOKEN_FILE.")
 
 
 @app.command("list")
 def list_command(service: Service = None, json: Json = False) -> None:
     """Every token, dead ones too; none is shown."""
-    with asking(service) as client:
-        found = list(client.tokens.list())
+    with connect_service(service) as client:
+        tokens = list(client.tokens.list())
     if json:
-        print_json({"tokens": [_described(one) for one in found]})
+        print_json({"tokens": [_dump_token(item) for item in tokens]})
         return
-    rows = [(one.id, one.label, one.scope, one.project or "all", _ends(one)) for one in found]
+    rows = [(item.id, item.label, item.scope, item.project or "all", _format_expiry(item)) for item in tokens]
     show_table(rows, headers=("token", "label", "scope", "project", ""))
 
 
@@ -78,24 +78,24 @@ def revoke(
     json: Json = False,
 ) -> None:
     """From now on nobody is known by it."""
-    with asking(service) as client:
+    with connect_service(service) as client:
         client.tokens.revoke(token)
     if json:
         print_json({"revoked": token})
     else:
-        say(f"token {token} is revoked.")
+        print_line(f"token {token} is revoked.")
 
 
-def _ends(one: Token) -> str:
-    if one.revoked_at is not None:
-        return f"revoked {moment_text(one.revoked_at)}"
-    if one.expires_at is None:
+def _format_expiry(token: TokenResponse) -> str:
+    if token.revoked_at is not None:
+        return f"revoked {format_time(token.revoked_at)}"
+    if token.expires_at is None:
         return "for good"
-    over = one.expires_at <= time.time()
-    return f"{'expired' if over else 'until'} {moment_text(one.expires_at)} UTC"
+    is_expired = token.expires_at <= time.time()
+    return f"{'expired' if is_expired else 'until'} {format_time(token.expires_at)} UTC"
 
 
-def _described(one: Token) -> dict[str, Any]:
-    found = asdict(one)
-    del found["secret"]
-    return found
+def _dump_token(token: TokenResponse) -> dict[str, Any]:
+    values = asdict(token)
+    del values["secret"]
+    return values

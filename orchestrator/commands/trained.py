@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.options import DEFAULT_STORE, Adapter, Base, Json, Store, To, Wanted
+from orchestrator.commands.options import DEFAULT_STORE, Adapter, Base, Json, Store, TargetFolder, AdapterName
 
 app = typer.Typer()
 
@@ -23,13 +23,13 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure an adapter on held-out rows."""
-    words = ["--adapter", adapter, "--data", data, "--max-length", str(max_length)]
-    words += ["--store", store, *(["--base", base] if base else []), *(["--json"] if json else [])]
-    _job("jobs.evaluate", words)
+    arguments = ["--adapter", adapter, "--data", data, "--max-length", str(max_length)]
+    arguments += ["--store", store, *(["--base", base] if base else []), *(["--json"] if json else [])]
+    _run_job("jobs.evaluate", arguments)
 
 
 @app.command()
-def chat(
+def run_chat(
     adapter: Adapter,
     prompt: Annotated[str | None, typer.Option(help="Ask once and end.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Of one answer.")] = 128,
@@ -37,12 +37,12 @@ def chat(
     base: Base = None,
 ) -> None:
     """Talk to a base model with its adapter; the answers stream."""
-    words = ["--adapter", adapter, "--store", store, "--max-tokens", str(max_tokens)]
-    words += [*(["--prompt", prompt] if prompt else []), *(["--base", base] if base else [])]
-    _job("jobs.chat", words)
+    arguments = ["--adapter", adapter, "--store", store, "--max-tokens", str(max_tokens)]
+    arguments += [*(["--prompt", prompt] if prompt else []), *(["--base", base] if base else [])]
+    _run_job("jobs.chat", arguments)
 
 
-def add_to(adapters: typer.Typer) -> None:
+def add_commands(adapters: typer.Typer) -> None:
     """Puts what works on one adapter beside what reads the store."""
     adapters.command("merge")(merge_command)
     adapters.command("export")(export_command)
@@ -50,19 +50,19 @@ def add_to(adapters: typer.Typer) -> None:
 
 
 def merge_command(
-    name: Wanted,
-    to: To,
+    name: AdapterName,
+    to: TargetFolder,
     store: Store = DEFAULT_STORE,
     base: Base = None,
 ) -> None:
     """Base and adapter as one plain model in a folder."""
-    words = ["--adapter", name, "--to", str(to), "--store", store]
-    _job("jobs.merge", [*words, *(["--base", base] if base else [])])
+    arguments = ["--adapter", name, "--to", str(to), "--store", store]
+    _run_job("jobs.merge", [*arguments, *(["--base", base] if base else [])])
 
 
 def export_command(
-    name: Wanted,
-    to: To,
+    name: AdapterName,
+    to: TargetFolder,
     form: Annotated[str, typer.Option("--as", help="peft | merged | sparse")] = "peft",
     rank: Annotated[int | None, typer.Option(help="Of the LoRA folder.")] = None,
     energy: Annotated[
@@ -74,11 +74,11 @@ def export_command(
     json: Json = False,
 ) -> None:
     """An adapter in another form: a LoRA of a rank, a plain model, a sparse file."""
-    words = ["--adapter", name, "--to", str(to), "--store", store, "--as", form]
+    arguments = ["--adapter", name, "--to", str(to), "--store", store, "--as", form]
     for option, value in (("rank", rank), ("energy", energy), ("density", density)):
-        words += [f"--{option}", str(value)] if value is not None else []
-    words += [*(["--base", base] if base else []), *(["--json"] if json else [])]
-    _job("jobs.export", words)
+        arguments += [f"--{option}", str(value)] if value is not None else []
+    arguments += [*(["--base", base] if base else []), *(["--json"] if json else [])]
+    _run_job("jobs.export", arguments)
 
 
 def diff_command(
@@ -89,14 +89,14 @@ def diff_command(
     json: Json = False,
 ) -> None:
     """How far apart two adapters are, layer by layer, and what made them differ."""
-    words = ["--adapter", first, "--other", second, "--store", store]
-    _job("jobs.diff", [*words, *(["--all"] if every else []), *(["--json"] if json else [])])
+    arguments = ["--adapter", first, "--other", second, "--store", store]
+    _run_job("jobs.diff", [*arguments, *(["--all"] if every else []), *(["--json"] if json else [])])
 
 
-def _job(module: str, words: list[str]) -> None:
+def _run_job(module: str, arguments: list[str]) -> None:
     """Runs a job by name in a process of its own: this one never loads torch."""
     try:
-        code = subprocess.run([sys.executable, "-m", module, *words], check=False).returncode
+        code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     except KeyboardInterrupt:
         code = 130
     raise typer.Exit(code)

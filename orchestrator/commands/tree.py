@@ -12,33 +12,33 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-from orchestrator.commands.table import COMMANDS, Entry
-from orchestrator.console import Commands
+from orchestrator.commands.table import COMMANDS, CommandEntry
+from orchestrator.console import CommandGroup
 
 
-class Tree(Commands):
+class LazyCommands(CommandGroup):
     """A group whose commands are lines of help until one of them is asked for."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: _line(name, entry) for name, entry in COMMANDS.items()}
+        self.commands = {name: _make_stub(name, entry) for name, entry in COMMANDS.items()}
 
     # Any, because Typer carries a click of its own under a private name.
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command itself, for running it and for completing its words."""
-        name, line, rest = super().resolve_command(ctx, args)
-        return name, None if line is None else loaded(line.name or ""), rest
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, None if stub is None else load_command(stub.name or ""), rest
 
 
-def loaded(name: str) -> TyperCommand | TyperGroup:
+def load_command(name: str) -> TyperCommand | TyperGroup:
     """The command of this name, its module imported. Raises KeyError."""
-    module, _, one = COMMANDS[name].where.partition(":")
+    module, _, command_name = COMMANDS[name].target.partition(":")
     group = get_group(import_module(module).app)
     group.name = name
-    command: Any = group.commands[one] if one else group
-    found: TyperCommand | TyperGroup = command
-    return found
+    command: Any = group.commands[command_name] if command_name else group
+    loaded: TyperCommand | TyperGroup = command
+    return loaded
 
 
-def _line(name: str, entry: Entry) -> TyperCommand:
+def _make_stub(name: str, entry: CommandEntry) -> TyperCommand:
     return TyperCommand(name, help=entry.help, rich_help_panel=entry.panel)

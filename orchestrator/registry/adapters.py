@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from jobs.store.manifest import Manifest
 from orchestrator.registry import projects
 from orchestrator.registry.models import AdapterRow, PointerRow, RunRow, SearchRow
-from orchestrator.registry.values import told, value_of
+from orchestrator.registry.values import clean_text, make_value
 
-Place = tuple[str, int]
+VersionKey = tuple[str, int]
 """Name and version."""
 
 
@@ -44,7 +44,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Promoted:
+class AdapterPointer:
     """What a bare name means, and how many moves led there."""
 
     store: str
@@ -54,7 +54,7 @@ class Promoted:
 
 
 @dataclass(frozen=True)
-class SearchFound:
+class SearchSummary:
     """What a search looks for, and what it has found so far."""
 
     run: str
@@ -71,37 +71,37 @@ def put(session: Session, store: str, manifest: Manifest, *, project: str) -> bo
     """Keep a version, in its run's project where the run is known; whether anything changed."""
     owner = session.scalar(select(RunRow.project).where(RunRow.id == manifest.run)) or project
     row = session.get(AdapterRow, (store, manifest.name, manifest.version))
-    values = _values(store, manifest)
+    values = _make_values(store, manifest)
     if row is None:
-        projects.ensure(session, owner)
+        projects.ensure_project(session, owner)
         session.execute(insert(AdapterRow).values({**values, "project": owner}))
         return True
-    return _set(row, values)
+    return _update_row(row, values)
 
 
-def point(session: Session, store: str, name: str, version: int, move: int) -> bool:
+def set_pointer(session: Session, store: str, name: str, version: int, move: int) -> bool:
     """What a bare name means now; whether that is news."""
     row = session.get(PointerRow, (store, name))
     if row is None:
         values = {"store": store, "name": name, "version": version, "move": move}
         session.execute(insert(PointerRow).values(values))
         return True
-    return _set(row, {"version": version, "move": move})
+    return _update_row(row, {"version": version, "move": move})
 
 
-def point_if_there(session: Session, store: str, name: str, version: int, move: int) -> bool:
+def set_pointer_if_known(session: Session, store: str, name: str, version: int, move: int) -> bool:
     """The same where the version is known and no later move is: a look may come late."""
     row = session.get(PointerRow, (store, name))
     if session.get(AdapterRow, (store, name, version)) is None:
         return False
     if row is not None and row.move > move:
         return False
-    return point(session, store, name, version, move)
+    return set_pointer(session, store, name, version, move)
 
 
-def forget(session: Session, store: str, place: Place) -> None:
+def remove(session: Session, store: str, version_key: VersionKey) -> None:
     """The version is in its store no more; the pointer to it goes along."""
-    name, version = place
+    name, version = version_key
     session.execute(
         delete(AdapterRow).where(
             AdapterRow.store == store, AdapterRow.name == name, AdapterRow.version == version
@@ -109,12 +109,12 @@ def forget(session: Session, store: str, place: Place) -> None:
     )
 
 
-def unpoint(session: Session, store: str, name: str) -> None:
+def remove_pointer(session: Session, store: str, name: str) -> None:
     """Nothing of this name is promoted any more."""
     session.execute(delete(PointerRow).where(PointerRow.store == store, PointerRow.name == name))
 
 
-def page(
+def list_page(
     session: Session,
     *,
     project: str | None = None,
@@ -125,48 +125,48 @@ def page(
 ) -> list[Adapter]:
     """By store, name and version, from behind `after` on."""
     key = (AdapterRow.store, AdapterRow.name, AdapterRow.version)
-    asked = select(AdapterRow).order_by(*key).limit(limit)
-    for column, wanted in (
+    query = select(AdapterRow).order_by(*key).limit(limit)
+    for column, value in (
         (AdapterRow.project, project),
         (AdapterRow.name, name),
         (AdapterRow.store, store),
     ):
-        if wanted is not None:
-            asked = asked.where(column == wanted)
+        if value is not None:
+            query = query.where(column == value)
     if after is not None:
-        asked = asked.where(tuple_(*key) > tuple_(*after))
-    return [value_of(Adapter, row) for row in session.scalars(asked)]
+        query = query.where(tuple_(*key) > tuple_(*after))
+    return [make_value(Adapter, row) for row in session.scalars(query)]
 
 
-def current(session: Session, store: str, name: str) -> Promoted | None:
+def get_pointer(session: Session, store: str, name: str) -> AdapterPointer | None:
     """What a bare name means, as far as is known."""
     row = session.get(PointerRow, (store, name))
-    return None if row is None else value_of(Promoted, row)
+    return None if row is None else make_value(AdapterPointer, row)
 
 
-def promoted(session: Session, store: str) -> list[Promoted]:
+def list_pointers(session: Session, store: str) -> list[AdapterPointer]:
     """What the bare names of a store mean."""
-    asked = select(PointerRow).where(PointerRow.store == store).order_by(PointerRow.name)
-    return [value_of(Promoted, row) for row in session.scalars(asked)]
+    query = select(PointerRow).where(PointerRow.store == store).order_by(PointerRow.name)
+    return [make_value(AdapterPointer, row) for row in session.scalars(query)]
 
 
-def put_search(session: Session, found: SearchFound) -> bool:
+def put_search(session: Session, summary: SearchSummary) -> bool:
     """Keep what a search has found; whether anything changed. Its run has to be there."""
-    values = {**vars(found), "trials": dict(found.trials)}
-    row = session.get(SearchRow, found.run)
+    values = {**vars(summary), "trials": dict(summary.trials)}
+    row = session.get(SearchRow, summary.run)
     if row is None:
         session.execute(insert(SearchRow).values(values))
         return True
-    return _set(row, values)
+    return _update_row(row, values)
 
 
-def searches(session: Session) -> list[SearchFound]:
+def list_searches(session: Session) -> list[SearchSummary]:
     """All of them, by their ids, which sort by time within a name."""
     rows = session.scalars(select(SearchRow).order_by(SearchRow.run))
-    return [value_of(SearchFound, row) for row in rows]
+    return [make_value(SearchSummary, row) for row in rows]
 
 
-def _values(store: str, manifest: Manifest) -> dict[str, Any]:
+def _make_values(store: str, manifest: Manifest) -> dict[str, Any]:
     committed = datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     return {
         "store": store,
@@ -176,7 +176,7 @@ def _values(store: str, manifest: Manifest) -> dict[str, Any]:
         "attempt": manifest.attempt,
         "kind": manifest.kind,
         # Free words, in which a NUL may stand; the manifest beside it has them as JSON.
-        "parent": None if manifest.parent is None else told(manifest.parent),
+        "parent": None if manifest.parent is None else clean_text(manifest.parent),
         "search": manifest.search,
         "base_digest": manifest.base.digest,
         "size": manifest.size,
@@ -185,7 +185,7 @@ def _values(store: str, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _set(row: Any, values: Mapping[str, Any]) -> bool:
+def _update_row(row: Any, values: Mapping[str, Any]) -> bool:
     changed = {name: value for name, value in values.items() if getattr(row, name) != value}
     for name, value in changed.items():
         setattr(row, name, value)

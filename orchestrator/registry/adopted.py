@@ -8,8 +8,8 @@ from jobs.store.objects import ObjectStore
 from orchestrator.registry import projects, restored, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Status
-from orchestrator.registry.papers import Papers, read_papers
-from orchestrator.registry.request_paper import REQUEST
+from orchestrator.registry.papers import RunFiles, read_run_files
+from orchestrator.registry.request_paper import REQUEST_FILE
 from orchestrator.registry.values import DEFAULT_PROJECT, Run
 
 
@@ -19,20 +19,20 @@ def adopt(database: Database, store: ObjectStore, run_id: str, *, attempt: int) 
     Raises StoreError.
     """
     prefix = f"runs/{run_id}/"
-    parts = frozenset(key.removeprefix(prefix) for key in store.list(prefix))
-    if REQUEST not in parts:
+    file_names = frozenset(key.removeprefix(prefix) for key in store.list(prefix))
+    if REQUEST_FILE not in file_names:
         return None
-    papers = read_papers(store, run_id, parts)
-    if not isinstance(papers, Papers) or papers.request is None:
+    files = read_run_files(store, run_id, file_names)
+    if not isinstance(files, RunFiles) or files.request is None:
         return None
-    if papers.status is not Status.DONE:
+    if files.status is not Status.DONE:
         # Its journal may not have begun, or may end with what an attempt before met; its job lives.
-        papers = replace(papers, status=Status.RUNNING, reason=None, detail="")
+        files = replace(files, status=Status.RUNNING, reason=None, detail="")
     with database.write() as session:
-        projects.ensure(session, DEFAULT_PROJECT)
+        projects.ensure_project(session, DEFAULT_PROJECT)
         restored.put_run(
             session,
-            papers,
+            files,
             store=store.url(""),
             project=DEFAULT_PROJECT,
             search=None,

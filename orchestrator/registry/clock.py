@@ -17,11 +17,11 @@ class now(FunctionElement[float]):
 
 
 @compiles(now, "sqlite")
-def _sqlite(element: now, compiler: Any, **options: Any) -> str:
+def _compile_sqlite(element: now, compiler: Any, **options: Any) -> str:
     # Not unixepoch('subsec'), which SQLite has since 3.42 only. This one is exact to 0.1 ms.
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 @compiles(now, "postgresql")
-def _postgresql(element: now, compiler: Any, **options: Any) -> str:
+def _compile_postgresql(element: now, compiler: Any, **options: Any) -> str:
     return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"

@@ -22,7 +22,7 @@ class RegistryError(JobsError):
     """The base: the registry can't do what was asked."""
 
 
-LISTED = {
+LIST_COMMANDS = {
     "adapter": "slora adapters list",
     "project": "slora projects list",
     "run": "slora runs",
@@ -32,7 +32,7 @@ LISTED = {
 """What shows those that there are."""
 
 
-class Unknown(RegistryError):
+class UnknownItem(RegistryError):
     """What was asked for is not in the registry."""
 
     exit_code = 2
@@ -46,10 +46,10 @@ class Unknown(RegistryError):
 
     @property
     def _remedy(self) -> str:
-        return f"See {LISTED[self.kind]}." if self.kind in LISTED else "Look at the list."
+        return f"See {LIST_COMMANDS[self.kind]}." if self.kind in LIST_COMMANDS else "Look at the list."
 
 
-class Taken(RegistryError):
+class DuplicateKey(RegistryError):
     """Something else has this name already."""
 
     exit_code = 2
@@ -65,13 +65,13 @@ class Taken(RegistryError):
 class LostUpdate(RegistryError):
     """Somebody else changed the row since it was read; nothing was written."""
 
-    def __init__(self, what: str, read: int, found: int) -> None:
-        super().__init__(what, read, found)
-        self.what, self.read, self.found = what, read, found
+    def __init__(self, subject: str, read_version: int, current_version: int) -> None:
+        super().__init__(subject, read_version, current_version)
+        self.subject, self.read_version, self.current_version = subject, read_version, current_version
 
     def __str__(self) -> str:
-        versions = f"version {self.read} was read, version {self.found} is there"
-        return f"{self.what}: {versions}. Nothing was written: read it again, then decide."
+        versions = f"version {self.read_version} was read, version {self.current_version} is there"
+        return f"{self.subject}: {versions}. Nothing was written: read it again, then decide."
 
 
 class StaleAttempt(RegistryError):
@@ -88,7 +88,7 @@ class StaleAttempt(RegistryError):
         )
 
 
-class Held(RegistryError):
+class LeaseHeld(RegistryError):
     """The lease is somebody else's for now."""
 
     def __init__(self, name: str) -> None:
@@ -107,8 +107,8 @@ class LeaseLost(RegistryError):
         self.name, self.holder, self.fence = name, holder, fence
 
     def __str__(self) -> str:
-        lost = f"{self.holder} no longer holds it under number {self.fence}"
-        return f"lease {self.name}: {lost}. Nothing was written: acquire it again."
+        problem = f"{self.holder} no longer holds it under number {self.fence}"
+        return f"lease {self.name}: {problem}. Nothing was written: acquire it again."
 
 
 class ForbiddenMove(RegistryError):
@@ -116,13 +116,13 @@ class ForbiddenMove(RegistryError):
 
     exit_code = 2
 
-    def __init__(self, status: str, to: str, allowed: tuple[str, ...]) -> None:
-        super().__init__(status, to, allowed)
-        self.status, self.to, self.allowed = status, to, allowed
+    def __init__(self, status: str, target: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(status, target, allowed)
+        self.status, self.target, self.allowed = status, target, allowed
 
     def __str__(self) -> str:
-        ways = f"It may become {', '.join(self.allowed)}" if self.allowed else "It is over"
-        return f"A run that is {self.status} can't become {self.to}. {ways}."
+        options = f"It may become {', '.join(self.allowed)}" if self.allowed else "It is over"
+        return f"A run that is {self.status} can't become {self.target}. {options}."
 
 
 class WrongSchema(RegistryError):
@@ -130,25 +130,25 @@ class WrongSchema(RegistryError):
 
     exit_code = 2
 
-    def __init__(self, database: str, found: str | None, wanted: str) -> None:
-        super().__init__(database, found, wanted)
-        self.database, self.found, self.wanted = database, found, wanted
+    def __init__(self, database: str, revision: str | None, required: str) -> None:
+        super().__init__(database, revision, required)
+        self.database, self.revision, self.required = database, revision, required
 
     def __str__(self) -> str:
-        found = f"its tables are at {self.found}" if self.found else "it has no tables"
+        state = f"its tables are at {self.revision}" if self.revision else "it has no tables"
         remedy = "Run `slora registry upgrade`; if it was upgraded by a newer slora, install that."
-        return f"{self.database}: {found}, this slora needs {self.wanted}. {remedy}"
+        return f"{self.database}: {state}, this slora needs {self.required}. {remedy}"
 
 
-class Damaged(RegistryError):
+class DatabaseRefused(RegistryError):
     """The database refused a row: a rule of its own would be broken."""
 
-    def __init__(self, database: str, why: str) -> None:
-        super().__init__(database, why)
-        self.database, self.why = database, why
+    def __init__(self, database: str, message: str) -> None:
+        super().__init__(database, message)
+        self.database, self.message = database, message
 
     def __str__(self) -> str:
-        return f"{self.database}: refused ({self.why}). Nothing was written."
+        return f"{self.database}: refused ({self.message}). Nothing was written."
 
 
 class DatabaseUnreachable(RegistryError):
@@ -156,9 +156,9 @@ class DatabaseUnreachable(RegistryError):
 
     exit_code = 3
 
-    def __init__(self, database: str, why: str) -> None:
-        super().__init__(database, why)
-        self.database, self.why = database, why
+    def __init__(self, database: str, message: str) -> None:
+        super().__init__(database, message)
+        self.database, self.message = database, message
 
     def __str__(self) -> str:
-        return f"{self.database}: does not answer ({self.why}). Check the URL and the server."
+        return f"{self.database}: does not answer ({self.message}). Check the URL and the server."

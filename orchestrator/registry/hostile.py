@@ -7,35 +7,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.spec import NAME_PATTERN
-from jobs.spec_file import MOST_BYTES, plain_values
-from jobs.store.runs import LONGEST_RUN
+from jobs.spec_file import MAX_BYTES, parse_yaml_fast
+from jobs.store.runs import MAX_RUN_ID_LENGTH
 
-MENDED = "Mend or remove it, then rebuild again."
-LARGEST = 2**31 - 1
+FIX_HINT = "Mend or remove it, then rebuild again."
+MAX_INT32 = 2**31 - 1
 
 
-def mapping(text: bytes) -> Mapping[str, Any]:
+def parse_mapping(text: bytes) -> Mapping[str, Any]:
     """The YAML in `text`, or ValueError, or one of PyYAML's own errors."""
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"more than {MOST_BYTES} bytes")
-    found = plain_values(text.decode())
-    if not isinstance(found, dict):
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES} bytes")
+    values = parse_yaml_fast(text.decode())
+    if not isinstance(values, dict):
         raise ValueError("not a mapping")
-    return found
+    return values
 
 
-def is_run(name: str) -> bool:
+def is_run_id(name: str) -> bool:
     """Whether a run may be called so."""
-    return len(name) <= LONGEST_RUN and re.fullmatch(NAME_PATTERN, name) is not None
+    return len(name) <= MAX_RUN_ID_LENGTH and re.fullmatch(NAME_PATTERN, name) is not None
 
 
-def moment(event: Mapping[str, Any]) -> float:
+def read_time(event: Mapping[str, Any]) -> float:
     """The event's time; 0 where it has none."""
-    found = event.get("time")
+    seconds = event.get("time")
     # Up to the year 5138: what is not a moment at all is none of ours.
-    return float(found) if isinstance(found, int | float) and 0 <= found < 1e11 else 0.0
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e11 else 0.0
 
 
-def counted(value: object) -> int:
+def read_count(value: object) -> int:
     """A number that was counted up to; 0 for what was not."""
-    return value if isinstance(value, int) and 0 <= value <= LARGEST else 0
+    return value if isinstance(value, int) and 0 <= value <= MAX_INT32 else 0

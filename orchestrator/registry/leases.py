@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from orchestrator.registry.clock import now
 from orchestrator.registry.errors import LeaseLost
 from orchestrator.registry.models import LeaseRow
-from orchestrator.registry.values import id_of, value_of
+from orchestrator.registry.values import check_id, make_value
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ def acquire(session: Session, name: str, holder: str, *, seconds: float) -> Leas
 
     `holder` names one process: asked again by the same name, a living lease is not given twice.
     """
-    name, holder = id_of(name, "lease"), id_of(holder, "holder")
-    taken = session.scalar(
+    name, holder = check_id(name, "lease"), check_id(holder, "holder")
+    row = session.scalar(
         update(LeaseRow)
         .where(LeaseRow.name == name, LeaseRow.expires_at <= now())
         .values(holder=holder, fence=LeaseRow.fence + 1, expires_at=now() + seconds)
         .returning(LeaseRow)
         .execution_options(populate_existing=True)
     )
-    if taken is not None:
-        return value_of(Lease, taken)
+    if row is not None:
+        return make_value(Lease, row)
     if session.scalar(select(LeaseRow.name).where(LeaseRow.name == name)) is not None:
         return None
     values = {"name": name, "holder": holder, "fence": 1, "expires_at": now() + seconds}
@@ -53,36 +53,36 @@ def acquire(session: Session, name: str, holder: str, *, seconds: float) -> Leas
             session.execute(insert(LeaseRow).values(values))
     except IntegrityError:
         return None  # another one was the first
-    return value_of(Lease, session.scalar(select(LeaseRow).where(LeaseRow.name == name)))
+    return make_value(Lease, session.scalar(select(LeaseRow).where(LeaseRow.name == name)))
 
 
 def renew(session: Session, lease: Lease, *, seconds: float) -> Lease:
     """The same lease for longer. Raises LeaseLost, also where it lapsed and nobody took it."""
     row = session.scalar(
         update(LeaseRow)
-        .where(*_held(lease))
+        .where(*_match_lease(lease))
         .values(expires_at=now() + seconds)
         .returning(LeaseRow)
         .execution_options(populate_existing=True)
     )
     if row is None:
         raise LeaseLost(lease.name, lease.holder, lease.fence)
-    return value_of(Lease, row)
+    return make_value(Lease, row)
 
 
 def release(session: Session, lease: Lease) -> None:
     """Let it go now; one that is lost already is no error. Its number is not used again."""
-    session.execute(update(LeaseRow).where(*_held(lease)).values(expires_at=0.0))
+    session.execute(update(LeaseRow).where(*_match_lease(lease)).values(expires_at=0.0))
 
 
 def guard(session: Session, lease: Lease) -> None:
     """Hold the lease's row until this transaction ends. Raises LeaseLost."""
-    held = select(LeaseRow.fence).where(*_held(lease)).with_for_update(read=True)
-    if session.scalar(held) is None:
+    query = select(LeaseRow.fence).where(*_match_lease(lease)).with_for_update(read=True)
+    if session.scalar(query) is None:
         raise LeaseLost(lease.name, lease.holder, lease.fence)
 
 
-def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+def _match_lease(lease: Lease) -> tuple[ColumnElement[bool], ...]:
     return (
         LeaseRow.name == lease.name,
         LeaseRow.holder == lease.holder,

@@ -42,7 +42,7 @@ class Reason(StrEnum):
     USER = "user"
     REPLACED = "replaced"
     """By a newer firing of its schedule."""
-    GONE = "gone"
+    JOB_ABSENT = "gone"
     """The cluster answers, and does not know the job."""
     PREEMPTED = "preempted"
 
@@ -78,18 +78,18 @@ REASONS: dict[Status, frozenset[Reason]] = {
         }
     ),
     S.STOPPED: frozenset({Reason.USER, Reason.REPLACED}),
-    S.LOST: frozenset({Reason.GONE, Reason.PREEMPTED}),
+    S.LOST: frozenset({Reason.JOB_ABSENT, Reason.PREEMPTED}),
 }
 """What may have led there; statuses that are not here have no reason."""
 
 
-def check_move(status: Status, to: Status, reason: Reason | None) -> None:
+def check_move(status: Status, target: Status, reason: Reason | None) -> None:
     """Raises ForbiddenMove, or InputError where the reason is none for `to`."""
-    if to not in MOVES[status]:
+    if target not in MOVES[status]:
         allowed = tuple(sorted(after.value for after in MOVES[status]))
-        raise ForbiddenMove(status.value, to.value, allowed)
-    allowed_reasons = REASONS.get(to, frozenset())
+        raise ForbiddenMove(status.value, target.value, allowed)
+    allowed_reasons = REASONS.get(target, frozenset())
     if (reason is None) != (not allowed_reasons) or (reason and reason not in allowed_reasons):
-        names = ", ".join(sorted(one.value for one in allowed_reasons)) or "none"
-        problem = f"{reason.value if reason else 'nothing'} is no reason to be {to.value}"
+        names = ", ".join(sorted(allowed_reason.value for allowed_reason in allowed_reasons)) or "none"
+        problem = f"{reason.value if reason else 'nothing'} is no reason to be {target.value}"
         raise InputError([Fault("reason", problem, f"Give {names}.")])

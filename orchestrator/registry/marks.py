@@ -16,11 +16,11 @@ from orchestrator.registry.clock import now
 from orchestrator.registry.errors import LostUpdate
 from orchestrator.registry.lifecycle import FINAL, Reason
 from orchestrator.registry.models import AttemptRow, EventRow, RunRow
-from orchestrator.registry.runs import HERE, NO_JOB, get
-from orchestrator.registry.values import Attempt, Run, run_of, told, value_of
+from orchestrator.registry.runs import REGISTRY_ORIGIN, STATUSES_WITHOUT_JOB, get
+from orchestrator.registry.values import Attempt, Run, make_run, clean_text, make_value
 
 
-def ask_stop(session: Session, run: Run, reason: Reason = Reason.USER) -> Run:
+def request_stop(session: Session, run: Run, reason: Reason = Reason.USER) -> Run:
     """The run should end. One that is over, or was asked before, stays as it is."""
     if run.status in FINAL or run.stop is not None:
         return run
@@ -33,34 +33,34 @@ def ask_stop(session: Session, run: Run, reason: Reason = Reason.USER) -> Run:
     )
     if row is None:
         raise LostUpdate(f"run {run.id}", run.revision, get(session, run.id).revision)
-    asked = run_of(row)
+    stopping = make_run(row)
     values = {
         "run": run.id,
-        "origin": HERE,
-        "position": asked.revision,
+        "origin": REGISTRY_ORIGIN,
+        "position": stopping.revision,
         "at": now(),
         "kind": "stopping",
         "attempt": run.attempt,
         "body": {"reason": reason.value},
     }
     session.execute(insert(EventRow).values(values))
-    return asked
+    return stopping
 
 
-def waits(session: Session, run: Run, why: str) -> Run:
+def set_wait_reason(session: Session, run: Run, reason: str) -> Run:
     """Why a planned run is not submitted yet; no event, and no new revision."""
-    why = told(why)
-    if run.waits != why:
-        session.execute(update(RunRow).where(RunRow.id == run.id).values(waits=why))
-    return replace(run, waits=why)
+    reason = clean_text(reason)
+    if run.wait_reason != reason:
+        session.execute(update(RunRow).where(RunRow.id == run.id).values(waits=reason))
+    return replace(run, waits=reason)
 
 
-def not_before(session: Session, run: Run, seconds: float) -> None:
+def set_not_before(session: Session, run: Run, seconds: float) -> None:
     """Another attempt is made so many seconds from now at the earliest."""
     session.execute(update(RunRow).where(RunRow.id == run.id).values(not_before=now() + seconds))
 
 
-def seen(session: Session, runs: Sequence[Run]) -> None:
+def mark_acknowledged(session: Session, runs: Sequence[Run]) -> None:
     """Their clusters know the jobs of their newest attempts; the first sighting counts."""
     for run in runs:
         session.execute(
@@ -68,28 +68,28 @@ def seen(session: Session, runs: Sequence[Run]) -> None:
             .where(
                 AttemptRow.run == run.id,
                 AttemptRow.number == run.attempt,
-                AttemptRow.seen_at.is_(None),
+                AttemptRow.acknowledged_at.is_(None),
             )
             .values(seen_at=now())
         )
 
 
-def trained(session: Session, run: Run, tokens: int | None) -> None:
+def set_trained_tokens(session: Session, run: Run, tokens: int | None) -> None:
     """What the run has trained, now that it is known: it counts in place of what it might have."""
     if tokens is not None:
         session.execute(update(RunRow).where(RunRow.id == run.id).values(tokens=tokens))
 
 
-def newest_attempt(session: Session, run: Run) -> Attempt | None:
+def get_newest_attempt(session: Session, run: Run) -> Attempt | None:
     """The attempt that the run's number names; None before the first."""
     row = session.get(AttemptRow, (run.id, run.attempt), populate_existing=True)
-    return None if row is None else value_of(Attempt, row)
+    return None if row is None else make_value(Attempt, row)
 
 
-def at_work(session: Session, cluster: str) -> list[Run]:
+def list_active_runs(session: Session, cluster: str) -> list[Run]:
     """The runs of a cluster whose newest attempt is not through, the oldest first."""
-    through = [status.value for status in NO_JOB]
-    asked = select(RunRow).where(
-        RunRow.cluster == cluster, RunRow.status.not_in(through), RunRow.attempt > 0
+    inactive = [status.value for status in STATUSES_WITHOUT_JOB]
+    query = select(RunRow).where(
+        RunRow.cluster == cluster, RunRow.status.not_in(inactive), RunRow.attempt > 0
     )
-    return [run_of(row) for row in session.scalars(asked.order_by(RunRow.created_at, RunRow.id))]
+    return [make_run(row) for row in session.scalars(query.order_by(RunRow.created_at, RunRow.id))]

@@ -27,7 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from orchestrator.registry.lifecycle import REASONS, Reason, Status
 
-NAMES = {
+NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
@@ -43,19 +43,19 @@ NUMBER = BigInteger().with_variant(Integer(), "sqlite")
 SCOPES = ("viewer", "submitter", "admin")
 
 
-def quoted(values: Any) -> str:
+def quote_values(values: Any) -> str:
     """Words of ours for an IN of a constraint."""
     return ", ".join(f"'{value}'" for value in sorted(values))
 
 
-class Table(DeclarativeBase):
+class TableBase(DeclarativeBase):
     """The base of all tables."""
 
-    metadata = MetaData(naming_convention=NAMES)
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map: ClassVar = {float: Double(), str: Text(), dict[str, Any]: JSON()}
 
 
-class ProjectRow(Table):
+class ProjectRow(TableBase):
     __tablename__ = "projects"
 
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
@@ -67,13 +67,13 @@ class ProjectRow(Table):
     revision: Mapped[int] = mapped_column(BigInteger)
 
 
-class RunRow(Table):
+class RunRow(TableBase):
     __tablename__ = "runs"
     __table_args__ = (
-        CheckConstraint(f"status IN ({quoted(Status)})", name="status"),
-        CheckConstraint(f"reason IN ({quoted(Reason)})", name="reason"),
+        CheckConstraint(f"status IN ({quote_values(Status)})", name="status"),
+        CheckConstraint(f"reason IN ({quote_values(Reason)})", name="reason"),
         CheckConstraint(
-            f"(status IN ({quoted(REASONS)})) = (reason IS NOT NULL)", name="ends_with_a_reason"
+            f"(status IN ({quote_values(REASONS)})) = (reason IS NOT NULL)", name="ends_with_a_reason"
         ),
         # Lists: of a project, by status or all, the newest first.
         Index(None, "project", "created_at", "id"),
@@ -108,7 +108,7 @@ class RunRow(Table):
     """The reason to stop it, once somebody asked."""
     not_before: Mapped[float | None]
     """When another attempt may be made."""
-    waits: Mapped[str] = mapped_column(server_default="")
+    wait_reason: Mapped[str] = mapped_column(server_default="")
     """Why it still waits, in words."""
     origin: Mapped[str] = mapped_column(WORD)
     """Who last said what its status is: `registry`, or `store` where it was read from there."""
@@ -117,7 +117,7 @@ class RunRow(Table):
     revision: Mapped[int] = mapped_column(BigInteger)
 
 
-class AttemptRow(Table):
+class AttemptRow(TableBase):
     __tablename__ = "attempts"
 
     run: Mapped[str] = mapped_column(
@@ -131,11 +131,11 @@ class AttemptRow(Table):
     reason: Mapped[str | None] = mapped_column(WORD)
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
-    seen_at: Mapped[float | None]
+    acknowledged_at: Mapped[float | None]
     """When the cluster first said that it knows the job: until then it may never have arrived."""
 
 
-class EventRow(Table):
+class EventRow(TableBase):
     """One thing that happened to a run.
 
     `position` counts from 1 without a gap within a run and an origin: a reader that goes on behind
@@ -156,7 +156,7 @@ class EventRow(Table):
     body: Mapped[dict[str, Any]]
 
 
-class AdapterRow(Table):
+class AdapterRow(TableBase):
     """A committed version. It outlives its run's papers, so it names the run and needs no row."""
 
     __tablename__ = "adapters"
@@ -176,7 +176,7 @@ class AdapterRow(Table):
     manifest: Mapped[dict[str, Any]]
 
 
-class PointerRow(Table):
+class PointerRow(TableBase):
     """What a bare name means: the store's `current`, as it was last seen."""
 
     __tablename__ = "pointers"
@@ -194,7 +194,7 @@ class PointerRow(Table):
     move: Mapped[int] = mapped_column(BigInteger)
 
 
-class SearchRow(Table):
+class SearchRow(TableBase):
     """What a search looks for and has found; it is a run too, under the same id."""
 
     __tablename__ = "searches"
@@ -211,7 +211,7 @@ class SearchRow(Table):
     adapter: Mapped[str | None] = mapped_column(LABEL)
 
 
-class LeaseRow(Table):
+class LeaseRow(TableBase):
     """Who may act, and until when. The row stays when it lapses: its number only ever grows."""
 
     __tablename__ = "leases"
@@ -222,7 +222,7 @@ class LeaseRow(Table):
     expires_at: Mapped[float]
 
 
-class ScheduleRow(Table):
+class ScheduleRow(TableBase):
     __tablename__ = "schedules"
     __table_args__ = (
         UniqueConstraint("project", "name"),
@@ -247,13 +247,13 @@ class ScheduleRow(Table):
     revision: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str] = mapped_column(WORD, server_default="retrain")
     only_new_data: Mapped[bool] = mapped_column(server_default=false())
-    data_mark: Mapped[str | None] = mapped_column(String(64))
+    data_fingerprint: Mapped[str | None] = mapped_column(String(64))
     """The digest of where the data lay when it last fired."""
     cluster: Mapped[str] = mapped_column(NAME, server_default="default")
     priority: Mapped[int] = mapped_column(server_default="0")
 
 
-class FiringRow(Table):
+class FiringRow(TableBase):
     """One moment of a schedule. Its key is the promise: the same moment can't be claimed twice."""
 
     __tablename__ = "firings"
@@ -270,7 +270,7 @@ class FiringRow(Table):
     )
 
 
-class RequestRow(Table):
+class RequestRow(TableBase):
     """A submission that its sender may repeat: the same key is the same run."""
 
     __tablename__ = "requests"
@@ -285,11 +285,11 @@ class RequestRow(Table):
     created_at: Mapped[float]
 
 
-class TokenRow(Table):
+class TokenRow(TableBase):
     """A bearer's token, as its digest alone: the token itself is shown once and kept nowhere."""
 
     __tablename__ = "tokens"
-    __table_args__ = (CheckConstraint(f"scope IN ({quoted(SCOPES)})", name="scope"),)
+    __table_args__ = (CheckConstraint(f"scope IN ({quote_values(SCOPES)})", name="scope"),)
 
     id: Mapped[str] = mapped_column(WORD, primary_key=True)
     digest: Mapped[str] = mapped_column(String(64), unique=True)

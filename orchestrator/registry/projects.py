@@ -10,61 +10,61 @@ from sqlalchemy.orm import Session
 
 from orchestrator.registry.clock import now
 from orchestrator.registry.database import insert_once
-from orchestrator.registry.errors import LostUpdate, Taken, Unknown
+from orchestrator.registry.errors import LostUpdate, DuplicateKey, UnknownItem
 from orchestrator.registry.models import ProjectRow
-from orchestrator.registry.values import Limits, Project, name_of, value_of
+from orchestrator.registry.values import ProjectLimits, Project, check_name, make_value
 
 _PROJECTS = cast(Table, ProjectRow.__table__)
 _BY_NAME = select(*_PROJECTS.c).where(_PROJECTS.c.name == bindparam("named"))
 
 
-def ensure(session: Session, name: str) -> Project:
+def ensure_project(session: Session, name: str) -> Project:
     """The project, which is made if it is new, without limits."""
-    name_of(name, "project")
-    there = session.execute(_BY_NAME, {"named": name}).first()
-    if there is not None:
-        return value_of(Project, there)
+    check_name(name, "project")
+    row = session.execute(_BY_NAME, {"named": name}).first()
+    if row is not None:
+        return make_value(Project, row)
     # Somebody may make it meanwhile.
-    insert_once(session, ProjectRow, {"name": name, "revision": 1}, at=("created_at",))
-    return project(session, name)
+    insert_once(session, ProjectRow, {"name": name, "revision": 1}, timestamp_columns=("created_at",))
+    return get(session, name)
 
 
-def project(session: Session, name: str) -> Project:
+def get(session: Session, name: str) -> Project:
     """The project, or Unknown."""
-    found = session.scalar(select(ProjectRow).where(ProjectRow.name == name))
-    if found is None:
-        raise Unknown("project", name)
-    return value_of(Project, found)
+    row = session.scalar(select(ProjectRow).where(ProjectRow.name == name))
+    if row is None:
+        raise UnknownItem("project", name)
+    return make_value(Project, row)
 
 
-def add(session: Session, name: str, limits: Limits) -> Project:
+def add(session: Session, name: str, limits: ProjectLimits) -> Project:
     """A new project. Raises Taken."""
-    name_of(name, "project")
+    check_name(name, "project")
     values = {"name": name, "created_at": now(), "revision": 1, **limits.model_dump()}
     try:
         with session.begin_nested():
             session.execute(insert(ProjectRow).values(values))
     except IntegrityError as error:
-        raise Taken("project", name) from error
-    return project(session, name)
+        raise DuplicateKey("project", name) from error
+    return get(session, name)
 
 
-def listed(session: Session) -> list[Project]:
+def list_projects(session: Session) -> list[Project]:
     """All of them, by name."""
     rows = session.scalars(select(ProjectRow).order_by(ProjectRow.name))
-    return [value_of(Project, row) for row in rows]
+    return [make_value(Project, row) for row in rows]
 
 
-def set_limits(session: Session, there: Project, limits: Limits) -> Project:
+def set_limits(session: Session, project: Project, limits: ProjectLimits) -> Project:
     """What the project may use from now on. Raises LostUpdate."""
-    found = session.scalar(
+    row = session.scalar(
         update(ProjectRow)
-        .where(ProjectRow.name == there.name, ProjectRow.revision == there.revision)
+        .where(ProjectRow.name == project.name, ProjectRow.revision == project.revision)
         .values(**limits.model_dump(), revision=ProjectRow.revision + 1)
         .returning(ProjectRow)
         .execution_options(populate_existing=True)
     )
-    if found is None:
-        current = project(session, there.name)
-        raise LostUpdate(f"project {there.name}", there.revision, current.revision)
-    return value_of(Project, found)
+    if row is None:
+        current = get(session, project.name)
+        raise LostUpdate(f"project {project.name}", project.revision, current.revision)
+    return make_value(Project, row)

@@ -16,56 +16,56 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault
-from jobs.store.listing import READERS
+from jobs.store.listing import READER_THREADS
 from jobs.store.objects import ObjectStore
 from orchestrator.registry import adapters, leases, projects, restored
-from orchestrator.registry.adapters import SearchFound
+from orchestrator.registry.adapters import SearchSummary
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import Held
+from orchestrator.registry.errors import LeaseHeld
 from orchestrator.registry.leases import Lease
-from orchestrator.registry.papers import Papers, read_papers, runs_in
-from orchestrator.registry.search_papers import SEARCH
-from orchestrator.registry.shelf import Shelf, read_shelf, shelf_keys
+from orchestrator.registry.papers import RunFiles, read_run_files, list_runs
+from orchestrator.registry.search_papers import SEARCH_FILE
+from orchestrator.registry.shelf import StoreSnapshot, read_snapshot, list_snapshot_keys
 from orchestrator.registry.values import DEFAULT_PROJECT
 
-LEASE = "rebuild"
+LEASE_NAME = "rebuild"
 LEASE_S = 120.0
-BATCH = 50
+BATCH_SIZE = 50
 """Runs in one transaction: so few that the lease is renewed in time, so many that the disk is not
 waited for once a run."""
 
-Named = tuple[str, frozenset[str]]
+RunListing = tuple[str, frozenset[str]]
 
 
 @dataclass
-class Tally:
+class RebuildTally:
     """How many were found in the store, and how many of them were news to the registry."""
 
-    found: int = 0
+    total: int = 0
     changed: int = 0
 
     def count(self, changed: bool) -> None:
         """One more."""
-        self.found += 1
+        self.total += 1
         self.changed += changed
 
 
 @dataclass
-class Rebuilt:
+class RebuildResult:
     """What a rebuild came to."""
 
-    runs: Tally = field(default_factory=Tally)
-    adapters: Tally = field(default_factory=Tally)
-    searches: Tally = field(default_factory=Tally)
+    runs: RebuildTally = field(default_factory=RebuildTally)
+    adapters: RebuildTally = field(default_factory=RebuildTally)
+    searches: RebuildTally = field(default_factory=RebuildTally)
     events: int = 0
     """New ones."""
-    forgotten: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
     """Adapters that the registry had and the store has no more."""
     faults: list[Fault] = field(default_factory=list)
     """What is there and could not be read."""
 
 
-class _Desk:
+class _LeasedTransactions:
     """Transactions under the lease, which each of them renews first."""
 
     def __init__(self, database: Database, lease: Lease) -> None:
@@ -77,7 +77,7 @@ class _Desk:
             self._lease = leases.renew(session, self._lease, seconds=LEASE_S)
             yield session
 
-    def leave(self) -> None:
+    def release(self) -> None:
         with self._database.write() as session:
             leases.release(session, self._lease)
 
@@ -87,115 +87,115 @@ def rebuild(
     store: ObjectStore,
     *,
     project: str = DEFAULT_PROJECT,
-    started: Callable[[int], None] = lambda _: None,
-    seen: Callable[[int], None] = lambda _: None,
-) -> Rebuilt:
+    on_total: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> RebuildResult:
     """Restore what the store knows; runs and adapters that are new go to `project`.
 
     `started` is told how many papers and manifests there are, `seen` of each one. Raises Held
     where another rebuild is at work.
     """
-    keys, named = shelf_keys(store), list(runs_in(store))
-    started(len(keys) + len(named))
-    with _desk(database) as desk:
-        with desk.write() as session:
-            projects.ensure(session, project)
-        shelf = read_shelf(store, keys, seen)
-        done = Rebuilt(faults=list(shelf.faults))
-        place = store.url("")
-        found = _restore_runs(desk, store, named, shelf, done, project=project, seen=seen)
-        with desk.write() as session:
-            _restore_adapters(session, place, shelf, done, project)
-            for search in found:
-                done.searches.count(adapters.put_search(session, search))
-    return done
+    keys, listings = list_snapshot_keys(store), list(list_runs(store))
+    on_total(len(keys) + len(listings))
+    with _hold_lease(database) as transactions:
+        with transactions.write() as session:
+            projects.ensure_project(session, project)
+        snapshot = read_snapshot(store, keys, on_progress)
+        result = RebuildResult(faults=list(snapshot.faults))
+        store_url = store.url("")
+        searches = _restore_runs(transactions, store, listings, snapshot, result, project=project, on_progress=on_progress)
+        with transactions.write() as session:
+            _restore_adapters(session, store_url, snapshot, result, project)
+            for search in searches:
+                result.searches.count(adapters.put_search(session, search))
+    return result
 
 
 def _restore_runs(
-    desk: _Desk,
+    transactions: _LeasedTransactions,
     store: ObjectStore,
-    named: Sequence[Named],
-    shelf: Shelf,
-    done: Rebuilt,
+    listings: Sequence[RunListing],
+    snapshot: StoreSnapshot,
+    result: RebuildResult,
     *,
     project: str,
-    seen: Callable[[int], None],
-) -> list[SearchFound]:
+    on_progress: Callable[[int], None],
+) -> list[SearchSummary]:
     """Searches first, because their journals say whose trials other runs are."""
-    searches: list[SearchFound] = []
+    searches: list[SearchSummary] = []
     trials: dict[str, str] = {}
-    ordered = sorted(named, key=lambda one: SEARCH not in one[1])
-    for start in range(0, len(ordered), BATCH):
-        batch = _read(store, ordered[start : start + BATCH], done, seen)
-        for papers in batch:
-            trials |= dict.fromkeys(papers.trials, papers.id)
-            searches += [papers.search] if papers.search else []
-        with desk.write() as session:
-            for papers in batch:
+    ordered = sorted(listings, key=lambda listing: SEARCH_FILE not in listing[1])
+    for start in range(0, len(ordered), BATCH_SIZE):
+        batch = _read_batch(store, ordered[start : start + BATCH_SIZE], result, on_progress)
+        for files in batch:
+            trials |= dict.fromkeys(files.trials, files.id)
+            searches += [files.search] if files.search else []
+        with transactions.write() as session:
+            for files in batch:
                 changed = restored.put_run(
                     session,
-                    papers,
+                    files,
                     store=store.url(""),
                     project=project,
-                    search=trials.get(papers.id),
-                    attempt=shelf.attempts.get(papers.id, 0),
-                    committed=papers.id in shelf.done,
+                    search=trials.get(files.id),
+                    attempt=snapshot.attempts.get(files.id, 0),
+                    committed=files.id in snapshot.committed_runs,
                 )
-                done.runs.count(changed)
-                done.events += restored.put_events(session, papers)
+                result.runs.count(changed)
+                result.events += restored.put_events(session, files)
     return searches
 
 
-def _read(
-    store: ObjectStore, named: Sequence[Named], done: Rebuilt, seen: Callable[[int], None]
-) -> list[Papers]:
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda one: read_papers(store, *one), named))
-    seen(len(named))
-    read = [one for one in found if isinstance(one, Papers)]
-    done.faults += [one for one in found if isinstance(one, Fault)]
-    done.faults += [fault for papers in read for fault in papers.faults]
-    return read
+def _read_batch(
+    store: ObjectStore, listings: Sequence[RunListing], result: RebuildResult, on_progress: Callable[[int], None]
+) -> list[RunFiles]:
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        items = list(pool.map(lambda item: read_run_files(store, *item), listings))
+    on_progress(len(listings))
+    batch = [item for item in items if isinstance(item, RunFiles)]
+    result.faults += [item for item in items if isinstance(item, Fault)]
+    result.faults += [fault for files in batch for fault in files.faults]
+    return batch
 
 
 def _restore_adapters(
-    session: Session, place: str, shelf: Shelf, done: Rebuilt, project: str
+    session: Session, store_url: str, snapshot: StoreSnapshot, result: RebuildResult, project: str
 ) -> None:
-    for manifest in shelf.manifests:
-        done.adapters.count(adapters.put(session, place, manifest, project=project))
+    for manifest in snapshot.manifests:
+        result.adapters.count(adapters.put(session, store_url, manifest, project=project))
     session.flush()
-    there = {(one.name, one.version) for one in shelf.manifests} | shelf.unreadable
-    for adapter in adapters.page(session, store=place, limit=None):
-        if (adapter.name, adapter.version) not in there:
-            adapters.forget(session, place, (adapter.name, adapter.version))
-            done.forgotten.append(adapter.label)
-    _restore_pointers(session, place, shelf)
+    existing = {(entry.name, entry.version) for entry in snapshot.manifests} | snapshot.unreadable
+    for adapter in adapters.list_page(session, store=store_url, limit=None):
+        if (adapter.name, adapter.version) not in existing:
+            adapters.remove(session, store_url, (adapter.name, adapter.version))
+            result.removed.append(adapter.label)
+    _restore_pointers(session, store_url, snapshot)
 
 
-def _restore_pointers(session: Session, place: str, shelf: Shelf) -> None:
-    known = {(one.name, one.version) for one in adapters.page(session, store=place, limit=None)}
-    sound = {
+def _restore_pointers(session: Session, store_url: str, snapshot: StoreSnapshot) -> None:
+    known = {(adapter.name, adapter.version) for adapter in adapters.list_page(session, store=store_url, limit=None)}
+    valid = {
         name: pointer
-        for name, pointer in shelf.pointers.items()
+        for name, pointer in snapshot.pointers.items()
         # To a version that can't be read, or was removed behind the pointer's back.
         if (name, pointer.version) in known
     }
-    for name, pointer in sound.items():
-        adapters.point(session, place, name, pointer.version, pointer.moves[-1].number)
-    for old in adapters.promoted(session, place):
-        if old.name not in sound and old.name not in shelf.unknown_pointers:
-            adapters.unpoint(session, place, old.name)
+    for name, pointer in valid.items():
+        adapters.set_pointer(session, store_url, name, pointer.version, pointer.moves[-1].number)
+    for previous in adapters.list_pointers(session, store_url):
+        if previous.name not in valid and previous.name not in snapshot.unknown_pointers:
+            adapters.remove_pointer(session, store_url, previous.name)
 
 
 @contextmanager
-def _desk(database: Database) -> Iterator[_Desk]:
+def _hold_lease(database: Database) -> Iterator[_LeasedTransactions]:
     holder = f"{os.uname().nodename[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
     with database.write() as session:
-        lease = leases.acquire(session, LEASE, holder, seconds=LEASE_S)
+        lease = leases.acquire(session, LEASE_NAME, holder, seconds=LEASE_S)
     if lease is None:
-        raise Held(LEASE)
-    desk = _Desk(database, lease)
+        raise LeaseHeld(LEASE_NAME)
+    transactions = _LeasedTransactions(database, lease)
     try:
-        yield desk
+        yield transactions
     finally:
-        desk.leave()
+        transactions.release()

@@ -11,20 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.spec import Frozen
-from jobs.spec_file import MOST_BYTES, NOT_YAML, plain_values
+from jobs.spec import StrictModel
+from jobs.spec_file import MAX_BYTES, YAML_ERRORS, parse_yaml_fast
 from jobs.store.manifest import Name
 from jobs.store.objects import ObjectStore
 from jobs.store.strict_json import load_strictly
-from orchestrator.registry.hostile import MENDED
+from orchestrator.registry.hostile import FIX_HINT
 from orchestrator.registry.values import Kind
 
-REQUEST = "request.json"
-LARGEST = 7 * MOST_BYTES
+REQUEST_FILE = "request.json"
+MAX_REQUEST_BYTES = 7 * MAX_BYTES
 """A spec's text with every character escaped, and a little."""
 
 
-class RequestPaper(Frozen):
+class RunRequest(StrictModel):
     """A run that was asked for."""
 
     format: Literal[1] = 1
@@ -35,35 +35,35 @@ class RequestPaper(Frozen):
     priority: Annotated[int, Field(ge=-1000, le=1000)]
     workers: Annotated[int, Field(ge=1, lt=2**31)]
     tokens: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    text: Annotated[str, Field(max_length=MOST_BYTES)]
+    spec_text: Annotated[str, Field(max_length=MAX_BYTES)]
     """The spec that its job will read."""
 
-    def mapping(self) -> dict[str, Any]:
+    def parse_spec(self) -> dict[str, Any]:
         """The spec as plain values. It was a spec when it was written; InputError where not."""
         try:
-            found = plain_values(self.text)
-        except (*NOT_YAML, RecursionError) as wrong:
-            raise InputError([Fault("spec", f"no YAML: {str(wrong)[:200]!a}", MENDED)]) from wrong
-        if not isinstance(found, dict):
-            raise InputError([Fault("spec", "not a mapping", MENDED)])
-        return found
+            values = parse_yaml_fast(self.spec_text)
+        except (*YAML_ERRORS, RecursionError) as error:
+            raise InputError([Fault("spec", f"no YAML: {str(error)[:200]!a}", FIX_HINT)]) from error
+        if not isinstance(values, dict):
+            raise InputError([Fault("spec", "not a mapping", FIX_HINT)])
+        return values
 
 
-def request_bytes(paper: RequestPaper) -> bytes:
+def encode_request(request: RunRequest) -> bytes:
     """What `read_request` reads."""
-    return paper.model_dump_json().encode()
+    return request.model_dump_json().encode()
 
 
-def read_request(store: ObjectStore, key: str) -> RequestPaper | Fault:
+def read_request(store: ObjectStore, key: str) -> RunRequest | Fault:
     """The paper, or what is wrong with it. Raises NotFound."""
-    data = store.read(key, 0, LARGEST + 1)
+    data = store.read(key, 0, MAX_REQUEST_BYTES + 1)
     try:
-        if len(data) > LARGEST:
-            raise ValueError(f"more than {LARGEST} bytes")
+        if len(data) > MAX_REQUEST_BYTES:
+            raise ValueError(f"more than {MAX_REQUEST_BYTES} bytes")
         load_strictly(data)
-        return RequestPaper.model_validate_json(data)
+        return RunRequest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        return Fault(key, f"no request: {first['msg'][:200]!a}", MENDED)
+        return Fault(key, f"no request: {first['msg'][:200]!a}", FIX_HINT)
     except ValueError as error:
-        return Fault(key, f"no request: {str(error)[:200]!a}", MENDED)
+        return Fault(key, f"no request: {str(error)[:200]!a}", FIX_HINT)

@@ -9,15 +9,15 @@ from jobs.errors import Fault, InputError
 from orchestrator.registry import runs
 from orchestrator.registry.clock import now
 from orchestrator.registry.database import insert_once
-from orchestrator.registry.errors import Taken
+from orchestrator.registry.errors import DuplicateKey
 from orchestrator.registry.models import RequestRow
 from orchestrator.registry.values import Run
 
-KEPT_S = 7 * 86400.0
+RETENTION_S = 7 * 86400.0
 """As long as a sender may repeat itself."""
 
 
-def answered(session: Session, project: str, key: str, digest: str) -> Run | None:
+def find_run(session: Session, project: str, key: str, digest: str) -> Run | None:
     """The run that the key was given, if any. InputError where it was for something else."""
     row = session.get(RequestRow, (project, key))
     if row is None:
@@ -28,13 +28,13 @@ def answered(session: Session, project: str, key: str, digest: str) -> Run | Non
     return runs.get(session, row.run)
 
 
-def answer(session: Session, project: str, key: str, digest: str, run: Run) -> None:
+def record_run(session: Session, project: str, key: str, digest: str, run: Run) -> None:
     """Remember the run that the key was given. Raises Taken where it was given one meanwhile."""
     values = {"project": project, "key": key, "digest": digest, "run": run.id}
-    if insert_once(session, RequestRow, values, at=("created_at",)) is None:
-        raise Taken("Idempotency-Key", key)
+    if insert_once(session, RequestRow, values, timestamp_columns=("created_at",)) is None:
+        raise DuplicateKey("Idempotency-Key", key)
 
 
-def forget(session: Session) -> None:
+def delete_expired(session: Session) -> None:
     """Drop the keys that nobody repeats any more."""
-    session.execute(delete(RequestRow).where(RequestRow.created_at < now() - KEPT_S))
+    session.execute(delete(RequestRow).where(RequestRow.created_at < now() - RETENTION_S))

@@ -11,17 +11,17 @@ from sqlalchemy.orm import Session
 from orchestrator.registry import projects
 from orchestrator.registry.lifecycle import OVER, Status
 from orchestrator.registry.models import AttemptRow, EventRow, RunRow
-from orchestrator.registry.papers import Papers
-from orchestrator.registry.values import submission_id
+from orchestrator.registry.papers import RunFiles
+from orchestrator.registry.values import format_submission_id
 
-STORE = "store"
+STORE_ORIGIN = "store"
 """The origin of what was read from there."""
 UNKNOWN_CLUSTER = "unknown"
 
 
 def put_run(
     session: Session,
-    papers: Papers,
+    files: RunFiles,
     *,
     store: str,
     project: str,
@@ -30,55 +30,55 @@ def put_run(
     committed: bool,
 ) -> bool:
     """Keep a run; whether anything changed. One that the control plane moved stays as it is."""
-    row = session.get(RunRow, papers.id, with_for_update=True)
-    if row is not None and row.origin != STORE:
+    row = session.get(RunRow, files.id, with_for_update=True)
+    if row is not None and row.origin != STORE_ORIGIN:
         return False
-    values = _values(papers, store, search, max(attempt, papers.attempt), committed=committed)
+    values = _make_run_values(files, store, search, max(attempt, files.attempt), committed=committed)
     if row is None:
-        changed = _insert(session, {**values, **_wanted(session, papers, project), "revision": 1})
+        changed = _insert_run(session, {**values, **_make_request_values(session, files, project), "revision": 1})
     else:
         values["attempt"] = max(values["attempt"], row.attempt)
-        new = {name: value for name, value in values.items() if getattr(row, name) != value}
-        for name, value in new.items():
+        changes = {name: value for name, value in values.items() if getattr(row, name) != value}
+        for name, value in changes.items():
             setattr(row, name, value)
-        row.revision += bool(new)
-        changed = bool(new)
+        row.revision += bool(changes)
+        changed = bool(changes)
     if changed and values["attempt"]:
         _put_attempt(session, values)
     return changed
 
 
-def put_events(session: Session, papers: Papers) -> int:
+def put_events(session: Session, files: RunFiles) -> int:
     """Append what the journal has behind what was read before; how many."""
-    last = session.scalar(
+    last_position = session.scalar(
         select(func.max(EventRow.position)).where(
-            EventRow.run == papers.id, EventRow.origin == STORE
+            EventRow.run == files.id, EventRow.origin == STORE_ORIGIN
         )
     )
     new = [
         {
-            "run": papers.id,
-            "origin": STORE,
+            "run": files.id,
+            "origin": STORE_ORIGIN,
             "position": position,
             "at": event.at,
             "kind": event.kind,
             "attempt": 0,
             "body": dict(event.body),
         }
-        for position, event in enumerate(papers.events, start=1)
-        if position > (last or 0)
+        for position, event in enumerate(files.events, start=1)
+        if position > (last_position or 0)
     ]
     if new:
         session.execute(insert(EventRow), new)
     return len(new)
 
 
-def _wanted(session: Session, papers: Papers, project: str) -> dict[str, Any]:
+def _make_request_values(session: Session, files: RunFiles, project: str) -> dict[str, Any]:
     """What its request says; a run without one is no service's, so no cluster is named for it."""
-    request = papers.request
+    request = files.request
     if request is None:
         return {"project": project, "priority": 0, "cluster": UNKNOWN_CLUSTER}
-    projects.ensure(session, request.project)
+    projects.ensure_project(session, request.project)
     return {
         "project": request.project,
         "priority": request.priority,
@@ -87,32 +87,32 @@ def _wanted(session: Session, papers: Papers, project: str) -> dict[str, Any]:
     }
 
 
-def _values(
-    papers: Papers, store: str, search: str | None, attempt: int, *, committed: bool
+def _make_run_values(
+    files: RunFiles, store: str, search: str | None, attempt: int, *, committed: bool
 ) -> dict[str, Any]:
     # An adapter of the run is there, whatever the last words of its journal were.
-    status, reason, detail = papers.status, papers.reason, papers.detail
+    status, reason, detail = files.status, files.reason, files.detail
     if committed:
         status, reason, detail = Status.DONE, None, ""
     return {
-        "id": papers.id,
-        "kind": papers.kind,
-        "name": papers.name,
+        "id": files.id,
+        "kind": files.kind,
+        "name": files.name,
         "store": store,
-        "spec_sha256": papers.spec_sha256,
-        "workers": papers.workers,
+        "spec_sha256": files.spec_sha256,
+        "workers": files.workers,
         "status": status.value,
         "reason": None if reason is None else reason.value,
         "detail": detail,
         "attempt": attempt,
         "search": search,
-        "origin": STORE,
-        "created_at": papers.created_at,
-        "updated_at": papers.updated_at,
+        "origin": STORE_ORIGIN,
+        "created_at": files.created_at,
+        "updated_at": files.updated_at,
     }
 
 
-def _insert(session: Session, values: dict[str, Any]) -> bool:
+def _insert_run(session: Session, values: dict[str, Any]) -> bool:
     try:
         with session.begin_nested():
             session.execute(insert(RunRow).values(values))
@@ -130,11 +130,11 @@ def _put_attempt(session: Session, values: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(row, name, value)
         return
-    named = {
+    identity = {
         "run": values["id"],
         "number": values["attempt"],
-        "submission": submission_id(values["id"], values["attempt"]),
+        "submission": format_submission_id(values["id"], values["attempt"]),
         "cluster": UNKNOWN_CLUSTER,
         "created_at": values["created_at"],
     }
-    session.execute(insert(AttemptRow).values({**named, **state}))
+    session.execute(insert(AttemptRow).values({**identity, **state}))

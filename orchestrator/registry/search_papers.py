@@ -7,74 +7,74 @@ from typing import Any, get_args
 
 from jobs.errors import Fault, InputError
 from jobs.search.door import validate_search
-from jobs.search.leave import SEARCH
-from jobs.search.pareto import best
-from jobs.search.rows import Row
-from jobs.search.rows import Status as RowStatus
-from jobs.spec_file import MOST_BYTES, NOT_YAML
+from jobs.search.leave import SEARCH_FILE
+from jobs.search.pareto import find_best
+from jobs.search.rows import TrialRecord
+from jobs.search.rows import TrialStatus as RowStatus
+from jobs.spec_file import MAX_BYTES, YAML_ERRORS
 from jobs.store.objects import ObjectStore
-from orchestrator.registry.adapters import SearchFound
-from orchestrator.registry.hostile import MENDED, is_run, mapping
-from orchestrator.registry.values import told
+from orchestrator.registry.adapters import SearchSummary
+from orchestrator.registry.hostile import FIX_HINT, is_run_id, parse_mapping
+from orchestrator.registry.values import clean_text
 
-__all__ = ["SEARCH", "asked_of", "found_by", "trials_of"]
+__all__ = ["SEARCH_FILE", "read_search_goal", "make_search_summary", "read_trials"]
 
 
-def asked_of(store: ObjectStore, key: str, faults: list[Fault]) -> tuple[str, str] | None:
+def read_search_goal(store: ObjectStore, key: str, faults: list[Fault]) -> tuple[str, str] | None:
     """The search's metric and direction."""
     try:
-        section = validate_search(mapping(store.read(key, 0, MOST_BYTES + 1))).section
+        section = validate_search(parse_mapping(store.read(key, 0, MAX_BYTES + 1))).section
         return section.metric, section.direction
-    except InputError as wrong:
-        first = wrong.faults[0]
-        faults.append(Fault(key, f"{first.key}: {first.problem}"[:300], MENDED))
-    except (*NOT_YAML, RecursionError) as wrong:
-        faults.append(Fault(key, f"no search: {str(wrong)[:200]!a}", MENDED))
+    except InputError as error:
+        first = error.faults[0]
+        faults.append(Fault(key, f"{first.key}: {first.problem}"[:300], FIX_HINT))
+    except (*YAML_ERRORS, RecursionError) as error:
+        faults.append(Fault(key, f"no search: {str(error)[:200]!a}", FIX_HINT))
     return None
 
 
-def trials_of(events: list[dict[str, Any]], key: str, faults: list[Fault]) -> list[Row]:
+def read_trials(events: list[dict[str, Any]], key: str, faults: list[Fault]) -> list[TrialRecord]:
     """A search's trials, each as it was last told."""
-    rows: dict[int, Row] = {}
+    trials: dict[int, TrialRecord] = {}
     for event in events:
         if event.get("event") != "trial":
             continue
-        if (row := _row(event.get("row"))) is None:
+        if (trial := _parse_trial(event.get("row"))) is None:
             faults.append(Fault(key, "a trial in it can't be read", "The others were."))
         else:
-            rows[row.number] = row
-    return [rows[number] for number in sorted(rows)]
+            trials[trial.number] = trial
+    return [trials[number] for number in sorted(trials)]
 
 
-def _row(told_row: Any) -> Row | None:
+def _parse_trial(raw_row: Any) -> TrialRecord | None:
     try:
-        row: Any = Row.of(told_row)
+        trial: Any = TrialRecord.from_dict(raw_row)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     # Any, because a dataclass takes whatever it is given.
-    sound = (
-        isinstance(row.number, int)
-        and isinstance(row.metric, float | None)
-        and isinstance(row.run, str)
-        and (row.run == "" or is_run(row.run))
-        and row.status in get_args(RowStatus)
+    is_valid = (
+        isinstance(trial.number, int)
+        and isinstance(trial.metric, float | None)
+        and isinstance(trial.run, str)
+        and (trial.run == "" or is_run_id(trial.run))
+        and trial.status in get_args(RowStatus)
     )
-    return row if sound else None
+    return trial if is_valid else None
 
 
-def found_by(
-    run: str, asked: tuple[str, str], rows: list[Row], events: list[dict[str, Any]]
-) -> SearchFound:
+def make_search_summary(
+    run: str, goal: tuple[str, str], trials: list[TrialRecord], events: list[dict[str, Any]]
+) -> SearchSummary:
     """What it has found by now."""
-    metric, direction = asked
-    top = best(rows, "max" if direction == "max" else "min")
-    published = [e.get("adapter") for e in events if e.get("event") == "published"]
-    return SearchFound(
+    metric, direction = goal
+    best_trial = find_best(trials, "max" if direction == "max" else "min")
+    published = [event.get("adapter") for event in events if event.get("event") == "published"]
+    return SearchSummary(
         run=run,
         metric=metric,
         direction=direction,
-        trials=dict(Counter(str(row.status) for row in rows)),
-        best_run=top.run if top else None,
-        best_metric=top.metric if top else None,
-        adapter=told(str(published[-1])) if published else None,
+        trials=dict(Counter(str(trial.status) for trial in trials)),
+        best_run=best_trial.run if best_trial else None,
+        best_metric=best_trial.metric if best_trial else None,
+        adapter=clean_text(str(published[-1])) if published else None,
     )

@@ -7,21 +7,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from jobs.errors import Fault, NotFound, StoreError, StoreRefused, StoreUnreachable
-from jobs.store.commit import CLAIM, LARGEST_CLAIM
-from jobs.store.listing import READERS, read_committed
-from jobs.store.manifest import MANIFEST, BadManifest, Manifest, read_manifest_key
+from jobs.errors import Fault, NotInStore, StoreError, StoreRefused, StoreUnreachable
+from jobs.store.commit import CLAIM, MAX_CLAIM_BYTES
+from jobs.store.listing import READER_THREADS, read_committed
+from jobs.store.manifest import MANIFEST, BadManifest, Manifest, parse_manifest_key
 from jobs.store.objects import ObjectStore
-from jobs.store.pointer import BadPointer, Pointer, current_key, read_pointer
+from jobs.store.pointer import BadPointer, Pointer, get_pointer_key, read_pointer
 
-LARGEST_ATTEMPT = 2**31 - 1
+MAX_ATTEMPT = 2**31 - 1
 """A number above it was never counted up to."""
-LARGEST_SIZE = 2**63 - 1
+MAX_SIZE = 2**63 - 1
 REMEDY = "Ask for another version, or publish the run again."
 
 
 @dataclass(frozen=True)
-class Shelf:
+class StoreSnapshot:
     """One look at a store's adapters."""
 
     manifests: tuple[Manifest, ...]
@@ -35,34 +35,34 @@ class Shelf:
     faults: tuple[Fault, ...]
 
     @property
-    def done(self) -> frozenset[str]:
+    def committed_runs(self) -> frozenset[str]:
         """The runs that have committed."""
         return frozenset(manifest.run for manifest in self.manifests)
 
 
-def read_shelf(store: ObjectStore, keys: list[str], seen: Callable[[int], None]) -> Shelf:
+def read_snapshot(store: ObjectStore, keys: list[str], on_progress: Callable[[int], None]) -> StoreSnapshot:
     """Reads all of it, several objects at once; `seen` is told of each key."""
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda key: _read(store, key, seen), keys))
-    by_key = dict(zip(keys, found, strict=True))
-    manifests = [one for one in found if isinstance(one, Manifest)]
-    bad = {key: one for key, one in by_key.items() if isinstance(one, Fault)}
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        items = list(pool.map(lambda key: _read_object(store, key, on_progress), keys))
+    by_key = dict(zip(keys, items, strict=True))
+    manifests = [item for item in items if isinstance(item, Manifest)]
+    faults = {key: item for key, item in by_key.items() if isinstance(item, Fault)}
     attempts: dict[str, int] = {}
-    claims = [one for one in found if isinstance(one, tuple)]
-    for run, attempt in [*claims, *((one.run, one.attempt) for one in manifests)]:
-        if attempt <= LARGEST_ATTEMPT:
+    claims = [item for item in items if isinstance(item, tuple)]
+    for run, attempt in [*claims, *((item.run, item.attempt) for item in manifests)]:
+        if attempt <= MAX_ATTEMPT:
             attempts[run] = max(attempt, attempts.get(run, 0))
-    return Shelf(
-        manifests=tuple(sorted(manifests, key=lambda one: (one.name, one.version))),
-        pointers={_name(key): one for key, one in by_key.items() if isinstance(one, Pointer)},
-        unreadable=frozenset(filter(None, map(read_manifest_key, bad))),
-        unknown_pointers=frozenset(_name(key) for key in bad if key.endswith("/current")),
+    return StoreSnapshot(
+        manifests=tuple(sorted(manifests, key=lambda item: (item.name, item.version))),
+        pointers={_parse_name(key): item for key, item in by_key.items() if isinstance(item, Pointer)},
+        unreadable=frozenset(filter(None, map(parse_manifest_key, faults))),
+        unknown_pointers=frozenset(_parse_name(key) for key in faults if key.endswith("/current")),
         attempts=attempts,
-        faults=tuple(bad.values()),
+        faults=tuple(faults.values()),
     )
 
 
-def shelf_keys(store: ObjectStore) -> list[str]:
+def list_snapshot_keys(store: ObjectStore) -> list[str]:
     """The keys that `read_shelf` reads, from one list."""
     listed = {key for key in store.list("adapters/") if key.count("/") in (2, 3)}
     manifests = {key for key in listed if key.endswith(f"/{MANIFEST}") and key.count("/") == 3}
@@ -76,51 +76,51 @@ def shelf_keys(store: ObjectStore) -> list[str]:
     return sorted(manifests | claims | pointers)
 
 
-Read = Manifest | Pointer | tuple[str, int] | Fault | None
+SnapshotItem = Manifest | Pointer | tuple[str, int] | Fault | None
 
 
-def _read(store: ObjectStore, key: str, seen: Callable[[int], None]) -> Read:
+def _read_object(store: ObjectStore, key: str, on_progress: Callable[[int], None]) -> SnapshotItem:
     try:
         if key.endswith("/current"):
-            return _pointer(store, key)
+            return _read_pointer(store, key)
         if key.endswith(f"/{CLAIM}"):
-            return _claim(store, key)
-        if (place := read_manifest_key(key)) is None:
+            return _read_claim(store, key)
+        if (version_key := parse_manifest_key(key)) is None:
             return Fault(key, "its folder is not <name>/v<number>", REMEDY)
-        manifest = read_committed(store, *place)
-        if manifest.size > LARGEST_SIZE:
+        manifest = read_committed(store, *version_key)
+        if manifest.size > MAX_SIZE:
             return Fault(key, f"{manifest.size} bytes are more than there are", REMEDY)
         return manifest
     except BadManifest as error:
         return Fault(key, error.problem, REMEDY)
     except BadPointer as error:
         return Fault(key, error.problem, "Remove it, and promote again.")
-    except NotFound:
+    except NotInStore:
         return None  # removed since it was listed
     except (StoreRefused, StoreUnreachable):
         raise
     except StoreError as error:
         return Fault(key, str(error)[:300], REMEDY)
     finally:
-        seen(1)
+        on_progress(1)
 
 
-def _pointer(store: ObjectStore, key: str) -> Pointer | Fault | None:
+def _read_pointer(store: ObjectStore, key: str) -> Pointer | Fault | None:
     # Under a folder that is no adapter's name nobody could ask for it.
-    if read_manifest_key(f"adapters/{_name(key)}/v1/{MANIFEST}") is None:
+    if parse_manifest_key(f"adapters/{_parse_name(key)}/v1/{MANIFEST}") is None:
         return Fault(key, "its folder is no adapter's name", "Remove it.")
-    assert key == current_key(_name(key))
-    return read_pointer(store, _name(key))
+    assert key == get_pointer_key(_parse_name(key))
+    return read_pointer(store, _parse_name(key))
 
 
-def _claim(store: ObjectStore, key: str) -> tuple[str, int] | None:
+def _read_claim(store: ObjectStore, key: str) -> tuple[str, int] | None:
     try:
-        claim = json.loads(store.read(key, 0, LARGEST_CLAIM))
+        claim = json.loads(store.read(key, 0, MAX_CLAIM_BYTES))
         run, attempt = claim["run"], claim["attempt"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None  # what we did not write fences nobody
     return (run, attempt) if isinstance(run, str) and isinstance(attempt, int) else None
 
 
-def _name(key: str) -> str:
+def _parse_name(key: str) -> str:
     return key.split("/")[1]

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 
-class Turns:
+class FairLock:
     """A lock that is handed to whoever waits longest.
 
     SQLite's own waiting sleeps and looks again, and Python's lock goes to whoever is quickest: a
@@ -15,30 +15,30 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._taken = False
-        self._waiting: deque[threading.Lock] = deque()
+        self._locked = False
+        self._waiters: deque[threading.Lock] = deque()
 
-    def take(self, seconds: float) -> bool:
+    def acquire(self, seconds: float) -> bool:
         """Waits for the turn; False where it did not come in time."""
         with self._lock:
-            if not self._taken:
-                self._taken = True
+            if not self._locked:
+                self._locked = True
                 return True
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-        if mine.acquire(timeout=seconds):
+            waiter = threading.Lock()
+            waiter.acquire()
+            self._waiters.append(waiter)
+        if waiter.acquire(timeout=seconds):
             return True
         with self._lock:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
                 return False
         return True  # it came while we gave up
 
-    def give(self) -> None:
+    def release(self) -> None:
         """The turn is over: the next one's begins."""
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
+            if self._waiters:
+                self._waiters.popleft().release()
             else:
-                self._taken = False
+                self._locked = False

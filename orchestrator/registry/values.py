@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.narrate import plain
-from jobs.spec import Frozen
+from jobs.narrate import escape_control
+from jobs.spec import StrictModel
 from jobs.store.manifest import Digest, Name, RunId
 from orchestrator.registry.lifecycle import Reason, Status
 
-LONGEST_DETAIL = 4000
+MAX_DETAIL_CHARS = 4000
 DEFAULT_PROJECT = "default"
 DEFAULT_CLUSTER = "default"
 
@@ -28,7 +28,7 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _ID: TypeAdapter[str] = TypeAdapter(RunId)
 
 
-class NewRun(Frozen):
+class NewRun(StrictModel):
     """A run that is asked for."""
 
     id: RunId
@@ -44,7 +44,7 @@ class NewRun(Frozen):
     tokens: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
-class Limits(Frozen):
+class ProjectLimits(StrictModel):
     """What a project may use; None: as much as there is."""
 
     max_runs: Limit | None = None
@@ -74,7 +74,7 @@ class Run:
     tokens: int | None
     stop: str | None
     not_before: float | None
-    waits: str
+    wait_reason: str
     origin: str
     created_at: float
     updated_at: float
@@ -83,7 +83,7 @@ class Run:
     @property
     def submission(self) -> str:
         """The id of its newest job on a cluster."""
-        return submission_id(self.id, self.attempt)
+        return format_submission_id(self.id, self.attempt)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Attempt:
     reason: Reason | None
     created_at: float
     ended_at: float | None
-    seen_at: float | None
+    acknowledged_at: float | None
 
 
 @dataclass(frozen=True)
@@ -126,51 +126,51 @@ class Project:
     revision: int
 
 
-def submission_id(run: str, attempt: int) -> str:
+def format_submission_id(run: str, attempt: int) -> str:
     """The same for the same attempt of a run: to submit it twice is to submit it once."""
     return f"{run}-a{attempt}"
 
 
-def value_of(kind: type[Value], row: Any, **changed: Any) -> Value:
+def make_value(value_type: type[Value], row: Any, **changes: Any) -> Value:
     """A row as a frozen value."""
-    return kind(
+    return value_type(
         **{
-            name: changed[name] if name in changed else getattr(row, name)
-            for name in _names(cast(Any, kind))
+            name: changes[name] if name in changes else getattr(row, name)
+            for name in _list_field_names(cast(Any, value_type))
         }
     )
 
 
 @cache
-def _names(kind: Any) -> tuple[str, ...]:
+def _list_field_names(value_type: Any) -> tuple[str, ...]:
     """Kept, because a page of runs would ask for them at every row."""
-    return tuple(field.name for field in fields(kind))
+    return tuple(field.name for field in fields(value_type))
 
 
-def run_of(row: Any) -> Run:
+def make_run(row: Any) -> Run:
     """A run's row as a value."""
     reason = None if row.reason is None else Reason(row.reason)
-    return value_of(Run, row, status=Status(row.status), reason=reason)
+    return make_value(Run, row, status=Status(row.status), reason=reason)
 
 
-def told(text: str) -> str:
+def clean_text(text: str) -> str:
     """Words of others, such that any database takes them and no terminal obeys them."""
-    return plain(text)[:LONGEST_DETAIL]
+    return escape_control(text)[:MAX_DETAIL_CHARS]
 
 
-def name_of(text: str, key: str) -> str:
+def check_name(text: str, key: str) -> str:
     """The name itself. Raises InputError."""
-    return _checked(_NAME, text, key)
+    return _validate_text(_NAME, text, key)
 
 
-def id_of(text: str, key: str) -> str:
+def check_id(text: str, key: str) -> str:
     """The id itself. Raises InputError."""
-    return _checked(_ID, text, key)
+    return _validate_text(_ID, text, key)
 
 
-def _checked(kind: TypeAdapter[str], text: str, key: str) -> str:
+def _validate_text(adapter: TypeAdapter[str], text: str, key: str) -> str:
     try:
-        return kind.validate_python(text, strict=True)
+        return adapter.validate_python(text, strict=True)
     except ValidationError as error:
         problem = f"{str(text)[:100]!a} is no name"
         remedy = "Use letters, digits, dots, dashes and underscores."

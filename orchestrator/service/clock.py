@@ -27,12 +27,12 @@ class DatabaseClock:
     def now(self) -> float:
         """Asks it. Raises DatabaseUnreachable."""
         with self._database.read() as session:
-            found = session.scalar(select(now()))
-        assert found is not None
-        return float(found)
+            seconds = session.scalar(select(now()))
+        assert seconds is not None
+        return float(seconds)
 
 
-class SetClock:
+class SettableClock:
     """The stand-in: stays where it is set."""
 
     def __init__(self, at: float) -> None:

@@ -13,27 +13,27 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.spec import Frozen
-from jobs.spec_file import read_raw
+from jobs.spec import StrictModel
+from jobs.spec_file import read_raw_spec
 from jobs.store.manifest import Name
 from jobs.store.objects import open_store
-from orchestrator.cluster.entrypoint import is_word
+from orchestrator.cluster.entrypoint import is_safe_argument
 
 DEFAULT_DATABASE = "sqlite:///.cache/registry.db"
 DEFAULT_STORE = "file://.cache/store"
 
 
-def _plain(text: str) -> str:
+def _check_word(text: str) -> str:
     """What goes on a command line of a cluster, so nothing in it may mean anything to a shell."""
-    if not is_word(text):
+    if not is_safe_argument(text):
         raise ValueError(f"{text[:80]!a} holds more than letters, digits and . _ / : + -")
     return text
 
 
-Plain = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_plain)]
+ShellWord = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_check_word)]
 
 
-class ClusterConfig(Frozen):
+class ClusterConfig(StrictModel):
     """One Ray cluster."""
 
     address: str = Field(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._/-]*)?$")
@@ -42,29 +42,29 @@ class ClusterConfig(Frozen):
     """The cluster's token; without it none is sent."""
     code: str = "image"
     """image: the product is installed there; else a checkout, whose packages travel."""
-    python: Plain = "python"
+    python: ShellWord = "python"
     """The interpreter on the cluster."""
     max_runs: int = Field(default=50, ge=1)
     """Jobs of ours at once; Ray itself lets those wait that don't fit."""
-    shares_files: bool = False
+    shared_filesystem: bool = False
     """Whether the cluster sees the files that this service sees, so that a spec can be checked
     whole before it is submitted."""
-    grows: bool = False
+    autoscaling: bool = False
     """Whether it adds nodes when asked: its size now then says nothing about what fits."""
 
 
-class ServiceConfig(Frozen):
+class ServiceConfig(StrictModel):
     """The whole configuration."""
 
     name: Name = "slora"
     """Which service a job on a cluster belongs to, where several share one."""
     database: str = DEFAULT_DATABASE
-    stores: tuple[Plain, ...] = Field(default=(DEFAULT_STORE,), min_length=1, strict=False)
+    stores: tuple[ShellWord, ...] = Field(default=(DEFAULT_STORE,), min_length=1, strict=False)
     """Where runs may keep what they make; the first is for those that name none."""
     clusters: dict[Name, ClusterConfig] = Field(min_length=1, max_length=100)
     max_attempts: int = Field(default=3, ge=1, le=100)
     """How often a run is submitted before a lost job is the end of it."""
-    look_s: float = Field(default=2.0, ge=0.05, le=600)
+    poll_interval_s: float = Field(default=2.0, ge=0.05, le=600)
     """Between two looks at a cluster."""
     lease_s: float = Field(default=30.0, ge=1, le=3600)
     """Until another service takes over from one that died; longer than a look takes."""
@@ -72,34 +72,34 @@ class ServiceConfig(Frozen):
 
 def load_config(path: Path, database: str | None = None) -> ServiceConfig:
     """The file, checked, its folders made whole. Raises InputError with all its faults."""
-    return check_config(read_raw(path), database)
+    return parse_config(read_raw_spec(path), database)
 
 
-def check_config(raw: dict[str, Any], database: str | None = None) -> ServiceConfig:
+def parse_config(raw: dict[str, Any], database: str | None = None) -> ServiceConfig:
     """The same from plain values; `database` replaces the one that is written there."""
     if database is not None:
         raw = {**raw, "database": database}
     try:
-        found = ServiceConfig.model_validate(raw)
-    except ValidationError as refused:
+        config = ServiceConfig.model_validate(raw)
+    except ValidationError as validation:
         faults = [
-            Fault(".".join(map(str, one["loc"])) or "config", one["msg"][:200], "See operate.md.")
-            for one in refused.errors(include_url=False, include_input=False)
+            Fault(".".join(map(str, error["loc"])) or "config", error["msg"][:200], "See operate.md.")
+            for error in validation.errors(include_url=False, include_input=False)
         ]
         raise InputError(faults) from None
-    whole = tuple(map(whole_store, found.stores))
-    if wrong := [store for store in whole if not is_word(store)]:
-        problem = f"{wrong[0]!a} holds more than letters, digits and . _ / : + -"
+    stores = tuple(map(normalize_store_url, config.stores))
+    if invalid := [store for store in stores if not is_safe_argument(store)]:
+        problem = f"{invalid[0]!a} holds more than letters, digits and . _ / : + -"
         raise InputError([Fault("stores", problem, "Name a store elsewhere.")])
-    return found.model_copy(update={"stores": whole})
+    return config.model_copy(update={"stores": stores})
 
 
-def whole_store(url: str) -> str:
+def normalize_store_url(url: str) -> str:
     """The store's URL as it is compared and kept: whole, without a slash at its end."""
     return open_store(url).url("").rstrip("/")
 
 
-def token_of(cluster: ClusterConfig) -> Path | None:
+def get_token_path(cluster: ClusterConfig) -> Path | None:
     """Where the cluster's token lies."""
     if cluster.token_file is None:
         return None

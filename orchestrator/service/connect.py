@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from orchestrator.cluster.code import code_of
+from orchestrator.cluster.code import make_code_package
 from orchestrator.cluster.door import Cluster
 from orchestrator.cluster.ray_jobs import RayCluster
-from orchestrator.service.config import ClusterConfig, ServiceConfig, token_of
+from orchestrator.service.config import ClusterConfig, ServiceConfig, get_token_path
 
 
-def from_config(config: ServiceConfig) -> dict[str, Cluster]:
+def connect_clusters(config: ServiceConfig) -> dict[str, Cluster]:
     """Every cluster by its name; none is asked anything yet. Raises InputError."""
-    return {name: connected(name, about) for name, about in config.clusters.items()}
+    return {name: connect_cluster(name, cluster_config) for name, cluster_config in config.clusters.items()}
 
 
-def connected(name: str, about: ClusterConfig) -> RayCluster:
+def connect_cluster(name: str, cluster_config: ClusterConfig) -> RayCluster:
     """One of them. Raises InputError where its code can't be packed."""
     return RayCluster(
         name,
-        about.address,
-        token=token_of(about),
-        code=code_of(about.code),
-        python=about.python,
+        cluster_config.address,
+        token=get_token_path(cluster_config),
+        package=make_code_package(cluster_config.code),
+        python=cluster_config.python,
     )

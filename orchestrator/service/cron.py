@@ -15,7 +15,7 @@ from cronsim import CronSim, CronSimError
 
 from jobs.errors import Fault, InputError
 
-MOST_MISSED = 1000
+MAX_MISSED_TIMES = 1000
 """Moments that are looked at in one step; more are caught up with in the next ones."""
 
 
@@ -23,7 +23,7 @@ def check_cron(cron: str, time_zone: str) -> None:
     """Raises InputError where it names no moment."""
     faults = []
     try:
-        zone = _zone(time_zone)
+        zone = _load_zone(time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         remedy = "Use a name of the time zone database, as Europe/Berlin."
         faults.append(Fault("time_zone", f"{time_zone[:63]!a} is no time zone", remedy))
@@ -31,51 +31,51 @@ def check_cron(cron: str, time_zone: str) -> None:
     try:
         # A sixth field would be the seconds, which nobody means here; cronsim gives up after 50
         # years without a moment, as for the 31st of April.
-        names = len(cron.split()) == 5 and next(CronSim(cron, datetime.now(zone)), None)
+        has_time = len(cron.split()) == 5 and next(CronSim(cron, datetime.now(zone)), None)
     except CronSimError:
-        names = None
-    if not names:
+        has_time = None
+    if not has_time:
         remedy = "Use minute, hour, day, month and weekday, as 0 3 * * *."
         faults.append(Fault("cron", f"{cron[:100]!a} names no moment", remedy))
     if faults:
         raise InputError(faults)
 
 
-def next_after(cron: str, time_zone: str, moment: float) -> float | None:
+def find_next_time(cron: str, time_zone: str, moment: float) -> float | None:
     """The first moment after this one, in seconds since 1970; None where there is none any more."""
-    found = next(_moments(cron, time_zone, moment), None)
-    return None if found is None else found.timestamp()
+    next_time = next(_iterate_times(cron, time_zone, moment), None)
+    return None if next_time is None else next_time.timestamp()
 
 
-def moments_until(cron: str, time_zone: str, first: float, until: float) -> list[float]:
+def list_times_until(cron: str, time_zone: str, first: float, until: float) -> list[float]:
     """`first` and the moments after it, up to `until`; at most MOST_MISSED, the oldest."""
-    found = [first]
-    for moment in islice(_moments(cron, time_zone, first), MOST_MISSED - 1):
+    times = [first]
+    for moment in islice(_iterate_times(cron, time_zone, first), MAX_MISSED_TIMES - 1):
         if moment.timestamp() > until:
             break
-        found.append(moment.timestamp())
-    return found
+        times.append(moment.timestamp())
+    return times
 
 
-def latest_until(cron: str, time_zone: str, first: float, until: float) -> float:
+def find_latest_time(cron: str, time_zone: str, first: float, until: float) -> float:
     """The last of `first` and the moments after it up to `until`, however many there are."""
-    found = first
-    for moment in _moments(cron, time_zone, first):
+    latest = first
+    for moment in _iterate_times(cron, time_zone, first):
         if moment.timestamp() > until:
             break
-        found = moment.timestamp()
-    return found
+        latest = moment.timestamp()
+    return latest
 
 
-def offset_of(project: str, name: str, jitter_s: float) -> float:
+def compute_jitter_offset(project: str, name: str, jitter_s: float) -> float:
     """How long after its moments a schedule fires: always the same, and different for others."""
     digest = sha256(f"{project}/{name}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64 * jitter_s
 
 
-def _moments(cron: str, time_zone: str, moment: float) -> CronSim:
-    return CronSim(cron, datetime.fromtimestamp(moment, UTC).astimezone(_zone(time_zone)))
+def _iterate_times(cron: str, time_zone: str, moment: float) -> CronSim:
+    return CronSim(cron, datetime.fromtimestamp(moment, UTC).astimezone(_load_zone(time_zone)))
 
 
-def _zone(name: str) -> ZoneInfo:
+def _load_zone(name: str) -> ZoneInfo:
     return ZoneInfo(name)

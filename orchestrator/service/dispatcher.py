@@ -12,37 +12,37 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
-from orchestrator.service.follower import Rules
-from orchestrator.service.queue import Books, Turn, Usage, turns
+from orchestrator.service.follower import ClusterRules
+from orchestrator.service.queue import UsageTracker, QueueDecision, ProjectUsage, plan_queue
 
-BEHIND = "its schedule's run before it is not over"
-STILL_THERE = "its job before is still ending on the cluster"
+WAITING_FOR_PREVIOUS = "its schedule's run before it is not over"
+PREVIOUS_JOB_ENDING = "its job before is still ending on the cluster"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PlacementResult:
     """Why a run can't be placed on the cluster; empty where it can."""
 
-    never: str = ""
-    waits: str = ""
+    rejection: str = ""
+    wait_reason: str = ""
 
 
-FITS = Verdict()
-Fitting = Callable[[Run], Verdict]
+FITS = PlacementResult()
+PlacementCheck = Callable[[Run], PlacementResult]
 
 
 class Dispatcher:
     """Gives out turns on one cluster."""
 
     def __init__(
-        self, database: Database, cluster: str, rules: Rules, *, fits: Fitting = lambda run: FITS
+        self, database: Database, cluster: str, rules: ClusterRules, *, check_placement: PlacementCheck = lambda run: FITS
     ) -> None:
-        self._database, self._cluster, self._rules, self._fits = database, cluster, rules, fits
-        self._misfits: dict[str, str] = {}
+        self._database, self._cluster, self._rules, self._check_placement = database, cluster, rules, check_placement
+        self._shortages: dict[str, str] = {}
         """Why runs wait that don't fit the cluster as it is now."""
 
     def dispatch(
-        self, alive: Mapping[str, int], lease: Lease, submit: Callable[[Run, Lease], None]
+        self, live_attempts: Mapping[str, int], lease: Lease, submit: Callable[[Run, Lease], None]
     ) -> None:
         """Submits what may run now. Raises ClusterUnreachable.
 
@@ -50,65 +50,65 @@ class Dispatcher:
         get another, unless it is their next attempt already, as after a backup was restored.
         What is counted and what is moved is one transaction; it ends before the cluster is asked.
         """
-        for run in self._taken(alive, lease):
+        for run in self._select_runs(live_attempts, lease):
             submit(run, lease)
 
-    def _taken(self, alive: Mapping[str, int], lease: Lease) -> list[Run]:
+    def _select_runs(self, live_attempts: Mapping[str, int], lease: Lease) -> list[Run]:
         with self._database.read() as session:
-            unwanted = usage.unwanted(session, self._cluster)
-            looked = self._turns(session, alive)
-        if not looked and not unwanted:
+            runs_to_stop = usage.list_runs_to_stop(session, self._cluster)
+            decisions = self._plan_queue(session, live_attempts)
+        if not decisions and not runs_to_stop:
             return []
         # Looked at outside of the transaction: it may read a model's headers.
-        judged = self._judged(looked)
+        placements = self._check_placements(decisions)
         with self._database.write() as session:
-            for run in usage.unwanted(session, self._cluster):
+            for run in usage.list_runs_to_stop(session, self._cluster):
                 reason = Reason(run.stop or Reason.USER)
                 runs.move(session, run, Status.STOPPED, reason=reason, lease=lease)
             usage.lock_projects(session)
-            served = (
-                _served(session, turn, judged.get(turn.run.id, FITS).never, lease)
-                for turn in self._turns(session, alive)
+            selected = (
+                _apply_decision(session, decision, placements.get(decision.run.id, FITS).rejection, lease)
+                for decision in self._plan_queue(session, live_attempts)
                 # One that came meanwhile is judged, and served, by the next look.
-                if not _is_now(turn) or turn.run.id in judged
+                if not _can_start_now(decision) or decision.run.id in placements
             )
-            return [run for run in served if run is not None]
+            return [run for run in selected if run is not None]
 
-    def _judged(self, looked: Sequence[Turn]) -> dict[str, Verdict]:
+    def _check_placements(self, decisions: Sequence[QueueDecision]) -> dict[str, PlacementResult]:
         """Whether those that are next would fit, and whether those do by now that did not."""
-        asked = [turn.run for turn in looked if _is_now(turn) or turn.run.id in self._misfits]
-        judged = {run.id: self._fits(run) for run in asked}
-        self._misfits = {id: verdict.waits for id, verdict in judged.items() if verdict.waits}
-        return judged
+        candidates = [decision.run for decision in decisions if _can_start_now(decision) or decision.run.id in self._shortages]
+        placements = {run.id: self._check_placement(run) for run in candidates}
+        self._shortages = {run_id: placement.wait_reason for run_id, placement in placements.items() if placement.wait_reason}
+        return placements
 
-    def _turns(self, session: Session, alive: Mapping[str, int]) -> list[Turn]:
-        books = _books(usage.at_once(session), usage.tokens_today(session))
-        held = dict.fromkeys(usage.behind_another_firing(session, self._cluster), BEHIND)
-        room = self._rules.max_runs - usage.busy(session, self._cluster)
-        planned = [run for run in usage.ready(session, self._cluster) if run.stop is None]
+    def _plan_queue(self, session: Session, live_attempts: Mapping[str, int]) -> list[QueueDecision]:
+        tracker = _make_tracker(usage.count_active(session), usage.count_tokens_today(session))
+        blocked = dict.fromkeys(usage.find_runs_behind_firing(session, self._cluster), WAITING_FOR_PREVIOUS)
+        free_slots = self._rules.max_runs - usage.count_busy_runs(session, self._cluster)
+        planned = [run for run in usage.list_ready_runs(session, self._cluster) if run.stop is None]
         for run in planned:
-            if alive.get(run.id, run.attempt + 1) != run.attempt + 1:
-                held[run.id] = STILL_THERE
-        held |= self._misfits
-        return list(turns(planned, books, usage.projects(session), room, held))
+            if live_attempts.get(run.id, run.attempt + 1) != run.attempt + 1:
+                blocked[run.id] = PREVIOUS_JOB_ENDING
+        blocked |= self._shortages
+        return list(plan_queue(planned, tracker, usage.load_projects(session), free_slots, blocked))
 
 
-def _is_now(turn: Turn) -> bool:
-    return not turn.waits and not turn.never
+def _can_start_now(decision: QueueDecision) -> bool:
+    return not decision.wait_reason and not decision.rejection
 
 
-def _served(session: Session, turn: Turn, unfit: str, lease: Lease) -> Run | None:
+def _apply_decision(session: Session, decision: QueueDecision, rejection: str, lease: Lease) -> Run | None:
     """The run with its next attempt begun, or None where it waits or is over."""
-    run = turn.run
-    if turn.never or unfit:
-        reason = Reason.QUOTA if turn.never else Reason.REFUSED
-        detail = turn.never or unfit
+    run = decision.run
+    if decision.rejection or rejection:
+        reason = Reason.QUOTA if decision.rejection else Reason.REFUSED
+        detail = decision.rejection or rejection
         runs.move(session, run, Status.FAILED, reason=reason, detail=detail, lease=lease)
         return None
-    marks.waits(session, run, turn.waits)
-    return None if turn.waits else runs.move(session, run, Status.SUBMITTED, lease=lease)
+    marks.set_wait_reason(session, run, decision.wait_reason)
+    return None if decision.wait_reason else runs.move(session, run, Status.SUBMITTED, lease=lease)
 
 
-def _books(at_once: dict[str, tuple[int, int]], tokens: dict[str, int]) -> Books:
-    names = {*at_once, *tokens}
-    return Books({name: Usage(*at_once.get(name, (0, 0)), tokens.get(name, 0)) for name in names})
+def _make_tracker(active: dict[str, tuple[int, int]], tokens: dict[str, int]) -> UsageTracker:
+    names = {*active, *tokens}
+    return UsageTracker({name: ProjectUsage(*active.get(name, (0, 0)), tokens.get(name, 0)) for name in names})

@@ -10,83 +10,83 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import NotFound
-from jobs.lease import read_lease
+from jobs.errors import NotInStore
+from jobs.lease import read_heartbeat
 from jobs.store.commit import LOOK_BACK
-from jobs.store.journal import whole_events
+from jobs.store.journal import parse_events
 from jobs.store.listing import read_committed
 from jobs.store.manifest import BadManifest, Manifest
 from jobs.store.objects import ObjectStore
 from jobs.store.pointer import BadPointer, read_pointer
 from jobs.store.runs import EVENTS
-from jobs.store.versions import committed_versions
-from orchestrator.registry.values import Run, told
-from orchestrator.service.policy import Told
+from jobs.store.versions import list_versions
+from orchestrator.registry.values import Run, clean_text
+from orchestrator.service.policy import RunOutcome
 
-LARGEST = 64 << 20
-DECIDED = ("promoted", "kept")
+MAX_JOURNAL_BYTES = 64 << 20
+DECISION_EVENTS = ("promoted", "kept")
 """The last event of a retraining that made an adapter."""
-FRESH_S = 60.0
+HEARTBEAT_TIMEOUT_S = 60.0
 """A lease that was beaten within this time is a living job's; it is beaten every ten seconds."""
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredOutcome:
     """What there is of a run in its store."""
 
-    told: Told
+    outcome: RunOutcome
     manifest: Manifest | None = None
     pointer: tuple[int, int] | None = None
     """The version that the bare name means, and the number of its newest move."""
 
 
-def found_of(store: ObjectStore, run: Run, *, now: float | None = None) -> Found:
+def read_outcome(store: ObjectStore, run: Run, *, now: float | None = None) -> StoredOutcome:
     """Looks at the run's papers and its name's versions. Raises StoreUnreachable."""
-    events = _events(store, run)
+    events = _read_events(store, run)
     # Of a retraining the commit is not the end: whether it takes over is still to be decided.
-    whole = run.kind != "retrain" or any(event.get("event") in DECIDED for event in events)
-    manifest = _manifest(store, run) if whole else None
-    why = next((str(e.get("why", "")) for e in reversed(events) if e.get("event") == "failed"), "")
-    words = Told(
+    is_complete = run.kind != "retrain" or any(event.get("event") in DECISION_EVENTS for event in events)
+    manifest = _find_manifest(store, run) if is_complete else None
+    message = next((str(last_event.get("why", "")) for last_event in reversed(events) if last_event.get("event") == "failed"), "")
+    outcome = RunOutcome(
         adapter=manifest.label if manifest else None,
-        nothing_new=any(e.get("event") == "nothing new" for e in events),
-        why=told(why),
-        alive=_alive(store, run, time.time() if now is None else now),
+        no_new_data=any(last_event.get("event") == "nothing new" for last_event in events),
+        message=clean_text(message),
+        alive=_is_alive(store, run, time.time() if now is None else now),
     )
-    return Found(words, manifest, _pointer(store, run.name) if manifest else None)
+    return StoredOutcome(outcome, manifest, _read_pointer(store, run.name) if manifest else None)
 
 
-def _events(store: ObjectStore, run: Run) -> list[dict[str, Any]]:
+def _read_events(store: ObjectStore, run: Run) -> list[dict[str, Any]]:
     key = f"runs/{run.id}/{EVENTS}"
     try:
-        return whole_events(store.read(key, 0, LARGEST), 0)[0]
-    except NotFound:
+        return parse_events(store.read(key, 0, MAX_JOURNAL_BYTES), 0)[0]
+    except NotInStore:
         return []
 
 
-def _manifest(store: ObjectStore, run: Run) -> Manifest | None:
+def _find_manifest(store: ObjectStore, run: Run) -> Manifest | None:
     """The newest version that this run committed, or a trial of it."""
-    for version in reversed(committed_versions(store, run.name)[-LOOK_BACK:]):
+    for version in reversed(list_versions(store, run.name)[-LOOK_BACK:]):
         try:
             manifest = read_committed(store, run.name, version)
-        except (BadManifest, NotFound):
+        except (BadManifest, NotInStore):
             continue
         if run.id in (manifest.run, manifest.search):
             return manifest
     return None
 
 
-def _pointer(store: ObjectStore, name: str) -> tuple[int, int] | None:
+def _read_pointer(store: ObjectStore, name: str) -> tuple[int, int] | None:
     try:
-        there = read_pointer(store, name)
+        pointer = read_pointer(store, name)
     except BadPointer:
         return None
-    return None if there is None else (there.version, there.moves[-1].number)
+    return None if pointer is None else (pointer.version, pointer.moves[-1].number)
 
 
-def _alive(store: ObjectStore, run: Run, now: float) -> bool:
-    lease = read_lease(store, run.id)
-    if lease is None:
+def _is_alive(store: ObjectStore, run: Run, now: float) -> bool:
+    heartbeat = read_heartbeat(store, run.id)
+    if heartbeat is None:
         return False
-    fresh = now - lease["time"] < FRESH_S
-    return not lease["ended"] and lease["attempt"] == run.attempt and fresh
+    is_fresh = now - heartbeat["time"] < HEARTBEAT_TIMEOUT_S
+    return not heartbeat["ended"] and heartbeat["attempt"] == run.attempt and is_fresh

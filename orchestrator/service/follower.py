@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jobs.errors import InputError, NotFound, StoreError
+from jobs.errors import InputError, NotInStore, StoreError
 from jobs.store.manifest import Manifest
 from jobs.store.objects import ObjectStore, open_store
-from orchestrator.cluster.door import Cluster, Seen, Sight
+from orchestrator.cluster.door import Cluster, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
 from orchestrator.registry import adapters, marks, runs
 from orchestrator.registry.database import Database
@@ -18,26 +18,26 @@ from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.restored import UNKNOWN_CLUSTER
 from orchestrator.registry.values import Attempt, Run
-from orchestrator.service.evidence import Found, found_of
-from orchestrator.service.observer import Observer
-from orchestrator.service.papers import MODULES, job_of, lay_out
-from orchestrator.service.policy import Act, Next, Told, decide, wait_s
+from orchestrator.service.evidence import StoredOutcome, read_outcome
+from orchestrator.service.observer import ServiceMetrics
+from orchestrator.service.papers import JOB_MODULES, make_job, write_job_spec
+from orchestrator.service.policy import Action, Decision, RunOutcome, decide, compute_retry_wait_s
 
-ALIVE = (Seen.PENDING, Seen.RUNNING)
-NOTHING = Found(Told())
-GONE = Sight(Seen.ABSENT)
+ALIVE_STATES = (JobState.PENDING, JobState.RUNNING)
+NO_OUTCOME = StoredOutcome(RunOutcome())
+JOB_ABSENT = JobStatus(JobState.ABSENT)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rules:
+class ClusterRules:
     """What the configuration says of one cluster's runs."""
 
     service: str = "slora"
     max_runs: int = 50
     max_attempts: int = 3
-    modules: Mapping[str, str] = field(default_factory=lambda: MODULES)
+    modules: Mapping[str, str] = field(default_factory=lambda: JOB_MODULES)
 
 
 class Follower:
@@ -47,131 +47,131 @@ class Follower:
         self,
         database: Database,
         cluster: Cluster,
-        rules: Rules,
-        observer: Observer,
+        rules: ClusterRules,
+        metrics: ServiceMetrics,
         *,
-        opened: Callable[[str], ObjectStore] = open_store,
+        store_opener: Callable[[str], ObjectStore] = open_store,
     ) -> None:
         self._database, self._cluster, self._rules = database, cluster, rules
-        self._observer, self._open = observer, opened
-        self._away = set[str]()
+        self._metrics, self._open = metrics, store_opener
+        self._unreachable_stores = set[str]()
         """Stores that did not answer in this pass: each is waited for once, not for every run."""
 
-    def follow(self, sights: Mapping[str, Sight], lease: Lease) -> None:
+    def follow(self, job_statuses: Mapping[str, JobStatus], lease: Lease) -> None:
         """One step for every run at work. Raises ClusterUnreachable, DatabaseUnreachable."""
         with self._database.read() as session:
-            found = marks.at_work(session, self._cluster.name)
-            attempts = {run.id: marks.newest_attempt(session, run) for run in found}
-        known = [run for run in found if run.submission in sights]
-        unseen = [run for run in known if not _acknowledged(attempts[run.id])]
-        if unseen:
+            active = marks.list_active_runs(session, self._cluster.name)
+            attempts = {run.id: marks.get_newest_attempt(session, run) for run in active}
+        acknowledged_runs = [run for run in active if run.submission in job_statuses]
+        newly_acknowledged = [run for run in acknowledged_runs if not _is_acknowledged(attempts[run.id])]
+        if newly_acknowledged:
             with self._database.write() as session:
-                marks.seen(session, unseen)
-        self._away.clear()
-        for run in found:
-            sight = sights.get(run.submission, GONE)
-            acknowledged = run.submission in sights or _acknowledged(attempts[run.id])
-            self._step(run, sight, acknowledged=acknowledged, lease=lease)
+                marks.mark_acknowledged(session, newly_acknowledged)
+        self._unreachable_stores.clear()
+        for run in active:
+            job = job_statuses.get(run.submission, JOB_ABSENT)
+            acknowledged = run.submission in job_statuses or _is_acknowledged(attempts[run.id])
+            self._advance_run(run, job, acknowledged=acknowledged, lease=lease)
 
     def submit(self, run: Run, lease: Lease) -> None:
         """Hand the newest attempt to the cluster. Raises ClusterUnreachable: nothing is known."""
-        if run.store in self._away:
+        if run.store in self._unreachable_stores:
             return
         try:
-            paper = lay_out(self._open(run.store), run)
-        except (NotFound, InputError) as gone:
+            spec_path = write_job_spec(self._open(run.store), run)
+        except (NotInStore, InputError) as missing:
             # The store answers: there is nothing that could be submitted, now or later.
-            self._fail(run, Reason.REFUSED, str(gone), lease)
+            self._fail_run(run, Reason.REFUSED, str(missing), lease)
             return
         except StoreError as error:
             # Nothing was submitted: the next look finds that, and tries again.
             log.warning("run %s: its spec can't be laid out: %s", run.id, error)
-            self._away.add(run.store)
+            self._unreachable_stores.add(run.store)
             return
         rules = self._rules
         try:
-            self._cluster.submit(job_of(run, paper, service=rules.service, modules=rules.modules))
-        except ClusterRefused as refused:
-            self._observer.submissions.labels(self._cluster.name, "refused").inc()
-            self._fail(run, Reason.OUTSIDE, str(refused), lease)
+            self._cluster.submit(make_job(run, spec_path, service=rules.service, modules=rules.modules))
+        except ClusterRefused as refusal:
+            self._metrics.submissions.labels(self._cluster.name, "refused").inc()
+            self._fail_run(run, Reason.OUTSIDE, str(refusal), lease)
             return
-        self._observer.submissions.labels(self._cluster.name, "accepted").inc()
+        self._metrics.submissions.labels(self._cluster.name, "accepted").inc()
         with self._database.write() as session:
-            marks.seen(session, [run])
+            marks.mark_acknowledged(session, [run])
 
-    def _fail(self, run: Run, reason: Reason, detail: str, lease: Lease) -> None:
+    def _fail_run(self, run: Run, reason: Reason, detail: str, lease: Lease) -> None:
         with self._database.write() as session:
             runs.move(session, run, Status.FAILED, reason=reason, detail=detail, lease=lease)
 
-    def _step(self, run: Run, sight: Sight, *, acknowledged: bool, lease: Lease) -> None:
-        if sight.seen not in ALIVE and run.store in self._away:
+    def _advance_run(self, run: Run, job: JobStatus, *, acknowledged: bool, lease: Lease) -> None:
+        if job.state not in ALIVE_STATES and run.store in self._unreachable_stores:
             return
         try:
-            found = NOTHING if sight.seen in ALIVE else found_of(self._open(run.store), run)
+            stored = NO_OUTCOME if job.state in ALIVE_STATES else read_outcome(self._open(run.store), run)
         except (StoreError, InputError) as error:
             # Without its store nothing is known of how it ended: the next look may tell.
             log.warning("run %s: its store does not answer: %s", run.id, error)
-            self._away.add(run.store)
+            self._unreachable_stores.add(run.store)
             return
-        after = decide(
+        decision = decide(
             run,
-            sight,
-            found.told,
+            job,
+            stored.outcome,
             acknowledged=acknowledged,
             max_attempts=self._rules.max_attempts,
         )
         try:
-            self._act(run, after, found, lease)
+            self._apply_decision(run, decision, stored, lease)
         except LostUpdate:
             # Somebody asked for it to be stopped meanwhile: the next look sees that.
             log.info("run %s changed while it was looked at", run.id)
 
-    def _act(self, run: Run, after: Next, found: Found, lease: Lease) -> None:
-        if after.act is Act.SUBMIT:
+    def _apply_decision(self, run: Run, decision: Decision, stored: StoredOutcome, lease: Lease) -> None:
+        if decision.action is Action.SUBMIT:
             self.submit(run, lease)
-        elif after.act is Act.END_JOB:
+        elif decision.action is Action.END_JOB:
             self._cluster.stop(run.submission)
-        elif after.act is Act.FINISH:
-            self._finish(run, found, lease)
-        elif after.act is Act.MOVE:
-            assert after.to is not None
-            self._move(run, after, lease)
+        elif decision.action is Action.FINISH:
+            self._finish_run(run, stored, lease)
+        elif decision.action is Action.MOVE:
+            assert decision.target is not None
+            self._move_run(run, decision, lease)
 
-    def _move(self, run: Run, after: Next, lease: Lease) -> None:
-        assert after.to is not None
+    def _move_run(self, run: Run, decision: Decision, lease: Lease) -> None:
+        assert decision.target is not None
         with self._database.write() as session:
             moved = runs.move(
-                session, run, after.to, reason=after.reason, detail=after.detail, lease=lease
+                session, run, decision.target, reason=decision.reason, detail=decision.detail, lease=lease
             )
-            if after.to is Status.PLANNED:
-                marks.not_before(session, moved, wait_s(run.attempt))
-        if after.to is Status.LOST:
-            self._observer.lost.labels(self._cluster.name).inc()
-        log.info("run %s: %s -> %s %s", run.id, run.status, after.to, after.reason or "")
+            if decision.target is Status.PLANNED:
+                marks.set_not_before(session, moved, compute_retry_wait_s(run.attempt))
+        if decision.target is Status.LOST:
+            self._metrics.lost_attempts.labels(self._cluster.name).inc()
+        log.info("run %s: %s -> %s %s", run.id, run.status, decision.target, decision.reason or "")
 
-    def _finish(self, run: Run, found: Found, lease: Lease) -> None:
+    def _finish_run(self, run: Run, stored: StoredOutcome, lease: Lease) -> None:
         """Publishing and done in one transaction, with the adapter's row."""
         with self._database.write() as session:
             if run.status is not Status.PUBLISHING:
                 run = runs.move(session, run, Status.PUBLISHING, lease=lease)
-            if found.manifest is not None:
-                adapters.put(session, run.store, found.manifest, project=run.project)
-                marks.trained(session, run, _trained(run, found.manifest))
-            if found.pointer is not None:
-                adapters.point_if_there(session, run.store, run.name, *found.pointer)
-            detail = "nothing new to learn from" if found.manifest is None else ""
+            if stored.manifest is not None:
+                adapters.put(session, run.store, stored.manifest, project=run.project)
+                marks.set_trained_tokens(session, run, _count_trained_tokens(run, stored.manifest))
+            if stored.pointer is not None:
+                adapters.set_pointer_if_known(session, run.store, run.name, *stored.pointer)
+            detail = "nothing new to learn from" if stored.manifest is None else ""
             runs.move(session, run, Status.DONE, detail=detail, lease=lease)
-        log.info("run %s: done %s", run.id, found.told.adapter or "")
+        log.info("run %s: done %s", run.id, stored.outcome.adapter or "")
 
 
-def _trained(run: Run, manifest: Manifest) -> int | None:
+def _count_trained_tokens(run: Run, manifest: Manifest) -> int | None:
     """The tokens that are known to be spent; of a search its manifest tells one trial's alone."""
-    spent = manifest.ledger.get("tokens")
-    if spent is None:
+    tokens = manifest.ledger.get("tokens")
+    if tokens is None:
         return None
-    return int(spent) if manifest.run == run.id else max(int(spent), run.tokens or 0)
+    return int(tokens) if manifest.run == run.id else max(int(tokens), run.tokens or 0)
 
 
-def _acknowledged(attempt: Attempt | None) -> bool:
+def _is_acknowledged(attempt: Attempt | None) -> bool:
     """Whether a cluster ever said that it has the job; of a rebuilt one it has to be assumed."""
-    return attempt is None or attempt.seen_at is not None or attempt.cluster == UNKNOWN_CLUSTER
+    return attempt is None or attempt.acknowledged_at is not None or attempt.cluster == UNKNOWN_CLUSTER

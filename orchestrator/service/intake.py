@@ -17,25 +17,25 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from jobs.errors import AlreadyThere, Fault, InputError, JobsError, StoreError
-from jobs.spec import Frozen
+from jobs.errors import AlreadyExists, Fault, InputError, JobsError, StoreError
+from jobs.spec import StrictModel
 from jobs.store.manifest import Name
 from jobs.store.objects import ObjectStore, open_store
-from jobs.store.runs import new_run_id
+from jobs.store.runs import make_run_id
 from orchestrator.registry import requests, runs
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import DatabaseUnreachable, Taken, Unknown
-from orchestrator.registry.request_paper import REQUEST, RequestPaper, request_bytes
-from orchestrator.registry.together import Together
+from orchestrator.registry.errors import DatabaseUnreachable, DuplicateKey, UnknownItem
+from orchestrator.registry.request_paper import REQUEST_FILE, RunRequest, encode_request
+from orchestrator.registry.together import GroupCommit
 from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT, Kind, NewRun, Run
-from orchestrator.service.asked import Asked, asked_for
-from orchestrator.service.papers import paper_key
+from orchestrator.service.asked import ResolvedRun, resolve_run
+from orchestrator.service.papers import format_run_key
 
-ROUNDS = 8
+MAX_ID_ATTEMPTS = 8
 """Ids that are tried: two submissions of a name in one second may draw the same four digits."""
 
 
-class Submission(Frozen):
+class SubmitRequest(StrictModel):
     """A run that somebody asks for."""
 
     kind: Kind = "finetune"
@@ -55,107 +55,107 @@ class Intake:
         stores: Sequence[str],
         clusters: Sequence[str],
         *,
-        opened: Callable[[str], ObjectStore] = open_store,
-        together: Together | None = None,
+        store_opener: Callable[[str], ObjectStore] = open_store,
+        group_commit: GroupCommit | None = None,
     ) -> None:
         self._database, self._stores, self._clusters = database, stores, clusters
-        self._open, self._together = opened, together or Together(database)
+        self._open, self._group_commit = store_opener, group_commit or GroupCommit(database)
 
-    def accept(self, asked: Submission, *, key: str | None = None) -> tuple[Run, bool]:
+    def accept(self, submission: SubmitRequest, *, key: str | None = None) -> tuple[Run, bool]:
         """The run, and whether it is new: under the same key the same run is the answer.
 
         Raises InputError, StoreUnreachable, DatabaseUnreachable; then nothing was accepted.
         """
-        digest = sha256(json.dumps(asked.model_dump(), sort_keys=True).encode()).hexdigest()
-        found = None
-        for _ in range(ROUNDS):
-            if key is not None and (before := self._before(asked.project, key, digest)):
-                return before, False
-            found = found or self.check(asked)
-            run_id = new_run_id(found.name, datetime.now(UTC))
+        digest = sha256(json.dumps(submission.model_dump(), sort_keys=True).encode()).hexdigest()
+        resolved = None
+        for _ in range(MAX_ID_ATTEMPTS):
+            if key is not None and (earlier_run := self._find_earlier_run(submission.project, key, digest)):
+                return earlier_run, False
+            resolved = resolved or self.resolve(submission)
+            run_id = make_run_id(resolved.name, datetime.now(UTC))
             try:
-                write_paper(self._open(found.store), asked, found, run_id)
-            except AlreadyThere:
+                write_request(self._open(resolved.store), submission, resolved, run_id)
+            except AlreadyExists:
                 continue
-            row = partial(_added, asked=asked, found=found, run_id=run_id, key=key, digest=digest)
+            add_run = partial(_add_run, submission=submission, resolved=resolved, run_id=run_id, key=key, digest=digest)
             try:
-                return self._together.write(row), True
-            except Taken:
+                return self._group_commit.write(add_run), True
+            except DuplicateKey:
                 # The id, or the key, by the same submission that was sent twice at once.
-                self._take_back(found, run_id)
+                self._delete_request(resolved, run_id)
             except DatabaseUnreachable:
                 # It may be its last word alone that was lost: then the run is there.
-                if (run := self._written(run_id)) is not None:
+                if (run := self._find_run(run_id)) is not None:
                     return run, True
-                self._take_back(found, run_id)
+                self._delete_request(resolved, run_id)
                 raise
             except JobsError:
-                self._take_back(found, run_id)
+                self._delete_request(resolved, run_id)
                 raise
-        raise Taken("run", "" if found is None else found.name)
+        raise DuplicateKey("run", "" if resolved is None else resolved.name)
 
-    def check(self, asked: Submission) -> Asked:
+    def resolve(self, submission: SubmitRequest) -> ResolvedRun:
         """What is asked for, nothing being written. Raises InputError."""
-        if asked.cluster not in self._clusters:
-            problem = f"there is no cluster {asked.cluster!a}"
+        if submission.cluster not in self._clusters:
+            problem = f"there is no cluster {submission.cluster!a}"
             remedy = f"Use {', '.join(sorted(self._clusters))}."
             raise InputError([Fault("cluster", problem, remedy)])
-        return asked_for(asked.kind, asked.spec, self._stores)
+        return resolve_run(submission.kind, submission.spec, self._stores)
 
-    def _before(self, project: str, key: str, digest: str) -> Run | None:
+    def _find_earlier_run(self, project: str, key: str, digest: str) -> Run | None:
         with self._database.read() as session:
-            return requests.answered(session, project, key, digest)
+            return requests.find_run(session, project, key, digest)
 
-    def _written(self, run_id: str) -> Run | None:
+    def _find_run(self, run_id: str) -> Run | None:
         """Raises DatabaseUnreachable: nobody knows, so its paper stays."""
         try:
             with self._database.read() as session:
                 return runs.get(session, run_id)
-        except Unknown:
+        except UnknownItem:
             return None
 
-    def _take_back(self, found: Asked, run_id: str) -> None:
+    def _delete_request(self, resolved: ResolvedRun, run_id: str) -> None:
         # A store that is gone by now keeps a paper that nobody asks for.
         with suppress(StoreError):
-            self._open(found.store).delete(paper_key(run_id, REQUEST))
+            self._open(resolved.store).delete(format_run_key(run_id, REQUEST_FILE))
 
 
-def _added(
-    session: Session, asked: Submission, found: Asked, run_id: str, key: str | None, digest: str
+def _add_run(
+    session: Session, submission: SubmitRequest, resolved: ResolvedRun, run_id: str, key: str | None, digest: str
 ) -> Run:
     """The run's row, and the key's. Raises Taken."""
-    run = runs.add(session, new_run(asked, found, run_id))
+    run = runs.add(session, make_new_run(submission, resolved, run_id))
     if key is not None:
-        requests.answer(session, asked.project, key, digest, run)
+        requests.record_run(session, submission.project, key, digest, run)
     return run
 
 
-def write_paper(store: ObjectStore, asked: Submission, found: Asked, run_id: str) -> None:
+def write_request(store: ObjectStore, submission: SubmitRequest, resolved: ResolvedRun, run_id: str) -> None:
     """What was asked, into the store. Raises AlreadyThere, StoreError."""
-    paper = RequestPaper(
-        kind=asked.kind,
-        name=found.name,
-        project=asked.project,
-        cluster=asked.cluster,
-        priority=asked.priority,
-        workers=found.workers,
-        tokens=found.tokens,
-        text=found.text,
+    request = RunRequest(
+        kind=submission.kind,
+        name=resolved.name,
+        project=submission.project,
+        cluster=submission.cluster,
+        priority=submission.priority,
+        workers=resolved.workers,
+        tokens=resolved.tokens,
+        spec_text=resolved.spec_text,
     )
-    store.put(paper_key(run_id, REQUEST), request_bytes(paper), create_only=True)
+    store.put(format_run_key(run_id, REQUEST_FILE), encode_request(request), create_only=True)
 
 
-def new_run(asked: Submission, found: Asked, run_id: str) -> NewRun:
+def make_new_run(submission: SubmitRequest, resolved: ResolvedRun, run_id: str) -> NewRun:
     """The row of a run whose paper is written."""
     return NewRun(
         id=run_id,
-        name=found.name,
-        store=found.store,
-        project=asked.project,
-        kind=asked.kind,
-        spec_sha256=found.digest,
-        workers=found.workers,
-        priority=asked.priority,
-        cluster=asked.cluster,
-        tokens=found.tokens,
+        name=resolved.name,
+        store=resolved.store,
+        project=submission.project,
+        kind=submission.kind,
+        spec_sha256=resolved.digest,
+        workers=resolved.workers,
+        priority=submission.priority,
+        cluster=submission.cluster,
+        tokens=resolved.tokens,
     )

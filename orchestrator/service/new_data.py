@@ -13,56 +13,56 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
-from jobs.errors import NotFound
-from jobs.store.cache import keys_meant
-from jobs.store.listing import READERS
+from jobs.errors import NotInStore
+from jobs.store.cache import match_keys
+from jobs.store.listing import READER_THREADS
 from jobs.store.objects import open_store
 
-S3 = "s3://"
+S3_PREFIX = "s3://"
 
 
-def mark_of(where: str) -> str | None:
+def compute_data_fingerprint(location: str) -> str | None:
     """A digest of what lies there now; None where there is nothing, or it is a hub's.
 
     `where` as data.train of a spec: a file, a glob, a folder, or s3:// with a key or a prefix.
     Raises InputError, StoreError.
     """
-    found = list(_in_bucket(where) if where.startswith(S3) else _here(where))
-    if not found:
+    entries = list(_list_bucket_files(location) if location.startswith(S3_PREFIX) else _list_local_files(location))
+    if not entries:
         return None
-    return sha256("\n".join(found).encode()).hexdigest()
+    return sha256("\n".join(entries).encode()).hexdigest()
 
 
-def _here(where: str) -> Iterator[str]:
-    path = where.removeprefix("file://")
+def _list_local_files(location: str) -> Iterator[str]:
+    path = location.removeprefix("file://")
     if os.path.isdir(path):
         # Right there, as for who reads the rows: whoever may name a folder names no whole disk.
         path = os.path.join(glob.escape(path), "*")
     elif os.path.exists(path):
         path = glob.escape(path)
     for name in sorted(glob.glob(path)):
-        yield from _file(name)
+        yield from _describe_file(name)
 
 
-def _file(name: str) -> Iterator[str]:
+def _describe_file(name: str) -> Iterator[str]:
     try:
-        about = os.stat(name)
+        info = os.stat(name)
     except OSError:
         return  # removed since it was listed
-    if not stat.S_ISDIR(about.st_mode):
-        yield f"{name}\t{about.st_size}\t{about.st_mtime_ns}"
+    if not stat.S_ISDIR(info.st_mode):
+        yield f"{name}\t{info.st_size}\t{info.st_mtime_ns}"
 
 
-def _in_bucket(where: str) -> Iterator[str]:
-    bucket, _, rest = where.removeprefix(S3).partition("/")
-    store = open_store(f"{S3}{bucket}")
+def _list_bucket_files(location: str) -> Iterator[str]:
+    bucket, _, rest = location.removeprefix(S3_PREFIX).partition("/")
+    store = open_store(f"{S3_PREFIX}{bucket}")
 
-    def told(found: str) -> str:
+    def describe_object(key: str) -> str:
         try:
-            head = store.head(found)
-        except NotFound:
+            head = store.head(key)
+        except NotInStore:
             head = None
-        return found if head is None else f"{found}\t{head.size}\t{head.etag}"
+        return key if head is None else f"{key}\t{head.size}\t{head.etag}"
 
-    with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(told, keys_meant(store, rest))
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        yield from pool.map(describe_object, match_keys(store, rest))

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jobs.errors import StoreError
 from jobs.store.objects import ObjectStore, open_store
-from orchestrator.cluster.door import Cluster, Seen, Sight
+from orchestrator.cluster.door import Cluster, JobState, JobStatus
 from orchestrator.registry import runs
 from orchestrator.registry.adopted import adopt
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import Unknown
-from orchestrator.registry.hostile import is_run
+from orchestrator.registry.errors import UnknownItem
+from orchestrator.registry.hostile import is_run_id
 from orchestrator.registry.lifecycle import FINAL, Status
-from orchestrator.registry.restored import STORE
+from orchestrator.registry.restored import STORE_ORIGIN
 from orchestrator.registry.values import Run
 
-_SUBMISSION = re.compile(r"(?P<run>.+)-a(?P<attempt>[1-9][0-9]{0,8})")
+_SUBMISSION_PATTERN = re.compile(r"(?P<run>.+)-a(?P<attempt>[1-9][0-9]{0,8})")
 
 log = logging.getLogger(__name__)
 
@@ -38,37 +38,37 @@ class Orphans:
         *,
         service: str,
         stores: Sequence[str],
-        opened: Callable[[str], ObjectStore] = open_store,
+        store_opener: Callable[[str], ObjectStore] = open_store,
     ) -> None:
         self._database, self._cluster = database, cluster
-        self._service, self._stores, self._open = service, stores, opened
+        self._service, self._stores, self._open = service, stores, store_opener
 
-    def mind(self, sights: Mapping[str, Sight]) -> None:
+    def reconcile_orphans(self, job_statuses: Mapping[str, JobStatus]) -> None:
         """Stops or adopts what lives there and has no run. Raises ClusterUnreachable."""
-        for submission, run, attempt in self._ours(sights):
-            self._judge(submission, run, attempt)
+        for submission, run, attempt in self._iterate_own_jobs(job_statuses):
+            self._reconcile_job(submission, run, attempt)
 
-    def living(self, sights: Mapping[str, Sight]) -> dict[str, int]:
+    def get_live_attempts(self, job_statuses: Mapping[str, JobStatus]) -> dict[str, int]:
         """The runs of which a job lives there, and of which attempt it is."""
-        return {run: attempt for _, run, attempt in self._ours(sights)}
+        return {run: attempt for _, run, attempt in self._iterate_own_jobs(job_statuses)}
 
-    def _ours(self, sights: Mapping[str, Sight]) -> Iterator[tuple[str, str, int]]:
+    def _iterate_own_jobs(self, job_statuses: Mapping[str, JobStatus]) -> Iterator[tuple[str, str, int]]:
         """This service's living jobs: the submission, its run and its attempt."""
-        for submission, sight in sights.items():
-            found = _SUBMISSION.fullmatch(submission)
-            if found is None or sight.seen not in (Seen.PENDING, Seen.RUNNING):
+        for submission, job in job_statuses.items():
+            match = _SUBMISSION_PATTERN.fullmatch(submission)
+            if match is None or job.state not in (JobState.PENDING, JobState.RUNNING):
                 continue
             # Who may submit there may call a job anything: what can be no run's is none of ours.
-            if not is_run(found["run"]):
+            if not is_run_id(match["run"]):
                 continue
-            if sight.metadata.get("slora_service") == self._service:
-                yield submission, found["run"], int(found["attempt"])
+            if job.metadata.get("slora_service") == self._service:
+                yield submission, match["run"], int(match["attempt"])
 
-    def _judge(self, submission: str, run_id: str, attempt: int) -> None:
-        run = self._known(run_id)
-        if run is None or _was_rebuilt(run, attempt):
+    def _reconcile_job(self, submission: str, run_id: str, attempt: int) -> None:
+        run = self._find_run(run_id)
+        if run is None or _is_rebuilt(run, attempt):
             try:
-                run = self._adopted(run_id, attempt)
+                run = self._adopt_run(run_id, attempt)
             except StoreError as error:
                 # Whose job it is nobody can say now, and unreachable is not gone.
                 log.warning("job %s: its store does not answer: %s", submission, error)
@@ -76,18 +76,18 @@ class Orphans:
         if run is None:
             log.warning("job %s is of no run that is known: stopping it", submission)
             self._cluster.stop(submission)
-        elif run.status in FINAL or attempt < run.attempt or _too_late(run, attempt):
+        elif run.status in FINAL or attempt < run.attempt or _is_superseded(run, attempt):
             log.warning("job %s lives on, its run is at attempt %s", submission, run.attempt)
             self._cluster.stop(submission)
 
-    def _known(self, run_id: str) -> Run | None:
+    def _find_run(self, run_id: str) -> Run | None:
         try:
             with self._database.read() as session:
                 return runs.get(session, run_id)
-        except Unknown:
+        except UnknownItem:
             return None
 
-    def _adopted(self, run_id: str, attempt: int) -> Run | None:
+    def _adopt_run(self, run_id: str, attempt: int) -> Run | None:
         """A run that the registry lost and a store remembers, as it is after a rebuild."""
         for store in self._stores:
             run = adopt(self._database, self._open(store), run_id, attempt=attempt)
@@ -97,11 +97,11 @@ class Orphans:
         return None
 
 
-def _was_rebuilt(run: Run, attempt: int) -> bool:
+def _is_rebuilt(run: Run, attempt: int) -> bool:
     """Whether the run was read from a store that could not tell that its job lives."""
-    return run.origin == STORE and run.status is Status.PLANNED and attempt >= run.attempt
+    return run.origin == STORE_ORIGIN and run.status is Status.PLANNED and attempt >= run.attempt
 
 
-def _too_late(run: Run, attempt: int) -> bool:
+def _is_superseded(run: Run, attempt: int) -> bool:
     """Whether the run was given up for lost, and waits for its next attempt."""
     return run.status is Status.PLANNED and attempt == run.attempt

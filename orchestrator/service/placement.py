@@ -13,18 +13,18 @@ from collections.abc import Callable
 
 from jobs.errors import Fault, InputError, StoreError
 from jobs.predict.machine import GB
-from jobs.preflight import check
-from jobs.spec import Spec
+from jobs.preflight import validate_run
+from jobs.spec import RunSpec
 from jobs.store.objects import ObjectStore, open_store
 from orchestrator.cluster.door import Capacity, Cluster
-from orchestrator.registry.request_paper import REQUEST, read_request
+from orchestrator.registry.request_paper import REQUEST_FILE, read_request
 from orchestrator.registry.values import Run
-from orchestrator.service.asked import Asked, asked_for
-from orchestrator.service.dispatcher import FITS, Verdict
-from orchestrator.service.papers import paper_key
+from orchestrator.service.asked import ResolvedRun, resolve_run
+from orchestrator.service.dispatcher import FITS, PlacementResult
+from orchestrator.service.papers import format_run_key
 
-REMEMBERED = 2000
-PATIENCE_S = 120.0
+MAX_CACHED_RESULTS = 2000
+SHORTAGE_TIMEOUT_S = 120.0
 """Until what a cluster lacks counts as lacking: after its head was restarted its nodes come back
 one by one."""
 S3 = "s3://"
@@ -39,90 +39,90 @@ class Placement:
         self,
         cluster: Cluster,
         *,
-        shares_files: bool,
-        grows: bool,
-        opened: Callable[[str], ObjectStore] = open_store,
+        shared_filesystem: bool,
+        autoscaling: bool,
+        store_opener: Callable[[str], ObjectStore] = open_store,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._cluster, self._shares, self._grows, self._open = cluster, shares_files, grows, opened
+        self._cluster, self._shared_filesystem, self._autoscaling, self._open = cluster, shared_filesystem, autoscaling, store_opener
         self._clock = clock
-        self._known: OrderedDict[str, Verdict] = OrderedDict()
-        self._lacking: dict[str, float] = {}
+        self._results: OrderedDict[str, PlacementResult] = OrderedDict()
+        self._short_since: dict[str, float] = {}
         """Since when the cluster was too small for a run."""
 
-    def __call__(self, run: Run) -> Verdict:
+    def __call__(self, run: Run) -> PlacementResult:
         """Whether the run can be placed there, as far as is known. Raises ClusterUnreachable."""
-        if run.id in self._known:
-            return self._known[run.id]
-        verdict = self._judged(run)
-        if not verdict.waits:
-            self._lacking.pop(run.id, None)
-            self._known[run.id] = verdict
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        return verdict
+        if run.id in self._results:
+            return self._results[run.id]
+        result = self._check_run(run)
+        if not result.wait_reason:
+            self._short_since.pop(run.id, None)
+            self._results[run.id] = result
+            if len(self._results) > MAX_CACHED_RESULTS:
+                self._results.popitem(last=False)
+        return result
 
-    def _judged(self, run: Run) -> Verdict:
+    def _check_run(self, run: Run) -> PlacementResult:
         try:
-            asked = _asked(self._open(run.store), run)
-        except InputError as wrong:
-            return Verdict(never=str(wrong))
+            resolved = _read_resolved_run(self._open(run.store), run)
+        except InputError as invalid:
+            return PlacementResult(rejection=str(invalid))
         except StoreError as error:
             # The paper is read again when the run is submitted.
             log.warning("run %s: its request can't be read: %s", run.id, error)
             return FITS
-        capacity = None if self._grows else self._cluster.capacity()
-        if capacity is not None and (lack := lacking(asked.spec, capacity)):
-            return self._too_small(run, lack)
-        if not self._visible(asked.spec):
+        capacity = None if self._autoscaling else self._cluster.get_capacity()
+        if capacity is not None and (shortage := find_shortage(resolved.spec, capacity)):
+            return self._reject_after_timeout(run, shortage)
+        if not self._is_visible(resolved.spec):
             return FITS
         try:
-            check(asked.spec if capacity is None else on_nodes(asked.spec, capacity), quick=True)
-        except InputError as wrong:
-            return Verdict(never=str(wrong))
+            validate_run(resolved.spec if capacity is None else set_node_memory(resolved.spec, capacity), quick=True)
+        except InputError as invalid:
+            return PlacementResult(rejection=str(invalid))
         except StoreError as error:
             log.warning("run %s could not be checked: %s", run.id, error)
         return FITS
 
-    def _too_small(self, run: Run, lack: str) -> Verdict:
-        since = self._lacking.setdefault(run.id, self._clock())
-        if self._clock() - since < PATIENCE_S:
-            return Verdict(waits=lack)
-        return Verdict(never=lack)
+    def _reject_after_timeout(self, run: Run, shortage: str) -> PlacementResult:
+        since = self._short_since.setdefault(run.id, self._clock())
+        if self._clock() - since < SHORTAGE_TIMEOUT_S:
+            return PlacementResult(wait_reason=shortage)
+        return PlacementResult(rejection=shortage)
 
-    def _visible(self, spec: Spec) -> bool:
-        places = (spec.model.path, spec.data.train, spec.data.eval or S3, spec.store)
-        return self._shares or all(place.startswith(S3) for place in places)
+    def _is_visible(self, spec: RunSpec) -> bool:
+        paths = (spec.model.path, spec.data.train, spec.data.eval or S3, spec.store)
+        return self._shared_filesystem or all(path.startswith(S3) for path in paths)
 
 
-def lacking(spec: Spec, capacity: Capacity) -> str:
+def find_shortage(spec: RunSpec, capacity: Capacity) -> str:
     """What the whole cluster has too little of, busy or not; empty where it suffices."""
     cluster = spec.cluster
-    for name, each, there in (
+    for name, per_worker, available in (
         ("CPUs", cluster.cpus_per_worker, capacity.cpus),
         ("GPUs", cluster.gpus_per_worker, capacity.gpus),
     ):
-        if (needed := each * spec.workers) > there:
-            return f"it needs {needed} {name}, the whole cluster has {there:g}"
+        if (needed := per_worker * spec.workers) > available:
+            return f"it needs {needed} {name}, the whole cluster has {available:g}"
     return ""
 
 
-def on_nodes(spec: Spec, capacity: Capacity) -> Spec:
+def set_node_memory(spec: RunSpec, capacity: Capacity) -> RunSpec:
     """The spec with the memory of the cluster's largest node, where it names none and needs it."""
     machine = spec.cluster.machine
     unknown = capacity.node_memory is None or spec.cluster.gpus_per_worker > 0
     if machine.memory_gb is not None or unknown or not capacity.nodes:
         return spec
     assert capacity.node_memory is not None
-    each = machine.workers_per_node or -(-spec.workers // capacity.nodes)
-    memory = capacity.node_memory / min(each, spec.workers) / GB
-    known = machine.model_copy(update={"workers_per_node": each, "memory_gb": memory})
-    cluster = spec.cluster.model_copy(update={"machine": known})
+    workers_per_node = machine.workers_per_node or -(-spec.workers // capacity.nodes)
+    memory = capacity.node_memory / min(workers_per_node, spec.workers) / GB
+    described = machine.model_copy(update={"workers_per_node": workers_per_node, "memory_gb": memory})
+    cluster = spec.cluster.model_copy(update={"machine": described})
     return spec.model_copy(update={"cluster": cluster})
 
 
-def _asked(store: ObjectStore, run: Run) -> Asked:
-    found = read_request(store, paper_key(run.id, REQUEST))
-    if isinstance(found, Fault):
-        raise InputError([found])
-    return asked_for(found.kind, found.mapping(), [run.store])
+def _read_resolved_run(store: ObjectStore, run: Run) -> ResolvedRun:
+    request = read_request(store, format_run_key(run.id, REQUEST_FILE))
+    if isinstance(request, Fault):
+        raise InputError([request])
+    return resolve_run(request.kind, request.parse_spec(), [run.store])

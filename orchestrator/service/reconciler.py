@@ -18,7 +18,7 @@ from orchestrator.registry.errors import LeaseLost, LostUpdate
 from orchestrator.registry.leases import Lease
 from orchestrator.service.dispatcher import Dispatcher
 from orchestrator.service.follower import Follower
-from orchestrator.service.observer import Observer
+from orchestrator.service.observer import ServiceMetrics
 from orchestrator.service.orphans import Orphans
 
 LEASE_S = 30.0
@@ -38,36 +38,36 @@ class Reconciler:
         follower: Follower,
         dispatcher: Dispatcher,
         orphans: Orphans,
-        observer: Observer,
+        metrics: ServiceMetrics,
         lease_s: float = LEASE_S,
     ) -> None:
         self._database, self._cluster, self._holder = database, cluster, holder
         self._follower, self._dispatcher, self._orphans = follower, dispatcher, orphans
-        self._observer, self._lease_s = observer, lease_s
+        self._metrics, self._lease_s = metrics, lease_s
         self._lease: Lease | None = None
 
-    def step(self) -> bool:
+    def reconcile(self) -> bool:
         """One pass; False where another service has the cluster, or the cluster did not answer.
 
         Raises DatabaseUnreachable: then nothing was written that is not whole.
         """
-        lease = self._held()
+        lease = self._ensure_lease()
         if lease is None:
             return False
         name = self._cluster.name
         try:
-            with self._observer.reconcile.labels(name).time():
-                self._pass(lease)
-        except ClusterUnreachable as gone:
-            self._observer.up.labels(name).set(0)
-            log.warning("cluster %s: %s", name, gone)
+            with self._metrics.reconcile_seconds.labels(name).time():
+                self._run_pass(lease)
+        except ClusterUnreachable as unreachable:
+            self._metrics.cluster_up.labels(name).set(0)
+            log.warning("cluster %s: %s", name, unreachable)
             return False
         except LeaseLost:
             self._lease = None
             return False
-        except LostUpdate as changed:
-            log.info("cluster %s: %s", name, changed)
-        self._observer.up.labels(name).set(1)
+        except LostUpdate as conflict:
+            log.info("cluster %s: %s", name, conflict)
+        self._metrics.cluster_up.labels(name).set(1)
         return True
 
     def close(self) -> None:
@@ -77,13 +77,13 @@ class Reconciler:
                 leases.release(session, self._lease)
             self._lease = None
 
-    def _pass(self, lease: Lease) -> None:
-        sights = self._cluster.jobs()
-        self._follower.follow(sights, lease)
-        self._orphans.mind(sights)
-        self._dispatcher.dispatch(self._orphans.living(sights), lease, self._follower.submit)
+    def _run_pass(self, lease: Lease) -> None:
+        job_statuses = self._cluster.list_jobs()
+        self._follower.follow(job_statuses, lease)
+        self._orphans.reconcile_orphans(job_statuses)
+        self._dispatcher.dispatch(self._orphans.get_live_attempts(job_statuses), lease, self._follower.submit)
 
-    def _held(self) -> Lease | None:
+    def _ensure_lease(self) -> Lease | None:
         name = f"cluster.{self._cluster.name}"
         with self._database.write() as session:
             if self._lease is not None:

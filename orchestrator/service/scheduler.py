@@ -15,40 +15,40 @@ from hashlib import sha256
 
 from sqlalchemy.orm import Session
 
-from jobs.errors import AlreadyThere, InputError, StoreError
+from jobs.errors import AlreadyExists, InputError, StoreError
 from jobs.store.objects import ObjectStore, open_store
 from orchestrator.registry import leases, marks, runs, schedules
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import LeaseLost, LostUpdate, Taken, Unknown
+from orchestrator.registry.errors import LeaseLost, LostUpdate, DuplicateKey, UnknownItem
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import Reason
-from orchestrator.registry.schedules import Outcome, Schedule
-from orchestrator.service.asked import Asked
+from orchestrator.registry.schedules import FiringOutcome, Schedule
+from orchestrator.service.asked import ResolvedRun
 from orchestrator.service.clock import Clock
-from orchestrator.service.cron import latest_until, moments_until, next_after, offset_of
-from orchestrator.service.intake import Intake, Submission, new_run, write_paper
-from orchestrator.service.new_data import mark_of
-from orchestrator.service.observer import Observer
+from orchestrator.service.cron import find_latest_time, list_times_until, find_next_time, compute_jitter_offset
+from orchestrator.service.intake import Intake, SubmitRequest, make_new_run, write_request
+from orchestrator.service.new_data import compute_data_fingerprint
+from orchestrator.service.observer import ServiceMetrics
 
-LEASE = "scheduler"
+LEASE_NAME = "scheduler"
 LEASE_S = 30.0
-LATE_S = 60.0
+MISSED_AFTER_S = 60.0
 """A moment that is fired so late was missed: nobody was there at its time."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _FiringPlan:
     """What one moment comes to, as far as it is known before the transaction."""
 
     due_at: float
     next_at: float | None
-    outcome: Outcome
-    asked: Submission | None = None
-    found: Asked | None = None
+    outcome: FiringOutcome
+    submission: SubmitRequest | None = None
+    resolved: ResolvedRun | None = None
     run_id: str | None = None
-    mark: str | None = None
+    data_fingerprint: str | None = None
 
 
 class Scheduler:
@@ -61,24 +61,24 @@ class Scheduler:
         clock: Clock,
         *,
         holder: str,
-        observer: Observer,
-        opened: Callable[[str], ObjectStore] = open_store,
-        marked: Callable[[str], str | None] = mark_of,
+        metrics: ServiceMetrics,
+        store_opener: Callable[[str], ObjectStore] = open_store,
+        fingerprinter: Callable[[str], str | None] = compute_data_fingerprint,
         lease_s: float = LEASE_S,
     ) -> None:
         self._database, self._intake, self._clock = database, intake, clock
-        self._holder, self._observer, self._open, self._mark = holder, observer, opened, marked
+        self._holder, self._metrics, self._open, self._fingerprint_data = holder, metrics, store_opener, fingerprinter
         self._lease_s = lease_s
         self._lease: Lease | None = None
 
-    def step(self) -> int:
+    def fire_due(self) -> int:
         """Fires what is due by now; how many moments. Raises DatabaseUnreachable."""
-        lease = self._held()
+        lease = self._ensure_lease()
         if lease is None:
             return 0
         with self._database.read() as session:
-            due = schedules.due(session, by=self._clock.now())
-        return sum(self._fired(schedule, lease) for schedule in due)
+            due = schedules.list_due(session, by=self._clock.now())
+        return sum(self._fire_schedule(schedule, lease) for schedule in due)
 
     def close(self) -> None:
         """Let another service fire at once."""
@@ -87,15 +87,15 @@ class Scheduler:
                 leases.release(session, self._lease)
             self._lease = None
 
-    def _fired(self, schedule: Schedule, lease: Lease) -> int:
+    def _fire_schedule(self, schedule: Schedule, lease: Lease) -> int:
         """The moments of one schedule up to now; a step that fails is tried again by the next."""
         count = 0
-        for due_at in self._moments(schedule):
+        for due_at in self._list_due_times(schedule):
             try:
-                schedule = self._fire(schedule, due_at, lease)
-            except (Taken, LostUpdate, Unknown, LeaseLost) as other:
+                schedule = self._fire_once(schedule, due_at, lease)
+            except (DuplicateKey, LostUpdate, UnknownItem, LeaseLost) as conflict:
                 # Another scheduler, or somebody who changes it: the next look sees how it is.
-                log.info("schedule %s: %s", schedule.name, other)
+                log.info("schedule %s: %s", schedule.name, conflict)
                 break
             except StoreError as error:
                 log.warning("schedule %s: its store does not answer: %s", schedule.name, error)
@@ -103,27 +103,27 @@ class Scheduler:
             count += 1
         return count
 
-    def _moments(self, schedule: Schedule) -> Sequence[float]:
+    def _list_due_times(self, schedule: Schedule) -> Sequence[float]:
         """Which of its moments are looked at now: all that were missed, or the latest of them."""
         assert schedule.next_at is not None
-        now, offset = self._clock.now(), _offset(schedule)
+        now, offset = self._clock.now(), _compute_offset(schedule)
         first, until = schedule.next_at - offset, now - offset
         if schedule.missed == "all":
-            found = moments_until(schedule.cron, schedule.time_zone, first, until)
+            times = list_times_until(schedule.cron, schedule.time_zone, first, until)
         else:
-            found = [latest_until(schedule.cron, schedule.time_zone, first, until)]
-        return [moment + offset for moment in found]
+            times = [find_latest_time(schedule.cron, schedule.time_zone, first, until)]
+        return [moment + offset for moment in times]
 
-    def _fire(self, schedule: Schedule, due_at: float, lease: Lease) -> Schedule:
-        plan = self._planned(schedule, due_at)
-        if plan.asked is not None and plan.found is not None and plan.run_id is not None:
+    def _fire_once(self, schedule: Schedule, due_at: float, lease: Lease) -> Schedule:
+        plan = self._plan_firing(schedule, due_at)
+        if plan.submission is not None and plan.resolved is not None and plan.run_id is not None:
             try:
-                write_paper(self._open(plan.found.store), plan.asked, plan.found, plan.run_id)
-            except AlreadyThere:
+                write_request(self._open(plan.resolved.store), plan.submission, plan.resolved, plan.run_id)
+            except AlreadyExists:
                 log.info("run %s: its paper was written before", plan.run_id)
         with self._database.write() as session:
-            outcome, run = self._started(session, schedule, plan)
-            fired = schedules.fire(
+            outcome, run = self._start_run(session, schedule, plan)
+            updated = schedules.fire(
                 session,
                 schedule,
                 due_at=due_at,
@@ -132,54 +132,54 @@ class Scheduler:
                 run=run,
                 lease=lease,
                 fired_at=self._clock.now(),
-                data_mark=plan.mark if run is not None else None,
+                data_fingerprint=plan.data_fingerprint if run is not None else None,
             )
-        self._observer.firings.labels(outcome).inc()
-        self._observer.lag.set(max(0.0, self._clock.now() - due_at))
+        self._metrics.firings.labels(outcome).inc()
+        self._metrics.schedule_lag_s.set(max(0.0, self._clock.now() - due_at))
         log.info("schedule %s at %.0f: %s %s", schedule.name, due_at, outcome, run or "")
-        return fired
+        return updated
 
-    def _planned(self, schedule: Schedule, due_at: float) -> _Plan:
-        offset = _offset(schedule)
-        following = next_after(schedule.cron, schedule.time_zone, due_at - offset)
-        next_at = None if following is None else following + offset
-        late = self._clock.now() - due_at > LATE_S
-        if late and schedule.missed == "skip":
-            return _Plan(due_at, next_at, "skipped")
-        asked = submission_of(schedule)
+    def _plan_firing(self, schedule: Schedule, due_at: float) -> _FiringPlan:
+        offset = _compute_offset(schedule)
+        next_time = find_next_time(schedule.cron, schedule.time_zone, due_at - offset)
+        next_at = None if next_time is None else next_time + offset
+        is_missed = self._clock.now() - due_at > MISSED_AFTER_S
+        if is_missed and schedule.missed == "skip":
+            return _FiringPlan(due_at, next_at, "skipped")
+        submission = make_submission(schedule)
         try:
-            found = self._intake.check(asked)
-            mark = self._mark(found.data) if schedule.only_new_data else None
-        except InputError as wrong:
+            resolved = self._intake.resolve(submission)
+            data_fingerprint = self._fingerprint_data(resolved.data) if schedule.only_new_data else None
+        except InputError as invalid:
             # Its store was taken out of the configuration, or its cluster was; or its data lie
             # where nothing can. The other schedules go on.
-            log.error("schedule %s can't be fired: %s", schedule.name, wrong)
-            return _Plan(due_at, next_at, "refused")
-        if schedule.only_new_data and (mark is None or mark == schedule.data_mark):
-            return _Plan(due_at, next_at, "nothing new")
-        if schedule.concurrency == "skip" and self._unfinished(schedule):
+            log.error("schedule %s can't be fired: %s", schedule.name, invalid)
+            return _FiringPlan(due_at, next_at, "refused")
+        if schedule.only_new_data and (data_fingerprint is None or data_fingerprint == schedule.data_fingerprint):
+            return _FiringPlan(due_at, next_at, "nothing new")
+        if schedule.concurrency == "skip" and self._has_unfinished_runs(schedule):
             # Known before a paper is written, from which a rebuild would make the run after all.
-            return _Plan(due_at, next_at, "skipped")
-        run_id = _run_id(found.name, schedule, due_at)
-        return _Plan(due_at, next_at, "run", asked, found, run_id, mark)
+            return _FiringPlan(due_at, next_at, "skipped")
+        run_id = _make_run_id(resolved.name, schedule, due_at)
+        return _FiringPlan(due_at, next_at, "run", submission, resolved, run_id, data_fingerprint)
 
-    def _unfinished(self, schedule: Schedule) -> bool:
+    def _has_unfinished_runs(self, schedule: Schedule) -> bool:
         with self._database.read() as session:
-            return bool(schedules.unfinished(session, schedule))
+            return bool(schedules.list_unfinished_runs(session, schedule))
 
-    def _started(
-        self, session: Session, schedule: Schedule, plan: _Plan
-    ) -> tuple[Outcome, str | None]:
-        if plan.asked is None or plan.found is None or plan.run_id is None:
+    def _start_run(
+        self, session: Session, schedule: Schedule, plan: _FiringPlan
+    ) -> tuple[FiringOutcome, str | None]:
+        if plan.submission is None or plan.resolved is None or plan.run_id is None:
             return plan.outcome, None
-        before = schedules.unfinished(session, schedule)
+        unfinished = schedules.list_unfinished_runs(session, schedule)
         if schedule.concurrency == "replace":
-            for run in before:
-                marks.ask_stop(session, run, Reason.REPLACED)
-        runs.add(session, new_run(plan.asked, plan.found, plan.run_id))
-        return ("queued" if before else "run"), plan.run_id
+            for run in unfinished:
+                marks.request_stop(session, run, Reason.REPLACED)
+        runs.add(session, make_new_run(plan.submission, plan.resolved, plan.run_id))
+        return ("queued" if unfinished else "run"), plan.run_id
 
-    def _held(self) -> Lease | None:
+    def _ensure_lease(self) -> Lease | None:
         with self._database.write() as session:
             if self._lease is not None:
                 try:
@@ -187,13 +187,13 @@ class Scheduler:
                     return self._lease
                 except LeaseLost:
                     self._lease = None
-            self._lease = leases.acquire(session, LEASE, self._holder, seconds=self._lease_s)
+            self._lease = leases.acquire(session, LEASE_NAME, self._holder, seconds=self._lease_s)
             return self._lease
 
 
-def submission_of(schedule: Schedule) -> Submission:
+def make_submission(schedule: Schedule) -> SubmitRequest:
     """What each of its firings asks for."""
-    return Submission(
+    return SubmitRequest(
         kind=schedule.kind,
         spec=dict(schedule.spec),
         project=schedule.project,
@@ -202,17 +202,17 @@ def submission_of(schedule: Schedule) -> Submission:
     )
 
 
-def first_moment(cron: str, time_zone: str, *, offset: float, now: float) -> float | None:
+def find_first_time(cron: str, time_zone: str, *, offset: float, now: float) -> float | None:
     """When a new schedule fires first."""
-    found = next_after(cron, time_zone, now - offset)
-    return None if found is None else found + offset
+    next_time = find_next_time(cron, time_zone, now - offset)
+    return None if next_time is None else next_time + offset
 
 
-def _offset(schedule: Schedule) -> float:
-    return offset_of(schedule.project, schedule.name, schedule.jitter_s)
+def _compute_offset(schedule: Schedule) -> float:
+    return compute_jitter_offset(schedule.project, schedule.name, schedule.jitter_s)
 
 
-def _run_id(name: str, schedule: Schedule, due_at: float) -> str:
+def _make_run_id(name: str, schedule: Schedule, due_at: float) -> str:
     """As `new_run_id` makes them, of the moment and the schedule: the same whoever fires it."""
     digest = sha256(f"{schedule.project}/{schedule.name}/{schedule.id}/{due_at}".encode())
     stamp = datetime.fromtimestamp(due_at, UTC)

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from slora.errors import BadMask
-from slora.mask import Block, Entries, Mask, draw, random_mask
-from slora.masks.pool import Pool
-from slora.masks.registry import scorer
+from slora.mask import BlockMask, EntryMask, Mask, draw_distinct, draw_random_mask
+from slora.masks.pool import CandidatePool
+from slora.masks.registry import load_scorer
 from slora.masks.scorer import Scorer
-from slora.names import entries
-from slora.sizes import STRUCTURES, block_sides
+from slora.names import count_entries
+from slora.sizes import STRUCTURES, compute_block_sides
 
 Shapes = Mapping[str, tuple[int, int]]
 Scores = Iterable[tuple[str, Tensor]]
@@ -42,30 +42,30 @@ class MaskRequest:
     seed: int
 
     @property
-    def structured(self) -> bool:
+    def is_structured(self) -> bool:
         """Whether whole rows, columns or blocks are chosen."""
         return self.mask in STRUCTURES
 
     @property
-    def chosen_by(self) -> str:
+    def score_name(self) -> str:
         """The score's name."""
-        return self.score if self.structured else self.mask
+        return self.score if self.is_structured else self.mask
 
-    def sides(self, shape: tuple[int, int]) -> tuple[int, int]:
+    def compute_sides(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of a structured mask of this layer."""
         rank = self.rank if self.sizing == "rank" else None
-        return block_sides(self.mask, shape, density=self.density, rank=rank)
+        return compute_block_sides(self.mask, shape, density=self.density, rank=rank)
 
 
-def needed(request: MaskRequest) -> Scorer | None:
+def find_scorer(request: MaskRequest) -> Scorer | None:
     """The score that `choose_masks` wants, None where nothing is scored. Raises BadMask."""
-    check(request)
-    return None if request.chosen_by == "random" else scorer(request.chosen_by)
+    check_request(request)
+    return None if request.score_name == "random" else load_scorer(request.score_name)
 
 
-def check(request: MaskRequest) -> None:
+def check_request(request: MaskRequest) -> None:
     """Raises BadMask for what can't be chosen."""
-    if request.allocation == "global" and request.chosen_by == "random":
+    if request.allocation == "global" and request.score_name == "random":
         raise BadMask("random masks have no scores to compete by: use allocation: uniform")
     if request.allocation == "global" and request.mask == "blocks":
         raise BadMask("blocks of different layers can't compete: use rows, columns, or uniform")
@@ -78,57 +78,57 @@ def choose_masks(
 
     Raises BadMask for a score that is missing, of another shape, or not finite.
     """
-    if needed(request) is None:
-        return {name: _drawn(name, shape, request) for name, shape in shapes.items()}
+    if find_scorer(request) is None:
+        return {name: _draw_mask(name, shape, request) for name, shape in shapes.items()}
     if scores is None:
-        raise BadMask(f"{request.chosen_by} masks are chosen by scores, and none are given")
-    checked = _checked(scores, shapes)
+        raise BadMask(f"{request.score_name} masks are chosen by scores, and none are given")
+    checked_scores = _check_scores(scores, shapes)
     if request.allocation == "global":
-        return _competing(shapes, request, checked)
-    return {name: _best(score, request) for name, score in checked}
+        return _choose_globally(shapes, request, checked_scores)
+    return {name: _choose_best(score, request) for name, score in checked_scores}
 
 
-def _drawn(name: str, shape: tuple[int, int], request: MaskRequest) -> Mask:
-    if not request.structured:
-        return random_mask(seed=request.seed, name=name, shape=shape, density=request.density)
-    sides = zip(("rows", "columns"), shape, request.sides(shape), strict=True)
+def _draw_mask(name: str, shape: tuple[int, int], request: MaskRequest) -> Mask:
+    if not request.is_structured:
+        return draw_random_mask(seed=request.seed, name=name, shape=shape, density=request.density)
+    sides = zip(("rows", "columns"), shape, request.compute_sides(shape), strict=True)
     rows, columns = (
-        draw(count, size, key=f"{request.seed}\0{name}\0{shape[0]}x{shape[1]}\0{axis}")
+        draw_distinct(count, size, key=f"{request.seed}\0{name}\0{shape[0]}x{shape[1]}\0{axis}")
         for axis, size, count in sides
     )
-    return Block(shape, rows, columns)
+    return BlockMask(shape, rows, columns)
 
 
-def _checked(scores: Scores, shapes: Shapes) -> Iterable[tuple[str, Tensor]]:
-    left = dict(shapes)
+def _check_scores(scores: Scores, shapes: Shapes) -> Iterable[tuple[str, Tensor]]:
+    remaining = dict(shapes)
     for name, score in scores:
-        wanted = left.pop(name, None)
-        if tuple(score.shape) != wanted:
-            raise BadMask(f"{name}: a score of {tuple(score.shape)} for a weight of {wanted}")
+        expected = remaining.pop(name, None)
+        if tuple(score.shape) != expected:
+            raise BadMask(f"{name}: a score of {tuple(score.shape)} for a weight of {expected}")
         # On the CPU, where equal scores are sorted alike on every machine.
         score = score.detach().float().cpu()
         if not torch.isfinite(score).all():
             raise BadMask(f"{name}: its score has values that are not finite")
         yield name, score
-    if left:
-        raise BadMask(f"no score was given for {next(iter(left))}")
+    if remaining:
+        raise BadMask(f"no score was given for {next(iter(remaining))}")
 
 
-def _best(score_OI: Tensor, request: MaskRequest) -> Mask:
+def _choose_best(score_OI: Tensor, request: MaskRequest) -> Mask:
     """The best of one layer by itself."""
     shape = (score_OI.shape[0], score_OI.shape[1])
-    if not request.structured:
-        return Entries(shape, top(score_OI.flatten(), entries(shape, request.density)))
-    count = request.sides(shape)
+    if not request.is_structured:
+        return EntryMask(shape, select_top(score_OI.flatten(), count_entries(shape, request.density)))
+    side_counts = request.compute_sides(shape)
     rows, columns = torch.arange(shape[0]), torch.arange(shape[1])
     if request.mask != "columns":
-        rows = top(score_OI.double().sum(1), count[0])
+        rows = select_top(score_OI.double().sum(1), side_counts[0])
     if request.mask != "rows":
-        columns = top(score_OI[rows].double().sum(0), count[1])
-    return Block(shape, rows, columns)
+        columns = select_top(score_OI[rows].double().sum(0), side_counts[1])
+    return BlockMask(shape, rows, columns)
 
 
-def top(score: Tensor, count: int) -> Tensor:
+def select_top(score: Tensor, count: int) -> Tensor:
     """Positions of the `count` highest of a vector, ascending; of equal ones the first. int64."""
     if count >= score.numel():
         return torch.arange(score.numel())
@@ -139,36 +139,36 @@ def top(score: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.sort(np.concatenate((above, equal))).astype(np.int64))
 
 
-def _competing(shapes: Shapes, request: MaskRequest, scores: Scores) -> dict[str, Mask]:
+def _choose_globally(shapes: Shapes, request: MaskRequest, scores: Scores) -> dict[str, Mask]:
     """Layers compete for what uniform masks would have in all; each keeps its best one."""
-    counts = {name: _places(shape, request) for name, shape in shapes.items()}
-    pool = Pool(sum(counts.values()), most=request.rank if _limited(request) else None)
+    counts = {name: _count_slots(shape, request) for name, shape in shapes.items()}
+    pool = CandidatePool(sum(counts.values()), max_per_layer=request.rank if _is_rank_limited(request) else None)
     for name, score_OI in scores:
-        pool.offer(name, _candidates(score_OI, request))
-    chosen = pool.chosen()
-    return {name: _made(shapes[name], chosen[name], request) for name in shapes}
+        pool.offer(name, _make_candidates(score_OI, request))
+    positions = pool.select_positions()
+    return {name: _make_mask(shapes[name], positions[name], request) for name in shapes}
 
 
-def _limited(request: MaskRequest) -> bool:
-    return request.structured and request.sizing == "rank"
+def _is_rank_limited(request: MaskRequest) -> bool:
+    return request.is_structured and request.sizing == "rank"
 
 
-def _places(shape: tuple[int, int], request: MaskRequest) -> int:
-    if not request.structured:
-        return entries(shape, request.density)
-    return request.sides(shape)[0 if request.mask == "rows" else 1]
+def _count_slots(shape: tuple[int, int], request: MaskRequest) -> int:
+    if not request.is_structured:
+        return count_entries(shape, request.density)
+    return request.compute_sides(shape)[0 if request.mask == "rows" else 1]
 
 
-def _candidates(score_OI: Tensor, request: MaskRequest) -> Tensor:
+def _make_candidates(score_OI: Tensor, request: MaskRequest) -> Tensor:
     """What competes: entries, or rows and columns by their mean, which knows no width."""
-    if not request.structured:
+    if not request.is_structured:
         return score_OI.flatten()
     return score_OI.double().mean(1 if request.mask == "rows" else 0).float()
 
 
-def _made(shape: tuple[int, int], positions: Tensor, request: MaskRequest) -> Mask:
-    if not request.structured:
-        return Entries(shape, positions)
+def _make_mask(shape: tuple[int, int], positions: Tensor, request: MaskRequest) -> Mask:
+    if not request.is_structured:
+        return EntryMask(shape, positions)
     if request.mask == "rows":
-        return Block(shape, positions, torch.arange(shape[1]))
-    return Block(shape, torch.arange(shape[0]), positions)
+        return BlockMask(shape, positions, torch.arange(shape[1]))
+    return BlockMask(shape, torch.arange(shape[0]), positions)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 
-class Pool:
+class CandidatePool:
     """A running contest. Equal scores go to the earlier layer, then to the lower position."""
 
-    def __init__(self, places: int, *, most: int | None) -> None:
-        self._places, self._most = places, most
+    def __init__(self, capacity: int, *, max_per_layer: int | None) -> None:
+        self._capacity, self._max_per_layer = capacity, max_per_layer
         self._names: list[str] = []
         self._scores = torch.empty(0)
         self._layers = torch.empty(0, dtype=torch.int64)
@@ -20,32 +20,32 @@ class Pool:
         """A layer's candidates, float32 `[n]`; at most `most` of one layer can win."""
         layer = len(self._names)
         self._names.append(name)
-        limit = min(scores.numel(), self._places, self._most or scores.numel())
+        limit = min(scores.numel(), self._capacity, self._max_per_layer or scores.numel())
         order = torch.sort(scores, descending=True, stable=True).indices[:limit]
         self._scores = torch.cat((self._scores, scores[order]))
         self._positions = torch.cat((self._positions, order))
         self._layers = torch.cat((self._layers, torch.full((limit,), layer, dtype=torch.int64)))
-        self._keep(self._winners())
+        self._retain(self._find_winners())
 
-    def chosen(self) -> dict[str, Tensor]:
+    def select_positions(self) -> dict[str, Tensor]:
         """The winners' positions by layer, ascending; every layer has one at least."""
         return {
             name: self._positions[self._layers == layer].sort().values
             for layer, name in enumerate(self._names)
         }
 
-    def _winners(self) -> Tensor:
+    def _find_winners(self) -> Tensor:
         """Indices, ascending: the best of each layer first, then the best of the rest."""
-        first = torch.ones_like(self._layers, dtype=torch.bool)
-        first[1:] = self._layers[1:] != self._layers[:-1]
+        is_layer_best = torch.ones_like(self._layers, dtype=torch.bool)
+        is_layer_best[1:] = self._layers[1:] != self._layers[:-1]
         # Candidates of a layer stand together in falling order, so its first one is its best.
-        seeded = first.nonzero().squeeze(1)
-        rest = (~first).nonzero().squeeze(1)
-        room = max(0, self._places - seeded.numel())
-        best = torch.sort(self._scores[rest], descending=True, stable=True).indices[:room]
-        return torch.cat((seeded, rest[best])).sort().values
+        layer_best = is_layer_best.nonzero().squeeze(1)
+        rest = (~is_layer_best).nonzero().squeeze(1)
+        free_slots = max(0, self._capacity - layer_best.numel())
+        best = torch.sort(self._scores[rest], descending=True, stable=True).indices[:free_slots]
+        return torch.cat((layer_best, rest[best])).sort().values
 
-    def _keep(self, indices: Tensor) -> None:
+    def _retain(self, indices: Tensor) -> None:
         self._scores = self._scores[indices]
         self._layers = self._layers[indices]
         self._positions = self._positions[indices]

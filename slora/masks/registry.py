@@ -12,8 +12,8 @@ from slora.masks.scorer import Scorer
 from slora.masks.snip import SNIP
 
 SCORERS: dict[str, Scorer] = {
-    one.name: one
-    for one in (
+    scorer.name: scorer
+    for scorer in (
         MAGNITUDE,
         GRADIENT,
         FISHER,
@@ -22,7 +22,7 @@ SCORERS: dict[str, Scorer] = {
 }
 
 
-def scorer(name: str) -> Scorer:
+def load_scorer(name: str) -> Scorer:
     """The score of that name, or a user's own as `package.module:NAME`. Raises BadMask."""
     if name in SCORERS:
         return SCORERS[name]
@@ -31,15 +31,15 @@ def scorer(name: str) -> Scorer:
         known = ", ".join(SCORERS)
         raise BadMask(f"no mask strategy {name!r}: use {known}, or package.module:NAME of your own")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as missing:
+        value = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
         raise BadMask(
-            f"{name}: there is no module {missing.name}. Is it in the working directory, or "
+            f"{name}: there is no module {error.name}. Is it in the working directory, or "
             "installed, on every worker?"
-        ) from missing
+        ) from error
     except AttributeError:
         raise BadMask(f"{name}: {module} has no {attribute}") from None
-    if not isinstance(found, Scorer):
-        kind = type(found).__name__
+    if not isinstance(value, Scorer):
+        kind = type(value).__name__
         raise BadMask(f"{name} is a {kind}: it has to be a slora.masks.scorer.Scorer")
-    return found
+    return value

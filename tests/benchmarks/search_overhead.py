@@ -25,7 +25,7 @@ from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.ranks import run_ranks
 from tests.ray_head import Head, ray_head
-from tests.tiny import chat_rows, laid_over, tiny_chat_model, tiny_spec
+from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec
 
 TRIALS, LIMIT_S = 6, 4.0
 STEPS = 20
@@ -108,7 +108,7 @@ def _phases(
 
 def _finetuned(head: Head, folder: Path, spec: dict[str, Any], seed: int) -> float:
     path = folder / "alone.yaml"
-    path.write_text(yaml.safe_dump(laid_over(spec, {"name": "alone", "train": {"seed": seed}})))
+    path.write_text(yaml.safe_dump(merge_spec(spec, {"name": "alone", "train": {"seed": seed}})))
     began = time.perf_counter()
     driver = head.run("jobs.finetune", "--spec", str(path))
     said, _ = driver.communicate(timeout=600)
@@ -118,13 +118,13 @@ def _finetuned(head: Head, folder: Path, spec: dict[str, Any], seed: int) -> flo
 
 
 def _alone(rank: int, folder: str, spec: dict[str, Any], trials: int) -> list[float]:
-    from tests.training_runs import Asked, several
+    from tests.training_runs import TrainingCase, train_several
 
     taken = []
     for seed in range(trials):
-        one = laid_over(spec, {"name": f"warm{seed}", "train": {"seed": seed}})
+        one = merge_spec(spec, {"name": f"warm{seed}", "train": {"seed": seed}})
         began = time.perf_counter()
-        several(rank, [Asked(f"warm{seed}", one)], 1)
+        train_several(rank, [TrainingCase(f"warm{seed}", one)], 1)
         taken.append(time.perf_counter() - began)
     return taken
 

@@ -28,12 +28,12 @@ from orchestrator.registry import runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import FINAL
 from orchestrator.registry.migrate import upgrade
-from orchestrator.service.intake import Intake, Submission
-from tests.benchmarks.service_kill_parts.firings import Fired, fired
-from tests.benchmarks.service_kill_parts.tally import Tally, counted
+from orchestrator.service.intake import Intake, SubmitRequest
+from tests.benchmarks.service_kill_parts.firings import FiringTally, kill_during_firings
+from tests.benchmarks.service_kill_parts.tally import KillTally, count
 from tests.benchmarks.service_kill_parts.world import SERVICES, Services, World
 from tests.orchestrator.conftest import Postgres
-from tests.orchestrator.service.made import spec_of
+from tests.orchestrator.service.made import make_spec
 
 KINDS = ("sqlite", "postgresql")
 VICTIMS = {"service": 12, "database": 4, "s3": 2, "ray": 1}
@@ -43,8 +43,8 @@ KILLS_A_RUN = 3
 """After so many the rest may end in peace: a service needs some seconds to take over at all."""
 ADAPTERS = 5
 """Names that the runs share, so that their commits meet."""
-PATIENCE_S = 900.0
-ASK_S = 180.0
+DEADLINE_S = 900.0
+SUBMIT_DEADLINE_S = 180.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,51 +55,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--databases", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args(arguments)
-    chance = random.Random(asked.seed)
-    with tempfile.TemporaryDirectory(prefix="slora-kills-") as made, ExitStack() as stack:
-        urls = {kind: _url(kind, Path(made), stack) for kind in asked.databases}
-        found = killed_runs(Path(made), urls, asked.runs, chance)
+    options = parser.parse_args(arguments)
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="slora-kills-") as folder, ExitStack() as stack:
+        urls = {kind: _make_url(kind, Path(folder), stack) for kind in options.databases}
+        tallies = kill_during_runs(Path(folder), urls, options.runs, chance)
         moments = {
-            kind: fired(_url(kind, Path(made), stack), Path(made) / f"f-{kind}", count, chance)
-            for kind, count in _dealt(asked.firings, asked.databases).items()
+            kind: kill_during_firings(_make_url(kind, Path(folder), stack), Path(folder) / f"f-{kind}", count, chance)
+            for kind, count in _share_out(options.firings, options.databases).items()
         }
-    if asked.json:
-        print(json.dumps(_plain(found, moments)))
+    if options.json:
+        print(json.dumps(_describe(tallies, moments)))
     else:
-        _show(found, moments)
-    good = [*(tally.good for tally, _ in found.values()), *(one.good for one in moments.values())]
+        _show(tallies, moments)
+    good = [*(tally.is_good for tally, _ in tallies.values()), *(firing_tally.is_good for firing_tally in moments.values())]
     return 0 if all(good) else 1
 
 
-Found = dict[str, tuple[Tally, Counter[str]]]
+Tallies = dict[str, tuple[KillTally, Counter[str]]]
 
 
-def killed_runs(folder: Path, urls: dict[str, str], count: int, chance: random.Random) -> Found:
+def kill_during_runs(folder: Path, urls: dict[str, str], count: int, chance: random.Random) -> Tallies:
     """The runs, dealt to the databases, and what was killed meanwhile."""
-    found: Found = {}
+    tallies: Tallies = {}
     with ExitStack() as stack:
         world = World(folder / "world", stack)
-        for kind, runs_here in _dealt(count, list(urls)).items():
+        for kind, runs_here in _share_out(count, list(urls)).items():
             with ExitStack() as here:
                 services = Services(world, urls[kind], f"kills-{kind}", here)
-                found[kind] = _half(world, services, runs_here, chance)
-    return found
+                tallies[kind] = _run_share(world, services, runs_here, chance)
+    return tallies
 
 
-def _half(
+def _run_share(
     world: World, services: Services, count: int, chance: random.Random
-) -> tuple[Tally, Counter[str]]:
+) -> tuple[KillTally, Counter[str]]:
     database, kills, accepted = Database(services.url), Counter[str](), list[str]()
     intake = Intake(database, [services.store], ["default"])
-    until, dead = time.monotonic() + PATIENCE_S, 0
+    until, dead = time.monotonic() + DEADLINE_S, 0
     while time.monotonic() < until:
         for _ in range(min(count - len(accepted), chance.randint(0, 3))):
-            accepted.append(_ask(intake, services.store, len(accepted)))
+            accepted.append(_submit(intake, services.store, len(accepted)))
         time.sleep(chance.uniform(*BETWEEN_S))
-        waiting = count - _over(database, accepted)
-        _tell(f"{len(accepted)}/{count} accepted, {waiting} to come, killed {dict(kills)}")
-        dead += services.ended()
+        waiting = count - _count_finished(database, accepted)
+        _log(f"{len(accepted)}/{count} accepted, {waiting} to come, killed {dict(kills)}")
+        dead += services.count_ended()
         if waiting == 0:
             break
         if kills.total() >= KILLS_A_RUN * count:
@@ -107,9 +107,9 @@ def _half(
         victim = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
         kills[victim] += 1
         _kill(victim, world, services, chance)
-    found = counted(database, services.store, accepted, world.marks, dead)
+    tally = count(database, services.store, accepted, world.marks, dead)
     database.close()
-    return found, kills
+    return tally, kills
 
 
 def _kill(victim: str, world: World, services: Services, chance: random.Random) -> None:
@@ -123,23 +123,23 @@ def _kill(victim: str, world: World, services: Services, chance: random.Random) 
         world.kill_ray()
 
 
-def _ask(intake: Intake, store: str, number: int) -> str:
+def _submit(intake: Intake, store: str, number: int) -> str:
     """As a client that was not answered asks again, under the same key."""
-    asked = Submission(spec=spec_of(store, name=f"kill-{number % ADAPTERS}"))
-    until = time.monotonic() + ASK_S
+    submission = SubmitRequest(spec=make_spec(store, name=f"kill-{number % ADAPTERS}"))
+    until = time.monotonic() + SUBMIT_DEADLINE_S
     while True:
         try:
-            return intake.accept(asked, key=f"run-{number}")[0].id
+            return intake.accept(submission, key=f"run-{number}")[0].id
         except InputError:
             raise
         except JobsError as error:
             if time.monotonic() > until:
                 raise
-            _tell(f"asks again: {error}")
+            _log(f"asks again: {error}")
             time.sleep(0.2)
 
 
-def _over(database: Database, accepted: Sequence[str]) -> int:
+def _count_finished(database: Database, accepted: Sequence[str]) -> int:
     """How many have ended; none is known while the database does not answer."""
     try:
         with database.read() as session:
@@ -148,23 +148,23 @@ def _over(database: Database, accepted: Sequence[str]) -> int:
         return 0
 
 
-def _dealt(count: int, kinds: Sequence[str]) -> dict[str, int]:
+def _share_out(count: int, kinds: Sequence[str]) -> dict[str, int]:
     each, more = divmod(count, len(kinds))
-    return {kind: each + (place < more) for place, kind in enumerate(kinds)}
+    return {kind: each + (index < more) for index, kind in enumerate(kinds)}
 
 
-def _url(kind: str, folder: Path, stack: ExitStack) -> str:
+def _make_url(kind: str, folder: Path, stack: ExitStack) -> str:
     """A database of its own at each call."""
     if kind == "sqlite":
         (folder / "sqlite").mkdir(exist_ok=True)
         url = f"sqlite:///{tempfile.mkdtemp(dir=folder / 'sqlite')}/registry.db"
         upgrade(url)
         return url
-    return stack.enter_context(_postgres())
+    return stack.enter_context(_run_postgres())
 
 
 @contextmanager
-def _postgres() -> Iterator[str]:
+def _run_postgres() -> Iterator[str]:
     # Not below the folder of this benchmark: as root the server runs as somebody else.
     folder = Path(tempfile.mkdtemp(prefix="slora-kills-pg-"))
     server = Postgres(folder)
@@ -175,32 +175,32 @@ def _postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _plain(found: Found, moments: dict[str, Fired]) -> dict[str, Any]:
+def _describe(tallies: Tallies, moments: dict[str, FiringTally]) -> dict[str, Any]:
     return {
         "runs": {
-            kind: {**asdict(tally), "killed": dict(kills), "good": tally.good}
-            for kind, (tally, kills) in found.items()
+            kind: {**asdict(tally), "killed": dict(kills), "good": tally.is_good}
+            for kind, (tally, kills) in tallies.items()
         },
-        "firings": {kind: {**asdict(one), "good": one.good} for kind, one in moments.items()},
+        "firings": {kind: {**asdict(fired), "good": fired.is_good} for kind, fired in moments.items()},
     }
 
 
-def _show(found: Found, moments: dict[str, Fired]) -> None:
-    for kind, (tally, kills) in found.items():
-        told = ", ".join(f"{count} x {victim}" for victim, count in kills.most_common())
+def _show(tallies: Tallies, moments: dict[str, FiringTally]) -> None:
+    for kind, (tally, kills) in tallies.items():
+        victims = ", ".join(f"{count} x {victim}" for victim, count in kills.most_common())
         print(
-            f"{kind}: {tally.runs} runs in {tally.attempts} attempts, killed {told or 'nothing'}: "
+            f"{kind}: {tally.runs} runs in {tally.attempts} attempts, killed {victims or 'nothing'}: "
             f"{tally.lost} lost, {tally.committed_twice} committed twice, "
             f"{tally.alive_twice} alive twice, {tally.adapters_lost} adapters lost"
         )
-    for kind, one in moments.items():
+    for kind, fired in moments.items():
         print(
-            f"{kind}: {one.moments} firings, {one.kills} schedulers killed: {one.missed} missed, "
-            f"{one.doubled} doubled, {one.runs} runs"
+            f"{kind}: {fired.moments} firings, {fired.kills} schedulers killed: {fired.missed} missed, "
+            f"{fired.doubled} doubled, {fired.runs} runs"
         )
 
 

@@ -23,14 +23,14 @@ from typing import Any
 from sqlalchemy import text
 
 from orchestrator.registry.database import Database
-from tests.benchmarks.service_load_parts.client import Client
+from tests.benchmarks.service_load_parts.client import LoadClient
 from tests.benchmarks.service_load_parts.server import (
     PRINTING,
-    config_of,
+    make_config,
     fill,
-    printed,
-    running,
-    spec,
+    print_lines,
+    run_service,
+    make_run_spec,
 )
 
 LISTERS = 20
@@ -41,63 +41,63 @@ A_SECOND = 200.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures all three and prints them."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--runs", type=int, default=10_000)
-    options.add_argument("--pages", type=int, default=4000)
-    options.add_argument("--submissions", type=int, default=2000)
-    options.add_argument("--followers", type=int, default=200)
-    options.add_argument("--json", action="store_true")
-    asked = options.parse_args(arguments)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--pages", type=int, default=4000)
+    parser.add_argument("--submissions", type=int, default=2000)
+    parser.add_argument("--followers", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="slora-load-") as folder:
-        found = measured(Path(folder), asked)
-    if asked.json:
-        print(json.dumps(found, indent=2))
+        figures = measure_service(Path(folder), options)
+    if options.json:
+        print(json.dumps(figures, indent=2))
     else:
-        for name, value in found.items():
+        for name, value in figures.items():
             print(f"{name:32} {value}")
-    kept = found["page_p99_ms"] <= PAGE_MS and found["submissions_a_second"] >= A_SECOND
-    whole = found["submissions_lost"] == 0 and found["followers_whole"] == asked.followers
-    return 0 if kept and whole else 1
+    is_fast = figures["page_p99_ms"] <= PAGE_MS and figures["submissions_a_second"] >= A_SECOND
+    is_complete = figures["submissions_lost"] == 0 and figures["followers_whole"] == options.followers
+    return 0 if is_fast and is_complete else 1
 
 
-def measured(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def measure_service(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one service, started and ended here."""
-    fill(folder, asked.runs)
+    fill(folder, options.runs)
     load = os.getloadavg()[0]
-    with running(folder) as (address, words, process):
-        before = cpu_s(process)
-        pages = asyncio.run(listed(address, words, asked.pages))
-        page = (cpu_s(process) - before) / asked.pages
-        before = cpu_s(process)
-        submitted = asyncio.run(submissions(address, words, spec(folder), asked.submissions))
-        each = (cpu_s(process) - before) / asked.submissions
-        lost = [run for run in submitted["ids"] if not there(folder, run)]
-        lost += sorted(set(submitted["ids"]) - in_registry(folder))
+    with run_service(folder) as (address, token, process):
+        before = read_cpu_s(process)
+        pages = asyncio.run(measure_pages(address, token, options.pages))
+        page = (read_cpu_s(process) - before) / options.pages
+        before = read_cpu_s(process)
+        submitted = asyncio.run(measure_submissions(address, token, make_run_spec(folder), options.submissions))
+        each = (read_cpu_s(process) - before) / options.submissions
+        lost = [run for run in submitted["ids"] if not has_request(folder, run)]
+        lost += sorted(set(submitted["ids"]) - read_run_ids(folder))
         # What waits in the queue now is older than what is followed, which shall run at once.
-        whole = asyncio.run(followed(address, words, spec(folder, PRINTING), asked.followers))
+        complete = asyncio.run(count_complete_followers(address, token, make_run_spec(folder, PRINTING), options.followers))
     return {
         "load_average_before": round(load, 1),
-        "runs": asked.runs,
+        "runs": options.runs,
         "listers": LISTERS,
         **pages,
         "service_cpu_ms_a_page": round(page * 1000, 2),
-        "submissions": asked.submissions,
+        "submissions": options.submissions,
         "submissions_a_second": submitted["rate"],
         "submission_p99_ms": submitted["p99"],
         "service_cpu_ms_a_submission": round(each * 1000, 2),
         "submissions_lost": len(lost),
-        "followers": asked.followers,
-        "followers_whole": whole,
+        "followers": options.followers,
+        "followers_whole": complete,
     }
 
 
-async def listed(address: str, words: str, count: int) -> dict[str, Any]:
+async def measure_pages(address: str, token: str, count: int) -> dict[str, Any]:
     """Pages of 50, from anywhere in the list, by clients that ask again at once."""
-    took: list[float] = []
-    first = Client(address, words)
+    durations: list[float] = []
+    first = LoadClient(address, token)
     cursors = [""]
     for _ in range(40):
-        _, body = await first.ask("GET", "/v1/runs?limit=250" + cursors[-1])
+        _, body = await first.request("GET", "/v1/runs?limit=250" + cursors[-1])
         cursors.append(f"&cursor={json.loads(body)['next']}")
         if cursors[-1].endswith("None"):
             cursors.pop()
@@ -105,40 +105,40 @@ async def listed(address: str, words: str, count: int) -> dict[str, Any]:
     first.close()
 
     async def lister(seed: int) -> None:
-        choose, client = random.Random(seed), Client(address, words)
+        choose, client = random.Random(seed), LoadClient(address, token)
         for _ in range(count // LISTERS):
             path = "/v1/runs?limit=50" + choose.choice(cursors)
             began = time.perf_counter()
-            status, body = await client.ask("GET", path)
-            took.append(time.perf_counter() - began)
+            status, body = await client.request("GET", path)
+            durations.append(time.perf_counter() - began)
             assert status == 200 and len(json.loads(body)["items"]) == 50
         client.close()
 
     began = time.perf_counter()
     await asyncio.gather(*(lister(seed) for seed in range(LISTERS)))
-    rate = len(took) / (time.perf_counter() - began)
+    rate = len(durations) / (time.perf_counter() - began)
     return {
         "pages_a_second": round(rate, 1),
-        "page_p50_ms": _percentile(took, 0.5),
-        "page_p99_ms": _percentile(took, 0.99),
+        "page_p50_ms": _compute_percentile(durations, 0.5),
+        "page_p99_ms": _compute_percentile(durations, 0.99),
     }
 
 
-async def submissions(address: str, words: str, asked: Any, count: int) -> dict[str, Any]:
+async def measure_submissions(address: str, token: str, spec: Any, count: int) -> dict[str, Any]:
     """Runs, each under a key of its own, by clients that submit again at once."""
     ids: list[str] = []
-    took: list[float] = []
-    left = iter(range(count))
+    durations: list[float] = []
+    numbers = iter(range(count))
 
     async def submitter() -> None:
-        client = Client(address, words)
-        for number in left:
+        client = LoadClient(address, token)
+        for number in numbers:
             began = time.perf_counter()
             key = f"load-{number}"
-            status, body = await client.ask(
-                "POST", "/v1/runs", {"spec": asked}, Idempotency_Key=key
+            status, body = await client.request(
+                "POST", "/v1/runs", {"spec": spec}, Idempotency_Key=key
             )
-            took.append(time.perf_counter() - began)
+            durations.append(time.perf_counter() - began)
             assert status == 201, body
             ids.append(json.loads(body)["id"])
         client.close()
@@ -146,43 +146,43 @@ async def submissions(address: str, words: str, asked: Any, count: int) -> dict[
     began = time.perf_counter()
     await asyncio.gather(*(submitter() for _ in range(SUBMITTERS)))
     rate = count / (time.perf_counter() - began)
-    return {"ids": ids, "rate": round(rate, 1), "p99": _percentile(took, 0.99)}
+    return {"ids": ids, "rate": round(rate, 1), "p99": _compute_percentile(durations, 0.99)}
 
 
-async def followed(address: str, words: str, asked: Any, followers: int) -> int:
+async def count_complete_followers(address: str, token: str, spec: Any, followers: int) -> int:
     """How many of the followers of one run got every byte of its log, and its end."""
-    client = Client(address, words)
-    _, body = await client.ask("POST", "/v1/runs", {"spec": asked, "priority": 1000})
+    client = LoadClient(address, token)
+    _, body = await client.request("POST", "/v1/runs", {"spec": spec, "priority": 1000})
     run = json.loads(body)["id"]
-    clients = [Client(address, words) for _ in range(followers)]
-    streams = await asyncio.gather(*(one.stream(f"/v1/runs/{run}/log") for one in clients))
-    for one in (client, *clients):
-        one.close()
-    expected = printed(f"{run}-a1").decode()
-    return sum(_text(stream) == (expected, True) for stream in streams)
+    clients = [LoadClient(address, token) for _ in range(followers)]
+    streams = await asyncio.gather(*(follower.stream(f"/v1/runs/{run}/log") for follower in clients))
+    for follower in (client, *clients):
+        follower.close()
+    expected = print_lines(f"{run}-a1").decode()
+    return sum(_read_text(stream) == (expected, True) for stream in streams)
 
 
-def there(folder: Path, run: str) -> bool:
+def has_request(folder: Path, run: str) -> bool:
     """Whether a run's request lies in the store."""
     return (folder / "store" / "runs" / run / "request.json").exists()
 
 
-def in_registry(folder: Path) -> set[str]:
+def read_run_ids(folder: Path) -> set[str]:
     """The runs that the registry knows."""
-    database = Database(config_of(folder).database)
+    database = Database(make_config(folder).database)
     with database.read() as session:
-        found = set(session.scalars(text("SELECT id FROM runs")))
+        ids = set(session.scalars(text("SELECT id FROM runs")))
     database.close()
-    return found
+    return ids
 
 
-def cpu_s(process: int) -> float:
+def read_cpu_s(process: int) -> float:
     """Seconds of CPU that a process has used."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _text(stream: bytes) -> tuple[str, bool]:
+def _read_text(stream: bytes) -> tuple[str, bool]:
     parts, ended = [], False
     for block in stream.decode().split("\n\n"):
         if block.startswith("event: log\n"):
@@ -191,7 +191,7 @@ def _text(stream: bytes) -> tuple[str, bool]:
     return "".join(parts), ended
 
 
-def _percentile(values: list[float], share: float) -> float:
+def _compute_percentile(values: list[float], share: float) -> float:
     ordered = sorted(values)
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000, 1)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from jobs.store.directory import DirectoryStore
 from jobs.store.objects import ObjectStore, open_store
-from jobs.store.versions import all_versions
+from jobs.store.versions import list_all_versions
 from tests.storage.weed import BUCKET, Weed
 
 CHILD = "tests.benchmarks.store_transfer"
@@ -118,7 +118,7 @@ def listings(folder: Path, versions: int) -> None:
         each = list[str]()
         for _ in range(5):
             began = time.perf_counter()
-            assert len(all_versions(store)) == versions
+            assert len(list_all_versions(store)) == versions
             each.append(f"{time.perf_counter() - began:.2f}")
         print(f"  list {versions} versions, {name}: {' '.join(each)} s")
 

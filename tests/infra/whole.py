@@ -9,69 +9,69 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.local.home import ROOT, Home
-from infra.local.processes import MARK, family
-from infra.local.state import State, read_state
+from infra.local.home import ROOT, StackPaths
+from infra.local.processes import MARK, find_processes
+from infra.local.state import StackState, read_state
 
 SLORA = str(Path(sys.executable).with_name("slora"))
 
 
 @dataclass(frozen=True)
-class Whole:
+class RunningStack:
     """One, in a folder; its ports are free ones."""
 
-    home: Home
+    paths: StackPaths
 
-    def up(self) -> subprocess.CompletedProcess[str]:
-        return self._module("up")
+    def run_up(self) -> subprocess.CompletedProcess[str]:
+        return self._run_module("up")
 
-    def down(self) -> subprocess.CompletedProcess[str]:
-        return self._module("down")
+    def run_down(self) -> subprocess.CompletedProcess[str]:
+        return self._run_module("down")
 
     @property
-    def state(self) -> State:
-        found = read_state(self.home.state)
-        assert found is not None
-        return found
+    def state(self) -> StackState:
+        state = read_state(self.paths.state)
+        assert state is not None
+        return state
 
-    def processes(self) -> set[int]:
+    def list_processes(self) -> set[int]:
         """Every process of it."""
         state = self.state
         return {
             process.pid
             for name in ("storage", "ray", "service")
-            for process in family(
-                f"{state.mark}-{name}", [state.parts[name]] if name in state.parts else []
+            for process in find_processes(
+                f"{state.mark}-{name}", [state.components[name]] if name in state.components else []
             )
         }
 
     @property
     def environment(self) -> dict[str, str]:
         """What a shell has after `. environment`, and nothing of what this one has."""
-        words = shlex.split(self.home.environment.read_text().replace("export ", ""))
-        told = dict(word.split("=", 1) for word in words)
-        return {**plain_environment(), **told}
+        assignments = shlex.split(self.paths.environment.read_text().replace("export ", ""))
+        exported = dict(word.split("=", 1) for word in assignments)
+        return {**clean_environment(), **exported}
 
-    def slora(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run_slora(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """The command line, as somebody in that shell uses it."""
         return subprocess.run(
-            [SLORA, *words],
+            [SLORA, *arguments],
             env=self.environment,
-            cwd=self.home.folder,
+            cwd=self.paths.folder,
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
 
-    def command(self, name: str) -> list[str]:
+    def build_command(self, name: str) -> list[str]:
         """What `make up` or `make down` runs."""
-        return [sys.executable, "-m", f"infra.local.{name}", "--state", str(self.home.folder)]
+        return [sys.executable, "-m", f"infra.local.{name}", "--state", str(self.paths.folder)]
 
-    def _module(self, name: str) -> subprocess.CompletedProcess[str]:
+    def _run_module(self, name: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(name),
-            env=plain_environment(),
+            self.build_command(name),
+            env=clean_environment(),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -80,8 +80,8 @@ class Whole:
         )
 
 
-def plain_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """This process's, without what names services, stores, clusters or another whole."""
-    ours = ("AWS_", "RAY_", "SLORA_", MARK)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    prefixes = ("AWS_", "RAY_", "SLORA_", MARK)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {**inherited, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

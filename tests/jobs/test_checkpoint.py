@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.checkpoint import KEPT, Saver, State, newest_state, save_state
+from jobs.checkpoint import MAX_CHECKPOINTS, CheckpointSaver, TrainingState, load_newest_state, save_state
 from jobs.errors import DigestMismatch, StoreError
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 
 
-def _state(step: int) -> State:
+def _state(step: int) -> TrainingState:
     weights, first, second = ({"layer.values": torch.full((5,), float(step))} for _ in range(3))
     moments = {"exp_avg": first, "exp_avg_sq": second}
-    return State(0, step, step, weights, moments, {"ledger": {"tokens": step}})
+    return TrainingState(0, step, step, weights, moments, {"ledger": {"tokens": step}})
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def test_the_newest_two_are_kept_and_read_back_whole(runs):
     for step in (2, 4, 6, 8):
         save_state(runs, _state(step))
     assert runs.checkpoint_steps() == [6, 8]
-    assert len(runs.checkpoint_steps()) == KEPT
-    found = newest_state(runs)
-    assert found is not None and found.step == 8
-    assert torch.equal(found.moments["exp_avg_sq"]["layer.values"], torch.full((5,), 8.0))
+    assert len(runs.checkpoint_steps()) == MAX_CHECKPOINTS
+    state = load_newest_state(runs)
+    assert state is not None and state.step == 8
+    assert torch.equal(state.moments["exp_avg_sq"]["layer.values"], torch.full((5,), 8.0))
 
 
 @pytest.mark.parametrize("part", ["state.safetensors", "state.json"])
@@ -53,19 +53,19 @@ def test_a_checkpoint_that_was_cut_short_does_not_count(runs, part):
     save_state(runs, _state(4))
     path = runs.store.path(runs.checkpoint_key(4, part))
     path.write_bytes(path.read_bytes()[:-7])
-    found = newest_state(runs)
-    assert found is not None and found.step == 2
+    state = load_newest_state(runs)
+    assert state is not None and state.step == 2
 
 
 def test_a_step_does_not_wait_for_the_writing(tmp_path):
     store = Slow(tmp_path)
     runs = RunStore(store, "run")
-    saver, written = Saver(runs), list[int]()
+    saver, written = CheckpointSaver(runs), list[int]()
     saver.save(_state(2), written.append)
     assert not written
     store.gate.set()
     saver.close()
-    assert written and runs.checkpoint_steps() == [2]
+    assert written and runs.list_checkpoint_steps() == [2]
 
 
 def test_what_the_writing_met_is_raised_by_the_next_save(tmp_path):
@@ -73,7 +73,7 @@ def test_what_the_writing_met_is_raised_by_the_next_save(tmp_path):
         def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
             raise StoreError(f"{key}: No space left on device. Make room.")
 
-    saver = Saver(RunStore(Full(tmp_path), "run"))
+    saver = CheckpointSaver(RunStore(Full(tmp_path), "run"))
     saver.save(_state(2), lambda size: None)
     with pytest.raises(StoreError, match="No space left"):
         saver.save(_state(4), lambda size: None)

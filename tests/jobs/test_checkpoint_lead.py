@@ -12,7 +12,7 @@ import pytest
 from jobs.store.directory import DirectoryStore
 from tests.ranks import run_ranks
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec
-from tests.training_runs import Asked, several
+from tests.training_runs import TrainingCase, train_several
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 EVERY = 3
@@ -45,17 +45,17 @@ def test_no_step_is_told_before_the_checkpoint_below_it_is_whole(tmp_path):
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 60)
     spec = tiny_spec(tmp_path, train={"steps": 8, "checkpoint_every": EVERY})
-    [(losses, ahead)] = run_ranks(_watched, 1, Asked("watched", spec), str(tmp_path / "store"))
+    [(losses, ahead)] = run_ranks(_train_watched, 1, TrainingCase("watched", spec), str(tmp_path / "store"))
     assert len(losses) == 8
     assert ahead == []
 
 
-def _watched(rank: int, asked: Asked, store: str) -> tuple[list[float], list[int]]:
+def _train_watched(rank: int, case: TrainingCase, store: str) -> tuple[list[float], list[int]]:
     from jobs.store import objects
 
-    def open_watching(url: str, **told: Any) -> Watching:
+    def open_watching(url: str, **options: Any) -> Watching:
         return Watching(Path(store))
 
     objects.open_store = open_watching  # type: ignore[assignment]  # in a process of its own
-    found = several(rank, [asked], 1)[asked.run]
-    return found["losses"], Watching.ahead
+    result = train_several(rank, [case], 1)[case.run]
+    return result["losses"], Watching.ahead

@@ -24,30 +24,30 @@ def _model() -> nn.Sequential:
 def _gradient(rank: int, world_size: int, *, own: bool) -> dict[str, Any]:
     """The gradient of what goes in, and the most bytes that anything kept for backward holds."""
     from jobs import base_shards
-    from jobs.deepspeed_wire import distributed
-    from jobs.team import team_of
+    from jobs.deepspeed_wire import init_deepspeed
+    from jobs.team import make_worker_context
 
-    distributed("gloo")
+    init_deepspeed("gloo")
     if not own:
-        base_shards.kept_empty = lambda model: nullcontext()  # type: ignore[assignment]
-    model, kept = _model(), list[torch.Tensor]()
+        base_shards.drop_gathered_weights = lambda model: nullcontext()  # type: ignore[assignment]
+    model, saved = _model(), list[torch.Tensor]()
     x = torch.arange(3.0 * NARROW).reshape(3, NARROW).requires_grad_()
     _model()(x).square().sum().backward()
-    wanted, x.grad = x.grad, None
-    team = team_of(rank, world_size, torch.device("cpu"), machine="here")
+    expected, x.grad = x.grad, None
+    team = make_worker_context(rank, world_size, torch.device("cpu"), machine="here")
     shards = base_shards.BaseShards(model, "node", team)
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor)
+        saved.append(tensor)
         return tensor
 
-    with shards.gathering():
+    with shards.gather_on_demand():
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = model(x).square().sum()
-        held = max(tensor.untyped_storage().nbytes() for tensor in kept)
+        held = max(tensor.untyped_storage().nbytes() for tensor in saved)
         loss.backward()
     assert "forward" not in vars(model[1])
-    return {"wanted": wanted.tolist(), "found": x.grad.tolist(), "held": held}
+    return {"wanted": expected.tolist(), "found": x.grad.tolist(), "held": held}
 
 
 def _both(rank: int, world_size: int) -> list[dict[str, Any]]:
@@ -55,35 +55,35 @@ def _both(rank: int, world_size: int) -> list[dict[str, Any]]:
 
 
 def test_a_gathered_weight_is_not_kept_from_its_forward_to_its_backward():
-    whole = 4 * WIDE * NARROW
+    full_size = 4 * WIDE * NARROW
     for own, torch_s in run_ranks(_both, 2, 2):
         torch.testing.assert_close(torch.tensor(own["found"]), torch.tensor(own["wanted"]))
-        assert own["held"] < whole
+        assert own["held"] < full_size
         # Or the test would show nothing: torch's own product keeps it.
-        assert torch_s["held"] >= whole
+        assert torch_s["held"] >= full_size
 
 
 def _weight_gradient(rank: int, world_size: int) -> dict[str, Any]:
     """The gradient of the wide layer's own weight, asked for while the shards are gathered."""
     from jobs.base_shards import BaseShards
-    from jobs.deepspeed_wire import distributed
-    from jobs.team import team_of
+    from jobs.deepspeed_wire import init_deepspeed
+    from jobs.team import make_worker_context
 
-    distributed("gloo")
+    init_deepspeed("gloo")
     x = torch.arange(3.0 * NARROW).reshape(3, NARROW)
     plain = _model()
     plain[1].weight.requires_grad_(True)
     plain(x).square().sum().backward()
     model = _model()
-    shards = BaseShards(model, "node", team_of(rank, world_size, torch.device("cpu"), machine="h"))
-    found = list[list[list[float]]]()
+    shards = BaseShards(model, "node", make_worker_context(rank, world_size, torch.device("cpu"), machine="h"))
+    gradients = list[list[list[float]]]()
     model[1].weight.requires_grad_(True)
-    model[1].weight.register_post_accumulate_grad_hook(lambda one: found.append(one.grad.tolist()))
-    with shards.gathering():
+    model[1].weight.register_post_accumulate_grad_hook(lambda parameter: gradients.append(parameter.grad.tolist()))
+    with shards.gather_on_demand():
         model(x).square().sum().backward()
-    return {"wanted": plain[1].weight.grad.tolist(), "found": found}
+    return {"wanted": plain[1].weight.grad.tolist(), "found": gradients}
 
 
 def test_a_mask_s_scores_get_the_gradient_that_they_ask_for():
-    for seen in run_ranks(_weight_gradient, 2, 2):
-        torch.testing.assert_close(torch.tensor(seen["found"]), torch.tensor([seen["wanted"]]))
+    for result in run_ranks(_weight_gradient, 2, 2):
+        torch.testing.assert_close(torch.tensor(result["found"]), torch.tensor([result["wanted"]]))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import StoreUnreachable
-from jobs.lease import LEASE, Lease, later_attempt, read_lease
+from jobs.lease import HEARTBEAT, Heartbeat, has_later_attempt, read_heartbeat
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 
@@ -39,52 +39,52 @@ class Watched(DirectoryStore):
 
 def test_a_lease_is_beaten_while_the_job_lives_and_ended_with_it(tmp_path):
     store = Watched(tmp_path)
-    with Lease(RunStore(store, "r1"), 2, every=0.01):
+    with Heartbeat(RunStore(store, "r1"), 2, interval_s=0.01):
         store.wait_for(3)
-        found = read_lease(store, "r1")
-        assert found is not None
-        assert (found["attempt"], found["ended"]) == (2, False)
-    last = read_lease(store, "r1")
+        heartbeat = read_heartbeat(store, "r1")
+        assert heartbeat is not None
+        assert (heartbeat["attempt"], heartbeat["ended"]) == (2, False)
+    last = read_heartbeat(store, "r1")
     assert last is not None
-    assert (last["ended"], last["time"] >= found["time"]) == (True, True)
+    assert (last["ended"], last["time"] >= heartbeat["time"]) == (True, True)
 
 
 def test_a_job_that_fails_ends_its_lease_too(tmp_path):
     store = DirectoryStore(tmp_path)
-    with pytest.raises(ZeroDivisionError), Lease(RunStore(store, "r1"), 1):
+    with pytest.raises(ZeroDivisionError), Heartbeat(RunStore(store, "r1"), 1):
         raise ZeroDivisionError
-    found = read_lease(store, "r1")
-    assert found is not None
-    assert found["ended"]
+    heartbeat = read_heartbeat(store, "r1")
+    assert heartbeat is not None
+    assert heartbeat["ended"]
 
 
 def test_a_store_that_is_away_costs_beats_and_never_the_job(tmp_path):
     store = Watched(tmp_path, away=frozenset({1, 2, 3}))
-    with Lease(RunStore(store, "r1"), 1, every=0.01):
+    with Heartbeat(RunStore(store, "r1"), 1, interval_s=0.01):
         store.wait_for(5)
-        assert read_lease(store, "r1") is not None
+        assert read_heartbeat(store, "r1") is not None
 
 
 def test_the_next_attempt_takes_the_lease_over(tmp_path):
     store = DirectoryStore(tmp_path)
     for attempt in (1, 2):
-        with Lease(RunStore(store, "r1"), attempt):
+        with Heartbeat(RunStore(store, "r1"), attempt):
             pass
-    found = read_lease(store, "r1")
-    assert found is not None
-    assert found["attempt"] == 2
+    heartbeat = read_heartbeat(store, "r1")
+    assert heartbeat is not None
+    assert heartbeat["attempt"] == 2
 
 
 def test_an_attempt_that_was_replaced_leaves_the_lease_alone(tmp_path):
     store = Watched(tmp_path)
-    with Lease(RunStore(store, "r1"), 2, every=0.01):
+    with Heartbeat(RunStore(store, "r1"), 2, interval_s=0.01):
         store.wait_for(2)
-    before = store.get(f"runs/r1/{LEASE}")
-    with Lease(RunStore(store, "r1"), 1, every=0.01):
+    before = store.get(f"runs/r1/{HEARTBEAT}")
+    with Heartbeat(RunStore(store, "r1"), 1, interval_s=0.01):
         pass
-    assert store.get(f"runs/r1/{LEASE}") == before
-    assert later_attempt(RunStore(store, "r1"), 1)
-    assert not later_attempt(RunStore(store, "r1"), 2)
+    assert store.get(f"runs/r1/{HEARTBEAT}") == before
+    assert has_later_attempt(RunStore(store, "r1"), 1)
+    assert not has_later_attempt(RunStore(store, "r1"), 2)
 
 
 NO_LEASES = {
@@ -101,12 +101,12 @@ NO_LEASES = {
 @pytest.mark.parametrize("written", NO_LEASES.values(), ids=NO_LEASES)
 def test_a_lease_that_is_none_says_nothing(written, tmp_path):
     store = DirectoryStore(tmp_path)
-    store.put(f"runs/r1/{LEASE}", written)
-    assert read_lease(store, "r1") is None
+    store.put(f"runs/r1/{HEARTBEAT}", written)
+    assert read_heartbeat(store, "r1") is None
 
 
 def test_times_are_in_seconds_since_1970(tmp_path):
     store = DirectoryStore(tmp_path)
-    with Lease(RunStore(store, "r1"), 1):
+    with Heartbeat(RunStore(store, "r1"), 1):
         pass
-    assert json.loads(store.get(f"runs/r1/{LEASE}"))["time"] > 1_700_000_000
+    assert json.loads(store.get(f"runs/r1/{HEARTBEAT}"))["time"] > 1_700_000_000

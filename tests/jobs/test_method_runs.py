@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from jobs.adapted import load_adapted
+from jobs.adapted import load_adapted_model
 from jobs.data.feed import Feed
-from jobs.data.source import Source
-from jobs.data.survey import survey
+from jobs.data.source import RowSource
+from jobs.data.survey import scan_dataset
 from jobs.diff import main as diff
 from jobs.export import main as export
 from jobs.measure import evaluate
-from jobs.store.adapters import pull, resolve
+from jobs.store.adapters import pull, resolve_adapter
 from jobs.store.objects import open_store
-from slora.folder import LoraAdapter, SparseAdapter, read
+from slora.folder import LoraAdapter, SparseAdapter, read_adapter
 from tests.long import cases, long_asked
 from tests.tiny import chat_rows, tiny_chat_model, tiny_gpt2, tiny_spec
-from tests.training_runs import Asked, Left, train_all
+from tests.training_runs import TrainingCase, TrainingResult, train_all
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
 
@@ -68,20 +68,20 @@ DYING = ("fold", "keep")
 ALSO_LONG = ("magnitude", "snip", "norm", "projection b", "no sparse step",
              "sparse factors of pissa")  # fmt: skip
 """Not even on one rank: what they do differently, tests of its own part see."""
-ON_ONE = tuple(way for way in WAYS if way not in ALSO_LONG)
+SINGLE_RANK = tuple(way for way in WAYS if way not in ALSO_LONG)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("method")
-    tiny_chat_model(made / "model")
-    tiny_gpt2(made / "gpt2")
-    chat_rows(made / "train.jsonl", 60)
-    chat_rows(made / "eval.jsonl", 9)
-    return made
+    path = tmp_path_factory.mktemp("method")
+    tiny_chat_model(path / "model")
+    tiny_gpt2(path / "gpt2")
+    chat_rows(path / "train.jsonl", 60)
+    chat_rows(path / "eval.jsonl", 9)
+    return path
 
 
-def _asked(folder: Path, way: str, kind: str, dies: str = "") -> Asked:
+def _make_case(folder: Path, way: str, kind: str, dies: str = "") -> TrainingCase:
     """`kind` says how it runs: 1, 2, cluster, or died."""
     run = f"{way}-{kind}".replace(" ", "-")
     spec = tiny_spec(
@@ -96,170 +96,170 @@ def _asked(folder: Path, way: str, kind: str, dies: str = "") -> Asked:
         train={"steps": STEPS.get(way, 12), "checkpoint_every": 1 if "died" in kind else None},
         cluster={"sharding": "cluster" if kind == "cluster" else "replicate"},
     )
-    return Asked(run, spec, dies=dies)
+    return TrainingCase(run, spec, dies=dies)
 
 
 @pytest.fixture(scope="module")
-def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, Left]:
+def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingResult]:
     """Two groups of processes, and a third for those that go on."""
-    whole = long_asked(request)
-    dying = tuple(DIE) if whole else DYING
-    died = [_asked(folder, way, "died", dies=DIE[way]) for way in dying]
-    one = train_all([*(_asked(folder, way, "1") for way in (WAYS if whole else ON_ONE)), *died], 1)
+    is_long = long_asked(request)
+    dying = tuple(DIE) if is_long else DYING
+    died = [_make_case(folder, way, "died", dies=DIE[way]) for way in dying]
+    single = train_all([*(_make_case(folder, way, "1") for way in (WAYS if is_long else SINGLE_RANK)), *died], 1)
     two = train_all(
-        [_asked(folder, way, "2") for way in (WAYS if whole else ON_TWO)]
-        + [_asked(folder, way, "cluster") for way in (SHARDED if whole else IN_SHARDS)]
-        + [_asked(folder, way, "narrow") for way in (NARROW if whole else IN_BFLOAT16)],
+        [_make_case(folder, way, "2") for way in (WAYS if is_long else ON_TWO)]
+        + [_make_case(folder, way, "cluster") for way in (SHARDED if is_long else IN_SHARDS)]
+        + [_make_case(folder, way, "narrow") for way in (NARROW if is_long else IN_BFLOAT16)],
         2,
     )
-    again = train_all([_asked(folder, way, "died") for way in dying], 1)
-    return {**one, **two, **again}
+    again = train_all([_make_case(folder, way, "died") for way in dying], 1)
+    return {**single, **two, **again}
 
 
-def _of(left: dict[str, Left], way: str, kind: str) -> Left:
-    return left[f"{way}-{kind}".replace(" ", "-")]
+def _get_result(results: dict[str, TrainingResult], way: str, kind: str) -> TrainingResult:
+    return results[f"{way}-{kind}".replace(" ", "-")]
 
 
-def _name(way: str, kind: str = "1") -> str:
+def _make_name(way: str, kind: str = "1") -> str:
     return f"{way}-{kind}".replace(" ", "-")
 
 
 @pytest.mark.parametrize("way", cases(WAYS, ON_TWO))
-def test_masks_and_losses_are_the_same_on_one_rank_and_on_two(left, way):
-    one, two = _of(left, way, "1"), _of(left, way, "2")
-    assert len(one.losses) == len(two.losses) == STEPS.get(way, 12)
-    assert two.losses == pytest.approx(one.losses, rel=1e-3)
-    assert two.masks[0] == two.masks[1] == one.masks[0]
-    assert one.evaluations["end"]["loss"] < one.evaluations["before"]["loss"]
+def test_masks_and_losses_are_the_same_on_one_rank_and_on_two(results, way):
+    single, two = _get_result(results, way, "1"), _get_result(results, way, "2")
+    assert len(single.losses) == len(two.losses) == STEPS.get(way, 12)
+    assert two.losses == pytest.approx(single.losses, rel=1e-3)
+    assert two.masks[0] == two.masks[1] == single.masks[0]
+    assert single.evaluations["end"]["loss"] < single.evaluations["before"]["loss"]
 
 
 FOUR = ("fisher", "snip", "rows", "global")
 
 
 @pytest.mark.long
-def test_masks_by_score_are_the_same_on_four_ranks_too(left, folder):
-    four = train_all([_asked(folder, way, "4") for way in FOUR], 4)
+def test_masks_by_score_are_the_same_on_four_ranks_too(results, folder):
+    four = train_all([_make_case(folder, way, "4") for way in FOUR], 4)
     for way in FOUR:
-        masks = _of(four, way, "4").masks
-        assert masks == [_of(left, way, "1").masks[0]] * 4
+        masks = _get_result(four, way, "4").masks
+        assert masks == [_get_result(results, way, "1").masks[0]] * 4
         assert masks[0]
 
 
 @pytest.mark.parametrize("way", cases(SHARDED, IN_SHARDS))
-def test_a_sharded_base_changes_no_loss(left, way):
-    wanted = _of(left, way, "1").losses
-    assert _of(left, way, "cluster").losses == pytest.approx(wanted, rel=1e-3)
+def test_a_sharded_base_changes_no_loss(results, way):
+    expected = _get_result(results, way, "1").losses
+    assert _get_result(results, way, "cluster").losses == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("way", cases(NARROW, IN_BFLOAT16))
-def test_a_bfloat16_base_learns_as_a_float32_one_does_to_its_precision(left, way):
-    narrow = _of(left, way, "narrow")
+def test_a_bfloat16_base_learns_as_a_float32_one_does_to_its_precision(results, way):
+    narrow = _get_result(results, way, "narrow")
     # bfloat16 has 8 bits: a loss of 5.5 is known to about 0.02.
-    assert narrow.losses == pytest.approx(_of(left, way, "1").losses, abs=0.06)
+    assert narrow.losses == pytest.approx(_get_result(results, way, "1").losses, abs=0.06)
     assert narrow.base_untouched
 
 
 @pytest.mark.parametrize("way", cases(DIE, DYING))
-def test_a_run_that_died_ends_with_the_same_bits(left, way):
-    assert _of(left, way, "died").files == _of(left, way, "1").files
+def test_a_run_that_died_ends_with_the_same_bits(results, way):
+    assert _get_result(results, way, "died").files == _get_result(results, way, "1").files
 
 
-@pytest.mark.parametrize("way", cases(WAYS, ON_ONE))
-def test_the_committed_adapter_on_its_base_has_the_loss_that_the_run_ended_with(left, folder, way):
+@pytest.mark.parametrize("way", cases(WAYS, SINGLE_RANK))
+def test_the_committed_adapter_on_its_base_has_the_loss_that_the_run_ended_with(results, folder, way):
     store = open_store(f"file://{folder / 'store'}")
-    wanted = _of(left, way, "1").evaluations["end"]["loss"]
+    expected = _get_result(results, way, "1").evaluations["end"]["loss"]
     for merged in (False, True):
-        adapted = load_adapted(store, _name(way), merged=merged)
-        found = survey(str(folder / "eval.jsonl"), "chat", "causal-lm", "data.eval")
+        adapted = load_adapted_model(store, _make_name(way), merged=merged)
+        scan = scan_dataset(str(folder / "eval.jsonl"), "chat", "causal-lm", "data.eval")
         feed = Feed(
-            Source(files=found.files, format="chat", labels=()), adapted.tokenizer,
+            RowSource(files=scan.files, format="chat", labels=()), adapted.tokenizer,
             task="causal-lm", max_length=64, packing=True, batch_size=1, micro_batch_size=1,
             rank=0, world_size=1, seed=0, shuffle=False,
         )  # fmt: skip
         measured = evaluate(adapted.model, feed, task="causal-lm", device=adapted.model.device)
-        assert measured["loss"] == pytest.approx(wanted, rel=1e-5)
+        assert measured["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("way", cases(WAYS, ON_ONE))
-def test_the_folder_is_a_lora_where_the_update_is_one(left, folder, tmp_path, way):
+@pytest.mark.parametrize("way", cases(WAYS, SINGLE_RANK))
+def test_the_folder_is_a_lora_where_the_update_is_one(results, folder, tmp_path, way):
     store = open_store(f"file://{folder / 'store'}")
-    adapter = read(pull(store, resolve(store, _name(way)), tmp_path / "adapter"))
+    adapter = read_adapter(pull(store, resolve_adapter(store, _make_name(way)), tmp_path / "adapter"))
     assert isinstance(adapter, SparseAdapter if way in COMPACT else LoraAdapter)
 
 
 @pytest.mark.parametrize("way", ["rows", "columns", "blocks", "random rows", "global rows"])
-def test_masks_sized_by_the_rank_lose_nothing_at_the_hand_off(left, way):
-    one = _of(left, way, "1")
-    assert one.ledger["handoff_kept"] == pytest.approx(1.0, abs=1e-6)
-    sparse, handoff = (one.evaluations[at]["loss"] for at in ("sparse", "handoff"))
+def test_masks_sized_by_the_rank_lose_nothing_at_the_hand_off(results, way):
+    result = _get_result(results, way, "1")
+    assert result.ledger["handoff_kept"] == pytest.approx(1.0, abs=1e-6)
+    sparse, handoff = (result.evaluations[at]["loss"] for at in ("sparse", "handoff"))
     assert handoff == pytest.approx(sparse, rel=1e-5)
 
 
-def test_folding_loses_nothing_either(left):
-    found = _of(left, "fold", "1").evaluations
-    assert found["handoff"]["loss"] == pytest.approx(found["sparse"]["loss"], abs=1e-5)
+def test_folding_loses_nothing_either(results):
+    evaluations = _get_result(results, "fold", "1").evaluations
+    assert evaluations["handoff"]["loss"] == pytest.approx(evaluations["sparse"]["loss"], abs=1e-5)
 
 
-def test_what_is_kept_beside_the_factors_makes_a_difference_and_the_base_gets_its_bits_back(left):
-    kept, dropped = (_of(left, way, "1").evaluations["handoff"] for way in ("keep", "gradient"))
-    assert kept["loss"] != dropped["loss"]
-    assert _of(left, "keep", "1").base_untouched and _of(left, "keep", "cluster").base_untouched
+def test_what_is_kept_beside_the_factors_makes_a_difference_and_the_base_gets_its_bits_back(results):
+    preserved, dropped = (_get_result(results, way, "1").evaluations["handoff"] for way in ("keep", "gradient"))
+    assert preserved["loss"] != dropped["loss"]
+    assert _get_result(results, "keep", "1").base_untouched and _get_result(results, "keep", "cluster").base_untouched
 
 
 @pytest.mark.parametrize("way", ["pissa", "lora-ga"])
-def test_a_start_that_is_taken_out_of_the_base_leaves_the_model_as_it_was(left, way):
-    before = _of(left, way, "1").evaluations["before"]["loss"]
-    assert before == pytest.approx(_of(left, "rslora", "1").evaluations["before"]["loss"], rel=1e-5)
+def test_a_start_that_is_taken_out_of_the_base_leaves_the_model_as_it_was(results, way):
+    before = _get_result(results, way, "1").evaluations["before"]["loss"]
+    assert before == pytest.approx(_get_result(results, "rslora", "1").evaluations["before"]["loss"], rel=1e-5)
 
 
 def test_sparse_factors_are_zero_outside_their_masks_and_stored_by_their_entries(
-    left, folder, tmp_path
+    results, folder, tmp_path
 ):
     store = open_store(f"file://{folder / 'store'}")
-    adapter = read(pull(store, resolve(store, _name("sparse factors")), tmp_path / "adapter"))
+    adapter = read_adapter(pull(store, resolve_adapter(store, _make_name("sparse factors")), tmp_path / "adapter"))
     for a_RI, b_OR in adapter.factors.values():
         assert int((a_RI != 0).sum()) == round(a_RI.numel() / 2)
         assert int((b_OR != 0).sum()) == round(b_OR.numel() / 2)
 
 
-def test_gates_prune_ranks_down_to_the_density(left, folder, tmp_path):
+def test_gates_prune_ranks_down_to_the_density(results, folder, tmp_path):
     store = open_store(f"file://{folder / 'store'}")
-    adapter = read(pull(store, resolve(store, _name("gates")), tmp_path / "adapter"))
+    adapter = read_adapter(pull(store, resolve_adapter(store, _make_name("gates")), tmp_path / "adapter"))
     for _, b_OR in adapter.factors.values():
         assert int((b_OR.abs().sum(0) > 0).sum()) == 2
 
 
-def test_where_layers_compete_the_whole_budget_is_spent(left):
+def test_where_layers_compete_the_whole_budget_is_spent(results):
     def nnz(way: str) -> float:
-        return _of(left, way, "1").ledger["sparse_trainable"]
+        return _get_result(results, way, "1").ledger["sparse_trainable"]
 
     assert nnz("global") == nnz("fisher")
-    shares = {way: sorted(_of(left, way, "1").masks[0].values()) for way in ("global", "fisher")}
+    shares = {way: sorted(_get_result(results, way, "1").masks[0].values()) for way in ("global", "fisher")}
     assert shares["global"] != shares["fisher"]
 
 
 @pytest.mark.parametrize("way", ["keep", "fold", "sparse fisher", "gates", "gpt2 keep"])
 def test_a_compact_adapter_exports_to_a_lora_that_keeps_the_share_that_was_asked(
-    left, folder, tmp_path, capsys, way
+    results, folder, tmp_path, capsys, way
 ):
     store = f"file://{folder / 'store'}"
-    words = ["--adapter", _name(way), "--store", store, "--to", str(tmp_path / "lora"), "--json"]
+    words = ["--adapter", _make_name(way), "--store", store, "--to", str(tmp_path / "lora"), "--json"]
     assert export(["--energy", "0.9", *words]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["kept"] >= 0.9 and told["rank"] >= 1
-    adapter = read(tmp_path / "lora")
+    report = json.loads(capsys.readouterr().out)
+    assert report["kept"] >= 0.9 and report["rank"] >= 1
+    adapter = read_adapter(tmp_path / "lora")
     assert isinstance(adapter, LoraAdapter) and adapter.conv1d == ("gpt2" in way)
     assert export(["--rank", "4", *words]) == 2
     assert "not empty" in capsys.readouterr().err
 
 
-def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(left, folder, tmp_path, capsys):
+def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(results, folder, tmp_path, capsys):
     store = f"file://{folder / 'store'}"
-    words = ["--adapter", _name("pissa"), "--store", store]
+    words = ["--adapter", _make_name("pissa"), "--store", store]
     sparse = ["--as", "sparse", "--density", "0.5", "--to", str(tmp_path / "sparse")]
     assert export([*words, *sparse]) == 0
     assert "energy of the update that it keeps" in capsys.readouterr().out
-    assert isinstance(read(tmp_path / "sparse"), SparseAdapter)
+    assert isinstance(read_adapter(tmp_path / "sparse"), SparseAdapter)
     assert export([*words, "--as", "merged", "--to", str(tmp_path / "merged")]) == 0
     assert (tmp_path / "merged" / "model.safetensors").exists()
 
@@ -275,24 +275,24 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(left, folder, 
         pytest.param(["--as", "sparse"], "give a density", id="no density"),
     ],
 )
-def test_an_export_that_can_not_be_is_refused_in_words(left, folder, tmp_path, capsys, words, said):
+def test_an_export_that_can_not_be_is_refused_in_words(results, folder, tmp_path, capsys, words, output):
     store = ["--store", f"file://{folder / 'store'}", "--to", str(tmp_path / "out")]
-    assert export(["--adapter", _name("rslora"), *store, *words]) == 2
-    assert said in capsys.readouterr().err
+    assert export(["--adapter", _make_name("rslora"), *store, *words]) == 2
+    assert output in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_two_adapters_are_set_side_by_side(left, folder, capsys):
+def test_two_adapters_are_set_side_by_side(results, folder, capsys):
     store = ["--store", f"file://{folder / 'store'}"]
-    pair = ["--adapter", _name("sparse fisher"), "--other", _name("sparse blocks"), *store]
+    pair = ["--adapter", _make_name("sparse fisher"), "--other", _make_name("sparse blocks"), *store]
     assert diff([*pair, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["facts"]["mask"] == ["fisher", "blocks"]
-    assert all(0 <= layer["overlap"] < 1 for layer in told["layers"])
-    distances = [layer["distance"] for layer in told["layers"]]
+    report = json.loads(capsys.readouterr().out)
+    assert report["facts"]["mask"] == ["fisher", "blocks"]
+    assert all(0 <= layer["overlap"] < 1 for layer in report["layers"])
+    distances = [layer["distance"] for layer in report["layers"]]
     assert distances == sorted(distances, reverse=True)
     assert diff(pair) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and "2 layers less different" in lines[-1]
-    other = ["--adapter", _name("sparse fisher"), "--other", _name("gpt2 fisher"), *store]
+    other = ["--adapter", _make_name("sparse fisher"), "--other", _make_name("gpt2 fisher"), *store]
     assert diff(other) == 0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import Fault
-from jobs.model_files import ModelFiles, model_digest, model_folder, read_model
+from jobs.model_files import ModelFiles, digest_model, find_model_folder, read_model
 from jobs.spec import ModelSection
 from tests.tiny import HOLLOW, hollow_model, safetensors, tiny_chat_model, tiny_encoder
 
@@ -39,54 +39,54 @@ def read(folder: Path, task: str = CAUSAL) -> ModelFiles:
     return model
 
 
-def faults_of(folder: Path | str, task: str = CAUSAL) -> list[Fault]:
+def list_faults(folder: Path | str, task: str = CAUSAL) -> list[Fault]:
     _, faults = read_model(ModelSection(path=str(folder), task=task))  # type: ignore[arg-type]
     return faults
 
 
-def torch_says(folder: Path, task: str) -> Any:
+def describe_with_torch(folder: Path, task: str) -> Any:
     """The shape as the loaded model has it, head apart."""
-    from jobs.base_model import load_model, output_head, trained_head
-    from slora.targets import linear_layers
+    from jobs.base_model import load_model, find_untargeted_modules, find_trained_head
+    from slora.targets import list_linear_layers
 
     model = load_model(str(folder), task=task, dtype="float32", labels=LABELS)
-    head = sum(p.numel() for module in trained_head(model, task) for p in module.parameters())
+    head = sum(p.numel() for module in find_trained_head(model, task) for p in module.parameters())
     return (
         sum(p.numel() for p in model.parameters()) - head,
         {
             name: tuple(layer.weight.shape)
-            for name, layer in linear_layers(model, head=output_head(model, task)).items()
+            for name, layer in list_linear_layers(model, head=find_untargeted_modules(model, task)).items()
         },
         head,
     )
 
 
 def test_a_language_models_files_count_what_torch_counts(chat: Path):
-    found = read(chat)
-    parameters, linears, head = torch_says(chat, CAUSAL)
-    assert found.parameters == parameters and found.linears == linears
-    assert len(linears) == 14 and head == found.head_parameters(CAUSAL, 0) == 0
-    assert found.bytes == 4 * parameters
-    assert (found.model_type, found.architecture) == ("llama", "LlamaForCausalLM")
-    assert (found.hidden_size, found.max_positions, found.chat_template) == (32, 128, True)
+    model = read(chat)
+    parameters, linears, head = describe_with_torch(chat, CAUSAL)
+    assert model.parameters == parameters and model.linears == linears
+    assert len(linears) == 14 and head == model.count_head_parameters(CAUSAL, 0) == 0
+    assert model.bytes == 4 * parameters
+    assert (model.model_type, model.architecture) == ("llama", "LlamaForCausalLM")
+    assert (model.hidden_size, model.max_positions, model.chat_template) == (32, 128, True)
 
 
 def test_an_encoders_files_count_what_torch_counts_of_its_base_and_head(encoder: Path):
-    found = read(encoder, CLASSIFY)
-    parameters, linears, head = torch_says(encoder, CLASSIFY)
-    assert found.parameters == parameters and found.linears == linears
-    assert head == found.head_parameters(CLASSIFY, len(LABELS)) == 3 * 32 + 3
-    assert not found.chat_template
+    model = read(encoder, CLASSIFY)
+    parameters, linears, head = describe_with_torch(encoder, CLASSIFY)
+    assert model.parameters == parameters and model.linears == linears
+    assert head == model.count_head_parameters(CLASSIFY, len(LABELS)) == 3 * 32 + 3
+    assert not model.chat_template
 
 
 def test_a_classifier_on_a_llama_has_a_head_without_a_bias(chat: Path):
-    _, linears, head = torch_says(chat, CLASSIFY)
-    found = read(chat, CLASSIFY)
-    assert found.linears == linears
-    assert head == found.head_parameters(CLASSIFY, len(LABELS)) == 3 * 32
+    _, linears, head = describe_with_torch(chat, CLASSIFY)
+    model = read(chat, CLASSIFY)
+    assert model.linears == linears
+    assert head == model.count_head_parameters(CLASSIFY, len(LABELS)) == 3 * 32
 
 
-def edit(folder: Path, **changes: Any) -> None:
+def edit_config(folder: Path, **changes: Any) -> None:
     hollow_model(folder, says=changes)
 
 
@@ -100,11 +100,11 @@ def cut_header(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
-def pickled(folder: Path) -> None:
+def rename_to_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def sharded_and_lacking(folder: Path) -> None:
+def delete_shard(folder: Path) -> None:
     names = {name: f"model-{n}.safetensors" for n, name in enumerate(HOLLOW)}
     for name, file in list(names.items())[1:]:
         (folder / file).write_bytes(safetensors({name: HOLLOW[name]}))
@@ -130,46 +130,46 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda at: (at / "config.json").write_text("[" * 9999), CAUSAL, "model.path", "recursion"),
     "no weights": (
         lambda at: (at / "model.safetensors").unlink(), CAUSAL, "model.path", "no *.safetensors"),
-    "only pickled weights": (pickled, CAUSAL, "model.path", "pytorch_model.bin, which is pickled"),
+    "only pickled weights": (rename_to_pickle, CAUSAL, "model.path", "pytorch_model.bin, which is pickled"),
     "weights cut": (cut, CAUSAL, "model.path", "model.safetensors can't be read"),
     "weights' header cut": (cut_header, CAUSAL, "model.path", "does not fit"),
     "a part of the weights lacks": (
-        sharded_and_lacking, CAUSAL, "model.path", "lacks 1 of 6 files of weights, first model-0."),
+        delete_shard, CAUSAL, "model.path", "lacks 1 of 6 files of weights, first model-0."),
     "an index that is none": (index_that_is_none, CAUSAL, "model.path", "index.json can't be"),
     "no tokenizer": (
         lambda at: (at / "tokenizer.json").unlink(), CAUSAL, "model.path", "no tokenizer.json"),
     "an encoder as a language model": (
-        lambda at: edit(at, architectures=["BertModel"]), CAUSAL, "model.task", "BertModel"),
+        lambda at: edit_config(at, architectures=["BertModel"]), CAUSAL, "model.task", "BertModel"),
     "no architecture": (
-        lambda at: edit(at, architectures=None), CAUSAL, "model.task", "no architecture"),
+        lambda at: edit_config(at, architectures=None), CAUSAL, "model.task", "no architecture"),
     "architectures a text": (
-        lambda at: edit(at, architectures="Llama"), CAUSAL, "model.task", "no architecture"),
+        lambda at: edit_config(at, architectures="Llama"), CAUSAL, "model.task", "no architecture"),
     "T5 as a classifier": (
-        lambda at: edit(at, architectures=["T5ForConditionalGeneration"]), CLASSIFY, "model.task",
+        lambda at: edit_config(at, architectures=["T5ForConditionalGeneration"]), CLASSIFY, "model.task",
         "T5ForConditionalGeneration"),
     "T5 as a language model": (
-        lambda at: edit(at, architectures=["T5ForConditionalGeneration"]), CAUSAL, "model.task",
+        lambda at: edit_config(at, architectures=["T5ForConditionalGeneration"]), CAUSAL, "model.task",
         "no causal language model"),
     "quantised": (
-        lambda at: edit(at, quantization_config={"bits": 4}), CAUSAL, "model.path", "quantis"),
+        lambda at: edit_config(at, quantization_config={"bits": 4}), CAUSAL, "model.path", "quantis"),
     "code of its own": (
-        lambda at: edit(at, auto_map={"AutoModel": "x.Y"}), CAUSAL, "model.path", "auto_map"),
+        lambda at: edit_config(at, auto_map={"AutoModel": "x.Y"}), CAUSAL, "model.path", "auto_map"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("spoil", "task", "key", "found"), BROKEN.values(), ids=BROKEN)
-def test_a_folder_that_is_no_such_model_is_told_why(
-    spoil: Callable[[Path], object], task: str, key: str, found: str, tmp_path: Path
+def test_an_unusable_model_folder_is_refused_with_the_reason(
+    spoil: Callable[[Path], object], task: str, key: str, problem: str, tmp_path: Path
 ):
     folder = hollow_model(tmp_path)
-    assert not faults_of(folder)
+    assert not list_faults(folder)
     spoil(folder)
-    [fault] = faults_of(folder, task)
-    assert fault.key == key and found in fault.problem and fault.remedy
+    [fault] = list_faults(folder, task)
+    assert fault.key == key and problem in fault.problem and fault.remedy
 
 
-def test_every_fault_of_a_folder_is_told_at_once(tmp_path: Path):
-    problems = " ".join(fault.problem for fault in faults_of(tmp_path))
+def test_faults_of_a_model_folder_are_reported_together(tmp_path: Path):
+    problems = " ".join(fault.problem for fault in list_faults(tmp_path))
     assert all(word in problems for word in ("config.json", "safetensors", "tokenizer.json"))
 
 
@@ -178,23 +178,23 @@ def test_every_fault_of_a_folder_is_told_at_once(tmp_path: Path):
     ["/no/such/folder", "a" * 300, "~nobody-here/model", "nul\0", "nobody/never-downloaded", ".."],
     ids=["absent", "too long a name", "no such home", "nul", "hub id not there", "not a model"],
 )
-def test_a_path_that_leads_to_no_model_is_one_kind_of_fault(
+def test_a_path_without_a_model_is_a_fault_of_model_path(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert {fault.key for fault in faults_of(path)} == {"model.path"}
+    assert {fault.key for fault in list_faults(path)} == {"model.path"}
 
 
 def test_a_file_is_no_model_folder(tmp_path: Path):
     (tmp_path / "model").write_text("")
-    assert model_folder(str(tmp_path / "model")) is None
-    assert model_folder(str(tmp_path)) == tmp_path.resolve()
+    assert find_model_folder(str(tmp_path / "model")) is None
+    assert find_model_folder(str(tmp_path)) == tmp_path.resolve()
 
 
 def test_sizes_that_are_no_numbers_are_unknown(tmp_path: Path):
     says = {"hidden_size": "wide", "max_position_embeddings": [1]}
-    found = read(hollow_model(tmp_path, says=says))
-    assert (found.hidden_size, found.max_positions) == (0, None)
+    model = read(hollow_model(tmp_path, says=says))
+    assert (model.hidden_size, model.max_positions) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_a_classifiers_head_is_counted_by_the_kind_of_model(
     kind: str, architecture: str, parameters: int, tmp_path: Path
 ):
     says = {"model_type": kind, "architectures": [architecture]}
-    found = read(hollow_model(tmp_path, says=says), CLASSIFY)
-    assert found.head_parameters(CLASSIFY, len(LABELS)) == parameters
-    assert found.head_parameters(CAUSAL, 0) == 0
+    model = read(hollow_model(tmp_path, says=says), CLASSIFY)
+    assert model.count_head_parameters(CLASSIFY, len(LABELS)) == parameters
+    assert model.count_head_parameters(CAUSAL, 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_embeddings_norms_and_heads_are_no_targets(tmp_path: Path):
 
 
 @pytest.mark.parametrize("where", ["tokenizer_config.json", None])
-def test_a_chat_template_is_found_where_it_may_be(where: str | None, tmp_path: Path):
+def test_a_chat_template_is_read_from_either_file(where: str | None, tmp_path: Path):
     folder = hollow_model(tmp_path)
     (folder / "chat_template.jinja").unlink()
     if where:
@@ -245,10 +245,10 @@ def test_a_chat_template_is_found_where_it_may_be(where: str | None, tmp_path: P
 def test_the_digest_tells_two_bases_apart_and_nothing_else(tmp_path: Path):
     first, second = hollow_model(tmp_path / "a"), hollow_model(tmp_path / "b")
     (second / "README.md").write_text("hello")
-    assert model_digest(first) == model_digest(second)
+    assert digest_model(first) == digest_model(second)
     weights = bytearray((second / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (second / "model.safetensors").write_bytes(weights)
-    assert model_digest(first) != model_digest(second)
+    assert digest_model(first) != digest_model(second)
     hollow_model(second, says={"hidden_act": "gelu"})
-    assert model_digest(first) != model_digest(second)
+    assert digest_model(first) != digest_model(second)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.narrate import figures, line_of, number, place, step_line
+from jobs.narrate import format_metrics, format_event, format_number, name_evaluation, format_step
 
 PLAN = {
     "workers": 2,
@@ -102,7 +102,7 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
 
 @pytest.mark.parametrize(("event", "line"), EVENTS.values(), ids=EVENTS)
 def test_an_event_is_one_line_or_none(event: dict[str, Any], line: str | None):
-    assert line_of(event) == line
+    assert format_event(event) == line
 
 
 @pytest.mark.parametrize(
@@ -116,15 +116,15 @@ def test_an_event_is_one_line_or_none(event: dict[str, Any], line: str | None):
     ],
 )
 def test_each_evaluation_has_a_name_in_words(at: str, words: str):
-    assert place(at) == words
+    assert name_evaluation(at) == words
 
 
 STEP = {"step": 2, "stage": "sparse", "loss": 1.2345, "tokens_per_second": 99.6, "seconds": 3.0}
 
 
 def test_a_step_tells_what_is_left_at_the_pace_so_far():
-    assert step_line(STEP, 6) == "step 2/6 sparse: loss 1.234, 100 tokens/s, 6 s left"
-    assert step_line(STEP, 2) == "step 2/2 sparse: loss 1.234, 100 tokens/s, 0 s left"
+    assert format_step(STEP, 6) == "step 2/6 sparse: loss 1.234, 100 tokens/s, 6 s left"
+    assert format_step(STEP, 2) == "step 2/2 sparse: loss 1.234, 100 tokens/s, 0 s left"
 
 
 @pytest.mark.parametrize(
@@ -132,20 +132,20 @@ def test_a_step_tells_what_is_left_at_the_pace_so_far():
     [({}, "5 clients, loss 1.250"), ({"answered": 3, "loss": None}, "3 of 5 clients, loss nan")],
 )
 def test_a_federation_counts_rounds_and_who_answered(changes: dict[str, Any], who: str):
-    told = step_line(ROUND | changes, 30)
-    assert told == f"round 3/30 sparse: {who}, 1.25 MB down, 0.04 MB up, 54 s left"
+    line = format_step(ROUND | changes, 30)
+    assert line == f"round 3/30 sparse: {who}, 1.25 MB down, 0.04 MB up, 54 s left"
 
 
 def test_a_loss_that_is_no_number_is_told_as_such():
-    assert step_line(STEP | {"loss": None}, 6) == (
+    assert format_step(STEP | {"loss": None}, 6) == (
         "step 2/6 sparse: loss nan, 100 tokens/s, 6 s left"
     )
 
 
 def test_an_evaluation_among_the_metrics_is_no_step():
-    assert step_line({"step": 2, "evaluation": "end", "loss": 1.0}, 6) is None
+    assert format_step({"step": 2, "evaluation": "end", "loss": 1.0}, 6) is None
 
 
 def test_figures_are_rounded_and_what_is_none_is_nan():
-    assert figures({"loss": 0.12345, "accuracy": 1.0}) == "loss 0.123, accuracy 100.0%"
-    assert (number(None, ".2f"), number(float("inf"), ".2f")) == ("nan", "inf")
+    assert format_metrics({"loss": 0.12345, "accuracy": 1.0}) == "loss 0.123, accuracy 100.0%"
+    assert (format_number(None, ".2f"), format_number(float("inf"), ".2f")) == ("nan", "inf")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jobs.notice import NoticedTorchConfig
+from jobs.notice import PreemptibleTorchConfig
 
 
 def test_a_worker_that_hangs_is_not_asked_to_take_its_process_group_down():
-    config = NoticedTorchConfig()
+    config = PreemptibleTorchConfig()
     # No worker group: whoever calls a worker of it fails, as one that hangs would.
     assert config.backend_cls().on_shutdown(None, config) is None

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jobs.data.collate import Batch
-from jobs.objective import ask, correct, loss_sum
+from jobs.objective import compute_logits, count_correct, sum_loss
 from tests.tiny import tiny_chat_model
 
 
@@ -39,25 +39,25 @@ def test_computing_the_asked_positions_only_changes_no_loss_and_no_gradient(mode
     labels[0, 3:6] = 7
     labels[1, 9] = 3
     batch, cpu = _batch(labels), torch.device("cpu")
-    found = []
-    for one in (model, Plain(model)):
+    results = []
+    for variant in (model, Plain(model)):
         model.zero_grad()
-        loss = loss_sum(*ask(one, batch, device=cpu))
+        loss = sum_loss(*compute_logits(variant, batch, device=cpu))
         loss.backward()
-        found.append((loss.detach(), model.model.embed_tokens.weight.grad.clone()))
-    torch.testing.assert_close(found[0], found[1])
-    whole = model(**batch.inputs).logits[:, :-1].reshape(-1, model.config.vocab_size)
-    wanted = torch.nn.functional.cross_entropy(whole, labels[:, 1:].reshape(-1), reduction="sum")
-    torch.testing.assert_close(found[0][0], wanted.detach())
+        results.append((loss.detach(), model.model.embed_tokens.weight.grad.clone()))
+    torch.testing.assert_close(results[0], results[1])
+    logits = model(**batch.inputs).logits[:, :-1].reshape(-1, model.config.vocab_size)
+    expected = torch.nn.functional.cross_entropy(logits, labels[:, 1:].reshape(-1), reduction="sum")
+    torch.testing.assert_close(results[0][0], expected.detach())
 
 
 def test_a_batch_of_filler_alone_adds_nothing_and_still_has_a_gradient(model):
     batch = _batch(torch.full((2, 8), -100))
-    loss = loss_sum(*ask(model, batch, device=torch.device("cpu")))
+    loss = sum_loss(*compute_logits(model, batch, device=torch.device("cpu")))
     loss.backward()
     assert float(loss.detach()) == 0.0
 
 
 def test_correct_counts_only_the_labels_that_count():
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert correct(logits, torch.tensor([0, 0, -100])) == 1
+    assert count_correct(logits, torch.tensor([0, 0, -100])) == 1

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import Fault, InputError
-from jobs.preflight import QUICK_ROWS, Checked, absolute, check
+from jobs.preflight import QUICK_ROWS, ValidatedRun, make_paths_absolute, validate_run
 from jobs.spec_file import load_spec, validate_spec
-from tests.tiny import chat_rows, hollow_model, label_rows, laid_over, tiny_spec, write_spec
+from tests.tiny import chat_rows, hollow_model, label_rows, merge_spec, tiny_spec, write_spec
 
 
 @pytest.fixture
@@ -25,61 +25,61 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def checked(folder: Path, *, quick: bool = False, **overrides: Any) -> Checked:
+def validate_folder(folder: Path, *, quick: bool = False, **overrides: Any) -> ValidatedRun:
     spec = load_spec(write_spec(folder / "spec.yaml", tiny_spec(folder, **overrides)))
-    return check(absolute(spec), quick=quick)
+    return validate_run(make_paths_absolute(spec), quick=quick)
 
 
-def faults_of(folder: Path, **overrides: Any) -> list[Fault]:
+def list_faults(folder: Path, **overrides: Any) -> list[Fault]:
     with pytest.raises(InputError) as refused:
-        checked(folder, **overrides)
+        validate_folder(folder, **overrides)
     return list(refused.value.faults)
 
 
-def listing(folder: Path) -> dict[str, tuple[int, int]]:
+def list_files(folder: Path) -> dict[str, tuple[int, int]]:
     """Everything below a folder, with its size and the time of its last change."""
     return {
         str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")
     }
 
 
-def classifier(folder: Path, **changes: Any) -> dict[str, Any]:
+def make_classifier(folder: Path, **changes: Any) -> dict[str, Any]:
     hollow_model(folder / "model", says={"architectures": ["BertModel"], "model_type": "bert"})
     label_rows(folder / "train.jsonl", 8)
     spec = {
         "model": {"task": "sequence-classification"},
         "data": {"format": "classification"},
     }
-    return laid_over(spec, changes)
+    return merge_spec(spec, changes)
 
 
-def append(path: Path, line: str | bytes) -> None:
+def append_line(path: Path, line: str | bytes) -> None:
     with path.open("ab") as file:
         file.write(line if isinstance(line, bytes) else line.encode())
 
 
-def truncated_gzip(folder: Path) -> dict[str, Any]:
+def truncate_gzip(folder: Path) -> dict[str, Any]:
     packed = gzip.compress((folder / "train.jsonl").read_bytes())
     (folder / "train.jsonl.gz").write_bytes(packed[:-20])
     return {"data": {"train": str(folder / "train.jsonl.gz")}}
 
 
-def truncated_jsonl(folder: Path) -> None:
+def truncate_jsonl(folder: Path) -> None:
     path = folder / "train.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
 
 
-def other_label_in_eval(folder: Path) -> dict[str, Any]:
+def add_label_to_eval(folder: Path) -> dict[str, Any]:
     rows = label_rows(folder / "eval.jsonl", 3, ["warm", "cold", "hot"])
-    return classifier(folder, data={"eval": str(rows)})
+    return make_classifier(folder, data={"eval": str(rows)})
 
 
-def single_label(folder: Path) -> dict[str, Any]:
+def write_single_label(folder: Path) -> dict[str, Any]:
     rows = label_rows(folder / "one.jsonl", 3, ["a"])
-    return classifier(folder, data={"train": str(rows)})
+    return make_classifier(folder, data={"train": str(rows)})
 
 
-def empty_folder(folder: Path) -> dict[str, Any]:
+def make_empty_folder(folder: Path) -> dict[str, Any]:
     (folder / "rows").mkdir()
     return {"data": {"train": str(folder / "rows")}}
 
@@ -89,7 +89,7 @@ def store_under_a_file(folder: Path) -> dict[str, Any]:
     return {"store": f"file://{folder}/file/store"}
 
 
-def text_in_eval(folder: Path) -> dict[str, Any]:
+def write_text_eval(folder: Path) -> dict[str, Any]:
     (folder / "eval.txt").write_text("a text\n")
     return {"data": {"eval": str(folder / "eval.txt"), "format": "auto"}}
 
@@ -107,26 +107,26 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         lambda at: {"data": {"train": f"{at}/none.jsonl"}}, "data.train", "no such file"),
     "an empty file": (
         lambda at: (at / "train.jsonl").write_text(""), "data.train", "no rows in"),
-    "a folder without data": (empty_folder, "data.train", "no data file"),
+    "a folder without data": (make_empty_folder, "data.train", "no data file"),
     "an unknown kind of file": (
         lambda at: {"data": {"train": str(at / "model/model.safetensors")}},
         "model.safetensors", "unknown kind of file .safetensors"),
     "a row without messages": (
-        lambda at: append(at / "train.jsonl", '{"text": "a"}\n'),
+        lambda at: append_line(at / "train.jsonl", '{"text": "a"}\n'),
         "train.jsonl:9", "chat needs 'messages'; the row has 'text'"),
     "a conversation without an answer": (
-        lambda at: append(
+        lambda at: append_line(
             at / "train.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n'),
         "train.jsonl:9", "nothing to learn"),
     "a message of two parts": (
-        lambda at: append(
+        lambda at: append_line(
             at / "train.jsonl", '{"messages": [{"role": "assistant", "content": ["a"]}]}\n'),
         "train.jsonl:9", "messages[0].content is ['a']"),
     "not UTF-8": (
-        lambda at: append(at / "train.jsonl", b'{"messages": "caf\xe9"}\n'),
+        lambda at: append_line(at / "train.jsonl", b'{"messages": "caf\xe9"}\n'),
         "train.jsonl:9", "not UTF-8"),
-    "truncated gzip": (truncated_gzip, "train.jsonl.gz", "truncated gzip"),
-    "truncated JSONL": (truncated_jsonl, "train.jsonl:8", "truncated"),
+    "truncated gzip": (truncate_gzip, "train.jsonl.gz", "truncated gzip"),
+    "truncated JSONL": (truncate_jsonl, "train.jsonl:8", "truncated"),
     "a strategy of a package that is not here": (
         lambda at: {"method": {"mask": "nowhere_to_be_found.masks:LOUDEST"}},
         "method.mask", "no package nowhere_to_be_found"),
@@ -139,9 +139,9 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         lambda at: {"cluster": {"workers": 3}}, "train.batch_size", "divided by 3 workers"),
     "a target that is none": (
         lambda at: {"method": {"targets": ["lm_head"]}}, "method.targets[0]", "matches no linear"),
-    "a label in eval that train lacks": (other_label_in_eval, "data.eval", "lacks: 'hot'"),
-    "a single label": (single_label, "data.train", "has the label 'a'"),
-    "rows of two formats": (text_in_eval, "data.eval", "text rows, while data.train has chat"),
+    "a label in eval that train lacks": (add_label_to_eval, "data.eval", "lacks: 'hot'"),
+    "a single label": (write_single_label, "data.train", "has the label 'a'"),
+    "rows of two formats": (write_text_eval, "data.eval", "text rows, while data.train has chat"),
     "a split that holds out none": (
         lambda at: {"data": {"eval_fraction": 1e-9}}, "data.eval_fraction", "hold out none"),
     "no chat template": (
@@ -161,27 +161,27 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
 
 
 @pytest.mark.parametrize(("prepare", "key", "problem"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_clear_fault_and_leaves_nothing_behind(
+def test_bad_input_is_a_single_fault_and_writes_nothing(
     prepare: Prepare, key: str, problem: str, folder: Path
 ):
     changes = prepare(folder)
     overrides = changes if isinstance(changes, dict) else {}
     write_spec(folder / "spec.yaml", tiny_spec(folder, **overrides))
-    before = listing(folder)
+    before = list_files(folder)
     with pytest.raises(InputError) as refused:
-        check(absolute(load_spec(folder / "spec.yaml")))
+        validate_run(make_paths_absolute(load_spec(folder / "spec.yaml")))
     [fault] = refused.value.faults
     assert fault.key == key or fault.key.endswith(f"/{key}")
     assert problem in fault.problem and fault.remedy
-    assert listing(folder) == before
+    assert list_files(folder) == before
     assert not Path("/proc/x").exists()
 
 
-def test_faults_of_every_section_are_told_together(folder: Path):
+def test_faults_of_all_sections_are_reported_together(folder: Path):
     (folder / "file").write_text("")
-    append(folder / "train.jsonl", "{}\n[]\n")
+    append_line(folder / "train.jsonl", "{}\n[]\n")
     (folder / "model/chat_template.jinja").unlink()
-    faults = faults_of(
+    faults = list_faults(
         folder,
         data={"max_length": 500, "eval": "/no/such.jsonl"},
         method={"rank": 99, "targets": ["q_proj", "nothing"]},
@@ -196,45 +196,45 @@ def test_faults_of_every_section_are_told_together(folder: Path):
 
 def test_a_missing_model_does_not_hide_the_faults_of_the_data(folder: Path):
     (folder / "train.jsonl").write_text("")
-    keys = [fault.key for fault in faults_of(folder, model={"path": "/no/such/model"})]
+    keys = [fault.key for fault in list_faults(folder, model={"path": "/no/such/model"})]
     assert keys == ["model.path", "data.train"]
 
 
-def test_what_can_be_run_is_told_and_leaves_no_trace(folder: Path):
+def test_a_valid_spec_is_validated_and_writes_nothing(folder: Path):
     write_spec(folder / "spec.yaml", tiny_spec(folder))
-    before = listing(folder)
-    found = check(load_spec(folder / "spec.yaml"))
-    assert listing(folder) == before
-    assert (found.train.format, found.train.rows, found.train.files) == (
+    before = list_files(folder)
+    validated = validate_run(load_spec(folder / "spec.yaml"))
+    assert list_files(folder) == before
+    assert (validated.train_scan.format, validated.train_scan.rows, validated.train_scan.files) == (
         "chat", 8, (folder / "train.jsonl",))  # fmt: skip
-    assert found.plan.target_weights == 8 * 8 + 4 * 8 + 16 * 8
-    assert found.model.folder == (folder / "model").resolve()
-    assert found.evaluation is None
+    assert validated.plan.target_weights == 8 * 8 + 4 * 8 + 16 * 8
+    assert validated.model.folder == (folder / "model").resolve()
+    assert validated.eval_scan is None
 
 
 def test_a_classifier_is_planned_with_its_head(folder: Path):
-    assert checked(folder, **classifier(folder)).plan.head == 2 * 8 + 2
+    assert validate_folder(folder, **make_classifier(folder)).plan.head == 2 * 8 + 2
 
 
 def test_sequences_as_long_as_the_model_are_allowed(folder: Path):
-    assert checked(folder, data={"max_length": 128})
+    assert validate_folder(folder, data={"max_length": 128})
 
 
-def test_a_template_is_asked_of_conversations_only(folder: Path):
+def test_only_conversations_need_a_chat_template(folder: Path):
     (folder / "model/chat_template.jinja").unlink()
     (folder / "train.txt").write_text("one\ntwo\n")
-    assert checked(folder, data={"train": str(folder / "train.txt"), "format": "text"})
+    assert validate_folder(folder, data={"train": str(folder / "train.txt"), "format": "text"})
 
 
 def test_a_quick_look_reads_the_first_rows_and_asks_nothing_of_the_store(folder: Path):
     chat_rows(folder / "train.jsonl", QUICK_ROWS)
-    append(folder / "train.jsonl", "not JSON\n")
-    found = checked(folder, quick=True, store="file:///proc/x")
-    assert (found.train.rows, found.train.sha256) == (QUICK_ROWS, None)
-    assert [fault.key for fault in faults_of(folder)] == [f"{folder}/train.jsonl:{QUICK_ROWS + 1}"]
+    append_line(folder / "train.jsonl", "not JSON\n")
+    validated = validate_folder(folder, quick=True, store="file:///proc/x")
+    assert (validated.train_scan.rows, validated.train_scan.sha256) == (QUICK_ROWS, None)
+    assert [fault.key for fault in list_faults(folder)] == [f"{folder}/train.jsonl:{QUICK_ROWS + 1}"]
 
 
-WHOLE: dict[str, tuple[str, str]] = {
+ABSOLUTE_PATHS: dict[str, tuple[str, str]] = {
     "a file": ("rows.jsonl", "{here}/rows.jsonl"),
     "a file in a folder": ("data/rows.jsonl", "{here}/data/rows.jsonl"),
     "a glob": ("data/*.jsonl", "{here}/data/*.jsonl"),
@@ -250,24 +250,24 @@ WHOLE: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("written", "whole"), WHOLE.values(), ids=WHOLE)
-def test_paths_are_made_whole_and_hub_ids_left_alone(
-    written: str, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("written", "whole"), ABSOLUTE_PATHS.values(), ids=ABSOLUTE_PATHS)
+def test_paths_become_absolute_and_hub_ids_stay(
+    written: str, resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     here = tmp_path / "here"
     chat_rows(here / "data/rows.jsonl", 1)
     monkeypatch.chdir(here)
     spec = validate_spec(tiny_spec(Path("x"), store="file://s"))
-    asked = spec.model_copy(
+    relative_spec = spec.model_copy(
         update={
             "model": spec.model.model_copy(update={"path": written}),
             "data": spec.data.model_copy(update={"train": written, "eval": written}),
         }
     )
-    made = absolute(asked)
-    wanted = whole.format(here=os.getcwd(), parent=tmp_path, home=Path.home())
-    assert (made.model.path, made.data.train, made.data.eval) == (wanted, wanted, wanted)
-    assert absolute(made) == made
+    absolute_spec = make_paths_absolute(relative_spec)
+    expected = resolved.format(here=os.getcwd(), parent=tmp_path, home=Path.home())
+    assert (absolute_spec.model.path, absolute_spec.data.train, absolute_spec.data.eval) == (expected, expected, expected)
+    assert make_paths_absolute(absolute_spec) == absolute_spec
 
 
 STORES: dict[str, tuple[str, str]] = {
@@ -283,23 +283,23 @@ STORES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("written", "whole"), STORES.values(), ids=STORES)
-def test_a_store_is_a_whole_path_wherever_it_is_opened(
-    written: str, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_store_becomes_an_absolute_path(
+    written: str, resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     spec = validate_spec(tiny_spec(tmp_path)).model_copy(update={"store": written})
-    assert absolute(spec).store == whole.format(here=os.getcwd(), home=Path.home())
+    assert make_paths_absolute(spec).store == resolved.format(here=os.getcwd(), home=Path.home())
 
 
 def test_the_rest_of_the_spec_stays_as_it_was(tmp_path: Path):
     spec = validate_spec(tiny_spec(tmp_path))
-    assert absolute(spec) == spec
-    assert json.loads(absolute(spec).model_dump_json())["data"]["eval"] is None
+    assert make_paths_absolute(spec) == spec
+    assert json.loads(make_paths_absolute(spec).model_dump_json())["data"]["eval"] is None
 
 
-def test_a_batch_that_workers_can_not_divide_is_told_beside_a_missing_model(tmp_path):
+def test_an_indivisible_batch_is_reported_beside_a_missing_model(tmp_path):
     chat_rows(tmp_path / "train.jsonl", 8)
     spec = validate_spec(tiny_spec(tmp_path, train={"batch_size": 5}, cluster={"workers": 2}))
     with pytest.raises(InputError) as refused:
-        check(spec)
+        validate_run(spec)
     assert {fault.key for fault in refused.value.faults} == {"model.path", "train.batch_size"}

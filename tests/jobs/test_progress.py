@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs import progress
-from jobs.progress import Pace, on_stderr
+from jobs.progress import ProgressReporter, make_stderr_reporter
 
 
 @pytest.fixture
@@ -15,24 +15,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def _seen_at(clock: list[float], pace: Pace, *seconds: float) -> None:
+def _advance_at(clock: list[float], pace: ProgressReporter, *seconds: float) -> None:
     for second in seconds:
         clock[0] = 100.0 + second
-        pace.seen()
+        pace.advance()
 
 
 def test_what_is_over_within_two_seconds_is_not_told(clock, capsys):
-    _seen_at(clock, on_stderr("layers", 3), 0.5, 1.0, 1.9)
+    _advance_at(clock, make_stderr_reporter("layers", 3), 0.5, 1.0, 1.9)
     assert capsys.readouterr().err == ""
 
 
 def test_what_takes_longer_is_told_once_a_second(clock):
-    told = list[tuple[int, int]]()
-    pace = Pace(9, lambda done, of: told.append((done, of)))
-    _seen_at(clock, pace, 1.0, 2.0, 2.5, 2.9, 3.0, 3.1)
-    assert told == [(2, 9), (5, 9)]
+    reports = list[tuple[int, int]]()
+    pace = ProgressReporter(9, lambda done, of: reports.append((done, of)))
+    _advance_at(clock, pace, 1.0, 2.0, 2.5, 2.9, 3.0, 3.1)
+    assert reports == [(2, 9), (5, 9)]
 
 
 def test_a_quiet_pace_says_nothing(clock, capsys):
-    _seen_at(clock, on_stderr("layers", 2, quiet=True), 5.0, 9.0)
+    _advance_at(clock, make_stderr_reporter("layers", 2, quiet=True), 5.0, 9.0)
     assert capsys.readouterr().err == ""

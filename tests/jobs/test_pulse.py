@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.distributed import TCPStore
 
-from jobs.pulse import LATE_S, Pulse
+from jobs.pulse import STALE_S, Watchdog
 
 
 class Board(dict[str, bytes]):
@@ -27,19 +27,19 @@ class Board(dict[str, bytes]):
         return self[key]
 
 
-def _told(board: Board, rank: int, place: str, heard: float) -> None:
-    told = {"place": place, "since": heard - 3, "heard": heard, "host": f"host{rank}"}
-    board.set(f"slora/pulse/{rank}", json.dumps(told))
+def _publish_report(board: Board, rank: int, position: str, heard: float) -> None:
+    report = {"place": position, "since": heard - 3, "heard": heard, "host": f"host{rank}"}
+    board.set(f"slora/pulse/{rank}", json.dumps(report))
 
 
 def test_a_silent_worker_one_behind_and_one_that_never_came_are_named():
     board, now = Board(), time.time()
-    _told(board, 1, "step 7", now - LATE_S - 30)
-    _told(board, 2, "step 6", now)
-    _told(board, 3, "step 7", now)
-    pulse = Pulse(0, 5, board)
-    pulse.at("step 7")
-    late = pulse.late()
+    _publish_report(board, 1, "step 7", now - STALE_S - 30)
+    _publish_report(board, 2, "step 6", now)
+    _publish_report(board, 3, "step 7", now)
+    pulse = Watchdog(0, 5, board)
+    pulse.report_position("step 7")
+    late = pulse.describe_stragglers()
     assert "rank 1 (host1, last at step 7) was silent for 38 s" in late
     assert "rank 2 (host2, at step 6 for 3 s) is behind rank 0, step 7" in late
     assert "rank 3" not in late
@@ -48,10 +48,10 @@ def test_a_silent_worker_one_behind_and_one_that_never_came_are_named():
 
 def test_where_all_wait_the_network_is_named():
     board = Board()
-    _told(board, 1, "step 7", time.time())
-    pulse = Pulse(0, 2, board)
-    pulse.at("step 7")
-    assert "the network is cut" in pulse.late()
+    _publish_report(board, 1, "step 7", time.time())
+    pulse = Watchdog(0, 2, board)
+    pulse.report_position("step 7")
+    assert "the network is cut" in pulse.describe_stragglers()
 
 
 def test_a_store_that_does_not_answer_is_a_worker_that_does_not():
@@ -59,7 +59,7 @@ def test_a_store_that_does_not_answer_is_a_worker_that_does_not():
         def check(self, keys: list[str]) -> bool:
             raise RuntimeError("Connection reset by peer")
 
-    assert Pulse(1, 2, Gone()).late() == "rank 0 does not answer"
+    assert Watchdog(1, 2, Gone()).describe_stragglers() == "rank 0 does not answer"
 
 
 def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
@@ -74,14 +74,14 @@ def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
         assert process.stdout is not None
         port = int(process.stdout.readline())
         store: Any = TCPStore("127.0.0.1", port, is_master=False)
-        assert Pulse(1, 2, store).late() == "rank 0 does not answer"
+        assert Watchdog(1, 2, store).describe_stragglers() == "rank 0 does not answer"
         store.set("slora/pulse/0", '{"place": "step 7", "since": 0, "heard": 0, "host": "a"}')
-        assert "rank 0 (a, last at step 7) was silent" in Pulse(1, 2, store).late()
+        assert "rank 0 (a, last at step 7) was silent" in Watchdog(1, 2, store).describe_stragglers()
         process.send_signal(signal.SIGSTOP)
         monkeypatch.setattr("jobs.pulse.ANSWER_S", 0.2)
         try:
             # Of rank 2 nothing can be known, so nothing is said.
-            late = Pulse(1, 3, store).late()
+            late = Watchdog(1, 3, store).describe_stragglers()
             assert late == "rank 0 does not answer, and it keeps what is known of the others"
         finally:
             process.kill()
@@ -89,7 +89,7 @@ def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
 
 def test_the_place_is_told_from_a_thread():
     board = Board()
-    with Pulse(0, 2, board) as pulse:
+    with Watchdog(0, 2, board) as pulse:
         pulse._thread.join(timeout=0.01)
         while "slora/pulse/0" not in board:
             pulse._thread.join(timeout=0.01)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.schedule import rate_at
+from jobs.schedule import compute_rate
 
 
 def rates(steps: int, *, warmup: float, schedule: str, peak: float = 1.0) -> list[float]:
     return [
-        rate_at(step, steps=steps, peak=peak, warmup=warmup, schedule=schedule)
+        compute_rate(step, steps=steps, peak=peak, warmup=warmup, schedule=schedule)
         for step in range(steps)
     ]
 
@@ -31,8 +31,8 @@ TABLES = {
 
 
 @pytest.mark.parametrize(("steps", "warmup", "schedule", "wanted"), TABLES.values(), ids=TABLES)
-def test_the_rate_of_each_step(steps: int, warmup: float, schedule: str, wanted: list[float]):
-    assert rates(steps, warmup=warmup, schedule=schedule) == pytest.approx(wanted)
+def test_the_rate_of_each_step(steps: int, warmup: float, schedule: str, expected: list[float]):
+    assert rates(steps, warmup=warmup, schedule=schedule) == pytest.approx(expected)
 
 
 @given(
@@ -44,8 +44,8 @@ def test_the_rate_of_each_step(steps: int, warmup: float, schedule: str, wanted:
 def test_no_step_is_wasted_and_none_is_above_the_peak(
     steps: int, warmup: float, schedule: str, peak: float
 ):
-    found = rates(steps, warmup=warmup, schedule=schedule, peak=peak)
-    assert all(0 < rate <= peak * (1 + 1e-9) for rate in found)
-    top = found.index(max(found))
-    assert found[:top] == sorted(found[:top])
-    assert found[top:] == sorted(found[top:], reverse=True)
+    computed = rates(steps, warmup=warmup, schedule=schedule, peak=peak)
+    assert all(0 < rate <= peak * (1 + 1e-9) for rate in computed)
+    top = computed.index(max(computed))
+    assert computed[:top] == sorted(computed[:top])
+    assert computed[top:] == sorted(computed[top:], reverse=True)

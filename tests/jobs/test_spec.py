@@ -22,13 +22,13 @@ HERE = Path("/made/up")
 EXAMPLES = sorted((Path(__file__).parents[2] / "jobs/examples").glob("*.yaml"))
 
 
-def faults_of(**overrides: Any) -> dict[str, Fault]:
+def list_faults(**overrides: Any) -> dict[str, Fault]:
     with pytest.raises(InputError) as refused:
         validate_spec(tiny_spec(HERE, **overrides))
     return {fault.key: fault for fault in refused.value.faults}
 
 
-def test_a_plain_spec_is_whole_with_its_defaults():
+def test_a_minimal_spec_is_completed_by_defaults():
     spec = validate_spec(tiny_spec(HERE))
     assert (spec.method.kind, spec.method.alpha, spec.train.schedule) == ("slora", 16, "cosine")
     assert spec.method.handoff.split == "balanced"
@@ -84,7 +84,7 @@ ALMOST = st.one_of(
 
 
 @given(ALMOST)
-def test_an_accepted_name_is_one_safe_part_of_a_path(name: str):
+def test_an_accepted_name_is_a_single_safe_path_component(name: str):
     try:
         accepted = validate_spec(tiny_spec(HERE, name=name)).name
     except InputError:
@@ -95,20 +95,20 @@ def test_an_accepted_name_is_one_safe_part_of_a_path(name: str):
     assert accepted[0].isalnum() and ".." not in accepted and len(accepted) < 64
 
 
-def test_a_value_of_the_wrong_kind_is_told_once_and_not_as_one_for_later():
-    faults = faults_of(method={"mask": ["random"]}, cluster={"sync_every": "often"})
+def test_a_value_of_the_wrong_type_is_reported_once():
+    faults = list_faults(method={"mask": ["random"]}, cluster={"sync_every": "often"})
     assert set(faults) == {"method.mask", "cluster.sync_every"}
     assert not any("yet" in fault.problem for fault in faults.values())
 
 
 def test_what_a_run_records_reads_back_as_the_same_spec(tmp_path: Path):
-    asked = tiny_spec(
+    values = tiny_spec(
         tmp_path,
         method={"targets": ["q_proj", "mlp.*"], "alpha": 0.1, "handoff": {"split": "b"}},
         train={"learning_rate": 1e-5, "seed": 2**62, "eval_every": 3},
         data={"eval_fraction": 0.25, "train": "naïve\u2028 folder/a: b.jsonl"},
     )
-    spec = validate_spec(asked)
+    spec = validate_spec(values)
     path = tmp_path / "spec.yaml"
     path.write_text(dump_spec(spec), encoding="utf-8")
     assert load_spec(path) == spec
@@ -117,7 +117,7 @@ def test_what_a_run_records_reads_back_as_the_same_spec(tmp_path: Path):
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_schema_accepts_every_example(path: Path):
-    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema())
+    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), make_schema())
 
 
 @pytest.mark.parametrize(
@@ -135,17 +135,17 @@ def test_the_schema_accepts_every_example(path: Path):
 )
 def test_the_schema_refuses_what_the_spec_refuses(wrong: dict[str, Any], tmp_path: Path):
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(tiny_spec(tmp_path, **wrong), schema())
+        jsonschema.validate(tiny_spec(tmp_path, **wrong), make_schema())
     with pytest.raises(InputError):
         load_spec(write_spec(tmp_path / "spec.yaml", tiny_spec(tmp_path, **wrong)))
 
 
 def test_the_schema_tells_what_each_key_is_for():
-    method = schema()["$defs"]["MethodSection"]["properties"]
+    method = make_schema()["$defs"]["MethodSection"]["properties"]
     assert method["density"]["description"].startswith("Share of the targets' weights")
 
 
-def schema() -> dict[str, Any]:
-    made = AnySpec.model_json_schema()
-    jsonschema.Draft202012Validator.check_schema(made)
-    return made
+def make_schema() -> dict[str, Any]:
+    document = AnySpec.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(document)
+    return document

@@ -9,33 +9,33 @@ import pytest
 import yaml
 
 from jobs.errors import Fault, InputError
-from jobs.spec import Spec
-from jobs.spec_file import MOST_BYTES, dump_spec, load_spec, plain_values, validate_spec
+from jobs.spec import RunSpec
+from jobs.spec_file import MAX_BYTES, dump_spec, load_spec, parse_yaml_fast, validate_spec
 from tests.tiny import tiny_spec, write_spec
 
 HERE = Path("/made/up")
 LEAST = "name: a\nmodel: {path: m}\ndata: {train: t}\n"
 
 
-def faults_of(spec: dict[str, Any]) -> list[Fault]:
+def list_faults(spec: dict[str, Any]) -> list[Fault]:
     with pytest.raises(InputError) as refused:
         validate_spec(spec)
     return list(refused.value.faults)
 
 
-def faults_in(path: Path, *overrides: str) -> list[Fault]:
+def load_faults(path: Path, *overrides: str) -> list[Fault]:
     with pytest.raises(InputError) as refused:
         load_spec(path, overrides)
     return list(refused.value.faults)
 
 
-def written(folder: Path, text: str | bytes) -> Path:
+def write_text(folder: Path, text: str | bytes) -> Path:
     path = folder / "spec.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
-def loaded(folder: Path, *overrides: str, **changes: Any) -> Spec:
+def load_changed(folder: Path, *overrides: str, **changes: Any) -> RunSpec:
     return load_spec(write_spec(folder / "spec.yaml", tiny_spec(folder, **changes)), overrides)
 
 
@@ -61,8 +61,8 @@ NEAREST = {
 
 
 @pytest.mark.parametrize(("wrong", "key", "nearest"), NEAREST.values(), ids=NEAREST)
-def test_an_unknown_key_names_the_nearest_known_one(wrong: dict[str, Any], key: str, nearest: str):
-    fault = {fault.key: fault for fault in faults_of(tiny_spec(HERE, **wrong))}[key]
+def test_an_unknown_key_names_the_nearest_known_key(wrong: dict[str, Any], key: str, nearest: str):
+    fault = {fault.key: fault for fault in list_faults(tiny_spec(HERE, **wrong))}[key]
     assert fault.problem == "unknown key"
     named = fault.remedy.removeprefix("The nearest known one is ").removesuffix(".")
     assert named.startswith(nearest) if nearest.endswith(".") else named == nearest
@@ -81,9 +81,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("other", "ours"), OTHERS.items(), ids=OTHERS)
-def test_what_other_trainers_call_it_is_understood_but_not_taken(other: str, ours: str):
+def test_a_key_of_another_trainer_is_refused_and_ours_named(other: str, ours: str):
     section, _, key = other.partition(".")
-    [fault] = faults_of(tiny_spec(HERE, **{section: {key: 1}}))
+    [fault] = list_faults(tiny_spec(HERE, **{section: {key: 1}}))
     assert (fault.key, fault.remedy) == (other, f"The nearest known one is {ours}.")
 
 
@@ -115,16 +115,16 @@ TYPES: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 
 @pytest.mark.parametrize(("wrong", "key", "shown", "wanted"), TYPES.values(), ids=TYPES)
-def test_a_value_that_is_not_allowed_is_shown_with_what_is(
-    wrong: dict[str, Any], key: str, shown: str, wanted: str
+def test_a_forbidden_value_is_quoted_with_the_allowed_ones(
+    wrong: dict[str, Any], key: str, value: str, expected: str
 ):
-    fault = {fault.key: fault for fault in faults_of(tiny_spec(HERE, **wrong))}[key]
-    assert fault.problem == f"{shown} is not allowed"
-    assert wanted in fault.remedy and fault.remedy.startswith("It ")
+    fault = {fault.key: fault for fault in list_faults(tiny_spec(HERE, **wrong))}[key]
+    assert fault.problem == f"{value} is not allowed"
+    assert expected in fault.remedy and fault.remedy.startswith("It ")
     assert "instance of" not in str(fault) and "tuple" not in str(fault)
 
 
-def test_every_fault_of_every_section_is_told_at_once():
+def test_faults_of_all_sections_are_reported_together():
     wrong = tiny_spec(
         HERE,
         name="../x",
@@ -135,16 +135,16 @@ def test_every_fault_of_every_section_is_told_at_once():
         cluster={"wrokers": 2},
         store=None,
     ) | {"extra": 1}
-    assert [fault.key for fault in faults_of(wrong)] == [
+    assert [fault.key for fault in list_faults(wrong)] == [
         "name", "model.task", "method.density", "method.mask", "train.learning_rate",
         "cluster.wrokers", "extra", "train", "data",
     ]  # fmt: skip
-    assert all(fault.problem and fault.remedy for fault in faults_of(wrong))
+    assert all(fault.problem and fault.remedy for fault in list_faults(wrong))
 
 
 @pytest.mark.parametrize("key", ["name", "model", "data", "train"])
-def test_a_key_without_a_default_is_asked_for(key: str):
-    [fault] = faults_of(tiny_spec(HERE, **{key: None}))
+def test_a_required_key_is_reported_as_missing(key: str):
+    [fault] = list_faults(tiny_spec(HERE, **{key: None}))
     assert (fault.key, fault.problem) == (key, "missing")
 
 
@@ -156,26 +156,26 @@ def test_a_key_without_a_default_is_asked_for(key: str):
     ],
     ids=["neither", "both"],
 )
-def test_exactly_one_of_steps_and_epochs_is_given(train: dict[str, Any], found: str):
-    [fault] = faults_of(tiny_spec(HERE, train=train))
-    assert fault.key == "train" and found in fault.problem
+def test_steps_and_epochs_exclude_each_other(train: dict[str, Any], problem: str):
+    [fault] = list_faults(tiny_spec(HERE, train=train))
+    assert fault.key == "train" and problem in fault.problem
 
 
 def test_rows_for_evaluation_are_named_or_split_off_not_both():
-    [fault] = faults_of(tiny_spec(HERE, data={"eval": "e.jsonl", "eval_fraction": 0.1}))
+    [fault] = list_faults(tiny_spec(HERE, data={"eval": "e.jsonl", "eval_fraction": 0.1}))
     assert fault.key == "data" and "both" in fault.problem
 
 
 def test_numbers_are_read_as_people_write_them(tmp_path: Path):
     text = LEAST + "train: {steps: 8, learning_rate: 1e-3, weight_decay: 1E+0, warmup: 5e-2}\n"
-    spec = load_spec(written(tmp_path, text + "method: {alpha: 2e1, density: .5}"))
+    spec = load_spec(write_text(tmp_path, text + "method: {alpha: 2e1, density: .5}"))
     assert (spec.train.learning_rate, spec.train.weight_decay) == (1e-3, 1.0)
     assert (spec.train.warmup, spec.method.alpha, spec.method.density) == (0.05, 20.0, 0.5)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path):
     text = "\N{ZERO WIDTH NO-BREAK SPACE}" + LEAST + "train: {steps: 8}"
-    assert load_spec(written(tmp_path, text)).name == "a"
+    assert load_spec(write_text(tmp_path, text)).name == "a"
 
 
 FILES: dict[str, tuple[str | bytes, str]] = {
@@ -195,17 +195,17 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "too deep": ("[" * 5000, "not YAML"),
     "no such day": ("name: 2020-13-45", "not YAML: month must be in"),
     "a number too long": ("name: " + "1" * 5000, "not YAML: Exceeds the limit"),
-    "too large": ("#" * (MOST_BYTES + 1), "larger than 1,000,000 bytes"),
+    "too large": ("#" * (MAX_BYTES + 1), "larger than 1,000,000 bytes"),
 }
 
 
 @pytest.mark.parametrize(("text", "found"), FILES.values(), ids=FILES)
-def test_a_file_that_is_no_spec_is_one_fault_under_its_name(
-    text: str | bytes, found: str, tmp_path: Path
+def test_a_malformed_file_is_a_single_fault_under_its_name(
+    text: str | bytes, problem: str, tmp_path: Path
 ):
-    path = written(tmp_path, text)
-    [fault] = faults_in(path)
-    assert fault.key == str(path) and found in fault.problem
+    path = write_text(tmp_path, text)
+    [fault] = load_faults(path)
+    assert fault.key == str(path) and problem in fault.problem
     assert "\n" not in str(fault) and fault.remedy
 
 
@@ -213,14 +213,14 @@ def test_a_file_that_is_no_spec_is_one_fault_under_its_name(
     "path", ["/no/such.yaml", "/", "/" + "a" * 300, "/proc/self/mem"],
     ids=["absent", "a folder", "too long a name", "unreadable"],
 )  # fmt: skip
-def test_a_spec_that_can_not_be_read_is_one_fault(path: str):
-    [fault] = faults_in(Path(path))
+def test_an_unreadable_spec_is_a_single_fault(path: str):
+    [fault] = load_faults(Path(path))
     assert fault.key == path and fault.remedy
 
 
 def test_the_largest_allowed_file_is_still_read(tmp_path: Path):
     text = LEAST + "train: {steps: 8}\n#"
-    assert load_spec(written(tmp_path, text + "x" * (MOST_BYTES - len(text)))).name == "a"
+    assert load_spec(write_text(tmp_path, text + "x" * (MAX_BYTES - len(text)))).name == "a"
 
 
 def test_aliases_that_multiply_do_not_fill_the_memory(tmp_path: Path):
@@ -229,13 +229,13 @@ def test_aliases_that_multiply_do_not_fill_the_memory(tmp_path: Path):
         f"extra{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 9) + "]" for n in range(1, 30)
     ]  # fmt: skip
     text = "\n".join([*bomb, "name: *a29", "store: *a29", "method: {mask: *a29, targets: *a29}"])
-    faults = {fault.key: fault for fault in faults_in(written(tmp_path, text))}
+    faults = {fault.key: fault for fault in load_faults(write_text(tmp_path, text))}
     assert {"name", "store", "method.mask"} <= faults.keys()
     assert all(len(str(fault)) < 400 for fault in faults.values())
 
 
-def test_keys_that_are_no_texts_are_told_in_words(tmp_path: Path):
-    faults = faults_in(written(tmp_path, LEAST + "train: {steps: 8}\n2: 2\ntrue: 3\nnull: 4"))
+def test_keys_that_are_not_strings_are_reported_in_plain_words(tmp_path: Path):
+    faults = load_faults(write_text(tmp_path, LEAST + "train: {steps: 8}\n2: 2\ntrue: 3\nnull: 4"))
     assert len(faults) == 3
     assert {fault.remedy for fault in faults} == {"It should be a text, as every key."}
 
@@ -257,18 +257,18 @@ SET: dict[str, tuple[str, str, Any]] = {
 
 @pytest.mark.parametrize(("text", "key", "value"), SET.values(), ids=SET)
 def test_set_overrides_any_key(text: str, key: str, value: Any, tmp_path: Path):
-    found: Any = loaded(tmp_path, text)
+    section: Any = load_changed(tmp_path, text)
     for part in key.split("."):
-        found = getattr(found, part)
-    assert found == value
+        section = getattr(section, part)
+    assert section == value
 
 
 def test_the_last_of_two_overrides_wins(tmp_path: Path):
-    assert loaded(tmp_path, "method.rank=1", "method.rank=2").method.rank == 2
+    assert load_changed(tmp_path, "method.rank=1", "method.rank=2").method.rank == 2
 
 
 def test_set_leaves_the_neighbours_alone(tmp_path: Path):
-    spec = loaded(tmp_path, "train.stop.metric=eval_loss", "train.seed=3")
+    spec = load_changed(tmp_path, "train.stop.metric=eval_loss", "train.seed=3")
     assert (spec.train.steps, spec.train.batch_size, spec.train.seed) == (6, 4, 3)
 
 
@@ -283,7 +283,7 @@ def test_set_leaves_the_neighbours_alone(tmp_path: Path):
 def test_naming_epochs_replaces_the_steps_of_the_file(
     overrides: list[str], steps: int | None, epochs: int | None, tmp_path: Path
 ):
-    train = loaded(tmp_path, *overrides).train
+    train = load_changed(tmp_path, *overrides).train
     assert (train.steps, train.epochs) == (steps, epochs)
 
 
@@ -299,25 +299,25 @@ BAD_SET = {
 
 
 @pytest.mark.parametrize("text", BAD_SET.values(), ids=BAD_SET)
-def test_a_bad_override_is_told_with_the_others(text: str, tmp_path: Path):
+def test_bad_overrides_are_reported_together(text: str, tmp_path: Path):
     path = write_spec(tmp_path / "spec.yaml", tiny_spec(tmp_path))
-    first, second = faults_in(path, text, "also bad")
+    first, second = load_faults(path, text, "also bad")
     assert first.key.startswith("--set ") and len(str(first)) < 250
     assert second.key == "--set 'also bad'"
 
 
 def test_an_override_to_an_unknown_key_names_the_nearest(tmp_path: Path):
     path = write_spec(tmp_path / "spec.yaml", tiny_spec(tmp_path))
-    [fault] = faults_in(path, "method.rnak=4")
+    [fault] = load_faults(path, "method.rnak=4")
     assert (fault.key, fault.remedy) == ("method.rnak", "The nearest known one is method.rank.")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{" * 100_000, "- " * 100_000, "? " * 100_000])
 def test_nesting_without_end_is_an_error_and_not_the_end_of_the_process(text: str):
     with pytest.raises((yaml.YAMLError, RecursionError)):
-        plain_values(text)
+        parse_yaml_fast(text)
 
 
 def test_plain_values_are_what_yaml_says():
     text = dump_spec(validate_spec(tiny_spec(Path("/here"))))
-    assert plain_values(text) == yaml.safe_load(text)
+    assert parse_yaml_fast(text) == yaml.safe_load(text)

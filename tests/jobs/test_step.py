@@ -13,8 +13,8 @@ from jobs.data.collate import Batch
 from jobs.data.feed import Step
 from jobs.engine import CompactEngine, EngineOptions
 from jobs.plan import StagePlan
-from jobs.step import broken_at, diverged, not_finite, take_step
-from jobs.team import Team
+from jobs.step import locate_non_finite, has_diverged, make_divergence_error, take_step
+from jobs.team import WorkerContext
 
 CPU = torch.device("cpu")
 OPTIONS = EngineOptions(
@@ -45,7 +45,7 @@ def _step() -> Step:
 
 
 def _engine(model: nn.Module) -> CompactEngine:
-    return CompactEngine(model, OPTIONS, Team(0, 1, CPU), None)
+    return CompactEngine(model, OPTIONS, WorkerContext(0, 1, CPU), None)
 
 
 def test_the_first_layer_whose_output_is_no_number_is_named():
@@ -53,27 +53,27 @@ def test_the_first_layer_whose_output_is_no_number_is_named():
     with torch.no_grad():
         model.second.weight.fill_(float("inf"))
     engine, step = _engine(model), _step()
-    told = take_step(engine, step, rate=0.1, device=CPU)
-    assert told is not None and diverged(told.losses[0], engine.grad_norm())
-    place = broken_at(engine, step, CPU)
-    assert place == "first in the output of second"
+    exchange = take_step(engine, step, rate=0.1, device=CPU)
+    assert exchange is not None and has_diverged(exchange.losses[0], engine.get_grad_norm())
+    location = locate_non_finite(engine, step, CPU)
+    assert location == "first in the output of second"
     stage = StagePlan("sparse", 6, 10, 0.1)
-    failed = not_finite(told.losses[0], {"step": 4, "grad_norm": 1.0}, stage=stage, place=place)
+    failed = make_divergence_error(exchange.losses[0], {"step": 4, "grad_norm": 1.0}, stage=stage, location=location)
     assert str(failed).startswith("step 4, sparse stage: the loss is nan, first in the output of")
 
 
 def test_a_gradient_that_is_no_number_is_named_and_moves_nothing():
     model = Classifier()
     engine, step = _engine(model), _step()
-    before = engine.weights()
+    before = engine.gather_weights()
     model.first.weight.register_hook(lambda grad: grad * float("nan"))
-    told = take_step(engine, step, rate=0.1, device=CPU)
-    assert told is not None and diverged(told.losses[0], engine.grad_norm())
-    assert broken_at(engine, step, CPU) == "first in the gradient of first.weight"
-    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.weights().items())
+    exchange = take_step(engine, step, rate=0.1, device=CPU)
+    assert exchange is not None and has_diverged(exchange.losses[0], engine.get_grad_norm())
+    assert locate_non_finite(engine, step, CPU) == "first in the gradient of first.weight"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.gather_weights().items())
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_has_diverged_and_another_has_not(loss):
-    assert diverged(loss, 1.0) and diverged(1.0, loss)
-    assert not diverged(1.0, 1.0)
+    assert has_diverged(loss, 1.0) and has_diverged(1.0, loss)
+    assert not has_diverged(1.0, 1.0)

@@ -10,7 +10,7 @@ import pytest
 from jobs.plan import Plan, StagePlan
 from jobs.spec import StopSection
 from jobs.spec_file import validate_spec
-from jobs.stopping import Enough, Standing, in_words, judged, spent, stop_faults
+from jobs.stopping import EarlyStopping, StoppingState, describe_stop, update_state, check_budget, find_stop_faults
 
 NAN = math.nan
 
@@ -20,7 +20,7 @@ NAN = math.nan
     [(None, 10**9, False), (100, 99, False), (100, 100, True), (100, 130, True)],
 )
 def test_a_budget_of_tokens_is_over_when_it_is_spent(budget: int | None, tokens: int, over: bool):
-    assert (spent(StopSection(tokens=budget), tokens) is not None) is over
+    assert (check_budget(StopSection(tokens=budget), tokens) is not None) is over
 
 
 JUDGED: dict[str, tuple[dict[str, Any], list[float], str]] = {
@@ -38,13 +38,13 @@ JUDGED: dict[str, tuple[dict[str, Any], list[float], str]] = {
 
 
 @pytest.mark.parametrize(("asked", "values", "said"), JUDGED.values(), ids=JUDGED)
-def test_a_stage_is_judged_by_its_evaluations(asked: dict[str, Any], values: list[float], said):
-    stop, standing, why = StopSection(**asked), Standing(), None
+def test_a_stage_is_judged_by_its_evaluations(stop_values: dict[str, Any], values: list[float], reasons):
+    stop, standing, why = StopSection(**stop_values), StoppingState(), None
     for value in values:
         assert why is None
         measured = {"loss": value, "accuracy": value}
-        standing, why = judged(stop, standing, measured)
-    assert said in (why or "goes on")
+        standing, why = update_state(stop, standing, measured)
+    assert reasons in (why or "goes on")
 
 
 def _plan(*steps: int) -> Plan:
@@ -58,27 +58,27 @@ def _plan(*steps: int) -> Plan:
 
 
 def test_what_is_over_is_cut_from_the_plan_and_remembered():
-    enough, plan = Enough(StopSection(tokens=5)), _plan(6, 14)
-    assert enough.end(plan.stages, 4)
-    shorter = enough.shorten(plan)
+    enough, plan = EarlyStopping(StopSection(tokens=5)), _plan(6, 14)
+    assert enough.end_stages(plan.stages, 4)
+    shorter = enough.truncate_plan(plan)
     assert [stage.steps for stage in shorter.stages] == [4, 0]
-    again = Enough(StopSection(tokens=5))
-    again.restore(enough.kept())
-    assert again.shorten(plan) == shorter
+    again = EarlyStopping(StopSection(tokens=5))
+    again.restore(enough.to_dict())
+    assert again.truncate_plan(plan) == shorter
 
 
 def test_the_last_step_of_the_last_stage_saves_nothing():
-    enough, plan = Enough(StopSection(tokens=5)), _plan(6, 14)
-    assert not enough.end(plan.stages[1:], 14)
-    assert enough.shorten(plan) == plan
+    enough, plan = EarlyStopping(StopSection(tokens=5)), _plan(6, 14)
+    assert not enough.end_stages(plan.stages[1:], 14)
+    assert enough.truncate_plan(plan) == plan
 
 
 def test_a_new_stage_is_judged_anew():
-    enough = Enough(StopSection(patience=1))
-    assert enough.judge({"loss": 1.0}) is None
-    enough.begin()
-    assert enough.judge({"loss": 2.0}) is None
-    assert enough.judge({"loss": 2.0}) is not None
+    enough = EarlyStopping(StopSection(patience=1))
+    assert enough.update({"loss": 1.0}) is None
+    enough.start_stage()
+    assert enough.update({"loss": 2.0}) is None
+    assert enough.update({"loss": 2.0}) is not None
 
 
 def _spec(stop: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -106,12 +106,12 @@ NEVER: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("raw", "keys"), NEVER.values(), ids=NEVER)
 def test_what_could_never_stop_is_told_before_it_starts(raw: dict[str, Any], keys: list[str]):
-    assert [fault.key for fault in stop_faults(validate_spec(raw))] == keys
+    assert [fault.key for fault in find_stop_faults(validate_spec(raw))] == keys
 
 
 def test_it_is_told_in_words():
     stop = StopSection(tokens=5000, target=2.0, patience=3)
-    assert in_words(stop) == [
+    assert describe_stop(stop) == [
         "5,000 tokens", "eval_loss 2 reached", "3 evaluations without a better eval_loss",
     ]  # fmt: skip
-    assert in_words(StopSection()) == []
+    assert describe_stop(StopSection()) == []

@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from jobs.errors import Fault, InputError, NotFound, Unreachable
+from jobs.errors import Fault, InputError, NotInStore, Unreachable
 from jobs.store.adapters import commit
 from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import Base
+from jobs.store.manifest import BaseRecord
 from orchestrator import adapters, console
 from orchestrator.adapters import app
-from tests.jobs.store.made import adapter_folder, draft
+from tests.jobs.store.made import make_adapter_folder, make_draft
 
 MODEL = "adapters/chat/v1/adapter_model.safetensors"
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]bold[/red]\r\u202e"
@@ -32,14 +32,14 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return adapter_folder(tmp_path / "exported")
+    return make_adapter_folder(tmp_path / "exported")
 
 
 @pytest.fixture
 def full(store: DirectoryStore, folder: Path) -> DirectoryStore:
-    base = Base(path="/no/such/smollm2-135m-instruct", digest="a" * 64)
-    commit(store, folder, draft(run="r1", base=base))
-    commit(store, folder, draft(run="r2", base=base, evaluation={}, kind="lora", mask=None))
+    base = BaseRecord(path="/no/such/smollm2-135m-instruct", digest="a" * 64)
+    commit(store, folder, make_draft(run="r1", base=base))
+    commit(store, folder, make_draft(run="r2", base=base, evaluation={}, kind="lora", mask=None))
     return store
 
 
@@ -59,7 +59,7 @@ def test_a_list_fits_eighty_columns_and_names_what_can_be_asked_for(full: Direct
 
 
 def test_a_long_name_is_folded_and_never_cut(store: DirectoryStore, folder: Path):
-    commit(store, folder, draft(name="n" * 63))
+    commit(store, folder, make_draft(name="n" * 63))
     result = ask(store, "list")
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     column = "".join(line.split(" ")[0] for line in result.stdout.splitlines()[1:])
@@ -102,7 +102,7 @@ def test_show_tells_where_an_adapter_comes_from(full: DirectoryStore):
     ids=["whole", "hostile"],
 )  # fmt: skip
 def test_show_tells_how_clients_made_it(store, folder, federation, words):
-    commit(store, folder, draft(federation=federation))
+    commit(store, folder, make_draft(federation=federation))
     shown = ask(store, "show", "chat")
     assert shown.exit_code == 0 and words in " ".join(shown.stdout.split())
 
@@ -165,13 +165,13 @@ def test_control_characters_of_a_hostile_manifest_never_reach_the_terminal(
     args: tuple[str, ...], store: DirectoryStore, folder: Path
 ):
     hostile: dict[str, Any] = {
-        "base": Base(path=EVIL + "/" + EVIL, digest="a" * 64),
+        "base": BaseRecord(path=EVIL + "/" + EVIL, digest="a" * 64),
         "code_version": EVIL,
         "parent": EVIL,
         "evaluation": {EVIL: {EVIL: 1.0}},
         "ledger": {EVIL: 1},
     }
-    commit(store, folder, draft(**hostile))
+    commit(store, folder, make_draft(**hostile))
     store.put(f"adapters/{'x' * 5}[red]/v1/manifest.json", EVIL.encode())
     for more in ((), ("--json",)):
         result = ask(store, *args, *more)
@@ -195,7 +195,7 @@ def test_control_characters_of_a_hostile_manifest_never_reach_the_terminal(
     ],
 )
 def test_one_figure_stands_for_an_evaluation(evaluation, figure, store, folder):
-    assert adapters.main_figure(commit(store, folder, draft(evaluation=evaluation))) == figure
+    assert adapters.format_main_metric(commit(store, folder, make_draft(evaluation=evaluation))) == figure
 
 
 def test_the_command_line_needs_nothing_heavy():
@@ -217,7 +217,7 @@ def test_the_command_line_needs_nothing_heavy():
     ],
 )  # fmt: skip
 def test_sizes_are_read_by_people(count: int, text: str):
-    assert console.size_text(count) == text
+    assert console.format_size(count) == text
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_sizes_are_read_by_people(count: int, text: str):
     ],
 )  # fmt: skip
 def test_durations_are_read_by_people(seconds: float, text: str):
-    assert console.duration_text(seconds) == text
+    assert console.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -239,13 +239,13 @@ def test_durations_are_read_by_people(seconds: float, text: str):
             2,
             ["a: one. Do.", "b: two."],
         ),
-        (NotFound("x", ["y"]), 2, ["x is not in the store. There is: y."]),
+        (NotInStore("x", ["y"]), 2, ["x is not in the store. There is: y."]),
         (Unreachable("no Ray at\x1b[2J there"), 3, ["no Ray at\\x1b[2J there"]),
     ],
     ids=["input", "not found", "unreachable"],
 )
 def test_an_error_on_purpose_is_its_words_and_its_exit_code(error, code, lines):
-    inner, root = typer.Typer(), typer.Typer(cls=console.Commands)
+    inner, root = typer.Typer(), typer.Typer(cls=console.CommandGroup)
     root.add_typer(inner, name="inner")
 
     @inner.command()
@@ -261,7 +261,7 @@ def test_an_error_on_purpose_is_its_words_and_its_exit_code(error, code, lines):
 
 
 def test_an_error_that_nobody_meant_is_not_dressed_up():
-    root = typer.Typer(cls=console.Commands)
+    root = typer.Typer(cls=console.CommandGroup)
 
     @root.command()
     def first() -> None:
@@ -291,7 +291,7 @@ class Ticking:
 )
 def test_a_bar_appears_only_for_long_work_on_a_terminal(step, terminal, shown, monkeypatch, capsys):
     monkeypatch.setattr(console, "notes", Console(stderr=True, force_terminal=terminal))
-    with console.LongWork("Pulling chat@v1", 1000, clock=Ticking(step)) as work:
+    with console.LazyProgressBar("Pulling chat@v1", 1000, clock=Ticking(step)) as work:
         for _ in range(10):
             work.advance(100)
     written = capsys.readouterr().err
@@ -306,7 +306,7 @@ def test_a_table_loses_nothing_but_the_end_of_its_last_column(
 ):
     monkeypatch.setattr(console, "results", Console(width=width))
     name = "newsgroups-20261125-033800-dbc7d33e678b"
-    console.show_table([(name, "done", why)], headers=("run", "status", "why"), lines=lines)
+    console.show_table([(name, "done", why)], headers=("run", "status", "why"), single_line=lines)
     shown = capsys.readouterr().out.splitlines()
     assert all(len(line) <= width for line in shown) and " done " in shown[1]
     # Folded or not, the first column is whole.

@@ -10,13 +10,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.errors import InputError
-from jobs.preflight import absolute, check
+from jobs.preflight import make_paths_absolute, validate_run
 from jobs.spec_file import validate_spec
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import LEDGER, PLAN, RunStore
-from orchestrator.audit import Line, audit, broken
+from orchestrator.audit import AuditLine, compare_with_plan, list_violations
 from orchestrator.main import app
-from tests.tiny import chat_rows, hollow_model, laid_over, tiny_spec
+from tests.tiny import chat_rows, hollow_model, merge_spec, tiny_spec
 
 RUN = "tiny-20260101-120000-0a1b"
 TWO_NODES = {"workers": 4, "sharding": "cluster", "machine": {"workers_per_node": 2}}
@@ -29,8 +29,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("audited")
     hollow_model(folder / "model")
     chat_rows(folder / "train.jsonl", 8)
-    spec = absolute(validate_spec(tiny_spec(folder, cluster=TWO_NODES)))
-    told = check(spec, quick=True).plan.to_json()
+    spec = make_paths_absolute(validate_spec(tiny_spec(folder, cluster=TWO_NODES)))
+    told = validate_run(spec, quick=True).plan.to_json()
     whole: dict[str, Any] = json.loads(json.dumps(told))
     return whole
 
@@ -48,11 +48,11 @@ def ledger_of(plan: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "memory": {"0": {"peak": way["peak"], "host": "a"}, "1": {"peak": 1000, "host": "b"}},
         "workers": 4, "nodes": 2, "sharding": plan["sharding"],
     }  # fmt: skip
-    return laid_over(made, changes)
+    return merge_spec(made, changes)
 
 
-def line_of(plan: dict[str, Any], name: str, **changes: Any) -> Line:
-    [found] = [one for one in audit(RUN, plan, ledger_of(plan, **changes)) if one.name == name]
+def line_of(plan: dict[str, Any], name: str, **changes: Any) -> AuditLine:
+    [found] = [one for one in compare_with_plan(RUN, plan, ledger_of(plan, **changes)) if one.name == name]
     return found
 
 
@@ -62,9 +62,9 @@ def bytes_of(plan: dict[str, Any], stage: str, cause: str) -> int:
 
 
 def test_a_run_that_went_as_planned_has_nothing_broken(plan: dict[str, Any]):
-    lines = audit(RUN, plan, ledger_of(plan))
-    assert broken(lines) == []
-    judged = [line.name for line in lines if line.allowed is not None]
+    lines = compare_with_plan(RUN, plan, ledger_of(plan))
+    assert list_violations(lines) == []
+    judged = [line.name for line in lines if line.tolerance is not None]
     assert judged == [
         "gradients, sparse", "base, sparse", "gradients, low-rank", "base, low-rank", "peak memory",
     ]  # fmt: skip
@@ -87,14 +87,14 @@ def test_each_cause_may_differ_by_what_was_promised(
     assert sent != bytes_of(plan, stage, cause)
     changed = {"wire": {stage: {cause: {"bytes": sent}}}}
     name = cause if cause == "hand-off" else f"{cause}, {stage}"
-    assert line_of(plan, name, **changed).broken is breaks
+    assert line_of(plan, name, **changed).violated is breaks
 
 
 def test_a_byte_may_be_rounded_in_each_exchange_and_no_more(plan: dict[str, Any]):
     sent = bytes_of(plan, "low-rank", "gradients")
     for more, breaks in ((4, False), (5, True), (-5, True)):
         changed = {"wire": {"low-rank": {"gradients": {"bytes": sent + more}}}}
-        assert line_of(plan, "gradients, low-rank", **changed).broken is breaks
+        assert line_of(plan, "gradients, low-rank", **changed).violated is breaks
 
 
 @pytest.mark.parametrize(("times", "breaks"), [(1.14, False), (1.16, True), (0.84, True)])
@@ -102,7 +102,7 @@ def test_the_worst_worker_may_differ_by_fifteen_in_a_hundred(
     plan: dict[str, Any], times: float, breaks: bool
 ):
     peak = round(ledger_of(plan)["memory"]["0"]["peak"] * times)
-    assert line_of(plan, "peak memory", memory={"0": {"peak": peak}}).broken is breaks
+    assert line_of(plan, "peak memory", memory={"0": {"peak": peak}}).violated is breaks
 
 
 def test_steps_that_were_not_run_are_not_missed_on_the_wire(plan: dict[str, Any]):
@@ -110,30 +110,30 @@ def test_steps_that_were_not_run_are_not_missed_on_the_wire(plan: dict[str, Any]
     wire = {"low-rank": {"gradients": {"bytes": half, "calls": 2}}}
     changed = {"wire": wire, "steps_by_stage": {"low-rank": 2}}
     line = line_of(plan, "gradients, low-rank", **changed)
-    assert (line.planned, line.broken) == (half, False)
+    assert (line.planned, line.violated) == (half, False)
 
 
 def test_what_was_promised_and_not_recorded_is_broken(plan: dict[str, Any]):
-    assert line_of(plan, "peak memory", memory=None).broken
-    assert line_of(plan, "gradients, sparse", wire=None).broken
+    assert line_of(plan, "peak memory", memory=None).violated
+    assert line_of(plan, "gradients, sparse", wire=None).violated
 
 
 def test_a_base_that_travels_unplanned_is_broken(plan: dict[str, Any]):
-    whole = laid_over(plan, {"sharding": "replicate", "prediction": {"sharding": "replicate"}})
+    whole = merge_spec(plan, {"sharding": "replicate", "prediction": {"sharding": "replicate"}})
     travels = {"wire": {"sparse": {"base": {"calls": 3, "bytes": 10}}}}
     line = line_of(whole, "base, sparse", **travels)
-    assert (line.planned, line.found, line.broken) == (0, 10, True)
+    assert (line.planned, line.actual, line.violated) == (0, 10, True)
 
 
 def test_a_run_with_other_workers_is_told_and_its_wire_not_judged(plan: dict[str, Any]):
-    lines = audit(RUN, plan, ledger_of(plan, workers=2))
-    assert [line.name for line in lines if line.allowed is not None] == ["peak memory"]
-    assert (lines[0].planned, lines[0].found) == (4, 2)
+    lines = compare_with_plan(RUN, plan, ledger_of(plan, workers=2))
+    assert [line.name for line in lines if line.tolerance is not None] == ["peak memory"]
+    assert (lines[0].planned, lines[0].actual) == (4, 2)
 
 
 def test_a_run_from_before_predictions_is_refused():
     with pytest.raises(InputError, match="has no prediction in its plan"):
-        audit(RUN, {"name": "tiny"}, {})
+        compare_with_plan(RUN, {"name": "tiny"}, {})
 
 
 def written(store: Path, plan: dict[str, Any], ledger: dict[str, Any]) -> str:

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs.federate.check import check_federated
-from jobs.federate.papers import keep_asked
+from jobs.federate.check import check_federation
+from jobs.federate.papers import pin_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
-from orchestrator.audit import Line, audit, broken
+from orchestrator.audit import AuditLine, compare_with_plan, list_violations
 from orchestrator.main import app
-from orchestrator.registry.papers import Papers, read_papers, runs_in
+from orchestrator.registry.papers import RunFiles, read_run_files, list_runs
 from tests.jobs.federate.asked import a_federation, raw_federated
-from tests.tiny import chat_rows, hollow_model, laid_over, write_spec
+from tests.tiny import chat_rows, hollow_model, merge_spec, write_spec
 
 RUN = "tiny-20260101-120000-0a1b"
 
@@ -33,12 +33,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(place: Path, federation: dict[str, Any] | None = None) -> dict[str, Any]:
     """As a run records it."""
-    found = check_federated(a_federation(place, federation), quick=True, store=False)
+    found = check_federation(a_federation(place, federation), quick=True, store=False)
     whole: dict[str, Any] = json.loads(json.dumps(found.to_json()))
     return whole
 
 
-def lines(plan: dict[str, Any], **changes: Any) -> dict[str, Line]:
+def lines(plan: dict[str, Any], **changes: Any) -> dict[str, AuditLine]:
     """What the audit says of a run that went as planned, but for these changes."""
     wire: dict[str, dict[str, Any]] = {}
     for flow in plan["prediction"]["ways"][0]["wire"]:
@@ -46,16 +46,16 @@ def lines(plan: dict[str, Any], **changes: Any) -> dict[str, Line]:
         wire.setdefault(flow["stage"], {})[flow["cause"]] = told
     ledger = {"tokens": 9, "seconds": 2.0, "steps": 30, "wire": wire, "workers": 1,
               "steps_by_stage": {"sparse": 9, "low-rank": 21}, "sharding": "replicate"}  # fmt: skip
-    return {line.name: line for line in audit(RUN, plan, laid_over(ledger, changes))}
+    return {line.name: line for line in compare_with_plan(RUN, plan, merge_spec(ledger, changes))}
 
 
 def test_a_federation_that_went_as_planned_is_judged_by_what_went_up_and_down(place):
     found = lines(planned(place))
-    assert [name for name, line in found.items() if line.allowed is not None] == [
+    assert [name for name, line in found.items() if line.tolerance is not None] == [
         "down, sparse", "up, sparse", "down, low-rank", "up, low-rank",
     ]  # fmt: skip
-    assert broken(tuple(found.values())) == []
-    assert found["steps"].planned == found["steps"].found == 30
+    assert list_violations(tuple(found.values())) == []
+    assert found["steps"].planned == found["steps"].actual == 30
 
 
 @pytest.mark.parametrize(("times", "breaks"), [(1.029, False), (1.031, True), (0.96, True)])
@@ -64,7 +64,7 @@ def test_bytes_may_differ_by_three_in_a_hundred(place, times, breaks):
     [flow] = [f for f in plan["prediction"]["ways"][0]["wire"]
               if (f["cause"], f["stage"]) == ("up", "low-rank")]  # fmt: skip
     wire = {"low-rank": {"up": {"bytes": round(flow["total"] * times)}}}
-    assert lines(plan, wire=wire)["up, low-rank"].broken is breaks
+    assert lines(plan, wire=wire)["up, low-rank"].violated is breaks
 
 
 def test_a_client_that_was_lost_is_not_missed_on_the_wire(place):
@@ -73,21 +73,21 @@ def test_a_client_that_was_lost_is_not_missed_on_the_wire(place):
     assert sent is not None
     for answers, breaks in ((13, False), (10, True)):
         wire = {"low-rank": {"up": {"bytes": round(sent * 13 / 14), "calls": answers}}}
-        assert lines(plan, wire=wire)["up, low-rank"].broken is breaks
+        assert lines(plan, wire=wire)["up, low-rank"].violated is breaks
 
 
 def test_drop_outs_that_were_asked_for_promise_only_what_goes_down(place):
     found = lines(planned(place, {"drop_out": 0.3}))
-    judged = {name for name, line in found.items() if line.allowed is not None}
+    judged = {name for name, line in found.items() if line.tolerance is not None}
     assert judged == {"down, sparse", "down, low-rank"}
 
 
 def test_what_clients_move_is_the_same_on_any_number_of_sites(place):
-    assert lines(planned(place), workers=3)["up, sparse"].allowed is not None
+    assert lines(planned(place), workers=3)["up, sparse"].tolerance is not None
 
 
 def test_bytes_that_nobody_recorded_are_broken(place):
-    assert lines(planned(place), wire={"sparse": {"up": None}})["up, sparse"].broken
+    assert lines(planned(place), wire={"sparse": {"up": None}})["up, sparse"].violated
 
 
 def asked(place: Path, *words: str, **spec: Any) -> Any:
@@ -133,8 +133,8 @@ def test_clients_that_only_the_rows_can_count_are_not_counted_by_a_plan(place):
 
 def test_the_registry_knows_it_by_its_papers(place):
     store = open_store(f"file://{place}/rebuilt")
-    keep_asked(a_federation(place), RunStore(store, RUN))
-    [(run, papers)] = runs_in(store)
-    found = read_papers(store, run, papers)
-    assert isinstance(found, Papers)
+    pin_spec(a_federation(place), RunStore(store, RUN))
+    [(run, papers)] = list_runs(store)
+    found = read_run_files(store, run, papers)
+    assert isinstance(found, RunFiles)
     assert (found.id, found.kind) == (RUN, "federate")

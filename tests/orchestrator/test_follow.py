@@ -10,7 +10,7 @@ import pytest
 
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
-from orchestrator.follow import LINE_S, BarTeller, LineTeller, follow, teller
+from orchestrator.follow import STEP_LINE_INTERVAL_S, BarDisplay, LineDisplay, follow_run, make_display
 
 STARTED = {
     "event": "started",
@@ -66,12 +66,12 @@ def told_steps(
 ) -> list[int]:
     """The steps about which there was a line, each step `seconds` after the one before."""
     clock = FakeClock()
-    line_teller = LineTeller(clock)
-    line_teller.event(STARTED | {"steps": steps})
+    line_teller = LineDisplay(clock)
+    line_teller.show_event(STARTED | {"steps": steps})
     capsys.readouterr()
     for number, waited in enumerate(seconds, start=1):
         clock.now += waited
-        line_teller.step(step(number))
+        line_teller.show_step(step(number))
     lines = capsys.readouterr().err.splitlines()
     return [int(line.split()[1].split("/")[0]) for line in lines]
 
@@ -79,8 +79,8 @@ def told_steps(
 PACES = {
     "a step a second": ([1.0] * 13, 13, [1, 6, 11, 13]),
     "ten steps a second": ([0.1] * 20, 20, [1, 20]),
-    "slow steps": ([LINE_S] * 4, 4, [1, 2, 3, 4]),
-    "just too soon": ([LINE_S - 0.01] * 4, 4, [1, 3, 4]),
+    "slow steps": ([STEP_LINE_INTERVAL_S] * 4, 4, [1, 2, 3, 4]),
+    "just too soon": ([STEP_LINE_INTERVAL_S - 0.01] * 4, 4, [1, 3, 4]),
     "stopped before its end": ([1.0] * 8, 100, [1, 6]),
     "a single step": ([1.0], 1, [1]),
 }
@@ -94,37 +94,37 @@ def test_a_log_has_a_step_line_each_five_seconds_and_always_the_last(
 
 
 def test_a_log_has_every_event_that_has_a_line(capsys: pytest.CaptureFixture[str]):
-    with LineTeller(FakeClock()) as line_teller:
-        line_teller.event({"event": "loading", "base": "/m\x1b[2J"})
-        line_teller.event({"event": "counted"})
-        line_teller.event({"event": "stage", "stage": "sparse", "steps": 6})
+    with LineDisplay(FakeClock()) as line_teller:
+        line_teller.show_event({"event": "loading", "base": "/m\x1b[2J"})
+        line_teller.show_event({"event": "counted"})
+        line_teller.show_event({"event": "stage", "stage": "sparse", "steps": 6})
     captured = capsys.readouterr()
     assert captured.err == "loading /m\\x1b[2J\nsparse stage, 6 steps\n"
     assert captured.out == ""
 
 
 def test_a_loss_that_is_no_number_stops_nobody_from_following(capsys: pytest.CaptureFixture[str]):
-    line_teller = LineTeller(FakeClock())
-    line_teller.event(STARTED)
-    line_teller.step(step(1, loss=None))
-    with BarTeller() as bar:
-        bar.event(STARTED)
-        bar.step(step(1, loss=None))
+    line_teller = LineDisplay(FakeClock())
+    line_teller.show_event(STARTED)
+    line_teller.show_step(step(1, loss=None))
+    with BarDisplay() as bar:
+        bar.show_event(STARTED)
+        bar.show_step(step(1, loss=None))
     assert "step 1/20 sparse: loss nan" in capsys.readouterr().err
 
 
 def test_a_bar_counts_the_steps_and_prints_the_events(capsys: pytest.CaptureFixture[str]):
-    with BarTeller() as bar:
-        bar.step(step(1))  # a run that goes on may show a step before its plan
-        bar.event(STARTED)
-        bar.event({"event": "stage", "stage": "low-rank", "steps": 6})
-        bar.step(step(20, stage="low-rank"))
+    with BarDisplay() as bar:
+        bar.show_step(step(1))  # a run that goes on may show a step before its plan
+        bar.show_event(STARTED)
+        bar.show_event({"event": "stage", "stage": "low-rank", "steps": 6})
+        bar.show_step(step(20, stage="low-rank"))
     shown = capsys.readouterr().err
     assert "low-rank stage, 6 steps" in shown and "20/20" in shown
 
 
 def test_where_there_is_no_terminal_there_are_lines():
-    assert isinstance(teller(), LineTeller)
+    assert isinstance(make_display(), LineDisplay)
 
 
 def test_a_run_is_followed_to_its_end_with_what_came_after_the_last_look(runs: RunStore):
@@ -138,7 +138,7 @@ def test_a_run_is_followed_to_its_end_with_what_came_after_the_last_look(runs: R
         runs.events.append({"event": "published"})
 
     listing = Listing()
-    follow(runs, listing, Alive(begun, lambda: None, ended))
+    follow_run(runs, listing, Alive(begun, lambda: None, ended))
     assert listing.events == ["started", "published"]
     assert listing.steps == [1, 2]
 
@@ -147,7 +147,7 @@ def test_a_run_that_is_over_is_told_whole_and_once(runs: RunStore):
     for number in (1, 2, 3):
         runs.metrics.append(step(number))
     listing = Listing()
-    follow(runs, listing, lambda: False)
+    follow_run(runs, listing, lambda: False)
     assert (listing.events, listing.steps) == ([], [1, 2, 3])
 
 
@@ -164,5 +164,5 @@ def test_a_line_that_is_still_being_written_is_told_when_it_is_whole(runs: RunSt
             file.write(b'age": "sparse"}\n')
 
     listing = Listing()
-    follow(runs, listing, Alive(torn, mended))
+    follow_run(runs, listing, Alive(torn, mended))
     assert listing.steps == [1, 2]

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from jobs.errors import InputError
-from jobs.search.door import Search, load_search
-from orchestrator.search import _cpus, search
+from jobs.search.door import SearchSpec, load_search
+from orchestrator.search import _count_cpus, run_search
 from tests.jobs.search.asked import raw_search
 
 
-def _asked(folder: Path, section: dict[str, Any] | None = None, **spec: Any) -> Search:
+def _asked(folder: Path, section: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:
     path = folder / "search.yaml"
     path.write_text(yaml.safe_dump(raw_search(folder, section, **spec)))
     return load_search(path)
@@ -23,16 +23,16 @@ def _asked(folder: Path, section: dict[str, Any] | None = None, **spec: Any) -> 
 
 def test_a_search_that_is_not_there_can_not_go_on(tmp_path: Path):
     with pytest.raises(InputError, match="there is no search missing") as refused:
-        search(_asked(tmp_path), resume="missing", json=False)
+        run_search(_asked(tmp_path), resume="missing", json=False)
     assert [fault.key for fault in refused.value.faults] == ["--resume"]
 
 
 def test_a_search_goes_on_with_its_own_spec_only(tmp_path: Path):
     folder = tmp_path / "store" / "runs" / "mine"
     folder.mkdir(parents=True)
-    (folder / "search.yaml").write_text(_asked(tmp_path, {"samples": 3}).text())
+    (folder / "search.yaml").write_text(_asked(tmp_path, {"samples": 3}).to_yaml())
     with pytest.raises(InputError, match="mine was another search"):
-        search(_asked(tmp_path, {"samples": 4}), resume="mine", json=False)
+        run_search(_asked(tmp_path, {"samples": 4}), resume="mine", json=False)
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_a_search_goes_on_with_its_own_spec_only(tmp_path: Path):
 def test_a_local_ray_has_room_for_the_largest_trial(
     tmp_path: Path, section: dict[str, Any], cluster: dict[str, Any], cpus: int
 ):
-    assert _cpus(_asked(tmp_path, section, cluster=cluster)) == cpus
+    assert _count_cpus(_asked(tmp_path, section, cluster=cluster)) == cpus

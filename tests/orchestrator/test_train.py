@@ -55,7 +55,7 @@ def runs(there: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSto
 def said(runs: RunStore, module: str) -> str:
     words = [module, "--spec", "/s/spec.yaml", "--run", runs.run_id]
     with pytest.raises(TrainingFailed) as failed:
-        train.run_here(words, runs, job_id="job", cpus=1, watch=lambda alive: None)
+        train.run_local_job(words, runs, job_id="job", cpus=1, watch=lambda alive: None)
     assert failed.value.exit_code == 1
     return str(failed.value)
 
@@ -91,11 +91,11 @@ def test_a_submission_that_was_broken_off_is_made_once(there, runs, answers):
 def test_an_id_that_somebody_else_has_is_an_error(there, runs):
     there.answers = [HEARD]
     with pytest.raises(RuntimeError, match="already exists"):
-        train.run_here(["jobs.finetune"], runs, job_id="job", cpus=1, watch=lambda alive: None)
+        train.run_local_job(["jobs.finetune"], runs, job_id="job", cpus=1, watch=lambda alive: None)
 
 
 def test_a_ray_that_takes_no_job_is_told_of_in_time(there, runs, monkeypatch):
     monkeypatch.setattr(train, "AGENT_S", 0.0)
     there.answers = [UNHEARD] * 3
     with pytest.raises(Unreachable, match="took no job within 0 s: Remote end closed"):
-        train.run_here(["jobs.finetune"], runs, job_id="job", cpus=1, watch=lambda alive: None)
+        train.run_local_job(["jobs.finetune"], runs, job_id="job", cpus=1, watch=lambda alive: None)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from jobs.store.adapters import commit, resolve
-from jobs.store.blobs import blob_key
+from jobs.store.adapters import commit, resolve_adapter
+from jobs.store.blobs import get_blob_key
 from jobs.store.directory import DirectoryStore
-from jobs.store.spool import keep
+from jobs.store.spool import add_to_outbox
 from orchestrator.main import app
-from tests.jobs.store.made import adapter_folder, draft
+from tests.jobs.store.made import make_adapter_folder, make_draft
 from tests.jobs.store.test_signing import key_pair
 
 
@@ -27,9 +27,9 @@ def store(tmp_path: Path) -> DirectoryStore:
 @pytest.fixture
 def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
     """chat v1 and v2."""
-    folder = adapter_folder(tmp_path / "exported")
-    commit(store, folder, draft(run="r1"))
-    commit(store, folder, draft(run="r2", parent="chat@v1"))
+    folder = make_adapter_folder(tmp_path / "exported")
+    commit(store, folder, make_draft(run="r1"))
+    commit(store, folder, make_draft(run="r2", parent="chat@v1"))
     return store
 
 
@@ -44,7 +44,7 @@ def test_a_promotion_and_its_rollback_change_what_a_bare_name_means(full: Direct
     back = ask(full, "rollback", "chat", "--json")
     assert json.loads(back.stdout) == {"name": "chat", "version": 1, "move": 3}
     assert ask(full, "rollback", "chat").exit_code == 1
-    assert resolve(full, "chat").version == 1
+    assert resolve_adapter(full, "chat").version == 1
 
 
 @pytest.mark.parametrize(
@@ -71,22 +71,22 @@ def test_what_can_not_be_done_ends_with_two_and_changes_nothing(words, says, ful
 
 def test_a_removal_frees_its_bytes_by_gc_after_a_day(full: DirectoryStore, tmp_path: Path):
     assert ask(full, "delete", "chat@v2").exit_code == 0
-    full.put(blob_key("f" * 64), b"nobody's")
-    os.utime(full.path(blob_key("f" * 64)), (1, time.time() - 25 * 3600))
+    full.put(get_blob_key("f" * 64), b"nobody's")
+    os.utime(full.local_path(get_blob_key("f" * 64)), (1, time.time() - 25 * 3600))
     would = json.loads(ask(full, "gc", "--dry-run", "--json").stdout)
     assert would == {
-        "removed": [blob_key("f" * 64)],
+        "removed": [get_blob_key("f" * 64)],
         "leftovers": [],
         "bytes": 8,
         "kept": 2,
     }
     assert "1 blobs and 0 unfinished writes removed, 8 B; 2 blobs stay" in ask(full, "gc").stderr
-    assert full.head(blob_key("f" * 64)) is None
+    assert full.head(get_blob_key("f" * 64)) is None
 
 
 def test_what_waits_is_sent_and_told(store: DirectoryStore, tmp_path: Path):
-    folder, spool = adapter_folder(tmp_path / "exported"), tmp_path / "spool"
-    keep(spool, store.url(""), folder, draft())
+    folder, spool = make_adapter_folder(tmp_path / "exported"), tmp_path / "spool"
+    add_to_outbox(spool, store.url(""), folder, make_draft())
     words = ["adapters", "recover", "--spool", str(spool)]
     done = CliRunner().invoke(app, [*words, "--json"])
     assert (done.exit_code, json.loads(done.stdout)) == (0, {"sent": ["chat@v1"], "waiting": 0})
@@ -94,8 +94,8 @@ def test_what_waits_is_sent_and_told(store: DirectoryStore, tmp_path: Path):
 
 
 def test_what_still_can_not_be_sent_is_told_and_goes_on_waiting(tmp_path: Path):
-    folder, spool = adapter_folder(tmp_path / "exported"), tmp_path / "spool"
-    kept = keep(spool, "file:///proc/store", folder, draft())
+    folder, spool = make_adapter_folder(tmp_path / "exported"), tmp_path / "spool"
+    kept = add_to_outbox(spool, "file:///proc/store", folder, make_draft())
     done = CliRunner().invoke(app, ["adapters", "recover", "--spool", str(spool)])
     assert done.exit_code == 1
     assert str(kept) in done.stderr

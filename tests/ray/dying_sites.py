@@ -15,10 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from jobs.cluster_run import connect
-from jobs.federate.check import check_federated
+from jobs.cluster_run import connect_ray
+from jobs.federate.check import check_federation
 from jobs.federate.door import load_federated
-from jobs.federate.messages import Kit
+from jobs.federate.messages import StagePayload
 from jobs.federate.ray_sites import RaySites
 
 LEDGER = {"tokens": 1, "seconds": 1.0, "workers": 2, "wire": {}, "memory": {}}
@@ -27,27 +27,27 @@ LEDGER = {"tokens": 1, "seconds": 1.0, "workers": 2, "wire": {}, "memory": {}}
 
 def main() -> int:
     """Both sites open a stage; then both are killed."""
-    asked = load_federated(Path(sys.argv[1]))
-    checked = check_federated(asked).checked
-    request = dataclasses.replace(checked.request("dying-sites"), federation=asked.section)
-    connect()
+    federated = load_federated(Path(sys.argv[1]))
+    checked = check_federation(federated).validated_run
+    request = dataclasses.replace(checked.make_request("dying-sites"), federation=federated.section)
+    connect_ray()
     sites = RaySites(request)
-    opened = sites.open(0, Kit())
-    before = sites.peaks()
+    opened = sites.open_stage(0, StagePayload())
+    before = sites.collect_peaks()
     # These two and no others: the machine may have more that are called so.
-    for seat in sites._seats:
-        ray.kill(seat.actor)
-        _gone(seat.actor)
-    after = sites.peaks()
-    made = sites.commit(opened.first, attempt=1, evaluations={}, ledger=LEDGER)
-    told = {"before": len(before), "after": len(after), "adapter": made.label}
-    print(json.dumps(told))
+    for handle in sites._handles:
+        ray.kill(handle.actor)
+        _wait_for_death(handle.actor)
+    after = sites.collect_peaks()
+    manifest = sites.commit(opened.initial_weights, attempt=1, evaluations={}, ledger=LEDGER)
+    report = {"before": len(before), "after": len(after), "adapter": manifest.label}
+    print(json.dumps(report))
     sites.close()
     ray.shutdown()
     return 0
 
 
-def _gone(actor: Any) -> None:
+def _wait_for_death(actor: Any) -> None:
     """Waits for its death: it answers until it is there."""
     with suppress(RayActorError):
         while True:

@@ -15,20 +15,20 @@ import psutil
 import pytest
 import torch
 
-from jobs.federate.check import check_federated
+from jobs.federate.check import check_federation
 from jobs.federate.door import validate_federated
-from jobs.federate.rounds import rounds_journal
-from jobs.federate.rows import partition_of
-from jobs.federate.server import Federation
+from jobs.federate.rounds import open_round_log
+from jobs.federate.rows import make_request_partition
+from jobs.federate.server import FederationServer
 from jobs.federate.sites import LocalSites
-from jobs.search.diary import Diary
-from jobs.store.adapters import resolve
+from jobs.search.diary import TrialLog
+from jobs.store.adapters import resolve_adapter
 from jobs.store.directory import DirectoryStore
 from jobs.store.manifest import Manifest
 from jobs.store.runs import RunStore
 from tests.jobs.federate.runs import folder_with_rows
 from tests.ray_head import Head, ray_head
-from tests.tiny import laid_over, tiny_spec, write_spec
+from tests.tiny import merge_spec, tiny_spec, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 ROUNDS = 8
@@ -58,7 +58,7 @@ def _spec(folder: Path, name: str, federation: Mapping[str, Any], **more: Any) -
         cluster={"workers": 2},
         federation={**FEDERATION, **federation},
     )
-    return laid_over(spec, more)
+    return merge_spec(spec, more)
 
 
 class Job:
@@ -80,7 +80,7 @@ class Job:
         return said
 
     def rounds(self) -> list[dict[str, Any]]:
-        return rounds_journal(self.runs).tail(0)[0]
+        return open_round_log(self.runs).tail(0)[0]
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.runs.events.tail(0)[0] if event["event"] == kind]
@@ -109,11 +109,11 @@ def in_one_process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ma
     torch.set_num_threads(1)
     spec = _spec(folder, "fed", {"drop_out": 0.3}, store=f"file://{folder / 'alone'}")
     asked = validate_federated(spec)
-    found = check_federated(asked)
-    request = dataclasses.replace(found.checked.request("alone"), federation=asked.section)
+    found = check_federation(asked)
+    request = dataclasses.replace(found.validated_run.make_request("alone"), federation=asked.section)
     store = DirectoryStore(folder / "alone")
     sites = LocalSites(request, store, torch.device("cpu"))
-    made = Federation(request, RunStore(store, "alone"), sites, partition_of(request)).run()
+    made = FederationServer(request, RunStore(store, "alone"), sites, make_request_partition(request)).run()
     assert made is not None
     return made
 
@@ -121,7 +121,7 @@ def in_one_process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ma
 def test_two_sites_come_to_the_bits_of_one_and_tell_every_client(head, folder, in_one_process):
     job = Job(head, folder, "two", _spec(folder, "fed", {"drop_out": 0.3}))
     said = job.ended()
-    made = resolve(job.store, "fed")
+    made = resolve_adapter(job.store, "fed")
     assert _weights(made) == _weights(in_one_process)
     assert made.federation is not None and made.federation["rounds"] == ROUNDS
     assert len(job.rounds()) == ROUNDS and "held-out data" in said
@@ -138,7 +138,7 @@ def test_a_server_killed_between_rounds_goes_on_to_the_bits_of_one_that_was_not(
         driver.kill()
         driver.communicate()
     job.ended(attempt=3)
-    assert _weights(resolve(job.store, "fed-killed")) == _weights(in_one_process)
+    assert _weights(resolve_adapter(job.store, "fed-killed")) == _weights(in_one_process)
     assert len(job.events("resumed")) == 2
 
 
@@ -153,7 +153,7 @@ def test_a_client_that_dies_in_a_round_is_left_out_of_it_and_the_round_counts(he
     assert driver.returncode == 0, said
     assert len(job.rounds()) == 12
     left = job.events("left out")
-    assert len(left) <= 1 and resolve(job.store, "dying").ledger["left_out"] == len(left)
+    assert len(left) <= 1 and resolve_adapter(job.store, "dying").ledger["left_out"] == len(left)
 
 
 @pytest.mark.long
@@ -208,7 +208,7 @@ def test_what_a_site_holds_back_for_an_earlier_stage_is_nothing_to_a_later_one(h
     job.ended()
     stages = {(one["stage"], client["client"]) for one in job.rounds() for client in one["clients"]}
     assert {("sparse", 0), ("sparse", 1)} <= stages
-    assert resolve(job.store, "held").ledger["left_out"] == 0
+    assert resolve_adapter(job.store, "held").ledger["left_out"] == 0
 
 
 @pytest.mark.long
@@ -227,9 +227,9 @@ def test_a_search_over_a_federation_commits_its_best_trial(head, folder):
     }
     job = Job(head, folder, "searched", spec)
     job.ended(module="jobs.search")
-    rows = Diary(job.runs).rows
+    rows = TrialLog(job.runs).records
     assert [row.status for row in rows] == ["done"] * 4
-    made = resolve(job.store, "searched")
+    made = resolve_adapter(job.store, "searched")
     assert made.search == "searched" and made.federation is not None
     assert made.federation["local_steps"] in (1, 2)
     assert made.evaluation["end"]["loss"] == pytest.approx(min(row.metric or 9 for row in rows))

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from jobs.lease import read_lease
-from jobs.request import JUDGED
-from jobs.store.adapters import committed_versions, read_pointer, resolve, rollback
+from jobs.lease import read_heartbeat
+from jobs.request import EVALUATION_FILE
+from jobs.store.adapters import list_versions, read_pointer, resolve_adapter, rollback
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.retrain.asked import raw_retrain
@@ -56,7 +56,7 @@ class Place:
         job = self._head.run(*words) if ray else _alone(*words)
         said, _ = job.communicate(timeout=400)
         assert job.returncode == 0, said
-        self.said[run], self.current_after[run] = said, resolve(self.store, "tiny").label
+        self.said[run], self.current_after[run] = said, resolve_adapter(self.store, "tiny").label
 
     def events(self, run: str) -> list[dict[str, Any]]:
         return RunStore(self.store, run).events.tail(0)[0]
@@ -90,10 +90,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Place:
 
 
 def test_a_name_without_any_version_starts_from_scratch_and_is_promoted(place):
-    first = resolve(place.store, "tiny@v1")
+    first = resolve_adapter(place.store, "tiny@v1")
     assert (first.run, first.parent, first.kind) == ("first", None, "slora")
     assert place.last("first")["event"] == "promoted"
-    assert read_lease(place.store, "first")["ended"]
+    assert read_heartbeat(place.store, "first")["ended"]
 
 
 def test_nothing_new_costs_no_ray_and_says_who_has_learnt_it(place):
@@ -105,24 +105,24 @@ def test_nothing_new_costs_no_ray_and_says_who_has_learnt_it(place):
 
 
 def test_new_rows_are_learnt_from_where_the_current_one_is(place):
-    second = resolve(place.store, "tiny@v2")
+    second = resolve_adapter(place.store, "tiny@v2")
     assert (second.run, second.parent) == ("second", "tiny@v1")
     before, end = second.evaluation["before"]["loss"], second.evaluation["end"]["loss"]
-    first = resolve(place.store, "tiny@v1")
+    first = resolve_adapter(place.store, "tiny@v1")
     assert before == pytest.approx(first.evaluation["end"]["loss"], rel=1e-4)
     assert end < before
     assert place.current_after["second"] == "tiny@v2"
 
 
 def test_what_the_gate_measured_is_what_the_trainings_did(place):
-    found = json.loads(place.store.get(f"runs/second/{JUDGED}"))["found"]
+    found = json.loads(place.store.get(f"runs/second/{EVALUATION_FILE}"))["found"]
     for label in ("tiny@v1", "tiny@v2"):
-        measured = resolve(place.store, label).evaluation["end"]["loss"]
+        measured = resolve_adapter(place.store, label).evaluation["end"]["loss"]
         assert found[label]["held-out"]["loss"] == pytest.approx(measured, rel=1e-4)
 
 
 def test_one_that_is_worse_is_kept_with_its_numbers_and_not_promoted(place):
-    assert committed_versions(place.store, "tiny") == [1, 2, 3]
+    assert list_versions(place.store, "tiny") == [1, 2, 3]
     decided = place.last("bad")
     assert (decided["event"], decided["adapter"]) == ("kept", "tiny@v3")
     assert "as good as current (held-out rows)" in decided["why"]
@@ -146,10 +146,10 @@ def test_a_rollback_stands_whatever_attempt_comes_back(place):
 
 
 def test_an_attempt_after_a_death_before_the_gate_measures_and_decides(place):
-    place.store.delete(f"runs/bad/{JUDGED}")
+    place.store.delete(f"runs/bad/{EVALUATION_FILE}")
     place.retrain("bad", attempt=2, **BAD)
     assert place.last("bad")["event"] == "kept"
-    assert committed_versions(place.store, "tiny") == [1, 2, 3]
+    assert list_versions(place.store, "tiny") == [1, 2, 3]
 
 
 @pytest.mark.long

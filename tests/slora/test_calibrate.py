@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from slora.calibrate import groups, layer_gradients, layer_scores
+from slora.calibrate import group_layers, compute_mean_gradients, score_layers
 from slora.errors import BadMask
 from slora.masks.registry import SCORERS
 
@@ -48,7 +48,7 @@ def test_scores_are_those_of_the_dense_gradients(net, name):
     batches = [torch.randn(5, 4) for _ in range(3)]
     run, _ = _run(net, batches)
     layers = {"first": net.first, "second": net.second}
-    found = dict(layer_scores(layers, SCORERS[name], run))
+    found = dict(score_layers(layers, SCORERS[name], run))
     for key, layer in layers.items():
         gradients = []
         for x in batches:
@@ -66,7 +66,7 @@ def test_scores_are_those_of_the_dense_gradients(net, name):
 def test_gradients_are_their_mean_over_the_sequences(net):
     batches = [torch.randn(5, 4) for _ in range(2)]
     run, _ = _run(net, batches)
-    found = dict(layer_gradients({"first": net.first}, run))
+    found = dict(compute_mean_gradients({"first": net.first}, run))
     net.first.weight.requires_grad_(True)
     wanted = sum(torch.autograd.grad(net(x).square().sum(), net.first.weight)[0] for x in batches)
     torch.testing.assert_close(found["first"], wanted / 2)
@@ -75,24 +75,24 @@ def test_gradients_are_their_mean_over_the_sequences(net):
 def test_the_order_of_the_sequences_changes_no_bit(net):
     batches = [torch.randn(5, 4) * 10.0**n for n in range(-3, 4)]
     layers = {"first": net.first, "second": net.second}
-    there = dict(layer_scores(layers, SCORERS["gradient"], _run(net, batches)[0]))
-    back = dict(layer_scores(layers, SCORERS["gradient"], _run(net, batches[::-1])[0]))
+    there = dict(score_layers(layers, SCORERS["gradient"], _run(net, batches)[0]))
+    back = dict(score_layers(layers, SCORERS["gradient"], _run(net, batches[::-1])[0]))
     for name in layers:
         assert torch.equal(there[name], back[name])
 
 
 def test_layers_come_in_groups_of_at_most_half_of_all(net):
     layers = {str(n): torch.nn.Linear(8, 8) for n in range(6)}
-    found = list(groups(layers))
+    found = list(group_layers(layers))
     assert [list(group) for group in found] == [["0", "1", "2"], ["3", "4", "5"]]
     run, calls = _run(net, [torch.randn(2, 4)])
-    list(layer_scores({"first": net.first, "second": net.second}, SCORERS["fisher"], run))
+    list(score_layers({"first": net.first, "second": net.second}, SCORERS["fisher"], run))
     assert len(calls) == 2
 
 
 def test_the_model_is_left_as_it_was(net):
     run, _ = _run(net, [torch.randn(2, 4)])
-    list(layer_scores({"first": net.first}, SCORERS["fisher"], run))
+    list(score_layers({"first": net.first}, SCORERS["fisher"], run))
     assert [p.requires_grad for p in net.parameters()] == [False] * 4 + [True] * 2
     assert all(p.grad is None for p in net.parameters())
     assert not net.first.weight._post_accumulate_grad_hooks
@@ -102,9 +102,9 @@ def test_magnitude_needs_no_data(net):
     def never() -> int:
         raise AssertionError
 
-    assert dict(layer_scores({"first": net.first}, SCORERS["magnitude"], never)).keys() == {"first"}
+    assert dict(score_layers({"first": net.first}, SCORERS["magnitude"], never)).keys() == {"first"}
 
 
 def test_no_sequence_at_all_is_an_error_in_words(net):
     with pytest.raises(BadMask, match="no calibration sequence"):
-        list(layer_scores({"first": net.first}, SCORERS["fisher"], lambda: 0))
+        list(score_layers({"first": net.first}, SCORERS["fisher"], lambda: 0))

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from slora.compact import SPARSE_CONFIG, SPARSE_WEIGHTS, SparseAdapter, write_sparse
-from slora.compare import compare
+from slora.compare import compare_adapters
 from slora.errors import BadAdapter
-from slora.export import to_lora, to_sparse
-from slora.folder import LoraAdapter, read, write_lora
-from slora.mask import Block, Entries, random_mask
-from slora.merge import attach, layer_shapes, merge, update
-from slora.plain import features
+from slora.export import convert_to_lora, convert_to_sparse
+from slora.folder import LoraAdapter, read_adapter, write_lora
+from slora.mask import BlockMask, EntryMask, draw_random_mask
+from slora.merge import attach_adapter, get_layer_shapes, merge_adapter, compute_update
+from slora.plain import get_features
 from slora.targets import find_targets
 
 FORMS = ("random", "entries", "block", "beside factors", "sparse factors", "lora", "rslora")
@@ -37,14 +37,14 @@ def _model(kind: str = "llama"):
 
 def _mask(form, name, shape):
     if form == "block":
-        return Block(shape, torch.tensor([0, 3]), torch.arange(shape[1]))
-    mask = random_mask(seed=7, name=name, shape=shape, density=0.1)
-    return mask if form == "random" else Entries(shape, mask.positions)
+        return BlockMask(shape, torch.tensor([0, 3]), torch.arange(shape[1]))
+    mask = draw_random_mask(seed=7, name=name, shape=shape, density=0.1)
+    return mask if form == "random" else EntryMask(shape, mask.positions)
 
 
 def _adapter(form: str, kind: str = "llama"):
     model = _model(kind)
-    shapes = {n: features(m) for n, m in
+    shapes = {n: get_features(m) for n, m in
               find_targets(model, "all-linear", head=[model.lm_head]).items()}  # fmt: skip
     torch.manual_seed(1)
     factors = {
@@ -82,12 +82,12 @@ def test_what_is_written_is_read_back_and_attached_or_merged_gives_the_same_logi
 ):
     adapter = _adapter(form, kind)
     _write(tmp_path, adapter)
-    again = read(tmp_path)
-    for name in layer_shapes(adapter):
-        torch.testing.assert_close(update(again, name), update(adapter, name))
+    again = read_adapter(tmp_path)
+    for name in get_layer_shapes(adapter):
+        torch.testing.assert_close(compute_update(again, name), compute_update(adapter, name))
     attached, merged = _model(kind), _model(kind)
-    attach(attached, again)
-    merge(merged, again)
+    attach_adapter(attached, again)
+    merge_adapter(merged, again)
     before = _logits(_model(kind))
     torch.testing.assert_close(_logits(attached), _logits(merged), rtol=1e-4, atol=1e-4)
     assert float((_logits(merged) - before).abs().max()) > 1e-2
@@ -97,12 +97,12 @@ def test_what_is_written_is_read_back_and_attached_or_merged_gives_the_same_logi
 @pytest.mark.parametrize("form", FORMS)
 def test_stock_peft_reads_every_form_as_a_lora_of_its_full_rank(tmp_path, form, kind):
     adapter = _adapter(form, kind)
-    exported = to_lora(adapter, energy=1.0, conv1d=kind == "gpt2")
-    assert exported.kept == pytest.approx(1.0, abs=1e-5)
+    exported = convert_to_lora(adapter, energy=1.0, conv1d=kind == "gpt2")
+    assert exported.energy_share == pytest.approx(1.0, abs=1e-5)
     write_lora(tmp_path / "lora", exported.adapter)
     theirs = peft.PeftModel.from_pretrained(_model(kind), tmp_path / "lora").eval()
     ours = _model(kind)
-    merge(ours, adapter)
+    merge_adapter(ours, adapter)
     torch.testing.assert_close(_logits(theirs), _logits(ours), rtol=0, atol=1e-4)
 
 
@@ -112,7 +112,7 @@ def test_stock_peft_reads_our_own_folder_with_either_scaling(tmp_path, form):
     write_lora(tmp_path / "lora", adapter)
     theirs = peft.PeftModel.from_pretrained(_model(), tmp_path / "lora").eval()
     ours = _model()
-    attach(ours, adapter)
+    attach_adapter(ours, adapter)
     torch.testing.assert_close(_logits(theirs), _logits(ours), rtol=0, atol=1e-4)
 
 
@@ -120,44 +120,44 @@ def test_stock_peft_reads_our_own_folder_with_either_scaling(tmp_path, form):
 @given(form=st.sampled_from(FORMS), rank=st.integers(1, 20))
 def test_a_lora_of_a_chosen_rank_is_the_nearest_there_is(form, rank):
     adapter = _adapter(form)
-    exported = to_lora(adapter, rank=rank)
+    exported = convert_to_lora(adapter, rank=rank)
     for layer in exported.layers:
-        whole = update(adapter, layer.name).double()
+        whole = compute_update(adapter, layer.name).double()
         s = torch.linalg.svdvals(whole)
-        left = (whole - update(exported.adapter, layer.name).double()).norm()
+        left = (whole - compute_update(exported.adapter, layer.name).double()).norm()
         assert float(left) == pytest.approx(float(s[rank:].norm()), rel=1e-3, abs=1e-4)
         kept = float(s[:rank].square().sum() / s.square().sum())
-        assert layer.kept == pytest.approx(kept, abs=1e-5)
+        assert layer.energy_share == pytest.approx(kept, abs=1e-5)
 
 
 @pytest.mark.parametrize("energy", [0.3, 0.6, 0.9])
 def test_the_smallest_rank_that_keeps_a_share_keeps_it_and_one_less_does_not(energy):
     adapter = _adapter("entries")
-    rank = to_lora(adapter, energy=energy).adapter.rank
-    assert to_lora(adapter, rank=rank).kept >= energy - 1e-6
-    assert rank == 1 or to_lora(adapter, rank=rank - 1).kept < energy
+    rank = convert_to_lora(adapter, energy=energy).adapter.rank
+    assert convert_to_lora(adapter, rank=rank).energy_share >= energy - 1e-6
+    assert rank == 1 or convert_to_lora(adapter, rank=rank - 1).energy_share < energy
 
 
 def test_a_sparse_file_of_a_lora_holds_its_largest_entries_and_says_their_share(tmp_path):
     adapter = _adapter("lora")
-    exported = to_sparse(adapter, density=0.2)
+    exported = convert_to_sparse(adapter, density=0.2)
     _write(tmp_path, exported.adapter)
-    again = read(tmp_path)
+    again = read_adapter(tmp_path)
     for layer in exported.layers:
-        whole, part = update(adapter, layer.name), update(again, layer.name)
+        whole, part = compute_update(adapter, layer.name), compute_update(again, layer.name)
         chosen = part != 0
         torch.testing.assert_close(part[chosen], whole[chosen])
         assert whole[chosen].abs().min() >= whole[~chosen].abs().max()
         share = float(part.double().square().sum() / whole.double().square().sum())
-        assert layer.kept == pytest.approx(share, rel=1e-5)
-    assert 0.2 < exported.kept < 1
+        assert layer.energy_share == pytest.approx(share, rel=1e-5)
+    assert 0.2 < exported.energy_share < 1
 
 
 def test_a_sparse_adapter_exports_to_itself_and_a_lora_wants_a_density():
     adapter = _adapter("random")
-    assert to_sparse(adapter).adapter is adapter
+    assert convert_to_sparse(adapter).adapter is adapter
     with pytest.raises(ValueError, match="density"):
-        to_sparse(_adapter("lora"))
+        convert_to_sparse(_adapter("lora"))
 
 
 def test_a_random_mask_stores_no_index_and_sparse_factors_store_their_entries(tmp_path):
@@ -213,25 +213,25 @@ def test_a_hostile_file_is_refused_in_words(tmp_path, spoil, said):
     (tmp_path / SPARSE_CONFIG).write_text(json.dumps(config))
     save_file({n: t.contiguous() for n, t in tensors.items()}, tmp_path / SPARSE_WEIGHTS)
     with pytest.raises(BadAdapter, match=said):
-        read(tmp_path)
+        read_adapter(tmp_path)
 
 
 def test_two_adapters_are_compared_layer_by_layer():
     one, two = _adapter("random"), _adapter("random")
     assert all(layer.distance == 0 and layer.cosine == pytest.approx(1) and layer.overlap == 1
-               for layer in compare(one, two))  # fmt: skip
+               for layer in compare_adapters(one, two))  # fmt: skip
     name = next(iter(two.values))
     two.values[name].neg_()
-    first, *rest = compare(one, two)
+    first, *rest = compare_adapters(one, two)
     assert first.name == name and first.cosine == pytest.approx(-1)
     assert first.distance == pytest.approx(2)
     assert all(layer.distance == 0 for layer in rest)
-    other = compare(one, _adapter("lora"))[0]
+    other = compare_adapters(one, _adapter("lora"))[0]
     assert other.overlap is None and other.cosine is not None
 
 
 def test_adapters_of_different_models_are_not_compared():
     with pytest.raises(ValueError, match="different models"):
-        compare(_adapter("lora"), LoraAdapter(
+        compare_adapters(_adapter("lora"), LoraAdapter(
             factors={next(iter(_adapter("lora").factors)): (torch.ones(1, 3), torch.ones(3, 1))},
             alpha=1, rank=1, base="b", task="causal-lm"))  # fmt: skip

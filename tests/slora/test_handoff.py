@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slora.errors import BadRank
-from slora.factor_mask import masked
-from slora.handoff import factor, hand_off, on_mask
-from slora.mask import Block, random_mask
-from slora.sizes import block_sides, exact_rank
-from slora.sparse import dense_delta
+from slora.factor_mask import apply_factor_masks
+from slora.handoff import split_dense_update, split_sparse_update, compute_on_mask
+from slora.mask import BlockMask, draw_random_mask
+from slora.sizes import compute_block_sides, compute_exact_rank
+from slora.sparse import make_dense_delta
 
 
 @settings(deadline=None, max_examples=40)
@@ -27,7 +27,7 @@ def test_the_factors_are_the_best_there_is_at_their_rank(rows, columns, rank, sp
     rank = min(rank, rows, columns)
     torch.manual_seed(rows * 100 + columns)
     delta = torch.randn(rows, columns)
-    found = factor(delta, rank=rank, scale=scale, split=split)
+    found = split_dense_update(delta, rank=rank, scale=scale, split=split)
     assert found.a_RI.shape == (rank, columns)
     assert found.b_OR.shape == (rows, rank)
     left = (delta - scale * found.b_OR @ found.a_RI).double().norm()
@@ -35,7 +35,7 @@ def test_the_factors_are_the_best_there_is_at_their_rank(rows, columns, rank, sp
     # Eckart and Young: no matrix of this rank is nearer than the tail of the singular values.
     torch.testing.assert_close(left, tail, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        found.kept, float(1 - tail**2 / delta.double().square().sum()), rtol=1e-4, atol=1e-5
+        found.energy_share, float(1 - tail**2 / delta.double().square().sum()), rtol=1e-4, atol=1e-5
     )
     torch.testing.assert_close(
         found.error, float(tail / delta.double().norm()), rtol=1e-2, atol=2e-3
@@ -43,44 +43,44 @@ def test_the_factors_are_the_best_there_is_at_their_rank(rows, columns, rank, sp
 
 
 def test_a_balanced_split_gives_both_factors_the_same_norm():
-    found = factor(torch.randn(16, 12), rank=4)
+    found = split_dense_update(torch.randn(16, 12), rank=4)
     torch.testing.assert_close(found.a_RI.norm(dim=1), found.b_OR.norm(dim=0))
 
 
 def test_split_b_leaves_a_with_orthonormal_rows():
-    found = factor(torch.randn(16, 12), rank=4, split="b")
+    found = split_dense_update(torch.randn(16, 12), rank=4, split="b")
     torch.testing.assert_close(found.a_RI @ found.a_RI.t(), torch.eye(4), atol=1e-5, rtol=0)
 
 
 def test_an_update_of_zero_loses_nothing_and_gives_zero_factors():
-    found = factor(torch.zeros(6, 4), rank=2)
-    assert found.kept == 1.0
+    found = split_dense_update(torch.zeros(6, 4), rank=2)
+    assert found.energy_share == 1.0
     assert found.error == 0.0
     assert not (found.b_OR @ found.a_RI).any()
 
 
 def test_an_update_of_low_rank_is_kept_whole():
     delta = torch.randn(20, 3) @ torch.randn(3, 15)
-    found = factor(delta, rank=3)
-    assert found.kept > 1 - 1e-6
+    found = split_dense_update(delta, rank=3)
+    assert found.energy_share > 1 - 1e-6
     torch.testing.assert_close(found.b_OR @ found.a_RI, delta, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [0, 5])
 def test_a_rank_that_the_matrix_has_not_is_refused_with_the_ranks_it_has(rank):
     with pytest.raises(BadRank, match=r"use 1\.\.4"):
-        factor(torch.randn(6, 4), rank=rank)
+        split_dense_update(torch.randn(6, 4), rank=rank)
 
 
 STRUCTURES = ("rows", "columns", "blocks")
 
 
 def _structured(structure, shape, density, rank):
-    sides = block_sides(structure, shape, density=density, rank=rank)
+    sides = compute_block_sides(structure, shape, density=density, rank=rank)
     rows, columns = (
         torch.randperm(side)[:count].sort().values for side, count in zip(shape, sides, strict=True)
     )
-    return Block(shape, rows, columns)
+    return BlockMask(shape, rows, columns)
 
 
 @settings(deadline=None, max_examples=80)
@@ -97,13 +97,13 @@ def test_masks_sized_by_the_rank_hand_off_exactly(rows, columns, rank, density, 
     torch.manual_seed(rows * 1000 + columns)
     mask = _structured(structure, (rows, columns), density, rank)
     values = torch.randn(mask.nnz)
-    found = hand_off(values, mask, rank=rank, scale=2.0, split=split)
-    delta = dense_delta(values, mask).double()
+    found = split_sparse_update(values, mask, rank=rank, scale=2.0, split=split)
+    delta = make_dense_delta(values, mask).double()
     left = (delta - 2.0 * found.b_OR.double() @ found.a_RI.double()).norm() / delta.norm()
     assert left <= 1e-6
     assert found.error <= 1e-6
-    assert found.kept == pytest.approx(1.0, abs=1e-6)
-    assert found.rank_in_effect <= exact_rank(
+    assert found.energy_share == pytest.approx(1.0, abs=1e-6)
+    assert found.effective_rank <= compute_exact_rank(
         structure, (rows, columns), density=density, rank=rank
     )
 
@@ -117,24 +117,24 @@ def test_masks_sized_by_the_rank_hand_off_exactly(rows, columns, rank, density, 
     residual=st.sampled_from(["drop", "keep", "fold"]),
 )
 def test_what_is_left_after_the_hand_off_is_what_it_says(side, wide, rank, rescale, residual):
-    mask = random_mask(seed=0, name="x", shape=(side, wide), density=0.03)
+    mask = draw_random_mask(seed=0, name="x", shape=(side, wide), density=0.03)
     torch.manual_seed(rank)
     values = torch.randn(mask.nnz)
-    found = hand_off(values, mask, rank=rank, scale=0.5, rescale=rescale, residual=residual)
-    delta = dense_delta(values, mask).double()
+    found = split_sparse_update(values, mask, rank=rank, scale=0.5, rescale=rescale, residual=residual)
+    delta = make_dense_delta(values, mask).double()
     product = 0.5 * found.b_OR.double() @ found.a_RI.double()
     assert float((delta - product).norm() / delta.norm()) == pytest.approx(found.error, rel=1e-4)
     assert found.norm == pytest.approx(float(delta.norm()), rel=1e-6)
     tail = torch.linalg.svdvals(delta)
     kept = float(tail[:rank].square().sum() / tail.square().sum())
-    assert found.kept == pytest.approx(kept, rel=1e-5)
+    assert found.energy_share == pytest.approx(kept, rel=1e-5)
     if rescale == "norm":
         assert float(product.norm()) == pytest.approx(found.norm, rel=1e-4)
     if residual == "drop":
         assert found.residual is None
         return
     start = product if residual == "fold" else torch.zeros_like(product)
-    after = dense_delta(found.residual, mask).double() - start + product
+    after = make_dense_delta(found.residual, mask).double() - start + product
     if residual == "fold":
         torch.testing.assert_close(after, delta, atol=1e-6, rtol=1e-5)
     else:
@@ -145,36 +145,36 @@ def test_what_is_left_after_the_hand_off_is_what_it_says(side, wide, rank, resca
 
 
 def test_the_projection_is_nearer_on_the_mask_than_any_other_stretch():
-    mask = random_mask(seed=0, name="x", shape=(60, 40), density=0.1)
+    mask = draw_random_mask(seed=0, name="x", shape=(60, 40), density=0.1)
     values = torch.randn(mask.nnz)
-    found = hand_off(values, mask, rank=4, scale=1.0, rescale="projection")
-    there = on_mask(found.a_RI, found.b_OR, mask)
+    found = split_sparse_update(values, mask, rank=4, scale=1.0, rescale="projection")
+    there = compute_on_mask(found.a_RI, found.b_OR, mask)
     best = (values - there).norm()
     for stretch in (0.9, 0.99, 1.01, 1.1):
         assert (values - stretch * there).norm() > best
 
 
 def test_values_of_zero_hand_off_to_zero_factors_whatever_is_asked():
-    mask = random_mask(seed=0, name="x", shape=(600, 500), density=0.01)
+    mask = draw_random_mask(seed=0, name="x", shape=(600, 500), density=0.01)
     for rescale in ("none", "norm", "projection"):
-        found = hand_off(torch.zeros(mask.nnz), mask, rank=4, scale=1.0, rescale=rescale)
-        assert (found.kept, found.error, found.rank_in_effect) == (1.0, 0.0, 0)
+        found = split_sparse_update(torch.zeros(mask.nnz), mask, rank=4, scale=1.0, rescale=rescale)
+        assert (found.energy_share, found.error, found.effective_rank) == (1.0, 0.0, 0)
         assert not found.b_OR.any() and torch.isfinite(found.a_RI).all()
 
 
 def test_factors_that_are_refined_are_judged_as_they_then_are():
-    mask = random_mask(seed=0, name="x", shape=(60, 40), density=0.1)
+    mask = draw_random_mask(seed=0, name="x", shape=(60, 40), density=0.1)
     values = torch.randn(mask.nnz)
 
     def refine(a_RI, b_OR, effective):
-        return masked(a_RI, b_OR, 0.5, 0, "x")
+        return apply_factor_masks(a_RI, b_OR, 0.5, 0, "x")
 
-    found = hand_off(values, mask, rank=4, scale=2.0, residual="keep", refine=refine)
+    found = split_sparse_update(values, mask, rank=4, scale=2.0, residual="keep", refine=refine)
     product = 2.0 * found.b_OR.double() @ found.a_RI.double()
-    delta = dense_delta(values, mask).double()
+    delta = make_dense_delta(values, mask).double()
     error = float((delta - product).norm() / delta.norm())
     assert found.error == pytest.approx(error, rel=1e-6)
-    assert found.kept == pytest.approx(max(0.0, 1 - error**2), abs=1e-6)
+    assert found.energy_share == pytest.approx(max(0.0, 1 - error**2), abs=1e-6)
     where = mask.positions
-    after = (dense_delta(found.residual, mask).double() + product).flatten()[where]
+    after = (make_dense_delta(found.residual, mask).double() + product).flatten()[where]
     torch.testing.assert_close(after, delta.flatten()[where], rtol=1e-4, atol=1e-5)

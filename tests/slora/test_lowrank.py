@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slora.errors import BadRank
-from slora.lowrank import LoraLinear, fresh_factors
+from slora.lowrank import LoraLinear, init_factors
 
 
 def test_the_layer_computes_base_plus_scaled_product():
@@ -20,7 +20,7 @@ def test_the_layer_computes_base_plus_scaled_product():
 
 def test_a_fresh_layer_is_the_base_and_a_is_drawn():
     base = torch.nn.Linear(50, 70)
-    a_RI, b_OR = fresh_factors(seed=0, name="x", shape=(70, 50), rank=8)
+    a_RI, b_OR = init_factors(seed=0, name="x", shape=(70, 50), rank=8)
     x = torch.randn(3, 50)
     assert torch.equal(LoraLinear(base, a_RI=a_RI, b_OR=b_OR, scale=2.0)(x), base(x))
     bound = 50**-0.5
@@ -31,17 +31,17 @@ def test_a_fresh_layer_is_the_base_and_a_is_drawn():
 
 def test_fresh_factors_depend_on_seed_and_name_and_on_nothing_else():
     torch.manual_seed(1)
-    one, _ = fresh_factors(seed=0, name="x", shape=(6, 4), rank=2)
+    one, _ = init_factors(seed=0, name="x", shape=(6, 4), rank=2)
     torch.manual_seed(2)
-    same, _ = fresh_factors(seed=0, name="x", shape=(6, 4), rank=2)
-    other, _ = fresh_factors(seed=0, name="y", shape=(6, 4), rank=2)
+    same, _ = init_factors(seed=0, name="x", shape=(6, 4), rank=2)
+    other, _ = init_factors(seed=0, name="y", shape=(6, 4), rank=2)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
 def test_a_rank_above_the_matrix_names_the_layer():
     with pytest.raises(BadRank, match=r"layer\.q"):
-        fresh_factors(seed=0, name="layer.q", shape=(6, 4), rank=5)
+        init_factors(seed=0, name="layer.q", shape=(6, 4), rank=5)
 
 
 def test_factors_of_another_shape_are_refused():

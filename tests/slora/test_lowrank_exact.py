@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
-from slora.factor_mask import SparseFactorLinear, factor_places, kept_energy
-from slora.gates import GatedLoraLinear, importance, shrink, survivors
+from slora.factor_mask import SparseFactorLinear, choose_factor_positions, measure_energy_share
+from slora.gates import GatedLoraLinear, measure_importance, shrink_gates, count_open_gates
 from slora.lowrank import LoraLinear, _LowRankProduct
-from slora.names import entries
-from slora.plain import matrix
+from slora.names import count_entries
+from slora.plain import get_weight_matrix
 
 LAYERS = ("lora", "sparse factors", "gates")
 
@@ -28,7 +28,7 @@ def _base(out_features, in_features, *, bias=True, conv1d=False, dtype=torch.flo
 
 
 def _layer(kind, base, rank, *, dtype=torch.float64):
-    out_features, in_features = matrix(base).shape
+    out_features, in_features = get_weight_matrix(base).shape
     a, b = torch.randn(rank, in_features), torch.randn(out_features, rank)
     if kind == "sparse factors":
         layer = SparseFactorLinear(base, a_RI=a, b_OR=b, scale=0.7, density=0.5, seed=0, name="x")
@@ -66,8 +66,8 @@ def test_forward_and_every_gradient_equal_the_dense_reference(
     layer = _layer(kind, base, rank)
     x = torch.randn(2, tokens, in_features, dtype=torch.float64, requires_grad=True)
     x2 = x.detach().clone().requires_grad_(True)
-    a_RI, b_OR = layer.factors()
-    weight = matrix(base) + 0.7 * b_OR @ a_RI
+    a_RI, b_OR = layer.get_factors()
+    weight = get_weight_matrix(base) + 0.7 * b_OR @ a_RI
     wanted = torch.nn.functional.linear(x2, weight, base.bias)
     grad = torch.randn_like(wanted)
     parameters = _trained(layer)
@@ -113,7 +113,7 @@ def test_a_bfloat16_base_has_float32_gradients_near_the_exact_ones(kind):
     layer = _layer(kind, base, 4, dtype=torch.float32)
     x = torch.randn(64, 32).bfloat16()
     layer(x).float().square().sum().backward()
-    a_RI, b_OR = layer.factors()
+    a_RI, b_OR = layer.get_factors()
     weight = base.weight.float() + 0.7 * b_OR @ a_RI
     wanted = torch.nn.functional.linear(x.float(), weight, base.bias.float()).square().sum()
     parameters = list(_trained(layer).values())
@@ -135,30 +135,30 @@ def test_nothing_of_the_layers_width_is_kept_but_the_input():
 def test_a_factors_mask_holds_its_largest_entries(rows, columns, density):
     torch.manual_seed(rows)
     factor = torch.randn(rows, columns)
-    places = factor_places(factor, density=density, seed=0, name="x")
-    assert places.numel() == entries((rows, columns), density)
+    places = choose_factor_positions(factor, density=density, seed=0, name="x")
+    assert places.numel() == count_entries((rows, columns), density)
     flat = factor.abs().flatten()
     rest = torch.ones(flat.numel(), dtype=torch.bool)
     rest[places] = False
     assert not rest.any() or flat[places].min() >= flat[rest].max()
     held = float(flat[places].double().square().sum() / flat.double().square().sum())
-    assert kept_energy(factor, places) == pytest.approx(held)
+    assert measure_energy_share(factor, places) == pytest.approx(held)
 
 
 def test_a_factor_of_zeros_gets_a_mask_from_seed_and_name():
     zeros = torch.zeros(20, 4)
     one, two, other = (
-        factor_places(zeros, density=0.25, seed=0, name=name) for name in ("x", "x", "y")
+        choose_factor_positions(zeros, density=0.25, seed=0, name=name) for name in ("x", "x", "y")
     )
     assert torch.equal(one, two) and not torch.equal(one, other)
-    assert kept_energy(zeros, one) == 1.0
+    assert measure_energy_share(zeros, one) == 1.0
 
 
 def test_gates_fall_from_the_rank_to_the_density_and_stay_there():
-    counts = [survivors(step, steps=60, rank=16, density=0.25) for step in range(61)]
+    counts = [count_open_gates(step, steps=60, rank=16, density=0.25) for step in range(61)]
     assert counts[0] == 16 and counts[40:] == [4] * 21
     assert counts == sorted(counts, reverse=True)
-    assert survivors(5, steps=10, rank=4, density=0.01) >= 1
+    assert count_open_gates(5, steps=10, rank=4, density=0.01) >= 1
 
 
 @settings(deadline=None, max_examples=60)
@@ -167,8 +167,8 @@ def test_shrinking_leaves_the_most_important_gates_and_opens_none(rank, keep, pr
     torch.manual_seed(rank * 13 + keep)
     gate = torch.randn(rank)
     gate[: min(pruned, rank - 1)] = 0
-    weight = importance(gate, torch.randn(rank, 7), torch.randn(9, rank))
-    found = shrink(gate, weight, keep=keep)
+    weight = measure_importance(gate, torch.randn(rank, 7), torch.randn(9, rank))
+    found = shrink_gates(gate, weight, keep=keep)
     still = found != 0
     assert int(still.sum()) <= keep
     assert not still[gate == 0].any()

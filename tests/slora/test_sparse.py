@@ -10,22 +10,22 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from slora import sparse
-from slora.adapt import freeze, install_sparse, remove
-from slora.mask import Block, Mask, random_mask
-from slora.plain import matrix
-from slora.sparse import SparseLinear, _BlockProduct, _EntriesProduct, dense_delta, masked_product
+from slora.adapt import freeze, install_sparse, remove_layers
+from slora.mask import BlockMask, Mask, draw_random_mask
+from slora.plain import get_weight_matrix
+from slora.sparse import SparseLinear, _BlockProduct, _EntriesProduct, make_dense_delta, compute_masked_product
 
 FORMS = ("entries", "rows", "columns", "block")
 
 
 def _mask(form: str, shape: tuple[int, int], density: float) -> Mask:
     if form == "entries":
-        return random_mask(seed=1, name="x", shape=shape, density=density)
+        return draw_random_mask(seed=1, name="x", shape=shape, density=density)
     sides = [max(1, round(side * density)) for side in shape]
     chosen = [torch.randperm(s)[:n].sort().values for s, n in zip(shape, sides, strict=True)]
     whole = [torch.arange(side) for side in shape]
     rows = whole[0] if form == "columns" else chosen[0]
-    return Block(shape, rows, whole[1] if form == "rows" else chosen[1])
+    return BlockMask(shape, rows, whole[1] if form == "rows" else chosen[1])
 
 
 def _base(out_features, in_features, *, bias=True, conv1d=False, dtype=torch.float64):
@@ -72,7 +72,7 @@ def test_forward_and_every_gradient_equal_the_dense_reference(
     dense = dense.view(out_features, in_features).requires_grad_(True)
     x2 = x.detach().clone().requires_grad_(True)
     bias2 = base.bias.detach().clone().requires_grad_(True) if base.bias is not None else None
-    wanted = torch.nn.functional.linear(x2, matrix(base).detach() + dense, bias2)
+    wanted = torch.nn.functional.linear(x2, get_weight_matrix(base).detach() + dense, bias2)
     grad = torch.randn_like(wanted)
     wanted.backward(grad)
     layer(x).backward(grad)
@@ -93,7 +93,7 @@ def test_gradcheck_of_both_products(form, conv1d):
     bias = base.bias.detach().clone().requires_grad_(True)
 
     def product(x, values, bias):
-        where = (layer.places, layer.rows, layer.columns, conv1d)
+        where = (layer.storage_positions, layer.rows, layer.columns, conv1d)
         return function.apply(x, values, base.weight, bias, *where)
 
     assert torch.autograd.gradcheck(product, (x, values, bias))
@@ -112,10 +112,10 @@ def test_the_sampled_product_and_the_one_by_slabs_agree_with_the_dense_one(
     torch.manual_seed(0)
     mask = _mask("entries", (out_features, in_features), density)
     grad, x = torch.randn(6, out_features).to(dtype), torch.randn(6, in_features).to(dtype)
-    rows, columns = sparse._csr(mask)
+    rows, columns = sparse._compress_rows(mask)
     wanted = (grad.double().t() @ x.double()).view(-1)[mask.positions]
-    slabs = sparse._product_by_slabs(grad.float(), x.float(), rows, columns)
-    for found in (masked_product(grad, x, rows, columns), slabs):
+    slabs = sparse._multiply_by_slabs(grad.float(), x.float(), rows, columns)
+    for found in (compute_masked_product(grad, x, rows, columns), slabs):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
@@ -136,7 +136,7 @@ def test_the_base_keeps_its_bits_through_forward_backward_and_an_error(dtype, fo
 def test_a_bfloat16_base_computes_with_the_rounded_sum(form):
     base, mask, layer = _layer(dtype=torch.bfloat16, form=form)
     x = torch.randn(3, 5, dtype=torch.bfloat16)
-    summed = (base.weight.float() + dense_delta(layer.values, mask)).bfloat16()
+    summed = (base.weight.float() + make_dense_delta(layer.values, mask)).bfloat16()
     assert torch.equal(layer(x), torch.nn.functional.linear(x, summed, base.bias))
     layer(x).sum().backward()
     assert layer.values.grad.dtype == torch.float32
@@ -174,33 +174,33 @@ def test_a_block_keeps_only_its_own_columns_of_the_input():
 
 def test_installing_and_removing_leaves_the_very_same_layers():
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    freeze(model, trained=[model[2]])
+    freeze(model, trainable=[model[2]])
     first = model[0]
-    masks = {"0": random_mask(seed=0, name="0", shape=(4, 4), density=0.5)}
+    masks = {"0": draw_random_mask(seed=0, name="0", shape=(4, 4), density=0.5)}
     installed = install_sparse(model, masks)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trainable == {"0.values", "2.weight", "2.bias"}
     assert installed["0"].weight is first.weight
-    remove(model)
+    remove_layers(model)
     assert model[0] is first
 
 
 def test_only_linear_layers_can_be_adapted():
     model = torch.nn.Sequential(torch.nn.Embedding(4, 4))
     with pytest.raises(TypeError, match="Embedding"):
-        install_sparse(model, {"0": random_mask(seed=0, name="0", shape=(4, 4), density=0.5)})
+        install_sparse(model, {"0": draw_random_mask(seed=0, name="0", shape=(4, 4), density=0.5)})
 
 
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\(4, 3\)"):
-        SparseLinear(torch.nn.Linear(4, 4), random_mask(seed=0, name="x", shape=(4, 3), density=1))
+        SparseLinear(torch.nn.Linear(4, 4), draw_random_mask(seed=0, name="x", shape=(4, 3), density=1))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_layer_passed_through_three_times_as_in_albert_gets_the_sum_of_the_passes(form):
     base, mask, layer = _layer(6, 6, form=form)
     x = torch.randn(2, 6, dtype=torch.float64)
-    dense = dense_delta(layer.values, mask).double().requires_grad_(True)
+    dense = make_dense_delta(layer.values, mask).double().requires_grad_(True)
     layer(layer(layer(x).tanh()).tanh()).sum().backward()
     wanted = x
     for last in (False, False, True):

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slora.errors import BadMask
-from slora.mask import Block, Entries
-from slora.masks.choose import MaskRequest, choose_masks, needed, top
-from slora.masks.pool import Pool
-from slora.masks.registry import SCORERS, scorer
-from slora.names import entries
-from slora.sizes import STRUCTURES, block_sides, exact_rank, mask_entries
+from slora.mask import BlockMask, EntryMask
+from slora.masks.choose import MaskRequest, choose_masks, find_scorer, select_top
+from slora.masks.pool import CandidatePool
+from slora.masks.registry import SCORERS, load_scorer
+from slora.names import count_entries
+from slora.sizes import STRUCTURES, compute_block_sides, compute_exact_rank, count_mask_entries
 
 SHAPES = {"a": (12, 8), "b": (6, 20), "c": (9, 9)}
 
@@ -40,7 +40,7 @@ def _scores(seed: int = 0) -> dict[str, torch.Tensor]:
 def test_the_top_are_the_highest_and_of_equal_ones_the_first(size, count, kinds):
     torch.manual_seed(size)
     score = torch.randint(0, kinds, (size,)).float()
-    found = top(score, min(count, size)).tolist()
+    found = select_top(score, min(count, size)).tolist()
     wanted = sorted(range(size), key=lambda at: (-float(score[at]), at))[: min(count, size)]
     assert found == sorted(wanted)
 
@@ -50,8 +50,8 @@ def test_each_layer_has_its_best_entries_and_exactly_as_many_as_the_density_says
     scores = _scores()
     masks = choose_masks(SHAPES, _request(density=density), scores.items())
     for name, mask in masks.items():
-        assert isinstance(mask, Entries)
-        assert mask.nnz == entries(SHAPES[name], density)
+        assert isinstance(mask, EntryMask)
+        assert mask.nnz == count_entries(SHAPES[name], density)
         flat = scores[name].flatten()
         rest = torch.ones(flat.numel(), dtype=torch.bool)
         rest[mask.positions] = False
@@ -62,14 +62,14 @@ def test_each_layer_has_its_best_entries_and_exactly_as_many_as_the_density_says
 def test_structured_masks_are_the_rows_and_columns_with_the_highest_sums(structure):
     scores = _scores()
     for name, mask in choose_masks(SHAPES, _request(mask=structure), scores.items()).items():
-        assert isinstance(mask, Block)
-        sides = block_sides(structure, SHAPES[name], density=0.1, rank=3)
+        assert isinstance(mask, BlockMask)
+        sides = compute_block_sides(structure, SHAPES[name], density=0.1, rank=3)
         assert (mask.rows.numel(), mask.columns.numel()) == sides
         score = scores[name].double()
         if structure != "columns":
-            assert mask.rows.tolist() == top(score.sum(1), sides[0]).tolist()
+            assert mask.rows.tolist() == select_top(score.sum(1), sides[0]).tolist()
         if structure != "rows":
-            assert mask.columns.tolist() == top(score[mask.rows].sum(0), sides[1]).tolist()
+            assert mask.columns.tolist() == select_top(score[mask.rows].sum(0), sides[1]).tolist()
 
 
 @settings(deadline=None, max_examples=100)
@@ -82,13 +82,13 @@ def test_structured_masks_are_the_rows_and_columns_with_the_highest_sums(structu
 )
 def test_sizes_never_pass_the_rank_nor_the_matrix(rows, columns, rank, density, structure):
     shape = (rows, columns)
-    tall, wide = block_sides(structure, shape, density=density, rank=rank)
+    tall, wide = compute_block_sides(structure, shape, density=density, rank=rank)
     assert 1 <= tall <= rows and 1 <= wide <= columns
     assert (
-        exact_rank(structure, shape, density=density, rank=rank) == min(tall, wide) <= max(rank, 1)
+        compute_exact_rank(structure, shape, density=density, rank=rank) == min(tall, wide) <= max(rank, 1)
     )
-    assert mask_entries(structure, shape, density=density, rank=rank) == tall * wide
-    free = block_sides(structure, shape, density=density, rank=None)
+    assert count_mask_entries(structure, shape, density=density, rank=rank) == tall * wide
+    free = compute_block_sides(structure, shape, density=density, rank=None)
     assert min(free) <= min(rows, columns)
 
 
@@ -96,9 +96,9 @@ def test_layers_that_compete_share_the_whole_budget_by_score():
     scores = _scores()
     scores["b"] *= 3
     masks = choose_masks(SHAPES, _request(allocation="global"), scores.items())
-    budget = sum(entries(shape, 0.1) for shape in SHAPES.values())
+    budget = sum(count_entries(shape, 0.1) for shape in SHAPES.values())
     assert sum(mask.nnz for mask in masks.values()) == budget
-    assert masks["b"].nnz > entries(SHAPES["b"], 0.1)
+    assert masks["b"].nnz > count_entries(SHAPES["b"], 0.1)
     every = torch.cat([score.flatten() for score in scores.values()])
     chosen = torch.cat([scores[n].flatten()[m.positions] for n, m in masks.items()])
     lost = sorted(chosen.tolist())[len(SHAPES) :]
@@ -124,11 +124,11 @@ def test_rows_and_columns_compete_too_within_the_rank(structure):
 
 
 def test_the_pool_holds_no_more_candidates_than_there_are_places():
-    pool = Pool(10, most=None)
+    pool = CandidatePool(10, max_per_layer=None)
     for name in "abcdefgh":
         pool.offer(name, torch.rand(500))
         assert pool._scores.numel() <= 10
-    assert sum(positions.numel() for positions in pool.chosen().values()) == 10
+    assert sum(positions.numel() for positions in pool.select_positions().values()) == 10
 
 
 def test_random_rows_need_no_score_and_come_from_seed_name_and_shape():
@@ -137,7 +137,7 @@ def test_random_rows_need_no_score_and_come_from_seed_name_and_shape():
     other = choose_masks(SHAPES, _request(mask="rows", score="random", seed=1))
     assert {n: m.digest() for n, m in one.items()} == {n: m.digest() for n, m in two.items()}
     assert any(one[name].digest() != other[name].digest() for name in SHAPES)
-    assert needed(_request(mask="rows", score="random")) is None
+    assert find_scorer(_request(mask="rows", score="random")) is None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_scores_are_hostile_until_they_are_checked(spoil, said):
 
 
 def test_a_strategy_of_the_users_own_is_found_by_its_import_path():
-    found = scorer("tests.own_score:LOUDEST")
+    found = load_scorer("tests.own_score:LOUDEST")
     assert found.name == "loudest" and found.needs_data
 
 

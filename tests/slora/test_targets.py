@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from slora.errors import BadKind, BadTargets
-from slora.names import kinds, select
+from slora.errors import UnsupportedLayer, BadTargets
+from slora.names import list_layer_kinds, select_layers
 from slora.targets import find_targets
 
 NAMES = [
@@ -31,19 +31,19 @@ NAMES = [
     ],
 )
 def test_patterns_choose_layers(wanted, chosen):
-    assert select(NAMES, wanted) == [NAMES[place] for place in chosen]
+    assert select_layers(NAMES, wanted) == [NAMES[place] for place in chosen]
 
 
 def test_a_pattern_without_a_match_lists_what_there_is():
     with pytest.raises(BadTargets) as refused:
-        select(NAMES, ["q_proj", "k_proj"])
+        select_layers(NAMES, ["q_proj", "k_proj"])
     assert "'k_proj'" in str(refused.value)
     assert "self_attn.q_proj, mlp.up_proj" in str(refused.value)
 
 
 def test_part_of_a_word_is_no_match():
     with pytest.raises(BadTargets):
-        select(NAMES, ["proj"])
+        select_layers(NAMES, ["proj"])
 
 
 def test_the_head_and_embeddings_are_never_targets():
@@ -54,7 +54,7 @@ def test_the_head_and_embeddings_are_never_targets():
 
 
 def test_kinds_are_short_and_each_once():
-    assert kinds([*NAMES, "pooler.dense"]) == ("self_attn.q_proj", "mlp.up_proj", "pooler.dense")
+    assert list_layer_kinds([*NAMES, "pooler.dense"]) == ("self_attn.q_proj", "mlp.up_proj", "pooler.dense")
 
 
 class FusedExperts(nn.Module):
@@ -80,7 +80,7 @@ def _mixture() -> nn.ModuleDict:
     ],
 )
 def test_another_kind_of_module_is_refused_by_name(wanted, said):
-    with pytest.raises(BadKind, match=said):
+    with pytest.raises(UnsupportedLayer, match=said):
         find_targets(_mixture(), wanted, head=[])
 
 
@@ -91,11 +91,11 @@ def test_conv1d_is_a_target_as_a_linear_layer_is():
 def test_a_weight_that_two_modules_share_is_no_target():
     shared = nn.Linear(4, 4)
     model = nn.ModuleDict({"q_proj": shared, "inner": nn.ModuleDict({"r_proj": shared})})
-    with pytest.raises(BadKind, match="shares its weight with q_proj"):
+    with pytest.raises(UnsupportedLayer, match="shares its weight with q_proj"):
         find_targets(model, "all-linear", head=[])
     tied = nn.ModuleDict({"embed": nn.Embedding(4, 4), "out": nn.Linear(4, 4, bias=False)})
     tied["out"].weight = tied["embed"].weight
-    with pytest.raises(BadKind, match="shares its weight with embed"):
+    with pytest.raises(UnsupportedLayer, match="shares its weight with embed"):
         find_targets(tied, ["out"], head=[])
     assert not find_targets_or_none(tied)
 

@@ -42,5 +42,5 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """Both kinds of store, one after the other."""
     if request.param == "directory":
         return DirectoryStore(tmp_path / "store")
-    made: S3Store = request.getfixturevalue("s3")
-    return made
+    bucket: S3Store = request.getfixturevalue("s3")
+    return bucket

@@ -37,7 +37,7 @@ class FaultProxy:
         """Says 200 where a condition did not hold, as a server that ignores them does."""
         self.denied: tuple[str, ...] = ()
         """Methods that this writer may not use."""
-        self.seen = list[str]()
+        self.requests = list[str]()
         self.headers = list[dict[str, str]]()
         self.release = threading.Event()
         handler = type("Handler", (_Handler,), {"proxy": self})
@@ -52,7 +52,7 @@ class FaultProxy:
         self.release = threading.Event()
         with self._lock:
             self._fault, self._at, self._act, self.count = fault, at, act, 0
-            self.seen.clear()
+            self.requests.clear()
             self.headers.clear()
 
     def disarm(self) -> None:
@@ -71,7 +71,7 @@ class FaultProxy:
     def fault_for(self, line: str, headers: dict[str, str]) -> str:
         with self._lock:
             self.count += 1
-            self.seen.append(line)
+            self.requests.append(line)
             self.headers.append(headers)
             return self._fault if self.count == self._at else ""
 
@@ -92,8 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        told = {name.lower(): value for name, value in self.headers.items()}
-        fault = self.proxy.fault_for(f"{self.command} {self.path}", told)
+        value_bytes = {name.lower(): value for name, value in self.headers.items()}
+        fault = self.proxy.fault_for(f"{self.command} {self.path}", value_bytes)
         if self.command in self.proxy.denied:
             return self._fail("not allowed")
         after = fault.endswith(" after")
@@ -123,9 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
                 server.putheader(name, value)
         server.endheaders(body or None)
         response = server.getresponse()
-        found = response.read()
+        response_body = response.read()
         server.close()
-        return response.status, response.getheaders(), found
+        return response.status, response.getheaders(), response_body
 
     def _fail(self, fault: str) -> None:
         if fault in ANSWERS:

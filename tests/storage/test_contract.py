@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import AlreadyThere, Changed, InputError, NotFound
+from jobs.errors import AlreadyExists, WriteConflict, InputError, NotInStore
 from jobs.store import s3_list
 from jobs.store.objects import ObjectStore
-from jobs.store.probe import lacks
-from jobs.store.s3_parts import PART
+from jobs.store.probe import find_missing_guarantee
+from jobs.store.s3_parts import PART_BYTES
 from tests.jobs.store.made import race
 from tests.jobs.store.test_keys import HOSTILE
 
-LARGE = PART * 2 + 12_345
+LARGE = PART_BYTES * 2 + 12_345
 
 
 def large(folder: Path) -> Path:
@@ -38,8 +38,8 @@ def test_what_is_put_is_got_listed_measured_and_deleted(store: ObjectStore, tmp_
     assert store.get("a/one") == b"again"
     with store.open("b/file") as stream:
         assert stream.read(4) + stream.read() == b"from a file"
-    there = store.head("b/file")
-    assert there is not None and there.size == 11 and there.modified > 1e9
+    info = store.head("b/file")
+    assert info is not None and info.size == 11 and info.modified > 1e9
     store.delete("a/one")
     store.delete("a/one")
     assert store.head("a/one") is None
@@ -53,7 +53,7 @@ def test_keys_are_listed_in_the_order_of_their_text(store: ObjectStore):
 
 
 @pytest.mark.parametrize("key", ["a/three", "a", "nothing"])
-def test_what_is_not_there_is_not_found(store: ObjectStore, key: str, tmp_path: Path):
+def test_an_absent_object_raises_an_error_or_is_none(store: ObjectStore, key: str, tmp_path: Path):
     store.put("a/one", b"1")
     assert store.head(key) is None
     for act in (
@@ -63,38 +63,38 @@ def test_what_is_not_there_is_not_found(store: ObjectStore, key: str, tmp_path: 
         lambda: store.copy(key, "b"),
         lambda: store.get_file(key, tmp_path / "got"),
     ):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotInStore):
             act()
     assert not (tmp_path / "got").exists()
 
 
-def test_create_only_keeps_what_is_there(store: ObjectStore, tmp_path: Path):
+def test_create_only_keeps_the_existing_object(store: ObjectStore, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"second")
     store.put("a", b"first", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put("a", b"second", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put("a", b"first", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put_file("a", tmp_path / "file", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put_file("a", large(tmp_path), create_only=True)
     assert store.get("a") == b"first"
 
 
 def test_a_swap_replaces_what_was_read_and_nothing_else(store: ObjectStore):
     first = store.put("a", b"first")
-    with pytest.raises(Changed):
+    with pytest.raises(WriteConflict):
         store.put("a", b"x", if_match="0" * 32)
     second = store.put("a", b"second", if_match=first)
     assert second != first
-    with pytest.raises(Changed):
+    with pytest.raises(WriteConflict):
         store.put("a", b"third", if_match=first)
     assert store.get("a") == b"second"
-    there = store.head("a")
-    assert there is not None and there.etag == second
+    info = store.head("a")
+    assert info is not None and info.etag == second
     store.delete("a")
-    with pytest.raises(Changed):
+    with pytest.raises(WriteConflict):
         store.put("a", b"third", if_match=second)
     assert store.head("a") is None
 
@@ -110,12 +110,12 @@ def test_a_swap_replaces_what_was_read_and_nothing_else(store: ObjectStore):
         (3, 0, b""),
     ],
 )
-def test_a_range_is_as_much_of_it_as_there_is(store: ObjectStore, start, length, found):
+def test_a_range_beyond_the_end_is_cut(store: ObjectStore, start, length, found):
     store.put("a", b"0123456789")
     assert store.read("a", start, length) == found
 
 
-def test_an_empty_object_is_one(store: ObjectStore, tmp_path: Path):
+def test_an_empty_object_is_an_object(store: ObjectStore, tmp_path: Path):
     store.put("a", b"")
     assert store.get("a") == b"" and store.read("a", 0) == b""
     assert store.get_file("a", tmp_path / "got") == hashlib.sha256().hexdigest()
@@ -125,8 +125,8 @@ def test_an_empty_object_is_one(store: ObjectStore, tmp_path: Path):
 def test_a_large_file_goes_up_in_parts_and_comes_down_as_it_was(store, tmp_path: Path):
     path = large(tmp_path)
     etag = store.put_file("big", path, create_only=True)
-    there = store.head("big")
-    assert (there.size, there.etag) == (LARGE, etag)
+    info = store.head("big")
+    assert (info.size, info.etag) == (LARGE, etag)
     digest = store.get_file("big", tmp_path / "got")
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (tmp_path / "got").read_bytes() == path.read_bytes()
@@ -146,7 +146,7 @@ def test_a_copy_is_an_object_of_its_own(store: ObjectStore):
     assert store.get("b/c") == b"first"
 
 
-def test_a_file_that_is_there_is_never_written_over(store: ObjectStore, tmp_path: Path):
+def test_an_existing_file_is_never_overwritten(store: ObjectStore, tmp_path: Path):
     store.put("a", b"new")
     (tmp_path / "mine").write_bytes(b"precious")
     with pytest.raises(Exception, match="exists"):
@@ -170,7 +170,7 @@ def test_a_hostile_key_reaches_no_store(store: ObjectStore, key: str):
 
 
 def test_the_probe_finds_a_sound_store_sound_and_leaves_nothing(store: ObjectStore):
-    assert lacks(store, "probe") is None
+    assert find_missing_guarantee(store, "probe") is None
     assert store.check_writable() == []
     assert list(store.list("")) == []
 
@@ -185,7 +185,7 @@ def _create(start: Barrier, mine: int, store: ObjectStore) -> None:
     for turn in range(5):
         try:
             store.put(f"key-{turn}", str(mine).encode() * 1000, create_only=True)
-        except AlreadyThere:
+        except AlreadyExists:
             continue
         store.put(f"won-{turn}-by-{mine}", b"")
 
@@ -201,13 +201,13 @@ def _count(start: Barrier, mine: int, store: ObjectStore) -> None:
     start.wait()
     done = 0
     while done < 5:
-        there = store.head("counter")
-        assert there is not None
+        info = store.head("counter")
+        assert info is not None
         now = int(store.get("counter"))
         try:
-            store.put("counter", str(now + 1).encode(), if_match=there.etag)
+            store.put("counter", str(now + 1).encode(), if_match=info.etag)
             done += 1
-        except Changed:
+        except WriteConflict:
             continue
 
 
@@ -222,7 +222,7 @@ def test_more_keys_than_a_page_holds_are_all_listed_once(folders, s3, monkeypatc
     # Pages of ten rather than of a thousand: what is asked for is boto3's own parameter.
     client = s3._client
     plain = client.list_objects_v2
-    monkeypatch.setattr(client, "list_objects_v2", lambda **asked: plain(**asked, MaxKeys=10))
+    monkeypatch.setattr(client, "list_objects_v2", lambda **options: plain(**options, MaxKeys=10))
     monkeypatch.setattr(s3_list, "MOST_FOLDERS", folders)
     keys = [f"{folder}/{number}/x" for folder in ("a", "b", "b.c") for number in range(12)]
     # Some folders begin as others are called, and some objects as folders do.
@@ -231,5 +231,5 @@ def test_more_keys_than_a_page_holds_are_all_listed_once(folders, s3, monkeypatc
     for key in keys:
         s3.put(key, b"")
     for prefix in ("", "b/", "b", "v", "v1", "v1/", "v3/x", "none"):
-        found = list(s3.list(prefix))
-        assert found == sorted(key for key in keys if key.startswith(prefix)), prefix
+        listed = list(s3.list(prefix))
+        assert listed == sorted(key for key in keys if key.startswith(prefix)), prefix

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import StoreError, StoreRefused, UnsoundStore
+from jobs.errors import StoreError, StoreRefused, UnsupportedStore
 from jobs.store import s3 as s3_module
-from jobs.store.adapters import gc, pull
-from jobs.store.blobs import blob_key
+from jobs.store.adapters import collect_garbage, pull
+from jobs.store.blobs import get_blob_key
 from jobs.store.removal import GRACE_S
 from jobs.store.s3 import S3Store
-from jobs.store.s3_parts import PART
+from jobs.store.s3_parts import PART_BYTES
 from jobs.store.settings import S3Settings
-from tests.jobs.store.made import _in
+from tests.jobs.store.made import _run_in_environment
 from tests.long import cases
 from tests.storage.fault_proxy import FAULTS, FaultProxy
-from tests.storage.faults import Scene, check, scene
+from tests.storage.faults import Scene, check_invariants, make_scene
 from tests.storage.weed import BUCKET, Weed
 
 pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that may be busy
@@ -40,9 +40,9 @@ SHORT_OF_ALL = ("reset after", "wrong checksum")
 
 @pytest.fixture
 def proxy(weed: Weed) -> Iterator[FaultProxy]:
-    made = FaultProxy(weed.port)
-    yield made
-    made.close()
+    fault_proxy = FaultProxy(weed.port)
+    yield fault_proxy
+    fault_proxy.close()
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def direct(s3: S3Store) -> S3Store:
     return s3
 
 
-def through(proxy: FaultProxy, store: S3Store, settings: S3Settings) -> S3Store:
+def open_through(proxy: FaultProxy, store: S3Store, settings: S3Settings) -> S3Store:
     """The same store, by way of the proxy."""
     os.environ["AWS_ENDPOINT_URL_S3"] = proxy.url
     return S3Store(store.bucket, store.prefix, settings)
 
 
-class Spoilt:
+class DamagedStore:
     """Runs a scene's commit through the proxy, and gives the environment back after it."""
 
     def __init__(self, proxy: FaultProxy, settings: S3Settings) -> None:
@@ -66,7 +66,7 @@ class Spoilt:
 
     def commit(self, of: Scene) -> Exception | None:
         assert isinstance(of.store, S3Store)
-        store = through(self._proxy, of.store, self._settings)
+        store = open_through(self._proxy, of.store, self._settings)
         try:
             of.attempt(store)
         except StoreError as failed:
@@ -77,12 +77,12 @@ class Spoilt:
         return None
 
 
-def requests_of_a_commit(proxy: FaultProxy, direct: S3Store, folder: Path) -> int:
-    whole = scene(direct, "rehearsal", folder)
+def count_commit_requests(proxy: FaultProxy, direct: S3Store, folder: Path) -> int:
+    rehearsal = make_scene(direct, "rehearsal", folder)
     proxy.arm("", 0)
-    store = through(proxy, direct, ONCE)
+    store = open_through(proxy, direct, ONCE)
     try:
-        whole.attempt(store)
+        rehearsal.attempt(store)
         return proxy.count
     finally:
         del os.environ["AWS_ENDPOINT_URL_S3"]
@@ -92,23 +92,23 @@ def requests_of_a_commit(proxy: FaultProxy, direct: S3Store, folder: Path) -> in
 def test_a_fault_at_any_request_costs_nothing_that_was_committed(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, capsys
 ):
-    points = requests_of_a_commit(proxy, direct, tmp_path)
-    spoilt, failed = Spoilt(proxy, SHORT if fault.startswith("time-out") else ONCE), 0
+    points = count_commit_requests(proxy, direct, tmp_path)
+    damaged, failed = DamagedStore(proxy, SHORT if fault.startswith("time-out") else ONCE), 0
     for at in range(1, points + 1):
-        of = scene(direct, f"n{at}", tmp_path)
+        of = make_scene(direct, f"n{at}", tmp_path)
         proxy.arm(fault, at)
-        failed += spoilt.commit(of) is not None
-        check(of)
+        failed += damaged.commit(of) is not None
+        check_invariants(of)
     assert failed >= points * 0.8 or fault == "wrong checksum"
     with capsys.disabled():
         print(f"\n  s3, {fault}: {points} of {points} requests tried, {failed} failed the commit")
 
 
 @pytest.mark.parametrize("fault", cases(FAULTS, SHORT_OF_ALL))
-def test_a_fault_at_any_request_of_a_pull_gives_the_whole_adapter_or_nothing(
+def test_a_fault_at_any_request_of_a_pull_gives_the_complete_adapter_or_nothing(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, monkeypatch, capsys
 ):
-    of = scene(direct, "n", tmp_path)
+    of = make_scene(direct, "n", tmp_path)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     settings = SHORT if fault.startswith("time-out") else ONCE
     store = S3Store(direct.bucket, direct.prefix, settings)
@@ -134,26 +134,26 @@ def test_a_fault_at_any_request_of_a_pull_gives_the_whole_adapter_or_nothing(
 def test_a_fault_at_any_request_of_gc_costs_no_blob_that_a_manifest_names(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, monkeypatch, capsys
 ):
-    of = scene(direct, "n", tmp_path)
-    loose, later = blob_key("f" * 64), time.time() + 2 * GRACE_S
+    of = make_scene(direct, "n", tmp_path)
+    loose, later = get_blob_key("f" * 64), time.time() + 2 * GRACE_S
     named = set(direct.list("blobs/"))
     with monkeypatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         store = S3Store(direct.bucket, direct.prefix, ONCE)
         direct.put(loose, b"nobody's")
         proxy.arm("", 0)
-        assert gc(store, now=later).keys == (loose,)
+        assert collect_garbage(store, now=later).keys == (loose,)
         points, failed = proxy.count, 0
         for at in range(1, points + 1):
             direct.put(loose, b"nobody's")
             proxy.arm(fault, at)
             try:
-                gc(store, now=later)
+                collect_garbage(store, now=later)
             except StoreError:
                 failed += 1
             proxy.disarm()
-            assert set(direct.list("blobs/")) >= named, proxy.seen
-    check(of)
+            assert set(direct.list("blobs/")) >= named, proxy.requests
+    check_invariants(of)
     with capsys.disabled():
         print(f"\n  s3, gc, {fault}: {points} of {points} requests tried, {failed} failed it")
 
@@ -162,13 +162,13 @@ def test_a_fault_at_any_request_of_gc_costs_no_blob_that_a_manifest_names(
 def test_a_fault_that_passes_is_not_even_noticed(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path
 ):
-    points = requests_of_a_commit(proxy, direct, tmp_path)
-    spoilt = Spoilt(proxy, PATIENT)
+    points = count_commit_requests(proxy, direct, tmp_path)
+    damaged = DamagedStore(proxy, PATIENT)
     for at in range(1, points + 1):
-        of = scene(direct, f"n{at}", tmp_path)
+        of = make_scene(direct, f"n{at}", tmp_path)
         proxy.arm(fault, at)
-        assert spoilt.commit(of) is None, f"{fault} at request {at}"
-        check(of)
+        assert damaged.commit(of) is None, f"{fault} at request {at}"
+        check_invariants(of)
 
 
 def _commit(of: Scene, settings: S3Settings) -> None:
@@ -185,14 +185,14 @@ def test_a_writer_killed_at_any_request_leaves_nothing_half(
     at, tried = 0, 0
     while True:
         at += 1
-        of = scene(direct, f"n{at}", tmp_path)
+        of = make_scene(direct, f"n{at}", tmp_path)
         environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.url}
-        process = context.Process(target=_in, args=(environment, _commit, of, ONCE))
+        process = context.Process(target=_run_in_environment, args=(environment, _commit, of, ONCE))
         proxy.kill_client(moment, at, lambda process=process: process.pid or 0)
         process.start()
         process.join()
         proxy.disarm()
-        check(of)
+        check_invariants(of)
         if process.exitcode == 0:
             break  # one request more than there are
         assert process.exitcode == -signal.SIGKILL
@@ -211,14 +211,14 @@ def test_a_server_killed_at_any_request_of_a_commit_and_started_again(tmp_path: 
     try:
         direct = S3Store(BUCKET, f"test-{secrets.token_hex(6)}")
         assert direct.check_writable() == []
-        points = requests_of_a_commit(proxy, direct, tmp_path)
-        spoilt = Spoilt(proxy, ONCE)
+        points = count_commit_requests(proxy, direct, tmp_path)
+        damaged = DamagedStore(proxy, ONCE)
         for at in range(1, points + 1):
-            of = scene(direct, f"n{at}", tmp_path)
+            of = make_scene(direct, f"n{at}", tmp_path)
             proxy.arm("do" if at % 2 else "do after", at, server.kill)
-            assert isinstance(spoilt.commit(of), StoreError)
+            assert isinstance(damaged.commit(of), StoreError)
             server.start()
-            check(of)
+            check_invariants(of)
     finally:
         for name in server.environment:
             os.environ.pop(name, None)
@@ -237,7 +237,7 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_depends_on_
     store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(PATIENT, attempts=2))
     [fault] = store.check_writable()
     assert "ignores If-None-Match" in fault.problem
-    with pytest.raises(UnsoundStore, match="ignores If-None-Match"):
+    with pytest.raises(UnsupportedStore, match="ignores If-None-Match"):
         store.put("a", b"x", create_only=True)
     assert list(store.list("")) == []
 
@@ -248,21 +248,21 @@ def test_a_writer_who_may_not_delete_commits_all_the_same(
     proxy.denied = ("DELETE",)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     assert s3.check_writable() == []
-    of = scene(s3, "n", tmp_path)
-    check(of)
-    [left] = s3.leftovers()
-    assert left.name.startswith(".tmp/probe-")
+    of = make_scene(s3, "n", tmp_path)
+    check_invariants(of)
+    [leftover] = s3.list_leftovers()
+    assert leftover.name.startswith(".tmp/probe-")
     with pytest.raises(StoreRefused):
         s3.delete("a")
 
 
-def test_every_write_asks_for_the_encryption_that_was_asked_for(
+def test_every_write_requests_the_configured_encryption(
     proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    asked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}
-    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(ONCE, encryption=asked))
-    (tmp_path / "large").write_bytes(bytes(PART + 1))
+    sent_headers = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}
+    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(ONCE, encryption=sent_headers))
+    (tmp_path / "large").write_bytes(bytes(PART_BYTES + 1))
     acts = (
         lambda: store.put("a", b"x"),
         lambda: store.put_file("b", tmp_path / "large"),
@@ -275,7 +275,7 @@ def test_every_write_asks_for_the_encryption_that_was_asked_for(
             act()  # this server has no keys of its own, which is not what is asked here
         begins = [
             headers
-            for line, headers in zip(proxy.seen, proxy.headers, strict=True)
+            for line, headers in zip(proxy.requests, proxy.headers, strict=True)
             if line.split()[0] in ("PUT", "POST") and "partNumber" not in line
         ]
         assert begins[0]["x-amz-server-side-encryption"] == "aws:kms"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.federate.rounds import rounds_journal
-from jobs.federate.server import Federation
-from jobs.store.adapters import resolve, verify
+from jobs.federate.rounds import open_round_log
+from jobs.federate.server import FederationServer
+from jobs.store.adapters import resolve_adapter, verify_adapter
 from jobs.store.s3 import S3Store
 from tests.jobs.federate.runs import federation_of, folder_with_rows, request_of
 
@@ -22,11 +22,11 @@ class Killed(Exception):
     """The server is gone."""
 
 
-class Mortal(Federation):
+class Mortal(FederationServer):
     """A server that dies after its second round."""
 
-    def _after_round(self, *told: Any) -> None:
-        super()._after_round(*told)
+    def _after_round(self, *report: Any) -> None:
+        super()._after_round(*report)
         if self.round == 2:
             self.saver.wait()
             raise Killed
@@ -48,6 +48,6 @@ def test_a_federation_in_a_bucket_goes_on_where_it_was_killed(s3: S3Store, tmp_p
     second.run()
     assert torch.equal(second.weights_n, once.weights_n)
     store = S3Store(s3.bucket, f"{s3.prefix}/store")
-    assert verify(store, resolve(store, "tiny")) == []
-    rounds = [line["round"] for line in rounds_journal(second.runs).tail(0)[0]]
+    assert verify_adapter(store, resolve_adapter(store, "tiny")) == []
+    rounds = [line["round"] for line in open_round_log(second.runs).tail(0)[0]]
     assert set(rounds) == {1, 2, 3, 4}

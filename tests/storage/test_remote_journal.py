@@ -40,7 +40,7 @@ def test_what_is_not_urgent_is_sent_together_and_before_it_is_read(store: Object
     assert sum(call.startswith("put") for call in watched.calls) == 1
 
 
-def _append(start: Barrier, mine: int, store: ObjectStore) -> None:
+def _append_events(start: Barrier, mine: int, store: ObjectStore) -> None:
     start.wait()
     journal = RemoteJournal(store, KEY, urgent=True)
     for turn in range(5):
@@ -48,35 +48,35 @@ def _append(start: Barrier, mine: int, store: ObjectStore) -> None:
 
 
 def test_lines_of_several_processes_are_all_there_and_never_mix(store: ObjectStore):
-    assert race(_append, store, count=4) == [0] * 4
+    assert race(_append_events, store, count=4) == [0] * 4
     events, _ = RemoteJournal(store, KEY, urgent=True).tail()
     for mine in range(4):
         assert [event["turn"] for event in events if event["by"] == mine] == list(range(5))
     assert len(events) == 20
 
 
-def _append_and_end(start: Barrier, mine: int, store: ObjectStore) -> None:
+def _append_and_exit(start: Barrier, mine: int, store: ObjectStore) -> None:
     RunStore(store, "r1").metrics.append({"step": 1})
 
 
-def test_what_still_waits_at_the_end_of_a_process_is_sent(store: ObjectStore):
-    assert race(_append_and_end, store, count=1) == [0]
+def test_lines_that_wait_at_the_end_of_a_process_are_sent(store: ObjectStore):
+    assert race(_append_and_exit, store, count=1) == [0]
     assert RunStore(store, "r1").metrics.tail()[0] == [{"step": 1}]
 
 
-class Away(DyingStore):
+class UnreachableStore(DyingStore):
     """Does not answer while it is told so."""
 
     away = False
 
-    def _do(self, name, act):
+    def _call(self, name, act):
         if self.away:
             raise StoreUnreachable("away")
-        return super()._do(name, act)
+        return super()._call(name, act)
 
 
 def test_a_store_that_is_away_for_a_while_costs_no_line_and_no_run(store: ObjectStore, caplog):
-    away = Away(store)
+    away = UnreachableStore(store)
     journal = RemoteJournal(away, KEY, urgent=True)
     journal.append({"step": 1})
     away.away = True

@@ -27,7 +27,7 @@ class Weed:
 
     def __init__(self, folder: Path, secret: str = SECRET) -> None:
         self._folder, self.secret = folder, secret
-        self._ports = _free_ports(4)
+        self._ports = _find_free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         identity = {
@@ -120,14 +120,14 @@ def weed_binary() -> str:
     return str(beside) if beside.exists() else (shutil.which("weed") or "weed")
 
 
-def _free_ports(count: int) -> list[int]:
+def _find_free_ports(count: int) -> list[int]:
     """Ports that are free, and free 10,000 higher too: the server takes both."""
-    found = list[int]()
-    while len(found) < count:
+    ports = list[int]()
+    while len(ports) < count:
         port = random.randrange(20_000, 30_000)
-        if port not in found and _free(port) and _free(port + 10_000):
-            found.append(port)
-    return found
+        if port not in ports and _free(port) and _free(port + 10_000):
+            ports.append(port)
+    return ports
 
 
 def _free(port: int) -> bool:

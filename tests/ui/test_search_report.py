@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from jobs.search.report import html
-from jobs.search.rows import Row
+from jobs.search.report import render_report
+from jobs.search.rows import TrialRecord
 from tests.jobs.search.made import HOSTILE, row, search
 from tests.ui.conftest import WIDTH, Tab
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.browser
 FIGURES = ("curves", "tradeoffs", "parallel", "importance")
 
 
-def trials() -> list[Row]:
+def trials() -> list[TrialRecord]:
     """One of every status, and one whose every text is an attack."""
     rows = search(24)
     rows[6] = replace(rows[6], status="running")
@@ -36,7 +36,7 @@ def trials() -> list[Row]:
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
     path = tmp_path / "report.html"
-    path.write_text(html(trials(), name=f"chat {HOSTILE}", metric="eval_loss", mode="min"))
+    path.write_text(render_report(trials(), name=f"chat {HOSTILE}", metric="eval_loss", mode="min"))
     return path
 
 
@@ -139,10 +139,10 @@ def test_even_text_that_was_not_escaped_could_not_run(opened: Callable[..., Tab]
     ids=["no trial", "none that ended well", "one"],
 )
 def test_a_search_that_came_to_little_has_a_report_too(
-    opened: Callable[..., Tab], tmp_path: Path, rows: list[Row]
+    opened: Callable[..., Tab], tmp_path: Path, rows: list[TrialRecord]
 ):
     path = tmp_path / "report.html"
-    path.write_text(html(rows, name="chat", metric="accuracy", mode="max"))
+    path.write_text(render_report(rows, name="chat", metric="accuracy", mode="max"))
     tab = opened(path)
     tab.page.wait_for_function("window.Plotly !== undefined", timeout=60_000)
     assert tab.complaints == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from alembic import context
 
-from orchestrator.registry.models import Table
+from orchestrator.registry.models import TableBase
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=Table.metadata,
+    target_metadata=TableBase.metadata,
     # SQLite can't alter much of a table; Alembic makes it anew and moves the rows.
     render_as_batch=True,
 )

@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
-from jobs.store.adapters import resolve, verify
+from jobs.store.adapters import resolve_adapter, verify_adapter
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
-from jobs.store.versions import committed_versions
+from jobs.store.versions import list_versions
 from tests.ray_head import Head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
@@ -121,10 +121,10 @@ def ending(folder: Path, name: str) -> Ending:
     store = DirectoryStore(folder / "store")
     runs = RunStore(store, name)
     steps = Counter(m["step"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m)
-    manifest = resolve(store, name)
+    manifest = resolve_adapter(store, name)
     # A commit that was killed inside leaves a number without a manifest, which counts as none.
-    committed = committed_versions(store, name)
-    whole = set(steps) == set(range(1, STEPS + 1)) and not verify(store, manifest)
+    committed = list_versions(store, name)
+    whole = set(steps) == set(range(1, STEPS + 1)) and not verify_adapter(store, manifest)
     return Ending(
         loss=manifest.evaluation["end"]["loss"],
         digests=tuple(file.sha256 for file in manifest.files if "safetensors" in file.name),

@@ -37,27 +37,27 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
 def _trained(setting: Setting, data: Mapping[str, str], store: str, device: str) -> dict[str, Any]:
     import torch
 
-    from jobs.federate.check import check_federated
+    from jobs.federate.check import check_federation
     from jobs.federate.door import validate_federated
-    from jobs.federate.rounds import rounds_journal
-    from jobs.federate.server import Federation
+    from jobs.federate.rounds import open_round_log
+    from jobs.federate.server import FederationServer
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
 
     # The rounds are judged by the test rows; the validation rows are asked once, at the end.
     asked = validate_federated(setting.spec(data, store, data["test"]))
-    found = check_federated(asked)
+    found = check_federation(asked)
     assert found.partition is not None
-    request = dataclasses.replace(found.checked.request(RUN), federation=asked.section)
+    request = dataclasses.replace(found.validated_run.make_request(RUN), federation=asked.section)
     objects = open_store(asked.spec.store)
     runs = RunStore(objects, RUN)
     sites = _judged_sites(setting, data["validation"])(
         request, objects, torch.device(device), trained=TRAINED.get(setting.trained or "")
     )
-    federation = Federation(request, runs, sites, found.partition)
+    federation = FederationServer(request, runs, sites, found.partition)
     federation.run()
     metrics, _ = runs.metrics.tail(0)
-    lines, _ = rounds_journal(runs).tail(0)
+    lines, _ = open_round_log(runs).tail(0)
     return {
         **_settled(setting),
         **figures(setting.part.metric, metrics, lines, _calibration(federation.ledger)),
@@ -130,7 +130,7 @@ def _calibration(ledger: Mapping[str, Any]) -> int:
 
 def _judged_sites(setting: Setting, validation: str) -> Any:
     """LocalSites that, before it publishes, measures what it has on the validation rows too."""
-    from jobs.data.survey import survey
+    from jobs.data.survey import scan_dataset
     from jobs.federate.sites import LocalSites
 
     class Judged(LocalSites):
@@ -138,7 +138,7 @@ def _judged_sites(setting: Setting, validation: str) -> Any:
 
         def commit(self, weights: bytes, **told: Any) -> Any:
             part = setting.part
-            found = survey(validation, part.format, part.task, "validation")
+            found = scan_dataset(validation, part.format, part.task, "validation")
             site, test = self._site, self._site._request
             site._request = dataclasses.replace(test, evaluation=found)
             site._held_out.clear()
@@ -156,18 +156,18 @@ def _judged_sites(setting: Setting, validation: str) -> Any:
 
 def biases_and_head(model: Any) -> None:
     """BitFit (Ben Zaken et al., 2022): every bias, and what the task has added to the base."""
-    from jobs.base_model import named_head
+    from jobs.base_model import list_head_modules
 
-    head = tuple(f"{name}." for name, _ in named_head(model))
+    head = tuple(f"{name}." for name, _ in list_head_modules(model))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith("bias") or name.startswith(head))
 
 
 def head_alone(model: Any) -> None:
     """What the task has added to the base: how much of a figure is its alone."""
-    from jobs.base_model import named_head
+    from jobs.base_model import list_head_modules
 
-    head = tuple(f"{name}." for name, _ in named_head(model))
+    head = tuple(f"{name}." for name, _ in list_head_modules(model))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(head))
 

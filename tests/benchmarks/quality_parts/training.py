@@ -65,13 +65,13 @@ def start_process(threads: int, device: str) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
 
-    from jobs.deepspeed_wire import distributed
+    from jobs.deepspeed_wire import init_deepspeed
 
     torch.set_num_threads(threads)
     store = torch.distributed.HashStore()
     backend = "gloo" if device == "cpu" else "nccl"
     torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    distributed(backend)
+    init_deepspeed(backend)
 
 
 def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
     import torch
 
     from jobs.errors import InputError, TrainingFailed
-    from jobs.preflight import check
+    from jobs.preflight import validate_run
     from jobs.spec_file import validate_spec
     from jobs.store.objects import open_store
     from jobs.store.runs import RunStore
@@ -87,9 +87,9 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
     folder = Path(tempfile.mkdtemp(prefix="slora-quality-"))
     began = time.monotonic()
     try:
-        checked = check(validate_spec(setting.spec(data, f"file://{folder}")))
+        checked = validate_run(validate_spec(setting.spec(data, f"file://{folder}")))
         runs = RunStore(open_store(checked.spec.store), "quality")
-        request = checked.request("quality")
+        request = checked.make_request("quality")
         training = _judged(request, runs, torch.device(device), data["test"])
         training.run()
         return {**_figures(setting, training, runs), "seconds": time.monotonic() - began}
@@ -104,28 +104,28 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
 
 def _judged(request: Any, runs: Any, device: Any, test: str) -> Any:
     """The training, with one more evaluation at its end: on the test rows."""
-    from jobs.data.survey import survey
-    from jobs.feeds import eval_feed
+    from jobs.data.survey import scan_dataset
+    from jobs.feeds import make_eval_feed
     from jobs.measure import evaluate
-    from jobs.team import Team
-    from jobs.training import Training
+    from jobs.team import WorkerContext
+    from jobs.training import FineTuner
 
-    class Judged(Training):
+    class Judged(FineTuner):
         test: dict[str, float]
 
         def _measure(self, engine: Any, at: str) -> None:
             super()._measure(engine, at)
             if at == "end":
                 spec = request.spec
-                found = survey(test, spec.data.format, spec.model.task, "test")
+                found = scan_dataset(test, spec.data.format, spec.model.task, "test")
                 asked = _with(request, found)
-                feed = eval_feed(asked, self.tokenizer, rank=0, world_size=1)
+                feed = make_eval_feed(asked, self.tokenizer, rank=0, world_size=1)
                 self.test = evaluate(engine.module, feed, task=spec.model.task, device=device)
 
-        def _sample(self, engine: Any, at: str) -> None:
+        def _generate_samples(self, engine: Any, at: str) -> None:
             """No sample answers: they take longer than the training."""
 
-    return Judged(request, runs, Team(0, 1, device))
+    return Judged(request, runs, WorkerContext(0, 1, device))
 
 
 def _with(request: Any, evaluation: Any) -> Any:

@@ -16,17 +16,17 @@ from jobs.store.directory import DirectoryStore
 from orchestrator.registry import runs, schedules
 from orchestrator.registry.database import Database
 from orchestrator.registry.schedules import NewSchedule
-from tests.orchestrator.service.made import spec_of
+from tests.orchestrator.service.made import make_spec
 
 START = datetime.fromisoformat("2026-01-10T00:00:00+00:00").timestamp()
 HOUR = 3600.0
 SCHEDULES = 4
 KILL_CHANCE = 0.6
-PATIENCE_S = 120.0
+DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)
-class Fired:
+class FiringTally:
     """What came of the moments."""
 
     moments: int
@@ -37,12 +37,12 @@ class Fired:
     """Runs that there are; as many as moments."""
 
     @property
-    def good(self) -> bool:
+    def is_good(self) -> bool:
         """Whether each moment fired once, and started one run."""
         return not self.missed and not self.doubled and self.runs == self.moments
 
 
-def fired(url: str, folder: Path, moments: int, chance: random.Random) -> Fired:
+def kill_during_firings(url: str, folder: Path, moments: int, chance: random.Random) -> FiringTally:
     """So many moments of four schedules, under two schedulers of which one or both are killed."""
     folder.mkdir(parents=True)
     hours, database = moments // SCHEDULES, Database(url)
@@ -65,9 +65,9 @@ def fired(url: str, folder: Path, moments: int, chance: random.Random) -> Fired:
     finally:
         for process in pair:
             process.kill()
-    found = _counted(database, hours, kills)
+    tally = _count(database, hours, kills)
     database.close()
-    return found
+    return tally
 
 
 class _Process:
@@ -107,32 +107,32 @@ def _add(database: Database, name: str, store: str) -> None:
         kind="finetune",
         concurrency="queue",
         missed="all",
-        spec=spec_of(store, name=name),
+        spec=make_spec(store, name=name),
     )
     with database.write() as session:
         schedules.add(session, new, next_at=START + HOUR)
 
 
 def _wait(database: Database, moments: int) -> None:
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + DEADLINE_S
     while time.monotonic() < until:
         with database.read() as session:
-            pages = schedules.page(session)
-            if sum(len(schedules.firings(session, one, limit=10_000)) for one in pages) >= moments:
+            pages = schedules.list_page(session)
+            if sum(len(schedules.list_firings(session, schedule, limit=10_000)) for schedule in pages) >= moments:
                 return
         time.sleep(0.2)
 
 
-def _counted(database: Database, hours: int, kills: int) -> Fired:
+def _count(database: Database, hours: int, kills: int) -> FiringTally:
     due = {START + hour * HOUR for hour in range(1, hours + 1)}
-    missed = doubled = kept = 0
+    missed = doubled = runs_started = 0
     with database.read() as session:
-        for one in schedules.page(session):
-            firings = schedules.firings(session, one, limit=10_000)
+        for schedule in schedules.list_page(session):
+            firings = schedules.list_firings(session, schedule, limit=10_000)
             counts = Counter(firing.due_at for firing in firings)
             missed += len(due - set(counts))
             doubled += sum(counts.values()) - len(counts) + len(set(counts) - due)
             started = Counter(firing.run for firing in firings)
             doubled += sum(count - 1 for run, count in started.items() if run is not None)
-            kept += len(runs.page(session, name=one.name, limit=1000))
-    return Fired(hours * SCHEDULES, kills, missed, doubled, kept)
+            runs_started += len(runs.list_page(session, name=schedule.name, limit=1000))
+    return FiringTally(hours * SCHEDULES, kills, missed, doubled, runs_started)

@@ -21,7 +21,7 @@ from jobs.errors import JobsError
 from jobs.store.adapters import commit
 from jobs.store.objects import open_store
 from jobs.store.runs import SPEC, RunStore
-from tests.jobs.store.made import adapter_folder, draft
+from tests.jobs.store.made import make_adapter_folder, make_draft
 
 MARKS = "SLORA_KILLS_MARKS"
 BEAT_S = 0.1
@@ -34,33 +34,33 @@ def main() -> int:
     parser.add_argument("--spec", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--attempt", type=int, required=True)
-    asked = parser.parse_args()
-    _beat(Path(os.environ[MARKS]) / f"{asked.run}.a{asked.attempt}.{os.getpid()}")
+    options = parser.parse_args()
+    _start_marking(Path(os.environ[MARKS]) / f"{options.run}.a{options.attempt}.{os.getpid()}")
     try:
-        _work(asked.spec, asked.run, asked.attempt)
+        _work(options.spec, options.run, options.attempt)
     except JobsError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def _beat(file: Path) -> None:
-    def beating() -> None:
+def _start_marking(file: Path) -> None:
+    def write_marks() -> None:
         with file.open("w", buffering=1) as marks:
             while True:
                 marks.write(f"{time.time()}\n")
                 time.sleep(BEAT_S)
 
-    threading.Thread(target=beating, daemon=True).start()
+    threading.Thread(target=write_marks, daemon=True).start()
 
 
-def _work(paper: str, run: str, attempt: int) -> None:
-    store = open_store(paper.split("/runs/")[0])
+def _work(spec_path: str, run: str, attempt: int) -> None:
+    store = open_store(spec_path.split("/runs/")[0])
     name = yaml.safe_load(RunStore(store, run).read_text(SPEC))["name"]
     time.sleep(random.Random(run).uniform(0, LONGEST_S))
-    with tempfile.TemporaryDirectory() as made:
-        folder = adapter_folder(Path(made) / "adapter", run)
-        commit(store, folder, draft(name=name, run=run, attempt=attempt))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_adapter_folder(Path(scratch) / "adapter", run)
+        commit(store, folder, make_draft(name=name, run=run, attempt=attempt))
 
 
 if __name__ == "__main__":

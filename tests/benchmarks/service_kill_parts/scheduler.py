@@ -9,9 +9,9 @@ from pathlib import Path
 
 from jobs.errors import JobsError
 from orchestrator.registry.database import Database
-from orchestrator.service.clock import SetClock
+from orchestrator.service.clock import SettableClock
 from orchestrator.service.intake import Intake
-from orchestrator.service.observer import Observer
+from orchestrator.service.observer import ServiceMetrics
 from orchestrator.service.scheduler import Scheduler
 
 LEASE_S = 1.0
@@ -19,19 +19,19 @@ LEASE_S = 1.0
 
 def main(url: str, store: str, clock_file: str, name: str) -> None:
     """Steps without a pause worth the name, so that a kill strikes inside of one."""
-    database, clock = Database(url), SetClock(0.0)
+    database, clock = Database(url), SettableClock(0.0)
     scheduler = Scheduler(
         database,
         Intake(database, [store], ["default"]),
         clock,
         holder=name,
-        observer=Observer(),
+        metrics=ServiceMetrics(),
         lease_s=LEASE_S,
     )
     while True:
         clock.at = float(Path(clock_file).read_text())
         try:
-            scheduler.step()
+            scheduler.fire_due()
         except JobsError as error:
             print(error, file=sys.stderr)
         time.sleep(0.02)

@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 from orchestrator.registry.database import Database
-from orchestrator.service.config import ServiceConfig, check_config
-from orchestrator.service.connect import from_config
-from orchestrator.service.follower import Rules
+from orchestrator.service.config import ServiceConfig, parse_config
+from orchestrator.service.connect import connect_clusters
+from orchestrator.service.follower import ClusterRules
 from orchestrator.service.loop import Service
 
 JOB = "tests.benchmarks.service_kill_parts.job"
@@ -21,23 +21,23 @@ JOB = "tests.benchmarks.service_kill_parts.job"
 def main(path: str) -> int:
     """Exit code 1 where one of its threads ended."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    config = check_config(json.loads(Path(path).read_text()))
+    config = parse_config(json.loads(Path(path).read_text()))
     service = Service(
-        config, Database(config.database), from_config(config), rules=lambda name: _rules(config)
+        config, Database(config.database), connect_clusters(config), rules=lambda name: _make_rules(config)
     )
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     service.start()
-    while service.alive and not over.wait(0.2):
+    while service.is_alive and not over.wait(0.2):
         continue
     service.close()
-    return 0 if service.failed is None else 1
+    return 0 if service.failure is None else 1
 
 
-def _rules(config: ServiceConfig) -> Rules:
+def _make_rules(config: ServiceConfig) -> ClusterRules:
     """As the configuration has them, with the small job in place of the fine-tune."""
     (cluster,) = config.clusters.values()
-    return Rules(
+    return ClusterRules(
         service=config.name,
         max_runs=cluster.max_runs,
         max_attempts=config.max_attempts,

@@ -20,7 +20,7 @@ from tests.ray_head import Head, free_ports, ray_head
 from tests.storage.weed import BUCKET, Weed
 
 LOCKED_S = 1.5
-LOOK_S, LEASE_S = 0.5, 3.0
+POLL_S, LEASE_S = 0.5, 3.0
 SERVICES = 2
 ROOT = Path(__file__).parents[3]
 
@@ -45,7 +45,7 @@ class World:
             }
         )
         (self._port,) = free_ports(1)
-        self._head = self._started()
+        self._head = self._start_ray()
 
     @property
     def url(self) -> str:
@@ -58,7 +58,7 @@ class World:
     def kill_ray(self) -> None:
         """The head and all that runs below it; another one comes up at the same address."""
         self._head.kill()
-        self._head = self._started()
+        self._head = self._start_ray()
 
     def kill_s3(self, away_s: float) -> None:
         """The server; it comes back with what it had."""
@@ -66,7 +66,7 @@ class World:
         time.sleep(away_s)
         self.weed.start()
 
-    def _started(self) -> Head:
+    def _start_ray(self) -> Head:
         # The same folder, whose token is another one at every start: the service reads it anew.
         return self._stack.enter_context(ray_head(self.folder / "ray", dashboard=self._port))
 
@@ -78,17 +78,17 @@ class Services:
         self.url, self.store = url, f"s3://{BUCKET}/{name}"
         self._file = world.folder / f"{name}.json"
         self._log = world.folder / f"{name}.log"
-        self._file.write_text(json.dumps(self._config(world, name)))
-        self._processes = [self._started() for _ in range(SERVICES)]
+        self._file.write_text(json.dumps(self._make_config(world, name)))
+        self._processes = [self._start() for _ in range(SERVICES)]
         stack.callback(self.end)
 
     def kill(self, number: int) -> None:
         """One of them, and its successor is started."""
         self._processes[number].kill()
         self._processes[number].wait()
-        self._processes[number] = self._started()
+        self._processes[number] = self._start()
 
-    def ended(self) -> int:
+    def count_ended(self) -> int:
         """How many ended without being asked to: none should."""
         return sum(process.poll() is not None for process in self._processes)
 
@@ -114,7 +114,7 @@ class Services:
             process.kill()
             process.wait()
 
-    def _config(self, world: World, name: str) -> dict[str, Any]:
+    def _make_config(self, world: World, name: str) -> dict[str, Any]:
         about = {"address": world.url, "token_file": str(world.token), "python": sys.executable}
         return {
             "name": name,
@@ -122,11 +122,11 @@ class Services:
             "stores": [self.store],
             "clusters": {"default": {**about, "max_runs": 4}},
             "max_attempts": 50,
-            "look_s": LOOK_S,
+            "look_s": POLL_S,
             "lease_s": LEASE_S,
         }
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         module = "tests.benchmarks.service_kill_parts.service"
         with self._log.open("ab") as log:
             return subprocess.Popen(

@@ -7,27 +7,27 @@ import json
 from typing import Any
 
 
-class Client:
+class LoadClient:
     """One connection that stays open."""
 
-    def __init__(self, address: str, words: str) -> None:
+    def __init__(self, address: str, token: str) -> None:
         self._host, _, port = address.removeprefix("http://").partition(":")
-        self._port, self._words = int(port), words
+        self._port, self._token = int(port), token
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(
+    async def request(
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, bytes]:
         """The status and the body of one answer."""
         reader, _ = await self._send(method, path, body, headers)
-        status, length = await _head(reader)
+        status, length = await _read_head(reader)
         assert length is not None
         return status, await reader.readexactly(length)
 
     async def stream(self, path: str) -> bytes:
         """All of a stream, to its `end`."""
         reader, _ = await self._send("GET", path, None, {})
-        status, length = await _head(reader)
+        status, length = await _read_head(reader)
         assert (status, length) == (200, None)
         parts = bytearray()
         while size := int(await reader.readline(), 16):
@@ -50,7 +50,7 @@ class Client:
         lines = [
             f"{method} {path} HTTP/1.1",
             f"Host: {self._host}",
-            f"Authorization: Bearer {self._words}",
+            f"Authorization: Bearer {self._token}",
             f"Content-Length: {len(data)}",
             "Content-Type: application/json",
             *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
@@ -60,7 +60,7 @@ class Client:
         return reader, writer
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[int, int | None]:
+async def _read_head(reader: asyncio.StreamReader) -> tuple[int, int | None]:
     """The status, and how long the body is; None where it comes in chunks."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     status = int(head.split(" ", 2)[1])

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.api.serve import Listening, serve, token_file
-from orchestrator.cluster.door import Job, Seen, Sight
+from orchestrator.api.serve import ListenOptions, serve, locate_token_file
+from orchestrator.cluster.door import Job, JobState, JobStatus
 from orchestrator.cluster.standin import FakeCluster
 from orchestrator.registry import projects
 from orchestrator.registry.database import Database
 from orchestrator.registry.migrate import upgrade
 from orchestrator.registry.models import RunRow
-from orchestrator.service.config import ServiceConfig, check_config
-from tests.orchestrator.service.made import spec_of
+from orchestrator.service.config import ServiceConfig, parse_config
+from tests.orchestrator.service.made import make_spec
 
 LINES = 2000
 PRINTING = "printing"
@@ -25,34 +25,34 @@ GROWTH = 97
 """Lines that a job prints between two looks at its log."""
 
 
-class Printing(FakeCluster):
+class PrintingCluster(FakeCluster):
     """Jobs of runs named `printing` print, and end once they were heard; others end soon."""
 
     def submit(self, job: Job) -> None:
         """Starts it; a job that prints runs until it is heard."""
         if job.submission.startswith(PRINTING):
-            self.plays(job.submission, Sight(Seen.RUNNING))
+            self.play(job.submission, JobStatus(JobState.RUNNING))
         super().submit(job)
 
-    def log(self, submission: str, start: int = 0) -> bytes:
+    def read_log(self, submission: str, start: int = 0) -> bytes:
         """A few lines more at each look."""
         if not submission.startswith(PRINTING):
-            return super().log(submission, start)
+            return super().read_log(submission, start)
         lines = len(self.logs[submission].splitlines()) + GROWTH
         if lines >= LINES:
-            self.plays(submission, Sight(Seen.FAILED, exit_code=1))
-        self.logs[submission] = printed(submission, min(lines, LINES))
-        return super().log(submission, start)
+            self.play(submission, JobStatus(JobState.FAILED, exit_code=1))
+        self.logs[submission] = print_lines(submission, min(lines, LINES))
+        return super().read_log(submission, start)
 
 
-def printed(submission: str, lines: int = LINES) -> bytes:
+def print_lines(submission: str, lines: int = LINES) -> bytes:
     """What a job has printed after so many lines."""
     return b"".join(b"%s line %d \xe2\x9c\x93\r\n" % (submission.encode(), n) for n in range(lines))
 
 
-def config_of(folder: Path) -> ServiceConfig:
+def make_config(folder: Path) -> ServiceConfig:
     """Of a service that keeps all it has in a folder."""
-    return check_config(
+    return parse_config(
         {
             "database": f"sqlite:///{folder / 'registry.db'}",
             "stores": [f"file://{folder / 'store'}"],
@@ -63,11 +63,11 @@ def config_of(folder: Path) -> ServiceConfig:
 
 def fill(folder: Path, count: int) -> None:
     """So many runs in the registry, all of them over."""
-    config = config_of(folder)
+    config = make_config(folder)
     upgrade(config.database)
     database = Database(config.database)
     with database.write() as session:
-        projects.ensure(session, "default")
+        projects.ensure_project(session, "default")
         session.add_all(
             RunRow(
                 id=f"old-{number:06}",
@@ -91,15 +91,15 @@ def fill(folder: Path, count: int) -> None:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[tuple[str, str, int]]:
+def run_service(folder: Path) -> Iterator[tuple[str, str, int]]:
     """The address, an admin's token, and the process of a service on the folder."""
     command = [sys.executable, "-m", __spec__.name, str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
     try:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        words = token_file(config_of(folder).database).read_text().strip()
-        yield address, words, process.pid
+        token = locate_token_file(make_config(folder).database).read_text().strip()
+        yield address, token, process.pid
     finally:
         process.terminate()
         process.wait(60)
@@ -107,17 +107,17 @@ def running(folder: Path) -> Iterator[tuple[str, str, int]]:
         process.stdout.close()
 
 
-def spec(folder: Path, name: str = "chat") -> dict[str, object]:
+def make_run_spec(folder: Path, name: str = "chat") -> dict[str, object]:
     """What is submitted."""
-    return spec_of(config_of(folder).stores[0], name=name)
+    return make_spec(make_config(folder).stores[0], name=name)
 
 
 if __name__ == "__main__":
     raise SystemExit(
         serve(
-            config_of(Path(sys.argv[1])),
-            Listening(port=0),
-            lambda config: {"default": Printing("default")},
-            ready=lambda address, token: print(address, flush=True),
+            make_config(Path(sys.argv[1])),
+            ListenOptions(port=0),
+            lambda config: {"default": PrintingCluster("default")},
+            on_ready=lambda address, token: print(address, flush=True),
         )
     )

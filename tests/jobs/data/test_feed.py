@@ -21,8 +21,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from jobs.data.feed import Feed, Source, Step
-from jobs.data.survey import survey
+from jobs.data.feed import Feed, RowSource, Step
+from jobs.data.survey import scan_dataset
 from jobs.errors import InputError
 from tests.jobs.data.conftest import write_jsonl
 
@@ -31,20 +31,20 @@ SETTLED = settings(
 )
 
 
-def source_of(folder: Path, lengths: list[int], **more: Any) -> Source:
+def source_of(folder: Path, lengths: list[int], **more: Any) -> RowSource:
     """Row n begins with the word w<n>, which no other row has; the others are w100 and above."""
     rows: list[dict[str, object]] = [
         {"text": " ".join(f"w{word}" for word in words_of(number, length))}
         for number, length in enumerate(lengths)
     ]
-    return Source((write_jsonl(folder / "d.jsonl", rows),), "text", **more)
+    return RowSource((write_jsonl(folder / "d.jsonl", rows),), "text", **more)
 
 
 def words_of(number: int, length: int) -> list[int]:
     return [number, *(100 + (7 * number + 3 * at) % 97 for at in range(1, length))]
 
 
-def feed(source: Source, tokenizer: Any, **more: Any) -> Feed:
+def feed(source: RowSource, tokenizer: Any, **more: Any) -> Feed:
     given: dict[str, Any] = {
         "task": "causal-lm", "max_length": 16, "packing": True, "batch_size": 4,
         "micro_batch_size": 1, "rank": 0, "world_size": 1, "seed": 0,
@@ -92,7 +92,7 @@ def test_any_number_of_workers_makes_the_same_global_batches(
                         batch_size=batch,
                         world_size=world,
                         rank=rank,
-                    ).steps(epochs=2)
+                    ).iter_steps(epochs=2)
                 )
                 for rank in range(world)
             ]
@@ -124,34 +124,34 @@ def test_resuming_goes_on_with_the_batch_that_would_have_come(
         made = feed(
             source_of(Path(folder), [3, 9, 4, 7, 2, 8, 12, 5, 3, 3]), words, packing=packing
         )
-        whole, rest = list(made.steps(steps=12)), list(made.steps(start=start, steps=12))
+        whole, rest = list(made.iter_steps(steps=12)), list(made.iter_steps(start=start, steps=12))
     assert len(whole) == 12 and len(rest) == 12 - start
     assert all(same(one, other) for one, other in zip(whole[start:], rest, strict=True))
 
 
 def test_epochs_differ_in_order_and_seeds_too(words: Any, tmp_path: Path) -> None:
     source = source_of(tmp_path, [1] * 40)
-    steps = list(feed(source, words, packing=False).steps(epochs=2))
+    steps = list(feed(source, words, packing=False).iter_steps(epochs=2))
     first, second = rows_in(steps[:10]), rows_in(steps[10:])
-    other = rows_in(feed(source, words, packing=False, seed=1).steps(epochs=1))
+    other = rows_in(feed(source, words, packing=False, seed=1).iter_steps(epochs=1))
     assert len({str(rows) for rows in (first, second, other, sorted(first))}) == 4
 
 
 def test_evaluation_goes_through_the_files_in_order(words: Any, tmp_path: Path) -> None:
     made = feed(source_of(tmp_path, [1] * 10), words, packing=False)
-    steps = list(made.epoch())
+    steps = list(made.iter_epoch())
     assert [rows for rows in rows_in(steps) if rows] == [[number] for number in range(10)]
     assert [step.rows for step in steps] == [4, 4, 2]
 
 
 def test_unshuffled_training_keeps_the_order_of_the_files(words: Any, tmp_path: Path) -> None:
     made = feed(source_of(tmp_path, [1] * 8), words, packing=False, shuffle=False)
-    assert rows_in(made.steps(epochs=1)) == [[number] for number in range(8)]
+    assert rows_in(made.iter_steps(epochs=1)) == [[number] for number in range(8)]
 
 
 def test_steps_run_on_over_the_end_of_an_epoch(words: Any, tmp_path: Path) -> None:
     made = feed(source_of(tmp_path, [1] * 6), words, packing=False)
-    steps = list(made.steps(steps=3))
+    steps = list(made.iter_steps(steps=3))
     assert [step.rows for step in steps] == [4, 4, 4]
     found = [row for rows in rows_in(steps) for row in rows]
     assert sorted(found[:6]) == sorted(found[6:]) == list(range(6))
@@ -161,7 +161,7 @@ def test_a_last_batch_is_filled_with_rows_of_which_nothing_is_asked(
     words: Any, tmp_path: Path
 ) -> None:
     made = feed(source_of(tmp_path, [5] * 5), words, packing=False, micro_batch_size=2)
-    last = list(made.steps(epochs=1))[-1]
+    last = list(made.iter_steps(epochs=1))[-1]
     assert (last.rows, last.tokens, last.targets) == (1, 6, 5)
     assert [micro.targets for micro in last.micros] == [5, 0]
     assert bool((last.micros[1].labels == -100).all())
@@ -173,19 +173,19 @@ def test_counting_says_what_an_epoch_holds(words: Any, tmp_path: Path) -> None:
         {"prompt": "w1 " * 20, "completion": "w2"},
         {"prompt": "w1 ", "completion": "w2 " * 20},
     ]
-    source = Source((write_jsonl(tmp_path / "d.jsonl", rows),), "prompt-completion")
+    source = RowSource((write_jsonl(tmp_path / "d.jsonl", rows),), "prompt-completion")
     made = feed(source, words).count()
     assert (made.sequences, made.rows, made.tokens, made.targets) == (2, 3, 20, 17)
-    assert (made.cut, made.dropped, made.fill) == (2, 1, 20 / 32)
+    assert (made.truncated, made.dropped, made.fill) == (2, 1, 20 / 32)
 
 
 def test_data_of_which_every_target_is_cut_off_ends_in_an_error_and_not_in_a_loop(
     words: Any, tmp_path: Path
 ) -> None:
     rows: list[dict[str, object]] = [{"prompt": "w1 " * 20, "completion": "w2"}]
-    source = Source((write_jsonl(tmp_path / "d.jsonl", rows),), "prompt-completion")
+    source = RowSource((write_jsonl(tmp_path / "d.jsonl", rows),), "prompt-completion")
     with pytest.raises(InputError, match="no row of train has a target within 16 tokens"):
-        next(feed(source, words).steps())
+        next(feed(source, words).iter_steps())
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 7])
@@ -194,10 +194,10 @@ def test_any_number_of_workers_sees_every_row_once_and_all_do_as_many_micro_batc
 ) -> None:
     source = source_of(tmp_path, [1] * 10)
     by_rank = [
-        list(feed(source, words, rank=rank, world_size=world_size).steps(epochs=1))
+        list(feed(source, words, rank=rank, world_size=world_size).iter_steps(epochs=1))
         for rank in range(world_size)
     ]
-    for at, alone in enumerate(feed(source, words).steps(epochs=1)):
+    for at, alone in enumerate(feed(source, words).iter_steps(epochs=1)):
         together = [steps[at] for steps in by_rank]
         assert {step.targets for step in together} == {alone.targets}
         assert len({len(step.micros) for step in together}) == 1
@@ -208,7 +208,7 @@ def test_a_row_is_trained_on_or_held_out_and_never_both(words: Any, tmp_path: Pa
     train = source_of(tmp_path, [1] * 60, eval_fraction=0.3, seed=3)
     held = replace(train, part="eval")
     sides = [
-        {row for rows in rows_in(feed(side, words).steps(epochs=2)) for row in rows}
+        {row for rows in rows_in(feed(side, words).iter_steps(epochs=2)) for row in rows}
         for side in (train, held)
     ]
     assert sides[0] | sides[1] == set(range(60))
@@ -220,14 +220,14 @@ def test_a_bad_row_met_while_training_names_its_file_and_line(words: Any, tmp_pa
     with source.files[0].open("a") as file:
         file.write('{"text": 3}\n')
     with pytest.raises(InputError, match=r"d\.jsonl:4: text is 3"):
-        list(feed(source, words).steps(epochs=1))
+        list(feed(source, words).iter_steps(epochs=1))
 
 
 def test_all_files_are_read_in_every_epoch(words: Any, tmp_path: Path) -> None:
     files = tuple(
         write_jsonl(tmp_path / f"{number}.jsonl", [{"text": f"w{number}"}]) for number in range(20)
     )
-    steps = list(feed(Source(files, "text"), words, packing=False).steps(epochs=2))
+    steps = list(feed(RowSource(files, "text"), words, packing=False).iter_steps(epochs=2))
     first, second = rows_in(steps[:5]), rows_in(steps[5:])
     assert sorted(first) == sorted(second) == [[number] for number in range(20)]
 
@@ -259,7 +259,7 @@ def test_a_row_is_computed_as_if_it_were_alone(
 ) -> None:
     model, compared = build(), 0
     made = feed(source_of(tmp_path, LENGTHS), words, packing=packing, micro_batch_size=2)
-    for step in made.epoch():
+    for step in made.iter_epoch():
         for micro in step.micros:
             with torch.no_grad():
                 logits = model(**micro.inputs).logits
@@ -281,7 +281,7 @@ def test_every_token_looks_at_something_padding_and_filler_too(
     words: Any, tmp_path: Path, packing: bool
 ) -> None:
     made = feed(source_of(tmp_path, [3, 5]), words, packing=packing)
-    (step,) = made.epoch()
+    (step,) = made.iter_epoch()
     assert [micro.tokens > 0 for micro in step.micros][-1] is False
     for micro in step.micros:
         assert (micro.inputs["attention_mask"].sum(-1) > 0).all()
@@ -289,7 +289,7 @@ def test_every_token_looks_at_something_padding_and_filler_too(
 
 def test_a_packed_token_sees_its_own_row_up_to_itself(words: Any, tmp_path: Path) -> None:
     made = feed(source_of(tmp_path, [1, 2]), words, max_length=8)
-    (micro, *_) = next(made.epoch()).micros
+    (micro, *_) = next(made.iter_epoch()).micros
     seen = [
         "".join(".x"[int(cell)] for cell in row) for row in micro.inputs["attention_mask"][0, 0]
     ]
@@ -321,7 +321,7 @@ def test_packing_changes_nothing_in_the_gradient(words: Any, tmp_path: Path) -> 
     source, model = source_of(tmp_path, LENGTHS), tiny_llama()
     gradients = []
     for packing in (True, False):
-        (step,) = feed(source, words, packing=packing, batch_size=8).epoch()
+        (step,) = feed(source, words, packing=packing, batch_size=8).iter_epoch()
         gradients.append(gradient(model, step))
     for name, packed in gradients[0].items():
         assert torch.isfinite(packed).all()
@@ -331,7 +331,7 @@ def test_packing_changes_nothing_in_the_gradient(words: Any, tmp_path: Path) -> 
 def test_more_padding_changes_no_logit(words: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     made = feed(source_of(tmp_path, [3, 5]), words, packing=False, micro_batch_size=4)
-    (batch,) = next(made.epoch()).micros
+    (batch,) = next(made.iter_epoch()).micros
     wide = {name: torch.nn.functional.pad(value, (0, 8)) for name, value in batch.inputs.items()}
     with torch.no_grad():
         near, far = model(**batch.inputs).logits, model(**wide).logits
@@ -344,15 +344,15 @@ def test_a_classifier_gets_flat_masks_and_one_label_a_row(words: Any, tmp_path: 
         {"text": "w1 w2 " * (length // 2) + "w3", "label": label}
         for length, label in ((3, 10), (9, 2), (30, 10))
     ]
-    found = survey(
+    found = scan_dataset(
         str(write_jsonl(tmp_path / "d.jsonl", rows)),
         "auto",
         "sequence-classification",
         "data.train",
     )
-    source = Source(found.files, found.format, found.labels)
+    source = RowSource(found.files, found.format, found.labels)
     made = feed(source, words, task="sequence-classification", max_length=20, micro_batch_size=2)
-    first, second = next(made.epoch()).micros
+    first, second = next(made.iter_epoch()).micros
     assert first.labels.tolist() == [1, 0] and second.labels.tolist() == [1, -100]
     assert first.inputs["input_ids"].shape == (2, 20)
     assert first.inputs["attention_mask"].sum(1).tolist() == [3, 9]
@@ -374,12 +374,12 @@ def test_lengths_are_rounded_up_but_never_past_the_longest_allowed(
     words: Any, tmp_path: Path
 ) -> None:
     made = feed(source_of(tmp_path, [3] * 4 + [17]), words, packing=False, max_length=18)
-    widths = [step.micros[0].inputs["input_ids"].shape[1] for step in made.epoch()]
+    widths = [step.micros[0].inputs["input_ids"].shape[1] for step in made.iter_epoch()]
     assert widths == [8, 18]
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(chatml: Any, tmp_path: Path) -> None:
     made = feed(source_of(tmp_path, [1]), chatml)
-    (micro, *_) = next(made.epoch()).micros
+    (micro, *_) = next(made.iter_epoch()).micros
     assert micro.inputs["input_ids"][0, -1] == chatml.eos_token_id
     assert micro.labels[0, -1] == -100

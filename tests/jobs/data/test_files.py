@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.data.files as files
-from jobs.data.files import read_rows, resolve
+from jobs.data.files import read_rows, resolve_files
 from jobs.errors import Fault, InputError
 
 ROWS = [{"text": "a"}, {"text": "grüße, \u2028 you"}]
@@ -166,7 +166,7 @@ def test_reading_goes_on_after_a_bad_line_when_faults_are_gathered(tmp_path: Pat
     path = tmp_path / "d.jsonl"
     path.write_bytes(b'{"text": "a"}\n{bad\n\xff\n{"text": "b"}\n3\n')
     faults: list[Fault] = []
-    assert [row.values["text"] for row in read_rows(path, report=faults.append)] == ["a", "b"]
+    assert [row.values["text"] for row in read_rows(path, on_fault=faults.append)] == ["a", "b"]
     assert [fault.key for fault in faults] == [f"{path}:{line}" for line in (2, 3, 5)]
 
 
@@ -177,14 +177,14 @@ def test_whoever_watches_sees_all_bytes_of_a_sound_file_once(tmp_path: Path, nam
     path.write_bytes(contents.get(path.suffix, JSONL))
     if path.suffix == ".parquet":
         parquet(path)
-    list(read_rows(path, seen=seen.extend))
+    list(read_rows(path, on_chunk=seen.extend))
     assert bytes(seen) == path.read_bytes()
 
 
 def test_a_file_is_streamed_and_not_read_ahead(tmp_path: Path) -> None:
     path, seen = tmp_path / "d.jsonl", bytearray()
     path.write_bytes(b'{"text": "a"}\n' * 500_000)
-    next(read_rows(path, seen=seen.extend))
+    next(read_rows(path, on_chunk=seen.extend))
     assert len(seen) <= 2**20
 
 
@@ -194,16 +194,16 @@ def test_files_are_found_by_name_url_glob_and_folder(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "c.jsonl").write_bytes(JSONL)
     both = (tmp_path / "a.csv", tmp_path / "b.jsonl")
-    assert resolve(str(tmp_path / "b.jsonl")) == both[1:]
-    assert resolve(f"file://{tmp_path}/b.jsonl") == both[1:]
-    assert resolve(str(tmp_path)) == both
-    assert resolve(f"{tmp_path}/[ab].*") == both
+    assert resolve_files(str(tmp_path / "b.jsonl")) == both[1:]
+    assert resolve_files(f"file://{tmp_path}/b.jsonl") == both[1:]
+    assert resolve_files(str(tmp_path)) == both
+    assert resolve_files(f"{tmp_path}/[ab].*") == both
 
 
 def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
     path = tmp_path / "d[1].jsonl"
     path.write_bytes(JSONL)
-    assert resolve(str(path)) == (path,)
+    assert resolve_files(str(path)) == (path,)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_what_is_not_there_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=said):
-        resolve(where, key="data.train")
+        resolve_files(where, key="data.train")
 
 
 def cached(home: Path, *names: str) -> None:
@@ -243,7 +243,7 @@ def cached(home: Path, *names: str) -> None:
 def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     cached(tmp_path, "README.md", "data/train-00001.jsonl", "data/train-00000.jsonl")
-    found = resolve("org/name")
+    found = resolve_files("org/name")
     assert [path.name for path in found] == ["train-00000.jsonl", "train-00001.jsonl"]
 
 
@@ -253,4 +253,4 @@ def test_a_hub_id_with_several_splits_is_refused(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     cached(tmp_path, "data/train-0.jsonl", "data/test-0.jsonl")
     with pytest.raises(InputError, match="several splits: test, train"):
-        resolve("org/name")
+        resolve_files("org/name")

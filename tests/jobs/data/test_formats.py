@@ -8,12 +8,12 @@ import pytest
 
 from jobs.data.files import Row
 from jobs.data.formats import (
-    Completion,
-    Conversation,
-    Labelled,
-    Message,
-    Text,
-    detect,
+    CompletionExample,
+    ChatExample,
+    LabelledExample,
+    ChatMessage,
+    TextExample,
+    detect_format,
     read_example,
 )
 from jobs.errors import InputError
@@ -39,16 +39,16 @@ def row(**values: Any) -> Row:
     ],
 )
 def test_fields_and_task_tell_the_format(values: dict[str, Any], task: str, found: str) -> None:
-    assert detect(values, task=task) == found
+    assert detect_format(values, task=task) == found
 
 
 def test_each_format_has_one_form_inside() -> None:
-    assert read_example(row(messages=[USER, BOT]), "auto") == Conversation(
-        (Message("user", "hi"), Message("assistant", "ho"))
+    assert read_example(row(messages=[USER, BOT]), "auto") == ChatExample(
+        (ChatMessage("user", "hi"), ChatMessage("assistant", "ho"))
     )
-    assert read_example(row(prompt="", completion="b"), "auto") == Completion("", "b")
-    assert read_example(row(text="a", label="x"), "text") == Text("a")
-    assert read_example(row(text="a", label=-3), "auto") == Labelled("a", "-3")
+    assert read_example(row(prompt="", completion="b"), "auto") == CompletionExample("", "b")
+    assert read_example(row(text="a", label="x"), "text") == TextExample("a")
+    assert read_example(row(text="a", label=-3), "auto") == LabelledExample("a", "-3")
 
 
 BAD_MESSAGES = {

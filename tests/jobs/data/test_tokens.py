@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from jobs.data.formats import Completion, Conversation, Labelled, Message, Text
-from jobs.data.tokens import IGNORED, Encoder, Sample
+from jobs.data.formats import CompletionExample, ChatExample, LabelledExample, ChatMessage, TextExample
+from jobs.data.tokens import IGNORE_INDEX, Encoder, Sample
 from jobs.errors import InputError
 
 SMOLLM = Path(__file__).parents[3] / ".cache/models/smollm2-135m-instruct"
 MINILM = Path(__file__).parents[3] / ".cache/models/minilm"
 
-TWO_TURNS = Conversation(
+TWO_TURNS = ChatExample(
     (
-        Message("user", "hello"),
-        Message("assistant", "hi, how are you?"),
-        Message("user", "fine\n\nthanks"),
-        Message("assistant", "good\n"),
+        ChatMessage("user", "hello"),
+        ChatMessage("assistant", "hi, how are you?"),
+        ChatMessage("user", "fine\n\nthanks"),
+        ChatMessage("assistant", "good\n"),
     )
 )
 
@@ -29,8 +29,8 @@ TWO_TURNS = Conversation(
 def trained_on(tokenizer: Any, sample: Sample) -> list[str]:
     """Each run of tokens with a label, as text."""
     pairs = zip(sample.input_ids, sample.labels, strict=True)
-    assert all(label in (token, IGNORED) for token, label in pairs)
-    runs = groupby(sample.labels, key=lambda label: label != IGNORED)
+    assert all(label in (token, IGNORE_INDEX) for token, label in pairs)
+    runs = groupby(sample.labels, key=lambda label: label != IGNORE_INDEX)
     return [tokenizer.decode(list(run)) for asked, run in runs if asked]
 
 
@@ -53,7 +53,7 @@ def test_smollm2s_own_template_is_masked_the_same() -> None:
 
 
 def test_an_answer_that_would_merge_with_its_header_is_tokenised_apart(chatml: Any) -> None:
-    turns = Conversation((Message("user", "hi"), Message("assistant", "\nfine")))
+    turns = ChatExample((ChatMessage("user", "hi"), ChatMessage("assistant", "\nfine")))
     sample = Encoder(chatml, max_length=500)(turns, where="d:1")
     given = chatml.apply_chat_template(
         [{"role": "user", "content": "hi"}], add_generation_prompt=True
@@ -63,7 +63,7 @@ def test_an_answer_that_would_merge_with_its_header_is_tokenised_apart(chatml: A
 
 
 def test_what_follows_the_last_answer_is_not_computed(chatml: Any) -> None:
-    more = Conversation((*TWO_TURNS.messages, Message("user", "and then?")))
+    more = ChatExample((*TWO_TURNS.messages, ChatMessage("user", "and then?")))
     encode = Encoder(chatml, max_length=500)
     assert encode(more, where="d:1") == encode(TWO_TURNS, where="d:1")
 
@@ -81,65 +81,65 @@ def test_what_follows_the_last_answer_is_not_computed(chatml: Any) -> None:
             TWO_TURNS.messages, "refuses the messages.*roles must alternate", id="raises",
         ),
         pytest.param(
-            "same", (Message("assistant", "hi"),), r"messages\[0\] is the assist", id="bot first"
+            "same", (ChatMessage("assistant", "hi"),), r"messages\[0\] is the assist", id="bot first"
         ),
     ],
 )  # fmt: skip
 def test_a_template_that_cant_be_followed_names_the_row(
-    chatml: Any, template: str | None, turns: tuple[Message, ...], said: str
+    chatml: Any, template: str | None, turns: tuple[ChatMessage, ...], said: str
 ) -> None:
     kept = chatml.chat_template
     try:
         chatml.chat_template = kept if template == "same" else template
         with pytest.raises(InputError, match=said) as wrong:
-            Encoder(chatml, max_length=500)(Conversation(turns), where="d.jsonl:7")
+            Encoder(chatml, max_length=500)(ChatExample(turns), where="d.jsonl:7")
     finally:
         chatml.chat_template = kept
     assert str(wrong.value).startswith("d.jsonl:7: ")
 
 
 def test_a_completion_is_trained_on_with_its_end_and_the_prompt_is_not(chatml: Any) -> None:
-    sample = Encoder(chatml, max_length=500)(Completion("how are", " you"), where="d:1")
+    sample = Encoder(chatml, max_length=500)(CompletionExample("how are", " you"), where="d:1")
     assert chatml.decode(sample.input_ids) == "how are you<|im_end|>"
     assert trained_on(chatml, sample) == [" you<|im_end|>"]
 
 
 def test_a_completion_that_would_merge_with_its_prompt_is_tokenised_apart(words: Any) -> None:
-    sample = Encoder(words, max_length=9)(Completion("w1", "w2"), where="d:1")
-    assert sample == Sample((11, 12, 1), (IGNORED, 12, 1))
+    sample = Encoder(words, max_length=9)(CompletionExample("w1", "w2"), where="d:1")
+    assert sample == Sample((11, 12, 1), (IGNORE_INDEX, 12, 1))
 
 
 def test_a_completion_without_a_prompt_is_trained_on_but_for_its_first_token(words: Any) -> None:
-    sample = Encoder(words, max_length=9)(Completion("", "w1 w2"), where="d:1")
-    assert sample == Sample((11, 12, 1), (IGNORED, 12, 1))
+    sample = Encoder(words, max_length=9)(CompletionExample("", "w1 w2"), where="d:1")
+    assert sample == Sample((11, 12, 1), (IGNORE_INDEX, 12, 1))
 
 
 def test_text_is_trained_on_but_for_its_first_token(words: Any) -> None:
-    sample = Encoder(words, max_length=9)(Text("w1 w2 w3"), where="d:1")
-    assert sample == Sample((11, 12, 13, 1), (IGNORED, 12, 13, 1))
+    sample = Encoder(words, max_length=9)(TextExample("w1 w2 w3"), where="d:1")
+    assert sample == Sample((11, 12, 13, 1), (IGNORE_INDEX, 12, 13, 1))
 
 
 @pytest.mark.parametrize(("length", "cut"), [(4, 0), (3, 1), (2, 2)])
 def test_what_is_too_long_is_cut_at_the_end_and_counted(words: Any, length: int, cut: int) -> None:
-    sample = Encoder(words, max_length=length)(Text("w1 w2 w3"), where="d:1")
-    assert sample == Sample((11, 12, 13, 1)[:length], (IGNORED, 12, 13, 1)[:length], cut)
+    sample = Encoder(words, max_length=length)(TextExample("w1 w2 w3"), where="d:1")
+    assert sample == Sample((11, 12, 13, 1)[:length], (IGNORE_INDEX, 12, 13, 1)[:length], cut)
 
 
 def test_a_sample_whose_answer_is_cut_off_has_no_target(words: Any) -> None:
-    sample = Encoder(words, max_length=2)(Completion("w1 w2", "w3"), where="d:1")
-    assert (sample.targets, sample.cut) == (0, 2)
+    sample = Encoder(words, max_length=2)(CompletionExample("w1 w2", "w3"), where="d:1")
+    assert (sample.targets, sample.truncated) == (0, 2)
 
 
 def test_a_label_is_its_place_among_the_labels(words: Any) -> None:
     encode = Encoder(words, max_length=2, labels=("x", "y"))
-    assert encode(Labelled("w1 w2", "y"), where="d:1") == Sample((11, 12), (1,))
-    assert encode(Labelled("w1 w2 w3 w4 w5", "x"), where="d:1") == Sample((11, 12), (0,), cut=3)
+    assert encode(LabelledExample("w1 w2", "y"), where="d:1") == Sample((11, 12), (1,))
+    assert encode(LabelledExample("w1 w2 w3 w4 w5", "x"), where="d:1") == Sample((11, 12), (0,), truncated=3)
     with pytest.raises(InputError, match=r"d:1: the label 'z'.*It knows x, y"):
-        encode(Labelled("w1", "z"), where="d:1")
+        encode(LabelledExample("w1", "z"), where="d:1")
 
 
 @pytest.mark.skipif(not MINILM.is_dir(), reason="the real model is not in .cache")
 def test_a_cut_text_keeps_the_special_tokens_that_a_classifier_reads() -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(MINILM)
-    sample = Encoder(tokenizer, max_length=4, labels=("x",))(Labelled("a b c d e", "x"), where="")
-    assert tokenizer.decode(sample.input_ids) == "[CLS] a b [SEP]" and sample.cut == 3
+    sample = Encoder(tokenizer, max_length=4, labels=("x",))(LabelledExample("a b c d e", "x"), where="")
+    assert tokenizer.decode(sample.input_ids) == "[CLS] a b [SEP]" and sample.truncated == 3

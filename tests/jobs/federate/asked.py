@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.federate.door import Federated, validate_federated
-from tests.tiny import laid_over, tiny_spec
+from jobs.federate.door import FederatedSpec, validate_federated
+from tests.tiny import merge_spec, tiny_spec
 
 SECTION = {"clients": 4, "clients_per_round": 2, "rounds": 10, "local_steps": 3}
 
@@ -16,9 +16,9 @@ def raw_federated(
 ) -> dict[str, Any]:
     """The tiny chat spec with held-out rows and four clients, two of them in a round."""
     plain = tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}, train={"steps": None})
-    return {**laid_over(plain, spec), "federation": laid_over(SECTION, federation or {})}
+    return {**merge_spec(plain, spec), "federation": merge_spec(SECTION, federation or {})}
 
 
-def a_federation(folder: Path, federation: dict[str, Any] | None = None, **spec: Any) -> Federated:
+def a_federation(folder: Path, federation: dict[str, Any] | None = None, **spec: Any) -> FederatedSpec:
     """The same, checked."""
     return validate_federated(raw_federated(folder, federation, **spec))

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from jobs.federate.rows import partition_of
+from jobs.federate.rows import make_request_partition
 from jobs.federate.section import FederationSection
-from jobs.federate.server import Federation
+from jobs.federate.server import FederationServer
 from jobs.federate.sites import LocalSites
-from jobs.preflight import check
+from jobs.preflight import validate_run
 from jobs.request import Request
 from jobs.spec_file import validate_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
-from tests.tiny import label_rows, laid_over, tiny_encoder, tiny_spec
+from tests.tiny import label_rows, merge_spec, tiny_encoder, tiny_spec
 
 RUN = "federated"
 
@@ -51,17 +51,17 @@ def request_of(
         method={"sparse_share": 0.5},
         store=f"file://{folder / store}",
     )
-    checked = check(validate_spec(laid_over(raw, changes)))
-    return dataclasses.replace(checked.request(RUN), federation=section)
+    checked = validate_run(validate_spec(merge_spec(raw, changes)))
+    return dataclasses.replace(checked.make_request(RUN), federation=section)
 
 
-def federation_of(request: Request, **named: Any) -> Federation:
+def federation_of(request: Request, **named: Any) -> FederationServer:
     """The run, ready to begin or to go on, with one site in this process."""
     store = open_store(request.spec.store)
     sites = LocalSites(request, store, torch.device("cpu"))
-    return Federation(request, RunStore(store, request.run_id), sites, partition_of(request))
+    return FederationServer(request, RunStore(store, request.run_id), sites, make_request_partition(request))
 
 
-def weights_of(federation: Federation) -> torch.Tensor:
+def weights_of(federation: FederationServer) -> torch.Tensor:
     """Where its last stage ended, float32 `[n]`."""
     return federation.weights_n

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from jobs.federate.check import check_federated
-from jobs.federate.door import alone, load_federated, validate_federated
-from jobs.federate.papers import FEDERATION, keep_asked
+from jobs.federate.check import check_federation
+from jobs.federate.door import make_site_spec, load_federated, validate_federated
+from jobs.federate.papers import FEDERATION_FILE, pin_spec
 from jobs.plan import split_steps
 from jobs.spec_file import validate_spec
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
 from tests.jobs.federate.asked import a_federation, raw_federated
-from tests.tiny import chat_rows, laid_over, write_spec
+from tests.tiny import chat_rows, merge_spec, write_spec
 
 HERE = Path("/made/up")
 Bad = tuple[dict[str, Any], dict[str, Any], str, str]
@@ -82,9 +82,9 @@ BAD: dict[str, Bad] = {
 def test_a_bad_federation_is_refused_by_its_key(section, spec, key, said):
     with pytest.raises(InputError) as refused:
         a_federation(HERE, section, **spec)
-    told = {fault.key: fault.problem for fault in refused.value.faults}
-    assert said in told[key]
-    assert len(told) == 1
+    problems = {fault.key: fault.problem for fault in refused.value.faults}
+    assert said in problems[key]
+    assert len(problems) == 1
 
 
 def test_all_faults_are_told_together():
@@ -120,7 +120,7 @@ def test_a_plain_spec_is_no_federation():
 
 def test_one_run_refuses_the_section_and_names_the_way_out():
     with pytest.raises(InputError, match="slora train"):
-        validate_spec(laid_over(raw_federated(HERE), {"train": {"steps": 3}}))
+        validate_spec(merge_spec(raw_federated(HERE), {"train": {"steps": 3}}))
 
 
 @pytest.mark.parametrize(
@@ -137,55 +137,55 @@ def test_one_run_refuses_the_section_and_names_the_way_out():
     ],
 )
 def test_stages_have_whole_rounds(method, section, stages, sparse):
-    found = a_federation(HERE, section, method=method)
-    assert (found.stage_rounds, found.sparse_rounds) == (stages, sparse)
-    local = found.section.local_steps
-    assert found.spec.train.steps == found.section.rounds * local
-    assert split_steps(found.spec, found.spec.train.steps) == tuple(n * local for n in stages)
+    federated = a_federation(HERE, section, method=method)
+    assert (federated.stage_rounds, federated.sparse_rounds) == (stages, sparse)
+    local = federated.section.local_steps
+    assert federated.spec.train.steps == federated.section.rounds * local
+    assert split_steps(federated.spec, federated.spec.train.steps) == tuple(n * local for n in stages)
 
 
 @pytest.mark.parametrize("section", [{"sparse_rounds": 1}, {"partition": "files", "clients": None}])
 def test_what_it_writes_down_is_what_it_was(tmp_path, section):
-    asked = a_federation(tmp_path, section)
+    federated = a_federation(tmp_path, section)
     path = tmp_path / "federation.yaml"
-    path.write_text(asked.text())
-    assert load_federated(path) == asked
-    assert load_federated(path).text() == asked.text()
+    path.write_text(federated.to_yaml())
+    assert load_federated(path) == federated
+    assert load_federated(path).to_yaml() == federated.to_yaml()
 
 
 def test_overrides_reach_the_section(tmp_path):
     path = write_spec(tmp_path / "spec.yaml", raw_federated(tmp_path))
-    found = load_federated(path, ["federation.rounds=7", "train.seed=3"])
-    assert (found.section.rounds, found.spec.train.steps, found.spec.train.seed) == (7, 21, 3)
+    federated = load_federated(path, ["federation.rounds=7", "train.seed=3"])
+    assert (federated.section.rounds, federated.spec.train.steps, federated.spec.train.seed) == (7, 21, 3)
 
 
 def test_a_site_is_one_worker_that_holds_the_base_whole():
-    one = alone(a_federation(HERE, {}, cluster={"workers": 3}).spec)
-    assert (one.workers, one.cluster.sharding) == (1, "replicate")
+    site_spec = make_site_spec(a_federation(HERE, {}, cluster={"workers": 3}).spec)
+    assert (site_spec.workers, site_spec.cluster.sharding) == (1, "replicate")
 
 
 def test_a_federation_can_be_checked_whole(place):
-    found = check_federated(a_federation(place, cluster={"workers": 3}))
-    assert found.checked.spec.workers == 3
-    assert found.checked.plan.workers == 1
-    assert found.partition is not None
-    assert found.partition.sizes == (3, 3, 3, 3)
+    validated = check_federation(a_federation(place, cluster={"workers": 3}))
+    assert validated.validated_run.spec.workers == 3
+    assert validated.validated_run.plan.workers == 1
+    assert validated.partition is not None
+    assert validated.partition.sizes == (3, 3, 3, 3)
 
 
 def test_a_quick_look_deals_no_rows(place):
-    assert check_federated(a_federation(place), quick=True).partition is None
+    assert check_federation(a_federation(place), quick=True).partition is None
 
 
 def test_the_check_deals_the_rows_and_tells_where_that_fails(place):
     chat_rows(place / "train.jsonl", 3)
     with pytest.raises(InputError, match="4, while there are 3 rows"):
-        check_federated(a_federation(place))
+        check_federation(a_federation(place))
 
 
 def test_a_run_that_goes_on_is_asked_the_same(place):
     runs = RunStore(open_store(f"file://{place}/store"), "tiny-1")
-    keep_asked(a_federation(place), runs)
-    keep_asked(a_federation(place), runs)
-    assert "clients_per_round: 2" in runs.read_text(FEDERATION)
+    pin_spec(a_federation(place), runs)
+    pin_spec(a_federation(place), runs)
+    assert "clients_per_round: 2" in runs.read_text(FEDERATION_FILE)
     with pytest.raises(InputError, match="another federation"):
-        keep_asked(a_federation(place, {"rounds": 11}), runs)
+        pin_spec(a_federation(place, {"rounds": 11}), runs)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jobs.data.heldout import is_held_out
 from jobs.errors import InputError
-from jobs.federate.partition import Partition, _largest_remainder, make_partition
+from jobs.federate.partition import Partition, _round_to_total, make_partition
 from jobs.federate.section import FederationSection
 from tests.jobs.data.conftest import write_jsonl
 
@@ -130,7 +130,7 @@ def test_files_are_clients_by_the_shortest_names_that_tell_them_apart(tmp_path):
 def test_the_largest_remainders_make_the_sum(shares, whole):
     total = sum(shares)
     made = np.array(shares) / total if total > 1e-6 else np.full(len(shares), 1 / len(shares))
-    sizes = _largest_remainder(made, whole)
+    sizes = _round_to_total(made, whole)
     assert sizes.sum() == whole
     assert (abs(sizes - made * whole) < 1 + 1e-9).all()
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.federate.payload import BadPayload, decode, encode, payload_size
+from jobs.federate.payload import BadPayload, decode, encode, compute_payload_size
 
 WAYS = ("none", "bf16", "int8", "topk")
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=6)
@@ -22,7 +22,7 @@ def _vector(sizes: list[int], seed: int = 0) -> torch.Tensor:
 @given(sizes=SIZES, share=st.floats(0.01, 1.0))
 def test_a_payload_is_as_long_as_its_formula_says(how, sizes, share):
     sent = encode(_vector(sizes), how, sizes, share, key="k")
-    assert len(sent) == payload_size(how, sizes, share)
+    assert len(sent) == compute_payload_size(how, sizes, share)
     assert decode(sent, how, sizes, share).shape == (sum(sizes),)
 
 

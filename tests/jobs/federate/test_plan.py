@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
-from jobs.federate.check import FederatedChecked, check_federated
-from jobs.federate.plan import up_bytes
+from jobs.federate.check import ValidatedFederation, check_federation
+from jobs.federate.plan import compute_up_bytes
 from jobs.federate.section import FederationSection
 from jobs.predict.files import HEADER
 from jobs.predict.wire import Flow
@@ -36,23 +36,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def planned(place: Path, federation: dict[str, Any] | None = None, **spec: Any) -> FederatedChecked:
-    return check_federated(a_federation(place, federation, **spec), store=False)
+def planned(place: Path, federation: dict[str, Any] | None = None, **spec: Any) -> ValidatedFederation:
+    return check_federation(a_federation(place, federation, **spec), store=False)
 
 
-def flow(found: FederatedChecked, cause: str, stage: str) -> Flow:
-    prediction = found.checked.plan.prediction
+def flow(found: ValidatedFederation, cause: str, stage: str) -> Flow:
+    prediction = found.validated_run.plan.estimate
     assert prediction is not None
-    [one] = [f for f in prediction.way.flows if (f.cause, f.stage) == (cause, stage)]
+    [one] = [f for f in prediction.selected.flows if (f.cause, f.stage) == (cause, stage)]
     return one
 
 
-def told(found: FederatedChecked, cause: str, stage: str) -> tuple[int, int | None]:
+def told(found: ValidatedFederation, cause: str, stage: str) -> tuple[int, int | None]:
     one = flow(found, cause, stage)
     return one.sent, one.times
 
 
-def causes(found: FederatedChecked) -> list[tuple[str, str]]:
+def causes(found: ValidatedFederation) -> list[tuple[str, str]]:
     return [(flow.cause, flow.stage) for flow in found.plan.flows]
 
 
@@ -84,7 +84,7 @@ def test_what_goes_up_is_what_the_compression_leaves(place, section, sparse, low
 
 def test_a_frozen_a_is_neither_trained_nor_sent_but_once(place):
     found = planned(place, {"freeze_a": True})
-    assert found.checked.plan.stages[1].trainable == B
+    assert found.validated_run.plan.stages[1].trainable == B
     assert flow(found, "down", "low-rank").sent == 4 * B
     assert flow(found, "hand-off", "low-rank").sent == 4 * (A + B)
 
@@ -92,7 +92,7 @@ def test_a_frozen_a_is_neither_trained_nor_sent_but_once(place):
 @given(st.integers(1, 10**7), st.integers(1, 500), st.floats(1e-6, 1))
 def test_no_compression_sends_more_than_twice_what_none_does(trained, slots, share):
     sizes = {
-        name: up_bytes(FederationSection(compress=name, topk=share), trained, min(slots, trained))
+        name: compute_up_bytes(FederationSection(compress=name, topk=share), trained, min(slots, trained))
         for name in ("none", "bf16", "int8", "topk")
     }
     assert sizes["none"] == 2 * sizes["bf16"] == 4 * trained
@@ -174,14 +174,14 @@ def test_evaluations_send_the_weights_to_every_site(place):
 
 def test_seconds_are_those_of_one_clients_link(place):
     plan = planned(place).plan
-    assert plan.stages[1].seconds(1) == pytest.approx(2 * 4 * (A + B) * 8 / 1e6)
-    assert plan.seconds(10) == pytest.approx((3 * 8 * SPARSE + 7 * 8 * (A + B)) * 8 / 1e7)
+    assert plan.stages[1].estimate_seconds(1) == pytest.approx(2 * 4 * (A + B) * 8 / 1e6)
+    assert plan.estimate_seconds(10) == pytest.approx((3 * 8 * SPARSE + 7 * 8 * (A + B)) * 8 / 1e7)
 
 
 def test_the_prediction_is_of_all_sites(place):
     speed = {"tokens_per_second": 100.0, "price_per_hour": 3.6, "workers_per_node": 2}
     found = planned(place, cluster={"workers": 4, "machine": speed})
-    prediction = found.checked.plan.prediction
+    prediction = found.validated_run.plan.estimate
     assert prediction is not None
     assert (prediction.workers, prediction.nodes, prediction.steps) == (4, 2, 30)
     assert prediction.tokens == 10 * 2 * 3 * 4 * 64

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.federate.check import FederatedChecked, check_federated
+from jobs.federate.check import ValidatedFederation, check_federation
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
 from tests.jobs.federate.asked import a_federation
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_with_rows(tmp_path_factory.mktemp("planned"))
 
 
-def planned(folder: Path, federation: dict[str, Any], method: dict[str, Any]) -> FederatedChecked:
+def planned(folder: Path, federation: dict[str, Any], method: dict[str, Any]) -> ValidatedFederation:
     spec = {
         "model": {"task": "sequence-classification"},
         "data": {"format": "classification"},
@@ -40,17 +40,17 @@ def planned(folder: Path, federation: dict[str, Any], method: dict[str, Any]) ->
     }
     asked = a_federation(folder, {"rounds": 4, "local_steps": 1, **federation}, method=method,
                          **spec)  # fmt: skip
-    return check_federated(asked)
+    return check_federation(asked)
 
 
 def wire_of(
-    folder: Path, name: str, found: FederatedChecked
+    folder: Path, name: str, found: ValidatedFederation
 ) -> dict[str, dict[str, dict[str, int]]]:
     """What the ledger of a run says was sent."""
     store = f"file://{folder / name}"
-    spec = found.checked.spec.model_copy(update={"store": store})
-    checked = dataclasses.replace(found.checked, spec=spec)
-    request = dataclasses.replace(checked.request(RUN), federation=found.asked.section)
+    spec = found.validated_run.spec.model_copy(update={"store": store})
+    checked = dataclasses.replace(found.validated_run, spec=spec)
+    request = dataclasses.replace(checked.make_request(RUN), federation=found.federated_spec.section)
     federation_of(request).run()
     told = json.loads(json.dumps(RunStore(open_store(store), RUN).read_json("ledger.json")))
     wire: Wire = told["wire"]

@@ -13,20 +13,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.checkpoint import newest_state
+from jobs.checkpoint import load_newest_state
 from jobs.errors import InputError, TrainingFailed
-from jobs.federate.messages import Answer, Kit, Left, Opened, Scored, Sums, Task
+from jobs.federate.messages import ClientUpdate, StagePayload, ClientFailure, StageInfo, ClientScores, EvaluationSums, ClientTask
 from jobs.federate.payload import decode
-from jobs.federate.rounds import rounds_journal
-from jobs.federate.rows import partition_of
-from jobs.federate.server import Federation
+from jobs.federate.rounds import open_round_log
+from jobs.federate.rows import make_request_partition
+from jobs.federate.server import FederationServer
 from jobs.federate.site import Site
-from jobs.federate.sites import LocalSites, Played
-from jobs.store.adapters import pull, resolve
+from jobs.federate.sites import LocalSites, TaskResult
+from jobs.store.adapters import pull, resolve_adapter
 from jobs.store.objects import open_store
 from jobs.store.runs import RunStore
-from jobs.team import Team
-from jobs.training import Training
+from jobs.team import WorkerContext
+from jobs.training import FineTuner
 from tests.jobs.federate.runs import (
     RUN,
     federation_of,
@@ -50,7 +50,7 @@ class Killed(Exception):
     """The server is gone."""
 
 
-def _ended(folder: Path, federation: dict[str, Any], store: str, **changes: Any) -> Federation:
+def _ended(folder: Path, federation: dict[str, Any], store: str, **changes: Any) -> FederationServer:
     made = federation_of(request_of(folder, federation, store=store, **changes))
     made.run()
     return made
@@ -114,23 +114,23 @@ def test_one_round_of_one_client_is_a_plain_training_of_as_many_steps(folder, tm
     federation.run()
     plain = replace(request, run_id="plain", federation=None)
     runs = RunStore(open_store(request.spec.store), "plain")
-    training = Training(plain, runs, Team(0, 1, torch.device("cpu")))
+    training = FineTuner(plain, runs, WorkerContext(0, 1, torch.device("cpu")))
     training.run()
-    state = newest_state(runs)
+    state = load_newest_state(runs)
     assert state is not None
     told = _last(federation)
     assert told.keys() == state.weights.keys()
     assert all((told[name] - state.weights[name]).abs().max() <= 1e-6 for name in told)
 
 
-def _last(federation: Federation) -> Mapping[str, torch.Tensor]:
+def _last(federation: FederationServer) -> Mapping[str, torch.Tensor]:
     """What the last checkpoint holds, by name."""
-    state = newest_state(federation.runs)
+    state = load_newest_state(federation.runs)
     assert state is not None
     return state.weights
 
 
-class KilledAfter(Federation):
+class KilledAfter(FederationServer):
     """A server that dies between two rounds."""
 
     dies = 0
@@ -179,7 +179,7 @@ def test_a_server_killed_between_rounds_goes_on_to_the_same_bits(
 def test_a_third_of_the_clients_may_drop_out_of_every_round(folder, tmp_path):
     made = _ended(folder, {"clients": 12, "clients_per_round": 6, "rounds": 6, "drop_out": 0.3},
                   f"{tmp_path.name}-drop")  # fmt: skip
-    rounds, _ = rounds_journal(made.runs).tail(0)
+    rounds, _ = open_round_log(made.runs).tail(0)
     asked = [client for one in rounds for client in one["clients"]]
     gone = [client for client in asked if "left" in client]
     assert len(asked) == 36 and 4 <= len(gone) <= 18
@@ -194,16 +194,16 @@ class Lying(LocalSites):
         super().__init__(*told)
         self._change = change
 
-    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+    def play(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
         for answer, sent in super().play(tasks):
             yield self._change(answer), sent
 
 
-def _lied_to(folder: Path, store: str, change: Any, **federation: Any) -> Federation:
+def _lied_to(folder: Path, store: str, change: Any, **federation: Any) -> FederationServer:
     request = request_of(folder, {"clients_per_round": 3, **federation}, store=store)
     opened = open_store(request.spec.store)
     sites = Lying(request, opened, torch.device("cpu"), change=change)
-    return Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+    return FederationServer(request, RunStore(opened, RUN), sites, make_request_partition(request))
 
 
 def test_a_client_with_other_masks_ends_the_run_and_is_named(folder, tmp_path):
@@ -225,8 +225,8 @@ def test_a_client_with_other_masks_ends_the_run_and_is_named(folder, tmp_path):
     ],
 )
 def test_an_answer_that_can_t_be_is_left_out_and_the_round_counts(folder, tmp_path, change, why):
-    def changed(answer: Answer | Left) -> Answer | Left:
-        first = isinstance(answer, Answer) and answer.round == 0 and not lied
+    def changed(answer: ClientUpdate | ClientFailure) -> ClientUpdate | ClientFailure:
+        first = isinstance(answer, ClientUpdate) and answer.round == 0 and not lied
         if first:
             lied.append(answer)
         return change(answer) if first else answer
@@ -251,12 +251,12 @@ def test_an_answer_of_a_client_that_is_not_awaited_ends_the_run(folder, tmp_path
 class OtherMasks(LocalSites):
     """Sites that agree with one another, on masks that are not their server's."""
 
-    def open(self, stage: int, kit: Kit) -> Opened:
-        return replace(super().open(stage, kit), agreed="0" * 64)
+    def open_stage(self, stage: int, kit: StagePayload) -> StageInfo:
+        return replace(super().open_stage(stage, kit), agreed="0" * 64)
 
-    def play(self, tasks: Sequence[Task]) -> Iterator[Played]:
+    def play(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
         for answer, sent in super().play(tasks):
-            assert isinstance(answer, Answer)
+            assert isinstance(answer, ClientUpdate)
             yield replace(answer, agreed="0" * 64), sent
 
 
@@ -264,7 +264,7 @@ def test_a_server_with_other_masks_than_all_its_sites_does_not_begin(folder, tmp
     request = request_of(folder, {}, store=tmp_path.name)
     opened = open_store(request.spec.store)
     sites = OtherMasks(request, opened, torch.device("cpu"))
-    made = Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+    made = FederationServer(request, RunStore(opened, RUN), sites, make_request_partition(request))
     with pytest.raises(TrainingFailed, match="have the digest 000000000000, the server's"):
         made.run()
     assert made.round == 0
@@ -275,7 +275,7 @@ class LyingScores(LocalSites):
 
     change: Any = None
 
-    def score(self, clients: Sequence[int]) -> list[Scored | Left]:
+    def score(self, clients: Sequence[int]) -> list[ClientScores | ClientFailure]:
         first, *others = super().score(clients)
         return [self.change(first), *others]
 
@@ -293,7 +293,7 @@ def test_scores_that_can_t_be_are_left_out_and_the_others_choose(folder, tmp_pat
     opened = open_store(request.spec.store)
     sites = LyingScores(request, opened, torch.device("cpu"))
     sites.change = change
-    made = Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+    made = FederationServer(request, RunStore(opened, RUN), sites, make_request_partition(request))
     made.run()
     events, _ = made.runs.events.tail(0)
     (left,) = [event for event in events if event["event"] == "left out"]
@@ -315,7 +315,7 @@ def test_numbers_that_end_end_the_run_with_the_rate_and_the_way_out(folder, tmp_
 @pytest.mark.parametrize("compress", ["none", "bf16", "int8", "topk"])
 def test_the_ledger_has_every_byte_of_every_client_and_round(folder, tmp_path, compress):
     made = _ended(folder, {"compress": compress}, f"{tmp_path.name}")
-    rounds, _ = rounds_journal(made.runs).tail(0)
+    rounds, _ = open_round_log(made.runs).tail(0)
     wire = made.ledger["wire"]
     for stage in ("sparse", "low-rank"):
         clients = [c for one in rounds if one["stage"] == stage for c in one["clients"]]
@@ -342,7 +342,7 @@ def test_a_random_mask_travels_as_nothing_and_a_scored_one_is_told_once(folder, 
 def test_the_committed_adapter_is_what_the_last_round_left(folder, tmp_path):
     made = _ended(folder, {}, tmp_path.name)
     store = made.runs.store
-    manifest = resolve(store, "tiny")
+    manifest = resolve_adapter(store, "tiny")
     assert manifest.ledger["clients"] == 4
     # Steps as the plan has them: those of a client that every round draws.
     assert (manifest.ledger["rounds"], manifest.ledger["steps"]) == (4, 8)
@@ -359,7 +359,7 @@ def test_the_committed_adapter_is_what_the_last_round_left(folder, tmp_path):
 def test_the_baselines_run_on_the_same_rounds(folder, tmp_path, kind):
     made = _ended(folder, {}, tmp_path.name, method={"kind": kind})
     assert made.evaluations.keys() == {"before", "end"}
-    assert resolve(made.runs.store, "tiny").kind == kind
+    assert resolve_adapter(made.runs.store, "tiny").kind == kind
 
 
 def test_a_frozen_a_does_not_travel_and_is_in_the_adapter(folder, tmp_path):
@@ -367,7 +367,7 @@ def test_a_frozen_a_does_not_travel_and_is_in_the_adapter(folder, tmp_path):
     frozen = _ended(folder, {"freeze_a": True}, f"{tmp_path.name}-ffa", method={"kind": "lora"})
     sent = [made.ledger["wire"]["low-rank"]["up"]["bytes"] for made in (whole, frozen)]
     assert sent[1] < 0.75 * sent[0]
-    pulled = pull(frozen.runs.store, resolve(frozen.runs.store, "tiny"), tmp_path / "adapter")
+    pulled = pull(frozen.runs.store, resolve_adapter(frozen.runs.store, "tiny"), tmp_path / "adapter")
     saved = load_file(pulled / "adapter_model.safetensors")
     assert all(bool(t.any()) for name, t in saved.items() if "lora_A" in name)
 
@@ -378,25 +378,25 @@ def test_error_feedback_sends_in_the_end_what_it_held_back(folder, tmp_path):
         store=tmp_path.name, method={"kind": "sparse"},
     )  # fmt: skip
     sites = LocalSites(request, open_store(request.spec.store), torch.device("cpu"))
-    opened = sites.open(0, Kit())
+    opened = sites.open_stage(0, StagePayload())
     sizes, count = opened.layout.sizes, opened.layout.count
     sent = torch.zeros(count)
-    task = Task(stage=0, round=0, client=0, rate=1e-2, weights=opened.first)
+    task = ClientTask(stage=0, round=0, client=0, learning_rate=1e-2, weights=opened.initial_weights)
     for number in range(3):
         ((answer, _),) = sites.play([replace(task, round=number)])
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, ClientUpdate)
         sent += decode(answer.update, "topk", sizes, 0.2)
-    held = decode(sites.residuals()[0], "none", sizes, 1.0)
+    held = decode(sites.collect_residuals()[0], "none", sizes, 1.0)
     exact = request_of(
         folder, {"clients": 1, "clients_per_round": 1}, store=tmp_path.name,
         method={"kind": "sparse"},
     )  # fmt: skip
     plain = LocalSites(exact, open_store(request.spec.store), torch.device("cpu"))
-    plain.open(0, Kit())
+    plain.open_stage(0, StagePayload())
     whole = torch.zeros(count)
     for number in range(3):
         ((answer, _),) = plain.play([replace(task, round=number)])
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, ClientUpdate)
         whole += decode(answer.update, "none", sizes, 1.0)
     torch.testing.assert_close(sent + held, whole, atol=1e-6, rtol=1e-5)
 
@@ -405,19 +405,19 @@ def test_what_a_client_holds_back_outlives_a_round_that_it_is_left_out_of(folder
     """Given back to a new site after a resume, in a round in which its client drops out."""
     request = request_of(folder, {"compress": "topk"}, store=tmp_path.name)
     sites = LocalSites(request, open_store(request.spec.store), torch.device("cpu"))
-    opened = sites.open(0, Kit())
+    opened = sites.open_stage(0, StagePayload())
     held = b"\x00\x00\x80\x3f" * opened.layout.count
-    task = Task(stage=0, round=0, client=1, rate=1e-2, weights=opened.first, residual=held)
+    task = ClientTask(stage=0, round=0, client=1, learning_rate=1e-2, weights=opened.initial_weights, residual=held)
     ((answer, _),) = sites.play([replace(task, lost=True)])
-    assert isinstance(answer, Left)
-    assert sites.residuals() == {1: held}
+    assert isinstance(answer, ClientFailure)
+    assert sites.collect_residuals() == {1: held}
 
 
 def test_what_waits_with_a_client_ends_with_its_stage(folder, tmp_path):
     request = request_of(folder, {"compress": "topk"}, store=tmp_path.name)
     site = Site(request, open_store(request.spec.store), torch.device("cpu"))
-    opened = site.open(0, Kit())
-    site.play(Task(stage=0, round=0, client=1, rate=1e-2, weights=opened.first))
+    opened = site.open(0, StagePayload())
+    site.play(ClientTask(stage=0, round=0, client=1, learning_rate=1e-2, weights=opened.initial_weights))
     assert site.residuals(0).keys() == {1}
     # The server is a stage further, where this site has had no task: its layout is another.
     assert site.residuals(1) == {}
@@ -425,7 +425,7 @@ def test_what_waits_with_a_client_ends_with_its_stage(folder, tmp_path):
 
 def test_the_rounds_are_told_as_json_lines(folder, tmp_path):
     made = _ended(folder, {}, tmp_path.name)
-    rounds, _ = rounds_journal(made.runs).tail(0)
+    rounds, _ = open_round_log(made.runs).tail(0)
     assert json.loads(json.dumps(rounds))[0]["clients"][0].keys() >= {"name", "up", "down", "loss"}
 
 
@@ -434,10 +434,10 @@ def test_held_out_rows_without_a_target_are_said_and_no_arithmetic_error(folder,
     opened = open_store(request.spec.store)
 
     class Targetless(LocalSites):
-        def evaluate(self, weights: bytes) -> list[Sums]:
+        def evaluate(self, weights: bytes) -> list[EvaluationSums]:
             return [replace(one, targets=0.0) for one in super().evaluate(weights)]
 
     sites = Targetless(request, opened, torch.device("cpu"))
-    made = Federation(request, RunStore(opened, RUN), sites, partition_of(request))
+    made = FederationServer(request, RunStore(opened, RUN), sites, make_request_partition(request))
     with pytest.raises(InputError, match="no row of eval has a target within 64 tokens"):
         made.run()

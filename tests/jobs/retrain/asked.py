@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.retrain.door import Retrain, validate_retrain
-from tests.tiny import laid_over, tiny_spec
+from jobs.retrain.door import RetrainSpec, validate_retrain
+from tests.tiny import merge_spec, tiny_spec
 
 
 def raw_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
     """The tiny chat spec with held-out rows and a retrain section."""
-    made = laid_over(tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}), spec)
+    made = merge_spec(tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}), spec)
     return {**made, "retrain": retrain or {}}
 
 
-def a_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> Retrain:
+def a_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> RetrainSpec:
     """The same, checked."""
     return validate_retrain(raw_retrain(folder, retrain, **spec))

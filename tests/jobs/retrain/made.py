@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jobs.data.survey import survey
-from jobs.model_files import model_digest
+from jobs.data.survey import scan_dataset
+from jobs.model_files import digest_model
 from jobs.spec_file import dump_spec, validate_spec
 from jobs.store.adapters import commit
 from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import Base, Data, Draft, Manifest, Mask
+from jobs.store.manifest import BaseRecord, DataRecord, ManifestDraft, Manifest, MaskRecord
 from jobs.store.runs import SPEC, RunStore
 from tests.jobs.retrain.asked import raw_retrain
 from tests.tiny import safetensors
@@ -55,7 +55,7 @@ def committed(
     run: str = "r1",
     spec: dict[str, Any] | None = None,
     base: str | None = None,
-    mask: Mask | None = None,
+    mask: MaskRecord | None = None,
     **changes: Any,
 ) -> Manifest:
     """An adapter of the tiny spec as its run would have left it, its papers beside it."""
@@ -65,15 +65,15 @@ def committed(
     store = DirectoryStore(folder / "store")
     text = dump_spec(made)
     RunStore(store, run).write_text(SPEC, text)
-    train = survey(made.data.train, "chat", "causal-lm", "data.train")
-    held = made.data.eval and survey(made.data.eval, "chat", "causal-lm", "data.eval")
+    train = scan_dataset(made.data.train, "chat", "causal-lm", "data.train")
+    held = made.data.eval and scan_dataset(made.data.eval, "chat", "causal-lm", "data.eval")
     draft = {
         "name": "tiny",
         "kind": made.method.kind,
         "run": run,
         "attempt": 1,
-        "base": Base(path="model", digest=base or model_digest(folder / "model")),
-        "data": Data(
+        "base": BaseRecord(path="model", digest=base or digest_model(folder / "model")),
+        "data": DataRecord(
             train_sha256=str(train.sha256),
             eval_sha256=held.sha256 if held else None,
             row_order="as they lie",
@@ -84,4 +84,4 @@ def committed(
         "code_version": "0",
         "world_size": 1,
     }
-    return commit(store, files, Draft(**{**draft, **changes}))
+    return commit(store, files, ManifestDraft(**{**draft, **changes}))

@@ -40,8 +40,8 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 def test_a_bad_retraining_is_refused_by_its_key(section, spec, key, said):
     with pytest.raises(InputError) as refused:
         a_retrain(HERE, section, **spec)
-    told = {fault.key: fault.problem for fault in refused.value.faults}
-    assert said in told[key]
+    problems = {fault.key: fault.problem for fault in refused.value.faults}
+    assert said in problems[key]
 
 
 def test_all_faults_are_told_together():
@@ -53,9 +53,9 @@ def test_all_faults_are_told_together():
 
 @pytest.mark.parametrize("written", [None, {}], ids=["nothing", "an empty section"])
 def test_the_word_alone_asks_for_the_defaults(written):
-    found = validate_retrain({**raw_retrain(HERE), "retrain": written})
-    assert (found.section.start, found.section.promote) == ("current", True)
-    assert found.section.gate.baseline == "current"
+    retrain = validate_retrain({**raw_retrain(HERE), "retrain": written})
+    assert (retrain.section.start, retrain.section.promote) == ("current", True)
+    assert retrain.section.gate.baseline == "current"
 
 
 def test_a_plain_spec_is_no_retraining():
@@ -71,15 +71,15 @@ def test_one_run_refuses_the_section_and_names_the_way_out():
 
 
 def test_what_starts_from_scratch_may_start_anywhere():
-    found = a_retrain(HERE, {"start": "scratch"}, method={"init": "pissa", "factor_density": 0.5})
-    assert found.spec.method.init == "pissa"
+    retrain = a_retrain(HERE, {"start": "scratch"}, method={"init": "pissa", "factor_density": 0.5})
+    assert retrain.spec.method.init == "pissa"
 
 
 def test_what_it_writes_down_is_what_it_was(tmp_path):
-    asked = a_retrain(tmp_path, {"start": "v3", "gate": {"better_by": 0.01, "tolerance": None}})
+    retrain = a_retrain(tmp_path, {"start": "v3", "gate": {"better_by": 0.01, "tolerance": None}})
     path = tmp_path / "retrain.yaml"
-    path.write_text(asked.text())
-    assert load_retrain(path) == asked
+    path.write_text(retrain.to_yaml())
+    assert load_retrain(path) == retrain
 
 
 def test_a_key_of_the_gate_may_be_set_from_the_command_line(tmp_path):

@@ -8,23 +8,23 @@ from typing import Any
 import pytest
 
 from jobs.errors import Fault
-from jobs.model_files import model_digest
-from jobs.preflight import check
-from jobs.retrain.fit import start_faults
+from jobs.model_files import digest_model
+from jobs.preflight import validate_run
+from jobs.retrain.fit import find_start_faults
 from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import Manifest, Mask
+from jobs.store.manifest import Manifest, MaskRecord
 from tests.jobs.retrain.asked import a_retrain
 from tests.jobs.retrain.made import LAYERS, committed, lora_files, sparse_files
 
 LORA: dict[str, Any] = {"kind": "lora"}
 SPARSE: dict[str, Any] = {"kind": "sparse"}
-MASK = Mask(strategy="random", seed=0, density=0.05)
+MASK = MaskRecord(strategy="random", seed=0, density=0.05)
 
 
 def _faults(place: Path, manifest: Manifest, **spec: Any) -> dict[str, str]:
-    checked = check(a_retrain(place, **spec).spec)
-    store, digest = DirectoryStore(place / "store"), model_digest(place / "model")
-    found: list[Fault] = start_faults(store, manifest, checked, digest)
+    checked = validate_run(a_retrain(place, **spec).spec)
+    store, digest = DirectoryStore(place / "store"), digest_model(place / "model")
+    found: list[Fault] = find_start_faults(store, manifest, checked, digest)
     return {fault.key: fault.problem for fault in found}
 
 
@@ -49,9 +49,9 @@ def test_other_targets_are_told_from_both_sides(place):
     layers = {**LAYERS, "model.layers.9.mlp.up_proj": (16, 8)}
     del layers["model.layers.0.mlp.up_proj"]
     manifest = committed(place, lora_files(place / "one", layers=layers), kind="lora")
-    checked = check(a_retrain(place, method=LORA).spec)
-    store, digest = DirectoryStore(place / "store"), model_digest(place / "model")
-    told = [str(fault) for fault in start_faults(store, manifest, checked, digest)]
+    checked = validate_run(a_retrain(place, method=LORA).spec)
+    store, digest = DirectoryStore(place / "store"), digest_model(place / "model")
+    told = [str(fault) for fault in find_start_faults(store, manifest, checked, digest)]
     assert "layers.9.mlp.up_proj: only in tiny@v1" in told[0]
     assert "layers.0.mlp.up_proj: only among the targets" in told[1]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.request import HELD_OUT, OLD
-from jobs.retrain.gate import judge
+from jobs.request import HELD_OUT, PREVIOUS_EVAL
+from jobs.retrain.gate import apply_gate
 from jobs.retrain.section import GateSection
 
 NAN, INF = math.nan, math.inf
@@ -44,31 +44,31 @@ CASES: dict[str, tuple[dict[str, Any], Pair, Pair, bool]] = {
 
 @pytest.mark.parametrize(("gate", "new", "baseline", "holds"), CASES.values(), ids=CASES)
 def test_what_passes_the_gate(gate, new, baseline, holds):
-    sets = (HELD_OUT, OLD)
-    verdict = judge(
+    sets = (HELD_OUT, PREVIOUS_EVAL)
+    verdict = apply_gate(
         GateSection(**gate),
         dict(zip(sets, new, strict=True)),
         dict(zip(sets, baseline, strict=True)),
     )
-    assert verdict.holds is holds
-    assert bool(verdict.why) is not holds
+    assert verdict.passed is holds
+    assert bool(verdict.reason) is not holds
 
 
 def test_a_first_adapter_only_has_to_be_a_number():
-    assert judge(GateSection(), {HELD_OUT: 9.0}, None).holds
-    assert not judge(GateSection(), {HELD_OUT: NAN}, None).holds
+    assert apply_gate(GateSection(), {HELD_OUT: 9.0}, None).passed
+    assert not apply_gate(GateSection(), {HELD_OUT: NAN}, None).passed
 
 
 @pytest.mark.parametrize(("gone", "holds"), [("ignore", True), ("refuse", False)])
 def test_old_rows_that_are_gone_are_told_and_count_as_the_gate_says(gone, holds):
-    gate = GateSection(gone=gone)
-    verdict = judge(gate, {HELD_OUT: 1.0}, {HELD_OUT: 1.0}, gone="the file was changed")
-    assert verdict.holds is holds
-    assert any("the file was changed" in line.asked for line in verdict.lines)
+    gate = GateSection(missing_rows=gone)
+    verdict = apply_gate(gate, {HELD_OUT: 1.0}, {HELD_OUT: 1.0}, missing_reason="the file was changed")
+    assert verdict.passed is holds
+    assert any("the file was changed" in line.requirement for line in verdict.checks)
 
 
 def test_the_reason_has_the_numbers():
-    why = judge(GateSection(), {HELD_OUT: 1.5, OLD: 1.0}, {HELD_OUT: 1.25, OLD: 1.0}).why
+    why = apply_gate(GateSection(), {HELD_OUT: 1.5, PREVIOUS_EVAL: 1.0}, {HELD_OUT: 1.25, PREVIOUS_EVAL: 1.0}).reason
     assert "1.5000" in why
     assert "1.2500" in why
     assert "held-out" in why

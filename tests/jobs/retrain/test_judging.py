@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from jobs.request import HELD_OUT, OLD, HeldOut
-from jobs.store.adapters import resolve
+from jobs.request import HELD_OUT, PREVIOUS_EVAL, HeldOutRows
+from jobs.store.adapters import resolve_adapter
 from jobs.store.objects import open_store
 from tests.ranks import run_ranks
-from tests.tiny import chat_rows, label_rows, laid_over, tiny_chat_model, tiny_encoder, tiny_spec
-from tests.training_runs import Asked, train_all
+from tests.tiny import chat_rows, label_rows, merge_spec, tiny_chat_model, tiny_encoder, tiny_spec
+from tests.training_runs import TrainingCase, train_all
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         chat_rows(made / f"{name}.jsonl", rows)
         label_rows(made / f"classes.{name}.jsonl", rows)
     label_rows(made / "unknown.jsonl", 4, labels=("tepid", "cold"))
-    train_all([Asked(way, _spec(made, way)) for way in WAYS], 1)
+    train_all([TrainingCase(way, _spec(made, way)) for way in WAYS], 1)
     return made
 
 
@@ -56,37 +56,37 @@ def _spec(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
         },
         train={"steps": 4, "checkpoint_every": None},
     )
-    return laid_over(laid_over(spec, WAYS[way]), changes)
+    return merge_spec(merge_spec(spec, WAYS[way]), changes)
 
 
 def _all(rank: int, world_size: int, asked: list[tuple[dict[str, Any], str]]) -> list[Found]:
-    from jobs.deepspeed_wire import distributed
+    from jobs.deepspeed_wire import init_deepspeed
 
-    distributed("gloo")
+    init_deepspeed("gloo")
     return [_judged(rank, world_size, spec, old) for spec, old in asked]
 
 
 def _judged(rank: int, world_size: int, raw: dict[str, Any], old: str) -> Found:
     import torch
 
-    from jobs.data.survey import survey
-    from jobs.judging import judge
-    from jobs.preflight import check
-    from jobs.pulse import Pulse
+    from jobs.data.survey import scan_dataset
+    from jobs.judging import evaluate_adapters
+    from jobs.preflight import validate_run
+    from jobs.pulse import Watchdog
     from jobs.spec_file import validate_spec
     from jobs.store.runs import RunStore
-    from jobs.team import team_of
+    from jobs.team import make_worker_context
 
-    checked = check(validate_spec(laid_over(raw, {"cluster": {"workers": world_size}})))
+    checked = validate_run(validate_spec(merge_spec(raw, {"cluster": {"workers": world_size}})))
     spec = checked.spec
     request = dataclasses.replace(
-        checked.request("judging"),
+        checked.make_request("judging"),
         judged=(f"{spec.name}@v1",),
-        old=HeldOut(survey(old, spec.data.format, spec.model.task, "data.eval"), old),
+        old=HeldOutRows(scan_dataset(old, spec.data.format, spec.model.task, "data.eval"), old),
     )
-    team = team_of(rank, world_size, torch.device("cpu"), machine="here")
+    team = make_worker_context(rank, world_size, torch.device("cpu"), machine="here")
     runs = RunStore(open_store(spec.store), "judging")
-    return judge(request, runs, team, Pulse(rank, world_size, None))
+    return evaluate_adapters(request, runs, team, Watchdog(rank, world_size, None))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def found(folder: Path) -> dict[tuple[str, str], Found]:
 @pytest.mark.parametrize("sharding", SHARDINGS)
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_in_the_store_is_what_was_trained(way, sharding, folder, found):
-    manifest = resolve(open_store(_spec(folder, way)["store"]), way)
+    manifest = resolve_adapter(open_store(_spec(folder, way)["store"]), way)
     measured = found[way, sharding][f"{way}@v1"][HELD_OUT]
     assert measured["loss"] == pytest.approx(manifest.evaluation["end"]["loss"], rel=1e-4)
 
@@ -116,9 +116,9 @@ def test_what_is_in_the_store_is_what_was_trained(way, sharding, folder, found):
 @pytest.mark.parametrize("way", WAYS)
 def test_the_old_rows_are_others(way, found):
     sets = found[way, "replicate"][f"{way}@v1"]
-    assert sets[OLD]["loss"] != sets[HELD_OUT]["loss"]
+    assert sets[PREVIOUS_EVAL]["loss"] != sets[HELD_OUT]["loss"]
     counted = "rows" if way == "classes" else "tokens"
-    assert sets[OLD][counted] < sets[HELD_OUT][counted]
+    assert sets[PREVIOUS_EVAL][counted] < sets[HELD_OUT][counted]
 
 
 def test_rows_with_labels_that_it_does_not_know_are_left_out(folder):

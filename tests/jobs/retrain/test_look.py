@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from jobs.data.survey import survey
-from jobs.errors import NotFound
-from jobs.retrain.look import NothingNew, look, training_spec
-from jobs.retrain.papers import Looked
+from jobs.data.survey import scan_dataset
+from jobs.errors import NotInStore
+from jobs.retrain.look import NoNewData, snapshot_state, make_training_spec
+from jobs.retrain.papers import Baseline
 from jobs.store.adapters import promote
 from jobs.store.directory import DirectoryStore
 from tests.jobs.retrain.asked import a_retrain
@@ -18,10 +18,10 @@ from tests.jobs.retrain.made import committed, lora_files
 from tests.tiny import chat_rows
 
 
-def _look(place: Path, start: str = "current", **spec: Any) -> Looked | NothingNew:
+def _look(place: Path, start: str = "current", **spec: Any) -> Baseline | NoNewData:
     asked = a_retrain(place, {"start": start}, **spec)
-    rows = survey(asked.spec.data.train, "chat", "causal-lm", "data.train")
-    return look(DirectoryStore(place / "store"), asked.spec, start, str(rows.sha256))
+    rows = scan_dataset(asked.spec.data.train, "chat", "causal-lm", "data.train")
+    return snapshot_state(DirectoryStore(place / "store"), asked.spec, start, str(rows.sha256))
 
 
 @pytest.fixture
@@ -33,21 +33,21 @@ def first(place: Path) -> Path:
 
 def test_without_an_adapter_everything_is_new_and_starts_from_scratch(place):
     found = _look(place)
-    assert isinstance(found, Looked)
-    assert (found.current, found.move, found.start, found.newest) == (None, None, None, 0)
+    assert isinstance(found, Baseline)
+    assert (found.current, found.pointer_move, found.start, found.newest_version) == (None, None, None, 0)
 
 
 def test_rows_that_the_current_one_was_trained_on_are_nothing_new(first):
     found = _look(first)
-    assert isinstance(found, NothingNew)
-    assert "tiny@v1 was trained on these 8 rows" in found.why
+    assert isinstance(found, NoNewData)
+    assert "tiny@v1 was trained on these 8 rows" in found.reason
 
 
 def test_rows_that_came_are_learnt_from_the_current_one_on(first):
     chat_rows(first / "train.jsonl", 9)
     found = _look(first)
-    assert isinstance(found, Looked)
-    assert (found.current, found.start, found.move, found.newest) == ("tiny@v1", "tiny@v1", None, 1)
+    assert isinstance(found, Baseline)
+    assert (found.current, found.start, found.pointer_move, found.newest_version) == ("tiny@v1", "tiny@v1", None, 1)
 
 
 def test_what_is_current_is_what_was_promoted_last(first):
@@ -56,8 +56,8 @@ def test_what_is_current_is_what_was_promoted_last(first):
     promote(DirectoryStore(first / "store"), "tiny", 1)
     chat_rows(first / "train.jsonl", 10)
     found = _look(first)
-    assert isinstance(found, Looked)
-    assert (found.current, found.move, found.newest) == ("tiny@v1", 1, 2)
+    assert isinstance(found, Baseline)
+    assert (found.current, found.pointer_move, found.newest_version) == ("tiny@v1", 1, 2)
 
 
 @pytest.mark.parametrize(("start", "begins"), [("scratch", None), ("v1", "tiny@v1")])
@@ -66,19 +66,19 @@ def test_it_may_start_elsewhere_than_at_the_current_one(start, begins, first):
     committed(first, lora_files(first / "two"), run="r2")
     chat_rows(first / "train.jsonl", 10)
     found = _look(first, start)
-    assert isinstance(found, Looked)
+    assert isinstance(found, Baseline)
     assert (found.current, found.start) == ("tiny@v2", begins)
 
 
 @pytest.mark.parametrize("start", ["v7"])
 def test_a_version_that_is_not_there_is_told(start, place, first):
     chat_rows(first / "train.jsonl", 9)
-    with pytest.raises(NotFound, match="tiny@v7"):
+    with pytest.raises(NotInStore, match="tiny@v7"):
         _look(first, start)
 
 
 def test_a_version_of_a_name_without_any_is_told(place):
-    with pytest.raises(NotFound, match="tiny@v7"):
+    with pytest.raises(NotInStore, match="tiny@v7"):
         _look(place, "v7")
 
 
@@ -88,11 +88,11 @@ def test_what_was_tried_and_not_promoted_is_not_tried_again(first):
     child = {"method": {"kind": "lora"}}
     committed(first, lora_files(first / "two"), run="r2", spec=child, parent="tiny@v1")
     found = _look(first)
-    assert isinstance(found, NothingNew)
+    assert isinstance(found, NoNewData)
     assert found.adapter == "tiny@v2"
     # Another spec, or another start, is another try.
-    assert isinstance(_look(first, train={"learning_rate": 1e-3}), Looked)
-    assert isinstance(_look(first, "scratch"), Looked)
+    assert isinstance(_look(first, train={"learning_rate": 1e-3}), Baseline)
+    assert isinstance(_look(first, "scratch"), Baseline)
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_what_was_tried_and_not_promoted_is_not_tried_again(first):
 )
 def test_only_what_goes_on_needs_no_sparse_stage(kind, start, trains, place):
     spec = a_retrain(place, method={"kind": kind}).spec
-    assert training_spec(spec, start).method.kind == trains
+    assert make_training_spec(spec, start).method.kind == trains

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.request import HeldOut
-from jobs.retrain.old_rows import old_rows
+from jobs.request import HeldOutRows
+from jobs.retrain.old_rows import find_previous_rows
 from jobs.store.directory import DirectoryStore
 from tests.jobs.retrain.made import committed, lora_files
 from tests.tiny import chat_rows
@@ -16,15 +16,15 @@ from tests.tiny import chat_rows
 SHARE: dict[str, Any] = {"eval": None, "eval_fraction": 0.25}
 
 
-def _rows(place: Path, **data: Any) -> HeldOut | str:
+def _rows(place: Path, **data: Any) -> HeldOutRows | str:
     adapter = committed(place, lora_files(place / "one"), spec={"data": data})
-    return old_rows(DirectoryStore(place / "store"), adapter)
+    return find_previous_rows(DirectoryStore(place / "store"), adapter)
 
 
 def test_a_file_that_is_what_it_was_is_read_again(place):
     found = _rows(place)
-    assert isinstance(found, HeldOut)
-    assert (found.found.rows, found.fraction) == (4, None)
+    assert isinstance(found, HeldOutRows)
+    assert (found.scan.rows, found.fraction) == (4, None)
 
 
 def _changed(place: Path) -> None:
@@ -56,7 +56,7 @@ def _lost(place: Path) -> None:
 def test_rows_that_are_gone_are_told(happens, said, place):
     adapter = committed(place, lora_files(place / "one"))
     happens(place)
-    found = old_rows(DirectoryStore(place / "store"), adapter)
+    found = find_previous_rows(DirectoryStore(place / "store"), adapter)
     assert isinstance(found, str)
     assert said in found
 
@@ -74,9 +74,9 @@ def _folder(place: Path) -> dict[str, Any]:
 def test_a_share_of_the_first_files_stands_while_files_come_behind_them(place):
     adapter = committed(place, lora_files(place / "one"), spec={"data": _folder(place)})
     chat_rows(place / "rows" / "b.jsonl", 5)
-    found = old_rows(DirectoryStore(place / "store"), adapter)
-    assert isinstance(found, HeldOut)
-    assert ([path.name for path in found.found.files], found.files) == (["a.jsonl"], 1)
+    found = find_previous_rows(DirectoryStore(place / "store"), adapter)
+    assert isinstance(found, HeldOutRows)
+    assert ([path.name for path in found.scan.files], found.file_count) == (["a.jsonl"], 1)
     assert (found.fraction, found.seed) == (0.25, 0)
 
 
@@ -84,5 +84,5 @@ def test_a_share_of_the_first_files_stands_while_files_come_behind_them(place):
 def test_a_share_of_files_that_moved_is_gone(name, place):
     adapter = committed(place, lora_files(place / "one"), spec={"data": _folder(place)})
     chat_rows(place / "rows" / name, 5)
-    found = old_rows(DirectoryStore(place / "store"), adapter)
+    found = find_previous_rows(DirectoryStore(place / "store"), adapter)
     assert "first files have changed" in str(found)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import InputError, Replaced
-from jobs.lease import Lease
-from jobs.request import HELD_OUT, JUDGED, OLD
-from jobs.retrain.papers import LOOKED, keep_asked
+from jobs.errors import InputError, SupersededAttempt
+from jobs.lease import Heartbeat
+from jobs.request import HELD_OUT, EVALUATION_FILE, PREVIOUS_EVAL
+from jobs.retrain.papers import BASELINE_FILE, pin_spec
 from jobs.retrain.run import Retraining
-from jobs.store.adapters import promote, read_pointer, resolve, rollback
+from jobs.store.adapters import promote, read_pointer, resolve_adapter, rollback
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.retrain.asked import a_retrain
@@ -32,7 +32,7 @@ class Scene:
         self.runs = RunStore(self.store, RUN)
         first = committed(place, lora_files(place / "one"))
         promote(self.store, "tiny", 1)
-        self.runs.write_json(LOOKED, {
+        self.runs.write_json(BASELINE_FILE, {
             "current": "tiny@v1", "move": 1, "start": "tiny@v1", "newest": 1,
             "train_sha256": first.data.train_sha256,
         })  # fmt: skip
@@ -42,12 +42,12 @@ class Scene:
 
     def judged(self, new: float, old: float) -> None:
         """As the workers would have left it."""
-        held = resolve(self.store, "tiny@v1").data.eval_sha256
+        held = resolve_adapter(self.store, "tiny@v1").data.eval_sha256
         figures = {"tiny@v2": new, "tiny@v1": old}
-        self.runs.write_json(JUDGED, {
-            "asked": {"adapters": list(figures), HELD_OUT: held, OLD: [held, None, None]},
+        self.runs.write_json(EVALUATION_FILE, {
+            "asked": {"adapters": list(figures), HELD_OUT: held, PREVIOUS_EVAL: [held, None, None]},
             "found": {
-                label: {rows: {"loss": loss} for rows in (HELD_OUT, OLD)}
+                label: {rows: {"loss": loss} for rows in (HELD_OUT, PREVIOUS_EVAL)}
                 for label, loss in figures.items()
             },
         })  # fmt: skip
@@ -110,9 +110,9 @@ def test_what_somebody_promoted_meanwhile_is_not_pushed_aside(better):
 
 
 def test_an_old_attempt_does_not_promote_once_a_later_one_has_begun(better):
-    with Lease(better.runs, 2):
+    with Heartbeat(better.runs, 2):
         pass
-    with pytest.raises(Replaced, match="attempt 1 was replaced"):
+    with pytest.raises(SupersededAttempt, match="attempt 1 was replaced"):
         better.run(1)
     assert better.current == 1
     assert better.run(2)["event"] == "promoted"
@@ -121,9 +121,9 @@ def test_an_old_attempt_does_not_promote_once_a_later_one_has_begun(better):
 def test_old_rows_that_are_gone_are_told_in_the_gate(better):
     spec = better.place / "store/runs/r1/spec.yaml"
     spec.unlink()
-    told = json.loads((better.place / "store/runs/r2" / JUDGED).read_text())
-    told["asked"][OLD] = None
-    better.runs.write_json(JUDGED, told)
+    told = json.loads((better.place / "store/runs/r2" / EVALUATION_FILE).read_text())
+    told["asked"][PREVIOUS_EVAL] = None
+    better.runs.write_json(EVALUATION_FILE, told)
     better.run()
     gate = next(e for e in better.runs.events.tail(0)[0] if e["event"] == "gate")
     assert any("papers of run r1" in line["asked"] for line in gate["lines"])
@@ -135,7 +135,7 @@ def test_nothing_new_leaves_the_name_as_it_is(place):
     Retraining(a_retrain(place), runs, 1).run()
     assert [event["event"] for event in runs.events.tail(0)[0]] == ["nothing new"]
     assert read_pointer(runs.store, "tiny") is None
-    assert runs.store.head(runs.key(LOOKED)) is None
+    assert runs.store.head(runs.key(BASELINE_FILE)) is None
 
 
 def test_what_does_not_fit_is_refused_before_ray_and_settles_the_name(place):
@@ -160,7 +160,7 @@ def test_another_base_is_refused_with_both_ways_out(place):
 
 def test_a_run_that_goes_on_must_be_asked_the_same(place):
     runs = RunStore(DirectoryStore(place / "store"), "r9")
-    keep_asked(a_retrain(place), runs)
-    keep_asked(a_retrain(place), runs)
+    pin_spec(a_retrain(place), runs)
+    pin_spec(a_retrain(place), runs)
     with pytest.raises(InputError, match="r9 was another retraining"):
-        keep_asked(a_retrain(place, {"promote": False}), runs)
+        pin_spec(a_retrain(place, {"promote": False}), runs)

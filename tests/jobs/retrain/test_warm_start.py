@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from jobs.store.adapters import resolve
+from jobs.store.adapters import resolve_adapter
 from jobs.store.objects import open_store
 from tests.long import cases, long_asked
-from tests.tiny import chat_rows, label_rows, laid_over, tiny_chat_model, tiny_encoder, tiny_spec
-from tests.training_runs import Asked, Left, train_all
+from tests.tiny import chat_rows, label_rows, merge_spec, tiny_chat_model, tiny_encoder, tiny_spec
+from tests.training_runs import TrainingCase, TrainingResult, train_all
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
 
@@ -67,23 +67,23 @@ def _spec(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
         },
         train={"steps": 8, "checkpoint_every": None},
     )
-    return laid_over(laid_over(spec, WAYS[way]), changes)
+    return merge_spec(merge_spec(spec, WAYS[way]), changes)
 
 
-def _child(folder: Path, way: str, place: str, dies: str = "") -> Asked:
+def _child(folder: Path, way: str, place: str, dies: str = "") -> TrainingCase:
     parent = OF.get(way, way)
-    spec = laid_over(_spec(folder, parent), NEXT[way])
+    spec = merge_spec(_spec(folder, parent), NEXT[way])
     every = 1 if "died" in place else None
     sharding = {"sharding": "cluster" if place == "cluster" else "replicate"}
     run = f"{way}-{place}".replace(" ", "-")
-    spec = laid_over(spec, {"cluster": sharding, "train": {"checkpoint_every": every}})
-    return Asked(run, {**spec, "name": run}, dies=dies, parent=f"{parent}@v1")
+    spec = merge_spec(spec, {"cluster": sharding, "train": {"checkpoint_every": every}})
+    return TrainingCase(run, {**spec, "name": run}, dies=dies, parent=f"{parent}@v1")
 
 
 @pytest.fixture(scope="module")
-def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, Left]:
+def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingResult]:
     """The parents, those that go on from them alone and in twos, and those that died on the way."""
-    parents = [Asked(way, _spec(folder, way)) for way in WAYS]
+    parents = [TrainingCase(way, _spec(folder, way)) for way in WAYS]
     further = tuple(NEXT) if long_asked(request) else SHORT
     died = [_child(folder, way, "died", dies="step 5") for way in further]
     one = train_all([*parents, *(_child(folder, way, "1") for way in NEXT), *died], 1)
@@ -92,7 +92,7 @@ def left(folder: Path, request: pytest.FixtureRequest) -> dict[str, Left]:
     return {**one, **two, **train_all([_child(folder, way, "died") for way in further], 1)}
 
 
-def _of(left: dict[str, Left], way: str, place: str) -> Left:
+def _of(left: dict[str, TrainingResult], way: str, place: str) -> TrainingResult:
     return left[f"{way}-{place}".replace(" ", "-")]
 
 
@@ -128,7 +128,7 @@ def test_the_base_is_not_touched(way, left):
 @pytest.mark.parametrize("way", NEXT)
 def test_the_manifest_names_its_parent(way, folder, left):
     store = open_store(_spec(folder, "lora")["store"])
-    manifest = resolve(store, f"{way}-1".replace(" ", "-"))
+    manifest = resolve_adapter(store, f"{way}-1".replace(" ", "-"))
     assert manifest.parent == f"{OF.get(way, way)}@v1"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.search.door import Search, validate_search
-from tests.tiny import laid_over, tiny_spec
+from jobs.search.door import SearchSpec, validate_search
+from tests.tiny import merge_spec, tiny_spec
 
 SPACE = {
     "method.rank": {"choice": [2, 4]},
@@ -18,10 +18,10 @@ def raw_search(folder: Path, search: dict[str, Any] | None = None, **spec: Any) 
     """The tiny chat spec, measured every 4 of its 12 steps, with a search section."""
     train = {"steps": 12, "eval_every": 4}
     made = tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}, train=train)
-    made = laid_over(made, spec)
+    made = merge_spec(made, spec)
     return {**made, "search": {"space": SPACE, **(search or {})}}
 
 
-def a_search(folder: Path, search: dict[str, Any] | None = None, **spec: Any) -> Search:
+def a_search(folder: Path, search: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:
     """The same, checked."""
     return validate_search(raw_search(folder, search, **spec))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from jobs.search.rows import Row
+from jobs.search.rows import TrialRecord
 
 HOSTILE = '<script>window.hacked = 1</script>"\'&<img src=x onerror="window.hacked=1">'
 
 
-def row(number: int, metric: float | None = 1.0, **more: Any) -> Row:
+def row(number: int, metric: float | None = 1.0, **more: Any) -> TrialRecord:
     """A trial that ended well, with costs."""
     known: dict[str, Any] = {
         "config": {"method.rank": 8},
@@ -19,16 +19,16 @@ def row(number: int, metric: float | None = 1.0, **more: Any) -> Row:
         "node_bytes": 1e6,
         "adapter_bytes": 1e6,
     }
-    return Row(number=number, metric=metric, **(known | more))
+    return TrialRecord(number=number, metric=metric, **(known | more))
 
 
-def search(count: int = 12, *, seed: int = 0) -> list[Row]:
+def search(count: int = 12, *, seed: int = 0) -> list[TrialRecord]:
     """A search of every kind of trial: the larger the rank, the smaller the loss."""
     draw = random.Random(seed)
     return [_trial(number, draw) for number in range(count)]
 
 
-def _trial(number: int, draw: random.Random) -> Row:
+def _trial(number: int, draw: random.Random) -> TrialRecord:
     rank = draw.choice([2, 4, 8, 16])
     config = {
         "method.rank": rank,
@@ -45,16 +45,16 @@ def _trial(number: int, draw: random.Random) -> Row:
         "run": f"made-{number}",
     }
     if number % 6 == 4:
-        return Row(number, status="rejected", reason="adapter of 9.1 MB: at most 2.0 MB", **known)
+        return TrialRecord(number, status="rejected", reason="adapter of 9.1 MB: at most 2.0 MB", **known)
     if number % 6 == 5:
-        return Row(number, status="failed", reason="out of memory", seconds=7.0, **known)
+        return TrialRecord(number, status="failed", reason="out of memory", seconds=7.0, **known)
     stopped = number % 6 in (1, 3)
     steps = 20 if stopped else 60
     curve = tuple(
         (step, 3.0 - 0.1 * rank - 0.01 * step + draw.uniform(-0.05, 0.05))
         for step in range(0, steps + 1, 10)
     )
-    return Row(
+    return TrialRecord(
         number,
         status="stopped" if stopped else "done",
         metric=curve[-1][1],

@@ -10,7 +10,7 @@ import yaml
 
 from jobs.errors import InputError
 from jobs.search.door import load_search, validate_search
-from jobs.search.space import drawn_ahead
+from jobs.search.space import list_precomputed_configs
 from jobs.spec_file import validate_spec
 from tests.jobs.search.asked import SPACE, a_search, raw_search
 
@@ -135,7 +135,7 @@ def test_a_spec_without_a_search_is_no_search(tmp_path: Path):
 
 def test_a_trial_is_the_spec_with_its_values(tmp_path: Path):
     search = a_search(tmp_path)
-    spec = search.trial({"method.rank": 4, "train.learning_rate": 0.005})
+    spec = search.make_trial_spec({"method.rank": 4, "train.learning_rate": 0.005})
     assert (spec.method.rank, spec.train.learning_rate) == (4, 0.005)
     assert search.spec.method.rank == 2
     assert set(search.section.space) == set(SPACE)
@@ -143,7 +143,7 @@ def test_a_trial_is_the_spec_with_its_values(tmp_path: Path):
 
 def test_the_workers_of_a_trial_may_be_searched(tmp_path: Path):
     search = a_search(tmp_path, {"space": {"cluster.workers": {"choice": [1, 2]}}})
-    assert search.trial({"cluster.workers": 2}).workers == 2
+    assert search.make_trial_spec({"cluster.workers": 2}).workers == 2
 
 
 def test_hyperband_needs_steps_to_divide(tmp_path: Path):
@@ -156,7 +156,7 @@ def test_a_long_range_is_judged_by_its_ends_and_never_listed(tmp_path: Path):
     space = {"train.seed": {"randint": [0, 2**31 - 1]}, "method.rank": {"choice": [2, 4]}}
     for algorithm in ("random", "grid"):
         search = a_search(tmp_path, {"space": space, "algorithm": algorithm, "samples": 5})
-        ahead = drawn_ahead(search.section) or []
+        ahead = list_precomputed_configs(search.section) or []
         assert len(ahead) == 5
         assert all(0 <= config["train.seed"] < 2**31 for config in ahead)
 
@@ -164,8 +164,8 @@ def test_a_long_range_is_judged_by_its_ends_and_never_listed(tmp_path: Path):
 def test_a_domain_is_set_from_the_command_line(tmp_path: Path):
     path = tmp_path / "search.yaml"
     path.write_text(yaml.safe_dump(raw_search(tmp_path)))
-    told = ["search.space.method.rank.choice=[8]", "search.space.train.warmup.uniform=[0, 0.1]"]
-    space = load_search(path, told).section.space
+    overrides = ["search.space.method.rank.choice=[8]", "search.space.train.warmup.uniform=[0, 0.1]"]
+    space = load_search(path, overrides).section.space
     assert set(space) == {*SPACE, "train.warmup"}
     assert space["method.rank"].choice == (8,)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.errors import InputError, TrainingFailed
-from jobs.search.diary import Diary
-from jobs.search.driver import none_ended, put_off
-from jobs.search.rows import Row
+from jobs.search.diary import TrialLog
+from jobs.search.driver import make_no_result_error, stop_unfinished
+from jobs.search.rows import TrialRecord
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.search.made import row
@@ -15,28 +15,28 @@ from tests.jobs.search.made import row
 
 def test_the_commonest_reason_is_told_and_how_often_it_was_so():
     rows = [row(0, None, status="failed", reason=why) for why in ("rare.", "often.", "often.")]
-    wrong = none_ended(rows)
+    wrong = make_no_result_error(rows)
     assert isinstance(wrong, TrainingFailed) and wrong.exit_code == 1
     assert "often" in str(wrong) and "in 2 of them" in str(wrong)
 
 
 def test_trials_that_were_all_rejected_are_wrong_input_by_its_key():
     why = "search.constraints.memory_gb: 2 is above 1"
-    wrong = none_ended([row(number, None, status="rejected", reason=why) for number in range(3)])
+    wrong = make_no_result_error([row(number, None, status="rejected", reason=why) for number in range(3)])
     assert isinstance(wrong, InputError) and wrong.exit_code == 2
     assert [fault.key for fault in wrong.faults] == ["search.constraints.memory_gb"]
 
 
 def test_a_search_that_was_ended_before_any_trial_says_so():
-    assert "no trial was started" in str(none_ended([]))
+    assert "no trial was started" in str(make_no_result_error([]))
 
 
 def test_what_the_budget_lets_nobody_end_is_stopped_with_its_reason(tmp_path: Path):
-    diary = Diary(RunStore(DirectoryStore(tmp_path), "search"))
+    diary = TrialLog(RunStore(DirectoryStore(tmp_path), "search"))
     for number, status in enumerate(("done", "running", "waiting")):
         diary.write(row(number, status=status))
-    said = list[Row]()
-    put_off(diary, "the budget of 3 s is spent", said.append)
+    said = list[TrialRecord]()
+    stop_unfinished(diary, "the budget of 3 s is spent", said.append)
     assert [found.number for found in said] == [1, 2]
-    assert [found.status for found in diary.rows] == ["done", "stopped", "stopped"]
-    assert diary.rows[1].reason == "the budget of 3 s is spent"
+    assert [found.status for found in diary.records] == ["done", "stopped", "stopped"]
+    assert diary.records[1].reason == "the budget of 3 s is spent"

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from jobs.search import importance
-from jobs.search.rows import Row
+from jobs.search.rows import TrialRecord
 from tests.jobs.search.made import row
 
 ROOT = Path(__file__).parents[3]
 
 
-def trials(count: int, **space: list[Any]) -> list[Row]:
+def trials(count: int, **space: list[Any]) -> list[TrialRecord]:
     """Each key drawn alone; the metric is the distance of the first one from its middle value."""
     draw = random.Random(0)
     first, middle = next(iter(space)), {}
@@ -39,7 +39,7 @@ def trials(count: int, **space: list[Any]) -> list[Row]:
     ids=["a choice of numbers", "a choice of words", "a range"],
 )
 def test_the_key_that_makes_the_metric_has_the_largest_share(values: list[Any]):
-    found = importance.of(trials(60, key=values, other=[1, 2, 3], third=["a", "b"]), "min")
+    found = importance.compute_importances(trials(60, key=values, other=[1, 2, 3], third=["a", "b"]), "min")
     assert next(iter(found)) == "key" and found["key"] > 0.5
     assert set(found) == {"key", "other", "third"} and sum(found.values()) == pytest.approx(1)
 
@@ -49,45 +49,45 @@ def test_what_is_best_is_told_by_the_mode():
     told = [(n % 4, n % 3, 10.0 if n % 4 == 3 else n % 3 + 0.001 * n) for n in range(48)]
     rows = [row(n, metric, config={"a": a, "b": b}) for n, (a, b, metric) in enumerate(told)]
     turned = [row(r.number, -(r.metric or 0), config=r.config) for r in rows]
-    assert importance.of(rows, "max") == pytest.approx(importance.of(turned, "min"))
-    assert importance.of(rows, "min")["b"] > 0.6
-    assert importance.of([r for r in rows if r.config["b"] != 1], "max")["a"] > 0.9
+    assert importance.compute_importances(rows, "max") == pytest.approx(importance.compute_importances(turned, "min"))
+    assert importance.compute_importances(rows, "min")["b"] > 0.6
+    assert importance.compute_importances([r for r in rows if r.config["b"] != 1], "max")["a"] > 0.9
 
 
 def test_where_the_best_quarter_is_as_good_as_all_nothing_is_said():
     rows = [row(n, float(n > 40), config={"a": n, "b": n % 2}) for n in range(48)]
-    assert importance.of(rows, "max") == {} and importance.of(rows, "min") != {}
-    assert importance.of([row(n, 0.5, config={"a": n}) for n in range(9)], "min") == {}
+    assert importance.compute_importances(rows, "max") == {} and importance.compute_importances(rows, "min") != {}
+    assert importance.compute_importances([row(n, 0.5, config={"a": n}) for n in range(9)], "min") == {}
 
 
 def test_too_few_trials_with_a_metric_say_nothing():
     rows = [row(n, float(n), config={"a": n}) for n in range(3)]
-    assert importance.of([*rows, row(3, None), row(4, nan)], "min") == {}
-    assert importance.of([*rows, row(3, 3.0, config={"a": 3})], "min") == {"a": 1.0}
-    assert importance.of([], "min") == {}
+    assert importance.compute_importances([*rows, row(3, None), row(4, nan)], "min") == {}
+    assert importance.compute_importances([*rows, row(3, 3.0, config={"a": 3})], "min") == {"a": 1.0}
+    assert importance.compute_importances([], "min") == {}
 
 
 def test_a_key_of_one_value_has_no_share():
     rows = [row(n, float(n), config={"a": n, "b": 8}) for n in range(9)]
-    assert importance.of(rows, "min") == {"a": 1.0}
-    assert importance.of([row(n, float(n)) for n in range(9)], "min") == {}
+    assert importance.compute_importances(rows, "min") == {"a": 1.0}
+    assert importance.compute_importances([row(n, float(n)) for n in range(9)], "min") == {}
 
 
 def test_values_of_any_kind_can_be_told_apart():
     values = [None, True, 8, "8", ["q", "v"], {"min": 1}, 0.5]
     rows = [row(n, float(n % 7), config={"a": values[n % 7], "b": n % 2}) for n in range(28)]
-    assert set(importance.of(rows, "min")) == {"a", "b"}
+    assert set(importance.compute_importances(rows, "min")) == {"a", "b"}
 
 
 def test_a_key_that_some_trials_lack_is_judged_by_the_others():
     rows = [row(n, float(n), config={"a": n} | ({"b": n % 5} if n % 2 else {})) for n in range(20)]
-    assert set(importance.of(rows, "min")) == {"a", "b"}
+    assert set(importance.compute_importances(rows, "min")) == {"a", "b"}
 
 
 @pytest.mark.parametrize("has", [lambda n: n == 3, lambda n: n != 3], ids=["has", "lacks"])
 def test_a_key_that_a_single_trial_has_or_lacks_has_no_share(has: Callable[[int], bool]):
     rows = [row(n, float(n), config={"a": n} | ({"b": n % 5} if has(n) else {})) for n in range(20)]
-    assert importance.of(rows, "min") == {"a": 1.0}
+    assert importance.compute_importances(rows, "min") == {"a": 1.0}
 
 
 def test_nothing_is_said_aloud():

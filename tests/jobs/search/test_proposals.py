@@ -7,23 +7,23 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from jobs.preflight import absolute, check
-from jobs.search.diary import Diary
-from jobs.search.proposals import Proposals
-from jobs.search.trainable import ASKED
+from jobs.preflight import make_paths_absolute, validate_run
+from jobs.search.diary import TrialLog
+from jobs.search.proposals import TrialProposer
+from jobs.search.trainable import REQUEST_KEY
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.search.asked import a_search
 
 
-def _proposals(folder: Path, **section: Any) -> tuple[Proposals, Diary]:
+def _proposals(folder: Path, **section: Any) -> tuple[TrialProposer, TrialLog]:
     search = a_search(folder, section)
-    diary = Diary(RunStore(DirectoryStore(folder / "store"), "search"))
-    return Proposals(search, check(absolute(search.spec)), diary, run="search"), diary
+    diary = TrialLog(RunStore(DirectoryStore(folder / "store"), "search"))
+    return TrialProposer(search, validate_run(make_paths_absolute(search.spec)), diary, run="search"), diary
 
 
 def _number(proposed: Any) -> int:
-    found: int = proposed[ASKED].number
+    found: int = proposed[REQUEST_KEY].number
     return found
 
 
@@ -31,21 +31,21 @@ def test_a_budget_of_trials_is_used_whole_while_some_of_them_run(folder: Path):
     made, diary = _proposals(folder, samples=9, budget={"trials": 4})
     for number in range(2):
         made.suggest(f"t{number}")
-        diary.write(diary.rows[number], status="running")
+        diary.write(diary.records[number], status="running")
     for number in (2, 3):
         ended = number - 2
-        diary.write(diary.rows[ended], status="done", metric=1.0)
+        diary.write(diary.records[ended], status="done", metric=1.0)
         made.on_trial_complete(f"t{ended}")
         assert _number(made.suggest(f"t{number}")) == number
-        diary.write(diary.rows[number], status="running")
+        diary.write(diary.records[number], status="running")
     assert made.suggest("t4") == Searcher.FINISHED
 
 
 def test_what_ran_when_the_search_died_is_proposed_again_and_what_ended_is_not(folder: Path):
     made, diary = _proposals(folder, samples=4, budget={"trials": 2})
     first, second = made.suggest("a"), made.suggest("b")
-    diary.write(diary.rows[_number(first)], status="done", metric=1.0)
-    diary.write(diary.rows[_number(second)], status="running")
+    diary.write(diary.records[_number(first)], status="done", metric=1.0)
+    diary.write(diary.records[_number(second)], status="running")
     again, _ = _proposals(folder, samples=4, budget={"trials": 2})
     assert _number(again.suggest("c")) == _number(second)
     assert again.suggest("d") == Searcher.FINISHED
@@ -55,17 +55,17 @@ def test_a_rejected_trial_is_a_row_and_takes_nobodys_place(folder: Path):
     space = {"method.rank": {"choice": [64, 2]}}
     made, diary = _proposals(folder, space=space, algorithm="grid")
     assert _number(made.suggest("a")) == 1
-    assert [row.status for row in diary.rows] == ["rejected", "waiting"]
+    assert [row.status for row in diary.records] == ["rejected", "waiting"]
 
 
 def test_nothing_is_left_only_when_every_trial_was_proposed_and_ended(folder: Path):
     made, diary = _proposals(folder, samples=2)
     for number in range(2):
-        assert made.left()
+        assert made.has_unfinished()
         made.suggest(f"t{number}")
-        assert made.left()
-        diary.write(diary.rows[number], status="failed")
-    assert not made.left()
+        assert made.has_unfinished()
+        diary.write(diary.records[number], status="failed")
+    assert not made.has_unfinished()
 
 
 def test_tpe_ends_when_all_of_a_small_space_was_proposed(folder: Path):
@@ -73,4 +73,4 @@ def test_tpe_ends_when_all_of_a_small_space_was_proposed(folder: Path):
     made, diary = _proposals(folder, space=space, algorithm="tpe", samples=6)
     assert {_number(made.suggest(name)) for name in "ab"} == {0, 1}
     assert made.suggest("c") == Searcher.FINISHED
-    assert len(diary.rows) == 2
+    assert len(diary.records) == 2

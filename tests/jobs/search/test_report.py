@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from plotly.offline import get_plotlyjs
 
-from jobs.search.pareto import front
-from jobs.search.report import html
+from jobs.search.pareto import find_front
+from jobs.search.report import render_report
 from jobs.search.report_figures import curves, importances, tradeoffs
 from jobs.search.report_groups import BEST, GOOD, OTHER, UNENDED, grouped, marked
 from jobs.search.report_page import Section, page
 from jobs.search.report_parallel import parallel
-from jobs.search.rows import Row
+from jobs.search.rows import TrialRecord
 from tests.jobs.search.made import HOSTILE, row, search
 
 
-def page_of(rows: list[Row], **more: Any) -> str:
-    return html(rows, **({"name": "chat", "metric": "eval_loss", "mode": "min"} | more))
+def page_of(rows: list[TrialRecord], **more: Any) -> str:
+    return render_report(rows, **({"name": "chat", "metric": "eval_loss", "mode": "min"} | more))
 
 
 def without_library(told: str) -> str:
@@ -116,7 +116,7 @@ def test_the_front_in_the_figure_is_the_front():
     rows = search(40)
     figure = tradeoffs(rows, "eval_loss", "min")
     drawn = [len(trace.x) for trace in figure.data if trace.name == "Pareto front"]
-    assert drawn == [len(front(rows, "min"))] * 3
+    assert drawn == [len(find_front(rows, "min"))] * 3
 
 
 @pytest.mark.parametrize(("mode", "up"), [("min", 0), ("max", 1)])
@@ -151,8 +151,8 @@ def test_few_trials_make_importance_a_hint():
     assert "Not told" in page_of(search(3))
 
 
-@pytest.mark.parametrize("rows", [[], [Row(0, {})], [Row(0, {"a": None}, status="rejected")]])
-def test_a_search_of_nothing_says_so_in_place_of_figures(rows: list[Row]):
+@pytest.mark.parametrize("rows", [[], [TrialRecord(0, {})], [TrialRecord(0, {"a": None}, status="rejected")]])
+def test_a_search_of_nothing_says_so_in_place_of_figures(rows: list[TrialRecord]):
     told = page_of(rows)
     assert "No trial came to a result." in told and "none: no trial came to a result" in told
     assert told.count("<tbody") == len(rows)

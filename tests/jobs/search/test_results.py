@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from jobs.search.results import read_parquet, table_of, write_parquet
-from jobs.search.rows import Row
+from jobs.search.results import read_parquet, build_table, write_parquet
+from jobs.search.rows import TrialRecord
 from tests.jobs.search.made import HOSTILE, row, search
 
 
@@ -23,8 +23,8 @@ def test_a_search_is_read_back_as_it_was(tmp_path: Path):
 
 
 def test_every_field_and_every_key_is_a_column():
-    table = table_of(search())
-    assert {field.name for field in fields(Row)} <= set(table.column_names)
+    table = build_table(search())
+    assert {field.name for field in fields(TrialRecord)} <= set(table.column_names)
     assert table.column("config.method.rank").to_pylist() == [
         row.config["method.rank"] for row in search()
     ]
@@ -43,7 +43,7 @@ def test_every_field_and_every_key_is_a_column():
     ids=["whole numbers", "numbers", "both", "yes or no", "words"],
 )
 def test_a_key_of_one_kind_keeps_it(values: list[Any], kind: pa.DataType):
-    found = table_of([row(n, config={"a": v}) for n, v in enumerate(values)]).column("config.a")
+    found = build_table([row(n, config={"a": v}) for n, v in enumerate(values)]).column("config.a")
     assert found.type == kind and found.to_pylist() == values
 
 
@@ -62,7 +62,7 @@ def test_a_key_of_mixed_kinds_is_text_and_the_row_comes_back_all_the_same(
     values: list[Any], told: list[str | None], tmp_path: Path
 ):
     rows = [row(n, config={"a": v}) for n, v in enumerate(values)]
-    found = table_of(rows).column("config.a")
+    found = build_table(rows).column("config.a")
     assert found.type == pa.string() and found.to_pylist() == told
     write_parquet(tmp_path / "r", rows)
     assert read_parquet(tmp_path / "r") == rows
@@ -70,7 +70,7 @@ def test_a_key_of_mixed_kinds_is_text_and_the_row_comes_back_all_the_same(
 
 def test_a_key_that_some_trials_lack_is_empty_there(tmp_path: Path):
     rows = [row(0, config={"a": 1}), row(1, config={"b": HOSTILE})]
-    table = table_of(rows)
+    table = build_table(rows)
     assert table.column("config.a").to_pylist() == [1, None]
     write_parquet(tmp_path / "r", rows)
     assert read_parquet(tmp_path / "r") == rows

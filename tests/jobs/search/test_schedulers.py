@@ -10,7 +10,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from jobs.search.schedulers import Exchange, scheduler_of
+from jobs.search.schedulers import ResumablePBT, make_scheduler
 from jobs.search.section import Domain
 from tests.jobs.search.asked import a_search
 
@@ -42,9 +42,9 @@ class Controller:
         return {trial for trial in self.trials if not trial.is_finished()}
 
 
-def _exchange(folder: Path, *trials: Played) -> tuple[Exchange, Controller]:
-    made = scheduler_of(a_search(folder, {"scheduler": "pbt", "space": RATE}), [])
-    assert isinstance(made, Exchange)
+def _exchange(folder: Path, *trials: Played) -> tuple[ResumablePBT, Controller]:
+    made = make_scheduler(a_search(folder, {"scheduler": "pbt", "space": RATE}), [])
+    assert isinstance(made, ResumablePBT)
     for trial in trials:
         made._trial_state[trial] = _State()
     return made, Controller(*trials)
@@ -56,7 +56,7 @@ class _State:
     last_score = None
 
 
-def _reports(made: Exchange, there: Controller, trial: Played, step: int) -> None:
+def _reports(made: ResumablePBT, there: Controller, trial: Played, step: int) -> None:
     told = made.on_trial_result(there, trial, {"step": step, "metric": 1.0})
     assert told == TrialScheduler.PAUSE
     trial.status = Trial.PAUSED
@@ -102,5 +102,5 @@ def test_asha_lets_a_trial_of_more_steps_than_the_default_reach_its_end(
     tmp_path: Path, steps: dict[str, Any], most: int
 ):
     search = a_search(tmp_path, {"space": {"train.steps": steps}})
-    assert scheduler_of(search, [])._max_t == most
+    assert make_scheduler(search, [])._max_t == most
     assert Domain.model_validate(steps).finite

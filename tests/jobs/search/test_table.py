@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from jobs.search.rows import Row
-from jobs.search.table import line_of, live
+from jobs.search.rows import TrialRecord
+from jobs.search.table import format_trial, render_table
 from tests.jobs.search.made import HOSTILE, row, search
 
 
-def text_of(rows: list[Row], mode: str = "min", width: int = 80) -> list[str]:
+def text_of(rows: list[TrialRecord], mode: str = "min", width: int = 80) -> list[str]:
     console = Console(width=200, file=io.StringIO(), color_system=None)
-    console.print(live(rows, "eval_loss", "max" if mode == "max" else "min", width))
+    console.print(render_table(rows, "eval_loss", "max" if mode == "max" else "min", width))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert all(len(line) <= width for line in lines)
     return [line.rstrip() for line in lines]
@@ -119,7 +119,7 @@ def test_only_keys_that_tell_trials_apart_have_a_column():
 
 
 def test_keys_that_end_alike_keep_their_whole_names():
-    line = line_of(row(0, config={"a.rank": 2, "b.rank": 4}))
+    line = format_trial(row(0, config={"a.rank": 2, "b.rank": 4}))
     assert "a.rank=2 b.rank=4" in line
 
 
@@ -135,8 +135,8 @@ def test_a_metric_that_became_nan_and_costs_not_known_are_shown_as_such():
 
 def test_a_log_has_one_plain_line_a_trial():
     trial = row(3, 0.61, steps=60, seconds=192.0, config={"method.rank": 8, "x.mask": "rows"})
-    assert line_of(trial, "accuracy") == (
+    assert format_trial(trial, "accuracy") == (
         "trial 3 done, rank=8 mask=rows, accuracy 0.6100 at step 60, 3 min 12 s"
     )
-    failed = Row(4, {"method.rank": 8}, status="failed", reason="bad\n\x1b[31mvalue")
-    assert line_of(failed) == r"trial 4 failed, rank=8, bad \x1b[31mvalue"
+    failed = TrialRecord(4, {"method.rank": 8}, status="failed", reason="bad\n\x1b[31mvalue")
+    assert format_trial(failed) == r"trial 4 failed, rank=8, bad \x1b[31mvalue"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from ray.exceptions import RayTaskError
 
-from jobs.search.diary import Diary
-from jobs.search.rows import Row
-from jobs.search.trainable import ASKED
-from jobs.search.watch import BudgetStopper, Watch, spent
+from jobs.search.diary import TrialLog
+from jobs.search.rows import TrialRecord
+from jobs.search.trainable import REQUEST_KEY
+from jobs.search.watch import BudgetStopper, TrialRecorder, describe_spent_budget
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.search.asked import a_search
@@ -33,7 +33,7 @@ class Told:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {ASKED: Asks()}
+        return {REQUEST_KEY: Asks()}
 
     def get_pickled_error(self) -> Exception | None:
         return self.error
@@ -45,22 +45,22 @@ def _result(step: int, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def diary(tmp_path: Path) -> Diary:
-    made = Diary(RunStore(DirectoryStore(tmp_path), "search"))
-    made.write(Row(0, {"method.rank": 2}, status="running"))
+def diary(tmp_path: Path) -> TrialLog:
+    made = TrialLog(RunStore(DirectoryStore(tmp_path), "search"))
+    made.write(TrialRecord(0, {"method.rank": 2}, status="running"))
     return made
 
 
-def _watch(folder: Path, diary: Diary, said: list[Row] | None = None) -> Watch:
-    return Watch(a_search(folder), diary, [].append if said is None else said.append)
+def _watch(folder: Path, diary: TrialLog, said: list[TrialRecord] | None = None) -> TrialRecorder:
+    return TrialRecorder(a_search(folder), diary, [].append if said is None else said.append)
 
 
-def test_what_a_trial_shared_stays_known_after_it_was_started_again(tmp_path: Path, diary: Diary):
+def test_what_a_trial_shared_stays_known_after_it_was_started_again(tmp_path: Path, diary: TrialLog):
     watch = _watch(tmp_path, diary)
     watch.on_trial_result(1, [], Told(), _result(4, taken=("sparse stage", "first evaluation")))
     watch.on_trial_result(2, [], Told(), _result(8))
-    assert diary.rows[0].shared == ("sparse stage", "first evaluation")
-    assert diary.rows[0].curve == ((4, 0.25), (8, 0.125))
+    assert diary.records[0].shared == ("sparse stage", "first evaluation")
+    assert diary.records[0].curve == ((4, 0.25), (8, 0.125))
 
 
 @pytest.mark.parametrize(
@@ -73,20 +73,20 @@ def test_what_a_trial_shared_stays_known_after_it_was_started_again(tmp_path: Pa
     ],
 )  # fmt: skip
 def test_a_trial_that_tune_gave_up_says_why(
-    tmp_path: Path, diary: Diary, error: Exception | None, reason: str
+    tmp_path: Path, diary: TrialLog, error: Exception | None, reason: str
 ):
-    said: list[Row] = []
+    said: list[TrialRecord] = []
     _watch(tmp_path, diary, said).on_trial_error(1, [], Told(error))
     assert [(row.status, row.reason) for row in said] == [("failed", reason)]
 
 
-def test_a_trial_that_failed_keeps_its_curve_and_ends_with_its_reason(tmp_path: Path, diary: Diary):
+def test_a_trial_that_failed_keeps_its_curve_and_ends_with_its_reason(tmp_path: Path, diary: TrialLog):
     watch = _watch(tmp_path, diary)
     watch.on_trial_result(1, [], Told(), _result(4))
     failed = _result(0, failed="out of memory", ended=True)
     del failed["metric"]
     watch.on_trial_result(2, [], Told(), failed)
-    [row] = diary.rows
+    [row] = diary.records
     assert (row.status, row.reason, row.steps) == ("failed", "out of memory", 4)
     assert row.curve == ((4, 0.25),)
 
@@ -100,23 +100,23 @@ def test_a_trial_that_failed_keeps_its_curve_and_ends_with_its_reason(tmp_path: 
     ],
 )
 def test_a_budget_that_is_used_up_ends_the_search(
-    tmp_path: Path, diary: Diary, budget: dict[str, Any], machine: dict[str, Any], why: str
+    tmp_path: Path, diary: TrialLog, budget: dict[str, Any], machine: dict[str, Any], why: str
 ):
     search = a_search(tmp_path, {"budget": budget}, cluster={"machine": machine})
     told: list[str] = []
-    diary.write(diary.rows[0], tokens=81, seconds=3601.0)
+    diary.write(diary.records[0], tokens=81, seconds=3601.0)
     assert BudgetStopper(search, diary, told.append).stop_all()
     assert why in told[0]
     assert not BudgetStopper(a_search(tmp_path), diary, told.append).stop_all()
 
 
-def test_a_trial_is_charged_for_the_machines_of_its_own_workers(tmp_path: Path, diary: Diary):
+def test_a_trial_is_charged_for_the_machines_of_its_own_workers(tmp_path: Path, diary: TrialLog):
     machine = {"price_per_hour": 1.0, "workers_per_node": 1}
     space = {"cluster.workers": {"choice": [1, 4]}}
     search = a_search(
         tmp_path, {"budget": {"cost": 3}, "space": space}, cluster={"machine": machine}
     )
-    diary.write(diary.rows[0], config={"cluster.workers": 1}, seconds=3600.0)
-    assert spent(search, diary) is None
-    diary.write(diary.rows[0], config={"cluster.workers": 4})
-    assert spent(search, diary) is not None
+    diary.write(diary.records[0], config={"cluster.workers": 1}, seconds=3600.0)
+    assert describe_spent_budget(search, diary) is None
+    diary.write(diary.records[0], config={"cluster.workers": 4})
+    assert describe_spent_budget(search, diary) is not None

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from jobs.errors import Fault
-from jobs.store.keys import Head, Leftover
-from jobs.store.manifest import Base, Data, Draft, Mask
+from jobs.store.keys import ObjectInfo, Leftover
+from jobs.store.manifest import BaseRecord, DataRecord, ManifestDraft, MaskRecord
 from jobs.store.objects import ObjectStore
 
 Faults = list[Fault]
@@ -22,51 +22,51 @@ T = TypeVar("T")
 DIGESTS = {letter: letter * 64 for letter in "abcdef"}
 
 
-def safetensors(header: Any, data: bytes = b"") -> bytes:
+def encode_safetensors(header: Any, data: bytes = b"") -> bytes:
     """A safetensors file around any header, honest or not."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
 
-def tensors(text: str = "weights") -> bytes:
+def encode_text_tensor(text: str = "weights") -> bytes:
     """An honest file of one tensor that holds `text`."""
     data = text.encode()
     entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
-    return safetensors({"lora_A.weight": entry}, data)
+    return encode_safetensors({"lora_A.weight": entry}, data)
 
 
-def floats(*values: float) -> bytes:
+def encode_float_tensor(*values: float) -> bytes:
     """An honest file of one float32 tensor."""
     data = struct.pack(f"<{len(values)}f", *values)
     entry = {"dtype": "F32", "shape": [len(values)], "data_offsets": [0, len(data)]}
-    return safetensors({"lora_A.weight": entry}, data)
+    return encode_safetensors({"lora_A.weight": entry}, data)
 
 
-def adapter_folder(folder: Path, text: str = "weights") -> Path:
+def make_adapter_folder(folder: Path, text: str = "weights") -> Path:
     """A PEFT folder of two files whose contents say `text`."""
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps({"says": text}))
-    (folder / "adapter_model.safetensors").write_bytes(tensors(text))
+    (folder / "adapter_model.safetensors").write_bytes(encode_text_tensor(text))
     return folder
 
 
-def draft(**changes: Any) -> Draft:
+def make_draft(**changes: Any) -> ManifestDraft:
     """A run's draft, with what a test cares about changed."""
-    whole: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": "chat",
         "kind": "slora",
         "run": "chat-20260101-120000-0a1b",
         "attempt": 1,
-        "base": Base(path="/no/such/base", digest=DIGESTS["a"]),
-        "data": Data(train_sha256=DIGESTS["b"], row_order="seed 0, shuffled once", rows=100),
-        "mask": Mask(strategy="random", seed=0, density=0.01),
+        "base": BaseRecord(path="/no/such/base", digest=DIGESTS["a"]),
+        "data": DataRecord(train_sha256=DIGESTS["b"], row_order="seed 0, shuffled once", rows=100),
+        "mask": MaskRecord(strategy="random", seed=0, density=0.01),
         "spec_sha256": DIGESTS["c"],
         "code_version": "0.1.0",
         "world_size": 2,
         "evaluation": {"before": {"eval_loss": 3.5}, "after": {"eval_loss": 2.125}},
         "ledger": {"tokens": 12345, "seconds": 192.4},
     }
-    return Draft(**{**whole, **changes})
+    return ManifestDraft(**{**fields, **changes})
 
 
 def race(target: Callable[..., None], *rest: Any, count: int) -> list[int | None]:
@@ -76,7 +76,7 @@ def race(target: Callable[..., None], *rest: Any, count: int) -> list[int | None
     context.set_forkserver_preload(["tests.jobs.store.made", "jobs.store.adapters"])
     start = context.Barrier(count)
     racers = [
-        context.Process(target=_in, args=(dict(os.environ), target, start, number, *rest))
+        context.Process(target=_run_in_environment, args=(dict(os.environ), target, start, number, *rest))
         for number in range(count)
     ]
     for racer in racers:
@@ -86,7 +86,7 @@ def race(target: Callable[..., None], *rest: Any, count: int) -> list[int | None
     return [racer.exitcode for racer in racers]
 
 
-def _in(environment: dict[str, str], target: Callable[..., None], *rest: Any) -> None:
+def _run_in_environment(environment: dict[str, str], target: Callable[..., None], *rest: Any) -> None:
     # The fork server keeps the environment of the test that started it.
     os.environ.clear()
     os.environ.update(environment)
@@ -97,11 +97,11 @@ class Killed(BaseException):
     """The process is gone; BaseException, so nobody answers it."""
 
 
-def die() -> None:
+def raise_killed() -> None:
     raise Killed
 
 
-def die_for_real() -> None:
+def kill_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -114,7 +114,7 @@ class DyingStore:
         *,
         at: int = 0,
         after: bool = False,
-        death: Callable[[], None] = die,
+        death: Callable[[], None] = raise_killed,
     ) -> None:
         self._inner, self._at, self._after, self._death = inner, at, after, death
         self.calls = list[str]()
@@ -122,45 +122,45 @@ class DyingStore:
     def put(
         self, key: str, data: bytes, *, create_only: bool = False, if_match: str | None = None
     ) -> str:
-        return self._do(
+        return self._call(
             "put " + key,
             lambda: self._inner.put(key, data, create_only=create_only, if_match=if_match),
         )
 
     def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
-        return self._do(
+        return self._call(
             "put " + key, lambda: self._inner.put_file(key, path, create_only=create_only)
         )
 
     def copy(self, source: str, key: str) -> None:
-        self._do("copy " + key, lambda: self._inner.copy(source, key))
+        self._call("copy " + key, lambda: self._inner.copy(source, key))
 
     def get_file(self, key: str, path: Path) -> str:
-        return self._do("fetch " + key, lambda: self._inner.get_file(key, path))
+        return self._call("fetch " + key, lambda: self._inner.get_file(key, path))
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
-        return self._do("read " + key, lambda: self._inner.read(key, start, length))
+        return self._call("read " + key, lambda: self._inner.read(key, start, length))
 
     def get(self, key: str) -> bytes:
-        return self._do("get " + key, lambda: self._inner.get(key))
+        return self._call("get " + key, lambda: self._inner.get(key))
 
     def open(self, key: str) -> BinaryIO:
-        return self._do("open " + key, lambda: self._inner.open(key))
+        return self._call("open " + key, lambda: self._inner.open(key))
 
-    def head(self, key: str) -> Head | None:
-        return self._do("head " + key, lambda: self._inner.head(key))
+    def head(self, key: str) -> ObjectInfo | None:
+        return self._call("head " + key, lambda: self._inner.head(key))
 
     def list(self, prefix: str) -> Iterator[str]:
-        return self._do("list " + prefix, lambda: self._inner.list(prefix))
+        return self._call("list " + prefix, lambda: self._inner.list(prefix))
 
     def delete(self, key: str) -> None:
-        self._do("delete " + key, lambda: self._inner.delete(key))
+        self._call("delete " + key, lambda: self._inner.delete(key))
 
-    def leftovers(self) -> list[Leftover]:
-        return self._do("leftovers", self._inner.leftovers)
+    def list_leftovers(self) -> list[Leftover]:
+        return self._call("leftovers", self._inner.list_leftovers)
 
     def discard(self, leftover: Leftover) -> None:
-        self._do("discard " + leftover.name, lambda: self._inner.discard(leftover))
+        self._call("discard " + leftover.name, lambda: self._inner.discard(leftover))
 
     def url(self, key: str) -> str:
         return self._inner.url(key)
@@ -168,7 +168,7 @@ class DyingStore:
     def check_writable(self) -> Faults:
         return self._inner.check_writable()
 
-    def _do(self, name: str, act: Callable[[], T]) -> T:
+    def _call(self, name: str, act: Callable[[], T]) -> T:
         self.calls.append(name)
         mine = len(self.calls) == self._at
         if mine and not self._after:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import AlreadyThere, InputError, NotFound, StoreError
+from jobs.errors import AlreadyExists, InputError, NotInStore, StoreError
 from jobs.store.directory import DirectoryStore
 from tests.jobs.store.made import race
 
 
-def everything_under(folder: Path) -> list[Path]:
+def list_tree(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
@@ -32,8 +32,8 @@ def test_what_is_put_is_got_listed_measured_and_deleted(store: DirectoryStore, t
     assert store.get("a/one") == b"again"
     with store.open("b/file") as stream:
         assert stream.read() == b"from a file"
-    there = store.head("b/file")
-    assert there is not None and there.size == 11
+    info = store.head("b/file")
+    assert info is not None and info.size == 11
     store.delete("a/one")
     store.delete("a/one")
     assert store.head("a/one") is None
@@ -48,28 +48,28 @@ def test_keys_are_listed_in_the_order_of_their_text(store: DirectoryStore):
 
 
 @pytest.mark.parametrize("key", ["a/three", "a", "a/one/below", "nothing"])
-def test_what_is_not_there_is_not_found(store: DirectoryStore, key: str):
+def test_an_absent_object_raises_an_error_or_is_none(store: DirectoryStore, key: str):
     store.put("a/one", b"1")
     assert store.head(key) is None
-    with pytest.raises(NotFound):
+    with pytest.raises(NotInStore):
         store.get(key)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotInStore):
         store.open(key)
     store.delete("nothing")
 
 
-def test_not_found_names_what_lies_beside(store: DirectoryStore):
+def test_the_error_of_an_absent_object_lists_its_siblings(store: DirectoryStore):
     store.put("a/one", b"1")
-    with pytest.raises(NotFound, match="There is: a/one"):
+    with pytest.raises(NotInStore, match="There is: a/one"):
         store.get("a/two")
 
 
-def test_create_only_keeps_what_is_there(store: DirectoryStore, tmp_path: Path):
+def test_create_only_keeps_the_existing_object(store: DirectoryStore, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"second")
     store.put("a", b"first", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put("a", b"second", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put_file("a", tmp_path / "file", create_only=True)
     assert store.get("a") == b"first"
     assert list((store.root / ".tmp").iterdir()) == []
@@ -80,7 +80,7 @@ def _create(start: Barrier, mine: int, root: Path) -> None:
     for turn in range(50):
         try:
             DirectoryStore(root).put(f"key-{turn}", str(mine).encode() * 1000, create_only=True)
-        except AlreadyThere:
+        except AlreadyExists:
             continue
         DirectoryStore(root).put(f"won-{turn}-by-{mine}", b"")
 
@@ -94,7 +94,7 @@ def test_of_racing_creators_exactly_one_wins(tmp_path: Path):
 
 
 def test_a_write_under_way_is_neither_listed_nor_read(store: DirectoryStore):
-    with store._temporary() as (file, path):
+    with store._open_temporary() as (file, path):
         file.write(b"half")
         file.flush()
         assert path.exists()
@@ -139,13 +139,13 @@ def test_a_store_reached_through_a_link_works(tmp_path: Path):
     assert (tmp_path / "disk" / "a").read_bytes() == b"x"
 
 
-def test_objects_can_be_read_by_whom_the_umask_lets(store: DirectoryStore):
+def test_objects_have_the_permissions_of_the_umask(store: DirectoryStore):
     before = os.umask(0o022)
     try:
         store.put("a", b"x")
     finally:
         os.umask(before)
-    assert store.path("a").stat().st_mode & 0o777 == 0o644
+    assert store.local_path("a").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_store_survives_a_pickle(store: DirectoryStore):
@@ -154,32 +154,32 @@ def test_a_store_survives_a_pickle(store: DirectoryStore):
 
 
 @contextmanager
-def unchanged(folder: Path) -> Iterator[None]:
-    before = everything_under(folder)
+def assert_unchanged(folder: Path) -> Iterator[None]:
+    before = list_tree(folder)
     yield
-    assert everything_under(folder) == before
+    assert list_tree(folder) == before
 
 
 @pytest.mark.parametrize("place", ["store", "new/deep/store", "."])
-def test_a_check_of_a_good_place_leaves_nothing_behind(place: str, tmp_path: Path):
-    with unchanged(tmp_path):
+def test_a_check_of_a_writable_folder_leaves_nothing_behind(place: str, tmp_path: Path):
+    with assert_unchanged(tmp_path):
         assert DirectoryStore(tmp_path / place).check_writable() == []
 
 
 def test_a_check_of_a_store_in_use_leaves_it_as_it_is(store: DirectoryStore):
     store.put("adapters/a", b"1")
     store.put("runs/a", b"1")
-    with unchanged(store.root):
+    with assert_unchanged(store.root):
         assert store.check_writable() == []
 
 
 @pytest.mark.parametrize(
     "place", ["file", "file/store", "file/deep/store", "/proc/store", "/sys/store", "dangling/x"]
 )
-def test_a_check_of_a_bad_place_is_a_fault_and_leaves_nothing_behind(place: str, tmp_path: Path):
+def test_a_check_of_an_unwritable_folder_gives_a_reason_and_leaves_nothing_behind(place: str, tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "dangling").symlink_to("/proc/nowhere")
-    with unchanged(tmp_path):
+    with assert_unchanged(tmp_path):
         [fault] = DirectoryStore(tmp_path / place).check_writable()
     assert fault.key == "store"
     assert "can't be written" in fault.problem

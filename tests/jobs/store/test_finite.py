@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.finite import first_not_finite
+from jobs.store.finite import find_non_finite
 from jobs.store.tensors import read_header
-from tests.jobs.store.made import safetensors
+from tests.jobs.store.made import encode_safetensors
 
 INF, NAN = float("inf"), float("nan")
 BAD = {
@@ -30,24 +30,24 @@ GOOD = {
 }
 
 
-def written(path: Path, dtype: str, values: list[bytes]) -> Path:
+def write_floats(path: Path, dtype: str, values: list[bytes]) -> Path:
     data = b"".join(values)
     entry = {"dtype": dtype, "shape": [len(values)], "data_offsets": [0, len(data)]}
-    path.write_bytes(safetensors({"x": entry}, data))
+    path.write_bytes(encode_safetensors({"x": entry}, data))
     return path
 
 
 @pytest.mark.parametrize("dtype", BAD)
-def test_one_value_that_is_no_number_is_found_wherever_it_stands(dtype: str, tmp_path: Path):
+def test_a_non_finite_value_is_detected_at_any_position(dtype: str, tmp_path: Path):
     for number, bad in enumerate(BAD[dtype]):
-        for place in (0, 2, 4):
+        for position in (0, 2, 4):
             values = [GOOD[dtype][0]] * 4
-            values.insert(place, bad)
-            path = written(tmp_path / f"{number}-{place}", dtype, values)
-            assert first_not_finite(path, read_header(path)) == "x"
+            values.insert(position, bad)
+            path = write_floats(tmp_path / f"{number}-{position}", dtype, values)
+            assert find_non_finite(path, read_header(path)) == "x"
 
 
 @pytest.mark.parametrize("dtype", GOOD)
-def test_numbers_are_let_through(dtype: str, tmp_path: Path):
-    path = written(tmp_path / "file", dtype, GOOD[dtype] * 1000)
-    assert first_not_finite(path, read_header(path)) is None
+def test_finite_values_pass(dtype: str, tmp_path: Path):
+    path = write_floats(tmp_path / "file", dtype, GOOD[dtype] * 1000)
+    assert find_non_finite(path, read_header(path)) is None

@@ -6,29 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import InputError, NotFound
-from jobs.store.adapters import broken_adapters, commit, list_adapters, resolve
+from jobs.errors import InputError, NotInStore
+from jobs.store.adapters import list_broken_adapters, commit, list_adapters, resolve_adapter
 from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import LARGEST_MANIFEST, BadManifest
-from tests.jobs.store.made import DyingStore, adapter_folder, draft
+from jobs.store.manifest import MAX_MANIFEST_BYTES, BadManifest
+from tests.jobs.store.made import DyingStore, make_adapter_folder, make_draft
 
 
 @pytest.fixture
 def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
     """chat v1, v2, v10 (after an unfinished v9) and zoo v1."""
-    folder = adapter_folder(tmp_path / "exported")
-    commit(store, folder, draft(run="r1"))
-    commit(store, folder, draft(run="r2"))
+    folder = make_adapter_folder(tmp_path / "exported")
+    commit(store, folder, make_draft(run="r1"))
+    commit(store, folder, make_draft(run="r2"))
     store.put("adapters/chat/v9/.claim", b"{}")
     store.put("adapters/chat/v9/adapter_config.json", b"{}")
-    commit(store, folder, draft(run="r3"))
-    commit(store, folder, draft(run="r4", name="zoo"))
+    commit(store, folder, make_draft(run="r3"))
+    commit(store, folder, make_draft(run="r4", name="zoo"))
     return store
 
 
 def test_an_empty_store_lists_nothing_and_makes_nothing(store: DirectoryStore):
     assert list_adapters(store) == []
-    assert broken_adapters(store) == []
+    assert list_broken_adapters(store) == []
     assert not store.root.exists()
 
 
@@ -46,10 +46,10 @@ def test_only_what_is_committed_is_listed_in_the_order_of_versions(full: Directo
         ("zoo", "zoo@v1"),
     ],
 )
-def test_a_name_means_its_newest_version_or_the_one_it_names(
+def test_a_name_resolves_to_its_newest_or_its_named_version(
     wanted: str, label: str, full: DirectoryStore
 ):
-    assert resolve(full, wanted).label == label
+    assert resolve_adapter(full, wanted).label == label
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_a_name_means_its_newest_version_or_the_one_it_names(
         ("cha", "The adapter cha is not in the store. There is: chat, zoo."),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(wanted: str, says: str, full: DirectoryStore):
-    with pytest.raises(NotFound) as caught:
-        resolve(full, wanted)
+def test_an_absent_adapter_is_reported_with_the_existing_ones(wanted: str, says: str, full: DirectoryStore):
+    with pytest.raises(NotInStore) as caught:
+        resolve_adapter(full, wanted)
     assert str(caught.value) == says
 
 
@@ -77,19 +77,19 @@ def test_what_is_not_there_is_told_with_what_is(wanted: str, says: str, full: Di
 )  # fmt: skip
 def test_a_hostile_name_is_refused_in_print(wanted: str, store: DirectoryStore):
     with pytest.raises(InputError) as caught:
-        resolve(store, wanted)
+        resolve_adapter(store, wanted)
     assert str(caught.value).isprintable()
     assert str(caught.value).isascii()
 
 
-def test_a_corrupt_manifest_is_shown_as_such_and_breaks_nothing_else(full: DirectoryStore):
+def test_a_corrupt_manifest_is_reported_and_breaks_nothing_else(full: DirectoryStore):
     full.put("adapters/chat/v2/manifest.json", b'{"name": "chat"')
     full.put("adapters/bad name/v1/manifest.json", b"{}")
     full.put("adapters/zoo/latest/manifest.json", b"{}")
     full.put("adapters/zoo/v2/manifest.json", full.get("adapters/zoo/v1/manifest.json"))
-    full.put("adapters/zoo/v3/manifest.json", b" " * (LARGEST_MANIFEST + 1))
+    full.put("adapters/zoo/v3/manifest.json", b" " * (MAX_MANIFEST_BYTES + 1))
     assert [adapter.label for adapter in list_adapters(full)] == ["chat@v1", "chat@v10", "zoo@v1"]
-    assert {fault.key: fault.problem[:20] for fault in broken_adapters(full)} == {
+    assert {fault.key: fault.problem[:20] for fault in list_broken_adapters(full)} == {
         "adapters/bad name/v1/manifest.json": "its folder is not <n",
         "adapters/chat/v2/manifest.json": "not the JSON of a ma",
         "adapters/zoo/latest/manifest.json": "its folder is not <n",
@@ -99,18 +99,18 @@ def test_a_corrupt_manifest_is_shown_as_such_and_breaks_nothing_else(full: Direc
 
 
 def test_a_manifest_that_is_too_large_is_not_even_read(store: DirectoryStore):
-    store.put("adapters/chat/v1/manifest.json", b" " * (LARGEST_MANIFEST + 1))
+    store.put("adapters/chat/v1/manifest.json", b" " * (MAX_MANIFEST_BYTES + 1))
     watched = DyingStore(store)
     with pytest.raises(BadManifest, match="too many"):
-        resolve(watched, "chat")
+        resolve_adapter(watched, "chat")
     assert not [call for call in watched.calls if call.startswith(("get", "open"))]
 
 
-def test_a_corrupt_newest_version_is_told_rather_than_an_older_one_given(full: DirectoryStore):
+def test_a_corrupt_newest_version_is_an_error_and_no_older_version_is_returned(full: DirectoryStore):
     full.put("adapters/chat/v10/manifest.json", b"nonsense")
     with pytest.raises(BadManifest, match="v10"):
-        resolve(full, "chat")
-    assert resolve(full, "chat@v2").version == 2
+        resolve_adapter(full, "chat")
+    assert resolve_adapter(full, "chat@v2").version == 2
 
 
 def test_what_else_lies_beside_the_versions_is_no_adapter(full: DirectoryStore):
@@ -118,5 +118,5 @@ def test_what_else_lies_beside_the_versions_is_no_adapter(full: DirectoryStore):
     full.put("adapters/manifest.json", b"{}")
     full.put("adapters/chat/v1/sub/manifest.json", b"{}")
     assert len(list_adapters(full)) == 4
-    assert broken_adapters(full) == []
-    assert resolve(full, "chat").version == 10
+    assert list_broken_adapters(full) == []
+    assert resolve_adapter(full, "chat").version == 10

@@ -47,7 +47,7 @@ def test_a_store_opens_again_by_its_own_url(tmp_path: Path):
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/a/b", "S3://bucket/a/b/"])
-def test_a_bucket_is_opened_without_asking_anybody(url: str):
+def test_a_bucket_is_opened_without_a_request(url: str):
     store = open_store(url)
     assert isinstance(store, S3Store)
     assert store.url("c/d") == "s3://bucket/a/b/c/d"
@@ -60,7 +60,7 @@ def test_a_prefix_is_held_to_what_keys_are(prefix: str):
         open_store(f"s3://bucket/{prefix}")
 
 
-def test_credentials_in_a_url_are_never_shown():
+def test_credentials_in_a_url_are_never_printed():
     with pytest.raises(InputError) as caught:
         open_store("s3://key:s3cr3t@bucket/prefix")
     assert "s3cr3t" not in str(caught.value)
@@ -83,7 +83,7 @@ def test_credentials_in_a_url_are_never_shown():
         ("/tmp/a\0b", "names no store"),
     ],
 )
-def test_a_url_that_opens_nothing_is_a_fault_of_the_key_store(url: str, says: str):
+def test_an_invalid_url_is_a_fault_of_the_key_store(url: str, says: str):
     with pytest.raises(InputError) as caught:
         open_store(url)
     [fault] = caught.value.faults

@@ -7,30 +7,30 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from jobs.errors import InputError, NotFound
+from jobs.errors import InputError, NotInStore
 from jobs.store.directory import DirectoryStore
-from jobs.store.runs import LEDGER, PLAN, SPEC, RunStore, list_runs, new_run_id
+from jobs.store.runs import LEDGER, PLAN, SPEC, RunStore, list_runs, make_run_id
 from tests.jobs.store.made import DyingStore
 
 NOON = datetime(2026, 1, 2, 12, 3, 4, tzinfo=UTC)
 
 
 def test_a_run_is_called_by_its_name_its_time_and_four_digits():
-    assert re.fullmatch(r"chat-20260102-120304-[0-9a-f]{4}", new_run_id("chat", NOON))
-    there = NOON.astimezone(timezone(timedelta(hours=-11)))
-    assert new_run_id("chat", there).startswith("chat-20260102-120304-")
+    assert re.fullmatch(r"chat-20260102-120304-[0-9a-f]{4}", make_run_id("chat", NOON))
+    zone = NOON.astimezone(timezone(timedelta(hours=-11)))
+    assert make_run_id("chat", zone).startswith("chat-20260102-120304-")
 
 
-def test_runs_of_one_second_are_told_apart():
-    assert len({new_run_id("chat", NOON) for _ in range(20)}) > 15
+def test_runs_of_the_same_second_have_different_ids():
+    assert len({make_run_id("chat", NOON) for _ in range(20)}) > 15
 
 
 def test_the_longest_name_makes_a_run_that_the_store_takes(store: DirectoryStore):
-    RunStore(store, new_run_id("a" * 63, NOON)).write_text(SPEC, "name: x\n")
+    RunStore(store, make_run_id("a" * 63, NOON)).write_text(SPEC, "name: x\n")
     assert len(list_runs(store)) == 1
 
 
-def test_papers_lie_where_the_design_says(store: DirectoryStore):
+def test_files_have_the_keys_that_the_design_names(store: DirectoryStore):
     run = RunStore(store, "r1")
     run.write_text(SPEC, "name: chat\n")
     run.write_json(PLAN, {"steps": 60})
@@ -51,16 +51,16 @@ def test_papers_lie_where_the_design_says(store: DirectoryStore):
     assert run.events.tail()[0] == [{"kind": "started"}]
 
 
-def test_a_paper_is_written_anew_by_a_later_attempt(store: DirectoryStore):
+def test_a_file_is_overwritten_by_a_later_attempt(store: DirectoryStore):
     run = RunStore(store, "r1")
     run.write_json(PLAN, {"steps": 60})
     run.write_json(PLAN, {"steps": 40})
     assert run.read_json(PLAN) == {"steps": 40}
-    with pytest.raises(NotFound):
+    with pytest.raises(NotInStore):
         run.read_json(LEDGER)
 
 
-def test_a_paper_that_no_other_program_could_read_is_not_written(store: DirectoryStore):
+def test_a_file_that_no_other_program_could_read_is_not_written(store: DirectoryStore):
     with pytest.raises(ValueError, match="JSON compliant"):
         RunStore(store, "r1").write_json(LEDGER, {"loss": float("nan")})
 
@@ -72,7 +72,7 @@ def test_checkpoints_are_counted_in_the_order_of_steps(store: DirectoryStore):
         store.put(run.checkpoint_key(step, "b"), b"")
     store.put("runs/r1/checkpoints/latest/a", b"")
     store.put("runs/r10/checkpoints/7/a", b"")
-    assert run.checkpoint_steps() == [3, 20, 100]
+    assert run.list_checkpoint_steps() == [3, 20, 100]
 
 
 def test_a_run_without_a_spec_is_not_listed(store: DirectoryStore):
@@ -92,7 +92,7 @@ def test_a_hostile_run_is_refused_in_print(run_id: str, store: DirectoryStore):
     assert str(caught.value).isprintable()
 
 
-def test_a_store_that_can_not_append_has_journals_too(store: DirectoryStore):
+def test_a_store_that_cannot_append_has_journals_too(store: DirectoryStore):
     runs = RunStore(DyingStore(store), "r1")
     runs.events.append({"kind": "started"})
     runs.metrics.append({"loss": 1.5})

@@ -16,7 +16,7 @@ from botocore.exceptions import (
 from urllib3.exceptions import ProtocolError
 
 from jobs.errors import StoreError, StoreRefused, StoreUnreachable
-from jobs.store.s3_errors import told
+from jobs.store.s3_errors import translate_errors
 
 URL = "http://key:s3cr3t@host"
 
@@ -55,7 +55,7 @@ def answered(code: str, status: int) -> ClientError:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_an_error_says_who_has_to_act_and_quotes_nothing(error: Exception, kind: type[StoreError]):
-    with pytest.raises(StoreError) as caught, told("s3://bucket/key"):
+    with pytest.raises(StoreError) as caught, translate_errors("s3://bucket/key"):
         raise error
     assert type(caught.value) is kind
     assert str(caught.value).startswith("s3://bucket/key: ")
@@ -64,5 +64,5 @@ def test_an_error_says_who_has_to_act_and_quotes_nothing(error: Exception, kind:
 
 
 def test_an_error_of_a_file_is_none_of_the_stores():
-    with pytest.raises(FileNotFoundError), told("s3://bucket/key"):
+    with pytest.raises(FileNotFoundError), translate_errors("s3://bucket/key"):
         raise FileNotFoundError("mine")

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jobs.store.s3_list import KEYS, _keys, _take_keys
+from jobs.store.s3_list import KEYS, _read_keys, _extract_keys
 
 PAGE = (
     b'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
@@ -17,26 +17,26 @@ PAGE = (
 )
 
 
-def taken(body: bytes, status: int = 200) -> tuple[bytes, dict[str, list[str]]]:
+def parse_page(body: bytes, status: int = 200) -> tuple[bytes, dict[str, list[str]]]:
     response, parsed = {"status_code": status, "body": body}, dict[str, list[str]]()
-    _take_keys(response, parsed)
+    _extract_keys(response, parsed)
     return response["body"], parsed
 
 
 def test_the_keys_are_taken_and_the_rest_is_left():
-    body, parsed = taken(PAGE)
+    body, parsed = parse_page(PAGE)
     assert parsed == {KEYS: ["a+b%3Cx%3E", "a&amp;b"]}
     assert b"Contents" not in body and b"<IsTruncated>false</IsTruncated><EncodingType>" in body
-    assert _keys({**parsed, "EncodingType": "url"}) == ["a b<x>", "a&amp;b"]
-    assert _keys({**parsed, "Contents": [{"Key": "c"}]}) == ["a+b%3Cx%3E", "a&amp;b", "c"]
+    assert _read_keys({**parsed, "EncodingType": "url"}) == ["a b<x>", "a&amp;b"]
+    assert _read_keys({**parsed, "Contents": [{"Key": "c"}]}) == ["a+b%3Cx%3E", "a&amp;b", "c"]
 
 
 def test_a_page_that_is_cut_short_anywhere_is_none_to_boto3_either():
     for at in range(1, len(PAGE)):
-        body, _ = taken(PAGE[:at])
+        body, _ = parse_page(PAGE[:at])
         with pytest.raises(ElementTree.ParseError):
             ElementTree.fromstring(body)
-    ElementTree.fromstring(taken(PAGE)[0])
+    ElementTree.fromstring(parse_page(PAGE)[0])
 
 
 @pytest.mark.parametrize(
@@ -50,5 +50,5 @@ def test_a_page_that_is_cut_short_anywhere_is_none_to_boto3_either():
     ids=["an error", "an entry without a key", "an empty key", "nothing"],
 )
 def test_what_is_not_as_s3_writes_it_is_left_to_boto3(body: bytes, status: int):
-    found, parsed = taken(body, status)
-    assert found == body and not parsed.get(KEYS)
+    keys, parsed = parse_page(body, status)
+    assert keys == body and not parsed.get(KEYS)

@@ -8,80 +8,80 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import StoreUnreachable
-from jobs.store.adapters import commit, list_adapters, verify
+from jobs.store.adapters import commit, list_adapters, verify_adapter
 from jobs.store.directory import DirectoryStore
 from jobs.store.objects import open_store
-from jobs.store.spool import keep, send, waiting
-from tests.jobs.store.made import DyingStore, Killed, adapter_folder, draft, race
+from jobs.store.spool import add_to_outbox, send_entry, list_outbox
+from tests.jobs.store.made import DyingStore, Killed, make_adapter_folder, make_draft, race
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Path:
+def outbox(tmp_path: Path) -> Path:
     return tmp_path / "spool"
 
 
 @pytest.fixture
-def kept(spool: Path, store: DirectoryStore, tmp_path: Path) -> Path:
-    return keep(spool, store.url(""), adapter_folder(tmp_path / "exported"), draft())
+def entry_folder(outbox: Path, store: DirectoryStore, tmp_path: Path) -> Path:
+    return add_to_outbox(outbox, store.url(""), make_adapter_folder(tmp_path / "exported"), make_draft())
 
 
-def test_nothing_waits_where_nothing_was_kept(spool: Path):
-    assert waiting(spool) == ([], [])
+def test_an_absent_outbox_is_empty(outbox: Path):
+    assert list_outbox(outbox) == ([], [])
 
 
-def test_what_waits_is_sent_once_and_is_gone_from_the_spool(spool, kept: Path, store):
-    [entry] = waiting(spool)[0]
-    assert (entry.folder, entry.draft) == (kept, draft())
-    manifest = send(entry, open_store(entry.store))
+def test_an_entry_is_sent_once_and_then_removed(outbox, entry_folder: Path, store):
+    [entry] = list_outbox(outbox)[0]
+    assert (entry.folder, entry.draft) == (entry_folder, make_draft())
+    manifest = send_entry(entry, open_store(entry.store_url))
     assert list_adapters(store) == [manifest]
-    assert verify(store, manifest) == []
-    assert waiting(spool) == ([], [])
-    assert send(entry, store) is None
+    assert verify_adapter(store, manifest) == []
+    assert list_outbox(outbox) == ([], [])
+    assert send_entry(entry, store) is None
 
 
-def test_what_can_not_be_sent_goes_on_waiting(spool: Path, kept: Path, store):
-    def gone() -> None:
+def test_an_entry_that_cannot_be_sent_stays(outbox: Path, entry_folder: Path, store):
+    def fail() -> None:
         raise StoreUnreachable("away")
 
-    [entry] = waiting(spool)[0]
+    [entry] = list_outbox(outbox)[0]
     for at in (1, 5, 9):
         with pytest.raises(StoreUnreachable):
-            send(entry, DyingStore(store, at=at, death=gone))
-        assert waiting(spool)[0] == [entry]
-    assert send(entry, store) is not None
+            send_entry(entry, DyingStore(store, at=at, death=fail))
+        assert list_outbox(outbox)[0] == [entry]
+    assert send_entry(entry, store) is not None
 
 
-def test_what_was_committed_before_the_death_is_not_committed_twice(spool, kept, store):
-    [entry] = waiting(spool)[0]
-    watched = DyingStore(DirectoryStore(spool.parent / "rehearsal"))
+def test_what_was_committed_before_the_death_is_not_committed_twice(outbox, entry_folder, store):
+    [entry] = list_outbox(outbox)[0]
+    watched = DyingStore(DirectoryStore(outbox.parent / "rehearsal"))
     commit(watched, entry.folder / "adapter", entry.draft)
     with pytest.raises(Killed):
-        send(entry, DyingStore(store, at=len(watched.calls), after=True))
-    assert send(entry, store) == list_adapters(store)[0]
+        send_entry(entry, DyingStore(store, at=len(watched.calls), after=True))
+    assert send_entry(entry, store) == list_adapters(store)[0]
     assert len(list_adapters(store)) == 1
 
 
-def _send(start: Barrier, _: int, spool: Path, url: str) -> None:
+def _send(start: Barrier, _: int, outbox: Path, url: str) -> None:
     start.wait()
-    for entry in waiting(spool)[0]:
-        send(entry, open_store(url))
+    for entry in list_outbox(outbox)[0]:
+        send_entry(entry, open_store(url))
 
 
-def test_two_that_recover_at_once_commit_once(spool: Path, kept: Path, store):
-    assert race(_send, spool, store.url(""), count=4) == [0] * 4
+def test_two_senders_at_once_commit_once(outbox: Path, entry_folder: Path, store):
+    assert race(_send, outbox, store.url(""), count=4) == [0] * 4
     assert len(list_adapters(store)) == 1
-    assert waiting(spool) == ([], [])
+    assert list_outbox(outbox) == ([], [])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"store": 1, "draft": 2}', "[" * 99999])
-def test_nonsense_in_the_spool_is_told_and_stops_nothing(spool, kept, text: str):
-    (spool / "zz").mkdir()
-    (spool / "zz" / "draft.json").write_text(text)
-    entries, [fault] = waiting(spool)
+def test_an_unreadable_entry_is_reported_and_stops_nothing(outbox, entry_folder, text: str):
+    (outbox / "zz").mkdir()
+    (outbox / "zz" / "draft.json").write_text(text)
+    entries, [fault] = list_outbox(outbox)
     assert len(entries) == 1
     assert str(fault).isprintable()
 
 
-def test_a_death_while_keeping_leaves_nothing_that_counts(spool: Path):
-    (spool / ".new-r1").mkdir(parents=True)
-    assert waiting(spool) == ([], [])
+def test_a_death_while_adding_leaves_no_entry(outbox: Path):
+    (outbox / ".new-r1").mkdir(parents=True)
+    assert list_outbox(outbox) == ([], [])

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs.store.tensors import BadTensors, Span, read_header
-from tests.jobs.store.made import safetensors
+from jobs.store.tensors import BadTensors, TensorSpan, read_header
+from tests.jobs.store.made import encode_safetensors
 
 
 def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
@@ -28,37 +28,37 @@ HONEST = {
 
 @pytest.mark.parametrize("way", ["path", "stream", "stream that can't seek"])
 def test_an_honest_header_is_read(way: str, tmp_path: Path):
-    whole = safetensors(HONEST, bytes(26))
-    (tmp_path / "file").write_bytes(whole)
+    data = encode_safetensors(HONEST, bytes(26))
+    (tmp_path / "file").write_bytes(data)
     if way == "path":
         spans = read_header(tmp_path / "file")
     elif way == "stream":
-        spans = read_header(io.BytesIO(whole))
+        spans = read_header(io.BytesIO(data))
     else:
-        stream = io.BytesIO(whole)
+        stream = io.BytesIO(data)
         stream.seek = None  # type: ignore[assignment, method-assign]
-        spans = read_header(stream, size=len(whole))
+        spans = read_header(stream, size=len(data))
     assert spans == {
-        "a": Span("F32", (2, 3), 0, 24),
-        "b": Span("BF16", (), 24, 26),
-        "c": Span("I8", (0, 5), 26, 26),
+        "a": TensorSpan("F32", (2, 3), 0, 24),
+        "b": TensorSpan("BF16", (), 24, 26),
+        "c": TensorSpan("I8", (0, 5), 26, 26),
     }
-    assert [name for name, span in spans.items() if span.empty] == ["c"]
+    assert [name for name, span in spans.items() if span.is_empty] == ["c"]
 
 
 def test_the_formats_own_library_agrees(tmp_path: Path):
     numpy = pytest.importorskip("numpy")
     saving = pytest.importorskip("safetensors.numpy")
-    made = {
+    arrays = {
         "a": numpy.zeros((3, 4), dtype="float32"),
         "b": numpy.zeros(5, dtype="float16"),
         "c": numpy.zeros((), dtype="int64"),
         "e": numpy.zeros((0, 2), dtype="float64"),
     }
-    saving.save_file(made, tmp_path / "file", metadata={"format": "pt"})
+    saving.save_file(arrays, tmp_path / "file", metadata={"format": "pt"})
     spans = read_header(tmp_path / "file")
     assert {name: span.shape for name, span in spans.items()} == {
-        name: tensor.shape for name, tensor in made.items()
+        name: tensor.shape for name, tensor in arrays.items()
     }
 
 
@@ -72,41 +72,41 @@ LYING = {
     "header above the limit": (100_000_001).to_bytes(8, "little") + b"{}",
     "header of 2**64-1 bytes": b"\xff" * 8,
     "header of no bytes": bytes(8),
-    "not JSON": safetensors(b"{nonsense"),
-    "not UTF-8": safetensors(b'{"\xff":1}'),
+    "not JSON": encode_safetensors(b"{nonsense"),
+    "not UTF-8": encode_safetensors(b'{"\xff":1}'),
     "a pickle": b"\x80\x04\x95" + bytes(20),
-    "a list": safetensors([]),
-    "nested too deep": safetensors(DEEP),
-    "NaN": safetensors(b'{"a":NaN}'),
-    "a number of 5000 digits": safetensors(b'{"a":' + b"9" * 5000 + b"}"),
-    "a name twice": safetensors(TWICE, bytes(8)),
-    "metadata of numbers": safetensors({"__metadata__": {"a": 1}}),
-    "entry is a text": safetensors({"a": "F32"}),
-    "entry lacks offsets": safetensors({"a": {"dtype": "F32", "shape": []}}),
-    "entry has more": safetensors({"a": {**entry(), "code": "x"}}, bytes(8)),
-    "unknown type": safetensors({"a": entry("F31")}, bytes(8)),
-    "type is a list": safetensors({"a": entry(["F32"])}, bytes(8)),
-    "negative dimension": safetensors({"a": entry("F32", (-2, -1))}, bytes(8)),
-    "dimension is a float": safetensors({"a": entry("F32", (2.0,))}, bytes(8)),
-    "dimension is true": safetensors({"a": entry("F32", (True, 2))}, bytes(8)),
-    "dimensions without end": safetensors({"a": entry("F32", (1,) * 65, (0, 4))}, bytes(4)),
-    "shape that overflows 64 bits": safetensors({"a": entry("F32", (HUGE, HUGE))}, bytes(8)),
-    "three offsets": safetensors({"a": entry("F32", (2,), (0, 8, 8))}, bytes(8)),
-    "offsets backwards": safetensors({"a": entry("F32", (2,), (8, 0))}, bytes(8)),
-    "negative offset": safetensors({"a": entry("F32", (2,), (-8, 0))}, bytes(8)),
-    "offsets beyond the file": safetensors({"a": entry()}, bytes(4)),
-    "shape smaller than its bytes": safetensors({"a": entry("F32", (1,))}, bytes(8)),
-    "bytes that nobody names": safetensors({"a": entry()}, bytes(9)),
-    "a gap": safetensors({"a": entry(), "b": entry(offsets=(12, 20))}, bytes(20)),
-    "a start after zero": safetensors({"a": entry(offsets=(4, 12))}, bytes(12)),
-    "an overlap": safetensors({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12)),
-    "two over one place": safetensors({"a": entry(), "b": entry()}, bytes(8)),
-    "half a byte": safetensors({"a": entry("F4", (3,), (0, 2))}, bytes(2)),
+    "a list": encode_safetensors([]),
+    "nested too deep": encode_safetensors(DEEP),
+    "NaN": encode_safetensors(b'{"a":NaN}'),
+    "a number of 5000 digits": encode_safetensors(b'{"a":' + b"9" * 5000 + b"}"),
+    "a name twice": encode_safetensors(TWICE, bytes(8)),
+    "metadata of numbers": encode_safetensors({"__metadata__": {"a": 1}}),
+    "entry is a text": encode_safetensors({"a": "F32"}),
+    "entry lacks offsets": encode_safetensors({"a": {"dtype": "F32", "shape": []}}),
+    "entry has more": encode_safetensors({"a": {**entry(), "code": "x"}}, bytes(8)),
+    "unknown type": encode_safetensors({"a": entry("F31")}, bytes(8)),
+    "type is a list": encode_safetensors({"a": entry(["F32"])}, bytes(8)),
+    "negative dimension": encode_safetensors({"a": entry("F32", (-2, -1))}, bytes(8)),
+    "dimension is a float": encode_safetensors({"a": entry("F32", (2.0,))}, bytes(8)),
+    "dimension is true": encode_safetensors({"a": entry("F32", (True, 2))}, bytes(8)),
+    "dimensions without end": encode_safetensors({"a": entry("F32", (1,) * 65, (0, 4))}, bytes(4)),
+    "shape that overflows 64 bits": encode_safetensors({"a": entry("F32", (HUGE, HUGE))}, bytes(8)),
+    "three offsets": encode_safetensors({"a": entry("F32", (2,), (0, 8, 8))}, bytes(8)),
+    "offsets backwards": encode_safetensors({"a": entry("F32", (2,), (8, 0))}, bytes(8)),
+    "negative offset": encode_safetensors({"a": entry("F32", (2,), (-8, 0))}, bytes(8)),
+    "offsets beyond the file": encode_safetensors({"a": entry()}, bytes(4)),
+    "shape smaller than its bytes": encode_safetensors({"a": entry("F32", (1,))}, bytes(8)),
+    "bytes that nobody names": encode_safetensors({"a": entry()}, bytes(9)),
+    "a gap": encode_safetensors({"a": entry(), "b": entry(offsets=(12, 20))}, bytes(20)),
+    "a start after zero": encode_safetensors({"a": entry(offsets=(4, 12))}, bytes(12)),
+    "an overlap": encode_safetensors({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12)),
+    "two over one place": encode_safetensors({"a": entry(), "b": entry()}, bytes(8)),
+    "half a byte": encode_safetensors({"a": entry("F4", (3,), (0, 2))}, bytes(2)),
 }
 
 
 @pytest.mark.parametrize("whole", LYING.values(), ids=LYING.keys())
-def test_a_header_that_lies_is_told_in_one_printable_line(whole: bytes):
+def test_a_wrong_header_is_reported_in_a_printable_line(whole: bytes):
     with pytest.raises(BadTensors) as caught:
         read_header(io.BytesIO(whole))
     assert str(caught.value).isprintable()
@@ -127,15 +127,15 @@ def test_a_header_is_measured_before_it_is_read(length: int, size: int, says: st
         read_header(io.BytesIO(length.to_bytes(8, "little") + b"{}"), size=size)
 
 
-def test_a_stream_that_ends_early_is_told():
-    whole = safetensors(HONEST, bytes(26))
+def test_a_stream_that_ends_early_is_an_error():
+    data = encode_safetensors(HONEST, bytes(26))
     with pytest.raises(BadTensors, match="ends after"):
-        read_header(io.BytesIO(whole[:20]), size=len(whole))
+        read_header(io.BytesIO(data[:20]), size=len(data))
 
 
-def test_a_hostile_tensor_name_is_shown_escaped():
+def test_a_hostile_tensor_name_is_printed_escaped():
     with pytest.raises(BadTensors) as caught:
-        read_header(io.BytesIO(safetensors({"\x1b[2J": entry("F31")}, bytes(8))))
+        read_header(io.BytesIO(encode_safetensors({"\x1b[2J": entry("F31")}, bytes(8))))
     assert "\\x1b" in str(caught.value)
 
 

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import Door, door_of
+from tests.orchestrator.api.made import ApiHarness, open_harness
 
 
 @pytest.fixture
-def door(database: Database, tmp_path: Path) -> Iterator[Door]:
+def database_api(database: Database, tmp_path: Path) -> Iterator[ApiHarness]:
     """On each database."""
-    with door_of(database, f"file://{tmp_path / 'store'}") as made:
-        yield made
+    with open_harness(database, f"file://{tmp_path / 'store'}") as harness:
+        yield harness
 
 
 @pytest.fixture
-def light(migrated_file: Path, tmp_path: Path) -> Iterator[Door]:
+def api(migrated_file: Path, tmp_path: Path) -> Iterator[ApiHarness]:
     """On SQLite alone, where the database does not matter."""
     file = tmp_path / "light.db"
     shutil.copy(migrated_file, file)
     database = Database(f"sqlite:///{file}")
-    with door_of(database, f"file://{tmp_path / 'store'}") as made:
-        yield made
+    with open_harness(database, f"file://{tmp_path / 'store'}") as harness:
+        yield harness
     database.close()

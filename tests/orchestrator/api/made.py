@@ -20,109 +20,109 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from orchestrator.api.app import make_app
-from orchestrator.api.serve import Listening, Server
-from orchestrator.cluster.door import Capacity, Job, Sight
+from orchestrator.api.serve import ListenOptions, Server
+from orchestrator.cluster.door import Capacity, Job, JobStatus
 from orchestrator.cluster.errors import ClusterUnreachable
 from orchestrator.registry import projects, runs, tokens
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.models import SCOPES
 from orchestrator.registry.values import NewRun, Run
-from orchestrator.service.config import check_config
+from orchestrator.service.config import parse_config
 from orchestrator.service.loop import Service
-from tests.orchestrator.service.made import spec_of
+from tests.orchestrator.service.made import make_spec
 
 PROJECTS = ("default", "other")
 
 
 @dataclass
-class Logs:
+class LogCluster:
     """A cluster that does no more than keep logs."""
 
     name: str = "default"
     logs: dict[str, bytes] = field(default_factory=dict)
-    gone: bool = False
-    asked: int = 0
-    longest: int = 1 << 20
+    is_unreachable: bool = False
+    log_reads: int = 0
+    max_bytes: int = 1 << 20
     """Bytes that it tells at once."""
 
     def submit(self, job: Job) -> None:
-        self._answering()
+        self._check_reachable()
 
-    def look(self, submission: str) -> Sight:
+    def get_status(self, submission: str) -> JobStatus:
         raise AssertionError("nobody looks at single jobs")
 
-    def jobs(self) -> dict[str, Sight]:
-        self._answering()
+    def list_jobs(self) -> dict[str, JobStatus]:
+        self._check_reachable()
         return {}
 
     def stop(self, submission: str) -> None:
-        self._answering()
+        self._check_reachable()
 
-    def log(self, submission: str, start: int = 0) -> bytes:
-        self._answering()
-        self.asked += 1
-        return self.logs.get(submission, b"")[start : start + self.longest]
+    def read_log(self, submission: str, start: int = 0) -> bytes:
+        self._check_reachable()
+        self.log_reads += 1
+        return self.logs.get(submission, b"")[start : start + self.max_bytes]
 
-    def capacity(self) -> Capacity:
-        self._answering()
+    def get_capacity(self) -> Capacity:
+        self._check_reachable()
         return Capacity(8, 0, 6, 0, 1, 1 << 34)
 
     def close(self) -> None:
         pass
 
-    def _answering(self) -> None:
-        if self.gone:
+    def _check_reachable(self) -> None:
+        if self.is_unreachable:
             raise ClusterUnreachable(self.name, "it is gone")
 
 
 @dataclass
-class Door:
+class ApiHarness:
     """An app, and what its tests hold in hand."""
 
     app: FastAPI
     service: Service
-    cluster: Logs
+    cluster: LogCluster
     client: TestClient
-    words: dict[tuple[str, str | None], str]
+    secrets: dict[tuple[str, str | None], str]
     """A token's words by its scope and project."""
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
         scope: str | None = "admin",
         project: str | None = None,
-        **more: Any,
+        **options: Any,
     ) -> Any:
         """One request, by the bearer of such a token; `scope` None: by nobody."""
-        headers = dict(more.pop("headers", {}))
+        headers = dict(options.pop("headers", {}))
         if scope is not None:
-            headers["Authorization"] = f"Bearer {self.words[scope, project]}"
-        return self.client.request(method, path, headers=headers, **more)
+            headers["Authorization"] = f"Bearer {self.secrets[scope, project]}"
+        return self.client.request(method, path, headers=headers, **options)
 
-    def spec(self, **changes: Any) -> dict[str, Any]:
-        return {**spec_of(self.service.config.stores[0]), **changes}
+    def make_spec(self, **changes: Any) -> dict[str, Any]:
+        return {**make_spec(self.service.config.stores[0]), **changes}
 
-    def submitted(self, project: str = "default") -> str:
+    def submit(self, project: str = "default") -> str:
         """A run's id."""
-        body = {"spec": self.spec(), "project": project}
-        answer = self.ask("POST", "/v1/runs", json=body)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["id"])
+        body = {"spec": self.make_spec(), "project": project}
+        response = self.request("POST", "/v1/runs", json=body)
+        assert response.status_code == 201, response.text
+        return str(response.json()["id"])
 
     def move(self, run_id: str, *path: Status, reason: Reason | None = None) -> Run:
         """As a reconciler would."""
         for to in path:
             with self.service.database.write() as session:
                 run = runs.get(session, run_id)
-                why = reason if to is path[-1] else None
-                run = runs.move(session, run, to, reason=why)
+                step_reason = reason if to is path[-1] else None
+                run = runs.move(session, run, to, reason=step_reason)
         return run
 
 
-def service_of(database: Database, store: str, cluster: Logs) -> Service:
-    config = check_config(
+def make_service(database: Database, store: str, cluster: LogCluster) -> Service:
+    config = parse_config(
         {
             "database": "sqlite:///unused.db",
             "stores": [store],
@@ -133,26 +133,26 @@ def service_of(database: Database, store: str, cluster: Logs) -> Service:
 
 
 @contextmanager
-def door_of(database: Database, store: str) -> Iterator[Door]:
+def open_harness(database: Database, store: str) -> Iterator[ApiHarness]:
     """The app over ASGI, with a token of each scope for each project and for all."""
-    cluster = Logs()
-    service = service_of(database, store, cluster)
-    words = {}
+    cluster = LogCluster()
+    service = make_service(database, store, cluster)
+    secrets = {}
     with database.write() as session:
         for project in PROJECTS:
-            projects.ensure(session, project)
+            projects.ensure_project(session, project)
         for scope in SCOPES:
             for owner in (None, *PROJECTS):
-                _, words[scope, owner] = tokens.issue(session, "test", scope, project=owner)
-    app = make_app(service, every_s=0.02)
+                _, secrets[scope, owner] = tokens.issue(session, "test", scope, project=owner)
+    app = make_app(service, poll_interval_s=0.02)
     with TestClient(app, raise_server_exceptions=False) as client:
-        yield Door(app, service, cluster, client, words)
+        yield ApiHarness(app, service, cluster, client, secrets)
 
 
 @contextmanager
-def listening(app: FastAPI, port: int = 0) -> Iterator[str]:
+def serve_app(app: FastAPI, port: int = 0) -> Iterator[str]:
     """The app behind a real server on a port of its own, or where one was before."""
-    server = Server(app, Listening())
+    server = Server(app, ListenOptions())
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
@@ -167,7 +167,7 @@ def listening(app: FastAPI, port: int = 0) -> Iterator[str]:
             assert not thread.is_alive()
 
 
-def added(database: Database, run_id: str, **changes: Any) -> Run:
+def add_run(database: Database, run_id: str, **changes: Any) -> Run:
     """A run's row, without its paper."""
     with database.write() as session:
         store = "file:///store"
@@ -176,12 +176,12 @@ def added(database: Database, run_id: str, **changes: Any) -> Run:
         )
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
+def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that vouches for itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
-    made = (
+    built = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -196,7 +196,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
         .sign(key, hashes.SHA256())
     )
     chain, secret = folder / "chain.pem", folder / "key.pem"
-    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    chain.write_bytes(built.public_bytes(serialization.Encoding.PEM))
     secret.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,

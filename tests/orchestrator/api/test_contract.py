@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from orchestrator.api.app import make_app
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import Door, Logs, door_of, listening, service_of
+from tests.orchestrator.api.made import ApiHarness, LogCluster, open_harness, serve_app, make_service
 
 SKIPPED = [
     # A spec's own rules are the spec's schema, not this document's: a body that this document
@@ -25,27 +25,27 @@ SKIPPED = [
 ]
 
 schema = schemathesis.openapi.from_dict(
-    make_app(service_of(None, "file:///nowhere", Logs())).openapi()  # type: ignore[arg-type]
+    make_app(make_service(None, "file:///nowhere", LogCluster())).openapi()  # type: ignore[arg-type]
 )
 
 
 @dataclass(frozen=True)
-class Whole:
+class RunningApi:
     """A door with a run behind it, on a real server."""
 
-    door: Door
+    api: ApiHarness
     address: str
 
 
 @pytest.fixture(scope="module")
-def whole(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+def running_api(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     folder = tmp_path_factory.mktemp("contract")
     shutil.copy(migrated_file, folder / "registry.db")
     database = Database(f"sqlite:///{folder / 'registry.db'}")
-    with door_of(database, f"file://{folder / 'store'}") as made:
-        made.submitted()
-        with listening(made.app) as address:
-            yield Whole(made, address)
+    with open_harness(database, f"file://{folder / 'store'}") as harness:
+        harness.submit()
+        with serve_app(harness.app) as address:
+            yield RunningApi(harness, address)
     database.close()
 
 
@@ -58,13 +58,13 @@ def whole(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_is_one_that_the_document_has(case: Case, whole: Whole):
+def test_every_response_matches_the_document(case: Case, running_api: RunningApi):
     # One that follows a run that never ends would not end either.
     if case.path.endswith("/log") and case.method == "GET":
         case.query = {**(case.query or {}), "follow": "false"}
-    headers = {"Authorization": f"Bearer {whole.door.words['admin', None]}"}
-    case.call_and_validate(base_url=whole.address, headers=headers, excluded_checks=SKIPPED)
+    headers = {"Authorization": f"Bearer {running_api.api.secrets['admin', None]}"}
+    case.call_and_validate(base_url=running_api.address, headers=headers, excluded_checks=SKIPPED)
 
 
-def test_the_checks_are_all_there():
+def test_all_checks_are_registered():
     assert len(CHECKS.get_all()) > 8

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.orchestrator.api.made import Door
+from tests.orchestrator.api.made import ApiHarness
 
 PAGE = Path(__file__).parents[3] / "docs" / "service.md"
-NAMED = {"chat-20260101-030000-1f2e": "run", "0123456789abcdef": "token"}
+PLACEHOLDERS = {"chat-20260101-030000-1f2e": "run", "0123456789abcdef": "token"}
 NO_ADAPTER = "/v1/adapters/chat"
 
 
-def examples() -> list[list[str]]:
+def parse_examples() -> list[list[str]]:
     """The words of every curl on the page."""
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.S)
     commands = re.findall(
@@ -25,32 +25,32 @@ def examples() -> list[list[str]]:
     return [shlex.split(command.replace("\\\n", " ")) for command in commands]
 
 
-def test_every_curl_on_the_page_is_answered(light: Door):
-    things = {"run": light.submitted(), "token": ""}
-    made = light.ask("POST", "/v1/tokens", json={"label": "x", "scope": "viewer"}).json()
-    things["token"] = made["id"]
-    seen = 0
-    for words in examples():
-        address = next(word for word in words if word.startswith("$URL")).removeprefix("$URL")
-        for name, thing in NAMED.items():
-            address = address.replace(name, things[thing])
-        body = words[words.index("-d") + 1] if "-d" in words else None
-        method = words[words.index("-X") + 1] if "-X" in words else "POST" if body else "GET"
+def test_every_curl_example_succeeds(api: ApiHarness):
+    ids = {"run": api.submit(), "token": ""}
+    token = api.request("POST", "/v1/tokens", json={"label": "x", "scope": "viewer"}).json()
+    ids["token"] = token["id"]
+    count = 0
+    for arguments in parse_examples():
+        address = next(argument for argument in arguments if argument.startswith("$URL")).removeprefix("$URL")
+        for name, kind in PLACEHOLDERS.items():
+            address = address.replace(name, ids[kind])
+        body = arguments[arguments.index("-d") + 1] if "-d" in arguments else None
+        method = arguments[arguments.index("-X") + 1] if "-X" in arguments else "POST" if body else "GET"
         headers = dict(
-            words[at + 1].split(": ", 1)
-            for at, word in enumerate(words)
-            if word == "-H" and words[at + 1] != "$AUTH"
+            arguments[index + 1].split(": ", 1)
+            for index, argument in enumerate(arguments)
+            if argument == "-H" and arguments[index + 1] != "$AUTH"
         )
-        seen += 1
-        if "-sN" in words:
+        count += 1
+        if "-sN" in arguments:
             continue  # a stream of a run that does not end here
-        answer = light.ask(method, address, content=body, headers=headers)
+        response = api.request(method, address, content=body, headers=headers)
         # There is no adapter here, which is what it says.
         expected = (404,) if address.startswith(NO_ADAPTER) else (200, 201, 202, 204)
-        assert answer.status_code in expected, (words, answer.text)
-    assert seen > 20
+        assert response.status_code in expected, (arguments, response.text)
+    assert count > 20
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\{.*?\}\n", PAGE.read_text(), re.S | re.M))
-def test_its_json_is_json(line: str):
+def test_every_json_example_parses(line: str):
     assert json.loads(line)["status"] == 422

@@ -16,12 +16,12 @@ STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScriptedResponse:
     """One answer; `cut` leaves out the end of what its length promises."""
 
     status: int = 200
     body: bytes = b"{}"
-    kind: str = "application/json"
+    content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     drop: bool = False
@@ -29,7 +29,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ReceivedRequest:
     """One request as it arrived."""
 
     method: str
@@ -38,60 +38,60 @@ class Heard:
     body: bytes
 
 
-def told(value: Any, status: int = 200) -> Answer:
-    return Answer(status, json.dumps(value).encode())
+def make_json(value: Any, status: int = 200) -> ScriptedResponse:
+    return ScriptedResponse(status, json.dumps(value).encode())
 
 
-def problem(status: int, detail: str, faults: Any = (), **headers: str) -> Answer:
+def make_problem(status: int, detail: str, faults: Any = (), **headers: str) -> ScriptedResponse:
     body = {"type": "about:blank", "title": "T", "status": status, "detail": detail}
-    return Answer(status, json.dumps({**body, "faults": list(faults)}).encode(), PROBLEM, headers)
+    return ScriptedResponse(status, json.dumps({**body, "faults": list(faults)}).encode(), PROBLEM, headers)
 
 
-def stream(*events: tuple[str, str, Any], cut: bytes = b"") -> Answer:
+def make_stream(*events: tuple[str, str, Any], cut: bytes = b"") -> ScriptedResponse:
     """Events (id, kind, value), then perhaps a piece of another, then the connection closes."""
     text = "".join(
         f"id: {name}\nevent: {kind}\ndata: {json.dumps(value)}\n\n" for name, kind, value in events
     )
-    return Answer(200, text.encode() + cut, STREAM)
+    return ScriptedResponse(200, text.encode() + cut, STREAM)
 
 
-class Scripted:
+class ScriptedService:
     """The script, and all that was heard. The last answer is given again and again."""
 
-    def __init__(self, *answers: Answer) -> None:
-        self.answers, self.heard = deque(answers), list[Heard]()
+    def __init__(self, *answers: ScriptedResponse) -> None:
+        self.answers, self.received = deque(answers), list[ReceivedRequest]()
         self.url = ""
         self._lock = threading.Lock()
 
-    def next(self, heard: Heard) -> Answer:
+    def next(self, request: ReceivedRequest) -> ScriptedResponse:
         with self._lock:
-            self.heard.append(heard)
+            self.received.append(request)
             return self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
 
 
 @contextmanager
-def playing(*answers: Answer) -> Iterator[Scripted]:
+def run_script(*answers: ScriptedResponse) -> Iterator[ScriptedService]:
     """The server on a port of its own."""
-    script = Scripted(*answers)
+    script = ScriptedService(*answers)
 
     class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
+        def respond(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
-            heard = Heard(self.command, self.path, dict(self.headers), self.rfile.read(length))
-            told = script.next(heard)
+            request = ReceivedRequest(self.command, self.path, dict(self.headers), self.rfile.read(length))
+            response = script.next(request)
             self.close_connection = True
-            if told.drop:
+            if response.drop:
                 return
-            self.send_response(told.status)
-            self.send_header("Content-Type", told.kind)
-            if told.kind != STREAM:
-                self.send_header("Content-Length", str(len(told.body) + (9 if told.cut else 0)))
-            for name, value in told.headers.items():
+            self.send_response(response.status)
+            self.send_header("Content-Type", response.content_type)
+            if response.content_type != STREAM:
+                self.send_header("Content-Length", str(len(response.body) + (9 if response.cut else 0)))
+            for name, value in response.headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
-            self.wfile.write(told.body)
+            self.wfile.write(response.body)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = answer
+        do_GET = do_POST = do_PATCH = do_DELETE = respond
 
         def log_message(self, *_: object) -> None:
             """Nothing."""
@@ -108,15 +108,15 @@ def playing(*answers: Answer) -> Iterator[Scripted]:
         thread.join()
 
 
-class Hours:
+class SimulatedClock:
     """A clock that a test winds: to sleep is to move it."""
 
     def __init__(self) -> None:
-        self.now, self.slept = 0.0, list[float]()
+        self.now, self.pauses = 0.0, list[float]()
 
-    def clock(self) -> float:
+    def read(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
+        self.pauses.append(seconds)
         self.now += seconds

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.code import packed
+from orchestrator.cluster.code import pack_code
 from orchestrator.cluster.ray_jobs import RayCluster
-from tests.orchestrator.cluster.server import Server
+from tests.orchestrator.cluster.server import ScriptedDashboard
 from tests.ray_head import Head, ray_head
 
 ROOT = Path(__file__).parents[3]
@@ -30,13 +30,13 @@ def token(head: Head) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
+def server() -> Iterator[ScriptedDashboard]:
+    with ScriptedDashboard() as running:
         yield running
 
 
 @pytest.fixture
-def behind(server: Server, tmp_path: Path) -> Iterator[RayCluster]:
+def behind(server: ScriptedDashboard, tmp_path: Path) -> Iterator[RayCluster]:
     """A cluster at the server's address, with a token and with code to send."""
     (tmp_path / "token").write_text("secret-token\n")
     for name in ("slora", "jobs", "orchestrator"):
@@ -46,8 +46,8 @@ def behind(server: Server, tmp_path: Path) -> Iterator[RayCluster]:
         "far",
         server.url,
         token=tmp_path / "token",
-        code=packed(tmp_path / "code"),
-        patience_s=0.5,
+        package=pack_code(tmp_path / "code"),
+        timeout_s=0.5,
     )
     yield cluster
     cluster.close()

@@ -14,12 +14,12 @@ def main() -> int:
     parser.add_argument("--marks", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--code", type=int, default=0)
-    asked = parser.parse_args()
-    with asked.marks.open("a") as marks:
+    options = parser.parse_args()
+    with options.marks.open("a") as marks:
         marks.write("started\n")
     print("the job says ä", flush=True)
-    time.sleep(asked.seconds)
-    return int(asked.code)
+    time.sleep(options.seconds)
+    return int(options.code)
 
 
 if __name__ == "__main__":

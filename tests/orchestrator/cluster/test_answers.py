@@ -11,172 +11,172 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster.door import LONGEST_LOG, Job, Seen
+from orchestrator.cluster.door import MAX_LOG_BYTES, Job, JobState
 from orchestrator.cluster.errors import ClusterRefused, ClusterUnreachable
 from orchestrator.cluster.ray_jobs import RayCluster
-from tests.orchestrator.cluster.server import HTML, JSON, TEXT, Asked, Says, Server, told
+from tests.orchestrator.cluster.server import HTML, JSON, TEXT, ReceivedRequest, ScriptedResponse, ScriptedDashboard, make_json
 
 JOB = Job("chat-1-a1", "jobs.finetune", ("--run", "chat-1"), {"slora_service": "s"})
 PAGE = b"<html><body>404 Not Found</body></html>"
 
-Question = Callable[[RayCluster], Any]
-QUESTIONS: dict[str, Question] = {
-    "look": lambda cluster: cluster.look("chat-1-a1"),
-    "jobs": lambda cluster: cluster.jobs(),
-    "log": lambda cluster: cluster.log("chat-1-a1"),
+Query = Callable[[RayCluster], Any]
+QUERIES: dict[str, Query] = {
+    "look": lambda cluster: cluster.get_status("chat-1-a1"),
+    "jobs": lambda cluster: cluster.list_jobs(),
+    "log": lambda cluster: cluster.read_log("chat-1-a1"),
     "stop": lambda cluster: cluster.stop("chat-1-a1"),
-    "capacity": lambda cluster: cluster.capacity(),
+    "capacity": lambda cluster: cluster.get_capacity(),
     "submit": lambda cluster: cluster.submit(JOB),
 }
-ANSWERS = {
-    "a proxy's page": Says(200, PAGE, HTML),
-    "a page that says it is json": Says(200, PAGE, JSON),
-    "a 404 of somebody else": Says(404, PAGE, HTML),
-    "a 404 of Ray's for another path": Says(404, b"404: Not Found", TEXT),
-    "a 404 for another job": Says(404, b"Job other-a1 does not exist", TEXT),
-    "a bad gateway": Says(502, PAGE, HTML),
-    "a server's error": Says(500, b"Traceback ...", TEXT),
-    "a proxy's bad request": Says(400, PAGE, HTML),
-    "no more right": Says(401, b"Unauthorized", TEXT),
-    "another token": Says(403, b"Forbidden", TEXT),
-    "a redirect": Says(302, b"", TEXT, {"Location": "/login"}),
-    "JSON that breaks off": Says(200, b'[{"type": "SUBMISS', JSON),
-    "a body that breaks off": Says(200, b"[]", JSON, claims=100),
-    "nothing at all": Says(never=True),
-    "a drip": Says(drips=True),
-    "another shape": told({"jobs": []}),
-    "a number": told(7),
-    "deep JSON": Says(200, b"[" * 100_000, JSON),
-    "no content": Says(204),
+RESPONSES = {
+    "a proxy's page": ScriptedResponse(200, PAGE, HTML),
+    "a page that says it is json": ScriptedResponse(200, PAGE, JSON),
+    "a 404 of somebody else": ScriptedResponse(404, PAGE, HTML),
+    "a 404 of Ray's for another path": ScriptedResponse(404, b"404: Not Found", TEXT),
+    "a 404 for another job": ScriptedResponse(404, b"Job other-a1 does not exist", TEXT),
+    "a bad gateway": ScriptedResponse(502, PAGE, HTML),
+    "a server's error": ScriptedResponse(500, b"Traceback ...", TEXT),
+    "a proxy's bad request": ScriptedResponse(400, PAGE, HTML),
+    "no more right": ScriptedResponse(401, b"Unauthorized", TEXT),
+    "another token": ScriptedResponse(403, b"Forbidden", TEXT),
+    "a redirect": ScriptedResponse(302, b"", TEXT, {"Location": "/login"}),
+    "JSON that breaks off": ScriptedResponse(200, b'[{"type": "SUBMISS', JSON),
+    "a body that breaks off": ScriptedResponse(200, b"[]", JSON, claimed_length=100),
+    "nothing at all": ScriptedResponse(silent=True),
+    "a drip": ScriptedResponse(drips=True),
+    "another shape": make_json({"jobs": []}),
+    "a number": make_json(7),
+    "deep JSON": ScriptedResponse(200, b"[" * 100_000, JSON),
+    "no content": ScriptedResponse(204),
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_what_is_not_rays_own_is_no_answer(
-    server: Server, behind: RayCluster, question: str, answer: str
+@pytest.mark.parametrize("question", QUERIES)
+@pytest.mark.parametrize("answer", RESPONSES)
+def test_a_response_that_is_not_rays_makes_it_unreachable(
+    server: ScriptedDashboard, behind: RayCluster, question: str, answer: str
 ):
-    server.answer = lambda asked: ANSWERS[answer]
+    server.respond = lambda request: RESPONSES[answer]
     if question == "stop" and answer in ("another shape", "a number"):
         return  # whatever it answers well, the next look tells
     with pytest.raises(ClusterUnreachable, match=r"far does not answer: .* Check its address"):
-        QUESTIONS[question](behind)
+        QUERIES[question](behind)
 
 
-def test_a_stop_needs_an_answer_in_json_and_no_more(server: Server, behind: RayCluster):
-    server.answer = lambda asked: told({"stopped": True})
+def test_a_stop_accepts_any_json_response(server: ScriptedDashboard, behind: RayCluster):
+    server.respond = lambda request: make_json({"stopped": True})
     behind.stop("chat-1-a1")
-    assert [(one.method, one.path) for one in server.asked] == [
+    assert [(received.method, received.path) for received in server.received] == [
         ("POST", "/api/jobs/chat-1-a1/stop")
     ]
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_nobody_at_the_address_is_no_answer(question: str):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        cluster = RayCluster("far", f"http://127.0.0.1:{taken.getsockname()[1]}", patience_s=0.5)
+@pytest.mark.parametrize("question", QUERIES)
+def test_a_closed_port_is_unreachable(question: str):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        cluster = RayCluster("far", f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.5)
         with pytest.raises(ClusterUnreachable, match="no connection"):
-            QUESTIONS[question](cluster)
+            QUERIES[question](cluster)
         cluster.close()
 
 
-def test_only_rays_own_word_makes_a_job_absent(server: Server, behind: RayCluster):
-    server.answer = lambda asked: Says(404, b"Job chat-1-a1 does not exist", TEXT)
-    assert behind.look("chat-1-a1").seen is Seen.ABSENT
+def test_only_rays_own_message_makes_a_job_absent(server: ScriptedDashboard, behind: RayCluster):
+    server.respond = lambda request: ScriptedResponse(404, b"Job chat-1-a1 does not exist", TEXT)
+    assert behind.get_status("chat-1-a1").state is JobState.ABSENT
 
 
-def test_a_list_with_one_broken_job_tells_of_none(server: Server, behind: RayCluster):
+def test_a_list_with_a_malformed_job_is_rejected(server: ScriptedDashboard, behind: RayCluster):
     good = {"type": "SUBMISSION", "submission_id": "a-a1", "status": "RUNNING"}
     driver = {"type": "DRIVER", "submission_id": None, "status": "RUNNING"}
-    server.answer = lambda asked: told([good, driver])
-    assert {name: one.seen for name, one in behind.jobs().items()} == {"a-a1": Seen.RUNNING}
+    server.respond = lambda request: make_json([good, driver])
+    assert {name: status.state for name, status in behind.list_jobs().items()} == {"a-a1": JobState.RUNNING}
     for broken in ({**good, "status": "DREAMING"}, {**good, "submission_id": None}, "x", {}):
-        server.answer = lambda asked, broken=broken: told([good, broken])  # type: ignore[misc]
+        server.respond = lambda request, broken=broken: make_json([good, broken])  # type: ignore[misc]
         with pytest.raises(ClusterUnreachable):
-            behind.jobs()
+            behind.list_jobs()
 
 
-def test_a_token_is_read_at_each_question_and_never_told(
-    server: Server, behind: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_token_is_read_at_each_request_and_never_printed(
+    server: ScriptedDashboard, behind: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.DEBUG)
-    server.answer = lambda asked: told([])
-    behind.jobs()
+    server.respond = lambda request: make_json([])
+    behind.list_jobs()
     (tmp_path / "token").write_text("rotated-token")
-    behind.jobs()
-    assert [one.authorization for one in server.asked] == [
+    behind.list_jobs()
+    assert [received.authorization for received in server.received] == [
         "Bearer secret-token",
         "Bearer rotated-token",
     ]
-    server.answer = lambda asked: Says(401)
+    server.respond = lambda request: ScriptedResponse(401)
     with pytest.raises(ClusterUnreachable) as refused:
-        behind.jobs()
-    said = f"{refused.value} {caplog.text}"
-    assert "secret-token" not in said and "rotated-token" not in said
+        behind.list_jobs()
+    output = f"{refused.value} {caplog.text}"
+    assert "secret-token" not in output and "rotated-token" not in output
 
 
 @pytest.mark.parametrize("content", [None, b"", b"two words", b"\xff\xfe", b"line\nline"])
-def test_a_token_that_can_not_be_one_is_named_by_its_file(
-    server: Server, behind: RayCluster, tmp_path: Path, content: bytes | None
+def test_a_malformed_token_is_named_by_its_file(
+    server: ScriptedDashboard, behind: RayCluster, tmp_path: Path, content: bytes | None
 ):
     file = tmp_path / "token"
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(ClusterUnreachable, match=str(file)):
-        behind.jobs()
-    assert server.asked == []
+        behind.list_jobs()
+    assert server.received == []
 
 
-class Ray:
+class RayModel:
     """As Ray answers submissions, so far as it matters here."""
 
-    def __init__(self, *, refuses: Says | None = None) -> None:
+    def __init__(self, *, refuses: ScriptedResponse | None = None) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.packages: set[str] = set()
-        self.refuses = refuses
-        self.loses_answers = False
+        self.rejection = refuses
+        self.drops_responses = False
 
-    def __call__(self, asked: Asked) -> Says:
-        name = asked.path.rsplit("/", 1)[-1]
-        if "/packages/" in asked.path:
-            return self._package(asked, name)
-        if asked.method == "POST":
-            return self._submit(json.loads(asked.body))
+    def __call__(self, request: ReceivedRequest) -> ScriptedResponse:
+        name = request.path.rsplit("/", 1)[-1]
+        if "/packages/" in request.path:
+            return self._handle_package(request, name)
+        if request.method == "POST":
+            return self._submit(json.loads(request.body))
         if name in self.jobs:
-            return told({"type": "SUBMISSION", "status": "RUNNING", **self.jobs[name]})
-        return Says(404, f"Job {name} does not exist".encode(), TEXT)
+            return make_json({"type": "SUBMISSION", "status": "RUNNING", **self.jobs[name]})
+        return ScriptedResponse(404, f"Job {name} does not exist".encode(), TEXT)
 
-    def _package(self, asked: Asked, name: str) -> Says:
-        if asked.method == "PUT":
+    def _handle_package(self, request: ReceivedRequest, name: str) -> ScriptedResponse:
+        if request.method == "PUT":
             self.packages.add(name)
-        there = name in self.packages
-        return Says() if there else Says(404, f"Package gcs://{name} does not exist".encode(), TEXT)
+        known = name in self.packages
+        return ScriptedResponse() if known else ScriptedResponse(404, f"Package gcs://{name} does not exist".encode(), TEXT)
 
-    def _submit(self, body: dict[str, Any]) -> Says:
-        if self.refuses is not None:
-            return self.refuses
+    def _submit(self, body: dict[str, Any]) -> ScriptedResponse:
+        if self.rejection is not None:
+            return self.rejection
         if body["submission_id"] in self.jobs:
-            return Says(500, b"ValueError: Job with submission_id already exists.", TEXT)
+            return ScriptedResponse(500, b"ValueError: Job with submission_id already exists.", TEXT)
         self.jobs[body["submission_id"]] = body
-        return Says(never=True) if self.loses_answers else told(body)
+        return ScriptedResponse(silent=True) if self.drops_responses else make_json(body)
 
 
-def test_a_submission_whose_answer_is_lost_is_found_by_the_next_one(
-    server: Server, behind: RayCluster
+def test_a_submission_with_a_lost_response_is_recognized_later(
+    server: ScriptedDashboard, behind: RayCluster
 ):
-    server.answer = ray = Ray()
-    ray.loses_answers = True
+    server.respond = ray = RayModel()
+    ray.drops_responses = True
     with pytest.raises(ClusterUnreachable):
         behind.submit(JOB)
     behind.submit(JOB)
     assert list(ray.jobs) == [JOB.submission]
 
 
-def test_another_service_s_job_of_the_same_name_is_not_taken_for_ours(
-    server: Server, behind: RayCluster
+def test_another_services_job_of_the_same_name_is_not_ours(
+    server: ScriptedDashboard, behind: RayCluster
 ):
-    server.answer = Ray()
-    behind.submit(Job(JOB.submission, JOB.module, JOB.words, {"slora_service": "other"}))
+    server.respond = RayModel()
+    behind.submit(Job(JOB.submission, JOB.module, JOB.arguments, {"slora_service": "other"}))
     with pytest.raises(ClusterRefused, match="somebody else's job"):
         behind.submit(JOB)
 
@@ -184,37 +184,37 @@ def test_another_service_s_job_of_the_same_name_is_not_taken_for_ours(
 @pytest.mark.parametrize(
     "refusal",
     [
-        pytest.param(Says(400, b"Traceback:\nTypeError: no such thing\n", TEXT), id="by the head"),
+        pytest.param(ScriptedResponse(400, b"Traceback:\nTypeError: no such thing\n", TEXT), id="by the head"),
         pytest.param(
-            Says(500, b"Request failed with status code 400: Traceback\nTypeError: no", TEXT),
+            ScriptedResponse(500, b"Request failed with status code 400: Traceback\nTypeError: no", TEXT),
             id="by its agent",
         ),
     ],
 )
-def test_what_ray_itself_refuses_is_refused(server: Server, behind: RayCluster, refusal: Says):
-    server.answer = Ray(refuses=refusal)
+def test_a_rejection_by_ray_is_a_rejection(server: ScriptedDashboard, behind: RayCluster, refusal: ScriptedResponse):
+    server.respond = RayModel(refuses=refusal)
     with pytest.raises(ClusterRefused, match="TypeError: no"):
         behind.submit(JOB)
 
 
-def test_a_head_that_has_no_agent_yet_is_no_refusal(server: Server, behind: RayCluster):
-    server.answer = Ray(refuses=Says(500, b"No available agent to submit job", TEXT))
+def test_a_head_without_an_agent_is_not_a_rejection(server: ScriptedDashboard, behind: RayCluster):
+    server.respond = RayModel(refuses=ScriptedResponse(500, b"No available agent to submit job", TEXT))
     with pytest.raises(ClusterUnreachable):
         behind.submit(JOB)
 
 
-def test_the_code_is_sent_once_and_named_in_every_submission(server: Server, behind: RayCluster):
-    server.answer = ray = Ray()
+def test_the_package_is_uploaded_once_and_named_in_every_submission(server: ScriptedDashboard, behind: RayCluster):
+    server.respond = ray = RayModel()
     behind.submit(JOB)
-    behind.submit(Job("chat-2-a1", JOB.module, JOB.words, JOB.metadata))
+    behind.submit(Job("chat-2-a1", JOB.module, JOB.arguments, JOB.metadata))
     (name,) = ray.packages
-    assert [one.method for one in server.asked if "/packages/" in one.path] == ["GET", "PUT", "GET"]
+    assert [request.method for request in server.received if "/packages/" in request.path] == ["GET", "PUT", "GET"]
     environments = [job["runtime_env"] for job in ray.jobs.values()]
     assert environments == [{"working_dir": f"gcs://{name}"}] * 2
 
 
-def test_a_submission_holds_nothing_but_names(server: Server, behind: RayCluster):
-    server.answer = ray = Ray()
+def test_a_submission_contains_no_secret(server: ScriptedDashboard, behind: RayCluster):
+    server.respond = ray = RayModel()
     behind.submit(JOB)
     body = ray.jobs[JOB.submission]
     assert set(body) == {"entrypoint", "submission_id", "metadata", "runtime_env"}
@@ -222,49 +222,49 @@ def test_a_submission_holds_nothing_but_names(server: Server, behind: RayCluster
     assert "secret" not in json.dumps(body)
 
 
-def test_a_long_log_comes_in_pieces(server: Server, behind: RayCluster):
-    server.answer = lambda asked: told({"logs": "ä" * LONGEST_LOG})
-    first = behind.log("chat-1-a1")
-    assert len(first) == LONGEST_LOG and first == ("ä" * LONGEST_LOG).encode()[:LONGEST_LOG]
-    assert behind.log("chat-1-a1", 2 * LONGEST_LOG - 4) == "ää".encode()
+def test_a_long_log_is_read_in_parts(server: ScriptedDashboard, behind: RayCluster):
+    server.respond = lambda request: make_json({"logs": "ä" * MAX_LOG_BYTES})
+    first = behind.read_log("chat-1-a1")
+    assert len(first) == MAX_LOG_BYTES and first == ("ä" * MAX_LOG_BYTES).encode()[:MAX_LOG_BYTES]
+    assert behind.read_log("chat-1-a1", 2 * MAX_LOG_BYTES - 4) == "ää".encode()
 
 
 @pytest.mark.parametrize("largest", range(30, 60))
-def test_a_log_above_the_bound_is_told_up_to_it(server: Server, largest: int):
-    whole = 'ab\n\U0001f600ä"\\' * 20
-    server.answer = lambda asked: told({"logs": whole})
-    cluster = RayCluster("far", server.url, largest=largest)
-    found = cluster.log("chat-1-a1")
-    assert whole.encode().startswith(found) and found.startswith(b"ab\n")
+def test_a_log_above_the_limit_is_truncated(server: ScriptedDashboard, max_bytes: int):
+    text = 'ab\n\U0001f600ä"\\' * 20
+    server.respond = lambda request: make_json({"logs": text})
+    cluster = RayCluster("far", server.url, max_bytes=max_bytes)
+    log = cluster.read_log("chat-1-a1")
+    assert text.encode().startswith(log) and log.startswith(b"ab\n")
     cluster.close()
 
 
-def test_a_cluster_whose_nodes_are_not_back_has_no_size_yet(server: Server, behind: RayCluster):
-    server.answer = lambda asked: told({"data": {"result": {"result": []}}})
+def test_a_cluster_without_nodes_has_no_capacity_yet(server: ScriptedDashboard, behind: RayCluster):
+    server.respond = lambda request: make_json({"data": {"result": {"result": []}}})
     with pytest.raises(ClusterUnreachable, match="no node is alive"):
-        behind.capacity()
+        behind.get_capacity()
 
 
-def test_only_living_nodes_count(server: Server, behind: RayCluster):
-    def answer(asked: Asked) -> Says:
-        if asked.path.startswith("/api/v0/nodes"):
+def test_only_living_nodes_are_counted(server: ScriptedDashboard, behind: RayCluster):
+    def respond(request: ReceivedRequest) -> ScriptedResponse:
+        if request.path.startswith("/api/v0/nodes"):
             nodes = [
                 {"state": "ALIVE", "resources_total": {"CPU": 4.0, "GPU": 1.0}},
                 {"state": "ALIVE", "resources_total": {"CPU": 8.0}},
                 {"state": "DEAD", "resources_total": {"CPU": 64.0}},
             ]
-            return told({"data": {"result": {"result": nodes}}})
-        if asked.path.startswith("/nodes"):
-            seen = [
+            return make_json({"data": {"result": {"result": nodes}}})
+        if request.path.startswith("/nodes"):
+            summary = [
                 {"raylet": {"state": "ALIVE"}, "mem": [1000, 10]},
                 {"raylet": {"state": "ALIVE"}},
                 {"raylet": {"state": "DEAD"}, "mem": [9000, 10]},
             ]
-            return told({"data": {"summary": seen}})
+            return make_json({"data": {"summary": summary}})
         usage = {"loadMetricsReport": {"usage": {"CPU": [3.0, 12.0]}}}
-        return told({"data": {"clusterStatus": usage}})
+        return make_json({"data": {"clusterStatus": usage}})
 
-    server.answer = answer
-    found = behind.capacity()
-    assert (found.cpus, found.free_cpus, found.gpus, found.free_gpus) == (12, 9, 1, 1)
-    assert (found.nodes, found.node_memory) == (2, 1000)
+    server.respond = respond
+    capacity = behind.get_capacity()
+    assert (capacity.cpus, capacity.free_cpus, capacity.gpus, capacity.free_gpus) == (12, 9, 1, 1)
+    assert (capacity.nodes, capacity.node_memory) == (2, 1000)

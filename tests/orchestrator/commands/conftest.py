@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from orchestrator.main import app
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import Door, door_of, listening
+from tests.orchestrator.api.made import ApiHarness, open_harness, serve_app
 from tests.tiny import chat_rows, hollow_model
 
 
@@ -20,14 +20,14 @@ from tests.tiny import chat_rows, hollow_model
 class Desk:
     """The service, where it listens, and the command line that asks it."""
 
-    door: Door
+    door: ApiHarness
     url: str
     folder: Path
     """With a model without weights, and rows."""
 
     def environment(self, scope: str = "admin", project: str | None = None) -> dict[str, str]:
         """Of a process that asks by such a token."""
-        token = self.door.words[scope, project]
+        token = self.door.secrets[scope, project]
         home = str(self.folder)
         return {"SLORA_SERVICE": self.url, "SLORA_TOKEN": token, "COLUMNS": "80", "HOME": home}
 
@@ -44,6 +44,6 @@ def desk(migrated_file: Path, tmp_path: Path) -> Iterator[Desk]:
     hollow_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 8)
     store = f"file://{tmp_path / 'store'}"
-    with door_of(database, store) as door, listening(door.app) as url:
+    with open_harness(database, store) as door, serve_app(door.app) as url:
         yield Desk(door, url, tmp_path)
     database.close()

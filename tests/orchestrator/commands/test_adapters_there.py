@@ -11,7 +11,7 @@ from jobs.store.adapters import read_pointer
 from jobs.store.objects import ObjectStore, open_store
 from orchestrator.registry.rebuild import rebuild
 from tests.orchestrator.commands.conftest import Desk
-from tests.orchestrator.registry.stores import DONE, FAILED, committed
+from tests.orchestrator.registry.stores import DONE, FAILED, commit_version
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def store(desk: Desk, tmp_path: Path) -> ObjectStore:
     """With two versions of an adapter, which the registry knows."""
     opened = open_store(desk.door.service.config.stores[0])
     for run in (DONE, FAILED):
-        committed(opened, tmp_path / "made", name="chat", run=run)
+        commit_version(opened, tmp_path / "made", name="chat", run=run)
     rebuild(desk.door.service.database, opened)
     return opened
 

@@ -81,5 +81,5 @@ def test_clusters_tell_what_is_free(desk: Desk):
 
 
 def test_a_cluster_that_is_gone_is_told_so(desk: Desk):
-    desk.door.cluster.gone = True
+    desk.door.cluster.is_unreachable = True
     assert "does not answer" in desk.ask("clusters").stdout

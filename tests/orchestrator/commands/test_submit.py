@@ -23,13 +23,13 @@ def spec(desk: Desk, **overrides: Any) -> str:
 
 def sent(desk: Desk, run: str) -> dict[str, Any]:
     """The spec as the service keeps it."""
-    return dict(yaml.safe_load(desk.door.ask("GET", f"/v1/runs/{run}/spec").text))
+    return dict(yaml.safe_load(desk.door.request("GET", f"/v1/runs/{run}/spec").text))
 
 
 def test_a_submitted_spec_is_a_run_and_its_id_is_all_of_stdout(desk: Desk):
     result = desk.ask("submit", spec(desk), "--set", "method.rank=4", "--priority", "7")
     assert result.exit_code == 0, result.output
-    run = desk.door.ask("GET", f"/v1/runs/{result.stdout.strip()}").json()
+    run = desk.door.request("GET", f"/v1/runs/{result.stdout.strip()}").json()
     assert (run["status"], run["kind"], run["priority"]) == ("planned", "finetune", 7)
     assert sent(desk, run["id"])["method"]["rank"] == 4
     assert f"slora logs -f {run['id']}" in result.stderr
@@ -156,7 +156,7 @@ def test_no_service_is_exit_code_three(desk: Desk):
 
 def followed(desk: Desk, *path: Status, reason: Reason | None = None, words: tuple[str, ...] = ()):
     """A submit that follows, its run moved along by a reconciler of ours."""
-    known = {run["id"] for run in desk.door.ask("GET", "/v1/runs").json()["items"]}
+    known = {run["id"] for run in desk.door.request("GET", "/v1/runs").json()["items"]}
     result: list[Any] = []
     asking = threading.Thread(
         target=lambda: result.append(desk.ask("submit", spec(desk), "-f", *words))
@@ -164,7 +164,7 @@ def followed(desk: Desk, *path: Status, reason: Reason | None = None, words: tup
     asking.start()
     run = None
     while run is None and asking.is_alive():
-        items = desk.door.ask("GET", "/v1/runs").json()["items"]
+        items = desk.door.request("GET", "/v1/runs").json()["items"]
         run = next((one["id"] for one in items if one["id"] not in known), None)
     if run is not None:
         desk.door.cluster.logs[f"{run}-a1"] = b"step 1\nstep 2\n"

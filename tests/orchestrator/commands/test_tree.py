@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.commands.table import COMMANDS
-from orchestrator.commands.tree import loaded
+from orchestrator.commands.tree import load_command
 from orchestrator.main import app
 
 SLORA = str(Path(sys.executable).parent / "slora")
@@ -53,7 +53,7 @@ def modules_of(*words: str) -> set[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_commands_line_in_the_table_is_what_the_command_says_of_itself(name: str):
-    assert (loaded(name).help or "").splitlines()[0] == COMMANDS[name].help
+    assert (load_command(name).help or "").splitlines()[0] == COMMANDS[name].help
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -15,16 +15,16 @@ STORE = "file:///store/"
 TO_RUNNING = (Status.SUBMITTED, Status.RUNNING)
 
 
-def new(run_id: str = "r1", **changes: Any) -> NewRun:
+def make_new_run(run_id: str = "r1", **changes: Any) -> NewRun:
     return NewRun(**{"id": run_id, "name": "chat", "store": STORE, **changes})
 
 
-def added(database: Database, run_id: str = "r1", **changes: Any) -> Run:
+def add_run(database: Database, run_id: str = "r1", **changes: Any) -> Run:
     with database.write() as session:
-        return runs.add(session, new(run_id, **changes))
+        return runs.add(session, make_new_run(run_id, **changes))
 
 
-def moved(database: Database, run: Run, *path: Status, reason: Reason | None = None) -> Run:
+def move_run(database: Database, run: Run, *path: Status, reason: Reason | None = None) -> Run:
     """Along a path; the reason belongs to its last status."""
     for to in path:
         with database.write() as session:
@@ -38,7 +38,7 @@ def age_leases(database: Database, seconds: float) -> None:
         session.execute(text("UPDATE leases SET expires_at = expires_at - :s"), {"s": seconds})
 
 
-def rows_of(database: Database, table: str) -> list[dict[str, Any]]:
+def read_rows(database: Database, table: str) -> list[dict[str, Any]]:
     with database.read() as session:
-        found = session.execute(text(f"SELECT * FROM {table}")).mappings()
-        return sorted((dict(row) for row in found), key=str)
+        rows = session.execute(text(f"SELECT * FROM {table}")).mappings()
+        return sorted((dict(row) for row in rows), key=str)

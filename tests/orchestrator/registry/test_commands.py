@@ -15,12 +15,12 @@ from typer.testing import CliRunner, Result
 
 from jobs.store.directory import DirectoryStore
 from orchestrator import console
-from orchestrator.console import LongWork
+from orchestrator.console import LazyProgressBar
 from orchestrator.main import app
 from orchestrator.registry.database import Database
 from orchestrator.registry.migrate import upgrade
-from orchestrator.registry.tokens import bearer, tokens
-from tests.orchestrator.registry.stores import DONE, fill
+from orchestrator.registry.tokens import find_bearer, list_tokens
+from tests.orchestrator.registry.stores import DONE, fill_store
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
     store = DirectoryStore(tmp_path / "store")
-    fill(store, tmp_path / "exported")
+    fill_store(store, tmp_path / "exported")
     return store
 
 
@@ -119,7 +119,7 @@ def test_the_bar_of_a_rebuild_comes_after_two_seconds_and_counts_papers(monkeypa
     ticks = iter([0.0, 1.9, 2.1])
     shown = Console(file=StringIO(), force_terminal=True, color_system=None, width=80)
     monkeypatch.setattr(console, "notes", shown)
-    with LongWork("Reading", 40, counts="papers", clock=lambda: next(ticks)) as work:
+    with LazyProgressBar("Reading", 40, counts="papers", clock=lambda: next(ticks)) as work:
         work.advance(1)
         assert work._bar is None
         work.advance(11)
@@ -142,7 +142,7 @@ def test_a_new_admins_token_is_for_its_owner_alone_and_opens_the_service(url: st
     assert words not in said.output and stat.S_IMODE(file.stat().st_mode) == 0o600
     registry = Database(url)
     with registry.read() as session:
-        found = bearer(session, words)
+        found = find_bearer(session, words)
     registry.close()
     assert found is not None and (found.scope, found.project) == ("admin", None)
     assert found.expires_at is not None
@@ -156,6 +156,6 @@ def test_a_token_that_can_not_be_written_is_none(url: str, tmp_path: Path):
         assert ask("token", str(tmp_path / place), "--database", url).exit_code == 2
     registry = Database(url)
     with registry.read() as session:
-        assert tokens(session) == []
+        assert list_tokens(session) == []
     registry.close()
     assert (tmp_path / "there").read_text() == "mine"

@@ -16,7 +16,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.errors import ForbiddenMove
 from orchestrator.registry.lifecycle import FINAL, MOVES, REASONS, Reason, Status, check_move
 from orchestrator.registry.migrate import upgrade
-from tests.orchestrator.registry.made import added
+from tests.orchestrator.registry.made import add_run
 
 REASON_OF = {status: sorted(reasons)[0] for status, reasons in REASONS.items()}
 
@@ -72,7 +72,7 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 @settings(max_examples=60, deadline=None)
 @given(tries=st.lists(st.sampled_from(sorted(Status)), max_size=12))
 def test_any_tries_leave_a_run_that_only_moved_by_the_table(sqlite, tries):
-    run = added(sqlite, f"r-{secrets.token_hex(8)}")
+    run = add_run(sqlite, f"r-{secrets.token_hex(8)}")
     expected = [Status.PLANNED]
     for to in tries:
         try:
@@ -83,8 +83,8 @@ def test_any_tries_leave_a_run_that_only_moved_by_the_table(sqlite, tries):
         else:
             expected.append(to)
     with sqlite.read() as session:
-        there, told = runs.get(session, run.id), runs.events(session, run.id)
-        attempts = runs.attempts(session, run.id)
+        there, told = runs.get(session, run.id), runs.list_events(session, run.id)
+        attempts = runs.list_attempts(session, run.id)
     assert there == run
     assert [event.kind for event in told] == [status.value for status in expected]
     assert [event.position for event in told] == list(range(1, run.revision + 1))

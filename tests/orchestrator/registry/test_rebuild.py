@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import NotFound
-from jobs.store.adapters import delete, promote, rollback
+from jobs.errors import NotInStore
+from jobs.store.adapters import delete_version, promote, rollback
 from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import manifest_key
+from jobs.store.manifest import get_manifest_key
 from jobs.store.runs import RunStore
 from orchestrator.registry import adapters, leases, runs
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import Held, LeaseLost
+from orchestrator.registry.errors import LeaseHeld, LeaseLost
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.migrate import upgrade
-from orchestrator.registry.rebuild import LEASE, Rebuilt, rebuild
+from orchestrator.registry.rebuild import LEASE_NAME, RebuildResult, rebuild
 from tests.jobs.store.made import DyingStore, Killed
-from tests.orchestrator.registry.made import added, age_leases, moved, rows_of
+from tests.orchestrator.registry.made import add_run, age_leases, move_run, read_rows
 from tests.orchestrator.registry.stores import (
     DONE,
     FAILED,
@@ -30,9 +30,9 @@ from tests.orchestrator.registry.stores import (
     SEARCHED,
     STOPPED,
     TRIAL,
-    committed,
-    fill,
-    wrote,
+    commit_version,
+    fill_store,
+    write_run,
 )
 
 TABLES = ("projects", "runs", "attempts", "events", "adapters", "pointers", "searches")
@@ -47,25 +47,25 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
-    fill(store, tmp_path / "exported")
+    fill_store(store, tmp_path / "exported")
     return store
 
 
-def everything(database: Database) -> dict[str, Any]:
-    return {table: rows_of(database, table) for table in TABLES}
+def read_tables(database: Database) -> dict[str, Any]:
+    return {table: read_rows(database, table) for table in TABLES}
 
 
-def changed(done: Rebuilt) -> tuple[int, int, int, int]:
+def count_changes(done: RebuildResult) -> tuple[int, int, int, int]:
     return done.runs.changed, done.adapters.changed, done.searches.changed, done.events
 
 
 def test_runs_come_back_with_their_state_and_why(database: Database, full: DirectoryStore):
     done = rebuild(database, full)
-    assert (done.runs.found, done.faults) == (7, [])
+    assert (done.runs.total, done.faults) == (7, [])
     with database.read() as session:
-        there = {run.id: run for run in runs.page(session)}
-        told = [(event.kind, event.at) for event in runs.events(session, DONE, origin="store")]
-        (attempt,) = runs.attempts(session, DONE)
+        there = {run.id: run for run in runs.list_page(session)}
+        told = [(event.kind, event.at) for event in runs.list_events(session, DONE, origin="store")]
+        (attempt,) = runs.list_attempts(session, DONE)
     assert {run_id: (run.status, run.reason) for run_id, run in there.items()} == {
         DONE: (Status.DONE, None),
         FAILED: (Status.FAILED, Reason.CRASHED),
@@ -85,20 +85,20 @@ def test_runs_come_back_with_their_state_and_why(database: Database, full: Direc
 
 
 def test_adapters_and_what_is_promoted_come_back(database: Database, full: DirectoryStore):
-    assert rebuild(database, full).adapters.found == 2
+    assert rebuild(database, full).adapters.total == 2
     with database.read() as session:
-        first, second = adapters.page(session)
-        (pointer,) = adapters.promoted(session, full.url(""))
+        first, second = adapters.list_page(session)
+        (pointer,) = adapters.list_pointers(session, full.url(""))
     assert (first.label, first.run, first.attempt) == ("chat@v1", DONE, 2)
     assert (second.label, second.parent, second.search) == ("chat@v2", "chat@v1", SEARCHED)
-    assert dict(first.manifest) == json.loads(full.get(manifest_key("chat", 1)))
+    assert dict(first.manifest) == json.loads(full.get(get_manifest_key("chat", 1)))
     assert (pointer.name, pointer.version, pointer.move) == ("chat", 1, 1)
 
 
 def test_a_search_comes_back_with_its_best(database: Database, full: DirectoryStore):
-    assert rebuild(database, full).searches.found == 1
+    assert rebuild(database, full).searches.total == 1
     with database.read() as session:
-        (search,) = adapters.searches(session)
+        (search,) = adapters.list_searches(session)
     assert (search.run, search.metric, search.direction) == (
         SEARCHED,
         "eval_accuracy",
@@ -110,21 +110,21 @@ def test_a_search_comes_back_with_its_best(database: Database, full: DirectorySt
 
 def test_a_second_rebuild_changes_nothing(database: Database, full: DirectoryStore):
     first = rebuild(database, full)
-    before = everything(database)
+    before = read_tables(database)
     second = rebuild(database, full)
-    assert all(changed(first))
-    assert changed(second) == (0, 0, 0, 0)
-    assert everything(database) == before
+    assert all(count_changes(first))
+    assert count_changes(second) == (0, 0, 0, 0)
+    assert read_tables(database) == before
 
 
 def test_what_the_control_plane_moved_comes_back_equal_after_a_loss(
     database: Database, full: DirectoryStore, tmp_path: Path
 ):
     """The registry of a living service beside the one that its store gives back."""
-    run = moved(database, added(database, DONE, store=full.url(""), workers=2), Status.SUBMITTED)
-    run = moved(database, run, Status.LOST, reason=Reason.GONE)
+    run = move_run(database, add_run(database, DONE, store=full.url(""), workers=2), Status.SUBMITTED)
+    run = move_run(database, run, Status.LOST, reason=Reason.JOB_ABSENT)
     path = (Status.PLANNED, Status.SUBMITTED, Status.RUNNING, Status.PUBLISHING, Status.DONE)
-    run = moved(database, run, *path)
+    run = move_run(database, run, *path)
     rebuild(database, full)
     with database.read() as session:
         assert runs.get(session, DONE) == run
@@ -137,16 +137,16 @@ def test_what_the_control_plane_moved_comes_back_equal_after_a_loss(
     same = ("id", "project", "kind", "name", "store", "workers", "status", "reason", "attempt")
     assert [getattr(back, name) for name in same] == [getattr(run, name) for name in same]
     for table in ("adapters", "pointers", "searches"):
-        assert len(rows_of(again, table)) == len(rows_of(database, table))
+        assert len(read_rows(again, table)) == len(read_rows(database, table))
     again.close()
 
 
 def test_a_run_that_the_control_plane_moved_is_left_alone(database: Database, full: DirectoryStore):
-    run = moved(database, added(database, FAILED), Status.SUBMITTED)
+    run = move_run(database, add_run(database, FAILED), Status.SUBMITTED)
     done = rebuild(database, full)
     with database.read() as session:
         assert runs.get(session, FAILED) == run
-        assert [e.kind for e in runs.events(session, FAILED, origin="store")] == [
+        assert [e.kind for e in runs.list_events(session, FAILED, origin="store")] == [
             "started",
             "failed",
         ]
@@ -158,47 +158,47 @@ def test_what_went_on_in_the_store_is_followed(database: Database, full: Directo
     RunStore(full, RUNNING).events.append({"event": "failed", "time": NOON + 50, "why": "again"})
     rollback_to = promote(full, "chat", 2)
     done = rebuild(database, full)
-    assert changed(done) == (1, 0, 0, 1)
+    assert count_changes(done) == (1, 0, 0, 1)
     with database.read() as session:
         run = runs.get(session, RUNNING)
-        (pointer,) = adapters.promoted(session, full.url(""))
+        (pointer,) = adapters.list_pointers(session, full.url(""))
     assert (run.status, run.detail, run.revision) == (Status.FAILED, "again", 2)
     assert (pointer.version, pointer.move) == (2, rollback_to.moves[-1].number)
     rollback(full, "chat")
     rebuild(database, full)
     with database.read() as session:
-        assert adapters.promoted(session, full.url(""))[0].version == 1
+        assert adapters.list_pointers(session, full.url(""))[0].version == 1
 
 
 def test_what_was_removed_from_the_store_is_forgotten_but_not_what_can_not_be_read(
     database: Database, full: DirectoryStore
 ):
     rebuild(database, full)
-    delete(full, "chat", 2)
-    full.put(manifest_key("chat", 1), b"spoilt")
+    delete_version(full, "chat", 2)
+    full.put(get_manifest_key("chat", 1), b"spoilt")
     done = rebuild(database, full)
-    assert done.forgotten == ["chat@v2"]
+    assert done.removed == ["chat@v2"]
     assert [fault.key for fault in done.faults] == ["adapters/chat/v1/manifest.json"]
     with database.read() as session:
-        assert [one.label for one in adapters.page(session)] == ["chat@v1"]
-        assert len(adapters.promoted(session, full.url(""))) == 1
+        assert [one.label for one in adapters.list_page(session)] == ["chat@v1"]
+        assert len(adapters.list_pointers(session, full.url(""))) == 1
 
 
 def test_another_store_takes_nothing_away(database: Database, full: DirectoryStore, tmp_path: Path):
     rebuild(database, full)
     other = DirectoryStore(tmp_path / "other")
-    committed(other, tmp_path / "exported", run="other")
-    assert rebuild(database, other).forgotten == []
+    commit_version(other, tmp_path / "exported", run="other")
+    assert rebuild(database, other).removed == []
     with database.read() as session:
-        assert len(adapters.page(session)) == 3
-        assert len(adapters.page(session, store=other.url(""))) == 1
+        assert len(adapters.list_page(session)) == 3
+        assert len(adapters.list_page(session, store=other.url(""))) == 1
 
 
 def test_an_adapter_means_done_even_where_the_journal_does_not_say_so(
     database: Database, store: DirectoryStore, tmp_path: Path
 ):
-    wrote(store, RUNNING, {"event": "started"})
-    committed(store, tmp_path / "exported", run=RUNNING)
+    write_run(store, RUNNING, {"event": "started"})
+    commit_version(store, tmp_path / "exported", run=RUNNING)
     rebuild(database, store)
     with database.read() as session:
         assert runs.get(session, RUNNING).status is Status.DONE
@@ -206,7 +206,7 @@ def test_an_adapter_means_done_even_where_the_journal_does_not_say_so(
 
 def test_a_claim_of_an_attempt_that_died_still_fences(database: Database, store: DirectoryStore):
     """Or the next attempt would have the number of one that may be alive."""
-    wrote(store, RUNNING, {"event": "started"})
+    write_run(store, RUNNING, {"event": "started"})
     claim = json.dumps({"run": RUNNING, "attempt": 5}).encode()
     store.put("adapters/chat/v1/.claim", claim)
     rebuild(database, store)
@@ -236,7 +236,7 @@ HOSTILE: list[tuple[str, bytes]] = [
 def test_what_can_not_be_read_is_told_and_the_rest_is_restored(
     key: str, data: bytes, database: Database, store: DirectoryStore
 ):
-    wrote(store, DONE, {"event": "published"})
+    write_run(store, DONE, {"event": "published"})
     store.put(key, data)
     done = rebuild(database, store)
     assert len(done.faults) == 1
@@ -264,13 +264,13 @@ LINES: list[bytes] = [
 def test_hostile_lines_of_a_journal_hurt_nothing(
     run: str, line: bytes, database: Database, full: DirectoryStore
 ):
-    with full.path(f"runs/{run}/events.jsonl").open("ab") as journal:
+    with full.local_path(f"runs/{run}/events.jsonl").open("ab") as journal:
         journal.write(line + b"\n")
     done = rebuild(database, full)
-    assert done.runs.found == 7
-    assert changed(rebuild(database, full)) == (0, 0, 0, 0)
+    assert done.runs.total == 7
+    assert count_changes(rebuild(database, full)) == (0, 0, 0, 0)
     with database.read() as session:
-        bodies = [event.body for event in runs.events(session, run, origin="store")]
+        bodies = [event.body for event in runs.list_events(session, run, origin="store")]
     words = [str(word) for body in bodies for pair in body.items() for word in pair]
     assert words and all(word.isprintable() and len(word) <= 1000 for word in words)
 
@@ -278,7 +278,7 @@ def test_hostile_lines_of_a_journal_hurt_nothing(
 def test_a_hostile_manifest_that_parses_is_kept_or_told(
     database: Database, full: DirectoryStore, tmp_path: Path
 ):
-    whole = json.loads(full.get(manifest_key("chat", 1)))
+    whole = json.loads(full.get(get_manifest_key("chat", 1)))
     file = whole["files"][0]
     many = [{**file, "name": f"f{n}", "size": 2**62} for n in range(3)]
     for version, more in {
@@ -287,24 +287,24 @@ def test_a_hostile_manifest_that_parses_is_kept_or_told(
         5: {"evaluation": {"a\x00": {"\x1b": 1e308}}, "created": "0001-01-01T00:00:00Z"},
     }.items():
         data = json.dumps({**whole, **more, "version": version}).encode()
-        full.put(manifest_key("chat", version), data)
+        full.put(get_manifest_key("chat", version), data)
     done = rebuild(database, full)
     assert [fault.key for fault in done.faults] == ["adapters/chat/v4/manifest.json"]
-    assert done.adapters.found == 4
+    assert done.adapters.total == 4
     with database.read() as session:
         assert runs.get(session, DONE).attempt == 2
 
 
 def test_two_rebuilds_at_once_are_one(database: Database, full: DirectoryStore):
     with database.write() as session:
-        lease = leases.acquire(session, LEASE, "another", seconds=60)
+        lease = leases.acquire(session, LEASE_NAME, "another", seconds=60)
         assert lease is not None
-    with pytest.raises(Held, match="somebody else is at it"):
+    with pytest.raises(LeaseHeld, match="somebody else is at it"):
         rebuild(database, full)
-    assert rows_of(database, "runs") == []
+    assert read_rows(database, "runs") == []
     with database.write() as session:
         leases.release(session, lease)
-    assert rebuild(database, full).runs.found == 7
+    assert rebuild(database, full).runs.total == 7
 
 
 def test_a_rebuild_that_was_overtaken_stops_writing(database: Database, full: DirectoryStore):
@@ -312,8 +312,8 @@ def test_a_rebuild_that_was_overtaken_stops_writing(database: Database, full: Di
         age_leases(database, 1000)
 
     with pytest.raises(LeaseLost):
-        rebuild(database, full, seen=overtake)
-    assert rows_of(database, "adapters") == []
+        rebuild(database, full, on_progress=overtake)
+    assert read_rows(database, "adapters") == []
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 13])
@@ -323,15 +323,15 @@ def test_a_rebuild_that_died_is_finished_by_the_next(
     with pytest.raises(Killed):
         rebuild(database, DyingStore(full, at=at))
     age_leases(database, 1000)
-    assert rebuild(database, full).runs.found == 7
+    assert rebuild(database, full).runs.total == 7
     with database.read() as session:
-        assert len(adapters.page(session)) == 2
-    assert changed(rebuild(database, full)) == (0, 0, 0, 0)
+        assert len(adapters.list_page(session)) == 2
+    assert count_changes(rebuild(database, full)) == (0, 0, 0, 0)
 
 
 def test_progress_counts_every_paper(database: Database, full: DirectoryStore):
     total, seen = list[int](), list[int]()
-    rebuild(database, full, started=total.append, seen=seen.append)
+    rebuild(database, full, on_total=total.append, on_progress=seen.append)
     # Seven runs, two manifests, one pointer.
     assert total == [10] and sum(seen) == 10
 
@@ -342,8 +342,8 @@ def test_a_run_that_goes_away_while_it_is_read_is_no_fault(
     class Vanishing(DyingStore):
         def read(self, key: str, start: int, length: int | None = None) -> bytes:
             if key.startswith(f"runs/{PLANNED}/"):
-                raise NotFound(key)
+                raise NotInStore(key)
             return super().read(key, start, length)
 
     done = rebuild(database, Vanishing(full))
-    assert (done.runs.found, done.faults) == (6, [])
+    assert (done.runs.total, done.faults) == (6, [])

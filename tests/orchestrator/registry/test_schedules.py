@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 
 from orchestrator.registry import leases, runs, schedules
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import LeaseLost, LostUpdate, Taken, Unknown
+from orchestrator.registry.errors import LeaseLost, LostUpdate, DuplicateKey, UnknownItem
 from orchestrator.registry.schedules import NewSchedule, Schedule
 from tests.jobs.store.made import race
-from tests.orchestrator.registry.made import age_leases, new, rows_of
+from tests.orchestrator.registry.made import age_leases, make_new_run, read_rows
 
 RACERS = 4
 
@@ -24,21 +24,21 @@ def nightly(**changes: object) -> NewSchedule:
     )
 
 
-def there(database: Database, **changes: object) -> Schedule:
+def add_schedule(database: Database, **changes: object) -> Schedule:
     with database.write() as session:
         return schedules.add(session, nightly(**changes), next_at=100.0)
 
 
 def fire(session: Session, schedule: Schedule, due_at: float) -> Schedule:
     """A firing and the run that it starts, in one transaction."""
-    run = runs.add(session, new(f"chat-{due_at:.0f}"))
+    run = runs.add(session, make_new_run(f"chat-{due_at:.0f}"))
     return schedules.fire(
         session, schedule, due_at=due_at, next_at=due_at + 100, outcome="run", run=run.id
     )
 
 
 def test_a_schedule_comes_back_as_it_was_added(database: Database):
-    made = there(database, time_zone="Europe/Paris", jitter_s=5.0, concurrency="replace")
+    made = add_schedule(database, time_zone="Europe/Paris", jitter_s=5.0, concurrency="replace")
     with database.read() as session:
         assert schedules.get(session, "default", "nightly") == made
     assert (made.time_zone, made.jitter_s, made.concurrency) == ("Europe/Paris", 5.0, "replace")
@@ -46,49 +46,49 @@ def test_a_schedule_comes_back_as_it_was_added(database: Database):
 
 
 def test_a_name_is_taken_once_in_a_project(database: Database):
-    there(database)
-    there(database, project="lab")
-    with database.write() as session, pytest.raises(Taken):
+    add_schedule(database)
+    add_schedule(database, project="lab")
+    with database.write() as session, pytest.raises(DuplicateKey):
         schedules.add(session, nightly(), next_at=None)
-    with database.read() as session, pytest.raises(Unknown):
+    with database.read() as session, pytest.raises(UnknownItem):
         schedules.get(session, "lab", "hourly")
 
 
 def test_what_is_due_is_found_by_the_clock_of_the_database_unless_it_is_paused(database: Database):
-    made = there(database)
-    there(database, name="later")
+    made = add_schedule(database)
+    add_schedule(database, name="later")
     with database.write() as session:
         later = schedules.get(session, "default", "later")
-        schedules.change(session, later, next_at=1e11)
+        schedules.update_schedule(session, later, next_at=1e11)
     with database.write() as session:
-        assert [one.name for one in schedules.due(session)] == ["nightly"]
-        schedules.change(session, made, paused=True)
-        assert schedules.due(session) == []
+        assert [one.name for one in schedules.list_due(session)] == ["nightly"]
+        schedules.update_schedule(session, made, paused=True)
+        assert schedules.list_due(session) == []
 
 
 def test_a_moment_fires_once_and_moves_the_next_one(database: Database):
-    made = there(database)
+    made = add_schedule(database)
     with database.write() as session:
         after = fire(session, made, 100.0)
     assert (after.next_at, after.revision) == (200.0, made.revision + 1)
     with database.read() as session:
-        (firing,) = schedules.firings(session, made)
+        (firing,) = schedules.list_firings(session, made)
     assert (firing.due_at, firing.outcome, firing.run) == (100.0, "run", "chat-100")
-    with database.write() as session, pytest.raises(Taken, match="firing"):
+    with database.write() as session, pytest.raises(DuplicateKey, match="firing"):
         schedules.fire(session, after, due_at=100.0, next_at=300.0, outcome="skipped")
 
 
 def test_a_scheduler_that_read_too_early_starts_nothing(database: Database):
-    stale = there(database)
+    stale = add_schedule(database)
     with database.write() as session:
-        schedules.change(session, stale, paused=True)
+        schedules.update_schedule(session, stale, paused=True)
     with pytest.raises(LostUpdate), database.write() as session:
         fire(session, stale, 100.0)
-    assert rows_of(database, "runs") == rows_of(database, "firings") == []
+    assert read_rows(database, "runs") == read_rows(database, "firings") == []
 
 
 def test_a_scheduler_that_lost_its_lease_starts_nothing(database: Database):
-    made = there(database)
+    made = add_schedule(database)
     with database.write() as session:
         lease = leases.acquire(session, "scheduler", "a", seconds=60)
     age_leases(database, 61)
@@ -96,7 +96,7 @@ def test_a_scheduler_that_lost_its_lease_starts_nothing(database: Database):
         schedules.fire(
             session, made, due_at=100.0, next_at=None, outcome="nothing new", lease=lease
         )
-    assert rows_of(database, "firings") == []
+    assert read_rows(database, "firings") == []
 
 
 def _fire(start: Barrier, mine: int, url: str) -> None:
@@ -107,27 +107,27 @@ def _fire(start: Barrier, mine: int, url: str) -> None:
     try:
         with database.write() as session:
             schedules.fire(session, made, due_at=100.0, next_at=200.0, outcome="skipped")
-    except (Taken, LostUpdate):
+    except (DuplicateKey, LostUpdate):
         raise SystemExit(7) from None
 
 
 def test_of_several_schedulers_exactly_one_fires(database: Database, url: str):
-    there(database)
+    add_schedule(database)
     codes = race(_fire, url, count=RACERS)
     assert sorted(codes, key=str) == [0] + [7] * (RACERS - 1)
-    assert len(rows_of(database, "firings")) == 1
+    assert len(read_rows(database, "firings")) == 1
 
 
 def test_a_removed_schedule_takes_its_firings_along_and_leaves_its_runs(database: Database):
-    made = there(database)
+    made = add_schedule(database)
     with database.write() as session:
         fire(session, made, 100.0)
     with pytest.raises(LostUpdate), database.write() as session:
         schedules.remove(session, made)
     with database.write() as session:
         schedules.remove(session, schedules.get(session, "default", "nightly"))
-    assert rows_of(database, "schedules") == rows_of(database, "firings") == []
-    assert len(rows_of(database, "runs")) == 1
+    assert read_rows(database, "schedules") == read_rows(database, "firings") == []
+    assert len(read_rows(database, "runs")) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,17 @@ from sqlalchemy import text
 from jobs.errors import InputError
 from orchestrator.registry import tokens
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import Unknown
-from tests.orchestrator.registry.made import rows_of
+from orchestrator.registry.errors import UnknownItem
+from tests.orchestrator.registry.made import read_rows
 
 
 def test_a_token_is_known_by_its_words_and_kept_as_a_digest_alone(database: Database):
     with database.write() as session:
         token, words = tokens.issue(session, "ci", "submitter", project="lab")
     with database.read() as session:
-        assert tokens.bearer(session, words) == token
+        assert tokens.find_bearer(session, words) == token
     assert (token.scope, token.project, token.expires_at) == ("submitter", "lab", None)
-    assert words not in str(rows_of(database, "tokens"))
+    assert words not in str(read_rows(database, "tokens"))
     assert len(words) > 45
 
 
@@ -36,17 +36,17 @@ def test_no_two_tokens_are_alike(database: Database):
 def test_other_words_are_nobody(words: str, database: Database):
     with database.write() as session:
         tokens.issue(session, "ci", "admin")
-        assert tokens.bearer(session, words) is None
+        assert tokens.find_bearer(session, words) is None
 
 
 def test_a_token_ends_by_the_clock_of_the_database(database: Database):
     with database.write() as session:
         _, words = tokens.issue(session, "ci", "viewer", seconds=60)
     with database.write() as session:
-        assert tokens.bearer(session, words) is not None
+        assert tokens.find_bearer(session, words) is not None
         session.execute(text("UPDATE tokens SET expires_at = expires_at - 61"))
     with database.read() as session:
-        assert tokens.bearer(session, words) is None
+        assert tokens.find_bearer(session, words) is None
 
 
 def test_a_revoked_token_is_nobody_and_stays_listed(database: Database):
@@ -56,9 +56,9 @@ def test_a_revoked_token_is_nobody_and_stays_listed(database: Database):
         revoked = tokens.revoke(session, token.id)
         assert tokens.revoke(session, token.id) == revoked
     with database.read() as session:
-        assert tokens.bearer(session, words) is None
-        assert tokens.bearer(session, others_words) == other
-        assert {one.id for one in tokens.tokens(session)} == {token.id, other.id}
+        assert tokens.find_bearer(session, words) is None
+        assert tokens.find_bearer(session, others_words) == other
+        assert {one.id for one in tokens.list_tokens(session)} == {token.id, other.id}
 
 
 def test_what_is_no_scope_and_no_token_is_told(database: Database):
@@ -67,5 +67,5 @@ def test_what_is_no_scope_and_no_token_is_told(database: Database):
             tokens.issue(session, "ci", "root")
         with pytest.raises(InputError, match="label"):
             tokens.issue(session, "a b", "admin")
-        with pytest.raises(Unknown, match="token 'none'"):
+        with pytest.raises(UnknownItem, match="token 'none'"):
             tokens.revoke(session, "none")

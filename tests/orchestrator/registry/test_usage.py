@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from orchestrator.registry import projects, runs, usage
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DatabaseUnreachable
-from orchestrator.registry.values import Limits
-from tests.orchestrator.registry.made import added, new
+from orchestrator.registry.values import ProjectLimits
+from tests.orchestrator.registry.made import add_run, make_new_run
 
 
 def soon(database: Database, work: Callable[[Session], object]) -> None:
@@ -23,18 +23,18 @@ def soon(database: Database, work: Callable[[Session], object]) -> None:
 
 
 def limited(session: Session) -> None:
-    projects.set_limits(session, projects.project(session, "default"), Limits(max_runs=1))
+    projects.set_limits(session, projects.get(session, "default"), ProjectLimits(max_runs=1))
 
 
 def test_while_projects_are_counted_runs_are_submitted_to_them(database: Database):
     if database.is_local:
         pytest.skip("SQLite has one writer")
-    added(database, "r1")
+    add_run(database, "r1")
     with database.write() as counting:
         usage.lock_projects(counting)
-        soon(database, lambda session: runs.add(session, new("r2")))
+        soon(database, lambda session: runs.add(session, make_new_run("r2")))
     with database.read() as session:
-        assert {run.id for run in runs.page(session)} == {"r1", "r2"}
+        assert {run.id for run in runs.list_page(session)} == {"r1", "r2"}
 
 
 @pytest.mark.parametrize("work", [usage.lock_projects, limited])
@@ -43,7 +43,7 @@ def test_who_counts_or_sets_limits_waits_for_who_counts(
 ):
     if database.is_local:
         pytest.skip("SQLite has one writer")
-    added(database, "r1")
+    add_run(database, "r1")
     with database.write() as counting:
         usage.lock_projects(counting)
         with pytest.raises(DatabaseUnreachable):

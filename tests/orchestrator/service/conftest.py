@@ -8,9 +8,9 @@ import pytest
 
 from jobs.store.directory import DirectoryStore
 from orchestrator.registry.database import Database
-from tests.orchestrator.service.control import Control
+from tests.orchestrator.service.control import ControlHarness
 
 
 @pytest.fixture
-def control(database: Database, tmp_path: Path) -> Control:
-    return Control(database, DirectoryStore(tmp_path / "store").url(""))
+def control(database: Database, tmp_path: Path) -> ControlHarness:
+    return ControlHarness(database, DirectoryStore(tmp_path / "store").url(""))

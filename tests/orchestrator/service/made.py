@@ -8,7 +8,7 @@ from orchestrator.registry.lifecycle import REASONS, Status
 from orchestrator.registry.values import Run
 
 
-def run_of(status: Status = Status.PLANNED, **changes: Any) -> Run:
+def make_run(status: Status = Status.PLANNED, **changes: Any) -> Run:
     """A run in a status, as if it had been read."""
     reason = next(iter(sorted(REASONS[status]))) if status in REASONS else None
     values: dict[str, Any] = {
@@ -38,7 +38,7 @@ def run_of(status: Status = Status.PLANNED, **changes: Any) -> Run:
     return Run(**{**values, **changes})
 
 
-def spec_of(store: str = "file:///store", **changes: Any) -> dict[str, Any]:
+def make_spec(store: str = "file:///store", **changes: Any) -> dict[str, Any]:
     """A small spec of plain values."""
     return {
         "name": "chat",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from orchestrator.service.config import check_config
-from orchestrator.service.connect import from_config
+from orchestrator.service.config import parse_config
+from orchestrator.service.connect import connect_clusters
 
 ROOT = Path(__file__).parents[3]
 NEAR = {"address": "http://127.0.0.1:1"}
@@ -19,7 +19,7 @@ def test_a_store_is_whole_wherever_the_service_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    found = check_config({"clusters": {"near": NEAR}, "stores": ["file://store/"]})
+    found = parse_config({"clusters": {"near": NEAR}, "stores": ["file://store/"]})
     assert found.stores == (f"file://{tmp_path}/store",)
 
 
@@ -36,7 +36,7 @@ def test_a_store_is_whole_wherever_the_service_was_started(
 )
 def test_what_is_wrong_is_refused_by_its_key(told: dict[str, Any], key: str):
     with pytest.raises(InputError) as refused:
-        check_config({"clusters": {"near": NEAR}, **told})
+        parse_config({"clusters": {"near": NEAR}, **told})
     assert any(key in fault.key for fault in refused.value.faults)
 
 
@@ -46,13 +46,13 @@ def test_a_folder_whose_name_no_cluster_may_be_told_is_refused_at_the_start(
     (tmp_path / "my service").mkdir()
     monkeypatch.chdir(tmp_path / "my service")
     with pytest.raises(InputError, match=r"stores: .*my service"):
-        check_config({"clusters": {"near": NEAR}})
+        parse_config({"clusters": {"near": NEAR}})
 
 
 def test_clusters_come_out_of_the_configuration_by_name(tmp_path: Path):
-    config = check_config({"clusters": {"near": NEAR, "far": {**NEAR, "code": str(ROOT)}}})
-    found = from_config(config)
+    config = parse_config({"clusters": {"near": NEAR, "far": {**NEAR, "code": str(ROOT)}}})
+    found = connect_clusters(config)
     assert {name: cluster.name for name, cluster in found.items()} == {"near": "near", "far": "far"}
     broken = {"clusters": {"far": {**NEAR, "code": str(tmp_path)}}}
     with pytest.raises(InputError, match="has no slora"):
-        from_config(check_config(broken))
+        connect_clusters(parse_config(broken))

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from jobs.errors import InputError
 from orchestrator.service.cron import (
-    MOST_MISSED,
+    MAX_MISSED_TIMES,
     check_cron,
-    moments_until,
-    next_after,
-    offset_of,
+    list_times_until,
+    find_next_time,
+    compute_jitter_offset,
 )
 
 BERLIN = "Europe/Berlin"
@@ -32,25 +32,25 @@ def told(moment: float | None, zone: str = BERLIN) -> str:
 
 
 def test_a_moment_is_one_of_its_time_zone():
-    assert next_after("0 3 * * *", BERLIN, at("2026-01-10T12:00")) == at("2026-01-11T03:00")
-    assert next_after("0 3 * * *", "UTC", at("2026-01-10T12:00", "UTC")) == at(
+    assert find_next_time("0 3 * * *", BERLIN, at("2026-01-10T12:00")) == at("2026-01-11T03:00")
+    assert find_next_time("0 3 * * *", "UTC", at("2026-01-10T12:00", "UTC")) == at(
         "2026-01-11T03:00", "UTC"
     )
 
 
 def test_a_moment_itself_is_not_the_next_one():
-    assert next_after("0 3 * * *", BERLIN, at("2026-01-11T03:00")) == at("2026-01-12T03:00")
+    assert find_next_time("0 3 * * *", BERLIN, at("2026-01-11T03:00")) == at("2026-01-12T03:00")
 
 
 def test_a_moment_that_the_clock_leaps_over_fires_after_the_leap():
-    found = next_after("30 2 * * *", BERLIN, at("2026-03-28T12:00"))
+    found = find_next_time("30 2 * * *", BERLIN, at("2026-03-28T12:00"))
     assert told(found) == "2026-03-29T03:00:00+02:00"
 
 
 def test_a_moment_that_comes_twice_fires_once():
-    first = next_after("30 2 * * *", BERLIN, at("2026-10-24T12:00"))
+    first = find_next_time("30 2 * * *", BERLIN, at("2026-10-24T12:00"))
     assert told(first) == "2026-10-25T02:30:00+02:00"
-    assert told(next_after("30 2 * * *", BERLIN, first or 0)) == "2026-10-26T02:30:00+01:00"
+    assert told(find_next_time("30 2 * * *", BERLIN, first or 0)) == "2026-10-26T02:30:00+01:00"
 
 
 @pytest.mark.parametrize(
@@ -79,22 +79,22 @@ def test_what_cron_knows_is_taken(cron: str):
 
 @given(st.integers(0, 2_000_000_000), st.integers(1, 10_000))
 def test_the_moments_up_to_a_time_are_those_that_come_one_by_one(start: int, minutes: int):
-    first = next_after("*/7 * * * *", "UTC", start)
+    first = find_next_time("*/7 * * * *", "UTC", start)
     assert first is not None
     until = start + minutes * 60.0
-    found = moments_until("*/7 * * * *", "UTC", first, until)
-    assert found[0] == first and found == sorted(set(found)) and len(found) <= MOST_MISSED
-    assert all(next_after("*/7 * * * *", "UTC", a) == b for a, b in pairwise(found))
-    following = next_after("*/7 * * * *", "UTC", found[-1])
-    assert len(found) == MOST_MISSED or first > until or (following or 0) > until
+    found = list_times_until("*/7 * * * *", "UTC", first, until)
+    assert found[0] == first and found == sorted(set(found)) and len(found) <= MAX_MISSED_TIMES
+    assert all(find_next_time("*/7 * * * *", "UTC", a) == b for a, b in pairwise(found))
+    following = find_next_time("*/7 * * * *", "UTC", found[-1])
+    assert len(found) == MAX_MISSED_TIMES or first > until or (following or 0) > until
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.floats(0, 86400))
 def test_an_offset_is_always_the_same_and_within_the_jitter(project: str, name: str, jitter: float):
-    found = offset_of(project, name, jitter)
-    assert found == offset_of(project, name, jitter)
+    found = compute_jitter_offset(project, name, jitter)
+    assert found == compute_jitter_offset(project, name, jitter)
     assert 0 <= found <= jitter
 
 
 def test_two_schedules_have_offsets_of_their_own():
-    assert offset_of("a", "b", 600) != offset_of("a", "c", 600)
+    assert compute_jitter_offset("a", "b", 600) != compute_jitter_offset("a", "c", 600)

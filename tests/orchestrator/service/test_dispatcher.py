@@ -8,45 +8,45 @@ from sqlalchemy import text
 from orchestrator.cluster.door import Job
 from orchestrator.registry import projects
 from orchestrator.registry.lifecycle import Reason, Status
-from orchestrator.registry.values import Limits, Run
-from orchestrator.service.dispatcher import Verdict
-from tests.orchestrator.service.control import RUNNING, SUCCEEDED, Control
+from orchestrator.registry.values import ProjectLimits, Run
+from orchestrator.service.dispatcher import PlacementResult
+from tests.orchestrator.service.control import RUNNING, SUCCEEDED, ControlHarness
 
 
 @pytest.fixture
-def narrow(control: Control) -> Control:
+def narrow(control: ControlHarness) -> ControlHarness:
     """One job at a time."""
-    return Control(control.database, control.store, max_runs=1)
+    return ControlHarness(control.database, control.store, max_runs=1)
 
 
-def order(control: Control) -> list[str]:
-    return [job.metadata["run"] for job in control.cluster.started]
+def order(control: ControlHarness) -> list[str]:
+    return [job.metadata["run"] for job in control.cluster.started_jobs]
 
 
-def limits(control: Control, **changes: int) -> None:
+def limits(control: ControlHarness, **changes: int) -> None:
     with control.database.write() as session:
-        there = projects.ensure(session, "default")
-        projects.set_limits(session, there, Limits(**changes))
+        there = projects.ensure_project(session, "default")
+        projects.set_limits(session, there, ProjectLimits(**changes))
 
 
-def test_the_most_urgent_goes_first_and_the_oldest_of_those(narrow: Control):
-    first, second = narrow.asked(), narrow.asked()
-    urgent = narrow.asked(priority=5)
+def test_the_most_urgent_goes_first_and_the_oldest_of_those(narrow: ControlHarness):
+    first, second = narrow.submit(), narrow.submit()
+    urgent = narrow.submit(priority=5)
     narrow.cluster.script = (SUCCEEDED,)
-    narrow.steps(6)
+    narrow.reconcile(6)
     assert order(narrow) == [urgent.id, first.id, second.id]
 
 
-def test_a_project_that_uses_nothing_comes_before_one_that_uses_much(narrow: Control):
-    many = [narrow.asked(project="loud") for _ in range(4)]
-    wide = Control(narrow.database, narrow.store, max_runs=2)
-    late = wide.asked(project="quiet")
-    wide.steps()
+def test_a_project_that_uses_nothing_comes_before_one_that_uses_much(narrow: ControlHarness):
+    many = [narrow.submit(project="loud") for _ in range(4)]
+    wide = ControlHarness(narrow.database, narrow.store, max_runs=2)
+    late = wide.submit(project="quiet")
+    wide.reconcile()
     assert order(wide) == [many[0].id, late.id]
 
 
-def test_a_project_with_thousands_of_runs_hides_no_other_s(control: Control):
-    control.asked(project="quiet", priority=-5)
+def test_a_project_with_thousands_of_runs_hides_no_other_s(control: ControlHarness):
+    control.submit(project="quiet", priority=-5)
     with control.database.write() as session:
         columns = (
             "project, kind, name, store, workers, priority, status, detail, attempt, cluster, "
@@ -65,28 +65,28 @@ def test_a_project_with_thousands_of_runs_hides_no_other_s(control: Control):
             text("UPDATE runs SET project = 'loud', priority = 0 WHERE id LIKE 'loud%'")
         )
         session.execute(text("UPDATE runs SET priority = 0"))
-    wide = Control(control.database, control.store, max_runs=4)
-    wide.steps()
+    wide = ControlHarness(control.database, control.store, max_runs=4)
+    wide.reconcile()
     with wide.database.read() as session:
         taken = session.scalars(text("SELECT project FROM runs WHERE status <> 'planned'")).all()
     assert "quiet" in taken
 
 
-def test_no_more_jobs_than_the_cluster_may_have_even_if_none_has_arrived(narrow: Control):
-    first, second = narrow.asked(), narrow.asked()
+def test_no_more_jobs_than_the_cluster_may_have_even_if_none_has_arrived(narrow: ControlHarness):
+    first, second = narrow.submit(), narrow.submit()
     narrow.cluster.lost_requests = 3
-    narrow.steps(3)
-    assert narrow.status(second) is Status.PLANNED
-    assert "as many runs as it may have" in narrow.now(second).waits
-    narrow.steps(2)
+    narrow.reconcile(3)
+    assert narrow.read_status(second) is Status.PLANNED
+    assert "as many runs as it may have" in narrow.read(second).wait_reason
+    narrow.reconcile(2)
     assert order(narrow) == [first.id]
 
 
-def test_jobs_of_others_take_none_of_our_room(narrow: Control):
-    ours = narrow.asked()
+def test_jobs_of_others_take_none_of_our_room(narrow: ControlHarness):
+    ours = narrow.submit()
     theirs = Job("theirs-a1", "jobs.finetune", (), {"slora_service": "elsewhere"})
-    narrow.cluster.has_job(theirs, RUNNING)
-    narrow.steps()
+    narrow.cluster.add_foreign_job(theirs, RUNNING)
+    narrow.reconcile()
     assert order(narrow) == [ours.id]
 
 
@@ -100,50 +100,50 @@ def test_jobs_of_others_take_none_of_our_room(narrow: Control):
         ),
     ],
 )
-def test_a_project_waits_at_its_limit(control: Control, limit: dict[str, int], waits: str):
+def test_a_project_waits_at_its_limit(control: ControlHarness, limit: dict[str, int], waits: str):
     limits(control, **limit)
-    first, second = control.asked(), control.asked()
-    control.steps(2)
+    first, second = control.submit(), control.submit()
+    control.reconcile(2)
     assert order(control) == [first.id]
-    assert control.now(second).status is Status.PLANNED and waits in control.now(second).waits
+    assert control.read(second).status is Status.PLANNED and waits in control.read(second).wait_reason
 
 
-def test_what_no_limit_can_ever_hold_ends_with_the_reason(control: Control):
+def test_what_no_limit_can_ever_hold_ends_with_the_reason(control: ControlHarness):
     limits(control, max_tokens_a_day=100)
-    run = control.asked()
-    control.steps()
-    ended = control.now(run)
+    run = control.submit()
+    control.reconcile()
+    ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.QUOTA)
     assert "2,560 tokens" in ended.detail and order(control) == []
 
 
-def test_what_does_not_fit_never_reaches_the_cluster(control: Control):
-    control.fits = lambda run: Verdict(never="it needs a larger machine")
-    run = control.asked()
-    control.steps()
-    ended = control.now(run)
+def test_what_does_not_fit_never_reaches_the_cluster(control: ControlHarness):
+    control.fits = lambda run: PlacementResult(rejection="it needs a larger machine")
+    run = control.submit()
+    control.reconcile()
+    ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.REFUSED)
-    assert ended.detail == "it needs a larger machine" and control.cluster.asked == []
+    assert ended.detail == "it needs a larger machine" and control.cluster.submitted_ids == []
 
 
-def test_a_run_that_does_not_fit_yet_waits_and_takes_nobody_s_room(narrow: Control):
-    large, small = narrow.asked("large"), narrow.asked("small")
+def test_a_run_that_does_not_fit_yet_waits_and_takes_nobody_s_room(narrow: ControlHarness):
+    large, small = narrow.submit("large"), narrow.submit("small")
     lacks = {large.id}
 
-    def fits(run: Run) -> Verdict:
-        return Verdict(waits="too few CPUs yet") if run.id in lacks else Verdict()
+    def fits(run: Run) -> PlacementResult:
+        return PlacementResult(wait_reason="too few CPUs yet") if run.id in lacks else PlacementResult()
 
     narrow.fits = fits
     narrow.cluster.script = (RUNNING, SUCCEEDED)
-    narrow.steps(3)
-    assert order(narrow) == [small.id] and narrow.now(large).waits == "too few CPUs yet"
+    narrow.reconcile(3)
+    assert order(narrow) == [small.id] and narrow.read(large).wait_reason == "too few CPUs yet"
     lacks.clear()
-    narrow.steps(3)
+    narrow.reconcile(3)
     assert order(narrow) == [small.id, large.id]
 
 
-def test_a_stopped_run_of_the_queue_never_starts(narrow: Control):
-    first, second = narrow.asked(), narrow.asked()
+def test_a_stopped_run_of_the_queue_never_starts(narrow: ControlHarness):
+    first, second = narrow.submit(), narrow.submit()
     narrow.stop(second)
-    narrow.steps(2)
-    assert narrow.status(second) is Status.STOPPED and order(narrow) == [first.id]
+    narrow.reconcile(2)
+    assert narrow.read_status(second) is Status.STOPPED and order(narrow) == [first.id]

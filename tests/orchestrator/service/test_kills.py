@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.service_kill_parts.firings import fired
-from tests.benchmarks.service_kills import killed_runs
+from tests.benchmarks.service_kill_parts.firings import kill_during_firings
+from tests.benchmarks.service_kills import kill_during_runs
 
 BY_KIND = [
     pytest.param("sqlite", marks=pytest.mark.long),
@@ -21,13 +21,13 @@ BY_KIND = [
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("url", BY_KIND, indirect=True)
 def test_no_run_is_lost_or_made_twice_whatever_is_killed(url: str, tmp_path: Path):
-    found = killed_runs(tmp_path, {"here": url}, 6, random.Random(5))
+    found = kill_during_runs(tmp_path, {"here": url}, 6, random.Random(5))
     tally, kills = found["here"]
     assert sum(kills.values()) >= 3
-    assert tally.good, (tally, kills)
+    assert tally.is_good, (tally, kills)
 
 
 def test_each_moment_fires_once_however_often_schedulers_are_killed(url: str, tmp_path: Path):
-    found = fired(url, tmp_path / "firings", 60, random.Random(3))
+    found = kill_during_firings(url, tmp_path / "firings", 60, random.Random(3))
     assert found.kills >= 3
-    assert found.good, found
+    assert found.is_good, found

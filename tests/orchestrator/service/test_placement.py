@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 
 from jobs.errors import StoreUnreachable
-from jobs.spec import Spec
+from jobs.spec import RunSpec
 from jobs.spec_file import validate_spec
 from orchestrator.cluster.door import Capacity
 from orchestrator.cluster.errors import ClusterUnreachable
 from orchestrator.cluster.standin import FakeCluster
 from orchestrator.registry.values import Run
 from orchestrator.service.dispatcher import FITS
-from orchestrator.service.intake import Submission
-from orchestrator.service.placement import PATIENCE_S, Placement, lacking, on_nodes
-from tests.orchestrator.service.control import Control
-from tests.orchestrator.service.made import spec_of
+from orchestrator.service.intake import SubmitRequest
+from orchestrator.service.placement import SHORTAGE_TIMEOUT_S, Placement, find_shortage, set_node_memory
+from tests.orchestrator.service.control import ControlHarness
+from tests.orchestrator.service.made import make_spec
 from tests.tiny import chat_rows, hollow_model
 
 SMALL = Capacity(cpus=4, gpus=0, free_cpus=0, free_gpus=0, nodes=2, node_memory=8 << 30)
 
 
-def spec(**cluster: Any) -> Spec:
-    return validate_spec(spec_of(cluster=cluster))
+def spec(**cluster: Any) -> RunSpec:
+    return validate_spec(make_spec(cluster=cluster))
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def spec(**cluster: Any) -> Spec:
     ],
 )
 def test_what_the_whole_cluster_lacks(cluster: dict[str, Any], lack: str):
-    found = lacking(spec(**cluster), SMALL)
+    found = find_shortage(spec(**cluster), SMALL)
     assert found.startswith(lack) and bool(found) == bool(lack)
 
 
 def test_a_node_s_memory_is_shared_by_its_workers():
-    machine = on_nodes(spec(workers=4), SMALL).cluster.machine
+    machine = set_node_memory(spec(workers=4), SMALL).cluster.machine
     assert (machine.workers_per_node, machine.memory_gb) == (2, pytest.approx(4.295, abs=0.01))
 
 
@@ -56,54 +56,54 @@ def test_a_node_s_memory_is_shared_by_its_workers():
 )
 def test_what_the_spec_says_of_its_memory_stays(kept: dict[str, Any]):
     asked = spec(workers=1, **kept)
-    assert on_nodes(asked, SMALL) == asked
+    assert set_node_memory(asked, SMALL) == asked
 
 
 class Patient:
     """A placement on a small cluster, on a clock that is set."""
 
-    def __init__(self, control: Control, *, grows: bool = False, shares_files: bool = False):
+    def __init__(self, control: ControlHarness, *, grows: bool = False, shares_files: bool = False):
         self.control, self.at = control, 0.0
         self.cluster = FakeCluster()
-        self.cluster.has = SMALL
+        self.cluster.cluster_capacity = SMALL
         self.placement = Placement(
             self.cluster,
-            shares_files=shares_files,
-            grows=grows,
-            opened=lambda url: control.open(url),
+            shared_filesystem=shares_files,
+            autoscaling=grows,
+            store_opener=lambda url: control.open(url),
             clock=lambda: self.at,
         )
 
     def run(self, **changes: Any) -> Run:
-        asked = spec_of(self.control.store, **changes)
-        return self.control.intake.accept(Submission(spec=asked))[0]
+        asked = make_spec(self.control.store, **changes)
+        return self.control.intake.accept(SubmitRequest(spec=asked))[0]
 
 
-def test_a_cluster_that_is_too_small_gets_time_for_its_nodes_to_come_back(control: Control):
+def test_a_cluster_that_is_too_small_gets_time_for_its_nodes_to_come_back(control: ControlHarness):
     patient = Patient(control)
     run = patient.run(cluster={"workers": 8})
-    assert patient.placement(run).waits == "it needs 8 CPUs, the whole cluster has 4"
-    patient.at = PATIENCE_S - 1
-    assert patient.placement(run).waits
-    patient.at = PATIENCE_S
-    assert patient.placement(run).never == "it needs 8 CPUs, the whole cluster has 4"
+    assert patient.placement(run).wait_reason == "it needs 8 CPUs, the whole cluster has 4"
+    patient.at = SHORTAGE_TIMEOUT_S - 1
+    assert patient.placement(run).wait_reason
+    patient.at = SHORTAGE_TIMEOUT_S
+    assert patient.placement(run).rejection == "it needs 8 CPUs, the whole cluster has 4"
 
 
-def test_nodes_that_came_back_in_time_make_it_fit(control: Control):
+def test_nodes_that_came_back_in_time_make_it_fit(control: ControlHarness):
     patient = Patient(control)
     run = patient.run(cluster={"workers": 8})
-    assert patient.placement(run).waits
-    patient.cluster.has = Capacity(16, 0, 16, 0, 4, None)
+    assert patient.placement(run).wait_reason
+    patient.cluster.cluster_capacity = Capacity(16, 0, 16, 0, 4, None)
     assert patient.placement(run) == FITS
 
 
-def test_a_cluster_that_grows_is_never_too_small(control: Control):
+def test_a_cluster_that_grows_is_never_too_small(control: ControlHarness):
     patient = Patient(control, grows=True)
     patient.cluster.unreachable = True
     assert patient.placement(patient.run(cluster={"workers": 8})) == FITS
 
 
-def test_a_cluster_that_does_not_answer_refuses_nothing(control: Control):
+def test_a_cluster_that_does_not_answer_refuses_nothing(control: ControlHarness):
     patient = Patient(control)
     run = patient.run()
     patient.cluster.unreachable = True
@@ -111,7 +111,7 @@ def test_a_cluster_that_does_not_answer_refuses_nothing(control: Control):
         patient.placement(run)
 
 
-def test_a_store_that_is_away_refuses_nothing(control: Control):
+def test_a_store_that_is_away_refuses_nothing(control: ControlHarness):
     patient = Patient(control)
     run = patient.run()
 
@@ -123,7 +123,7 @@ def test_a_store_that_is_away_refuses_nothing(control: Control):
 
 
 def test_a_plan_that_can_not_hold_is_known_before_the_cluster_is_asked(
-    control: Control, tmp_path: Path
+    control: ControlHarness, tmp_path: Path
 ):
     model = hollow_model(tmp_path / "model")
     rows = chat_rows(tmp_path / "train.jsonl", 4)
@@ -132,6 +132,6 @@ def test_a_plan_that_can_not_hold_is_known_before_the_cluster_is_asked(
     patient = Patient(control, shares_files=True)
     assert patient.placement(patient.run(**good)) == FITS
     missing = {**good, "data": {"train": str(tmp_path / "none.jsonl")}}
-    assert "none.jsonl" in patient.placement(patient.run(**missing)).never
+    assert "none.jsonl" in patient.placement(patient.run(**missing)).rejection
     # What the service can't see is the job's own to check.
     assert Patient(control).placement(patient.run(**missing)) == FITS

@@ -5,94 +5,94 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.registry.values import Project, Run
-from orchestrator.service.queue import Books, Turn, Usage, turns
-from tests.orchestrator.service.made import run_of
+from orchestrator.service.queue import UsageTracker, QueueDecision, ProjectUsage, plan_queue
+from tests.orchestrator.service.made import make_run
 
 ROOM = 100
 
 
-def waiting(run_id: str, project: str = "default", **changes: int) -> Run:
-    return run_of(id=run_id, project=project, **changes)
+def make_waiting(run_id: str, project: str = "default", **changes: int) -> Run:
+    return make_run(id=run_id, project=project, **changes)
 
 
-def project(name: str, **limits: int | None) -> Project:
+def make_project(name: str, **limits: int | None) -> Project:
     none = {"max_runs": None, "max_workers": None, "max_tokens_a_day": None}
     return Project(name=name, created_at=0.0, revision=1, **{**none, **limits})
 
 
-def given(
+def plan(
     *runs: Run,
-    usage: Mapping[str, Usage] | None = None,
+    usage: Mapping[str, ProjectUsage] | None = None,
     limits: Project | None = None,
     room: int = ROOM,
     held: Mapping[str, str] | None = None,
-) -> list[Turn]:
+) -> list[QueueDecision]:
     projects = {limits.name: limits} if limits else {}
-    return list(turns(runs, Books(dict(usage or {})), projects, room, held or {}))
+    return list(plan_queue(runs, UsageTracker(dict(usage or {})), projects, room, held or {}))
 
 
-def served(found: list[Turn]) -> list[str]:
-    return [turn.run.id for turn in found if not turn.waits and not turn.never]
+def list_served(found: list[QueueDecision]) -> list[str]:
+    return [turn.run.id for turn in found if not turn.wait_reason and not turn.rejection]
 
 
 def test_the_most_urgent_is_first_and_the_oldest_among_those():
-    old, new = waiting("old", created_at=1), waiting("new", created_at=2)
-    urgent = waiting("urgent", created_at=3, priority=5)
-    assert served(given(new, old, urgent)) == ["urgent", "old", "new"]
+    old, new = make_waiting("old", created_at=1), make_waiting("new", created_at=2)
+    urgent = make_waiting("urgent", created_at=3, priority=5)
+    assert list_served(plan(new, old, urgent)) == ["urgent", "old", "new"]
 
 
 def test_a_project_that_uses_less_is_served_before_one_that_asked_first():
-    mine = [waiting(f"mine{i}", "mine", created_at=i) for i in range(3)]
-    yours = [waiting(f"yours{i}", "yours", created_at=10 + i) for i in range(2)]
-    order = served(given(*mine, *yours))
+    mine = [make_waiting(f"mine{i}", "mine", created_at=i) for i in range(3)]
+    yours = [make_waiting(f"yours{i}", "yours", created_at=10 + i) for i in range(2)]
+    order = list_served(plan(*mine, *yours))
     assert order == ["mine0", "yours0", "mine1", "yours1", "mine2"]
-    busy = served(given(*mine, *yours, usage={"mine": Usage(runs=2, workers=2)}))
+    busy = list_served(plan(*mine, *yours, usage={"mine": ProjectUsage(runs=2, workers=2)}))
     assert busy[:2] == ["yours0", "yours1"]
 
 
 def test_what_has_no_room_waits_and_is_told_so():
-    found = given(waiting("a", created_at=1), waiting("b", created_at=2), room=1)
-    assert served(found) == ["a"]
-    assert found[1].waits == "cluster default has as many runs as it may have"
+    found = plan(make_waiting("a", created_at=1), make_waiting("b", created_at=2), room=1)
+    assert list_served(found) == ["a"]
+    assert found[1].wait_reason == "cluster default has as many runs as it may have"
 
 
 def test_a_project_at_its_limit_waits_and_others_pass_it():
-    limits = project("mine", max_runs=1)
-    found = given(
-        waiting("a", "mine", created_at=1),
-        waiting("b", "mine", created_at=2),
-        waiting("c", "yours", created_at=3),
+    limits = make_project("mine", max_runs=1)
+    found = plan(
+        make_waiting("a", "mine", created_at=1),
+        make_waiting("b", "mine", created_at=2),
+        make_waiting("c", "yours", created_at=3),
         limits=limits,
     )
-    assert served(found) == ["a", "c"]
-    assert [turn.waits for turn in found if turn.run.id == "b"] == [
+    assert list_served(found) == ["a", "c"]
+    assert [turn.wait_reason for turn in found if turn.run.id == "b"] == [
         "project mine uses 1 of its 1 runs at once"
     ]
 
 
 def test_workers_and_tokens_are_counted_as_turns_are_given():
-    limits = project("default", max_workers=3, max_tokens_a_day=1000)
-    found = given(
-        waiting("a", workers=2, tokens=600, created_at=1),
-        waiting("b", workers=2, tokens=100, created_at=2),
-        waiting("c", workers=1, tokens=500, created_at=3),
-        waiting("d", workers=1, tokens=100, created_at=4),
+    limits = make_project("default", max_workers=3, max_tokens_a_day=1000)
+    found = plan(
+        make_waiting("a", workers=2, tokens=600, created_at=1),
+        make_waiting("b", workers=2, tokens=100, created_at=2),
+        make_waiting("c", workers=1, tokens=500, created_at=3),
+        make_waiting("d", workers=1, tokens=100, created_at=4),
         limits=limits,
     )
-    assert served(found) == ["a", "d"]
-    why = {turn.run.id: turn.waits for turn in found}
+    assert list_served(found) == ["a", "d"]
+    why = {turn.run.id: turn.wait_reason for turn in found}
     assert why["b"] == "project default uses 2 of its 3 workers at once"
     assert why["c"] == "project default uses 600 of its 1,000 tokens in 24 hours"
 
 
 def test_what_is_above_a_limit_by_itself_never_starts():
-    found = given(waiting("a", workers=4), limits=project("default", max_workers=3))
-    assert found[0].never == "it needs 4 workers at once, project default may use 3"
-    closed = given(waiting("a"), limits=project("default", max_runs=0))
-    assert closed[0].never == "it needs 1 runs at once, project default may use 0"
+    found = plan(make_waiting("a", workers=4), limits=make_project("default", max_workers=3))
+    assert found[0].rejection == "it needs 4 workers at once, project default may use 3"
+    closed = plan(make_waiting("a"), limits=make_project("default", max_runs=0))
+    assert closed[0].rejection == "it needs 1 runs at once, project default may use 0"
 
 
 def test_what_is_held_waits_for_what_holds_it():
-    found = given(waiting("a"), waiting("b"), held={"a": "another one is before it"})
-    assert served(found) == ["b"]
-    assert found[0].waits == "another one is before it"
+    found = plan(make_waiting("a"), make_waiting("b"), held={"a": "another one is before it"})
+    assert list_served(found) == ["b"]
+    assert found[0].wait_reason == "another one is before it"

@@ -12,113 +12,113 @@ import pytest
 from jobs.errors import StoreUnreachable
 from jobs.store.adapters import commit
 from jobs.store.objects import open_store
-from orchestrator.cluster.door import Job, Seen, Sight
+from orchestrator.cluster.door import Job, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
 from orchestrator.cluster.standin import FakeCluster
 from orchestrator.registry import marks, runs
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
-from tests.jobs.store.made import adapter_folder, draft
-from tests.orchestrator.registry.made import age_leases, new
-from tests.orchestrator.service.control import KILLED, PENDING, RUNNING, SUCCEEDED, Control
+from tests.jobs.store.made import make_adapter_folder, make_draft
+from tests.orchestrator.registry.made import age_leases, make_new_run
+from tests.orchestrator.service.control import KILLED, PENDING, RUNNING, SUCCEEDED, ControlHarness
 
 
-def test_a_run_goes_from_the_queue_to_done_with_its_adapter(control: Control, tmp_path: Path):
-    run = control.asked()
-    control.cluster.plays(f"{run.id}-a1", PENDING, RUNNING, SUCCEEDED)
-    control.steps(2)
-    assert control.status(run) is Status.SUBMITTED
-    control.steps()
-    control.commits(run, tmp_path / "adapter")
-    control.steps(2)
-    assert control.path(run) == ["planned", "submitted", "running", "publishing", "done"]
-    assert control.starts(run) == [f"{run.id}-a1"]
+def test_a_run_goes_from_the_queue_to_done_with_its_adapter(control: ControlHarness, tmp_path: Path):
+    run = control.submit()
+    control.cluster.play(f"{run.id}-a1", PENDING, RUNNING, SUCCEEDED)
+    control.reconcile(2)
+    assert control.read_status(run) is Status.SUBMITTED
+    control.reconcile()
+    control.commit(run, tmp_path / "adapter")
+    control.reconcile(2)
+    assert control.list_events(run) == ["planned", "submitted", "running", "publishing", "done"]
+    assert control.list_submissions(run) == [f"{run.id}-a1"]
 
 
-def test_the_job_is_a_module_of_ours_with_its_paper_in_the_store(control: Control):
-    run = control.asked()
-    control.steps()
-    (job,) = control.cluster.started
+def test_the_job_is_a_module_of_ours_with_its_paper_in_the_store(control: ControlHarness):
+    run = control.submit()
+    control.reconcile()
+    (job,) = control.cluster.started_jobs
     paper = f"runs/{run.id}/spec.yaml"
     assert job.module == "jobs.finetune"
-    assert job.words == ("--spec", job.words[1], "--run", run.id, "--attempt", "1")
-    assert job.words[1].endswith(paper) and open_store(control.store).head(paper) is not None
+    assert job.arguments == ("--spec", job.arguments[1], "--run", run.id, "--attempt", "1")
+    assert job.arguments[1].endswith(paper) and open_store(control.store).head(paper) is not None
     assert job.metadata == {"slora_service": "here", "run": run.id, "attempt": "1"}
 
 
-def test_unreachable_is_not_dead(control: Control):
-    run = control.asked()
-    control.steps(2)
-    before = control.now(run)
+def test_unreachable_is_not_dead(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    before = control.read(run)
     control.cluster.unreachable = True
-    assert [control.main.step() for _ in range(5)] == [False] * 5
-    assert control.now(run) == before
+    assert [control.main.reconcile() for _ in range(5)] == [False] * 5
+    assert control.read(run) == before
     control.cluster.unreachable = False
-    control.steps(3)
-    assert control.path(run) == ["planned", "submitted", "running"]
-    assert control.starts(run) == [f"{run.id}-a1"]
+    control.reconcile(3)
+    assert control.list_events(run) == ["planned", "submitted", "running"]
+    assert control.list_submissions(run) == [f"{run.id}-a1"]
 
 
-def test_a_submission_whose_answer_was_lost_starts_one_job(control: Control):
-    control.cluster.swallowed_answers = 1
-    run = control.asked()
-    assert control.main.step() is False
-    assert control.status(run) is Status.SUBMITTED
-    control.steps(3)
-    assert control.starts(run) == [f"{run.id}-a1"] == control.cluster.asked
-    assert control.status(run) is Status.RUNNING and control.now(run).attempt == 1
+def test_a_submission_whose_answer_was_lost_starts_one_job(control: ControlHarness):
+    control.cluster.lost_responses = 1
+    run = control.submit()
+    assert control.main.reconcile() is False
+    assert control.read_status(run) is Status.SUBMITTED
+    control.reconcile(3)
+    assert control.list_submissions(run) == [f"{run.id}-a1"] == control.cluster.submitted_ids
+    assert control.read_status(run) is Status.RUNNING and control.read(run).attempt == 1
 
 
-def test_a_submission_that_never_arrived_is_made_again_as_the_same_attempt(control: Control):
+def test_a_submission_that_never_arrived_is_made_again_as_the_same_attempt(control: ControlHarness):
     control.cluster.lost_requests = 2
-    run = control.asked()
-    control.steps(3)
-    assert control.cluster.asked == [f"{run.id}-a1"] * 3
-    assert control.starts(run) == [f"{run.id}-a1"] and control.now(run).attempt == 1
+    run = control.submit()
+    control.reconcile(3)
+    assert control.cluster.submitted_ids == [f"{run.id}-a1"] * 3
+    assert control.list_submissions(run) == [f"{run.id}-a1"] and control.read(run).attempt == 1
 
 
-def test_a_service_that_died_before_it_submitted_is_made_good_by_the_next(control: Control):
-    run = control.asked()
+def test_a_service_that_died_before_it_submitted_is_made_good_by_the_next(control: ControlHarness):
+    run = control.submit()
     with control.database.write() as session:
         runs.move(session, run, Status.SUBMITTED)
-    control.steps(2)
-    assert control.starts(run) == [f"{run.id}-a1"] and control.status(run) is Status.RUNNING
+    control.reconcile(2)
+    assert control.list_submissions(run) == [f"{run.id}-a1"] and control.read_status(run) is Status.RUNNING
 
 
-def test_a_lost_run_is_made_again_when_its_wait_is_over(control: Control):
-    run = control.asked()
-    control.steps(2)
-    control.cluster.lose_all()
-    control.steps()
-    assert control.status(run) is Status.LOST
-    control.steps(2)
-    assert control.status(run) is Status.PLANNED and control.starts(run) == [f"{run.id}-a1"]
-    control.wait_over()
-    control.steps(2)
-    assert control.starts(run) == [f"{run.id}-a1", f"{run.id}-a2"]
-    assert control.now(run).attempt == 2 and control.status(run) is Status.RUNNING
+def test_a_lost_run_is_made_again_when_its_wait_is_over(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    control.reconcile()
+    assert control.read_status(run) is Status.LOST
+    control.reconcile(2)
+    assert control.read_status(run) is Status.PLANNED and control.list_submissions(run) == [f"{run.id}-a1"]
+    control.end_retry_wait()
+    control.reconcile(2)
+    assert control.list_submissions(run) == [f"{run.id}-a1", f"{run.id}-a2"]
+    assert control.read(run).attempt == 2 and control.read_status(run) is Status.RUNNING
 
 
-def test_a_run_is_lost_only_so_often(control: Control):
-    run = control.asked()
+def test_a_run_is_lost_only_so_often(control: ControlHarness):
+    run = control.submit()
     for _ in range(6):
-        control.steps(2)
-        control.cluster.lose_all()
-        control.steps(3)
-        control.wait_over()
-    assert len(control.starts(run)) == 3 == control.rules.max_attempts
-    ended = control.now(run)
+        control.reconcile(2)
+        control.cluster.forget_all()
+        control.reconcile(3)
+        control.end_retry_wait()
+    assert len(control.list_submissions(run)) == 3 == control.rules.max_attempts
+    ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.ATTEMPTS)
     assert "lost 3 times" in ended.detail
 
 
-def test_what_a_lost_job_had_committed_is_its_end(control: Control, tmp_path: Path):
-    run = control.asked()
-    control.steps(2)
-    control.commits(run, tmp_path / "adapter")
-    control.cluster.lose_all()
-    control.steps(2)
-    assert control.status(run) is Status.DONE and len(control.starts(run)) == 1
+def test_what_a_lost_job_had_committed_is_its_end(control: ControlHarness, tmp_path: Path):
+    run = control.submit()
+    control.reconcile(2)
+    control.commit(run, tmp_path / "adapter")
+    control.cluster.forget_all()
+    control.reconcile(2)
+    assert control.read_status(run) is Status.DONE and len(control.list_submissions(run)) == 1
 
 
 @pytest.mark.parametrize(
@@ -129,191 +129,191 @@ def test_what_a_lost_job_had_committed_is_its_end(control: Control, tmp_path: Pa
     ],
 )
 def test_a_run_that_is_done_counts_with_what_it_trained(
-    control: Control, tmp_path: Path, of: dict[str, str], tokens: int
+    control: ControlHarness, tmp_path: Path, of: dict[str, str], tokens: int
 ):
-    run = control.asked()
-    control.steps(2)
+    run = control.submit()
+    control.reconcile(2)
     about = {"run": run.id, "search": run.id if of else None, "ledger": {"tokens": 100}, **of}
-    commit(open_store(control.store), adapter_folder(tmp_path / "adapter"), draft(**about))
-    control.cluster.plays(f"{run.id}-a1", SUCCEEDED)
-    control.steps()
-    assert control.status(run) is Status.DONE and control.now(run).tokens == tokens
+    commit(open_store(control.store), make_adapter_folder(tmp_path / "adapter"), make_draft(**about))
+    control.cluster.play(f"{run.id}-a1", SUCCEEDED)
+    control.reconcile()
+    assert control.read_status(run) is Status.DONE and control.read(run).tokens == tokens
 
 
-def test_an_adapter_that_turns_up_after_the_loss_is_the_end_too(control: Control, tmp_path: Path):
-    run = control.asked()
-    control.steps(2)
-    control.cluster.lose_all()
-    control.steps()
-    control.commits(run, tmp_path / "adapter")
-    control.steps(2)
-    assert control.path(run)[-3:] == ["lost", "publishing", "done"]
+def test_an_adapter_that_turns_up_after_the_loss_is_the_end_too(control: ControlHarness, tmp_path: Path):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    control.reconcile()
+    control.commit(run, tmp_path / "adapter")
+    control.reconcile(2)
+    assert control.list_events(run)[-3:] == ["lost", "publishing", "done"]
 
 
-def test_a_job_whose_lease_is_beaten_is_not_lost(control: Control):
-    run = control.asked()
-    control.steps(2)
-    beat(control, run, time.time())
-    control.cluster.lose_all()
-    control.steps(3)
-    assert control.status(run) is Status.RUNNING
-    beat(control, run, time.time() - 3600)
-    control.steps()
-    assert control.status(run) is Status.LOST
+def test_a_job_whose_lease_is_beaten_is_not_lost(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    write_heartbeat(control, run, time.time())
+    control.cluster.forget_all()
+    control.reconcile(3)
+    assert control.read_status(run) is Status.RUNNING
+    write_heartbeat(control, run, time.time() - 3600)
+    control.reconcile()
+    assert control.read_status(run) is Status.LOST
 
 
-def test_without_its_store_nobody_knows_how_a_run_ended(control: Control):
-    run = control.asked()
-    control.steps(2)
-    control.cluster.lose_all()
-    control.open = away
-    control.steps(3)
-    assert control.status(run) is Status.RUNNING
+def test_without_its_store_nobody_knows_how_a_run_ended(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    control.open = refuse
+    control.reconcile(3)
+    assert control.read_status(run) is Status.RUNNING
     control.open = open_store
-    control.steps()
-    assert control.status(run) is Status.LOST
+    control.reconcile()
+    assert control.read_status(run) is Status.LOST
 
 
-def test_one_run_whose_store_is_away_holds_up_no_other(control: Control):
-    run = control.asked()
-    control.steps(2)
-    control.cluster.plays(f"{run.id}-a1", SUCCEEDED)
+def test_one_run_whose_store_is_away_holds_up_no_other(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.play(f"{run.id}-a1", SUCCEEDED)
     real, gone = control.open, run.store
 
     def opened(url: str) -> Any:
-        return away(url) if url == gone else real(url)
+        return refuse(url) if url == gone else real(url)
 
     control.open = opened
     with control.database.write() as session:
-        other = runs.add(session, new_like(run, store=f"{gone}/below"))
+        other = runs.add(session, make_similar(run, store=f"{gone}/below"))
         other = runs.move(session, other, Status.SUBMITTED)
-        marks.seen(session, [other])
-    control.steps(2)
-    assert control.status(run) is Status.RUNNING and control.status(other) is not Status.SUBMITTED
+        marks.mark_acknowledged(session, [other])
+    control.reconcile(2)
+    assert control.read_status(run) is Status.RUNNING and control.read_status(other) is not Status.SUBMITTED
 
 
-def test_a_store_that_is_away_is_waited_for_once_in_a_pass(control: Control):
+def test_a_store_that_is_away_is_waited_for_once_in_a_pass(control: ControlHarness):
     for _ in range(5):
-        control.asked()
-    control.steps(2)
-    control.cluster.lose_all()
+        control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
     opened: list[str] = []
 
     def counted(url: str) -> Any:
         opened.append(url)
-        return away(url)
+        return refuse(url)
 
     control.open = counted
-    control.steps()
+    control.reconcile()
     assert len(opened) == 1
     control.open = open_store
-    control.steps()
+    control.reconcile()
     with control.database.read() as session:
-        assert {run.status for run in runs.page(session)} == {Status.LOST}
+        assert {run.status for run in runs.list_page(session)} == {Status.LOST}
 
 
 @pytest.mark.parametrize("paper", [None, b"{", b'{"format": 2}'], ids=["gone", "cut", "unknown"])
 def test_a_run_whose_request_is_not_to_be_read_ends_and_says_so(
-    control: Control, paper: bytes | None
+    control: ControlHarness, paper: bytes | None
 ):
-    run, key = control.asked(), "runs/{}/request.json"
+    run, key = control.submit(), "runs/{}/request.json"
     store = open_store(control.store)
     store.delete(key.format(run.id))
     if paper is not None:
         store.put(key.format(run.id), paper)
-    control.steps()
-    ended = control.now(run)
+    control.reconcile()
+    ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.REFUSED)
-    assert "request" in ended.detail and control.cluster.asked == []
+    assert "request" in ended.detail and control.cluster.submitted_ids == []
 
 
 @pytest.mark.parametrize(
     ("sight", "status", "reason"),
     [
         pytest.param(SUCCEEDED, Status.FAILED, Reason.UNPUBLISHED, id="ended well with nothing"),
-        pytest.param(Sight(Seen.FAILED, 1), Status.FAILED, Reason.CRASHED, id="an error"),
-        pytest.param(Sight(Seen.FAILED, 2), Status.FAILED, Reason.REFUSED, id="its input"),
-        pytest.param(Sight(Seen.STOPPED), Status.STOPPED, Reason.USER, id="stopped there"),
-        pytest.param(KILLED, Status.LOST, Reason.GONE, id="killed"),
-        pytest.param(Sight(Seen.FAILED), Status.LOST, Reason.GONE, id="its node died"),
+        pytest.param(JobStatus(JobState.FAILED, 1), Status.FAILED, Reason.CRASHED, id="an error"),
+        pytest.param(JobStatus(JobState.FAILED, 2), Status.FAILED, Reason.REFUSED, id="its input"),
+        pytest.param(JobStatus(JobState.STOPPED), Status.STOPPED, Reason.USER, id="stopped there"),
+        pytest.param(KILLED, Status.LOST, Reason.JOB_ABSENT, id="killed"),
+        pytest.param(JobStatus(JobState.FAILED), Status.LOST, Reason.JOB_ABSENT, id="its node died"),
     ],
 )
 def test_how_a_job_ended_is_how_its_run_does(
-    control: Control, sight: Sight, status: Status, reason: Reason
+    control: ControlHarness, sight: JobStatus, status: Status, reason: Reason
 ):
-    run = control.asked()
-    control.cluster.plays(f"{run.id}-a1", RUNNING, sight)
-    control.steps(3)
-    ended = control.now(run)
+    run = control.submit()
+    control.cluster.play(f"{run.id}-a1", RUNNING, sight)
+    control.reconcile(3)
+    ended = control.read(run)
     assert (ended.status, ended.reason) == (status, reason)
 
 
-def test_a_cluster_that_refuses_ends_the_run_and_says_why(control: Control):
-    control.cluster.refuses = "no such runtime environment"
-    run, other = control.asked(), control.asked("other")
-    control.steps()
-    ended = control.now(run)
+def test_a_cluster_that_refuses_ends_the_run_and_says_why(control: ControlHarness):
+    control.cluster.refusal = "no such runtime environment"
+    run, other = control.submit(), control.submit("other")
+    control.reconcile()
+    ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.OUTSIDE)
     assert "no such runtime environment" in ended.detail
-    assert control.status(other) is Status.FAILED
+    assert control.read_status(other) is Status.FAILED
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2], ids=["planned", "submitted", "running"])
-def test_a_run_is_stopped_wherever_it_is(control: Control, steps: int):
-    run = control.asked()
-    control.steps(steps)
+def test_a_run_is_stopped_wherever_it_is(control: ControlHarness, steps: int):
+    run = control.submit()
+    control.reconcile(steps)
     control.stop(run)
-    control.steps(3)
-    ended = control.now(run)
+    control.reconcile(3)
+    ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.STOPPED, Reason.USER)
-    assert control.cluster.stopped == ([f"{run.id}-a1"] if steps else [])
-    assert control.path(run).count("stopping") == 1
+    assert control.cluster.stopped_ids == ([f"{run.id}-a1"] if steps else [])
+    assert control.list_events(run).count("stopping") == 1
 
 
-def test_a_run_that_waits_for_its_next_attempt_is_stopped_at_once(control: Control):
-    run = control.asked()
-    control.steps(2)
-    control.cluster.lose_all()
-    control.steps(2)
-    assert control.status(run) is Status.PLANNED and control.now(run).not_before is not None
+def test_a_run_that_waits_for_its_next_attempt_is_stopped_at_once(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    control.reconcile(2)
+    assert control.read_status(run) is Status.PLANNED and control.read(run).not_before is not None
     control.stop(run)
-    control.steps()
-    assert control.status(run) is Status.STOPPED
+    control.reconcile()
+    assert control.read_status(run) is Status.STOPPED
 
 
-def test_of_two_services_one_has_the_cluster_until_it_is_gone(control: Control):
-    other = control.reconciler("b")
-    run = control.asked()
-    assert control.main.step() and not other.step()
+def test_of_two_services_one_has_the_cluster_until_it_is_gone(control: ControlHarness):
+    other = control.make_reconciler("b")
+    run = control.submit()
+    assert control.main.reconcile() and not other.reconcile()
     age_leases(control.database, 60)
-    assert other.step() and not control.main.step()
-    assert control.starts(run) == [f"{run.id}-a1"]
+    assert other.reconcile() and not control.main.reconcile()
+    assert control.list_submissions(run) == [f"{run.id}-a1"]
     other.close()
-    assert control.main.step()
+    assert control.main.reconcile()
 
 
-def test_one_that_slept_through_its_lease_moves_nothing(control: Control):
-    run = control.asked()
-    other = control.reconciler("b")
-    control.steps(2)
+def test_one_that_slept_through_its_lease_moves_nothing(control: ControlHarness):
+    run = control.submit()
+    other = control.make_reconciler("b")
+    control.reconcile(2)
 
     def sleeps() -> None:
         # It looked; then it slept until another one had taken over and had moved the run.
-        control.cluster.on_look = lambda: None
-        control.cluster.lose_all()
+        control.cluster.on_list = lambda: None
+        control.cluster.forget_all()
         age_leases(control.database, 60)
-        assert other.step()
+        assert other.reconcile()
 
-    control.cluster.lose_all()
-    control.cluster.has_job(control.cluster.started[0], KILLED)
-    control.cluster.on_look = sleeps
-    before = control.path(run)
-    assert control.main.step() is False
-    assert control.path(run) == [*before, "lost"]
+    control.cluster.forget_all()
+    control.cluster.add_foreign_job(control.cluster.started_jobs[0], KILLED)
+    control.cluster.on_list = sleeps
+    before = control.list_events(run)
+    assert control.main.reconcile() is False
+    assert control.list_events(run) == [*before, "lost"]
 
 
-def test_one_that_slept_through_its_lease_ends_no_run_that_the_next_one_submitted(control: Control):
-    other, run = control.reconciler("b"), control.asked()
+def test_one_that_slept_through_its_lease_ends_no_run_that_the_next_one_submitted(control: ControlHarness):
+    other, run = control.make_reconciler("b"), control.submit()
     cluster = control.cluster
 
     class Sleepy(FakeCluster):
@@ -321,25 +321,25 @@ def test_one_that_slept_through_its_lease_ends_no_run_that_the_next_one_submitte
 
         def submit(self, job: Job) -> None:
             age_leases(control.database, 60)
-            assert other.step()
+            assert other.reconcile()
             raise ClusterRefused(self.name, "no such runtime environment")
 
     control.cluster = Sleepy("default", RUNNING)
-    assert control.reconciler("c").step() is False
-    assert control.starts(run) == [] and [job.submission for job in cluster.started] == [
+    assert control.make_reconciler("c").reconcile() is False
+    assert control.list_submissions(run) == [] and [job.submission for job in cluster.started_jobs] == [
         f"{run.id}-a1"
     ]
-    assert control.status(run) is Status.SUBMITTED
+    assert control.read_status(run) is Status.SUBMITTED
 
 
-def beat(control: Control, run: Run, at: float) -> None:
+def write_heartbeat(control: ControlHarness, run: Run, at: float) -> None:
     lease = json.dumps({"time": at, "attempt": 1}).encode()
     open_store(control.store).put(f"runs/{run.id}/lease.json", lease)
 
 
-def away(url: str) -> Any:
+def refuse(url: str) -> Any:
     raise StoreUnreachable("the store is away")
 
 
-def new_like(run: Run, **changes: Any) -> Any:
-    return new(f"{run.id}-other", **changes)
+def make_similar(run: Run, **changes: Any) -> Any:
+    return make_new_run(f"{run.id}-other", **changes)

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import yaml
 
-from jobs.search.diary import Diary
-from jobs.search.rows import Row
+from jobs.search.diary import TrialLog
+from jobs.search.rows import TrialRecord
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.jobs.search.asked import raw_search
@@ -31,14 +31,14 @@ def started(
 
 def searched(
     head: Head, folder: Path, name: str, search: dict[str, Any], **spec: Any
-) -> tuple[int, str, list[Row]]:
+) -> tuple[int, str, list[TrialRecord]]:
     driver = started(head, folder, name, search, **spec)
     said, _ = driver.communicate(timeout=500)
     return driver.returncode, said, rows_of(folder, name)
 
 
-def rows_of(folder: Path, name: str) -> list[Row]:
-    return Diary(RunStore(DirectoryStore(folder / "store"), name)).rows
+def rows_of(folder: Path, name: str) -> list[TrialRecord]:
+    return TrialLog(RunStore(DirectoryStore(folder / "store"), name)).records
 
 
 def nothing_left(head: Head) -> None:

@@ -60,7 +60,7 @@ def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(head, folder, kil
             driver.kill()
             break
     driver.communicate(timeout=60)
-    before = {row.number: row for row in rows_of(folder, name) if row.ended}
+    before = {row.number: row for row in rows_of(folder, name) if row.is_finished}
     assert len(before) >= killed_at
     again = started(head, folder, name, search, "--resume", name)
     said, _ = again.communicate(timeout=500)

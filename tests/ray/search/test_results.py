@@ -6,7 +6,7 @@ import pytest
 
 from jobs.search.results import read_parquet
 from jobs.spec_file import load_spec
-from jobs.store.adapters import resolve
+from jobs.store.adapters import resolve_adapter
 from jobs.store.directory import DirectoryStore
 from jobs.store.runs import RunStore
 from tests.ray.search.made import nothing_left, searched, started
@@ -44,14 +44,14 @@ def test_a_search_finds_shares_rejects_survives_and_leaves_everything_in_its_pla
 
     store = DirectoryStore(folder / "store")
     best = min((row for row in rows if row.status == "done"), key=lambda row: row.metric or 9)
-    manifest = resolve(store, "kinds")
+    manifest = resolve_adapter(store, "kinds")
     assert (manifest.search, manifest.run) == ("kinds", best.run)
     assert manifest.evaluation["end"]["loss"] == pytest.approx(best.metric)
     runs = RunStore(store, "kinds")
-    assert read_parquet(store.path(runs.key("results.parquet"))) == rows
+    assert read_parquet(store.local_path(runs.key("results.parquet"))) == rows
     page = runs.read_text("report.html")
     assert all(row.reason.split(": ")[0] in page for row in rows if row.reason)
-    spec = load_spec(store.path(runs.key("next.yaml")))
+    spec = load_spec(store.local_path(runs.key("next.yaml")))
     assert spec.method.rank == best.config["method.rank"]
     assert not [key for key in store.list("runs/kinds/") if "/tune/" in key]
     nothing_left(head)

@@ -55,5 +55,5 @@ def test_a_budget_of_tokens_ends_a_search(head, folder):
     assert rows[0].status == "done"
     assert len([row for row in rows if row.tokens]) < 8
     assert sum(row.tokens for row in rows) < 10_000 + max(row.tokens for row in rows)
-    assert all(row.ended for row in rows)
+    assert all(row.is_finished for row in rows)
     assert "the budget of 10,000 tokens is spent" in {row.reason for row in rows}
