@@ -6,12 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 
-from jobs.adapter_arguments import make_adapter_parser
-from jobs.data.survey import DatasetScan, scan_dataset
-from jobs.ended import run_job
 from jobs.errors import Fault, InputError
-from jobs.narrate import format_metrics
-from jobs.store.objects import open_store
+from jobs.inspect.datasets.scan import DatasetScan, scan_dataset
+from jobs.store.base import open_store
+from jobs.tools.adapter_arguments import make_adapter_parser
+from jobs.train.job_main import run_job
+from jobs.train.monitor.event_text import format_metrics
 
 BATCH_SIZE = 4
 """Sequences at once; the result does not depend on it."""
@@ -30,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Here, so that a wrong argument is answered before torch is loaded.
         import torch
 
-        from jobs.adapted import load_adapted_model
-        from jobs.data.feed import Feed
-        from jobs.data.source import RowSource
-        from jobs.measure import evaluate
+        from jobs.tools.load_adapter import load_adapted_model
+        from jobs.train.data.global_batches import Feed
+        from jobs.train.data.source import RowSource
+        from jobs.train.evaluation import evaluate
 
         adapted = load_adapted_model(open_store(options.store), options.adapter, base=options.base)
         scan = scan_dataset(options.data, options.format, adapted.task, "--data")
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_labels(scan: DatasetScan, known_labels: tuple[str, ...]) -> None:
     unknown_labels = [label for label in scan.labels if label not in known_labels]
     if unknown_labels:
-        problem = f"labels that the adapter has never seen: {', '.join(map(repr, unknown_labels[:8]))}"
+        problem = (
+            f"labels that the adapter has never seen: {', '.join(map(repr, unknown_labels[:8]))}"
+        )
         raise InputError([Fault("--data", problem, "Remove their rows.")])
 
 

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from jobs.at_hand import fetch_spec
-from jobs.ended import run_job, record_failure
-from jobs.lease import Heartbeat
-from jobs.preflight import ValidatedRun, make_paths_absolute, validate_run
-from jobs.report import render_summary
-from jobs.run_arguments import make_run_parser
-from jobs.spec_file import dump_spec, load_spec
-from jobs.store.objects import open_store
-from jobs.store.runs import LEDGER, PLAN, SPEC, RunStore, make_run_id
-from jobs.telling import log_events
+from jobs.plan.preflight import ValidatedRun, make_paths_absolute, validate_run
+from jobs.spec.load import dump_spec, load_spec
+from jobs.spec.run_arguments import make_run_parser
+from jobs.store.base import open_store
+from jobs.store.runs.heartbeat import Heartbeat
+from jobs.store.runs.run_store import LEDGER, PLAN, SPEC, RunStore, make_run_id
+from jobs.train.job_main import record_failure, run_job
+from jobs.train.localize import fetch_spec
+from jobs.train.monitor.event_log import log_events
+from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_validated(validated: ValidatedRun, run_id: str, attempt: int) -> None:
     # Ray and torch only after the check: bad input answers in a second, and starts nothing.
-    from jobs.cluster_run import connect_ray, describe_missing_resources, train_on_ray
+    from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
 
     runs = RunStore(open_store(validated.spec.store), run_id)
     runs.write_text(SPEC, dump_spec(validated.spec))

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.adapter_arguments import make_adapter_parser
-from jobs.ended import run_job
 from jobs.errors import Fault, InputError
-from jobs.store.objects import open_store
+from jobs.store.base import open_store
+from jobs.tools.adapter_arguments import make_adapter_parser
+from jobs.train.job_main import run_job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def merge_into_folder(folder: Path, name: str, *, store: str, base: str | None) -> str:
     """Writes base and adapter as one model; the adapter's label. Raises what load_adapted does."""
     # Here, so that a wrong argument is answered before torch is loaded.
-    from jobs.adapted import load_adapted_model
+    from jobs.tools.load_adapter import load_adapted_model
 
     adapted = load_adapted_model(open_store(store), name, base=base, merged=True)
     adapted.model.save_pretrained(folder)

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-IMPORTED = ["tests.ranks", "jobs.deepspeed_wire", "jobs.training", "jobs.judging"]
+IMPORTED = [
+    "tests.ranks",
+    "jobs.train.comm.deepspeed_comm",
+    "jobs.train.loop",
+    "jobs.train.evaluate_adapters",
+]
 """Once for all ranks of a test session: it takes a rank longer than most of what it is asked."""
 
 

@@ -55,8 +55,10 @@ class Died(Exception):
     """The death that a training was asked to die."""
 
 
-def train_several(rank: int, cases: list[TrainingCase], world_size: int) -> dict[str, dict[str, Any]]:
-    from jobs.deepspeed_wire import init_deepspeed
+def train_several(
+    rank: int, cases: list[TrainingCase], world_size: int
+) -> dict[str, dict[str, Any]]:
+    from jobs.train.comm.deepspeed_comm import init_deepspeed
 
     init_deepspeed("gloo")
     return {case.run: _train_case(rank, case, world_size) for case in cases}
@@ -65,12 +67,12 @@ def train_several(rank: int, cases: list[TrainingCase], world_size: int) -> dict
 def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any]:
     import torch
 
-    from jobs.preflight import validate_run
-    from jobs.spec_file import validate_spec
-    from jobs.store.objects import open_store
-    from jobs.store.runs import RunStore
-    from jobs.team import make_worker_context
-    from jobs.training import FineTuner
+    from jobs.plan.preflight import validate_run
+    from jobs.spec.load import validate_spec
+    from jobs.store.base import open_store
+    from jobs.store.runs.run_store import RunStore
+    from jobs.train.comm.collectives import make_worker_context
+    from jobs.train.loop import FineTuner
 
     class Mortal(FineTuner):
         def _after_step(self, *args: Any) -> None:
@@ -116,7 +118,7 @@ def _is_base_untouched(training: Any, folder: Path) -> bool:
     import torch
     from safetensors.torch import load_file
 
-    from jobs.base_shards import gather_for_reading
+    from jobs.train.model.base_shards import gather_for_reading
 
     saved = load_file(folder / "model.safetensors")
     prefix = f"{training.model.base_model_prefix}."
@@ -124,7 +126,9 @@ def _is_base_untouched(training: Any, folder: Path) -> bool:
         parameters = dict(training.model.named_parameters())
         return all(
             torch.equal(
-                (parameter := parameters[name if name in parameters else prefix + name]).detach().cpu(),
+                (parameter := parameters[name if name in parameters else prefix + name])
+                .detach()
+                .cpu(),
                 tensor.to(parameter.dtype),
             )
             for name, tensor in saved.items()

@@ -17,7 +17,9 @@ def main(folder: Path = HERE) -> int:
         print(f"{folder} is complete already.")
         return 0
     if existing:
-        print(f"{folder} holds only {sorted(existing)}: remove it, and its volumes.", file=sys.stderr)
+        print(
+            f"{folder} holds only {sorted(existing)}: remove it, and its volumes.", file=sys.stderr
+        )
         return 2
     # The folder is for its owner alone. The files in it can be read by all, because that is how
     # they appear in containers, whose users are not this one.

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from wheels import open_member, list_members
+from wheels import list_members, open_member
 
 FOLDER = "chatterbot_corpus/data/english/"
 HELD_OUT = 0.08
@@ -31,13 +31,23 @@ class DemoConversation:
 
 def make_chat(wheel: Path, into: Path) -> str:
     """Write `chat.train.jsonl` and `chat.eval.jsonl`; no question of a user stands in both."""
-    read = [talk for name in list_members(wheel, FOLDER) for talk in _read_conversations(wheel, name)]
+    read = [
+        talk for name in list_members(wheel, FOLDER) for talk in _read_conversations(wheel, name)
+    ]
     # Whole support answers stand in the corpus more than a hundred times each.
     talks = list({talk.turns: talk for talk in read if len(talk.turns) >= 2}.values())
     talks.sort(key=lambda talk: _hash("order", *talk.turns))
     groups = _group_questions(talks)
-    held_out = [talk for talk in talks if _hash_to_fraction(groups[_normalize_question(talk.turns[0])]) < HELD_OUT]
-    train = [talk for talk in talks if _hash_to_fraction(groups[_normalize_question(talk.turns[0])]) >= HELD_OUT]
+    held_out = [
+        talk
+        for talk in talks
+        if _hash_to_fraction(groups[_normalize_question(talk.turns[0])]) < HELD_OUT
+    ]
+    train = [
+        talk
+        for talk in talks
+        if _hash_to_fraction(groups[_normalize_question(talk.turns[0])]) >= HELD_OUT
+    ]
     for name, rows in (("chat.train.jsonl", train), ("chat.eval.jsonl", held_out)):
         text = "".join(talk.to_row() + "\n" for talk in rows)
         (into / name).write_text(text, encoding="utf-8", newline="\n")

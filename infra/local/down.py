@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from infra.local.home import RAY, ROOT, SERVICE, STORAGE, StackBusy, StackPaths
-from infra.local.processes import stop_processes, find_processes
+from infra.local.paths import RAY, ROOT, SERVICE, STORAGE, StackBusy, StackPaths
+from infra.local.processes import find_processes, stop_processes
 from infra.local.state import StackState, read_state, write_state
 
 # The service gives its leases back, workers of Ray save where they are, and the store, which both

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from infra.local.home import write_private
+from infra.local.paths import write_private
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class StackState:
     def with_component(self, name: str, identity: ProcessIdentity | None) -> StackState:
         """With this part's process, or without the part."""
         components = {other: process for other, process in self.components.items() if other != name}
-        return replace(self, parts=components if identity is None else {**components, name: identity})
+        return replace(
+            self, components=components if identity is None else {**components, name: identity}
+        )
 
     def with_ports(self, **ports: int) -> StackState:
         return replace(self, ports={**self.ports, **ports})
@@ -54,5 +56,10 @@ def read_state(file: Path) -> StackState | None:
 def write_state(file: Path, state: StackState) -> None:
     """In place of what was written before."""
     components = {name: vars(process) for name, process in state.components.items()}
-    document = {"mark": state.mark, "ports": state.ports, "parts": components, "scratch": state.scratch}
+    document = {
+        "mark": state.mark,
+        "ports": state.ports,
+        "parts": components,
+        "scratch": state.scratch,
+    }
     write_private(file, json.dumps(document, indent=1) + "\n")

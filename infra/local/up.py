@@ -16,9 +16,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from infra.local import parts as components
-from infra.local.down import stop_components, remove_scratch
-from infra.local.home import (
+from infra.local import components as components
+from infra.local.components import Component
+from infra.local.down import remove_scratch, stop_components
+from infra.local.paths import (
     RAY,
     ROOT,
     SERVICE,
@@ -26,11 +27,10 @@ from infra.local.home import (
     STORE,
     StackBusy,
     StackPaths,
-    write_private,
     build_s3_environment,
+    write_private,
 )
-from infra.local.parts import Component
-from infra.local.processes import is_alive, find_free_port, start_process, read_identity
+from infra.local.processes import find_free_port, is_alive, read_identity, start_process
 from infra.local.state import StackState, read_state, write_state
 
 TICK_S = 0.2
@@ -113,13 +113,21 @@ class LocalStack:
         self._wait_until_ready(component, process)
         print(f" ready after {time.monotonic() - started_at:.1f} s", flush=True)
 
-    def _wait_until_ready(self, component: Component, process: subprocess.Popen[bytes] | None) -> None:
+    def _wait_until_ready(
+        self, component: Component, process: subprocess.Popen[bytes] | None
+    ) -> None:
         deadline = time.monotonic() + component.start_timeout_s
         while not component.is_ready():
             if process is not None and process.poll() is not None:
-                raise ComponentNotReady(self._describe_failure(component, f"ended with {process.returncode}"))
+                raise ComponentNotReady(
+                    self._describe_failure(component, f"ended with {process.returncode}")
+                )
             if time.monotonic() > deadline:
-                raise ComponentNotReady(self._describe_failure(component, f"does not answer after {component.start_timeout_s:.0f} s"))
+                raise ComponentNotReady(
+                    self._describe_failure(
+                        component, f"does not answer after {component.start_timeout_s:.0f} s"
+                    )
+                )
             time.sleep(TICK_S)
 
     def _describe_failure(self, component: Component, problem: str) -> str:
@@ -207,7 +215,11 @@ def _choose_ports(component: str, previous: dict[str, int]) -> dict[str, int]:
 
 def _choose_seaweed_ports(previous: dict[str, int]) -> dict[str, int]:
     """Four, each free 10,000 higher too."""
-    ports = {name: previous[name] for name in SEAWEED_PORTS if name in previous and _is_pair_free(previous[name])}
+    ports = {
+        name: previous[name]
+        for name in SEAWEED_PORTS
+        if name in previous and _is_pair_free(previous[name])
+    }
     while len(ports) < len(SEAWEED_PORTS):
         port = random.randrange(20_000, 30_000)
         if port not in ports.values() and _is_pair_free(port):
@@ -216,7 +228,10 @@ def _choose_seaweed_ports(previous: dict[str, int]) -> dict[str, int]:
 
 
 def _is_pair_free(port: int) -> bool:
-    return find_free_port(port) == port and find_free_port(port + GRPC_PORT_OFFSET) == port + GRPC_PORT_OFFSET
+    return (
+        find_free_port(port) == port
+        and find_free_port(port + GRPC_PORT_OFFSET) == port + GRPC_PORT_OFFSET
+    )
 
 
 if __name__ == "__main__":

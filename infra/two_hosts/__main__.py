@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.two_hosts.hosts import RayDidNotStart, end_on_sigterm, start_ray_hosts
+from infra.two_hosts.measure import TrafficMeasurement, measure_idle_traffic, run_spec
 from infra.two_hosts.namespaces import JUMBO, Link, NamespacesUnavailable, parse_rate
-from infra.two_hosts.run import TrafficMeasurement, measure_idle_traffic, run_spec
 from jobs.errors import InputError
-from jobs.spec_file import load_spec
+from jobs.spec.load import load_spec
 
 
 def main() -> int:
@@ -40,7 +40,9 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--hosts", type=int, choices=range(1, 33), metavar="N", default=2)
     parser.add_argument("--cpus", type=int, default=2, help="that Ray has on each host")
-    parser.add_argument("--rate", type=parse_rate, help="of every link, e.g. 100mbit; default: unlimited")
+    parser.add_argument(
+        "--rate", type=parse_rate, help="of every link, e.g. 100mbit; default: unlimited"
+    )
     parser.add_argument("--mtu", type=int, default=JUMBO, help=f"of every link; default: {JUMBO}")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -63,7 +65,9 @@ def _measure(options: argparse.Namespace) -> int:
 
 
 def _print_table(measurement: TrafficMeasurement, idle: float) -> None:
-    table = Table("stage", title=f"{measurement.run}: bytes out of the busiest host, headers included")
+    table = Table(
+        "stage", title=f"{measurement.run}: bytes out of the busiest host, headers included"
+    )
     for header in ("steps", "bytes a step", "least", "most", "s a step"):
         table.add_column(header, justify="right")
     for stage in measurement.stages:

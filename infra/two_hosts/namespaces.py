@@ -107,7 +107,9 @@ def create_network(count: int, link: Link | None = None) -> Iterator[tuple[Host,
         raise NamespacesUnavailable("network namespaces need root, and this is another user")
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
-            raise NamespacesUnavailable(f"there is no `{tool}` on this machine (Debian: apt install iproute2)")
+            raise NamespacesUnavailable(
+                f"there is no `{tool}` on this machine (Debian: apt install iproute2)"
+            )
     _sweep()
     hosts = tuple(Host(number, os.getpid()) for number in range(count))
     try:

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from jobs.at_hand import fetch_spec
-from jobs.ended import run_job, record_failure
-from jobs.lease import Heartbeat
-from jobs.report import render_summary
-from jobs.retrain.door import RetrainSpec, load_retrain
-from jobs.retrain.papers import pin_spec
-from jobs.retrain.run import Retraining
-from jobs.run_arguments import make_run_parser
-from jobs.store.objects import open_store
-from jobs.store.runs import RunStore, make_run_id
-from jobs.telling import log_events
+from jobs.retrain.load_retrain import RetrainSpec, load_retrain
+from jobs.retrain.pipeline import Retraining
+from jobs.retrain.retrain_artifacts import pin_spec
+from jobs.spec.run_arguments import make_run_parser
+from jobs.store.base import open_store
+from jobs.store.runs.heartbeat import Heartbeat
+from jobs.store.runs.run_store import RunStore, make_run_id
+from jobs.train.job_main import record_failure, run_job
+from jobs.train.localize import fetch_spec
+from jobs.train.monitor.event_log import log_events
+from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def load_and_run() -> None:
         retrain_spec = load_retrain(fetch_spec(options.spec), options.set)
         now = datetime.datetime.now(datetime.UTC)
-        _run_retraining(retrain_spec, options.run or make_run_id(retrain_spec.spec.name, now), options.attempt)
+        _run_retraining(
+            retrain_spec, options.run or make_run_id(retrain_spec.spec.name, now), options.attempt
+        )
 
     return run_job(load_and_run)
 

@@ -8,22 +8,22 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.at_hand import fetch_spec
-from jobs.ended import run_job, record_failure
-from jobs.lease import Heartbeat
-from jobs.preflight import ValidatedRun, validate_run
-from jobs.run_arguments import make_run_parser
-from jobs.search.diary import TrialLog
-from jobs.search.door import SearchSpec, load_search
-from jobs.search.leave import pin_search, write_results
-from jobs.search.pareto import find_best
-from jobs.search.planned import make_infeasible_error, plan_trial
-from jobs.search.rows import TrialRecord
+from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.search.load_search import SearchSpec, load_search
+from jobs.search.report.live_table import format_trial
+from jobs.search.report.pareto import find_best
+from jobs.search.search_artifacts import pin_search, write_results
 from jobs.search.space import list_precomputed_configs
-from jobs.search.table import format_trial
-from jobs.spec_file import dump_spec
-from jobs.store.objects import open_store
-from jobs.store.runs import SPEC, RunStore, make_run_id
+from jobs.search.trial_log import TrialLog
+from jobs.search.trial_plan import make_infeasible_error, plan_trial
+from jobs.search.trial_record import TrialRecord
+from jobs.spec.load import dump_spec
+from jobs.spec.run_arguments import make_run_parser
+from jobs.store.base import open_store
+from jobs.store.runs.heartbeat import Heartbeat
+from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
+from jobs.train.job_main import record_failure, run_job
+from jobs.train.localize import fetch_spec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,11 +49,13 @@ def _run_search(options: argparse.Namespace) -> None:
         _search_and_publish(search, validated, runs, trial_log, options.attempt)
 
 
-def _search_and_publish(search: SearchSpec, validated: ValidatedRun, runs: RunStore, trial_log: TrialLog, attempt: int) -> None:
+def _search_and_publish(
+    search: SearchSpec, validated: ValidatedRun, runs: RunStore, trial_log: TrialLog, attempt: int
+) -> None:
     # Ray only after the check: bad input answers in a second, and starts nothing.
-    from jobs.cluster_run import connect_ray
     from jobs.search.driver import publish_best, run_trials
-    from jobs.search.shown import print_summary
+    from jobs.search.report.final_summary import print_summary
+    from jobs.train.driver import connect_ray
 
     def print_trial(record: TrialRecord) -> None:
         print(format_trial(record, search.section.metric), flush=True)

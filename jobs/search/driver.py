@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import InputError, TrainingFailed
-from jobs.model_files import digest_model
-from jobs.preflight import ValidatedRun
-from jobs.search.diary import TrialLog
-from jobs.search.door import SearchSpec
-from jobs.search.pareto import find_best
-from jobs.search.planned import PlannedTrial, make_infeasible_error, plan_trial
-from jobs.search.proposals import TrialProposer, make_run_request
-from jobs.search.rows import TrialRecord
-from jobs.search.schedulers import make_scheduler
-from jobs.search.watch import BudgetStopper, TrialRecorder, describe_spent_budget
-from jobs.store.objects import open_store
-from jobs.store.runs import RunStore
+from jobs.inspect.model_files import digest_model
+from jobs.plan.preflight import ValidatedRun
+from jobs.search.load_search import SearchSpec
+from jobs.search.report.pareto import find_best
+from jobs.search.trial_log import TrialLog
+from jobs.search.trial_plan import PlannedTrial, make_infeasible_error, plan_trial
+from jobs.search.trial_record import TrialRecord
+from jobs.search.tune.proposals import TrialProposer, make_run_request
+from jobs.search.tune.schedulers import make_scheduler
+from jobs.search.tune.tune_callback import BudgetStopper, TrialRecorder, describe_spent_budget
+from jobs.store.base import open_store
+from jobs.store.runs.run_store import RunStore
 
 TUNE_FOLDER = "tune"
 """Where Tune keeps its papers during a search; nothing is ever read back from them."""
@@ -39,15 +39,19 @@ TUNE_ENVIRONMENT = {
 
 
 def run_trials(
-    search: SearchSpec, validated: ValidatedRun, runs: RunStore, trial_log: TrialLog, on_change: Callable[[TrialRecord], None]
+    search: SearchSpec,
+    validated: ValidatedRun,
+    runs: RunStore,
+    trial_log: TrialLog,
+    on_change: Callable[[TrialRecord], None],
 ) -> None:
     """Every trial that has not ended, through Ray Tune. Raises InputError, TrainingFailed."""
     os.environ.update(TUNE_ENVIRONMENT)
     from ray import tune
 
-    from jobs.cluster_run import describe_missing_resources
-    from jobs.search.crew import make_bundles
-    from jobs.search.trainable import REQUEST_KEY, TrialActor
+    from jobs.search.tune.trainable import REQUEST_KEY, TrialActor
+    from jobs.search.tune.worker_group import make_bundles
+    from jobs.train.driver import describe_missing_resources
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     proposer = TrialProposer(search, validated, trial_log, run=runs.run_id)
@@ -99,7 +103,9 @@ def run_trials(
         raise make_no_result_error(trial_log.records)
 
 
-def stop_unfinished(trial_log: TrialLog, reason: str, on_change: Callable[[TrialRecord], None]) -> None:
+def stop_unfinished(
+    trial_log: TrialLog, reason: str, on_change: Callable[[TrialRecord], None]
+) -> None:
     """What ran or waited when the budget was spent: Tune ends it, and tells no callback so."""
     for record in trial_log.records:
         if not record.is_finished:
@@ -119,23 +125,34 @@ def make_no_result_error(records: list[TrialRecord]) -> InputError | TrainingFai
 
 
 def publish_best(
-    search: SearchSpec, validated: ValidatedRun, runs: RunStore, record: TrialRecord, *, attempt: int
+    search: SearchSpec,
+    validated: ValidatedRun,
+    runs: RunStore,
+    record: TrialRecord,
+    *,
+    attempt: int,
 ) -> str:
     """Commits the best trial's adapter, from its last checkpoint. Returns its label."""
-    from jobs.cluster_run import train_on_ray
-    from jobs.federate.drive import run_federation
+    from jobs.federation.federation_driver import run_federation
+    from jobs.train.driver import train_on_ray
 
     planned_trial = plan_trial(search, validated, record)
     assert isinstance(planned_trial, PlannedTrial), planned_trial
     folder = planned_trial.validated.model.folder
-    request = make_run_request(planned_trial.validated, record.run, digest_model(folder), search=runs.run_id)
+    request = make_run_request(
+        planned_trial.validated, record.run, digest_model(folder), search=runs.run_id
+    )
     trial_runs = RunStore(open_store(request.spec.store), record.run)
     if planned_trial.federation is None:
         train_on_ray(request, trial_runs, attempt=attempt)
     else:
-        run_federation(replace(request, federation=planned_trial.federation), trial_runs, attempt=attempt)
+        run_federation(
+            replace(request, federation=planned_trial.federation), trial_runs, attempt=attempt
+        )
     events, _ = trial_runs.events.tail(0)
-    return str(next(event["adapter"] for event in reversed(events) if event["event"] == "published"))
+    return str(
+        next(event["adapter"] for event in reversed(events) if event["event"] == "published")
+    )
 
 
 def _limit_concurrency(search: SearchSpec) -> int:

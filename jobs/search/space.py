@@ -13,9 +13,9 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from jobs.search.pareto import select_comparable
-from jobs.search.rows import TrialRecord
-from jobs.search.section import Domain, SearchSection
+from jobs.search.report.pareto import select_comparable
+from jobs.search.trial_record import TrialRecord
+from jobs.spec.sections.search import Domain, SearchSection
 
 DEFAULT_SAMPLES = 12
 MAX_DRAWS = 50
@@ -40,7 +40,9 @@ def count_trials(section: SearchSection) -> int:
     return len(configs) if configs is not None else section.samples or DEFAULT_SAMPLES
 
 
-def propose_tpe(section: SearchSection, number: int, records: Sequence[TrialRecord]) -> Config | None:
+def propose_tpe(
+    section: SearchSection, number: int, records: Sequence[TrialRecord]
+) -> Config | None:
     """Proposal `number` of tpe, from what came of the earlier ones; None where none is new."""
     import optuna
 
@@ -56,7 +58,9 @@ def propose_tpe(section: SearchSection, number: int, records: Sequence[TrialReco
         for record in comparable:
             study.add_trial(_make_frozen_trial(optuna, section, record))
         trial = study.ask(_make_distributions(optuna, section))
-        config = {key: _decode_value(section.space[key], trial.params[key]) for key in section.space}
+        config = {
+            key: _decode_value(section.space[key], trial.params[key]) for key in section.space
+        }
         if _format_config(config) not in known_configs:
             return config
     return None
@@ -105,7 +109,9 @@ def _draw_value(domain: Domain, rng: random.Random) -> Any:
 
 
 def _list_directions(section: SearchSection) -> list[Literal["minimize", "maximize"]]:
-    directions: list[Literal["minimize", "maximize"]] = ["minimize"] * (1 + len(section.also_minimise))
+    directions: list[Literal["minimize", "maximize"]] = ["minimize"] * (
+        1 + len(section.also_minimise)
+    )
     if section.direction == "max":
         directions[0] = "maximize"
     return directions

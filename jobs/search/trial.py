@@ -12,17 +12,23 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jobs.adaptation import Scores
-from jobs.data.remembered import CachingEncoder
-from jobs.data.tokens import Sample
-from jobs.engine import Engine
-from jobs.plan import StagePlan
-from jobs.search.order import TrialTask, TrialReport
-from jobs.search.sharing import FIRST_EVALUATION, MAX_SCORE_BYTES, SCORES, SPARSE_STAGE, SharedCache
-from jobs.store.manifest import Manifest
-from jobs.store.runs import LEDGER, RunStore
-from jobs.training import FineTuner
-from slora.masks.scorer import Scorer
+from jobs.plan.plan import StagePlan
+from jobs.search.shared_cache import (
+    FIRST_EVALUATION,
+    MAX_SCORE_BYTES,
+    SCORES,
+    SPARSE_STAGE,
+    SharedCache,
+)
+from jobs.search.tune.trial_task import TrialReport, TrialTask
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.runs.run_store import LEDGER, RunStore
+from jobs.train.data.token_cache import CachingEncoder
+from jobs.train.data.tokenization import Sample
+from jobs.train.engine.engine import Engine
+from jobs.train.loop import FineTuner
+from jobs.train.method.runner import Scores
+from slora.masks.strategy import Scorer
 
 
 class StoppedEarly(Exception):
@@ -60,13 +66,17 @@ class SearchTrial(FineTuner):
 
     def _measure(self, engine: Engine, at: str) -> dict[str, float] | None:
         if at == "before" and FIRST_EVALUATION in self._task.available:
-            metrics = json.loads(self._shared_cache.get(FIRST_EVALUATION, self._task.keys.first_evaluation))
+            metrics = json.loads(
+                self._shared_cache.get(FIRST_EVALUATION, self._task.keys.first_evaluation)
+            )
             self.evaluations[at] = metrics
             self.recorder.record_evaluation(at, self.step, metrics, 0.0)
             return None
         measured = super()._measure(engine, at)
         if measured is not None and at == "before" and self.rank == 0:
-            self._shared_cache.put(FIRST_EVALUATION, self._task.keys.first_evaluation, json.dumps(measured).encode())
+            self._shared_cache.put(
+                FIRST_EVALUATION, self._task.keys.first_evaluation, json.dumps(measured).encode()
+            )
         self._new_metrics = measured or {}
         return measured
 
@@ -75,14 +85,23 @@ class SearchTrial(FineTuner):
         super()._after_step(engine, stage, index, done)
         if self._new_metrics:
             self.saver.wait()
-            if not self._send_report(TrialReport(self.step, self._new_metrics, self.ledger["tokens"])):
+            if not self._send_report(
+                TrialReport(self.step, self._new_metrics, self.ledger["tokens"])
+            ):
                 raise StoppedEarly
 
     def _save(self, engine: Engine, index: int, done: int, weights: Mapping[str, Tensor]) -> None:
         super()._save(engine, index, done, weights)
         key = self._task.keys.sparse_stage
-        is_stage_end = index == 0 and len(self.plan.stages) > 1 and done == self.plan.stages[0].steps
-        if is_stage_end and key is not None and self.rank == 0 and not self._shared_cache.has(SPARSE_STAGE, key):
+        is_stage_end = (
+            index == 0 and len(self.plan.stages) > 1 and done == self.plan.stages[0].steps
+        )
+        if (
+            is_stage_end
+            and key is not None
+            and self.rank == 0
+            and not self._shared_cache.has(SPARSE_STAGE, key)
+        ):
             self.saver.wait()
             self._shared_cache.put_stage(key, self.runs, self.step, self.ledger["tokens"])
 

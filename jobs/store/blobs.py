@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from jobs.errors import AlreadyExists, DigestMismatch, NotInStore
+from jobs.store.adapters.manifest import AdapterFile
+from jobs.store.base import ObjectStore
 from jobs.store.digest import compute_sha256
-from jobs.store.manifest import AdapterFile
-from jobs.store.objects import ObjectStore
 
 BLOBS_PREFIX = "blobs/sha256/"
 REWRITE_AGE_S = 3600.0

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import IO
 
 from jobs.errors import Fault, InputError, StoreError
+from jobs.store.base import ObjectStore, open_store
 from jobs.store.digest import compute_file_sha256
 from jobs.store.keys import check_key
-from jobs.store.objects import ObjectStore, open_store
 from jobs.store.settings import read_store_settings
 
 SEALED, FILES = "sealed.json", "files"
@@ -73,7 +73,9 @@ def match_keys(store: ObjectStore, pattern: str) -> list[str]:
     return [key for key in store.list(prefix) if "/" not in key[len(prefix) :]]
 
 
-def _list_items(store: ObjectStore, keys: Sequence[str], suffixes: Sequence[str]) -> list[CacheItem]:
+def _list_items(
+    store: ObjectStore, keys: Sequence[str], suffixes: Sequence[str]
+) -> list[CacheItem]:
     matching = [key for key in keys if key.lower().endswith(tuple(suffixes))]
     if len(matching) > MAX_FILES:
         problem = f"{len(matching)} objects under {store.url('')}"
@@ -125,7 +127,10 @@ def _is_intact(entry: Path, items: Sequence[CacheItem]) -> bool:
             status = path.stat()
             if status.st_size != item.size:
                 return False
-            if status.st_mtime_ns != record["mtime_ns"] and compute_file_sha256(path) != record["sha256"]:
+            if (
+                status.st_mtime_ns != record["mtime_ns"]
+                and compute_file_sha256(path) != record["sha256"]
+            ):
                 return False
     except (OSError, ValueError, KeyError, TypeError):
         return False

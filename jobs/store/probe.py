@@ -6,10 +6,10 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from jobs.errors import AlreadyExists, WriteConflict, NotInStore, StoreRefused
+from jobs.errors import AlreadyExists, NotInStore, StoreRefused, WriteConflict
 
 if TYPE_CHECKING:
-    from jobs.store.objects import ObjectStore
+    from jobs.store.base import ObjectStore
 
 
 def find_missing_guarantee(store: ObjectStore, key: str) -> str | None:

@@ -9,7 +9,9 @@ from typing import Any, Never
 def load_strictly(data: bytes) -> Any:
     """The value written in `data`, or ValueError."""
     try:
-        return json.loads(data.decode(), object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant)
+        return json.loads(
+            data.decode(), object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant
+        )
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 

@@ -11,12 +11,13 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from orchestrator.api import adapters, admin, health, problems, runs, schedules, streams
-from orchestrator.api.access import Authenticator
-from orchestrator.api.admin import CapacityCache
-from orchestrator.api.hub import POLL_INTERVAL_S, StreamHub
-from orchestrator.api.passages import BodyLimit, RequestMetrics
-from orchestrator.service.loop import Service
+from orchestrator.api import problems
+from orchestrator.api.auth import Authenticator
+from orchestrator.api.middleware import BodyLimit, RequestMetrics
+from orchestrator.api.routes import adapters, admin, health, runs, schedules, streams
+from orchestrator.api.routes.admin import CapacityCache
+from orchestrator.api.stream_hub import POLL_INTERVAL_S, StreamHub
+from orchestrator.control.supervisor import Service
 
 THREADS = 8
 """Requests at work at once; the registry's pool has a connection for each, and some to spare."""

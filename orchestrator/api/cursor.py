@@ -18,7 +18,10 @@ MAX_CURSOR_CHARS = 4096
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Rows of a page.")]
 Cursor = Annotated[
     str | None,
-    Query(max_length=MAX_CURSOR_CHARS, description="`next` of the page before; the same filters with it."),
+    Query(
+        max_length=MAX_CURSOR_CHARS,
+        description="`next` of the page before; the same filters with it.",
+    ),
 ]
 
 
@@ -28,7 +31,7 @@ class PageKey(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-PageKeyT = TypeVar("Kind", bound=PageKey)
+PageKeyT = TypeVar("PageKeyT", bound=PageKey)
 
 
 def encode_cursor(key: PageKey) -> str:

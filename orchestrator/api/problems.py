@@ -16,7 +16,6 @@ from starlette.routing import compile_path
 
 from jobs.errors import (
     AlreadyExists,
-    WriteConflict,
     Fault,
     InputError,
     JobsError,
@@ -26,14 +25,15 @@ from jobs.errors import (
     StoreUnreachable,
     Unreachable,
     UnsupportedStore,
+    WriteConflict,
 )
-from jobs.narrate import escape_control
+from jobs.train.monitor.event_text import escape_control
 from orchestrator.registry.errors import (
     DatabaseUnreachable,
+    DuplicateKey,
     ForbiddenMove,
     LeaseHeld,
     LostUpdate,
-    DuplicateKey,
     UnknownItem,
     WrongSchema,
 )
@@ -117,7 +117,11 @@ def make_problem(
 ) -> JSONResponse:
     """The answer. What of it others wrote can't be obeyed by a terminal."""
     errors = [
-        {"where": escape_control(fault.key), "problem": escape_control(fault.problem), "remedy": escape_control(fault.remedy)}
+        {
+            "where": escape_control(fault.key),
+            "problem": escape_control(fault.problem),
+            "remedy": escape_control(fault.remedy),
+        }
         for fault in list(faults)[:MAX_FAULTS]
     ]
     body: dict[str, Any] = {
@@ -142,7 +146,10 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For the OpenAPI document: these statuses, and those that any route may answer."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     all_statuses = sorted({*statuses, 400, 401, 403, 413, 422, 503})
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in all_statuses}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in all_statuses
+    }
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -162,7 +169,9 @@ async def _handle_jobs_error(request: Request, error: Exception) -> JSONResponse
         return make_problem(status, detail, faults=error.faults)
     if status >= 500:
         log.warning("%s", escape_control(str(error)).replace("\n", " "))
-    public_detail = next((text for kind, text in PRIVATE_ERRORS.items() if isinstance(error, kind)), None)
+    public_detail = next(
+        (text for kind, text in PRIVATE_ERRORS.items() if isinstance(error, kind)), None
+    )
     if status == 500:
         public_detail = "The service could not do it. Its log says why."
     return make_problem(status, public_detail or str(error))

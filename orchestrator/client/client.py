@@ -7,14 +7,14 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.client.adapters import Adapters
-from orchestrator.client.house import Projects, Tokens
+from orchestrator.client.admin import Projects, Tokens
+from orchestrator.client.client_settings import load_settings
 from orchestrator.client.pages import iterate_unpaged
-from orchestrator.client.pauses import RetryBudget
+from orchestrator.client.retry import RetryBudget
 from orchestrator.client.runs import Runs
 from orchestrator.client.schedules import Schedules
-from orchestrator.client.settings import load_settings
+from orchestrator.client.transport import Transport, api_path
 from orchestrator.client.values import ClusterResponse, MeResponse, make_parser
-from orchestrator.client.wire import Transport, api_path
 
 
 class ServiceClient:
@@ -58,4 +58,6 @@ class ServiceClient:
 
     def get_me(self) -> MeResponse:
         """Whose token this is."""
-        return make_parser(MeResponse, self.transport.settings.url)(self.transport.request_json("GET", api_path("me")))
+        return make_parser(MeResponse, self.transport.settings.url)(
+            self.transport.request_json("GET", api_path("me"))
+        )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from orchestrator.client.errors import UnexpectedResponse
-from orchestrator.client.wire import Transport
+from orchestrator.client.transport import Transport
 
 Value = TypeVar("Value")
 
@@ -39,7 +39,9 @@ def iterate_pages(
         cursor = next_cursor
 
 
-def iterate_unpaged(transport: Transport, path: str, parse: Callable[[Any], Value]) -> Iterator[Value]:
+def iterate_unpaged(
+    transport: Transport, path: str, parse: Callable[[Any], Value]
+) -> Iterator[Value]:
     """Every item of a list that comes in one piece, and whose route knows no `limit`."""
     yield from map(parse, read_items(transport, transport.request_json("GET", path)))
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.client.errors import UnexpectedResponse
-from orchestrator.client.feed import END, OnRetry, follow_stream
+from orchestrator.client.event_stream import END, OnRetry, follow_stream
 from orchestrator.client.pages import iterate_pages
-from orchestrator.client.values import EventResponse, CheckResponse, RunResponse, make_parser
-from orchestrator.client.wire import Transport, api_path
+from orchestrator.client.transport import Transport, api_path
+from orchestrator.client.values import CheckResponse, EventResponse, RunResponse, make_parser
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,18 @@ class Runs:
     def submit(self, submission: SubmitRunRequest, *, key: str | None = None) -> RunResponse:
         """The run. However often it has to be sent: under one key it is one run."""
         idempotency_key = key or secrets.token_hex(16)
-        return self._parse(self._transport.request_json("POST", api_path("runs"), body=submission.to_json(), key=idempotency_key))
+        return self._parse(
+            self._transport.request_json(
+                "POST", api_path("runs"), body=submission.to_json(), key=idempotency_key
+            )
+        )
 
     def check(self, submission: SubmitRunRequest) -> CheckResponse:
         """What would be submitted; nothing is written. Raises Refused with all faults."""
         path = api_path("runs", "check")
-        response = self._transport.request_json("POST", path, body=submission.to_json(), repeatable=True)
+        response = self._transport.request_json(
+            "POST", path, body=submission.to_json(), repeatable=True
+        )
         return make_parser(CheckResponse, self._transport.settings.url)(response)
 
     def list(
@@ -71,11 +77,20 @@ class Runs:
     ) -> Iterator[RunResponse]:
         """The newest first."""
         filters = {"project": project, "status": status, "name": name, "kind": kind}
-        return iterate_pages(self._transport, api_path("runs"), self._parse, max_items=max_items, timeout_s=timeout_s, **filters)
+        return iterate_pages(
+            self._transport,
+            api_path("runs"),
+            self._parse,
+            max_items=max_items,
+            timeout_s=timeout_s,
+            **filters,
+        )
 
     def get(self, run: str, *, timeout_s: float | None = None) -> RunResponse:
         """One run with its attempts. Raises NotThere."""
-        return self._parse(self._transport.request_json("GET", api_path("runs", run), within=timeout_s))
+        return self._parse(
+            self._transport.request_json("GET", api_path("runs", run), within=timeout_s)
+        )
 
     def get_spec(self, run: str) -> str:
         """The YAML that its job reads."""
@@ -83,13 +98,17 @@ class Runs:
 
     def stop(self, run: str) -> RunResponse:
         """Asks for its end; a run that is over stays what it is."""
-        return self._parse(self._transport.request_json("POST", api_path("runs", run, "stop"), repeatable=True))
+        return self._parse(
+            self._transport.request_json("POST", api_path("runs", run, "stop"), repeatable=True)
+        )
 
     def follow_log(
         self, run: str, *, position: str | None = None, on_retry: OnRetry | None = None
     ) -> Iterator[LogSegment]:
         """The log from a place on, as it is written, to the run's end: no byte twice or lost."""
-        for event in follow_stream(self._transport, api_path("runs", run, "log"), last_id=position, on_retry=on_retry):
+        for event in follow_stream(
+            self._transport, api_path("runs", run, "log"), last_id=position, on_retry=on_retry
+        ):
             position = event.id if event.id is not None else position
             if event.event == END:
                 yield LogSegment("", position, self._get_text(event.data, "status"))
@@ -104,14 +123,20 @@ class Runs:
         self, run: str, *, last_id: str | None = None, on_retry: OnRetry | None = None
     ) -> Iterator[EventResponse]:
         """What happened to it and what happens, to its end."""
-        for event in follow_stream(self._transport, api_path("runs", run, "events"), last_id=last_id, on_retry=on_retry):
+        for event in follow_stream(
+            self._transport, api_path("runs", run, "events"), last_id=last_id, on_retry=on_retry
+        ):
             if event.event != END:
-                yield make_parser(EventResponse, self._transport.settings.url)(self._parse_object(event.data))
+                yield make_parser(EventResponse, self._transport.settings.url)(
+                    self._parse_object(event.data)
+                )
 
     def _get_text(self, data: str, key: str) -> str:
         value = self._parse_object(data).get(key)
         if not isinstance(value, str):
-            raise UnexpectedResponse(self._transport.settings.url, f"an event came without its {key}")
+            raise UnexpectedResponse(
+                self._transport.settings.url, f"an event came without its {key}"
+            )
         return value
 
     def _parse_object(self, data: str) -> dict[str, Any]:
@@ -120,5 +145,7 @@ class Runs:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise UnexpectedResponse(self._transport.settings.url, "an event came that is no JSON object")
+            raise UnexpectedResponse(
+                self._transport.settings.url, "an event came that is no JSON object"
+            )
         return value

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.client.pages import iterate_pages
+from orchestrator.client.transport import Transport, api_path
 from orchestrator.client.values import FiringResponse, ScheduleResponse, make_parser
-from orchestrator.client.wire import Transport, api_path
 
 
 class Schedules:
@@ -19,7 +19,9 @@ class Schedules:
 
     def create(self, schedule: Mapping[str, Any]) -> ScheduleResponse:
         """A new one. Raises Refused, Conflict where the name is taken."""
-        return self._parse(self._transport.request_json("POST", api_path("schedules"), body=dict(schedule)))
+        return self._parse(
+            self._transport.request_json("POST", api_path("schedules"), body=dict(schedule))
+        )
 
     def list(self, *, project: str | None = None) -> Iterator[ScheduleResponse]:
         """By project and name."""
@@ -27,7 +29,9 @@ class Schedules:
 
     def get(self, project: str, name: str) -> ScheduleResponse:
         """One of them. Raises NotThere."""
-        return self._parse(self._transport.request_json("GET", api_path("schedules", project, name)))
+        return self._parse(
+            self._transport.request_json("GET", api_path("schedules", project, name))
+        )
 
     def update(self, schedule: ScheduleResponse, **changes: Any) -> ScheduleResponse:
         """Changes the one that was read. Raises Conflict where somebody else did meanwhile."""
@@ -39,7 +43,14 @@ class Schedules:
         """Takes it away with its firings; its runs stay."""
         self._transport.request("DELETE", api_path("schedules", project, name))
 
-    def list_firings(self, project: str, name: str, *, max_items: int | None = None) -> Iterator[FiringResponse]:
+    def list_firings(
+        self, project: str, name: str, *, max_items: int | None = None
+    ) -> Iterator[FiringResponse]:
         """What came of its moments, the newest first."""
         parse = make_parser(FiringResponse, self._transport.settings.url)
-        return iterate_pages(self._transport, api_path("schedules", project, name, "firings"), parse, max_items=max_items)
+        return iterate_pages(
+            self._transport,
+            api_path("schedules", project, name, "firings"),
+            parse,
+            max_items=max_items,
+        )

@@ -211,7 +211,10 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "Mapping[str, Any]": (dict,),
 }
-_LIST_TYPES: dict[str, type] = {"tuple[Attempt, ...]": AttemptResponse, "tuple[Adapter, ...]": AdapterResponse}
+_LIST_TYPES: dict[str, type] = {
+    "tuple[Attempt, ...]": AttemptResponse,
+    "tuple[Adapter, ...]": AdapterResponse,
+}
 _OBJECT_TYPES: dict[str, type] = {"Pointer": PointerResponse}
 
 
@@ -220,11 +223,15 @@ def make_parser(kind: type[Value], url: str) -> Callable[[Any], Value]:
 
     def parse(body: Any) -> Value:
         if not isinstance(body, dict):
-            raise UnexpectedResponse(url, f"{type(body).__name__} came where a {kind.__name__} was due")
+            raise UnexpectedResponse(
+                url, f"{type(body).__name__} came where a {kind.__name__} was due"
+            )
         values = {}
         for attribute in fields(kind):  # type: ignore[arg-type]
             if attribute.name in body:
-                values[attribute.name] = _parse_value(kind, str(attribute.type), attribute.name, body[attribute.name], url)
+                values[attribute.name] = _parse_value(
+                    kind, str(attribute.type), attribute.name, body[attribute.name], url
+                )
             elif attribute.default is MISSING and attribute.default_factory is MISSING:
                 raise UnexpectedResponse(url, f"a {kind.__name__} came without {attribute.name}")
         return kind(**values)

@@ -6,7 +6,7 @@ import re
 import shlex
 
 from jobs.errors import Fault, InputError
-from orchestrator.cluster.door import Job
+from orchestrator.cluster.base import Job
 
 MAX_ARGUMENT_CHARS = 4096
 

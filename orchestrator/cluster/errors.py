@@ -19,7 +19,9 @@ class ClusterRefused(JobsError):
         self.cluster, self.reason = cluster, reason
 
     def __str__(self) -> str:
-        return f"cluster {self.cluster} refuses: {self.reason.rstrip('.')}. Mend it and submit again."
+        return (
+            f"cluster {self.cluster} refuses: {self.reason.rstrip('.')}. Mend it and submit again."
+        )
 
 
 class ClusterUnreachable(Unreachable):

@@ -12,12 +12,22 @@ from typing import Any
 from urllib.parse import quote
 
 from jobs.errors import InputError
-from orchestrator.cluster.answers import DashboardResponse, parse_capacity, parse_log, parse_status, parse_statuses
-from orchestrator.cluster.code import CodePackage
-from orchestrator.cluster.door import MAX_LOG_BYTES, Capacity, Job, JobState, JobStatus
+from orchestrator.cluster.base import MAX_LOG_BYTES, Capacity, Job, JobState, JobStatus
+from orchestrator.cluster.code_package import CodePackage
+from orchestrator.cluster.dashboard_http import (
+    MAX_RESPONSE_BYTES,
+    RESPONSE_TIMEOUT_S,
+    DashboardClient,
+)
 from orchestrator.cluster.entrypoint import build_entrypoint
 from orchestrator.cluster.errors import ClusterRefused, ClusterUnreachable
-from orchestrator.cluster.wire import MAX_RESPONSE_BYTES, RESPONSE_TIMEOUT_S, DashboardClient
+from orchestrator.cluster.ray_responses import (
+    DashboardResponse,
+    parse_capacity,
+    parse_log,
+    parse_status,
+    parse_statuses,
+)
 
 JOBS_PATH = "/api/jobs/"
 SERVICE_KEY = "slora_service"
@@ -41,7 +51,9 @@ class RayCluster:
     ) -> None:
         self.name = name
         self._package, self._python = package, python
-        self._client = DashboardClient(name, address, token, timeout_s=timeout_s, max_bytes=max_bytes)
+        self._client = DashboardClient(
+            name, address, token, timeout_s=timeout_s, max_bytes=max_bytes
+        )
 
     def submit(self, job: Job) -> None:
         """Starts it, or finds it started. Raises ClusterRefused, ClusterUnreachable."""
@@ -69,7 +81,9 @@ class RayCluster:
 
     def list_jobs(self) -> dict[str, JobStatus]:
         """Every job that came by the Jobs API."""
-        statuses: dict[str, JobStatus] = self._client.parse(lambda: parse_statuses(self._client.get_json(JOBS_PATH)))
+        statuses: dict[str, JobStatus] = self._client.parse(
+            lambda: parse_statuses(self._client.get_json(JOBS_PATH))
+        )
         return statuses
 
     def stop(self, submission: str) -> None:

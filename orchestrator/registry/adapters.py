@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy.orm import Session
 
-from jobs.store.manifest import Manifest
+from jobs.store.adapters.manifest import Manifest
 from orchestrator.registry import projects
-from orchestrator.registry.models import AdapterRow, PointerRow, RunRow, SearchRow
+from orchestrator.registry.tables import AdapterRow, PointerRow, RunRow, SearchRow
 from orchestrator.registry.values import clean_text, make_value
 
 VersionKey = tuple[str, int]

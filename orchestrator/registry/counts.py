@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from orchestrator.registry.clock import now
+from orchestrator.registry.db_clock import now
 from orchestrator.registry.lifecycle import Status
-from orchestrator.registry.models import AdapterRow, RunRow, TableBase
+from orchestrator.registry.tables import AdapterRow, RunRow, TableBase
 
 
 def count_rows(session: Session) -> dict[str, int]:

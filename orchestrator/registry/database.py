@@ -28,10 +28,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from jobs.errors import Fault, InputError
-from orchestrator.registry.clock import now
+from orchestrator.registry.db_clock import now
 from orchestrator.registry.errors import DatabaseRefused, DatabaseUnreachable
-from orchestrator.registry.models import TableBase
-from orchestrator.registry.turns import FairLock
+from orchestrator.registry.fair_lock import FairLock
+from orchestrator.registry.tables import TableBase
 
 LOCK_TIMEOUT_S = 30
 """Until a lock that another writer holds counts as a database that does not answer."""
@@ -51,7 +51,8 @@ class Database:
         self._engine = make_engine(parsed_url)
         self._write_lock = FairLock() if parsed_url.get_backend_name() == "sqlite" else None
         self._engines = {
-            writes: self._engine.execution_options(**{WRITE_OPTION: writes}) for writes in (False, True)
+            writes: self._engine.execution_options(**{WRITE_OPTION: writes})
+            for writes in (False, True)
         }
 
     @contextmanager
@@ -78,7 +79,12 @@ class Database:
     @contextmanager
     def _open_session(self, *, writes: bool) -> Iterator[Session]:
         session = Session(self._engines[writes])
-        with self._hold_write_lock(writes), translate_database_errors(self.display_url), session, session.begin():
+        with (
+            self._hold_write_lock(writes),
+            translate_database_errors(self.display_url),
+            session,
+            session.begin(),
+        ):
             # Begun now and not at the first question: a writer waits for its turn before it looks.
             session.connection()
             yield session
@@ -90,7 +96,9 @@ class Database:
             yield
             return
         if not self._write_lock.acquire(LOCK_TIMEOUT_S):
-            raise DatabaseUnreachable(self.display_url, "other writers of this process take too long")
+            raise DatabaseUnreachable(
+                self.display_url, "other writers of this process take too long"
+            )
         try:
             yield
         finally:
@@ -98,7 +106,11 @@ class Database:
 
 
 def insert_once(
-    session: Session, row_type: type[TableBase], values: dict[str, Any], *, timestamp_columns: tuple[str, ...]
+    session: Session,
+    row_type: type[TableBase],
+    values: dict[str, Any],
+    *,
+    timestamp_columns: tuple[str, ...],
 ) -> Row[Any] | None:
     """The new row with what the database filled in; None where its key is there, without harm to
     the transaction and without a savepoint for it. `at`: columns that say when it was written."""
@@ -107,7 +119,9 @@ def insert_once(
 
 
 @cache
-def _build_insert(backend: str, row_type: type[TableBase], timestamp_columns: tuple[str, ...]) -> Any:
+def _build_insert(
+    backend: str, row_type: type[TableBase], timestamp_columns: tuple[str, ...]
+) -> Any:
     """Built once: to build it takes as long as to run it."""
     table = row_type.__table__
     assert isinstance(table, SqlTable)
@@ -126,7 +140,9 @@ def parse_database_url(text: str) -> URL:
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise _make_input_error(f"{url.drivername[:40]!a} is no kind of database that is known here")
+        raise _make_input_error(
+            f"{url.drivername[:40]!a} is no kind of database that is known here"
+        )
     path = url.database or ""
     # `file:` would be a URI within the URL, with options of its own.
     if path in ("", ":memory:") or path.startswith("file:") or url.query or url.host:
@@ -154,7 +170,11 @@ def make_engine(url: URL, *, migrating: bool = False) -> Engine:
         options["poolclass"] = NullPool
     if url.get_backend_name() != "sqlite":
         timeouts = f"-c lock_timeout={LOCK_TIMEOUT_S * 1000}"
-        arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "slora", "options": timeouts}
+        arguments = {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "slora",
+            "options": timeouts,
+        }
         return create_engine(url, connect_args=arguments, pool_pre_ping=True, **options)
     assert url.database is not None
     _make_folder(Path(url.database))

@@ -46,7 +46,11 @@ class UnknownItem(RegistryError):
 
     @property
     def _remedy(self) -> str:
-        return f"See {LIST_COMMANDS[self.kind]}." if self.kind in LIST_COMMANDS else "Look at the list."
+        return (
+            f"See {LIST_COMMANDS[self.kind]}."
+            if self.kind in LIST_COMMANDS
+            else "Look at the list."
+        )
 
 
 class DuplicateKey(RegistryError):
@@ -67,7 +71,11 @@ class LostUpdate(RegistryError):
 
     def __init__(self, subject: str, read_version: int, current_version: int) -> None:
         super().__init__(subject, read_version, current_version)
-        self.subject, self.read_version, self.current_version = subject, read_version, current_version
+        self.subject, self.read_version, self.current_version = (
+            subject,
+            read_version,
+            current_version,
+        )
 
     def __str__(self) -> str:
         versions = f"version {self.read_version} was read, version {self.current_version} is there"

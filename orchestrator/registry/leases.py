@@ -13,9 +13,9 @@ from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from orchestrator.registry.clock import now
+from orchestrator.registry.db_clock import now
 from orchestrator.registry.errors import LeaseLost
-from orchestrator.registry.models import LeaseRow
+from orchestrator.registry.tables import LeaseRow
 from orchestrator.registry.values import check_id, make_value
 
 

@@ -90,6 +90,8 @@ def check_move(status: Status, target: Status, reason: Reason | None) -> None:
         raise ForbiddenMove(status.value, target.value, allowed)
     allowed_reasons = REASONS.get(target, frozenset())
     if (reason is None) != (not allowed_reasons) or (reason and reason not in allowed_reasons):
-        names = ", ".join(sorted(allowed_reason.value for allowed_reason in allowed_reasons)) or "none"
+        names = (
+            ", ".join(sorted(allowed_reason.value for allowed_reason in allowed_reasons)) or "none"
+        )
         problem = f"{reason.value if reason else 'nothing'} is no reason to be {target.value}"
         raise InputError([Fault("reason", problem, f"Give {names}.")])

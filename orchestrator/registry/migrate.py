@@ -14,7 +14,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from orchestrator.registry.database import Database, parse_database_url, make_engine, translate_database_errors, redact_url
+from orchestrator.registry.database import (
+    Database,
+    make_engine,
+    parse_database_url,
+    redact_url,
+    translate_database_errors,
+)
 from orchestrator.registry.errors import DatabaseRefused, WrongSchema
 
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
@@ -95,7 +101,9 @@ def _connect(url: str) -> Iterator[tuple[Connection, str]]:
     try:
         with translate_database_errors(display_url), engine.begin() as connection:
             if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK}
+                )
             yield connection, display_url
     finally:
         engine.dispose()
@@ -121,4 +129,6 @@ def _check_references(connection: Connection, display_url: str) -> None:
     if connection.dialect.name == "sqlite":
         dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
         if dangling is not None:
-            raise DatabaseRefused(display_url, f"{dangling[0]} would name rows of {dangling[2]} that are gone")
+            raise DatabaseRefused(
+                display_url, f"{dangling[0]} would name rows of {dangling[2]} that are gone"
+            )

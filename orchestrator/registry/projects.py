@@ -8,11 +8,11 @@ from sqlalchemy import Table, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from orchestrator.registry.clock import now
 from orchestrator.registry.database import insert_once
-from orchestrator.registry.errors import LostUpdate, DuplicateKey, UnknownItem
-from orchestrator.registry.models import ProjectRow
-from orchestrator.registry.values import ProjectLimits, Project, check_name, make_value
+from orchestrator.registry.db_clock import now
+from orchestrator.registry.errors import DuplicateKey, LostUpdate, UnknownItem
+from orchestrator.registry.tables import ProjectRow
+from orchestrator.registry.values import Project, ProjectLimits, check_name, make_value
 
 _PROJECTS = cast(Table, ProjectRow.__table__)
 _BY_NAME = select(*_PROJECTS.c).where(_PROJECTS.c.name == bindparam("named"))
@@ -25,7 +25,9 @@ def ensure_project(session: Session, name: str) -> Project:
     if row is not None:
         return make_value(Project, row)
     # Somebody may make it meanwhile.
-    insert_once(session, ProjectRow, {"name": name, "revision": 1}, timestamp_columns=("created_at",))
+    insert_once(
+        session, ProjectRow, {"name": name, "revision": 1}, timestamp_columns=("created_at",)
+    )
     return get(session, name)
 
 

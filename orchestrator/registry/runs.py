@@ -12,20 +12,20 @@ from sqlalchemy import Row, Table, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from orchestrator.registry import leases, projects
-from orchestrator.registry.clock import now
 from orchestrator.registry.database import insert_once
-from orchestrator.registry.errors import LostUpdate, StaleAttempt, DuplicateKey, UnknownItem
+from orchestrator.registry.db_clock import now
+from orchestrator.registry.errors import DuplicateKey, LostUpdate, StaleAttempt, UnknownItem
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import FINAL, OVER, Reason, Status, check_move
-from orchestrator.registry.models import AttemptRow, EventRow, RunRow
+from orchestrator.registry.tables import AttemptRow, EventRow, RunRow
 from orchestrator.registry.values import (
     Attempt,
     Event,
     NewRun,
     Run,
-    make_run,
-    format_submission_id,
     clean_text,
+    format_submission_id,
+    make_run,
     make_value,
 )
 
@@ -55,7 +55,12 @@ class RunPosition(Protocol):
 def add(session: Session, new: NewRun) -> Run:
     """A planned run. Raises Taken where the id is in use."""
     projects.ensure_project(session, new.project)
-    initial = {"status": Status.PLANNED.value, "detail": "", "attempt": 0, "origin": REGISTRY_ORIGIN}
+    initial = {
+        "status": Status.PLANNED.value,
+        "detail": "",
+        "attempt": 0,
+        "origin": REGISTRY_ORIGIN,
+    }
     values = {**new.model_dump(), **initial, "revision": 1}
     row = insert_once(session, RunRow, values, timestamp_columns=("created_at", "updated_at"))
     if row is None:
@@ -146,7 +151,12 @@ def list_attempts(session: Session, run_id: str) -> list[Attempt]:
 
 
 def list_events(
-    session: Session, run_id: str, *, origin: str = REGISTRY_ORIGIN, after: int = 0, limit: int = MAX_PAGE_SIZE
+    session: Session,
+    run_id: str,
+    *,
+    origin: str = REGISTRY_ORIGIN,
+    after: int = 0,
+    limit: int = MAX_PAGE_SIZE,
 ) -> list[Event]:
     """What happened to a run behind the position `after`, in its order; none is ever skipped."""
     query = select(EventRow).where(
@@ -156,7 +166,9 @@ def list_events(
     return [make_value(Event, row) for row in rows]
 
 
-def _update_run(session: Session, run: Run, target: Status, reason: Reason | None, detail: str) -> Run:
+def _update_run(
+    session: Session, run: Run, target: Status, reason: Reason | None, detail: str
+) -> Run:
     row = session.scalar(
         update(RunRow)
         .where(RunRow.id == run.id, RunRow.revision == run.revision)
@@ -191,7 +203,9 @@ def _begin_attempt(session: Session, run: Run) -> None:
 
 def _should_update_attempt(previous: Status, target: Status) -> bool:
     """A run that is given up while no job of it runs changes nothing of how its last one ended."""
-    return previous is not Status.PLANNED and not (previous is Status.LOST and target in STATUSES_WITHOUT_JOB)
+    return previous is not Status.PLANNED and not (
+        previous is Status.LOST and target in STATUSES_WITHOUT_JOB
+    )
 
 
 def _update_attempt(session: Session, run: Run) -> None:

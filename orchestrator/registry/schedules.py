@@ -14,14 +14,14 @@ from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from jobs.spec import StrictModel
-from jobs.store.manifest import Digest, Name
+from jobs.spec.schema import StrictModel
+from jobs.store.adapters.manifest import Digest, Name
 from orchestrator.registry import leases, projects
-from orchestrator.registry.clock import now
-from orchestrator.registry.errors import LostUpdate, DuplicateKey, UnknownItem
+from orchestrator.registry.db_clock import now
+from orchestrator.registry.errors import DuplicateKey, LostUpdate, UnknownItem
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import FINAL
-from orchestrator.registry.models import FiringRow, RunRow, ScheduleRow
+from orchestrator.registry.tables import FiringRow, RunRow, ScheduleRow
 from orchestrator.registry.values import (
     DEFAULT_CLUSTER,
     DEFAULT_PROJECT,

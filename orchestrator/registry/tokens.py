@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, InputError
 from orchestrator.registry import projects
-from orchestrator.registry.clock import now
+from orchestrator.registry.db_clock import now
 from orchestrator.registry.errors import UnknownItem
-from orchestrator.registry.models import SCOPES, TokenRow
+from orchestrator.registry.tables import SCOPES, TokenRow
 from orchestrator.registry.values import check_name, make_value
 
 PREFIX = "slora_"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from orchestrator.registry.clock import now
+from orchestrator.registry.db_clock import now
 from orchestrator.registry.lifecycle import FINAL, Status
-from orchestrator.registry.models import AttemptRow, FiringRow, ProjectRow, RunRow
 from orchestrator.registry.runs import STATUSES_WITHOUT_JOB
+from orchestrator.registry.tables import AttemptRow, FiringRow, ProjectRow, RunRow
 from orchestrator.registry.values import Project, Run, make_run, make_value
 
 DAY_S = 86400.0
@@ -71,7 +71,9 @@ def list_ready_runs(session: Session, cluster: str, *, per_project: int = 200) -
         .where((RunRow.not_before.is_(None)) | (RunRow.not_before <= now()))
         .subquery()
     )
-    query = select(RunRow).join(ranked, ranked.c.id == RunRow.id).where(ranked.c.place <= per_project)
+    query = (
+        select(RunRow).join(ranked, ranked.c.id == RunRow.id).where(ranked.c.place <= per_project)
+    )
     return [make_run(row) for row in session.scalars(query.order_by(*order))]
 
 
@@ -89,7 +91,11 @@ def find_runs_behind_firing(session: Session, cluster: str) -> set[str]:
     query = (
         select(planned.id)
         .join(own_firing, own_firing.run == planned.id)
-        .join(earlier_firing, (earlier_firing.schedule == own_firing.schedule) & (earlier_firing.due_at < own_firing.due_at))
+        .join(
+            earlier_firing,
+            (earlier_firing.schedule == own_firing.schedule)
+            & (earlier_firing.due_at < own_firing.due_at),
+        )
         .join(earlier_run, earlier_run.id == earlier_firing.run)
         .where(planned.status == Status.PLANNED.value, planned.cluster == cluster)
         .where(earlier_run.status.not_in(over))

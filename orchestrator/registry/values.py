@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.narrate import escape_control
-from jobs.spec import StrictModel
-from jobs.store.manifest import Digest, Name, RunId
+from jobs.spec.schema import StrictModel
+from jobs.store.adapters.manifest import Digest, Name, RunId
+from jobs.train.monitor.event_text import escape_control
 from orchestrator.registry.lifecycle import Reason, Status
 
 MAX_DETAIL_CHARS = 4000

@@ -8,8 +8,8 @@ from slora.errors import BadMask
 from slora.masks.fisher import FISHER
 from slora.masks.gradient import GRADIENT
 from slora.masks.magnitude import MAGNITUDE
-from slora.masks.scorer import Scorer
 from slora.masks.snip import SNIP
+from slora.masks.strategy import Scorer
 
 SCORERS: dict[str, Scorer] = {
     scorer.name: scorer
@@ -41,5 +41,5 @@ def load_scorer(name: str) -> Scorer:
         raise BadMask(f"{name}: {module} has no {attribute}") from None
     if not isinstance(value, Scorer):
         kind = type(value).__name__
-        raise BadMask(f"{name} is a {kind}: it has to be a slora.masks.scorer.Scorer")
+        raise BadMask(f"{name} is a {kind}: it has to be a slora.masks.strategy.Scorer")
     return value

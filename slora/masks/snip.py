@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from slora.masks.scorer import Scorer
+from slora.masks.strategy import Scorer
 
 
 def _compute_unit(weight_OI: Tensor, gradient_OI: Tensor) -> Tensor:

@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.two_hosts.hosts import HostCluster, end_on_sigterm, start_ray_hosts
+from infra.two_hosts.measure import WatchedJob, diff_samples, measure_idle_traffic, run_job
 from infra.two_hosts.namespaces import JUMBO, Link, NamespacesUnavailable, parse_rate
-from infra.two_hosts.run import WatchedJob, diff_samples, measure_idle_traffic, run_job
-from jobs.federate.door import load_federated
-from jobs.federate.rounds import open_round_log
+from jobs.federation.load_federation import load_federated
+from jobs.federation.round_log import open_round_log
 from tests.tiny import label_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
 SITES = 2
@@ -128,7 +128,9 @@ def _one(
     path = write_spec(folder / "spec.yaml", spec)
     watched = run_job(cluster, path, load_federated(path).spec, "jobs.federate")
     print(
-        f"{name}: {watched.samples[-1].at - watched.samples[0].at:.0f} s", file=sys.stderr, flush=True
+        f"{name}: {watched.samples[-1].at - watched.samples[0].at:.0f} s",
+        file=sys.stderr,
+        flush=True,
     )
     if watched.exit_code:
         said = watched.log.read_text(errors="replace").strip().splitlines()[-12:]

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.errors import InputError
-from jobs.preflight import validate_run
-from jobs.spec_file import validate_spec
+from jobs.plan.preflight import validate_run
+from jobs.spec.load import validate_spec
 from tests.ranks import run_ranks
 from tests.tiny import chat_rows, merge_spec
 
@@ -171,12 +171,12 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     import torch
 
     # What a worker imports too: Ray is a part of every worker's memory.
-    import jobs.worker  # noqa: F401
-    from jobs.deepspeed_wire import init_deepspeed
-    from jobs.store.objects import open_store
-    from jobs.store.runs import RunStore
-    from jobs.team import make_worker_context
-    from jobs.training import FineTuner
+    import jobs.train.worker  # noqa: F401
+    from jobs.store.base import open_store
+    from jobs.store.runs.run_store import RunStore
+    from jobs.train.comm.collectives import make_worker_context
+    from jobs.train.comm.deepspeed_comm import init_deepspeed
+    from jobs.train.loop import FineTuner
 
     init_deepspeed("gloo")
     checked = validate_run(validate_spec(spec))

@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from slora.handoff import split_sparse_update
-from slora.mask import draw_random_mask
+from slora.handoff.handoff import split_sparse_update
+from slora.masks.mask import draw_random_mask
 
 RUNS = 7
 LARGE, SQUARE = (4096, 14336), (2048, 2048)

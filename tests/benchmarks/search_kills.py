@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 import yaml
 
-from jobs.search.diary import TrialLog
-from jobs.search.rows import TrialRecord
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
+from jobs.search.trial_log import TrialLog
+from jobs.search.trial_record import TrialRecord
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec
 
@@ -108,7 +108,9 @@ def _run(head: Head, folder: Path, *words: str) -> None:
         raise RuntimeError(f"{words}: the search did not end well:\n{said}")
 
 
-def _round(head: Head, folder: Path, number: int, after_s: float, whole: list[TrialRecord]) -> Round:
+def _round(
+    head: Head, folder: Path, number: int, after_s: float, whole: list[TrialRecord]
+) -> Round:
     name = f"killed{number}"
     driver = head.run("jobs.search", "--spec", str(folder / "search.yaml"), "--run", name)
     try:

@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
 from tests.ranks import run_ranks
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec

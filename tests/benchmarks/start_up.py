@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.orchestrator.client.standin import run_script, make_json
+from tests.orchestrator.client.fake_service import make_json, run_script
 
 ROOT = Path(__file__).parents[2]
 RUNS = 20

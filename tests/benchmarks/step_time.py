@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from slora.adapt import freeze, install_lora, install_sparse
-from slora.lowrank import init_factors
-from slora.mask import BlockMask, Mask, draw_random_mask
-from slora.targets import find_targets
+from slora.layers.install import freeze, install_lora, install_sparse
+from slora.layers.lora import init_factors
+from slora.layers.targets import find_targets
+from slora.masks.mask import BlockMask, Mask, draw_random_mask
 
 SIZES = {
     "55m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6,

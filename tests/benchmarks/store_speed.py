@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs.store.directory import DirectoryStore
-from jobs.store.objects import ObjectStore, open_store
-from jobs.store.versions import list_all_versions
+from jobs.store.adapters.versions import list_all_versions
+from jobs.store.base import ObjectStore, open_store
+from jobs.store.local import DirectoryStore
 from tests.storage.weed import BUCKET, Weed
 
 CHILD = "tests.benchmarks.store_transfer"

@@ -14,9 +14,9 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from jobs.store.adapters import commit, pull, resolve_adapter
-from jobs.store.s3 import S3Store
-from tests.jobs.store.made import make_draft
+from jobs.store.adapters.operations import commit, pull, resolve_adapter
+from jobs.store.s3.s3_store import S3Store
+from tests.jobs.store.builders import make_draft
 
 # What was fastest for boto3 on this server: 8 to 16 parts at once, of 16 MiB.
 BEST = TransferConfig(

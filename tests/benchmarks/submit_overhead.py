@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import yaml
 
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore, list_runs
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore, list_runs
 from tests.ray_head import Head, free_ports, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 

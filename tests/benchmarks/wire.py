@@ -26,10 +26,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.two_hosts.counting import StageTraffic
+from infra.two_hosts.byte_counters import StageTraffic
 from infra.two_hosts.hosts import HostCluster, end_on_sigterm, start_ray_hosts
+from infra.two_hosts.measure import measure_idle_traffic, run_spec
 from infra.two_hosts.namespaces import JUMBO, Link, NamespacesUnavailable, parse_rate
-from infra.two_hosts.run import measure_idle_traffic, run_spec
 from tests.tiny import label_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
 HOSTS, WORKERS = 2, 4

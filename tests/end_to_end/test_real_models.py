@@ -13,11 +13,11 @@ import pytest
 import torch
 from peft import PeftModel
 
-from jobs.adapted import load_adapted_model
-from jobs.base_model import load_model, load_tokenizer
-from jobs.spec_file import load_spec
-from jobs.store.adapters import pull, resolve_adapter
-from jobs.store.objects import open_store
+from jobs.spec.load import load_spec
+from jobs.store.adapters.operations import pull, resolve_adapter
+from jobs.store.base import open_store
+from jobs.tools.load_adapter import load_adapted_model
+from jobs.train.model.base_model import load_model, load_tokenizer
 from tests.tiny import merge_spec
 from tests.training_runs import TrainingCase, train_all
 
@@ -163,7 +163,9 @@ def test_adapters_are_listed_pulled_verified_and_merged(run, sorter_store, tmp_p
     )
     ours = load_adapted_model(open_store(store), "newsgroups")
     tokenizer = load_tokenizer(str(tmp_path / "whole"))
-    assert (compute_logits(merged_model, tokenizer) - compute_logits(ours.model, tokenizer)).abs().max() <= 1e-4
+    assert (
+        compute_logits(merged_model, tokenizer) - compute_logits(ours.model, tokenizer)
+    ).abs().max() <= 1e-4
 
 
 def test_verify_detects_a_changed_byte(run, sorter_store):

@@ -13,8 +13,8 @@ import boto3
 import pytest
 import yaml
 
-from infra.local.home import STORE, StackPaths
-from tests.infra.whole import SLORA, RunningStack
+from infra.local.paths import STORE, StackPaths
+from tests.infra.local_stack import SLORA, RunningStack
 from tests.tiny import merge_spec
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
@@ -161,9 +161,7 @@ def test_a_run_is_followed_live_retrained_on_new_rows_promoted_and_rolled_back(
 
 
 @pytest.mark.long
-def test_a_federation_is_followed_round_by_round_and_published(
-    stack: RunningStack, tmp_path: Path
-):
+def test_a_federation_is_followed_round_by_round_and_published(stack: RunningStack, tmp_path: Path):
     rows = (ROOT / ".cache/data/newsgroups.train.jsonl").read_text(encoding="utf-8").splitlines()
     write_rows(tmp_path / "train.jsonl", rows[:40])
     write_rows(tmp_path / "eval.jsonl", rows[:8])

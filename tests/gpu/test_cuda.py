@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.store.objects import open_store
-from jobs.store.runs import RunStore
-from slora.mask import BlockMask, draw_random_mask
-from slora.sparse import SparseLinear, make_dense_delta
+from jobs.store.base import open_store
+from jobs.store.runs.run_store import RunStore
+from slora.layers.sparse import SparseLinear, make_dense_delta
+from slora.masks.mask import BlockMask, draw_random_mask
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec
 
 pytestmark = [
@@ -55,13 +55,13 @@ WAYS = {
 def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
     import deepspeed
 
-    from jobs.deepspeed_wire import init_deepspeed
-    from jobs.model_files import digest_model
-    from jobs.preflight import validate_run
-    from jobs.request import Request
-    from jobs.spec_file import validate_spec
-    from jobs.team import WorkerContext
-    from jobs.training import FineTuner
+    from jobs.inspect.model_files import digest_model
+    from jobs.plan.preflight import validate_run
+    from jobs.spec.load import validate_spec
+    from jobs.train.comm.collectives import WorkerContext
+    from jobs.train.comm.deepspeed_comm import init_deepspeed
+    from jobs.train.loop import FineTuner
+    from jobs.train.request import Request
 
     deepspeed.init_distributed("nccl")
     init_deepspeed("nccl")
@@ -88,10 +88,10 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("compress", ["none", "topk"])
 def test_a_federation_s_site_on_a_gpu_learns_and_commits(tmp_path, dtype, compress):
-    from jobs.federate.rows import make_request_partition
-    from jobs.federate.server import FederationServer
-    from jobs.federate.sites import LocalSites
-    from tests.jobs.federate.runs import folder_with_rows, request_of
+    from jobs.federation.server import FederationServer
+    from jobs.federation.sites.client_rows import make_request_partition
+    from jobs.federation.sites.local_sites import LocalSites
+    from tests.jobs.federation.runs import folder_with_rows, request_of
 
     request = request_of(folder_with_rows(tmp_path), {"compress": compress}, model={"dtype": dtype})
     store = open_store(request.spec.store)

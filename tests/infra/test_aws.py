@@ -120,4 +120,7 @@ def test_rights_are_limited_to_the_prefix():
     # If it exists: a look at an object names no prefix, and without this right S3 answers that it
     # may not be seen, where the store has to hear that it is not there.
     assert names["Condition"] == {"StringLikeIfExists": {"s3:prefix": ["PREFIX/*"]}}
-    assert all(statement["Effect"] == "Allow" and "*" not in statement["Action"] for statement in (objects, names))
+    assert all(
+        statement["Effect"] == "Allow" and "*" not in statement["Action"]
+        for statement in (objects, names)
+    )

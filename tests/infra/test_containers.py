@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from infra.compose import make_secrets
-from orchestrator.service.config import load_config
+from orchestrator.control.config import load_config
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "infra/docker").glob("Dockerfile.*"))
@@ -87,7 +87,9 @@ def load_compose() -> dict[str, Any]:
 
 def load_compose_schema() -> dict[str, Any]:
     folder = importlib.resources.files("check_jsonschema") / "builtin_schemas" / "vendor"
-    document: dict[str, Any] = json.loads((folder / "compose-spec.json").read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(
+        (folder / "compose-spec.json").read_text(encoding="utf-8")
+    )
     return document
 
 
@@ -134,7 +136,9 @@ def test_the_compose_file_contains_no_password(service: dict[str, Any]):
 
 def test_only_the_service_is_published_and_only_locally():
     published = {
-        name: service["ports"] for name, service in load_compose()["services"].items() if "ports" in service
+        name: service["ports"]
+        for name, service in load_compose()["services"].items()
+        if "ports" in service
     }
     assert published == {"service": ["127.0.0.1:8321:8321"]}
     assert load_compose()["networks"]["inside"] == {"internal": True}
@@ -154,7 +158,9 @@ def test_the_service_config_matches_the_compose_file(monkeypatch: pytest.MonkeyP
 def test_every_secret_is_created_and_used(tmp_path: Path):
     assert make_secrets.main(tmp_path / "secrets") == 0
     created = {path.name for path in (tmp_path / "secrets").iterdir()}
-    used = {name for entry in load_compose()["services"].values() for name in entry.get("secrets", [])}
+    used = {
+        name for entry in load_compose()["services"].values() for name in entry.get("secrets", [])
+    }
     files = {name: Path(entry["file"]).name for name, entry in load_compose()["secrets"].items()}
     assert created == used == set(files) == set(files.values())
 

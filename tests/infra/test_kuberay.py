@@ -12,8 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jobs.spec import RunSpec
-from orchestrator.service.config import parse_config
+from jobs.spec.schema import RunSpec
+from orchestrator.control.config import parse_config
 from tests.infra.kuberay_fields import SCHEMAS
 
 FOLDER = Path(__file__).parents[2] / "infra/kuberay"
@@ -26,7 +26,11 @@ RESOURCES = [
 
 
 def find_resource(kind: str, name: str) -> dict[str, Any]:
-    matches = [parameter.values[0] for parameter in RESOURCES if parameter.id and parameter.id.endswith(f":{kind}/{name}")]
+    matches = [
+        parameter.values[0]
+        for parameter in RESOURCES
+        if parameter.id and parameter.id.endswith(f":{kind}/{name}")
+    ]
     assert len(matches) == 1
     resource: dict[str, Any] = matches[0]  # type: ignore[assignment]
     return resource
@@ -126,7 +130,9 @@ def test_the_service_reads_rays_token_where_kuberay_puts_it():
     (container,) = pod["containers"]
     mounts = {volume["name"]: volume["mountPath"] for volume in container["volumeMounts"]}
     secrets = {
-        volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume
+        volume["name"]: volume["secret"]["secretName"]
+        for volume in pod["volumes"]
+        if "secret" in volume
     }
     cluster = find_resource("RayCluster", "slora")["metadata"]["name"]
     # KubeRay names the token's Secret as the cluster, and the head's service after it.

@@ -15,14 +15,21 @@ import psutil
 import pytest
 import yaml
 
+from infra.local.components import format_config
 from infra.local.down import stop_stack
-from infra.local.home import StackBusy, StackPaths, write_private, build_s3_environment
-from infra.local.parts import format_config
-from infra.local.processes import is_alive, stop_processes, find_processes, find_free_port, start_process, read_identity
+from infra.local.paths import StackBusy, StackPaths, build_s3_environment, write_private
+from infra.local.processes import (
+    find_free_port,
+    find_processes,
+    is_alive,
+    read_identity,
+    start_process,
+    stop_processes,
+)
 from infra.local.state import StackState, read_state, write_state
 from infra.local.up import format_exports
 from infra.local.up import main as up_main
-from orchestrator.service.config import load_config
+from orchestrator.control.config import load_config
 
 SLEEP = "import time; print('here', flush=True); time.sleep(600)"
 IGNORES_SIGTERM = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
@@ -40,7 +47,9 @@ class ProcessStarter:
     def start(self, code: str, mark: str) -> subprocess.Popen[bytes]:
         log = self._folder / f"{len(self._processes)}.log"
         command = [sys.executable, "-c", code]
-        process = start_process(command, environment=os.environ, mark=mark, log=log, cwd=self._folder)
+        process = start_process(
+            command, environment=os.environ, mark=mark, log=log, cwd=self._folder
+        )
         self._processes.append(process)
         while b"here" not in log.read_bytes():
             assert process.poll() is None
@@ -163,7 +172,9 @@ def test_exports_are_quoted_for_a_shell():
 
 
 def test_no_secret_is_in_the_config_or_the_environment(paths: StackPaths):
-    text = str(build_s3_environment(paths, "http://127.0.0.1:1")) + format_config(paths, make_ports())
+    text = str(build_s3_environment(paths, "http://127.0.0.1:1")) + format_config(
+        paths, make_ports()
+    )
     secret = paths.credentials.read_text().split()[-1]
     assert secret not in text and paths.ray_token.read_text() not in text
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.service.observer import ServiceMetrics
+from orchestrator.control.metrics import ServiceMetrics
 
 FOLDER = Path(__file__).parents[2] / "infra/grafana"
 NAME = re.compile(r"\bslora_[a-z_]+\b")
@@ -29,7 +29,9 @@ def list_metrics() -> dict[str, set[str]]:
 
 def list_labels() -> dict[str, set[str]]:
     """The labels of each metric, by the family's name."""
-    collectors = (value for value in vars(ServiceMetrics()).values() if hasattr(value, "_labelnames"))
+    collectors = (
+        value for value in vars(ServiceMetrics()).values() if hasattr(value, "_labelnames")
+    )
     return {collector.describe()[0].name: set(collector._labelnames) for collector in collectors}
 
 
@@ -52,7 +54,9 @@ def find_metric_names(queries: list[str]) -> Iterator[str]:
         yield from NAME.findall(query)
 
 
-@pytest.mark.parametrize("queries", [list_panel_queries, list_alert_queries], ids=["dashboard", "alerts"])
+@pytest.mark.parametrize(
+    "queries", [list_panel_queries, list_alert_queries], ids=["dashboard", "alerts"]
+)
 def test_every_query_uses_an_existing_metric(queries: Any):
     existing = set().union(*list_metrics().values())
     assert set(find_metric_names(queries())) - existing == set()

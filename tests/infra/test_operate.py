@@ -11,9 +11,9 @@ import pytest
 import typer
 import yaml
 
-from jobs.spec import StrictModel
-from orchestrator.commands.table import COMMANDS
-from orchestrator.service.config import ClusterConfig, ServiceConfig, parse_config
+from jobs.spec.schema import StrictModel
+from orchestrator.cli.command_table import COMMANDS
+from orchestrator.control.config import ClusterConfig, ServiceConfig, parse_config
 from tests.infra.test_monitoring import FOLDER, list_labels, list_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,9 @@ PAGE = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
 def parse_rows(start: str) -> dict[str, list[str]]:
     """The rows of the table below a header, by their first cell."""
     table = PAGE.partition(f"\n| {start} |")[2].partition("\n\n")[0]
-    cells_by_row = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    cells_by_row = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+    ]
     return {cells[0].strip("`"): cells[1:] for cells in cells_by_row[2:] if len(cells) > 1}
 
 
@@ -37,13 +39,17 @@ def test_every_metric_is_explained_with_its_labels():
 
 def test_every_alert_is_explained():
     groups = yaml.safe_load((FOLDER / "rules.yaml").read_text(encoding="utf-8"))["groups"]
-    assert set(parse_rows("alert")) == {rule["alert"] for group in groups for rule in group["rules"]}
+    assert set(parse_rows("alert")) == {
+        rule["alert"] for group in groups for rule in group["rules"]
+    }
 
 
 @pytest.mark.parametrize(
     ("model", "place"), [(ServiceConfig, 0), (ClusterConfig, 1)], ids=["service", "cluster"]
 )
-def test_every_configuration_key_is_documented_with_its_default(model: type[StrictModel], table_index: int):
+def test_every_configuration_key_is_documented_with_its_default(
+    model: type[StrictModel], table_index: int
+):
     tables = PAGE.split("\n| key | default | |")[1:]
     lines = [line.split("|") for line in tables[table_index].partition("\n\n")[0].splitlines()[2:]]
     documented = {cells[1].strip().strip("`"): cells[2].strip().strip("`") for cells in lines}

@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from infra.local.home import ROOT, StackPaths
-from tests.infra.whole import RunningStack, clean_environment
+from infra.local.paths import ROOT, StackPaths
+from tests.infra.local_stack import RunningStack, clean_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.storage, pytest.mark.timeout(600)]
 
@@ -83,7 +83,8 @@ def test_a_second_up_starts_nothing(stack: RunningStack):
     assert result.returncode == 0, result.stderr
     assert stack.state == before
     assert (
-        result.stdout.count("runs already") == 3 and stack.environment["SLORA_SERVICE"] in result.stdout
+        result.stdout.count("runs already") == 3
+        and stack.environment["SLORA_SERVICE"] in result.stdout
     )
 
 
@@ -129,7 +130,11 @@ def test_down_leaves_no_process_and_keeps_all_data(stack: RunningStack):
 def test_an_interrupted_up_leaves_nothing_that_down_does_not_stop(tmp_path: Path, number: int):
     running = RunningStack(StackPaths(tmp_path / "up"))
     with subprocess.Popen(
-        running.build_command("up"), env=clean_environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        running.build_command("up"),
+        env=clean_environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         while "Ray        starts" not in process.stdout.readline():

@@ -15,11 +15,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from jobs.cluster_run import connect_ray
-from jobs.federate.check import check_federation
-from jobs.federate.door import load_federated
-from jobs.federate.messages import StagePayload
-from jobs.federate.ray_sites import RaySites
+from jobs.federation.check import check_federation
+from jobs.federation.load_federation import load_federated
+from jobs.federation.sites.messages import StagePayload
+from jobs.federation.sites.ray_sites import RaySites
+from jobs.train.driver import connect_ray
 
 LEDGER = {"tokens": 1, "seconds": 1.0, "workers": 2, "wire": {}, "memory": {}}
 """Of a run that was not."""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.adapters import resolve_adapter, verify_adapter
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore, list_runs
-from slora.folder import read_adapter
+from jobs.store.adapters.operations import resolve_adapter, verify_adapter
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore, list_runs
+from slora.formats.peft import read_adapter
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
@@ -51,7 +51,12 @@ def test_a_job_without_the_token_is_refused(head, folder):
     job = head.submit(*words, environment=stranger)
     output, _ = job.communicate(timeout=60)
     assert job.returncode != 0
-    assert "401" in output or "nauthenticated" in output or "nauthorized" in output or "token" in output
+    assert (
+        "401" in output
+        or "nauthenticated" in output
+        or "nauthorized" in output
+        or "token" in output
+    )
 
 
 def test_a_bad_spec_fails_the_job_with_its_faults_before_a_worker_starts(head, folder):

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from jobs.store.adapters import resolve_adapter
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
-from tests.benchmarks.kill_anywhere import main as kill_anywhere
+from jobs.store.adapters.operations import resolve_adapter
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from tests.benchmarks.kill_anywhere.__main__ import main as kill_anywhere
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
@@ -90,7 +90,7 @@ def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(hea
 
 @pytest.mark.long
 def test_an_error_of_the_code_ends_the_run_at_once_with_one_message(head, folder):
-    method = {"kind": "slora", "mask": "tests.own_score:BROKEN"}
+    method = {"kind": "slora", "mask": "tests.custom_scorer:BROKEN"}
     driver = _started(head, folder, "crashed", method=method)
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 1
@@ -101,7 +101,7 @@ def test_an_error_of_the_code_ends_the_run_at_once_with_one_message(head, folder
 
 @pytest.mark.long
 def test_an_error_of_the_code_may_be_given_another_try(head, folder):
-    method = {"kind": "slora", "mask": "tests.own_score:BROKEN"}
+    method = {"kind": "slora", "mask": "tests.custom_scorer:BROKEN"}
     driver = _started(head, folder, "again", method=method, cluster={"max_crashes": 1})
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 1

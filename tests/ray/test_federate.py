@@ -15,18 +15,18 @@ import psutil
 import pytest
 import torch
 
-from jobs.federate.check import check_federation
-from jobs.federate.door import validate_federated
-from jobs.federate.rounds import open_round_log
-from jobs.federate.rows import make_request_partition
-from jobs.federate.server import FederationServer
-from jobs.federate.sites import LocalSites
-from jobs.search.diary import TrialLog
-from jobs.store.adapters import resolve_adapter
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import Manifest
-from jobs.store.runs import RunStore
-from tests.jobs.federate.runs import folder_with_rows
+from jobs.federation.check import check_federation
+from jobs.federation.load_federation import validate_federated
+from jobs.federation.round_log import open_round_log
+from jobs.federation.server import FederationServer
+from jobs.federation.sites.client_rows import make_request_partition
+from jobs.federation.sites.local_sites import LocalSites
+from jobs.search.trial_log import TrialLog
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.adapters.operations import resolve_adapter
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from tests.jobs.federation.runs import folder_with_rows
 from tests.ray_head import Head, ray_head
 from tests.tiny import merge_spec, tiny_spec, write_spec
 
@@ -110,10 +110,14 @@ def in_one_process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ma
     spec = _spec(folder, "fed", {"drop_out": 0.3}, store=f"file://{folder / 'alone'}")
     asked = validate_federated(spec)
     found = check_federation(asked)
-    request = dataclasses.replace(found.validated_run.make_request("alone"), federation=asked.section)
+    request = dataclasses.replace(
+        found.validated_run.make_request("alone"), federation=asked.section
+    )
     store = DirectoryStore(folder / "alone")
     sites = LocalSites(request, store, torch.device("cpu"))
-    made = FederationServer(request, RunStore(store, "alone"), sites, make_request_partition(request)).run()
+    made = FederationServer(
+        request, RunStore(store, "alone"), sites, make_request_partition(request)
+    ).run()
     assert made is not None
     return made
 

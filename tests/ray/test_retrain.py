@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from jobs.lease import read_heartbeat
-from jobs.request import EVALUATION_FILE
-from jobs.store.adapters import list_versions, read_pointer, resolve_adapter, rollback
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
-from tests.jobs.retrain.asked import raw_retrain
+from jobs.store.adapters.operations import list_versions, read_pointer, resolve_adapter, rollback
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.heartbeat import read_heartbeat
+from jobs.store.runs.run_store import RunStore
+from jobs.train.request import EVALUATION_FILE
+from tests.jobs.retrain.specs import raw_retrain
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, write_spec
 

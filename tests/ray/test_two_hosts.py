@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from infra.two_hosts.hosts import ROOT, start_ray_hosts
+from infra.two_hosts.measure import run_spec
 from infra.two_hosts.namespaces import INTERFACE, PREFIX, Link, create_network, explain_unavailable
-from infra.two_hosts.run import run_spec
 from tests.tiny import label_rows, tiny_chat_model, tiny_spec, write_spec
 
 REFUSED = explain_unavailable()

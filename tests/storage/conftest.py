@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.directory import DirectoryStore
-from jobs.store.objects import ObjectStore
-from jobs.store.s3 import S3Store
+from jobs.store.base import ObjectStore
+from jobs.store.local import DirectoryStore
+from jobs.store.s3.s3_store import S3Store
 from tests.storage.weed import BUCKET, Weed
 
 

@@ -6,10 +6,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.store.adapters import commit, list_versions, pull, resolve_adapter, verify_adapter
-from jobs.store.manifest import Manifest
-from jobs.store.objects import ObjectStore
-from tests.jobs.store.made import make_adapter_folder, make_draft
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.adapters.operations import (
+    commit,
+    list_versions,
+    pull,
+    resolve_adapter,
+    verify_adapter,
+)
+from jobs.store.base import ObjectStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.data.files import resolve_files
 from jobs.errors import InputError, NotInStore
-from jobs.model_files import MODEL_FILES, find_model_folder
+from jobs.inspect.datasets.files import resolve_files
+from jobs.inspect.model_files import MODEL_FILES, find_model_folder
 from jobs.store import cache as cache_module
 from jobs.store.cache import fetch_files, fetch_folder
-from jobs.store.s3 import S3Store
-from tests.jobs.store.made import race, encode_text_tensor
+from jobs.store.s3.s3_store import S3Store
+from tests.jobs.store.builders import encode_text_tensor, race
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import AlreadyExists, WriteConflict, InputError, NotInStore
-from jobs.store import s3_list
-from jobs.store.objects import ObjectStore
+from jobs.errors import AlreadyExists, InputError, NotInStore, WriteConflict
+from jobs.store.base import ObjectStore
 from jobs.store.probe import find_missing_guarantee
-from jobs.store.s3_parts import PART_BYTES
-from tests.jobs.store.made import race
+from jobs.store.s3 import list_keys
+from jobs.store.s3.multipart import PART_BYTES
+from tests.jobs.store.builders import race
 from tests.jobs.store.test_keys import HOSTILE
 
 LARGE = PART_BYTES * 2 + 12_345
@@ -223,7 +223,7 @@ def test_more_keys_than_a_page_holds_are_all_listed_once(folders, s3, monkeypatc
     client = s3._client
     plain = client.list_objects_v2
     monkeypatch.setattr(client, "list_objects_v2", lambda **options: plain(**options, MaxKeys=10))
-    monkeypatch.setattr(s3_list, "MOST_FOLDERS", folders)
+    monkeypatch.setattr(list_keys, "MOST_FOLDERS", folders)
     keys = [f"{folder}/{number}/x" for folder in ("a", "b", "b.c") for number in range(12)]
     # Some folders begin as others are called, and some objects as folders do.
     keys += [f"v{number}/{name}" for number in range(1, 31) for name in ("x", "y")]

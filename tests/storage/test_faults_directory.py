@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import pytest
 
 from jobs.errors import DigestMismatch, StoreError
-from jobs.store.adapters import collect_garbage
+from jobs.store.adapters.operations import collect_garbage
+from jobs.store.adapters.removal import GRACE_S
 from jobs.store.blobs import get_blob_key
-from jobs.store.directory import DirectoryStore
-from jobs.store.removal import GRACE_S
-from tests.jobs.store.made import DyingStore, Killed, race
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, Killed, race
 from tests.long import cases
 from tests.storage.faults import Scene, check_invariants, make_scene
 
@@ -58,7 +58,10 @@ class Watch:
         self.root, self.at, self.count = "", 0, 0
         self.error: int | None = None
         sys.addaudithook(self._hear)
-        os.fsync, os.stat = _make_recorder("test.fsync", os.fsync), _make_recorder("test.stat", os.stat)
+        os.fsync, os.stat = (
+            _make_recorder("test.fsync", os.fsync),
+            _make_recorder("test.stat", os.stat),
+        )
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.root or event not in EVENTS:

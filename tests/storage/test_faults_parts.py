@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import AlreadyExists, StoreError
-from jobs.store import s3 as s3_module
-from jobs.store import s3_parts
-from jobs.store.s3 import S3Store
+from jobs.store.s3 import multipart
+from jobs.store.s3 import s3_store as s3_module
+from jobs.store.s3.s3_store import S3Store
 from jobs.store.settings import S3Settings
 from tests.long import cases
 from tests.storage.fault_proxy import FAULTS, FaultProxy
@@ -34,7 +34,7 @@ def proxy(weed: Weed) -> Iterator[FaultProxy]:
 def damaged_store(s3: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     """The store by way of the proxy, with the smallest parts that a server takes."""
     assert s3.check_writable() == []
-    monkeypatch.setattr(s3_parts, "PART", PART)
+    monkeypatch.setattr(multipart, "PART", PART)
     monkeypatch.setattr(s3_module, "PART", PART)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     return S3Store(s3.bucket, s3.prefix, ONCE)

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import StoreError, StoreRefused, UnsupportedStore
-from jobs.store import s3 as s3_module
-from jobs.store.adapters import collect_garbage, pull
+from jobs.store.adapters.operations import collect_garbage, pull
+from jobs.store.adapters.removal import GRACE_S
 from jobs.store.blobs import get_blob_key
-from jobs.store.removal import GRACE_S
-from jobs.store.s3 import S3Store
-from jobs.store.s3_parts import PART_BYTES
+from jobs.store.s3 import s3_store as s3_module
+from jobs.store.s3.multipart import PART_BYTES
+from jobs.store.s3.s3_store import S3Store
 from jobs.store.settings import S3Settings
-from tests.jobs.store.made import _run_in_environment
+from tests.jobs.store.builders import _run_in_environment
 from tests.long import cases
 from tests.storage.fault_proxy import FAULTS, FaultProxy
 from tests.storage.faults import Scene, check_invariants, make_scene

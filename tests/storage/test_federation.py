@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.federate.rounds import open_round_log
-from jobs.federate.server import FederationServer
-from jobs.store.adapters import resolve_adapter, verify_adapter
-from jobs.store.s3 import S3Store
-from tests.jobs.federate.runs import federation_of, folder_with_rows, request_of
+from jobs.federation.round_log import open_round_log
+from jobs.federation.server import FederationServer
+from jobs.store.adapters.operations import resolve_adapter, verify_adapter
+from jobs.store.s3.s3_store import S3Store
+from tests.jobs.federation.runs import federation_of, folder_with_rows, request_of
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -8,11 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-from jobs.store.adapters import commit, collect_garbage, list_adapters, verify_adapter
-from jobs.store.removal import GRACE_S
-from jobs.store.s3 import S3Store
-from jobs.store.s3_parts import PART_BYTES
-from tests.jobs.store.made import _run_in_environment, make_adapter_folder, make_draft
+from jobs.store.adapters.operations import collect_garbage, commit, list_adapters, verify_adapter
+from jobs.store.adapters.removal import GRACE_S
+from jobs.store.s3.multipart import PART_BYTES
+from jobs.store.s3.s3_store import S3Store
+from tests.jobs.store.builders import _run_in_environment, make_adapter_folder, make_draft
 from tests.storage.fault_proxy import FaultProxy
 from tests.storage.weed import Weed
 
@@ -72,7 +72,9 @@ def test_the_parts_of_a_writer_killed_inside_an_upload_are_freed(
     proxy = FaultProxy(weed.port)
     environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.url}
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_run_in_environment, args=(environment, _put, s3, tmp_path / "big"))
+    process = context.Process(
+        target=_run_in_environment, args=(environment, _put, s3, tmp_path / "big")
+    )
     proxy.kill_client("do after", 3, lambda: process.pid or 0)  # after one part at the least
     process.start()
     process.join()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.store.s3 import S3Store
-from orchestrator.service.new_data import compute_data_fingerprint
+from jobs.store.s3.s3_store import S3Store
+from orchestrator.control.new_data import compute_data_fingerprint
 
 
 @pytest.mark.parametrize("where", ["/a.jsonl", "/*.jsonl", "/?.jsonl", "/[ab].jsonl", "", "/"])

@@ -5,9 +5,16 @@ from __future__ import annotations
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from jobs.store.adapters import commit, list_adapters, promote, read_pointer, rollback, verify_adapter
-from jobs.store.objects import ObjectStore
-from tests.jobs.store.made import make_adapter_folder, make_draft, race
+from jobs.store.adapters.operations import (
+    commit,
+    list_adapters,
+    promote,
+    read_pointer,
+    rollback,
+    verify_adapter,
+)
+from jobs.store.base import ObjectStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft, race
 from tests.storage.faults import has_same_bytes
 
 
@@ -18,7 +25,9 @@ def _commit(start: Barrier, mine: int, store: ObjectStore, folders: list[Path]) 
 
 def test_eight_commits_of_the_same_name_get_eight_unmixed_versions(store, tmp_path: Path):
     assert store.check_writable() == []
-    folders = [make_adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)]
+    folders = [
+        make_adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)
+    ]
     assert race(_commit, store, folders, count=8) == [0] * 8
     adapters = list_adapters(store)
     assert [adapter.version for adapter in adapters] == list(range(1, 9))

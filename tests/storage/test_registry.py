@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.store.objects import ObjectStore
+from jobs.store.base import ObjectStore
 from orchestrator.registry import adapters, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Status
 from orchestrator.registry.migrate import upgrade
-from orchestrator.registry.rebuild import rebuild
+from orchestrator.registry.rebuild.rebuild import rebuild
 from tests.orchestrator.registry.stores import DONE, RUNNING, fill_store
 
 

@@ -8,10 +8,10 @@ from multiprocessing.synchronize import Barrier
 import pytest
 
 from jobs.errors import StoreUnreachable
-from jobs.store.objects import ObjectStore
-from jobs.store.remote_journal import RemoteJournal
-from jobs.store.runs import RunStore
-from tests.jobs.store.made import DyingStore, race
+from jobs.store.base import ObjectStore
+from jobs.store.runs.remote_journal import RemoteJournal
+from jobs.store.runs.run_store import RunStore
+from tests.jobs.store.builders import DyingStore, race
 
 KEY = "runs/r1/events.jsonl"
 

@@ -13,12 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.errors import StoreError
-from jobs.store.adapters import commit, pull, resolve_adapter
-from jobs.store.runs import RunStore
-from jobs.store.s3 import S3Store
-from jobs.store.spool import add_to_outbox, send_entry, list_outbox
-from orchestrator.main import app
-from tests.jobs.store.made import make_adapter_folder, make_draft
+from jobs.store.adapters.operations import commit, pull, resolve_adapter
+from jobs.store.adapters.outbox import add_to_outbox, list_outbox, send_entry
+from jobs.store.runs.run_store import RunStore
+from jobs.store.s3.s3_store import S3Store
+from orchestrator.cli.main import app
+from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.storage.weed import BUCKET, Weed
 
 CANARY = "canary-9d1f4c7be2"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.adapters import resolve_adapter, verify_adapter
-from jobs.store.runs import RunStore, list_runs
-from jobs.store.s3 import S3Store
+from jobs.store.adapters.operations import resolve_adapter, verify_adapter
+from jobs.store.runs.run_store import RunStore, list_runs
+from jobs.store.s3.s3_store import S3Store
 from tests.ray_head import RAY, ray_head
 from tests.storage.weed import KEY, Weed
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec

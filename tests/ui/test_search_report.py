@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from jobs.search.report import render_report
-from jobs.search.rows import TrialRecord
-from tests.jobs.search.made import HOSTILE, row, search
+from jobs.search.report.html_report import render_report
+from jobs.search.trial_record import TrialRecord
+from tests.jobs.search.builders import HOSTILE, row, search
 from tests.ui.conftest import WIDTH, Tab
 
 pytestmark = pytest.mark.browser

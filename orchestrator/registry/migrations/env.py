@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from orchestrator.registry.models import TableBase
+from orchestrator.registry.tables import TableBase
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.data.files as files
-from jobs.data.files import read_rows, resolve_files
+import jobs.inspect.datasets.files as files
 from jobs.errors import Fault, InputError
+from jobs.inspect.datasets.files import read_rows, resolve_files
 
 ROWS = [{"text": "a"}, {"text": "grüße, \u2028 you"}]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from jobs.data.files import Row
-from jobs.data.formats import (
-    CompletionExample,
+from jobs.errors import InputError
+from jobs.inspect.datasets.files import Row
+from jobs.inspect.datasets.formats import (
     ChatExample,
-    LabelledExample,
     ChatMessage,
+    CompletionExample,
+    LabelledExample,
     TextExample,
     detect_format,
     read_example,
 )
-from jobs.errors import InputError
 
 USER, BOT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.data.packing import join_samples, pack_samples
-from jobs.data.tokens import IGNORE_INDEX, Sample
+from jobs.train.data.packing import join_samples, pack_samples
+from jobs.train.data.tokenization import IGNORE_INDEX, Sample
 
 LENGTHS = st.lists(st.integers(1, 16), max_size=60)
 

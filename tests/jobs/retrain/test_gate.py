@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobs.request import HELD_OUT, PREVIOUS_EVAL
 from jobs.retrain.gate import apply_gate
-from jobs.retrain.section import GateSection
+from jobs.spec.sections.retrain import GateSection
+from jobs.train.request import HELD_OUT, PREVIOUS_EVAL
 
 NAN, INF = math.nan, math.inf
 Pair = tuple[float | None, float | None]
@@ -62,13 +62,17 @@ def test_a_first_adapter_only_has_to_be_a_number():
 @pytest.mark.parametrize(("gone", "holds"), [("ignore", True), ("refuse", False)])
 def test_old_rows_that_are_gone_are_told_and_count_as_the_gate_says(gone, holds):
     gate = GateSection(missing_rows=gone)
-    verdict = apply_gate(gate, {HELD_OUT: 1.0}, {HELD_OUT: 1.0}, missing_reason="the file was changed")
+    verdict = apply_gate(
+        gate, {HELD_OUT: 1.0}, {HELD_OUT: 1.0}, missing_reason="the file was changed"
+    )
     assert verdict.passed is holds
     assert any("the file was changed" in line.requirement for line in verdict.checks)
 
 
 def test_the_reason_has_the_numbers():
-    why = apply_gate(GateSection(), {HELD_OUT: 1.5, PREVIOUS_EVAL: 1.0}, {HELD_OUT: 1.25, PREVIOUS_EVAL: 1.0}).reason
+    why = apply_gate(
+        GateSection(), {HELD_OUT: 1.5, PREVIOUS_EVAL: 1.0}, {HELD_OUT: 1.25, PREVIOUS_EVAL: 1.0}
+    ).reason
     assert "1.5000" in why
     assert "1.2500" in why
     assert "held-out" in why

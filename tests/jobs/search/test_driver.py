@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.errors import InputError, TrainingFailed
-from jobs.search.diary import TrialLog
 from jobs.search.driver import make_no_result_error, stop_unfinished
-from jobs.search.rows import TrialRecord
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
-from tests.jobs.search.made import row
+from jobs.search.trial_log import TrialLog
+from jobs.search.trial_record import TrialRecord
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from tests.jobs.search.builders import row
 
 
 def test_the_commonest_reason_is_told_and_how_often_it_was_so():
@@ -22,7 +22,9 @@ def test_the_commonest_reason_is_told_and_how_often_it_was_so():
 
 def test_trials_that_were_all_rejected_are_wrong_input_by_its_key():
     why = "search.constraints.memory_gb: 2 is above 1"
-    wrong = make_no_result_error([row(number, None, status="rejected", reason=why) for number in range(3)])
+    wrong = make_no_result_error(
+        [row(number, None, status="rejected", reason=why) for number in range(3)]
+    )
     assert isinstance(wrong, InputError) and wrong.exit_code == 2
     assert [fault.key for fault in wrong.faults] == ["search.constraints.memory_gb"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from jobs.search import importance
-from jobs.search.rows import TrialRecord
-from tests.jobs.search.made import row
+from jobs.search.report import importance
+from jobs.search.trial_record import TrialRecord
+from tests.jobs.search.builders import row
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,7 +39,9 @@ def trials(count: int, **space: list[Any]) -> list[TrialRecord]:
     ids=["a choice of numbers", "a choice of words", "a range"],
 )
 def test_the_key_that_makes_the_metric_has_the_largest_share(values: list[Any]):
-    found = importance.compute_importances(trials(60, key=values, other=[1, 2, 3], third=["a", "b"]), "min")
+    found = importance.compute_importances(
+        trials(60, key=values, other=[1, 2, 3], third=["a", "b"]), "min"
+    )
     assert next(iter(found)) == "key" and found["key"] > 0.5
     assert set(found) == {"key", "other", "third"} and sum(found.values()) == pytest.approx(1)
 
@@ -49,21 +51,31 @@ def test_what_is_best_is_told_by_the_mode():
     told = [(n % 4, n % 3, 10.0 if n % 4 == 3 else n % 3 + 0.001 * n) for n in range(48)]
     rows = [row(n, metric, config={"a": a, "b": b}) for n, (a, b, metric) in enumerate(told)]
     turned = [row(r.number, -(r.metric or 0), config=r.config) for r in rows]
-    assert importance.compute_importances(rows, "max") == pytest.approx(importance.compute_importances(turned, "min"))
+    assert importance.compute_importances(rows, "max") == pytest.approx(
+        importance.compute_importances(turned, "min")
+    )
     assert importance.compute_importances(rows, "min")["b"] > 0.6
     assert importance.compute_importances([r for r in rows if r.config["b"] != 1], "max")["a"] > 0.9
 
 
 def test_where_the_best_quarter_is_as_good_as_all_nothing_is_said():
     rows = [row(n, float(n > 40), config={"a": n, "b": n % 2}) for n in range(48)]
-    assert importance.compute_importances(rows, "max") == {} and importance.compute_importances(rows, "min") != {}
-    assert importance.compute_importances([row(n, 0.5, config={"a": n}) for n in range(9)], "min") == {}
+    assert (
+        importance.compute_importances(rows, "max") == {}
+        and importance.compute_importances(rows, "min") != {}
+    )
+    assert (
+        importance.compute_importances([row(n, 0.5, config={"a": n}) for n in range(9)], "min")
+        == {}
+    )
 
 
 def test_too_few_trials_with_a_metric_say_nothing():
     rows = [row(n, float(n), config={"a": n}) for n in range(3)]
     assert importance.compute_importances([*rows, row(3, None), row(4, nan)], "min") == {}
-    assert importance.compute_importances([*rows, row(3, 3.0, config={"a": 3})], "min") == {"a": 1.0}
+    assert importance.compute_importances([*rows, row(3, 3.0, config={"a": 3})], "min") == {
+        "a": 1.0
+    }
     assert importance.compute_importances([], "min") == {}
 
 
@@ -92,7 +104,7 @@ def test_a_key_that_a_single_trial_has_or_lacks_has_no_share(has: Callable[[int]
 
 def test_nothing_is_said_aloud():
     told = (
-        "from jobs.search import importance; from tests.jobs.search.made import search;"
+        "from jobs.search import importance; from tests.jobs.search.builders import search;"
         " print(len(importance.of(search(12), 'max')))"
     )
     done = subprocess.run(

@@ -6,8 +6,8 @@ from math import inf, nan
 
 import pytest
 
-from jobs.search.pareto import find_best, find_front
-from tests.jobs.search.made import row, search
+from jobs.search.report.pareto import find_best, find_front
+from tests.jobs.search.builders import row, search
 
 
 def test_a_trial_that_is_worse_in_nothing_and_better_in_one_thing_takes_the_place():

@@ -7,19 +7,21 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from jobs.preflight import make_paths_absolute, validate_run
-from jobs.search.diary import TrialLog
-from jobs.search.proposals import TrialProposer
-from jobs.search.trainable import REQUEST_KEY
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
-from tests.jobs.search.asked import a_search
+from jobs.plan.preflight import make_paths_absolute, validate_run
+from jobs.search.trial_log import TrialLog
+from jobs.search.tune.proposals import TrialProposer
+from jobs.search.tune.trainable import REQUEST_KEY
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from tests.jobs.search.specs import a_search
 
 
 def _proposals(folder: Path, **section: Any) -> tuple[TrialProposer, TrialLog]:
     search = a_search(folder, section)
     diary = TrialLog(RunStore(DirectoryStore(folder / "store"), "search"))
-    return TrialProposer(search, validate_run(make_paths_absolute(search.spec)), diary, run="search"), diary
+    return TrialProposer(
+        search, validate_run(make_paths_absolute(search.spec)), diary, run="search"
+    ), diary
 
 
 def _number(proposed: Any) -> int:

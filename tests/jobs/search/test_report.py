@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from plotly.offline import get_plotlyjs
 
-from jobs.search.pareto import find_front
-from jobs.search.report import render_report
-from jobs.search.report_figures import curves, importances, tradeoffs
-from jobs.search.report_groups import BEST, GOOD, OTHER, UNENDED, grouped, marked
-from jobs.search.report_page import Section, page
-from jobs.search.report_parallel import parallel
-from jobs.search.rows import TrialRecord
-from tests.jobs.search.made import HOSTILE, row, search
+from jobs.search.report.figures import curves, importances, tradeoffs
+from jobs.search.report.groups import BEST, GOOD, OTHER, UNENDED, grouped, marked
+from jobs.search.report.html_report import render_report
+from jobs.search.report.page import Section, page
+from jobs.search.report.parallel import parallel
+from jobs.search.report.pareto import find_front
+from jobs.search.trial_record import TrialRecord
+from tests.jobs.search.builders import HOSTILE, row, search
 
 
 def page_of(rows: list[TrialRecord], **more: Any) -> str:
@@ -151,7 +151,9 @@ def test_few_trials_make_importance_a_hint():
     assert "Not told" in page_of(search(3))
 
 
-@pytest.mark.parametrize("rows", [[], [TrialRecord(0, {})], [TrialRecord(0, {"a": None}, status="rejected")]])
+@pytest.mark.parametrize(
+    "rows", [[], [TrialRecord(0, {})], [TrialRecord(0, {"a": None}, status="rejected")]]
+)
 def test_a_search_of_nothing_says_so_in_place_of_figures(rows: list[TrialRecord]):
     told = page_of(rows)
     assert "No trial came to a result." in told and "none: no trial came to a result" in told

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from jobs.search.results import read_parquet, build_table, write_parquet
-from jobs.search.rows import TrialRecord
-from tests.jobs.search.made import HOSTILE, row, search
+from jobs.search.report.results import build_table, read_parquet, write_parquet
+from jobs.search.trial_record import TrialRecord
+from tests.jobs.search.builders import HOSTILE, row, search
 
 
 def test_a_search_is_read_back_as_it_was(tmp_path: Path):

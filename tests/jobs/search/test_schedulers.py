@@ -10,9 +10,9 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from jobs.search.schedulers import ResumablePBT, make_scheduler
-from jobs.search.section import Domain
-from tests.jobs.search.asked import a_search
+from jobs.search.tune.schedulers import ResumablePBT, make_scheduler
+from jobs.spec.sections.search import Domain
+from tests.jobs.search.specs import a_search
 
 RATE = {"train.learning_rate": {"choice": [1e-2, 1e-3, 1e-4, 1e-5]}}
 

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.search.rows import TrialRecord
-from jobs.search.section import SearchSection
 from jobs.search.space import count_trials, list_precomputed_configs, propose_tpe
+from jobs.search.trial_record import TrialRecord
+from jobs.spec.sections.search import SearchSection
 
 WIDE: dict[str, Any] = {
     "method.rank": {"choice": [2, 4, 8]},
@@ -41,7 +41,10 @@ def test_the_same_seed_draws_the_same_and_another_seed_others():
 
 
 def test_more_samples_begin_with_the_fewer():
-    few, more = list_precomputed_configs(_section(samples=4)), list_precomputed_configs(_section(samples=9))
+    few, more = (
+        list_precomputed_configs(_section(samples=4)),
+        list_precomputed_configs(_section(samples=9)),
+    )
     assert few is not None and more is not None
     assert more[:4] == few
 
@@ -87,7 +90,9 @@ def test_tpe_proposes_the_same_again_after_the_same_past():
     section = _section(algorithm="tpe", samples=8)
     once, again = _past(section, 6), _past(section, 6)
     assert once == again
-    assert propose_tpe(section, 6, once) == propose_tpe(section, 6, [TrialRecord.from_dict(row.to_dict()) for row in once])
+    assert propose_tpe(section, 6, once) == propose_tpe(
+        section, 6, [TrialRecord.from_dict(row.to_dict()) for row in once]
+    )
 
 
 def test_tpe_learns_from_its_past():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.directory import DirectoryStore
+from jobs.store.local import DirectoryStore
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.adapters import commit, verify_adapter
+from jobs.store.adapters.operations import commit, verify_adapter
 from jobs.store.blobs import get_blob_key, parse_blob_key
 from jobs.store.digest import compute_file_sha256
-from jobs.store.directory import DirectoryStore
-from tests.jobs.store.made import DyingStore, make_adapter_folder, make_draft
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, make_adapter_folder, make_draft
 
 
 @pytest.fixture

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 
 from jobs.errors import DigestMismatch, InputError, StoreError
-from jobs.store.adapters import commit, list_adapters, resolve_adapter, verify_adapter
+from jobs.store.adapters.manifest import encode_manifest, parse_manifest
+from jobs.store.adapters.operations import commit, list_adapters, resolve_adapter, verify_adapter
 from jobs.store.blobs import get_blob_key
 from jobs.store.digest import compute_file_sha256
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import encode_manifest, parse_manifest
-from tests.jobs.store.made import (
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import (
     DyingStore,
     Killed,
-    make_adapter_folder,
-    kill_process,
-    make_draft,
     encode_float_tensor,
-    race,
     encode_safetensors,
     encode_text_tensor,
+    kill_process,
+    make_adapter_folder,
+    make_draft,
+    race,
 )
 
 
@@ -59,7 +59,9 @@ def test_the_time_is_written_in_utc_wherever_the_run_was(store: DirectoryStore, 
 
 def test_versions_count_up_within_a_name(store: DirectoryStore, folder: Path):
     requests = [("chat", "r1"), ("chat", "r2"), ("other", "r3"), ("chat", "r4")]
-    committed = [commit(store, folder, make_draft(name=name, run=run)).label for name, run in requests]
+    committed = [
+        commit(store, folder, make_draft(name=name, run=run)).label for name, run in requests
+    ]
     assert committed == ["chat@v1", "chat@v2", "other@v1", "chat@v3"]
 
 
@@ -143,13 +145,17 @@ def test_a_real_kill_just_before_the_manifest_shows_nothing(folder: Path, tmp_pa
 def _commit_own(start: Barrier, mine: int, root: Path, folders: list[Path]) -> None:
     start.wait()
     commit(
-        DirectoryStore(root), folders[mine], make_draft(run=f"run-{mine}", code_version=f"code {mine}")
+        DirectoryStore(root),
+        folders[mine],
+        make_draft(run=f"run-{mine}", code_version=f"code {mine}"),
     )
 
 
 def test_eight_runs_that_commit_the_same_name_get_eight_unmixed_versions(tmp_path: Path):
     store = DirectoryStore(tmp_path / "store")
-    folders = [make_adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)]
+    folders = [
+        make_adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)
+    ]
     assert race(_commit_own, store.root, folders, count=8) == [0] * 8
     adapters = list_adapters(store)
     assert [adapter.version for adapter in adapters] == list(range(1, 9))

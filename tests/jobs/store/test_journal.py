@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import StoreError
-from jobs.store.journal import Journal
-from tests.jobs.store.made import race
+from jobs.store.runs.journal import Journal
+from tests.jobs.store.builders import race
 
 
 @pytest.fixture

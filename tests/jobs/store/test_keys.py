@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from jobs.store.directory import DirectoryStore
 from jobs.store.keys import check_key
+from jobs.store.local import DirectoryStore
 
 HOSTILE = {
     "empty": ("", "is empty"),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.adapters import list_ancestors, commit
-from jobs.store.directory import DirectoryStore
-from tests.jobs.store.made import make_adapter_folder, make_draft
+from jobs.store.adapters.operations import commit, list_ancestors
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 
 @pytest.fixture

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError, NotInStore
-from jobs.store.adapters import list_broken_adapters, commit, list_adapters, resolve_adapter
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import MAX_MANIFEST_BYTES, BadManifest
-from tests.jobs.store.made import DyingStore, make_adapter_folder, make_draft
+from jobs.store.adapters.manifest import MAX_MANIFEST_BYTES, BadManifest
+from jobs.store.adapters.operations import (
+    commit,
+    list_adapters,
+    list_broken_adapters,
+    resolve_adapter,
+)
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, make_adapter_folder, make_draft
 
 
 @pytest.fixture
@@ -61,7 +66,9 @@ def test_a_name_resolves_to_its_newest_or_its_named_version(
         ("cha", "The adapter cha is not in the store. There is: chat, zoo."),
     ],
 )
-def test_an_absent_adapter_is_reported_with_the_existing_ones(wanted: str, says: str, full: DirectoryStore):
+def test_an_absent_adapter_is_reported_with_the_existing_ones(
+    wanted: str, says: str, full: DirectoryStore
+):
     with pytest.raises(NotInStore) as caught:
         resolve_adapter(full, wanted)
     assert str(caught.value) == says
@@ -106,7 +113,9 @@ def test_a_manifest_that_is_too_large_is_not_even_read(store: DirectoryStore):
     assert not [call for call in watched.calls if call.startswith(("get", "open"))]
 
 
-def test_a_corrupt_newest_version_is_an_error_and_no_older_version_is_returned(full: DirectoryStore):
+def test_a_corrupt_newest_version_is_an_error_and_no_older_version_is_returned(
+    full: DirectoryStore,
+):
     full.put("adapters/chat/v10/manifest.json", b"nonsense")
     with pytest.raises(BadManifest, match="v10"):
         resolve_adapter(full, "chat")

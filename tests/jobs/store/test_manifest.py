@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from jobs.store.manifest import (
+from jobs.store.adapters.manifest import (
     MAX_MANIFEST_BYTES,
-    BadManifest,
     AdapterFile,
+    BadManifest,
     Manifest,
     encode_manifest,
     get_manifest_key,
     parse_manifest,
     parse_manifest_key,
 )
-from tests.jobs.store.made import DIGESTS, make_draft
+from tests.jobs.store.builders import DIGESTS, make_draft
 
 KEY = get_manifest_key("chat", 2)
 FILES = (AdapterFile(name="adapter_model.safetensors", size=100, sha256=DIGESTS["d"]),)
@@ -39,7 +39,13 @@ def test_counts_stay_integers_and_stages_stay_in_order():
 
 
 def test_a_federation_section_is_read_back_with_its_types():
-    section = {"rounds": 30, "drop_out": 0.0, "freeze_a": False, "average": "fedavg", "column": None}
+    section = {
+        "rounds": 30,
+        "drop_out": 0.0,
+        "freeze_a": False,
+        "average": "fedavg",
+        "column": None,
+    }
     manifest = MANIFEST.model_copy(update={"federation": section})
     read = parse_manifest(encode_manifest(manifest), KEY).federation
     assert read == section

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from jobs.store.directory import DirectoryStore
-from jobs.store.objects import open_store
-from jobs.store.s3 import S3Store
+from jobs.store.base import open_store
+from jobs.store.local import DirectoryStore
+from jobs.store.s3.s3_store import S3Store
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import NotInStore, StillReferenced, StoreError
-from jobs.store.adapters import (
+from jobs.store.adapters.operations import (
     commit,
     delete_version,
     promote,
     promote_after,
+    promote_if_unset,
     read_pointer,
     resolve_adapter,
     rollback,
-    promote_if_unset,
 )
-from jobs.store.directory import DirectoryStore
-from jobs.store.pointer import TOMBSTONE, BadPointer, PointerConflict
-from tests.jobs.store.made import DyingStore, Killed, make_adapter_folder, make_draft
+from jobs.store.adapters.pointer import TOMBSTONE, BadPointer, PointerConflict
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, Killed, make_adapter_folder, make_draft
 
 
 @pytest.fixture
@@ -80,7 +80,9 @@ def test_a_death_inside_a_promotion_leaves_the_old_or_the_new(full: DirectorySto
         assert promote(full, "chat", target).version == target
 
 
-@pytest.mark.parametrize("how", [promote, partial(promote_after, expected_move=1)], ids=["by hand", "after"])
+@pytest.mark.parametrize(
+    "how", [promote, partial(promote_after, expected_move=1)], ids=["by hand", "after"]
+)
 def test_what_is_being_removed_is_not_promoted(how, full: DirectoryStore):
     promote(full, "chat", 1)
     full.put(f"adapters/chat/v2/{TOMBSTONE}", b"")
@@ -113,7 +115,9 @@ def test_what_the_pointer_names_is_not_removed(full: DirectoryStore):
     ],
     ids=range(12),
 )  # fmt: skip
-def test_a_corrupt_pointer_is_an_error_and_a_named_version_still_resolves(full: DirectoryStore, written):
+def test_a_corrupt_pointer_is_an_error_and_a_named_version_still_resolves(
+    full: DirectoryStore, written
+):
     full.put("adapters/chat/current", written)
     for act in (
         lambda: resolve_adapter(full, "chat"),

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import DigestMismatch, InputError, NotInStore, StoreError
-from jobs.store.adapters import commit, pull
+from jobs.store.adapters.manifest import Manifest, parse_manifest
+from jobs.store.adapters.operations import commit, pull
 from jobs.store.blobs import get_blob_key
 from jobs.store.digest import compute_file_sha256
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import Manifest, parse_manifest
-from tests.jobs.store.made import DyingStore, Killed, make_adapter_folder, make_draft
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, Killed, make_adapter_folder, make_draft
 
 MODEL = "adapters/chat/v1/adapter_model.safetensors"
 

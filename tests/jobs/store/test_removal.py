@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import NotInStore, StillReferenced, StoreError
-from jobs.store.adapters import commit, delete_version, collect_garbage, list_adapters, pull, verify_adapter
+from jobs.store.adapters.operations import (
+    collect_garbage,
+    commit,
+    delete_version,
+    list_adapters,
+    pull,
+    verify_adapter,
+)
+from jobs.store.adapters.removal import GRACE_S
 from jobs.store.blobs import REWRITE_AGE_S, get_blob_key
-from jobs.store.directory import DirectoryStore
-from jobs.store.removal import GRACE_S
-from tests.jobs.store.made import DyingStore, Killed, make_adapter_folder, make_draft
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, Killed, make_adapter_folder, make_draft
 
 LATER = time.time() + GRACE_S + 86_400
 
@@ -129,8 +136,13 @@ def test_gc_removes_leftovers_of_dead_writers_and_none_of_living_ones(full: Dire
     dead = (".tmp/7-0a", ".tmp-probe-x/first", "runs/.tmp-probe-y/first", ".tmp/.tmp-probe-z/first")
     for name in dead:
         make_leftovers(full, name, old)
-    manifest = [make_leftovers(full, ".tmp/8-0b", young), make_leftovers(full, "adapters/.tmp-probe-w/first", young)]
-    manifest += [make_leftovers(full, name, old) for name in (".mine/x", "runs/r1/.tmp-probe-v/x", ".tmpx")]
+    manifest = [
+        make_leftovers(full, ".tmp/8-0b", young),
+        make_leftovers(full, "adapters/.tmp-probe-w/first", young),
+    ]
+    manifest += [
+        make_leftovers(full, name, old) for name in (".mine/x", "runs/r1/.tmp-probe-v/x", ".tmpx")
+    ]
     manifest.append(full.root / ".tmp" / "lock")
     os.utime(manifest[-1], (1, 1))
     before = {path for path in full.root.rglob("*") if path.is_file()}

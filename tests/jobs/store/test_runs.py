@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from jobs.errors import InputError, NotInStore
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import LEDGER, PLAN, SPEC, RunStore, list_runs, make_run_id
-from tests.jobs.store.made import DyingStore
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import LEDGER, PLAN, SPEC, RunStore, list_runs, make_run_id
+from tests.jobs.store.builders import DyingStore
 
 NOON = datetime(2026, 1, 2, 12, 3, 4, tzinfo=UTC)
 

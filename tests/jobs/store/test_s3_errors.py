@@ -16,7 +16,7 @@ from botocore.exceptions import (
 from urllib3.exceptions import ProtocolError
 
 from jobs.errors import StoreError, StoreRefused, StoreUnreachable
-from jobs.store.s3_errors import translate_errors
+from jobs.store.s3.translate_errors import translate_errors
 
 URL = "http://key:s3cr3t@host"
 

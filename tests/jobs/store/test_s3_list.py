@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jobs.store.s3_list import KEYS, _read_keys, _extract_keys
+from jobs.store.s3.list_keys import KEYS, _extract_keys, _read_keys
 
 PAGE = (
     b'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from jobs.errors import InputError
-from jobs.store.adapters import commit, pull, verify_adapter
-from jobs.store.directory import DirectoryStore
-from jobs.store.signing import load_signer
-from tests.jobs.store.made import make_adapter_folder, make_draft
+from jobs.store.adapters.operations import commit, pull, verify_adapter
+from jobs.store.adapters.signing import load_signer
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 SIGNATURE = "adapters/chat/v1/manifest.sig"
 
@@ -41,7 +41,9 @@ def keys(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def signed(store: DirectoryStore, keys, tmp_path: Path):
-    return commit(store, make_adapter_folder(tmp_path / "exported"), make_draft(), sign=load_signer(keys[0]))
+    return commit(
+        store, make_adapter_folder(tmp_path / "exported"), make_draft(), sign=load_signer(keys[0])
+    )
 
 
 def test_what_was_signed_is_verified_and_the_signature_travels(store, keys, signed, tmp_path):
@@ -90,7 +92,10 @@ def test_an_invalid_key_is_reported_without_its_content(tmp_path: Path, store, s
     for number, content in enumerate((b"s3cr3t", other, b"")):
         path = tmp_path / f"key-{number}"
         path.write_bytes(content)
-        for act in (lambda at=path: load_signer(at), lambda at=path: verify_adapter(store, signed, key=at)):
+        for act in (
+            lambda at=path: load_signer(at),
+            lambda at=path: verify_adapter(store, signed, key=at),
+        ):
             with pytest.raises(InputError) as caught:
                 act()
             assert "s3cr3t" not in str(caught.value) and "BEGIN" not in str(caught.value)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.model_files import digest_model
-from jobs.store.adapters import commit, verify_adapter
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import BaseRecord, AdapterFile, Manifest
-from tests.jobs.store.made import DIGESTS, make_adapter_folder, make_draft, encode_safetensors
+from jobs.inspect.model_files import digest_model
+from jobs.store.adapters.manifest import AdapterFile, BaseRecord, Manifest
+from jobs.store.adapters.operations import commit, verify_adapter
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DIGESTS, encode_safetensors, make_adapter_folder, make_draft
 
 MODEL = "adapters/chat/v1/adapter_model.safetensors"
 
@@ -98,7 +98,9 @@ def test_tensors_committed_by_other_programs_are_checked_too(whole, says, store,
     file = AdapterFile(
         name="adapter_model.safetensors", size=len(whole), sha256=hashlib.sha256(whole).hexdigest()
     )
-    [fault] = verify_adapter(store, manifest.model_copy(update={"files": (manifest.files[0], file)}))
+    [fault] = verify_adapter(
+        store, manifest.model_copy(update={"files": (manifest.files[0], file)})
+    )
     assert re.search(says, fault.problem)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import ApiHarness, open_harness
+from tests.orchestrator.api.builders import ApiHarness, open_harness
 
 
 @pytest.fixture

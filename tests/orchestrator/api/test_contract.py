@@ -16,7 +16,13 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from orchestrator.api.app import make_app
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import ApiHarness, LogCluster, open_harness, serve_app, make_service
+from tests.orchestrator.api.builders import (
+    ApiHarness,
+    LogCluster,
+    make_service,
+    open_harness,
+    serve_app,
+)
 
 SKIPPED = [
     # A spec's own rules are the spec's schema, not this document's: a body that this document
@@ -38,7 +44,9 @@ class RunningApi:
 
 
 @pytest.fixture(scope="module")
-def running_api(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+def running_api(
+    migrated_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningApi]:
     folder = tmp_path_factory.mktemp("contract")
     shutil.copy(migrated_file, folder / "registry.db")
     database = Database(f"sqlite:///{folder / 'registry.db'}")

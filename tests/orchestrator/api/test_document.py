@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.orchestrator.api.made import ApiHarness
+from tests.orchestrator.api.builders import ApiHarness
 
 PAGE = Path(__file__).parents[3] / "docs" / "service.md"
 PLACEHOLDERS = {"chat-20260101-030000-1f2e": "run", "0123456789abcdef": "token"}
@@ -31,11 +31,15 @@ def test_every_curl_example_succeeds(api: ApiHarness):
     ids["token"] = token["id"]
     count = 0
     for arguments in parse_examples():
-        address = next(argument for argument in arguments if argument.startswith("$URL")).removeprefix("$URL")
+        address = next(
+            argument for argument in arguments if argument.startswith("$URL")
+        ).removeprefix("$URL")
         for name, kind in PLACEHOLDERS.items():
             address = address.replace(name, ids[kind])
         body = arguments[arguments.index("-d") + 1] if "-d" in arguments else None
-        method = arguments[arguments.index("-X") + 1] if "-X" in arguments else "POST" if body else "GET"
+        method = (
+            arguments[arguments.index("-X") + 1] if "-X" in arguments else "POST" if body else "GET"
+        )
         headers = dict(
             arguments[index + 1].split(": ", 1)
             for index, argument in enumerate(arguments)

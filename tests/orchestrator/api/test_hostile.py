@@ -11,9 +11,9 @@ import httpx
 import pytest
 import yaml
 
-from orchestrator.api.passages import MAX_BODY_BYTES
+from orchestrator.api.middleware import MAX_BODY_BYTES
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import ApiHarness, serve_app
+from tests.orchestrator.api.builders import ApiHarness, serve_app
 
 HOSTILE_TEXTS = [
     "'; DROP TABLE runs; --",
@@ -105,9 +105,7 @@ def test_a_body_that_is_too_large_is_rejected(api: ApiHarness, chunked: bool):
     assert response.status_code == 413 and response.json()["status"] == 413
 
 
-def test_no_request_can_forge_a_log_line(
-    api: ApiHarness, caplog: pytest.LogCaptureFixture
-):
+def test_no_request_can_forge_a_log_line(api: ApiHarness, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG)
     forged = "forged line"
     with serve_app(api.app) as address:
@@ -116,7 +114,9 @@ def test_no_request_can_forge_a_log_line(
             httpx.get(f"{address}{path}", headers={**headers, "User-Agent": forged})
         spec = api.make_spec(name=f"a\n{forged}")
         httpx.post(f"{address}/v1/runs", headers=headers, json={"spec": spec})
-    records = [record for record in caplog.records if record.name.startswith(("orchestrator", "uvicorn"))]
+    records = [
+        record for record in caplog.records if record.name.startswith(("orchestrator", "uvicorn"))
+    ]
     assert not [record for record in records if f"\n{forged}" in record.getMessage()]
 
 

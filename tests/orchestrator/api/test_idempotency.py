@@ -7,12 +7,14 @@ from pathlib import Path
 
 import httpx
 
-from tests.orchestrator.api.made import ApiHarness, serve_app
+from tests.orchestrator.api.builders import ApiHarness, serve_app
 
 CLIENTS = 20
 
 
-def test_twenty_clients_with_the_same_key_get_the_same_run(database_api: ApiHarness, tmp_path: Path):
+def test_twenty_clients_with_the_same_key_get_the_same_run(
+    database_api: ApiHarness, tmp_path: Path
+):
     body = {"spec": database_api.make_spec()}
     with serve_app(database_api.app) as address, ThreadPoolExecutor(CLIENTS) as pool:
         headers = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks.service_load import measure_service
+from tests.benchmarks.service_load.__main__ import measure_service
 
 
 def test_a_service_under_load_loses_nothing(tmp_path: Path):

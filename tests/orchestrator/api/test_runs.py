@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from orchestrator.registry.lifecycle import Status
-from tests.orchestrator.api.made import ApiHarness, add_run
+from tests.orchestrator.api.builders import ApiHarness, add_run
 
 
 def list_ids(response: Any) -> list[str]:
@@ -17,7 +17,9 @@ def list_ids(response: Any) -> list[str]:
 
 
 def test_a_submission_is_a_planned_run_with_its_spec(database_api: ApiHarness):
-    response = database_api.request("POST", "/v1/runs", "submitter", json={"spec": database_api.make_spec(), "priority": 3})
+    response = database_api.request(
+        "POST", "/v1/runs", "submitter", json={"spec": database_api.make_spec(), "priority": 3}
+    )
     assert response.status_code == 201
     run = response.json()
     assert (run["status"], run["project"], run["priority"]) == ("planned", "default", 3)
@@ -108,7 +110,10 @@ def test_each_filter_narrows_the_list(api: ApiHarness):
     assert list_ids(api.request("GET", "/v1/runs", params={"kind": "search"})) == ["c"]
     assert list_ids(api.request("GET", "/v1/runs", params={"status": "submitted"})) == ["c"]
     assert list_ids(api.request("GET", "/v1/runs", "viewer", "other")) == ["b"]
-    assert list_ids(api.request("GET", "/v1/runs", "viewer", "other", params={"project": "default"})) == []
+    assert (
+        list_ids(api.request("GET", "/v1/runs", "viewer", "other", params={"project": "default"}))
+        == []
+    )
 
 
 def test_a_stop_request_is_recorded_once(database_api: ApiHarness):

@@ -20,9 +20,9 @@ import yaml
 from sqlalchemy import text
 
 from jobs.errors import InputError
-from orchestrator.api.serve import ListenOptions, check_listen_options, locate_token_file
+from orchestrator.api.server import ListenOptions, check_listen_options, locate_token_file
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import make_certificate
+from tests.orchestrator.api.builders import make_certificate
 
 TIMEOUT_S = 60
 
@@ -64,7 +64,7 @@ def config(tmp_path: Path) -> Path:
 
 @contextmanager
 def run_service(config: Path, *arguments: str) -> Iterator[ServiceProcess]:
-    command = [sys.executable, "-c", "from orchestrator.main import main; main()", "serve"]
+    command = [sys.executable, "-c", "from orchestrator.cli.main import main; main()", "serve"]
     command += ["--config", str(config), "--port", "0", *arguments]
     environment = {**os.environ, "COLUMNS": "300"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -156,7 +156,7 @@ def test_a_port_in_use_is_an_input_error(config: Path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        command = [sys.executable, "-c", "from orchestrator.main import main; main()", "serve"]
+        command = [sys.executable, "-c", "from orchestrator.cli.main import main; main()", "serve"]
         command += ["--config", str(config), "--port", str(listener.getsockname()[1])]
         result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert result.returncode == 2 and "--port" in result.stderr

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.api.hub import StreamHub
+from orchestrator.api.stream_hub import StreamHub
 from orchestrator.registry.lifecycle import Reason, Status
-from tests.orchestrator.api.made import ApiHarness, serve_app
+from tests.orchestrator.api.builders import ApiHarness, serve_app
 
 LOG = (
     "eins\r\nzwei\rdrei \N{BLACK HEART SUIT} \N{SNOWMAN}\n\ndata: x\nid: 9\n\nevent: end\n".encode()
@@ -37,7 +37,9 @@ def parse_messages(text: str) -> list[StreamMessage]:
             line.split(": ", 1) for line in block.splitlines() if line[:1] not in ("", ":")
         )
         if "data" in fields:
-            messages.append(StreamMessage(fields["event"], fields["id"], json.loads(fields["data"])))
+            messages.append(
+                StreamMessage(fields["event"], fields["id"], json.loads(fields["data"]))
+            )
     return messages
 
 
@@ -60,7 +62,9 @@ def make_finished_run(api: ApiHarness, *logs: bytes) -> str:
 def test_a_log_resumes_at_every_byte(api: ApiHarness):
     run = make_finished_run(api, LOG)
     for start in range(len(LOG) + 1):
-        response = api.request("GET", f"/v1/runs/{run}/log", "viewer", params={"from": f"1:{start}"})
+        response = api.request(
+            "GET", f"/v1/runs/{run}/log", "viewer", params={"from": f"1:{start}"}
+        )
         messages = parse_messages(response.text)
         assert join_text(messages) == LOG[start:].decode("utf-8", "replace")
         assert messages[-1].event == "end" and messages[-1].data["status"] == "done"
@@ -136,7 +140,9 @@ def test_events_resume_after_each_event(database_api: ApiHarness):
     assert [message.id for message in messages] == ["1", "2", "3", "4", "5", "5"]
     for message in messages[:-1]:
         headers = {"Last-Event-ID": message.id}
-        again = parse_messages(database_api.request("GET", f"/v1/runs/{run}/events", headers=headers).text)
+        again = parse_messages(
+            database_api.request("GET", f"/v1/runs/{run}/events", headers=headers).text
+        )
         assert again == messages[int(message.id) :]
 
 
@@ -197,7 +203,9 @@ def test_a_follower_survives_an_unreachable_cluster(api: ApiHarness, address: st
     api.move(run, Status.SUBMITTED, Status.RUNNING)
     api.cluster.is_unreachable = True
     with ThreadPoolExecutor(1) as pool:
-        text = pool.submit(StreamFollower(api, address, f"/v1/runs/{run}/log", threading.Event()).read_text)
+        text = pool.submit(
+            StreamFollower(api, address, f"/v1/runs/{run}/log", threading.Event()).read_text
+        )
         api.cluster.logs[f"{run}-a1"] = LOG
         api.move(run, Status.PUBLISHING, Status.DONE)
         api.cluster.is_unreachable = False
@@ -211,7 +219,9 @@ def test_a_stopping_server_closes_streams_without_an_end_event(api: ApiHarness):
     received = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         with serve_app(api.app) as address:
-            text = pool.submit(StreamFollower(api, address, f"/v1/runs/{run}/log", received).read_text)
+            text = pool.submit(
+                StreamFollower(api, address, f"/v1/runs/{run}/log", received).read_text
+            )
             assert received.wait(20)
         messages = parse_messages(text.result(30))
     assert [message.event for message in messages] == ["log"] and messages[0].id == "1:6"

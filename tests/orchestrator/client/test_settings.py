@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from orchestrator.client.settings import DEFAULT_SERVICE, load_settings
+from orchestrator.client.client_settings import DEFAULT_SERVICE, load_settings
 
 FAR = "https://far.example.org"
 

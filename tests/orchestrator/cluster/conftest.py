@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.code import pack_code
+from orchestrator.cluster.code_package import pack_code
 from orchestrator.cluster.ray_jobs import RayCluster
 from tests.orchestrator.cluster.server import ScriptedDashboard
 from tests.ray_head import Head, ray_head

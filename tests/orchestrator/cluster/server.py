@@ -49,7 +49,9 @@ class ScriptedDashboard:
 
     def __init__(self) -> None:
         self.received: list[ReceivedRequest] = []
-        self.respond: Callable[[ReceivedRequest], ScriptedResponse] = lambda request: ScriptedResponse(500)
+        self.respond: Callable[[ReceivedRequest], ScriptedResponse] = lambda request: (
+            ScriptedResponse(500)
+        )
         self.stopped = threading.Event()
         dashboard = self
 
@@ -73,7 +75,11 @@ class ScriptedDashboard:
                     return
                 self.send_response(response.status)
                 self.send_header("Content-Type", response.content_type)
-                length = len(response.body) if response.claimed_length is None else response.claimed_length
+                length = (
+                    len(response.body)
+                    if response.claimed_length is None
+                    else response.claimed_length
+                )
                 self.send_header("Content-Length", str(10**6 if response.drips else length))
                 for name, value in response.headers.items():
                     self.send_header(name, value)

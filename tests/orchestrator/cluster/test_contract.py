@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.door import Cluster, Job, JobState, JobStatus
+from orchestrator.cluster.base import Cluster, Job, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
+from orchestrator.cluster.fake import FakeCluster
 from orchestrator.cluster.ray_jobs import RayCluster
-from orchestrator.cluster.standin import FakeCluster
 
 MODULE = "tests.orchestrator.cluster.job"
 ACTIVE_STATES = (JobState.PENDING, JobState.RUNNING)
@@ -32,7 +32,11 @@ class ClusterHarness:
         submission = f"{self._folder.name}-{name}-a1"
         if isinstance(self.cluster, FakeCluster):
             end = JobStatus(JobState.FAILED if code else JobState.SUCCEEDED, exit_code=code)
-            path = [JobStatus(JobState.PENDING), JobStatus(JobState.RUNNING), *([] if long else [end])]
+            path = [
+                JobStatus(JobState.PENDING),
+                JobStatus(JobState.RUNNING),
+                *([] if long else [end]),
+            ]
             self.cluster.play(submission, *path)
         arguments = ["--marks", str(self._folder / name), "--seconds", "60" if long else "0"]
         metadata = {"slora_service": "test", "run": name}
@@ -47,7 +51,9 @@ class ClusterHarness:
 
     def count_starts(self, job: Job) -> int:
         if isinstance(self.cluster, FakeCluster):
-            return sum(started.submission == job.submission for started in self.cluster.started_jobs)
+            return sum(
+                started.submission == job.submission for started in self.cluster.started_jobs
+            )
         return (self._folder / job.metadata["run"]).read_text().count("started")
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.search.diary import TrialLog
-from jobs.search.leave import SEARCH_FILE
-from jobs.search.rows import TrialRecord
-from jobs.spec import RunSpec
-from jobs.spec_file import dump_spec, load_spec
-from jobs.store.adapters import commit, promote
-from jobs.store.objects import ObjectStore
-from jobs.store.runs import SPEC, RunStore
-from tests.jobs.store.made import make_adapter_folder, make_draft
+from jobs.search.search_artifacts import SEARCH_FILE
+from jobs.search.trial_log import TrialLog
+from jobs.search.trial_record import TrialRecord
+from jobs.spec.load import dump_spec, load_spec
+from jobs.spec.schema import RunSpec
+from jobs.store.adapters.operations import commit, promote
+from jobs.store.base import ObjectStore
+from jobs.store.runs.run_store import SPEC, RunStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 EXAMPLES = Path(__file__).parents[3] / "jobs/examples"
 NOON = 1_780_000_000.0

@@ -14,7 +14,7 @@ from orchestrator.registry import runs
 from orchestrator.registry.database import Database, parse_database_url
 from orchestrator.registry.errors import DatabaseRefused, DatabaseUnreachable, WrongSchema
 from orchestrator.registry.migrate import open_registry, read_schema
-from tests.orchestrator.registry.made import add_run, make_new_run, read_rows
+from tests.orchestrator.registry.builders import add_run, make_new_run, read_rows
 
 PASSWORD = "hunter2-9f2c"
 

@@ -13,8 +13,8 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.errors import LeaseLost
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import Status
-from tests.jobs.store.made import race
-from tests.orchestrator.registry.made import add_run, age_leases, read_rows
+from tests.jobs.store.builders import race
+from tests.orchestrator.registry.builders import add_run, age_leases, read_rows
 
 RACERS = 4
 

@@ -16,7 +16,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.errors import ForbiddenMove
 from orchestrator.registry.lifecycle import FINAL, MOVES, REASONS, Reason, Status, check_move
 from orchestrator.registry.migrate import upgrade
-from tests.orchestrator.registry.made import add_run
+from tests.orchestrator.registry.builders import add_run
 
 REASON_OF = {status: sorted(reasons)[0] for status, reasons in REASONS.items()}
 

@@ -11,24 +11,24 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from jobs.store.directory import DirectoryStore
-from orchestrator.registry import leases, requests, runs, schedules, tokens
+from jobs.store.local import DirectoryStore
+from orchestrator.registry import idempotency, leases, runs, schedules, tokens
 from orchestrator.registry.database import Database, parse_database_url
 from orchestrator.registry.errors import WrongSchema
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.migrate import (
     NO_REVISION,
     downgrade,
-    open_registry,
     list_revisions,
+    open_registry,
     read_schema,
     upgrade,
 )
-from orchestrator.registry.models import TableBase
-from orchestrator.registry.rebuild import rebuild
+from orchestrator.registry.rebuild.rebuild import rebuild
 from orchestrator.registry.schedules import NewSchedule
-from tests.jobs.store.made import race
-from tests.orchestrator.registry.made import TO_RUNNING, add_run, move_run, read_rows
+from orchestrator.registry.tables import TableBase
+from tests.jobs.store.builders import race
+from tests.orchestrator.registry.builders import TO_RUNNING, add_run, move_run, read_rows
 from tests.orchestrator.registry.stores import fill_store
 
 RESTORED = ("adapters", "attempts", "events", "pointers", "projects", "runs", "searches")
@@ -53,7 +53,7 @@ def full_url(empty_url: str, tmp_path: Path) -> str:
             session, NewSchedule(name="nightly", cron="0 3 * * *", spec={}), next_at=1.0
         )
         schedules.fire(session, there, due_at=1.0, next_at=2.0, outcome="run", run="r1")
-        requests.record_run(session, "default", "once", "d" * 64, runs.get(session, "r1"))
+        idempotency.record_run(session, "default", "once", "d" * 64, runs.get(session, "r1"))
     database.close()
     return empty_url
 

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from jobs.errors import NotInStore
-from jobs.store.adapters import delete_version, promote, rollback
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import get_manifest_key
-from jobs.store.runs import RunStore
+from jobs.store.adapters.manifest import get_manifest_key
+from jobs.store.adapters.operations import delete_version, promote, rollback
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
 from orchestrator.registry import adapters, leases, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import LeaseHeld, LeaseLost
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.migrate import upgrade
-from orchestrator.registry.rebuild import LEASE_NAME, RebuildResult, rebuild
-from tests.jobs.store.made import DyingStore, Killed
-from tests.orchestrator.registry.made import add_run, age_leases, move_run, read_rows
+from orchestrator.registry.rebuild.rebuild import LEASE_NAME, RebuildResult, rebuild
+from tests.jobs.store.builders import DyingStore, Killed
+from tests.orchestrator.registry.builders import add_run, age_leases, move_run, read_rows
 from tests.orchestrator.registry.stores import (
     DONE,
     FAILED,
@@ -121,7 +121,9 @@ def test_what_the_control_plane_moved_comes_back_equal_after_a_loss(
     database: Database, full: DirectoryStore, tmp_path: Path
 ):
     """The registry of a living service beside the one that its store gives back."""
-    run = move_run(database, add_run(database, DONE, store=full.url(""), workers=2), Status.SUBMITTED)
+    run = move_run(
+        database, add_run(database, DONE, store=full.url(""), workers=2), Status.SUBMITTED
+    )
     run = move_run(database, run, Status.LOST, reason=Reason.JOB_ABSENT)
     path = (Status.PLANNED, Status.SUBMITTED, Status.RUNNING, Status.PUBLISHING, Status.DONE)
     run = move_run(database, run, *path)

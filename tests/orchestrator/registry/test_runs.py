@@ -13,11 +13,23 @@ from sqlalchemy.orm import Session
 from jobs.errors import InputError
 from orchestrator.registry import projects, runs, usage
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import DatabaseRefused, LostUpdate, StaleAttempt, DuplicateKey, UnknownItem
+from orchestrator.registry.errors import (
+    DatabaseRefused,
+    DuplicateKey,
+    LostUpdate,
+    StaleAttempt,
+    UnknownItem,
+)
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import ProjectLimits
-from tests.jobs.store.made import race
-from tests.orchestrator.registry.made import TO_RUNNING, add_run, move_run, make_new_run, read_rows
+from tests.jobs.store.builders import race
+from tests.orchestrator.registry.builders import (
+    TO_RUNNING,
+    add_run,
+    make_new_run,
+    move_run,
+    read_rows,
+)
 
 RACERS = 4
 
@@ -33,7 +45,10 @@ def test_a_run_comes_back_as_it_was_added(database: Database):
 
 def test_an_id_is_taken_once(database: Database):
     add_run(database)
-    with database.write() as session, pytest.raises(DuplicateKey, match="'r1' is in the registry already"):
+    with (
+        database.write() as session,
+        pytest.raises(DuplicateKey, match="'r1' is in the registry already"),
+    ):
         runs.add(session, make_new_run())
     assert len(read_rows(database, "runs")) == len(read_rows(database, "events")) == 1
 

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 
 from orchestrator.registry import leases, runs, schedules
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import LeaseLost, LostUpdate, DuplicateKey, UnknownItem
+from orchestrator.registry.errors import DuplicateKey, LeaseLost, LostUpdate, UnknownItem
 from orchestrator.registry.schedules import NewSchedule, Schedule
-from tests.jobs.store.made import race
-from tests.orchestrator.registry.made import age_leases, make_new_run, read_rows
+from tests.jobs.store.builders import race
+from tests.orchestrator.registry.builders import age_leases, make_new_run, read_rows
 
 RACERS = 4
 

@@ -9,7 +9,7 @@ from jobs.errors import InputError
 from orchestrator.registry import tokens
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import UnknownItem
-from tests.orchestrator.registry.made import read_rows
+from tests.orchestrator.registry.builders import read_rows
 
 
 def test_a_token_is_known_by_its_words_and_kept_as_a_digest_alone(database: Database):

@@ -12,7 +12,7 @@ from orchestrator.registry import projects, runs, usage
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DatabaseUnreachable
 from orchestrator.registry.values import ProjectLimits
-from tests.orchestrator.registry.made import add_run, make_new_run
+from tests.orchestrator.registry.builders import add_run, make_new_run
 
 
 def soon(database: Database, work: Callable[[Session], object]) -> None:

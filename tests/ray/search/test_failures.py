@@ -7,14 +7,17 @@ import json
 import pytest
 
 from tests.long import cases
-from tests.ray.search.made import RATE, nothing_left, rows_of, searched, started
+from tests.ray.search.builders import RATE, nothing_left, rows_of, searched, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.mark.long
 def test_when_all_trials_fail_the_commonest_reason_is_told(head, folder):
-    space = {"method.mask": {"choice": ["tests.own_score:BROKEN"]}, RATE: {"choice": [1e-3, 2e-3]}}
+    space = {
+        "method.mask": {"choice": ["tests.custom_scorer:BROKEN"]},
+        RATE: {"choice": [1e-3, 2e-3]},
+    }
     code, said, rows = searched(head, folder, "hopeless", {"space": space, "algorithm": "grid"})
     assert code == 1
     assert "this score never works" in said and "So it was in 2 of them" in said

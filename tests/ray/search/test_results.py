@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.search.results import read_parquet
-from jobs.spec_file import load_spec
-from jobs.store.adapters import resolve_adapter
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
-from tests.ray.search.made import nothing_left, searched, started
+from jobs.search.report.results import read_parquet
+from jobs.spec.load import load_spec
+from jobs.store.adapters.operations import resolve_adapter
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from tests.ray.search.builders import nothing_left, searched, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 BAD = ("BROKEN", "DEADLY", "LONELY")
@@ -18,7 +18,7 @@ BAD = ("BROKEN", "DEADLY", "LONELY")
 def test_a_search_finds_shares_rejects_survives_and_leaves_everything_in_its_place(head, folder):
     """One search of every kind of trial: on two workers, some bad, one rejected by its plan."""
     grid = {
-        "method.mask": {"choice": ["fisher", *(f"tests.own_score:{bad}" for bad in BAD)]},
+        "method.mask": {"choice": ["fisher", *(f"tests.custom_scorer:{bad}" for bad in BAD)]},
         "method.rank": {"choice": [2, 4, 64]},
     }
     code, said, rows = searched(
@@ -30,10 +30,10 @@ def test_a_search_finds_shares_rejects_survives_and_leaves_everything_in_its_pla
     assert len(by) == 12
     for rank in (2, 4):
         assert by["fisher", rank].status == "done"
-        broken, dead = (by[f"tests.own_score:{bad}", rank] for bad in BAD[:2])
+        broken, dead = (by[f"tests.custom_scorer:{bad}", rank] for bad in BAD[:2])
         assert broken.status == "failed" and "this score never works" in broken.reason
         assert dead.status == "failed" and "Was it killed" in dead.reason
-    alone = by["tests.own_score:LONELY", 2]
+    alone = by["tests.custom_scorer:LONELY", 2]
     assert alone.status == "failed" and "fails one worker of two" in alone.reason
     # The other worker waits for it, and not until cluster.timeout, which is 600 s.
     assert alone.seconds < 120

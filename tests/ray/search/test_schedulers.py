@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.long import cases
-from tests.ray.search.made import RATE, nothing_left, searched
+from tests.ray.search.builders import RATE, nothing_left, searched
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

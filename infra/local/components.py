@@ -1,0 +1,208 @@
+"""The three parts: how each is started, and when it answers. Knows no order and no end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import boto3
+import yaml
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.local.paths import (
+    BUCKET,
+    RAY,
+    ROOT,
+    SERVICE,
+    STORAGE,
+    STORE,
+    StackPaths,
+    build_s3_environment,
+    clean_environment,
+)
+
+REQUEST_TIMEOUT_S = 5.0
+OBJECT_STORE_BYTES = 200_000_000
+"""Of shared memory for Ray's objects: a run puts next to nothing there."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One program of the whole."""
+
+    name: str
+    label: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    is_ready: Callable[[], bool]
+    start_timeout_s: float
+    """It may take so long on a machine that has other things to do."""
+
+
+def make_storage(paths: StackPaths, ports: Mapping[str, int]) -> Component:
+    """SeaweedFS as an S3 server."""
+    command = (
+        find_program("weed"), "mini", f"-dir={paths.objects}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
+        f"-filer.port={ports['filer']}", f"-s3.port={ports['s3']}",
+        f"-s3.config={paths.identities}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
+        "-admin.ui=false", "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false",
+    )  # fmt: skip
+    return Component(
+        STORAGE,
+        "SeaweedFS",
+        command,
+        clean_environment(os.environ),
+        lambda: _is_bucket_writable(paths, _make_url(ports["s3"])),
+        start_timeout_s=120,
+    )
+
+
+def make_ray(paths: StackPaths, ports: Mapping[str, int], scratch: Path, cpus: int) -> Component:
+    """A Ray head, whose workers find the store by its environment, as they find their token."""
+    # Not Ray's own choice, 127.0.0.1, which it would replace by the host's address: two on one
+    # machine would meet there.
+    number = int(sha256(str(paths.folder).encode()).hexdigest(), 16) % (254 * 254)
+    command = (
+        find_program("ray"), "start", "--head", "--block", "--disable-usage-stats",
+        f"--num-cpus={cpus}", f"--temp-dir={scratch / 'r'}", f"--object-store-memory={OBJECT_STORE_BYTES}",
+        f"--node-ip-address=127.78.{1 + number // 254}.{1 + number % 254}", "--port=0",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}",
+        "--dashboard-agent-listen-port=0",
+    )  # fmt: skip
+    environment = {
+        **_with_packages(clean_environment(os.environ)),
+        **build_s3_environment(paths, _make_url(ports["s3"])),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(paths.ray_token),
+        # What killed processes leave in the temporary folder goes away with Ray's own.
+        "TMPDIR": str(scratch / "tmp"),
+    }
+    jobs_url = f"{_make_url(ports['dashboard'])}/api/jobs/"
+    return Component(
+        RAY,
+        "Ray",
+        command,
+        environment,
+        lambda: _is_ok(jobs_url, token=paths.ray_token.read_text().strip()),
+        start_timeout_s=120,
+    )
+
+
+def make_service(paths: StackPaths, ports: Mapping[str, int]) -> Component:
+    """The service, with this checkout's code and files seen by both sides."""
+    port = ports["service"]
+    command = (
+        find_program("slora"), "serve", "--config", str(paths.config),
+        "--host", "127.0.0.1", "--port", str(port),
+    )  # fmt: skip
+    environment = {
+        **_with_packages(clean_environment(os.environ)),
+        **build_s3_environment(paths, _make_url(ports["s3"])),
+    }
+    return Component(
+        SERVICE,
+        "service",
+        command,
+        environment,
+        lambda: _is_ok(f"{_make_url(port)}/readyz") and _is_ray_visible(paths, _make_url(port)),
+        start_timeout_s=60,
+    )
+
+
+def format_config(paths: StackPaths, ports: Mapping[str, int]) -> str:
+    """The service's configuration."""
+    cluster = {
+        "address": _make_url(ports["dashboard"]),
+        "token_file": str(paths.ray_token),
+        "code": "image",
+        "python": sys.executable,
+        "shares_files": True,
+    }
+    config = {
+        "name": "local",
+        "database": f"sqlite:///{paths.database}",
+        "stores": [STORE, f"file://{ROOT / '.cache/store'}"],
+        "clusters": {"default": cluster},
+        "look_s": 1.0,
+    }
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def find_program(name: str) -> str:
+    """A program that a package of this Python has put beside it."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _make_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def _with_packages(environment: Mapping[str, str]) -> dict[str, str]:
+    """This checkout's packages before any other's, and no hub."""
+    path = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+    return {**environment, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+
+
+def _is_ok(url: str, token: str | None = None) -> bool:
+    return _fetch(url, token)[0] == 200
+
+
+def _is_ray_visible(paths: StackPaths, url: str) -> bool:
+    """Whether the service has an answer of its cluster; true where its first token is no more."""
+    if not paths.service_token.exists():
+        return True
+    status, body = _fetch(f"{url}/v1/clusters", paths.service_token.read_text().strip())
+    if status == 200:
+        return all(cluster["up"] for cluster in json.loads(body)["items"])
+    return status in (401, 403)
+
+
+def _fetch(url: str, token: str | None) -> tuple[int, bytes]:
+    """The status and the body; 0 where nobody answers."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    # Without a proxy: this is our own machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(
+            urllib.request.Request(url, headers=headers), timeout=REQUEST_TIMEOUT_S
+        ) as response:
+            return int(response.status), response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+    except OSError:
+        return 0, b""
+
+
+def _is_bucket_writable(paths: StackPaths, url: str) -> bool:
+    """Whether the bucket is there, or can be made, and an object can be written to it."""
+    lines = paths.credentials.read_text().split()
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=lines[3],
+        aws_secret_access_key=lines[-1],
+        region_name="us-east-1",
+        config=Config(
+            s3={"addressing_style": "path"},
+            retries={"total_max_attempts": 1},
+            connect_timeout=REQUEST_TIMEOUT_S,
+            read_timeout=REQUEST_TIMEOUT_S,
+            proxies={},
+        ),
+    )
+    try:
+        if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=BUCKET)
+        client.put_object(Bucket=BUCKET, Key="up", Body=b"")
+    except (BotoCoreError, ClientError):
+        return False
+    return True

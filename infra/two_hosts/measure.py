@@ -1,0 +1,134 @@
+"""One spec, run on such hosts: what it sent in each stage, and what Ray sends by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from infra.two_hosts.byte_counters import (
+    StageTraffic,
+    TrafficSample,
+    measure_stages,
+    record_traffic,
+)
+from infra.two_hosts.hosts import HostCluster
+from jobs.errors import Fault, InputError
+from jobs.plan.preflight import make_paths_absolute
+from jobs.spec.load import load_spec
+from jobs.spec.schema import RunSpec
+from jobs.store.base import open_store
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore, make_run_id
+
+IDLE_S = 5.0
+
+
+@dataclass(frozen=True)
+class TrafficMeasurement:
+    """A run and its bytes. Those that are not of one stage are sums out of the busiest host."""
+
+    run: str
+    exit_code: int
+    log: Path
+    stages: tuple[StageTraffic, ...]
+    before_steps: int
+    """Start of the workers, loading, first evaluation."""
+    between: int
+    """Evaluations after that, hand-off, checkpoints, the end."""
+    total: int
+    seconds: float
+    runs: RunStore
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "run": self.run,
+            "exit_code": self.exit_code,
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "bytes": {"before_steps": self.before_steps, "between": self.between,
+                      "whole": self.total},
+            "seconds": self.seconds,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WatchedJob:
+    """A job that has ended, and what the hosts had sent at every line of its journals."""
+
+    runs: RunStore
+    exit_code: int
+    log: Path
+    samples: Sequence[TrafficSample]
+
+
+def measure_idle_traffic(cluster: HostCluster) -> float:
+    """What Ray alone sends while nothing runs, out of the host that sends most."""
+    started_at, before = time.monotonic(), cluster.read_sent_bytes()
+    time.sleep(IDLE_S)
+    elapsed_s = time.monotonic() - started_at
+    return (
+        max(now - then for then, now in zip(before, cluster.read_sent_bytes(), strict=True))
+        / elapsed_s
+    )
+
+
+def run_spec(cluster: HostCluster, path: Path, changes: Sequence[str] = ()) -> TrafficMeasurement:
+    """`python -m jobs.finetune` on the head. Raises InputError where the spec itself is wrong."""
+    spec = make_paths_absolute(load_spec(path, changes))
+    return _build_measurement(spec, run_job(cluster, path, spec, "jobs.finetune", changes))
+
+
+def run_job(
+    cluster: HostCluster, path: Path, spec: RunSpec, module: str, changes: Sequence[str] = ()
+) -> WatchedJob:
+    """A job of ours on the head, with its spec's file, watched. Raises InputError."""
+    run = make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
+    runs, log = RunStore(open_store(spec.store), run), cluster.folder / f"{run}.log"
+    if not isinstance(runs.store, DirectoryStore):
+        problem = f"{spec.store}: the hosts see no network but their own"
+        raise InputError([Fault("store", problem, "Use file:// and a folder.")])
+    arguments = ["-m", module, "--spec", str(path.absolute()), "--run", run]
+    arguments += [argument for change in changes for argument in ("--set", change)]
+    with record_traffic((runs.events, runs.metrics), cluster.read_sent_bytes) as samples:
+        job = cluster.start_job(*arguments, log=log)
+        code = job.wait()
+    return WatchedJob(runs, code, log, samples)
+
+
+def _build_measurement(spec: RunSpec, watched: WatchedJob) -> TrafficMeasurement:
+    runs, code, log, samples = watched.runs, watched.exit_code, watched.log, watched.samples
+    traffic = tuple(measure_stages(samples, every=spec.cluster.sync_every))
+    first = next((sample for sample in samples if sample.line.get("event") == "stage"), samples[-1])
+    step_bytes = tuple(
+        sum(
+            diff_samples(before, after)[host]
+            for before, after in pairwise(samples)
+            if after.is_step
+        )
+        for host in range(len(first.sent))
+    )
+    total_by_host = diff_samples(samples[0], samples[-1])
+    busiest = max(range(len(total_by_host)), key=total_by_host.__getitem__)
+    before = diff_samples(samples[0], first)[busiest]
+    return TrafficMeasurement(
+        run=runs.run_id,
+        exit_code=code,
+        log=log,
+        stages=traffic,
+        before_steps=before,
+        between=total_by_host[busiest] - before - step_bytes[busiest],
+        total=total_by_host[busiest],
+        seconds=samples[-1].at - samples[0].at,
+        runs=runs,
+    )
+
+
+def diff_samples(before: TrafficSample, after: TrafficSample) -> tuple[int, ...]:
+    """What each host has sent in between."""
+    return tuple(now - then for then, now in zip(before.sent, after.sent, strict=True))

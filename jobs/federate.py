@@ -1,0 +1,63 @@
+"""`python -m jobs.federate --spec SPEC`: many clients, one adapter. Checks, trains, tells."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from jobs.federation.artifacts import pin_spec
+from jobs.federation.check import check_federation
+from jobs.federation.load_federation import FederatedSpec, load_federated
+from jobs.spec.load import dump_spec
+from jobs.spec.run_arguments import make_run_parser
+from jobs.store.base import open_store
+from jobs.store.runs.heartbeat import Heartbeat
+from jobs.store.runs.run_store import PLAN, SPEC, RunStore, make_run_id
+from jobs.train.job_main import record_failure, run_job
+from jobs.train.localize import fetch_spec
+from jobs.train.monitor.event_log import log_events
+from jobs.train.monitor.run_report import render_summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 Ray is not reachable."""
+    options = make_run_parser("jobs.federate", main.__doc__).parse_args(arguments)
+
+    def load_and_run() -> None:
+        federated_spec = load_federated(fetch_spec(options.spec), options.set)
+        now = datetime.datetime.now(datetime.UTC)
+        _run_federation(
+            federated_spec,
+            options.run or make_run_id(federated_spec.spec.name, now),
+            options.attempt,
+        )
+
+    return run_job(load_and_run)
+
+
+def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) -> None:
+    validated = check_federation(federated_spec)
+    # Ray and torch only after the check: bad input answers in a second, and starts nothing.
+    from jobs.federation.federation_driver import run_federation
+    from jobs.train.driver import connect_ray
+
+    runs = RunStore(open_store(federated_spec.spec.store), run_id)
+    pin_spec(federated_spec, runs)
+    runs.write_text(SPEC, dump_spec(federated_spec.spec))
+    runs.write_json(PLAN, validated.to_json())
+    request = dataclasses.replace(
+        validated.validated_run.make_request(run_id), federation=federated_spec.section
+    )
+    print(f"run {run_id}", flush=True)
+    with Heartbeat(runs, attempt), log_events(runs), record_failure(runs):
+        connect_ray()
+        run_federation(request, runs, attempt=attempt)
+    Console(width=80).print(render_summary(runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

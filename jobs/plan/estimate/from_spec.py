@@ -1,0 +1,117 @@
+"""From a spec, and what was learnt of its model and machines, to the question and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jobs.plan.estimate.base_tensors import BaseFacts
+from jobs.plan.estimate.estimate import RunEstimate, make_estimate
+from jobs.plan.estimate.inputs import (
+    Batching,
+    EstimateInput,
+    LocalStepFacts,
+    MethodFacts,
+    StageFacts,
+)
+from jobs.plan.estimate.machine import describe_resources
+from jobs.plan.estimate.output_files import estimate_adapter
+from jobs.plan.estimate.speed import Speed
+from jobs.spec.schema import MethodSection, RunSpec
+from slora.masks.sizes import STRUCTURES
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+DATA_FREE_SCORES = ("random", "magnitude")
+"""Scores that no calibration batch is run for."""
+NARROW_MASKS = ("columns", "blocks")
+"""Masks whose layers keep a few columns of their input for the backward, and not all of it."""
+Targets = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class CheckedFacts:
+    """What the check learnt that a prediction needs beside the spec."""
+
+    base: BaseFacts
+    head: int
+    eval_rows: int | None = None
+    """Held-out rows, where they have been counted."""
+    speed: Speed | None = None
+    local_memory: int | None = None
+    """Bytes of this machine; looked up where not given."""
+
+
+def estimate_run(
+    spec: RunSpec,
+    facts: CheckedFacts,
+    *,
+    targets: Targets,
+    entries: Mapping[str, int],
+    stages: tuple[StageFacts, ...],
+    micro: int,
+    accumulation: int,
+) -> RunEstimate:
+    """The prediction for this spec. `entries` are those of the masks, by target."""
+    inputs = EstimateInput(
+        base=facts.base,
+        method=_describe_method(spec.method, targets, entries, head=facts.head),
+        stages=stages,
+        resources=describe_resources(spec, local_memory=facts.local_memory),
+        batching=_describe_batching(spec, facts.eval_rows, micro, accumulation),
+        dtype_bytes=DTYPE_BYTES[spec.model.dtype],
+        exchange_bytes=DTYPE_BYTES[spec.cluster.exchange_dtype],
+        local=LocalStepFacts(
+            sync_every=spec.cluster.sync_every,
+            momentum=spec.cluster.outer == "nesterov",
+            averages_products=spec.cluster.average == "product",
+        ),
+        classifies=spec.model.task == "sequence-classification",
+    )
+    adapter = estimate_adapter(
+        spec.method,
+        targets,
+        entries,
+        head=facts.head,
+        model_bytes=(facts.base.parameters + facts.head) * inputs.dtype_bytes,
+    )
+    return make_estimate(inputs, spec.cluster.sharding, adapter=adapter, speed=facts.speed)
+
+
+def has_exact_count(method: MethodSection) -> bool:
+    """Whether the entries of the masks are known before their scores are."""
+    return method.allocation == "uniform" or method.mask not in STRUCTURES
+
+
+def _describe_method(
+    method: MethodSection, targets: Targets, entries: Mapping[str, int], *, head: int
+) -> MethodFacts:
+    score = method.score if method.mask in STRUCTURES else method.mask
+    scored = bool(entries) and score not in DATA_FREE_SCORES
+    has_init = method.kind == "lora" and method.init != "zero"
+    return MethodFacts(
+        kind=method.kind,
+        targets=targets,
+        mask_entries=entries,
+        rank=method.rank,
+        keeps_inputs=method.mask not in NARROW_MASKS,
+        keeps_residual=method.handoff.residual != "drop",
+        scored=scored or (has_init and method.init == "lora-ga"),
+        broadcast_starts=has_init,
+        head=head,
+    )
+
+
+def _describe_batching(
+    spec: RunSpec, eval_rows: int | None, micro: int, accumulation: int
+) -> Batching:
+    train, workers = spec.train, spec.workers
+    return Batching(
+        sequences=train.batch_size,
+        micro=micro,
+        accumulation=accumulation,
+        length=spec.data.max_length,
+        evaluates=spec.data.eval is not None or spec.data.eval_fraction is not None,
+        eval_micros=None if eval_rows is None else -(-eval_rows // (micro * workers)),
+        eval_every=train.eval_every,
+        checkpoint_every=train.checkpoint_every,
+    )

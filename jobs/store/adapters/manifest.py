@@ -1,0 +1,210 @@
+"""The manifest of an adapter: what it is, where it comes from, and every file's digest.
+
+Hostile until parsed: a store may be written to by others.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
+
+from jobs.errors import StoreError
+from jobs.spec.schema import NAME_PATTERN, StrictModel
+from jobs.store.strict_json import load_strictly
+
+MAX_MANIFEST_BYTES = 4 << 20
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+MAX_NAME_LENGTH = 63
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_KEY = re.compile(r"adapters/([^/]+)/v([1-9][0-9]{0,8})/manifest\.json")
+
+
+def check_file_name(name: str) -> str:
+    """The name itself, or ValueError: it becomes a path wherever the adapter is pulled."""
+    # A dot at the front is the store's (.claim) or a tool's; the manifest can't name itself.
+    if not re.fullmatch(NAME_PATTERN, name) or name in (MANIFEST, SIGNATURE):
+        raise ValueError("not the plain name of an adapter's file")
+    return name
+
+
+def _check_time(text: str) -> str:
+    datetime.strptime(text, _TIME)
+    return text
+
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
+RunId = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[str, Field(max_length=4096)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Time = Annotated[str, Field(pattern=r"^[0-9TZ:-]{20}$"), AfterValidator(_check_time)]
+Section = Annotated[
+    dict[Label, bool | Count | FiniteFloat | Label | None], Field(min_length=1, max_length=64)
+]
+"""A flat section of a spec."""
+FileName = Annotated[str, Field(max_length=255), AfterValidator(check_file_name)]
+
+
+class BaseRecord(StrictModel):
+    """The base model that the adapter was trained on."""
+
+    path: Label
+    digest: Digest
+    """`model_digest` of its folder."""
+
+
+class DataRecord(StrictModel):
+    """The rows that the adapter was trained on."""
+
+    train_sha256: Digest
+    eval_sha256: Digest | None = None
+    row_order: Label
+    """The seed and how it orders the rows, in words."""
+    rows: Count
+
+
+class MaskRecord(StrictModel):
+    """How the weights that moved in the sparse stage were chosen."""
+
+    strategy: Label
+    seed: Count
+    density: float = Field(gt=0, le=1)
+
+
+class AdapterFile(StrictModel):
+    """One file of the adapter's folder."""
+
+    name: FileName
+    size: Count
+    sha256: Digest
+
+
+class ManifestDraft(StrictModel):
+    """What a run knows of its adapter before the store gives it a version."""
+
+    name: Name
+    kind: Literal["slora", "lora", "sparse", "full"]
+    run: RunId
+    attempt: Count
+    base: BaseRecord
+    data: DataRecord
+    mask: MaskRecord | None = None
+    spec_sha256: Digest
+    code_version: Label
+    world_size: int = Field(ge=1, lt=2**31)
+    parent: Label | None = None
+    """The adapter that this one went on from, as NAME@vN."""
+    search: RunId | None = None
+    """The search that chose this adapter among its trials."""
+    federation: Section | None = None
+    """How clients with rows of their own made it, as its spec says; None where none did."""
+    evaluation: dict[Label, dict[Label, FiniteFloat]] = Field(default_factory=dict)
+    """Stage -> metric -> value, in the order of the stages. JSON has no NaN: leave those out."""
+    ledger: dict[Label, Count | FiniteFloat] = Field(default_factory=dict)
+    """Tokens, seconds, trainable values per stage, the model's parameters."""
+
+
+class Manifest(ManifestDraft):
+    """A committed adapter."""
+
+    format: Literal[1] = 1
+    version: int = Field(ge=1, lt=10**9)
+    created: Time
+    files: Annotated[tuple[AdapterFile, ...], Field(min_length=1, max_length=10_000)]
+
+    @property
+    def label(self) -> str:
+        """The name that resolves to this version and no other."""
+        return f"{self.name}@v{self.version}"
+
+    @property
+    def size(self) -> int:
+        """Bytes in all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def prefix(self) -> str:
+        """The start of the keys of its files."""
+        return get_version_prefix(self.name, self.version)
+
+
+def detect_form(manifest: Manifest) -> str:
+    """What its folder is: `peft`, `compact` (values and masks), or `model` (a whole one)."""
+    if manifest.kind == "full":
+        return "model"
+    names = {file.name for file in manifest.files}
+    return "peft" if "adapter_config.json" in names else "compact"
+
+
+class BadManifest(StoreError):
+    """The bytes under a manifest's key are not a manifest of that adapter."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(key, problem)
+        self.key, self.problem = key, problem
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}. Ask for another version, or publish the run again."
+
+
+def get_version_prefix(name: str, version: int) -> str:
+    """The start of the keys of one version."""
+    return f"adapters/{name}/v{version}/"
+
+
+def get_manifest_key(name: str, version: int) -> str:
+    """The key whose presence is the commit."""
+    return get_version_prefix(name, version) + MANIFEST
+
+
+def parse_manifest_key(key: str) -> tuple[str, int] | None:
+    """Name and version, or None where the key is no manifest's."""
+    match = _KEY.fullmatch(key)
+    if match is None or len(match[1]) > MAX_NAME_LENGTH or not re.fullmatch(NAME_PATTERN, match[1]):
+        return None
+    return match[1], int(match[2])
+
+
+def parse_manifest(data: bytes, key: str) -> Manifest:
+    """The manifest in `data`, or BadManifest; `key` says which adapter it has to be of."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BadManifest(key, f"{len(data)} bytes are too many for a manifest")
+    try:
+        # Read twice: pydantic's own parser lets the last of two equal names win.
+        load_strictly(data)
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        location = ".".join(str(part) for part in first["loc"]) or "manifest"
+        # Cut short and in ASCII: the words may quote what a stranger wrote.
+        raise BadManifest(key, f"{location[:100]!a}: {first['msg'][:200]!a}") from error
+    except ValueError as error:
+        raise BadManifest(key, f"not the JSON of a manifest: {str(error)[:200]!a}") from error
+    _check_files(manifest, key)
+    key_parts = parse_manifest_key(key)
+    if key_parts is not None and key_parts != (manifest.name, manifest.version):
+        raise BadManifest(key, f"it is the manifest of another adapter, {manifest.label}")
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """What `parse_manifest` reads back."""
+    return manifest.model_dump_json(indent=2).encode() + b"\n"
+
+
+def format_time(moment: datetime) -> str:
+    """A moment as manifests write it: UTC, to the second."""
+    return moment.astimezone(UTC).strftime(_TIME)
+
+
+def _check_files(manifest: Manifest, key: str) -> None:
+    names = set[str]()
+    for file in manifest.files:
+        # Folded: on some file systems `A` and `a` are one file.
+        if file.name.casefold() in names:
+            raise BadManifest(key, f"it names the file {file.name} twice")
+        names.add(file.name.casefold())

@@ -1,0 +1,98 @@
+"""A job's lease: beaten into the run's folder for as long as its driver lives, and ended with it.
+
+Who reads it knows the driver alive where no cluster can tell. A store that is away costs a beat and
+nothing else; a lease that a later attempt holds is left to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from jobs.errors import AlreadyExists, JobsError, NotInStore, WriteConflict
+from jobs.store.base import ObjectStore
+from jobs.store.runs.run_store import RunStore
+from jobs.store.strict_json import load_strictly
+
+HEARTBEAT = "lease.json"
+INTERVAL_S = 10.0
+FINAL_BEAT_TIMEOUT_S = 10.0
+"""Seconds that the end of a job waits for its last beat: a store that is away holds up nobody."""
+MAX_BYTES = 4096
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Inside its block this attempt's lease is beaten, from a thread of its own."""
+
+    def __init__(self, runs: RunStore, attempt: int, *, interval_s: float = INTERVAL_S) -> None:
+        self._runs, self._attempt, self._interval_s = runs, attempt, interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="lease")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(FINAL_BEAT_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while True:
+            is_final = self._stop.is_set()
+            try:
+                if has_later_attempt(self._runs, self._attempt):
+                    log.warning("run %s: a later attempt has its lease", self._runs.run_id)
+                    return
+                self._write_beat(is_final=is_final)
+            except (AlreadyExists, WriteConflict):
+                # Somebody wrote between: who it was, the next beat sees.
+                if not is_final:
+                    continue
+            except JobsError as error:
+                log.warning("run %s: its lease is not beaten: %s", self._runs.run_id, error)
+            if is_final:
+                return
+            self._stop.wait(self._interval_s)
+
+    def _write_beat(self, *, is_final: bool) -> None:
+        store, key = self._runs.store, self._runs.key(HEARTBEAT)
+        current = store.head(key)
+        payload = {"time": time.time(), "attempt": self._attempt, "ended": is_final}
+        store.put(
+            key,
+            json.dumps(payload).encode(),
+            create_only=current is None,
+            if_match=current.etag if current else None,
+        )
+
+
+def read_heartbeat(store: ObjectStore, run: str) -> dict[str, Any] | None:
+    """What the run's lease says: time, attempt, ended; None where there is none to be read."""
+    try:
+        values = load_strictly(store.read(f"runs/{run}/{HEARTBEAT}", 0, MAX_BYTES))
+        return {
+            "time": float(values["time"]),
+            "attempt": int(values["attempt"]),
+            "ended": bool(values.get("ended", False)),
+        }
+    # OverflowError: 1e999 is JSON, and infinite.
+    except (NotInStore, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+
+
+def has_later_attempt(runs: RunStore, attempt: int) -> bool:
+    """Whether a later attempt of this run has begun. Raises StoreError where that can't be told."""
+    heartbeat = read_heartbeat(runs.store, runs.run_id)
+    return heartbeat is not None and heartbeat["attempt"] > attempt

@@ -1,0 +1,102 @@
+"""Committed adapters measured on held-out rows, one after the other, by as many workers as train.
+
+What is measured is what lies in the store, put onto the base as whoever serves it would: the base
+whole or in parts as the plan holds it, since one that was trained in parts fits no single worker.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.adapters.operations import pull, resolve_adapter
+from jobs.store.runs.run_store import RunStore
+from jobs.train.comm.collectives import EVALUATION, WorkerContext
+from jobs.train.data.worker_feeds import make_evaluation_feeds
+from jobs.train.evaluation import evaluate
+from jobs.train.model.base_model import load_model, load_tokenizer, read_saved_task
+from jobs.train.model.base_shards import BaseShards
+from jobs.train.monitor.recorder import RunRecorder
+from jobs.train.monitor.watchdog import Watchdog
+from jobs.train.request import Request
+from slora.formats.merge import attach_adapter
+from slora.formats.peft import read_adapter
+from slora.layers.install import TRAINABLE_SUFFIXES
+
+AdapterMetrics = dict[str, dict[str, dict[str, float]]]
+"""Metrics by adapter and set of rows; an adapter that can't be asked about a set lacks it."""
+
+
+@dataclass(frozen=True)
+class _LabelledModel:
+    module: Any
+    labels: tuple[str, ...]
+
+
+def evaluate_adapters(
+    request: Request, runs: RunStore, context: WorkerContext, watchdog: Watchdog
+) -> AdapterMetrics:
+    """Each of the request's adapters on each set of rows, the same on every rank. A collective."""
+    recorder, metrics_by_adapter = RunRecorder(runs, writes=context.rank == 0), AdapterMetrics()
+    for label in request.adapters:
+        watchdog.report_position(f"the evaluation of {label}")
+        metrics_by_adapter[label] = _evaluate_adapter(
+            request, runs, resolve_adapter(runs.store, label), context
+        )
+        for row_set, metrics in metrics_by_adapter[label].items():
+            recorder.emit_event("judged", adapter=label, rows=row_set, metrics=metrics)
+    recorder.close()
+    return metrics_by_adapter
+
+
+def _evaluate_adapter(
+    request: Request, runs: RunStore, manifest: Manifest, context: WorkerContext
+) -> dict[str, dict[str, float]]:
+    spec, metrics = request.spec, dict[str, dict[str, float]]()
+    tokenizer = load_tokenizer(str(request.base))
+    with _load_adapter_model(request, runs, manifest, context) as model:
+        shard = {"rank": context.rank, "world_size": context.world_size}
+        for row_set, feed in make_evaluation_feeds(
+            request, tokenizer, model.labels, **shard
+        ).items():
+            with context.collectives.attribute_to(EVALUATION):
+                metrics[row_set] = evaluate(
+                    model.module,
+                    feed,
+                    task=spec.model.task,
+                    device=context.device,
+                    collectives=context.collectives,
+                )
+    return metrics
+
+
+@contextmanager
+def _load_adapter_model(
+    request: Request, runs: RunStore, manifest: Manifest, context: WorkerContext
+) -> Iterator[_LabelledModel]:
+    """The adapter on its base, on this worker's device, whole or this worker's part of it."""
+    spec = request.spec
+    with tempfile.TemporaryDirectory(prefix="slora-judged-") as scratch:
+        folder = pull(runs.store, manifest, Path(scratch) / "adapter")
+        task, dtype = spec.model.task, spec.model.dtype
+        if manifest.kind == "full":
+            labels = read_saved_task(folder)[1]
+            model = load_model(str(folder), task=task, dtype=dtype, labels=labels)
+        else:
+            adapter = read_adapter(folder)
+            labels = adapter.labels
+            model = load_model(str(request.base), task=task, dtype=dtype, labels=labels)
+            attach_adapter(model, adapter)
+    for name, parameter in model.named_parameters():
+        # What stays whole is what DeepSpeed does not see: the adapter's own, which is small.
+        parameter.requires_grad_(manifest.kind != "full" and name.endswith(TRAINABLE_SUFFIXES))
+    if request.plan.sharding == "replicate":
+        yield _LabelledModel(model.to(context.device), labels)
+        return
+    with BaseShards(model, request.plan.sharding, context).gather_on_demand():
+        yield _LabelledModel(model, labels)

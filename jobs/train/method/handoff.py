@@ -1,0 +1,43 @@
+"""The hand-off of one run, told: from values and masks to where the low-rank stage starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from jobs.spec.schema import RunSpec
+from jobs.train.comm.collectives import WorkerContext
+from jobs.train.method.low_rank_start import compute_handoff
+from jobs.train.monitor.recorder import RunRecorder
+from slora.handoff.low_rank_init import LowRankInit
+from slora.masks.mask import Mask
+
+
+def run_handoff(
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Mask],
+    spec: RunSpec,
+    context: WorkerContext,
+    recorder: RunRecorder,
+) -> tuple[dict[str, LowRankInit], float]:
+    """Each layer's start, and what share of the energy they hold, recorded. A collective."""
+    start_time = time.monotonic()
+    progress = recorder.track_progress("hand-off, layers", len(masks))
+    inits, layers = compute_handoff(
+        weights, masks, spec.method, context, seed=spec.train.seed, on_layer=progress.advance
+    )
+    energies = [layer.norm**2 for layer in layers]
+    retained = sum(
+        layer.retained_energy * energy for layer, energy in zip(layers, energies, strict=True)
+    )
+    retained_energy = retained / sum(energies) if sum(energies) else 1.0
+    recorder.emit_event(
+        "handoff",
+        kept=retained_energy,
+        seconds=time.monotonic() - start_time,
+        layers=[dataclasses.asdict(layer) for layer in layers],
+    )
+    return inits, retained_energy

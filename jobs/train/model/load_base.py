@@ -1,0 +1,65 @@
+"""The base as a training finds it on one worker: loaded, frozen but for its head, and placed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from jobs.store.base import ObjectStore
+from jobs.train.comm.collectives import WorkerContext
+from jobs.train.method.warm_start import WarmStart, load_warm_start
+from jobs.train.model.base_model import (
+    find_trained_head,
+    find_untargeted_modules,
+    load_model,
+    load_tokenizer,
+)
+from jobs.train.model.base_shards import BaseShards
+from jobs.train.request import Request
+from slora.formats.merge import load_head
+from slora.layers.install import freeze
+from slora.layers.targets import find_targets
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """What there is before the method's own layers are put in."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    targets: dict[str, Any]
+    """The layers to adapt, by name; none where the whole model is trained."""
+    shards: BaseShards | None
+    """Set where this worker holds a part of it only."""
+    warm_start: WarmStart | None
+    """What it goes on from."""
+
+
+def load_base(request: Request, store: ObjectStore, context: WorkerContext) -> LoadedBase:
+    """The request's base, or the whole model that it goes on from. A collective if it is cut."""
+    spec, folder = request.spec, str(request.base)
+    tokenizer = load_tokenizer(folder)
+    with load_warm_start(request, store) as parent:
+        model = load_model(
+            str(parent.model if parent and parent.model else folder),
+            task=spec.model.task,
+            dtype=spec.model.dtype,
+            labels=request.labels,
+            seed=spec.train.seed,
+        )
+    if parent is not None:
+        load_head(model, parent.head, folder)
+    is_full = spec.method.kind == "full"
+    freeze(model, trainable=[model] if is_full else find_trained_head(model, spec.model.task))
+    targets = {}
+    if not is_full:
+        head = find_untargeted_modules(model, spec.model.task)
+        targets = find_targets(model, spec.method.targets, head=head)
+    shards = None
+    if is_full or request.plan.sharding == "replicate":
+        model.to(context.device)
+    else:
+        shards = BaseShards(model, request.plan.sharding, context)
+    return LoadedBase(model, tokenizer, targets, shards, parent)

@@ -1,0 +1,49 @@
+"""A run's events and steps as lines on the job's output, for as long as the job runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs.store.runs.run_store import RunStore
+from jobs.train.monitor.event_text import format_event, format_step
+
+POLL_INTERVAL_S = 0.5
+"""Seconds between two looks at the run's journal."""
+STEP_LINE_INTERVAL_S = 5.0
+"""A line about a step at most this often."""
+
+
+@contextmanager
+def log_events(runs: RunStore) -> Iterator[None]:
+    """Prints the run's events as lines while the block runs, from a thread of its own."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_print_events, args=(runs, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _print_events(runs: RunStore, stop: threading.Event) -> None:
+    _, events_at = runs.events.tail(0)
+    _, metrics_at = runs.metrics.tail(0)
+    steps, last_step_line = 0, 0.0
+    while True:
+        is_last = stop.wait(POLL_INTERVAL_S)
+        events, events_at = runs.events.tail(events_at)
+        metrics, metrics_at = runs.metrics.tail(metrics_at)
+        for event in events:
+            steps = event.get("steps", steps) if event.get("event") == "started" else steps
+            if (line := format_event(event)) is not None:
+                print(line, flush=True)
+        step_metrics = [metric for metric in metrics if "evaluation" not in metric]
+        if step_metrics and time.monotonic() - last_step_line >= STEP_LINE_INTERVAL_S:
+            last_step_line = time.monotonic()
+            print(format_step(step_metrics[-1], steps), flush=True)
+        if is_last:
+            return

@@ -1,0 +1,206 @@
+"""`slora registry`: bring its tables up to date, look at it, restore it, get back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.errors import Fault, InputError
+from jobs.store.base import open_store
+from jobs.train.job_main import translate_import_error
+from orchestrator.cli.console import (
+    CommandGroup,
+    LazyProgressBar,
+    note,
+    print_json,
+    print_line,
+    show_pairs,
+)
+from orchestrator.cli.options import DEFAULT_STORE, Json, Store
+from orchestrator.secret_file import write_secret
+
+if TYPE_CHECKING:
+    from orchestrator.registry.migrate import SchemaState
+    from orchestrator.registry.rebuild.rebuild import RebuildResult, RebuildTally
+
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="The registry of runs and adapters.")
+
+DAY_S = 86400.0
+DEFAULT_DATABASE = "sqlite:///.cache/registry.db"
+DatabaseOption = Annotated[
+    str,
+    typer.Option(
+        help="sqlite:///FILE or postgresql://….", metavar="URL", envvar="SLORA_DATABASE"
+    ),
+]  # fmt: skip
+ProjectOption = Annotated[
+    str, typer.Option(help="Of runs and adapters that are new to the registry.")
+]
+
+
+@app.command()
+def upgrade(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False) -> None:
+    """Make the tables, or bring them to this version; what is in them stays."""
+    with _require_service_extra():
+        from orchestrator.registry.migrate import read_schema
+        from orchestrator.registry.migrate import upgrade as migrated
+    before, schema = read_schema(database), migrated(database)
+    if json:
+        print_json({**_describe_schema(schema), "before": before.revision})
+    elif before.revision == schema.revision:
+        print_line(f"{schema.database} is at {schema.revision} already.")
+    else:
+        print_line(f"{schema.database} is at {schema.revision} now.")
+
+
+@app.command("status")
+def show_status(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False) -> None:
+    """Where its tables are, and how much is in them; exit code 2 where it has to be upgraded."""
+    with _require_service_extra():
+        from orchestrator.registry.migrate import read_schema
+    schema = read_schema(database)
+    counts = _read_counts(database) if schema.is_current else {}
+    if json:
+        print_json({**_describe_schema(schema), "rows": counts})
+    else:
+        tables = schema.revision or "none"
+        show_pairs([("database", schema.database), ("tables", tables), *_format_pairs(counts)])
+    if not schema.is_current:
+        note(f"This slora needs {schema.newest}: run `slora registry upgrade`.")
+        raise typer.Exit(2)
+
+
+@app.command()
+def rebuild(
+    store: Store = DEFAULT_STORE,
+    database: DatabaseOption = DEFAULT_DATABASE,
+    project: ProjectOption = "default",
+    json: Json = False,
+) -> None:
+    """Restore runs, adapters and searches from the store; exit code 1 where some can't be read."""
+    with _require_service_extra():
+        from orchestrator.registry.migrate import open_registry, read_schema
+        from orchestrator.registry.migrate import upgrade as migrated
+        from orchestrator.registry.rebuild.rebuild import rebuild as restored
+    object_store = open_store(store)
+    if read_schema(database).revision is None:
+        migrated(database)
+    registry = open_registry(database)
+    try:
+        with _show_progress() as (on_total, on_progress):
+            result = restored(
+                registry, object_store, project=project, on_total=on_total, on_progress=on_progress
+            )
+    finally:
+        registry.close()
+    if json:
+        print_json(_describe_result(result))
+    else:
+        _show_result(result)
+    if result.faults:
+        raise typer.Exit(1)
+
+
+@app.command("token")
+def create_token(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where it goes; only you read it.")],
+    database: DatabaseOption = DEFAULT_DATABASE,
+    days: Annotated[float, typer.Option(help="Until it expires.", min=0.001)] = 7.0,
+) -> None:
+    """A new administrator's token, by the right to write the database: for when none is left."""
+    with _require_service_extra():
+        from orchestrator.registry.migrate import open_registry
+        from orchestrator.registry.tokens import issue
+    if file.exists():
+        raise InputError([Fault("FILE", f"{file} is there already", "Name a new file.")])
+    registry = open_registry(database)
+    try:
+        with registry.write() as session:
+            token, secret = issue(session, "from-registry", "admin", seconds=days * DAY_S)
+            # Before it counts: a token that could not be written opens nothing.
+            write_secret(file, secret)
+    finally:
+        registry.close()
+    print_line(f"token {token.id} is in {file}, for SLORA_TOKEN_FILE; it expires in {days:g} days.")
+
+
+@contextmanager
+def _require_service_extra() -> Iterator[None]:
+    """The imports are inside the commands: SQLAlchemy's tenth of a second is for these alone, and
+    who runs jobs without a service need not install it."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise translate_import_error(missing, extra="service") from missing
+
+
+@contextmanager
+def _show_progress() -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """A bar once the number of papers is known."""
+    work: list[LazyProgressBar] = []
+    try:
+        yield (
+            lambda total: work.append(LazyProgressBar("Reading the store", total, counts="papers")),
+            lambda count: work[0].advance(count),
+        )
+    finally:
+        for bar in work:
+            bar.__exit__(None, None, None)
+
+
+def _read_counts(database: str) -> dict[str, int]:
+    from orchestrator.registry.counts import count_rows
+    from orchestrator.registry.database import Database
+
+    registry = Database(database)
+    try:
+        with registry.read() as session:
+            return count_rows(session)
+    finally:
+        registry.close()
+
+
+def _describe_schema(schema: SchemaState) -> dict[str, Any]:
+    state = {"database": schema.database, "found": schema.revision, "newest": schema.newest}
+    return {**state, "current": schema.is_current}
+
+
+def _format_pairs(counts: dict[str, int]) -> list[tuple[str, str]]:
+    return [(name, f"{count:,}") for name, count in counts.items()]
+
+
+def _describe_result(result: RebuildResult) -> dict[str, Any]:
+    faults = [
+        {"key": fault.key, "problem": fault.problem, "remedy": fault.remedy}
+        for fault in result.faults
+    ]
+    return {
+        "runs": vars(result.runs),
+        "adapters": vars(result.adapters),
+        "searches": vars(result.searches),
+        "events": result.events,
+        "forgotten": result.removed,
+        "unreadable": faults,
+    }
+
+
+def _show_result(result: RebuildResult) -> None:
+    for name, tally in (
+        ("runs", result.runs),
+        ("adapters", result.adapters),
+        ("searches", result.searches),
+    ):
+        print_line(f"{name:9} {_format_tally(tally)}")
+    print_line(f"events    {result.events:,} new")
+    for label in result.removed:
+        print_line(f"{label} is in the store no more, and in the registry neither now.")
+    for fault in result.faults:
+        note(f"unreadable: {fault}")
+
+
+def _format_tally(tally: RebuildTally) -> str:
+    return f"{tally.total:,} in the store, {tally.changed:,} new or changed"

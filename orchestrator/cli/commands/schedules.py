@@ -1,0 +1,209 @@
+"""`slora schedule`: runs that the service makes by itself, when a cron says so."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.console import (
+    CommandGroup,
+    note,
+    print_json,
+    print_line,
+    show_pairs,
+    show_table,
+)
+from orchestrator.cli.options import Json, Overrides, Service, SpecFile
+from orchestrator.cli.remote import Project, complete_names, connect_service, resolve_project
+from orchestrator.cli.render.run_table import format_time
+from orchestrator.cli.submission import read_submission
+from orchestrator.client.client import ServiceClient
+from orchestrator.client.values import ScheduleResponse
+
+app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="Runs that the service makes by itself."
+)
+
+
+def _complete_schedules(incomplete: str) -> list[str]:
+    return complete_names(
+        lambda client: (schedule.name for schedule in client.schedules.list()), incomplete
+    )
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_complete_schedules)]
+
+
+@app.command()
+def add(
+    spec: SpecFile,
+    cron: Annotated[str, typer.Option(metavar="CRON", help="As '0 3 * * *', every night at 3.")],
+    name: Annotated[str | None, typer.Option(help="Instead of the spec's.")] = None,
+    set: Overrides = None,
+    time_zone: Annotated[str, typer.Option(metavar="ZONE", help="As Europe/Berlin.")] = "UTC",
+    concurrency: Annotated[
+        str, typer.Option(help="Where the last run still runs: skip, queue or replace.")
+    ] = "skip",
+    missed: Annotated[
+        str, typer.Option(help="Moments when no service ran: skip, latest or all.")
+    ] = "latest",
+    jitter: Annotated[
+        float, typer.Option(metavar="SECONDS", help="At most so much later.", min=0)
+    ] = 0.0,
+    only_new_data: Annotated[
+        bool, typer.Option("--only-new-data", help="Not where data.train is as it was.")
+    ] = False,
+    project: Project = None,
+    cluster: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    priority: Annotated[int, typer.Option(min=-1000, max=1000)] = 0,
+    service: Service = None,
+    json: Json = False,
+) -> None:
+    """Submit a spec whenever its moment comes."""
+    submission = read_submission(spec, set or [])
+    request: dict[str, Any] = {
+        "name": name or submission.name,
+        "kind": submission.kind,
+        "spec": dict(submission.spec),
+        "cron": cron,
+        "time_zone": time_zone,
+        "concurrency": concurrency,
+        "missed": missed,
+        "jitter_s": jitter,
+        "only_new_data": only_new_data,
+        "priority": priority,
+    }
+    placement = {"project": project, "cluster": cluster}
+    with connect_service(service) as client:
+        schedule = client.schedules.create(
+            {**request, **{key: value for key, value in placement.items() if value}}
+        )
+    _print_change(schedule, "is added", json=json)
+
+
+@app.command("list")
+def list_command(project: Project = None, service: Service = None, json: Json = False) -> None:
+    """Every schedule that this token sees."""
+    with connect_service(service) as client:
+        schedules = list(client.schedules.list(project=project))
+    if json:
+        print_json({"schedules": [asdict(schedule) for schedule in schedules]})
+    elif schedules:
+        headers = ("schedule", "project", "cron", "zone", "next (UTC)", "kind")
+        show_table([_format_row(schedule) for schedule in schedules], headers=headers)
+    else:
+        note("No schedules yet: slora schedule add SPEC --cron '0 3 * * *'.")
+
+
+@app.command()
+def show(name: Name, project: Project = None, service: Service = None, json: Json = False) -> None:
+    """One schedule: when, what, and what happens to moments that overlap or were missed."""
+    with connect_service(service) as client:
+        schedule = _get_schedule(client, project, name)
+    print_json(asdict(schedule)) if json else show_pairs(_format_pairs(schedule))
+
+
+@app.command()
+def pause(name: Name, project: Project = None, service: Service = None, json: Json = False) -> None:
+    """Let its moments pass until it is resumed."""
+    with connect_service(service) as client:
+        schedule = client.schedules.update(_get_schedule(client, project, name), paused=True)
+    _print_change(schedule, "is paused", json=json)
+
+
+@app.command()
+def resume(
+    name: Name, project: Project = None, service: Service = None, json: Json = False
+) -> None:
+    """Let it fire again, from now on."""
+    with connect_service(service) as client:
+        schedule = client.schedules.update(_get_schedule(client, project, name), paused=False)
+    _print_change(schedule, "goes on", json=json)
+
+
+@app.command()
+def remove(
+    name: Name, project: Project = None, service: Service = None, json: Json = False
+) -> None:
+    """Take it away with the list of its firings; its runs stay."""
+    with connect_service(service) as client:
+        project_name = resolve_project(client, project)
+        client.schedules.delete(project_name, name)
+    if json:
+        print_json({"removed": name, "project": project_name})
+    else:
+        print_line(f"schedule {name} is removed.")
+
+
+@app.command("firings")
+def list_firings(
+    name: Name,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    project: Project = None,
+    service: Service = None,
+    json: Json = False,
+) -> None:
+    """What came of its moments, the newest first."""
+    with connect_service(service) as client:
+        project_name = resolve_project(client, project)
+        records = list(client.schedules.list_firings(project_name, name, max_items=limit))
+    if json:
+        print_json({"firings": [asdict(firing) for firing in records]})
+    elif records:
+        rows = [
+            (
+                format_time(firing.due_at),
+                format_time(firing.fired_at),
+                firing.outcome,
+                firing.run or "-",
+            )
+            for firing in records
+        ]
+        show_table(rows, headers=("due (UTC)", "fired", "outcome", "run"), folded=("run",))
+    else:
+        note("It has not fired yet.")
+
+
+def _get_schedule(client: ServiceClient, project: str | None, name: str) -> ScheduleResponse:
+    return client.schedules.get(resolve_project(client, project), name)
+
+
+def _print_change(schedule: ScheduleResponse, change: str, *, json: bool) -> None:
+    if json:
+        print_json(asdict(schedule))
+        return
+    next_text = "" if schedule.paused else f"; next {format_time(schedule.next_at)} UTC"
+    print_line(f"schedule {schedule.project}/{schedule.name} {change}{next_text}.")
+
+
+def _format_row(schedule: ScheduleResponse) -> tuple[str, ...]:
+    next_text = "paused" if schedule.paused else format_time(schedule.next_at)[:16]
+    return (
+        schedule.name,
+        schedule.project,
+        schedule.cron,
+        schedule.time_zone,
+        next_text,
+        schedule.kind,
+    )
+
+
+def _format_pairs(schedule: ScheduleResponse) -> list[tuple[str, str]]:
+    return [
+        ("schedule", f"{schedule.project}/{schedule.name}"),
+        ("cron", f"{schedule.cron} ({schedule.time_zone})"),
+        ("next", "paused" if schedule.paused else f"{format_time(schedule.next_at)} UTC"),
+        ("kind", f"{schedule.kind}, only on new data" if schedule.only_new_data else schedule.kind),
+        ("overlaps", schedule.concurrency),
+        ("missed", schedule.missed),
+        ("jitter", f"{schedule.jitter_s:g} s"),
+        ("cluster", f"{schedule.cluster}, priority {schedule.priority}"),
+        ("data", str(_get_train_data(schedule))),
+    ]
+
+
+def _get_train_data(schedule: ScheduleResponse) -> Any:
+    data = schedule.spec.get("data")
+    return data.get("train", "-") if isinstance(data, dict) else "-"

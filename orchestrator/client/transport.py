@@ -1,0 +1,155 @@
+"""Requests to the service: asked again where that is safe, answered with values or errors."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from jobs.errors import Fault
+from orchestrator.client.client_settings import ClientSettings
+from orchestrator.client.errors import RequestRejected, ServiceUnreachable, UnexpectedResponse
+from orchestrator.client.problem_errors import make_error, read_retry_after
+from orchestrator.client.retry import Backoff, RetryBudget
+
+TIMEOUTS = httpx.Timeout(30.0, connect=5.0)
+STREAM_TIMEOUTS = httpx.Timeout(30.0, connect=5.0, read=60.0)
+"""A stream sends a sign of life every few seconds; after so long without one it is asked anew."""
+NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""The request did not arrive, so it may be sent again whatever it asks for."""
+IDEMPOTENT_METHODS = frozenset({"GET", "DELETE"})
+
+
+class Transport:
+    """The connection to one service, with one token."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        retry_budget: RetryBudget | None = None,
+        on_retry: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings, self._on_retry = settings, on_retry
+        self.retry_budget = retry_budget or RetryBudget()
+        headers = {"Accept": "application/json", "User-Agent": "slora"}
+        if settings.token is not None:
+            headers["Authorization"] = f"Bearer {settings.token}"
+        self._http = httpx.Client(
+            base_url=settings.url,
+            headers=headers,
+            timeout=TIMEOUTS,
+            verify=_choose_verification(settings),
+            # A proxy for the world outside has no business with a service of this machine.
+            trust_env=not settings.is_local,
+        )
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._http.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        key: str | None = None,
+        repeatable: bool = False,
+        timeout_s: float | None = None,
+    ) -> httpx.Response:
+        """An answer below 300; raises ClientError. `key` makes a repeated request the same one.
+
+        `repeatable` says that to ask twice is to ask once, which is known of GET and DELETE.
+        `within` is the most seconds of one try; then there is no other.
+        """
+        seconds = self.retry_budget.request_s if timeout_s is None else 0.0
+        backoff = Backoff(self.retry_budget, seconds, self._on_retry)
+        repeatable = repeatable or method in IDEMPOTENT_METHODS or key is not None
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        options: dict[str, Any] = {"params": query} if query else {}
+        options |= {} if body is None else {"json": body}
+        options |= {} if key is None else {"headers": {"Idempotency-Key": key}}
+        options |= {} if timeout_s is None else {"timeout": timeout_s}
+        while True:
+            try:
+                response = self._http.request(method, path, **options)
+            except httpx.TransportError as failure:
+                can_retry = repeatable or isinstance(failure, NOT_SENT_ERRORS)
+                if not (can_retry and backoff.wait_to_retry(describe_error(failure))):
+                    raise self._make_unreachable(failure) from failure
+            else:
+                if response.status_code < 300:
+                    return response
+                error = make_error(self.settings, response)
+                if not (isinstance(error, ServiceUnreachable) and repeatable):
+                    raise error
+                if not backoff.wait_to_retry(error.reason, read_retry_after(response)):
+                    raise error
+
+    def request_json(self, method: str, path: str, **options: Any) -> Any:
+        """The answer's value. Raises ClientError."""
+        response = self.request(method, path, **options)
+        try:
+            return response.json()
+        except ValueError:
+            raise UnexpectedResponse(self.settings.url, "what it answers is no JSON") from None
+
+    def stream_text(self, path: str, *, params: Mapping[str, Any] | None = None) -> Iterator[str]:
+        """A text as it comes. Raises ClientError."""
+        try:
+            with self._http.stream("GET", path, params=params or {}) as response:
+                if response.status_code >= 300:
+                    response.read()
+                    raise make_error(self.settings, response)
+                yield from response.iter_text()
+        except httpx.TransportError as error:
+            raise self._make_unreachable(error) from error
+
+    @contextmanager
+    def open_stream(self, path: str, last_id: str | None) -> Iterator[httpx.Response]:
+        """An open stream of events behind `last`, tried once.
+
+        Raises ClientError, httpx.TransportError.
+        """
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        headers |= {} if last_id is None else {"Last-Event-ID": last_id}
+        with self._http.stream("GET", path, headers=headers, timeout=STREAM_TIMEOUTS) as response:
+            if response.status_code >= 300:
+                response.read()
+                raise make_error(self.settings, response)
+            content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+            if content_type != "text/event-stream":
+                raise UnexpectedResponse(
+                    self.settings.url, f"{content_type[:40]!a} came, and no stream"
+                )
+            yield response
+
+    def _make_unreachable(self, error: httpx.TransportError) -> ServiceUnreachable:
+        return ServiceUnreachable(self.settings.url, describe_error(error))
+
+
+def describe_error(error: Exception) -> str:
+    """What the network says, in few words."""
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return str(error)[:200] or type(error).__name__
+
+
+def api_path(*parts: str) -> str:
+    """A path below /v1 of names as they are. Raises Refused for one that would be another path."""
+    for part in parts:
+        if not part.strip("."):
+            raise RequestRejected([Fault("name", f"{part!a} is no name", "Look at the list.")])
+    return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
+
+
+def _choose_verification(settings: ClientSettings) -> ssl.SSLContext | bool:
+    if settings.url.startswith("http://"):
+        # Nothing to verify, and to load the authorities takes as long as a question.
+        return False
+    return ssl.create_default_context(cafile=settings.ca_file)

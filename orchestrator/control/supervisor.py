@@ -1,0 +1,218 @@
+"""The service's threads: one for each cluster, one for the schedules, one that keeps house.
+
+A thread that meets what nobody foresaw ends the service in words: half of a control plane is worse
+than none, and another one is started in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jobs.errors import JobsError
+from orchestrator.cluster.base import Cluster
+from orchestrator.control.clock import Clock, DatabaseClock
+from orchestrator.control.config import ServiceConfig
+from orchestrator.control.dispatcher import Dispatcher
+from orchestrator.control.follower import ClusterRules, Follower
+from orchestrator.control.intake import Intake
+from orchestrator.control.metrics import ServiceMetrics
+from orchestrator.control.orphans import Orphans
+from orchestrator.control.placement import Placement
+from orchestrator.control.reconciler import Reconciler
+from orchestrator.control.scheduler import Scheduler
+from orchestrator.registry import idempotency
+from orchestrator.registry.counts import count_adapters, count_runs_by_status, measure_oldest_wait
+from orchestrator.registry.database import Database
+
+SCHEDULER_INTERVAL_S = 1.0
+"""Between two looks at the schedules, whose moments are whole minutes."""
+HOUSEKEEPING_INTERVAL_S = 15.0
+JOIN_TIMEOUT_S = 10.0
+"""That a thread has to end its step."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _BackgroundTask:
+    name: str
+    run_step: Callable[[], object]
+    close: Callable[[], None]
+    interval_s: float
+    wake: threading.Event
+
+
+class Service:
+    """All that runs in the background, and what the API needs of it."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        database: Database,
+        clusters: dict[str, Cluster],
+        *,
+        clock: Clock | None = None,
+        rules: Callable[[str], ClusterRules] | None = None,
+    ) -> None:
+        self.config, self.database, self.clusters = config, database, clusters
+        self.metrics = ServiceMetrics()
+        self.intake = Intake(database, config.stores, list(clusters))
+        self.failure: str | None = None
+        """What ended it, where something did."""
+        self._holder = f"{os.uname().nodename[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._rules = rules or self._make_rules
+        self.clock = clock or DatabaseClock(database)
+        self.scheduler = Scheduler(
+            database,
+            self.intake,
+            self.clock,
+            holder=self._holder,
+            metrics=self.metrics,
+            lease_s=config.lease_s,
+        )
+        self.reconcilers = {name: self._make_reconciler(name) for name in clusters}
+        self._stopping = threading.Event()
+        self._tasks = self._make_tasks()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for task in self._tasks:
+            thread = threading.Thread(
+                target=self._run_task, args=(task,), name=task.name, daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def wake(self, cluster: str) -> None:
+        """Something changed for this cluster: look now, and not only in a while."""
+        for task in self._tasks:
+            if task.name == f"cluster {cluster}":
+                task.wake.set()
+
+    def close(self) -> None:
+        """Ends the threads and gives the leases back, so that another service goes on at once."""
+        self._stopping.set()
+        for task in self._tasks:
+            task.wake.set()
+        for thread in self._threads:
+            thread.join(JOIN_TIMEOUT_S)
+        for cluster in self.clusters.values():
+            cluster.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether every thread is at work."""
+        return self.failure is None and all(thread.is_alive() for thread in self._threads)
+
+    def run_housekeeping(self) -> None:
+        """Counts for the gauges; forgets what nobody repeats any more."""
+        with self.database.read() as session:
+            by_status = count_runs_by_status(session)
+            oldest, adapters = measure_oldest_wait(session), count_adapters(session)
+        for status, count in by_status.items():
+            self.metrics.runs.labels(status).set(count)
+        self.metrics.oldest_planned_s.set(oldest)
+        self.metrics.adapters.set(adapters)
+        with self.database.write() as session:
+            idempotency.delete_expired(session)
+
+    def _make_tasks(self) -> list[_BackgroundTask]:
+        interval = self.config.poll_interval_s
+        tasks = [
+            _BackgroundTask(
+                f"cluster {name}",
+                reconciler.reconcile,
+                reconciler.close,
+                interval,
+                threading.Event(),
+            )
+            for name, reconciler in self.reconcilers.items()
+        ]
+        schedules = self.scheduler
+        tasks.append(
+            _BackgroundTask(
+                "scheduler",
+                schedules.fire_due,
+                schedules.close,
+                SCHEDULER_INTERVAL_S,
+                threading.Event(),
+            )
+        )
+        tasks.append(
+            _BackgroundTask(
+                "house",
+                self.run_housekeeping,
+                _skip_close,
+                HOUSEKEEPING_INTERVAL_S,
+                threading.Event(),
+            )
+        )
+        return tasks
+
+    def _run_task(self, task: _BackgroundTask) -> None:
+        try:
+            while not self._stopping.is_set():
+                started_at = time.monotonic()
+                try:
+                    task.run_step()
+                except JobsError as error:
+                    # The database or a store does not answer: nothing was decided, so look again.
+                    log.warning("%s: %s", task.name, error)
+                elapsed = time.monotonic() - started_at
+                if task.wake.wait(task.interval_s):
+                    # With 200 submissions a second there is always news: a quarter of the time is
+                    # for looking, the rest for those who submit.
+                    self._stopping.wait(min(3 * elapsed, task.interval_s))
+                task.wake.clear()
+        except BaseException as error:
+            log.exception("%s ended", task.name)
+            self.failure = f"{task.name}: {type(error).__name__}"
+            raise
+        finally:
+            self._close_task(task)
+
+    def _close_task(self, task: _BackgroundTask) -> None:
+        try:
+            task.close()
+        except JobsError as error:
+            log.warning("%s: its lease lapses by itself: %s", task.name, error)
+
+    def _make_rules(self, name: str) -> ClusterRules:
+        cluster = self.config.clusters[name]
+        return ClusterRules(
+            service=self.config.name,
+            max_runs=cluster.max_runs,
+            max_attempts=self.config.max_attempts,
+        )
+
+    def _make_reconciler(self, name: str) -> Reconciler:
+        cluster, rules = self.clusters[name], self._rules(name)
+        cluster_config = self.config.clusters[name]
+        placement = Placement(
+            cluster,
+            shared_filesystem=cluster_config.shared_filesystem,
+            autoscaling=cluster_config.autoscaling,
+        )
+        return Reconciler(
+            self.database,
+            cluster,
+            holder=self._holder,
+            follower=Follower(self.database, cluster, rules, self.metrics),
+            dispatcher=Dispatcher(self.database, name, rules, check_placement=placement),
+            orphans=Orphans(
+                self.database, cluster, service=rules.service, stores=self.config.stores
+            ),
+            metrics=self.metrics,
+            lease_s=self.config.lease_s,
+        )
+
+
+def _skip_close() -> None:
+    return

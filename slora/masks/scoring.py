@@ -1,0 +1,174 @@
+"""Scores from gradients: calibration sequences through the plain model, reduced over the ranks.
+
+O, I: rows and columns of a weight.
+
+The unit is one sequence, whoever computes it. Units are summed in float64 and the sum is rounded to
+float32: sums of some hundred float32 numbers in another order differ far below that rounding, so a
+mask does not depend on how the sequences are dealt, nor to how many ranks.
+
+Layers are taken in groups, each with its own pass over the sequences, so that never all scores
+exist at once: a group holds one layer at least, and at most half of all or 1 GiB of sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slora.errors import BadMask
+from slora.layers.base_layers import get_features, get_weight_matrix, is_conv1d
+from slora.masks.strategy import Scorer
+
+MAX_SUM_BYTES = 1 << 30
+"""Bytes of float64 sums in one pass, where a single layer does not need more."""
+
+Layers = Mapping[str, Any]
+"""Plain layers by name: `nn.Linear` or Conv1D."""
+CalibrationPass = Callable[[], int]
+"""Forward and backward of this rank's sequences, one at a time; returns how many there were."""
+GatherContext = Callable[[Tensor], AbstractContextManager[None]]
+"""Inside what it gives, a weight is whole and may be read: for bases that are sharded."""
+SumOverRanks = Callable[[Tensor], Tensor]
+"""The sum of a tensor over all ranks."""
+
+
+def _skip_gather(weight: Tensor) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _sum_over_ranks(total: Tensor) -> Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return total
+
+
+def score_layers(
+    layers: Layers,
+    scorer: Scorer,
+    run_pass: CalibrationPass,
+    *,
+    gathered: GatherContext = _skip_gather,
+    sum_over_ranks: SumOverRanks = _sum_over_ranks,
+) -> Iterator[tuple[str, Tensor]]:
+    """Each layer's score, float32 `[O, I]` on the CPU, the same on every rank. A collective.
+
+    Leaves the model as it was: no gradient, the same `requires_grad`. Raises BadMask where no
+    sequence was seen.
+    """
+    if scorer.unit is None:
+        for name, layer in layers.items():
+            with gathered(layer.weight):
+                score = scorer.finish(get_weight_matrix(layer).detach(), None, 0).float().cpu()
+            yield name, score
+        return
+    for group in group_layers(layers):
+        for name, total, units in _sum_units(group, scorer.unit, run_pass, sum_over_ranks):
+            with gathered(group[name].weight):
+                weight = get_weight_matrix(group[name]).detach()
+                score = scorer.finish(weight, total.to(weight.device), units).float().cpu()
+            yield name, score
+
+
+def compute_mean_gradients(
+    layers: Layers, run_pass: CalibrationPass, *, sum_over_ranks: SumOverRanks = _sum_over_ranks
+) -> Iterator[tuple[str, Tensor]]:
+    """Each layer's mean gradient over the sequences, float32 `[O, I]` on the CPU. A collective."""
+    for group in group_layers(layers):
+        for name, total, units in _sum_units(
+            group, lambda _, gradient: gradient, run_pass, sum_over_ranks
+        ):
+            yield name, (total / units).float().cpu()
+
+
+def group_layers(layers: Layers) -> Iterator[dict[str, Any]]:
+    """The layers in order, cut so that a group's sums stay within the bound."""
+    sizes = {name: 8 * math.prod(get_features(layer)) for name, layer in layers.items()}
+    max_bytes = min(sum(sizes.values()) // 2, MAX_SUM_BYTES)
+    group: dict[str, Any] = {}
+    group_bytes = 0
+    for name, layer in layers.items():
+        if group and group_bytes + sizes[name] > max_bytes:
+            yield group
+            group, group_bytes = {}, 0
+        group[name] = layer
+        group_bytes += sizes[name]
+    if group:
+        yield group
+
+
+@dataclass
+class _RunningSum:
+    """One layer's running sum, in float64."""
+
+    total: Tensor
+
+    def add(self, unit: Tensor) -> None:
+        self.total += unit
+
+
+def _sum_units(
+    group: Layers,
+    unit: Callable[[Tensor, Tensor], Tensor],
+    run_pass: CalibrationPass,
+    sum_over_ranks: SumOverRanks,
+) -> Iterator[tuple[str, Tensor, int]]:
+    """Each layer's sum of units over all ranks, and how many units there were."""
+    sums = {
+        name: _RunningSum(
+            torch.zeros(get_features(layer), dtype=torch.float64, device=layer.weight.device)
+        )
+        for name, layer in group.items()
+    }
+    with _fold_gradients(group, sums, unit):
+        count = run_pass()
+    units = int(
+        sum_over_ranks(torch.tensor(float(count), dtype=torch.float64, device=_get_device(group)))
+    )
+    if not units:
+        raise BadMask("no calibration sequence was seen: give more data, or a mask without scores")
+    for name in list(sums):
+        yield name, sum_over_ranks(sums.pop(name).total), units
+
+
+@contextmanager
+def _fold_gradients(
+    group: Layers, sums: Mapping[str, _RunningSum], unit: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[None]:
+    """Inside, each gradient of the group's weights is folded into its sum and dropped."""
+    weights = {name: layer.weight for name, layer in group.items()}
+    requires_grad = {name: weight.requires_grad for name, weight in weights.items()}
+    handles = []
+
+    def make_fold_hook(name: str) -> Callable[[Tensor], None]:
+        transposed = is_conv1d(group[name])
+
+        def fold_gradient(weight: Tensor) -> None:
+            assert weight.grad is not None
+            gradient = weight.grad.t() if transposed else weight.grad
+            sums[name].add(unit(get_weight_matrix(group[name]).detach(), gradient))
+            weight.grad = None
+
+        return fold_gradient
+
+    for name, weight in weights.items():
+        weight.requires_grad_(True)
+        handles.append(weight.register_post_accumulate_grad_hook(make_fold_hook(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, weight in weights.items():
+            weight.requires_grad_(requires_grad[name])
+            weight.grad = None
+
+
+def _get_device(group: Layers) -> torch.device:
+    device: torch.device = next(iter(group.values())).weight.device
+    return device

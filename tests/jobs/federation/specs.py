@@ -1,0 +1,26 @@
+"""A tiny federation as plain values, for the tests of its parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs.federation.load_federation import FederatedSpec, validate_federated
+from tests.tiny import merge_spec, tiny_spec
+
+SECTION = {"clients": 4, "clients_per_round": 2, "rounds": 10, "local_steps": 3}
+
+
+def raw_federated(
+    folder: Path, federation: dict[str, Any] | None = None, **spec: Any
+) -> dict[str, Any]:
+    """The tiny chat spec with held-out rows and four clients, two of them in a round."""
+    plain = tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}, train={"steps": None})
+    return {**merge_spec(plain, spec), "federation": merge_spec(SECTION, federation or {})}
+
+
+def a_federation(
+    folder: Path, federation: dict[str, Any] | None = None, **spec: Any
+) -> FederatedSpec:
+    """The same, checked."""
+    return validate_federated(raw_federated(folder, federation, **spec))

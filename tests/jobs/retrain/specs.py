@@ -1,0 +1,20 @@
+"""A tiny retraining as plain values, for the tests of its parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs.retrain.load_retrain import RetrainSpec, validate_retrain
+from tests.tiny import merge_spec, tiny_spec
+
+
+def raw_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    """The tiny chat spec with held-out rows and a retrain section."""
+    made = merge_spec(tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}), spec)
+    return {**made, "retrain": retrain or {}}
+
+
+def a_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> RetrainSpec:
+    """The same, checked."""
+    return validate_retrain(raw_retrain(folder, retrain, **spec))

@@ -1,0 +1,95 @@
+"""Checkpoints: written behind the steps, in order, whole or not there."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.errors import DigestMismatch, StoreError
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from jobs.train.checkpoint import (
+    MAX_CHECKPOINTS,
+    CheckpointSaver,
+    TrainingState,
+    load_newest_state,
+    save_state,
+)
+
+
+def _state(step: int) -> TrainingState:
+    weights, first, second = ({"layer.values": torch.full((5,), float(step))} for _ in range(3))
+    moments = {"exp_avg": first, "exp_avg_sq": second}
+    return TrainingState(0, step, step, weights, moments, {"ledger": {"tokens": step}})
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> RunStore:
+    return RunStore(DirectoryStore(tmp_path), "run")
+
+
+class Slow(DirectoryStore):
+    """A store whose writes wait to be let through."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.gate = threading.Event()
+
+    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        self.gate.wait(10)
+        super().put(key, data, create_only=create_only)
+
+
+def test_the_newest_two_are_kept_and_read_back_whole(runs):
+    for step in (2, 4, 6, 8):
+        save_state(runs, _state(step))
+    assert runs.checkpoint_steps() == [6, 8]
+    assert len(runs.checkpoint_steps()) == MAX_CHECKPOINTS
+    state = load_newest_state(runs)
+    assert state is not None and state.step == 8
+    assert torch.equal(state.moments["exp_avg_sq"]["layer.values"], torch.full((5,), 8.0))
+
+
+@pytest.mark.parametrize("part", ["state.safetensors", "state.json"])
+def test_a_checkpoint_that_was_cut_short_does_not_count(runs, part):
+    save_state(runs, _state(2))
+    save_state(runs, _state(4))
+    path = runs.store.path(runs.checkpoint_key(4, part))
+    path.write_bytes(path.read_bytes()[:-7])
+    state = load_newest_state(runs)
+    assert state is not None and state.step == 2
+
+
+def test_a_step_does_not_wait_for_the_writing(tmp_path):
+    store = Slow(tmp_path)
+    runs = RunStore(store, "run")
+    saver, written = CheckpointSaver(runs), list[int]()
+    saver.save(_state(2), written.append)
+    assert not written
+    store.gate.set()
+    saver.close()
+    assert written and runs.list_checkpoint_steps() == [2]
+
+
+def test_what_the_writing_met_is_raised_by_the_next_save(tmp_path):
+    class Full(DirectoryStore):
+        def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+            raise StoreError(f"{key}: No space left on device. Make room.")
+
+    saver = CheckpointSaver(RunStore(Full(tmp_path), "run"))
+    saver.save(_state(2), lambda size: None)
+    with pytest.raises(StoreError, match="No space left"):
+        saver.save(_state(4), lambda size: None)
+    saver.close()
+
+
+def test_bytes_that_come_back_changed_are_no_checkpoint(tmp_path):
+    class Forgetful(DirectoryStore):
+        def get(self, key: str) -> bytes:
+            return super().get(key)[:-1]
+
+    with pytest.raises(DigestMismatch):
+        save_state(RunStore(Forgetful(tmp_path), "run"), _state(2))

@@ -1,0 +1,88 @@
+"""The command tree: help that is true, names that complete, and nothing loaded in vain."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli.command_table import COMMANDS
+from orchestrator.cli.main import app
+from orchestrator.cli.tree import load_command
+
+SLORA = str(Path(sys.executable).parent / "slora")
+SLOW = {"torch", "ray", "sqlalchemy", "boto3", "fastapi", "uvicorn", "pydantic", "httpx", "yaml"}
+"""What no help needs: together they take three times as long as the help itself."""
+
+
+def asked(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own."""
+    return subprocess.run(
+        [SLORA, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "80", **environment},
+    )
+
+
+def completed(line: str) -> list[str]:
+    """What bash offers behind these words."""
+    words = line.split(" ")
+    environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    return asked(_SLORA_COMPLETE="complete_bash", **environment).stdout.split()
+
+
+def modules_of(*words: str) -> set[str]:
+    """What a fresh process has loaded once it has answered."""
+    told = (
+        "import sys\nfrom orchestrator.cli.main import app\n"
+        f"try:\n    app({list(words)!r})\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_line_in_the_table_is_what_the_command_says_of_itself(name: str):
+    assert (load_command(name).help or "").splitlines()[0] == COMMANDS[name].help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_shows_its_own_help_within_eighty_columns(name: str):
+    result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert f"slora {name} " in result.stdout or f"{name} [OPTIONS]" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_the_help_lists_every_command():
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).stdout
+    assert all(f"│ {name} " in shown for name in COMMANDS)
+
+
+def test_a_mistyped_command_is_told_the_one_that_was_meant():
+    result = CliRunner().invoke(app, ["adaptrs", "list"])
+    assert result.exit_code == 2 and "adapters" in result.stderr
+
+
+def test_help_loads_nothing_that_takes_long():
+    assert modules_of("--help") & SLOW == set()
+
+
+def test_commands_complete_without_being_loaded():
+    assert {"plan"} == set(completed("slora pla"))
+    assert set(COMMANDS) <= set(completed("slora "))
+
+
+def test_what_stands_behind_a_command_completes_too():
+    assert "pull" in completed("slora adapters pu")
+    assert "--set" in completed("slora plan --s")

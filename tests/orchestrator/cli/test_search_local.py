@@ -1,0 +1,49 @@
+"""`slora search` before its job starts: what it refuses to go on with, and the Ray it needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.errors import InputError
+from jobs.search.load_search import SearchSpec, load_search
+from orchestrator.cli.search_local import _count_cpus, run_search
+from tests.jobs.search.specs import raw_search
+
+
+def _asked(folder: Path, section: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(raw_search(folder, section, **spec)))
+    return load_search(path)
+
+
+def test_a_search_that_is_not_there_can_not_go_on(tmp_path: Path):
+    with pytest.raises(InputError, match="there is no search missing") as refused:
+        run_search(_asked(tmp_path), resume="missing", json=False)
+    assert [fault.key for fault in refused.value.faults] == ["--resume"]
+
+
+def test_a_search_goes_on_with_its_own_spec_only(tmp_path: Path):
+    folder = tmp_path / "store" / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "search.yaml").write_text(_asked(tmp_path, {"samples": 3}).to_yaml())
+    with pytest.raises(InputError, match="mine was another search"):
+        run_search(_asked(tmp_path, {"samples": 4}), resume="mine", json=False)
+
+
+@pytest.mark.parametrize(
+    ("section", "cluster", "cpus"),
+    [
+        pytest.param({"max_concurrent": 2}, {"workers": 3, "cpus_per_worker": 2}, 12, id="asked"),
+        pytest.param({"space": {"cluster.workers": {"choice": [1, 500]}}}, {}, 500, id="searched"),
+        pytest.param({}, {}, os.cpu_count(), id="this machine"),
+    ],
+)
+def test_a_local_ray_has_room_for_the_largest_trial(
+    tmp_path: Path, section: dict[str, Any], cluster: dict[str, Any], cpus: int
+):
+    assert _count_cpus(_asked(tmp_path, section, cluster=cluster)) == cpus
