@@ -28,7 +28,7 @@ def iterate_pages(
     while remaining is None or remaining > 0:
         limit = PAGE_SIZE if remaining is None else min(PAGE_SIZE, remaining)
         params = {**filters, "limit": limit, "cursor": cursor}
-        page = transport.request_json("GET", path, params=params, within=timeout_s)
+        page = transport.request_json("GET", path, params=params, timeout_s=timeout_s)
         page_items = read_items(transport, page)
         # Not more than was asked for, whatever comes.
         yield from map(parse, page_items[:remaining])

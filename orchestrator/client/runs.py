@@ -89,7 +89,7 @@ class Runs:
     def get(self, run: str, *, timeout_s: float | None = None) -> RunResponse:
         """One run with its attempts. Raises NotThere."""
         return self._parse(
-            self._transport.request_json("GET", api_path("runs", run), within=timeout_s)
+            self._transport.request_json("GET", api_path("runs", run), timeout_s=timeout_s)
         )
 
     def get_spec(self, run: str) -> str:

@@ -45,7 +45,7 @@ def test_every_alert_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("model", "place"), [(ServiceConfig, 0), (ClusterConfig, 1)], ids=["service", "cluster"]
+    ("model", "table_index"), [(ServiceConfig, 0), (ClusterConfig, 1)], ids=["service", "cluster"]
 )
 def test_every_configuration_key_is_documented_with_its_default(
     model: type[StrictModel], table_index: int

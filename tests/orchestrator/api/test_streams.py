@@ -116,7 +116,7 @@ def test_a_run_that_never_ran_has_an_end_and_no_log(api: ApiHarness):
 
 
 @pytest.mark.parametrize(
-    "place", ["1", "0:0", "1:-1", "1:01", "2:0", "a:b", "1:0 ", "1:" + "9" * 40]
+    "position", ["1", "0:0", "1:-1", "1:01", "2:0", "a:b", "1:0 ", "1:" + "9" * 40]
 )
 def test_an_invalid_position_is_rejected(api: ApiHarness, position: str):
     run = api.submit()

@@ -128,7 +128,7 @@ def test_each_interruption_starts_a_new_budget():
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"),
+    ("response", "kind"),
     [
         pytest.param(make_problem(404, "There is no run."), MissingResource, id="no such run"),
         pytest.param(make_problem(401, "no"), AccessDenied, id="a revoked token"),

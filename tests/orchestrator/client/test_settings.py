@@ -61,7 +61,7 @@ def test_the_token_is_not_in_the_repr_of_the_settings():
 
 
 @pytest.mark.parametrize(
-    "words", ["two words", "slora_a\r\nX-Evil: 1", "slora_é"], ids=["two words", "a header", "é"]
+    "secret", ["two words", "slora_a\r\nX-Evil: 1", "slora_é"], ids=["two words", "a header", "é"]
 )
 def test_a_malformed_token_is_rejected_without_printing_it(secret: str):
     with pytest.raises(InputError) as refused:
@@ -86,7 +86,7 @@ def test_an_invalid_url_is_rejected_without_its_password(url: str):
 
 
 @pytest.mark.parametrize(
-    ("url", "clear"),
+    ("url", "exposed"),
     [(DEFAULT_SERVICE, False), ("http://[::1]:1", False), ("http://far:1", True), (FAR, False)],
 )
 def test_an_unencrypted_token_is_noticed_on_a_network(url: str, exposed: bool):

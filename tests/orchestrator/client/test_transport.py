@@ -126,7 +126,7 @@ RESPONSES: dict[str, tuple[ScriptedResponse, type[ClientError], int, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("answer", "kind", "code", "said"), RESPONSES.values(), ids=RESPONSES)
+@pytest.mark.parametrize(("response", "kind", "code", "message"), RESPONSES.values(), ids=RESPONSES)
 def test_every_failure_is_a_client_error(
     response: ScriptedResponse, kind: type[ClientError], code: int, message: str
 ):

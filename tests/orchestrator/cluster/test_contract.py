@@ -130,7 +130,7 @@ def test_a_cluster_reports_its_capacity(scene: ClusterHarness):
 
 
 @pytest.mark.parametrize(
-    "word", ["a;b", "$(id)", "a b", "`id`", "a\nb", "-rf", "../../etc", "", "a&", "'", "\u00e4"]
+    "argument", ["a;b", "$(id)", "a b", "`id`", "a\nb", "-rf", "../../etc", "", "a&", "'", "\u00e4"]
 )
 def test_an_argument_with_shell_syntax_is_rejected(scene: ClusterHarness, argument: str):
     job = Job("hostile-a1", MODULE, ("--marks", argument), {})

@@ -259,7 +259,7 @@ def test_a_long_log_is_read_in_parts(server: ScriptedDashboard, behind: RayClust
     assert behind.read_log("chat-1-a1", 2 * MAX_LOG_BYTES - 4) == "ää".encode()
 
 
-@pytest.mark.parametrize("largest", range(30, 60))
+@pytest.mark.parametrize("max_bytes", range(30, 60))
 def test_a_log_above_the_limit_is_truncated(server: ScriptedDashboard, max_bytes: int):
     text = 'ab\n\U0001f600ä"\\' * 20
     server.respond = lambda request: make_json({"logs": text})
