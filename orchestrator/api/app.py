@@ -1,4 +1,4 @@
-"""The app: all routes of one service, its documents, and what is closed with it."""
+"""The app: all routes of a service, its OpenAPI document, and its lifespan."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from orchestrator.api.stream_hub import POLL_INTERVAL_S, StreamHub
 from orchestrator.control.supervisor import Service
 
 THREADS = 8
-"""Requests at work at once; the registry's pool has a connection for each, and some to spare."""
+"""Concurrent requests; the registry's pool has a connection for each, and some to spare."""
 READERS = 1
-"""Pages that are read from SQLite at once: it gives the interpreter away at every row, and each of
-several threads that want it back waits for all others. Another database is waited for: of it
-`THREADS` are read."""
-ABOUT = """Submit runs, follow them, keep what comes out.
+"""Pages that are read from SQLite at once. It releases the interpreter lock at every row, and
+concurrent threads wait for each other to get it back. Other databases serve `THREADS` pages."""
+DESCRIPTION = """Submit runs, follow them, and manage the resulting adapters.
 
-Every answer that is no success is a problem document: what, where, the way out."""
+Every response that is not a success is a problem document (RFC 9457)."""
 
 
 def make_app(service: Service, *, poll_interval_s: float = POLL_INTERVAL_S) -> FastAPI:
-    """The service's door; its hub has to be closed before a server waits for its streams.
+    """Return the app of a service. A server has to close `app.state.hub` before its streams end.
 
-    `every_s`: between two looks at a run that is followed.
+    `poll_interval_s` is the interval between two polls of a run that is followed.
     """
     app = FastAPI(
-        title="slora", version=version("slora"), description=ABOUT, docs_url=None, redoc_url=None,
+        title="slora", version=version("slora"), description=DESCRIPTION,
+        docs_url=None, redoc_url=None,
         lifespan=_lifespan,
-        # A path with a slash too many is another path, not a redirect that drops the token.
+        # A trailing slash makes another path: a redirect would drop the token.
         redirect_slashes=False,
     )  # fmt: skip
     app.state.service = service
-    app.state.doorman = Authenticator(service.database)
+    app.state.authenticator = Authenticator(service.database)
     app.state.capacities = CapacityCache()
     app.state.hub = StreamHub(service.database, service.clusters, poll_interval_s=poll_interval_s)
     problems.install_handlers(app)
@@ -51,7 +51,7 @@ def make_app(service: Service, *, poll_interval_s: float = POLL_INTERVAL_S) -> F
     for router in (
         health.public_router,
         health.guarded_router,
-        # Before the runs' own, whose last path would match them too.
+        # Before the routes of runs, whose last path would match these too.
         streams.router,
         runs.router,
         adapters.router,
@@ -74,14 +74,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _set_openapi(app: FastAPI) -> None:
-    """The document, made once: with the one way to be known, and problems in place of FastAPI's
-    own form of a fault."""
+    """Build the OpenAPI document once, with the security scheme, and with problem documents in
+    place of FastAPI's validation errors."""
     document: dict[str, Any] = {}
 
     def build_openapi() -> dict[str, Any]:
         if not document:
             schema = get_openapi(
-                title=app.title, version=app.version, description=ABOUT, routes=app.routes
+                title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes
             )
             components = schema["components"]
             components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
