@@ -129,8 +129,8 @@ def locate_token_file(database: str) -> Path:
 def ensure_first_token(database: Database, file: Path) -> Path | None:
     """Create an admin token if there is none, and return its file; otherwise return None.
 
-    The file is written before the token counts: whoever is killed between has a file that opens
-    nothing, and the next start writes it anew.
+    The file is written before the token is committed: after a crash in between, its token is not
+    valid, and the next start replaces it.
     """
     with database.write() as session:
         projects.ensure_project(session, DEFAULT_PROJECT)
@@ -164,9 +164,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def stop_on_signals(self) -> Iterator[None]:
-        """From the announcement on a signal ends the server, and never what is closed after it.
+        """Let signals stop the server from its announcement on, but not interrupt its cleanup.
 
-        Uvicorn raises again what it caught while it ran: that meets these handlers too.
+        Uvicorn raises the signals that it caught again: these handlers catch them too.
         """
         previous = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
         try:

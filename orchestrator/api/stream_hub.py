@@ -1,7 +1,7 @@
 """Sharing of tails between followers: a tail exists while it has followers, and one task polls it.
 
-Followers read at their own pace from what the feed keeps: a slow one holds nobody up, and has no
-buffer of its own that could grow. Knows no HTTP.
+Followers read from the tail at their own pace: a slow one delays nobody, and has no buffer of its
+own that could grow.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class StreamHub:
                         tail.wake()
                 except JobsError as error:
                     # The state is unknown, so the followers wait for the next poll.
-                    log.info("run %s can't be followed now: %s", tail.run, error)
+                    log.info("run %s can't be polled: %s", tail.run, error)
                 if tail.final_run is None:
                     await asyncio.sleep(self._poll_interval_s)
         finally:

@@ -1,4 +1,4 @@
-"""One real Ray head for the whole folder, and servers that answer what a test tells them to."""
+"""One real Ray head for this folder, and servers that play a script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head whose jobs can import these tests."""
+    """Start a head whose jobs can import these tests."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", str(ROOT))
         with ray_head(tmp_path_factory.mktemp("ray")) as running:
@@ -37,7 +37,7 @@ def server() -> Iterator[ScriptedDashboard]:
 
 @pytest.fixture
 def behind(server: ScriptedDashboard, tmp_path: Path) -> Iterator[RayCluster]:
-    """A cluster at the server's address, with a token and with code to send."""
+    """Provide a cluster at the server's address, with a token and a code package."""
     (tmp_path / "token").write_text("secret-token\n")
     for name in ("slora", "jobs", "orchestrator"):
         (tmp_path / "code" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What is not surely Ray's own answer is no answer: in every way a real connection can fail."""
+"""A response that may not be Ray's own makes the cluster unreachable, however it fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGE = b"<html><body>404 Not Found</body></html>"
 
 Query = Callable[[RayCluster], Any]
 QUERIES: dict[str, Query] = {
-    "look": lambda cluster: cluster.get_status("chat-1-a1"),
+    "status": lambda cluster: cluster.get_status("chat-1-a1"),
     "jobs": lambda cluster: cluster.list_jobs(),
     "log": lambda cluster: cluster.read_log("chat-1-a1"),
     "stop": lambda cluster: cluster.stop("chat-1-a1"),
@@ -66,7 +66,7 @@ def test_a_response_that_is_not_rays_makes_it_unreachable(
 ):
     server.respond = lambda request: RESPONSES[answer]
     if question == "stop" and answer in ("another shape", "a number"):
-        return  # whatever it answers well, the next look tells
+        return  # any JSON will do: the next status shows whether the job has stopped
     with pytest.raises(ClusterUnreachable, match=r"far does not answer: .* Check its address"):
         QUERIES[question](behind)
 
@@ -138,7 +138,7 @@ def test_a_malformed_token_is_named_by_its_file(
 
 
 class RayModel:
-    """As Ray answers submissions, so far as it matters here."""
+    """A model of Ray's Jobs API, as far as these tests need it."""
 
     def __init__(self, *, refuses: ScriptedResponse | None = None) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -193,7 +193,7 @@ def test_another_services_job_of_the_same_name_is_not_ours(
 ):
     server.respond = RayModel()
     behind.submit(Job(JOB.submission, JOB.module, JOB.arguments, {"slora_service": "other"}))
-    with pytest.raises(ClusterRefused, match="somebody else's job"):
+    with pytest.raises(ClusterRefused, match="another service has a job"):
         behind.submit(JOB)
 
 
