@@ -137,7 +137,7 @@ def test_the_state_is_read_as_it_was_written(paths: StackPaths):
     assert read_state(paths.state) == state
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"mark": "a"}', '{"parts": {"ray": 3}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"mark": "a"}', '{"components": {"ray": 3}}'])
 def test_an_unreadable_state_is_none(paths: StackPaths, text: str):
     paths.state.write_text(text)
     assert read_state(paths.state) is None
