@@ -29,7 +29,7 @@ class PrepareError(Exception):
 
 @dataclass(frozen=True)
 class PackagePin:
-    """One release of a package, pinned to the bytes of its wheel, or of its npm archive."""
+    """A release of a package, pinned to the bytes of its wheel, or of its npm archive."""
 
     requirement: str
     file: str

@@ -92,7 +92,7 @@ class Authenticator:
         return Principal(token)
 
     def clear_cache(self) -> None:
-        """Verify all tokens anew, because one was revoked."""
+        """Forget all cached tokens, because one was revoked."""
         self._cache.clear()
 
     def _read_token(self, secret: str) -> Token | None:

@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457)."""
+"""Problem documents (RFC 9457) for all errors of the API."""
 
 from __future__ import annotations
 

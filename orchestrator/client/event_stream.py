@@ -21,7 +21,7 @@ OnRetry = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """One event of a stream."""
+    """An event of a stream."""
 
     event: str
     data: str

@@ -26,7 +26,7 @@ _PLAIN_FILE = 0o100644 << 16
 
 @dataclass(frozen=True)
 class CodePackage:
-    """One version of our packages, in the form that Ray expects."""
+    """A version of our packages, in the form that Ray expects."""
 
     name: str
     content: bytes

@@ -10,7 +10,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemError(ResponseSchema):
-    """One error in a request."""
+    """An error in a request."""
 
     key: str
     problem: str

@@ -101,7 +101,7 @@ class RunResponse(ResponseSchema):
 
 
 class AttemptResponse(ResponseSchema):
-    """One attempt of a run on a cluster."""
+    """An attempt of a run on a cluster."""
 
     model_config = with_example(**ATTEMPT_EXAMPLE)
 
@@ -124,7 +124,7 @@ class RunDetailResponse(RunResponse):
 
 
 class CheckResponse(ResponseSchema):
-    """What a submission would run; `tokens` is null where it depends on the number of rows."""
+    """The result of a validation; `tokens` is null if it depends on the number of rows."""
 
     model_config = with_example(
         kind="finetune",

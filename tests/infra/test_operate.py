@@ -1,4 +1,4 @@
-"""docs/operate.md tells all that there is: metrics, alerts, keys of the configuration, commands."""
+"""docs/operate.md is complete: metrics, alerts, configuration keys, commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
 
 
 def parse_rows(start: str) -> dict[str, list[str]]:
-    """The rows of the table below a header, by their first cell."""
+    """Return the rows of the table below a header, by their first cell."""
     table = PAGE.partition(f"\n| {start} |")[2].partition("\n\n")[0]
     cells_by_row = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()

@@ -1,4 +1,4 @@
-"""`make up` and `make down` with the real parts: twice, after a kill, and what stays."""
+"""`make up` and `make down` with the real components: repeated, after a kill, interrupted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def list_keys(stack: RunningStack) -> set[str]:
 
 
 def make_s3_client(stack: RunningStack) -> object:
-    """As somebody finds it who reads the environment's file."""
+    """Connect with the settings of the environment file."""
     environment = stack.environment
     lines = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).read_text().split()
     return boto3.session.Session().client(

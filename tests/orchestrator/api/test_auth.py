@@ -1,4 +1,4 @@
-"""Who may do what, for every route of the document: each scope, project and kind of token."""
+"""Permissions of every route: each scope, project and kind of token."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.orchestrator.api.builders import ApiHarness, LogCluster, make_service
 
 PUBLIC_PATHS = {"/healthz", "/readyz"}
 FOREIGN = "foreign-secret"
-"""Stands in everything that belongs to the other project, and must not be in any answer."""
+"""Part of everything that belongs to the other project; no response may contain it."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """One operation of the document."""
+    """An operation of the document."""
 
     method: str
     path: str
@@ -55,7 +55,7 @@ NAMED = [route for route in ROUTES if "{" in route.path]
 
 @dataclass
 class FilledService:
-    """A door with a thing of each kind in either project."""
+    """An API with a resource of each kind in both projects."""
 
     api: ApiHarness
     runs: dict[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class FilledService:
     adapters: dict[str, str] = field(default_factory=dict)
 
     def make_path(self, route: Route, project: str) -> str:
-        """The route's path, naming things of a project."""
+        """Return the path of the route for resources of a project."""
         values = {
             "run": self.runs[project],
             "token": self.tokens[project],
@@ -78,7 +78,7 @@ class FilledService:
         return (self.schedules if "/schedules/" in route.path else self.adapters)[project]
 
     def make_body(self, route: Route, project: str) -> dict[str, Any] | None:
-        """One that does something, to that project where it can say so."""
+        """Return a valid body, for this project if it can name one."""
         spec = self.api.make_spec()
         bodies: dict[tuple[str, str], dict[str, Any]] = {
             ("POST", "/v1/runs"): {"spec": spec, "project": project},
@@ -101,7 +101,7 @@ class FilledService:
     def request(
         self, route: Route, scope: str | None, owner: str | None, project: str, **options: Any
     ) -> Any:
-        """The route for a project's things, by a bearer of another or the same."""
+        """Request the route for resources of `project`, with a token of `owner`."""
         if route.path.endswith("/log"):
             options["params"] = {"follow": "false"}
         body = self.make_body(route, project)
@@ -109,7 +109,7 @@ class FilledService:
         return self.api.request(route.method, path, scope, owner, json=body, **options)
 
     def dump_rows(self) -> list[str]:
-        """All that is kept, to see that nothing changed."""
+        """Return all rows of the database, to detect changes."""
         with self.api.service.database.read() as session:
             tables = ("runs", "schedules", "tokens", "projects", "adapters", "pointers", "firings")
             return [
@@ -236,7 +236,7 @@ def test_another_projects_resources_look_absent(filled: FilledService, route: Ro
 
 
 def normalize_problem(problem: dict[str, Any], filled: FilledService) -> str:
-    """A problem without the names that the asker itself said."""
+    """Return a problem without the names that the request contains."""
     text = str(problem)
     for names in (filled.runs, filled.tokens, filled.adapters, filled.schedules):
         text = text.replace(names["other"], "X")

@@ -1,4 +1,4 @@
-"""The OpenAPI document, asked all that it allows and more: no 500, nothing that it does not say."""
+"""Requests generated from the OpenAPI document: every response matches it, and none is a 500."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.orchestrator.api.builders import (
 )
 
 SKIPPED = [
-    # A spec's own rules are the spec's schema, not this document's: a body that this document
-    # allows may still be a fine-tune that nobody could run.
+    # The rules of a spec are not part of this document: a body that the document allows may still
+    # contain an invalid spec.
     positive_data_acceptance,
 ]
 
@@ -37,7 +37,7 @@ schema = schemathesis.openapi.from_dict(
 
 @dataclass(frozen=True)
 class RunningApi:
-    """A door with a run behind it, on a real server."""
+    """An API with a run, on a real server."""
 
     api: ApiHarness
     address: str
@@ -67,7 +67,7 @@ def running_api(
     suppress_health_check=list(HealthCheck),
 )
 def test_every_response_matches_the_document(case: Case, running_api: RunningApi):
-    # One that follows a run that never ends would not end either.
+    # Following a run that never ends would not end either.
     if case.path.endswith("/log") and case.method == "GET":
         case.query = {**(case.query or {}), "follow": "false"}
     headers = {"Authorization": f"Bearer {running_api.api.secrets['admin', None]}"}

@@ -1,4 +1,4 @@
-"""What strangers send: it ends up in no shell, no path, no log line, no SQL, and never in a 500."""
+"""Hostile input reaches no shell, no path, no log line and no SQL, and never causes a 500."""
 
 from __future__ import annotations
 

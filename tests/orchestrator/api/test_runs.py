@@ -1,4 +1,4 @@
-"""Runs through the door: submitted, listed, shown, stopped."""
+"""Runs through the API: submitted, listed, shown, stopped."""
 
 from __future__ import annotations
 
