@@ -117,8 +117,8 @@ def test_rights_are_limited_to_the_prefix():
     objects, names = load_statements()
     assert objects["Resource"].endswith("/PREFIX/*")
     assert names["Resource"].endswith(":BUCKET")
-    # IfExists, because HeadObject has no prefix. Without this right, S3 responds to a missing object
-    # with 403, where the store requires 404.
+    # IfExists, because HeadObject has no prefix. Without this right, S3 responds with 403 to a
+    # missing object, where the store requires 404.
     assert names["Condition"] == {"StringLikeIfExists": {"s3:prefix": ["PREFIX/*"]}}
     assert all(
         statement["Effect"] == "Allow" and "*" not in statement["Action"]
