@@ -101,7 +101,11 @@ def render_commands() -> str:
     from orchestrator.cli.command_table import COMMANDS
     from orchestrator.cli.tree import load_command
 
-    lines = ["# The command line", "", "Exit codes: 0 done, 1 the run failed, 2 the input is wrong,"]
+    lines = [
+        "# The command line",
+        "",
+        "Exit codes: 0 done, 1 the run failed, 2 the input is wrong,",
+    ]
     lines += ["3 the outside world is not reachable.", ""]
     for name in COMMANDS:
         lines += _render_command(f"slora {name}", load_command(name), depth=2)
