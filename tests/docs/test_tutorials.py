@@ -33,7 +33,7 @@ def test_the_commands_of_a_tutorial_succeed(name: str, head: Head, tmp_path: Pat
     for entry in ("jobs", "infra", "constraints.txt"):
         (tmp_path / entry).symlink_to(ROOT / entry)
     (tmp_path / ".cache").mkdir()
-    for entry in ("models", "data", "wheels"):
+    for entry in ("models", "data", "packages"):
         if (ROOT / ".cache" / entry).exists():
             (tmp_path / ".cache" / entry).symlink_to(ROOT / ".cache" / entry)
     head.wait_for_agent()
