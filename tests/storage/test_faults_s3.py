@@ -233,7 +233,7 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_depends_on_
 ):
     proxy.lies = True
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    monkeypatch.setattr(s3_module, "_sound", set[str]())
+    monkeypatch.setattr(s3_module, "_proven_stores", set[str]())
     store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(PATIENT, attempts=2))
     [fault] = store.check_writable()
     assert "ignores If-None-Match" in fault.problem
