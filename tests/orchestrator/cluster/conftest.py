@@ -1,4 +1,4 @@
-"""One real Ray head for this folder, and servers that play a script."""
+"""Fixtures for clusters: the token of the real Ray head, and a server that plays a script."""
 
 from __future__ import annotations
 
@@ -10,18 +10,7 @@ import pytest
 from orchestrator.cluster.code_package import pack_code
 from orchestrator.cluster.ray_jobs import RayCluster
 from tests.orchestrator.cluster.server import ScriptedDashboard
-from tests.ray_head import Head, ray_head
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """Start a head whose jobs can import these tests."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", str(ROOT))
-        with ray_head(tmp_path_factory.mktemp("ray")) as running:
-            yield running
+from tests.ray_head import Head
 
 
 @pytest.fixture(scope="session")
