@@ -13,9 +13,11 @@ from itertools import pairwise
 from typing import Any
 
 from jobs.store.runs.journal import Journal
+from jobs.store.runs.remote_journal import RemoteJournal
 
 POLL_INTERVAL_S = 0.005
 ByteCounts = tuple[int, ...]
+AnyJournal = Journal | RemoteJournal
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class StageTraffic:
 
 @contextmanager
 def record_traffic(
-    journals: Sequence[Journal], sent: Callable[[], ByteCounts]
+    journals: Sequence[AnyJournal], sent: Callable[[], ByteCounts]
 ) -> Iterator[list[TrafficSample]]:
     """Collect samples in the list that is provided, while the block runs."""
     samples = [TrafficSample(time.monotonic(), sent(), {})]
@@ -63,7 +65,7 @@ def record_traffic(
 
 
 def _watch(
-    journals: Sequence[Journal],
+    journals: Sequence[AnyJournal],
     sent: Callable[[], ByteCounts],
     samples: list[TrafficSample],
     stopped: threading.Event,
