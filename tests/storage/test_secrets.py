@@ -1,4 +1,4 @@
-"""A canary key is planted and looked for wherever the store leaves words or bytes."""
+"""A canary key must not appear in any message or byte that the store writes."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def store(guarded: Weed, monkeypatch: pytest.MonkeyPatch) -> S3Store:
 
 
 def format_error(error: BaseException) -> str:
-    """All that a log, a pickle or a traceback could show of an error and its causes."""
+    """Return all text of an error and its causes that a log, pickle or traceback could show."""
     text = "".join(traceback.format_exception(error))
     return text + repr(error) + repr(pickle.dumps(str(error)))
 
 
-def test_no_secret_is_in_anything_that_is_written(store: S3Store, tmp_path: Path, caplog):
+def test_no_secret_is_in_any_written_object(store: S3Store, tmp_path: Path, caplog):
     caplog.set_level(logging.DEBUG)
     manifest = commit(store, make_adapter_folder(tmp_path / "exported"), make_draft())
     pull(store, manifest, tmp_path / "pulled")
@@ -89,7 +89,7 @@ def test_no_secret_is_in_any_error(change, store: S3Store, tmp_path: Path, monke
     )
     errors = [error for act in acts if (error := failure_of(act)) is not None]
     assert not [error for error in errors if CANARY in format_error(error)]
-    # Whether a server minds a session token that it never gave is its own affair.
+    # Not every server rejects an unknown session token.
     assert len(errors) >= 5 or "AWS_SESSION_TOKEN" in change
 
 
@@ -102,7 +102,7 @@ def failure_of(act: Callable[[], object]) -> StoreError | None:
 
 
 @pytest.mark.parametrize("command", ["list", "show chat", "verify chat", "promote chat@v1", "gc"])
-def test_no_secret_is_in_what_a_command_says(command: str, store: S3Store, monkeypatch):
+def test_no_secret_is_in_the_output_of_a_command(command: str, store: S3Store, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{CANARY}-wrong")
     result = CliRunner().invoke(app, ["adapters", *command.split(), "--store", store.url("")])
     assert result.exit_code == 3
