@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from jobs.errors import Fault, NotInStore
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, format_run_key
+from jobs.spec.kinds import Kind
 from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
@@ -35,7 +36,7 @@ from orchestrator.registry import run_flags, runs
 from orchestrator.registry.errors import LostUpdate
 from orchestrator.registry.lifecycle import Status
 from orchestrator.registry.run_request import REQUEST_FILE, read_request
-from orchestrator.registry.values import Kind, Run
+from orchestrator.registry.values import Run
 
 MAX_TRIES = 5
 """Tries of a change that the reconciler's own may overtake."""
