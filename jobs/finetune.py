@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
@@ -28,9 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         spec = require_kind(load_spec(fetch_spec(options.spec), options.set), RunSpec)
-        validated = validate_run(spec)
         run_id = options.run or make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
-        _run_validated(validated, run_id, options.attempt)
+        _run_validated(validate_or_reuse(spec, run_id), run_id, options.attempt)
 
     return run_job(work)
 

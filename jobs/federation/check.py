@@ -32,6 +32,8 @@ class ValidatedFederation:
     partition: Partition | None
     """None after a quick look, which deals no rows."""
     plan: FederationPlan
+    site_run: ValidatedRun
+    """The run of a site as it was validated, which is handed over to the job."""
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values, the federation's beside it: what a run records."""
@@ -44,21 +46,23 @@ def check_federation(
     quick: bool = False,
     store: bool = True,
     progress: ScanProgress | None = None,
+    site_run: ValidatedRun | None = None,
 ) -> ValidatedFederation:
     """Raises InputError with every fault of the spec, the model, the data and the store.
 
     `quick` and `store` as in `jobs.plan.preflight.check`; a quick look deals no rows.
     """
-    validated_run = validate_run(
+    site_run = site_run or validate_run(
         make_site_spec(federated_spec), quick=quick, with_store=store, progress=progress
     )
+    validated_run = site_run
     partition = None if quick else _partition_rows(federated_spec, validated_run.train_scan)
     clients = (
         partition.count if partition else _count_clients(federated_spec, validated_run.train_scan)
     )
     site_plan, federation_plan = _plan_site_and_traffic(federated_spec, validated_run, clients)
     validated_run = replace(validated_run, spec=federated_spec.training, plan=site_plan)
-    return ValidatedFederation(federated_spec, validated_run, partition, federation_plan)
+    return ValidatedFederation(federated_spec, validated_run, partition, federation_plan, site_run)
 
 
 def _count_clients(federated_spec: FederatedSpec, train: DatasetScan) -> int | None:

@@ -116,10 +116,15 @@ def has_conv1d(path: str) -> bool:
     return folder is not None and _read_config(folder)[0].get("model_type") in CONV1D
 
 
+def list_base_files(folder: Path) -> list[Path]:
+    """List the files that make a base: config.json and the weights."""
+    return sorted([folder / "config.json", *folder.glob("*.safetensors")])
+
+
 def digest_model(folder: Path) -> str:
     """SHA-256 over the names and bytes of config.json and the weights: which base this is."""
     sha256 = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    for path in list_base_files(folder):
         sha256.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):

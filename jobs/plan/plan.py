@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import Fault
+from jobs.errors import Fault, InputError
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.estimate.from_spec import CheckedFacts, estimate_run, has_exact_count
 from jobs.plan.estimate.inputs import StageFacts
@@ -64,6 +64,15 @@ class Plan:
     """What the user should know before: that the hand-off is not exact, and why."""
     estimate: RunEstimate | None = None
     """What the run will hold, send, take and cost; None where the base's files were not read."""
+
+    def with_trainable(self, index: int, trainable: int) -> Plan:
+        """Return the plan with another count of trained parameters in a stage.
+
+        If layers compete for their entries, only the masks tell how many there are.
+        """
+        stage = dataclasses.replace(self.stages[index], trainable=trainable)
+        stages = (*self.stages[:index], stage, *self.stages[index + 1 :])
+        return dataclasses.replace(self, stages=stages)
 
     def compute_share(self, stage: StagePlan) -> float:
         """Share of the model's parameters that a stage trains, the head counted."""
@@ -127,6 +136,31 @@ def make_plan(
         notes=(*_collect_notes(spec, targets), *(estimate.warnings if estimate else ())),
         estimate=estimate,
     ), []
+
+
+@dataclass(frozen=True)
+class MeasuredFacts:
+    """Figures of the loaded model and the tokenized rows, which complete a plan."""
+
+    model: ModelShape
+    sequences: int | None = None
+    """Sequences of an epoch; None if the spec gives the steps."""
+
+
+def complete_plan(plan: Plan, spec: RunSpec, facts: MeasuredFacts) -> Plan:
+    """Return the plan with the figures of the loaded model, and with the steps of its epochs.
+
+    The estimate is reused. Raise InputError if the loaded model does not allow the plan.
+    """
+    measured, faults = make_plan(spec, facts.model, estimate=plan.estimate)
+    if measured is None:
+        raise InputError(faults)
+    if spec.train.epochs is None or facts.sequences is None:
+        return measured
+    steps = count_steps(facts.sequences, spec.train.epochs, spec.train.batch_size)
+    parts = zip(measured.stages, split_steps(spec, steps), strict=True)
+    stages = tuple(dataclasses.replace(stage, steps=count) for stage, count in parts)
+    return dataclasses.replace(measured, stages=stages)
 
 
 def split_steps(spec: RunSpec, steps: int) -> tuple[int, ...]:

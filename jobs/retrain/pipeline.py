@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 from jobs.errors import InputError, NotInStore, SupersededAttempt
-from jobs.plan.preflight import ValidatedRun, replan, validate_run
+from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun, replan
 from jobs.retrain.compatibility import find_start_faults
 from jobs.retrain.detect import NoNewData, make_training_spec, snapshot_state
 from jobs.retrain.gate import GateVerdict, MetricByRows
@@ -46,7 +47,7 @@ class Retraining:
 
     def run(self) -> None:
         """To the decision. Raises InputError, TrainingFailed, StoreError, Unreachable, Replaced."""
-        validated_run = validate_run(self._retrain_spec)
+        validated_run = validate_or_reuse(self._retrain_spec, self._runs.run_id)
         baseline = self._load_baseline(validated_run)
         if baseline is None:
             return

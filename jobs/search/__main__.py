@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun
 from jobs.search.report.live_table import format_trial
 from jobs.search.report.pareto import find_best
 from jobs.search.search_artifacts import pin_search, write_results
@@ -37,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_search(options: argparse.Namespace) -> None:
     search = require_kind(load_spec(fetch_spec(options.spec), options.set), SearchSpec)
-    validated = validate_run(search)
-    _check_feasible(search, validated)
     now = datetime.datetime.now(datetime.UTC)
     run_id = options.resume or options.run or make_run_id(f"{search.name}-search"[:40], now)
+    validated = validate_or_reuse(search, run_id)
+    _check_feasible(search, validated)
     runs = RunStore(open_store(validated.spec.store), run_id)
     pin_search(search, runs, resumed=options.resume is not None)
     runs.write_text(SPEC, dump_spec(validated.spec))

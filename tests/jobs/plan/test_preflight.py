@@ -130,7 +130,7 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "truncated JSONL": (truncate_jsonl, "train.jsonl:8", "truncated"),
     "a strategy of a package that is not here": (
         lambda at: {"method": {"mask": "nowhere_to_be_found.masks:LOUDEST"}},
-        "method.mask", "no package nowhere_to_be_found"),
+        "method.mask", "package nowhere_to_be_found"),
     "a rank above the smallest target": (
         lambda at: {"method": {"rank": 5}}, "method.rank", "k_proj of 4 x 8"),
     "density 0": (lambda at: {"method": {"density": 0}}, "method.density", "0 is not allowed"),
@@ -157,7 +157,7 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "a name with /": (lambda at: {"name": "a/b"}, "name", "not a valid name"),
     "a name with ..": (lambda at: {"name": "../b"}, "name", "not a valid name"),
     "sequences longer than the model": (
-        lambda at: {"data": {"max_length": 129}}, "data.max_length", "above the model's 128"),
+        lambda at: {"data": {"max_length": 129}}, "data.max_length", "exceeds the model's 128"),
 }  # fmt: skip
 
 

@@ -110,5 +110,5 @@ def test_what_was_tried_and_not_promoted_is_not_tried_again(first):
     [("slora", "tiny@v1", "lora"), ("slora", None, "slora"), ("sparse", "tiny@v1", "sparse")],
 )
 def test_only_what_goes_on_needs_no_sparse_stage(kind, start, trains, place):
-    spec = a_retrain(place, method={"kind": kind}).spec
+    spec = a_retrain(place, method={"kind": kind}).training
     assert make_training_spec(spec, start).method.kind == trains

@@ -64,7 +64,7 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 BAD: dict[str, tuple[dict[str, Any], Sequence[str], str]] = {
     "unknown key": ({"method": {"rnak": 2}}, (), "method.rnak: unknown key."),
     "nothing to judge by": ({"train": {"stop": {"patience": 2}}}, (), "data.eval: nothing is held"),
-    "no such mask": ({"method": {"mask": "fishr"}}, (), "method.mask: 'fishr' is no mask"),
+    "no such mask": ({"method": {"mask": "fishr"}}, (), "method.mask: 'fishr' is not a mask"),
     "not compatible": ({"method": {"init": "pissa"}}, (), "method.init: pissa is a start"),
     "no model": ({"model": {"path": "/no/such"}}, (), "model.path: /no/such: no such model"),
     "rank": ({"method": {"rank": 5}}, (), "method.rank: 5 is above the smallest target"),
