@@ -20,10 +20,11 @@ from jobs.inspect.datasets.scan import (
 )
 from jobs.inspect.file_stamps import FileStamp, stamp_files
 from jobs.inspect.model_files import ModelFiles, digest_model, list_base_files, read_model
+from jobs.plan.checks import check_batch
 from jobs.plan.estimate.base_tensors import describe_base
 from jobs.plan.estimate.from_spec import CheckedFacts
 from jobs.plan.estimate.speed import Speed, find_speed
-from jobs.plan.plan import ModelShape, Plan, check_batch, make_plan
+from jobs.plan.plan import ModelShape, Plan, make_plan
 from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
 from jobs.train.early_stopping import find_stop_faults

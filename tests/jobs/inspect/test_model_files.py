@@ -121,7 +121,7 @@ def index_that_is_none(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "no config.json": (
-        lambda at: (at / "config.json").unlink(), CAUSAL, "model.path", "config.json can't be"),
+        lambda at: (at / "config.json").unlink(), CAUSAL, "model.path", "config.json cannot be"),
     "config.json cut": (
         lambda at: (at / "config.json").write_text('{"a"'), CAUSAL, "model.path", "Expecting"),
     "config.json a list": (
@@ -133,11 +133,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "no weights": (
         lambda at: (at / "model.safetensors").unlink(), CAUSAL, "model.path", "no *.safetensors"),
     "only pickled weights": (rename_to_pickle, CAUSAL, "model.path", "pytorch_model.bin, which is pickled"),
-    "weights cut": (cut, CAUSAL, "model.path", "model.safetensors can't be read"),
+    "weights cut": (cut, CAUSAL, "model.path", "model.safetensors cannot be read"),
     "weights' header cut": (cut_header, CAUSAL, "model.path", "does not fit"),
     "a part of the weights lacks": (
-        delete_shard, CAUSAL, "model.path", "lacks 1 of 6 files of weights, first model-0."),
-    "an index that is none": (index_that_is_none, CAUSAL, "model.path", "index.json can't be"),
+        delete_shard, CAUSAL, "model.path", "lacks 1 of 6 weight files, the first is model-0."),
+    "an index that is none": (index_that_is_none, CAUSAL, "model.path", "index.json cannot be"),
     "no tokenizer": (
         lambda at: (at / "tokenizer.json").unlink(), CAUSAL, "model.path", "no tokenizer.json"),
     "an encoder as a language model": (
@@ -151,9 +151,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         "T5ForConditionalGeneration"),
     "T5 as a language model": (
         lambda at: edit_config(at, architectures=["T5ForConditionalGeneration"]), CAUSAL, "model.task",
-        "no causal language model"),
+        "not a causal language model"),
     "quantised": (
-        lambda at: edit_config(at, quantization_config={"bits": 4}), CAUSAL, "model.path", "quantis"),
+        lambda at: edit_config(at, quantization_config={"bits": 4}), CAUSAL, "model.path", "quantiz"),
     "code of its own": (
         lambda at: edit_config(at, auto_map={"AutoModel": "x.Y"}), CAUSAL, "model.path", "auto_map"),
 }  # fmt: skip
