@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """One error in the input: its key, the problem, and the fix."""
+    """An error in the input: its key, the problem, and the fix."""
 
     key: str
     problem: str

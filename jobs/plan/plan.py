@@ -44,7 +44,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do; completed by `complete_plan` when the model is loaded."""
+    """The plan of a run; `complete_plan` completes it when the model is loaded."""
 
     name: str
     kind: str

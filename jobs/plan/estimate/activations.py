@@ -9,7 +9,7 @@ from __future__ import annotations
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
 
 LOSS_COPIES = 4
-"""Copies of the logits at the peak of the loss: logits, log-softmax, and both gradients."""
+"""Copies of the logits at the peak of the loss: logits, log-softmax and both gradients."""
 FLOAT32 = 4
 FULL_NORMS = 2
 """Outputs of the norms that are kept if their weights are trained."""

@@ -1,4 +1,4 @@
-"""From a spec, and facts about its model and machines, to the estimate of its run."""
+"""The estimate of a run from its spec and facts about its model and machines."""
 
 from __future__ import annotations
 

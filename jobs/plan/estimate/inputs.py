@@ -10,7 +10,7 @@ from jobs.plan.estimate.base_tensors import BaseFacts
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One stage of the run."""
+    """A stage of the run."""
 
     name: str
     """sparse | low-rank | full"""
@@ -24,7 +24,7 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What the method adds to the base model."""
+    """The method's additions to the base model."""
 
     kind: str
     """slora | sparse | lora | full"""
@@ -79,7 +79,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Batching:
-    """How sequences are distributed to workers."""
+    """The distribution of sequences to workers."""
 
     sequences: int
     """Sequences of a global batch."""

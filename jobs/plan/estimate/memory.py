@@ -32,7 +32,7 @@ PREFETCHED = 100_000_000
 
 @dataclass(frozen=True)
 class MemoryPhase:
-    """One phase of a run, and its lines in bytes."""
+    """A phase of a run, and its lines in bytes."""
 
     name: str
     lines: Mapping[str, int]

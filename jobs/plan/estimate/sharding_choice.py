@@ -12,14 +12,14 @@ from jobs.plan.estimate.memory import CONTEXT, MemoryEstimate, estimate_memory
 from jobs.plan.estimate.traffic import Flow, estimate_traffic
 
 SHARDINGS = ("replicate", "node", "cluster")
-"""In the order in which they are tried: the option that sends least comes first."""
+"""Shardings in the order in which they are tried: the one that sends least comes first."""
 FREE_SHARE = 0.1
 """Share of a worker's memory that stays free, since an estimate is not exact."""
 
 
 @dataclass(frozen=True)
 class ShardingOption:
-    """One sharding of the base, and what it needs."""
+    """A sharding of the base, and what it needs."""
 
     sharding: str
     memory: MemoryEstimate
