@@ -28,7 +28,7 @@ from jobs.plan.preflight import (
 )
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RunSpec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 
 HANDOVER_FILE = "validated.json"

@@ -20,8 +20,8 @@ from jobs.search.trial_record import TrialRecord
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
-from jobs.store.open import open_store
 from jobs.spec.schema import SearchSpec
+from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job

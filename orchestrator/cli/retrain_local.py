@@ -6,8 +6,8 @@ from jobs.plan.handover import write_validated
 from jobs.plan.preflight import ValidatedRun
 from jobs.retrain.detect import NoNewData, snapshot_state
 from jobs.retrain.retrain_artifacts import RETRAIN_FILE, pin_spec
-from jobs.store.open import open_store
 from jobs.spec.schema import RetrainSpec
+from jobs.store.open import open_store
 from jobs.train.monitor.run_report import collect_outcome, render_summary
 from orchestrator.cli.console import note, out_console, print_json
 from orchestrator.cli.local_run import INTERRUPTED, create_run, print_next_commands, run_spec_job

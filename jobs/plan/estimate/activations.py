@@ -16,7 +16,7 @@ FULL_NORMS = 2
 
 
 def estimate_activations(inputs: EstimateInput, stage: StageFacts) -> int:
-    """Return the bytes of all layers' activations and of the temporaries of one layer's backward."""
+    """Return the bytes of all layers' activations and one layer's temporaries."""
     tokens = inputs.batching.micro * inputs.batching.length
     saved = inputs.base.widths.layers * (
         tokens * _count_saved_per_token(inputs, stage) + _count_attention_mask_bytes(inputs)

@@ -14,9 +14,9 @@ from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, NotInStore
+from jobs.spec.kinds import Kind
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, format_run_key
-from jobs.spec.kinds import Kind
 from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor

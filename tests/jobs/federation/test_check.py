@@ -36,5 +36,5 @@ def test_a_run_that_goes_on_is_asked_the_same(place):
     pin_spec(a_federation(place), runs)
     pin_spec(a_federation(place), runs)
     assert "clients_per_round: 2" in runs.read_text(FEDERATION_FILE)
-    with pytest.raises(InputError, match="another federation"):
+    with pytest.raises(InputError, match="a federation with a different spec"):
         pin_spec(a_federation(place, {"rounds": 11}), runs)

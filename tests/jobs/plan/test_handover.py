@@ -20,7 +20,7 @@ from jobs.plan.handover import HANDOVER_FILE, validate_or_reuse, write_validated
 from jobs.plan.plan import make_plan
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.load import dump_spec, load_spec, validate_spec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore
 from tests.tiny import chat_rows, hollow_model, tiny_spec, write_spec
 

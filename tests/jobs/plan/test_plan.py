@@ -1,4 +1,4 @@
-"""The plan of a small shape, counted by hand; and what in a spec can't be planned."""
+"""The plan of a small model, counted by hand, and the faults of specs that cannot be planned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sharding `auto` takes, what is refused and why, and what is warned of: a table."""
+"""The choice of the sharding: what `auto` takes, what is refused and why, and the warnings."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ AUTO: dict[str, tuple[float | None, dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("memory", "changes", "taken", "why"), AUTO.values(), ids=AUTO)
+@pytest.mark.parametrize(("memory", "changes", "sharding", "reason"), AUTO.values(), ids=AUTO)
 def test_auto_takes_the_first_that_fits(
-    memory: float | None, changes: dict[str, Any], taken: str, why: str
+    memory: float | None, changes: dict[str, Any], sharding: str, reason: str
 ):
     choice = choose_for("auto", memory, **changes)
-    assert (choice.sharding, choice.fault) == (taken, None)
-    assert choice.reason.startswith(why)
+    assert (choice.sharding, choice.fault) == (sharding, None)
+    assert choice.reason.startswith(reason)
 
 
 def test_where_nothing_fits_it_says_by_how_much():
     choice = choose_for("auto", 100)
     needed = find_option(make_big_inputs(100), "cluster").needed
     assert choice.fault == (
-        f"cluster needs {needed / GB:,.1f} GB per worker, {needed / GB - 100:,.1f} GB more than the "
-        "100.0 GB of the test"
+        f"cluster needs {needed / GB:,.1f} GB per worker, {needed / GB - 100:,.1f} GB more than "
+        "the 100.0 GB of the test"
     )
 
 

@@ -1,4 +1,4 @@
-"""Plans of models that are far too large to be here: in time, and of the right sharding."""
+"""Plans of models far larger than this machine: made in time, and with the right sharding."""
 
 from __future__ import annotations
 
