@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.spec.schema import StrictModel
+from jobs.spec.strict_model import StrictModel
 
 Item = TypeVar("Item")
 

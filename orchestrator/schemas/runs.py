@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from jobs.spec.kinds import Kind
 from jobs.store.adapters.manifest import Name
 from orchestrator.registry.lifecycle import FINAL
-from orchestrator.registry.values import DEFAULT_CLUSTER, Kind
+from orchestrator.registry.values import DEFAULT_CLUSTER
 from orchestrator.schemas.base import RequestSchema, ResponseSchema, with_example
 
 Priority = Annotated[int, Field(ge=-1000, le=1000)]

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from jobs.spec.kinds import Kind
 from jobs.store.adapters.manifest import Name
-from orchestrator.registry.values import DEFAULT_CLUSTER, Kind
+from orchestrator.registry.values import DEFAULT_CLUSTER
 from orchestrator.schemas.base import RequestSchema, ResponseSchema, with_example
 from orchestrator.schemas.runs import Priority
 
