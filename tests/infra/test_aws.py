@@ -28,7 +28,6 @@ RIGHTS = {
     "get_object": {READ},
     "head_object": {READ},
     "list_multipart_uploads": {"s3:ListBucketMultipartUploads"},
-    "list_objects": {LIST},
     "list_objects_v2": {LIST},
     "list_parts": {"s3:ListMultipartUploadParts"},
     "put_object": {WRITE},
