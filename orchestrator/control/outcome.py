@@ -24,7 +24,7 @@ from orchestrator.control.policy import RunOutcome
 from orchestrator.registry.values import Run, clean_text
 
 MAX_JOURNAL_BYTES = 64 << 20
-DECISION_EVENTS = ("promoted", "kept")
+DECISION_EVENTS = ("promoted", "not_promoted")
 """The last event of a retraining that made an adapter."""
 HEARTBEAT_TIMEOUT_S = 60.0
 """A lease that was beaten within this time is a living job's; it is beaten every ten seconds."""
@@ -58,7 +58,7 @@ def read_outcome(store: ObjectStore, run: Run, *, now: float | None = None) -> S
     )
     outcome = RunOutcome(
         adapter=manifest.label if manifest else None,
-        no_new_data=any(last_event.get("event") == "nothing new" for last_event in events),
+        no_new_data=any(last_event.get("event") == "no_new_data" for last_event in events),
         message=clean_text(message),
         alive=_is_alive(store, run, time.time() if now is None else now),
     )

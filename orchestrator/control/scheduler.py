@@ -173,7 +173,7 @@ class Scheduler:
         if schedule.only_new_data and (
             data_fingerprint is None or data_fingerprint == schedule.data_fingerprint
         ):
-            return _FiringPlan(due_at, next_at, "nothing new")
+            return _FiringPlan(due_at, next_at, "no_new_data")
         if schedule.concurrency == "skip" and self._has_unfinished_runs(schedule):
             # Known before a paper is written, from which a rebuild would make the run after all.
             return _FiringPlan(due_at, next_at, "skipped")

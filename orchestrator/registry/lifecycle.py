@@ -42,7 +42,7 @@ class Reason(StrEnum):
     USER = "user"
     REPLACED = "replaced"
     """By a newer firing of its schedule."""
-    JOB_ABSENT = "gone"
+    JOB_ABSENT = "job_absent"
     """The cluster answers, and does not know the job."""
     PREEMPTED = "preempted"
 

@@ -70,7 +70,7 @@ def mark_acknowledged(session: Session, runs: Sequence[Run]) -> None:
                 AttemptRow.number == run.attempt,
                 AttemptRow.acknowledged_at.is_(None),
             )
-            .values(seen_at=now())
+            .values(acknowledged_at=now())
         )
 
 

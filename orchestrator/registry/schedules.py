@@ -31,7 +31,7 @@ from orchestrator.registry.values import (
     make_value,
 )
 
-FiringOutcome = Literal["run", "queued", "skipped", "nothing new", "refused"]
+FiringOutcome = Literal["run", "queued", "skipped", "no_new_data", "refused"]
 
 
 class NewSchedule(StrictModel):
@@ -156,7 +156,7 @@ def fire(
             session.execute(insert(FiringRow).values({**values, "run": run}))
     except IntegrityError as error:
         raise DuplicateKey("firing", f"{schedule.name} at {due_at:.0f}") from error
-    changes = {} if data_fingerprint is None else {"data_mark": data_fingerprint}
+    changes = {} if data_fingerprint is None else {"data_fingerprint": data_fingerprint}
     return update_schedule(session, schedule, next_at=next_at, **changes)
 
 

@@ -265,7 +265,7 @@ class FiringRow(TableBase):
     due_at: Mapped[float] = mapped_column(primary_key=True)
     fired_at: Mapped[float]
     outcome: Mapped[str] = mapped_column(WORD)
-    """run, skipped, nothing new."""
+    """run, queued, skipped, no_new_data, refused."""
     run: Mapped[str | None] = mapped_column(
         RUN, ForeignKey("runs.id", ondelete="SET NULL"), index=True
     )

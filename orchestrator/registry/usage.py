@@ -66,13 +66,13 @@ def list_ready_runs(session: Session, cluster: str, *, per_project: int = 200) -
     order = (RunRow.priority.desc(), RunRow.created_at, RunRow.id)
     position = func.row_number().over(partition_by=RunRow.project, order_by=order)
     ranked = (
-        select(RunRow.id, position.label("place"))
+        select(RunRow.id, position.label("position"))
         .where(RunRow.status == Status.PLANNED.value, RunRow.cluster == cluster)
         .where((RunRow.not_before.is_(None)) | (RunRow.not_before <= now()))
         .subquery()
     )
     query = (
-        select(RunRow).join(ranked, ranked.c.id == RunRow.id).where(ranked.c.place <= per_project)
+        select(RunRow).join(ranked, ranked.c.id == RunRow.id).where(ranked.c.position <= per_project)
     )
     return [make_run(row) for row in session.scalars(query.order_by(*order))]
 

@@ -165,7 +165,7 @@ def _read_counts(database: str) -> dict[str, int]:
 
 
 def _describe_schema(schema: SchemaState) -> dict[str, Any]:
-    state = {"database": schema.database, "found": schema.revision, "newest": schema.newest}
+    state = {"database": schema.database, "revision": schema.revision, "newest": schema.newest}
     return {**state, "current": schema.is_current}
 
 
@@ -183,7 +183,7 @@ def _describe_result(result: RebuildResult) -> dict[str, Any]:
         "adapters": vars(result.adapters),
         "searches": vars(result.searches),
         "events": result.events,
-        "forgotten": result.removed,
+        "removed": result.removed,
         "unreadable": faults,
     }
 

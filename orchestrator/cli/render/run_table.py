@@ -26,7 +26,7 @@ REASONS = {
     "quota": ("it is above what its project may use", "See `slora projects list`."),
     "user": ("somebody stopped it", "Submit it again to have it."),
     "replaced": ("a newer firing of its schedule took its place", "Nothing: the newer one runs."),
-    "gone": ("its cluster does not know the job", "Nothing: the service tries again."),
+    "job_absent": ("its cluster does not know the job", "Nothing: the service tries again."),
     "preempted": ("its machine was taken away", "Nothing: the service tries again."),
 }
 """Why a run did not go on, and what to do about it."""

@@ -122,7 +122,7 @@ class Services:
             "stores": [self.store],
             "clusters": {"default": {**about, "max_runs": 4}},
             "max_attempts": 50,
-            "look_s": POLL_S,
+            "poll_interval_s": POLL_S,
             "lease_s": LEASE_S,
         }
 

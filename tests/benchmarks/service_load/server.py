@@ -56,7 +56,7 @@ def make_config(folder: Path) -> ServiceConfig:
         {
             "database": f"sqlite:///{folder / 'registry.db'}",
             "stores": [f"file://{folder / 'store'}"],
-            "clusters": {"default": {"address": "http://127.0.0.1:1", "grows": True}},
+            "clusters": {"default": {"address": "http://127.0.0.1:1", "autoscaling": True}},
         }
     )
 

@@ -48,8 +48,8 @@ def test_a_rebuild_makes_the_tables_and_tells_what_it_found(store: DirectoryStor
     assert "runs      7 in the store, 7 new or changed" in first.stdout
     assert "adapters  2 in the store, 2 new or changed" in first.stdout
     again = json.loads(ask(*words, "--json").stdout)
-    assert again["runs"] == {"found": 7, "changed": 0}
-    assert (again["forgotten"], again["unreadable"], again["events"]) == ([], [], 0)
+    assert again["runs"] == {"total": 7, "changed": 0}
+    assert (again["removed"], again["unreadable"], again["events"]) == ([], [], 0)
 
 
 def test_what_can_not_be_read_is_told_and_ends_with_one(store: DirectoryStore, url: str):

@@ -50,7 +50,7 @@ def test_a_project_with_thousands_of_runs_hides_no_other_s(control: ControlHarne
     with control.database.write() as session:
         columns = (
             "project, kind, name, store, workers, priority, status, detail, attempt, cluster, "
-            "waits, origin, created_at, updated_at, revision"
+            "wait_reason, origin, created_at, updated_at, revision"
         )
         for number in range(1200):
             session.execute(

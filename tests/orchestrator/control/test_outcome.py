@@ -62,7 +62,7 @@ def test_its_last_words_are_told_and_that_there_was_nothing_new(store: Directory
     events.append({"event": "failed", "why": "rank 1: \x1b[31mno memory"})
     found = read_outcome(store, RUN, now=NOW).outcome
     assert "no memory" in found.message and "\x1b" not in found.message and not found.is_finished
-    events.append({"event": "nothing new"})
+    events.append({"event": "no_new_data"})
     assert read_outcome(store, RUN, now=NOW).outcome.is_finished
 
 

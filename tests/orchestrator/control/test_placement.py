@@ -67,14 +67,14 @@ def test_what_the_spec_says_of_its_memory_stays(kept: dict[str, Any]):
 class Patient:
     """A placement on a small cluster, on a clock that is set."""
 
-    def __init__(self, control: ControlHarness, *, grows: bool = False, shares_files: bool = False):
+    def __init__(self, control: ControlHarness, *, autoscaling: bool = False, shared_filesystem: bool = False):
         self.control, self.at = control, 0.0
         self.cluster = FakeCluster()
         self.cluster.cluster_capacity = SMALL
         self.placement = Placement(
             self.cluster,
-            shared_filesystem=shares_files,
-            autoscaling=grows,
+            shared_filesystem=shared_filesystem,
+            autoscaling=autoscaling,
             store_opener=lambda url: control.open(url),
             clock=lambda: self.at,
         )
@@ -103,7 +103,7 @@ def test_nodes_that_came_back_in_time_make_it_fit(control: ControlHarness):
 
 
 def test_a_cluster_that_grows_is_never_too_small(control: ControlHarness):
-    patient = Patient(control, grows=True)
+    patient = Patient(control, autoscaling=True)
     patient.cluster.unreachable = True
     assert patient.placement(patient.run(cluster={"workers": 8})) == FITS
 
@@ -134,7 +134,7 @@ def test_a_plan_that_can_not_hold_is_known_before_the_cluster_is_asked(
     rows = chat_rows(tmp_path / "train.jsonl", 4)
     good = {"model": {"path": str(model)}, "data": {"train": str(rows), "max_length": 32}}
     good["method"] = {"rank": 2}
-    patient = Patient(control, shares_files=True)
+    patient = Patient(control, shared_filesystem=True)
     assert patient.placement(patient.run(**good)) == FITS
     missing = {**good, "data": {"train": str(tmp_path / "none.jsonl")}}
     assert "none.jsonl" in patient.placement(patient.run(**missing)).rejection

@@ -160,7 +160,7 @@ def test_nothing_new_starts_nothing(desk: SchedulerHarness):
     desk.fire_at(3)
     desk.marks["/data/train.jsonl"] = "b" * 64
     desk.fire_at(4)
-    assert desk.list_outcomes() == ["nothing new", "run", "nothing new", "run"]
+    assert desk.list_outcomes() == ["no_new_data", "run", "no_new_data", "run"]
 
 
 def test_new_data_that_came_while_a_run_was_at_work_is_not_forgotten(desk: SchedulerHarness):

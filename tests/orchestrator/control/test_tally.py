@@ -14,7 +14,7 @@ from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.control.control import SUCCEEDED, ControlHarness
 
 
-def count(control: ControlHarness, folder: Path, accepted: Sequence[str]) -> KillTally:
+def count_after(control: ControlHarness, folder: Path, accepted: Sequence[str]) -> KillTally:
     return count(control.database, control.store, accepted, folder, 0)
 
 
@@ -31,7 +31,7 @@ def done(control: ControlHarness, tmp_path: Path) -> str:
 
 
 def test_a_run_that_went_well_counts_as_good(control: ControlHarness, tmp_path: Path, done: str):
-    found = count(control, tmp_path, [done])
+    found = count_after(control, tmp_path, [done])
     assert found.is_good and (found.runs, found.attempts, found.resubmitted) == (1, 1, 0)
 
 
@@ -39,14 +39,14 @@ def test_a_run_that_is_not_done_or_not_known_is_lost(
     control: ControlHarness, tmp_path: Path, done: str
 ):
     waiting = control.submit()
-    found = count(control, tmp_path, [done, waiting.id, "chat-nobody"])
+    found = count_after(control, tmp_path, [done, waiting.id, "chat-nobody"])
     assert found.lost == 2 and not found.is_good
 
 
 def test_two_commits_of_one_run_are_counted(control: ControlHarness, tmp_path: Path, done: str):
     other = make_adapter_folder(tmp_path / "other", "other weights")
     commit(open_store(control.store), other, make_draft(run=done, attempt=2))
-    found = count(control, tmp_path, [done])
+    found = count_after(control, tmp_path, [done])
     assert found.committed_twice == 1 and not found.is_good
 
 
@@ -57,7 +57,7 @@ def test_two_lives_that_overlap_are_counted(
     control: ControlHarness, tmp_path: Path, done: str, beats: str, twice: int
 ):
     (tmp_path / f"{done}.a2.8").write_text(beats)
-    found = count(control, tmp_path, [done])
+    found = count_after(control, tmp_path, [done])
     assert found.alive_twice == twice and found.is_good == (not twice)
 
 
@@ -67,6 +67,6 @@ def test_an_adapter_that_is_gone_or_spoilt_is_counted(
     store = open_store(control.store)
     (key,) = [key for key in store.list("adapters/chat/v1/") if key.endswith(".safetensors")]
     store.put(key, b"spoilt")
-    assert count(control, tmp_path, [done]).adapters_lost == 1
+    assert count_after(control, tmp_path, [done]).adapters_lost == 1
     store.delete("adapters/chat/v1/manifest.json")
-    assert count(control, tmp_path, [done]).adapters_lost == 1
+    assert count_after(control, tmp_path, [done]).adapters_lost == 1

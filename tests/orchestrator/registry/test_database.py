@@ -84,7 +84,7 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path):
 def test_a_file_that_somebody_else_locks_for_too_long_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "WAIT_S", 0.1)
+    monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 0.1)
     url = f"sqlite:///{tmp_path / 'registry.db'}"
     first, second = Database(url), Database(url)
     with first.write(), pytest.raises(DatabaseUnreachable, match="locked"), second.write():

@@ -94,7 +94,7 @@ def test_a_scheduler_that_lost_its_lease_starts_nothing(database: Database):
     age_leases(database, 61)
     with pytest.raises(LeaseLost), database.write() as session:
         schedules.fire(
-            session, made, due_at=100.0, next_at=None, outcome="nothing new", lease=lease
+            session, made, due_at=100.0, next_at=None, outcome="no_new_data", lease=lease
         )
     assert read_rows(database, "firings") == []
 

@@ -17,7 +17,7 @@ STATUSES = (
     "'done', 'failed', 'lost', 'planned', 'publishing', 'running', 'stopped', 'submitted'"
 )  # fmt: skip
 REASONS = (
-    "'attempts', 'crashed', 'gone', 'outside', 'preempted', 'quota', 'refused', 'replaced', "
+    "'attempts', 'crashed', 'job_absent', 'outside', 'preempted', 'quota', 'refused', 'replaced', "
     "'unpublished', 'user'"
 )
 ENDS = "(status IN ('failed', 'lost', 'stopped')) = (reason IS NOT NULL)"

@@ -53,11 +53,11 @@ def test_its_firings_are_told_the_newest_first(nightly: Desk):
         there = schedules.get(session, "default", "nightly")
         for due in (1e9, 1e9 + 60):
             there = schedules.fire(
-                session, there, due_at=due, next_at=None, outcome="nothing new", fired_at=due + 1
+                session, there, due_at=due, next_at=None, outcome="no_new_data", fired_at=due + 1
             )
     lines = nightly.ask("schedule", "firings", "nightly").stdout.splitlines()
     assert [line.split()[1] for line in lines[1:]] == ["01:47:40", "01:46:40"]
-    assert all("nothing new" in line for line in lines[1:])
+    assert all("no_new_data" in line for line in lines[1:])
     assert (
         len(nightly.ask("schedule", "firings", "nightly", "--limit", "1").stdout.splitlines()) == 2
     )
