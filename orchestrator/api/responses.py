@@ -113,7 +113,7 @@ class Page(BaseModel, Generic[Item]):
 
 
 class RunResponse(BaseModel):
-    """A run. `wait_reason` says why a planned one is not submitted yet, `stop` that it should end."""
+    """A run. `wait_reason` tells why a planned run is not submitted; `stop` requests its end."""
 
     model_config = make_config(**RUN_EXAMPLE)
 

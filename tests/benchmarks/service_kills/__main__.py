@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import InputError, JobsError
-from orchestrator.control.intake import Intake, SubmitRequest
+from orchestrator.control.intake import Intake
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.registry import runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import FINAL

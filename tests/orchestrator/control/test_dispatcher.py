@@ -77,7 +77,7 @@ def test_no_more_jobs_than_the_cluster_may_have_even_if_none_has_arrived(narrow:
     narrow.cluster.lost_requests = 3
     narrow.reconcile(3)
     assert narrow.read_status(second) is Status.PLANNED
-    assert "as many runs as it may have" in narrow.read(second).wait_reason
+    assert "at its limit of active runs" in narrow.read(second).wait_reason
     narrow.reconcile(2)
     assert order(narrow) == [first.id]
 

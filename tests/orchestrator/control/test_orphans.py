@@ -128,7 +128,7 @@ def test_a_job_that_turns_up_too_late_ends_before_the_next_attempt_begins(contro
     control.reconcile()
     assert control.cluster.stopped_ids == [f"{run.id}-a1"]
     assert control.list_submissions(run) == [f"{run.id}-a1"]
-    assert "still ending" in control.read(run).wait_reason
+    assert "job of its previous attempt to end" in control.read(run).wait_reason
     control.reconcile(2)
     assert control.list_submissions(run) == [f"{run.id}-a1", f"{run.id}-a2"]
 

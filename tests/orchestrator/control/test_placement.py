@@ -14,13 +14,13 @@ from orchestrator.cluster.base import Capacity
 from orchestrator.cluster.errors import ClusterUnreachable
 from orchestrator.cluster.fake import FakeCluster
 from orchestrator.control.dispatcher import FITS
-from orchestrator.control.intake import SubmitRequest
 from orchestrator.control.placement import (
     SHORTAGE_TIMEOUT_S,
     Placement,
     find_shortage,
     set_node_memory,
 )
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.registry.values import Run
 from tests.orchestrator.control.builders import make_spec
 from tests.orchestrator.control.control import ControlHarness
@@ -37,9 +37,9 @@ def spec(**cluster: Any) -> RunSpec:
     ("cluster", "lack"),
     [
         pytest.param({"workers": 4}, "", id="fits, though all is busy"),
-        pytest.param({"workers": 5}, "it needs 5 CPUs, the whole cluster has 4", id="workers"),
-        pytest.param({"workers": 2, "cpus_per_worker": 3}, "it needs 6 CPUs", id="CPUs each"),
-        pytest.param({"workers": 1, "gpus_per_worker": 1}, "it needs 1 GPUs", id="GPUs"),
+        pytest.param({"workers": 5}, "needs 5 CPUs, but the whole cluster has 4", id="workers"),
+        pytest.param({"workers": 2, "cpus_per_worker": 3}, "needs 6 CPUs", id="CPUs each"),
+        pytest.param({"workers": 1, "gpus_per_worker": 1}, "needs 1 GPUs", id="GPUs"),
     ],
 )
 def test_what_the_whole_cluster_lacks(cluster: dict[str, Any], lack: str):
@@ -67,7 +67,9 @@ def test_what_the_spec_says_of_its_memory_stays(kept: dict[str, Any]):
 class Patient:
     """A placement on a small cluster, on a clock that is set."""
 
-    def __init__(self, control: ControlHarness, *, autoscaling: bool = False, shared_filesystem: bool = False):
+    def __init__(
+        self, control: ControlHarness, *, autoscaling: bool = False, shared_filesystem: bool = False
+    ):
         self.control, self.at = control, 0.0
         self.cluster = FakeCluster()
         self.cluster.cluster_capacity = SMALL
@@ -87,11 +89,11 @@ class Patient:
 def test_a_cluster_that_is_too_small_gets_time_for_its_nodes_to_come_back(control: ControlHarness):
     patient = Patient(control)
     run = patient.run(cluster={"workers": 8})
-    assert patient.placement(run).wait_reason == "it needs 8 CPUs, the whole cluster has 4"
+    assert patient.placement(run).wait_reason == "needs 8 CPUs, but the whole cluster has 4"
     patient.at = SHORTAGE_TIMEOUT_S - 1
     assert patient.placement(run).wait_reason
     patient.at = SHORTAGE_TIMEOUT_S
-    assert patient.placement(run).rejection == "it needs 8 CPUs, the whole cluster has 4"
+    assert patient.placement(run).rejection == "needs 8 CPUs, but the whole cluster has 4"
 
 
 def test_nodes_that_came_back_in_time_make_it_fit(control: ControlHarness):

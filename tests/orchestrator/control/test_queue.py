@@ -53,7 +53,7 @@ def test_a_project_that_uses_less_is_served_before_one_that_asked_first():
 def test_what_has_no_room_waits_and_is_told_so():
     found = plan(make_waiting("a", created_at=1), make_waiting("b", created_at=2), room=1)
     assert list_served(found) == ["a"]
-    assert found[1].wait_reason == "cluster default has as many runs as it may have"
+    assert found[1].wait_reason == "cluster default is at its limit of active runs (max_runs)"
 
 
 def test_a_project_at_its_limit_waits_and_others_pass_it():
@@ -87,9 +87,9 @@ def test_workers_and_tokens_are_counted_as_turns_are_given():
 
 def test_what_is_above_a_limit_by_itself_never_starts():
     found = plan(make_waiting("a", workers=4), limits=make_project("default", max_workers=3))
-    assert found[0].rejection == "it needs 4 workers at once, project default may use 3"
+    assert found[0].rejection == "needs 4 workers at once; the limit of project default is 3"
     closed = plan(make_waiting("a"), limits=make_project("default", max_runs=0))
-    assert closed[0].rejection == "it needs 1 runs at once, project default may use 0"
+    assert closed[0].rejection == "needs 1 runs at once; the limit of project default is 0"
 
 
 def test_what_is_held_waits_for_what_holds_it():

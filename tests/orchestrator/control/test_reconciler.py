@@ -20,7 +20,7 @@ from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.control.control import KILLED, PENDING, RUNNING, SUCCEEDED, ControlHarness
-from tests.orchestrator.registry.builders import age_leases, make_new_run
+from tests.orchestrator.registry.builders import age_leases, make_request
 
 
 def test_a_run_goes_from_the_queue_to_done_with_its_adapter(
@@ -196,7 +196,7 @@ def test_one_run_whose_store_is_away_holds_up_no_other(control: ControlHarness):
 
     control.open = opened
     with control.database.write() as session:
-        other = runs.add(session, make_similar(run, store=f"{gone}/below"))
+        other = runs.add(session, f"{run.id}-other", make_request(store=f"{gone}/below"))
         other = runs.move(session, other, Status.SUBMITTED)
         run_flags.mark_acknowledged(session, [other])
     control.reconcile(2)
@@ -357,7 +357,3 @@ def write_heartbeat(control: ControlHarness, run: Run, at: float) -> None:
 
 def refuse(url: str) -> Any:
     raise StoreUnreachable("the store is away")
-
-
-def make_similar(run: Run, **changes: Any) -> Any:
-    return make_new_run(f"{run.id}-other", **changes)

@@ -14,7 +14,7 @@ from orchestrator.registry import runs
 from orchestrator.registry.database import Database, parse_database_url
 from orchestrator.registry.errors import DatabaseRefused, DatabaseUnreachable, WrongSchema
 from orchestrator.registry.migrate import open_registry, read_schema
-from tests.orchestrator.registry.builders import add_run, make_new_run, read_rows
+from tests.orchestrator.registry.builders import add_run, make_request, read_rows
 
 PASSWORD = "hunter2-9f2c"
 
@@ -98,7 +98,7 @@ def test_a_file_that_somebody_else_locks_for_too_long_is_told(
 def test_a_reader_is_not_held_up_by_a_writer_and_sees_nothing_of_it(database: Database):
     add_run(database)
     with database.write() as writing:
-        runs.add(writing, make_new_run("r2"))
+        runs.add(writing, "r2", make_request())
         with database.read() as reading:
             assert [run.id for run in runs.list_page(reading)] == ["r1"]
     assert len(read_rows(database, "runs")) == 2
@@ -144,4 +144,4 @@ def test_errors_of_the_registry_survive_a_pickle():
     import pickle
 
     error = pickle.loads(pickle.dumps(WrongSchema("sqlite:///x", None, "0002")))
-    assert "it has no tables" in str(error)
+    assert "has no tables" in str(error)

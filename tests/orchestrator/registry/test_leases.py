@@ -44,7 +44,7 @@ def test_a_lease_that_lapsed_is_taken_over_under_the_next_number(database: Datab
     assert acquire_lease(database, "b") is None
     age_leases(database, 2)
     assert is_held(database, "b").fence == old.fence + 1
-    with database.write() as session, pytest.raises(LeaseLost, match="a no longer holds it"):
+    with database.write() as session, pytest.raises(LeaseLost, match="a no longer holds the lease"):
         leases.renew(session, old, seconds=60)
 
 
@@ -139,7 +139,7 @@ def test_of_several_processes_exactly_one_gets_it(before: str, database: Databas
 
 @pytest.mark.parametrize("name", ["", "a b", "a\x00", "x" * 129], ids=ascii)
 def test_hostile_names_are_no_leases_and_no_holders(name: str, database: Database):
-    with database.write() as session, pytest.raises(InputError, match="is no name"):
+    with database.write() as session, pytest.raises(InputError, match="not a valid name"):
         leases.acquire(session, name, "a", seconds=60)
-    with database.write() as session, pytest.raises(InputError, match="is no name"):
+    with database.write() as session, pytest.raises(InputError, match="not a valid name"):
         leases.acquire(session, "a", name, seconds=60)

@@ -42,16 +42,16 @@ def test_a_move_is_allowed_exactly_where_the_table_says_so(status: Status, to: S
     if to in MOVES[status]:
         check_move(status, to, REASON_OF.get(to))
     else:
-        with pytest.raises(ForbiddenMove, match=f"{status.value} can't become {to.value}"):
+        with pytest.raises(ForbiddenMove, match=f"{status.value} cannot become {to.value}"):
             check_move(status, to, REASON_OF.get(to))
 
 
 @pytest.mark.parametrize(
     ("to", "reason", "says"),
     [
-        (Status.FAILED, None, "nothing is no reason to be failed"),
-        (Status.FAILED, Reason.USER, "user is no reason to be failed"),
-        (Status.PUBLISHING, Reason.CRASHED, "Give none"),
+        (Status.FAILED, None, "none is not a reason to be failed"),
+        (Status.FAILED, Reason.USER, "user is not a reason to be failed"),
+        (Status.PUBLISHING, Reason.CRASHED, "Use none"),
     ],
     ids=["an end without", "another's", "where none belongs"],
 )

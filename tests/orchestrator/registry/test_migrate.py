@@ -145,10 +145,10 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(
 
 
 def test_a_registry_without_its_tables_is_not_opened(empty_url: str):
-    with pytest.raises(WrongSchema, match="it has no tables, this slora needs 0003"):
+    with pytest.raises(WrongSchema, match="has no tables; this slora needs schema 0003"):
         open_registry(empty_url)
     upgrade(empty_url, "0001")
-    with pytest.raises(WrongSchema, match="its tables are at 0001"):
+    with pytest.raises(WrongSchema, match="has schema 0001"):
         open_registry(empty_url)
 
 
@@ -159,7 +159,7 @@ def test_what_a_newer_slora_made_is_neither_opened_nor_touched(empty_url: str):
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     database.close()
     for asked in (open_registry, upgrade, lambda url: downgrade(url, NO_REVISION)):
-        with pytest.raises(WrongSchema, match="its tables are at 9999"):
+        with pytest.raises(WrongSchema, match="has schema 9999"):
             asked(empty_url)
     assert read_schema(empty_url).revision == "9999"
     assert "runs" in read_tables(empty_url)

@@ -301,7 +301,7 @@ def test_two_rebuilds_at_once_are_one(database: Database, full: DirectoryStore):
     with database.write() as session:
         lease = leases.acquire(session, LEASE_NAME, "another", seconds=60)
         assert lease is not None
-    with pytest.raises(LeaseHeld, match="somebody else is at it"):
+    with pytest.raises(LeaseHeld, match="Another process holds the lease rebuild"):
         rebuild(database, full)
     assert read_rows(database, "runs") == []
     with database.write() as session:

@@ -26,7 +26,7 @@ from tests.jobs.store.builders import race
 from tests.orchestrator.registry.builders import (
     TO_RUNNING,
     add_run,
-    make_new_run,
+    make_request,
     move_run,
     read_rows,
 )
@@ -35,11 +35,11 @@ RACERS = 4
 
 
 def test_a_run_comes_back_as_it_was_added(database: Database):
-    run = add_run(database, workers=8, priority=3, spec_sha256="a" * 64, project="lab", search="s1")
+    run = add_run(database, workers=8, priority=3, spec_sha256="a" * 64, project="lab")
     with database.read() as session:
         assert runs.get(session, "r1") == run
     assert (run.status, run.attempt, run.revision) == (Status.PLANNED, 0, 1)
-    assert (run.project, run.workers, run.priority, run.search) == ("lab", 8, 3, "s1")
+    assert (run.project, run.workers, run.priority, run.search) == ("lab", 8, 3, None)
     assert run.created_at > 1.7e9
 
 
@@ -47,9 +47,9 @@ def test_an_id_is_taken_once(database: Database):
     add_run(database)
     with (
         database.write() as session,
-        pytest.raises(DuplicateKey, match="'r1' is in the registry already"),
+        pytest.raises(DuplicateKey, match="'r1' already exists"),
     ):
-        runs.add(session, make_new_run())
+        runs.add(session, "r1", make_request())
     assert len(read_rows(database, "runs")) == len(read_rows(database, "events")) == 1
 
 
@@ -91,7 +91,7 @@ def test_an_update_of_what_changed_meanwhile_is_refused_and_writes_nothing(datab
     stale = add_run(database)
     move_run(database, stale, Status.SUBMITTED)
     before = read_rows(database, "runs"), read_rows(database, "events")
-    with pytest.raises(LostUpdate, match="version 1 was read, version 2 is there"):
+    with pytest.raises(LostUpdate, match="it is at version 2, not 1"):
         move_run(database, stale, Status.STOPPED, reason=Reason.USER)
     assert (read_rows(database, "runs"), read_rows(database, "events")) == before
 
@@ -99,7 +99,7 @@ def test_an_update_of_what_changed_meanwhile_is_refused_and_writes_nothing(datab
 def test_an_attempt_that_was_replaced_can_not_speak_for_its_run(database: Database):
     run = move_run(database, add_run(database), *TO_RUNNING, Status.LOST, reason=Reason.JOB_ABSENT)
     run = move_run(database, run, Status.PLANNED, *TO_RUNNING)
-    with database.write() as session, pytest.raises(StaleAttempt, match="attempt 1 is not the"):
+    with database.write() as session, pytest.raises(StaleAttempt, match="attempt 1 was replaced"):
         runs.move(session, run, Status.FAILED, reason=Reason.CRASHED, attempt=1)
     with database.write() as session:
         assert runs.move(session, run, Status.PUBLISHING, attempt=2).status is Status.PUBLISHING
@@ -107,7 +107,7 @@ def test_an_attempt_that_was_replaced_can_not_speak_for_its_run(database: Databa
 
 def test_a_transaction_that_fails_leaves_nothing_of_itself(database: Database):
     def half(session: Session) -> None:
-        runs.move(session, runs.add(session, make_new_run()), Status.SUBMITTED)
+        runs.move(session, runs.add(session, "r1", make_request()), Status.SUBMITTED)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), database.write() as session:
@@ -166,7 +166,7 @@ def _add(start: Barrier, mine: int, url: str) -> None:
     start.wait()
     try:
         with database.write() as session:
-            runs.add(session, make_new_run(workers=mine + 1))
+            runs.add(session, "r1", make_request(workers=mine + 1))
     except DuplicateKey:
         raise SystemExit(7) from None
 
@@ -219,10 +219,12 @@ def test_a_reader_of_events_goes_on_where_it_was(database: Database):
     ids=ascii,
 )
 def test_no_hostile_name_becomes_a_run_a_project_or_a_cluster(name: str, database: Database):
-    for field in ("id", "name", "project", "search", "cluster"):
+    for field in ("name", "project", "cluster"):
         with pytest.raises(ValidationError):
-            make_new_run(**{"run_id" if field == "id" else field: name})
-    with database.write() as session, pytest.raises(InputError, match="is no name"):
+            make_request(**{field: name})
+    with database.write() as session, pytest.raises(InputError, match="not a valid name"):
+        runs.add(session, name, make_request())
+    with database.write() as session, pytest.raises(InputError, match="not a valid name"):
         projects.ensure_project(session, name)
 
 

@@ -13,7 +13,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DuplicateKey, LeaseLost, LostUpdate, UnknownItem
 from orchestrator.registry.schedules import NewSchedule, Schedule
 from tests.jobs.store.builders import race
-from tests.orchestrator.registry.builders import age_leases, make_new_run, read_rows
+from tests.orchestrator.registry.builders import age_leases, make_request, read_rows
 
 RACERS = 4
 
@@ -31,7 +31,7 @@ def add_schedule(database: Database, **changes: object) -> Schedule:
 
 def fire(session: Session, schedule: Schedule, due_at: float) -> Schedule:
     """A firing and the run that it starts, in one transaction."""
-    run = runs.add(session, make_new_run(f"chat-{due_at:.0f}"))
+    run = runs.add(session, f"chat-{due_at:.0f}", make_request())
     return schedules.fire(
         session, schedule, due_at=due_at, next_at=due_at + 100, outcome="run", run=run.id
     )

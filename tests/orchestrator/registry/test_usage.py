@@ -12,7 +12,7 @@ from orchestrator.registry import projects, runs, usage
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DatabaseUnreachable
 from orchestrator.registry.values import ProjectLimits
-from tests.orchestrator.registry.builders import add_run, make_new_run
+from tests.orchestrator.registry.builders import add_run, make_request
 
 
 def soon(database: Database, work: Callable[[Session], object]) -> None:
@@ -32,7 +32,7 @@ def test_while_projects_are_counted_runs_are_submitted_to_them(database: Databas
     add_run(database, "r1")
     with database.write() as counting:
         usage.lock_projects(counting)
-        soon(database, lambda session: runs.add(session, make_new_run("r2")))
+        soon(database, lambda session: runs.add(session, "r2", make_request()))
     with database.read() as session:
         assert {run.id for run in runs.list_page(session)} == {"r1", "r2"}
 
