@@ -34,7 +34,7 @@ ShellWord = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(
 
 
 class ClusterConfig(StrictModel):
-    """One Ray cluster."""
+    """A Ray cluster."""
 
     address: str = Field(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._/-]*)?$")
     """URL of the head's dashboard, which serves the Jobs API."""

@@ -21,7 +21,7 @@ PREVIOUS_JOB_ENDING = "waiting for the job of its previous attempt to end on the
 
 @dataclass(frozen=True)
 class PlacementResult:
-    """Why a run cannot be placed on the cluster; empty if it can."""
+    """The reasons why a run cannot be placed on the cluster; empty if it can."""
 
     rejection: str = ""
     wait_reason: str = ""

@@ -31,7 +31,7 @@ HEARTBEAT_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """What the store holds of a run's outcome."""
+    """A run's outcome, with the manifest and pointer to record."""
 
     outcome: RunOutcome
     manifest: Manifest | None = None

@@ -17,7 +17,7 @@ MIN_RETRY_WAIT_S, MAX_RETRY_WAIT_S = 5.0, 600.0
 
 
 class Action(StrEnum):
-    """What to do with a run."""
+    """An action on a run."""
 
     WAIT = "wait"
     SUBMIT = "submit"
@@ -31,7 +31,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What the store tells about a run whose job has ended."""
+    """The outcome of a run whose job has ended, as the store tells it."""
 
     adapter: str | None = None
     no_new_data: bool = False
@@ -48,7 +48,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a run, and for a move the target, reason and detail."""
+    """A decision about a run; a move has a target, a reason and a detail."""
 
     action: Action
     target: Status | None = None

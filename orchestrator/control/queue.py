@@ -14,7 +14,7 @@ from orchestrator.registry.values import Project, Run
 
 @dataclass(frozen=True)
 class ProjectUsage:
-    """What a project uses now, and the tokens that it used today."""
+    """The active runs and workers of a project, and the tokens that it used today."""
 
     runs: int = 0
     workers: int = 0

@@ -26,7 +26,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a run ended or was lost. Wording, retries and colours derive from it."""
+    """The reason why a run ended or was lost. Wording, retries and colours derive from it."""
 
     CRASHED = "crashed"
     """The training code raised an error; a retry would fail again."""

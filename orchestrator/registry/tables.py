@@ -255,7 +255,7 @@ class ScheduleRow(TableBase):
 
 
 class FiringRow(TableBase):
-    """One due time of a schedule. The primary key guarantees that it fires at most once."""
+    """A due time of a schedule. The primary key guarantees that it fires at most once."""
 
     __tablename__ = "firings"
 

@@ -71,7 +71,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt to execute a run on a cluster."""
+    """An attempt to execute a run on a cluster."""
 
     run: str
     number: int

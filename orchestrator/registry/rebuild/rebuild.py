@@ -45,7 +45,7 @@ ProgressCallback = Callable[[int], None]
 
 @dataclass
 class RebuildTally:
-    """How many items the store has, and how many of them were new or changed."""
+    """The number of items in the store, and of those that were new or changed."""
 
     total: int = 0
     changed: int = 0
@@ -58,7 +58,7 @@ class RebuildTally:
 
 @dataclass
 class RebuildResult:
-    """What a rebuild restored."""
+    """The result of a rebuild."""
 
     runs: RebuildTally = field(default_factory=RebuildTally)
     adapters: RebuildTally = field(default_factory=RebuildTally)

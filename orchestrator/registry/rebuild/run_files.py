@@ -68,7 +68,7 @@ class StoreEvent:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the store knows about a run."""
+    """A run, as its files in the store describe it."""
 
     id: str
     name: str
