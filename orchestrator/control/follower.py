@@ -93,9 +93,8 @@ class Follower:
             return
         rules = self._rules
         try:
-            self._cluster.submit(
-                make_job(run, spec_path, service=rules.service, modules=rules.modules)
-            )
+            job = make_job(run, spec_path, service=rules.service, modules=rules.modules)
+            self._cluster.submit(job)
         except ClusterRefused as refusal:
             self._metrics.submissions.labels(self._cluster.name, "refused").inc()
             self._fail_run(run, Reason.OUTSIDE, str(refusal), lease)
@@ -109,14 +108,11 @@ class Follower:
             runs.move(session, run, Status.FAILED, reason=reason, detail=detail, lease=lease)
 
     def _advance_run(self, run: Run, job: JobStatus, *, acknowledged: bool, lease: Lease) -> None:
-        if job.state not in ALIVE_STATES and run.store in self._unreachable_stores:
+        is_alive = job.state in ALIVE_STATES
+        if not is_alive and run.store in self._unreachable_stores:
             return
         try:
-            stored = (
-                NO_OUTCOME
-                if job.state in ALIVE_STATES
-                else read_outcome(self._open(run.store), run)
-            )
+            stored = NO_OUTCOME if is_alive else read_outcome(self._open(run.store), run)
         except (StoreError, InputError) as error:
             # Without its store nobody knows how it ended; the next pass tries again.
             log.warning("run %s: cannot read its store: %s", run.id, error)

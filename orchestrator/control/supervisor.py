@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.errors import JobsError
 from orchestrator.cluster.base import Cluster
@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _BackgroundTask:
     name: str
-    run_step: Callable[[], object]
-    close: Callable[[], None]
     interval_s: float
-    wake: threading.Event
+    run_step: Callable[[], object]
+    close: Callable[[], None] = lambda: None
+    wake: threading.Event = field(default_factory=threading.Event)
 
 
 class Service:
@@ -124,36 +124,15 @@ class Service:
             idempotency.delete_expired(session)
 
     def _make_tasks(self) -> list[_BackgroundTask]:
-        interval = self.config.poll_interval_s
+        poll_s = self.config.poll_interval_s
         tasks = [
-            _BackgroundTask(
-                f"cluster {name}",
-                reconciler.reconcile,
-                reconciler.close,
-                interval,
-                threading.Event(),
-            )
+            _BackgroundTask(f"cluster {name}", poll_s, reconciler.reconcile, reconciler.close)
             for name, reconciler in self.reconcilers.items()
         ]
-        schedules = self.scheduler
-        tasks.append(
-            _BackgroundTask(
-                "scheduler",
-                schedules.fire_due,
-                schedules.close,
-                SCHEDULER_INTERVAL_S,
-                threading.Event(),
-            )
-        )
-        tasks.append(
-            _BackgroundTask(
-                "housekeeping",
-                self.run_housekeeping,
-                _skip_close,
-                HOUSEKEEPING_INTERVAL_S,
-                threading.Event(),
-            )
-        )
+        fire, close = self.scheduler.fire_due, self.scheduler.close
+        tasks.append(_BackgroundTask("scheduler", SCHEDULER_INTERVAL_S, fire, close))
+        housekeeping = self.run_housekeeping
+        tasks.append(_BackgroundTask("housekeeping", HOUSEKEEPING_INTERVAL_S, housekeeping))
         return tasks
 
     def _run_task(self, task: _BackgroundTask) -> None:
@@ -212,7 +191,3 @@ class Service:
             metrics=self.metrics,
             lease_s=self.config.lease_s,
         )
-
-
-def _skip_close() -> None:
-    return

@@ -49,7 +49,7 @@ MAX_VALUE_CHARS = 1000
 ACTIVE_EVENTS = frozenset({"loading", "started", "resumed", "restarted", "stalled", "trial"})
 """After the end of an attempt these show that the run continues."""
 RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"} | {
-    "stage", "checkpoint", "handoff", "preempting", "budget_exhausted", "published", "failed",
+    "stage", "checkpoint_saved", "handoff", "preempting", "budget_exhausted", "published", "failed",
     "stopped",
 }  # fmt: skip
 """The events of a run's progress; others (samples, steps, ...) stay in the store."""

@@ -207,7 +207,8 @@ def _show(tallies: Tallies, moments: dict[str, FiringTally]) -> None:
         print(
             f"{kind}: {tally.runs} runs in {tally.attempts} attempts, "
             f"killed {victims or 'nothing'}: {tally.lost} lost, "
-            f"{tally.committed_twice} committed twice, {tally.alive_twice} alive twice, {tally.adapters_lost} adapters lost"
+            f"{tally.committed_twice} committed twice, {tally.alive_twice} alive twice, "
+            f"{tally.adapters_lost} adapters lost"
         )
     for kind, fired in moments.items():
         print(
