@@ -44,10 +44,10 @@ class Listing:
     def __init__(self) -> None:
         self.events, self.steps = list[Any](), list[int]()
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def show_event(self, event: Mapping[str, Any]) -> None:
         self.events.append(event["event"])
 
-    def step(self, metric: Mapping[str, Any]) -> None:
+    def show_step(self, metric: Mapping[str, Any]) -> None:
         self.steps.append(metric["step"])
 
 

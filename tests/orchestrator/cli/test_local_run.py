@@ -44,11 +44,11 @@ def there() -> Jobs:
 @pytest.fixture
 def runs(there: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     @contextmanager
-    def ray_jobs(**_: object) -> Iterator[Jobs]:
+    def connect_ray(**_: object) -> Iterator[Jobs]:
         yield there
 
-    monkeypatch.setattr(local_run, "ray_jobs", ray_jobs)
-    monkeypatch.setattr(local_run, "STATUS_S", 0.0)
+    monkeypatch.setattr(local_run, "connect_ray", connect_ray)
+    monkeypatch.setattr(local_run, "STATUS_INTERVAL_S", 0.0)
     return RunStore(DirectoryStore(tmp_path), "chat-20260101-120000-0a1b")
 
 
@@ -97,7 +97,7 @@ def test_an_id_that_somebody_else_has_is_an_error(there, runs):
 
 
 def test_a_ray_that_takes_no_job_is_told_of_in_time(there, runs, monkeypatch):
-    monkeypatch.setattr(local_run, "AGENT_S", 0.0)
+    monkeypatch.setattr(local_run, "AGENT_TIMEOUT_S", 0.0)
     there.answers = [UNHEARD] * 3
     with pytest.raises(Unreachable, match="took no job within 0 s: Remote end closed"):
         local_run.run_local_job(
