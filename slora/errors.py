@@ -53,7 +53,7 @@ class UnsupportedLayer(SloraError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name} is a {self.kind}: only linear layers and Conv1D can be adapted. "
+            f"{self.name}: {self.kind} can't be adapted, only linear layers and Conv1D can. "
             "Select the targets with patterns"
         )
 

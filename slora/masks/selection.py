@@ -104,9 +104,7 @@ def _check_scores(scores: Scores, shapes: Shapes) -> Iterable[tuple[str, Tensor]
     for name, score in scores:
         expected = remaining.pop(name, None)
         if tuple(score.shape) != expected:
-            raise BadMask(
-                f"{name}: the score's shape {tuple(score.shape)} is not the weight's, {expected}"
-            )
+            raise BadMask(f"{name}: the score has shape {tuple(score.shape)}, not {expected}")
         # Use the CPU, which sorts equal scores in the same order on every machine.
         score = score.detach().float().cpu()
         if not torch.isfinite(score).all():
