@@ -14,7 +14,7 @@ from slora.formats.merge import Adapter, compute_update, get_layer_shapes
 
 @dataclass(frozen=True)
 class LayerDifference:
-    """One layer of two adapters, A and B. A missing update counts as zero."""
+    """A layer in two adapters, A and B. A missing update counts as zero."""
 
     name: str
     norm_a: float

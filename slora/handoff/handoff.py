@@ -57,7 +57,7 @@ class FactoredUpdate:
 
 @dataclass(frozen=True)
 class Handoff:
-    """One layer's hand-off.
+    """The hand-off of a layer.
 
     `a_RI`, `b_OR`: float32, the initial factors of the low-rank stage.
     `energy_share`: share of `||dW||^2` that the rank retains, before any rescaling; if B was

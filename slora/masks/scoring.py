@@ -104,7 +104,7 @@ def group_layers(layers: Layers) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class _RunningSum:
-    """One layer's running sum, in float64."""
+    """The running sum of a layer, in float64."""
 
     total: Tensor
 

@@ -20,7 +20,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(
-    ("wanted", "chosen"),
+    ("patterns", "chosen"),
     [
         pytest.param("all-linear", [0, 1, 2, 3], id="all"),
         pytest.param(["q_proj"], [0, 2], id="last part"),
@@ -75,7 +75,7 @@ def _mixture() -> nn.ModuleDict:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("patterns", "message"),
     [
         pytest.param(["embed"], "embed: Embedding can't be adapted", id="embedding"),
         pytest.param(["norm"], "norm: LayerNorm can't be adapted", id="norm"),

@@ -148,7 +148,7 @@ def test_random_rows_need_no_score_and_come_from_seed_name_and_shape():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         pytest.param({"mask": "random", "allocation": "global"}, "uniform", id="random"),
         pytest.param({"mask": "blocks", "allocation": "global"}, "rows", id="blocks"),
@@ -164,7 +164,7 @@ def test_an_impossible_mask_is_refused_with_a_fix(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("corrupt", "message"),
     [
         pytest.param(lambda s: s.pop("c"), "the score of c is missing", id="missing"),
         pytest.param(
