@@ -1,4 +1,4 @@
-"""`slora adapters`, what changes the store: exit codes and words."""
+"""`slora adapters`, commands that change the store: exit codes and messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
-    """chat v1 and v2."""
+    """Return a store with chat v1 and v2."""
     folder = make_adapter_folder(tmp_path / "exported")
     commit(store, folder, make_draft(run="r1"))
     commit(store, folder, make_draft(run="r2", parent="chat@v1"))

@@ -1,4 +1,4 @@
-"""`slora adapters` and the terminal under it: exit codes, words, tables, hostile texts."""
+"""`slora adapters` and its terminal output: exit codes, messages, tables, untrusted text."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_show_prints_the_origin_of_an_adapter(full: DirectoryStore):
          "5 clients per round, 30 rounds of 4 steps, dirichlet"),
         ({"rounds": 3}, "? clients per round, 3 rounds of ? steps, ?"),
     ],
-    ids=["whole", "hostile"],
+    ids=["complete", "hostile"],
 )  # fmt: skip
 def test_show_prints_the_settings_of_a_federation(store, folder, federation, words):
     commit(store, folder, make_draft(federation=federation))
@@ -278,7 +278,7 @@ def test_an_unexpected_error_is_raised_unchanged():
 
 
 class Ticking:
-    """A clock that moves by what it is told, at each look."""
+    """A clock that advances by a fixed step at each call."""
 
     def __init__(self, step: float) -> None:
         self.now, self.step = 0.0, step
@@ -318,7 +318,7 @@ def test_a_table_loses_nothing_but_the_end_of_its_last_column(
     )
     text = capsys.readouterr().out.splitlines()
     assert all(len(line) <= width for line in text) and " done " in text[1]
-    # Folded or not, the first column is whole.
+    # The first column is complete, folded or not.
     first = text[0].index("status")
     assert "".join(line[:first].strip() for line in text[1:]) == name
     assert not single_line or width < 60 or len(text) == 2

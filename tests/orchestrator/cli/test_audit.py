@@ -1,4 +1,4 @@
-"""The audit: a plan beside a ledger, what each line may differ by, and the exit code."""
+"""The audit: the plan against the ledger, the tolerances, and the exit code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS = {"sparse": 2, "low-rank": 4}
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """As a run of the tiny spec on two machines records it."""
+    """Return the plan that a run of the tiny spec on two machines records."""
     folder = tmp_path_factory.mktemp("audited")
     hollow_model(folder / "model")
     chat_rows(folder / "train.jsonl", 8)
@@ -37,7 +37,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def make_ledger(plan: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """What a run that went as planned would have written."""
+    """Return the ledger of a run that went as planned, with changes."""
     prediction = plan["estimate"]
     way = next(way for way in prediction["options"] if way["sharding"] == plan["sharding"])
     wire: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""A federation at the command line: its plan, and what its run is held to."""
+"""A federation on the command line: its plan and its audit."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_plan(folder: Path, federation: dict[str, Any] | None = None) -> dict[str, Any]:
-    """As a run records it."""
+    """Return the plan that a run records."""
     result = check_federation(a_federation(folder, federation), quick=True, store=False)
     plan_values: dict[str, Any] = json.loads(json.dumps(result.to_json()))
     return plan_values
 
 
 def audit_lines(plan: dict[str, Any], **changes: Any) -> dict[str, AuditLine]:
-    """What the audit says of a run that went as planned, but for these changes."""
+    """Audit a run that went as planned except for these changes."""
     wire: dict[str, dict[str, Any]] = {}
     for flow in plan["estimate"]["options"][0]["wire"]:
         values = {"calls": flow["times"], "bytes": flow["total"]}

@@ -1,4 +1,4 @@
-"""What is said of a job that ended badly: its own reason, or what killed it and how to go on."""
+"""The report of a job that failed: its own reason, or the end of its log and how to resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG = "\n".join(["Running entrypoint for job", *(f"trial {n} done" for n in rang
 
 
 class FakeRayJobs:
-    """A Ray whose one job was killed, and which answers a submission as it is told to."""
+    """A Ray whose only job was killed, with scripted answers to a submission."""
 
     def __init__(self, *answers: Exception) -> None:
         self.answers = [*answers]

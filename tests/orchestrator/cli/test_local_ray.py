@@ -1,4 +1,4 @@
-"""Ending a Ray of our own: what has lost its parent, and every sign of whose it is, ends too."""
+"""Shutting down a Ray started here: orphans end, and processes that existed before do not."""
 
 from __future__ import annotations
 

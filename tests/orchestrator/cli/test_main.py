@@ -1,4 +1,4 @@
-"""The command line: exit codes, results on stdout, words on stderr, and nothing started in vain."""
+"""The command line: exit codes, results on stdout, messages on stderr, no needless start of Ray."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reported_store(tmp_path: Path) -> str:
-    """A store with the papers of one run, made by hand."""
+    """Return a store with the files of one run, written by hand."""
     store = DirectoryStore(tmp_path / "store")
     runs = RunStore(store, RUN)
     runs.write_text(SPEC, "name: tiny\n")

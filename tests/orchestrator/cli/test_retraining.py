@@ -1,4 +1,4 @@
-"""`slora plan` and `slora train` of a retraining: what is told, and what is not started in vain."""
+"""`slora plan` and `slora train` of a retraining: the plan, and no job without new data."""
 
 from __future__ import annotations
 

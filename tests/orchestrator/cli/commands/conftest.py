@@ -1,4 +1,4 @@
-"""Commands in this process, asking the real service over HTTP."""
+"""Commands in this process that use the real service over HTTP."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tests.tiny import chat_rows, hollow_model
 
 @dataclass
 class CommandHarness:
-    """The service, where it listens, and the command line that asks it."""
+    """The service, its address, and the command line that uses it."""
 
     api: ApiHarness
     url: str
     folder: Path
-    """With a model without weights, and rows."""
+    """A folder with a model without weights, and with rows."""
 
     def environment(self, scope: str = "admin", project: str | None = None) -> dict[str, str]:
-        """Of a process that asks by such a token."""
+        """Return the environment of a process with such a token."""
         token = self.api.secrets[scope, project]
         home = str(self.folder)
         return {"SLORA_SERVICE": self.url, "SLORA_TOKEN": token, "COLUMNS": "80", "HOME": home}
 
     def ask(self, *words: str, scope: str = "admin", project: str | None = None) -> Result:
-        """One command, by the bearer of such a token."""
+        """Run one command with such a token."""
         return CliRunner().invoke(app, list(words), env=self.environment(scope, project))
 
 

@@ -1,4 +1,4 @@
-"""`slora adapters --service`: what the service knows, and the same moves through its door."""
+"""`slora adapters --service`: the adapters of the registry, promotion and rollback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.orchestrator.registry.stores import DONE, FAILED, commit_version
 
 @pytest.fixture
 def store(cli: CommandHarness, tmp_path: Path) -> ObjectStore:
-    """With two versions of an adapter, which the registry knows."""
+    """Return a store with two versions of an adapter that the registry knows."""
     opened = open_store(cli.api.service.config.stores[0])
     for run in (DONE, FAILED):
         commit_version(opened, tmp_path / "made", name="chat", run=run)

@@ -1,4 +1,4 @@
-"""`slora tokens`, `projects` and `clusters`: who may what, how much, and where."""
+"""`slora tokens`, `projects` and `clusters`: permissions, limits and capacity."""
 
 from __future__ import annotations
 

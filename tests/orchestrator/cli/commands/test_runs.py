@@ -1,4 +1,4 @@
-"""`slora runs`, `stop` and `logs`: what is there, what became of it, and what it printed."""
+"""`slora runs`, `stop` and `logs`: lists, details, stops and output of runs."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_following_a_failed_run_exits_with_one(cli: CommandHarness):
     cli.api.move(run, Status.SUBMITTED, Status.FAILED, reason=Reason.REFUSED)
     result = cli.ask("logs", "-f", run)
     assert result.exit_code == 1 and "its input is invalid" in result.stderr
-    # Without -f it is the log that was asked for, and it was told.
+    # Without -f, printing the log succeeds whatever the status of the run.
     assert cli.ask("logs", run).exit_code == 0
 
 
@@ -147,7 +147,7 @@ def test_a_followed_log_survives_a_restart_of_the_service(cli: CommandHarness):
         )
         assert details.stdout is not None
         started = details.stdout.read(7)
-    # It is down. Meanwhile the job goes on.
+    # The service is down while the job continues.
     log[job] += b"\x83 after\n"
     cli.api.move(run, Status.PUBLISHING, Status.DONE)
     with serve_app(make_app(cli.api.service), int(url.rpartition(":")[2])):

@@ -1,4 +1,4 @@
-"""`slora schedule`: added, listed, paused, resumed, removed, and what came of its moments."""
+"""`slora schedules`: add, list, show, pause, resume, remove, and the outcomes of firings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.orchestrator.cli.commands.test_submit import spec
 
 @pytest.fixture
 def nightly(cli: CommandHarness) -> CommandHarness:
-    """With a schedule."""
+    """Return a command line whose service has a schedule."""
     words = ("--cron", "0 3 * * *", "--time-zone", "Europe/Berlin", "--name", "nightly")
     result = cli.ask("schedules", "add", spec(cli), *words, "--only-new-data")
     assert result.exit_code == 0, result.output

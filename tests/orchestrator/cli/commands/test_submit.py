@@ -1,4 +1,4 @@
-"""`slora submit`: what is checked here, what is sent, and how it ends."""
+"""`slora submit`: the checks before a submission, its content, and the exit codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def spec(cli: CommandHarness, **overrides: Any) -> str:
 
 
 def read_submitted(cli: CommandHarness, run: str) -> dict[str, Any]:
-    """The spec as the service keeps it."""
+    """Return the spec as the service stores it."""
     return dict(yaml.safe_load(cli.api.request("GET", f"/v1/runs/{run}/spec").text))
 
 
@@ -45,7 +45,7 @@ def test_relative_paths_are_resolved_against_the_working_directory(
     submitted = read_submitted(cli, result.stdout.strip())
     assert submitted["model"]["path"] == str(cli.folder / "model")
     assert submitted["data"]["train"] == str(cli.folder / "train.jsonl")
-    # Nobody named a store, so it is the service's.
+    # No store was given, so the service chooses it.
     assert submitted["store"] == cli.api.service.config.stores[0]
 
 
@@ -161,7 +161,7 @@ def test_an_unreachable_service_exits_with_three(cli: CommandHarness):
 def follow(
     cli: CommandHarness, *path: Status, reason: Reason | None = None, words: tuple[str, ...] = ()
 ):
-    """A submit that follows, its run moved along by a reconciler of ours."""
+    """Submit and follow a run, and move it along the path of statuses."""
     known = {run["id"] for run in cli.api.request("GET", "/v1/runs").json()["items"]}
     result: list[Any] = []
     thread = threading.Thread(

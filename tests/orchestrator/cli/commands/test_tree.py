@@ -1,4 +1,4 @@
-"""The command tree: help that is true, names that complete, and nothing loaded in vain."""
+"""The command tree: correct help, completion, and lazy imports."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from orchestrator.cli.tree import load_command
 
 SLORA = str(Path(sys.executable).parent / "slora")
 SLOW = {"torch", "ray", "sqlalchemy", "boto3", "fastapi", "uvicorn", "pydantic", "httpx", "yaml"}
-"""What no help needs: together they take three times as long as the help itself."""
+"""Modules that no help needs: importing them takes three times as long as the help itself."""
 
 
 def run_slora(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The installed command in a process of its own."""
+    """Run the installed command in its own process."""
     return subprocess.run(
         [SLORA, *words],
         capture_output=True,
@@ -32,14 +32,14 @@ def run_slora(*words: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def complete(line: str) -> list[str]:
-    """What bash offers behind these words."""
+    """Return bash's completions of the line."""
     words = line.split(" ")
     environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     return run_slora(_SLORA_COMPLETE="complete_bash", **environment).stdout.split()
 
 
 def list_loaded_modules(*words: str) -> set[str]:
-    """What a fresh process has loaded once it has answered."""
+    """Return the modules that a new process has imported after the command."""
     code = (
         "import sys\nfrom orchestrator.cli.main import app\n"
         f"try:\n    app({list(words)!r})\nexcept SystemExit:\n    pass\n"
