@@ -67,7 +67,7 @@ def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130, stderr
-    assert "nothing of it runs on" in stderr
+    assert "Interrupted: the job was stopped" in stderr
     assert "Traceback" not in stderr
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []

@@ -50,7 +50,7 @@ def test_a_search_is_resumed_with_its_own_spec_only(tmp_path: Path):
 @pytest.mark.parametrize(
     ("section", "cluster", "cpus"),
     [
-        pytest.param({"max_concurrent": 2}, {"workers": 3, "cpus_per_worker": 2}, 12, id="max_concurrent"),
+        pytest.param({"max_concurrent": 2}, {"workers": 3, "cpus_per_worker": 2}, 12, id="limited"),
         pytest.param({"space": {"cluster.workers": {"choice": [1, 500]}}}, {}, 500, id="searched"),
         pytest.param({}, {}, os.cpu_count(), id="this machine"),
     ],
