@@ -60,10 +60,10 @@ def test_a_name_resolves_to_its_newest_or_its_named_version(
 @pytest.mark.parametrize(
     ("reference", "says"),
     [
-        ("cat", "The adapter cat is not in the store. There is: chat, zoo."),
-        ("chat@v3", "chat@v3 is not in the store. There is: chat@v1, chat@v2, chat@v10."),
-        ("chat@9", "chat@v9 is not in the store. There is: chat@v1, chat@v2, chat@v10."),
-        ("cha", "The adapter cha is not in the store. There is: chat, zoo."),
+        ("cat", "The adapter cat is not in the store. Available: chat, zoo."),
+        ("chat@v3", "chat@v3 is not in the store. Available: chat@v1, chat@v2, chat@v10."),
+        ("chat@9", "chat@v9 is not in the store. Available: chat@v1, chat@v2, chat@v10."),
+        ("cha", "The adapter cha is not in the store. Available: chat, zoo."),
     ],
 )
 def test_an_absent_adapter_is_reported_with_the_existing_ones(

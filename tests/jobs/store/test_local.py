@@ -60,7 +60,7 @@ def test_an_absent_object_raises_an_error_or_is_none(store: DirectoryStore, key:
 
 def test_the_error_of_an_absent_object_lists_its_siblings(store: DirectoryStore):
     store.put("a/one", b"1")
-    with pytest.raises(NotInStore, match="There is: a/one"):
+    with pytest.raises(NotInStore, match="Available: a/one"):
         store.get("a/two")
 
 

@@ -99,7 +99,7 @@ def test_promote_if_unset_takes_no_version_that_is_being_deleted(full: Directory
 
 def test_the_current_version_is_not_deleted(full: DirectoryStore):
     promote(full, "chat", 2)
-    with pytest.raises(StillReferenced, match="adapters/chat/current points to it"):
+    with pytest.raises(StillReferenced, match="adapters/chat/current refers to it"):
         delete_version(full, "chat", 2)
     assert resolve_adapter(full, "chat").version == 2
     assert full.head(f"adapters/chat/v2/{TOMBSTONE}") is None
