@@ -148,7 +148,7 @@ def test_a_hostile_file_is_refused_by_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, said: str
 ) -> None:
     if "long" in said:
-        monkeypatch.setattr(files, "LONGEST_LINE", 1000)
+        monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=said) as wrong:
         list(read_rows(tmp_path / name))

@@ -206,7 +206,7 @@ def test_any_number_of_workers_sees_every_row_once_and_all_do_as_many_micro_batc
 
 def test_a_row_is_trained_on_or_held_out_and_never_both(words: Any, tmp_path: Path) -> None:
     train = source_of(tmp_path, [1] * 60, eval_fraction=0.3, seed=3)
-    held = replace(train, part="eval")
+    held = replace(train, split="eval")
     sides = [
         {row for rows in rows_in(feed(side, words).iter_steps(epochs=2)) for row in rows}
         for side in (train, held)
