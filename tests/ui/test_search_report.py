@@ -22,7 +22,8 @@ def test_the_report_opens_without_errors_and_shows_its_figures_and_its_table(
     opened: Callable[..., Tab], tmp_path: Path
 ):
     records = search(24)
-    records[6] = replace(records[6], config={HOSTILE: HOSTILE, "a": 1}, reason=HOSTILE)
+    config = {**records[6].config, HOSTILE: HOSTILE, "method.mask": HOSTILE}
+    records[6] = replace(records[6], config=config, reason=HOSTILE)
     path = tmp_path / "report.html"
     path.write_text(render_report(records, name=HOSTILE, metric="eval_loss", mode="min"))
     tab = opened(path)

@@ -28,11 +28,12 @@ for (const [id, figure] of Object.entries(figures)) {
 """
 STYLE = """
 body { margin: 0 auto; padding: 24px; max-width: 1200px; font: 15px/1.5 system-ui, sans-serif; }
-h1, dd, td { overflow-wrap: anywhere; }
+h1, dd, td:last-child { overflow-wrap: anywhere; }
 dt { float: left; clear: left; width: 9em; color: #59636e; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; }
-th, td { padding: 4px 8px; text-align: left; border-bottom: 1px solid #d1d9e0; }
+th, td { padding: 4px 8px; text-align: left; white-space: nowrap; border-bottom: 1px solid #d1d9e0; }
+td:last-child { white-space: normal; min-width: 20em; }
 """
 
 
