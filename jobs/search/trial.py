@@ -62,7 +62,7 @@ class SearchTrial(FineTuner):
             if feed is not None:
                 cache_key = (str(self.request.base), feed.max_length, self.request.labels)
                 cache = self._token_caches.setdefault(cache_key, {})
-                feed.encode = CachingEncoder(feed.encode, cache)  # type: ignore[assignment]
+                feed._encode = CachingEncoder(feed._encode, cache)
 
     def _measure(self, engine: Engine, at: str) -> dict[str, float] | None:
         if at == "before" and FIRST_EVALUATION in self._task.available:

@@ -32,7 +32,8 @@ h1, dd, td:last-child { overflow-wrap: anywhere; }
 dt { float: left; clear: left; width: 9em; color: #59636e; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; }
-th, td { padding: 4px 8px; text-align: left; white-space: nowrap; border-bottom: 1px solid #d1d9e0; }
+th, td { padding: 4px 8px; text-align: left; white-space: nowrap; }
+td { border-top: 1px solid #d1d9e0; }
 td:last-child { white-space: normal; min-width: 20em; }
 """
 

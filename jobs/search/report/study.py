@@ -15,7 +15,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from jobs.search.report.format import list_keys
@@ -38,13 +38,14 @@ def build_study(records: Sequence[TrialRecord], mode: Mode, *, cost: str | None 
         record.number: [*([getattr(record, cost)] if cost else []), record.metric]
         for record in priced
     }
-    study = _create_study([*(["minimize"] if cost else []), f"{mode}imize"])
+    direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
+    study = _create_study([*([StudyDirection.MINIMIZE] if cost else []), direction])
     for record in records:
         study.add_trial(_make_trial(record, spaces, results.get(record.number)))
     return study
 
 
-def _create_study(directions: list[str]) -> Study:
+def _create_study(directions: list[StudyDirection]) -> Study:
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -75,8 +76,9 @@ def _infer_space(key: str, records: Sequence[TrialRecord]) -> BaseDistribution:
         return CategoricalDistribution(sorted(set(values), key=lambda v: (isinstance(v, str), v)))
     low, high = min(numbers), max(numbers)
     log = low > 0 and high >= LOG_SPREAD * low
-    if all(isinstance(value, int) for value in numbers):
-        return IntDistribution(low, high, log=log)
+    integers = [number for number in numbers if isinstance(number, int)]
+    if len(integers) == len(numbers):
+        return IntDistribution(min(integers), max(integers), log=log)
     return FloatDistribution(low, high, log=log)
 
 

@@ -69,8 +69,8 @@ def test_the_text_of_a_trial_is_escaped_everywhere():
     page = render(records, name=HOSTILE, metric=HOSTILE, budget={HOSTILE: 1.0})
     assert "<script>w" not in page and "<img" not in page and "onerror=" in page
     assert len(re.findall("<script", page)) == 3
-    drawn = json.dumps(read_figures(page), ensure_ascii=False)
-    assert "<script>" not in drawn and "<img" not in drawn and "&lt;script&gt;" in drawn
+    figures = json.dumps(read_figures(page), ensure_ascii=False)
+    assert "<script>" not in figures and "<img" not in figures and "&lt;script&gt;" in figures
 
 
 def test_the_page_has_optunas_figures_with_every_trial_that_has_a_result():
@@ -96,7 +96,7 @@ def test_a_front_has_the_trials_that_no_other_beats_in_metric_and_cost():
     assert figure_of("node_bytes", [row(0, 1.0, node_bytes=None)]).figure is None
 
 
-def test_a_value_that_is_no_number_is_not_drawn():
+def test_a_value_that_is_not_finite_is_omitted():
     records = search()
     records[1] = replace(records[1], curve=((0, 2.0), (10, float("nan"))))
     curves = figure_of("curves", records).figure.data
