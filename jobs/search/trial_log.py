@@ -27,7 +27,7 @@ class TrialLog:
 
     @property
     def records(self) -> list[TrialRecord]:
-        """The records in the order of their numbers."""
+        """Return the records in the order of their numbers."""
         return [self._records[number] for number in sorted(self._records)]
 
     def get_record(self, number: int) -> TrialRecord | None:

@@ -13,7 +13,7 @@ FINAL_STATUSES: tuple[TrialStatus, ...] = ("done", "stopped", "failed", "rejecte
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial. An unknown value is None."""
+    """A trial of a search. An unknown value is None."""
 
     number: int
     """From 0, in the order in which trials were proposed."""
@@ -46,7 +46,7 @@ class TrialRecord:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the trial has ended."""
+        """Return whether the trial has ended."""
         return self.status in FINAL_STATUSES
 
     def to_dict(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ ReadableFile: TypeAlias = "io.BufferedReader[Any] | gzip.GzipFile"
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file, with its file and line."""
+    """A row of a file, with its file and line."""
 
     values: dict[str, Any]
     file: str

@@ -27,7 +27,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One turn of a conversation."""
+    """A turn of a conversation."""
 
     role: str
     content: str

@@ -122,7 +122,7 @@ class _FaultCollector:
 
 
 class _DatasetPass:
-    """One pass over the files, with its results so far."""
+    """A pass over the files, with its results so far."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How much each searched key mattered for reaching the best trials, by Optuna's PED-ANOVA."""
+"""Plot the importance of each searched key for reaching the best trials, by PED-ANOVA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between the driver of a search and its workers: a task inward, reports outward."""
+"""Messages between the driver of a search and its workers: a task inward, reports outward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASK_KEY = "task"
 
 @dataclass(frozen=True)
 class TrialTask:
-    """One trial to run. It crosses processes by pickle."""
+    """A trial to run. It crosses processes by pickle."""
 
     number: int
     config: Mapping[str, Any]

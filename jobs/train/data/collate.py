@@ -17,7 +17,7 @@ from jobs.train.data.tokenization import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch, on the CPU."""
+    """A micro-batch, on the CPU."""
 
     inputs: dict[str, Tensor]
     """Keyword arguments of the model."""

@@ -13,7 +13,7 @@ MAX_OPEN_SEQUENCES = 64
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """One row of a batch, without padding."""
+    """A row of a batch, without padding."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
