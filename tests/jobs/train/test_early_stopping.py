@@ -44,7 +44,7 @@ JUDGED: dict[str, tuple[dict[str, Any], list[float], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("asked", "values", "said"), JUDGED.values(), ids=JUDGED)
+@pytest.mark.parametrize(("stop_values", "values", "reasons"), JUDGED.values(), ids=JUDGED)
 def test_a_stage_is_judged_by_its_evaluations(
     stop_values: dict[str, Any], values: list[float], reasons
 ):

@@ -264,7 +264,7 @@ def resumed(results: dict[str, TrainingResult], folder: Path) -> dict[str, Train
     return train_all([TrainingCase(run, _make_spec(folder, name=run)) for run in runs], 1)
 
 
-@pytest.mark.parametrize("place", list(DEATHS))
+@pytest.mark.parametrize("seam", list(DEATHS))
 def test_a_death_changes_no_bit_of_the_adapter(results, resumed, seam):
     run = f"{seam.replace(' ', '-')}-died"
     assert results[run].files == {}

@@ -297,7 +297,7 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         pytest.param([], "--rank: a LoRA needs a rank", id="neither"),
         pytest.param(["--rank", "2", "--energy", "0.5"], "Give one of", id="both"),
