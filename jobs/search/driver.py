@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +146,7 @@ def publish_best(
         train_on_ray(request, trial_runs, attempt=attempt)
     else:
         run_federation(
-            replace(request, federation=planned_trial.federation), trial_runs, attempt=attempt
+            request.for_federation(planned_trial.federation), trial_runs, attempt=attempt
         )
     events, _ = trial_runs.events.tail(0)
     return str(

@@ -15,7 +15,7 @@ from jobs.search.trial_log import TrialLog
 from jobs.search.trial_plan import PlannedTrial, plan_trial
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trainable import REQUEST_KEY, TrialRequest
-from jobs.train.request import Request
+from jobs.train.request import TrainingRequest
 
 
 class TrialProposer(Searcher):  # type: ignore[misc]  # Ray has no types that mypy may lean on
@@ -117,8 +117,9 @@ class TrialProposer(Searcher):  # type: ignore[misc]  # Ray has no types that my
         path = validated.spec.model.path
         digest = self._digests.setdefault(path, "") or digest_model(folder)
         self._digests[path] = digest
-        request = make_run_request(validated, record.run, digest, search=self._run)
-        request = dataclasses.replace(request, federation=planned_trial.federation)
+        training = make_run_request(validated, record.run, digest, search=self._run)
+        federation = planned_trial.federation
+        request = training if federation is None else training.for_federation(federation)
         return TrialRequest(
             record.number,
             dict(record.config),
@@ -128,7 +129,7 @@ class TrialProposer(Searcher):  # type: ignore[misc]  # Ray has no types that my
         )
 
 
-def make_run_request(validated: ValidatedRun, run: str, digest: str, *, search: str) -> Request:
+def make_run_request(validated: ValidatedRun, run: str, digest: str, *, search: str) -> TrainingRequest:
     """A trial's request: with checkpoints where the search looks at it."""
     train = validated.spec.train
     checkpoint_every = train.eval_every or train.checkpoint_every or 20

@@ -198,7 +198,7 @@ def test_no_low_rank_step_leaves_exactly_the_best_approximation(results, folder,
         residual = (delta - handed.scale * b_OR.double() @ a_RI.double()).norm()
         tail = torch.linalg.svdvals(delta)[3:].square().sum().sqrt()
         torch.testing.assert_close(residual, tail, rtol=1e-5, atol=1e-6)
-    assert 0 < results["handed"].ledger["handoff_kept"] < 1
+    assert 0 < results["handed"].ledger["handoff_energy_share"] < 1
 
 
 @pytest.mark.parametrize("sharding", ["replicate", "cluster"])
