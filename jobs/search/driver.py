@@ -22,6 +22,7 @@ from jobs.search.tune.trial_task import TASK_KEY, TrialTask
 from jobs.search.tune.tune_callback import BudgetStopper, TrialRecorder, describe_spent_budget
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
+from jobs.train.request import FederationRequest, TrainingRequest
 
 TUNE_FOLDER = "tune"
 """Folder of Tune's own files during a search; nothing is read back from it."""
@@ -130,10 +131,11 @@ def publish_best(planner: TrialPlanner, record: TrialRecord, *, attempt: int) ->
     assert task is not None, f"trial {record.number} was rejected after it ran"
     request = task.request
     trial_runs = RunStore(open_store(request.spec.store), record.run)
-    if request.federation is None:
-        train_on_ray(request, trial_runs, attempt=attempt)
-    else:
+    if isinstance(request, FederationRequest):
         run_federation(request, trial_runs, attempt=attempt)
+    else:
+        assert isinstance(request, TrainingRequest)
+        train_on_ray(request, trial_runs, attempt=attempt)
     events, _ = trial_runs.events.tail(0)
     return str(
         next(event["adapter"] for event in reversed(events) if event["event"] == "published")

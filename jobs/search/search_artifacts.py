@@ -28,9 +28,7 @@ def pin_search(search: SearchSpec, runs: RunStore, *, resumed: bool) -> None:
     except NotInStore:
         if resumed:
             problem = f"there is no search {runs.run_id} in {runs.store.url('')}"
-            raise InputError(
-                [Fault("--resume", problem, "Remove --resume.")]
-            ) from None
+            raise InputError([Fault("--resume", problem, "Remove --resume.")]) from None
         runs.write_text(SEARCH_FILE, text)
         return
     if pinned != text:

@@ -19,7 +19,7 @@ from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trial_task import TrialTask
 from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.search import SearchConstraints
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class TrialPlanner:
 
     def _make_request(
         self, validated: ValidatedRun, federation: FederationSection | None, run: str
-    ) -> Request:
+    ) -> AdapterRequest:
         """Return the request of a trial, with checkpoints where the search evaluates it."""
         spec, train = validated.spec, validated.spec.train
         if spec.model.path not in self._digests:
@@ -108,7 +108,7 @@ class TrialPlanner:
         request = validated.make_request(
             run, base_digest=self._digests[spec.model.path], search=self._run
         )
-        return dataclasses.replace(request, federation=federation)
+        return request if federation is None else request.for_federation(federation)
 
 
 def _has_own_inputs(config: Mapping[str, Any]) -> bool:

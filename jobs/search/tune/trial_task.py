@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobs.search.shared_cache import SharingKeys
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 
 TASK_KEY = "task"
 """The one key of Tune's config: the TrialTask, pickled by Ray."""
@@ -21,7 +21,7 @@ class TrialTask:
     number: int
     config: Mapping[str, Any]
     """The searched keys and their values."""
-    request: Request
+    request: AdapterRequest
     search: str
     """The run id of the search, whose folder holds what trials share."""
     metric: str

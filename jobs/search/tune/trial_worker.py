@@ -15,9 +15,8 @@ from typing import Any
 
 from jobs.errors import JobsError
 from jobs.search.tune.trial_task import TrialReport, TrialTask
-from jobs.store.open import open_store
-from jobs.store.runs.run_store import RunStore
 from jobs.train.data.tokenization import Sample
+from jobs.train.request import FederationRequest
 from jobs.train.worker import ENVIRONMENT
 from slora.errors import SloraError
 
@@ -99,7 +98,7 @@ class TrialWorker:
     def _train_or_fail(self, task: TrialTask) -> TrialReport:
         import torch
 
-        from jobs.search.trial import StoppedEarly
+        from jobs.train.hooks import StoppedEarly
 
         if not self._gpu:
             torch.set_num_threads(self._threads)
@@ -123,31 +122,17 @@ class TrialWorker:
         import torch
 
         from jobs.search.federated_trial import run_federated_trial
-        from jobs.search.trial import SearchTrial, make_final_report
+        from jobs.search.trial import run_trial
         from jobs.train.comm.collectives import make_worker_context
         from jobs.train.localize import localize_request
 
-        store = open_store(task.request.spec.store)
+        task = replace(task, request=localize_request(task.request))
+        request = task.request
         device = torch.device("cuda:0" if self._gpu else "cpu")
         machine = ray.get_runtime_context().get_node_id()
         context = make_worker_context(self._rank, self._world_size, device, machine=machine)
-        runs = RunStore(store, task.request.run_id)
-        local_task = replace(task, request=localize_request(task.request))
-        search = RunStore(store, task.search)
-        if local_task.request.federation is not None:
-            return run_federated_trial(
-                local_task, runs, device, search=search, send_report=self._exchange_report
-            )
-        trial = SearchTrial(
-            local_task,
-            runs,
-            context,
-            search=search,
-            send_report=self._exchange_report,
-            token_caches=self._token_caches,
-        )
-        try:
-            trial.run()
-        finally:
-            trial.saver.close()
-        return make_final_report(trial)
+        if isinstance(request, FederationRequest):
+            return run_federated_trial(task, device, send_report=self._exchange_report)
+        cache_key = (str(request.base), request.spec.data.max_length, request.labels)
+        token_cache = self._token_caches.setdefault(cache_key, {})
+        return run_trial(task, context, send_report=self._exchange_report, token_cache=token_cache)

@@ -18,19 +18,15 @@ from jobs.search.shared_cache import (
 )
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import CHECKPOINT_STATE, CHECKPOINT_TENSORS, MASKS, RunStore
-from jobs.train.request import Request
 from tests.jobs.search.specs import a_search
 
 
 def _keys(folder: Path, **config: Any) -> SharingKeys:
     search = a_search(folder, method={"mask": "fisher"})
     dotted = {key.replace("__", "."): value for key, value in config.items()}
-    checked = validate_run(make_paths_absolute(search.make_trial_spec(dotted)))
-    digest = digest_model(checked.model.folder)
-    return compute_sharing_keys(Request(
-        checked.spec, "run", checked.plan, checked.model.folder, digest, checked.train_scan,
-        checked.eval_scan,
-    ))  # fmt: skip
+    validated = validate_run(make_paths_absolute(search.make_trial_spec(dotted)))
+    digest = digest_model(validated.model.folder)
+    return compute_sharing_keys(validated.make_request("run", base_digest=digest))
 
 
 AFTER = {
