@@ -121,8 +121,6 @@ class TrialWorker:
         import ray
         import torch
 
-        from jobs.search.federated_trial import run_federated_trial
-        from jobs.search.trial import run_trial
         from jobs.train.comm.collectives import make_worker_context
         from jobs.train.localize import localize_request
 
@@ -132,7 +130,11 @@ class TrialWorker:
         machine = ray.get_runtime_context().get_node_id()
         context = make_worker_context(self._rank, self._world_size, device, machine=machine)
         if isinstance(request, FederationRequest):
+            from jobs.search.federated_trial import run_federated_trial
+
             return run_federated_trial(task, device, send_report=self._exchange_report)
+        from jobs.search.trial import run_trial
+
         cache_key = (str(request.base), request.spec.data.max_length, request.labels)
         token_cache = self._token_caches.setdefault(cache_key, {})
         return run_trial(task, context, send_report=self._exchange_report, token_cache=token_cache)
