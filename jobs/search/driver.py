@@ -118,7 +118,7 @@ def make_no_result_error(records: list[TrialRecord]) -> InputError | TrainingFai
     count = reasons.count(commonest)
     if records and all(record.status == "rejected" for record in records):
         return make_infeasible_error(reasons)
-    remedy = f"This is the reason of {count} of them."
+    remedy = f"This is the reason for {count} of them."
     return TrainingFailed(f"all {len(records)} trials", commonest.rstrip("."), remedy)
 
 

@@ -32,7 +32,7 @@ def pin_search(search: SearchSpec, runs: RunStore, *, resumed: bool) -> None:
         runs.write_text(SEARCH_FILE, text)
         return
     if pinned != text:
-        problem = f"the spec of {runs.run_id} differs"
+        problem = f"the spec differs from that of {runs.run_id}"
         raise InputError([Fault("--resume", problem, "Use its spec, or start a new search.")])
 
 

@@ -87,6 +87,6 @@ def _build_front(
     study = build_study(records, mode, cost=cost)
     if not study.best_trials:
         return ReportFigure(cost, title, "No trial has a result and this cost.")
-    caption = "The Pareto front of these two is red."
+    caption = "Trials on the Pareto front of the two are red."
     figure = plot_pareto_front(study, target_names=[COST_TITLES[cost], metric])
     return ReportFigure(cost, title, caption, figure)

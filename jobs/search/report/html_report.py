@@ -92,7 +92,7 @@ def _render_summary(
     terms = {
         "Best trial": f"trial {best_trial.number}, {metric} {format_metric(best_trial.metric)}"
         if best_trial
-        else "none: no trial came to a result",
+        else "none: no trial has a result",
         "Metric": f"{metric}, the {'smaller' if mode == 'min' else 'larger'} the better",
         "Trials": ", ".join(f"{count} {status}" for status, count in statuses.items()),
         "Used": f"{sum(record.tokens for record in records):,} tokens,"

@@ -114,5 +114,5 @@ def test_few_trials_make_importance_a_hint():
 )
 def test_a_search_without_results_has_a_report_that_says_so(records: list[TrialRecord]):
     page = render(records)
-    assert "No trial has a result." in page and "none: no trial came to a result" in page
+    assert "No trial has a result." in page and "none: no trial has a result" in page
     assert page.count('<tr id="trial-') == len(records) and read_figures(page) == {}

@@ -82,7 +82,7 @@ def test_a_resumed_search_must_have_the_same_spec(head, folder):
     driver = start_search(head, folder, "kinds", {"samples": 2}, "--resume", "kinds")
     output, _ = driver.communicate(timeout=100)
     assert driver.returncode == 2
-    assert "the spec of kinds differs" in output
+    assert "the spec differs from that of kinds" in output
 
 
 @pytest.mark.parametrize(
