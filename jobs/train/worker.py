@@ -14,6 +14,7 @@ import ray.train
 from jobs.errors import AlreadyExists, InputError, JobsError, TrainingFailed, TrainingStalled
 from jobs.store.base import open_store
 from jobs.store.runs.run_store import RunStore
+from jobs.train.job_main import OFFLINE_QUIET
 from jobs.train.localize import localize_request
 from jobs.train.request import EvaluationRequest, TrainingRequest
 from slora.errors import SloraError
@@ -25,12 +26,11 @@ FAILURE_FILE = "failure.json"
 CRASHES_PREFIX = "crashes/"
 """Below it, one file for each start of the workers that ended in an error of the code."""
 ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
+    **OFFLINE_QUIET,
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Nothing is fetched from a hub, and libraries keep quiet."""
+"""Environment of every worker."""
 
 
 def run_worker(config: dict[str, Any]) -> None:
