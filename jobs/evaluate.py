@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.scan import DatasetScan, scan_dataset
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.tools.adapter_arguments import make_adapter_parser
 from jobs.train.job_main import run_job
 from jobs.train.monitor.event_text import format_metrics

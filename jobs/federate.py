@@ -13,7 +13,7 @@ from jobs.federation.check import check_federation
 from jobs.federation.load_federation import FederatedSpec, load_federated
 from jobs.spec.load import dump_spec
 from jobs.spec.run_arguments import make_run_parser
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import PLAN, SPEC, RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job

@@ -12,7 +12,7 @@ from jobs.errors import TrainingFailed
 from jobs.plan.preflight import ValidatedRun, make_paths_absolute, validate_run
 from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import LEDGER, PLAN, SPEC, RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job

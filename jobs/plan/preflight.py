@@ -23,7 +23,7 @@ from jobs.plan.estimate.from_spec import CheckedFacts
 from jobs.plan.estimate.speed import Speed, find_speed
 from jobs.plan.plan import ModelShape, Plan, check_batch, make_plan
 from jobs.spec.schema import RunSpec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.train.early_stopping import find_stop_faults
 from jobs.train.request import TrainingRequest
 
@@ -261,4 +261,5 @@ def _check_store(spec: RunSpec, *, write: bool) -> list[Fault]:
         store = open_store(spec.store)
     except InputError as error:
         return list(error.faults)
-    return store.check_writable() if write else []
+    reason = store.check_writable() if write else None
+    return [Fault("store", reason, "Use a store that this user may write to.")] if reason else []

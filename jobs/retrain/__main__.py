@@ -12,7 +12,7 @@ from jobs.retrain.load_retrain import RetrainSpec, load_retrain
 from jobs.retrain.pipeline import Retraining
 from jobs.retrain.retrain_artifacts import pin_spec
 from jobs.spec.run_arguments import make_run_parser
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job

@@ -19,7 +19,7 @@ from jobs.search.trial_plan import make_infeasible_error, plan_trial
 from jobs.search.trial_record import TrialRecord
 from jobs.spec.load import dump_spec
 from jobs.spec.run_arguments import make_run_parser
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job

@@ -21,7 +21,7 @@ from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.proposals import TrialProposer, make_run_request
 from jobs.search.tune.schedulers import make_scheduler
 from jobs.search.tune.tune_callback import BudgetStopper, TrialRecorder, describe_spent_budget
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 
 TUNE_FOLDER = "tune"

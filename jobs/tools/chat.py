@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.errors import Fault, InputError
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.tools.adapter_arguments import make_adapter_parser
 from jobs.train.job_main import run_job
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Fault, InputError
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.tools.adapter_arguments import make_adapter_parser
 from jobs.train.job_main import run_job
 from jobs.train.monitor.progress import make_stderr_reporter

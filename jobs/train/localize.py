@@ -11,7 +11,7 @@ from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.files import resolve_files
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.model_files import find_model_folder
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.train.request import EvaluationRequest, HeldOutRows, Request
 
 RequestT = TypeVar("RequestT", bound=Request)

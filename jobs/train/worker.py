@@ -12,7 +12,7 @@ import ray
 import ray.train
 
 from jobs.errors import AlreadyExists, InputError, JobsError, TrainingFailed, TrainingStalled
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.job_main import OFFLINE_QUIET
 from jobs.train.localize import localize_request

@@ -18,7 +18,7 @@ from jobs.errors import JobsError, TrainingFailed, Unreachable
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RunSpec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
 from jobs.train.monitor.run_report import collect_outcome, render_summary
 from orchestrator.cli.console import note, out_console, print_json

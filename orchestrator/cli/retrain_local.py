@@ -6,7 +6,7 @@ from jobs.plan.preflight import ValidatedRun
 from jobs.retrain.detect import NoNewData, snapshot_state
 from jobs.retrain.load_retrain import RetrainSpec
 from jobs.retrain.retrain_artifacts import RETRAIN_FILE, pin_spec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.train.monitor.run_report import collect_outcome, render_summary
 from orchestrator.cli.console import note, out_console, print_json
 from orchestrator.cli.local_run import INTERRUPTED, create_run, print_next_commands, run_spec_job

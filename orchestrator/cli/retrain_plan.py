@@ -7,7 +7,7 @@ from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.retrain.detect import CURRENT, make_training_spec
 from jobs.retrain.load_retrain import SCRATCH, RetrainSpec
 from jobs.store.adapters.operations import resolve_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 
 
 def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:

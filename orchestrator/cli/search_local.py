@@ -21,7 +21,7 @@ from jobs.search.search_artifacts import (
     pin_search,
 )
 from jobs.search.trial_log import TrialLog
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore, make_run_id
 from orchestrator.cli.console import err_console, note, out_console, print_json
 from orchestrator.cli.local_run import INTERRUPTED, locate_run_file, run_local_job

@@ -9,7 +9,7 @@ from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.retrain.retrain_artifacts import RETRAIN_FILE
 from jobs.search.search_artifacts import SEARCH_FILE
 from jobs.store.base import ObjectStore
-from jobs.store.runs.run_store import SPEC
+from jobs.store.runs.run_store import SPEC, format_run_key
 from orchestrator.cluster.base import Job
 from orchestrator.registry.run_request import REQUEST_FILE, read_request
 from orchestrator.registry.values import Run
@@ -27,11 +27,6 @@ JOB_MODULES: Mapping[str, str] = {
     "federate": "jobs.federate",
 }
 """What runs on a cluster for each kind: names of ours, whatever a spec says."""
-
-
-def format_run_key(run: str, file_name: str) -> str:
-    """Where a run's paper lies in its store."""
-    return f"runs/{run}/{file_name}"
 
 
 def write_job_spec(store: ObjectStore, run: Run) -> str:

@@ -172,7 +172,7 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
 
     # What a worker imports too: Ray is a part of every worker's memory.
     import jobs.train.worker  # noqa: F401
-    from jobs.store.base import open_store
+    from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.comm.deepspeed_comm import init_deepspeed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from slora.layers.sparse import SparseLinear, make_dense_delta
 from slora.masks.mask import BlockMask, draw_random_mask

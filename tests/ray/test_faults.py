@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,10 @@ from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.benchmarks.kill_anywhere.__main__ import main as kill_anywhere
-from tests.ray_head import Head, ray_head
+from tests.ray_head import Head
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("head", numbered=True)) as ready:
-        yield ready
 
 
 @pytest.fixture(scope="module")

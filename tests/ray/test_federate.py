@@ -6,7 +6,7 @@ import dataclasses
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,13 @@ from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.runs import folder_with_rows
-from tests.ray_head import Head, ray_head
+from tests.ray_head import Head
 from tests.tiny import merge_spec, tiny_spec, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 ROUNDS = 8
 FEDERATION = {"clients": 6, "clients_per_round": 3, "rounds": ROUNDS, "local_steps": 2,
               "partition": "dirichlet", "dirichlet_alpha": 0.5}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("federate-head", numbered=True)) as ready:
-        yield ready
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,9 @@ def proxy(weed: Weed) -> Iterator[FaultProxy]:
 @pytest.fixture
 def damaged_store(s3: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     """The store by way of the proxy, with the smallest parts that a server takes."""
-    assert s3.check_writable() == []
-    monkeypatch.setattr(multipart, "PART", PART)
-    monkeypatch.setattr(s3_module, "PART", PART)
+    assert s3.check_writable() is None
+    monkeypatch.setattr(multipart, "PART_BYTES", PART)
+    monkeypatch.setattr(s3_module, "PART_BYTES", PART)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     return S3Store(s3.bucket, s3.prefix, ONCE)
 

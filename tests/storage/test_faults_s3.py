@@ -48,7 +48,7 @@ def proxy(weed: Weed) -> Iterator[FaultProxy]:
 @pytest.fixture
 def direct(s3: S3Store) -> S3Store:
     """The store without the proxy, already probed."""
-    assert s3.check_writable() == []
+    assert s3.check_writable() is None
     return s3
 
 
@@ -210,7 +210,7 @@ def test_a_server_killed_at_any_request_of_a_commit_and_started_again(tmp_path: 
     os.environ.update(server.environment)
     try:
         direct = S3Store(BUCKET, f"test-{secrets.token_hex(6)}")
-        assert direct.check_writable() == []
+        assert direct.check_writable() is None
         points = count_commit_requests(proxy, direct, tmp_path)
         damaged = DamagedStore(proxy, ONCE)
         for at in range(1, points + 1):
@@ -233,10 +233,9 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_depends_on_
 ):
     proxy.lies = True
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    monkeypatch.setattr(s3_module, "_sound", set[str]())
+    monkeypatch.setattr(s3_module, "_proven_stores", set[str]())
     store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(PATIENT, attempts=2))
-    [fault] = store.check_writable()
-    assert "ignores If-None-Match" in fault.problem
+    assert "ignores If-None-Match" in (store.check_writable() or "")
     with pytest.raises(UnsupportedStore, match="ignores If-None-Match"):
         store.put("a", b"x", create_only=True)
     assert list(store.list("")) == []
@@ -247,7 +246,7 @@ def test_a_writer_who_may_not_delete_commits_all_the_same(
 ):
     proxy.denied = ("DELETE",)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    assert s3.check_writable() == []
+    assert s3.check_writable() is None
     of = make_scene(s3, "n", tmp_path)
     check_invariants(of)
     [leftover] = s3.list_leftovers()
@@ -260,8 +259,8 @@ def test_every_write_requests_the_configured_encryption(
     proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    sent_headers = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}
-    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(ONCE, encryption=sent_headers))
+    encryption = (("ServerSideEncryption", "aws:kms"), ("SSEKMSKeyId", "key-1"))
+    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(ONCE, encryption=encryption))
     (tmp_path / "large").write_bytes(bytes(PART_BYTES + 1))
     acts = (
         lambda: store.put("a", b"x"),
@@ -272,7 +271,7 @@ def test_every_write_requests_the_configured_encryption(
     for act in acts:
         proxy.arm("", 0)
         with suppress(StoreError):
-            act()  # this server has no keys of its own, which is not what is asked here
+            act()  # this server has no keys of its own, which this test does not need
         begins = [
             headers
             for line, headers in zip(proxy.requests, proxy.headers, strict=True)

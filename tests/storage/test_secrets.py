@@ -53,7 +53,7 @@ def test_no_secret_is_in_anything_that_is_written(store: S3Store, tmp_path: Path
     runs = RunStore(store, "r1")
     runs.events.append({"event": "started"})
     runs.write_text("spec.yaml", "name: chat")
-    add_to_outbox(tmp_path / "spool", store.url(""), tmp_path / "exported", make_draft(run="r2"))
+    add_to_outbox(tmp_path / "outbox", store.url(""), tmp_path / "exported", make_draft(run="r2"))
     for key in store.list(""):
         assert CANARY.encode() not in store.get(key) + key.encode()
     for path in filter(Path.is_file, tmp_path.rglob("*")):
@@ -78,7 +78,7 @@ def test_no_secret_is_in_any_error(change, store: S3Store, tmp_path: Path, monke
         monkeypatch.setenv(name, value)
     other = S3Store(store.bucket, store.prefix + "-other")
     folder = make_adapter_folder(tmp_path / "exported")
-    entry_folder = add_to_outbox(tmp_path / "spool", other.url(""), folder, make_draft())
+    entry_folder = add_to_outbox(tmp_path / "outbox", other.url(""), folder, make_draft())
     acts = (
         lambda: other.get("a"),
         lambda: other.put("a", b"x", create_only=True),

@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.errors import JobsError
 from jobs.search.tune.trial_task import TrialReport, TrialTask
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.data.tokenization import Sample
 from jobs.train.request import FederationRequest

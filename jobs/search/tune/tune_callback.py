@@ -14,7 +14,7 @@ from jobs.search.trial_log import TrialLog
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trainable import REQUEST_KEY, TrialRequest
 from jobs.spec.load import dump_spec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore
 
 

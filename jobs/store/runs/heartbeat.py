@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from jobs.errors import AlreadyExists, JobsError, NotInStore, WriteConflict
 from jobs.store.base import ObjectStore
-from jobs.store.runs.run_store import RunStore
+from jobs.store.runs.run_store import RunStore, format_run_key
 from jobs.store.strict_json import load_strictly
 
 HEARTBEAT = "lease.json"
@@ -81,7 +81,7 @@ class Heartbeat:
 def read_heartbeat(store: ObjectStore, run: str) -> dict[str, Any] | None:
     """What the run's lease says: time, attempt, ended; None where there is none to be read."""
     try:
-        values = load_strictly(store.read(f"runs/{run}/{HEARTBEAT}", 0, MAX_BYTES))
+        values = load_strictly(store.read(format_run_key(run, HEARTBEAT), 0, MAX_BYTES))
         return {
             "time": float(values["time"]),
             "attempt": int(values["attempt"]),

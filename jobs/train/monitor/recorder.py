@@ -8,7 +8,6 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from jobs.train.monitor.progress import ProgressReporter
 
@@ -19,8 +18,8 @@ class RunRecorder:
     def __init__(self, runs: RunStore, *, writes: bool) -> None:
         self._runs, self._is_writer = runs, writes
         self._summary_writer: SummaryWriter | None = None
-        if writes and isinstance(runs.store, DirectoryStore):
-            folder = runs.store.local_path(runs.key("tensorboard"))
+        folder = runs.store.local_path(runs.key("tensorboard"))
+        if writes and folder is not None:
             self._summary_writer = SummaryWriter(log_dir=str(folder))
 
     def emit_event(self, kind: str, **facts: Any) -> None:

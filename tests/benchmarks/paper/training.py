@@ -41,7 +41,7 @@ def _trained(setting: Setting, data: Mapping[str, str], store: str, device: str)
     from jobs.federation.load_federation import validate_federated
     from jobs.federation.round_log import open_round_log
     from jobs.federation.server import FederationServer
-    from jobs.store.base import open_store
+    from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
 
     # The rounds are judged by the test rows; the validation rows are asked once, at the end.

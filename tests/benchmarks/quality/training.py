@@ -81,7 +81,7 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
     from jobs.errors import InputError, TrainingFailed
     from jobs.plan.preflight import validate_run
     from jobs.spec.load import validate_spec
-    from jobs.store.base import open_store
+    from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
 
     folder = Path(tempfile.mkdtemp(prefix="slora-quality-"))

@@ -216,7 +216,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -
         pytest.param("a\0b", "no such file", id="a zero byte"),
         pytest.param("x" * 5000, "can't be looked at", id="a very long name"),
         pytest.param("/dev/zero", "no such file", id="a device"),
-        pytest.param("s3://b/c", "no bucket's name", id="s3"),
+        pytest.param("s3://b/c", "not a valid bucket name", id="s3"),
         pytest.param("nobody/nothing", "nor a data set in the local hub cache", id="a hub id"),
     ],
 )

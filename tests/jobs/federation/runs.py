@@ -15,7 +15,7 @@ from jobs.federation.sites.local_sites import LocalSites
 from jobs.plan.preflight import validate_run
 from jobs.spec.load import validate_spec
 from jobs.spec.sections.federation import FederationSection
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.request import Request
 from tests.tiny import label_rows, merge_spec, tiny_encoder, tiny_spec

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.runs import RUN, federation_of, folder_with_rows
 from tests.jobs.federation.specs import a_federation

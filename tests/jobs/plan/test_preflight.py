@@ -146,13 +146,13 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         lambda at: {"data": {"eval_fraction": 1e-9}}, "data.eval_fraction", "hold out none"),
     "no chat template": (
         lambda at: (at / "model/chat_template.jinja").unlink(), "data.format", "no chat template"),
-    "a store under a file": (store_under_a_file, "store", "can't be written"),
-    "a store in /proc": (lambda at: {"store": "file:///proc/x"}, "store", "can't be written"),
+    "a store under a file": (store_under_a_file, "store", "cannot be written"),
+    "a store in /proc": (lambda at: {"store": "file:///proc/x"}, "store", "cannot be written"),
     "a store of an unknown kind": (
-        lambda at: {"store": "gs://bucket"}, "store", "no store of the kind gs://"),
+        lambda at: {"store": "gs://bucket"}, "store", "gs:// is not supported"),
     "a store without a folder": (lambda at: {"store": "file://"}, "store", "names no folder"),
     "a store without its slashes": (lambda at: {"store": "file:x"}, "store", "lacks the slashes"),
-    "a store in no bucket": (lambda at: {"store": "s3://B_/p"}, "store", "no bucket's name"),
+    "a store in no bucket": (lambda at: {"store": "s3://B_/p"}, "store", "not a valid bucket name"),
     "a name with /": (lambda at: {"name": "a/b"}, "name", "can't be a name"),
     "a name with ..": (lambda at: {"name": "../b"}, "name", "can't be a name"),
     "sequences longer than the model": (

@@ -13,7 +13,7 @@ from jobs.federation.check import check_federation
 from jobs.federation.load_federation import load_federated, make_site_spec, validate_federated
 from jobs.plan.plan import split_steps
 from jobs.spec.load import validate_spec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.specs import a_federation, raw_federated
 from tests.tiny import chat_rows, merge_spec, write_spec

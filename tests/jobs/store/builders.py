@@ -12,12 +12,9 @@ from io import IOBase
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from jobs.errors import Fault
 from jobs.store.adapters.manifest import BaseRecord, DataRecord, ManifestDraft, MaskRecord
-from jobs.store.base import ObjectStore
-from jobs.store.keys import Leftover, ObjectInfo
+from jobs.store.base import Leftover, ObjectInfo, ObjectStore
 
-Faults = list[Fault]
 T = TypeVar("T")
 DIGESTS = {letter: letter * 64 for letter in "abcdef"}
 
@@ -169,7 +166,10 @@ class DyingStore:
     def url(self, key: str) -> str:
         return self._inner.url(key)
 
-    def check_writable(self) -> Faults:
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def check_writable(self) -> str | None:
         return self._inner.check_writable()
 
     def _call(self, name: str, act: Callable[[], T]) -> T:

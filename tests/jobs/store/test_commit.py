@@ -181,7 +181,7 @@ def test_an_old_attempt_cannot_become_the_newest_version(
 ):
     commit(store, folder, make_draft(attempt=2))
     old = make_adapter_folder(tmp_path / "old", "what attempt 1 had")
-    with pytest.raises(StoreError, match=r"attempt 1 was replaced .* chat@v1"):
+    with pytest.raises(StoreError, match=r"a later attempt than 1 has claimed chat@v1"):
         commit(store, old, make_draft(attempt=1))
     assert [adapter.label for adapter in list_adapters(store)] == ["chat@v1"]
 
@@ -228,10 +228,10 @@ def test_bytes_that_change_on_their_way_are_not_committed(store: DirectoryStore,
     [
         (lambda f: (f / "sub").mkdir(), "not a regular file"),
         (lambda f: (f / "link").symlink_to("/etc/passwd"), "not a regular file"),
-        (lambda f: (f / ".hidden").touch(), "not the plain name"),
-        (lambda f: (f / "manifest.json").touch(), "not the plain name"),
-        (lambda f: (f / "with space").touch(), "not the plain name"),
-        (lambda f: (f / "a\x1b[2J").touch(), "not the plain name"),
+        (lambda f: (f / ".hidden").touch(), "not a valid name"),
+        (lambda f: (f / "manifest.json").touch(), "not a valid name"),
+        (lambda f: (f / "with space").touch(), "not a valid name"),
+        (lambda f: (f / "a\x1b[2J").touch(), "not a valid name"),
         (lambda f: (f / "more.safetensors").write_bytes(b"short"), "header"),
         (lambda f: (f / "more.safetensors").write_bytes(encode_safetensors({})), "no tensors"),
         (
@@ -240,7 +240,10 @@ def test_bytes_that_change_on_their_way_are_not_committed(store: DirectoryStore,
             ),
             "is empty",
         ),
-        (lambda f: (f / "more.safetensors").write_bytes(encode_float_tensor(1.0, float("nan"))), "NaN or inf"),
+        (
+            lambda f: (f / "more.safetensors").write_bytes(encode_float_tensor(1.0, float("nan"))),
+            "NaN or inf",
+        ),
         (lambda f: [path.unlink() for path in f.iterdir()], "is empty"),
         (lambda f: f.rename(f.parent / "moved"), "not a folder"),
     ],

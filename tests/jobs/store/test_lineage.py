@@ -28,9 +28,9 @@ def test_the_lineage_goes_back_to_the_first_adapter(store: DirectoryStore, folde
     [
         ("gone@v3", "not in the store"),
         ("chat", "no version"),
-        ("chat@v1", "circle"),
-        ("../../x", "no adapter"),
-        ("\x1b[2J", "no adapter"),
+        ("chat@v1", "cyclic"),
+        ("../../x", "not the name of an adapter"),
+        ("\x1b[2J", "not the name of an adapter"),
     ],
 )
 def test_a_parent_that_cannot_be_resolved_ends_the_lineage(store, folder, parent: str, why: str):

@@ -1,4 +1,4 @@
-"""The spool: what could not be sent waits whole, and is sent once."""
+"""The outbox: an adapter that could not be sent is kept complete, and is sent once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from jobs.errors import StoreUnreachable
 from jobs.store.adapters.operations import commit, list_adapters, verify_adapter
 from jobs.store.adapters.outbox import add_to_outbox, list_outbox, send_entry
-from jobs.store.base import open_store
 from jobs.store.local import DirectoryStore
+from jobs.store.open import open_store
 from tests.jobs.store.builders import DyingStore, Killed, make_adapter_folder, make_draft, race
 
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
+    return tmp_path / "outbox"
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_a_rollback_goes_back_one_promotion_at_a_time(full: DirectoryStore):
     for version in (1, 3, 2):
         promote(full, "chat", version)
     assert [rollback(full, "chat").version for _ in range(2)] == [3, 1]
-    with pytest.raises(StoreError, match="nothing to go back to"):
+    with pytest.raises(StoreError, match="no earlier promotion"):
         rollback(full, "chat")
     pointer = promote(full, "chat", 3)
     moves = [(move.number, move.action, move.version) for move in pointer.moves]
@@ -86,14 +86,14 @@ def test_a_death_inside_a_promotion_leaves_the_old_or_the_new(full: DirectorySto
 def test_what_is_being_removed_is_not_promoted(how, full: DirectoryStore):
     promote(full, "chat", 1)
     full.put(f"adapters/chat/v2/{TOMBSTONE}", b"")
-    with pytest.raises(NotInStore, match="being removed"):
+    with pytest.raises(NotInStore, match="being deleted"):
         how(full, "chat", 2)
     assert resolve_adapter(full, "chat").version == 1
 
 
 def test_promote_if_unset_takes_no_version_that_is_being_removed(full: DirectoryStore):
     full.put(f"adapters/chat/v2/{TOMBSTONE}", b"")
-    with pytest.raises(NotInStore, match="being removed"):
+    with pytest.raises(NotInStore, match="being deleted"):
         promote_if_unset(full, "chat", 2)
 
 

@@ -53,12 +53,12 @@ ROT: dict[str, tuple[Callable[[DirectoryStore], None], str, str]] = {
     "a file more": (
         lambda store: store.put("adapters/chat/v1/run.py", b"import os"),
         "adapters/chat/v1/run.py",
-        "knows no such file",
+        "does not list this file",
     ),
     "a file deeper": (
         lambda store: store.put("adapters/chat/v1/sub/manifest.json", b"{}"),
         "adapters/chat/v1/sub/manifest.json",
-        "knows no such file",
+        "does not list this file",
     ),
 }
 
@@ -87,7 +87,7 @@ LYING = {"lora_A": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     ("whole", "says"),
     [
         (encode_safetensors(EMPTY), r"'lora_A' is empty, of shape \[8, 0\]"),
-        (encode_safetensors(LYING), "the header speaks of 8 bytes, the file holds 0"),
+        (encode_safetensors(LYING), "the header describes 8 bytes, the file holds 0"),
         (encode_safetensors({}), "no tensors"),
     ],
     ids=["an empty tensor", "a header that lies", "no tensors"],

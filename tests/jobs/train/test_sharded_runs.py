@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from tests.long import cases, long_asked
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec

@@ -114,7 +114,7 @@ def test_pull_gives_a_whole_folder(full: DirectoryStore, tmp_path: Path):
     assert (tmp_path / "pulled" / "adapter_config.json").exists()
     again = ask(full, "pull", "chat", str(tmp_path / "pulled"))
     assert (again.exit_code, again.stdout) == (2, "")
-    assert "there already" in again.stderr
+    assert "already exists" in again.stderr
 
 
 def test_verify_says_whole_or_what_is_wrong(full: DirectoryStore):

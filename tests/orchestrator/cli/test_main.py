@@ -188,8 +188,8 @@ def test_a_report_is_made_from_a_runs_own_papers(reported: str):
     ("name", "said"),
     [
         ("tiny-20260101-120000-ffff", "is not in the store"),
-        ("../../etc", "'../../etc' is no run's name"),
-        ("a\x1b[2J", "'a\\x1b[2J' is no run's name"),
+        ("../../etc", "'../../etc' is not a run id"),
+        ("a\x1b[2J", "'a\\x1b[2J' is not a run id"),
     ],
     ids=["unknown", "a path", "control characters"],
 )

@@ -16,7 +16,7 @@ from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest
 from jobs.store.adapters.operations import commit
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore
 from orchestrator.cli.reproduce import GPU_TOLERANCE_SHARE, Reproduction, repeat_run
 from tests.jobs.federation.specs import a_federation

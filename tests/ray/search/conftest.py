@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("search-head", numbered=True)) as ready:
-        yield ready
 
 
 @pytest.fixture(scope="module")
