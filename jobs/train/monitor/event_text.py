@@ -1,4 +1,4 @@
-"""A run's events as lines for people who read a log. Pure: an event in, a line or nothing out."""
+"""A run's events as lines of a log. Pure: an event in, a line or None out."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ EVALUATION_NAMES = {
     "handoff": "after the hand-off",
     "end": "at the end",
 }
-"""What each evaluation of a run is called."""
+"""The text for each evaluation of a run."""
 
 
 def name_evaluation(at: str) -> str:
-    """An evaluation's name in words."""
+    """Return an evaluation's name in words."""
     return EVALUATION_NAMES.get(at, f"after {at}")
 
 
 def format_event(event: Mapping[str, Any]) -> str | None:
-    """One line for an event, or None where a log has no use for it."""
+    """Return one line for an event, or None if a log does not show it."""
     formatter = FORMATTERS.get(str(event.get("event")))
     return None if formatter is None else formatter(event)
 
 
 def format_step(metric: Mapping[str, Any], steps: int) -> str | None:
-    """One line for an optimiser step; None for an evaluation's line."""
+    """Return one line for an optimizer step, or None for an evaluation."""
     if "evaluation" in metric:
         return None
     remaining_s = (steps - metric["step"]) * metric["seconds"] / max(1, metric["step"])
@@ -39,7 +39,7 @@ def format_step(metric: Mapping[str, Any], steps: int) -> str | None:
 
 
 def _format_round(metric: Mapping[str, Any], rounds: int) -> str:
-    """Of a federation: who answered, and what travelled."""
+    """Return a federation's round: the clients that answered, and the traffic."""
     sampled, answered = metric["clients"], metric["answered"]
     clients = f"{sampled} clients" if sampled == answered else f"{answered} of {sampled} clients"
     down, up = (f"{metric[direction] / 1e6:.2f} MB {direction}" for direction in ("down", "up"))
@@ -50,19 +50,19 @@ def _format_round(metric: Mapping[str, Any], rounds: int) -> str:
 
 
 def format_workers(count: int) -> str:
-    """A number of workers in words."""
+    """Return a number of workers in words."""
     return "1 worker" if count == 1 else f"{count} workers"
 
 
 def format_stage_length(steps: int, local_steps: int | None) -> str:
-    """How long a stage is: in steps, or in a federation's rounds of so many."""
+    """Return a stage's length: in steps, or in a federation's rounds of so many."""
     if local_steps is None:
         return f"{steps} steps"
     return f"{steps // local_steps} rounds of {local_steps} steps"
 
 
 def format_metrics(metrics: Mapping[str, float | None]) -> str:
-    """An evaluation's figures in a few words."""
+    """Return an evaluation's metrics in a few words."""
     loss = f"loss {format_number(metrics['loss'], '.3f')}"
     if "accuracy" in metrics:
         return f"{loss}, accuracy {format_number(metrics['accuracy'], '.1%')}"
@@ -70,12 +70,12 @@ def format_metrics(metrics: Mapping[str, float | None]) -> str:
 
 
 def format_number(value: float | None, format_spec: str) -> str:
-    """A figure in words; a journal has null for what is no number."""
+    """Return a number as text; a journal has null for NaN."""
     return "nan" if value is None else format(value, format_spec)
 
 
 def escape_control(text: str) -> str:
-    """The text with everything that a terminal might obey made visible; newlines stay."""
+    """Return the text with everything escaped that a terminal might interpret; newlines stay."""
     return "".join(
         character if character.isprintable() or character == "\n" else _escape(character)
         for character in text
@@ -118,7 +118,7 @@ def _format_restart(event: Mapping[str, Any]) -> str:
 
 
 def _format_position(event: Mapping[str, Any]) -> str:
-    """Where in the run: a federation's are rounds."""
+    """Return where in the run an event happened: a step, or a federation's round."""
     return f"{event.get('unit', 'step')} {event['step']}"
 
 
@@ -138,9 +138,9 @@ FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "stalled": _format_restart,
     "restarted": _format_restart,
     "published": lambda e: f"committed {e['adapter']}: {e['bytes'] / 1e6:.1f} MB at {e['place']}",
-    # Of a federation alone.
+    # Events of a federation.
     "left out": _format_client_dropped,
-    # Of a retraining alone.
+    # Events of a retraining.
     "looked": _format_baseline,
     "nothing new": lambda e: f"nothing new: {e['why']}",
     "rows changed": lambda e: str(e["why"]),
@@ -150,4 +150,4 @@ FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "promoted": lambda e: f"promoted {e['adapter']}; before it, {e['before'] or 'nothing'}",
     "kept": lambda e: f"kept {e['adapter']}, not promoted: {e['why']}",
 }
-"""What is said of each kind of event; the others are for programs."""
+"""The text of each kind of event; the other kinds are for programs."""

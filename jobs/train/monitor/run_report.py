@@ -1,4 +1,4 @@
-"""What a run came to, from its own papers: a table, and the answers side by side. No torch."""
+"""The report of a run, from its own files: a table, and the answers side by side. No torch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from jobs.train.monitor.event_text import (
 
 MAX_TABLE_CLIENTS = 20
 DECISIONS = ("nothing new", "promoted", "kept")
-"""How a retraining ends."""
+"""The events that end a retraining."""
 
 
 def collect_outcome(runs: RunStore) -> dict[str, Any]:
-    """The run's figures as plain values: evaluations, plan, ledger, adapter, samples."""
+    """Return the run's figures as plain values: evaluations, plan, ledger, adapter, samples."""
     events, _ = runs.events.tail(0)
     outcome: dict[str, Any] = {"run": runs.run_id, "evaluations": {}, "samples": {}}
     for event in events:
@@ -53,7 +53,7 @@ def collect_outcome(runs: RunStore) -> dict[str, Any]:
 
 
 def render_summary(runs: RunStore) -> RenderableType:
-    """The outcome as one would like to read it in a terminal of 80 columns."""
+    """Render the outcome for a terminal of 80 columns."""
     outcome = collect_outcome(runs)
     parts: list[RenderableType] = []
     if outcome["evaluations"]:
@@ -103,7 +103,7 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
 
 
 def _render_clients(clients: Sequence[Mapping[str, Any]]) -> Table:
-    """Of a federation: who took part, and what that cost each."""
+    """Render a federation's clients: their part, and its cost."""
     ranked = sorted(
         clients, key=lambda client: (client["down"] + client["up"], client["rounds"]), reverse=True
     )
@@ -124,7 +124,7 @@ def _render_clients(clients: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _render_decision(outcome: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """The gate's table, and what was decided by it."""
+    """Render the gate's table, and the decision."""
     if (gate := outcome.get("gate")) is not None:
         title = f"gate by {gate['metric']}, {gate['adapter']} beside {gate['baseline'] or 'none'}"
         table = Table(title=title, title_justify="left", title_style="bold")
