@@ -79,7 +79,7 @@ def check_budget(stop: StopSection, tokens: int) -> str | None:
     """Return why a training with so many tokens ends, or None if it continues."""
     if stop.tokens is None or tokens < stop.tokens:
         return None
-    return f"{tokens:,} tokens of {stop.tokens:,}"
+    return f"{tokens:,} tokens reach the budget of {stop.tokens:,}"
 
 
 def update_state(
@@ -117,8 +117,8 @@ def find_stop_faults(spec: RunSpec) -> Iterator[Fault]:
     if (stop.tokens, stop.target, stop.patience) == (None, None, None):
         return
     if spec.method.factor_pruning == "gates" and spec.method.factor_density < 1:
-        problem = "gates prune until the last step, which a training that stops never takes"
-        yield Fault("train.stop", problem, "Leave it out, or use factor_pruning: fixed.")
+        problem = "gates prune until the last step, which a training that stops early never takes"
+        yield Fault("train.stop", problem, "Remove it, or use factor_pruning: fixed.")
     if stop.target is None and stop.patience is None:
         return
     names = list_metrics(spec.model.task)
@@ -126,11 +126,11 @@ def find_stop_faults(spec: RunSpec) -> Iterator[Fault]:
         problem = f"{spec.model.task} does not report {stop.metric}"
         yield Fault("train.stop.metric", problem, f"Use {' or '.join(names)}.")
     if spec.data.eval is None and spec.data.eval_fraction is None:
-        problem = "nothing is held out to judge the training by"
+        problem = "train.stop needs held-out rows to evaluate"
         yield Fault("data.eval", problem, "Name data.eval, or data.eval_fraction: 0.05.")
     if spec.train.eval_every is None:
-        problem = "train.stop judges on the way, and it is measured at the end only"
-        yield Fault("train.eval_every", problem, "Set it.")
+        problem = "train.stop needs evaluations during training, not only at its end"
+        yield Fault("train.eval_every", problem, "Set it, e.g. to 20.")
 
 
 def describe_stop(stop: StopSection) -> list[str]:

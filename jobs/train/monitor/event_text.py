@@ -33,7 +33,8 @@ def format_step(metric: Mapping[str, Any], steps: int) -> str | None:
     if "clients" in metric:
         return f"{_format_round(metric, steps)}, {remaining_s:.0f} s left"
     return (
-        f"step {metric['step']}/{steps} {metric['stage']}: loss {format_number(metric['loss'], '.3f')}, "
+        f"step {metric['step']}/{steps} {metric['stage']}: "
+        f"loss {format_number(metric['loss'], '.3f')}, "
         f"{metric['tokens_per_second']:.0f} tokens/s, {remaining_s:.0f} s left"
     )
 
@@ -88,9 +89,10 @@ def _escape(character: str) -> str:
 
 def _format_started(event: Mapping[str, Any]) -> str:
     plan, local_steps = event["plan"], event.get("local_steps")
+    lengths = [format_stage_length(stage["steps"], local_steps) for stage in plan["stages"]]
     stages = ", ".join(
-        f"{stage['name']} {format_stage_length(stage['steps'], local_steps)} ({stage['share']:.2%} of the model)"
-        for stage in plan["stages"]
+        f"{stage['name']} {length} ({stage['share']:.2%} of the model)"
+        for stage, length in zip(plan["stages"], lengths, strict=True)
     )
     if "clients" in event:
         return f"{event['clients']} clients: {stages}"
@@ -100,7 +102,7 @@ def _format_started(event: Mapping[str, Any]) -> str:
 def _format_client_dropped(event: Mapping[str, Any]) -> str:
     client = event.get("name", event["client"])
     moment = f"round {event['round']}" if event["round"] else "scoring"
-    return f"{moment}: client {client} left out: {event['why']}"
+    return f"{moment}: client {client} dropped: {event['why']}"
 
 
 def _format_masks_selected(event: Mapping[str, Any]) -> str:
@@ -110,11 +112,11 @@ def _format_masks_selected(event: Mapping[str, Any]) -> str:
 
 def _format_baseline(event: Mapping[str, Any]) -> str:
     current, start = event["current"] or "no adapter", event["start"] or "scratch"
-    return f"{event['rows']:,} rows that {current} has not learnt; starting from {start}"
+    return f"{event['rows']:,} rows that {current} was not trained on; starting from {start}"
 
 
 def _format_restart(event: Mapping[str, Any]) -> str:
-    return f"{event['why']}; starting again"
+    return f"{event['why']}; restarting"
 
 
 def _format_position(event: Mapping[str, Any]) -> str:
@@ -124,30 +126,30 @@ def _format_position(event: Mapping[str, Any]) -> str:
 
 FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "loading": lambda e: f"loading {e['base']}",
-    "resumed": lambda e: f"going on from {_format_position(e)}, {e['stage']} stage",
+    "resumed": lambda e: f"resuming from {_format_position(e)}, {e['stage']} stage",
     "started": _format_started,
     "evaluated": lambda e: f"{name_evaluation(e['at'])}: {format_metrics(e['metrics'])}",
     "stage": lambda e: f"{e['stage']} stage, {e['steps']} {e.get('unit', 'step')}s",
     "scoring": lambda e: f"scoring the weights for {e['strategy']} masks",
     "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
-    "masked": _format_masks_selected,
-    "handoff": lambda e: f"hand-off: {format_number(e['kept'], '.1%')} of the update's energy kept",
-    "checkpoint": lambda e: f"checkpoint at {_format_position(e)}: {e['bytes'] / 1e6:.1f} MB",
-    "noticed": lambda e: f"told that a worker will be stopped: checkpoint at step {e['step']}",
-    "enough": lambda e: f"enough at step {e['step']}: {e['why']}",
+    "masks_selected": _format_masks_selected,
+    "handoff": lambda e: f"hand-off: {format_number(e['energy_share'], '.1%')} of the update's energy retained",
+    "checkpoint_saved": lambda e: f"checkpoint at {_format_position(e)}: {e['bytes'] / 1e6:.1f} MB",
+    "preempting": lambda e: f"a worker will be stopped soon: checkpoint at step {e['step']}",
+    "early_stopped": lambda e: f"stopped early at step {e['step']}: {e['why']}",
     "stalled": _format_restart,
     "restarted": _format_restart,
-    "published": lambda e: f"committed {e['adapter']}: {e['bytes'] / 1e6:.1f} MB at {e['place']}",
+    "published": lambda e: f"committed {e['adapter']}: {e['bytes'] / 1e6:.1f} MB at {e['url']}",
     # Events of a federation.
-    "left out": _format_client_dropped,
+    "client_dropped": _format_client_dropped,
     # Events of a retraining.
-    "looked": _format_baseline,
-    "nothing new": lambda e: f"nothing new: {e['why']}",
-    "rows changed": lambda e: str(e["why"]),
-    "going on": lambda e: f"going on from {e['parent']}",
-    "judged": lambda e: f"{e['adapter']} on the {e['rows']} rows: {format_metrics(e['metrics'])}",
-    "gate": lambda e: f"the gate {'holds' if e['holds'] else 'does not hold'} for {e['adapter']}",
-    "promoted": lambda e: f"promoted {e['adapter']}; before it, {e['before'] or 'nothing'}",
-    "kept": lambda e: f"kept {e['adapter']}, not promoted: {e['why']}",
+    "baseline_selected": _format_baseline,
+    "no_new_data": lambda e: f"no new data: {e['why']}",
+    "data_changed": lambda e: str(e["why"]),
+    "warm_started": lambda e: f"starting from {e['parent']}",
+    "adapter_evaluated": lambda e: f"{e['adapter']} on the {e['rows']} rows: {format_metrics(e['metrics'])}",
+    "gate": lambda e: f"gate {'passed' if e['passed'] else 'failed'} for {e['adapter']}",
+    "promoted": lambda e: f"promoted {e['adapter']}; current before: {e['before'] or 'none'}",
+    "not_promoted": lambda e: f"{e['adapter']} is not promoted: {e['why']}",
 }
 """The text of each kind of event; the other kinds are for programs."""

@@ -53,7 +53,7 @@ MAX_VALUE_CHARS = 1000
 
 ACTIVE_EVENTS = frozenset({"loading", "started", "resumed", "restarted", "stalled", "trial"})
 """After an end they say that the run goes on."""
-RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"} | {"stage", "checkpoint", "handoff", "noticed", "over"}
+RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"} | {"stage", "checkpoint_saved", "handoff", "preempting", "over"}
 RECORDED_EVENTS |= {"published", "failed", "stopped"}
 """The events that tell how a run went; the others (samples, progress, …) stay in the store."""
 
