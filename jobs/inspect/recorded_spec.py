@@ -1,4 +1,4 @@
-"""The spec, or the whole federation, that an adapter was made by, from its run's own papers."""
+"""The spec, or the full federation, that an adapter was made from, out of its run's files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Loaded = TypeVar("Loaded")
 
 
 def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
-    """The spec that the run wrote, if it is still the one that the manifest names."""
+    """Return the spec that the run wrote. Raise InputError if it is not the manifest's any more."""
     text = _read_run_file(store, adapter, SPEC)
     if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
         problem = f"the spec of run {adapter.run} was changed since"
@@ -30,7 +30,8 @@ def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
 
 
 def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> FederatedSpec:
-    """The federation that the run wrote, if it is still the one of its spec and its manifest."""
+    """Return the federation that the run wrote. Raise InputError if its spec or manifest differs.
+    """
     spec = load_recorded_spec(store, adapter)
     federation = _load_text(_read_run_file(store, adapter, FEDERATION_FILE), load_federated)
     section = federation.section.model_dump(mode="json", exclude_none=True)

@@ -72,7 +72,7 @@ def test_a_run_needs_no_folder_that_is_shared_and_spreads_no_secret(
     steps = [m["step"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
     assert steps == sorted(set(steps)) and steps[-1] == 8
     kinds = [event["event"] for event in runs.events.tail(0)[0]]
-    assert kinds[-1] == "published" and "checkpoint" in kinds
+    assert kinds[-1] == "published" and "checkpoint_saved" in kinds
     # What is in the bucket, was said, is shown by Ray's Jobs API, or lies in a file of Ray's own.
     secrets = weed.secret.encode(), KEY.encode()
     written = {key: s3.get(key) for key in s3.list("")}
