@@ -12,11 +12,13 @@ from jobs.errors import Fault, InputError
 from jobs.federation.check import check_federation
 from jobs.inspect.model_files import digest_model
 from jobs.plan.plan import Plan
-from jobs.plan.preflight import ValidatedRun, make_paths_absolute, replan, validate_run
-from jobs.search.load_search import SearchSpec
+from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.search.shared_cache import compute_sharing_keys
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trial_task import TrialTask
+from jobs.spec.load import make_trial_spec
+from jobs.spec.paths import make_paths_absolute
+from jobs.spec.schema import FederatedSpec, SearchSpec
 from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.search import SearchConstraints
 from jobs.train.request import AdapterRequest
@@ -76,15 +78,11 @@ class TrialPlanner:
     def _validate_config(self, config: Mapping[str, Any]) -> _PlannedConfig:
         federation = None
         try:
-            federated_spec = self._search.make_federated_trial(config)
-            if federated_spec is not None:
-                federation = federated_spec.section
-                spec = make_paths_absolute(federated_spec.spec)
-                trial_run = check_federation(
-                    dataclasses.replace(federated_spec, spec=spec)
-                ).validated_run
+            spec = make_paths_absolute(make_trial_spec(self._search, config))
+            if isinstance(spec, FederatedSpec):
+                federation = spec.section
+                trial_run = check_federation(spec).validated_run
             else:
-                spec = make_paths_absolute(self._search.make_trial_spec(config))
                 trial_run = (
                     validate_run(spec)
                     if _has_own_inputs(config)

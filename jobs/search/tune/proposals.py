@@ -6,12 +6,12 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from jobs.search.load_search import SearchSpec
 from jobs.search.space import Config, count_trials, list_precomputed_configs, propose_tpe
 from jobs.search.trial_log import TrialLog
 from jobs.search.trial_plan import TrialPlanner
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trial_task import TASK_KEY, TrialTask
+from jobs.spec.schema import SearchSpec
 
 
 class TrialProposer(Searcher):  # type: ignore[misc]  # Ray is untyped

@@ -17,11 +17,10 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from jobs.search.load_search import SearchSpec
 from jobs.search.shared_cache import compute_sharing_keys
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trial_task import TASK_KEY, TrialTask
-from jobs.spec.schema import RunSpec, TrainSection
+from jobs.spec.schema import RunSpec, SearchSpec, TrainSection
 from jobs.spec.sections.search import Domain
 
 TIME_KEY, METRIC_KEY = "step", "metric"
@@ -38,7 +37,7 @@ class _PastTrial:
 
 def make_scheduler(search: SearchSpec, records: Sequence[TrialRecord]) -> TrialScheduler:
     """Return the scheduler, with the results of earlier attempts of this search."""
-    section, train = search.section, search.spec.train
+    section, train = search.section, search.train
     max_steps = max(_list_steps(search), default=10**9)
     common = {"time_attr": TIME_KEY, "metric": METRIC_KEY, "mode": section.direction}
     grace_steps = min(train.eval_every or max_steps, max_steps)
@@ -60,7 +59,7 @@ def make_scheduler(search: SearchSpec, records: Sequence[TrialRecord]) -> TrialS
 def _list_steps(search: SearchSpec) -> list[int]:
     """Return the possible numbers of steps, or of rounds, of a trial."""
     if search.federation is None:
-        key, default = "train.steps", search.spec.train.steps
+        key, default = "train.steps", search.train.steps
     else:
         key, default = "federation.rounds", search.federation.rounds
     domain = search.section.space.get(key)

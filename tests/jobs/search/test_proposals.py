@@ -7,11 +7,12 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from jobs.plan.preflight import make_paths_absolute, validate_run
+from jobs.plan.preflight import validate_run
 from jobs.search.trial_log import TrialLog
 from jobs.search.trial_plan import TrialPlanner
 from jobs.search.tune.proposals import TrialProposer
 from jobs.search.tune.trial_task import TASK_KEY
+from jobs.spec.paths import make_paths_absolute
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.search.specs import a_search
@@ -20,7 +21,7 @@ from tests.jobs.search.specs import a_search
 def make_proposer(folder: Path, **section: Any) -> tuple[TrialProposer, TrialLog]:
     search = a_search(folder, section)
     trial_log = TrialLog(RunStore(DirectoryStore(folder / "store"), "search"))
-    planner = TrialPlanner(search, validate_run(make_paths_absolute(search.spec)), run="search")
+    planner = TrialPlanner(search, validate_run(make_paths_absolute(search)), run="search")
     return TrialProposer(search, planner, trial_log, run="search"), trial_log
 
 

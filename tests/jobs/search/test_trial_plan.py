@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from jobs.plan.preflight import make_paths_absolute, validate_run
-from jobs.search.load_search import SearchSpec
+from jobs.plan.preflight import validate_run
 from jobs.search.trial_plan import TrialPlanner
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trial_task import TrialTask
 from jobs.spec.load import dump_spec
+from jobs.spec.paths import make_paths_absolute
+from jobs.spec.schema import SearchSpec
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import LEDGER, SPEC, RunStore
 from tests.jobs.search.specs import a_search
@@ -22,7 +23,7 @@ from tests.jobs.search.specs import a_search
 def plan(
     search: SearchSpec, config: dict[str, Any], number: int = 3
 ) -> tuple[TrialRecord, TrialTask | None]:
-    validated = validate_run(make_paths_absolute(search.spec))
+    validated = validate_run(make_paths_absolute(search))
     return TrialPlanner(search, validated, run="s").plan(TrialRecord(number, config, run="s-t003"))
 
 
@@ -66,7 +67,7 @@ def test_an_impossible_trial_is_rejected_with_the_message_of_its_plan(folder: Pa
 
 def test_each_config_is_planned_once_and_a_search_without_any_feasible_one_fails(folder: Path):
     search = a_search(folder)
-    planner = TrialPlanner(search, validate_run(make_paths_absolute(search.spec)), run="s")
+    planner = TrialPlanner(search, validate_run(make_paths_absolute(search)), run="s")
     planner.check_feasible([{"method.rank": 64}, {"method.rank": 4}])
     # The files are gone: only a plan that was made before can be returned.
     (folder / "model" / "config.json").unlink()
@@ -83,7 +84,7 @@ def test_the_plan_of_a_trial_does_not_read_the_runs_of_the_store(folder: Path):
     run.write_text(SPEC, dump_spec(task.request.spec))
     run.write_json(LEDGER, {"tokens": 100, "seconds": 1.0, "steps": 4})
     search = a_search(folder)
-    validated = validate_run(make_paths_absolute(search.spec))
+    validated = validate_run(make_paths_absolute(search))
     assert validated.plan.estimate and validated.plan.estimate.speed is not None
     _, task = plan(search, {"method.rank": 4})
     assert task is not None
