@@ -107,7 +107,7 @@ def test_a_submitted_job_whose_worker_is_killed_goes_on_and_commits(head, folder
     rest, _ = job.communicate(timeout=240)
     output = "".join(lines) + rest
     assert job.returncode == 0, output
-    for words in ("before training: loss", "energy kept", "going on from step", "sent@v1"):
+    for words in ("before training: loss", "energy retained", "resuming from step", "sent@v1"):
         assert words in output
     steps = [metric["step"] for metric in runs.metrics.tail(0)[0] if "evaluation" not in metric]
     # Nothing is lost, and no more repeated than lies between two checkpoints.

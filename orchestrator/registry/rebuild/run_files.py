@@ -54,7 +54,8 @@ MAX_VALUE_CHARS = 1000
 
 ACTIVE_EVENTS = frozenset({"loading", "started", "resumed", "restarted", "stalled", "trial"})
 """After an end they say that the run goes on."""
-RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"} | {"stage", "checkpoint", "handoff", "noticed", "over"}
+RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"}
+RECORDED_EVENTS |= {"stage", "checkpoint_saved", "handoff", "preempting", "budget_exhausted"}
 RECORDED_EVENTS |= {"published", "failed", "stopped"}
 """The events that tell how a run went; the others (samples, progress, …) stay in the store."""
 
