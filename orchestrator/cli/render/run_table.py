@@ -32,7 +32,7 @@ REASONS = {
     "quota": ("it exceeds the limits of its project", "See `slora projects list`."),
     "user": ("a user stopped it", "Resubmit to run it again."),
     "replaced": ("a newer run of its schedule replaced it", "Nothing: the newer run continues."),
-    "gone": ("its cluster does not know the job", "Nothing: the service retries."),
+    "job_absent": ("its cluster does not know the job", "Nothing: the service retries."),
     "preempted": ("its machine was preempted", "Nothing: the service retries."),
 }
 """Why a run ended, and what to do next, by reason."""
