@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 SNAPSHOT = ROOT / "tests" / "messages.txt"
 PACKAGES = ("slora", "jobs", "orchestrator", "infra/local", "infra/two_hosts")
 MIN_WORDS = 3
-NOT_FOR_USERS = re.compile(r"^\s*(SELECT|CREATE|DROP|PRAGMA|INSERT|UPDATE|<|\{|%)|\\b|\(\?|^--|://\S+$")
+NOT_FOR_USERS = re.compile(
+    r"^\s*(SELECT|CREATE|DROP|PRAGMA|INSERT|UPDATE|<|\{|%)|\\b|\(\?|^--|://\S+$"
+)
 
 
 def collect_messages() -> str:

@@ -23,7 +23,7 @@ def read_trials(events: Events, key: str, faults: list[Fault]) -> list[TrialReco
     for event in events:
         if event.get("event") != "trial":
             continue
-        if (trial := _parse_trial(event.get("row"))) is None:
+        if (trial := _parse_trial(event.get("record"))) is None:
             faults.append(Fault(key, "not a valid trial", "The other trials were read."))
         else:
             trials[trial.number] = trial

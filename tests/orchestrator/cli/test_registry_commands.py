@@ -6,6 +6,7 @@ import json
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 
@@ -117,15 +118,16 @@ def test_a_missing_extra_is_named():
 
 def test_the_progress_bar_appears_after_two_seconds_and_counts_objects(monkeypatch):
     ticks = iter([0.0, 1.9, 2.1])
-    terminal = Console(file=StringIO(), force_terminal=True, color_system=None, width=80)
-    monkeypatch.setattr(console, "err_console", terminal)
-    with LazyProgressBar("Reading", 40, counts="objects", clock=lambda: next(ticks)) as bar:
-        bar.advance(1)
-        assert bar._bar is None
-        bar.advance(11)
-        assert bar._bar is not None
-        bar._bar.refresh()
-    assert "12/40 objects" in terminal.file.getvalue()
+    shown = Console(file=StringIO(), force_terminal=True, color_system=None, width=80)
+    monkeypatch.setattr(console, "err_console", shown)
+    bar = LazyProgressBar("Reading", 40, counts="objects", clock=lambda: next(ticks))
+    with closing(bar) as work:
+        work.advance(1)
+        assert work._bar is None
+        work.advance(11)
+        assert work._bar is not None
+        work._bar.refresh()
+    assert "12/40 objects" in shown.file.getvalue()
 
 
 def test_the_given_store_is_read(store: DirectoryStore, url: str):
