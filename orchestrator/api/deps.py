@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from orchestrator.api.auth import Principal
-from orchestrator.control.intake import SubmitRequest
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import projects, runs
 from orchestrator.registry.errors import UnknownItem

@@ -1,4 +1,4 @@
-"""docs/guides/operation.md is complete: metrics, alerts, configuration keys, commands."""
+"""docs/guides/operation.md has every metric, alert, configuration key and command."""
 
 from __future__ import annotations
 

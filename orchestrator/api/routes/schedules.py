@@ -15,7 +15,7 @@ from orchestrator.api.deps import ServiceDep, resolve_project
 from orchestrator.api.parameters import NamePath, NameQuery
 from orchestrator.api.problems import describe_problems
 from orchestrator.control.cron import check_cron, compute_jitter_offset
-from orchestrator.control.intake import SubmitRequest
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.scheduler import find_first_time
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import schedules
