@@ -51,7 +51,7 @@ def _wait_for_death(actor: Any) -> None:
     """Waits for its death: it answers until it is there."""
     with suppress(RayActorError):
         while True:
-            ray.get(actor.ask.remote("peak"))
+            ray.get(actor.call.remote("peak"))
 
 
 if __name__ == "__main__":

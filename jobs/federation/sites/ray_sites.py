@@ -199,7 +199,7 @@ class RaySites:
 
     @staticmethod
     def _call(handle: _SiteHandle, method: str, *args: Any, **kwargs: Any) -> Any:
-        return handle.actor.ask.remote(method, *args, **kwargs)
+        return handle.actor.call.remote(method, *args, **kwargs)
 
     def _get(self, ref: Any) -> Any:
         """An answer of an idle site, which has it at once. Raises GetTimeoutError."""

@@ -52,7 +52,7 @@ def _trained(setting: Setting, data: Mapping[str, str], store: str, device: str)
     objects = open_store(asked.spec.store)
     runs = RunStore(objects, RUN)
     sites = _judged_sites(setting, data["validation"])(
-        request, objects, torch.device(device), trained=TRAINED.get(setting.trained or "")
+        request, objects, torch.device(device), mark_trainable=TRAINED.get(setting.trained or "")
     )
     federation = FederationServer(request, runs, sites, found.partition)
     federation.run()
@@ -140,7 +140,7 @@ def _judged_sites(setting: Setting, validation: str) -> Any:
             part = setting.part
             found = scan_dataset(validation, part.format, part.task, "validation")
             site, test = self._site, self._site._request
-            site._request = dataclasses.replace(test, evaluation=found)
+            site._request = dataclasses.replace(test, eval_data=found)
             site._held_out.clear()
             sums = self.evaluate(weights)
             site._request = test

@@ -217,7 +217,7 @@ def _lied_to(folder: Path, store: str, change: Any, **federation: Any) -> Federa
 
 
 def test_a_client_with_other_masks_ends_the_run_and_is_named(folder, tmp_path):
-    made = _lied_to(folder, tmp_path.name, lambda told: replace(told, agreed="0" * 64))
+    made = _lied_to(folder, tmp_path.name, lambda told: replace(told, setup_digest="0" * 64))
     with pytest.raises(TrainingFailed, match=r"client \d in round 1: its masks .*000000000000"):
         made.run()
 
@@ -262,12 +262,12 @@ class OtherMasks(LocalSites):
     """Sites that agree with one another, on masks that are not their server's."""
 
     def open_stage(self, stage: int, kit: StagePayload) -> StageInfo:
-        return replace(super().open_stage(stage, kit), agreed="0" * 64)
+        return replace(super().open_stage(stage, kit), setup_digest="0" * 64)
 
     def play(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
         for answer, sent in super().play(tasks):
             assert isinstance(answer, ClientUpdate)
-            yield replace(answer, agreed="0" * 64), sent
+            yield replace(answer, setup_digest="0" * 64), sent
 
 
 def test_a_server_with_other_masks_than_all_its_sites_does_not_begin(folder, tmp_path):
@@ -429,7 +429,7 @@ def test_what_a_client_holds_back_outlives_a_round_that_it_is_left_out_of(folder
         weights=opened.initial_weights,
         residual=held,
     )
-    ((answer, _),) = sites.play([replace(task, lost=True)])
+    ((answer, _),) = sites.play([replace(task, drops_out=True)])
     assert isinstance(answer, ClientFailure)
     assert sites.collect_residuals() == {1: held}
 

@@ -81,8 +81,8 @@ def _judged(rank: int, world_size: int, raw: dict[str, Any], old: str) -> Found:
     spec = checked.spec
     request = dataclasses.replace(
         checked.make_request("judging"),
-        judged=(f"{spec.name}@v1",),
-        old=HeldOutRows(scan_dataset(old, spec.data.format, spec.model.task, "data.eval"), old),
+        adapters=(f"{spec.name}@v1",),
+        previous_eval=HeldOutRows(scan_dataset(old, spec.data.format, spec.model.task, "data.eval"), old),
     )
     team = make_worker_context(rank, world_size, torch.device("cpu"), machine="here")
     runs = RunStore(open_store(spec.store), "judging")

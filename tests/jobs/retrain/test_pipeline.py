@@ -33,7 +33,7 @@ class Scene:
         first = committed(place, lora_files(place / "one"))
         promote(self.store, "tiny", 1)
         self.runs.write_json(BASELINE_FILE, {
-            "current": "tiny@v1", "move": 1, "start": "tiny@v1", "newest": 1,
+            "current": "tiny@v1", "pointer_move": 1, "start": "tiny@v1", "newest_version": 1,
             "train_sha256": first.data.train_sha256,
         })  # fmt: skip
         chat_rows(place / "train.jsonl", 9)
@@ -126,7 +126,7 @@ def test_old_rows_that_are_gone_are_told_in_the_gate(better):
     better.runs.write_json(EVALUATION_FILE, told)
     better.run()
     gate = next(e for e in better.runs.events.tail(0)[0] if e["event"] == "gate")
-    assert any("papers of run r1" in line["asked"] for line in gate["lines"])
+    assert any("papers of run r1" in line["requirement"] for line in gate["lines"])
 
 
 def test_nothing_new_leaves_the_name_as_it_is(place):
