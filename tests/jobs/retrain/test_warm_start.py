@@ -26,14 +26,14 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 NEXT: dict[str, dict[str, Any]] = {
     **{way: {} for way in WAYS},
-    # Its sparse stage has result the initial factors: training continues as LoRA.
+    # Its sparse stage has found the initial factors: training continues as LoRA.
     "slora": {"method": {"kind": "lora"}},
     "another scale": {"method": {"kind": "lora", "alpha": 5.0, "rslora": True}},
 }
 OF = {"another scale": "lora"}
 SETTINGS = ("1", "2", "cluster")
 SHORT = ("slora", "chosen", "full")
-"""What `make test` trains with by_two workers, over a sharded base, and through a crash."""
+"""What `make test` trains with two workers, over a sharded base, and through a crash."""
 
 TRAININGS = [
     *((way, "1") for way in NEXT),
@@ -82,7 +82,7 @@ def _child(folder: Path, way: str, setting: str, dies: str = "") -> TrainingCase
 
 @pytest.fixture(scope="module")
 def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingResult]:
-    """Train the parents, and from them with by_one worker, with by_two, and through a crash."""
+    """Train the parents, and from them with one worker, with two, and through a crash."""
     parents = [TrainingCase(way, _spec(folder, way)) for way in WAYS]
     further = tuple(NEXT) if long_asked(request) else SHORT
     died = [_child(folder, way, "died", dies="step 5") for way in further]
