@@ -252,7 +252,7 @@ ABSOLUTE_PATHS: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("written", "whole"), ABSOLUTE_PATHS.values(), ids=ABSOLUTE_PATHS)
+@pytest.mark.parametrize(("written", "resolved"), ABSOLUTE_PATHS.values(), ids=ABSOLUTE_PATHS)
 def test_paths_become_absolute_and_hub_ids_stay(
     written: str, resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -288,7 +288,7 @@ STORES: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("written", "whole"), STORES.values(), ids=STORES)
+@pytest.mark.parametrize(("written", "resolved"), STORES.values(), ids=STORES)
 def test_the_store_becomes_an_absolute_path(
     written: str, resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

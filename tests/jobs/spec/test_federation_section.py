@@ -8,15 +8,11 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from jobs.federation.artifacts import FEDERATION_FILE, pin_spec
-from jobs.federation.check import check_federation
 from jobs.federation.load_federation import load_federated, make_site_spec, validate_federated
 from jobs.plan.plan import split_steps
 from jobs.spec.load import validate_spec
-from jobs.store.base import open_store
-from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.specs import a_federation, raw_federated
-from tests.tiny import chat_rows, merge_spec, write_spec
+from tests.tiny import merge_spec, write_spec
 
 HERE = Path("/made/up")
 Bad = tuple[dict[str, Any], dict[str, Any], str, str]
@@ -168,30 +164,3 @@ def test_overrides_reach_the_section(tmp_path):
 def test_a_site_is_one_worker_that_holds_the_base_whole():
     site_spec = make_site_spec(a_federation(HERE, {}, cluster={"workers": 3}).spec)
     assert (site_spec.workers, site_spec.cluster.sharding) == (1, "replicate")
-
-
-def test_a_federation_can_be_checked_whole(place):
-    validated = check_federation(a_federation(place, cluster={"workers": 3}))
-    assert validated.validated_run.spec.workers == 3
-    assert validated.validated_run.plan.workers == 1
-    assert validated.partition is not None
-    assert validated.partition.sizes == (3, 3, 3, 3)
-
-
-def test_a_quick_look_deals_no_rows(place):
-    assert check_federation(a_federation(place), quick=True).partition is None
-
-
-def test_the_check_deals_the_rows_and_tells_where_that_fails(place):
-    chat_rows(place / "train.jsonl", 3)
-    with pytest.raises(InputError, match="4, while there are 3 rows"):
-        check_federation(a_federation(place))
-
-
-def test_a_run_that_goes_on_is_asked_the_same(place):
-    runs = RunStore(open_store(f"file://{place}/store"), "tiny-1")
-    pin_spec(a_federation(place), runs)
-    pin_spec(a_federation(place), runs)
-    assert "clients_per_round: 2" in runs.read_text(FEDERATION_FILE)
-    with pytest.raises(InputError, match="another federation"):
-        pin_spec(a_federation(place, {"rounds": 11}), runs)

@@ -114,7 +114,7 @@ TYPES: dict[str, tuple[dict[str, Any], str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("wrong", "key", "shown", "wanted"), TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize(("wrong", "key", "value", "expected"), TYPES.values(), ids=TYPES)
 def test_a_forbidden_value_is_quoted_with_the_allowed_ones(
     wrong: dict[str, Any], key: str, value: str, expected: str
 ):
@@ -149,7 +149,7 @@ def test_a_required_key_is_reported_as_missing(key: str):
 
 
 @pytest.mark.parametrize(
-    ("train", "found"),
+    ("train", "problem"),
     [
         ({"steps": None}, "neither"),
         ({"epochs": 2}, "both"),
@@ -199,7 +199,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(("text", "found"), FILES.values(), ids=FILES)
+@pytest.mark.parametrize(("text", "problem"), FILES.values(), ids=FILES)
 def test_a_malformed_file_is_a_single_fault_under_its_name(
     text: str | bytes, problem: str, tmp_path: Path
 ):

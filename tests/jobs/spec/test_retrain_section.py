@@ -46,9 +46,9 @@ def test_a_bad_retraining_is_refused_by_its_key(section, spec, key, said):
 
 def test_all_faults_are_told_together():
     with pytest.raises(InputError) as refused:
-        a_retrain(HERE, {"start": "soon", "gate": {"gone": "cry"}}, method={"rank": 0})
+        a_retrain(HERE, {"start": "soon", "gate": {"missing_rows": "cry"}}, method={"rank": 0})
     keys = {fault.key for fault in refused.value.faults}
-    assert keys == {"retrain.start", "retrain.gate.gone", "method.rank"}
+    assert keys == {"retrain.start", "retrain.gate.missing_rows", "method.rank"}
 
 
 @pytest.mark.parametrize("written", [None, {}], ids=["nothing", "an empty section"])

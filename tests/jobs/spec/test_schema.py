@@ -19,7 +19,7 @@ from jobs.spec.schema import NAME_PATTERN
 from tests.tiny import tiny_spec, write_spec
 
 HERE = Path("/made/up")
-EXAMPLES = sorted((Path(__file__).parents[2] / "jobs/examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[3] / "jobs/examples").glob("*.yaml"))
 
 
 def list_faults(**overrides: Any) -> dict[str, Fault]:
