@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import Fault, InputError
-from jobs.plan.preflight import QUICK_ROWS, ValidatedRun, make_paths_absolute, validate_run
+from jobs.plan.preflight import QUICK_ROWS, ValidatedRun, validate_run
 from jobs.spec.load import load_spec, validate_spec
+from jobs.spec.paths import make_paths_absolute
 from tests.tiny import chat_rows, hollow_model, label_rows, merge_spec, tiny_spec, write_spec
 
 
@@ -169,7 +170,7 @@ def test_bad_input_is_a_single_fault_and_writes_nothing(
     write_spec(folder / "spec.yaml", tiny_spec(folder, **overrides))
     before = list_files(folder)
     with pytest.raises(InputError) as refused:
-        validate_run(make_paths_absolute(load_spec(folder / "spec.yaml")))
+        validate_run(load_spec(folder / "spec.yaml"))
     [fault] = refused.value.faults
     assert fault.key == key or fault.key.endswith(f"/{key}")
     assert problem in fault.problem and fault.remedy

@@ -20,8 +20,8 @@ from tests.tiny import chat_rows
 
 def _look(place: Path, start: str = "current", **spec: Any) -> Baseline | NoNewData:
     asked = a_retrain(place, {"start": start}, **spec)
-    rows = scan_dataset(asked.spec.data.train, "chat", "causal-lm", "data.train")
-    return snapshot_state(DirectoryStore(place / "store"), asked.spec, start, str(rows.sha256))
+    rows = scan_dataset(asked.data.train, "chat", "causal-lm", "data.train")
+    return snapshot_state(DirectoryStore(place / "store"), asked.training, start, str(rows.sha256))
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from jobs.federation.load_federation import load_federated, make_site_spec, validate_federated
 from jobs.plan.plan import split_steps
-from jobs.spec.load import validate_spec
+from jobs.spec.load import dump_spec, load_spec, validate_spec
+from jobs.spec.schema import make_site_spec
 from tests.jobs.federation.specs import a_federation, raw_federated
 from tests.tiny import merge_spec, write_spec
 
@@ -98,12 +98,12 @@ def test_an_unknown_key_is_answered_with_the_nearest():
 @pytest.mark.parametrize("written", [3, "iid", [1]])
 def test_what_is_no_section_is_refused(written):
     with pytest.raises(InputError, match=r"federation: .* is not a section"):
-        validate_federated({**raw_federated(HERE), "federation": written})
+        validate_spec({**raw_federated(HERE), "federation": written})
 
 
 def test_the_word_alone_asks_for_the_defaults_and_for_what_has_none():
     with pytest.raises(InputError) as refused:
-        validate_federated({**raw_federated(HERE), "federation": None})
+        validate_spec({**raw_federated(HERE), "federation": None})
     assert [fault.key for fault in refused.value.faults] == ["federation.clients"]
 
 
@@ -111,7 +111,7 @@ def test_a_plain_spec_is_no_federation():
     raw = raw_federated(HERE)
     del raw["federation"]
     with pytest.raises(InputError, match="federation: missing"):
-        validate_federated(raw)
+        validate_spec(raw)
 
 
 def test_one_run_refuses_the_section_and_names_the_way_out():
@@ -136,25 +136,23 @@ def test_stages_have_whole_rounds(method, section, stages, sparse):
     federated = a_federation(HERE, section, method=method)
     assert (federated.stage_rounds, federated.sparse_rounds) == (stages, sparse)
     local = federated.section.local_steps
-    assert federated.spec.train.steps == federated.section.rounds * local
-    assert split_steps(federated.spec, federated.spec.train.steps) == tuple(
-        n * local for n in stages
-    )
+    assert federated.train.steps == federated.section.rounds * local
+    assert split_steps(federated, federated.train.steps) == tuple(n * local for n in stages)
 
 
 @pytest.mark.parametrize("section", [{"sparse_rounds": 1}, {"partition": "files", "clients": None}])
 def test_what_it_writes_down_is_what_it_was(tmp_path, section):
     federated = a_federation(tmp_path, section)
     path = tmp_path / "federation.yaml"
-    path.write_text(federated.to_yaml())
-    assert load_federated(path) == federated
-    assert load_federated(path).to_yaml() == federated.to_yaml()
+    path.write_text(dump_spec(federated))
+    assert load_spec(path) == federated
+    assert dump_spec(load_spec(path)) == dump_spec(federated)
 
 
 def test_overrides_reach_the_section(tmp_path):
     path = write_spec(tmp_path / "spec.yaml", raw_federated(tmp_path))
-    federated = load_federated(path, ["federation.rounds=7", "train.seed=3"])
-    assert (federated.section.rounds, federated.spec.train.steps, federated.spec.train.seed) == (
+    federated = load_spec(path, ["federation.rounds=7", "train.seed=3"])
+    assert (federated.section.rounds, federated.train.steps, federated.train.seed) == (
         7,
         21,
         3,
@@ -162,5 +160,5 @@ def test_overrides_reach_the_section(tmp_path):
 
 
 def test_a_site_is_one_worker_that_holds_the_base_whole():
-    site_spec = make_site_spec(a_federation(HERE, {}, cluster={"workers": 3}).spec)
+    site_spec = make_site_spec(a_federation(HERE, {}, cluster={"workers": 3}))
     assert (site_spec.workers, site_spec.cluster.sharding) == (1, "replicate")

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from jobs.errors import Fault, InputError
-from jobs.spec.load import MAX_BYTES, dump_spec, load_spec, parse_yaml_fast, validate_spec
+from jobs.spec.load import dump_spec, load_spec, validate_spec
 from jobs.spec.schema import RunSpec
+from jobs.spec.yaml_text import MAX_BYTES, parse_yaml_fast
 from tests.tiny import tiny_spec, write_spec
 
 HERE = Path("/made/up")

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from jobs.retrain.load_retrain import load_retrain, validate_retrain
-from jobs.spec.load import validate_spec
+from jobs.spec.load import dump_spec, load_spec, validate_spec
 from tests.jobs.retrain.specs import a_retrain, raw_retrain
 from tests.tiny import write_spec
 
@@ -53,7 +52,7 @@ def test_all_faults_are_told_together():
 
 @pytest.mark.parametrize("written", [None, {}], ids=["nothing", "an empty section"])
 def test_the_word_alone_asks_for_the_defaults(written):
-    retrain = validate_retrain({**raw_retrain(HERE), "retrain": written})
+    retrain = validate_spec({**raw_retrain(HERE), "retrain": written})
     assert (retrain.section.start, retrain.section.promote) == ("current", True)
     assert retrain.section.gate.baseline == "current"
 
@@ -62,7 +61,7 @@ def test_a_plain_spec_is_no_retraining():
     raw = raw_retrain(HERE)
     del raw["retrain"]
     with pytest.raises(InputError, match="retrain: missing"):
-        validate_retrain(raw)
+        validate_spec(raw)
 
 
 def test_one_run_refuses_the_section_and_names_the_way_out():
@@ -72,16 +71,16 @@ def test_one_run_refuses_the_section_and_names_the_way_out():
 
 def test_what_starts_from_scratch_may_start_anywhere():
     retrain = a_retrain(HERE, {"start": "scratch"}, method={"init": "pissa", "factor_density": 0.5})
-    assert retrain.spec.method.init == "pissa"
+    assert retrain.method.init == "pissa"
 
 
 def test_what_it_writes_down_is_what_it_was(tmp_path):
     retrain = a_retrain(tmp_path, {"start": "v3", "gate": {"better_by": 0.01, "tolerance": None}})
     path = tmp_path / "retrain.yaml"
-    path.write_text(retrain.to_yaml())
-    assert load_retrain(path) == retrain
+    path.write_text(dump_spec(retrain))
+    assert load_spec(path) == retrain
 
 
 def test_a_key_of_the_gate_may_be_set_from_the_command_line(tmp_path):
     path = write_spec(tmp_path / "retrain.yaml", raw_retrain(tmp_path))
-    assert load_retrain(path, ["retrain.gate.target=1.5"]).section.gate.target == 1.5
+    assert load_spec(path, ["retrain.gate.target=1.5"]).section.gate.target == 1.5

@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from jobs.errors import InputError
-from jobs.search.load_search import load_search, validate_search
 from jobs.search.space import list_precomputed_configs
-from jobs.spec.load import validate_spec
+from jobs.spec.load import load_spec, make_trial_spec, validate_spec
 from tests.jobs.search.specs import SPACE, a_search, raw_search
 
 RATE = "train.learning_rate"
@@ -90,7 +89,7 @@ def test_a_bad_search_is_refused_by_the_keys_path(
     search: dict[str, Any], key: str, problem: str, tmp_path: Path
 ):
     with pytest.raises(InputError) as refused:
-        validate_search(raw_search(tmp_path, search))
+        validate_spec(raw_search(tmp_path, search))
     found = {fault.key: fault for fault in refused.value.faults}
     assert key in found, found
     assert problem in found[key].problem
@@ -101,7 +100,7 @@ def test_a_search_without_held_out_rows_or_evaluations_is_refused(tmp_path: Path
     raw = raw_search(tmp_path)
     del raw["data"]["eval"], raw["train"]["eval_every"]
     with pytest.raises(InputError) as refused:
-        validate_search(raw)
+        validate_spec(raw)
     assert {fault.key for fault in refused.value.faults} == {"data.eval", "train.eval_every"}
 
 
@@ -109,7 +108,7 @@ def test_faults_of_the_spec_and_of_the_search_are_told_together(tmp_path: Path):
     raw = raw_search(tmp_path, {"sample": 3})
     raw["method"]["rank"] = 0
     with pytest.raises(InputError) as refused:
-        validate_search(raw)
+        validate_spec(raw)
     assert {fault.key for fault in refused.value.faults} == {"method.rank", "search.sample"}
 
 
@@ -130,20 +129,20 @@ def test_a_spec_without_a_search_is_no_search(tmp_path: Path):
     raw = raw_search(tmp_path)
     del raw["search"]
     with pytest.raises(InputError, match="search: missing"):
-        validate_search(raw)
+        validate_spec(raw)
 
 
 def test_a_trial_is_the_spec_with_its_values(tmp_path: Path):
     search = a_search(tmp_path)
-    spec = search.make_trial_spec({"method.rank": 4, "train.learning_rate": 0.005})
+    spec = make_trial_spec(search, {"method.rank": 4, "train.learning_rate": 0.005})
     assert (spec.method.rank, spec.train.learning_rate) == (4, 0.005)
-    assert search.spec.method.rank == 2
+    assert search.method.rank == 2
     assert set(search.section.space) == set(SPACE)
 
 
 def test_the_workers_of_a_trial_may_be_searched(tmp_path: Path):
     search = a_search(tmp_path, {"space": {"cluster.workers": {"choice": [1, 2]}}})
-    assert search.make_trial_spec({"cluster.workers": 2}).workers == 2
+    assert make_trial_spec(search, {"cluster.workers": 2}).workers == 2
 
 
 def test_hyperband_needs_steps_to_divide(tmp_path: Path):
@@ -168,7 +167,7 @@ def test_a_domain_is_set_from_the_command_line(tmp_path: Path):
         "search.space.method.rank.choice=[8]",
         "search.space.train.warmup.uniform=[0, 0.1]",
     ]
-    space = load_search(path, overrides).section.space
+    space = load_spec(path, overrides).section.space
     assert set(space) == {*SPACE, "train.warmup"}
     assert space["method.rank"].choice == (8,)
 

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.errors import InputError
-from jobs.plan.preflight import make_paths_absolute, validate_run
+from jobs.plan.preflight import validate_run
 from jobs.spec.load import validate_spec
+from jobs.spec.paths import make_paths_absolute
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import LEDGER, PLAN, RunStore
 from orchestrator.cli.audit import AuditLine, compare_with_plan, list_violations
