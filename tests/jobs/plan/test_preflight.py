@@ -154,8 +154,8 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "a store without a folder": (lambda at: {"store": "file://"}, "store", "names no folder"),
     "a store without its slashes": (lambda at: {"store": "file:x"}, "store", "lacks the slashes"),
     "a store in no bucket": (lambda at: {"store": "s3://B_/p"}, "store", "no bucket's name"),
-    "a name with /": (lambda at: {"name": "a/b"}, "name", "can't be a name"),
-    "a name with ..": (lambda at: {"name": "../b"}, "name", "can't be a name"),
+    "a name with /": (lambda at: {"name": "a/b"}, "name", "not a valid name"),
+    "a name with ..": (lambda at: {"name": "../b"}, "name", "not a valid name"),
     "sequences longer than the model": (
         lambda at: {"data": {"max_length": 129}}, "data.max_length", "above the model's 128"),
 }  # fmt: skip
