@@ -11,9 +11,10 @@ from rich.console import Console
 
 from jobs.federation.artifacts import pin_spec
 from jobs.federation.check import check_federation
-from jobs.federation.load_federation import FederatedSpec, load_federated
-from jobs.spec.load import dump_spec
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
+from jobs.spec.schema import FederatedSpec
 from jobs.store.base import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import PLAN, SPEC, RunStore, make_run_id
@@ -28,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_run_parser("jobs.federate", main.__doc__).parse_args(arguments)
 
     def load_and_run() -> None:
-        federated_spec = load_federated(fetch_spec(options.spec), options.set)
+        spec = load_spec(fetch_spec(options.spec), options.set)
+        federated_spec = require_kind(spec, FederatedSpec)
         now = datetime.datetime.now(datetime.UTC)
         _run_federation(
             federated_spec,
-            options.run or make_run_id(federated_spec.spec.name, now),
+            options.run or make_run_id(federated_spec.name, now),
             options.attempt,
         )
 
@@ -45,9 +47,9 @@ def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) ->
     from jobs.federation.federation_driver import run_federation
     from jobs.train.driver import connect_ray
 
-    runs = RunStore(open_store(federated_spec.spec.store), run_id)
+    runs = RunStore(open_store(federated_spec.store), run_id)
     pin_spec(federated_spec, runs)
-    runs.write_text(SPEC, dump_spec(federated_spec.spec))
+    runs.write_text(SPEC, dump_spec(federated_spec.training))
     runs.write_json(PLAN, validated.to_json())
     request = dataclasses.replace(
         validated.validated_run.make_request(run_id), federation=federated_spec.section

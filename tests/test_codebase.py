@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.federation.load_federation import load_federated
-from jobs.retrain.load_retrain import load_retrain
-from jobs.search.load_search import load_search
-from jobs.spec.load import load_spec, read_raw_spec
+from jobs.spec.load import load_spec
+from jobs.spec.yaml_text import read_yaml_file
 
 ROOT = Path(__file__).parent.parent
 ABOVE = {"slora": {"jobs", "orchestrator"}, "jobs": {"orchestrator"}}
@@ -66,9 +64,9 @@ def loaded_by(module: str) -> set[str]:
 
 
 EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
-SEARCHES = [path for path in EXAMPLES if "search" in read_raw_spec(path, ())]
-RETRAININGS = [path for path in EXAMPLES if "retrain" in read_raw_spec(path, ())]
-FEDERATIONS = [path for path in EXAMPLES if "federation" in read_raw_spec(path, ())]
+SEARCHES = [path for path in EXAMPLES if "search" in read_yaml_file(path, ())]
+RETRAININGS = [path for path in EXAMPLES if "retrain" in read_yaml_file(path, ())]
+FEDERATIONS = [path for path in EXAMPLES if "federation" in read_yaml_file(path, ())]
 SINGLE = [path for path in EXAMPLES if path not in (*SEARCHES, *RETRAININGS, *FEDERATIONS)]
 
 
@@ -79,17 +77,17 @@ def test_every_example_is_a_valid_spec(path: Path):
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.name)
 def test_every_example_of_a_search_is_a_valid_one(path: Path):
-    assert load_search(path).section.space
+    assert load_spec(path).section.space
 
 
 @pytest.mark.parametrize("path", RETRAININGS, ids=lambda path: path.name)
 def test_every_example_of_a_retraining_is_a_valid_one(path: Path):
-    assert load_retrain(path).section.promote
+    assert load_spec(path).section.promote
 
 
 @pytest.mark.parametrize("path", FEDERATIONS, ids=lambda path: path.name)
 def test_every_example_of_a_federation_is_a_valid_one(path: Path):
-    assert load_federated(path).sparse_rounds
+    assert load_spec(path).sparse_rounds
 
 
 def test_there_are_examples():

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
 
 from jobs.errors import Fault, InputError, NotInStore
 from jobs.federation.artifacts import FEDERATION_FILE
-from jobs.federation.load_federation import FederatedSpec, load_federated
-from jobs.spec.load import load_spec
-from jobs.spec.schema import RunSpec
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import parse_spec
+from jobs.spec.schema import FederatedSpec, RunSpec
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import SPEC, RunStore
-
-Loaded = TypeVar("Loaded")
 
 
 def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
@@ -26,18 +20,19 @@ def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
     if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
         problem = f"the spec of run {adapter.run} was changed since"
         raise InputError([Fault(adapter.label, problem, "Find the spec of the manifest's digest.")])
-    return _load_text(text, load_spec)
+    return parse_spec(text, SPEC)
 
 
 def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> FederatedSpec:
     """The federation that the run wrote, if it is still the one of its spec and its manifest."""
     spec = load_recorded_spec(store, adapter)
-    federation = _load_text(_read_run_file(store, adapter, FEDERATION_FILE), load_federated)
+    text = _read_run_file(store, adapter, FEDERATION_FILE)
+    federation = require_kind(parse_spec(text, FEDERATION_FILE), FederatedSpec)
     section = federation.section.model_dump(mode="json", exclude_none=True)
     recorded_section = {
         key: value for key, value in (adapter.federation or {}).items() if value is not None
     }
-    if (federation.spec, section) != (spec, recorded_section):
+    if (federation.training, section) != (spec, recorded_section):
         problem = f"the federation of run {adapter.run} was changed since"
         raise InputError([Fault(adapter.label, problem, "Find what its manifest tells.")])
     return federation
@@ -49,10 +44,3 @@ def _read_run_file(store: ObjectStore, adapter: Manifest, file_name: str) -> str
     except NotInStore as error:
         problem = f"the papers of run {adapter.run} are not in the store"
         raise InputError([Fault(adapter.label, problem, "Keep runs/ beside adapters/.")]) from error
-
-
-def _load_text(text: str, load: Callable[[Path], Loaded]) -> Loaded:
-    with tempfile.TemporaryDirectory(prefix="slora-spec-") as scratch:
-        path = Path(scratch) / "spec.yaml"
-        path.write_text(text, encoding="utf-8")
-        return load(path)

@@ -74,7 +74,7 @@ class Plan:
         document = dataclasses.asdict(self)
         for stage, values in zip(self.stages, document["stages"], strict=True):
             values["share"] = self.compute_share(stage)
-        document["prediction"] = self.estimate.to_json() if self.estimate else None
+        document["estimate"] = self.estimate.to_json() if self.estimate else None
         return document
 
 

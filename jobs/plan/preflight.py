@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 
 from jobs.errors import Fault, InputError, StoreError, Unreachable
-from jobs.inspect.datasets.files import HUB_ID
 from jobs.inspect.datasets.heldout import check_split
 from jobs.inspect.datasets.scan import (
     DatasetScan,
@@ -75,6 +74,7 @@ def validate_run(
     `quick` looks at the first rows only and writes nothing to the store. Without `store` that is
     not looked at: who submits a run elsewhere may not reach it.
     """
+    spec = spec.training
     faults = [*find_stop_faults(spec), *_check_strategies(spec)]
     model, extra_faults = read_model(spec.model)
     faults += extra_faults
@@ -136,43 +136,6 @@ def _check_strategies(spec: RunSpec) -> list[Fault]:
             remedy = "Install it, or start where its folder lies."
             faults.append(Fault(f"method.{key}", problem, remedy))
     return faults
-
-
-def make_paths_absolute(spec: RunSpec) -> RunSpec:
-    """The same spec with whole paths: Ray runs a job in another directory than its user's."""
-    data_paths = {
-        key: _resolve_path(value)
-        for key in ("train", "eval")
-        if (value := getattr(spec.data, key)) is not None
-    }
-    return spec.model_copy(
-        update={
-            "model": spec.model.model_copy(update={"path": _resolve_path(spec.model.path)}),
-            "data": spec.data.model_copy(update=data_paths),
-            "store": _resolve_store(spec.store),
-        }
-    )
-
-
-def _resolve_path(path: str) -> str:
-    """A relative path made whole; a URL stays what it is, and a hub id where there is no file."""
-    bare = path.removeprefix("file://")
-    hub_id = HUB_ID.fullmatch(bare) and not os.path.exists(bare)
-    return bare if hub_id or "://" in bare else _expand_path(bare)
-
-
-def _resolve_store(url: str) -> str:
-    """A folder made whole, with file:// before it; what names none is left to open_store."""
-    scheme, slashes, folder = url.partition("://")
-    if slashes:
-        return f"file://{_expand_path(folder)}" if folder and scheme.lower() == "file" else url
-    return url if url.lower().startswith("file:") else f"file://{_expand_path(url)}"
-
-
-def _expand_path(path: str) -> str:
-    # Not pathlib, which raises for the home of somebody who is not known here.
-    expanded = os.path.expanduser(path)
-    return expanded if os.path.isabs(expanded) else os.path.abspath(expanded)
 
 
 def _scan_data(

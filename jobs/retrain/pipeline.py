@@ -17,10 +17,10 @@ from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.retrain.compatibility import find_start_faults
 from jobs.retrain.detect import NoNewData, make_training_spec, snapshot_state
 from jobs.retrain.gate import GateVerdict, MetricByRows, apply_gate
-from jobs.retrain.load_retrain import RetrainSpec
 from jobs.retrain.previous_eval import find_previous_rows
 from jobs.retrain.retrain_artifacts import Baseline, read_baseline, write_baseline
 from jobs.spec.load import dump_spec
+from jobs.spec.schema import RetrainSpec
 from jobs.store.adapters.listing import read_committed, split_name
 from jobs.store.adapters.manifest import BadManifest, Manifest
 from jobs.store.adapters.operations import (
@@ -48,7 +48,7 @@ class Retraining:
 
         Raise InputError, TrainingFailed, StoreError, Unreachable or SupersededAttempt.
         """
-        validated_run = validate_run(self._retrain_spec.spec)
+        validated_run = validate_run(self._retrain_spec)
         baseline = self._load_baseline(validated_run)
         if baseline is None:
             return
@@ -101,7 +101,7 @@ class Retraining:
 
     def _find_committed(self, baseline: Baseline) -> Manifest | None:
         """Return the adapter that this run has committed, or None."""
-        store, name = self._runs.store, self._retrain_spec.spec.name
+        store, name = self._runs.store, self._retrain_spec.name
         for version in reversed(list_versions(store, name)):
             if version <= baseline.newest_version:
                 break

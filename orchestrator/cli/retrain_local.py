@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jobs.plan.preflight import ValidatedRun
 from jobs.retrain.detect import NoNewData, snapshot_state
-from jobs.retrain.load_retrain import RetrainSpec
 from jobs.retrain.retrain_artifacts import RETRAIN_FILE, pin_spec
+from jobs.spec.schema import RetrainSpec
 from jobs.store.base import open_store
 from jobs.train.monitor.run_report import collect_outcome, render_summary
 from orchestrator.cli.console import note, out_console, print_json

@@ -51,7 +51,7 @@ class RunEstimate:
     def to_json(self) -> dict[str, Any]:
         """As plain values, with what follows from them."""
         document = dataclasses.asdict(self)
-        document["ways"] = [option.to_json() for option in self.options]
+        document["options"] = [option.to_json() for option in self.options]
         return document
 
 

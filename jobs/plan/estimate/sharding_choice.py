@@ -56,7 +56,7 @@ class ShardingOption:
         ]
         flows = [
             dataclasses.asdict(flow)
-            | {"total": flow.total, "out_a_step": flow.egress_per_step, "out": flow.egress}
+            | {"total": flow.total, "egress_per_step": flow.egress_per_step, "egress": flow.egress}
             for flow in self.flows
         ]
         return {
@@ -64,7 +64,7 @@ class ShardingOption:
             "peak": self.memory.peak,
             "needed": self.needed,
             "fits": self.fits,
-            "out": self.egress,
+            "egress": self.egress,
             "memory": phases,
             "wire": flows,
         }

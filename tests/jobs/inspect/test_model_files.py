@@ -159,7 +159,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("spoil", "task", "key", "found"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("spoil", "task", "key", "problem"), BROKEN.values(), ids=BROKEN)
 def test_an_unusable_model_folder_is_refused_with_the_reason(
     spoil: Callable[[Path], object], task: str, key: str, problem: str, tmp_path: Path
 ):

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import Fault, InputError
-from jobs.plan.preflight import QUICK_ROWS, ValidatedRun, make_paths_absolute, validate_run
+from jobs.plan.preflight import QUICK_ROWS, ValidatedRun, validate_run
 from jobs.spec.load import load_spec, validate_spec
+from jobs.spec.paths import make_paths_absolute
 from tests.tiny import chat_rows, hollow_model, label_rows, merge_spec, tiny_spec, write_spec
 
 
@@ -153,8 +154,8 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "a store without a folder": (lambda at: {"store": "file://"}, "store", "names no folder"),
     "a store without its slashes": (lambda at: {"store": "file:x"}, "store", "lacks the slashes"),
     "a store in no bucket": (lambda at: {"store": "s3://B_/p"}, "store", "no bucket's name"),
-    "a name with /": (lambda at: {"name": "a/b"}, "name", "can't be a name"),
-    "a name with ..": (lambda at: {"name": "../b"}, "name", "can't be a name"),
+    "a name with /": (lambda at: {"name": "a/b"}, "name", "not a valid name"),
+    "a name with ..": (lambda at: {"name": "../b"}, "name", "not a valid name"),
     "sequences longer than the model": (
         lambda at: {"data": {"max_length": 129}}, "data.max_length", "above the model's 128"),
 }  # fmt: skip
@@ -169,7 +170,7 @@ def test_bad_input_is_a_single_fault_and_writes_nothing(
     write_spec(folder / "spec.yaml", tiny_spec(folder, **overrides))
     before = list_files(folder)
     with pytest.raises(InputError) as refused:
-        validate_run(make_paths_absolute(load_spec(folder / "spec.yaml")))
+        validate_run(load_spec(folder / "spec.yaml"))
     [fault] = refused.value.faults
     assert fault.key == key or fault.key.endswith(f"/{key}")
     assert problem in fault.problem and fault.remedy
@@ -252,7 +253,7 @@ ABSOLUTE_PATHS: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("written", "whole"), ABSOLUTE_PATHS.values(), ids=ABSOLUTE_PATHS)
+@pytest.mark.parametrize(("written", "resolved"), ABSOLUTE_PATHS.values(), ids=ABSOLUTE_PATHS)
 def test_paths_become_absolute_and_hub_ids_stay(
     written: str, resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -288,7 +289,7 @@ STORES: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("written", "whole"), STORES.values(), ids=STORES)
+@pytest.mark.parametrize(("written", "resolved"), STORES.values(), ids=STORES)
 def test_the_store_becomes_an_absolute_path(
     written: str, resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -20,9 +20,9 @@ from tests.tiny import chat_rows
 
 def _snapshot(workspace: Path, start: str = "current", **spec: Any) -> Baseline | NoNewData:
     retrain_spec = a_retrain(workspace, {"start": start}, **spec)
-    rows = scan_dataset(retrain_spec.spec.data.train, "chat", "causal-lm", "data.train")
+    rows = scan_dataset(retrain_spec.data.train, "chat", "causal-lm", "data.train")
     return snapshot_state(
-        DirectoryStore(workspace / "store"), retrain_spec.spec, start, str(rows.sha256)
+        DirectoryStore(workspace / "store"), retrain_spec.training, start, str(rows.sha256)
     )
 
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from jobs.errors import InputError
-from jobs.search.load_search import SearchSpec, load_search
+from jobs.spec.load import dump_spec, load_spec
+from jobs.spec.schema import SearchSpec
 from orchestrator.cli.search_local import _count_cpus, run_search
 from tests.jobs.search.specs import raw_search
 
@@ -18,7 +19,7 @@ from tests.jobs.search.specs import raw_search
 def _asked(folder: Path, section: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:
     path = folder / "search.yaml"
     path.write_text(yaml.safe_dump(raw_search(folder, section, **spec)))
-    return load_search(path)
+    return load_spec(path)
 
 
 def test_a_search_that_is_not_there_can_not_go_on(tmp_path: Path):
@@ -30,7 +31,7 @@ def test_a_search_that_is_not_there_can_not_go_on(tmp_path: Path):
 def test_a_search_goes_on_with_its_own_spec_only(tmp_path: Path):
     folder = tmp_path / "store" / "runs" / "mine"
     folder.mkdir(parents=True)
-    (folder / "search.yaml").write_text(_asked(tmp_path, {"samples": 3}).to_yaml())
+    (folder / "search.yaml").write_text(dump_spec(_asked(tmp_path, {"samples": 3})))
     with pytest.raises(InputError, match="mine was another search"):
         run_search(_asked(tmp_path, {"samples": 4}), resume="mine", json=False)
 

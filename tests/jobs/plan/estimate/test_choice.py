@@ -25,7 +25,11 @@ GB = 10**9
 def make_big_inputs(memory_gb: float | None, **changes: Any) -> EstimateInput:
     resources = {"memory": None if memory_gb is None else round(memory_gb * GB), "cpu": False}
     return make_inputs(
-        **{"base": make_base(sizes=BIG), **changes, "place": resources | changes.get("place", {})}
+        **{
+            "base": make_base(sizes=BIG),
+            **changes,
+            "resources": resources | changes.get("resources", {}),
+        }
     )
 
 

@@ -98,5 +98,5 @@ def test_seventy_billion_parameters_are_planned_in_two_seconds(folder: Path):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Of the processor, start-up included: on a busy machine the clock on the wall tells of others.
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert json.loads(done.stdout)["prediction"]["sharding"] == "node"
+    assert json.loads(done.stdout)["estimate"]["sharding"] == "node"
     assert seconds < SECONDS
