@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +145,8 @@ def publish_best(
     if planned_trial.federation is None:
         train_on_ray(request, trial_runs, attempt=attempt)
     else:
-        run_federation(
-            replace(request, federation=planned_trial.federation), trial_runs, attempt=attempt
-        )
+        federation_request = planned_trial.federation.extend_request(request, trial_runs)
+        run_federation(federation_request, trial_runs, attempt=attempt)
     events, _ = trial_runs.events.tail(0)
     return str(
         next(event["adapter"] for event in reversed(events) if event["event"] == "published")

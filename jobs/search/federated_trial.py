@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from jobs.federation.partition_file import read_partition
+from jobs.train.request import FederationRequest
 from jobs.federation.server import FederationServer
-from jobs.federation.sites.client_rows import make_request_partition
 from jobs.federation.sites.local_sites import LocalSites
 from jobs.search.shared_cache import FIRST_EVALUATION, SharedCache
 from jobs.search.trial import StoppedEarly
@@ -70,8 +71,9 @@ def run_federated_trial(
     send_report: Callable[[TrialReport], bool],
 ) -> TrialReport:
     """The trial from where its run is, to its end."""
+    assert isinstance(task.request, FederationRequest)
     sites = LocalSites(task.request, runs.store, device)
-    partition = make_request_partition(task.request)
+    partition = read_partition(runs, task.request.partition)
     trial = FederatedTrial(task, runs, sites, partition, search=search, send_report=send_report)
     try:
         trial.run()

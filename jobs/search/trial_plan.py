@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.errors import Fault, InputError
-from jobs.federation.check import check_federation
+from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.search.trial_record import TrialRecord
 from jobs.spec.load import make_trial_spec
 from jobs.spec.paths import make_paths_absolute
 from jobs.spec.schema import FederatedSpec, SearchSpec
-from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.search import SearchConstraints
 
 
@@ -24,7 +23,7 @@ class PlannedTrial:
 
     record: TrialRecord
     validated: ValidatedRun
-    federation: FederationSection | None = None
+    federation: ValidatedFederation | None = None
 
 
 def plan_trial(
@@ -35,8 +34,8 @@ def plan_trial(
     try:
         spec = make_paths_absolute(make_trial_spec(search, record.config))
         if isinstance(spec, FederatedSpec):
-            federation = spec.section
-            trial_run = check_federation(spec).validated_run
+            federation = check_federation(spec)
+            trial_run = federation.validated_run
         else:
             trial_run = (
                 validate_run(spec)

@@ -23,5 +23,6 @@ def run_federation_job(checked: ValidatedFederation) -> RunStore | None:
     """The run's papers once its job is done; None where Ctrl-C stopped it."""
     spec = checked.federated_spec
     run_store = create_run(spec)
-    pin_spec(checked.federated_spec, run_store)
+    pin_spec(spec, run_store)
+    checked.keep_partition(run_store)
     return run_store if run_spec_job("jobs.federate", FEDERATION_FILE, run_store, spec) else None

@@ -15,6 +15,8 @@ from jobs.search.trial_plan import PlannedTrial, plan_trial
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trainable import REQUEST_KEY, TrialRequest
 from jobs.spec.schema import SearchSpec
+from jobs.store.base import open_store
+from jobs.store.runs.run_store import RunStore
 from jobs.train.request import Request
 
 
@@ -118,7 +120,9 @@ class TrialProposer(Searcher):  # type: ignore[misc]  # Ray has no types that my
         digest = self._digests.setdefault(path, "") or digest_model(folder)
         self._digests[path] = digest
         request = make_run_request(validated, record.run, digest, search=self._run)
-        request = dataclasses.replace(request, federation=planned_trial.federation)
+        if planned_trial.federation is not None:
+            runs = RunStore(open_store(validated.spec.store), record.run)
+            request = planned_trial.federation.extend_request(request, runs)
         return TrialRequest(
             record.number,
             dict(record.config),

@@ -22,7 +22,7 @@ MASK = MaskRecord(strategy="random", seed=0, density=0.05)
 
 
 def _find_faults(workspace: Path, manifest: Manifest, **spec: Any) -> dict[str, str]:
-    validated = validate_run(a_retrain(workspace, **spec).spec)
+    validated = validate_run(a_retrain(workspace, **spec))
     store, digest = DirectoryStore(workspace / "store"), digest_model(workspace / "model")
     faults: list[Fault] = find_start_faults(store, manifest, validated, digest)
     return {fault.key: fault.problem for fault in faults}
@@ -49,7 +49,7 @@ def test_targets_on_either_side_alone_are_reported(workspace):
     layers = {**LAYERS, "model.layers.9.mlp.up_proj": (16, 8)}
     del layers["model.layers.0.mlp.up_proj"]
     manifest = committed(workspace, lora_files(workspace / "one", layers=layers), kind="lora")
-    validated = validate_run(a_retrain(workspace, method=LORA).spec)
+    validated = validate_run(a_retrain(workspace, method=LORA))
     store, digest = DirectoryStore(workspace / "store"), digest_model(workspace / "model")
     faults = [str(fault) for fault in find_start_faults(store, manifest, validated, digest)]
     assert "layers.9.mlp.up_proj: adapted only in tiny@v1" in faults[0]

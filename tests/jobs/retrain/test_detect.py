@@ -104,5 +104,5 @@ def test_what_was_tried_and_not_promoted_is_not_tried_again(first):
     [("slora", "tiny@v1", "lora"), ("slora", None, "slora"), ("sparse", "tiny@v1", "sparse")],
 )
 def test_slora_continues_from_an_adapter_as_lora(kind, start, trained_kind, workspace):
-    spec = a_retrain(workspace, method={"kind": kind}).spec
+    spec = a_retrain(workspace, method={"kind": kind}).training
     assert make_training_spec(spec, start).method.kind == trained_kind
