@@ -6,12 +6,11 @@ The memory of a site is planned as a run of one worker, the traffic from rounds 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Fault, InputError
 from jobs.federation.federation_plan import FederationPlan, count_b_entries, plan_federation
-from jobs.train.request import FederationRequest
 from jobs.inspect.datasets.scan import DatasetScan, ScanProgress
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.estimate.machine import describe_resources
@@ -20,7 +19,7 @@ from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.schema import FederatedSpec, make_site_spec
 from jobs.store.base import open_store
 from jobs.store.runs.run_store import RunStore
-from jobs.train.request import Request
+from jobs.train.request import FederationRequest, TrainingRequest
 
 if TYPE_CHECKING:
     from jobs.federation.partition import Partition
@@ -54,12 +53,10 @@ class ValidatedFederation:
             write_partition(runs, inputs, partition)
         return existing or partition
 
-    def extend_request(self, request: Request, runs: RunStore) -> FederationRequest:
+    def extend_request(self, request: TrainingRequest, runs: RunStore) -> FederationRequest:
         """Return the fine-tune's request as that of server and sites; keep the partition."""
-        values = {field.name: getattr(request, field.name) for field in fields(request)}
         digest = self.keep_partition(runs).digest
-        values |= {"federation": self.federated_spec.section, "partition": digest}
-        return FederationRequest(**values)
+        return request.for_federation(self.federated_spec.section, digest)
 
 
 def check_federation(

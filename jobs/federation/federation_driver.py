@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from jobs.train.request import FederationRequest
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import RunStore
+from jobs.train.request import FederationRequest
 
 
 def run_federation(request: FederationRequest, runs: RunStore, *, attempt: int) -> Manifest | None:
@@ -17,7 +17,7 @@ def run_federation(request: FederationRequest, runs: RunStore, *, attempt: int) 
     # The server needs no accelerator: it averages and splits updates.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from jobs.federation.partition_file import read_partition
-    from jobs.federation.server import FederationServer
+    from jobs.federation.server import make_federation
     from jobs.federation.sites.ray_sites import RaySites
     from jobs.train.driver import describe_missing_resources
 
@@ -26,6 +26,6 @@ def run_federation(request: FederationRequest, runs: RunStore, *, attempt: int) 
         print(f"waiting for the cluster: {missing}", flush=True)
     sites = RaySites(request)
     try:
-        return FederationServer(request, runs, sites, partition, attempt=attempt).run()
+        return make_federation(request, runs, sites, partition, attempt=attempt).run()
     finally:
         sites.close()

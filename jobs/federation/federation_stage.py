@@ -109,7 +109,7 @@ class FederationStage:
         return self._layout.split_by_name(self._weights_n.clone())
 
     def gather_moments(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the server's momentum and the clients' residuals, which the sites send for this."""
+        """Return the server's momentum, and the clients' residuals from the sites."""
         moments: dict[str, Mapping[str, Tensor]] = {}
         if self._optimizer.momentum_n is not None:
             moments[MOMENTUM] = self._layout.split_by_name(self._optimizer.momentum_n.clone())

@@ -92,7 +92,7 @@ class FederationServer:
         }
 
     def get_length(self, stage: StagePlan) -> int:
-        """Return the rounds of a stage; its planned steps are those of one client in all of them."""
+        """Return the rounds of a stage; its planned steps are those of one client."""
         return (stage.steps or 0) // self.request.federation.local_steps
 
     def open_stage(

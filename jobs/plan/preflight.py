@@ -24,7 +24,7 @@ from jobs.plan.plan import ModelShape, Plan, check_batch, make_plan
 from jobs.spec.schema import RunSpec
 from jobs.store.base import open_store
 from jobs.train.early_stopping import find_stop_faults
-from jobs.train.request import Request
+from jobs.train.request import TrainingRequest
 
 QUICK_ROWS = 200
 """Rows that a plan looks at; a run reads them all."""
@@ -47,9 +47,9 @@ class ValidatedRun:
         base_digest: str | None = None,
         search: str | None = None,
         parent: str | None = None,
-    ) -> Request:
+    ) -> TrainingRequest:
         """What its workers get. `digest` is the base's where it is known: to make it reads it."""
-        return Request(
+        return TrainingRequest(
             spec=self.spec,
             run_id=run_id,
             plan=self.plan,

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from jobs.federation.partition_file import read_partition
-from jobs.train.request import FederationRequest
 from jobs.federation.server import FederationServer
 from jobs.federation.sites.local_sites import LocalSites
 from jobs.search.shared_cache import FIRST_EVALUATION, SharedCache
@@ -17,6 +16,7 @@ from jobs.search.trial import StoppedEarly
 from jobs.search.tune.trial_task import TrialReport, TrialTask
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import LEDGER, RunStore
+from jobs.train.request import FederationRequest
 
 
 class FederatedTrial(FederationServer):

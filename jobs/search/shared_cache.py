@@ -15,7 +15,7 @@ from jobs.errors import AlreadyExists
 from jobs.plan.plan import split_steps
 from jobs.spec.schema import STRUCTURES, RunSpec
 from jobs.store.runs.run_store import CHECKPOINT_STATE, CHECKPOINT_TENSORS, MASKS, RunStore
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest, TrainingRequest
 
 FIRST_EVALUATION, SCORES, SPARSE_STAGE = "first evaluation", "scores", "sparse stage"
 MAX_SCORE_BYTES = 1 << 30
@@ -37,9 +37,9 @@ class SharingKeys:
     sparse_stage: str | None
 
 
-def compute_sharing_keys(request: Request) -> SharingKeys:
+def compute_sharing_keys(request: AdapterRequest) -> SharingKeys:
     """A trial's keys."""
-    spec, is_single = request.spec, request.federation is None
+    spec, is_single = request.spec, isinstance(request, TrainingRequest)
     common = {
         "base": request.base_digest,
         "train": request.train_data.sha256,

@@ -12,7 +12,8 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -62,10 +63,19 @@ class CheckpointSaver:
         if writing is not None:
             writing.result()
 
-    def close(self) -> None:
-        """Waits, and ends the thread."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for the thread. Raise the writing's error, unless the block raised one itself."""
         try:
-            self.wait()
+            if error is None:
+                self.wait()
         finally:
             self._executor.shutdown()
 

@@ -6,12 +6,11 @@ end the stage: what is measured after the hand-off is judged anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import Fault
-from jobs.plan.plan import Plan, StagePlan
 from jobs.spec.metrics import METRICS, list_metrics
 from jobs.spec.schema import RunSpec, StopSection
 
@@ -46,38 +45,34 @@ class EarlyStopping:
         self._state, reason = update_state(self._stop, self._state, metrics)
         return reason
 
-    def end_stages(self, stages: Sequence[StagePlan], steps_done: int) -> bool:
-        """The first of these ends after `done` steps, the others before their first.
+    def end_stages(self, lengths: Mapping[str, int], done: int) -> bool:
+        """End the first of these stages after `done` steps, and the others before their first.
 
-        False where there is no step that this saves.
+        Return False if this saves no step. `lengths` are the stages' steps by name.
         """
         previous = dict(self._stage_ends)
-        for stage in stages:
-            if stage.steps != steps_done:
-                self._stage_ends[stage.name] = steps_done
-            steps_done = 0
+        for name, length in lengths.items():
+            if length != done:
+                self._stage_ends[name] = done
+            done = 0
         return self._stage_ends != previous
 
-    def truncate_plan(self, plan: Plan) -> Plan:
-        """The plan with the steps that are left of it."""
-        stages = (
-            replace(stage, steps=self._stage_ends.get(stage.name, stage.steps))
-            for stage in plan.stages
-        )
-        return replace(plan, stages=tuple(stages))
+    def limit_length(self, name: str, length: int) -> int:
+        """Return the steps of a stage that was planned with `length`."""
+        return self._stage_ends.get(name, length)
 
     def to_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {
             "best": self._state.best,
-            "since": self._state.evaluations_since_best,
-            "cut": {**self._stage_ends},
+            "evaluations_since_best": self._state.evaluations_since_best,
+            "stage_ends": {**self._stage_ends},
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Goes on from what `kept` made, or from a checkpoint that has nothing of it."""
-        self._state = StoppingState(saved.get("best"), saved.get("since", 0))
-        self._stage_ends = dict(saved.get("cut", {}))
+        """Continue from what `to_dict` returned."""
+        self._state = StoppingState(saved["best"], saved["evaluations_since_best"])
+        self._stage_ends = dict(saved["stage_ends"])
 
 
 def check_budget(stop: StopSection, tokens: int) -> str | None:

@@ -6,6 +6,7 @@ whole or in parts as the plan holds it, since one that was trained in parts fits
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from jobs.train.model.base_model import load_model, load_tokenizer, read_saved_t
 from jobs.train.model.base_shards import BaseShards
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.monitor.watchdog import Watchdog
-from jobs.train.request import Request
+from jobs.train.request import EVALUATION_FILE, EvaluationRequest
 from slora.formats.merge import attach_adapter
 from slora.formats.peft import read_adapter
 from slora.layers.install import TRAINABLE_SUFFIXES
@@ -39,7 +40,7 @@ class _LabelledModel:
 
 
 def evaluate_adapters(
-    request: Request, runs: RunStore, context: WorkerContext, watchdog: Watchdog
+    request: EvaluationRequest, runs: RunStore, context: WorkerContext, watchdog: Watchdog
 ) -> AdapterMetrics:
     """Each of the request's adapters on each set of rows, the same on every rank. A collective."""
     recorder, metrics_by_adapter = RunRecorder(runs, writes=context.rank == 0), AdapterMetrics()
@@ -49,13 +50,17 @@ def evaluate_adapters(
             request, runs, resolve_adapter(runs.store, label), context
         )
         for row_set, metrics in metrics_by_adapter[label].items():
-            recorder.emit_event("judged", adapter=label, rows=row_set, metrics=metrics)
+            recorder.emit_event("adapter_evaluated", adapter=label, rows=row_set, metrics=metrics)
+    recorder.write_json(
+        EVALUATION_FILE,
+        {"inputs": request.inputs, "metrics": _replace_non_finite(metrics_by_adapter)},
+    )
     recorder.close()
     return metrics_by_adapter
 
 
 def _evaluate_adapter(
-    request: Request, runs: RunStore, manifest: Manifest, context: WorkerContext
+    request: EvaluationRequest, runs: RunStore, manifest: Manifest, context: WorkerContext
 ) -> dict[str, dict[str, float]]:
     spec, metrics = request.spec, dict[str, dict[str, float]]()
     tokenizer = load_tokenizer(str(request.base))
@@ -77,7 +82,7 @@ def _evaluate_adapter(
 
 @contextmanager
 def _load_adapter_model(
-    request: Request, runs: RunStore, manifest: Manifest, context: WorkerContext
+    request: EvaluationRequest, runs: RunStore, manifest: Manifest, context: WorkerContext
 ) -> Iterator[_LabelledModel]:
     """The adapter on its base, on this worker's device, whole or this worker's part of it."""
     spec = request.spec
@@ -100,3 +105,18 @@ def _load_adapter_model(
         return
     with BaseShards(model, request.plan.sharding, context).gather_on_demand():
         yield _LabelledModel(model, labels)
+
+
+def _replace_non_finite(
+    metrics_by_adapter: AdapterMetrics,
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return the metrics with null for NaN and infinity, which JSON does not have."""
+    return {
+        label: {
+            row_set: {
+                name: value if math.isfinite(value) else None for name, value in metrics.items()
+            }
+            for row_set, metrics in row_sets.items()
+        }
+        for label, row_sets in metrics_by_adapter.items()
+    }

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.files import resolve_files
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.model_files import find_model_folder
 from jobs.store.base import open_store
-from jobs.train.request import HeldOutRows, Request
+from jobs.train.request import EvaluationRequest, HeldOutRows, Request
 
+RequestT = TypeVar("RequestT", bound=Request)
 S3_SCHEME = "s3://"
 
 
-def localize_request(request: Request) -> Request:
+def localize_request(request: RequestT) -> RequestT:
     """The same request with the base and the rows of this node, where they come from a bucket."""
     data = request.spec.data
     base = (
@@ -24,13 +26,16 @@ def localize_request(request: Request) -> Request:
         if _is_in_bucket(request.spec.model.path)
         else None
     )
-    return dataclasses.replace(
+    localized = dataclasses.replace(
         request,
         base=base or request.base,
         train_data=_localize_scan(request.train_data, data.train),
         eval_data=request.eval_data and _localize_scan(request.eval_data, data.eval),
-        previous_eval=request.previous_eval and _localize_held_out(request.previous_eval),
     )
+    if isinstance(localized, EvaluationRequest) and localized.previous_eval is not None:
+        previous_eval = _localize_held_out(localized.previous_eval)
+        return dataclasses.replace(localized, previous_eval=previous_eval)
+    return localized
 
 
 def fetch_spec(location: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import time
 from typing import Any
@@ -16,9 +15,11 @@ from jobs.errors import AlreadyExists, InputError, JobsError, TrainingFailed, Tr
 from jobs.store.base import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.localize import localize_request
-from jobs.train.request import EVALUATION_FILE, Request
+from jobs.train.request import EvaluationRequest, TrainingRequest
 from slora.errors import SloraError
 
+WorkerRequest = TrainingRequest | EvaluationRequest
+"""The runs that Ray Train's workers execute; a federation's server runs in the driver."""
 FAILURE_FILE = "failure.json"
 """Written by the first worker that fails of itself: the run ends, because that would repeat."""
 CRASHES_PREFIX = "crashes/"
@@ -34,7 +35,7 @@ ENVIRONMENT = {
 
 def run_worker(config: dict[str, Any]) -> None:
     """One worker's life. Returns at once where an earlier try failed in a way that repeats."""
-    request: Request = config["request"]
+    request: WorkerRequest = config["request"]
     runs = RunStore(open_store(request.spec.store), request.run_id)
     if runs.store.head(runs.key(FAILURE_FILE)) is not None:
         return
@@ -65,7 +66,7 @@ def run_worker(config: dict[str, Any]) -> None:
 
 
 def _run_request(
-    request: Request, runs: RunStore, rank: int, world_size: int, attempt: int
+    request: WorkerRequest, runs: RunStore, rank: int, world_size: int, attempt: int
 ) -> None:
     on_gpu = request.spec.cluster.gpus_per_worker > 0
     # Before the libraries below are imported, which read it. Not as Ray's runtime environment: that
@@ -78,7 +79,7 @@ def _run_request(
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.evaluate_adapters import evaluate_adapters
-    from jobs.train.loop import FineTuner
+    from jobs.train.fine_tuning import make_fine_tuning
     from jobs.train.monitor.watchdog import Watchdog, open_default_store
     from jobs.train.preemption import is_preemption_requested
 
@@ -90,15 +91,10 @@ def _run_request(
     context = make_worker_context(rank, world_size, device, machine=machine)
     with Watchdog(rank, world_size, open_default_store()) as watchdog:
         try:
-            if request.adapters:
-                metrics = evaluate_adapters(request, runs, context, watchdog)
-                if rank == 0:
-                    runs.write_json(
-                        EVALUATION_FILE,
-                        {"asked": request.evaluation_inputs, "found": _replace_non_finite(metrics)},
-                    )
+            if isinstance(request, EvaluationRequest):
+                evaluate_adapters(request, runs, context, watchdog)
                 return
-            FineTuner(
+            make_fine_tuning(
                 request,
                 runs,
                 context,
@@ -111,21 +107,6 @@ def _run_request(
                 reason = f"waited {request.spec.cluster.timeout} s for others: {watchdog.describe_stragglers()}"
                 raise TrainingStalled(f"rank {rank} at {watchdog.position}", reason) from error
             raise
-
-
-def _replace_non_finite(
-    metrics_by_adapter: dict[str, dict[str, dict[str, float]]],
-) -> dict[str, Any]:
-    """As JSON can say it: a figure that is no number is null."""
-    return {
-        label: {
-            row_set: {
-                name: value if math.isfinite(value) else None for name, value in metrics.items()
-            }
-            for row_set, metrics in row_sets.items()
-        }
-        for label, row_sets in metrics_by_adapter.items()
-    }
 
 
 def _is_timeout(error: Exception) -> bool:

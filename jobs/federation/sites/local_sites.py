@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from jobs.train.request import FederationRequest
 from jobs.federation.sites.messages import (
     ClientFailure,
     ClientScores,
@@ -21,6 +20,7 @@ from jobs.federation.sites.site import MarkTrainable, Site
 from jobs.federation.sites.sites_interface import TaskResult
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
+from jobs.train.request import FederationRequest
 
 
 class LocalSites:

@@ -16,7 +16,6 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from jobs.errors import TrainingFailed
-from jobs.train.request import FederationRequest
 from jobs.federation.sites.messages import (
     ClientFailure,
     ClientScores,
@@ -30,6 +29,7 @@ from jobs.federation.sites.messages import (
 from jobs.federation.sites.site_actor import PendingReply, SiteHandle
 from jobs.federation.sites.sites_interface import TaskResult
 from jobs.store.adapters.manifest import Manifest
+from jobs.train.request import FederationRequest
 
 START_TIMEOUT_S = 180
 """Additional seconds for an actor's first reply: it imports torch and loads its base before."""

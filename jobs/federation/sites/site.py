@@ -40,11 +40,11 @@ from jobs.train.data.global_batches import Step
 from jobs.train.data.worker_feeds import make_eval_feed
 from jobs.train.engine.engine import CompactEngine
 from jobs.train.engine.factory import make_engine_options
+from jobs.train.engine.loss import compute_logits, count_correct, sum_loss
 from jobs.train.engine.step import has_diverged, take_step
 from jobs.train.method.masks import make_mask_request
 from jobs.train.method.publish import publish
 from jobs.train.model.load_base import load_base
-from jobs.train.engine.loss import compute_logits, count_correct, sum_loss
 from jobs.train.monitor.usage import gather_memory_peaks
 from jobs.train.request import FederationRequest
 from slora.masks.scoring import score_layers
@@ -147,9 +147,7 @@ class Site:
         with torch.no_grad():
             for index, step in self._read_eval_steps(part, parts):
                 for batch in step.micros:
-                    logits, labels = compute_logits(
-                        self._model, batch, device=self._context.device
-                    )
+                    logits, labels = compute_logits(self._model, batch, device=self._context.device)
                     correct = count_correct(logits, labels) if is_classifier else 0
                     loss = float(sum_loss(logits, labels))
                     sums.append(EvaluationSums(index, loss, float(batch.targets), float(correct)))
@@ -202,9 +200,7 @@ class Site:
         self._stage.load_weights(tensors)
         return tensors
 
-    def _train(
-        self, task: ClientTask, before_n: Tensor
-    ) -> tuple[Tensor | None, list[float], int]:
+    def _train(self, task: ClientTask, before_n: Tensor) -> tuple[Tensor | None, list[float], int]:
         """Return the weights after the local steps (None if they diverged), losses and tokens."""
         options = make_engine_options(
             self._spec,
@@ -218,7 +214,7 @@ class Site:
         try:
             engine.restore_weights(self._layout.split_by_name(before_n))
             feed = self._feeds.make_round_feed(task.client, task.round)
-            for step in feed.steps(steps=self._section.local_steps):
+            for step in feed.iter_steps(steps=self._section.local_steps):
                 exchange = take_step(
                     engine, step, rate=task.learning_rate, device=self._context.device
                 )
@@ -249,9 +245,6 @@ class Site:
         if (part, parts) not in self._eval_steps:
             feed = make_eval_feed(self._request, self._tokenizer, rank=0, world_size=1)
             assert feed is not None
-            self._eval_steps[part, parts] = [
-                (index, step)
-                for index, step in enumerate(feed.epoch())
-                if index % parts == part
-            ]
+            steps = list(enumerate(feed.iter_epoch()))
+            self._eval_steps[part, parts] = steps[part::parts]
         return self._eval_steps[part, parts]

@@ -1,4 +1,4 @@
-"""A site as a Ray actor, and the typed handle by which the driver calls it. No torch in the driver."""
+"""A site as a Ray actor, and the typed handle by which the driver calls it without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import ray
 
 from jobs.errors import JobsError, TrainingFailed
-from jobs.train.request import FederationRequest
 from jobs.federation.sites.messages import (
     ClientFailure,
     ClientScores,
@@ -24,6 +23,7 @@ from jobs.federation.sites.messages import (
 )
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import open_store
+from jobs.train.request import FederationRequest
 from jobs.train.worker import ENVIRONMENT
 from slora.errors import SloraError
 
@@ -46,7 +46,7 @@ def _return_errors(
 
     @functools.wraps(method)
     def call(
-        actor: SiteActor, *args: Arguments.args, **kwargs: Arguments.kwargs
+        actor: SiteActor, /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result | SiteError:
         try:
             return method(actor, *args, **kwargs)

@@ -54,7 +54,7 @@ class SiteStage:
         self.index = index
 
     def describe(self, payload: StagePayload) -> StageInfo:
-        """Return what must be the same on all sides, and the masks if the server can't make them."""
+        """Return what must be equal on all sides, and masks that the server can't make."""
         masks = b""
         is_sparse = self._plan.stages[self.index].name == "sparse"
         request = make_mask_request(self._spec.method, seed=self._spec.train.seed)

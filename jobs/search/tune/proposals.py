@@ -17,7 +17,7 @@ from jobs.search.tune.trainable import REQUEST_KEY, TrialRequest
 from jobs.spec.schema import SearchSpec
 from jobs.store.base import open_store
 from jobs.store.runs.run_store import RunStore
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest, TrainingRequest
 
 
 class TrialProposer(Searcher):  # type: ignore[misc]  # Ray has no types that mypy may lean on
@@ -119,10 +119,11 @@ class TrialProposer(Searcher):  # type: ignore[misc]  # Ray has no types that my
         path = validated.spec.model.path
         digest = self._digests.setdefault(path, "") or digest_model(folder)
         self._digests[path] = digest
-        request = make_run_request(validated, record.run, digest, search=self._run)
+        training = make_run_request(validated, record.run, digest, search=self._run)
+        request: AdapterRequest = training
         if planned_trial.federation is not None:
             runs = RunStore(open_store(validated.spec.store), record.run)
-            request = planned_trial.federation.extend_request(request, runs)
+            request = planned_trial.federation.extend_request(training, runs)
         return TrialRequest(
             record.number,
             dict(record.config),
@@ -132,7 +133,7 @@ class TrialProposer(Searcher):  # type: ignore[misc]  # Ray has no types that my
         )
 
 
-def make_run_request(validated: ValidatedRun, run: str, digest: str, *, search: str) -> Request:
+def make_run_request(validated: ValidatedRun, run: str, digest: str, *, search: str) -> TrainingRequest:
     """A trial's request: with checkpoints where the search looks at it."""
     train = validated.spec.train
     checkpoint_every = train.eval_every or train.checkpoint_every or 20

@@ -35,7 +35,7 @@ from jobs.store.runs.run_store import (
     MASKS,
     RunStore,
 )
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 
 REQUEST_KEY = "asked"
 """The one key of Tune's config: a trial's Asked, pickled by Ray."""
@@ -50,7 +50,7 @@ class TrialRequest:
     number: int
     config: Mapping[str, Any]
     """The searched keys and their values."""
-    request: Request
+    request: AdapterRequest
     search: str
     metric: str
     donor: int | None = None

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.search.shared_cache import SharingKeys
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 
 
 @dataclass(frozen=True)
 class TrialTask:
     """One trial for one worker. Crosses processes by pickle."""
 
-    request: Request
+    request: AdapterRequest
     search: str
     """The search's run id, below which lies what trials share."""
     metric: str

@@ -17,6 +17,7 @@ from jobs.search.tune.trial_task import TrialReport, TrialTask
 from jobs.store.base import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.data.tokenization import Sample
+from jobs.train.request import FederationRequest
 from jobs.train.worker import ENVIRONMENT
 from slora.errors import SloraError
 
@@ -132,7 +133,7 @@ class TrialWorker:
         team = make_worker_context(self._rank, self._world_size, device, machine=machine)
         runs = RunStore(store, task.request.run_id)
         local_task = TrialTask(**{**vars(task), "request": localize_request(task.request)})
-        if local_task.request.federation is not None:
+        if isinstance(local_task.request, FederationRequest):
             return run_federated_trial(local_task, runs, device, search=RunStore(store, task.search),
                              send_report=self._exchange_report)  # fmt: skip
         trial = SearchTrial(

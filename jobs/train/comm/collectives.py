@@ -59,6 +59,10 @@ class Collectives:
             self.count_traffic(cause, tensor.numel() * tensor.element_size())
         return tensor
 
+    def enter_stage(self, name: str) -> None:
+        """Count what follows under this stage."""
+        self.stage = name
+
     @contextmanager
     def attribute_to(self, cause: str) -> Iterator[None]:
         """Inside, gathers of the base are counted by this cause."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.formats import read_example
 from jobs.train.data.collate import FILLER_SEQUENCE, Batch, Collator, count_targets
 from jobs.train.data.packing import TokenSequence, join_samples, pack_samples
 from jobs.train.data.source import RowSource
+from jobs.train.data.token_cache import CachingEncoder
 from jobs.train.data.tokenization import Encoder, Sample
 
 if TYPE_CHECKING:
@@ -73,13 +74,16 @@ class Feed:
         world_size: int,
         seed: int,
         shuffle: bool = True,
+        token_cache: dict[Any, Sample] | None = None,
     ) -> None:
+        """With `token_cache`, which equal feeds may share, no row is tokenised twice."""
         self.source, self.task, self.max_length = source, task, max_length
         self.packed = packing and task == "causal-lm"
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.rank, self.world_size = rank, world_size
         self.shuffle_seed = seed if shuffle else None
-        self.encode = Encoder(tokenizer, max_length=max_length, labels=source.labels)
+        encoder = Encoder(tokenizer, max_length=max_length, labels=source.labels)
+        self._encode = encoder if token_cache is None else CachingEncoder(encoder, token_cache)
         self.collate = Collator(
             pad_id=_get_pad_id(tokenizer),
             packed=self.packed,
@@ -146,7 +150,7 @@ class Feed:
     ) -> Iterator[Sample]:
         for row in self.source.iter_rows(epoch=epoch, shuffle_seed=shuffle_seed):
             example = read_example(row, self.source.format, task=self.task)
-            sample = self.encode(example, where=row.location)
+            sample = self._encode(example, where=row.location)
             tally.rows += 1
             tally.truncated += sample.truncated > 0
             if sample.targets:

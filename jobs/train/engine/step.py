@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,14 +61,13 @@ def locate_non_finite(engine: Engine, step: Step, device: torch.device) -> str:
 
 
 def make_divergence_error(
-    loss: float, metrics: Mapping[str, Any], *, stage: StagePlan, location: str
+    loss: float, grad_norm: float, *, step: int, stage: StagePlan, location: str
 ) -> TrainingFailed:
-    """The end of a run whose numbers have ended, the same on every rank."""
-    where = f"step {metrics['step']}, {stage.name} stage"
-    norm = metrics["grad_norm"]
-    problem = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    remedy = f"Lower the learning rate ({stage.learning_rate:g}), or look at the rows of this step."
-    return TrainingFailed(where, f"{problem}, {location}", remedy)
+    """Return the error that ends a diverged run, the same on every rank."""
+    where = f"step {step}, {stage.name} stage"
+    value = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {grad_norm}"
+    remedy = f"Lower the learning rate ({stage.learning_rate:g}), or check this step's rows."
+    return TrainingFailed(where, f"the {value}, {location}", remedy)
 
 
 @contextmanager

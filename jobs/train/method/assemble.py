@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from jobs.train.method.runner import MethodRunner
 from jobs.train.model.base_model import list_head_modules
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 from slora.formats.peft import LoraAdapter, SparseAdapter
 from slora.layers.base_layers import is_conv1d
 from slora.layers.install import TRAINABLE_SUFFIXES
@@ -20,7 +20,10 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def assemble_adapter(
-    request: Request, model: PreTrainedModel, weights: Mapping[str, Tensor], method: MethodRunner
+    request: AdapterRequest,
+    model: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    method: MethodRunner,
 ) -> LoraAdapter | SparseAdapter:
     """The adapter of a run of any kind but full.
 
@@ -49,7 +52,7 @@ def assemble_adapter(
     return _make_lora_adapter(request, model, method, factors, head)
 
 
-def _has_sparse_factors(request: Request) -> bool:
+def _has_sparse_factors(request: AdapterRequest) -> bool:
     """Whether the factors have zeros of their own."""
     method = request.spec.method
     return method.factor_density < 1 and method.factor_pruning == "fixed"
@@ -82,7 +85,7 @@ def _join_factors(
 
 
 def _make_sparse_adapter(
-    request: Request,
+    request: AdapterRequest,
     method: MethodRunner,
     values: Mapping[str, Tensor],
     factors: Factors,
@@ -106,7 +109,7 @@ def _make_sparse_adapter(
 
 
 def _make_lora_adapter(
-    request: Request,
+    request: AdapterRequest,
     model: PreTrainedModel,
     method: MethodRunner,
     factors: Factors,

@@ -31,13 +31,13 @@ def run_handoff(
     )
     energies = [layer.norm**2 for layer in layers]
     retained = sum(
-        layer.retained_energy * energy for layer, energy in zip(layers, energies, strict=True)
+        layer.energy_share * energy for layer, energy in zip(layers, energies, strict=True)
     )
-    retained_energy = retained / sum(energies) if sum(energies) else 1.0
+    energy_share = retained / sum(energies) if sum(energies) else 1.0
     recorder.emit_event(
         "handoff",
-        kept=retained_energy,
+        energy_share=energy_share,
         seconds=time.monotonic() - start_time,
         layers=[dataclasses.asdict(layer) for layer in layers],
     )
-    return inits, retained_energy
+    return inits, energy_share

@@ -36,7 +36,7 @@ class LayerHandoff:
     """What the hand-off kept of one layer's update."""
 
     name: str
-    retained_energy: float
+    energy_share: float
     """Share of the update's energy that the rank holds."""
     error: float
     """`||dW - scale B A|| / ||dW||`, what is kept beside the factors not counted."""
@@ -90,8 +90,8 @@ def compute_handoff(
         inits[name] = LowRankInit(
             *factors, subtract_from_base=subtract, residual=residual if keeps_residual else None
         )
-        retained_energy, error, norm, effective_rank = facts.tolist()
-        reports.append(LayerHandoff(name, retained_energy, error, norm, int(effective_rank)))
+        energy_share, error, norm, effective_rank = facts.tolist()
+        reports.append(LayerHandoff(name, energy_share, error, norm, int(effective_rank)))
     return inits, reports
 
 

@@ -23,13 +23,13 @@ from jobs.store.base import ObjectStore
 from jobs.store.settings import read_store_settings
 from jobs.train.method.assemble import assemble_adapter
 from jobs.train.method.runner import MethodRunner
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest, FederationRequest
 from slora.formats.peft import LoraAdapter, write_lora, write_sparse
 
 
 def publish(
     store: ObjectStore,
-    request: Request,
+    request: AdapterRequest,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     weights: Mapping[str, Tensor],
@@ -79,7 +79,7 @@ def _write_full_model(
 
 
 def _make_draft(
-    request: Request,
+    request: AdapterRequest,
     attempt: int,
     evaluations: Mapping[str, Mapping[str, float]],
     ledger: Mapping[str, Any],
@@ -92,7 +92,9 @@ def _make_draft(
         run=request.run_id,
         search=request.search,
         parent=request.parent,
-        federation=request.federation.model_dump() if request.federation else None,
+        federation=request.federation.model_dump()
+        if isinstance(request, FederationRequest)
+        else None,
         attempt=attempt,
         base=BaseRecord(path=_get_base_path(request), digest=request.base_digest),
         data=DataRecord(
@@ -117,7 +119,7 @@ def _make_draft(
     )
 
 
-def _get_base_path(request: Request) -> str:
+def _get_base_path(request: AdapterRequest) -> str:
     """Where others find the base too: its URL, not the cache of this machine."""
     path = request.spec.model.path
     return path if path.startswith("s3://") else str(request.base)

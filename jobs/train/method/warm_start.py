@@ -17,7 +17,7 @@ from torch import Tensor
 from jobs.errors import Fault, InputError
 from jobs.store.adapters.operations import pull, resolve_adapter
 from jobs.store.base import ObjectStore
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 from slora.formats.peft import LoraAdapter, SparseAdapter, read_adapter
 from slora.handoff.low_rank_init import LowRankInit
 from slora.masks.mask import Mask
@@ -36,7 +36,7 @@ class WarmStart:
 
 
 @contextmanager
-def load_warm_start(request: Request, store: ObjectStore) -> Iterator[WarmStart | None]:
+def load_warm_start(request: AdapterRequest, store: ObjectStore) -> Iterator[WarmStart | None]:
     """The request's parent, in a folder that lives as long as the block; None without a parent.
 
     Raises NotFound, DigestMismatch, BadAdapter, and InputError for one that is of another kind.

@@ -17,7 +17,7 @@ from jobs.train.model.base_model import (
     load_tokenizer,
 )
 from jobs.train.model.base_shards import BaseShards
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 from slora.formats.merge import load_head
 from slora.layers.install import freeze
 from slora.layers.targets import find_targets
@@ -37,7 +37,7 @@ class LoadedBase:
     """What it goes on from."""
 
 
-def load_base(request: Request, store: ObjectStore, context: WorkerContext) -> LoadedBase:
+def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContext) -> LoadedBase:
     """The request's base, or the whole model that it goes on from. A collective if it is cut."""
     spec, folder = request.spec, str(request.base)
     tokenizer = load_tokenizer(folder)

@@ -35,16 +35,17 @@ class Ledger(dict[str, Any]):
         self.update(saved)
         self._context.collectives.restore(self.pop("wire", {}))
 
-    def close(self, plan: Plan, steps: int) -> None:
-        """The last figures; a collective."""
+    def close(self, plan: Plan, steps: int, steps_by_stage: Mapping[str, int]) -> None:
+        """Write the last figures. A collective."""
         for stage in plan.stages:
-            self[f"{stage.name}_trainable"] = stage.trainable + plan.head
+            # Set when the stage was opened, where only its masks tell how much it trains.
+            self.setdefault(f"{stage.name}_trainable", stage.trainable + plan.head)
         self["model_parameters"] = plan.model_parameters
         self["steps"] = steps
         self.measure_memory()
         self |= {
             "wire": self._context.collectives.get_traffic(),
-            "steps_by_stage": {stage.name: stage.steps for stage in plan.stages},
+            "steps_by_stage": dict(steps_by_stage),
             "workers": self._context.world_size,
             "nodes": self._context.node_count,
             "sharding": plan.sharding,

@@ -118,7 +118,7 @@ def _render_clients(clients: Sequence[Mapping[str, Any]]) -> Table:
         megabytes = (f"{client[direction] / 1e6:,.1f}" for direction in ("down", "up"))
         rows = "" if client["rows"] is None else f"{client['rows']:,}"
         loss = "" if client["loss"] is None else f"{client['loss']:.3f}"
-        counts = (str(client["rounds"]), str(client["left_out"] or ""))
+        counts = (str(client["rounds"]), str(client["dropped_rounds"] or ""))
         table.add_row(Text(escape_control(client["name"])), rows, *counts, *megabytes, loss)
     return table
 

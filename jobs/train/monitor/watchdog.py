@@ -36,7 +36,7 @@ class Watchdog:
         self._rank, self._world_size, self._store = rank, world_size, store
         self.position, self._since = "loading", time.time()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._publish_reports, daemon=True, name="pulse")
+        self._thread = threading.Thread(target=self._publish_reports, daemon=True, name="watchdog")
 
     def __enter__(self) -> Self:
         if self._store is not None and self._world_size > 1:
@@ -69,11 +69,11 @@ class Watchdog:
                 stragglers.append(f"rank {rank} does not answer")
             elif now - report["heard"] > STALE_S:
                 silent = now - report["heard"]
-                where = f"{report['host']}, last at {report['place']}"
+                where = f"{report['host']}, last at {report['position']}"
                 stragglers.append(f"rank {rank} ({where}) was silent for {silent:.0f} s")
-            elif report["place"] != self.position:
+            elif report["position"] != self.position:
                 since = now - report["since"]
-                where = f"{report['host']}, at {report['place']} for {since:.0f} s"
+                where = f"{report['host']}, at {report['position']} for {since:.0f} s"
                 stragglers.append(
                     f"rank {rank} ({where}) is behind rank {self._rank}, {self.position}"
                 )
@@ -90,7 +90,7 @@ class Watchdog:
 
         # In a thread, which may be left behind: torch's store waits for ever for an answer to some
         # of its calls, whatever its time-out, where rank 0's whole process or machine stands still.
-        thread = threading.Thread(target=collect, daemon=True, name="pulse-late")
+        thread = threading.Thread(target=collect, daemon=True, name="watchdog-query")
         thread.start()
         thread.join(STORE_TIMEOUT_S)
         return None if thread.is_alive() else reports
@@ -108,7 +108,7 @@ class Watchdog:
 
     def _publish_reports(self) -> None:
         while True:
-            report = {"place": self.position, "since": self._since, "heard": time.time(),
+            report = {"position": self.position, "since": self._since, "heard": time.time(),
                     "host": os.uname().nodename}  # fmt: skip
             try:
                 assert self._store is not None
@@ -133,4 +133,4 @@ def open_default_store() -> KeyValueStore | None:
 
 
 def _make_key(rank: int) -> str:
-    return f"slora/pulse/{rank}"
+    return f"slora/watchdog/{rank}"

@@ -9,16 +9,20 @@ from typing import Any
 
 import torch
 
+from jobs.federation.averaging.flat_layout import make_layout
 from jobs.federation.check import check_federation
 from jobs.federation.partition_file import PARTITION_FILE, read_partition
-from jobs.train.request import FederationRequest
-from jobs.federation.server import FederationServer
+from jobs.federation.round_log import open_round_log
+from jobs.federation.server import make_federation
 from jobs.federation.sites.local_sites import LocalSites
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import FederatedSpec
 from jobs.store.base import open_store
 from jobs.store.runs.run_store import RunStore
+from jobs.train.checkpoint import load_newest_state
+from jobs.train.loop import StageLoop
+from jobs.train.request import AdapterRequest, FederationRequest, TrainingRequest
 from tests.tiny import label_rows, merge_spec, tiny_encoder, tiny_spec
 
 RUN = "federated"
@@ -51,6 +55,14 @@ def request_of(
     return validated.extend_request(validated.validated_run.make_request(RUN), runs)
 
 
+def make_training_request(request: FederationRequest, run_id: str) -> TrainingRequest:
+    """Return the request to fine-tune the same on all rows by one worker."""
+    values = {
+        field.name: getattr(request, field.name) for field in dataclasses.fields(AdapterRequest)
+    }
+    return TrainingRequest(**{**values, "run_id": run_id})
+
+
 def move_request(request: FederationRequest, store: str) -> FederationRequest:
     """Return the same request for another store, with the partition copied there."""
     source = RunStore(open_store(request.spec.store), request.run_id)
@@ -59,17 +71,57 @@ def move_request(request: FederationRequest, store: str) -> FederationRequest:
     return dataclasses.replace(request, spec=request.spec.model_copy(update={"store": store}))
 
 
-def make_server(
+def make_loop(
     request: FederationRequest, sites: LocalSites | None = None, **options: Any
-) -> FederationServer:
-    """Return the server of a run that starts or resumes, by default with one site in this process."""
+) -> StageLoop:
+    """Return the loop of a run that starts or resumes, by default with a site in this process."""
     store = open_store(request.spec.store)
     runs = RunStore(store, request.run_id)
     sites = sites or LocalSites(request, store, torch.device("cpu"))
     partition = read_partition(runs, request.partition)
-    return FederationServer(request, runs, sites, partition, **options)
+    return make_federation(request, runs, sites, partition, **options)
 
 
-def weights_of(federation: FederationServer) -> torch.Tensor:
-    """Return the weights at the end of the last stage, float32 `[n]`."""
-    return federation.weights_n
+def run_federation(folder: Path, federation: Mapping[str, Any], store: str, **changes: Any) -> Run:
+    """Run a federation to its end."""
+    return run_request(request_of(folder, federation, store=store, **changes))
+
+
+def run_request(request: FederationRequest, sites: LocalSites | None = None, **options: Any) -> Run:
+    """Run a request to its end."""
+    loop = make_loop(request, sites, **options)
+    loop.run()
+    return Run(RunStore(open_store(request.spec.store), request.run_id), loop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A federation that has ended."""
+
+    runs: RunStore
+    loop: StageLoop
+
+    @property
+    def ledger(self) -> Mapping[str, Any]:
+        """Return the ledger as the run has it."""
+        return self.loop.trainer.ledger
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights of the last checkpoint, by name."""
+        state = load_newest_state(self.runs)
+        assert state is not None
+        return dict(sorted(state.weights.items()))
+
+    @property
+    def weights_n(self) -> torch.Tensor:
+        """Return the same as one vector, float32 `[n]`."""
+        return make_layout(self.weights).flatten(self.weights)
+
+    def read_rounds(self) -> list[dict[str, Any]]:
+        """Return the lines of rounds.jsonl."""
+        return open_round_log(self.runs).tail(0)[0]
+
+    def read_events(self, kind: str) -> list[dict[str, Any]]:
+        """Return the run's events of one kind."""
+        return [event for event in self.runs.events.tail(0)[0] if event["event"] == kind]

@@ -46,8 +46,8 @@ class Slow(DirectoryStore):
 def test_the_newest_two_are_kept_and_read_back_whole(runs):
     for step in (2, 4, 6, 8):
         save_state(runs, _state(step))
-    assert runs.checkpoint_steps() == [6, 8]
-    assert len(runs.checkpoint_steps()) == MAX_CHECKPOINTS
+    assert runs.list_checkpoint_steps() == [6, 8]
+    assert len(runs.list_checkpoint_steps()) == MAX_CHECKPOINTS
     state = load_newest_state(runs)
     assert state is not None and state.step == 8
     assert torch.equal(state.moments["exp_avg_sq"]["layer.values"], torch.full((5,), 8.0))
@@ -57,7 +57,7 @@ def test_the_newest_two_are_kept_and_read_back_whole(runs):
 def test_a_checkpoint_that_was_cut_short_does_not_count(runs, part):
     save_state(runs, _state(2))
     save_state(runs, _state(4))
-    path = runs.store.path(runs.checkpoint_key(4, part))
+    path = runs.store.local_path(runs.checkpoint_key(4, part))
     path.write_bytes(path.read_bytes()[:-7])
     state = load_newest_state(runs)
     assert state is not None and state.step == 2

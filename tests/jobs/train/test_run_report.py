@@ -192,9 +192,9 @@ def federated(runs: RunStore, lines: list[dict[str, Any]]) -> RunStore:
 
 def test_a_federations_outcome_has_its_clients_and_a_repeated_round_once(runs: RunStore):
     lincoln, grant, taft = collect_outcome(federated(runs, ROUNDS))["clients"]
-    assert lincoln == {"client": 0, "name": "Lincoln", "rows": 7, "rounds": 2, "left_out": 0,
+    assert lincoln == {"client": 0, "name": "Lincoln", "rows": 7, "rounds": 2, "dropped_rounds": 0,
                        "down": 4_000_000, "up": 2_000_000, "loss": 1.5}  # fmt: skip
-    assert (grant["rows"], grant["left_out"], grant["down"]) == (None, 1, 2_500_000)
+    assert (grant["rows"], grant["dropped_rounds"], grant["down"]) == (None, 1, 2_500_000)
     assert (taft["rounds"], taft["loss"]) == (1, 1.25)
 
 
