@@ -79,7 +79,7 @@ class FederationPlan:
         """Return the plan as plain values, with sums and seconds."""
         values = dataclasses.asdict(self)
         for stage, stage_values in zip(self.stages, values["stages"], strict=True):
-            stage_values["seconds_a_round"] = {
+            stage_values["seconds_per_round"] = {
                 str(speed): stage.estimate_seconds(speed) for speed in LINK_SPEEDS
             }
         # They are part of the estimate, as in any run.
