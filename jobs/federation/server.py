@@ -103,7 +103,7 @@ class FederationServer:
             self.clients.start_stage()
         state = self._stage_setup.open_stage(index, weights, resumed)
         if state.energy_share is not None:
-            self.ledger["retained_energy"] = state.energy_share
+            self.ledger["handoff_energy_share"] = state.energy_share
         return FederationStage(self, index, state, resumed)
 
     def make_record(self) -> dict[str, Any]:

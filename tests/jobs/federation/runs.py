@@ -21,6 +21,7 @@ from jobs.spec.schema import FederatedSpec
 from jobs.store.base import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import load_newest_state
+from jobs.train.hooks import RunHooks
 from jobs.train.loop import StageLoop
 from jobs.train.request import AdapterRequest, FederationRequest, TrainingRequest
 from tests.tiny import label_rows, merge_spec, tiny_encoder, tiny_spec
@@ -125,3 +126,20 @@ class Run:
     def read_events(self, kind: str) -> list[dict[str, Any]]:
         """Return the run's events of one kind."""
         return [event for event in self.runs.events.tail(0)[0] if event["event"] == kind]
+
+
+class Killed(Exception):
+    """The server was killed."""
+
+
+class KillAfter(RunHooks):
+    """Kills the server between two rounds, when its checkpoint is written."""
+
+    wait_for_checkpoints = True
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+
+    def on_step_end(self, step: int) -> None:
+        if step == self._rounds:
+            raise Killed

@@ -33,8 +33,9 @@ from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import load_newest_state
 from jobs.train.comm.collectives import WorkerContext
 from jobs.train.fine_tuning import make_fine_tuning
-from jobs.train.hooks import RunHooks
 from tests.jobs.federation.runs import (
+    KillAfter,
+    Killed,
     Run,
     folder_with_rows,
     make_loop,
@@ -54,10 +55,6 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     return folder_with_rows(tmp_path_factory.mktemp("federation"))
-
-
-class Killed(Exception):
-    """The server was killed."""
 
 
 SGD = {"optimizer": "sgd", "local_steps": 1}
@@ -123,19 +120,6 @@ def test_one_round_of_one_client_is_a_plain_training_of_as_many_steps(folder, tm
     assert federated.keys() == state.weights.keys()
     for name, tensor in federated.items():
         assert (tensor - state.weights[name]).abs().max() <= 1e-6
-
-
-class KillAfter(RunHooks):
-    """Kills the server between two rounds, when its checkpoint is written."""
-
-    wait_for_checkpoints = True
-
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
-
-    def on_step_end(self, step: int) -> None:
-        if step == self._rounds:
-            raise Killed
 
 
 @pytest.mark.parametrize("dies", cases([1, 2, 3], [2]))
