@@ -10,11 +10,12 @@ from rich.console import Console
 
 from jobs.federation.artifacts import pin_spec
 from jobs.federation.check import check_federation
+from jobs.plan.handover import validate_or_reuse
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
-from jobs.spec.schema import FederatedSpec
-from jobs.store.base import open_store
+from jobs.spec.schema import FederatedSpec, make_site_spec
+from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import PLAN, SPEC, RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) -> None:
-    validated = check_federation(federated_spec, run_id=run_id)
+    site_run = validate_or_reuse(make_site_spec(federated_spec), run_id)
+    validated = check_federation(federated_spec, site_run=site_run, run_id=run_id)
     # Imported after the check: wrong input is reported within a second, and nothing is started.
     from jobs.federation.federation_driver import run_federation
     from jobs.train.driver import connect_ray

@@ -1,4 +1,4 @@
-"""The job: `python -m jobs.finetune --spec SPEC`. Checks, trains on Ray, says what came of it."""
+"""`python -m jobs.finetune --spec SPEC`: check, train on Ray, and print the summary."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.errors import TrainingFailed
+from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
 from jobs.spec.schema import RunSpec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import LEDGER, PLAN, SPEC, RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job
@@ -23,20 +25,19 @@ from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 Ray is not reachable."""
+    """Train one spec. Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 Ray is unreachable."""
     options = make_run_parser("jobs.finetune", main.__doc__).parse_args(arguments)
 
     def work() -> None:
         spec = require_kind(load_spec(fetch_spec(options.spec), options.set), RunSpec)
-        validated = validate_run(spec)
         run_id = options.run or make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
-        _run_validated(validated, run_id, options.attempt)
+        _run_validated(validate_or_reuse(spec, run_id), run_id, options.attempt)
 
     return run_job(work)
 
 
 def _run_validated(validated: ValidatedRun, run_id: str, attempt: int) -> None:
-    # Ray and torch only after the check: bad input answers in a second, and starts nothing.
+    # Import Ray and torch only after the check, so that bad input is refused within a second.
     from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
 
     runs = RunStore(open_store(validated.spec.store), run_id)
@@ -49,8 +50,10 @@ def _run_validated(validated: ValidatedRun, run_id: str, attempt: int) -> None:
         if (missing := describe_missing_resources(request)) is not None:
             print(f"waiting for the cluster: {missing}", flush=True)
         train_on_ray(request, runs, attempt=attempt)
+    if runs.store.head(runs.key(LEDGER)) is None:
+        remedy = f"Look for {runs.store.url(runs.key(LEDGER))}, and run the job again."
+        raise TrainingFailed("the run", "ended without its ledger in the store", remedy)
     Console(width=80).print(render_summary(runs))
-    assert runs.store.head(runs.key(LEDGER)) is not None
 
 
 if __name__ == "__main__":

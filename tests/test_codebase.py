@@ -1,114 +1,128 @@
-"""The house itself: which floor may lean on which, what the front door may load."""
+"""The shape of the code: what may import what, how long files and functions are, what is named once."""
 
 from __future__ import annotations
 
 import ast
-import re
+import statistics
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
-from itertools import takewhile
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from jobs.spec.load import load_spec
-from jobs.spec.yaml_text import read_yaml_file
-
 ROOT = Path(__file__).parent.parent
-ABOVE = {"slora": {"jobs", "orchestrator"}, "jobs": {"orchestrator"}}
-FLOORS = ("slora", "jobs", "orchestrator")
+PACKAGES = ("slora", "jobs", "orchestrator")
+FORBIDDEN_ABOVE = {"slora": {"jobs", "orchestrator"}, "jobs": {"orchestrator"}}
 HEAVY = {"torch", "ray", "transformers", "datasets", "numpy"}
 DATABASE = {"sqlalchemy", "alembic", "psycopg"}
-"""A command that asks no database does not wait for its libraries."""
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-
-
-@pytest.mark.parametrize("floor", ABOVE)
-def test_no_floor_leans_on_one_above(floor: str):
-    read = 0
-    for path in (ROOT / floor).rglob("*.py"):
-        leaning = {name for name in imported(path) if name.split(".")[0] in ABOVE[floor]}
-        assert not leaning, f"{path.relative_to(ROOT)} imports {sorted(leaning)} from above"
-        read += 1
-    assert read > 5
-
-
-@pytest.mark.parametrize(
-    "module", ["orchestrator.cli.main", "orchestrator.cli.adapters_local", "jobs.plan.preflight"]
+"""Libraries that a command which asks no database does not wait for."""
+SERVICE = (
+    "api.app",
+    "api.server",
+    "control.supervisor",
+    "registry.rebuild.rebuild",
+    "client.client",
 )
-def test_the_control_plane_starts_without_torch(module: str):
-    assert loaded_by(module) & (HEAVY | DATABASE) == set()
+MAX_FILE_LINES = 400
+MAX_MEDIAN_LINES, MAX_P90_LINES = 8, 20
 
 
-@pytest.mark.parametrize("module", ["rebuild", "migrate", "schedules", "tokens"])
-def test_the_registry_needs_no_torch_and_no_ray(module: str):
-    assert loaded_by(f"orchestrator.registry.{module}") & HEAVY == set()
+def parse_module(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def loaded_by(module: str) -> set[str]:
-    """What a fresh process has loaded once it has imported the module."""
-    told = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, check=True, cwd=ROOT
+def list_modules(*packages: str) -> dict[str, Path]:
+    """Every module of the packages by its dotted name."""
+    paths = (path for package in packages for path in sorted((ROOT / package).rglob("*.py")))
+    return {name_module(path): path for path in paths}
+
+
+def name_module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def iter_imports(tree: ast.AST, *, top_level: bool = False) -> Iterator[tuple[str, str | None]]:
+    """Each imported module and name; inside functions too unless only the top level is wanted."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif not (top_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            yield from iter_imports(node, top_level=top_level)
+
+
+def test_no_package_imports_one_above_it():
+    for name, path in list_modules(*FORBIDDEN_ABOVE).items():
+        above = FORBIDDEN_ABOVE[name.split(".")[0]]
+        upward = {
+            module
+            for module, _ in iter_imports(parse_module(path))
+            if module.split(".")[0] in above
+        }
+        assert not upward, f"{name} imports {sorted(upward)}"
+
+
+def test_no_import_cycle():
+    modules = list_modules(*PACKAGES)
+    graph: dict[str, set[str]] = defaultdict(set)
+    for name, path in modules.items():
+        for module, member in iter_imports(parse_module(path), top_level=True):
+            target = f"{module}.{member}" if f"{module}.{member}" in modules else module
+            if target in modules and target != name:
+                graph[name].add(target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"import cycle: {' -> '.join(error.args[1])}") from error
+
+
+def test_every_module_has_a_docstring_and_fits_in_400_lines():
+    for name, path in list_modules(*PACKAGES, "infra").items():
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= MAX_FILE_LINES, f"{name} has {text.count(chr(10))} lines"
+        docstring = ast.get_docstring(ast.parse(text))
+        assert docstring and len(docstring) > 10, f"{name} does not say what it holds"
+
+
+def test_functions_are_short():
+    lengths = [
+        node.end_lineno - node.lineno + 1
+        for path in list_modules(*PACKAGES, "infra").values()
+        for node in ast.walk(parse_module(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    ]
+    assert statistics.median(lengths) <= MAX_MEDIAN_LINES
+    assert statistics.quantiles(lengths, n=10)[-1] <= MAX_P90_LINES
+
+
+def test_no_two_classes_share_a_name():
+    homes: dict[str, list[str]] = defaultdict(list)
+    for name, path in list_modules(*PACKAGES, "infra").items():
+        for node in ast.walk(parse_module(path)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(name)
+    assert {cls: where for cls, where in homes.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("module", ["orchestrator.cli.main", "jobs.plan.preflight"])
+def test_a_command_starts_without_torch_ray_or_a_database(module: str):
+    assert list_loaded_by(module) & (HEAVY | DATABASE) == set()
+
+
+@pytest.mark.parametrize("module", SERVICE)
+def test_the_control_plane_loads_neither_torch_nor_ray(module: str):
+    assert list_loaded_by(f"orchestrator.{module}") & HEAVY == set()
+
+
+def list_loaded_by(module: str) -> set[str]:
+    """Every module that a fresh process has loaded once it has imported this one."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    return set(done.stdout.split())
-
-
-EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
-SEARCHES = [path for path in EXAMPLES if "search" in read_yaml_file(path, ())]
-RETRAININGS = [path for path in EXAMPLES if "retrain" in read_yaml_file(path, ())]
-FEDERATIONS = [path for path in EXAMPLES if "federation" in read_yaml_file(path, ())]
-SINGLE = [path for path in EXAMPLES if path not in (*SEARCHES, *RETRAININGS, *FEDERATIONS)]
-
-
-@pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.name)
-def test_every_example_is_a_valid_spec(path: Path):
-    assert load_spec(path).name == path.stem
-
-
-@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.name)
-def test_every_example_of_a_search_is_a_valid_one(path: Path):
-    assert load_spec(path).section.space
-
-
-@pytest.mark.parametrize("path", RETRAININGS, ids=lambda path: path.name)
-def test_every_example_of_a_retraining_is_a_valid_one(path: Path):
-    assert load_spec(path).section.promote
-
-
-@pytest.mark.parametrize("path", FEDERATIONS, ids=lambda path: path.name)
-def test_every_example_of_a_federation_is_a_valid_one(path: Path):
-    assert load_spec(path).sparse_rounds
-
-
-def test_there_are_examples():
-    assert {"chat.yaml", "newsgroups.yaml"} <= {path.name for path in EXAMPLES}
-    assert [path.name for path in SEARCHES] == ["search.yaml"]
-    assert [path.name for path in RETRAININGS] == ["retrain.yaml"]
-    assert [path.name for path in FEDERATIONS] == ["federate.yaml"]
-
-
-MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_module_says_first_what_lives_there(path: Path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-
-
-@pytest.mark.parametrize("floor", ["slora", "jobs", "orchestrator", "infra"])
-def test_the_readmes_tree_has_every_folder(floor: str):
-    whole = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is where")[2]
-    tree = whole.partition(f"\n    {floor}/")[2].partition("\n\n")[0]
-    inside = "\n".join(takewhile(lambda line: line.startswith("      "), tree.splitlines()[1:]))
-    there = {one.name for one in (ROOT / floor).iterdir() if one.is_dir()} - {"__pycache__"}
-    assert there == set(re.findall(r"\b(\w+)/(?= )", inside))
+    return set(result.stdout.split())

@@ -69,7 +69,7 @@ def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any
 
     from jobs.plan.preflight import validate_run
     from jobs.spec.load import validate_spec
-    from jobs.store.base import open_store
+    from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.fine_tuning import FineTuner

@@ -21,9 +21,8 @@ from infra.two_hosts.hosts import HostCluster
 from jobs.errors import Fault, InputError
 from jobs.spec.load import load_spec
 from jobs.spec.schema import RunSpec
-from jobs.store.base import open_store
-from jobs.store.local import DirectoryStore
-from jobs.store.runs.run_store import RunStore, make_run_id
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
 
 IDLE_S = 5.0
 
@@ -89,7 +88,7 @@ def run_job(
     """A job of ours on the head, with its spec's file, watched. Raises InputError."""
     run = make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
     runs, log = RunStore(open_store(spec.store), run), cluster.folder / f"{run}.log"
-    if not isinstance(runs.store, DirectoryStore):
+    if runs.store.local_path(runs.key(SPEC)) is None:
         problem = f"{spec.store}: the hosts see no network but their own"
         raise InputError([Fault("store", problem, "Use file:// and a folder.")])
     arguments = ["-m", module, "--spec", str(path.absolute()), "--run", run]

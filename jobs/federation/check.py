@@ -17,7 +17,7 @@ from jobs.plan.estimate.machine import describe_resources
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.schema import FederatedSpec, make_site_spec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.request import FederationRequest, TrainingRequest
 
@@ -35,6 +35,8 @@ class ValidatedFederation:
     partition: Partition | None
     """None after a quick check, which does not read all rows."""
     plan: FederationPlan
+    site_run: ValidatedRun
+    """The run of a site as it was validated, which is handed over to the job."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan with that of the federation as plain values, for plan.json."""
@@ -65,21 +67,24 @@ def check_federation(
     quick: bool = False,
     store: bool = True,
     progress: ScanProgress | None = None,
+    site_run: ValidatedRun | None = None,
     run_id: str | None = None,
 ) -> ValidatedFederation:
     """Check and plan a federation. Raise InputError with all faults of spec, model, data and store.
 
     `quick` and `store` as in `jobs.plan.preflight.validate_run`; a quick check makes no partition.
+    `site_run` is the validated run of a site if there is one already.
     With `run_id` the partition of that run is read, if it was made from the same rows.
     """
-    site_spec = make_site_spec(spec)
-    validated_run = validate_run(site_spec, quick=quick, with_store=store, progress=progress)
-    scan = validated_run.train_scan
+    site_run = site_run or validate_run(
+        make_site_spec(spec), quick=quick, with_store=store, progress=progress
+    )
+    scan = site_run.train_scan
     partition = None if quick else _find_or_make_partition(spec, scan, run_id)
     clients = partition.count if partition else _count_clients(spec, scan)
-    site_plan, federation_plan = _plan_site_and_traffic(spec, validated_run, clients)
-    validated_run = replace(validated_run, spec=spec.training, plan=site_plan)
-    return ValidatedFederation(spec, validated_run, partition, federation_plan)
+    site_plan, federation_plan = _plan_site_and_traffic(spec, site_run, clients)
+    validated_run = replace(site_run, spec=spec.training, plan=site_plan)
+    return ValidatedFederation(spec, validated_run, partition, federation_plan, site_run)
 
 
 def _count_clients(spec: FederatedSpec, scan: DatasetScan) -> int | None:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobs.store.local import DirectoryStore
 from jobs.store.runs.journal import Journal
 from jobs.store.runs.remote_journal import RemoteJournal
 from jobs.store.runs.run_store import RunStore
@@ -35,9 +34,7 @@ class ClientTotals:
 
 def open_round_log(runs: RunStore) -> Journal | RemoteJournal:
     """Return the run's journal of rounds, one line for each."""
-    if isinstance(runs.store, DirectoryStore):
-        return Journal(runs.store.local_path(runs.key(ROUNDS)))
-    return RemoteJournal(runs.store, runs.key(ROUNDS), urgent=False)
+    return runs.open_journal(ROUNDS)
 
 
 def sum_by_client(lines: Iterable[Mapping[str, Any]]) -> list[ClientTotals]:

@@ -1,4 +1,4 @@
-"""The spec, or the whole federation, that an adapter was made by, from its run's own papers."""
+"""The spec or the federation that made an adapter, read from the files of its run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from jobs.store.runs.run_store import SPEC, RunStore
 
 
 def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
-    """The spec that the run wrote, if it is still the one that the manifest names."""
+    """Return the spec that the run recorded. Raise InputError if it has changed."""
     text = _read_run_file(store, adapter, SPEC)
     if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
-        problem = f"the spec of run {adapter.run} was changed since"
-        raise InputError([Fault(adapter.label, problem, "Find the spec of the manifest's digest.")])
+        problem = f"the spec of run {adapter.run} has changed since the commit"
+        remedy = "Restore the spec with the digest of the manifest."
+        raise InputError([Fault(adapter.label, problem, remedy)])
     return parse_spec(text, SPEC)
 
 
 def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> FederatedSpec:
-    """The federation that the run wrote, if it is still the one of its spec and its manifest."""
+    """Return the federation that the run recorded. Raise InputError if the manifest has another."""
     spec = load_recorded_spec(store, adapter)
     text = _read_run_file(store, adapter, FEDERATION_FILE)
     federation = require_kind(parse_spec(text, FEDERATION_FILE), FederatedSpec)
@@ -33,8 +34,8 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
         key: value for key, value in (adapter.federation or {}).items() if value is not None
     }
     if (federation.training, section) != (spec, recorded_section):
-        problem = f"the federation of run {adapter.run} was changed since"
-        raise InputError([Fault(adapter.label, problem, "Find what its manifest tells.")])
+        problem = f"the federation of run {adapter.run} has changed since the commit"
+        raise InputError([Fault(adapter.label, problem, "Restore the federation of its manifest.")])
     return federation
 
 
@@ -42,5 +43,5 @@ def _read_run_file(store: ObjectStore, adapter: Manifest, file_name: str) -> str
     try:
         return RunStore(store, adapter.run).read_text(file_name)
     except NotInStore as error:
-        problem = f"the papers of run {adapter.run} are not in the store"
+        problem = f"the files of run {adapter.run} are not in the store"
         raise InputError([Fault(adapter.label, problem, "Keep runs/ beside adapters/.")]) from error

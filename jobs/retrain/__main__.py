@@ -14,7 +14,7 @@ from jobs.spec.kinds import require_kind
 from jobs.spec.load import load_spec
 from jobs.spec.run_arguments import make_run_parser
 from jobs.spec.schema import RetrainSpec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job

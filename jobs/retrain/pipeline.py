@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 from jobs.errors import InputError, NotInStore, SupersededAttempt
-from jobs.plan.preflight import ValidatedRun, replan, validate_run
+from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun, replan
 from jobs.retrain.compatibility import find_start_faults
 from jobs.retrain.detect import NoNewData, make_training_spec, snapshot_state
 from jobs.retrain.gate import GateVerdict, MetricByRows, apply_gate
@@ -52,7 +53,7 @@ class Retraining:
 
         Raise InputError, TrainingFailed, StoreError, Unreachable or SupersededAttempt.
         """
-        validated_run = validate_run(self._retrain_spec)
+        validated_run = validate_or_reuse(self._retrain_spec, self._runs.run_id)
         baseline = self._load_baseline(validated_run)
         if baseline is None:
             return

@@ -15,7 +15,7 @@ SpecT = TypeVar("SpecT", bound=RunSpec)
 
 @dataclass(frozen=True)
 class RunKind:
-    """How runs of one kind are recognised, pinned and started."""
+    """A kind of run: its section, its files and its job."""
 
     name: Kind
     noun: str
@@ -40,7 +40,7 @@ KINDS: Mapping[Kind, RunKind] = {
         RunKind("finetune", "a fine-tune", None, RunSpec, "spec.yaml", "jobs.finetune"),
     )
 }  # fmt: skip
-"""In the order in which kinds are recognised: a search of federations is a search."""
+"""Kinds in the order in which they are recognised: a search of federations is a search."""
 
 
 def find_kind(values: Mapping[str, Any]) -> RunKind:

@@ -30,7 +30,7 @@ BatchSize = Annotated[int, Field(ge=1, le=10**7)]
 TimeoutSeconds = Annotated[int, Field(ge=10, le=30 * 24 * 3600)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 SearchSeed = Annotated[int, Field(ge=0, lt=2**31)]
-"""What Optuna and NumPy's legacy generator take."""
+"""The seeds that Optuna and NumPy's legacy generator accept."""
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 Positive = Annotated[float, Field(gt=0, le=MAX_REAL)]

@@ -41,8 +41,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
 
 
 def parse_spec(text: str, source: str = "spec") -> RunSpec:
-    """Parse and validate the YAML of a spec. Raise InputError with all faults."""
-    return make_paths_absolute(validate_spec(parse_mapping(text, source)))
+    """Parse and validate a spec as a run has recorded it. Raise InputError with all faults."""
+    return validate_spec(parse_mapping(text, source))
 
 
 def dump_spec(spec: RunSpec) -> str:

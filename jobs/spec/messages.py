@@ -1,4 +1,4 @@
-"""From pydantic's errors to faults: the key as the user wrote it, the problem, and the fix."""
+"""The translation of pydantic's errors into faults: the key as written, the problem and the fix."""
 
 from __future__ import annotations
 

@@ -70,10 +70,10 @@ class DataSection(StrictModel):
 
 
 class HandoffSection(StrictModel):
-    """How the sparse update becomes the low-rank one."""
+    """The conversion of the sparse update into a low-rank one."""
 
     split: Literal["balanced", "b"] = "balanced"
-    """Where the singular values go: their square roots to both factors, or all into B."""
+    """Destination of the singular values: their square roots to both factors, or all into B."""
     rescale: Literal["none", "norm", "projection"] = "none"
     """Scale the kept part to the norm of the whole update, or to its projection on it."""
     residual: Literal["drop", "fold", "keep"] = "drop"
@@ -155,7 +155,7 @@ class TrainSection(StrictModel):
     sparse_learning_rate: Positive | None = None
     """Overrides `learning_rate` in the sparse stage."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up, in each stage anew."""
+    """Decay of the learning rate after the warm-up, in each stage anew."""
     warmup: ShareBelowOne = 0.03
     """Share of a stage's steps in which the rate rises from 0."""
     weight_decay: NonNegative = 0.0
@@ -192,7 +192,7 @@ class MachineSection(StrictModel):
 
 
 class ClusterSection(StrictModel):
-    """What a run needs from Ray, and how it holds the base."""
+    """Resources of the run on Ray, and the sharding of the base."""
 
     workers: Workers | WorkerRange = 1
     cpus_per_worker: Workers = 1
@@ -202,9 +202,9 @@ class ClusterSection(StrictModel):
     sync_every: Steps = 1
     """Optimizer steps between exchanges; above 1, every worker steps alone in between."""
     outer: Literal["average", "nesterov"] = "average"
-    """How local steps are combined: their mean, or DiLoCo's Nesterov step along it."""
+    """Combination of local steps: their mean, or DiLoCo's Nesterov step along it."""
     average: Literal["factors", "product"] = "factors"
-    """How LoRA is averaged after local steps: A and B apart, or B A, factorised again."""
+    """Averaging of LoRA after local steps: A and B apart, or B A, factorised again."""
     exchange_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the gradients that workers exchange."""
     max_failures: Retries = 3

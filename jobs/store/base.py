@@ -1,133 +1,110 @@
-"""The door to object storage: what a store can do, and how a URL opens one."""
+"""The interface of an object store, and the values that it returns."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from jobs.errors import Fault, InputError
-from jobs.store.keys import Leftover, ObjectInfo, check_key
-from jobs.store.local import DirectoryStore
-from jobs.store.s3.s3_store import S3Store
 
-__all__ = ["ObjectInfo", "ObjectStore", "open_store"]
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a store reports about an object without sending it."""
+
+    size: int
+    etag: str = ""
+    """Differs for different bytes; compare-and-swap compares it."""
+    modified: float = 0.0
+    """Seconds since 1970, by the store's own clock."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Debris of a writer that died during a write: it is not an object, and no reader sees it."""
+
+    name: str
+    size: int
+    modified: float
+    upload_id: str | None = None
+    """The id of an unfinished multipart upload."""
+
 
 # The class below has a method called `list`, which hides the builtin in annotations.
-Faults = list[Fault]
 Leftovers = list[Leftover]
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_URL_REMEDY = "Use file:// and a folder, for example file://.cache/store, or s3://bucket/prefix."
 
 
 class ObjectStore(Protocol):
-    """Objects under keys. A write is whole or absent: no reader ever sees half of one."""
+    """Objects under keys. A write is complete or absent: no reader ever sees half of an object."""
 
     def put(
         self, key: str, data: bytes, *, create_only: bool = False, if_match: str | None = None
     ) -> str:
-        """Write, and give the new etag. Both conditions are decided atomically.
+        """Write an object and return its etag. The store decides both conditions atomically.
 
-        With `create_only`, AlreadyThere when the key is taken; with `if_match`, Changed unless
-        the object there has that etag.
+        With `create_only`, raise AlreadyExists if the key exists; with `if_match`, raise
+        WriteConflict unless the existing object has that etag.
         """
         ...
 
     def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
-        """Write what lies at `path`, without holding it in memory."""
+        """Write the file at `path` without holding it in memory, and return the etag."""
         ...
 
     def copy(self, source: str, key: str) -> None:
-        """Write the object under `source` under `key` too, without sending it; or NotFound."""
+        """Copy an object inside the store, without sending it. Raise NotInStore if it is absent."""
         ...
 
     def get(self, key: str) -> bytes:
-        """The whole object, or NotFound."""
+        """Return the bytes of an object. Raise NotInStore if it is absent."""
         ...
 
     def get_file(self, key: str, path: Path) -> str:
-        """Write the whole object into the new file `path`, and give the SHA-256 of what lies there.
+        """Write an object into the new file `path`, and return the SHA-256 of that file.
 
-        Holds little of it in memory. Not forced to the disk: whoever relies on that does it.
+        Uses little memory. The file is not synced: a caller that needs it durable syncs it.
         """
         ...
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
-        """A part of the object, as much of it as there is: nothing beyond its end. Or NotFound."""
+        """Return a range of an object, cut at its end. Raise NotInStore if it is absent."""
         ...
 
     def open(self, key: str) -> BinaryIO:
-        """The object as a stream to read and close, or NotFound."""
+        """Open an object as a stream, which the caller closes. Raise NotInStore if absent."""
         ...
 
     def head(self, key: str) -> ObjectInfo | None:
-        """What is known of the object; None where there is none."""
+        """Return size, etag and time of an object, or None if it is absent."""
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Every key that starts with `prefix`, in order."""
+        """Return all keys that start with `prefix`, in order."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove the object; none under the key is no error."""
+        """Delete an object. An absent object is no error."""
         ...
 
     def list_leftovers(self) -> Leftovers:
-        """What writers left that died while they wrote, and what living ones are at now."""
+        """Return the debris of dead writers, and the unfinished writes of living ones."""
         ...
 
     def discard(self, leftover: Leftover) -> None:
-        """Remove a leftover; one that is gone is no error."""
+        """Remove a leftover. An absent one is no error."""
         ...
 
     def url(self, key: str) -> str:
-        """Where an object or a prefix lies, for people and for other programs."""
+        """Return the URL of an object or a prefix, for people and other programs."""
         ...
 
-    def check_writable(self) -> Faults:
-        """What stands between this process and a commit, tried for real."""
+    def local_path(self, key: str) -> Path | None:
+        """Return the path of an object on a file system, or None if the store has none.
+
+        A caller may append to this path.
+        """
         ...
 
-
-def open_store(url: str, *, root: Path | None = None) -> ObjectStore:
-    """The store behind a URL. Relative folders start at `root`, or where the process is now."""
-    scheme = _SCHEME.match(url)
-    if not url.strip() or not url.isprintable():
-        raise _make_error(f"{url[:100]!a} names no store")
-    if scheme is None:
-        if url.lower().startswith("file:"):
-            raise _make_error(f"{url!r} lacks the slashes of file://")
-        return _open_directory(url, root)
-    if scheme[0].lower() == "file":
-        return _open_directory(url[len("file://") :], root)
-    if scheme[0].lower() == "s3":
-        return _open_bucket(url[len("s3://") :])
-    raise _make_error(f"{url!r}: there is no store of the kind {scheme[0]}://")
-
-
-def _open_directory(folder: str, root: Path | None) -> DirectoryStore:
-    if not folder:
-        raise _make_error("'file://' names no folder")
-    # Resolved at once: Ray changes the working directory under its workers.
-    return DirectoryStore((root or Path.cwd()) / Path(folder).expanduser())
-
-
-def _open_bucket(address: str) -> S3Store:
-    bucket, _, prefix = address.partition("/")
-    if "@" in bucket:
-        # Not shown: what stands before the @ is a key.
-        raise _make_error(
-            "an s3:// store is named with credentials, which belong in the environment"
-        )
-    if not _BUCKET.fullmatch(bucket):
-        raise _make_error(f"{bucket[:100]!a} is no bucket's name")
-    if prefix := prefix.strip("/"):
-        check_key(prefix)
-    return S3Store(bucket, prefix)
-
-
-def _make_error(problem: str) -> InputError:
-    return InputError([Fault("store", problem, _URL_REMEDY)])
+    def check_writable(self) -> str | None:
+        """Write, read back and delete test data. Return why a commit would fail, or None."""
+        ...

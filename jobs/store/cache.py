@@ -1,10 +1,11 @@
-"""Models and data of s3:// on this machine: fetched once, whole, bounded, shared by processes.
+"""Cache models and data of s3:// on this machine, bounded and shared by processes.
 
-    <cache>/<name>/files/...     what was fetched
-                  /sealed.json   written last: sizes, times and digests
-    <cache>/<name>.lock          held while it is fetched, and shared while it is used
+    <cache>/<name>/files/...     the fetched objects
+                  /sealed.json   times and digests, written last
+    <cache>/<name>.lock          locked during a fetch
+    <cache>/<name>.use           locked in shared mode by every process that uses the entry
 
-The name comes from keys, sizes and etags, so what changes in the bucket is fetched anew.
+The name is a digest of keys, sizes and etags, so an object that changes is fetched again.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from pathlib import Path
 from typing import IO
 
 from jobs.errors import Fault, InputError, StoreError
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
 from jobs.store.digest import compute_file_sha256
 from jobs.store.keys import check_key
+from jobs.store.open import open_store
 from jobs.store.settings import read_store_settings
 
 SEALED, FILES = "sealed.json", "files"
 MAX_FILES = 10_000
 
 _held_locks = dict[Path, IO[bytes]]()
-"""Locks of what this process uses, held to its end: nothing of it is taken away meanwhile."""
+"""Shared locks of the entries that this process uses. They are held until it ends, because paths
+into an entry are passed on freely: no other process evicts it meanwhile."""
 
 
 @dataclass(frozen=True)
 class CacheItem:
-    """One object to have at hand."""
+    """An object to fetch."""
 
     key: str
     name: str
@@ -45,14 +48,14 @@ class CacheItem:
 
 
 def fetch_folder(url: str, suffixes: Sequence[str]) -> Path | None:
-    """The objects right under a prefix, of these kinds, as a folder; None where there is none."""
+    """Fetch the objects directly under a prefix as a folder. Return None if none matches."""
     store = open_store(url)
     items = _list_items(store, [key for key in store.list("") if "/" not in key], suffixes)
     return _ensure_cached(store, items) / FILES if items else None
 
 
 def fetch_files(url: str, suffixes: Sequence[str]) -> tuple[Path, ...]:
-    """The objects that an s3:// URL means, as files in order: one, a glob, or a prefix."""
+    """Fetch the objects of an s3:// URL (a key, a glob or a prefix) as files, in order."""
     bucket, _, pattern = url[len("s3://") :].partition("/")
     store = open_store(f"s3://{bucket}")
     items = _list_items(store, match_keys(store, pattern), suffixes)
@@ -63,7 +66,7 @@ def fetch_files(url: str, suffixes: Sequence[str]) -> tuple[Path, ...]:
 
 
 def match_keys(store: ObjectStore, pattern: str) -> list[str]:
-    """The keys that a key, a glob or a prefix means, in order."""
+    """Return the keys that match a key, a glob or a prefix, in order."""
     fixed_part = pattern.split("*")[0].split("?")[0].split("[")[0]
     if fixed_part != pattern:
         return [key for key in store.list(fixed_part) if fnmatch.fnmatchcase(key, pattern)]
@@ -78,12 +81,12 @@ def _list_items(
 ) -> list[CacheItem]:
     matching = [key for key in keys if key.lower().endswith(tuple(suffixes))]
     if len(matching) > MAX_FILES:
-        problem = f"{len(matching)} objects under {store.url('')}"
-        raise InputError([Fault("s3://", problem, f"Name at most {MAX_FILES}, in larger files.")])
+        problem = f"{len(matching)} objects match under {store.url('')}, the limit is {MAX_FILES}"
+        raise InputError([Fault("s3://", problem, "Use fewer, larger files.")])
     has_unique_names = len({key.rpartition("/")[2] for key in matching}) == len(matching)
     items = list[CacheItem]()
     for key in matching:
-        # Whoever writes to a bucket chooses its keys: none of them may lead out of the cache.
+        # Other writers choose the keys of a bucket: none of them may lead out of the cache.
         name = check_key(key.rpartition("/")[2] if has_unique_names else key)
         if (info := store.head(key)) is not None:
             items.append(CacheItem(key, name, info.size, info.etag))
@@ -98,7 +101,7 @@ def _ensure_cached(store: ObjectStore, items: Sequence[CacheItem]) -> Path:
         settings.cache.mkdir(parents=True, exist_ok=True)
         with entry.with_suffix(".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Before the look: whoever makes room waits for it, or we for him.
+            # Before the check: an eviction waits for this lock, or this process for the eviction.
             _hold_entry(entry)
             if not _is_intact(entry, items):
                 _make_room(settings.cache, sum(item.size for item in items), settings.cache_bytes)
@@ -106,7 +109,7 @@ def _ensure_cached(store: ObjectStore, items: Sequence[CacheItem]) -> Path:
             os.utime(entry / SEALED)
     except OSError as error:
         problem = f"{settings.cache}: {error.strerror or error}"
-        raise StoreError(f"{problem}. Name another folder as SLORA_CACHE.") from error
+        raise StoreError(f"{problem}. Set SLORA_CACHE to another folder.") from error
     return entry
 
 
@@ -119,7 +122,7 @@ def _hold_entry(entry: Path) -> None:
 
 
 def _is_intact(entry: Path, items: Sequence[CacheItem]) -> bool:
-    """Whether what was fetched is still as it was. What was touched since is digested again."""
+    """Return whether the files are unchanged. A file with another time is digested again."""
     try:
         sealed = json.loads((entry / SEALED).read_text())
         for item in items:
@@ -147,9 +150,10 @@ def _fetch_entry(store: ObjectStore, items: Sequence[CacheItem], entry: Path) ->
             path.parent.mkdir(parents=True, exist_ok=True)
             digest = store.get_file(item.key, path)
             if path.stat().st_size != item.size:
-                raise StoreError(f"{store.url(item.key)}: changed while it was fetched. Try again.")
+                problem = f"{store.url(item.key)}: the object changed during the download"
+                raise StoreError(f"{problem}. Try again.")
             with path.open("rb") as file:
-                # On the disk before the seal is: a seal over lost bytes would be believed.
+                # Synced before the seal: a seal over lost bytes would be trusted.
                 os.fsync(file.fileno())
                 sealed[item.name] = {"sha256": digest, "mtime_ns": path.stat().st_mtime_ns}
         (temporary / SEALED).write_text(json.dumps(sealed))
@@ -160,10 +164,10 @@ def _fetch_entry(store: ObjectStore, items: Sequence[CacheItem], entry: Path) ->
 
 
 def _make_room(cache: Path, needed_bytes: int, limit_bytes: int) -> None:
-    """Take away what was not used for longest, as far as nobody uses it now."""
+    """Evict the least recently used entries that no process uses, until the new one fits."""
     if needed_bytes > limit_bytes:
-        problem = f"{needed_bytes} bytes are more than the cache may hold, {limit_bytes}"
-        raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise it.")])
+        problem = f"{needed_bytes} bytes exceed the limit of the cache, {limit_bytes}"
+        raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise the limit.")])
     for lock in cache.glob("*.lock"):
         _drop_abandoned(lock)
     entries = [path.parent for path in cache.glob(f"*/{SEALED}")]
@@ -176,11 +180,12 @@ def _make_room(cache: Path, needed_bytes: int, limit_bytes: int) -> None:
             total -= sizes[entry]
     if total + needed_bytes > limit_bytes:
         problem = f"{total} of {limit_bytes} bytes are in use, {needed_bytes} more are needed"
-        raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise it, or end other runs.")])
+        remedy = "Raise the limit, or stop other runs."
+        raise InputError([Fault("SLORA_CACHE_BYTES", problem, remedy)])
 
 
 def _drop_abandoned(lock_path: Path) -> None:
-    """What a fetch left that was killed, of an entry that nobody fetches now: it counts nowhere."""
+    """Remove the debris of a killed fetch, unless another process fetches the entry now."""
     with lock_path.open("ab") as lock_file:
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,7 +195,7 @@ def _drop_abandoned(lock_path: Path) -> None:
 
 
 def _drop_unfinished(entry: Path) -> None:
-    """With the entry's lock held: then nobody else is at work in it."""
+    """Remove unfinished downloads of an entry. The caller holds its lock."""
     for temporary in entry.parent.glob(f".{entry.name}-*"):
         shutil.rmtree(temporary, ignore_errors=True)
 

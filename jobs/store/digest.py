@@ -1,4 +1,4 @@
-"""SHA-256 of streams and files, a piece at a time."""
+"""Compute SHA-256 digests of streams and files piece by piece."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK = 1 << 20
 
 
 def compute_sha256(stream: BinaryIO, on_bytes: Callable[[int], None] | None = None) -> str:
-    """The digest of the rest of a stream; `seen` hears of each piece's length."""
+    """Return the digest of the rest of a stream. Call `on_bytes` with the length of each piece."""
     digest = hashlib.sha256()
     while piece := stream.read(CHUNK):
         digest.update(piece)
@@ -21,7 +21,7 @@ def compute_sha256(stream: BinaryIO, on_bytes: Callable[[int], None] | None = No
 
 
 def copy_and_digest(source: BinaryIO, target: BinaryIO) -> str:
-    """Copy the rest of a stream, and give the digest of what was copied."""
+    """Copy the rest of a stream, and return the digest of the copied bytes."""
     digest = hashlib.sha256()
     while piece := source.read(CHUNK):
         target.write(piece)
@@ -30,6 +30,6 @@ def copy_and_digest(source: BinaryIO, target: BinaryIO) -> str:
 
 
 def compute_file_sha256(path: Path) -> str:
-    """The digest of a file."""
+    """Return the digest of a file."""
     with path.open("rb") as file:
         return compute_sha256(file)

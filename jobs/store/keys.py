@@ -1,42 +1,18 @@
-"""Keys: the names of objects in a store, checked before any store sees them."""
+"""Check the keys of objects before any store sees them."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from jobs.errors import Fault, InputError
 
 MAX_KEY_BYTES = 1024
-"""S3's limit, so that what a directory takes a bucket takes too."""
+"""The limit of S3, so that a bucket accepts every key that a directory accepts."""
 
 HIDDEN_PREFIX = ".tmp"
-"""What starts so at the top of a store is a write under way, and no object."""
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """What a store says of an object without sending it."""
-
-    size: int
-    etag: str = ""
-    """Another one for other bytes; what compare-and-swap compares."""
-    modified: float = 0.0
-    """Seconds since 1970, by the store's own clock."""
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """What a writer left that died while it wrote: no object, and nobody reads it."""
-
-    name: str
-    size: int
-    modified: float
-    upload_id: str | None = None
-    """The id of an unfinished multipart upload."""
+"""The start of a top-level name that is no object: an unfinished write, or a probe."""
 
 
 def check_key(key: str) -> str:
-    """The key itself, or InputError: keys come from names and manifests that others wrote."""
+    """Return the key, or raise InputError: keys come from names and manifests of other writers."""
     problem = _find_problem(key)
     if problem:
         remedy = "Use names of letters, digits, dots, dashes and underscores, joined by '/'."
@@ -52,9 +28,9 @@ def _find_problem(key: str) -> str:
         return f"is longer than {MAX_KEY_BYTES} bytes"
     # Printable excludes control characters, text direction marks and lone surrogates.
     if not key.isprintable():
-        return "holds characters that can't be printed"
+        return "contains characters that cannot be printed"
     if "\\" in key:
-        return "holds a backslash"
+        return "contains a backslash"
     if key.startswith("/"):
         return "is absolute"
     if not all(parts):
@@ -62,5 +38,5 @@ def _find_problem(key: str) -> str:
     if "." in parts or ".." in parts:
         return "has a part that is '.' or '..'"
     if parts[0].startswith(HIDDEN_PREFIX):
-        return f"starts with {HIDDEN_PREFIX!r}, which the store keeps for itself"
+        return f"starts with {HIDDEN_PREFIX!r}, which is reserved for the store"
     return ""

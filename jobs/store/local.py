@@ -1,4 +1,4 @@
-"""A store in a directory: every write goes through a temporary file, so it is whole or absent."""
+"""An object store in a directory. Writes go through a temporary file: complete or absent."""
 
 from __future__ import annotations
 
@@ -17,20 +17,17 @@ from typing import IO, BinaryIO
 
 from jobs.errors import AlreadyExists, Fault, InputError, NotInStore, StoreError, WriteConflict
 from jobs.store import local_leftovers
+from jobs.store.base import Leftover, Leftovers, ObjectInfo
 from jobs.store.digest import CHUNK, copy_and_digest
-from jobs.store.keys import HIDDEN_PREFIX, Leftover, ObjectInfo, check_key
+from jobs.store.keys import HIDDEN_PREFIX, check_key
 from jobs.store.local_leftovers import LOCK_NAME, PROBE_PREFIX
-
-# The class below has methods called `list` and `open`, which hide the builtins in annotations.
-Faults = list[Fault]
-Leftovers = list[Leftover]
 
 _ABSENT_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
 class _Condition:
-    """What has to hold for a write to count."""
+    """The precondition of a write."""
 
     key: str
     create_only: bool = False
@@ -38,7 +35,7 @@ class _Condition:
 
 
 class DirectoryStore:
-    """Objects as files under one root. Nothing is made before the first write."""
+    """Objects as files under one root folder, which the first write creates."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -46,7 +43,7 @@ class DirectoryStore:
     def put(
         self, key: str, data: bytes, *, create_only: bool = False, if_match: str | None = None
     ) -> str:
-        """Write; AlreadyThere or Changed when the condition does not hold. Gives the etag."""
+        """Write an object. Raise AlreadyExists or WriteConflict if the condition fails."""
         target = self.local_path(key)
         with self._translate_errors(key), self._open_temporary() as (file, temporary):
             file.write(data)
@@ -54,7 +51,7 @@ class DirectoryStore:
             return self._publish(file, temporary, target, condition)
 
     def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
-        """Write what lies at `path`, without holding it in memory."""
+        """Write the file at `path` without holding it in memory."""
         target = self.local_path(key)
         with (
             self._translate_errors(key),
@@ -65,8 +62,8 @@ class DirectoryStore:
             return self._publish(file, temporary, target, _Condition(key, create_only))
 
     def copy(self, source: str, key: str) -> None:
-        """Write one object under another key too, or NotFound."""
-        # Not a hard link: whoever edits a file of an adapter in place would spoil the blob as well.
+        """Copy an object. Raise NotInStore if it is absent."""
+        # Not a hard link: editing a file of an adapter in place would corrupt the blob as well.
         with (
             self.open(source) as source_file,
             self._translate_errors(key),
@@ -76,23 +73,23 @@ class DirectoryStore:
             self._publish(file, temporary, self.local_path(key), _Condition(key))
 
     def get(self, key: str) -> bytes:
-        """The whole object, or NotFound."""
+        """Return the bytes of an object. Raise NotInStore if it is absent."""
         with self.open(key) as file, self._translate_errors(key):
             return file.read()
 
     def get_file(self, key: str, path: Path) -> str:
-        """Write the whole object into the new file `path`, and give its SHA-256."""
+        """Write an object into the new file `path`, and return its SHA-256."""
         with self.open(key) as source, self._translate_errors(key), path.open("xb") as file:
             return copy_and_digest(source, file)
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
-        """A part of the object, as much of it as there is, or NotFound."""
+        """Return a range of an object, cut at its end. Raise NotInStore if it is absent."""
         with self.open(key) as file, self._translate_errors(key):
             file.seek(start)
             return file.read(-1 if length is None else length)
 
     def open(self, key: str) -> BinaryIO:
-        """The object as a stream to read and close, or NotFound."""
+        """Open an object as a stream. Raise NotInStore if it is absent."""
         path = self.local_path(key)
         try:
             with self._translate_errors(key, allowed=_ABSENT_ERRORS):
@@ -101,13 +98,13 @@ class DirectoryStore:
             raise NotInStore(key, self._list_siblings(key)) from error
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's size, etag and age; None where there is none."""
+        """Return size, etag and time of an object, or None if it is absent."""
         path = self.local_path(key)
         with self._translate_errors(key):
             return _read_info(path)
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Every key that starts with `prefix`, in order; never a write under way."""
+        """Return all keys that start with `prefix`, in order, without unfinished writes."""
         folder, _, _ = prefix.rpartition("/")
         top = self.local_path(folder) if folder else self.root
         with self._translate_errors(prefix or "."):
@@ -115,7 +112,7 @@ class DirectoryStore:
         return iter(keys)
 
     def delete(self, key: str) -> None:
-        """Remove the object; none under the key is no error."""
+        """Delete an object. An absent object is no error."""
         path = self.local_path(key)
         with (
             self._translate_errors(key),
@@ -126,53 +123,49 @@ class DirectoryStore:
             _sync_folder(path.parent)
 
     def list_leftovers(self) -> Leftovers:
-        """Temporary files, and folders of probes."""
+        """Return temporary files and folders of probes."""
         with self._translate_errors(HIDDEN_PREFIX):
             return local_leftovers.list_leftovers(self.root)
 
     def discard(self, leftover: Leftover) -> None:
-        """Remove a leftover; one that is gone is no error."""
+        """Remove a leftover. An absent one is no error."""
         with self._translate_errors(leftover.name):
             local_leftovers.discard_leftover(self.root, leftover)
 
     def url(self, key: str) -> str:
-        """`file://` and the path as it is, of an object or a prefix: what `open_store` reads."""
+        """Return `file://` and the unescaped path, as `open_store` reads it."""
         return f"file://{self.local_path(key.rstrip('/')) if key else self.root}"
 
     def local_path(self, key: str) -> Path:
-        """Where the object lies, for appenders on this machine; InputError outside the root."""
+        """Return the path of an object. Raise InputError if a link leads out of the root."""
         path = self.root / check_key(key)
         try:
             is_inside = path.resolve().is_relative_to(self.root)
         except (OSError, RuntimeError):  # 3.11 raises RuntimeError for a loop of links
             is_inside = False
         if not is_inside:
-            problem = f"{key!r} leads out of the store {self.root} through a link"
+            problem = f"{key!r} leaves the store {self.root} through a link"
             raise InputError([Fault("key", problem, "Remove the link.")])
         return path
 
-    def check_writable(self) -> Faults:
-        """What stands between this process and a write, tried for real; leaves nothing behind."""
-        # Where the root is missing, its nearest ancestor tells whether it could be made.
-        nearest = next(
-            ancestor for ancestor in (self.root, *self.root.parents) if os.path.lexists(ancestor)
-        )
+    def check_writable(self) -> str | None:
+        """Write, read back and delete test data. Return why a write would fail, or None."""
+        # Without a root folder, the nearest ancestor shows whether it can be created.
+        nearest = next(path for path in (self.root, *self.root.parents) if os.path.lexists(path))
         parts = (self.root / part for part in (HIDDEN_PREFIX, "adapters", "runs"))
         for folder in (nearest, *filter(os.path.lexists, parts)):
             try:
                 _probe_folder(folder)
             except OSError as error:
-                problem = f"{self.root} can't be written: {folder}: {error.strerror or error}"
-                remedy = "Name a folder that this user may write to."
-                return [Fault("store", problem, remedy)]
-        return []
+                return f"{self.root} cannot be written: {folder}: {error.strerror or error}"
+        return None
 
     @contextmanager
     def _open_temporary(self) -> Iterator[tuple[IO[bytes], Path]]:
         folder = self.root / HIDDEN_PREFIX
         _make_folder(folder)
         path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
-        # Not tempfile: its 0600 would hide a shared store's objects from everybody else.
+        # Not tempfile: its mode 0600 would hide the objects of a shared store from other users.
         with path.open("xb") as file:
             try:
                 yield file, path
@@ -188,7 +181,7 @@ class DirectoryStore:
         etag = _compute_etag(temporary)
         if condition.create_only:
             try:
-                # A link fails on a taken name, atomically; a rename would take it over.
+                # A link fails atomically on an existing name; a rename would replace it.
                 os.link(temporary, target)
             except FileExistsError as error:
                 raise AlreadyExists(condition.key) from error
@@ -198,8 +191,8 @@ class DirectoryStore:
         return etag
 
     def _replace_object(self, temporary: Path, target: Path, condition: _Condition) -> None:
-        # Every replacing write takes the lock: one that came between a look and a swap would be
-        # lost without a word.
+        # Every replacing write takes the lock: a write between the comparison and the swap of
+        # another one would be lost silently.
         with self._lock_writes():
             if condition.if_match is not None:
                 existing = _read_info(target)
@@ -211,7 +204,7 @@ class DirectoryStore:
     def _lock_writes(self) -> Iterator[None]:
         _make_folder(self.root / HIDDEN_PREFIX)
         with (self.root / HIDDEN_PREFIX / LOCK_NAME).open("ab") as lock:
-            # Let go by the system when the process dies, so no death locks a store.
+            # The system releases it when the process dies, so no dead process locks a store.
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -240,7 +233,9 @@ class DirectoryStore:
             if isinstance(error, allowed):
                 raise
             problem = f"{self.root}: {key}: {error.strerror or error}"
-            raise StoreError(f"{problem}. Check the folder's owner and the space left.") from error
+            raise StoreError(
+                f"{problem}. Check the owner of the folder and the free space."
+            ) from error
 
 
 def _read_info(path: Path) -> ObjectInfo | None:
@@ -254,7 +249,7 @@ def _read_info(path: Path) -> ObjectInfo | None:
 
 
 def _compute_etag(path: Path) -> str:
-    """By content where that is cheap: pointers are swapped by it. By place and time elsewhere."""
+    """Return a digest of a small file (pointers are swapped by it), else inode, time and size."""
     status = path.stat()
     if status.st_size <= CHUNK:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
@@ -262,9 +257,9 @@ def _compute_etag(path: Path) -> str:
 
 
 def _is_object(store: DirectoryStore, key: str) -> bool:
-    """Whether a name that was found is an object: its key is sound, and no link leads outside.
+    """Return whether a name is an object: its key is valid, and no link leads outside.
 
-    Raises OSError where that can't be told now: `gc` would take what a list leaves out for gone.
+    Raise OSError if that is unknown now: `gc` treats what a list omits as absent.
     """
     path = f"{store.root}/{key}"
     try:
@@ -285,7 +280,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a name durable: without it a crash may forget the file that was just renamed."""
+    """Make a name durable: without this, a crash may lose the file that was just renamed."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -294,7 +289,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _probe_folder(folder: Path) -> None:
-    """Write, read back, link and remove, as `put` does."""
+    """Write, read back, link and remove a file, as `put` does."""
     data = secrets.token_bytes(32)
     with tempfile.TemporaryDirectory(prefix=PROBE_PREFIX, dir=folder) as temporary:
         first, second = Path(temporary, "first"), Path(temporary, "second")
@@ -304,7 +299,7 @@ def _probe_folder(folder: Path) -> None:
             os.fsync(file.fileno())
         os.link(first, second)
         if second.read_bytes() != data:
-            raise OSError(f"{folder} gives back other bytes than were written")
+            raise OSError(f"{folder} returns other bytes than were written")
 
 
 def _raise_unless_absent(error: OSError) -> None:

@@ -1,4 +1,4 @@
-"""What writers who died have left in a directory store: temporary files, and folders of probes."""
+"""Find and remove the debris of dead writers in a directory store."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from jobs.store.keys import HIDDEN_PREFIX, Leftover
+from jobs.store.base import Leftover
+from jobs.store.keys import HIDDEN_PREFIX
 
 LOCK_NAME = "lock"
 PROBE_PREFIX = f"{HIDDEN_PREFIX}-probe-"
-"""How the folders are called in which a store is tried out, wherever in it."""
+"""The start of the names of probe folders, anywhere in a store."""
 PROBED_FOLDERS = ("adapters", "runs")
 
 
 def list_leftovers(root: Path) -> list[Leftover]:
-    """All of them, those of writers who still live too: their times tell."""
+    """Return all leftovers, and the unfinished writes of living writers: their times differ."""
     return sorted(_find_leftovers(root), key=lambda leftover: leftover.name)
 
 
 def discard_leftover(root: Path, leftover: Leftover) -> None:
-    """Remove one, if it is still there."""
+    """Remove a leftover if it still exists."""
     path = root / leftover.name
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -43,7 +44,7 @@ def _find_leftovers(root: Path) -> Iterator[Leftover]:
 
 
 def _list_entries(folder: Path) -> list[os.DirEntry[str]]:
-    # A link may lead out of the store, where nothing is ours.
+    # A link may lead out of the store, to files of others.
     if folder.is_symlink() or not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -51,7 +52,7 @@ def _list_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _describe_leftover(root: Path, entry: os.DirEntry[str]) -> Leftover:
-    """Of a folder, the youngest time in it: somebody may still be at work there."""
+    """Return an entry as a leftover. A folder has the newest time in it: it may be in use."""
     path = Path(entry.path)
     contents = path.rglob("*") if entry.is_dir(follow_symlinks=False) else ()
     stats = [item.lstat() for item in (path, *contents) if os.path.lexists(item)]

@@ -1,21 +1,18 @@
-"""Whether a store keeps what the commit protocol needs, tried out rather than believed."""
+"""Test whether a store keeps the guarantees that the commit protocol needs."""
 
 from __future__ import annotations
 
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from jobs.errors import AlreadyExists, NotInStore, StoreRefused, WriteConflict
-
-if TYPE_CHECKING:
-    from jobs.store.base import ObjectStore
+from jobs.store.base import ObjectStore
 
 
 def find_missing_guarantee(store: ObjectStore, key: str) -> str | None:
-    """What the store does not keep, in words; None when it is sound. Removes what it wrote.
+    """Return the first guarantee that the store breaks, in words, or None. Clean up afterwards.
 
-    A writer that may not delete is fine: the small object then stays.
+    A writer without the permission to delete passes: the small object under `key` then stays.
     """
     try:
         return _try_guarantees(store, key)
@@ -28,18 +25,18 @@ def _try_guarantees(store: ObjectStore, key: str) -> str | None:
     first, second = secrets.token_bytes(32), secrets.token_bytes(32)
     etag = store.put(key, first, create_only=True)
     if not _is_write_refused(store, key, second, create_only=True):
-        return "it ignores If-None-Match: a second create-only write of one key was taken"
+        return "the store ignores If-None-Match: it accepted a second create-only write of a key"
     if not _is_write_refused(store, key, second, if_match=f"{'0' * 31}1"):
-        return "it ignores If-Match: a write that was to replace other bytes was taken"
+        return "the store ignores If-Match: it accepted a write with the etag of other bytes"
     try:
         if store.get(key) != first:
-            return "it does not give back what was written last"
+            return "the store does not return the bytes of the last write"
         store.put(key, second, if_match=etag)
         if store.read(key, 1, 5) != second[1:6] or store.get(key) != second:
-            return "it does not give back what was written last"
+            return "the store does not return the bytes of the last write"
     except (WriteConflict, NotInStore):
-        return "it forgets what was written a moment ago"
-    return None if key in store.list(key) else "it does not list what was written a moment ago"
+        return "the store loses an object that was just written"
+    return None if key in store.list(key) else "the store does not list a key just written"
 
 
 def _is_write_refused(

@@ -1,7 +1,7 @@
-"""Committed adapters measured on held-out rows, one after the other, by as many workers as train.
+"""Evaluate committed adapters on held-out rows, one after the other, on all workers.
 
-What is measured is what lies in the store, put onto the base as whoever serves it would: the base
-whole or in parts as the plan holds it, since one that was trained in parts fits no single worker.
+The adapter is read from the store and attached to the base, as a server would do. The base is
+replicated or sharded as the plan says, since one that was trained in shards fits no single worker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from slora.formats.peft import read_adapter
 from slora.layers.install import TRAINABLE_SUFFIXES
 
 AdapterMetrics = dict[str, dict[str, dict[str, float]]]
-"""Metrics by adapter and set of rows; an adapter that can't be asked about a set lacks it."""
+"""Metrics by adapter and set of rows; a set with labels that an adapter does not know is omitted.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class _LabelledModel:
 def evaluate_adapters(
     request: EvaluationRequest, runs: RunStore, context: WorkerContext, watchdog: Watchdog
 ) -> AdapterMetrics:
-    """Each of the request's adapters on each set of rows, the same on every rank. A collective."""
+    """Evaluate the request's adapters and record the metrics. Return them on every rank. A
+    collective.
+    """
     recorder, metrics_by_adapter = RunRecorder(runs, writes=context.rank == 0), AdapterMetrics()
     for label in request.adapters:
         watchdog.report_position(f"the evaluation of {label}")
@@ -84,7 +87,7 @@ def _evaluate_adapter(
 def _load_adapter_model(
     request: EvaluationRequest, runs: RunStore, manifest: Manifest, context: WorkerContext
 ) -> Iterator[_LabelledModel]:
-    """The adapter on its base, on this worker's device, whole or this worker's part of it."""
+    """Load the adapter on its base, on this worker's device, or this worker's shard of it."""
     spec = request.spec
     with tempfile.TemporaryDirectory(prefix="slora-judged-") as scratch:
         folder = pull(runs.store, manifest, Path(scratch) / "adapter")
@@ -98,7 +101,7 @@ def _load_adapter_model(
             model = load_model(str(request.base), task=task, dtype=dtype, labels=labels)
             attach_adapter(model, adapter)
     for name, parameter in model.named_parameters():
-        # What stays whole is what DeepSpeed does not see: the adapter's own, which is small.
+        # The adapter's own parameters are small, and stay complete: DeepSpeed does not see them.
         parameter.requires_grad_(manifest.kind != "full" and name.endswith(TRAINABLE_SUFFIXES))
     if request.plan.sharding == "replicate":
         yield _LabelledModel(model.to(context.device), labels)

@@ -100,7 +100,7 @@ class FineTuner:
 
     @property
     def model(self) -> Any:
-        """The base with the layers of the stage that is open, on this rank."""
+        """Return the base with the layers of the open stage."""
         return self._base.model
 
     def load(self, state: TrainingState | None) -> Plan:

@@ -1,4 +1,4 @@
-"""What s3:// names, as files of this machine: each node has its own cache."""
+"""Copy what s3:// addresses name to this machine; each node has a cache of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.files import resolve_files
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.model_files import find_model_folder
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.train.request import EvaluationRequest, HeldOutRows, Request
 
 RequestT = TypeVar("RequestT", bound=Request)
@@ -19,7 +19,7 @@ S3_SCHEME = "s3://"
 
 
 def localize_request(request: RequestT) -> RequestT:
-    """The same request with the base and the rows of this node, where they come from a bucket."""
+    """Return the request with this node's copies of the base and the rows that are in a bucket."""
     data = request.spec.data
     base = (
         find_model_folder(request.spec.model.path)
@@ -39,7 +39,7 @@ def localize_request(request: RequestT) -> RequestT:
 
 
 def fetch_spec(location: str) -> Path:
-    """The spec's file; one that lies in a bucket is written beside, for as long as we live."""
+    """Return the spec's file; one in a bucket is copied to a temporary folder of this process."""
     if not location.startswith(S3_SCHEME):
         return Path(location)
     folder, _, file_name = location.rpartition("/")

@@ -263,7 +263,7 @@ class StageLoop:
         """End the first of these stages after `done` steps, and the others before their first."""
         lengths = {self._plan.stages[at].name: self._get_length(at) for at in range(start, end)}
         if self._stopping.end_stages(lengths, done):
-            self._recorder.emit_event("early_stopped", step=self.step, reason=reason)
+            self._recorder.emit_event("early_stopped", step=self.step, why=reason)
 
     def _get_length(self, index: int) -> int:
         """Return a stage's steps or rounds, less those that early stopping saves."""
@@ -375,7 +375,7 @@ class StageLoop:
                 adapter=manifest.label,
                 form=detect_form(manifest),
                 bytes=manifest.size,
-                place=self._runs.store.url(manifest.prefix),
+                url=self._runs.store.url(manifest.prefix),
                 ledger=self._ledger,
             )
         return manifest

@@ -18,7 +18,7 @@ from jobs.store.adapters.operations import (
     split_name,
 )
 from jobs.store.adapters.outbox import list_outbox, send_entry
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.settings import read_store_settings
 from orchestrator.cli.adapters_local import get_named_store
 from orchestrator.cli.console import format_size, note, print_json, print_line
@@ -28,7 +28,7 @@ from orchestrator.cli.reproduce import Reproduction
 Version = Annotated[str, typer.Argument(metavar="NAME@v2", help="One version.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter's name.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")]
-OutboxFolder = Annotated[Path | None, typer.Option(help="Instead of SLORA_SPOOL's folder.")]
+OutboxFolder = Annotated[Path | None, typer.Option(help="Instead of SLORA_OUTBOX's folder.")]
 Grace = Annotated[float, typer.Option(help="Hours that what nobody names stays.", min=2)]
 
 

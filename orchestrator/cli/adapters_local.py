@@ -19,7 +19,8 @@ from jobs.store.adapters.operations import (
     scan_adapters,
     verify_adapter,
 )
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
 from orchestrator.cli.console import (
     CommandGroup,
     LazyProgressBar,

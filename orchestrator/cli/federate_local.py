@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobs.federation.artifacts import FEDERATION_FILE, pin_spec
 from jobs.federation.check import ValidatedFederation
+from jobs.plan.handover import write_validated
 from jobs.store.runs.run_store import RunStore
 from orchestrator.cli.console import note
 from orchestrator.cli.local_run import INTERRUPTED, create_run, run_spec_job, show_outcome
@@ -23,6 +24,6 @@ def run_federation_job(checked: ValidatedFederation) -> RunStore | None:
     """The run's papers once its job is done; None where Ctrl-C stopped it."""
     spec = checked.federated_spec
     run_store = create_run(spec)
-    pin_spec(spec, run_store)
-    checked.keep_partition(run_store)
+    pin_spec(checked.federated_spec, run_store)
+    write_validated(checked.site_run, run_store)
     return run_store if run_spec_job("jobs.federate", FEDERATION_FILE, run_store, spec) else None

@@ -18,7 +18,8 @@ from jobs.inspect.recorded_spec import load_recorded_federation, load_recorded_s
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import pull, resolve_adapter
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
 
 GPU_TOLERANCE_SHARE = 1e-3
 """Of the largest value of a tensor. Stated, not derived: float32 sums in another order."""

@@ -8,7 +8,7 @@ from jobs.retrain.detect import CURRENT, make_training_spec
 from jobs.spec.schema import RetrainSpec
 from jobs.spec.sections.retrain import SCRATCH
 from jobs.store.adapters.operations import resolve_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 
 
 def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:

@@ -16,7 +16,7 @@ from jobs.errors import Fault, InputError
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.yaml_text import read_yaml_file
 from jobs.store.adapters.manifest import Name
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from orchestrator.cluster.entrypoint import is_safe_argument
 
 DEFAULT_DATABASE = "sqlite:///.cache/registry.db"

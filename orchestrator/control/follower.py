@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from jobs.errors import InputError, NotInStore, StoreError
 from jobs.store.adapters.manifest import Manifest
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
 from orchestrator.cluster.base import Cluster, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
 from orchestrator.control.job_spec import JOB_MODULES, make_job, write_job_spec

@@ -21,9 +21,9 @@ from jobs.errors import AlreadyExists, Fault, InputError, JobsError, StoreError
 from jobs.spec.kinds import Kind
 from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Name
-from jobs.store.base import ObjectStore, open_store
-from jobs.store.runs.run_store import make_run_id
-from orchestrator.control.job_spec import format_run_key
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import format_run_key, make_run_id
 from orchestrator.control.resolve import ResolvedRun, resolve_run
 from orchestrator.registry import idempotency, runs
 from orchestrator.registry.database import Database

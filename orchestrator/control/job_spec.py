@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from jobs.errors import Fault, InputError
 from jobs.spec.kinds import KINDS
 from jobs.store.base import ObjectStore
+from jobs.store.runs.run_store import format_run_key
 from orchestrator.cluster.base import Job
 from orchestrator.registry.run_request import REQUEST_FILE, read_request
 from orchestrator.registry.values import Run
@@ -14,11 +15,6 @@ from orchestrator.registry.values import Run
 SPEC_FILES: Mapping[str, str] = {kind.name: kind.spec_file for kind in KINDS.values()}
 JOB_MODULES: Mapping[str, str] = {kind.name: kind.module for kind in KINDS.values()}
 """The jobs of the cluster by kind: fixed names, whatever a spec says."""
-
-
-def format_run_key(run: str, file_name: str) -> str:
-    """Where a run's paper lies in its store."""
-    return f"runs/{run}/{file_name}"
 
 
 def write_job_spec(store: ObjectStore, run: Run) -> str:

@@ -15,8 +15,8 @@ from hashlib import sha256
 
 from jobs.errors import NotInStore
 from jobs.store.adapters.listing import READER_THREADS
-from jobs.store.base import open_store
 from jobs.store.cache import match_keys
+from jobs.store.open import open_store
 
 S3_PREFIX = "s3://"
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jobs.errors import StoreError
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
 from orchestrator.cluster.base import Cluster, JobState, JobStatus
 from orchestrator.registry import runs
 from orchestrator.registry.database import Database

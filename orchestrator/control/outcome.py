@@ -19,7 +19,7 @@ from jobs.store.adapters.versions import list_versions
 from jobs.store.base import ObjectStore
 from jobs.store.runs.heartbeat import read_heartbeat
 from jobs.store.runs.journal import parse_events
-from jobs.store.runs.run_store import EVENTS
+from jobs.store.runs.run_store import EVENTS, format_run_key
 from orchestrator.control.policy import RunOutcome
 from orchestrator.registry.values import Run, clean_text
 
@@ -66,7 +66,7 @@ def read_outcome(store: ObjectStore, run: Run, *, now: float | None = None) -> S
 
 
 def _read_events(store: ObjectStore, run: Run) -> list[dict[str, Any]]:
-    key = f"runs/{run.id}/{EVENTS}"
+    key = format_run_key(run.id, EVENTS)
     try:
         return parse_events(store.read(key, 0, MAX_JOURNAL_BYTES), 0)[0]
     except NotInStore:

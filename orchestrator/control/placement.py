@@ -15,10 +15,11 @@ from jobs.errors import Fault, InputError, StoreError
 from jobs.plan.estimate.machine import GB
 from jobs.plan.preflight import validate_run
 from jobs.spec.schema import RunSpec
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import format_run_key
 from orchestrator.cluster.base import Capacity, Cluster
 from orchestrator.control.dispatcher import FITS, PlacementResult
-from orchestrator.control.job_spec import format_run_key
 from orchestrator.control.resolve import ResolvedRun, resolve_run
 from orchestrator.registry.run_request import REQUEST_FILE, read_request
 from orchestrator.registry.values import Run

@@ -16,7 +16,8 @@ from hashlib import sha256
 from sqlalchemy.orm import Session
 
 from jobs.errors import AlreadyExists, InputError, StoreError
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
 from orchestrator.control.clock import Clock
 from orchestrator.control.cron import (
     compute_jitter_offset,

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.store.adapters.versions import list_all_versions
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
 from jobs.store.local import DirectoryStore
+from jobs.store.open import open_store
 from tests.storage.weed import BUCKET, Weed
 
 CHILD = "tests.benchmarks.store_transfer"

@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from jobs.spec.load import load_spec
 from jobs.store.adapters.operations import pull, resolve_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.tools.load_adapter import load_adapted_model
 from jobs.train.model.base_model import load_model, load_tokenizer
 from tests.tiny import merge_spec

@@ -20,7 +20,7 @@ from jobs.federation.sites.ray_sites import RaySites
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import load_spec
 from jobs.spec.schema import FederatedSpec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.driver import connect_ray
 

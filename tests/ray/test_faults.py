@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,10 @@ from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.benchmarks.kill_anywhere.__main__ import main as kill_anywhere
-from tests.ray_head import Head, ray_head
+from tests.ray_head import Head
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("head", numbered=True)) as ready:
-        yield ready
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +53,18 @@ def _at_a_step(driver: subprocess.Popen[str], then: Callable[[], None]) -> str:
 
 
 def test_a_worker_that_is_told_to_stop_saves_at_once_and_the_run_goes_on(head, folder):
-    driver = _started(head, folder, "told", train={"steps": 300, "checkpoint_every": 1000})
+    driver = _started(head, folder, "stopped", train={"steps": 300, "checkpoint_every": 1000})
 
     def tell() -> None:
         head.family("ray::RayTrainWorker")[-1].send_signal(signal.SIGTERM)
 
     output = _at_a_step(driver, tell)
     assert driver.returncode == 0, output
-    (noticed,) = [e for e in _events(folder, "told") if e["event"] == "noticed"]
-    saved = [e["step"] for e in _events(folder, "told") if e["event"] == "checkpoint"]
-    # Beside it only the ends of both stages.
-    assert sorted(saved) == sorted({noticed["step"], 90, 300})
-    assert "told that a worker will be stopped" in output
+    (preempting,) = [e for e in _events(folder, "stopped") if e["event"] == "preempting"]
+    saved = [e["step"] for e in _events(folder, "stopped") if e["event"] == "checkpoint_saved"]
+    # Beside it only the checkpoints at the ends of both stages.
+    assert sorted(saved) == sorted({preempting["step"], 90, 300})
+    assert "a worker will be stopped soon" in output
 
 
 def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(head, folder):
@@ -85,7 +79,7 @@ def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(hea
     assert driver.returncode == 0, output
     stalled = [e["why"] for e in _events(folder, "hung") if e["event"] == "stalled"]
     assert stalled and "waited 10 s for others: rank" in stalled[0], output
-    assert "starting again" in output
+    assert "restarting" in output
 
 
 @pytest.mark.long

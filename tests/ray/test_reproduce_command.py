@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from tests.long import cases
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec

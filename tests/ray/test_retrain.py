@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,12 @@ from jobs.store.runs.heartbeat import read_heartbeat
 from jobs.store.runs.run_store import RunStore
 from jobs.train.request import EVALUATION_FILE
 from tests.jobs.retrain.specs import raw_retrain
-from tests.ray_head import Head, ray_head
+from tests.ray_head import Head
 from tests.tiny import chat_rows, tiny_chat_model, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 GATE = {"gate": {"tolerance": 0.5}}
 BAD = {"learning_rate": 0.5, "warmup": 0.0}
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("retrain-head", numbered=True)) as ready:
-        yield ready
 
 
 class Place:

@@ -22,7 +22,7 @@ from jobs.federation.sites.messages import (
     StagePayload,
 )
 from jobs.store.adapters.manifest import Manifest
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.train.request import FederationRequest
 from jobs.train.worker import ENVIRONMENT
 from slora.errors import SloraError

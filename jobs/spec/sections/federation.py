@@ -27,7 +27,7 @@ class FederationSection(StrictModel):
     local_steps: Steps = 4
     """Optimizer steps of a client in a round."""
     partition: Literal["iid", "dirichlet", "by", "files"] = "iid"
-    """How rows are assigned to clients: at random; by label with Dirichlet-distributed shares; by
+    """Assignment of rows to clients: at random; by label with Dirichlet-distributed shares; by
     the value of a column; or one client per file."""
     dirichlet_alpha: Positive = 1.0
     """Concentration of `dirichlet`: the lower, the more the clients differ."""

@@ -1,4 +1,4 @@
-"""An adapter's folder before it is committed: its files, and what keeps it from being one."""
+"""Check the folder of an adapter before its commit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TENSORS_SUFFIX = ".safetensors"
 
 
 def scan_adapter_folder(folder: Path) -> tuple[AdapterFile, ...]:
-    """Every file with its size and digest, in order; InputError with all that is wrong."""
+    """Return all files with size and digest, in order, or raise InputError with all faults."""
     if not folder.is_dir():
         problem = f"{folder} is not a folder"
-        raise InputError([Fault("adapter folder", problem, "Name the folder that was exported.")])
+        raise InputError([Fault("adapter folder", problem, "Use the exported folder.")])
     paths = sorted(folder.iterdir())
     faults = [fault for path in paths for fault in _check_file(path)]
     if not paths:
@@ -31,10 +31,10 @@ def scan_adapter_folder(folder: Path) -> tuple[AdapterFile, ...]:
 
 
 def check_tensors(name: str, spans: dict[str, TensorSpan]) -> list[Fault]:
-    """What an adapter's tensors may not be: none at all, or without elements."""
+    """Return a fault for a file without tensors, or for each tensor without elements."""
     remedy = "The weights were not gathered when they were saved: publish the run again."
     if not spans:
-        return [Fault(name, "it holds no tensors", remedy)]
+        return [Fault(name, "the file holds no tensors", remedy)]
     return [
         Fault(name, f"{tensor[:100]!a} is empty, of shape {list(span.shape)}", remedy)
         for tensor, span in spans.items()
@@ -48,7 +48,7 @@ def _check_file(path: Path) -> list[Fault]:
     try:
         check_file_name(path.name)
     except ValueError as error:
-        remedy = f"Rename it; {MANIFEST} is the store's own, and dots at the front are too."
+        remedy = f"Rename it: {MANIFEST} and names with a leading dot are reserved for the store."
         return [Fault(ascii(path.name), str(error), remedy)]
     if path.suffix != TENSORS_SUFFIX:
         return []
@@ -56,9 +56,8 @@ def _check_file(path: Path) -> list[Fault]:
         spans = read_header(path)
         return check_tensors(path.name, spans) or _check_values(path, spans)
     except BadTensors as error:
-        return [
-            Fault(path.name, str(error), "Save it again: it was cut short or is no safetensors.")
-        ]
+        remedy = "Save it again: the file is cut short, or is not a safetensors file."
+        return [Fault(path.name, str(error), remedy)]
 
 
 def _check_values(path: Path, spans: dict[str, TensorSpan]) -> list[Fault]:
@@ -66,5 +65,5 @@ def _check_values(path: Path, spans: dict[str, TensorSpan]) -> list[Fault]:
     if name is None:
         return []
     problem = f"{name[:100]!a} holds NaN or infinity"
-    remedy = "The training diverged: lower the learning rate, or go on from a checkpoint."
+    remedy = "The training diverged: lower the learning rate, or resume from a checkpoint."
     return [Fault(path.name, problem, remedy)]

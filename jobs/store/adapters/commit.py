@@ -1,11 +1,11 @@
-"""Committing an adapter: claim a version, blobs, folder, digests read back, manifest last.
+"""Commit an adapter: claim a version, write blobs and files, verify them, write the manifest last.
 
-The order is the promise: whoever sees a manifest sees a whole adapter. A version is claimed by the
-exclusive write of `.claim`, so two runs never write into one folder; whoever loses takes the next.
-A claim is never given back. A commit that dies leaves a claimed folder without a manifest, which
-nobody lists and nobody fills: its retry takes a new number, because the first may still be alive.
-Versions are claimed in order, so a claim that exists before ours has the lower number. Therefore an
-attempt that finds no later attempt of its run below itself can't end up above one.
+The order is the promise: an adapter with a manifest is complete. A version is claimed by a
+create-only write of `.claim`, so two runs never write into one folder; the loser takes the next
+number. A claim is never released. A commit that dies leaves a claimed folder without a manifest,
+which no reader lists and no writer fills: its retry takes a new number, because the first may still
+be alive. Versions are claimed in order, so an existing claim has the lower number. Therefore an
+attempt that meets no later attempt of its run below itself cannot end up above one.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from jobs.store.blobs import store_file
 CLAIM = ".claim"
 MAX_CLAIM_BYTES = 4096
 LOOK_BACK = 256
-"""Versions, from the newest, among which a retry looks for its own earlier commit and for a later
-attempt. Beyond them it would get a twin, and a commit to a name of 10,000 would take a minute."""
+"""The number of newest versions that a retry searches for its own earlier commit and for a later
+attempt. An older commit is repeated as a twin; a search of 10,000 versions would take a minute."""
 
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 
@@ -52,9 +52,9 @@ def commit(
     now: datetime | None = None,
     sign: Callable[[bytes], bytes] | None = None,
 ) -> Manifest:
-    """Publish `folder` as the next version of its name; the same for the same run asking again.
+    """Publish `folder` as the next version of its name. A repeated commit of a run is no new one.
 
-    `sign` makes the signature of a manifest's bytes; it lies there before the manifest does.
+    `sign` returns the signature of the bytes of the manifest, which is written before the manifest.
     """
     files = scan_adapter_folder(folder)
     if (earlier := _find_earlier_commit(store, draft, files)) is not None:
@@ -72,16 +72,16 @@ def commit(
     key = get_manifest_key(draft.name, version)
     store.put(key, data, create_only=True)
     if store.get(key) != data:
-        # Spoilt on its way. Nobody can read it, so nobody has: the number is lost, and no more.
+        # Corrupted in transit. No reader can have read it: only the number is lost.
         store.delete(key)
-        raise DigestMismatch(store.url(key), sha256(data).hexdigest(), "other ones")
+        raise DigestMismatch(store.url(key), sha256(data).hexdigest(), "different")
     return manifest
 
 
 def _find_earlier_commit(
     store: ObjectStore, draft: ManifestDraft, files: tuple[AdapterFile, ...]
 ) -> Manifest | None:
-    """What this run committed already: a crash after the manifest must not make a twin."""
+    """Return what this run has committed: a crash after the manifest must not make a twin."""
     for version in reversed(list_versions(store, draft.name)[-LOOK_BACK:]):
         try:
             manifest = read_committed(store, draft.name, version)
@@ -104,18 +104,18 @@ def _claim_version(store: ObjectStore, draft: ManifestDraft) -> int:
 
 
 def _list_claimed(store: ObjectStore, name: str) -> set[int]:
-    """Every number that was ever begun, committed or not."""
+    """Return every claimed version, committed or not."""
     parts = (key.split("/")[2] for key in store.list(f"adapters/{name}/"))
     return {int(match[1]) for part in parts if (match := _VERSION.fullmatch(part))}
 
 
 def _check_fence(store: ObjectStore, draft: ManifestDraft, version: int) -> None:
-    """An old attempt that woke up again may not become the newest version."""
+    """Raise SupersededAttempt if a later attempt of the run has claimed a lower version."""
     for claimed in sorted(_list_claimed(store, draft.name))[-LOOK_BACK:]:
         if claimed < version and _is_later_attempt(store, draft, claimed):
             raise SupersededAttempt(
-                f"{draft.run}: attempt {draft.attempt} was replaced by a later one, which has "
-                f"{draft.name}@v{claimed}. Nothing is lost: this attempt may end."
+                f"{draft.run}: a later attempt than {draft.attempt} has claimed "
+                f"{draft.name}@v{claimed}. Let this attempt end: nothing is lost."
             )
 
 
@@ -128,4 +128,4 @@ def _is_later_attempt(store: ObjectStore, draft: ManifestDraft, version: int) ->
         claim = json.loads(store.get(key))
         return bool(claim["run"] == draft.run and claim["attempt"] > draft.attempt)
     except (NotInStore, ValueError, TypeError, KeyError, RecursionError):
-        return False  # what we did not write fences nobody
+        return False  # a claim in another format does not fence

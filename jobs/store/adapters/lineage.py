@@ -1,4 +1,4 @@
-"""Where an adapter comes from: its parents, back to the first."""
+"""Follow the parents of an adapter back to the first one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ MAX_ANCESTORS = 100
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A parent as its child names it; the manifest where it is still there to be read."""
+    """A parent by its name in the child, with its manifest if that can be read."""
 
     label: str
     manifest: Manifest | None
     problem: str = ""
-    """What keeps it from being read."""
+    """Why the manifest cannot be read."""
 
 
 def list_ancestors(store: ObjectStore, manifest: Manifest) -> list[Ancestor]:
-    """The parents, the nearest first. Ends at what can't be read; a circle ends it too."""
+    """Return the parents, the nearest first, up to one that cannot be read or repeats."""
     chain, visited = list[Ancestor](), {manifest.label}
     child = manifest
     while child.parent is not None and len(chain) < MAX_ANCESTORS:
@@ -38,13 +38,13 @@ def list_ancestors(store: ObjectStore, manifest: Manifest) -> list[Ancestor]:
 
 def _resolve_parent(store: ObjectStore, parent: str, visited: set[str]) -> Ancestor:
     if parent in visited:
-        return Ancestor(parent, None, "a circle")
+        return Ancestor(parent, None, "cyclic")
     try:
-        # A parent without a version would mean another adapter after each promotion.
+        # Without a version the name would resolve to another adapter after each promotion.
         if split_name(parent)[1] is None:
-            return Ancestor(parent, None, "no version is named")
+            return Ancestor(parent, None, "no version given")
         return Ancestor(parent, resolve_adapter(store, parent))
     except InputError:
-        return Ancestor(parent, None, "no adapter's name")
+        return Ancestor(parent, None, "not the name of an adapter")
     except (NotInStore, BadManifest):
         return Ancestor(parent, None, "not in the store")

@@ -1,4 +1,4 @@
-"""What a store holds: the committed adapters, and the one that a name means."""
+"""List the committed adapters of a store, and resolve names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from jobs.errors import Fault, InputError, NotInStore
 from jobs.spec.schema import NAME_PATTERN
 from jobs.store.adapters.manifest import (
+    BAD_MANIFEST_REMEDY,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     MAX_NAME_LENGTH,
@@ -22,19 +23,19 @@ from jobs.store.adapters.versions import list_versions
 from jobs.store.base import ObjectStore
 
 READER_THREADS = 16
-"""Manifests read at once."""
+"""Manifests read in parallel."""
 
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
 
 def scan_adapters(store: ObjectStore) -> tuple[list[Manifest], list[Fault]]:
-    """What is committed, and which manifests can't be read: both from one look at the store."""
+    """Return all manifests, and a fault for each that cannot be read, from one listing."""
     keys = [
         key
         for key in store.list("adapters/")
         if key.endswith(f"/{MANIFEST}") and key.count("/") == 3
     ]
-    # Threads, because a bucket answers each question only after a while.
+    # Threads, because each request to a bucket has a latency.
     with ThreadPoolExecutor(READER_THREADS) as pool:
         results = list(pool.map(lambda key: _read_or_fault(store, key), keys))
     manifests = [result for result in results if isinstance(result, Manifest)]
@@ -45,26 +46,26 @@ def scan_adapters(store: ObjectStore) -> tuple[list[Manifest], list[Fault]]:
 def _read_or_fault(store: ObjectStore, key: str) -> Manifest | Fault | None:
     try:
         if parse_manifest_key(key) is None:
-            raise BadManifest(key, "its folder is not <name>/v<number>")
+            raise BadManifest(key, "the folder is not <name>/v<number>")
         return _read_manifest(store, key)
     except BadManifest as error:
-        return Fault(key, error.problem, "Ask for another version, or publish the run again.")
+        return Fault(key, error.problem, BAD_MANIFEST_REMEDY)
     except NotInStore:
-        return None  # removed since it was listed
+        return None  # deleted since the listing
 
 
 def list_adapters(store: ObjectStore) -> list[Manifest]:
-    """Every committed adapter, in the order of names and versions."""
+    """Return all committed adapters in the order of names and versions."""
     return scan_adapters(store)[0]
 
 
 def list_broken_adapters(store: ObjectStore) -> list[Fault]:
-    """Each manifest that is there and can't be read, with the reason."""
+    """Return a fault for each manifest that cannot be read."""
     return scan_adapters(store)[1]
 
 
 def resolve_adapter(store: ObjectStore, reference: str) -> Manifest:
-    """What a name means; NotFound names what there is.
+    """Return the adapter of a name. Raise NotInStore, with the existing ones, if it is absent.
 
     NAME is the promoted version, or the newest where none was promoted; NAME@v2 and NAME@2 are
     that one.
@@ -82,24 +83,24 @@ def resolve_adapter(store: ObjectStore, reference: str) -> Manifest:
 
 
 def read_committed(store: ObjectStore, name: str, version: int) -> Manifest:
-    """The manifest of one version, or BadManifest."""
+    """Return the manifest of a version, or raise BadManifest."""
     return _read_manifest(store, get_manifest_key(name, version))
 
 
 def _read_manifest(store: ObjectStore, key: str) -> Manifest:
     info = store.head(key)
     if info is not None and info.size > MAX_MANIFEST_BYTES:
-        raise BadManifest(key, f"{info.size} bytes are too many for a manifest")
+        raise BadManifest(key, f"{info.size} bytes exceed the limit of {MAX_MANIFEST_BYTES}")
     return parse_manifest(store.get(key), key)
 
 
 def split_name(reference: str) -> tuple[str, int | None]:
-    """NAME and its version, if it names one; InputError for what is no name."""
+    """Return NAME and the version if it has one. Raise InputError for an invalid name."""
     name, separator, version = reference.partition("@")
     match = _VERSION.fullmatch(version)
     is_valid = len(name) <= MAX_NAME_LENGTH and re.fullmatch(NAME_PATTERN, name)
     if not is_valid or (separator and not match):
-        problem = f"{reference[:100]!a} is no adapter's name"
+        problem = f"{reference[:100]!a} is not the name of an adapter"
         raise InputError([Fault("adapter", problem, "Use NAME, or NAME@v2 for one version.")])
     return name, int(match[1]) if match else None
 

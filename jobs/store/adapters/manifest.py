@@ -1,6 +1,6 @@
-"""The manifest of an adapter: what it is, where it comes from, and every file's digest.
+"""The manifest of an adapter: its kind, its origin and the digest of every file.
 
-Hostile until parsed: a store may be written to by others.
+A manifest is untrusted until it is parsed: others may write to the store.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _KEY = re.compile(r"adapters/([^/]+)/v([1-9][0-9]{0,8})/manifest\.json")
 
 
 def check_file_name(name: str) -> str:
-    """The name itself, or ValueError: it becomes a path wherever the adapter is pulled."""
-    # A dot at the front is the store's (.claim) or a tool's; the manifest can't name itself.
+    """Return the name, or raise ValueError: a pull uses it as a path."""
+    # A leading dot belongs to the store (.claim) or to a tool; a manifest cannot list itself.
     if not re.fullmatch(NAME_PATTERN, name) or name in (MANIFEST, SIGNATURE):
-        raise ValueError("not the plain name of an adapter's file")
+        raise ValueError("not a valid name of a file of an adapter")
     return name
 
 
@@ -64,12 +64,12 @@ class DataRecord(StrictModel):
     train_sha256: Digest
     eval_sha256: Digest | None = None
     row_order: Label
-    """The seed and how it orders the rows, in words."""
+    """The seed and the order of the rows, in words."""
     rows: Count
 
 
 class MaskRecord(StrictModel):
-    """How the weights that moved in the sparse stage were chosen."""
+    """The selection of the weights that the sparse stage trained."""
 
     strategy: Label
     seed: Count
@@ -77,7 +77,7 @@ class MaskRecord(StrictModel):
 
 
 class AdapterFile(StrictModel):
-    """One file of the adapter's folder."""
+    """A file in the folder of the adapter."""
 
     name: FileName
     size: Count
@@ -85,7 +85,7 @@ class AdapterFile(StrictModel):
 
 
 class ManifestDraft(StrictModel):
-    """What a run knows of its adapter before the store gives it a version."""
+    """A manifest without version, time and files, which the commit adds."""
 
     name: Name
     kind: Literal["slora", "lora", "sparse", "full"]
@@ -98,15 +98,15 @@ class ManifestDraft(StrictModel):
     code_version: Label
     world_size: int = Field(ge=1, lt=2**31)
     parent: Label | None = None
-    """The adapter that this one went on from, as NAME@vN."""
+    """The adapter that the training started from, as NAME@vN."""
     search: RunId | None = None
-    """The search that chose this adapter among its trials."""
+    """The search whose best trial this adapter is."""
     federation: Section | None = None
-    """How clients with rows of their own made it, as its spec says; None where none did."""
+    """The federation section of the spec; None if no federation trained the adapter."""
     evaluation: dict[Label, dict[Label, FiniteFloat]] = Field(default_factory=dict)
-    """Stage -> metric -> value, in the order of the stages. JSON has no NaN: leave those out."""
+    """Stage -> metric -> value, in the order of the stages. Without NaN, which JSON lacks."""
     ledger: dict[Label, Count | FiniteFloat] = Field(default_factory=dict)
-    """Tokens, seconds, trainable values per stage, the model's parameters."""
+    """Tokens, seconds, trainable values per stage, and the parameters of the model."""
 
 
 class Manifest(ManifestDraft):
@@ -119,51 +119,54 @@ class Manifest(ManifestDraft):
 
     @property
     def label(self) -> str:
-        """The name that resolves to this version and no other."""
+        """Return the name that resolves to exactly this version."""
         return f"{self.name}@v{self.version}"
 
     @property
     def size(self) -> int:
-        """Bytes in all files."""
+        """Return the total size of all files in bytes."""
         return sum(file.size for file in self.files)
 
     @property
     def prefix(self) -> str:
-        """The start of the keys of its files."""
+        """Return the common prefix of the keys of its files."""
         return get_version_prefix(self.name, self.version)
 
 
 def detect_form(manifest: Manifest) -> str:
-    """What its folder is: `peft`, `compact` (values and masks), or `model` (a whole one)."""
+    """Return the format of the folder: `peft`, `compact` (values and masks) or `model`."""
     if manifest.kind == "full":
         return "model"
     names = {file.name for file in manifest.files}
     return "peft" if "adapter_config.json" in names else "compact"
 
 
+BAD_MANIFEST_REMEDY = "Use another version, or publish the run again."
+
+
 class BadManifest(StoreError):
-    """The bytes under a manifest's key are not a manifest of that adapter."""
+    """The object under the key of a manifest is no manifest of that adapter."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(key, problem)
         self.key, self.problem = key, problem
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.problem}. Ask for another version, or publish the run again."
+        return f"{self.key}: {self.problem}. {BAD_MANIFEST_REMEDY}"
 
 
 def get_version_prefix(name: str, version: int) -> str:
-    """The start of the keys of one version."""
+    """Return the common prefix of the keys of a version."""
     return f"adapters/{name}/v{version}/"
 
 
 def get_manifest_key(name: str, version: int) -> str:
-    """The key whose presence is the commit."""
+    """Return the key of a manifest, whose presence is the commit."""
     return get_version_prefix(name, version) + MANIFEST
 
 
 def parse_manifest_key(key: str) -> tuple[str, int] | None:
-    """Name and version, or None where the key is no manifest's."""
+    """Return name and version, or None for the key of another object."""
     match = _KEY.fullmatch(key)
     if match is None or len(match[1]) > MAX_NAME_LENGTH or not re.fullmatch(NAME_PATTERN, match[1]):
         return None
@@ -171,41 +174,41 @@ def parse_manifest_key(key: str) -> tuple[str, int] | None:
 
 
 def parse_manifest(data: bytes, key: str) -> Manifest:
-    """The manifest in `data`, or BadManifest; `key` says which adapter it has to be of."""
+    """Return the manifest in `data`. Raise BadManifest if it is not the one for `key`."""
     if len(data) > MAX_MANIFEST_BYTES:
-        raise BadManifest(key, f"{len(data)} bytes are too many for a manifest")
+        raise BadManifest(key, f"{len(data)} bytes exceed the limit of {MAX_MANIFEST_BYTES}")
     try:
-        # Read twice: pydantic's own parser lets the last of two equal names win.
+        # Parsed twice: the parser of pydantic accepts duplicate names.
         load_strictly(data)
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         location = ".".join(str(part) for part in first["loc"]) or "manifest"
-        # Cut short and in ASCII: the words may quote what a stranger wrote.
+        # Cut short and in ASCII: the message may quote untrusted text.
         raise BadManifest(key, f"{location[:100]!a}: {first['msg'][:200]!a}") from error
     except ValueError as error:
-        raise BadManifest(key, f"not the JSON of a manifest: {str(error)[:200]!a}") from error
+        raise BadManifest(key, f"invalid JSON: {str(error)[:200]!a}") from error
     _check_files(manifest, key)
     key_parts = parse_manifest_key(key)
     if key_parts is not None and key_parts != (manifest.name, manifest.version):
-        raise BadManifest(key, f"it is the manifest of another adapter, {manifest.label}")
+        raise BadManifest(key, f"this is the manifest of another adapter, {manifest.label}")
     return manifest
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """What `parse_manifest` reads back."""
+    """Return a manifest as JSON, the inverse of `parse_manifest`."""
     return manifest.model_dump_json(indent=2).encode() + b"\n"
 
 
 def format_time(moment: datetime) -> str:
-    """A moment as manifests write it: UTC, to the second."""
+    """Return a time in the format of manifests: UTC, in seconds."""
     return moment.astimezone(UTC).strftime(_TIME)
 
 
 def _check_files(manifest: Manifest, key: str) -> None:
     names = set[str]()
     for file in manifest.files:
-        # Folded: on some file systems `A` and `a` are one file.
+        # Case-folded: on some file systems `A` and `a` are the same file.
         if file.name.casefold() in names:
-            raise BadManifest(key, f"it names the file {file.name} twice")
+            raise BadManifest(key, f"the file {file.name} is listed twice")
         names.add(file.name.casefold())

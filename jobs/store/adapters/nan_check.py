@@ -1,4 +1,4 @@
-"""Whether a tensor's bytes hold NaN or infinity, without torch or numpy: exponents of all ones."""
+"""Find NaN and infinity in the bytes of tensors, without torch or numpy: an exponent of ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK = 8 << 20
 
 
 class _Layout(NamedTuple):
-    """Where the exponent's bits are: in the highest byte, and in the one below it."""
+    """The bits of the exponent in the highest byte of a value, and in the byte below."""
 
     width: int
     high: int
@@ -25,11 +25,11 @@ LAYOUTS = {
     "F16": _Layout(2, 0x7C, 0x00),
     "F8_E5M2": _Layout(1, 0x7C, 0x00),
 }
-"""Little-endian, as safetensors is. F8_E4M3 has no infinity; its NaN is not looked for."""
+"""Little-endian, as in safetensors. F8_E4M3 has no infinity; its NaN is not detected."""
 
 
 def find_non_finite(path: Path, spans: dict[str, TensorSpan]) -> str | None:
-    """The name of the first tensor that holds a value which is no number, or None."""
+    """Return the name of the first tensor with a NaN or infinity, or None."""
     start = read_data_start(path)
     with path.open("rb") as file:
         for name, span in spans.items():

@@ -1,4 +1,4 @@
-"""Adapters in the store, from one door: commit, list, resolve, verify, pull, promote, remove."""
+"""All operations on adapters: commit, list, resolve, verify, pull, promote, delete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spool: a folder on this machine where adapters wait that could not be sent to the store."""
+"""Keep adapters that could not be sent to their store in a local folder, and send them later."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNFINISHED_PREFIX = ".new-"
 
 @dataclass(frozen=True)
 class OutboxEntry:
-    """An adapter that waits, and the store that it was meant for."""
+    """A pending adapter and its store."""
 
     folder: Path
     store_url: str
@@ -34,7 +34,7 @@ class OutboxEntry:
 
 
 def add_to_outbox(outbox: Path, store_url: str, folder: Path, draft: ManifestDraft) -> Path:
-    """Copy an adapter's folder and its draft into the spool: whole, or not there."""
+    """Copy the folder and the draft of an adapter into the outbox, completely or not at all."""
     name = f"{draft.run}-{draft.attempt}-{secrets.token_hex(3)}"
     temporary, final = outbox / f"{UNFINISHED_PREFIX}{name}", outbox / name
     try:
@@ -46,13 +46,13 @@ def add_to_outbox(outbox: Path, store_url: str, folder: Path, draft: ManifestDra
         temporary.rename(final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        problem = f"{outbox} can't be written: {error.strerror or error}"
-        raise StoreError(f"{problem}. Name another folder as SLORA_SPOOL.") from error
+        problem = f"{outbox} cannot be written: {error.strerror or error}"
+        raise StoreError(f"{problem}. Set SLORA_OUTBOX to another folder.") from error
     return final
 
 
 def list_outbox(outbox: Path) -> tuple[list[OutboxEntry], list[Fault]]:
-    """What waits, the oldest name first, and what lies there and can't be read."""
+    """Return the entries in the order of their names, and a fault for each unreadable one."""
     if not outbox.is_dir():
         return [], []
     entries, faults = list[OutboxEntry](), list[Fault]()
@@ -63,12 +63,13 @@ def list_outbox(outbox: Path) -> tuple[list[OutboxEntry], list[Fault]]:
             entries.append(_read_entry(folder))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = type(error).__name__ if isinstance(error, ValidationError) else error
-            faults.append(Fault(str(folder), f"no adapter that waits ({reason})", "Look into it."))
+            problem = f"not an entry of the outbox ({reason})"
+            faults.append(Fault(str(folder), problem, "Inspect the folder, then delete it."))
     return entries, faults
 
 
 def send_entry(entry: OutboxEntry, store: ObjectStore) -> Manifest | None:
-    """Commit what waits and take it out of the spool; None where another process has done so."""
+    """Commit an entry and remove it. Return None if another process has sent it already."""
     with _lock_entry(entry.folder) as is_ours:
         if not is_ours:
             return None
@@ -78,11 +79,11 @@ def send_entry(entry: OutboxEntry, store: ObjectStore) -> Manifest | None:
 
 
 def load_configured_signer() -> Callable[[bytes], bytes] | None:
-    """What signs every commit of this process; None where no key is named."""
+    """Return the function that signs every commit, or None without a configured key."""
     key = read_store_settings().signing_key
     if key is None:
         return None
-    # Here, because cryptography is heavy and few sign.
+    # Imported here because cryptography is slow to import and few installations sign.
     from jobs.store.adapters.signing import load_signer
 
     return load_signer(key)
@@ -102,7 +103,7 @@ def _lock_entry(folder: Path) -> Iterator[bool]:
     try:
         with (folder / DRAFT).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Whoever waited for the lock may have waited until nothing was left to send.
+            # The process that held the lock before may have sent and removed the entry.
             yield (folder / DRAFT).exists()
     except FileNotFoundError as error:
         if error.filename != str(folder / DRAFT):

@@ -1,4 +1,4 @@
-"""`current`: the version that a bare name means, moved by compare-and-swap, with its history."""
+"""The pointer `current`: the version of a bare name, moved by compare-and-swap, with its moves."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from jobs.store.base import ObjectStore
 from jobs.store.strict_json import load_strictly
 
 TOMBSTONE = ".deleted"
-"""In a version's folder: somebody is removing it."""
+"""A file in the folder of a version that is being deleted."""
 MAX_MOVES = 1000
-"""Moves that are remembered."""
+"""The length of the history."""
 MAX_POINTER_BYTES = 1 << 20
 MAX_ROUNDS = 60
-"""Times that a swap is tried while others swap too."""
+"""Attempts of a swap that meets other swaps."""
 
 Version = Annotated[int, Field(ge=1, lt=10**9)]
 
 
 class PointerMove(StrictModel):
-    """One move of the pointer."""
+    """A move of the pointer."""
 
     number: Annotated[int, Field(ge=1, lt=2**53)]
     action: Literal["promote", "rollback"]
@@ -38,17 +38,17 @@ class PointerMove(StrictModel):
 
 
 class Pointer(StrictModel):
-    """What lies under `current`: all moves in their order, and what a rollback goes back to."""
+    """The content of `current`: the version, the moves in order, and the versions to return to."""
 
     format: Literal[1] = 1
     version: Version
     previous: Annotated[tuple[Version, ...], Field(max_length=MAX_MOVES)] = ()
-    """The versions below this one: a promotion puts one on top, a rollback takes it off."""
+    """A stack of earlier versions: a promotion pushes the old version, a rollback pops it."""
     moves: Annotated[tuple[PointerMove, ...], Field(min_length=1, max_length=MAX_MOVES)]
 
 
 class BadPointer(StoreError):
-    """The bytes under `current` are no pointer."""
+    """The object under `current` is no pointer."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(key, problem)
@@ -56,13 +56,13 @@ class BadPointer(StoreError):
 
     def __str__(self) -> str:
         return (
-            f"{self.key}: {self.problem}. Name a version, as in NAME@v2; to mend it, remove that "
-            "object and promote again."
+            f"{self.key}: {self.problem}. Name a version, as in NAME@v2; to fix the pointer, "
+            "delete that object and promote again."
         )
 
 
 class PointerConflict(StoreError):
-    """A promotion that was to follow one move of the pointer met a later one."""
+    """The pointer moved after the move that a promotion expected as its last."""
 
     def __init__(self, name: str, version: int, current: int | None) -> None:
         super().__init__(name, version, current)
@@ -71,24 +71,24 @@ class PointerConflict(StoreError):
     def __str__(self) -> str:
         current = "nothing" if self.current is None else f"v{self.current}"
         return (
-            f"{self.name}: current was moved to {current} meanwhile, so v{self.version} is not "
+            f"{self.name}: current moved to {current} meanwhile, so v{self.version} is not "
             f"promoted. Compare the two; `slora adapters promote {self.name}@v{self.version}` "
-            "moves it by hand."
+            "promotes it anyway."
         )
 
 
 def get_pointer_key(name: str) -> str:
-    """Where a name's pointer lies."""
+    """Return the key of the pointer of a name."""
     return f"adapters/{name}/current"
 
 
 def read_pointer(store: ObjectStore, name: str) -> Pointer | None:
-    """Where the name points; None where nothing was promoted. BadPointer for nonsense."""
+    """Return the pointer of a name, or None if nothing was promoted. Raise BadPointer."""
     return _read_pointer(store, name)[0]
 
 
 def promote(store: ObjectStore, name: str, version: int, *, now: datetime | None = None) -> Pointer:
-    """Let the bare name mean `version`, which has to be committed. The same again is no move."""
+    """Point the bare name at `version`, which must be committed. Do nothing if it does already."""
 
     def advance(pointer: Pointer | None) -> Pointer | None:
         if pointer is not None and pointer.version == version:
@@ -107,10 +107,10 @@ def promote_after(
     expected_move: int | None,
     now: datetime | None = None,
 ) -> Pointer:
-    """Promote where the pointer's last move still is number `move` (None: it has not been made).
+    """Promote if the last move of the pointer is number `expected_move` (None: no pointer yet).
 
-    Raises Moved where it is another. The same again is no move, and undoes no later one: a
-    rollback since then stands.
+    Raise PointerConflict if it is another one. A repeated promotion is no move and undoes no later
+    one: a rollback since then stands.
     """
 
     def advance(pointer: Pointer | None) -> Pointer | None:
@@ -130,9 +130,9 @@ def promote_after(
 def promote_if_unset(
     store: ObjectStore, name: str, version: int, *, now: datetime | None = None
 ) -> Pointer:
-    """Let the bare name mean `version` where nothing was promoted yet; else leave it as it is.
+    """Point the bare name at `version` if it has no pointer yet; else keep the pointer.
 
-    Without a pointer the name means the newest version, whatever it is worth.
+    Without a pointer the name resolves to its newest version, however good that is.
     """
 
     def advance(pointer: Pointer | None) -> Pointer | None:
@@ -142,11 +142,11 @@ def promote_if_unset(
 
 
 def rollback(store: ObjectStore, name: str, *, now: datetime | None = None) -> Pointer:
-    """Go back to what the name meant before the last promotion that still stands."""
+    """Return to the version before the last promotion that was not rolled back."""
 
     def advance(pointer: Pointer | None) -> Pointer:
         if pointer is None or not pointer.previous:
-            raise StoreError(f"{name}: there is nothing to go back to. Promote a version instead.")
+            raise StoreError(f"{name}: no earlier promotion exists. Promote a version instead.")
         _check_committed(store, name, pointer.previous[-1])
         return _record_move(pointer, "rollback", pointer.previous[-1], pointer.previous[:-1], now)
 
@@ -160,15 +160,15 @@ def _promote_with(
     advance: Callable[[Pointer | None], Pointer | None],
     now: datetime | None,
 ) -> Pointer:
-    """Makes a move to a version that is committed, and takes it back if that is being removed."""
+    """Move to a committed version, and revert the move if that version is being deleted."""
     _check_committed(store, name, version)
     pointer = _swap(store, name, advance)
-    # A removal writes its mark first and looks at the pointer then; we do it the other way round,
-    # so that of two at once at least one sees the other.
+    # A deletion writes its tombstone first and reads the pointer afterwards; a promotion does it
+    # the other way round, so that at least one of the two sees the other.
     is_being_removed = store.head(get_version_prefix(name, version) + TOMBSTONE) is not None
     if is_being_removed and pointer.version == version:
         _swap(store, name, lambda current: _revert_promotion(current, version, now))
-        raise NotInStore(f"{name}@v{version}, which is being removed,")
+        raise NotInStore(f"{name}@v{version}, which is being deleted,")
     return pointer
 
 
@@ -215,18 +215,20 @@ def _swap(
             return updated
         except (AlreadyExists, WriteConflict):
             time.sleep(random.uniform(0, min(1.0, 0.02 * 2**turn)))
-    raise StoreError(f"{get_pointer_key(name)}: moved by others again and again. Try it again.")
+    raise StoreError(
+        f"{get_pointer_key(name)}: {MAX_ROUNDS} writes met concurrent moves. Try again."
+    )
 
 
 def _read_pointer(store: ObjectStore, name: str) -> tuple[Pointer | None, str | None]:
-    """The pointer and its etag. The etag is asked for first: if the pointer is moved between, the
-    swap meets a newer etag and is tried again."""
+    """Return the pointer and its etag. The etag is read first: if the pointer moves in between,
+    the swap meets a newer etag and is repeated."""
     key = get_pointer_key(name)
     info = store.head(key)
     if info is None:
         return None, None
     if info.size > MAX_POINTER_BYTES:
-        raise BadPointer(key, f"{info.size} bytes are too many for a pointer")
+        raise BadPointer(key, f"{info.size} bytes exceed the limit of {MAX_POINTER_BYTES}")
     try:
         data = store.get(key)
         load_strictly(data)
@@ -235,6 +237,6 @@ def _read_pointer(store: ObjectStore, name: str) -> tuple[Pointer | None, str | 
         return None, None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        raise BadPointer(key, f"no pointer: {first['msg'][:200]!a}") from error
+        raise BadPointer(key, f"not a pointer: {first['msg'][:200]!a}") from error
     except ValueError as error:
-        raise BadPointer(key, f"not the JSON of a pointer: {str(error)[:200]!a}") from error
+        raise BadPointer(key, f"invalid JSON: {str(error)[:200]!a}") from error

@@ -1,7 +1,6 @@
-"""Pulling an adapter out of the store: into a folder that is whole and verified, or not there.
+"""Pull an adapter from the store into a folder, which is complete and verified or absent.
 
-Nothing is forced to the disk, as no download is: it is a copy, and a machine that loses its power
-may lose it. Pull it again then.
+The files are not synced: they are copies, and a machine that loses power can pull them again.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 def pull(
     store: ObjectStore, manifest: Manifest, to: Path, *, on_bytes: OnBytes | None = None
 ) -> Path:
-    """Put files and manifest in `to`, which may be absent or empty; gives its full path."""
+    """Write files and manifest to `to`, which must be absent or empty, and return its path."""
     target = to.expanduser().resolve()
     _check_target(target)
     temporary = target.parent / f".{target.name[:200]}.pull-{secrets.token_hex(4)}"
@@ -41,10 +40,10 @@ def pull(
                 temporary / SIGNATURE,
                 store.read(manifest.prefix + SIGNATURE, 0, MAX_SIGNATURE_BYTES),
             )
-        # Onto an empty folder this is atomic; onto one that was filled meanwhile it fails.
+        # Atomic for an absent or empty folder; fails for one that was filled meanwhile.
         temporary.rename(target)
     except OSError as error:
-        problem = f"{target} can't be written: {error.strerror or error}"
+        problem = f"{target} cannot be written: {error.strerror or error}"
         raise StoreError(f"{problem}. Pull into another folder.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -55,14 +54,14 @@ def _check_target(target: Path) -> None:
     if target.is_dir() and not any(target.iterdir()):
         return
     if os.path.lexists(target):
-        problem = f"{target} is there already and not an empty folder"
-        raise InputError([Fault("to", problem, "Name a folder that is not there yet.")])
+        problem = f"{target} already exists and is not an empty folder"
+        raise InputError([Fault("to", problem, "Use a folder that does not exist yet.")])
 
 
 def _copy_file(
     store: ObjectStore, prefix: str, file: AdapterFile, folder: Path, on_bytes: OnBytes | None
 ) -> None:
-    """From the adapter's folder; where that has rotted, from the blob of the same digest."""
+    """Fetch a file of the adapter; if that is corrupt or absent, the blob of the same digest."""
     path = folder / file.name
     try:
         _fetch_verified(store, prefix + file.name, file, path, on_bytes)
@@ -71,7 +70,7 @@ def _copy_file(
         if store.head(get_blob_key(file.sha256)) is None:
             raise
         _fetch_verified(store, get_blob_key(file.sha256), file, path, on_bytes)
-        log.warning("%s Its blob was taken instead, and is whole.", error)
+        log.warning("%s Its blob is intact and was used instead.", error)
 
 
 def _fetch_verified(
@@ -79,7 +78,7 @@ def _fetch_verified(
 ) -> None:
     info = store.head(key)
     if info is not None and info.size != file.size:
-        # Before it is fetched: what somebody put there may be larger than the disk.
+        # Before the download: a replaced file may be larger than the disk.
         raise DigestMismatch(store.url(key), file.sha256, f"{info.size} B")
     digest = store.get_file(key, path)
     if digest != file.sha256:

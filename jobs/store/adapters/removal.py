@@ -1,4 +1,4 @@
-"""Taking away: one version that nothing points to, and blobs that no manifest names any more."""
+"""Delete a version that nothing refers to, and the blobs that no manifest refers to."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from jobs.store.adapters.commit import CLAIM
 from jobs.store.adapters.listing import scan_adapters
 from jobs.store.adapters.manifest import get_manifest_key, get_version_prefix
 from jobs.store.adapters.pointer import TOMBSTONE, get_pointer_key, read_pointer
-from jobs.store.base import ObjectStore
+from jobs.store.base import Leftover, ObjectStore
 from jobs.store.blobs import BLOBS_PREFIX, REWRITE_AGE_S, parse_blob_key
-from jobs.store.keys import Leftover
 
 GRACE_S = 24 * 3600.0
 MIN_GRACE_S = 2 * REWRITE_AGE_S
-"""Below it a commit under way could lose a blob that it has found and not yet named."""
+"""With less, a running commit could lose a blob that it found and does not refer to yet."""
 
 
 @dataclass(frozen=True)
 class GarbageReport:
-    """What a `gc` removed, or would remove."""
+    """The objects that `gc` deleted, or would delete."""
 
     keys: tuple[str, ...]
     bytes: int
     retained: int
-    """Blobs that stay: named by a manifest, or younger than the grace time."""
+    """The number of remaining blobs: referenced by a manifest, or within the grace period."""
     leftovers: tuple[str, ...] = ()
-    """Temporary files and unfinished uploads of writers that died; in `bytes` too."""
+    """Temporary files and unfinished uploads of dead writers; `bytes` includes them."""
 
 
 def delete_version(store: ObjectStore, name: str, version: int) -> None:
-    """Remove a version: its manifest first, so no reader ever meets half of it.
+    """Delete a version: its manifest first, so that no reader meets half of it.
 
-    Raises StillNeeded where `current` or a child points to it. Its number stays taken. Asked again
-    after a death, it goes on.
+    Raise StillReferenced if `current` or a child refers to it. Its number is not used again. After
+    a crash, repeat the call to finish.
     """
     prefix = get_version_prefix(name, version)
     if (
@@ -48,8 +47,8 @@ def delete_version(store: ObjectStore, name: str, version: int) -> None:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         store.put(prefix + TOMBSTONE, when.encode(), create_only=True)
     except AlreadyExists:
-        pass  # an earlier try, which we finish
-    # Only now: a promotion moves the pointer first and looks for our mark then.
+        pass  # an earlier attempt, which this one finishes
+    # Only now: a promotion moves the pointer first and looks for the tombstone afterwards.
     if references := _list_references(store, name, version):
         store.delete(prefix + TOMBSTONE)
         raise StillReferenced(f"{name}@v{version}", references)
@@ -62,19 +61,22 @@ def delete_version(store: ObjectStore, name: str, version: int) -> None:
 def collect_garbage(
     store: ObjectStore, *, grace: float = GRACE_S, dry_run: bool = False, now: float | None = None
 ) -> GarbageReport:
-    """Remove blobs that no manifest names, and what dead writers left, once `grace` seconds old.
+    """Delete unreferenced blobs and debris of dead writers that are older than `grace` seconds.
 
-    Nothing else. Blobs are listed before manifests are read: what is committed in between is named.
+    Blobs are listed before manifests are read, so a commit in between is seen.
     """
     if grace < MIN_GRACE_S:
         minimum = f"{MIN_GRACE_S / 3600:g}"
-        raise StoreError(f"a grace time below {minimum} hours could meet a commit: use {minimum}.")
+        raise StoreError(
+            f"a grace period below {minimum} hours could break a running commit. "
+            f"Use {minimum} hours or more."
+        )
     blobs = [key for key in store.list(BLOBS_PREFIX) if parse_blob_key(key)]
     manifests, broken = scan_adapters(store)
     if broken:
         raise StoreError(
-            f"{broken[0].key} can't be read ({broken[0].problem}), so nobody knows which blobs it "
-            "names. Nothing was removed: mend or delete it first."
+            f"{broken[0].key} cannot be read ({broken[0].problem}), so the blobs that it refers to "
+            "are unknown. Nothing was deleted. Fix or delete the manifest first."
         )
     referenced = {file.sha256 for manifest in manifests for file in manifest.files}
     unreferenced = [key for key in blobs if parse_blob_key(key) not in referenced]
@@ -83,10 +85,8 @@ def collect_garbage(
     ]
     leftovers = _sweep_leftovers(store, grace, dry_run, now)
     size = sum(blob[1] for blob in removed) + sum(leftover.size for leftover in leftovers)
-    keys, names = (
-        tuple(blob[0] for blob in removed),
-        tuple(leftover.name for leftover in leftovers),
-    )
+    keys = tuple(key for key, _ in removed)
+    names = tuple(leftover.name for leftover in leftovers)
     return GarbageReport(keys, size, len(blobs) - len(removed), names)
 
 
@@ -106,7 +106,7 @@ def _sweep_leftovers(
 def _sweep_blob(
     store: ObjectStore, key: str, grace: float, dry_run: bool, now: float | None
 ) -> tuple[str, int] | None:
-    # Looked at just before it goes: a commit may have written it anew since it was listed.
+    # Checked just before the deletion: a commit may have rewritten it since the listing.
     info = store.head(key)
     if info is None or (now or time.time()) - info.modified < grace:
         return None

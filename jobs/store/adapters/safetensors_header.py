@@ -1,4 +1,4 @@
-"""Safetensors headers, read without libraries: what a file says it holds, and whether it can."""
+"""Read and check safetensors headers, without libraries."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import BinaryIO, NamedTuple
 from jobs.store.strict_json import load_strictly
 
 MAX_HEADER_BYTES = 100_000_000
-"""The limit of the format's own reader."""
+"""The limit of the safetensors library."""
 MAX_COMMAS = 5_000_000
-"""In a header: some 700,000 tensors. A bomb of small values grows thirty times once parsed."""
+"""The limit per header, about 700,000 tensors. Small values grow thirtyfold when parsed."""
 MAX_DIMENSIONS = 64
 DTYPE_BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -25,7 +25,7 @@ DTYPE_BITS = {
 
 
 class TensorSpan(NamedTuple):
-    """One tensor: its type, its shape, and its bytes, counted from the header's end."""
+    """The type and shape of a tensor, and the range of its bytes, from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -34,16 +34,16 @@ class TensorSpan(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it holds no element: what ZeRO-3 writes when nobody gathered the weights."""
+        """Return whether the tensor has no element, as ZeRO-3 saves weights not gathered."""
         return 0 in self.shape
 
 
 class BadTensors(ValueError):
-    """The file is no safetensors file, or its header lies."""
+    """The file is not a safetensors file, or its header is wrong."""
 
 
 def read_header(source: Path | BinaryIO, *, size: int | None = None) -> dict[str, TensorSpan]:
-    """Name -> span, or BadTensors. A stream that can't seek needs its `size`."""
+    """Return name -> span, or raise BadTensors. A stream that cannot seek needs its `size`."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             return read_header(file)
@@ -57,7 +57,7 @@ def read_header(source: Path | BinaryIO, *, size: int | None = None) -> dict[str
 
 
 def read_data_start(path: Path) -> int:
-    """Where the bytes of the tensors begin, in a file whose header was read before."""
+    """Return the offset of the first tensor, in a file with a checked header."""
     with path.open("rb") as file:
         return 8 + int.from_bytes(file.read(8), "little")
 
@@ -65,9 +65,9 @@ def read_data_start(path: Path) -> int:
 def _parse_header_length(prefix: bytes, size: int) -> int:
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES:
-        raise BadTensors(f"a header of {length} bytes is above the limit of {MAX_HEADER_BYTES}")
+        raise BadTensors(f"a header of {length} bytes exceeds the limit of {MAX_HEADER_BYTES}")
     if length > size - 8:
-        raise BadTensors(f"a header of {length} bytes does not fit a file of {size}")
+        raise BadTensors(f"a header of {length} bytes does not fit a file of {size} bytes")
     return length
 
 
@@ -80,7 +80,7 @@ def _read_exactly(stream: BinaryIO, count: int) -> bytes:
 
 def _parse_header(header: bytes) -> dict[str, object]:
     if header.count(b",") > MAX_COMMAS or header.count(b"[") > MAX_COMMAS:
-        raise BadTensors(f"a header of {len(header)} bytes holds more than any model's")
+        raise BadTensors(f"a header of {len(header)} bytes holds more values than any model")
     try:
         value = load_strictly(header)
     except ValueError as error:
@@ -95,32 +95,31 @@ def _parse_spans(header: dict[str, object]) -> dict[str, TensorSpan]:
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) for value in metadata.values()
     ):
-        raise BadTensors("__metadata__ is not a map of texts")
+        raise BadTensors("__metadata__ is not a map of strings")
     return {name: _parse_span(name, entry) for name, entry in header.items()}
 
 
 def _parse_span(name: str, entry: object) -> TensorSpan:
     label = ascii(name[:100])
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise BadTensors(f"{label} has other entries than dtype, shape and data_offsets")
+        raise BadTensors(f"{label} has entries other than dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise BadTensors(f"{label} is of the unknown type {ascii(dtype)[:40]}")
+        raise BadTensors(f"{label} has the unknown type {ascii(dtype)[:40]}")
     if not _is_count_list(shape, at_most=MAX_DIMENSIONS):
-        raise BadTensors(f"{label} has no sensible shape")
+        raise BadTensors(f"{label} has an invalid shape")
     if not _is_count_list(offsets, at_most=2) or len(offsets) != 2:
-        raise BadTensors(f"{label} has no sensible offsets")
+        raise BadTensors(f"{label} has invalid offsets")
     begin, end = offsets
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if end < begin or bits != (end - begin) * 8:
-        raise BadTensors(
-            f"{label} has {end - begin} bytes, its type and shape need {-(-bits // 8)}"
-        )
+        needed = -(-bits // 8)
+        raise BadTensors(f"{label} has {end - begin} bytes, its type and shape need {needed}")
     return TensorSpan(dtype, tuple(shape), begin, end)
 
 
 def _is_count_list(values: object, *, at_most: int) -> bool:
-    # `type is int`, because True counts as an int too.
+    # `type is int`, because True is an int too.
     return (
         isinstance(values, list)
         and len(values) <= at_most
@@ -132,10 +131,8 @@ def _check_cover(spans: dict[str, TensorSpan], size: int) -> None:
     position = 0
     for name, span in sorted(spans.items(), key=lambda item: (item[1].begin, item[1].end)):
         if span.begin != position:
-            problem = (
-                "overlaps the one before" if span.begin < position else "leaves a gap before it"
-            )
+            problem = "overlaps another" if span.begin < position else "leaves a gap before it"
             raise BadTensors(f"{name[:100]!a} {problem}, at byte {span.begin}")
         position = span.end
     if position != size:
-        raise BadTensors(f"the header speaks of {position} bytes, the file holds {size}")
+        raise BadTensors(f"the header describes {position} bytes, the file holds {size}")

@@ -1,6 +1,6 @@
-"""Signatures of manifests: ed25519 over the very bytes that lie in the store.
+"""Sign and verify manifests: ed25519 over their bytes in the store.
 
-A manifest names every file's digest, so its signature speaks for the whole adapter.
+A manifest holds the digest of every file, so its signature covers the complete adapter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAKE_PRIVATE_KEY = "openssl genpkey -algorithm ed25519 -out key.pem"
 
 
 def load_signer(path: Path) -> Callable[[bytes], bytes]:
-    """What signs with the private key in a PEM file. Raises InputError, which never quotes it."""
+    """Return a function that signs with the private key in a PEM file. Raise InputError."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
@@ -43,26 +43,24 @@ def load_signer(path: Path) -> Callable[[bytes], bytes]:
 
 
 def check_signature(store: ObjectStore, manifest: Manifest, path: Path) -> Fault | None:
-    """What is wrong with an adapter's signature under the public key in a PEM file."""
+    """Return the fault of a signature under the public key in a PEM file, or None."""
     public_key = _load_public_key(path)
     signature_key = manifest.prefix + SIGNATURE
     if store.head(signature_key) is None:
-        return Fault(signature_key, "it is not signed", "Sign it: slora adapters sign.")
+        remedy = "Sign the adapter with `slora adapters sign`."
+        return Fault(signature_key, "the adapter is not signed", remedy)
     try:
         document = load_strictly(store.read(signature_key, 0, MAX_SIGNATURE_BYTES))
         signature = base64.b64decode(document["signature"], validate=True)
     except (ValueError, TypeError, KeyError, binascii.Error):
-        return Fault(
-            signature_key, "no signature can be read in it", "Trust nothing of this version."
-        )
+        return Fault(signature_key, "the signature is unreadable", "Do not trust this version.")
     manifest_name = get_manifest_key(manifest.name, manifest.version)
     try:
         public_key.verify(signature, store.read(manifest_name, 0, MAX_MANIFEST_BYTES))
     except InvalidSignature:
         problem = f"{path} did not sign this manifest"
-        return Fault(
-            signature_key, problem, "Use the key of whom you trust, or trust nothing of it."
-        )
+        remedy = "Use the key of a signer that you trust, or do not trust this version."
+        return Fault(signature_key, problem, remedy)
     return None
 
 
@@ -89,4 +87,4 @@ def _load_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def _make_key_error(setting: str, path: Path, problem: str, command: str) -> InputError:
-    return InputError([Fault(setting, f"{path} holds {problem}", f"Make one: {command}.")])
+    return InputError([Fault(setting, f"{path} holds {problem}", f"Create one: {command}.")])

@@ -1,4 +1,4 @@
-"""Verifying a committed adapter: every byte that its manifest speaks of, and nothing besides."""
+"""Verify a committed adapter: every byte of the files in its manifest, and no other files."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ def verify_adapter(
     base: Path | None = None,
     key: Path | None = None,
 ) -> list[Fault]:
-    """All that is wrong with an adapter: absent, changed, unknown or empty, or another base.
+    """Return all faults of an adapter: absent, changed, unknown or empty files, another base.
 
     `base` is where the base model is now; `key` a public key that has to have signed it.
     """
     faults = check_files(store, manifest, on_bytes=on_bytes)
     faults += _check_base(manifest, base or Path(manifest.base.path))
     if base is not None and not (base / "config.json").is_file():
-        faults.append(Fault("base", f"{base} is no model's folder", "Name the base's folder."))
+        problem = f"{base} is not the folder of a model"
+        faults.append(Fault("base", problem, "Use the folder of the base model."))
     return faults + (_check_signature(store, manifest, key) if key else [])
 
 
 def check_files(
     store: ObjectStore, manifest: Manifest, *, on_bytes: OnBytes | None = None
 ) -> list[Fault]:
-    """All that is wrong with the adapter's own files."""
+    """Return all faults of the files of an adapter."""
     faults = [
         fault for file in manifest.files for fault in _check_file(store, manifest, file, on_bytes)
     ]
@@ -66,12 +67,12 @@ def _check_bytes(
 ) -> list[Fault]:
     info = store.head(key)
     if info is not None and info.size != file.size:
-        problem = f"it has {info.size} bytes, the manifest says {file.size}"
+        problem = f"the file has {info.size} bytes, the manifest says {file.size}"
         return [Fault(key, problem, _REPUBLISH)]
     with store.open(key) as stream:
         digest = compute_sha256(stream, on_bytes)
     if digest != file.sha256:
-        problem = f"its digest is {digest[:12]}, the manifest says {file.sha256[:12]}"
+        problem = f"the digest is {digest[:12]}, the manifest says {file.sha256[:12]}"
         return [Fault(key, problem, _REPUBLISH)]
     return _check_tensors(store, key, file.size) if file.name.endswith(TENSORS_SUFFIX) else []
 
@@ -86,16 +87,16 @@ def _check_tensors(store: ObjectStore, key: str, size: int) -> list[Fault]:
 
 def _find_unknown_files(store: ObjectStore, manifest: Manifest) -> list[Fault]:
     known = {MANIFEST, SIGNATURE, CLAIM, TOMBSTONE, *(file.name for file in manifest.files)}
-    remedy = "Somebody put it there after the commit: remove it."
+    remedy = "It was added after the commit: delete it."
     return [
-        Fault(key, "the manifest knows no such file", remedy)
+        Fault(key, "the manifest does not list this file", remedy)
         for key in store.list(manifest.prefix)
         if key.removeprefix(manifest.prefix) not in known
     ]
 
 
 def _check_signature(store: ObjectStore, manifest: Manifest, key: Path) -> list[Fault]:
-    # Here, because cryptography takes a tenth of a second that other commands need not wait for.
+    # Imported here because cryptography takes 0.1 s to import.
     from jobs.store.adapters.signing import check_signature
 
     fault = check_signature(store, manifest, key)
@@ -103,16 +104,16 @@ def _check_signature(store: ObjectStore, manifest: Manifest, key: Path) -> list[
 
 
 def _check_base(manifest: Manifest, folder: Path) -> list[Fault]:
-    """Compared only where the base is at hand: an adapter travels without it."""
+    """Compare the digest of the base model if it exists here: an adapter travels without it."""
     try:
         if not (folder / "config.json").is_file():
             return []
         digest = digest_model(folder)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
-        return [
-            Fault("base", f"{manifest.base.path!a} can't be read: {error}", "Check its folder.")
-        ]
+        problem = f"{manifest.base.path!a} cannot be read: {error}"
+        return [Fault("base", problem, "Check the folder.")]
     if digest == manifest.base.digest:
         return []
-    problem = f"{folder} has the digest {digest[:12]}, trained on {manifest.base.digest[:12]}"
+    expected = manifest.base.digest[:12]
+    problem = f"{folder} has the digest {digest[:12]}, the adapter was trained on {expected}"
     return [Fault("base", problem, "Use the base model that the adapter was trained on.")]

@@ -1,4 +1,4 @@
-"""What a run was asked, kept in its folder: who goes on with the run must ask the same."""
+"""Pin the spec of a run, so that only the same spec can resume it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from jobs.store.runs.run_store import RunStore
 
 
 def pin_spec(text: str, runs: RunStore, name: str, *, kind: str) -> None:
-    """Keeps `text` as the paper `part`. Raises InputError where the run was asked another.
+    """Write `text` as the file `name` of the run, or raise InputError if it holds another text.
 
-    `what` the run is, for people: a retraining, a federation.
+    `kind` names the run in the message: a retraining, a federation.
     """
     try:
         pinned = runs.read_text(name)
@@ -17,5 +17,5 @@ def pin_spec(text: str, runs: RunStore, name: str, *, kind: str) -> None:
         runs.write_text(name, text)
         return
     if pinned != text:
-        problem = f"{runs.run_id} was another {kind}: its spec differs"
-        raise InputError([Fault("--run", problem, "Use its spec, or another id.")])
+        problem = f"{runs.run_id} is a {kind} with a different spec"
+        raise InputError([Fault("--run", problem, "Use the spec of that run, or another run id.")])

@@ -1,8 +1,8 @@
-"""A journal in a store that can't append: lines wait in this process and are sent together.
+"""A journal in a store that cannot append: lines are buffered in the process and sent together.
 
-The whole object is written anew by compare-and-swap, so several processes may add to one journal
-and no line is lost between them. A store that does not answer for a while costs a run nothing: the
-lines go on waiting. The death of this process costs those of the last seconds.
+Each send rewrites the object by compare-and-swap, so several processes can add to one journal and
+lose no line. While the store does not answer, the lines stay buffered and the run continues. The
+death of the process loses the lines of the last seconds.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from jobs.store.base import ObjectStore
 from jobs.store.runs.journal import encode_event, parse_events
 
 INTERVAL_S = 3.0
-"""Between two sendings of what is not urgent."""
+"""Seconds between two sends of a journal that is not urgent."""
 BYTES_PER_S = 1_000_000
-"""A long journal is sent less often, so that it takes this much of the network at most."""
+"""The most traffic of one journal: a longer one is sent less often."""
 MAX_ROUNDS = 20
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Buffer:
-    """What this process has still to send to one journal, and what it last saw there."""
+    """The unsent lines of this process for one journal, and the content that was sent last."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     lines: bytes = b""
@@ -42,17 +42,19 @@ class _Buffer:
 
 
 _buffers: dict[tuple[int, str], _Buffer] = {}
+"""By process id and URL: all journals of one URL in a process share a buffer, and none does after
+a fork."""
 _buffers_lock = threading.Lock()
 
 
 class RemoteJournal:
-    """JSON lines under one key. Holds only its place, so it may be pickled and shared."""
+    """JSON lines under one key. Holds only the key, so it can be pickled and shared."""
 
     def __init__(self, store: ObjectStore, key: str, *, urgent: bool) -> None:
         self._store, self._key, self._urgent = store, key, urgent
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Add one line; an urgent journal sends it now, others within some seconds."""
+        """Append a line. An urgent journal sends it now, another one within some seconds."""
         buffer = self._get_buffer()
         with buffer.lock:
             buffer.lines += encode_event(event)
@@ -62,7 +64,7 @@ class RemoteJournal:
             self._flush_soon(buffer)
 
     def tail(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The whole lines from `offset` on, and the offset to ask from next time."""
+        """Return the events of all complete lines from `offset` on, and the next offset."""
         if self._get_buffer().lines:
             self.flush()
         try:
@@ -71,7 +73,7 @@ class RemoteJournal:
             return [], offset
 
     def flush(self) -> None:
-        """Send what waits. Where the store does not take it, it goes on waiting."""
+        """Send the buffered lines. If the store fails, keep them and try again later."""
         buffer = self._get_buffer()
         with buffer.lock:
             if buffer.timer is not None:
@@ -82,14 +84,14 @@ class RemoteJournal:
             try:
                 self._send_lines(buffer)
             except StoreError as error:
-                log.warning("%s Its lines wait and are sent later.", error)
+                log.warning("%s The lines of this journal are sent later.", error)
                 self._flush_soon(buffer)
 
     def _send_lines(self, buffer: _Buffer) -> None:
         for turn in range(MAX_ROUNDS):
             content = buffer.sent
             if content and not content.endswith(b"\n"):
-                content += b"\n"  # a line that another writer tore must not spoil ours as well
+                content += b"\n"  # another writer was killed inside the last line
             content += buffer.lines
             try:
                 buffer.etag = self._store.put(
@@ -100,10 +102,10 @@ class RemoteJournal:
             except (AlreadyExists, WriteConflict):
                 self._refresh_buffer(buffer)
                 time.sleep(random.uniform(0, min(1.0, 0.02 * 2**turn)) if turn else 0)
-        raise StoreError(f"{self._key}: written by others again and again.")
+        raise StoreError(f"{self._key}: too many concurrent writes.")
 
     def _refresh_buffer(self, buffer: _Buffer) -> None:
-        # The etag first: where the object is written between, the next swap fails and looks again.
+        # The etag first: if the object changes in between, the next swap fails and refreshes again.
         info = self._store.head(self._key)
         buffer.etag = info.etag if info else None
         buffer.sent = self._store.get(self._key) if info else b""
@@ -121,6 +123,6 @@ class RemoteJournal:
         with _buffers_lock:
             if name not in _buffers:
                 _buffers[name] = _Buffer()
-                # Not atexit, which the children of multiprocessing never come to.
+                # Not atexit, which child processes of multiprocessing never run.
                 Finalize(None, self.flush, exitpriority=10)
             return _buffers[name]

@@ -1,4 +1,4 @@
-"""The body of an object as a stream: where a connection breaks, it goes on from there."""
+"""Read the body of an object as a stream that resumes where a connection broke."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jobs.errors import StoreUnreachable
 from jobs.store.s3.translate_errors import STREAM_ERRORS, translate_errors
 
 MAX_TRIES = 5
-"""Times in a row that a body may break without a byte having come."""
+"""Breaks in a row without a byte received, after which the stream fails."""
 
 Fetch = Callable[[Mapping[str, str]], dict[str, Any]]
-"""Asks for the object, with a Range and conditions; gives boto3's answer."""
+"""Requests the object with a Range and conditions; returns the response of boto3."""
 
 
 class S3Stream(io.RawIOBase):
-    """Asks at once, so that what is not there is told when it is opened."""
+    """A readable stream. Sends the first request at once, so an absent object fails on open."""
 
     def __init__(self, fetch: Fetch, url: str, start: int = 0, length: int | None = None) -> None:
         self._fetch, self._url, self._position = fetch, url, start
@@ -27,7 +27,7 @@ class S3Stream(io.RawIOBase):
         response = fetch(options)
         self._body: Any = response["Body"]
         self._end = start + int(response["ContentLength"])
-        # Of another object the rest would fit nothing.
+        # The rest must come from the same object.
         self._same_object = {"IfMatch": response["ETag"]}
 
     def readable(self) -> bool:
@@ -42,7 +42,7 @@ class S3Stream(io.RawIOBase):
         return len(data)
 
     def iter_pieces(self, size: int) -> Iterator[bytes]:
-        """The rest, in pieces of at most `size`, without the copies that `read` makes."""
+        """Yield the rest in pieces of at most `size` bytes, without the copies of `read`."""
         while remaining := self._end - self._position:
             data = self._read_some(min(size, remaining))
             self._position += len(data)
@@ -69,10 +69,12 @@ class S3Stream(io.RawIOBase):
                 self._body.close()
             self._body = None
             time.sleep(random.uniform(0, 0.1 * 2**attempt))
-        raise StoreUnreachable(f"{self._url}: the store cuts it short again and again. Try later.")
+        raise StoreUnreachable(
+            f"{self._url}: the body broke off {MAX_TRIES} times. Try again later."
+        )
 
     def _read_end(self) -> bytes:
-        """One read beyond the end: there boto3 compares the checksum of a whole object."""
+        """Read once beyond the end: there boto3 compares the checksum of a complete object."""
         if self._body is not None:
             self._body.read(1)
         return b""

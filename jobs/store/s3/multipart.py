@@ -1,4 +1,4 @@
-"""Large objects in parts, several at a time: bounded memory, and nothing left behind on failure."""
+"""Send and receive large objects in parts, several at a time, with bounded memory."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.utils import ReadFileChunk  # type: ignore[import-untyped]
 
 T = TypeVar("T")
 PART_BYTES = 16 << 20
 MAX_PARTS = 9_000
-"""S3 takes 10,000."""
+"""S3 accepts 10,000."""
 THREADS = 8
 PIECE_BYTES = 1 << 20
 
-OpenPart = Callable[[int, int], io.BufferedIOBase]
-"""Gives a stream of the bytes from an offset, so many of them."""
+OpenPart = Callable[[int, int], AbstractContextManager[Any]]
+"""Returns a seekable stream of a range, by its offset and length: a retry reads it again."""
 
 
 def upload_parts(
     client: Any, address: Mapping[str, str], size: int, open_part: OpenPart, *,
     write: Mapping[str, Any], condition: Mapping[str, str],
 ) -> str:  # fmt: skip
-    """Send an object in parts and give its etag; aborted on any failure, so no part is paid for."""
+    """Upload an object in parts and return its etag. Abort on any failure, so no part stays."""
     created = client.create_multipart_upload(**address, ChecksumAlgorithm="CRC32", **write)
     upload = {**address, "UploadId": created["UploadId"]}
 
@@ -38,17 +39,16 @@ def upload_parts(
                 **upload, PartNumber=number, Body=body, ChecksumAlgorithm="CRC32"
             )
         part = {"ETag": response["ETag"], "PartNumber": number}
-        return part | (
-            {"ChecksumCRC32": checksum} if (checksum := response.get("ChecksumCRC32")) else {}
-        )
+        checksum = response.get("ChecksumCRC32")
+        return part | ({"ChecksumCRC32": checksum} if checksum else {})
 
     try:
-        parts = list(_run_in_order(send, list(_iterate_parts(size))))
+        parts = list(_run_in_order(send, _split_parts(size)))
         completed = client.complete_multipart_upload(
             **upload, MultipartUpload={"Parts": parts}, **condition
         )
     except BaseException:
-        # What failed is told; that the abort failed too changes nothing for the caller.
+        # The first failure is raised; a failure of the abort changes nothing for the caller.
         with suppress(ClientError, BotoCoreError):
             client.abort_multipart_upload(**upload)
         raise
@@ -58,8 +58,8 @@ def upload_parts(
 def download_parts(read_range: Callable[[int, int], Iterator[bytes]], size: int, path: Path) -> str:
     """Write an object of `size` bytes into the new file `path`, several ranges at a time.
 
-    Gives the SHA-256 of what lies there then: each part is read back, from the page cache, while
-    later ones arrive.
+    Return the SHA-256 of the file: each part is read back from the page cache while later ones
+    arrive.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     digest = hashlib.sha256()
@@ -73,8 +73,8 @@ def download_parts(read_range: Callable[[int, int], Iterator[bytes]], size: int,
                 position += len(piece)
             return start, start + length
 
-        # Closed before the descriptor is: a thread that still wrote would meet another file there.
-        with closing(_run_in_order(fetch, list(_iterate_parts(size)))) as parts:
+        # Closed before the descriptor: a late thread would write into another file of that number.
+        with closing(_run_in_order(fetch, _split_parts(size))) as parts:
             for start, end in parts:
                 for position in range(start, end, PIECE_BYTES):
                     digest.update(os.pread(descriptor, min(PIECE_BYTES, end - position), position))
@@ -84,77 +84,36 @@ def download_parts(read_range: Callable[[int, int], Iterator[bytes]], size: int,
 
 
 def make_file_opener(path: Path) -> OpenPart:
-    """Streams of a file's parts."""
-
-    def open_part(start: int, length: int) -> io.BufferedIOBase:
-        return io.BufferedReader(_FilePart(path, start, length), PIECE_BYTES)
-
-    return open_part
+    """Return a function that opens ranges of a file."""
+    return lambda start, length: ReadFileChunk.from_filename(str(path), start, length)
 
 
 def make_bytes_opener(data: bytes) -> OpenPart:
-    """Streams of parts of what is in memory already."""
+    """Return a function that opens ranges of bytes."""
     return lambda start, length: io.BytesIO(memoryview(data)[start : start + length])
 
 
-class _FilePart(io.RawIOBase):
-    """A part of a file as a stream that can be read again, as a retry does."""
-
-    def __init__(self, path: Path, start: int, length: int) -> None:
-        self._file, self._start, self._length, self._position = path.open("rb"), start, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        count = min(len(buffer), max(0, self._length - self._position))
-        count_read = os.preadv(
-            self._file.fileno(), [memoryview(buffer)[:count]], self._start + self._position
-        )
-        self._position += count_read
-        return count_read
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _iterate_parts(size: int) -> Iterator[tuple[int, int, int]]:
+def _split_parts(size: int) -> list[tuple[int, int, int]]:
     length = max(PART_BYTES, -(-size // MAX_PARTS))
-    for number, start in enumerate(range(0, size, length), start=1):
-        yield number, start, min(length, size - start)
-
-
-@contextmanager
-def _start_pool(count: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(max(1, min(THREADS, count)), thread_name_prefix="slora-s3")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return [
+        (number, start, min(length, size - start))
+        for number, start in enumerate(range(0, size, length), start=1)
+    ]
 
 
 def _run_in_order(
     task: Callable[[int, int, int], T], parts: list[tuple[int, int, int]]
 ) -> Generator[T, None, None]:
-    """The results, each as soon as it and all before it are there; a failure ends all at once."""
-    with _start_pool(len(parts)) as pool:
+    """Yield the results in order, each as soon as possible. A failure of any part ends it."""
+    pool = ThreadPoolExecutor(max(1, min(THREADS, len(parts))), thread_name_prefix="slora-s3")
+    try:
         futures = [pool.submit(task, *part) for part in parts]
         running = set(futures)
         for future in futures:
             while not future.done():
-                done, running = wait(running, return_when="FIRST_COMPLETED")
-                for finished in done:
-                    finished.result()
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for result in finished:
+                    result.result()
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

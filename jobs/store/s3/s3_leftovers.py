@@ -1,4 +1,4 @@
-"""What writers who died have left in a bucket: uploads that nobody ends, and objects of probes."""
+"""Find and remove the debris of dead writers in a bucket: unfinished uploads and probes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from jobs.store.keys import HIDDEN_PREFIX, Leftover
+from jobs.store.base import Leftover
+from jobs.store.keys import HIDDEN_PREFIX
 from jobs.store.s3.translate_errors import ABSENT, get_code
 
 UPLOAD_ABSENT = (*ABSENT, "NoSuchUpload")
 
 
 def list_leftovers(client: Any, bucket: str, prefix: str) -> list[Leftover]:
-    """All below `prefix`, those of writers who still live too: their times tell."""
+    """Return all leftovers, and the unfinished writes of living writers: their times differ."""
     entries = [*_list_uploads(client, bucket, prefix), *_list_probes(client, bucket, prefix)]
     return sorted(entries, key=lambda leftover: leftover.name)
 
 
 def discard_leftover(client: Any, bucket: str, prefix: str, leftover: Leftover) -> None:
-    """Abort an upload, or remove a probe's object; what is gone meanwhile is no error."""
+    """Abort an upload, or delete the object of a probe. An absent one is no error."""
     address = {"Bucket": bucket, "Key": prefix + leftover.name}
     try:
         if leftover.upload_id is not None:
@@ -36,7 +37,7 @@ def _list_uploads(client: Any, bucket: str, prefix: str) -> Iterator[Leftover]:
     pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
     for page in pages:
         for upload in page.get("Uploads", ()):
-            # A server may not heed the prefix, and what is not below it is not ours.
+            # Some servers ignore the prefix, and uploads outside it belong to others.
             if upload["Key"].startswith(prefix):
                 yield _describe_upload(client, bucket, prefix, upload)
 
@@ -48,9 +49,9 @@ def _describe_upload(client: Any, bucket: str, prefix: str, upload: Any) -> Left
         for page in client.get_paginator("list_parts").paginate(**address):
             parts += page.get("Parts", ())
     except ClientError as error:
-        if get_code(error) not in UPLOAD_ABSENT:  # it was ended meanwhile
+        if get_code(error) not in UPLOAD_ABSENT:  # it ended meanwhile
             raise
-    # By its youngest part: a large upload over a slow line lives for long.
+    # The time of its newest part: a large upload over a slow line takes long.
     times = [upload["Initiated"], *(part["LastModified"] for part in parts)]
     return Leftover(
         name=upload["Key"].removeprefix(prefix),
@@ -61,8 +62,7 @@ def _describe_upload(client: Any, bucket: str, prefix: str, upload: Any) -> Left
 
 
 def _list_probes(client: Any, bucket: str, prefix: str) -> Iterator[Leftover]:
-    # Under the older name of the call, because the newer one is read for its keys alone.
-    pages = client.get_paginator("list_objects").paginate(
+    pages = client.get_paginator("list_objects_v2").paginate(
         Bucket=bucket, Prefix=prefix + HIDDEN_PREFIX
     )
     for page in pages:

@@ -1,9 +1,9 @@
-"""A store in an S3 bucket, on any endpoint: what boto3 does well is left to it.
+"""An object store in an S3 bucket, on any endpoint.
 
-Three things it leaves to us. A conditional write whose answer was lost is tried again by boto3 and
-then meets its own object: every write carries a name of its own, by which it knows itself. A body
-that ends early is asked for again from there on. And a server may ignore conditions altogether:
-the first conditional write of a process tries that out before anything depends on it.
+It adds three things to boto3. boto3 retries a conditional write whose response was lost, and the
+retry meets its own object: each write carries an id, by which it is recognised. The body of an
+object that breaks off is requested again from there on. And a server may ignore conditions: the
+first conditional write of a process probes the store before anything depends on it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,9 @@ from typing import Any, BinaryIO, cast
 
 from botocore.exceptions import ClientError
 
-from jobs.errors import (
-    AlreadyExists,
-    Fault,
-    NotInStore,
-    StoreError,
-    UnsupportedStore,
-    WriteConflict,
-)
-from jobs.store.keys import HIDDEN_PREFIX, Leftover, ObjectInfo, check_key
+from jobs.errors import AlreadyExists, NotInStore, StoreError, UnsupportedStore, WriteConflict
+from jobs.store.base import Leftover, Leftovers, ObjectInfo
+from jobs.store.keys import HIDDEN_PREFIX, check_key
 from jobs.store.probe import find_missing_guarantee
 from jobs.store.s3 import s3_leftovers
 from jobs.store.s3.body_stream import S3Stream
@@ -36,6 +30,7 @@ from jobs.store.s3.list_keys import list_keys
 from jobs.store.s3.multipart import (
     PART_BYTES,
     PIECE_BYTES,
+    OpenPart,
     download_parts,
     make_bytes_opener,
     make_file_opener,
@@ -50,22 +45,19 @@ from jobs.store.s3.translate_errors import (
 )
 from jobs.store.settings import S3Settings, read_store_settings
 
-# The class below has a method called `list`, which hides the builtin in annotations.
-Faults = list[Fault]
-Leftovers = list[Leftover]
-
 MAX_COPY_BYTES = 5 << 30
-"""Above it S3 wants a copy in parts."""
+"""S3 requires a copy in parts above this size."""
 MAX_CONFLICTS = 8
-"""Times that a write which met another one on the same key is tried again."""
+"""Attempts of a write that meets concurrent writes of the same key."""
 WRITE_ID = "slora-write"
-"""Metadata under which each write has a name of its own."""
+"""The metadata with the id of each write."""
 
 _proven_stores = set[str]()
+"""URLs of the stores that this process has probed successfully."""
 
 
 class S3Store:
-    """Objects in a bucket, below a prefix. Holds no connection, so it may be pickled and forked."""
+    """Objects in a bucket, below a prefix. Holds no connection, so it can be pickled and forked."""
 
     def __init__(self, bucket: str, prefix: str = "", settings: S3Settings | None = None) -> None:
         self.bucket, self.prefix = bucket, prefix
@@ -75,13 +67,13 @@ class S3Store:
     def put(
         self, key: str, data: bytes, *, create_only: bool = False, if_match: str | None = None
     ) -> str:
-        """Write; AlreadyThere or Changed when the condition does not hold. Gives the etag."""
+        """Write an object. Raise AlreadyExists or WriteConflict if the condition fails."""
         condition = _make_condition(create_only, if_match)
         self._ensure_proven(condition)
         return self._put_bytes(key, data, condition)
 
     def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
-        """Write what lies at `path`, in parts when it is large."""
+        """Write the file at `path`, in parts if it is large."""
         condition = _make_condition(create_only, None)
         self._ensure_proven(condition)
         try:
@@ -90,30 +82,26 @@ class S3Store:
                 return self._put_parts(key, size, make_file_opener(path), condition)
             return self._put_bytes(key, path.read_bytes(), condition)
         except OSError as error:
-            raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
 
     def copy(self, source: str, key: str) -> None:
-        """Write one object under another key too, inside the bucket, or NotFound."""
-        info = self.head(source)
-        if info is None:
-            raise NotInStore(source)
+        """Copy an object inside the bucket. Raise NotInStore if it is absent."""
+        info = self._require_info(source)
         origin = {"Bucket": self.bucket, "Key": self._add_prefix(source)}
         with translate_errors(self.url(key)):
             if info.size <= MAX_COPY_BYTES:
                 self._client.copy_object(**self._locate(key), CopySource=origin, **self._encryption)
             else:
-                self._client.copy(origin, **self._locate(key), ExtraArgs=dict(self._encryption))
+                self._client.copy(origin, **self._locate(key), ExtraArgs=self._encryption)
 
     def get(self, key: str) -> bytes:
-        """The whole object, or NotFound."""
+        """Return the bytes of an object. Raise NotInStore if it is absent."""
         with self.open(key) as stream:
             return stream.read()
 
     def get_file(self, key: str, path: Path) -> str:
-        """Write the whole object into the new file `path`, several parts at a time; its SHA-256."""
-        info = self.head(key)
-        if info is None:
-            raise NotInStore(key)
+        """Write an object into the new file `path`, in parallel, and return its SHA-256."""
+        info = self._require_info(key)
         match = {"IfMatch": f'"{info.etag}"'}
 
         def read_range(start: int, length: int) -> Iterator[bytes]:
@@ -123,30 +111,27 @@ class S3Store:
         try:
             return download_parts(read_range, info.size, path)
         except OSError as error:
-            raise StoreError(f"{path} can't be written: {error.strerror or error}.") from error
+            raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
-        """A part of the object, as much of it as there is, or NotFound."""
-        info = self.head(key)
-        if info is None:
-            raise NotInStore(key)
-        # Asked first: a range that begins at the end is an error to S3, and none to a follower.
+        """Return a range of an object, cut at its end. Raise NotInStore if it is absent."""
+        info = self._require_info(key)
+        # The size first: to S3 a range that starts at the end is an error, to a follower it is not.
         end = info.size if length is None else min(info.size, start + length)
         if end <= start:
             return b""
         with self._require_object(key):
-            return io.BufferedReader(
-                self._open_stream(key, {}, start, end - start), PIECE_BYTES
-            ).read()
+            stream = self._open_stream(key, {}, start, end - start)
+            return io.BufferedReader(stream, PIECE_BYTES).read()
 
     def open(self, key: str) -> BinaryIO:
-        """The object as a stream that goes on where a connection broke, or NotFound."""
+        """Open an object as a stream that resumes. Raise NotInStore if it is absent."""
         with self._require_object(key):
             stream = self._open_stream(key, {})
         return cast(BinaryIO, io.BufferedReader(stream, PIECE_BYTES))
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's size, etag and age; None where there is none."""
+        """Return size, etag and time of an object, or None if it is absent."""
         response = self._fetch_head(key)
         if response is None:
             return None
@@ -157,7 +142,7 @@ class S3Store:
         )
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Every key that starts with `prefix`, in order; never what the store keeps for itself."""
+        """Return all keys that start with `prefix`, in order, without those of probes."""
         folder, _, _ = prefix.rpartition("/")
         if folder:
             check_key(folder)
@@ -165,11 +150,11 @@ class S3Store:
             start = len(self._add_prefix("x")) - 1
             full_keys = list_keys(self._client, self.bucket, self._add_prefix(prefix))
             keys = [key[start:] for key in full_keys if not key[start:].startswith(HIDDEN_PREFIX)]
-        # Not every server lists by bytes as S3 does: some walk folders.
+        # Sorted here: not every server lists in the order of bytes as S3 does.
         return iter(sorted(keys))
 
     def delete(self, key: str) -> None:
-        """Remove the object; none under the key is no error."""
+        """Delete an object. An absent object is no error."""
         with translate_errors(self.url(key)):
             try:
                 self._client.delete_object(**self._locate(key))
@@ -178,37 +163,40 @@ class S3Store:
                     raise
 
     def list_leftovers(self) -> Leftovers:
-        """Unfinished uploads, and objects of probes."""
+        """Return unfinished uploads and objects of probes."""
         with translate_errors(self.url("")):
             return s3_leftovers.list_leftovers(self._client, self.bucket, self._add_prefix(""))
 
     def discard(self, leftover: Leftover) -> None:
-        """Remove a leftover; one that is gone is no error."""
+        """Remove a leftover. An absent one is no error."""
         with translate_errors(self.url(leftover.name)):
             s3_leftovers.discard_leftover(self._client, self.bucket, self._add_prefix(""), leftover)
 
     def url(self, key: str) -> str:
-        """`s3://`, the bucket and the whole key, of an object or a prefix."""
+        """Return `s3://`, the bucket and the full key."""
         full_key = "/".join(part for part in (self.prefix, key) if part)
         return f"s3://{self.bucket}/{full_key}".rstrip("/")
 
-    def check_writable(self) -> Faults:
-        """What stands between this process and a commit: the probe, as a fault of the spec."""
+    def local_path(self, key: str) -> None:
+        """Return None: a bucket has no paths."""
+
+    def check_writable(self) -> str | None:
+        """Probe the store. Return why a commit would fail, or None."""
         try:
             self._probe_store()
         except StoreError as error:
             if error.exit_code == 3:
                 raise
-            return [Fault("store", str(error).rstrip("."))]
-        return []
+            return str(error).rstrip(".")
+        return None
 
     @property
     def _client(self) -> Any:
         return get_client(self._settings)
 
     @property
-    def _encryption(self) -> Mapping[str, str]:
-        return self._settings.encryption
+    def _encryption(self) -> dict[str, str]:
+        return dict(self._settings.encryption)
 
     def _add_prefix(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -228,15 +216,13 @@ class S3Store:
 
         return self._write_object(key, send, condition)
 
-    def _put_parts(self, key: str, size: int, open_part: Any, condition: Mapping[str, str]) -> str:
+    def _put_parts(
+        self, key: str, size: int, open_part: OpenPart, condition: Mapping[str, str]
+    ) -> str:
         def send(write_id: dict[str, Any]) -> str:
+            address = self._locate(key)
             return upload_parts(
-                self._client,
-                self._locate(key),
-                size,
-                open_part,
-                write=write_id,
-                condition=condition,
+                self._client, address, size, open_part, write=write_id, condition=condition
             )
 
         return self._write_object(key, send, condition)
@@ -248,27 +234,31 @@ class S3Store:
         with translate_errors(self.url(key)):
             for attempt in range(MAX_CONFLICTS):
                 try:
-                    return _strip_quotes(
-                        send({"Metadata": {WRITE_ID: write_id}, **self._encryption})
-                    )
+                    etag = send({"Metadata": {WRITE_ID: write_id}, **self._encryption})
+                    return _strip_quotes(etag)
                 except ClientError as error:
-                    if (etag := self._find_own_write(key, write_id, error)) is not None:
-                        return etag
+                    if (own_etag := self._find_own_write(key, write_id, error)) is not None:
+                        return own_etag
                     if get_code(error) in CONDITION_FAILED or _is_missing_target(error, condition):
                         raise _make_condition_error(key, condition) from error
                     if get_code(error) not in CONFLICT or attempt == MAX_CONFLICTS - 1:
                         raise
                 time.sleep(random.uniform(0, 0.05 * 2**attempt))
-        raise AssertionError("the last turn returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def _find_own_write(self, key: str, write_id: str, error: ClientError) -> str | None:
-        """The etag, where a retry met what its own first try had written."""
+        """Return the etag if a retry met the object that its own first attempt wrote."""
         if get_code(error) not in (*CONDITION_FAILED, *CONFLICT, "NoSuchUpload"):
             return None
         response = self._fetch_head(key)
         if response is None or response.get("Metadata", {}).get(WRITE_ID) != write_id:
             return None
         return _strip_quotes(response["ETag"])
+
+    def _require_info(self, key: str) -> ObjectInfo:
+        if (info := self.head(key)) is None:
+            raise NotInStore(key)
+        return info
 
     def _fetch_head(self, key: str) -> dict[str, Any] | None:
         with translate_errors(self.url(key)):
@@ -324,7 +314,7 @@ def _make_condition_error(key: str, condition: Mapping[str, str]) -> StoreError:
 
 
 def _is_missing_target(error: ClientError, condition: Mapping[str, str]) -> bool:
-    """S3 says "no such key" where If-Match meets nothing."""
+    """Return whether If-Match met no object, which S3 reports as "no such key"."""
     return "IfMatch" in condition and get_code(error) in ABSENT
 
 

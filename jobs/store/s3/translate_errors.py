@@ -1,4 +1,4 @@
-"""What boto3 says, in our words: who has to act, and never what was sent along."""
+"""Translate the errors of boto3 into StoreErrors that say who has to act and quote nothing."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ FULL = ("507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull")
 CORRUPT = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
 NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, SSOError)
 STREAM_ERRORS = (HTTPError, HTTPClientError, IncompleteReadError, ResponseStreamingError, OSError)
-"""How a body ends early; each of them is answered by asking for the rest."""
+"""Errors of a body that ends early. A stream answers each by requesting the rest."""
 NETWORK_ERRORS = (ConnectionError, TimeoutError, HTTPError, HTTPClientError, BotoCoreError)
 
 
 def get_code(error: ClientError) -> str:
-    """The error's code; the HTTP status where there is none, as for HEAD."""
+    """Return the code of the error, or its HTTP status if it has no code, as for HEAD."""
     response: dict[str, Any] = error.response
     return str(response.get("Error", {}).get("Code") or get_status(error))
 
 
 def get_status(error: ClientError) -> int:
-    """The HTTP status, 0 where the answer had none."""
+    """Return the HTTP status, or 0 if the response has none."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
 
 
 @contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Inside, an error of boto3 becomes a StoreError. Messages name codes, never what they quote.
+    """Raise a StoreError for an error of boto3 inside the block. Messages hold only its code.
 
-    A server's own words may quote the key id or the request, so they stay behind.
+    The text of a server may quote the key id or the request, so it is dropped.
     """
     try:
         yield
@@ -66,15 +66,15 @@ def translate_errors(url: str) -> Iterator[None]:
         ) from error
     except FlexibleChecksumError as error:
         raise StoreError(
-            f"{url}: the bytes that came are not those of their checksum. Try again; if it "
-            "stays so, the object is damaged."
+            f"{url}: the checksum of the received bytes is wrong. Try again; if the error "
+            "persists, the object is corrupt."
         ) from error
     except (*STREAM_ERRORS, BotoCoreError) as error:
-        # Some of boto3's are OSErrors as well; what is left are those of files, which are not ours.
+        # Some errors of boto3 are OSErrors too; other OSErrors come from local files.
         if isinstance(error, OSError) and not isinstance(error, NETWORK_ERRORS):
             raise
         raise StoreUnreachable(
-            f"{url}: the store does not answer ({type(error).__name__}). Check the endpoint and "
+            f"{url}: the store is unreachable ({type(error).__name__}). Check the endpoint and "
             "the network."
         ) from error
 
@@ -83,18 +83,18 @@ def _translate_response(url: str, error: ClientError) -> StoreError:
     code, status = get_code(error), get_status(error)
     label = code if code.isalnum() and len(code) < 60 else str(status)
     if code == "NoSuchBucket":
-        return StoreRefused(f"{url}: there is no such bucket. Make it first, or name another.")
+        return StoreRefused(f"{url}: the bucket does not exist. Create it, or use another one.")
     if code in FULL or status == 507:
-        return StoreError(f"{url}: the store is full ({label}). Free some space, then retry.")
+        return StoreError(f"{url}: the store is full ({label}). Free some space and try again.")
     if code in REFUSED or status in (401, 403):
         return StoreRefused(
-            f"{url}: the store refuses this ({label}). Check the credentials, their expiry and "
-            "what they allow."
+            f"{url}: access denied ({label}). Check the credentials, their expiry and their "
+            "permissions."
         )
     if code in RETRIABLE or status >= 500 or status == 429:
-        return StoreUnreachable(f"{url}: the store can't now ({label}). Try again later.")
+        return StoreUnreachable(f"{url}: the store is unavailable ({label}). Try again later.")
     if code in CONDITION_FAILED:
-        return StoreError(f"{url}: it was replaced while it was read. Read it again.")
+        return StoreError(f"{url}: the object was replaced during the read. Try again.")
     if code in CORRUPT:
-        return StoreError(f"{url}: the bytes changed on their way ({label}). Try again.")
-    return StoreError(f"{url}: the store answers {label} ({status}). See its own log.")
+        return StoreError(f"{url}: the bytes changed in transit ({label}). Try again.")
+    return StoreError(f"{url}: unexpected error {label} ({status}). See the log of the server.")

@@ -1,4 +1,4 @@
-"""From what was trained to a committed adapter: the folder, then the store, manifest last."""
+"""Publish what was trained as a committed adapter: the folder, then the store, manifest last."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def publish(
     evaluations: Mapping[str, Mapping[str, float]],
     ledger: Mapping[str, float | int],
 ) -> Manifest:
-    """Writes the adapter's folder and commits it. Raises BadAdapter, StoreError."""
+    """Write the adapter's folder and commit it. Raise BadAdapter, StoreError."""
     with tempfile.TemporaryDirectory(prefix="slora-adapter-") as scratch:
         folder = Path(scratch)
         if request.spec.method.kind == "full":
@@ -52,7 +52,7 @@ def publish(
 
 
 def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> Manifest:
-    """Commits the folder; what can't be sent now is kept on this machine, and the error says so."""
+    """Commit the folder; if the store fails, save it on this machine, and say so in the error."""
     try:
         return commit(store, folder, draft, sign=load_configured_signer())
     except SupersededAttempt:
@@ -72,7 +72,7 @@ def _write_full_model(
     weights: Mapping[str, Tensor],
 ) -> None:
     # save_pretrained would tie and name the weights as the model does; under ZeRO-3 it would save
-    # empty ones, so the whole tensors are handed to it.
+    # empty ones, so it is given the full tensors.
     state = {name: tensor.to(model.dtype) for name, tensor in weights.items()}
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
@@ -120,13 +120,13 @@ def _make_draft(
 
 
 def _get_base_path(request: AdapterRequest) -> str:
-    """Where others find the base too: its URL, not the cache of this machine."""
+    """Return where others find the base too: its URL, not this machine's cache."""
     path = request.spec.model.path
     return path if path.startswith("s3://") else str(request.base)
 
 
 def _flatten_ledger(ledger: Mapping[str, Any]) -> dict[str, float | int]:
-    """The ledger's figures without their tables: bytes by stage and cause, the highest memory."""
+    """Return the ledger's numbers without its tables: bytes by stage and cause, the peak memory."""
     figures = {name: value for name, value in ledger.items() if isinstance(value, int | float)}
     for stage, causes in ledger.get("wire", {}).items():
         for cause, traffic in causes.items():

@@ -1,4 +1,4 @@
-"""A run's events and steps as lines on the job's output, for as long as the job runs."""
+"""Print a run's events and steps on the job's output while the job runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jobs.store.runs.run_store import RunStore
 from jobs.train.monitor.event_text import format_event, format_step
 
 POLL_INTERVAL_S = 0.5
-"""Seconds between two looks at the run's journal."""
+"""Seconds between two polls of the run's journal."""
 STEP_LINE_INTERVAL_S = 5.0
-"""A line about a step at most this often."""
+"""Print a step at most this often."""
 
 
 @contextmanager
 def log_events(runs: RunStore) -> Iterator[None]:
-    """Prints the run's events as lines while the block runs, from a thread of its own."""
+    """Print the run's events while the block runs, from a thread."""
     stop = threading.Event()
     thread = threading.Thread(target=_print_events, args=(runs, stop), daemon=True)
     thread.start()

@@ -13,7 +13,8 @@ from jobs.errors import Fault, InputError
 from jobs.store.adapters import pointer
 from jobs.store.adapters.manifest import Name
 from jobs.store.adapters.pointer import Pointer
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
 from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, Principal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor

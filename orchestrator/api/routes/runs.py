@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, NotInStore
 from jobs.spec.kinds import Kind
-from jobs.store.base import open_store
-from jobs.store.runs.run_store import SPEC
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import SPEC, format_run_key
 from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
@@ -30,7 +30,7 @@ from orchestrator.api.responses import (
     RunDetailResponse,
     RunResponse,
 )
-from orchestrator.control.job_spec import SPEC_FILES, format_run_key
+from orchestrator.control.job_spec import SPEC_FILES
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import run_flags, runs
 from orchestrator.registry.errors import LostUpdate

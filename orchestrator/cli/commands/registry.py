@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.errors import Fault, InputError
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.train.job_main import translate_import_error
 from orchestrator.cli.console import (
     CommandGroup,

@@ -6,7 +6,7 @@ from math import inf
 
 import typer
 
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import LEDGER, PLAN, RunStore
 from jobs.train.job_main import translate_import_error
 from jobs.train.monitor.run_report import collect_outcome, render_summary

@@ -68,7 +68,6 @@ def search(
 
 def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
     """Run a spec of any kind to its end, and return the exit code of the command."""
-    note(f"{spec.name} is {get_kind(spec).noun}")
     if isinstance(spec, FederatedSpec):
         return _run_federation(spec, json=json)
     checked = _check_spec(spec)
@@ -79,8 +78,9 @@ def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
         from orchestrator.cli.search_local import run_search
     except ModuleNotFoundError as error:
         raise translate_import_error(error) from error
+    note(f"{spec.name} is {get_kind(spec).noun}")
     if isinstance(spec, SearchSpec):
-        return run_search(spec, resume=resume, json=json)
+        return run_search(spec, checked, resume=resume, json=json)
     if isinstance(spec, RetrainSpec):
         return run_retraining(spec, checked, json=json)
     return run_training(checked, json=json)
@@ -110,6 +110,7 @@ def _run_federation(federation: FederatedSpec, *, json: bool) -> int:
         from orchestrator.cli.federate_local import run_federation
     except ModuleNotFoundError as error:
         raise translate_import_error(error) from error
+    note(f"{federation.name} is {get_kind(federation).noun}")
     return run_federation(checked, json=json)
 
 

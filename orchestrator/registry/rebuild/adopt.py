@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jobs.store.base import ObjectStore
+from jobs.store.runs.run_store import format_run_key
 from orchestrator.registry import projects, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Status
@@ -19,7 +20,7 @@ def adopt(database: Database, store: ObjectStore, run_id: str, *, attempt: int) 
 
     Raises StoreError.
     """
-    prefix = f"runs/{run_id}/"
+    prefix = format_run_key(run_id)
     file_names = frozenset(key.removeprefix(prefix) for key in store.list(prefix))
     if REQUEST_FILE not in file_names:
         return None

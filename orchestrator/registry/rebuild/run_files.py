@@ -29,7 +29,7 @@ from jobs.spec.yaml_text import MAX_BYTES, YAML_ERRORS
 from jobs.store.base import ObjectStore
 from jobs.store.keys import check_key
 from jobs.store.runs.journal import encode_event, parse_events
-from jobs.store.runs.run_store import EVENTS, SPEC
+from jobs.store.runs.run_store import EVENTS, RUNS_PREFIX, SPEC, format_run_key
 from orchestrator.registry.adapters import SearchSummary
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.rebuild.search_files import (
@@ -54,7 +54,8 @@ MAX_VALUE_CHARS = 1000
 
 ACTIVE_EVENTS = frozenset({"loading", "started", "resumed", "restarted", "stalled", "trial"})
 """After an end they say that the run goes on."""
-RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"} | {"stage", "checkpoint", "handoff", "noticed", "over"}
+RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"}
+RECORDED_EVENTS |= {"stage", "checkpoint_saved", "handoff", "preempting", "budget_exhausted"}
 RECORDED_EVENTS |= {"published", "failed", "stopped"}
 """The events that tell how a run went; the others (samples, progress, …) stay in the store."""
 
@@ -97,7 +98,7 @@ class RunFiles:
 def list_runs(store: ObjectStore) -> Iterator[tuple[str, frozenset[str]]]:
     """Every run that wrote down what was asked, with the names of its papers."""
     names_by_run: dict[str, set[str]] = {}
-    for key in store.list("runs/"):
+    for key in store.list(RUNS_PREFIX):
         parts = key.split("/")
         if len(parts) == 3:
             names_by_run.setdefault(parts[1], set()).add(parts[2])
@@ -111,7 +112,7 @@ def read_run_files(
 ) -> RunFiles | Fault | None:
     """What they say; a Fault where they can't be read at all; None where they are gone by now."""
     if not is_run_id(run):
-        return Fault(f"runs/{run[:150]!a}", "no run's name", FIX_HINT)
+        return Fault(f"{RUNS_PREFIX}{run[:150]!a}", "no run's name", FIX_HINT)
     try:
         return _read_files(store, run, file_names)
     except NotInStore:
@@ -119,11 +120,11 @@ def read_run_files(
     except (StoreRefused, StoreUnreachable):
         raise
     except StoreError as error:
-        return Fault(f"runs/{run}", str(error)[:300], FIX_HINT)
+        return Fault(RUNS_PREFIX + run, str(error)[:300], FIX_HINT)
 
 
 def _read_files(store: ObjectStore, run: str, file_names: frozenset[str]) -> RunFiles:
-    prefix, faults = f"runs/{run}/", list[Fault]()
+    prefix, faults = format_run_key(run), list[Fault]()
     spec, digest = _read_spec(store, prefix + SPEC, faults) if SPEC in file_names else (None, None)
     events = _read_events(store, prefix + EVENTS, faults) if EVENTS in file_names else []
     goal = (

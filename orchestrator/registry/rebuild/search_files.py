@@ -42,7 +42,7 @@ def read_trials(events: list[dict[str, Any]], key: str, faults: list[Fault]) -> 
     for event in events:
         if event.get("event") != "trial":
             continue
-        if (trial := _parse_trial(event.get("row"))) is None:
+        if (trial := _parse_trial(event.get("record"))) is None:
             faults.append(Fault(key, "a trial in it can't be read", "The others were."))
         else:
             trials[trial.number] = trial

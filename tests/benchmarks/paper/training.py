@@ -43,7 +43,7 @@ def _trained(setting: Setting, data: Mapping[str, str], store: str, device: str)
     from jobs.spec.kinds import require_kind
     from jobs.spec.load import validate_spec
     from jobs.spec.schema import FederatedSpec
-    from jobs.store.base import open_store
+    from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
 
     # The rounds are evaluated on the test rows; the validation rows only once, at the end.

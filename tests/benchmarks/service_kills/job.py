@@ -19,7 +19,7 @@ import yaml
 
 from jobs.errors import JobsError
 from jobs.store.adapters.operations import commit
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 

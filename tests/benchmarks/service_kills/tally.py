@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs.store.adapters.listing import scan_adapters
 from jobs.store.adapters.verify import verify_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from orchestrator.registry import adapters, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import UnknownItem

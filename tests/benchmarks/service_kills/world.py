@@ -40,7 +40,7 @@ class World:
             {
                 **self.weed.environment,
                 MARKS: str(self.marks),
-                "SLORA_SPOOL": str(folder / "spool"),
+                "SLORA_OUTBOX": str(folder / "outbox"),
                 "PYTHONPATH": str(ROOT),
             }
         )

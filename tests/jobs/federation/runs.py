@@ -18,7 +18,7 @@ from jobs.federation.sites.local_sites import LocalSites
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import FederatedSpec
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import load_newest_state
 from jobs.train.hooks import RunHooks

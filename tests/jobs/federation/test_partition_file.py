@@ -9,7 +9,7 @@ import pytest
 from jobs.errors import DigestMismatch
 from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.federation.partition_file import PARTITION_FILE, read_partition
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.specs import a_federation
 from tests.tiny import chat_rows

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.runs import RUN, folder_with_rows, run_request
 from tests.jobs.federation.specs import a_federation

@@ -28,7 +28,7 @@ from jobs.federation.sites.messages import (
 from jobs.federation.sites.site import Site
 from jobs.federation.sites.sites_interface import TaskResult
 from jobs.store.adapters.operations import pull, resolve_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import load_newest_state
 from jobs.train.comm.collectives import WorkerContext

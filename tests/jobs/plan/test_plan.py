@@ -1,4 +1,4 @@
-"""The plan of a small shape, counted by hand; and what in a spec can't be planned."""
+"""The plan of a small model, counted by hand, and the faults of specs that cannot be planned."""
 
 from __future__ import annotations
 
@@ -162,8 +162,8 @@ UNEVEN = {
     "workers": (4, 1, 3, "train.batch_size", "3 workers", "multiple of 3, e.g. 3."),
     "more workers than sequences": (2, 1, 5, "train.batch_size", "5 workers", "e.g. 5."),
     "near the next multiple": (11, 1, 4, "train.batch_size", "11 sequences", "e.g. 12."),
-    "micro-batches": (12, 5, 2, "train.micro_batch_size", "of 5", "e.g. 3."),
-    "a prime share": (14, 4, 2, "train.micro_batch_size", "7 sequences a worker", "e.g. 1."),
+    "micro-batches": (12, 5, 2, "train.micro_batch_size", "micro-batches of 5", "e.g. 3."),
+    "a prime share": (14, 4, 2, "train.micro_batch_size", "7 sequences per worker", "e.g. 1."),
 }
 
 
@@ -181,7 +181,7 @@ def test_an_indivisible_batch_is_refused_with_a_divisible_size(
 def test_a_rank_above_the_smallest_target_names_it():
     [fault] = list_faults(method={"rank": 5})
     assert fault.key == "method.rank"
-    assert "model.layers.0.attn.k_proj of 4 x 8" in fault.problem and "1 to 4" in fault.remedy
+    assert "(4 x 8, model.layers.0.attn.k_proj)" in fault.problem and "4 or less" in fault.remedy
 
 
 def test_only_what_is_a_target_bounds_the_rank():
@@ -216,7 +216,7 @@ def test_a_pattern_without_a_match_lists_the_layers():
     first, second = list_faults(method={"targets": ["proj", "q_proj", "lm_head"]})
     assert (first.key, second.key) == ("method.targets[0]", "method.targets[2]")
     assert "'proj' matches no linear layer" in first.problem
-    assert first.remedy == "There is: attn.q_proj, attn.k_proj, mlp.up_proj."
+    assert first.remedy == "Available: attn.q_proj, attn.k_proj, mlp.up_proj."
 
 
 def test_a_model_without_linear_layers_is_refused():

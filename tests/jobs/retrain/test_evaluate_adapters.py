@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.store.adapters.operations import resolve_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.train.request import HELD_OUT, PREVIOUS_EVAL, HeldOutRows
 from tests.ranks import run_ranks
 from tests.tiny import chat_rows, label_rows, merge_spec, tiny_chat_model, tiny_encoder, tiny_spec

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.store.adapters.operations import resolve_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from tests.long import cases, long_asked
 from tests.tiny import chat_rows, label_rows, merge_spec, tiny_chat_model, tiny_encoder, tiny_spec
 from tests.training_runs import TrainingCase, TrainingResult, train_all

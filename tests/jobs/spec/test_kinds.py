@@ -1,4 +1,4 @@
-"""The table of run kinds: each is recognised by its section, and refused where another is due."""
+"""The table of run kinds: each kind is recognised by its section, and refused by another's job."""
 
 from __future__ import annotations
 

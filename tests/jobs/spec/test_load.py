@@ -1,4 +1,4 @@
-"""From a file and `--set` to a spec: each mistake has its key, what was found, and a way out."""
+"""The loader: every mistake in a file or an override is a fault with its key, problem and fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad retrainings: every fault named by its key, before anything starts."""
+"""The retrain section: invalid retrainings are refused by their keys."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("section", "spec", "key", "said"), BAD.values(), ids=BAD)
-def test_a_bad_retraining_is_refused_by_its_key(section, spec, key, said):
+@pytest.mark.parametrize(("section", "spec", "key", "problem"), BAD.values(), ids=BAD)
+def test_a_bad_retraining_is_refused_by_its_key(section, spec, key, problem):
     with pytest.raises(InputError) as refused:
         a_retrain(HERE, section, **spec)
     problems = {fault.key: f"{fault.problem} {fault.remedy}" for fault in refused.value.faults}
-    assert said in problems[key]
+    assert problem in problems[key]
 
 
-def test_all_faults_are_told_together():
+def test_all_faults_are_reported_together():
     with pytest.raises(InputError) as refused:
         a_retrain(HERE, {"start": "soon", "gate": {"missing_rows": "cry"}}, method={"rank": 0})
     keys = {fault.key for fault in refused.value.faults}
     assert keys == {"retrain.start", "retrain.gate.missing_rows", "method.rank"}
 
 
-@pytest.mark.parametrize("written", [None, {}], ids=["nothing", "an empty section"])
-def test_the_word_alone_asks_for_the_defaults(written):
-    retrain = validate_spec({**raw_retrain(HERE), "retrain": written})
+@pytest.mark.parametrize("value", [None, {}], ids=["nothing", "an empty section"])
+def test_the_bare_key_means_the_defaults(value):
+    retrain = validate_spec({**raw_retrain(HERE), "retrain": value})
     assert (retrain.section.start, retrain.section.promote) == ("current", True)
     assert retrain.section.gate.baseline == "current"
 
@@ -62,7 +62,7 @@ def test_what_starts_from_scratch_may_start_anywhere():
     assert retrain.method.init == "pissa"
 
 
-def test_what_it_writes_down_is_what_it_was(tmp_path):
+def test_a_dumped_retraining_loads_as_the_same(tmp_path):
     retrain = a_retrain(tmp_path, {"start": "v3", "gate": {"better_by": 0.01, "tolerance": None}})
     path = tmp_path / "retrain.yaml"
     path.write_text(dump_spec(retrain))

@@ -1,4 +1,4 @@
-"""The spec's own rules, as a user meets them: names, types, values without an engine yet."""
+"""The schema: names, defaults, bounds, and the JSON Schema that accepts what the loader accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad searches: every fault named by its key, before anything starts."""
+"""The search section: invalid searches are refused by their keys, and trials get their values."""
 
 from __future__ import annotations
 
@@ -84,16 +84,14 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("search", "key", "problem"), BAD.values(), ids=BAD)
-def test_a_bad_search_is_refused_by_the_keys_path(
-    search: dict[str, Any], key: str, problem: str, tmp_path: Path
-):
-    with pytest.raises(InputError) as refused:
-        validate_spec(raw_search(tmp_path, search))
-    found = {fault.key: fault for fault in refused.value.faults}
-    assert key in found, found
-    assert problem in f"{found[key].problem} {found[key].remedy}"
-    assert found[key].problem and found[key].remedy
+def test_a_bad_search_is_refused_by_the_path_of_its_key(tmp_path: Path):
+    for case, (search, key, problem) in BAD.items():
+        with pytest.raises(InputError) as refused:
+            validate_spec(raw_search(tmp_path, search))
+        faults = {fault.key: fault for fault in refused.value.faults}
+        assert key in faults, (case, faults)
+        assert problem in f"{faults[key].problem} {faults[key].remedy}", case
+        assert faults[key].problem and faults[key].remedy, case
 
 
 def test_a_search_without_held_out_rows_or_evaluations_is_refused(tmp_path: Path):
@@ -104,7 +102,7 @@ def test_a_search_without_held_out_rows_or_evaluations_is_refused(tmp_path: Path
     assert {fault.key for fault in refused.value.faults} == {"data.eval", "train.eval_every"}
 
 
-def test_faults_of_the_spec_and_of_the_search_are_told_together(tmp_path: Path):
+def test_faults_of_the_spec_and_of_the_search_are_reported_together(tmp_path: Path):
     raw = raw_search(tmp_path, {"sample": 3})
     raw["method"]["rank"] = 0
     with pytest.raises(InputError) as refused:

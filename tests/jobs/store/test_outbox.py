@@ -1,4 +1,4 @@
-"""The spool: what could not be sent waits whole, and is sent once."""
+"""The outbox: an adapter that could not be sent is kept complete, and is sent once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from jobs.errors import StoreUnreachable
 from jobs.store.adapters.operations import commit, list_adapters, verify_adapter
 from jobs.store.adapters.outbox import add_to_outbox, list_outbox, send_entry
-from jobs.store.base import open_store
 from jobs.store.local import DirectoryStore
+from jobs.store.open import open_store
 from tests.jobs.store.builders import DyingStore, Killed, make_adapter_folder, make_draft, race
 
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
+    return tmp_path / "outbox"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_an_entry_that_cannot_be_sent_stays(outbox: Path, entry_folder: Path, st
     assert send_entry(entry, store) is not None
 
 
-def test_what_was_committed_before_the_death_is_not_committed_twice(outbox, entry_folder, store):
+def test_an_entry_committed_before_a_crash_is_not_committed_twice(outbox, entry_folder, store):
     [entry] = list_outbox(outbox)[0]
     watched = DyingStore(DirectoryStore(outbox.parent / "rehearsal"))
     commit(watched, entry.folder / "adapter", entry.draft)

@@ -1,4 +1,4 @@
-"""Pulling: a folder that is whole and verified, or nothing at all."""
+"""Pulls: a complete and verified folder, or nothing."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def test_a_relative_folder_starts_at_the_working_directory(store, manifest, fold
     assert pull(store, manifest, Path("here")) == folder / "here"
 
 
-@pytest.mark.parametrize("there", ["file", "full", "dangling"])
-def test_an_existing_target_is_never_overwritten(there, store, manifest, folder):
+@pytest.mark.parametrize("target", ["file", "full", "dangling"])
+def test_an_existing_target_is_never_overwritten(target, store, manifest, folder):
     (folder / "file").write_text("precious")
     (folder / "full").mkdir()
     (folder / "full" / "file").write_text("precious")
     (folder / "dangling").symlink_to(folder / "file" / "x")
     before = sorted(folder.rglob("*"))
-    with pytest.raises((InputError, StoreError), match=r"there already|can't be written"):
-        pull(store, manifest, folder / there)
+    with pytest.raises((InputError, StoreError), match=r"already exists|cannot be written"):
+        pull(store, manifest, folder / target)
     assert sorted(folder.rglob("*")) == before
     assert (folder / "full" / "file").read_text() == "precious"
 
@@ -85,7 +85,7 @@ def test_a_corrupt_file_is_read_from_its_blob_or_nothing_is_pulled(
     pull(store, manifest, folder / "healed")
     [model] = [file for file in manifest.files if file.name == "adapter_model.safetensors"]
     assert compute_file_sha256(folder / "healed" / model.name) == model.sha256
-    assert "blob was taken instead" in caplog.text
+    assert "blob is intact and was used" in caplog.text
     store.put(get_blob_key(model.sha256), b"rotten too")
     with pytest.raises(DigestMismatch):
         pull(store, manifest, folder / "new")
@@ -107,12 +107,12 @@ def test_a_folder_that_was_filled_meanwhile_is_not_overwritten(store, manifest, 
         (folder / "new").mkdir(exist_ok=True)
         (folder / "new" / "file").write_text("precious")
 
-    with pytest.raises(StoreError, match="can't be written"):
+    with pytest.raises(StoreError, match="cannot be written"):
         pull(store, manifest, folder / "new", on_bytes=fill)
     assert [path.name for path in folder.rglob("*")] == ["new", "file"]
 
 
 @pytest.mark.parametrize("to", ["/proc/adapter", "/proc/deep/adapter"])
 def test_an_unwritable_target_raises_a_store_error(to: str, store, manifest):
-    with pytest.raises(StoreError, match="can't be written"):
+    with pytest.raises(StoreError, match="cannot be written"):
         pull(store, manifest, Path(to))

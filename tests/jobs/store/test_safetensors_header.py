@@ -1,4 +1,4 @@
-"""Safetensors headers: honest ones are read, lying ones are told."""
+"""Safetensors headers: valid ones are read, wrong ones are reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.store.adapters.safetensors_header import BadTensors, TensorSpan, read_header
-from tests.jobs.store.builders import encode_safetensors
+from tests.jobs.store.builders import catch, encode_safetensors
 
 
 def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
@@ -27,7 +27,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("way", ["path", "stream", "stream that can't seek"])
-def test_an_honest_header_is_read(way: str, tmp_path: Path):
+def test_a_valid_header_is_read(way: str, tmp_path: Path):
     data = encode_safetensors(HONEST, bytes(26))
     (tmp_path / "file").write_bytes(data)
     if way == "path":
@@ -46,7 +46,7 @@ def test_an_honest_header_is_read(way: str, tmp_path: Path):
     assert [name for name, span in spans.items() if span.is_empty] == ["c"]
 
 
-def test_the_formats_own_library_agrees(tmp_path: Path):
+def test_the_safetensors_library_agrees(tmp_path: Path):
     numpy = pytest.importorskip("numpy")
     saving = pytest.importorskip("safetensors.numpy")
     arrays = {
@@ -69,7 +69,7 @@ LYING = {
     "empty file": b"",
     "seven bytes": b"1234567",
     "header longer than the file": (1000).to_bytes(8, "little") + b"{}",
-    "header above the limit": (100_000_001).to_bytes(8, "little") + b"{}",
+    "header exceeds the limit": (100_000_001).to_bytes(8, "little") + b"{}",
     "header of 2**64-1 bytes": b"\xff" * 8,
     "header of no bytes": bytes(8),
     "not JSON": encode_safetensors(b"{nonsense"),
@@ -105,18 +105,17 @@ LYING = {
 }
 
 
-@pytest.mark.parametrize("whole", LYING.values(), ids=LYING.keys())
-def test_a_wrong_header_is_reported_in_a_printable_line(whole: bytes):
-    with pytest.raises(BadTensors) as caught:
-        read_header(io.BytesIO(whole))
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 400
+def test_a_wrong_header_is_reported_in_a_printable_line():
+    for case, data in LYING.items():
+        error = catch(BadTensors, lambda data=data: read_header(io.BytesIO(data)))
+        assert error is not None, case
+        assert str(error).isprintable() and len(str(error)) < 400, case
 
 
 @pytest.mark.parametrize(
     ("length", "size", "says"),
     [
-        (100_000_001, 2**40, "above the limit"),
+        (100_000_001, 2**40, "exceeds the limit"),
         (100_000_000, 2**40, "ends after"),
         (1000, 1007, "does not fit"),
         (1000, 1008, "ends after"),
@@ -145,7 +144,7 @@ def test_a_bomb_of_a_header_is_refused_before_it_grows(piece: bytes, tmp_path: P
     (tmp_path / "file").write_bytes(len(header).to_bytes(8, "little") + header)
     tracemalloc.start()
     try:
-        with pytest.raises(BadTensors, match="more than any model's"):
+        with pytest.raises(BadTensors, match="more values than any model"):
             read_header(tmp_path / "file")
         assert tracemalloc.get_traced_memory()[1] < 3 * len(header)
     finally:

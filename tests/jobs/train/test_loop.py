@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from jobs.store.adapters.operations import pull, resolve_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from slora.formats.peft import LoraAdapter, SparseAdapter, read_adapter
 from slora.layers.lora import init_factors
 from slora.layers.sparse import make_dense_delta

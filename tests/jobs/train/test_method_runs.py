@@ -10,7 +10,7 @@ import pytest
 
 from jobs.inspect.datasets.scan import scan_dataset
 from jobs.store.adapters.operations import pull, resolve_adapter
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from jobs.tools.diff import main as diff
 from jobs.tools.export import main as export
 from jobs.tools.load_adapter import load_adapted_model

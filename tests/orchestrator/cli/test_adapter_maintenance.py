@@ -51,12 +51,12 @@ def test_a_promotion_and_its_rollback_change_what_a_bare_name_means(full: Direct
     ("words", "says"),
     [
         (("promote", "chat"), "names no version"),
-        (("promote", "chat@v9"), "There is: chat@v1, chat@v2"),
-        (("promote", "../x@v1"), "no adapter's name"),
+        (("promote", "chat@v9"), "Available: chat@v1, chat@v2"),
+        (("promote", "../x@v1"), "not the name of an adapter"),
         (("rollback", "chat@v1"), "names a version"),
         (("delete", "chat"), "names no version"),
         (("delete", "chat@v9"), "not in the store"),
-        (("delete", "chat@v1"), "chat@v2 (its parent) points to it"),
+        (("delete", "chat@v1"), "chat@v2 (its parent) refers to it"),
         (("gc", "--grace", "1"), "Invalid value"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -130,4 +130,4 @@ def test_show_tells_the_line_back_to_the_first(full: DirectoryStore):
 def test_verify_compares_the_base_that_is_named(full: DirectoryStore, tmp_path: Path):
     result = ask(full, "verify", "chat@v1", "--base", str(tmp_path))
     assert result.exit_code == 1
-    assert "no model's folder" in result.stderr
+    assert "not the folder of a model" in result.stderr

@@ -114,7 +114,7 @@ def test_pull_gives_a_whole_folder(full: DirectoryStore, tmp_path: Path):
     assert (tmp_path / "pulled" / "adapter_config.json").exists()
     again = ask(full, "pull", "chat", str(tmp_path / "pulled"))
     assert (again.exit_code, again.stdout) == (2, "")
-    assert "there already" in again.stderr
+    assert "already exists" in again.stderr
 
 
 def test_verify_says_whole_or_what_is_wrong(full: DirectoryStore):
@@ -242,7 +242,7 @@ def test_durations_are_read_by_people(seconds: float, text: str):
             2,
             ["a: one. Do.", "b: two."],
         ),
-        (NotInStore("x", ["y"]), 2, ["x is not in the store. There is: y."]),
+        (NotInStore("x", ["y"]), 2, ["x is not in the store. Available: y."]),
         (Unreachable("no Ray at\x1b[2J there"), 3, ["no Ray at\\x1b[2J there"]),
     ],
     ids=["input", "not found", "unreachable"],

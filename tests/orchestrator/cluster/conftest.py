@@ -10,18 +10,9 @@ import pytest
 from orchestrator.cluster.code_package import pack_code
 from orchestrator.cluster.ray_jobs import RayCluster
 from tests.orchestrator.cluster.server import ScriptedDashboard
-from tests.ray_head import Head, ray_head
+from tests.ray_head import Head
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head whose jobs can import these tests."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", str(ROOT))
-        with ray_head(tmp_path_factory.mktemp("ray")) as running:
-            yield running
 
 
 @pytest.fixture(scope="session")

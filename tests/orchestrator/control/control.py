@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import text
 
 from jobs.store.adapters.operations import commit
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
 from orchestrator.cluster.base import JobState, JobStatus
 from orchestrator.cluster.fake import FakeCluster
 from orchestrator.control.dispatcher import FITS, Dispatcher, PlacementResult

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from jobs.errors import InputError, StoreUnreachable
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from orchestrator.control.intake import SubmitRequest
 from orchestrator.registry import runs
 from orchestrator.registry.errors import DatabaseUnreachable

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from jobs.errors import StoreUnreachable
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from orchestrator.cluster.base import Job
 from orchestrator.registry.lifecycle import Status
 from orchestrator.registry.rebuild.rebuild import rebuild

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.errors import StoreUnreachable
 from jobs.store.adapters.operations import commit
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from orchestrator.cluster.base import Job, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
 from orchestrator.cluster.fake import FakeCluster

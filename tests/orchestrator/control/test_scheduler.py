@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from jobs.errors import StoreUnreachable
-from jobs.store.base import open_store
 from jobs.store.local import DirectoryStore
+from jobs.store.open import open_store
 from orchestrator.control.clock import SettableClock
 from orchestrator.control.cron import MAX_MISSED_TIMES, compute_jitter_offset
 from orchestrator.control.intake import Intake

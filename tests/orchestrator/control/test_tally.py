@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.store.adapters.operations import commit
-from jobs.store.base import open_store
+from jobs.store.open import open_store
 from tests.benchmarks.service_kills.tally import KillTally, count
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.control.control import SUCCEEDED, ControlHarness

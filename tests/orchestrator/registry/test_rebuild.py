@@ -254,7 +254,7 @@ LINES: list[bytes] = [
     b'{"event":["published"],"time":null,"attempt":"7"}',
     b'{"event":"started","attempt":99999999999999999999,"steps":' + b"9" * 400 + b"}",
     b'{"event":"started","attempt":true,"time":' + b"9" * 400 + b"}",
-    b'{"event":"trial","row":{"number":{},"curve":[],"shared":[]}}',
+    b'{"event":"trial","record":{"number":{},"curve":[],"shared":[]}}',
     b"[" * 5000,
     b"not json",
     b"{" + b'"event":"' + b"x" * 100_000 + b'"}',

@@ -1,4 +1,4 @@
-"""Memory by line, counted by hand, and what each way of holding the base changes in it."""
+"""Memory by line, counted by hand, and how each sharding changes it."""
 
 from __future__ import annotations
 

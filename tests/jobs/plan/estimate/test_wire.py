@@ -1,4 +1,4 @@
-"""Bytes on the wire, counted by hand for each cause, and the ring's arithmetic."""
+"""Network traffic, counted by hand for each cause, and the arithmetic of the ring."""
 
 from __future__ import annotations
 

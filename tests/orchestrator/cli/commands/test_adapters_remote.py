@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs.store.adapters.operations import read_pointer
-from jobs.store.base import ObjectStore, open_store
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
 from orchestrator.registry.rebuild.rebuild import rebuild
 from tests.orchestrator.cli.commands.conftest import Desk
 from tests.orchestrator.registry.stores import DONE, FAILED, commit_version

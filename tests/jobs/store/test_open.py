@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from jobs.store.base import open_store
 from jobs.store.local import DirectoryStore
+from jobs.store.open import open_store
 from jobs.store.s3.s3_store import S3Store
 
 
@@ -55,7 +55,7 @@ def test_a_bucket_is_opened_without_a_request(url: str):
 
 
 @pytest.mark.parametrize("prefix", ["../x", "a//b", ".tmp", "a\\b"])
-def test_a_prefix_is_held_to_what_keys_are(prefix: str):
+def test_a_prefix_must_be_a_valid_key(prefix: str):
     with pytest.raises(InputError):
         open_store(f"s3://bucket/{prefix}")
 
@@ -69,18 +69,18 @@ def test_credentials_in_a_url_are_never_printed():
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("s3://", "no bucket's name"),
-        ("s3:///prefix", "no bucket's name"),
-        ("s3://Bucket_1/prefix", "no bucket's name"),
-        ("s3://key:s3cr3t@bucket/prefix", "named with credentials"),
-        ("gs://bucket", "no store of the kind gs://"),
-        ("https://example.com/store", "no store of the kind https://"),
-        ("", "names no store"),
-        ("  ", "names no store"),
+        ("s3://", "not a valid bucket name"),
+        ("s3:///prefix", "not a valid bucket name"),
+        ("s3://Bucket_1/prefix", "not a valid bucket name"),
+        ("s3://key:s3cr3t@bucket/prefix", "must not hold credentials"),
+        ("gs://bucket", "gs:// is not supported"),
+        ("https://example.com/store", "https:// is not supported"),
+        ("", "not a URL of a store"),
+        ("  ", "not a URL of a store"),
         ("file://", "names no folder"),
         ("file:/tmp/store", "lacks the slashes"),
-        ("file:///tmp/\x1b[2J", "names no store"),
-        ("/tmp/a\0b", "names no store"),
+        ("file:///tmp/\x1b[2J", "not a URL of a store"),
+        ("/tmp/a\0b", "not a URL of a store"),
     ],
 )
 def test_an_invalid_url_is_a_fault_of_the_key_store(url: str, says: str):

@@ -1,4 +1,4 @@
-"""docs/operate.md tells all that there is: metrics, alerts, keys of the configuration, commands."""
+"""docs/guides/operation.md tells all that there is: metrics, alerts, keys of the configuration, commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.control.config import ClusterConfig, ServiceConfig, parse_conf
 from tests.infra.test_monitoring import FOLDER, list_labels, list_metrics
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/guides/operation.md").read_text(encoding="utf-8")
 
 
 def parse_rows(start: str) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""docs/service.md: its examples do what they say."""
+"""docs/guides/service.md: its examples do what they say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.orchestrator.api.builders import ApiHarness
 
-PAGE = Path(__file__).parents[3] / "docs" / "service.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "service.md"
 PLACEHOLDERS = {"chat-20260101-030000-1f2e": "run", "0123456789abcdef": "token"}
 NO_ADAPTER = "/v1/adapters/chat"
 
