@@ -26,7 +26,7 @@ LIST_COMMANDS = {
     "adapter": "slora adapters list",
     "project": "slora projects list",
     "run": "slora runs",
-    "schedule": "slora schedule list",
+    "schedule": "slora schedules list",
     "token": "slora tokens list",
 }
 """What shows those that there are."""

@@ -149,7 +149,7 @@ def _show_progress() -> Iterator[tuple[Callable[[int], None], Callable[[int], No
         )
     finally:
         for bar in work:
-            bar.__exit__(None, None, None)
+            bar.close()
 
 
 def _read_counts(database: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ import json
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def test_the_bar_of_a_rebuild_comes_after_two_seconds_and_counts_papers(monkeypa
     ticks = iter([0.0, 1.9, 2.1])
     shown = Console(file=StringIO(), force_terminal=True, color_system=None, width=80)
     monkeypatch.setattr(console, "err_console", shown)
-    with LazyProgressBar("Reading", 40, counts="papers", clock=lambda: next(ticks)) as work:
+    bar = LazyProgressBar("Reading", 40, counts="papers", clock=lambda: next(ticks))
+    with closing(bar) as work:
         work.advance(1)
         assert work._bar is None
         work.advance(11)
