@@ -38,5 +38,5 @@ def test_a_resumed_run_must_have_the_same_spec(workspace):
     pin_spec(a_federation(workspace), runs)
     pin_spec(a_federation(workspace), runs)
     assert "clients_per_round: 2" in runs.read_text(FEDERATION_FILE)
-    with pytest.raises(InputError, match="another federation"):
+    with pytest.raises(InputError, match="a federation with a different spec"):
         pin_spec(a_federation(workspace, {"rounds": 11}), runs)

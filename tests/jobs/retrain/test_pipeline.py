@@ -45,9 +45,9 @@ class Scene:
         eval_sha256 = resolve_adapter(self.store, "tiny@v1").data.eval_sha256
         losses = {"tiny@v2": new, "tiny@v1": old}
         self.runs.write_json(EVALUATION_FILE, {
-            "asked": {"adapters": list(losses), HELD_OUT: eval_sha256,
+            "inputs": {"adapters": list(losses), HELD_OUT: eval_sha256,
                       PREVIOUS_EVAL: [eval_sha256, None, None]},
-            "found": {
+            "metrics": {
                 label: {rows: {"loss": loss} for rows in (HELD_OUT, PREVIOUS_EVAL)}
                 for label, loss in losses.items()
             },
@@ -107,7 +107,7 @@ def test_a_promotion_by_hand_in_the_meantime_stands(better):
     promote(better.store, "tiny", 3)
     decision = better.run()
     assert (decision["event"], better.current) == ("not_promoted", 3)
-    assert "current was moved to v3 meanwhile" in decision["why"]
+    assert "current moved to v3 meanwhile" in decision["why"]
 
 
 def test_an_attempt_does_not_promote_once_a_later_one_has_started(better):
@@ -123,12 +123,12 @@ def test_the_gate_reports_that_the_previous_rows_are_missing(better):
     spec = better.workspace / "store/runs/r1/spec.yaml"
     spec.unlink()
     record = json.loads((better.workspace / "store/runs/r2" / EVALUATION_FILE).read_text())
-    record["asked"][PREVIOUS_EVAL] = None
+    record["inputs"][PREVIOUS_EVAL] = None
     better.runs.write_json(EVALUATION_FILE, record)
     better.run()
     events, _ = better.runs.events.tail(0)
     gate = next(event for event in events if event["event"] == "gate")
-    assert any("papers of run r1" in check["requirement"] for check in gate["checks"])
+    assert any("files of run r1" in check["requirement"] for check in gate["checks"])
 
 
 def test_no_new_data_leaves_the_pointer_alone(workspace):
@@ -164,5 +164,5 @@ def test_a_resumed_run_must_have_the_same_spec(workspace):
     runs = RunStore(DirectoryStore(workspace / "store"), "r9")
     pin_spec(a_retrain(workspace), runs)
     pin_spec(a_retrain(workspace), runs)
-    with pytest.raises(InputError, match="r9 was another retraining"):
+    with pytest.raises(InputError, match="r9 is a retraining with a different spec"):
         pin_spec(a_retrain(workspace, {"promote": False}), runs)

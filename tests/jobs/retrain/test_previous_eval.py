@@ -48,8 +48,8 @@ def _remove_spec(workspace: Path) -> None:
     [
         (_change_rows, "has changed since tiny@v1 was evaluated on it"),
         (_remove_rows, "can no longer be read"),
-        (_replace_spec, "the spec of run r1 was changed since"),
-        (_remove_spec, "the papers of run r1 are not in the store"),
+        (_replace_spec, "the spec of run r1 has changed since"),
+        (_remove_spec, "the files of run r1 are not in the store"),
     ],
     ids=["changed", "removed", "another spec", "no spec"],
 )
