@@ -1,4 +1,4 @@
-"""`python -m jobs.evaluate --adapter NAME --data FILE`: a committed adapter on held-out rows."""
+"""`python -m jobs.evaluate --adapter NAME --data FILE`: evaluate a committed adapter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH_SIZE = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes as the fine-tuning job's."""
+    """Evaluate one adapter. Exit codes as in `jobs.finetune`."""
     parser = make_adapter_parser("jobs.evaluate", "Evaluate a committed adapter.")
     parser.add_argument("--data", required=True, help="rows as in data.eval of a spec")
     parser.add_argument("--format", default="auto", help="as data.format")
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        # Here, so that a wrong argument is answered before torch is loaded.
+        # Imported here, so that a wrong argument is answered before torch is loaded.
         import torch
 
         from jobs.tools.load_adapter import load_adapted_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import sys
 from collections.abc import Sequence
@@ -53,9 +52,8 @@ def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) ->
     pin_spec(federated_spec, runs)
     runs.write_text(SPEC, dump_spec(federated_spec.training))
     runs.write_json(PLAN, validated.to_json())
-    request = dataclasses.replace(
-        validated.validated_run.make_request(run_id), federation=federated_spec.section
-    )
+    training = validated.validated_run.make_request(run_id)
+    request = training.for_federation(federated_spec.section)
     print(f"run {run_id}", flush=True)
     with Heartbeat(runs, attempt), log_events(runs), record_failure(runs):
         connect_ray()

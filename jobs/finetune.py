@@ -1,4 +1,4 @@
-"""The job: `python -m jobs.finetune --spec SPEC`. Checks, trains on Ray, says what came of it."""
+"""`python -m jobs.finetune --spec SPEC`: check, train on Ray, and print the summary."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from jobs.errors import TrainingFailed
 from jobs.plan.handover import validate_or_reuse
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.kinds import require_kind
@@ -24,7 +25,7 @@ from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 Ray is not reachable."""
+    """Train one spec. Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 Ray is unreachable."""
     options = make_run_parser("jobs.finetune", main.__doc__).parse_args(arguments)
 
     def work() -> None:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_validated(validated: ValidatedRun, run_id: str, attempt: int) -> None:
-    # Ray and torch only after the check: bad input answers in a second, and starts nothing.
+    # Import Ray and torch only after the check, so that bad input is refused within a second.
     from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
 
     runs = RunStore(open_store(validated.spec.store), run_id)
@@ -49,8 +50,10 @@ def _run_validated(validated: ValidatedRun, run_id: str, attempt: int) -> None:
         if (missing := describe_missing_resources(request)) is not None:
             print(f"waiting for the cluster: {missing}", flush=True)
         train_on_ray(request, runs, attempt=attempt)
+    if runs.store.head(runs.key(LEDGER)) is None:
+        remedy = f"Look for {runs.store.url(runs.key(LEDGER))}, and run the job again."
+        raise TrainingFailed("the run", "ended without its ledger in the store", remedy)
     Console(width=80).print(render_summary(runs))
-    assert runs.store.head(runs.key(LEDGER)) is not None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m jobs.merge --adapter NAME --to FOLDER`: base and adapter as one plain model."""
+"""`python -m jobs.merge --adapter NAME --to FOLDER`: write base and adapter as one plain model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.train.job_main import run_job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes as the fine-tuning job's."""
+    """Merge one adapter. Exit codes as in `jobs.finetune`."""
     parser = make_adapter_parser("jobs.merge", "Merge a committed adapter into its base.")
     parser.add_argument("--to", required=True, help="a folder that is absent or empty")
     options = parser.parse_args(arguments)
@@ -30,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def merge_into_folder(folder: Path, name: str, *, store: str, base: str | None) -> str:
-    """Writes base and adapter as one model; the adapter's label. Raises what load_adapted does."""
-    # Here, so that a wrong argument is answered before torch is loaded.
+    """Write base and adapter as one model, and return the adapter's label. Raise as load_adapter
+    does.
+    """
+    # Imported here, so that a wrong argument is answered before torch is loaded.
     from jobs.tools.load_adapter import load_adapted_model
 
     adapted = load_adapted_model(open_store(store), name, base=base, merged=True)

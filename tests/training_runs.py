@@ -72,18 +72,24 @@ def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any
     from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.loop import FineTuner
+    from jobs.train.fine_tuning import FineTuner
+    from jobs.train.hooks import RunHooks
+    from jobs.train.loop import StageLoop
 
-    class Mortal(FineTuner):
-        def _after_step(self, *args: Any) -> None:
-            super()._after_step(*args)
-            if case.dies == f"step {self.step}":
+    class Mortal(RunHooks):
+        """Dies where the case says."""
+
+        def on_step_end(self, step: int) -> None:
+            if case.dies == f"step {step}":
                 raise Died
 
-        def _publish(self, weights: Any) -> Any:
+        def commit(self, publish: Any) -> Any:
             if case.dies == "commit":
                 raise Died
-            return super()._publish(weights)
+            return publish()
+
+    def is_preempted() -> bool:
+        return bool(case.notices) and rank == world_size - 1 and loop.step >= case.notices
 
     raw = dict(case.spec)
     spec_workers = raw.get("cluster", {}).get("workers")
@@ -93,27 +99,27 @@ def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any
     runs = RunStore(open_store(checked.spec.store), case.run)
     request = checked.make_request(case.run, parent=case.parent)
     machine = case.machines[rank] if case.machines else "here"
-    team = make_worker_context(rank, world_size, torch.device("cpu"), machine=machine)
-    training = Mortal(request, runs, team)
-    if case.notices and rank == world_size - 1:
-        training._preemption_requested = lambda: training.step >= case.notices
+    context = make_worker_context(rank, world_size, torch.device("cpu"), machine=machine)
+    hooks = Mortal()
+    trainer = FineTuner(request, runs, context, hooks=hooks, preemption_requested=is_preempted)
+    loop = StageLoop(trainer, hooks=hooks)
     manifest = None
     try:
-        manifest = training.run()
+        manifest = loop.run()
     except Died:
         assert case.dies
     metrics, _ = runs.metrics.tail(0)
     return {
         "losses": [metric["loss"] for metric in metrics if "evaluation" not in metric],
-        "evaluations": training.evaluations,
-        "ledger": training.ledger,
+        "evaluations": loop.evaluations,
+        "ledger": trainer.ledger,
         "files": {file.name: file.sha256 for file in manifest.files} if manifest else {},
-        "base_untouched": _is_base_untouched(training, checked.model.folder),
-        "masks": {name: mask.digest() for name, mask in (training.method.masks or {}).items()},
+        "base_untouched": _is_base_untouched(trainer.model, checked.model.folder),
+        "masks": {name: mask.digest() for name, mask in (trainer.method.masks or {}).items()},
     }
 
 
-def _is_base_untouched(training: Any, folder: Path) -> bool:
+def _is_base_untouched(model: Any, folder: Path) -> bool:
     """Whether the base's weights in the trained model are those of the folder, bit for bit."""
     import torch
     from safetensors.torch import load_file
@@ -121,9 +127,9 @@ def _is_base_untouched(training: Any, folder: Path) -> bool:
     from jobs.train.model.base_shards import gather_for_reading
 
     saved = load_file(folder / "model.safetensors")
-    prefix = f"{training.model.base_model_prefix}."
-    with gather_for_reading(*training.model.parameters()):
-        parameters = dict(training.model.named_parameters())
+    prefix = f"{model.base_model_prefix}."
+    with gather_for_reading(*model.parameters()):
+        parameters = dict(model.named_parameters())
         return all(
             torch.equal(
                 (parameter := parameters[name if name in parameters else prefix + name])

@@ -125,14 +125,14 @@ def format_config(paths: StackPaths, ports: Mapping[str, int]) -> str:
         "token_file": str(paths.ray_token),
         "code": "image",
         "python": sys.executable,
-        "shares_files": True,
+        "shared_filesystem": True,
     }
     config = {
         "name": "local",
         "database": f"sqlite:///{paths.database}",
         "stores": [STORE, f"file://{ROOT / '.cache/store'}"],
         "clusters": {"default": cluster},
-        "look_s": 1.0,
+        "poll_interval_s": 1.0,
     }
     return yaml.safe_dump(config, sort_keys=False)
 

@@ -28,7 +28,7 @@ from jobs.plan.plan import ModelShape, Plan, make_plan
 from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
 from jobs.train.early_stopping import find_stop_faults
-from jobs.train.request import Request
+from jobs.train.request import TrainingRequest
 
 QUICK_ROWS = 200
 """Rows that a plan reads; a run reads all of them."""
@@ -56,9 +56,9 @@ class ValidatedRun:
         base_digest: str | None = None,
         search: str | None = None,
         parent: str | None = None,
-    ) -> Request:
+    ) -> TrainingRequest:
         """Return the request for the run's workers; compute the base's digest if not given."""
-        return Request(
+        return TrainingRequest(
             spec=self.spec,
             run_id=run_id,
             plan=self.plan,

@@ -8,7 +8,6 @@ attempt that comes after a death passes over what is done.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import Any
 
@@ -35,7 +34,12 @@ from jobs.store.adapters.pointer import PointerConflict
 from jobs.store.adapters.verify import check_files
 from jobs.store.runs.heartbeat import has_later_attempt
 from jobs.store.runs.run_store import LOW_RANK_INIT, MASKS, PLAN, SPEC, RunStore
-from jobs.train.request import EVALUATION_FILE, HeldOutRows, Request
+from jobs.train.request import (
+    EVALUATION_FILE,
+    EvaluationRequest,
+    HeldOutRows,
+    TrainingRequest,
+)
 
 
 class Retraining:
@@ -114,7 +118,9 @@ class Retraining:
                 return manifest
         return None
 
-    def _train(self, validated_run: ValidatedRun, baseline: Baseline, request: Request) -> Manifest:
+    def _train(
+        self, validated_run: ValidatedRun, baseline: Baseline, request: TrainingRequest
+    ) -> Manifest:
         self._check_start(validated_run, baseline, request.base_digest)
         self._runs.write_text(SPEC, dump_spec(validated_run.spec))
         self._runs.write_json(PLAN, validated_run.plan.to_json())
@@ -138,22 +144,22 @@ class Retraining:
         if faults:
             raise InputError(faults)
 
-    def _apply_gate(self, baseline: Baseline, adapter: Manifest, request: Request) -> GateVerdict:
+    def _apply_gate(
+        self, baseline: Baseline, adapter: Manifest, request: TrainingRequest
+    ) -> GateVerdict:
         """What the gate says of the adapter, beside the one that was current."""
         gate, store = self._retrain_spec.section.gate, self._runs.store
         baseline_label = baseline.current if gate.baseline == "current" else None
         previous_rows: HeldOutRows | str | None = None
         if baseline_label is not None and gate.tolerance is not None:
             previous_rows = find_previous_rows(store, resolve_adapter(store, baseline_label))
-        request = dataclasses.replace(
-            request,
-            adapters=(adapter.label, *([baseline_label] if baseline_label else ())),
-            previous_eval=previous_rows if isinstance(previous_rows, HeldOutRows) else None,
+        labels = (adapter.label, *([baseline_label] if baseline_label else ()))
+        evaluations = self._evaluate(
+            request.for_evaluation(
+                labels, previous_rows if isinstance(previous_rows, HeldOutRows) else None
+            )
         )
-        evaluations = self._evaluate(request)
-        metrics_by_label = {
-            label: self._select_metric(evaluations, label) for label in request.adapters
-        }
+        metrics_by_label = {label: self._select_metric(evaluations, label) for label in labels}
         verdict = judged_by(
             gate,
             metrics_by_label[adapter.label],
@@ -170,7 +176,7 @@ class Retraining:
         )
         return verdict
 
-    def _evaluate(self, request: Request) -> dict[str, Any]:
+    def _evaluate(self, request: EvaluationRequest) -> dict[str, Any]:
         """Every adapter's figures on every set, measured now or by an earlier attempt."""
         if (recorded := self._read_evaluation(request)) is not None:
             return recorded
@@ -179,12 +185,12 @@ class Retraining:
         assert evaluations is not None
         return evaluations
 
-    def _read_evaluation(self, request: Request) -> dict[str, Any] | None:
+    def _read_evaluation(self, request: EvaluationRequest) -> dict[str, Any] | None:
         try:
             record = self._runs.read_json(EVALUATION_FILE)
         except (NotInStore, ValueError):
             return None  # not measured yet, or cut short
-        return dict(record["found"]) if record.get("asked") == request.evaluation_inputs else None
+        return dict(record["metrics"]) if record.get("inputs") == request.inputs else None
 
     def _select_metric(self, evaluations: dict[str, Any], label: str) -> MetricByRows:
         name = self._retrain_spec.section.gate.evaluation_key
@@ -208,7 +214,7 @@ class Retraining:
             return self._emit_event("kept", adapter=adapter.label, why=str(error))
         return self._emit_event("promoted", adapter=adapter.label, before=baseline.current)
 
-    def _run_on_workers(self, request: Request) -> None:
+    def _run_on_workers(self, request: TrainingRequest | EvaluationRequest) -> None:
         # Here, because a run that finds nothing new is to load neither Ray nor torch.
         from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
 

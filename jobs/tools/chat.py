@@ -1,4 +1,4 @@
-"""`python -m jobs.tools.chat --adapter NAME`: talk to a base with its adapter; answers stream."""
+"""`python -m jobs.tools.chat --adapter NAME`: chat with a base and its adapter; answers stream."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jobs.train.job_main import run_job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes as the fine-tuning job's; the end of the input ends the talk."""
+    """Chat until the end of the input. Exit codes as in `jobs.finetune`."""
     parser = make_adapter_parser("jobs.tools.chat", "Talk to a committed adapter.")
     parser.add_argument("--prompt", help="ask once and end; without it, a conversation")
     parser.add_argument("--max-tokens", type=int, default=128, help="of one answer")
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        # Here, so that a wrong argument is answered before torch is loaded.
+        # Imported here, so that a wrong argument is answered before torch is loaded.
         from jobs.tools.load_adapter import load_adapted_model
 
         print(f"loading {options.adapter} ...", file=sys.stderr, flush=True)
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read_lines() -> Any:
-    """What the user types, until an empty end of input."""
+    """Yield the user's lines until the end of the input."""
     if sys.stdin.isatty():
         # Gives input() a history and line editing.
         import readline  # noqa: F401

@@ -1,4 +1,4 @@
-"""`python -m jobs.tools.diff --adapter A --other B`: how far apart two adapters of one base are."""
+"""`python -m jobs.tools.diff --adapter A --other B`: compare two adapters of one base."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from slora.formats.compare import LayerDifference
 
 MAX_TABLE_LAYERS = 12
-"""Layers of a table, the most different first; `--all` shows every one."""
+"""Layers in the table, the most different first; `--all` shows every one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes as the fine-tuning job's."""
+    """Compare two adapters. Exit codes as in `jobs.finetune`."""
     parser = make_adapter_parser("jobs.tools.diff", "Two committed adapters side by side.")
     parser.add_argument("--other", required=True, help="NAME, or NAME@v2 for one version")
     parser.add_argument("--all", action="store_true", help="every layer")
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        # Here, so that a wrong argument is answered before torch is loaded.
+        # Imported here, so that a wrong argument is answered before torch is loaded.
         from jobs.tools.load_adapter import pull_adapter
         from slora.formats.compare import compare_adapters
         from slora.formats.merge import get_layer_shapes
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare_manifests(first: Manifest, second: Manifest) -> dict[str, tuple[str, str]]:
-    """What the manifests say of each, where they say different things."""
+    """Return the facts in which the manifests differ, each with both values."""
     pairs = zip(_list_facts(first).items(), _list_facts(second).values(), strict=True)
     return {name: (a, b) for (name, a), b in pairs if a != b}
 

@@ -1,4 +1,4 @@
-"""`python -m jobs.tools.export --adapter NAME --to FOLDER --as peft|merged|sparse`: in another form."""
+"""`python -m jobs.tools.export --adapter NAME --to FOLDER --as peft|merged|sparse`: convert it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FORMS = ("peft", "merged", "sparse")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes as the fine-tuning job's."""
+    """Export one adapter. Exit codes as in `jobs.finetune`."""
     options = _make_parser().parse_args(arguments)
 
     def work() -> None:
         _check_options(options)
         folder = Path(options.to)
-        # Here, so that a wrong argument is answered before torch is loaded.
+        # Imported here, so that a wrong argument is answered before torch is loaded.
         if options.form == "merged":
             from jobs.merge import merge_into_folder
 
@@ -63,7 +63,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Raises InputError with every argument that can't be."""
+    """Raise InputError with all wrong arguments."""
     faults = []
     folder = Path(options.to)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -94,7 +94,7 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
 
     store = open_store(options.store)
     adapter, manifest = pull_adapter(store, options.adapter)
-    # An energy asks for every layer twice: for the rank that it needs, then at that rank.
+    # With an energy there are two passes over the layers: to find each rank, then at that rank.
     passes = 1 if options.energy is None else 2
     progress = make_stderr_reporter(
         "layers", passes * len(get_layer_shapes(adapter)), quiet=options.json

@@ -1,4 +1,4 @@
-"""A committed adapter as a model that answers: pulled, checked, and put onto its base."""
+"""Load a committed adapter: pull it, check it, and apply it to its base."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from slora.formats.peft import LoraAdapter, SparseAdapter, read_adapter
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A model with its adapter on, in evaluation mode."""
+    """A model with its adapter applied, in evaluation mode."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -32,9 +32,9 @@ class AdaptedModel:
 def load_adapted_model(
     store: ObjectStore, name: str, *, base: str | None = None, merged: bool = False
 ) -> AdaptedModel:
-    """The adapter `NAME` or `NAME@v2` on its base, or on the one at `base`.
+    """Return the adapter `NAME` or `NAME@v2` on its base, or on the one at `base`.
 
-    Raises NotFound, DigestMismatch, BadAdapter, and InputError if the base is not the one that the
+    Raise NotInStore, DigestMismatch, BadAdapter, and InputError if the base is not the one that the
     adapter was trained on.
     """
     manifest = resolve_adapter(store, name)
@@ -49,10 +49,10 @@ def load_adapted_model(
 
 
 def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAdapter, Manifest]:
-    """The adapter `NAME` or `NAME@v2` itself, without a model.
+    """Return the adapter `NAME` or `NAME@v2` itself, without a model.
 
-    Raises NotFound, DigestMismatch, BadAdapter, and InputError for one of kind full, which is a
-    model and no update.
+    Raise NotInStore, DigestMismatch, BadAdapter, and InputError for one of kind full, which is a
+    model and not an update.
     """
     manifest = resolve_adapter(store, name)
     if manifest.kind == "full":
@@ -63,7 +63,7 @@ def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAda
 
 
 def _load_full_model(folder: Path, manifest: Manifest) -> AdaptedModel:
-    """The model that full fine-tuning saved: its own folder says what it is for."""
+    """Return the model that full fine-tuning saved; its own folder names its task."""
     task, labels = read_saved_task(folder)
     model = load_model(str(folder), task=task, dtype="float32", labels=labels)
     return AdaptedModel(model, load_tokenizer(str(folder)), task, labels, manifest)

@@ -1,8 +1,8 @@
-"""The state of a run, free of world size: what is trained, its moments, and how far it is.
+"""Checkpoints: the state of a run, independent of its number of workers.
 
-It is written from a thread, while the next steps are taken: a step waits for its copy in memory
-only. Lies in the run's folder as `checkpoints/<step>/state.safetensors`, then `state.json`, whose
-presence says that the first is whole. The base is never in it.
+A thread writes them while the next steps are taken: a step waits only for its copy in memory. A
+checkpoint is `checkpoints/<step>/state.safetensors` in the run's folder, then `state.json`, whose
+presence says that the first is complete. The base is never in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -21,27 +22,27 @@ from jobs.errors import DigestMismatch
 from jobs.store.runs.run_store import CHECKPOINT_STATE, CHECKPOINT_TENSORS, RunStore
 
 MAX_CHECKPOINTS = 2
-"""Checkpoints of a run that stay: the newest may be the one that a crash interrupted."""
+"""A run keeps so many checkpoints: the newest may be the one that a crash interrupted."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run is. `weights` and `moments` are float32, whole, by parameter name."""
+    """A run's state. `weights` and `moments` are float32 and complete, by parameter name."""
 
     stage: int
     """Index in the plan's stages."""
     stage_step: int
-    """Optimiser steps done in it."""
+    """Optimizer steps done in the stage."""
     step: int
-    """Optimiser steps done in all."""
+    """Optimizer steps done in all."""
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
-    """What has been measured so far: evaluations, the ledger, the hand-off."""
+    """Everything measured so far: the evaluations and the ledger."""
 
 
 class CheckpointSaver:
-    """Writes checkpoints behind the run's back, one at a time and in order."""
+    """Writes checkpoints in a thread, one at a time and in order."""
 
     def __init__(self, runs: RunStore) -> None:
         self._runs = runs
@@ -49,31 +50,41 @@ class CheckpointSaver:
         self._writing: Future[None] | None = None
 
     def save(self, state: TrainingState, on_saved: Callable[[int], None]) -> None:
-        """Begins to write `state`, which nobody may change any more; `done` is told its bytes.
+        """Start to write `state`, which must not change any more; `on_saved` gets its size in
+        bytes.
 
-        Waits for the checkpoint before, and raises what it met.
+        Wait for the previous checkpoint first, and raise its error.
         """
         self.wait()
         self._writing = self._executor.submit(lambda: on_saved(save_state(self._runs, state)))
 
     def wait(self) -> None:
-        """Until what was begun is written. Raises what the writing met."""
+        """Wait until the checkpoint is written, and raise its error."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
-    def close(self) -> None:
-        """Waits, and ends the thread."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for the thread. Raise the writing's error, unless the block raised one itself."""
         try:
-            self.wait()
+            if error is None:
+                self.wait()
         finally:
             self._executor.shutdown()
 
 
 def save_state(runs: RunStore, state: TrainingState) -> int:
-    """Writes a checkpoint, reads it back, drops the oldest ones, and says how many bytes it has.
+    """Write a checkpoint, read it back, delete the oldest ones, and return its size in bytes.
 
-    Raises DigestMismatch where other bytes come back than were written.
+    Raise DigestMismatch if other bytes come back than were written.
     """
     tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     for moment, values in state.moments.items():
@@ -98,7 +109,7 @@ def save_state(runs: RunStore, state: TrainingState) -> int:
 
 
 def load_newest_state(runs: RunStore) -> TrainingState | None:
-    """The newest checkpoint that is whole, or None."""
+    """Return the newest complete checkpoint, or None."""
     for step in reversed(runs.list_checkpoint_steps()):
         if (state := _read_state(runs, step)) is not None:
             return state
@@ -106,7 +117,7 @@ def load_newest_state(runs: RunStore) -> TrainingState | None:
 
 
 def drop_checkpoint(runs: RunStore, step: int) -> None:
-    """Removes a checkpoint, its seal first: a half-removed one doesn't count."""
+    """Delete a checkpoint, its `state.json` first: without it the rest does not count."""
     for name in (CHECKPOINT_STATE, CHECKPOINT_TENSORS):
         runs.store.delete(runs.checkpoint_key(step, name))
 

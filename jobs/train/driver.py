@@ -1,4 +1,4 @@
-"""One run on a Ray cluster: Ray Train V2 starts the workers, and again when one dies."""
+"""One run on a Ray cluster: Ray Train V2 starts the workers, and replaces them when one dies."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from jobs.train.worker import CRASHES_PREFIX, FAILURE_FILE, run_worker
 START_TIMEOUT_S = "180"
 """Seconds for the workers to start; Ray's own 60 are short for a machine that loads torch cold."""
 MAX_CONTROLLER_FAILURES = 3
-"""Ray retries its own controller for ever unless told a number."""
+"""Ray retries its own controller without end unless it is given a number."""
 RAY_FOLDER = "ray"
-"""Where Ray Train keeps its papers during a run; nothing is ever read back from them."""
+"""Ray Train's folder during a run; nothing is ever read back from it."""
 
 
 def connect_ray() -> None:
-    """Joins the cluster that this job runs on, or starts a local Ray. Raises Unreachable."""
+    """Join the cluster that this job runs on, or start a local Ray. Raise Unreachable."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray.train").setLevel(logging.WARNING)
@@ -45,10 +45,10 @@ def connect_ray() -> None:
 
 
 def describe_missing_resources(request: Request) -> str | None:
-    """What the cluster has too little of for this run right now, in words; None if nothing."""
+    """Return which resource the cluster lacks for this run at present, or None."""
     cluster, available = request.spec.cluster, ray.cluster_resources()
     for name, per_worker in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
-        # Of the spec: a federation's plan is that of one of its sites.
+        # Read the spec: a federation's plan is that of one of its sites.
         needed = per_worker * request.spec.workers
         if available.get(name, 0) < needed:
             return f"{needed} {name}s are needed, the cluster has {available.get(name, 0):g}"
@@ -56,8 +56,10 @@ def describe_missing_resources(request: Request) -> str | None:
 
 
 def train_on_ray(request: Request, runs: RunStore, *, attempt: int) -> None:
-    """Runs the workers to their end. Raises TrainingFailed with one reason, whatever the number."""
-    # Of an earlier try of this run, whose user has mended what it names.
+    """Run the workers to their end. Raise TrainingFailed with one reason, for any number of
+    workers.
+    """
+    # Left by an earlier try of this run, after which the user fixed the cause.
     for key in (runs.key(FAILURE_FILE), *runs.store.list(runs.key(CRASHES_PREFIX))):
         runs.store.delete(key)
     try:
@@ -91,7 +93,7 @@ def _make_trainer(request: Request, runs: RunStore, *, name: str, attempt: int) 
             name=name,
             storage_path=str(folder),
             failure_config=FailureConfig(
-                # Two budgets in one number: how many of them were crashes, the workers count.
+                # Two budgets in one number: the workers count how many of them were crashes.
                 max_failures=cluster.max_failures + cluster.max_crashes,
                 max_preemption_failures=-1,
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,
@@ -101,7 +103,7 @@ def _make_trainer(request: Request, runs: RunStore, *, name: str, attempt: int) 
 
 
 def _run_trainer(request: Request, runs: RunStore, attempt: int) -> None:
-    """Trains; a controller that died is replaced, as it keeps nothing that a run needs."""
+    """Train, and replace a controller that died: it holds nothing that a run needs."""
     for launch in range(MAX_CONTROLLER_FAILURES + 1):
         try:
             _make_trainer(request, runs, name=f"attempt-{attempt}-{launch}", attempt=attempt).fit()
@@ -116,10 +118,10 @@ def _run_trainer(request: Request, runs: RunStore, attempt: int) -> None:
 
 
 def _release_workers() -> None:
-    """Gives back what a dead controller held of the cluster, which its own cleaner may not see.
+    """Release what a dead controller held of the cluster, which Ray's own cleaner may miss.
 
-    Ray's cleaner asks the State API, which finds no address where a machine has two Rays. An id of
-    a placement group ends with that of the job that made it, so only this job's are taken.
+    Ray's cleaner queries the State API, which finds no address on a machine with two Rays. The id
+    of a placement group ends with that of the job that made it, so only this job's are released.
     """
     job = ray.get_runtime_context().get_job_id()
     for group_id, info in ray.util.placement_group_table().items():
@@ -129,7 +131,7 @@ def _release_workers() -> None:
 
 
 def _get_worker_range(request: Request) -> int | tuple[int, int]:
-    """How many workers Ray is to start: a number, or as many as there is room for."""
+    """Return how many workers Ray starts: a number, or a range to fit the cluster."""
     workers = request.spec.cluster.workers
     return workers if isinstance(workers, int) else (workers.min, workers.max)
 
@@ -146,9 +148,9 @@ def _read_failure(runs: RunStore) -> JobsError | None:
 
 
 def _explain_failure(error: TrainingFailedError) -> JobsError:
-    """A worker that died without a word: killed, out of memory, or its machine lost."""
+    """Return the error for a worker that died without one: killed, out of memory, or machine lost."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    # Of many, the one that names who was waited for; the others only waited.
+    # Prefer the error that names the straggler; the other workers only waited for it.
     for rank, failure in sorted(failures.items(), key=lambda item: "Stalled" not in str(item[1])):
         lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
         message = lines[-1] if lines else type(failure).__name__

@@ -1,24 +1,23 @@
-"""Whether a training has had enough, by `train.stop`. Pure: figures in, reasons out.
+"""Early stopping by `train.stop`. Pure: metrics in, reasons out.
 
-A budget of tokens ends the training. A target that is met, and a metric that no longer improves,
-end the stage: what is measured after the hand-off is judged anew.
+A token budget ends the training. A target that is met, and a metric that no longer improves, end
+the stage: after the hand-off the count starts again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import Fault
-from jobs.plan.plan import Plan, StagePlan
 from jobs.spec.metrics import METRICS, list_metrics
 from jobs.spec.schema import RunSpec, StopSection
 
 
 @dataclass(frozen=True)
 class StoppingState:
-    """What the evaluations of a stage came to so far."""
+    """The best evaluation of a stage so far."""
 
     best: float | None = None
     evaluations_since_best: int = 0
@@ -26,73 +25,69 @@ class StoppingState:
 
 
 class EarlyStopping:
-    """What has been judged of one training so far, and which of its stages are over for it."""
+    """The evaluations of one training so far, and which of its stages they ended."""
 
     def __init__(self, stop: StopSection) -> None:
         self._stop, self._state, self._stage_ends = stop, StoppingState(), dict[str, int]()
 
     def start_stage(self) -> None:
-        """A stage starts: what was measured before it says nothing of it."""
+        """Start a stage: earlier evaluations do not count for it."""
         self._state = StoppingState()
 
     def check_budget(self, tokens: int) -> str | None:
-        """Why a training that has seen so many tokens is over, or None."""
+        """Return why a training with so many tokens ends, or None."""
         return check_budget(self._stop, tokens)
 
     def update(self, metrics: Mapping[str, float] | None) -> str | None:
-        """Why the stage is over after an evaluation, or None."""
+        """Return why the stage ends after this evaluation, or None."""
         if metrics is None:
             return None
         self._state, reason = update_state(self._stop, self._state, metrics)
         return reason
 
-    def end_stages(self, stages: Sequence[StagePlan], steps_done: int) -> bool:
-        """The first of these ends after `done` steps, the others before their first.
+    def end_stages(self, lengths: Mapping[str, int], done: int) -> bool:
+        """End the first of these stages after `done` steps, and the others before their first.
 
-        False where there is no step that this saves.
+        Return False if this saves no step. `lengths` are the stages' steps by name.
         """
         previous = dict(self._stage_ends)
-        for stage in stages:
-            if stage.steps != steps_done:
-                self._stage_ends[stage.name] = steps_done
-            steps_done = 0
+        for name, length in lengths.items():
+            if length != done:
+                self._stage_ends[name] = done
+            done = 0
         return self._stage_ends != previous
 
-    def truncate_plan(self, plan: Plan) -> Plan:
-        """The plan with the steps that are left of it."""
-        stages = (
-            replace(stage, steps=self._stage_ends.get(stage.name, stage.steps))
-            for stage in plan.stages
-        )
-        return replace(plan, stages=tuple(stages))
+    def limit_length(self, name: str, length: int) -> int:
+        """Return the steps of a stage that was planned with `length`."""
+        return self._stage_ends.get(name, length)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {
             "best": self._state.best,
-            "since": self._state.evaluations_since_best,
-            "cut": {**self._stage_ends},
+            "evaluations_since_best": self._state.evaluations_since_best,
+            "stage_ends": {**self._stage_ends},
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Goes on from what `kept` made, or from a checkpoint that has nothing of it."""
-        self._state = StoppingState(saved.get("best"), saved.get("since", 0))
-        self._stage_ends = dict(saved.get("cut", {}))
+        """Continue from what `to_dict` returned."""
+        self._state = StoppingState(saved["best"], saved["evaluations_since_best"])
+        self._stage_ends = dict(saved["stage_ends"])
 
 
 def check_budget(stop: StopSection, tokens: int) -> str | None:
-    """Why a training that has seen so many tokens is over; None where it goes on."""
+    """Return why a training with so many tokens ends, or None if it continues."""
     if stop.tokens is None or tokens < stop.tokens:
         return None
-    return f"{tokens:,} tokens of {stop.tokens:,}"
+    return f"{tokens:,} tokens reach the budget of {stop.tokens:,}"
 
 
 def update_state(
     stop: StopSection, state: StoppingState, metrics: Mapping[str, float]
 ) -> tuple[StoppingState, str | None]:
-    """The standing after one more evaluation, and why the stage is over, or None.
+    """Return the state after one more evaluation, and why the stage ends, or None.
 
-    A figure that is no number is never the best, and never meets a target.
+    A NaN is never the best, and never meets a target.
     """
     name, direction = METRICS[stop.metric]
     value = metrics[name]
@@ -117,13 +112,13 @@ def update_state(
 
 
 def find_stop_faults(spec: RunSpec) -> Iterator[Fault]:
-    """What of `train.stop` could never work."""
+    """Return the faults of `train.stop`: conditions that could never be met."""
     stop = spec.train.stop
     if (stop.tokens, stop.target, stop.patience) == (None, None, None):
         return
     if spec.method.factor_pruning == "gates" and spec.method.factor_density < 1:
-        problem = "gates prune until the last step, which a training that stops never takes"
-        yield Fault("train.stop", problem, "Leave it out, or use factor_pruning: fixed.")
+        problem = "gates prune until the last step, which a training that stops early never takes"
+        yield Fault("train.stop", problem, "Remove it, or use factor_pruning: fixed.")
     if stop.target is None and stop.patience is None:
         return
     names = list_metrics(spec.model.task)
@@ -131,15 +126,15 @@ def find_stop_faults(spec: RunSpec) -> Iterator[Fault]:
         problem = f"{spec.model.task} does not report {stop.metric}"
         yield Fault("train.stop.metric", problem, f"Use {' or '.join(names)}.")
     if spec.data.eval is None and spec.data.eval_fraction is None:
-        problem = "nothing is held out to judge the training by"
+        problem = "train.stop needs held-out rows to evaluate"
         yield Fault("data.eval", problem, "Name data.eval, or data.eval_fraction: 0.05.")
     if spec.train.eval_every is None:
-        problem = "train.stop judges on the way, and it is measured at the end only"
-        yield Fault("train.eval_every", problem, "Set it.")
+        problem = "train.stop needs evaluations during training, not only at its end"
+        yield Fault("train.eval_every", problem, "Set it, e.g. to 20.")
 
 
 def describe_stop(stop: StopSection) -> list[str]:
-    """What may end a training before its last step, for people."""
+    """Describe what may end a training before its last step."""
     conditions = []
     if stop.tokens is not None:
         conditions.append(f"{stop.tokens:,} tokens")

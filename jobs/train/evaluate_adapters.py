@@ -1,11 +1,12 @@
-"""Committed adapters measured on held-out rows, one after the other, by as many workers as train.
+"""Evaluate committed adapters on held-out rows, one after the other, on all workers.
 
-What is measured is what lies in the store, put onto the base as whoever serves it would: the base
-whole or in parts as the plan holds it, since one that was trained in parts fits no single worker.
+The adapter is read from the store and attached to the base, as a server would do. The base is
+replicated or sharded as the plan says, since one that was trained in shards fits no single worker.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +24,14 @@ from jobs.train.model.base_model import load_model, load_tokenizer, read_saved_t
 from jobs.train.model.base_shards import BaseShards
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.monitor.watchdog import Watchdog
-from jobs.train.request import Request
+from jobs.train.request import EVALUATION_FILE, EvaluationRequest
 from slora.formats.merge import attach_adapter
 from slora.formats.peft import read_adapter
 from slora.layers.install import TRAINABLE_SUFFIXES
 
 AdapterMetrics = dict[str, dict[str, dict[str, float]]]
-"""Metrics by adapter and set of rows; an adapter that can't be asked about a set lacks it."""
+"""Metrics by adapter and set of rows; a set with labels that an adapter does not know is omitted.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,11 @@ class _LabelledModel:
 
 
 def evaluate_adapters(
-    request: Request, runs: RunStore, context: WorkerContext, watchdog: Watchdog
+    request: EvaluationRequest, runs: RunStore, context: WorkerContext, watchdog: Watchdog
 ) -> AdapterMetrics:
-    """Each of the request's adapters on each set of rows, the same on every rank. A collective."""
+    """Evaluate the request's adapters and record the metrics. Return them on every rank. A
+    collective.
+    """
     recorder, metrics_by_adapter = RunRecorder(runs, writes=context.rank == 0), AdapterMetrics()
     for label in request.adapters:
         watchdog.report_position(f"the evaluation of {label}")
@@ -49,13 +53,17 @@ def evaluate_adapters(
             request, runs, resolve_adapter(runs.store, label), context
         )
         for row_set, metrics in metrics_by_adapter[label].items():
-            recorder.emit_event("judged", adapter=label, rows=row_set, metrics=metrics)
+            recorder.emit_event("adapter_evaluated", adapter=label, rows=row_set, metrics=metrics)
+    recorder.write_json(
+        EVALUATION_FILE,
+        {"inputs": request.inputs, "metrics": _replace_non_finite(metrics_by_adapter)},
+    )
     recorder.close()
     return metrics_by_adapter
 
 
 def _evaluate_adapter(
-    request: Request, runs: RunStore, manifest: Manifest, context: WorkerContext
+    request: EvaluationRequest, runs: RunStore, manifest: Manifest, context: WorkerContext
 ) -> dict[str, dict[str, float]]:
     spec, metrics = request.spec, dict[str, dict[str, float]]()
     tokenizer = load_tokenizer(str(request.base))
@@ -77,9 +85,9 @@ def _evaluate_adapter(
 
 @contextmanager
 def _load_adapter_model(
-    request: Request, runs: RunStore, manifest: Manifest, context: WorkerContext
+    request: EvaluationRequest, runs: RunStore, manifest: Manifest, context: WorkerContext
 ) -> Iterator[_LabelledModel]:
-    """The adapter on its base, on this worker's device, whole or this worker's part of it."""
+    """Load the adapter on its base, on this worker's device, or this worker's shard of it."""
     spec = request.spec
     with tempfile.TemporaryDirectory(prefix="slora-judged-") as scratch:
         folder = pull(runs.store, manifest, Path(scratch) / "adapter")
@@ -93,10 +101,25 @@ def _load_adapter_model(
             model = load_model(str(request.base), task=task, dtype=dtype, labels=labels)
             attach_adapter(model, adapter)
     for name, parameter in model.named_parameters():
-        # What stays whole is what DeepSpeed does not see: the adapter's own, which is small.
+        # The adapter's own parameters are small, and stay complete: DeepSpeed does not see them.
         parameter.requires_grad_(manifest.kind != "full" and name.endswith(TRAINABLE_SUFFIXES))
     if request.plan.sharding == "replicate":
         yield _LabelledModel(model.to(context.device), labels)
         return
     with BaseShards(model, request.plan.sharding, context).gather_on_demand():
         yield _LabelledModel(model, labels)
+
+
+def _replace_non_finite(
+    metrics_by_adapter: AdapterMetrics,
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return the metrics with null for NaN and infinity, which JSON does not have."""
+    return {
+        label: {
+            row_set: {
+                name: value if math.isfinite(value) else None for name, value in metrics.items()
+            }
+            for row_set, metrics in row_sets.items()
+        }
+        for label, row_sets in metrics_by_adapter.items()
+    }

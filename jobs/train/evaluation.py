@@ -1,4 +1,4 @@
-"""Evaluation: the held-out rows through the model as it is trained, the same for any world size."""
+"""Evaluation: the held-out rows through the model in training, the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def evaluate(
     device: torch.device,
     collectives: Collectives | None = None,
 ) -> dict[str, float]:
-    """Mean loss per target (nats), and perplexity or accuracy. A collective.
+    """Return the mean loss per target (nats), and the perplexity or accuracy. A collective.
 
-    Raises InputError where no row has a target.
+    Raise InputError if no row has a target.
     """
     sums = torch.zeros(3, dtype=torch.float64)
     with torch.no_grad():
@@ -37,7 +37,8 @@ def evaluate(
                 if task == "sequence-classification":
                     sums[2] += count_correct(logits, labels)
     if collectives is not None:
-        # Summed in float32: NCCL and gloo both know it, and 24 bits are enough for one rank's sum.
+        # Summed in float32: NCCL and gloo both support it, and 24 bits are enough for one rank's
+        # sum.
         local_sums = sums.to(device=device, dtype=torch.float32)
         sums = collectives.all_reduce(local_sums, EVALUATION).double().cpu()
     loss, targets, hits = (float(value) for value in sums)
@@ -47,9 +48,9 @@ def evaluate(
 
 
 def compute_metrics(loss: float, targets: float, hits: float, *, task: str) -> dict[str, float]:
-    """What sums over `targets` labels come to, `right` of them a classifier's first choice."""
+    """Return the metrics of sums over `targets` labels; a classifier ranked `hits` of them first."""
     metrics = {"loss": loss / targets}
     if task == "sequence-classification":
         return {**metrics, "accuracy": hits / targets, "rows": targets}
-    # A diverged model's perplexity is past what a float holds.
+    # A diverged model's perplexity exceeds what a float holds.
     return {**metrics, "perplexity": math.exp(min(metrics["loss"], 700.0)), "tokens": targets}

@@ -1,11 +1,11 @@
-"""How every job ends: a refusal is one message on stderr and an exit code, never a traceback."""
+"""The frame of every job: a refusal is one message on stderr and an exit code, no traceback."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,20 +17,25 @@ if TYPE_CHECKING:
     from jobs.store.runs.run_store import RunStore
 
 OWN_PACKAGES = ("slora", "jobs", "orchestrator")
+OFFLINE_QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""Environment of every job: nothing is fetched from a hub, and transformers shows no progress bars.
+Set before the libraries are imported, which read it then."""
 
 
 def translate_import_error(error: ModuleNotFoundError, extra: str = "train") -> NotInstalled:
-    """What to say of a package that is not there; a module of our own is a mistake of ours."""
+    """Return the error for a missing package. Raise `error` itself for a module of our own."""
     package = (error.name or "").partition(".")[0]
     if not package or package in OWN_PACKAGES:
         raise error
     return NotInstalled(package, extra)
 
 
-def run_job(work: Callable[[], None]) -> int:
-    """Runs a job's work. 0 done, 1 it failed, 2 the input is wrong, 3 Ray is not reachable."""
-    # Nothing is fetched from a hub, and transformers' own progress bars are noise here.
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+def run_job(work: Callable[[], None], *, environment: Mapping[str, str] = OFFLINE_QUIET) -> int:
+    """Run a job's work with these environment variables set, and return its exit code.
+
+    0 means done, 1 that it failed, 2 that the input is wrong, 3 that Ray is not reachable.
+    """
+    os.environ.update(environment)
     try:
         work()
     except InputError as error:
@@ -54,7 +59,7 @@ def run_job(work: Callable[[], None]) -> int:
 
 @contextmanager
 def record_failure(runs: RunStore) -> Iterator[None]:
-    """What fails inside is the run's last event, for whoever was not there to read stderr."""
+    """Record a job error inside the block as the run's last event, and raise it again."""
     try:
         yield
     except JobsError as error:

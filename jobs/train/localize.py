@@ -1,40 +1,45 @@
-"""What s3:// names, as files of this machine: each node has its own cache."""
+"""Copy what s3:// addresses name to this machine; each node has a cache of its own."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.files import resolve_files
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.model_files import find_model_folder
 from jobs.store.open import open_store
-from jobs.train.request import HeldOutRows, Request
+from jobs.train.request import EvaluationRequest, HeldOutRows, Request
 
+RequestT = TypeVar("RequestT", bound=Request)
 S3_SCHEME = "s3://"
 
 
-def localize_request(request: Request) -> Request:
-    """The same request with the base and the rows of this node, where they come from a bucket."""
+def localize_request(request: RequestT) -> RequestT:
+    """Return the request with this node's copies of the base and the rows that are in a bucket."""
     data = request.spec.data
     base = (
         find_model_folder(request.spec.model.path)
         if _is_in_bucket(request.spec.model.path)
         else None
     )
-    return dataclasses.replace(
+    localized = dataclasses.replace(
         request,
         base=base or request.base,
         train_data=_localize_scan(request.train_data, data.train),
         eval_data=request.eval_data and _localize_scan(request.eval_data, data.eval),
-        previous_eval=request.previous_eval and _localize_held_out(request.previous_eval),
     )
+    if isinstance(localized, EvaluationRequest) and localized.previous_eval is not None:
+        previous_eval = _localize_held_out(localized.previous_eval)
+        return dataclasses.replace(localized, previous_eval=previous_eval)
+    return localized
 
 
 def fetch_spec(location: str) -> Path:
-    """The spec's file; one that lies in a bucket is written beside, for as long as we live."""
+    """Return the spec's file; one in a bucket is copied to a temporary folder of this process."""
     if not location.startswith(S3_SCHEME):
         return Path(location)
     folder, _, file_name = location.rpartition("/")

@@ -1,450 +1,386 @@
-"""One worker's part of a run, from the base to the committed adapter. Knows no Ray.
+"""The loop of every kind of training: its stages in order, resumable at every seam.
 
     load -> evaluate -> sparse stage -> evaluate -> hand-off -> evaluate -> low-rank stage
-         -> evaluate -> publish
+         -> evaluate -> commit
 
-Every arrow is a seam: what lies behind it is in a checkpoint, and a run that died goes on there.
+The loop decides when to evaluate, to checkpoint, to stop and to commit. A `StageTrainer` knows how:
+`FineTuner` trains on this run's workers and counts steps, a federation's server trains on its
+clients and counts rounds. Whatever lies before an arrow is in a checkpoint, and a run that died
+resumes there.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from jobs.errors import InputError
-from jobs.plan.plan import ModelShape, StagePlan, count_steps, make_plan, split_steps
+from jobs.errors import TrainingFailed
+from jobs.plan.plan import Plan, StagePlan
+from jobs.spec.schema import RunSpec
 from jobs.store.adapters.manifest import Manifest, detect_form
-from jobs.store.runs.run_store import RunStore
+from jobs.store.runs.run_store import LEDGER, RunStore
 from jobs.train.checkpoint import CheckpointSaver, TrainingState, load_newest_state
-from jobs.train.comm.collectives import CALIBRATION, EVALUATION, INSTALL, SAMPLES, WorkerContext
-from jobs.train.data.calibration import make_calibration_pass
-from jobs.train.data.global_batches import Step
-from jobs.train.data.worker_feeds import make_calibration_feed, make_eval_feed, make_train_feed
+from jobs.train.comm.collectives import WorkerContext
 from jobs.train.early_stopping import EarlyStopping
-from jobs.train.engine.engine import Engine, ExchangeResult
-from jobs.train.engine.factory import make_engine
-from jobs.train.engine.learning_rate import compute_rate
-from jobs.train.engine.step import has_diverged, locate_non_finite, make_divergence_error, take_step
-from jobs.train.evaluation import evaluate
-from jobs.train.method import stages
-from jobs.train.method.publish import publish
-from jobs.train.method.runner import MethodRunner, Scores, count_trainable
-from jobs.train.model.base_model import find_trained_head
-from jobs.train.model.base_shards import count_elements
-from jobs.train.model.load_base import load_base
+from jobs.train.hooks import CheckpointReport, EvaluationReport, RunHooks, StoppedEarly
 from jobs.train.monitor.ledger import Ledger
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.monitor.watchdog import Watchdog
-from jobs.train.request import Request
-from jobs.train.samples import generate_answers, pick_prompts
-from slora.masks.strategy import Scorer
+
+NeedsSync = Callable[[int], bool]
+"""Given the run's tokens after a step: whether all workers must agree on the weights then."""
 
 
-class FineTuner:
-    """The run on one rank. Everything that differs by rank is the slice of the data."""
+@dataclass(frozen=True)
+class StepOutcome:
+    """The result of one step or round."""
+
+    metrics: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+    """Number and metrics of each step since the last exchange; empty between two exchanges."""
+    failure: TrainingFailed | None = None
+    """The reason to end the run, after the metrics are recorded."""
+    preempted: bool = False
+    """A worker will be stopped soon."""
+
+
+class TrainingStage(Protocol):
+    """One stage under way, on one rank. Every method may be a collective."""
+
+    def train_step(self, number: int, step: int, needs_sync: NeedsSync) -> StepOutcome | None:
+        """Train step `number` of the stage (0 is the first), `step` of the run (1 is the first).
+
+        Return None if the data ended before it.
+        """
+        ...
+
+    def evaluate(self) -> dict[str, float] | None:
+        """Return the metrics of the held-out rows, or None if there are none."""
+        ...
+
+    def generate_samples(self, name: str) -> None:
+        """Record answers to a few prompts, beside the evaluation of this name."""
+        ...
+
+    def gather_weights(self) -> Mapping[str, Tensor]:
+        """Return the trained weights by name, float32, the same on every rank."""
+        ...
+
+    def gather_moments(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return the optimizer's state by name, and measure the workers' memory."""
+        ...
+
+    def close(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the stage's layers out of the model; `weights` are those it ends with."""
+        ...
+
+
+class StageTrainer(Protocol):
+    """One kind of training, on one rank."""
+
+    unit: str
+    """step | round: what the loop counts."""
+    spec: RunSpec
+    runs: RunStore
+    context: WorkerContext
+    recorder: RunRecorder
+    ledger: Ledger
+
+    def load(self, state: TrainingState | None) -> Plan:
+        """Load all that the stages need; `state` is the checkpoint to resume from.
+
+        Return the plan, completed by what only the loaded model and data tell.
+        """
+        ...
+
+    def describe_start(self, plan: Plan) -> dict[str, Any]:
+        """Return the facts of the `started` event beside the plan: `steps`, in units."""
+        ...
+
+    def get_length(self, stage: StagePlan) -> int:
+        """Return the stage's planned steps or rounds."""
+        ...
+
+    def open_stage(
+        self, index: int, weights: Mapping[str, Tensor], resumed: TrainingState | None
+    ) -> TrainingStage:
+        """Open a stage on the weights of the one before, or on a checkpoint inside it."""
+        ...
+
+    def make_record(self) -> dict[str, Any]:
+        """Return what a checkpoint's record must hold beside the loop's own entries."""
+        ...
+
+    def close_ledger(self, plan: Plan, step: int, lengths: Mapping[str, int]) -> None:
+        """Write the ledger's last figures; `lengths` are the stages' units by name."""
+        ...
+
+    def publish(
+        self, weights: Mapping[str, Tensor], evaluations: Mapping[str, Mapping[str, float]]
+    ) -> Manifest:
+        """Commit the adapter. Called on rank 0 only."""
+        ...
+
+
+class StageLoop:
+    """One run on one rank."""
 
     def __init__(
         self,
-        request: Request,
-        runs: RunStore,
-        context: WorkerContext,
+        trainer: StageTrainer,
         *,
-        attempt: int = 0,
+        hooks: RunHooks | None = None,
         watchdog: Watchdog | None = None,
-        preemption_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.request, self.runs, self.attempt, self.context = request, runs, attempt, context
-        self.rank, self.world_size, self.device = context.rank, context.world_size, context.device
-        self.spec, self.plan = request.spec, request.plan
-        self.recorder = RunRecorder(runs, writes=context.rank == 0)
-        self.saver = CheckpointSaver(runs)
-        self.watchdog = watchdog or Watchdog(context.rank, context.world_size, None)
-        self.evaluations: dict[str, dict[str, float]] = {}
-        self.ledger = Ledger(context)
+        context = trainer.context
+        self.trainer, self._spec, self._runs = trainer, trainer.spec, trainer.runs
+        self._recorder, self._ledger = trainer.recorder, trainer.ledger
+        self._hooks = hooks or RunHooks()
+        self._watchdog = watchdog or Watchdog(context.rank, context.world_size, None)
+        self._saver = CheckpointSaver(self._runs)
+        self._stopping = EarlyStopping(self._spec.train.stop)
+        self._is_preempted = self._is_newly_preempted = False
+        self._plan: Plan
         self.step = 0
-        self.early_stopping = EarlyStopping(request.spec.train.stop)
-        self._preemption_requested, self._preempted, self._newly_preempted = (
-            preemption_requested,
-            False,
-            False,
-        )
-        self._unrecorded_steps: list[dict[str, Any]] = []
+        self.evaluations: dict[str, dict[str, float]] = {}
 
     def run(self) -> Manifest | None:
-        """Trains and commits. The manifest on rank 0, None elsewhere."""
-        state = load_newest_state(self.runs)
-        self._load(resumed=state is not None)
-        if state is not None:
-            self._resume(state)
-        self._count_steps()
-        weights: Mapping[str, Tensor] = state.weights if state else {}
-        first = state.stage if state else 0
-        for index in range(first, len(self.plan.stages)):
-            resumed = state if state and state.stage == index else None
-            weights = self._run_stage(index, weights, resumed)
-        self.saver.close()
-        self.watchdog.report_position("the commit")
-        manifest = self._publish(weights)
-        self.recorder.close()
+        """Train and commit. Return the manifest on rank 0, None elsewhere.
+
+        Raise TrainingFailed, StoreError, BadAdapter, and StoppedEarly if a hook ends the run.
+        """
+        with self._saver:
+            state = load_newest_state(self._runs)
+            self._plan = self.trainer.load(state)
+            if state is not None:
+                self._resume(state)
+            facts = self.trainer.describe_start(self._plan)
+            self._recorder.emit_event("started", plan=self._plan.to_json(), **facts)
+            weights: Mapping[str, Tensor] = state.weights if state else {}
+            for index in range(state.stage if state else 0, len(self._plan.stages)):
+                resumed = state if state and state.stage == index else None
+                weights = self._run_stage(index, weights, resumed)
+        self._watchdog.report_position("the commit")
+        manifest = self._commit(weights)
+        self._recorder.close()
         return manifest
-
-    def _load(self, *, resumed: bool) -> None:
-        spec = self.spec
-        self.recorder.emit_event(
-            "loading", base=str(self.request.base), host=os.uname().nodename, pid=os.getpid()
-        )
-        base = load_base(self.request, self.runs.store, self.context)
-        self.model, self.tokenizer, self._shards = base.model, base.tokenizer, base.shards
-        if base.warm_start is not None:
-            self.recorder.emit_event("going on", parent=self.request.parent)
-        self.method = MethodRunner(
-            spec,
-            self.model,
-            base.targets,
-            self.runs,
-            self.context,
-            recorder=self.recorder,
-            make_calibration=self._make_calibration,
-            provide_scores=self._scored,
-            resumed=resumed,
-            warm_start=base.warm_start,
-        )
-        self._check_plan()
-        shard = {"rank": self.rank, "world_size": self.world_size}
-        self.train_feed = make_train_feed(self.request, self.tokenizer, **shard)
-        self.eval_feed = make_eval_feed(self.request, self.tokenizer, **shard)
-        source = self.eval_feed.source if self.eval_feed else self.train_feed.source
-        self.prompts = (
-            pick_prompts(source, self.tokenizer, max_length=spec.data.max_length)
-            if spec.model.task == "causal-lm"
-            else []
-        )
-
-    def _make_calibration(self, passes: int) -> Callable[[], int]:
-        shard = {"rank": self.rank, "world_size": self.world_size}
-        feed = make_calibration_feed(self.request, self.tokenizer, **shard)
-        batches = self.spec.method.calibration_batches
-        per_pass = -(-batches * self.spec.train.batch_size // self.world_size)
-        progress = self.recorder.track_progress("calibration sequences", passes * per_pass)
-        calibrate = make_calibration_pass(
-            self.model, feed, batches=batches, device=self.device, on_sequence=progress.advance
-        )
-        if self._shards is None:
-            return calibrate
-
-        def calibrate_gathered() -> int:
-            assert self._shards is not None
-            with (
-                self.context.collectives.attribute_to(CALIBRATION),
-                self._shards.gather_on_demand(),
-            ):
-                return calibrate()
-
-        return calibrate_gathered
-
-    def _scored(self, scorer: Scorer, compute: Callable[[], Scores]) -> Scores:
-        """Each layer's scores, computed here; who has them from elsewhere overrides it."""
-        return compute()
-
-    def _check_plan(self) -> None:
-        """The plan was made from the model's files; here it is made of the model itself."""
-        head = find_trained_head(self.model, self.spec.model.task)
-        head_size = sum(parameter.numel() for module in head for parameter in module.parameters())
-        parameters = sum(map(count_elements, self.model.parameters())) - head_size
-        shape = ModelShape(parameters, self.method.shapes, head_size)
-        plan, faults = make_plan(self.spec, shape, estimate=self.plan.estimate)
-        if plan is None:
-            raise InputError(faults)
-        self.plan = plan
 
     def _resume(self, state: TrainingState) -> None:
         self.step = state.step
-        self.evaluations = {
-            at: dict(metrics) for at, metrics in state.record["evaluations"].items()
-        }
-        self.ledger.restore(state.record["ledger"])
-        self.early_stopping.restore(state.record.get("enough", {}))
-        self.recorder.emit_event(
-            "resumed", step=state.step, stage=self.plan.stages[state.stage].name
-        )
-
-    def _count_steps(self) -> None:
-        """With epochs, only the rows counted in tokens tell the steps: the plan is completed."""
-        train = self.spec.train
-        self.steps = train.steps or 0
-        if train.epochs is not None:
-            count = self.train_feed.count()
-            self.steps = count_steps(count.sequences, train.epochs, train.batch_size)
-            parts = zip(self.plan.stages, split_steps(self.spec, self.steps), strict=True)
-            counted = tuple(dataclasses.replace(stage, steps=steps) for stage, steps in parts)
-            self.plan = dataclasses.replace(self.plan, stages=counted)
-            self.recorder.emit_event("counted", **dataclasses.asdict(count))
-        self.recorder.write_json("plan.json", self.plan.to_json())
-        self.recorder.emit_event("started", steps=self.steps, plan=self.plan.to_json())
-        self.plan = self.early_stopping.truncate_plan(self.plan)
+        saved = state.record["evaluations"]
+        self.evaluations = {name: dict(metrics) for name, metrics in saved.items()}
+        self._ledger.restore(state.record["ledger"])
+        self._stopping.restore(state.record["early_stopping"])
+        stage = self._plan.stages[state.stage].name
+        self._emit_event("resumed", step=state.step, stage=stage)
 
     def _run_stage(
         self, index: int, weights: Mapping[str, Tensor], resumed: TrainingState | None
     ) -> Mapping[str, Tensor]:
-        """One stage, from the weights of the one before or from a checkpoint inside it."""
-        stage = self.plan.stages[index]
-        start_time = time.monotonic()
-        self.context.collectives.stage = stage.name
-        with self.context.collectives.attribute_to(INSTALL):
-            self._install(stage, index, weights, resumed)
-        engine = make_engine(self.spec, self.plan, self.model, self.context, self._shards)
-        if resumed and resumed.stage_step:
-            engine.restore_weights(resumed.weights)
-            engine.restore_moments(resumed.moments, steps=resumed.stage_step)
-        self._evaluate_before(index, engine)
-        done = resumed.stage_step if resumed else 0
-        if not resumed:
-            self.early_stopping.start_stage()
-        self.recorder.emit_event("stage", stage=stage.name, steps=stage.steps, done=done)
-        for stage_step, step in enumerate(self._iterate_batches(stage, done), start=done):
-            self._train_step(engine, stage, stage_step, step)
-            self.method.prune(engine, stage_step + 1, stage.steps or 1)
-            self._after_step(engine, stage, index, stage_step + 1)
-            stage = self.plan.stages[index]
-            if stage_step + 1 == stage.steps:
-                break
-        last = index == len(self.plan.stages) - 1
-        self._measure(engine, "end" if last else stage.name)
-        if last:
-            self._generate_samples(engine, "end")
-        trained = self.method.compute_effective_weights(engine.gather_weights())
-        if self.method.retained_energy is not None:
-            self.ledger["handoff_kept"] = self.method.retained_energy
-        if stage.steps != done:
-            self._save(engine, index, stage.steps or 0, trained)
-        engine.close()
-        with self.context.collectives.attribute_to(INSTALL):
-            self.method.uninstall(trained)
-        self.ledger[f"{stage.name}_seconds"] = time.monotonic() - start_time
-        return trained
+        """Run one stage, from the weights of the one before or from a checkpoint inside it."""
+        name, start_time = self._plan.stages[index].name, time.monotonic()
+        is_last = index == len(self._plan.stages) - 1
+        self.trainer.context.collectives.enter_stage(name)
+        stage = self.trainer.open_stage(index, weights, resumed)
+        self._evaluate_before(stage, index)
+        done = start = resumed.stage_step if resumed else 0
+        if resumed is None:
+            self._stopping.start_stage()
+        length = self._get_length(index)
+        self._emit_event("stage", stage=name, steps=length, done=done)
+        while done < length and self._train_step(stage, index, done, length):
+            done += 1
+            length = self._get_length(index)
+        if length or is_last:
+            self._evaluate(stage, "end" if is_last else name)
+        if is_last:
+            stage.generate_samples("end")
+        weights = stage.gather_weights()
+        if length != start:
+            self._save(stage, index, length, weights, is_stage_end=True)
+        stage.close(weights)
+        self._ledger[f"{name}_seconds"] = time.monotonic() - start_time
+        return weights
 
-    def _install(
-        self,
-        stage: StagePlan,
-        index: int,
-        weights: Mapping[str, Tensor],
-        resumed: TrainingState | None,
-    ) -> None:
-        if stage.name == "sparse":
-            self.method.install_sparse()
-        if stage.name == "low-rank":
-            self.method.install_low_rank(weights, is_first=index == 0, resumed=resumed is not None)
-        if resumed:
-            stages.load_weights(self.model, resumed.weights)
-            self.method.restore_gates(resumed.weights)
-        if stage.name != "full":
-            # Where layers compete for their entries, only the masks tell how many there are.
-            counted = dataclasses.replace(stage, trainable=count_trainable(self.model))
-            parts = (*self.plan.stages[:index], counted, *self.plan.stages[index + 1 :])
-            self.plan = dataclasses.replace(self.plan, stages=parts)
-
-    def _evaluate_before(self, index: int, engine: Engine) -> None:
-        """Before a stage's first step: the base is measured, or what the hand-off left of it."""
+    def _evaluate_before(self, stage: TrainingStage, index: int) -> None:
+        """Evaluate before a stage's first step: the base, or what the hand-off left of it."""
         if index == 0 and "before" not in self.evaluations:
-            self._measure(engine, "before")
-            self._generate_samples(engine, "before")
+            self._evaluate(stage, "before")
+            stage.generate_samples("before")
         if index > 0 and "handoff" not in self.evaluations:
-            self._measure(engine, "handoff")
+            self._evaluate(stage, "handoff")
 
-    def _iterate_batches(self, stage: StagePlan, done: int) -> Iterator[Step]:
-        train = self.spec.train
-        last = self.step + (stage.steps or 0) - done
-        # With epochs the whole number of them bounds the stream; the last batch may be short.
-        return self.train_feed.iter_steps(start=self.step, steps=last, epochs=train.epochs)
-
-    def _train_step(self, engine: Engine, stage: StagePlan, stage_step: int, step: Step) -> None:
-        train, start_time = self.spec.train, time.monotonic()
-        rate = compute_rate(
-            stage_step,
-            steps=stage.steps or 1,
-            peak=stage.learning_rate,
-            warmup=train.warmup,
-            schedule=train.schedule,
-        )
+    def _train_step(self, stage: TrainingStage, index: int, number: int, length: int) -> bool:
+        """Train one step and what follows it. Return False if the data ended before it."""
+        done = number + 1
         self.step += 1
-        self.watchdog.report_position(f"step {self.step}")
-        exchange = take_step(
-            engine,
-            step,
-            rate=rate,
-            device=self.device,
-            preempted=self._preemption_requested(),
-            sync=self._needs_sync(stage, stage_step + 1, self.ledger["tokens"] + step.tokens),
+        self._watchdog.report_position(f"{self.trainer.unit} {self.step}")
+        outcome = stage.train_step(
+            number, self.step, functools.partial(self._needs_sync, done, length)
         )
-        seconds = time.monotonic() - start_time
-        self.ledger["tokens"] += step.tokens
-        self.ledger["seconds"] += seconds
-        metrics = {
-            "step": self.step,
-            "learning_rate": rate,
-            "grad_norm": engine.get_grad_norm(),
-            "tokens": self.ledger["tokens"],
-            "tokens_per_second": step.tokens / seconds,
-            "seconds": self.ledger["seconds"],
-        }
-        self._unrecorded_steps.append(metrics)
-        if exchange is not None:
-            self._record_exchange(engine, stage, step, exchange)
+        if outcome is None:
+            self.step -= 1
+            return False
+        self._record_outcome(self._plan.stages[index].name, outcome)
+        self._finish_step(stage, index, done, length)
+        return True
 
-    def _record_exchange(
-        self, engine: Engine, stage: StagePlan, step: Step, exchange: ExchangeResult
-    ) -> None:
-        """Records the steps since the last exchange, whose losses are known now."""
-        self._await_checkpoint()
-        if exchange.average_error is not None:
-            self._unrecorded_steps[-1]["average_error"] = exchange.average_error
-        for metrics, loss in zip(self._unrecorded_steps, exchange.losses, strict=True):
-            if has_diverged(loss, metrics["grad_norm"]):
-                location = locate_non_finite(engine, step, self.device)
-                raise make_divergence_error(loss, metrics, stage=stage, location=location)
-            number = metrics.pop("step")
-            self.recorder.record_step(number, stage.name, {"loss": loss, **metrics})
-        self._unrecorded_steps.clear()
-        self._newly_preempted = exchange.preemption_notices > 0 and not self._preempted
-        self._preempted = self._preempted or self._newly_preempted
+    def _record_outcome(self, stage_name: str, outcome: StepOutcome) -> None:
+        if outcome.metrics or outcome.failure:
+            self._await_checkpoint()
+        for step, metrics in outcome.metrics:
+            self._recorder.record_step(step, stage_name, metrics)
+        if outcome.failure is not None:
+            raise outcome.failure
+        self._is_newly_preempted = outcome.preempted and not self._is_preempted
+        self._is_preempted = self._is_preempted or outcome.preempted
 
-    def _after_step(self, engine: Engine, stage: StagePlan, index: int, done: int) -> None:
-        train = self.spec.train
-        at_end = done == stage.steps
-        if reason := self.early_stopping.check_budget(self.ledger["tokens"]):
-            self._end_stages(self.plan.stages[index:], done, reason)
-        elif train.eval_every and self.step % train.eval_every == 0 and not at_end:
-            reason = self.early_stopping.update(self._measure(engine, f"step {self.step}"))
-            if reason:
-                self._end_stages([stage], done, reason)
-        at_end = at_end or reason is not None
-        if self._newly_preempted and not at_end:
-            self.recorder.emit_event("noticed", step=self.step)
-        if (self._needs_checkpoint(stage, done) or self._newly_preempted) and not at_end:
-            self._save(
-                engine, index, done, self.method.compute_effective_weights(engine.gather_weights())
-            )
-        self._newly_preempted = False
+    def _finish_step(self, stage: TrainingStage, index: int, done: int, length: int) -> None:
+        """Evaluate, stop early and checkpoint, whatever is due after this step of the stage."""
+        name, is_end, metrics = f"{self.trainer.unit} {self.step}", done == length, None
+        if reason := self._stopping.check_budget(self._ledger["tokens"]):
+            self._end_stages(index, len(self._plan.stages), done, reason)
+        elif self._needs_evaluation() and not is_end:
+            metrics = self._evaluate(stage, name, is_periodic=True)
+            if reason := self._stopping.update(metrics):
+                self._end_stages(index, index + 1, done, reason)
+        is_end = is_end or reason is not None
+        if self._is_newly_preempted and not is_end:
+            self._recorder.emit_event("preempting", step=self.step)
+        if (self._needs_checkpoint(done, length) or self._is_newly_preempted) and not is_end:
+            self._save(stage, index, done, stage.gather_weights())
+        self._is_newly_preempted = False
+        if metrics is not None:
+            self._report_evaluation(name, metrics, is_periodic=True)
+        self._hooks.on_step_end(self.step)
 
-    def _end_stages(self, stages: Sequence[StagePlan], done: int, reason: str) -> None:
-        """These stages are over, the first of them after `done` steps."""
-        if self.early_stopping.end_stages(stages, done):
-            self.plan = self.early_stopping.truncate_plan(self.plan)
-            self.recorder.emit_event("enough", step=self.step, why=reason)
+    def _end_stages(self, start: int, end: int, done: int, reason: str) -> None:
+        """End the first of these stages after `done` steps, and the others before their first."""
+        lengths = {self._plan.stages[at].name: self._get_length(at) for at in range(start, end)}
+        if self._stopping.end_stages(lengths, done):
+            self._recorder.emit_event("early_stopped", step=self.step, why=reason)
 
-    def _needs_sync(self, stage: StagePlan, done: int, tokens: int) -> bool:
-        """Whether all workers must have the same weights after this step of the stage."""
-        if self.early_stopping.check_budget(tokens):
-            return True
-        is_evaluated = self.spec.train.eval_every and self.step % self.spec.train.eval_every == 0
-        is_pruned = self.method.should_prune(done, stage.steps or 1)
+    def _get_length(self, index: int) -> int:
+        """Return a stage's steps or rounds, less those that early stopping saves."""
+        stage = self._plan.stages[index]
+        return self._stopping.limit_length(stage.name, self.trainer.get_length(stage))
+
+    def _needs_sync(self, done: int, length: int, tokens: int) -> bool:
+        """Return whether all workers must have the same weights after this step of the stage."""
         return (
-            bool(is_evaluated)
-            or is_pruned
-            or done == stage.steps
-            or self._needs_checkpoint(stage, done)
+            self._stopping.check_budget(tokens) is not None
+            or self._needs_evaluation()
+            or done == length
+            or self._needs_checkpoint(done, length)
         )
 
-    def _needs_checkpoint(self, stage: StagePlan, done: int) -> bool:
-        """Whether a checkpoint is due after this step of the stage."""
-        interval = self.spec.train.checkpoint_every
-        return bool(interval) and self.step % interval == 0 and done != stage.steps  # type: ignore[operator]
+    def _needs_evaluation(self) -> bool:
+        interval = self._spec.train.eval_every
+        return interval is not None and self.step % interval == 0
 
-    def _save(self, engine: Engine, index: int, done: int, weights: Mapping[str, Tensor]) -> None:
-        if not (self.spec.train.checkpoint_every or self._newly_preempted) or not done:
+    def _needs_checkpoint(self, done: int, length: int) -> bool:
+        interval = self._spec.train.checkpoint_every
+        return interval is not None and self.step % interval == 0 and done != length
+
+    def _save(
+        self,
+        stage: TrainingStage,
+        index: int,
+        done: int,
+        weights: Mapping[str, Tensor],
+        *,
+        is_stage_end: bool = False,
+    ) -> None:
+        if not (self._spec.train.checkpoint_every or self._is_newly_preempted) or not done:
             return
-        self.watchdog.report_position(f"the checkpoint of step {self.step}")
-        start_time, moments = time.monotonic(), engine.gather_moments()
-        self.ledger.measure_memory()
-        if self.rank == 0:
+        self._watchdog.report_position(f"the checkpoint of {self.trainer.unit} {self.step}")
+        start_time, moments = time.monotonic(), stage.gather_moments()
+        if self.trainer.context.rank == 0:
             record = {
                 "evaluations": self.evaluations,
-                "ledger": self.ledger.to_dict(),
-                "enough": self.early_stopping.to_dict(),
+                "ledger": self._ledger.to_dict(),
+                "early_stopping": self._stopping.to_dict(),
+                **self.trainer.make_record(),
             }
-            state = TrainingState(index, done, self.step, weights, moments, copy.deepcopy(record))
-            self.saver.save(state, functools.partial(self._record_checkpoint, state))
-        self.ledger.add_seconds("checkpoint_seconds", time.monotonic() - start_time)
+            state = TrainingState(
+                index, done, self.step, weights, moments, record=copy.deepcopy(record)
+            )
+            self._saver.save(state, functools.partial(self._record_checkpoint, state))
+        if self._hooks.wait_for_checkpoints:
+            self._saver.wait()
+        self._ledger.add_seconds("checkpoint_seconds", time.monotonic() - start_time)
+        tokens = self._ledger["tokens"]
+        self._hooks.on_checkpoint(CheckpointReport(index, is_stage_end, self.step, tokens))
 
     def _await_checkpoint(self) -> None:
-        """A checkpoint has one step's time to be written: no step counts that stands on half a one.
+        """Wait for the checkpoint below this step, before the step is recorded.
 
-        So a kill repeats no more steps than lie between two checkpoints.
+        A checkpoint has one step's time to be written, so that a kill repeats no more steps than
+        lie between two checkpoints.
         """
         start_time = time.monotonic()
-        self.saver.wait()
-        self.ledger.add_seconds("checkpoint_seconds", time.monotonic() - start_time)
+        self._saver.wait()
+        self._ledger.add_seconds("checkpoint_seconds", time.monotonic() - start_time)
 
     def _record_checkpoint(self, state: TrainingState, size: int) -> None:
-        """From the saver's thread, when a checkpoint is whole."""
-        self.recorder.write_json("ledger.json", state.record["ledger"])
-        self.recorder.emit_event("checkpoint", step=state.step, bytes=size)
+        """Record a checkpoint that is written; called from the saver's thread."""
+        self._recorder.write_json(LEDGER, state.record["ledger"])
+        self._emit_event("checkpoint_saved", step=state.step, bytes=size)
 
-    def _measure(self, engine: Engine, at: str) -> dict[str, float] | None:
-        """Evaluates and records, under the name of where in the run it is; None without rows."""
-        if self.eval_feed is None:
+    def _evaluate(
+        self, stage: TrainingStage, name: str, *, is_periodic: bool = False
+    ) -> dict[str, float] | None:
+        """Evaluate and record; return None if there are no held-out rows, or a hook knew."""
+        if (known := self._hooks.load_evaluation(name)) is not None:
+            self.evaluations[name] = known
+            self._recorder.record_evaluation(name, self.step, known, 0.0)
             return None
-        start_time, collectives = time.monotonic(), self.context.collectives
-        self.watchdog.report_position(f"the evaluation after step {self.step}")
-        with collectives.attribute_to(EVALUATION):
-            metrics = evaluate(
-                engine.module,
-                self.eval_feed,
-                task=self.spec.model.task,
-                device=self.device,
-                collectives=collectives,
-            )
+        start_time = time.monotonic()
+        self._watchdog.report_position(f"the evaluation after {self.trainer.unit} {self.step}")
+        metrics = stage.evaluate()
+        if metrics is None:
+            return None
         seconds = time.monotonic() - start_time
-        self.ledger.add_seconds("eval_seconds", seconds)
-        if not at.startswith("step "):
-            self.evaluations[at] = metrics
-        self.recorder.record_evaluation(at, self.step, metrics, seconds)
+        self._ledger.add_seconds("eval_seconds", seconds)
+        self._recorder.record_evaluation(name, self.step, metrics, seconds)
+        if not is_periodic:
+            self.evaluations[name] = metrics
+            self._report_evaluation(name, metrics, is_periodic=False)
         return metrics
 
-    def _generate_samples(self, engine: Engine, at: str) -> None:
-        if not self.prompts:
-            return
-        with self.context.collectives.attribute_to(SAMPLES):
-            answers = generate_answers(engine.module, self.prompts, self.tokenizer, self.device)
-        samples = [
-            {"prompt": prompt.display_text, "wanted": prompt.expected, "answer": text}
-            for prompt, text in zip(self.prompts, answers, strict=True)
-        ]
-        self.recorder.emit_event("samples", at=at, samples=samples)
-
-    def _publish(self, weights: Mapping[str, Tensor]) -> Manifest | None:
-        self.ledger.close(self.plan, self.step)
-        if self.rank:
-            return None
-        return self._commit(weights)
+    def _report_evaluation(
+        self, name: str, metrics: Mapping[str, float], *, is_periodic: bool
+    ) -> None:
+        tokens = self._ledger["tokens"]
+        report = EvaluationReport(name, self.step, tokens, metrics, is_periodic)
+        if not self._hooks.on_evaluation(report):
+            raise StoppedEarly
 
     def _commit(self, weights: Mapping[str, Tensor]) -> Manifest | None:
-        """On rank 0: the adapter into the store."""
-        manifest = publish(
-            self.runs.store,
-            self.request,
-            self.model,
-            self.tokenizer,
-            weights,
-            self.method,
-            attempt=self.attempt,
-            evaluations=self.evaluations,
-            ledger=self.ledger,
-        )
-        self.recorder.write_json("ledger.json", self.ledger)
-        self.recorder.emit_event(
-            "published",
-            adapter=manifest.label,
-            form=detect_form(manifest),
-            bytes=manifest.size,
-            place=self.runs.store.url(manifest.prefix),
-            ledger=self.ledger,
-        )
+        lengths = {stage.name: self._get_length(at) for at, stage in enumerate(self._plan.stages)}
+        self.trainer.close_ledger(self._plan, self.step, lengths)
+        if self.trainer.context.rank:
+            return None
+        publish = functools.partial(self.trainer.publish, weights, self.evaluations)
+        manifest = self._hooks.commit(publish)
+        self._recorder.write_json(LEDGER, self._ledger)
+        if manifest is not None:
+            self._recorder.emit_event(
+                "published",
+                adapter=manifest.label,
+                form=detect_form(manifest),
+                bytes=manifest.size,
+                url=self._runs.store.url(manifest.prefix),
+                ledger=self._ledger,
+            )
         return manifest
+
+    def _emit_event(self, kind: str, **facts: Any) -> None:
+        """Emit an event that says where in the run it happened, in the trainer's unit."""
+        unit = {} if self.trainer.unit == "step" else {"unit": self.trainer.unit}
+        self._recorder.emit_event(kind, **facts, **unit)

@@ -1,8 +1,11 @@
-"""What one worker is told: the spec, the plan and what the check learnt, as frozen values."""
+"""Requests: what the workers of one run are given, as frozen values. One type for each kind of run.
+
+They cross processes by pickle, so they hold plain values only.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +15,29 @@ from jobs.spec.schema import RunSpec
 from jobs.spec.sections.federation import FederationSection
 
 HELD_OUT, PREVIOUS_EVAL = "held-out", "before"
-"""The two sets of rows that adapters are judged by: those that the spec holds out now, and those
-that an earlier adapter was judged by."""
+"""The two sets of rows that adapters are evaluated on: those that the spec holds out now, and those
+that an earlier adapter was evaluated on."""
 
-EVALUATION_FILE = "judged.json"
-"""Written when adapters were measured: what was asked, and figures by adapter and set of rows."""
+EVALUATION_FILE = "evaluation.json"
+"""Written when adapters were evaluated: the inputs, and metrics by adapter and set of rows."""
 
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """Rows that an earlier adapter was judged by."""
+    """Rows that an earlier adapter was evaluated on."""
 
     scan: DatasetScan
     path: str
-    """As data.eval, or as data.train where they are a share of it."""
+    """As data.eval, or as data.train if they are a share of it."""
     file_count: int | None = None
-    """Only the first so many files; all where it is not given."""
+    """Use only the first so many files; None means all."""
     fraction: float | None = None
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """One run as its workers see it. Crosses processes by pickle, so it holds plain values only."""
+    """The part that every kind of run has."""
 
     spec: RunSpec
     run_id: str
@@ -43,36 +46,64 @@ class Request:
     base_digest: str
     train_data: DatasetScan
     eval_data: DatasetScan | None
-    search: str | None = None
-    """The search whose best trial this run is; it goes into the manifest."""
-    parent: str | None = None
-    """The adapter that the training goes on from, as NAME@v2; it goes into the manifest."""
-    adapters: tuple[str, ...] = ()
-    """Adapters to measure, as NAME@v2. Where there are any, nothing is trained."""
-    previous_eval: HeldOutRows | None = None
-    """Rows that they are measured on beside the spec's own."""
-    federation: FederationSection | None = None
-    """Where many clients train, each on rows of its own."""
-
-    @property
-    def evaluation_inputs(self) -> dict[str, Any]:
-        """What is to be measured on which rows, as plain values: the same again has been done."""
-        eval_data, data = self.eval_data, self.spec.data
-        return {
-            "adapters": list(self.adapters),
-            HELD_OUT: eval_data.sha256
-            if eval_data
-            else [self.train_data.sha256, data.eval_fraction],
-            PREVIOUS_EVAL: [
-                self.previous_eval.scan.sha256,
-                self.previous_eval.file_count,
-                self.previous_eval.fraction,
-            ]
-            if self.previous_eval
-            else None,
-        }
 
     @property
     def labels(self) -> tuple[str, ...]:
         """A classifier's labels in the order of their numbers; empty for a language model."""
         return self.train_data.labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRequest(Request):
+    """A run that ends with an adapter."""
+
+    search: str | None = None
+    """The search that this run is a trial of, or whose best trial it is; for the manifest."""
+    parent: str | None = None
+    """The adapter that the training starts from, as NAME@v2; for the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest(AdapterRequest):
+    """One fine-tuning."""
+
+    def for_federation(self, federation: FederationSection) -> FederationRequest:
+        """Return the request to train the same on many clients."""
+        own = {field.name: getattr(self, field.name) for field in fields(AdapterRequest)}
+        return FederationRequest(**own, federation=federation)
+
+    def for_evaluation(
+        self, adapters: tuple[str, ...], previous_eval: HeldOutRows | None
+    ) -> EvaluationRequest:
+        """Return the request to evaluate committed adapters on this run's held-out rows."""
+        own = {field.name: getattr(self, field.name) for field in fields(Request)}
+        return EvaluationRequest(**own, adapters=adapters, previous_eval=previous_eval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationRequest(AdapterRequest):
+    """One training by many clients, each on rows of its own."""
+
+    federation: FederationSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest(Request):
+    """One evaluation of committed adapters; nothing is trained."""
+
+    adapters: tuple[str, ...]
+    """As NAME@v2."""
+    previous_eval: HeldOutRows | None
+    """Rows to evaluate them on beside the spec's own."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The adapters and the digests of the rows: equal inputs have equal results."""
+        held_out, previous = self.eval_data, self.previous_eval
+        fraction = self.spec.data.eval_fraction
+        return {
+            "adapters": list(self.adapters),
+            HELD_OUT: held_out.sha256 if held_out else [self.train_data.sha256, fraction],
+            PREVIOUS_EVAL: previous
+            and [previous.scan.sha256, previous.file_count, previous.fraction],
+        }

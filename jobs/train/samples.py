@@ -1,4 +1,4 @@
-"""Sample answers: what the model says to a few held-out prompts, before and after."""
+"""Sample answers: the model's answers to a few held-out prompts, before and after training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 SAMPLE_COUNT = 3
 MAX_NEW_TOKENS = 40
 MAX_ROWS_READ = 1000
-"""Rows among which the samples are spread."""
+"""The samples are spread over so many rows."""
 
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """What the model is given, what a reader sees of it, and the answer of the data."""
+    """The model's input, the text that a reader sees of it, and the answer in the data."""
 
     display_text: str
     expected: str
@@ -33,7 +33,7 @@ class SamplePrompt:
 def pick_prompts(
     source: RowSource, tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> list[SamplePrompt]:
-    """A few rows, spread over the first thousand, as prompts."""
+    """Return a few rows, spread over the first thousand, as prompts."""
     rows = list(islice(source.iter_rows(), MAX_ROWS_READ))
     indices = dict.fromkeys(
         len(rows) * (2 * i + 1) // (2 * SAMPLE_COUNT) for i in range(SAMPLE_COUNT)
@@ -48,7 +48,7 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
 ) -> list[str]:
-    """The model's greedy answers. Under ZeRO-3 a collective: every rank asks the same."""
+    """Return the model's greedy answers. Under ZeRO-3 a collective: every rank generates the same."""
     generation_config = GenerationConfig(
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,

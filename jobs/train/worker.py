@@ -1,10 +1,9 @@
-"""What Ray Train starts on every worker: the process group, the device, then the training."""
+"""The function that Ray Train runs on every worker: set up torch, then dispatch the request."""
 
 from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import time
 from typing import Any
@@ -15,26 +14,28 @@ import ray.train
 from jobs.errors import AlreadyExists, InputError, JobsError, TrainingFailed, TrainingStalled
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
+from jobs.train.job_main import OFFLINE_QUIET
 from jobs.train.localize import localize_request
-from jobs.train.request import EVALUATION_FILE, Request
+from jobs.train.request import EvaluationRequest, TrainingRequest
 from slora.errors import SloraError
 
+WorkerRequest = TrainingRequest | EvaluationRequest
+"""The runs that Ray Train's workers execute; a federation's server runs in the driver."""
 FAILURE_FILE = "failure.json"
-"""Written by the first worker that fails of itself: the run ends, because that would repeat."""
+"""Written by the first worker with an error of its own: the run ends, as it would fail again."""
 CRASHES_PREFIX = "crashes/"
 """Below it, one file for each start of the workers that ended in an error of the code."""
 ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
+    **OFFLINE_QUIET,
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Nothing is fetched from a hub, and libraries keep quiet."""
+"""Environment of every worker."""
 
 
 def run_worker(config: dict[str, Any]) -> None:
-    """One worker's life. Returns at once where an earlier try failed in a way that repeats."""
-    request: Request = config["request"]
+    """Run one worker. Return at once if an earlier try failed in a way that would repeat."""
+    request: WorkerRequest = config["request"]
     runs = RunStore(open_store(request.spec.store), request.run_id)
     if runs.store.head(runs.key(FAILURE_FILE)) is not None:
         return
@@ -46,11 +47,11 @@ def run_worker(config: dict[str, Any]) -> None:
             localize_request(request), runs, rank, context.get_world_size(), config["attempt"]
         )
     except TrainingStalled as stall:
-        # As good as lost: a machine that hangs is worth another start, elsewhere.
+        # Treated as lost: after a hung machine, another start may succeed elsewhere.
         runs.events.append({"event": "stalled", "time": time.time(), "why": str(stall)})
         raise
     except (TrainingFailed, InputError, SloraError) as error:
-        # Every rank has met the same one: to end quietly spares Ray a second start of the group.
+        # Every rank has the same failure; returning quietly spares Ray a second start of the group.
         _record_failure(runs, FAILURE_FILE, rank, error)
     except Exception as error:
         if not _is_lost_peer(error):
@@ -65,20 +66,20 @@ def run_worker(config: dict[str, Any]) -> None:
 
 
 def _run_request(
-    request: Request, runs: RunStore, rank: int, world_size: int, attempt: int
+    request: WorkerRequest, runs: RunStore, rank: int, world_size: int, attempt: int
 ) -> None:
     on_gpu = request.spec.cluster.gpus_per_worker > 0
-    # Before the libraries below are imported, which read it. Not as Ray's runtime environment: that
-    # would cost a new process a worker, four seconds each.
+    # Set before the libraries below are imported, which read it. Not as Ray's runtime environment:
+    # that would cost a new process a worker, four seconds each.
     os.environ.update(ENVIRONMENT, **({} if on_gpu else {"DS_ACCELERATOR": "cpu"}))
-    # Here, because the driver imports this module to name the function above, and needs neither:
+    # Imported here, because the driver imports this module to name `run_worker`, and needs neither:
     # deepspeed takes seconds, and looks for accelerators where there are none.
     import torch
 
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.evaluate_adapters import evaluate_adapters
-    from jobs.train.loop import FineTuner
+    from jobs.train.fine_tuning import make_fine_tuning
     from jobs.train.monitor.watchdog import Watchdog, open_default_store
     from jobs.train.preemption import is_preemption_requested
 
@@ -90,15 +91,10 @@ def _run_request(
     context = make_worker_context(rank, world_size, device, machine=machine)
     with Watchdog(rank, world_size, open_default_store()) as watchdog:
         try:
-            if request.adapters:
-                metrics = evaluate_adapters(request, runs, context, watchdog)
-                if rank == 0:
-                    runs.write_json(
-                        EVALUATION_FILE,
-                        {"asked": request.evaluation_inputs, "found": _replace_non_finite(metrics)},
-                    )
+            if isinstance(request, EvaluationRequest):
+                evaluate_adapters(request, runs, context, watchdog)
                 return
-            FineTuner(
+            make_fine_tuning(
                 request,
                 runs,
                 context,
@@ -113,29 +109,14 @@ def _run_request(
             raise
 
 
-def _replace_non_finite(
-    metrics_by_adapter: dict[str, dict[str, dict[str, float]]],
-) -> dict[str, Any]:
-    """As JSON can say it: a figure that is no number is null."""
-    return {
-        label: {
-            row_set: {
-                name: value if math.isfinite(value) else None for name, value in metrics.items()
-            }
-            for row_set, metrics in row_sets.items()
-        }
-        for label, row_sets in metrics_by_adapter.items()
-    }
-
-
 def _is_timeout(error: Exception) -> bool:
-    """Whether it is a collective's time-out: gloo and NCCL say so in words only."""
+    """Return whether it is a collective's time-out, which gloo and NCCL report only in the message."""
     message = str(error).lower()
     return isinstance(error, RuntimeError) and ("timed out" in message or "timeout" in message)
 
 
 def _is_lost_peer(error: Exception) -> bool:
-    """Whether the error only says that another worker went away, which a new start may mend."""
+    """Return whether the error only says that another worker is gone, which a restart may fix."""
     import torch
 
     if isinstance(error, torch.distributed.DistError):
@@ -144,7 +125,7 @@ def _is_lost_peer(error: Exception) -> bool:
 
 
 def _record_failure(runs: RunStore, file_name: str, rank: int, error: Exception) -> None:
-    """Leaves the reason in the store, where the driver finds it; the first one counts."""
+    """Write the reason to the store for the driver; only the first one counts."""
     is_own = isinstance(error, JobsError | SloraError)
     report = {
         "rank": rank,

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator.api.auth import Principal
 from orchestrator.api.requests import SubmitRunRequest
-from orchestrator.control.intake import SubmitRequest
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import projects, runs
 from orchestrator.registry.errors import UnknownItem

@@ -45,7 +45,7 @@ ATTEMPT_EXAMPLE: dict[str, Any] = {
     "reason": None,
     "created_at": 1767236401.0,
     "ended_at": None,
-    "seen_at": 1767236401.2,
+    "acknowledged_at": 1767236401.2,
 }
 ADAPTER_EXAMPLE: dict[str, Any] = {
     "store": "s3://models/slora/",
@@ -113,7 +113,7 @@ class Page(BaseModel, Generic[Item]):
 
 
 class RunResponse(BaseModel):
-    """A run. `waits` says why a planned one is not submitted yet, `stop` that it should end."""
+    """A run. `wait_reason` tells why a planned run is not submitted; `stop` requests its end."""
 
     model_config = make_config(**RUN_EXAMPLE)
 
@@ -264,7 +264,7 @@ class ScheduleResponse(BaseModel):
 
 
 class FiringResponse(BaseModel):
-    """What came of one moment: run, queued, skipped, nothing new, refused."""
+    """What came of one moment: run, queued, skipped, no_new_data, refused."""
 
     model_config = make_config(
         due_at=1767322800.0, fired_at=1767322800.4, outcome="run", run="chat-20260102-030000-1f2e"

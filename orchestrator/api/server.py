@@ -62,7 +62,7 @@ class ListenOptions:
 
 def make_default_config(database: str | None) -> ServiceConfig:
     """Without a file: the Ray of this machine, under the name `default`."""
-    cluster = {"address": RAY_ADDRESS, "token_file": RAY_TOKEN, "shares_files": True}
+    cluster = {"address": RAY_ADDRESS, "token_file": RAY_TOKEN, "shared_filesystem": True}
     return parse_config({"clusters": {DEFAULT_CLUSTER: cluster}}, database)
 
 

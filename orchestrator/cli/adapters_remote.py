@@ -1,4 +1,4 @@
-"""`slora adapters` of a service: what its registry knows, and the same moves through its door."""
+"""`slora adapters --service`: the adapters of the service's registry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.client.values import AdapterResponse, PointerResponse
 
 
 def list_remote_adapters(service: str, *, json: bool) -> None:
-    """Every committed version that the token sees."""
+    """Print all committed versions visible to the token."""
     with connect_service(service) as client:
         adapters = list(client.adapters.list())
     if json:
@@ -36,12 +36,12 @@ def list_remote_adapters(service: str, *, json: bool) -> None:
 
 
 def show_remote_adapter(service: str, name: str, store: str | None, *, json: bool) -> None:
-    """One version, with its manifest for programs."""
+    """Print one version; as JSON with its manifest."""
     base_name, version = split_name(name)
     with connect_service(service) as client:
         versions = client.adapters.resolve(base_name, store=store)
         if version is None:
-            # As in the store: the promoted one, or the newest where none was promoted.
+            # As in a store: the promoted version, or the newest one if none was promoted.
             version = (
                 versions.current.version if versions.current else versions.versions[-1].version
             )
@@ -56,13 +56,13 @@ def show_remote_adapter(service: str, name: str, store: str | None, *, json: boo
 def promote_remote_adapter(
     service: str, name: str, version: int, store: str | None
 ) -> PointerResponse:
-    """What the bare name means now."""
+    """Promote a version, and return the new pointer."""
     with connect_service(service) as client:
         return client.adapters.promote(name, version, store=store)
 
 
 def rollback_remote_adapter(service: str, name: str, store: str | None) -> PointerResponse:
-    """What the bare name means again."""
+    """Undo the last promotion, and return the pointer."""
     with connect_service(service) as client:
         return client.adapters.rollback(name, store=store)
 

@@ -176,18 +176,21 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     from jobs.store.runs.run_store import RunStore
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.comm.deepspeed_comm import init_deepspeed
-    from jobs.train.loop import FineTuner
+    from jobs.train.fine_tuning import FineTuner
+    from jobs.train.hooks import RunHooks
+    from jobs.train.loop import StageLoop
 
     init_deepspeed("gloo")
     checked = validate_run(validate_spec(spec))
     runs = RunStore(open_store(checked.spec.store), "run")
     request = checked.make_request("run", base_digest="0" * 64)
     team = make_worker_context(rank, ranks, torch.device("cpu"), machine="here")
-    training = FineTuner(request, runs, team)
-    marks = _Marks(training.recorder)
+    hooks = RunHooks()
     # Answers to prompts are no part of the plan's peak, and take minutes here.
-    training._generate_samples = lambda *told: None  # type: ignore[method-assign]
-    training.run()
+    hooks.generates_samples = False
+    trainer = FineTuner(request, runs, team, hooks=hooks)
+    marks = _Marks(trainer.recorder)
+    StageLoop(trainer, hooks=hooks).run()
     return marks.ended()
 
 
@@ -196,14 +199,14 @@ class _Marks:
 
     def __init__(self, record: Any) -> None:
         self._peaks: dict[str, int] = {}
-        self._phase, self._tell = "loading", record.event
-        record.event = self._event
+        self._phase, self._emit = "loading", record.emit_event
+        record.emit_event = self._event
 
     def _event(self, kind: str, **told: Any) -> None:
         if kind in ("stage", "published"):
             self._note()
             self._phase = told.get("stage", "publishing")
-        self._tell(kind, **told)
+        self._emit(kind, **told)
 
     def ended(self) -> dict[str, int]:
         self._note()

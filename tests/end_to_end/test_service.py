@@ -120,7 +120,7 @@ def wait_for_firing(stack: RunningStack, schedule: str) -> str:
     """The run that the schedule's moment made, once there is one."""
     deadline = time.monotonic() + RUN_TIMEOUT_S
     while time.monotonic() < deadline:
-        for firing in run_json(stack, "schedule", "firings", schedule)["firings"]:
+        for firing in run_json(stack, "schedules", "firings", schedule)["firings"]:
             if firing["run"] is not None:
                 return str(firing["run"])
         # Nothing tells when a schedule fires; its moments are whole minutes.
@@ -143,11 +143,11 @@ def test_a_run_is_followed_live_retrained_on_new_rows_promoted_and_rolled_back(
 
     # A schedule sees new rows, trains on from that adapter, and the gate lets it take over.
     cron = ("--cron", "* * * * *", "--only-new-data")
-    run_json(stack, "schedule", "add", str(specs / "retrain.yaml"), "--name", "minutely", *cron)
+    run_json(stack, "schedules", "add", str(specs / "retrain.yaml"), "--name", "minutely", *cron)
     more = (specs / "more.jsonl").read_text(encoding="utf-8").splitlines()
     write_rows(specs / "train.jsonl", more)
     second_run = wait_for_firing(stack, "minutely")
-    run_json(stack, "schedule", "pause", "minutely")
+    run_json(stack, "schedules", "pause", "minutely")
     logs = stack.run_slora("logs", "-f", second_run, timeout=RUN_TIMEOUT_S)
     assert logs.returncode == 0, logs.stdout + logs.stderr
     assert "store/adapters/chat/v2/manifest.json" in list_objects(stack)

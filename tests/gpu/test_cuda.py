@@ -55,13 +55,11 @@ WAYS = {
 def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
     import deepspeed
 
-    from jobs.inspect.model_files import digest_model
     from jobs.plan.preflight import validate_run
     from jobs.spec.load import validate_spec
     from jobs.train.comm.collectives import WorkerContext
     from jobs.train.comm.deepspeed_comm import init_deepspeed
-    from jobs.train.loop import FineTuner
-    from jobs.train.request import Request
+    from jobs.train.fine_tuning import make_fine_tuning
 
     deepspeed.init_distributed("nccl")
     init_deepspeed("nccl")
@@ -74,12 +72,9 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
     }
     checked = validate_run(validate_spec(tiny_spec(tmp_path, **changes)))
     runs = RunStore(open_store(checked.spec.store), "gpu")
-    digest = digest_model(checked.model.folder)
-    request = Request(
-        checked.spec, "gpu", checked.plan, checked.model.folder, digest, checked.train_scan, None
-    )
+    request = checked.make_request("gpu")
     device = torch.device("cuda", 0)
-    manifest = FineTuner(request, runs, WorkerContext(0, 1, device)).run()
+    manifest = make_fine_tuning(request, runs, WorkerContext(0, 1, device)).run()
     assert manifest is not None
     losses = [m["loss"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
     assert losses[-1] < losses[0]

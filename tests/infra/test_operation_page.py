@@ -1,4 +1,4 @@
-"""docs/guides/operation.md tells all that there is: metrics, alerts, keys of the configuration, commands."""
+"""docs/guides/operation.md has every metric, alert, configuration key and command."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def test_slora_train_joins_a_running_ray_and_tells_a_failure_in_one_message(head
     )
     output = done.stdout + done.stderr
     assert done.returncode == 1
-    assert f"joined Ray at {head.url}" in output
-    assert "starting Ray" not in output
+    assert f"Connected to Ray at {head.url}" in output
+    assert "Starting Ray" not in output
     message = [line for line in output.splitlines() if "the loss is" in line]
     assert len(set(message)) == 1, output
     assert "Lower the learning rate" in message[0]
@@ -107,7 +107,7 @@ def test_a_submitted_job_whose_worker_is_killed_goes_on_and_commits(head, folder
     rest, _ = job.communicate(timeout=240)
     output = "".join(lines) + rest
     assert job.returncode == 0, output
-    for words in ("before training: loss", "energy kept", "going on from step", "sent@v1"):
+    for words in ("before training: loss", "energy retained", "resuming from step", "sent@v1"):
         assert words in output
     steps = [metric["step"] for metric in runs.metrics.tail(0)[0] if "evaluation" not in metric]
     # Nothing is lost, and no more repeated than lies between two checkpoints.

@@ -53,18 +53,18 @@ def _at_a_step(driver: subprocess.Popen[str], then: Callable[[], None]) -> str:
 
 
 def test_a_worker_that_is_told_to_stop_saves_at_once_and_the_run_goes_on(head, folder):
-    driver = _started(head, folder, "told", train={"steps": 300, "checkpoint_every": 1000})
+    driver = _started(head, folder, "stopped", train={"steps": 300, "checkpoint_every": 1000})
 
     def tell() -> None:
         head.family("ray::RayTrainWorker")[-1].send_signal(signal.SIGTERM)
 
     output = _at_a_step(driver, tell)
     assert driver.returncode == 0, output
-    (noticed,) = [e for e in _events(folder, "told") if e["event"] == "noticed"]
-    saved = [e["step"] for e in _events(folder, "told") if e["event"] == "checkpoint"]
-    # Beside it only the ends of both stages.
-    assert sorted(saved) == sorted({noticed["step"], 90, 300})
-    assert "told that a worker will be stopped" in output
+    (preempting,) = [e for e in _events(folder, "stopped") if e["event"] == "preempting"]
+    saved = [e["step"] for e in _events(folder, "stopped") if e["event"] == "checkpoint_saved"]
+    # Beside it only the checkpoints at the ends of both stages.
+    assert sorted(saved) == sorted({preempting["step"], 90, 300})
+    assert "a worker will be stopped soon" in output
 
 
 def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(head, folder):
@@ -79,7 +79,7 @@ def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(hea
     assert driver.returncode == 0, output
     stalled = [e["why"] for e in _events(folder, "hung") if e["event"] == "stalled"]
     assert stalled and "waited 10 s for others: rank" in stalled[0], output
-    assert "starting again" in output
+    assert "restarting" in output
 
 
 @pytest.mark.long

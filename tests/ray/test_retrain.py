@@ -160,4 +160,4 @@ def test_slora_train_runs_a_retraining_to_its_decision_and_the_next_finds_nothin
     assert [one.returncode for one in done] == [0, 0], done[0].stderr
     decisions = [json.loads(one.stdout)["decision"]["event"] for one in done]
     assert decisions == ["promoted", "nothing new"]
-    assert "joined Ray" not in done[1].stderr
+    assert "Connected to Ray" not in done[1].stderr

@@ -72,7 +72,7 @@ def test_a_run_needs_no_shared_folder_and_leaks_no_secret(
     steps = [m["step"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
     assert steps == sorted(set(steps)) and steps[-1] == 8
     kinds = [event["event"] for event in runs.events.tail(0)[0]]
-    assert kinds[-1] == "published" and "checkpoint" in kinds
+    assert kinds[-1] == "published" and "checkpoint_saved" in kinds
     # In the bucket, in the output, in the Jobs API of Ray, or in a file of Ray.
     secrets = weed.secret.encode(), KEY.encode()
     written = {key: s3.get(key) for key in s3.list("")}

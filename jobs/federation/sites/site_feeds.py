@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +10,6 @@ from jobs.federation.partition import Partition
 from jobs.federation.sampling import derive_order_seed
 from jobs.federation.sites.client_rows import ClientRows, ClientSource
 from jobs.train.data.global_batches import Feed
-from jobs.train.data.token_cache import CachingEncoder
 from jobs.train.data.tokenization import Sample
 from jobs.train.request import Request
 
@@ -48,7 +46,7 @@ class ClientFeeds:
             labels=self._request.labels,
             client_rows=self._rows.read_client(client),
         )
-        feed = Feed(
+        return Feed(
             source,
             self._tokenizer,
             task=spec.model.task,
@@ -59,7 +57,5 @@ class ClientFeeds:
             rank=0,
             world_size=1,
             seed=derive_order_seed(spec.train.seed, round_index, client),
+            token_cache=self._token_cache,
         )
-        encode: Callable[..., Sample] = CachingEncoder(feed.encode, self._token_cache)
-        feed.encode = encode  # type: ignore[assignment]
-        return feed

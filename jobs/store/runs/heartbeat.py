@@ -1,7 +1,7 @@
-"""A job's lease: beaten into the run's folder for as long as its driver lives, and ended with it.
+"""A job's heartbeat: written to the run's folder while its driver lives, and ended with it.
 
-Who reads it knows the driver alive where no cluster can tell. A store that is away costs a beat and
-nothing else; a lease that a later attempt holds is left to it.
+Its reader knows that the driver is alive, even if no cluster can be reached. An unreachable store
+costs a heartbeat and nothing else; a later attempt's heartbeat is left alone.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from jobs.store.strict_json import load_strictly
 HEARTBEAT = "lease.json"
 INTERVAL_S = 10.0
 FINAL_BEAT_TIMEOUT_S = 10.0
-"""Seconds that the end of a job waits for its last beat: a store that is away holds up nobody."""
+"""The end of a job waits so long for its last heartbeat: an unreachable store delays nobody."""
 MAX_BYTES = 4096
 
 log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Inside its block this attempt's lease is beaten, from a thread of its own."""
+    """Writes this attempt's heartbeat from a thread while the block runs."""
 
     def __init__(self, runs: RunStore, attempt: int, *, interval_s: float = INTERVAL_S) -> None:
         self._runs, self._attempt, self._interval_s = runs, attempt, interval_s
@@ -57,7 +57,7 @@ class Heartbeat:
                     return
                 self._write_beat(is_final=is_final)
             except (AlreadyExists, WriteConflict):
-                # Somebody wrote between: who it was, the next beat sees.
+                # Another attempt wrote between; the next beat reads which.
                 if not is_final:
                     continue
             except JobsError as error:
@@ -79,7 +79,7 @@ class Heartbeat:
 
 
 def read_heartbeat(store: ObjectStore, run: str) -> dict[str, Any] | None:
-    """What the run's lease says: time, attempt, ended; None where there is none to be read."""
+    """Return the run's heartbeat: time, attempt, ended; None if there is none that can be read."""
     try:
         values = load_strictly(store.read(format_run_key(run, HEARTBEAT), 0, MAX_BYTES))
         return {
@@ -93,6 +93,6 @@ def read_heartbeat(store: ObjectStore, run: str) -> dict[str, Any] | None:
 
 
 def has_later_attempt(runs: RunStore, attempt: int) -> bool:
-    """Whether a later attempt of this run has begun. Raises StoreError where that can't be told."""
+    """Return whether a later attempt of this run has started. Raise StoreError if that is unknown."""
     heartbeat = read_heartbeat(runs.store, runs.run_id)
     return heartbeat is not None and heartbeat["attempt"] > attempt

@@ -1,4 +1,4 @@
-"""DeepSpeed's communication: the process group that it is handed, and what it sends, counted."""
+"""DeepSpeed's communication: it is given the existing process group, and its traffic is counted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jobs.train.comm.collectives import GRADIENTS, Collectives
 
 
 def init_deepspeed(backend: str) -> None:
-    """Hands DeepSpeed the process group that is there already."""
-    # DeepSpeed reports its set-up line by line; only its warnings are for us.
+    """Let DeepSpeed use the process group that exists already."""
+    # DeepSpeed logs its set-up line by line; only its warnings matter here.
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Its shared-memory reduction needs a compiler and 38 s on every new machine, to save the copy
     # of a few megabytes between processes of one host.
@@ -25,9 +25,9 @@ def init_deepspeed(backend: str) -> None:
 def count_deepspeed_traffic(
     collectives: Collectives, group_size: int, *, spans_nodes: bool
 ) -> None:
-    """From now on DeepSpeed's collectives are counted, as those of groups of this size.
+    """Count DeepSpeed's collectives from now on, as those of groups of this size.
 
-    `spans`: whether a group reaches over more than one machine.
+    `spans_nodes`: whether a group spans more than one machine.
     """
     backend = deepspeed.comm.comm.cdb
     inner = backend._inner if isinstance(backend, _CountingBackend) else backend
@@ -37,7 +37,7 @@ def count_deepspeed_traffic(
 
 
 class _CountingBackend:
-    """DeepSpeed's communication backend; what it gathers is weights, what it reduces gradients."""
+    """DeepSpeed's communication backend: what it gathers is weights, what it reduces is gradients."""
 
     def __init__(
         self, inner: Any, collectives: Collectives, group_size: int, *, spans_nodes: bool
@@ -67,7 +67,7 @@ class _CountingBackend:
     def reduce_scatter_tensor(
         self, output_tensor: Tensor, input_tensor: Tensor, **kwargs: Any
     ) -> Any:
-        # gloo has no reduce-scatter: torch reduces the whole on every worker.
+        # gloo has no reduce-scatter: torch reduces the full tensor on every worker.
         is_gloo = torch.distributed.get_backend() == "gloo"
         self._count(GRADIENTS, (2 if is_gloo else 1) * _count_bytes(input_tensor))
         return self._inner.reduce_scatter_tensor(output_tensor, input_tensor, **kwargs)

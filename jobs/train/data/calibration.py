@@ -19,11 +19,12 @@ def make_calibration_pass(
     device: torch.device,
     on_sequence: Callable[[], None] = lambda: None,
 ) -> Callable[[], int]:
-    """What `slora.masks.scoring` calls: this rank's share of the first `batches` global batches.
+    """Return the function that `slora.masks.scoring` calls for one pass: it runs this rank's share
+    of the first `batches` global batches and returns the number of sequences.
 
     The feed has micro-batches of one sequence, so that the unit is the same for any number of
-    workers; its loss is the mean over its own targets. The model is plain, not yet DeepSpeed's.
-    `seen` is called after each sequence.
+    workers; its loss is the mean over its own targets. DeepSpeed must not hold the model yet.
+    `on_sequence` is called after each sequence.
     """
 
     def run() -> int:
@@ -37,7 +38,7 @@ def make_calibration_pass(
                 loss.backward()  # type: ignore[no-untyped-call]
                 count += 1
                 on_sequence()
-        # A head that is trained has gathered gradients of its own, which nobody asked for.
+        # A trained head has accumulated gradients that no score needs.
         model.zero_grad(set_to_none=True)
         return count
 

@@ -1,8 +1,8 @@
-"""The two sides of a run's data for one worker: rows to learn from, rows to be judged by."""
+"""The feeds of one worker: rows to learn from, and held-out rows to evaluate on."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,35 +10,57 @@ from jobs.inspect.datasets.scan import DatasetScan
 from jobs.plan.plan import split_batch
 from jobs.train.data.global_batches import Feed
 from jobs.train.data.source import RowSource
-from jobs.train.request import HELD_OUT, PREVIOUS_EVAL, HeldOutRows, Request
+from jobs.train.data.tokenization import Sample
+from jobs.train.request import HELD_OUT, PREVIOUS_EVAL, EvaluationRequest, HeldOutRows, Request
+
+TokenCache = dict[Any, Sample]
+"""Samples by row, shared by feeds that tokenize alike."""
 
 
 def make_train_feed(
-    request: Request, tokenizer: PreTrainedTokenizerBase, *, rank: int, world_size: int
+    request: Request,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    rank: int,
+    world_size: int,
+    token_cache: TokenCache | None = None,
 ) -> Feed:
-    """The rows to learn from, in batches of the spec's size."""
-    held_fraction = request.spec.data.eval_fraction if request.eval_data is None else None
-    source = _make_source(request, request.train_data, "train", held_fraction)
-    batch_size = request.plan.batch_size
-    return _make_feed(request, source, tokenizer, batch_size, rank=rank, world_size=world_size)
+    """Return the rows to learn from, in batches of the spec's size."""
+    return _make_feed(
+        request,
+        _make_train_source(request),
+        tokenizer,
+        request.plan.batch_size,
+        rank=rank,
+        world_size=world_size,
+        token_cache=token_cache,
+    )
 
 
 def make_calibration_feed(
     request: Request, tokenizer: PreTrainedTokenizerBase, *, rank: int, world_size: int
 ) -> Feed:
-    """The training rows again, one sequence a micro-batch: what scores are taken from."""
-    held_fraction = request.spec.data.eval_fraction if request.eval_data is None else None
-    source = _make_source(request, request.train_data, "train", held_fraction)
-    batch_size = request.plan.batch_size
+    """Return the training rows again, one sequence a micro-batch, to take scores from."""
     return _make_feed(
-        request, source, tokenizer, batch_size, rank=rank, world_size=world_size, micro_batch_size=1
+        request,
+        _make_train_source(request),
+        tokenizer,
+        request.plan.batch_size,
+        rank=rank,
+        world_size=world_size,
+        micro_batch_size=1,
     )
 
 
 def make_eval_feed(
-    request: Request, tokenizer: PreTrainedTokenizerBase, *, rank: int, world_size: int
+    request: Request,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    rank: int,
+    world_size: int,
+    token_cache: TokenCache | None = None,
 ) -> Feed | None:
-    """The held-out rows, one micro-batch a worker at a time; None where the spec names none."""
+    """Return the held-out rows, one micro-batch a worker at a time; None if the spec has none."""
     fraction = request.spec.data.eval_fraction
     if request.eval_data is not None:
         source = _make_source(request, request.eval_data, "eval", None)
@@ -46,26 +68,38 @@ def make_eval_feed(
         source = _make_source(request, request.train_data, "eval", fraction)
     else:
         return None
-    batch_size = request.plan.micro_batch_size * world_size
-    return _make_feed(request, source, tokenizer, batch_size, rank=rank, world_size=world_size)
+    return _make_feed(
+        request,
+        source,
+        tokenizer,
+        request.plan.micro_batch_size * world_size,
+        rank=rank,
+        world_size=world_size,
+        token_cache=token_cache,
+    )
 
 
 def make_evaluation_feeds(
-    request: Request,
+    request: EvaluationRequest,
     tokenizer: PreTrainedTokenizerBase,
     labels: tuple[str, ...],
     *,
     rank: int,
     world_size: int,
 ) -> dict[str, Feed]:
-    """The rows that adapters are judged by, the spec's and the old ones, for one that knows these
-    labels; a set with labels that it does not know is left out."""
-    shard = {"rank": rank, "world_size": world_size}
+    """Return the sets of rows to evaluate an adapter with these labels on: the spec's own, and
+    those of an earlier adapter. A set with labels that the adapter does not know is omitted.
+    """
     batch_size = request.plan.micro_batch_size * world_size
     row_sets = {HELD_OUT: _get_held_out_rows(request), PREVIOUS_EVAL: request.previous_eval}
     return {
         name: _make_feed(
-            request, _make_held_out_source(held_out, labels), tokenizer, batch_size, **shard
+            request,
+            _make_held_out_source(held_out, labels),
+            tokenizer,
+            batch_size,
+            rank=rank,
+            world_size=world_size,
         )
         for name, held_out in row_sets.items()
         if held_out is not None and not {*held_out.scan.labels} - {*labels}
@@ -73,7 +107,7 @@ def make_evaluation_feeds(
 
 
 def _get_held_out_rows(request: Request) -> HeldOutRows | None:
-    """The spec's own rows, as such a set."""
+    """Return the rows that the spec holds out."""
     data = request.spec.data
     if request.eval_data is not None:
         return HeldOutRows(request.eval_data, str(data.eval))
@@ -92,6 +126,11 @@ def _make_held_out_source(held_out: HeldOutRows, labels: tuple[str, ...]) -> Row
         split="eval",
         seed=held_out.seed,
     )
+
+
+def _make_train_source(request: Request) -> RowSource:
+    fraction = request.spec.data.eval_fraction if request.eval_data is None else None
+    return _make_source(request, request.train_data, "train", fraction)
 
 
 def _make_source(
@@ -116,6 +155,7 @@ def _make_feed(
     rank: int,
     world_size: int,
     micro_batch_size: int | None = None,
+    token_cache: TokenCache | None = None,
 ) -> Feed:
     return Feed(
         source,
@@ -130,4 +170,5 @@ def _make_feed(
         world_size=world_size,
         seed=request.spec.train.seed,
         shuffle=source.split == "train",
+        token_cache=token_cache,
     )

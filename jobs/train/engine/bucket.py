@@ -1,8 +1,8 @@
-"""What is trained, as one flat vector: weights, gradients and AdamW's moments side by side.
+"""The trainable parameters as one flat vector: weights, gradients and AdamW's moments.
 
-n: numbers that are trained. Everything is float32 and whole on every worker: at about one per cent
-of a model it is small, one exchange moves all of it, and the state to save or to resume from is
-simply there, whatever the number of workers.
+n: trainable numbers. Everything is float32 and complete on every worker: at about one per cent of a
+model it is small, one exchange moves all of it, and the state to save or to resume from is
+available on every worker, whatever their number.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class _Slot:
 
 
 class Bucket:
-    """The trainable parameters of a model, which become views of one vector where they can.
+    """The trainable parameters of a model, as views of one vector where possible.
 
     Parameters in float32 are views of `weights_n`, and their gradients of `gradients_n`, so nothing
-    is ever copied; those of another type (a bfloat16 head) are rounded copies.
+    is copied; those of another type (a bfloat16 head) are rounded copies.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, extras: int) -> None:
@@ -51,60 +51,62 @@ class Bucket:
 
     @property
     def gradients_n(self) -> Tensor:
-        """The gradient of the whole step, float32 `[n]`."""
+        """Return the gradient of the step, float32 `[n]`."""
         return self.exchange_buffer[: self.count]
 
     @property
     def extras(self) -> Tensor:
-        """What travels behind the gradients, float32."""
+        """Return the numbers that are exchanged behind the gradients, float32."""
         return self.exchange_buffer[self.count :]
 
     def collect_gradients(self) -> None:
-        """Adds the gradients of parameters that are no views; after each backward."""
+        """Add the gradients of parameters that are not views. Call it after each backward."""
         for slot in self._slots.values():
             if slot.parameter.dtype != torch.float32 and slot.parameter.grad is not None:
                 self._slice(self.gradients_n, slot).add_(slot.parameter.grad)
                 slot.parameter.grad = None
 
     def clear(self) -> None:
-        """Before a step's first backward."""
+        """Zero the gradients. Call it before a step's first backward."""
         self.exchange_buffer.zero_()
 
     def copy_to_parameters(self) -> None:
-        """Rounds the weights into the parameters that are no views; after each change of them."""
+        """Round the weights into the parameters that are not views. Call it after each change of
+        them.
+        """
         with torch.no_grad():
             for slot in self._slots.values():
                 if slot.parameter.dtype != torch.float32:
                     slot.parameter.copy_(self._slice(self.weights_n, slot))
 
     def split_by_name(self, vector_n: Tensor) -> dict[str, Tensor]:
-        """A vector of length n cut by parameter, as copies on the CPU."""
+        """Split a vector of length n by parameter, into copies on the CPU."""
         flat = vector_n.detach().to("cpu", copy=True)
         return {slot.name: self._slice(flat, slot) for slot in self._slots.values()}
 
     def fill(self, vector_n: Tensor, tensors: Mapping[str, Tensor]) -> None:
-        """Writes some parameters' tensors into a vector of length n."""
+        """Write the tensors of some parameters into a vector of length n."""
         with torch.no_grad():
             for slot in self._slots.values():
                 if slot.name in tensors:
                     self._slice(vector_n, slot).copy_(tensors[slot.name])
 
     def list_names(self) -> list[str]:
-        """The parameters, in the order in which they lie in the vector."""
+        """Return the parameters' names, in the order of the vector."""
         return list(self._slots)
 
     def get_part(self, vector_n: Tensor, name: str) -> Tensor:
-        """One parameter's part of a vector, a view in its shape."""
+        """Return one parameter's part of a vector, a view in its shape."""
         return self._slice(vector_n, self._slots[name])
 
     def release(self) -> None:
-        """The parameters stand by themselves again, with the weights that they have."""
+        """Give the parameters storage of their own again, with their present weights."""
         for slot in self._slots.values():
             slot.parameter.grad = None
             slot.parameter.data = slot.parameter.data.clone()
 
     def find_non_finite(self, vector_n: Tensor) -> str | None:
-        """The first parameter whose part of the vector holds a number that is none."""
+        """Return the first parameter whose part of the vector has a NaN or an infinity."""
         bad_indices = (~torch.isfinite(vector_n.detach())).nonzero()
         if not len(bad_indices):
             return None

@@ -1,9 +1,9 @@
-"""One stage's training step: forward, backward, one exchange, AdamW. Two kinds of engine.
+"""One stage's training step: forward, backward, one exchange, AdamW. There are two engines.
 
-`CompactEngine` trains what is small, beside a frozen base that is whole on every worker or held in
-parts (`base_shards`). Its gradients travel as one flat vector, once a step, or once in `sync_every`
-steps as what the workers' own steps came to. Full fine-tuning has an engine of its own
-(`full_engine`), where DeepSpeed cuts the optimiser's state too.
+`CompactEngine` trains a small part, beside a frozen base that every worker holds completely or in
+shards (`base_shards`). Its gradients are exchanged as one flat vector, once a step, or once in
+`sync_every` steps as the sum of each worker's own steps. Full fine-tuning has its own engine
+(`full_engine`), where DeepSpeed shards the optimizer's state too.
 
 Knows no method and no data: it takes a model whose trainable parameters are marked, and steps.
 """
@@ -25,12 +25,12 @@ from jobs.train.engine.local_steps import LocalSteps
 from jobs.train.model.base_shards import BaseShards
 
 OUTER = "outer"
-"""The outer optimiser's momentum, saved beside AdamW's moments where there is one."""
+"""The outer optimizer's momentum, saved beside AdamW's moments if there is one."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What one stage asks of its engine."""
+    """The options of one stage's engine."""
 
     sharding: str
     bfloat16: bool
@@ -43,74 +43,78 @@ class EngineOptions:
     outer: str = "average"
     average: str = "factors"
     optimizer: str = "adamw"
-    """adamw | sgd, which keeps nothing from step to step."""
+    """adamw | sgd, which has no state."""
 
 
 @dataclass(frozen=True)
 class ExchangeResult:
-    """What the workers told one another in an exchange, summed over them."""
+    """The values that the workers exchanged, summed over them."""
 
     losses: tuple[float, ...]
-    """Of each step since the last exchange."""
+    """The loss of each step since the last exchange."""
     preemption_notices: float
-    """How many workers are to be stopped soon."""
+    """The number of workers that will be stopped soon."""
     average_error: float | None = None
-    """Relative, of the mean of products: what their rank could not hold. None where none was."""
+    """The relative error of averaging the factors' products at their rank; None if none were
+    averaged.
+    """
 
 
 class Engine(Protocol):
-    """A model under training for the length of one stage."""
+    """A model in training for one stage."""
 
     @property
     def model(self) -> Any:
-        """The model to call."""
+        """Return the model to call."""
         ...
 
     @property
     def module(self) -> Any:
-        """The model itself, for its own methods."""
+        """Return the model itself, for its own methods."""
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Adds a micro-batch's gradient: the sum over a step's micro-batches and workers counts."""
+        """Add a micro-batch's gradient: the sum over a step's micro-batches and workers counts."""
         ...
 
     def step(
         self, *, rate: float, loss: Tensor, preempted: bool, sync: bool
     ) -> ExchangeResult | None:
-        """Ends a step. None where nothing was exchanged; `sync` asks for it out of turn."""
+        """End a step, with an exchange if one is due or `sync` asks for it. Return None without
+        one.
+        """
         ...
 
     def get_grad_norm(self) -> float:
-        """The norm before clipping, of the last step."""
+        """Return the last step's gradient norm before clipping."""
         ...
 
     def gather_weights(self) -> dict[str, Tensor]:
-        """What is trained, float32 on the CPU, whole and the same on every rank. A collective."""
+        """Return the trained weights, float32 on the CPU, complete on every rank. A collective."""
         ...
 
     def gather_moments(self) -> dict[str, dict[str, Tensor]]:
-        """The optimiser's moments by name, whole on every rank. A collective."""
+        """Return the optimizer's moments by name, complete on every rank. A collective."""
         ...
 
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets the float32 weights, which a bfloat16 model would have rounded."""
+        """Set the float32 weights, which a bfloat16 model would have rounded."""
         ...
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
-        """Puts saved moments back, whatever the number of workers that saved them."""
+        """Set saved moments, whatever the number of workers that saved them."""
         ...
 
     def write_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets some of what is trained, between two steps."""
+        """Set some of the trained weights, between two steps."""
         ...
 
     def find_non_finite(self) -> str | None:
-        """The first trained parameter with a weight or a gradient that is no number."""
+        """Return the first trained parameter with a weight or gradient that is NaN or infinite."""
         ...
 
     def close(self) -> None:
-        """The model is by itself again."""
+        """Release the model."""
         ...
 
 
@@ -191,7 +195,7 @@ class CompactEngine:
     def gather_moments(self) -> dict[str, dict[str, Tensor]]:
         state = self._optimizer.state[self._bucket.weights_n]
         if self._local_steps is not None:
-            # Each worker has moments of its own; what all go on with is their mean.
+            # Each worker has moments of its own; all continue with their mean.
             for moment in MOMENTS:
                 self._context.collectives.all_reduce(state[moment], CHECKPOINT).div_(
                     self._context.world_size
@@ -242,7 +246,7 @@ class CompactEngine:
         rounded = bucket.gradients_n.to(self._options.exchange)
         collectives.all_reduce(rounded, GRADIENTS)
         bucket.gradients_n.copy_(rounded)
-        # What is counted by stays exact, and is a few bytes.
+        # The extras stay exact: they are a few bytes, and counts.
         extras = bucket.extras.clone()
         bucket.extras.copy_(collectives.all_reduce(extras, GRADIENTS))
 
@@ -251,7 +255,8 @@ class CompactEngine:
         norm = torch.linalg.vector_norm(bucket.gradients_n)
         self._grad_norm = float(norm)
         if not (math.isfinite(self._grad_norm) and bool(torch.isfinite(bucket.extras).all())):
-            # The run ends here; the weights stay as they were, to tell where it began.
+            # The run ends here; the weights stay as they were, to locate the first non-finite
+            # number.
             self._non_finite_gradient = bucket.find_non_finite(bucket.gradients_n)
             return
         if self._grad_norm > max_norm:

@@ -1,4 +1,4 @@
-"""Which engine trains a stage, and with what options: from the spec and the workers there are."""
+"""The factory of engines: from the spec, the plan and the workers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from jobs.train.model.base_shards import BaseShards
 def make_engine(
     spec: RunSpec, plan: Plan, model: nn.Module, context: WorkerContext, shards: BaseShards | None
 ) -> Engine:
-    """The stage's engine. `shards` hold the base where it is cut. A collective."""
+    """Return the stage's engine. `shards` hold the base if it is sharded. A collective."""
     cluster = spec.cluster
     options = replace(
         make_engine_options(
             spec,
             sharding=plan.sharding,
-            # Dealt anew: an elastic run may have another number of workers than its plan.
+            # Split again: an elastic run may have another number of workers than its plan.
             micro_batch_size=spec.train.micro_batch_size,
             world_size=context.world_size,
         ),
@@ -41,7 +41,7 @@ def make_engine(
 def make_engine_options(
     spec: RunSpec, *, sharding: str, micro_batch_size: int, world_size: int
 ) -> EngineOptions:
-    """What a spec asks of one step, for workers that exchange whole gradients at each."""
+    """Return the options of one step, for workers that exchange full gradients at each."""
     train = spec.train
     _, micro, accumulation = split_batch(train.batch_size, micro_batch_size, world_size)
     return EngineOptions(

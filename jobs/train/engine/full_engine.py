@@ -1,4 +1,4 @@
-"""Full fine-tuning, the baseline: DeepSpeed's engine as it is, ZeRO-1 or ZeRO-3 over all."""
+"""Full fine-tuning, the baseline: DeepSpeed's engine as it is, ZeRO-1 or ZeRO-3 over all workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ZERO_STAGE = {"replicate": 1, "node": 3, "cluster": 3}
 
 
 class FullEngine:
-    """A model under DeepSpeed, all of it trained."""
+    """Trains all of a model under DeepSpeed."""
 
     def __init__(self, model: nn.Module, options: EngineOptions, context: WorkerContext) -> None:
         self._context, self._has_pending_step = context, False
@@ -38,7 +38,7 @@ class FullEngine:
         }
         self._accumulation = options.accumulation
         self._sharded = options.sharding != "replicate"
-        # AdamW by torch: DeepSpeed's own would be compiled here first, and gains nothing on
+        # Use torch's AdamW: DeepSpeed's own would be compiled here first, and gains nothing on
         # parameters this small.
         optimizer = torch.optim.AdamW(
             list(self._parameters.values()), lr=0.0, weight_decay=options.weight_decay
@@ -49,18 +49,18 @@ class FullEngine:
 
     @property
     def model(self) -> Any:
-        """The model to call; under ZeRO-3 calling it gathers what it needs."""
+        """Return the model to call; under ZeRO-3 a call gathers what it needs."""
         return self._engine
 
     @property
     def module(self) -> Any:
-        """The model itself, for its own methods; its layers still gather what they need."""
+        """Return the model itself, for its own methods; its layers still gather what they need."""
         return self._engine.module
 
     def backward(self, loss: Tensor) -> None:
-        """Adds this micro-batch's gradient. The sum over a step's micro-batches and workers counts.
+        """Add this micro-batch's gradient. The sum over a step's micro-batches and workers counts.
 
-        DeepSpeed means over both; a loss that is already divided by the global number of targets
+        DeepSpeed averages over both; a loss that is already divided by the global number of targets
         must be summed, so the two divisions are undone here.
         """
         if self._has_pending_step:
@@ -69,7 +69,7 @@ class FullEngine:
         self._has_pending_step = True
 
     def step(self, *, rate: float, loss: Tensor, preempted: bool, sync: bool) -> ExchangeResult:
-        """The last micro-batch's step is the optimiser's; every step is an exchange."""
+        """End the step: DeepSpeed's last micro-step is the optimizer's. Every step is an exchange."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         self._engine.step()
@@ -79,19 +79,21 @@ class FullEngine:
         return ExchangeResult((float(values[0]),), preemption_notices=float(values[1]))
 
     def get_grad_norm(self) -> float:
-        """The norm before clipping, of the last optimiser step."""
+        """Return the last optimizer step's gradient norm before clipping."""
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else 0.0
 
     def gather_weights(self) -> dict[str, Tensor]:
-        """What is trained, float32 on the CPU, whole and the same on every rank. A collective."""
+        """Return the trained weights, float32 on the CPU, complete on every rank. A collective."""
         return {
             name: _copy_full_tensor(safe_get_full_fp32_param(parameter), parameter)
             for name, parameter in self._parameters.items()
         }
 
     def gather_moments(self) -> dict[str, dict[str, Tensor]]:
-        """AdamW's two moments by name, whole on every rank. After a first step. A collective."""
+        """Return AdamW's two moments by name, complete on every rank, after a first step. A
+        collective.
+        """
         return {
             moment: {
                 name: _copy_full_tensor(safe_get_full_optimizer_state(parameter, moment), parameter)
@@ -101,7 +103,7 @@ class FullEngine:
         }
 
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets the optimiser's float32 weights, which a bfloat16 model would have rounded."""
+        """Set the optimizer's float32 weights, which a bfloat16 model would have rounded."""
         for name, tensor in weights.items():
             parameter = self._parameters[name]
             if self._sharded:
@@ -110,14 +112,14 @@ class FullEngine:
                 safe_set_full_fp32_param(parameter, tensor.to(self._context.device))
 
     def find_non_finite(self) -> str | None:
-        """The first weight with a number that is none. A collective."""
+        """Return the first weight that is NaN or infinite. A collective."""
         for name, tensor in self.gather_weights().items():
             if not bool(torch.isfinite(tensor).all()):
                 return name
         return None
 
     def write_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets some of what is trained, between two steps, in the optimiser and in the model."""
+        """Set some of the trained weights, between two steps, in the optimizer and in the model."""
         self.restore_weights(weights)
         for name, tensor in weights.items():
             parameter = self._parameters[name]
@@ -125,7 +127,7 @@ class FullEngine:
                 parameter.data.copy_(tensor.to(self._context.device))
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
-        """Puts saved moments back, whatever the number of workers that saved them."""
+        """Set saved moments, whatever the number of workers that saved them."""
         zero_optimizer = self._engine.optimizer
         for flat in _list_flat_partitions(zero_optimizer):
             zero_optimizer.optimizer.state[flat] = {
@@ -145,7 +147,7 @@ class FullEngine:
                 )
 
     def close(self) -> None:
-        """Takes DeepSpeed's hooks off the model; its parameters stay where they are."""
+        """Remove DeepSpeed's hooks from the model; its parameters stay where they are."""
         self._engine.destroy()
 
 
@@ -170,7 +172,7 @@ def _copy_full_tensor(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def _list_flat_partitions(zero_optimizer: Any) -> list[Tensor]:
-    """This rank's flat float32 share of what is trained: the keys of the optimiser's state."""
+    """Return this rank's flat float32 shares of the parameters: the keys of the optimizer's state."""
     if hasattr(zero_optimizer, "single_partition_of_fp32_groups"):
         return list(zero_optimizer.single_partition_of_fp32_groups)
     return list(zero_optimizer.fp32_partitioned_groups_flat)

@@ -1,4 +1,4 @@
-"""The learning rate of a step: a warm-up, then a fall, in each stage anew."""
+"""The learning rate of a step: a warm-up, then a decay, from the start in each stage."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 
 
 def compute_rate(step: int, *, steps: int, peak: float, warmup: float, schedule: str) -> float:
-    """The rate of optimiser step `step` (0 is the first) of a stage of `steps`.
+    """Return the rate of optimizer step `step` (0 is the first) of a stage of `steps`.
 
-    Rises linearly over `warmup * steps` steps, so that no step has a rate of zero; then falls to
-    zero along half a cosine or a line, or stays.
+    It rises linearly over `warmup * steps` steps, so that no step has a rate of zero; then it falls
+    to zero along half a cosine or a line, or stays.
     """
     warmup_steps = math.ceil(warmup * steps)
     if step < warmup_steps:

@@ -1,9 +1,9 @@
-"""Steps that workers take alone, and how one set of weights comes of them.
+"""Local steps: workers step alone, then agree on one set of weights.
 
-n: numbers that are trained. After some steps of its own, each worker has moved from the common
-weights (the anchor) by a delta. The mean of the deltas is exact for sparse values, which enter the
-model one by one. For LoRA factors it is not: the mean of B times the mean of A is not the mean of
-B A, and `average: product` takes the latter instead, cut to the rank again.
+n: trainable numbers. After some steps of its own, each worker has moved from the common weights
+(the anchor) by a delta. The mean of the deltas is exact for sparse values, which enter the model
+one by one. For LoRA factors it is not: the mean of B times the mean of A is not the mean of B A,
+and `average: product` takes the latter, truncated to the rank again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OUTER_RATE, OUTER_MOMENTUM = 0.7, 0.9
 
 
 class LocalSteps:
-    """What all workers agreed on last, and the outer step from there."""
+    """The weights that all workers last agreed on, and the outer step from there."""
 
     def __init__(self, bucket: Bucket, context: WorkerContext, outer: str, average: str) -> None:
         self._bucket, self._context, self._averages_products = bucket, context, average == "product"
@@ -30,21 +30,21 @@ class LocalSteps:
         self.momentum_n = torch.zeros_like(self._anchor_n) if outer == "nesterov" else None
 
     def set_anchor(self) -> None:
-        """Takes the weights as they are for what all agreed on."""
+        """Take the present weights as the common ones."""
         self._anchor_n.copy_(self._bucket.weights_n.detach())
 
     def write_delta(self, delta_n: Tensor) -> tuple[float, float]:
-        """This worker's part of the mean delta, to be summed over all.
+        """Write this worker's share of the mean delta, to be summed over all workers.
 
-        Returns what the rank of this worker's layers could not hold of their mean products, and
-        all of these, as energies: squared Frobenius norms.
+        Return, for the layers that this worker averages, the energy that their rank loses of the
+        mean products, and the products' energy: squared Frobenius norms.
         """
         torch.sub(self._bucket.weights_n.detach(), self._anchor_n, out=delta_n)
         delta_n.div_(self._context.world_size)
         return self._average_products(delta_n) if self._averages_products else (0.0, 0.0)
 
     def apply_delta(self, delta_n: Tensor) -> None:
-        """The outer step along the mean delta; every worker goes on from there."""
+        """Take the outer step along the mean delta; every worker continues from there."""
         if self.momentum_n is None:
             self._anchor_n.add_(delta_n)
         else:
@@ -54,7 +54,9 @@ class LocalSteps:
             self._bucket.weights_n.copy_(self._anchor_n)
 
     def _average_products(self, delta_n: Tensor) -> tuple[float, float]:
-        """Replaces the factors' deltas: the worker whose turn a layer is computes and sends it."""
+        """Replace the factors' deltas: the worker that owns a layer averages its products and sends
+        them.
+        """
         lost_energy = energy = 0.0
         for index, (name, a, b) in enumerate(self._iterate_factors()):
             owner = index % self._context.world_size

@@ -1,4 +1,6 @@
-"""The loss as a sum over targets: any cut into micro-batches and workers adds up the same."""
+"""The loss as a sum over targets, so that any split into micro-batches and workers adds up the
+same.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ from jobs.train.data.tokenization import IGNORE_INDEX
 def compute_logits(
     model: Any, batch: Batch, *, unwrapped_model: Any = None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Logits and the labels that they are held against: [m, K, V] and [m, K], or [m, C] and [m].
+    """Return logits and their labels: [m, K, V] and [m, K], or [m, C] and [m] for a classifier.
 
     For a language model the label at t belongs to the logits at t - 1. Of the L positions only the
     K are computed at which any row has a target: with loss on answers alone that is a third of the
-    widest product in the model. `asked_of` is the model itself where `model` wraps it.
+    widest product in the model. `unwrapped_model` is the model itself if `model` wraps it.
     """
     inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
     labels = batch.labels.to(device)
@@ -30,13 +32,14 @@ def compute_logits(
         return model(**inputs).logits[:, :-1], shifted
     positions = (shifted != IGNORE_INDEX).any(0).nonzero().squeeze(1)
     if not positions.numel():
-        # A batch of filler alone: one position, so that every rank still runs the whole model.
+        # A batch of filler only: compute one position, so that every rank still runs the full
+        # model.
         positions = torch.zeros(1, dtype=torch.int64, device=device)
     return model(**inputs, logits_to_keep=positions).logits, shifted[:, positions]
 
 
 def sum_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in float32, in nats, summed over the labels that count."""
+    """Return the cross-entropy in float32, in nats, summed over the labels that count."""
     is_counted = labels != IGNORE_INDEX
     return torch.nn.functional.cross_entropy(
         logits[is_counted].float(), labels[is_counted], reduction="sum"
@@ -44,7 +47,7 @@ def sum_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> int:
-    """Of a classifier's `labels` [m], how many the `logits` [m, C] put first."""
+    """Count the `labels` [m] of a classifier that the `logits` [m, C] rank first."""
     is_counted = labels != IGNORE_INDEX
     return int((logits[is_counted].argmax(-1) == labels[is_counted]).sum())
 

@@ -1,9 +1,9 @@
-"""One optimiser step on one worker: its micro-batches through the engine, and the batch's loss."""
+"""One optimizer step on one worker: its micro-batches through the engine, and the batch's loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,10 +26,10 @@ def take_step(
     preempted: bool = False,
     sync: bool = False,
 ) -> ExchangeResult | None:
-    """Trains on this worker's slice; what was exchanged, or None between exchanges. A collective.
+    """Train on this worker's slice. Return the exchange, or None between exchanges. A collective.
 
-    The loss of a micro-batch is its sum over the targets of the whole batch, so the sum over
-    micro-batches and workers is the mean over targets, in nats, however they are dealt.
+    The loss of a micro-batch is its sum over the targets of the global batch, so the sum over
+    micro-batches and workers is the mean over targets, in nats, however they are split.
     """
     total = torch.zeros((), device=device)
     for batch in step.micros:
@@ -41,12 +41,12 @@ def take_step(
 
 
 def has_diverged(loss: float, grad_norm: float) -> bool:
-    """Whether a step's figures are no numbers any more."""
+    """Return whether a step's loss or gradient norm is NaN or infinite."""
     return not (math.isfinite(loss) and math.isfinite(grad_norm))
 
 
 def locate_non_finite(engine: Engine, step: Step, device: torch.device) -> str:
-    """Where the numbers end: the first layer whose output is not finite, or a trained tensor.
+    """Return where the first such number is: a layer's output, or a trained tensor.
 
     Runs the step's batches again. A collective.
     """
@@ -61,14 +61,13 @@ def locate_non_finite(engine: Engine, step: Step, device: torch.device) -> str:
 
 
 def make_divergence_error(
-    loss: float, metrics: Mapping[str, Any], *, stage: StagePlan, location: str
+    loss: float, grad_norm: float, *, step: int, stage: StagePlan, location: str
 ) -> TrainingFailed:
-    """The end of a run whose numbers have ended, the same on every rank."""
-    where = f"step {metrics['step']}, {stage.name} stage"
-    norm = metrics["grad_norm"]
-    problem = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    remedy = f"Lower the learning rate ({stage.learning_rate:g}), or look at the rows of this step."
-    return TrainingFailed(where, f"{problem}, {location}", remedy)
+    """Return the error that ends a diverged run, the same on every rank."""
+    where = f"step {step}, {stage.name} stage"
+    value = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {grad_norm}"
+    remedy = f"Lower the learning rate ({stage.learning_rate:g}), or check this step's rows."
+    return TrainingFailed(where, f"the {value}, {location}", remedy)
 
 
 @contextmanager
@@ -80,7 +79,7 @@ def _watch_outputs(model: nn.Module, broken_layers: list[str]) -> Iterator[None]
 
         return hook
 
-    # Modules without children: the first of them is the smallest name for the place.
+    # Modules without children: the first of them is the most exact name of the location.
     leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
     handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
     try:

@@ -1,4 +1,4 @@
-"""From what a run has trained to the adapter that it leaves: which form, and which names in it."""
+"""Assemble an adapter from the trained weights: which form it has, and which names are in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from jobs.train.method.runner import MethodRunner
 from jobs.train.model.base_model import list_head_modules
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 from slora.formats.peft import LoraAdapter, SparseAdapter
 from slora.layers.base_layers import is_conv1d
 from slora.layers.install import TRAINABLE_SUFFIXES
@@ -20,12 +20,15 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def assemble_adapter(
-    request: Request, model: PreTrainedModel, weights: Mapping[str, Tensor], method: MethodRunner
+    request: AdapterRequest,
+    model: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    method: MethodRunner,
 ) -> LoraAdapter | SparseAdapter:
-    """The adapter of a run of any kind but full.
+    """Return the adapter of a run of any kind but full.
 
-    A LoRA, as stock PEFT reads it, wherever the update is one; the compact form where there are
-    values (kind sparse, and what a hand-off left beside the factors) or sparse factors.
+    A LoRA for stock PEFT, if the update is one; the compact form if there are values (kind sparse,
+    and the residual of a hand-off beside the factors) or sparse factors.
     """
     spec = request.spec
     head = {
@@ -36,7 +39,7 @@ def assemble_adapter(
         return _make_sparse_adapter(request, method, values, {}, head)
     assert method.inits is not None
     inits = method.inits
-    # What was taken out of the weight when the stage began belongs to the update, as its negative.
+    # Factors that were subtracted from the weight at the start belong to the update, as negative.
     subtracted = method.subtracted_factors
     factors = {
         name: _join_factors(method.factors[name], subtracted.get(name)) for name in method.factors
@@ -49,14 +52,14 @@ def assemble_adapter(
     return _make_lora_adapter(request, model, method, factors, head)
 
 
-def _has_sparse_factors(request: Request) -> bool:
-    """Whether the factors have zeros of their own."""
+def _has_sparse_factors(request: AdapterRequest) -> bool:
+    """Return whether the factors are sparse."""
     method = request.spec.method
     return method.factor_density < 1 and method.factor_pruning == "fixed"
 
 
 def choose_target_names(model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, ...]:
-    """The shortest names by which PEFT finds these layers and no other module."""
+    """Return the shortest names by which PEFT finds these layers and no other module."""
     module_names = [name for name, _ in model.named_modules() if name]
     for candidates in (
         tuple({name.rpartition(".")[2] for name in targets}),
@@ -74,7 +77,7 @@ def choose_target_names(model: PreTrainedModel, targets: tuple[str, ...]) -> tup
 def _join_factors(
     factors: tuple[Tensor, Tensor], subtracted: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """`B A - B0 A0` as one pair of twice the rank."""
+    """Return `B A - B0 A0` as one pair of twice the rank."""
     if subtracted is None:
         return factors
     a_RI, b_OR = factors
@@ -82,7 +85,7 @@ def _join_factors(
 
 
 def _make_sparse_adapter(
-    request: Request,
+    request: AdapterRequest,
     method: MethodRunner,
     values: Mapping[str, Tensor],
     factors: Factors,
@@ -106,7 +109,7 @@ def _make_sparse_adapter(
 
 
 def _make_lora_adapter(
-    request: Request,
+    request: AdapterRequest,
     model: PreTrainedModel,
     method: MethodRunner,
     factors: Factors,
@@ -118,7 +121,7 @@ def _make_lora_adapter(
     named_heads = list_head_modules(model) if head else []
     return LoraAdapter(
         factors=factors,
-        # Of twice the rank, with the same scale.
+        # Twice the rank, with the same scale.
         alpha=spec.method.scale * rank if is_doubled else spec.method.alpha,
         rank=rank,
         rslora=spec.method.rslora and not is_doubled,

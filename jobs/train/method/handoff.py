@@ -1,4 +1,4 @@
-"""The hand-off of one run, told: from values and masks to where the low-rank stage starts."""
+"""The hand-off of one run, recorded: from sparse values to the inits of the low-rank stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_handoff(
     context: WorkerContext,
     recorder: RunRecorder,
 ) -> tuple[dict[str, LowRankInit], float]:
-    """Each layer's start, and what share of the energy they hold, recorded. A collective."""
+    """Return each layer's init, and their share of the update's energy. A collective."""
     start_time = time.monotonic()
     progress = recorder.track_progress("hand-off, layers", len(masks))
     inits, layers = compute_handoff(
@@ -31,13 +31,13 @@ def run_handoff(
     )
     energies = [layer.norm**2 for layer in layers]
     retained = sum(
-        layer.retained_energy * energy for layer, energy in zip(layers, energies, strict=True)
+        layer.energy_share * energy for layer, energy in zip(layers, energies, strict=True)
     )
-    retained_energy = retained / sum(energies) if sum(energies) else 1.0
+    energy_share = retained / sum(energies) if sum(energies) else 1.0
     recorder.emit_event(
         "handoff",
-        kept=retained_energy,
+        energy_share=energy_share,
         seconds=time.monotonic() - start_time,
         layers=[dataclasses.asdict(layer) for layer in layers],
     )
-    return inits, retained_energy
+    return inits, energy_share

@@ -1,7 +1,7 @@
-"""Where a low-rank stage starts: the hand-off, LoRA's own draw, weights or gradients.
+"""The inits of a low-rank stage: from a hand-off, random as in LoRA, from weights or gradients.
 
-The layers are dealt to the ranks, one dense matrix at a time on each, and sent to all. A start that
-can't be had again from the seed alone lies in the run's folder, for a run that goes on.
+The layers are distributed over the ranks, one dense matrix at a time on each, and broadcast. Inits
+that can't be made again from the seed alone are saved in the run's folder, to resume from.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from slora.masks.mask import Mask
 
 Shapes = Mapping[str, tuple[int, int]]
 LayerCallback = Callable[[str], None]
-"""Told each layer's name when its start is there."""
+"""Called with each layer's name when its init is ready."""
 SUBTRACT_KEY = "minus"
 
 
 @dataclass(frozen=True)
 class LayerHandoff:
-    """What the hand-off kept of one layer's update."""
+    """The result of one layer's hand-off."""
 
     name: str
-    retained_energy: float
+    energy_share: float
     """Share of the update's energy that the rank holds."""
     error: float
-    """`||dW - scale B A|| / ||dW||`, what is kept beside the factors not counted."""
+    """`||dW - scale B A|| / ||dW||`, without the residual beside the factors."""
     norm: float
-    """Of the whole update, Frobenius."""
+    """Frobenius norm of the full update."""
     rank: int
-    """In effect: below the spec's where the update has no more."""
+    """Effective rank: below the spec's if the update has no more."""
 
 
 def compute_handoff(
@@ -55,7 +55,7 @@ def compute_handoff(
     seed: int,
     on_layer: LayerCallback,
 ) -> tuple[dict[str, LowRankInit], list[LayerHandoff]]:
-    """Each layer's sparse update as a start, and what was kept of it. A collective."""
+    """Return each layer's sparse update as an init, and the hand-off's result. A collective."""
     rank, keeps_residual = method.rank, method.handoff.residual != "drop"
 
     def split_layer(name: str, mask: Mask) -> Tensor:
@@ -90,13 +90,13 @@ def compute_handoff(
         inits[name] = LowRankInit(
             *factors, subtract_from_base=subtract, residual=residual if keeps_residual else None
         )
-        retained_energy, error, norm, effective_rank = facts.tolist()
-        reports.append(LayerHandoff(name, retained_energy, error, norm, int(effective_rank)))
+        energy_share, error, norm, effective_rank = facts.tolist()
+        reports.append(LayerHandoff(name, energy_share, error, norm, int(effective_rank)))
     return inits, reports
 
 
 def _make_refine(name: str, shape: tuple[int, int], method: MethodSection, *, seed: int) -> Refine:
-    """What the low-rank stage will make of a layer's factors: known before they are judged.
+    """Return what the low-rank stage will do to a layer's factors, so that they are rated after it.
 
     Ranks that the update does not fill get LoRA's own A, beside their B of zero: with both factors
     zero such a rank would have no gradient, and never learn. Sparse factors lose their rest.
@@ -117,7 +117,7 @@ def _make_refine(name: str, shape: tuple[int, int], method: MethodSection, *, se
 
 
 def make_lora_inits(shapes: Shapes, method: MethodSection, *, seed: int) -> dict[str, LowRankInit]:
-    """LoRA's own start: A drawn, B zero."""
+    """Return LoRA's own inits: A random, B zero."""
     return {
         name: LowRankInit(*init_factors(seed=seed, name=name, shape=shape, rank=method.rank))
         for name, shape in shapes.items()
@@ -130,7 +130,7 @@ def make_pissa_inits(
     context: WorkerContext,
     on_layer: LayerCallback,
 ) -> dict[str, LowRankInit]:
-    """PiSSA: the best rank-r part of each weight, taken out of the base. A collective."""
+    """Return PiSSA's inits: the best rank-r part of each weight, subtracted from it. A collective."""
 
     def iterate_weights() -> Iterator[tuple[str, Tensor]]:
         for name, layer in layers.items():
@@ -148,9 +148,9 @@ def make_gradient_inits(
     seed: int,
     on_layer: LayerCallback,
 ) -> dict[str, LowRankInit]:
-    """LoRA-GA: singular vectors of each weight's first gradient. A collective.
+    """Return LoRA-GA's inits: singular vectors of each weight's first gradient. A collective.
 
-    A layer that no calibration gradient reached starts as LoRA's own does.
+    A layer that no calibration gradient reached starts as in LoRA.
     """
     inits = _decide_inits(gradients, init_lora_ga, method, context, on_layer)
     for name, init in inits.items():
@@ -162,17 +162,17 @@ def make_gradient_inits(
 
 
 def save_inits(runs: RunStore, inits: Mapping[str, LowRankInit]) -> None:
-    """Writes what `load_starts` reads."""
+    """Save the inits for `load_inits`."""
     runs.store.put(runs.key(LOW_RANK_INIT), pack_inits(inits))
 
 
 def load_inits(runs: RunStore) -> dict[str, LowRankInit]:
-    """The starts that an earlier try of this run began from. Raises NotFound."""
+    """Return the inits of an earlier try of this run. Raise NotInStore."""
     return unpack_inits(runs.store.get(runs.key(LOW_RANK_INIT)))
 
 
 def pack_inits(inits: Mapping[str, LowRankInit]) -> bytes:
-    """Starts as safetensors."""
+    """Pack inits as safetensors."""
     tensors = {}
     for name, init in inits.items():
         tensors[f"{name}/a_RI"], tensors[f"{name}/b_OR"] = init.a_RI, init.b_OR
@@ -185,7 +185,7 @@ def pack_inits(inits: Mapping[str, LowRankInit]) -> bytes:
 
 
 def unpack_inits(packed: bytes) -> dict[str, LowRankInit]:
-    """What `pack_starts` made."""
+    """Return the inits that `pack_inits` packed."""
     tensors = load(packed)
     subtract = bool(tensors.pop(SUBTRACT_KEY))
     names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
@@ -233,7 +233,7 @@ def _share_work(
     context: WorkerContext,
     on_layer: LayerCallback,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each piece made by the rank whose turn it is, as one flat float32 vector on every rank."""
+    """Compute each piece on the rank that owns it, and return it on all, flat and float32."""
     for index, (name, length, make) in enumerate(work):
         owner = index % context.world_size
         flat = torch.zeros(length, device=context.device)

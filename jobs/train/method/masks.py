@@ -1,7 +1,7 @@
-"""The masks of a run: drawn from the seed, or chosen by scores and kept for a run that goes on.
+"""The masks of a run: random from the seed, or chosen by scores and saved to resume from.
 
-Chosen masks are written once, to `runs/<run>/masks.safetensors`, before the first step: a run that
-goes on reads them back, because the scores would cost their calibration again.
+Chosen masks are written once, to `runs/<run>/masks.safetensors`, before the first step: a resumed
+run reads them, because the scores would cost their calibration again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 def make_mask_request(method: MethodSection, *, seed: int) -> MaskRequest:
-    """The spec's wish as the method reads it."""
-    # Without a hand-off there is no rank that a mask could be sized by.
+    """Return the spec's mask keys as the method's request."""
+    # Without a hand-off there is no rank to size a mask by.
     by_rank = method.kind == "slora" and method.sizing == "rank"
     return MaskRequest(
         mask=method.mask,
@@ -43,7 +43,7 @@ def make_masks(
     *,
     writes: bool,
 ) -> dict[str, Mask]:
-    """Every layer's mask, the same on every rank; chosen ones are written where `writes`."""
+    """Return every layer's mask, the same on every rank; save chosen ones if `writes`."""
     masks = choose_masks(shapes, request, scores)
     if writes and request.mask != "random":
         runs.store.put(runs.key(MASKS), pack_masks(masks))
@@ -51,18 +51,18 @@ def make_masks(
 
 
 def load_masks(runs: RunStore, shapes: Shapes) -> dict[str, Mask] | None:
-    """The masks that an earlier try of this run chose; None where it wrote none."""
+    """Return the masks that an earlier try of this run chose, or None."""
     if runs.store.head(runs.key(MASKS)) is None:
         return None
     return unpack_masks(runs.store.get(runs.key(MASKS)), shapes)
 
 
 def pack_masks(masks: Mapping[str, Mask]) -> bytes:
-    """Masks as safetensors: 4 bytes a position, or 8 where a matrix has 2^31 entries or more."""
+    """Pack masks as safetensors: 4 bytes a position, or 8 if a matrix has 2^31 entries or more."""
     tensors: dict[str, Tensor] = {}
     for name, mask in masks.items():
         if isinstance(mask, BlockMask):
-            # Rows or columns that are all of them need not be told.
+            # A side of which all rows or columns are chosen is omitted.
             for side, chosen, size in _list_sides(mask):
                 if chosen.numel() < size:
                     tensors[f"{name}/{side}"] = chosen
@@ -74,7 +74,7 @@ def pack_masks(masks: Mapping[str, Mask]) -> bytes:
 
 
 def unpack_masks(packed: bytes, shapes: Shapes) -> dict[str, Mask]:
-    """What `pack_masks` made, of layers of these shapes."""
+    """Return the masks that `pack_masks` packed, for layers of these shapes."""
     tensors = {name: tensor.to(torch.int64) for name, tensor in load(packed).items()}
     masks: dict[str, Mask] = {}
     for name, shape in shapes.items():

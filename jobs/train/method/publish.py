@@ -1,4 +1,4 @@
-"""From what was trained to a committed adapter: the folder, then the store, manifest last."""
+"""Publish what was trained as a committed adapter: the folder, then the store, manifest last."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from jobs.store.base import ObjectStore
 from jobs.store.settings import read_store_settings
 from jobs.train.method.assemble import assemble_adapter
 from jobs.train.method.runner import MethodRunner
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest, FederationRequest
 from slora.formats.peft import LoraAdapter, write_lora, write_sparse
 
 
 def publish(
     store: ObjectStore,
-    request: Request,
+    request: AdapterRequest,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     weights: Mapping[str, Tensor],
@@ -39,7 +39,7 @@ def publish(
     evaluations: Mapping[str, Mapping[str, float]],
     ledger: Mapping[str, float | int],
 ) -> Manifest:
-    """Writes the adapter's folder and commits it. Raises BadAdapter, StoreError."""
+    """Write the adapter's folder and commit it. Raise BadAdapter, StoreError."""
     with tempfile.TemporaryDirectory(prefix="slora-adapter-") as scratch:
         folder = Path(scratch)
         if request.spec.method.kind == "full":
@@ -52,7 +52,7 @@ def publish(
 
 
 def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> Manifest:
-    """Commits the folder; what can't be sent now is kept on this machine, and the error says so."""
+    """Commit the folder; if the store fails, save it on this machine, and say so in the error."""
     try:
         return commit(store, folder, draft, sign=load_configured_signer())
     except SupersededAttempt:
@@ -60,7 +60,7 @@ def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> 
     except StoreError as error:
         path = add_to_outbox(read_store_settings().outbox, store.url(""), folder, draft)
         hint = f"The adapter waits on {os.uname().nodename} in {path}"
-        translated = StoreError(f"{error} {hint}: `slora adapters recover` there sends it.")
+        translated = StoreError(f"{error} {hint}: `slora adapters send-pending` there sends it.")
         translated.exit_code = error.exit_code
         raise translated from error
 
@@ -72,14 +72,14 @@ def _write_full_model(
     weights: Mapping[str, Tensor],
 ) -> None:
     # save_pretrained would tie and name the weights as the model does; under ZeRO-3 it would save
-    # empty ones, so the whole tensors are handed to it.
+    # empty ones, so it is given the full tensors.
     state = {name: tensor.to(model.dtype) for name, tensor in weights.items()}
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
 
 
 def _make_draft(
-    request: Request,
+    request: AdapterRequest,
     attempt: int,
     evaluations: Mapping[str, Mapping[str, float]],
     ledger: Mapping[str, Any],
@@ -92,7 +92,9 @@ def _make_draft(
         run=request.run_id,
         search=request.search,
         parent=request.parent,
-        federation=request.federation.model_dump() if request.federation else None,
+        federation=request.federation.model_dump()
+        if isinstance(request, FederationRequest)
+        else None,
         attempt=attempt,
         base=BaseRecord(path=_get_base_path(request), digest=request.base_digest),
         data=DataRecord(
@@ -117,14 +119,14 @@ def _make_draft(
     )
 
 
-def _get_base_path(request: Request) -> str:
-    """Where others find the base too: its URL, not the cache of this machine."""
+def _get_base_path(request: AdapterRequest) -> str:
+    """Return where others find the base too: its URL, not this machine's cache."""
     path = request.spec.model.path
     return path if path.startswith("s3://") else str(request.base)
 
 
 def _flatten_ledger(ledger: Mapping[str, Any]) -> dict[str, float | int]:
-    """The ledger's figures without their tables: bytes by stage and cause, the highest memory."""
+    """Return the ledger's numbers without its tables: bytes by stage and cause, the peak memory."""
     figures = {name: value for name, value in ledger.items() if isinstance(value, int | float)}
     for stage, causes in ledger.get("wire", {}).items():
         for cause, traffic in causes.items():

@@ -1,7 +1,7 @@
-"""Where a training goes on from another adapter: its factors, values, head, or the whole model.
+"""Warm start from another adapter: its factors, values, head, or the full model.
 
-Pulled and checked against its manifest on each worker. A LoRA that was scaled otherwise is brought
-to the spec's scale, so that before step 0 the model computes what the adapter did.
+Each worker pulls it and checks it against its manifest. A LoRA with another scale is rescaled to
+the spec's, so that before step 0 the model computes what the adapter did.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from jobs.errors import Fault, InputError
 from jobs.store.adapters.operations import pull, resolve_adapter
 from jobs.store.base import ObjectStore
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 from slora.formats.peft import LoraAdapter, SparseAdapter, read_adapter
 from slora.handoff.low_rank_init import LowRankInit
 from slora.masks.mask import Mask
@@ -25,10 +25,10 @@ from slora.masks.mask import Mask
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a training finds there before its first step."""
+    """The contents of the parent adapter."""
 
     model: Path | None = None
-    """The folder of a whole model, of kind full."""
+    """The folder of a full model, of kind full."""
     inits: Mapping[str, LowRankInit] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Mapping[str, Mask] = field(default_factory=dict)
@@ -36,10 +36,10 @@ class WarmStart:
 
 
 @contextmanager
-def load_warm_start(request: Request, store: ObjectStore) -> Iterator[WarmStart | None]:
-    """The request's parent, in a folder that lives as long as the block; None without a parent.
+def load_warm_start(request: AdapterRequest, store: ObjectStore) -> Iterator[WarmStart | None]:
+    """Load the request's parent into a folder that exists inside the block; None without a parent.
 
-    Raises NotFound, DigestMismatch, BadAdapter, and InputError for one that is of another kind.
+    Raise NotInStore, DigestMismatch, BadAdapter, and InputError for one of another kind.
     """
     if request.parent is None:
         yield None

@@ -1,4 +1,4 @@
-"""The frozen base through transformers: from a folder, without code or pickles of its own."""
+"""The frozen base through transformers: from a folder, without running its code or unpickling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOADERS: dict[str, Any] = {
 def load_model(
     path: str, *, task: str, dtype: str, labels: Sequence[str] = (), seed: int = 0
 ) -> PreTrainedModel:
-    """The base on the CPU, in evaluation mode; a classifier's head is drawn from `seed`."""
+    """Load the base on the CPU, in evaluation mode; a classifier's head is drawn from `seed`."""
     config = _load_config(path, task, labels)
     # A new head is drawn from torch's global generator: the same on every rank.
     torch.manual_seed(seed)
@@ -39,14 +39,14 @@ def load_model(
         local_files_only=True,
         trust_remote_code=False,
     )
-    # Evaluation mode: dropout would tie the result to how rows are dealt to workers.
+    # Evaluation mode: with dropout the result would depend on how rows are split over workers.
     model.eval()
     loaded: PreTrainedModel = model
     return loaded
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer, with its chat template."""
+    """Load the model's own tokenizer, with its chat template."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         path, local_files_only=True, trust_remote_code=False
     )
@@ -56,7 +56,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def read_saved_task(path: str | Path) -> tuple[str, tuple[str, ...]]:
-    """The task that a saved model was trained for, and a classifier's labels in their order."""
+    """Return the task of a saved model, and a classifier's labels in their order."""
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label))
@@ -65,20 +65,20 @@ def read_saved_task(path: str | Path) -> tuple[str, tuple[str, ...]]:
 
 
 def find_trained_head(model: PreTrainedModel, task: str) -> list[nn.Module]:
-    """The modules that the task adds to the base and that are trained whole."""
+    """Return the modules that the task adds to the base and that are trained completely."""
     if task == "causal-lm":
         return []
     return [module for _, module in list_head_modules(model)]
 
 
 def find_untargeted_modules(model: PreTrainedModel, task: str) -> list[nn.Module]:
-    """The modules that are never targets: what is trained whole, and the output projection."""
+    """Return the modules that are never targets: the trained head and the output projection."""
     projection = model.get_output_embeddings()
     return find_trained_head(model, task) + ([projection] if projection is not None else [])
 
 
 def list_head_modules(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """A classifier's modules beside its base, by name."""
+    """Return a classifier's modules beside its base, by name."""
     return [
         (name, module)
         for name, module in model.named_children()

@@ -1,12 +1,12 @@
-"""The frozen base held in parts: DeepSpeed's ZeRO-3 over the workers of a machine, or over all.
+"""The frozen base in shards: DeepSpeed's ZeRO-3 over the workers of a machine, or over all.
 
-What is trained is no part of it: it is hidden from DeepSpeed, so that only the base is cut. Each
-weight is gathered for one layer's forward and again for its backward, and dropped after each: what
-a step costs is then known before it is run.
+Trainable parameters are hidden from DeepSpeed, so that only the base is sharded. Each weight is
+gathered for one layer's forward and again for its backward, and released after each: the cost of a
+step is then known before it runs.
 
-`node` cuts the base among the workers of one machine by their own process group. DeepSpeed's hpZ
-would do so with a second copy, cut over all workers, beside it: a base that never changes needs no
-such copy.
+`node` shards the base among the workers of one machine by their own process group. DeepSpeed's hpZ
+would do so with a second copy, sharded over all workers, beside it: a base that never changes needs
+no such copy.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from jobs.train.comm.deepspeed_comm import count_deepspeed_traffic
 from jobs.train.model.frozen_linear import drop_gathered_weights
 
 MAX_LIVE_PARAMETERS = 100_000_000
-"""Numbers of the base that may be whole at once on a GPU, where the next layers are fetched while
-one computes. On a CPU nothing overlaps, and nothing is fetched before it is needed."""
+"""Parameters of the base that may be gathered at once on a GPU, where the next layers are fetched
+while one computes. On a CPU nothing overlaps, and nothing is fetched before it is needed.
+"""
 ZERO_CONFIG = {
     "train_micro_batch_size_per_gpu": 1,
     "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
@@ -36,11 +37,12 @@ ZERO_CONFIG = {
 
 
 class BaseShards:
-    """One model's frozen parameters, cut over a group of workers."""
+    """One model's frozen parameters, sharded over a group of workers."""
 
     def __init__(self, model: nn.Module, sharding: str, context: WorkerContext) -> None:
-        """Puts the model on the worker's device, what is frozen cut. All ranks must hold the same
-        model. A collective."""
+        """Move the model to the worker's device, and shard its frozen parameters. All ranks must
+        hold the same model. A collective.
+        """
         self._model, self._context = model, context
         self._group, size = _make_process_group(sharding, context)
         spans_nodes = sharding == "cluster" and context.node_count > 1
@@ -48,8 +50,8 @@ class BaseShards:
         init_options = {"data_parallel_group": self._group, "config_dict_or_path": ZERO_CONFIG}
         init = Init(dtype=next(model.parameters()).dtype, enabled=False, **init_options)
         for parameter in model.parameters():
-            # Not through Init's own conversion, which sends the whole base from rank 0 to all:
-            # every worker has read the same files.
+            # Avoid Init's own conversion, which sends the full base from rank 0 to all: every
+            # worker has read the same files.
             parameter.data = parameter.data.to(context.device)
             if not parameter.requires_grad:
                 init._convert_to_deepspeed_param(parameter)
@@ -59,7 +61,7 @@ class BaseShards:
 
     @contextmanager
     def gather_on_demand(self) -> Iterator[None]:
-        """Inside, every layer of the model finds its weights whole when it computes."""
+        """Gather each layer's weights when it computes, inside the block."""
         hidden = hide_trainable(self._model)
         on_gpu = self._context.device.type == "cuda"
         offload = DeepSpeedZeRoOffload(
@@ -86,7 +88,7 @@ Hidden = list[tuple[nn.Module, str, nn.Parameter]]
 
 
 def hide_trainable(model: nn.Module) -> Hidden:
-    """Takes what is trained out of the model's registers; the layers still find it by its name."""
+    """Unregister the trainable parameters; the layers still find them by name."""
     hidden = [
         (module, name, parameter)
         for module in model.modules()
@@ -100,20 +102,20 @@ def hide_trainable(model: nn.Module) -> Hidden:
 
 
 def restore_hidden(hidden: Hidden) -> None:
-    """Registers again what `hide` took out."""
+    """Register the parameters again that `hide_trainable` unregistered."""
     for module, name, parameter in hidden:
         del module.__dict__[name]
         module._parameters[name] = parameter
 
 
 def count_elements(parameter: Tensor) -> int:
-    """How many numbers the whole parameter has, whatever part of it is here."""
+    """Return the size of the full parameter, whatever shard of it this worker holds."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 @contextmanager
 def gather_for_reading(*tensors: Tensor) -> Iterator[None]:
-    """Inside, these parameters are whole on every rank, to be read. A collective if sharded."""
+    """Gather these parameters on every rank, for reading inside the block. A collective if sharded."""
     sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
         yield
@@ -121,9 +123,9 @@ def gather_for_reading(*tensors: Tensor) -> Iterator[None]:
 
 @contextmanager
 def gather_for_writing(parameter: Tensor) -> Iterator[None]:
-    """Inside, a parameter is whole, and what every rank writes to it stays. A collective.
+    """Gather a parameter, and keep what every rank writes to it inside the block. A collective.
 
-    Every rank must write the same: each keeps its own part of what it wrote.
+    Every rank must write the same: each stores its own shard of it.
     """
     if not hasattr(parameter, "ds_id"):
         yield
@@ -136,7 +138,7 @@ def gather_for_writing(parameter: Tensor) -> Iterator[None]:
 
 
 def _make_process_group(sharding: str, context: WorkerContext) -> tuple[Any, int]:
-    """The process group that the base is cut over, and its size. A collective."""
+    """Return the process group that the base is sharded over, and its size. A collective."""
     if sharding == "cluster" or context.node_count == 1:
         return torch.distributed.group.WORLD, context.world_size
     own_group = None

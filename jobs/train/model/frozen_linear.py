@@ -1,8 +1,8 @@
-"""Linear layers of a sharded base that nobody adapts: the output projection, as a rule.
+"""Linear layers of a sharded base that no method adapts, mostly the output projection.
 
-Torch's own product keeps a view of the gathered weight for its backward, so that the whole weight
-stays where ZeRO-3 means to drop it, and is gathered a second time beside it. What is kept here is
-the parameter itself, which is empty between the two.
+Torch's own product saves a view of the gathered weight for its backward, so that the full weight
+stays in memory where ZeRO-3 means to release it, and is gathered a second time beside it. Here the
+parameter itself is saved, which is empty between the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slora.layers.base_layers import multiply, multiply_back
 
 @contextmanager
 def drop_gathered_weights(model: nn.Module) -> Iterator[None]:
-    """Inside, the model's sharded linear layers keep no weight between forward and backward."""
+    """Inside the block, the model's sharded linear layers save no weight for their backward."""
     layers = [module for module in model.modules() if _is_sharded(module)]
     for layer in layers:
         layer.forward = _make_forward(layer)
@@ -45,7 +45,7 @@ def _make_forward(layer: nn.Module) -> Any:
 
 
 class _FrozenProduct(Function):
-    """`x W^T + b`, `[..., I]` to `[..., O]`, with the gradient of x alone."""
+    """`x W^T + b`, `[..., I]` to `[..., O]`, with the gradient of x only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The base as a training finds it on one worker: loaded, frozen but for its head, and placed."""
+"""The base of a training on one worker: loaded, frozen except for its head, and placed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.train.model.base_model import (
     load_tokenizer,
 )
 from jobs.train.model.base_shards import BaseShards
-from jobs.train.request import Request
+from jobs.train.request import AdapterRequest
 from slora.formats.merge import load_head
 from slora.layers.install import freeze
 from slora.layers.targets import find_targets
@@ -25,20 +25,20 @@ from slora.layers.targets import find_targets
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """What there is before the method's own layers are put in."""
+    """The base before the method's layers are installed."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     targets: dict[str, Any]
-    """The layers to adapt, by name; none where the whole model is trained."""
+    """The layers to adapt, by name; empty if the full model is trained."""
     shards: BaseShards | None
-    """Set where this worker holds a part of it only."""
+    """None unless this worker holds a shard of the base."""
     warm_start: WarmStart | None
-    """What it goes on from."""
+    """The parent's contents, or None without a parent."""
 
 
-def load_base(request: Request, store: ObjectStore, context: WorkerContext) -> LoadedBase:
-    """The request's base, or the whole model that it goes on from. A collective if it is cut."""
+def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContext) -> LoadedBase:
+    """Load the request's base, or its parent if that is a full model. A collective if sharded."""
     spec, folder = request.spec, str(request.base)
     tokenizer = load_tokenizer(folder)
     with load_warm_start(request, store) as parent:

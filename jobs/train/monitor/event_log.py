@@ -1,4 +1,4 @@
-"""A run's events and steps as lines on the job's output, for as long as the job runs."""
+"""Print a run's events and steps on the job's output while the job runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from contextlib import contextmanager
 
 from jobs.store.runs.run_store import RunStore
 from jobs.train.monitor.event_text import format_event, format_step
+from jobs.train.monitor.watch_events import watch_events
 
 POLL_INTERVAL_S = 0.5
-"""Seconds between two looks at the run's journal."""
+"""Seconds between two polls of the run's journal."""
 STEP_LINE_INTERVAL_S = 5.0
-"""A line about a step at most this often."""
+"""Print a step at most this often."""
 
 
 @contextmanager
 def log_events(runs: RunStore) -> Iterator[None]:
-    """Prints the run's events as lines while the block runs, from a thread of its own."""
+    """Print the run's events while the block runs, from a thread."""
     stop = threading.Event()
     thread = threading.Thread(target=_print_events, args=(runs, stop), daemon=True)
     thread.start()
@@ -30,20 +31,13 @@ def log_events(runs: RunStore) -> Iterator[None]:
 
 
 def _print_events(runs: RunStore, stop: threading.Event) -> None:
-    _, events_at = runs.events.tail(0)
-    _, metrics_at = runs.metrics.tail(0)
     steps, last_step_line = 0, 0.0
-    while True:
-        is_last = stop.wait(POLL_INTERVAL_S)
-        events, events_at = runs.events.tail(events_at)
-        metrics, metrics_at = runs.metrics.tail(metrics_at)
+    polls = watch_events(runs, lambda: stop.wait(POLL_INTERVAL_S), poll_s=0, from_end=True)
+    for events, step_metrics in polls:
         for event in events:
             steps = event.get("steps", steps) if event.get("event") == "started" else steps
             if (line := format_event(event)) is not None:
                 print(line, flush=True)
-        step_metrics = [metric for metric in metrics if "evaluation" not in metric]
         if step_metrics and time.monotonic() - last_step_line >= STEP_LINE_INTERVAL_S:
             last_step_line = time.monotonic()
             print(format_step(step_metrics[-1], steps), flush=True)
-        if is_last:
-            return

@@ -1,4 +1,4 @@
-"""Progress of a loop, once it takes longer than people wait unasked: on stderr, or as events."""
+"""Progress of a loop that takes longer than two seconds: on stderr, or as events."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ REPORT_INTERVAL_S = 1.0
 
 
 class ProgressReporter:
-    """Counts what is done; tells it after two seconds, then once a second."""
+    """Counts, and reports after two seconds, then once a second."""
 
     def __init__(self, total: int, report: Callable[[int, int], None]) -> None:
         self._total, self._report = total, report
         self._done, self._last_report = 0, time.monotonic() + FIRST_REPORT_S - REPORT_INTERVAL_S
 
     def advance(self, name: str = "") -> None:
-        """One more is done."""
+        """Count one more."""
         self._done += 1
         if time.monotonic() - self._last_report >= REPORT_INTERVAL_S:
             self._last_report = time.monotonic()
@@ -26,7 +26,7 @@ class ProgressReporter:
 
 
 def make_stderr_reporter(label: str, total: int, *, quiet: bool = False) -> ProgressReporter:
-    """A pace that is told as lines for whoever waits."""
+    """Return a reporter that prints lines on stderr."""
 
     def report(done: int, count: int) -> None:
         if not quiet:

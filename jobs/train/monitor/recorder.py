@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: events, step metrics, TensorBoard. Only rank 0 writes."""
+"""The recorder of a run: events, step metrics, TensorBoard. Only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.train.monitor.progress import ProgressReporter
 
 
 class RunRecorder:
-    """The run's papers. On other ranks than 0 every call does nothing."""
+    """Writes the run's files. On ranks other than 0 every call does nothing."""
 
     def __init__(self, runs: RunStore, *, writes: bool) -> None:
         self._runs, self._is_writer = runs, writes
@@ -23,12 +23,12 @@ class RunRecorder:
             self._summary_writer = SummaryWriter(log_dir=str(folder))
 
     def emit_event(self, kind: str, **facts: Any) -> None:
-        """Something that happened."""
+        """Append an event to the journal."""
         if self._is_writer:
             self._runs.events.append({"event": kind, "time": time.time(), **facts})
 
     def track_progress(self, label: str, total: int) -> ProgressReporter:
-        """Counts a piece of work that may take long; what it tells becomes an event."""
+        """Return a reporter for a loop that may take long; its reports become events."""
         return ProgressReporter(
             total,
             lambda done, total_count: self.emit_event(
@@ -37,7 +37,7 @@ class RunRecorder:
         )
 
     def record_step(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
-        """One optimiser step."""
+        """Record one optimizer step."""
         if self._is_writer:
             self._runs.metrics.append({"step": step, "stage": stage, **metrics})
             self._write_scalars("train", step, metrics)
@@ -45,19 +45,19 @@ class RunRecorder:
     def record_evaluation(
         self, at: str, step: int, metrics: Mapping[str, float], seconds: float
     ) -> None:
-        """One evaluation, named by where in the run it stands."""
+        """Record one evaluation, named by where in the run it was made."""
         self.emit_event("evaluated", at=at, step=step, metrics=dict(metrics), seconds=seconds)
         if self._is_writer:
             self._runs.metrics.append({"step": step, "evaluation": at, **metrics})
             self._write_scalars("eval", step, metrics)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """One of the run's JSON files, over an older one."""
+        """Write one of the run's JSON files, over an older one."""
         if self._is_writer:
             self._runs.write_json(name, value)
 
     def close(self) -> None:
-        """Sends what TensorBoard and the journals still hold."""
+        """Flush TensorBoard and the journals."""
         if self._is_writer:
             self._runs.events.flush()
             self._runs.metrics.flush()

@@ -1,4 +1,4 @@
-"""What a run came to, from its own papers: a table, and the answers side by side. No torch."""
+"""The report of a run, from its own files: a table, and the answers side by side. No torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from jobs.train.monitor.event_text import (
 )
 
 MAX_TABLE_CLIENTS = 20
-DECISIONS = ("nothing new", "promoted", "kept")
-"""How a retraining ends."""
+DECISIONS = ("no_new_data", "promoted", "not_promoted")
+"""The events that end a retraining."""
 
 
 def collect_outcome(runs: RunStore) -> dict[str, Any]:
-    """The run's figures as plain values: evaluations, plan, ledger, adapter, samples."""
+    """Return the run's figures as plain values: evaluations, plan, ledger, adapter, samples."""
     events, _ = runs.events.tail(0)
     outcome: dict[str, Any] = {"run": runs.run_id, "evaluations": {}, "samples": {}}
     for event in events:
@@ -40,9 +40,9 @@ def collect_outcome(runs: RunStore) -> dict[str, Any]:
             if "local_steps" in event:
                 outcome["local_steps"] = event["local_steps"]
         elif kind == "handoff":
-            outcome["kept"] = event["kept"]
+            outcome["energy_share"] = event["energy_share"]
         elif kind == "published":
-            outcome |= {key: event[key] for key in ("adapter", "form", "bytes", "place", "ledger")}
+            outcome |= {key: event[key] for key in ("adapter", "form", "bytes", "url", "ledger")}
         elif kind in ("gate", *DECISIONS):
             details = {key: value for key, value in event.items() if key not in ("event", "time")}
             outcome["gate" if kind == "gate" else "decision"] = {"event": kind, **details}
@@ -53,7 +53,7 @@ def collect_outcome(runs: RunStore) -> dict[str, Any]:
 
 
 def render_summary(runs: RunStore) -> RenderableType:
-    """The outcome as one would like to read it in a terminal of 80 columns."""
+    """Render the outcome for a terminal of 80 columns."""
     outcome = collect_outcome(runs)
     parts: list[RenderableType] = []
     if outcome["evaluations"]:
@@ -90,20 +90,20 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
         share = f"{trainable:,} parameters, {stage['share']:.2%} of {plan['model_parameters']:,}"
         length = format_stage_length(stage["steps"], outcome.get("local_steps"))
         table.add_row(f"{stage['name']} stage", f"{length}, {share}")
-    if "kept" in outcome:
-        retained_energy = format_number(outcome["kept"], ".1%")
-        table.add_row("hand-off", f"{retained_energy} of the update's energy kept by the rank")
+    if "energy_share" in outcome:
+        energy_share = format_number(outcome["energy_share"], ".1%")
+        table.add_row("hand-off", f"{energy_share} of the update's energy retained by the rank")
     if ledger:
         speed = ledger["tokens"] / ledger["seconds"] if ledger["seconds"] else 0.0
         steps = f"{ledger['seconds']:.0f} s of steps, {speed:,.0f} tokens/s"
         table.add_row("tokens", f"{ledger['tokens']:,} in {steps}")
         table.add_row("adapter", f"{outcome['adapter']}, {outcome['bytes'] / 1e6:.1f} MB")
-        table.add_row("place", str(outcome["place"]))
+        table.add_row("url", str(outcome["url"]))
     return table
 
 
 def _render_clients(clients: Sequence[Mapping[str, Any]]) -> Table:
-    """Of a federation: who took part, and what that cost each."""
+    """Render a federation's clients: their part, and its cost."""
     ranked = sorted(
         clients, key=lambda client: (client["down"] + client["up"], client["rounds"]), reverse=True
     )
@@ -112,27 +112,28 @@ def _render_clients(clients: Sequence[Mapping[str, Any]]) -> Table:
     title = f"{len(clients)} clients, the busiest first{note}"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("client", overflow="ellipsis", no_wrap=True, max_width=24)
-    for column in ("rows", "rounds", "left out", "MB down", "MB up", "last loss"):
+    for column in ("rows", "rounds", "dropped", "MB down", "MB up", "last loss"):
         table.add_column(column, justify="right")
     for client in visible:
         megabytes = (f"{client[direction] / 1e6:,.1f}" for direction in ("down", "up"))
         rows = "" if client["rows"] is None else f"{client['rows']:,}"
         loss = "" if client["loss"] is None else f"{client['loss']:.3f}"
-        counts = (str(client["rounds"]), str(client["left_out"] or ""))
+        counts = (str(client["rounds"]), str(client["dropped_rounds"] or ""))
         table.add_row(Text(escape_control(client["name"])), rows, *counts, *megabytes, loss)
     return table
 
 
 def _render_decision(outcome: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """The gate's table, and what was decided by it."""
+    """Render the gate's table, and the decision."""
     if (gate := outcome.get("gate")) is not None:
         title = f"gate by {gate['metric']}, {gate['adapter']} beside {gate['baseline'] or 'none'}"
         table = Table(title=title, title_justify="left", title_style="bold")
-        for column in ("asked", "rows", "found", "limit", ""):
-            table.add_column(column, justify="right" if column in ("found", "limit") else "left")
-        for line in gate["lines"]:
-            figures = (_format_figure(line[key]) for key in ("found", "limit"))
-            table.add_row(line["asked"], line["rows"], *figures, "yes" if line["holds"] else "no")
+        for column in ("requirement", "rows", "value", "limit", "passed"):
+            table.add_column(column, justify="right" if column in ("value", "limit") else "left")
+        for check in gate["checks"]:
+            figures = (_format_figure(check[key]) for key in ("value", "limit"))
+            passed = "yes" if check["passed"] else "no"
+            table.add_row(check["requirement"], check["rows"], *figures, passed)
         yield table
     if (decision := outcome.get("decision")) is not None:
         yield Text(str(format_event(decision)))
@@ -144,7 +145,7 @@ def _format_figure(value: float | None) -> str:
 
 def _render_samples(samples: Mapping[str, list[dict[str, str]]]) -> Table:
     table = Table(title="answers", title_justify="left", title_style="bold", show_lines=True)
-    for column in ("asked", "before", "after"):
+    for column in ("prompt", "before", "after"):
         table.add_column(column, overflow="fold", ratio=1)
     before = samples.get("before", samples["end"])
     for first, last in zip(before, samples["end"], strict=False):

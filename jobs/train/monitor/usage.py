@@ -1,4 +1,4 @@
-"""The most memory that each worker has held: of its GPU, or of its process."""
+"""The peak memory of each worker: of its GPU, or of its process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KIB = 1024
 
 
 def gather_memory_peaks(context: WorkerContext) -> dict[str, dict[str, Any]]:
-    """Each rank's peak in bytes and its host, as the ledger has them. A collective."""
+    """Return each rank's peak in bytes and its host, for the ledger. A collective."""
     own = {"peak": _measure_peak(context.device), "host": os.uname().nodename}
     peaks: list[Any] = [own] * context.world_size
     if context.world_size > 1:
@@ -23,7 +23,7 @@ def gather_memory_peaks(context: WorkerContext) -> dict[str, dict[str, Any]]:
 
 
 def _measure_peak(device: torch.device) -> int:
-    """What torch allocated on a GPU at most; on a CPU the process's resident set."""
+    """Return torch's peak allocation on a GPU; on a CPU the process's peak resident set."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB

@@ -1,7 +1,7 @@
-"""Where each worker is, told to the others from a thread: so that a hung one can be named.
+"""The watchdog: each worker reports its position from a thread, so that a hung one can be named.
 
-Through the process group's own key-value store, every few seconds and not every step: a slow link
-pays nothing for it.
+Reports go through the process group's own key-value store, every few seconds and not every step, so
+that a slow link pays nothing for them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Protocol, Self
 
 REPORT_INTERVAL_S = 2.0
 STALE_S = 4 * REPORT_INTERVAL_S
-"""A worker that was not heard for so long does not run at all."""
+"""A worker without a report for so long does not run at all."""
 STORE_TIMEOUT_S = 5.0
 """Seconds that the store, which lives in rank 0's process, may take to answer."""
 
 
 class KeyValueStore(Protocol):
-    """What of torch's process group store is used."""
+    """The part of torch's process group store that is used."""
 
     def set(self, key: str, value: str) -> None: ...
     def get(self, key: str) -> bytes: ...
@@ -30,13 +30,13 @@ class KeyValueStore(Protocol):
 
 
 class Watchdog:
-    """This worker's place in the run, beside the others'."""
+    """This worker's position in the run, beside the others'."""
 
     def __init__(self, rank: int, world_size: int, store: KeyValueStore | None) -> None:
         self._rank, self._world_size, self._store = rank, world_size, store
         self.position, self._since = "loading", time.time()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._publish_reports, daemon=True, name="pulse")
+        self._thread = threading.Thread(target=self._publish_reports, daemon=True, name="watchdog")
 
     def __enter__(self) -> Self:
         if self._store is not None and self._world_size > 1:
@@ -52,11 +52,11 @@ class Watchdog:
         self._stop.set()
 
     def report_position(self, position: str) -> None:
-        """Says where this worker is now."""
+        """Report where this worker is now."""
         self.position, self._since = position, time.time()
 
     def describe_stragglers(self) -> str:
-        """The workers that the others wait for, and where they were last seen."""
+        """Describe the workers that the others wait for, and their last position."""
         reports = self._collect_reports()
         if reports is None:
             return "rank 0 does not answer, and it keeps what is known of the others"
@@ -69,18 +69,18 @@ class Watchdog:
                 stragglers.append(f"rank {rank} does not answer")
             elif now - report["heard"] > STALE_S:
                 silent = now - report["heard"]
-                where = f"{report['host']}, last at {report['place']}"
+                where = f"{report['host']}, last at {report['position']}"
                 stragglers.append(f"rank {rank} ({where}) was silent for {silent:.0f} s")
-            elif report["place"] != self.position:
+            elif report["position"] != self.position:
                 since = now - report["since"]
-                where = f"{report['host']}, at {report['place']} for {since:.0f} s"
+                where = f"{report['host']}, at {report['position']} for {since:.0f} s"
                 stragglers.append(
                     f"rank {rank} ({where}) is behind rank {self._rank}, {self.position}"
                 )
         return "; ".join(stragglers) or "every rank says that it waits as well: the network is cut"
 
     def _collect_reports(self) -> dict[int, dict[str, Any]] | None:
-        """What the other workers said last; None where the store does not answer in time."""
+        """Return the other workers' last reports, or None if the store does not answer in time."""
         reports: dict[int, dict[str, Any]] = {}
 
         def collect() -> None:
@@ -88,9 +88,9 @@ class Watchdog:
                 if rank != self._rank and (report := self._read_report(rank)) is not None:
                     reports[rank] = report
 
-        # In a thread, which may be left behind: torch's store waits for ever for an answer to some
-        # of its calls, whatever its time-out, where rank 0's whole process or machine stands still.
-        thread = threading.Thread(target=collect, daemon=True, name="pulse-late")
+        # In a thread, which may be abandoned: some of the store's calls wait without end, whatever
+        # their time-out, if rank 0's process or machine stands still.
+        thread = threading.Thread(target=collect, daemon=True, name="watchdog-query")
         thread.start()
         thread.join(STORE_TIMEOUT_S)
         return None if thread.is_alive() else reports
@@ -108,7 +108,7 @@ class Watchdog:
 
     def _publish_reports(self) -> None:
         while True:
-            report = {"place": self.position, "since": self._since, "heard": time.time(),
+            report = {"position": self.position, "since": self._since, "heard": time.time(),
                     "host": os.uname().nodename}  # fmt: skip
             try:
                 assert self._store is not None
@@ -120,17 +120,17 @@ class Watchdog:
 
 
 def open_default_store() -> KeyValueStore | None:
-    """The store of torch's default process group, with a time-out of its own."""
+    """Return the store of torch's default process group, with a time-out of its own."""
     import torch
 
     if not torch.distributed.is_initialized():
         return None
     store: Any = torch.distributed.distributed_c10d._get_default_store()
-    # A clone has a connection of its own: a thread that waits there holds up nobody else.
+    # A clone has a connection of its own: a thread that waits on it blocks no other.
     clone: Any = store.clone()
     clone.set_timeout(timedelta(seconds=STORE_TIMEOUT_S))
     return clone  # type: ignore[no-any-return]
 
 
 def _make_key(rank: int) -> str:
-    return f"slora/pulse/{rank}"
+    return f"slora/watchdog/{rank}"

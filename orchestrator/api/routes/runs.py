@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
-from jobs.errors import Fault, NotInStore
+from jobs.errors import InputError, NotInStore
 from jobs.spec.kinds import Kind
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, format_run_key
@@ -35,7 +35,7 @@ from orchestrator.control.supervisor import Service
 from orchestrator.registry import run_flags, runs
 from orchestrator.registry.errors import LostUpdate
 from orchestrator.registry.lifecycle import Status
-from orchestrator.registry.run_request import REQUEST_FILE, read_request
+from orchestrator.registry.run_request import read_request
 from orchestrator.registry.values import Run
 
 MAX_TRIES = 5
@@ -235,10 +235,9 @@ def _retry_lost_updates(service: Service, change: Callable[[Session], Result]) -
 def _read_spec(run: Run) -> bytes:
     store = open_store(run.store)
     try:
-        request = read_request(store, format_run_key(run.id, REQUEST_FILE))
+        return read_request(store, run.id).spec_text.encode()
     except NotInStore:
-        # It never came by this door: the store tells of it what its job wrote.
+        # It was not submitted to a service: return what its job wrote.
         return store.get(format_run_key(run.id, SPEC_FILES.get(run.kind, SPEC)))
-    if isinstance(request, Fault):
-        raise NotInStore(f"The spec of run {run.id}")
-    return request.spec_text.encode()
+    except InputError as error:
+        raise NotInStore(f"The spec of run {run.id}") from error

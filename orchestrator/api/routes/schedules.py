@@ -21,7 +21,7 @@ from orchestrator.api.requests import (
 )
 from orchestrator.api.responses import FiringResponse, Page, ScheduleResponse
 from orchestrator.control.cron import check_cron, compute_jitter_offset
-from orchestrator.control.intake import SubmitRequest
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.scheduler import find_first_time
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import schedules

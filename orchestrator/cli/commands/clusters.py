@@ -1,4 +1,4 @@
-"""`slora clusters`: the Ray clusters of the service, whether they answer, and what is free."""
+"""`slora clusters`: the service's Ray clusters, their state and free capacity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @app.command("clusters")
 def list_clusters(service: Service = None, json: Json = False) -> None:
-    """The Ray clusters that the service submits to, and what of them is free."""
+    """List the Ray clusters of the service and their free capacity."""
     with connect_service(service) as client:
         states = client.list_clusters()
     if json:

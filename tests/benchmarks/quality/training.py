@@ -90,9 +90,10 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
         checked = validate_run(validate_spec(setting.spec(data, f"file://{folder}")))
         runs = RunStore(open_store(checked.spec.store), "quality")
         request = checked.make_request("quality")
-        training = _judged(request, runs, torch.device(device), data["test"])
+        training, hooks = _make_training(request, runs, torch.device(device), data["test"])
         training.run()
-        return {**_figures(setting, training, runs), "seconds": time.monotonic() - began}
+        figures = _figures(setting, training, hooks.test, runs)
+        return {**figures, "seconds": time.monotonic() - began}
     except InputError as refused:
         return {"unavailable": str(refused)}
     except TrainingFailed as diverged:
@@ -102,40 +103,41 @@ def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[st
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _judged(request: Any, runs: Any, device: Any, test: str) -> Any:
-    """The training, with one more evaluation at its end: on the test rows."""
+def _make_training(request: Any, runs: Any, device: Any, test: str) -> Any:
+    """The training's loop and its hooks: one more evaluation at its end, on the test rows."""
+    import dataclasses
+
     from jobs.inspect.datasets.scan import scan_dataset
     from jobs.train.comm.collectives import WorkerContext
     from jobs.train.data.worker_feeds import make_eval_feed
     from jobs.train.evaluation import evaluate
-    from jobs.train.loop import FineTuner
+    from jobs.train.fine_tuning import FineTuner
+    from jobs.train.hooks import RunHooks
+    from jobs.train.loop import StageLoop
+    from jobs.train.model.base_model import load_tokenizer
 
-    class Judged(FineTuner):
+    class TestRows(RunHooks):
+        # They take longer than the training.
+        generates_samples = False
         test: dict[str, float]
 
-        def _measure(self, engine: Any, at: str) -> None:
-            super()._measure(engine, at)
-            if at == "end":
+        def on_evaluation(self, report: Any) -> bool:
+            if report.name == "end":
                 spec = request.spec
-                found = scan_dataset(test, spec.data.format, spec.model.task, "test")
-                asked = _with(request, found)
-                feed = make_eval_feed(asked, self.tokenizer, rank=0, world_size=1)
-                self.test = evaluate(engine.module, feed, task=spec.model.task, device=device)
+                scan = scan_dataset(test, spec.data.format, spec.model.task, "test")
+                on_test = dataclasses.replace(request, eval_data=scan)
+                tokenizer = load_tokenizer(str(request.base))
+                feed = make_eval_feed(on_test, tokenizer, rank=0, world_size=1)
+                self.test = evaluate(trainer.model, feed, task=spec.model.task, device=device)
+            return True
 
-        def _generate_samples(self, engine: Any, at: str) -> None:
-            """No sample answers: they take longer than the training."""
-
-    return Judged(request, runs, WorkerContext(0, 1, device))
-
-
-def _with(request: Any, evaluation: Any) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(request, evaluation=evaluation)
+    hooks = TestRows()
+    trainer = FineTuner(request, runs, WorkerContext(0, 1, device), hooks=hooks)
+    return StageLoop(trainer, hooks=hooks), hooks
 
 
-def _figures(setting: Setting, training: Any, runs: Any) -> dict[str, Any]:
-    part, ledger = setting.part, training.ledger
+def _figures(setting: Setting, training: Any, test: Any, runs: Any) -> dict[str, Any]:
+    part, ledger = setting.part, training.trainer.ledger
     metrics, _ = runs.metrics.tail(0)
     trained = [ledger[key] for key in ledger if key.endswith("_trainable")]
     return {
@@ -144,9 +146,9 @@ def _figures(setting: Setting, training: Any, runs: Any) -> dict[str, Any]:
         "rates": list(setting.rates),
         "seed": setting.seed,
         "validation": training.evaluations["end"][part.metric],
-        "test": training.test[part.metric],
+        "test": test[part.metric],
         "stages": {at: found[part.metric] for at, found in training.evaluations.items()},
-        "kept": ledger.get("handoff_kept"),
+        "kept": ledger.get("handoff_energy_share"),
         "trainable": max(trained),
         "share": max(trained) / ledger["model_parameters"],
         "tokens": ledger["tokens"],

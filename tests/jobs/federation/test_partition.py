@@ -189,5 +189,5 @@ def test_what_the_rows_do_not_allow_is_refused(labelled, section, key, said):
 
 def test_rows_without_labels_have_no_dirichlet(tmp_path):
     files = by_author(tmp_path / "x.jsonl", ["a", "b"])
-    with pytest.raises(InputError, match=r"causal-lm rows have none\. Use by"):
+    with pytest.raises(InputError, match=r"causal-lm rows have none\. Use iid"):
         dealt(files, {"partition": "dirichlet", "clients": 2}, classifies=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.errors import DigestMismatch, StoreError
+from jobs.errors import DigestMismatch, StoreError, TrainingFailed
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import (
@@ -43,11 +43,18 @@ class Slow(DirectoryStore):
         super().put(key, data, create_only=create_only)
 
 
-def test_the_newest_two_are_kept_and_read_back_whole(runs):
+class Full(DirectoryStore):
+    """A store on a disk without space."""
+
+    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        raise StoreError(f"{key}: No space left on device. Make room.")
+
+
+def test_the_newest_two_are_retained_and_read_back_completely(runs):
     for step in (2, 4, 6, 8):
         save_state(runs, _state(step))
-    assert runs.checkpoint_steps() == [6, 8]
-    assert len(runs.checkpoint_steps()) == MAX_CHECKPOINTS
+    assert runs.list_checkpoint_steps() == [6, 8]
+    assert len(runs.list_checkpoint_steps()) == MAX_CHECKPOINTS
     state = load_newest_state(runs)
     assert state is not None and state.step == 8
     assert torch.equal(state.moments["exp_avg_sq"]["layer.values"], torch.full((5,), 8.0))
@@ -57,7 +64,7 @@ def test_the_newest_two_are_kept_and_read_back_whole(runs):
 def test_a_checkpoint_that_was_cut_short_does_not_count(runs, part):
     save_state(runs, _state(2))
     save_state(runs, _state(4))
-    path = runs.store.path(runs.checkpoint_key(4, part))
+    path = runs.store.local_path(runs.checkpoint_key(4, part))
     path.write_bytes(path.read_bytes()[:-7])
     state = load_newest_state(runs)
     assert state is not None and state.step == 2
@@ -66,24 +73,28 @@ def test_a_checkpoint_that_was_cut_short_does_not_count(runs, part):
 def test_a_step_does_not_wait_for_the_writing(tmp_path):
     store = Slow(tmp_path)
     runs = RunStore(store, "run")
-    saver, written = CheckpointSaver(runs), list[int]()
-    saver.save(_state(2), written.append)
-    assert not written
-    store.gate.set()
-    saver.close()
+    written = list[int]()
+    with CheckpointSaver(runs) as saver:
+        saver.save(_state(2), written.append)
+        assert not written
+        store.gate.set()
     assert written and runs.list_checkpoint_steps() == [2]
 
 
-def test_what_the_writing_met_is_raised_by_the_next_save(tmp_path):
-    class Full(DirectoryStore):
-        def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
-            raise StoreError(f"{key}: No space left on device. Make room.")
+def test_an_error_of_the_writing_is_raised_by_the_next_save(tmp_path):
+    with CheckpointSaver(RunStore(Full(tmp_path), "run")) as saver:
+        saver.save(_state(2), lambda size: None)
+        with pytest.raises(StoreError, match="No space left"):
+            saver.save(_state(4), lambda size: None)
 
-    saver = CheckpointSaver(RunStore(Full(tmp_path), "run"))
-    saver.save(_state(2), lambda size: None)
-    with pytest.raises(StoreError, match="No space left"):
-        saver.save(_state(4), lambda size: None)
-    saver.close()
+
+def test_an_error_of_the_run_is_raised_and_not_the_one_of_its_last_checkpoint(tmp_path):
+    with (
+        pytest.raises(TrainingFailed, match="diverged"),
+        CheckpointSaver(RunStore(Full(tmp_path), "run")) as saver,
+    ):
+        saver.save(_state(2), lambda size: None)
+        raise TrainingFailed("step 3", "diverged", "")
 
 
 def test_bytes_that_come_back_changed_are_no_checkpoint(tmp_path):

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from jobs.plan.plan import Plan, StagePlan
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import StopSection
 from jobs.train.early_stopping import (
@@ -44,7 +43,7 @@ JUDGED: dict[str, tuple[dict[str, Any], list[float], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("asked", "values", "said"), JUDGED.values(), ids=JUDGED)
+@pytest.mark.parametrize(("stop_values", "values", "reasons"), JUDGED.values(), ids=JUDGED)
 def test_a_stage_is_judged_by_its_evaluations(
     stop_values: dict[str, Any], values: list[float], reasons
 ):
@@ -56,38 +55,27 @@ def test_a_stage_is_judged_by_its_evaluations(
     assert reasons in (why or "goes on")
 
 
-def _plan(*steps: int) -> Plan:
-    names = ("sparse", "low-rank")
-    stages = tuple(StagePlan(name, count, 1, 0.1) for name, count in zip(names, steps, strict=True))
-    return Plan(
-        name="a", kind="slora", model_parameters=1, targets=("q",), target_weights=1, head=0,
-        stages=stages, sharding="replicate", sharding_reason="", workers=1, batch_size=1,
-        per_worker=1, micro_batch_size=1, accumulation=1,
-    )  # fmt: skip
-
-
-def test_what_is_over_is_cut_from_the_plan_and_remembered():
-    enough, plan = EarlyStopping(StopSection(tokens=5)), _plan(6, 14)
-    assert enough.end_stages(plan.stages, 4)
-    shorter = enough.truncate_plan(plan)
-    assert [stage.steps for stage in shorter.stages] == [4, 0]
-    again = EarlyStopping(StopSection(tokens=5))
-    again.restore(enough.to_dict())
-    assert again.truncate_plan(plan) == shorter
+def test_what_is_over_is_cut_from_the_stages_and_remembered():
+    stopping, lengths = EarlyStopping(StopSection(tokens=5)), {"sparse": 6, "low-rank": 14}
+    assert stopping.end_stages(lengths, 4)
+    restored = EarlyStopping(StopSection(tokens=5))
+    restored.restore(stopping.to_dict())
+    for each in (stopping, restored):
+        assert [each.limit_length(name, length) for name, length in lengths.items()] == [4, 0]
 
 
 def test_the_last_step_of_the_last_stage_saves_nothing():
-    enough, plan = EarlyStopping(StopSection(tokens=5)), _plan(6, 14)
-    assert not enough.end_stages(plan.stages[1:], 14)
-    assert enough.truncate_plan(plan) == plan
+    stopping = EarlyStopping(StopSection(tokens=5))
+    assert not stopping.end_stages({"low-rank": 14}, 14)
+    assert stopping.limit_length("low-rank", 14) == 14
 
 
 def test_a_new_stage_is_judged_anew():
-    enough = EarlyStopping(StopSection(patience=1))
-    assert enough.update({"loss": 1.0}) is None
-    enough.start_stage()
-    assert enough.update({"loss": 2.0}) is None
-    assert enough.update({"loss": 2.0}) is not None
+    stopping = EarlyStopping(StopSection(patience=1))
+    assert stopping.update({"loss": 1.0}) is None
+    stopping.start_stage()
+    assert stopping.update({"loss": 2.0}) is None
+    assert stopping.update({"loss": 2.0}) is not None
 
 
 def _spec(stop: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "loading": ({"event": "loading", "base": "/m", "host": "h", "pid": 7}, "loading /m"),
     "resumed": (
         {"event": "resumed", "step": 4, "stage": "low-rank"},
-        "going on from step 4, low-rank stage"),
+        "resuming from step 4, low-rank stage"),
     "started": (
         {"event": "started", "steps": 6, "plan": PLAN},
         "2 workers, replicate: sparse 2 steps (1.00% of the model), "
@@ -48,41 +48,46 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
         {"event": "progress", "what": "hand-off, layers", "done": 3, "of": 9},
         "hand-off, layers: 3 of 9"),
     "masks by their own score": (
-        {"event": "masked", "strategy": "fisher", "score": "fisher", "seconds": 4.2},
+        {"event": "masks_selected", "strategy": "fisher", "score": "fisher", "seconds": 4.2},
         "masks: fisher, scored in 4 s"),
     "masks by another score": (
-        {"event": "masked", "strategy": "rows", "score": "snip", "seconds": 61.0},
+        {"event": "masks_selected", "strategy": "rows", "score": "snip", "seconds": 61.0},
         "masks: rows by snip, scored in 61 s"),
     "hand-off": (
-        {"event": "handoff", "kept": 0.8125}, "hand-off: 81.2% of the update's energy kept"),
+        {"event": "handoff", "energy_share": 0.8125}, "hand-off: 81.2% of the update's energy retained"),
     "hand-off of what diverged": (
-        {"event": "handoff", "kept": None}, "hand-off: nan of the update's energy kept"),
+        {"event": "handoff", "energy_share": None}, "hand-off: nan of the update's energy retained"),
     "checkpoint": (
-        {"event": "checkpoint", "step": 20, "bytes": 1_250_000}, "checkpoint at step 20: 1.2 MB"),
+        {"event": "checkpoint_saved", "step": 20, "bytes": 1_250_000}, "checkpoint at step 20: 1.2 MB"),
+    "preempting": (
+        {"event": "preempting", "step": 7}, "a worker will be stopped soon: checkpoint at step 7"),
+    "early stopped": (
+        {"event": "early_stopped", "step": 7, "why": "eval_loss 1 meets the target of 2"},
+        "stopped early at step 7: eval_loss 1 meets the target of 2"),
     "published": (
-        {"event": "published", "adapter": "chat@v1", "bytes": 2_000_000, "place": "/s"},
+        {"event": "published", "adapter": "chat@v1", "bytes": 2_000_000, "url": "/s"},
         "committed chat@v1: 2.0 MB at /s"),
-    "counted": ({"event": "counted", "rows": 3}, None),
+    "counted": ({"event": "dataset_counted", "rows": 3}, None),
     "samples": ({"event": "samples", "at": "end", "samples": []}, None),
     "of a later version": ({"event": "something new"}, None),
-    "looked": (
-        {"event": "looked", "current": "chat@v1", "start": None, "rows": 1200},
-        "1,200 rows that chat@v1 has not learnt; starting from scratch"),
-    "nothing new": (
-        {"event": "nothing new", "adapter": "chat@v1", "why": "chat@v1 was trained on these"},
-        "nothing new: chat@v1 was trained on these"),
-    "rows that changed": ({"event": "rows changed", "why": "starting anew"}, "starting anew"),
-    "going on": ({"event": "going on", "parent": "chat@v1"}, "going on from chat@v1"),
-    "judged": (
-        {"event": "judged", "adapter": "chat@v2", "rows": "held-out",
+    "baseline": (
+        {"event": "baseline_selected", "current": "chat@v1", "start": None, "rows": 1200},
+        "1,200 rows that chat@v1 was not trained on; starting from scratch"),
+    "no new data": (
+        {"event": "no_new_data", "adapter": "chat@v1", "why": "chat@v1 was trained on these"},
+        "no new data: chat@v1 was trained on these"),
+    "rows that changed": ({"event": "data_changed", "why": "starting anew"}, "starting anew"),
+    "warm start": ({"event": "warm_started", "parent": "chat@v1"}, "starting from chat@v1"),
+    "adapter evaluated": (
+        {"event": "adapter_evaluated", "adapter": "chat@v2", "rows": "held-out",
          "metrics": {"loss": 0.5, "accuracy": 0.875}},
         "chat@v2 on the held-out rows: loss 0.500, accuracy 87.5%"),
-    "gate": ({"event": "gate", "adapter": "chat@v2", "holds": False},
-             "the gate does not hold for chat@v2"),
+    "gate": ({"event": "gate", "adapter": "chat@v2", "passed": False},
+             "gate failed for chat@v2"),
     "promoted": ({"event": "promoted", "adapter": "chat@v2", "before": None},
-                 "promoted chat@v2; before it, nothing"),
-    "kept": ({"event": "kept", "adapter": "chat@v2", "why": "it is worse"},
-             "kept chat@v2, not promoted: it is worse"),
+                 "promoted chat@v2; current before: none"),
+    "not promoted": ({"event": "not_promoted", "adapter": "chat@v2", "why": "it is worse"},
+             "chat@v2 is not promoted: it is worse"),
     "a federation started": (
         {"event": "started", "steps": 3, "plan": PLAN, "clients": 20, "local_steps": 2},
         "20 clients: sparse 1 rounds of 2 steps (1.00% of the model), "
@@ -91,23 +96,23 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
         {"event": "stage", "stage": "sparse", "steps": 2, "unit": "round", "done": 0},
         "sparse stage, 2 rounds"),
     "a federation's checkpoint": (
-        {"event": "checkpoint", "step": 3, "unit": "round", "bytes": 2_000_000},
+        {"event": "checkpoint_saved", "step": 3, "unit": "round", "bytes": 2_000_000},
         "checkpoint at round 3: 2.0 MB"),
-    "left out": (
-        {"event": "left out", "round": 3, "client": "017", "why": "its site was lost"},
-        "round 3: client 017 left out: its site was lost"),
-    "left out by name": (
-        {"event": "left out", "round": 3, "client": 17, "name": "ann", "why": "no rows"},
-        "round 3: client ann left out: no rows"),
-    "left out of the scores": (
-        {"event": "left out", "round": 0, "client": 17, "name": "ann", "why": "no rows"},
-        "scoring: client ann left out: no rows"),
+    "client dropped": (
+        {"event": "client_dropped", "round": 3, "client": "017", "why": "its site was lost"},
+        "round 3: client 017 dropped: its site was lost"),
+    "client dropped, by name": (
+        {"event": "client_dropped", "round": 3, "client": 17, "name": "ann", "why": "no rows"},
+        "round 3: client ann dropped: no rows"),
+    "client dropped while scoring": (
+        {"event": "client_dropped", "round": 0, "client": 17, "name": "ann", "why": "no rows"},
+        "scoring: client ann dropped: no rows"),
     "no event": ({}, None),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("event", "line"), EVENTS.values(), ids=EVENTS)
-def test_an_event_is_one_line_or_none(event: dict[str, Any], line: str | None):
+def test_an_event_is_a_line_or_none(event: dict[str, Any], line: str | None):
     assert format_event(event) == line
 
 
@@ -128,7 +133,7 @@ def test_each_evaluation_has_a_name_in_words(at: str, words: str):
 STEP = {"step": 2, "stage": "sparse", "loss": 1.2345, "tokens_per_second": 99.6, "seconds": 3.0}
 
 
-def test_a_step_tells_what_is_left_at_the_pace_so_far():
+def test_a_step_shows_the_time_that_remains_at_the_present_speed():
     assert format_step(STEP, 6) == "step 2/6 sparse: loss 1.234, 100 tokens/s, 6 s left"
     assert format_step(STEP, 2) == "step 2/2 sparse: loss 1.234, 100 tokens/s, 0 s left"
 
@@ -142,7 +147,7 @@ def test_a_federation_counts_rounds_and_who_answered(changes: dict[str, Any], wh
     assert line == f"round 3/30 sparse: {who}, 1.25 MB down, 0.04 MB up, 54 s left"
 
 
-def test_a_loss_that_is_no_number_is_told_as_such():
+def test_a_loss_that_is_no_number_is_shown_as_nan():
     assert format_step(STEP | {"loss": None}, 6) == (
         "step 2/6 sparse: loss nan, 100 tokens/s, 6 s left"
     )

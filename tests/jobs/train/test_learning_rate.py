@@ -30,7 +30,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize(("steps", "warmup", "schedule", "wanted"), TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize(("steps", "warmup", "schedule", "expected"), TABLES.values(), ids=TABLES)
 def test_the_rate_of_each_step(steps: int, warmup: float, schedule: str, expected: list[float]):
     assert rates(steps, warmup=warmup, schedule=schedule) == pytest.approx(expected)
 

@@ -198,7 +198,7 @@ def test_no_low_rank_step_leaves_exactly_the_best_approximation(results, folder,
         residual = (delta - handed.scale * b_OR.double() @ a_RI.double()).norm()
         tail = torch.linalg.svdvals(delta)[3:].square().sum().sqrt()
         torch.testing.assert_close(residual, tail, rtol=1e-5, atol=1e-6)
-    assert 0 < results["handed"].ledger["handoff_kept"] < 1
+    assert 0 < results["handed"].ledger["handoff_energy_share"] < 1
 
 
 @pytest.mark.parametrize("sharding", ["replicate", "cluster"])
@@ -264,7 +264,7 @@ def resumed(results: dict[str, TrainingResult], folder: Path) -> dict[str, Train
     return train_all([TrainingCase(run, _make_spec(folder, name=run)) for run in runs], 1)
 
 
-@pytest.mark.parametrize("place", list(DEATHS))
+@pytest.mark.parametrize("seam", list(DEATHS))
 def test_a_death_changes_no_bit_of_the_adapter(results, resumed, seam):
     run = f"{seam.replace(' ', '-')}-died"
     assert results[run].files == {}

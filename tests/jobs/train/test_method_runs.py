@@ -196,7 +196,7 @@ def test_the_folder_is_a_lora_where_the_update_is_one(results, folder, tmp_path,
 @pytest.mark.parametrize("way", ["rows", "columns", "blocks", "random rows", "global rows"])
 def test_masks_sized_by_the_rank_lose_nothing_at_the_hand_off(results, way):
     result = _get_result(results, way, "1")
-    assert result.ledger["handoff_kept"] == pytest.approx(1.0, abs=1e-6)
+    assert result.ledger["handoff_energy_share"] == pytest.approx(1.0, abs=1e-6)
     sparse, handoff = (result.evaluations[at]["loss"] for at in ("sparse", "handoff"))
     assert handoff == pytest.approx(sparse, rel=1e-5)
 
@@ -297,7 +297,7 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         pytest.param([], "--rank: a LoRA needs a rank", id="neither"),
         pytest.param(["--rank", "2", "--energy", "0.5"], "Give one of", id="both"),

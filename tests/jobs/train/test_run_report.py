@@ -31,13 +31,13 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "started", "steps": 6, "plan": PLAN},
     {"event": "evaluated", "at": "before", "step": 0, "metrics": BEFORE},
     {"event": "samples", "at": "before", "samples": [QUESTION | {"answer": "No idea."}]},
-    {"event": "handoff", "kept": 0.8125},
+    {"event": "handoff", "energy_share": 0.8125},
     {"event": "evaluated", "at": "end", "step": 6, "metrics": {"loss": 9.0, "perplexity": 9.0}},
     {"event": "resumed", "step": 4, "stage": "low-rank"},
     {"event": "evaluated", "at": "end", "step": 6, "metrics": END},
     {"event": "samples", "at": "end", "samples": [QUESTION]},
     {"event": "published", "adapter": "chat@v1", "form": "peft", "bytes": 2_000_000,
-     "place": "/s/adapters/chat/v1",
+     "url": "/s/adapters/chat/v1",
      "ledger": {"tokens": 1200, "seconds": 6.0}, "time": 1.0},
 ]  # fmt: skip
 
@@ -67,16 +67,16 @@ def test_the_outcome_is_what_the_journal_says_the_last_word_counting(runs: RunSt
         "evaluations": {"before": BEFORE, "end": END},
         "samples": {"before": [QUESTION | {"answer": "No idea."}], "end": [QUESTION]},
         "plan": PLAN,
-        "kept": 0.8125,
+        "energy_share": 0.8125,
         "adapter": "chat@v1",
         "form": "peft",
         "bytes": 2_000_000,
-        "place": "/s/adapters/chat/v1",
+        "url": "/s/adapters/chat/v1",
         "ledger": {"tokens": 1200, "seconds": 6.0},
     }
 
 
-def test_a_run_that_has_just_begun_has_an_outcome_too(runs: RunStore):
+def test_a_run_that_has_just_started_has_an_outcome_too(runs: RunStore):
     assert collect_outcome(runs) == {"run": RUN, "evaluations": {}, "samples": {}}
     assert render_text(write_events(runs, EVENTS[0])).strip() == ""
 
@@ -91,7 +91,7 @@ def test_the_summary_tells_the_figures_the_stages_and_the_answers(runs: RunStore
     ):  # fmt: skip
         assert words in text
     assert "9.0000" not in text
-    # What a user asked is a text, and no markup.
+    # A user's question is text, and no markup.
     assert "[red]red[/red]" in text.replace("\n", "")
 
 
@@ -101,11 +101,11 @@ def test_a_classifier_is_judged_by_its_accuracy(runs: RunStore):
     assert "accuracy" in text and "87.5%" in text and "perplexity" not in text
 
 
-def test_a_run_that_diverged_is_still_told(runs: RunStore):
+def test_a_run_that_diverged_has_a_summary_too(runs: RunStore):
     nan = float("nan")
     metrics = {"loss": nan, "perplexity": nan}
     write_events(runs, {"event": "evaluated", "at": "end", "metrics": metrics})
-    text = render_text(write_events(runs, {"event": "handoff", "kept": nan}))
+    text = render_text(write_events(runs, {"event": "handoff", "energy_share": nan}))
     assert text.count("nan") == 3
 
 
@@ -124,38 +124,38 @@ def test_a_torn_line_in_the_journal_spoils_nothing(runs: RunStore):
 
 GATE = {
     "event": "gate", "adapter": "chat@v2", "baseline": "chat@v1", "metric": "eval_loss",
-    "holds": False,
-    "lines": [
-        {"asked": "as good as current", "rows": "held-out", "found": 1.5, "limit": 1.25,
-         "holds": False},
-        {"asked": "current's own rows: gone", "rows": "before", "found": None, "limit": None,
-         "holds": True},
+    "passed": False,
+    "checks": [
+        {"requirement": "as good as current", "rows": "held-out", "value": 1.5, "limit": 1.25,
+         "passed": False},
+        {"requirement": "current's own rows: gone", "rows": "before", "value": None, "limit": None,
+         "passed": True},
     ],
 }  # fmt: skip
 
 
 def test_a_retraining_shows_its_gate_and_what_was_decided_by_it(runs):
-    decision = {"event": "kept", "adapter": "chat@v2", "why": "as good as current: 1.5000"}
+    decision = {"event": "not_promoted", "adapter": "chat@v2", "why": "as good as current: 1.5000"}
     text = render_text(write_events(runs, *EVENTS, GATE, decision))
     assert "gate by eval_loss, chat@v2 beside chat@v1" in text
     assert "1.5000" in text
     assert "1.2500" in text
-    assert "kept chat@v2, not promoted: as good as current: 1.5000" in text
-    assert collect_outcome(runs)["decision"]["event"] == "kept"
+    assert "chat@v2 is not promoted: as good as current: 1.5000" in text
+    assert collect_outcome(runs)["decision"]["event"] == "not_promoted"
 
 
 def test_a_later_attempt_that_decided_again_is_what_counts(runs):
-    decision = {"event": "kept", "adapter": "chat@v2", "why": "worse"}
+    decision = {"event": "not_promoted", "adapter": "chat@v2", "why": "worse"}
     promoted = {"event": "promoted", "adapter": "chat@v2", "before": "chat@v1"}
-    write_events(runs, GATE, decision, {**GATE, "holds": True}, promoted)
-    assert collect_outcome(runs)["gate"]["holds"]
+    write_events(runs, GATE, decision, {**GATE, "passed": True}, promoted)
+    assert collect_outcome(runs)["gate"]["passed"]
     assert collect_outcome(runs)["decision"] == promoted
 
 
 def test_a_retraining_without_new_rows_says_so_alone(runs):
-    nothing = {"event": "nothing new", "adapter": "chat@v1", "why": "chat@v1 has learnt them"}
+    nothing = {"event": "no_new_data", "adapter": "chat@v1", "why": "chat@v1 has learnt them"}
     text = " ".join(render_text(write_events(runs, nothing)).split())
-    assert text == "nothing new: chat@v1 has learnt them"
+    assert text == "no new data: chat@v1 has learnt them"
 
 
 # Of a federation: its clients
@@ -192,9 +192,9 @@ def federated(runs: RunStore, lines: list[dict[str, Any]]) -> RunStore:
 
 def test_a_federations_outcome_has_its_clients_and_a_repeated_round_once(runs: RunStore):
     lincoln, grant, taft = collect_outcome(federated(runs, ROUNDS))["clients"]
-    assert lincoln == {"client": 0, "name": "Lincoln", "rows": 7, "rounds": 2, "left_out": 0,
+    assert lincoln == {"client": 0, "name": "Lincoln", "rows": 7, "rounds": 2, "dropped_rounds": 0,
                        "down": 4_000_000, "up": 2_000_000, "loss": 1.5}  # fmt: skip
-    assert (grant["rows"], grant["left_out"], grant["down"]) == (None, 1, 2_500_000)
+    assert (grant["rows"], grant["dropped_rounds"], grant["down"]) == (None, 1, 2_500_000)
     assert (taft["rounds"], taft["loss"]) == (1, 1.25)
 
 

@@ -77,7 +77,7 @@ def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingR
             _make_case(folder, "moves", dies="step 7", **every, cluster={"sharding": "node"}),
             *([_make_case(folder, "shrinks", dies="step 2", **every, cluster={"sync_every": 2})]
               if is_long else []),
-            _make_case(folder, "noticed", dies="step 5", notices=5),
+            _make_case(folder, "preempted", dies="step 5", notices=5),
             _make_case(folder, "local died", dies="step 5",
                    train={"checkpoint_every": 4}, cluster={"sync_every": 3}),
             _make_case(folder, "local whole", train={"checkpoint_every": 4},
@@ -183,11 +183,11 @@ def test_a_run_goes_on_with_a_number_of_workers_that_divides_nothing(results):
 
 
 def test_a_notice_to_one_worker_makes_a_checkpoint_at_once(results, folder):
-    runs = RunStore(open_store(f"file://{folder / 'store'}"), "noticed")
+    runs = RunStore(open_store(f"file://{folder / 'store'}"), "preempted")
     # And the one at the end of the sparse stage.
     assert runs.list_checkpoint_steps() == [SPARSE, 5]
     events, _ = runs.events.tail(0)
-    assert [e["step"] for e in events if e["event"] == "noticed"] == [5]
+    assert [e["step"] for e in events if e["event"] == "preempting"] == [5]
 
 
 def test_a_checkpoint_is_three_times_what_is_trained(results, folder):
@@ -195,7 +195,7 @@ def test_a_checkpoint_is_three_times_what_is_trained(results, folder):
     events, _ = runs.events.tail(0)
     trained = {stage: results["local-whole"].ledger[f"{stage}_trainable"]
                for stage in ("sparse", "low-rank")}  # fmt: skip
-    for event in (e for e in events if e["event"] == "checkpoint"):
+    for event in (e for e in events if e["event"] == "checkpoint_saved"):
         stage = "sparse" if event["step"] <= SPARSE else "low-rank"
         names = 12_000  # the header, which grows with the layers and not with their sizes
         assert 0 < event["bytes"] - 3 * 4 * trained[stage] < names

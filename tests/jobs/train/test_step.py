@@ -58,9 +58,7 @@ def test_the_first_layer_whose_output_is_no_number_is_named():
     location = locate_non_finite(engine, step, CPU)
     assert location == "first in the output of second"
     stage = StagePlan("sparse", 6, 10, 0.1)
-    failed = make_divergence_error(
-        exchange.losses[0], {"step": 4, "grad_norm": 1.0}, stage=stage, location=location
-    )
+    failed = make_divergence_error(exchange.losses[0], 1.0, step=4, stage=stage, location=location)
     assert str(failed).startswith("step 4, sparse stage: the loss is nan, first in the output of")
 
 

@@ -14,7 +14,7 @@ from torch.distributed import TCPStore
 from jobs.train.monitor.watchdog import STALE_S, Watchdog
 
 
-class Board(dict[str, bytes]):
+class DictStore(dict[str, bytes]):
     """The process group's store as a dict."""
 
     def set(self, key: str, value: str) -> None:
@@ -27,39 +27,39 @@ class Board(dict[str, bytes]):
         return self[key]
 
 
-def _publish_report(board: Board, rank: int, position: str, heard: float) -> None:
-    report = {"place": position, "since": heard - 3, "heard": heard, "host": f"host{rank}"}
-    board.set(f"slora/pulse/{rank}", json.dumps(report))
+def _publish_report(store: DictStore, rank: int, position: str, heard: float) -> None:
+    report = {"position": position, "since": heard - 3, "heard": heard, "host": f"host{rank}"}
+    store.set(f"slora/watchdog/{rank}", json.dumps(report))
 
 
 def test_a_silent_worker_one_behind_and_one_that_never_came_are_named():
-    board, now = Board(), time.time()
-    _publish_report(board, 1, "step 7", now - STALE_S - 30)
-    _publish_report(board, 2, "step 6", now)
-    _publish_report(board, 3, "step 7", now)
-    pulse = Watchdog(0, 5, board)
-    pulse.report_position("step 7")
-    late = pulse.describe_stragglers()
-    assert "rank 1 (host1, last at step 7) was silent for 38 s" in late
-    assert "rank 2 (host2, at step 6 for 3 s) is behind rank 0, step 7" in late
-    assert "rank 3" not in late
-    assert "rank 4 does not answer" in late
+    store, now = DictStore(), time.time()
+    _publish_report(store, 1, "step 7", now - STALE_S - 30)
+    _publish_report(store, 2, "step 6", now)
+    _publish_report(store, 3, "step 7", now)
+    watchdog = Watchdog(0, 5, store)
+    watchdog.report_position("step 7")
+    stragglers = watchdog.describe_stragglers()
+    assert "rank 1 (host1, last at step 7) was silent for 38 s" in stragglers
+    assert "rank 2 (host2, at step 6 for 3 s) is behind rank 0, step 7" in stragglers
+    assert "rank 3" not in stragglers
+    assert "rank 4 does not answer" in stragglers
 
 
 def test_where_all_wait_the_network_is_named():
-    board = Board()
-    _publish_report(board, 1, "step 7", time.time())
-    pulse = Watchdog(0, 2, board)
-    pulse.report_position("step 7")
-    assert "the network is cut" in pulse.describe_stragglers()
+    store = DictStore()
+    _publish_report(store, 1, "step 7", time.time())
+    watchdog = Watchdog(0, 2, store)
+    watchdog.report_position("step 7")
+    assert "the network is cut" in watchdog.describe_stragglers()
 
 
 def test_a_store_that_does_not_answer_is_a_worker_that_does_not():
-    class Gone(Board):
+    class BrokenStore(DictStore):
         def check(self, keys: list[str]) -> bool:
             raise RuntimeError("Connection reset by peer")
 
-    assert Watchdog(1, 2, Gone()).describe_stragglers() == "rank 0 does not answer"
+    assert Watchdog(1, 2, BrokenStore()).describe_stragglers() == "rank 0 does not answer"
 
 
 def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
@@ -75,24 +75,24 @@ def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
         port = int(process.stdout.readline())
         store: Any = TCPStore("127.0.0.1", port, is_master=False)
         assert Watchdog(1, 2, store).describe_stragglers() == "rank 0 does not answer"
-        store.set("slora/pulse/0", '{"place": "step 7", "since": 0, "heard": 0, "host": "a"}')
+        store.set("slora/watchdog/0", '{"position": "step 7", "since": 0, "heard": 0, "host": "a"}')
         assert (
             "rank 0 (a, last at step 7) was silent" in Watchdog(1, 2, store).describe_stragglers()
         )
+        monkeypatch.setattr("jobs.train.monitor.watchdog.STORE_TIMEOUT_S", 0.2)
         process.send_signal(signal.SIGSTOP)
-        monkeypatch.setattr("jobs.train.monitor.watchdog.ANSWER_S", 0.2)
         try:
             # Of rank 2 nothing can be known, so nothing is said.
-            late = Watchdog(1, 3, store).describe_stragglers()
-            assert late == "rank 0 does not answer, and it keeps what is known of the others"
+            stragglers = Watchdog(1, 3, store).describe_stragglers()
+            assert stragglers == "rank 0 does not answer, and it keeps what is known of the others"
         finally:
             process.kill()
 
 
 def test_the_place_is_told_from_a_thread():
-    board = Board()
-    with Watchdog(0, 2, board) as pulse:
-        pulse._thread.join(timeout=0.01)
-        while "slora/pulse/0" not in board:
-            pulse._thread.join(timeout=0.01)
-    assert json.loads(board["slora/pulse/0"])["place"] == "loading"
+    store = DictStore()
+    with Watchdog(0, 2, store) as watchdog:
+        watchdog._thread.join(timeout=0.01)
+        while "slora/watchdog/0" not in store:
+            watchdog._thread.join(timeout=0.01)
+    assert json.loads(store["slora/watchdog/0"])["position"] == "loading"

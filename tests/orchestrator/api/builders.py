@@ -28,8 +28,9 @@ from orchestrator.control.supervisor import Service
 from orchestrator.registry import projects, runs, tokens
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.run_request import RunRequest
 from orchestrator.registry.tables import SCOPES
-from orchestrator.registry.values import NewRun, Run
+from orchestrator.registry.values import Run
 from tests.orchestrator.control.builders import make_spec
 
 PROJECTS = ("default", "other")
@@ -168,12 +169,10 @@ def serve_app(app: FastAPI, port: int = 0) -> Iterator[str]:
 
 
 def add_run(database: Database, run_id: str, **changes: Any) -> Run:
-    """A run's row, without its paper."""
+    """Add the row of a run, without its request in the store."""
+    request = RunRequest(**{"name": "chat", "store": "file:///store", **changes})
     with database.write() as session:
-        store = "file:///store"
-        return runs.add(
-            session, NewRun(**{"id": run_id, "name": "chat", "store": store, **changes})
-        )
+        return runs.add(session, run_id, request)
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
