@@ -276,5 +276,5 @@ def test_a_manifest_that_appears_meanwhile_is_not_overwritten(store: DirectorySt
             return super().put(key, data, **condition)
 
     first = commit(store, folder, make_draft(run="first"))
-    with pytest.raises(StoreError, match="already written"):
+    with pytest.raises(StoreError, match="already exists"):
         commit(Rival(store), folder, make_draft(run="second"))
