@@ -151,17 +151,33 @@ class MeasuredFacts:
 def complete_plan(plan: Plan, spec: RunSpec, facts: MeasuredFacts) -> Plan:
     """Return the plan with the figures of the loaded model, and with the steps of its epochs.
 
-    The estimate is reused. Raise InputError if the loaded model does not allow the plan.
+    A plan that fits the loaded model is kept; otherwise it is made again with the same estimate.
+    Raise InputError if the loaded model does not allow the plan.
     """
-    measured, faults = make_plan(spec, facts.model, estimate=plan.estimate)
-    if measured is None:
-        raise InputError(faults)
+    if not _is_planned_for(plan, spec, facts.model):
+        measured, faults = make_plan(spec, facts.model, estimate=plan.estimate)
+        if measured is None:
+            raise InputError(faults)
+        plan = measured
     if spec.train.epochs is None or facts.sequences is None:
-        return measured
+        return plan
     steps = count_steps(facts.sequences, spec.train.epochs, spec.train.batch_size)
-    parts = zip(measured.stages, split_steps(spec, steps), strict=True)
+    parts = zip(plan.stages, split_steps(spec, steps), strict=True)
     stages = tuple(dataclasses.replace(stage, steps=count) for stage, count in parts)
-    return dataclasses.replace(measured, stages=stages)
+    return dataclasses.replace(plan, stages=stages)
+
+
+def _is_planned_for(plan: Plan, spec: RunSpec, model: ModelShape) -> bool:
+    """Return whether the loaded model has the figures that the plan got from its files."""
+    targets, faults = _select_targets(spec, model)
+    trainable = [stage.trainable for stage in _plan_stages(spec, model, targets)]
+    return (
+        not faults
+        and plan.model_parameters == model.parameters + model.head
+        and plan.head == (model.head if spec.method.kind != "full" else 0)
+        and plan.targets == tuple(targets)
+        and [stage.trainable for stage in plan.stages] == trainable
+    )
 
 
 def split_steps(spec: RunSpec, steps: int) -> tuple[int, ...]:

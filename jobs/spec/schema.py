@@ -15,12 +15,12 @@ from jobs.spec.limits import (
     OpenShare,
     Positive,
     PositiveShare,
+    ProperShare,
     Real,
     Retries,
     Seed,
     SequenceLength,
     Share,
-    ShareBelowOne,
     Steps,
     TimeoutSeconds,
     Tokens,
@@ -156,7 +156,7 @@ class TrainSection(StrictModel):
     """Overrides `learning_rate` in the sparse stage."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Decay of the learning rate after the warm-up, in each stage anew."""
-    warmup: ShareBelowOne = 0.03
+    warmup: ProperShare = 0.03
     """Share of a stage's steps in which the rate rises from 0."""
     weight_decay: NonNegative = 0.0
     """Decoupled decay. On a delta it pulls towards the pretrained weight, not towards zero."""

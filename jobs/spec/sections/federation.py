@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.spec.limits import Count, Positive, PositiveShare, Rounds, ShareBelowOne, Steps
+from jobs.spec.limits import Count, Positive, PositiveShare, ProperShare, Rounds, Steps
 from jobs.spec.strict_model import StrictModel
 
 
@@ -47,7 +47,7 @@ class FederationSection(StrictModel):
     (error feedback); int8: one scale per tensor, rounded at random so that the mean is unbiased."""
     topk: PositiveShare = 0.1
     """Share of the entries that `topk` sends."""
-    drop_out: ShareBelowOne = 0.0
+    drop_out: ProperShare = 0.0
     """Share of the sampled clients that fail in a round, at random: a rehearsal."""
 
     @property

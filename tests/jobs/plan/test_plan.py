@@ -151,6 +151,12 @@ def test_a_plan_is_completed_by_the_loaded_model_and_the_tokenized_rows():
     assert [stage.trainable for stage in complete.with_trainable(1, 7).stages] == [SPARSE, 7]
 
 
+def test_a_plan_that_fits_the_loaded_model_is_not_made_again():
+    for kind in KINDS:
+        plan, spec = make_estimated_plan(method={"kind": kind}), make_spec(method={"kind": kind})
+        assert complete_plan(plan, spec, MeasuredFacts(SHAPE)) is plan, kind
+
+
 def test_a_loaded_model_that_does_not_allow_the_plan_is_refused():
     plan, spec = make_test_plan(method={"rank": 4}), make_spec(method={"rank": 4})
     loaded = ModelShape(1000, {"layer": (2, 8)}, head=20)

@@ -144,11 +144,11 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         lambda at: {"cluster": {"workers": 3}}, "train.batch_size", "divided by 3 workers"),
     "a target that is none": (
         lambda at: {"method": {"targets": ["lm_head"]}}, "method.targets[0]", "matches no linear"),
-    "a label in eval that train lacks": (add_label_to_eval, "data.eval", "lacks: 'hot'"),
-    "a single label": (write_single_label, "data.train", "has the label 'a'"),
+    "a label in eval that train lacks": (add_label_to_eval, "data.eval", "training data: 'hot'"),
+    "a single label": (write_single_label, "data.train", "have the label 'a'"),
     "rows of two formats": (write_text_eval, "data.eval", "text rows, while data.train has chat"),
     "a split that holds out none": (
-        lambda at: {"data": {"eval_fraction": 1e-9}}, "data.eval_fraction", "hold out none"),
+        lambda at: {"data": {"eval_fraction": 1e-9}}, "data.eval_fraction", "hold out no row"),
     "no chat template": (
         lambda at: (at / "model/chat_template.jinja").unlink(), "data.format", "no chat template"),
     "a store under a file": (store_under_a_file, "store", "cannot be written"),
