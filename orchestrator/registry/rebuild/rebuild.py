@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
@@ -23,7 +23,6 @@ from orchestrator.registry import adapters, leases, projects
 from orchestrator.registry.adapters import SearchSummary
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import LeaseHeld
-from orchestrator.registry.leases import Lease
 from orchestrator.registry.rebuild import restore
 from orchestrator.registry.rebuild.run_files import RunFiles, list_runs, read_run_files
 from orchestrator.registry.rebuild.store_scan import (
@@ -41,6 +40,7 @@ BATCH_SIZE = 50
 RunListing = tuple[str, frozenset[str]]
 """A run and the names of its files."""
 ProgressCallback = Callable[[int], None]
+LeasedWrite = Callable[[], AbstractContextManager[Session]]
 
 
 @dataclass
@@ -86,58 +86,45 @@ def rebuild(
     """
     keys, listings = list_snapshot_keys(store), list(list_runs(store))
     on_total(len(keys) + len(listings))
-    with _hold_lease(database) as transactions:
-        with transactions.write() as session:
+    with _hold_lease(database) as write:
+        with write() as session:
             projects.ensure_project(session, project)
         snapshot = read_snapshot(store, keys, on_progress)
-        rebuilder = _Rebuilder(transactions, store, project, snapshot)
+        rebuilder = _Rebuilder(write, store, project, snapshot)
         rebuilder.restore_runs(listings, on_progress)
         rebuilder.restore_adapters()
     return rebuilder.result
 
 
-class _LeasedTransactions:
-    """Transactions that begin by renewing the lease."""
-
-    def __init__(self, database: Database, lease: Lease) -> None:
-        self._database, self._lease = database, lease
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        with self._database.write() as session:
-            self._lease = leases.renew(session, self._lease, seconds=LEASE_S)
-            yield session
-
-    def release(self) -> None:
-        with self._database.write() as session:
-            leases.release(session, self._lease)
-
-
 @contextmanager
-def _hold_lease(database: Database) -> Iterator[_LeasedTransactions]:
+def _hold_lease(database: Database) -> Iterator[LeasedWrite]:
+    """Hold the lease; yield a function that opens transactions which renew it first."""
     holder = f"{os.uname().nodename[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
     with database.write() as session:
         lease = leases.acquire(session, LEASE_NAME, holder, seconds=LEASE_S)
     if lease is None:
         raise LeaseHeld(LEASE_NAME)
-    transactions = _LeasedTransactions(database, lease)
+
+    @contextmanager
+    def write() -> Iterator[Session]:
+        with database.write() as session:
+            leases.renew(session, lease, seconds=LEASE_S)
+            yield session
+
     try:
-        yield transactions
+        yield write
     finally:
-        transactions.release()
+        with database.write() as session:
+            leases.release(session, lease)
 
 
 class _Rebuilder:
     """Writes one store's runs and adapters."""
 
     def __init__(
-        self,
-        transactions: _LeasedTransactions,
-        store: ObjectStore,
-        project: str,
-        snapshot: StoreSnapshot,
+        self, write: LeasedWrite, store: ObjectStore, project: str, snapshot: StoreSnapshot
     ) -> None:
-        self._transactions, self._store, self._project = transactions, store, project
+        self._write, self._store, self._project = write, store, project
         self._snapshot, self._store_url = snapshot, store.url("")
         self._searches = list[SearchSummary]()
         self._search_of = dict[str, str]()
@@ -152,13 +139,13 @@ class _Rebuilder:
             listed = ordered[start : start + BATCH_SIZE]
             batch = self._read_batch(listed)
             on_progress(len(listed))
-            with self._transactions.write() as session:
+            with self._write() as session:
                 for files in batch:
                     self._restore_run(session, files)
 
     def restore_adapters(self) -> None:
         """Restore adapters, pointers and searches, and remove what the store no longer holds."""
-        with self._transactions.write() as session:
+        with self._write() as session:
             for manifest in self._snapshot.manifests:
                 changed = adapters.put(session, self._store_url, manifest, project=self._project)
                 self.result.adapters.count(changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import func, insert, select
@@ -17,6 +18,9 @@ from orchestrator.registry.values import format_submission_id
 STORE_ORIGIN = "store"
 """Origin of what was read from the store."""
 UNKNOWN_CLUSTER = "unknown"
+COPIED_COLUMNS = (
+    "id", "kind", "name", "spec_sha256", "workers", "detail", "created_at", "updated_at",
+)  # fmt: skip
 
 
 def put_run(
@@ -37,8 +41,13 @@ def put_run(
     row = session.get(RunRow, files.id, with_for_update=True)
     if row is not None and row.origin != STORE_ORIGIN:
         return False
-    values = _make_run_values(files, committed=committed)
-    values |= {"store": store, "search": search, "attempt": max(attempt, files.attempt)}
+    if committed:
+        # An adapter proves success, whatever the journal says last.
+        files = replace(files, status=Status.DONE, reason=None, detail="")
+    values = {name: getattr(files, name) for name in COPIED_COLUMNS}
+    values |= {"status": files.status.value, "reason": files.reason and files.reason.value}
+    values |= {"store": store, "search": search, "origin": STORE_ORIGIN}
+    values["attempt"] = max(attempt, files.attempt)
     if row is None:
         values |= {**_make_request_values(session, files, project), "revision": 1}
         # It is not inserted if the control plane accepts the same run at the same time.
@@ -83,26 +92,6 @@ def _make_request_values(session: Session, files: RunFiles, project: str) -> dic
         return {"project": project, "priority": 0, "cluster": UNKNOWN_CLUSTER}
     projects.ensure_project(session, request.project)
     return request.model_dump(include={"project", "priority", "cluster", "tokens"})
-
-
-def _make_run_values(files: RunFiles, *, committed: bool) -> dict[str, Any]:
-    # An adapter proves success, whatever the journal says last.
-    status, reason, detail = files.status, files.reason, files.detail
-    if committed:
-        status, reason, detail = Status.DONE, None, ""
-    return {
-        "id": files.id,
-        "kind": files.kind,
-        "name": files.name,
-        "spec_sha256": files.spec_sha256,
-        "workers": files.workers,
-        "status": status.value,
-        "reason": None if reason is None else reason.value,
-        "detail": detail,
-        "origin": STORE_ORIGIN,
-        "created_at": files.created_at,
-        "updated_at": files.updated_at,
-    }
 
 
 def _put_attempt(session: Session, values: dict[str, Any]) -> None:
