@@ -82,7 +82,9 @@ def _searched(
         raise RuntimeError(f"the search failed:\n{said}")
     store = DirectoryStore(folder / "store")
     events, _ = RunStore(store, "search").events.tail(0)
-    trials_done = [e for e in events if e.get("event") == "trial" and e["record"]["status"] == "done"]
+    trials_done = [
+        e for e in events if e.get("event") == "trial" and e["record"]["status"] == "done"
+    ]
     ends = [e["time"] for e in trials_done]
     taken = [end - start for start, end in zip([began, *ends], ends, strict=False)]
     return taken, _phases(store, events, trials)

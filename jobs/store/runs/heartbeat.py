@@ -93,7 +93,6 @@ def read_heartbeat(store: ObjectStore, run: str) -> dict[str, Any] | None:
 
 
 def has_later_attempt(runs: RunStore, attempt: int) -> bool:
-    """Return whether a later attempt of this run has started. Raise StoreError if that is unknown.
-    """
+    """Return whether a later attempt of this run has started. Raise StoreError if that is unknown."""
     heartbeat = read_heartbeat(runs.store, runs.run_id)
     return heartbeat is not None and heartbeat["attempt"] > attempt

@@ -194,5 +194,5 @@ def test_counts_that_contradict_the_rows_are_refused(labelled, section, key, pro
 
 def test_rows_without_labels_cannot_be_partitioned_by_label(tmp_path):
     files = write_authors(tmp_path / "x.jsonl", ["a", "b"])
-    with pytest.raises(InputError, match=r"causal-lm rows have none"):
+    with pytest.raises(InputError, match=r"causal-lm rows have none\. Use iid"):
         partition_rows(files, {"partition": "dirichlet", "clients": 2}, classifies=False)

@@ -29,7 +29,7 @@ def test_runs_are_a_table_that_fits_eighty_columns(cli: CommandHarness):
     assert all(len(line) <= 80 for line in lines)
     assert lines[0].split() == ["run", "status", "kind", "project", "age", "why"]
     assert [line.split()[:2] for line in lines[1:]] == [[second, "planned"], [first, "lost"]]
-    assert lines[2].endswith(" gone")
+    assert lines[2].endswith(" job_absent")
 
 
 def test_runs_are_filtered_and_json_has_all_their_fields(cli: CommandHarness):

@@ -58,11 +58,11 @@ def test_firings_are_listed_newest_first(nightly: CommandHarness):
         schedule = schedules.get(session, "default", "nightly")
         for due in (1e9, 1e9 + 60):
             schedule = schedules.fire(
-                session, schedule, due_at=due, next_at=None, outcome="nothing new", fired_at=due + 1
+                session, schedule, due_at=due, next_at=None, outcome="no_new_data", fired_at=due + 1
             )
     lines = nightly.ask("schedules", "firings", "nightly").stdout.splitlines()
     assert [line.split()[1] for line in lines[1:]] == ["01:47:40", "01:46:40"]
-    assert all("nothing new" in line for line in lines[1:])
+    assert all("no_new_data" in line for line in lines[1:])
     assert (
         len(nightly.ask("schedules", "firings", "nightly", "--limit", "1").stdout.splitlines()) == 2
     )
