@@ -25,7 +25,7 @@ from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 the run failed, 2 wrong input, 3 Ray is not reachable."""
+    """Train a federation. Exit codes: 0 done, 1 failed, 2 wrong input, 3 Ray is unreachable."""
     options = make_run_parser("jobs.federate", main.__doc__).parse_args(arguments)
 
     def load_and_run() -> None:

@@ -74,7 +74,7 @@ def make_partition(
     `eval_fraction` and `seed` are those of the spec, which also decide which rows are held out.
     """
     clients = section.clients or 0
-    assert clients or section.partition not in PARTITIONS_BY_COUNT, "the door asks for it"
+    assert clients or section.partition not in PARTITIONS_BY_COUNT, "the spec's check requires it"
     reader = _RowReader(files, section, fmt, task, eval_fraction, seed)
     if section.partition == "by":
         partition = _partition_by_key(reader.group_by_key())

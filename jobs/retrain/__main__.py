@@ -24,8 +24,7 @@ from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 done (promoted, not promoted or no new data), 1 the run failed,
-    2 the input is wrong, 3 Ray is not reachable."""
+    """Retrain an adapter. Exit codes: 0 done, 1 failed, 2 wrong input, 3 Ray is unreachable."""
     options = make_run_parser("jobs.retrain", main.__doc__).parse_args(arguments)
 
     def load_and_run() -> None:

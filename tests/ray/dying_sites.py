@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError
 from jobs.federation.check import check_federation
 from jobs.federation.sites.messages import CommitRecord, StagePayload
 from jobs.federation.sites.ray_sites import RaySites
+from jobs.federation.sites.site import Site
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import load_spec
 from jobs.spec.schema import FederatedSpec
@@ -56,7 +57,7 @@ def _wait_for_death(actor: Any) -> None:
     """Wait until the actor is dead: it replies until then."""
     with suppress(RayActorError):
         while True:
-            ray.get(actor.measure_peak.remote())
+            ray.get(actor.call.remote(Site.measure_peak))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from jobs.federation.sites.messages import (
     StageInfo,
     StagePayload,
 )
+from jobs.federation.sites.site import Site
 from jobs.federation.sites.site_actor import PendingReply, SiteHandle
 from jobs.federation.sites.sites_interface import TaskResult
 from jobs.store.adapters.manifest import Manifest
@@ -62,21 +63,22 @@ class RaySites:
     def open_stage(self, stage: int, payload: StagePayload) -> StageInfo:
         if self._stage < 0:
             # Before any timeout counts: a cluster may take long to have room for all actors.
-            pings = [handle.measure_peak().ref for handle in self._handles]
+            pings = [handle.call(Site.measure_peak).ref for handle in self._handles]
             ray.wait(pings, num_returns=len(pings))
             for handle in self._handles:
                 handle.is_starting = False
         self._stage, self._payload = stage, payload
-        return self._call_with_replacement(lambda handle: handle.open_stage(stage, payload))
+        return self._call_with_replacement(self._open_stage)
 
     def get_shapes(self) -> dict[str, tuple[int, int]]:
-        return self._call_with_replacement(lambda handle: handle.get_shapes())
+        return self._call_with_replacement(lambda handle: handle.call(Site.get_shapes))
 
     def score_clients(self, clients: Sequence[int]) -> list[ClientScores | ClientFailure]:
-        def fail(client: int, reason: str) -> ClientFailure:
-            return ClientFailure(client, 0, reason)
-
-        replies = self._dispatch(clients, SiteHandle.score_client, fail)
+        replies = self._dispatch(
+            clients,
+            lambda handle, client: handle.call(Site.score_client, client),
+            lambda client, reason: ClientFailure(client, 0, reason),
+        )
         return [reply for reply, _ in replies]
 
     def run_tasks(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
@@ -88,7 +90,8 @@ class RaySites:
             needs_payload = task.payload is not None or handle.payload_stage != self._stage
             payload = self._payload if needs_payload else None
             payload_sizes[task.client] = payload.size if payload else 0
-            return handle.run_task(replace(task, payload=payload))
+            handle.payload_stage = self._stage
+            return handle.call(Site.run_task, replace(task, payload=payload))
 
         def fail(task: ClientTask, reason: str) -> ClientFailure:
             return ClientFailure(task.client, task.round, reason)
@@ -104,7 +107,7 @@ class RaySites:
 
         def call(handle: SiteHandle, part: int) -> PendingReply[list[EvaluationSums]]:
             self._ensure_stage(handle)
-            return handle.evaluate(self._stage, weights, part=part, parts=parts)
+            return handle.call(Site.evaluate, self._stage, weights, part=part, parts=parts)
 
         sums, pending = list[EvaluationSums](), list(range(parts))
         while pending:
@@ -123,7 +126,7 @@ class RaySites:
         for handle in self._handles:
             try:
                 # An idle actor replies at once.
-                residuals |= handle.get_residuals(self._stage).get(self._timeout)
+                residuals |= handle.call(Site.get_residuals, self._stage).get(self._timeout)
             except (RayActorError, GetTimeoutError) as error:
                 # The residuals of its clients are lost.
                 self._replace(handle, error)
@@ -133,7 +136,7 @@ class RaySites:
         peaks = dict[str, dict[str, Any]]()
         for number, handle in enumerate(self._handles):
             try:
-                peaks[str(number)] = handle.measure_peak().get(self._timeout)
+                peaks[str(number)] = handle.call(Site.measure_peak).get(self._timeout)
             except (RayActorError, GetTimeoutError):
                 # Only the first actor is still needed, and the commit replaces that one.
                 continue
@@ -143,7 +146,8 @@ class RaySites:
         self._ensure_stage(self._handles[0])
         # Without a timeout: an adapter may be large and its store slow.
         return self._call_with_replacement(
-            lambda handle: handle.commit(self._stage, weights, record), has_timeout=False
+            lambda handle: handle.call(Site.commit, self._stage, weights, record),
+            has_timeout=False,
         )
 
     def close(self) -> None:
@@ -168,7 +172,11 @@ class RaySites:
     def _ensure_stage(self, handle: SiteHandle) -> None:
         """Open the current stage at an actor that does not have it."""
         if self._stage >= 0 and handle.payload_stage != self._stage:
-            handle.open_stage(self._stage, self._payload)
+            self._open_stage(handle)
+
+    def _open_stage(self, handle: SiteHandle) -> PendingReply[StageInfo]:
+        handle.payload_stage = self._stage
+        return handle.call(Site.open_stage, self._stage, self._payload)
 
     def _dispatch(
         self,

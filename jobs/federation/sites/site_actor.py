@@ -1,31 +1,22 @@
-"""A site as a Ray actor, and the typed handle by which the driver calls it without torch."""
+"""A site as a Ray actor, and the handle by which the driver calls the methods of `Site`."""
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
 
 from jobs.errors import JobsError, TrainingFailed
-from jobs.federation.sites.messages import (
-    ClientFailure,
-    ClientScores,
-    ClientTask,
-    ClientUpdate,
-    CommitRecord,
-    EvaluationSums,
-    StageInfo,
-    StagePayload,
-)
-from jobs.store.adapters.manifest import Manifest
 from jobs.store.open import open_store
 from jobs.train.request import FederationRequest
 from jobs.train.worker import ENVIRONMENT
 from slora.errors import SloraError
+
+if TYPE_CHECKING:
+    from jobs.federation.sites.site import Site
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -37,23 +28,6 @@ class SiteError:
 
     reason: str
     exit_code: int
-
-
-def _return_errors(
-    method: Callable[Concatenate[SiteActor, Arguments], Result],
-) -> Callable[Concatenate[SiteActor, Arguments], Result | SiteError]:
-    """Return this package's errors as values. Any other exception costs the actor."""
-
-    @functools.wraps(method)
-    def call(
-        actor: SiteActor, /, *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Result | SiteError:
-        try:
-            return method(actor, *args, **kwargs)
-        except (JobsError, SloraError) as error:
-            return SiteError(str(error), getattr(error, "exit_code", 1))
-
-    return call
 
 
 class SiteActor:
@@ -74,37 +48,17 @@ class SiteActor:
         device = torch.device("cuda:0" if on_gpu else "cpu")
         self._site = Site(localize_request(request), open_store(request.spec.store), device)
 
-    @_return_errors
-    def open_stage(self, stage: int, payload: StagePayload) -> StageInfo:
-        return self._site.open_stage(stage, payload)
-
-    @_return_errors
-    def get_shapes(self) -> dict[str, tuple[int, int]]:
-        return self._site.get_shapes()
-
-    @_return_errors
-    def score_client(self, client: int) -> ClientScores | ClientFailure:
-        return self._site.score_client(client)
-
-    @_return_errors
-    def run_task(self, task: ClientTask) -> ClientUpdate | ClientFailure:
-        return self._site.run_task(task)
-
-    @_return_errors
-    def evaluate(self, stage: int, weights: bytes, part: int, parts: int) -> list[EvaluationSums]:
-        return self._site.evaluate(stage, weights, part=part, parts=parts)
-
-    @_return_errors
-    def get_residuals(self, stage: int) -> dict[int, bytes]:
-        return self._site.get_residuals(stage)
-
-    @_return_errors
-    def measure_peak(self) -> dict[str, Any]:
-        return self._site.measure_peak()
-
-    @_return_errors
-    def commit(self, stage: int, weights: bytes, record: CommitRecord) -> Manifest:
-        return self._site.commit(stage, weights, record)
+    def call(
+        self,
+        method: Callable[Concatenate[Site, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result | SiteError:
+        """Call a method of the site. Any exception but this package's errors costs the actor."""
+        try:
+            return method(self._site, *args, **kwargs)
+        except (JobsError, SloraError) as error:
+            return SiteError(str(error), getattr(error, "exit_code", 1))
 
 
 @dataclass(frozen=True)
@@ -149,30 +103,11 @@ class SiteHandle:
         """Kill the actor."""
         ray.kill(self.actor)
 
-    def open_stage(self, stage: int, payload: StagePayload) -> PendingReply[StageInfo]:
-        self.payload_stage = stage
-        return PendingReply(self.actor.open_stage.remote(stage, payload))
-
-    def get_shapes(self) -> PendingReply[dict[str, tuple[int, int]]]:
-        return PendingReply(self.actor.get_shapes.remote())
-
-    def score_client(self, client: int) -> PendingReply[ClientScores | ClientFailure]:
-        return PendingReply(self.actor.score_client.remote(client))
-
-    def run_task(self, task: ClientTask) -> PendingReply[ClientUpdate | ClientFailure]:
-        self.payload_stage = task.stage
-        return PendingReply(self.actor.run_task.remote(task))
-
-    def evaluate(
-        self, stage: int, weights: bytes, *, part: int, parts: int
-    ) -> PendingReply[list[EvaluationSums]]:
-        return PendingReply(self.actor.evaluate.remote(stage, weights, part, parts))
-
-    def get_residuals(self, stage: int) -> PendingReply[dict[int, bytes]]:
-        return PendingReply(self.actor.get_residuals.remote(stage))
-
-    def measure_peak(self) -> PendingReply[dict[str, Any]]:
-        return PendingReply(self.actor.measure_peak.remote())
-
-    def commit(self, stage: int, weights: bytes, record: CommitRecord) -> PendingReply[Manifest]:
-        return PendingReply(self.actor.commit.remote(stage, weights, record))
+    def call(
+        self,
+        method: Callable[Concatenate[Site, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> PendingReply[Result]:
+        """Call a method of the actor's site, such as `Site.run_task`, with its own arguments."""
+        return PendingReply(self.actor.call.remote(method, *args, **kwargs))
