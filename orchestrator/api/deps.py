@@ -53,10 +53,5 @@ def make_submission(
     service: Service, principal: Principal, body: SubmitRunRequest
 ) -> SubmitRequest:
     """Return the submission with its project resolved."""
-    return SubmitRequest(
-        kind=body.kind,
-        spec=body.spec,
-        project=resolve_project(service, principal, body.project),
-        cluster=body.cluster,
-        priority=body.priority,
-    )
+    project = resolve_project(service, principal, body.project)
+    return SubmitRequest(**{**body.model_dump(), "project": project})

@@ -64,7 +64,7 @@ class AccessDenied(ClientError):
         if self.source is None:
             remedy = "There is no token: set SLORA_TOKEN_FILE, or write ~/.config/slora/token."
         else:
-            remedy = f"The token comes from {self.source}: use another, or ask an admin for one."
+            remedy = f"The token comes from {self.source}: use another one."
         return f"{self.url}: {self.reason.rstrip('.')}. {remedy}"
 
 

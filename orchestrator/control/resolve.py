@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.files import HUB_ID
-from jobs.spec.kinds import KINDS, Kind, count_tokens, count_workers, require_kind
+from jobs.spec.kinds import KINDS, count_tokens, count_workers, require_kind
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.spec.schema import RunSpec
-from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Name
 from orchestrator.cluster.entrypoint import is_safe_argument
 from orchestrator.control.config import normalize_store_url
 from orchestrator.registry.run_request import RunRequest, digest_spec
-from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT
+from orchestrator.registry.values import DEFAULT_PROJECT
+from orchestrator.schemas.runs import SubmitRunRequest
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-class SubmitRequest(StrictModel):
-    """A run to submit."""
+class SubmitRequest(SubmitRunRequest):
+    """A run to submit, with its project resolved."""
 
-    kind: Kind = "finetune"
-    spec: dict[str, Any]
-    """As in the YAML of a spec, with absolute paths."""
     project: Name = DEFAULT_PROJECT
-    cluster: Name = DEFAULT_CLUSTER
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
 
 
 def resolve_run(
