@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from jobs.federation.partition_file import read_partition
 from jobs.federation.server import make_federation
-from jobs.federation.sites.client_rows import make_request_partition
 from jobs.federation.sites.local_sites import LocalSites
 from jobs.search.trial import SendReport, TrialHooks, make_final_report
 from jobs.search.tune.trial_task import TrialReport, TrialTask
@@ -23,6 +23,7 @@ def run_federated_trial(
     runs = RunStore(open_store(request.spec.store), request.run_id)
     sites = LocalSites(request, runs.store, device)
     hooks = TrialHooks(task, runs, rank=0, send_report=send_report)
-    loop = make_federation(request, runs, sites, make_request_partition(request), hooks=hooks)
+    partition = read_partition(runs, request.partition)
+    loop = make_federation(request, runs, sites, partition, hooks=hooks)
     loop.run()
     return make_final_report(loop)

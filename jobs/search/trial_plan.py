@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.errors import Fault, InputError
-from jobs.federation.check import check_federation
+from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.inspect.model_files import digest_model
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import ValidatedRun, replan, validate_run
@@ -19,8 +19,9 @@ from jobs.search.tune.trial_task import TrialTask
 from jobs.spec.load import make_trial_spec
 from jobs.spec.paths import make_paths_absolute
 from jobs.spec.schema import FederatedSpec, SearchSpec
-from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.search import SearchConstraints
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
 from jobs.train.request import AdapterRequest
 
 
@@ -30,7 +31,7 @@ class _PlannedConfig:
 
     rejection: str = ""
     validated: ValidatedRun | None = None
-    federation: FederationSection | None = None
+    federation: ValidatedFederation | None = None
     costs: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -80,8 +81,8 @@ class TrialPlanner:
         try:
             spec = make_paths_absolute(make_trial_spec(self._search, config))
             if isinstance(spec, FederatedSpec):
-                federation = spec.section
-                trial_run = check_federation(spec).validated_run
+                federation = check_federation(spec)
+                trial_run = federation.validated_run
             else:
                 trial_run = (
                     validate_run(spec)
@@ -94,7 +95,7 @@ class TrialPlanner:
         return _PlannedConfig(rejection, trial_run, federation, compute_costs(trial_run.plan))
 
     def _make_request(
-        self, validated: ValidatedRun, federation: FederationSection | None, run: str
+        self, validated: ValidatedRun, federation: ValidatedFederation | None, run: str
     ) -> AdapterRequest:
         """Return the request of a trial, with checkpoints where the search evaluates it."""
         spec, train = validated.spec, validated.spec.train
@@ -106,7 +107,9 @@ class TrialPlanner:
         request = validated.make_request(
             run, base_digest=self._digests[spec.model.path], search=self._run
         )
-        return request if federation is None else request.for_federation(federation)
+        if federation is None:
+            return request
+        return federation.extend_request(request, RunStore(open_store(spec.store), run))
 
 
 def _has_own_inputs(config: Mapping[str, Any]) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from jobs.store.adapters.operations import split_name
 from orchestrator.cli.console import format_size, note, print_json, show_pairs, show_table
 from orchestrator.cli.remote import connect_service
 from orchestrator.cli.render.run_table import format_time
-from orchestrator.client.values import AdapterResponse, PointerResponse
+from orchestrator.schemas.adapters import AdapterResponse, PointerResponse
 
 
 def list_remote_adapters(service: str, *, json: bool) -> None:
@@ -48,7 +46,7 @@ def show_remote_adapter(service: str, name: str, store: str | None, *, json: boo
         adapter = client.adapters.get(base_name, version, store=versions.store)
     promoted = versions.current is not None and versions.current.version == version
     if json:
-        print_json({**asdict(adapter), "promoted": promoted})
+        print_json({**adapter.model_dump(), "promoted": promoted})
     else:
         show_pairs([*_format_pairs(adapter), ("promoted", "yes" if promoted else "no")])
 
@@ -68,9 +66,7 @@ def rollback_remote_adapter(service: str, name: str, store: str | None) -> Point
 
 
 def _dump_adapter(adapter: AdapterResponse) -> dict[str, object]:
-    values = asdict(adapter)
-    del values["manifest"]
-    return values
+    return adapter.model_dump(exclude={"manifest"})
 
 
 def _format_pairs(adapter: AdapterResponse) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from orchestrator.cli.console import err_console, note
 from orchestrator.cli.render.run_table import explain_status, suggest_next_step
 from orchestrator.client.client import ServiceClient
 from orchestrator.client.errors import ClientError
-from orchestrator.client.values import RunResponse
+from orchestrator.schemas.runs import RunResponse
 
 POLL_S = 1.0
 POLL_TIMEOUT_S = 3.0

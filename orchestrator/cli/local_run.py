@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jobs.federation.check import ValidatedFederation
 from jobs.plan.handover import write_validated
 from jobs.plan.preflight import ValidatedRun
 from jobs.retrain.detect import NoNewData, snapshot_state
@@ -25,14 +26,15 @@ from orchestrator.cli.local_job import locate_run_file, run_local_job
 from orchestrator.cli.search_local import count_search_cpus, show_search, watch_search
 
 INTERRUPTED = 130
+Validated = ValidatedRun | ValidatedFederation
 
 
-def run_spec(spec: RunSpec, validated: ValidatedRun, *, resume: str | None, json: bool) -> int:
+def run_spec(spec: RunSpec, validated: Validated, *, resume: str | None, json: bool) -> int:
     """Run a validated spec to its end, show the result, and return the command's exit code.
 
     A retraining without new rows starts no job.
     """
-    if isinstance(spec, RetrainSpec):
+    if isinstance(spec, RetrainSpec) and isinstance(validated, ValidatedRun):
         sha256 = str(validated.train_scan.sha256)
         state = snapshot_state(open_store(spec.store), spec, spec.section.start, sha256)
         if isinstance(state, NoNewData):
@@ -48,7 +50,7 @@ def run_spec(spec: RunSpec, validated: ValidatedRun, *, resume: str | None, json
 
 
 def run_to_end(
-    spec: RunSpec, validated: ValidatedRun, *, resume: str | None = None
+    spec: RunSpec, validated: Validated, *, resume: str | None = None
 ) -> RunStore | None:
     """Return the run's files once its job is done; None after Ctrl-C. Raise TrainingFailed.
 
@@ -56,7 +58,7 @@ def run_to_end(
     """
     kind = get_kind(spec)
     run_store = _open_run(spec, resume)
-    write_validated(validated, run_store)
+    _hand_over(validated, run_store)
     arguments = [kind.module, "--spec", locate_run_file(run_store, kind.spec_file)]
     arguments += ["--resume" if resume else "--run", run_store.run_id]
     is_search = isinstance(spec, SearchSpec)
@@ -87,6 +89,14 @@ def _open_run(spec: RunSpec, resume: str | None) -> RunStore:
         run_store.write_text(get_kind(spec).spec_file, dump_spec(spec))
     note(f"{'search' if is_search else 'run'} {run_store.run_id}")
     return run_store
+
+
+def _hand_over(validated: Validated, run_store: RunStore) -> None:
+    """Write what the job reuses of the validation: its result, and a federation's partition."""
+    if isinstance(validated, ValidatedFederation):
+        validated.keep_partition(run_store)
+        validated = validated.site_run
+    write_validated(validated, run_store)
 
 
 def _count_cpus(spec: RunSpec) -> int:

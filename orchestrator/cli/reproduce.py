@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
-from jobs.federation.check import check_federation
+from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.inspect.model_files import digest_model
 from jobs.inspect.recorded_spec import load_recorded_federation, load_recorded_spec
 from jobs.plan.preflight import ValidatedRun, validate_run
@@ -26,7 +26,8 @@ GPU_TOLERANCE_SHARE = 1e-3
 """Share of a tensor's largest value, for float32 sums in another order. Set, not derived."""
 TENSOR_SUFFIX = ".safetensors"
 
-RunToEnd = Callable[[RunSpec, ValidatedRun], bool]
+Validated = ValidatedRun | ValidatedFederation
+RunToEnd = Callable[[RunSpec, Validated], bool]
 """Run a spec with its validation to its end; return False if the user stopped it."""
 
 
@@ -64,12 +65,13 @@ def repeat_run(store: ObjectStore, name: str, run_to_end: RunToEnd) -> Reproduct
         spec: RunSpec
         if adapter.federation is None:
             spec = load_recorded_spec(store, adapter).model_copy(update={"store": url})
-            checked = validated = validate_run(spec)
+            checked = validate_run(spec)
+            validated: Validated = checked
         else:
             recorded = load_recorded_federation(store, adapter)
             spec = recorded.model_copy(update={"store": url})
             federation = check_federation(spec)
-            checked, validated = federation.validated_run, federation.site_run
+            checked, validated = federation.validated_run, federation
         faults = _check_inputs(adapter, checked)
         if faults:
             raise InputError(faults)

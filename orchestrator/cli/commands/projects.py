@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from orchestrator.cli.console import CommandGroup, print_json, print_line, show_
 from orchestrator.cli.options import Json, Service
 from orchestrator.cli.remote import connect_service
 from orchestrator.client.errors import MissingResource
-from orchestrator.client.values import ProjectResponse
+from orchestrator.schemas.admin import ProjectResponse
 
 app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Manage projects and their limits.")
 
@@ -33,7 +32,7 @@ def list_command(service: Service = None, json: Json = False) -> None:
     with connect_service(service) as client:
         projects = list(client.projects.list())
     if json:
-        print_json({"projects": [asdict(project) for project in projects]})
+        print_json({"projects": [project.model_dump() for project in projects]})
         return
     headers = ("project", "runs", "workers", "tokens per day")
     show_table([_format_row(project) for project in projects], headers=headers, right=headers[1:])
@@ -52,7 +51,7 @@ def add(
     limits = _parse_limits(max_runs, max_workers, max_tokens_a_day)
     with connect_service(service) as client:
         project = client.projects.create(name, **limits)
-    print_json(asdict(project)) if json else print_line(
+    print_json(project.model_dump()) if json else print_line(
         f"Created project {name}: {_format_limits(project)}."
     )
 
@@ -78,7 +77,7 @@ def set_command(
         if existing is None:
             raise MissingResource(f"There is no project {name[:100]!a}. See `slora projects list`.")
         project = client.projects.update(existing, **limits)
-    print_json(asdict(project)) if json else print_line(
+    print_json(project.model_dump()) if json else print_line(
         f"Changed project {name}: {_format_limits(project)}."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +19,7 @@ from orchestrator.cli.remote import Project, complete_names, connect_service, re
 from orchestrator.cli.render.run_table import format_time
 from orchestrator.cli.submission import read_submission
 from orchestrator.client.client import ServiceClient
-from orchestrator.client.values import ScheduleResponse
+from orchestrator.schemas.schedules import ScheduleResponse
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -106,7 +105,7 @@ def list_command(project: Project = None, service: Service = None, json: Json = 
     with connect_service(service) as client:
         schedules = list(client.schedules.list(project=project))
     if json:
-        print_json({"schedules": [asdict(schedule) for schedule in schedules]})
+        print_json({"schedules": [schedule.model_dump() for schedule in schedules]})
     elif schedules:
         headers = ("schedule", "project", "cron", "zone", "next (UTC)", "kind")
         show_table([_format_row(schedule) for schedule in schedules], headers=headers)
@@ -119,7 +118,7 @@ def show(name: Name, project: Project = None, service: Service = None, json: Jso
     """Show one schedule: its times, its spec, and its rules for overlapping and missed times."""
     with connect_service(service) as client:
         schedule = _get_schedule(client, project, name)
-    print_json(asdict(schedule)) if json else show_pairs(_format_pairs(schedule))
+    print_json(schedule.model_dump()) if json else show_pairs(_format_pairs(schedule))
 
 
 @app.command()
@@ -167,7 +166,7 @@ def list_firings(
         project_name = resolve_project(client, project)
         records = list(client.schedules.list_firings(project_name, name, max_items=limit))
     if json:
-        print_json({"firings": [asdict(firing) for firing in records]})
+        print_json({"firings": [firing.model_dump() for firing in records]})
     elif records:
         rows = [
             (
@@ -189,7 +188,7 @@ def _get_schedule(client: ServiceClient, project: str | None, name: str) -> Sche
 
 def _print_change(verb: str, schedule: ScheduleResponse, *, json: bool) -> None:
     if json:
-        print_json(asdict(schedule))
+        print_json(schedule.model_dump())
         return
     next_text = "" if schedule.paused else f"; next {format_time(schedule.next_at)} UTC"
     print_line(f"{verb} schedule {schedule.project}/{schedule.name}{next_text}.")

@@ -13,7 +13,7 @@ from orchestrator.cli.options import Json, Overrides, Service, SpecFile
 from orchestrator.cli.remote import Project, connect_service
 from orchestrator.cli.render.run_table import dump_run
 from orchestrator.cli.submission import read_submission
-from orchestrator.client.runs import SubmitRunRequest
+from orchestrator.client.runs import make_submission
 
 app = typer.Typer()
 
@@ -47,7 +47,9 @@ def submit(
     prepared = read_submission(spec, set or [])
     for key in prepared.missing_keys:
         note(f"{key} does not exist on this machine: the job checks it on the cluster.")
-    submission = SubmitRunRequest(prepared.spec, prepared.kind, project, cluster, priority)
+    submission = make_submission(
+        prepared.spec, kind=prepared.kind, project=project, cluster=cluster, priority=priority
+    )
     with connect_service(service) as client:
         run = client.runs.submit(submission)
         if not json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from orchestrator.cli.console import CommandGroup, note, print_json, print_line,
 from orchestrator.cli.options import Json, Service
 from orchestrator.cli.remote import connect_service
 from orchestrator.cli.render.run_table import format_time
-from orchestrator.client.values import TokenResponse
+from orchestrator.schemas.admin import TokenResponse
 from orchestrator.secret_file import write_secret
 
 app = typer.Typer(
@@ -54,7 +53,7 @@ def create(
         created = client.tokens.create(label, scope, project=project, seconds=seconds)
         if to is not None:
             try:
-                write_secret(to, created.secret or "")
+                write_secret(to, created.secret)
             except InputError:
                 # Nobody has seen the token: revoke it, as if it had never been created.
                 client.tokens.revoke(created.id)
@@ -64,7 +63,7 @@ def create(
         print_json({**_dump_token(created), **secret})
         return
     if to is None:
-        print_line(created.secret or "")
+        print_line(created.secret)
     note(
         f"Created token {created.id} ({created.label}): {created.scope}, {_format_expiry(created)}."
     )
@@ -113,6 +112,4 @@ def _format_expiry(token: TokenResponse) -> str:
 
 
 def _dump_token(token: TokenResponse) -> dict[str, Any]:
-    values = asdict(token)
-    del values["secret"]
-    return values
+    return token.model_dump(exclude={"secret"})

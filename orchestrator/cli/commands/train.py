@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.federation.check import check_federation
+from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.inspect.datasets.scan import ScanProgress
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.kinds import get_kind, require_kind
@@ -85,7 +85,7 @@ def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
     return run_spec(spec, validated, resume=resume, json=json)
 
 
-def _validate_with_bar(spec: RunSpec) -> ValidatedRun:
+def _validate_with_bar(spec: RunSpec) -> ValidatedRun | ValidatedFederation:
     """Validate a spec before it runs, with a bar if reading the data takes long."""
     bar: LazyProgressBar | None = None
     reported = 0
@@ -100,7 +100,7 @@ def _validate_with_bar(spec: RunSpec) -> ValidatedRun:
     progress: ScanProgress | None = report_progress if err_console.is_terminal else None
     try:
         if isinstance(spec, FederatedSpec):
-            return check_federation(spec, progress=progress).site_run
+            return check_federation(spec, progress=progress)
         return validate_run(spec, progress=progress)
     finally:
         if bar is not None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.cli.console import format_duration, print_line, show_pairs, show_table
-from orchestrator.client.values import AttemptResponse, RunResponse
+from orchestrator.schemas.runs import AttemptResponse, RunDetailResponse, RunResponse
 
 REASONS = {
     "crashed": (
@@ -56,7 +55,7 @@ def show_runs(runs: Sequence[RunResponse], *, now: float | None = None) -> None:
     show_table(rows, headers=headers, right=("age",), single_line=True)
 
 
-def show_run(run: RunResponse) -> None:
+def show_run(run: RunDetailResponse) -> None:
     """Print one run: its status, its attempts, why it ended and what to do next."""
     show_pairs(_format_pairs(run))
     if run.attempts:
@@ -98,7 +97,7 @@ def explain_status(run: RunResponse) -> str:
 
 def dump_run(run: RunResponse) -> dict[str, Any]:
     """Return the run as plain values for JSON."""
-    return {**asdict(run), "attempts": [asdict(attempt) for attempt in run.attempts]}
+    return {"attempts": [], **run.model_dump()}
 
 
 def format_time(timestamp: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The load benchmark in small: nothing accepted is lost, every follower gets every byte."""
+"""A small load benchmark: no accepted run is lost, and every follower gets every byte."""
 
 from __future__ import annotations
 

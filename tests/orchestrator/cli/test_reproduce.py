@@ -10,7 +10,7 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.federation.artifacts import FEDERATION_FILE, pin_spec
-from jobs.federation.check import check_federation
+from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.inspect.model_files import digest_model
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.load import dump_spec, validate_spec
@@ -19,7 +19,7 @@ from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest
 from jobs.store.adapters.operations import commit
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore
-from orchestrator.cli.reproduce import GPU_TOLERANCE_SHARE, Reproduction, repeat_run
+from orchestrator.cli.reproduce import GPU_TOLERANCE_SHARE, Reproduction, Validated, repeat_run
 from tests.jobs.federation.specs import a_federation
 from tests.jobs.store.builders import encode_float_tensor, make_adapter_folder, make_draft
 from tests.tiny import chat_rows, hollow_model, tiny_spec
@@ -54,7 +54,8 @@ class Workspace:
         )
         return commit(open_store(url), folder, manifest_draft)
 
-    def train(self, spec: RunSpec, validated: ValidatedRun) -> bool:
+    def train(self, spec: RunSpec, validated: Validated) -> bool:
+        assert isinstance(validated, ValidatedRun)
         assert validated.spec == spec == self.spec.model_copy(update={"store": spec.store})
         assert spec.store != self.spec.store
         self.commit(spec.store, self.exported)
@@ -165,8 +166,9 @@ class FederatedWorkspace(Workspace):
         )
         return commit(open_store(url), folder, manifest_draft)
 
-    def train(self, spec: RunSpec, validated: ValidatedRun) -> bool:
-        assert validated.spec == make_site_spec(spec)
+    def train(self, spec: RunSpec, validated: Validated) -> bool:
+        assert isinstance(validated, ValidatedFederation)
+        assert validated.site_run.spec == make_site_spec(spec)
         assert isinstance(spec, FederatedSpec)
         assert spec.section == self.federation.section
         assert digest_partition(spec) == digest_partition(self.federation)
