@@ -50,7 +50,7 @@ def test_a_revoked_token_is_rejected_and_listed_as_revoked(cli: CommandHarness):
 
 def test_only_an_admin_makes_tokens(cli: CommandHarness):
     result = cli.ask("tokens", "create", "mine", scope="submitter")
-    assert result.exit_code == 3 and "needs the scope admin" in result.stderr
+    assert result.exit_code == 3 and "requires the scope admin" in result.stderr
 
 
 def test_the_limits_of_a_project_are_set_separately(cli: CommandHarness):

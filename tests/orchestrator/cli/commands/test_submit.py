@@ -150,7 +150,7 @@ def test_two_sections_at_once_are_refused(cli: CommandHarness):
 def test_a_token_without_the_scope_is_refused(cli: CommandHarness):
     result = cli.ask("submit", spec(cli), scope="viewer")
     assert result.exit_code == 3
-    assert "needs the scope submitter" in result.stderr and "SLORA_TOKEN" in result.stderr
+    assert "requires the scope submitter" in result.stderr and "SLORA_TOKEN" in result.stderr
 
 
 def test_an_unreachable_service_exits_with_three(cli: CommandHarness):
