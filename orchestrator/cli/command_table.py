@@ -64,7 +64,7 @@ COMMANDS: dict[str, CommandEntry] = {
          STORE_PANEL),
         ("serve", "serve:serve",
          "Run the service and its API in the foreground; Ctrl-C stops it.", SERVICE_PANEL),
-        ("registry", "registry", "The registry of runs and adapters.", STORE_PANEL),
+        ("registry", "registry", "Maintain the registry of runs.", STORE_PANEL),
     )
 }  # fmt: skip
 """The commands in the order of `slora --help`."""

@@ -63,7 +63,11 @@ def run_command(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 BAD: dict[str, tuple[dict[str, Any], Sequence[str], str]] = {
     "unknown key": ({"method": {"rnak": 2}}, (), "method.rnak: unknown key."),
-    "nothing to judge by": ({"train": {"stop": {"patience": 2}}}, (), "data.eval: train.stop needs held-out rows"),
+    "nothing to evaluate on": (
+        {"train": {"stop": {"patience": 2}}},
+        (),
+        "data.eval: train.stop needs held-out rows",
+    ),
     "no such mask": ({"method": {"mask": "fishr"}}, (), "method.mask: 'fishr' is not a mask"),
     "not compatible": ({"method": {"init": "pissa"}}, (), "method.init: pissa initialises"),
     "no model": ({"model": {"path": "/no/such"}}, (), "model.path: /no/such: no such model"),

@@ -43,7 +43,7 @@ def test_a_search_is_resumed_with_its_own_spec_only(tmp_path: Path):
     folder = tmp_path / "store" / "runs" / "mine"
     folder.mkdir(parents=True)
     (folder / "search.yaml").write_text(dump_spec(_make_spec(tmp_path, {"samples": 3})))
-    with pytest.raises(InputError, match="mine was another search"):
+    with pytest.raises(InputError, match="the spec differs from that of mine"):
         _resume(_make_spec(tmp_path, {"samples": 4}), tmp_path, "mine")
 
 
