@@ -24,14 +24,15 @@ def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
     """Return the spec that the run wrote. Raise InputError if it is not the manifest's any more."""
     text = _read_run_file(store, adapter, SPEC)
     if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
-        problem = f"the spec of run {adapter.run} was changed since"
-        raise InputError([Fault(adapter.label, problem, "Find the spec of the manifest's digest.")])
+        problem = f"the spec of run {adapter.run} has changed since the training"
+        raise InputError(
+            [Fault(adapter.label, problem, "Restore the spec with the manifest's digest.")]
+        )
     return _load_text(text, load_spec)
 
 
 def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> FederatedSpec:
-    """Return the federation that the run wrote. Raise InputError if its spec or manifest differs.
-    """
+    """Return the federation that the run wrote. Raise InputError if it has changed."""
     spec = load_recorded_spec(store, adapter)
     federation = _load_text(_read_run_file(store, adapter, FEDERATION_FILE), load_federated)
     section = federation.section.model_dump(mode="json", exclude_none=True)
@@ -39,8 +40,10 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
         key: value for key, value in (adapter.federation or {}).items() if value is not None
     }
     if (federation.spec, section) != (spec, recorded_section):
-        problem = f"the federation of run {adapter.run} was changed since"
-        raise InputError([Fault(adapter.label, problem, "Find what its manifest tells.")])
+        problem = f"the federation of run {adapter.run} has changed since the training"
+        raise InputError(
+            [Fault(adapter.label, problem, "Restore the federation that its manifest names.")]
+        )
     return federation
 
 
@@ -48,8 +51,10 @@ def _read_run_file(store: ObjectStore, adapter: Manifest, file_name: str) -> str
     try:
         return RunStore(store, adapter.run).read_text(file_name)
     except NotInStore as error:
-        problem = f"the papers of run {adapter.run} are not in the store"
-        raise InputError([Fault(adapter.label, problem, "Keep runs/ beside adapters/.")]) from error
+        problem = f"the files of run {adapter.run} are not in the store"
+        raise InputError(
+            [Fault(adapter.label, problem, "Restore runs/ beside adapters/.")]
+        ) from error
 
 
 def _load_text(text: str, load: Callable[[Path], Loaded]) -> Loaded:

@@ -115,7 +115,7 @@ def count_elements(parameter: Tensor) -> int:
 
 @contextmanager
 def gather_for_reading(*tensors: Tensor) -> Iterator[None]:
-    """Gather these parameters on every rank, for reading inside the block. A collective if sharded."""
+    """Gather these parameters on every rank, to read inside the block. A collective if sharded."""
     sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
         yield

@@ -133,7 +133,9 @@ FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "scoring": lambda e: f"scoring the weights for {e['strategy']} masks",
     "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
     "masks_selected": _format_masks_selected,
-    "handoff": lambda e: f"hand-off: {format_number(e['energy_share'], '.1%')} of the update's energy retained",
+    "handoff": lambda e: (
+        f"hand-off: {format_number(e['energy_share'], '.1%')} of the update's energy retained"
+    ),
     "checkpoint_saved": lambda e: f"checkpoint at {_format_position(e)}: {e['bytes'] / 1e6:.1f} MB",
     "preempting": lambda e: f"a worker will be stopped soon: checkpoint at step {e['step']}",
     "early_stopped": lambda e: f"stopped early at step {e['step']}: {e['why']}",
@@ -147,7 +149,9 @@ FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "no_new_data": lambda e: f"no new data: {e['why']}",
     "data_changed": lambda e: str(e["why"]),
     "warm_started": lambda e: f"starting from {e['parent']}",
-    "adapter_evaluated": lambda e: f"{e['adapter']} on the {e['rows']} rows: {format_metrics(e['metrics'])}",
+    "adapter_evaluated": lambda e: (
+        f"{e['adapter']} on the {e['rows']} rows: {format_metrics(e['metrics'])}"
+    ),
     "gate": lambda e: f"gate {'passed' if e['passed'] else 'failed'} for {e['adapter']}",
     "promoted": lambda e: f"promoted {e['adapter']}; current before: {e['before'] or 'none'}",
     "not_promoted": lambda e: f"{e['adapter']} is not promoted: {e['why']}",

@@ -126,7 +126,7 @@ def test_old_rows_that_are_gone_are_told_in_the_gate(better):
     better.runs.write_json(EVALUATION_FILE, told)
     better.run()
     gate = next(e for e in better.runs.events.tail(0)[0] if e["event"] == "gate")
-    assert any("papers of run r1" in line["asked"] for line in gate["lines"])
+    assert any("files of run r1" in line["asked"] for line in gate["lines"])
 
 
 def test_nothing_new_leaves_the_name_as_it_is(place):

@@ -48,8 +48,8 @@ def _lost(place: Path) -> None:
     [
         (_changed, "has changed since tiny@v1 was judged by it"),
         (_removed, "can't be read any more"),
-        (_spoilt, "the spec of run r1 was changed since"),
-        (_lost, "the papers of run r1 are not in the store"),
+        (_spoilt, "the spec of run r1 has changed since the training"),
+        (_lost, "the files of run r1 are not in the store"),
     ],
     ids=["changed", "removed", "another spec", "no papers"],
 )

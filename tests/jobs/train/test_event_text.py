@@ -54,11 +54,14 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
         {"event": "masks_selected", "strategy": "rows", "score": "snip", "seconds": 61.0},
         "masks: rows by snip, scored in 61 s"),
     "hand-off": (
-        {"event": "handoff", "energy_share": 0.8125}, "hand-off: 81.2% of the update's energy retained"),
+        {"event": "handoff", "energy_share": 0.8125},
+        "hand-off: 81.2% of the update's energy retained"),
     "hand-off of what diverged": (
-        {"event": "handoff", "energy_share": None}, "hand-off: nan of the update's energy retained"),
+        {"event": "handoff", "energy_share": None},
+        "hand-off: nan of the update's energy retained"),
     "checkpoint": (
-        {"event": "checkpoint_saved", "step": 20, "bytes": 1_250_000}, "checkpoint at step 20: 1.2 MB"),
+        {"event": "checkpoint_saved", "step": 20, "bytes": 1_250_000},
+        "checkpoint at step 20: 1.2 MB"),
     "preempting": (
         {"event": "preempting", "step": 7}, "a worker will be stopped soon: checkpoint at step 7"),
     "early stopped": (

@@ -276,7 +276,7 @@ def test_a_compact_adapter_exports_to_a_lora_that_keeps_the_share_that_was_asked
     ]
     assert export(["--energy", "0.9", *words]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["kept"] >= 0.9 and report["rank"] >= 1
+    assert report["energy_share"] >= 0.9 and report["rank"] >= 1
     adapter = read_adapter(tmp_path / "lora")
     assert isinstance(adapter, LoraAdapter) and adapter.conv1d == ("gpt2" in way)
     assert export(["--rank", "4", *words]) == 2
@@ -301,9 +301,9 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
     [
         pytest.param([], "--rank: a LoRA needs a rank", id="neither"),
         pytest.param(["--rank", "2", "--energy", "0.5"], "Give one of", id="both"),
-        pytest.param(["--rank", "0"], "0 is no rank", id="rank 0"),
-        pytest.param(["--energy", "1.5"], "1.5 is no share", id="energy"),
-        pytest.param(["--as", "sparse", "--rank", "2"], "means nothing", id="rank of a sparse one"),
+        pytest.param(["--rank", "0"], "0 is not a rank", id="rank 0"),
+        pytest.param(["--energy", "1.5"], "1.5 is not a share", id="energy"),
+        pytest.param(["--as", "sparse", "--rank", "2"], "has no effect", id="rank of a sparse one"),
         pytest.param(["--as", "sparse"], "give a density", id="no density"),
     ],
 )

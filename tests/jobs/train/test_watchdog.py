@@ -84,7 +84,7 @@ def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
         try:
             # Of rank 2 nothing can be known, so nothing is said.
             stragglers = Watchdog(1, 3, store).describe_stragglers()
-            assert stragglers == "rank 0 does not answer, and it keeps what is known of the others"
+            assert stragglers == "rank 0, which stores the reports of the others, does not answer"
         finally:
             process.kill()
 

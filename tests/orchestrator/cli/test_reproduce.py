@@ -123,7 +123,7 @@ def change_base(world: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (change_spec, "was changed since"),
+        (change_spec, "has changed since"),
         (lose_papers, "are not in the store"),
         (change_rows, "other rows"),
         (change_base, "another model"),
@@ -188,5 +188,5 @@ def test_a_federation_whose_papers_were_changed_is_not_reproduced(tmp_path: Path
     world = Federation(tmp_path)
     other = a_federation(tmp_path, {"average": "nesterov"}, cluster={"workers": 2})
     world.runs.write_text(FEDERATION_FILE, other.to_yaml())
-    with pytest.raises(InputError, match=r"the federation of run .* was changed since"):
+    with pytest.raises(InputError, match=r"the federation of run .* has changed since"):
         world.again()

@@ -78,10 +78,10 @@ def test_its_last_words_are_told_and_that_there_was_nothing_new(store: Directory
     ],
 )
 def test_whether_its_job_lives_by_its_lease(store: DirectoryStore, lease: Any, alive: bool):
-    store.put(f"runs/{RUN.id}/lease.json", json.dumps(lease).encode())
+    store.put(f"runs/{RUN.id}/heartbeat.json", json.dumps(lease).encode())
     assert read_outcome(store, RUN, now=NOW).outcome.alive is alive
 
 
 def test_a_lease_that_is_no_json_is_nobody_s(store: DirectoryStore):
-    store.put(f"runs/{RUN.id}/lease.json", b"{" * 5000)
+    store.put(f"runs/{RUN.id}/heartbeat.json", b"{" * 5000)
     assert not read_outcome(store, RUN, now=NOW).outcome.alive

@@ -352,7 +352,7 @@ def test_one_that_slept_through_its_lease_ends_no_run_that_the_next_one_submitte
 
 def write_heartbeat(control: ControlHarness, run: Run, at: float) -> None:
     lease = json.dumps({"time": at, "attempt": 1}).encode()
-    open_store(control.store).put(f"runs/{run.id}/lease.json", lease)
+    open_store(control.store).put(f"runs/{run.id}/heartbeat.json", lease)
 
 
 def refuse(url: str) -> Any:
