@@ -10,9 +10,11 @@ from rich.console import Console
 
 from jobs.federation.artifacts import pin_spec
 from jobs.federation.check import check_federation
-from jobs.federation.load_federation import FederatedSpec, load_federated
-from jobs.spec.load import dump_spec
+from jobs.plan.handover import validate_or_reuse
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
+from jobs.spec.schema import FederatedSpec, make_site_spec
 from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import PLAN, SPEC, RunStore, make_run_id
@@ -27,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_run_parser("jobs.federate", main.__doc__).parse_args(arguments)
 
     def load_and_run() -> None:
-        federated_spec = load_federated(fetch_spec(options.spec), options.set)
+        spec = load_spec(fetch_spec(options.spec), options.set)
+        federated_spec = require_kind(spec, FederatedSpec)
         now = datetime.datetime.now(datetime.UTC)
         _run_federation(
             federated_spec,
-            options.run or make_run_id(federated_spec.spec.name, now),
+            options.run or make_run_id(federated_spec.name, now),
             options.attempt,
         )
 
@@ -39,14 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) -> None:
-    validated = check_federation(federated_spec)
+    site_run = validate_or_reuse(make_site_spec(federated_spec), run_id)
+    validated = check_federation(federated_spec, site_run=site_run)
     # Ray and torch only after the check: bad input answers in a second, and starts nothing.
     from jobs.federation.federation_driver import run_federation
     from jobs.train.driver import connect_ray
 
-    runs = RunStore(open_store(federated_spec.spec.store), run_id)
+    runs = RunStore(open_store(federated_spec.store), run_id)
     pin_spec(federated_spec, runs)
-    runs.write_text(SPEC, dump_spec(federated_spec.spec))
+    runs.write_text(SPEC, dump_spec(federated_spec.training))
     runs.write_json(PLAN, validated.to_json())
     training = validated.validated_run.make_request(run_id)
     request = training.for_federation(federated_spec.section)

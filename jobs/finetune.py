@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from jobs.errors import TrainingFailed
-from jobs.plan.preflight import ValidatedRun, make_paths_absolute, validate_run
+from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun
+from jobs.spec.kinds import require_kind
 from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
+from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import LEDGER, PLAN, SPEC, RunStore, make_run_id
@@ -26,10 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_run_parser("jobs.finetune", main.__doc__).parse_args(arguments)
 
     def work() -> None:
-        spec = make_paths_absolute(load_spec(fetch_spec(options.spec), options.set))
-        validated = validate_run(spec)
+        spec = require_kind(load_spec(fetch_spec(options.spec), options.set), RunSpec)
         run_id = options.run or make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
-        _run_validated(validated, run_id, options.attempt)
+        _run_validated(validate_or_reuse(spec, run_id), run_id, options.attempt)
 
     return run_job(work)
 

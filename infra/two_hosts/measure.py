@@ -19,7 +19,6 @@ from infra.two_hosts.byte_counters import (
 )
 from infra.two_hosts.hosts import HostCluster
 from jobs.errors import Fault, InputError
-from jobs.plan.preflight import make_paths_absolute
 from jobs.spec.load import load_spec
 from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
@@ -79,7 +78,7 @@ def measure_idle_traffic(cluster: HostCluster) -> float:
 
 def run_spec(cluster: HostCluster, path: Path, changes: Sequence[str] = ()) -> TrafficMeasurement:
     """`python -m jobs.finetune` on the head. Raises InputError where the spec itself is wrong."""
-    spec = make_paths_absolute(load_spec(path, changes))
+    spec = load_spec(path, changes)
     return _build_measurement(spec, run_job(cluster, path, spec, "jobs.finetune", changes))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.federation.load_federation import FederatedSpec
+from jobs.spec.load import dump_spec
+from jobs.spec.schema import FederatedSpec
 from jobs.store.runs.pinned_spec import pin_spec as keep
 from jobs.store.runs.run_store import RunStore
 
@@ -12,4 +13,4 @@ FEDERATION_FILE = "federation.yaml"
 
 def pin_spec(federated_spec: FederatedSpec, runs: RunStore) -> None:
     """Keeps what was asked; a run that goes on must be asked the same. Raises InputError."""
-    keep(federated_spec.to_yaml(), runs, FEDERATION_FILE, kind="federation")
+    keep(dump_spec(federated_spec), runs, FEDERATION_FILE, kind="federation")

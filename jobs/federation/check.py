@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Fault, InputError
 from jobs.federation.federation_plan import FederationPlan, count_b_entries, plan_federation
-from jobs.federation.load_federation import FederatedSpec, make_site_spec
 from jobs.inspect.datasets.scan import DatasetScan, ScanProgress
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.estimate.machine import describe_resources
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.spec.schema import FederatedSpec, make_site_spec
 
 if TYPE_CHECKING:
     from jobs.federation.partition import Partition
@@ -32,6 +32,8 @@ class ValidatedFederation:
     partition: Partition | None
     """None after a quick look, which deals no rows."""
     plan: FederationPlan
+    site_run: ValidatedRun
+    """The run of a site as it was validated, which is handed over to the job."""
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values, the federation's beside it: what a run records."""
@@ -44,21 +46,23 @@ def check_federation(
     quick: bool = False,
     store: bool = True,
     progress: ScanProgress | None = None,
+    site_run: ValidatedRun | None = None,
 ) -> ValidatedFederation:
     """Raises InputError with every fault of the spec, the model, the data and the store.
 
     `quick` and `store` as in `jobs.plan.preflight.check`; a quick look deals no rows.
     """
-    validated_run = validate_run(
-        make_site_spec(federated_spec.spec), quick=quick, with_store=store, progress=progress
+    site_run = site_run or validate_run(
+        make_site_spec(federated_spec), quick=quick, with_store=store, progress=progress
     )
+    validated_run = site_run
     partition = None if quick else _partition_rows(federated_spec, validated_run.train_scan)
     clients = (
         partition.count if partition else _count_clients(federated_spec, validated_run.train_scan)
     )
     site_plan, federation_plan = _plan_site_and_traffic(federated_spec, validated_run, clients)
-    validated_run = replace(validated_run, spec=federated_spec.spec, plan=site_plan)
-    return ValidatedFederation(federated_spec, validated_run, partition, federation_plan)
+    validated_run = replace(validated_run, spec=federated_spec.training, plan=site_plan)
+    return ValidatedFederation(federated_spec, validated_run, partition, federation_plan, site_run)
 
 
 def _count_clients(federated_spec: FederatedSpec, train: DatasetScan) -> int | None:
@@ -71,7 +75,7 @@ def _partition_rows(federated_spec: FederatedSpec, train: DatasetScan) -> Partit
     # Here, because a control plane has no numpy, and checks specs too.
     from jobs.federation.partition import make_partition
 
-    spec = federated_spec.spec
+    spec = federated_spec
     return make_partition(
         train.files,
         federated_spec.section,
@@ -89,7 +93,7 @@ def _plan_site_and_traffic(
     targets = {name: validated_run.model.linears[name] for name in validated_run.plan.targets}
     plan = _apply_freeze_a(federated_spec, validated_run.plan, targets)
     federation_plan = plan_federation(
-        federated_spec.spec,
+        federated_spec.training,
         federated_spec.section,
         list(zip(plan.stages, federated_spec.stage_rounds, strict=True)),
         validated_run.model,
@@ -112,7 +116,7 @@ def _apply_freeze_a(
     """Where A is frozen, only B of the factors is trained."""
     if not federated_spec.section.freeze_a:
         return plan
-    trainable = count_b_entries(federated_spec.spec.method, targets)
+    trainable = count_b_entries(federated_spec.method, targets)
     stages = tuple(
         replace(stage, trainable=trainable) if stage.name == "low-rank" else stage
         for stage in plan.stages
@@ -124,7 +128,7 @@ def _scale_to_sites(
     federated_spec: FederatedSpec, site_prediction: RunEstimate, federation_plan: FederationPlan
 ) -> RunEstimate:
     """From what one site alone takes to all of them, and every client's tokens."""
-    resources, sites = describe_resources(federated_spec.spec), federated_spec.spec.workers
+    resources, sites = describe_resources(federated_spec), federated_spec.workers
     option = replace(
         site_prediction.selected,
         flows=federation_plan.flows,
@@ -136,7 +140,7 @@ def _scale_to_sites(
         else site_prediction.tokens * federated_spec.section.clients_per_round
     )
     speed = site_prediction.speed
-    if speed is not None and federated_spec.spec.cluster.machine.tokens_per_second is None:
+    if speed is not None and federated_spec.cluster.machine.tokens_per_second is None:
         # What a run of one worker had; what the spec says is of all sites already.
         source = speed.source if sites == 1 else f"{speed.source}, on each of {sites} sites"
         speed = replace(speed, tokens_per_second=speed.tokens_per_second * sites, source=source)

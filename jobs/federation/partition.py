@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from jobs.errors import Fault, InputError
-from jobs.federation.validate import PARTITIONS_BY_COUNT, make_no_labels_fault
 from jobs.inspect.datasets.files import Row, read_rows
 from jobs.inspect.datasets.formats import LabelledExample, read_example
 from jobs.inspect.datasets.heldout import is_held_out
 from jobs.inspect.datasets.scan import sort_labels
+from jobs.spec.checks.federation import PARTITIONS_BY_COUNT, make_no_labels_fault
 from jobs.spec.sections.federation import FederationSection
 
 RowNumbers = np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -1,4 +1,4 @@
-"""What a model's folder says of itself: config.json, safetensors headers. No weights, no torch."""
+"""Inspection of a model folder: config.json and safetensors headers. No weights, no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.store.adapters.safetensors_header import BadTensors, TensorSpan, read_
 from jobs.store.cache import fetch_folder
 
 EMBEDDINGS = ("embed", "wte", "wpe", "shared", "relative_attention_bias")
-"""Parts of the names of two-dimensional weights that look up rather than multiply."""
+"""Parts of the names of two-dimensional weights that are lookup tables."""
 HEADS = ("lm_head", "embed_out", "cls", "classifier", "pre_classifier", "score", "qa_outputs",
          "predictions", "vocab_transform", "vocab_projector")  # fmt: skip
 """Parts of the names of output heads, which are never targets."""
@@ -29,7 +29,7 @@ HEADS_OF_TWO_LAYERS = ("camembert", "deberta-v2", "distilbert", "electra", "mode
                        "roberta", "xlm-roberta")  # fmt: skip
 """Encoders whose classifier has a dense layer before the one that scores the labels."""
 PADDED_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta")
-"""Encoders that count positions from behind the padding's: two of their rows are never used."""
+"""Encoders that number positions from behind the padding index: two rows are never used."""
 DECODERS = ("ForCausalLM", "LMHeadModel")
 BASE_NAMES = {
     **dict.fromkeys(("camembert", "roberta", "xlm-roberta"), "roberta"),
@@ -38,38 +38,38 @@ BASE_NAMES = {
         ("modernbert", "llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"), "model"
     ),
 }
-"""The name that a model with a head gives its base, where it is not the model type."""
+"""The name that a model with a head gives its base, if it is not the model type."""
 MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")
-"""What a model's folder in a bucket is fetched for: nothing pickled, no code."""
+"""Files that are downloaded from a model's folder in a bucket: no pickles, no code."""
 CONV1D = ("gpt2", "openai-gpt")
-"""Models whose linear layers are transformers' Conv1D: their weights are stored as [in, out]."""
+"""Models with transformers' Conv1D layers, whose weights are stored as [in, out]."""
 DECODER_HEADS_WITHOUT_BIAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3")
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model as far as its files tell."""
+    """A model as described by its files."""
 
     folder: Path
     model_type: str
     architecture: str
     parameters: int
-    """Of the files, without a head that the task adds."""
+    """Parameters in the files, without a head that the task adds."""
     linears: dict[str, tuple[int, int]]
     """Shape [out, in] of every linear layer but the heads, by name, in the files' order."""
     experts: tuple[str, ...]
-    """Weights of experts, which transformers fuses into one tensor: no layer to be adapted."""
+    """Weights of experts, which transformers fuses into one tensor and which have no adapter."""
     hidden_size: int
     max_positions: int | None
     chat_template: bool
     bytes: int
     config: dict[str, Any] = field(default_factory=dict)
-    """config.json as it stands."""
+    """The contents of config.json."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of every weight, by its name in the files."""
+    """Shape of every weight, by its name in the files."""
 
     def count_head_parameters(self, task: str, labels: int) -> int:
-        """Parameters of the head that sequence classification trains; 0 for a language model."""
+        """Count the parameters of the head for sequence classification; 0 for a language model."""
         if task != "sequence-classification":
             return 0
         width = self.hidden_size
@@ -80,10 +80,10 @@ class ModelFiles:
 
 
 def read_model(section: ModelSection) -> tuple[ModelFiles | None, list[Fault]]:
-    """What the folder holds, or why it can't be used; every fault, not the first."""
+    """Return the model of a folder, or all reasons why it cannot be used."""
     folder = find_model_folder(section.path)
     if folder is None:
-        remedy = "Name a folder with config.json and *.safetensors (hub ids: download them first)."
+        remedy = "Use a folder with config.json and *.safetensors; download hub ids first."
         return None, [Fault("model.path", f"{section.path}: no such model folder", remedy)]
     config, faults = _read_config(folder)
     spans, tensor_faults = _read_spans(folder)
@@ -98,7 +98,7 @@ def read_model(section: ModelSection) -> tuple[ModelFiles | None, list[Fault]]:
 
 
 def find_model_folder(path: str) -> Path | None:
-    """The folder that `model.path` means: itself, the cache of s3://, or the hub's local cache."""
+    """Find the folder of `model.path`: a folder, or the cache of an s3:// URL or of the hub."""
     if path.startswith("s3://"):
         return fetch_folder(path, MODEL_FILES)
     # Not pathlib, which raises for a name that is too long and for a home that is not known.
@@ -111,15 +111,20 @@ def find_model_folder(path: str) -> Path | None:
 
 
 def has_conv1d(path: str) -> bool:
-    """Whether the base at `path` has Conv1D layers; False where it is not there to be asked."""
+    """Return whether the base has Conv1D layers; False if its folder does not exist."""
     folder = find_model_folder(path)
     return folder is not None and _read_config(folder)[0].get("model_type") in CONV1D
 
 
+def list_base_files(folder: Path) -> list[Path]:
+    """List the files that make a base: config.json and the weights."""
+    return sorted([folder / "config.json", *folder.glob("*.safetensors")])
+
+
 def digest_model(folder: Path) -> str:
-    """SHA-256 over the names and bytes of config.json and the weights: which base this is."""
+    """Return the SHA-256 over the names and bytes of config.json and the weights."""
     sha256 = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    for path in list_base_files(folder):
         sha256.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
@@ -128,7 +133,7 @@ def digest_model(folder: Path) -> str:
 
 
 def _find_in_hub_cache(hub_id: str) -> Path | None:
-    # Imported here: a third of a second that only a hub id is worth.
+    # Imported here: it takes a third of a second, which only a hub id needs.
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -147,8 +152,8 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], list[Fault]]:
         if not isinstance(config, dict):
             raise ValueError("not an object")
     except (OSError, ValueError, RecursionError) as error:
-        remedy = "A model folder as `save_pretrained` writes it is needed."
-        return {}, [Fault("model.path", f"{path} can't be read ({error})", remedy)]
+        remedy = "Use a model folder written by `save_pretrained`."
+        return {}, [Fault("model.path", f"{path} cannot be read ({error})", remedy)]
     return config, []
 
 
@@ -157,7 +162,7 @@ def _read_spans(folder: Path) -> tuple[dict[str, TensorSpan], list[Fault]]:
     if not files:
         pickled = [p.name for p in folder.glob("*.bin")]
         content = f"only {pickled[0]}, which is pickled" if pickled else "no *.safetensors"
-        remedy = "Save it with save_pretrained: only safetensors are read."
+        remedy = "Save it with save_pretrained: only safetensors files are read."
         return {}, [Fault("model.path", f"{folder} has {content}", remedy)]
     spans: dict[str, TensorSpan] = {}
     faults = []
@@ -165,13 +170,13 @@ def _read_spans(folder: Path) -> tuple[dict[str, TensorSpan], list[Fault]]:
         try:
             spans.update(read_header(path))
         except (OSError, BadTensors) as error:
-            remedy = "Fetch the model again."
-            faults.append(Fault("model.path", f"{path} can't be read: {error}", remedy))
+            remedy = "Download the model again."
+            faults.append(Fault("model.path", f"{path} cannot be read: {error}", remedy))
     return spans, faults
 
 
 def _check_shards(folder: Path) -> list[Fault]:
-    """The weights that a model in several files names and has not."""
+    """Check that every file of a sharded model exists."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return []
@@ -179,11 +184,13 @@ def _check_shards(folder: Path) -> list[Fault]:
         names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
         missing = sorted(name for name in names if not (folder / name).is_file())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return [Fault("model.path", f"{path} can't be read", "Fetch the model again.")]
+        return [Fault("model.path", f"{path} cannot be read", "Download the model again.")]
     if not missing:
         return []
-    problem = f"{folder} lacks {len(missing)} of {len(names)} files of weights, first {missing[0]}"
-    return [Fault("model.path", problem, "Fetch the model again.")]
+    problem = (
+        f"{folder} lacks {len(missing)} of {len(names)} weight files, the first is {missing[0]}"
+    )
+    return [Fault("model.path", problem, "Download the model again.")]
 
 
 def _check_task(section: ModelSection, folder: Path, config: dict[str, Any]) -> list[Fault]:
@@ -191,17 +198,19 @@ def _check_task(section: ModelSection, folder: Path, config: dict[str, Any]) -> 
     architecture, source = _get_architecture(config), f"{folder}/config.json"
     causal = architecture.endswith(DECODERS)
     if section.task == "causal-lm" and not causal:
-        problem = f"{architecture} ({source}) is no causal language model"
+        problem = f"{architecture} ({source}) is not a causal language model"
         faults.append(Fault("model.task", problem, "Use sequence-classification or another model."))
     if section.task == "sequence-classification" and architecture.endswith(NOT_TEXT):
-        problem = f"{architecture} ({source}) can't classify sequences"
+        problem = f"{architecture} ({source}) cannot classify sequences"
         faults.append(Fault("model.task", problem, "Use an encoder or a causal language model."))
     if config.get("quantization_config"):
-        problem = f"{source} has a quantization_config: quantised bases are not available yet"
-        faults.append(Fault("model.path", problem, "Save it de-quantised."))
+        problem = f"{source} has a quantization_config, and quantized bases are not supported"
+        faults.append(Fault("model.path", problem, "Save it without quantization."))
     if config.get("auto_map"):
-        problem = f"{source} asks to run code of its own (auto_map), which is never done"
-        faults.append(Fault("model.path", problem, "Use a model that transformers itself knows."))
+        problem = f"{source} requires custom code (auto_map), which is never executed"
+        faults.append(
+            Fault("model.path", problem, "Use a model that transformers supports natively.")
+        )
     return faults
 
 
@@ -246,7 +255,7 @@ def _to_int(value: object) -> int | None:
 
 
 def _get_prefix(config: dict[str, Any]) -> str:
-    """What the task's model puts before the names of a bare base, whose files lack it."""
+    """Return the prefix of a bare base in the task's model, which its files lack."""
     if not _get_architecture(config).endswith("Model") or _get_architecture(config).endswith(
         DECODERS
     ):

@@ -1,4 +1,4 @@
-"""The plan: what a run trains, where and how often, before anything is asked for. No torch."""
+"""The plan of a run: its stages, targets, batches and sharding, before any worker starts."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import Fault
+from jobs.errors import Fault, InputError
+from jobs.plan.checks import check_batch, check_cluster, check_method, check_rank
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.estimate.from_spec import CheckedFacts, estimate_run, has_exact_count
 from jobs.plan.estimate.inputs import StageFacts
 from jobs.spec.schema import RunSpec
 from slora.layers.patterns import count_entries, list_layer_kinds, match_pattern
-from slora.masks.sizes import STRUCTURES, compute_exact_rank, count_mask_entries
+from slora.masks.sizes import compute_exact_rank, count_mask_entries
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The base as the plan sees it: its size, and the linear layers that may be targets."""
+    """The base as far as the plan needs it: its size, and the linear layers to choose from."""
 
     parameters: int
     linears: Mapping[str, tuple[int, int]]
     head: int
     experts: tuple[str, ...] = ()
-    """Weights of fused experts, which are no layers that can be targets."""
+    """Weights of fused experts, which cannot be targets."""
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: how long, how fast, and how much is trained in it."""
+    """The length, the learning rate and the trained parameters of a stage."""
 
     name: str
     """sparse | low-rank | full"""
     steps: int | None
-    """None where only the rows, counted in tokens, can tell (epochs)."""
+    """None with epochs: only the tokenized rows give the steps."""
     trainable: int
     """Parameters of the adapter, without the head."""
     learning_rate: float
@@ -43,12 +44,12 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be run."""
+    """The plan of a run; `complete_plan` completes it when the model is loaded."""
 
     name: str
     kind: str
     model_parameters: int
-    """Of the base with its head."""
+    """Parameters of the base and its head."""
     targets: tuple[str, ...]
     target_weights: int
     head: int
@@ -61,20 +62,29 @@ class Plan:
     micro_batch_size: int
     accumulation: int
     notes: tuple[str, ...] = ()
-    """What the user should know before: that the hand-off is not exact, and why."""
+    """Warnings for the user, e.g. that the hand-off is not exact, and why."""
     estimate: RunEstimate | None = None
-    """What the run will hold, send, take and cost; None where the base's files were not read."""
+    """Memory, traffic, time and cost; None if the base's files were not read."""
+
+    def with_trainable(self, index: int, trainable: int) -> Plan:
+        """Return the plan with another count of trained parameters in a stage.
+
+        If layers compete for their entries, only the masks tell how many there are.
+        """
+        stage = dataclasses.replace(self.stages[index], trainable=trainable)
+        stages = (*self.stages[:index], stage, *self.stages[index + 1 :])
+        return dataclasses.replace(self, stages=stages)
 
     def compute_share(self, stage: StagePlan) -> float:
-        """Share of the model's parameters that a stage trains, the head counted."""
+        """Return the share of the model's parameters that a stage trains, including the head."""
         return (stage.trainable + self.head) / self.model_parameters
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain values, shares included: what a run records."""
+        """Return the plan as plain values, with the shares of its stages."""
         document = dataclasses.asdict(self)
         for stage, values in zip(self.stages, document["stages"], strict=True):
             values["share"] = self.compute_share(stage)
-        document["prediction"] = self.estimate.to_json() if self.estimate else None
+        document["estimate"] = self.estimate.to_json() if self.estimate else None
         return document
 
 
@@ -85,16 +95,16 @@ def make_plan(
     facts: CheckedFacts | None = None,
     estimate: RunEstimate | None = None,
 ) -> tuple[Plan | None, list[Fault]]:
-    """The plan, or what in the spec can't be: the batch, the targets, the rank, the memory.
+    """Return the plan, or the faults of the batch, the targets, the rank and the memory.
 
-    With an `outlook` it predicts; a `prediction` that was made before is kept as it is.
+    `facts` are needed for an estimate; an `estimate` from an earlier plan is reused.
     """
     faults = check_batch(spec)
     targets, extra_faults = _select_targets(spec, shape)
     faults += extra_faults
-    faults += _check_rank(spec, targets)
-    faults += _check_method(spec)
-    faults += _check_cluster(spec)
+    faults += check_rank(spec, targets)
+    faults += check_method(spec)
+    faults += check_cluster(spec)
     if faults:
         return None, faults
     workers = spec.workers
@@ -129,8 +139,33 @@ def make_plan(
     ), []
 
 
+@dataclass(frozen=True)
+class MeasuredFacts:
+    """Figures of the loaded model and the tokenized rows, which complete a plan."""
+
+    model: ModelShape
+    sequences: int | None = None
+    """Sequences of an epoch; None if the spec gives the steps."""
+
+
+def complete_plan(plan: Plan, spec: RunSpec, facts: MeasuredFacts) -> Plan:
+    """Return the plan with the figures of the loaded model, and with the steps of its epochs.
+
+    The estimate is reused. Raise InputError if the loaded model does not allow the plan.
+    """
+    measured, faults = make_plan(spec, facts.model, estimate=plan.estimate)
+    if measured is None:
+        raise InputError(faults)
+    if spec.train.epochs is None or facts.sequences is None:
+        return measured
+    steps = count_steps(facts.sequences, spec.train.epochs, spec.train.batch_size)
+    parts = zip(measured.stages, split_steps(spec, steps), strict=True)
+    stages = tuple(dataclasses.replace(stage, steps=count) for stage, count in parts)
+    return dataclasses.replace(measured, stages=stages)
+
+
 def split_steps(spec: RunSpec, steps: int) -> tuple[int, ...]:
-    """The steps of each stage: slora splits them by sparse_share, the others have one stage."""
+    """Split the steps over the stages: by sparse_share for slora; other kinds have one stage."""
     if spec.method.kind != "slora":
         return (steps,)
     sparse = round(steps * spec.method.sparse_share)
@@ -166,14 +201,14 @@ def _count_mask_entries(spec: RunSpec, size: tuple[int, int]) -> int:
 
 
 def get_sizing_rank(spec: RunSpec) -> int | None:
-    """The rank that rows, columns and blocks are sized by; None where the density sizes them."""
-    # Without a hand-off there is no rank that a mask could lose by.
+    """Return the rank that sizes rows, columns and blocks, or None if the density does."""
+    # Without a hand-off there is no rank that a mask could exceed.
     method = spec.method
     return method.rank if method.kind == "slora" and method.sizing == "rank" else None
 
 
 def _count_factor_entries(spec: RunSpec, size: tuple[int, int]) -> int:
-    """What a low-rank stage starts with: gates only prune later."""
+    """Count the entries at the start of a low-rank stage: gates prune later."""
     method, (rows, columns) = spec.method, size
     dense = method.rank * (rows + columns)
     if method.factor_density == 1:
@@ -189,7 +224,7 @@ def _collect_notes(spec: RunSpec, targets: Mapping[str, tuple[int, int]]) -> lis
     if method.kind != "slora":
         return []
     if method.factor_density < 1 and method.factor_pruning == "fixed":
-        return ["the hand-off is not exact: the masks of A and B drop part of what the rank holds"]
+        return ["the hand-off is not exact: the masks of A and B drop part of the low-rank update"]
     # Rows and columns that compete without a limit may all fall to one layer.
     unbounded = method.allocation == "global" and method.sizing == "density"
     exact_ranks = {
@@ -200,52 +235,15 @@ def _collect_notes(spec: RunSpec, targets: Mapping[str, tuple[int, int]]) -> lis
     }
     lossy = [name for name, exact in exact_ranks.items() if exact > method.rank]
     if not lossy:
-        return [f"the hand-off at rank {method.rank} is exact: no update has more"]
+        return [f"the hand-off at rank {method.rank} is exact: no update has a higher rank"]
     if method.handoff.residual == "fold":
-        return ["the hand-off loses nothing: what the rank does not hold is folded into the base"]
+        return ["the hand-off loses nothing: the part above the rank is folded into the base"]
     worst = max(lossy, key=lambda name: exact_ranks[name])
     return [
-        f"the hand-off at rank {method.rank} is not exact: a {method.mask} mask can have rank "
-        f"{exact_ranks[worst]} in {worst}, and in {len(lossy)} of {len(targets)} layers more than the "
-        "spec's. Masks of rows, columns or blocks with sizing: rank are exact"
+        f"the hand-off at rank {method.rank} is not exact: the update under a {method.mask} mask "
+        f"can have rank {exact_ranks[worst]} in {worst}, and exceeds the rank in {len(lossy)} of "
+        f"{len(targets)} layers. Masks of rows, columns or blocks with sizing: rank are exact"
     ]
-
-
-def _check_method(spec: RunSpec) -> list[Fault]:
-    """Wishes of the method that exclude each other."""
-    method, faults = spec.method, list[Fault]()
-    sparse, low_rank = method.kind in ("slora", "sparse"), method.kind in ("slora", "lora")
-    score = method.score if method.mask in STRUCTURES else method.mask
-    if sparse and method.allocation == "global" and (score == "random" or method.mask == "blocks"):
-        subject = "blocks" if method.mask == "blocks" else "random masks"
-        remedy = "Use allocation: uniform, or another mask."
-        faults.append(Fault("method.allocation", f"{subject} can't compete over layers", remedy))
-    if method.init != "zero" and (method.kind != "lora"):
-        problem = f"{method.init} is a start of its own, and kind {method.kind} has another"
-        faults.append(Fault("method.init", problem, "Use kind: lora, or init: zero."))
-    if method.factor_density < 1 and not low_rank:
-        problem = f"kind {method.kind} has no factors"
-        faults.append(Fault("method.factor_density", problem, "Leave it at 1.0."))
-    return faults
-
-
-def _check_cluster(spec: RunSpec) -> list[Fault]:
-    """Wishes of the cluster that can't be, or that would have no effect."""
-    cluster, faults, full = spec.cluster, list[Fault](), spec.method.kind == "full"
-    if full and cluster.sync_every > 1:
-        problem = "kind full exchanges every step: its optimiser is cut over the workers"
-        faults.append(Fault("cluster.sync_every", problem, "Use 1, or another method.kind."))
-    if full and cluster.exchange_dtype != "float32":
-        problem = "kind full exchanges in the type of the model"
-        faults.append(Fault("cluster.exchange_dtype", problem, "Leave it at float32."))
-    for key, default in (("outer", "average"), ("average", "factors")):
-        if cluster.sync_every == 1 and (value := getattr(cluster, key)) != default:
-            problem = f"{value} is of steps that workers take alone, and sync_every is 1"
-            faults.append(Fault(f"cluster.{key}", problem, "Use a sync_every above 1."))
-    if not isinstance(cluster.workers, int) and cluster.workers.min > cluster.workers.max:
-        problem = f"min {cluster.workers.min} is above max {cluster.workers.max}"
-        faults.append(Fault("cluster.workers", problem, "Swap them."))
-    return faults
 
 
 def _select_sharding(spec: RunSpec, estimate: RunEstimate | None) -> tuple[str, str]:
@@ -253,7 +251,7 @@ def _select_sharding(spec: RunSpec, estimate: RunEstimate | None) -> tuple[str, 
         return estimate.sharding, estimate.reason
     if (sharding := spec.cluster.sharding) != "auto":
         return sharding, "as the spec says"
-    return "replicate", "auto: the first choice; memory was not predicted"
+    return "replicate", "auto: the first choice; the memory was not estimated"
 
 
 def _estimate_run(
@@ -295,28 +293,10 @@ def _refuse_memory(estimate: RunEstimate) -> Fault:
     return Fault("cluster.sharding", estimate.fault, remedy)
 
 
-def check_batch(spec: RunSpec) -> list[Fault]:
-    """What of the batch can't be dealt to the workers; needs no model."""
-    if not isinstance(spec.cluster.workers, int):
-        # An elastic run can't choose how many it gets: the rest of a batch is filled up.
-        return []
-    batch, workers, micro = spec.train.batch_size, spec.workers, spec.train.micro_batch_size
-    if batch % workers:
-        nearest = max(workers, round(batch / workers) * workers)
-        problem = f"{batch} sequences can't be divided by {workers} workers"
-        return [Fault("train.batch_size", problem, f"Use a multiple of {workers}, e.g. {nearest}.")]
-    per_worker = batch // workers
-    if per_worker > micro and per_worker % micro:
-        problem = f"{per_worker} sequences a worker can't be cut into micro-batches of {micro}"
-        divisor = max(n for n in range(1, micro + 1) if per_worker % n == 0)
-        return [Fault("train.micro_batch_size", problem, f"Use a divisor, e.g. {divisor}.")]
-    return []
-
-
 def split_batch(batch_size: int, micro_batch_size: int, workers: int) -> tuple[int, int, int]:
-    """Sequences a worker, in a micro-batch, and micro-batches, for any number of workers.
+    """Return the sequences per worker and per micro-batch, and the number of micro-batches.
 
-    Where they don't divide the batch, the last of them get less, filled up with nothing.
+    If they do not divide the batch, the last workers get less, padded with empty sequences.
     """
     per_worker = -(-batch_size // workers)
     micro = min(micro_batch_size, per_worker)
@@ -330,7 +310,7 @@ def _select_targets(
         return {}, []
     linears = dict(shape.linears)
     if not linears:
-        return {}, [Fault("model.path", "no linear layer was found in it", "Use a transformer.")]
+        return {}, [Fault("model.path", "the model has no linear layer", "Use a transformer.")]
     patterns = spec.method.targets
     if patterns == "all-linear":
         return linears, [_refuse_experts(shape.experts[0])] if shape.experts else []
@@ -344,7 +324,7 @@ def _select_targets(
         else Fault(
             f"method.targets[{index}]",
             f"{pattern!r} matches no linear layer",
-            f"There is: {', '.join(list_layer_kinds(linears))}.",
+            f"Available: {', '.join(list_layer_kinds(linears))}.",
         )
         for index, pattern in enumerate(patterns)
         if not any(match_pattern(name, pattern) for name in linears)
@@ -354,24 +334,10 @@ def _select_targets(
 
 
 def _refuse_experts(name: str) -> Fault:
-    problem = f"{name} belongs to experts that are fused into one tensor and can't be adapted"
+    problem = f"{name} belongs to fused experts, which cannot be adapted"
     return Fault("method.targets", problem, "Name the linear layers, e.g. [q_proj, v_proj].")
 
 
-def _check_rank(spec: RunSpec, targets: Mapping[str, tuple[int, int]]) -> list[Fault]:
-    if spec.method.kind not in ("slora", "lora") or not targets:
-        return []
-    name, shape = min(targets.items(), key=lambda item: min(item[1]))
-    # LoRA-GA takes as many singular vectors again.
-    doubled = spec.method.init == "lora-ga"
-    maximum = min(shape) // 2 if doubled else min(shape)
-    if spec.method.rank <= maximum:
-        return []
-    subject = "half the smallest target" if doubled else "the smallest target"
-    problem = f"{spec.method.rank} is above {subject}, {name} of {shape[0]} x {shape[1]}"
-    return [Fault("method.rank", problem, f"Use 1 to {maximum}, or other method.targets.")]
-
-
 def count_steps(sequences: int, epochs: int, batch_size: int) -> int:
-    """Optimiser steps in which every sequence is seen `epochs` times; the last may be short."""
+    """Count the optimizer steps of some epochs; the last one may have a smaller batch."""
     return math.ceil(sequences * epochs / batch_size)

@@ -1,14 +1,15 @@
-"""Everything that can be known before a worker starts, all faults reported together. No torch."""
+"""Validation of a run before any worker starts; all faults are reported together. No torch."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 
 from jobs.errors import Fault, InputError, StoreError, Unreachable
-from jobs.inspect.datasets.files import HUB_ID
+from jobs.inspect.datasets.files import resolve_files
 from jobs.inspect.datasets.heldout import check_split
 from jobs.inspect.datasets.scan import (
     DatasetScan,
@@ -17,29 +18,36 @@ from jobs.inspect.datasets.scan import (
     check_train_labels,
     scan_dataset,
 )
-from jobs.inspect.model_files import ModelFiles, digest_model, read_model
+from jobs.inspect.file_stamps import FileStamp, stamp_files
+from jobs.inspect.model_files import ModelFiles, digest_model, list_base_files, read_model
+from jobs.plan.checks import check_batch
 from jobs.plan.estimate.base_tensors import describe_base
 from jobs.plan.estimate.from_spec import CheckedFacts
 from jobs.plan.estimate.speed import Speed, find_speed
-from jobs.plan.plan import ModelShape, Plan, check_batch, make_plan
+from jobs.plan.plan import ModelShape, Plan, make_plan
 from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
 from jobs.train.early_stopping import find_stop_faults
 from jobs.train.request import TrainingRequest
 
 QUICK_ROWS = 200
-"""Rows that a plan looks at; a run reads them all."""
+"""Rows that a plan reads; a run reads all of them."""
 
 
 @dataclass(frozen=True)
 class ValidatedRun:
-    """A spec that can be run, and what was learnt while checking it."""
+    """A spec that can be run, and what its validation learned."""
 
     spec: RunSpec
+    """The fine-tune alone, without sections."""
     model: ModelFiles
     train_scan: DatasetScan
     eval_scan: DatasetScan | None
     plan: Plan
+    base_digest: str | None = None
+    """Digest of the base, if it has been computed: that reads all of its weights."""
+    stamps: tuple[FileStamp, ...] = ()
+    """Files of the base and the data, as they were before they were read."""
 
     def make_request(
         self,
@@ -49,13 +57,13 @@ class ValidatedRun:
         search: str | None = None,
         parent: str | None = None,
     ) -> TrainingRequest:
-        """What its workers get. `digest` is the base's where it is known: to make it reads it."""
+        """Return the request for the run's workers; compute the base's digest if not given."""
         return TrainingRequest(
             spec=self.spec,
             run_id=run_id,
             plan=self.plan,
             base=self.model.folder,
-            base_digest=base_digest or digest_model(self.model.folder),
+            base_digest=base_digest or self.base_digest or digest_model(self.model.folder),
             train_data=self.train_scan,
             eval_data=self.eval_scan,
             search=search,
@@ -70,14 +78,17 @@ def validate_run(
     with_store: bool = True,
     progress: ScanProgress | None = None,
 ) -> ValidatedRun:
-    """Raises InputError with every fault of the spec, the model, the data and the store.
+    """Validate a spec with its model, its data and its store. Raise InputError with all faults.
 
-    `quick` looks at the first rows only and writes nothing to the store. Without `store` that is
-    not looked at: who submits a run elsewhere may not reach it.
+    `quick` reads the first rows only, and writes nothing to the store. Without `with_store` the
+    store is not opened: the machine that submits a run may not reach it.
     """
-    faults = [*find_stop_faults(spec), *_check_strategies(spec)]
+    spec = spec.training
+    faults = [*find_stop_faults(spec), *check_strategies(spec)]
     model, extra_faults = read_model(spec.model)
     faults += extra_faults
+    # Before anything is read: a change during the validation must not go unnoticed.
+    stamps = _stamp_inputs(spec, model)
     train_scan, eval_scan, extra_faults = _scan_data(spec, QUICK_ROWS if quick else None, progress)
     faults += extra_faults
     faults += _check_model_fit(spec, model, train_scan)
@@ -87,18 +98,20 @@ def validate_run(
         faults += extra_faults
     else:
         faults += check_batch(spec)
-    faults += _check_store(spec, write=not quick) if with_store else []
+    faults += check_store(spec, write=not quick) if with_store else []
     if faults or not (model and train_scan and plan):
         raise InputError(faults)
-    return ValidatedRun(spec, model, train_scan, eval_scan, plan)
+    return ValidatedRun(spec, model, train_scan, eval_scan, plan, stamps=stamps)
 
 
 def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True) -> ValidatedRun:
-    """The same model and data under another spec. Raises InputError.
+    """Return the same model and data planned for another spec. Raise InputError.
 
-    Without `past` the store's runs are not asked how fast they were: with many, that takes seconds.
+    Without `with_history` the speed of past runs is not read: with many runs that takes seconds.
     """
-    faults = [*find_stop_faults(spec), *_check_strategies(spec)]
+    if spec == validated.spec:
+        return validated
+    faults = [*find_stop_faults(spec), *check_strategies(spec)]
     faults += _check_model_fit(spec, validated.model, validated.train_scan)
     plan, extra_faults = _plan_run(
         spec, validated.model, validated.train_scan, validated.eval_scan, with_history=with_history
@@ -107,6 +120,46 @@ def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True)
     if faults or plan is None:
         raise InputError(faults)
     return replace(validated, spec=spec, plan=plan)
+
+
+def check_strategies(spec: RunSpec) -> Iterator[Fault]:
+    """Check that the package of a custom mask strategy exists, without importing it."""
+    for key in ("mask", "score"):
+        strategy: str = getattr(spec.method, key)
+        package = strategy.partition(":")[0].partition(".")[0]
+        if ":" in strategy and PathFinder.find_spec(package, [os.getcwd(), *sys.path]) is None:
+            problem = f"{strategy} needs the package {package}, which is not installed"
+            remedy = "Install it, or start in the folder that contains it."
+            yield Fault(f"method.{key}", problem, remedy)
+
+
+def check_store(spec: RunSpec, *, write: bool) -> list[Fault]:
+    """Check that the store can be opened, and with `write` that it can be written."""
+    try:
+        store = open_store(spec.store)
+    except InputError as error:
+        return list(error.faults)
+    reason = store.check_writable() if write else None
+    return [Fault("store", reason, "Use a store that this user may write to.")] if reason else []
+
+
+def stamp_base(model: ModelFiles) -> tuple[FileStamp, ...]:
+    """Return the stamps of the base's files."""
+    return stamp_files(list_base_files(model.folder))
+
+
+def stamp_data(spec: RunSpec) -> tuple[FileStamp, ...]:
+    """Return the stamps of all data files. Raise InputError or OSError if there are none."""
+    paths = [path for path in (spec.data.train, spec.data.eval) if path is not None]
+    return tuple(stamp for path in paths for stamp in stamp_files(resolve_files(path)))
+
+
+def _stamp_inputs(spec: RunSpec, model: ModelFiles | None) -> tuple[FileStamp, ...]:
+    try:
+        return (*stamp_base(model), *stamp_data(spec)) if model else ()
+    except (InputError, OSError):
+        # The scan reports it with its key.
+        return ()
 
 
 def _plan_run(
@@ -123,56 +176,6 @@ def _plan_run(
     speed = _read_speed(spec) if with_history else find_speed(spec, None)
     facts = _collect_facts(spec, model, head, train_scan, eval_scan, speed)
     return make_plan(spec, shape, facts=facts)
-
-
-def _check_strategies(spec: RunSpec) -> list[Fault]:
-    """Of a mask strategy of the user's own: its package has to be there. Nothing is imported."""
-    faults = []
-    for key in ("mask", "score"):
-        strategy: str = getattr(spec.method, key)
-        package = strategy.partition(":")[0].partition(".")[0]
-        if ":" in strategy and PathFinder.find_spec(package, [os.getcwd(), *sys.path]) is None:
-            problem = f"there is no package {package} here for {strategy}"
-            remedy = "Install it, or start where its folder lies."
-            faults.append(Fault(f"method.{key}", problem, remedy))
-    return faults
-
-
-def make_paths_absolute(spec: RunSpec) -> RunSpec:
-    """The same spec with whole paths: Ray runs a job in another directory than its user's."""
-    data_paths = {
-        key: _resolve_path(value)
-        for key in ("train", "eval")
-        if (value := getattr(spec.data, key)) is not None
-    }
-    return spec.model_copy(
-        update={
-            "model": spec.model.model_copy(update={"path": _resolve_path(spec.model.path)}),
-            "data": spec.data.model_copy(update=data_paths),
-            "store": _resolve_store(spec.store),
-        }
-    )
-
-
-def _resolve_path(path: str) -> str:
-    """A relative path made whole; a URL stays what it is, and a hub id where there is no file."""
-    bare = path.removeprefix("file://")
-    hub_id = HUB_ID.fullmatch(bare) and not os.path.exists(bare)
-    return bare if hub_id or "://" in bare else _expand_path(bare)
-
-
-def _resolve_store(url: str) -> str:
-    """A folder made whole, with file:// before it; what names none is left to open_store."""
-    scheme, slashes, folder = url.partition("://")
-    if slashes:
-        return f"file://{_expand_path(folder)}" if folder and scheme.lower() == "file" else url
-    return url if url.lower().startswith("file:") else f"file://{_expand_path(url)}"
-
-
-def _expand_path(path: str) -> str:
-    # Not pathlib, which raises for the home of somebody who is not known here.
-    expanded = os.path.expanduser(path)
-    return expanded if os.path.isabs(expanded) else os.path.abspath(expanded)
 
 
 def _scan_data(
@@ -206,16 +209,14 @@ def _scan_data(
 
 def _check_model_fit(
     spec: RunSpec, model: ModelFiles | None, train_scan: DatasetScan | None
-) -> list[Fault]:
-    faults = []
+) -> Iterator[Fault]:
     if train_scan and train_scan.format == "chat" and model and not model.chat_template:
         problem = f"{model.folder} has no chat template, and the rows are conversations"
         remedy = "Use an instruct model, or prompt-completion or text rows."
-        faults.append(Fault("data.format", problem, remedy))
+        yield Fault("data.format", problem, remedy)
     if model and model.max_positions and spec.data.max_length > model.max_positions:
-        problem = f"{spec.data.max_length} is above the model's {model.max_positions} positions"
-        faults.append(Fault("data.max_length", problem, f"Use {model.max_positions} or less."))
-    return faults
+        problem = f"{spec.data.max_length} exceeds the model's {model.max_positions} positions"
+        yield Fault("data.max_length", problem, f"Use {model.max_positions} or less.")
 
 
 def _collect_facts(
@@ -239,7 +240,7 @@ def _collect_facts(
 def _count_eval_rows(
     spec: RunSpec, train_scan: DatasetScan | None, eval_scan: DatasetScan | None
 ) -> int | None:
-    """The held-out rows, where a whole look at the data has counted them."""
+    """Count the held-out rows, or return None if the data have not been read in full."""
     if eval_scan is not None:
         return eval_scan.rows if eval_scan.sha256 else None
     fraction = spec.data.eval_fraction
@@ -252,14 +253,5 @@ def _read_speed(spec: RunSpec) -> Speed | None:
     try:
         return find_speed(spec, open_store(spec.store))
     except (InputError, StoreError, Unreachable):
-        # What is wrong with the store is told among its own faults; a plan goes on without a past.
+        # check_store reports what is wrong with the store; the plan does without history.
         return find_speed(spec, None)
-
-
-def _check_store(spec: RunSpec, *, write: bool) -> list[Fault]:
-    try:
-        store = open_store(spec.store)
-    except InputError as error:
-        return list(error.faults)
-    reason = store.check_writable() if write else None
-    return [Fault("store", reason, "Use a store that this user may write to.")] if reason else []

@@ -6,10 +6,10 @@ import hashlib
 from dataclasses import dataclass
 
 from jobs.errors import NotInStore
-from jobs.retrain.load_retrain import SCRATCH
 from jobs.retrain.retrain_artifacts import Baseline
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RunSpec
+from jobs.spec.sections.retrain import SCRATCH
 from jobs.store.adapters.commit import LOOK_BACK
 from jobs.store.adapters.listing import read_committed
 from jobs.store.adapters.manifest import BadManifest, Manifest

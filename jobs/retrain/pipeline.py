@@ -12,15 +12,16 @@ import time
 from typing import Any
 
 from jobs.errors import InputError, NotInStore, SupersededAttempt
-from jobs.plan.preflight import ValidatedRun, replan, validate_run
+from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun, replan
 from jobs.retrain.compatibility import find_start_faults
 from jobs.retrain.detect import NoNewData, make_training_spec, snapshot_state
 from jobs.retrain.gate import GateVerdict, MetricByRows
 from jobs.retrain.gate import apply_gate as judged_by
-from jobs.retrain.load_retrain import RetrainSpec
 from jobs.retrain.previous_eval import find_previous_rows
 from jobs.retrain.retrain_artifacts import Baseline, read_baseline, write_baseline
 from jobs.spec.load import dump_spec
+from jobs.spec.schema import RetrainSpec
 from jobs.store.adapters.listing import read_committed, split_name
 from jobs.store.adapters.manifest import BadManifest, Manifest
 from jobs.store.adapters.operations import (
@@ -50,7 +51,7 @@ class Retraining:
 
     def run(self) -> None:
         """To the decision. Raises InputError, TrainingFailed, StoreError, Unreachable, Replaced."""
-        validated_run = validate_run(self._retrain_spec.spec)
+        validated_run = validate_or_reuse(self._retrain_spec, self._runs.run_id)
         baseline = self._load_baseline(validated_run)
         if baseline is None:
             return
@@ -105,7 +106,7 @@ class Retraining:
 
     def _find_committed(self, baseline: Baseline) -> Manifest | None:
         """The adapter that this run has committed."""
-        store, name = self._runs.store, self._retrain_spec.spec.name
+        store, name = self._runs.store, self._retrain_spec.name
         for version in reversed(list_versions(store, name)):
             if version <= baseline.newest_version:
                 break

@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from jobs.errors import AlreadyExists, NotInStore
-from jobs.retrain.load_retrain import RetrainSpec
-from jobs.spec.schema import StrictModel
+from jobs.spec.load import dump_spec
+from jobs.spec.schema import RetrainSpec
+from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Digest, Label
 from jobs.store.runs.pinned_spec import pin_spec as keep
 from jobs.store.runs.run_store import RunStore
@@ -36,7 +37,7 @@ class Baseline(StrictModel):
 
 def pin_spec(retrain_spec: RetrainSpec, runs: RunStore) -> None:
     """Keeps what was asked; a run that goes on must be asked the same. Raises InputError."""
-    keep(retrain_spec.to_yaml(), runs, RETRAIN_FILE, kind="retraining")
+    keep(dump_spec(retrain_spec), runs, RETRAIN_FILE, kind="retraining")
 
 
 def read_baseline(runs: RunStore) -> Baseline | None:

@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.plan.preflight import ValidatedRun, validate_run
-from jobs.search.load_search import SearchSpec, load_search
+from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun
 from jobs.search.report.live_table import format_trial
 from jobs.search.report.pareto import find_best
 from jobs.search.search_artifacts import pin_search, write_results
@@ -17,8 +17,10 @@ from jobs.search.space import list_precomputed_configs
 from jobs.search.trial_log import TrialLog
 from jobs.search.trial_plan import make_infeasible_error, plan_trial
 from jobs.search.trial_record import TrialRecord
-from jobs.spec.load import dump_spec
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.run_arguments import make_run_parser
+from jobs.spec.schema import SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
@@ -35,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_search(options: argparse.Namespace) -> None:
-    search = load_search(fetch_spec(options.spec), options.set)
-    validated = validate_run(search.spec)
-    _check_feasible(search, validated)
+    search = require_kind(load_spec(fetch_spec(options.spec), options.set), SearchSpec)
     now = datetime.datetime.now(datetime.UTC)
-    run_id = options.resume or options.run or make_run_id(f"{search.spec.name}-search"[:40], now)
+    run_id = options.resume or options.run or make_run_id(f"{search.name}-search"[:40], now)
+    validated = validate_or_reuse(search, run_id)
+    _check_feasible(search, validated)
     runs = RunStore(open_store(validated.spec.store), run_id)
     pin_search(search, runs, resumed=options.resume is not None)
     runs.write_text(SPEC, dump_spec(validated.spec))

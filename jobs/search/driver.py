@@ -13,7 +13,6 @@ from typing import Any
 from jobs.errors import InputError, TrainingFailed
 from jobs.inspect.model_files import digest_model
 from jobs.plan.preflight import ValidatedRun
-from jobs.search.load_search import SearchSpec
 from jobs.search.report.pareto import find_best
 from jobs.search.trial_log import TrialLog
 from jobs.search.trial_plan import PlannedTrial, make_infeasible_error, plan_trial
@@ -21,6 +20,7 @@ from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.proposals import TrialProposer, make_run_request
 from jobs.search.tune.schedulers import make_scheduler
 from jobs.search.tune.tune_callback import BudgetStopper, TrialRecorder, describe_spent_budget
+from jobs.spec.schema import SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 
@@ -85,7 +85,7 @@ def run_trials(
             storage_path=str(_create_folder(folder)),
             stop=BudgetStopper(search, trial_log, end_search),
             callbacks=[recorder],
-            failure_config=tune.FailureConfig(max_failures=search.spec.cluster.max_failures),
+            failure_config=tune.FailureConfig(max_failures=search.cluster.max_failures),
             verbose=0,
         ),
     )
@@ -158,7 +158,7 @@ def _limit_concurrency(search: SearchSpec) -> int:
     """Trials at once: what was asked, or what the cluster has room for right now."""
     import ray
 
-    cluster, available = search.spec.cluster, ray.cluster_resources()
+    cluster, available = search.cluster, ray.cluster_resources()
     assert isinstance(cluster.workers, int)
     capacity = int(available.get("CPU", 1) // (cluster.workers * cluster.cpus_per_worker))
     if cluster.gpus_per_worker:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import Fault, InputError, NotInStore
-from jobs.plan.preflight import make_paths_absolute
-from jobs.search.load_search import SearchSpec
 from jobs.search.report.pareto import find_best, find_front
 from jobs.search.trial_log import TrialLog
-from jobs.spec.load import dump_spec
+from jobs.spec.load import dump_spec, make_trial_spec
+from jobs.spec.paths import make_paths_absolute
+from jobs.spec.schema import SearchSpec
 from jobs.store.runs.run_store import RunStore
 
 SEARCH_FILE = "search.yaml"
@@ -22,7 +21,7 @@ NEXT_SPEC_FILE, RESULTS_FILE, REPORT_FILE = "next.yaml", "results.parquet", "rep
 
 def pin_search(search: SearchSpec, runs: RunStore, *, resumed: bool) -> None:
     """Keeps what was asked; a search that goes on must be the same. Raises InputError."""
-    text = search.to_yaml()
+    text = dump_spec(search)
     try:
         pinned = runs.read_text(SEARCH_FILE)
     except NotInStore:
@@ -84,9 +83,5 @@ def build_summary(search: SearchSpec, runs: RunStore) -> dict[str, Any]:
 
 def format_next_spec(search: SearchSpec, number: int, config: dict[str, object]) -> str:
     """The best trial's spec, whole, as YAML that `slora train` takes."""
-    federated_spec = search.make_federated_trial(config)
-    if federated_spec is not None:
-        text = replace(federated_spec, spec=make_paths_absolute(federated_spec.spec)).to_yaml()
-    else:
-        text = dump_spec(make_paths_absolute(search.make_trial_spec(config)))
+    text = dump_spec(make_paths_absolute(make_trial_spec(search, config)))
     return f"# trial {number} of its search\n{text}"

@@ -9,9 +9,11 @@ from typing import Any
 from jobs.errors import Fault, InputError
 from jobs.federation.check import check_federation
 from jobs.plan.plan import Plan
-from jobs.plan.preflight import ValidatedRun, make_paths_absolute, replan, validate_run
-from jobs.search.load_search import SearchSpec
+from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.search.trial_record import TrialRecord
+from jobs.spec.load import make_trial_spec
+from jobs.spec.paths import make_paths_absolute
+from jobs.spec.schema import FederatedSpec, SearchSpec
 from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.search import SearchConstraints
 
@@ -31,14 +33,11 @@ def plan_trial(
     """The trial's plan, or its row as rejected, with the reason."""
     federation = None
     try:
-        federated_spec = search.make_federated_trial(record.config)
-        if federated_spec is not None:
-            federation = federated_spec.section
-            trial_run = check_federation(
-                replace(federated_spec, spec=make_paths_absolute(federated_spec.spec))
-            ).validated_run
+        spec = make_paths_absolute(make_trial_spec(search, record.config))
+        if isinstance(spec, FederatedSpec):
+            federation = spec.section
+            trial_run = check_federation(spec).validated_run
         else:
-            spec = make_paths_absolute(search.make_trial_spec(record.config))
             trial_run = (
                 validate_run(spec)
                 if _has_own_inputs(record.config)

@@ -1,4 +1,4 @@
-"""The metrics that a spec may name: what an evaluation calls them, and which way is better."""
+"""The metrics of a spec: their names in an evaluation, and the direction that is better."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ METRICS: dict[str, tuple[str, Literal["min", "max"]]] = {
 
 
 def list_metrics(task: str) -> list[str]:
-    """The metrics that a model of this task has."""
+    """List the metrics that a model of this task reports."""
     available = {"loss", "perplexity" if task == "causal-lm" else "accuracy"}
     return [name for name, (measure, _) in METRICS.items() if measure in available]

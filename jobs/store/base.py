@@ -21,7 +21,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Debris of a writer that died during a write: it is no object, and nobody reads it."""
+    """Debris of a writer that died during a write: it is not an object, and no reader sees it."""
 
     name: str
     size: int

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query
 from pydantic import ConfigDict, Field
 
-from jobs.spec.schema import NAME_PATTERN, StrictModel
+from jobs.spec.kinds import Kind
+from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import MAX_NAME_LENGTH, Name
 from jobs.store.runs.run_store import MAX_RUN_ID_LENGTH
-from orchestrator.registry.values import DEFAULT_CLUSTER, Kind, Limit
+from orchestrator.registry.values import DEFAULT_CLUSTER, Limit
 
 MAX_STORE_CHARS = 1024
 STORE_PATTERN = r"^[ -~]+$"

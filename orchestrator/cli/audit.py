@@ -55,12 +55,12 @@ def compare_with_plan(
     run: str, plan: Mapping[str, Any], ledger: Mapping[str, Any]
 ) -> tuple[AuditLine, ...]:
     """Every line. Raises InputError for papers of a run that was not predicted."""
-    prediction = plan.get("prediction")
+    prediction = plan.get("estimate")
     if not prediction:
         remedy = "Only runs that were planned with a prediction can be audited."
         raise InputError([Fault("run", f"{run} has no prediction in its plan.json", remedy)])
     sharding = ledger.get("sharding", prediction["sharding"])
-    option = next(option for option in prediction["ways"] if option["sharding"] == sharding)
+    option = next(option for option in prediction["options"] if option["sharding"] == sharding)
     same_workers = ledger.get("workers", prediction["workers"]) == prediction["workers"]
     # What clients move is the same on any number of sites; what a site holds nobody promised.
     federated = any(flow["cause"] in CLIENTS for flow in option["wire"])

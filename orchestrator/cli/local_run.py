@@ -15,6 +15,7 @@ from typing import Any
 import requests
 
 from jobs.errors import JobsError, TrainingFailed, Unreachable
+from jobs.plan.handover import write_validated
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RunSpec
@@ -55,6 +56,7 @@ def run_training_job(checked: ValidatedRun) -> RunStore | None:
     """
     run_store = create_run(checked.spec)
     run_store.write_text(SPEC, dump_spec(checked.spec))
+    write_validated(checked, run_store)
     return run_store if run_spec_job("jobs.finetune", SPEC, run_store, checked.spec) else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -68,9 +68,8 @@ def repeat_run(
             checked = validate_run(spec)
             run_again = partial(train, checked)
         else:
-            federation = check_federation(
-                replace(load_recorded_federation(store, adapter), spec=spec)
-            )
+            recorded = load_recorded_federation(store, adapter)
+            federation = check_federation(recorded.model_copy(update={"store": url}))
             checked, run_again = federation.validated_run, partial(federate, federation)
         faults = _check_inputs(adapter, checked)
         if faults:

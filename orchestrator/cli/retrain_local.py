@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from jobs.plan.handover import write_validated
 from jobs.plan.preflight import ValidatedRun
 from jobs.retrain.detect import NoNewData, snapshot_state
-from jobs.retrain.load_retrain import RetrainSpec
 from jobs.retrain.retrain_artifacts import RETRAIN_FILE, pin_spec
+from jobs.spec.schema import RetrainSpec
 from jobs.store.open import open_store
 from jobs.train.monitor.run_report import collect_outcome, render_summary
 from orchestrator.cli.console import note, out_console, print_json
@@ -21,6 +22,7 @@ def run_retraining(retraining: RetrainSpec, checked: ValidatedRun, *, json: bool
         return _show_nothing_new(state, json=json)
     run_store = create_run(spec)
     pin_spec(retraining, run_store)
+    write_validated(checked, run_store)
     if not run_spec_job("jobs.retrain", RETRAIN_FILE, run_store, spec):
         note("stopped; nothing of it runs on, and the same command starts anew")
         return INTERRUPTED

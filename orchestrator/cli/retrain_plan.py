@@ -5,14 +5,15 @@ from __future__ import annotations
 from jobs.errors import InputError, StoreError
 from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.retrain.detect import CURRENT, make_training_spec
-from jobs.retrain.load_retrain import SCRATCH, RetrainSpec
+from jobs.spec.schema import RetrainSpec
+from jobs.spec.sections.retrain import SCRATCH
 from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.open import open_store
 
 
 def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
     """The training's plan, and in words where it would start. Reads no more than a plan does."""
-    checked = validate_run(retraining.spec, quick=True)
+    checked = validate_run(retraining, quick=True)
     start = _find_start(retraining)
     description = f"a retraining: the training starts from {start or SCRATCH}"
     spec = make_training_spec(checked.spec, start)
@@ -23,12 +24,12 @@ def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
 
 def _find_start(retraining: RetrainSpec) -> str | None:
     """The adapter that a training would go on from now; None: scratch."""
-    name, start = retraining.spec.name, retraining.section.start
+    name, start = retraining.name, retraining.section.start
     if start == SCRATCH:
         return None
     label = name if start == CURRENT else f"{name}@{start}"
     try:
-        return resolve_adapter(open_store(retraining.spec.store), label).label
+        return resolve_adapter(open_store(retraining.store), label).label
     except (InputError, StoreError):
         if start != CURRENT:
             raise

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 from rich.live import Live
 
-from jobs.search.load_search import SearchSpec
+from jobs.plan.handover import write_validated
+from jobs.plan.preflight import ValidatedRun
 from jobs.search.report.live_table import format_trial, render_table
 from jobs.search.search_artifacts import (
     NEXT_SPEC_FILE,
@@ -21,6 +22,7 @@ from jobs.search.search_artifacts import (
     pin_search,
 )
 from jobs.search.trial_log import TrialLog
+from jobs.spec.schema import SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore, make_run_id
 from orchestrator.cli.console import err_console, note, out_console, print_json
@@ -29,12 +31,14 @@ from orchestrator.cli.local_run import INTERRUPTED, locate_run_file, run_local_j
 POLL_S = 0.5
 
 
-def run_search(search_spec: SearchSpec, *, resume: str | None, json: bool) -> int:
+def run_search(
+    search_spec: SearchSpec, checked: ValidatedRun, *, resume: str | None, json: bool
+) -> int:
     """Runs the search to its end and shows what it found. Returns the job's exit code."""
-    spec = search_spec.spec
-    run_id = resume or make_run_id(f"{spec.name[:40]}-search", datetime.now(UTC))
-    run_store = RunStore(open_store(spec.store), run_id)
+    run_id = resume or make_run_id(f"{search_spec.name[:40]}-search", datetime.now(UTC))
+    run_store = RunStore(open_store(search_spec.store), run_id)
     pin_search(search_spec, run_store, resumed=resume is not None)
+    write_validated(checked, run_store)
     note(f"search {run_id}")
     arguments = ["jobs.search", "--spec", locate_run_file(run_store, SEARCH_FILE)]
     arguments += ["--resume" if resume else "--run", run_id]
@@ -54,9 +58,9 @@ def run_search(search_spec: SearchSpec, *, resume: str | None, json: bool) -> in
 
 def _count_cpus(search_spec: SearchSpec) -> int:
     """For a Ray that is started for it: this machine's, and at least one trial's."""
-    trial_cpus = _find_maximum(search_spec, "cluster.workers", search_spec.spec.workers)
+    trial_cpus = _find_maximum(search_spec, "cluster.workers", search_spec.workers)
     trial_cpus *= _find_maximum(
-        search_spec, "cluster.cpus_per_worker", search_spec.spec.cluster.cpus_per_worker
+        search_spec, "cluster.cpus_per_worker", search_spec.cluster.cpus_per_worker
     )
     total_cpus = trial_cpus * (search_spec.section.max_concurrent or 1)
     return (

@@ -9,20 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import Fault, InputError
+from jobs.errors import InputError
 from jobs.federation.check import check_federation
-from jobs.federation.load_federation import (
-    FEDERATION,
-    FederatedSpec,
-    is_federated,
-    validate_federated,
-)
 from jobs.inspect.datasets.files import HUB_ID
-from jobs.plan.preflight import make_paths_absolute, validate_run
-from jobs.retrain.load_retrain import is_retrain, validate_retrain
-from jobs.search.load_search import validate_search
-from jobs.spec.load import read_raw_spec, validate_spec
-from jobs.spec.schema import RunSpec, StrictModel
+from jobs.plan.preflight import validate_run
+from jobs.spec.kinds import Kind, get_kind
+from jobs.spec.load import make_trial_spec, validate_spec
+from jobs.spec.paths import make_paths_absolute
+from jobs.spec.schema import FederatedSpec, RunSpec, SearchSpec
+from jobs.spec.yaml_text import read_yaml_file
 from jobs.train.early_stopping import find_stop_faults
 
 
@@ -30,7 +25,7 @@ from jobs.train.early_stopping import find_stop_faults
 class PreparedSubmission:
     """What is sent, and what could not be checked here."""
 
-    kind: str
+    kind: Kind
     name: str
     spec: Mapping[str, Any]
     """What its file and --set say, and no defaults: those are the service's."""
@@ -40,70 +35,32 @@ class PreparedSubmission:
 
 def read_submission(path: Path, overrides: Sequence[str] = ()) -> PreparedSubmission:
     """Raises InputError with every fault that can be seen from here."""
-    raw = read_raw_spec(path, overrides)
-    kind = _detect_kind(raw)
-    written_spec, sections = _validate_kind(kind, raw)
-    resolved_spec = make_paths_absolute(written_spec)
-    missing_keys = _find_missing_keys(resolved_spec)
+    values = read_yaml_file(path, overrides)
+    written_spec = validate_spec(values)
+    spec = make_paths_absolute(written_spec)
+    missing_keys = _find_missing_keys(spec)
     if missing_keys and not _has_missing_relative(written_spec, missing_keys):
-        # The model or the rows are elsewhere: what they would tell is told by the job.
-        if faults := list(find_stop_faults(resolved_spec)):
+        # The model or the rows are elsewhere: the job checks what they would tell.
+        if faults := list(find_stop_faults(spec)):
             raise InputError(faults)
-    elif is_federated(raw):
-        check_federation(_validate_federation(raw, resolved_spec), quick=True, store=False)
     else:
-        validate_run(resolved_spec, quick=True, with_store=False)
-    return PreparedSubmission(
-        kind,
-        resolved_spec.name,
-        {**_dump_written_keys(resolved_spec, raw), **sections},
-        missing_keys,
-    )
+        _check_quickly(spec)
+    kind = get_kind(spec).name
+    return PreparedSubmission(kind, spec.name, _dump_written_keys(spec, values), missing_keys)
 
 
-def _detect_kind(raw: Mapping[str, Any]) -> str:
-    if is_retrain(raw) and not is_federated(raw):
-        if raw.get("search") is not None:
-            raise InputError([Fault("search", "stands beside retrain", "Keep one of the two.")])
-        return "retrain"
-    if raw.get("search") is not None:
-        return "search"
-    # Its own door refuses a retrain section beside it.
-    return "federate" if is_federated(raw) else "finetune"
+def _check_quickly(spec: RunSpec) -> None:
+    training = make_trial_spec(spec, {}) if isinstance(spec, SearchSpec) else spec
+    if isinstance(training, FederatedSpec):
+        check_federation(training, quick=True, store=False)
+    else:
+        validate_run(training, quick=True, with_store=False)
 
 
-def _validate_kind(kind: str, raw: Mapping[str, Any]) -> tuple[RunSpec, dict[str, Any]]:
-    """The spec of a training, and the sections that are not of it."""
-    if kind == "finetune":
-        return validate_spec(raw), {}
-    if kind == "federate":
-        federated = validate_federated(raw)
-        return federated.spec, _dump_section(FEDERATION, federated.section)
-    if kind == "retrain":
-        retraining = validate_retrain(raw)
-        return retraining.spec, _dump_section(kind, retraining.section)
-    search = validate_search(raw)
-    clients = _dump_section(FEDERATION, search.federation) if search.federation else {}
-    return search.spec, {**_dump_section(kind, search.section), **clients}
-
-
-def _validate_federation(raw: Mapping[str, Any], resolved_spec: RunSpec) -> FederatedSpec:
-    """The federation, or that of a search's trials, with whole paths."""
-    training_keys = {key: value for key, value in raw.items() if key != "search"}
-    return FederatedSpec(resolved_spec, validate_federated(training_keys).section)
-
-
-def _dump_section(key: str, section: StrictModel) -> dict[str, Any]:
-    return {key: section.model_dump(mode="json", exclude_unset=True)}
-
-
-def _dump_written_keys(spec: RunSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What was written, with whole paths. A store that nobody named is the service's to choose."""
-    values = spec.model_dump(mode="json", exclude_unset=True)
-    if is_federated(raw):
-        # Put in by its door, which refuses it from others: the service's own puts it in again.
-        del values["train"]["steps"]
-    return {key: value for key, value in values.items() if key in raw}
+def _dump_written_keys(spec: RunSpec, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that were written, with absolute paths: the service chooses the store."""
+    dumped = spec.model_dump(mode="json", exclude_unset=True)
+    return {key: value for key, value in dumped.items() if key in values}
 
 
 def _find_missing_keys(spec: RunSpec) -> tuple[str, ...]:

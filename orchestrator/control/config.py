@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.spec.load import read_raw_spec
-from jobs.spec.schema import StrictModel
+from jobs.spec.strict_model import StrictModel
+from jobs.spec.yaml_text import read_yaml_file
 from jobs.store.adapters.manifest import Name
 from jobs.store.open import open_store
 from orchestrator.cluster.entrypoint import is_safe_argument
@@ -72,7 +72,7 @@ class ServiceConfig(StrictModel):
 
 def load_config(path: Path, database: str | None = None) -> ServiceConfig:
     """The file, checked, its folders made whole. Raises InputError with all its faults."""
-    return parse_config(read_raw_spec(path), database)
+    return parse_config(read_yaml_file(path), database)
 
 
 def parse_config(raw: dict[str, Any], database: str | None = None) -> ServiceConfig:

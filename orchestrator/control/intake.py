@@ -18,7 +18,8 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from jobs.errors import AlreadyExists, Fault, InputError, JobsError, StoreError
-from jobs.spec.schema import StrictModel
+from jobs.spec.kinds import Kind
+from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Name
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
@@ -29,7 +30,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DatabaseUnreachable, DuplicateKey, UnknownItem
 from orchestrator.registry.group_commit import GroupCommit
 from orchestrator.registry.run_request import REQUEST_FILE, RunRequest, encode_request
-from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT, Kind, NewRun, Run
+from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT, NewRun, Run
 
 MAX_ID_ATTEMPTS = 8
 """Ids that are tried: two submissions of a name in one second may draw the same four digits."""

@@ -5,28 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jobs.errors import Fault, InputError
-from jobs.federation.artifacts import FEDERATION_FILE
-from jobs.retrain.retrain_artifacts import RETRAIN_FILE
-from jobs.search.search_artifacts import SEARCH_FILE
+from jobs.spec.kinds import KINDS
 from jobs.store.base import ObjectStore
-from jobs.store.runs.run_store import SPEC, format_run_key
+from jobs.store.runs.run_store import format_run_key
 from orchestrator.cluster.base import Job
 from orchestrator.registry.run_request import REQUEST_FILE, read_request
 from orchestrator.registry.values import Run
 
-SPEC_FILES: Mapping[str, str] = {
-    "finetune": SPEC,
-    "search": SEARCH_FILE,
-    "retrain": RETRAIN_FILE,
-    "federate": FEDERATION_FILE,
-}
-JOB_MODULES: Mapping[str, str] = {
-    "finetune": "jobs.finetune",
-    "search": "jobs.search",
-    "retrain": "jobs.retrain",
-    "federate": "jobs.federate",
-}
-"""What runs on a cluster for each kind: names of ours, whatever a spec says."""
+SPEC_FILES: Mapping[str, str] = {kind.name: kind.spec_file for kind in KINDS.values()}
+JOB_MODULES: Mapping[str, str] = {kind.name: kind.module for kind in KINDS.values()}
+"""The jobs of the cluster by kind: fixed names, whatever a spec says."""
 
 
 def write_job_spec(store: ObjectStore, run: Run) -> str:

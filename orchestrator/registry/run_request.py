@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.spec.load import MAX_BYTES, YAML_ERRORS, parse_yaml_fast
-from jobs.spec.schema import StrictModel
+from jobs.spec.kinds import Kind
+from jobs.spec.strict_model import StrictModel
+from jobs.spec.yaml_text import MAX_BYTES, YAML_ERRORS, parse_yaml_fast
 from jobs.store.adapters.manifest import Name
 from jobs.store.base import ObjectStore
 from jobs.store.strict_json import load_strictly
 from orchestrator.registry.rebuild.untrusted import FIX_HINT
-from orchestrator.registry.values import Kind
 
 REQUEST_FILE = "request.json"
 MAX_REQUEST_BYTES = 7 * MAX_BYTES

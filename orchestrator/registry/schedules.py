@@ -14,7 +14,8 @@ from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from jobs.spec.schema import StrictModel
+from jobs.spec.kinds import Kind
+from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Digest, Name
 from orchestrator.registry import leases, projects
 from orchestrator.registry.db_clock import now
@@ -25,7 +26,6 @@ from orchestrator.registry.tables import FiringRow, RunRow, ScheduleRow
 from orchestrator.registry.values import (
     DEFAULT_CLUSTER,
     DEFAULT_PROJECT,
-    Kind,
     Run,
     make_run,
     make_value,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.spec.schema import StrictModel
+from jobs.spec.kinds import Kind
+from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Digest, Name, RunId
 from jobs.train.monitor.event_text import escape_control
 from orchestrator.registry.lifecycle import Reason, Status
@@ -19,7 +20,6 @@ MAX_DETAIL_CHARS = 4000
 DEFAULT_PROJECT = "default"
 DEFAULT_CLUSTER = "default"
 
-Kind = Literal["finetune", "search", "retrain", "federate"]
 Limit = Annotated[int, Field(ge=0, lt=2**31)]
 Checked = TypeVar("Checked")
 Value = TypeVar("Value")

@@ -28,8 +28,8 @@ from rich.table import Table
 from infra.two_hosts.hosts import HostCluster, end_on_sigterm, start_ray_hosts
 from infra.two_hosts.measure import WatchedJob, diff_samples, measure_idle_traffic, run_job
 from infra.two_hosts.namespaces import JUMBO, Link, NamespacesUnavailable, parse_rate
-from jobs.federation.load_federation import load_federated
 from jobs.federation.round_log import open_round_log
+from jobs.spec.load import load_spec
 from tests.tiny import label_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
 SITES = 2
@@ -126,7 +126,7 @@ def _one(
         section["sparse_rounds"] = ROUNDS
     spec = {**merge_spec(tiny_spec(folder), changes), "federation": section}
     path = write_spec(folder / "spec.yaml", spec)
-    watched = run_job(cluster, path, load_federated(path).spec, "jobs.federate")
+    watched = run_job(cluster, path, load_spec(path).training, "jobs.federate")
     print(
         f"{name}: {watched.samples[-1].at - watched.samples[0].at:.0f} s",
         file=sys.stderr,

@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from jobs.spec.schema import StrictModel
+from jobs.spec.strict_model import StrictModel
 from orchestrator.cli.command_table import COMMANDS
 from orchestrator.control.config import ClusterConfig, ServiceConfig, parse_config
 from tests.infra.test_monitoring import FOLDER, list_labels, list_metrics

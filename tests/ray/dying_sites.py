@@ -16,9 +16,9 @@ import ray
 from ray.exceptions import RayActorError
 
 from jobs.federation.check import check_federation
-from jobs.federation.load_federation import load_federated
 from jobs.federation.sites.messages import StagePayload
 from jobs.federation.sites.ray_sites import RaySites
+from jobs.spec.load import load_spec
 from jobs.train.driver import connect_ray
 
 LEDGER = {"tokens": 1, "seconds": 1.0, "workers": 2, "wire": {}, "memory": {}}
@@ -27,7 +27,7 @@ LEDGER = {"tokens": 1, "seconds": 1.0, "workers": 2, "wire": {}, "memory": {}}
 
 def main() -> int:
     """Both sites open a stage; then both are killed."""
-    federated = load_federated(Path(sys.argv[1]))
+    federated = load_spec(Path(sys.argv[1]))
     checked = check_federation(federated).validated_run
     request = dataclasses.replace(checked.make_request("dying-sites"), federation=federated.section)
     connect_ray()

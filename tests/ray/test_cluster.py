@@ -60,7 +60,7 @@ def test_a_bad_spec_fails_the_job_with_its_faults_before_a_worker_starts(head, f
     job = head.submit("jobs.finetune", "--spec", spec)
     output, _ = job.communicate(timeout=60)
     assert job.returncode != 0
-    assert "train.batch_size: 5 sequences can't be divided by 2 workers" in output
+    assert "train.batch_size: 5 sequences cannot be divided by 2 workers" in output
     assert not (folder / "store" / "adapters" / "bad").exists()
 
 

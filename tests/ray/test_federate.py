@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from jobs.federation.check import check_federation
-from jobs.federation.load_federation import validate_federated
 from jobs.federation.round_log import open_round_log
 from jobs.federation.server import FederationServer
 from jobs.federation.sites.client_rows import make_request_partition
 from jobs.federation.sites.local_sites import LocalSites
 from jobs.search.trial_log import TrialLog
+from jobs.spec.load import validate_spec
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
@@ -102,7 +102,7 @@ def in_one_process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ma
     """The same federation without Ray: one site, uninterrupted."""
     torch.set_num_threads(1)
     spec = _spec(folder, "fed", {"drop_out": 0.3}, store=f"file://{folder / 'alone'}")
-    asked = validate_federated(spec)
+    asked = validate_spec(spec)
     found = check_federation(asked)
     request = dataclasses.replace(
         found.validated_run.make_request("alone"), federation=asked.section

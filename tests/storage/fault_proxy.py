@@ -1,4 +1,4 @@
-"""A proxy before a real S3 server that counts the requests and spoils the one it is told to."""
+"""A proxy before a real S3 server that counts the requests and injects a fault into one."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ ANSWERS = {
     "not allowed": (403, "AccessDenied"),
 }
 FAULTS = (*ANSWERS, "reset", "reset after", "time-out", "time-out after", "wrong checksum")
-"""`after`: the server has done what was asked, and the client never hears of it."""
+"""`after`: the server handles the request, and the client never gets the response."""
 HOP = ("connection", "expect", "transfer-encoding", "keep-alive")
 
 
 class FaultProxy:
-    """Forwards to the server; the `at`-th request from `arm` on meets the fault."""
+    """Forwards requests to the server; the `at`-th one after `arm` meets the fault."""
 
     def __init__(self, server_port: int) -> None:
         self.server_port, self._lock = server_port, threading.Lock()
         self._fault, self._at, self.count = "", 0, 0
         self._act: Callable[[], None] = lambda: None
         self.lies = False
-        """Says 200 where a condition did not hold, as a server that ignores them does."""
+        """Answers 200 for a failed condition, as a server that ignores conditions does."""
         self.denied: tuple[str, ...] = ()
-        """Methods that this writer may not use."""
+        """HTTP methods that the client may not use."""
         self.requests = list[str]()
         self.headers = list[dict[str, str]]()
         self.release = threading.Event()
@@ -47,7 +47,7 @@ class FaultProxy:
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
     def arm(self, fault: str, at: int, act: Callable[[], None] = lambda: None) -> None:
-        """Count anew; `act` is what "do" and "do after" call."""
+        """Reset the counter and set the fault; "do" and "do after" call `act`."""
         self.release.set()
         self.release = threading.Event()
         with self._lock:
@@ -56,7 +56,7 @@ class FaultProxy:
             self.headers.clear()
 
     def disarm(self) -> None:
-        """Forward everything."""
+        """Forward all requests."""
         self.arm("", 0)
 
     def kill_client(self, fault: str, at: int, pid: Callable[[], int]) -> None:
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             status, headers, answer = self._forward(body)
         except (OSError, http.client.HTTPException):
-            return self._reset()  # the server itself is gone
+            return self._reset()  # the server itself is down
         if fault == "wrong checksum" and answer and self.command == "GET":
             answer = answer[:-1] + bytes([answer[-1] ^ 1])
         if after:

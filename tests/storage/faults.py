@@ -1,4 +1,4 @@
-"""What has to hold after a commit that met a fault, whatever the fault was."""
+"""The invariants after a commit that met any fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 @dataclass(frozen=True)
 class Scene:
-    """A name with one committed version, and the folder that is to become the next."""
+    """A name with one committed version, and the folder of the next version."""
 
     store: ObjectStore
     name: str
@@ -29,12 +29,12 @@ class Scene:
     after: Path
 
     def attempt(self, store: ObjectStore, number: int = 1) -> Manifest:
-        """The commit that is spoilt, and its retry."""
+        """Commit the next version: the attempt that meets the fault, or its retry."""
         return commit(store, self.after, make_draft(name=self.name, run=self.name, attempt=number))
 
 
 def make_scene(store: ObjectStore, name: str, folder: Path) -> Scene:
-    """Of its own name and bytes, so that no other scene's blobs are there already."""
+    """Create a scene with a unique name and unique bytes, so that it shares no blobs."""
     before = make_adapter_folder(folder / f"{name}-before", f"{name} before")
     after = make_adapter_folder(folder / f"{name}-after", f"{name} after")
     first = commit(store, before, make_draft(name=name, run=f"{name}-first"))
@@ -42,7 +42,7 @@ def make_scene(store: ObjectStore, name: str, folder: Path) -> Scene:
 
 
 def check_invariants(scene: Scene) -> None:
-    """The last committed adapter loads bit-equal, nothing half is seen, a retry completes."""
+    """Check that the committed adapter is bit-equal, no partial one is listed, a retry works."""
     store = scene.store
     assert has_same_bytes(store, resolve_adapter(store, f"{scene.name}@v1"), scene.before)
     listed = _list_manifests(scene)
@@ -57,13 +57,13 @@ def check_invariants(scene: Scene) -> None:
 
 
 def _list_manifests(scene: Scene) -> list[Manifest]:
-    """What is listed of this name alone: there may be a hundred other scenes beside it."""
+    """Return the manifests of this name: the store may hold a hundred other scenes."""
     versions = list_versions(scene.store, scene.name)
     return [resolve_adapter(scene.store, f"{scene.name}@v{version}") for version in versions]
 
 
 def has_same_bytes(store: ObjectStore, adapter: Manifest, folder: Path) -> bool:
-    """Whether what is pulled is what lay in the folder."""
+    """Return whether a pull gives the bytes of the folder."""
     with tempfile.TemporaryDirectory() as temporary:
         pulled = pull(store, adapter, Path(temporary) / "pulled")
         return all(

@@ -1,4 +1,4 @@
-"""The cache of s3://: fetched once, whole, bounded, and safe for several processes."""
+"""The cache of s3://: complete, bounded, fetched once, and safe for several processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def release_locks() -> None:
-    """What the end of a process does."""
+    """Release the locks, as the end of the process does."""
     for lock in cache_module._held_locks.values():
         lock.close()
     cache_module._held_locks.clear()
@@ -47,7 +47,7 @@ def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_model_is_its_configs_and_tensors_and_nothing_pickled(model: str):
+def test_a_model_is_fetched_as_configs_and_tensors_without_pickles(model: str):
     folder = find_model_folder(model)
     assert folder is not None
     assert list_names(folder) == ["config.json", "model.safetensors"]
@@ -62,7 +62,9 @@ def test_a_cached_model_is_not_fetched_again(model: str, cache: Path, s3: S3Stor
     assert (first / "config.json").stat().st_ino == before.st_ino
 
 
-def test_what_changed_in_the_bucket_is_fetched_anew(model: str, s3: S3Store, cache: Path):
+def test_an_object_that_changed_in_the_bucket_is_fetched_again(
+    model: str, s3: S3Store, cache: Path
+):
     first = fetch_folder(model, MODEL_FILES)
     s3.put("base/config.json", b'{"new": 1}')
     second = fetch_folder(model, MODEL_FILES)
@@ -88,7 +90,7 @@ def test_a_file_that_was_damaged_locally_is_fetched_again(spoil: str, model: str
     assert path.read_bytes() == encode_text_tensor()
 
 
-def test_rows_are_one_file_a_glob_or_what_lies_under_a_prefix(s3: S3Store, cache: Path):
+def test_rows_are_a_file_a_glob_or_a_prefix(s3: S3Store, cache: Path):
     for name in ("a.jsonl", "b.jsonl", "c.csv", "readme.md", "_hidden.jsonl"):
         s3.put(f"rows/{name}", name.encode())
     s3.put("rows/deep/d.jsonl", b"deep")
@@ -106,7 +108,7 @@ def test_rows_are_one_file_a_glob_or_what_lies_under_a_prefix(s3: S3Store, cache
 
 
 @pytest.mark.parametrize("key", ["base/\x1b[2J.json", "base/\u202ex.json"])
-def test_a_hostile_key_in_the_bucket_leads_nowhere(key: str, s3: S3Store, model: str, cache: Path):
+def test_an_invalid_key_in_the_bucket_is_refused(key: str, s3: S3Store, model: str, cache: Path):
     s3._client.put_object(Bucket=s3.bucket, Key=f"{s3.prefix}/{key}", Body=b"hostile")
     with pytest.raises(InputError) as refused:
         find_model_folder(model)
@@ -135,7 +137,7 @@ def test_an_entry_in_use_is_not_evicted_and_the_error_says_so(s3, cache, monkeyp
         fetch_files(s3.url("rows/1.txt"), (".txt",))
     assert path.exists()
     s3.put("rows/2.txt", b"x" * 151)
-    with pytest.raises(InputError, match="more than the cache may hold"):
+    with pytest.raises(InputError, match="exceed the limit of the cache"):
         fetch_files(s3.url("rows/2.txt"), (".txt",))
 
 
@@ -174,7 +176,7 @@ def _fetch_in_process(start: Barrier, mine: int, url: str, results: Path) -> Non
 def test_processes_that_need_a_model_at_once_fetch_it_once(model: str, cache: Path, tmp_path):
     (tmp_path / "seen").mkdir()
     assert race(_fetch_in_process, model, tmp_path / "seen", count=8) == [0] * 8
-    # One file, of one fetch: another would have put another in its place.
+    # The same file, from one fetch: a second fetch would have replaced it.
     assert len({path.read_text() for path in (tmp_path / "seen").iterdir()}) == 1
     assert len(list(cache.glob("*/sealed.json"))) == 1
     assert not list(cache.glob(".*-*"))

@@ -1,4 +1,4 @@
-"""A commit in a directory that dies or fails at every call of the file system in turn."""
+"""A commit in a directory dies or fails at every call of the file system in turn."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ERRORS = {
 
 
 def _make_recorder(event: str, call: Callable[..., T]) -> Callable[..., T]:
-    """The call of the system, and its event before it."""
+    """Return a function that raises the audit event of a system call before it."""
 
     def record(path: Any, **rest: Any) -> T:
         sys.audit(event, path)
@@ -52,7 +52,7 @@ def _make_recorder(event: str, call: Callable[..., T]) -> Callable[..., T]:
 
 
 class Watch:
-    """Counts what touches a folder; at the `at`-th call it acts. A hook can't be taken away."""
+    """Counts the calls that touch a folder, and acts at the `at`-th. A hook cannot be removed."""
 
     def __init__(self) -> None:
         self.root, self.at, self.count = "", 0, 0
@@ -85,7 +85,7 @@ WATCH = Watch()
 
 @contextmanager
 def watched(root: Path, at: int, error: int | None) -> Iterator[Watch]:
-    """Inside, the `at`-th call under `root` fails, or kills this process."""
+    """Let the `at`-th call under `root` fail, or kill this process."""
     WATCH.root, WATCH.at, WATCH.error, WATCH.count = str(root), at, error, 0
     try:
         yield WATCH
@@ -155,7 +155,7 @@ def _commit_and_die(start: Barrier, _: int, of: Scene, at: int) -> None:
         of.attempt(store)
 
 
-def test_a_writer_killed_at_any_call_leaves_nothing_half(tmp_path: Path, capsys):
+def test_a_writer_killed_at_any_call_leaves_no_partial_adapter(tmp_path: Path, capsys):
     at = 0
     while True:
         at += 1
@@ -171,7 +171,7 @@ def test_a_writer_killed_at_any_call_leaves_nothing_half(tmp_path: Path, capsys)
 
 
 def _commit_within(start: Barrier, _: int, of: Scene, limit: int) -> None:
-    # What a full disk is to `write`: so many bytes are taken, and not one more.
+    # A full disk, as `write` sees it: some bytes are written, and no more.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
@@ -181,7 +181,7 @@ def _commit_within(start: Barrier, _: int, of: Scene, limit: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1, 30, 100, 130, 700])
-def test_a_disk_that_is_full_inside_a_file_leaves_nothing_half(
+def test_a_full_disk_inside_a_file_leaves_no_partial_adapter(
     limit: int, directory: DirectoryStore, tmp_path: Path
 ):
     of = make_scene(directory, "n", tmp_path)
@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_inside_a_file_leaves_nothing_half(
 
 
 class Flipping(DyingStore):
-    """Spoils one byte of the `at`-th write."""
+    """Flips a byte of the `at`-th write."""
 
     def put(self, key: str, data: bytes, **condition: Any) -> str:
         return super().put(key, self._flip(data), **condition)
@@ -204,13 +204,13 @@ class Flipping(DyingStore):
 
 
 @pytest.mark.parametrize("at", range(1, 5))
-def test_a_byte_that_flips_on_its_way_is_never_committed(
+def test_a_byte_that_flips_in_transit_is_never_committed(
     at: int, directory: DirectoryStore, tmp_path: Path
 ):
     of = make_scene(directory, "n", tmp_path)
     flipping = Flipping(directory, at=at, death=lambda: None)
     if at < 4:
-        of.attempt(flipping)  # a claim says nothing to a reader; a blob is mended from the file
+        of.attempt(flipping)  # readers ignore claims; a corrupt blob is replaced from the file
     else:
         with pytest.raises(DigestMismatch):
             of.attempt(flipping)
@@ -218,7 +218,7 @@ def test_a_byte_that_flips_on_its_way_is_never_committed(
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_death_at_any_call_of_the_store_leaves_nothing_half(
+def test_a_death_at_any_call_of_the_store_leaves_no_partial_adapter(
     after: bool, directory: DirectoryStore, tmp_path: Path, capsys
 ):
     rehearsal = make_scene(directory, "rehearsal", tmp_path)

@@ -1,4 +1,4 @@
-"""An object in parts meets every fault at every request: it is up whole or absent, and so down."""
+"""An object in parts meets every fault at every request, sent or received: complete or absent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def proxy(weed: Weed) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def damaged_store(s3: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store:
-    """The store by way of the proxy, with the smallest parts that a server takes."""
+    """The store behind the proxy, with the smallest parts that a server accepts."""
     assert s3.check_writable() is None
     monkeypatch.setattr(multipart, "PART_BYTES", PART)
     monkeypatch.setattr(s3_module, "PART_BYTES", PART)
@@ -64,7 +64,7 @@ def test_an_upload_in_parts_is_complete_or_absent_and_leaves_no_parts(
         proxy.disarm()
         info = damaged_store.head(f"n{at}")
         assert info is None or damaged_store.get(f"n{at}") == path.read_bytes()
-        # An upload that was begun unheard can't be aborted: its id never came.
+        # An upload without a response cannot be aborted: its id is unknown.
         began_unheard = at == 1 and fault.endswith(" after")
         assert len(damaged_store.list_leftovers()) == began_unheard
         for leftover in damaged_store.list_leftovers():
@@ -87,7 +87,7 @@ def test_a_download_in_parts_gives_the_digest_of_what_came(
     complete = damaged_store.get_file("large", tmp_path / "rehearsal")
     assert complete == hashlib.sha256(path.read_bytes()).hexdigest()
     points, failed = proxy.count, 0
-    assert points == 4  # a look, three parts
+    assert points == 4  # head, three parts
     for at in range(1, points + 1):
         got = tmp_path / f"got-{at}"
         proxy.arm(fault, at)

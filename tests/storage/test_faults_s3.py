@@ -1,4 +1,4 @@
-"""A commit on the real S3 server that meets every fault at every request in turn."""
+"""A commit on a real S3 server meets every fault at every request in turn."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that
 ONCE = S3Settings(attempts=1)
 SHORT = S3Settings(attempts=1, read_timeout=0.5)
 PATIENT = S3Settings(attempts=6, read_timeout=2)
-HEALED = ("503 slow down", "reset after", "time-out after")
-"""What boto3 tries again, so that the commit itself has to go through."""
+TRANSIENT = ("503 slow down", "reset after", "time-out after")
+"""Faults that boto3 retries, so that the commit succeeds."""
 SHORT_OF_ALL = ("reset after", "wrong checksum")
-"""What was done and not heard of, and bytes that lie; the others are long."""
+"""A lost response, and corrupt bytes; the other faults run in the long tests."""
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ def direct(s3: S3Store) -> S3Store:
 
 
 def open_through(proxy: FaultProxy, store: S3Store, settings: S3Settings) -> S3Store:
-    """The same store, by way of the proxy."""
+    """Return the same store behind the proxy."""
     os.environ["AWS_ENDPOINT_URL_S3"] = proxy.url
     return S3Store(store.bucket, store.prefix, settings)
 
 
 class DamagedStore:
-    """Runs a scene's commit through the proxy, and gives the environment back after it."""
+    """Runs the commit of a scene through the proxy, and restores the environment."""
 
     def __init__(self, proxy: FaultProxy, settings: S3Settings) -> None:
         self._proxy, self._settings = proxy, settings
@@ -158,8 +158,8 @@ def test_a_fault_at_any_request_of_gc_costs_no_blob_that_a_manifest_names(
         print(f"\n  s3, gc, {fault}: {points} of {points} requests tried, {failed} failed it")
 
 
-@pytest.mark.parametrize("fault", cases(HEALED, HEALED[1:2]))
-def test_a_fault_that_passes_is_not_even_noticed(
+@pytest.mark.parametrize("fault", cases(TRANSIENT, TRANSIENT[1:2]))
+def test_a_transient_fault_does_not_fail_the_commit(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path
 ):
     points = count_commit_requests(proxy, direct, tmp_path)
@@ -178,7 +178,7 @@ def _commit(of: Scene, settings: S3Settings) -> None:
 
 
 @pytest.mark.parametrize("moment", cases(["do", "do after"], ["do after"]), ids=["before", "after"])
-def test_a_writer_killed_at_any_request_leaves_nothing_half(
+def test_a_writer_killed_at_any_request_leaves_no_partial_adapter(
     moment: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, capsys
 ):
     context = multiprocessing.get_context("forkserver")
@@ -241,7 +241,7 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_depends_on_
     assert list(store.list("")) == []
 
 
-def test_a_writer_who_may_not_delete_commits_all_the_same(
+def test_a_writer_without_permission_to_delete_can_commit(
     proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     proxy.denied = ("DELETE",)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 class Killed(Exception):
-    """The server is gone."""
+    """Stands for the death of the server."""
 
 
 class Mortal(FederationServer):
@@ -32,7 +32,7 @@ class Mortal(FederationServer):
             raise Killed
 
 
-def test_a_federation_in_a_bucket_goes_on_where_it_was_killed(s3: S3Store, tmp_path: Path):
+def test_a_killed_federation_in_a_bucket_resumes(s3: S3Store, tmp_path: Path):
     torch.set_num_threads(1)
     folder = folder_with_rows(tmp_path)
     once = federation_of(request_of(folder, {"compress": "topk"}))

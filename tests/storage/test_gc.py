@@ -1,4 +1,4 @@
-"""What dead writers left in a bucket: unfinished uploads and probes go once they are old."""
+"""Debris of dead writers in a bucket: old unfinished uploads and probes are removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIECE = 5 << 20
 
 
 def start_upload(store: S3Store, key: str) -> None:
-    """An upload of one part that nobody ends, under a whole key of the bucket."""
+    """Start an upload of one part and never finish it, under a full key of the bucket."""
     client = store._client
     address = {"Bucket": store.bucket, "Key": key}
     created = client.create_multipart_upload(**address)
@@ -29,15 +29,13 @@ def start_upload(store: S3Store, key: str) -> None:
 
 
 def list_unfinished(store: S3Store) -> list[str]:
-    """The keys of all uploads under way whose keys begin as this store's prefix does."""
+    """Return the keys of all unfinished uploads whose keys start with the prefix of the store."""
     pages = store._client.get_paginator("list_multipart_uploads").paginate(Bucket=store.bucket)
     uploads = (upload["Key"] for page in pages for upload in page.get("Uploads", ()))
     return sorted(key for key in uploads if key.startswith(store.prefix))
 
 
-def test_an_unfinished_upload_goes_once_it_is_old_and_no_other_program_s(
-    s3: S3Store, tmp_path: Path
-):
+def test_gc_aborts_old_uploads_but_none_of_other_programs(s3: S3Store, tmp_path: Path):
     manifest = commit(s3, make_adapter_folder(tmp_path / "exported"), make_draft())
     start_upload(s3, f"{s3.prefix}/blobs/sha256/ab/c")
     start_upload(s3, f"{s3.prefix}2/blobs/sha256/ab/c")

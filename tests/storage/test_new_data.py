@@ -1,4 +1,4 @@
-"""Whether there is new data in a bucket: of what a spec names, and of nothing beside it."""
+"""Detection of new data in a bucket: only of the data that a spec names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.control.new_data import compute_data_fingerprint
 
 
 @pytest.mark.parametrize("where", ["/a.jsonl", "/*.jsonl", "/?.jsonl", "/[ab].jsonl", "", "/"])
-def test_what_is_named_and_changed_is_new_and_what_lies_beside_it_is_not(s3: S3Store, where: str):
+def test_only_changes_of_the_named_data_are_new_data(s3: S3Store, where: str):
     url = s3.url("rows") + where
     assert compute_data_fingerprint(url) is None
     s3.put("rows/a.jsonl", b"one")

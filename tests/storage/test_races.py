@@ -1,4 +1,4 @@
-"""Eight at once on one name: a version each, one history, nothing mixed."""
+"""Eight concurrent writers of a name: a version each, one history, nothing mixed."""
 
 from __future__ import annotations
 

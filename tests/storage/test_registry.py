@@ -1,4 +1,4 @@
-"""A lost registry comes back from a real bucket as it does from a folder."""
+"""A lost registry is rebuilt from a real bucket as from a folder."""
 
 from __future__ import annotations
 

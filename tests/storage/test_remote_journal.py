@@ -1,4 +1,4 @@
-"""Journals in a bucket: several writers, a follower, a store that is away for a while."""
+"""Journals in a bucket: several writers, a follower, an outage of the store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_follower_gets_each_event_once(store: ObjectStore):
     assert end == len(store.get(KEY))
 
 
-def test_what_is_not_urgent_is_sent_together_and_before_it_is_read(store: ObjectStore):
+def test_lines_that_are_not_urgent_are_sent_together_and_before_a_read(store: ObjectStore):
     watched = DyingStore(store)
     journal = RemoteJournal(watched, "runs/r1/metrics.jsonl", urgent=False)
     for step in range(100):
@@ -47,7 +47,7 @@ def _append_events(start: Barrier, mine: int, store: ObjectStore) -> None:
         journal.append({"by": mine, "turn": turn})
 
 
-def test_lines_of_several_processes_are_all_there_and_never_mix(store: ObjectStore):
+def test_lines_of_several_processes_are_complete_and_never_mix(store: ObjectStore):
     assert race(_append_events, store, count=4) == [0] * 4
     events, _ = RemoteJournal(store, KEY, urgent=True).tail()
     for mine in range(4):
@@ -65,7 +65,7 @@ def test_lines_that_wait_at_the_end_of_a_process_are_sent(store: ObjectStore):
 
 
 class UnreachableStore(DyingStore):
-    """Does not answer while it is told so."""
+    """A store that can be made unreachable."""
 
     away = False
 
@@ -75,7 +75,7 @@ class UnreachableStore(DyingStore):
         return super()._call(name, act)
 
 
-def test_a_store_that_is_away_for_a_while_costs_no_line_and_no_run(store: ObjectStore, caplog):
+def test_an_outage_of_the_store_loses_no_line(store: ObjectStore, caplog):
     away = UnreachableStore(store)
     journal = RemoteJournal(away, KEY, urgent=True)
     journal.append({"step": 1})
@@ -88,7 +88,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_line_and_no_run(store: Object
 
 
 @pytest.mark.parametrize("torn", [b'{"step":', b"\xff\xfe", b"[1]"], ids=range(3))
-def test_what_another_writer_tore_spoils_no_line(torn: bytes, store: ObjectStore):
+def test_a_line_torn_by_another_writer_corrupts_no_line(torn: bytes, store: ObjectStore):
     store.put(KEY, b'{"step":1}\n' + torn)
     RemoteJournal(store, KEY, urgent=True).append({"step": 2})
     assert RemoteJournal(store, KEY, urgent=True).tail()[0] == [{"step": 1}, {"step": 2}]

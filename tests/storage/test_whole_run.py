@@ -1,4 +1,4 @@
-"""A whole run whose model, data and store all lie in a bucket, and no secret of it anywhere."""
+"""A run whose model, data and store are in a bucket, and no secret anywhere in its output."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def spec(s3: S3Store, tmp_path: Path) -> Path:
     return write_spec(tmp_path / "spec.yaml", document)
 
 
-def test_a_run_needs_no_folder_that_is_shared_and_spreads_no_secret(
+def test_a_run_needs_no_shared_folder_and_leaks_no_secret(
     spec: Path, s3: S3Store, weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SLORA_CACHE", str(tmp_path / "cache"))
@@ -73,7 +73,7 @@ def test_a_run_needs_no_folder_that_is_shared_and_spreads_no_secret(
     assert steps == sorted(set(steps)) and steps[-1] == 8
     kinds = [event["event"] for event in runs.events.tail(0)[0]]
     assert kinds[-1] == "published" and "checkpoint_saved" in kinds
-    # What is in the bucket, was said, is shown by Ray's Jobs API, or lies in a file of Ray's own.
+    # In the bucket, in the output, in the Jobs API of Ray, or in a file of Ray.
     secrets = weed.secret.encode(), KEY.encode()
     written = {key: s3.get(key) for key in s3.list("")}
     written |= {"what it said": messages.encode(), "ray job list": output.stdout.encode()}

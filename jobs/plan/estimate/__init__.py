@@ -1,1 +1,1 @@
-"""What a run will hold, send, take and cost, from the spec and the model's headers. No torch."""
+"""The estimate of what a run holds, sends, takes and costs, from its spec and headers."""

@@ -1,7 +1,7 @@
-"""What autograd keeps between a forward and its backward, for one micro-batch on one worker.
+"""Memory that autograd keeps between forward and backward, for one micro-batch on one worker.
 
-Counted from how transformers' layers are written with SDPA attention and no checkpointing; the
-benchmark `tests.benchmarks.memory` holds it to measured peaks.
+Counted from the code of transformers' layers with SDPA attention and without checkpointing; the
+benchmark `tests.benchmarks.memory` compares it with measured peaks.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
 
 LOSS_COPIES = 4
-"""Of the logits, at the worst moment of the loss: themselves, their log-softmax, and the gradients
-of both sides of it."""
+"""Copies of the logits at the peak of the loss: logits, log-softmax and both gradients."""
 FLOAT32 = 4
 FULL_NORMS = 2
-"""Outputs of the norms that are kept too where their weights are trained."""
+"""Outputs of the norms that are kept if their weights are trained."""
 
 
 def estimate_activations(inputs: EstimateInput, stage: StageFacts) -> int:
-    """Of all layers, and of what one layer's backward needs beside them."""
+    """Return the bytes of all layers' activations and one layer's temporaries."""
     tokens = inputs.batching.micro * inputs.batching.length
     saved = inputs.base.widths.layers * (
         tokens * _count_saved_per_token(inputs, stage) + _count_attention_mask_bytes(inputs)
@@ -26,7 +25,7 @@ def estimate_activations(inputs: EstimateInput, stage: StageFacts) -> int:
 
 
 def estimate_logits(inputs: EstimateInput) -> int:
-    """Of a language model's output and its loss, where every position counts."""
+    """Return the bytes of a language model's logits and loss, over all positions."""
     if inputs.classifies:
         return 0
     tokens = inputs.batching.micro * inputs.batching.length
@@ -46,7 +45,7 @@ def _count_saved_per_token(inputs: EstimateInput, stage: StageFacts) -> int:
     if inputs.is_full:
         norms += FULL_NORMS * widths.hidden
     attention = 4 * widths.heads_width
-    # Gated: the gate, its activation and the other side of the product; then what `down` takes in.
+    # Gated: the gate, its activation and the other factor of the product; then the input of `down`.
     inner = (3 if widths.gated else widths.activation_copies - 1) * widths.inner + (
         widths.inner if keeps_inputs else 0
     )
@@ -55,12 +54,12 @@ def _count_saved_per_token(inputs: EstimateInput, stage: StageFacts) -> int:
 
 
 def _count_ranks_per_layer(inputs: EstimateInput) -> int:
-    """Width of `A x` over all targets of a layer."""
+    """Count the entries of `A x` per token, over all targets of a layer."""
     return inputs.method.rank * len(inputs.method.targets) // max(1, inputs.base.widths.layers)
 
 
 def _count_attention_mask_bytes(inputs: EstimateInput) -> int:
-    """On a CPU, SDPA keeps the mask of who may look at whom as numbers, in every layer."""
+    """Count the bytes of the attention masks, which SDPA keeps in every layer on a CPU."""
     length = inputs.batching.length
     return (
         inputs.dtype_bytes * inputs.batching.micro * length * length if inputs.resources.cpu else 0
@@ -68,5 +67,5 @@ def _count_attention_mask_bytes(inputs: EstimateInput) -> int:
 
 
 def _count_transient_per_token(inputs: EstimateInput) -> int:
-    """Gradients of one MLP's width, and their copies in the layout that products want."""
+    """Count the gradients of one MLP and their copies in the layout that matrix products need."""
     return 4 * inputs.base.widths.inner * inputs.dtype_bytes

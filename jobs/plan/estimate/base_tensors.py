@@ -1,4 +1,4 @@
-"""The base as a prediction needs it: its tensors' sizes, and the widths that activations have."""
+"""The base as the estimate needs it: the sizes of its tensors and the widths of activations."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 
 EMBEDDING_NAMES = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings",
              "token_type_embeddings", "embed_in", "shared")  # fmt: skip
-"""Parts of the names of weights that are looked up: no gradient flows back through them."""
-INPUT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query", "key", "value", "query_key_value",
-           "c_attn", "q_lin", "k_lin", "v_lin", "Wqkv")  # fmt: skip
+"""Parts of the names of embeddings: no gradient flows back through a lookup."""
+INPUT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query", "key", "value",
+                     "query_key_value", "c_attn", "q_lin", "k_lin", "v_lin", "Wqkv")  # fmt: skip
 FIRST_NORMS = ("input_layernorm", "ln_1", "attn_norm")
-"""What reads the embeddings, in the first layer: no gradient flows back through it to a frozen
-base, so its weights, once gathered for the forward, are not gathered again."""
+"""Norms and projections of the first layer read the embeddings: no gradient flows back through them
+to a frozen base, so their weights are gathered for the forward only."""
 OUTPUTS = ("lm_head", "embed_out")
 TANH_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
-"""Activations that transformers writes out in many steps, each of which saves something."""
+"""Activations that transformers computes in many operations, each of which saves a tensor."""
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Numbers a token makes on its way through the layers."""
+    """The widths of a token's activations."""
 
     hidden: int
     layers: int
     inner: int
-    """Width of the MLP; over all experts that a token visits."""
+    """Width of the MLP, summed over the experts that a token visits."""
     heads_width: int
     """Width of all heads together."""
     head_count: int
     vocab: int
     gated: bool
-    """Whether the MLP multiplies two products (gate, up) or passes one through."""
+    """The MLP multiplies two projections (gate, up) instead of using one."""
     rms: bool
-    """Whether its norms are RMS norms, which save their input in float32."""
+    """The norms are RMS norms, which save their input in float32."""
     activation_copies: int = 2
-    """Tensors of the inner width that the activation itself keeps."""
+    """Tensors of the inner width that the activation function saves."""
 
 
 @dataclass(frozen=True)
@@ -45,43 +45,44 @@ class BaseFacts:
     """The frozen model, without the head that a task adds."""
 
     sizes: Mapping[str, int]
-    """Numbers in every weight, by name."""
+    """Parameters of every weight, by name."""
     embeddings: frozenset[str]
     tied: bool
-    """Whether the output projection is the embedding once more."""
+    """The output projection shares the embedding's weight."""
     widths: Widths
     file_bytes: int
     first_layer: frozenset[str] = frozenset()
-    """Weights that read the embeddings, and of norms before them."""
+    """Weights that read the embeddings, and the norms before them."""
 
     @property
     def parameters(self) -> int:
+        """Return the number of parameters."""
         return sum(self.sizes.values())
 
     @property
     def largest(self) -> int:
-        """The largest weight: what is whole at once while the rest is sharded."""
+        """Return the size of the largest weight, which is gathered at once."""
         return max(self.sizes.values(), default=0)
 
     def count_per_worker(self, workers: int) -> int:
-        """Numbers that each of so many workers holds, every weight padded to a multiple."""
+        """Count the parameters per worker, with weights padded to a multiple of the workers."""
         return sum(-(-size // workers) for size in self.sizes.values())
 
     def iter_forward(self) -> Iterable[int]:
-        """Sizes of the weights that one forward gathers, each as often as it is gathered."""
+        """Iterate over the sizes of the weights that a forward gathers, once per gather."""
         yield from self.sizes.values()
         if self.tied:
             yield from self._iter_embeddings()
 
     def iter_backward(self) -> Iterable[int]:
-        """The same for a backward, which ends where nothing below is trained."""
+        """Iterate over the sizes that a backward gathers: it ends below the last trained layer."""
         gradient_free = self.embeddings | self.first_layer
         yield from (size for name, size in self.sizes.items() if name not in gradient_free)
         if self.tied:
             yield from self._iter_embeddings()
 
     def _iter_embeddings(self) -> Iterable[int]:
-        # The tokens' own table is the largest; those of positions and types are never tied.
+        # The token embedding is the largest; those of positions and types are never tied.
         yield max((self.sizes[name] for name in self.embeddings), default=0)
 
 
@@ -93,7 +94,7 @@ def describe_base(
     causal: bool,
     file_bytes: int,
 ) -> BaseFacts:
-    """The base that these files describe."""
+    """Describe the base from the headers and the config of its files."""
     embeddings = frozenset(
         name for name in shapes if any(part in EMBEDDING_NAMES for part in name.split("."))
     )
@@ -121,7 +122,7 @@ def _read_widths(
     shapes: Mapping[str, tuple[int, ...]],
     linears: Mapping[str, tuple[int, int]],
 ) -> Widths:
-    """From the config, and where it is silent from the layers' own shapes."""
+    """Read the widths from the config, or from the shapes of the layers where it has none."""
     hidden = _get_int(config, "hidden_size", "dim", "n_embd", "d_model") or _guess_hidden_size(
         linears
     )
@@ -164,7 +165,7 @@ def _guess_hidden_size(linears: Mapping[str, tuple[int, int]]) -> int:
 
 
 def _count_layers(linears: Mapping[str, tuple[int, int]]) -> int:
-    """Layers told by the numbers in their names."""
+    """Count the layers by the numbers in their names."""
     numbers = {
         tuple(name.split(".")[: index + 1])
         for name in linears

@@ -1,4 +1,4 @@
-"""The prediction: every way of holding the base, which of them is taken, and what the run costs."""
+"""The estimate of a run: all shardings, the chosen one, and the cost."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from jobs.plan.estimate.speed import Speed
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What a run will hold, send, take and cost."""
+    """Memory, traffic, time and cost of a run."""
 
     workers: int
     nodes: int
     workers_per_node: int
     memory: int | None
-    """Bytes that a worker may use; None where nobody knows."""
+    """Bytes that a worker may use; None if unknown."""
     options: tuple[ShardingOption, ...]
     sharding: str
     reason: str
     fault: str | None
-    """Why the run can't be: by how much it does not fit."""
+    """Why the run is impossible: by how much it exceeds the memory."""
     warnings: tuple[str, ...]
     steps: int | None
     tokens: int | None
-    """Of the whole run, at most; None where only the rows can tell the steps."""
+    """Maximum tokens of the run; None if only the rows give the steps."""
     checkpoint: int
     """Bytes of the largest checkpoint."""
     adapter: int
     seconds: float | None
-    """Of its steps, without the start, evaluations and the hand-off."""
+    """Seconds of its steps, without the start, evaluations and the hand-off."""
     cost: float | None
     speed: Speed | None
 
     @property
     def selected(self) -> ShardingOption:
-        """The one that is taken."""
+        """Return the chosen sharding."""
         return next(option for option in self.options if option.sharding == self.sharding)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, with what follows from them."""
+        """Return the estimate as plain values, including derived ones."""
         document = dataclasses.asdict(self)
-        document["ways"] = [option.to_json() for option in self.options]
+        document["options"] = [option.to_json() for option in self.options]
         return document
 
 
 def make_estimate(
     inputs: EstimateInput, requested: str, *, adapter: int, speed: Speed | None
 ) -> RunEstimate:
-    """The answer. `wanted` is the sharding that the spec names, or auto."""
+    """Estimate a run. `requested` is the sharding of the spec, or auto."""
     options = list_options(inputs)
     choice = choose_sharding(inputs, options, requested)
     selected = next(selected for selected in options if selected.sharding == choice.sharding)

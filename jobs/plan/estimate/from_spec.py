@@ -1,4 +1,4 @@
-"""From a spec, and what was learnt of its model and machines, to the question and its answer."""
+"""The estimate of a run from its spec and facts about its model and machines."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from slora.masks.sizes import STRUCTURES
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 DATA_FREE_SCORES = ("random", "magnitude")
-"""Scores that no calibration batch is run for."""
+"""Scores that need no calibration batch."""
 NARROW_MASKS = ("columns", "blocks")
-"""Masks whose layers keep a few columns of their input for the backward, and not all of it."""
+"""Masks whose layers keep only a few columns of their input for the backward."""
 Targets = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class CheckedFacts:
-    """What the check learnt that a prediction needs beside the spec."""
+    """Facts from the validation that an estimate needs beside the spec."""
 
     base: BaseFacts
     head: int
     eval_rows: int | None = None
-    """Held-out rows, where they have been counted."""
+    """Held-out rows, if they have been counted."""
     speed: Speed | None = None
     local_memory: int | None = None
-    """Bytes of this machine; looked up where not given."""
+    """Memory of this machine in bytes; by default it is read."""
 
 
 def estimate_run(
@@ -51,7 +51,7 @@ def estimate_run(
     micro: int,
     accumulation: int,
 ) -> RunEstimate:
-    """The prediction for this spec. `entries` are those of the masks, by target."""
+    """Estimate the run of a spec. `entries` are the entries of the masks, by target."""
     inputs = EstimateInput(
         base=facts.base,
         method=_describe_method(spec.method, targets, entries, head=facts.head),
@@ -78,7 +78,7 @@ def estimate_run(
 
 
 def has_exact_count(method: MethodSection) -> bool:
-    """Whether the entries of the masks are known before their scores are."""
+    """Return whether the number of mask entries is known before the scores are."""
     return method.allocation == "uniform" or method.mask not in STRUCTURES
 
 

@@ -1,4 +1,4 @@
-"""What a prediction is asked about: one run, as plain numbers, free of the spec's words."""
+"""The inputs of an estimate: one run as plain numbers, independent of the spec's keys."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from jobs.plan.estimate.base_tensors import BaseFacts
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One stage of the run."""
+    """A stage of the run."""
 
     name: str
     """sparse | low-rank | full"""
     steps: int | None
-    """None where only the rows, counted in tokens, can tell (epochs)."""
+    """None with epochs: only the tokenized rows give the steps."""
     trained: int
-    """Numbers that are trained, the head counted."""
+    """Trained parameters, including the head."""
     exact: bool = True
-    """Whether the run can't come to another number; layers that compete for rows may."""
+    """The run cannot arrive at another number; layers that compete for rows may."""
 
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What the method adds to the plain model."""
+    """The method's additions to the base model."""
 
     kind: str
     """slora | sparse | lora | full"""
     targets: Mapping[str, tuple[int, int]]
-    """[out, in] by name."""
+    """Shapes [out, in] by name."""
     mask_entries: Mapping[str, int]
-    """By target; empty where there is no sparse stage."""
+    """Entries by target; empty without a sparse stage."""
     rank: int
     keeps_inputs: bool
-    """Whether the sparse stage keeps its layers' whole inputs for the backward."""
+    """The sparse stage keeps the full inputs of its layers for the backward."""
     keeps_residual: bool
-    """Whether the hand-off sends the update's rest beside the factors."""
+    """The hand-off sends the residual of the update beside the factors."""
     scored: bool
-    """Whether masks or starts are taken from gradients over calibration data."""
+    """Masks or initial factors are computed from gradients over calibration data."""
     broadcast_starts: bool
-    """Whether a start other than a hand-off's is computed on one rank and sent to all."""
+    """Initial factors are computed on one rank and broadcast, without a hand-off."""
     head: int = 0
-    """Numbers of the head, which is held in the base's type."""
+    """Parameters of the head, which is held in the base's type."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class LocalStepFacts:
     sync_every: int = 1
     """Steps from one exchange to the next."""
     momentum: bool = False
-    """Whether an outer optimiser has a momentum."""
+    """The outer optimizer has a momentum."""
     averages_products: bool = False
-    """Whether the products of factors are averaged, for which they are gathered."""
+    """The products of factors are averaged, for which they are gathered."""
 
 
 @dataclass(frozen=True)
@@ -65,37 +65,38 @@ class Resources:
     per_node: int
     cpu: bool
     memory: int | None
-    """Bytes that one worker may use; None where nobody knows."""
+    """Bytes that one worker may use; None if unknown."""
     memory_source: str = ""
-    """Where that number comes from, in words."""
+    """The source of that number, for messages."""
     price_per_hour: float | None = None
-    """Of one machine."""
+    """Price of one machine."""
 
     @property
     def nodes(self) -> int:
+        """Return the number of machines."""
         return -(-self.workers // self.per_node)
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How sequences come to a worker."""
+    """The distribution of sequences to workers."""
 
     sequences: int
-    """Of a global batch."""
+    """Sequences of a global batch."""
     micro: int
     accumulation: int
     length: int
-    """Tokens of a sequence, at most."""
+    """Maximum number of tokens in a sequence."""
     evaluates: bool = False
     eval_micros: int | None = None
-    """Micro-batches of one evaluation on each worker, at most; None where nobody has counted."""
+    """Maximum micro-batches per evaluation and worker; None if the rows are not counted."""
     eval_every: int | None = None
     checkpoint_every: int | None = None
 
 
 @dataclass(frozen=True)
 class EstimateInput:
-    """Everything that a prediction follows from."""
+    """Everything that an estimate depends on."""
 
     base: BaseFacts
     method: MethodFacts
@@ -103,16 +104,18 @@ class EstimateInput:
     resources: Resources
     batching: Batching
     dtype_bytes: int
-    """Of one number of the base: 4 or 2."""
+    """Bytes per parameter of the base: 4 or 2."""
     exchange_bytes: int
-    """Of one number of the gradients on the wire: 4 or 2."""
+    """Bytes per exchanged gradient: 4 or 2."""
     local: LocalStepFacts
     classifies: bool
 
     @property
     def is_full(self) -> bool:
+        """Return whether all parameters are trained."""
         return self.method.kind == "full"
 
     @property
     def base_parameters(self) -> int:
+        """Return the number of parameters of the base."""
         return self.base.parameters

@@ -1,4 +1,4 @@
-"""The machines of a run: as the spec names them, and for a run on CPUs this one."""
+"""The machines of a run: as the spec describes them, or this one for a run on CPUs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CGROUP_LIMITS = (
 
 
 def describe_resources(spec: RunSpec, *, local_memory: int | None = None) -> Resources:
-    """Where the workers are. `here` are the bytes of this machine, looked up where not given."""
+    """Describe the workers and their machines. `local_memory` (bytes) is read by default."""
     machine, workers = spec.cluster.machine, spec.workers
     per_node = min(machine.workers_per_node or workers, workers)
     cpu = spec.cluster.gpus_per_worker == 0
@@ -30,7 +30,7 @@ def describe_resources(spec: RunSpec, *, local_memory: int | None = None) -> Res
 
 
 def read_local_memory() -> int:
-    """Bytes that this machine has, or that its container may use."""
+    """Return the bytes of memory of this machine, or of its container's limit."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = (path.read_text().strip() for path in CGROUP_LIMITS if path.is_file())
     return min([physical, *(int(limit) for limit in limits if limit.isdigit())])

@@ -1,4 +1,4 @@
-"""What one worker holds, line by line, in each phase of a run; the largest phase is its peak."""
+"""Memory of a worker, line by line, in each phase of a run; the largest phase is its peak."""
 
 from __future__ import annotations
 
@@ -9,56 +9,59 @@ from jobs.plan.estimate.activations import estimate_activations, estimate_logits
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
 
 RUNTIME = 630_000_000
-"""Of a worker on a CPU before it loads anything: python, torch, transformers, deepspeed, ray, and
-the code of their kernels once they have run. Measured with `tests.benchmarks.memory`."""
+"""Bytes of a CPU worker before it loads anything: python, torch, transformers, deepspeed, ray and
+the code of their kernels. Measured with `tests.benchmarks.memory`."""
 CONTEXT = 1_000_000_000
-"""What CUDA and NCCL take beside torch's own allocations; assumed, and not in the measured peak."""
+"""Bytes of CUDA and NCCL beside torch's allocations; assumed, and not in the measured peak."""
 ALLOCATOR = (60_000_000, 0.3)
-"""What the C library's heap holds beside what is asked of it: a constant, and a share of what comes
-and goes in pieces small enough for the heap. It varies by a tenth of the peak."""
+"""Overhead of the C library's heap: a constant, and a share of the allocations that are small
+enough for it. It varies by a tenth of the peak."""
 GATHERING = 120_000_000
-"""The same constant of weights that are gathered and dropped layer by layer, and of DeepSpeed's
-hooks on every layer. Fitted, as the shares are, to what `tests.benchmarks.memory` measured."""
+"""The constant for weights that are gathered and dropped layer by layer, and for DeepSpeed's hooks
+on every layer. Fitted, as the shares are, to measurements of `tests.benchmarks.memory`."""
 HEAP_PIECE = 32 << 20
-"""Pieces above this are given back to the system at once, and waste nothing."""
+"""Larger allocations return to the system at once and waste nothing."""
 FLOAT32 = 4
 MASTER, MOMENTS, BUCKET, SNAPSHOT = 4, 8, 4, 12
-"""Bytes for each number that is trained, whole on every worker."""
+"""Bytes per trained parameter, all of which are on every worker."""
 POSITION, COLUMN = 8, 4
-"""Bytes for each entry of a mask: where it lies, and its column for the sampled product."""
+"""Bytes per entry of a mask: its index, and its column for the sampled product."""
 PREFETCHED = 100_000_000
-"""Numbers that are gathered ahead on a GPU, at most."""
+"""Maximum number of parameters that are prefetched on a GPU."""
 
 
 @dataclass(frozen=True)
 class MemoryPhase:
-    """One part of a run, and its lines in bytes."""
+    """A phase of a run, and its lines in bytes."""
 
     name: str
     lines: Mapping[str, int]
 
     @property
     def total(self) -> int:
+        """Return the sum of the lines."""
         return sum(self.lines.values())
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """One worker's memory under one way of holding the base."""
+    """Memory of a worker under one sharding."""
 
     phases: tuple[MemoryPhase, ...]
 
     @property
     def worst(self) -> MemoryPhase:
+        """Return the phase that needs most."""
         return max(self.phases, key=lambda phase: phase.total)
 
     @property
     def peak(self) -> int:
+        """Return the bytes of the phase that needs most."""
         return self.worst.total
 
 
 def estimate_memory(inputs: EstimateInput, sharding: str) -> MemoryEstimate:
-    """Every phase, what is zero left out."""
+    """Return the lines of every phase, without those of zero."""
     return MemoryEstimate(
         tuple(
             MemoryPhase(name, {line: size for line, size in lines.items() if size})
@@ -68,7 +71,7 @@ def estimate_memory(inputs: EstimateInput, sharding: str) -> MemoryEstimate:
 
 
 def get_group_size(inputs: EstimateInput, sharding: str) -> int:
-    """Workers among which one copy of the base is dealt out."""
+    """Return the number of workers that share one copy of the base."""
     sizes = {"replicate": 1, "node": inputs.resources.per_node, "cluster": inputs.resources.workers}
     return sizes[sharding]
 
@@ -95,15 +98,15 @@ def _get_runtime_lines(inputs: EstimateInput) -> dict[str, int]:
 
 
 def _get_loading_lines(inputs: EstimateInput) -> dict[str, int]:
-    """The whole base, before it is dealt out; its files too where they are of another type."""
+    """Return the unsharded base, and its files if they have another type."""
     count, size = inputs.base_parameters, inputs.dtype_bytes
-    # Of the same type the weights are the file's own pages, and take no room twice.
+    # Weights of the same type are mapped from the file, and take no memory twice.
     converted = round(inputs.base.file_bytes / count) != size
     return {"base": count * size, "files": inputs.base.file_bytes if converted else 0}
 
 
 def _get_base_lines(inputs: EstimateInput, sharding: str) -> dict[str, int]:
-    """The frozen base between two uses, and what of it is whole while it is used."""
+    """Return the frozen base at rest, and the part that is gathered while it is used."""
     group, size = get_group_size(inputs, sharding), inputs.dtype_bytes
     if group == 1:
         return {"base": inputs.base_parameters * size}
@@ -117,7 +120,7 @@ def _get_base_lines(inputs: EstimateInput, sharding: str) -> dict[str, int]:
 def _get_adapter_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) -> dict[str, int]:
     trained = stage.trained
     exchanged = inputs.exchange_bytes if inputs.exchange_bytes < FLOAT32 else 0
-    # Of a head in bfloat16 the layers have a rounded copy, with gradients of its own.
+    # A head in bfloat16 has a rounded copy in the layers, with gradients of its own.
     copies = inputs.method.head * inputs.dtype_bytes if inputs.dtype_bytes < FLOAT32 else 0
     lines = {
         **_get_runtime_lines(inputs),
@@ -134,14 +137,14 @@ def _get_adapter_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) 
 
 
 def _count_local_bytes(inputs: EstimateInput) -> int:
-    """Bytes a number of what all agreed on last, and of the outer momentum."""
+    """Return the bytes per parameter of the last synchronised values and the outer momentum."""
     if inputs.local.sync_every == 1:
         return 0
     return FLOAT32 * (2 if inputs.local.momentum else 1)
 
 
 def _get_full_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) -> dict[str, int]:
-    """DeepSpeed's own ZeRO: 1 for replicate, 3 for cluster, 3 with a second copy for node."""
+    """Return the lines of DeepSpeed's ZeRO: 1 for replicate, 3 for cluster, hpZ for node."""
     trained, size, workers = stage.trained, inputs.dtype_bytes, inputs.resources.workers
     replicated = sharding == "replicate"
     lines = {
@@ -167,12 +170,12 @@ def _count_mask_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
 
 
 def _count_snapshot_bytes(inputs: EstimateInput, trained: int) -> int:
-    """Of rank 0, which writes; on a GPU it lies in the host's memory."""
+    """Return the bytes of a checkpoint on rank 0; on a GPU it is in the host's memory."""
     return trained * SNAPSHOT if inputs.batching.checkpoint_every and inputs.resources.cpu else 0
 
 
 def _get_handoff_lines(inputs: EstimateInput) -> dict[str, int]:
-    """The sparse stage's values, the factors of all layers, one layer's singular vectors."""
+    """Return the sparse values, the factors of all layers and one layer's singular vectors."""
     targets = inputs.method.targets.values()
     factors = sum(inputs.method.rank * sum(size) for size in targets)
     vectors = max((inputs.method.rank * 4 * sum(size) for size in targets), default=0)

@@ -1,4 +1,4 @@
-"""What a run leaves in the store: bytes of a checkpoint and of the adapter."""
+"""Sizes of the files that a run writes: checkpoints and the adapter."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from jobs.spec.schema import MethodSection
 from slora.masks.sizes import STRUCTURES
 
 FLOAT32, INDEX = 4, 4
-"""Bytes of a number, and of where it lies, which is stored where no seed can tell it."""
+"""Bytes of a value, and of its index, which is stored unless a seed reproduces it."""
 HEADER = 110
-"""Bytes of a safetensors header for each tensor, about."""
+"""Approximate bytes of a safetensors header per tensor."""
 STATE = 3
-"""A checkpoint has the weights and both moments, in float32."""
+"""A checkpoint holds the weights and both moments, in float32."""
 
 
 def estimate_checkpoint(stage: StageFacts) -> int:
-    """One checkpoint inside this stage."""
+    """Return the bytes of a checkpoint in this stage."""
     return STATE * FLOAT32 * stage.trained
 
 
@@ -29,7 +29,7 @@ def estimate_adapter(
     head: int,
     model_bytes: int,
 ) -> int:
-    """The adapter's tensors, or the model's in kind full: `whole` bytes. About, headers too."""
+    """Return the approximate bytes of the adapter's tensors, or of the model in kind full."""
     if method.kind == "full":
         return model_bytes
     values = _count_value_bytes(method, targets, entries) if _has_values(method) else 0
@@ -51,7 +51,7 @@ def _count_value_bytes(
     if method.mask == "random":
         return stored
     if method.mask in STRUCTURES:
-        # The rows and columns themselves, not each entry.
+        # The indices of rows and columns, not of each entry.
         return stored + INDEX * sum(map(sum, targets.values()))
     return stored + INDEX * sum(entries.values())
 
@@ -59,7 +59,7 @@ def _count_value_bytes(
 def _count_factor_bytes(method: MethodSection, targets: Mapping[str, tuple[int, int]]) -> int:
     size = FLOAT32 * method.rank * sum(map(sum, targets.values()))
     folded = method.kind == "slora" and method.handoff.residual == "fold"
-    # A start that was taken out of the weight is stored beside what was trained.
+    # Initial factors that were subtracted from the weight are stored beside the trained ones.
     size *= 2 if folded or method.init != "zero" else 1
     if method.factor_density == 1:
         return size

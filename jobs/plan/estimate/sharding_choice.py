@@ -1,4 +1,4 @@
-"""Which way of holding the base is taken and why; what does not fit, what deserves a warning."""
+"""The choice of the sharding and its reason; options that do not fit, and warnings."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from jobs.plan.estimate.memory import CONTEXT, MemoryEstimate, estimate_memory
 from jobs.plan.estimate.traffic import Flow, estimate_traffic
 
 SHARDINGS = ("replicate", "node", "cluster")
-"""In the order in which they are tried: what sends least comes first."""
+"""Shardings in the order in which they are tried: the one that sends least comes first."""
 FREE_SHARE = 0.1
-"""Share of a worker's memory that a prediction leaves free, since it is none to the byte."""
+"""Share of a worker's memory that stays free, since an estimate is not exact."""
 
 
 @dataclass(frozen=True)
 class ShardingOption:
-    """One way of holding the base: what it takes."""
+    """A sharding of the base, and what it needs."""
 
     sharding: str
     memory: MemoryEstimate
     flows: tuple[Flow, ...]
     needed: int
-    """Bytes of memory that a worker must have for it, with what is left free."""
+    """Memory that a worker must have, in bytes, including the share that stays free."""
     fits: bool | None
-    """None where the memory is not known."""
+    """None if the memory is unknown."""
     is_even: bool
-    """Whether the workers can be dealt to their machines alike."""
+    """Every machine has the same number of workers."""
 
     def sum_egress_per_step(self, stage: str) -> int:
-        """Bytes that leave a machine in an optimiser step of a stage, on average."""
+        """Sum the bytes that leave a machine per optimizer step of a stage, on average."""
         return sum(flow.egress_per_step for flow in self.flows if flow.stage == stage)
 
     @property
     def egress(self) -> int | None:
-        """Bytes that leave a machine in the whole run; None where only the run can tell.
+        """Return the bytes that leave a machine in the whole run, or None if they are unknown.
 
-        Evaluations count where their rows have been counted.
+        Evaluations are included if their rows have been counted.
         """
         amounts = [
             flow.egress
@@ -49,14 +49,14 @@ class ShardingOption:
         return None if None in amounts else sum(amount or 0 for amount in amounts)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, sums included."""
+        """Return the option as plain values, including sums."""
         phases = [
             {"name": phase.name, "total": phase.total, "lines": dict(phase.lines)}
             for phase in self.memory.phases
         ]
         flows = [
             dataclasses.asdict(flow)
-            | {"total": flow.total, "out_a_step": flow.egress_per_step, "out": flow.egress}
+            | {"total": flow.total, "egress_per_step": flow.egress_per_step, "egress": flow.egress}
             for flow in self.flows
         ]
         return {
@@ -64,7 +64,7 @@ class ShardingOption:
             "peak": self.memory.peak,
             "needed": self.needed,
             "fits": self.fits,
-            "out": self.egress,
+            "egress": self.egress,
             "memory": phases,
             "wire": flows,
         }
@@ -72,7 +72,7 @@ class ShardingOption:
 
 @dataclass(frozen=True)
 class ShardingChoice:
-    """The sharding that is taken, in words why, and what forbids it."""
+    """The chosen sharding, the reason, and the fault that forbids it."""
 
     sharding: str
     reason: str
@@ -80,14 +80,14 @@ class ShardingChoice:
 
 
 def list_options(inputs: EstimateInput) -> tuple[ShardingOption, ...]:
-    """All of them."""
+    """Estimate every sharding."""
     return tuple(_estimate_option(inputs, sharding) for sharding in SHARDINGS)
 
 
 def choose_sharding(
     inputs: EstimateInput, options: Sequence[ShardingOption], requested: str
 ) -> ShardingChoice:
-    """The one that the spec names, or for `auto` the first that fits."""
+    """Choose the sharding of the spec, or for `auto` the first that fits."""
     resources = inputs.resources
     if requested != "auto":
         option = next(option for option in options if option.sharding == requested)
@@ -95,10 +95,9 @@ def choose_sharding(
             requested, "as the spec says", _explain_misfit(resources, option, options)
         )
     if resources.memory is None:
-        reason = "auto: a GPU's memory is not known, see cluster.machine.memory_gb"
+        reason = "auto: the GPU's memory is unknown, set cluster.machine.memory_gb"
         return ShardingChoice(SHARDINGS[0], reason)
-    # On one machine `node` and `cluster` are the same, and with one worker a machine `node` is
-    # `replicate`.
+    # On one machine `node` equals `cluster`; with one worker per machine it equals `replicate`.
     candidates = [
         option
         for option in options
@@ -116,19 +115,19 @@ def choose_sharding(
 
 
 def list_warnings(inputs: EstimateInput, option: ShardingOption) -> tuple[str, ...]:
-    """What a user should know of the wire before."""
+    """List warnings about traffic and memory."""
     messages = []
     base = sum(flow.egress_per_step for flow in option.flows if flow.cause == "base")
     gradients = sum(flow.egress_per_step for flow in option.flows if flow.cause == "gradients")
     if not inputs.is_full and base > gradients:
         ratio = f"{base / gradients:,.0f} times" if gradients else "more than"
         messages.append(
-            f"the base dominates the wire: {ratio} what the adapter's gradients send leaves each "
-            "machine, since it is sharded over all of them. More memory a worker, or more workers "
-            "a machine, would keep it at home"
+            f"the base dominates the traffic: it sends {ratio} the bytes of the adapter's "
+            "gradients out of each machine, since it is sharded over all machines. More memory per "
+            "worker, or more workers per machine, would keep it inside a machine"
         )
     if inputs.resources.memory is not None and option.sharding == "replicate" and not option.fits:
-        messages.append("the base does not fit whole into a worker's memory")
+        messages.append("the unsharded base does not fit into a worker's memory")
     return tuple(messages)
 
 
@@ -152,8 +151,8 @@ def _explain_misfit(
 ) -> str | None:
     if not option.is_even:
         return (
-            f"{resources.workers} workers can't be dealt to machines of {resources.per_node} alike, "
-            "as `node` needs"
+            f"{resources.workers} workers do not fill machines of {resources.per_node} evenly, "
+            "which `node` requires"
         )
     if option.fits is not False:
         return None
@@ -169,8 +168,8 @@ def _describe_shortfall(resources: Resources, option: ShardingOption) -> str:
     assert resources.memory is not None
     excess = option.needed - resources.memory
     return (
-        f"{option.sharding} needs {_format_gb(option.needed)} a worker, {_format_gb(excess)} more than the "
-        f"{_format_gb(resources.memory)} {resources.memory_source}"
+        f"{option.sharding} needs {_format_gb(option.needed)} per worker, {_format_gb(excess)} "
+        f"more than the {_format_gb(resources.memory)} {resources.memory_source}"
     )
 
 

@@ -1,4 +1,4 @@
-"""How fast runs like this one have been: from the spec, or from past runs' own ledgers."""
+"""The speed of runs like this one: from the spec, or from the ledgers of past runs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import LEDGER, SPEC, RunStore, list_runs
 
 MAX_RUNS = 200
-"""Runs of the store, newest last by name, that are asked for their speed."""
+"""The newest runs of the store whose ledgers are read."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second of all workers together, and how that is known."""
+    """Tokens per second of all workers together, and the source of that number."""
 
     tokens_per_second: float
     source: str
     fill: float | None = None
-    """Tokens of a batch over the most that it could hold; None where no run tells."""
+    """Tokens of a batch relative to its capacity; None without a past run."""
 
 
 def find_speed(spec: RunSpec, store: ObjectStore | None) -> Speed | None:
-    """What the spec says, else the last run of this model and method on such machines."""
+    """Return the speed of the spec, or of the last comparable run."""
     previous = _find_previous_speed(spec, store) if store is not None else None
     if (tokens_per_second := spec.cluster.machine.tokens_per_second) is not None:
         return Speed(tokens_per_second, "as the spec says", previous.fill if previous else None)
@@ -43,7 +43,7 @@ def _find_previous_speed(spec: RunSpec, store: ObjectStore) -> Speed | None:
 
 
 def _get_timestamp(run: str) -> str:
-    """The part of a run's name that sorts by time."""
+    """Return the part of a run's id that sorts by time."""
     return "-".join(run.rsplit("-", 3)[1:])
 
 
@@ -63,14 +63,14 @@ def _read_run_speed(spec: RunSpec, runs: RunStore) -> Speed | None:
             / (ledger["steps"] * recorded["train"]["batch_size"] * recorded["data"]["max_length"]),
         )
     except (StoreError, InputError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        # A run of another time, whose papers say other things, tells nothing.
+        # The files of an older version may have another form: such a run is skipped.
         return None
     except yaml.YAMLError:
         return None
 
 
 def _is_comparable(spec: RunSpec, recorded: Any) -> bool:
-    """The same base, method and data on as many workers of the same kind of machine."""
+    """Return whether base, method, length and machines are the same."""
     machine = recorded["cluster"].get("machine", {})
     return bool(
         recorded["model"]["path"] == spec.model.path

@@ -1,8 +1,8 @@
-"""What travels, by cause: bytes that the busiest worker sends, and those that leave a machine.
+"""Network traffic by cause: bytes that the busiest worker sends, and those that leave a machine.
 
-W: workers that take part. A ring all-reduce of N bytes makes each of them send 2 (W - 1) / W x N,
-an all-gather or a reduce-scatter half of that; a broadcast passes N on. Workers of one machine are
-neighbours in the ring, so what leaves the machine is what one worker sends.
+W: workers that take part. In a ring all-reduce of N bytes each sends 2 (W - 1) / W x N, in an
+all-gather or a reduce-scatter half of that; in a broadcast N. Workers of one machine are neighbours
+in the ring, so the bytes that leave a machine are those that one worker sends.
 """
 
 from __future__ import annotations
@@ -14,58 +14,59 @@ from jobs.plan.estimate.inputs import EstimateInput, StageFacts
 from jobs.plan.estimate.memory import get_group_size
 
 STATUS_NUMBERS = 3
-"""Numbers that travel beside the gradients, and one more for the loss of each step: float32."""
+"""Numbers that are sent with the gradients, plus one for the loss of each step: float32."""
 FACTOR_FACTS = 4
-"""Numbers that travel beside a layer's factors: what the hand-off kept of it."""
+"""Numbers that are sent with a layer's factors: statistics of the hand-off."""
 FLOAT32, FLOAT64 = 4, 8
 PERSISTENT, REUSED = 100_000, 1_000_000_000
-"""DeepSpeed's ZeRO-3, as full fine-tuning uses it, leaves smaller weights whole, and keeps what is
-used again within so many numbers."""
+"""DeepSpeed's ZeRO-3, which full fine-tuning uses, does not shard weights below the first number of
+parameters, and keeps gathered weights that are used again within the second."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """One cause in one stage."""
+    """The traffic of one cause in one stage."""
 
     cause: str
     stage: str
     sent: int
-    """Bytes that the busiest worker sends, each time."""
+    """Bytes that the busiest worker sends each time."""
     times: int | None
-    """How often in the stage; None where only the run can tell."""
+    """Number of times in the stage; None if unknown."""
     per_step: float
-    """How often in an optimiser step, on average; 0 for what does not belong to one."""
+    """Number of times per optimizer step, on average; 0 outside of steps."""
     crosses_nodes: bool
-    """Whether it leaves the machine."""
+    """The bytes leave the machine."""
     exact: bool = True
 
     @property
     def total(self) -> int | None:
+        """Return the bytes sent in the stage, or None if unknown."""
         return None if self.times is None else self.sent * self.times
 
     @property
     def egress_per_step(self) -> int:
-        """Bytes that leave a machine in an optimiser step, on average."""
+        """Return the bytes that leave a machine per optimizer step, on average."""
         return round(self.sent * self.per_step) if self.crosses_nodes else 0
 
     @property
     def egress(self) -> int | None:
-        """Bytes that leave a machine in the whole stage."""
+        """Return the bytes that leave a machine in the stage."""
         return self.total if self.crosses_nodes else 0
 
 
 def count_all_reduce_bytes(size: int, workers: int) -> int:
-    """Bytes that each worker of a ring sends for an all-reduce of so many."""
+    """Count the bytes that each worker of a ring sends in an all-reduce of `size` bytes."""
     return 2 * size * (workers - 1) // workers
 
 
 def count_all_gather_bytes(size: int, workers: int) -> int:
-    """The same for an all-gather, or a reduce-scatter, of a whole of so many bytes."""
+    """Count the bytes that each worker sends in an all-gather or reduce-scatter."""
     return size * (workers - 1) // workers
 
 
 def estimate_traffic(inputs: EstimateInput, sharding: str) -> tuple[Flow, ...]:
-    """Every flow of the run; none where there is one worker."""
+    """Return all traffic of the run; none with a single worker."""
     if inputs.resources.workers == 1:
         return ()
     return tuple(_iter_flows(inputs, sharding))
@@ -99,14 +100,14 @@ def _estimate_gradients(
         sent = _count_full_gradient_bytes(inputs, stage, sharding)
     else:
         sent = _count_bucket_bytes(inputs, stage) + _count_product_bytes(inputs, stage)
-    # What is left of a stage's last steps is exchanged at its end.
+    # The remaining steps of a stage are exchanged at its end.
     times = None if stage.steps is None else -(-stage.steps // interval)
     exact = stage.exact and not inputs.is_full
     return Flow("gradients", stage.name, sent, times, 1 / interval, crosses_nodes, exact)
 
 
 def _count_bucket_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
-    """One exchange of what is trained, and of what the workers tell one another."""
+    """Count the bytes of one exchange of gradients and status numbers."""
     status_bytes, workers = (
         FLOAT32 * (STATUS_NUMBERS + inputs.local.sync_every),
         inputs.resources.workers,
@@ -119,7 +120,7 @@ def _count_bucket_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
 
 
 def _count_product_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
-    """Factors sent to the worker that averages their product, of all layers but the own ones."""
+    """Count the factors that a worker sends to those that average the products of their layers."""
     if (
         inputs.local.sync_every == 1
         or not inputs.local.averages_products
@@ -135,7 +136,7 @@ def _count_full_gradient_bytes(inputs: EstimateInput, stage: StageFacts, shardin
     size, workers = stage.trained * inputs.dtype_bytes, inputs.resources.workers
     if sharding == "replicate":
         return count_all_reduce_bytes(size, workers)
-    # ZeRO-3 deals the gradients out in every micro-batch; gloo reduces all of them everywhere.
+    # ZeRO-3 scatters gradients in every micro-batch; gloo reduces all of them everywhere.
     scattered = (
         count_all_reduce_bytes(size, workers)
         if inputs.resources.cpu
@@ -145,7 +146,7 @@ def _count_full_gradient_bytes(inputs: EstimateInput, stage: StageFacts, shardin
 
 
 def _iter_base_flows(inputs: EstimateInput, stage: StageFacts, sharding: str) -> Iterator[Flow]:
-    """Gathers of the sharded base: in every micro-batch, and in every evaluation."""
+    """Iterate over the gathers of the sharded base, in micro-batches and evaluations."""
     group = get_group_size(inputs, sharding)
     if inputs.is_full:
         yield _estimate_full_base(inputs, stage, sharding)
@@ -165,13 +166,13 @@ def _iter_base_flows(inputs: EstimateInput, stage: StageFacts, sharding: str) ->
 
 
 def _estimate_full_base(inputs: EstimateInput, stage: StageFacts, sharding: str) -> Flow:
-    """DeepSpeed's own: ZeRO-1 sends the new weights after a step, ZeRO-3 gathers those it cuts."""
+    """Return DeepSpeed's traffic: ZeRO-1 sends new weights, ZeRO-3 gathers those it shards."""
     workers, crosses_nodes = inputs.resources.workers, inputs.resources.nodes > 1
     if sharding == "replicate":
         sent = count_all_gather_bytes(stage.trained * inputs.dtype_bytes, workers)
         return Flow("base", stage.name, sent, stage.steps, 1.0, crosses_nodes)
     sharded = [size for size in inputs.base.sizes.values() if size >= PERSISTENT]
-    # Near enough to the backward, what the forward gathered is kept for it.
+    # Weights gathered shortly before the backward are kept for it.
     passes = 1 if inputs.base.parameters < REUSED else 2
     sent = passes * _count_gather_bytes(sharded, workers, inputs.dtype_bytes)
     times = None if stage.steps is None else stage.steps * inputs.batching.accumulation
@@ -181,12 +182,12 @@ def _estimate_full_base(inputs: EstimateInput, stage: StageFacts, sharding: str)
 
 
 def _count_gather_bytes(sizes: Iterable[int], workers: int, size: int) -> int:
-    """Bytes that each worker sends so that all have every one of these weights."""
+    """Count the bytes that each worker sends until all of them have these weights."""
     return sum((workers - 1) * -(-count // workers) * size for count in sizes)
 
 
 def _count_evaluations(inputs: EstimateInput, stage: StageFacts) -> int | None:
-    """Before the stage (at the start of the run, or after the hand-off), inside it, at its end."""
+    """Count the evaluations before a stage (or after the hand-off), inside it and at its end."""
     if stage.steps is None:
         return None
     interval = inputs.batching.eval_every
@@ -194,7 +195,7 @@ def _count_evaluations(inputs: EstimateInput, stage: StageFacts) -> int | None:
 
 
 def _count_handoff_bytes(inputs: EstimateInput, *, after: bool) -> int:
-    """Each layer's factors from the rank that made them to all others; `after` a sparse stage."""
+    """Count the factors broadcast by the rank that computed them; `after` a sparse stage."""
     method, facts = inputs.method, FACTOR_FACTS if after else 0
     residual = method.mask_entries if after and method.keeps_residual else {}
     return FLOAT32 * sum(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from jobs.search.load_search import SearchSpec
 from jobs.search.report.live_table import render_table
 from jobs.search.search_artifacts import NEXT_SPEC_FILE, REPORT_FILE, RESULTS_FILE
 from jobs.search.trial_log import TrialLog
+from jobs.spec.schema import SearchSpec
 from jobs.store.runs.run_store import RunStore
 
 

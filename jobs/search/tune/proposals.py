@@ -9,12 +9,12 @@ from ray.tune.search import Searcher
 
 from jobs.inspect.model_files import digest_model
 from jobs.plan.preflight import ValidatedRun
-from jobs.search.load_search import SearchSpec
 from jobs.search.space import Config, count_trials, list_precomputed_configs, propose_tpe
 from jobs.search.trial_log import TrialLog
 from jobs.search.trial_plan import PlannedTrial, plan_trial
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trainable import REQUEST_KEY, TrialRequest
+from jobs.spec.schema import SearchSpec
 from jobs.train.request import TrainingRequest
 
 

@@ -17,10 +17,9 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from jobs.search.load_search import SearchSpec
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trainable import REQUEST_KEY, TrialRequest
-from jobs.spec.schema import RunSpec, TrainSection
+from jobs.spec.schema import RunSpec, SearchSpec, TrainSection
 from jobs.spec.sections.search import Domain
 
 TIME_KEY, METRIC_KEY = "step", "metric"
@@ -37,7 +36,7 @@ class _PastTrial:
 
 def make_scheduler(search: SearchSpec, records: Sequence[TrialRecord]) -> TrialScheduler:
     """The scheduler, told what earlier tries of this search have measured."""
-    section, train = search.section, search.spec.train
+    section, train = search.section, search.train
     max_steps = max(_list_steps(search), default=10**9)
     common = {"time_attr": TIME_KEY, "metric": METRIC_KEY, "mode": section.direction}
     grace_steps = min(train.eval_every or max_steps, max_steps)
@@ -59,7 +58,7 @@ def make_scheduler(search: SearchSpec, records: Sequence[TrialRecord]) -> TrialS
 def _list_steps(search: SearchSpec) -> list[int]:
     """How many steps, or rounds, trials may have: one is whole at its own end, no other's."""
     if search.federation is None:
-        key, default = "train.steps", search.spec.train.steps
+        key, default = "train.steps", search.train.steps
     else:
         key, default = "federation.rounds", search.federation.rounds
     domain = search.section.space.get(key)

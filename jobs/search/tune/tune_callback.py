@@ -9,11 +9,11 @@ from typing import Any
 from ray.exceptions import RayTaskError
 from ray.tune import Callback, Stopper
 
-from jobs.search.load_search import SearchSpec
 from jobs.search.trial_log import TrialLog
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trainable import REQUEST_KEY, TrialRequest
 from jobs.spec.load import dump_spec
+from jobs.spec.schema import SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore
 
@@ -124,7 +124,7 @@ class BudgetStopper(Stopper):  # type: ignore[misc]  # Ray has no types that myp
 
 def describe_spent_budget(search: SearchSpec, trial_log: TrialLog) -> str | None:
     """Which budget is used up, in words; None while none is."""
-    budget, machine = search.section.budget, search.spec.cluster.machine
+    budget, machine = search.section.budget, search.cluster.machine
     if budget.tokens is not None and trial_log.count_tokens() >= budget.tokens:
         return f"the budget of {budget.tokens:,} tokens is spent"
     if budget.seconds is not None and trial_log.count_seconds() >= budget.seconds:
@@ -140,5 +140,5 @@ def describe_spent_budget(search: SearchSpec, trial_log: TrialLog) -> str | None
 
 
 def _count_machines(search: SearchSpec, record: TrialRecord) -> int:
-    workers = int(record.config.get("cluster.workers", search.spec.workers))
-    return -(-workers // (search.spec.cluster.machine.workers_per_node or workers))
+    workers = int(record.config.get("cluster.workers", search.workers))
+    return -(-workers // (search.cluster.machine.workers_per_node or workers))

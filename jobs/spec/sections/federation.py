@@ -1,4 +1,4 @@
-"""The `federation:` section of a spec: who trains on which rows, how often, and what travels."""
+"""The `federation` section: the clients, their rows, the rounds, and what travels."""
 
 from __future__ import annotations
 
@@ -6,50 +6,51 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.spec.schema import StrictModel
+from jobs.spec.limits import Count, Positive, PositiveShare, Rounds, ShareBelowOne, Steps
+from jobs.spec.strict_model import StrictModel
 
 
 class FederationSection(StrictModel):
-    """Clients that train alone for some steps, and a server that averages what they learnt.
+    """Federated training: clients train alone for some steps, and a server averages their updates.
 
-    Beside it, `train` is what a client does: `batch_size` sequences a local step, and a rate that
-    `schedule` and `warmup` change from round to round. `train.eval_every` and
-    `train.checkpoint_every` count rounds. `train.steps` is not given: the rounds tell it.
+    In such a spec `train` describes a client: `batch_size` sequences per local step, and a learning
+    rate that `schedule` and `warmup` change from round to round. `train.eval_every` and
+    `train.checkpoint_every` count rounds. `train.steps` is left out: it follows from the rounds.
     """
 
-    clients: int | None = Field(default=None, ge=1)
-    """For `iid` and `dirichlet`; with `by` and `files` the data tell."""
-    clients_per_round: int = Field(default=10, ge=1)
-    """Drawn anew for each round, without replacement."""
-    rounds: int = Field(default=30, ge=1)
-    """Over both stages."""
-    local_steps: int = Field(default=4, ge=1)
-    """Optimiser steps that a client takes in a round."""
+    clients: Count | None = None
+    """Number of clients for `iid` and `dirichlet`; with `by` and `files` the data define it."""
+    clients_per_round: Count = 10
+    """Clients sampled for each round, without replacement."""
+    rounds: Steps = 30
+    """Rounds over both stages."""
+    local_steps: Steps = 4
+    """Optimizer steps of a client in a round."""
     partition: Literal["iid", "dirichlet", "by", "files"] = "iid"
-    """How rows become clients': at random; each label's shares drawn from a Dirichlet; by the
-    values of a column; or a client for each file."""
-    dirichlet_alpha: float = Field(default=1.0, gt=0)
-    """Of `dirichlet`: the lower, the more the clients differ."""
+    """Assignment of rows to clients: at random; by label with Dirichlet-distributed shares; by
+    the value of a column; or one client per file."""
+    dirichlet_alpha: Positive = 1.0
+    """Concentration of `dirichlet`: the lower, the more the clients differ."""
     column: str | None = Field(default=None, min_length=1)
-    """Of `by`: the field of a row, such as its author."""
-    sparse_rounds: int | None = Field(default=None, ge=0)
-    """Rounds of the sparse stage of kind slora; method.sparse_share of them where not given."""
+    """Field of a row that `by` groups rows by, such as its author."""
+    sparse_rounds: Rounds | None = None
+    """Rounds of the sparse stage of kind slora; by default method.sparse_share of all rounds."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Of a client. Its moments last for a round: clients keep nothing in between."""
+    """Optimizer of a client. Its moments last for one round: clients keep no state in between."""
     average: Literal["fedavg", "nesterov", "product"] = "fedavg"
-    """The clients' mean, weighted by their rows; a Nesterov step along it (DiLoCo's); or, of LoRA
+    """The clients' mean, weighted by their rows; a Nesterov step along it (DiLoCo); or, for LoRA
     factors, the mean of B A, factorised again."""
     freeze_a: bool = False
-    """Only B of the factors is trained and travels (FFA-LoRA): the mean is then exact."""
+    """Train and send only the factor B (FFA-LoRA), which makes the mean exact."""
     compress: Literal["none", "bf16", "topk", "int8"] = "none"
-    """What goes up. topk: only the largest entries, the others wait with their client (error
-    feedback); int8: one scale a tensor, rounded at random so that the mean is unbiased."""
-    topk: float = Field(default=0.1, gt=0, le=1)
+    """Compression of uploads. topk: only the largest entries; clients keep the others for later
+    (error feedback); int8: one scale per tensor, rounded at random so that the mean is unbiased."""
+    topk: PositiveShare = 0.1
     """Share of the entries that `topk` sends."""
-    drop_out: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the drawn clients that are lost in a round, at random: a rehearsal."""
+    drop_out: ShareBelowOne = 0.0
+    """Share of the sampled clients that fail in a round, at random: a rehearsal."""
 
     @property
     def has_client_state(self) -> bool:
-        """Whether a client has something that must wait for it where it trained last."""
+        """Return whether a client keeps state on the site where it trained last."""
         return self.compress == "topk"

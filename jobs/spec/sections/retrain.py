@@ -1,4 +1,4 @@
-"""The `retrain:` section of a spec: where the training starts, and what its adapter must reach."""
+"""The `retrain` section: where the training starts, and the gate that its adapter must pass."""
 
 from __future__ import annotations
 
@@ -6,46 +6,48 @@ from typing import Literal
 
 from pydantic import Field
 
+from jobs.spec.limits import NonNegative, Real
 from jobs.spec.metrics import METRICS, Metric
-from jobs.spec.schema import StrictModel
+from jobs.spec.strict_model import StrictModel
 
 START_PATTERN = r"^(?:current|scratch|v[1-9][0-9]{0,8})$"
+SCRATCH, CURRENT = "scratch", "current"
 
 
 class GateSection(StrictModel):
-    """What a new adapter must reach before the bare name means it. NaN reaches nothing."""
+    """Conditions for promoting a new adapter. A metric that is NaN fails all of them."""
 
     metric: Metric = "eval_loss"
     baseline: Literal["current", "none"] = "current"
-    """What it is compared with: the adapter that the bare name means when the retraining looks for
-    new rows, or nothing."""
-    better_by: float = 0.0
-    """On data.eval, in the metric's own unit. 0 lets an equal one pass; below 0, a worse one."""
-    target: float | None = None
-    """A value of the metric on data.eval that has to be reached, whatever the baseline has."""
-    tolerance: float | None = Field(default=0.05, ge=0)
-    """The share by which it may be worse than the baseline on the rows that the baseline was judged
-    by when it was trained; null: they are not looked at."""
+    """The adapter to compare with: the one that is current when the run starts, or none."""
+    better_by: Real = 0.0
+    """Required improvement on data.eval, in the metric's unit. 0 accepts an equal adapter; a
+    negative number accepts a worse one."""
+    target: Real | None = None
+    """Value of the metric on data.eval that must be reached, whatever the baseline scores."""
+    tolerance: NonNegative | None = 0.05
+    """Relative loss that is accepted on the rows by which the baseline was evaluated when it was
+    trained; null skips those rows."""
     missing_rows: Literal["ignore", "refuse"] = "ignore"
-    """Where those rows are not there any more: pass over them, or let nothing pass."""
+    """If those rows no longer exist: skip the comparison, or refuse the adapter."""
 
     @property
     def evaluation_key(self) -> str:
-        """What an evaluation calls the metric."""
+        """Return the metric's name in an evaluation."""
         return METRICS[self.metric][0]
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether less of it is better."""
+        """Return whether the metric is to be minimised."""
         return METRICS[self.metric][1] == "min"
 
 
 class RetrainSection(StrictModel):
-    """New rows are looked for, learnt, judged, and what passes the gate is promoted."""
+    """Retraining: train on new rows, evaluate, and promote the adapter if it passes the gate."""
 
-    start: str = Field(default="current", pattern=START_PATTERN)
-    """current | scratch | v3: the adapter that the training goes on from. A name without any
-    version starts from scratch."""
+    start: str = Field(default=CURRENT, pattern=START_PATTERN)
+    """current | scratch | v3: the adapter from which the training starts. A name without versions
+    starts from scratch."""
     gate: GateSection = GateSection()
     promote: bool = True
-    """Whether an adapter that passes takes over by itself."""
+    """Promote an adapter that passes the gate automatically."""

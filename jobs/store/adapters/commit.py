@@ -54,7 +54,7 @@ def commit(
 ) -> Manifest:
     """Publish `folder` as the next version of its name. A repeated commit of a run is no new one.
 
-    `sign` makes the signature of a manifest's bytes; it lies there before the manifest does.
+    `sign` returns the signature of the bytes of the manifest, which is written before the manifest.
     """
     files = scan_adapter_folder(folder)
     if (earlier := _find_earlier_commit(store, draft, files)) is not None:

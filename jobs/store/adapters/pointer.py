@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from jobs.errors import AlreadyExists, NotInStore, StoreError, WriteConflict
-from jobs.spec.schema import StrictModel
+from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Time, format_time, get_manifest_key, get_version_prefix
 from jobs.store.adapters.versions import list_versions
 from jobs.store.base import ObjectStore

@@ -14,6 +14,7 @@ from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, NotInStore
+from jobs.spec.kinds import Kind
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, format_run_key
 from orchestrator.api import cursor
@@ -35,7 +36,7 @@ from orchestrator.registry import run_flags, runs
 from orchestrator.registry.errors import LostUpdate
 from orchestrator.registry.lifecycle import Status
 from orchestrator.registry.run_request import REQUEST_FILE, read_request
-from orchestrator.registry.values import Kind, Run
+from orchestrator.registry.values import Run
 
 MAX_TRIES = 5
 """Tries of a change that the reconciler's own may overtake."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.spec.any_spec import AnySpec
+from jobs.spec.schema import RunSpec
 from orchestrator.cli.console import print_json
 
 app = typer.Typer()
@@ -13,4 +13,4 @@ app = typer.Typer()
 @app.command("schema")
 def print_schema() -> None:
     """The spec's JSON Schema, for editors and programs; with search:, retrain: and federation:."""
-    print_json(AnySpec.model_json_schema())
+    print_json(RunSpec.model_json_schema())

@@ -8,15 +8,13 @@ from typing import Annotated, TypeVar
 import typer
 
 from jobs.federation.check import check_federation
-from jobs.federation.load_federation import FederatedSpec, is_federated, load_federated
 from jobs.inspect.datasets.scan import ScanProgress
-from jobs.plan.preflight import ValidatedRun, make_paths_absolute, validate_run
-from jobs.retrain.load_retrain import RetrainSpec, is_retrain, load_retrain
-from jobs.search.load_search import load_search
-from jobs.spec.load import load_spec, read_raw_spec
-from jobs.spec.schema import RunSpec
+from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.spec.kinds import get_kind, require_kind
+from jobs.spec.load import load_spec
+from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec
 from jobs.train.job_main import translate_import_error
-from orchestrator.cli.console import LazyProgressBar, err_console, print_json, print_line
+from orchestrator.cli.console import LazyProgressBar, err_console, note, print_json, print_line
 from orchestrator.cli.options import Json, Overrides, SpecFile
 from orchestrator.cli.render import plan_table
 from orchestrator.cli.retrain_plan import plan_retraining
@@ -32,16 +30,16 @@ def plan(
     workers: Annotated[int | None, typer.Option(help="Instead of the spec's.")] = None,
     json: Json = False,
 ) -> None:
-    """What a run would train, hold, send, take and cost; nothing is started."""
+    """Show what a run would train, hold, send, take and cost, without starting it."""
     overrides = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
-    raw = read_raw_spec(spec, overrides)
-    if is_federated(raw):
-        _plan_federation(load_federated(spec, overrides), json=json)
+    run_spec = load_spec(spec, overrides)
+    if isinstance(run_spec, FederatedSpec):
+        _plan_federation(run_spec, json=json)
         return
-    if is_retrain(raw):
-        _plan_retraining(load_retrain(spec, overrides), json=json)
+    if isinstance(run_spec, RetrainSpec):
+        _plan_retraining(run_spec, json=json)
         return
-    checked = validate_run(make_paths_absolute(load_spec(spec, overrides)), quick=True)
+    checked = validate_run(run_spec, quick=True)
     if json:
         print_json(checked.plan.to_json())
     else:
@@ -50,41 +48,42 @@ def plan(
 
 @app.command()
 def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
-    """Run a fine-tune, retraining or federation here: on a local Ray, or one started for it."""
-    raw = read_raw_spec(spec, set or [])
-    if is_federated(raw):
-        raise typer.Exit(_run_federation(load_federated(spec, set or []), json=json))
-    retraining = load_retrain(spec, set or []) if is_retrain(raw) else None
-    checked = _check_spec(
-        retraining.spec if retraining else make_paths_absolute(load_spec(spec, set or []))
-    )
-    # Here, because Ray takes half a second to import and most commands need none.
-    try:
-        from orchestrator.cli.local_run import run_training as run
-        from orchestrator.cli.retrain_local import run_retraining
-    except ModuleNotFoundError as error:
-        raise translate_import_error(error) from error
-    if retraining is not None:
-        raise typer.Exit(run_retraining(retraining, checked, json=json))
-    raise typer.Exit(run(checked, json=json))
+    """Run a spec of any kind here: on a local Ray, or on one started for it."""
+    raise typer.Exit(_run(load_spec(spec, set or []), resume=None, json=json))
 
 
 @app.command()
 def search(
     spec: SpecFile,
     set: Overrides = None,
-    resume: Annotated[str | None, typer.Option(help="A search that was interrupted.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Id of an interrupted search.")] = None,
     json: Json = False,
 ) -> None:
-    """Search for the best adapter here: a spec with a search: section, on a local Ray."""
-    search_spec = load_search(spec, set or [])
-    _check_spec(search_spec.spec)
+    """Search for the best adapter here, or run a spec of another kind, on a local Ray."""
+    run_spec = load_spec(spec, set or [])
+    if resume is not None:
+        require_kind(run_spec, SearchSpec)
+    raise typer.Exit(_run(run_spec, resume=resume, json=json))
+
+
+def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
+    """Run a spec of any kind to its end, and return the exit code of the command."""
+    if isinstance(spec, FederatedSpec):
+        return _run_federation(spec, json=json)
+    checked = _check_spec(spec)
     # Here, because Ray takes half a second to import and most commands need none.
     try:
-        from orchestrator.cli.search_local import run_search as run
+        from orchestrator.cli.local_run import run_training
+        from orchestrator.cli.retrain_local import run_retraining
+        from orchestrator.cli.search_local import run_search
     except ModuleNotFoundError as error:
         raise translate_import_error(error) from error
-    raise typer.Exit(run(search_spec, resume=resume, json=json))
+    note(f"{spec.name} is {get_kind(spec).noun}")
+    if isinstance(spec, SearchSpec):
+        return run_search(spec, checked, resume=resume, json=json)
+    if isinstance(spec, RetrainSpec):
+        return run_retraining(spec, checked, json=json)
+    return run_training(checked, json=json)
 
 
 def _plan_retraining(retraining: RetrainSpec, *, json: bool) -> None:
@@ -111,6 +110,7 @@ def _run_federation(federation: FederatedSpec, *, json: bool) -> int:
         from orchestrator.cli.federate_local import run_federation
     except ModuleNotFoundError as error:
         raise translate_import_error(error) from error
+    note(f"{federation.name} is {get_kind(federation).noun}")
     return run_federation(checked, json=json)
 
 

@@ -22,9 +22,10 @@ from jobs.errors import (
     StoreRefused,
     StoreUnreachable,
 )
-from jobs.federation.artifacts import FEDERATION_FILE
-from jobs.spec.load import MAX_BYTES, YAML_ERRORS, validate_spec
+from jobs.spec.kinds import KINDS, find_kind_of_files
+from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
+from jobs.spec.yaml_text import MAX_BYTES, YAML_ERRORS
 from jobs.store.base import ObjectStore
 from jobs.store.keys import check_key
 from jobs.store.runs.journal import encode_event, parse_events
@@ -46,7 +47,7 @@ from orchestrator.registry.rebuild.untrusted import (
     read_time,
 )
 from orchestrator.registry.run_request import REQUEST_FILE, RunRequest, read_request
-from orchestrator.registry.values import Kind, clean_text
+from orchestrator.registry.values import clean_text
 
 MAX_JOURNAL_BYTES = 256 << 20
 MAX_VALUE_CHARS = 1000
@@ -101,7 +102,7 @@ def list_runs(store: ObjectStore) -> Iterator[tuple[str, frozenset[str]]]:
         if len(parts) == 3:
             names_by_run.setdefault(parts[1], set()).add(parts[2])
     for run, file_names in sorted(names_by_run.items()):
-        if file_names & {SPEC, SEARCH_FILE, FEDERATION_FILE, REQUEST_FILE}:
+        if file_names & {REQUEST_FILE, *(kind.spec_file for kind in KINDS.values())}:
             yield run, frozenset(file_names)
 
 
@@ -121,13 +122,6 @@ def read_run_files(
         return Fault(RUNS_PREFIX + run, str(error)[:300], FIX_HINT)
 
 
-def _infer_kind(file_names: frozenset[str]) -> Kind:
-    """Of a run that no service was asked for."""
-    if SEARCH_FILE in file_names:
-        return "search"
-    return "federate" if FEDERATION_FILE in file_names else "finetune"
-
-
 def _read_files(store: ObjectStore, run: str, file_names: frozenset[str]) -> RunFiles:
     prefix, faults = format_run_key(run), list[Fault]()
     spec, digest = _read_spec(store, prefix + SPEC, faults) if SPEC in file_names else (None, None)
@@ -145,7 +139,7 @@ def _read_files(store: ObjectStore, run: str, file_names: frozenset[str]) -> Run
     return RunFiles(
         id=run,
         name=request.name if request else spec.name if spec else run[:63],
-        kind=request.kind if request else _infer_kind(file_names),
+        kind=request.kind if request else find_kind_of_files(file_names).name,
         spec_sha256=sha256(request.spec_text.encode()).hexdigest() if request else digest,
         workers=request.workers if request else _count_workers(spec),
         created_at=created_at,

@@ -6,12 +6,14 @@ from collections import Counter
 from typing import Any, get_args
 
 from jobs.errors import Fault, InputError
-from jobs.search.load_search import validate_search
 from jobs.search.report.pareto import find_best
 from jobs.search.search_artifacts import SEARCH_FILE
 from jobs.search.trial_record import TrialRecord
 from jobs.search.trial_record import TrialStatus as RowStatus
-from jobs.spec.load import MAX_BYTES, YAML_ERRORS
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import validate_spec
+from jobs.spec.schema import SearchSpec
+from jobs.spec.yaml_text import MAX_BYTES, YAML_ERRORS
 from jobs.store.base import ObjectStore
 from orchestrator.registry.adapters import SearchSummary
 from orchestrator.registry.rebuild.untrusted import FIX_HINT, is_run_id, parse_mapping
@@ -23,7 +25,8 @@ __all__ = ["SEARCH_FILE", "make_search_summary", "read_search_goal", "read_trial
 def read_search_goal(store: ObjectStore, key: str, faults: list[Fault]) -> tuple[str, str] | None:
     """The search's metric and direction."""
     try:
-        section = validate_search(parse_mapping(store.read(key, 0, MAX_BYTES + 1))).section
+        spec = validate_spec(parse_mapping(store.read(key, 0, MAX_BYTES + 1)))
+        section = require_kind(spec, SearchSpec).section
         return section.metric, section.direction
     except InputError as error:
         first = error.faults[0]

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.spec.load import MAX_BYTES, parse_yaml_fast
 from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.yaml_text import MAX_BYTES, parse_yaml_fast
 from jobs.store.runs.run_store import MAX_RUN_ID_LENGTH
 
 FIX_HINT = "Mend or remove it, then rebuild again."

@@ -38,18 +38,18 @@ def _trained(setting: Setting, data: Mapping[str, str], store: str, device: str)
     import torch
 
     from jobs.federation.check import check_federation
-    from jobs.federation.load_federation import validate_federated
     from jobs.federation.round_log import open_round_log
     from jobs.federation.server import FederationServer
+    from jobs.spec.load import validate_spec
     from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
 
     # The rounds are judged by the test rows; the validation rows are asked once, at the end.
-    asked = validate_federated(setting.spec(data, store, data["test"]))
+    asked = validate_spec(setting.spec(data, store, data["test"]))
     found = check_federation(asked)
     assert found.partition is not None
     request = dataclasses.replace(found.validated_run.make_request(RUN), federation=asked.section)
-    objects = open_store(asked.spec.store)
+    objects = open_store(asked.store)
     runs = RunStore(objects, RUN)
     sites = _judged_sites(setting, data["validation"])(
         request, objects, torch.device(device), trained=TRAINED.get(setting.trained or "")

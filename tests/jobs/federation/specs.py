@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.federation.load_federation import FederatedSpec, validate_federated
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import validate_spec
+from jobs.spec.schema import FederatedSpec
 from tests.tiny import merge_spec, tiny_spec
 
 SECTION = {"clients": 4, "clients_per_round": 2, "rounds": 10, "local_steps": 3}
@@ -23,4 +25,4 @@ def a_federation(
     folder: Path, federation: dict[str, Any] | None = None, **spec: Any
 ) -> FederatedSpec:
     """The same, checked."""
-    return validate_federated(raw_federated(folder, federation, **spec))
+    return require_kind(validate_spec(raw_federated(folder, federation, **spec)), FederatedSpec)

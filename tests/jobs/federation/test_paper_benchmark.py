@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.federation.load_federation import validate_federated
+from jobs.spec.load import validate_spec
 from tests.benchmarks.paper import __main__ as paper
 from tests.benchmarks.paper.data import NoData, prepared
 from tests.benchmarks.paper.derive import at_cost, cost_to, curve, mean_curve, saved
@@ -110,7 +110,7 @@ def test_every_setting_is_a_spec_that_the_door_takes(size, part):
     data = {"train": "train.jsonl"}
     for rival in RIVALS:
         for one in grid(SIZES[size][part], rival):
-            validate_federated(one.spec(data, "file:///store", "held.jsonl"))
+            validate_spec(one.spec(data, "file:///store", "held.jsonl"))
 
 
 # What follows from rounds

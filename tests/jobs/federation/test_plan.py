@@ -204,7 +204,7 @@ def test_sites_that_share_a_machine_share_its_memory(place):
 def test_the_papers_have_it_all_as_plain_values(place):
     plain = json.loads(json.dumps(planned(place).to_json()))
     assert plain["workers"] == 1
-    assert plain["prediction"]["workers"] == 1
+    assert plain["estimate"]["workers"] == 1
     assert plain["federation"]["clients"] == 4
     assert plain["federation"]["stages"][0]["seconds_a_round"].keys() == {"1", "10", "100"}
     assert plain["federation"]["up"] == planned(place).plan.up

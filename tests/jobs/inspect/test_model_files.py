@@ -1,4 +1,4 @@
-"""What a model's files say against what torch says of the same model; and folders that are none."""
+"""A model's files agree with the loaded model, and unusable folders are refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_classifier_on_a_llama_has_a_head_without_a_bias(chat: Path):
     assert head == model.count_head_parameters(CLASSIFY, len(LABELS)) == 3 * 32
 
 
-def edit_config(folder: Path, **changes: Any) -> None:
+def edit(folder: Path, **changes: Any) -> None:
     hollow_model(folder, says=changes)
 
 
@@ -102,7 +102,7 @@ def cut_header(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
-def rename_to_pickle(folder: Path) -> None:
+def pickle_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
@@ -121,7 +121,7 @@ def index_that_is_none(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "no config.json": (
-        lambda at: (at / "config.json").unlink(), CAUSAL, "model.path", "config.json can't be"),
+        lambda at: (at / "config.json").unlink(), CAUSAL, "model.path", "config.json cannot be"),
     "config.json cut": (
         lambda at: (at / "config.json").write_text('{"a"'), CAUSAL, "model.path", "Expecting"),
     "config.json a list": (
@@ -132,34 +132,34 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda at: (at / "config.json").write_text("[" * 9999), CAUSAL, "model.path", "recursion"),
     "no weights": (
         lambda at: (at / "model.safetensors").unlink(), CAUSAL, "model.path", "no *.safetensors"),
-    "only pickled weights": (rename_to_pickle, CAUSAL, "model.path", "pytorch_model.bin, which is pickled"),
-    "weights cut": (cut, CAUSAL, "model.path", "model.safetensors can't be read"),
+    "only pickled weights": (pickle_weights, CAUSAL, "model.path", "pytorch_model.bin, which"),
+    "weights cut": (cut, CAUSAL, "model.path", "model.safetensors cannot be read"),
     "weights' header cut": (cut_header, CAUSAL, "model.path", "does not fit"),
     "a part of the weights lacks": (
-        delete_shard, CAUSAL, "model.path", "lacks 1 of 6 files of weights, first model-0."),
-    "an index that is none": (index_that_is_none, CAUSAL, "model.path", "index.json can't be"),
+        delete_shard, CAUSAL, "model.path", "lacks 1 of 6 weight files, the first is model-0."),
+    "an index that is none": (index_that_is_none, CAUSAL, "model.path", "index.json cannot be"),
     "no tokenizer": (
         lambda at: (at / "tokenizer.json").unlink(), CAUSAL, "model.path", "no tokenizer.json"),
     "an encoder as a language model": (
-        lambda at: edit_config(at, architectures=["BertModel"]), CAUSAL, "model.task", "BertModel"),
+        lambda at: edit(at, architectures=["BertModel"]), CAUSAL, "model.task", "BertModel"),
     "no architecture": (
-        lambda at: edit_config(at, architectures=None), CAUSAL, "model.task", "no architecture"),
+        lambda at: edit(at, architectures=None), CAUSAL, "model.task", "no architecture"),
     "architectures a text": (
-        lambda at: edit_config(at, architectures="Llama"), CAUSAL, "model.task", "no architecture"),
+        lambda at: edit(at, architectures="Llama"), CAUSAL, "model.task", "no architecture"),
     "T5 as a classifier": (
-        lambda at: edit_config(at, architectures=["T5ForConditionalGeneration"]), CLASSIFY, "model.task",
+        lambda at: edit(at, architectures=["T5ForConditionalGeneration"]), CLASSIFY, "model.task",
         "T5ForConditionalGeneration"),
     "T5 as a language model": (
-        lambda at: edit_config(at, architectures=["T5ForConditionalGeneration"]), CAUSAL, "model.task",
-        "no causal language model"),
+        lambda at: edit(at, architectures=["T5ForConditionalGeneration"]), CAUSAL, "model.task",
+        "not a causal language model"),
     "quantised": (
-        lambda at: edit_config(at, quantization_config={"bits": 4}), CAUSAL, "model.path", "quantis"),
+        lambda at: edit(at, quantization_config={"bits": 4}), CAUSAL, "model.path", "quantiz"),
     "code of its own": (
-        lambda at: edit_config(at, auto_map={"AutoModel": "x.Y"}), CAUSAL, "model.path", "auto_map"),
+        lambda at: edit(at, auto_map={"AutoModel": "x.Y"}), CAUSAL, "model.path", "auto_map"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("spoil", "task", "key", "found"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("spoil", "task", "key", "problem"), BROKEN.values(), ids=BROKEN)
 def test_an_unusable_model_folder_is_refused_with_the_reason(
     spoil: Callable[[Path], object], task: str, key: str, problem: str, tmp_path: Path
 ):

@@ -1,4 +1,4 @@
-"""The plan of a small shape, counted by hand; and what in a spec can't be planned."""
+"""The plan of a small model, counted by hand, and the faults of specs that cannot be planned."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ SPLITS = {
 }
 
 
-@pytest.mark.parametrize(("steps", "share", "wanted"), SPLITS.values(), ids=SPLITS)
+@pytest.mark.parametrize(("steps", "share", "expected"), SPLITS.values(), ids=SPLITS)
 def test_the_steps_are_split_by_the_sparse_share(
     steps: int, share: float, expected: tuple[int, int]
 ):
@@ -147,7 +147,7 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize(("batch", "micro", "workers", "wanted"), BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize(("batch", "micro", "workers", "expected"), BATCHES.values(), ids=BATCHES)
 def test_a_batch_is_split_over_workers_and_micro_batches(
     batch: int, micro: int, workers: int, expected: tuple[int, int, int]
 ):
@@ -162,8 +162,8 @@ UNEVEN = {
     "workers": (4, 1, 3, "train.batch_size", "3 workers", "multiple of 3, e.g. 3."),
     "more workers than sequences": (2, 1, 5, "train.batch_size", "5 workers", "e.g. 5."),
     "near the next multiple": (11, 1, 4, "train.batch_size", "11 sequences", "e.g. 12."),
-    "micro-batches": (12, 5, 2, "train.micro_batch_size", "of 5", "e.g. 3."),
-    "a prime share": (14, 4, 2, "train.micro_batch_size", "7 sequences a worker", "e.g. 1."),
+    "micro-batches": (12, 5, 2, "train.micro_batch_size", "micro-batches of 5", "e.g. 3."),
+    "a prime share": (14, 4, 2, "train.micro_batch_size", "7 sequences per worker", "e.g. 1."),
 }
 
 
@@ -181,7 +181,7 @@ def test_an_indivisible_batch_is_refused_with_a_divisible_size(
 def test_a_rank_above_the_smallest_target_names_it():
     [fault] = list_faults(method={"rank": 5})
     assert fault.key == "method.rank"
-    assert "model.layers.0.attn.k_proj of 4 x 8" in fault.problem and "1 to 4" in fault.remedy
+    assert "(4 x 8, model.layers.0.attn.k_proj)" in fault.problem and "4 or less" in fault.remedy
 
 
 def test_only_what_is_a_target_bounds_the_rank():
@@ -216,7 +216,7 @@ def test_a_pattern_without_a_match_lists_the_layers():
     first, second = list_faults(method={"targets": ["proj", "q_proj", "lm_head"]})
     assert (first.key, second.key) == ("method.targets[0]", "method.targets[2]")
     assert "'proj' matches no linear layer" in first.problem
-    assert first.remedy == "There is: attn.q_proj, attn.k_proj, mlp.up_proj."
+    assert first.remedy == "Available: attn.q_proj, attn.k_proj, mlp.up_proj."
 
 
 def test_a_model_without_linear_layers_is_refused():
@@ -255,10 +255,10 @@ def test_a_plan_with_an_outlook_predicts_and_records_it():
     plan = make_estimated_plan(cluster={"workers": 2})
     assert plan.estimate is not None
     assert (plan.sharding, plan.sharding_reason) == ("replicate", "auto: it fits")
-    document = json.loads(json.dumps(plan.to_json()))["prediction"]
-    assert [way["sharding"] for way in document["ways"]] == ["replicate", "node", "cluster"]
+    document = json.loads(json.dumps(plan.to_json()))["estimate"]
+    assert [way["sharding"] for way in document["options"]] == ["replicate", "node", "cluster"]
     # A ring of 2 sends each number once: the head's 20 and 4 beside them count.
-    sent = {flow["stage"]: flow["sent"] for flow in document["ways"][0]["wire"]
+    sent = {flow["stage"]: flow["sent"] for flow in document["options"][0]["wire"]
             if flow["cause"] == "gradients"}  # fmt: skip
     assert sent == {"sparse": 4 * (SPARSE + 24), "low-rank": 4 * (LOW_RANK + 24)}
     assert (document["steps"], document["tokens"], document["checkpoint"]) == (
@@ -266,7 +266,7 @@ def test_a_plan_with_an_outlook_predicts_and_records_it():
         6 * 4 * 64,
         12 * 156,
     )
-    assert make_test_plan().to_json()["prediction"] is None
+    assert make_test_plan().to_json()["estimate"] is None
 
 
 def test_a_previous_estimate_is_reused_with_its_sharding():
@@ -278,7 +278,7 @@ def test_a_previous_estimate_is_reused_with_its_sharding():
 
 
 def test_a_run_that_fits_nowhere_is_a_fault_and_no_plan():
-    plan, [fault] = make_plan(make_spec(), SHAPE, facts=make_facts(memory_here=10**8))
+    plan, [fault] = make_plan(make_spec(), SHAPE, facts=make_facts(local_memory=10**8))
     assert plan is None
     assert fault.key == "cluster.sharding" and "of this machine's memory" in fault.problem
 
@@ -293,7 +293,7 @@ ADAPTERS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.parametrize(("method", "wanted"), ADAPTERS.values(), ids=ADAPTERS)
+@pytest.mark.parametrize(("method", "expected"), ADAPTERS.values(), ids=ADAPTERS)
 def test_the_adapters_size_is_that_of_its_tensors_and_some_header(
     method: dict[str, Any], expected: int
 ):

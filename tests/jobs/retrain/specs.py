@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.retrain.load_retrain import RetrainSpec, validate_retrain
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import validate_spec
+from jobs.spec.schema import RetrainSpec
 from tests.tiny import merge_spec, tiny_spec
 
 
@@ -17,4 +19,4 @@ def raw_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any
 
 def a_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> RetrainSpec:
     """The same, checked."""
-    return validate_retrain(raw_retrain(folder, retrain, **spec))
+    return require_kind(validate_spec(raw_retrain(folder, retrain, **spec)), RetrainSpec)

@@ -22,7 +22,7 @@ MASK = MaskRecord(strategy="random", seed=0, density=0.05)
 
 
 def _faults(place: Path, manifest: Manifest, **spec: Any) -> dict[str, str]:
-    checked = validate_run(a_retrain(place, **spec).spec)
+    checked = validate_run(a_retrain(place, **spec).training)
     store, digest = DirectoryStore(place / "store"), digest_model(place / "model")
     found: list[Fault] = find_start_faults(store, manifest, checked, digest)
     return {fault.key: fault.problem for fault in found}
@@ -49,7 +49,7 @@ def test_other_targets_are_told_from_both_sides(place):
     layers = {**LAYERS, "model.layers.9.mlp.up_proj": (16, 8)}
     del layers["model.layers.0.mlp.up_proj"]
     manifest = committed(place, lora_files(place / "one", layers=layers), kind="lora")
-    checked = validate_run(a_retrain(place, method=LORA).spec)
+    checked = validate_run(a_retrain(place, method=LORA).training)
     store, digest = DirectoryStore(place / "store"), digest_model(place / "model")
     told = [str(fault) for fault in find_start_faults(store, manifest, checked, digest)]
     assert "layers.9.mlp.up_proj: only in tiny@v1" in told[0]

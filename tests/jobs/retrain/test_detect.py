@@ -20,8 +20,8 @@ from tests.tiny import chat_rows
 
 def _look(place: Path, start: str = "current", **spec: Any) -> Baseline | NoNewData:
     asked = a_retrain(place, {"start": start}, **spec)
-    rows = scan_dataset(asked.spec.data.train, "chat", "causal-lm", "data.train")
-    return snapshot_state(DirectoryStore(place / "store"), asked.spec, start, str(rows.sha256))
+    rows = scan_dataset(asked.data.train, "chat", "causal-lm", "data.train")
+    return snapshot_state(DirectoryStore(place / "store"), asked.training, start, str(rows.sha256))
 
 
 @pytest.fixture
@@ -110,5 +110,5 @@ def test_what_was_tried_and_not_promoted_is_not_tried_again(first):
     [("slora", "tiny@v1", "lora"), ("slora", None, "slora"), ("sparse", "tiny@v1", "sparse")],
 )
 def test_only_what_goes_on_needs_no_sparse_stage(kind, start, trains, place):
-    spec = a_retrain(place, method={"kind": kind}).spec
+    spec = a_retrain(place, method={"kind": kind}).training
     assert make_training_spec(spec, start).method.kind == trains

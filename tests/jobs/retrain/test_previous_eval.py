@@ -48,7 +48,7 @@ def _lost(place: Path) -> None:
     [
         (_changed, "has changed since tiny@v1 was judged by it"),
         (_removed, "can't be read any more"),
-        (_spoilt, "the spec of run r1 has changed since the training"),
+        (_spoilt, "the spec of run r1 has changed since"),
         (_lost, "the files of run r1 are not in the store"),
     ],
     ids=["changed", "removed", "another spec", "no papers"],

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.search.load_search import SearchSpec, validate_search
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import validate_spec
+from jobs.spec.schema import SearchSpec
 from tests.tiny import merge_spec, tiny_spec
 
 SPACE = {
@@ -24,4 +26,4 @@ def raw_search(folder: Path, search: dict[str, Any] | None = None, **spec: Any) 
 
 def a_search(folder: Path, search: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:
     """The same, checked."""
-    return validate_search(raw_search(folder, search, **spec))
+    return require_kind(validate_spec(raw_search(folder, search, **spec)), SearchSpec)

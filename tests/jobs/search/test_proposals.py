@@ -7,10 +7,11 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from jobs.plan.preflight import make_paths_absolute, validate_run
+from jobs.plan.preflight import validate_run
 from jobs.search.trial_log import TrialLog
 from jobs.search.tune.proposals import TrialProposer
 from jobs.search.tune.trainable import REQUEST_KEY
+from jobs.spec.paths import make_paths_absolute
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.search.specs import a_search
@@ -20,7 +21,7 @@ def _proposals(folder: Path, **section: Any) -> tuple[TrialProposer, TrialLog]:
     search = a_search(folder, section)
     diary = TrialLog(RunStore(DirectoryStore(folder / "store"), "search"))
     return TrialProposer(
-        search, validate_run(make_paths_absolute(search.spec)), diary, run="search"
+        search, validate_run(make_paths_absolute(search)), diary, run="search"
     ), diary
 
 

@@ -9,13 +9,15 @@ import pytest
 
 from jobs.errors import NotInStore
 from jobs.inspect.model_files import digest_model
-from jobs.plan.preflight import make_paths_absolute, validate_run
+from jobs.plan.preflight import validate_run
 from jobs.search.shared_cache import (
     SharedCache,
     SharingKeys,
     compute_sharing_keys,
     count_reused_tokens,
 )
+from jobs.spec.load import make_trial_spec
+from jobs.spec.paths import make_paths_absolute
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import CHECKPOINT_STATE, CHECKPOINT_TENSORS, MASKS, RunStore
 from jobs.train.request import Request
@@ -25,7 +27,7 @@ from tests.jobs.search.specs import a_search
 def _keys(folder: Path, **config: Any) -> SharingKeys:
     search = a_search(folder, method={"mask": "fisher"})
     dotted = {key.replace("__", "."): value for key, value in config.items()}
-    checked = validate_run(make_paths_absolute(search.make_trial_spec(dotted)))
+    checked = validate_run(make_paths_absolute(make_trial_spec(search, dotted)))
     digest = digest_model(checked.model.folder)
     return compute_sharing_keys(Request(
         checked.spec, "run", checked.plan, checked.model.folder, digest, checked.train_scan,

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from jobs.plan.preflight import make_paths_absolute, validate_run
+from jobs.plan.preflight import validate_run
 from jobs.search.trial_plan import PlannedTrial, plan_trial
 from jobs.search.trial_record import TrialRecord
 from jobs.spec.load import dump_spec
+from jobs.spec.paths import make_paths_absolute
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import LEDGER, SPEC, RunStore
 from tests.jobs.search.specs import a_search
@@ -20,9 +21,7 @@ def _planned(
     folder: Path, config: dict[str, Any], **constraints: float
 ) -> PlannedTrial | TrialRecord:
     search = a_search(folder, {"constraints": constraints})
-    return plan_trial(
-        search, validate_run(make_paths_absolute(search.spec)), TrialRecord(3, config)
-    )
+    return plan_trial(search, validate_run(make_paths_absolute(search)), TrialRecord(3, config))
 
 
 def test_a_trial_that_may_run_has_its_costs_by_plan(folder: Path):
@@ -52,7 +51,7 @@ def test_bytes_between_nodes_are_a_constraint_where_there_are_nodes(folder: Path
         cluster={"workers": 2, "machine": machine},
     )  # fmt: skip
     found = plan_trial(
-        search, validate_run(make_paths_absolute(search.spec)), TrialRecord(0, {"method.rank": 4})
+        search, validate_run(make_paths_absolute(search)), TrialRecord(0, {"method.rank": 4})
     )
     assert isinstance(found, TrialRecord) and "node_bytes_per_step" in found.reason
 
@@ -70,7 +69,7 @@ def test_a_trials_plan_does_not_read_the_stores_runs(folder: Path):
     run.write_text(SPEC, dump_spec(found.validated.spec))
     run.write_json(LEDGER, {"tokens": 100, "seconds": 1.0, "steps": 4})
     search = a_search(folder)
-    checked = validate_run(make_paths_absolute(search.spec))
+    checked = validate_run(make_paths_absolute(search))
     assert checked.plan.estimate and checked.plan.estimate.speed is not None
     again = plan_trial(search, checked, TrialRecord(4, {"method.rank": 4}))
     assert isinstance(again, PlannedTrial)

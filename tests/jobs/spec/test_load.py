@@ -1,4 +1,4 @@
-"""From a file and `--set` to a spec: each mistake has its key, what was found, and a way out."""
+"""The loader: every mistake in a file or an override is a fault with its key, problem and fix."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from jobs.errors import Fault, InputError
-from jobs.spec.load import MAX_BYTES, dump_spec, load_spec, parse_yaml_fast, validate_spec
+from jobs.spec.load import dump_spec, load_spec, validate_spec
 from jobs.spec.schema import RunSpec
+from jobs.spec.yaml_text import MAX_BYTES, parse_yaml_fast
 from tests.tiny import tiny_spec, write_spec
 
 HERE = Path("/made/up")
@@ -64,7 +65,7 @@ NEAREST = {
 def test_an_unknown_key_names_the_nearest_known_key(wrong: dict[str, Any], key: str, nearest: str):
     fault = {fault.key: fault for fault in list_faults(tiny_spec(HERE, **wrong))}[key]
     assert fault.problem == "unknown key"
-    named = fault.remedy.removeprefix("The nearest known one is ").removesuffix(".")
+    named = fault.remedy.removeprefix("The nearest known key is ").removesuffix(".")
     assert named.startswith(nearest) if nearest.endswith(".") else named == nearest
 
 
@@ -84,7 +85,7 @@ OTHERS = {
 def test_a_key_of_another_trainer_is_refused_and_ours_named(other: str, ours: str):
     section, _, key = other.partition(".")
     [fault] = list_faults(tiny_spec(HERE, **{section: {key: 1}}))
-    assert (fault.key, fault.remedy) == (other, f"The nearest known one is {ours}.")
+    assert (fault.key, fault.remedy) == (other, f"The nearest known key is {ours}.")
 
 
 TYPES: dict[str, tuple[dict[str, Any], str, str, str]] = {
@@ -114,7 +115,7 @@ TYPES: dict[str, tuple[dict[str, Any], str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("wrong", "key", "shown", "wanted"), TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize(("wrong", "key", "value", "expected"), TYPES.values(), ids=TYPES)
 def test_a_forbidden_value_is_quoted_with_the_allowed_ones(
     wrong: dict[str, Any], key: str, value: str, expected: str
 ):
@@ -149,7 +150,7 @@ def test_a_required_key_is_reported_as_missing(key: str):
 
 
 @pytest.mark.parametrize(
-    ("train", "found"),
+    ("train", "problem"),
     [
         ({"steps": None}, "neither"),
         ({"epochs": 2}, "both"),
@@ -179,8 +180,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path):
 
 
 FILES: dict[str, tuple[str | bytes, str]] = {
-    "key twice": (LEAST + "train: {steps: 1, steps: 2}", "'steps' is given twice"),
-    "section twice": (LEAST + "train: {steps: 1}\ntrain: {steps: 2}", "'train' is given twice"),
+    "key twice": (LEAST + "train: {steps: 1, steps: 2}", "'steps' appears twice"),
+    "section twice": (LEAST + "train: {steps: 1}\ntrain: {steps: 2}", "'train' appears twice"),
     "not UTF-8": (b"name: caf\xe9", "not UTF-8 at byte 9"),
     "UTF-16": ("name: a".encode("utf-16"), "not UTF-8 at byte 0"),
     "a list": ("- name: a", "not a mapping"),
@@ -188,18 +189,18 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "not a mapping"),
     "only a comment": ("# name: a\n", "not a mapping"),
     "two documents": ("name: a\n---\nname: b\n", "single document"),
-    "unclosed": ("model: {path: a", "not YAML"),
-    "a tab": ("model:\n\tpath: a", "not YAML"),
-    "a control character": ("name: \x00", "not YAML"),
-    "a python object": ("name: !!python/object/apply:os.getcwd []", "not YAML"),
-    "too deep": ("[" * 5000, "not YAML"),
-    "no such day": ("name: 2020-13-45", "not YAML: month must be in"),
-    "a number too long": ("name: " + "1" * 5000, "not YAML: Exceeds the limit"),
+    "unclosed": ("model: {path: a", "invalid YAML"),
+    "a tab": ("model:\n\tpath: a", "invalid YAML"),
+    "a control character": ("name: \x00", "invalid YAML"),
+    "a python object": ("name: !!python/object/apply:os.getcwd []", "invalid YAML"),
+    "too deep": ("[" * 5000, "invalid YAML"),
+    "no such day": ("name: 2020-13-45", "invalid YAML: month must be in"),
+    "a number too long": ("name: " + "1" * 5000, "invalid YAML: Exceeds the limit"),
     "too large": ("#" * (MAX_BYTES + 1), "larger than 1,000,000 bytes"),
 }
 
 
-@pytest.mark.parametrize(("text", "found"), FILES.values(), ids=FILES)
+@pytest.mark.parametrize(("text", "problem"), FILES.values(), ids=FILES)
 def test_a_malformed_file_is_a_single_fault_under_its_name(
     text: str | bytes, problem: str, tmp_path: Path
 ):
@@ -237,7 +238,7 @@ def test_aliases_that_multiply_do_not_fill_the_memory(tmp_path: Path):
 def test_keys_that_are_not_strings_are_reported_in_plain_words(tmp_path: Path):
     faults = load_faults(write_text(tmp_path, LEAST + "train: {steps: 8}\n2: 2\ntrue: 3\nnull: 4"))
     assert len(faults) == 3
-    assert {fault.remedy for fault in faults} == {"It should be a text, as every key."}
+    assert {fault.remedy for fault in faults} == {"It should be a string, as every key."}
 
 
 SET: dict[str, tuple[str, str, Any]] = {
@@ -309,7 +310,7 @@ def test_bad_overrides_are_reported_together(text: str, tmp_path: Path):
 def test_an_override_to_an_unknown_key_names_the_nearest(tmp_path: Path):
     path = write_spec(tmp_path / "spec.yaml", tiny_spec(tmp_path))
     [fault] = load_faults(path, "method.rnak=4")
-    assert (fault.key, fault.remedy) == ("method.rnak", "The nearest known one is method.rank.")
+    assert (fault.key, fault.remedy) == ("method.rnak", "The nearest known key is method.rank.")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{" * 100_000, "- " * 100_000, "? " * 100_000])

@@ -1,4 +1,4 @@
-"""The spec's own rules, as a user meets them: names, types, values without an engine yet."""
+"""The schema: names, defaults, bounds, and the JSON Schema that accepts what the loader accepts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.spec.any_spec import AnySpec
 from jobs.spec.load import dump_spec, load_spec, validate_spec
-from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.paths import make_paths_absolute
+from jobs.spec.schema import NAME_PATTERN, RunSpec
 from tests.tiny import tiny_spec, write_spec
 
 HERE = Path("/made/up")
-EXAMPLES = sorted((Path(__file__).parents[2] / "jobs/examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[3] / "jobs/examples").glob("*.yaml"))
 
 
 def list_faults(**overrides: Any) -> dict[str, Fault]:
@@ -111,7 +111,7 @@ def test_what_a_run_records_reads_back_as_the_same_spec(tmp_path: Path):
     spec = validate_spec(values)
     path = tmp_path / "spec.yaml"
     path.write_text(dump_spec(spec), encoding="utf-8")
-    assert load_spec(path) == spec
+    assert load_spec(path) == make_paths_absolute(spec)
     assert "max_failures: 3" in path.read_text(encoding="utf-8")
 
 
@@ -146,6 +146,25 @@ def test_the_schema_tells_what_each_key_is_for():
 
 
 def make_schema() -> dict[str, Any]:
-    document = AnySpec.model_json_schema()
+    document = RunSpec.model_json_schema()
     jsonschema.Draft202012Validator.check_schema(document)
     return document
+
+
+def test_every_number_is_bounded_on_both_sides():
+    unbounded = []
+
+    def walk(node: Any, path: str) -> None:
+        if not isinstance(node, dict):
+            return
+        if node.get("type") in ("integer", "number") and "const" not in node and "enum" not in node:
+            lower = {"minimum", "exclusiveMinimum"} & node.keys()
+            upper = {"maximum", "exclusiveMaximum"} & node.keys()
+            if not (lower and upper):
+                unbounded.append(path)
+        for key, value in node.items():
+            for index, inner in enumerate(value if isinstance(value, list) else [value]):
+                walk(inner, f"{path}/{key}[{index}]")
+
+    walk(make_schema(), "")
+    assert not unbounded

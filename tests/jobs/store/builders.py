@@ -1,4 +1,4 @@
-"""Adapters small enough to make by hand, and stores that fail on purpose."""
+"""Tiny adapters for tests, and stores that fail on purpose."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from jobs.store.adapters.manifest import BaseRecord, DataRecord, ManifestDraft, 
 from jobs.store.base import Leftover, ObjectInfo, ObjectStore
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 DIGESTS = {letter: letter * 64 for letter in "abcdef"}
 
 
 def encode_safetensors(header: Any, data: bytes = b"") -> bytes:
-    """A safetensors file around any header, honest or not."""
+    """Return a safetensors file with any header, valid or not."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
 
 def encode_text_tensor(text: str = "weights") -> bytes:
-    """An honest file of one tensor that holds `text`."""
+    """Return a valid file of one tensor whose bytes are `text`."""
     data = text.encode()
     entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
     return encode_safetensors({"lora_A.weight": entry}, data)
 
 
 def encode_float_tensor(*values: float) -> bytes:
-    """An honest file of one float32 tensor."""
+    """Return a valid file of one float32 tensor."""
     data = struct.pack(f"<{len(values)}f", *values)
     entry = {"dtype": "F32", "shape": [len(values)], "data_offsets": [0, len(data)]}
     return encode_safetensors({"lora_A.weight": entry}, data)
 
 
 def make_adapter_folder(folder: Path, text: str = "weights") -> Path:
-    """A PEFT folder of two files whose contents say `text`."""
+    """Create a PEFT folder of two files that contain `text`."""
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps({"says": text}))
     (folder / "adapter_model.safetensors").write_bytes(encode_text_tensor(text))
@@ -48,7 +49,7 @@ def make_adapter_folder(folder: Path, text: str = "weights") -> Path:
 
 
 def make_draft(**changes: Any) -> ManifestDraft:
-    """A run's draft, with what a test cares about changed."""
+    """Return the draft of a run with some fields replaced."""
     fields: dict[str, Any] = {
         "name": "chat",
         "kind": "slora",
@@ -66,9 +67,18 @@ def make_draft(**changes: Any) -> ManifestDraft:
     return ManifestDraft(**{**fields, **changes})
 
 
+def catch(kind: type[E], act: Callable[[], object]) -> E | None:
+    """Return the error that `act` raises, or None: a loop over cases names the failing one."""
+    try:
+        act()
+    except kind as error:
+        return error
+    return None
+
+
 def race(target: Callable[..., None], *rest: Any, count: int) -> list[int | None]:
-    """Run `target(start, number, *rest)` in real processes at once; gives their exit codes."""
-    # Not fork: pytest has threads by then, once another test has imported torch.
+    """Run `target(start, number, *rest)` in several processes, and return their exit codes."""
+    # Not fork: pytest has threads once another test has imported torch.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.jobs.store.builders", "jobs.store.adapters.operations"])
     start = context.Barrier(count)
@@ -95,7 +105,7 @@ def _run_in_environment(
 
 
 class Killed(BaseException):
-    """The process is gone; BaseException, so nobody answers it."""
+    """Stands for the death of the process. A BaseException, so that no code handles it."""
 
 
 def raise_killed() -> None:

@@ -1,4 +1,4 @@
-"""What the store's tests share: a directory store in a folder of its own."""
+"""Shared fixtures: a directory store in its own folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blobs: written once, mended when rotten, never believed."""
+"""Blobs: written once, replaced when corrupt, always verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Committing: one order, one winner a version, and a death anywhere costs a number at most."""
+"""Commits: a fixed order, one winner per version, and a death loses at most a version number."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_run_that_trained_further_gets_a_new_version(store: DirectoryStore, fo
     assert commit(store, folder, make_draft(attempt=2)).version == 2
 
 
-def test_each_file_is_a_blob_then_in_the_folder_then_read_back_and_the_manifest_is_last(
+def test_a_commit_writes_blob_and_file_reads_back_and_writes_the_manifest_last(
     store: DirectoryStore, folder: Path
 ):
     watched = DyingStore(store)
@@ -110,7 +110,7 @@ def record_commit_calls(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
-def test_a_death_at_any_call_shows_nothing_half_and_a_retry_completes(
+def test_a_death_at_any_call_leaves_no_partial_adapter_and_a_retry_completes(
     after: bool, folder: Path, tmp_path: Path
 ):
     calls = record_commit_calls(tmp_path)
@@ -169,7 +169,7 @@ def test_eight_runs_that_commit_the_same_name_get_eight_unmixed_versions(tmp_pat
                 assert f"of run {mine} ".encode() in store.get(key)
 
 
-def test_a_claimed_number_is_never_filled_by_another(store: DirectoryStore, folder: Path):
+def test_a_claimed_version_is_never_filled_by_another_run(store: DirectoryStore, folder: Path):
     store.put("adapters/chat/v1/.claim", b'{"run": "sleeping", "attempt": 1}')
     store.put("adapters/chat/v7/adapter_config.json", b"left by somebody")
     assert commit(store, folder, make_draft()).version == 8
@@ -200,24 +200,24 @@ def test_an_attempt_is_fenced_by_its_own_run_only(store: DirectoryStore, folder:
     ],
     ids=["empty", "not UTF-8", "a list", "null", "no attempt", "too deep", "a text", "too large"],
 )  # fmt: skip
-def test_a_hostile_claim_fences_nobody(claim: bytes, store: DirectoryStore, folder: Path):
+def test_an_invalid_claim_fences_no_attempt(claim: bytes, store: DirectoryStore, folder: Path):
     store.put("adapters/chat/v1/.claim", claim)
     assert commit(store, folder, make_draft()).version == 2
 
 
-def test_a_hostile_manifest_under_the_name_stops_nobody(store: DirectoryStore, folder: Path):
+def test_an_invalid_manifest_of_the_name_stops_no_commit(store: DirectoryStore, folder: Path):
     store.put("adapters/chat/v1/manifest.json", b"nonsense")
     assert commit(store, folder, make_draft()).version == 2
 
 
 class Corrupting(DyingStore):
-    """A store that flips a byte on its way to the disk."""
+    """A store that flips a byte of every write."""
 
     def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
         return self.put(key, path.read_bytes()[:-1] + b"?", create_only=create_only)
 
 
-def test_bytes_that_change_on_their_way_are_not_committed(store: DirectoryStore, folder: Path):
+def test_bytes_that_change_in_transit_are_not_committed(store: DirectoryStore, folder: Path):
     with pytest.raises(DigestMismatch):
         commit(Corrupting(store), folder, make_draft())
     assert list_adapters(store) == []
@@ -252,7 +252,7 @@ def test_bytes_that_change_on_their_way_are_not_committed(store: DirectoryStore,
         "cut-short tensors", "no tensors", "an empty tensor", "NaN", "no files", "no folder",
     ],
 )  # fmt: skip
-def test_a_folder_that_is_no_adapter_claims_nothing(spoil, says, store, folder):
+def test_an_invalid_adapter_folder_claims_no_version(spoil, says, store, folder):
     spoil(folder)
     with pytest.raises(InputError, match=says) as caught:
         commit(store, folder, make_draft())

@@ -1,4 +1,4 @@
-"""The journal: one line a write, followed while it grows, torn lines left out."""
+"""The journal: one write per line, followed while it grows, incomplete lines skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "runs" / "r" / "events.jsonl")
 
 
-def test_a_journal_that_nobody_wrote_is_empty_and_stays_absent(journal: Journal):
+def test_an_unwritten_journal_is_empty_and_stays_absent(journal: Journal):
     assert journal.tail() == ([], 0)
     assert not journal.path.parent.exists()
 

@@ -64,6 +64,6 @@ def test_a_valid_key_is_accepted_unchanged(key: str, store: DirectoryStore):
 
 
 @pytest.mark.parametrize("prefix", ["../", "/etc/", "a//b/", "a/\0/"])
-def test_a_hostile_prefix_lists_nothing_outside(prefix: str, store: DirectoryStore):
+def test_an_invalid_prefix_lists_nothing_outside(prefix: str, store: DirectoryStore):
     with pytest.raises(InputError):
         store.list(prefix)

@@ -1,4 +1,4 @@
-"""Lineage: parents back to the first, whatever became of them."""
+"""Lineage: all parents back to the first, readable or not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_lineage_goes_back_to_the_first_adapter(store: DirectoryStore, folde
 
 
 @pytest.mark.parametrize(
-    ("parent", "why"),
+    ("parent", "problem"),
     [
         ("gone@v3", "not in the store"),
         ("chat", "no version"),
@@ -33,7 +33,9 @@ def test_the_lineage_goes_back_to_the_first_adapter(store: DirectoryStore, folde
         ("\x1b[2J", "not the name of an adapter"),
     ],
 )
-def test_a_parent_that_cannot_be_resolved_ends_the_lineage(store, folder, parent: str, why: str):
+def test_a_parent_that_cannot_be_resolved_ends_the_lineage(
+    store, folder, parent: str, problem: str
+):
     [ancestor] = list_ancestors(store, commit(store, folder, make_draft(parent=parent)))
     assert ancestor.manifest is None
-    assert why in ancestor.problem
+    assert problem in ancestor.problem

@@ -1,4 +1,4 @@
-"""What is listed, and which adapter a name means."""
+"""Listing adapters and resolving names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
     return store
 
 
-def test_an_empty_store_lists_nothing_and_makes_nothing(store: DirectoryStore):
+def test_an_empty_store_lists_nothing_and_creates_nothing(store: DirectoryStore):
     assert list_adapters(store) == []
     assert list_broken_adapters(store) == []
     assert not store.root.exists()
@@ -43,7 +43,7 @@ def test_only_what_is_committed_is_listed_in_the_order_of_versions(full: Directo
 
 
 @pytest.mark.parametrize(
-    ("wanted", "label"),
+    ("reference", "label"),
     [
         ("chat", "chat@v10"),
         ("chat@v2", "chat@v2"),
@@ -52,39 +52,39 @@ def test_only_what_is_committed_is_listed_in_the_order_of_versions(full: Directo
     ],
 )
 def test_a_name_resolves_to_its_newest_or_its_named_version(
-    wanted: str, label: str, full: DirectoryStore
+    reference: str, label: str, full: DirectoryStore
 ):
-    assert resolve_adapter(full, wanted).label == label
+    assert resolve_adapter(full, reference).label == label
 
 
 @pytest.mark.parametrize(
-    ("wanted", "says"),
+    ("reference", "says"),
     [
-        ("cat", "The adapter cat is not in the store. There is: chat, zoo."),
-        ("chat@v3", "chat@v3 is not in the store. There is: chat@v1, chat@v2, chat@v10."),
-        ("chat@9", "chat@v9 is not in the store. There is: chat@v1, chat@v2, chat@v10."),
-        ("cha", "The adapter cha is not in the store. There is: chat, zoo."),
+        ("cat", "The adapter cat is not in the store. Available: chat, zoo."),
+        ("chat@v3", "chat@v3 is not in the store. Available: chat@v1, chat@v2, chat@v10."),
+        ("chat@9", "chat@v9 is not in the store. Available: chat@v1, chat@v2, chat@v10."),
+        ("cha", "The adapter cha is not in the store. Available: chat, zoo."),
     ],
 )
 def test_an_absent_adapter_is_reported_with_the_existing_ones(
-    wanted: str, says: str, full: DirectoryStore
+    reference: str, says: str, full: DirectoryStore
 ):
     with pytest.raises(NotInStore) as caught:
-        resolve_adapter(full, wanted)
+        resolve_adapter(full, reference)
     assert str(caught.value) == says
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "reference",
     [
         "", "@", "@v1", "chat@", "chat@v0", "chat@v01", "chat@-1", "chat@latest", "chat@v1@v2",
         "chat@v1\n", "chat@v" + "9" * 5000, "chat@٢", "../chat", "..", ".", "/etc/passwd", "a/b",
         "a\\b", "a\0", "chat\n", "\x1b[2J", "-chat", ".chat", "a..b", "a" * 64, "\ud800", "chat ",
     ],
 )  # fmt: skip
-def test_a_hostile_name_is_refused_in_print(wanted: str, store: DirectoryStore):
+def test_an_invalid_name_is_refused_with_a_printable_message(reference: str, store: DirectoryStore):
     with pytest.raises(InputError) as caught:
-        resolve_adapter(store, wanted)
+        resolve_adapter(store, reference)
     assert str(caught.value).isprintable()
     assert str(caught.value).isascii()
 
@@ -122,7 +122,7 @@ def test_a_corrupt_newest_version_is_an_error_and_no_older_version_is_returned(
     assert resolve_adapter(full, "chat@v2").version == 2
 
 
-def test_what_else_lies_beside_the_versions_is_no_adapter(full: DirectoryStore):
+def test_other_objects_beside_the_versions_are_ignored(full: DirectoryStore):
     full.put("adapters/zoo/current.json", b"v2")
     full.put("adapters/manifest.json", b"{}")
     full.put("adapters/chat/v1/sub/manifest.json", b"{}")

@@ -1,4 +1,4 @@
-"""The store in a directory: whole or absent, written once where asked, nothing left behind."""
+"""The store in a directory: complete or absent objects, conditional writes, no debris."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def list_tree(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-def test_what_is_put_is_got_listed_measured_and_deleted(store: DirectoryStore, tmp_path: Path):
+def test_objects_can_be_written_read_listed_and_deleted(store: DirectoryStore, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"from a file")
     store.put("b/two", b"2")
     store.put("a/one", b"first")
@@ -40,7 +40,7 @@ def test_what_is_put_is_got_listed_measured_and_deleted(store: DirectoryStore, t
 
 
 def test_keys_are_listed_in_the_order_of_their_text(store: DirectoryStore):
-    # A folder sorts by its name and a slash, which is where a walk goes wrong.
+    # A folder sorts by its name and a slash; a plain walk gets this wrong.
     keys = ["a-b/x", "a/x", "a.b", "a/b/c", "B"]
     for key in keys:
         store.put(key, b"")
@@ -60,7 +60,7 @@ def test_an_absent_object_raises_an_error_or_is_none(store: DirectoryStore, key:
 
 def test_the_error_of_an_absent_object_lists_its_siblings(store: DirectoryStore):
     store.put("a/one", b"1")
-    with pytest.raises(NotInStore, match="There is: a/one"):
+    with pytest.raises(NotInStore, match="Available: a/one"):
         store.get("a/two")
 
 
@@ -85,7 +85,7 @@ def _create(start: Barrier, mine: int, root: Path) -> None:
         DirectoryStore(root).put(f"won-{turn}-by-{mine}", b"")
 
 
-def test_of_racing_creators_exactly_one_wins(tmp_path: Path):
+def test_exactly_one_of_concurrent_creators_wins(tmp_path: Path):
     assert race(_create, tmp_path, count=4) == [0] * 4
     store = DirectoryStore(tmp_path)
     for turn in range(50):
@@ -93,7 +93,7 @@ def test_of_racing_creators_exactly_one_wins(tmp_path: Path):
         assert store.get(f"key-{turn}") == winner[-1].encode() * 1000
 
 
-def test_a_write_under_way_is_neither_listed_nor_read(store: DirectoryStore):
+def test_an_unfinished_write_is_neither_listed_nor_read(store: DirectoryStore):
     with store._open_temporary() as (file, path):
         file.write(b"half")
         file.flush()
@@ -104,7 +104,7 @@ def test_a_write_under_way_is_neither_listed_nor_read(store: DirectoryStore):
     assert not path.exists()
 
 
-def test_a_write_that_fails_leaves_the_old_object_and_no_debris(store: DirectoryStore):
+def test_a_failed_write_keeps_the_old_object_and_leaves_no_debris(store: DirectoryStore):
     store.put("a/one", b"old")
     with pytest.raises(StoreError, match="No such file"):
         store.put_file("a/one", Path("/no/such/file"))
@@ -187,7 +187,7 @@ def test_a_check_of_an_unwritable_folder_gives_a_reason_and_leaves_nothing_behin
 
 
 @pytest.mark.parametrize("part", [".tmp", "adapters", "runs"])
-def test_a_check_tries_the_folders_that_will_be_written(part: str, store: DirectoryStore):
+def test_a_check_tests_the_folders_that_will_be_written(part: str, store: DirectoryStore):
     store.root.mkdir()
     (store.root / part).write_text("in the way")
     assert part in (store.check_writable() or "")

@@ -1,4 +1,4 @@
-"""Values that are no numbers are found in every type, and numbers are let through."""
+"""NaN and infinity are detected in every type, and finite values pass."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_an_entry_that_cannot_be_sent_stays(outbox: Path, entry_folder: Path, st
     assert send_entry(entry, store) is not None
 
 
-def test_what_was_committed_before_the_death_is_not_committed_twice(outbox, entry_folder, store):
+def test_an_entry_committed_before_a_crash_is_not_committed_twice(outbox, entry_folder, store):
     [entry] = list_outbox(outbox)[0]
     watched = DyingStore(DirectoryStore(outbox.parent / "rehearsal"))
     commit(watched, entry.folder / "adapter", entry.draft)

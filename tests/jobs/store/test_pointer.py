@@ -1,4 +1,4 @@
-"""`current`: what a bare name means, moved forward and back, and never to what is not there."""
+"""The pointer `current`: moved forward and back, and never to an absent version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
     return store
 
 
-def test_a_bare_name_means_the_newest_until_something_is_promoted(full: DirectoryStore):
+def test_a_bare_name_resolves_to_the_newest_version_until_a_promotion(full: DirectoryStore):
     assert resolve_adapter(full, "chat").version == 3
     promote(full, "chat", 1)
     assert resolve_adapter(full, "chat").version == 1
@@ -58,7 +58,7 @@ def test_the_same_promotion_again_is_no_move(full: DirectoryStore):
     assert promote(full, "chat", 2) == first
 
 
-def test_what_is_not_committed_can_not_be_promoted(full: DirectoryStore):
+def test_an_uncommitted_version_cannot_be_promoted(full: DirectoryStore):
     full.put("adapters/chat/v4/.claim", b"{}")
     with pytest.raises(NotInStore, match=r"chat@v4 is not .* chat@v1, chat@v2, chat@v3"):
         promote(full, "chat", 4)
@@ -83,7 +83,7 @@ def test_a_death_inside_a_promotion_leaves_the_old_or_the_new(full: DirectorySto
 @pytest.mark.parametrize(
     "how", [promote, partial(promote_after, expected_move=1)], ids=["by hand", "after"]
 )
-def test_what_is_being_removed_is_not_promoted(how, full: DirectoryStore):
+def test_a_version_that_is_being_deleted_is_not_promoted(how, full: DirectoryStore):
     promote(full, "chat", 1)
     full.put(f"adapters/chat/v2/{TOMBSTONE}", b"")
     with pytest.raises(NotInStore, match="being deleted"):
@@ -91,15 +91,15 @@ def test_what_is_being_removed_is_not_promoted(how, full: DirectoryStore):
     assert resolve_adapter(full, "chat").version == 1
 
 
-def test_promote_if_unset_takes_no_version_that_is_being_removed(full: DirectoryStore):
+def test_promote_if_unset_takes_no_version_that_is_being_deleted(full: DirectoryStore):
     full.put(f"adapters/chat/v2/{TOMBSTONE}", b"")
     with pytest.raises(NotInStore, match="being deleted"):
         promote_if_unset(full, "chat", 2)
 
 
-def test_what_the_pointer_names_is_not_removed(full: DirectoryStore):
+def test_the_current_version_is_not_deleted(full: DirectoryStore):
     promote(full, "chat", 2)
-    with pytest.raises(StillReferenced, match="adapters/chat/current points to it"):
+    with pytest.raises(StillReferenced, match="adapters/chat/current refers to it"):
         delete_version(full, "chat", 2)
     assert resolve_adapter(full, "chat").version == 2
     assert full.head(f"adapters/chat/v2/{TOMBSTONE}") is None
@@ -145,7 +145,7 @@ def test_a_promotion_after_a_move_stands_only_while_that_is_the_last(full: Direc
     assert resolve_adapter(full, "chat").version == 2
 
 
-def test_a_first_promotion_finds_no_move(full: DirectoryStore):
+def test_a_first_promotion_expects_no_move(full: DirectoryStore):
     assert promote_after(full, "chat", 2, expected_move=None).version == 2
     with pytest.raises(PointerConflict):
         promote_after(full, "chat", 3, expected_move=None)

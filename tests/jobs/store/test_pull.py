@@ -1,4 +1,4 @@
-"""Pulling: a folder that is whole and verified, or nothing at all."""
+"""Pulls: a complete and verified folder, or nothing."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def test_a_relative_folder_starts_at_the_working_directory(store, manifest, fold
     assert pull(store, manifest, Path("here")) == folder / "here"
 
 
-@pytest.mark.parametrize("there", ["file", "full", "dangling"])
-def test_an_existing_target_is_never_overwritten(there, store, manifest, folder):
+@pytest.mark.parametrize("target", ["file", "full", "dangling"])
+def test_an_existing_target_is_never_overwritten(target, store, manifest, folder):
     (folder / "file").write_text("precious")
     (folder / "full").mkdir()
     (folder / "full" / "file").write_text("precious")
     (folder / "dangling").symlink_to(folder / "file" / "x")
     before = sorted(folder.rglob("*"))
     with pytest.raises((InputError, StoreError), match=r"already exists|cannot be written"):
-        pull(store, manifest, folder / there)
+        pull(store, manifest, folder / target)
     assert sorted(folder.rglob("*")) == before
     assert (folder / "full" / "file").read_text() == "precious"
 

@@ -1,4 +1,4 @@
-"""Removing: a version nobody points to, blobs nobody names, and nothing besides."""
+"""Deletions: only unreferenced versions and unreferenced blobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LATER = time.time() + GRACE_S + 86_400
 
 @pytest.fixture
 def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
-    """chat v1 and v2, of the same config and of other weights."""
+    """chat v1 and v2, with the same config and different weights."""
     commit(store, make_adapter_folder(tmp_path / "one", "one"), make_draft(run="r1"))
     two = make_adapter_folder(tmp_path / "two", "two")
     (two / "adapter_config.json").write_bytes((tmp_path / "one/adapter_config.json").read_bytes())
@@ -78,7 +78,7 @@ def test_a_death_inside_a_removal_shows_a_complete_version_or_none(full, tmp_pat
         assert len(list_adapters(full)) == 1
 
 
-def test_gc_takes_what_no_manifest_names_and_nothing_else(full: DirectoryStore, tmp_path: Path):
+def test_gc_deletes_only_unreferenced_blobs(full: DirectoryStore, tmp_path: Path):
     full.put("adapters/chat/v9/.claim", b"{}")
     full.put("adapters/chat/v9/adapter_config.json", b"of a commit that died")
     full.put("runs/r1/spec.yaml", b"name: chat")
@@ -95,7 +95,7 @@ def test_gc_takes_what_no_manifest_names_and_nothing_else(full: DirectoryStore, 
         assert verify_adapter(full, adapter) == []
 
 
-def test_gc_frees_a_removed_version_and_spares_what_it_shares(full, tmp_path: Path):
+def test_gc_frees_the_blobs_of_a_deleted_version_and_spares_shared_ones(full, tmp_path: Path):
     delete_version(full, "chat", 2)
     assert len(collect_garbage(full, now=LATER).keys) == 1
     [blobs] = list_adapters(full)
@@ -103,17 +103,17 @@ def test_gc_frees_a_removed_version_and_spares_what_it_shares(full, tmp_path: Pa
     pull(full, blobs, tmp_path / "pulled")
 
 
-def test_gc_spares_what_is_young(full: DirectoryStore):
+def test_gc_spares_young_blobs(full: DirectoryStore):
     full.put(get_blob_key("f" * 64), b"of a commit under way")
     assert collect_garbage(full).keys == ()
 
 
-def test_gc_takes_no_grace_time_that_could_meet_a_commit(full: DirectoryStore):
+def test_gc_refuses_a_grace_period_that_could_break_a_commit(full: DirectoryStore):
     with pytest.raises(StoreError, match="Use 2 hours"):
         collect_garbage(full, grace=60)
 
 
-def test_gc_removes_nothing_while_a_manifest_can_not_be_read(full: DirectoryStore):
+def test_gc_deletes_nothing_while_a_manifest_cannot_be_read(full: DirectoryStore):
     full.put("adapters/chat/v1/manifest.json", b"nonsense")
     full.put(get_blob_key("f" * 64), b"nobody's")
     with pytest.raises(StoreError, match="Nothing was deleted"):

@@ -1,4 +1,4 @@
-"""Safetensors headers: honest ones are read, lying ones are told."""
+"""Safetensors headers: valid ones are read, wrong ones are reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.store.adapters.safetensors_header import BadTensors, TensorSpan, read_header
-from tests.jobs.store.builders import encode_safetensors
+from tests.jobs.store.builders import catch, encode_safetensors
 
 
 def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
@@ -27,7 +27,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("way", ["path", "stream", "stream that can't seek"])
-def test_an_honest_header_is_read(way: str, tmp_path: Path):
+def test_a_valid_header_is_read(way: str, tmp_path: Path):
     data = encode_safetensors(HONEST, bytes(26))
     (tmp_path / "file").write_bytes(data)
     if way == "path":
@@ -46,7 +46,7 @@ def test_an_honest_header_is_read(way: str, tmp_path: Path):
     assert [name for name, span in spans.items() if span.is_empty] == ["c"]
 
 
-def test_the_formats_own_library_agrees(tmp_path: Path):
+def test_the_safetensors_library_agrees(tmp_path: Path):
     numpy = pytest.importorskip("numpy")
     saving = pytest.importorskip("safetensors.numpy")
     arrays = {
@@ -105,12 +105,11 @@ LYING = {
 }
 
 
-@pytest.mark.parametrize("whole", LYING.values(), ids=LYING.keys())
-def test_a_wrong_header_is_reported_in_a_printable_line(whole: bytes):
-    with pytest.raises(BadTensors) as caught:
-        read_header(io.BytesIO(whole))
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 400
+def test_a_wrong_header_is_reported_in_a_printable_line():
+    for case, data in LYING.items():
+        error = catch(BadTensors, lambda data=data: read_header(io.BytesIO(data)))
+        assert error is not None, case
+        assert str(error).isprintable() and len(str(error)) < 400, case
 
 
 @pytest.mark.parametrize(

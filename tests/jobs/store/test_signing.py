@@ -1,4 +1,4 @@
-"""Signatures: by the right key over the very manifest, or a fault in words."""
+"""Signatures: by the right key over the exact manifest, or a fault."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def signed(store: DirectoryStore, keys, tmp_path: Path):
     )
 
 
-def test_what_was_signed_is_verified_and_the_signature_travels(store, keys, signed, tmp_path):
+def test_a_signed_adapter_verifies_and_its_signature_is_pulled(store, keys, signed, tmp_path):
     assert verify_adapter(store, signed, key=keys[1]) == []
     assert verify_adapter(store, signed) == []
     assert (pull(store, signed, tmp_path / "pulled") / "manifest.sig").is_file()
@@ -66,10 +66,11 @@ def test_a_manifest_that_was_changed_is_not_the_signed_one(store, keys, signed):
 
 
 @pytest.mark.parametrize(
-    "told", [b"", b"null", b"{}", b'{"signature": 1}', b'{"signature": "%"}', b"\xff", b"[" * 4000]
+    "document",
+    [b"", b"null", b"{}", b'{"signature": 1}', b'{"signature": "%"}', b"\xff", b"[" * 4000],
 )
-def test_a_hostile_signature_is_a_fault(told: bytes, store, keys, signed):
-    store.put(SIGNATURE, told)
+def test_an_invalid_signature_is_a_fault(document: bytes, store, keys, signed):
+    store.put(SIGNATURE, document)
     [fault] = verify_adapter(store, signed, key=keys[1])
     assert fault.key == SIGNATURE
 

@@ -1,4 +1,4 @@
-"""Verifying: every way an adapter can rot is told, each by its own words."""
+"""Verification: each kind of corruption is reported with its own message."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ROT: dict[str, tuple[Callable[[DirectoryStore], None], str, str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "key", "says"), ROT.values(), ids=ROT.keys())
-def test_rot_is_one_fault_that_says_what_happened(spoil, key, says, store, manifest):
+def test_corruption_is_a_fault_that_says_what_happened(spoil, key, says, store, manifest):
     spoil(store)
     [fault] = verify_adapter(store, manifest)
     assert fault.key == key
@@ -84,7 +84,7 @@ LYING = {"lora_A": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 
 
 @pytest.mark.parametrize(
-    ("whole", "says"),
+    ("data", "says"),
     [
         (encode_safetensors(EMPTY), r"'lora_A' is empty, of shape \[8, 0\]"),
         (encode_safetensors(LYING), "the header describes 8 bytes, the file holds 0"),
@@ -92,11 +92,11 @@ LYING = {"lora_A": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     ],
     ids=["an empty tensor", "a header that lies", "no tensors"],
 )
-def test_tensors_committed_by_other_programs_are_checked_too(whole, says, store, manifest):
-    # Their digest is right: whoever wrote the manifest wrote nonsense in good order.
-    store.put(MODEL, whole)
+def test_tensors_committed_by_other_programs_are_checked_too(data, says, store, manifest):
+    # The digest is right: the writer of the manifest committed invalid tensors.
+    store.put(MODEL, data)
     file = AdapterFile(
-        name="adapter_model.safetensors", size=len(whole), sha256=hashlib.sha256(whole).hexdigest()
+        name="adapter_model.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
     [fault] = verify_adapter(
         store, manifest.model_copy(update={"files": (manifest.files[0], file)})

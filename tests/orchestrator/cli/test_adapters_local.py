@@ -242,7 +242,7 @@ def test_durations_are_read_by_people(seconds: float, text: str):
             2,
             ["a: one. Do.", "b: two."],
         ),
-        (NotInStore("x", ["y"]), 2, ["x is not in the store. There is: y."]),
+        (NotInStore("x", ["y"]), 2, ["x is not in the store. Available: y."]),
         (Unreachable("no Ray at\x1b[2J there"), 3, ["no Ray at\\x1b[2J there"]),
     ],
     ids=["input", "not found", "unreachable"],

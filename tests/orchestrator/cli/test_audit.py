@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.errors import InputError
-from jobs.plan.preflight import make_paths_absolute, validate_run
+from jobs.plan.preflight import validate_run
 from jobs.spec.load import validate_spec
+from jobs.spec.paths import make_paths_absolute
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import LEDGER, PLAN, RunStore
 from orchestrator.cli.audit import AuditLine, compare_with_plan, list_violations
@@ -37,8 +38,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def ledger_of(plan: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What a run that went as planned would have written."""
-    prediction = plan["prediction"]
-    way = next(way for way in prediction["ways"] if way["sharding"] == plan["sharding"])
+    prediction = plan["estimate"]
+    way = next(way for way in prediction["options"] if way["sharding"] == plan["sharding"])
     wire: dict[str, dict[str, Any]] = {}
     for flow in way["wire"]:
         told = {"calls": flow["times"], "bytes": flow["total"]}
@@ -121,7 +122,7 @@ def test_what_was_promised_and_not_recorded_is_broken(plan: dict[str, Any]):
 
 
 def test_a_base_that_travels_unplanned_is_broken(plan: dict[str, Any]):
-    whole = merge_spec(plan, {"sharding": "replicate", "prediction": {"sharding": "replicate"}})
+    whole = merge_spec(plan, {"sharding": "replicate", "estimate": {"sharding": "replicate"}})
     travels = {"wire": {"sparse": {"base": {"calls": 3, "bytes": 10}}}}
     line = line_of(whole, "base, sparse", **travels)
     assert (line.planned, line.actual, line.violated) == (0, 10, True)

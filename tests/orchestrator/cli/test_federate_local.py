@@ -41,7 +41,7 @@ def planned(place: Path, federation: dict[str, Any] | None = None) -> dict[str, 
 def lines(plan: dict[str, Any], **changes: Any) -> dict[str, AuditLine]:
     """What the audit says of a run that went as planned, but for these changes."""
     wire: dict[str, dict[str, Any]] = {}
-    for flow in plan["prediction"]["ways"][0]["wire"]:
+    for flow in plan["estimate"]["options"][0]["wire"]:
         told = {"calls": flow["times"], "bytes": flow["total"]}
         wire.setdefault(flow["stage"], {})[flow["cause"]] = told
     ledger = {"tokens": 9, "seconds": 2.0, "steps": 30, "wire": wire, "workers": 1,
@@ -61,7 +61,7 @@ def test_a_federation_that_went_as_planned_is_judged_by_what_went_up_and_down(pl
 @pytest.mark.parametrize(("times", "breaks"), [(1.029, False), (1.031, True), (0.96, True)])
 def test_bytes_may_differ_by_three_in_a_hundred(place, times, breaks):
     plan = planned(place, {"rounds": 1000})
-    [flow] = [f for f in plan["prediction"]["ways"][0]["wire"]
+    [flow] = [f for f in plan["estimate"]["options"][0]["wire"]
               if (f["cause"], f["stage"]) == ("up", "low-rank")]  # fmt: skip
     wire = {"low-rank": {"up": {"bytes": round(flow["total"] * times)}}}
     assert lines(plan, wire=wire)["up, low-rank"].violated is breaks
@@ -112,7 +112,7 @@ def test_the_plan_shows_the_rounds_the_links_and_what_travels(place):
 def test_the_plan_is_there_for_programs(place):
     told = json.loads(asked(place, "plan", "--json").stdout)
     assert told["federation"]["clients"] == 4
-    assert told["prediction"]["steps"] == 30
+    assert told["estimate"]["steps"] == 30
 
 
 @pytest.mark.parametrize("words", [("plan",), ("plan", "--json"), ("train",)])

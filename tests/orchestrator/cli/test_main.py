@@ -64,10 +64,10 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 BAD: dict[str, tuple[dict[str, Any], Sequence[str], str]] = {
     "unknown key": ({"method": {"rnak": 2}}, (), "method.rnak: unknown key."),
     "nothing to judge by": ({"train": {"stop": {"patience": 2}}}, (), "data.eval: nothing is held"),
-    "no such mask": ({"method": {"mask": "fishr"}}, (), "method.mask: 'fishr' is no mask"),
-    "not compatible": ({"method": {"init": "pissa"}}, (), "method.init: pissa is a start"),
+    "no such mask": ({"method": {"mask": "fishr"}}, (), "method.mask: 'fishr' is not a mask"),
+    "not compatible": ({"method": {"init": "pissa"}}, (), "method.init: pissa initialises"),
     "no model": ({"model": {"path": "/no/such"}}, (), "model.path: /no/such: no such model"),
-    "rank": ({"method": {"rank": 5}}, (), "method.rank: 5 is above the smallest target"),
+    "rank": ({"method": {"rank": 5}}, (), "method.rank: 5 exceeds the smallest target"),
     "--set": ({}, ("--set", "method.rank=big"), "method.rank: 'big' is not allowed"),
     "bad --set": ({}, ("--set", "rank"), "--set 'rank': not of the form"),
 }
@@ -139,7 +139,7 @@ def test_a_plan_shows_memory_wire_and_cost_of_each_way_to_hold_the_base(folder: 
 def test_what_can_not_fit_is_refused_with_the_way_out(folder: Path):
     result = ask("plan", spec_in(folder), "--set", "cluster.machine.memory_gb=0.1")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "GB a worker" in result.stderr and "more than the 0.1 GB of cluster" in result.stderr
+    assert "GB per worker" in result.stderr and "more than the 0.1 GB of cluster" in result.stderr
     assert "Use more workers or larger ones" in result.stderr
 
 

@@ -149,7 +149,7 @@ class Federation(World):
         super().__init__(folder)
 
     def commit(self, url: str, folder: Path) -> Manifest:
-        self.spec = self.asked.spec
+        self.spec = self.asked.training
         self.runs.write_text(SPEC, dump_spec(self.spec))
         pin_spec(self.asked, self.runs)
         rows = self.checked.train_scan
@@ -167,7 +167,7 @@ class Federation(World):
         assert found.federated_spec.section == self.asked.section
         assert found.partition is not None
         assert found.partition.digest == self.partition()
-        self.commit(found.federated_spec.spec.store, self.exported)
+        self.commit(found.federated_spec.store, self.exported)
         return True
 
     def partition(self) -> str:
@@ -187,6 +187,6 @@ def test_an_adapter_of_a_federation_is_made_by_its_clients_again(tmp_path: Path)
 def test_a_federation_whose_papers_were_changed_is_not_reproduced(tmp_path: Path):
     world = Federation(tmp_path)
     other = a_federation(tmp_path, {"average": "nesterov"}, cluster={"workers": 2})
-    world.runs.write_text(FEDERATION_FILE, other.to_yaml())
+    world.runs.write_text(FEDERATION_FILE, dump_spec(other))
     with pytest.raises(InputError, match=r"the federation of run .* has changed since"):
         world.again()

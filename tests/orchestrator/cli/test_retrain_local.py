@@ -55,7 +55,7 @@ def test_a_plan_from_a_version_that_is_not_there_is_refused(place):
 def test_a_plan_of_a_bad_section_is_refused_with_its_key(place):
     found = _ask("plan", _spec(place, {"start": "soon"}))
     assert found.exit_code == 2
-    assert "retrain.start: neither current" in " ".join(found.output.split())
+    assert "retrain.start: 'soon' is not allowed" in " ".join(found.output.split())
 
 
 @pytest.mark.parametrize("json_too", [False, True])

@@ -10,29 +10,40 @@ import pytest
 import yaml
 
 from jobs.errors import InputError
-from jobs.search.load_search import SearchSpec, load_search
+from jobs.plan.preflight import validate_run
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import dump_spec, load_spec
+from jobs.spec.schema import SearchSpec
 from orchestrator.cli.search_local import _count_cpus, run_search
 from tests.jobs.search.specs import raw_search
+from tests.tiny import chat_rows, hollow_model
 
 
 def _asked(folder: Path, section: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:
     path = folder / "search.yaml"
     path.write_text(yaml.safe_dump(raw_search(folder, section, **spec)))
-    return load_search(path)
+    return require_kind(load_spec(path), SearchSpec)
+
+
+def _run(search: SearchSpec, folder: Path, *, resume: str) -> int:
+    hollow_model(folder / "model")
+    for name in ("train", "eval"):
+        chat_rows(folder / f"{name}.jsonl", 8)
+    return run_search(search, validate_run(search), resume=resume, json=False)
 
 
 def test_a_search_that_is_not_there_can_not_go_on(tmp_path: Path):
     with pytest.raises(InputError, match="there is no search missing") as refused:
-        run_search(_asked(tmp_path), resume="missing", json=False)
+        _run(_asked(tmp_path), tmp_path, resume="missing")
     assert [fault.key for fault in refused.value.faults] == ["--resume"]
 
 
 def test_a_search_goes_on_with_its_own_spec_only(tmp_path: Path):
     folder = tmp_path / "store" / "runs" / "mine"
     folder.mkdir(parents=True)
-    (folder / "search.yaml").write_text(_asked(tmp_path, {"samples": 3}).to_yaml())
+    (folder / "search.yaml").write_text(dump_spec(_asked(tmp_path, {"samples": 3})))
     with pytest.raises(InputError, match="mine was another search"):
-        run_search(_asked(tmp_path, {"samples": 4}), resume="mine", json=False)
+        _run(_asked(tmp_path, {"samples": 4}), tmp_path, resume="mine")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,7 @@ import pytest
 import yaml
 
 from jobs.errors import InputError
-from jobs.federation.load_federation import validate_federated
-from jobs.retrain.load_retrain import validate_retrain
-from jobs.search.load_search import validate_search
+from jobs.spec.load import validate_spec
 from orchestrator.control.resolve import resolve_run
 from tests.orchestrator.control.builders import make_spec
 
@@ -17,7 +15,7 @@ STORES = ["file:///store"]
 
 def test_a_retraining_is_asked_for_with_its_section():
     asked = resolve_run("retrain", make_spec(retrain={"gate": {"better_by": 0.1}}), STORES)
-    found = validate_retrain(yaml.safe_load(asked.spec_text))
+    found = validate_spec(yaml.safe_load(asked.spec_text))
     assert found.section.gate.better_by == 0.1
     assert (asked.name, asked.data, asked.workers) == ("chat", "/data/train.jsonl", 1)
     assert asked.tokens == 10 * 4 * 64
@@ -38,8 +36,8 @@ def test_a_federation_is_asked_for_with_its_section():
     spec = make_spec(federation=section, cluster={"workers": 2})
     spec["train"] = {key: value for key, value in spec["train"].items() if key != "steps"}
     asked = resolve_run("federate", spec, STORES)
-    found = validate_federated(yaml.safe_load(asked.spec_text))
-    assert (found.section.rounds, found.spec.train.steps) == (7, 14)
+    found = validate_spec(yaml.safe_load(asked.spec_text))
+    assert (found.section.rounds, found.train.steps) == (7, 14)
     assert asked.workers == 2
     assert asked.tokens == 7 * 3 * 2 * 4 * 64
 
@@ -51,7 +49,7 @@ def test_a_search_over_federations_counts_what_all_clients_of_all_trials_train()
     spec = make_spec(federation=section, search=search)
     spec["train"] = {key: value for key, value in spec["train"].items() if key != "steps"}
     asked = resolve_run("search", spec, STORES)
-    found = validate_search(yaml.safe_load(asked.spec_text))
+    found = validate_spec(yaml.safe_load(asked.spec_text))
     assert found.federation is not None and found.federation.rounds == 7
     assert asked.tokens == 5 * 7 * 3 * 2 * 4 * 64
 

@@ -1,4 +1,4 @@
-"""A small question whose answers can be counted by hand, and ways to change it."""
+"""Small estimate inputs whose results can be counted by hand, and ways to change them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base from its headers and its config, and from the layers where those are silent."""
+"""The base is described by its headers and config, or by its layers without a config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sharding `auto` takes, what is refused and why, and what is warned of: a table."""
+"""The choice of the sharding: what `auto` takes, what is refused and why, and the warnings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ GB = 10**9
 def make_big_inputs(memory_gb: float | None, **changes: Any) -> EstimateInput:
     resources = {"memory": None if memory_gb is None else round(memory_gb * GB), "cpu": False}
     return make_inputs(
-        **{"base": make_base(sizes=BIG), **changes, "place": resources | changes.get("place", {})}
+        **{
+            "base": make_base(sizes=BIG),
+            **changes,
+            "resources": resources | changes.get("resources", {}),
+        }
     )
 
 
@@ -42,28 +46,28 @@ AUTO: dict[str, tuple[float | None, dict[str, Any], str, str]] = {
     "all of it fits": (900, {}, "replicate", "auto: it fits"),
     "half of it fits": (430, {}, "node", "auto: the first that fits, replicate does not"),
     "a quarter fits": (320, {}, "cluster", "auto: the first that fits, replicate does not"),
-    "nobody knows": (None, {}, "replicate", "auto: a GPU's memory is not known, see"),
+    "nobody knows": (None, {}, "replicate", "auto: the GPU's memory is unknown, set"),
     "one machine": (320, {"per_node": 4}, "cluster", "auto: the first that fits"),
     "a worker a machine": (320, {"per_node": 1}, "cluster", "auto: the first that fits"),
     "machines not filled alike": (430, {"workers": 5, "per_node": 2}, "cluster", "auto: the first"),
 }
 
 
-@pytest.mark.parametrize(("memory", "changes", "taken", "why"), AUTO.values(), ids=AUTO)
+@pytest.mark.parametrize(("memory", "changes", "sharding", "reason"), AUTO.values(), ids=AUTO)
 def test_auto_takes_the_first_that_fits(
-    memory: float | None, changes: dict[str, Any], taken: str, why: str
+    memory: float | None, changes: dict[str, Any], sharding: str, reason: str
 ):
     choice = choose_for("auto", memory, **changes)
-    assert (choice.sharding, choice.fault) == (taken, None)
-    assert choice.reason.startswith(why)
+    assert (choice.sharding, choice.fault) == (sharding, None)
+    assert choice.reason.startswith(reason)
 
 
 def test_where_nothing_fits_it_says_by_how_much():
     choice = choose_for("auto", 100)
     needed = find_option(make_big_inputs(100), "cluster").needed
     assert choice.fault == (
-        f"cluster needs {needed / GB:,.1f} GB a worker, {needed / GB - 100:,.1f} GB more than the "
-        "100.0 GB of the test"
+        f"cluster needs {needed / GB:,.1f} GB per worker, {needed / GB - 100:,.1f} GB more than "
+        "the 100.0 GB of the test"
     )
 
 
@@ -77,7 +81,7 @@ def test_the_sharding_of_the_spec_is_used_or_refused_but_never_replaced():
 
 def test_node_needs_machines_with_the_same_number_of_workers():
     fault = choose_for("node", 900, workers=5, per_node=2).fault
-    assert fault == "5 workers can't be dealt to machines of 2 alike, as `node` needs"
+    assert fault == "5 workers do not fill machines of 2 evenly, which `node` requires"
 
 
 def test_a_tenth_of_the_memory_stays_free():
@@ -93,7 +97,8 @@ def test_a_base_that_dominates_the_wire_is_warned_of():
     inputs = make_big_inputs(320)
     [message] = list_warnings(inputs, find_option(inputs, "cluster"))
     assert (
-        message.startswith("the base dominates the wire: ") and "times what the adapter" in message
+        message.startswith("the base dominates the traffic: ")
+        and "times the bytes of the adapter" in message
     )
     assert list_warnings(inputs, find_option(inputs, "node")) == ()
     assert list_warnings(make_big_inputs(900), find_option(make_big_inputs(900), "replicate")) == ()

@@ -1,4 +1,4 @@
-"""Plans of models that are far too large to be here: in time, and of the right sharding."""
+"""Plans of models far larger than this machine: made in time, and with the right sharding."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_base_larger_than_a_machine_is_sharded_over_all_with_a_warning(folder:
     plan = plan_giant(folder, "600b", data={"max_length": 256})
     assert plan.model_parameters * 2 == pytest.approx(1.2e12, rel=0.05)
     assert plan.sharding == "cluster"
-    assert any("the base dominates the wire" in note for note in plan.notes)
+    assert any("the base dominates the traffic" in note for note in plan.notes)
 
 
 def test_what_no_sharding_can_hold_is_refused_before_a_worker_starts(folder: Path):
@@ -98,5 +98,5 @@ def test_seventy_billion_parameters_are_planned_in_two_seconds(folder: Path):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Of the processor, start-up included: on a busy machine the clock on the wall tells of others.
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert json.loads(done.stdout)["prediction"]["sharding"] == "node"
+    assert json.loads(done.stdout)["estimate"]["sharding"] == "node"
     assert seconds < SECONDS

@@ -1,4 +1,4 @@
-"""Memory by line, counted by hand, and what each way of holding the base changes in it."""
+"""Memory by line, counted by hand, and how each sharding changes it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHARES = {
 }
 
 
-@pytest.mark.parametrize(("sharding", "wanted"), SHARES.items(), ids=SHARES)
+@pytest.mark.parametrize(("sharding", "expected"), SHARES.items(), ids=SHARES)
 def test_a_sharded_base_is_split_and_its_largest_weight_gathered(
     sharding: str, expected: tuple[int, int | None]
 ):
@@ -62,8 +62,10 @@ def test_a_bfloat16_base_is_half_and_only_its_head_has_rounded_copies():
 
 
 def test_local_steps_hold_what_all_agreed_on_and_an_outer_momentum():
-    assert get_lines("sparse", local={"every": 2})["optimiser"] == 12 * SPARSE
-    assert get_lines("sparse", local={"every": 2, "momentum": True})["optimiser"] == 16 * SPARSE
+    assert get_lines("sparse", local={"sync_every": 2})["optimiser"] == 12 * SPARSE
+    assert (
+        get_lines("sparse", local={"sync_every": 2, "momentum": True})["optimiser"] == 16 * SPARSE
+    )
     assert get_lines("sparse", local={"momentum": True})["optimiser"] == 8 * SPARSE
 
 
@@ -89,7 +91,7 @@ def test_activations_match_a_micro_batch_counted_by_hand():
 
 
 def test_layers_that_save_part_of_their_input_need_less():
-    narrow = get_lines("sparse", method={"inputs": False})["activations"]
+    narrow = get_lines("sparse", method={"keeps_inputs": False})["activations"]
     assert get_lines("sparse")["activations"] - narrow == 4 * 10 * (2 * 8 + 16)
 
 
@@ -99,7 +101,7 @@ def test_logits_are_four_copies_of_the_vocabulary_for_every_token_and_none_for_a
 
 
 def test_a_gpu_counts_neither_heap_nor_process():
-    memory = estimate_phases(place={"cpu": False})
+    memory = estimate_phases(resources={"cpu": False})
     assert [phase.name for phase in memory.phases] == ["sparse", "hand-off", "low-rank"]
     named = {line for phase in memory.phases for line in phase.lines}
     assert not named & {"runtime", "allocator", "snapshot"}

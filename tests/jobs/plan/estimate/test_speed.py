@@ -1,4 +1,4 @@
-"""How fast a run will be: as the spec says, else as the last run of its kind was."""
+"""The expected speed of a run: from the spec, or from the last comparable run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes on the wire, counted by hand for each cause, and the ring's arithmetic."""
+"""Network traffic, counted by hand for each cause, and the arithmetic of the ring."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def test_bfloat16_halves_the_gradients_but_not_the_four_numbers():
 
 
 def test_local_steps_exchange_so_many_times_less_and_the_rest_at_the_end_of_a_stage():
-    flow = get_flow("gradients", "low-rank", local={"every": 4})
+    flow = get_flow("gradients", "low-rank", local={"sync_every": 4})
     # The losses of all four steps travel, and three numbers.
     assert (flow.times, flow.sent) == (4, 2 * 4 * (LOW_RANK + 7) * 3 // 4)
     assert flow.egress_per_step == round(flow.sent / 4)
 
 
 def test_averaged_products_cost_the_factors_of_layers_that_others_average():
-    local = {"every": 4, "products": True}
-    plain = get_flow("gradients", "low-rank", local={"every": 4}).sent
+    local = {"sync_every": 4, "averages_products": True}
+    plain = get_flow("gradients", "low-rank", local={"sync_every": 4}).sent
     # Worker 0 averages the first of both layers, and sends the second: 2 x (16 + 8).
     assert get_flow("gradients", "low-rank", local=local).sent - plain == 4 * 2 * (16 + 8)
     assert get_flow("gradients", "sparse", local=local).sent == (
-        get_flow("gradients", "sparse", local={"every": 4}).sent
+        get_flow("gradients", "sparse", local={"sync_every": 4}).sent
     )
 
 
 @pytest.mark.parametrize(
-    ("sharding", "wanted"),
+    ("sharding", "expected"),
     [
         ("replicate", ["gradients", "hand-off", "gradients"]),
         ("node", ["gradients", "base", "hand-off", "gradients", "base"]),
@@ -133,7 +133,7 @@ def test_by_epochs_nobody_knows_how_often():
 
 
 @pytest.mark.parametrize(
-    ("sharding", "wanted"),
+    ("sharding", "expected"),
     [
         ("replicate", {"gradients": 1.5 * 4004, "base": 0.75 * 4004}),
         # Two micro-batches, each reduced whole: gloo has no reduce-scatter.

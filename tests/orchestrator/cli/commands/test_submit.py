@@ -140,7 +140,7 @@ def test_a_search_whose_trials_are_federations_is_submitted_as_a_search(desk: De
 
 def test_two_sections_at_once_are_refused(desk: Desk):
     result = desk.ask("submit", spec(desk, search={"space": {}}, retrain={}))
-    assert result.exit_code == 2 and "stands beside retrain" in result.stderr
+    assert result.exit_code == 2 and "cannot be combined" in result.stderr
 
 
 def test_a_token_that_may_not_submit_is_told_so(desk: Desk):

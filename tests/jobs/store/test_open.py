@@ -55,7 +55,7 @@ def test_a_bucket_is_opened_without_a_request(url: str):
 
 
 @pytest.mark.parametrize("prefix", ["../x", "a//b", ".tmp", "a\\b"])
-def test_a_prefix_is_held_to_what_keys_are(prefix: str):
+def test_a_prefix_must_be_a_valid_key(prefix: str):
     with pytest.raises(InputError):
         open_store(f"s3://bucket/{prefix}")
 

@@ -1,4 +1,4 @@
-"""Runs in the store: their names, and where their papers lie."""
+"""Runs in the store: their ids and the keys of their files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.jobs.store.builders import DyingStore
 NOON = datetime(2026, 1, 2, 12, 3, 4, tzinfo=UTC)
 
 
-def test_a_run_is_called_by_its_name_its_time_and_four_digits():
+def test_a_run_id_consists_of_name_time_and_four_digits():
     assert re.fullmatch(r"chat-20260102-120304-[0-9a-f]{4}", make_run_id("chat", NOON))
     zone = NOON.astimezone(timezone(timedelta(hours=-11)))
     assert make_run_id("chat", zone).startswith("chat-20260102-120304-")
@@ -25,7 +25,7 @@ def test_runs_of_the_same_second_have_different_ids():
     assert len({make_run_id("chat", NOON) for _ in range(20)}) > 15
 
 
-def test_the_longest_name_makes_a_run_that_the_store_takes(store: DirectoryStore):
+def test_the_longest_name_makes_a_valid_run_id(store: DirectoryStore):
     RunStore(store, make_run_id("a" * 63, NOON)).write_text(SPEC, "name: x\n")
     assert len(list_runs(store)) == 1
 
@@ -65,7 +65,7 @@ def test_a_file_that_no_other_program_could_read_is_not_written(store: Directory
         RunStore(store, "r1").write_json(LEDGER, {"loss": float("nan")})
 
 
-def test_checkpoints_are_counted_in_the_order_of_steps(store: DirectoryStore):
+def test_checkpoints_are_listed_in_the_order_of_steps(store: DirectoryStore):
     run = RunStore(store, "r1")
     for step in (100, 20, 3):
         store.put(run.checkpoint_key(step, "a"), b"")
@@ -86,7 +86,7 @@ def test_a_run_without_a_spec_is_not_listed(store: DirectoryStore):
 @pytest.mark.parametrize(
     "run_id", ["", "..", "../x", "a/b", "/a", "a\n", "a\0", ".a", "-a", "a" * 129, "\x1b[2J"]
 )
-def test_a_hostile_run_is_refused_in_print(run_id: str, store: DirectoryStore):
+def test_an_invalid_run_id_is_refused_with_a_printable_message(run_id: str, store: DirectoryStore):
     with pytest.raises(InputError) as caught:
         RunStore(store, run_id)
     assert str(caught.value).isprintable()

@@ -1,4 +1,4 @@
-"""What boto3 raises, in our words: whose turn it is, and nothing that was sent along."""
+"""Errors of boto3 become StoreErrors that say who has to act and quote nothing."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ def test_an_error_says_who_has_to_act_and_quotes_nothing(error: Exception, kind:
     assert str(caught.value).isprintable()
 
 
-def test_an_error_of_a_file_is_none_of_the_stores():
+def test_an_error_of_a_local_file_is_not_translated():
     with pytest.raises(FileNotFoundError), translate_errors("s3://bucket/key"):
         raise FileNotFoundError("mine")
