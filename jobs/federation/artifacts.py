@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from jobs.spec.kinds import KINDS
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import FederatedSpec
 from jobs.store.runs.pinned_spec import pin_spec as keep
 from jobs.store.runs.run_store import RunStore
 
-FEDERATION_FILE = "federation.yaml"
+FEDERATION_FILE = KINDS["federate"].spec_file
 """What was asked, whole."""
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from jobs.errors import AlreadyExists, NotInStore
+from jobs.spec.kinds import KINDS
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RetrainSpec
 from jobs.spec.strict_model import StrictModel
@@ -14,7 +15,7 @@ from jobs.store.adapters.manifest import Digest, Label
 from jobs.store.runs.pinned_spec import pin_spec as keep
 from jobs.store.runs.run_store import RunStore
 
-RETRAIN_FILE = "retrain.yaml"
+RETRAIN_FILE = KINDS["retrain"].spec_file
 """What was asked, whole."""
 BASELINE_FILE = "looked.json"
 """What was found when the run first looked; later attempts go by it."""

@@ -9,12 +9,13 @@ from typing import Any
 from jobs.errors import Fault, InputError, NotInStore
 from jobs.search.report.pareto import find_best, find_front
 from jobs.search.trial_log import TrialLog
+from jobs.spec.kinds import KINDS
 from jobs.spec.load import dump_spec, make_trial_spec
 from jobs.spec.paths import make_paths_absolute
 from jobs.spec.schema import SearchSpec
 from jobs.store.runs.run_store import RunStore
 
-SEARCH_FILE = "search.yaml"
+SEARCH_FILE = KINDS["search"].spec_file
 """What was asked, whole; a search that goes on must be asked the same."""
 NEXT_SPEC_FILE, RESULTS_FILE, REPORT_FILE = "next.yaml", "results.parquet", "report.html"
 

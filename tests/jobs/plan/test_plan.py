@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import Fault
+from jobs.errors import Fault, InputError
 from jobs.plan.estimate.base_tensors import describe_base
 from jobs.plan.estimate.from_spec import CheckedFacts
-from jobs.plan.plan import ModelShape, Plan, count_steps, make_plan, split_steps
+from jobs.plan.plan import (
+    MeasuredFacts,
+    ModelShape,
+    Plan,
+    complete_plan,
+    count_steps,
+    make_plan,
+    split_steps,
+)
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
 from slora.layers.patterns import count_entries
@@ -129,6 +137,25 @@ def test_the_split_neither_drops_nor_adds_steps(steps: int, share: float, kind: 
 def test_with_epochs_only_the_rows_can_tell_the_steps():
     plan = make_test_plan(train={"steps": None, "epochs": 2})
     assert [stage.steps for stage in plan.stages] == [None, None]
+
+
+def test_a_plan_is_completed_by_the_loaded_model_and_the_tokenized_rows():
+    plan = make_estimated_plan(train={"steps": None, "epochs": 2})
+    spec = make_spec(train={"steps": None, "epochs": 2})
+    loaded = dataclasses.replace(SHAPE, head=0)
+    complete = complete_plan(plan, spec, MeasuredFacts(loaded, sequences=10))
+    # 20 sequences in batches of 4, a third of them in the sparse stage.
+    assert [stage.steps for stage in complete.stages] == [2, 3]
+    assert (complete.model_parameters, complete.head) == (1000, 0)
+    assert complete.estimate is plan.estimate
+    assert [stage.trainable for stage in complete.with_trainable(1, 7).stages] == [SPARSE, 7]
+
+
+def test_a_loaded_model_that_does_not_allow_the_plan_is_refused():
+    plan, spec = make_test_plan(method={"rank": 4}), make_spec(method={"rank": 4})
+    loaded = ModelShape(1000, {"layer": (2, 8)}, head=20)
+    with pytest.raises(InputError, match=r"method\.rank"):
+        complete_plan(plan, spec, MeasuredFacts(loaded))
 
 
 @pytest.mark.parametrize(
