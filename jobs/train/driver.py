@@ -1,4 +1,4 @@
-"""One run on a Ray cluster: Ray Train V2 starts the workers, and replaces them when one dies."""
+"""The driver of a run on a Ray cluster: Ray Train V2 starts the workers, and replaces them when one dies."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def evaluate(
 
 
 def compute_metrics(loss: float, targets: float, hits: float, *, task: str) -> dict[str, float]:
-    """Return the metrics of sums over `targets` labels, of which a classifier ranks `hits` first."""
+    """Return the metrics of sums over `targets` labels; a classifier ranks `hits` of them first."""
     metrics = {"loss": loss / targets}
     if task == "sequence-classification":
         return {**metrics, "accuracy": hits / targets, "rows": targets}

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from jobs.errors import InputError, TrainingFailed
-from jobs.plan.plan import ModelShape, Plan, StagePlan, count_steps, make_plan, split_steps
+from jobs.errors import TrainingFailed
+from jobs.plan.plan import MeasuredFacts, ModelShape, Plan, StagePlan, complete_plan
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import PLAN, RunStore
 from jobs.train.checkpoint import TrainingState
@@ -229,23 +229,18 @@ class FineTuner:
             self._prompts = pick_prompts(source, tokenizer, max_length=spec.data.max_length)
 
     def _complete_plan(self) -> Plan:
-        """Plan again, with the loaded model's own shapes; with epochs, by the rows' tokens."""
+        """Complete the plan by the loaded model's shapes and, with epochs, by the rows' tokens."""
         head = find_trained_head(self.model, self.spec.model.task)
         head_size = sum(parameter.numel() for module in head for parameter in module.parameters())
         parameters = sum(map(count_elements, self.model.parameters())) - head_size
+        sequences = None
+        if self.spec.train.epochs is not None:
+            count = self._train_feed.count()
+            self.recorder.emit_event("dataset_counted", **dataclasses.asdict(count))
+            sequences = count.sequences
         shape = ModelShape(parameters, self.method.shapes, head_size)
-        plan, faults = make_plan(self.spec, shape, estimate=self._request.plan.estimate)
-        if plan is None:
-            raise InputError(faults)
-        train = self.spec.train
-        if train.epochs is None:
-            return plan
-        count = self._train_feed.count()
-        self.recorder.emit_event("dataset_counted", **dataclasses.asdict(count))
-        steps = split_steps(self.spec, count_steps(count.sequences, train.epochs, train.batch_size))
-        stages = zip(plan.stages, steps, strict=True)
-        counted = tuple(dataclasses.replace(stage, steps=steps) for stage, steps in stages)
-        return dataclasses.replace(plan, stages=counted)
+        facts = MeasuredFacts(shape, sequences)
+        return complete_plan(self._request.plan, self.spec, facts)
 
     def _make_calibration(self, passes: int) -> Callable[[], int]:
         context, batches = self.context, self.spec.method.calibration_batches
@@ -295,7 +290,7 @@ class FineTuner:
 
 
 class FineTuningStage:
-    """One stage of a fine-tuning under way; a `TrainingStage`."""
+    """An open stage of a fine-tuning; a `TrainingStage`."""
 
     def __init__(self, tuner: FineTuner, stage: StagePlan, engine: Engine) -> None:
         self._tuner, self._stage, self._engine = tuner, stage, engine

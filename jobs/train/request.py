@@ -65,7 +65,7 @@ class AdapterRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest(AdapterRequest):
-    """One fine-tuning."""
+    """A fine-tuning."""
 
     def for_federation(self, federation: FederationSection) -> FederationRequest:
         """Return the request to train the same on many clients."""
@@ -82,14 +82,14 @@ class TrainingRequest(AdapterRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class FederationRequest(AdapterRequest):
-    """One training by many clients, each on rows of its own."""
+    """A training by many clients, each on rows of its own."""
 
     federation: FederationSection
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest(Request):
-    """One evaluation of committed adapters; nothing is trained."""
+    """An evaluation of committed adapters; nothing is trained."""
 
     adapters: tuple[str, ...]
     """As NAME@v2."""

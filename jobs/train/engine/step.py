@@ -1,4 +1,4 @@
-"""One optimizer step on one worker: its micro-batches through the engine, and the batch's loss."""
+"""An optimizer step on one worker: its micro-batches through the engine, and the batch's loss."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ ZERO_CONFIG = {
 
 
 class BaseShards:
-    """One model's frozen parameters, sharded over a group of workers."""
+    """A model's frozen parameters, sharded over a group of workers."""
 
     def __init__(self, model: nn.Module, sharding: str, context: WorkerContext) -> None:
         """Move the model to the worker's device, and shard its frozen parameters. All ranks must

@@ -1,4 +1,4 @@
-"""Checkpoints: written behind the steps, in order, whole or not there."""
+"""Checkpoints: written during the next steps, in order, complete or absent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def runs(tmp_path: Path) -> RunStore:
 
 
 class Slow(DirectoryStore):
-    """A store whose writes wait to be let through."""
+    """A store whose writes wait for a gate."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

@@ -1,4 +1,4 @@
-"""Every way of the method through the whole loop: masks, hand-offs, starts, sparse factors."""
+"""All variants of the method through the full loop: masks, hand-offs, inits, sparse factors."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ NARROW = ("gpt2 fisher", "blocks", "sparse factors", "gates")
 DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors": "step 9",
        "gates": "step 31", "lora-ga": "step 5"}  # fmt: skip
 STEPS = {"gates": 45}
-"""Optimiser steps, where not 12: so many that some lie between two prunings."""
+"""Optimizer steps, if not 12: so many that some lie between two prunings."""
 COMPACT = {"keep", "gpt2 keep", "fold", "sparse factors", "sparse factors of pissa",
            "sparse fisher", "sparse blocks"}  # fmt: skip
 
 
-# What `make test` trains beside one run of most ways on one rank.
+# The runs of `make test` beside a run of most variants on one rank.
 ON_TWO = ("fisher", "random rows", "own score", "keep", "fold", "lora-ga", "gpt2 keep")
 IN_SHARDS = ("keep", "lora-ga", "gpt2 pissa")
 IN_BFLOAT16 = ("gpt2 fisher",)
 DYING = ("fold", "keep")
 ALSO_LONG = ("magnitude", "snip", "norm", "projection b", "no sparse step",
              "sparse factors of pissa")  # fmt: skip
-"""Not even on one rank: what they do differently, tests of its own part see."""
+"""Not even on one rank: tests of their own part show what they do differently."""
 SINGLE_RANK = tuple(way for way in WAYS if way not in ALSO_LONG)
 
 
@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_case(folder: Path, way: str, kind: str, dies: str = "") -> TrainingCase:
-    """`kind` says how it runs: 1, 2, cluster, or died."""
+    """Make the case of a run: on 1 or 2 ranks, on a sharded base (cluster), in bfloat16, or died."""
     run = f"{way}-{kind}".replace(" ", "-")
     spec = tiny_spec(
         folder,
@@ -101,7 +101,7 @@ def _make_case(folder: Path, way: str, kind: str, dies: str = "") -> TrainingCas
 
 @pytest.fixture(scope="module")
 def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingResult]:
-    """Two groups of processes, and a third for those that go on."""
+    """Run two groups of processes, and a third for those that resume."""
     is_long = long_asked(request)
     dying = tuple(DIE) if is_long else DYING
     died = [_make_case(folder, way, "died", dies=DIE[way]) for way in dying]
@@ -206,7 +206,7 @@ def test_folding_loses_nothing_either(results):
     assert evaluations["handoff"]["loss"] == pytest.approx(evaluations["sparse"]["loss"], abs=1e-5)
 
 
-def test_what_is_kept_beside_the_factors_makes_a_difference_and_the_base_gets_its_bits_back(
+def test_a_residual_beside_the_factors_changes_the_loss_and_the_base_gets_its_bits_back(
     results,
 ):
     preserved, dropped = (
@@ -220,7 +220,7 @@ def test_what_is_kept_beside_the_factors_makes_a_difference_and_the_base_gets_it
 
 
 @pytest.mark.parametrize("way", ["pissa", "lora-ga"])
-def test_a_start_that_is_taken_out_of_the_base_leaves_the_model_as_it_was(results, way):
+def test_an_init_that_is_subtracted_from_the_base_leaves_the_model_as_it_was(results, way):
     before = _get_result(results, way, "1").evaluations["before"]["loss"]
     assert before == pytest.approx(
         _get_result(results, "rslora", "1").evaluations["before"]["loss"], rel=1e-5
@@ -248,7 +248,7 @@ def test_gates_prune_ranks_down_to_the_density(results, folder, tmp_path):
         assert int((b_OR.abs().sum(0) > 0).sum()) == 2
 
 
-def test_where_layers_compete_the_whole_budget_is_spent(results):
+def test_layers_that_compete_use_the_full_budget(results):
     def nnz(way: str) -> float:
         return _get_result(results, way, "1").ledger["sparse_trainable"]
 
@@ -261,7 +261,7 @@ def test_where_layers_compete_the_whole_budget_is_spent(results):
 
 
 @pytest.mark.parametrize("way", ["keep", "fold", "sparse fisher", "gates", "gpt2 keep"])
-def test_a_compact_adapter_exports_to_a_lora_that_keeps_the_share_that_was_asked(
+def test_a_compact_adapter_exports_to_a_lora_that_retains_the_requested_share(
     results, folder, tmp_path, capsys, way
 ):
     store = f"file://{folder / 'store'}"
@@ -307,7 +307,7 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
         pytest.param(["--as", "sparse"], "give a density", id="no density"),
     ],
 )
-def test_an_export_that_can_not_be_is_refused_in_words(
+def test_an_impossible_export_is_refused_with_a_message(
     results, folder, tmp_path, capsys, words, output
 ):
     store = ["--store", f"file://{folder / 'store'}", "--to", str(tmp_path / "out")]
@@ -316,7 +316,7 @@ def test_an_export_that_can_not_be_is_refused_in_words(
     assert not (tmp_path / "out").exists()
 
 
-def test_two_adapters_are_set_side_by_side(results, folder, capsys):
+def test_two_adapters_are_compared(results, folder, capsys):
     store = ["--store", f"file://{folder / 'store'}"]
     pair = [
         "--adapter",
