@@ -1,4 +1,4 @@
-"""The driver of a run on a Ray cluster: Ray Train V2 starts the workers, and replaces them when one dies."""
+"""The driver of a run on Ray: Ray Train V2 starts the workers, and again when one dies."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PATIENCE_S = 1.0
 
 
 class Watching(DirectoryStore):
-    """Before it completes a checkpoint, it looks whether the run records a step that depends on it."""
+    """Before it completes a checkpoint, it checks that no step that depends on it is recorded."""
 
     ahead: ClassVar[list[int]] = []
     """Steps that were recorded before the checkpoint below them was complete."""

@@ -64,7 +64,7 @@ def test_a_gathered_weight_is_not_saved_from_forward_to_backward():
 
 
 def _weight_gradient(rank: int, world_size: int) -> dict[str, Any]:
-    """Return the gradient of the wide layer's own weight, computed while the shards are gathered."""
+    """Return the gradient of the wide layer's own weight, while the shards are gathered."""
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.model.base_shards import BaseShards

@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_case(folder: Path, way: str, kind: str, dies: str = "") -> TrainingCase:
-    """Make the case of a run: on 1 or 2 ranks, on a sharded base (cluster), in bfloat16, or died."""
+    """Make the case of a run. `kind`: 1 or 2 ranks, cluster (sharded base), narrow, or died."""
     run = f"{way}-{kind}".replace(" ", "-")
     spec = tiny_spec(
         folder,
