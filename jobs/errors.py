@@ -105,7 +105,9 @@ class DigestMismatch(StoreError):
         self.key, self.expected, self.actual = key, expected, actual
 
     def __str__(self) -> str:
-        mismatch = f"the manifest has the digest {self.expected[:12]}, the file has {self.actual[:12]}"
+        mismatch = (
+            f"the manifest has the digest {self.expected[:12]}, the file has {self.actual[:12]}"
+        )
         return f"{self.key}: {mismatch}. The file was changed or truncated: pull another version."
 
 

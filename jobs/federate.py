@@ -1,4 +1,4 @@
-"""`python -m jobs.federate --spec SPEC`: many clients, one adapter. Checks, trains, tells."""
+"""Run `python -m jobs.federate --spec SPEC`: train one adapter on the rows of many clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 Ray is not reachable."""
+    """Return the exit code: 0 done, 1 the run failed, 2 wrong input, 3 Ray is not reachable."""
     options = make_run_parser("jobs.federate", main.__doc__).parse_args(arguments)
 
     def load_and_run() -> None:
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) -> None:
     site_run = validate_or_reuse(make_site_spec(federated_spec), run_id)
-    validated = check_federation(federated_spec, site_run=site_run)
-    # Ray and torch only after the check: bad input answers in a second, and starts nothing.
+    validated = check_federation(federated_spec, site_run=site_run, run_id=run_id)
+    # Imported after the check: wrong input is reported within a second, and nothing is started.
     from jobs.federation.federation_driver import run_federation
     from jobs.train.driver import connect_ray
 
@@ -52,8 +52,7 @@ def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) ->
     pin_spec(federated_spec, runs)
     runs.write_text(SPEC, dump_spec(federated_spec.training))
     runs.write_json(PLAN, validated.to_json())
-    training = validated.validated_run.make_request(run_id)
-    request = training.for_federation(federated_spec.section)
+    request = validated.extend_request(validated.validated_run.make_request(run_id), runs)
     print(f"run {run_id}", flush=True)
     with Heartbeat(runs, attempt), log_events(runs), record_failure(runs):
         connect_ray()

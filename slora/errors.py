@@ -1,26 +1,26 @@
-"""What the method refuses.
+"""Errors that the method raises.
 
 SloraError
-├── BadMask         a density or a shape no mask can be drawn for
-├── BadRank         a rank that a matrix has not
-├── BadTargets      a name pattern that matches no linear layer
-├── BadKind         a target that is another kind of module
-└── BadAdapter      an adapter's file that is not what it says
+├── BadMask           a density or a shape for which no mask can be drawn
+├── BadRank           a rank that does not fit a matrix
+├── BadTargets        a name pattern that matches no linear layer
+├── UnsupportedLayer  a target that is not a linear layer
+└── BadAdapter        a file that is not a valid adapter
 """
 
 from __future__ import annotations
 
 
 class SloraError(ValueError):
-    """The base of the method's refusals."""
+    """Base class of all errors that the method raises."""
 
 
 class BadMask(SloraError):
-    """No mask of this density exists for this matrix."""
+    """Raised when no mask of this density exists for the matrix."""
 
 
 class BadRank(SloraError):
-    """The rank does not fit the matrix."""
+    """Raised when the rank does not fit the matrix."""
 
     def __init__(self, rank: int, shape: tuple[int, ...], name: str = "") -> None:
         super().__init__(rank, shape, name)
@@ -29,23 +29,23 @@ class BadRank(SloraError):
     def __str__(self) -> str:
         owner = f"{self.name}, " if self.name else ""
         max_rank = min(self.shape)
-        return f"rank {self.rank} does not fit {owner}a {self.shape} matrix: use 1..{max_rank}"
+        return f"rank {self.rank} does not fit {owner}a {self.shape} matrix: use 1 to {max_rank}"
 
 
 class BadTargets(SloraError):
-    """A pattern matches nothing that can be trained."""
+    """Raised when a pattern matches no layer that can be trained."""
 
     def __init__(self, pattern: str, layer_kinds: tuple[str, ...]) -> None:
         super().__init__(pattern, layer_kinds)
         self.pattern, self.layer_kinds = pattern, layer_kinds
 
     def __str__(self) -> str:
-        names = ", ".join(self.layer_kinds) or "no linear layer at all"
-        return f"the pattern {self.pattern!r} matches no linear layer: there is {names}"
+        names = ", ".join(self.layer_kinds) or "none at all"
+        return f"the pattern {self.pattern!r} matches no linear layer. The model has: {names}"
 
 
 class UnsupportedLayer(SloraError):
-    """What is named, or would be left out, is no layer that the method knows."""
+    """Raised when a target, or a module that `all-linear` would skip, is not a supported layer."""
 
     def __init__(self, name: str, kind: str) -> None:
         super().__init__(name, kind)
@@ -53,13 +53,13 @@ class UnsupportedLayer(SloraError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name} is of the kind {self.kind}: only linear layers and Conv1D can be "
-            "adapted. Name the targets that are, by patterns"
+            f"{self.name}: {self.kind} can't be adapted, only linear layers and Conv1D can. "
+            "Select the targets with patterns"
         )
 
 
 class BadAdapter(SloraError):
-    """A folder that claims to be an adapter and is not, or not one of this model."""
+    """Raised when a folder is not a valid adapter, or not an adapter of this model."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)

@@ -56,7 +56,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """One Ray head for all tests of this process that do not kill it; its jobs import these tests."""
+    """One Ray head for all tests of this process that do not kill it; jobs import these tests."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", str(ROOT))
         with ray_head(tmp_path_factory.mktemp("ray", numbered=True)) as running:

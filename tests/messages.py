@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 SNAPSHOT = ROOT / "tests" / "messages.txt"
 PACKAGES = ("slora", "jobs", "orchestrator", "infra/local", "infra/two_hosts")
 MIN_WORDS = 3
-NOT_FOR_USERS = re.compile(r"^\s*(SELECT|CREATE|DROP|PRAGMA|INSERT|UPDATE|<|\{|%)|\\b|\(\?|^--|://\S+$")
+NOT_FOR_USERS = re.compile(
+    r"^\s*(SELECT|CREATE|DROP|PRAGMA|INSERT|UPDATE|<|\{|%)|\\b|\(\?|^--|://\S+$"
+)
 
 
 def collect_messages() -> str:
@@ -37,9 +39,9 @@ def iter_messages(tree: ast.Module) -> Iterator[str]:
     docstrings = {id(node) for node in _iter_docstrings(tree)}
     for text in _iter_literals(tree, docstrings):
         line = " ".join(text.split())
-        if len(re.findall(r"[A-Za-z]{2,}", line)) >= MIN_WORDS and " " in line:
-            if not NOT_FOR_USERS.search(line):
-                yield line
+        is_sentence = len(re.findall(r"[A-Za-z]{2,}", line)) >= MIN_WORDS and " " in line
+        if is_sentence and not NOT_FOR_USERS.search(line):
+            yield line
 
 
 def _iter_docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
@@ -52,9 +54,9 @@ def _iter_docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
             for decorator in node.decorator_list
         )
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
-                if not is_command:
-                    yield child.value
+            is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+            if is_docstring and not is_command:
+                yield child.value
 
 
 def _iter_literals(node: ast.AST, skipped: set[int]) -> Iterator[str]:

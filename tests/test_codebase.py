@@ -1,4 +1,4 @@
-"""The shape of the code: what may import what, how long files and functions are, what is named once."""
+"""The shape of the code: imports, cycles, lengths of files and functions, names of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the buckets that are named, on the S3 server of the environment; there already is fine."""
+"""Create the given buckets on the S3 server of the environment, unless they exist."""
 
 import sys
 

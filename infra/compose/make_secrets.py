@@ -1,4 +1,4 @@
-"""Makes the passwords and tokens that compose.yaml hands out as files; what is there stays."""
+"""Create the passwords and tokens that compose.yaml mounts as files, unless they exist."""
 
 import json
 import secrets
@@ -11,28 +11,29 @@ ACTIONS = ("Admin", "Read", "List", "Tagging", "Write")
 
 
 def main(folder: Path = HERE) -> int:
-    """Writes all of them or none: a password of one file stands in another one too."""
+    """Write all secrets or none, because some files share a password."""
     existing = {name for name in NAMES if (folder / name).exists()}
     if existing == set(NAMES):
-        print(f"{folder} is complete already.")
+        print(f"{folder} is already complete.")
         return 0
     if existing:
         print(
-            f"{folder} holds only {sorted(existing)}: remove it, and its volumes.", file=sys.stderr
+            f"{folder} contains only {sorted(existing)}: remove it, and the volumes.",
+            file=sys.stderr,
         )
         return 2
-    # The folder is for its owner alone. The files in it can be read by all, because that is how
-    # they appear in containers, whose users are not this one.
+    # Only the owner can access the folder. The files are readable by all, because the users of the
+    # containers, which mount them, are others.
     folder.mkdir(mode=0o700, exist_ok=True)
     for name, text in generate_secrets().items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o444)
-    print(f"{len(NAMES)} secrets in {folder}")
+    print(f"wrote {len(NAMES)} secrets to {folder}")
     return 0
 
 
 def generate_secrets() -> dict[str, str]:
-    """New ones, by their file's name."""
+    """Return new secrets, by file name."""
     password, key, secret = (secrets.token_urlsafe(32) for _ in range(3))
     identity = {
         "name": "slora",

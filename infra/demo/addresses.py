@@ -1,19 +1,19 @@
-"""State of the Union addresses (public domain) by president, as passages of text."""
+"""State of the Union addresses (public domain), as passages of text with their president."""
 
-import hashlib
 import json
 import math
 import re
 from collections import defaultdict
 from pathlib import Path
 
-from npm import iterate_members
+from packages import open_archive_members
+from rows import hash_parts, write_rows
 
 FOLDER, SUFFIX = "package/sotu/data/", ".json"
 MAX_WORDS = 90
-"""Of a passage, at most: about 120 tokens."""
+"""Words of a passage at most, about 120 tokens."""
 MIN_WORDS = 30
-"""Shorter pieces, such as an address's end, are left out."""
+"""Shorter passages, such as the end of an address, are dropped."""
 HELD_OUT = 0.05
 
 Row = tuple[str, int, str]
@@ -32,20 +32,19 @@ def make_addresses(archive: Path, into: Path) -> str:
         held_out += president_rows[:cut]
         train += president_rows[cut:]
     for name, split_rows in (("train", train), ("test", held_out)):
-        lines = [
-            json.dumps({"text": text, "president": president, "year": year}, ensure_ascii=False)
+        values = (
+            {"text": text, "president": president, "year": year}
             for president, year, text in sorted(split_rows, key=_hash_row)
-        ]
-        path = into / f"addresses.{name}.jsonl"
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="\n")
+        )
+        write_rows(into / f"addresses.{name}.jsonl", values, ensure_ascii=False)
     return (
         f"{len(by_president)} presidents, {len(rows)} passages:"
-        f" {len(train)} to train on, {len(held_out)} held out"
+        f" {len(train)} for training, {len(held_out)} held out"
     )
 
 
 def split_passages(text: str) -> list[str]:
-    """Whole sentences up to WORDS words together; a longer sentence is cut."""
+    """Join sentences up to MAX_WORDS words; split longer sentences."""
     chunks, open_words = list[str](), list[str]()
     for sentence in re.split(r"(?<=[.!?;])\s+", text.strip()):
         words = sentence.split()
@@ -61,9 +60,9 @@ def split_passages(text: str) -> list[str]:
 
 
 def _read_passages(archive: Path) -> list[Row]:
-    # Two addresses share stock sentences; a passage stands in one place only.
+    # Addresses share stock sentences; each passage is used once.
     row_by_text: dict[str, Row] = {}
-    with iterate_members(archive, FOLDER, SUFFIX) as files:
+    with open_archive_members(archive, FOLDER, SUFFIX) as files:
         for file in files:
             address = json.load(file)
             for text in split_passages(address["text"]):
@@ -72,4 +71,4 @@ def _read_passages(archive: Path) -> list[Row]:
 
 
 def _hash_row(row: Row) -> str:
-    return hashlib.sha256("\0".join(map(str, row)).encode()).hexdigest()
+    return hash_parts(*row)

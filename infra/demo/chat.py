@@ -1,61 +1,54 @@
-"""Question and answer, in the `messages` form, out of ChatterBot's English corpus (BSD)."""
+"""Questions and answers as `messages`, from the English corpus of ChatterBot (BSD)."""
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 
-from wheels import list_members, open_member
+from packages import list_members, open_member
+from rows import hash_parts, write_rows
 
 FOLDER = "chatterbot_corpus/data/english/"
 HELD_OUT = 0.08
 
 ALTERNATIVES = frozenset({"computers", "emotion"})
-"""Topics whose longer lists are one question and several answers to it, not a dialogue."""
+"""Topics whose lists are one question with several answers, not a dialogue."""
 
 
 @dataclass(frozen=True)
 class DemoConversation:
     topic: str
     turns: tuple[str, ...]
-    """User and assistant in turn; the assistant has the last word."""
+    """Turns of user and assistant; the last one is the assistant's."""
 
-    def to_row(self) -> str:
+    def to_row(self) -> dict[str, Any]:
         roles = ("user", "assistant")
         messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(self.turns)]
-        return json.dumps({"messages": messages, "topic": self.topic}, ensure_ascii=False)
+        return {"messages": messages, "topic": self.topic}
 
 
 def make_chat(wheel: Path, into: Path) -> str:
-    """Write `chat.train.jsonl` and `chat.eval.jsonl`; no question of a user stands in both."""
+    """Write `chat.train.jsonl` and `chat.eval.jsonl`, which share no question of a user."""
     read = [
         talk for name in list_members(wheel, FOLDER) for talk in _read_conversations(wheel, name)
     ]
-    # Whole support answers stand in the corpus more than a hundred times each.
+    # The corpus repeats some support answers more than a hundred times.
     talks = list({talk.turns: talk for talk in read if len(talk.turns) >= 2}.values())
-    talks.sort(key=lambda talk: _hash("order", *talk.turns))
+    talks.sort(key=lambda talk: hash_parts("order", *talk.turns))
     groups = _group_questions(talks)
-    held_out = [
-        talk
-        for talk in talks
-        if _hash_to_fraction(groups[_normalize_question(talk.turns[0])]) < HELD_OUT
-    ]
-    train = [
-        talk
-        for talk in talks
-        if _hash_to_fraction(groups[_normalize_question(talk.turns[0])]) >= HELD_OUT
-    ]
+    train, held_out = list[DemoConversation](), list[DemoConversation]()
+    for talk in talks:
+        group = groups[_normalize_question(talk.turns[0])]
+        (held_out if _hash_to_fraction(group) < HELD_OUT else train).append(talk)
     for name, rows in (("chat.train.jsonl", train), ("chat.eval.jsonl", held_out)):
-        text = "".join(talk.to_row() + "\n" for talk in rows)
-        (into / name).write_text(text, encoding="utf-8", newline="\n")
+        write_rows(into / name, (talk.to_row() for talk in rows), ensure_ascii=False)
     short = sum(len(talk.turns) < 2 for talk in read)
     return (
         f"{len(read)} conversations read, {short} without an answer and"
         f" {len(read) - short - len(talks)} duplicates dropped:"
-        f" {len(train)} rows to train on, {len(held_out)} held out"
+        f" {len(train)} rows for training, {len(held_out)} held out"
     )
 
 
@@ -65,7 +58,7 @@ def _read_conversations(wheel: Path, name: str) -> list[DemoConversation]:
         entries = yaml.safe_load(file)["conversations"]
     talks: list[DemoConversation] = []
     for entry in entries:
-        # One trivia entry lost its indentation and reads as a bare string.
+        # One trivia entry has lost its indentation, and is a plain string.
         lines = entry if isinstance(entry, list) else [entry]
         turns = [str(line).strip() for line in lines if str(line).strip()]
         if topic in ALTERNATIVES:
@@ -76,7 +69,7 @@ def _read_conversations(wheel: Path, name: str) -> list[DemoConversation]:
 
 
 def _group_questions(talks: list[DemoConversation]) -> dict[str, str]:
-    """Every user question to its group's name: those of one conversation belong together."""
+    """Map every user question to its group: questions of one conversation share a group."""
     leader: dict[str, str] = {}
 
     def find(question: str) -> str:
@@ -94,14 +87,10 @@ def _group_questions(talks: list[DemoConversation]) -> dict[str, str]:
 
 
 def _normalize_question(question: str) -> str:
-    """The question without case, punctuation and spacing (all of it, when it is nothing else)."""
+    """Return the question without case, punctuation and spacing, unless nothing is left."""
     return " ".join(re.findall(r"\w+", question.casefold())) or question
 
 
 def _hash_to_fraction(group: str) -> float:
-    """Where the group falls between 0 and 1: the same on every machine."""
-    return int(_hash("split", group)[:8], 16) / 16**8
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    """Return a number between 0 and 1 for the group, the same on every machine."""
+    return int(hash_parts("split", group)[:8], 16) / 16**8

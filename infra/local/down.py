@@ -1,4 +1,4 @@
-"""`make down`: ends exactly what `make up` started, also after a crash or a reboot. Data stays."""
+"""`make down`: stop what `make up` started, even after a crash or a reboot. Data stays."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from infra.local.paths import RAY, ROOT, SERVICE, STORAGE, StackBusy, StackPaths
 from infra.local.processes import find_processes, stop_processes
 from infra.local.state import StackState, read_state, write_state
 
-# The service gives its leases back, workers of Ray save where they are, and the store, which both
-# need for that, ends last.
+# The service releases its leases and the workers of Ray save a checkpoint. Both need the store for
+# that, so it stops last.
 STOP_TIMEOUT_S = {SERVICE: 20.0, RAY: 5.0, STORAGE: 15.0}
 MAX_ROUNDS = 5
-"""What is starting brings forth others while those that were seen are ended."""
+"""A component that is still starting may spawn processes while others are stopped."""
 
 
 def stop_stack(paths: StackPaths) -> list[str]:
-    """Ends all parts, the last one first, and gives the names of those that ran."""
+    """Stop all components, and return the names of those that were running."""
     state = read_state(paths.state)
     if state is None:
         return []
@@ -36,14 +36,14 @@ def stop_stack(paths: StackPaths) -> list[str]:
 
 
 def stop_components(state: StackState, names: Iterable[str]) -> StackState:
-    """Ends these parts, in this order, and gives what is left."""
+    """Stop these components, in this order, and return the new state."""
     for name in names:
         state, _ = stop_component(state, name)
     return state
 
 
 def stop_component(state: StackState, name: str) -> tuple[StackState, bool]:
-    """Ends a part with all that it started; whether there was anything."""
+    """Stop a component and all its processes. Return whether there were any."""
     leaders = [state.components[name]] if name in state.components else []
     was_running = False
     for _ in range(MAX_ROUNDS):
@@ -56,19 +56,19 @@ def stop_component(state: StackState, name: str) -> tuple[StackState, bool]:
 
 
 def remove_scratch(state: StackState) -> StackState:
-    """Removes Ray's folder."""
+    """Remove the temporary folder of Ray."""
     if state.scratch is not None:
         shutil.rmtree(state.scratch, ignore_errors=True)
     return replace(state, scratch=None)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 nothing of it runs any more, 3 others are at work here."""
+    """Exit with 0 once nothing is running, and with 3 if the stack is locked."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.down", description=__doc__)
     parser.add_argument("--state", type=Path, default=ROOT / ".cache/up", help="default: .cache/up")
     paths = StackPaths(parser.parse_args(arguments).state.resolve())
     if not paths.folder.is_dir():
-        print(f"nothing was ever up in {paths.folder}")
+        print(f"there is no stack in {paths.folder}")
         return 0
     try:
         with paths.lock():
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     except StackBusy as error:
         print(error, file=sys.stderr)
         return 3
-    print(f"ended: {', '.join(stopped)}" if stopped else "nothing was up")
+    print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
     return 0
 
 

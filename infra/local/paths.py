@@ -1,4 +1,4 @@
-"""The folder of one local whole: what is kept in it, its secrets, and who is at work on it."""
+"""The folder of a local stack: its files, its secrets, and its lock."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STORAGE, RAY, SERVICE = "storage", "ray", "service"
-"""The parts, in the order in which they are started."""
+"""The components, in the order in which they start."""
 BUCKET = "slora"
 STORE = f"s3://{BUCKET}/store"
 ACTIONS = ("Admin", "Read", "List", "Tagging", "Write")
 
 
 class StackBusy(Exception):
-    """Another `make up` or `make down` is at work."""
+    """Another `make up` or `make down` is running."""
 
 
 @dataclass(frozen=True)
 class StackPaths:
-    """Where everything of one whole lies; it is for its owner alone."""
+    """Files of a local stack, in a folder that only its owner can access."""
 
     folder: Path
 
     @property
     def state(self) -> Path:
-        """What runs."""
+        """Return the file that records the processes."""
         return self.folder / "state.json"
 
     @property
     def objects(self) -> Path:
-        """What the S3 server keeps."""
+        """Return the data folder of the S3 server."""
         return self.folder / "objects"
 
     @property
@@ -45,17 +45,17 @@ class StackPaths:
 
     @property
     def identities(self) -> Path:
-        """Who may use the S3 server, as it reads it."""
+        """Return the file with the users of the S3 server, in its own format."""
         return self.folder / "s3.json"
 
     @property
     def credentials(self) -> Path:
-        """The same for boto3."""
+        """Return the file with the S3 credentials for boto3."""
         return self.folder / "aws-credentials"
 
     @property
     def config(self) -> Path:
-        """What `slora serve --config` reads."""
+        """Return the file that `slora serve --config` reads."""
         return self.folder / "service.yaml"
 
     @property
@@ -64,19 +64,19 @@ class StackPaths:
 
     @property
     def service_token(self) -> Path:
-        """An administrator's, which the service writes beside its database."""
+        """Return the file of the admin token, which the service writes beside its database."""
         return self.folder / "service-token"
 
     @property
     def environment(self) -> Path:
-        """For a shell: `. FILE` and every command finds the service, the store and Ray."""
+        """Return the file that exports the addresses of the service and the store to a shell."""
         return self.folder / "environment"
 
     def log_file(self, component: str) -> Path:
         return self.folder / "log" / f"{component}.log"
 
     def create(self) -> None:
-        """The folder, and secrets where there are none yet."""
+        """Create the folder, and the secrets that are missing."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self.log_file("x").parent.mkdir(exist_ok=True)
@@ -88,13 +88,13 @@ class StackPaths:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Nobody else changes what runs meanwhile. Raises Busy."""
+        """Hold the lock of the stack while the block runs. Raise StackBusy if it is locked."""
         with (self.folder / "lock").open("w") as lock_file:
             try:
                 fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StackBusy(
-                    f"{self.folder}: another make up or make down is at work"
+                    f"{self.folder}: another make up or make down is running"
                 ) from error
             yield
 
@@ -108,7 +108,7 @@ class StackPaths:
 
 
 def write_private(path: Path, text: str) -> None:
-    """A file for its owner alone, there as a whole or not at all."""
+    """Write a file atomically that only its owner can access."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
@@ -119,7 +119,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def build_s3_environment(paths: StackPaths, url: str) -> dict[str, str]:
-    """What boto3 reads, and nothing of what this machine's user has for other stores."""
+    """Return the variables that boto3 reads, without the user's settings for other stores."""
     return {
         "AWS_ENDPOINT_URL": url,
         "AWS_SHARED_CREDENTIALS_FILE": str(paths.credentials),
@@ -130,6 +130,6 @@ def build_s3_environment(paths: StackPaths, url: str) -> dict[str, str]:
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what names other clusters, other stores and other services."""
+    """Return the environment without variables for other clusters, stores and services."""
     prefixes = ("AWS_", "RAY_", "SLORA_")
     return {name: value for name, value in environment.items() if not name.startswith(prefixes)}

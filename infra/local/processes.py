@@ -1,4 +1,4 @@
-"""Processes that outlive us: started on their own, known again by number and start, and ended."""
+"""Processes that outlive us: started detached, identified by pid and start time, and stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KILL_S = 5.0
 def start_process(
     command: Sequence[str], *, environment: Mapping[str, str], mark: str, log: Path, cwd: Path
 ) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that Ctrl-C here and the end of this terminal don't reach it."""
+    """Start a process in its own session, so that Ctrl-C and closing the terminal don't end it."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -34,7 +34,7 @@ def start_process(
 
 
 def read_identity(pid: int) -> ProcessIdentity | None:
-    """The process as it is known again; None where there is none."""
+    """Return the identity of a process, or None if there is none."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -45,15 +45,15 @@ def read_identity(pid: int) -> ProcessIdentity | None:
 
 
 def is_alive(identity: ProcessIdentity | None) -> bool:
-    """Whether this very process still runs, and not a later one of its number."""
+    """Return whether exactly this process runs, not a later one with the same pid."""
     return identity is not None and read_identity(identity.pid) == identity
 
 
 def find_processes(mark: str, leaders: Iterable[ProcessIdentity]) -> set[psutil.Process]:
-    """Every process that was started under the mark, and those below a leader that lives.
+    """Return every process with the mark, and the descendants of living leaders.
 
-    Both, because Ray's agents write their titles over their environment, and because what a killed
-    leader leaves behind has no parent of ours.
+    Both are needed: Ray's agents overwrite their environment with their titles, and the orphans of
+    a killed leader have no parent of ours.
     """
     processes = set[psutil.Process]()
     for leader in leaders:
@@ -69,7 +69,7 @@ def find_processes(mark: str, leaders: Iterable[ProcessIdentity]) -> set[psutil.
 
 
 def stop_processes(processes: set[psutil.Process], *, timeout_s: float) -> None:
-    """Asks them all at once to end, and kills those that have not after a while."""
+    """Terminate all processes at once, and kill those that are still running after `timeout_s`."""
     for send_signal, wait_s in (
         (psutil.Process.terminate, timeout_s),
         (psutil.Process.kill, KILL_S),
@@ -81,7 +81,7 @@ def stop_processes(processes: set[psutil.Process], *, timeout_s: float) -> None:
 
 
 def find_free_port(preferred: int) -> int:
-    """This port if nobody has it, or else one that nobody has."""
+    """Return the preferred port if it is free, otherwise any free port."""
     for port in (preferred, 0):
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,10 +93,10 @@ def find_free_port(preferred: int) -> int:
 
 
 def _read_start(process: psutil.Process) -> str:
-    """When it was started. On Linux in ticks of this boot, which no change of the clock moves."""
+    """Return the start time, on Linux in ticks since boot, which ignore changes of the clock."""
     with suppress(OSError, IndexError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The name is in brackets and may hold anything, so what follows the last one is read.
+        # The process name is in parentheses and may contain any, so split at the last one.
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         return f"{boot} {fields[19]}"
     return f"{process.create_time():.3f}"

@@ -1,4 +1,4 @@
-"""What runs, on disk: written before a process starts, so that a crash hides none of them."""
+"""The running processes, on disk: written early, so that a crash hides none of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infra.local.paths import write_private
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process: its number, and when it was started, because numbers are used again."""
+    """A process: its pid, and its start time, because pids are reused."""
 
     pid: int
     since: str
@@ -21,17 +21,17 @@ class ProcessIdentity:
 
 @dataclass(frozen=True)
 class StackState:
-    """What there is of one whole."""
+    """The state of a local stack."""
 
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
-    """In the environment of everything that is started, and so what it is known by."""
+    """Value in the environment of every process of the stack, which identifies them."""
     ports: dict[str, int] = field(default_factory=dict)
     components: dict[str, ProcessIdentity] = field(default_factory=dict)
     scratch: str | None = None
-    """A short folder of Ray's, whose sockets' paths may have 107 characters."""
+    """Temporary folder of Ray; short, because a socket path has at most 107 characters."""
 
     def with_component(self, name: str, identity: ProcessIdentity | None) -> StackState:
-        """With this part's process, or without the part."""
+        """Return the state with this process of a component, or without the component."""
         components = {other: process for other, process in self.components.items() if other != name}
         return replace(
             self, components=components if identity is None else {**components, name: identity}
@@ -42,11 +42,11 @@ class StackState:
 
 
 def read_state(file: Path) -> StackState | None:
-    """What was written last; None where nothing was, or it can't be read."""
+    """Return the recorded state, or None if there is no readable one."""
     try:
         raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         components = {name: ProcessIdentity(int(process["pid"]), str(process["since"]))
-                 for name, process in raw["parts"].items()}  # fmt: skip
+                 for name, process in raw["components"].items()}  # fmt: skip
         ports = {str(name): int(port) for name, port in raw["ports"].items()}
         return StackState(str(raw["mark"]), ports, components, raw["scratch"])
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
@@ -54,12 +54,12 @@ def read_state(file: Path) -> StackState | None:
 
 
 def write_state(file: Path, state: StackState) -> None:
-    """In place of what was written before."""
+    """Replace the recorded state."""
     components = {name: vars(process) for name, process in state.components.items()}
     document = {
         "mark": state.mark,
         "ports": state.ports,
-        "parts": components,
+        "components": components,
         "scratch": state.scratch,
     }
     write_private(file, json.dumps(document, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""`make up`: brings the whole up on this machine, part by part, and says where everything is."""
+"""`make up`: start the local stack, component by component, and print its addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from infra.local import components as components
+from infra.local import components
 from infra.local.components import Component
 from infra.local.down import remove_scratch, stop_components
 from infra.local.paths import (
@@ -38,16 +38,16 @@ START_ORDER = (STORAGE, RAY, SERVICE)
 PREFERRED_PORTS = {RAY: ("dashboard", 8265), SERVICE: ("service", 8321)}
 SEAWEED_PORTS = ("master", "volume", "filer", "s3")
 GRPC_PORT_OFFSET = 10_000
-"""Each port of SeaweedFS has a second one so much higher."""
+"""Distance of the gRPC port that belongs to each port of SeaweedFS."""
 LAST_LINES = 12
 
 
 class ComponentNotReady(Exception):
-    """A part did not come up; its message says what to read."""
+    """A component did not start; the message contains the end of its log."""
 
 
 class LocalStack:
-    """One local whole while it is brought up."""
+    """The local stack, while it is started."""
 
     def __init__(self, paths: StackPaths, cpus: int) -> None:
         self._paths, self._cpus = paths, cpus
@@ -55,7 +55,7 @@ class LocalStack:
         self._started: list[str] = []
 
     def start(self) -> dict[str, int]:
-        """Starts what does not run; ends what it started if one of them fails. The ports."""
+        """Start the components that do not run, and return the ports. Stop them if one fails."""
         self._prepare()
         try:
             for name in START_ORDER:
@@ -66,19 +66,19 @@ class LocalStack:
         return self._state.ports
 
     def _prepare(self) -> None:
-        """Ends what is left of dead parts, and settles ports and folders for the living ones."""
+        """Stop the remains of dead components, and choose ports and folders."""
         moved = False
         for name in START_ORDER:
             if is_alive(self._state.components.get(name)) and not moved:
                 continue
-            # What is left of it: a Ray without its head. Or it looks for others where they are not.
+            # It may be a Ray without its head, or know the old port of another component.
             self._save_state(stop_components(self._state, [name]))
             ports = _choose_ports(name, self._state.ports)
             moved = moved or any(self._state.ports.get(key) != ports[key] for key in ports)
             self._save_state(self._state.with_ports(**ports))
         scratch = self._state.scratch
         if scratch is None or not Path(scratch).is_dir():
-            # For its owner alone: Ray makes its own folder writable for all.
+            # Accessible to its owner only: Ray makes its own folder in it writable for all.
             scratch = tempfile.mkdtemp(prefix="slora-up-", dir="/tmp")
         self._save_state(replace(self._state, scratch=scratch))
         (Path(scratch) / "tmp").mkdir(exist_ok=True)
@@ -95,10 +95,10 @@ class LocalStack:
 
     def _start_component(self, component: Component) -> None:
         if is_alive(self._state.components.get(component.name)):
-            print(f"{component.label:10} runs already", flush=True)
+            print(f"{component.label:10} is already running", flush=True)
             self._wait_until_ready(component, None)
             return
-        print(f"{component.label:10} starts …", end="", flush=True)
+        print(f"{component.label:10} starting …", end="", flush=True)
         started_at = time.monotonic()
         self._paths.log_file(component.name).unlink(missing_ok=True)
         self._started.append(component.name)
@@ -120,12 +120,12 @@ class LocalStack:
         while not component.is_ready():
             if process is not None and process.poll() is not None:
                 raise ComponentNotReady(
-                    self._describe_failure(component, f"ended with {process.returncode}")
+                    self._describe_failure(component, f"exited with code {process.returncode}")
                 )
             if time.monotonic() > deadline:
                 raise ComponentNotReady(
                     self._describe_failure(
-                        component, f"does not answer after {component.start_timeout_s:.0f} s"
+                        component, f"is not ready after {component.start_timeout_s:.0f} s"
                     )
                 )
             time.sleep(TICK_S)
@@ -133,11 +133,11 @@ class LocalStack:
     def _describe_failure(self, component: Component, problem: str) -> str:
         log = self._paths.log_file(component.name)
         last = log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
-        return "\n".join([f"{component.label} {problem}. Its log is {log}; it ends:", *last])
+        return "\n".join([f"{component.label} {problem}. The end of its log, {log}:", *last])
 
     def _stop_started(self) -> None:
-        print(f"\nending what was started: {', '.join(self._started) or 'nothing'}", flush=True)
-        # Whoever presses Ctrl-C again wants the end that is already under way.
+        print(f"\nstopping {', '.join(self._started) or 'nothing'}", flush=True)
+        # A second Ctrl-C must not interrupt the cleanup that the first one has started.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             state = stop_components(self._state, reversed(self._started))
@@ -151,10 +151,10 @@ class LocalStack:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 all answer, 3 one part does not or others are at work here, 130 on Ctrl-C."""
+    """Exit with 0 if all is ready, 3 if a component fails or the stack is locked, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.up", description=__doc__)
     parser.add_argument("--state", type=Path, default=ROOT / ".cache/up", help="default: .cache/up")
-    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="that Ray has")
+    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="CPUs of Ray")
     options = parser.parse_args(arguments)
     paths = StackPaths(options.state.resolve())
     paths.create()
@@ -180,22 +180,22 @@ def _print_summary(paths: StackPaths, ports: dict[str, int]) -> None:
     slora = _format_path(Path(components.find_program("slora")))
     write_private(paths.environment, format_exports(variables))
     print(f"""
-service    {urls["service"]}   its administrator's token: {_format_path(paths.service_token)}
-Ray        {urls["dashboard"]}   its token: {_format_path(paths.ray_token)}
-storage    {urls["s3"]}   {STORE}, keys in {_format_path(paths.credentials)}
+service    {urls["service"]}   admin token: {_format_path(paths.service_token)}
+Ray        {urls["dashboard"]}   token: {_format_path(paths.ray_token)}
+storage    {urls["s3"]}   {STORE}, credentials: {_format_path(paths.credentials)}
 logs       {_format_path(paths.log_file("service").parent)}
 
 Try:
     . {_format_path(paths.environment)}
-    {slora} submit jobs/examples/chat.yaml --set store={STORE} --follow   # `make demo` has its data
+    {slora} submit jobs/examples/chat.yaml --set store={STORE} --follow   # data: `make demo`
     {slora} runs
     {slora} adapters list --store {STORE}
 
-`make down` ends it; what was made stays.""")
+`make down` stops it and keeps all data.""")
 
 
 def format_exports(variables: Mapping[str, str]) -> str:
-    """For a shell to read."""
+    """Format variables as export commands of a shell."""
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
@@ -206,7 +206,7 @@ def _format_path(path: Path) -> str:
 
 
 def _choose_ports(component: str, previous: dict[str, int]) -> dict[str, int]:
-    """The part's ports: those of last time if they are free, or others."""
+    """Return the ports of a component: the previous ones if they are free, otherwise others."""
     if component == STORAGE:
         return _choose_seaweed_ports(previous)
     name, preferred = PREFERRED_PORTS[component]
@@ -214,7 +214,7 @@ def _choose_ports(component: str, previous: dict[str, int]) -> dict[str, int]:
 
 
 def _choose_seaweed_ports(previous: dict[str, int]) -> dict[str, int]:
-    """Four, each free 10,000 higher too."""
+    """Return four ports whose gRPC ports are free too."""
     ports = {
         name: previous[name]
         for name in SEAWEED_PORTS
@@ -235,6 +235,6 @@ def _is_pair_free(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    # Like Ctrl-C, so that what was begun is ended.
+    # Like Ctrl-C, so that the started components are stopped.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m infra.two_hosts SPEC`: a run on hosts of this machine's own, and its bytes."""
+"""`python -m infra.two_hosts SPEC`: execute a run on several hosts, and measure its traffic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobs.spec.load import load_spec
 
 
 def main() -> int:
-    """Exit codes: the run's own (0, 1, 2), 3 where this machine makes no hosts, 130 on Ctrl-C."""
+    """Exit with the code of the run, 3 if this machine can't create hosts, 130 on Ctrl-C."""
     options = _make_parser().parse_args()
     end_on_sigterm()
     try:
@@ -30,26 +30,28 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("two_hosts: stopped; hosts and processes are gone", file=sys.stderr)
+        print("two_hosts: interrupted; removed all hosts and processes", file=sys.stderr)
         return 130
 
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m infra.two_hosts", description=main.__doc__)
-    parser.add_argument("spec", type=Path, help="the YAML spec, with a store in a folder")
+    parser.add_argument("spec", type=Path, help="YAML spec, with a store in a folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--hosts", type=int, choices=range(1, 33), metavar="N", default=2)
-    parser.add_argument("--cpus", type=int, default=2, help="that Ray has on each host")
+    parser.add_argument("--cpus", type=int, default=2, help="CPUs of Ray on each host")
     parser.add_argument(
-        "--rate", type=parse_rate, help="of every link, e.g. 100mbit; default: unlimited"
+        "--rate", type=parse_rate, help="rate of every link, as in 100mbit; default: unlimited"
     )
-    parser.add_argument("--mtu", type=int, default=JUMBO, help=f"of every link; default: {JUMBO}")
+    parser.add_argument(
+        "--mtu", type=int, default=JUMBO, help=f"MTU of every link; default: {JUMBO}"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 
 
 def _measure(options: argparse.Namespace) -> int:
-    # Before any host is made: bad input answers in a second.
+    # Validated before any host is created, so that invalid input fails within a second.
     load_spec(options.spec, options.set)
     link = Link(rate=options.rate, mtu=options.mtu)
     with start_ray_hosts(options.hosts, cpus=options.cpus, link=link) as cluster:
@@ -66,7 +68,7 @@ def _measure(options: argparse.Namespace) -> int:
 
 def _print_table(measurement: TrafficMeasurement, idle: float) -> None:
     table = Table(
-        "stage", title=f"{measurement.run}: bytes out of the busiest host, headers included"
+        "stage", title=f"{measurement.run}: bytes sent by the busiest host, headers included"
     )
     for header in ("steps", "bytes a step", "least", "most", "s a step"):
         table.add_column(header, justify="right")
@@ -77,8 +79,9 @@ def _print_table(measurement: TrafficMeasurement, idle: float) -> None:
     console = Console(width=80)
     console.print(table)
     console.print(
-        f"before the first step {measurement.before_steps:,} bytes; evaluations, hand-off and end "
-        f"{measurement.between:,}; the whole run {measurement.total:,} in {measurement.seconds:.0f} s. "
+        f"Before the first step: {measurement.before_steps:,} bytes; evaluations, "
+        f"hand-off and end: {measurement.between:,} bytes; the run in total: "
+        f"{measurement.total:,} bytes in {measurement.seconds:.0f} s. "
         f"Ray alone, while nothing runs: {idle:,.0f} bytes/s."
     )
 

@@ -1,4 +1,4 @@
-"""Bytes by step: the interfaces' counters are read whenever the run's journals get a new line."""
+"""Bytes by step: read the counters of the interfaces whenever the run writes a journal line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from itertools import pairwise
 from typing import Any
 
 from jobs.store.runs.journal import Journal
+from jobs.store.runs.remote_journal import RemoteJournal
 
 POLL_INTERVAL_S = 0.005
 ByteCounts = tuple[int, ...]
+AnyJournal = Journal | RemoteJournal
 
 
 @dataclass(frozen=True)
 class TrafficSample:
-    """What the hosts had sent when a line of a journal was seen."""
+    """Bytes that the hosts had sent when a journal line appeared."""
 
     at: float
     sent: ByteCounts
@@ -28,18 +30,18 @@ class TrafficSample:
 
     @property
     def is_step(self) -> bool:
-        """Whether the line tells an optimiser step."""
+        """Return whether the line records an optimizer step."""
         return "stage" in self.line and "loss" in self.line
 
 
 @dataclass(frozen=True)
 class StageTraffic:
-    """One stage on the wire. Bytes are those out of the host that sent most."""
+    """Traffic of one stage. Bytes are those of the host that sent most."""
 
     stage: str
     steps: int
     bytes_per_step: float
-    """The median over windows of `every` steps; without a step that ends in several windows."""
+    """Median over windows of `every` steps."""
     least: float
     most: float
     seconds_per_step: float
@@ -47,9 +49,9 @@ class StageTraffic:
 
 @contextmanager
 def record_traffic(
-    journals: Sequence[Journal], sent: Callable[[], ByteCounts]
+    journals: Sequence[AnyJournal], sent: Callable[[], ByteCounts]
 ) -> Iterator[list[TrafficSample]]:
-    """Marks, as the journals grow while the block runs."""
+    """Collect samples in the list that is provided, while the block runs."""
     samples = [TrafficSample(time.monotonic(), sent(), {})]
     stopped = threading.Event()
     watcher = threading.Thread(target=_watch, args=(journals, sent, samples, stopped), daemon=True)
@@ -63,7 +65,7 @@ def record_traffic(
 
 
 def _watch(
-    journals: Sequence[Journal],
+    journals: Sequence[AnyJournal],
     sent: Callable[[], ByteCounts],
     samples: list[TrafficSample],
     stopped: threading.Event,
@@ -78,9 +80,9 @@ def _watch(
 
 
 def measure_stages(samples: Sequence[TrafficSample], *, every: int = 1) -> list[StageTraffic]:
-    """The stages in their order; `every` is how many steps share an exchange (sync_every)."""
+    """Return the traffic of each stage; `every` steps share an exchange (sync_every)."""
     steps_by_stage: dict[str, list[tuple[ByteCounts, float]]] = defaultdict(list)
-    # From the line before, whatever it tells: evaluations and checkpoints have lines of their own.
+    # Count from the previous line of any kind: evaluations and checkpoints have their own lines.
     for before, after in pairwise(samples):
         if after.is_step:
             sent = tuple(now - then for then, now in zip(before.sent, after.sent, strict=True))
@@ -105,7 +107,7 @@ def _compute_traffic(
 
 
 def _split_by_host(steps: Sequence[ByteCounts], every: int) -> list[list[float]]:
-    """For each host its bytes a step, a figure a window; a short last window counts only alone."""
+    """Return bytes per step of each window, by host; a short last window counts only if alone."""
     windows = [steps[start : start + every] for start in range(0, len(steps), every)]
     complete = [window for window in windows if len(window) == every] or windows
     return [

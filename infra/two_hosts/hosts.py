@@ -1,4 +1,4 @@
-"""A Ray cluster of several hosts on this machine, and jobs on its head. Knows no spec."""
+"""A Ray cluster of several hosts on this machine, and jobs on its head."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ ROOT = Path(__file__).parents[2]
 PORT = 6379
 START_S = 90.0
 STORE_BYTES = 100_000_000
-"""Of shared memory for Ray's objects on a host: a run puts next to nothing there."""
+"""Shared memory for Ray's objects on a host, of which a run needs almost none."""
 READY = "Ray runtime started"
 
 
 class RayDidNotStart(Exception):
-    """The last lines of the log of the host that did not come up."""
+    """Ray did not start on a host; the message contains the end of its log."""
 
 
 @dataclass(frozen=True)
 class HostCluster:
-    """Hosts with a Ray on each; the first is the head."""
+    """Hosts that run Ray; the first is the head."""
 
     hosts: tuple[Host, ...]
     folder: Path
     cpus: tuple[int, ...]
-    """Of each host, as its Ray is told."""
+    """Number of CPUs of Ray on each host."""
     environment: Mapping[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -48,11 +48,11 @@ class HostCluster:
         return f"{self.hosts[0].address}:{PORT}"
 
     def read_sent_bytes(self) -> tuple[int, ...]:
-        """Bytes that left each host so far."""
+        """Return the bytes that each host has sent so far."""
         return tuple(host.read_sent_bytes() for host in self.hosts)
 
     def start(self, host: Host) -> None:
-        """Ray on one host: at first, or again after `host.kill()`. Raises RayDidNotStart."""
+        """Start Ray on a host, also after `host.kill()`. Raise RayDidNotStart."""
         log = self.folder / f"{host.number}.log"
         log.unlink(missing_ok=True)
         process = self._launch(host, self._build_ray_command(host), log)
@@ -64,7 +64,7 @@ class HostCluster:
             time.sleep(0.1)
 
     def start_job(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """`python WORDS` on the head, joined to this Ray, what it says in `log`."""
+        """Start `python ARGUMENTS` on the head, connected to this Ray, with its output in `log`."""
         return self._launch(self.hosts[0], [sys.executable, *arguments], log)
 
     def _build_ray_command(self, host: Host) -> list[str]:
@@ -87,7 +87,7 @@ class HostCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                # Of its own, so that Ctrl-C in the terminal is ours to answer.
+                # A session of its own, so that Ctrl-C reaches only us.
                 start_new_session=True,
                 preexec_fn=lambda: _set_up_child(host.namespace),
             )
@@ -95,7 +95,7 @@ class HostCluster:
         return process
 
     def wait_for_processes(self) -> None:
-        """After the hosts' end: nothing of them is left in the machine's table of processes."""
+        """Wait for all processes, so that no zombies stay."""
         for process in self.processes:
             process.wait()
 
@@ -104,13 +104,13 @@ class HostCluster:
 def start_ray_hosts(
     count: int = 2, *, cpus: int = 2, head_cpus: int | None = None, link: Link | None = None
 ) -> Iterator[HostCluster]:
-    """A Ray of `count` hosts with token authentication on; nothing is left on leaving.
+    """Run Ray with token authentication on `count` hosts, and remove everything afterwards.
 
-    `head_cpus`: 0 keeps all workers off the head, where a job's driver is. Raises NotAllowed where
-    this machine makes no namespaces.
+    With 0 `head_cpus` no worker runs on the head, which runs the driver of a job. Raise
+    NamespacesUnavailable if this machine can't create namespaces.
     """
     with ExitStack() as outer_stack:
-        # Short, because Ray's sockets lie below it and a socket's path has 107 characters.
+        # Short, because a path of a socket of Ray has at most 107 characters.
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir="/tmp"))
         outer_stack.callback(shutil.rmtree, folder, ignore_errors=True)
         with ExitStack() as inner_stack:
@@ -125,7 +125,7 @@ def start_ray_hosts(
 
 
 def end_on_sigterm() -> None:
-    """For a program: SIGTERM is raised like Ctrl-C, so that all it started ends on the way out."""
+    """Make SIGTERM raise SystemExit, so that everything started is cleaned up."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -134,7 +134,7 @@ def end_on_sigterm() -> None:
 
 
 def _build_environment(folder: Path) -> dict[str, str]:
-    """What Ray and its workers read: the token, the link for gloo, and this checkout's packages."""
+    """Return the variables of Ray and its workers: token, link of gloo, packages."""
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -156,7 +156,7 @@ def _build_environment(folder: Path) -> dict[str, str]:
 
 
 def _set_up_child(name: str) -> None:
-    """In the child: a host's name of its own, and Linux ends it when its parent dies of SIGKILL."""
+    """Set the host name of a child process, and let Linux kill it if its parent is killed."""
     libc = ctypes.CDLL(None)
     with suppress(OSError, AttributeError):
         clone_newuts, pr_set_pdeathsig = 0x04000000, 1

@@ -1,4 +1,4 @@
-"""One spec, run on such hosts: what it sent in each stage, and what Ray sends by itself."""
+"""Measures the traffic of a run on several hosts by stage, and the traffic of Ray alone."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ IDLE_S = 5.0
 
 @dataclass(frozen=True)
 class TrafficMeasurement:
-    """A run and its bytes. Those that are not of one stage are sums out of the busiest host."""
+    """Traffic of a run. Bytes outside of stages are sums of the busiest host."""
 
     run: str
     exit_code: int
     log: Path
     stages: tuple[StageTraffic, ...]
     before_steps: int
-    """Start of the workers, loading, first evaluation."""
+    """Bytes of starting the workers, loading, and the first evaluation."""
     between: int
-    """Evaluations after that, hand-off, checkpoints, the end."""
+    """Bytes of later evaluations, hand-off, checkpoints, and the end."""
     total: int
     seconds: float
     runs: RunStore
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the measurement as JSON values."""
         return {
             "run": self.run,
             "exit_code": self.exit_code,
             "stages": [dataclasses.asdict(stage) for stage in self.stages],
             "bytes": {"before_steps": self.before_steps, "between": self.between,
-                      "whole": self.total},
+                      "total": self.total},
             "seconds": self.seconds,
         }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class WatchedJob:
-    """A job that has ended, and what the hosts had sent at every line of its journals."""
+    """A job that has ended, and a traffic sample for each line of its journals."""
 
     runs: RunStore
     exit_code: int
@@ -66,7 +66,7 @@ class WatchedJob:
 
 
 def measure_idle_traffic(cluster: HostCluster) -> float:
-    """What Ray alone sends while nothing runs, out of the host that sends most."""
+    """Return the bytes per second of the busiest host while nothing runs."""
     started_at, before = time.monotonic(), cluster.read_sent_bytes()
     time.sleep(IDLE_S)
     elapsed_s = time.monotonic() - started_at
@@ -77,7 +77,7 @@ def measure_idle_traffic(cluster: HostCluster) -> float:
 
 
 def run_spec(cluster: HostCluster, path: Path, changes: Sequence[str] = ()) -> TrafficMeasurement:
-    """`python -m jobs.finetune` on the head. Raises InputError where the spec itself is wrong."""
+    """Run `jobs.finetune` on the head. Raise InputError if the spec is invalid."""
     spec = load_spec(path, changes)
     return _build_measurement(spec, run_job(cluster, path, spec, "jobs.finetune", changes))
 
@@ -85,12 +85,12 @@ def run_spec(cluster: HostCluster, path: Path, changes: Sequence[str] = ()) -> T
 def run_job(
     cluster: HostCluster, path: Path, spec: RunSpec, module: str, changes: Sequence[str] = ()
 ) -> WatchedJob:
-    """A job of ours on the head, with its spec's file, watched. Raises InputError."""
+    """Run one of our modules on the head, and sample its traffic. Raise InputError."""
     run = make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
     runs, log = RunStore(open_store(spec.store), run), cluster.folder / f"{run}.log"
     if runs.store.local_path(runs.key(SPEC)) is None:
-        problem = f"{spec.store}: the hosts see no network but their own"
-        raise InputError([Fault("store", problem, "Use file:// and a folder.")])
+        problem = f"{spec.store}: the hosts have no network but their own"
+        raise InputError([Fault("store", problem, "Use a folder, as in file:///data/store.")])
     arguments = ["-m", module, "--spec", str(path.absolute()), "--run", run]
     arguments += [argument for change in changes for argument in ("--set", change)]
     with record_traffic((runs.events, runs.metrics), cluster.read_sent_bytes) as samples:
@@ -128,5 +128,5 @@ def _build_measurement(spec: RunSpec, watched: WatchedJob) -> TrafficMeasurement
 
 
 def diff_samples(before: TrafficSample, after: TrafficSample) -> tuple[int, ...]:
-    """What each host has sent in between."""
+    """Return the bytes that each host has sent in between."""
     return tuple(now - then for then, now in zip(before.sent, after.sent, strict=True))

@@ -1,4 +1,4 @@
-"""Hosts as network namespaces on a bridge, with links that may be slow. Knows nothing of Ray."""
+"""Hosts as network namespaces on a bridge, with links that may be slow."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 INTERFACE = "eth0"
-"""What every host calls its only link."""
+"""Name of the only link of each host."""
 JUMBO = 9000
-"""Bytes of a frame, as networks between training hosts have them; 1500 elsewhere."""
+"""MTU of networks between training hosts; it is 1500 elsewhere."""
 PREFIX = "two"
-"""Of every name here; the number behind it is the process that made it."""
+"""Prefix of all names; the number after it is the pid of the process that created them."""
 END_S = 10.0
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _OURS = re.compile(rf"{PREFIX}(\d+)(?:b|h\d+|-\w+)")
 
 
 def parse_rate(text: str) -> str:
-    """A rate as `tc` takes it, e.g. 100mbit."""
+    """Validate a rate in the format of `tc`, as in 100mbit."""
     if not re.fullmatch(r"[1-9]\d*[kmg]bit", text):
-        raise ValueError(f"{text!r} is no rate: write kbit, mbit or gbit, as in 100mbit")
+        raise ValueError(f"{text!r} is not a rate: use kbit, mbit or gbit, as in 100mbit")
     return text
 
 
 class NamespacesUnavailable(Exception):
-    """This machine makes no namespaces for us; the message is one line that says why."""
+    """This machine can't create namespaces; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """How a host hangs on the network."""
+    """Link of a host to the network."""
 
     rate: str | None = None
-    """As `tc` writes it, e.g. 100mbit; None is as fast as the machine."""
+    """Rate in the format of `tc`, as in 100mbit; None means unlimited."""
     mtu: int = JUMBO
 
 
 @dataclass(frozen=True)
 class Host:
-    """One namespace with one link."""
+    """A namespace with one link."""
 
     number: int
     owner: int
-    """The process that made it."""
+    """Pid of the process that created it."""
 
     @property
     def namespace(self) -> str:
@@ -58,24 +58,24 @@ class Host:
 
     @property
     def port(self) -> str:
-        """The bridge's end of the link, which the machine itself sees."""
+        """Return the name of the bridge's end of the link, which the machine itself sees."""
         return f"{PREFIX}{self.owner}h{self.number}"
 
     @property
     def address(self) -> str:
-        # The bridge has no address and the machine no route to it, so two networks never meet.
+        # The bridge has no address and the machine no route to it, so networks never collide.
         return f"10.77.0.{self.number + 1}"
 
     def build_command(self, *arguments: str) -> list[str]:
-        """The command that runs `words` on this host."""
+        """Return the command that runs `arguments` on this host."""
         return ["ip", "netns", "exec", self.namespace, *arguments]
 
     def read_sent_bytes(self) -> int:
-        """Bytes that left this host, headers included: what its end of the bridge received."""
+        """Return the bytes that this host has sent, headers included, as the bridge counts them."""
         return int(Path(f"/sys/class/net/{self.port}/statistics/rx_bytes").read_text())
 
     def kill(self) -> None:
-        """Ends every process on this host at once, as a lost machine does."""
+        """Kill every process on this host at once, as a lost machine does."""
         deadline = time.monotonic() + END_S
         while (processes := self._list_processes()) and time.monotonic() < deadline:
             for process in processes:
@@ -89,7 +89,7 @@ class Host:
 
 
 def explain_unavailable() -> str | None:
-    """Why this machine makes no hosts, in one line; None where it does."""
+    """Return one line that says why this machine can't create hosts, or None if it can."""
     try:
         with create_network(1):
             return None
@@ -99,24 +99,22 @@ def explain_unavailable() -> str | None:
 
 @contextmanager
 def create_network(count: int, link: Link | None = None) -> Iterator[tuple[Host, ...]]:
-    """`count` hosts that see each other and nothing else; gone on leaving. Raises NotAllowed.
+    """Provide `count` hosts that reach only each other. Raise NamespacesUnavailable.
 
-    One at a time in a process: names carry its number, so that several processes may have theirs.
+    A process can have one network at a time, because the names contain its pid.
     """
     if os.geteuid():
-        raise NamespacesUnavailable("network namespaces need root, and this is another user")
+        raise NamespacesUnavailable("network namespaces require root")
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
-            raise NamespacesUnavailable(
-                f"there is no `{tool}` on this machine (Debian: apt install iproute2)"
-            )
+            raise NamespacesUnavailable(f"`{tool}` is not installed (Debian: apt install iproute2)")
     _sweep()
     hosts = tuple(Host(number, os.getpid()) for number in range(count))
     try:
         _build(hosts, link or Link())
         yield hosts
     finally:
-        # Whoever presses Ctrl-C again wants the end that is already under way.
+        # A second Ctrl-C must not interrupt the cleanup that the first one has started.
         with _hold_signals(STOP_SIGNALS):
             for host in hosts:
                 host.kill()
@@ -125,7 +123,7 @@ def create_network(count: int, link: Link | None = None) -> Iterator[tuple[Host,
 
 @contextmanager
 def _hold_signals(signals: set[signal.Signals]) -> Iterator[None]:
-    """Inside, the signals wait; they strike on leaving."""
+    """Block the signals while the block runs, and deliver them afterwards."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -142,7 +140,9 @@ def _build(hosts: tuple[Host, ...], link: Link) -> None:
             _run("ip", "netns", "add", host.namespace)
             _connect(host, bridge, link)
     except subprocess.CalledProcessError as error:
-        raise NamespacesUnavailable(f"no namespaces here: {str(error.stderr).strip()}") from error
+        raise NamespacesUnavailable(
+            f"can't create namespaces: {str(error.stderr).strip()}"
+        ) from error
 
 
 def _connect(host: Host, bridge: str, link: Link) -> None:
@@ -151,7 +151,7 @@ def _connect(host: Host, bridge: str, link: Link) -> None:
          "peer", "name", INTERFACE, "mtu", str(link.mtu), "netns", host.namespace)  # fmt: skip
     _run("ip", "link", "set", host.port, "master", bridge, "up")
     _run(*in_namespace, "address", "add", f"{host.address}/24", "dev", INTERFACE)
-    # Else the kernel hands over 64 KB at once, and the counters see one header for all of it.
+    # Otherwise the kernel passes 64 KB at once, and the counters see a single header for them.
     _run(*in_namespace, "link", "set", "dev", INTERFACE, "gso_max_segs", "1")
     for device in ("lo", INTERFACE):
         _run(*in_namespace, "link", "set", device, "up")
@@ -166,8 +166,8 @@ def _name_bridge(owner: int) -> str:
 
 
 def _remove(owner: int) -> None:
-    """Everything that carries this process's number."""
-    # The links first and by name: a namespace takes its own along, but some moments later.
+    """Remove everything whose name contains the pid."""
+    # Links are removed first, because a namespace removes its own only some moments later.
     for port in os.listdir("/sys/class/net"):
         if port.startswith(f"{PREFIX}{owner}h"):
             _run("ip", "link", "delete", port, check=False)
@@ -178,7 +178,7 @@ def _remove(owner: int) -> None:
 
 
 def _sweep() -> None:
-    """Removes what processes left that were killed before they could."""
+    """Remove the remains of processes that were killed."""
     names = [*_list_namespaces(), *os.listdir("/sys/class/net"), *os.listdir("/tmp")]
     owners = {int(match[1]) for name in names if (match := _OURS.fullmatch(name))}
     for owner in owners:

@@ -1,1 +1,1 @@
-"""Many sites, one adapter: clients train on rows of their own, and only what is trained travels."""
+"""Train one adapter on the rows of many clients; only trained weights leave a site."""

@@ -1,4 +1,4 @@
-"""A federation on a Ray cluster, from its driver: the server is here, the sites are actors."""
+"""Run a federation on a Ray cluster from its driver: the server runs here, the sites are actors."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import os
 
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import RunStore
-from jobs.train.request import Request
+from jobs.train.request import FederationRequest
 
 
-def run_federation(request: Request, runs: RunStore, *, attempt: int) -> Manifest | None:
-    """All rounds and the commit, on the Ray that this process has joined.
+def run_federation(request: FederationRequest, runs: RunStore, *, attempt: int) -> Manifest | None:
+    """Run all rounds and commit, on the Ray cluster that this process is connected to.
 
-    Raises InputError, TrainingFailed, StoreError.
+    Raise InputError, TrainingFailed or StoreError.
     """
-    # The server has no accelerator: it averages, and splits updates.
+    # The server needs no accelerator: it averages and splits updates.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from jobs.federation.server import FederationServer
-    from jobs.federation.sites.client_rows import make_request_partition
+    from jobs.federation.partition_file import read_partition
+    from jobs.federation.server import make_federation
     from jobs.federation.sites.ray_sites import RaySites
     from jobs.train.driver import describe_missing_resources
 
-    partition = make_request_partition(request)
+    partition = read_partition(runs, request.partition)
     if (missing := describe_missing_resources(request)) is not None:
         print(f"waiting for the cluster: {missing}", flush=True)
     sites = RaySites(request)
     try:
-        return FederationServer(request, runs, sites, partition, attempt=attempt).run()
+        return make_federation(request, runs, sites, partition, attempt=attempt).run()
     finally:
         sites.close()

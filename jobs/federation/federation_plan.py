@@ -1,4 +1,4 @@
-"""What a federation will send: by stage, cause and client, and the seconds it takes on slow links.
+"""Predict what a federation sends, by stage, cause and client, and how long slow links take.
 
 n: numbers that are trained in a stage, the head counted. Pure arithmetic, no torch, no numpy.
 """
@@ -29,31 +29,31 @@ from slora.masks.sizes import STRUCTURES, compute_block_sides
 POSITION_BYTES = 4
 """Bytes of a position: int32."""
 LINK_SPEEDS = (1, 10, 100)
-"""Mbit/s of a client's link that a plan tells the seconds of."""
+"""Mbit/s of a client's link for which the plan gives the seconds."""
 
 
 @dataclass(frozen=True)
 class StageRounds:
-    """The rounds of one stage, and what one client moves in one of them."""
+    """The rounds of one stage, and what one client sends and receives in each."""
 
     name: str
     rounds: int
     trained: int
-    """Numbers that travel, the head counted."""
+    """Numbers that are sent, those of the head included."""
     down: int
     up: int
 
     def estimate_seconds(self, mbits: float) -> float:
-        """What one round takes of a link: its clients move their bytes at the same time."""
+        """Return the seconds of one round: its clients send and receive at the same time."""
         return (self.down + self.up) * 8 / (mbits * 1e6)
 
 
 @dataclass(frozen=True)
 class FederationPlan:
-    """What travels, and how long that takes."""
+    """The predicted traffic of a federation and its duration."""
 
     clients: int | None
-    """None where only a whole look at the rows can tell."""
+    """None if only a full scan of the rows can tell."""
     clients_per_round: int
     rounds: int
     local_steps: int
@@ -63,26 +63,26 @@ class FederationPlan:
 
     @property
     def down(self) -> int:
-        """Bytes to clients in the whole run, without what a client is told once."""
+        """Return the bytes of weights to clients in the whole run, without setup."""
         return self._sum_cause("down")
 
     @property
     def up(self) -> int:
-        """Bytes from clients in the whole run, without calibration."""
+        """Return the bytes of updates from clients in the whole run, without calibration."""
         return self._sum_cause("up")
 
     def estimate_seconds(self, mbits: float) -> float:
-        """What all rounds take of the links."""
+        """Return the seconds of all rounds."""
         return sum(stage.rounds * stage.estimate_seconds(mbits) for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, sums and seconds included."""
+        """Return the plan as plain values, with sums and seconds."""
         values = dataclasses.asdict(self)
         for stage, stage_values in zip(self.stages, values["stages"], strict=True):
-            stage_values["seconds_a_round"] = {
+            stage_values["seconds_per_round"] = {
                 str(speed): stage.estimate_seconds(speed) for speed in LINK_SPEEDS
             }
-        # They stand in the prediction's way, where every run has them.
+        # They are part of the estimate, as in any run.
         del values["flows"]
         seconds = {str(speed): self.estimate_seconds(speed) for speed in LINK_SPEEDS}
         return {**values, "down": self.down, "up": self.up, "seconds": seconds}
@@ -101,7 +101,10 @@ def plan_federation(
     head: int,
     clients: int | None,
 ) -> FederationPlan:
-    """`stages` come with their rounds; `head` are its numbers, 0 where it is not trained apart."""
+    """Predict the traffic of stages given with their rounds.
+
+    `head` are the numbers of a separately trained head, or 0.
+    """
     head_tensors = _count_head_tensors(model) if spec.model.task == "sequence-classification" else 0
     stage_rounds = []
     for stage, rounds in stages:
@@ -122,7 +125,7 @@ def plan_federation(
 
 
 def compute_up_bytes(section: FederationSection, trained: int, tensor_count: int) -> int:
-    """What one client sends back in a round; `slots` are the tensors that `trained` fill."""
+    """Return the bytes of one client's update of `trained` numbers in `tensor_count` tensors."""
     return {
         "none": FLOAT32 * trained,
         "bf16": 2 * trained,
@@ -132,7 +135,7 @@ def compute_up_bytes(section: FederationSection, trained: int, tensor_count: int
 
 
 def count_b_entries(method: MethodSection, targets: Mapping[str, tuple[int, int]]) -> int:
-    """Numbers of the factors B alone: what is trained where A is frozen."""
+    """Count the numbers of the factors B, which are trained alone if A is frozen."""
     return sum(
         count_entries((out, method.rank), method.factor_density) for out, _ in targets.values()
     )
@@ -150,7 +153,7 @@ def _count_tensors(
 
 
 def _count_head_tensors(model: ModelFiles) -> int:
-    """Tensors of the head that sequence classification trains."""
+    """Count the tensors of the head that sequence classification trains."""
     dense = 2 if model.model_type in HEADS_OF_TWO_LAYERS else 0
     decoder = model.architecture.endswith(DECODERS)
     return dense + (1 if decoder or model.model_type in DECODER_HEADS_WITHOUT_BIAS else 2)
@@ -158,7 +161,7 @@ def _count_head_tensors(model: ModelFiles) -> int:
 
 @dataclass(frozen=True)
 class _FlowBuilder:
-    """Everything that travels, cause by cause."""
+    """Build the flows of a federation, cause by cause."""
 
     spec: RunSpec
     section: FederationSection
@@ -182,14 +185,14 @@ class _FlowBuilder:
         per_round, drop_out = self.section.clients_per_round, self.section.drop_out
         counted = stage.name != "sparse" or has_exact_count(self.spec.method)
         exact = counted and stage.name != "full"
-        # Who drops out has got the weights, and does not answer.
+        # A client that drops out has received the weights and returns nothing.
         answers = per_round * (1 - drop_out)
         yield Flow("down", stage.name, stage.down, stage.rounds * per_round, per_round, True, exact)
         times = round(stage.rounds * answers)
         yield Flow("up", stage.name, stage.up, times, answers, True, exact and not drop_out)
 
     def _build_setup_flows(self, stage: StageRounds) -> Iterator[Flow]:
-        """What a client is told before its first task in a stage, and a site before all."""
+        """Yield what clients get with their first task in a stage, and the first site before."""
         method, mask_entries = self.spec.method, self._mask_entries
         keeps_residual = method.handoff.residual != "drop"
         clients = self._estimate_clients(stage)
@@ -203,7 +206,7 @@ class _FlowBuilder:
             yield self._make_flow("hand-off", stage, size, times)
 
     def _build_other_flows(self, stage: StageRounds) -> Iterator[Flow]:
-        """Weights at a stage's start and at the commit, and to every site for an evaluation."""
+        """Yield the weights of a stage's start, of the commit and of evaluations at every site."""
         is_last = stage == self.stages[-1]
         yield self._make_flow("install", stage, stage.down, 2 if is_last else 1)
         if self.section.has_client_state:
@@ -215,7 +218,7 @@ class _FlowBuilder:
         yield self._make_flow("evaluation", stage, stage.down, evaluations * self.spec.workers)
 
     def _build_checkpoint_flows(self, stage: StageRounds) -> Iterator[Flow]:
-        """What waits with clients, fetched for each checkpoint: of all that had a task by then."""
+        """Yield the residuals of error feedback, fetched from the clients for each checkpoint."""
         every, clients = self.spec.train.checkpoint_every, self._estimate_clients(stage)
         if every and stage.rounds:
             saves = 1 + self._count_multiples(stage, every)
@@ -223,7 +226,7 @@ class _FlowBuilder:
             yield self._make_flow("checkpoint", stage, stage.down, times)
 
     def _count_multiples(self, stage: StageRounds, every: int | None) -> int:
-        """How often a stage, before its end, comes to a round that `every` divides.
+        """Count the rounds of a stage before its last that are multiples of `every`.
 
         Rounds are counted over both stages.
         """
@@ -236,7 +239,7 @@ class _FlowBuilder:
         return Flow(cause, stage.name, size, times, 0.0, True, exact=False)
 
     def _estimate_clients(self, stage: StageRounds) -> int | None:
-        """Clients that are drawn in a stage at least once, as it is to be expected."""
+        """Return the expected number of clients that are sampled at least once in a stage."""
         if self.clients is None:
             return None
         missed = (1 - self.section.clients_per_round / self.clients) ** stage.rounds
@@ -244,19 +247,19 @@ class _FlowBuilder:
 
     @property
     def _mask_entries(self) -> int:
-        """0 where there is no sparse stage."""
+        """Return the entries of all masks; 0 without a sparse stage."""
         sparse = self.spec.method.kind in ("slora", "sparse")
         return self.stages[0].trained - self.head if sparse else 0
 
     @property
     def _needs_scores(self) -> bool:
-        """Whether the masks come from the rows of the first round's clients."""
+        """Return whether the masks are chosen by scores of the first round's clients."""
         method = self.spec.method
         scorer = method.score if method.mask in STRUCTURES else method.mask
         return bool(self._mask_entries) and scorer not in DATA_FREE_SCORES
 
     def _count_positions(self) -> int:
-        """Positions that tell the masks: of entries, or of rows and columns that are not all."""
+        """Count the positions that encode the masks: entries, or rows and columns if not all."""
         method = self.spec.method
         if method.mask not in STRUCTURES:
             return self._mask_entries
@@ -267,7 +270,7 @@ class _FlowBuilder:
         return count
 
     def _count_score_bytes(self) -> int:
-        """Bytes of one client's scores: of every entry, or of whole rows or columns."""
+        """Return the bytes of one client's scores: of every entry, or summed by row or column."""
         shapes = self.targets.values()
         if self.spec.method.mask == "rows":
             return FLOAT32 * sum(rows for rows, _ in shapes)

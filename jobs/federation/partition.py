@@ -1,7 +1,7 @@
-"""Which rows are whose: at random, by label shares, by a column, or a client for each file.
+"""Assign rows to clients: at random, by shares of labels, by a column, or one client for each file.
 
-numpy, no torch. A row is named by its number over all files of data.train, in their order, those
-that are held out counted too: they belong to nobody.
+numpy, no torch. A row is identified by its number over all files of data.train in their order; the
+numbers of held-out rows are counted too, and belong to no client.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ RowNumbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 Shares = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 MAX_FAULTS = 20
-"""More than this is one mistake made many times."""
+"""More of them are most likely one mistake."""
 MAX_NAME_LENGTH = 200
-"""Characters. A longer value of a column is a text, and nobody's name."""
+"""Characters. A longer value of a column is most likely a text and not a client's name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Who has which rows."""
+    """The clients of a federation and their rows."""
 
     names: tuple[str, ...]
     rows: tuple[RowNumbers, ...]
-    """Of each client, ascending."""
+    """The row numbers of each client, ascending."""
 
     @property
     def count(self) -> int:
-        """How many clients there are."""
+        """Return the number of clients."""
         return len(self.names)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many rows each client has: what it weighs in a mean."""
+        """Return the number of rows of each client, which is its weight in a mean."""
         return tuple(len(rows) for rows in self.rows)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of names and rows: equal partitions, equal digests."""
+        """Return the SHA-256 of names and rows."""
         hasher = hashlib.sha256()
         for name, rows in zip(self.names, self.rows, strict=True):
             hasher.update(f"{name!r}:{len(rows)}:".encode())
@@ -69,9 +69,9 @@ def make_partition(
     eval_fraction: float | None,
     seed: int,
 ) -> Partition:
-    """The same for the same files, section and seed. Raises InputError with its faults.
+    """Assign the rows, always in the same way for the same arguments. Raise InputError.
 
-    `eval_fraction` and `seed` are the spec's: they also say which rows are held out.
+    `eval_fraction` and `seed` are those of the spec, which also decide which rows are held out.
     """
     clients = section.clients or 0
     assert clients or section.partition not in PARTITIONS_BY_COUNT, "the door asks for it"
@@ -95,7 +95,7 @@ def make_partition(
 
 @dataclass(frozen=True)
 class _RowReader:
-    """One pass over the rows that are trained on."""
+    """Reads the training rows of the files, without those that are held out."""
 
     files: Sequence[Path]
     section: FederationSection
@@ -105,7 +105,7 @@ class _RowReader:
     seed: int
 
     def iterate_rows(self) -> Iterator[tuple[int, int, Row]]:
-        """The number of each row, its file's index, and the row."""
+        """Yield the number of each row, the index of its file, and the row."""
         number = 0
         for file_index, path in enumerate(self.files):
             for row_index, row in enumerate(read_rows(path)):
@@ -117,7 +117,7 @@ class _RowReader:
         return np.fromiter((number for number, _, _ in self.iterate_rows()), np.int64)
 
     def group_by_key(self) -> dict[str, RowNumbers]:
-        """Row numbers by what decides whose they are: the label, or the column's value."""
+        """Return the row numbers by label or by the value of the column."""
         groups, faults = dict[str, list[int]](), list[Fault]()
         for number, _, row in self.iterate_rows():
             try:
@@ -148,7 +148,7 @@ class _RowReader:
 
 
 def _read_client_name(row: Row, column: str) -> str:
-    """The client that a row names itself."""
+    """Return the name of the client in a row. Raise InputError."""
     if column not in row.values:
         field_names = ", ".join(map(repr, list(row.values)[:12])) or "none"
         problem = f"no field {column!r}; the row's fields are {field_names}"
@@ -164,7 +164,7 @@ def _read_client_name(row: Row, column: str) -> str:
         )
     if not value.strip():
         raise _make_row_error(row, f"{column} is empty", "Fill it, or remove the row.")
-    # JSON may spell half a surrogate pair, which no paper of the run could hold.
+    # JSON may contain half of a surrogate pair, which no file of the run could hold.
     if len(value) > MAX_NAME_LENGTH or not value.isprintable():
         problem = f"{column} is {excerpt}, which can't be a client's name"
         raise _make_row_error(
@@ -187,7 +187,11 @@ def _partition_by_file(reader: _RowReader) -> Partition:
     for number, file_index, _ in reader.iterate_rows():
         rows_by_file[file_index].append(number)
     faults = [
-        Fault(str(path), "a client without a row to train on", "Leave the file out, or fill it.")
+        Fault(
+            str(path),
+            "the file has no training row for its client",
+            "Remove the file, or add rows.",
+        )
         for path, rows in zip(reader.files, rows_by_file, strict=True)
         if not rows
     ]
@@ -198,7 +202,7 @@ def _partition_by_file(reader: _RowReader) -> Partition:
 
 
 def _make_short_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """Each file's name, with as many folders before it as tell it from all others."""
+    """Return each file's name, with as many of its folders as make the names unique."""
 
     def tail(path: Path, parts: int) -> str:
         return "/".join(path.parts[-parts:])
@@ -225,7 +229,7 @@ def _partition_iid(numbers: RowNumbers, clients: int, *, seed: int) -> Partition
 def _partition_dirichlet(
     groups: dict[str, RowNumbers], clients: int, alpha: float, *, seed: int
 ) -> Partition:
-    """Each label's rows in shares drawn from a Dirichlet (Yurochkin et al., 2019)."""
+    """Assign each label's rows in shares from a Dirichlet distribution (Yurochkin et al., 2019)."""
     _check_row_count(sum(map(len, groups.values())), clients)
     generator = _make_generator("dirichlet", seed)
     parts_by_client: list[list[RowNumbers]] = [[] for _ in range(clients)]
@@ -243,13 +247,13 @@ def _draw_shares(generator: np.random.Generator, clients: int, alpha: float) -> 
     shares = generator.dirichlet(np.full(clients, alpha))
     if np.isfinite(shares).all() and shares.sum() > 0:
         return shares
-    # The sampler's limits: of no concentration all goes to one, of endless all get the same.
+    # Limits that the sampler cannot reach: alpha near 0 gives all to one, a huge one equal shares.
     indicator = np.eye(clients)[generator.integers(clients)]
     return indicator if alpha < 1 else np.full(clients, 1 / clients)
 
 
 def _round_to_total(shares: Shares, total: int) -> RowNumbers:
-    """Whole numbers in these shares that sum up: the largest remainders are rounded up."""
+    """Return integers near these shares of `total` that sum to it (largest remainder method)."""
     exact = shares * total
     sizes = np.floor(exact).astype(np.int64)
     order = np.argsort(sizes - exact, kind="stable")
@@ -258,20 +262,18 @@ def _round_to_total(shares: Shares, total: int) -> RowNumbers:
 
 
 def _fill_empty_clients(rows_by_client: list[RowNumbers]) -> None:
-    """Whoever got nothing gets a row of who has most: a client without rows is none."""
+    """Give every client without rows one row of the client that has most."""
     for client, rows in enumerate(rows_by_client):
         if not len(rows):
             largest = max(range(len(rows_by_client)), key=lambda other: len(rows_by_client[other]))
-            rows_by_client[client], rows_by_client[largest] = (
-                rows_by_client[largest][-1:],
-                rows_by_client[largest][:-1],
-            )
+            donor = rows_by_client[largest]
+            rows_by_client[client], rows_by_client[largest] = donor[-1:], donor[:-1]
 
 
 def _check_row_count(rows: int, clients: int) -> None:
     if rows < clients:
-        problem = f"{clients:,}, while there are {rows:,} rows to train on"
-        raise InputError([Fault("federation.clients", problem, "Every client needs one.")])
+        problem = f"{clients:,} clients need at least one row each, but there are {rows:,} rows"
+        raise InputError([Fault("federation.clients", problem, f"Use {rows} or less.")])
 
 
 def _make_generator(purpose: str, seed: int) -> np.random.Generator:
@@ -281,10 +283,11 @@ def _make_generator(purpose: str, seed: int) -> np.random.Generator:
 
 def _check_client_count(section: FederationSection, partition: Partition) -> Iterator[Fault]:
     if section.clients is not None and section.clients != partition.count:
-        problem = f"{section.clients:,}, while {_describe_source(section)} makes {partition.count:,} clients"
-        yield Fault("federation.clients", problem, "Leave it out: the data tell.")
+        source = _describe_source(section)
+        problem = f"the spec says {section.clients:,}, but {source} has {partition.count:,} clients"
+        yield Fault("federation.clients", problem, "Leave it out: the data defines it.")
     if section.clients_per_round > partition.count:
-        problem = f"{section.clients_per_round:,} of {partition.count:,} clients can't be drawn"
+        problem = f"cannot sample {section.clients_per_round:,} of {partition.count:,} clients"
         yield Fault("federation.clients_per_round", problem, f"Use {partition.count} or less.")
 
 

@@ -1,4 +1,4 @@
-"""A federation's rounds as its run keeps them, and what they come to for each client. No torch."""
+"""Read and write the rounds of a federation and sum them by client. No torch."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ ROUNDS = "rounds.jsonl"
 
 @dataclasses.dataclass
 class ClientTotals:
-    """What one client did in all rounds, and what that cost its link."""
+    """The rounds and the traffic of one client in the whole run."""
 
     client: int
     name: str
     rows: int | None = None
-    """None of one that never answered."""
+    """None if it never returned an update."""
     rounds: int = 0
-    """In which it was drawn."""
+    """The rounds that it was sampled in."""
     dropped_rounds: int = 0
-    """Of these."""
+    """Those of them without a valid update."""
     down: int = 0
-    """Bytes, as `up`."""
+    """Bytes that it was sent; `up` are those that it has sent."""
     up: int = 0
     loss: float | None = None
-    """The mean of its steps' in the last round that it answered."""
+    """The mean loss of its steps in its last round with an update."""
 
 
 def open_round_log(runs: RunStore) -> Journal | RemoteJournal:
-    """The journal of the run's rounds, a line each."""
+    """Return the run's journal of rounds, one line for each."""
     return runs.open_journal(ROUNDS)
 
 
 def sum_by_client(lines: Iterable[Mapping[str, Any]]) -> list[ClientTotals]:
-    """By number, from the lines of `rounds.jsonl`.
+    """Return each client's totals by number, from the lines of `rounds.jsonl`.
 
-    A round that was repeated after a death counts once, as in the ledger.
+    A round that was repeated after a crash counts once, as in the ledger.
     """
     totals = dict[int, ClientTotals]()
     for line in {line["round"]: line for line in lines}.values():
@@ -48,9 +48,9 @@ def sum_by_client(lines: Iterable[Mapping[str, Any]]) -> list[ClientTotals]:
             number = entry["client"]
             client = totals.setdefault(number, ClientTotals(number, str(entry["name"])))
             client.rounds += 1
-            client.down += entry["down"] + entry["kit"]
+            client.down += entry["down"] + entry["payload"]
             client.up += entry["up"]
-            if "left" in entry:
+            if "failure" in entry:
                 client.dropped_rounds += 1
             else:
                 client.rows, client.loss = entry["rows"], entry["loss"]

@@ -1,6 +1,6 @@
-"""Who takes part in a round, and who is lost in it: from the seed and the round, and nothing else.
+"""Sample the clients of a round and those that drop out, from the seed and the round alone.
 
-Whoever asks, whenever, is told the same: a federation that is resumed draws no client twice.
+The result never depends on who calls or when, so a resumed federation repeats the same rounds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from slora.masks.mask import draw_distinct
 
 
 def sample_clients(seed: int, round_index: int, *, clients: int, count: int) -> tuple[int, ...]:
-    """The clients of round `number`, ascending, without replacement."""
+    """Sample the clients of a round without replacement and return them in ascending order."""
     sampled = draw_distinct(
         min(count, clients), clients, key=f"{seed}\0round {round_index}\0clients"
     )
@@ -17,7 +17,7 @@ def sample_clients(seed: int, round_index: int, *, clients: int, count: int) -> 
 
 
 def drops_out(seed: int, round_index: int, client: int, *, probability: float) -> bool:
-    """Whether a rehearsed drop-out takes this client in this round; of many, `share` of them."""
+    """Return whether this client drops out of this round, as federation.drop_out simulates."""
     if not probability:
         return False
     (value,) = draw_distinct(1, 2**53, key=f"{seed}\0round {round_index}\0client {client}\0lost")
@@ -25,6 +25,6 @@ def drops_out(seed: int, round_index: int, client: int, *, probability: float) -
 
 
 def derive_order_seed(seed: int, round_index: int, client: int) -> int:
-    """Seeds the order in which a client goes through its rows in a round."""
+    """Return the seed of the order in which a client trains on its rows in a round."""
     (value,) = draw_distinct(1, 2**53, key=f"{seed}\0round {round_index}\0client {client}\0order")
     return int(value)

@@ -1,4 +1,4 @@
-"""How a stage of a federation begins: its masks, what clients get once, and its first weights."""
+"""Open a stage of a federation: choose its masks, build its payload, set its first weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jobs.federation.averaging.flat_layout import to_vector
 from jobs.federation.averaging.scores import average_scores, explain_unusable
 from jobs.federation.partition import Partition
 from jobs.federation.sampling import sample_clients
-from jobs.federation.sites.local_sites import Sites
 from jobs.federation.sites.messages import ClientFailure, ClientScores, StageInfo, StagePayload
+from jobs.federation.sites.sites_interface import Sites
 from jobs.federation.traffic_log import TrafficLog
 from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import TrainingState
@@ -29,7 +29,7 @@ from jobs.train.method.masks import (
     unpack_masks,
 )
 from jobs.train.monitor.recorder import RunRecorder
-from jobs.train.request import Request
+from jobs.train.request import FederationRequest
 from slora.handoff.low_rank_init import LowRankInit
 from slora.layers.install import TRAINABLE_SUFFIXES
 from slora.masks.mask import Mask
@@ -38,23 +38,23 @@ from slora.masks.selection import choose_masks, find_scorer
 
 @dataclass(frozen=True)
 class StageState:
-    """A stage before its first round, or before the one that it goes on with."""
+    """A stage that is open at the sites, before its first or next round."""
 
     payload: StagePayload
-    """What a client gets with its first task of the stage."""
+    """Sent to each client with its first task of the stage."""
     info: StageInfo
     weights_n: Tensor
     """float32."""
     energy_share: float | None
-    """Share of the update's energy that a hand-off kept; None where there was none now."""
+    """Share of the update's energy that the hand-off retained; None if there was none now."""
 
 
 class StageSetup:
-    """Begins the stages of one run, one after the other; remembers its masks."""
+    """Opens the stages of one run in turn, and remembers the run's masks."""
 
     def __init__(
         self,
-        request: Request,
+        request: FederationRequest,
         runs: RunStore,
         sites: Sites,
         partition: Partition,
@@ -62,33 +62,28 @@ class StageSetup:
         recorder: RunRecorder,
         traffic: TrafficLog,
     ) -> None:
-        assert request.federation is not None
         self._spec, self._section, self._plan = request.spec, request.federation, request.plan
         self._runs, self._sites, self._partition = runs, sites, partition
         self._context, self._recorder, self._traffic = context, recorder, traffic
         self._masks: dict[str, Mask] | None = None
 
-    def begin(
+    def open_stage(
         self, index: int, weights: Mapping[str, Tensor], resume_state: TrainingState | None
     ) -> StageState:
-        """Stage `index`, from what the one before has trained, or from a checkpoint inside it.
+        """Open a stage with the weights of the stage before, or from a checkpoint inside it.
 
-        Raises TrainingFailed where sites have other masks than the server, or give no scores.
+        Raise TrainingFailed if the sites' masks differ from the server's, or without any scores.
         """
         inits, energy_share = self._prepare_low_rank_inits(index, weights, resume_state)
         payload = self._build_payload(index, inits)
-        info = self._open_stage(index, payload, inits)
-        return StageState(
-            payload,
-            info,
-            self._build_initial_weights(info, weights, inits, resume_state),
-            energy_share,
-        )
+        info = self._install_at_site(index, payload, inits)
+        weights_n = self._build_initial_weights(info, weights, inits, resume_state)
+        return StageState(payload, info, weights_n, energy_share)
 
     def _prepare_low_rank_inits(
         self, index: int, weights: Mapping[str, Tensor], resume_state: TrainingState | None
     ) -> tuple[dict[str, LowRankInit] | None, float | None]:
-        """Where a low-rank stage starts after a sparse one."""
+        """Return the hand-off's initial factors for a low-rank stage, and their energy share."""
         if not index or self._plan.stages[index].name != "low-rank":
             return None, None
         if resume_state:
@@ -103,21 +98,20 @@ class StageSetup:
     def _build_payload(self, index: int, inits: Mapping[str, LowRankInit] | None) -> StagePayload:
         method, masks = self._spec.method, b""
         keeps_residual = method.handoff.residual != "drop"
-        # Masks are needed after the sparse stage only where a residual lies on them.
+        # After the sparse stage, masks are needed only for a residual on them.
         needs_masks = method.kind in ("slora", "sparse") and (index == 0 or keeps_residual)
         if needs_masks and self._needs_row_scores():
             self._masks = self._choose_masks()
             masks = pack_masks(self._masks)
-        return StagePayload(
-            masks, _pack_or_empty(inits) if keeps_residual or self._section.freeze_a else b""
-        )
+        sends_inits = keeps_residual or self._section.freeze_a
+        return StagePayload(masks, _pack_or_empty(inits) if sends_inits else b"")
 
-    def _open_stage(
+    def _install_at_site(
         self, index: int, payload: StagePayload, inits: Mapping[str, LowRankInit] | None
     ) -> StageInfo:
-        """The stage at one site, which tells the others' layout, and its masks where it made them.
+        """Install the stage at one site, which returns the layout and the masks if it made them.
 
-        Factors under masks of their own start where only their layers know.
+        Only the layers know the initial values of sparse factors, so these are sent to this site.
         """
         if inits is not None and self._spec.method.factor_density < 1:
             payload = StagePayload(payload.masks, _pack_or_empty(inits))
@@ -138,11 +132,13 @@ class StageSetup:
 
     @staticmethod
     def _check_masks(info: StageInfo, masks: Mapping[str, Mask]) -> None:
-        """The hand-off is made under the server's masks: they must be those of its sites."""
+        """Raise TrainingFailed if the sites have other masks than the server's hand-off."""
         server_digest = info.layout.digest("".join(mask.digest() for mask in masks.values()))
         if info.setup_digest != server_digest:
-            problem = f"their masks have the digest {info.setup_digest[:12]}, the server's {server_digest[:12]}"
-            raise TrainingFailed("the federation's sites", problem, "Do all run the same versions?")
+            digests = f"{info.setup_digest[:12]}, those of the server {server_digest[:12]}"
+            problem = f"their masks have the digest {digests}"
+            remedy = "Check that all run the same versions."
+            raise TrainingFailed("the federation's sites", problem, remedy)
 
     @staticmethod
     def _build_initial_weights(
@@ -151,25 +147,25 @@ class StageSetup:
         inits: Mapping[str, LowRankInit] | None,
         resume_state: TrainingState | None,
     ) -> Tensor:
-        """The stage's first weights: its own start, beside what goes on from an earlier stage."""
+        """Return the stage's own first weights, and those that an earlier stage has trained."""
         layout = info.layout
         tensors = layout.split_by_name(to_vector(info.initial_weights, layout))
         for name, init in (inits or {}).items():
             tensors |= {f"{name}.a_RI": init.a_RI, f"{name}.b_OR": init.b_OR}
         source = resume_state.weights if resume_state else weights
         for name in layout.names:
-            # A head is trained in both stages; values and factors are of one.
+            # A head is trained in both stages, values and factors in one only.
             if name in source and (resume_state or not name.endswith(TRAINABLE_SUFFIXES)):
                 tensors[name] = source[name]
         return layout.flatten(tensors)
 
     def _needs_row_scores(self) -> bool:
-        """Whether masks need scores of the clients' rows: those of the base any site makes."""
+        """Return whether masks are scored on the clients' rows, and not on the base alone."""
         scorer = find_scorer(make_mask_request(self._spec.method, seed=self._spec.train.seed))
         return scorer is not None and scorer.unit is not None
 
     def _choose_masks(self) -> dict[str, Mask]:
-        """By the mean of the first round's clients' scores; read back where they were chosen."""
+        """Read the masks, or choose them by the mean score of the first round's clients."""
         shapes = self._sites.get_shapes()
         if (saved_masks := load_masks(self._runs, shapes)) is not None:
             return saved_masks
@@ -179,31 +175,37 @@ class StageSetup:
         self._recorder.emit_event("scoring", **event_fields)
         scores = average_scores(self._collect_scores(shapes, request.mask), shapes, request.mask)
         masks = make_masks(shapes, request, scores, self._runs, writes=True)
-        self._recorder.emit_event("masked", **event_fields, seconds=time.monotonic() - start_time)
+        self._recorder.emit_event(
+            "masks_selected", **event_fields, seconds=time.monotonic() - start_time
+        )
         return masks
 
     def _collect_scores(
         self, shapes: Mapping[str, tuple[int, int]], mask: str
     ) -> list[ClientScores]:
-        """Those of the first round's clients that can be used."""
+        """Return the valid scores of the first round's clients. Raise TrainingFailed if none is."""
         seed, count = self._spec.train.seed, self._section.clients_per_round
         clients = sample_clients(seed, 0, clients=self._partition.count, count=count)
         usable = list[ClientScores]()
-        for reply in self._sites.score(clients):
-            reason = reply.reason if isinstance(reply, ClientFailure) else None
-            if isinstance(reply, ClientScores):
-                self._context.collectives.count_traffic(CALIBRATION, len(reply.scores))
-                reason = explain_unusable(
-                    reply, len(self._partition.rows[reply.client]), shapes, mask
-                )
-                if reason is None:
-                    usable.append(reply)
-                    continue
-            self._recorder.emit_event("left out", round=0, client=reply.client,
-                               name=self._partition.names[reply.client], why=reason)  # fmt: skip
+        for reply in self._sites.score_clients(clients):
+            if isinstance(reply, ClientFailure):
+                self._drop_client(reply.client, reply.reason)
+                continue
+            self._context.collectives.count_traffic(CALIBRATION, len(reply.scores))
+            rows = len(self._partition.rows[reply.client])
+            reason = explain_unusable(reply, rows, shapes, mask)
+            if reason is None:
+                usable.append(reply)
+            else:
+                self._drop_client(reply.client, reason)
         if not usable:
-            raise TrainingFailed("the calibration", "no client gave a score", "Look at their rows.")
+            remedy = "Check their rows."
+            raise TrainingFailed("the calibration", "no client has valid scores", remedy)
         return usable
+
+    def _drop_client(self, client: int, reason: str) -> None:
+        name = self._partition.names[client]
+        self._recorder.emit_event("client_dropped", round=0, client=client, name=name, why=reason)
 
 
 def _pack_or_empty(inits: Mapping[str, LowRankInit] | None) -> bytes:

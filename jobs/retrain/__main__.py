@@ -1,4 +1,4 @@
-"""`python -m jobs.retrain --spec SPEC`: learns what is new, and promotes it if its gate holds."""
+"""Run `python -m jobs.retrain --spec SPEC`: train on new data, promote if the gate passes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done (promoted, kept, or nothing new), 1 it failed, 2 the input is wrong,
-    3 Ray is not reachable."""
+    """Return the exit code: 0 done (promoted, not promoted or no new data), 1 the run failed,
+    2 the input is wrong, 3 Ray is not reachable."""
     options = make_run_parser("jobs.retrain", main.__doc__).parse_args(arguments)
 
     def load_and_run() -> None:

@@ -1,7 +1,7 @@
-"""Whether a training can go on from an adapter: all that does not fit, told together. No torch.
+"""Check that training can continue from an adapter and report all mismatches at once. No torch.
 
-Read are the manifest, the adapter's small JSON files and the headers of its tensors; the bytes of
-all are compared with their digests by `jobs.store.adapters.verify` before, and by each worker again.
+Only the manifest, the adapter's small JSON files and the headers of its tensors are read. Before
+that, `jobs.store.adapters.verify` compares every file with its digest, and so does each worker.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ Shapes = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class _AdapterFacts:
-    """What an adapter's files say it is."""
+    """Describe an adapter as its files do."""
 
     task: str
     labels: tuple[str, ...]
     rank: int | None = None
     layers: Shapes | None = None
-    """[out, in] by name; None for a whole model."""
+    """[out, in] by name; None for a full model."""
 
 
 def find_start_faults(
     store: ObjectStore, manifest: Manifest, validated_run: ValidatedRun, base_digest: str
 ) -> list[Fault]:
-    """Why `checked` can't go on from the adapter; nothing where it can. Raises StoreError."""
+    """Return why the run can't continue from the adapter, or an empty list. Raise StoreError."""
     faults = [*_check_kind(manifest, validated_run)]
     if manifest.base.digest != base_digest:
         problem = (
             f"{manifest.label} was trained on another base: digest {manifest.base.digest[:12]}, "
-            f"{validated_run.model.folder} has {base_digest[:12]}"
+            f"but {validated_run.model.folder} has {base_digest[:12]}"
         )
-        faults.append(Fault("model.path", problem, f"Name that base. {SCRATCH_HINT}"))
+        faults.append(Fault("model.path", problem, f"Set it to that base. {SCRATCH_HINT}"))
     if faults:
-        # What is in its files is told only where they are of the kind that is looked for.
+        # Its files can only be read as expected if its kind matches.
         return faults
     try:
         facts = _read_facts(store, manifest)
     except (BadTensors, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"the files of {manifest.label} can't be read: {str(error)[:200]!a}"
+        problem = f"cannot read the files of {manifest.label}: {str(error)[:200]!a}"
         return [Fault(START_KEY, problem, SCRATCH_HINT)]
     return [
         *_check_data(manifest, facts, validated_run),
@@ -73,14 +73,16 @@ def _check_kind(manifest: Manifest, validated_run: ValidatedRun) -> Iterator[Fau
     kind = validated_run.spec.method.kind
     low_rank = kind in LOW_RANK_KINDS and manifest.kind in LOW_RANK_KINDS
     if not low_rank and kind != manifest.kind:
-        problem = f"{kind} can't go on from {manifest.label}, which is of kind {manifest.kind}"
+        problem = f"{kind} cannot continue from {manifest.label}, whose kind is {manifest.kind}"
         yield Fault("method.kind", problem, f"Use {manifest.kind}. {SCRATCH_HINT}")
     elif low_rank and detect_form(manifest) != "peft":
         problem = (
-            f"{manifest.label} is no plain LoRA: it has values beside its factors "
-            "(handoff.residual), or factors with zeros of their own (factor_density)"
+            f"{manifest.label} is not a plain LoRA: it has sparse values beside its factors "
+            "(handoff.residual) or sparse factors (factor_density)"
         )
-        remedy = "Those can't be gone on from: `slora adapters export` makes a LoRA to look at."
+        remedy = (
+            "Training cannot continue from those; `slora adapters export` converts it to a LoRA."
+        )
         yield Fault(START_KEY, problem, f"{remedy} {SCRATCH_HINT}")
 
 
@@ -89,17 +91,19 @@ def _check_data(
 ) -> Iterator[Fault]:
     task, labels = validated_run.spec.model.task, validated_run.train_scan.labels
     if facts.task != task:
-        problem = f"{task}, while {manifest.label} was trained for {facts.task}"
-        yield Fault("model.task", problem, f"Use that. {SCRATCH_HINT}")
+        problem = f"the spec says {task}, but {manifest.label} was trained for {facts.task}"
+        yield Fault("model.task", problem, f"Use {facts.task}. {SCRATCH_HINT}")
     elif task == "sequence-classification" and facts.labels != labels:
         new = [label for label in labels if label not in facts.labels]
         removed = [label for label in facts.labels if label not in labels]
-        differences = [f"{', '.join(map(repr, names[:8]))} {change}"
-                  for names, change in ((new, "are new"), (removed, "are gone")) if names]  # fmt: skip
-        problem = (
-            f"other labels than {manifest.label} knows: {'; '.join(differences) or 'their order'}"
-        )
-        yield Fault("data.train", problem, "Use retrain.start: scratch: its head has no place.")
+        differences = [
+            f"{change}: {', '.join(map(repr, names[:8]))}"
+            for change, names in (("new", new), ("missing", removed))
+            if names
+        ]
+        problem = f"its labels differ from those of {manifest.label}"
+        problem += f" ({'; '.join(differences) or 'another order'})"
+        yield Fault("data.train", problem, "Use retrain.start: scratch, which trains a new head.")
 
 
 def _check_layers(
@@ -110,19 +114,19 @@ def _check_layers(
     linears = validated_run.model.linears
     targets = {name: linears[name] for name in validated_run.plan.targets if name in linears}
     unmatched = {
-        f"only in {manifest.label}": [name for name in facts.layers if name not in targets],
-        "only among the targets": [name for name in targets if name not in facts.layers],
+        f"adapted only in {manifest.label}": [name for name in facts.layers if name not in targets],
+        "adapted only in this spec": [name for name in targets if name not in facts.layers],
     }
     for side, names in unmatched.items():
         if names:
             rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            problem = f"{names[0]}{rest}: {side}"
-            yield Fault(
-                "method.targets", problem, f"Use the targets it was trained on. {SCRATCH_HINT}"
-            )
+            remedy = f"Use the targets it was trained on. {SCRATCH_HINT}"
+            yield Fault("method.targets", f"{names[0]}{rest}: {side}", remedy)
     for name, shape in facts.layers.items():
         if name in targets and targets[name] != shape:
-            problem = f"{name} is {targets[name]} in the base, {shape} in {manifest.label}"
+            problem = (
+                f"{name} has shape {targets[name]} in the base, but {shape} in {manifest.label}"
+            )
             yield Fault("model.path", problem, SCRATCH_HINT)
 
 
@@ -131,12 +135,14 @@ def _check_rank(
 ) -> Iterator[Fault]:
     rank = validated_run.spec.method.rank
     if facts.rank is not None and facts.rank != rank:
-        problem = f"{rank}, while the factors of {manifest.label} have {facts.rank}"
+        problem = (
+            f"the spec says {rank}, but the factors of {manifest.label} have rank {facts.rank}"
+        )
         yield Fault("method.rank", problem, f"Use {facts.rank}. {SCRATCH_HINT}")
 
 
 def _check_masks(manifest: Manifest, validated_run: ValidatedRun) -> Iterator[Fault]:
-    """Values lie on masks: those of the adapter are taken, and the spec must not say others."""
+    """Compare the masks: training keeps those of the adapter, so the spec must ask for the same."""
     if validated_run.spec.method.kind != "sparse" or manifest.mask is None:
         return
     method, mask = validated_run.spec.method, manifest.mask
@@ -146,7 +152,7 @@ def _check_masks(manifest: Manifest, validated_run: ValidatedRun) -> Iterator[Fa
         pairs.append(("train.seed", validated_run.spec.train.seed, mask.seed))
     for key, requested, recorded in pairs:
         if requested != recorded:
-            problem = f"{requested}, while the masks of {manifest.label} were made with {recorded}"
+            problem = f"the spec says {requested}, but {manifest.label} has masks of {recorded}"
             yield Fault(key, problem, f"Use {recorded}. {SCRATCH_HINT}")
 
 
@@ -167,15 +173,12 @@ def _read_facts(store: ObjectStore, manifest: Manifest) -> _AdapterFacts:
 
 
 def _read_full_model_facts(config: Mapping[str, Any]) -> _AdapterFacts:
-    if any(
-        str(architecture).endswith("ForSequenceClassification")
-        for architecture in config["architectures"]
-    ):
-        labels = {int(number): str(label) for number, label in config["id2label"].items()}
-        return _AdapterFacts(
-            "sequence-classification", tuple(labels[number] for number in sorted(labels))
-        )
-    return _AdapterFacts("causal-lm", ())
+    architectures = map(str, config["architectures"])
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+        return _AdapterFacts("causal-lm", ())
+    labels = {int(number): str(label) for number, label in config["id2label"].items()}
+    ordered = tuple(labels[number] for number in sorted(labels))
+    return _AdapterFacts("sequence-classification", ordered)
 
 
 def _read_lora_layers(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
@@ -191,5 +194,5 @@ def _read_json(store: ObjectStore, manifest: Manifest, name: str) -> Any:
     file = next(file for file in manifest.files if file.name == name)
     data = store.read(manifest.prefix + name, 0, MAX_JSON_BYTES)
     if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise ValueError(f"{name} has not the digest that the manifest names")
+        raise ValueError(f"{name} does not match its digest in the manifest")
     return json.loads(data)

@@ -1,4 +1,4 @@
-"""The first look: what the name means now, and whether there are rows that it has not learnt."""
+"""Detect new training data and record which adapter the run starts from and competes with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CURRENT = "current"
 
 @dataclass(frozen=True)
 class NoNewData:
-    """There is nothing to learn: the adapter that has learnt these rows, and in words why."""
+    """The adapter that was already trained on these rows, and why there is nothing to do."""
 
     adapter: str
     reason: str
@@ -30,7 +30,10 @@ class NoNewData:
 def snapshot_state(
     store: ObjectStore, spec: RunSpec, start: str, train_sha256: str
 ) -> Baseline | NoNewData:
-    """How things stand for a run that begins now. Raises NotFound for a start that is not there."""
+    """Return the baseline of a run that starts now, or why there is no new data.
+
+    Raise NotInStore if `start` names a version that does not exist.
+    """
     versions = list_versions(store, spec.name)
     if not versions:
         if start not in (CURRENT, SCRATCH):
@@ -49,15 +52,15 @@ def snapshot_state(
         train_sha256=train_sha256,
     )
     if (tried := _find_tried(store, spec, baseline, versions)) is not None:
-        reason = f"{tried.label} was trained on these rows by this spec, and is not current"
+        reason = f"{tried.label} was trained on these rows with this spec and is not current"
         return NoNewData(tried.label, reason)
     return baseline
 
 
 def make_training_spec(spec: RunSpec, start: str | None) -> RunSpec:
-    """The spec of the fine-tune itself.
+    """Return the spec of the fine-tune: of kind lora if slora continues from an adapter.
 
-    A sparse stage finds where a low-rank one begins; one that goes on from an adapter has begun.
+    The sparse stage finds the initial factors, and an adapter already has them.
     """
     if start is None or spec.method.kind != "slora":
         return spec
@@ -73,9 +76,9 @@ def _resolve_start(store: ObjectStore, name: str, start: str, current: Manifest)
 def _find_tried(
     store: ObjectStore, spec: RunSpec, baseline: Baseline, versions: list[int]
 ) -> Manifest | None:
-    """An adapter that this very training has made already, and that was not promoted, or no more.
+    """Return the adapter that the same training has produced already without being current now.
 
-    Without it a schedule would make the same adapter again at each firing, to keep it each time.
+    Without this check a schedule would train and reject the same adapter every time it fires.
     """
     text = dump_spec(make_training_spec(spec, baseline.start))
     digest = hashlib.sha256(text.encode()).hexdigest()

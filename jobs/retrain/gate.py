@@ -1,4 +1,4 @@
-"""The gate: whether a new adapter may take over. Figures in, a verdict with its reasons out."""
+"""Decide from metrics whether a new adapter may be promoted, and report why."""
 
 from __future__ import annotations
 
@@ -11,54 +11,55 @@ from jobs.spec.sections.retrain import GateSection
 from jobs.train.request import HELD_OUT, PREVIOUS_EVAL
 
 MetricByRows = Mapping[str, float | None]
-"""One adapter's metric by set of rows; None or NaN where it is no number."""
+"""One adapter's metric by set of rows; None or NaN if it is not a number."""
 
 
 @dataclass(frozen=True)
 class GateCheck:
-    """One demand of the gate."""
+    """One requirement of the gate and the value it was checked against."""
 
     requirement: str
-    """In words."""
+    """For people."""
     rows: str
-    """Which rows it was measured on."""
+    """The set of rows that it was measured on."""
     value: float | None
-    """What the new adapter has; None where it is no number, or was not measured."""
+    """The new adapter's metric; None if it is not a number or was not measured."""
     limit: float | None
-    """What it must not pass."""
+    """The bound that the value must meet."""
     passed: bool
 
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """What the gate says."""
+    """All checks of a gate on one adapter."""
 
     checks: tuple[GateCheck, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every demand is met."""
+        """Return True if every check passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def reason(self) -> str:
-        """The demands that are not met, with their numbers; empty where it holds."""
+        """Return the failed checks with their numbers; empty if all passed."""
         return "; ".join(_format_check(check) for check in self.checks if not check.passed)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """For a journal."""
+        """Return the checks as plain values, for the event log."""
         return [asdict(check) for check in self.checks]
 
 
 def apply_gate(
     gate: GateSection, new: MetricByRows, baseline: MetricByRows | None, *, missing_reason: str = ""
 ) -> GateVerdict:
-    """`gone` says why the baseline's own rows can't be had, where they were asked for."""
+    """Check the new adapter's metrics against the gate.
+
+    `missing_reason` says why the rows that the baseline was evaluated on are not available.
+    """
     checks = [_check_finite(gate, new)]
     if gate.target is not None:
-        checks.append(
-            _check_limit(gate, f"{gate.metric} of the target", HELD_OUT, new, gate.target)
-        )
+        checks.append(_check_limit(gate, f"{gate.metric} target", HELD_OUT, new, gate.target))
     if baseline is not None and gate.baseline == "current":
         checks += _compare(gate, new, baseline, missing_reason)
     return GateVerdict(tuple(checks))
@@ -75,30 +76,22 @@ def _compare(
     sign = 1 if gate.lower_is_better else -1
     current_value = _get_finite(baseline.get(HELD_OUT))
     limit = None if current_value is None else current_value - sign * gate.better_by
-    requirement = (
-        f"better than current by {gate.better_by:g}" if gate.better_by else "as good as current"
-    )
+    requirement = "at least as good as current"
+    if gate.better_by:
+        requirement = f"better than current by {gate.better_by:g}"
     yield _check_limit(gate, requirement, HELD_OUT, new, limit)
     if gate.tolerance is None:
         return
     if missing_reason:
-        yield GateCheck(
-            f"current's own rows: {missing_reason}",
-            PREVIOUS_EVAL,
-            None,
-            None,
-            gate.missing_rows == "ignore",
-        )
+        requirement = f"rows that current was evaluated on: {missing_reason}"
+        yield GateCheck(requirement, PREVIOUS_EVAL, None, None, gate.missing_rows == "ignore")
         return
     current_value = _get_finite(baseline.get(PREVIOUS_EVAL))
-    limit = (
-        None
-        if current_value is None
-        else current_value + sign * gate.tolerance * abs(current_value)
-    )
-    yield _check_limit(
-        gate, f"at most {gate.tolerance:.1%} worse than current", PREVIOUS_EVAL, new, limit
-    )
+    limit = None
+    if current_value is not None:
+        limit = current_value + sign * gate.tolerance * abs(current_value)
+    requirement = f"at most {gate.tolerance:.1%} worse than current"
+    yield _check_limit(gate, requirement, PREVIOUS_EVAL, new, limit)
 
 
 def _check_limit(
@@ -107,9 +100,8 @@ def _check_limit(
     value = _get_finite(new.get(rows))
     if value is None or limit is None:
         return GateCheck(requirement, rows, value, limit, False)
-    return GateCheck(
-        requirement, rows, value, limit, value <= limit if gate.lower_is_better else value >= limit
-    )
+    passed = value <= limit if gate.lower_is_better else value >= limit
+    return GateCheck(requirement, rows, value, limit, passed)
 
 
 def _get_finite(value: float | None) -> float | None:
@@ -117,6 +109,6 @@ def _get_finite(value: float | None) -> float | None:
 
 
 def _format_check(check: GateCheck) -> str:
-    value = "no number" if check.value is None else f"{check.value:.4f}"
-    limit = "" if check.limit is None else f", the limit is {check.limit:.4f}"
-    return f"{check.requirement} ({check.rows} rows): {value}{limit}"
+    value = "not a number" if check.value is None else f"{check.value:.4f}"
+    limit = "" if check.limit is None else f" (limit {check.limit:.4f})"
+    return f"{check.requirement}, {check.rows} rows: {value}{limit}"

@@ -1,9 +1,9 @@
-"""A retraining from its first look to its decision; each step may be repeated after a crash.
+"""Run a retraining from the baseline to the decision; each step can be repeated after a crash.
 
-    look -> fine-tune -> judge -> gate -> promote, or keep
+    baseline -> fine-tune -> evaluate -> gate -> promote, or keep the current adapter
 
-What a step has found lies in the run's folder or in the store before the next one begins, so an
-attempt that comes after a death passes over what is done.
+The result of a step is in the run's folder or in the store before the next step starts, so an
+attempt after a crash skips what is done.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from jobs.plan.handover import validate_or_reuse
 from jobs.plan.preflight import ValidatedRun, replan
 from jobs.retrain.compatibility import find_start_faults
 from jobs.retrain.detect import NoNewData, make_training_spec, snapshot_state
-from jobs.retrain.gate import GateVerdict, MetricByRows
-from jobs.retrain.gate import apply_gate as judged_by
+from jobs.retrain.gate import GateVerdict, MetricByRows, apply_gate
 from jobs.retrain.previous_eval import find_previous_rows
 from jobs.retrain.retrain_artifacts import Baseline, read_baseline, write_baseline
 from jobs.spec.load import dump_spec
@@ -43,14 +42,17 @@ from jobs.train.request import (
 
 
 class Retraining:
-    """One run, in one attempt. Ray is joined when the first step needs it, and not before."""
+    """One attempt of one retraining run. It connects to Ray only when a step needs workers."""
 
     def __init__(self, retrain_spec: RetrainSpec, runs: RunStore, attempt: int) -> None:
         self._retrain_spec, self._runs, self._attempt = retrain_spec, runs, attempt
         self._connected = False
 
     def run(self) -> None:
-        """To the decision. Raises InputError, TrainingFailed, StoreError, Unreachable, Replaced."""
+        """Run all steps that are not done yet.
+
+        Raise InputError, TrainingFailed, StoreError, Unreachable or SupersededAttempt.
+        """
         validated_run = validate_or_reuse(self._retrain_spec, self._runs.run_id)
         baseline = self._load_baseline(validated_run)
         if baseline is None:
@@ -66,7 +68,7 @@ class Retraining:
         self._promote_or_keep(baseline, adapter, verdict)
 
     def _load_baseline(self, validated_run: ValidatedRun) -> Baseline | None:
-        """How things stood when the run began; None where there was nothing to learn."""
+        """Return the state when the run started; None if there is no new data."""
         store, spec = self._runs.store, validated_run.spec
         sha256 = str(validated_run.train_scan.sha256)
         baseline = read_baseline(self._runs)
@@ -74,15 +76,15 @@ class Retraining:
             return self._refresh_baseline(baseline, sha256)
         snapshot = snapshot_state(store, spec, self._retrain_spec.section.start, sha256)
         if isinstance(snapshot, NoNewData):
-            self._emit_event("nothing new", adapter=snapshot.adapter, why=snapshot.reason)
+            self._emit_event("no_new_data", adapter=snapshot.adapter, why=snapshot.reason)
             return None
         if snapshot.current is not None and snapshot.pointer_move is None:
-            # Or else the new version, as the newest, would be what the name means in any case.
+            # Without a pointer the bare name resolves to the newest version, which is unchecked.
             promote_if_unset(store, *_split_label(snapshot.current))
             return self._load_baseline(validated_run)
         snapshot = write_baseline(self._runs, snapshot)
         self._emit_event(
-            "looked",
+            "baseline_selected",
             current=snapshot.current,
             start=snapshot.start,
             rows=validated_run.train_scan.rows,
@@ -92,10 +94,8 @@ class Retraining:
     def _refresh_baseline(self, baseline: Baseline, sha256: str) -> Baseline:
         if baseline.train_sha256 == sha256 or self._find_committed(baseline) is not None:
             return baseline
-        # A checkpoint counts the rows that it has seen, and these are others.
-        self._emit_event(
-            "rows changed", why="data.train is not what it was: the training starts anew"
-        )
+        # A checkpoint counts the rows that it has trained on, and these are different ones.
+        self._emit_event("data_changed", why="data.train has changed: training starts over")
         for step in self._runs.list_checkpoint_steps():
             for key in self._runs.store.list(self._runs.checkpoint_key(step, "")):
                 self._runs.store.delete(key)
@@ -105,7 +105,7 @@ class Retraining:
         return write_baseline(self._runs, updated, overwrite=True)
 
     def _find_committed(self, baseline: Baseline) -> Manifest | None:
-        """The adapter that this run has committed."""
+        """Return the adapter that this run has committed, or None."""
         store, name = self._runs.store, self._retrain_spec.name
         for version in reversed(list_versions(store, name)):
             if version <= baseline.newest_version:
@@ -132,12 +132,12 @@ class Retraining:
     def _check_start(
         self, validated_run: ValidatedRun, baseline: Baseline, base_digest: str
     ) -> None:
-        """Raises InputError where the training can't go on from what it is to start from."""
+        """Raise InputError if training can't continue from the adapter it should start from."""
         if baseline.start is None:
             return
         store = self._runs.store
         start = resolve_adapter(store, baseline.start)
-        # Its own bytes first; whether its base is this one, which is read already, is asked then.
+        # First the adapter's own files; its base, which is already hashed, is compared afterwards.
         faults = check_files(store, start) or find_start_faults(
             store, start, validated_run, base_digest
         )
@@ -147,20 +147,17 @@ class Retraining:
     def _apply_gate(
         self, baseline: Baseline, adapter: Manifest, request: TrainingRequest
     ) -> GateVerdict:
-        """What the gate says of the adapter, beside the one that was current."""
+        """Evaluate the adapter, and the current one if they are compared, and apply the gate."""
         gate, store = self._retrain_spec.section.gate, self._runs.store
         baseline_label = baseline.current if gate.baseline == "current" else None
         previous_rows: HeldOutRows | str | None = None
         if baseline_label is not None and gate.tolerance is not None:
             previous_rows = find_previous_rows(store, resolve_adapter(store, baseline_label))
         labels = (adapter.label, *([baseline_label] if baseline_label else ()))
-        evaluations = self._evaluate(
-            request.for_evaluation(
-                labels, previous_rows if isinstance(previous_rows, HeldOutRows) else None
-            )
-        )
+        previous_eval = previous_rows if isinstance(previous_rows, HeldOutRows) else None
+        evaluations = self._evaluate(request.for_evaluation(labels, previous_eval))
         metrics_by_label = {label: self._select_metric(evaluations, label) for label in labels}
-        verdict = judged_by(
+        verdict = apply_gate(
             gate,
             metrics_by_label[adapter.label],
             metrics_by_label[baseline_label] if baseline_label else None,
@@ -171,13 +168,13 @@ class Retraining:
             adapter=adapter.label,
             baseline=baseline_label,
             metric=gate.metric,
-            holds=verdict.passed,
-            lines=verdict.to_json(),
+            passed=verdict.passed,
+            checks=verdict.to_json(),
         )
         return verdict
 
     def _evaluate(self, request: EvaluationRequest) -> dict[str, Any]:
-        """Every adapter's figures on every set, measured now or by an earlier attempt."""
+        """Return each adapter's metrics on each set of rows, from an earlier attempt if it can."""
         if (recorded := self._read_evaluation(request)) is not None:
             return recorded
         self._run_on_workers(request)
@@ -189,7 +186,7 @@ class Retraining:
         try:
             record = self._runs.read_json(EVALUATION_FILE)
         except (NotInStore, ValueError):
-            return None  # not measured yet, or cut short
+            return None  # not measured yet, or incomplete
         return dict(record["metrics"]) if record.get("inputs") == request.inputs else None
 
     def _select_metric(self, evaluations: dict[str, Any], label: str) -> MetricByRows:
@@ -199,23 +196,21 @@ class Retraining:
     def _promote_or_keep(self, baseline: Baseline, adapter: Manifest, verdict: GateVerdict) -> None:
         store = self._runs.store
         if not verdict.passed:
-            return self._emit_event("kept", adapter=adapter.label, why=verdict.reason)
+            return self._emit_event("not_promoted", adapter=adapter.label, why=verdict.reason)
         if not self._retrain_spec.section.promote:
-            reason = "the gate holds; retrain.promote is false"
-            return self._emit_event("kept", adapter=adapter.label, why=reason)
+            reason = "the gate passed, but retrain.promote is false"
+            return self._emit_event("not_promoted", adapter=adapter.label, why=reason)
         if has_later_attempt(self._runs, self._attempt):
-            reason = f"{self._runs.run_id}: attempt {self._attempt} was replaced by a later one"
-            raise SupersededAttempt(
-                f"{reason}, which decides. Nothing is lost: this attempt may end."
-            )
+            reason = f"attempt {self._attempt} of {self._runs.run_id} was superseded by a later one"
+            raise SupersededAttempt(f"{reason}, which decides about promotion. Nothing is lost.")
         try:
             promote_after(store, adapter.name, adapter.version, expected_move=baseline.pointer_move)
         except PointerConflict as error:
-            return self._emit_event("kept", adapter=adapter.label, why=str(error))
+            return self._emit_event("not_promoted", adapter=adapter.label, why=str(error))
         return self._emit_event("promoted", adapter=adapter.label, before=baseline.current)
 
     def _run_on_workers(self, request: TrainingRequest | EvaluationRequest) -> None:
-        # Here, because a run that finds nothing new is to load neither Ray nor torch.
+        # Imported here because a run without new data must load neither Ray nor torch.
         from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
 
         if not self._connected:

@@ -1,8 +1,8 @@
-"""The rows that an adapter was judged by when it was trained, where they still are what they were.
+"""Find the rows that an adapter was evaluated on when it was trained, if they are unchanged.
 
-A file of its own (data.eval) is known by its digest. A share of data.train (eval_fraction) is known
-as long as the files that it was taken from lie first and unchanged among those that are there now:
-rows that came later, in files behind them, don't move it.
+A separate file (data.eval) is recognised by its digest. A share of data.train (eval_fraction) can
+be reproduced while the files that it was taken from still come first and are unchanged: rows in
+files that were added after them do not move it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def find_previous_rows(store: ObjectStore, adapter: Manifest) -> HeldOutRows | str:
-    """The rows, or why they can't be had, in words."""
+    """Return the rows, or the reason why they are not available."""
     try:
         spec = load_recorded_spec(store, adapter)
     except InputError as error:
@@ -31,15 +31,15 @@ def find_previous_rows(store: ObjectStore, adapter: Manifest) -> HeldOutRows | s
     fraction = spec.data.eval_fraction
     source = spec.data.eval if fraction is None else spec.data.train
     if source is None:
-        return f"{adapter.label} was judged by none"
+        return f"{adapter.label} was evaluated on none"
     key = "data.eval" if fraction is None else "data.train"
     try:
         scan = scan_dataset(source, spec.data.format, spec.model.task, key)
     except InputError as error:
-        return f"{source} can't be read any more: {error.faults[0].problem}"
+        return f"{source} can no longer be read: {error.faults[0].problem}"
     if fraction is None:
         if scan.sha256 != adapter.data.eval_sha256:
-            return f"{source} has changed since {adapter.label} was judged by it"
+            return f"{source} has changed since {adapter.label} was evaluated on it"
         return HeldOutRows(scan, source)
     return _find_share(spec, adapter, scan, source, fraction)
 
@@ -49,13 +49,13 @@ def _find_share(
 ) -> HeldOutRows | str:
     count = _count_matching_files(scan.files, adapter.data.train_sha256)
     if count is None:
-        return f"they were a share of {source}, whose first files have changed since"
+        return f"they were a share of {source}, whose first files have changed"
     leading = replace(scan, files=scan.files[:count], rows_by_file=scan.rows_by_file[:count])
     return HeldOutRows(leading, source, count, fraction, spec.train.seed)
 
 
 def _count_matching_files(files: tuple[Path, ...], sha256: str) -> int | None:
-    """How many of the files, from the first on, have this digest together."""
+    """Return how many of the files, from the first on, have this digest together, or None."""
     digest = hashlib.sha256()
     for count, path in enumerate(files, start=1):
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a retraining keeps in its run's folder, so that it can be gone on with at every seam."""
+"""Write and read the files of a retraining run, from which a later attempt resumes."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from jobs.spec.load import dump_spec
 from jobs.spec.schema import RetrainSpec
 from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Digest, Label
-from jobs.store.runs.pinned_spec import pin_spec as keep
+from jobs.store.runs.pinned_spec import pin_spec as pin_text
 from jobs.store.runs.run_store import RunStore
 
 RETRAIN_FILE = KINDS["retrain"].spec_file
-"""What was asked, whole."""
-BASELINE_FILE = "looked.json"
-"""What was found when the run first looked; later attempts go by it."""
+"""The full spec of the run."""
+BASELINE_FILE = "baseline.json"
+"""The state of the store when the run started; later attempts use the same."""
 
 
 class Baseline(StrictModel):
-    """How things stood when the run began."""
+    """The state of the store and of the data when the run started."""
 
     format: int = 1
     current: Label | None = None
-    """The adapter that the bare name meant, as NAME@v2; None where there was none."""
+    """The adapter that the bare name resolved to, as NAME@v2; None if there was none."""
     pointer_move: Annotated[int, Field(ge=1)] | None = None
-    """The number of the pointer's last move: a promotion counts only while it still is."""
+    """The number of the pointer's last move; promotion fails if there was another one since."""
     start: Label | None = None
-    """The adapter that the training goes on from; None: from scratch."""
+    """The adapter that training continues from; None: from scratch."""
     newest_version: Annotated[int, Field(ge=0)] = 0
-    """The name's newest version then: what the run commits has a higher number."""
+    """The name's newest version; the version that the run commits is higher."""
     train_sha256: Digest
 
 
 def pin_spec(retrain_spec: RetrainSpec, runs: RunStore) -> None:
-    """Keeps what was asked; a run that goes on must be asked the same. Raises InputError."""
-    keep(dump_spec(retrain_spec), runs, RETRAIN_FILE, kind="retraining")
+    """Write the spec into the run's folder. Raise InputError if the run has another one."""
+    pin_text(dump_spec(retrain_spec), runs, RETRAIN_FILE, kind="retraining")
 
 
 def read_baseline(runs: RunStore) -> Baseline | None:
-    """What an earlier attempt found; None where none got so far, or was cut short there."""
+    """Return the baseline of an earlier attempt; None if there is none or it is incomplete."""
     try:
         return Baseline.model_validate_json(runs.store.get(runs.key(BASELINE_FILE)))
     except (NotInStore, ValidationError):
@@ -50,7 +50,7 @@ def read_baseline(runs: RunStore) -> Baseline | None:
 
 
 def write_baseline(runs: RunStore, baseline: Baseline, *, overwrite: bool = False) -> Baseline:
-    """Keeps it, unless another attempt has meanwhile: then what that one found counts."""
+    """Write the baseline and return it, or return that of an attempt that was faster."""
     data = baseline.model_dump_json(indent=2).encode()
     try:
         runs.store.put(runs.key(BASELINE_FILE), data, create_only=not overwrite)

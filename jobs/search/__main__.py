@@ -1,4 +1,4 @@
-"""`python -m jobs.search --spec SPEC`: searches on Ray, commits the best, tells what it found."""
+"""Entry point of a search job on Ray: `python -m jobs.search --spec SPEC`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import sys
 import time
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from jobs.plan.handover import validate_or_reuse
-from jobs.plan.preflight import ValidatedRun
-from jobs.search.report.live_table import format_trial
+from jobs.search.report.live_table import format_trial, render_table
 from jobs.search.report.pareto import find_best
-from jobs.search.search_artifacts import pin_search, write_results
+from jobs.search.search_artifacts import (
+    NEXT_SPEC_FILE,
+    REPORT_FILE,
+    RESULTS_FILE,
+    pin_search,
+    write_results,
+)
 from jobs.search.space import list_precomputed_configs
 from jobs.search.trial_log import TrialLog
-from jobs.search.trial_plan import make_infeasible_error, plan_trial
+from jobs.search.trial_plan import TrialPlanner
 from jobs.search.trial_record import TrialRecord
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import dump_spec, load_spec
@@ -29,9 +36,9 @@ from jobs.train.localize import fetch_spec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 no trial succeeded, 2 the input is wrong, 3 Ray is not reachable."""
+    """Run a search. Exit: 0 done, 1 no trial succeeded, 2 invalid input, 3 Ray unreachable."""
     parser = make_run_parser("jobs.search", main.__doc__)
-    parser.add_argument("--resume", metavar="RUN", help="go on with a search that was interrupted")
+    parser.add_argument("--resume", metavar="RUN", help="Resume an interrupted search.")
     options = parser.parse_args(arguments)
     return run_job(lambda: _run_search(options))
 
@@ -41,22 +48,23 @@ def _run_search(options: argparse.Namespace) -> None:
     now = datetime.datetime.now(datetime.UTC)
     run_id = options.resume or options.run or make_run_id(f"{search.name}-search"[:40], now)
     validated = validate_or_reuse(search, run_id)
-    _check_feasible(search, validated)
+    planner = TrialPlanner(search, validated, run=run_id)
+    if (configs := list_precomputed_configs(search.section)) is not None:
+        planner.check_feasible(configs)
     runs = RunStore(open_store(validated.spec.store), run_id)
     pin_search(search, runs, resumed=options.resume is not None)
     runs.write_text(SPEC, dump_spec(validated.spec))
     trial_log = TrialLog(runs)
     print(f"search {run_id}", flush=True)
     with Heartbeat(runs, options.attempt):
-        _search_and_publish(search, validated, runs, trial_log, options.attempt)
+        _search_and_publish(search, planner, runs, trial_log, options.attempt)
 
 
 def _search_and_publish(
-    search: SearchSpec, validated: ValidatedRun, runs: RunStore, trial_log: TrialLog, attempt: int
+    search: SearchSpec, planner: TrialPlanner, runs: RunStore, trial_log: TrialLog, attempt: int
 ) -> None:
-    # Ray only after the check: bad input answers in a second, and starts nothing.
+    # Ray is imported after the checks: invalid input fails in a second and starts nothing.
     from jobs.search.driver import publish_best, run_trials
-    from jobs.search.report.final_summary import print_summary
     from jobs.train.driver import connect_ray
 
     def print_trial(record: TrialRecord) -> None:
@@ -65,31 +73,28 @@ def _search_and_publish(
     connect_ray()
     try:
         with record_failure(runs):
-            run_trials(search, validated, runs, trial_log, print_trial)
+            run_trials(search, planner, runs, trial_log, print_trial)
             best_trial = find_best(trial_log.records, search.section.direction)
             adapter = None
             if best_trial is not None:
-                adapter = publish_best(search, validated, runs, best_trial, attempt=attempt)
+                adapter = publish_best(planner, best_trial, attempt=attempt)
     finally:
         write_results(search, runs, trial_log)
     if adapter is not None:
         event = {"event": "published", "time": time.time(), "adapter": adapter}
         runs.events.append(event)
-    print_summary(search, runs, trial_log, adapter)
+    _print_summary(search, runs, trial_log, adapter)
 
 
-def _check_feasible(search: SearchSpec, validated: ValidatedRun) -> None:
-    """Raises InputError where every proposal breaks a constraint, as far as that can be known."""
-    configs = list_precomputed_configs(search.section)
-    if configs is None:
-        return
-    reasons = []
-    for number, config in enumerate(configs):
-        outcome = plan_trial(search, validated, TrialRecord(number, config))
-        if not isinstance(outcome, TrialRecord):
-            return
-        reasons.append(outcome.reason)
-    raise make_infeasible_error(reasons)
+def _print_summary(
+    search: SearchSpec, runs: RunStore, trial_log: TrialLog, adapter: str | None
+) -> None:
+    console = Console(width=80, highlight=False)
+    console.print(render_table(trial_log.records, search.section.metric, search.section.direction))
+    if adapter is not None:
+        console.print(f"committed {adapter}")
+    for name in (NEXT_SPEC_FILE, RESULTS_FILE, REPORT_FILE):
+        console.print(runs.store.url(runs.key(name)), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A search from its first proposal to the committed adapter. Runs on the cluster, as its driver."""
+"""Run the trials of a search with Ray Tune, and publish the best one."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import InputError, TrainingFailed
-from jobs.inspect.model_files import digest_model
-from jobs.plan.preflight import ValidatedRun
 from jobs.search.report.pareto import find_best
 from jobs.search.trial_log import TrialLog
-from jobs.search.trial_plan import PlannedTrial, make_infeasible_error, plan_trial
+from jobs.search.trial_plan import TrialPlanner, make_infeasible_error
 from jobs.search.trial_record import TrialRecord
-from jobs.search.tune.proposals import TrialProposer, make_run_request
+from jobs.search.tune.proposals import TrialProposer
 from jobs.search.tune.schedulers import make_scheduler
+from jobs.search.tune.trial_task import TASK_KEY, TrialTask
 from jobs.search.tune.tune_callback import BudgetStopper, TrialRecorder, describe_spent_budget
 from jobs.spec.schema import SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
+from jobs.train.request import FederationRequest, TrainingRequest
 
 TUNE_FOLDER = "tune"
-"""Where Tune keeps its papers during a search; nothing is ever read back from them."""
+"""Folder of Tune's own files during a search; nothing is read back from it."""
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -34,49 +34,49 @@ TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-"""Tune writes no logs and snapshots of its own: what a search needs is in its diary."""
+"""Tune writes no logs and snapshots: a search resumes from its trial log."""
 
 
 def run_trials(
     search: SearchSpec,
-    validated: ValidatedRun,
+    planner: TrialPlanner,
     runs: RunStore,
     trial_log: TrialLog,
     on_change: Callable[[TrialRecord], None],
 ) -> None:
-    """Every trial that has not ended, through Ray Tune. Raises InputError, TrainingFailed."""
+    """Run every trial that has not ended. Raise InputError or TrainingFailed."""
     os.environ.update(TUNE_ENVIRONMENT)
     from ray import tune
 
-    from jobs.search.tune.trainable import REQUEST_KEY, TrialActor
+    from jobs.search.tune.trainable import TrialActor
     from jobs.search.tune.worker_group import make_bundles
     from jobs.train.driver import describe_missing_resources
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    proposer = TrialProposer(search, validated, trial_log, run=runs.run_id)
+    proposer = TrialProposer(search, planner, trial_log, run=runs.run_id)
     recorder = TrialRecorder(search, trial_log, on_change)
     uses_pbt = search.section.scheduler == "pbt"
-    all_requests = proposer.propose_all() if uses_pbt else []
+    all_tasks = proposer.propose_all() if uses_pbt else []
 
     def end_search(reason: str) -> None:
         recorder.end_reason, proposer.budget_exhausted = reason, True
 
     def get_resources(config: dict[str, Any]) -> Any:
-        request = config[REQUEST_KEY]
-        if (missing := describe_missing_resources(request.request)) is not None:
-            print(f"trial {request.number} waits for the cluster: {missing}", flush=True)
-        return tune.PlacementGroupFactory(make_bundles(request.request.spec.cluster))
+        task: TrialTask = config[TASK_KEY]
+        if (missing := describe_missing_resources(task.request)) is not None:
+            print(f"trial {task.number} is waiting for the cluster: {missing}", flush=True)
+        return tune.PlacementGroupFactory(make_bundles(task.request.spec.cluster))
 
     folder = runs.get_scratch_folder(TUNE_FOLDER)
     tuner = tune.Tuner(
         tune.with_resources(TrialActor, get_resources),
-        # Tune's PBT refuses a searcher: its population is there from the start.
-        param_space={REQUEST_KEY: tune.grid_search(all_requests)} if uses_pbt else None,
+        # Tune's PBT accepts no searcher: its population exists from the start.
+        param_space={TASK_KEY: tune.grid_search(all_tasks)} if uses_pbt else None,
         tune_config=tune.TuneConfig(
             search_alg=None if uses_pbt else proposer,
             scheduler=make_scheduler(search, trial_log.records),
             num_samples=1 if uses_pbt else -1,
-            # Tune counts paused trials too: with a limit, the population would never meet.
+            # Tune counts paused trials too: with a limit the population would never be complete.
             max_concurrent_trials=None if uses_pbt else _limit_concurrency(search),
             reuse_actors=True,
         ),
@@ -90,13 +90,13 @@ def run_trials(
         ),
     )
     try:
-        # A search that died in its last seconds has trained all there is.
-        if all_requests or (not uses_pbt and proposer.has_unfinished()):
+        # A search that died in its last seconds has no trial left to run.
+        if all_tasks or (not uses_pbt and proposer.has_unfinished()):
             tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if (reason := describe_spent_budget(search, trial_log)) is not None:
-        runs.events.append({"event": "over", "time": time.time(), "why": reason})
+        runs.events.append({"event": "budget_exhausted", "time": time.time(), "reason": reason})
         stop_unfinished(trial_log, reason, on_change)
     if find_best(trial_log.records, search.section.direction) is None:
         raise make_no_result_error(trial_log.records)
@@ -105,49 +105,37 @@ def run_trials(
 def stop_unfinished(
     trial_log: TrialLog, reason: str, on_change: Callable[[TrialRecord], None]
 ) -> None:
-    """What ran or waited when the budget was spent: Tune ends it, and tells no callback so."""
+    """Record unfinished trials as stopped: Tune calls no callback when the budget is spent."""
     for record in trial_log.records:
         if not record.is_finished:
             on_change(trial_log.write(record, status="stopped", reason=reason))
 
 
 def make_no_result_error(records: list[TrialRecord]) -> InputError | TrainingFailed:
-    """Why a search has nothing to show: the commonest reason of its trials."""
+    """Return the error of a search without a result: the most frequent reason of its trials."""
     reasons = [record.reason for record in records if record.reason]
     commonest = max(reasons, key=reasons.count) if reasons else "no trial was started"
     count = reasons.count(commonest)
     if records and all(record.status == "rejected" for record in records):
         return make_infeasible_error(reasons)
-    return TrainingFailed(
-        f"all {len(records)} trials", commonest.rstrip("."), f"So it was in {count} of them."
-    )
+    remedy = f"This is the reason for {count} of them."
+    return TrainingFailed(f"all {len(records)} trials", commonest.rstrip("."), remedy)
 
 
-def publish_best(
-    search: SearchSpec,
-    validated: ValidatedRun,
-    runs: RunStore,
-    record: TrialRecord,
-    *,
-    attempt: int,
-) -> str:
-    """Commits the best trial's adapter, from its last checkpoint. Returns its label."""
+def publish_best(planner: TrialPlanner, record: TrialRecord, *, attempt: int) -> str:
+    """Commit the adapter of the best trial from its last checkpoint, and return its label."""
     from jobs.federation.federation_driver import run_federation
     from jobs.train.driver import train_on_ray
 
-    planned_trial = plan_trial(search, validated, record)
-    assert isinstance(planned_trial, PlannedTrial), planned_trial
-    folder = planned_trial.validated.model.folder
-    request = make_run_request(
-        planned_trial.validated, record.run, digest_model(folder), search=runs.run_id
-    )
+    _, task = planner.plan(record)
+    assert task is not None, f"trial {record.number} was rejected after it ran"
+    request = task.request
     trial_runs = RunStore(open_store(request.spec.store), record.run)
-    if planned_trial.federation is None:
-        train_on_ray(request, trial_runs, attempt=attempt)
+    if isinstance(request, FederationRequest):
+        run_federation(request, trial_runs, attempt=attempt)
     else:
-        run_federation(
-            request.for_federation(planned_trial.federation), trial_runs, attempt=attempt
-        )
+        assert isinstance(request, TrainingRequest)
+        train_on_ray(request, trial_runs, attempt=attempt)
     events, _ = trial_runs.events.tail(0)
     return str(
         next(event["adapter"] for event in reversed(events) if event["event"] == "published")
@@ -155,7 +143,7 @@ def publish_best(
 
 
 def _limit_concurrency(search: SearchSpec) -> int:
-    """Trials at once: what was asked, or what the cluster has room for right now."""
+    """Return the number of concurrent trials: the spec's, or as many as fit the cluster now."""
     import ray
 
     cluster, available = search.cluster, ray.cluster_resources()

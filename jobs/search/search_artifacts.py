@@ -1,4 +1,4 @@
-"""What a search keeps in its folder: what was asked, results, report, the next spec to run."""
+"""The files of a search in its run folder: spec, results, report, and best spec."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from jobs.spec.schema import SearchSpec
 from jobs.store.runs.run_store import RunStore
 
 SEARCH_FILE = KINDS["search"].spec_file
-"""What was asked, whole; a search that goes on must be asked the same."""
+"""The search with all defaults written out; it can be resumed with the same search only."""
 NEXT_SPEC_FILE, RESULTS_FILE, REPORT_FILE = "next.yaml", "results.parquet", "report.html"
 
 
 def pin_search(search: SearchSpec, runs: RunStore, *, resumed: bool) -> None:
-    """Keeps what was asked; a search that goes on must be the same. Raises InputError."""
+    """Write the search on its first attempt. Raise InputError if a resumed one differs."""
     text = dump_spec(search)
     try:
         pinned = runs.read_text(SEARCH_FILE)
     except NotInStore:
         if resumed:
             problem = f"there is no search {runs.run_id} in {runs.store.url('')}"
-            raise InputError([Fault("--resume", problem, "Start it without.")]) from None
+            raise InputError([Fault("--resume", problem, "Remove --resume.")]) from None
         runs.write_text(SEARCH_FILE, text)
         return
     if pinned != text:
-        problem = f"{runs.run_id} was another search: its spec differs"
+        problem = f"the spec differs from that of {runs.run_id}"
         raise InputError([Fault("--resume", problem, "Use its spec, or start a new search.")])
 
 
 def write_results(search: SearchSpec, runs: RunStore, trial_log: TrialLog) -> None:
-    """Writes them from the rows as they are; a search that failed has them too."""
-    # Here, because they load pandas' and plotly's weight, which a search needs at its end only.
+    """Write the files from the current records, also of a search that failed."""
+    # Imported here because plotly and pyarrow are heavy and needed at the end only.
     from jobs.search.report.html_report import render_report
     from jobs.search.report.results import write_parquet
 
@@ -62,7 +62,7 @@ def write_results(search: SearchSpec, runs: RunStore, trial_log: TrialLog) -> No
 
 
 def build_summary(search: SearchSpec, runs: RunStore) -> dict[str, Any]:
-    """What a search came to, for programs."""
+    """Return the outcome of a search as JSON values."""
     records = TrialLog(runs).records
     best_trial = find_best(records, search.section.direction)
     events, _ = runs.events.tail(0)
@@ -83,6 +83,6 @@ def build_summary(search: SearchSpec, runs: RunStore) -> dict[str, Any]:
 
 
 def format_next_spec(search: SearchSpec, number: int, config: dict[str, object]) -> str:
-    """The best trial's spec, whole, as YAML that `slora train` takes."""
+    """Return the full spec of a trial as YAML for `slora train`."""
     text = dump_spec(make_paths_absolute(make_trial_spec(search, config)))
     return f"# trial {number} of its search\n{text}"

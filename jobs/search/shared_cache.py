@@ -1,7 +1,7 @@
-"""What trials of a search have in common, so that it is done once: keys, and where it lies.
+"""Results that the trials of a search share, so that they are computed once.
 
-A key is the digest of all that the thing depends on. A key of the spec that nobody thought of
-counts as one that matters: at worst a thing is done twice.
+The key of a result is the digest of all values that it depends on. A key of the spec that is not
+known to be irrelevant counts as relevant: at worst a result is computed twice.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from jobs.spec.schema import STRUCTURES, RunSpec
 from jobs.store.runs.run_store import CHECKPOINT_STATE, CHECKPOINT_TENSORS, MASKS, RunStore
 from jobs.train.request import AdapterRequest, TrainingRequest
 
-FIRST_EVALUATION, SCORES, SPARSE_STAGE = "first evaluation", "scores", "sparse stage"
+FIRST_EVALUATION, SCORES, SPARSE_STAGE = "first_evaluation", "scores", "sparse_stage"
 MAX_SCORE_BYTES = 1 << 30
-"""Bytes of dense scores that are kept for other trials; above it they are computed again."""
-REUSED_STAGE_FILE = "taken.json"
-"""In a trial's folder: which sparse stage of another one it goes on from."""
+"""Dense scores up to this size are shared; larger ones are computed again."""
+REUSED_STAGE_FILE = "reused_stage.json"
+"""File in the folder of a trial: the sparse stage of another trial that it continues from."""
 LOW_RANK_KEYS = ("rank", "alpha", "rslora", "init", "handoff", "factor_density", "factor_pruning")
-"""Keys of the method that the sparse stage knows nothing of."""
+"""Keys of the method that do not affect the sparse stage."""
 NEUTRAL_CLUSTER_KEYS = ("max_failures", "max_crashes", "timeout", "machine", "workers")
-"""Keys of the cluster that change no bit; the workers do, and are counted apart."""
+"""Keys of the cluster that change no bit. The number of workers does; it has its own entry."""
 
 
 @dataclass(frozen=True)
 class SharingKeys:
-    """Under what a trial finds what it shares; None where it shares nothing of the kind."""
+    """The keys of the results that a trial shares; None if it shares none of the kind."""
 
     first_evaluation: str
     scores: str | None
@@ -38,7 +38,7 @@ class SharingKeys:
 
 
 def compute_sharing_keys(request: AdapterRequest) -> SharingKeys:
-    """A trial's keys."""
+    """Return the keys of a trial."""
     spec, is_single = request.spec, isinstance(request, TrainingRequest)
     common = {
         "base": request.base_digest,
@@ -48,7 +48,7 @@ def compute_sharing_keys(request: AdapterRequest) -> SharingKeys:
         "data": spec.data.model_dump(),
         "workers": spec.workers,
         "sharding": request.plan.sharding,
-        # It draws a classifier's head, the rows that are held out, and their order.
+        # The seed determines the head of a classifier, the held-out rows, and their order.
         "seed": spec.train.seed,
     }
     batch = {"micro": request.plan.micro_batch_size, "batch": request.plan.batch_size}
@@ -88,7 +88,7 @@ def _select_stage_facts(spec: RunSpec) -> dict[str, Any]:
         method["rank"] = spec.method.rank
     for name in ("learning_rate", "steps"):
         train.pop(name)
-    # Workers that step alone exchange where they are measured or saved, too.
+    # With sync_every above 1 workers also exchange before an evaluation or a checkpoint.
     if spec.cluster.sync_every == 1:
         del train["eval_every"], train["checkpoint_every"]
     train["sparse_learning_rate"] = spec.train.sparse_learning_rate or spec.train.learning_rate
@@ -105,36 +105,36 @@ def _digest(facts: Any) -> str:
 
 
 def count_reused_tokens(runs: RunStore) -> int:
-    """Of a trial's tokens, those that it did not train on itself."""
+    """Return the tokens of a trial that another one has trained on."""
     if runs.store.head(runs.key(REUSED_STAGE_FILE)) is None:
         return 0
     return int(runs.read_json(REUSED_STAGE_FILE)["tokens"])
 
 
 class SharedCache:
-    """Where a search keeps what its trials share: below `runs/<search>/shared/`."""
+    """The shared results of a search, below `runs/<search>/shared/`."""
 
     def __init__(self, search: RunStore) -> None:
         self._search = search
 
     def has(self, kind: str, key: str | None) -> bool:
-        """Whether it is there, whole."""
+        """Return whether the result exists."""
         return key is not None and self._search.store.head(self._make_key(kind, key)) is not None
 
     def put(self, kind: str, key: str, value: bytes) -> None:
-        """Keeps it, if nobody did so first."""
+        """Store a result, unless another trial has stored it."""
         try:
             self._search.store.put(self._make_key(kind, key), value, create_only=True)
         except AlreadyExists:
             return
 
     def get(self, kind: str, key: str) -> bytes:
-        """What was kept. Raises NotFound."""
+        """Return a result. Raise NotInStore."""
         return self._search.store.get(self._make_key(kind, key))
 
     def put_stage(self, key: str, runs: RunStore, step: int, tokens: int) -> None:
-        """Keeps the checkpoint at the end of a trial's sparse stage; what names it, last."""
-        # Under the trial's name: of two that end at once, no parts of both.
+        """Store the checkpoint at the end of a sparse stage, its pointer last."""
+        # The parts have the name of the trial, so that those of two trials are never mixed.
         parts_key = f"{key}-{runs.run_id}"
         for name in (CHECKPOINT_TENSORS, CHECKPOINT_STATE):
             self.put(
@@ -146,7 +146,7 @@ class SharedCache:
         self.put(SPARSE_STAGE, key, json.dumps(pointer).encode())
 
     def restore_stage(self, key: str, runs: RunStore) -> int:
-        """Gives the checkpoint to a trial that has none of its own. Returns its step."""
+        """Copy the checkpoint into a trial that has none, and return its step."""
         pointer = json.loads(self.get(SPARSE_STAGE, key))
         parts_key, step = str(pointer["parts"]), int(pointer["step"])
         runs.write_json(REUSED_STAGE_FILE, pointer)
@@ -159,4 +159,4 @@ class SharedCache:
         return step
 
     def _make_key(self, kind: str, key: str) -> str:
-        return self._search.key(f"shared/{kind.replace(' ', '-')}/{key}")
+        return self._search.key(f"shared/{kind}/{key}")

@@ -1,7 +1,7 @@
-"""Proposals of a search: drawn, crossed, or learnt by Optuna. The same for the same seed and past.
+"""The configs of a search: random, a grid, or proposed by Optuna's TPE.
 
-A proposal depends on the seed, its number and, for `tpe`, on the rows that ended before: so a
-search that goes on after its death proposes what it would have proposed.
+A config depends on the seed, its number and, for `tpe`, on the records that ended before. So a
+resumed search proposes what it would have proposed without the interruption.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from jobs.spec.sections.search import Domain, SearchSection
 
 DEFAULT_SAMPLES = 12
 MAX_DRAWS = 50
-"""Draws until one is new; a small space may have no more."""
+"""Draws to find a new config; a small space may have no more."""
 Config = dict[str, Any]
 
 
 def list_precomputed_configs(section: SearchSection) -> list[Config] | None:
-    """All proposals, where none depends on a result; None for tpe."""
+    """Return all configs, or None for tpe, whose configs depend on results."""
     if section.algorithm == "tpe":
         return None
     if section.algorithm == "grid":
@@ -35,7 +35,7 @@ def list_precomputed_configs(section: SearchSection) -> list[Config] | None:
 
 
 def count_trials(section: SearchSection) -> int:
-    """How many trials are proposed, without a budget."""
+    """Return the number of trials without a budget."""
     configs = list_precomputed_configs(section)
     return len(configs) if configs is not None else section.samples or DEFAULT_SAMPLES
 
@@ -43,7 +43,7 @@ def count_trials(section: SearchSection) -> int:
 def propose_tpe(
     section: SearchSection, number: int, records: Sequence[TrialRecord]
 ) -> Config | None:
-    """Proposal `number` of tpe, from what came of the earlier ones; None where none is new."""
+    """Return config `number` of tpe, given the results so far; None if no new one is found."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -91,7 +91,7 @@ def _make_grid(values: Mapping[str, Sequence[Any]], limit: int | None = None) ->
 
 
 def _iter_product(values: list[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """As itertools.product, which would hold a long range in memory first."""
+    """Yield the product of the values; itertools.product would hold a long range in memory."""
     if not values:
         yield ()
         return
@@ -126,7 +126,7 @@ def _make_distribution(optuna: Any, domain: Domain) -> Any:
     if domain.randint is not None:
         return kinds.IntDistribution(*domain.randint)
     if domain.finite is not None:
-        # By place: Optuna takes no lists, and a spec's value may be one.
+        # By index: Optuna takes no lists, and the value of a key may be one.
         return kinds.CategoricalDistribution(tuple(range(len(domain.finite))))
     return kinds.FloatDistribution(*domain.bounds, log=domain.kind == "loguniform")
 

@@ -1,6 +1,6 @@
-"""A training that is a trial: it shares what it can, reports its evaluations, and may be stopped.
+"""Run a fine-tuning as a trial: share results with other trials, report evaluations, stop early.
 
-It ends with a checkpoint instead of a commit: only the best of a search becomes an adapter.
+A trial ends with a checkpoint instead of a commit: only the best of a search becomes an adapter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jobs.plan.plan import StagePlan
 from jobs.search.shared_cache import (
     FIRST_EVALUATION,
     MAX_SCORE_BYTES,
@@ -22,111 +21,107 @@ from jobs.search.shared_cache import (
 )
 from jobs.search.tune.trial_task import TrialReport, TrialTask
 from jobs.store.adapters.manifest import Manifest
-from jobs.store.runs.run_store import LEDGER, RunStore
-from jobs.train.data.token_cache import CachingEncoder
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
+from jobs.train.comm.collectives import WorkerContext
 from jobs.train.data.tokenization import Sample
-from jobs.train.engine.engine import Engine
-from jobs.train.loop import FineTuner
-from jobs.train.method.runner import Scores
+from jobs.train.fine_tuning import make_fine_tuning
+from jobs.train.hooks import CheckpointReport, EvaluationReport, RunHooks, Scores
+from jobs.train.loop import StageLoop
+from jobs.train.request import TrainingRequest
 from slora.masks.strategy import Scorer
 
+SendReport = Callable[[TrialReport], bool]
+"""Sends a report on every rank, and returns whether the trial continues."""
 
-class StoppedEarly(Exception):
-    """The search wants no more of this trial."""
+
+def run_trial(
+    task: TrialTask,
+    context: WorkerContext,
+    *,
+    send_report: SendReport,
+    token_cache: dict[Any, Sample],
+) -> TrialReport:
+    """Run a trial on this rank, from its newest checkpoint to its end.
+
+    `token_cache`: tokens of rows that this process has read in earlier trials.
+    """
+    assert isinstance(task.request, TrainingRequest)
+    store = open_store(task.request.spec.store)
+    runs = RunStore(store, task.request.run_id)
+    hooks = TrialHooks(task, runs, rank=context.rank, send_report=send_report)
+    hooks.token_cache = token_cache
+    loop = make_fine_tuning(task.request, runs, context, hooks=hooks)
+    loop.run()
+    return make_final_report(loop)
 
 
-class SearchTrial(FineTuner):
-    """One trial on one rank."""
+def make_final_report(loop: StageLoop) -> TrialReport:
+    """Return the report of a trial that has reached its end."""
+    tokens = loop.trainer.ledger["tokens"]
+    return TrialReport(loop.step, loop.evaluations["end"], tokens, ended=True)
+
+
+class TrialHooks(RunHooks):
+    """The hooks of one trial on one rank."""
+
+    # The scheduler's decision may take the checkpoint of an evaluation to another trial.
+    wait_for_checkpoints = True
+    generates_samples = False
 
     def __init__(
-        self,
-        task: TrialTask,
-        *args: Any,
-        search: RunStore,
-        send_report: Callable[[TrialReport], bool],
-        token_caches: dict[Any, dict[Any, Sample]],
-        **options: Any,
+        self, task: TrialTask, runs: RunStore, *, rank: int, send_report: SendReport
     ) -> None:
-        """`tell` is called on every rank after an evaluation; where it is False, the trial ends.
+        self._task, self._runs, self._rank = task, runs, rank
+        self._cache, self._send_report = SharedCache(RunStore(runs.store, task.search)), send_report
 
-        `tokens`: what this process has tokenised in the trials before, by how.
-        """
-        super().__init__(task.request, *args, **options)
-        self._task, self._shared_cache, self._send_report = task, SharedCache(search), send_report
-        self._token_caches, self._new_metrics = token_caches, dict[str, float]()
-
-    def _load(self, *, resumed: bool) -> None:
-        super()._load(resumed=resumed)
-        self.prompts = []
-        for feed in (self.train_feed, self.eval_feed):
-            if feed is not None:
-                cache_key = (str(self.request.base), feed.max_length, self.request.labels)
-                cache = self._token_caches.setdefault(cache_key, {})
-                feed.encode = CachingEncoder(feed.encode, cache)  # type: ignore[assignment]
-
-    def _measure(self, engine: Engine, at: str) -> dict[str, float] | None:
-        if at == "before" and FIRST_EVALUATION in self._task.available:
-            metrics = json.loads(
-                self._shared_cache.get(FIRST_EVALUATION, self._task.keys.first_evaluation)
-            )
-            self.evaluations[at] = metrics
-            self.recorder.record_evaluation(at, self.step, metrics, 0.0)
+    def load_evaluation(self, name: str) -> dict[str, float] | None:
+        """Return the evaluation of the base if another trial has made it."""
+        if name != "before" or FIRST_EVALUATION not in self._task.available:
             return None
-        measured = super()._measure(engine, at)
-        if measured is not None and at == "before" and self.rank == 0:
-            self._shared_cache.put(
-                FIRST_EVALUATION, self._task.keys.first_evaluation, json.dumps(measured).encode()
-            )
-        self._new_metrics = measured or {}
-        return measured
-
-    def _after_step(self, engine: Engine, stage: StagePlan, index: int, done: int) -> None:
-        self._new_metrics = {}
-        super()._after_step(engine, stage, index, done)
-        if self._new_metrics:
-            self.saver.wait()
-            if not self._send_report(
-                TrialReport(self.step, self._new_metrics, self.ledger["tokens"])
-            ):
-                raise StoppedEarly
-
-    def _save(self, engine: Engine, index: int, done: int, weights: Mapping[str, Tensor]) -> None:
-        super()._save(engine, index, done, weights)
-        key = self._task.keys.sparse_stage
-        is_stage_end = (
-            index == 0 and len(self.plan.stages) > 1 and done == self.plan.stages[0].steps
+        metrics: dict[str, float] = json.loads(
+            self._cache.get(FIRST_EVALUATION, self._task.keys.first_evaluation)
         )
-        if (
-            is_stage_end
-            and key is not None
-            and self.rank == 0
-            and not self._shared_cache.has(SPARSE_STAGE, key)
-        ):
-            self.saver.wait()
-            self._shared_cache.put_stage(key, self.runs, self.step, self.ledger["tokens"])
+        return metrics
 
-    def _scored(self, scorer: Scorer, compute: Callable[[], Scores]) -> Scores:
+    def on_evaluation(self, report: EvaluationReport) -> bool:
+        """Share the evaluation of the base, and report the periodic ones to the search."""
+        if report.name == "before" and self._rank == 0:
+            metrics = json.dumps(dict(report.metrics)).encode()
+            self._cache.put(FIRST_EVALUATION, self._task.keys.first_evaluation, metrics)
+        if not report.is_periodic:
+            return True
+        return self._send_report(TrialReport(report.step, report.metrics, report.tokens))
+
+    def on_checkpoint(self, report: CheckpointReport) -> None:
+        """Share the checkpoint at the end of a sparse stage that another stage follows."""
+        key = self._task.keys.sparse_stage
+        ends_first = report.is_stage_end and report.stage_index == 0
+        if not ends_first or len(self._task.request.plan.stages) == 1 or self._rank:
+            return
+        if key is not None and not self._cache.has(SPARSE_STAGE, key):
+            self._cache.put_stage(key, self._runs, report.step, report.tokens)
+
+    def compute_scores(
+        self, scorer: Scorer, shapes: Mapping[str, tuple[int, int]], compute: Callable[[], Scores]
+    ) -> Scores:
+        """Yield the scores of the layers, from another trial if it has shared them."""
         key = self._task.keys.scores
         if key is not None and SCORES in self._task.available:
-            cached = load(self._shared_cache.get(SCORES, key))
-            # In the model's order, as they were computed: of equal scores the earlier layer wins.
-            yield from ((name, cached[name]) for name in self.method.shapes)
+            cached = load(self._cache.get(SCORES, key))
+            # In the order of the model, as computed: of equal scores the earlier layer wins.
+            yield from ((name, cached[name]) for name in shapes)
             return
-        size = 4 * self.plan.target_weights
-        if key is None or size > MAX_SCORE_BYTES or self.rank:
+        size = 4 * self._task.request.plan.target_weights
+        if key is None or size > MAX_SCORE_BYTES or self._rank:
             yield from compute()
             return
         scores = dict[str, Tensor]()
         for name, score in compute():
             scores[name] = score.contiguous()
             yield name, score
-        self._shared_cache.put(SCORES, key, save(scores))
+        self._cache.put(SCORES, key, save(scores))
 
-    def _commit(self, weights: Mapping[str, Tensor]) -> Manifest | None:
-        self.recorder.write_json(LEDGER, self.ledger)
+    def commit(self, publish: Callable[[], Manifest]) -> Manifest | None:
+        """Commit nothing: the checkpoints of a trial are its result."""
         return None
-
-
-def make_final_report(trial: SearchTrial) -> TrialReport:
-    """What a trial came to."""
-    return TrialReport(trial.step, trial.evaluations["end"], trial.ledger["tokens"], ended=True)

@@ -1,4 +1,4 @@
-"""What a search knows of each of its trials: one row, as plain values, for tables and files."""
+"""The record of one trial of a search, as plain values for tables and files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Literal, Self
 
 TrialStatus = Literal["waiting", "running", "done", "stopped", "failed", "rejected"]
 FINAL_STATUSES: tuple[TrialStatus, ...] = ("done", "stopped", "failed", "rejected")
-"""stopped: early, by the scheduler or the budget; rejected: by the plan, before it started."""
+"""stopped: early, by the scheduler or the budget; rejected: by its plan, before it started."""
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial. What is not known (yet) is None."""
+    """A trial of a search. An unknown value is None."""
 
     number: int
     """From 0, in the order in which trials were proposed."""
@@ -21,40 +21,40 @@ class TrialRecord:
     """The searched keys and this trial's values, as `{"method.rank": 8}`."""
     status: TrialStatus = "waiting"
     run: str = ""
-    """The trial's run in the store."""
+    """The run id of the trial in the store."""
     metric: float | None = None
-    """The search's metric where the trial ended, or at its newest evaluation."""
+    """The search's metric at the newest evaluation."""
     curve: tuple[tuple[int, float], ...] = ()
     """Step and metric of each evaluation."""
     steps: int = 0
     """Optimiser steps taken."""
     tokens: int = 0
     seconds: float = 0.0
-    """That it held its workers, start-up included; not those that it was paused."""
+    """Time that it held its workers: start-up included, pauses excluded."""
     trainable_share: float | None = None
-    """Of the model's parameters, in the stage that trains most."""
+    """Share of the model's parameters, in the stage that trains most."""
     node_bytes: float | None = None
     """Bytes out of a node over the whole run, by the plan."""
     adapter_bytes: float | None = None
-    """Of the adapter's file, by the plan."""
+    """Size of the adapter, by the plan."""
     memory_bytes: float | None = None
-    """Peak of a worker, by the plan."""
+    """Peak memory of a worker, by the plan."""
     reason: str = ""
-    """Why it failed, was rejected, or was stopped; one line."""
+    """One line on why it failed, was rejected, or was stopped."""
     shared: tuple[str, ...] = field(default=())
-    """What it took over instead of doing it: 'scores', 'sparse stage', 'first evaluation'."""
+    """Results of other trials that it used: scores, sparse_stage, first_evaluation."""
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Return whether the trial has ended."""
         return self.status in FINAL_STATUSES
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the record as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From what `plain` gave, after JSON made lists of its tuples."""
+        """Return the record of `to_dict`, also after JSON has made lists of its tuples."""
         curve = tuple((int(step), float(value)) for step, value in values["curve"])
         return cls(**{**values, "curve": curve, "shared": tuple(values["shared"])})

@@ -67,10 +67,10 @@ class AdapterRequest(Request):
 class TrainingRequest(AdapterRequest):
     """A fine-tuning."""
 
-    def for_federation(self, federation: FederationSection) -> FederationRequest:
-        """Return the request to train the same on many clients."""
+    def for_federation(self, federation: FederationSection, partition: str) -> FederationRequest:
+        """Return the request to train the same on the clients of a partition, given by digest."""
         own = {field.name: getattr(self, field.name) for field in fields(AdapterRequest)}
-        return FederationRequest(**own, federation=federation)
+        return FederationRequest(**own, federation=federation, partition=partition)
 
     def for_evaluation(
         self, adapters: tuple[str, ...], previous_eval: HeldOutRows | None
@@ -85,6 +85,8 @@ class FederationRequest(AdapterRequest):
     """A training by many clients, each on rows of its own."""
 
     federation: FederationSection
+    partition: str
+    """Digest of the partition in the run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

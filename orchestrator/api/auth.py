@@ -1,7 +1,7 @@
-"""Who may do what: one route class asks for a token before anything else of a request is read.
+"""Authentication: a route class verifies the token before anything else of a request is read.
 
-A route names the scope that it needs in `x-scope`, so the OpenAPI document says it too; one that
-names none can't be made.
+A route declares the scope that it requires in `x-scope`, which is part of the OpenAPI document. A
+route without a scope can't be created.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from orchestrator.registry.tokens import Token
 Scope = Literal["viewer", "submitter", "admin"]
 
 TOKEN_CACHE_S = 1.0
-"""That a token is believed without another look: another service's revocation needs as long."""
+"""Seconds that a token is cached: a revocation by another instance takes effect as late as this."""
 TOKEN_CACHE_SIZE = 4096
 MAX_LOOKUPS = 4
-"""Tokens that are looked up at once."""
+"""Concurrent lookups of tokens."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ class Principal:
 
     @property
     def project(self) -> str | None:
-        """The only project that there is for them; None: all."""
+        """Return the only project that the token covers, or None if it covers all."""
         return self.token.project
 
     def has_scope(self, scope: Scope) -> bool:
-        """Whether the token's scope includes this one."""
+        """Return whether the token's scope includes this one."""
         return SCOPES.index(self.token.scope) >= SCOPES.index(scope)
 
     def can_access(self, project: str) -> bool:
-        """Whether what belongs to the project is there for them."""
+        """Return whether the token covers the project."""
         return self.token.project in (None, project)
 
 
 class Authenticator:
-    """Knows tokens, and remembers them for a moment."""
+    """Verifies tokens, and caches them for a moment."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database, self._clock = database, clock
@@ -62,19 +62,19 @@ class Authenticator:
         self._lookup_limiter = CapacityLimiter(MAX_LOOKUPS)
 
     async def authorize(self, request: Request, scope: Scope, *, all_projects: bool) -> Principal:
-        """Who asks. Raises HTTPException where they may not."""
+        """Return the caller. Raise HTTPException if they lack the scope or the projects."""
         principal = await self.find_principal(_read_bearer_secret(request))
         if principal is None:
             raise _make_unauthorized()
         if not principal.has_scope(scope):
-            reason = f"This needs the scope {scope}; the token's is {principal.token.scope}."
+            reason = f"This requires the scope {scope}; the token has {principal.token.scope}."
             raise HTTPException(403, f"{reason} Ask an admin for another token.")
         if all_projects and principal.project is not None:
-            raise HTTPException(403, "This needs a token for all projects; this one is for one.")
+            raise HTTPException(403, "This requires a token that covers all projects.")
         return principal
 
     async def find_principal(self, secret: str | None) -> Principal | None:
-        """Whose words these are; None for nobody's."""
+        """Return the bearer of a valid secret, or None."""
         if secret is None:
             return None
         key, now = sha256(secret.encode()).hexdigest(), self._clock()
@@ -92,7 +92,7 @@ class Authenticator:
         return Principal(token)
 
     def clear_cache(self) -> None:
-        """A token was revoked: look again."""
+        """Forget all cached tokens, because one was revoked."""
         self._cache.clear()
 
     def _read_token(self, secret: str) -> Token | None:
@@ -101,26 +101,26 @@ class Authenticator:
 
 
 class StrictRequest(Request):
-    """A request whose JSON is read as strictly as a store's papers."""
+    """A request whose JSON is parsed as strictly as the files of a store."""
 
     async def json(self) -> Any:
-        """The body's value; one that no database and no file could keep is refused."""
+        """Return the parsed body. Raise HTTPException if a database could not store its text."""
         body = await self.body()
         try:
             value = load_strictly(body)
-            # What is written with escapes may be half of a character, which no encoding has.
+            # Escapes may spell a lone surrogate, which can't be encoded.
             if b"\\u" in body:
                 _check_encodable(value)
         except ValueError as error:
-            raise HTTPException(400, f"The body is no JSON: {str(error)[:200]}.") from None
+            raise HTTPException(400, f"The body is not valid JSON: {str(error)[:200]}.") from None
         return value
 
 
 class AuthenticatedRoute(APIRoute):
-    """A route that nobody passes without a token of its scope."""
+    """A route that requires a token with its scope."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, behind the check."""
+        """Return the handler, which verifies the token first."""
         handle_request = super().get_route_handler()
         extra = self.openapi_extra or {}
         scope, all_projects = extra["x-scope"], bool(extra.get("x-all-projects"))
@@ -128,8 +128,8 @@ class AuthenticatedRoute(APIRoute):
         parameters = {parameter.alias for parameter in self.dependant.query_params}
 
         async def handle_authenticated(request: Request) -> Response:
-            authenticator: Authenticator = request.app.state.doorman
-            request.state.who = await authenticator.authorize(
+            authenticator: Authenticator = request.app.state.authenticator
+            request.state.principal = await authenticator.authorize(
                 request, scope, all_projects=all_projects
             )
             _check_query(request, parameters)
@@ -139,33 +139,33 @@ class AuthenticatedRoute(APIRoute):
 
 
 async def get_principal(request: Request) -> Principal:
-    """The dependency: whom the route let in."""
-    principal: Principal = request.state.who
+    """Return the authenticated caller."""
+    principal: Principal = request.state.principal
     return principal
 
 
 CurrentPrincipal = Annotated[Principal, Depends(get_principal)]
-"""A route's parameter: whom it let in."""
+"""Parameter of a route: its authenticated caller."""
 
 
 def requires_scope(scope: Scope, *, all_projects: bool = False) -> dict[str, Any]:
-    """What a route says of itself in the document."""
+    """Return what a route declares in the OpenAPI document."""
     extra: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
     return {**extra, "x-all-projects": True} if all_projects else extra
 
 
 def _check_query(request: Request, allowed: set[str]) -> None:
-    """A filter that is misspelled would be none, and its answer everything. Raises InputError."""
+    """Raise InputError for unknown parameters: a misspelled filter would return everything."""
     names = [name for name, _ in request.query_params.multi_items()]
     faults = [
-        Fault(name[:100], "there is no such parameter", f"There is: {', '.join(sorted(allowed))}.")
+        Fault(name[:100], "unknown parameter", f"Use one of {', '.join(sorted(allowed))}.")
         if allowed
-        else Fault(name[:100], "this takes no parameters", "Leave it out.")
+        else Fault(name[:100], "unknown parameter", "Leave it out: there are no parameters.")
         for name in dict.fromkeys(names)
         if name not in allowed
     ]
     repeated = sorted({name for name in allowed if names.count(name) > 1})
-    faults += [Fault(name, "it is given twice", "Give it once.") for name in repeated]
+    faults += [Fault(name, "set more than once", "Set it once.") for name in repeated]
     if faults:
         raise InputError(faults)
 

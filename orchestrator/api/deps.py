@@ -1,4 +1,4 @@
-"""What several routes need: the service behind them, and things that the asker can see."""
+"""Dependencies of the routes: the service, and what a caller may access."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from orchestrator.api.auth import Principal
-from orchestrator.api.requests import SubmitRunRequest
-from orchestrator.control.intake import SubmitRequest
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import projects, runs
 from orchestrator.registry.errors import UnknownItem
 from orchestrator.registry.values import DEFAULT_PROJECT, Run
+from orchestrator.schemas.runs import SubmitRunRequest
 
 
 async def get_service(request: Request) -> Service:
-    """The dependency: the service that this app is the door of."""
+    """Return the service of this app."""
     service: Service = request.app.state.service
     return service
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
-"""A route's parameter: the service behind the app."""
+"""Parameter of a route: the service of the app."""
 
 
 def get_visible_run(session: Session, principal: Principal, run_id: str) -> Run:
-    """The run; Unknown too where it is another project's."""
+    """Return the run. Raise UnknownItem if there is none, or if it is another project's."""
     run = runs.get(session, run_id)
     if not principal.can_access(run.project):
         raise UnknownItem("run", run_id)
@@ -35,9 +35,10 @@ def get_visible_run(session: Session, principal: Principal, run_id: str) -> Run:
 
 
 def resolve_project(service: Service, principal: Principal, requested: str | None) -> str:
-    """The project that is meant. Raises Unknown where there is none such for the asker.
+    """Return the requested project, the token's, or the default one.
 
-    Nothing but POST /v1/projects makes one: a slip of the pen would be a project without limits.
+    Raise UnknownItem if the caller has no such project. Only POST /v1/projects creates projects:
+    a misspelled name would be a project without limits.
     """
     project = requested or principal.project or DEFAULT_PROJECT
     if not principal.can_access(project):
@@ -51,7 +52,7 @@ def resolve_project(service: Service, principal: Principal, requested: str | Non
 def make_submission(
     service: Service, principal: Principal, body: SubmitRunRequest
 ) -> SubmitRequest:
-    """What the asker asks the intake for."""
+    """Return the submission with its project resolved."""
     return SubmitRequest(
         kind=body.kind,
         spec=body.spec,

@@ -1,4 +1,4 @@
-"""What every request passes through: the largest body that is read, and what is counted of it."""
+"""Middleware of every request: a limit on its body, and metrics."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from orchestrator.api.problems import make_problem
 from orchestrator.control.metrics import ServiceMetrics
 
 MAX_BODY_BYTES = 1 << 20
-TOO_LARGE = f"The body is larger than {MAX_BODY_BYTES:,} bytes. A spec is a page of text."
+TOO_LARGE = f"The body exceeds {MAX_BODY_BYTES:,} bytes. Send a smaller spec."
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class BodyLimit:
-    """Refuses bodies that are too large, by what they say and by what arrives."""
+    """Rejects bodies that are too large, by their declared and by their actual length."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if _read_content_length(scope) > MAX_BODY_BYTES:
-            # Not read to its end, so the connection can't be used again.
+            # The body stays unread, so the connection can't be reused.
             response = make_problem(413, TOO_LARGE, headers={"Connection": "close"})
             await response(scope, receive, send)
             return
@@ -45,13 +45,13 @@ class BodyLimit:
 
 
 class RequestMetrics:
-    """Counts answers by their route's template, and how long each took to begin."""
+    """Counts responses by their route's template, and measures the time to their first byte."""
 
     def __init__(self, app: ASGIApp, observer: ServiceMetrics) -> None:
         self._app, self._observer = app, observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -68,7 +68,7 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, record_start)
         finally:
-            # Never what was asked for: a stranger could make a new series with each request.
+            # The template, not the path: each distinct label value is a new time series.
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._observer.requests.labels(method, _get_route_template(scope), str(code)).inc()
 

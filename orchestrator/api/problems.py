@@ -1,16 +1,15 @@
-"""Every error as a problem document (RFC 9457): what, where, the way out."""
+"""Problem documents (RFC 9457) for all errors of the API."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
@@ -37,8 +36,8 @@ from orchestrator.registry.errors import (
     UnknownItem,
     WrongSchema,
 )
+from orchestrator.schemas.problems import MEDIA_TYPE, ProblemError, ProblemResponse
 
-MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 MAX_FAULTS = 100
 
@@ -60,52 +59,14 @@ STATUS_BY_ERROR: Mapping[type[JobsError], int] = {
     WrongSchema: 503,
     StoreError: 409,
 }
-"""The first class that fits decides; what is in none of them is an error of ours."""
+"""The first matching class decides; any other error is a bug, with status 500."""
 PRIVATE_ERRORS = {
     DatabaseUnreachable: "The service's database does not answer.",
-    WrongSchema: "The service's database is of another version.",
+    WrongSchema: "The service's database has another schema version.",
 }
-"""Errors that name what is nobody's business outside."""
+"""Errors whose own text contains internal details."""
 
 log = logging.getLogger(__name__)
-
-
-class ProblemError(BaseModel):
-    """One thing wrong with what was sent."""
-
-    key: str
-    problem: str
-    remedy: str
-
-
-class ProblemResponse(BaseModel):
-    """An error."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "about:blank",
-                    "title": "Unprocessable Entity",
-                    "status": 422,
-                    "detail": "1 fault in what was sent.",
-                    "faults": [
-                        {
-                            "where": "cluster",
-                            "problem": "there is no cluster 'mars'",
-                            "remedy": "Use default.",
-                        }
-                    ],
-                }
-            ]
-        }
-    )
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    errors: list[ProblemError] = Field(default_factory=list)
 
 
 def make_problem(
@@ -115,35 +76,33 @@ def make_problem(
     faults: Iterable[Fault] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """The answer. What of it others wrote can't be obeyed by a terminal."""
-    errors = [
-        {
-            "where": escape_control(fault.key),
-            "problem": escape_control(fault.problem),
-            "remedy": escape_control(fault.remedy),
-        }
-        for fault in list(faults)[:MAX_FAULTS]
-    ]
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": escape_control(detail),
-        "faults": errors,
-    }
+    """Return a problem document, with terminal control characters escaped."""
+    body = ProblemResponse(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=escape_control(detail),
+        errors=[
+            ProblemError(
+                key=escape_control(fault.key),
+                problem=escape_control(fault.problem),
+                remedy=escape_control(fault.remedy),
+            )
+            for fault in list(faults)[:MAX_FAULTS]
+        ],
+    )
     retry_header = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-    return JSONResponse(body, status, {**retry_header, **(headers or {})}, MEDIA_TYPE)
+    return JSONResponse(body.model_dump(), status, {**retry_header, **(headers or {})}, MEDIA_TYPE)
 
 
 def build_schema(schemas: dict[str, Any]) -> dict[str, Any]:
-    """Of a problem, its parts added to `schemas`."""
+    """Return the JSON schema of a problem; add the models that it refers to to `schemas`."""
     problem_schema = ProblemResponse.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(problem_schema.pop("$defs"))
     return problem_schema
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: these statuses, and those that any route may answer."""
+    """Return the problem responses of a route: these, and those that any route may have."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     all_statuses = sorted({*statuses, 400, 401, 403, 413, 422, 503})
     return {
@@ -153,7 +112,7 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Lets the app answer every error in this form."""
+    """Make the app respond to every error with a problem document."""
     app.add_exception_handler(JobsError, _handle_jobs_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_error)
@@ -164,16 +123,14 @@ async def _handle_jobs_error(request: Request, error: Exception) -> JSONResponse
     assert isinstance(error, JobsError)
     status = next((code for kind, code in STATUS_BY_ERROR.items() if isinstance(error, kind)), 500)
     if isinstance(error, InputError):
-        count = len(error.faults)
-        detail = f"{count} fault{'s' if count != 1 else ''} in what was sent."
-        return make_problem(status, detail, faults=error.faults)
+        return _make_invalid_request(error.faults)
     if status >= 500:
         log.warning("%s", escape_control(str(error)).replace("\n", " "))
     public_detail = next(
         (text for kind, text in PRIVATE_ERRORS.items() if isinstance(error, kind)), None
     )
     if status == 500:
-        public_detail = "The service could not do it. Its log says why."
+        public_detail = "The service failed to handle the request. See the log of the service."
     return make_problem(status, public_detail or str(error))
 
 
@@ -183,8 +140,12 @@ async def _handle_validation_error(request: Request, error: Exception) -> JSONRe
         Fault(".".join(map(str, item["loc"][1:])) or str(item["loc"][0]), item["msg"][:300])
         for item in error.errors()
     ]
+    return _make_invalid_request(faults)
+
+
+def _make_invalid_request(faults: Sequence[Fault]) -> JSONResponse:
     count = len(faults)
-    detail = f"{count} fault{'s' if count != 1 else ''} in what was sent."
+    detail = f"The request has {count} error{'s' if count != 1 else ''}."
     return make_problem(422, detail, faults=faults)
 
 
@@ -192,9 +153,10 @@ async def _handle_http_error(request: Request, error: Exception) -> JSONResponse
     assert isinstance(error, HTTPException)
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:
-        detail = {404: "There is nothing here. See /openapi.json.", 405: "Not by this method."}.get(
-            error.status_code, detail
-        )
+        detail = {
+            404: "There is no such route. See /openapi.json.",
+            405: "This route has no such method.",
+        }.get(error.status_code, detail)
     headers = error.headers
     if error.status_code == 405 and (methods := _list_methods(request)):
         headers = {"Allow": ", ".join(methods)}
@@ -202,13 +164,13 @@ async def _handle_http_error(request: Request, error: Exception) -> JSONResponse
 
 
 def _list_methods(request: Request) -> list[str]:
-    """What the path allows: Starlette tells the methods of one route that fits alone."""
+    """Return the methods that the path allows: Starlette knows only those of one matching route."""
     paths: dict[str, Any] = request.app.openapi()["paths"]
     matching = [path for path in paths if compile_path(path)[0].match(request.url.path)]
-    # /check is no run: the more of a path is spelled out, the more it is meant.
+    # /check is not a run: the route with the fewest parameters takes precedence.
     template = min(matching, key=lambda path: path.count("{"), default="")
     return sorted(method.upper() for method in paths.get(template, ()))
 
 
 async def _handle_unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    return make_problem(500, "The service met what nobody foresaw. Its log says what.")
+    return make_problem(500, "The service failed unexpectedly. See the log of the service.")

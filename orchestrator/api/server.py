@@ -1,4 +1,4 @@
-"""The service as a process: its database, its first token, its server, and its end."""
+"""The service as a process: its database, its first token, its HTTP server, its shutdown."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ RAY_ADDRESS = "http://127.0.0.1:8265"
 RAY_TOKEN = "~/.ray/auth_token"
 TOKEN_FILE = "service-token"
 FIRST_TOKEN_LABEL = "first-admin"
-"""The label of the token that the first start makes."""
+"""Label of the token that the first start creates."""
 GRACE_S = 10
-"""That requests have to end; streams were ended before."""
+"""Seconds that requests have to finish; streams are closed before."""
 BACKLOG = 2048
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,41 +45,37 @@ ConnectClusters = Callable[[ServiceConfig], dict[str, Cluster]]
 
 @dataclass(frozen=True)
 class ListenOptions:
-    """Where the server listens, and how."""
+    """Address of the server, and TLS."""
 
     host: str = "127.0.0.1"
     port: int = 8321
     certificate: Path | None = None
     key: Path | None = None
     insecure: bool = False
-    """Whether tokens may travel in the clear to other machines."""
+    """Whether tokens may be sent unencrypted by other machines."""
 
     @property
     def scheme(self) -> str:
-        """Of its address."""
+        """Return the scheme of the server's URL."""
         return "http" if self.certificate is None else "https"
 
 
 def make_default_config(database: str | None) -> ServiceConfig:
-    """Without a file: the Ray of this machine, under the name `default`."""
-    cluster = {"address": RAY_ADDRESS, "token_file": RAY_TOKEN, "shares_files": True}
+    """Return the configuration without a file: the local Ray, as the cluster `default`."""
+    cluster = {"address": RAY_ADDRESS, "token_file": RAY_TOKEN, "shared_filesystem": True}
     return parse_config({"clusters": {DEFAULT_CLUSTER: cluster}}, database)
 
 
 def check_listen_options(options: ListenOptions) -> None:
-    """Raises InputError where tokens would travel in the clear, or TLS can't be had."""
+    """Raise InputError if tokens would be sent unencrypted, or if the TLS files are unusable."""
     faults = []
     if (options.certificate is None) != (options.key is None):
         faults.append(
-            Fault(
-                "--tls-cert", "a certificate needs its key, and a key its certificate", "Give both."
-            )
+            Fault("--tls-cert", "certificate and key belong together", "Pass --tls-key as well.")
         )
     elif options.certificate is None and not options.insecure and not _is_loopback(options.host):
-        problem = (
-            f"{options.host[:100]!a} is reached by others, and tokens would travel in the clear"
-        )
-        remedy = "Give --tls-cert and --tls-key, or --insecure-http behind a proxy that has TLS."
+        problem = f"other machines can reach {options.host[:100]!a}, with unencrypted tokens"
+        remedy = "Pass --tls-cert and --tls-key, or --insecure-http behind a proxy with TLS."
         faults.append(Fault("--host", problem, remedy))
     elif options.certificate is not None and options.key is not None:
         faults += _check_certificate(options.certificate, options.key)
@@ -94,10 +90,10 @@ def serve(
     *,
     on_ready: Callable[[str, Path | None], None],
 ) -> int:
-    """Serves until a signal; 0, or 1 where a thread of the service ended.
+    """Serve until a signal. Return 0, or 1 if a thread of the service has failed.
 
-    `ready` is told the address, and where the first token lies if this start made it.
-    Raises InputError, DatabaseUnreachable.
+    `on_ready` gets the URL, and the file of the first token if this start has created it.
+    Raise InputError or DatabaseUnreachable if the service can't start.
     """
     check_listen_options(options)
     listener = _open_listener(options)
@@ -123,7 +119,7 @@ def serve(
 
 
 def locate_token_file(database: str) -> Path:
-    """Where the first token is kept: beside a SQLite database, else in .cache."""
+    """Return the file of the first token: beside a SQLite database, otherwise in .cache."""
     url = parse_database_url(database)
     if url.get_backend_name() == "sqlite" and url.database is not None:
         return Path(url.database).parent / TOKEN_FILE
@@ -131,10 +127,10 @@ def locate_token_file(database: str) -> Path:
 
 
 def ensure_first_token(database: Database, file: Path) -> Path | None:
-    """The file of a new admin token where the service has none yet; else None.
+    """Create an admin token if there is none, and return its file; otherwise return None.
 
-    The file is written before the token counts: whoever is killed between has a file that opens
-    nothing, and the next start writes it anew.
+    The file is written before the token is committed: after a crash in between, its token is not
+    valid, and the next start replaces it.
     """
     with database.write() as session:
         projects.ensure_project(session, DEFAULT_PROJECT)
@@ -149,7 +145,7 @@ def ensure_first_token(database: Database, file: Path) -> Path | None:
 
 
 class Server(uvicorn.Server):
-    """A server that ends its streams before it waits for them, and itself with the service."""
+    """A server that closes its streams before it waits for them, and stops with the service."""
 
     def __init__(self, app: FastAPI, options: ListenOptions) -> None:
         super().__init__(
@@ -168,9 +164,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def stop_on_signals(self) -> Iterator[None]:
-        """From the announcement on a signal ends the server, and never what is closed after it.
+        """Let signals stop the server from its announcement on, but not interrupt its cleanup.
 
-        Uvicorn raises again what it caught while it ran: that meets these handlers too.
+        Uvicorn raises the signals that it caught again: these handlers catch them too.
         """
         previous = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
         try:
@@ -180,19 +176,19 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ends where a signal came, or a thread of the service is gone."""
+        """Stop after a signal, or if a thread of the service has failed."""
         return await super().on_tick(counter) or not self._service.is_alive
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Streams first: their followers come again, to whoever serves then."""
+        """Close the streams first: their followers reconnect to another instance."""
         await self._hub.close()
-        # They write their last bytes before the connections are asked to end.
+        # Let the streams write their last bytes before the connections are closed.
         await asyncio.sleep(0)
         await super().shutdown(sockets)
 
 
 def _open_listener(options: ListenOptions) -> socket.socket:
-    """Bound before anything is started, so that a port in use costs nothing."""
+    """Bind the port before anything starts, so that a port in use costs nothing."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -202,8 +198,10 @@ def _open_listener(options: ListenOptions) -> socket.socket:
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
-        problem = f"{options.host[:100]}:{options.port} can't be had: {error.strerror or error}"
-        raise InputError([Fault("--port", problem, "Use another; 0 takes any.")]) from error
+        problem = f"{options.host[:100]}:{options.port} is not available: {error.strerror or error}"
+        raise InputError(
+            [Fault("--port", problem, "Use another port; 0 picks a free one.")]
+        ) from error
     return listener
 
 
@@ -218,6 +216,6 @@ def _check_certificate(certificate: Path, key: Path) -> list[Fault]:
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        problem = f"{certificate} and {key} can't be used: {error.strerror or error}"
-        return [Fault("--tls-cert", problem, "Use PEM files that belong together.")]
+        problem = f"{certificate} and {key} can't be loaded: {error.strerror or error}"
+        return [Fault("--tls-cert", problem, "Use a PEM certificate and its key.")]
     return []

@@ -1,7 +1,7 @@
-"""Who follows what: a feed lives while somebody follows it, and one task looks for all of them.
+"""Sharing of tails between followers: a tail exists while it has followers, and one task polls it.
 
-Followers read at their own pace from what the feed keeps: a slow one holds nobody up, and has no
-buffer of its own that could grow. Knows no HTTP.
+Followers read from the tail at their own pace: a slow one delays nobody, and has no buffer of its
+own that could grow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orchestrator.registry.database import Database
 
 POLL_INTERVAL_S = 0.5
 MAX_CONCURRENT_POLLS = 4
-"""Looks at once, over all feeds."""
+"""Concurrent polls, over all tails."""
 
 TailT = TypeVar("TailT", bound=Tail[Any])
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class StreamHub:
-    """The feeds that are followed now."""
+    """The tails that have followers."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class StreamHub:
 
     @asynccontextmanager
     async def follow(self, tail_type: type[TailT], run: str) -> AsyncIterator[TailT]:
-        """The run's feed of this kind, while the block lasts."""
+        """Provide the run's tail of this type while the block lasts."""
         tail = self._tails.setdefault((tail_type, run), tail_type(self.sources, run))
         assert isinstance(tail, tail_type)
         tail.followers += 1
@@ -59,13 +59,13 @@ class StreamHub:
                 self._cancel_polling(tail)
 
     def ensure_polling(self, tail: Tail[Any]) -> None:
-        """Lets the feed be looked at until it is over."""
+        """Start polling the tail, unless it is polled already or complete."""
         if tail.final_run is None and tail not in self._tasks and not self.closed:
             task = asyncio.get_running_loop().create_task(self._poll_until_final(tail))
             self._tasks[tail] = task
 
     async def close(self) -> None:
-        """Ends every stream, so that its follower goes on at another service."""
+        """End every stream, so that its follower resumes at another instance of the service."""
         self.closed = True
         tasks = list(self._tasks.values())
         for tail in list(self._tails.values()):
@@ -75,7 +75,7 @@ class StreamHub:
 
     @property
     def tail_count(self) -> int:
-        """How many feeds there are."""
+        """Return the number of tails."""
         return len(self._tails)
 
     async def _poll_until_final(self, tail: Tail[Any]) -> None:
@@ -86,8 +86,8 @@ class StreamHub:
                     if tail.apply_update(update) or tail.final_run is not None:
                         tail.wake()
                 except JobsError as error:
-                    # Nothing is known: the followers wait, and are told afterwards.
-                    log.info("run %s can't be followed now: %s", tail.run, error)
+                    # The state is unknown, so the followers wait for the next poll.
+                    log.info("run %s can't be polled: %s", tail.run, error)
                 if tail.final_run is None:
                     await asyncio.sleep(self._poll_interval_s)
         finally:

@@ -1,7 +1,7 @@
-"""Feeds: one run's events, or its log, looked at once for all who follow it.
+"""Tails: the events or the log of one run, polled once for all its followers.
 
-What asks the outside world runs in a thread and changes nothing; what it found is taken in on the
-event loop, where the followers read, so neither ever sees half of a change.
+A tail polls in a thread, without changing itself, and applies the update on the event loop, where
+its followers read: no follower ever sees a partial update.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from orchestrator.registry.lifecycle import FINAL
 from orchestrator.registry.values import Attempt, Event, Run
 
 MAX_BUFFERED_BYTES = 4 << 20
-"""Bytes of an attempt's log that are kept for its followers; who is behind them reads alone."""
+"""Bytes of an attempt's log that are buffered; a follower that is further behind reads alone."""
 FULL_READ_BYTES = 1 << 16
-"""Bytes after which a cluster surely has more to tell."""
+"""Bytes in one read that mean that the log probably continues."""
 
 Update = TypeVar("Update")
 
 
 @dataclass(frozen=True)
 class TailSources:
-    """Where feeds look."""
+    """The sources that tails poll."""
 
     database: Database
     clusters: Mapping[str, Cluster]
 
     def read_log(self, attempt: Attempt, start: int) -> bytes:
-        """An attempt's log from a byte on, asked of its cluster now. Raises ClusterUnreachable."""
+        """Read an attempt's log from a byte on. Raise ClusterUnreachable if that fails."""
         cluster = self.clusters.get(attempt.cluster)
-        # One that is no longer configured can't be asked; nor can one that nobody remembers.
+        # The cluster may no longer be configured, or never have been known.
         return b"" if cluster is None else cluster.read_log(attempt.submission, start)
 
 
 class Tail(Generic[Update]):
-    """One run, looked at for all who follow it."""
+    """A run that is polled for all its followers."""
 
     def __init__(self, sources: TailSources, run: str) -> None:
         self.sources, self.run = sources, run
         self.followers = 0
         self.final_run: Run | None = None
-        """The run, once it is final and all of it was read."""
+        """The run, once it is final and was read completely."""
         self._changed = asyncio.Event()
 
     def poll(self) -> Update:
-        """One look, in a thread. Raises JobsError."""
+        """Poll once, in a thread. Raise JobsError if that fails."""
         raise NotImplementedError
 
     def apply_update(self, update: Update) -> bool:
-        """Keeps what was seen, on the event loop; whether it is news."""
+        """Store an update, on the event loop. Return whether it changed anything."""
         raise NotImplementedError
 
     async def wait_for_update(self, seconds: float) -> bool:
-        """Waits for news, or until the feed is closed; False where none came in time."""
+        """Wait for an update, or until the tail is closed. Return False after `seconds`."""
         try:
             await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
@@ -66,7 +66,7 @@ class Tail(Generic[Update]):
         return True
 
     def wake(self) -> None:
-        """Lets every follower look at what is kept."""
+        """Wake every follower."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -75,22 +75,22 @@ EventUpdate = tuple[Run, list[Event]]
 
 
 class EventTail(Tail[EventUpdate]):
-    """What the registry saw of a run."""
+    """The events of a run in the registry."""
 
     def __init__(self, sources: TailSources, run: str) -> None:
         super().__init__(sources, run)
         self.events: list[Event] = []
 
     def poll(self) -> EventUpdate:
-        """The run, and the events behind those that are known."""
+        """Return the run, and the events after those that are known."""
         after = self.events[-1].position if self.events else 0
         with self.sources.database.read() as session:
-            # The run first: what made it final is then among the events.
+            # The run is read first, so that the event that made it final is among the events.
             run = runs.get(session, self.run)
             return run, runs.list_events(session, self.run, after=after)
 
     def apply_update(self, update: EventUpdate) -> bool:
-        """The events; nothing behind a final run's last one."""
+        """Store the events. A final run without new events is complete."""
         run, fresh = update
         self.events += fresh
         if run.status in FINAL and not fresh:
@@ -98,7 +98,7 @@ class EventTail(Tail[EventUpdate]):
         return bool(fresh)
 
     def list_events_after(self, position: int) -> list[Event]:
-        """What is known behind a position."""
+        """Return the known events after a position."""
         if not self.events or self.events[-1].position <= position:
             return []
         return [event for event in self.events if event.position > position]
@@ -110,18 +110,18 @@ class LogBuffer:
 
     attempt: Attempt
     start: int
-    """The byte of the log that `data` begins with."""
+    """Offset of `data` in the log."""
     data: bytearray = field(default_factory=bytearray)
     is_complete: bool = False
-    """Whether nothing comes behind it any more."""
+    """Whether the log ends here."""
 
     @property
     def end(self) -> int:
-        """The byte of the log that comes next."""
+        """Return the offset of the next byte of the log."""
         return self.start + len(self.data)
 
     def add(self, more: bytes) -> None:
-        """More of the log; the oldest part goes."""
+        """Append bytes, and drop the oldest above the limit."""
         self.data += more
         if len(self.data) > MAX_BUFFERED_BYTES:
             surplus = len(self.data) - MAX_BUFFERED_BYTES
@@ -131,7 +131,7 @@ class LogBuffer:
 
 @dataclass(frozen=True)
 class LogChunk:
-    """What one look at one attempt's log brought."""
+    """The new bytes of one attempt's log."""
 
     attempt: Attempt
     start: int
@@ -143,23 +143,23 @@ LogUpdate = tuple[Run, list[LogChunk]]
 
 
 class LogTail(Tail[LogUpdate]):
-    """What a run's attempts print, from the first one on that somebody reads."""
+    """The output of a run's attempts, from the first one on that has a reader."""
 
     def __init__(self, sources: TailSources, run: str) -> None:
         super().__init__(sources, run)
         self.buffers: dict[int, LogBuffer] = {}
         self.start_offsets: dict[int, int] = {}
-        """Attempts that somebody reads, and the byte where the first of them began."""
+        """Offset of the first reader of each attempt that readers started at."""
         self.newest_attempt = 0
 
     def add_reader(self, attempt: int, offset: int) -> None:
-        """Somebody reads from here on, through all later attempts too."""
+        """Add a reader that starts here and reads through all later attempts."""
         if all(attempt < number for number in self.start_offsets):
             self.start_offsets[attempt] = offset
             self.final_run = None
 
     def poll(self) -> LogUpdate:
-        """What the attempts have printed since the last look."""
+        """Return the output of the attempts since the last poll."""
         with self.sources.database.read() as session:
             run = runs.get(session, self.run)
             attempts = runs.list_attempts(session, self.run)
@@ -171,13 +171,13 @@ class LogTail(Tail[LogUpdate]):
             if attempt.number < first or (buffer is not None and buffer.is_complete):
                 continue
             start = start_offsets.get(attempt.number, 0) if buffer is None else buffer.end
-            # Known before the log is read: what is at its end then stays so.
+            # Decided before the log is read: an attempt that is over by then writes no more.
             is_over = attempt.number < run.attempt or run.status in FINAL
             chunks.append(self._read_chunk(attempt, start, is_over=is_over))
         return run, chunks
 
     def apply_update(self, update: LogUpdate) -> bool:
-        """The logs' new parts; over where each is whole to the last attempt."""
+        """Store the chunks. A final run is complete once all its attempts' logs are."""
         run, chunks = update
         changed = run.attempt != self.newest_attempt
         for chunk in chunks:
@@ -199,10 +199,10 @@ class LogTail(Tail[LogUpdate]):
         while True:
             more = self.sources.read_log(attempt, start + len(data))
             data += more
-            at_its_end = is_over and not more
+            is_complete = is_over and not more
             if (
-                at_its_end
+                is_complete
                 or len(data) >= MAX_BUFFERED_BYTES
                 or (len(more) < FULL_READ_BYTES and not is_over)
             ):
-                return LogChunk(attempt, start, bytes(data), at_its_end)
+                return LogChunk(attempt, start, bytes(data), is_complete)

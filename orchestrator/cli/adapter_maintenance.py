@@ -1,4 +1,4 @@
-"""`slora adapters`, what changes the store: promote, rollback, delete, gc, recover, sign."""
+"""`slora adapters`: commands that change the store: promote, rollback, delete, gc, send, sign."""
 
 from __future__ import annotations
 
@@ -25,21 +25,28 @@ from orchestrator.cli.console import format_size, note, print_json, print_line
 from orchestrator.cli.options import DEFAULT_STORE, Json, Service, Store
 from orchestrator.cli.reproduce import Reproduction
 
-Version = Annotated[str, typer.Argument(metavar="NAME@v2", help="One version.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter's name.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")]
-OutboxFolder = Annotated[Path | None, typer.Option(help="Instead of SLORA_OUTBOX's folder.")]
-Grace = Annotated[float, typer.Option(help="Hours that what nobody names stays.", min=2)]
+Version = Annotated[str, typer.Argument(metavar="NAME@v2", help="Version of an adapter.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an adapter.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be removed, without removing it.")
+]
+OutboxFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the outbox. Default: SLORA_OUTBOX.")
+]
+Grace = Annotated[
+    float,
+    typer.Option(help="Grace period in hours before unreferenced objects are deleted.", min=2),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Puts the commands beside those that only read."""
+    """Add the commands that change the store."""
     for name, command in (
         ("promote", promote_command),
         ("rollback", rollback_command),
         ("delete", delete_command),
         ("gc", gc_command),
-        ("recover", send_pending),
+        ("send-pending", send_pending),
         ("sign", sign_command),
     ):
         app.command(name)(command)
@@ -48,10 +55,10 @@ def add_commands(app: typer.Typer) -> None:
 def promote_command(
     name: Version, store: Store = DEFAULT_STORE, service: Service = None, json: Json = False
 ) -> None:
-    """Let the bare NAME mean this version."""
+    """Promote a version: NAME without a version refers to it from now on."""
     base_name, version = _parse_version(name)
     if service is not None:
-        # Here and below, because who works on a store needs no client.
+        # A command on a store needs no client, here and below.
         from orchestrator.cli.adapters_remote import promote_remote_adapter
 
         moved = promote_remote_adapter(service, base_name, version, get_named_store(store))
@@ -64,11 +71,11 @@ def promote_command(
 def rollback_command(
     name: Name, store: Store = DEFAULT_STORE, service: Service = None, json: Json = False
 ) -> None:
-    """Let NAME mean again what it meant before its last promotion."""
+    """Undo the last promotion of an adapter."""
     base_name, version = split_name(name)
     if version is not None:
-        remedy = f"Use `slora adapters promote {name}` to go to a version by its number."
-        raise InputError([Fault("NAME", f"{name} names a version", remedy)])
+        remedy = f"Use `slora adapters promote {name}` to select a version."
+        raise InputError([Fault("NAME", f"{name} includes a version", remedy)])
     if service is not None:
         from orchestrator.cli.adapters_remote import rollback_remote_adapter
 
@@ -80,18 +87,16 @@ def rollback_command(
 
 
 def delete_command(name: Version, store: Store = DEFAULT_STORE) -> None:
-    """Remove one version that nothing points to; its number is never used again."""
+    """Delete a version that nothing refers to; its number is never reused."""
     base_name, version = _parse_version(name)
     delete_version(open_store(store), base_name, version)
-    print_line(
-        f"{base_name}@v{version} is removed. `slora adapters gc` frees its bytes after a day."
-    )
+    print_line(f"Deleted {base_name}@v{version}. `slora adapters gc` frees its space after a day.")
 
 
 def gc_command(
     store: Store = DEFAULT_STORE, grace: Grace = 24, dry_run: DryRun = False, json: Json = False
 ) -> None:
-    """Remove the blobs that no adapter names any more, and what writers left that died."""
+    """Delete unreferenced blobs, and the leftovers of interrupted writes."""
     swept = collect_garbage(open_store(store), grace=grace * 3600, dry_run=dry_run)
     if json:
         removed = {"removed": swept.keys, "leftovers": swept.leftovers}
@@ -101,18 +106,19 @@ def gc_command(
         print_line(key)
     verb = "would be removed" if dry_run else "removed"
     summary = f"{len(swept.keys)} blobs and {len(swept.leftovers)} unfinished writes"
-    note(f"{summary} {verb}, {format_size(swept.bytes)}; {swept.retained} blobs stay.")
+    note(f"{summary} {verb}, {format_size(swept.bytes)}; {swept.retained} blobs remain.")
 
 
 def send_pending(
     store: Annotated[
-        str | None, typer.Option(help="Instead of the one it was meant for.", metavar="URL")
+        str | None,
+        typer.Option(help="Store to send to, instead of the intended one.", metavar="URL"),
     ] = None,
-    spool: OutboxFolder = None,
+    outbox: OutboxFolder = None,
     json: Json = False,
 ) -> None:
-    """Send the adapters that wait on this machine because their store was not to be reached."""
-    entries, faults = list_outbox(spool or read_store_settings().outbox)
+    """Send adapters that wait on this machine because their store was unreachable."""
+    entries, faults = list_outbox(outbox or read_store_settings().outbox)
     sent, failed = list[str](), list[StoreError]()
     for entry in entries:
         try:
@@ -123,24 +129,24 @@ def send_pending(
             continue
         if manifest is not None:
             sent.append(manifest.label)
-            note(f"{manifest.label} is sent, of run {manifest.run}")
+            note(f"Sent {manifest.label} of run {manifest.run}.")
     for fault in faults:
         note(str(fault))
     if json:
-        print_json({"sent": sent, "waiting": len(failed) + len(faults)})
+        print_json({"sent": sent, "pending": len(failed) + len(faults)})
     elif not entries and not faults:
-        note("Nothing waits.")
+        note("There are no pending adapters.")
     if failed or faults:
         raise typer.Exit(failed[0].exit_code if failed else 1)
 
 
 def sign_command(
     name: Version,
-    key: Annotated[Path, typer.Option(help="A private ed25519 key (PEM).")],
+    key: Annotated[Path, typer.Option(help="Private ed25519 key (PEM).")],
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Sign a version that was committed without a signature."""
-    # Here, because cryptography takes a tenth of a second that other commands need not wait for.
+    # cryptography takes a tenth of a second to import, and most commands need none.
     from jobs.store.adapters.signing import load_signer
 
     sign = load_signer(key)
@@ -150,27 +156,35 @@ def sign_command(
     try:
         object_store.put(adapter.prefix + SIGNATURE, sign(written), create_only=True)
     except AlreadyExists as error:
-        raise StoreError(f"{adapter.label} is signed already. A signature stays.") from error
-    print_line(f"{adapter.label} is signed.")
+        raise StoreError(
+            f"{adapter.label} is already signed, and a signature can't be replaced."
+        ) from error
+    print_line(f"Signed {adapter.label}.")
 
 
 def show_reproduction(reproduction: Reproduction) -> None:
-    """What running it again came to, file by file."""
+    """Print the result of a repeated run, file by file."""
     for name in reproduction.equal_files:
-        print_line(f"{name}: equal, bit for bit")
+        print_line(f"{name}: equal bit for bit")
     for name, difference in reproduction.differences.items():
-        print_line(f"{name}: differs by {difference:.2g}, {reproduction.tolerance:g} is allowed")
+        print_line(
+            f"{name}: differs by {difference:.2g}, the tolerance is {reproduction.tolerance:g}"
+        )
     verdict = "is reproduced" if reproduction.is_same else "is NOT reproduced"
     print_line(f"{reproduction.adapter} {verdict}.")
     if len(set(reproduction.code_versions)) > 1:
-        note("It was made by slora {}, and now by {}.".format(*reproduction.code_versions))
+        note(
+            "The original was produced by slora {}, the repetition by {}.".format(
+                *reproduction.code_versions
+            )
+        )
 
 
 def _parse_version(name: str) -> tuple[str, int]:
     base_name, version = split_name(name)
     if version is None:
-        problem = f"{name} names no version"
-        raise InputError([Fault("NAME@v2", problem, f"Name one, as in {name}@v1.")])
+        problem = f"{name} does not include a version"
+        raise InputError([Fault("NAME@v2", problem, f"Add it, for example {name}@v1.")])
     return base_name, version
 
 
@@ -178,4 +192,4 @@ def _print_pointer(name: str, version: int, move: int, *, json: bool) -> None:
     if json:
         print_json({"name": name, "version": version, "move": move})
     else:
-        print_line(f"{name} means {name}@v{version} now (move {move}).")
+        print_line(f"{name} now refers to {name}@v{version} (move {move}).")

@@ -1,7 +1,8 @@
-"""`slora adapters`: what is in the store, whether it is whole, and how to get it out."""
+"""`slora adapters`: list, show, pull and verify the adapters of a store."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,7 @@ from orchestrator.cli.console import (
 )
 from orchestrator.cli.options import DEFAULT_STORE, AdapterName, Json, Service, Store, TargetFolder
 
-app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Adapters in the store.")
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Manage adapters in the store.")
 
 MAIN_METRICS = ("eval_loss", "loss", "eval_accuracy", "accuracy")
 SECONDS_SUFFIX = "seconds"
@@ -44,14 +45,14 @@ SECONDS_SUFFIX = "seconds"
 def list_command(
     store: Store = DEFAULT_STORE,
     brief: Annotated[
-        bool, typer.Option("--brief", help="Names only: no manifest is read.")
+        bool, typer.Option("--brief", help="List names only, without reading manifests.")
     ] = False,
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """Every committed adapter; with --service those that it knows."""
+    """List the committed adapters of the store, or with --service those of the registry."""
     if service is not None:
-        # Here and below, because who looks into a store needs no client.
+        # A command on a store needs no client, here and below.
         from orchestrator.cli.adapters_remote import list_remote_adapters
 
         list_remote_adapters(service, json=json)
@@ -78,7 +79,7 @@ def list_command(
 def show_command(
     name: AdapterName, store: Store = DEFAULT_STORE, service: Service = None, json: Json = False
 ) -> None:
-    """One adapter: what it is, where it comes from, what it cost."""
+    """Show an adapter: its method, data, lineage, evaluation and cost."""
     if service is not None:
         from orchestrator.cli.adapters_remote import show_remote_adapter
 
@@ -88,7 +89,7 @@ def show_command(
     adapter = resolve_adapter(object_store, name)
     if json:
         lineage = [
-            {"adapter": ancestor.label, "lost": ancestor.problem}
+            {"adapter": ancestor.label, "problem": ancestor.problem}
             for ancestor in list_ancestors(object_store, adapter)
         ]
         print_json({**_dump_adapter(adapter), "lineage": lineage})
@@ -110,16 +111,16 @@ def show_command(
 def pull_command(
     name: AdapterName, to: TargetFolder, store: Store = DEFAULT_STORE, json: Json = False
 ) -> None:
-    """Copy an adapter into a folder, every digest checked."""
+    """Copy an adapter into a folder and check every digest."""
     object_store = open_store(store)
     adapter = resolve_adapter(object_store, name)
-    with LazyProgressBar(f"Pulling {adapter.label}", adapter.size) as work:
+    with closing(LazyProgressBar(f"Pulling {adapter.label}", adapter.size)) as work:
         folder = pull(object_store, adapter, to, on_bytes=work.advance)
     if json:
         print_json({"adapter": adapter.label, "folder": str(folder), "size": adapter.size})
     else:
         print_line(
-            f"{adapter.label}: {format_size(adapter.size)} in {folder}, every digest checked."
+            f"Pulled {adapter.label} into {folder}: {format_size(adapter.size)}, all digests match."
         )
 
 
@@ -127,23 +128,25 @@ def pull_command(
 def verify_command(
     name: AdapterName,
     store: Store = DEFAULT_STORE,
-    base: Annotated[Path | None, typer.Option(help="Where the base model is now.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Folder of the base model, to compare its digest.")
+    ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="A public key (PEM) that has to have signed it.")
+        Path | None, typer.Option(help="Public key (PEM) to check the signature with.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check every byte of an adapter; exit code 1 when something is wrong."""
+    """Check every byte of an adapter; exit with 1 if there is an error."""
     object_store = open_store(store)
     adapter = resolve_adapter(object_store, name)
-    with LazyProgressBar(f"Verifying {adapter.label}", adapter.size) as work:
+    with closing(LazyProgressBar(f"Verifying {adapter.label}", adapter.size)) as work:
         faults = verify_adapter(object_store, adapter, on_bytes=work.advance, base=base, key=key)
     if json:
         problems = [_dump_fault(fault) for fault in faults]
-        print_json({"adapter": adapter.label, "whole": not faults, "faults": problems})
+        print_json({"adapter": adapter.label, "intact": not faults, "errors": problems})
     elif not faults:
         count = len(adapter.files)
-        print_line(f"{adapter.label} is whole: {count} files, {format_size(adapter.size)}.")
+        print_line(f"{adapter.label} is intact: {count} files, {format_size(adapter.size)}.")
     else:
         for fault in faults:
             note(str(fault))
@@ -152,12 +155,12 @@ def verify_command(
 
 
 def get_named_store(store: str) -> str | None:
-    """The store that was named; a service has a default of its own."""
+    """Return the store if it was given: a service has its own default."""
     return None if store == DEFAULT_STORE else store
 
 
 def format_main_metric(adapter: Manifest) -> str:
-    """The one figure that stands for an adapter: the last stage's loss, or what comes first."""
+    """Format the main metric of an adapter: the last stage's loss, or its first metric."""
     stages = [metrics for metrics in adapter.evaluation.values() if metrics]
     if not stages:
         return "-"
@@ -178,7 +181,8 @@ def _list_names(object_store: ObjectStore, *, json: bool) -> None:
 def _format_ancestor(ancestor: Ancestor) -> str:
     if ancestor.manifest is None:
         return f"{ancestor.label} ({ancestor.problem})"
-    return f"{ancestor.label}, of run {ancestor.manifest.run}, spec {ancestor.manifest.spec_sha256[:12]}"
+    manifest = ancestor.manifest
+    return f"{ancestor.label}, from run {manifest.run}, spec {manifest.spec_sha256[:12]}"
 
 
 def _format_row(adapter: Manifest) -> tuple[str, ...]:
@@ -215,14 +219,16 @@ def _format_pairs(adapter: Manifest) -> list[tuple[str, str]]:
 
 
 def _format_federation(adapter: Manifest) -> list[tuple[str, str]]:
-    """Of an adapter that many clients made: how."""
+    """Return the federation's settings if the adapter was trained by clients."""
     if (settings := adapter.federation) is None:
         return []
     clients, rounds, steps, rows = (
         settings.get(key, "?")
         for key in ("clients_per_round", "rounds", "local_steps", "partition")
     )
-    return [("federation", f"{clients} clients a round, {rounds} rounds of {steps} steps, {rows}")]
+    return [
+        ("federation", f"{clients} clients per round, {rounds} rounds of {steps} steps, {rows}")
+    ]
 
 
 def _format_ledger_value(name: str, value: float) -> str:

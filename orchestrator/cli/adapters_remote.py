@@ -1,18 +1,16 @@
-"""`slora adapters` of a service: what its registry knows, and the same moves through its door."""
+"""`slora adapters --service`: the adapters of the service's registry."""
 
 from __future__ import annotations
-
-from dataclasses import asdict
 
 from jobs.store.adapters.operations import split_name
 from orchestrator.cli.console import format_size, note, print_json, show_pairs, show_table
 from orchestrator.cli.remote import connect_service
 from orchestrator.cli.render.run_table import format_time
-from orchestrator.client.values import AdapterResponse, PointerResponse
+from orchestrator.schemas.adapters import AdapterResponse, PointerResponse
 
 
 def list_remote_adapters(service: str, *, json: bool) -> None:
-    """Every committed version that the token sees."""
+    """Print all committed versions visible to the token."""
     with connect_service(service) as client:
         adapters = list(client.adapters.list())
     if json:
@@ -36,19 +34,19 @@ def list_remote_adapters(service: str, *, json: bool) -> None:
 
 
 def show_remote_adapter(service: str, name: str, store: str | None, *, json: bool) -> None:
-    """One version, with its manifest for programs."""
+    """Print one version; as JSON with its manifest."""
     base_name, version = split_name(name)
     with connect_service(service) as client:
         versions = client.adapters.resolve(base_name, store=store)
         if version is None:
-            # As in the store: the promoted one, or the newest where none was promoted.
+            # As in a store: the promoted version, or the newest one if none was promoted.
             version = (
                 versions.current.version if versions.current else versions.versions[-1].version
             )
         adapter = client.adapters.get(base_name, version, store=versions.store)
     promoted = versions.current is not None and versions.current.version == version
     if json:
-        print_json({**asdict(adapter), "promoted": promoted})
+        print_json({**adapter.model_dump(), "promoted": promoted})
     else:
         show_pairs([*_format_pairs(adapter), ("promoted", "yes" if promoted else "no")])
 
@@ -56,21 +54,19 @@ def show_remote_adapter(service: str, name: str, store: str | None, *, json: boo
 def promote_remote_adapter(
     service: str, name: str, version: int, store: str | None
 ) -> PointerResponse:
-    """What the bare name means now."""
+    """Promote a version, and return the new pointer."""
     with connect_service(service) as client:
         return client.adapters.promote(name, version, store=store)
 
 
 def rollback_remote_adapter(service: str, name: str, store: str | None) -> PointerResponse:
-    """What the bare name means again."""
+    """Undo the last promotion, and return the pointer."""
     with connect_service(service) as client:
         return client.adapters.rollback(name, store=store)
 
 
 def _dump_adapter(adapter: AdapterResponse) -> dict[str, object]:
-    values = asdict(adapter)
-    del values["manifest"]
-    return values
+    return adapter.model_dump(exclude={"manifest"})
 
 
 def _format_pairs(adapter: AdapterResponse) -> list[tuple[str, str]]:

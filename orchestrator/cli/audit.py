@@ -1,6 +1,6 @@
-"""The audit: a run's plan beside its ledger, line by line, each with what it may differ by.
+"""The audit: compare a run's plan with its ledger, line by line, each with its tolerance.
 
-Pure: papers in, lines out. It knows the plan and the ledger only as the JSON that the run wrote.
+Pure functions on the JSON of the plan and the ledger, as the run wrote it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 from jobs.errors import Fault, InputError
 
 BASE_SHARE, MEMORY_SHARE, CLIENT_SHARE = 0.02, 0.15, 0.03
-"""What gathers of the base, peak memory and a federation's bytes may differ from their plan by."""
+"""Tolerances, as shares of the plan: gathers of the base, peak memory, a federation's bytes."""
 CLIENTS = ("down", "up")
-"""What travels to the clients of a federation, and back, in every round."""
+"""Traffic to the clients of a federation, and back, in every round."""
 STAGE_CAUSES = ("gradients", "base", *CLIENTS)
-"""Causes that are planned and judged in each stage; the others are told over the whole run."""
+"""Causes of traffic that are planned per stage; the others are compared over the whole run."""
 
 
 @dataclass(frozen=True)
 class AuditLine:
-    """One figure, planned and found."""
+    """A planned value and the recorded one."""
 
     name: str
     unit: str
@@ -30,20 +30,20 @@ class AuditLine:
     planned: float | None
     actual: float | None
     tolerance: float | None = None
-    """How far they may be apart, in the unit; None where nothing was promised."""
+    """Largest allowed difference, in the unit; None if the plan does not bind."""
     tolerance_text: str = ""
-    """The same in words."""
+    """The tolerance as text."""
 
     @property
     def violated(self) -> bool:
-        """Whether a promise was not kept; one that nobody recorded was not."""
+        """Return True if the difference exceeds the tolerance, or the value was not recorded."""
         if self.tolerance is None or self.planned is None:
             return False
         return self.actual is None or abs(self.actual - self.planned) > self.tolerance
 
     @property
     def deviation(self) -> float | None:
-        """How far the run was from its plan, as a share of the plan."""
+        """Return the difference as a share of the plan, None if it is undefined."""
         if self.planned is None or self.actual is None:
             return None
         if self.planned == self.actual:
@@ -54,38 +54,38 @@ class AuditLine:
 def compare_with_plan(
     run: str, plan: Mapping[str, Any], ledger: Mapping[str, Any]
 ) -> tuple[AuditLine, ...]:
-    """Every line. Raises InputError for papers of a run that was not predicted."""
-    prediction = plan.get("estimate")
-    if not prediction:
-        remedy = "Only runs that were planned with a prediction can be audited."
-        raise InputError([Fault("run", f"{run} has no prediction in its plan.json", remedy)])
-    sharding = ledger.get("sharding", prediction["sharding"])
-    option = next(option for option in prediction["options"] if option["sharding"] == sharding)
-    same_workers = ledger.get("workers", prediction["workers"]) == prediction["workers"]
-    # What clients move is the same on any number of sites; what a site holds nobody promised.
+    """Return every line of the audit. Raise InputError if the plan has no estimate."""
+    estimate = plan.get("estimate")
+    if not estimate:
+        remedy = "Only runs that were planned with an estimate can be audited."
+        raise InputError([Fault("run", f"{run} has no estimate in its plan.json", remedy)])
+    sharding = ledger.get("sharding", estimate["sharding"])
+    option = next(option for option in estimate["options"] if option["sharding"] == sharding)
+    same_workers = ledger.get("workers", estimate["workers"]) == estimate["workers"]
+    # The clients' traffic is the same on any number of sites; a site's memory is not planned.
     federated = any(flow["cause"] in CLIENTS for flow in option["wire"])
     traffic_lines = _compare_traffic(option, ledger, is_binding=same_workers or federated)
     memory_line = _compare_memory(option, ledger, is_binding=not federated)
-    return (*_compare_work(prediction, ledger), *traffic_lines, memory_line)
+    return (*_compare_work(estimate, ledger), *traffic_lines, memory_line)
 
 
 def list_violations(lines: tuple[AuditLine, ...]) -> list[AuditLine]:
-    """The promises that were not kept."""
+    """Return the lines that exceed their tolerance."""
     return [line for line in lines if line.violated]
 
 
-def _compare_work(prediction: Mapping[str, Any], ledger: Mapping[str, Any]) -> Iterator[AuditLine]:
-    workers = prediction["workers"]
+def _compare_work(estimate: Mapping[str, Any], ledger: Mapping[str, Any]) -> Iterator[AuditLine]:
+    workers = estimate["workers"]
     yield AuditLine("workers", "count", workers, ledger.get("workers"))
-    yield AuditLine("steps", "count", prediction["steps"], ledger.get("steps"))
-    yield AuditLine("tokens", "count", prediction["tokens"], ledger.get("tokens"))
-    yield AuditLine("seconds of steps", "seconds", prediction["seconds"], ledger.get("seconds"))
+    yield AuditLine("steps", "count", estimate["steps"], ledger.get("steps"))
+    yield AuditLine("tokens", "count", estimate["tokens"], ledger.get("tokens"))
+    yield AuditLine("seconds of steps", "seconds", estimate["seconds"], ledger.get("seconds"))
 
 
 def _compare_traffic(
     option: Mapping[str, Any], ledger: Mapping[str, Any], *, is_binding: bool
 ) -> Iterator[AuditLine]:
-    """`judged` where the run had the workers that it was planned for."""
+    """Compare bytes by cause. `is_binding`: the run had the planned number of workers."""
     recorded_traffic: Mapping[str, Any] = ledger.get("wire") or {}
     for stage in _list_stages(option, ledger):
         steps = (ledger.get("steps_by_stage") or {}).get(stage)
@@ -117,10 +117,10 @@ def _compare_flow(
 ) -> AuditLine:
     actual = recorded["bytes"] if recorded else None
     if flow is None:
-        # Nothing of it was planned, so nothing of it may be.
+        # It was not planned, so it must not occur.
         return AuditLine(name, "bytes", 0, actual, *((0, "none") if is_binding else ()))
     if flow["cause"] in CLIENTS:
-        # A client that was lost has not sent what was planned; who answered has.
+        # A client that dropped out sent nothing; each one that answered sent the planned bytes.
         times = min(flow["times"], recorded["calls"] if recorded else flow["times"])
     elif steps is None:
         times = flow["times"]
@@ -135,14 +135,14 @@ def _compare_flow(
     if flow["cause"] != "gradients":
         share = BASE_SHARE if flow["cause"] == "base" else CLIENT_SHARE
         return AuditLine(name, "bytes", planned, actual, share * planned, f"{share:.0%}")
-    # A part of a byte is lost or made in each call where the workers do not divide it.
+    # Each call may round by less than a byte if the workers do not divide the size.
     return AuditLine(name, "bytes", planned, actual, recorded["calls"] if recorded else 0, "exact")
 
 
 def _compare_run_total(
     cause: str, option: Mapping[str, Any], recorded_traffic: Mapping[str, Any]
 ) -> AuditLine:
-    """What was promised of no stage: evaluations, hand-offs, scores, and what nobody planned."""
+    """Compare traffic without a plan per stage: evaluations, hand-offs, scores, and others."""
     planned = [flow["total"] for flow in option["wire"] if flow["cause"] == cause]
     actual = sum(causes[cause]["bytes"] for causes in recorded_traffic.values() if cause in causes)
     planned_total = None if None in planned else sum(planned)

@@ -1,4 +1,4 @@
-"""Every command in one table: where it lives and its line of help. Loads none of them."""
+"""The commands of the root in one table: module, line of help, panel. It imports none of them."""
 
 from __future__ import annotations
 
@@ -8,109 +8,63 @@ LOCAL_PANEL = "On this machine"
 SERVICE_PANEL = "Through the service"
 STORE_PANEL = "The store"
 
+_PACKAGE = "orchestrator.cli.commands"
+
 
 @dataclass(frozen=True)
 class CommandEntry:
-    """A command of the root: `module:name` is one of that module's, `module` a group of them."""
+    """A command of the root. `MODULE:NAME` is one of a module's commands, `MODULE` a group."""
 
     target: str
     help: str
-    """As its docstring, or its group, says: a test compares them."""
+    """First line of the command's help: a test compares them."""
     panel: str
 
 
 COMMANDS: dict[str, CommandEntry] = {
-    "plan": CommandEntry(
-        "orchestrator.cli.commands.train:plan",
-        "What a run would train, hold, send, take and cost; nothing is started.",
-        LOCAL_PANEL,
-    ),
-    "train": CommandEntry(
-        "orchestrator.cli.commands.train:train",
-        "Run a fine-tune, retraining or federation here: on a local Ray, or one started for it.",
-        LOCAL_PANEL,
-    ),
-    "search": CommandEntry(
-        "orchestrator.cli.commands.train:search",
-        "Search for the best adapter here: a spec with a search: section, on a local Ray.",
-        LOCAL_PANEL,
-    ),
-    "chat": CommandEntry(
-        "orchestrator.cli.commands.adapter_jobs:chat",
-        "Talk to a base model with its adapter; the answers stream.",
-        LOCAL_PANEL,
-    ),
-    "evaluate": CommandEntry(
-        "orchestrator.cli.commands.adapter_jobs:evaluate",
-        "Measure an adapter on held-out rows.",
-        LOCAL_PANEL,
-    ),
-    "schema": CommandEntry(
-        "orchestrator.cli.commands.schema:schema",
-        "The spec's JSON Schema, for editors and programs; with search:, retrain: and federation:.",
-        LOCAL_PANEL,
-    ),
-    "submit": CommandEntry(
-        "orchestrator.cli.commands.submit:submit",
-        "Submit a spec to the service: a fine-tune, or what its section (search: ...) makes of it.",
-        SERVICE_PANEL,
-    ),
-    "runs": CommandEntry(
-        "orchestrator.cli.commands.runs:runs",
-        "The service's runs, the newest first; with RUN: its attempts, why it ended, what next.",
-        SERVICE_PANEL,
-    ),
-    "logs": CommandEntry(
-        "orchestrator.cli.commands.logs:logs",
-        "What a run prints; -f follows it, over restarts of the service too.",
-        SERVICE_PANEL,
-    ),
-    "stop": CommandEntry(
-        "orchestrator.cli.commands.runs:stop",
-        "Ask a run to end; it keeps its checkpoints, and one that is over stays what it is.",
-        SERVICE_PANEL,
-    ),
-    "schedule": CommandEntry(
-        "orchestrator.cli.commands.schedules",
-        "Runs that the service makes by itself.",
-        SERVICE_PANEL,
-    ),
-    "clusters": CommandEntry(
-        "orchestrator.cli.commands.clusters:clusters",
-        "The Ray clusters that the service submits to, and what of them is free.",
-        SERVICE_PANEL,
-    ),
-    "projects": CommandEntry(
-        "orchestrator.cli.commands.projects", "What runs and tokens belong to.", SERVICE_PANEL
-    ),
-    "tokens": CommandEntry(
-        "orchestrator.cli.commands.tokens", "Who may ask the service for what.", SERVICE_PANEL
-    ),
-    "adapters": CommandEntry(
-        "orchestrator.cli.commands.adapters", "Adapters in the store.", STORE_PANEL
-    ),
-    "report": CommandEntry(
-        "orchestrator.cli.commands.reports:report",
-        "What a run came to, from its own papers.",
-        STORE_PANEL,
-    ),
-    "audit": CommandEntry(
-        "orchestrator.cli.commands.reports:audit",
-        "A run's plan beside its ledger, line by line; exit code 1 where a promise is broken.",
-        STORE_PANEL,
-    ),
-    "reproduce": CommandEntry(
-        "orchestrator.cli.commands.reports:reproduce",
-        "Run an adapter's run again from its own papers, and compare what comes out.",
-        STORE_PANEL,
-    ),
-    "serve": CommandEntry(
-        "orchestrator.cli.commands.serve:serve",
-        "Run the service: it submits, follows, schedules and answers; Ctrl-C ends it.",
-        SERVICE_PANEL,
-    ),
-    "registry": CommandEntry(
-        "orchestrator.cli.commands.registry", "The registry of runs and adapters.", STORE_PANEL
-    ),
-}
-"""In the order in which `slora --help` tells them."""
+    name: CommandEntry(f"{_PACKAGE}.{target}", text, panel)
+    for name, target, text, panel in (
+        ("plan", "train:plan",
+         "Show what a run would train, hold, send, take and cost, without starting it.",
+         LOCAL_PANEL),
+        ("train", "train:train",
+         "Run a spec of any kind here: on a local Ray, or on one started for it.", LOCAL_PANEL),
+        ("search", "train:search",
+         "Search for the best adapter here, or run a spec of another kind, on a local Ray.",
+         LOCAL_PANEL),
+        ("chat", "adapter_jobs:chat",
+         "Chat with a base model and its adapter; answers are streamed.", LOCAL_PANEL),
+        ("evaluate", "adapter_jobs:evaluate", "Evaluate an adapter on held-out rows.",
+         LOCAL_PANEL),
+        ("schema", "schema:schema",
+         "Print the JSON Schema of a spec, with all its sections, for editors and programs.",
+         LOCAL_PANEL),
+        ("submit", "submit:submit", "Submit a spec of any kind to the service.", SERVICE_PANEL),
+        ("runs", "runs", "List the runs of the service, newest first, or show one run.",
+         SERVICE_PANEL),
+        ("logs", "logs:logs",
+         "Print the output of a run; -f follows it, even across restarts of the service.",
+         SERVICE_PANEL),
+        ("stop", "stop:stop",
+         "Stop a run; it keeps its checkpoints. A finished run is not changed.", SERVICE_PANEL),
+        ("schedules", "schedules", "Manage runs that the service submits on a cron schedule.",
+         SERVICE_PANEL),
+        ("clusters", "clusters:clusters",
+         "List the Ray clusters of the service and their free capacity.", SERVICE_PANEL),
+        ("projects", "projects", "Manage projects and their limits.", SERVICE_PANEL),
+        ("tokens", "tokens", "Manage access tokens of the service.", SERVICE_PANEL),
+        ("adapters", "adapters", "Manage adapters in the store.", STORE_PANEL),
+        ("report", "reports:report", "Show the outcome of a run, from its files in the store.",
+         STORE_PANEL),
+        ("audit", "reports:audit",
+         "Compare a run's plan with its ledger; exit with 1 if a tolerance is exceeded.",
+         STORE_PANEL),
+        ("reproduce", "reports:reproduce",
+         "Repeat the run of an adapter from its recorded spec, and compare the results.",
+         STORE_PANEL),
+        ("serve", "serve:serve",
+         "Run the service and its API in the foreground; Ctrl-C stops it.", SERVICE_PANEL),
+        ("registry", "registry", "The registry of runs and adapters.", STORE_PANEL),
+    )
+}  # fmt: skip
+"""The commands in the order of `slora --help`."""

@@ -1,6 +1,6 @@
-"""The terminal: results on stdout, notes on stderr, in words and tables that fit 80 columns.
+"""The terminal: results on stdout, notes on stderr, as text and tables that fit 80 columns.
 
-What others wrote (names, paths, metrics in manifests) goes through `plain` before it is shown.
+Untrusted text (names, paths, metrics in manifests) is escaped by `escape_control` before display.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import typer
 from rich.cells import cell_len
@@ -34,20 +33,20 @@ err_console = Console(stderr=True, highlight=False)
 out_console = Console(highlight=False)
 
 BAR_DELAY_S = 2.0
-"""Seconds of work that need no progress bar."""
+"""Seconds of work before a progress bar appears."""
 COLUMN_GAP, MIN_LAST_WIDTH = 2, 8
-"""Between columns, and what the last one is worth a line of its own for."""
+"""The gap between columns, and the narrowest useful last column."""
 
 
 class CommandGroup(TyperGroup):
-    """A Typer app's commands: an error raised on purpose is one message and its exit code.
+    """The commands of a Typer app: a JobsError becomes one message and its exit code.
 
-    Use as `typer.Typer(cls=Commands)`; at the root it answers for every app below.
+    Use as `typer.Typer(cls=CommandGroup)`; at the root it covers every app below.
     """
 
-    # Any, because Typer carries a click of its own under a private name.
+    # Any: Typer has its own click under a private name.
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a JobsError ends it in words."""
+        """Run the command; turn a JobsError into its message and exit code."""
         try:
             return super().invoke(ctx)
         except JobsError as error:
@@ -56,17 +55,17 @@ class CommandGroup(TyperGroup):
 
 
 def print_line(text: str) -> None:
-    """A line of the result, on stdout."""
+    """Print a line of the result on stdout."""
     out_console.print(Text(escape_control(text)), soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """A line about the work, on stderr."""
+    """Print a line about the progress on stderr."""
     err_console.print(Text(escape_control(text)), soft_wrap=True)
 
 
 def print_error(error: JobsError) -> None:
-    """What went wrong, on stderr."""
+    """Print an error on stderr."""
     if isinstance(error, InputError):
         print_faults(error)
     else:
@@ -74,13 +73,13 @@ def print_error(error: JobsError) -> None:
 
 
 def print_faults(error: InputError) -> None:
-    """Every fault of the input, one a line, on stderr."""
+    """Print every error of the input on stderr, one per line."""
     for fault in error.faults:
         note(str(fault))
 
 
 def print_json(value: Any) -> None:
-    """A value for other programs, on stdout: in ASCII, so nothing in it can move the cursor."""
+    """Print a value on stdout for other programs, in ASCII: nothing in it can move the cursor."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False) + "\n")
 
 
@@ -92,14 +91,14 @@ def show_table(
     folded: Sequence[str] = (),
     single_line: bool = False,
 ) -> None:
-    """A table on stdout. The headers in `right` stand over numbers.
+    """Print a table on stdout. The columns in `right` hold numbers.
 
-    Where it is too wide, the first column and those in `folded` are folded, so that they can still
-    be copied, and the last one is cut. With `lines` every row stays one line, as far as the width
-    takes all but its last whole.
+    If the table is too wide, the first column and those in `folded` are folded, so that they can
+    still be copied, and the last one is cut. With `single_line` every row stays on one line, if
+    the width holds all columns except the last one.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    # Given to the last column in advance: else all are narrowed, and names lose their ends.
+    # Limit the last column in advance: Rich would narrow all columns, and cut names.
     last_width = _compute_last_width([headers, *rows])
     single_line = single_line and last_width >= min(
         MIN_LAST_WIDTH, max(len(row[-1]) for row in [headers, *rows])
@@ -118,14 +117,14 @@ def show_table(
 
 
 def _compute_last_width(rows: Sequence[Sequence[str]]) -> int:
-    """The width that is left for the last column where all the others are whole."""
+    """Return the width that remains for the last column if the others are not cut."""
     *columns, _ = zip(*rows, strict=True)
     widths = [max(cell_len(escape_control(cell)) for cell in column) for column in columns]
     return out_console.width - sum(widths) - COLUMN_GAP * len(widths)
 
 
 def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    """Names and values in two columns, on stdout."""
+    """Print names and values in two columns on stdout."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
@@ -135,20 +134,20 @@ def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def format_size(count: int) -> str:
-    """Bytes for people: 512 B, 1.9 MB."""
+    """Format a number of bytes: 512 B, 1.9 MB."""
     if count < 1000:
         return f"{count} B"
     size = float(count)
     for unit in ("kB", "MB", "GB", "TB"):
         size /= 1000
-        # Not 1000: 999.96 kB would be shown as 1000.0 kB.
+        # 1000 would show 999.96 kB as 1000.0 kB.
         if size < 999.95 or unit == "TB":
             return f"{size:.1f} {unit}"
     raise AssertionError("TB ends the loop")
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people: 0.4 s, 3 min 12 s, 2 h 5 min, 1 d 3 h."""
+    """Format a duration: 0.4 s, 3 min 12 s, 2 h 5 min, 1 d 3 h."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     rounded = round(seconds)
@@ -164,9 +163,9 @@ def format_duration(seconds: float) -> str:
 
 
 class LazyProgressBar:
-    """A progress bar on stderr, once the work has taken longer than `PATIENCE`.
+    """A progress bar on stderr that appears after BAR_DELAY_S of work. Use with `closing`.
 
-    For bytes, or for what `counts` names.
+    It counts bytes, or the things that `counts` names.
     """
 
     def __init__(
@@ -182,20 +181,13 @@ class LazyProgressBar:
         self._completed, self._started_at = 0, clock()
         self._bar: Progress | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
     def advance(self, count: int) -> None:
-        """So much more is done."""
+        """Add the count to the completed work."""
         self._completed += count
         if (
             self._bar is None

@@ -1,13 +1,13 @@
-"""A run of the service followed from here: its log as it comes, and where it stands meanwhile."""
+"""Follow a run of the service: print its log as it is written, and its status until then."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from threading import Event, Thread
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
 from rich.status import Status
 from rich.text import Text
@@ -17,7 +17,7 @@ from orchestrator.cli.console import err_console, note
 from orchestrator.cli.render.run_table import explain_status, suggest_next_step
 from orchestrator.client.client import ServiceClient
 from orchestrator.client.errors import ClientError
-from orchestrator.client.values import RunResponse
+from orchestrator.schemas.runs import RunResponse
 
 POLL_S = 1.0
 POLL_TIMEOUT_S = 3.0
@@ -27,25 +27,25 @@ _TEXT_PATTERN = re.compile(r"[^\t\r]+")
 
 
 def follow_run(client: ServiceClient, run: str, *, out: TextIO | None = None) -> int:
-    """Writes the log until the run is over. Returns the command's exit code: 0 where it is done.
+    """Print the log until the run ends. Return the exit code of the command: 0 if it succeeded.
 
-    Over restarts of the service no byte is lost or comes twice.
+    No byte is lost or repeated across restarts of the service.
     """
     write = make_writer(out or sys.stdout)
     try:
-        with RunStatusLine(client, run) as status:
+        with closing(RunStatusLine(client, run)) as status:
             for chunk in client.runs.follow_log(run, on_retry=_note_retry):
-                status.stop()
+                status.close()
                 if chunk.text:
                     write(chunk.text)
     except KeyboardInterrupt:
-        note(f"{run} goes on: `slora logs -f {run}` follows it again, `slora stop {run}` ends it.")
+        note(f"{run} continues. Follow it: `slora logs -f {run}`. Stop it: `slora stop {run}`.")
         return INTERRUPTED
     return report_end(client.runs.get(run))
 
 
 def report_end(run: RunResponse) -> int:
-    """Says how a run ended. Returns the exit code: 1 unless it is done."""
+    """Print how a run ended. Return the exit code: 1 unless it succeeded."""
     reason = explain_status(run)
     note(f"run {run.id}: {run.status}{f', {reason}' if reason else ''}")
     if run.status == "done":
@@ -57,7 +57,7 @@ def report_end(run: RunResponse) -> int:
 
 
 def make_writer(out: TextIO) -> Callable[[str], None]:
-    """Writes pieces of a log: byte for byte, or such that no terminal obeys what a job printed."""
+    """Return a writer of log text that escapes control characters if `out` is a terminal."""
     sanitize = _escape_text if out.isatty() else str
 
     def write(text: str) -> None:
@@ -68,29 +68,18 @@ def make_writer(out: TextIO) -> Callable[[str], None]:
 
 
 class RunStatusLine:
-    """Tells where a run stands until its log begins: a line that changes, or one a change."""
+    """Shows a run's status until its log starts, in a live line or a line per change."""
 
     def __init__(self, client: ServiceClient, run: str) -> None:
         self._client, self._run = client, run
         self._stopped = Event()
         self._last_text = ""
         self._spinner: Status | None = None
-        self._poller = Thread(target=self._poll, name="meanwhile", daemon=True)
-
-    def __enter__(self) -> Self:
+        self._poller = Thread(target=self._poll, name="run-status", daemon=True)
         self._poller.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """The log speaks now."""
+    def close(self) -> None:
+        """Stop showing the status: the log has started."""
         if not self._stopped.is_set():
             self._stopped.set()
             self._poller.join()
@@ -98,12 +87,12 @@ class RunStatusLine:
                 self._spinner.stop()
 
     def _poll(self) -> None:
-        # Not at once: most that is followed has a log already.
+        # Wait first: most runs already have a log when they are followed.
         while not self._stopped.wait(POLL_S):
             try:
                 self._show_status(self._client.runs.get(self._run, timeout_s=POLL_TIMEOUT_S))
             except ClientError:
-                continue  # the log's own stream tells of it
+                continue  # the stream of the log reports it
 
     def _show_status(self, run: RunResponse) -> None:
         text = run.status + (f": {explain_status(run)}" if explain_status(run) else "")
@@ -120,9 +109,9 @@ class RunStatusLine:
 
 
 def _note_retry(reason: str) -> None:
-    note(f"the service does not answer ({reason.rstrip('.')}); trying again …")
+    note(f"The service does not answer ({reason.rstrip('.')}); trying again …")
 
 
 def _escape_text(text: str) -> str:
-    # A tab is no harm, and the CR of a progress bar begins its line anew, as it was meant to.
+    # Tabs are harmless, and a progress bar needs its CR to rewrite its line.
     return _TEXT_PATTERN.sub(lambda match: escape_control(match[0]), text)

@@ -1,4 +1,4 @@
-"""A Ray to run on: the one that RAY_ADDRESS or `ray start` names, or our own, ended with us."""
+"""Connect to a running Ray, as of RAY_ADDRESS or `ray start`, or start one and end it again."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from jobs.errors import Unreachable
 from orchestrator.cli.console import note
 
 START_TIMEOUT_S = 90.0
-"""Seconds that a Ray of our own may take until it takes jobs; 8 where nothing else runs."""
+"""Seconds until a Ray started here must accept jobs; it takes 8 on an idle machine."""
 END_TIMEOUT_S = 5.0
-"""Seconds that its processes have to end, asked first and killed then."""
+"""Seconds for its processes to end after each signal: SIGTERM first, then SIGKILL."""
 POLL_S = 0.2
 TOKEN_FILE, LOG_FILE, TOKEN_PATH_VARIABLE = "token", "start.log", "RAY_AUTH_TOKEN_PATH"
 END_SIGNALS = {signal.SIGINT, signal.SIGTERM}
@@ -40,7 +40,7 @@ END_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 @contextmanager
 def connect_ray(*, cpus: int) -> Iterator[JobSubmissionClient]:
-    """A client of the Jobs API, with at least `cpus` CPUs where Ray is ours. Raises Unreachable."""
+    """Yield a client of the Jobs API. A Ray started here has `cpus` CPUs or more."""
     address = _find_running_ray()
     if address is not None:
         yield _join_ray(address)
@@ -50,7 +50,7 @@ def connect_ray(*, cpus: int) -> Iterator[JobSubmissionClient]:
 
 
 def _find_running_ray() -> str | None:
-    """Where a Ray is that we are told of: its dashboard's URL, or its own address; None if none."""
+    """Return the configured Ray's dashboard URL or its own address, None if there is none."""
     configured = os.environ.get("RAY_ADDRESS", "")
     if configured.startswith(("http://", "https://")):
         return configured
@@ -62,8 +62,8 @@ def _find_running_ray() -> str | None:
 
 
 def _join_ray(address: str) -> JobSubmissionClient:
-    # A Ray with authentication on leaves its token where clients find it; unless RAY_AUTH_MODE says
-    # so, they don't look there.
+    # A Ray with authentication leaves its token where clients can find it, but they only look for
+    # it if RAY_AUTH_MODE says so.
     logging.getLogger("ray").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
@@ -71,16 +71,16 @@ def _join_ray(address: str) -> JobSubmissionClient:
     except (ConnectionError, RuntimeError, AuthenticationError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise Unreachable(
-            f"Ray at {address} does not answer: {reason}. Is it up, and is its token in "
-            "~/.ray/auth_token or RAY_AUTH_TOKEN_PATH? Unset RAY_ADDRESS (and `ray stop` one that "
-            "is gone) to start one here."
+            f"Ray at {address} does not answer: {reason}. Check that it runs, and that its token "
+            "is in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH. To start a Ray here instead, unset "
+            "RAY_ADDRESS and run `ray stop`."
         ) from error
-    note(f"joined Ray at {address}")
+    note(f"Connected to Ray at {address}.")
     return client
 
 
 def _resolve_dashboard_url(address: str) -> str:
-    """The URL of the Jobs API; Ray's own address has to be asked for it."""
+    """Return the URL of the Jobs API; Ray itself has to be asked for it."""
     if address.startswith("http"):
         return address
     context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -90,21 +90,22 @@ def _resolve_dashboard_url(address: str) -> str:
 
 @contextmanager
 def _start_ray(cpus: int) -> Iterator[JobSubmissionClient]:
-    """A Ray of our own on loopback, with a token of its own; ended and removed on leaving."""
-    note("starting Ray on this machine (about 10 s)")
+    """Start a Ray on loopback with its own token; end it and remove its files on exit."""
+    note("Starting Ray on this machine (about 10 s) ...")
     existing = set(psutil.Process().children(recursive=True))
     folder: Path | None = None
     head: subprocess.Popen[bytes] | None = None
     try:
-        # A signal that struck inside would leave a folder or a child that nobody knows of.
+        # A signal in between could leave a folder or a child that nobody knows of.
         with _hold_signals(END_SIGNALS):
-            # Short, because Ray's sockets lie below it and a socket's path has 107 characters.
+            # The path is short because Ray's sockets are inside, and a socket's path has 107
+            # characters.
             folder = Path(tempfile.mkdtemp(prefix="slora-", dir="/tmp"))
             token, port = secrets.token_hex(32), _find_free_port()
             head = _launch_head(folder, token, cpus=cpus, port=port)
         yield _wait_for_client(head, f"http://127.0.0.1:{port}", token, folder / LOG_FILE)
     finally:
-        # Whoever presses Ctrl-C again wants the end that is already under way.
+        # A second Ctrl-C must not interrupt the shutdown.
         with _hold_signals(END_SIGNALS):
             if head is not None and folder is not None:
                 _end_ray(head, folder / TOKEN_FILE, excluded=existing)
@@ -114,7 +115,7 @@ def _start_ray(cpus: int) -> Iterator[JobSubmissionClient]:
 
 @contextmanager
 def _hold_signals(signals: set[signal.Signals]) -> Iterator[None]:
-    """Inside, the signals wait; they strike on leaving."""
+    """Hold the signals back inside the block; they are delivered on exit."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -124,7 +125,7 @@ def _hold_signals(signals: set[signal.Signals]) -> Iterator[None]:
 
 def _launch_head(folder: Path, token: str, *, cpus: int, port: int) -> subprocess.Popen[bytes]:
     _claim_orphans()
-    # Ray makes its own folder writable for all, so it gets one inside ours, which is for us alone.
+    # Ray makes its own folder writable for all, so it gets one inside ours, which is private.
     ray_folder, scratch = folder / "r", folder / "tmp"
     scratch.mkdir()
     with (folder / LOG_FILE).open("wb") as log:
@@ -134,16 +135,17 @@ def _launch_head(folder: Path, token: str, *, cpus: int, port: int) -> subproces
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            # Of its own, so that Ctrl-C in the terminal is ours to answer.
+            # Its own session, so that Ctrl-C in the terminal reaches only this process.
             start_new_session=True,
             preexec_fn=_prepare_child,
         )
 
 
 def _build_environment(token_file: Path, token: str, *, scratch: Path) -> dict[str, str]:
-    """What Ray reads: token authentication is on, with a token that lives as long as it does.
+    """Return Ray's environment: token authentication is on, with a token for its lifetime.
 
-    What its processes leave in the temporary folder, as killed ones do, goes away with ours.
+    Files that its processes leave in the temporary folder, for example killed ones, are removed
+    with it.
     """
     token_file.touch(mode=0o600)
     token_file.write_text(token)
@@ -157,7 +159,7 @@ def _build_environment(token_file: Path, token: str, *, scratch: Path) -> dict[s
 
 
 def _build_command(folder: Path, *, cpus: int, dashboard_port: int) -> list[str]:
-    """`ray start` and not `ray.init`: only it lets a second Ray on the machine have other ports."""
+    """Return a `ray start` command: with `ray.init`, a second Ray can't use other ports."""
     return [
         str(Path(sys.executable).with_name("ray")),
         *("start", "--head", "--block", "--disable-usage-stats"),
@@ -172,7 +174,7 @@ def _build_command(folder: Path, *, cpus: int, dashboard_port: int) -> list[str]
 
 
 def _choose_loopback() -> str:
-    """A loopback address of this process's own: 127.0.0.1 Ray would replace by the host's."""
+    """Return a loopback address for this process: Ray would replace 127.0.0.1 by the host's."""
     number = os.getpid() % (254 * 254)
     return f"127.77.{1 + number // 254}.{1 + number % 254}"
 
@@ -185,8 +187,8 @@ def _find_free_port() -> int:
 
 
 def _prepare_child() -> None:
-    """In the child: signals are heard again, and Linux ends it when its parent dies of SIGKILL."""
-    # Not by our handlers, which would raise here, between fork and exec.
+    """Restore signals in the child, and let Linux end it if its parent dies of SIGKILL."""
+    # Our handlers would raise here, between fork and exec.
     for signal_number in END_SIGNALS:
         signal.signal(signal_number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
@@ -198,7 +200,7 @@ def _prepare_child() -> None:
 def _wait_for_client(
     head: subprocess.Popen[bytes], url: str, token: str, log: Path
 ) -> JobSubmissionClient:
-    """The client, once the dashboard answers. Raises Unreachable with the end of Ray's own log."""
+    """Return the client once the dashboard answers. Raise Unreachable with the end of Ray's log."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
@@ -211,17 +213,17 @@ def _wait_for_client(
 
 
 def _claim_orphans() -> None:
-    """On Linux, a process below us whose parent dies becomes our child, and so is still found."""
+    """Adopt processes below this one whose parent dies (on Linux), so that they can be found."""
     with suppress(OSError, AttributeError):
         pr_set_child_subreaper = 36
         ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
 
 
 def _end_ray(head: subprocess.Popen[bytes], token: Path, *, excluded: set[psutil.Process]) -> None:
-    """Ends every process of our Ray, by number, all at once: none has anything left to save.
+    """End every process of this Ray at once, by process id: none has anything to save.
 
-    Asked as a whole, `ray start` ends them one after the other, which takes half a minute. A second
-    look, and a third, because the first may have met a process that was starting another.
+    `ray start` would end them one after the other, which takes half a minute. Processes are listed
+    again for each signal, because the first round may have missed one that was just starting.
     """
     for send_signal in (psutil.Process.terminate, psutil.Process.kill, psutil.Process.kill):
         processes = _find_processes(token) - excluded
@@ -233,9 +235,10 @@ def _end_ray(head: subprocess.Popen[bytes], token: Path, *, excluded: set[psutil
 
 
 def _find_processes(token: Path) -> set[psutil.Process]:
-    """Every process of our Ray: those below us, and those with the way to its token.
+    """Return every process of this Ray: descendants, and those with its token's path.
 
-    The second alone is not enough: Ray's agents write their titles over their environment.
+    The second criterion alone would not suffice: Ray's agents overwrite their environment with
+    titles.
     """
     processes = set(psutil.Process().children(recursive=True))
     for process in psutil.process_iter():

@@ -1,4 +1,4 @@
-"""The command line. Every command is a thin door: it reads its options, calls, and shows."""
+"""The root of the command line. A command reads its options, makes a call and shows the result."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line."""
     app()
 
 
 @app.callback()
 def _define_root() -> None:
-    # Typer wants something of its own to hang the tree on.
+    # Typer needs a callback to make a group of an app without commands.
     return

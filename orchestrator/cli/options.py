@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, in one wording."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from typing import Annotated
 
 import typer
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.")]
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="Path of the YAML spec.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of it.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Output JSON.")]
 Store = Annotated[
-    str, typer.Option(help="file:// and a folder, or s3://bucket/prefix.", metavar="URL")
+    str, typer.Option(help="URL of the store: file://FOLDER or s3://BUCKET/PREFIX.", metavar="URL")
 ]
 AdapterName = Annotated[
-    str, typer.Argument(metavar="NAME", help="NAME, or NAME@v2 for one version.")
+    str, typer.Argument(metavar="NAME", help="Adapter: NAME, or NAME@v2 for one version.")
 ]
 TargetFolder = Annotated[
-    Path, typer.Argument(metavar="TO", help="A folder that is absent or empty.")
+    Path, typer.Argument(metavar="TO", help="Target folder; it must be absent or empty.")
 ]
-RunId = Annotated[str, typer.Argument(metavar="RUN")]
-Adapter = Annotated[str, typer.Option(help="NAME, or NAME@v2 for one version.")]
-Base = Annotated[str | None, typer.Option(help="Where the base is, if it has moved.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Run id.")]
+Adapter = Annotated[str, typer.Option(help="Adapter: NAME, or NAME@v2 for one version.")]
+Base = Annotated[str | None, typer.Option(help="Location of the base model, if it has moved.")]
 Service = Annotated[
     str | None,
-    typer.Option("--service", metavar="URL", help="Instead of SLORA_SERVICE, or this machine's."),
+    typer.Option(
+        "--service",
+        metavar="URL",
+        help="URL of the service. Default: SLORA_SERVICE, or the one on this machine.",
+    ),
 ]
 
 DEFAULT_STORE = "file://.cache/store"

@@ -1,4 +1,4 @@
-"""A command that asks the service: its options, the connection, names that complete themselves."""
+"""Commands that use the service: their options, the connection, the completion of names."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from orchestrator.client.client import ServiceClient
 from orchestrator.client.retry import RetryBudget
 
 COMPLETION_S = 0.8
-"""Who presses Tab waits no longer than this."""
+"""Longest wait after a press of Tab."""
 MAX_COMPLETIONS = 50
 
 
 @contextmanager
 def connect_service(service: str | None) -> Iterator[ServiceClient]:
-    """A client for the length of a command."""
+    """Yield a client for the duration of a command."""
     with ServiceClient(service, on_retry=_note_retry) as client:
         if client.transport.settings.is_token_exposed:
-            note(f"{client.transport.settings.url}: the token travels unencrypted; use https://.")
+            note(f"{client.transport.settings.url}: the token is sent unencrypted. Use https://.")
         yield client
 
 
 def _note_retry(reason: str) -> None:
-    note(f"the service does not answer ({reason.rstrip('.')}); trying again …")
+    note(f"The service does not answer ({reason.rstrip('.')}); trying again …")
 
 
 def complete_names(
     list_names: Callable[[ServiceClient], Iterator[str]], incomplete: str
 ) -> list[str]:
-    """Names for a shell, or none: a completion is quick and never an error."""
+    """Return names for a shell, or none: a completion is fast and never an error."""
     try:
         with ServiceClient(retry_budget=RetryBudget(request_s=0.0)) as client:
-            # Sorted by who answers: the newest are wanted most.
+            # The service sorts them: the newest ones are the most likely.
             return [
                 name
                 for name in islice(list_names(client), MAX_COMPLETIONS)
                 if name.startswith(incomplete)
             ]
     except Exception:
-        # Whatever it is, it would land in the middle of what is being typed.
+        # Any error would be printed into the command line that is being typed.
         return []
 
 
@@ -59,14 +59,13 @@ def _complete_runs(incomplete: str) -> list[str]:
 
 RunName = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="As slora runs lists it.", autocompletion=_complete_runs),
+    typer.Argument(
+        metavar="RUN", help="Run id, as shown by slora runs.", autocompletion=_complete_runs
+    ),
 ]
-OptionalRun = Annotated[
-    str | None, typer.Argument(metavar="[RUN]", help="One of them.", autocompletion=_complete_runs)
-]
-Project = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the token's.")]
+Project = Annotated[str | None, typer.Option(metavar="NAME", help="Project. Default: the token's.")]
 
 
 def resolve_project(client: ServiceClient, name: str | None) -> str:
-    """The project that is meant: the named one, the token's, or the one that is always there."""
+    """Return the given project, the token's, or the default one, which always exists."""
     return name or client.get_me().project or "default"

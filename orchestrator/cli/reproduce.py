@@ -1,7 +1,7 @@
-"""`slora reproduce`: the run of an adapter again, from its own papers, and what came out beside it.
+"""`slora reproduce`: repeat the run of an adapter from its recorded spec, and compare the results.
 
-On CPUs every tensor has to be equal bit for bit. A GPU sums in an order of its own: there the
-largest difference counts, measured against the largest value of the same tensor.
+On CPUs every tensor must be equal bit for bit. A GPU sums in an order of its own: there the
+largest difference counts, relative to the largest value of the same tensor.
 """
 
 from __future__ import annotations
@@ -9,72 +9,73 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
 from jobs.federation.check import ValidatedFederation, check_federation
+from jobs.inspect.model_files import digest_model
 from jobs.inspect.recorded_spec import load_recorded_federation, load_recorded_spec
 from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.spec.schema import RunSpec
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import pull, resolve_adapter
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 
 GPU_TOLERANCE_SHARE = 1e-3
-"""Of the largest value of a tensor. Stated, not derived: float32 sums in another order."""
+"""Share of a tensor's largest value, for float32 sums in another order. Set, not derived."""
 TENSOR_SUFFIX = ".safetensors"
 
-RunTraining = Callable[[ValidatedRun], bool]
-"""Runs a checked spec to its end; false where somebody stopped it."""
-RunFederation = Callable[[ValidatedFederation], bool]
-"""The same of a federation."""
+Validated = ValidatedRun | ValidatedFederation
+RunToEnd = Callable[[RunSpec, Validated], bool]
+"""Run a spec with its validation to its end; return False if the user stopped it."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What running it again came to."""
+    """The result of repeating an adapter's run."""
 
     adapter: str
     equal_files: tuple[str, ...]
-    """Files that are the same, bit for bit."""
+    """Files that are equal bit for bit."""
     differences: Mapping[str, float]
-    """For each other file the largest relative difference of a tensor; infinite if it has none."""
+    """Largest relative difference of a tensor in each other file; infinite for other files."""
     tolerance: float
     code_versions: tuple[str, str]
-    """The versions of this program that made it, then and now."""
+    """The versions of this program that produced it, then and now."""
 
     @property
     def is_same(self) -> bool:
-        """Whether it counts as reproduced."""
+        """Return True if the adapter counts as reproduced."""
         return all(difference <= self.tolerance for difference in self.differences.values())
 
 
-def repeat_run(
-    store: ObjectStore, name: str, train: RunTraining, federate: RunFederation
-) -> Reproduction | None:
-    """Run it again into a store that is thrown away; None where that was stopped.
+def repeat_run(store: ObjectStore, name: str, run_to_end: RunToEnd) -> Reproduction | None:
+    """Repeat a run in a temporary store and compare; return None if the user stopped it.
 
-    Raises InputError, before anything starts, where it can't come out the same.
+    Raise InputError, before anything starts, if the result can't be the same.
     """
     adapter = resolve_adapter(store, name)
     if adapter.parent is not None:
-        problem = f"{adapter.label} went on from {adapter.parent}, and its spec alone does not"
-        raise InputError([Fault("adapter", problem, "Reproduce what started from scratch.")])
+        problem = f"{adapter.label} was trained from {adapter.parent}, which its spec does not name"
+        remedy = "Reproduce an adapter that was trained from scratch."
+        raise InputError([Fault("adapter", problem, remedy)])
     with tempfile.TemporaryDirectory(prefix="slora-again-") as scratch:
         url = f"file://{scratch}/store"
-        spec = load_recorded_spec(store, adapter).model_copy(update={"store": url})
+        spec: RunSpec
         if adapter.federation is None:
+            spec = load_recorded_spec(store, adapter).model_copy(update={"store": url})
             checked = validate_run(spec)
-            run_again = partial(train, checked)
+            validated: Validated = checked
         else:
             recorded = load_recorded_federation(store, adapter)
-            federation = check_federation(recorded.model_copy(update={"store": url}))
-            checked, run_again = federation.validated_run, partial(federate, federation)
+            spec = recorded.model_copy(update={"store": url})
+            federation = check_federation(spec)
+            checked, validated = federation.validated_run, federation
         faults = _check_inputs(adapter, checked)
         if faults:
             raise InputError(faults)
-        if not run_again():
+        if not run_to_end(spec, validated):
             return None
         second = resolve_adapter(open_store(url), spec.name)
         folders = Path(scratch) / "first", Path(scratch) / "second"
@@ -84,21 +85,18 @@ def repeat_run(
 
 
 def _check_inputs(adapter: Manifest, checked: ValidatedRun) -> list[Fault]:
-    """The rows and the number of workers; the base's digest is compared when it is loaded."""
+    """Compare the rows, the number of workers and the base model with the recorded ones."""
     faults = list[Fault]()
     if checked.train_scan.sha256 != adapter.data.train_sha256:
-        problem = f"other rows than the digest {adapter.data.train_sha256[:12]} names"
-        faults.append(Fault("data.train", problem, "Bring back the rows it was trained on."))
-    # A federation's plan is one site's, and its clients come to the same on any number of them.
+        problem = f"the rows do not have the recorded digest {adapter.data.train_sha256[:12]}"
+        faults.append(Fault("data.train", problem, "Restore the rows it was trained on."))
+    # A federation's plan is one site's, and the result does not depend on the number of sites.
     if adapter.federation is None and checked.plan.workers != adapter.world_size:
-        problem = f"{checked.plan.workers} workers, it was trained by {adapter.world_size}"
-        faults.append(Fault("cluster.workers", problem, "Use as many."))
-    # Here, because it reads the whole base, which no other check does.
-    from jobs.inspect.model_files import digest_model
-
+        problem = f"{checked.plan.workers} workers, but it was trained by {adapter.world_size}"
+        faults.append(Fault("cluster.workers", problem, f"Use {adapter.world_size}."))
     if digest_model(checked.model.folder) != adapter.base.digest:
-        problem = f"another model than the digest {adapter.base.digest[:12]} names"
-        faults.append(Fault("model.path", problem, "Bring back the base it was trained on."))
+        problem = f"the model does not have the recorded digest {adapter.base.digest[:12]}"
+        faults.append(Fault("model.path", problem, "Restore the base it was trained on."))
     return faults
 
 
@@ -122,7 +120,7 @@ def _compare_adapters(
 def _measure_difference(first: Path, second: Path) -> float:
     if first.suffix != TENSOR_SUFFIX or not (first.is_file() and second.is_file()):
         return float("inf")
-    # Here, because numpy is heavy, and files that are equal need no arithmetic.
+    # numpy is heavy, and equal files need no arithmetic.
     from safetensors.numpy import load_file
 
     first_tensors, second_tensors = load_file(first), load_file(second)

@@ -1,4 +1,4 @@
-"""`slora plan` of a retraining: the plan of its training, as things stand now. No Ray."""
+"""`slora plan` of a retraining: the plan of its training in the current state. No Ray."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from jobs.store.open import open_store
 
 
 def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
-    """The training's plan, and in words where it would start. Reads no more than a plan does."""
+    """Return the training's plan, and a sentence about its start. Read only what a plan needs."""
     checked = validate_run(retraining, quick=True)
     start = _find_start(retraining)
-    description = f"a retraining: the training starts from {start or SCRATCH}"
+    description = f"A retraining: the training starts from {start or SCRATCH}"
     spec = make_training_spec(checked.spec, start)
     if spec != checked.spec:
-        description += ", and has no sparse stage, which is there to find where to start"
+        description += ". It skips the sparse stage, which is only needed to find a start"
     return replan(checked, spec), description
 
 
 def _find_start(retraining: RetrainSpec) -> str | None:
-    """The adapter that a training would go on from now; None: scratch."""
+    """Return the adapter that a training would now start from, None for scratch."""
     name, start = retraining.name, retraining.section.start
     if start == SCRATCH:
         return None
@@ -33,4 +33,4 @@ def _find_start(retraining: RetrainSpec) -> str | None:
     except (InputError, StoreError):
         if start != CURRENT:
             raise
-        return None  # there is no adapter yet, or no store
+        return None  # there is no adapter or no store yet

@@ -1,4 +1,4 @@
-"""From a spec's file to what is sent to the service: read, checked, its paths made whole."""
+"""Prepare a spec file for the service: read it, check it, and make its paths absolute."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from jobs.train.early_stopping import find_stop_faults
 
 @dataclass(frozen=True)
 class PreparedSubmission:
-    """What is sent, and what could not be checked here."""
+    """A spec to submit, and the keys that could not be checked here."""
 
     kind: Kind
     name: str
     spec: Mapping[str, Any]
-    """What its file and --set say, and no defaults: those are the service's."""
+    """The keys from the file and --set, without defaults: the service sets those."""
     missing_keys: tuple[str, ...]
-    """Keys whose paths are not on this machine."""
+    """Keys whose paths do not exist on this machine."""
 
 
 def read_submission(path: Path, overrides: Sequence[str] = ()) -> PreparedSubmission:
-    """Raises InputError with every fault that can be seen from here."""
+    """Read and check a spec file. Raise InputError with every error that is visible from here."""
     values = read_yaml_file(path, overrides)
     written_spec = validate_spec(values)
     spec = make_paths_absolute(written_spec)
     missing_keys = _find_missing_keys(spec)
     if missing_keys and not _has_missing_relative(written_spec, missing_keys):
-        # The model or the rows are elsewhere: the job checks what they would tell.
+        # The model or the rows are elsewhere: the job checks them.
         if faults := list(find_stop_faults(spec)):
             raise InputError(faults)
     else:
@@ -64,12 +64,12 @@ def _dump_written_keys(spec: RunSpec, values: Mapping[str, Any]) -> dict[str, An
 
 
 def _find_missing_keys(spec: RunSpec) -> tuple[str, ...]:
-    """Keys whose files are not here. Hub ids and URLs are looked up where the job runs."""
+    """Return keys whose files are not on this machine. The job resolves hub ids and URLs."""
     return tuple(key for key, path in _list_paths(spec).items() if not _is_local(path))
 
 
 def _has_missing_relative(spec: RunSpec, missing_keys: Sequence[str]) -> bool:
-    """Whether one of them is relative as it was written: it is nowhere else either."""
+    """Return True if a missing path was written as a relative one: it exists nowhere else."""
     written_paths = _list_paths(spec)
     return any(
         not (written_paths[key].startswith(("/", "~")) or "://" in written_paths[key])

@@ -1,7 +1,7 @@
-"""The root of the command line: lists commands by their table, loads the one that is used.
+"""The root group of the command line: it lists commands from a table and loads only the one used.
 
-Help and completion of names take a fifth of a second this way; every command's module together
-takes three times as long.
+Help and the completion of names take a fifth of a second this way; importing all commands would
+take three times as long.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from orchestrator.cli.console import CommandGroup
 
 
 class LazyCommands(CommandGroup):
-    """A group whose commands are lines of help until one of them is asked for."""
+    """A group whose commands are stubs with a line of help until one of them is used."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {name: _make_stub(name, entry) for name, entry in COMMANDS.items()}
 
-    # Any, because Typer carries a click of its own under a private name.
+    # Any: Typer has its own click under a private name.
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command itself, for running it and for completing its words."""
+        """Return the loaded command, to run it or to complete its arguments."""
         name, stub, rest = super().resolve_command(ctx, args)
         return name, None if stub is None else load_command(stub.name or ""), rest
 
 
 def load_command(name: str) -> TyperCommand | TyperGroup:
-    """The command of this name, its module imported. Raises KeyError."""
+    """Import and return the command of this name. Raise KeyError."""
     module, _, command_name = COMMANDS[name].target.partition(":")
     group = get_group(import_module(module).app)
     group.name = name

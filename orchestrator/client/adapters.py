@@ -1,4 +1,4 @@
-"""Adapters as the service's registry knows them, and what their bare names mean."""
+"""Adapters in the service's registry: list, show, promote, roll back."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from orchestrator.client.pages import iterate_pages
 from orchestrator.client.transport import Transport, api_path
-from orchestrator.client.values import (
+from orchestrator.schemas.adapters import (
+    AdapterDetailResponse,
     AdapterNameResponse,
     AdapterResponse,
     PointerResponse,
-    make_parser,
+    PromoteAdapterRequest,
 )
 
 
@@ -19,40 +20,39 @@ class Adapters:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._parse = make_parser(AdapterResponse, transport.settings.url)
 
     def list(
         self, *, project: str | None = None, name: str | None = None
     ) -> Iterator[AdapterResponse]:
-        """Every committed version."""
-        return iterate_pages(
-            self._transport, api_path("adapters"), self._parse, project=project, name=name
-        )
+        """Iterate over all committed versions."""
+        path = api_path("adapters")
+        return iterate_pages(self._transport, path, AdapterResponse, project=project, name=name)
 
     def resolve(self, name: str, *, store: str | None = None) -> AdapterNameResponse:
-        """What a bare name means, and its versions. Raises NotThere."""
-        response = self._transport.request_json(
-            "GET", api_path("adapters", name), params={"store": store}
+        """Return the current version of a name, and all its versions. Raise MissingResource."""
+        return self._transport.request_value(
+            AdapterNameResponse, "GET", api_path("adapters", name), params={"store": store}
         )
-        return make_parser(AdapterNameResponse, self._transport.settings.url)(response)
 
-    def get(self, name: str, version: int, *, store: str | None = None) -> AdapterResponse:
-        """One version with its manifest. Raises NotThere."""
+    def get(self, name: str, version: int, *, store: str | None = None) -> AdapterDetailResponse:
+        """Return one version with its manifest. Raise MissingResource if there is none."""
         path = api_path("adapters", name, str(version))
-        return self._parse(self._transport.request_json("GET", path, params={"store": store}))
+        return self._transport.request_value(
+            AdapterDetailResponse, "GET", path, params={"store": store}
+        )
 
     def promote(self, name: str, version: int, *, store: str | None = None) -> PointerResponse:
-        """Lets the bare name mean this version; the same again is no move. Raises Conflict."""
-        return self._move_pointer(
-            api_path("adapters", name, "promote"), store, {"version": version}
+        """Make this version the current one, if it is not. Raise Conflict."""
+        body = PromoteAdapterRequest(version=version).model_dump()
+        return self._transport.request_value(
+            PointerResponse,
+            "POST",
+            api_path("adapters", name, "promote"),
+            body=body,
+            params={"store": store},
         )
 
     def rollback(self, name: str, *, store: str | None = None) -> PointerResponse:
-        """Lets it mean again what it meant before. Raises Conflict."""
-        return self._move_pointer(api_path("adapters", name, "rollback"), store, None)
-
-    def _move_pointer(
-        self, path: str, store: str | None, body: dict[str, int] | None
-    ) -> PointerResponse:
-        response = self._transport.request_json("POST", path, body=body, params={"store": store})
-        return make_parser(PointerResponse, self._transport.settings.url)(response)
+        """Undo the last promotion that is still in effect. Raise Conflict."""
+        path = api_path("adapters", name, "rollback")
+        return self._transport.request_value(PointerResponse, "POST", path, params={"store": store})

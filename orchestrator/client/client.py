@@ -1,9 +1,8 @@
-"""The client: `Client(url, token)`, and behind it what the service has."""
+"""The client: `ServiceClient(url, token)` and its resources."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from orchestrator.client.adapters import Adapters
@@ -14,11 +13,11 @@ from orchestrator.client.retry import RetryBudget
 from orchestrator.client.runs import Runs
 from orchestrator.client.schedules import Schedules
 from orchestrator.client.transport import Transport, api_path
-from orchestrator.client.values import ClusterResponse, MeResponse, make_parser
+from orchestrator.schemas.admin import ClusterResponse, TokenResponse
 
 
 class ServiceClient:
-    """One service, asked with one token; close it, or use it in a `with`."""
+    """A client of one service with one token. Close it, or use it in a `with` block."""
 
     def __init__(
         self,
@@ -28,7 +27,7 @@ class ServiceClient:
         retry_budget: RetryBudget | None = None,
         on_retry: Callable[[str], None] | None = None,
     ) -> None:
-        """`waiting` hears why a question has to be asked again, once for each question."""
+        """Connect lazily. `on_retry` gets the reason of a retry, once for each request."""
         self.transport = Transport(load_settings(url, token=token), retry_budget, on_retry)
         self.runs = Runs(self.transport)
         self.adapters = Adapters(self.transport)
@@ -39,25 +38,17 @@ class ServiceClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         self.transport.close()
 
     def list_clusters(self) -> list[ClusterResponse]:
-        """The Ray clusters that the service submits to."""
-        parse = make_parser(ClusterResponse, self.transport.settings.url)
-        return list(iterate_unpaged(self.transport, api_path("clusters"), parse))
+        """Return the Ray clusters that the service submits to."""
+        return list(iterate_unpaged(self.transport, api_path("clusters"), ClusterResponse))
 
-    def get_me(self) -> MeResponse:
-        """Whose token this is."""
-        return make_parser(MeResponse, self.transport.settings.url)(
-            self.transport.request_json("GET", api_path("me"))
-        )
+    def get_me(self) -> TokenResponse:
+        """Return the token of this client, without its secret."""
+        return self.transport.request_value(TokenResponse, "GET", api_path("me"))

@@ -1,4 +1,4 @@
-"""Where the service is and who asks: the only place that reads the environment for it."""
+"""Settings of the client: URL, token and CA bundle, from options, environment and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.errors import Fault, InputError
 
 DEFAULT_SERVICE = "http://127.0.0.1:8321"
 LOCAL_TOKEN = Path(".cache/service-token")
-"""Where `slora serve` leaves the token that it makes; good for a service of this machine only."""
+"""File of the token that `slora serve` creates; used for a local service only."""
 HOME_TOKEN = "~/.config/slora/token"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_TOKEN_BYTES = 4096
@@ -23,23 +23,23 @@ _PRINTABLE = re.compile(r"[!-~]+")
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """What a client needs to know. The token is in no text that is made of it."""
+    """Settings of a client. The token is not part of their text."""
 
     url: str
     token: str | None = field(default=None, repr=False)
     token_source: str | None = None
-    """Where the token comes from, for words."""
+    """Where the token comes from, for messages."""
     ca_file: Path | None = None
-    """Who vouches for the service's certificate; None: whom this machine trusts."""
+    """CA bundle; None means the system trust store."""
 
     @property
     def is_local(self) -> bool:
-        """Whether the service is on this machine."""
+        """Return whether the service is on this machine."""
         return urlsplit(self.url).hostname in LOOPBACK
 
     @property
     def is_token_exposed(self) -> bool:
-        """Whether the token would travel a network unencrypted."""
+        """Return whether the token would be sent over a network unencrypted."""
         return self.token is not None and not self.is_local and self.url.startswith("http://")
 
 
@@ -50,10 +50,10 @@ def load_settings(
     *,
     token: str | None = None,
 ) -> ClientSettings:
-    """From the option, the environment and the files at home. Raises InputError.
+    """Load the settings from the option, the environment and the home folder. Raise InputError.
 
-    `folder` is where a service of this machine was started; by default it is this one. With a
-    `token` none is looked for.
+    `folder` is the folder where a local service was started, by default the current one. An
+    explicit `token` takes precedence over all other sources.
     """
     url = _check_url(service or environment.get("SLORA_SERVICE") or DEFAULT_SERVICE)
     settings = ClientSettings(url, ca_file=_find_ca_file(environment.get("SLORA_CA_FILE")))
@@ -74,9 +74,9 @@ def load_settings(
 
 
 def _with_token(settings: ClientSettings, token: str, source: str) -> ClientSettings:
-    # Checked here, because what can't be a header's value would be shown by who refuses it.
+    # Checked here, because the HTTP library would print an invalid header value.
     if not _PRINTABLE.fullmatch(token):
-        raise InputError([Fault(source, "holds no token", "A token is one word, slora_….")])
+        raise InputError([Fault(source, "not a token", "Set it to a token, as in slora_….")])
     return ClientSettings(settings.url, token, source, settings.ca_file)
 
 
@@ -86,7 +86,9 @@ def _read_token(file: Path, key: str) -> str:
             return opened.read(MAX_TOKEN_BYTES).decode("utf-8", "replace").strip()
     except OSError as error:
         problem = f"{file} can't be read: {error.strerror or error}"
-        raise InputError([Fault(key, problem, "Name a file with a token in it.")]) from error
+        raise InputError(
+            [Fault(key, problem, "Set it to a file that contains a token.")]
+        ) from error
 
 
 def _check_url(url: str) -> str:
@@ -96,9 +98,9 @@ def _check_url(url: str) -> str:
     except ValueError:
         usable = False
     if not usable or not _PRINTABLE.fullmatch(url) or "@" in url or parts.query or parts.fragment:
-        # Not shown whole: a password may stand in it.
-        problem = f"{url.rpartition('@')[2][:100]!a} is no address of a service"
-        raise InputError([Fault("--service", problem, f"As in {DEFAULT_SERVICE}.")])
+        # The user information is not shown, because it may contain a password.
+        problem = f"{url.rpartition('@')[2][:100]!a} is not the URL of a service"
+        raise InputError([Fault("--service", problem, f"Use a URL like {DEFAULT_SERVICE}.")])
     return url.rstrip("/")
 
 
@@ -107,5 +109,5 @@ def _find_ca_file(name: str | None) -> Path | None:
         return None
     file = Path(os.path.expanduser(name))
     if not file.is_file():
-        raise InputError([Fault("SLORA_CA_FILE", f"{name} is no file", "Name a PEM file.")])
+        raise InputError([Fault("SLORA_CA_FILE", f"{name} is not a file", "Set it to a PEM file.")])
     return file

@@ -1,4 +1,4 @@
-"""Server-sent events: read as the standard has them, and gone on with where a connection broke."""
+"""Server-sent events: parsed by the standard, and resumed where a connection broke."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import httpx
 from orchestrator.client.errors import ServiceUnreachable, UnexpectedResponse
 from orchestrator.client.retry import Backoff
 from orchestrator.client.transport import Transport, describe_error
+from orchestrator.schemas.streams import END_EVENT
 
-END = "end"
-"""The event that says that nothing more comes."""
 MAX_LINE_BYTES = 8 << 20
 HEALTHY_CONNECTION_S = 10.0
-"""A connection that held for so long was one to a service."""
+"""A connection that lasted this long resets the retry budget."""
 
 OnRetry = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """One event of a stream."""
+    """An event of a stream."""
 
     event: str
     data: str
@@ -32,10 +31,10 @@ class ServerEvent:
 def follow_stream(
     transport: Transport, path: str, *, last_id: str | None = None, on_retry: OnRetry | None = None
 ) -> Iterator[ServerEvent]:
-    """Every event of a stream once, up to `end` and with it, over restarts of the service.
+    """Yield every event of a stream once, including `end`, across restarts of the service.
 
-    An event counts as seen once it has come whole, with its id: what broke off is sent again.
-    `waiting` hears why, at the first try of a silence that fails. Raises ClientError.
+    An event counts once it is complete, with its id; a partial one is sent again. `on_retry` gets
+    the reason of the first failure of each interruption. Raise ClientError.
     """
     backoff = Backoff(transport.retry_budget, transport.retry_budget.follow_s, on_retry)
     while True:
@@ -46,27 +45,27 @@ def follow_stream(
                     backoff.reset()
                     last_id = event.id if event.id is not None else last_id
                     yield event
-                    if event.event == END:
+                    if event.event == END_EVENT:
                         return
         except ServiceUnreachable as unreachable:
             reason = unreachable.reason
         except httpx.TransportError as error:
             reason = describe_error(error)
         if transport.retry_budget.clock() - connected_at > HEALTHY_CONNECTION_S:
-            # It was there, and had nothing to tell: whoever stands between cuts silent connections.
+            # The service was reachable: a proxy may have closed the silent connection.
             backoff.reset()
         if not backoff.wait_to_retry(reason):
             raise ServiceUnreachable(transport.settings.url, reason)
 
 
 def parse_events(chunks: Iterable[bytes], url: str = "") -> Iterator[ServerEvent]:
-    """The events in a stream of bytes; one that has not ended is none."""
+    """Yield the events in a stream of bytes. An event without its end is dropped."""
     event, event_id, data = "", None, list[str]()
     for line in _split_lines(chunks, url):
         if not line:
             if data or event:
                 yield ServerEvent(event or "message", "\n".join(data), event_id)
-            # The id stays with the stream, but an event without one of its own moves nothing.
+            # By the standard the last id stays valid, but only an id of its own moves our position.
             event, event_id, data = "", None, []
             continue
         key, _, value = line.partition(":")
@@ -80,7 +79,7 @@ def parse_events(chunks: Iterable[bytes], url: str = "") -> Iterator[ServerEvent
 
 
 def _split_lines(chunks: Iterable[bytes], url: str) -> Iterator[str]:
-    """Lines end with CR LF, LF or CR, and with nothing else that Python takes for an end."""
+    """Split at CR LF, LF and CR only, not at the other line ends that Python knows."""
     rest = b""
     for chunk in chunks:
         rest += chunk
@@ -90,6 +89,6 @@ def _split_lines(chunks: Iterable[bytes], url: str) -> Iterator[str]:
         *lines, rest = complete.split(b"\n")
         rest += pending_cr
         if len(rest) > MAX_LINE_BYTES:
-            raise UnexpectedResponse(url, f"a line of more than {MAX_LINE_BYTES >> 20} MiB came")
+            raise UnexpectedResponse(url, f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
         for line in lines:
             yield line.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""An answer that is none: a problem document turned into the house's errors."""
+"""Problem documents (RFC 9457) as errors of the client."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from orchestrator.client.errors import (
     ServiceUnreachable,
     UnexpectedResponse,
 )
+from orchestrator.schemas.problems import MEDIA_TYPE
 
-MEDIA_TYPE = "application/problem+json"
 RETRIABLE_STATUSES = frozenset({429, 502, 503, 504})
-"""The service, or who stands before it, asks to come back."""
+"""The service, or a proxy in front of it, asks for a retry."""
 MAX_TEXT_CHARS = 2000
 MAX_RETRY_AFTER_S = 30.0
 
 
 def make_error(settings: ClientSettings, response: httpx.Response) -> ClientError:
-    """What an answer of 300 or more means. Its body has been read."""
+    """Return the error for a response with a status of 300 or more. Its body has to be read."""
     url, status, problem = settings.url, response.status_code, _parse_problem(response)
     reason = _get_text(problem, "detail") or _get_text(problem, "title") or response.reason_phrase
     if status in RETRIABLE_STATUSES:
         return ServiceUnreachable(url, reason)
     if problem is None and status < 500:
-        return UnexpectedResponse(url, f"{status} {reason}, and no word of the service about it")
+        return UnexpectedResponse(url, f"{status} {reason}, without a problem document")
     if status == 401:
-        reason = "it knows no such token" if settings.token else "it wants a token"
+        reason = "the token is not valid" if settings.token else "a token is required"
         return AccessDenied(url, reason, settings.token_source)
     if status == 403:
         return AccessDenied(url, reason, settings.token_source)
@@ -49,7 +49,7 @@ def make_error(settings: ClientSettings, response: httpx.Response) -> ClientErro
 
 
 def read_retry_after(response: httpx.Response) -> float:
-    """Seconds that the service asks to wait, within reason."""
+    """Return the seconds that the service asks to wait, up to a limit."""
     value = response.headers.get("Retry-After", "")
     return min(float(value), MAX_RETRY_AFTER_S) if value.isdigit() else 0.0
 
@@ -65,11 +65,11 @@ def _parse_problem(response: httpx.Response) -> dict[str, Any] | None:
 
 
 def _parse_faults(problem: dict[str, Any] | None) -> list[Fault]:
-    entries = (problem or {}).get("faults")
+    entries = (problem or {}).get("errors")
     valid_entries = entries if isinstance(entries, list) else []
     return [
         Fault(
-            _get_text(entry, "where"),
+            _get_text(entry, "key"),
             _get_text(entry, "problem").rstrip("."),
             _get_text(entry, "remedy"),
         )

@@ -1,4 +1,4 @@
-"""How long to wait for a service that does not answer: short at first, and not for ever."""
+"""Retries of a service that does not answer: exponential backoff within a budget."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ MAX_PAUSE_S = 5.0
 
 @dataclass(frozen=True)
 class RetryBudget:
-    """For how long it is tried again, and the clock that this is measured by."""
+    """For how long requests are retried, and the clock that measures it."""
 
     request_s: float = 5.0
-    """A question: as long as a service takes to start again in its place."""
+    """Seconds for a request: as long as a service takes to restart."""
     follow_s: float = 300.0
-    """A log or events that are followed: as long as an upgrade takes."""
+    """Seconds for a log or events that are followed: as long as an upgrade takes."""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
 class Backoff:
-    """Waits between two tries, doubling; says no once the time is up.
+    """Waits between two tries, each time twice as long, until the time is up.
 
-    `waiting` hears why, once in each silence.
+    `on_retry` gets the reason, once for each interruption.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Backoff:
         self._deadline = budget.clock() + seconds
 
     def wait_to_retry(self, reason: str, min_pause_s: float = 0.0) -> bool:
-        """Waits and says yes, or says no at once where no time is left."""
-        # Not all at the same moment, when many followers lost the same service.
+        """Wait and return True, or return False at once if the time is up."""
+        # Random, so that many followers of one service do not retry at the same moment.
         pause_s = max(min_pause_s, self._next_pause_s * random.uniform(0.5, 1.0))
         if self._budget.clock() + pause_s > self._deadline:
             return False
@@ -50,6 +50,6 @@ class Backoff:
         return True
 
     def reset(self) -> None:
-        """It answered: the next silence is a new one."""
+        """Start a new budget, because the service has answered."""
         self._deadline = self._budget.clock() + self._seconds
         self._next_pause_s, self._is_retrying = FIRST_PAUSE_S, False

@@ -1,4 +1,4 @@
-"""Runs through the service: submit, list, look, stop, follow what they log and what happens."""
+"""Runs of the service: submit, list, show, stop, follow their log and events."""
 
 from __future__ import annotations
 
@@ -6,39 +6,44 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from orchestrator.client.errors import UnexpectedResponse
-from orchestrator.client.event_stream import END, OnRetry, follow_stream
+from pydantic import ValidationError
+
+from jobs.errors import Fault
+from orchestrator.client.errors import RequestRejected, UnexpectedResponse
+from orchestrator.client.event_stream import OnRetry, follow_stream
 from orchestrator.client.pages import iterate_pages
 from orchestrator.client.transport import Transport, api_path
-from orchestrator.client.values import CheckResponse, EventResponse, RunResponse, make_parser
+from orchestrator.schemas.base import ResponseSchema
+from orchestrator.schemas.runs import (
+    CheckResponse,
+    RunDetailResponse,
+    RunResponse,
+    SubmitRunRequest,
+)
+from orchestrator.schemas.streams import END_EVENT, EndResponse, EventResponse, LogTextResponse
 
-
-@dataclass(frozen=True)
-class SubmitRunRequest:
-    """A run that is asked for; `spec` as in its YAML, with whole paths."""
-
-    spec: Mapping[str, Any]
-    kind: str = "finetune"
-    project: str | None = None
-    cluster: str | None = None
-    priority: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is sent: what is not named is the service's to choose."""
-        named = {"project": self.project, "cluster": self.cluster, "priority": self.priority}
-        options = {key: value for key, value in named.items() if value is not None}
-        return {"kind": self.kind, "spec": dict(self.spec), **options}
+Value = TypeVar("Value", bound=ResponseSchema)
 
 
 @dataclass(frozen=True)
 class LogSegment:
-    """A piece of a log, and where it ends; the last one has no text, and the run's final status."""
+    """A part of a log and its end position; the last one has no text, but the final status."""
 
     text: str
     position: str | None
     status: str | None = None
+
+
+def make_submission(spec: Mapping[str, Any], **options: Any) -> SubmitRunRequest:
+    """Return a submission. An option of None is left to the service. Raise RequestRejected."""
+    values = {name: value for name, value in options.items() if value is not None}
+    try:
+        return SubmitRunRequest(spec=dict(spec), **values)
+    except ValidationError as error:
+        faults = [Fault(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+        raise RequestRejected(faults) from error
 
 
 class Runs:
@@ -46,24 +51,26 @@ class Runs:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._parse = make_parser(RunResponse, transport.settings.url)
 
     def submit(self, submission: SubmitRunRequest, *, key: str | None = None) -> RunResponse:
-        """The run. However often it has to be sent: under one key it is one run."""
-        idempotency_key = key or secrets.token_hex(16)
-        return self._parse(
-            self._transport.request_json(
-                "POST", api_path("runs"), body=submission.to_json(), key=idempotency_key
-            )
+        """Submit a run. Retries use one idempotency key, so there is one run."""
+        return self._transport.request_value(
+            RunResponse,
+            "POST",
+            api_path("runs"),
+            body=submission.model_dump(exclude_unset=True),
+            key=key or secrets.token_hex(16),
         )
 
     def check(self, submission: SubmitRunRequest) -> CheckResponse:
-        """What would be submitted; nothing is written. Raises Refused with all faults."""
-        path = api_path("runs", "check")
-        response = self._transport.request_json(
-            "POST", path, body=submission.to_json(), repeatable=True
+        """Validate a submission without a run. Raise RequestRejected with all errors."""
+        return self._transport.request_value(
+            CheckResponse,
+            "POST",
+            api_path("runs", "check"),
+            body=submission.model_dump(exclude_unset=True),
+            repeatable=True,
         )
-        return make_parser(CheckResponse, self._transport.settings.url)(response)
 
     def list(
         self,
@@ -75,77 +82,65 @@ class Runs:
         max_items: int | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[RunResponse]:
-        """The newest first."""
-        filters = {"project": project, "status": status, "name": name, "kind": kind}
+        """Iterate over runs, the newest first."""
         return iterate_pages(
             self._transport,
             api_path("runs"),
-            self._parse,
+            RunResponse,
             max_items=max_items,
             timeout_s=timeout_s,
-            **filters,
+            project=project,
+            status=status,
+            name=name,
+            kind=kind,
         )
 
-    def get(self, run: str, *, timeout_s: float | None = None) -> RunResponse:
-        """One run with its attempts. Raises NotThere."""
-        return self._parse(
-            self._transport.request_json("GET", api_path("runs", run), within=timeout_s)
+    def get(self, run: str, *, timeout_s: float | None = None) -> RunDetailResponse:
+        """Return a run with its attempts. Raise MissingResource if there is none."""
+        return self._transport.request_value(
+            RunDetailResponse, "GET", api_path("runs", run), timeout_s=timeout_s
         )
 
     def get_spec(self, run: str) -> str:
-        """The YAML that its job reads."""
+        """Return the YAML spec that the run's job reads."""
         return self._transport.request("GET", api_path("runs", run, "spec")).text
 
     def stop(self, run: str) -> RunResponse:
-        """Asks for its end; a run that is over stays what it is."""
-        return self._parse(
-            self._transport.request_json("POST", api_path("runs", run, "stop"), repeatable=True)
+        """Request the end of a run. A run that has ended stays as it is."""
+        return self._transport.request_value(
+            RunResponse, "POST", api_path("runs", run, "stop"), repeatable=True
         )
 
     def follow_log(
         self, run: str, *, position: str | None = None, on_retry: OnRetry | None = None
     ) -> Iterator[LogSegment]:
-        """The log from a place on, as it is written, to the run's end: no byte twice or lost."""
-        for event in follow_stream(
-            self._transport, api_path("runs", run, "log"), last_id=position, on_retry=on_retry
-        ):
+        """Follow the log from a position to the end of the run, each byte exactly once."""
+        path = api_path("runs", run, "log")
+        for event in follow_stream(self._transport, path, last_id=position, on_retry=on_retry):
             position = event.id if event.id is not None else position
-            if event.event == END:
-                yield LogSegment("", position, self._get_text(event.data, "status"))
+            if event.event == END_EVENT:
+                yield LogSegment("", position, self._parse(EndResponse, event.data).status)
             else:
-                yield LogSegment(self._get_text(event.data, "text"), position)
+                yield LogSegment(self._parse(LogTextResponse, event.data).text, position)
 
     def read_log(self, run: str) -> Iterator[str]:
-        """The log as far as it is written."""
+        """Read the log so far."""
         return self._transport.stream_text(api_path("runs", run, "log"), params={"follow": "false"})
 
     def follow_events(
         self, run: str, *, last_id: str | None = None, on_retry: OnRetry | None = None
     ) -> Iterator[EventResponse]:
-        """What happened to it and what happens, to its end."""
-        for event in follow_stream(
-            self._transport, api_path("runs", run, "events"), last_id=last_id, on_retry=on_retry
-        ):
-            if event.event != END:
-                yield make_parser(EventResponse, self._transport.settings.url)(
-                    self._parse_object(event.data)
-                )
+        """Follow the events of a run, from the first one or after `last_id`, to its end."""
+        path = api_path("runs", run, "events")
+        for event in follow_stream(self._transport, path, last_id=last_id, on_retry=on_retry):
+            if event.event != END_EVENT:
+                yield self._parse(EventResponse, event.data)
 
-    def _get_text(self, data: str, key: str) -> str:
-        value = self._parse_object(data).get(key)
-        if not isinstance(value, str):
-            raise UnexpectedResponse(
-                self._transport.settings.url, f"an event came without its {key}"
-            )
-        return value
-
-    def _parse_object(self, data: str) -> dict[str, Any]:
+    def _parse(self, value_type: type[Value], data: str) -> Value:
         try:
-            value = json.loads(data)
+            body = json.loads(data)
         except ValueError:
-            value = None
-        if not isinstance(value, dict):
             raise UnexpectedResponse(
-                self._transport.settings.url, "an event came that is no JSON object"
-            )
-        return value
+                self._transport.settings.url, "an event without JSON"
+            ) from None
+        return self._transport.parse(value_type, body)

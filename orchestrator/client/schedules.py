@@ -1,4 +1,4 @@
-"""Schedules: when the service makes runs by itself, and what came of each moment."""
+"""Schedules: when the service submits runs by itself, and the outcome of each firing."""
 
 from __future__ import annotations
 
@@ -7,50 +7,47 @@ from typing import Any
 
 from orchestrator.client.pages import iterate_pages
 from orchestrator.client.transport import Transport, api_path
-from orchestrator.client.values import FiringResponse, ScheduleResponse, make_parser
+from orchestrator.schemas.schedules import FiringResponse, ScheduleResponse
 
 
 class Schedules:
-    """The service's schedules, each of a project."""
+    """The service's schedules, each of which belongs to a project."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._parse = make_parser(ScheduleResponse, transport.settings.url)
 
     def create(self, schedule: Mapping[str, Any]) -> ScheduleResponse:
-        """A new one. Raises Refused, Conflict where the name is taken."""
-        return self._parse(
-            self._transport.request_json("POST", api_path("schedules"), body=dict(schedule))
+        """Create a schedule. Raise RequestRejected, or Conflict if the name is in use."""
+        return self._transport.request_value(
+            ScheduleResponse, "POST", api_path("schedules"), body=dict(schedule)
         )
 
     def list(self, *, project: str | None = None) -> Iterator[ScheduleResponse]:
-        """By project and name."""
-        return iterate_pages(self._transport, api_path("schedules"), self._parse, project=project)
+        """Iterate over schedules, sorted by project and name."""
+        path = api_path("schedules")
+        return iterate_pages(self._transport, path, ScheduleResponse, project=project)
 
     def get(self, project: str, name: str) -> ScheduleResponse:
-        """One of them. Raises NotThere."""
-        return self._parse(
-            self._transport.request_json("GET", api_path("schedules", project, name))
-        )
+        """Return one schedule. Raise MissingResource if there is none."""
+        path = api_path("schedules", project, name)
+        return self._transport.request_value(ScheduleResponse, "GET", path)
 
     def update(self, schedule: ScheduleResponse, **changes: Any) -> ScheduleResponse:
-        """Changes the one that was read. Raises Conflict where somebody else did meanwhile."""
-        path = api_path("schedules", schedule.project, schedule.name)
-        body = {**changes, "revision": schedule.revision}
-        return self._parse(self._transport.request_json("PATCH", path, body=body))
+        """Change a schedule. Raise Conflict if it has changed since it was read."""
+        return self._transport.request_value(
+            ScheduleResponse,
+            "PATCH",
+            api_path("schedules", schedule.project, schedule.name),
+            body={**changes, "revision": schedule.revision},
+        )
 
     def delete(self, project: str, name: str) -> None:
-        """Takes it away with its firings; its runs stay."""
+        """Delete a schedule and its firings. Its runs stay."""
         self._transport.request("DELETE", api_path("schedules", project, name))
 
     def list_firings(
         self, project: str, name: str, *, max_items: int | None = None
     ) -> Iterator[FiringResponse]:
-        """What came of its moments, the newest first."""
-        parse = make_parser(FiringResponse, self._transport.settings.url)
-        return iterate_pages(
-            self._transport,
-            api_path("schedules", project, name, "firings"),
-            parse,
-            max_items=max_items,
-        )
+        """Iterate over the firings of a schedule, the newest first."""
+        path = api_path("schedules", project, name, "firings")
+        return iterate_pages(self._transport, path, FiringResponse, max_items=max_items)

@@ -1,26 +1,30 @@
-"""Requests to the service: asked again where that is safe, answered with values or errors."""
+"""HTTP requests to the service: retried if that is safe, with values or errors as the result."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import ValidationError
 
 from jobs.errors import Fault
 from orchestrator.client.client_settings import ClientSettings
 from orchestrator.client.errors import RequestRejected, ServiceUnreachable, UnexpectedResponse
 from orchestrator.client.problem_errors import make_error, read_retry_after
 from orchestrator.client.retry import Backoff, RetryBudget
+from orchestrator.schemas.base import ResponseSchema
+
+Value = TypeVar("Value", bound=ResponseSchema)
 
 TIMEOUTS = httpx.Timeout(30.0, connect=5.0)
 STREAM_TIMEOUTS = httpx.Timeout(30.0, connect=5.0, read=60.0)
-"""A stream sends a sign of life every few seconds; after so long without one it is asked anew."""
+"""A stream sends a comment every few seconds; after so long without one it is reopened."""
 NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-"""The request did not arrive, so it may be sent again whatever it asks for."""
+"""The request was not sent, so any request may be retried."""
 IDEMPOTENT_METHODS = frozenset({"GET", "DELETE"})
 
 
@@ -43,12 +47,12 @@ class Transport:
             headers=headers,
             timeout=TIMEOUTS,
             verify=_choose_verification(settings),
-            # A proxy for the world outside has no business with a service of this machine.
+            # A local service is not reached through a proxy for the internet.
             trust_env=not settings.is_local,
         )
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         self._http.close()
 
     def request(
@@ -62,10 +66,10 @@ class Transport:
         repeatable: bool = False,
         timeout_s: float | None = None,
     ) -> httpx.Response:
-        """An answer below 300; raises ClientError. `key` makes a repeated request the same one.
+        """Return a response with a status below 300. Raise ClientError for any other outcome.
 
-        `repeatable` says that to ask twice is to ask once, which is known of GET and DELETE.
-        `within` is the most seconds of one try; then there is no other.
+        `key` is the idempotency key. `repeatable` marks a request that may be sent twice, which GET
+        and DELETE are anyway. `timeout_s` allows a single try of so many seconds.
         """
         seconds = self.retry_budget.request_s if timeout_s is None else 0.0
         backoff = Backoff(self.retry_budget, seconds, self._on_retry)
@@ -92,15 +96,34 @@ class Transport:
                     raise error
 
     def request_json(self, method: str, path: str, **options: Any) -> Any:
-        """The answer's value. Raises ClientError."""
+        """Return the JSON of a response. Raise ClientError."""
         response = self.request(method, path, **options)
         try:
             return response.json()
         except ValueError:
-            raise UnexpectedResponse(self.settings.url, "what it answers is no JSON") from None
+            raise UnexpectedResponse(self.settings.url, "the response is not JSON") from None
+
+    def request_value(
+        self, value_type: type[Value], method: str, path: str, **options: Any
+    ) -> Value:
+        """Return a response as a value of this type. Raise ClientError."""
+        return self.parse(value_type, self.request_json(method, path, **options))
+
+    def parse(self, value_type: type[Value], body: Any) -> Value:
+        """Return the value of a body. Raise UnexpectedResponse if it is something else.
+
+        Keys that this client does not know are ignored: the service may be newer.
+        """
+        try:
+            return value_type.model_validate(body, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or type(body).__name__
+            reason = f"not a valid {value_type.__name__} ({key}: {first['msg']})"
+            raise UnexpectedResponse(self.settings.url, reason) from None
 
     def stream_text(self, path: str, *, params: Mapping[str, Any] | None = None) -> Iterator[str]:
-        """A text as it comes. Raises ClientError."""
+        """Yield a text as it arrives. Raise ClientError."""
         try:
             with self._http.stream("GET", path, params=params or {}) as response:
                 if response.status_code >= 300:
@@ -112,9 +135,9 @@ class Transport:
 
     @contextmanager
     def open_stream(self, path: str, last_id: str | None) -> Iterator[httpx.Response]:
-        """An open stream of events behind `last`, tried once.
+        """Open the stream of events after `last_id`, without retries.
 
-        Raises ClientError, httpx.TransportError.
+        Raise ClientError or httpx.TransportError.
         """
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         headers |= {} if last_id is None else {"Last-Event-ID": last_id}
@@ -124,9 +147,8 @@ class Transport:
                 raise make_error(self.settings, response)
             content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             if content_type != "text/event-stream":
-                raise UnexpectedResponse(
-                    self.settings.url, f"{content_type[:40]!a} came, and no stream"
-                )
+                reason = f"{content_type[:40]!a} instead of an event stream"
+                raise UnexpectedResponse(self.settings.url, reason)
             yield response
 
     def _make_unreachable(self, error: httpx.TransportError) -> ServiceUnreachable:
@@ -134,22 +156,24 @@ class Transport:
 
 
 def describe_error(error: Exception) -> str:
-    """What the network says, in few words."""
+    """Return a short description of a network error."""
     if isinstance(error, httpx.TimeoutException):
-        return "no answer in time"
+        return "timed out"
     return str(error)[:200] or type(error).__name__
 
 
 def api_path(*parts: str) -> str:
-    """A path below /v1 of names as they are. Raises Refused for one that would be another path."""
+    """Return the path of names below /v1. Raise RequestRejected if a name would change the path."""
     for part in parts:
         if not part.strip("."):
-            raise RequestRejected([Fault("name", f"{part!a} is no name", "Look at the list.")])
+            raise RequestRejected(
+                [Fault("name", f"{part!a} is not a name", "Use a name from the list.")]
+            )
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
 
 
 def _choose_verification(settings: ClientSettings) -> ssl.SSLContext | bool:
     if settings.url.startswith("http://"):
-        # Nothing to verify, and to load the authorities takes as long as a question.
+        # There is nothing to verify, and loading the CA certificates takes as long as a request.
         return False
     return ssl.create_default_context(cafile=settings.ca_file)

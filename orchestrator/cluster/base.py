@@ -1,4 +1,4 @@
-"""The door to a cluster: submit, look, stop, read the log. Knows no run, no registry."""
+"""Interface of a cluster: submit a job, get its status, stop it, read its log."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Protocol
 
 MAX_LOG_BYTES = 1 << 20
-"""Bytes of a job's log in one answer; who wants more asks again from behind them."""
+"""Bytes of a job's log in one read; a caller reads the rest from the next offset."""
 
 
 class JobState(StrEnum):
-    """What a cluster that answers says of a job."""
+    """State of a job on a cluster that answers."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -20,12 +20,12 @@ class JobState(StrEnum):
     FAILED = "failed"
     STOPPED = "stopped"
     ABSENT = "absent"
-    """It does not know the job."""
+    """The cluster does not know the job."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """One look at a job."""
+    """Status of a job at one moment."""
 
     state: JobState
     exit_code: int | None = None
@@ -33,12 +33,12 @@ class JobStatus:
     started_at: float | None = None
     ended_at: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """As it was given with the job."""
+    """Metadata that was submitted with the job."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted: a module of ours and its words, under an id that makes it one."""
+    """A job to submit: one of our modules and its arguments, with an id that makes it unique."""
 
     submission: str
     module: str
@@ -48,7 +48,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the whole cluster has."""
+    """Resources of a whole cluster."""
 
     cpus: float
     gpus: float
@@ -56,44 +56,44 @@ class Capacity:
     free_gpus: float
     nodes: int
     node_memory: int | None
-    """Bytes of the largest node; None where it is not told."""
+    """Bytes of memory of the largest node; None if unknown."""
 
 
 class Cluster(Protocol):
-    """A Ray cluster by its name. Every question ends within some seconds."""
+    """A named Ray cluster. Every call returns within some seconds."""
 
     name: str
 
     def submit(self, job: Job) -> None:
-        """Start the job; the same submission id again changes nothing.
+        """Start the job. A repeated submission id changes nothing.
 
-        Raises ClusterRefused, or ClusterUnreachable: it may or may not have arrived.
+        Raise ClusterRefused, or ClusterUnreachable: then the job may or may not have started.
         """
         ...
 
     def get_status(self, submission: str) -> JobStatus:
-        """The job now. Raises ClusterUnreachable."""
+        """Return the status of the job. Raise ClusterUnreachable."""
         ...
 
     def list_jobs(self) -> dict[str, JobStatus]:
-        """Every job that the cluster knows, by its submission id. Raises ClusterUnreachable."""
+        """Return the status of every job, by submission id. Raise ClusterUnreachable."""
         ...
 
     def stop(self, submission: str) -> None:
-        """Ask the job to end; one that is over, or absent, is no error."""
+        """Request the end of the job. It is no error if the job has ended or is absent."""
         ...
 
     def read_log(self, submission: str, start: int = 0) -> bytes:
-        """The job's log from a byte on, at most LONGEST_LOG; empty where there is none.
+        """Return at most MAX_LOG_BYTES of the job's log from a byte on; empty if there are none.
 
-        Raises ClusterUnreachable.
+        Raise ClusterUnreachable.
         """
         ...
 
     def get_capacity(self) -> Capacity:
-        """What the cluster has. Raises ClusterUnreachable."""
+        """Return the resources of the cluster. Raise ClusterUnreachable."""
         ...
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         ...

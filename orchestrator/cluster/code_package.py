@@ -1,7 +1,7 @@
-"""Our packages as the versioned working directory of a job: a zip named by what is in it.
+"""Our packages as the working directory of a job: a zip file named by the digest of its content.
 
-Ray keeps such a package in the head's memory, forgets it some minutes after its last user, and
-loses it with the head: so it is asked for before every submission, and sent where it is not there.
+Ray keeps such a package in the memory of the head, drops it some minutes after its last use, and
+loses it with the head. Every submission therefore checks for it, and uploads it if it is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs.errors import Fault, InputError
 PACKAGES = ("slora", "jobs", "orchestrator")
 IMAGE = "image"
 MAX_PACKAGE_BYTES = 64 << 20
-"""Ours is below a megabyte; Ray itself takes half a gigabyte."""
+"""Limit of a package. Ours is below a megabyte; Ray accepts half a gigabyte."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _PLAIN_FILE = 0o100644 << 16
@@ -26,28 +26,28 @@ _PLAIN_FILE = 0o100644 << 16
 
 @dataclass(frozen=True)
 class CodePackage:
-    """One version of our packages, as Ray takes it."""
+    """A version of our packages, in the form that Ray expects."""
 
     name: str
     content: bytes
 
     @property
     def uri(self) -> str:
-        """What a job's runtime environment calls it."""
+        """Return the URI for the runtime environment of a job."""
         return f"gcs://{self.name}"
 
 
 def make_code_package(location: str) -> CodePackage | None:
-    """The packages of a checkout; None where the image has them. Raises InputError."""
+    """Return the packages of a checkout, or None if the image contains them. Raise InputError."""
     return None if location == IMAGE else pack_code(Path(location).expanduser())
 
 
 def pack_code(root: Path) -> CodePackage:
-    """The packages below a folder, zipped to the same bytes wherever and whenever it is done."""
+    """Zip the packages below a folder, reproducibly: the same files give the same bytes."""
     missing = [name for name in PACKAGES if not (root / name / "__init__.py").is_file()]
     if missing:
         problem = f"{str(root)[:200]!a} has no {', '.join(missing)}"
-        raise InputError([Fault("code", problem, f"Name a checkout, or {IMAGE}.")])
+        raise InputError([Fault("code", problem, f"Set it to a checkout, or to {IMAGE}.")])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in _list_files(root):
@@ -57,17 +57,17 @@ def pack_code(root: Path) -> CodePackage:
     content = buffer.getvalue()
     if len(content) > MAX_PACKAGE_BYTES:
         problem = f"the packages come to {len(content):,} bytes, {MAX_PACKAGE_BYTES:,} are allowed"
-        raise InputError([Fault("code", problem, "Take what is no code out of them.")])
+        raise InputError([Fault("code", problem, "Remove files that are not code.")])
     return CodePackage(f"_ray_pkg_{sha256(content).hexdigest()[:32]}.zip", content)
 
 
 def _list_files(root: Path) -> Iterator[Path]:
-    """Every file of the packages that is no leftover, in one order."""
+    """Yield the files of the packages in a fixed order, without caches and hidden files."""
     for name in PACKAGES:
         for path in sorted((root / name).rglob("*")):
             parts = path.relative_to(root).parts
             if any(part.startswith(".") or part == "__pycache__" for part in parts):
                 continue
-            # Not links: what they point to may be anything on this machine.
+            # A link may point to any file of this machine.
             if path.is_file() and not path.is_symlink() and path.suffix != ".pyc":
                 yield path

@@ -1,6 +1,6 @@
-"""HTTP to a cluster's dashboard: bounded in time and size, with a token that may change any day.
+"""HTTP to a cluster's dashboard: bounded in time and size, with a token that may be rotated.
 
-Nothing is followed and nothing is asked twice here: who asks knows what may be repeated.
+Redirects are not followed, and requests are not retried: the caller knows what may be repeated.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from orchestrator.cluster.ray_responses import DashboardResponse, InvalidRayResp
 
 CONNECT_S, SILENCE_S = 5.0, 15.0
 RESPONSE_TIMEOUT_S = 20.0
-"""Seconds that one answer may take as a whole, however steadily it drips. Ray's own head waits ten
-for the agent that takes jobs."""
+"""Seconds for a whole response, however steadily it arrives. Ray's head itself waits ten seconds
+for the agent that accepts jobs."""
 MAX_RESPONSE_BYTES = 64 << 20
-"""Bytes of an answer. Ten thousand jobs with their last words come to a quarter of it."""
+"""Bytes of a response. Ten thousand jobs with their messages take a quarter of it."""
 MAX_TOKEN_BYTES = 64 << 10
 
 
 class DashboardClient:
-    """One cluster's connections."""
+    """Connections to the dashboard of one cluster."""
 
     def __init__(
         self,
@@ -50,20 +50,18 @@ class DashboardClient:
     def request(
         self, method: str, path: str, *, json: Any = None, content: bytes | None = None
     ) -> DashboardResponse:
-        """One question, one answer of whatever status. Raises ClusterUnreachable."""
+        """Send a request and return its response, whatever its status. Raise ClusterUnreachable."""
         try:
             with self._client.stream(method, path, json=json, content=content) as response:
                 body, is_complete = self._read_body(response)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            # Not its words: they may hold the address with what stands in it.
+            # The text of the error may contain the URL with a password.
             raise ClusterUnreachable(self._cluster, _describe_error(error)) from error
         result = DashboardResponse(
             response.status_code, response.headers.get("content-type", ""), body, is_complete
         )
         if result.status in (401, 403):
-            raise ClusterUnreachable(
-                self._cluster, f"it takes no such token (HTTP {result.status})"
-            )
+            raise ClusterUnreachable(self._cluster, f"it rejects the token (HTTP {result.status})")
         if 300 <= result.status < 400:
             raise ClusterUnreachable(
                 self._cluster, f"HTTP {result.status}, a redirect, which Ray never sends"
@@ -71,23 +69,23 @@ class DashboardClient:
         return result
 
     def get_json(self, path: str) -> Any:
-        """The JSON at a path. Raises ClusterUnreachable."""
+        """Return the JSON at a path. Raise ClusterUnreachable."""
         return self.parse(lambda: self.request("GET", path).parse_json())
 
     def parse(self, parser: Callable[[], Any]) -> Any:
-        """What `reading` makes of an answer. Raises ClusterUnreachable where it is not Ray's."""
+        """Return the result of `parser`. Raise ClusterUnreachable if the response is not Ray's."""
         try:
             return parser()
         except InvalidRayResponse as error:
             raise ClusterUnreachable(self._cluster, str(error)) from error
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         self._client.close()
 
     def _read_body(self, response: httpx.Response) -> tuple[bytes, bool]:
         deadline, body = self._now() + self._timeout_s, bytearray()
-        # As it comes: a chunk of a size of ours would wait for its last byte.
+        # Chunks of any size: a fixed size would wait for its last byte.
         for chunk in response.iter_bytes():
             body += chunk
             if len(body) > self._max_bytes:
@@ -98,7 +96,7 @@ class DashboardClient:
 
 
 class _TokenAuth(httpx.Auth):
-    """The token as its file says it at each question, so that it can be changed under a service."""
+    """Reads the token from its file at each request, so that it can be rotated while we run."""
 
     def __init__(self, cluster: str, file: Path) -> None:
         self._cluster, self._file = cluster, file
@@ -112,18 +110,18 @@ class _TokenAuth(httpx.Auth):
             with self._file.open("rb") as opened:
                 token = opened.read(MAX_TOKEN_BYTES).decode("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             problem = f"its token in {self._file} can't be read ({reason})"
             raise ClusterUnreachable(self._cluster, problem) from None
         if not token or not token.isprintable() or " " in token:
-            raise ClusterUnreachable(self._cluster, f"{self._file} holds no token")
+            raise ClusterUnreachable(self._cluster, f"{self._file} does not contain a token")
         return token
 
 
 def _describe_error(error: Exception) -> str:
-    """What went wrong, in words of ours."""
+    """Return a description of the error without its own text."""
     if isinstance(error, httpx.TimeoutException):
-        return "no whole answer in time"
+        return "timed out"
     if isinstance(error, httpx.ConnectError):
         return "no connection"
     return f"the connection broke ({type(error).__name__})"

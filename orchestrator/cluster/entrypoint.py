@@ -1,4 +1,4 @@
-"""A job as the one line that a cluster's shell runs: names of ours, and nothing a shell obeys."""
+"""The shell command of a job: our own module names, and arguments without shell syntax."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SUBMISSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 def build_entrypoint(job: Job, python: str) -> str:
-    """The line. Raises InputError where any word could be more than a word."""
+    """Return the command. Raise InputError if an argument may contain shell syntax."""
     faults = [
         *_check_pattern(_SUBMISSION, "submission", job.submission),
         *_check_pattern(_ARGUMENT, "python", python),
@@ -26,18 +26,18 @@ def build_entrypoint(job: Job, python: str) -> str:
     ]
     if faults:
         raise InputError(faults)
-    # Quoted although nothing in it needs quotes: two locks, since the Jobs API runs a shell.
+    # Quoted although nothing needs quotes: a second defence, because the Jobs API runs a shell.
     return shlex.join([python, "-m", job.module, *job.arguments])
 
 
 def is_safe_argument(text: str) -> bool:
-    """Whether it may stand on that line."""
+    """Return whether the text may be an argument of the command."""
     return _is_safe(_ARGUMENT, text)
 
 
 def _check_argument(argument: str) -> list[Fault]:
     pattern = _OPTION if argument.startswith("-") else _ARGUMENT
-    return _check_pattern(pattern, "word", argument)
+    return _check_pattern(pattern, "argument", argument)
 
 
 def _is_safe(pattern: re.Pattern[str], text: str) -> bool:
@@ -47,5 +47,5 @@ def _is_safe(pattern: re.Pattern[str], text: str) -> bool:
 def _check_pattern(pattern: re.Pattern[str], key: str, text: str) -> list[Fault]:
     if _is_safe(pattern, text):
         return []
-    problem = f"{text[:80]!a} may mean something to a shell"
-    return [Fault(key, problem, "Use letters, digits and . _ / : + - only.")]
+    problem = f"{text[:80]!a} may contain shell syntax"
+    return [Fault(key, problem, "Use only letters, digits and . _ / : + -.")]

@@ -1,7 +1,7 @@
-"""The stand-in for a cluster: plays the sights that it is given, and fails as real ones do.
+"""A fake cluster: plays scripts of job statuses, and fails as real clusters do.
 
-It is whole enough to run a service on: what is submitted is pending, then runs, then ends well,
-one sight further at every look, unless a script says otherwise.
+A service can run on it. Unless a script says otherwise, a submitted job is pending, then running,
+then successful, and advances by one status at every request.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ FINAL_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED)
 
 
 class FakeCluster:
-    """Remembers what was submitted, and answers from scripts."""
+    """Records submissions, and answers from scripts."""
 
     def __init__(self, name: str = "default", *script: JobStatus) -> None:
         self.name = name
         self.script = script or DEFAULT_SCRIPT
-        """For jobs that have none of their own."""
+        """Script of the jobs without one of their own."""
         self.started_jobs: list[Job] = []
-        """Every job that began, in order: one that is here twice was run twice."""
+        """Every job that started, in order: a job that is listed twice ran twice."""
         self.submitted_ids: list[str] = []
-        """Every submission that was sent, arrived or not."""
+        """Ids of all submissions that were sent, whether they arrived or not."""
         self.stopped_ids: list[str] = []
         self.logs: dict[str, bytes] = {}
         self.cluster_capacity = Capacity(
@@ -41,28 +41,28 @@ class FakeCluster:
         )
         self.unreachable = False
         self.refusal = ""
-        """Why it takes no job, where it takes none."""
+        """Reason why every job is rejected; empty accepts them."""
         self.lost_responses = 0
-        """Of so many submissions to come the job starts, and the answer is lost."""
+        """Number of submissions whose job starts although the response is lost."""
         self.lost_requests = 0
-        """So many submissions to come never arrive."""
+        """Number of submissions that never arrive."""
         self.on_start: Callable[[Job], None] = lambda job: None
-        """What a job does, besides being seen."""
+        """Called when a job starts."""
         self.on_list: Callable[[], None] = lambda: None
-        """What happens between a look at all jobs and its answer's arrival."""
+        """Called between a listing of all jobs and the arrival of its response."""
         self._scripts: dict[str, list[JobStatus]] = {}
         self._jobs: dict[str, list[JobStatus]] = {}
         self._lock = threading.RLock()
 
     def play(self, submission: str, *script: JobStatus) -> None:
-        """What is seen of this job from now on; it stays at the last."""
+        """Set the statuses of a job from now on. The last one stays."""
         with self._lock:
             self._scripts[submission] = list(script)
             if submission in self._jobs:
                 self._jobs[submission] = list(script)
 
     def add_foreign_job(self, job: Job, *script: JobStatus) -> None:
-        """A job that somebody else submitted."""
+        """Add a job that somebody else submitted."""
         with self._lock:
             statuses = script or self.script
             self._jobs[job.submission] = [
@@ -70,12 +70,12 @@ class FakeCluster:
             ]
 
     def forget_all(self) -> None:
-        """As a head that was killed and came back: it answers, and knows nothing."""
+        """Forget all jobs, as a restarted head does."""
         with self._lock:
             self._jobs.clear()
 
     def submit(self, job: Job) -> None:
-        """Starts it once."""
+        """Start the job once."""
         with self._lock:
             self.submitted_ids.append(job.submission)
             if self._is_lost(self.lost_requests):
@@ -88,13 +88,13 @@ class FakeCluster:
                 raise ClusterUnreachable(self.name, "the answer was lost")
 
     def get_status(self, submission: str) -> JobStatus:
-        """The job now, one sight further."""
+        """Return the status of the job, and advance it."""
         with self._lock:
             self._check_reachable()
             return self._advance(submission)
 
     def list_jobs(self) -> dict[str, JobStatus]:
-        """Every job, each one sight further."""
+        """Return the status of every job, and advance each."""
         with self._lock:
             self._check_reachable()
             statuses = {submission: self._advance(submission) for submission in list(self._jobs)}
@@ -102,7 +102,7 @@ class FakeCluster:
             return statuses
 
     def stop(self, submission: str) -> None:
-        """Ends it at once."""
+        """End the job at once."""
         with self._lock:
             self._check_reachable()
             self.stopped_ids.append(submission)
@@ -111,23 +111,23 @@ class FakeCluster:
                 self._jobs[submission] = [replace(statuses[0], state=JobState.STOPPED)]
 
     def read_log(self, submission: str, start: int = 0) -> bytes:
-        """What a test put there."""
+        """Return the log that a test has set."""
         with self._lock:
             self._check_reachable()
             return self.logs.get(submission, b"")[start : start + MAX_LOG_BYTES]
 
     def get_capacity(self) -> Capacity:
-        """What a test says it has."""
+        """Return the capacity that a test has set."""
         with self._lock:
             self._check_reachable()
             return self.cluster_capacity
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection."""
 
     def _check_reachable(self) -> None:
         if self.unreachable:
-            raise ClusterUnreachable(self.name, "it was made not to answer")
+            raise ClusterUnreachable(self.name, "it is set to be unreachable")
 
     def _is_lost(self, count: int) -> bool:
         return count > 0 and not self.unreachable

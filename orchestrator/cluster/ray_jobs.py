@@ -1,8 +1,8 @@
-"""A real Ray cluster, by the Jobs API at its dashboard's address. Loads no Ray.
+"""A real Ray cluster, through the Jobs API of its dashboard. Does not import Ray.
 
-To submit may be repeated, because Ray writes a job under its submission id once and refuses the
-second; whether it refused for that, a look tells and not its words alone. A question whose answer
-is not surely Ray's own raises ClusterUnreachable and is never taken for "absent".
+A submission may be repeated, because Ray stores a job under its submission id once and rejects the
+second; the status of the job, not Ray's message, decides whether that was the reason. A response
+that may not be Ray's own raises ClusterUnreachable and never means "absent".
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from orchestrator.cluster.ray_responses import (
 JOBS_PATH = "/api/jobs/"
 SERVICE_KEY = "slora_service"
 REFUSED_BY_AGENT = "Request failed with status code 400"
-"""How Ray's head, with status 500, hands on that its agent refused."""
+"""Message of Ray's head, with status 500, if its agent has rejected a job."""
 
 
 class RayCluster:
-    """One cluster."""
+    """A Ray cluster."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class RayCluster:
         )
 
     def submit(self, job: Job) -> None:
-        """Starts it, or finds it started. Raises ClusterRefused, ClusterUnreachable."""
+        """Start the job unless it is started already. Raise ClusterRefused, ClusterUnreachable."""
         body = self._build_request(job)
         self._upload_package()
         response = self._client.request("POST", JOBS_PATH, json=body)
@@ -72,7 +72,7 @@ class RayCluster:
         raise ClusterUnreachable(self.name, f"HTTP {response.status} to a submission")
 
     def get_status(self, submission: str) -> JobStatus:
-        """The job now."""
+        """Return the status of the job."""
         response = self._client.request("GET", JOBS_PATH + _quote_id(submission))
         if response.is_job_absent(submission):
             return JobStatus(JobState.ABSENT)
@@ -80,22 +80,22 @@ class RayCluster:
         return status
 
     def list_jobs(self) -> dict[str, JobStatus]:
-        """Every job that came by the Jobs API."""
+        """Return the status of every job that was submitted through the Jobs API."""
         statuses: dict[str, JobStatus] = self._client.parse(
             lambda: parse_statuses(self._client.get_json(JOBS_PATH))
         )
         return statuses
 
     def stop(self, submission: str) -> None:
-        """Asks it to end: SIGTERM, and SIGKILL some seconds later."""
+        """Request the end of the job: Ray sends SIGTERM, and SIGKILL some seconds later."""
         response = self._client.request("POST", f"{JOBS_PATH}{_quote_id(submission)}/stop")
         if not response.is_job_absent(submission):
             self._client.parse(response.parse_json)
 
     def read_log(self, submission: str, start: int = 0) -> bytes:
-        """What the driver wrote, from a byte on.
+        """Return the output of the driver from a byte on.
 
-        Ray gives the whole log or nothing, so of one above the wire's bound the rest is not told.
+        Ray sends a log only as a whole, so the end of a log above the response limit is missing.
         """
         response = self._client.request("GET", f"{JOBS_PATH}{_quote_id(submission)}/logs")
         if response.is_job_absent(submission):
@@ -104,7 +104,7 @@ class RayCluster:
         return log[start : start + MAX_LOG_BYTES]
 
     def get_capacity(self) -> Capacity:
-        """What its living nodes have."""
+        """Return the resources of the living nodes."""
         nodes = self._client.get_json("/api/v0/nodes?limit=10000")
         summary = self._client.get_json("/nodes?view=summary")
         status = self._client.get_json("/api/cluster_status")
@@ -112,11 +112,11 @@ class RayCluster:
         return capacity
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         self._client.close()
 
     def _build_request(self, job: Job) -> dict[str, Any]:
-        """All of it can be read by whoever may read the cluster's jobs, so no secret is in it."""
+        """Return the body of a request. Every user of the cluster can read it: it has no secret."""
         try:
             line = build_entrypoint(job, self._python)
         except InputError as error:
@@ -130,7 +130,7 @@ class RayCluster:
         }
 
     def _upload_package(self) -> None:
-        """The package is there afterwards, and Ray was told that it will be used."""
+        """Upload the package if it is missing. Asking for it also tells Ray that it is used."""
         if self._package is None:
             return
         path = f"/api/packages/gcs/{self._package.name}"
@@ -143,25 +143,25 @@ class RayCluster:
     def _check_accepted(self, response: DashboardResponse, job: Job) -> None:
         value = self._client.parse(response.parse_json)
         if not isinstance(value, dict) or value.get("submission_id") != job.submission:
-            raise ClusterUnreachable(self.name, "its answer to a submission names another job")
+            raise ClusterUnreachable(self.name, "its response to a submission names another job")
 
     def _check_owner(self, status: JobStatus, job: Job) -> None:
         if status.metadata.get(SERVICE_KEY) != job.metadata.get(SERVICE_KEY):
-            raise ClusterRefused(self.name, f"somebody else's job is called {job.submission}")
+            raise ClusterRefused(self.name, f"another service has a job {job.submission}")
 
 
 def _quote_id(submission: str) -> str:
-    """As one part of a path, whatever it is."""
+    """Quote an id as one segment of a path."""
     return quote(submission, safe="")
 
 
 def _is_refusal(response: DashboardResponse) -> bool:
-    """Whether Ray itself will not have the job: a page with the status 400 may be a proxy's."""
+    """Return whether Ray itself rejects the job: a page with the status 400 may be a proxy's."""
     by_head = response.status == 400 and response.text.startswith("Traceback")
     return by_head or (response.status == 500 and REFUSED_BY_AGENT in response.text)
 
 
 def _get_last_line(text: str) -> str:
-    """Of a traceback, what it says."""
+    """Return the message of a traceback."""
     lines = [line for line in text.strip().splitlines() if line.strip(" .")]
-    return lines[-1][:300] if lines else "it does not say why"
+    return lines[-1][:300] if lines else "there is no reason"

@@ -1,7 +1,7 @@
-"""What Ray's dashboard answers, read as values. Whatever is not surely Ray's own is no answer.
+"""Responses of Ray's dashboard as values. A response that may not be Ray's own is rejected.
 
-A proxy's page, a head that is starting or a body that broke off must never look like a cluster
-without jobs: a run would be started a second time.
+The page of a proxy, a starting head or a truncated body must never look like a cluster without
+jobs: a run would be started a second time.
 """
 
 from __future__ import annotations
@@ -21,70 +21,67 @@ STATUSES = {
     "STOPPED": JobState.STOPPED,
 }
 MAX_ESCAPE_CHARS = 12
-"""Characters of JSON that one character of text may take: two halves of six."""
+"""Characters of JSON per character of text: at most two escapes of six."""
 
 
 class InvalidRayResponse(Exception):
-    """The answer is not one that Ray gives."""
+    """The response is not one of Ray's."""
 
 
 @dataclass(frozen=True)
 class DashboardResponse:
-    """One HTTP answer, read to its end or to a bound."""
+    """An HTTP response, read to its end or up to a limit."""
 
     status: int
     content_type: str
-    """Its content type."""
     body: bytes
     is_complete: bool = True
 
     @property
     def text(self) -> str:
-        """The body as text."""
+        """Return the body as text."""
         return self.body.decode(errors="replace")
 
     def parse_json(self) -> Any:
-        """The body as JSON. Raises NotRay."""
+        """Return the body as JSON. Raise InvalidRayResponse."""
         if self.status != 200:
             raise InvalidRayResponse(f"HTTP {self.status}")
         if "json" not in self.content_type or not self.is_complete:
-            raise InvalidRayResponse(
-                f"HTTP 200 with {self.content_type[:60]!a} where JSON was asked for"
-            )
+            raise InvalidRayResponse(f"HTTP 200 with {self.content_type[:60]!a} instead of JSON")
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise InvalidRayResponse("HTTP 200 with broken JSON") from error
+            raise InvalidRayResponse("HTTP 200 with invalid JSON") from error
 
     def is_job_absent(self, submission: str) -> bool:
-        """Whether this is Ray's own word that it does not know the job: no other 404 counts."""
+        """Return whether this is Ray's own message for an unknown job: no other 404 counts."""
         return self.status == 404 and self.text.strip() == f"Job {submission} does not exist"
 
 
 def parse_statuses(value: Any) -> dict[str, JobStatus]:
-    """The list of jobs. Raises NotRay."""
+    """Return the status of each job in a list. Raise InvalidRayResponse."""
     if not isinstance(value, list):
-        raise InvalidRayResponse("the list of jobs is no list")
+        raise InvalidRayResponse("the list of jobs is not a list")
     statuses = {}
     for job in value:
-        # Drivers that nobody submitted through the Jobs API have no id of ours.
+        # Drivers that were not submitted through the Jobs API have no submission id.
         if not isinstance(job, dict) or job.get("type") not in ("SUBMISSION", "DRIVER"):
-            raise InvalidRayResponse("the list of jobs holds something else")
+            raise InvalidRayResponse("the list of jobs contains another type")
         if job["type"] == "SUBMISSION":
             statuses[_get_text(job, "submission_id")] = parse_status(job)
     return statuses
 
 
 def parse_status(value: Any) -> JobStatus:
-    """One job. Raises NotRay."""
+    """Return the status of a job. Raise InvalidRayResponse."""
     if not isinstance(value, dict):
-        raise InvalidRayResponse("a job is no object")
+        raise InvalidRayResponse("a job is not an object")
     state = STATUSES.get(str(value.get("status")))
     if state is None:
-        raise InvalidRayResponse(f"a job is {str(value.get('status'))[:40]!a}")
+        raise InvalidRayResponse(f"a job has the status {str(value.get('status'))[:40]!a}")
     exit_code, metadata = value.get("driver_exit_code"), value.get("metadata") or {}
     if not isinstance(metadata, dict):
-        raise InvalidRayResponse("a job's metadata are no object")
+        raise InvalidRayResponse("the metadata of a job are not an object")
     return JobStatus(
         state=state,
         exit_code=exit_code if isinstance(exit_code, int) else None,
@@ -96,21 +93,21 @@ def parse_status(value: Any) -> JobStatus:
 
 
 def parse_log(response: DashboardResponse) -> bytes:
-    """The log's bytes; of a body that was cut at the bound, those that were read. Raises NotRay."""
+    """Return the bytes of a log, as far as its response was read. Raise InvalidRayResponse."""
     value = response.parse_json() if response.is_complete else _repair_log(response.text)
     if not isinstance(value, dict) or not isinstance(value.get("logs"), str):
-        raise InvalidRayResponse("a log is no text")
+        raise InvalidRayResponse("a log is not text")
     return str(value["logs"]).encode(errors="replace")
 
 
 def parse_capacity(nodes: Any, summary: Any, status: Any) -> Capacity:
-    """From the state API's nodes, the dashboard's summary and the autoscaler's. Raises NotRay."""
+    """Return the capacity by Ray's nodes, summary and cluster status. Raise InvalidRayResponse."""
     node_list = _get_path(nodes, "data", "result", "result")
     if not isinstance(node_list, list):
-        raise InvalidRayResponse("the list of nodes is no list")
+        raise InvalidRayResponse("the list of nodes is not a list")
     alive = [node for node in node_list if isinstance(node, dict) and node.get("state") == "ALIVE"]
     if not alive:
-        # A head that has just started; a cluster that answers has at least the head's own node.
+        # The head has just started: a running cluster has at least the node of the head.
         raise InvalidRayResponse("no node is alive yet")
     cpus, gpus = (_sum_resource(alive, name) for name in ("CPU", "GPU"))
     return Capacity(
@@ -124,7 +121,7 @@ def parse_capacity(nodes: Any, summary: Any, status: Any) -> Capacity:
 
 
 def _repair_log(text: str) -> Any:
-    """A log whose end is missing: cut back to where a character of it ends."""
+    """Parse a truncated log, cut back to the end of a character."""
     for cut in range(MAX_ESCAPE_CHARS):
         try:
             value = json.loads(text[: len(text) - cut] + '"}')
@@ -133,7 +130,7 @@ def _repair_log(text: str) -> Any:
         logs = value.get("logs") if isinstance(value, dict) else None
         if not (isinstance(logs, str) and logs and "\ud800" <= logs[-1] <= "\udfff"):
             return value
-    raise InvalidRayResponse("a log that breaks off")
+    raise InvalidRayResponse("a log is truncated within a character")
 
 
 def _get_text(value: Mapping[str, Any], key: str) -> str:
@@ -152,13 +149,13 @@ def _sum_resource(nodes: list[Any], name: str) -> float:
 
 
 def _get_usage(status: Any, name: str) -> float:
-    """Unknown counts as nothing: only the whole decides anything."""
+    """Return the used amount, or 0 if unknown: decisions depend on the total only."""
     usage = _get_path(status, "data", "clusterStatus", "loadMetricsReport", "usage", name)
     return _to_float(usage[0]) if isinstance(usage, list) and usage else 0.0
 
 
 def _find_largest_memory(summary: Any) -> int | None:
-    """Bytes of the largest living node; the agents tell them some seconds after a node starts."""
+    """Return the memory of the largest living node; agents report it seconds after their start."""
     nodes = _get_path(summary, "data", "summary")
     sizes = [_get_memory(node) for node in nodes] if isinstance(nodes, list) else []
     return max(sizes, default=0) or None

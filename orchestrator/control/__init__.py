@@ -1,1 +1,1 @@
-"""The control plane: takes specs, submits them, follows them, fires schedules. Torch-free."""
+"""Accept runs, submit and follow them, and fire schedules. Needs no torch."""

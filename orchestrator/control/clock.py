@@ -1,4 +1,4 @@
-"""The door to time: the database's, which all services of one registry share, or a test's."""
+"""Clocks: that of the database, which all services of a registry share, and one for tests."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from orchestrator.registry.db_clock import now
 
 
 class Clock(Protocol):
-    """Says what time it is."""
+    """Tells the time."""
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the seconds since 1970."""
         ...
 
 
 class DatabaseClock:
-    """The database's own."""
+    """The clock of the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def now(self) -> float:
-        """Asks it. Raises DatabaseUnreachable."""
+        """Query the time. Raise DatabaseUnreachable."""
         with self._database.read() as session:
             seconds = session.scalar(select(now()))
         assert seconds is not None
@@ -33,11 +33,11 @@ class DatabaseClock:
 
 
 class SettableClock:
-    """The stand-in: stays where it is set."""
+    """A clock for tests, which stays at the time it was set to."""
 
     def __init__(self, at: float) -> None:
         self.at = at
 
     def now(self) -> float:
-        """Where it was set to."""
+        """Return the time it was set to."""
         return self.at

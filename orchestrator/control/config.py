@@ -1,4 +1,4 @@
-"""What a service is told: its database, the stores that runs may use, the clusters by name.
+"""The configuration of a service: its database, the stores that runs may use, and its clusters.
 
 Read once, at the start. Secrets are not in it: tokens lie in files, a database's password in
 SLORA_DATABASE or in what libpq reads.
@@ -24,9 +24,9 @@ DEFAULT_STORE = "file://.cache/store"
 
 
 def _check_word(text: str) -> str:
-    """What goes on a command line of a cluster, so nothing in it may mean anything to a shell."""
+    """Return text for a command line. Raise ValueError if a shell would interpret it."""
     if not is_safe_argument(text):
-        raise ValueError(f"{text[:80]!a} holds more than letters, digits and . _ / : + -")
+        raise ValueError(f"{text[:80]!a} may only contain letters, digits and . _ / : + -")
     return text
 
 
@@ -34,49 +34,49 @@ ShellWord = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(
 
 
 class ClusterConfig(StrictModel):
-    """One Ray cluster."""
+    """A Ray cluster."""
 
     address: str = Field(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._/-]*)?$")
-    """Of the head's dashboard, where the Jobs API is."""
+    """URL of the head's dashboard, which serves the Jobs API."""
     token_file: str | None = None
-    """The cluster's token; without it none is sent."""
+    """File with the cluster's token; without it no token is sent."""
     code: str = "image"
-    """image: the product is installed there; else a checkout, whose packages travel."""
+    """`image` if slora is installed on the cluster; else a checkout whose packages are uploaded."""
     python: ShellWord = "python"
-    """The interpreter on the cluster."""
+    """Python interpreter on the cluster."""
     max_runs: int = Field(default=50, ge=1)
-    """Jobs of ours at once; Ray itself lets those wait that don't fit."""
+    """Jobs of this service at once; Ray queues those that do not fit."""
     shared_filesystem: bool = False
-    """Whether the cluster sees the files that this service sees, so that a spec can be checked
-    whole before it is submitted."""
+    """Whether the cluster sees the same files as the service, so that a run's plan can be checked
+    before it is submitted."""
     autoscaling: bool = False
-    """Whether it adds nodes when asked: its size now then says nothing about what fits."""
+    """Whether it adds nodes on demand, so that its current size does not limit a run."""
 
 
 class ServiceConfig(StrictModel):
-    """The whole configuration."""
+    """The configuration of a service."""
 
     name: Name = "slora"
-    """Which service a job on a cluster belongs to, where several share one."""
+    """Marks the jobs of this service on a cluster that several services share."""
     database: str = DEFAULT_DATABASE
     stores: tuple[ShellWord, ...] = Field(default=(DEFAULT_STORE,), min_length=1, strict=False)
-    """Where runs may keep what they make; the first is for those that name none."""
+    """Stores that runs may use; the first is the default."""
     clusters: dict[Name, ClusterConfig] = Field(min_length=1, max_length=100)
     max_attempts: int = Field(default=3, ge=1, le=100)
-    """How often a run is submitted before a lost job is the end of it."""
+    """Attempts of a run before a lost job fails it."""
     poll_interval_s: float = Field(default=2.0, ge=0.05, le=600)
-    """Between two looks at a cluster."""
+    """Seconds between two polls of a cluster."""
     lease_s: float = Field(default=30.0, ge=1, le=3600)
-    """Until another service takes over from one that died; longer than a look takes."""
+    """Seconds until another service takes over from one that died; longer than a poll takes."""
 
 
 def load_config(path: Path, database: str | None = None) -> ServiceConfig:
-    """The file, checked, its folders made whole. Raises InputError with all its faults."""
+    """Load a file and make its store URLs absolute. Raise InputError with all faults."""
     return parse_config(read_yaml_file(path), database)
 
 
 def parse_config(raw: dict[str, Any], database: str | None = None) -> ServiceConfig:
-    """The same from plain values; `database` replaces the one that is written there."""
+    """Validate plain values; `database` replaces their database. Raise InputError."""
     if database is not None:
         raw = {**raw, "database": database}
     try:
@@ -91,18 +91,18 @@ def parse_config(raw: dict[str, Any], database: str | None = None) -> ServiceCon
         raise InputError(faults) from None
     stores = tuple(map(normalize_store_url, config.stores))
     if invalid := [store for store in stores if not is_safe_argument(store)]:
-        problem = f"{invalid[0]!a} holds more than letters, digits and . _ / : + -"
-        raise InputError([Fault("stores", problem, "Name a store elsewhere.")])
+        problem = f"{invalid[0]!a} may only contain letters, digits and . _ / : + -"
+        raise InputError([Fault("stores", problem, "Use a store at another path.")])
     return config.model_copy(update={"stores": stores})
 
 
 def normalize_store_url(url: str) -> str:
-    """The store's URL as it is compared and kept: whole, without a slash at its end."""
+    """Return the absolute URL of a store without a trailing slash."""
     return open_store(url).url("").rstrip("/")
 
 
 def get_token_path(cluster: ClusterConfig) -> Path | None:
-    """Where the cluster's token lies."""
+    """Return the path of the cluster's token."""
     if cluster.token_file is None:
         return None
     return Path(os.path.expanduser(cluster.token_file))

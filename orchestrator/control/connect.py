@@ -1,4 +1,4 @@
-"""Clusters as the configuration names them."""
+"""Connect to the configured clusters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.control.config import ClusterConfig, ServiceConfig, get_token_
 
 
 def connect_clusters(config: ServiceConfig) -> dict[str, Cluster]:
-    """Every cluster by its name; none is asked anything yet. Raises InputError."""
+    """Make a client for each cluster by name, without a request. Raise InputError."""
     return {
         name: connect_cluster(name, cluster_config)
         for name, cluster_config in config.clusters.items()
@@ -17,7 +17,7 @@ def connect_clusters(config: ServiceConfig) -> dict[str, Cluster]:
 
 
 def connect_cluster(name: str, cluster_config: ClusterConfig) -> RayCluster:
-    """One of them. Raises InputError where its code can't be packed."""
+    """Make the client of a cluster. Raise InputError if its code cannot be packed."""
     return RayCluster(
         name,
         cluster_config.address,

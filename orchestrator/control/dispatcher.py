@@ -1,4 +1,4 @@
-"""The queue's end: planned runs are handed to their cluster, as many as may run now."""
+"""Submit planned runs to their cluster, as many as may run now."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
 
-WAITING_FOR_PREVIOUS = "its schedule's run before it is not over"
-PREVIOUS_JOB_ENDING = "its job before is still ending on the cluster"
+WAITING_FOR_PREVIOUS = "waiting for this schedule's previous run to finish"
+PREVIOUS_JOB_ENDING = "waiting for the job of its previous attempt to end on the cluster"
 
 
 @dataclass(frozen=True)
 class PlacementResult:
-    """Why a run can't be placed on the cluster; empty where it can."""
+    """The reasons why a run cannot be placed on the cluster; empty if it can."""
 
     rejection: str = ""
     wait_reason: str = ""
@@ -32,7 +32,7 @@ PlacementCheck = Callable[[Run], PlacementResult]
 
 
 class Dispatcher:
-    """Gives out turns on one cluster."""
+    """Dispatches the queue of one cluster."""
 
     def __init__(
         self,
@@ -42,23 +42,19 @@ class Dispatcher:
         *,
         check_placement: PlacementCheck = lambda run: FITS,
     ) -> None:
-        self._database, self._cluster, self._rules, self._check_placement = (
-            database,
-            cluster,
-            rules,
-            check_placement,
-        )
+        self._database, self._cluster, self._rules = database, cluster, rules
+        self._check_placement = check_placement
         self._shortages: dict[str, str] = {}
-        """Why runs wait that don't fit the cluster as it is now."""
+        """Wait reasons of the runs that do not fit the cluster at its current size."""
 
     def dispatch(
         self, live_attempts: Mapping[str, int], lease: Lease, submit: Callable[[Run, Lease], None]
     ) -> None:
-        """Submits what may run now. Raises ClusterUnreachable.
+        """Submit the runs that may start now. Raise ClusterUnreachable.
 
-        `alive`: runs that have a job on the cluster, and of which attempt. It must end before they
-        get another, unless it is their next attempt already, as after a backup was restored.
-        What is counted and what is moved is one transaction; it ends before the cluster is asked.
+        `live_attempts` are the runs with a job on the cluster, and its attempt. That job must end
+        before another is submitted, unless it is of the next attempt already, as after a backup
+        was restored. Counting and moving is one transaction, committed before jobs are submitted.
         """
         for run in self._select_runs(live_attempts, lease):
             submit(run, lease)
@@ -69,7 +65,7 @@ class Dispatcher:
             decisions = self._plan_queue(session, live_attempts)
         if not decisions and not runs_to_stop:
             return []
-        # Looked at outside of the transaction: it may read a model's headers.
+        # Outside of a transaction, because it may read the headers of a model.
         placements = self._check_placements(decisions)
         with self._database.write() as session:
             for run in usage.list_runs_to_stop(session, self._cluster):
@@ -81,13 +77,13 @@ class Dispatcher:
                     session, decision, placements.get(decision.run.id, FITS).rejection, lease
                 )
                 for decision in self._plan_queue(session, live_attempts)
-                # One that came meanwhile is judged, and served, by the next look.
+                # A run that was added meanwhile is checked and submitted by the next pass.
                 if not _can_start_now(decision) or decision.run.id in placements
             )
             return [run for run in selected if run is not None]
 
     def _check_placements(self, decisions: Sequence[QueueDecision]) -> dict[str, PlacementResult]:
-        """Whether those that are next would fit, and whether those do by now that did not."""
+        """Check the runs that are next, and those that did not fit before."""
         candidates = [
             decision.run
             for decision in decisions
@@ -124,7 +120,7 @@ def _can_start_now(decision: QueueDecision) -> bool:
 def _apply_decision(
     session: Session, decision: QueueDecision, rejection: str, lease: Lease
 ) -> Run | None:
-    """The run with its next attempt begun, or None where it waits or is over."""
+    """Begin the run's next attempt and return it; return None if it waits or was rejected."""
     run = decision.run
     if decision.rejection or rejection:
         reason = Reason.QUOTA if decision.rejection else Reason.REFUSED

@@ -1,4 +1,4 @@
-"""A cluster's runs at work, followed: each is looked at, judged by the policy, and moved."""
+"""Follow the active runs of a cluster: read their state, decide by the policy, and move them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClusterRules:
-    """What the configuration says of one cluster's runs."""
+    """The configured limits of a cluster's runs."""
 
     service: str = "slora"
     max_runs: int = 50
@@ -42,7 +42,7 @@ class ClusterRules:
 
 
 class Follower:
-    """Moves the runs of one cluster by what is seen of them."""
+    """Moves the runs of one cluster."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class Follower:
         self._database, self._cluster, self._rules = database, cluster, rules
         self._metrics, self._open = metrics, store_opener
         self._unreachable_stores = set[str]()
-        """Stores that did not answer in this pass: each is waited for once, not for every run."""
+        """Stores that did not answer in this pass: each is tried once, not once per run."""
 
     def follow(self, job_statuses: Mapping[str, JobStatus], lease: Lease) -> None:
-        """One step for every run at work. Raises ClusterUnreachable, DatabaseUnreachable."""
+        """Advance every active run. Raise ClusterUnreachable or DatabaseUnreachable."""
         with self._database.read() as session:
             active = run_flags.list_active_runs(session, self._cluster.name)
             attempts = {run.id: run_flags.get_newest_attempt(session, run) for run in active}
@@ -77,25 +77,24 @@ class Follower:
             self._advance_run(run, job, acknowledged=acknowledged, lease=lease)
 
     def submit(self, run: Run, lease: Lease) -> None:
-        """Hand the newest attempt to the cluster. Raises ClusterUnreachable: nothing is known."""
+        """Submit the newest attempt. Raise ClusterUnreachable if the result is unknown."""
         if run.store in self._unreachable_stores:
             return
         try:
             spec_path = write_job_spec(self._open(run.store), run)
         except (NotInStore, InputError) as missing:
-            # The store answers: there is nothing that could be submitted, now or later.
+            # The store answers and has no valid request, so no retry can succeed.
             self._fail_run(run, Reason.REFUSED, str(missing), lease)
             return
         except StoreError as error:
-            # Nothing was submitted: the next look finds that, and tries again.
-            log.warning("run %s: its spec can't be laid out: %s", run.id, error)
+            # Nothing was submitted; the next pass tries again.
+            log.warning("run %s: cannot write its spec: %s", run.id, error)
             self._unreachable_stores.add(run.store)
             return
         rules = self._rules
         try:
-            self._cluster.submit(
-                make_job(run, spec_path, service=rules.service, modules=rules.modules)
-            )
+            job = make_job(run, spec_path, service=rules.service, modules=rules.modules)
+            self._cluster.submit(job)
         except ClusterRefused as refusal:
             self._metrics.submissions.labels(self._cluster.name, "refused").inc()
             self._fail_run(run, Reason.OUTSIDE, str(refusal), lease)
@@ -109,17 +108,14 @@ class Follower:
             runs.move(session, run, Status.FAILED, reason=reason, detail=detail, lease=lease)
 
     def _advance_run(self, run: Run, job: JobStatus, *, acknowledged: bool, lease: Lease) -> None:
-        if job.state not in ALIVE_STATES and run.store in self._unreachable_stores:
+        is_alive = job.state in ALIVE_STATES
+        if not is_alive and run.store in self._unreachable_stores:
             return
         try:
-            stored = (
-                NO_OUTCOME
-                if job.state in ALIVE_STATES
-                else read_outcome(self._open(run.store), run)
-            )
+            stored = NO_OUTCOME if is_alive else read_outcome(self._open(run.store), run)
         except (StoreError, InputError) as error:
-            # Without its store nothing is known of how it ended: the next look may tell.
-            log.warning("run %s: its store does not answer: %s", run.id, error)
+            # Without its store nobody knows how it ended; the next pass tries again.
+            log.warning("run %s: cannot read its store: %s", run.id, error)
             self._unreachable_stores.add(run.store)
             return
         decision = decide(
@@ -132,8 +128,8 @@ class Follower:
         try:
             self._apply_decision(run, decision, stored, lease)
         except LostUpdate:
-            # Somebody asked for it to be stopped meanwhile: the next look sees that.
-            log.info("run %s changed while it was looked at", run.id)
+            # A user requested a stop meanwhile; the next pass reads it again.
+            log.info("run %s was changed during this pass", run.id)
 
     def _apply_decision(
         self, run: Run, decision: Decision, stored: StoredOutcome, lease: Lease
@@ -166,7 +162,7 @@ class Follower:
         log.info("run %s: %s -> %s %s", run.id, run.status, decision.target, decision.reason or "")
 
     def _finish_run(self, run: Run, stored: StoredOutcome, lease: Lease) -> None:
-        """Publishing and done in one transaction, with the adapter's row."""
+        """Move the run to publishing and done in one transaction, with the adapter's row."""
         with self._database.write() as session:
             if run.status is not Status.PUBLISHING:
                 run = runs.move(session, run, Status.PUBLISHING, lease=lease)
@@ -177,13 +173,13 @@ class Follower:
                 )
             if stored.pointer is not None:
                 adapters.set_pointer_if_known(session, run.store, run.name, *stored.pointer)
-            detail = "nothing new to learn from" if stored.manifest is None else ""
+            detail = "no new data" if stored.manifest is None else ""
             runs.move(session, run, Status.DONE, detail=detail, lease=lease)
         log.info("run %s: done %s", run.id, stored.outcome.adapter or "")
 
 
 def _count_trained_tokens(run: Run, manifest: Manifest) -> int | None:
-    """The tokens that are known to be spent; of a search its manifest tells one trial's alone."""
+    """Return the tokens of the manifest; that of a search only counts one trial's."""
     tokens = manifest.ledger.get("tokens")
     if tokens is None:
         return None
@@ -191,7 +187,7 @@ def _count_trained_tokens(run: Run, manifest: Manifest) -> int | None:
 
 
 def _is_acknowledged(attempt: Attempt | None) -> bool:
-    """Whether a cluster ever said that it has the job; of a rebuilt one it has to be assumed."""
+    """Return whether the cluster ever acknowledged the job; assume so for rebuilt runs."""
     return (
         attempt is None or attempt.acknowledged_at is not None or attempt.cluster == UNKNOWN_CLUSTER
     )

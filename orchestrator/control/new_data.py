@@ -1,7 +1,7 @@
-"""Whether there is new data, from names, sizes and versions alone: no row is read.
+"""Detect new data from names, sizes and versions of files, without reading a row.
 
-A mark that changed is a reason to look; the retraining itself compares the rows' digest with the
-current adapter's, and ends where they are the same.
+A changed fingerprint starts a retraining, which compares the digest of the rows with that of the
+current adapter, and ends if they are equal.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ S3_PREFIX = "s3://"
 
 
 def compute_data_fingerprint(location: str) -> str | None:
-    """A digest of what lies there now; None where there is nothing, or it is a hub's.
+    """Compute a digest of the files at a location; None if there are none, or it is on a hub.
 
-    `where` as data.train of a spec: a file, a glob, a folder, or s3:// with a key or a prefix.
-    Raises InputError, StoreError.
+    The location is data.train of a spec: a file, a glob, a folder, or s3:// with a key or prefix.
+    Raise InputError or StoreError.
     """
     entries = list(
         _list_bucket_files(location)
@@ -40,7 +40,7 @@ def compute_data_fingerprint(location: str) -> str | None:
 def _list_local_files(location: str) -> Iterator[str]:
     path = location.removeprefix("file://")
     if os.path.isdir(path):
-        # Right there, as for who reads the rows: whoever may name a folder names no whole disk.
+        # Not recursive, as for the reader of rows: a folder must not stand for a whole disk.
         path = os.path.join(glob.escape(path), "*")
     elif os.path.exists(path):
         path = glob.escape(path)
@@ -52,7 +52,7 @@ def _describe_file(name: str) -> Iterator[str]:
     try:
         info = os.stat(name)
     except OSError:
-        return  # removed since it was listed
+        return  # deleted since it was listed
     if not stat.S_ISDIR(info.st_mode):
         yield f"{name}\t{info.st_size}\t{info.st_mtime_ns}"
 

@@ -1,8 +1,8 @@
-"""Jobs on a cluster that no run is following: stopped where they are ours, adopted where the store
-knows their run.
+"""Find jobs on a cluster that belong to no active run: adopt them if the store has their run, else
+stop them.
 
-Only jobs that carry this service's name are touched: other services, and people with `ray job
-submit`, have theirs on the same cluster.
+Only jobs with this service's name are handled: other services, and users of `ray job submit`, have
+jobs on the same cluster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Orphans:
-    """Minds one cluster's."""
+    """Handles the orphaned jobs of one cluster."""
 
     def __init__(
         self,
@@ -45,23 +45,23 @@ class Orphans:
         self._service, self._stores, self._open = service, stores, store_opener
 
     def reconcile_orphans(self, job_statuses: Mapping[str, JobStatus]) -> None:
-        """Stops or adopts what lives there and has no run. Raises ClusterUnreachable."""
+        """Adopt or stop the live jobs without a run. Raise ClusterUnreachable."""
         for submission, run, attempt in self._iterate_own_jobs(job_statuses):
             self._reconcile_job(submission, run, attempt)
 
     def get_live_attempts(self, job_statuses: Mapping[str, JobStatus]) -> dict[str, int]:
-        """The runs of which a job lives there, and of which attempt it is."""
+        """Return the attempt of each run that has a live job."""
         return {run: attempt for _, run, attempt in self._iterate_own_jobs(job_statuses)}
 
     def _iterate_own_jobs(
         self, job_statuses: Mapping[str, JobStatus]
     ) -> Iterator[tuple[str, str, int]]:
-        """This service's living jobs: the submission, its run and its attempt."""
+        """Yield the submission, run and attempt of each live job of this service."""
         for submission, job in job_statuses.items():
             match = _SUBMISSION_PATTERN.fullmatch(submission)
             if match is None or job.state not in (JobState.PENDING, JobState.RUNNING):
                 continue
-            # Who may submit there may call a job anything: what can be no run's is none of ours.
+            # Anybody may submit a job with any name; one that is no run id is not of this service.
             if not is_run_id(match["run"]):
                 continue
             if job.metadata.get("slora_service") == self._service:
@@ -73,14 +73,16 @@ class Orphans:
             try:
                 run = self._adopt_run(run_id, attempt)
             except StoreError as error:
-                # Whose job it is nobody can say now, and unreachable is not gone.
-                log.warning("job %s: its store does not answer: %s", submission, error)
+                # Nobody can tell whose job it is now, and unreachable is not dead.
+                log.warning("job %s: cannot read its store: %s", submission, error)
                 return
         if run is None:
-            log.warning("job %s is of no run that is known: stopping it", submission)
+            log.warning("job %s belongs to no known run: stopping it", submission)
             self._cluster.stop(submission)
         elif run.status in FINAL or attempt < run.attempt or _is_superseded(run, attempt):
-            log.warning("job %s lives on, its run is at attempt %s", submission, run.attempt)
+            log.warning(
+                "job %s is outdated, its run is at attempt %s: stopping it", submission, run.attempt
+            )
             self._cluster.stop(submission)
 
     def _find_run(self, run_id: str) -> Run | None:
@@ -91,20 +93,20 @@ class Orphans:
             return None
 
     def _adopt_run(self, run_id: str, attempt: int) -> Run | None:
-        """A run that the registry lost and a store remembers, as it is after a rebuild."""
+        """Restore a run that the registry lost from the store that has it."""
         for store in self._stores:
             run = adopt(self._database, self._open(store), run_id, attempt=attempt)
             if run is not None:
-                log.info("run %s was adopted from %s", run_id, store)
+                log.info("adopted run %s from %s", run_id, store)
                 return run
         return None
 
 
 def _is_rebuilt(run: Run, attempt: int) -> bool:
-    """Whether the run was read from a store that could not tell that its job lives."""
+    """Return whether the run was rebuilt from a store that did not show that its job is alive."""
     return run.origin == STORE_ORIGIN and run.status is Status.PLANNED and attempt >= run.attempt
 
 
 def _is_superseded(run: Run, attempt: int) -> bool:
-    """Whether the run was given up for lost, and waits for its next attempt."""
+    """Return whether the run was declared lost and waits for its next attempt."""
     return run.status is Status.PLANNED and attempt == run.attempt

@@ -1,7 +1,6 @@
-"""What the store tells of a run whose job is over or can't be found: its adapter, its last words.
+"""Read from the store how a run ended whose job has ended or is absent: its adapter, its error.
 
-Asked of the store and not of the job, since a job that was killed after its commit has made all
-that it was to make.
+The store decides and not the job, because a job that was killed after its commit has succeeded.
 """
 
 from __future__ import annotations
@@ -24,41 +23,37 @@ from orchestrator.control.policy import RunOutcome
 from orchestrator.registry.values import Run, clean_text
 
 MAX_JOURNAL_BYTES = 64 << 20
-DECISION_EVENTS = ("promoted", "kept")
-"""The last event of a retraining that made an adapter."""
+DECISION_EVENTS = ("promoted", "not_promoted")
+"""The last events of a retraining that made an adapter."""
 HEARTBEAT_TIMEOUT_S = 60.0
-"""A lease that was beaten within this time is a living job's; it is beaten every ten seconds."""
+"""A job with a heartbeat in this period is alive; it sends one every ten seconds."""
 
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """What there is of a run in its store."""
+    """A run's outcome, with the manifest and pointer to record."""
 
     outcome: RunOutcome
     manifest: Manifest | None = None
     pointer: tuple[int, int] | None = None
-    """The version that the bare name means, and the number of its newest move."""
+    """The version that the bare name resolves to, and the number of the pointer's last move."""
 
 
 def read_outcome(store: ObjectStore, run: Run, *, now: float | None = None) -> StoredOutcome:
-    """Looks at the run's papers and its name's versions. Raises StoreUnreachable."""
+    """Read the run's journal and heartbeat, and the versions of its name. Raise StoreError."""
     events = _read_events(store, run)
-    # Of a retraining the commit is not the end: whether it takes over is still to be decided.
+    # A retraining has not ended with its commit: it still decides whether to promote.
     is_complete = run.kind != "retrain" or any(
         event.get("event") in DECISION_EVENTS for event in events
     )
     manifest = _find_manifest(store, run) if is_complete else None
     message = next(
-        (
-            str(last_event.get("why", ""))
-            for last_event in reversed(events)
-            if last_event.get("event") == "failed"
-        ),
+        (str(event.get("why", "")) for event in reversed(events) if event.get("event") == "failed"),
         "",
     )
     outcome = RunOutcome(
         adapter=manifest.label if manifest else None,
-        no_new_data=any(last_event.get("event") == "nothing new" for last_event in events),
+        no_new_data=any(event.get("event") == "no_new_data" for event in events),
         message=clean_text(message),
         alive=_is_alive(store, run, time.time() if now is None else now),
     )
@@ -74,7 +69,7 @@ def _read_events(store: ObjectStore, run: Run) -> list[dict[str, Any]]:
 
 
 def _find_manifest(store: ObjectStore, run: Run) -> Manifest | None:
-    """The newest version that this run committed, or a trial of it."""
+    """Return the newest version that this run or one of its trials committed."""
     for version in reversed(list_versions(store, run.name)[-LOOK_BACK:]):
         try:
             manifest = read_committed(store, run.name, version)

@@ -1,7 +1,7 @@
-"""Whether a run fits on a cluster, known before it is submitted: from its spec, and its plan.
+"""Check before submission whether a run fits on a cluster, from its spec and its plan.
 
-The plan needs the model's config and headers and the data's first rows. Where the service can't see
-what the cluster sees, that check is the job's own, which makes it before a worker starts.
+The plan needs the model's config and headers, and the data's first rows. If the service cannot read
+them, the job makes the same check before it starts a worker.
 """
 
 from __future__ import annotations
@@ -11,30 +11,27 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from jobs.errors import Fault, InputError, StoreError
+from jobs.errors import InputError, StoreError
 from jobs.plan.estimate.machine import GB
 from jobs.plan.preflight import validate_run
 from jobs.spec.schema import RunSpec
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
-from jobs.store.runs.run_store import format_run_key
 from orchestrator.cluster.base import Capacity, Cluster
 from orchestrator.control.dispatcher import FITS, PlacementResult
-from orchestrator.control.resolve import ResolvedRun, resolve_run
-from orchestrator.registry.run_request import REQUEST_FILE, read_request
+from orchestrator.control.job_spec import load_request
 from orchestrator.registry.values import Run
 
 MAX_CACHED_RESULTS = 2000
 SHORTAGE_TIMEOUT_S = 120.0
-"""Until what a cluster lacks counts as lacking: after its head was restarted its nodes come back
-one by one."""
+"""A shortage must last this long: after a restart of the head the nodes rejoin one by one."""
 S3 = "s3://"
 
 log = logging.getLogger(__name__)
 
 
 class Placement:
-    """Judges runs for one cluster; each is looked at once."""
+    """Checks runs for one cluster, and caches the results."""
 
     def __init__(
         self,
@@ -45,19 +42,14 @@ class Placement:
         store_opener: Callable[[str], ObjectStore] = open_store,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._cluster, self._shared_filesystem, self._autoscaling, self._open = (
-            cluster,
-            shared_filesystem,
-            autoscaling,
-            store_opener,
-        )
-        self._clock = clock
+        self._cluster, self._open, self._clock = cluster, store_opener, clock
+        self._shared_filesystem, self._autoscaling = shared_filesystem, autoscaling
         self._results: OrderedDict[str, PlacementResult] = OrderedDict()
         self._short_since: dict[str, float] = {}
-        """Since when the cluster was too small for a run."""
+        """Since when the cluster has been too small for a run."""
 
     def __call__(self, run: Run) -> PlacementResult:
-        """Whether the run can be placed there, as far as is known. Raises ClusterUnreachable."""
+        """Check whether the run fits, as far as is known. Raise ClusterUnreachable."""
         if run.id in self._results:
             return self._results[run.id]
         result = self._check_run(run)
@@ -70,27 +62,24 @@ class Placement:
 
     def _check_run(self, run: Run) -> PlacementResult:
         try:
-            resolved = _read_resolved_run(self._open(run.store), run)
+            spec = load_request(self._open(run.store), run).load_spec()
         except InputError as invalid:
             return PlacementResult(rejection=str(invalid))
         except StoreError as error:
-            # The paper is read again when the run is submitted.
-            log.warning("run %s: its request can't be read: %s", run.id, error)
+            # The request is read again when the run is submitted.
+            log.warning("run %s: cannot read its request: %s", run.id, error)
             return FITS
         capacity = None if self._autoscaling else self._cluster.get_capacity()
-        if capacity is not None and (shortage := find_shortage(resolved.spec, capacity)):
+        if capacity is not None and (shortage := find_shortage(spec, capacity)):
             return self._reject_after_timeout(run, shortage)
-        if not self._is_visible(resolved.spec):
+        if not self._is_visible(spec):
             return FITS
         try:
-            validate_run(
-                resolved.spec if capacity is None else set_node_memory(resolved.spec, capacity),
-                quick=True,
-            )
+            validate_run(spec if capacity is None else set_node_memory(spec, capacity), quick=True)
         except InputError as invalid:
             return PlacementResult(rejection=str(invalid))
         except StoreError as error:
-            log.warning("run %s could not be checked: %s", run.id, error)
+            log.warning("run %s: cannot check its plan: %s", run.id, error)
         return FITS
 
     def _reject_after_timeout(self, run: Run, shortage: str) -> PlacementResult:
@@ -105,19 +94,19 @@ class Placement:
 
 
 def find_shortage(spec: RunSpec, capacity: Capacity) -> str:
-    """What the whole cluster has too little of, busy or not; empty where it suffices."""
+    """Describe what the whole cluster has too little of, busy or not; empty if it suffices."""
     cluster = spec.cluster
     for name, per_worker, available in (
         ("CPUs", cluster.cpus_per_worker, capacity.cpus),
         ("GPUs", cluster.gpus_per_worker, capacity.gpus),
     ):
         if (needed := per_worker * spec.workers) > available:
-            return f"it needs {needed} {name}, the whole cluster has {available:g}"
+            return f"needs {needed} {name}, but the whole cluster has {available:g}"
     return ""
 
 
 def set_node_memory(spec: RunSpec, capacity: Capacity) -> RunSpec:
-    """The spec with the memory of the cluster's largest node, where it names none and needs it."""
+    """Set the memory of the cluster's largest node in a CPU spec that does not name it."""
     machine = spec.cluster.machine
     unknown = capacity.node_memory is None or spec.cluster.gpus_per_worker > 0
     if machine.memory_gb is not None or unknown or not capacity.nodes:
@@ -130,10 +119,3 @@ def set_node_memory(spec: RunSpec, capacity: Capacity) -> RunSpec:
     )
     cluster = spec.cluster.model_copy(update={"machine": described})
     return spec.model_copy(update={"cluster": cluster})
-
-
-def _read_resolved_run(store: ObjectStore, run: Run) -> ResolvedRun:
-    request = read_request(store, format_run_key(run.id, REQUEST_FILE))
-    if isinstance(request, Fault):
-        raise InputError([request])
-    return resolve_run(request.kind, request.parse_spec(), [run.store])

@@ -1,4 +1,4 @@
-"""Decisions as values: given what was seen of a run, what to do next. No side effects."""
+"""Decide what to do with a run, given the state of its job and its outcome. No side effects."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
 
 INVALID_INPUT_CODE, UNREACHABLE_CODE = 2, 3
-"""The exit codes of our jobs: the input is wrong, the outside world does not answer."""
+"""Exit codes of jobs: invalid input, and an external service that does not answer."""
 SIGNAL_CODE_BASE = 128
-"""Codes above it, and negative ones, are a signal's: a machine's or its kernel's doing."""
+"""Codes above it, and negative ones, mean a signal: the machine or the kernel killed the job."""
 MIN_RETRY_WAIT_S, MAX_RETRY_WAIT_S = 5.0, 600.0
 
 
 class Action(StrEnum):
-    """What to do with a run."""
+    """An action on a run."""
 
     WAIT = "wait"
     SUBMIT = "submit"
-    """The same attempt again: the cluster never said that it has it."""
+    """Submit the same attempt again: the cluster never acknowledged it."""
     MOVE = "move"
     FINISH = "finish"
-    """Its adapter is there, or it had nothing to make: to its end by way of publishing."""
-    END_JOB = "end job"
-    """Ask the cluster to stop it."""
+    """Move it to done via publishing: its adapter exists, or there was no new data."""
+    END_JOB = "end_job"
+    """Stop its job on the cluster."""
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What the store tells of a run whose job is over."""
+    """The outcome of a run whose job has ended, as the store tells it."""
 
     adapter: str | None = None
     no_new_data: bool = False
     message: str = ""
-    """Its own words where it failed."""
+    """The error message of the run, if it failed."""
     alive: bool = False
-    """Its lease is beaten still, by this attempt."""
+    """Whether this attempt still sends heartbeats."""
 
     @property
     def is_finished(self) -> bool:
-        """Whether all is there that the run was to make."""
+        """Return whether the run has produced everything that it should."""
         return self.adapter is not None or self.no_new_data
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision."""
+    """A decision about a run; a move has a target, a reason and a detail."""
 
     action: Action
     target: Status | None = None
@@ -62,7 +62,7 @@ WAIT = Decision(Action.WAIT)
 def decide(
     run: Run, job: JobStatus, outcome: RunOutcome, *, acknowledged: bool, max_attempts: int
 ) -> Decision:
-    """What follows for a run at work. `told` counts only where the job is over or absent."""
+    """Decide about an active run. `outcome` only matters if the job has ended or is absent."""
     if job.state in (JobState.PENDING, JobState.RUNNING):
         return _decide_alive(run, job)
     if run.status is Status.LOST and job.state is not JobState.SUCCEEDED:
@@ -70,7 +70,7 @@ def decide(
     if outcome.is_finished:
         return Decision(Action.FINISH)
     if job.state is JobState.SUCCEEDED:
-        detail = "the job ended well, and left no adapter in the store"
+        detail = "the job succeeded, but no adapter is in the store"
         return Decision(Action.MOVE, Status.FAILED, Reason.UNPUBLISHED, detail)
     if run.stop is not None:
         return Decision(Action.MOVE, Status.STOPPED, Reason(run.stop))
@@ -82,7 +82,7 @@ def decide(
 
 
 def compute_retry_wait_s(attempt: int) -> float:
-    """Seconds before the attempt after this one: doubling, so that a sick cluster has its rest."""
+    """Compute the delay of the next attempt: it doubles, to spare a failing cluster."""
     return min(MAX_RETRY_WAIT_S, MIN_RETRY_WAIT_S * 2.0 ** (attempt - 1))
 
 
@@ -97,7 +97,7 @@ def _decide_alive(run: Run, job: JobStatus) -> Decision:
 def _decide_failed(run: Run, job: JobStatus, outcome: RunOutcome, max_attempts: int) -> Decision:
     code, message = job.exit_code, outcome.message or job.message
     if code is None or code < 0 or code > SIGNAL_CODE_BASE:
-        # No code, or a signal's: the driver did not end of itself.
+        # No code, or that of a signal: the driver did not exit by itself.
         return Decision(Action.MOVE, Status.LOST, Reason.JOB_ABSENT, message)
     if code == INVALID_INPUT_CODE:
         return Decision(Action.MOVE, Status.FAILED, Reason.REFUSED, message)
@@ -105,7 +105,7 @@ def _decide_failed(run: Run, job: JobStatus, outcome: RunOutcome, max_attempts: 
         if run.attempt < max_attempts:
             return Decision(Action.MOVE, Status.LOST, Reason.JOB_ABSENT, message)
         return Decision(Action.MOVE, Status.FAILED, Reason.OUTSIDE, message)
-    # A crash repeats itself; only a lost machine is worth another attempt.
+    # The code would fail again; only a lost machine is worth another attempt.
     return Decision(Action.MOVE, Status.FAILED, Reason.CRASHED, message)
 
 
@@ -114,7 +114,7 @@ def _decide_absent(run: Run, outcome: RunOutcome, acknowledged: bool) -> Decisio
         return Decision(Action.SUBMIT)
     if outcome.alive:
         return WAIT
-    detail = "the cluster answers, and does not know the job"
+    detail = "the cluster answers and does not know the job"
     return Decision(Action.MOVE, Status.LOST, Reason.JOB_ABSENT, detail)
 
 

@@ -1,6 +1,6 @@
-"""Who is next: priority first, then whose project uses least, then the oldest; within the limits.
+"""Order the queue by priority, the usage of projects and age, within the projects' limits.
 
-Pure: the lists come in, an order and reasons come out.
+These are pure functions from lists of runs to decisions with reasons.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from orchestrator.registry.values import Project, Run
 
 @dataclass(frozen=True)
 class ProjectUsage:
-    """What a project uses now, and has used of its day."""
+    """The active runs and workers of a project, and the tokens that it used today."""
 
     runs: int = 0
     workers: int = 0
     tokens: int = 0
 
     def add_run(self, run: Run) -> ProjectUsage:
-        """The same with one more run at work."""
+        """Return the usage with one more active run."""
         return ProjectUsage(
             self.runs + 1, self.workers + run.workers, self.tokens + (run.tokens or 0)
         )
@@ -29,27 +29,27 @@ class ProjectUsage:
 
 @dataclass(frozen=True)
 class QueueDecision:
-    """What was decided about one planned run."""
+    """The decision about one planned run: start, wait or reject."""
 
     run: Run
     wait_reason: str = ""
-    """Why not now; empty: now."""
+    """Why it cannot start now; empty if it can."""
     rejection: str = ""
-    """Why not ever, under the limits as they are."""
+    """Why it can never start under the current limits."""
 
 
 @dataclass
 class UsageTracker:
-    """The usage of every project, kept while turns are given out."""
+    """The usage of every project, updated while runs are selected."""
 
     usage: dict[str, ProjectUsage] = field(default_factory=dict)
 
     def get_usage(self, project: str) -> ProjectUsage:
-        """What the project uses."""
+        """Return the usage of a project."""
         return self.usage.get(project, ProjectUsage())
 
     def add_run(self, run: Run) -> None:
-        """One more run of its project is at work."""
+        """Count one more active run of its project."""
         self.usage[run.project] = self.get_usage(run.project).add_run(run)
 
 
@@ -60,11 +60,11 @@ def plan_queue(
     free_slots: int,
     blocked: Mapping[str, str],
 ) -> Iterable[QueueDecision]:
-    """A turn for each planned run, in the order in which they are served.
+    """Yield a decision for each planned run, in the order in which they are considered.
 
-    `room`: jobs that the cluster may have still.
-    `held`: runs that must wait whatever the room, and why. After each turn the order is looked at
-    anew: a project that just got a run stands behind those that use less.
+    `free_slots` are the jobs that the cluster may still take, `blocked` the wait reasons of runs
+    that must wait in any case. The order is computed again after each start: a project that just
+    started a run comes after those that use less.
     """
     remaining = _sort_runs(planned, tracker)
     while remaining:
@@ -99,13 +99,13 @@ def _decide_run(
         return QueueDecision(run, wait_reason=blocked[run.id])
     if free_slots <= 0:
         return QueueDecision(
-            run, wait_reason=f"cluster {run.cluster} has as many runs as it may have"
+            run, wait_reason=f"cluster {run.cluster} is at its limit of active runs (max_runs)"
         )
     return QueueDecision(run, wait_reason=wait_reason)
 
 
 def _check_limits(run: Run, usage: ProjectUsage, project: Project | None) -> tuple[str, str]:
-    """Why the run can never start under its project's limits, and why it can't now."""
+    """Return why the run can never start under its project's limits, and why it cannot now."""
     if project is None:
         return "", ""
     limits = (
@@ -115,7 +115,7 @@ def _check_limits(run: Run, usage: ProjectUsage, project: Project | None) -> tup
     )
     for needed, _, limit, unit in limits:
         if limit is not None and needed > limit:
-            return f"it needs {needed:,} {unit}, project {run.project} may use {limit:,}", ""
+            return f"needs {needed:,} {unit}; the limit of project {run.project} is {limit:,}", ""
     for needed, used, limit, unit in limits:
         if limit is not None and used + needed > limit:
             return "", f"project {run.project} uses {used:,} of its {limit:,} {unit}"

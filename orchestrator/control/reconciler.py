@@ -1,9 +1,8 @@
-"""One cluster's pass: look at all its jobs, follow its runs, mind the orphans, serve the queue.
+"""Reconcile one cluster: list its jobs, follow its runs, handle orphans, dispatch the queue.
 
-May be stopped at any moment and started again, here or elsewhere: of several services one holds
-the cluster's lease, every move is written while it is held, a submission has the attempt's own id,
-and what was done before a crash is found by the next look. A cluster that does not answer tells
-nothing, so nothing is decided.
+It can be killed at any time and started again, here or elsewhere. Only the service that holds the
+cluster's lease writes, a submission has the id of its attempt, and the next pass observes what was
+done before a crash. Nothing is decided while the cluster does not answer: unreachable is not dead.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Follows one cluster."""
+    """Reconciles one cluster."""
 
     def __init__(
         self,
@@ -47,9 +46,10 @@ class Reconciler:
         self._lease: Lease | None = None
 
     def reconcile(self) -> bool:
-        """One pass; False where another service has the cluster, or the cluster did not answer.
+        """Run one pass.
 
-        Raises DatabaseUnreachable: then nothing was written that is not whole.
+        Return False if another service holds the cluster, or the cluster does not answer. Raise
+        DatabaseUnreachable; every transaction is complete or not written then.
         """
         lease = self._ensure_lease()
         if lease is None:
@@ -71,7 +71,7 @@ class Reconciler:
         return True
 
     def close(self) -> None:
-        """Let another service have the cluster at once."""
+        """Release the lease, so that another service can reconcile the cluster at once."""
         if self._lease is not None:
             with self._database.write() as session:
                 leases.release(session, self._lease)
@@ -88,11 +88,7 @@ class Reconciler:
     def _ensure_lease(self) -> Lease | None:
         name = f"cluster.{self._cluster.name}"
         with self._database.write() as session:
-            if self._lease is not None:
-                try:
-                    self._lease = leases.renew(session, self._lease, seconds=self._lease_s)
-                    return self._lease
-                except LeaseLost:
-                    self._lease = None
-            self._lease = leases.acquire(session, name, self._holder, seconds=self._lease_s)
+            self._lease = leases.renew_or_acquire(
+                session, self._lease, name, self._holder, seconds=self._lease_s
+            )
             return self._lease

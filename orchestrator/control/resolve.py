@@ -1,97 +1,95 @@
-"""What is asked of the service, checked: a spec of a kind, as the paper that its job will read."""
+"""Resolve a submission: validate its spec once, and derive what the service needs to know."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.files import HUB_ID
 from jobs.spec.kinds import KINDS, Kind, count_tokens, count_workers, require_kind
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.spec.schema import RunSpec
+from jobs.spec.strict_model import StrictModel
+from jobs.store.adapters.manifest import Name
 from orchestrator.cluster.entrypoint import is_safe_argument
 from orchestrator.control.config import normalize_store_url
+from orchestrator.registry.run_request import RunRequest, digest_spec
+from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-@dataclass(frozen=True)
-class ResolvedRun:
-    """One run to be, and everything of it that the service has to know."""
+class SubmitRequest(StrictModel):
+    """A run to submit."""
 
-    kind: Kind
-    name: str
-    store: str
-    """Whole, inside one of the service's stores."""
-    spec_text: str
-    """The spec that its job reads."""
-    workers: int
-    tokens: int | None
-    """The most that it can train; None where only the rows tell."""
-    data: str
-    """Where its training rows lie."""
-    spec: RunSpec
-
-    @property
-    def digest(self) -> str:
-        """Of the paper."""
-        return sha256(self.spec_text.encode()).hexdigest()
+    kind: Kind = "finetune"
+    spec: dict[str, Any]
+    """As in the YAML of a spec, with absolute paths."""
+    project: Name = DEFAULT_PROJECT
+    cluster: Name = DEFAULT_CLUSTER
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
 
 
-def resolve_run(kind: Kind, values: Mapping[str, Any], stores: Sequence[str]) -> ResolvedRun:
-    """The run that a spec of plain values asks for. Raises InputError with all its faults."""
-    if kind not in KINDS:
-        raise InputError([Fault("kind", f"{kind} is unknown", f"Use {' or '.join(KINDS)}.")])
-    spec = validate_spec({**values, "store": _resolve_store(values, stores)})
-    require_kind(spec, KINDS[kind].spec_class)
+def resolve_run(
+    submission: SubmitRequest, stores: Sequence[str], clusters: Sequence[str]
+) -> RunRequest:
+    """Validate a submission and return its request. Raise InputError with all faults."""
+    if submission.cluster not in clusters:
+        problem = f"there is no cluster {submission.cluster!a}"
+        raise InputError([Fault("cluster", problem, f"Use {', '.join(sorted(clusters))}.")])
+    spec = validate_spec({**submission.spec, "store": _resolve_store(submission.spec, stores)})
+    require_kind(spec, KINDS[submission.kind].spec_class)
     if faults := _check_paths(spec):
         raise InputError(faults)
-    return ResolvedRun(
-        kind=kind,
+    spec_text = dump_spec(spec)
+    return RunRequest(
+        kind=submission.kind,
         name=spec.name,
         store=spec.store,
-        spec_text=dump_spec(spec),
+        project=submission.project,
+        cluster=submission.cluster,
+        priority=submission.priority,
         workers=count_workers(spec),
         tokens=count_tokens(spec),
         data=spec.data.train,
-        spec=spec,
+        spec_text=spec_text,
+        spec_sha256=digest_spec(spec_text),
     )
 
 
-def _resolve_store(raw: Mapping[str, Any], stores: Sequence[str]) -> str:
-    """The store that the spec names, whole; the service's first where it names none."""
-    requested = raw.get("store")
+def _resolve_store(values: Mapping[str, Any], stores: Sequence[str]) -> str:
+    """Return the URL of the spec's store, or the service's first store if it names none."""
+    requested = values.get("store")
     if requested is None:
         return stores[0]
     if not isinstance(requested, str):
-        raise InputError([Fault("store", "not a text", f"Use {stores[0]} or below it.")])
-    normalized = normalize_store_url(requested)
-    if not any(
-        f"{normalized}/".startswith(f"{allowed}/") for allowed in stores
-    ) or not is_safe_argument(normalized):
-        problem = f"{requested[:100]!a} is none of this service's stores"
-        raise InputError([Fault("store", problem, f"Use {', '.join(stores)} or below them.")])
-    return normalized
+        raise InputError([Fault("store", "not a string", f"Use {stores[0]} or a folder below.")])
+    url = normalize_store_url(requested)
+    is_inside = any(f"{url}/".startswith(f"{allowed}/") for allowed in stores)
+    if not is_inside or not is_safe_argument(url):
+        problem = f"{requested[:100]!a} is not one of this service's stores"
+        raise InputError([Fault("store", problem, f"Use {', '.join(stores)} or a folder below.")])
+    return url
 
 
 def _check_paths(spec: RunSpec) -> list[Fault]:
-    """Paths that no machine has, or that would mean another place on every one."""
+    """Return a fault for each path that is relative, or that cannot be printed."""
     paths = {
         "model.path": spec.model.path,
         "data.train": spec.data.train,
         "data.eval": spec.data.eval,
     }
     unprintable = [
-        Fault(key, f"{path[:100]!a} holds what can't be printed", "Take it out of the path.")
+        Fault(key, f"{path[:100]!a} contains unprintable characters", "Rename the path.")
         for key, path in paths.items()
         if path and not path.isprintable()
     ]
     return unprintable + [
-        Fault(key, f"{path[:100]!a} is relative to nothing here", "Name the whole path.")
+        Fault(key, f"{path[:100]!a} is a relative path", "Use the absolute path.")
         for key, path in paths.items()
         if path and not (path.startswith("/") or _URL.match(path) or HUB_ID.fullmatch(path))
     ]

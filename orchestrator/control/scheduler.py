@@ -1,8 +1,8 @@
-"""Schedules fired: each moment once, with its run, in one transaction, however many schedulers run.
+"""Fire schedules: each due time once, however many schedulers run.
 
-A firing's row has the schedule and the moment for a key, and it is written together with the run
-that it starts and with the schedule's next moment. Before it only the run's paper is written, under
-a name that follows from the moment: who comes second writes the same.
+One transaction writes the firing, whose key is the schedule and the due time, the run that it
+starts, and the schedule's next due time. Only the run's request is written before, under an id that
+derives from the due time, so that a second scheduler would write the same.
 """
 
 from __future__ import annotations
@@ -25,40 +25,41 @@ from orchestrator.control.cron import (
     find_next_time,
     list_times_until,
 )
-from orchestrator.control.intake import Intake, SubmitRequest, make_new_run, write_request
+from orchestrator.control.intake import Intake
 from orchestrator.control.metrics import ServiceMetrics
 from orchestrator.control.new_data import compute_data_fingerprint
-from orchestrator.control.resolve import ResolvedRun
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.registry import leases, run_flags, runs, schedules
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DuplicateKey, LeaseLost, LostUpdate, UnknownItem
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import Reason
+from orchestrator.registry.run_request import RunRequest, write_request
 from orchestrator.registry.schedules import FiringOutcome, Schedule
 
 LEASE_NAME = "scheduler"
 LEASE_S = 30.0
 MISSED_AFTER_S = 60.0
-"""A moment that is fired so late was missed: nobody was there at its time."""
+"""A due time that fires later than this counts as missed: no scheduler was running."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _FiringPlan:
-    """What one moment comes to, as far as it is known before the transaction."""
+    """The outcome of one due time, as far as it is known before the transaction."""
 
     due_at: float
     next_at: float | None
     outcome: FiringOutcome
-    submission: SubmitRequest | None = None
-    resolved: ResolvedRun | None = None
-    run_id: str | None = None
+    request: RunRequest | None = None
+    """The run to start, under the id `run_id`."""
+    run_id: str = ""
     data_fingerprint: str | None = None
 
 
 class Scheduler:
-    """Fires what is due."""
+    """Fires the schedules that are due."""
 
     def __init__(
         self,
@@ -73,17 +74,12 @@ class Scheduler:
         lease_s: float = LEASE_S,
     ) -> None:
         self._database, self._intake, self._clock = database, intake, clock
-        self._holder, self._metrics, self._open, self._fingerprint_data = (
-            holder,
-            metrics,
-            store_opener,
-            fingerprinter,
-        )
-        self._lease_s = lease_s
+        self._holder, self._metrics, self._lease_s = holder, metrics, lease_s
+        self._open, self._fingerprint_data = store_opener, fingerprinter
         self._lease: Lease | None = None
 
     def fire_due(self) -> int:
-        """Fires what is due by now; how many moments. Raises DatabaseUnreachable."""
+        """Fire the schedules that are due. Return how many times. Raise DatabaseUnreachable."""
         lease = self._ensure_lease()
         if lease is None:
             return 0
@@ -92,30 +88,30 @@ class Scheduler:
         return sum(self._fire_schedule(schedule, lease) for schedule in due)
 
     def close(self) -> None:
-        """Let another service fire at once."""
+        """Release the lease, so that another service can fire at once."""
         if self._lease is not None:
             with self._database.write() as session:
                 leases.release(session, self._lease)
             self._lease = None
 
     def _fire_schedule(self, schedule: Schedule, lease: Lease) -> int:
-        """The moments of one schedule up to now; a step that fails is tried again by the next."""
+        """Fire the due times of one schedule; after a failure the next call tries again."""
         count = 0
         for due_at in self._list_due_times(schedule):
             try:
                 schedule = self._fire_once(schedule, due_at, lease)
             except (DuplicateKey, LostUpdate, UnknownItem, LeaseLost) as conflict:
-                # Another scheduler, or somebody who changes it: the next look sees how it is.
+                # Another scheduler fired it, or a user changed it: the next call reads it again.
                 log.info("schedule %s: %s", schedule.name, conflict)
                 break
             except StoreError as error:
-                log.warning("schedule %s: its store does not answer: %s", schedule.name, error)
+                log.warning("schedule %s: cannot read or write its store: %s", schedule.name, error)
                 break
             count += 1
         return count
 
     def _list_due_times(self, schedule: Schedule) -> Sequence[float]:
-        """Which of its moments are looked at now: all that were missed, or the latest of them."""
+        """List the due times to fire now: all that were missed, or only the latest."""
         assert schedule.next_at is not None
         now, offset = self._clock.now(), _compute_offset(schedule)
         first, until = schedule.next_at - offset, now - offset
@@ -123,17 +119,15 @@ class Scheduler:
             times = list_times_until(schedule.cron, schedule.time_zone, first, until)
         else:
             times = [find_latest_time(schedule.cron, schedule.time_zone, first, until)]
-        return [moment + offset for moment in times]
+        return [due_at + offset for due_at in times]
 
     def _fire_once(self, schedule: Schedule, due_at: float, lease: Lease) -> Schedule:
         plan = self._plan_firing(schedule, due_at)
-        if plan.submission is not None and plan.resolved is not None and plan.run_id is not None:
+        if plan.request is not None:
             try:
-                write_request(
-                    self._open(plan.resolved.store), plan.submission, plan.resolved, plan.run_id
-                )
+                write_request(self._open(plan.request.store), plan.run_id, plan.request)
             except AlreadyExists:
-                log.info("run %s: its paper was written before", plan.run_id)
+                log.info("run %s: its request exists already", plan.run_id)
         with self._database.write() as session:
             outcome, run = self._start_run(session, schedule, plan)
             updated = schedules.fire(
@@ -159,26 +153,21 @@ class Scheduler:
         is_missed = self._clock.now() - due_at > MISSED_AFTER_S
         if is_missed and schedule.missed == "skip":
             return _FiringPlan(due_at, next_at, "skipped")
-        submission = make_submission(schedule)
         try:
-            resolved = self._intake.resolve(submission)
-            data_fingerprint = (
-                self._fingerprint_data(resolved.data) if schedule.only_new_data else None
-            )
+            request = self._intake.resolve(make_submission(schedule))
+            fingerprint = self._fingerprint_data(request.data) if schedule.only_new_data else None
         except InputError as invalid:
-            # Its store was taken out of the configuration, or its cluster was; or its data lie
-            # where nothing can. The other schedules go on.
-            log.error("schedule %s can't be fired: %s", schedule.name, invalid)
+            # Its store or cluster was removed from the configuration, or its data cannot exist.
+            # The other schedules continue.
+            log.error("schedule %s cannot be fired: %s", schedule.name, invalid)
             return _FiringPlan(due_at, next_at, "refused")
-        if schedule.only_new_data and (
-            data_fingerprint is None or data_fingerprint == schedule.data_fingerprint
-        ):
-            return _FiringPlan(due_at, next_at, "nothing new")
+        if schedule.only_new_data and fingerprint in (None, schedule.data_fingerprint):
+            return _FiringPlan(due_at, next_at, "no_new_data")
         if schedule.concurrency == "skip" and self._has_unfinished_runs(schedule):
-            # Known before a paper is written, from which a rebuild would make the run after all.
+            # Checked before the request is written: a rebuild would restore a run from it.
             return _FiringPlan(due_at, next_at, "skipped")
-        run_id = _make_run_id(resolved.name, schedule, due_at)
-        return _FiringPlan(due_at, next_at, "run", submission, resolved, run_id, data_fingerprint)
+        run_id = _make_run_id(request.name, schedule, due_at)
+        return _FiringPlan(due_at, next_at, "run", request, run_id, fingerprint)
 
     def _has_unfinished_runs(self, schedule: Schedule) -> bool:
         with self._database.read() as session:
@@ -187,29 +176,25 @@ class Scheduler:
     def _start_run(
         self, session: Session, schedule: Schedule, plan: _FiringPlan
     ) -> tuple[FiringOutcome, str | None]:
-        if plan.submission is None or plan.resolved is None or plan.run_id is None:
+        if plan.request is None:
             return plan.outcome, None
         unfinished = schedules.list_unfinished_runs(session, schedule)
         if schedule.concurrency == "replace":
             for run in unfinished:
                 run_flags.request_stop(session, run, Reason.REPLACED)
-        runs.add(session, make_new_run(plan.submission, plan.resolved, plan.run_id))
+        runs.add(session, plan.run_id, plan.request)
         return ("queued" if unfinished else "run"), plan.run_id
 
     def _ensure_lease(self) -> Lease | None:
         with self._database.write() as session:
-            if self._lease is not None:
-                try:
-                    self._lease = leases.renew(session, self._lease, seconds=self._lease_s)
-                    return self._lease
-                except LeaseLost:
-                    self._lease = None
-            self._lease = leases.acquire(session, LEASE_NAME, self._holder, seconds=self._lease_s)
+            self._lease = leases.renew_or_acquire(
+                session, self._lease, LEASE_NAME, self._holder, seconds=self._lease_s
+            )
             return self._lease
 
 
 def make_submission(schedule: Schedule) -> SubmitRequest:
-    """What each of its firings asks for."""
+    """Make the submission of a schedule's firings."""
     return SubmitRequest(
         kind=schedule.kind,
         spec=dict(schedule.spec),
@@ -220,7 +205,7 @@ def make_submission(schedule: Schedule) -> SubmitRequest:
 
 
 def find_first_time(cron: str, time_zone: str, *, offset: float, now: float) -> float | None:
-    """When a new schedule fires first."""
+    """Return when a new schedule fires first."""
     next_time = find_next_time(cron, time_zone, now - offset)
     return None if next_time is None else next_time + offset
 
@@ -230,7 +215,7 @@ def _compute_offset(schedule: Schedule) -> float:
 
 
 def _make_run_id(name: str, schedule: Schedule, due_at: float) -> str:
-    """As `new_run_id` makes them, of the moment and the schedule: the same whoever fires it."""
+    """Make a run id from the schedule and the due time: every scheduler makes the same."""
     digest = sha256(f"{schedule.project}/{schedule.name}/{schedule.id}/{due_at}".encode())
     stamp = datetime.fromtimestamp(due_at, UTC)
     return f"{name}-{stamp:%Y%m%d-%H%M%S}-{digest.hexdigest()[:12]}"

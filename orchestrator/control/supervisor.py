@@ -1,7 +1,7 @@
-"""The service's threads: one for each cluster, one for the schedules, one that keeps house.
+"""The threads of the service: one per cluster, one for schedules, one for housekeeping.
 
-A thread that meets what nobody foresaw ends the service in words: half of a control plane is worse
-than none, and another one is started in its place.
+An unexpected exception in a thread is logged and ends the service: half of a control plane is worse
+than none, and a supervisor outside starts another one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.errors import JobsError
 from orchestrator.cluster.base import Cluster
@@ -31,10 +31,10 @@ from orchestrator.registry.counts import count_adapters, count_runs_by_status, m
 from orchestrator.registry.database import Database
 
 SCHEDULER_INTERVAL_S = 1.0
-"""Between two looks at the schedules, whose moments are whole minutes."""
+"""Schedules are due at whole minutes."""
 HOUSEKEEPING_INTERVAL_S = 15.0
 JOIN_TIMEOUT_S = 10.0
-"""That a thread has to end its step."""
+"""A thread may take this long to end its step."""
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _BackgroundTask:
     name: str
-    run_step: Callable[[], object]
-    close: Callable[[], None]
     interval_s: float
-    wake: threading.Event
+    run_step: Callable[[], object]
+    close: Callable[[], None] = lambda: None
+    wake: threading.Event = field(default_factory=threading.Event)
 
 
 class Service:
-    """All that runs in the background, and what the API needs of it."""
+    """The background threads, and what the API needs of them."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Service:
         self.metrics = ServiceMetrics()
         self.intake = Intake(database, config.stores, list(clusters))
         self.failure: str | None = None
-        """What ended it, where something did."""
+        """The error that ended the service, if any."""
         self._holder = f"{os.uname().nodename[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._rules = rules or self._make_rules
         self.clock = clock or DatabaseClock(database)
@@ -82,7 +82,7 @@ class Service:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Starts the threads."""
+        """Start the threads."""
         for task in self._tasks:
             thread = threading.Thread(
                 target=self._run_task, args=(task,), name=task.name, daemon=True
@@ -91,13 +91,13 @@ class Service:
             self._threads.append(thread)
 
     def wake(self, cluster: str) -> None:
-        """Something changed for this cluster: look now, and not only in a while."""
+        """Reconcile a cluster now, because something changed."""
         for task in self._tasks:
             if task.name == f"cluster {cluster}":
                 task.wake.set()
 
     def close(self) -> None:
-        """Ends the threads and gives the leases back, so that another service goes on at once."""
+        """Stop the threads and release the leases, so that another service continues at once."""
         self._stopping.set()
         for task in self._tasks:
             task.wake.set()
@@ -108,11 +108,11 @@ class Service:
 
     @property
     def is_alive(self) -> bool:
-        """Whether every thread is at work."""
+        """Return whether every thread is running."""
         return self.failure is None and all(thread.is_alive() for thread in self._threads)
 
     def run_housekeeping(self) -> None:
-        """Counts for the gauges; forgets what nobody repeats any more."""
+        """Update the gauges and delete expired idempotency keys."""
         with self.database.read() as session:
             by_status = count_runs_by_status(session)
             oldest, adapters = measure_oldest_wait(session), count_adapters(session)
@@ -124,36 +124,15 @@ class Service:
             idempotency.delete_expired(session)
 
     def _make_tasks(self) -> list[_BackgroundTask]:
-        interval = self.config.poll_interval_s
+        poll_s = self.config.poll_interval_s
         tasks = [
-            _BackgroundTask(
-                f"cluster {name}",
-                reconciler.reconcile,
-                reconciler.close,
-                interval,
-                threading.Event(),
-            )
+            _BackgroundTask(f"cluster {name}", poll_s, reconciler.reconcile, reconciler.close)
             for name, reconciler in self.reconcilers.items()
         ]
-        schedules = self.scheduler
-        tasks.append(
-            _BackgroundTask(
-                "scheduler",
-                schedules.fire_due,
-                schedules.close,
-                SCHEDULER_INTERVAL_S,
-                threading.Event(),
-            )
-        )
-        tasks.append(
-            _BackgroundTask(
-                "house",
-                self.run_housekeeping,
-                _skip_close,
-                HOUSEKEEPING_INTERVAL_S,
-                threading.Event(),
-            )
-        )
+        fire, close = self.scheduler.fire_due, self.scheduler.close
+        tasks.append(_BackgroundTask("scheduler", SCHEDULER_INTERVAL_S, fire, close))
+        housekeeping = self.run_housekeeping
+        tasks.append(_BackgroundTask("housekeeping", HOUSEKEEPING_INTERVAL_S, housekeeping))
         return tasks
 
     def _run_task(self, task: _BackgroundTask) -> None:
@@ -163,12 +142,12 @@ class Service:
                 try:
                     task.run_step()
                 except JobsError as error:
-                    # The database or a store does not answer: nothing was decided, so look again.
+                    # The database or a store does not answer; nothing was decided, so try again.
                     log.warning("%s: %s", task.name, error)
                 elapsed = time.monotonic() - started_at
                 if task.wake.wait(task.interval_s):
-                    # With 200 submissions a second there is always news: a quarter of the time is
-                    # for looking, the rest for those who submit.
+                    # Under load every step is woken at once: spend at most a quarter of the time on
+                    # steps, and leave the rest to submissions.
                     self._stopping.wait(min(3 * elapsed, task.interval_s))
                 task.wake.clear()
         except BaseException as error:
@@ -182,7 +161,7 @@ class Service:
         try:
             task.close()
         except JobsError as error:
-            log.warning("%s: its lease lapses by itself: %s", task.name, error)
+            log.warning("%s: cannot release its lease, which will expire: %s", task.name, error)
 
     def _make_rules(self, name: str) -> ClusterRules:
         cluster = self.config.clusters[name]
@@ -212,7 +191,3 @@ class Service:
             metrics=self.metrics,
             lease_s=self.config.lease_s,
         )
-
-
-def _skip_close() -> None:
-    return

@@ -1,4 +1,4 @@
-"""The index of what stores hold: committed adapters, what bare names mean, and searches."""
+"""The index of the stores: committed adapter versions, pointers and searches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from jobs.store.adapters.manifest import Manifest
 from orchestrator.registry import projects
+from orchestrator.registry.database import update_row
 from orchestrator.registry.tables import AdapterRow, PointerRow, RunRow, SearchRow
 from orchestrator.registry.values import clean_text, make_value
 
@@ -21,7 +22,7 @@ VersionKey = tuple[str, int]
 
 @dataclass(frozen=True)
 class Adapter:
-    """A committed version; its manifest is what the store has."""
+    """A committed version with its manifest."""
 
     store: str
     name: str
@@ -39,13 +40,13 @@ class Adapter:
 
     @property
     def label(self) -> str:
-        """The name that resolves to this version and no other."""
+        """Return the name that resolves to this version only."""
         return f"{self.name}@v{self.version}"
 
 
 @dataclass(frozen=True)
 class AdapterPointer:
-    """What a bare name means, and how many moves led there."""
+    """The version that a bare name resolves to, and the number of the pointer's last move."""
 
     store: str
     name: str
@@ -55,20 +56,23 @@ class AdapterPointer:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """What a search looks for, and what it has found so far."""
+    """The goal of a search and its results so far."""
 
     run: str
     metric: str
     direction: str
     trials: Mapping[str, int]
-    """How many of each status."""
+    """Number of trials by status."""
     best_run: str | None = None
     best_metric: float | None = None
     adapter: str | None = None
 
 
 def put(session: Session, store: str, manifest: Manifest, *, project: str) -> bool:
-    """Keep a version, in its run's project where the run is known; whether anything changed."""
+    """Insert or update a version, in the project of its run if that is known.
+
+    Return whether anything changed.
+    """
     owner = session.scalar(select(RunRow.project).where(RunRow.id == manifest.run)) or project
     row = session.get(AdapterRow, (store, manifest.name, manifest.version))
     values = _make_values(store, manifest)
@@ -76,21 +80,21 @@ def put(session: Session, store: str, manifest: Manifest, *, project: str) -> bo
         projects.ensure_project(session, owner)
         session.execute(insert(AdapterRow).values({**values, "project": owner}))
         return True
-    return _update_row(row, values)
+    return update_row(row, values)
 
 
 def set_pointer(session: Session, store: str, name: str, version: int, move: int) -> bool:
-    """What a bare name means now; whether that is news."""
+    """Set the version that a bare name resolves to. Return whether anything changed."""
     row = session.get(PointerRow, (store, name))
     if row is None:
         values = {"store": store, "name": name, "version": version, "move": move}
         session.execute(insert(PointerRow).values(values))
         return True
-    return _update_row(row, {"version": version, "move": move})
+    return update_row(row, {"version": version, "move": move})
 
 
 def set_pointer_if_known(session: Session, store: str, name: str, version: int, move: int) -> bool:
-    """The same where the version is known and no later move is: a look may come late."""
+    """Set a pointer unless its version is unknown or a later move is recorded."""
     row = session.get(PointerRow, (store, name))
     if session.get(AdapterRow, (store, name, version)) is None:
         return False
@@ -100,7 +104,7 @@ def set_pointer_if_known(session: Session, store: str, name: str, version: int, 
 
 
 def remove(session: Session, store: str, version_key: VersionKey) -> None:
-    """The version is in its store no more; the pointer to it goes along."""
+    """Delete a version that its store no longer holds, and the pointer to it."""
     name, version = version_key
     session.execute(
         delete(AdapterRow).where(
@@ -110,7 +114,7 @@ def remove(session: Session, store: str, version_key: VersionKey) -> None:
 
 
 def remove_pointer(session: Session, store: str, name: str) -> None:
-    """Nothing of this name is promoted any more."""
+    """Delete the pointer of a name."""
     session.execute(delete(PointerRow).where(PointerRow.store == store, PointerRow.name == name))
 
 
@@ -123,7 +127,7 @@ def list_page(
     after: tuple[str, str, int] | None = None,
     limit: int | None = 100,
 ) -> list[Adapter]:
-    """By store, name and version, from behind `after` on."""
+    """List versions by store, name and version, starting after `after`."""
     key = (AdapterRow.store, AdapterRow.name, AdapterRow.version)
     query = select(AdapterRow).order_by(*key).limit(limit)
     for column, value in (
@@ -139,29 +143,29 @@ def list_page(
 
 
 def get_pointer(session: Session, store: str, name: str) -> AdapterPointer | None:
-    """What a bare name means, as far as is known."""
+    """Return the pointer of a name, if it is known."""
     row = session.get(PointerRow, (store, name))
     return None if row is None else make_value(AdapterPointer, row)
 
 
 def list_pointers(session: Session, store: str) -> list[AdapterPointer]:
-    """What the bare names of a store mean."""
+    """List the pointers of a store by name."""
     query = select(PointerRow).where(PointerRow.store == store).order_by(PointerRow.name)
     return [make_value(AdapterPointer, row) for row in session.scalars(query)]
 
 
 def put_search(session: Session, summary: SearchSummary) -> bool:
-    """Keep what a search has found; whether anything changed. Its run has to be there."""
+    """Insert or update a search, whose run must exist. Return whether anything changed."""
     values = {**vars(summary), "trials": dict(summary.trials)}
     row = session.get(SearchRow, summary.run)
     if row is None:
         session.execute(insert(SearchRow).values(values))
         return True
-    return _update_row(row, values)
+    return update_row(row, values)
 
 
 def list_searches(session: Session) -> list[SearchSummary]:
-    """All of them, by their ids, which sort by time within a name."""
+    """List all searches by run id."""
     rows = session.scalars(select(SearchRow).order_by(SearchRow.run))
     return [make_value(SearchSummary, row) for row in rows]
 
@@ -175,7 +179,7 @@ def _make_values(store: str, manifest: Manifest) -> dict[str, Any]:
         "run": manifest.run,
         "attempt": manifest.attempt,
         "kind": manifest.kind,
-        # Free words, in which a NUL may stand; the manifest beside it has them as JSON.
+        # Free text that may contain a NUL; the manifest column holds it as JSON.
         "parent": None if manifest.parent is None else clean_text(manifest.parent),
         "search": manifest.search,
         "base_digest": manifest.base.digest,
@@ -183,10 +187,3 @@ def _make_values(store: str, manifest: Manifest) -> dict[str, Any]:
         "committed_at": committed.timestamp(),
         "manifest": manifest.model_dump(mode="json"),
     }
-
-
-def _update_row(row: Any, values: Mapping[str, Any]) -> bool:
-    changed = {name: value for name, value in values.items() if getattr(row, name) != value}
-    for name, value in changed.items():
-        setattr(row, name, value)
-    return bool(changed)

@@ -1,4 +1,4 @@
-"""How much is in the registry."""
+"""Count the rows of the registry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.registry.tables import AdapterRow, RunRow, TableBase
 
 
 def count_rows(session: Session) -> dict[str, int]:
-    """Rows of each table by its name, the runs by their status too."""
+    """Count the rows of each table, and the runs of each status."""
     counts = {
         name: session.scalar(select(func.count()).select_from(table)) or 0
         for name, table in sorted(TableBase.metadata.tables.items())
@@ -21,7 +21,7 @@ def count_rows(session: Session) -> dict[str, int]:
 
 
 def count_runs_by_status(session: Session) -> dict[str, int]:
-    """How many runs have each status, those that none has too."""
+    """Count the runs by status, including statuses without runs."""
     rows = session.execute(
         select(RunRow.status, func.count().label("number")).group_by(RunRow.status)
     )
@@ -29,11 +29,11 @@ def count_runs_by_status(session: Session) -> dict[str, int]:
 
 
 def measure_oldest_wait(session: Session) -> float:
-    """Seconds that the oldest planned run has waited; 0 where none waits."""
+    """Return the seconds that the oldest planned run has waited; 0 if there is none."""
     query = select(now() - func.min(RunRow.created_at)).where(RunRow.status == Status.PLANNED.value)
     return max(0.0, session.scalar(query) or 0.0)
 
 
 def count_adapters(session: Session) -> int:
-    """Versions that are known."""
+    """Count the adapter versions."""
     return session.scalar(select(func.count()).select_from(AdapterRow)) or 0

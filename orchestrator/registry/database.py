@@ -1,10 +1,10 @@
-"""The database behind a URL: SQLite or PostgreSQL, opened the same way, failing in our words."""
+"""Sessions on SQLite or PostgreSQL, with the errors of the drivers translated."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -30,11 +30,10 @@ from sqlalchemy.pool import NullPool
 from jobs.errors import Fault, InputError
 from orchestrator.registry.db_clock import now
 from orchestrator.registry.errors import DatabaseRefused, DatabaseUnreachable
-from orchestrator.registry.fair_lock import FairLock
 from orchestrator.registry.tables import TableBase
 
 LOCK_TIMEOUT_S = 30
-"""Until a lock that another writer holds counts as a database that does not answer."""
+"""A writer that waits longer for a lock reports the database as unreachable."""
 CONNECT_TIMEOUT_S = 10
 WRITE_OPTION = "slora_writes"
 
@@ -43,13 +42,14 @@ _REMEDY = "Use sqlite:///FILE or postgresql://USER@HOST/NAME."
 
 
 class Database:
-    """A pool of connections, and transactions on it."""
+    """A pool of connections, and transactions on them."""
 
     def __init__(self, url: str) -> None:
         parsed_url = parse_database_url(url)
         self.display_url = redact_url(parsed_url)
         self._engine = make_engine(parsed_url)
-        self._write_lock = FairLock() if parsed_url.get_backend_name() == "sqlite" else None
+        self.is_local = parsed_url.get_backend_name() == "sqlite"
+        """Whether this process computes the results itself."""
         self._engines = {
             writes: self._engine.execution_options(**{WRITE_OPTION: writes})
             for writes in (False, True)
@@ -57,52 +57,27 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One look at the database, all of it from the same moment on SQLite."""
+        """Open a transaction for reading; on SQLite it reads one snapshot."""
         with self._open_session(writes=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction: all of it is written when the block ends, or none of it."""
+        """Open a transaction for writing, committed at the end of the block or rolled back."""
         with self._open_session(writes=True) as session:
             yield session
 
-    @property
-    def is_local(self) -> bool:
-        """Whether this process computes the answers itself: SQLite."""
-        return self._write_lock is not None
-
     def close(self) -> None:
-        """Ends all connections."""
+        """Close all connections."""
         self._engine.dispose()
 
     @contextmanager
     def _open_session(self, *, writes: bool) -> Iterator[Session]:
         session = Session(self._engines[writes])
-        with (
-            self._hold_write_lock(writes),
-            translate_database_errors(self.display_url),
-            session,
-            session.begin(),
-        ):
-            # Begun now and not at the first question: a writer waits for its turn before it looks.
+        with translate_database_errors(self.display_url), session, session.begin():
+            # Begin now and not with the first query: a writer must hold the lock before it reads.
             session.connection()
             yield session
-
-    @contextmanager
-    def _hold_write_lock(self, writes: bool) -> Iterator[None]:
-        """SQLite has one writer at a time: those of this process come in their order."""
-        if not writes or self._write_lock is None:
-            yield
-            return
-        if not self._write_lock.acquire(LOCK_TIMEOUT_S):
-            raise DatabaseUnreachable(
-                self.display_url, "other writers of this process take too long"
-            )
-        try:
-            yield
-        finally:
-            self._write_lock.release()
 
 
 def insert_once(
@@ -112,8 +87,11 @@ def insert_once(
     *,
     timestamp_columns: tuple[str, ...],
 ) -> Row[Any] | None:
-    """The new row with what the database filled in; None where its key is there, without harm to
-    the transaction and without a savepoint for it. `at`: columns that say when it was written."""
+    """Insert a row and return it with its defaults; return None if its key exists.
+
+    Unlike an IntegrityError this leaves the transaction usable, without a savepoint. The database
+    sets `timestamp_columns` to the current time.
+    """
     statement = _build_insert(session.get_bind().dialect.name, row_type, timestamp_columns)
     return session.execute(statement, values).first()
 
@@ -122,47 +100,53 @@ def insert_once(
 def _build_insert(
     backend: str, row_type: type[TableBase], timestamp_columns: tuple[str, ...]
 ) -> Any:
-    """Built once: to build it takes as long as to run it."""
+    """Build the statement; cached because that takes as long as executing it."""
     table = row_type.__table__
     assert isinstance(table, SqlTable)
     statement = _INSERTS[backend](table).values({name: now() for name in timestamp_columns})
     return statement.on_conflict_do_nothing().returning(*table.c)
 
 
+def update_row(row: TableBase, values: Mapping[str, Any]) -> bool:
+    """Set the columns that differ. Return whether any did."""
+    changes = {name: value for name, value in values.items() if getattr(row, name) != value}
+    for name, value in changes.items():
+        setattr(row, name, value)
+    return bool(changes)
+
+
 def parse_database_url(text: str) -> URL:
-    """The URL with its driver named and its file's whole path. Raises InputError."""
+    """Parse a URL, and set its driver and the absolute path of its file. Raise InputError."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
-        # Not shown: a password may stand in it.
-        raise _make_input_error("the URL can't be read") from error
+        # The URL is not shown: it may contain a password.
+        raise _make_input_error("the URL cannot be parsed") from error
     backend = url.drivername.partition("+")[0]
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise _make_input_error(
-            f"{url.drivername[:40]!a} is no kind of database that is known here"
-        )
+        raise _make_input_error(f"databases of type {url.drivername[:40]!a} are not supported")
     path = url.database or ""
-    # `file:` would be a URI within the URL, with options of its own.
+    # `file:` would be a URI within the URL, with its own options.
     if path in ("", ":memory:") or path.startswith("file:") or url.query or url.host:
-        raise _make_input_error("the SQLite URL names no plain file")
+        raise _make_input_error("the SQLite URL must name a plain file")
     if not path.isprintable():
-        raise _make_input_error("the file's name holds characters that can't be printed")
+        raise _make_input_error("the file name contains unprintable characters")
     absolute_path = Path(path).expanduser().resolve()
     return url.set(drivername="sqlite+pysqlite", database=str(absolute_path))
 
 
 def redact_url(url: URL) -> str:
-    """The URL for people: without its password, its driver, and its query, which may hold more."""
+    """Format a URL without its password, driver and query, which can hold secrets as well."""
     redacted = url.set(drivername=url.get_backend_name(), query={})
     return redacted.render_as_string(hide_password=True)
 
 
 def make_engine(url: URL, *, migrating: bool = False) -> Engine:
-    """An engine with what we rely on set on every connection.
+    """Make an engine that configures every connection.
 
-    `migrating`: without foreign keys on SQLite, where a table that is altered is made anew.
+    `migrating` turns foreign keys off on SQLite, where altering a table recreates it.
     """
     dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"))
     options: dict[str, Any] = {"json_serializer": dumps, "hide_parameters": True}
@@ -186,24 +170,24 @@ def make_engine(url: URL, *, migrating: bool = False) -> Engine:
 
 @contextmanager
 def translate_database_errors(display_url: str) -> Iterator[None]:
-    """Turns what the driver says into our errors; what it says of values stays out."""
+    """Translate errors of the driver, without the values of the statement."""
     try:
         yield
     except PoolTimeout as error:
-        raise DatabaseUnreachable(display_url, "every connection is in use") from error
+        raise DatabaseUnreachable(display_url, "all connections are in use") from error
     except (OperationalError, InterfaceError) as error:
         raise DatabaseUnreachable(display_url, _get_first_line(error)) from error
     except DatabaseError as error:
-        # A statement that is wrong is a mistake of ours, and keeps its traceback.
+        # A wrong statement is a bug of slora and keeps its traceback.
         if isinstance(error, ProgrammingError | NotSupportedError):
             raise
         raise DatabaseRefused(display_url, _get_first_line(error)) from error
 
 
 def _configure_sqlite(connection: sqlite3.Connection, record: Any, *, foreign_keys: bool) -> None:
-    # The driver's own habit is to begin late and to commit before DDL; we say BEGIN ourselves.
+    # The driver would begin late and commit before DDL, so BEGIN is emitted explicitly.
     connection.isolation_level = None
-    # Full: with WAL's usual `normal` a loss of power takes the last transactions along.
+    # FULL: with NORMAL, the usual choice for WAL, a power loss drops the last transactions.
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",
@@ -213,8 +197,8 @@ def _configure_sqlite(connection: sqlite3.Connection, record: Any, *, foreign_ke
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A reader that turns into a writer is refused at once if another one wrote meanwhile: whoever
-    # will write says so first, and waits for its turn.
+    # A read transaction that starts to write fails at once if another one wrote meanwhile, so a
+    # writer takes the lock at its beginning.
     writes = connection.get_execution_options().get(WRITE_OPTION, True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -223,7 +207,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"{path.parent} can't be made: {error.strerror or error}"
+        problem = f"cannot create {path.parent}: {error.strerror or error}"
         raise InputError([Fault("database", problem, _REMEDY)]) from error
 
 

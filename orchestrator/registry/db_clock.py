@@ -1,4 +1,4 @@
-"""The database's own clock, as an expression: the one clock that all who use it share."""
+"""The database's clock as an SQL expression: the one clock that all its users share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class now(FunctionElement[float]):
-    """Seconds since 1970 at the moment when the row is written, not when the transaction began."""
+    """Seconds since 1970 when the row is written, not when the transaction began."""
 
     type = Double()
     inherit_cache = True
@@ -18,7 +18,7 @@ class now(FunctionElement[float]):
 
 @compiles(now, "sqlite")
 def _compile_sqlite(element: now, compiler: Any, **options: Any) -> str:
-    # Not unixepoch('subsec'), which SQLite has since 3.42 only. This one is exact to 0.1 ms.
+    # Not unixepoch('subsec'), which needs SQLite 3.42. This one is exact to 0.1 ms.
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 

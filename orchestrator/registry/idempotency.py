@@ -1,4 +1,4 @@
-"""Submissions under a key of their sender's: asked again, the same run is the answer."""
+"""Idempotency keys: a submission that is repeated with its key returns the same run."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from orchestrator.registry.tables import RequestRow
 from orchestrator.registry.values import Run
 
 RETENTION_S = 7 * 86400.0
-"""As long as a sender may repeat itself."""
+"""A submission can be repeated for this long."""
 
 
 def find_run(session: Session, project: str, key: str, digest: str) -> Run | None:
-    """The run that the key was given, if any. InputError where it was for something else."""
+    """Find the run of a key. Raise InputError if the key was used for another submission."""
     row = session.get(RequestRow, (project, key))
     if row is None:
         return None
     if row.digest != digest:
-        problem = f"{key[:60]!a} was used for another submission"
+        problem = f"{key[:60]!a} was already used for another submission"
         raise InputError([Fault("Idempotency-Key", problem, "Use a new key.")])
     return runs.get(session, row.run)
 
 
 def record_run(session: Session, project: str, key: str, digest: str, run: Run) -> None:
-    """Remember the run that the key was given. Raises Taken where it was given one meanwhile."""
+    """Record the run of a key. Raise DuplicateKey if the key has a run by now."""
     values = {"project": project, "key": key, "digest": digest, "run": run.id}
     if insert_once(session, RequestRow, values, timestamp_columns=("created_at",)) is None:
         raise DuplicateKey("Idempotency-Key", key)
 
 
 def delete_expired(session: Session) -> None:
-    """Drop the keys that nobody repeats any more."""
+    """Delete the keys that are older than RETENTION_S."""
     session.execute(delete(RequestRow).where(RequestRow.created_at < now() - RETENTION_S))

@@ -1,8 +1,8 @@
-"""Leases: one holder at a time, until a moment on the database's clock, under a growing number.
+"""Leases: one holder at a time, with an expiry on the database's clock and a growing number.
 
-A holder may sleep through the end of its lease and not know. So what hangs on a lease is written in
-a transaction that `guard` began: it holds the lease's row, and whoever takes the lease over waits
-for that row. The number (`fence`) goes along to what has no transaction with us, such as a store.
+A process may be suspended past the expiry of its lease without noticing. Writes that need the lease
+therefore start with `guard`, which locks the lease's row until the transaction ends, so that nobody
+acquires it meanwhile. The number (`fence`) protects what is written outside the database.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from orchestrator.registry.values import check_id, make_value
 
 @dataclass(frozen=True)
 class Lease:
-    """What its holder has in hand."""
+    """A lease as its holder read it."""
 
     name: str
     holder: str
     fence: int
     expires_at: float
-    """By the database's clock."""
+    """Time on the database's clock."""
 
 
 def acquire(session: Session, name: str, holder: str, *, seconds: float) -> Lease | None:
-    """The lease under a new number, or None while somebody else holds it.
+    """Acquire the lease under a new number; return None while it is held.
 
-    `holder` names one process: asked again by the same name, a living lease is not given twice.
+    `holder` names one process. A lease that is held is not acquired again by its own holder either.
     """
     name, holder = check_id(name, "lease"), check_id(holder, "holder")
     row = session.scalar(
@@ -52,12 +52,12 @@ def acquire(session: Session, name: str, holder: str, *, seconds: float) -> Leas
         with session.begin_nested():
             session.execute(insert(LeaseRow).values(values))
     except IntegrityError:
-        return None  # another one was the first
+        return None  # another process acquired it first
     return make_value(Lease, session.scalar(select(LeaseRow).where(LeaseRow.name == name)))
 
 
 def renew(session: Session, lease: Lease, *, seconds: float) -> Lease:
-    """The same lease for longer. Raises LeaseLost, also where it lapsed and nobody took it."""
+    """Extend the lease. Raise LeaseLost if it expired, even if nobody acquired it since."""
     row = session.scalar(
         update(LeaseRow)
         .where(*_match_lease(lease))
@@ -70,13 +70,25 @@ def renew(session: Session, lease: Lease, *, seconds: float) -> Lease:
     return make_value(Lease, row)
 
 
+def renew_or_acquire(
+    session: Session, lease: Lease | None, name: str, holder: str, *, seconds: float
+) -> Lease | None:
+    """Extend the lease if it is still held, or acquire it; return None while another holds it."""
+    if lease is not None:
+        try:
+            return renew(session, lease, seconds=seconds)
+        except LeaseLost:
+            pass
+    return acquire(session, name, holder, seconds=seconds)
+
+
 def release(session: Session, lease: Lease) -> None:
-    """Let it go now; one that is lost already is no error. Its number is not used again."""
+    """Release the lease; do nothing if it is lost. Its number is not used again."""
     session.execute(update(LeaseRow).where(*_match_lease(lease)).values(expires_at=0.0))
 
 
 def guard(session: Session, lease: Lease) -> None:
-    """Hold the lease's row until this transaction ends. Raises LeaseLost."""
+    """Lock the lease's row until the transaction ends. Raise LeaseLost."""
     query = select(LeaseRow.fence).where(*_match_lease(lease)).with_for_update(read=True)
     if session.scalar(query) is None:
         raise LeaseLost(lease.name, lease.holder, lease.fence)

@@ -1,4 +1,4 @@
-"""The tables' versions: where a database is, and the way up and down. Ships its migrations."""
+"""Read, upgrade and downgrade the schema of a database."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from orchestrator.registry.errors import DatabaseRefused, WrongSchema
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
 NO_REVISION = "base"
 ADVISORY_LOCK = 0x510_0A
-"""PostgreSQL's advisory lock: two that upgrade at once do it one after the other."""
+"""Id of PostgreSQL's advisory lock, which serialises concurrent upgrades."""
 
-# Alembic speaks through module-level proxies: one migration at a time in a process.
+# Alembic uses module-level proxies, so a process runs one migration at a time.
 _migration_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class SchemaState:
-    """Where a database's tables are."""
+    """The schema revision of a database."""
 
     database: str
     revision: str | None
-    """None where there are no tables of ours."""
+    """None if the database has no tables of slora."""
     newest: str
-    """What this program knows and needs."""
+    """The revision that this version of slora needs."""
 
     @property
     def is_current(self) -> bool:
-        """Whether the registry can be used as it is."""
+        """Return whether the registry can be used without an upgrade."""
         return self.revision == self.newest
 
 
 def list_revisions() -> list[str]:
-    """All versions of the tables, the first one first."""
+    """List all revisions, oldest first."""
     return [script.revision for script in reversed(list(_load_scripts().walk_revisions()))]
 
 
 def read_schema(url: str) -> SchemaState:
-    """Where the database's tables are; nothing is changed, and no file is made."""
+    """Read the revision of a database without changing it or creating its file."""
     parsed_url = parse_database_url(url)
     if parsed_url.get_backend_name() == "sqlite" and not Path(parsed_url.database or "").exists():
         return SchemaState(redact_url(parsed_url), None, list_revisions()[-1])
@@ -63,17 +63,17 @@ def read_schema(url: str) -> SchemaState:
 
 
 def upgrade(url: str, target: str | None = None) -> SchemaState:
-    """Bring the tables to the newest version, or to `to`; data stay. The same again is nothing."""
+    """Upgrade the tables to `target`, by default the newest revision. Rows are kept."""
     return _migrate(url, target or list_revisions()[-1], command.upgrade)
 
 
 def downgrade(url: str, target: str) -> SchemaState:
-    """Take the tables back to `to`, or to NOTHING: what newer tables hold is gone."""
+    """Downgrade the tables to `target` or NO_REVISION; the data of newer tables is lost."""
     return _migrate(url, target, command.downgrade)
 
 
 def open_registry(url: str) -> Database:
-    """The database, its tables being those that this program knows. Raises WrongSchema."""
+    """Open a database that has the newest revision. Raise WrongSchema."""
     schema = read_schema(url)
     if not schema.is_current:
         raise WrongSchema(schema.database, schema.revision, schema.newest)
@@ -94,7 +94,7 @@ def _migrate(url: str, target: str, run_command: Callable[[Config, str], None]) 
 
 @contextmanager
 def _connect(url: str) -> Iterator[tuple[Connection, str]]:
-    """One connection in one transaction, which other migrations wait for."""
+    """Open one connection with one transaction that blocks other migrations."""
     parsed_url = parse_database_url(url)
     display_url = redact_url(parsed_url)
     engine = make_engine(parsed_url, migrating=True)
@@ -119,16 +119,16 @@ def _load_scripts() -> ScriptDirectory:
 
 def _make_config() -> Config:
     config = Config()
-    # Options are templates, in which a % of the folder's name stands for more.
+    # Options are templates, so a % in the folder's name must be escaped.
     config.set_main_option("script_location", str(MIGRATIONS_DIR).replace("%", "%%"))
     return config
 
 
 def _check_references(connection: Connection, display_url: str) -> None:
-    """SQLite's foreign keys are off while tables are made anew; nothing may dangle after it."""
+    """Check references on SQLite, whose foreign keys are off while tables are recreated."""
     if connection.dialect.name == "sqlite":
         dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
         if dangling is not None:
             raise DatabaseRefused(
-                display_url, f"{dangling[0]} would name rows of {dangling[2]} that are gone"
+                display_url, f"{dangling[0]} references rows of {dangling[2]} that do not exist"
             )

@@ -1,4 +1,4 @@
-"""Projects: what runs, adapters and tokens belong to, and how much each may use."""
+"""Projects, which own runs, adapters and tokens, and their limits."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BY_NAME = select(*_PROJECTS.c).where(_PROJECTS.c.name == bindparam("named"))
 
 
 def ensure_project(session: Session, name: str) -> Project:
-    """The project, which is made if it is new, without limits."""
+    """Return the project, and create it without limits if it is new."""
     check_name(name, "project")
     row = session.execute(_BY_NAME, {"named": name}).first()
     if row is not None:
         return make_value(Project, row)
-    # Somebody may make it meanwhile.
+    # Another transaction may create it meanwhile.
     insert_once(
         session, ProjectRow, {"name": name, "revision": 1}, timestamp_columns=("created_at",)
     )
@@ -32,7 +32,7 @@ def ensure_project(session: Session, name: str) -> Project:
 
 
 def get(session: Session, name: str) -> Project:
-    """The project, or Unknown."""
+    """Read a project. Raise UnknownItem."""
     row = session.scalar(select(ProjectRow).where(ProjectRow.name == name))
     if row is None:
         raise UnknownItem("project", name)
@@ -40,7 +40,7 @@ def get(session: Session, name: str) -> Project:
 
 
 def add(session: Session, name: str, limits: ProjectLimits) -> Project:
-    """A new project. Raises Taken."""
+    """Create a project. Raise DuplicateKey."""
     check_name(name, "project")
     values = {"name": name, "created_at": now(), "revision": 1, **limits.model_dump()}
     try:
@@ -52,13 +52,13 @@ def add(session: Session, name: str, limits: ProjectLimits) -> Project:
 
 
 def list_projects(session: Session) -> list[Project]:
-    """All of them, by name."""
+    """List all projects by name."""
     rows = session.scalars(select(ProjectRow).order_by(ProjectRow.name))
     return [make_value(Project, row) for row in rows]
 
 
 def set_limits(session: Session, project: Project, limits: ProjectLimits) -> Project:
-    """What the project may use from now on. Raises LostUpdate."""
+    """Replace the limits of a project. Raise LostUpdate."""
     row = session.scalar(
         update(ProjectRow)
         .where(ProjectRow.name == project.name, ProjectRow.revision == project.revision)

@@ -1,7 +1,6 @@
-"""What is written on a run beside its moves: that it should stop, why it waits, that it was seen.
+"""Changes of a run beside its moves: stop requests, wait reasons and acknowledged submissions.
 
-A wish to stop is an event of its own, since people look for it; why a run waits is none, as it may
-change with every look.
+A stop request writes an event. A wait reason does not, because it may change with every poll.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from orchestrator.registry.values import Attempt, Run, clean_text, make_run, mak
 
 
 def request_stop(session: Session, run: Run, reason: Reason = Reason.USER) -> Run:
-    """The run should end. One that is over, or was asked before, stays as it is."""
+    """Request that a run stops. Change nothing if it has ended or has such a request."""
     if run.status in FINAL or run.stop is not None:
         return run
     row = session.scalar(
@@ -48,7 +47,7 @@ def request_stop(session: Session, run: Run, reason: Reason = Reason.USER) -> Ru
 
 
 def set_wait_reason(session: Session, run: Run, reason: str) -> Run:
-    """Why a planned run is not submitted yet; no event, and no new revision."""
+    """Set why a planned run is not submitted yet, without an event or a new revision."""
     reason = clean_text(reason)
     if run.wait_reason != reason:
         session.execute(update(RunRow).where(RunRow.id == run.id).values(wait_reason=reason))
@@ -56,12 +55,12 @@ def set_wait_reason(session: Session, run: Run, reason: str) -> Run:
 
 
 def set_not_before(session: Session, run: Run, seconds: float) -> None:
-    """Another attempt is made so many seconds from now at the earliest."""
+    """Delay the next attempt by `seconds` from now."""
     session.execute(update(RunRow).where(RunRow.id == run.id).values(not_before=now() + seconds))
 
 
 def mark_acknowledged(session: Session, runs: Sequence[Run]) -> None:
-    """Their clusters know the jobs of their newest attempts; the first sighting counts."""
+    """Mark that the cluster knows the jobs of the newest attempts; keep the first time."""
     for run in runs:
         session.execute(
             update(AttemptRow)
@@ -70,24 +69,24 @@ def mark_acknowledged(session: Session, runs: Sequence[Run]) -> None:
                 AttemptRow.number == run.attempt,
                 AttemptRow.acknowledged_at.is_(None),
             )
-            .values(seen_at=now())
+            .values(acknowledged_at=now())
         )
 
 
 def set_trained_tokens(session: Session, run: Run, tokens: int | None) -> None:
-    """What the run has trained, now that it is known: it counts in place of what it might have."""
+    """Replace the estimated tokens of a run with those that it trained on, if they are known."""
     if tokens is not None:
         session.execute(update(RunRow).where(RunRow.id == run.id).values(tokens=tokens))
 
 
 def get_newest_attempt(session: Session, run: Run) -> Attempt | None:
-    """The attempt that the run's number names; None before the first."""
+    """Return the newest attempt of a run; None before the first."""
     row = session.get(AttemptRow, (run.id, run.attempt), populate_existing=True)
     return None if row is None else make_value(Attempt, row)
 
 
 def list_active_runs(session: Session, cluster: str) -> list[Run]:
-    """The runs of a cluster whose newest attempt is not through, the oldest first."""
+    """List the runs of a cluster whose newest attempt has not ended, oldest first."""
     inactive = [status.value for status in STATUSES_WITHOUT_JOB]
     query = select(RunRow).where(
         RunRow.cluster == cluster, RunRow.status.not_in(inactive), RunRow.attempt > 0

@@ -1,6 +1,6 @@
-"""Runs in the registry: added once, moved along the lifecycle by guarded updates, listed by page.
+"""Add runs, move them along the lifecycle, and list them by page.
 
-Every change of a run is one event at the revision that it made, written in the same transaction.
+Every change of a run writes an event with the new revision in the same transaction.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from orchestrator.registry.db_clock import now
 from orchestrator.registry.errors import DuplicateKey, LostUpdate, StaleAttempt, UnknownItem
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import FINAL, OVER, Reason, Status, check_move
+from orchestrator.registry.run_request import RunRequest
 from orchestrator.registry.tables import AttemptRow, EventRow, RunRow
 from orchestrator.registry.values import (
     Attempt,
     Event,
-    NewRun,
     Run,
+    check_id,
     clean_text,
     format_submission_id,
     make_run,
@@ -30,7 +31,7 @@ from orchestrator.registry.values import (
 )
 
 REGISTRY_ORIGIN = "registry"
-"""The origin of what the control plane itself saw and did."""
+"""Origin of what the control plane wrote."""
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 STATUSES_WITHOUT_JOB = FINAL | {Status.PLANNED}
@@ -39,39 +40,41 @@ _EVENTS, _RUNS = cast(Table, EventRow.__table__), cast(Table, RunRow.__table__)
 
 
 class RunPosition(Protocol):
-    """Where a run is among all: a run, or what is remembered of one."""
+    """The position of a run in the list: a run, or the cursor of a page."""
 
     @property
     def created_at(self) -> float:
-        """When it was asked for."""
+        """Return when the run was submitted."""
         ...
 
     @property
     def id(self) -> str:
-        """Which of those of one moment."""
+        """Return the run's id."""
         ...
 
 
-def add(session: Session, new: NewRun) -> Run:
-    """A planned run. Raises Taken where the id is in use."""
-    projects.ensure_project(session, new.project)
-    initial = {
+def add(session: Session, run_id: str, request: RunRequest) -> Run:
+    """Add a planned run. Raise DuplicateKey if the id is in use."""
+    projects.ensure_project(session, request.project)
+    values = {
+        **request.model_dump(exclude={"format", "data", "spec_text"}),
+        "id": check_id(run_id, "run"),
         "status": Status.PLANNED.value,
         "detail": "",
         "attempt": 0,
         "origin": REGISTRY_ORIGIN,
+        "revision": 1,
     }
-    values = {**new.model_dump(), **initial, "revision": 1}
     row = insert_once(session, RunRow, values, timestamp_columns=("created_at", "updated_at"))
     if row is None:
-        raise DuplicateKey("run", new.id)
+        raise DuplicateKey("run", run_id)
     run = make_run(row)
     _write_event(session, run, {})
     return run
 
 
 def get(session: Session, run_id: str) -> Run:
-    """The run as it is now, or Unknown."""
+    """Read a run. Raise UnknownItem."""
     row = session.scalar(
         select(RunRow).where(RunRow.id == run_id).execution_options(populate_existing=True)
     )
@@ -90,10 +93,10 @@ def move(
     attempt: int | None = None,
     lease: Lease | None = None,
 ) -> Run:
-    """Move a run as it was read. Submitted begins the next attempt, on the run's cluster.
+    """Move a run, if it is as it was read. A move to submitted begins the next attempt.
 
-    `attempt`: on whose behalf; an older one than the run's is refused. `lease`: what the mover has
-    to hold until it is written. Raises ForbiddenMove, LostUpdate, StaleAttempt, LeaseLost.
+    `attempt` is the attempt that acts, which is refused if it is not the newest. `lease` must be
+    held until the move is committed. Raise ForbiddenMove, LostUpdate, StaleAttempt or LeaseLost.
     """
     if lease is not None:
         leases.guard(session, lease)
@@ -119,7 +122,7 @@ def list_page(
     after: RunPosition | None = None,
     limit: int = PAGE_SIZE,
 ) -> list[Run]:
-    """Runs, the newest first, from behind `after` on."""
+    """List runs, newest first, starting after the position `after`."""
     filters = {"project": project, "status": status, "name": name, "kind": kind}
     return [make_run(row) for row in select_rows(session, filters, after=after, limit=limit)]
 
@@ -131,7 +134,7 @@ def select_rows(
     after: RunPosition | None = None,
     limit: int = PAGE_SIZE,
 ) -> Sequence[Row[Any]]:
-    """The same as rows, past the mapper, which is half of what a page costs."""
+    """Select a page of plain rows; mapping them to objects would double the cost of a page."""
     query = select(*_RUNS.c).order_by(_RUNS.c.created_at.desc(), _RUNS.c.id.desc())
     for column, value in filters.items():
         if value is not None:
@@ -143,7 +146,7 @@ def select_rows(
 
 
 def list_attempts(session: Session, run_id: str) -> list[Attempt]:
-    """A run's attempts, the first one first."""
+    """List the attempts of a run, oldest first."""
     rows = session.scalars(
         select(AttemptRow).where(AttemptRow.run == run_id).order_by(AttemptRow.number)
     )
@@ -158,7 +161,7 @@ def list_events(
     after: int = 0,
     limit: int = MAX_PAGE_SIZE,
 ) -> list[Event]:
-    """What happened to a run behind the position `after`, in its order; none is ever skipped."""
+    """List the events of a run after the position `after`, in order and without gaps."""
     query = select(EventRow).where(
         EventRow.run == run_id, EventRow.origin == origin, EventRow.position > after
     )
@@ -202,7 +205,7 @@ def _begin_attempt(session: Session, run: Run) -> None:
 
 
 def _should_update_attempt(previous: Status, target: Status) -> bool:
-    """A run that is given up while no job of it runs changes nothing of how its last one ended."""
+    """Return whether a move also changes the attempt: not if no job of it runs any more."""
     return previous is not Status.PLANNED and not (
         previous is Status.LOST and target in STATUSES_WITHOUT_JOB
     )
@@ -233,7 +236,7 @@ def _write_event(session: Session, run: Run, body: Mapping[str, Any]) -> None:
         "attempt": run.attempt,
         "body": {**body, **reason, **detail},
     }
-    # Into the table, past the mapper: one for every move of every run.
+    # Insert into the table directly: this runs for every move of every run.
     session.execute(insert(_EVENTS).values(values))
 
 

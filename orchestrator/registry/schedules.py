@@ -1,4 +1,4 @@
-"""Schedules and their firings: each moment is claimed once, by a row that can't be written twice.
+"""Schedules and their firings. A due time fires at most once: its row has a unique key.
 
 Knows no cron: when the next moment is, its caller says.
 """
@@ -31,11 +31,11 @@ from orchestrator.registry.values import (
     make_value,
 )
 
-FiringOutcome = Literal["run", "queued", "skipped", "nothing new", "refused"]
+FiringOutcome = Literal["run", "queued", "skipped", "no_new_data", "refused"]
 
 
 class NewSchedule(StrictModel):
-    """A schedule that is asked for."""
+    """A schedule to create."""
 
     name: Name
     project: Name = DEFAULT_PROJECT
@@ -54,7 +54,7 @@ class NewSchedule(StrictModel):
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule as it was when it was read."""
+    """A schedule as it was read."""
 
     id: int
     project: str
@@ -78,7 +78,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Firing:
-    """What came of one moment."""
+    """The outcome of one due time."""
 
     schedule: int
     due_at: float
@@ -88,7 +88,7 @@ class Firing:
 
 
 def add(session: Session, new: NewSchedule, *, next_at: float | None) -> Schedule:
-    """A schedule that fires next at `next_at`. Raises Taken."""
+    """Add a schedule that fires next at `next_at`. Raise DuplicateKey."""
     projects.ensure_project(session, new.project)
     initial = {"paused": False, "next_at": next_at, "created_at": now(), "revision": 1}
     try:
@@ -100,7 +100,7 @@ def add(session: Session, new: NewSchedule, *, next_at: float | None) -> Schedul
 
 
 def get(session: Session, project: str, name: str) -> Schedule:
-    """The schedule as it is now, or Unknown."""
+    """Read a schedule. Raise UnknownItem."""
     query = select(ScheduleRow).where(ScheduleRow.project == project, ScheduleRow.name == name)
     row = session.scalar(query.execution_options(populate_existing=True))
     if row is None:
@@ -109,7 +109,7 @@ def get(session: Session, project: str, name: str) -> Schedule:
 
 
 def list_due(session: Session, *, by: float | None = None, limit: int = 100) -> list[Schedule]:
-    """What should fire by now and is not paused, the longest overdue first."""
+    """List the schedules that are due and not paused, longest overdue first."""
     moment = now() if by is None else by
     query = select(ScheduleRow).where(ScheduleRow.paused.is_(False), ScheduleRow.next_at <= moment)
     rows = session.scalars(query.order_by(ScheduleRow.next_at).limit(limit))
@@ -117,7 +117,7 @@ def list_due(session: Session, *, by: float | None = None, limit: int = 100) -> 
 
 
 def update_schedule(session: Session, schedule: Schedule, **changes: Any) -> Schedule:
-    """Pause, resume, set the next moment. Raises LostUpdate."""
+    """Change columns of a schedule. Raise LostUpdate."""
     row = session.scalar(
         update(ScheduleRow)
         .where(ScheduleRow.id == schedule.id, ScheduleRow.revision == schedule.revision)
@@ -143,9 +143,9 @@ def fire(
     fired_at: float | None = None,
     data_fingerprint: str | None = None,
 ) -> Schedule:
-    """Claim the moment `due_at`; what it starts belongs in the same transaction.
+    """Record that `due_at` fired, in the transaction that adds its run.
 
-    Raises Taken where the moment has fired, LostUpdate where the schedule was changed meanwhile.
+    Raise DuplicateKey if it has fired, LostUpdate if the schedule was changed meanwhile.
     """
     if lease is not None:
         leases.guard(session, lease)
@@ -156,12 +156,12 @@ def fire(
             session.execute(insert(FiringRow).values({**values, "run": run}))
     except IntegrityError as error:
         raise DuplicateKey("firing", f"{schedule.name} at {due_at:.0f}") from error
-    changes = {} if data_fingerprint is None else {"data_mark": data_fingerprint}
+    changes = {} if data_fingerprint is None else {"data_fingerprint": data_fingerprint}
     return update_schedule(session, schedule, next_at=next_at, **changes)
 
 
 def list_unfinished_runs(session: Session, schedule: Schedule) -> list[Run]:
-    """The runs of its firings that are not over, the oldest first."""
+    """List the runs of its firings that have not ended, oldest first."""
     final = [status.value for status in FINAL]
     query = (
         select(RunRow)
@@ -174,7 +174,7 @@ def list_unfinished_runs(session: Session, schedule: Schedule) -> list[Run]:
 def list_page(
     session: Session, *, project: str | None = None, after: str = "", limit: int = 100
 ) -> list[Schedule]:
-    """Schedules by project and name, from behind `after` (project/name) on."""
+    """List schedules by project and name, starting after `after` (PROJECT/NAME)."""
     query = select(ScheduleRow).order_by(ScheduleRow.project, ScheduleRow.name)
     if project is not None:
         query = query.where(ScheduleRow.project == project)
@@ -187,7 +187,7 @@ def list_page(
 def list_firings(
     session: Session, schedule: Schedule, *, before: float | None = None, limit: int = 100
 ) -> list[Firing]:
-    """What came of its moments, the newest first, from before a moment on."""
+    """List the firings of a schedule, newest first, with due times before `before`."""
     query = select(FiringRow).where(FiringRow.schedule == schedule.id)
     if before is not None:
         query = query.where(FiringRow.due_at < before)
@@ -196,7 +196,7 @@ def list_firings(
 
 
 def remove(session: Session, schedule: Schedule) -> None:
-    """Take it away with its firings; its runs stay. Raises LostUpdate."""
+    """Delete a schedule and its firings; its runs stay. Raise LostUpdate."""
     row = session.get(ScheduleRow, schedule.id, populate_existing=True)
     if row is None or row.revision != schedule.revision:
         current_version = 0 if row is None else row.revision

@@ -1,7 +1,7 @@
 """The tables. Times are seconds since 1970 by the database's clock; `revision` guards updates.
 
-What the store could give again (runs, adapters, searches) names no row that only lives here, so
-the registry can be rebuilt from it; what only lives here (leases, schedules, tokens) may name it.
+Rows that can be rebuilt from the store (runs, adapters, searches) do not reference rows that only
+the registry knows (leases, schedules, tokens); references in the other direction are allowed.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
-"""Constraints with names of their own: a migration that can't name one can't drop it."""
+"""Every constraint has a name, because a migration can only drop a constraint by its name."""
 
 NAME, RUN, WORD, LABEL = String(63), String(128), String(32), String(4096)
 NUMBER = BigInteger().with_variant(Integer(), "sqlite")
-"""SQLite counts up by itself in columns of exactly the type INTEGER."""
+"""SQLite only auto-increments columns whose type is exactly INTEGER."""
 
 SCOPES = ("viewer", "submitter", "admin")
 
 
 def quote_values(values: Any) -> str:
-    """Words of ours for an IN of a constraint."""
+    """Quote constant values for an IN clause of a constraint."""
     return ", ".join(f"'{value}'" for value in sorted(values))
 
 
 class TableBase(DeclarativeBase):
-    """The base of all tables."""
+    """Base class of all tables."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map: ClassVar = {float: Double(), str: Text(), dict[str, Any]: JSON()}
@@ -60,7 +60,7 @@ class ProjectRow(TableBase):
 
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
     max_runs: Mapped[int | None]
-    """At once; null where there is no limit."""
+    """Runs at once; null means unlimited."""
     max_workers: Mapped[int | None]
     max_tokens_a_day: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[float]
@@ -76,7 +76,7 @@ class RunRow(TableBase):
             f"(status IN ({quote_values(REASONS)})) = (reason IS NOT NULL)",
             name="ends_with_a_reason",
         ),
-        # Lists: of a project, by status or all, the newest first.
+        # The list queries: by project, by status, or all, newest first.
         Index(None, "project", "created_at", "id"),
         Index(None, "status", "priority", "created_at"),
         Index(None, "created_at", "id"),
@@ -85,34 +85,34 @@ class RunRow(TableBase):
     id: Mapped[str] = mapped_column(RUN, primary_key=True)
     project: Mapped[str] = mapped_column(NAME, ForeignKey("projects.name"))
     kind: Mapped[str] = mapped_column(WORD)
-    """finetune, search, retrain, federate: the job's module."""
+    """A key of jobs.spec.kinds.KINDS."""
     name: Mapped[str] = mapped_column(NAME)
-    """Of the adapter that comes out."""
+    """Name of the adapter that the run makes."""
     store: Mapped[str] = mapped_column(LABEL)
-    """Where the run's papers lie, its spec among them."""
+    """URL of the store that holds the run's files, including its spec."""
     spec_sha256: Mapped[str | None] = mapped_column(String(64))
     workers: Mapped[int]
     priority: Mapped[int]
     status: Mapped[str] = mapped_column(WORD)
     reason: Mapped[str | None] = mapped_column(WORD)
     detail: Mapped[str]
-    """The reason in words; others wrote them."""
+    """The reason in words; untrusted text."""
     attempt: Mapped[int]
-    """The number of the newest attempt, which fences all before; 0 before the first."""
+    """Number of the newest attempt, which fences all earlier ones; 0 before the first."""
     search: Mapped[str | None] = mapped_column(RUN, index=True)
-    """The search that the run is a trial of."""
+    """Id of the search, if the run is one of its trials."""
     cluster: Mapped[str] = mapped_column(NAME, server_default="default")
-    """Where it is wanted."""
+    """Name of the cluster that it is submitted to."""
     tokens: Mapped[int | None] = mapped_column(BigInteger)
-    """The most that it may train, where the spec tells."""
+    """The most tokens that it can train on, if the spec tells."""
     stop: Mapped[str | None] = mapped_column(WORD)
-    """The reason to stop it, once somebody asked."""
+    """Reason of the request to stop it, if there is one."""
     not_before: Mapped[float | None]
-    """When another attempt may be made."""
+    """Earliest time of the next attempt."""
     wait_reason: Mapped[str] = mapped_column(server_default="")
-    """Why it still waits, in words."""
+    """Why it is not submitted yet, in words."""
     origin: Mapped[str] = mapped_column(WORD)
-    """Who last said what its status is: `registry`, or `store` where it was read from there."""
+    """Who wrote its status last: `registry` (the control plane) or `store` (a rebuild)."""
     created_at: Mapped[float]
     updated_at: Mapped[float]
     revision: Mapped[int] = mapped_column(BigInteger)
@@ -126,22 +126,22 @@ class AttemptRow(TableBase):
     )
     number: Mapped[int] = mapped_column(primary_key=True)
     submission: Mapped[str] = mapped_column(String(160), unique=True)
-    """The job's id on its cluster: the run's id and this number, so that asking again is safe."""
+    """Id of the job: the run's id and this number, so that a repeated submission is safe."""
     cluster: Mapped[str] = mapped_column(NAME)
     status: Mapped[str] = mapped_column(WORD)
     reason: Mapped[str | None] = mapped_column(WORD)
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
     acknowledged_at: Mapped[float | None]
-    """When the cluster first said that it knows the job: until then it may never have arrived."""
+    """When the cluster first reported the job; until then the submission may be lost."""
 
 
 class EventRow(TableBase):
-    """One thing that happened to a run.
+    """An event of a run.
 
-    `position` counts from 1 without a gap within a run and an origin: a reader that goes on behind
-    the last one misses none. Of `registry` it is the revision that the event made, of `store` its
-    place among those of the run's journal that are kept.
+    `position` counts from 1 without gaps within a run and origin, so a reader that resumes after
+    the last one misses none. With origin `registry` it is the revision that the event made; with
+    origin `store` it counts the recorded events of the run's journal.
     """
 
     __tablename__ = "events"
@@ -158,7 +158,7 @@ class EventRow(TableBase):
 
 
 class AdapterRow(TableBase):
-    """A committed version. It outlives its run's papers, so it names the run and needs no row."""
+    """A committed version. It can outlive its run, so `run` is not a foreign key."""
 
     __tablename__ = "adapters"
 
@@ -178,7 +178,7 @@ class AdapterRow(TableBase):
 
 
 class PointerRow(TableBase):
-    """What a bare name means: the store's `current`, as it was last seen."""
+    """The version that a bare name resolves to: the store's `current`, as it was last read."""
 
     __tablename__ = "pointers"
     __table_args__ = (
@@ -196,7 +196,7 @@ class PointerRow(TableBase):
 
 
 class SearchRow(TableBase):
-    """What a search looks for and has found; it is a run too, under the same id."""
+    """Goal and progress of a search; the search is also a run with the same id."""
 
     __tablename__ = "searches"
 
@@ -206,14 +206,14 @@ class SearchRow(TableBase):
     metric: Mapped[str] = mapped_column(WORD)
     direction: Mapped[str] = mapped_column(WORD)
     trials: Mapped[dict[str, Any]]
-    """How many of each status."""
+    """Number of trials by status."""
     best_run: Mapped[str | None] = mapped_column(RUN)
     best_metric: Mapped[float | None]
     adapter: Mapped[str | None] = mapped_column(LABEL)
 
 
 class LeaseRow(TableBase):
-    """Who may act, and until when. The row stays when it lapses: its number only ever grows."""
+    """The holder of a lease and its expiry. The row outlives the lease: `fence` only grows."""
 
     __tablename__ = "leases"
 
@@ -242,20 +242,20 @@ class ScheduleRow(TableBase):
     jitter_s: Mapped[float]
     paused: Mapped[bool]
     spec: Mapped[dict[str, Any]]
-    """What a firing asks for: the retraining's spec as plain values."""
+    """The spec that each firing submits, as plain values."""
     next_at: Mapped[float | None]
     created_at: Mapped[float]
     revision: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str] = mapped_column(WORD, server_default="retrain")
     only_new_data: Mapped[bool] = mapped_column(server_default=false())
     data_fingerprint: Mapped[str | None] = mapped_column(String(64))
-    """The digest of where the data lay when it last fired."""
+    """Fingerprint of the data at its last firing."""
     cluster: Mapped[str] = mapped_column(NAME, server_default="default")
     priority: Mapped[int] = mapped_column(server_default="0")
 
 
 class FiringRow(TableBase):
-    """One moment of a schedule. Its key is the promise: the same moment can't be claimed twice."""
+    """A due time of a schedule. The primary key guarantees that it fires at most once."""
 
     __tablename__ = "firings"
 
@@ -265,14 +265,14 @@ class FiringRow(TableBase):
     due_at: Mapped[float] = mapped_column(primary_key=True)
     fired_at: Mapped[float]
     outcome: Mapped[str] = mapped_column(WORD)
-    """run, skipped, nothing new."""
+    """A FiringOutcome."""
     run: Mapped[str | None] = mapped_column(
         RUN, ForeignKey("runs.id", ondelete="SET NULL"), index=True
     )
 
 
 class RequestRow(TableBase):
-    """A submission that its sender may repeat: the same key is the same run."""
+    """An idempotency key: a repeated submission with the same key returns the same run."""
 
     __tablename__ = "requests"
 
@@ -281,13 +281,13 @@ class RequestRow(TableBase):
     )
     key: Mapped[str] = mapped_column(RUN, primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
-    """Of what was asked: the same key for something else is an error."""
+    """Digest of the submission; the same key with another digest is an error."""
     run: Mapped[str] = mapped_column(RUN, ForeignKey("runs.id", ondelete="CASCADE"))
     created_at: Mapped[float]
 
 
 class TokenRow(TableBase):
-    """A bearer's token, as its digest alone: the token itself is shown once and kept nowhere."""
+    """A bearer token. Only its digest is stored; the secret is shown once."""
 
     __tablename__ = "tokens"
     __table_args__ = (CheckConstraint(f"scope IN ({quote_values(SCOPES)})", name="scope"),)
@@ -299,7 +299,7 @@ class TokenRow(TableBase):
     project: Mapped[str | None] = mapped_column(
         NAME, ForeignKey("projects.name", ondelete="CASCADE"), index=True
     )
-    """Null: all projects."""
+    """Null means all projects."""
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
     revoked_at: Mapped[float | None]

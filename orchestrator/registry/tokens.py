@@ -1,4 +1,4 @@
-"""Bearer tokens: shown once, kept as digests, with a scope, a project, an end and a way to revoke.
+"""Bearer tokens with a scope, a project and an expiry. They can be revoked.
 
 A token is 256 random bits, so a plain SHA-256 hides it: a slow hash is for what people think up.
 """
@@ -20,19 +20,19 @@ from orchestrator.registry.tables import SCOPES, TokenRow
 from orchestrator.registry.values import check_name, make_value
 
 PREFIX = "slora_"
-"""So that a token is known as one where it leaked."""
+"""Lets scanners recognise a leaked token."""
 MAX_TOKEN_CHARS = 200
 
 
 @dataclass(frozen=True)
 class Token:
-    """Who may do what; the token itself is not in it."""
+    """A token without its secret."""
 
     id: str
     label: str
     scope: str
     project: str | None
-    """None: every project."""
+    """None means all projects."""
     created_at: float
     expires_at: float | None
     revoked_at: float | None
@@ -46,9 +46,9 @@ def issue(
     project: str | None = None,
     seconds: float | None = None,
 ) -> tuple[Token, str]:
-    """A new token, and the words that its bearer shows. Nobody can be told them again."""
+    """Issue a token and return it with its secret, which cannot be read again."""
     if scope not in SCOPES:
-        problem = f"{scope[:40]!a} is no scope"
+        problem = f"{scope[:40]!a} is not a scope"
         raise InputError([Fault("scope", problem, f"Use {', '.join(SCOPES)}.")])
     if project is not None:
         projects.ensure_project(session, project)
@@ -67,7 +67,7 @@ def issue(
 
 
 def get(session: Session, token_id: str) -> Token:
-    """The token of this id, or Unknown."""
+    """Read a token. Raise UnknownItem."""
     row = session.scalar(
         select(TokenRow).where(TokenRow.id == token_id).execution_options(populate_existing=True)
     )
@@ -77,7 +77,7 @@ def get(session: Session, token_id: str) -> Token:
 
 
 def find_bearer(session: Session, secret: str) -> Token | None:
-    """Whose words these are; None where the token is unknown, revoked or past its end."""
+    """Find the token of a secret; return None if it is unknown, revoked or expired."""
     if not secret.startswith(PREFIX) or len(secret) > MAX_TOKEN_CHARS or not secret.isascii():
         return None
     row = session.scalar(
@@ -91,7 +91,7 @@ def find_bearer(session: Session, secret: str) -> Token | None:
 
 
 def revoke(session: Session, token_id: str) -> Token:
-    """From now on nobody is known by it; the same again changes nothing. Raises Unknown."""
+    """Revoke a token; do nothing if it is revoked. Raise UnknownItem."""
     session.execute(
         update(TokenRow)
         .where(TokenRow.id == token_id, TokenRow.revoked_at.is_(None))
@@ -101,7 +101,7 @@ def revoke(session: Session, token_id: str) -> Token:
 
 
 def list_tokens(session: Session) -> list[Token]:
-    """All of them, the oldest first, dead ones too."""
+    """List all tokens, oldest first, including expired and revoked ones."""
     rows = session.scalars(select(TokenRow).order_by(TokenRow.created_at, TokenRow.id))
     return [make_value(Token, row) for row in rows]
 

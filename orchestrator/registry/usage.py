@@ -1,4 +1,4 @@
-"""What projects use now and have used of their day, and which runs wait for others."""
+"""Query the usage of projects, and which runs are ready, blocked or to be stopped."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ DAY_S = 86400.0
 
 
 def lock_projects(session: Session) -> None:
-    """Holds all projects until the transaction ends: two that count wait for each other.
+    """Lock all projects until the transaction ends, so that only one dispatcher counts at a time.
 
-    Not from those who only refer to one: a submission goes on, and submissions of several projects
-    in one transaction, in an order of their own, can't wait for this one in a circle.
+    The lock does not block foreign keys to a project: submissions continue, and a transaction that
+    submits to several projects in any order cannot deadlock with this one.
     """
     query = select(ProjectRow.name).order_by(ProjectRow.name)
     session.execute(query.with_for_update(key_share=True)).all()
 
 
 def load_projects(session: Session) -> dict[str, Project]:
-    """All projects by name."""
+    """Load all projects by name."""
     return {row.name: make_value(Project, row) for row in session.scalars(select(ProjectRow))}
 
 
 def count_active(session: Session) -> dict[str, tuple[int, int]]:
-    """Runs and workers at work, by project."""
+    """Count active runs and their workers by project."""
     inactive = [status.value for status in STATUSES_WITHOUT_JOB]
     query = (
         select(RunRow.project, func.count(), func.sum(RunRow.workers))
@@ -41,7 +41,7 @@ def count_active(session: Session) -> dict[str, tuple[int, int]]:
 
 
 def count_tokens_today(session: Session) -> dict[str, int]:
-    """The tokens of runs first submitted within 24 hours, by project."""
+    """Sum the tokens of runs that were first submitted within 24 hours, by project."""
     query = (
         select(RunRow.project, func.sum(RunRow.tokens))
         .join(AttemptRow, (AttemptRow.run == RunRow.id) & (AttemptRow.number == 1))
@@ -52,39 +52,41 @@ def count_tokens_today(session: Session) -> dict[str, int]:
 
 
 def count_busy_runs(session: Session, cluster: str) -> int:
-    """Runs that the cluster has, or is about to have: those whose job nobody knows to be over."""
+    """Count the runs that take a slot of the cluster: submitted, and not known to have ended."""
     inactive = [status.value for status in (*STATUSES_WITHOUT_JOB, Status.LOST)]
     query = select(func.count()).where(RunRow.cluster == cluster, RunRow.status.not_in(inactive))
     return session.scalar(query) or 0
 
 
 def list_ready_runs(session: Session, cluster: str, *, per_project: int = 200) -> list[Run]:
-    """Planned runs of a cluster whose wait is over, the most urgent first.
+    """List the planned runs of a cluster that may be submitted now, most urgent first.
 
-    At most so many of `each` project: one that asks for thousands hides no other's.
+    Return at most `per_project` of each project, so that thousands of one do not hide the others.
     """
     order = (RunRow.priority.desc(), RunRow.created_at, RunRow.id)
     position = func.row_number().over(partition_by=RunRow.project, order_by=order)
     ranked = (
-        select(RunRow.id, position.label("place"))
+        select(RunRow.id, position.label("position"))
         .where(RunRow.status == Status.PLANNED.value, RunRow.cluster == cluster)
         .where((RunRow.not_before.is_(None)) | (RunRow.not_before <= now()))
         .subquery()
     )
     query = (
-        select(RunRow).join(ranked, ranked.c.id == RunRow.id).where(ranked.c.place <= per_project)
+        select(RunRow)
+        .join(ranked, ranked.c.id == RunRow.id)
+        .where(ranked.c.position <= per_project)
     )
     return [make_run(row) for row in session.scalars(query.order_by(*order))]
 
 
 def list_runs_to_stop(session: Session, cluster: str) -> list[Run]:
-    """Planned runs that somebody asked to stop, whether or not their wait is over."""
+    """List the planned runs with a stop request, including those that wait for a retry."""
     query = select(RunRow).where(RunRow.status == Status.PLANNED.value, RunRow.cluster == cluster)
     return [make_run(row) for row in session.scalars(query.where(RunRow.stop.is_not(None)))]
 
 
 def find_runs_behind_firing(session: Session, cluster: str) -> set[str]:
-    """Planned runs whose schedule has an earlier run that is not over."""
+    """Find the planned runs whose schedule has an earlier run that has not ended."""
     own_firing, earlier_firing = aliased(FiringRow), aliased(FiringRow)
     planned, earlier_run = aliased(RunRow), aliased(RunRow)
     over = [status.value for status in FINAL]

@@ -1,8 +1,9 @@
 """The compact adapter: values on masks, and factors beside them, in their smallest exact form.
 
-Z: entries of a mask. R: the rank. `sparse_config.json` and `sparse_model.safetensors`: of random
-masks only the seed is stored, of others the positions, or a block's rows and columns. What is read
-is hostile until it has been checked: nothing is allocated by a number that a file only claims.
+Z: entries of a mask. R: the rank. `sparse_config.json` and `sparse_model.safetensors`: random
+masks are stored as their seed, others as their positions, or as a block's rows and columns. Files
+are untrusted until they have been checked: no allocation depends on a number that a file only
+claims.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from slora.masks.mask import BlockMask, EntryMask, Mask, draw_random_mask
 SPARSE_CONFIG, SPARSE_WEIGHTS = "sparse_config.json", "sparse_model.safetensors"
 FORMAT_VERSION = 2
 MAX_FACTOR_SPARSITY = 1_000_000
-"""A factor has at most so many entries for each that is stored: what a file claims costs memory."""
+"""Maximum entries of a factor for each stored one: a file's claims must not cost memory."""
 FactorsByLayer = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -34,8 +35,8 @@ class SparseAdapter:
     """An update of `sparse(values on their mask) + scale * B A` in each layer, and the head.
 
     `values`: float32 `[Z]` by layer; `masks`: the mask of each of them. `seed` and `density` are
-    those of random masks, which are then drawn again and not stored. `factors`: (a_RI, b_OR) by
-    layer; stored by their entries where `sparse_factors`.
+    those of random masks, which are regenerated and not stored. `factors`: (a_RI, b_OR) by layer;
+    stored as their nonzero entries if `sparse_factors`.
     """
 
     values: Mapping[str, Tensor]
@@ -52,7 +53,7 @@ class SparseAdapter:
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """[O, I] of every layer."""
+        """Return [O, I] of every layer."""
         layer_shapes = {name: mask.shape for name, mask in self.masks.items()}
         for name, (a_RI, b_OR) in self.factors.items():
             layer_shapes[name] = (b_OR.shape[0], a_RI.shape[1])
@@ -60,7 +61,7 @@ class SparseAdapter:
 
 
 def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
-    """Raises BadAdapter for tensors that nobody could use."""
+    """Write the two files. Raise BadAdapter for unusable tensors."""
     tensors = dict(adapter.head)
     tensors.update({f"{name}.values": values for name, values in adapter.values.items()})
     if adapter.seed is None:
@@ -85,7 +86,7 @@ def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
 
 
 def read_sparse(folder: Path, labels: tuple[str, ...]) -> SparseAdapter:
-    """The adapter, checked. Raises BadAdapter."""
+    """Return the validated adapter. Raise BadAdapter."""
     path = folder / SPARSE_CONFIG
     config = read_json(path, {})
     tensors = read_tensors(folder / SPARSE_WEIGHTS)
@@ -116,20 +117,20 @@ def _make_factor_tensors(
             continue
         flat = factor.flatten()
         positions = flat.nonzero().squeeze(1)
-        # A file of tensors has no place for an empty one.
+        # A safetensors file can't hold an empty tensor.
         positions = positions if positions.numel() else torch.zeros(1, dtype=torch.int64)
-        tensors[f"{name}.{side}.places"] = _narrow_integers(positions)
+        tensors[f"{name}.{side}.positions"] = _narrow_integers(positions)
         tensors[f"{name}.{side}.values"] = flat[positions]
     return tensors
 
 
 def _narrow_integers(numbers: Tensor) -> Tensor:
-    """In four bytes each, where they fit."""
+    """Return the numbers as int32 if they fit."""
     return numbers.int() if not numbers.numel() or int(numbers.max()) < 2**31 else numbers
 
 
 class _SparseReader:
-    """Takes what the config names out of the tensors; what is left over is the head."""
+    """Remove the tensors that the config names from the file's; the remaining ones are the head."""
 
     def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor], path: str) -> None:
         self._config, self._remaining, self._path = config, dict(tensors), path
@@ -140,13 +141,13 @@ class _SparseReader:
     def read_adapter(self, task: str, labels: tuple[str, ...]) -> SparseAdapter:
         config = self._config
         if config["format"] != FORMAT_VERSION or config["mask"] not in ("random", "chosen"):
-            raise BadAdapter(self._path, "of a format or a mask that this version does not know")
+            raise BadAdapter(self._path, "its format or mask is unknown to this version")
         for name, shape in self._shapes.items():
             if min(shape) < 1 or shape[0] * shape[1] >= 2**40:
-                raise BadAdapter(self._path, f"{name} has no sensible shape, {shape}")
+                raise BadAdapter(self._path, f"{name} has the invalid shape {shape}")
         scale = float(config["scale"])
         if not math.isfinite(scale):
-            raise BadAdapter(self._path, f"its scale is {scale}")
+            raise BadAdapter(self._path, f"its scale {scale} is not finite")
         values = {str(name): self._read_floats(f"{name}.values", 1) for name in config["values"]}
         is_random = config["mask"] == "random"
         seed = int(config["seed"]) if is_random else None
@@ -178,7 +179,8 @@ class _SparseReader:
     def _read_mask(self, name: str, count: int, seed: int | None, density: float | None) -> Mask:
         shape = self._shapes[name]
         if seed is not None and density is not None:
-            # Counted before it is drawn: a file can't ask for more memory than it has values.
+            # Compare the counts before drawing: a file can't request more memory than it has
+            # values.
             if count_entries(shape, density) != count:
                 expected = count_entries(shape, density)
                 raise BadAdapter(self._path, f"{name}: {count} values for {expected} entries")
@@ -197,15 +199,15 @@ class _SparseReader:
 
     def _read_factors(self, name: str, sparse: bool) -> tuple[Tensor, Tensor] | None:
         rows, columns = self._shapes[name]
-        if sparse and f"{name}.a_RI.places" in self._remaining:
+        if sparse and f"{name}.a_RI.positions" in self._remaining:
             rank = int(self._config["rank"])
-            stored_entries = self._remaining[f"{name}.a_RI.places"].numel()
-            # Twice the smaller side is what a start that was taken out can have.
+            stored_entries = self._remaining[f"{name}.a_RI.positions"].numel()
+            # A subtracted init can have twice the smaller side.
             if (
                 not 1 <= rank <= 2 * min(rows, columns)
                 or rank * columns > MAX_FACTOR_SPARSITY * stored_entries
             ):
-                raise BadAdapter(self._path, f"{name} has no sensible rank, {rank}")
+                raise BadAdapter(self._path, f"{name} has the invalid rank {rank}")
             a = self._read_sparse_factor(f"{name}.a_RI", (rank, columns))
             return a, self._read_sparse_factor(f"{name}.b_OR", (rows, rank))
         if f"{name}.a_RI" not in self._remaining:
@@ -217,27 +219,31 @@ class _SparseReader:
         return a_RI, b_OR
 
     def _read_sparse_factor(self, name: str, shape: tuple[int, int]) -> Tensor:
-        positions = self._read_indices(f"{name}.places", below=shape[0] * shape[1])
+        positions = self._read_indices(f"{name}.positions", below=shape[0] * shape[1])
         values = self._read_floats(f"{name}.values", 1)
         if values.shape != positions.shape:
             raise BadAdapter(
-                self._path, f"{name}: {values.numel()} values, {positions.numel()} places"
+                self._path, f"{name}: {values.numel()} values, {positions.numel()} positions"
             )
         return expand_to_dense(values, positions, shape)
 
     def _read_floats(self, name: str, dimensions: int) -> Tensor:
         tensor = self._remaining.pop(name)
         if tensor.ndim != dimensions or not tensor.is_floating_point():
-            raise BadAdapter(self._path, f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
+            raise BadAdapter(
+                self._path, f"{name} has the wrong type, {tensor.dtype} {tuple(tensor.shape)}"
+            )
         return tensor.float()
 
     def _read_indices(self, name: str, *, below: int) -> Tensor:
-        """Ascending, in range, none twice. int64."""
+        """Return ascending, distinct int64 indices below the limit."""
         indices = self._remaining.pop(name)
         if indices.ndim != 1 or indices.dtype not in (torch.int32, torch.int64):
-            raise BadAdapter(self._path, f"{name} is {indices.dtype} {tuple(indices.shape)}")
+            raise BadAdapter(
+                self._path, f"{name} has the wrong type, {indices.dtype} {tuple(indices.shape)}"
+            )
         indices = indices.long()
         ascending = bool((indices[1:] > indices[:-1]).all())
         if not ascending or int(indices[0]) < 0 or int(indices[-1]) >= below:
-            raise BadAdapter(self._path, f"{name} is not rising within 0..{below - 1}")
+            raise BadAdapter(self._path, f"{name} is not ascending within 0 to {below - 1}")
         return indices

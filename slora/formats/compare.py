@@ -1,4 +1,4 @@
-"""Two adapters side by side: how far apart their updates are, layer by layer."""
+"""Compare two adapters: the distance between their updates, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ from slora.formats.merge import Adapter, compute_update, get_layer_shapes
 
 @dataclass(frozen=True)
 class LayerDifference:
-    """One layer of two adapters, A and B. An update that is missing is zero."""
+    """A layer in two adapters, A and B. A missing update counts as zero."""
 
     name: str
     norm_a: float
     norm_b: float
     cosine: float | None
-    """Of the two updates as vectors; None where one of them is zero."""
+    """Cosine of the two updates as vectors; None if one of them is zero."""
     distance: float
     """`||A - B|| / max(||A||, ||B||)`, 0 for two updates of zero."""
     overlap: float | None
-    """Entries that both masks hold, over those that either holds; None without two masks."""
+    """Entries in both masks over entries in either mask; None unless both adapters have masks."""
 
 
 def compare_adapters(
     first: Adapter, second: Adapter, *, on_layer: Callable[[str], None] = lambda _: None
 ) -> list[LayerDifference]:
-    """Every layer that either changes, and every tensor of the heads, the most different first.
+    """Return every layer that either changes, and every tensor of the heads, most different first.
 
-    `seen` is told each layer's name when it is done.
-
-    Raises ValueError where a layer has two shapes: the adapters are of different bases.
+    `on_layer` is called with each layer's name when it is done. Raise ValueError if a layer has
+    two shapes: the adapters belong to different base models.
     """
     shapes, other_shapes = get_layer_shapes(first), get_layer_shapes(second)
     for name in shapes.keys() & other_shapes.keys():
         if shapes[name] != other_shapes[name]:
             raise ValueError(
-                f"{name} is {shapes[name]} in one and {other_shapes[name]} in the other: "
-                "they are adapters of different models"
+                f"{name} is {shapes[name]} in one and {other_shapes[name]} in the other adapter: "
+                "the adapters belong to different models"
             )
     differences = []
     for name in {**shapes, **other_shapes}:
@@ -69,7 +68,9 @@ def _compare_head_tensor(a: Tensor | None, b: Tensor | None, name: str) -> Layer
     existing = a if a is not None else b
     assert existing is not None
     if a is not None and b is not None and a.shape != b.shape:
-        raise ValueError(f"{name} is {tuple(a.shape)} in one and {tuple(b.shape)} in the other")
+        raise ValueError(
+            f"{name} is {tuple(a.shape)} in one and {tuple(b.shape)} in the other adapter"
+        )
     zero = torch.zeros(existing.shape)
     return _measure_distance(name, zero if a is None else a, zero if b is None else b, overlap=None)
 

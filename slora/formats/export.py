@@ -1,6 +1,6 @@
-"""Any adapter in another form: a LoRA at a rank, or a sparse file; and what that keeps of it.
+"""Convert an adapter to a LoRA of a rank or to a sparse file, and report the retained energy.
 
-O, I: rows and columns of a weight. R: the rank of the LoRA that is made.
+O, I: rows and columns of a weight. R: the rank of the resulting LoRA.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ OnLayer = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LayerExport:
-    """What the new form holds of one layer's update."""
+    """The part of one layer's update that the new form retains."""
 
     name: str
     norm: float
-    """Of the whole update, Frobenius."""
+    """Frobenius norm of the complete update."""
     energy_share: float
-    """Share of its squared norm that the new form holds; 1.0 for an update of zero."""
+    """Share of its squared norm that the new form retains; 1.0 for an update of zero."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ExportedAdapter:
 
     @property
     def energy_share(self) -> float:
-        """Share of the energy of all layers together."""
+        """Return the share of the energy of all layers together."""
         total = sum(layer.norm**2 for layer in self.layers)
         retained = sum(layer.energy_share * layer.norm**2 for layer in self.layers)
         return retained / total if total else 1.0
@@ -62,11 +62,11 @@ def convert_to_lora(
     conv1d: bool = False,
     on_layer: OnLayer = lambda _: None,
 ) -> ExportedAdapter:
-    """A LoRA whose update is the nearest of its rank in every layer, at alpha = rank.
+    """Return a LoRA whose update is the nearest one of its rank in every layer, at alpha = rank.
 
-    `rank`, or the smallest single rank that holds at least the share `energy` of all layers'
-    squared norms together. A rank above a layer's smaller side is cut to it there and filled with
-    zeros: the adapter has one rank. Raises BadRank for a rank below 1.
+    `rank`, or the smallest single rank that retains at least the share `energy` of all layers'
+    squared norms together. A rank above a layer's smaller side is cut to it there and padded with
+    zeros: the adapter has one rank. Raise BadRank for a rank below 1.
     """
     if rank is None:
         rank = _find_smallest_rank(adapter, energy or 1.0, on_layer)
@@ -90,13 +90,13 @@ def convert_to_lora(
 def convert_to_sparse(
     adapter: Adapter, *, density: float | None = None, on_layer: OnLayer = lambda _: None
 ) -> ExportedAdapter:
-    """A sparse file: the adapter itself where it is one, else its largest entries, by position.
+    """Return a sparse file: a sparse adapter unchanged, otherwise the largest entries, by position.
 
-    `density`: the share of each layer's entries that are stored; needed for what has factors.
+    `density`: the share of each layer's entries to store; required for adapters with factors.
     """
     if density is None:
         if not isinstance(adapter, SparseAdapter):
-            raise ValueError("a low-rank update has no mask of its own: give a density")
+            raise ValueError("a low-rank update has no mask: set a density")
         layers = [
             LayerExport(name, _compute_norm(adapter, name), 1.0)
             for name in get_layer_shapes(adapter)
@@ -122,7 +122,7 @@ def convert_to_sparse(
 def _compute_triplets(
     adapter: Adapter, name: str, *, rank: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The update's leading singular triplets; all of them where the rank is still to be found."""
+    """Return the update's leading singular triplets, or all of them if `rank` is None."""
     if isinstance(adapter, SparseAdapter) and name not in adapter.factors and rank:
         return compute_sparse_svd(adapter.values[name], adapter.masks[name], rank)
     factors_only = not isinstance(adapter, SparseAdapter) or name not in adapter.values
@@ -136,7 +136,7 @@ def _compute_triplets(
 def _compute_factor_triplets(
     a_RI: Tensor, b_OR: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `scale B A`, from the factors alone: no dense product."""
+    """Return the triplets of `scale B A` from the factors alone, without the dense product."""
     q_b, r_b = torch.linalg.qr(b_OR.double())
     q_a, r_a = torch.linalg.qr(a_RI.double().t())
     u, s, vh = torch.linalg.svd(scale * r_b @ r_a.t(), full_matrices=False)
@@ -144,14 +144,14 @@ def _compute_factor_triplets(
 
 
 def _compute_norm(adapter: Adapter, name: str) -> float:
-    """The exact Frobenius norm of one layer's update."""
+    """Return the exact Frobenius norm of one layer's update."""
     if name not in adapter.factors and isinstance(adapter, SparseAdapter):
         return float(adapter.values[name].double().norm())
     return float(compute_update(adapter, name).double().norm())
 
 
 def _find_smallest_rank(adapter: Adapter, energy: float, on_layer: OnLayer) -> int:
-    """That holds this share of all layers together. Of a layer, only its spectrum is kept."""
+    """Return the smallest rank that retains this share of all layers. Only the spectra are held."""
     shapes = get_layer_shapes(adapter)
     max_rank = max(min(shape) for shape in shapes.values())
     energy_by_rank = torch.zeros(max_rank, dtype=torch.float64)
@@ -162,7 +162,7 @@ def _find_smallest_rank(adapter: Adapter, energy: float, on_layer: OnLayer) -> i
         longest_spectrum = max(longest_spectrum, s.numel())
         total_energy += _compute_norm(adapter, name) ** 2
         on_layer(name)
-    # What is asked is met to rounding: the exact rank of an update holds all of it but that.
+    # The share is met up to rounding: the exact rank of an update retains all of it except that.
     sufficient = (energy_by_rank.cumsum(0) >= energy * total_energy * (1 - 1e-6)).nonzero()
     return int(sufficient[0]) + 1 if sufficient.numel() else longest_spectrum
 

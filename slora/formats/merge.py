@@ -1,4 +1,4 @@
-"""An adapter put into a model: as layers beside its weights, or merged into them for good.
+"""Put an adapter into a model: as layers beside its weights, or merged into them permanently.
 
 O, I: rows and columns of a weight.
 """
@@ -21,12 +21,11 @@ Adapter = LoraAdapter | SparseAdapter
 
 
 def attach_adapter(model: nn.Module, adapter: Adapter) -> None:
-    """Installs the adapter's layers and head.
+    """Install the adapter's layers and head.
 
-    The base's weights stay as they are, but where a layer has values and factors: the values are
-    then added to the weight for as long as the layer stands.
-
-    Raises BadAdapter if a layer is missing from the model or has another shape.
+    The base weights stay unchanged, except in a layer with values and factors: there the values
+    are added to the weight for as long as the layer is installed. Raise BadAdapter if a layer is
+    missing from the model or has another shape.
     """
     _check_layers(model, adapter)
     sparse = adapter if isinstance(adapter, SparseAdapter) else None
@@ -47,7 +46,7 @@ def attach_adapter(model: nn.Module, adapter: Adapter) -> None:
 
 
 def merge_adapter(model: nn.Module, adapter: Adapter) -> None:
-    """Adds the update to the model's weights, in float32, one matrix at a time."""
+    """Add the update to the model's weights, in float32, one matrix at a time."""
     _check_layers(model, adapter)
     for name in get_layer_shapes(adapter):
         weight = get_weight_matrix(model.get_submodule(name)).data
@@ -56,7 +55,7 @@ def merge_adapter(model: nn.Module, adapter: Adapter) -> None:
 
 
 def compute_update(adapter: Adapter, name: str) -> Tensor:
-    """What the adapter adds to one layer's weight, float32 `[O, I]`, on the CPU."""
+    """Return the adapter's update of one layer's weight, float32 `[O, I]`, on the CPU."""
     delta_OI = None
     if isinstance(adapter, SparseAdapter) and name in adapter.values:
         delta_OI = make_dense_delta(adapter.values[name], adapter.masks[name])
@@ -70,7 +69,7 @@ def compute_update(adapter: Adapter, name: str) -> Tensor:
 
 
 def get_layer_shapes(adapter: Adapter) -> dict[str, tuple[int, int]]:
-    """[O, I] of every layer that the adapter changes."""
+    """Return [O, I] of every layer that the adapter changes."""
     if isinstance(adapter, SparseAdapter):
         return adapter.shapes
     return {name: (b_OR.shape[0], a_RI.shape[1]) for name, (a_RI, b_OR) in adapter.factors.items()}
@@ -93,7 +92,7 @@ def _check_layers(model: nn.Module, adapter: Adapter) -> None:
 
 
 def load_head(model: nn.Module, head: Mapping[str, Tensor], base: str) -> None:
-    """Puts a head's tensors into the model. Raises BadAdapter, naming `base`, where it can't."""
+    """Copy a head's tensors into the model. Raise BadAdapter, naming `base`, on a mismatch."""
     parameters = dict(model.named_parameters())
     for name, tensor in head.items():
         target = parameters.get(name)

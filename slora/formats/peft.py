@@ -1,6 +1,6 @@
-"""The adapter's folder: LoRA as stock PEFT reads it, or the compact form; written and read.
+"""Read and write an adapter's folder: LoRA as stock PEFT reads it, or the compact form.
 
-What is read is hostile until `read` has checked its names, shapes and values.
+Files are untrusted until `read_adapter` has checked their names, shapes and values.
 
 O, I: rows and columns of a weight. R: the rank.
 """
@@ -74,7 +74,7 @@ class LoraAdapter:
 
 
 def write_lora(folder: Path, adapter: LoraAdapter) -> None:
-    """A folder that stock PEFT, vLLM and ray.serve.llm read as it is. Raises BadAdapter."""
+    """Write a folder that stock PEFT, vLLM and ray.serve.llm load directly. Raise BadAdapter."""
     tensors = {f"{PEFT_PREFIX}{name}": tensor for name, tensor in adapter.head.items()}
     for name, (a_RI, b_OR) in adapter.factors.items():
         tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a_RI
@@ -84,7 +84,7 @@ def write_lora(folder: Path, adapter: LoraAdapter) -> None:
         "task_type": TASK_TYPES[adapter.task],
         "base_model_name_or_path": adapter.base,
         "r": adapter.rank,
-        # PEFT reads an integer; a fraction is kept as it is.
+        # PEFT expects an integer; a fraction stays a float.
         "lora_alpha": int(adapter.alpha) if adapter.alpha == int(adapter.alpha) else adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
@@ -99,25 +99,25 @@ def write_lora(folder: Path, adapter: LoraAdapter) -> None:
 
 
 def read_adapter(folder: Path) -> LoraAdapter | SparseAdapter:
-    """The adapter in a folder, checked. Raises BadAdapter with the file and the reason."""
+    """Return the validated adapter of a folder. Raise BadAdapter with the file and the reason."""
     labels = read_labels(folder)
     if (folder / PEFT_CONFIG).exists():
         return _read_lora(folder, labels)
     if (folder / SPARSE_CONFIG).exists():
         return read_sparse(folder, labels)
-    raise BadAdapter(str(folder), f"neither {PEFT_CONFIG} nor {SPARSE_CONFIG} is in it")
+    raise BadAdapter(str(folder), f"contains neither {PEFT_CONFIG} nor {SPARSE_CONFIG}")
 
 
 def _read_lora(folder: Path, labels: tuple[str, ...]) -> LoraAdapter:
     path = folder / PEFT_CONFIG
     config = read_json(path, {})
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
-        raise BadAdapter(str(path), "only plain LoRA is read (no DoRA)")
+        raise BadAdapter(str(path), "only plain LoRA is supported, not DoRA")
     if config.get("rank_pattern") or config.get("alpha_pattern"):
-        raise BadAdapter(str(path), "ranks or alphas that differ by layer are not read")
+        raise BadAdapter(str(path), "ranks or alphas per layer are not supported")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise BadAdapter(str(path), f"r is {rank!r} and lora_alpha {alpha!r}: numbers are needed")
+        raise BadAdapter(str(path), f"r ({rank!r}) and lora_alpha ({alpha!r}) must be numbers")
     factors, head = _split_lora(read_tensors(folder / PEFT_WEIGHTS), rank, folder / PEFT_WEIGHTS)
     saved_modules = config.get("modules_to_save") or ()
     return LoraAdapter(
@@ -155,5 +155,5 @@ def _split_lora(
     for name, (a_RI, b_OR) in factors.items():
         if a_RI.ndim != 2 or b_OR.ndim != 2 or {a_RI.shape[0], b_OR.shape[1]} != {rank}:
             shapes = f"A {tuple(a_RI.shape)} and B {tuple(b_OR.shape)}"
-            raise BadAdapter(str(path), f"{name}: {shapes} are not of rank {rank}")
+            raise BadAdapter(str(path), f"{name}: {shapes} do not have rank {rank}")
     return factors, head

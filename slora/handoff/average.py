@@ -1,7 +1,8 @@
-"""The mean of several low-rank updates as one of the same rank.
+"""Average several low-rank updates into one of the same rank.
 
-O, I: rows and columns of a weight. R: the rank. W: how many updates there are. The mean of B A has
-rank up to W R; its best part of rank R is found from the factors, without the dense product.
+O, I: rows and columns of a weight. R: the rank. W: number of updates. The mean of B A has a rank
+of up to W R; its best approximation of rank R is computed from the factors, without the dense
+product.
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ import torch
 from torch import Tensor
 
 MAX_CONDITION = 1e4
-"""Of the change of basis; beyond it, a rotation is taken instead."""
+"""Largest condition number of the change of basis; beyond it, a rotation is used instead."""
 
 
 @dataclass(frozen=True)
 class AveragedFactors:
-    """Factors of the mean, and what they could not hold."""
+    """Factors of the mean, and the energy that they could not represent."""
 
     a_RI: Tensor
     b_OR: Tensor
     lost_energy: float
     """Energy (squared Frobenius norm) of the mean outside the rank."""
     energy: float
-    """Of the whole mean."""
+    """Energy of the complete mean."""
 
 
 def average_low_rank(pairs: Sequence[tuple[Tensor, Tensor]]) -> AveragedFactors:
-    """The best `b_OR @ a_RI` to the mean of `B_i A_i`, given (a_RI, b_OR) of each; float32.
+    """Return the best `b_OR @ a_RI` for the mean of `B_i A_i`, given (a_RI, b_OR) of each; float32.
 
-    Of all factors with that product, those nearest to the mean A are taken: an optimiser's moments
-    of the old factors then still mean something for the new ones.
+    Among all factors with that product, those nearest to the mean A are returned: the optimiser's
+    moments of the old factors then remain meaningful for the new ones.
     """
     rank = pairs[0][0].shape[0]
     mean_a = torch.stack([a for a, _ in pairs]).mean(0)
@@ -55,11 +56,11 @@ def average_low_rank(pairs: Sequence[tuple[Tensor, Tensor]]) -> AveragedFactors:
 
 
 def _choose_basis(a_RI: Tensor, target_RI: Tensor, root: Tensor) -> Tensor:
-    """The change of basis that brings `a_RI` nearest to `wanted_RI`, `[R, R]`, well conditioned."""
+    """Return the well-conditioned `[R, R]` that brings `a_RI` nearest to `target_RI`."""
     if float(root[-1]) > float(root[0]) / MAX_CONDITION:
         basis: Tensor = target_RI @ torch.linalg.pinv(a_RI)
         if float(torch.linalg.cond(basis)) < MAX_CONDITION:
             return basis
-    # Orthogonal Procrustes: always there, and never stretches anything.
+    # Orthogonal Procrustes always has a solution, and it never stretches anything.
     u, _, vh = torch.linalg.svd(target_RI @ a_RI.t())
     return torch.as_tensor(u @ vh)

@@ -1,17 +1,17 @@
-"""The hand-off: the sparse stage's update, split into the low-rank stage's two factors.
+"""The hand-off: factor the sparse stage's update into the low-rank stage's two factors.
 
 O, I: rows and columns of the update dW. R: the rank. Z: entries of the mask M.
 
-What the low-rank stage starts from is `W + residual - scale B0 A0 (if minus) + scale B A`:
+The low-rank stage starts from `W + residual - scale B0 A0 (if subtract_from_base) + scale B A`:
 
     residual: drop   dW ~ scale B A; the part outside the rank is lost, as in the paper
-    residual: keep   M o (dW - scale B A) stays beside the factors, frozen: of the part outside the
-                     rank, what lies on the mask
-    residual: fold   dW stays whole, and the factors' start is taken out again: nothing is lost
+    residual: keep   M o (dW - scale B A) stays frozen beside the factors: the part outside the
+                     rank, restricted to the mask
+    residual: fold   dW stays complete, and the initial factors are subtracted: nothing is lost
 
 The optimiser's moments for A and B start at zero, and its step count at one, with a warm-up of
-their own: the moments of the values belong to coordinates that are no more, and of the gradient of
-A, `scale B^T G`, the mask has seen one entry of G in a hundred.
+their own: the moments of the values belong to coordinates that no longer exist, and of the
+gradient of A, `scale B^T G`, the mask has observed one entry of G in a hundred.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ Split = Literal["balanced", "b"]
 Rescale = Literal["none", "norm", "projection"]
 Residual = Literal["drop", "fold", "keep"]
 Refine = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""Changes the factors (a_RI, b_OR), of which so many ranks are in effect, before they count."""
+"""Refine the factors (a_RI, b_OR), given the effective rank, before they are used."""
 RANK_TOLERANCE = 1e-6
-"""Singular values below this share of the largest are rounding, not update."""
+"""Singular values below this share of the largest are rounding errors, not part of the update."""
 
 
 @dataclass(frozen=True)
 class FactoredUpdate:
     """`scale * b_OR @ a_RI` is the best rank-R approximation of the update.
 
-    `kept`: share of the update's squared Frobenius norm that it holds, 1.0 for an update of zero.
-    `error`: `||update - scale B A|| / ||update||`, which is `sqrt(1 - kept)` by Eckart and Young.
+    `energy_share`: share of the update's squared Frobenius norm that it retains, 1.0 for an update
+    of zero.
+    `error`: `||update - scale B A|| / ||update||`, which is `sqrt(1 - energy_share)` by Eckart and
+    Young.
     """
 
     a_RI: Tensor
@@ -55,15 +57,15 @@ class FactoredUpdate:
 
 @dataclass(frozen=True)
 class Handoff:
-    """One layer's hand-off.
+    """The hand-off of a layer.
 
-    `a_RI`, `b_OR`: float32, the low-rank stage's start.
-    `kept`: share of `||dW||^2` that the rank holds, before any rescaling; where B was refined,
-    `1 - error^2`, and 0 at least.
-    `error`: `||dW - scale B A|| / ||dW||` of the factors as they are, rescaled, refined or not.
+    `a_RI`, `b_OR`: float32, the initial factors of the low-rank stage.
+    `energy_share`: share of `||dW||^2` that the rank retains, before any rescaling; if B was
+    refined, `1 - error^2`, but at least 0.
+    `error`: `||dW - scale B A|| / ||dW||` of the final factors, after rescaling and refinement.
     `norm`: `||dW||`, Frobenius.
-    `rank_in_effect`: how many of the R components are more than rounding.
-    `residual`: float32 `[Z]`, what stays on the mask beside them; None for `drop`.
+    `effective_rank`: number of the R components that exceed the rounding error.
+    `residual`: float32 `[Z]`, the part that stays on the mask beside the factors; None for `drop`.
     """
 
     a_RI: Tensor
@@ -80,9 +82,9 @@ def split_dense_update(
 ) -> FactoredUpdate:
     """Split a dense `delta_OI` into `scale * b_OR @ a_RI`, in float32, by its singular values.
 
-    `balanced` gives each factor the values' roots, `b` gives them all to B (as PEFT's conversion
-    does). Singular vectors have a free sign; it is fixed so that equal updates give equal factors
-    on every rank. Raises BadRank.
+    `balanced` gives each factor the square roots of the values, `b` gives the values to B (as
+    PEFT's conversion does). The free signs of the singular vectors are fixed, so that equal
+    updates give equal factors on every rank. Raise BadRank.
     """
     triplets = compute_dense_svd(delta_OI, rank)
     energy = float(delta_OI.double().square().sum())
@@ -101,16 +103,16 @@ def split_sparse_update(
     residual: Residual = "drop",
     refine: Refine | None = None,
 ) -> Handoff:
-    """The update `values` `[Z]` on its mask, as factors. Raises BadRank.
+    """Return factors of the update `values` `[Z]` on its mask. Raise BadRank.
 
     `rescale: norm` stretches the factors to `||dW||`. `projection` multiplies them by the c that
     brings them nearest to dW on the mask's entries, `<dW, P> / ||M o P||^2` for `P = scale B A`:
     over all entries the best c of a truncated SVD is 1, but only those of the mask were trained.
-    `refine` may change the factors before what is left of dW is taken and measured.
+    `refine` may change the factors before the residual and the error are computed.
     """
     u, s, vh = compute_sparse_svd(values, mask, rank)
     effective_rank = int((s > RANK_TOLERANCE * float(s[0])).sum())
-    # What is below rounding is no direction of the update.
+    # Components below the rounding error are not directions of the update.
     s = torch.where(torch.arange(rank) < effective_rank, s, torch.zeros(()))
     update_Z = values.detach().double().cpu()
     energy = float(update_Z.square().sum())
@@ -143,7 +145,7 @@ def split_sparse_update(
 
 
 def split_triplets(triplets: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Tensor]:
-    """(a_RI, b_OR) with `scale * b_OR @ a_RI = u diag(s) vh`."""
+    """Return (a_RI, b_OR) with `scale * b_OR @ a_RI = u diag(s) vh`."""
     u, s, vh = triplets
     s = s / scale
     if split == "b":
@@ -153,7 +155,7 @@ def split_triplets(triplets: Triplets, *, scale: float, split: Split) -> tuple[T
 
 
 def compute_on_mask(a_RI: Tensor, b_OR: Tensor, mask: Mask) -> Tensor:
-    """`(B A)` at the mask's entries, `[Z]`, without the dense product."""
+    """Return `(B A)` at the mask's entries, `[Z]`, without the dense product."""
     columns, rows = mask.positions % mask.shape[1], mask.positions // mask.shape[1]
     product_Z = torch.zeros(mask.nnz, dtype=a_RI.dtype)
     for r in range(a_RI.shape[0]):
@@ -179,16 +181,17 @@ def _compute_stretch(
 
 
 def _compute_share(s: Tensor, energy: float) -> float:
-    # An untouched matrix has no energy to lose: zero factors carry all of it.
+    # An unchanged matrix has no energy to lose: zero factors retain all of it.
     return min(1.0, float(s.double().square().sum()) / energy) if energy else 1.0
 
 
 def _compute_error(
     values: Tensor, product_Z: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float
 ) -> float:
-    """`||dW - P|| / ||dW||` for `P = scale B A`, which is `there` on the mask, without a dense P.
+    """Return `||dW - P|| / ||dW||` for `P = scale B A`, without a dense P.
 
-    `||dW - P||^2 = ||dW - M o P||^2 + ||P||^2 - ||M o P||^2`, in float64.
+    `product_Z` is P on the mask. `||dW - P||^2 = ||dW - M o P||^2 + ||P||^2 - ||M o P||^2`, in
+    float64.
     """
     energy = float(values.square().sum())
     if not energy:
@@ -196,6 +199,6 @@ def _compute_error(
     a, b = a_RI.double(), b_OR.double()
     product_energy = scale**2 * float(((b.t() @ b) * (a @ a.t())).sum())
     outside_energy = max(0.0, product_energy - float(product_Z.square().sum()))
-    # Below what float64 can tell of the two sums there is nothing.
+    # A smaller difference is below the precision of the two float64 sums.
     outside_energy = outside_energy if outside_energy > 1e-13 * product_energy else 0.0
     return math.sqrt((float((values - product_Z).square().sum()) + outside_energy) / energy)

@@ -1,7 +1,7 @@
-"""Starts of a low-rank stage that no sparse stage precedes: PiSSA and LoRA-GA.
+"""Inits of a low-rank stage without a preceding sparse stage: PiSSA and LoRA-GA.
 
-O, I: rows and columns of the weight. R: the rank. Both take their start out of the frozen weight
-(`minus`), so that the first step finds the model as it was.
+O, I: rows and columns of the weight. R: the rank. Both subtract their initial product from the
+frozen weight (`subtract_from_base`), so the model computes the same at the first step.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from slora.handoff.low_rank_init import LowRankInit
 from slora.handoff.svd import compute_dense_svd
 
 GAMMA = 16.0
-"""LoRA-GA's stability factor; the authors use 16 for large models."""
+"""Stability factor of LoRA-GA; the authors use 16 for large models."""
 
 
 def init_pissa(weight_OI: Tensor, *, rank: int, scale: float) -> LowRankInit:
-    """The best rank-R part of the weight itself, its values' roots on both sides.
+    """Return the best rank-R part of the weight, with the roots of its values in both factors.
 
-    Meng et al., 2024, arXiv 2404.02948. Raises BadRank.
+    Meng et al., 2024, arXiv 2404.02948. Raise BadRank.
     """
     a_RI, b_OR = split_triplets(
         compute_dense_svd(weight_OI.detach(), rank), scale=scale, split="balanced"
@@ -30,13 +30,15 @@ def init_pissa(weight_OI: Tensor, *, rank: int, scale: float) -> LowRankInit:
 
 
 def init_lora_ga(gradient_OI: Tensor, *, rank: int, scale: float) -> LowRankInit:
-    """The singular vectors of the first gradient: A from the first R right ones, B from the next R
-    left ones, so that the first step's update is the best of rank 2R in the gradient's direction.
+    """Return factors from the singular vectors of the first gradient.
 
-    Wang et al., 2024, arXiv 2407.05000, in its stable form, both factors being orthonormal vectors
-    of one size: here `O^(1/4) / sqrt(GAMMA scale)`, so that `scale B A` is of the size
-    `sqrt(O) / GAMMA` whatever the scale is. Factors of zero for a gradient of zero. Raises BadRank
-    for a rank above half the smaller side.
+    A consists of the first R right vectors and B of the next R left ones, so that the first step's
+    update is the best one of rank 2R in the gradient's direction.
+
+    Wang et al., 2024, arXiv 2407.05000, in its stable form: both factors are orthonormal vectors
+    of one magnitude, here `O^(1/4) / sqrt(GAMMA scale)`, so that `scale B A` has the magnitude
+    `sqrt(O) / GAMMA` for any scale. A gradient of zero gives factors of zero. Raise BadRank for a
+    rank above half the smaller side.
     """
     shape = (gradient_OI.shape[0], gradient_OI.shape[1])
     if 2 * rank > min(shape):

@@ -1,6 +1,6 @@
-"""The leading singular triplets of an update: exact where it is small, by Lanczos where large.
+"""The leading singular triplets of an update: exact for a small one, by Lanczos for a large one.
 
-O, I: rows and columns of the update. R: the rank asked for. Z: entries of a mask.
+O, I: rows and columns of the update. R: the requested rank. Z: entries of a mask.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from slora.errors import BadRank
 from slora.masks.mask import BlockMask, Mask
 
 MAX_EXACT_SIDE = 128
-"""Smaller side up to which LAPACK takes the whole matrix apart. Random 1 % updates, 2 cores, ms:
+"""Smaller side up to which LAPACK decomposes the whole matrix. Random 1 % updates, 2 cores, ms:
 
     side             256     384     512     768    2048
-    LAPACK, whole     13      14      49      78    1515
+    LAPACK, full      13      14      49      78    1515
     Lanczos, R = 8     4       5       6       8      40
 """
 EXTRA_VECTORS = 20
-"""Lanczos keeps this many vectors beside twice the rank; the spectrum of a random update is flat,
-and a wider space converges in fewer rounds."""
+"""Vectors that Lanczos holds beyond twice the rank; the spectrum of a random update is flat,
+and a larger subspace converges in fewer rounds."""
 
 Triplets = tuple[Tensor, Tensor, Tensor]
-"""(u `[O, R]`, s `[R]` falling, vh `[R, I]`), float32, the sign of each row of vh fixed."""
+"""(u `[O, R]`, s `[R]` descending, vh `[R, I]`), float32, with the sign of each row of vh fixed."""
 
 
 def compute_dense_svd(matrix_OI: Tensor, rank: int) -> Triplets:
-    """Of a dense matrix, any float type. Raises BadRank."""
+    """Decompose a dense matrix of any float dtype. Raise BadRank."""
     _check_rank(rank, matrix_OI.shape)
     if min(matrix_OI.shape) <= MAX_EXACT_SIDE or rank * 4 >= min(matrix_OI.shape):
         return _cut_triplets(*_run_lapack(matrix_OI.float()), rank)
@@ -40,7 +40,7 @@ def compute_dense_svd(matrix_OI: Tensor, rank: int) -> Triplets:
 
 
 def compute_sparse_svd(values: Tensor, mask: Mask, rank: int) -> Triplets:
-    """Of an update that is zero outside its mask; a block's from its own few rows and columns."""
+    """Decompose an update that is zero outside its mask; a block from its own rows and columns."""
     _check_rank(rank, mask.shape)
     if isinstance(mask, BlockMask):
         return _compute_block_svd(values, mask, rank)
@@ -65,7 +65,7 @@ def _compute_block_svd(values: Tensor, mask: BlockMask, rank: int) -> Triplets:
 
 
 def _run_lapack(matrix_OI: Tensor) -> Triplets:
-    """The thin SVD. LAPACK takes a tall matrix three times faster than the same one lying."""
+    """Return the thin SVD. LAPACK decomposes a tall matrix three times faster than a wide one."""
     if matrix_OI.shape[0] >= matrix_OI.shape[1]:
         u, s, vh = torch.linalg.svd(matrix_OI, full_matrices=False)
         return u, s, vh
@@ -74,7 +74,7 @@ def _run_lapack(matrix_OI: Tensor) -> Triplets:
 
 
 def _run_lanczos(matrix: Any, rank: int) -> Triplets:
-    """ARPACK in float64 to machine precision, from a fixed vector: the same on every rank."""
+    """Run ARPACK in float64 to machine precision, from a fixed vector: equal on every rank."""
     side = min(matrix.shape)
     if not (matrix if isinstance(matrix, np.ndarray) else matrix.data).any():
         zeros = torch.zeros
@@ -82,7 +82,7 @@ def _run_lanczos(matrix: Any, rank: int) -> Triplets:
     start = np.random.Generator(np.random.Philox(key=side)).standard_normal(side)
     subspace_size = min(side - 1, 2 * rank + EXTRA_VECTORS)
     u, s, vh = svds(matrix, k=rank, ncv=subspace_size, v0=start, solver="arpack")
-    # ARPACK gives them rising.
+    # ARPACK returns the values in ascending order.
     return _cut_triplets(
         _make_tensor(u[:, ::-1]), _make_tensor(s[::-1]), _make_tensor(vh[::-1]), rank
     )
@@ -93,7 +93,7 @@ def _make_tensor(array: Any) -> Tensor:
 
 
 def _cut_triplets(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Triplets:
-    """The first `rank`, with the free sign of each pair fixed: the largest entry of vh positive."""
+    """Return the first `rank` triplets; signs make the largest entry of each vh positive."""
     u, s, vh = u[:, :rank], s[:rank], vh[:rank]
     largest = vh.gather(1, vh.abs().argmax(1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0)

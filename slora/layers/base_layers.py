@@ -1,7 +1,7 @@
-"""The plain layers that are adapted: `nn.Linear`, and transformers' `Conv1D` of the GPT-2 family.
+"""The base layers that can be adapted: `nn.Linear`, and the `Conv1D` of transformers' GPT-2 family.
 
 O, I: rows and columns of the weight as a matrix that maps I to O. `nn.Linear` stores it as [O, I],
-`Conv1D` as [I, O]. Everything else in this package speaks of [O, I].
+`Conv1D` as [I, O]. All other modules of this package use [O, I].
 """
 
 from __future__ import annotations
@@ -12,36 +12,38 @@ from torch import Tensor, nn
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' Conv1D, told by its name and fields: torch has no such layer."""
+    """Return True for transformers' Conv1D, by name and fields: torch has no such layer."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "nx")
 
 
 def is_adaptable(module: nn.Module) -> bool:
-    """Whether the method's layers can stand in for this one."""
+    """Return True if one of the method's layers can replace this module."""
     return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
 def get_features(module: Any) -> tuple[int, int]:
-    """(O, I). Raises TypeError for any other kind of module."""
+    """Return (O, I). Raise TypeError for any other kind of module."""
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
     if is_conv1d(module):
         return int(module.nf), int(module.nx)
-    raise TypeError(f"a {type(module).__name__} can't be adapted: only linear layers and Conv1D")
+    raise TypeError(
+        f"a {type(module).__name__} can't be adapted: only linear layers and Conv1D can"
+    )
 
 
 def get_weight_matrix(module: Any) -> Tensor:
-    """The weight as [O, I], a view."""
+    """Return the weight as [O, I], a view."""
     weight: Tensor = module.weight
     return weight.t() if is_conv1d(module) else weight
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, *, conv1d: bool) -> Tensor:
-    """`x W^T + b`, in x's type, `[..., I]` to `[..., O]`."""
-    # `linear` wants [O, I]; the transpose of a Conv1D's weight is a view, and costs nothing.
+    """Return `x W^T + b` in x's dtype, `[..., I]` to `[..., O]`."""
+    # `linear` expects [O, I]; the transpose of a Conv1D's weight is a view and costs nothing.
     return nn.functional.linear(x, (weight.t() if conv1d else weight).to(x.dtype), bias)
 
 
 def multiply_back(grad: Tensor, weight: Tensor, *, conv1d: bool) -> Tensor:
-    """`g W`, the gradient of x, `[..., O]` to `[..., I]`."""
+    """Return `g W`, the gradient of x, `[..., O]` to `[..., I]`."""
     return grad @ (weight.t() if conv1d else weight).to(grad.dtype)

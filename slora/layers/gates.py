@@ -2,10 +2,10 @@
 
 O, I: the weight's rows and columns. R: the rank.
 
-In the manner of SoRA (Ding et al., 2023, arXiv 2311.11696): each rank has a gate, a proximal step
-of the L1 norm (a soft threshold) shrinks the gates, and a gate that has reached zero stays there.
-SoRA fixes the threshold and sees what is left; here the schedule fixes what is to be left, and the
-threshold is the smallest that leaves no more.
+The scheme follows SoRA (Ding et al., 2023, arXiv 2311.11696): each rank has a gate, a proximal
+step of the L1 norm (a soft threshold) shrinks the gates, and a gate that has reached zero stays
+closed. SoRA fixes the threshold and accepts the rank that remains; here the schedule fixes the
+rank, and the threshold is the smallest one that leaves no more gates open.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from slora.layers.lora import LoraLinear
 
 PRUNING_SHARE = 2 / 3
-"""Share of the stage's steps after which the last gate is pruned; the rest mends what it cost."""
+"""Share of the stage's steps after which the last gate is pruned; the rest recovers the quality."""
 
 
 class GatedLoraLinear(LoraLinear):
-    """A LoRA layer with a trainable gate for each rank: `gate_R`, float32, one at first."""
+    """A LoRA layer with a trainable gate for each rank: `gate_R`, float32, initially one."""
 
     open_R: Tensor
 
@@ -30,7 +30,7 @@ class GatedLoraLinear(LoraLinear):
         super().__init__(base, a_RI=a_RI, b_OR=b_OR, scale=scale)
         device = base.weight.device
         self.gate_R = nn.Parameter(torch.ones(self.rank, dtype=torch.float32, device=device))
-        # What is pruned stays pruned, whatever an optimiser's momentum does to the gate itself.
+        # A pruned gate stays closed even if the optimiser's momentum moves its value.
         ones = torch.ones(self.rank, dtype=torch.float32, device=device)
         self.register_buffer("open_R", ones, persistent=False)
 
@@ -39,18 +39,18 @@ class GatedLoraLinear(LoraLinear):
 
 
 def count_open_gates(step: int, *, steps: int, rank: int, density: float) -> int:
-    """Gates that may be open after `step` of `steps`: cubic from `rank` to `density * rank`."""
+    """Return how many gates may be open after `step`: cubic from `rank` to `density * rank`."""
     final_rank = max(1, round(density * rank))
     progress = min(1.0, step / max(1.0, PRUNING_SHARE * steps))
     return final_rank + round((rank - final_rank) * (1 - progress) ** 3)
 
 
 def shrink_gates(gate_R: Tensor, importance_R: Tensor, *, keep: int) -> Tensor:
-    """The gates after the proximal step that leaves at most `keep` of them open.
+    """Return the gates after the proximal step that leaves at most `keep` of them open.
 
-    `importance_R`: what each rank contributes, `|g| ||B_r|| ||A_r||`; gates alone would not see a
-    factor that makes up for them. The threshold is that of the largest rank to be pruned, in units
-    of the gate: the pruned ones become zero, the others lose the same share of what they had.
+    `importance_R`: the contribution of each rank, `|g| ||B_r|| ||A_r||`; a gate alone would ignore
+    a factor that compensates for it. The threshold is that of the largest rank to be pruned, in
+    units of the gate: pruned gates become zero, the others lose the same share of their value.
     """
     if keep >= int((importance_R > 0).sum()):
         return torch.where(importance_R > 0, gate_R, torch.zeros_like(gate_R))
@@ -62,6 +62,6 @@ def shrink_gates(gate_R: Tensor, importance_R: Tensor, *, keep: int) -> Tensor:
 
 
 def measure_importance(gate_R: Tensor, a_RI: Tensor, b_OR: Tensor) -> Tensor:
-    """The Frobenius norm of each rank's part of the update, without the scale, `[R]`."""
+    """Return the Frobenius norm of each rank's part of the update, without the scale, `[R]`."""
     norms: Tensor = gate_R.abs() * a_RI.float().norm(dim=1) * b_OR.float().norm(dim=0)
     return norms

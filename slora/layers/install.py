@@ -1,8 +1,9 @@
-"""Puts the method's layers into a model and takes them out again; the base's weights never move.
+"""Install the method's layers in a model and remove them; the base weights stay unchanged.
 
-The layers share their weight's storage and its name: `...q_proj.weight` stays what it was, and
-beside it stand `...q_proj.values`, or `...q_proj.a_RI` and `...q_proj.b_OR`. The one exception are
-starts that are taken out of the weight, or put part of an update into it: see `install_low_rank`.
+The layers share their weight's storage and its name: `...q_proj.weight` stays, and
+`...q_proj.values`, or `...q_proj.a_RI` and `...q_proj.b_OR`, are added. The only exceptions are
+initial factors that are subtracted from the weight, and residuals that are added to it: see
+`install_low_rank`.
 
 O, I: rows and columns of a weight. R: the rank.
 """
@@ -25,20 +26,20 @@ from slora.layers.sparse_factors import SparseFactorLinear, expand_to_dense
 from slora.masks.mask import Mask
 
 WriteContext = Callable[[Tensor], AbstractContextManager[None]]
-"""Inside what it gives, a weight is whole and may be written to: for bases that are sharded."""
+"""Return a context in which a weight is gathered and writable, for bases that are sharded."""
 TRAINABLE_SUFFIXES = (".values", ".a_RI", ".b_OR", ".a_values", ".b_values", ".gate_R")
-"""How the names of the method's trainable tensors end."""
+"""Suffixes of the names of the method's trainable tensors."""
 
 
 def freeze(model: nn.Module, *, trainable: Iterable[nn.Module] = ()) -> None:
-    """Nothing learns but what is inside the modules `trained` (a classifier's head)."""
+    """Freeze all parameters except those inside the modules `trainable` (a classifier's head)."""
     model.requires_grad_(False)
     for module in trainable:
         module.requires_grad_(True)
 
 
 def install_sparse(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, SparseLinear]:
-    """Each named layer gets a vector of values for its mask, zero at first. Returns the layers."""
+    """Install a vector of zero values for each layer's mask. Return the layers by name."""
     layers = {}
     for name, mask in masks.items():
         layers[name] = SparseLinear(_get_adaptable(model, name), mask)
@@ -49,7 +50,7 @@ def install_sparse(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Spa
 def install_lora(
     model: nn.Module, factors: Mapping[str, tuple[Tensor, Tensor]], *, scale: float
 ) -> dict[str, LoraLinear]:
-    """Each named layer gets its factors (a_RI, b_OR). Returns the layers by name."""
+    """Install the factors (a_RI, b_OR) in each named layer. Return the layers by name."""
     starts = {name: LowRankInit(a_RI, b_OR) for name, (a_RI, b_OR) in factors.items()}
     return install_low_rank(model, starts, scale=scale)
 
@@ -65,11 +66,12 @@ def install_low_rank(
     seed: int = 0,
     writable: WriteContext = lambda _: nullcontext(),
 ) -> dict[str, LoraLinear]:
-    """Each named layer gets factors that start where its `Start` says. Returns the layers.
+    """Install factors that start from each layer's `LowRankInit`. Return the layers by name.
 
-    A start with a residual (on `masks`) or with `minus` moves the frozen weight in place, for as
-    long as the layer stands. `remove` puts the entries of a residual alone back, bit for bit; what
-    `minus` has moved, it has moved all over, and the model in memory is no longer the base.
+    An init with a residual (on `masks`) or with `subtract_from_base` changes the frozen weight in
+    place for as long as the layer is installed. `remove_layers` restores the entries of a residual
+    bit for bit; `subtract_from_base` changes every entry, and the model in memory is no longer the
+    base.
     """
     layers: dict[str, LoraLinear] = {}
     for name, start in starts.items():
@@ -91,7 +93,7 @@ def install_low_rank(
 
 
 def remove_layers(model: nn.Module, *, writable: WriteContext = lambda _: nullcontext()) -> None:
-    """Puts the plain linear layers back, with the weights that they had."""
+    """Put the original linear layers back, with their original weights."""
     for name, layer in list(iter_adapter_layers(model)):
         if isinstance(layer, LoraLinear) and layer.saved_entries is not None:
             positions, original = layer.saved_entries
@@ -101,7 +103,7 @@ def remove_layers(model: nn.Module, *, writable: WriteContext = lambda _: nullco
 
 
 def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, SparseLinear | LoraLinear]]:
-    """The method's layers in a model, by name."""
+    """Yield the method's layers of a model with their names."""
     for name, module in model.named_modules():
         if isinstance(module, SparseLinear | LoraLinear):
             yield name, module
@@ -110,10 +112,10 @@ def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, SparseLinear | 
 def extract_factors(
     weights: Mapping[str, Tensor], model: nn.Module
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The plain factors (a_RI, b_OR) of each low-rank layer of `model`, float32 on the CPU.
+    """Return the dense factors (a_RI, b_OR) of each low-rank layer of `model`, float32 on the CPU.
 
-    `weights` holds the trained tensors by name: of sparse factors the rest is zero; a gate is
-    multiplied into its column of B, and a closed one's rank is left out.
+    `weights` holds the trained tensors by name. The untrained entries of sparse factors are zero;
+    a gate is multiplied into its column of B, and the rank of a closed gate is dropped.
     """
     factors = {}
     for name, layer in iter_adapter_layers(model):
@@ -141,7 +143,7 @@ def extract_factors(
 
 
 def _shift_weight(layer: LoraLinear, start: LowRankInit, mask: Mask | None) -> None:
-    """Adds the residual to the weight, and takes the factors' start out of it."""
+    """Add the residual to the weight, and subtract the initial product of the factors from it."""
     weight = layer.weight.data
     if mask is not None and start.residual is not None:
         positions = find_storage_positions(mask, layer.conv1d).to(weight.device)

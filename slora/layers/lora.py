@@ -1,4 +1,4 @@
-"""The low-rank layer: `y = x W^T + b + scale x A^T B^T`, and how A is drawn at the start.
+"""The low-rank layer `y = x W^T + b + scale x A^T B^T`, and the random init of A.
 
 O, I: the weight's rows and columns, out and in. R: the rank. N: tokens.
 """
@@ -21,7 +21,7 @@ class LoraLinear(nn.Module):
     """A frozen linear layer or Conv1D with factors `a_RI [R, I]` and `b_OR [O, R]`, float32."""
 
     saved_entries: tuple[Tensor, Tensor] | None = None
-    """Entries of the weight that a residual has moved, and their old bits: see `slora.layers.install`."""
+    """Positions changed by a residual, and their original bits: see `slora.layers.install`."""
 
     def __init__(self, base: Any, *, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class LoraLinear(nn.Module):
             raise ValueError(f"{shapes} do not fit a layer of {layer_shape}")
         self.rank, self.scale, self.conv1d = a_RI.shape[0], scale, is_conv1d(base)
         self.weight, self.bias = base.weight, base.bias
-        # In a tuple, so that the layer it stands in for is no child of it.
+        # The tuple keeps the wrapped layer from becoming a child module.
         self.wrapped = (base,)
 
     def get_factors(self) -> tuple[Tensor, Tensor]:
-        """(a_RI, b_OR) as the product takes them."""
+        """Return (a_RI, b_OR) as the product uses them."""
         return self.a_RI, self.b_OR
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ class LoraLinear(nn.Module):
 class _LowRankProduct(torch.autograd.Function):
     """The product above, with the gradients of x, of both factors and of the bias.
 
-    Kept for backward: x, `h = A x^T`, and the parameters themselves. Everything of width R is laid
-    out `[R, N]`: on a CPU such products are up to three times faster than their transposes, and
-    both updates are added in place, so that nothing of the layer's width is made twice.
+    Saved for backward: x, `h = A x^T`, and the parameters themselves. Everything of width R has
+    the layout `[R, N]`: on a CPU such products are up to three times faster than their transposes,
+    and both updates are added in place, so no tensor of the layer's width is allocated twice.
     """
 
     @staticmethod
@@ -69,7 +69,7 @@ class _LowRankProduct(torch.autograd.Function):
                 bias: Tensor | None, scale: float, conv1d: bool) -> Tensor:  # fmt: skip
         y = multiply(x, weight, bias, conv1d=conv1d)
         x_NI = x.reshape(-1, x.shape[-1])
-        # In the type of y, which autocast may have chosen.
+        # Use the dtype of y, which autocast may have chosen.
         h_RN = a_RI.to(y.dtype) @ x_NI.to(y.dtype).t()
         y.view(-1, y.shape[-1]).addmm_(h_RN.t(), b_OR.to(y.dtype).t(), alpha=scale)
         # Saving the parameters themselves, not copies, lets ZeRO-3 gather them again for backward.
@@ -100,9 +100,10 @@ class _LowRankProduct(torch.autograd.Function):
 def init_factors(
     *, seed: int, name: str, shape: tuple[int, int], rank: int
 ) -> tuple[Tensor, Tensor]:
-    """LoRA's own start: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero.
+    """Return LoRA's own init: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero.
 
-    Drawn from (seed, layer's name), so that every rank has the same and no two layers do.
+    The seed and the layer's name determine A: it is equal on every rank and different in every
+    layer.
     """
     out_features, in_features = shape
     if not 1 <= rank <= min(shape):

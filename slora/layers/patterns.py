@@ -1,4 +1,4 @@
-"""Layers by name: which patterns mean which, and how many entries a density makes. No torch."""
+"""Select layers by name patterns, and count the entries of a density. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from slora.errors import BadMask, BadTargets
 
 
 def select_layers(names: Sequence[str], targets: str | Sequence[str]) -> list[str]:
-    """The names that `all-linear` or the patterns choose. Raises BadTargets; see `matches`."""
+    """Return the names that `all-linear` or the patterns match. Raise BadTargets."""
     if targets == "all-linear":
         if not names:
             raise BadTargets("all-linear", ())
@@ -22,17 +22,17 @@ def select_layers(names: Sequence[str], targets: str | Sequence[str]) -> list[st
 
 
 def match_pattern(name: str, pattern: str) -> bool:
-    """Whether a pattern names a layer: by its last parts (`q_proj`, `mlp.up_proj`) or as a glob."""
+    """Match a pattern against the last parts of a name (`q_proj`, `mlp.up_proj`) or as a glob."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
 def list_layer_kinds(names: Iterable[str]) -> tuple[str, ...]:
-    """What follows the layer's number in each name, each once: short enough for a message."""
+    """Return the distinct endings of the names after the layer number, to keep a message short."""
     return tuple(dict.fromkeys(_drop_layer_number(name) for name in names))
 
 
 def count_entries(shape: tuple[int, int], density: float) -> int:
-    """Entries that a mask of `density` holds: the nearest whole number, and one at least."""
+    """Return the entries of a mask of `density`: the nearest integer, and at least one."""
     size = shape[0] * shape[1]
     if not 0 < density <= 1 or size == 0:
         raise BadMask(f"density {density} of a {shape} matrix: use a density above 0, at most 1")

@@ -1,12 +1,12 @@
-"""The sparse linear layer: `y = x (W + D)^T + b`, where D lives in one compact vector of values.
+"""The sparse linear layer `y = x (W + D)^T + b`, where D is stored as one compact vector of values.
 
 O, I: the weight's rows and columns, out and in. N: tokens. Z: entries of the mask. P, Q: rows and
 columns of a block.
 
-W is the frozen base. For the length of one matrix product the values are added into W's own
-storage and the old entries put back afterwards, bit for bit: no dense delta, no copy of W, and no
-dense gradient. So one thread at a time may run a model with such layers: serve a merged one. The
-gradient of the values is `g^T x` at the masked entries and nowhere else.
+W is the frozen base. For the duration of one matrix product the values are added into W's own
+storage, and the original entries are restored afterwards, bit for bit: no dense delta, no copy of
+W, and no dense gradient. Only one thread at a time may therefore run a model with such layers;
+serve a merged model instead. The gradient of the values is `g^T x` at the masked entries only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from slora.masks.mask import BlockMask, Mask
 _HAS_MKL: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
 
 MAX_SAMPLED_DENSITY = {"cpu": 0.12, "cuda": 0.05}
-"""Density up to which the sampled product is the faster way to a layer's gradient; above it, dense
+"""Density up to which the sampled product is faster. Above it, dense
 slabs of a few rows are multiplied and gathered. Measured on 2 cores (AVX-512), N = 512, in ms:
 
     density          0.01    0.03    0.05    0.10    0.20   dense
@@ -33,15 +33,16 @@ slabs of a few rows are multiplied and gathered. Measured on 2 cores (AVX-512), 
     768 x 2048        1.4     3.1     4.5     5.7    10.5     8.7
     2048 x 2048       3.2     6.3     7.7    13.9    26.9    25.5
 
-The figure for CUDA is an assumption until it is measured there."""
+The figure for CUDA is an assumption until it is measured.
+"""
 SLABS = 8
-"""The dense way holds this part of the matrix at a time."""
+"""Number of slabs that the dense computation divides a matrix into; it holds one at a time."""
 
 
 class SparseLinear(nn.Module):
-    """A frozen linear layer whose masked entries move by `values`, float32 `[Z]`, zero at first.
+    """A frozen linear layer with trainable `values` on its mask, float32 `[Z]`, initially zero.
 
-    The base is an `nn.Linear`, or transformers' `Conv1D`, whose weight is stored as `[I, O]`.
+    The base is an `nn.Linear`, or transformers' `Conv1D`, which stores its weight as `[I, O]`.
     """
 
     storage_positions: Tensor
@@ -53,19 +54,22 @@ class SparseLinear(nn.Module):
         self.out_features, self.in_features = get_features(base)
         if mask.shape != (self.out_features, self.in_features):
             layer_shape = (self.out_features, self.in_features)
-            raise ValueError(f"a mask of {mask.shape} for a layer of {layer_shape}")
+            raise ValueError(f"a mask of shape {mask.shape} does not fit a layer of {layer_shape}")
         self.weight, self.bias = base.weight, base.bias
-        # In a tuple, so that the layer it stands in for is no child of it.
+        # The tuple keeps the wrapped layer from becoming a child module.
         self.wrapped = (base,)
         self.conv1d, self.block = is_conv1d(base), isinstance(mask, BlockMask)
         device = base.weight.device
         self.values = nn.Parameter(torch.zeros(mask.nnz, dtype=torch.float32, device=device))
-        # Buffers follow the module to its device; the mask regenerates them, so they are not saved.
+        # Buffers follow the module to its device. They can be recomputed from the mask, so they
+        # are not saved.
         rows, columns = (
             (mask.rows, mask.columns) if isinstance(mask, BlockMask) else _compress_rows(mask)
         )
         self.register_buffer(
-            "storage_positions", find_storage_positions(mask, self.conv1d).to(device), persistent=False
+            "storage_positions",
+            find_storage_positions(mask, self.conv1d).to(device),
+            persistent=False,
         )
         self.register_buffer("rows", rows.to(device), persistent=False)
         self.register_buffer("columns", columns.to(device), persistent=False)
@@ -89,14 +93,14 @@ class SparseLinear(nn.Module):
 
 
 def make_dense_delta(values: Tensor, mask: Mask) -> Tensor:
-    """D, float32 `[O, I]`: `values` at the mask's entries, zero elsewhere."""
+    """Return D, float32 `[O, I]`: `values` at the mask's entries, zero elsewhere."""
     delta = torch.zeros(mask.shape[0] * mask.shape[1], dtype=torch.float32)
     delta[mask.positions] = values.detach().float().cpu()
     return delta.view(mask.shape)
 
 
 def _compress_rows(mask: Mask) -> tuple[Tensor, Tensor]:
-    """The mask as compressed rows: their starts `[O + 1]`, the columns `[Z]`, int32."""
+    """Return the mask in compressed rows: the row starts `[O + 1]` and the columns `[Z]`, int32."""
     rows = mask.positions // mask.shape[1]
     starts = torch.zeros(mask.shape[0] + 1, dtype=torch.int64)
     starts[1:] = torch.bincount(rows, minlength=mask.shape[0]).cumsum(0)
@@ -104,7 +108,7 @@ def _compress_rows(mask: Mask) -> tuple[Tensor, Tensor]:
 
 
 def find_storage_positions(mask: Mask, conv1d: bool) -> Tensor:
-    """Where the mask's entries lie in the weight's storage, int64 `[Z]`, in the values' order."""
+    """Return the mask's positions in the weight's storage, int64 `[Z]`, in the values' order."""
     if not conv1d:
         return mask.positions
     out_features, in_features = mask.shape
@@ -113,11 +117,11 @@ def find_storage_positions(mask: Mask, conv1d: bool) -> Tensor:
 
 @contextmanager
 def _add_values(weight: Tensor, values: Tensor, positions: Tensor) -> Iterator[Tensor]:
-    """W + D in W's own storage; on leaving, W's entries are the same bits as before."""
-    # `.data` keeps autograd's version counter out of it: what it saved is the same W again.
+    """Yield W + D in W's own storage, and restore the same bits of W on exit."""
+    # `.data` leaves autograd's version counter alone: the saved tensor holds the same W again.
     flat = weight.data.view(-1)
     original = flat.index_select(0, positions)
-    # Added in the wider of the two types: a bfloat16 base computes with round(W + D), as full
+    # Add in the wider of the two dtypes: a bfloat16 base computes with round(W + D), as full
     # mixed-precision training computes with its rounded float32 weights.
     sum_dtype = torch.promote_types(original.dtype, values.dtype)
     flat.index_copy_(0, positions, (original.to(sum_dtype) + values.to(sum_dtype)).to(flat.dtype))
@@ -128,11 +132,13 @@ def _add_values(weight: Tensor, values: Tensor, positions: Tensor) -> Iterator[T
 
 
 class _EntriesProduct(torch.autograd.Function):
-    """The product for any set of entries, with the gradients of x, of the values, of the bias."""
+    """The product for any set of entries, with the gradients of x, the values and the bias."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None,
-                positions: Tensor, rows: Tensor, columns: Tensor, conv1d: bool) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None,
+        positions: Tensor, rows: Tensor, columns: Tensor, conv1d: bool,
+    ) -> Tensor:  # fmt: skip
         # Saving the parameters themselves, not copies, lets ZeRO-3 gather them again for backward.
         ctx.save_for_backward(x, values, weight, positions, rows, columns)
         ctx.conv1d = conv1d
@@ -152,11 +158,13 @@ class _EntriesProduct(torch.autograd.Function):
 
 
 class _BlockProduct(torch.autograd.Function):
-    """The product for rows x columns: of x only the block's columns are kept for backward."""
+    """The product for rows x columns: only the block's columns of x are saved for backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None,
-                positions: Tensor, rows: Tensor, columns: Tensor, conv1d: bool) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None,
+        positions: Tensor, rows: Tensor, columns: Tensor, conv1d: bool,
+    ) -> Tensor:  # fmt: skip
         with _add_values(weight, values, positions) as shifted:
             y = multiply(x, shifted, bias, conv1d=conv1d)
         x_Q = None
@@ -183,7 +191,7 @@ class _BlockProduct(torch.autograd.Function):
 def _compute_other_gradients(
     ctx: Any, grad: Tensor, values: Tensor, weight: Tensor, positions: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of x, and of the bias."""
+    """Return the gradients of x and of the bias."""
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
         with _add_values(weight, values, positions) as shifted:
@@ -196,11 +204,11 @@ def _compute_other_gradients(
 def compute_masked_product(
     grad_NO: Tensor, x_NI: Tensor, row_starts: Tensor, columns: Tensor
 ) -> Tensor:
-    """`(grad^T x)` at the entries of a mask in compressed rows, `[Z]`, float32 (or float64)."""
+    """Return `(grad^T x)` at the entries of a compressed mask, `[Z]`, float32 (or float64)."""
     dtype = _choose_sum_dtype(grad_NO.dtype)
     grad_NO, x_NI = grad_NO.to(dtype), x_NI.to(dtype)
     device_type, size = grad_NO.device.type, grad_NO.shape[1] * x_NI.shape[1]
-    # Without MKL there is no sampled product on the CPU.
+    # Without MKL, torch has no sampled product on the CPU.
     use_slabs = device_type == "cpu" and not _HAS_MKL
     if use_slabs or columns.numel() > MAX_SAMPLED_DENSITY.get(device_type, 0.0) * size:
         return _multiply_by_slabs(grad_NO, x_NI, row_starts, columns)
@@ -208,8 +216,8 @@ def compute_masked_product(
     pattern = torch.sparse_csr_tensor(
         row_starts, columns, grad_NO.new_zeros(columns.numel()), shape, check_invariants=False
     )
-    # Both sides with the tokens side by side in memory: an entry is then one straight dot product,
-    # and torch, given anything else, copies it twice as slowly.
+    # In both operands the tokens are contiguous: an entry is then one plain dot product. Torch
+    # copies any other layout at half the speed.
     right = _LAST_TRANSPOSE.get_transposed(x_NI).t() if device_type == "cpu" else x_NI
     sampled = torch.sparse.sampled_addmm(pattern, grad_NO.t().contiguous(), right, beta=0.0)
     values: Tensor = sampled.values()
@@ -217,19 +225,19 @@ def compute_masked_product(
 
 
 class _TransposeCache:
-    """The last input that was transposed: q, k and v, or gate and up, have one and the same.
+    """Cache of the last transposed input: q, k and v share one input, and so do gate and up.
 
-    The input is held, so that its memory is no other tensor's while it is remembered.
+    The cache holds the input, so that no other tensor can reuse its memory while it is cached.
     """
 
     MAX_BYTES = 1 << 25
-    """Of one input; what is larger is not worth holding until the next one comes."""
+    """Size of the largest cached input; a larger one is not worth holding until the next call."""
 
     def __init__(self) -> None:
         self._entry: tuple[Tensor, int, Tensor] | None = None
 
     def get_transposed(self, x_NI: Tensor) -> Tensor:
-        """`x^T`, contiguous, `[I, N]`."""
+        """Return `x^T`, contiguous, `[I, N]`."""
         if self._entry is not None:
             x, version, transposed = self._entry
             is_same_storage = x.data_ptr() == x_NI.data_ptr() and x.stride() == x_NI.stride()
@@ -249,7 +257,7 @@ _LAST_TRANSPOSE = _TransposeCache()
 def _multiply_by_slabs(
     grad_NO: Tensor, x_NI: Tensor, row_starts: Tensor, columns: Tensor
 ) -> Tensor:
-    """The same from dense products of some rows at a time: never the whole dense gradient."""
+    """Compute the same from dense products of a few rows at a time, to save memory."""
     rows, width = grad_NO.shape[1], x_NI.shape[1]
     step = -(-rows // SLABS)
     parts, starts = [], row_starts.long()
@@ -264,5 +272,5 @@ def _multiply_by_slabs(
 
 
 def _choose_sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What gradients of float32 parameters are summed in."""
+    """Return the dtype in which the gradients of float32 parameters are summed."""
     return torch.float64 if dtype == torch.float64 else torch.float32

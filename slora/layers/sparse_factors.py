@@ -1,4 +1,4 @@
-"""Sparse factors: A and B of the low-rank update, each trained under a mask of its own.
+"""Sparse factors: A and B of the low-rank update, each trained under its own mask.
 
 O, I: the weight's rows and columns. R: the rank. Za, Zb: entries of the masks of A and of B.
 """
@@ -17,10 +17,10 @@ from slora.masks.selection import select_top
 
 
 class SparseFactorLinear(LoraLinear):
-    """A LoRA layer of which only chosen entries of A and B are trained: `a_values`, `b_values`.
+    """A LoRA layer in which only selected entries of A and B are trained: `a_values`, `b_values`.
 
-    Float32 `[Za]` and `[Zb]`. The dense factors are made by a scatter for the length of a product;
-    they are thin, and their gradient is gathered at the chosen entries.
+    They are float32 `[Za]` and `[Zb]`. A scatter expands the factors for the duration of a
+    product; they are thin, and their gradient is gathered at the selected entries.
     """
 
     a_values: nn.Parameter
@@ -48,10 +48,10 @@ class SparseFactorLinear(LoraLinear):
 
 
 def choose_factor_positions(factor: Tensor, *, density: float, seed: int, name: str) -> Tensor:
-    """Which entries of a factor are trained, row-major, ascending, int64.
+    """Return the trained entries of a factor: int64, row-major, ascending.
 
-    The largest at the start, by absolute value; a factor that is all zero, as LoRA's B is at first,
-    has none that is larger, and gets a random mask from (seed, name, shape).
+    These are the largest initial entries by absolute value. A factor that is all zero, as LoRA's B
+    is initially, has no largest entries and gets a random mask from (seed, name, shape).
     """
     shape = (factor.shape[0], factor.shape[1])
     if not factor.any():
@@ -62,7 +62,7 @@ def choose_factor_positions(factor: Tensor, *, density: float, seed: int, name: 
 def apply_factor_masks(
     a_RI: Tensor, b_OR: Tensor, density: float, seed: int, name: str
 ) -> tuple[Tensor, Tensor]:
-    """The factors with nothing outside the masks that a layer of this name would give them."""
+    """Return the factors with zeros outside the masks that a layer of this name would have."""
     masked_factors = []
     for side, factor in (("a_RI", a_RI), ("b_OR", b_OR)):
         positions = choose_factor_positions(
@@ -74,12 +74,12 @@ def apply_factor_masks(
 
 
 def measure_energy_share(factor: Tensor, positions: Tensor) -> float:
-    """Share of a factor's squared norm that its mask keeps; 1.0 for a factor of zeros."""
+    """Return the share of a factor's squared norm inside its mask; 1.0 for a factor of zeros."""
     total = float(factor.double().square().sum())
     return float(factor.flatten()[positions].double().square().sum()) / total if total else 1.0
 
 
 def expand_to_dense(values: Tensor, positions: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The factor itself: `values` at `places`, zero elsewhere. Differentiable in `values`."""
+    """Return the factor: `values` at `positions`, zero elsewhere. Differentiable in `values`."""
     flat = values.new_zeros(shape[0] * shape[1])
     return flat.scatter(0, positions, values).view(shape)

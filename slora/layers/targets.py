@@ -1,4 +1,4 @@
-"""Which layers of a model are trained: all linear ones but the head, or those patterns name."""
+"""Find the layers to train: all linear layers except the head, or those that patterns match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slora.layers.patterns import match_pattern, select_layers
 
 
 def list_linear_layers(model: nn.Module, *, head: Iterable[nn.Module]) -> dict[str, Any]:
-    """Every linear layer and Conv1D by full name, in the model's order, without those in `head`."""
+    """Return every linear layer and Conv1D by full name, in the model's order, without `head`."""
     excluded = {id(inner) for module in head for inner in module.modules()}
     return {
         name: module
@@ -25,11 +25,11 @@ def list_linear_layers(model: nn.Module, *, head: Iterable[nn.Module]) -> dict[s
 def find_targets(
     model: nn.Module, targets: str | Sequence[str], *, head: Iterable[nn.Module]
 ) -> dict[str, Any]:
-    """The layers to train.
+    """Return the layers to train, by name.
 
-    Raises BadTargets for a pattern without a match, and BadKind for one that names what can't be
-    adapted; so does `all-linear` where a model has experts fused into one tensor, which it would
-    otherwise pass over in silence.
+    Raise BadTargets for a pattern without a match, and UnsupportedLayer for one that matches a
+    module of another kind. `all-linear` raises it too if a model has experts fused into one
+    tensor, which it would otherwise skip silently.
     """
     head = list(head)
     linears = list_linear_layers(model, head=head)
@@ -47,7 +47,7 @@ def find_targets(
 
 
 def _refuse_shared(model: nn.Module, linears: dict[str, Any]) -> None:
-    """Raises BadKind where a target's weight is another module's too: an update would be both's."""
+    """Raise UnsupportedLayer if a target shares its weight: an update would change both modules."""
     owners: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         weight = getattr(module, "weight", None)
@@ -61,7 +61,7 @@ def _refuse_shared(model: nn.Module, linears: dict[str, Any]) -> None:
 
 
 def _refuse_kind(model: nn.Module, pattern: str) -> None:
-    """Raises BadKind where a pattern names a module that has weights and is no linear layer."""
+    """Raise UnsupportedLayer if a pattern matches a module with weights that is not linear."""
     for name, module in model.named_modules():
         has_parameters = any(True for _ in module.parameters(recurse=False))
         if name and has_parameters and not is_adaptable(module) and match_pattern(name, pattern):

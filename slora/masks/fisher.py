@@ -8,7 +8,7 @@ from slora.masks.strategy import Scorer
 
 
 def _compute_unit(weight_OI: Tensor, gradient_OI: Tensor) -> Tensor:
-    # Squared in float64: a small gradient's square is below what float32 holds.
+    # Square in float64: the square of a small gradient underflows in float32.
     return gradient_OI.double().square()
 
 

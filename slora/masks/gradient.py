@@ -1,4 +1,4 @@
-"""`gradient`: the largest mean absolute gradient, `mean |g|`, as SIFT and SHiRA-Grad choose."""
+"""`gradient`: the largest mean absolute gradient, `mean |g|`, as in SIFT and SHiRA-Grad."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Masks: which entries of a matrix may move. The two forms they have, and the random draw.
+"""Masks: the entries of a matrix that may change, in two representations, and the random draw.
 
 O, I: the matrix's rows and columns. Z: entries of the mask.
 
-A random mask comes from (seed, layer's name, shape) and nothing else: a seed regenerates it on any
-machine, so no index ever travels. The bits come from NumPy's Philox counter generator, whose raw
-stream is fixed by its specification; torch's and NumPy's samplers promise no such thing between
+A random mask depends only on (seed, layer name, shape): the seed regenerates it on any machine, so
+no index is ever transferred. The bits come from NumPy's Philox counter generator, whose raw stream
+its specification fixes; the samplers of torch and NumPy promise no such stability between
 releases.
 """
 
@@ -24,22 +24,22 @@ IntArray = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class Mask(ABC):
-    """The chosen entries of one `[O, I]` matrix; values that belong to them follow `positions`."""
+    """The selected entries of one `[O, I]` matrix; values on the mask follow `positions`."""
 
     shape: tuple[int, int]
 
     @property
     @abstractmethod
     def nnz(self) -> int:
-        """How many entries may move."""
+        """Return the number of selected entries."""
 
     @property
     @abstractmethod
     def positions(self) -> Tensor:
-        """int64 `[Z]`, row-major (`row * I + column`), ascending, no entry twice."""
+        """Return the distinct positions, int64 `[Z]`, row-major (`row * I + column`), ascending."""
 
     def digest(self) -> str:
-        """SHA-256 of shape and positions: equal masks, equal digests."""
+        """Return the SHA-256 of shape and positions: equal masks have equal digests."""
         hasher = hashlib.sha256(repr(self.shape).encode())
         hasher.update(self.positions.numpy().tobytes())
         return hasher.hexdigest()
@@ -47,7 +47,7 @@ class Mask(ABC):
 
 @dataclass(frozen=True, eq=False)
 class EntryMask(Mask):
-    """Any set of entries, by their positions: `chosen`, as `positions` wants them."""
+    """Any set of entries; `entry_positions` is as `positions` requires."""
 
     shape: tuple[int, int]
     entry_positions: Tensor
@@ -63,9 +63,9 @@ class EntryMask(Mask):
 
 @dataclass(frozen=True, eq=False)
 class BlockMask(Mask):
-    """The entries in which chosen rows and chosen columns meet: whole rows, whole columns, or both.
+    """The entries in the intersection of selected rows and columns: rows, columns, or a block.
 
-    `rows`, `columns`: int64, ascending, none twice. An update on it has at most the rank of the
+    `rows`, `columns`: int64, ascending, distinct. An update on it has at most the rank of the
     smaller of the two counts.
     """
 
@@ -83,9 +83,9 @@ class BlockMask(Mask):
 
 
 def draw_random_mask(*, seed: int, name: str, shape: tuple[int, int], density: float) -> EntryMask:
-    """A uniformly drawn set of `entries(shape, density)` entries, the same wherever it is drawn.
+    """Return a uniformly drawn set of `count_entries(shape, density)` entries, equal everywhere.
 
-    Needs memory in proportion to the mask, never to the matrix, up to a density of one half.
+    The memory is proportional to the mask, not to the matrix, up to a density of one half.
     """
     size, count = shape[0] * shape[1], count_entries(shape, density)
     key = f"{seed}\0{name}\0{shape[0]}x{shape[1]}\0random"
@@ -93,23 +93,23 @@ def draw_random_mask(*, seed: int, name: str, shape: tuple[int, int], density: f
 
 
 def draw_distinct(count: int, size: int, *, key: str) -> Tensor:
-    """`wanted` different numbers below `size`, int64, ascending: the same for the same key."""
+    """Return `count` distinct numbers below `size`, int64, ascending: the same for the same key."""
     digest = hashlib.sha256(key.encode()).digest()
     stream = np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64))
     return torch.from_numpy(_sample_distinct(stream, size, count))
 
 
 def _sample_distinct(stream: np.random.Philox, size: int, count: int) -> IntArray:
-    """`wanted` different numbers below `size`, ascending, every such set equally likely."""
+    """Return `count` distinct numbers below `size`, ascending; every such set is equally likely."""
     if 2 * count > size:
-        # Drawing most of a set is drawing what to leave out.
+        # To draw most of a set, draw the numbers to exclude.
         selected = np.ones(size, dtype=bool)
         if count < size:
             selected[_sample_distinct(stream, size, size - count)] = False
         return np.flatnonzero(selected).astype(np.int64)
     sample = np.empty(0, dtype=np.int64)
     while sample.size < count:
-        # Collisions cost a few draws more: as many as are expected, and a margin for the spread.
+        # Draw the expected number of collisions in addition, and a margin for their variance.
         missing = count - sample.size
         batch_size = int(missing * (1 + 0.5 * count / size)) + 4 * int(missing**0.5) + 8
         candidates = _draw_numbers(stream, batch_size, below=size)
@@ -131,7 +131,7 @@ def _draw_numbers(stream: np.random.Philox, count: int, *, below: int) -> IntArr
 
 
 def _sort_unique(numbers: IntArray) -> IntArray:
-    """Ascending and without repeats; sorts in place. A third of `np.unique`'s time and memory."""
+    """Sort in place and remove repeats, in a third of the time and memory of `np.unique`."""
     numbers.sort()
     is_first = np.ones(numbers.size, dtype=bool)
     np.not_equal(numbers[1:], numbers[:-1], out=is_first[1:])

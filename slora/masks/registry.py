@@ -1,4 +1,4 @@
-"""The scores by name. A new one is a file beside this one and a line in `SCORERS`."""
+"""The scores by name. A new score is a module beside this one and a line in `SCORERS`."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ SCORERS: dict[str, Scorer] = {
 
 
 def load_scorer(name: str) -> Scorer:
-    """The score of that name, or a user's own as `package.module:NAME`. Raises BadMask."""
+    """Return the score of that name, or a user's own as `package.module:NAME`. Raise BadMask."""
     if name in SCORERS:
         return SCORERS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
         known = ", ".join(SCORERS)
-        raise BadMask(f"no mask strategy {name!r}: use {known}, or package.module:NAME of your own")
+        raise BadMask(
+            f"unknown mask strategy {name!r}: use {known}, or your own package.module:NAME"
+        )
     try:
         value = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise BadMask(
-            f"{name}: there is no module {error.name}. Is it in the working directory, or "
-            "installed, on every worker?"
+            f"{name}: there is no module {error.name}. Put it into the working directory, "
+            "or install it, on every worker"
         ) from error
     except AttributeError:
         raise BadMask(f"{name}: {module} has no {attribute}") from None
     if not isinstance(value, Scorer):
         kind = type(value).__name__
-        raise BadMask(f"{name} is a {kind}: it has to be a slora.masks.strategy.Scorer")
+        raise BadMask(f"{name} is a {kind}: it must be a slora.masks.strategy.Scorer")
     return value

@@ -1,13 +1,13 @@
-"""Scores from gradients: calibration sequences through the plain model, reduced over the ranks.
+"""Scores from gradients: calibration sequences through the base model, reduced over the ranks.
 
 O, I: rows and columns of a weight.
 
-The unit is one sequence, whoever computes it. Units are summed in float64 and the sum is rounded to
-float32: sums of some hundred float32 numbers in another order differ far below that rounding, so a
-mask does not depend on how the sequences are dealt, nor to how many ranks.
+The unit is one sequence, on whichever rank. Units are summed in float64 and the sum is rounded to
+float32: sums of several hundred float32 numbers in another order differ far below that rounding,
+so a mask does not depend on the distribution of the sequences or on the number of ranks.
 
-Layers are taken in groups, each with its own pass over the sequences, so that never all scores
-exist at once: a group holds one layer at least, and at most half of all or 1 GiB of sums.
+Layers are processed in groups, each with its own pass over the sequences, so that the scores never
+exist all at once: a group holds at least one layer, and at most half of all or 1 GiB of sums.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from slora.layers.base_layers import get_features, get_weight_matrix, is_conv1d
 from slora.masks.strategy import Scorer
 
 MAX_SUM_BYTES = 1 << 30
-"""Bytes of float64 sums in one pass, where a single layer does not need more."""
+"""Largest size in bytes of the float64 sums of one pass, unless a single layer needs more."""
 
 Layers = Mapping[str, Any]
-"""Plain layers by name: `nn.Linear` or Conv1D."""
+"""Base layers by name: `nn.Linear` or Conv1D."""
 CalibrationPass = Callable[[], int]
-"""Forward and backward of this rank's sequences, one at a time; returns how many there were."""
+"""Run forward and backward over this rank's sequences, one at a time, and return their number."""
 GatherContext = Callable[[Tensor], AbstractContextManager[None]]
-"""Inside what it gives, a weight is whole and may be read: for bases that are sharded."""
+"""Return a context in which a weight is gathered and readable, for bases that are sharded."""
 SumOverRanks = Callable[[Tensor], Tensor]
-"""The sum of a tensor over all ranks."""
+"""Return the sum of a tensor over all ranks."""
 
 
 def _skip_gather(weight: Tensor) -> AbstractContextManager[None]:
@@ -56,10 +56,10 @@ def score_layers(
     gathered: GatherContext = _skip_gather,
     sum_over_ranks: SumOverRanks = _sum_over_ranks,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each layer's score, float32 `[O, I]` on the CPU, the same on every rank. A collective.
+    """Yield each layer's score, float32 `[O, I]` on the CPU, equal on every rank. A collective.
 
-    Leaves the model as it was: no gradient, the same `requires_grad`. Raises BadMask where no
-    sequence was seen.
+    The model is left unchanged: no gradient, the same `requires_grad`. Raise BadMask if there was
+    no sequence.
     """
     if scorer.unit is None:
         for name, layer in layers.items():
@@ -78,7 +78,7 @@ def score_layers(
 def compute_mean_gradients(
     layers: Layers, run_pass: CalibrationPass, *, sum_over_ranks: SumOverRanks = _sum_over_ranks
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each layer's mean gradient over the sequences, float32 `[O, I]` on the CPU. A collective."""
+    """Yield each layer's mean gradient, float32 `[O, I]` on the CPU. A collective."""
     for group in group_layers(layers):
         for name, total, units in _sum_units(
             group, lambda _, gradient: gradient, run_pass, sum_over_ranks
@@ -87,7 +87,7 @@ def compute_mean_gradients(
 
 
 def group_layers(layers: Layers) -> Iterator[dict[str, Any]]:
-    """The layers in order, cut so that a group's sums stay within the bound."""
+    """Yield the layers in order, in groups whose sums stay within the limit."""
     sizes = {name: 8 * math.prod(get_features(layer)) for name, layer in layers.items()}
     max_bytes = min(sum(sizes.values()) // 2, MAX_SUM_BYTES)
     group: dict[str, Any] = {}
@@ -104,7 +104,7 @@ def group_layers(layers: Layers) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class _RunningSum:
-    """One layer's running sum, in float64."""
+    """The running sum of a layer, in float64."""
 
     total: Tensor
 
@@ -118,7 +118,7 @@ def _sum_units(
     run_pass: CalibrationPass,
     sum_over_ranks: SumOverRanks,
 ) -> Iterator[tuple[str, Tensor, int]]:
-    """Each layer's sum of units over all ranks, and how many units there were."""
+    """Yield each layer's sum of units over all ranks, and the number of units."""
     sums = {
         name: _RunningSum(
             torch.zeros(get_features(layer), dtype=torch.float64, device=layer.weight.device)
@@ -131,7 +131,7 @@ def _sum_units(
         sum_over_ranks(torch.tensor(float(count), dtype=torch.float64, device=_get_device(group)))
     )
     if not units:
-        raise BadMask("no calibration sequence was seen: give more data, or a mask without scores")
+        raise BadMask("there is no calibration sequence: use more data, or a mask without scores")
     for name in list(sums):
         yield name, sum_over_ranks(sums.pop(name).total), units
 
@@ -140,7 +140,7 @@ def _sum_units(
 def _fold_gradients(
     group: Layers, sums: Mapping[str, _RunningSum], unit: Callable[[Tensor, Tensor], Tensor]
 ) -> Iterator[None]:
-    """Inside, each gradient of the group's weights is folded into its sum and dropped."""
+    """Add each gradient of the group's weights to its running sum and drop it."""
     weights = {name: layer.weight for name, layer in group.items()}
     requires_grad = {name: weight.requires_grad for name, weight in weights.items()}
     handles = []

@@ -1,10 +1,10 @@
-"""From scores to masks: the best entries, rows, columns or blocks, in each layer or over all.
+"""Turn scores into masks: the best entries, rows, columns or blocks, per layer or over all layers.
 
 O, I: rows and columns of a weight. Z: entries of a mask.
 
-Scores come one layer at a time and are dropped again; of layers that compete, only as many
-candidates are kept as there are entries to give. Equal scores go to the lower position, so that
-equal scores give equal masks everywhere.
+Scores arrive one layer at a time and are dropped again; for layers that compete, only as many
+candidates are held as there are entries to assign. Ties go to the lower position, so that equal
+scores give equal masks everywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Scores = Iterable[tuple[str, Tensor]]
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """What masks are wanted: the spec's keys of the same names."""
+    """Describe the requested masks, with the spec's keys of the same names."""
 
     mask: str
     score: str
@@ -43,30 +43,30 @@ class MaskRequest:
 
     @property
     def is_structured(self) -> bool:
-        """Whether whole rows, columns or blocks are chosen."""
+        """Return True if rows, columns or blocks are selected."""
         return self.mask in STRUCTURES
 
     @property
     def score_name(self) -> str:
-        """The score's name."""
+        """Return the name of the score that selects the entries."""
         return self.score if self.is_structured else self.mask
 
     def compute_sides(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of a structured mask of this layer."""
+        """Return the number of rows and columns of a structured mask of this layer."""
         rank = self.rank if self.sizing == "rank" else None
         return compute_block_sides(self.mask, shape, density=self.density, rank=rank)
 
 
 def find_scorer(request: MaskRequest) -> Scorer | None:
-    """The score that `choose_masks` wants, None where nothing is scored. Raises BadMask."""
+    """Return the score that `choose_masks` needs, None if nothing is scored. Raise BadMask."""
     check_request(request)
     return None if request.score_name == "random" else load_scorer(request.score_name)
 
 
 def check_request(request: MaskRequest) -> None:
-    """Raises BadMask for what can't be chosen."""
+    """Raise BadMask for an impossible combination."""
     if request.allocation == "global" and request.score_name == "random":
-        raise BadMask("random masks have no scores to compete by: use allocation: uniform")
+        raise BadMask("random masks have no scores to compare: use allocation: uniform")
     if request.allocation == "global" and request.mask == "blocks":
         raise BadMask("blocks of different layers can't compete: use rows, columns, or uniform")
 
@@ -74,14 +74,14 @@ def check_request(request: MaskRequest) -> None:
 def choose_masks(
     shapes: Shapes, request: MaskRequest, scores: Scores | None = None
 ) -> dict[str, Mask]:
-    """Every layer's mask. `scores` gives float32 `[O, I]` for each layer in the order of `shapes`.
+    """Return every layer's mask; `scores` yields float32 `[O, I]` in the order of `shapes`.
 
-    Raises BadMask for a score that is missing, of another shape, or not finite.
+    Raise BadMask for a score that is missing, of another shape, or not finite.
     """
     if find_scorer(request) is None:
         return {name: _draw_mask(name, shape, request) for name, shape in shapes.items()}
     if scores is None:
-        raise BadMask(f"{request.score_name} masks are chosen by scores, and none are given")
+        raise BadMask(f"{request.score_name} masks need scores, but there are none")
     checked_scores = _check_scores(scores, shapes)
     if request.allocation == "global":
         return _choose_globally(shapes, request, checked_scores)
@@ -104,18 +104,18 @@ def _check_scores(scores: Scores, shapes: Shapes) -> Iterable[tuple[str, Tensor]
     for name, score in scores:
         expected = remaining.pop(name, None)
         if tuple(score.shape) != expected:
-            raise BadMask(f"{name}: a score of {tuple(score.shape)} for a weight of {expected}")
-        # On the CPU, where equal scores are sorted alike on every machine.
+            raise BadMask(f"{name}: the score has shape {tuple(score.shape)}, not {expected}")
+        # Use the CPU, which sorts equal scores in the same order on every machine.
         score = score.detach().float().cpu()
         if not torch.isfinite(score).all():
-            raise BadMask(f"{name}: its score has values that are not finite")
+            raise BadMask(f"{name}: its score contains values that are not finite")
         yield name, score
     if remaining:
-        raise BadMask(f"no score was given for {next(iter(remaining))}")
+        raise BadMask(f"the score of {next(iter(remaining))} is missing")
 
 
 def _choose_best(score_OI: Tensor, request: MaskRequest) -> Mask:
-    """The best of one layer by itself."""
+    """Return the best mask of one layer on its own."""
     shape = (score_OI.shape[0], score_OI.shape[1])
     if not request.is_structured:
         return EntryMask(
@@ -131,7 +131,7 @@ def _choose_best(score_OI: Tensor, request: MaskRequest) -> Mask:
 
 
 def select_top(score: Tensor, count: int) -> Tensor:
-    """Positions of the `count` highest of a vector, ascending; of equal ones the first. int64."""
+    """Return positions of the `count` highest values, ascending, int64; ties go to the first."""
     if count >= score.numel():
         return torch.arange(score.numel())
     flat = score.numpy()
@@ -142,7 +142,7 @@ def select_top(score: Tensor, count: int) -> Tensor:
 
 
 def _choose_globally(shapes: Shapes, request: MaskRequest, scores: Scores) -> dict[str, Mask]:
-    """Layers compete for what uniform masks would have in all; each keeps its best one."""
+    """Let layers compete for the total of uniform masks; each layer keeps its best candidate."""
     counts = {name: _count_slots(shape, request) for name, shape in shapes.items()}
     pool = CandidatePool(
         sum(counts.values()), max_per_layer=request.rank if _is_rank_limited(request) else None
@@ -164,7 +164,7 @@ def _count_slots(shape: tuple[int, int], request: MaskRequest) -> int:
 
 
 def _make_candidates(score_OI: Tensor, request: MaskRequest) -> Tensor:
-    """What competes: entries, or rows and columns by their mean, which knows no width."""
+    """Return the competitors: entries, or rows or columns by their mean, whatever their width."""
     if not request.is_structured:
         return score_OI.flatten()
     return score_OI.double().mean(1 if request.mask == "rows" else 0).float()

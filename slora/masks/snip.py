@@ -1,4 +1,4 @@
-"""`snip`: connection sensitivity, `|mean g w|`: what the loss feels of each weight (SNIP, 2019)."""
+"""`snip`: connection sensitivity, `|mean g w|`: the weight's effect on the loss (SNIP, 2019)."""
 
 from __future__ import annotations
 

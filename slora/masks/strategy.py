@@ -1,4 +1,4 @@
-"""What a strategy is: how much each entry of a weight matters, from the weight and its gradients.
+"""A mask strategy: the importance of each entry of a weight, from the weight and its gradients.
 
 O, I: rows and columns of the weight.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scorer:
-    """A score for every entry of a weight; the highest ones are trained.
+    """A score for every entry of a weight; the entries with the highest scores are trained.
 
-    `unit(weight_OI, gradient_OI)`: what one calibration sequence adds, `[O, I]`, given the gradient
-    of that sequence's mean loss. None where the score needs no data.
+    `unit(weight_OI, gradient_OI)`: the contribution of one calibration sequence, `[O, I]`, given
+    the gradient of that sequence's mean loss. None if the score needs no data.
     `finish(weight_OI, total_OI, units)`: the score, `[O, I]`, from the sum of all units (None
     without data) and their number over all ranks.
     """
@@ -27,5 +27,5 @@ class Scorer:
 
     @property
     def needs_data(self) -> bool:
-        """Whether the score is taken from gradients."""
+        """Return True if the score is computed from gradients."""
         return self.unit is not None

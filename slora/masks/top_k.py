@@ -1,4 +1,4 @@
-"""Candidates of all layers for a number of places: never more than twice as many kept."""
+"""Select the best candidates of all layers, holding at most twice as many as there are slots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class CandidatePool:
-    """A running contest. Equal scores go to the earlier layer, then to the lower position."""
+    """A running selection. Ties go to the earlier layer, then to the lower position."""
 
     def __init__(self, capacity: int, *, max_per_layer: int | None) -> None:
         self._capacity, self._max_per_layer = capacity, max_per_layer
@@ -17,7 +17,7 @@ class CandidatePool:
         self._positions = torch.empty(0, dtype=torch.int64)
 
     def offer(self, name: str, scores: Tensor) -> None:
-        """A layer's candidates, float32 `[n]`; at most `most` of one layer can win."""
+        """Add a layer's candidates, float32 `[n]`; at most `max_per_layer` of them can win."""
         layer = len(self._names)
         self._names.append(name)
         limit = min(scores.numel(), self._capacity, self._max_per_layer or scores.numel())
@@ -28,17 +28,17 @@ class CandidatePool:
         self._retain(self._find_winners())
 
     def select_positions(self) -> dict[str, Tensor]:
-        """The winners' positions by layer, ascending; every layer has one at least."""
+        """Return the selected positions by layer, ascending; every layer has at least one."""
         return {
             name: self._positions[self._layers == layer].sort().values
             for layer, name in enumerate(self._names)
         }
 
     def _find_winners(self) -> Tensor:
-        """Indices, ascending: the best of each layer first, then the best of the rest."""
+        """Return ascending indices: the best candidate of each layer, then the best others."""
         is_layer_best = torch.ones_like(self._layers, dtype=torch.bool)
         is_layer_best[1:] = self._layers[1:] != self._layers[:-1]
-        # Candidates of a layer stand together in falling order, so its first one is its best.
+        # The candidates of a layer are adjacent and descending, so its first one is its best.
         layer_best = is_layer_best.nonzero().squeeze(1)
         rest = (~is_layer_best).nonzero().squeeze(1)
         free_slots = max(0, self._capacity - layer_best.numel())

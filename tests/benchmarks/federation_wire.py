@@ -148,7 +148,7 @@ def _rows(name: str, watched: WatchedJob, idle: float) -> list[Row]:
         rows.append({
             "way": name, "stage": stage, "seconds": seconds,
             "down": down, "up": up,
-            "ledger_down": statistics.median(sum(c["down"] + c["kit"] for c in one)
+            "ledger_down": statistics.median(sum(c["down"] + c["payload"] for c in one)
                                              for one in clients),
             "ledger_up": statistics.median(sum(c["up"] for c in one) for one in clients),
             "plan_down": planned[stage]["down"] * CLIENTS,

@@ -82,7 +82,10 @@ def _searched(
         raise RuntimeError(f"the search failed:\n{said}")
     store = DirectoryStore(folder / "store")
     events, _ = RunStore(store, "search").events.tail(0)
-    ends = [e["time"] for e in events if e.get("event") == "trial" and e["row"]["status"] == "done"]
+    trials_done = [
+        e for e in events if e.get("event") == "trial" and e["record"]["status"] == "done"
+    ]
+    ends = [e["time"] for e in trials_done]
     taken = [end - start for start, end in zip([began, *ends], ends, strict=False)]
     return taken, _phases(store, events, trials)
 
@@ -97,7 +100,7 @@ def _phases(
         "until it ends": [],
     }
     for number in range(1, trials):
-        rows = [e for e in events if e.get("event") == "trial" and e["row"]["number"] == number]
+        rows = [e for e in events if e.get("event") == "trial" and e["record"]["number"] == number]
         told, _ = RunStore(store, f"search-t{number:03d}").events.tail(0)
         at = {event["event"]: event["time"] for event in reversed(told)}
         found["until it loads"].append(at["loading"] - rows[0]["time"])

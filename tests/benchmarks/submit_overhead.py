@@ -136,7 +136,7 @@ def _service(folder: Path, head: Head) -> Iterator[dict[str, str]]:
         "address": head.url,
         "token_file": head.environment["RAY_AUTH_TOKEN_PATH"],
         "python": sys.executable,
-        "shares_files": True,
+        "shared_filesystem": True,
     }
     config: dict[str, Any] = {
         "database": f"sqlite:///{folder / 'registry.db'}",

@@ -177,7 +177,11 @@ def _row(
 def _planned(plan: Mapping[str, Any], stage: str) -> int | None:
     """What the plan says leaves a host per step of the stage; None where it predicts nothing."""
     told = plan.get("estimate")
-    way = next((w for w in told["options"] if w["sharding"] == plan["sharding"]), None) if told else {}
+    way = (
+        next((w for w in told["options"] if w["sharding"] == plan["sharding"]), None)
+        if told
+        else {}
+    )
     if not way:
         return None
     return sum(int(flow["egress_per_step"]) for flow in way["wire"] if flow["stage"] == stage)

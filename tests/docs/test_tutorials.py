@@ -1,4 +1,4 @@
-"""The tutorials work: every command of their `sh` blocks runs, in order, as a reader would type it."""
+"""The tutorials work: every command of their `sh` blocks succeeds, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real models, real rows, stock PEFT: the adapter says elsewhere what it said here."""
+"""Real models and data: stock PEFT computes the same as we do with an adapter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXTS = ["What do you know about computers?", "the new graphics card renders win
 
 
 def train_example(tmp_path: Path, example: str, **changes: Any) -> Path:
-    """A few steps of an example of the repository; the store's folder."""
+    """Train a few steps of an example, and return the folder of the store."""
     spec = load_spec(ROOT / "jobs" / "examples" / example).model_dump(mode="json")
     for section, key in (("model", "path"), ("data", "train"), ("data", "eval")):
         spec[section][key] = str(ROOT / spec[section][key])
@@ -61,7 +61,7 @@ def sorter_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compute_logits(model: Any, tokenizer: Any) -> torch.Tensor:
     with torch.no_grad():
-        # Logits of differing lengths side by side: the last of each text.
+        # Texts have different lengths: compare the logits of the last token.
         return torch.cat(
             [
                 model(**tokenizer(text, return_tensors="pt")).logits.reshape(1, -1)[:, -1000:]
@@ -92,7 +92,7 @@ def test_stock_peft_and_the_merged_model_give_our_logits(request, tmp_path, fixt
     assert (compute_logits(stock, ours.tokenizer) - expected).abs().max() <= 1e-4
     merged = load_adapted_model(store, name, merged=True)
     assert (compute_logits(merged.model, ours.tokenizer) - expected).abs().max() <= 1e-4
-    # The adapter does something, or all of the above would hold for nothing.
+    # The adapter changes the model, so the comparisons above mean something.
     assert (untrained - expected).abs().max() > 1e-2
 
 
@@ -153,16 +153,16 @@ def test_adapters_are_listed_pulled_verified_and_merged(run, sorter_store, tmp_p
     pulled = run("adapters", "pull", "newsgroups", str(tmp_path / "to"), "--store", store)
     assert pulled.returncode == 0
     assert (tmp_path / "to" / "adapter_config.json").exists()
-    merged = run("adapters", "merge", "newsgroups", str(tmp_path / "whole"), "--store", store)
+    merged = run("adapters", "merge", "newsgroups", str(tmp_path / "merged"), "--store", store)
     assert merged.returncode == 0, merged.stderr
     merged_model = load_model(
-        str(tmp_path / "whole"),
+        str(tmp_path / "merged"),
         task="sequence-classification",
         dtype="float32",
         labels=load_adapted_model(open_store(store), "newsgroups").labels,
     )
     ours = load_adapted_model(open_store(store), "newsgroups")
-    tokenizer = load_tokenizer(str(tmp_path / "whole"))
+    tokenizer = load_tokenizer(str(tmp_path / "merged"))
     assert (
         compute_logits(merged_model, tokenizer) - compute_logits(ours.model, tokenizer)
     ).abs().max() <= 1e-4

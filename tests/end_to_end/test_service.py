@@ -1,4 +1,4 @@
-"""From `make up` to a rollback, with the real model, through the command line alone."""
+"""The service with the real model, through the command line, from `make up` to a rollback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 ROWS, HELD_OUT = 24, 4
 RUN_TIMEOUT_S = 900.0
-"""A run of a few steps takes a minute and a half where nothing else does."""
+"""A run of a few steps takes a minute and a half on an idle machine."""
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two specs and their rows: the example in short, and a retraining of it."""
+    """Create two specs and their data: a short example, and its retraining."""
     folder = tmp_path_factory.mktemp("specs")
     rows = (ROOT / ".cache/data/chat.train.jsonl").read_text(encoding="utf-8").splitlines()
     write_rows(folder / "train.jsonl", rows[:ROWS])
-    # Rows that it learns, so that what is trained on is better on them than what was not.
+    # Evaluated on training rows, so that a trained adapter is better than an untrained one.
     write_rows(folder / "eval.jsonl", rows[:HELD_OUT])
     write_rows(folder / "more.jsonl", rows[ROWS : ROWS + HELD_OUT])
     example = yaml.safe_load((ROOT / "jobs/examples/chat.yaml").read_text(encoding="utf-8"))
@@ -69,14 +69,14 @@ def write_rows(file: Path, rows: list[str]) -> None:
 
 
 def run_json(stack: RunningStack, *arguments: str) -> Any:
-    """The answer of a command that has to end well, as a program reads it."""
+    """Return the JSON of a command that has to succeed."""
     result = stack.run_slora(*arguments, "--json")
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
 
 def follow_command(stack: RunningStack, *arguments: str) -> tuple[str, str]:
-    """What a command says that ends well, and how its run stood when the first step was told."""
+    """Return the output of a command, and the status of its run at the first printed step."""
     lines, status = list[str](), ""
     with subprocess.Popen(
         [SLORA, *arguments],
@@ -96,7 +96,7 @@ def follow_command(stack: RunningStack, *arguments: str) -> tuple[str, str]:
 
 
 def list_objects(stack: RunningStack) -> set[str]:
-    """Every key in the bucket, asked by plain boto3."""
+    """Return the keys of the bucket, listed by plain boto3."""
     environment = stack.environment
     lines = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).read_text().split()
     client = boto3.session.Session().client(
@@ -111,19 +111,19 @@ def list_objects(stack: RunningStack) -> set[str]:
 
 
 def get_current(stack: RunningStack) -> tuple[str, str]:
-    """The version that the bare name means, and the run that made it."""
+    """Return the current version, and the run that created it."""
     adapter = run_json(stack, "adapters", "show", "chat", "--store", STORE)
     return adapter["label"], adapter["run"]
 
 
 def wait_for_firing(stack: RunningStack, schedule: str) -> str:
-    """The run that the schedule's moment made, once there is one."""
+    """Wait until the schedule fires, and return its run."""
     deadline = time.monotonic() + RUN_TIMEOUT_S
     while time.monotonic() < deadline:
-        for firing in run_json(stack, "schedule", "firings", schedule)["firings"]:
+        for firing in run_json(stack, "schedules", "firings", schedule)["firings"]:
             if firing["run"] is not None:
                 return str(firing["run"])
-        # Nothing tells when a schedule fires; its moments are whole minutes.
+        # There is no event for a firing, which happens at full minutes.
         time.sleep(1)
     raise AssertionError("the schedule did not fire")
 
@@ -131,29 +131,29 @@ def wait_for_firing(stack: RunningStack, schedule: str) -> str:
 def test_a_run_is_followed_live_retrained_on_new_rows_promoted_and_rolled_back(
     stack: RunningStack, specs: Path
 ):
-    # Submitted and followed: its words come while it runs.
+    # Submit and follow: the log arrives while the run is running.
     text, status = follow_command(stack, "submit", str(specs / "chat.yaml"), "--follow")
     assert status == "running", text
 
-    # Its adapter is in the bucket.
+    # The adapter is in the bucket.
     (first,) = run_json(stack, "runs")["runs"]
     assert first["status"] == "done"
     assert "store/adapters/chat/v1/manifest.json" in list_objects(stack)
     assert get_current(stack) == ("chat@v1", first["id"])
 
-    # A schedule sees new rows, trains on from that adapter, and the gate lets it take over.
+    # A schedule detects new rows, continues training that adapter, and the gate promotes it.
     cron = ("--cron", "* * * * *", "--only-new-data")
-    run_json(stack, "schedule", "add", str(specs / "retrain.yaml"), "--name", "minutely", *cron)
+    run_json(stack, "schedules", "add", str(specs / "retrain.yaml"), "--name", "minutely", *cron)
     more = (specs / "more.jsonl").read_text(encoding="utf-8").splitlines()
     write_rows(specs / "train.jsonl", more)
     second_run = wait_for_firing(stack, "minutely")
-    run_json(stack, "schedule", "pause", "minutely")
+    run_json(stack, "schedules", "pause", "minutely")
     logs = stack.run_slora("logs", "-f", second_run, timeout=RUN_TIMEOUT_S)
     assert logs.returncode == 0, logs.stdout + logs.stderr
     assert "store/adapters/chat/v2/manifest.json" in list_objects(stack)
     assert get_current(stack) == ("chat@v2", second_run), logs.stdout
 
-    # And back.
+    # Roll back.
     assert stack.run_slora("adapters", "rollback", "chat", "--store", STORE).returncode == 0
     assert get_current(stack) == ("chat@v1", first["id"])
     runs = run_json(stack, "runs")["runs"]

@@ -83,15 +83,11 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("compress", ["none", "topk"])
 def test_a_federation_s_site_on_a_gpu_learns_and_commits(tmp_path, dtype, compress):
-    from jobs.federation.server import FederationServer
-    from jobs.federation.sites.client_rows import make_request_partition
     from jobs.federation.sites.local_sites import LocalSites
-    from tests.jobs.federation.runs import folder_with_rows, request_of
+    from tests.jobs.federation.runs import folder_with_rows, make_loop, request_of
 
     request = request_of(folder_with_rows(tmp_path), {"compress": compress}, model={"dtype": dtype})
-    store = open_store(request.spec.store)
-    sites = LocalSites(request, store, torch.device("cuda"))
-    run = FederationServer(request, RunStore(store, "gpu"), sites, make_request_partition(request))
-    manifest = run.run()
+    sites = LocalSites(request, open_store(request.spec.store), torch.device("cuda"))
+    manifest = make_loop(request, sites).run()
     assert manifest is not None and manifest.evaluation["end"]["loss"] > 0
-    assert run.sites.collect_peaks()["0"]["peak"] > 0
+    assert sites.collect_peaks()["0"]["peak"] > 0

@@ -1,4 +1,4 @@
-"""What KubeRay's `ray.io/v1` resources may hold, as JSON Schema, strict about unknown fields.
+"""JSON Schema of KubeRay's `ray.io/v1` resources, strict about unknown fields.
 
 Written from the field lists of KubeRay's API (ray-project/kuberay, ray-operator/apis/ray/v1,
 Apache-2.0), as of the release with `authOptions` (1.5.1). What is Kubernetes' own in it (pod

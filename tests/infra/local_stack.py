@@ -1,4 +1,4 @@
-"""A local whole of a test's own, brought up and ended as `make up` and `make down` do it."""
+"""A local stack for a test, started and stopped as `make up` and `make down` do it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SLORA = str(Path(sys.executable).with_name("slora"))
 
 @dataclass(frozen=True)
 class RunningStack:
-    """One, in a folder; its ports are free ones."""
+    """A local stack in a folder, with free ports."""
 
     paths: StackPaths
 
@@ -35,7 +35,7 @@ class RunningStack:
         return state
 
     def list_processes(self) -> set[int]:
-        """Every process of it."""
+        """Return the pids of all its processes."""
         state = self.state
         return {
             process.pid
@@ -47,13 +47,13 @@ class RunningStack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a shell has after `. environment`, and nothing of what this one has."""
+        """Return the environment of a shell after `. environment`, without our own settings."""
         assignments = shlex.split(self.paths.environment.read_text().replace("export ", ""))
         exported = dict(word.split("=", 1) for word in assignments)
         return {**clean_environment(), **exported}
 
     def run_slora(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """The command line, as somebody in that shell uses it."""
+        """Run the command line in that environment."""
         return subprocess.run(
             [SLORA, *arguments],
             env=self.environment,
@@ -65,7 +65,7 @@ class RunningStack:
         )
 
     def build_command(self, name: str) -> list[str]:
-        """What `make up` or `make down` runs."""
+        """Return the command of `make up` or `make down`."""
         return [sys.executable, "-m", f"infra.local.{name}", "--state", str(self.paths.folder)]
 
     def _run_module(self, name: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ class RunningStack:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's, without what names services, stores, clusters or another whole."""
+    """Return our environment, without settings of services, stores, clusters or other stacks."""
     prefixes = ("AWS_", "RAY_", "SLORA_", MARK)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return {**inherited, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

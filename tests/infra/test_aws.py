@@ -1,4 +1,4 @@
-"""The cluster launcher's file by Ray's own schema; the IAM policy by what the store calls."""
+"""The launcher file matches Ray's schema, and the IAM policy the calls of the store."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ RIGHTS = {
     "get_object": {READ},
     "head_object": {READ},
     "list_multipart_uploads": {"s3:ListBucketMultipartUploads"},
-    "list_objects": {LIST},
     "list_objects_v2": {LIST},
     "list_parts": {"s3:ListMultipartUploadParts"},
     "put_object": {WRITE},
     "upload_part": {WRITE},
 }
-"""What each call of S3 needs, by AWS' list of actions."""
+"""Rights that each S3 call requires, by the list of actions of AWS."""
 
 
 def load_launcher() -> dict[str, Any]:
@@ -80,7 +79,7 @@ def load_statements() -> list[dict[str, Any]]:
 
 
 def list_calls(path: Path) -> Iterator[str]:
-    """The methods of a boto3 client that a file calls, and the pages that it asks for."""
+    """Yield the methods and paginators of boto3 clients that a file calls."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
@@ -117,8 +116,8 @@ def test_rights_are_limited_to_the_prefix():
     objects, names = load_statements()
     assert objects["Resource"].endswith("/PREFIX/*")
     assert names["Resource"].endswith(":BUCKET")
-    # If it exists: a look at an object names no prefix, and without this right S3 answers that it
-    # may not be seen, where the store has to hear that it is not there.
+    # IfExists, because HeadObject has no prefix. Without this right, S3 responds with 403 to a
+    # missing object, where the store requires 404.
     assert names["Condition"] == {"StringLikeIfExists": {"s3:prefix": ["PREFIX/*"]}}
     assert all(
         statement["Effect"] == "Allow" and "*" not in statement["Action"]

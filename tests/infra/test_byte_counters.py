@@ -1,4 +1,4 @@
-"""Bytes told apart by step: marks as tables, no host and no Ray."""
+"""Bytes by step, computed from tables of samples, without hosts and Ray."""
 
 from __future__ import annotations
 

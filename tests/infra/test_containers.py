@@ -1,4 +1,4 @@
-"""The images and the compose file: linted, by the specification, and without a loose end."""
+"""The images and the compose file: linted, valid, and consistent with each other."""
 
 from __future__ import annotations
 

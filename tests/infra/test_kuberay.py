@@ -1,4 +1,4 @@
-"""The manifests: valid by their schemas, of one piece with each other, and locked down."""
+"""The manifests: valid by their schemas, consistent with each other, and locked down."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_resource(kind: str, name: str) -> dict[str, Any]:
 
 
 def iterate_pods(resource: Any) -> Iterator[dict[str, Any]]:
-    """Every pod's own spec in a resource, wherever it is."""
+    """Yield the spec of every pod in a resource."""
     if isinstance(resource, dict):
         if "containers" in resource:
             yield resource
@@ -49,7 +49,7 @@ def iterate_pods(resource: Any) -> Iterator[dict[str, Any]]:
 
 
 def check_resource(resource: dict[str, Any]) -> None:
-    """By KubeRay's fields where it is KubeRay's, and by Kubernetes' schemas."""
+    """Validate a resource by the schemas of KubeRay and Kubernetes."""
     if resource["kind"] not in SCHEMAS:
         kubernetes_validate.validate(resource, KUBERNETES, strict=True)
         return
@@ -135,7 +135,7 @@ def test_the_service_reads_rays_token_where_kuberay_puts_it():
         if "secret" in volume
     }
     cluster = find_resource("RayCluster", "slora")["metadata"]["name"]
-    # KubeRay names the token's Secret as the cluster, and the head's service after it.
+    # KubeRay names the Secret of the token, and the service of the head, after the cluster.
     assert secrets["ray"] == cluster
     assert loaded.token_file == f"{mounts['ray']}/auth_token"
     assert loaded.address == f"http://{cluster}-head-svc:8265"

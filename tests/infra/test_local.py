@@ -1,4 +1,4 @@
-"""What `make up` starts is known again, ended whole, and nothing else is; secrets stay secret."""
+"""`make up` and `make down`: process identity, cleanup, secrets and configuration."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEE
 
 
 class ProcessStarter:
-    """Starts processes as `make up` does, and ends what a failing test would leave."""
+    """Starts processes as `make up` does, and stops them if a test fails."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -106,7 +106,7 @@ def test_foreign_processes_are_not_ours(starter: ProcessStarter):
     foreign = read_identity(starter.start(SLEEP, "theirs-1").pid)
     mine = read_identity(starter.start(SLEEP, "mine-1").pid)
     assert foreign is not None and mine is not None
-    # As after a reboot: the number of a part of ours is somebody else's now.
+    # As after a reboot: the pid of our component now belongs to another process.
     stale = replace(foreign, since="an earlier boot 77")
     assert {process.pid for process in find_processes("mine-1", [mine, stale])} == {mine.pid}
 
@@ -137,7 +137,7 @@ def test_the_state_is_read_as_it_was_written(paths: StackPaths):
     assert read_state(paths.state) == state
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"mark": "a"}', '{"parts": {"ray": 3}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"mark": "a"}', '{"components": {"ray": 3}}'])
 def test_an_unreadable_state_is_none(paths: StackPaths, text: str):
     paths.state.write_text(text)
     assert read_state(paths.state) is None

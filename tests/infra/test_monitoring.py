@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask for metrics that there are, and leave none out."""
+"""The dashboard and the alerts use existing metrics, and the dashboard all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), 
 
 
 def list_metrics() -> dict[str, set[str]]:
-    """Every metric, by the name of its family, with all names that it is asked for under."""
+    """Return the names of each metric in queries, by the name of its family."""
     return {
         family.name: {family.name + part for part in SUFFIXES[family.type]}
         for family in ServiceMetrics().registry.collect()
@@ -28,7 +28,7 @@ def list_metrics() -> dict[str, set[str]]:
 
 
 def list_labels() -> dict[str, set[str]]:
-    """The labels of each metric, by the family's name."""
+    """Return the labels of each metric, by the name of its family."""
     collectors = (
         value for value in vars(ServiceMetrics()).values() if hasattr(value, "_labelnames")
     )

@@ -1,4 +1,4 @@
-"""docs/guides/operation.md tells all that there is: metrics, alerts, keys of the configuration, commands."""
+"""docs/guides/operation.md has every metric, alert, configuration key and command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs/guides/operation.md").read_text(encoding="utf-8")
 
 
 def parse_rows(start: str) -> dict[str, list[str]]:
-    """The rows of the table below a header, by their first cell."""
+    """Return the rows of the table below a header, by their first cell."""
     table = PAGE.partition(f"\n| {start} |")[2].partition("\n\n")[0]
     cells_by_row = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
@@ -45,7 +45,7 @@ def test_every_alert_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("model", "place"), [(ServiceConfig, 0), (ClusterConfig, 1)], ids=["service", "cluster"]
+    ("model", "table_index"), [(ServiceConfig, 0), (ClusterConfig, 1)], ids=["service", "cluster"]
 )
 def test_every_configuration_key_is_documented_with_its_default(
     model: type[StrictModel], table_index: int

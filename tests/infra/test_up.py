@@ -1,4 +1,4 @@
-"""`make up` and `make down` with the real parts: twice, after a kill, and what stays."""
+"""`make up` and `make down` with the real components: repeated, after a kill, interrupted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def list_keys(stack: RunningStack) -> set[str]:
 
 
 def make_s3_client(stack: RunningStack) -> object:
-    """As somebody finds it who reads the environment's file."""
+    """Connect with the settings of the environment file."""
     environment = stack.environment
     lines = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).read_text().split()
     return boto3.session.Session().client(
@@ -83,7 +83,7 @@ def test_a_second_up_starts_nothing(stack: RunningStack):
     assert result.returncode == 0, result.stderr
     assert stack.state == before
     assert (
-        result.stdout.count("runs already") == 3
+        result.stdout.count("is already running") == 3
         and stack.environment["SLORA_SERVICE"] in result.stdout
     )
 
@@ -116,7 +116,7 @@ def test_down_leaves_no_process_and_keeps_all_data(stack: RunningStack):
     running, scratch = stack.list_processes(), stack.state.scratch
     assert len(running) > 3 and scratch is not None
     result = stack.run_down()
-    assert result.stdout.strip() == "ended: service, ray, storage"
+    assert result.stdout.strip() == "stopped service, ray, storage"
     assert not {pid for pid in running if psutil.pid_exists(pid)}
     assert not Path(scratch).exists()
     assert stack.run_up().returncode == 0
@@ -137,7 +137,7 @@ def test_an_interrupted_up_leaves_nothing_that_down_does_not_stop(tmp_path: Path
         text=True,
     ) as process:
         assert process.stdout is not None
-        while "Ray        starts" not in process.stdout.readline():
+        while "Ray        starting" not in process.stdout.readline():
             assert process.poll() is None
         os.kill(process.pid, number)
         process.stdout.read()

@@ -78,8 +78,8 @@ def test_slora_train_joins_a_running_ray_and_reports_a_failure_in_one_message(he
     )
     output = done.stdout + done.stderr
     assert done.returncode == 1
-    assert f"joined Ray at {head.url}" in output
-    assert "starting Ray" not in output
+    assert f"Connected to Ray at {head.url}" in output
+    assert "Starting Ray" not in output
     message = [line for line in output.splitlines() if "the loss is" in line]
     assert len(set(message)) == 1, output
     assert "Lower the learning rate" in message[0]

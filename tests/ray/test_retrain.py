@@ -108,7 +108,7 @@ def test_new_rows_are_learnt_from_where_the_current_one_is(place):
 
 
 def test_what_the_gate_measured_is_what_the_trainings_did(place):
-    found = json.loads(place.store.get(f"runs/second/{EVALUATION_FILE}"))["found"]
+    found = json.loads(place.store.get(f"runs/second/{EVALUATION_FILE}"))["metrics"]
     for label in ("tiny@v1", "tiny@v2"):
         measured = resolve_adapter(place.store, label).evaluation["end"]["loss"]
         assert found[label]["held-out"]["loss"] == pytest.approx(measured, rel=1e-4)
@@ -160,4 +160,4 @@ def test_slora_train_runs_a_retraining_to_its_decision_and_the_next_finds_nothin
     assert [one.returncode for one in done] == [0, 0], done[0].stderr
     decisions = [json.loads(one.stdout)["decision"]["event"] for one in done]
     assert decisions == ["promoted", "nothing new"]
-    assert "joined Ray" not in done[1].stderr
+    assert "Connected to Ray" not in done[1].stderr

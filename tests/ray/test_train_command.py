@@ -67,7 +67,7 @@ def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130, stderr
-    assert "nothing of it runs on" in stderr
+    assert "Interrupted: the job was stopped" in stderr
     assert "Traceback" not in stderr
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
@@ -85,7 +85,7 @@ def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
 
 def test_a_run_that_is_terminated_while_ray_starts_leaves_no_process(folder):
     process = _start(folder, steps=5000)
-    _read_until(process, "starting Ray")
+    _read_until(process, "Starting Ray")
     family = _family_of(process, at_least=3)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=90)
@@ -98,7 +98,7 @@ def test_a_run_that_is_terminated_while_ray_starts_leaves_no_process(folder):
 def test_a_signal_to_all_at_the_very_start_leaves_no_folder_and_no_traceback(folder, number):
     existing = set(Path("/tmp").glob("slora-????????"))
     process = _start(folder, steps=5000)
-    _read_until(process, "starting Ray")
+    _read_until(process, "Starting Ray")
     os.killpg(process.pid, number)
     _, output = process.communicate(timeout=90)
     assert process.returncode == 128 + number, output

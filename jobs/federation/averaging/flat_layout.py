@@ -1,6 +1,6 @@
-"""What is trained, as one flat vector that all sides of a federation cut alike.
+"""Lay out the trained tensors as one flat vector, the same way on all sides of a federation.
 
-n: numbers that are trained, the head's with them.
+n: numbers that are trained, those of the head included.
 """
 
 from __future__ import annotations
@@ -17,51 +17,51 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class VectorLayout:
-    """The trained tensors in their order, and where each lies in a vector of length n."""
+    """Names and shapes of the trained tensors, in the order of a vector of length n."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers of each tensor."""
+        """Return how many numbers each tensor has."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
     def count(self) -> int:
-        """n."""
+        """Return n."""
         return sum(self.sizes)
 
     def digest(self, extra: str = "") -> str:
-        """SHA-256 of names, shapes and what else has to be agreed on."""
+        """Return the SHA-256 of names, shapes and whatever else must be the same on all sides."""
         text = repr((self.names, self.shapes, extra))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def split_by_name(self, vector_n: Tensor) -> dict[str, Tensor]:
-        """The vector cut by tensor, as views in their shapes."""
+        """Return the parts of the vector by name, as views in the shapes of the tensors."""
         parts = torch.split(vector_n, list(self.sizes))
         pieces = zip(self.names, self.shapes, parts, strict=True)
         return {name: part.view(shape) for name, shape, part in pieces}
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The tensors of these names as one vector, float32 `[n]` on the CPU. A copy."""
+        """Return a copy of the tensors as one vector, float32 `[n]` on the CPU."""
         parts = [tensors[name].detach().float().cpu().flatten() for name in self.names]
         return torch.cat(parts) if parts else torch.empty(0)
 
 
 def make_layout(tensors: Mapping[str, Tensor]) -> VectorLayout:
-    """Of tensors by name, in their order."""
+    """Return the layout of tensors by name, in their order."""
     shapes = tuple(tuple(tensor.shape) for tensor in tensors.values())
     return VectorLayout(tuple(tensors), shapes)
 
 
 def to_bytes(vector_n: Tensor) -> bytes:
-    """A vector of float32 as it travels whole."""
+    """Return the uncompressed bytes of a float32 vector."""
     return vector_n.detach().cpu().numpy().astype("<f4", copy=False).tobytes()
 
 
 def to_vector(data: bytes, layout: VectorLayout) -> Tensor:
-    """What `to_bytes` made of a vector of ours, of this layout. A copy."""
+    """Return a copy of the vector that `to_bytes` has encoded. Only for trusted bytes."""
     vector_n = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
     assert vector_n.numel() == layout.count
     return vector_n

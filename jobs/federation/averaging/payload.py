@@ -1,13 +1,13 @@
-"""What travels: vectors of float32 as bytes, whole or compressed, with nothing around them.
+"""Encode float32 vectors as bytes, optionally compressed, without any header.
 
 n: numbers of the vector. k: those that top-k sends, `ceil(share n)`. Both sides know the layout, so
-neither names nor shapes travel, and the size of a payload is a formula:
+neither names nor shapes are sent, and the size of a payload is a formula:
 
     none    4 n            bf16    2 n
     int8    n + 4 tensors  a scale a tensor, and a byte a number
     topk    8 k            a position (int32) and a value (float32) each
 
-What arrives is hostile until it is checked: `decode` raises BadPayload.
+Received bytes are not trusted: `decode` checks them and raises BadPayload.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from slora.masks.selection import select_top
 
 Compression = Literal["none", "bf16", "topk", "int8"]
 INT8_LEVELS = 127
-"""Of an int8 on either side of zero."""
+"""Levels of an int8 on either side of zero."""
 
 
 class BadPayload(JobsError):
-    """Bytes that are no vector of the federation's layout."""
+    """Raised for bytes that do not encode a vector of the federation's layout."""
 
 
 def compute_payload_size(compression: Compression, sizes: Sequence[int], share: float) -> int:
-    """Bytes of a vector whose tensors have these sizes."""
+    """Return the bytes of an encoded vector whose tensors have these sizes."""
     count = sum(sizes)
     return {
         "none": 4 * count,
@@ -47,7 +47,7 @@ def compute_payload_size(compression: Compression, sizes: Sequence[int], share: 
 def encode(
     vector_n: Tensor, compression: Compression, sizes: Sequence[int], share: float, *, key: str
 ) -> bytes:
-    """The vector, float32 `[n]` on the CPU, as bytes. `key` seeds what int8 rounds by."""
+    """Encode a vector, float32 `[n]` on the CPU. `key` seeds the rounding of int8."""
     if compression == "none":
         return vector_n.numpy().astype("<f4", copy=False).tobytes()
     if compression == "bf16":
@@ -60,18 +60,18 @@ def encode(
 
 
 def decode(data: bytes, compression: Compression, sizes: Sequence[int], share: float) -> Tensor:
-    """What `encode` made, float32 `[n]`. Raises BadPayload for another size, place, or no number.
+    """Decode the bytes of `encode` as float32 `[n]`; with topk, what was not sent is zero.
 
-    Reading 0 to n - 1 of `topk`, what was not sent is zero.
+    Raise BadPayload for another size, a position outside the vector or a value that is not finite.
     """
     expected_size = compute_payload_size(compression, sizes, share)
     if len(data) != expected_size:
         raise BadPayload(
-            f"{len(data):,} bytes instead of {expected_size:,}: another layout was sent"
+            f"{len(data):,} bytes instead of {expected_size:,}: the sender has another layout"
         )
     vector_n = _decode_unchecked(data, compression, sizes)
     if not bool(torch.isfinite(vector_n).all()):
-        raise BadPayload("it has a value that is no number")
+        raise BadPayload("a value is not a finite number")
     return vector_n
 
 
@@ -88,14 +88,14 @@ def _decode_unchecked(data: bytes, compression: Compression, sizes: Sequence[int
         return torch.from_numpy(levels * np.repeat(scales, sizes))
     positions, values = np.frombuffer(data, "<i4", count=len(data) // 8), data[len(data) // 2 :]
     if positions.size and (int(positions.min()) < 0 or int(positions.max()) >= count):
-        raise BadPayload(f"it has a position outside 0..{count - 1}")
+        raise BadPayload(f"a position is outside 0..{count - 1}")
     dense = np.zeros(count, dtype=np.float32)
     dense[positions] = np.frombuffer(values, "<f4")
     return torch.from_numpy(dense)
 
 
 def _encode_int8(vector_n: Tensor, sizes: Sequence[int], key: str) -> bytes:
-    """Rounded up or down at random, so that a value's mean over many clients is the value."""
+    """Round up or down at random, so that the mean over many clients is unbiased."""
     numbers = vector_n.numpy().astype(np.float32)
     maxima = [
         float(np.abs(part).max(initial=0.0)) for part in np.split(numbers, _compute_cuts(sizes))
@@ -103,7 +103,7 @@ def _encode_int8(vector_n: Tensor, sizes: Sequence[int], key: str) -> bytes:
     scales = np.array([maximum / INT8_LEVELS for maximum in maxima], dtype=np.float32)
     steps = np.repeat(np.where(scales > 0, scales, 1).astype(np.float32), sizes)
     stream = np.random.Philox(key=np.frombuffer(_derive_seed(key), dtype=np.uint64))
-    # The highest 53 bits of a raw number are a uniform one below 1, in any release of NumPy.
+    # The highest 53 bits of a raw number are uniform in [0, 1), in any release of NumPy.
     noise = (stream.random_raw(numbers.size) >> np.uint64(11)) * 2.0**-53
     levels = np.clip(np.floor(numbers / steps + noise), -INT8_LEVELS, INT8_LEVELS).astype(np.int8)
     return scales.astype("<f4").tobytes() + levels.tobytes()

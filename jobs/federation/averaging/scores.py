@@ -1,4 +1,4 @@
-"""Scores of many clients for one set of masks: as few numbers as the masks need, averaged.
+"""Average the mask scores of many clients; each sends only the numbers that the mask needs.
 
 O, I: rows and columns of a weight.
 """
@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 def reduce_score(score_OI: Tensor, mask: str) -> Tensor:
-    """What of a score a client sends, float32: sums by row or column, where those decide."""
+    """Return what a client sends of a score, float32: sums by row or column if these decide."""
     if mask == "rows":
         return score_OI.double().sum(1).float()
     if mask == "columns":
@@ -27,30 +27,30 @@ def reduce_score(score_OI: Tensor, mask: str) -> Tensor:
 
 
 def count_numbers(shape: tuple[int, int], mask: str) -> int:
-    """How many numbers `reduced` makes of a layer."""
+    """Return how many numbers `reduce_score` makes of a layer."""
     return {"rows": shape[0], "columns": shape[1]}.get(mask, math.prod(shape))
 
 
 def explain_unusable(
     client_scores: ClientScores, rows: int, shapes: Shapes, mask: str
 ) -> str | None:
-    """Why a client's scores can't be taken, or None: `rows` are those that it has."""
+    """Return why a client's scores are invalid, or None. `rows` is the number of its rows."""
     expected_size = 4 * sum(count_numbers(shape, mask) for shape in shapes.values())
     if client_scores.rows != rows:
-        return f"it told of {client_scores.rows} rows, and has {rows}"
+        return f"it reported {client_scores.rows} rows but has {rows}"
     if len(client_scores.scores) != expected_size:
         return f"{len(client_scores.scores):,} bytes of scores instead of {expected_size:,}"
     if not np.isfinite(np.frombuffer(client_scores.scores, "<f4")).all():
-        return "it has a score that is no number"
+        return "a score is not a finite number"
     return None
 
 
 def average_scores(
     replies: Sequence[ClientScores], shapes: Shapes, mask: str
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each layer's mean score, weighted by the clients' rows, `[O, I]`, of scores that are usable.
+    """Yield each layer's mean score `[O, I]`, weighted by the clients' rows, of valid scores.
 
-    Sums by row (or column) are spread over it evenly: they are what is asked of it.
+    Sums by row (or column) are spread over it evenly: the mask only looks at these sums.
     """
     replies = sorted(replies, key=lambda client_scores: client_scores.client)
     total_rows = sum(client_scores.rows for client_scores in replies)

@@ -1,7 +1,7 @@
-"""The server's step: from what the clients' steps came to, weighted by their rows, to new weights.
+"""Average the updates of a round's clients, weighted by their rows, into new weights.
 
-n: numbers that are trained. Sums are taken in float64 and in the order of the clients' numbers:
-what answers come first changes no bit.
+n: numbers that are trained. Sums are taken in float64 and in the order of the clients' numbers, so
+the order in which updates arrive changes no bit.
 """
 
 from __future__ import annotations
@@ -22,24 +22,29 @@ AveragingMethod = Literal["fedavg", "nesterov", "product"]
 
 @dataclass(frozen=True)
 class WeightedUpdate:
-    """What one client's steps came to."""
+    """One client's update and its weight in the mean."""
 
     client: int
     weight: float
-    """Its rows."""
+    """The number of its rows."""
     delta_n: Tensor
-    """float32: its weights after its steps, less those that it was sent."""
+    """float32: its weights after its steps minus those that it was sent."""
 
 
 class ServerOptimizer:
-    """The server's step in one stage, and the momentum that it keeps from round to round."""
+    """The server's step in one stage, with the momentum that it keeps between rounds."""
 
     def __init__(self, method: AveragingMethod, layout: VectorLayout) -> None:
         self._method, self._layout = method, layout
         self.momentum_n = torch.zeros(layout.count) if method == "nesterov" else None
 
+    def restore_momentum(self, momentum_n: Tensor) -> None:
+        """Continue with the momentum of a checkpoint, if this method has any."""
+        if self.momentum_n is not None:
+            self.momentum_n = momentum_n
+
     def step(self, weights_n: Tensor, updates: Sequence[WeightedUpdate]) -> Tensor:
-        """The weights that the next round starts from. Nobody's answers leave them as they are."""
+        """Return the weights of the next round; the same weights if there are no updates."""
         if not updates:
             return weights_n
         updates = sorted(updates, key=lambda update: update.client)
@@ -63,24 +68,24 @@ class ServerOptimizer:
         updates: Sequence[WeightedUpdate],
         total_weight: float,
     ) -> None:
-        """Replaces the factors in `found_n`: the mean of B A, cut to the rank again."""
+        """Replace the factors in `averaged_n` by those of the mean of B A, cut to the rank."""
         averaged = self._layout.split_by_name(averaged_n)
         client_tensors = [
             self._layout.split_by_name(weights_n + update.delta_n) for update in updates
         ]
-        # mean_product takes the plain mean: a client's weight goes into its B.
+        # mean_product takes the unweighted mean: a client's weight goes into its B.
         shares = [update.weight / total_weight * len(updates) for update in updates]
         for a, b in self._iterate_factor_names():
             pairs = [
-                (update[a], update[b] * share)
-                for update, share in zip(client_tensors, shares, strict=True)
+                (tensors[a], tensors[b] * share)
+                for tensors, share in zip(client_tensors, shares, strict=True)
             ]
             product = average_low_rank(pairs)
             averaged[a].copy_(product.a_RI)
             averaged[b].copy_(product.b_OR)
 
     def _iterate_factor_names(self) -> Iterator[tuple[str, str]]:
-        """The names of the layers' factors; none in a stage that has none."""
+        """Yield the names of each layer's two factors; nothing in a stage without factors."""
         for name in self._layout.names:
             if name.endswith(".a_RI"):
                 yield name, name.removesuffix(".a_RI") + ".b_OR"

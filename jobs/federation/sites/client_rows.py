@@ -1,6 +1,6 @@
-"""A client's rows, as a feed of the loop takes them. A file is read once, and only if it is needed.
+"""Read the rows of a client for its feed. Each file is read at most once, when first needed.
 
-A site holds the rows of the clients that it has played in memory.
+A site keeps the files of all clients that it has trained in memory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.federation.partition import Partition, make_partition
+from jobs.federation.partition import Partition
 from jobs.inspect.datasets.files import Row, read_rows
 from jobs.train.data.source import RowSource
-from jobs.train.request import Request
 
 
 class ClientRows:
@@ -25,13 +24,13 @@ class ClientRows:
     def __init__(
         self, files: tuple[Path, ...], rows_by_file: tuple[int, ...], partition: Partition
     ) -> None:
-        """`by_file`: rows of each file."""
+        """`rows_by_file` has the number of rows of each file."""
         self._files, self._partition = files, partition
         self._offsets = np.array([0, *accumulate(rows_by_file)], dtype=np.int64)
         self._read_cached = lru_cache(maxsize=None)(self._read_file)
 
     def read_client(self, client: int) -> tuple[Row, ...]:
-        """In the order of the files."""
+        """Return the rows of a client, in the order of the files."""
         numbers = self._partition.rows[client]
         files = np.searchsorted(self._offsets, numbers, side="right") - 1
         return tuple(
@@ -50,25 +49,11 @@ class ClientSource(RowSource):
     client_rows: tuple[Row, ...] = ()
 
     def iter_rows(self, *, epoch: int = 0, shuffle_seed: int | None = None) -> Iterator[Row]:
-        """The rows of an epoch: as they lie in the files, or in an order of seed and epoch."""
+        """Yield the rows of an epoch in file order, or in an order given by seed and epoch."""
         if shuffle_seed is None:
             yield from self.client_rows
             return
-        # A counter generator's raw numbers are the same in every release; samplers promise nothing.
+        # Raw numbers of a counter generator are the same in every NumPy release, samples are not.
         stream = np.random.Philox(key=np.array([shuffle_seed, epoch], dtype=np.uint64))
         for index in np.argsort(stream.random_raw(len(self.client_rows)), kind="stable"):
             yield self.client_rows[int(index)]
-
-
-def make_request_partition(request: Request) -> Partition:
-    """The request's clients: the same wherever it is asked. Raises InputError."""
-    spec, section = request.spec, request.federation
-    assert section is not None
-    return make_partition(
-        request.train_data.files,
-        section,
-        fmt=request.train_data.format,
-        task=spec.model.task,
-        eval_fraction=spec.data.eval_fraction if request.eval_data is None else None,
-        seed=spec.train.seed,
-    )

@@ -1,91 +1,93 @@
-"""What a federation's server and its sites tell one another. Plain values: they cross processes."""
+"""Messages between the server of a federation and its sites: plain values, sent by pickle."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jobs.federation.averaging.flat_layout import VectorLayout
 
 
 @dataclass(frozen=True)
 class StagePayload:
-    """What a client needs for a stage beside its weights, once. Empty for what a seed tells."""
+    """What a client gets once a stage beside the weights; empty for what the seed decides."""
 
     masks: bytes = b""
-    """Masks that were chosen by scores: positions, as `pack_masks` has them."""
+    """Positions of masks that were chosen by scores, encoded by `pack_masks`."""
     inits: bytes = b""
-    """Where factors start that differ from the weights, or whose A does not travel."""
+    """Initial factors, encoded by `pack_inits`, if the weights alone do not contain them."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the bytes of the payload."""
         return len(self.masks) + len(self.inits)
 
 
 @dataclass(frozen=True)
 class ClientTask:
-    """One client's part of a round."""
+    """One client's task in a round."""
 
     stage: int
-    """0 is the first."""
+    """Index in the plan, from 0."""
     round: int
-    """Of the run, from 0."""
+    """Index in the run, from 0."""
     client: int
     learning_rate: float
     weights: bytes
     """float32, in the stage's layout."""
     payload: StagePayload | None = None
-    """None where the client has it."""
+    """None if the client has it."""
     residual: bytes = b""
-    """Of error feedback, given back to a client whose run was resumed."""
+    """Of error feedback: returned to its client after a run was resumed."""
     drops_out: bool = False
-    """Rehearses a client that gets its weights, and is never heard of again."""
+    """Simulate a client that receives the weights and returns nothing."""
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What a client tells."""
+    """The result of a client's task."""
 
     client: int
     round: int
     update: bytes
     rows: int
-    """It has in all."""
+    """All rows of the client."""
     tokens: int
-    """Trained on, without padding."""
+    """Tokens that it has trained on, without padding."""
     loss: float
-    """Mean over its steps."""
+    """Mean of its steps."""
     setup_digest: str
-    """Digest of the layout and of the masks."""
+    """Digest of layout and masks, which must be the same on all sides."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """Why a client is left out of a round."""
+    """A client that is dropped from a round, and why."""
 
     client: int
     round: int
     reason: str
     diverged: bool = False
-    """Its numbers ended: a fault of the rate, not of the client."""
+    """The loss was not finite, which is due to the learning rate and not to the client."""
 
 
 @dataclass(frozen=True)
 class StageInfo:
-    """A stage as one site has installed it."""
+    """A stage as installed at one site."""
 
     layout: VectorLayout
     initial_weights: bytes
-    """The weights at the stage's start, float32; what an earlier stage trained is not in them."""
+    """Float32 weights at the stage's start, without what an earlier stage has trained."""
     masks: bytes
-    """Of the sparse stage, packed; empty where there are none."""
+    """Masks that the site has scored itself, encoded; empty if the server can make them."""
     setup_digest: str
 
 
 @dataclass(frozen=True)
 class ClientScores:
-    """One client's scores, of all layers or of their rows or columns."""
+    """One client's mask scores of all layers, or of their rows or columns."""
 
     client: int
     scores: bytes
@@ -94,9 +96,18 @@ class ClientScores:
 
 @dataclass(frozen=True)
 class EvaluationSums:
-    """A micro-batch of held-out rows, measured."""
+    """The sums of one micro-batch of held-out rows."""
 
     index: int
     loss: float
     targets: float
     correct: float
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """What the manifest records of the run, beside the adapter."""
+
+    attempt: int
+    evaluations: Mapping[str, Mapping[str, float]]
+    ledger: Mapping[str, Any]

@@ -1,8 +1,7 @@
-"""The feeds of a site: a client's rows for a round, its calibration, and the held-out rows."""
+"""Make the feeds of a site: the rows of a client for a round or for the calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,16 +10,15 @@ from jobs.federation.partition import Partition
 from jobs.federation.sampling import derive_order_seed
 from jobs.federation.sites.client_rows import ClientRows, ClientSource
 from jobs.train.data.global_batches import Feed
-from jobs.train.data.token_cache import CachingEncoder
 from jobs.train.data.tokenization import Sample
-from jobs.train.request import Request
+from jobs.train.request import FederationRequest
 
 
 class ClientFeeds:
-    """Makes the feeds of clients; no row is tokenised twice."""
+    """Makes the feeds of clients. No row is tokenized twice."""
 
     def __init__(
-        self, request: Request, tokenizer: PreTrainedTokenizerBase, partition: Partition
+        self, request: FederationRequest, tokenizer: PreTrainedTokenizerBase, partition: Partition
     ) -> None:
         self._request, self._tokenizer = request, tokenizer
         self._rows = ClientRows(
@@ -29,15 +27,15 @@ class ClientFeeds:
         self._token_cache: dict[Any, Sample] = {}
 
     def make_round_feed(self, client: int, round_index: int) -> Feed:
-        """What a client learns in round `number`: its rows in an order of that round."""
+        """Return a client's rows in an order that depends on the round."""
         return self._make_feed(client, round_index, self._request.plan.micro_batch_size)
 
     def make_calibration_feed(self, client: int) -> Feed:
-        """The same for its scores, before the first round: one sequence a micro-batch."""
+        """Return the rows that a client scores masks with, one sequence per micro-batch."""
         return self._make_feed(client, 0, 1)
 
     def count_rows(self, client: int) -> int:
-        """How many rows a client has."""
+        """Return the number of rows of a client."""
         return len(self._rows.read_client(client))
 
     def _make_feed(self, client: int, round_index: int, micro_batch_size: int) -> Feed:
@@ -48,7 +46,7 @@ class ClientFeeds:
             labels=self._request.labels,
             client_rows=self._rows.read_client(client),
         )
-        feed = Feed(
+        return Feed(
             source,
             self._tokenizer,
             task=spec.model.task,
@@ -59,7 +57,5 @@ class ClientFeeds:
             rank=0,
             world_size=1,
             seed=derive_order_seed(spec.train.seed, round_index, client),
+            token_cache=self._token_cache,
         )
-        encode: Callable[..., Sample] = CachingEncoder(feed.encode, self._token_cache)
-        feed.encode = encode  # type: ignore[assignment]
-        return feed

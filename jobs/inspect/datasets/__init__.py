@@ -1,1 +1,1 @@
-"""Rows of files, as examples, as token sequences, as batches."""
+"""Read the files of a data set, recognise their format, and check every row before a run."""

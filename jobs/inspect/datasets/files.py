@@ -1,4 +1,4 @@
-"""From what a user names to files, and from a file to its rows, streamed. Knows no format."""
+"""Resolve the address of a data set to files, and stream the rows of a file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from jobs.errors import Fault, InputError
 from jobs.store.cache import fetch_files
 
 MAX_LINE_BYTES = 64 * 2**20
-"""Bytes. A longer line is some other kind of file, or a file without line ends."""
+"""A longer line is a sign of another kind of file, or of a file without line ends."""
 
 READABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
-"""What can be read; all but parquet also with .gz behind."""
+"""Suffixes of supported files; all but parquet may be followed by .gz."""
 
 DATA_FILES = (
     *READABLE_SUFFIXES,
     *(f"{suffix}.gz" for suffix in READABLE_SUFFIXES if suffix != ".parquet"),
 )
+COPY_AGAIN = "Write or copy the file again."
+UNREAD = "Fix it: the rest of the file was not read."
+SUPPORTED = f"Supported: {', '.join(READABLE_SUFFIXES)}."
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+TRUNCATED_ARRAY = "truncated: the array never ends"
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 METADATA_FILES = ("dataset_infos.json", "dataset_dict.json", "state.json", "dataset_info.json")
 
@@ -39,7 +43,7 @@ ReadableFile: TypeAlias = "io.BufferedReader[Any] | gzip.GzipFile"
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file, and where it stood."""
+    """A row of a file, with its file and line."""
 
     values: dict[str, Any]
     file: str
@@ -47,43 +51,43 @@ class Row:
 
     @property
     def location(self) -> str:
-        """As every message names it."""
+        """The file and line, as messages name the row."""
         return f"{self.file}:{self.line}"
 
 
 def resolve_files(address: str, *, key: str = "data") -> tuple[Path, ...]:
-    """The data files behind a file, glob, folder, file://, s3:// or cached hub id, in order."""
+    """Return the data files, sorted, of a file, glob, folder, file://, s3:// or cached hub id.
+
+    Raise InputError if there are none.
+    """
     if address.startswith("s3://"):
         if paths := tuple(path for path in fetch_files(address, DATA_FILES) if _is_data_file(path)):
             return paths
-        raise _make_error(
-            key, f"no data file under {address}", f"It needs one of {', '.join(READABLE_SUFFIXES)}."
-        )
+        raise _make_error(key, f"no data file under {address}", SUPPORTED)
     try:
         if paths := _find_local_files(Path(address.removeprefix("file://")), key):
             return paths
     except OSError as error:
-        problem = f"{address} can't be looked at: {error.strerror}"
-        raise _make_error(key, problem, "Check the name and its permissions.") from None
+        problem = f"{address} can't be read: {error.strerror}"
+        raise _make_error(key, problem, "Check its name and its permissions.") from None
     if HUB_ID.fullmatch(address):
         return _find_hub_files(address, key)
-    raise _make_error(key, f"no such file: {address}", "Name a file, a glob, a folder or a hub id.")
+    raise _make_error(key, f"file not found: {address}", "Use a file, glob, folder or hub id.")
 
 
 def read_rows(
     path: Path, *, on_fault: FaultHandler | None = None, on_chunk: ChunkHandler | None = None
 ) -> Iterator[Row]:
-    """The rows of one file, streamed. A bad row is reported (by default raised) and passed over.
+    """Stream the rows of one file. A bad row is reported (by default raised) and skipped.
 
-    `seen` is given the file's bytes as they lie on the disk, all of them if the file is sound.
+    `on_chunk` receives the raw bytes of the file, all of them if the file is sound.
     """
     report = on_fault or _raise_fault
     suffix, is_gzipped = _split_suffix(path)
     if suffix not in READABLE_SUFFIXES or (suffix == ".parquet" and is_gzipped):
-        remedy = f"It can be {', '.join(READABLE_SUFFIXES)}, each but parquet also as .gz."
-        report(
-            Fault(str(path), f"unknown kind of file {''.join(path.suffixes) or path.name}", remedy)
-        )
+        remedy = f"Supported: {', '.join(READABLE_SUFFIXES)}, all but parquet also as .gz."
+        problem = f"unsupported file type {''.join(path.suffixes) or path.name}"
+        report(Fault(str(path), problem, remedy))
         return
     try:
         if suffix == ".parquet":
@@ -93,10 +97,10 @@ def read_rows(
                 yield from READERS[suffix](raw, str(path), report)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         problem = "truncated gzip" if isinstance(error, EOFError) else f"corrupt gzip ({error})"
-        report(Fault(str(path), problem, "Write or copy the file again."))
+        report(Fault(str(path), problem, COPY_AGAIN))
     except OSError as error:
         reason = error.strerror or error
-        report(Fault(str(path), f"can't be read: {reason}", "Check that it is there and allowed."))
+        report(Fault(str(path), f"can't be read: {reason}", "Check that it is readable."))
 
 
 def _raise_fault(fault: Fault) -> None:
@@ -133,11 +137,7 @@ def _find_local_files(path: Path, key: str) -> tuple[Path, ...]:
 def _list_folder(folder: Path, key: str) -> tuple[Path, ...]:
     if paths := tuple(sorted(path for path in folder.iterdir() if _is_data_file(path))):
         return paths
-    raise _make_error(
-        key,
-        f"no data file in the folder {folder}",
-        f"It needs one of {', '.join(READABLE_SUFFIXES)}.",
-    )
+    raise _make_error(key, f"no data file in the folder {folder}", SUPPORTED)
 
 
 def _expand_glob(pattern: str) -> tuple[Path, ...]:
@@ -150,22 +150,19 @@ def _find_hub_files(hub_id: str, key: str) -> tuple[Path, ...]:
     try:
         folder = Path(snapshot_download(hub_id, repo_type="dataset", local_files_only=True))
     except (OSError, ValueError):
-        problem = f"no such file, nor a data set in the local hub cache: {hub_id}"
-        raise _make_error(
-            key, problem, f"Fetch it first: hf download --repo-type dataset {hub_id}"
-        ) from None
+        problem = f"neither a file nor a data set in the local hub cache: {hub_id}"
+        remedy = f"Download it first: hf download --repo-type dataset {hub_id}"
+        raise _make_error(key, problem, remedy) from None
     paths = tuple(sorted(path for path in folder.rglob("*") if _is_data_file(path)))
     if not paths:
-        raise _make_error(
-            key, f"no data file in {hub_id} ({folder})", f"It needs {', '.join(READABLE_SUFFIXES)}."
-        )
+        raise _make_error(key, f"no data file in {hub_id} ({folder})", SUPPORTED)
     splits = {
         word for path in paths for word in _split_words(path.relative_to(folder)) if word in SPLITS
     }
-    # Taking every file would train on the test rows without a word.
+    # Using every file would silently train on the test rows.
     if len(splits) > 1:
-        problem = f"{hub_id} holds several splits: {', '.join(sorted(splits))}"
-        raise _make_error(key, problem, f"Name one by a glob under {folder}.")
+        problem = f"{hub_id} has several splits: {', '.join(sorted(splits))}"
+        raise _make_error(key, problem, f"Select one with a glob under {folder}.")
     return paths
 
 
@@ -174,7 +171,7 @@ def _split_words(path: Path) -> list[str]:
 
 
 class _MeteredFile(io.RawIOBase):
-    """A file that shows its bytes to somebody as they are read."""
+    """A file that passes its bytes to `on_chunk` as they are read."""
 
     def __init__(self, path: Path, on_chunk: ChunkHandler) -> None:
         self._file, self._on_chunk = io.FileIO(path), on_chunk
@@ -201,20 +198,22 @@ def _open_file(
         if not is_gzipped:
             yield raw
             return
-        # Closing what unpacks leaves what is packed open: two files, two closings.
+        # Closing a GzipFile does not close the file below it.
         with gzip.GzipFile(fileobj=raw) as unpacked:
             yield unpacked
 
 
 def _read_lines(raw: ReadableFile, file: str, report: FaultHandler) -> Iterator[tuple[int, str]]:
-    """Numbered lines with their ends. Bad ones are reported and left out."""
+    """Yield numbered lines with their line ends. Bad ones are reported and skipped."""
     number = 0
     while line := raw.readline(MAX_LINE_BYTES + 1):
         number += 1
         location = f"{file}:{number}"
         if len(line) > MAX_LINE_BYTES:
-            remedy = "Is it one row a line? Nothing after it was read."
-            return report(Fault(location, f"a line longer than {MAX_LINE_BYTES:,} bytes", remedy))
+            remedy = "Check that each row is one line. The rest of the file was not read."
+            return report(
+                Fault(location, f"the line is longer than {MAX_LINE_BYTES:,} bytes", remedy)
+            )
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         try:
@@ -241,21 +240,17 @@ def _read_jsonl(raw: ReadableFile, file: str, report: FaultHandler) -> Iterator[
 
 def _make_json_fault(location: str, error: Exception, *, truncated: bool) -> Fault:
     if truncated:
-        return Fault(
-            location, "bad JSON: the last line is truncated", "Write or copy the file again."
-        )
+        return Fault(location, "invalid JSON: the last line is truncated", COPY_AGAIN)
     reason = (
         f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
     )
-    return Fault(
-        location, f"bad JSON ({reason})", "One object a line, or one array in a .json file."
-    )
+    remedy = "Write one object per line, or one array in a .json file."
+    return Fault(location, f"invalid JSON ({reason})", remedy)
 
 
 def _make_type_fault(location: str, value: Any) -> Fault:
-    return Fault(
-        location, f"the row is {_name_json_type(value)}, not an object", 'As in {"text": "..."}.'
-    )
+    problem = f"the row is {_name_json_type(value)}, not an object"
+    return Fault(location, problem, 'Write an object, for example {"text": "..."}.')
 
 
 def _name_json_type(value: Any) -> str:
@@ -264,7 +259,7 @@ def _name_json_type(value: Any) -> str:
 
 
 def _read_json(raw: ReadableFile, file: str, report: FaultHandler) -> Iterator[Row]:
-    """An array of objects, or JSON lines under the other name. Only an array is read whole."""
+    """Yield the rows of a JSON array, or of JSON lines. Only an array is read into memory."""
     start = raw.peek(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not start.startswith(b"["):
         yield from _read_jsonl(raw, file, report)
@@ -278,7 +273,7 @@ def _read_json(raw: ReadableFile, file: str, report: FaultHandler) -> Iterator[R
 
 
 def _read_elements(text: str, file: str, report: FaultHandler) -> Iterator[Row]:
-    """One element at a time, so that each has a line and the parsed array is never held."""
+    """Yield one element at a time, so that each has a line and no parsed array is in memory."""
     decoder, whitespace = json.JSONDecoder(), re.compile(r"\s*")
     position, line, counted_to = _skip_whitespace(whitespace, text, text.index("[") + 1), 1, 0
     if text[position : position + 1] == "]":
@@ -303,9 +298,11 @@ def _read_elements(text: str, file: str, report: FaultHandler) -> Iterator[Row]:
             return
         if separator != ",":
             problem = (
-                "truncated: the array never ends" if not separator else "bad JSON after an element"
+                "truncated: the array never ends"
+                if not separator
+                else "invalid JSON after an element"
             )
-            return report(Fault(location, problem, "Write or copy the file again."))
+            return report(Fault(location, problem, COPY_AGAIN))
 
 
 def _skip_whitespace(whitespace: re.Pattern[str], text: str, position: int) -> int:
@@ -316,9 +313,9 @@ def _skip_whitespace(whitespace: re.Pattern[str], text: str, position: int) -> i
 def _make_element_fault(location: str, text: str, error: Exception) -> Fault:
     if isinstance(error, json.JSONDecodeError):
         truncated = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-        problem = "truncated: the array never ends" if truncated else f"bad JSON ({error})"
-        return Fault(location, problem, "Nothing after it was read.")
-    return Fault(location, f"bad JSON ({error})", "Nothing after it was read.")
+        problem = TRUNCATED_ARRAY if truncated else f"invalid JSON ({error})"
+        return Fault(location, problem, UNREAD)
+    return Fault(location, f"invalid JSON ({error})", UNREAD)
 
 
 def _read_csv(
@@ -341,19 +338,18 @@ def _read_csv(
             elif len(cells) == len(header):
                 yield Row(dict(zip(header, cells, strict=True)), file, row_line)
             else:
-                problem = f"{len(cells)} cells where the header has {len(header)}"
-                report(Fault(f"{file}:{row_line}", problem, "Quote cells that hold the separator."))
+                problem = f"{len(cells)} cells, but the header has {len(header)}"
+                report(Fault(f"{file}:{row_line}", problem, "Quote cells with a separator."))
     except csv.Error as error:
-        remedy = "Is a quote left open? Nothing after it was read."
-        report(Fault(f"{file}:{line}", f"bad CSV ({error})", remedy))
+        remedy = "Check for an open quote. The rest of the file was not read."
+        report(Fault(f"{file}:{line}", f"invalid CSV ({error})", remedy))
 
 
 def _check_header(location: str, header: list[str]) -> Fault | None:
     if len(set(header)) == len(header) and all(name.strip() for name in header):
         return None
-    return Fault(
-        location, f"the header has empty or double names: {header}", "Name each column once."
-    )
+    problem = f"the header has empty or repeated names: {header}"
+    return Fault(location, problem, "Give each column a name of its own.")
 
 
 def _read_tsv(raw: ReadableFile, file: str, report: FaultHandler) -> Iterator[Row]:
@@ -380,7 +376,7 @@ def _read_parquet(path: Path, on_chunk: ChunkHandler | None, report: FaultHandle
     import pyarrow.parquet as pq
 
     if on_chunk:
-        # Parquet is read from its end and by columns: the digest needs a pass of its own.
+        # Parquet is read from its end and by column, so the digest needs a pass of its own.
         with path.open("rb") as raw:
             while chunk := raw.read(2**20):
                 on_chunk(memoryview(chunk))
@@ -394,8 +390,4 @@ def _read_parquet(path: Path, on_chunk: ChunkHandler | None, report: FaultHandle
     except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).split(".")[0]
         location = f"{path}:{number + 1}"
-        report(
-            Fault(
-                location, f"not parquet, or cut short ({reason})", "Write or copy the file again."
-            )
-        )
+        report(Fault(location, f"invalid or truncated parquet ({reason})", COPY_AGAIN))

@@ -1,4 +1,4 @@
-"""The four formats of examples: how each is recognised, and the one frozen form it takes inside."""
+"""The four formats of examples: their fields, and the class that each is read into."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMAT_FIELDS: dict[str, tuple[str, ...]] = {
     "classification": ("text", "label"),
     "text": ("text",),
 }
-"""What each format needs, the most demanding first: `auto` takes the first that is there."""
+"""Required fields of each format, the longest list first: `auto` takes the first that fits."""
 
 TASK_FORMATS: dict[str, tuple[str, ...]] = {
     "causal-lm": ("chat", "prompt-completion", "text"),
@@ -27,7 +27,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One turn."""
+    """A turn of a conversation."""
 
     role: str
     content: str
@@ -35,14 +35,14 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class ChatExample:
-    """Turns, at least one of them the assistant's."""
+    """A conversation with at least one turn of the assistant."""
 
     messages: tuple[ChatMessage, ...]
 
 
 @dataclass(frozen=True)
 class CompletionExample:
-    """What is given, and what is to be learnt as its continuation."""
+    """A prompt, and the continuation to learn."""
 
     prompt: str
     completion: str
@@ -50,14 +50,14 @@ class CompletionExample:
 
 @dataclass(frozen=True)
 class TextExample:
-    """Text to be learnt whole."""
+    """A text to learn from its first token to its last."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class LabelledExample:
-    """Text and the name of its class."""
+    """A text and the name of its class."""
 
     text: str
     label: str
@@ -67,7 +67,7 @@ Example = ChatExample | CompletionExample | TextExample | LabelledExample
 
 
 def detect_format(values: Mapping[str, Any], *, task: str | None = None) -> str | None:
-    """The format these fields make, among those that fit the task; None if there is none."""
+    """Return the first format of the task that these fields fit, or None."""
     formats = TASK_FORMATS[task] if task else tuple(FORMAT_FIELDS)
     for name, fields in FORMAT_FIELDS.items():
         if name in formats and all(field in values for field in fields):
@@ -76,7 +76,7 @@ def detect_format(values: Mapping[str, Any], *, task: str | None = None) -> str 
 
 
 def read_example(row: Row, fmt: str, *, task: str | None = None) -> Example:
-    """The example in a row. Raises InputError naming file, line and field."""
+    """Return the example in a row. Raise InputError with file, line and field."""
     format_name = detect_format(row.values, task=task) if fmt == "auto" else fmt
     if format_name is None:
         raise _make_row_error(
@@ -129,13 +129,13 @@ def _check_text(row: Row, field: str, value: Any, *, may_be_empty: bool) -> str:
     if not isinstance(value, str):
         raise _make_row_error(row, f"{field} is {_format_value(value)}", "It should be a string.")
     if not may_be_empty and not value.strip():
-        raise _make_row_error(row, f"{field} is empty", "Remove the row, or fill it.")
+        raise _make_row_error(row, f"{field} is empty", "Remove the row, or fill the field.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        # JSON may spell half a surrogate pair, which no tokenizer takes.
-        problem = f"{field} holds half a character (U+{ord(value[error.start]):04X})"
-        raise _make_row_error(row, problem, "Mend what wrote it.") from None
+        # JSON can encode half a surrogate pair, which no tokenizer accepts.
+        problem = f"{field} contains half a character (U+{ord(value[error.start]):04X})"
+        raise _make_row_error(row, problem, "Fix the program that wrote it.") from None
     return value
 
 
@@ -162,7 +162,7 @@ def _read_messages(row: Row) -> tuple[ChatMessage, ...]:
     if not any(message.role == "assistant" for message in chat_messages):
         roles = ", ".join(message.role for message in chat_messages[:8]) or "no message"
         raise _make_row_error(
-            row, f"nothing to learn: messages has {roles}", "It needs an assistant's turn."
+            row, f"nothing to learn: messages has {roles}", "Add a turn of the assistant."
         )
     return chat_messages
 
@@ -176,14 +176,16 @@ def _read_message(row: Row, path: str, value: Any) -> ChatMessage:
         )
     if missing := [field for field in ("role", "content") if field not in value]:
         raise _make_row_error(
-            row, f"{path} lacks {_join_names(missing)}; it has {_format_names(value)}", "Add it."
+            row,
+            f"{path} is missing {_join_names(missing)}; it has {_format_names(value)}",
+            "Add it.",
         )
     role = value["role"]
     if role not in ROLES:
         raise _make_row_error(
             row, f"{path}.role is {_format_value(role)}", f"It should be one of {', '.join(ROLES)}."
         )
-    # Tools may answer with nothing, and a system message may be blank on purpose.
+    # A tool may return nothing, and a system message may be blank on purpose.
     may_be_empty = role in ("system", "tool")
     return ChatMessage(
         role, _check_text(row, f"{path}.content", value["content"], may_be_empty=may_be_empty)

@@ -1,4 +1,4 @@
-"""The check of the data before a run: one streaming pass, and every fault that it meets."""
+"""Scan a data set before a run: one streaming pass that reports all faults."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from jobs.inspect.datasets.files import Row, read_rows, resolve_files
 from jobs.inspect.datasets.formats import TASK_FORMATS, LabelledExample, detect_format, read_example
 
 MAX_FAULTS = 20
-"""More than this is one mistake made many times."""
+"""More faults than this are most likely one mistake, repeated."""
 
 PROGRESS_EVERY_ROWS = 1000
 
 ScanProgress = Callable[[int, int, int], None]
-"""Called with the rows read, the bytes read and the bytes there are."""
+"""A callback with the rows read, the bytes read and the bytes in total."""
 
 
 @dataclass(frozen=True)
 class DatasetScan:
-    """What the data is."""
+    """The result of a scan."""
 
     files: tuple[Path, ...]
     format: str
@@ -33,7 +33,7 @@ class DatasetScan:
 
     @property
     def rows(self) -> int:
-        """Rows over all files, or as many as were looked at."""
+        """The number of scanned rows over all files."""
         return sum(self.rows_by_file)
 
 
@@ -46,7 +46,7 @@ def scan_dataset(
     limit: int | None = None,
     progress: ScanProgress | None = None,
 ) -> DatasetScan:
-    """Read everything once (or `limit` rows). Raises InputError with all the faults."""
+    """Read every row once (or the first `limit`). Raise InputError with all faults."""
     files = resolve_files(address, key=key)
     if fmt != "auto" and fmt not in TASK_FORMATS[task]:
         formats = " or ".join(TASK_FORMATS[task])
@@ -55,7 +55,7 @@ def scan_dataset(
     scan.run()
     if not scan.rows and not scan.faults.count:
         names = ", ".join(map(str, files[:3])) + ", ..." * (len(files) > 3)
-        raise InputError([Fault(key, f"no rows in {names}", "Name a file that has some.")])
+        raise InputError([Fault(key, f"no rows in {names}", "Use files that have rows.")])
     scan.faults.raise_any()
     return DatasetScan(
         files=files,
@@ -68,25 +68,33 @@ def scan_dataset(
 
 
 def check_train_labels(train: DatasetScan) -> list[Fault]:
-    """A classifier needs two classes to tell apart."""
+    """Return a fault if a classifier would have one class only."""
     if train.format != "classification" or len(train.labels) > 1:
         return []
-    problem = f"every one of {train.rows:,} rows has the label {train.labels[0]!r}"
-    return [Fault("data.train", problem, "A classifier needs two labels or more.")]
+    problem = f"all {train.rows:,} rows have the label {train.labels[0]!r}"
+    return [
+        Fault(
+            "data.train", problem, "Add rows with another label: a classifier needs at least two."
+        )
+    ]
 
 
 def check_eval_labels(train: DatasetScan, evaluation: DatasetScan) -> list[Fault]:
-    """Labels that evaluation asks for and training never shows."""
+    """Return a fault if evaluation rows have labels that no training row has."""
     unknown = [label for label in evaluation.labels if label not in set(train.labels)]
     if not unknown:
         return []
     names = ", ".join(map(repr, unknown[:8])) + ", ..." * (len(unknown) > 8)
-    problem = f"labels that the training data lacks: {names}"
-    return [Fault("data.eval", problem, "Add rows of them to data.train, or remove them here.")]
+    problem = f"labels missing from the training data: {names}"
+    return [
+        Fault(
+            "data.eval", problem, "Add rows with them to data.train, or remove them from data.eval."
+        )
+    ]
 
 
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """The order that gives each label its number: whole numbers by value, anything else by name."""
+    """Return the labels in the order of their class ids: integers by value, others by name."""
     try:
         return tuple(sorted(labels := set(labels), key=lambda label: (int(label), label)))
     except ValueError:
@@ -94,7 +102,7 @@ def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 class _FaultCollector:
-    """The first faults, and how many there were."""
+    """Keeps the first faults and counts all."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
@@ -107,14 +115,14 @@ class _FaultCollector:
 
     def raise_any(self) -> None:
         if omitted := self.count - len(self.faults):
-            summary = Fault("data", f"and {omitted:,} more faults", "Mend these first.")
+            summary = Fault("data", f"and {omitted:,} more errors", "Fix these first.")
             raise InputError([*self.faults, summary])
         if self.faults:
             raise InputError(self.faults)
 
 
 class _DatasetPass:
-    """One pass over the files, and what it has gathered."""
+    """A pass over the files, with its results so far."""
 
     def __init__(
         self,
@@ -149,7 +157,7 @@ class _DatasetPass:
         self.bytes_read += len(chunk)
 
     def _check_row(self, row: Row) -> None:
-        # The first row that has a format sets it for all: a file of two formats is a mistake.
+        # The first row with a format sets it for all: two formats in one file are an error.
         if self.format == "auto":
             self.format = detect_format(row.values, task=self.task) or "auto"
         try:

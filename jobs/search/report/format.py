@@ -1,4 +1,4 @@
-"""Figures of a search's trials in words: values, bytes, times, and short names of keys."""
+"""Format the figures of trials: values, bytes, times, and short names of keys."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from jobs.search.trial_record import TrialRecord
 
 
 def format_value(value: Any) -> str:
-    """A searched value, short enough for a table: numbers to four digits."""
+    """Return a searched value, numbers with four digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def format_metric(value: float | None) -> str:
-    """The metric of a trial, or a dash."""
+    """Return the metric of a trial, or a dash."""
     return "–" if value is None else f"{value:.4f}" if _is_plain_size(value) else f"{value:.4g}"
 
 
 def format_share(share: float | None) -> str:
-    """A share of the model's parameters."""
+    """Return a share as a percentage, or a dash."""
     return "–" if share is None else f"{share:.2%}"
 
 
 def format_bytes(count: float | None) -> str:
-    """Bytes for people: 512 B, 1.9 MB."""
+    """Return a size such as 512 B or 1.9 MB."""
     if count is None:
         return "–"
     size, unit = float(count), "B"
@@ -41,7 +41,7 @@ def format_bytes(count: float | None) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A time for people: 4 s, 3 min 12 s, 2 h 5 min."""
+    """Return a time such as 4 s, 3 min 12 s or 2 h 5 min."""
     total = round(seconds)
     if total < 60:
         return f"{total} s"
@@ -51,19 +51,19 @@ def format_seconds(seconds: float) -> str:
 
 
 def list_keys(records: Iterable[TrialRecord]) -> list[str]:
-    """Every searched key, in the order in which trials name them."""
+    """Return every searched key, in the order of the trials."""
     return list(dict.fromkeys(key for record in records for key in record.config))
 
 
 def list_varied_keys(records: Sequence[TrialRecord]) -> list[str]:
-    """The keys that tell trials apart; all of them where none does, as with a single trial."""
+    """Return the keys that differ between trials, or all keys if none does."""
     keys = list_keys(records)
     varied = [key for key in keys if len({repr(record.config.get(key)) for record in records}) > 1]
     return varied or keys
 
 
 def make_short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, or all of it where two keys end alike."""
+    """Return the last part of each key, or the full key if two end alike."""
     last_parts = [key.rsplit(".", 1)[-1] for key in keys]
     return {
         key: last if last_parts.count(last) == 1 else key

@@ -1,87 +1,104 @@
-"""The report of a search: one HTML file that shows every trial, and needs nothing else."""
+"""The report of a search: one HTML file with Optuna's figures and a table of every trial.
+
+It loads nothing. A policy in the page names its two scripts by digest, so that a script that came
+with the text of a trial could not run, even if the text were not escaped.
+"""
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from html import escape
 
-from jobs.search.report import importance
-from jobs.search.report.figures import LABELLED, curves, drawable, importances, tradeoffs
-from jobs.search.report.page import Section, page
-from jobs.search.report.parallel import parallel
-from jobs.search.report.pareto import Mode, find_front, has_metric
-from jobs.search.report.trial_table import headline, trials
+from plotly.offline import get_plotlyjs
+
+from jobs.search.report.figures import ReportFigure, build_figures
+from jobs.search.report.format import format_metric, format_seconds
+from jobs.search.report.pareto import Mode, find_best
+from jobs.search.report.trial_table import render_trial_table
 from jobs.search.trial_record import TrialRecord
 
-MIN_FOR_FINDING = 40
-"""Trials below which the importance of keys is a hint: it found the right one in 3 of 4 searches
-of 12 made-up trials, and in 9 of 10 of 40."""
+DRAW_SCRIPT = """
+const figures = JSON.parse(document.getElementById("figures").textContent);
+for (const [id, figure] of Object.entries(figures)) {
+  Plotly.newPlot(id, figure.data, figure.layout, {displayModeBar: false, responsive: true});
+}
+"""
+STYLE = """
+body { margin: 0 auto; padding: 24px; max-width: 1200px; font: 15px/1.5 system-ui, sans-serif; }
+h1, dd, td:last-child { overflow-wrap: anywhere; }
+dt { float: left; clear: left; width: 9em; color: #59636e; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; }
+th, td { padding: 4px 8px; text-align: left; white-space: nowrap; }
+td { border-top: 1px solid #d1d9e0; }
+td:last-child { white-space: normal; min-width: 20em; }
+"""
 
 
 def render_report(
-    rows: Sequence[TrialRecord],
+    records: Sequence[TrialRecord],
     *,
     name: str,
     metric: str,
     mode: Mode,
     budget: Mapping[str, float] | None = None,
 ) -> str:
-    """The file's text. `budget`: the search's limits by name (`trials`, `tokens`, …)."""
-    rows = sorted(rows, key=lambda row: row.number)
-    sections = [
-        _curves(rows, metric, mode),
-        _tradeoffs(rows, metric, mode),
-        _parallel(rows, metric, mode),
-        _importance(rows, mode),
+    """Return the text of the file. `budget`: the search's limits by name (`trials`, `tokens`)."""
+    records = sorted(records, key=lambda record: record.number)
+    figures, library = build_figures(records, metric, mode), get_plotlyjs()
+    policy = _make_policy(library, DRAW_SCRIPT)
+    parts = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        f"<title>Search {escape(name)}</title><style>{STYLE}</style></head>",
+        f"<body><main><h1>Search {escape(name)}</h1>",
+        _render_summary(records, metric, mode, budget or {}),
+        *map(_render_figure, figures),
+        f"<h2>All trials</h2>{render_trial_table(records, metric, mode)}",
+        f'</main><script type="application/json" id="figures">{_dump_figures(figures)}</script>',
+        f"<script>{library}</script><script>{DRAW_SCRIPT}</script></body></html>",
     ]
-    return page(
-        f"Search {name}",
-        headline(rows, metric, mode, budget=budget or {}),
-        sections,
-        trials(rows, metric, mode),
+    return "\n".join(parts) + "\n"
+
+
+def _make_policy(*scripts: str) -> str:
+    digests = [b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     )
 
 
-def _curves(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Section:
-    title = f"{metric} over the steps"
-    if not any(row.curve for row in rows):
-        return Section("curves", title, "No trial has been evaluated.")
-    numbered = ", with its number at the end" if len(rows) <= LABELLED else ""
-    told = f"One line a trial{numbered}. Point at it for its values."
-    return Section("curves", title, told, curves(rows, metric, mode))
+def _dump_figures(figures: Sequence[ReportFigure]) -> str:
+    """Return the figures by id. Plotly escapes what could end the element that they stand in."""
+    parts = [f'"{part.id}": {part.figure.to_json()}' for part in figures if part.figure]
+    return "{" + ", ".join(parts) + "}"
 
 
-def _tradeoffs(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Section:
-    title = "Quality against cost"
-    if not drawable(rows):
-        return Section("tradeoffs", title, "No trial came to a result.")
-    chosen = find_front(rows, mode)
-    numbers = ", ".join(str(number) for number in chosen)
-    told = (
-        f"On the Pareto front over {metric}, trainable share, bytes out of a node and the adapter's"
-        f" size: {'trials ' + numbers if chosen else 'none, as costs are not known'}. Such a trial"
-        " can lie behind another one in a single picture."
-    )
-    return Section("tradeoffs", title, told, tradeoffs(rows, metric, mode))
+def _render_figure(part: ReportFigure) -> str:
+    title = f"<h2>{escape(part.title)}</h2><p>{escape(part.caption)}</p>"
+    return f"<section>{title}{f'<div id={part.id!r}></div>' if part.figure else ''}</section>"
 
 
-def _parallel(rows: Sequence[TrialRecord], metric: str, mode: Mode) -> Section:
-    title = "What was tried, and what came of it"
-    if not any(row.config for row in rows):
-        return Section("parallel", title, "No trial has searched values.")
-    told = (
-        f"One line a trial over the searched keys, to its {metric} at the right: the higher, the"
-        " better. Trials without a result end before it; those of one value are drawn side by side."
-    )
-    return Section("parallel", title, told, parallel(rows, metric, mode))
-
-
-def _importance(rows: Sequence[TrialRecord], mode: Mode) -> Section:
-    title, shares = "Importance of each key", importance.compute_importances(rows, mode)
-    if not shares:
-        few = f"Not told: it takes {importance.MIN_TRIALS} trials with results that differ."
-        return Section("importance", title, few)
-    told = "How differently a key's values are spread among the best trials than among all."
-    known = sum(has_metric(row) for row in rows)
-    if known < MIN_FOR_FINDING:
-        told += f" From {known} trials this is a hint, not a finding."
-    return Section("importance", title, told, importances(shares))
+def _render_summary(
+    records: Sequence[TrialRecord], metric: str, mode: Mode, budget: Mapping[str, float]
+) -> str:
+    best_trial = find_best(records, mode)
+    statuses = Counter(record.status for record in records)
+    limits = ", ".join(f"{name} {limit:,.15g}" for name, limit in budget.items())
+    terms = {
+        "Best trial": f"trial {best_trial.number}, {metric} {format_metric(best_trial.metric)}"
+        if best_trial
+        else "none: no trial has a result",
+        "Metric": f"{metric}, the {'smaller' if mode == 'min' else 'larger'} the better",
+        "Trials": ", ".join(f"{count} {status}" for status, count in statuses.items()),
+        "Used": f"{sum(record.tokens for record in records):,} tokens,"
+        f" {sum(record.steps for record in records):,} steps,"
+        f" {format_seconds(sum(record.seconds for record in records))} of trials",
+        "Budget": limits or "none",
+    }
+    items = "".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in terms.items())
+    return f"<dl>{items}</dl>"

@@ -1,4 +1,4 @@
-"""The terminal's table of a search, drawn anew as its trials go on, and its lines for a log."""
+"""The table of a running search in a terminal, and its lines in a log."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from jobs.search.trial_record import TrialRecord, TrialStatus
 from jobs.train.monitor.event_text import escape_control
 
 MAX_TRIAL_LINES = 20
-"""Lines of trials, so that the table fits a small terminal."""
+"""Trials in the table, so that it fits a small terminal."""
 MIN_NAME_WIDTH = 5
-"""Letters of a key's name that are worth more room than its values take."""
+"""Letters of the name of a key that are shown even if its values are shorter."""
 MAX_REASONS = 5
 """Reasons shown below the table."""
 STATUS_STYLES: dict[TrialStatus, str] = {
@@ -42,7 +42,7 @@ STATUS_ORDER = ("running", "done", "stopped", "failed", "rejected", "waiting")
 def render_table(
     records: Sequence[TrialRecord], metric: str, mode: Mode, width: int = 80
 ) -> RenderableType:
-    """How the search stands: a line a trial, the best one marked, and why others failed."""
+    """Return the state of a search: a line per trial, and reasons of failures."""
     records = sorted(records, key=lambda record: record.number)
     best_trial, visible = find_best(records, mode), _select_visible(records, mode)
     parts: list[RenderableType] = [
@@ -63,7 +63,7 @@ def render_table(
 
 
 def format_trial(record: TrialRecord, metric: str = "metric") -> str:
-    """One line about a trial, for a log that is no terminal."""
+    """Return one line about a trial for a log."""
     names = make_short_names(list(record.config))
     values = " ".join(f"{names[key]}={format_value(value)}" for key, value in record.config.items())
     parts = [f"trial {record.number} {record.status}", values]
@@ -77,7 +77,7 @@ def format_trial(record: TrialRecord, metric: str = "metric") -> str:
 
 
 def _select_visible(records: Sequence[TrialRecord], mode: Mode) -> list[TrialRecord]:
-    """The best trial, those at work, and the newest of the rest, as many as there is room for."""
+    """Return the best trial, the running ones, and the newest of the rest up to the limit."""
     best_trial = find_best(records, mode)
     first = [record for record in records if record is best_trial or record.status == "running"]
     after = [record for record in records if record not in first and record.is_finished]
@@ -114,7 +114,7 @@ def _build_trial_table(
 
 
 def _format_cells(record: TrialRecord, values: str, *, is_best: bool) -> list[Text]:
-    """MB: what leaves a node over the whole run."""
+    """Return the cells of a trial. MB: bytes out of a node over the whole run."""
     megabytes = "–" if record.node_bytes is None else f"{record.node_bytes / 1e6:.1f}"
     return [
         Text("★" if is_best else "", style="bold yellow"),
@@ -130,7 +130,7 @@ def _format_cells(record: TrialRecord, values: str, *, is_best: bool) -> list[Te
 
 
 def _align_columns(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """The keys' names and, under them, each line's values; a long name is cut to its values."""
+    """Return the names of the keys and each line of values, aligned; long names are truncated."""
     widths = [
         max(min(len(name), MIN_NAME_WIDTH), *(len(line[index]) for line in lines), 0)
         for index, name in enumerate(names)
@@ -152,11 +152,11 @@ def _format_counts(records: Sequence[TrialRecord]) -> str:
 
 
 def _format_reasons(records: Sequence[TrialRecord]) -> list[str]:
-    """Why trials failed or were rejected, the commonest first; trials of one reason together."""
+    """Return the reasons of failed and rejected trials, the most frequent first."""
     causes: dict[str, list[int]] = {}
     for record in records:
         if record.status in ("failed", "rejected"):
-            causes.setdefault(record.reason or "no reason given", []).append(record.number)
+            causes.setdefault(record.reason or "unknown reason", []).append(record.number)
     ranked = sorted(causes.items(), key=lambda cause: (-len(cause[1]), cause[1]))
     lines = [f"{_format_numbers(numbers)}: {reason}" for reason, numbers in ranked[:MAX_REASONS]]
     omitted = len(ranked) - MAX_REASONS
@@ -171,7 +171,7 @@ def _format_numbers(numbers: Sequence[int]) -> str:
 
 
 def _format_clock(seconds: float) -> str:
-    """m:ss, or h:mm:ss."""
+    """Return a time as m:ss or h:mm:ss."""
     if not seconds:
         return "–"
     hours, rest = divmod(round(seconds), 3600)

@@ -1,4 +1,4 @@
-"""Which trials are best: by the metric alone, and on the Pareto front over quality and cost."""
+"""Select the best trial by the metric, and the Pareto front over the metric and the costs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from jobs.search.trial_record import TrialRecord
 
 Mode = Literal["min", "max"]
 COSTS = ("trainable_share", "node_bytes", "adapter_bytes")
-"""The fields of a row that are better when smaller."""
+"""Fields of a record that are better when smaller."""
 
 
 def select_comparable(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials that came to a result which can be compared: ended well, with a finite metric."""
+    """Return the trials with a result to compare: done or stopped, with a finite metric."""
     return [
         record for record in records if record.status in ("done", "stopped") and has_metric(record)
     ]
 
 
 def has_metric(record: TrialRecord) -> bool:
-    """Whether it reported a number; a loss that became nan is none."""
+    """Return whether the trial has a finite metric."""
     return record.metric is not None and isfinite(record.metric)
 
 
 def find_best(records: Sequence[TrialRecord], mode: Mode) -> TrialRecord | None:
-    """The trial of the best metric among those that trained to their end; the earlier of two."""
+    """Return the trial with the best metric among the completed ones; of equals the first."""
     completed = [record for record in select_comparable(records) if record.status == "done"]
     return min(
         completed, key=lambda record: (_compute_loss(record, mode), record.number), default=None
@@ -34,9 +34,9 @@ def find_best(records: Sequence[TrialRecord], mode: Mode) -> TrialRecord | None:
 
 
 def find_front(records: Sequence[TrialRecord], mode: Mode) -> list[int]:
-    """The numbers of the trials that no other one beats or equals everywhere and beats somewhere.
+    """Return the numbers of the trials that no other trial dominates.
 
-    A trial that misses one of the costs can't be compared and is left out.
+    A trial with an unknown cost can't be compared and is excluded.
     """
     points = {
         record.number: _make_point(record, mode)
@@ -59,7 +59,7 @@ def _make_point(record: TrialRecord, mode: Mode) -> tuple[float, ...]:
 
 
 def _compute_loss(record: TrialRecord, mode: Mode) -> float:
-    assert record.metric is not None, "only judged rows are compared"
+    assert record.metric is not None, "only comparable trials have a loss"
     return record.metric if mode == "min" else -record.metric
 
 

@@ -1,4 +1,4 @@
-"""`results.parquet`: every trial of a search as one line, its searched keys as columns."""
+"""Write `results.parquet`: one row per trial, with a column for each searched key."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ COLUMNS: dict[str, pa.DataType] = {
     "reason": pa.string(),
     "shared": pa.list_(pa.string()),
 }
-"""A row's fields. `config` holds all searched values as JSON; each has a column too."""
+"""The fields of a record. `config` holds all searched values as JSON, too."""
 CONFIG_PREFIX = "config."
-"""Before each searched key, so that no key can be mistaken for a field."""
+"""Prefix of each searched key, so that no key collides with a field."""
 INT64_LIMIT = 2**63
 
 
 def write_parquet(path: str | Path, records: Sequence[TrialRecord]) -> None:
-    """The file at `path`, whole or not at all."""
+    """Write the file at `path` atomically."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     parquet.write_table(build_table(records), partial)
@@ -47,14 +47,16 @@ def write_parquet(path: str | Path, records: Sequence[TrialRecord]) -> None:
 
 
 def read_parquet(path: str | Path) -> list[TrialRecord]:
-    """The rows that `write_parquet` was given."""
+    """Return the records of a file that `write_parquet` wrote."""
     lines = parquet.read_table(path, columns=list(COLUMNS)).to_pylist()
     return [TrialRecord.from_dict(_parse_line(line)) for line in lines]
 
 
 def build_table(records: Sequence[TrialRecord]) -> pa.Table:
-    """The rows as columns: the fields first, then one column a searched key."""
-    assert set(COLUMNS) == {field.name for field in fields(TrialRecord)}, "a field without a column"
+    """Return a table of the records: fields first, then one column per searched key."""
+    assert set(COLUMNS) == {field.name for field in fields(TrialRecord)}, (
+        "each field needs a column"
+    )
     arrays = {
         name: pa.array([_get_cell(record, name) for record in records], kind)
         for name, kind in COLUMNS.items()
@@ -78,7 +80,7 @@ def _parse_line(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build_column(values: Sequence[Any]) -> pa.Array:
-    """One key's values: whole numbers, numbers, yes or no, or text where they are mixed."""
+    """Return the values of one key as integers, floats or booleans, or as text if mixed."""
     kinds = {_get_type(value) for value in values if value is not None}
     if kinds == {int, float}:
         kinds = {float}

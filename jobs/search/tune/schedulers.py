@@ -1,4 +1,4 @@
-"""Tune's schedulers as the search's section names them."""
+"""Create the scheduler of Ray Tune that the spec names."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
+from jobs.search.shared_cache import compute_sharing_keys
 from jobs.search.trial_record import TrialRecord
-from jobs.search.tune.trainable import REQUEST_KEY, TrialRequest
+from jobs.search.tune.trial_task import TASK_KEY, TrialTask
 from jobs.spec.schema import RunSpec, SearchSpec, TrainSection
 from jobs.spec.sections.search import Domain
 
 TIME_KEY, METRIC_KEY = "step", "metric"
 REDUCTION_FACTOR = 3
-"""Of the trials that reach a rung, one in so many goes on."""
+"""One of so many trials that reach a rung continues."""
 
 
 @dataclass(frozen=True)
 class _PastTrial:
-    """A trial of an earlier try, as a bracket knows it."""
+    """A trial of an earlier attempt, as far as a bracket reads it."""
 
     trial_id: str
 
 
 def make_scheduler(search: SearchSpec, records: Sequence[TrialRecord]) -> TrialScheduler:
-    """The scheduler, told what earlier tries of this search have measured."""
+    """Return the scheduler, with the results of earlier attempts of this search."""
     section, train = search.section, search.train
     max_steps = max(_list_steps(search), default=10**9)
     common = {"time_attr": TIME_KEY, "metric": METRIC_KEY, "mode": section.direction}
@@ -56,7 +57,7 @@ def make_scheduler(search: SearchSpec, records: Sequence[TrialRecord]) -> TrialS
 
 
 def _list_steps(search: SearchSpec) -> list[int]:
-    """How many steps, or rounds, trials may have: one is whole at its own end, no other's."""
+    """Return the possible numbers of steps, or of rounds, of a trial."""
     if search.federation is None:
         key, default = "train.steps", search.train.steps
     else:
@@ -67,7 +68,7 @@ def _list_steps(search: SearchSpec) -> list[int]:
 
 
 def _replay_results(asha: ASHAScheduler, records: Sequence[TrialRecord], mode: str) -> None:
-    """Each rung has what ended trials had there: a new one is measured by them too."""
+    """Fill each rung with the results of ended trials, so that new ones are compared with them."""
     sign = 1.0 if mode == "max" else -1.0
     for record in records:
         if record.is_finished:
@@ -75,19 +76,19 @@ def _replay_results(asha: ASHAScheduler, records: Sequence[TrialRecord], mode: s
                 asha._brackets[0].on_result(_PastTrial(f"past-{record.number}"), step, sign * value)
 
 
-class ResumablePBT(PopulationBasedTraining):  # type: ignore[misc]  # no types mypy may lean on
-    """PBT whose losers keep their own run: they take over a state, and values near its own."""
+class ResumablePBT(PopulationBasedTraining):  # type: ignore[misc]  # Ray is untyped
+    """PBT for trials with a run each: the worst continue from the state of the best."""
 
     def __init__(self, search: SearchSpec, **options: Any) -> None:
         super().__init__(**options, custom_explore_fn=lambda config: config)
         self._search = search
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The next one to go on. Where all wait for one that failed, they go on unexchanged."""
+        """Return the next trial to continue, also if all wait for one that failed."""
         chosen = super().choose_trial_to_run(tune_controller)
         live = tune_controller.get_live_trials()
         if chosen is None and live and all(trial.status == Trial.PAUSED for trial in live):
-            # Ray's PBT wakes nobody here: it exchanges only when the last one reports.
+            # Ray's PBT resumes none of them: it exchanges only when the last one reports.
             reached = max(self._trial_state[trial].last_train_time for trial in live)
             self._next_perturbation_sync = reached + self._perturbation_interval
             chosen = super().choose_trial_to_run(tune_controller)
@@ -95,16 +96,17 @@ class ResumablePBT(PopulationBasedTraining):  # type: ignore[misc]  # no types m
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
         return {
-            REQUEST_KEY: exchange_state(
-                self._search, trial.config[REQUEST_KEY], trial_to_clone.config[REQUEST_KEY]
+            TASK_KEY: exchange_state(
+                self._search, trial.config[TASK_KEY], trial_to_clone.config[TASK_KEY]
             )
         }, {}
 
 
-def exchange_state(search: SearchSpec, own: TrialRequest, other: TrialRequest) -> TrialRequest:
-    """A trial after it took over another's state: its own run, the other's values moved.
+def exchange_state(search: SearchSpec, own: TrialTask, other: TrialTask) -> TrialTask:
+    """Return the task of a trial that continues from the state of another.
 
-    The same for the same two trials and values, so that a search can be repeated.
+    It has its own run, and the values of the other, perturbed. The result depends on the two
+    trials and their values only, so that a search can be repeated.
     """
     seed = f"{search.section.seed} {own.number} {other.number} {other.config}"
     rng = random.Random(seed)
@@ -119,7 +121,8 @@ def exchange_state(search: SearchSpec, own: TrialRequest, other: TrialRequest) -
     )
     plan = dataclasses.replace(own.request.plan, stages=stages)
     request = dataclasses.replace(own.request, spec=spec, plan=plan)
-    return dataclasses.replace(own, config=values, request=request, donor=other.number)
+    keys = compute_sharing_keys(request)
+    return dataclasses.replace(own, config=values, request=request, keys=keys, donor=other.number)
 
 
 def _get_learning_rate(spec: RunSpec, stage: str) -> float:
@@ -128,7 +131,7 @@ def _get_learning_rate(spec: RunSpec, stage: str) -> float:
 
 
 def perturb_value(domain: Domain, value: float, rng: random.Random) -> float:
-    """A neighbour of the value: the next in a list, or a fifth more or less, within bounds."""
+    """Return the next value in the list, or one a fifth larger or smaller, within bounds."""
     if domain.finite is not None:
         index = domain.finite.index(value) if value in domain.finite else 0
         neighbour = max(0, min(len(domain.finite) - 1, index + rng.choice((-1, 1))))

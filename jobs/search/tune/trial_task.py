@@ -1,55 +1,57 @@
-"""What a worker of a search is told to train, and what it tells back: plain values both."""
+"""Messages between the driver of a search and its workers: a task inward, reports outward."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobs.search.shared_cache import SharingKeys
 from jobs.train.request import AdapterRequest
 
+TASK_KEY = "task"
+"""The one key of Tune's config: the TrialTask, pickled by Ray."""
+
 
 @dataclass(frozen=True)
 class TrialTask:
-    """One trial for one worker. Crosses processes by pickle."""
+    """A trial to run. It crosses processes by pickle."""
 
+    number: int
+    config: Mapping[str, Any]
+    """The searched keys and their values."""
     request: AdapterRequest
     search: str
-    """The search's run id, below which lies what trials share."""
+    """The run id of the search, whose folder holds what trials share."""
     metric: str
-    """What an evaluation calls the search's metric."""
+    """The name of the search's metric in an evaluation."""
     keys: SharingKeys
+    donor: int | None = None
+    """The trial whose state this one continues from (PBT)."""
     available: frozenset[str] = frozenset()
-    """What was there already when the trial began: all its workers must think alike."""
+    """Shared results that exist when the trial starts; all its workers must agree on them."""
 
 
 @dataclass(frozen=True)
 class TrialReport:
-    """An evaluation on the way, or the end."""
+    """An evaluation during a trial, or its end."""
 
-    step: int
-    metrics: dict[str, float]
-    tokens: int
+    step: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    """Tokens that the trial has trained on itself."""
     ended: bool = False
     failure: str = ""
-    """Why, where it failed in a way that would repeat."""
+    """The reason of a failure that would repeat."""
     worker_unusable: bool = False
-    """Whether its workers had better train nothing more."""
-
-    def to_result(self) -> dict[str, Any]:
-        """For Tune, whose results are flat dictionaries."""
-        return {
-            **self.metrics,
-            "step": self.step,
-            "tokens": self.tokens,
-            "ended": self.ended,
-            "failed": self.failure,
-        }
+    """Whether its workers must not train another trial."""
+    reused: tuple[str, ...] = ()
+    """Results of other trials that this one has used."""
 
 
 def reject_nonfinite_metric(report: TrialReport, metric: str) -> TrialReport:
-    """The same, or the trial's end: a metric that is no number would be ranked anywhere."""
+    """Return the report, or the trial's failure if the metric is not finite: no rank fits it."""
     value = report.metrics.get(metric, 0.0)
     if math.isfinite(value):
         return report

@@ -1,7 +1,7 @@
-"""The workers of one trial after another: actors in the trial's own placement group.
+"""The workers that run one trial after another: actors in the placement group of the trial.
 
-They are children of the trial's actor and live in the placement group that Tune made for it: when
-Tune ends the trial's actor, or that dies, Ray ends them too, and nothing of them is left.
+They are children of the trial's actor and live in the placement group that Tune made for it. When
+that actor ends or dies, Ray ends them too.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from jobs.search.tune.trial_worker import ACTOR_THREADS, TrialWorker
 from jobs.spec.schema import ClusterSection
 
 STOP_TIMEOUT_S = 20.0
-"""Seconds that a stopped trial has to end by itself, from its evaluation; then its crew dies."""
+"""Time that a stopped trial has to end by itself; after it its workers are killed."""
 
 
 class TrialWorkerLost(TrainingFailed):
-    """A worker of the crew died without a word."""
+    """A worker died without a report."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__("a worker of the trial", reason, "Was it killed, or out of memory?")
+        super().__init__(
+            "a worker of the trial", reason, "Check whether it was killed or ran out of memory."
+        )
 
 
 class TrialWorkerGroup:
-    """Workers that train together. They are started by the first trial, and kept for the next."""
+    """Workers that train together. The first trial starts them, and the next ones reuse them."""
 
     def __init__(self, cluster: ClusterSection) -> None:
         self._cluster = cluster
@@ -39,7 +41,7 @@ class TrialWorkerGroup:
         self._start_number = 0
 
     def start_trial(self, task: TrialTask) -> None:
-        """Starts a trial. Raises Lost."""
+        """Start a trial. Raise TrialWorkerLost."""
         try:
             if not self._workers:
                 self._start_workers()
@@ -51,9 +53,9 @@ class TrialWorkerGroup:
             raise self._make_lost_error(error) from error
 
     def wait_for_report(self) -> TrialReport:
-        """Waits for the next one. Raises Lost."""
+        """Wait for the next report. Raise TrialWorkerLost."""
         if self._next_report is None:
-            self._next_report = self._workers[0].next_report.remote(self._start_number)
+            self._next_report = self._workers[0].wait_for_report.remote(self._start_number)
         waiting = [self._next_report, *self._running]
         try:
             while True:
@@ -62,26 +64,26 @@ class TrialWorkerGroup:
                     report: TrialReport = ray.get(self._next_report)
                     self._next_report = None
                     return report
-                # A worker's training ends with its report, or with its death.
+                # The training of a worker ends with a report, or because the worker died.
                 for training in ready:
                     if (failure := ray.get(training)) and not self._wait_for_first_worker():
                         self.close()
-                        return TrialReport(0, {}, 0, ended=True, failure=failure)
+                        return TrialReport(ended=True, failure=failure)
                     waiting.remove(training)
         except RayActorError as error:
             raise self._make_lost_error(error) from error
 
     def continue_trial(self) -> None:
-        """After a report: the trial goes on."""
+        """Continue the trial after a report."""
         for worker in self._workers:
-            worker.verdict.remote(self._start_number, True)
+            worker.continue_or_stop.remote(self._start_number, True)
 
     def stop_trial(self) -> None:
-        """Ends the trial; the crew stays, where it ends soon."""
+        """Stop the trial. The workers are kept if they end within STOP_TIMEOUT_S."""
         if not self._running:
             return
         for worker in self._workers:
-            worker.verdict.remote(self._start_number, False)
+            worker.continue_or_stop.remote(self._start_number, False)
         done, unfinished = ray.wait(
             self._running, num_returns=len(self._running), timeout=STOP_TIMEOUT_S
         )
@@ -90,9 +92,9 @@ class TrialWorkerGroup:
         self._running, self._next_report = [], None
 
     def finish_trial(self, last_report: TrialReport) -> None:
-        """After the last report: waits for all workers. Raises Lost.
+        """Wait for all workers after the last report. Raise TrialWorkerLost.
 
-        Where one has failed the others may wait for it in vain: they have STOP_S.
+        If one has failed, the others may wait for it for ever: they have STOP_TIMEOUT_S.
         """
         if not self._running:
             return
@@ -109,13 +111,13 @@ class TrialWorkerGroup:
         self._running = []
 
     def close(self) -> None:
-        """Ends the workers at once."""
+        """Kill the workers."""
         for worker in self._workers:
             ray.kill(worker)
         self._workers, self._running, self._next_report = [], [], None
 
     def _wait_for_first_worker(self) -> bool:
-        """Whether the first worker reports too; it waits for ever for one that failed alone."""
+        """Return whether the first worker reports too; it may wait for ever for a failed one."""
         ready, _ = ray.wait([self._next_report], timeout=STOP_TIMEOUT_S)
         return bool(ready)
 
@@ -135,10 +137,10 @@ class TrialWorkerGroup:
             ).remote(threads=cluster.cpus_per_worker, gpu=cluster.gpus_per_worker > 0)
             for number in range(cluster.workers)
         ]
-        address = ray.get(self._workers[0].address.remote())
+        address = ray.get(self._workers[0].find_free_address.remote())
         ray.get(
             [
-                worker.join.remote(address, rank, len(self._workers), cluster.timeout)
+                worker.init_process_group.remote(address, rank, len(self._workers), cluster.timeout)
                 for rank, worker in enumerate(self._workers)
             ]
         )
@@ -158,7 +160,7 @@ def _has_died(training: Any) -> bool:
 
 
 def make_bundles(cluster: ClusterSection) -> list[dict[str, float]]:
-    """What a trial holds of the cluster: nothing for its own actor, and each worker's part."""
+    """Return the resources of a trial: none for its own actor, then those of each worker."""
     assert isinstance(cluster.workers, int)
     worker_bundle: dict[str, float] = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:

@@ -14,8 +14,8 @@ MAX_FOLDERS = 256
 def list_keys(client: Any, bucket: str, prefix: str) -> set[str]:
     """Return all keys of a bucket that start with `prefix`.
 
-    A page waits for the one before it; the folders of a listing do not. On a local server 40,000
-    keys in 10 folders took 1.4 s by folder and 2.3 s by page.
+    A page waits for the one before it; folders do not wait for each other. On a local server,
+    40,000 keys in 10 folders took 1.4 s by folder and 2.3 s by page; the gap grows with latency.
     """
     paginate = client.get_paginator("list_objects_v2").paginate
     first = client.list_objects_v2(Bucket=bucket, Prefix=prefix)

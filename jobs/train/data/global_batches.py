@@ -1,7 +1,7 @@
-"""The global batches of a run, dealt to its workers. The same batches whatever their number.
+"""Split the global batches of a run over its workers; the batches do not depend on their number.
 
-Every worker streams every row and keeps its slice: so each knows the targets of the whole batch
-without asking, and the count of workers changes nothing but who computes what.
+Every worker streams every row and uses its slice. So each knows the targets of the whole batch
+without communication, and the number of workers changes only which of them computes a row.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LENGTH_MULTIPLE = 8
-"""Lengths are rounded up to this, as tensor cores like them."""
+"""Lengths are rounded up to a multiple of this, which suits tensor cores."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What this rank does in one optimiser step."""
+    """The work of this rank in one optimiser step."""
 
     micros: tuple[Batch, ...]
     """The same number on every rank."""
     targets: int
-    """Labels that count in the whole global batch, over all ranks."""
+    """Targets of the global batch, over all ranks."""
     tokens: int
-    """Of the whole global batch, without padding."""
+    """Tokens of the global batch, without padding."""
     rows: int
-    """Sequences in the whole global batch, without filler."""
+    """Sequences of the global batch, without filler."""
 
 
 @dataclass(frozen=True)
 class DatasetCount:
-    """What one epoch holds."""
+    """The counts of one epoch."""
 
     sequences: int
     rows: int
-    """Read, those dropped included."""
+    """Rows read, dropped ones included."""
     tokens: int
     targets: int
     truncated: int
@@ -54,11 +54,11 @@ class DatasetCount:
     dropped: int
     """Rows without a target, most often because it was cut off."""
     fill: float
-    """Share of max_length that is tokens."""
+    """Share of max_length that holds tokens, on average."""
 
 
 class Feed:
-    """One side of the data, as steps."""
+    """The training or the evaluation rows, as steps."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Feed:
         )
 
     def count(self) -> DatasetCount:
-        """What epoch 0 holds, by going through it once."""
+        """Count epoch 0 by reading it once."""
         tally = _RowTally()
         sequences = tokens = targets = 0
         for sequence in self._iter_sequences(0, self.shuffle_seed, tally):
@@ -107,7 +107,7 @@ class Feed:
     def iter_steps(
         self, *, start: int = 0, steps: int | None = None, epochs: int | None = None
     ) -> Iterator[Step]:
-        """Global batches from `start` to the end of the run: its steps, its epochs, or neither.
+        """Yield the global batches from `start` to the end of the run: its steps or its epochs.
 
         `steps` counts from the beginning of the run and not from `start`: a resumed run repeats it.
         """
@@ -116,14 +116,14 @@ class Feed:
         yield from islice(self._iter_batches(sequences), remaining)
 
     def iter_epoch(self) -> Iterator[Step]:
-        """One pass in the order of the files, for evaluation; the last step is filled up."""
+        """Return one pass in the order of the files, for evaluation; the last step has filler."""
         return self._iter_batches(self._iter_sequences(0, None, _RowTally()))
 
     def _iter_sequences_from(self, skip: int, epochs: int | None) -> Iterator[TokenSequence]:
-        """The epochs one after the other, without the first `skipped` sequences."""
+        """Yield the epochs one after the other, without the first `skip` sequences."""
         epoch_size: int | None = None
         for epoch in count() if epochs is None else range(epochs):
-            # Unpacked, every epoch is as long as the first that was gone through.
+            # Without packing every epoch is as long as the first one read.
             if epoch_size is not None and not self.packed and skip >= epoch_size:
                 skip -= epoch_size
                 continue
@@ -165,7 +165,7 @@ class Feed:
 
     def _make_step(self, batch: list[TokenSequence]) -> Step:
         length = self._choose_length(batch)
-        # Any number of workers: where they don't divide the batch, the last of them get filler.
+        # If the number of workers does not divide the batch, the last ones get filler.
         rows_per_rank, micro_size = -(-self.batch_size // self.world_size), self.micro_batch_size
         own_rows = batch[self.rank * rows_per_rank : (self.rank + 1) * rows_per_rank]
         micros = [
@@ -180,7 +180,7 @@ class Feed:
         )
 
     def _choose_length(self, batch: list[TokenSequence]) -> int:
-        """The same on every rank: from the whole batch, never from a rank's slice."""
+        """Return the length of a batch, the same on every rank: no slice of a rank decides it."""
         if self.packed:
             return self.max_length
         longest = max(map(len, batch))
@@ -188,7 +188,7 @@ class Feed:
         return min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, self.max_length)
 
     def make_no_target_fault(self) -> Fault:
-        """That no row of this side has a target, in words."""
+        """Return the fault that no row has a target."""
         problem = f"no row of {self.source.split} has a target within {self.max_length} tokens"
         return Fault("data.max_length", problem, "Raise it, or shorten the prompts.")
 
@@ -201,7 +201,7 @@ class _RowTally:
 
 
 def _get_pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any id will do where nothing looks; the model must only have it."""
+    """Return an id for padding. Any id of the model will do, because nothing attends to it."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return int(token_id)

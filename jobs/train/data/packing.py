@@ -1,4 +1,4 @@
-"""Several samples in one sequence, without gaps. Knows lengths and order, no tensors."""
+"""Pack several samples into one sequence without gaps. No tensors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from jobs.train.data.tokenization import Sample
 
 MAX_OPEN_SEQUENCES = 64
-"""Sequences being filled at once: more fill better, fewer keep the order of the rows closer."""
+"""Sequences that are filled at once: more of them fill better, fewer keep the order of rows."""
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """What the model is fed as one row of a batch, without padding."""
+    """A row of a batch, without padding."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
@@ -28,15 +28,15 @@ class TokenSequence:
 def pack_samples(
     samples: Iterable[Sample], *, max_length: int, max_open: int = MAX_OPEN_SEQUENCES
 ) -> Iterator[TokenSequence]:
-    """Each sample goes into the first open sequence with room. The oldest leaves when all are open.
+    """Put each sample into the first open sequence with room; the oldest one is closed if none has.
 
-    Deterministic; every sample leaves exactly once, and whole.
+    The result is deterministic. Every sample is in exactly one sequence, undivided.
     """
     open_bins: list[_PackingBin] = []
     for sample in samples:
         size = len(sample.input_ids)
         if not 0 < size <= max_length:
-            raise ValueError(f"a sample of {size} tokens does not fit {max_length}: cut it first")
+            raise ValueError(f"a sample of {size} tokens exceeds {max_length}: truncate it first")
         target = next(
             (candidate for candidate in open_bins if candidate.used + size <= max_length), None
         )
@@ -54,7 +54,7 @@ def pack_samples(
 
 
 def join_samples(samples: Iterable[Sample]) -> TokenSequence:
-    """Samples one after the other; positions restart with each, segments count them from 1."""
+    """Concatenate samples; positions restart with each, segments count them from 1."""
     samples = tuple(samples)
     return TokenSequence(
         input_ids=tuple(token for sample in samples for token in sample.input_ids),

@@ -1,4 +1,4 @@
-"""The rows of one side of the data, streamed in the order of an epoch. Knows no tokens."""
+"""Stream the training or the evaluation rows of a data set in the order of an epoch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jobs.inspect.datasets.files import Row, read_rows
 from jobs.inspect.datasets.heldout import is_held_out
 
 SHUFFLE_BUFFER_ROWS = 100_000
-"""Rows among which the order is random; as many are held in memory."""
+"""Size of the shuffle buffer, which is held in memory."""
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """Which rows: the files, what they hold, and the side of the split."""
+    """The rows of one side of the split: files, format and labels."""
 
     files: tuple[Path, ...]
     format: str
@@ -26,11 +26,11 @@ class RowSource:
     eval_fraction: float | None = None
     split: Literal["train", "eval"] = "train"
     seed: int = 0
-    """Of the split. The order has its own."""
+    """Seed of the split. The order has a seed of its own."""
 
     def iter_rows(self, *, epoch: int = 0, shuffle_seed: int | None = None) -> Iterator[Row]:
-        """The rows of an epoch: as they lie in the files, or in an order of seed and epoch."""
-        # A list, because datasets then shuffles the files too, not only the rows in its buffer.
+        """Yield the rows of an epoch: in the order of the files, or shuffled by seed and epoch."""
+        # With a list `datasets` shuffles the files too, not only the rows in its buffer.
         files = list(enumerate(map(str, self.files)))
         generator_args = {"source": self, "files": files}
         stream = IterableDataset.from_generator(_generate_rows, gen_kwargs=generator_args)
@@ -41,7 +41,7 @@ class RowSource:
             yield item["row"]
 
     def has_row(self, file: int, number: int) -> bool:
-        """Whether a row (its file's index, its number there) is on this side of the split."""
+        """Return whether a row (index of its file, number in it) is on this side of the split."""
         if self.eval_fraction is None:
             return True
         held_out = is_held_out(file, number, fraction=self.eval_fraction, seed=self.seed)

@@ -1,4 +1,4 @@
-"""From an example to the tokens a model is fed, and which of them it is asked to predict."""
+"""Tokenise examples, and mark the tokens that the model learns to predict."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100
-"""The label of a token that nothing is asked of, as torch's cross entropy has it."""
+"""The label that torch's cross entropy ignores."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The tokens of one row, and what is asked: a label a token, or a classifier's one label."""
+    """The tokens of one row, with a label per token, or the one label of a classifier."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     truncated: int = 0
-    """Tokens left out because the row is too long."""
+    """Number of tokens cut off because the row is too long."""
 
     @property
     def targets(self) -> int:
-        """What the model is asked for; a row without is no use."""
+        """Number of labels that are not ignored; a row without any is dropped."""
         return sum(label != IGNORE_INDEX for label in self.labels)
 
 
@@ -48,7 +48,7 @@ class Encoder:
         self.label_ids = {label: number for number, label in enumerate(labels)}
 
     def __call__(self, example: Example, *, where: str) -> Sample:
-        """`where` is the row's file:line, for messages."""
+        """Return the sample of an example. `where` is the file:line of its row, for messages."""
         match example:
             case LabelledExample():
                 return self._encode_labelled(example, where)
@@ -63,8 +63,8 @@ class Encoder:
     def _encode_labelled(self, example: LabelledExample, where: str) -> Sample:
         if example.label not in self.label_ids:
             known = ", ".join(list(self.label_ids)[:8])
-            problem = f"the label {example.label!r} is not one of the training data's"
-            raise InputError([Fault(where, problem, f"It knows {known}.")])
+            problem = f"the label {example.label!r} is not in the training data"
+            raise InputError([Fault(where, problem, f"Known labels: {known}.")])
         encoded = self.tokenizer(
             example.text,
             truncation=True,
@@ -96,7 +96,7 @@ class Encoder:
         )
 
     def _render_turns(self, example: ChatExample, where: str) -> tuple[str, list[tuple[int, int]]]:
-        """The conversation in the model's template, and where in it each assistant's turn lies.
+        """Return the conversation in the model's template, and the span of each assistant's turn.
 
         A turn begins where the template would have the model begin, and ends with its last
         character: templates seldom mark the turns themselves, but any can be rendered in parts.
@@ -123,19 +123,19 @@ class Encoder:
     def _render_template(
         self, messages: list[dict[str, str]], where: str, *, prompt_answer: bool = False
     ) -> str:
-        # Templates are free to raise what they like, and jinja to add its own.
+        # A template may raise any exception, and jinja adds its own.
         try:
             text: Any = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=prompt_answer
             )
         except Exception as error:
-            problem = f"the model's chat template refuses the messages ({error})"
-            remedy = "Mend the row, or use data.format: prompt-completion with such a model."
+            problem = f"the model's chat template rejects the messages ({error})"
+            remedy = "Fix the row, or use data.format: prompt-completion with this model."
             raise InputError([Fault(where, problem, remedy)]) from error
         return str(text)
 
     def _trim_to_end_of_turn(self, ids: list[int], start: int, end: int) -> tuple[int, int]:
-        """Without what the template puts behind the end-of-turn token: nothing generates that."""
+        """Return the span without what follows its end-of-turn token: generation stops there."""
         special = set(self.tokenizer.all_special_ids)
         last = next(
             (index for index in range(end - 1, start - 1, -1) if ids[index] in special), None
@@ -147,12 +147,12 @@ class Encoder:
     def _tokenize_with_boundaries(
         self, text: str, boundaries: list[int], *, special: bool
     ) -> tuple[list[int], list[int]]:
-        """The tokens of the text, and the token at which each seam (a character) lies.
+        """Return the tokens of the text, and the token at each boundary (an offset in the text).
 
-        At inference the tokens before a seam are made without knowing what follows. Where that is
-        how the whole is tokenised too, the whole is taken. Where a token would straddle a seam
-        (a turn that begins with a line break), the parts are tokenised apart, so that the model
-        trains on what it will see.
+        At inference the tokens before a boundary do not depend on the text after it. If the whole
+        text is tokenised the same way, its tokens are used. If a token would straddle a boundary
+        (a turn that begins with a line break), the parts are tokenised separately, so that the
+        model trains on the tokens of inference.
         """
         token_ids = self._tokenize(text, special=special)
         prefixes = [self._tokenize(text[:boundary], special=special) for boundary in boundaries]
@@ -180,9 +180,9 @@ class Encoder:
         labels = [IGNORE_INDEX] * len(ids)
         for start, end in target_spans:
             labels[start:end] = ids[start:end]
-        # Nothing stands before the first token. In a packed sequence another row would seem to.
+        # Nothing precedes the first token, but in a packed sequence another row would seem to.
         labels[:1] = [IGNORE_INDEX]
-        # What follows the last target can change nothing: it would only be computed.
+        # Tokens after the last target change nothing and would only cost time.
         used_length = max(
             (index + 1 for index, label in enumerate(labels) if label != IGNORE_INDEX), default=0
         )
@@ -191,10 +191,10 @@ class Encoder:
 
 
 def _make_first_turn_fault(where: str) -> Fault:
-    problem = "messages[0] is the assistant's, and no template asks a model to begin"
-    return Fault(where, problem, "Begin with a user's or a system's turn.")
+    problem = "messages[0] is a turn of the assistant, but a template begins with another role"
+    return Fault(where, problem, "Begin with a turn of the user or the system.")
 
 
 def _make_rewrite_fault(where: str, index: int) -> Fault:
     problem = f"the model's chat template rewrites the turns before messages[{index}]"
-    return Fault(where, problem, "Split the row after each answer.")
+    return Fault(where, problem, "Split the row after each answer of the assistant.")

@@ -60,7 +60,7 @@ def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> 
     except StoreError as error:
         path = add_to_outbox(read_store_settings().outbox, store.url(""), folder, draft)
         hint = f"The adapter waits on {os.uname().nodename} in {path}"
-        translated = StoreError(f"{error} {hint}: `slora adapters recover` there sends it.")
+        translated = StoreError(f"{error} {hint}: `slora adapters send-pending` there sends it.")
         translated.exit_code = error.exit_code
         raise translated from error
 

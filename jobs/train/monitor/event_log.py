@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from jobs.store.runs.run_store import RunStore
 from jobs.train.monitor.event_text import format_event, format_step
+from jobs.train.monitor.watch_events import watch_events
 
 POLL_INTERVAL_S = 0.5
 """Seconds between two polls of the run's journal."""
@@ -30,20 +31,13 @@ def log_events(runs: RunStore) -> Iterator[None]:
 
 
 def _print_events(runs: RunStore, stop: threading.Event) -> None:
-    _, events_at = runs.events.tail(0)
-    _, metrics_at = runs.metrics.tail(0)
     steps, last_step_line = 0, 0.0
-    while True:
-        is_last = stop.wait(POLL_INTERVAL_S)
-        events, events_at = runs.events.tail(events_at)
-        metrics, metrics_at = runs.metrics.tail(metrics_at)
+    polls = watch_events(runs, lambda: stop.wait(POLL_INTERVAL_S), poll_s=0, from_end=True)
+    for events, step_metrics in polls:
         for event in events:
             steps = event.get("steps", steps) if event.get("event") == "started" else steps
             if (line := format_event(event)) is not None:
                 print(line, flush=True)
-        step_metrics = [metric for metric in metrics if "evaluation" not in metric]
         if step_metrics and time.monotonic() - last_step_line >= STEP_LINE_INTERVAL_S:
             last_step_line = time.monotonic()
             print(format_step(step_metrics[-1], steps), flush=True)
-        if is_last:
-            return

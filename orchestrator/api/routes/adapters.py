@@ -1,4 +1,4 @@
-"""Routes of adapters: what there is, and what a bare name means."""
+"""Routes of adapters: list versions, show them, promote one, roll back."""
 
 from __future__ import annotations
 
@@ -17,33 +17,28 @@ from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, Principal, requires_scope
-from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
+from orchestrator.api.cursor import Cursor, Limit, PageKey, make_page
 from orchestrator.api.deps import ServiceDep
+from orchestrator.api.parameters import NamePath, NameQuery, StoreQuery, VersionPath
 from orchestrator.api.problems import describe_problems
-from orchestrator.api.requests import (
-    NamePath,
-    NameQuery,
-    PromoteAdapterRequest,
-    StoreQuery,
-    VersionPath,
-)
-from orchestrator.api.responses import (
-    AdapterDetailResponse,
-    AdapterNameResponse,
-    AdapterResponse,
-    Page,
-    PointerResponse,
-)
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import adapters
 from orchestrator.registry.adapters import Adapter
 from orchestrator.registry.errors import DuplicateKey, UnknownItem
+from orchestrator.schemas.adapters import (
+    AdapterDetailResponse,
+    AdapterNameResponse,
+    AdapterResponse,
+    PointerResponse,
+    PromoteAdapterRequest,
+)
+from orchestrator.schemas.base import Page
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=AuthenticatedRoute)
 
 
 class AdapterPageKey(PageKey):
-    """A version among all, by store, name and number."""
+    """Key of a version in the list, which is sorted by store, name and number."""
 
     store: str = Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")
     name: Name
@@ -64,7 +59,7 @@ def list_adapters(
     limit: Limit = cursor.PAGE_SIZE,
     after: Annotated[Cursor, Query(alias="cursor")] = None,
 ) -> Page[AdapterResponse]:
-    """Committed versions, by store, name and number."""
+    """Return committed versions, sorted by store, name and number."""
     page_key = cursor.decode_cursor(AdapterPageKey, after)
     if project is not None and not principal.can_access(project):
         return Page(items=[], next=None)
@@ -77,16 +72,7 @@ def list_adapters(
             after=after_key,
             limit=limit + 1,
         )
-    last = records[limit - 1] if len(records) > limit else None
-    next_cursor = (
-        None
-        if last is None
-        else encode_cursor(AdapterPageKey(store=last.store, name=last.name, version=last.version))
-    )
-    return Page(
-        items=[AdapterResponse.model_validate(record) for record in records[:limit]],
-        next=next_cursor,
-    )
+    return make_page(AdapterResponse, AdapterPageKey, records, limit)
 
 
 @router.get(
@@ -101,7 +87,7 @@ def get_name(
     name: NamePath,
     store: StoreQuery = None,
 ) -> AdapterNameResponse:
-    """What a bare name means in its store, and the versions that there are."""
+    """Return the current version of a name in its store, and all its versions."""
     with service.database.read() as session:
         versions = _find_versions(session, principal, name, store)
         current = adapters.get_pointer(session, versions[0].store, name)
@@ -129,7 +115,7 @@ def get_version(
     version: VersionPath,
     store: StoreQuery = None,
 ) -> AdapterDetailResponse:
-    """One version with its manifest."""
+    """Return one version with its manifest."""
     with service.database.read() as session:
         versions = _find_versions(session, principal, name, store)
     adapter = next((candidate for candidate in versions if candidate.version == version), None)
@@ -151,7 +137,7 @@ def promote(
     body: PromoteAdapterRequest,
     store: StoreQuery = None,
 ) -> PointerResponse:
-    """Let the bare name mean this version. The same again is no move."""
+    """Make this version the current one. Promoting the current version changes nothing."""
     versions = _find_movable_versions(service, principal, name, store)
     if all(adapter.version != body.version for adapter in versions):
         raise UnknownItem("adapter", f"{name}@v{body.version}")
@@ -175,7 +161,7 @@ def rollback(
     name: NamePath,
     store: StoreQuery = None,
 ) -> PointerResponse:
-    """Let the bare name mean what it meant before the last promotion that still stands."""
+    """Undo the last promotion that is still in effect."""
     versions = _find_movable_versions(service, principal, name, store)
     return _move_pointer(
         service, versions[0].store, name, lambda object_store: pointer.rollback(object_store, name)
@@ -185,7 +171,7 @@ def rollback(
 def _move_pointer(
     service: Service, store: str, name: str, apply_move: Callable[[ObjectStore], Pointer]
 ) -> PointerResponse:
-    """The store's pointer first, which is the truth; then what the registry knows of it."""
+    """Move the pointer in the store, which is authoritative, and then in the registry."""
     moved = apply_move(open_store(store))
     move_number = moved.moves[-1].number
     with service.database.write() as session:
@@ -196,7 +182,7 @@ def _move_pointer(
 def _find_versions(
     session: Session, principal: Principal, name: str, store: str | None
 ) -> list[Adapter]:
-    """The versions of a name in one store, as far as the asker sees any. Raises Unknown."""
+    """Return the visible versions of a name in one store. Raise UnknownItem if there are none."""
     versions = adapters.list_page(session, project=principal.project, name=name, limit=None)
     if store is not None:
         versions = [
@@ -206,17 +192,18 @@ def _find_versions(
     if not versions:
         raise UnknownItem("adapter", name)
     if len(stores) > 1:
-        problem = f"{name} lies in {len(stores)} stores"
-        raise InputError([Fault("store", problem, f"Name one: {', '.join(stores)}.")])
+        problem = f"{name} exists in {len(stores)} stores"
+        raise InputError([Fault("store", problem, f"Set it to one of {', '.join(stores)}.")])
     return versions
 
 
 def _find_movable_versions(
     service: Service, principal: Principal, name: str, store: str | None
 ) -> list[Adapter]:
-    """The same where the name is the asker's alone: its pointer is what others' users follow too.
+    """Return the versions of a name whose pointer the caller may move.
 
-    Raises Unknown, Taken.
+    Raise DuplicateKey if another project has versions of the name: its users follow the same
+    pointer. Raise UnknownItem if there are no versions.
     """
     with service.database.read() as session:
         own = _find_versions(session, principal, name, store)

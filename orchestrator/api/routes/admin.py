@@ -1,4 +1,4 @@
-"""Routes of whoever runs the service: projects, clusters, tokens, and whose token this is."""
+"""Routes for administrators: projects, clusters and tokens."""
 
 from __future__ import annotations
 
@@ -16,36 +16,33 @@ from orchestrator.api.auth import (
     requires_scope,
 )
 from orchestrator.api.deps import ServiceDep, resolve_project
+from orchestrator.api.parameters import NamePath, TokenPath
 from orchestrator.api.problems import describe_problems
-from orchestrator.api.requests import (
-    CreateProjectRequest,
-    CreateTokenRequest,
-    NamePath,
-    TokenPath,
-    UpdateProjectRequest,
-)
-from orchestrator.api.responses import (
-    CapacityResponse,
-    ClusterResponse,
-    NewTokenResponse,
-    Page,
-    ProjectResponse,
-    TokenResponse,
-)
 from orchestrator.cluster.base import Cluster
 from orchestrator.registry import projects, tokens
 from orchestrator.registry.errors import LostUpdate, UnknownItem
 from orchestrator.registry.values import ProjectLimits
+from orchestrator.schemas.admin import (
+    CapacityResponse,
+    ClusterResponse,
+    CreateProjectRequest,
+    CreateTokenRequest,
+    NewTokenResponse,
+    ProjectResponse,
+    TokenResponse,
+    UpdateProjectRequest,
+)
+from orchestrator.schemas.base import Page
 
 CAPACITY_CACHE_S = 5.0
-"""That what a cluster said of itself is told to others too."""
+"""Age up to which the capacity of a cluster is answered from the cache."""
 MAX_CONCURRENT_QUERIES = 4
 
 router = APIRouter(prefix="/v1", tags=["service"], route_class=AuthenticatedRoute)
 
 
 class CapacityCache:
-    """What the clusters say they have, asked seldom: one that is gone costs its asker seconds."""
+    """Cache of the clusters' capacities: querying an unreachable cluster takes seconds."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -53,7 +50,7 @@ class CapacityCache:
         self._limiter = CapacityLimiter(MAX_CONCURRENT_QUERIES)
 
     async def get(self, cluster: Cluster) -> ClusterResponse:
-        """The cluster as it was a moment ago."""
+        """Return the state of the cluster, at most CAPACITY_CACHE_S old."""
         cached = self._cache.get(cluster.name)
         if cached is None or self._clock() >= cached[1]:
             response = await to_thread.run_sync(_query_cluster, cluster, limiter=self._limiter)
@@ -70,7 +67,7 @@ class CapacityCache:
 async def get_me(
     principal: CurrentPrincipal,
 ) -> TokenResponse:
-    """Whose token this is."""
+    """Return the token of the request."""
     return TokenResponse.model_validate(principal.token)
 
 
@@ -84,7 +81,7 @@ async def list_clusters(
     service: ServiceDep,
     request: Request,
 ) -> Page[ClusterResponse]:
-    """The clusters by name, whether they answer, and what they have."""
+    """Return the clusters, sorted by name, with their capacity if they answer."""
     capacities: CapacityCache = request.app.state.capacities
     responses = [await capacities.get(cluster) for _, cluster in sorted(service.clusters.items())]
     return Page(items=responses, next=None)
@@ -100,7 +97,7 @@ def list_projects(
     principal: CurrentPrincipal,
     service: ServiceDep,
 ) -> Page[ProjectResponse]:
-    """The projects that the token sees, by name."""
+    """Return the projects that the token covers, sorted by name."""
     with service.database.read() as session:
         visible = [
             project
@@ -121,7 +118,7 @@ def create_project(
     service: ServiceDep,
     body: CreateProjectRequest,
 ) -> ProjectResponse:
-    """Make a project."""
+    """Create a project."""
     limits = ProjectLimits(**body.model_dump(exclude={"name"}))
     with service.database.write() as session:
         return ProjectResponse.model_validate(projects.add(session, body.name, limits))
@@ -138,7 +135,7 @@ def update_project(
     name: NamePath,
     body: UpdateProjectRequest,
 ) -> ProjectResponse:
-    """Set what a project may use."""
+    """Change the limits of a project."""
     with service.database.write() as session:
         project = projects.get(session, name)
         if body.revision is not None and body.revision != project.revision:
@@ -159,7 +156,7 @@ def list_tokens(
     principal: CurrentPrincipal,
     service: ServiceDep,
 ) -> Page[TokenResponse]:
-    """The tokens of the asker's project, or all; dead ones too, no secrets."""
+    """Return the tokens of the caller's project, or all; expired and revoked ones included."""
     with service.database.read() as session:
         visible = [
             token
@@ -182,7 +179,7 @@ def create_token(
     body: CreateTokenRequest,
     response: Response,
 ) -> NewTokenResponse:
-    """Make a token. Its secret is shown this once."""
+    """Create a token. No other response contains its secret."""
     project = body.project or principal.project
     if project is not None:
         project = resolve_project(service, principal, project)
@@ -207,13 +204,13 @@ def revoke_token(
     token: TokenPath,
     request: Request,
 ) -> Response:
-    """From now on nobody is known by it."""
+    """Revoke a token, with immediate effect."""
     with service.database.write() as session:
         stored = tokens.get(session, token)
         if principal.project is not None and stored.project != principal.project:
             raise UnknownItem("token", token)
         tokens.revoke(session, token)
-    authenticator: Authenticator = request.app.state.doorman
+    authenticator: Authenticator = request.app.state.authenticator
     authenticator.clear_cache()
     return Response(status_code=204)
 

@@ -1,4 +1,4 @@
-"""Routes for those who watch over the service: alive, ready, metrics."""
+"""Routes for monitoring: liveness, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import text
 from orchestrator.api.auth import AuthenticatedRoute, requires_scope
 from orchestrator.api.deps import ServiceDep
 from orchestrator.api.problems import describe_problems, make_problem
-from orchestrator.api.responses import HealthResponse
+from orchestrator.schemas.admin import HealthResponse
 
 public_router = APIRouter(tags=["health"])
 guarded_router = APIRouter(tags=["health"], route_class=AuthenticatedRoute)
@@ -19,9 +19,9 @@ guarded_router = APIRouter(tags=["health"], route_class=AuthenticatedRoute)
 async def check_health(
     service: ServiceDep,
 ) -> HealthResponse | Response:
-    """Whether the process is at work: where not, it should be started anew."""
+    """Report that the process works, or 503 if it has to be restarted."""
     if not service.is_alive:
-        return make_problem(503, "A thread of the service has ended. Its log says why.")
+        return make_problem(503, "A thread of the service has stopped. See the log of the service.")
     return HealthResponse(status="ok")
 
 
@@ -29,7 +29,7 @@ async def check_health(
 def check_readiness(
     service: ServiceDep,
 ) -> HealthResponse | Response:
-    """Whether it can answer now: its database does."""
+    """Report that the service can answer requests, which needs its database."""
     with service.database.read() as session:
         session.execute(text("SELECT 1"))
     return HealthResponse(status="ok")
@@ -44,5 +44,5 @@ def check_readiness(
 def render_metrics(
     service: ServiceDep,
 ) -> Response:
-    """What the service tells of itself, for Prometheus."""
+    """Return the metrics of the service in the format of Prometheus."""
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
-from jobs.errors import Fault, NotInStore
+from jobs.errors import InputError, NotInStore
 from jobs.spec.kinds import Kind
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, format_run_key
@@ -21,25 +21,26 @@ from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
 from orchestrator.api.deps import ServiceDep, get_visible_run, make_submission
+from orchestrator.api.parameters import NameQuery, RunPath
 from orchestrator.api.problems import describe_problems
-from orchestrator.api.requests import NameQuery, RunPath, SubmitRunRequest
-from orchestrator.api.responses import (
-    AttemptResponse,
-    CheckResponse,
-    Page,
-    RunDetailResponse,
-    RunResponse,
-)
 from orchestrator.control.job_spec import SPEC_FILES
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import run_flags, runs
 from orchestrator.registry.errors import LostUpdate
 from orchestrator.registry.lifecycle import Status
-from orchestrator.registry.run_request import REQUEST_FILE, read_request
+from orchestrator.registry.run_request import read_request
 from orchestrator.registry.values import Run
+from orchestrator.schemas.base import Page
+from orchestrator.schemas.runs import (
+    AttemptResponse,
+    CheckResponse,
+    RunDetailResponse,
+    RunResponse,
+    SubmitRunRequest,
+)
 
 MAX_TRIES = 5
-"""Tries of a change that the reconciler's own may overtake."""
+"""Tries of a change that may collide with the reconciler's."""
 
 Result = TypeVar("Result")
 IdempotencyKey = Annotated[
@@ -49,7 +50,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=128,
         pattern=r"^[!-~]+$",
-        description="Any text of your own: the same again within a week is the same run.",
+        description="Any text: a repetition within a week returns the same run.",
     ),
 ]
 
@@ -59,7 +60,7 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=AuthenticatedRo
 
 
 class RunPageKey(PageKey):
-    """A run among all, the newest first."""
+    """Key of a run in the list, which is sorted by creation, the newest first."""
 
     created_at: float
     id: str = Field(max_length=128, pattern=r"^[!-~]+$")
@@ -70,7 +71,7 @@ class RunPageKey(PageKey):
     status_code=201,
     response_model=RunResponse,
     responses={
-        200: {"model": RunResponse, "description": "The key's run"},
+        200: {"model": RunResponse, "description": "The run that the key belongs to"},
         **describe_problems(404, 409),
     },
     openapi_extra=requires_scope("submitter"),
@@ -82,7 +83,7 @@ def submit_run(
     response: Response,
     key: IdempotencyKey = None,
 ) -> RunResponse:
-    """Submit a run. Whoever is answered has one; 200 where the key was given it before."""
+    """Submit a run. With an Idempotency-Key that has a run already, return it with status 200."""
     run, is_new = service.intake.accept(make_submission(service, principal, body), key=key)
     if is_new:
         service.wake(run.cluster)
@@ -102,7 +103,7 @@ def check_run(
     service: ServiceDep,
     body: SubmitRunRequest,
 ) -> CheckResponse:
-    """What a submission would be, with all its faults; nothing is written."""
+    """Validate a submission without writing anything; report all its errors."""
     checked = service.intake.resolve(make_submission(service, principal, body))
     return CheckResponse.model_validate(checked)
 
@@ -124,7 +125,7 @@ async def list_runs(
     limit: Limit = cursor.PAGE_SIZE,
     after: Annotated[Cursor, Query(alias="cursor")] = None,
 ) -> Response:
-    """Runs, the newest first."""
+    """Return runs, the newest first."""
     page_key = cursor.decode_cursor(RunPageKey, after)
     if project is not None and not principal.can_access(project):
         return _render_page([], None)
@@ -151,12 +152,12 @@ def _read_page(
 
 
 def _select_fields(row: Row[Any]) -> dict[str, Any]:
-    """A run as its answer has it; not checked: what the registry holds, it holds in its types."""
+    """Return the fields of a response, unvalidated: the registry's columns have these types."""
     return {name: value for name, value in row._mapping.items() if name in _RESPONSE_FIELDS}
 
 
 def _render_page(items: Sequence[dict[str, Any]], next_cursor: str | None) -> Response:
-    """Written here: FastAPI would check all of it, which is a third of what a page costs."""
+    """Serialize a page without FastAPI's validation, which is a third of the cost of a page."""
     page = to_json({"items": items, "next": next_cursor}, inf_nan_mode="null")
     return Response(page, media_type="application/json")
 
@@ -172,7 +173,7 @@ def get_run(
     service: ServiceDep,
     run: RunPath,
 ) -> RunDetailResponse:
-    """One run, with its attempts."""
+    """Return a run with its attempts."""
     with service.database.read() as session:
         stored = get_visible_run(session, principal, run)
         attempts = runs.list_attempts(session, run)
@@ -193,7 +194,7 @@ def get_spec(
     service: ServiceDep,
     run: RunPath,
 ) -> Response:
-    """The spec that the run's job reads."""
+    """Return the spec that the run's job reads."""
     with service.database.read() as session:
         stored = get_visible_run(session, principal, run)
     return Response(_read_spec(stored), media_type="application/yaml")
@@ -211,7 +212,7 @@ def stop_run(
     service: ServiceDep,
     run: RunPath,
 ) -> RunResponse:
-    """Ask the run to end; one that is over stays as it is."""
+    """Request the end of a run. A run that has ended stays as it is."""
 
     def request_stop(session: Session) -> Run:
         return run_flags.request_stop(session, get_visible_run(session, principal, run))
@@ -235,10 +236,9 @@ def _retry_lost_updates(service: Service, change: Callable[[Session], Result]) -
 def _read_spec(run: Run) -> bytes:
     store = open_store(run.store)
     try:
-        request = read_request(store, format_run_key(run.id, REQUEST_FILE))
+        return read_request(store, run.id).spec_text.encode()
     except NotInStore:
-        # It never came by this door: the store tells of it what its job wrote.
+        # The run was not submitted through the API, so only its job has written the spec.
         return store.get(format_run_key(run.id, SPEC_FILES.get(run.kind, SPEC)))
-    if isinstance(request, Fault):
-        raise NotInStore(f"The spec of run {run.id}")
-    return request.spec_text.encode()
+    except InputError as error:
+        raise NotInStore(f"The spec of run {run.id}") from error

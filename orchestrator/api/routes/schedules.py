@@ -1,4 +1,4 @@
-"""Routes of schedules: add, list, change, remove, and what came of their moments."""
+"""Routes of schedules: create, list, change, delete, and list their firings."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from sqlalchemy.orm import Session
 from jobs.store.adapters.manifest import Name
 from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, Principal, requires_scope
-from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
+from orchestrator.api.cursor import Cursor, Limit, PageKey, make_page
 from orchestrator.api.deps import ServiceDep, resolve_project
+from orchestrator.api.parameters import NamePath, NameQuery
 from orchestrator.api.problems import describe_problems
-from orchestrator.api.requests import (
-    CreateScheduleRequest,
-    NamePath,
-    NameQuery,
-    UpdateScheduleRequest,
-)
-from orchestrator.api.responses import FiringResponse, Page, ScheduleResponse
 from orchestrator.control.cron import check_cron, compute_jitter_offset
-from orchestrator.control.intake import SubmitRequest
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.scheduler import find_first_time
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import schedules
 from orchestrator.registry.errors import LostUpdate, UnknownItem
 from orchestrator.registry.schedules import NewSchedule, Schedule
+from orchestrator.schemas.base import Page
+from orchestrator.schemas.schedules import (
+    CreateScheduleRequest,
+    FiringResponse,
+    ScheduleResponse,
+    UpdateScheduleRequest,
+)
 
 TIMING_FIELDS = {"cron", "time_zone", "jitter_s"}
-"""What its next moment follows from."""
+"""Fields that the time of the next firing depends on."""
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"], route_class=AuthenticatedRoute)
 
 
 class SchedulePageKey(PageKey):
-    """A schedule among all, by project and name."""
+    """Key of a schedule in the list, which is sorted by project and name."""
 
     project: Name
     name: Name
 
 
 class FiringPageKey(PageKey):
-    """A moment of a schedule, the newest first."""
+    """Key of a firing in the list, which is sorted by due time, the newest first."""
 
     due_at: float
 
@@ -60,7 +61,7 @@ def list_schedules(
     limit: Limit = cursor.PAGE_SIZE,
     after: Annotated[Cursor, Query(alias="cursor")] = None,
 ) -> Page[ScheduleResponse]:
-    """Schedules, by project and name."""
+    """Return schedules, sorted by project and name."""
     page_key = cursor.decode_cursor(SchedulePageKey, after)
     if project is not None and not principal.can_access(project):
         return Page(items=[], next=None)
@@ -69,16 +70,7 @@ def list_schedules(
         records = schedules.list_page(
             session, project=project or principal.project, after=after_key, limit=limit + 1
         )
-    last = records[limit - 1] if len(records) > limit else None
-    next_cursor = (
-        None
-        if last is None
-        else encode_cursor(SchedulePageKey(project=last.project, name=last.name))
-    )
-    return Page(
-        items=[ScheduleResponse.model_validate(record) for record in records[:limit]],
-        next=next_cursor,
-    )
+    return make_page(ScheduleResponse, SchedulePageKey, records, limit)
 
 
 @router.post(
@@ -93,7 +85,7 @@ def create_schedule(
     service: ServiceDep,
     body: CreateScheduleRequest,
 ) -> ScheduleResponse:
-    """Add a schedule; what it would submit is checked now."""
+    """Create a schedule, after validating what it would submit."""
     project = resolve_project(service, principal, body.project)
     new_schedule = NewSchedule(**{**body.model_dump(), "project": project})
     check_cron(new_schedule.cron, new_schedule.time_zone)
@@ -117,7 +109,7 @@ def get_schedule(
     project: NamePath,
     name: NamePath,
 ) -> ScheduleResponse:
-    """One schedule."""
+    """Return one schedule."""
     with service.database.read() as session:
         return ScheduleResponse.model_validate(
             _get_visible_schedule(session, principal, project, name)
@@ -137,7 +129,7 @@ def update_schedule(
     name: NamePath,
     body: UpdateScheduleRequest,
 ) -> ScheduleResponse:
-    """Pause or resume it, or change what it does; null changes nothing."""
+    """Pause, resume or change a schedule; null leaves a field as it is."""
     with service.database.read() as session:
         schedule = _get_visible_schedule(session, principal, project, name)
     if body.revision is not None and body.revision != schedule.revision:
@@ -148,7 +140,7 @@ def update_schedule(
     if {"spec", "cluster"} & changes.keys():
         _check_spec(service, updated)
     resumed = schedule.paused and changes.get("paused") is False
-    # Not while it was paused, and not by the old moments: what follows is counted from now on.
+    # Firings that were missed while it was paused, or by the old cron expression, are not made up.
     if resumed or TIMING_FIELDS & changes.keys():
         changes["next_at"] = _compute_next(service, updated)
     if not changes:
@@ -172,7 +164,7 @@ def delete_schedule(
     project: NamePath,
     name: NamePath,
 ) -> Response:
-    """Take it away; its runs stay."""
+    """Delete a schedule. Its runs stay."""
     with service.database.write() as session:
         schedules.remove(session, _get_visible_schedule(session, principal, project, name))
     return Response(status_code=204)
@@ -192,21 +184,13 @@ def list_firings(
     limit: Limit = cursor.PAGE_SIZE,
     after: Annotated[Cursor, Query(alias="cursor")] = None,
 ) -> Page[FiringResponse]:
-    """What came of its moments, the newest first."""
+    """Return the firings of a schedule, the newest first."""
     page_key = cursor.decode_cursor(FiringPageKey, after)
     before = None if page_key is None else page_key.due_at
     with service.database.read() as session:
         schedule = _get_visible_schedule(session, principal, project, name)
         records = schedules.list_firings(session, schedule, before=before, limit=limit + 1)
-    next_cursor = (
-        encode_cursor(FiringPageKey(due_at=records[limit - 1].due_at))
-        if len(records) > limit
-        else None
-    )
-    return Page(
-        items=[FiringResponse.model_validate(record) for record in records[:limit]],
-        next=next_cursor,
-    )
+    return make_page(FiringResponse, FiringPageKey, records, limit)
 
 
 def _get_visible_schedule(
@@ -218,7 +202,7 @@ def _get_visible_schedule(
 
 
 def _apply_changes(schedule: Schedule, changes: dict[str, Any]) -> NewSchedule:
-    """The schedule as it would be."""
+    """Return the schedule with the changes applied."""
     current = {name: getattr(schedule, name) for name in NewSchedule.model_fields}
     applicable = {name: value for name, value in changes.items() if name in current}
     return NewSchedule(**{**current, "spec": dict(schedule.spec), **applicable})

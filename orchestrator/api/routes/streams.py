@@ -1,4 +1,4 @@
-"""Routes that stream: a run's events and its log, as server-sent events that resume exactly."""
+"""Streaming routes: a run's events and its log, as server-sent events that resume exactly."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from fastapi.responses import StreamingResponse
 from jobs.errors import Fault, InputError, JobsError
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, Principal, requires_scope
 from orchestrator.api.deps import ServiceDep, get_visible_run
+from orchestrator.api.parameters import RunPath
 from orchestrator.api.problems import describe_problems
-from orchestrator.api.requests import RunPath
 from orchestrator.api.stream_hub import StreamHub
 from orchestrator.api.tails import EventTail, LogBuffer, LogTail
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import runs
-from orchestrator.registry.values import Attempt, Event, Run
+from orchestrator.registry.values import Attempt, Run
+from orchestrator.schemas.base import ResponseSchema
+from orchestrator.schemas.streams import END_EVENT, EndResponse, EventResponse, LogTextResponse
 
 KEEPALIVE_S = 15.0
-"""Between two signs of life, so that nobody on the way thinks the connection dead."""
+"""Interval of the comments that keep proxies from closing a silent connection."""
 CHUNK_BYTES = 1 << 16
-"""Bytes of a log in one event."""
+"""Bytes of the log in one event."""
 RETRY_MS = 1000
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
@@ -41,7 +43,8 @@ _LOG_POSITION = re.compile(r"([1-9][0-9]{0,8}):(0|[1-9][0-9]{0,17})")
 _EVENT_POSITION = re.compile(r"0|[1-9][0-9]{0,17}")
 
 LastId = Annotated[
-    str | None, Header(alias="Last-Event-ID", description="The id of the last event that came.")
+    str | None,
+    Header(alias="Last-Event-ID", description="The id of the last event received."),
 ]
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=AuthenticatedRoute)
@@ -60,7 +63,7 @@ async def stream_events(
     request: Request,
     last_id: LastId = None,
 ) -> Response:
-    """What happens to a run: `id` is the event's position, `data` its JSON; `end` comes last."""
+    """Stream a run's events: `id` is an event's position, `data` its JSON; the last is `end`."""
     await to_thread.run_sync(_load_run, service, principal, run)
     after = _parse_event_position(last_id)
     return _make_stream(_iterate_events(request.app.state.hub, run, after))
@@ -81,16 +84,19 @@ async def stream_log(
         str | None,
         Query(alias="from", pattern=f"^(?:{_LOG_POSITION.pattern})$", description="ATTEMPT:BYTE."),
     ] = None,
-    follow: Annotated[bool, Query(description="false: what there is, as plain text.")] = True,
+    follow: Annotated[
+        bool, Query(description="false: return the log so far, as plain text.")
+    ] = True,
     last_id: LastId = None,
 ) -> Response:
-    """What a run prints, over all its attempts.
+    """Stream the output of a run, over all its attempts.
 
-    The `id` of an event is where the next one begins, `<attempt>:<byte>`; its data is
-    `{"text": …}`, and `end` comes last, with the status. With follow=false: plain text.
+    The `id` of an event is the position of the next one, `<attempt>:<byte>`; its data is
+    `{"text": …}`. The last event is `end`, with the run's status. With follow=false, return plain
+    text.
     """
     record, attempts = await to_thread.run_sync(_load_run, service, principal, run)
-    # A reader that connects again repeats the address and says how far it came.
+    # A reader that reconnects repeats the URL, so the last id takes precedence.
     attempt, offset = _parse_log_position(last_id if last_id is not None else start, record)
     hub: StreamHub = request.app.state.hub
     if follow:
@@ -119,13 +125,13 @@ async def _iterate_events(hub: StreamHub, run: str, position: int) -> AsyncItera
             final_run = tail.final_run
             for event in tail.list_events_after(position):
                 position = event.position
-                yield _format_event(event.kind, _describe_event(event), str(position))
+                yield _format_event(event.kind, EventResponse.model_validate(event), str(position))
             if final_run is not None:
-                yield _format_event("end", _describe_end(final_run), str(position))
+                yield _format_event(END_EVENT, EndResponse.model_validate(final_run), str(position))
                 return
             has_news = tail.final_run is not None or tail.list_events_after(position)
             if not has_news and not await tail.wait_for_update(KEEPALIVE_S):
-                yield ": here\n\n"
+                yield ": keep-alive\n\n"
 
 
 async def _iterate_log(hub: StreamHub, run: str, attempt: int, offset: int) -> AsyncIterator[str]:
@@ -137,20 +143,21 @@ async def _iterate_log(hub: StreamHub, run: str, attempt: int, offset: int) -> A
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
             async for data in _iterate_attempt_log(hub, tail, attempt, offset):
                 if data is None:
-                    yield ": here\n\n"
+                    yield ": keep-alive\n\n"
                     continue
                 offset += len(data)
                 text = decoder.decode(data)
-                # Half of a character waits for its other half; who resumes here begins with it.
+                # Bytes of an incomplete character stay in the decoder: resume in front of them.
                 position = f"{attempt}:{offset - len(decoder.getstate()[0])}"
                 if text:
-                    yield _format_event("log", {"text": text}, position)
+                    yield _format_event("log", LogTextResponse(text=text), position)
             if _is_closed(hub):
                 return
             if rest := decoder.decode(b"", final=True):
-                yield _format_event("log", {"text": rest}, f"{attempt}:{offset}")
+                yield _format_event("log", LogTextResponse(text=rest), f"{attempt}:{offset}")
             if tail.final_run is not None and tail.final_run.attempt <= attempt:
-                yield _format_event("end", _describe_end(tail.final_run), f"{attempt}:{offset}")
+                end = EndResponse.model_validate(tail.final_run)
+                yield _format_event(END_EVENT, end, f"{attempt}:{offset}")
                 return
             if tail.newest_attempt > attempt:
                 attempt, offset = attempt + 1, 0
@@ -159,7 +166,7 @@ async def _iterate_log(hub: StreamHub, run: str, attempt: int, offset: int) -> A
 async def _iterate_attempt_log(
     hub: StreamHub, tail: LogTail, attempt: int, offset: int
 ) -> AsyncIterator[bytes | None]:
-    """An attempt's bytes to its end; None where there was nothing for a while."""
+    """Yield an attempt's bytes up to its end, and None whenever KEEPALIVE_S pass without any."""
     while not hub.closed:
         buffer = tail.buffers.get(attempt)
         if buffer is not None and offset < buffer.start:
@@ -184,19 +191,19 @@ async def _iterate_attempt_log(
 
 
 async def _read_before(hub: StreamHub, buffer: LogBuffer, offset: int) -> bytes:
-    """What comes before the tape begins, read for one follower alone; empty where nothing is."""
+    """Read what precedes the buffer, for this follower only; empty if it can't be read."""
     try:
         data = await to_thread.run_sync(
             hub.sources.read_log, buffer.attempt, offset, limiter=hub.poll_limiter
         )
     except JobsError as error:
-        logger.info("run %s: its log can't be read now: %s", buffer.attempt.run, error)
+        logger.info("run %s: the log can't be read: %s", buffer.attempt.run, error)
         return b""
     return data[: max(0, buffer.start - offset)]
 
 
 def _is_closed(hub: StreamHub) -> bool:
-    """As a question of its own, since the answer changes while the loop waits."""
+    """Return whether the hub is closed. A function, because mypy would narrow the attribute."""
     return hub.closed
 
 
@@ -206,7 +213,7 @@ def _split_chunks(data: bytes) -> Iterator[bytes]:
 
 
 PlainChunk = tuple[int, int, bytes]
-"""The attempt, the byte behind the piece, and the piece; empty at the end of all."""
+"""The attempt, the offset after the chunk, and the chunk, which is empty at the end of the log."""
 
 
 def _read_next_chunk(
@@ -224,7 +231,7 @@ def _read_next_chunk(
 async def _iterate_plain(
     hub: StreamHub, attempts: list[Attempt], attempt: int, offset: int, chunk: PlainChunk
 ) -> AsyncIterator[bytes]:
-    """What there is now. The first piece was read before: an error still has its own answer."""
+    """Yield the log so far. The first chunk is read earlier, so that an error sets the status."""
     while chunk[2] and not hub.closed:
         yield chunk[2]
         attempt, offset, _ = chunk
@@ -233,33 +240,17 @@ async def _iterate_plain(
         )
 
 
-def _format_event(kind: str, data: dict[str, Any], event_id: str) -> str:
-    """One event. Its JSON is ASCII without line breaks: what a job prints can't end the event."""
-    return f"event: {kind}\nid: {event_id}\ndata: {json.dumps(data)}\n\n"
-
-
-def _describe_event(event: Event) -> dict[str, Any]:
-    return {
-        "run": event.run,
-        "position": event.position,
-        "at": event.at,
-        "kind": event.kind,
-        "attempt": event.attempt,
-        "body": dict(event.body),
-    }
-
-
-def _describe_end(run: Run) -> dict[str, Any]:
-    reason = None if run.reason is None else run.reason.value
-    return {"status": run.status.value, "reason": reason, "detail": run.detail}
+def _format_event(kind: str, data: ResponseSchema, event_id: str) -> str:
+    """Format an event. Its JSON is ASCII without line breaks, so no job's output can end it."""
+    return f"event: {kind}\nid: {event_id}\ndata: {json.dumps(data.model_dump())}\n\n"
 
 
 def _parse_event_position(last_id: str | None) -> int:
     if last_id is None:
         return 0
     if not _EVENT_POSITION.fullmatch(last_id):
-        remedy = "Send the id of the last event, or none."
-        raise InputError([Fault("Last-Event-ID", "it is no position of an event", remedy)])
+        remedy = "Send the id of the last event, or leave it out."
+        raise InputError([Fault("Last-Event-ID", "not the position of an event", remedy)])
     return int(last_id)
 
 
@@ -268,6 +259,6 @@ def _parse_log_position(text: str | None, run: Run) -> tuple[int, int]:
         return 1, 0
     match = _LOG_POSITION.fullmatch(text)
     if match is None or int(match[1]) > max(1, run.attempt):
-        remedy = "Send the id of the last event, or none."
-        raise InputError([Fault("from", "it is no place in this run's log", remedy)])
+        remedy = "Send the id of the last event, or leave it out."
+        raise InputError([Fault("from", "not a position in this run's log", remedy)])
     return int(match[1]), int(match[2])

@@ -1,1 +1,1 @@
-"""The commands by what they work on: each module is loaded when one of its commands is used."""
+"""The commands, grouped by subject: a module is loaded when one of its commands is used."""

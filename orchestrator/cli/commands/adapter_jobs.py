@@ -1,4 +1,4 @@
-"""What uses an adapter: chat, evaluate, merge, export, diff. Each is a job, started by its name."""
+"""Commands that use an adapter: chat, evaluate, merge, export, diff. Each runs a job module."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ app = typer.Typer()
 @app.command()
 def evaluate(
     adapter: Adapter,
-    data: Annotated[str, typer.Option(help="Rows, named as data.eval in a spec.")],
-    max_length: Annotated[int, typer.Option(help="Tokens in a sequence.")] = 128,
+    data: Annotated[
+        str, typer.Option(help="Rows to evaluate, in the form of data.eval in a spec.")
+    ],
+    max_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 128,
     store: Store = DEFAULT_STORE,
     base: Base = None,
     json: Json = False,
 ) -> None:
-    """Measure an adapter on held-out rows."""
+    """Evaluate an adapter on held-out rows."""
     arguments = ["--adapter", adapter, "--data", data, "--max-length", str(max_length)]
     arguments += [
         "--store",
@@ -44,19 +46,19 @@ def evaluate(
 @app.command("chat")
 def run_chat(
     adapter: Adapter,
-    prompt: Annotated[str | None, typer.Option(help="Ask once and end.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Of one answer.")] = 128,
+    prompt: Annotated[str | None, typer.Option(help="Answer this prompt and exit.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Maximum tokens per answer.")] = 128,
     store: Store = DEFAULT_STORE,
     base: Base = None,
 ) -> None:
-    """Talk to a base model with its adapter; the answers stream."""
+    """Chat with a base model and its adapter; answers are streamed."""
     arguments = ["--adapter", adapter, "--store", store, "--max-tokens", str(max_tokens)]
     arguments += [*(["--prompt", prompt] if prompt else []), *(["--base", base] if base else [])]
     _run_job("jobs.tools.chat", arguments)
 
 
 def add_commands(adapters: typer.Typer) -> None:
-    """Puts what works on one adapter beside what reads the store."""
+    """Add the commands that run a job on an adapter."""
     adapters.command("merge")(merge_command)
     adapters.command("export")(export_command)
     adapters.command("diff")(diff_command)
@@ -68,7 +70,7 @@ def merge_command(
     store: Store = DEFAULT_STORE,
     base: Base = None,
 ) -> None:
-    """Base and adapter as one plain model in a folder."""
+    """Merge base and adapter into one model in a folder."""
     arguments = ["--adapter", name, "--to", str(to), "--store", store]
     _run_job("jobs.merge", [*arguments, *(["--base", base] if base else [])])
 
@@ -76,17 +78,22 @@ def merge_command(
 def export_command(
     name: AdapterName,
     to: TargetFolder,
-    form: Annotated[str, typer.Option("--as", help="peft | merged | sparse")] = "peft",
-    rank: Annotated[int | None, typer.Option(help="Of the LoRA folder.")] = None,
+    form: Annotated[
+        str, typer.Option("--as", help="Form of the export: peft, merged or sparse.")
+    ] = "peft",
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA folder.")] = None,
     energy: Annotated[
-        float | None, typer.Option(help="Instead: the smallest rank that keeps this share.")
+        float | None,
+        typer.Option(
+            help="Instead of the rank: the smallest one that retains this share of the energy."
+        ),
     ] = None,
-    density: Annotated[float | None, typer.Option(help="Of a sparse file.")] = None,
+    density: Annotated[float | None, typer.Option(help="Density of a sparse file.")] = None,
     store: Store = DEFAULT_STORE,
     base: Base = None,
     json: Json = False,
 ) -> None:
-    """An adapter in another form: a LoRA of a rank, a plain model, a sparse file."""
+    """Export an adapter as a LoRA of a rank, a merged model or a sparse file."""
     arguments = ["--adapter", name, "--to", str(to), "--store", store, "--as", form]
     for option, value in (("rank", rank), ("energy", energy), ("density", density)):
         arguments += [f"--{option}", str(value)] if value is not None else []
@@ -95,13 +102,13 @@ def export_command(
 
 
 def diff_command(
-    first: Annotated[str, typer.Argument(metavar="A", help="NAME, or NAME@v2.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="NAME, or NAME@v2.")],
-    every: Annotated[bool, typer.Option("--all", help="Every layer.")] = False,
+    first: Annotated[str, typer.Argument(metavar="A", help="First adapter: NAME or NAME@v2.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Second adapter: NAME or NAME@v2.")],
+    every: Annotated[bool, typer.Option("--all", help="Show all layers.")] = False,
     store: Store = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """How far apart two adapters are, layer by layer, and what made them differ."""
+    """Show the distance between two adapters by layer, and the causes of their difference."""
     arguments = ["--adapter", first, "--other", second, "--store", store]
     _run_job(
         "jobs.tools.diff",
@@ -110,7 +117,7 @@ def diff_command(
 
 
 def _run_job(module: str, arguments: list[str]) -> None:
-    """Runs a job by name in a process of its own: this one never loads torch."""
+    """Run a job module in its own process: this process never loads torch."""
     try:
         code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     except KeyboardInterrupt:

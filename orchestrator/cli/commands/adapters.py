@@ -1,4 +1,4 @@
-"""`slora adapters` whole: what reads the store, what changes it, what runs a job on it."""
+"""`slora adapters`: the commands that read the store, change it, or run a job on an adapter."""
 
 from __future__ import annotations
 

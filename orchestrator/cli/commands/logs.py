@@ -1,4 +1,4 @@
-"""`slora logs`: what a run prints, now or as it comes."""
+"""`slora logs`: the output of a run, until now or as it is written."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ app = typer.Typer()
 def print_logs(
     run: RunName,
     follow_log: Annotated[
-        bool, typer.Option("--follow", "-f", help="To its end; exit code 1 unless it is done.")
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Follow until the run finishes; exit 1 unless it succeeds."
+        ),
     ] = False,
     service: Service = None,
 ) -> None:
-    """What a run prints; -f follows it, over restarts of the service too."""
+    """Print the output of a run; -f follows it, even across restarts of the service."""
     with connect_service(service) as client:
         if follow_log:
             raise typer.Exit(follow_run(client, run))
@@ -35,4 +38,4 @@ def print_logs(
         if empty:
             state = client.runs.get(run)
             reason_text = f": {explain_status(state)}" if explain_status(state) else ""
-            note(f"{run} has printed nothing yet; it is {state.status}{reason_text}.")
+            note(f"{run} has no output yet. Its status is {state.status}{reason_text}.")

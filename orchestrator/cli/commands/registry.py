@@ -1,4 +1,4 @@
-"""`slora registry`: bring its tables up to date, look at it, restore it, get back into it."""
+"""`slora registry`: upgrade and inspect the registry, rebuild it, and create an admin token."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from orchestrator.registry.migrate import SchemaState
     from orchestrator.registry.rebuild.rebuild import RebuildResult, RebuildTally
 
-app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="The registry of runs and adapters.")
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Maintain the registry of runs.")
 
 DAY_S = 86400.0
 DEFAULT_DATABASE = "sqlite:///.cache/registry.db"
 DatabaseOption = Annotated[
     str,
     typer.Option(
-        help="sqlite:///FILE or postgresql://….", metavar="URL", envvar="SLORA_DATABASE"
+        help="Database: sqlite:///FILE or postgresql://….", metavar="URL", envvar="SLORA_DATABASE"
     ),
 ]  # fmt: skip
 ProjectOption = Annotated[
-    str, typer.Option(help="Of runs and adapters that are new to the registry.")
+    str, typer.Option(help="Project of runs without a request, and of their adapters.")
 ]
 
 
 @app.command()
 def upgrade(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False) -> None:
-    """Make the tables, or bring them to this version; what is in them stays."""
+    """Create the tables, or upgrade them to the schema of this version. Rows are kept."""
     with _require_service_extra():
         from orchestrator.registry.migrate import read_schema
         from orchestrator.registry.migrate import upgrade as migrated
@@ -52,14 +52,14 @@ def upgrade(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False) -> 
     if json:
         print_json({**_describe_schema(schema), "before": before.revision})
     elif before.revision == schema.revision:
-        print_line(f"{schema.database} is at {schema.revision} already.")
+        print_line(f"{schema.database} already has schema {schema.revision}.")
     else:
-        print_line(f"{schema.database} is at {schema.revision} now.")
+        print_line(f"{schema.database} now has schema {schema.revision}.")
 
 
 @app.command("status")
 def show_status(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False) -> None:
-    """Where its tables are, and how much is in them; exit code 2 where it has to be upgraded."""
+    """Show the schema and the number of rows; exit with 2 if an upgrade is needed."""
     with _require_service_extra():
         from orchestrator.registry.migrate import read_schema
     schema = read_schema(database)
@@ -68,9 +68,9 @@ def show_status(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False)
         print_json({**_describe_schema(schema), "rows": counts})
     else:
         tables = schema.revision or "none"
-        show_pairs([("database", schema.database), ("tables", tables), *_format_pairs(counts)])
+        show_pairs([("database", schema.database), ("schema", tables), *_format_pairs(counts)])
     if not schema.is_current:
-        note(f"This slora needs {schema.newest}: run `slora registry upgrade`.")
+        note(f"This slora needs schema {schema.newest}. Run `slora registry upgrade`.")
         raise typer.Exit(2)
 
 
@@ -81,7 +81,7 @@ def rebuild(
     project: ProjectOption = "default",
     json: Json = False,
 ) -> None:
-    """Restore runs, adapters and searches from the store; exit code 1 where some can't be read."""
+    """Restore runs, adapters and searches from the store; exit with 1 if some are unreadable."""
     with _require_service_extra():
         from orchestrator.registry.migrate import open_registry, read_schema
         from orchestrator.registry.migrate import upgrade as migrated
@@ -107,31 +107,38 @@ def rebuild(
 
 @app.command("token")
 def create_token(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where it goes; only you read it.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="File to write the token to."),
+    ],
     database: DatabaseOption = DEFAULT_DATABASE,
-    days: Annotated[float, typer.Option(help="Until it expires.", min=0.001)] = 7.0,
+    days: Annotated[float, typer.Option(help="Days until it expires.", min=0.001)] = 7.0,
 ) -> None:
-    """A new administrator's token, by the right to write the database: for when none is left."""
+    """Create an admin token by writing to the database, if no other admin token is left."""
     with _require_service_extra():
         from orchestrator.registry.migrate import open_registry
         from orchestrator.registry.tokens import issue
     if file.exists():
-        raise InputError([Fault("FILE", f"{file} is there already", "Name a new file.")])
+        raise InputError([Fault("FILE", f"{file} exists", "Use a new file.")])
     registry = open_registry(database)
     try:
         with registry.write() as session:
             token, secret = issue(session, "from-registry", "admin", seconds=days * DAY_S)
-            # Before it counts: a token that could not be written opens nothing.
+            # Before the commit, so that a token that could not be written is not valid.
             write_secret(file, secret)
     finally:
         registry.close()
-    print_line(f"token {token.id} is in {file}, for SLORA_TOKEN_FILE; it expires in {days:g} days.")
+    print_line(
+        f"Wrote token {token.id} to {file} (for SLORA_TOKEN_FILE); it expires in {days:g} days."
+    )
 
 
 @contextmanager
 def _require_service_extra() -> Iterator[None]:
-    """The imports are inside the commands: SQLAlchemy's tenth of a second is for these alone, and
-    who runs jobs without a service need not install it."""
+    """Translate a missing import of the extra `service`.
+
+    Commands import inside: SQLAlchemy takes 0.1 s, and is not installed without the extra.
+    """
     try:
         yield
     except ModuleNotFoundError as missing:
@@ -140,16 +147,18 @@ def _require_service_extra() -> Iterator[None]:
 
 @contextmanager
 def _show_progress() -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """A bar once the number of papers is known."""
+    """Show a progress bar once the total is known."""
     work: list[LazyProgressBar] = []
     try:
         yield (
-            lambda total: work.append(LazyProgressBar("Reading the store", total, counts="papers")),
+            lambda total: work.append(
+                LazyProgressBar("Reading the store", total, counts="objects")
+            ),
             lambda count: work[0].advance(count),
         )
     finally:
         for bar in work:
-            bar.__exit__(None, None, None)
+            bar.close()
 
 
 def _read_counts(database: str) -> dict[str, int]:
@@ -165,7 +174,7 @@ def _read_counts(database: str) -> dict[str, int]:
 
 
 def _describe_schema(schema: SchemaState) -> dict[str, Any]:
-    state = {"database": schema.database, "found": schema.revision, "newest": schema.newest}
+    state = {"database": schema.database, "revision": schema.revision, "newest": schema.newest}
     return {**state, "current": schema.is_current}
 
 
@@ -183,7 +192,7 @@ def _describe_result(result: RebuildResult) -> dict[str, Any]:
         "adapters": vars(result.adapters),
         "searches": vars(result.searches),
         "events": result.events,
-        "forgotten": result.removed,
+        "removed": result.removed,
         "unreadable": faults,
     }
 
@@ -197,7 +206,7 @@ def _show_result(result: RebuildResult) -> None:
         print_line(f"{name:9} {_format_tally(tally)}")
     print_line(f"events    {result.events:,} new")
     for label in result.removed:
-        print_line(f"{label} is in the store no more, and in the registry neither now.")
+        print_line(f"{label} no longer exists in the store; removed it from the registry.")
     for fault in result.faults:
         note(f"unreadable: {fault}")
 

@@ -1,4 +1,4 @@
-"""`slora report`, `audit` and `reproduce`: what a run came to, by the papers that it left."""
+"""`slora report`, `audit` and `reproduce`: the outcome of a run, from the files it left."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from jobs.store.runs.run_store import LEDGER, PLAN, RunStore
 from jobs.train.job_main import translate_import_error
 from jobs.train.monitor.run_report import collect_outcome, render_summary
 from orchestrator.cli import adapter_maintenance
-from orchestrator.cli.audit import compare_with_plan as compared
-from orchestrator.cli.audit import list_violations
+from orchestrator.cli.audit import compare_with_plan, list_violations
 from orchestrator.cli.console import out_console, print_json
 from orchestrator.cli.options import DEFAULT_STORE, AdapterName, Json, RunId, Store
 from orchestrator.cli.render import audit_table
-from orchestrator.cli.reproduce import repeat_run as reproduce_again
+from orchestrator.cli.reproduce import repeat_run
 
 app = typer.Typer()
 
@@ -27,7 +26,7 @@ def report(
     store: Store = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """What a run came to, from its own papers."""
+    """Show the outcome of a run, from its files in the store."""
     run_store = RunStore(open_store(store), run)
     run_store.read_text("spec.yaml")
     if json:
@@ -42,9 +41,9 @@ def run_audit(
     store: Store = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """A run's plan beside its ledger, line by line; exit code 1 where a promise is broken."""
+    """Compare a run's plan with its ledger; exit with 1 if a tolerance is exceeded."""
     run_store = RunStore(open_store(store), run)
-    lines = compared(run, run_store.read_json(PLAN), run_store.read_json(LEDGER))
+    lines = compare_with_plan(run, run_store.read_json(PLAN), run_store.read_json(LEDGER))
     if json:
         print_json(audit_table.dump_audit(run, lines))
     else:
@@ -55,18 +54,14 @@ def run_audit(
 
 @app.command("reproduce")
 def repeat_run_command(name: AdapterName, store: Store = DEFAULT_STORE, json: Json = False) -> None:
-    """Run an adapter's run again from its own papers, and compare what comes out."""
-    # Here, because Ray takes half a second to import and most commands need none.
+    """Repeat the run of an adapter from its recorded spec, and compare the results."""
+    # Ray takes half a second to import, and most commands need none.
     try:
-        from orchestrator.cli.federate_local import run_federation_job
-        from orchestrator.cli.local_run import INTERRUPTED, run_training_job
+        from orchestrator.cli.local_run import INTERRUPTED, run_to_end
     except ModuleNotFoundError as error:
         raise translate_import_error(error) from error
-    reproduction = reproduce_again(
-        open_store(store),
-        name,
-        lambda spec: run_training_job(spec) is not None,
-        lambda federation: run_federation_job(federation) is not None,
+    reproduction = repeat_run(
+        open_store(store), name, lambda spec, validated: run_to_end(spec, validated) is not None
     )
     if reproduction is None:
         raise typer.Exit(INTERRUPTED)

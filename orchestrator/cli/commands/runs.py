@@ -1,81 +1,77 @@
-"""`slora runs` and `slora stop`: what the service runs, and an end to it."""
+"""`slora runs`: list the runs of the service, and show one of them."""
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.console import note, print_json, print_line
+from orchestrator.cli.console import CommandGroup, note, print_json
 from orchestrator.cli.options import Json, Service
-from orchestrator.cli.remote import OptionalRun, RunName, connect_service
-from orchestrator.cli.render.run_table import dump_run, show_run, show_runs
+from orchestrator.cli.remote import RunName, connect_service
+from orchestrator.cli.render import run_table
 
-app = typer.Typer()
+app = typer.Typer(cls=CommandGroup, invoke_without_command=True)
 
 DEFAULT_LIMIT = 20
-"""Runs that one looks at; --all is for the rest."""
-Project = Annotated[str | None, typer.Option(metavar="NAME", help="Of this project alone.")]
+"""Number of runs to list without --all."""
+Project = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Show runs of this project only.")
+]
 Status = Annotated[
-    str | None, typer.Option(metavar="STATUS", help="planned, running, done, failed …")
+    str | None,
+    typer.Option(metavar="STATUS", help="Show runs with this status only: planned, running, …"),
 ]
 Kind = Annotated[
-    str | None, typer.Option(metavar="KIND", help="finetune, search, retrain or federate.")
+    str | None,
+    typer.Option(metavar="KIND", help="Show finetune, search, retrain or federate runs only."),
 ]
-Name = Annotated[str | None, typer.Option(metavar="NAME", help="As its spec is called.")]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Show runs whose spec has this name only.")
+]
+All = Annotated[
+    bool, typer.Option("--all", help=f"Show all runs, not only the newest {DEFAULT_LIMIT}.")
+]
 
 
-@app.command("runs")
+@app.callback()
 def list_runs(
-    run: OptionalRun = None,
+    context: typer.Context,
     status: Status = None,
     project: Project = None,
     kind: Kind = None,
     name: Name = None,
-    every: Annotated[
-        bool, typer.Option("--all", help=f"Not the newest {DEFAULT_LIMIT} alone.")
-    ] = False,
+    show_all: All = False,
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """The service's runs, the newest first; with RUN: its attempts, why it ended, what next."""
+    """List the runs of the service, newest first, or show one run."""
+    if context.invoked_subcommand is not None:
+        return
+    # One more than is shown tells whether there are others.
+    limit = None if show_all else DEFAULT_LIMIT + 1
     with connect_service(service) as client:
-        if run is not None:
-            details = client.runs.get(run)
-            print_json(dump_run(details)) if json else show_run(details)
-            return
-        # One more than is shown tells whether there are others.
-        limit = None if every else DEFAULT_LIMIT + 1
-        matching_runs = client.runs.list(
-            project=project, status=status, name=name, kind=kind, max_items=limit
+        runs = list(
+            client.runs.list(project=project, status=status, name=name, kind=kind, max_items=limit)
         )
-        listed = list(matching_runs)
-    visible = listed if every else list(islice(listed, DEFAULT_LIMIT))
+    visible_runs = runs if show_all else runs[:DEFAULT_LIMIT]
+    has_more = len(runs) > len(visible_runs)
     if json:
-        print_json(
-            {"runs": [dump_run(item) for item in visible], "more": len(listed) > len(visible)}
-        )
-    elif visible:
-        show_runs(visible)
+        print_json({"runs": [run_table.dump_run(run) for run in visible_runs], "more": has_more})
+        return
+    if visible_runs:
+        run_table.show_runs(visible_runs)
+    elif status or project or kind or name:
+        note("No runs match.")
     else:
-        note(
-            "No such runs."
-            if status or project or kind or name
-            else "No runs yet: slora submit SPEC."
-        )
-    if len(listed) > len(visible) and not json:
-        note("Older ones: --all.")
+        note("No runs yet. Submit one: slora submit SPEC.")
+    if has_more:
+        note("Use --all to show older runs.")
 
 
-@app.command("stop")
-def stop_run(run: RunName, service: Service = None, json: Json = False) -> None:
-    """Ask a run to end; it keeps its checkpoints, and one that is over stays what it is."""
+@app.command()
+def show(run: RunName, service: Service = None, json: Json = False) -> None:
+    """Show a run: its attempts, why it ended, and what to do next."""
     with connect_service(service) as client:
-        state = client.runs.stop(run)
-    if json:
-        print_json(dump_run(state))
-    elif state.is_final:
-        print_line(f"{run} is over already: {state.status}.")
-    else:
-        print_line(f"{run} is asked to end. `slora runs {run}` tells when it has.")
+        details = client.runs.get(run)
+    print_json(run_table.dump_run(details)) if json else run_table.show_run(details)

@@ -1,8 +1,7 @@
-"""`slora schedule`: runs that the service makes by itself, when a cron says so."""
+"""`slora schedules`: runs that the service submits by itself, on a cron schedule."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -20,10 +19,12 @@ from orchestrator.cli.remote import Project, complete_names, connect_service, re
 from orchestrator.cli.render.run_table import format_time
 from orchestrator.cli.submission import read_submission
 from orchestrator.client.client import ServiceClient
-from orchestrator.client.values import ScheduleResponse
+from orchestrator.schemas.schedules import ScheduleResponse
 
 app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="Runs that the service makes by itself."
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Manage runs that the service submits on a cron schedule.",
 )
 
 
@@ -33,35 +34,50 @@ def _complete_schedules(incomplete: str) -> list[str]:
     )
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_complete_schedules)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Name of the schedule.", autocompletion=_complete_schedules
+    ),
+]
 
 
 @app.command()
 def add(
     spec: SpecFile,
-    cron: Annotated[str, typer.Option(metavar="CRON", help="As '0 3 * * *', every night at 3.")],
-    name: Annotated[str | None, typer.Option(help="Instead of the spec's.")] = None,
+    cron: Annotated[
+        str, typer.Option(metavar="CRON", help="Cron expression: '0 3 * * *' is daily at 3:00.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the schedule. Default: the spec's name.")
+    ] = None,
     set: Overrides = None,
-    time_zone: Annotated[str, typer.Option(metavar="ZONE", help="As Europe/Berlin.")] = "UTC",
+    time_zone: Annotated[
+        str, typer.Option(metavar="ZONE", help="Time zone of the cron expression.")
+    ] = "UTC",
     concurrency: Annotated[
-        str, typer.Option(help="Where the last run still runs: skip, queue or replace.")
+        str, typer.Option(help="If the previous run still runs: skip, queue or replace.")
     ] = "skip",
     missed: Annotated[
-        str, typer.Option(help="Moments when no service ran: skip, latest or all.")
+        str, typer.Option(help="Times missed while the service was down: skip, latest or all.")
     ] = "latest",
     jitter: Annotated[
-        float, typer.Option(metavar="SECONDS", help="At most so much later.", min=0)
+        float, typer.Option(metavar="SECONDS", help="Maximum random delay.", min=0)
     ] = 0.0,
     only_new_data: Annotated[
-        bool, typer.Option("--only-new-data", help="Not where data.train is as it was.")
+        bool, typer.Option("--only-new-data", help="Skip when data.train has not changed.")
     ] = False,
     project: Project = None,
-    cluster: Annotated[str | None, typer.Option(metavar="NAME")] = None,
-    priority: Annotated[int, typer.Option(min=-1000, max=1000)] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Cluster, as shown by slora clusters.")
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(min=-1000, max=1000, help="Higher priorities run first.")
+    ] = 0,
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """Submit a spec whenever its moment comes."""
+    """Submit a spec at the times of a cron expression."""
     submission = read_submission(spec, set or [])
     request: dict[str, Any] = {
         "name": name or submission.name,
@@ -80,77 +96,77 @@ def add(
         schedule = client.schedules.create(
             {**request, **{key: value for key, value in placement.items() if value}}
         )
-    _print_change(schedule, "is added", json=json)
+    _print_change("Added", schedule, json=json)
 
 
 @app.command("list")
 def list_command(project: Project = None, service: Service = None, json: Json = False) -> None:
-    """Every schedule that this token sees."""
+    """List the schedules visible to this token."""
     with connect_service(service) as client:
         schedules = list(client.schedules.list(project=project))
     if json:
-        print_json({"schedules": [asdict(schedule) for schedule in schedules]})
+        print_json({"schedules": [schedule.model_dump() for schedule in schedules]})
     elif schedules:
         headers = ("schedule", "project", "cron", "zone", "next (UTC)", "kind")
         show_table([_format_row(schedule) for schedule in schedules], headers=headers)
     else:
-        note("No schedules yet: slora schedule add SPEC --cron '0 3 * * *'.")
+        note("No schedules yet. Add one: slora schedules add SPEC --cron '0 3 * * *'.")
 
 
 @app.command()
 def show(name: Name, project: Project = None, service: Service = None, json: Json = False) -> None:
-    """One schedule: when, what, and what happens to moments that overlap or were missed."""
+    """Show one schedule: its times, its spec, and its rules for overlapping and missed times."""
     with connect_service(service) as client:
         schedule = _get_schedule(client, project, name)
-    print_json(asdict(schedule)) if json else show_pairs(_format_pairs(schedule))
+    print_json(schedule.model_dump()) if json else show_pairs(_format_pairs(schedule))
 
 
 @app.command()
 def pause(name: Name, project: Project = None, service: Service = None, json: Json = False) -> None:
-    """Let its moments pass until it is resumed."""
+    """Stop submitting runs until the schedule is resumed."""
     with connect_service(service) as client:
         schedule = client.schedules.update(_get_schedule(client, project, name), paused=True)
-    _print_change(schedule, "is paused", json=json)
+    _print_change("Paused", schedule, json=json)
 
 
 @app.command()
 def resume(
     name: Name, project: Project = None, service: Service = None, json: Json = False
 ) -> None:
-    """Let it fire again, from now on."""
+    """Submit runs again, from now on."""
     with connect_service(service) as client:
         schedule = client.schedules.update(_get_schedule(client, project, name), paused=False)
-    _print_change(schedule, "goes on", json=json)
+    _print_change("Resumed", schedule, json=json)
 
 
 @app.command()
 def remove(
     name: Name, project: Project = None, service: Service = None, json: Json = False
 ) -> None:
-    """Take it away with the list of its firings; its runs stay."""
+    """Remove a schedule and the list of its firings; its runs stay."""
     with connect_service(service) as client:
         project_name = resolve_project(client, project)
         client.schedules.delete(project_name, name)
     if json:
         print_json({"removed": name, "project": project_name})
     else:
-        print_line(f"schedule {name} is removed.")
+        print_line(f"Removed schedule {project_name}/{name}.")
 
 
 @app.command("firings")
 def list_firings(
     name: Name,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of firings to show.")] = 20,
     project: Project = None,
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """What came of its moments, the newest first."""
+    """List the outcomes of a schedule's times, newest first."""
     with connect_service(service) as client:
         project_name = resolve_project(client, project)
         records = list(client.schedules.list_firings(project_name, name, max_items=limit))
     if json:
-        print_json({"firings": [asdict(firing) for firing in records]})
+        print_json({"firings": [firing.model_dump() for firing in records]})
     elif records:
         rows = [
             (
@@ -163,19 +179,19 @@ def list_firings(
         ]
         show_table(rows, headers=("due (UTC)", "fired", "outcome", "run"), folded=("run",))
     else:
-        note("It has not fired yet.")
+        note("The schedule has not fired yet.")
 
 
 def _get_schedule(client: ServiceClient, project: str | None, name: str) -> ScheduleResponse:
     return client.schedules.get(resolve_project(client, project), name)
 
 
-def _print_change(schedule: ScheduleResponse, change: str, *, json: bool) -> None:
+def _print_change(verb: str, schedule: ScheduleResponse, *, json: bool) -> None:
     if json:
-        print_json(asdict(schedule))
+        print_json(schedule.model_dump())
         return
     next_text = "" if schedule.paused else f"; next {format_time(schedule.next_at)} UTC"
-    print_line(f"schedule {schedule.project}/{schedule.name} {change}{next_text}.")
+    print_line(f"{verb} schedule {schedule.project}/{schedule.name}{next_text}.")
 
 
 def _format_row(schedule: ScheduleResponse) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`slora schema`: what may stand in a spec, for editors and programs."""
+"""`slora schema`: the JSON Schema of a spec."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ app = typer.Typer()
 
 @app.command("schema")
 def print_schema() -> None:
-    """The spec's JSON Schema, for editors and programs; with search:, retrain: and federation:."""
+    """Print the JSON Schema of a spec, with all its sections, for editors and programs."""
     print_json(RunSpec.model_json_schema())

@@ -1,4 +1,4 @@
-"""`slora serve`: the service, its API and its first token, in the foreground."""
+"""`slora serve`: run the service and its API in the foreground."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ from orchestrator.cli.console import CommandGroup, note
 
 app = typer.Typer(cls=CommandGroup)
 
-Config = Annotated[Path | None, typer.Option(help="Its YAML; without: this machine's own Ray.")]
+Config = Annotated[
+    Path | None, typer.Option(help="YAML configuration. Default: one cluster, this machine's Ray.")
+]
 Url = Annotated[
     str | None,
     typer.Option(
-        help="sqlite:///FILE or postgresql://….", metavar="URL", envvar="SLORA_DATABASE"
+        help="Database: sqlite:///FILE or postgresql://….",
+        metavar="URL",
+        envvar="SLORA_DATABASE",
     ),
 ]  # fmt: skip
-Host = Annotated[str, typer.Option(help="Where it listens; others need TLS.")]
-Port = Annotated[int, typer.Option(help="0 takes any.", min=0, max=65535)]
-Certificate = Annotated[Path | None, typer.Option(help="PEM, its chain included.")]
-Key = Annotated[Path | None, typer.Option(help="PEM, of that certificate.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; other than loopback needs TLS.")]
+Port = Annotated[
+    int, typer.Option(help="Port to listen on; 0 selects a free one.", min=0, max=65535)
+]
+Certificate = Annotated[Path | None, typer.Option(help="TLS certificate with its chain (PEM).")]
+Key = Annotated[Path | None, typer.Option(help="Private key of the certificate (PEM).")]
 Insecure = Annotated[
-    bool, typer.Option("--insecure-http", help="Let tokens travel in the clear to other machines.")
+    bool, typer.Option("--insecure-http", help="Accept unencrypted tokens from other machines.")
 ]
 
 
@@ -41,7 +47,7 @@ def serve(
     tls_key: Key = None,
     insecure_http: Insecure = False,
 ) -> None:
-    """Run the service: it submits, follows, schedules and answers; Ctrl-C ends it."""
+    """Run the service and its API in the foreground; Ctrl-C stops it."""
     try:
         from orchestrator.api.server import ListenOptions, make_default_config
         from orchestrator.api.server import serve as run
@@ -58,16 +64,16 @@ def serve(
 
 
 def _note_ready(address: str, token: Path | None) -> None:
-    note(f"slora serves at {address}")
+    note(f"Serving at {address}")
     if token is not None:
-        note(f"A first admin token lies in {token}; nobody else on this machine can read it.")
+        note(f"The first admin token is in {token}, readable only by you.")
 
 
 class _LineFormatter(logging.Formatter):
-    """One line an event, in which nothing that others wrote can begin another."""
+    """Format a record as one line: untrusted text can't start another."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; a traceback, which is our own, keeps its lines."""
+        """Return the line; a traceback keeps its own lines."""
         text, trace = record.getMessage(), ""
         if record.exc_info:
             trace = "\n" + escape_control(self.formatException(record.exc_info))
@@ -79,6 +85,6 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # Each request to Ray and to a store would be a line.
+    # These would log every request to Ray and to a store.
     for name in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

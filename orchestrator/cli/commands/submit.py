@@ -1,4 +1,4 @@
-"""`slora submit`: a spec becomes a run of the service."""
+"""`slora submit`: submit a spec to the service as a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from orchestrator.cli.options import Json, Overrides, Service, SpecFile
 from orchestrator.cli.remote import Project, connect_service
 from orchestrator.cli.render.run_table import dump_run
 from orchestrator.cli.submission import read_submission
-from orchestrator.client.runs import SubmitRunRequest
+from orchestrator.client.runs import make_submission
 
 app = typer.Typer()
 
 Priority = Annotated[
-    int | None, typer.Option(min=-1000, max=1000, help="The higher, the sooner; 0 is usual.")
+    int | None, typer.Option(min=-1000, max=1000, help="Higher priorities run first. Default: 0.")
 ]
-Cluster = Annotated[str | None, typer.Option(metavar="NAME", help="As slora clusters lists it.")]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Cluster, as shown by slora clusters.")
+]
 
 
 @app.command()
@@ -32,16 +34,22 @@ def submit(
     priority: Priority = None,
     follow_log: Annotated[
         bool,
-        typer.Option("--follow/--detach", "-f", help="To its end; exit code 1 unless it is done."),
+        typer.Option(
+            "--follow/--detach",
+            "-f",
+            help="Follow until the run finishes; exit 1 unless it succeeds.",
+        ),
     ] = False,
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """Submit a spec to the service: a fine-tune, or what its section (search: ...) makes of it."""
+    """Submit a spec of any kind to the service."""
     prepared = read_submission(spec, set or [])
     for key in prepared.missing_keys:
-        note(f"{key} is not on this machine: the job checks it on the cluster.")
-    submission = SubmitRunRequest(prepared.spec, prepared.kind, project, cluster, priority)
+        note(f"{key} does not exist on this machine: the job checks it on the cluster.")
+    submission = make_submission(
+        prepared.spec, kind=prepared.kind, project=project, cluster=cluster, priority=priority
+    )
     with connect_service(service) as client:
         run = client.runs.submit(submission)
         if not json:
@@ -50,7 +58,7 @@ def submit(
             if json:
                 print_json(dump_run(run))
             else:
-                note(f"follow it: slora logs -f {run.id}")
+                note(f"Follow it: slora logs -f {run.id}")
             return
         code = follow_run(client, run.id, out=sys.stderr if json else None)
         if json:

@@ -1,9 +1,8 @@
-"""`slora tokens`: who may ask the service for what."""
+"""`slora tokens`: the access tokens of the service."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,39 +13,49 @@ from orchestrator.cli.console import CommandGroup, note, print_json, print_line,
 from orchestrator.cli.options import Json, Service
 from orchestrator.cli.remote import connect_service
 from orchestrator.cli.render.run_table import format_time
-from orchestrator.client.values import TokenResponse
+from orchestrator.schemas.admin import TokenResponse
 from orchestrator.secret_file import write_secret
 
-app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Who may ask the service for what.")
+app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="Manage access tokens of the service."
+)
 
 DAY_S = 86400.0
 
 
 @app.command()
 def create(
-    label: Annotated[str, typer.Argument(metavar="LABEL", help="Whose it is, as ci.")],
-    scope: Annotated[str, typer.Option(help="viewer, submitter or admin.")] = "submitter",
+    label: Annotated[
+        str, typer.Argument(metavar="LABEL", help="Owner or purpose of the token, for example ci.")
+    ],
+    scope: Annotated[str, typer.Option(help="Scope: viewer, submitter or admin.")] = "submitter",
     project: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of this project alone; else of all.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Limit the token to this project. Default: all projects."
+        ),
     ] = None,
-    days: Annotated[float | None, typer.Option(help="Until it expires.", min=0.001)] = None,
+    days: Annotated[
+        float | None, typer.Option(help="Days until the token expires. Default: never.", min=0.001)
+    ] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it there; it is not shown.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the token to this file instead of showing it."),
     ] = None,
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """Make a token. It is told this once."""
+    """Create a token. It is shown only once."""
     if to is not None and to.exists():
-        raise InputError([Fault("--to", f"{to} is there already", "Name a new file.")])
+        raise InputError([Fault("--to", f"{to} exists already", "Use a new file.")])
     seconds = None if days is None else days * DAY_S
     with connect_service(service) as client:
         created = client.tokens.create(label, scope, project=project, seconds=seconds)
         if to is not None:
             try:
-                write_secret(to, created.secret or "")
+                write_secret(to, created.secret)
             except InputError:
-                # Nobody knows it: it is as if it had not been made.
+                # Nobody has seen the token: revoke it, as if it had never been created.
                 client.tokens.revoke(created.id)
                 raise
     if json:
@@ -54,14 +63,16 @@ def create(
         print_json({**_dump_token(created), **secret})
         return
     if to is None:
-        print_line(created.secret or "")
-    note(f"token {created.id} of {created.label}: {created.scope}, {_format_expiry(created)}")
-    note("It can't be shown again." if to is None else f"It is in {to}, for SLORA_TOKEN_FILE.")
+        print_line(created.secret)
+    note(
+        f"Created token {created.id} ({created.label}): {created.scope}, {_format_expiry(created)}."
+    )
+    note("It can't be shown again." if to is None else f"Set SLORA_TOKEN_FILE={to} to use it.")
 
 
 @app.command("list")
 def list_command(service: Service = None, json: Json = False) -> None:
-    """Every token, dead ones too; none is shown."""
+    """List all tokens, also expired and revoked ones, without their secrets."""
     with connect_service(service) as client:
         tokens = list(client.tokens.list())
     if json:
@@ -76,29 +87,29 @@ def list_command(service: Service = None, json: Json = False) -> None:
 
 @app.command()
 def revoke(
-    token: Annotated[str, typer.Argument(metavar="ID", help="As slora tokens list has it.")],
+    token: Annotated[
+        str, typer.Argument(metavar="ID", help="Token id, as shown by slora tokens list.")
+    ],
     service: Service = None,
     json: Json = False,
 ) -> None:
-    """From now on nobody is known by it."""
+    """Revoke a token: it is rejected from now on."""
     with connect_service(service) as client:
         client.tokens.revoke(token)
     if json:
         print_json({"revoked": token})
     else:
-        print_line(f"token {token} is revoked.")
+        print_line(f"Revoked token {token}.")
 
 
 def _format_expiry(token: TokenResponse) -> str:
     if token.revoked_at is not None:
         return f"revoked {format_time(token.revoked_at)}"
     if token.expires_at is None:
-        return "for good"
+        return "never expires"
     is_expired = token.expires_at <= time.time()
-    return f"{'expired' if is_expired else 'until'} {format_time(token.expires_at)} UTC"
+    return f"{'expired' if is_expired else 'expires'} {format_time(token.expires_at)} UTC"
 
 
 def _dump_token(token: TokenResponse) -> dict[str, Any]:
-    values = asdict(token)
-    del values["secret"]
-    return values
+    return token.model_dump(exclude={"secret"})

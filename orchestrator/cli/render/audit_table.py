@@ -1,4 +1,4 @@
-"""The audit as a table for people, and as values for programs."""
+"""The audit as a table, and as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from orchestrator.cli.console import format_duration, format_size, print_line, s
 
 
 def show_audit(run: str, lines: tuple[AuditLine, ...]) -> None:
-    """Prints plan beside run, and the verdict."""
+    """Print the planned beside the recorded values, and the verdict."""
     print_line(f"run {run}")
     rows = [
         (
             line.name,
-            _format_value(line.unit, line.planned, "not known"),
+            _format_value(line.unit, line.planned, "unknown"),
             _format_value(line.unit, line.actual, "not recorded"),
             "" if line.deviation is None else f"{line.deviation:+.2%}",
             line.tolerance_text,
@@ -23,20 +23,18 @@ def show_audit(run: str, lines: tuple[AuditLine, ...]) -> None:
         )
         for line in lines
     ]
-    headers = ("", "planned", "found", "off by", "allowed", "")
+    headers = ("", "planned", "actual", "deviation", "tolerance", "")
     show_table(rows, headers=headers, right=headers[1:5])
     print_line("")
     violations = list_violations(lines)
     names = "; ".join(line.name for line in violations)
-    print_line(
-        f"Not as planned: {names}." if violations else "Everything that was promised is as planned."
-    )
+    print_line(f"Not as planned: {names}." if violations else "Everything is within its tolerance.")
 
 
 def dump_audit(run: str, lines: tuple[AuditLine, ...]) -> dict[str, Any]:
-    """The same as plain values."""
+    """Return the audit as plain values."""
     line_values = [
-        dataclasses.asdict(line) | {"off": line.deviation, "broken": line.violated}
+        dataclasses.asdict(line) | {"deviation": line.deviation, "violated": line.violated}
         for line in lines
     ]
     return {"run": run, "as_planned": not list_violations(lines), "lines": line_values}
@@ -53,4 +51,4 @@ def _format_value(unit: str, value: float | None, missing_text: str) -> str:
 def _format_verdict(line: AuditLine) -> str:
     if line.tolerance is None:
         return ""
-    return "BROKEN" if line.violated else "ok"
+    return "EXCEEDED" if line.violated else "ok"

@@ -1,4 +1,4 @@
-"""The plan as tables: what is trained, what each worker holds, what travels, and what it costs."""
+"""The plan as tables: stages, memory of a worker, traffic, time and cost."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ MEMORY_LINES = (
     ),
     *("factors", "singular vectors", "activations", "logits", "snapshot", "allocator"),
 )
-"""The order in which memory is told."""
+"""The lines of the memory table, in order."""
 
 
 def show_plan(checked: ValidatedRun, federation: FederationPlan | None = None) -> None:
-    """Prints the plan for people."""
+    """Print the plan as tables."""
     layout = (
         _describe_workers(checked) if federation is None else _describe_sites(checked, federation)
     )
     show_pairs([*_describe_run(checked), *layout])
     print_line("")
     _show_stages(checked)
-    prediction = checked.plan.estimate
-    assert prediction is not None
+    estimate = checked.plan.estimate
+    assert estimate is not None
     if federation is not None:
         print_line("")
         _show_rounds(federation)
@@ -55,11 +55,11 @@ def show_plan(checked: ValidatedRun, federation: FederationPlan | None = None) -
         else (_show_memory, _show_traffic)
     ):
         print_line("")
-        table(prediction)
+        table(estimate)
     print_line("")
     show_pairs(
         [
-            *_describe_cost(prediction, f"{federation.rounds:,} rounds" if federation else None),
+            *_describe_cost(estimate, f"{federation.rounds:,} rounds" if federation else None),
             *_describe_stop(checked.spec.train.stop),
             *(("note", f"{line}.") for line in checked.plan.notes),
         ]
@@ -77,8 +77,8 @@ def _describe_run(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
 
 
 def _describe_workers(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
-    plan, prediction = checked.plan, checked.plan.estimate
-    nodes = f" on {prediction.nodes} machines" if prediction and prediction.nodes > 1 else ""
+    plan, estimate = checked.plan, checked.plan.estimate
+    nodes = f" on {estimate.nodes} machines" if estimate and estimate.nodes > 1 else ""
     split_text = f"{format_workers(plan.workers)} x {plan.accumulation} micro-batches"
     yield "workers", f"{plan.workers}{nodes}, {plan.sharding} ({plan.sharding_reason})"
     yield "batch", f"{plan.batch_size} sequences = {split_text} of {plan.micro_batch_size}"
@@ -87,9 +87,11 @@ def _describe_workers(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
 def _describe_sites(checked: ValidatedRun, federation: FederationPlan) -> Iterator[tuple[str, str]]:
     plan, sites = checked.plan, federation.sites
     client_count = (
-        "as many as the column names" if federation.clients is None else f"{federation.clients}"
+        "as many as the column has values"
+        if federation.clients is None
+        else f"{federation.clients}"
     )
-    participation = f"{federation.clients_per_round} a round, taking turns on {sites} site"
+    participation = f"{federation.clients_per_round} per round, in turn on {sites} site"
     yield "clients", f"{client_count}, {participation}{'s' if sites > 1 else ''}"
     yield "rounds", f"{federation.rounds} of {federation.local_steps} local steps"
     split_text = f"{plan.accumulation} micro-batches of {plan.micro_batch_size}"
@@ -113,10 +115,10 @@ def _show_stages(checked: ValidatedRun) -> None:
 
 
 def _show_rounds(federation: FederationPlan) -> None:
-    """What one client moves in a round and how long its link is busy; then all of it."""
+    """Print one client's traffic in a round and its time on the link, and the totals."""
     rows = [
         (
-            f"{stage.name}, a client",
+            f"{stage.name}, per client",
             f"{stage.rounds:,}",
             format_size(stage.down),
             format_size(stage.up),
@@ -135,46 +137,43 @@ def _show_rounds(federation: FederationPlan) -> None:
         )
     )
     right = ("rounds", "down", "up", *(f"{speed} Mbit/s" for speed in LINK_SPEEDS))
-    print_line("What a round moves, and how long it takes at the speed of a client's link:")
+    print_line("Traffic of a round, and its duration by the speed of a client's link:")
     show_table(rows, headers=("stage", *right), right=right)
 
 
-def _show_sharding_options(prediction: RunEstimate) -> None:
-    """The three ways of holding the base, side by side."""
-    stages = list(
-        dict.fromkeys(flow.stage for option in prediction.options for flow in option.flows)
-    )
+def _show_sharding_options(estimate: RunEstimate) -> None:
+    """Print the three ways to shard the base side by side."""
+    stages = list(dict.fromkeys(flow.stage for option in estimate.options for flow in option.flows))
     rows = [
         (
-            f"{option.sharding}{' *' if option.sharding == prediction.sharding else ''}",
+            f"{option.sharding}{' *' if option.sharding == estimate.sharding else ''}",
             format_size(option.memory.peak),
             {True: "yes", False: "no", None: "unknown"}[option.fits],
             *(format_size(option.sum_egress_per_step(stage)) for stage in stages),
             "by epochs" if option.egress is None else format_size(option.egress),
         )
-        for option in prediction.options
+        for option in estimate.options
     ]
-    right = ("peak a worker", *(f"{stage} step" for stage in stages), "whole run")
+    right = ("peak memory", *(f"{stage} step" for stage in stages), "full run")
     headers = ("sharding", right[0], "fits", *right[1:])
-    print_line(
-        f"Memory of a worker{_format_limit(prediction)}, and bytes that leave a machine (* is taken):"
-    )
+    limit = _format_limit(estimate)
+    print_line(f"Memory of a worker{limit}, and traffic out of a machine (* is selected):")
     show_table(rows, headers=headers, right=right)
 
 
-def _format_limit(prediction: RunEstimate) -> str:
-    return f", of {format_size(prediction.memory)}" if prediction.memory is not None else ""
+def _format_limit(estimate: RunEstimate) -> str:
+    return f", of {format_size(estimate.memory)}" if estimate.memory is not None else ""
 
 
-def _show_memory(prediction: RunEstimate) -> None:
-    """The lines of the way that is taken, a column for each phase."""
-    phases = prediction.selected.memory.phases
+def _show_memory(estimate: RunEstimate) -> None:
+    """Print the memory of the selected sharding, a column per phase."""
+    phases = estimate.selected.memory.phases
     rows = [
         (line, *(_format_cell(phase.lines.get(line)) for phase in phases))
         for line in MEMORY_LINES
         if any(line in phase.lines for phase in phases)
     ]
-    rows.append(("all", *(format_size(phase.total) for phase in phases)))
+    rows.append(("total", *(format_size(phase.total) for phase in phases)))
     names = tuple(phase.name for phase in phases)
     show_table(rows, headers=("memory", *names), right=names)
 
@@ -183,13 +182,13 @@ def _format_cell(size: int | None) -> str:
     return "" if size is None else format_size(size)
 
 
-def _show_traffic(prediction: RunEstimate) -> None:
-    """What the busiest worker of the way that is taken sends."""
-    flows = prediction.selected.flows
+def _show_traffic(estimate: RunEstimate) -> None:
+    """Print the traffic of the busiest worker under the selected sharding."""
+    flows = estimate.selected.flows
     if not flows:
-        print_line("Nothing travels: there is one worker.")
+        print_line("There is no traffic: the run has one worker.")
         return
-    # All that a client sends or gets leaves its machine.
+    # All traffic of a client leaves its machine.
     clients = any(flow.cause == "down" for flow in flows)
     rows = [
         (
@@ -201,30 +200,31 @@ def _show_traffic(prediction: RunEstimate) -> None:
         )
         for flow in flows
     ]
-    right = ("each time", "times", "in all", *(() if clients else ("leaves a machine",)))
-    show_table(rows, headers=("travels" if clients else "a worker sends", *right), right=right)
+    right = ("each time", "times", "total", *(() if clients else ("out of a machine",)))
+    show_table(rows, headers=("traffic" if clients else "sent by a worker", *right), right=right)
 
 
 def _describe_stop(stop: StopSection) -> Iterator[tuple[str, str]]:
     if conditions := describe_stop(stop):
-        yield "may end at", "; ".join(conditions)
+        yield "may stop at", "; ".join(conditions)
 
 
-def _describe_cost(prediction: RunEstimate, rounds: str | None) -> Iterator[tuple[str, str]]:
-    if prediction.tokens is not None:
+def _describe_cost(estimate: RunEstimate, rounds: str | None) -> Iterator[tuple[str, str]]:
+    if estimate.tokens is not None:
         yield (
             "tokens",
-            f"{prediction.tokens:,} at most, in {rounds or f'{prediction.steps:,} steps'}",
+            f"{estimate.tokens:,} at most, in {rounds or f'{estimate.steps:,} steps'}",
         )
     yield (
         "checkpoint",
-        f"{format_size(prediction.checkpoint)} at most; the adapter about {format_size(prediction.adapter)}",
+        f"{format_size(estimate.checkpoint)} at most; "
+        f"the adapter about {format_size(estimate.adapter)}",
     )
-    if prediction.speed is None:
-        yield "time", "not known: no run of its kind yet, nor cluster.machine.tokens_per_second"
-    elif prediction.seconds is not None:
-        speed = f"{prediction.speed.tokens_per_second:,.0f} tokens/s {prediction.speed.source}"
-        yield "time", f"{format_duration(prediction.seconds)} of steps, at {speed}"
-    if prediction.cost is not None:
-        machines = f"{prediction.nodes} machine{'s' if prediction.nodes > 1 else ''}"
-        yield "cost", f"{prediction.cost:,.2f} for {machines}, steps alone"
+    if estimate.speed is None:
+        yield "time", "unknown: set cluster.machine.tokens_per_second, or run a similar spec first"
+    elif estimate.seconds is not None:
+        speed = f"{estimate.speed.tokens_per_second:,.0f} tokens/s {estimate.speed.source}"
+        yield "time", f"{format_duration(estimate.seconds)} of steps, at {speed}"
+    if estimate.cost is not None:
+        machines = f"{estimate.nodes} machine{'s' if estimate.nodes > 1 else ''}"
+        yield "cost", f"{estimate.cost:,.2f} for {machines}, steps only"

@@ -1,39 +1,44 @@
-"""Runs in words: a table of many, the details of one, why it ended and what to do next."""
+"""Runs for the terminal: a table, the details of one run, why it ended and what to do next."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.cli.console import format_duration, print_line, show_pairs, show_table
-from orchestrator.client.values import AttemptResponse, RunResponse
+from orchestrator.schemas.runs import AttemptResponse, RunDetailResponse, RunResponse
 
 REASONS = {
-    "crashed": ("its code failed, which repeats itself", "Read `slora logs {run}`, mend, submit."),
-    "refused": ("its input is wrong", "Mend what the detail names, and submit again."),
-    "outside": ("something that it needs did not answer", "Submit it again once that is back."),
+    "crashed": (
+        "the training code raised an error; retrying will not help",
+        "See `slora logs {run}`, fix it and resubmit.",
+    ),
+    "refused": ("its input is invalid", "Fix the input named in the detail and resubmit."),
+    "outside": (
+        "a system that it depends on did not answer",
+        "Resubmit when that system is available again.",
+    ),
     "unpublished": (
-        "it ended well and left no adapter",
-        "Read `slora logs {run}`; `slora adapters recover` sends what waits on its machine.",
+        "it succeeded without publishing an adapter",
+        "See `slora logs {run}`; `slora adapters send-pending` on its machine sends the adapter.",
     ),
     "attempts": (
-        "it was lost more often than it may be",
-        "Look at `slora clusters`; submitted again it begins anew.",
+        "it was lost more often than allowed",
+        "See `slora clusters`, then resubmit to start from scratch.",
     ),
-    "quota": ("it is above what its project may use", "See `slora projects list`."),
-    "user": ("somebody stopped it", "Submit it again to have it."),
-    "replaced": ("a newer firing of its schedule took its place", "Nothing: the newer one runs."),
-    "gone": ("its cluster does not know the job", "Nothing: the service tries again."),
-    "preempted": ("its machine was taken away", "Nothing: the service tries again."),
+    "quota": ("it exceeds the limits of its project", "See `slora projects list`."),
+    "user": ("a user stopped it", "Resubmit to run it again."),
+    "replaced": ("a newer run of its schedule replaced it", "Nothing: the newer run continues."),
+    "job_absent": ("its cluster does not know the job", "Nothing: the service retries."),
+    "preempted": ("its machine was preempted", "Nothing: the service retries."),
 }
-"""Why a run did not go on, and what to do about it."""
+"""Why a run ended, and what to do next, by reason."""
 
 
 def show_runs(runs: Sequence[RunResponse], *, now: float | None = None) -> None:
-    """A table, as the runs come."""
+    """Print a table of runs in the given order."""
     moment = time.time() if now is None else now
     rows = [
         (
@@ -50,8 +55,8 @@ def show_runs(runs: Sequence[RunResponse], *, now: float | None = None) -> None:
     show_table(rows, headers=headers, right=("age",), single_line=True)
 
 
-def show_run(run: RunResponse) -> None:
-    """One run: where it is, its attempts, why it ended, what to do next."""
+def show_run(run: RunDetailResponse) -> None:
+    """Print one run: its status, its attempts, why it ended and what to do next."""
     show_pairs(_format_pairs(run))
     if run.attempts:
         print_line("")
@@ -66,37 +71,37 @@ def show_run(run: RunResponse) -> None:
 
 
 def suggest_next_step(run: RunResponse) -> str:
-    """What whoever looks at it may do now."""
+    """Return what the user can do next."""
     if run.reason is not None and run.reason in REASONS:
         return REASONS[run.reason][1].format(run=run.id)
     if run.status == "done" and run.detail:
-        # It learnt nothing: there are no figures to report.
+        # It trained nothing, so there is no outcome to report.
         return f"slora logs {run.id}"
     if run.status == "done":
         return f"slora report {run.id} --store {run.store}"
     if run.stop is not None:
-        return "It was asked to end: look again in a moment."
+        return "A stop was requested: check again soon."
     if run.status == "planned":
-        return f"It waits for its turn. slora stop {run.id} takes it out."
+        return f"It is queued. slora stop {run.id} cancels it."
     return f"slora logs -f {run.id}"
 
 
 def explain_status(run: RunResponse) -> str:
-    """The one thing that there is to say about it besides its status."""
+    """Return an explanation of the status, empty if there is none."""
     if run.reason is not None:
         return REASONS.get(run.reason, (run.reason,))[0]
     if run.stop is not None and not run.is_final:
-        return "asked to stop"
+        return "stop requested"
     return run.wait_reason
 
 
 def dump_run(run: RunResponse) -> dict[str, Any]:
-    """For programs."""
-    return {**asdict(run), "attempts": [asdict(attempt) for attempt in run.attempts]}
+    """Return the run as plain values for JSON."""
+    return {"attempts": [], **run.model_dump()}
 
 
 def format_time(timestamp: float | None) -> str:
-    """A moment for people, in UTC."""
+    """Format a time in UTC."""
     return (
         "-" if timestamp is None else f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M:%S}"
     )
@@ -120,8 +125,8 @@ def _format_pairs(run: RunResponse) -> list[tuple[str, str]]:
     ]
     pairs += [("tokens", f"{run.tokens:,} at most")] if run.tokens is not None else []
     pairs += [("search", run.search)] if run.search else []
-    pairs += [("waits", run.wait_reason)] if run.wait_reason and not run.is_final else []
-    pairs += [("stop", f"asked for: {run.stop}")] if run.stop and not run.is_final else []
+    pairs += [("waiting", run.wait_reason)] if run.wait_reason and not run.is_final else []
+    pairs += [("stop", f"requested: {run.stop}")] if run.stop and not run.is_final else []
     return pairs + ([("detail", run.detail)] if run.detail else [])
 
 
@@ -131,5 +136,5 @@ def _format_attempt(attempt: AttemptResponse) -> tuple[str, ...]:
 
 
 def _format_age(since: float, now: float) -> str:
-    # Clocks differ; nothing is younger than now. In one unit: the width is for the runs' names.
+    # Clocks differ, so an age may be negative. One unit leaves the width to the names of runs.
     return " ".join(format_duration(max(0.0, now - since)).split()[:2])

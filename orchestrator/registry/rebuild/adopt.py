@@ -1,4 +1,4 @@
-"""One run that the registry lost and a store remembers, taken in while its job lives."""
+"""Adopt one run that the registry lost and the store still has, while its job is alive."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from orchestrator.registry.values import DEFAULT_PROJECT, Run
 
 
 def adopt(database: Database, store: ObjectStore, run_id: str, *, attempt: int) -> Run | None:
-    """The run as a rebuild would have it, at work; None where the store has no request for it.
+    """Restore a run as running; return None if the store has no request for it.
 
-    Raises StoreError.
+    Raise StoreError.
     """
     prefix = format_run_key(run_id)
     file_names = frozenset(key.removeprefix(prefix) for key in store.list(prefix))
@@ -28,17 +28,11 @@ def adopt(database: Database, store: ObjectStore, run_id: str, *, attempt: int) 
     if not isinstance(files, RunFiles) or files.request is None:
         return None
     if files.status is not Status.DONE:
-        # Its journal may not have begun, or may end with what an attempt before met; its job lives.
+        # The journal may be empty, or end with the failure of an earlier attempt; the job is alive.
         files = replace(files, status=Status.RUNNING, reason=None, detail="")
     with database.write() as session:
         projects.ensure_project(session, DEFAULT_PROJECT)
         restore.put_run(
-            session,
-            files,
-            store=store.url(""),
-            project=DEFAULT_PROJECT,
-            search=None,
-            attempt=attempt,
-            committed=False,
+            session, files, store=store.url(""), project=DEFAULT_PROJECT, attempt=attempt
         )
         return runs.get(session, run_id)

@@ -1,7 +1,7 @@
-"""The registry from the store: runs, adapters, searches as their papers tell them.
+"""Rebuild the registry from the store: runs, events, adapters, pointers and searches.
 
-Asked again it changes nothing that is right already, and it never touches a run that the control
-plane has moved itself. The store is read before a transaction begins, so a slow one blocks nobody.
+A repeated rebuild changes nothing that is right, and no rebuild changes a run that the control
+plane wrote. The store is read outside of transactions, so that a slow store blocks nobody.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault
+from jobs.spec.kinds import KINDS
 from jobs.store.adapters.listing import READER_THREADS
 from jobs.store.base import ObjectStore
 from orchestrator.registry import adapters, leases, projects
@@ -25,7 +26,6 @@ from orchestrator.registry.errors import LeaseHeld
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.rebuild import restore
 from orchestrator.registry.rebuild.run_files import RunFiles, list_runs, read_run_files
-from orchestrator.registry.rebuild.search_files import SEARCH_FILE
 from orchestrator.registry.rebuild.store_scan import (
     StoreSnapshot,
     list_snapshot_keys,
@@ -36,42 +36,68 @@ from orchestrator.registry.values import DEFAULT_PROJECT
 LEASE_NAME = "rebuild"
 LEASE_S = 120.0
 BATCH_SIZE = 50
-"""Runs in one transaction: so few that the lease is renewed in time, so many that the disk is not
-waited for once a run."""
+"""Runs per transaction: few enough to renew the lease in time, enough to amortise the commit."""
 
 RunListing = tuple[str, frozenset[str]]
+"""A run and the names of its files."""
+ProgressCallback = Callable[[int], None]
 
 
 @dataclass
 class RebuildTally:
-    """How many were found in the store, and how many of them were news to the registry."""
+    """The number of items in the store, and of those that were new or changed."""
 
     total: int = 0
     changed: int = 0
 
     def count(self, changed: bool) -> None:
-        """One more."""
+        """Count one item."""
         self.total += 1
         self.changed += changed
 
 
 @dataclass
 class RebuildResult:
-    """What a rebuild came to."""
+    """The result of a rebuild."""
 
     runs: RebuildTally = field(default_factory=RebuildTally)
     adapters: RebuildTally = field(default_factory=RebuildTally)
     searches: RebuildTally = field(default_factory=RebuildTally)
     events: int = 0
-    """New ones."""
+    """Number of new events."""
     removed: list[str] = field(default_factory=list)
-    """Adapters that the registry had and the store has no more."""
+    """Adapters that were in the registry and are no longer in the store."""
     faults: list[Fault] = field(default_factory=list)
-    """What is there and could not be read."""
+    """Objects that could not be read."""
+
+
+def rebuild(
+    database: Database,
+    store: ObjectStore,
+    *,
+    project: str = DEFAULT_PROJECT,
+    on_total: ProgressCallback = lambda _: None,
+    on_progress: ProgressCallback = lambda _: None,
+) -> RebuildResult:
+    """Restore what the store holds; runs without a request and their adapters go to `project`.
+
+    `on_total` receives the number of runs and objects to read, `on_progress` each number read.
+    Raise LeaseHeld while another rebuild runs, and LeaseLost if it was overtaken.
+    """
+    keys, listings = list_snapshot_keys(store), list(list_runs(store))
+    on_total(len(keys) + len(listings))
+    with _hold_lease(database) as transactions:
+        with transactions.write() as session:
+            projects.ensure_project(session, project)
+        snapshot = read_snapshot(store, keys, on_progress)
+        rebuilder = _Rebuilder(transactions, store, project, snapshot)
+        rebuilder.restore_runs(listings, on_progress)
+        rebuilder.restore_adapters()
+    return rebuilder.result
 
 
 class _LeasedTransactions:
-    """Transactions under the lease, which each of them renews first."""
+    """Transactions that begin by renewing the lease."""
 
     def __init__(self, database: Database, lease: Lease) -> None:
         self._database, self._lease = database, lease
@@ -87,125 +113,6 @@ class _LeasedTransactions:
             leases.release(session, self._lease)
 
 
-def rebuild(
-    database: Database,
-    store: ObjectStore,
-    *,
-    project: str = DEFAULT_PROJECT,
-    on_total: Callable[[int], None] = lambda _: None,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> RebuildResult:
-    """Restore what the store knows; runs and adapters that are new go to `project`.
-
-    `started` is told how many papers and manifests there are, `seen` of each one. Raises Held
-    where another rebuild is at work.
-    """
-    keys, listings = list_snapshot_keys(store), list(list_runs(store))
-    on_total(len(keys) + len(listings))
-    with _hold_lease(database) as transactions:
-        with transactions.write() as session:
-            projects.ensure_project(session, project)
-        snapshot = read_snapshot(store, keys, on_progress)
-        result = RebuildResult(faults=list(snapshot.faults))
-        store_url = store.url("")
-        searches = _restore_runs(
-            transactions,
-            store,
-            listings,
-            snapshot,
-            result,
-            project=project,
-            on_progress=on_progress,
-        )
-        with transactions.write() as session:
-            _restore_adapters(session, store_url, snapshot, result, project)
-            for search in searches:
-                result.searches.count(adapters.put_search(session, search))
-    return result
-
-
-def _restore_runs(
-    transactions: _LeasedTransactions,
-    store: ObjectStore,
-    listings: Sequence[RunListing],
-    snapshot: StoreSnapshot,
-    result: RebuildResult,
-    *,
-    project: str,
-    on_progress: Callable[[int], None],
-) -> list[SearchSummary]:
-    """Searches first, because their journals say whose trials other runs are."""
-    searches: list[SearchSummary] = []
-    trials: dict[str, str] = {}
-    ordered = sorted(listings, key=lambda listing: SEARCH_FILE not in listing[1])
-    for start in range(0, len(ordered), BATCH_SIZE):
-        batch = _read_batch(store, ordered[start : start + BATCH_SIZE], result, on_progress)
-        for files in batch:
-            trials |= dict.fromkeys(files.trials, files.id)
-            searches += [files.search] if files.search else []
-        with transactions.write() as session:
-            for files in batch:
-                changed = restore.put_run(
-                    session,
-                    files,
-                    store=store.url(""),
-                    project=project,
-                    search=trials.get(files.id),
-                    attempt=snapshot.attempts.get(files.id, 0),
-                    committed=files.id in snapshot.committed_runs,
-                )
-                result.runs.count(changed)
-                result.events += restore.put_events(session, files)
-    return searches
-
-
-def _read_batch(
-    store: ObjectStore,
-    listings: Sequence[RunListing],
-    result: RebuildResult,
-    on_progress: Callable[[int], None],
-) -> list[RunFiles]:
-    with ThreadPoolExecutor(READER_THREADS) as pool:
-        items = list(pool.map(lambda item: read_run_files(store, *item), listings))
-    on_progress(len(listings))
-    batch = [item for item in items if isinstance(item, RunFiles)]
-    result.faults += [item for item in items if isinstance(item, Fault)]
-    result.faults += [fault for files in batch for fault in files.faults]
-    return batch
-
-
-def _restore_adapters(
-    session: Session, store_url: str, snapshot: StoreSnapshot, result: RebuildResult, project: str
-) -> None:
-    for manifest in snapshot.manifests:
-        result.adapters.count(adapters.put(session, store_url, manifest, project=project))
-    session.flush()
-    existing = {(entry.name, entry.version) for entry in snapshot.manifests} | snapshot.unreadable
-    for adapter in adapters.list_page(session, store=store_url, limit=None):
-        if (adapter.name, adapter.version) not in existing:
-            adapters.remove(session, store_url, (adapter.name, adapter.version))
-            result.removed.append(adapter.label)
-    _restore_pointers(session, store_url, snapshot)
-
-
-def _restore_pointers(session: Session, store_url: str, snapshot: StoreSnapshot) -> None:
-    known = {
-        (adapter.name, adapter.version)
-        for adapter in adapters.list_page(session, store=store_url, limit=None)
-    }
-    valid = {
-        name: pointer
-        for name, pointer in snapshot.pointers.items()
-        # To a version that can't be read, or was removed behind the pointer's back.
-        if (name, pointer.version) in known
-    }
-    for name, pointer in valid.items():
-        adapters.set_pointer(session, store_url, name, pointer.version, pointer.moves[-1].number)
-    for previous in adapters.list_pointers(session, store_url):
-        if previous.name not in valid and previous.name not in snapshot.unknown_pointers:
-            adapters.remove_pointer(session, store_url, previous.name)
-
-
 @contextmanager
 def _hold_lease(database: Database) -> Iterator[_LeasedTransactions]:
     holder = f"{os.uname().nodename[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -218,3 +125,97 @@ def _hold_lease(database: Database) -> Iterator[_LeasedTransactions]:
         yield transactions
     finally:
         transactions.release()
+
+
+class _Rebuilder:
+    """Writes one store's runs and adapters."""
+
+    def __init__(
+        self,
+        transactions: _LeasedTransactions,
+        store: ObjectStore,
+        project: str,
+        snapshot: StoreSnapshot,
+    ) -> None:
+        self._transactions, self._store, self._project = transactions, store, project
+        self._snapshot, self._store_url = snapshot, store.url("")
+        self._searches = list[SearchSummary]()
+        self._search_of = dict[str, str]()
+        """The search of each trial's run."""
+        self.result = RebuildResult(faults=list(snapshot.faults))
+
+    def restore_runs(self, listings: Sequence[RunListing], on_progress: ProgressCallback) -> None:
+        # Searches first, because their journals name the runs of their trials.
+        spec_file = KINDS["search"].spec_file
+        ordered = sorted(listings, key=lambda listing: spec_file not in listing[1])
+        for start in range(0, len(ordered), BATCH_SIZE):
+            listed = ordered[start : start + BATCH_SIZE]
+            batch = self._read_batch(listed)
+            on_progress(len(listed))
+            with self._transactions.write() as session:
+                for files in batch:
+                    self._restore_run(session, files)
+
+    def restore_adapters(self) -> None:
+        """Restore adapters, pointers and searches, and remove what the store no longer holds."""
+        with self._transactions.write() as session:
+            for manifest in self._snapshot.manifests:
+                changed = adapters.put(session, self._store_url, manifest, project=self._project)
+                self.result.adapters.count(changed)
+            session.flush()
+            self._restore_pointers(session, self._remove_adapters(session))
+            for search in self._searches:
+                self.result.searches.count(adapters.put_search(session, search))
+
+    def _read_batch(self, listings: Sequence[RunListing]) -> list[RunFiles]:
+        with ThreadPoolExecutor(READER_THREADS) as pool:
+            items = list(pool.map(lambda listing: read_run_files(self._store, *listing), listings))
+        batch = [item for item in items if isinstance(item, RunFiles)]
+        for files in batch:
+            self._search_of |= dict.fromkeys(files.trials, files.id)
+            self._searches += [files.search] if files.search else []
+            self.result.faults += files.faults
+        self.result.faults += [item for item in items if isinstance(item, Fault)]
+        return batch
+
+    def _restore_run(self, session: Session, files: RunFiles) -> None:
+        changed = restore.put_run(
+            session,
+            files,
+            store=self._store_url,
+            project=self._project,
+            search=self._search_of.get(files.id),
+            attempt=self._snapshot.attempts.get(files.id, 0),
+            committed=files.id in self._snapshot.committed_runs,
+        )
+        self.result.runs.count(changed)
+        self.result.events += restore.put_events(session, files)
+
+    def _remove_adapters(self, session: Session) -> set[adapters.VersionKey]:
+        """Remove the versions that the store no longer holds. Return the others."""
+        manifests = self._snapshot.manifests
+        existing = {(manifest.name, manifest.version) for manifest in manifests}
+        existing |= self._snapshot.unreadable
+        known = set[adapters.VersionKey]()
+        for adapter in adapters.list_page(session, store=self._store_url, limit=None):
+            version_key = adapter.name, adapter.version
+            if version_key in existing:
+                known.add(version_key)
+            else:
+                adapters.remove(session, self._store_url, version_key)
+                self.result.removed.append(adapter.label)
+        return known
+
+    def _restore_pointers(self, session: Session, known: set[adapters.VersionKey]) -> None:
+        # A pointer can name a version that is unreadable, or was deleted after it was set.
+        valid = {
+            name: pointer
+            for name, pointer in self._snapshot.pointers.items()
+            if (name, pointer.version) in known
+        }
+        for name, pointer in valid.items():
+            move = pointer.moves[-1].number
+            adapters.set_pointer(session, self._store_url, name, pointer.version, move)
+        for previous in adapters.list_pointers(session, self._store_url):
+            if previous.name not in valid.keys() | self._snapshot.unreadable_pointers:
+                adapters.remove_pointer(session, self._store_url, previous.name)

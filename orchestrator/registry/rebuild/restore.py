@@ -1,21 +1,21 @@
-"""Writing down what the store told of a run, beside what the registry knows already."""
+"""Write what was read from the store into the registry, beside the rows of the control plane."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sqlalchemy import func, insert, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from orchestrator.registry import projects
+from orchestrator.registry.database import insert_once, update_row
 from orchestrator.registry.lifecycle import OVER, Status
 from orchestrator.registry.rebuild.run_files import RunFiles
 from orchestrator.registry.tables import AttemptRow, EventRow, RunRow
 from orchestrator.registry.values import format_submission_id
 
 STORE_ORIGIN = "store"
-"""The origin of what was read from there."""
+"""Origin of what was read from the store."""
 UNKNOWN_CLUSTER = "unknown"
 
 
@@ -25,40 +25,39 @@ def put_run(
     *,
     store: str,
     project: str,
-    search: str | None,
-    attempt: int,
-    committed: bool,
+    search: str | None = None,
+    attempt: int = 0,
+    committed: bool = False,
 ) -> bool:
-    """Keep a run; whether anything changed. One that the control plane moved stays as it is."""
+    """Insert or update a run, except one that the control plane wrote.
+
+    `attempt` is the newest attempt that claimed a version; `committed` tells that an adapter of the
+    run exists. Return whether anything changed.
+    """
     row = session.get(RunRow, files.id, with_for_update=True)
     if row is not None and row.origin != STORE_ORIGIN:
         return False
-    values = _make_run_values(
-        files, store, search, max(attempt, files.attempt), committed=committed
-    )
+    values = _make_run_values(files, committed=committed)
+    values |= {"store": store, "search": search, "attempt": max(attempt, files.attempt)}
     if row is None:
-        changed = _insert_run(
-            session, {**values, **_make_request_values(session, files, project), "revision": 1}
-        )
+        values |= {**_make_request_values(session, files, project), "revision": 1}
+        # It is not inserted if the control plane accepts the same run at the same time.
+        changed = insert_once(session, RunRow, values, timestamp_columns=()) is not None
     else:
         values["attempt"] = max(values["attempt"], row.attempt)
-        changes = {name: value for name, value in values.items() if getattr(row, name) != value}
-        for name, value in changes.items():
-            setattr(row, name, value)
-        row.revision += bool(changes)
-        changed = bool(changes)
+        changed = update_row(row, values)
+        row.revision += changed
     if changed and values["attempt"]:
         _put_attempt(session, values)
     return changed
 
 
 def put_events(session: Session, files: RunFiles) -> int:
-    """Append what the journal has behind what was read before; how many."""
-    last_position = session.scalar(
-        select(func.max(EventRow.position)).where(
-            EventRow.run == files.id, EventRow.origin == STORE_ORIGIN
-        )
+    """Insert the events after the last one that is recorded. Return how many."""
+    query = select(func.max(EventRow.position)).where(
+        EventRow.run == files.id, EventRow.origin == STORE_ORIGIN
     )
+    last_position = session.scalar(query) or 0
     new = [
         {
             "run": files.id,
@@ -70,7 +69,7 @@ def put_events(session: Session, files: RunFiles) -> int:
             "body": dict(event.body),
         }
         for position, event in enumerate(files.events, start=1)
-        if position > (last_position or 0)
+        if position > last_position
     ]
     if new:
         session.execute(insert(EventRow), new)
@@ -78,23 +77,16 @@ def put_events(session: Session, files: RunFiles) -> int:
 
 
 def _make_request_values(session: Session, files: RunFiles, project: str) -> dict[str, Any]:
-    """What its request says; a run without one is no service's, so no cluster is named for it."""
+    """Return the columns of the request; a run without one was not submitted to a service."""
     request = files.request
     if request is None:
         return {"project": project, "priority": 0, "cluster": UNKNOWN_CLUSTER}
     projects.ensure_project(session, request.project)
-    return {
-        "project": request.project,
-        "priority": request.priority,
-        "cluster": request.cluster,
-        "tokens": request.tokens,
-    }
+    return request.model_dump(include={"project", "priority", "cluster", "tokens"})
 
 
-def _make_run_values(
-    files: RunFiles, store: str, search: str | None, attempt: int, *, committed: bool
-) -> dict[str, Any]:
-    # An adapter of the run is there, whatever the last words of its journal were.
+def _make_run_values(files: RunFiles, *, committed: bool) -> dict[str, Any]:
+    # An adapter proves success, whatever the journal says last.
     status, reason, detail = files.status, files.reason, files.detail
     if committed:
         status, reason, detail = Status.DONE, None, ""
@@ -102,37 +94,24 @@ def _make_run_values(
         "id": files.id,
         "kind": files.kind,
         "name": files.name,
-        "store": store,
         "spec_sha256": files.spec_sha256,
         "workers": files.workers,
         "status": status.value,
         "reason": None if reason is None else reason.value,
         "detail": detail,
-        "attempt": attempt,
-        "search": search,
         "origin": STORE_ORIGIN,
         "created_at": files.created_at,
         "updated_at": files.updated_at,
     }
 
 
-def _insert_run(session: Session, values: dict[str, Any]) -> bool:
-    try:
-        with session.begin_nested():
-            session.execute(insert(RunRow).values(values))
-    except IntegrityError:
-        return False  # the control plane was asked for the same run at the same moment
-    return True
-
-
 def _put_attempt(session: Session, values: dict[str, Any]) -> None:
-    """The newest attempt, which is all that a store tells; on which cluster it does not."""
+    """Insert or update the newest attempt; the store knows neither earlier ones nor its cluster."""
     row = session.get(AttemptRow, (values["id"], values["attempt"]))
-    ended = values["updated_at"] if Status(values["status"]) in OVER else None
-    state = {"status": values["status"], "reason": values["reason"], "ended_at": ended}
+    ended_at = values["updated_at"] if Status(values["status"]) in OVER else None
+    state = {"status": values["status"], "reason": values["reason"], "ended_at": ended_at}
     if row is not None:
-        for name, value in state.items():
-            setattr(row, name, value)
+        update_row(row, state)
         return
     identity = {
         "run": values["id"],

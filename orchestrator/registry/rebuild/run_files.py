@@ -1,7 +1,7 @@
-"""A run's papers in the store, read as a registry would have written them. Hostile until read.
+"""Read the files of a run in the store as the row and events that a registry would hold.
 
-What the papers can't say stays open: a run that tells of no end is taken for running, because a
-silent run is not a dead one.
+The files are untrusted. What they leave open stays open: a run without an end counts as running,
+because a run that writes nothing may still be alive.
 """
 
 from __future__ import annotations
@@ -22,27 +22,21 @@ from jobs.errors import (
     StoreRefused,
     StoreUnreachable,
 )
-from jobs.spec.kinds import KINDS, find_kind_of_files
+from jobs.spec.kinds import KINDS, count_workers, find_kind_of_files
 from jobs.spec.load import validate_spec
-from jobs.spec.schema import RunSpec
-from jobs.spec.yaml_text import MAX_BYTES, YAML_ERRORS
+from jobs.spec.schema import RunSpec, SearchSpec
+from jobs.spec.yaml_text import MAX_BYTES, YAML_ERRORS, parse_yaml_fast
 from jobs.store.base import ObjectStore
 from jobs.store.keys import check_key
 from jobs.store.runs.journal import encode_event, parse_events
-from jobs.store.runs.run_store import EVENTS, RUNS_PREFIX, SPEC, format_run_key
+from jobs.store.runs.run_store import EVENTS, RUNS_PREFIX, format_run_key
 from orchestrator.registry.adapters import SearchSummary
 from orchestrator.registry.lifecycle import Reason, Status
-from orchestrator.registry.rebuild.search_files import (
-    SEARCH_FILE,
-    make_search_summary,
-    read_search_goal,
-    read_trials,
-)
+from orchestrator.registry.rebuild.search_files import make_search_summary, read_trials
 from orchestrator.registry.rebuild.untrusted import (
     FIX_HINT,
     MAX_INT32,
     is_run_id,
-    parse_mapping,
     read_count,
     read_time,
 )
@@ -53,17 +47,19 @@ MAX_JOURNAL_BYTES = 256 << 20
 MAX_VALUE_CHARS = 1000
 
 ACTIVE_EVENTS = frozenset({"loading", "started", "resumed", "restarted", "stalled", "trial"})
-"""After an end they say that the run goes on."""
-RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"} | {"stage", "checkpoint_saved", "handoff", "preempting", "over"}
-RECORDED_EVENTS |= {"published", "failed", "stopped"}
-"""The events that tell how a run went; the others (samples, progress, …) stay in the store."""
+"""After the end of an attempt these show that the run continues."""
+RECORDED_EVENTS = ACTIVE_EVENTS - {"trial"} | {
+    "stage", "checkpoint_saved", "handoff", "preempting", "budget_exhausted", "published", "failed",
+    "stopped",
+}  # fmt: skip
+"""The events of a run's progress; others (samples, steps, ...) stay in the store."""
 
 _TIMESTAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{4,12}$")
 
 
 @dataclass(frozen=True)
 class StoreEvent:
-    """One line of a run's journal, as much of it as the registry keeps."""
+    """The part of a journal's event that the registry holds."""
 
     at: float
     kind: str
@@ -72,7 +68,7 @@ class StoreEvent:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the store knows of a run."""
+    """A run, as its files in the store describe it."""
 
     id: str
     name: str
@@ -88,14 +84,14 @@ class RunFiles:
     events: tuple[StoreEvent, ...]
     search: SearchSummary | None = None
     trials: frozenset[str] = frozenset()
-    """The runs that a search's trials had."""
+    """Run ids of a search's trials."""
     request: RunRequest | None = None
-    """What a service was asked; None for a run that was started without one."""
+    """None for a run that was started without a service."""
     faults: tuple[Fault, ...] = field(default=())
 
 
 def list_runs(store: ObjectStore) -> Iterator[tuple[str, frozenset[str]]]:
-    """Every run that wrote down what was asked, with the names of its papers."""
+    """List the runs that have a request or a spec, with the names of their files."""
     names_by_run: dict[str, set[str]] = {}
     for key in store.list(RUNS_PREFIX):
         parts = key.split("/")
@@ -109,11 +105,11 @@ def list_runs(store: ObjectStore) -> Iterator[tuple[str, frozenset[str]]]:
 def read_run_files(
     store: ObjectStore, run: str, file_names: frozenset[str]
 ) -> RunFiles | Fault | None:
-    """What they say; a Fault where they can't be read at all; None where they are gone by now."""
+    """Read the files of a run; return a Fault if that fails, None if they were deleted."""
     if not is_run_id(run):
-        return Fault(f"{RUNS_PREFIX}{run[:150]!a}", "no run's name", FIX_HINT)
+        return Fault(f"{RUNS_PREFIX}{run[:150]!a}", "not a valid run id", FIX_HINT)
     try:
-        return _read_files(store, run, file_names)
+        return _RunReader(store, run, file_names).read()
     except NotInStore:
         return None
     except (StoreRefused, StoreUnreachable):
@@ -122,91 +118,113 @@ def read_run_files(
         return Fault(RUNS_PREFIX + run, str(error)[:300], FIX_HINT)
 
 
-def _read_files(store: ObjectStore, run: str, file_names: frozenset[str]) -> RunFiles:
-    prefix, faults = format_run_key(run), list[Fault]()
-    spec, digest = _read_spec(store, prefix + SPEC, faults) if SPEC in file_names else (None, None)
-    events = _read_events(store, prefix + EVENTS, faults) if EVENTS in file_names else []
-    goal = (
-        read_search_goal(store, prefix + SEARCH_FILE, faults) if SEARCH_FILE in file_names else None
-    )
-    recorded = tuple(event for event in map(_make_store_event, events) if event is not None)
-    status, reason, detail = _derive_status(events)
-    request = (
-        _read_request(store, prefix + REQUEST_FILE, faults) if REQUEST_FILE in file_names else None
-    )
-    created_at = _parse_timestamp(run) or (recorded[0].at if recorded else 0.0)
-    trials = read_trials(events, prefix + EVENTS, faults) if SEARCH_FILE in file_names else []
-    return RunFiles(
-        id=run,
-        name=request.name if request else spec.name if spec else run[:63],
-        kind=request.kind if request else find_kind_of_files(file_names).name,
-        spec_sha256=sha256(request.spec_text.encode()).hexdigest() if request else digest,
-        workers=request.workers if request else _count_workers(spec),
-        created_at=created_at,
-        updated_at=max([created_at, *(event.at for event in recorded)]),
-        status=status,
-        reason=reason,
-        detail=detail,
-        attempt=max(
-            (read_count(event.get("attempt")) for event in events),
-            default=0,
-        ),
-        request=request,
-        events=recorded,
-        search=make_search_summary(run, goal, trials, events) if goal else None,
-        trials=frozenset(trial.run for trial in trials if trial.run),
-        faults=tuple(faults),
-    )
+class _RunReader:
+    """Reads one run and collects the faults of its files."""
+
+    def __init__(self, store: ObjectStore, run: str, file_names: frozenset[str]) -> None:
+        self._store, self._run, self._file_names = store, run, file_names
+        self._kind = find_kind_of_files(file_names)
+        self._faults = list[Fault]()
+
+    def read(self) -> RunFiles:
+        spec, digest = self._read_spec()
+        events = self._read_events()
+        request = self._read_request()
+        recorded = tuple(event for event in map(_make_store_event, events) if event is not None)
+        created_at = _parse_timestamp(self._run) or (recorded[0].at if recorded else 0.0)
+        is_search = self._kind is KINDS["search"]
+        trials = read_trials(events, self._key(EVENTS), self._faults) if is_search else []
+        search = (
+            make_search_summary(self._run, spec.section, trials, events)
+            if isinstance(spec, SearchSpec)
+            else None
+        )
+        status, reason, detail = _derive_status(events)
+        return RunFiles(
+            id=self._run,
+            name=request.name if request else spec.name if spec else self._run[:63],
+            kind=request.kind if request else self._kind.name,
+            spec_sha256=request.spec_sha256 if request else digest,
+            workers=request.workers if request else _count_workers(spec),
+            created_at=created_at,
+            updated_at=max([created_at, *(event.at for event in recorded)]),
+            status=status,
+            reason=reason,
+            detail=detail,
+            attempt=max((read_count(event.get("attempt")) for event in events), default=0),
+            request=request,
+            events=recorded,
+            search=search,
+            trials=frozenset(trial.run for trial in trials if trial.run),
+            faults=tuple(self._faults),
+        )
+
+    def _read_request(self) -> RunRequest | None:
+        if REQUEST_FILE not in self._file_names:
+            return None
+        try:
+            return read_request(self._store, self._run)
+        except InputError as error:
+            self._faults += error.faults
+            return None
+
+    def _read_spec(self) -> tuple[RunSpec | None, str | None]:
+        if self._kind.spec_file not in self._file_names:
+            return None, None
+        data = self._store.read(self._key(self._kind.spec_file), 0, MAX_BYTES + 1)
+        digest = sha256(data).hexdigest()
+        try:
+            return validate_spec(_parse_mapping(data)), digest
+        except InputError as error:
+            first = error.faults[0]
+            problem = f"{first.key}: {first.problem}"
+        except (*YAML_ERRORS, RecursionError) as error:
+            problem = f"not a spec: {str(error)[:200]!a}"
+        self._add_fault(self._kind.spec_file, problem[:300])
+        return None, digest
+
+    def _read_events(self) -> list[dict[str, Any]]:
+        if EVENTS not in self._file_names:
+            return []
+        check_key(self._key(EVENTS))
+        text = self._store.read(self._key(EVENTS), 0, MAX_JOURNAL_BYTES + 1)
+        if len(text) > MAX_JOURNAL_BYTES:
+            self._add_fault(EVENTS, f"only its first {MAX_JOURNAL_BYTES} bytes were read")
+        events, _ = parse_events(text, 0)
+        if (invalid := text.count(b"\n") - len(events)) > 0:
+            problem = f"{invalid} of its lines are not events"
+            self._faults.append(Fault(self._key(EVENTS), problem, "The other lines were read."))
+        return events
+
+    def _key(self, file_name: str) -> str:
+        return format_run_key(self._run, file_name)
+
+    def _add_fault(self, file_name: str, problem: str) -> None:
+        self._faults.append(Fault(self._key(file_name), problem, FIX_HINT))
 
 
-def _read_request(store: ObjectStore, key: str, faults: list[Fault]) -> RunRequest | None:
-    request = read_request(store, key)
-    if isinstance(request, Fault):
-        faults.append(request)
-        return None
-    return request
-
-
-def _read_spec(
-    store: ObjectStore, key: str, faults: list[Fault]
-) -> tuple[RunSpec | None, str | None]:
-    text = store.read(key, 0, MAX_BYTES + 1)
-    digest = sha256(text).hexdigest()
-    try:
-        return validate_spec(parse_mapping(text)), digest
-    except InputError as error:
-        first = error.faults[0]
-        faults.append(Fault(key, f"{first.key}: {first.problem}"[:300], FIX_HINT))
-    except (*YAML_ERRORS, RecursionError) as error:
-        faults.append(Fault(key, f"no spec: {str(error)[:200]!a}", FIX_HINT))
-    return None, digest
-
-
-def _read_events(store: ObjectStore, key: str, faults: list[Fault]) -> list[dict[str, Any]]:
-    check_key(key)
-    text = store.read(key, 0, MAX_JOURNAL_BYTES + 1)
-    if len(text) > MAX_JOURNAL_BYTES:
-        faults.append(Fault(key, f"only its first {MAX_JOURNAL_BYTES} bytes were read", FIX_HINT))
-    events, _ = parse_events(text, 0)
-    torn = text.count(b"\n") - len(events)
-    if torn > 0:
-        faults.append(Fault(key, f"{torn} of its lines are no events", "The rest was read."))
-    return events
+def _parse_mapping(data: bytes) -> Mapping[str, Any]:
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    values = parse_yaml_fast(data.decode())
+    if not isinstance(values, dict):
+        raise ValueError("not a mapping")
+    return values
 
 
 def _make_store_event(event: Mapping[str, Any]) -> StoreEvent | None:
     kind = event.get("event")
     if not isinstance(kind, str) or kind not in RECORDED_EVENTS:
         return None
-    facts = {
+    body = {
         clean_text(name)[:100]: clean_text(value)[:MAX_VALUE_CHARS]
         if isinstance(value, str)
         else value
         for name, value in event.items()
         if name not in ("event", "time") and isinstance(value, str | int | float | bool)
     }
-    # Through the journal's own writing once more: a reader of JSON takes NaN, a database does not.
-    return StoreEvent(read_time(event), kind, json.loads(encode_event(facts)))
+    # Encoded again as the journal does: JSON readers accept NaN, databases do not.
+    return StoreEvent(read_time(event), kind, json.loads(encode_event(body)))
 
 
 def _derive_status(events: list[dict[str, Any]]) -> tuple[Status, Reason | None, str]:
@@ -225,14 +243,11 @@ def _derive_status(events: list[dict[str, Any]]) -> tuple[Status, Reason | None,
 
 
 def _count_workers(spec: RunSpec | None) -> int:
-    if spec is None:
-        return 1
-    workers = spec.cluster.workers
-    return min(workers if isinstance(workers, int) else workers.max, MAX_INT32)
+    return 1 if spec is None else min(count_workers(spec), MAX_INT32)
 
 
 def _parse_timestamp(run: str) -> float | None:
-    """When its id was made, which is in it."""
+    """Return the time in a run id, which is when the id was made."""
     match = _TIMESTAMP.search(run)
     if match is None:
         return None

@@ -47,8 +47,6 @@ def _line(part: Part, points: Sequence[Point], axis: str) -> list[tuple[float, f
 def _page(part: Part, partition: str, curves: Mapping[str, Sequence[Point]]) -> Any:
     from plotly.subplots import make_subplots
 
-    from jobs.search.report.figures import axes
-
     figure = make_subplots(rows=2, cols=2, vertical_spacing=0.12, horizontal_spacing=0.08)
     for place, axis in enumerate(AXES):
         row, column = place // 2 + 1, place % 2 + 1
@@ -69,6 +67,5 @@ def _page(part: Part, partition: str, curves: Mapping[str, Sequence[Point]]) -> 
             )
         figure.update_xaxes(type="log", title_text=X_TITLES[axis], row=row, col=column)
         figure.update_yaxes(title_text=_figure(part), row=row, col=column)
-    axes(figure, height=900)
     title = {"text": f"{part.name}, {partition}", "y": 0.99, "yanchor": "top"}
-    return figure.update_layout(title=title, paper_bgcolor="#ffffff", margin={"t": 150})
+    return figure.update_layout(title=title, template="plotly_white", height=900, margin={"t": 150})

@@ -39,32 +39,35 @@ def _trained(setting: Setting, data: Mapping[str, str], store: str, device: str)
 
     from jobs.federation.check import check_federation
     from jobs.federation.round_log import open_round_log
-    from jobs.federation.server import FederationServer
+    from jobs.federation.server import make_federation
+    from jobs.spec.kinds import require_kind
     from jobs.spec.load import validate_spec
+    from jobs.spec.schema import FederatedSpec
     from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
 
-    # The rounds are judged by the test rows; the validation rows are asked once, at the end.
-    asked = validate_spec(setting.spec(data, store, data["test"]))
-    found = check_federation(asked)
-    assert found.partition is not None
-    request = dataclasses.replace(found.validated_run.make_request(RUN), federation=asked.section)
-    objects = open_store(asked.store)
+    # The rounds are evaluated on the test rows; the validation rows only once, at the end.
+    spec = require_kind(validate_spec(setting.spec(data, store, data["test"])), FederatedSpec)
+    validated = check_federation(spec)
+    assert validated.partition is not None
+    objects = open_store(spec.store)
     runs = RunStore(objects, RUN)
+    request = validated.extend_request(validated.validated_run.make_request(RUN), runs)
     sites = _judged_sites(setting, data["validation"])(
-        request, objects, torch.device(device), trained=TRAINED.get(setting.trained or "")
+        request, objects, torch.device(device), mark_trainable=TRAINED.get(setting.trained or "")
     )
-    federation = FederationServer(request, runs, sites, found.partition)
-    federation.run()
+    loop = make_federation(request, runs, sites, validated.partition)
+    loop.run()
+    ledger = loop.trainer.ledger
     metrics, _ = runs.metrics.tail(0)
     lines, _ = open_round_log(runs).tail(0)
     return {
         **_settled(setting),
-        **figures(setting.part.metric, metrics, lines, _calibration(federation.ledger)),
+        **figures(setting.part.metric, metrics, lines, _calibration(ledger)),
         "validation": sites.validation[setting.part.metric],
-        "kept": federation.ledger.get("handoff_kept"),
-        "parameters": federation.ledger["model_parameters"],
-        "rows_by_client": [len(rows) for rows in found.partition.rows],
+        "kept": ledger.get("handoff_energy_share"),
+        "parameters": ledger["model_parameters"],
+        "rows_by_client": [len(rows) for rows in validated.partition.rows],
     }
 
 
@@ -108,13 +111,13 @@ def figures(
 def _round(line: Mapping[str, Any]) -> dict[str, Any]:
     """One round: bytes of all clients together, and the seconds of the median one."""
     clients = line["clients"]
-    answered = [one for one in clients if "left" not in one]
+    answered = [one for one in clients if "failure" not in one]
     return {
         "round": line["round"],
         "stage": line["stage"],
         "clients": len(clients),
         "answered": len(answered),
-        "down": sum(one["down"] + one["kit"] for one in clients),
+        "down": sum(one["down"] + one["payload"] for one in clients),
         "up": sum(one["up"] for one in clients),
         "tokens": sum(one["tokens"] for one in answered),
         "client_seconds": statistics.median(one["seconds"] for one in answered) if answered else 0,
@@ -131,17 +134,18 @@ def _calibration(ledger: Mapping[str, Any]) -> int:
 def _judged_sites(setting: Setting, validation: str) -> Any:
     """LocalSites that, before it publishes, measures what it has on the validation rows too."""
     from jobs.federation.sites.local_sites import LocalSites
+    from jobs.federation.sites.messages import CommitRecord
     from jobs.inspect.datasets.scan import scan_dataset
 
     class Judged(LocalSites):
         validation: dict[str, float]
 
-        def commit(self, weights: bytes, **told: Any) -> Any:
+        def commit(self, weights: bytes, record: CommitRecord) -> Any:
             part = setting.part
             found = scan_dataset(validation, part.format, part.task, "validation")
             site, test = self._site, self._site._request
-            site._request = dataclasses.replace(test, evaluation=found)
-            site._held_out.clear()
+            site._request = dataclasses.replace(test, eval_data=found)
+            site._eval_steps.clear()
             sums = self.evaluate(weights)
             site._request = test
             targets = sum(one.targets for one in sums)
@@ -149,7 +153,7 @@ def _judged_sites(setting: Setting, validation: str) -> Any:
                 "loss": sum(one.loss for one in sums) / targets,
                 "accuracy": sum(one.correct for one in sums) / targets,
             }
-            return super().commit(weights, **told)
+            return super().commit(weights, record)
 
     return Judged
 

@@ -1,1 +1,1 @@
-"""Parts of `tests.benchmarks.service_kills`: job, service, what is killed, the count."""
+"""Kill the parts of a running control plane, and count what was lost or duplicated."""

@@ -1,10 +1,12 @@
-"""`python -m tests.benchmarks.service_kills [--runs N] [--firings N] [--seed S] [--json]`: kills.
+"""Kill parts of the control plane at random, and count what was lost or duplicated.
+
+    python -m tests.benchmarks.service_kills [--runs N] [--firings N] [--seed S] [--json]
 
 Short runs (a job that commits a small adapter) go through two services on a real Ray, a real S3
-server and SQLite or PostgreSQL, half of them on each, while a service, the S3 server, the
-database's connections or the Ray head are killed at random moments. Then everything is counted:
-runs lost, runs that ran twice, adapters lost. After that schedules fire on a clock that is set, and
-their schedulers are killed: moments missed, moments fired twice. Exit code 1 where any is not zero.
+server and SQLite or PostgreSQL (half of them each), while a service, the S3 server, the database's
+connections or the Ray head are killed. Lost runs, duplicate runs and lost adapters are counted.
+Then schedules fire on a settable clock while their schedulers are killed: missed and duplicate
+firings are counted. The exit code is 1 if any count is not zero.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import InputError, JobsError
-from orchestrator.control.intake import Intake, SubmitRequest
+from orchestrator.control.intake import Intake
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.registry import runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import FINAL
@@ -37,18 +40,18 @@ from tests.orchestrator.control.builders import make_spec
 
 KINDS = ("sqlite", "postgresql")
 VICTIMS = {"service": 12, "database": 4, "s3": 2, "ray": 1}
-"""What is killed, and how often beside the others: a Ray head takes 15 s to come back."""
+"""The parts to kill, with weights: a Ray head takes 15 s to restart."""
 BETWEEN_S = (0.5, 5.0)
 KILLS_A_RUN = 3
-"""After so many the rest may end in peace: a service needs some seconds to take over at all."""
+"""No more kills after that, because a service needs some seconds to take over."""
 ADAPTERS = 5
-"""Names that the runs share, so that their commits meet."""
+"""Adapter names that the runs share, so that their commits conflict."""
 DEADLINE_S = 900.0
 SUBMIT_DEADLINE_S = 180.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 when nothing was lost and nothing came twice."""
+    """Return 0 if nothing was lost and nothing was duplicated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--firings", type=int, default=200)
@@ -83,7 +86,7 @@ Tallies = dict[str, tuple[KillTally, Counter[str]]]
 def kill_during_runs(
     folder: Path, urls: dict[str, str], count: int, chance: random.Random
 ) -> Tallies:
-    """The runs, dealt to the databases, and what was killed meanwhile."""
+    """Submit runs on each database, and kill parts meanwhile."""
     tallies: Tallies = {}
     with ExitStack() as stack:
         world = World(folder / "world", stack)
@@ -131,7 +134,7 @@ def _kill(victim: str, world: World, services: Services, chance: random.Random) 
 
 
 def _submit(intake: Intake, store: str, number: int) -> str:
-    """As a client that was not answered asks again, under the same key."""
+    """Submit a run, and repeat that with the same key until there is an answer."""
     submission = SubmitRequest(spec=make_spec(store, name=f"kill-{number % ADAPTERS}"))
     until = time.monotonic() + SUBMIT_DEADLINE_S
     while True:
@@ -147,7 +150,7 @@ def _submit(intake: Intake, store: str, number: int) -> str:
 
 
 def _count_finished(database: Database, accepted: Sequence[str]) -> int:
-    """How many have ended; none is known while the database does not answer."""
+    """Count the ended runs; return 0 while the database does not answer."""
     try:
         with database.read() as session:
             return sum(runs.get(session, run_id).status in FINAL for run_id in accepted)
@@ -161,7 +164,7 @@ def _share_out(count: int, kinds: Sequence[str]) -> dict[str, int]:
 
 
 def _make_url(kind: str, folder: Path, stack: ExitStack) -> str:
-    """A database of its own at each call."""
+    """Make the URL of a new database."""
     if kind == "sqlite":
         (folder / "sqlite").mkdir(exist_ok=True)
         url = f"sqlite:///{tempfile.mkdtemp(dir=folder / 'sqlite')}/registry.db"
@@ -172,7 +175,7 @@ def _make_url(kind: str, folder: Path, stack: ExitStack) -> str:
 
 @contextmanager
 def _run_postgres() -> Iterator[str]:
-    # Not below the folder of this benchmark: as root the server runs as somebody else.
+    # Not below the folder of this benchmark: if root starts it, the server runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="slora-kills-pg-"))
     server = Postgres(folder)
     try:
@@ -202,14 +205,15 @@ def _show(tallies: Tallies, moments: dict[str, FiringTally]) -> None:
     for kind, (tally, kills) in tallies.items():
         victims = ", ".join(f"{count} x {victim}" for victim, count in kills.most_common())
         print(
-            f"{kind}: {tally.runs} runs in {tally.attempts} attempts, killed {victims or 'nothing'}: "
-            f"{tally.lost} lost, {tally.committed_twice} committed twice, "
-            f"{tally.alive_twice} alive twice, {tally.adapters_lost} adapters lost"
+            f"{kind}: {tally.runs} runs in {tally.attempts} attempts, "
+            f"killed {victims or 'nothing'}: {tally.lost} lost, "
+            f"{tally.committed_twice} committed twice, {tally.alive_twice} alive twice, "
+            f"{tally.adapters_lost} adapters lost"
         )
     for kind, fired in moments.items():
         print(
-            f"{kind}: {fired.moments} firings, {fired.kills} schedulers killed: {fired.missed} missed, "
-            f"{fired.doubled} doubled, {fired.runs} runs"
+            f"{kind}: {fired.moments} firings, {fired.kills} schedulers killed: "
+            f"{fired.missed} missed, {fired.doubled} doubled, {fired.runs} runs"
         )
 
 

@@ -1,4 +1,4 @@
-"""Firings of schedules while their schedulers are killed: each moment once, whoever lives."""
+"""Fire schedules while their schedulers are killed: each due time must fire once."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ DEADLINE_S = 120.0
 
 @dataclass(frozen=True)
 class FiringTally:
-    """What came of the moments."""
+    """Counts of the due times."""
 
     moments: int
     kills: int
     missed: int
     doubled: int
     runs: int
-    """Runs that there are; as many as moments."""
+    """Number of runs, which should equal that of due times."""
 
     @property
     def is_good(self) -> bool:
-        """Whether each moment fired once, and started one run."""
+        """Return whether each due time fired once and started one run."""
         return not self.missed and not self.doubled and self.runs == self.moments
 
 
 def kill_during_firings(url: str, folder: Path, moments: int, chance: random.Random) -> FiringTally:
-    """So many moments of four schedules, under two schedulers of which one or both are killed."""
+    """Fire four schedules under two schedulers, of which one or both are killed."""
     folder.mkdir(parents=True)
     hours, database = moments // SCHEDULES, Database(url)
     store = DirectoryStore(folder / "store").url("")
@@ -71,7 +71,7 @@ def kill_during_firings(url: str, folder: Path, moments: int, chance: random.Ran
 
 
 class _Process:
-    """A scheduler that is started again whenever it was killed, under a name of its own."""
+    """A scheduler that is restarted under a new name after it was killed."""
 
     def __init__(self, url: str, store: str, clock: Path, name: str) -> None:
         self._words, self._name, self._life = (url, store, str(clock)), name, 0
@@ -94,7 +94,7 @@ class _Process:
 
 
 def _set(clock: Path, at: float) -> None:
-    """At once: a reader never sees half a number."""
+    """Set the clock atomically: a reader never reads half a number."""
     new = clock.with_suffix(".new")
     new.write_text(repr(at))
     os.replace(new, clock)

@@ -1,4 +1,4 @@
-"""The job of the kill tests: waits a moment, then commits a small adapter by the real protocol.
+"""The job of the kill tests: it waits briefly and commits a small adapter by the real protocol.
 
 It leaves a mark on this machine's disk ten times a second, in a file of its own: so it is known
 afterwards which attempts lived, and when.
@@ -29,7 +29,7 @@ LONGEST_S = 2.0
 
 
 def main() -> int:
-    """Exit codes as a real job's: 3 where the store does not answer."""
+    """Return the exit code of a real job: 3 if the store does not answer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--spec", required=True)
     parser.add_argument("--run", required=True)

@@ -1,5 +1,7 @@
-"""A scheduler in a process of its own, on a clock that a file sets: `... scheduler DATABASE STORE
-CLOCK NAME`, until it is killed."""
+"""A scheduler in its own process, whose clock a file sets, until it is killed.
+
+Usage: `... scheduler DATABASE STORE CLOCK NAME`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ LEASE_S = 1.0
 
 
 def main(url: str, store: str, clock_file: str, name: str) -> None:
-    """Steps without a pause worth the name, so that a kill strikes inside of one."""
+    """Fire without a long pause, so that a kill interrupts a firing."""
     database, clock = Database(url), SettableClock(0.0)
     scheduler = Scheduler(
         database,

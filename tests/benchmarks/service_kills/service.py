@@ -1,4 +1,4 @@
-"""A whole service in a process of its own, without its API: `... service CONFIG`, until it ends."""
+"""A service in its own process, without its API: `... service CONFIG`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JOB = "tests.benchmarks.service_kills.job"
 
 
 def main(path: str) -> int:
-    """Exit code 1 where one of its threads ended."""
+    """Run the service; return 1 if one of its threads ended."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     config = parse_config(json.loads(Path(path).read_text()))
     service = Service(
@@ -38,7 +38,7 @@ def main(path: str) -> int:
 
 
 def _make_rules(config: ServiceConfig) -> ClusterRules:
-    """As the configuration has them, with the small job in place of the fine-tune."""
+    """Make the configured rules, with the small job instead of the fine-tune."""
     (cluster,) = config.clusters.values()
     return ClusterRules(
         service=config.name,

@@ -1,4 +1,4 @@
-"""The count after the kills: what was lost, what ran twice, from the registry, store and marks."""
+"""Count what was lost or ran twice, from the registry, the store and the marks of jobs."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class KillTally:
     resubmitted: int
     """Runs that took more than one attempt."""
     lost: int
-    """Accepted, and not done."""
+    """Accepted runs that are not done."""
     committed_twice: int
     alive_twice: int
-    """Runs of which two processes lived at one moment."""
+    """Runs with two processes at the same time."""
     adapters_lost: int
-    """Runs that are done and have no whole adapter, in the store and in the registry."""
+    """Done runs without an intact adapter in the store and the registry."""
     services_ended: int
-    """That nobody had killed."""
+    """Services that ended without being killed."""
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was lost and nothing ran twice."""
+        """Return whether nothing was lost and nothing ran twice."""
         wrong = self.lost, self.committed_twice, self.alive_twice, self.adapters_lost
         return not any((*wrong, self.services_ended))
 
@@ -46,7 +46,7 @@ class KillTally:
 def count(
     database: Database, store: str, accepted: Sequence[str], marks: Path, ended: int
 ) -> KillTally:
-    """Looks at everything that is left."""
+    """Count everything after the kills."""
     run_by_id = {run_id: _get_run(database, run_id) for run_id in accepted}
     done = [run for run in run_by_id.values() if run is not None and run.status is Status.DONE]
     manifests, broken = scan_adapters(open_store(store))
@@ -77,7 +77,7 @@ def _get_run(database: Database, run_id: str) -> Run | None:
 
 
 def _find_faults(store: str, manifest: object) -> list[object]:
-    """What is wrong with its files; its base is no model, and was never meant to be one."""
+    """Find faults of an adapter's files; its base is a dummy and does not count."""
     faults = verify_adapter(open_store(store), manifest)  # type: ignore[arg-type]
     return [fault for fault in faults if fault.key != "base"]
 
@@ -88,6 +88,6 @@ def _has_overlap(marks: Path, run_id: str) -> bool:
 
 
 def _read_life(file: Path) -> tuple[float, float]:
-    """From its first mark to its last whole one."""
+    """Read the times of the first mark and the last complete one."""
     beats = [float(line) for line in file.read_text().splitlines(keepends=True) if line[-1] == "\n"]
     return (beats[0], beats[-1]) if beats else (0.0, 0.0)

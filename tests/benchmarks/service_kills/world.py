@@ -1,4 +1,4 @@
-"""What the service leans on, each part killable: the Ray head, the S3 server, the database."""
+"""The services below the control plane, which can be killed: Ray head, S3 server, database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class World:
-    """A Ray head and a bucket, for all services that come and go."""
+    """A Ray head and a bucket, which all services share."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self._stack = folder, stack
@@ -56,23 +56,23 @@ class World:
         return self.folder / "ray" / "token"
 
     def kill_ray(self) -> None:
-        """The head and all that runs below it; another one comes up at the same address."""
+        """Kill the head with all its jobs, and start another one at the same address."""
         self._head.kill()
         self._head = self._start_ray()
 
     def kill_s3(self, away_s: float) -> None:
-        """The server; it comes back with what it had."""
+        """Kill the S3 server, and restart it with its data."""
         self.weed.kill()
         time.sleep(away_s)
         self.weed.start()
 
     def _start_ray(self) -> Head:
-        # The same folder, whose token is another one at every start: the service reads it anew.
+        # The same folder with a new token at every start, which the service reads again.
         return self._stack.enter_context(ray_head(self.folder / "ray", dashboard=self._port))
 
 
 class Services:
-    """Two services of one database, each started again when it was killed."""
+    """Two services on one database, each restarted after it was killed."""
 
     def __init__(self, world: World, url: str, name: str, stack: ExitStack) -> None:
         self.url, self.store = url, f"s3://{BUCKET}/{name}"
@@ -83,21 +83,21 @@ class Services:
         stack.callback(self.end)
 
     def kill(self, number: int) -> None:
-        """One of them, and its successor is started."""
+        """Kill one of them and start its successor."""
         self._processes[number].kill()
         self._processes[number].wait()
         self._processes[number] = self._start()
 
     def count_ended(self) -> int:
-        """How many ended without being asked to: none should."""
+        """Count the services that ended by themselves; there should be none."""
         return sum(process.poll() is not None for process in self._processes)
 
     def cut_database(self) -> None:
-        """Every connection of PostgreSQL is ended; of SQLite, the file is locked for a while."""
+        """End all connections of PostgreSQL, or lock the file of SQLite for a while."""
         database = Database(self.url)
         with database.write() as session:
             if self.url.startswith("sqlite"):
-                # A write transaction that is open keeps every other writer out.
+                # An open write transaction blocks every other writer.
                 threading.Event().wait(LOCKED_S)
             else:
                 session.execute(
@@ -109,7 +109,7 @@ class Services:
         database.close()
 
     def end(self) -> None:
-        """All of them, by their numbers."""
+        """Kill all services."""
         for process in self._processes:
             process.kill()
             process.wait()
@@ -122,7 +122,7 @@ class Services:
             "stores": [self.store],
             "clusters": {"default": {**about, "max_runs": 4}},
             "max_attempts": 50,
-            "look_s": POLL_S,
+            "poll_interval_s": POLL_S,
             "lease_s": LEASE_S,
         }
 

@@ -1,4 +1,4 @@
-"""An HTTP client that costs little: what is measured is the server, on the other core."""
+"""A cheap HTTP client, so that the benchmark measures the server on the other core."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class LoadClient:
-    """One connection that stays open."""
+    """A client with one persistent connection."""
 
     def __init__(self, address: str, token: str) -> None:
         self._host, _, port = address.removeprefix("http://").partition(":")
@@ -18,14 +18,14 @@ class LoadClient:
     async def request(
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, bytes]:
-        """The status and the body of one answer."""
+        """Send a request and return the status and the body."""
         reader, _ = await self._send(method, path, body, headers)
         status, length = await _read_head(reader)
         assert length is not None
         return status, await reader.readexactly(length)
 
     async def stream(self, path: str) -> bytes:
-        """All of a stream, to its `end`."""
+        """Read a stream up to its `end` event."""
         reader, _ = await self._send("GET", path, None, {})
         status, length = await _read_head(reader)
         assert (status, length) == (200, None)
@@ -36,7 +36,7 @@ class LoadClient:
         return bytes(parts)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
 
@@ -61,7 +61,7 @@ class LoadClient:
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[int, int | None]:
-    """The status, and how long the body is; None where it comes in chunks."""
+    """Read the status and the length of the body, which is None if it is chunked."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     status = int(head.split(" ", 2)[1])
     for line in head.splitlines()[1:]:

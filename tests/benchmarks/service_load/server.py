@@ -1,4 +1,4 @@
-"""A whole service in a process of its own, on a cluster that is a stand-in and prints."""
+"""A service in its own process, on a fake cluster whose jobs print."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from tests.orchestrator.control.builders import make_spec
 LINES = 2000
 PRINTING = "printing"
 GROWTH = 97
-"""Lines that a job prints between two looks at its log."""
+"""Lines that a job prints between two reads of its log."""
 
 
 class PrintingCluster(FakeCluster):
-    """Jobs of runs named `printing` print, and end once they were heard; others end soon."""
+    """A fake cluster: jobs of runs named `printing` print until their log was read."""
 
     def submit(self, job: Job) -> None:
-        """Starts it; a job that prints runs until it is heard."""
+        """Start a job; one that prints runs until its log was read."""
         if job.submission.startswith(PRINTING):
             self.play(job.submission, JobStatus(JobState.RUNNING))
         super().submit(job)
 
     def read_log(self, submission: str, start: int = 0) -> bytes:
-        """A few lines more at each look."""
+        """Return some more lines at each read."""
         if not submission.startswith(PRINTING):
             return super().read_log(submission, start)
         lines = len(self.logs[submission].splitlines()) + GROWTH
@@ -46,23 +46,23 @@ class PrintingCluster(FakeCluster):
 
 
 def print_lines(submission: str, lines: int = LINES) -> bytes:
-    """What a job has printed after so many lines."""
+    """Return the first lines that a job prints."""
     return b"".join(b"%s line %d \xe2\x9c\x93\r\n" % (submission.encode(), n) for n in range(lines))
 
 
 def make_config(folder: Path) -> ServiceConfig:
-    """Of a service that keeps all it has in a folder."""
+    """Make the configuration of a service with all its data in a folder."""
     return parse_config(
         {
             "database": f"sqlite:///{folder / 'registry.db'}",
             "stores": [f"file://{folder / 'store'}"],
-            "clusters": {"default": {"address": "http://127.0.0.1:1", "grows": True}},
+            "clusters": {"default": {"address": "http://127.0.0.1:1", "autoscaling": True}},
         }
     )
 
 
 def fill(folder: Path, count: int) -> None:
-    """So many runs in the registry, all of them over."""
+    """Add `count` ended runs to the registry."""
     config = make_config(folder)
     upgrade(config.database)
     database = Database(config.database)
@@ -92,7 +92,7 @@ def fill(folder: Path, count: int) -> None:
 
 @contextmanager
 def run_service(folder: Path) -> Iterator[tuple[str, str, int]]:
-    """The address, an admin's token, and the process of a service on the folder."""
+    """Run a service; yield its address, an admin's token and its process id."""
     command = [sys.executable, "-m", __spec__.name, str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
     try:
@@ -108,7 +108,7 @@ def run_service(folder: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def make_run_spec(folder: Path, name: str = "chat") -> dict[str, object]:
-    """What is submitted."""
+    """Make the spec to submit."""
     return make_spec(make_config(folder).stores[0], name=name)
 
 

@@ -45,25 +45,25 @@ def words_of(number: int, length: int) -> list[int]:
 
 
 def feed(source: RowSource, tokenizer: Any, **more: Any) -> Feed:
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "task": "causal-lm", "max_length": 16, "packing": True, "batch_size": 4,
         "micro_batch_size": 1, "rank": 0, "world_size": 1, "seed": 0,
     }  # fmt: skip
-    return Feed(source, tokenizer, **(given | more))
+    return Feed(source, tokenizer, **(options | more))
 
 
 def rows_in(steps: Iterable[Step]) -> list[list[int]]:
     """The rows of each sequence, in the order they are fed."""
-    found = []
+    rows_by_step = []
     for step in steps:
         for micro in step.micros:
             for ids in micro.inputs["input_ids"]:
-                found.append([int(word) - 10 for word in ids if 10 <= word < 110])
-    return found
+                rows_by_step.append([int(word) - 10 for word in ids if 10 <= word < 110])
+    return rows_by_step
 
 
-def same(one: Step, other: Step) -> bool:
-    pairs = zip(one.micros, other.micros, strict=True)
+def same(step: Step, other: Step) -> bool:
+    pairs = zip(step.micros, other.micros, strict=True)
     return all(
         torch.equal(a.labels, b.labels)
         and all(torch.equal(a.inputs[name], b.inputs[name]) for name in a.inputs | b.inputs)
@@ -98,35 +98,36 @@ def test_any_number_of_workers_makes_the_same_global_batches(
             ]
             for world in (1, 2, 4)
         )
-    (whole,) = alone
-    assert sorted(row for rows in rows_in(whole) for row in rows) == sorted(
+    (full,) = alone
+    assert sorted(row for rows in rows_in(full) for row in rows) == sorted(
         2 * list(range(len(lengths)))
     )
     for team in teams:
-        for step, *shares in zip(whole, *team, strict=True):
+        for step, *shares in zip(full, *team, strict=True):
             joined = replace(step, micros=sum((share.micros for share in shares), start=()))
             assert same(step, joined)
             assert {(s.targets, s.tokens, s.rows) for s in shares} == {
                 (step.targets, step.tokens, step.rows)
             }
             assert len({len(share.micros) for share in shares}) == 1
-    for step in whole:
+    for step in full:
         assert step.targets == sum(micro.targets for micro in step.micros)
         assert step.tokens == sum(micro.tokens for micro in step.micros)
 
 
 @settings(SETTLED, max_examples=10)
 @given(start=st.integers(0, 12), packing=st.booleans())
-def test_resuming_goes_on_with_the_batch_that_would_have_come(
-    words: Any, start: int, packing: bool
-) -> None:
+def test_resuming_continues_with_the_next_batch(words: Any, start: int, packing: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        made = feed(
+        batches = feed(
             source_of(Path(folder), [3, 9, 4, 7, 2, 8, 12, 5, 3, 3]), words, packing=packing
         )
-        whole, rest = list(made.iter_steps(steps=12)), list(made.iter_steps(start=start, steps=12))
-    assert len(whole) == 12 and len(rest) == 12 - start
-    assert all(same(one, other) for one, other in zip(whole[start:], rest, strict=True))
+        steps, rest = (
+            list(batches.iter_steps(steps=12)),
+            list(batches.iter_steps(start=start, steps=12)),
+        )
+    assert len(steps) == 12 and len(rest) == 12 - start
+    assert all(same(step, other) for step, other in zip(steps[start:], rest, strict=True))
 
 
 def test_epochs_differ_in_order_and_seeds_too(words: Any, tmp_path: Path) -> None:
@@ -138,45 +139,43 @@ def test_epochs_differ_in_order_and_seeds_too(words: Any, tmp_path: Path) -> Non
 
 
 def test_evaluation_goes_through_the_files_in_order(words: Any, tmp_path: Path) -> None:
-    made = feed(source_of(tmp_path, [1] * 10), words, packing=False)
-    steps = list(made.iter_epoch())
+    batches = feed(source_of(tmp_path, [1] * 10), words, packing=False)
+    steps = list(batches.iter_epoch())
     assert [rows for rows in rows_in(steps) if rows] == [[number] for number in range(10)]
     assert [step.rows for step in steps] == [4, 4, 2]
 
 
 def test_unshuffled_training_keeps_the_order_of_the_files(words: Any, tmp_path: Path) -> None:
-    made = feed(source_of(tmp_path, [1] * 8), words, packing=False, shuffle=False)
-    assert rows_in(made.iter_steps(epochs=1)) == [[number] for number in range(8)]
+    batches = feed(source_of(tmp_path, [1] * 8), words, packing=False, shuffle=False)
+    assert rows_in(batches.iter_steps(epochs=1)) == [[number] for number in range(8)]
 
 
 def test_steps_run_on_over_the_end_of_an_epoch(words: Any, tmp_path: Path) -> None:
-    made = feed(source_of(tmp_path, [1] * 6), words, packing=False)
-    steps = list(made.iter_steps(steps=3))
+    batches = feed(source_of(tmp_path, [1] * 6), words, packing=False)
+    steps = list(batches.iter_steps(steps=3))
     assert [step.rows for step in steps] == [4, 4, 4]
-    found = [row for rows in rows_in(steps) for row in rows]
-    assert sorted(found[:6]) == sorted(found[6:]) == list(range(6))
+    numbers = [row for rows in rows_in(steps) for row in rows]
+    assert sorted(numbers[:6]) == sorted(numbers[6:]) == list(range(6))
 
 
-def test_a_last_batch_is_filled_with_rows_of_which_nothing_is_asked(
-    words: Any, tmp_path: Path
-) -> None:
-    made = feed(source_of(tmp_path, [5] * 5), words, packing=False, micro_batch_size=2)
-    last = list(made.iter_steps(epochs=1))[-1]
+def test_a_last_batch_is_filled_up_with_rows_without_targets(words: Any, tmp_path: Path) -> None:
+    batches = feed(source_of(tmp_path, [5] * 5), words, packing=False, micro_batch_size=2)
+    last = list(batches.iter_steps(epochs=1))[-1]
     assert (last.rows, last.tokens, last.targets) == (1, 6, 5)
     assert [micro.targets for micro in last.micros] == [5, 0]
     assert bool((last.micros[1].labels == -100).all())
 
 
-def test_counting_says_what_an_epoch_holds(words: Any, tmp_path: Path) -> None:
+def test_count_returns_the_counts_of_an_epoch(words: Any, tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [
         {"prompt": "w1 w2 ", "completion": "w3"},
         {"prompt": "w1 " * 20, "completion": "w2"},
         {"prompt": "w1 ", "completion": "w2 " * 20},
     ]
     source = RowSource((write_jsonl(tmp_path / "d.jsonl", rows),), "prompt-completion")
-    made = feed(source, words).count()
-    assert (made.sequences, made.rows, made.tokens, made.targets) == (2, 3, 20, 17)
-    assert (made.truncated, made.dropped, made.fill) == (2, 1, 20 / 32)
+    count = feed(source, words).count()
+    assert (count.sequences, count.rows, count.tokens, count.targets) == (2, 3, 20, 17)
+    assert (count.truncated, count.dropped, count.fill) == (2, 1, 20 / 32)
 
 
 def test_data_of_which_every_target_is_cut_off_ends_in_an_error_and_not_in_a_loop(
@@ -206,7 +205,7 @@ def test_any_number_of_workers_sees_every_row_once_and_all_do_as_many_micro_batc
 
 def test_a_row_is_trained_on_or_held_out_and_never_both(words: Any, tmp_path: Path) -> None:
     train = source_of(tmp_path, [1] * 60, eval_fraction=0.3, seed=3)
-    held = replace(train, part="eval")
+    held = replace(train, split="eval")
     sides = [
         {row for rows in rows_in(feed(side, words).iter_steps(epochs=2)) for row in rows}
         for side in (train, held)
@@ -254,12 +253,12 @@ LENGTHS = [3, 9, 4, 7, 2, 8, 12, 5]
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "unpacked"])
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2], ids=["llama", "gpt2"])
-def test_a_row_is_computed_as_if_it_were_alone(
+def test_the_logits_of_a_row_do_not_depend_on_its_batch(
     words: Any, tmp_path: Path, packing: bool, build: Callable[[], Any]
 ) -> None:
     model, compared = build(), 0
-    made = feed(source_of(tmp_path, LENGTHS), words, packing=packing, micro_batch_size=2)
-    for step in made.iter_epoch():
+    batches = feed(source_of(tmp_path, LENGTHS), words, packing=packing, micro_batch_size=2)
+    for step in batches.iter_epoch():
         for micro in step.micros:
             with torch.no_grad():
                 logits = model(**micro.inputs).logits
@@ -270,26 +269,26 @@ def test_a_row_is_computed_as_if_it_were_alone(
                 alone = torch.tensor([[*words_alone, words.eos_token_id]])
                 with torch.no_grad():
                     expected = model(input_ids=alone).logits[0]
-                found = logits[line, begin : begin + alone.shape[1]]
-                assert torch.allclose(found, expected, atol=1e-5)
+                actual = logits[line, begin : begin + alone.shape[1]]
+                assert torch.allclose(actual, expected, atol=1e-5)
                 compared += 1
     assert compared == len(LENGTHS)
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "unpacked"])
-def test_every_token_looks_at_something_padding_and_filler_too(
+def test_every_token_attends_to_something_padding_and_filler_too(
     words: Any, tmp_path: Path, packing: bool
 ) -> None:
-    made = feed(source_of(tmp_path, [3, 5]), words, packing=packing)
-    (step,) = made.iter_epoch()
+    batches = feed(source_of(tmp_path, [3, 5]), words, packing=packing)
+    (step,) = batches.iter_epoch()
     assert [micro.tokens > 0 for micro in step.micros][-1] is False
     for micro in step.micros:
         assert (micro.inputs["attention_mask"].sum(-1) > 0).all()
 
 
 def test_a_packed_token_sees_its_own_row_up_to_itself(words: Any, tmp_path: Path) -> None:
-    made = feed(source_of(tmp_path, [1, 2]), words, max_length=8)
-    (micro, *_) = next(made.iter_epoch()).micros
+    batches = feed(source_of(tmp_path, [1, 2]), words, max_length=8)
+    (micro, *_) = next(batches.iter_epoch()).micros
     seen = [
         "".join(".x"[int(cell)] for cell in row) for row in micro.inputs["attention_mask"][0, 0]
     ]
@@ -330,8 +329,8 @@ def test_packing_changes_nothing_in_the_gradient(words: Any, tmp_path: Path) -> 
 
 def test_more_padding_changes_no_logit(words: Any, tmp_path: Path) -> None:
     model = tiny_llama()
-    made = feed(source_of(tmp_path, [3, 5]), words, packing=False, micro_batch_size=4)
-    (batch,) = next(made.iter_epoch()).micros
+    batches = feed(source_of(tmp_path, [3, 5]), words, packing=False, micro_batch_size=4)
+    (batch,) = next(batches.iter_epoch()).micros
     wide = {name: torch.nn.functional.pad(value, (0, 8)) for name, value in batch.inputs.items()}
     with torch.no_grad():
         near, far = model(**batch.inputs).logits, model(**wide).logits
@@ -344,15 +343,15 @@ def test_a_classifier_gets_flat_masks_and_one_label_a_row(words: Any, tmp_path: 
         {"text": "w1 w2 " * (length // 2) + "w3", "label": label}
         for length, label in ((3, 10), (9, 2), (30, 10))
     ]
-    found = scan_dataset(
+    scan = scan_dataset(
         str(write_jsonl(tmp_path / "d.jsonl", rows)),
         "auto",
         "sequence-classification",
         "data.train",
     )
-    source = RowSource(found.files, found.format, found.labels)
-    made = feed(source, words, task="sequence-classification", max_length=20, micro_batch_size=2)
-    first, second = next(made.iter_epoch()).micros
+    source = RowSource(scan.files, scan.format, scan.labels)
+    batches = feed(source, words, task="sequence-classification", max_length=20, micro_batch_size=2)
+    first, second = next(batches.iter_epoch()).micros
     assert first.labels.tolist() == [1, 0] and second.labels.tolist() == [1, -100]
     assert first.inputs["input_ids"].shape == (2, 20)
     assert first.inputs["attention_mask"].sum(1).tolist() == [3, 9]
@@ -373,13 +372,13 @@ def test_a_classifier_gets_flat_masks_and_one_label_a_row(words: Any, tmp_path: 
 def test_lengths_are_rounded_up_but_never_past_the_longest_allowed(
     words: Any, tmp_path: Path
 ) -> None:
-    made = feed(source_of(tmp_path, [3] * 4 + [17]), words, packing=False, max_length=18)
-    widths = [step.micros[0].inputs["input_ids"].shape[1] for step in made.iter_epoch()]
+    batches = feed(source_of(tmp_path, [3] * 4 + [17]), words, packing=False, max_length=18)
+    widths = [step.micros[0].inputs["input_ids"].shape[1] for step in batches.iter_epoch()]
     assert widths == [8, 18]
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(chatml: Any, tmp_path: Path) -> None:
-    made = feed(source_of(tmp_path, [1]), chatml)
-    (micro, *_) = next(made.iter_epoch()).micros
+    batches = feed(source_of(tmp_path, [1]), chatml)
+    (micro, *_) = next(batches.iter_epoch()).micros
     assert micro.inputs["input_ids"][0, -1] == chatml.eos_token_id
     assert micro.labels[0, -1] == -100

@@ -22,16 +22,16 @@ from tests.jobs.data.conftest import write_jsonl
 CLASSES = "sequence-classification"
 
 
-def test_a_survey_says_what_the_data_is(tmp_path: Path) -> None:
+def test_a_scan_returns_files_format_rows_labels_and_digest(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [{"text": "x", "label": label} for label in (10, 9, 9)])
     write_jsonl(tmp_path / "b.jsonl", [{"text": "y", "label": "2"}])
-    found = scan_dataset(str(tmp_path), "auto", CLASSES, "data.train")
-    both = b"".join(path.read_bytes() for path in found.files)
-    assert [path.name for path in found.files] == ["a.jsonl", "b.jsonl"]
-    assert (found.format, found.rows, found.rows_by_file) == ("classification", 4, (3, 1))
-    assert found.labels == ("2", "9", "10")
-    assert found.sha256 == hashlib.sha256(both).hexdigest()
-    assert found.bytes == len(both)
+    scan = scan_dataset(str(tmp_path), "auto", CLASSES, "data.train")
+    both = b"".join(path.read_bytes() for path in scan.files)
+    assert [path.name for path in scan.files] == ["a.jsonl", "b.jsonl"]
+    assert (scan.format, scan.rows, scan.rows_by_file) == ("classification", 4, (3, 1))
+    assert scan.labels == ("2", "9", "10")
+    assert scan.sha256 == hashlib.sha256(both).hexdigest()
+    assert scan.bytes == len(both)
 
 
 def test_labels_are_numbered_by_value_only_if_all_are_numbers() -> None:
@@ -39,29 +39,29 @@ def test_labels_are_numbered_by_value_only_if_all_are_numbers() -> None:
     assert sort_labels(["10", "9", "x"]) == ("10", "9", "x")
 
 
-def test_a_quick_look_reads_no_further_than_asked(tmp_path: Path) -> None:
+def test_a_scan_with_a_limit_reads_no_further(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 3)
     path.write_text(path.read_text() + "bad")
-    found = scan_dataset(str(path), "auto", "causal-lm", "data.train", limit=3)
-    assert (found.rows, found.sha256) == (3, None)
-    with pytest.raises(InputError, match=":4: bad JSON"):
+    scan = scan_dataset(str(path), "auto", "causal-lm", "data.train", limit=3)
+    assert (scan.rows, scan.sha256) == (3, None)
+    with pytest.raises(InputError, match=":4: invalid JSON"):
         scan_dataset(str(path), "auto", "causal-lm", "data.train")
 
 
 def test_all_faults_of_all_files_are_reported_together(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"text": 3}, {"txt": "x"}])
     (tmp_path / "b.jsonl").write_text('{"text": "x"}\n{bad\n{"text": ""}\n')
-    with pytest.raises(InputError) as wrong:
+    with pytest.raises(InputError) as error:
         scan_dataset(str(tmp_path), "auto", "causal-lm", "data.train")
-    places = [fault.key.rpartition("/")[2] for fault in wrong.value.faults]
+    places = [fault.key.rpartition("/")[2] for fault in error.value.faults]
     assert places == ["a.jsonl:2", "a.jsonl:3", "b.jsonl:2", "b.jsonl:3"]
 
 
 def test_more_than_twenty_faults_are_counted_and_not_listed(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": 3}] * 1234)
-    with pytest.raises(InputError, match="and 1,214 more faults") as wrong:
+    with pytest.raises(InputError, match="and 1,214 more errors") as error:
         scan_dataset(str(path), "text", "causal-lm", "data.train")
-    assert len(wrong.value.faults) == 21
+    assert len(error.value.faults) == 21
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"], ids=["empty", "blank"])
@@ -120,7 +120,7 @@ def test_a_single_label_is_nothing_to_classify(tmp_path: Path) -> None:
     assert "'spam'" in str(fault)
 
 
-def test_a_held_out_share_is_about_what_was_asked_and_depends_on_the_seed() -> None:
+def test_the_held_out_share_is_close_to_the_fraction_and_depends_on_the_seed() -> None:
     train, held = count_split([6000, 4000], fraction=0.05, seed=1)
     assert train + held == 10_000 and 400 < held < 600
     chosen = [
@@ -130,17 +130,20 @@ def test_a_held_out_share_is_about_what_was_asked_and_depends_on_the_seed() -> N
 
 
 @pytest.mark.parametrize(
-    ("fraction", "said"), [(1e-9, "hold out none"), (1 - 1e-9, "leave none")], ids=["none", "all"]
+    ("fraction", "effect"),
+    [(1e-9, "hold out no row"), (1 - 1e-9, "leave no row")],
+    ids=["none", "all"],
 )
-def test_a_split_with_an_empty_side_is_a_fault(fraction: float, said: str) -> None:
+def test_a_split_with_an_empty_side_is_a_fault(fraction: float, effect: str) -> None:
     (fault,) = check_split([10], fraction=fraction, seed=0)
-    assert fault.key == "data.eval_fraction" and said in fault.problem
+    assert fault.key == "data.eval_fraction" and effect in fault.problem
     assert check_split([10, 10], fraction=0.5, seed=0) == []
 
 
-def test_the_control_plane_gets_none_of_the_heavy_libraries() -> None:
+def test_a_scan_imports_none_of_the_heavy_libraries() -> None:
     heavy = {"torch", "datasets", "transformers", "pyarrow", "huggingface_hub", "numpy", "pandas"}
-    code = "import sys, jobs.inspect.datasets.files, jobs.inspect.datasets.formats, jobs.inspect.datasets.scan, jobs.inspect.datasets.heldout\n"
+    modules = ("files", "formats", "scan", "heldout")
+    code = "import sys\n" + "".join(f"import jobs.inspect.datasets.{name}\n" for name in modules)
     code += "print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())

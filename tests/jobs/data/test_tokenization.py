@@ -37,7 +37,7 @@ def trained_on(tokenizer: Any, sample: Sample) -> list[str]:
     pairs = zip(sample.input_ids, sample.labels, strict=True)
     assert all(label in (token, IGNORE_INDEX) for token, label in pairs)
     runs = groupby(sample.labels, key=lambda label: label != IGNORE_INDEX)
-    return [tokenizer.decode(list(run)) for asked, run in runs if asked]
+    return [tokenizer.decode(list(run)) for is_target, run in runs if is_target]
 
 
 def test_chat_trains_on_every_answer_and_its_end_of_turn_and_on_nothing_else(chatml: Any) -> None:
@@ -61,10 +61,10 @@ def test_smollm2s_own_template_is_masked_the_same() -> None:
 def test_an_answer_that_would_merge_with_its_header_is_tokenised_apart(chatml: Any) -> None:
     turns = ChatExample((ChatMessage("user", "hi"), ChatMessage("assistant", "\nfine")))
     sample = Encoder(chatml, max_length=500)(turns, where="d:1")
-    given = chatml.apply_chat_template(
+    prompt_ids = chatml.apply_chat_template(
         [{"role": "user", "content": "hi"}], add_generation_prompt=True
     )["input_ids"]
-    assert list(sample.input_ids[: len(given)]) == given
+    assert list(sample.input_ids[: len(prompt_ids)]) == prompt_ids
     assert trained_on(chatml, sample) == ["\nfine<|im_end|>"]
 
 
@@ -75,33 +75,33 @@ def test_what_follows_the_last_answer_is_not_computed(chatml: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "turns", "said"),
+    ("template", "turns", "message"),
     [
         pytest.param(
             "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
             TWO_TURNS.messages, r"rewrites the turns before messages\[1\]", id="rewrites",
         ),
-        pytest.param(None, TWO_TURNS.messages, "refuses the messages", id="no template"),
+        pytest.param(None, TWO_TURNS.messages, "rejects the messages", id="no template"),
         pytest.param(
             "{{ raise_exception('roles must alternate') }}",
-            TWO_TURNS.messages, "refuses the messages.*roles must alternate", id="raises",
+            TWO_TURNS.messages, "rejects the messages.*roles must alternate", id="raises",
         ),
         pytest.param(
-            "same", (ChatMessage("assistant", "hi"),), r"messages\[0\] is the assist", id="bot first"
+            "same", (ChatMessage("assistant", "hi"),), r"messages\[0\] is a turn", id="bot first"
         ),
     ],
 )  # fmt: skip
-def test_a_template_that_cant_be_followed_names_the_row(
-    chatml: Any, template: str | None, turns: tuple[ChatMessage, ...], said: str
+def test_a_template_that_fails_names_the_row(
+    chatml: Any, template: str | None, turns: tuple[ChatMessage, ...], message: str
 ) -> None:
-    kept = chatml.chat_template
+    original = chatml.chat_template
     try:
-        chatml.chat_template = kept if template == "same" else template
-        with pytest.raises(InputError, match=said) as wrong:
+        chatml.chat_template = original if template == "same" else template
+        with pytest.raises(InputError, match=message) as error:
             Encoder(chatml, max_length=500)(ChatExample(turns), where="d.jsonl:7")
     finally:
-        chatml.chat_template = kept
-    assert str(wrong.value).startswith("d.jsonl:7: ")
+        chatml.chat_template = original
+    assert str(error.value).startswith("d.jsonl:7: ")
 
 
 def test_a_completion_is_trained_on_with_its_end_and_the_prompt_is_not(chatml: Any) -> None:
@@ -136,13 +136,13 @@ def test_a_sample_whose_answer_is_cut_off_has_no_target(words: Any) -> None:
     assert (sample.targets, sample.truncated) == (0, 2)
 
 
-def test_a_label_is_its_place_among_the_labels(words: Any) -> None:
+def test_a_label_is_encoded_by_its_index(words: Any) -> None:
     encode = Encoder(words, max_length=2, labels=("x", "y"))
     assert encode(LabelledExample("w1 w2", "y"), where="d:1") == Sample((11, 12), (1,))
     assert encode(LabelledExample("w1 w2 w3 w4 w5", "x"), where="d:1") == Sample(
         (11, 12), (0,), truncated=3
     )
-    with pytest.raises(InputError, match=r"d:1: the label 'z'.*It knows x, y"):
+    with pytest.raises(InputError, match=r"d:1: the label 'z'.*Known labels: x, y"):
         encode(LabelledExample("w1", "z"), where="d:1")
 
 

@@ -1,4 +1,4 @@
-"""A tiny federation as plain values, for the tests of its parts."""
+"""The spec of a tiny federation, for the tests of its parts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SECTION = {"clients": 4, "clients_per_round": 2, "rounds": 10, "local_steps": 3}
 def raw_federated(
     folder: Path, federation: dict[str, Any] | None = None, **spec: Any
 ) -> dict[str, Any]:
-    """The tiny chat spec with held-out rows and four clients, two of them in a round."""
-    plain = tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}, train={"steps": None})
-    return {**merge_spec(plain, spec), "federation": merge_spec(SECTION, federation or {})}
+    """Return the tiny chat spec with held-out rows and four clients, two in a round."""
+    raw = tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}, train={"steps": None})
+    return {**merge_spec(raw, spec), "federation": merge_spec(SECTION, federation or {})}
 
 
 def a_federation(
     folder: Path, federation: dict[str, Any] | None = None, **spec: Any
 ) -> FederatedSpec:
-    """The same, checked."""
+    """Return the same, validated."""
     return require_kind(validate_spec(raw_federated(folder, federation, **spec)), FederatedSpec)

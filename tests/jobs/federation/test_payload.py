@@ -1,4 +1,4 @@
-"""What travels: sizes by formula, exact ways exact, lossy ways within their bound, lies refused."""
+"""Payloads: sizes by formula, errors within their bounds, invalid bytes refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jobs.federation.averaging.payload import BadPayload, compute_payload_size, decode, encode
 
-WAYS = ("none", "bf16", "int8", "topk")
+COMPRESSIONS = ("none", "bf16", "int8", "topk")
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
@@ -18,16 +18,16 @@ def _vector(sizes: list[int], seed: int = 0) -> torch.Tensor:
     return torch.randn(sum(sizes), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 @given(sizes=SIZES, share=st.floats(0.01, 1.0))
-def test_a_payload_is_as_long_as_its_formula_says(how, sizes, share):
-    sent = encode(_vector(sizes), how, sizes, share, key="k")
-    assert len(sent) == compute_payload_size(how, sizes, share)
-    assert decode(sent, how, sizes, share).shape == (sum(sizes),)
+def test_a_payload_is_as_long_as_its_formula_says(compression, sizes, share):
+    encoded = encode(_vector(sizes), compression, sizes, share, key="k")
+    assert len(encoded) == compute_payload_size(compression, sizes, share)
+    assert decode(encoded, compression, sizes, share).shape == (sum(sizes),)
 
 
 @given(sizes=SIZES)
-def test_what_is_not_compressed_comes_as_it_went(sizes):
+def test_an_uncompressed_vector_is_exact(sizes):
     vector = _vector(sizes)
     assert torch.equal(decode(encode(vector, "none", sizes, 1, key=""), "none", sizes, 1), vector)
     rounded = vector.to(torch.bfloat16).float()
@@ -35,59 +35,59 @@ def test_what_is_not_compressed_comes_as_it_went(sizes):
 
 
 @given(sizes=SIZES, share=st.floats(0.05, 1.0))
-def test_topk_sends_the_largest_and_nothing_else(sizes, share):
+def test_topk_sends_the_largest_entries_only(sizes, share):
     vector = _vector(sizes)
-    found = decode(encode(vector, "topk", sizes, share, key=""), "topk", sizes, share)
-    kept = found != 0
-    assert torch.equal(found[kept], vector[kept])
-    if bool(kept.any()) and not bool(kept.all()):
-        assert vector[kept].abs().min() >= vector[~kept].abs().max()
+    decoded = decode(encode(vector, "topk", sizes, share, key=""), "topk", sizes, share)
+    is_sent = decoded != 0
+    assert torch.equal(decoded[is_sent], vector[is_sent])
+    if bool(is_sent.any()) and not bool(is_sent.all()):
+        assert vector[is_sent].abs().min() >= vector[~is_sent].abs().max()
 
 
 @given(sizes=SIZES, seed=st.integers(0, 5))
-def test_int8_is_off_by_less_than_a_level_of_its_tensor(sizes, seed):
+def test_the_error_of_int8_is_less_than_a_level_of_its_tensor(sizes, seed):
     vector = _vector(sizes, seed)
-    found = decode(encode(vector, "int8", sizes, 1, key=str(seed)), "int8", sizes, 1)
-    for part, told in zip(vector.split(sizes), found.split(sizes), strict=True):
+    decoded = decode(encode(vector, "int8", sizes, 1, key=str(seed)), "int8", sizes, 1)
+    for part, decoded_part in zip(vector.split(sizes), decoded.split(sizes), strict=True):
         level = part.abs().max() / 127
-        assert (part - told).abs().max() <= level * (1 + 1e-5)
+        assert (part - decoded_part).abs().max() <= level * (1 + 1e-5)
 
 
-def test_int8_s_mean_over_many_clients_is_the_value():
+def test_the_mean_of_int8_over_many_clients_is_unbiased():
     sizes, vector = [200], _vector([200])
-    told = [
+    decoded = [
         decode(encode(vector, "int8", sizes, 1, key=str(client)), "int8", sizes, 1)
         for client in range(400)
     ]
     level = float(vector.abs().max() / 127)
-    assert (torch.stack(told).mean(0) - vector).abs().max() < 0.15 * level
+    assert (torch.stack(decoded).mean(0) - vector).abs().max() < 0.15 * level
 
 
-def test_int8_of_nothing_is_nothing():
+def test_int8_of_zeros_is_zero():
     assert not decode(encode(torch.zeros(3), "int8", [3], 1, key=""), "int8", [3], 1).any()
 
 
-@pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("change", [lambda sent: sent + b"\0", lambda sent: sent[:-1]])
-def test_bytes_of_another_length_are_refused_with_both_lengths(how, change):
-    sent = encode(torch.ones(5), how, [5], 0.5, key="")
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("change", [lambda data: data + b"\0", lambda data: data[:-1]])
+def test_bytes_of_another_length_are_refused_with_both_lengths(compression, change):
+    encoded = encode(torch.ones(5), compression, [5], 0.5, key="")
     with pytest.raises(BadPayload, match="instead of"):
-        decode(change(sent), how, [5], 0.5)
+        decode(change(encoded), compression, [5], 0.5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("how", ["none", "topk", "int8"])
-def test_a_value_that_is_no_number_is_refused(how, value):
-    sent = bytearray(encode(torch.ones(4), how, [4], 1.0, key=""))
-    at = {"none": 0, "topk": 16, "int8": 0}[how]
-    sent[at : at + 4] = np.float32(value).tobytes()
-    with pytest.raises(BadPayload, match="no number"):
-        decode(bytes(sent), how, [4], 1.0)
+@pytest.mark.parametrize("compression", ["none", "topk", "int8"])
+def test_a_value_that_is_not_finite_is_refused(compression, value):
+    encoded = bytearray(encode(torch.ones(4), compression, [4], 1.0, key=""))
+    offset = {"none": 0, "topk": 16, "int8": 0}[compression]
+    encoded[offset : offset + 4] = np.float32(value).tobytes()
+    with pytest.raises(BadPayload, match="not a finite number"):
+        decode(bytes(encoded), compression, [4], 1.0)
 
 
-@pytest.mark.parametrize("place", [-1, 4, 2**31 - 1])
-def test_a_position_outside_the_vector_is_refused(place):
-    sent = bytearray(encode(torch.ones(4), "topk", [4], 0.5, key=""))
-    sent[:4] = np.int32(place).tobytes()
+@pytest.mark.parametrize("position", [-1, 4, 2**31 - 1])
+def test_a_position_outside_the_vector_is_refused(position):
+    encoded = bytearray(encode(torch.ones(4), "topk", [4], 0.5, key=""))
+    encoded[:4] = np.int32(position).tobytes()
     with pytest.raises(BadPayload, match=r"outside 0\.\.3"):
-        decode(bytes(sent), "topk", [4], 0.5)
+        decode(bytes(encoded), "topk", [4], 0.5)

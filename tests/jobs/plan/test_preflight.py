@@ -109,13 +109,13 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "data of another task": (
         lambda at: {"data": {"format": "classification"}}, "data.format", "does not fit causal-lm"),
     "no such data": (
-        lambda at: {"data": {"train": f"{at}/none.jsonl"}}, "data.train", "no such file"),
+        lambda at: {"data": {"train": f"{at}/none.jsonl"}}, "data.train", "file not found"),
     "an empty file": (
         lambda at: (at / "train.jsonl").write_text(""), "data.train", "no rows in"),
     "a folder without data": (make_empty_folder, "data.train", "no data file"),
-    "an unknown kind of file": (
+    "an unsupported file type": (
         lambda at: {"data": {"train": str(at / "model/model.safetensors")}},
-        "model.safetensors", "unknown kind of file .safetensors"),
+        "model.safetensors", "unsupported file type .safetensors"),
     "a row without messages": (
         lambda at: append_line(at / "train.jsonl", '{"text": "a"}\n'),
         "train.jsonl:9", "chat needs 'messages'; the row has 'text'"),

@@ -1,4 +1,4 @@
-"""Committed adapters of a hollow model, made without torch, and what they are compared with."""
+"""Build and commit adapters of a hollow model without torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYERS = {
 
 
 def lora_files(folder: Path, *, rank: int = 2, layers: dict[str, tuple[int, int]] = LAYERS) -> Path:
-    """A PEFT folder of zeros."""
+    """Write a PEFT folder whose tensors are zero."""
     folder.mkdir(parents=True)
     shapes = dict[str, tuple[int, ...]]()
     for name, (rows, columns) in layers.items():
@@ -38,7 +38,7 @@ def lora_files(folder: Path, *, rank: int = 2, layers: dict[str, tuple[int, int]
 
 
 def sparse_files(folder: Path) -> Path:
-    """A compact folder of zeros, three values a layer."""
+    """Write a sparse adapter of zeros with three values a layer."""
     folder.mkdir(parents=True)
     values = {f"{name}.values": (3,) for name in LAYERS}
     (folder / "sparse_model.safetensors").write_bytes(safetensors(values))
@@ -58,25 +58,27 @@ def committed(
     mask: MaskRecord | None = None,
     **changes: Any,
 ) -> Manifest:
-    """An adapter of the tiny spec as its run would have left it, its papers beside it."""
+    """Commit an adapter of the tiny spec, and the spec of its run, as the run would."""
     raw = raw_retrain(folder, None, **(spec or {}))
     del raw["retrain"]
-    made = validate_spec(raw)
+    validated = validate_spec(raw)
     store = DirectoryStore(folder / "store")
-    text = dump_spec(made)
+    text = dump_spec(validated)
     RunStore(store, run).write_text(SPEC, text)
-    train = scan_dataset(made.data.train, "chat", "causal-lm", "data.train")
-    held = made.data.eval and scan_dataset(made.data.eval, "chat", "causal-lm", "data.eval")
+    train = scan_dataset(validated.data.train, "chat", "causal-lm", "data.train")
+    eval_data = validated.data.eval and scan_dataset(
+        validated.data.eval, "chat", "causal-lm", "data.eval"
+    )
     draft = {
         "name": "tiny",
-        "kind": made.method.kind,
+        "kind": validated.method.kind,
         "run": run,
         "attempt": 1,
         "base": BaseRecord(path="model", digest=base or digest_model(folder / "model")),
         "data": DataRecord(
             train_sha256=str(train.sha256),
-            eval_sha256=held.sha256 if held else None,
-            row_order="as they lie",
+            eval_sha256=eval_data.sha256 if eval_data else None,
+            row_order="file order",
             rows=train.rows,
         ),
         "mask": mask,

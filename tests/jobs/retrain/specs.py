@@ -1,4 +1,4 @@
-"""A tiny retraining as plain values, for the tests of its parts."""
+"""The spec of a tiny retraining, for the tests of its parts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.tiny import merge_spec, tiny_spec
 
 
 def raw_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
-    """The tiny chat spec with held-out rows and a retrain section."""
-    made = merge_spec(tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}), spec)
-    return {**made, "retrain": retrain or {}}
+    """Return the tiny chat spec with held-out rows and a retrain section as plain values."""
+    raw = merge_spec(tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}), spec)
+    return {**raw, "retrain": retrain or {}}
 
 
 def a_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> RetrainSpec:
-    """The same, checked."""
+    """Return the same, validated."""
     return require_kind(validate_spec(raw_retrain(folder, retrain, **spec)), RetrainSpec)

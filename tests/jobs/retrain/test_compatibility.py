@@ -1,4 +1,4 @@
-"""What can't be gone on from: every mismatch of adapter and spec told before anything starts."""
+"""Adapters that training cannot continue from: all mismatches are reported before it starts."""
 
 from __future__ import annotations
 
@@ -21,70 +21,77 @@ SPARSE: dict[str, Any] = {"kind": "sparse"}
 MASK = MaskRecord(strategy="random", seed=0, density=0.05)
 
 
-def _faults(place: Path, manifest: Manifest, **spec: Any) -> dict[str, str]:
-    checked = validate_run(a_retrain(place, **spec).training)
-    store, digest = DirectoryStore(place / "store"), digest_model(place / "model")
-    found: list[Fault] = find_start_faults(store, manifest, checked, digest)
-    return {fault.key: fault.problem for fault in found}
+def _find_faults(workspace: Path, manifest: Manifest, **spec: Any) -> dict[str, str]:
+    validated = validate_run(a_retrain(workspace, **spec))
+    store, digest = DirectoryStore(workspace / "store"), digest_model(workspace / "model")
+    faults: list[Fault] = find_start_faults(store, manifest, validated, digest)
+    return {fault.key: fault.problem for fault in faults}
 
 
 @pytest.mark.parametrize("kind", ["lora", "slora"])
-def test_a_lora_goes_on_from_factors_of_its_shape(kind, place):
-    manifest = committed(place, lora_files(place / "one"), kind=kind)
-    assert _faults(place, manifest, method=LORA) == {}
+def test_a_lora_continues_from_factors_of_its_shape(kind, workspace):
+    manifest = committed(workspace, lora_files(workspace / "one"), kind=kind)
+    assert _find_faults(workspace, manifest, method=LORA) == {}
 
 
-def test_values_go_on_from_values_on_the_same_masks(place):
-    manifest = committed(place, sparse_files(place / "one"), kind="sparse", mask=MASK)
-    assert _faults(place, manifest, method=SPARSE) == {}
+def test_sparse_training_continues_from_values_on_the_same_masks(workspace):
+    manifest = committed(workspace, sparse_files(workspace / "one"), kind="sparse", mask=MASK)
+    assert _find_faults(workspace, manifest, method=SPARSE) == {}
 
 
-def test_another_rank_is_told_with_the_one_it_has(place):
-    manifest = committed(place, lora_files(place / "one", rank=4), kind="lora")
-    told = _faults(place, manifest, method=LORA)
-    assert told == {"method.rank": "2, while the factors of tiny@v1 have 4"}
+def test_another_rank_is_reported_with_the_adapters_own(workspace):
+    manifest = committed(workspace, lora_files(workspace / "one", rank=4), kind="lora")
+    faults = _find_faults(workspace, manifest, method=LORA)
+    assert faults == {"method.rank": "the spec says 2, but the factors of tiny@v1 have rank 4"}
 
 
-def test_other_targets_are_told_from_both_sides(place):
+def test_targets_on_either_side_alone_are_reported(workspace):
     layers = {**LAYERS, "model.layers.9.mlp.up_proj": (16, 8)}
     del layers["model.layers.0.mlp.up_proj"]
-    manifest = committed(place, lora_files(place / "one", layers=layers), kind="lora")
-    checked = validate_run(a_retrain(place, method=LORA).training)
-    store, digest = DirectoryStore(place / "store"), digest_model(place / "model")
-    told = [str(fault) for fault in find_start_faults(store, manifest, checked, digest)]
-    assert "layers.9.mlp.up_proj: only in tiny@v1" in told[0]
-    assert "layers.0.mlp.up_proj: only among the targets" in told[1]
+    manifest = committed(workspace, lora_files(workspace / "one", layers=layers), kind="lora")
+    validated = validate_run(a_retrain(workspace, method=LORA))
+    store, digest = DirectoryStore(workspace / "store"), digest_model(workspace / "model")
+    faults = [str(fault) for fault in find_start_faults(store, manifest, validated, digest)]
+    assert "layers.9.mlp.up_proj: adapted only in tiny@v1" in faults[0]
+    assert "layers.0.mlp.up_proj: adapted only in this spec" in faults[1]
 
 
-def test_another_base_is_told_by_its_digest(place):
-    manifest = committed(place, lora_files(place / "one"), kind="lora", base="b" * 64)
+def test_another_base_is_reported_by_its_digest(workspace):
+    manifest = committed(workspace, lora_files(workspace / "one"), kind="lora", base="b" * 64)
     assert (
-        "another base: digest bbbbbbbbbbbb" in _faults(place, manifest, method=LORA)["model.path"]
+        "another base: digest bbbbbbbbbbbb"
+        in _find_faults(workspace, manifest, method=LORA)["model.path"]
     )
 
 
 @pytest.mark.parametrize("kind", ["sparse", "full"])
-def test_another_kind_is_told(kind, place):
-    manifest = committed(place, lora_files(place / "one"), kind="lora")
-    told = _faults(place, manifest, method={"kind": kind})
-    assert told["method.kind"] == f"{kind} can't go on from tiny@v1, which is of kind lora"
+def test_another_kind_is_reported(kind, workspace):
+    manifest = committed(workspace, lora_files(workspace / "one"), kind="lora")
+    faults = _find_faults(workspace, manifest, method={"kind": kind})
+    assert faults["method.kind"] == f"{kind} cannot continue from tiny@v1, whose kind is lora"
 
 
-def test_values_beside_factors_are_refused_in_words(place):
-    manifest = committed(place, sparse_files(place / "one"), kind="slora", mask=MASK)
-    assert "values beside its factors" in _faults(place, manifest, method=LORA)["retrain.start"]
+def test_values_beside_factors_are_refused_with_the_reason(workspace):
+    manifest = committed(workspace, sparse_files(workspace / "one"), kind="slora", mask=MASK)
+    assert (
+        "values beside its factors"
+        in _find_faults(workspace, manifest, method=LORA)["retrain.start"]
+    )
 
 
-def test_other_masks_are_told_all_together(place):
-    manifest = committed(place, sparse_files(place / "one"), kind="sparse", mask=MASK)
-    told = _faults(place, manifest, method={**SPARSE, "density": 0.1}, train={"seed": 3})
-    assert told == {
-        "method.density": "0.1, while the masks of tiny@v1 were made with 0.05",
-        "train.seed": "3, while the masks of tiny@v1 were made with 0",
+def test_all_differences_of_the_masks_are_reported_together(workspace):
+    manifest = committed(workspace, sparse_files(workspace / "one"), kind="sparse", mask=MASK)
+    faults = _find_faults(workspace, manifest, method={**SPARSE, "density": 0.1}, train={"seed": 3})
+    assert faults == {
+        "method.density": "the spec says 0.1, but tiny@v1 has masks of 0.05",
+        "train.seed": "the spec says 3, but tiny@v1 has masks of 0",
     }
 
 
-def test_a_small_file_that_was_changed_is_told(place):
-    manifest = committed(place, lora_files(place / "one"), kind="lora")
-    (place / "store/adapters/tiny/v1/adapter_config.json").write_text('{"r": 2}')
-    assert "has not the digest" in _faults(place, manifest, method=LORA)["retrain.start"]
+def test_a_changed_config_file_is_reported(workspace):
+    manifest = committed(workspace, lora_files(workspace / "one"), kind="lora")
+    (workspace / "store/adapters/tiny/v1/adapter_config.json").write_text('{"r": 2}')
+    assert (
+        "does not match its digest"
+        in _find_faults(workspace, manifest, method=LORA)["retrain.start"]
+    )

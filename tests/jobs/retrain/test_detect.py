@@ -1,4 +1,4 @@
-"""The first look: what is current, what is new, and what has been tried before."""
+"""Which adapter is current, whether the data is new, and what was tried before."""
 
 from __future__ import annotations
 
@@ -18,78 +18,72 @@ from tests.jobs.retrain.specs import a_retrain
 from tests.tiny import chat_rows
 
 
-def _look(place: Path, start: str = "current", **spec: Any) -> Baseline | NoNewData:
-    asked = a_retrain(place, {"start": start}, **spec)
-    rows = scan_dataset(asked.data.train, "chat", "causal-lm", "data.train")
-    return snapshot_state(DirectoryStore(place / "store"), asked.training, start, str(rows.sha256))
+def _snapshot(workspace: Path, start: str = "current", **spec: Any) -> Baseline | NoNewData:
+    retrain_spec = a_retrain(workspace, {"start": start}, **spec)
+    rows = scan_dataset(retrain_spec.data.train, "chat", "causal-lm", "data.train")
+    return snapshot_state(
+        DirectoryStore(workspace / "store"), retrain_spec.training, start, str(rows.sha256)
+    )
 
 
 @pytest.fixture
-def first(place: Path) -> Path:
-    """tiny@v1, trained on the eight rows that are there."""
-    committed(place, lora_files(place / "one"))
-    return place
+def first(workspace: Path) -> Path:
+    """Return a workspace with tiny@v1, trained on its eight rows."""
+    committed(workspace, lora_files(workspace / "one"))
+    return workspace
 
 
-def test_without_an_adapter_everything_is_new_and_starts_from_scratch(place):
-    found = _look(place)
-    assert isinstance(found, Baseline)
-    assert (found.current, found.pointer_move, found.start, found.newest_version) == (
-        None,
-        None,
-        None,
-        0,
-    )
+def test_without_an_adapter_everything_is_new_and_starts_from_scratch(workspace):
+    state = _snapshot(workspace)
+    assert isinstance(state, Baseline)
+    assert state == Baseline(train_sha256=state.train_sha256)
+    assert (state.current, state.start, state.newest_version) == (None, None, 0)
 
 
-def test_rows_that_the_current_one_was_trained_on_are_nothing_new(first):
-    found = _look(first)
-    assert isinstance(found, NoNewData)
-    assert "tiny@v1 was trained on these 8 rows" in found.reason
+def test_rows_that_the_current_adapter_was_trained_on_are_not_new(first):
+    state = _snapshot(first)
+    assert isinstance(state, NoNewData)
+    assert "tiny@v1 was trained on these 8 rows" in state.reason
 
 
-def test_rows_that_came_are_learnt_from_the_current_one_on(first):
+def test_training_on_new_rows_starts_from_the_current_adapter(first):
     chat_rows(first / "train.jsonl", 9)
-    found = _look(first)
-    assert isinstance(found, Baseline)
-    assert (found.current, found.start, found.pointer_move, found.newest_version) == (
-        "tiny@v1",
-        "tiny@v1",
-        None,
-        1,
-    )
+    state = _snapshot(first)
+    assert isinstance(state, Baseline)
+    assert (state.current, state.start) == ("tiny@v1", "tiny@v1")
+    assert (state.pointer_move, state.newest_version) == (None, 1)
 
 
-def test_what_is_current_is_what_was_promoted_last(first):
+def test_the_current_adapter_is_the_last_one_promoted(first):
     chat_rows(first / "train.jsonl", 9)
     committed(first, lora_files(first / "two"), run="r2")
     promote(DirectoryStore(first / "store"), "tiny", 1)
     chat_rows(first / "train.jsonl", 10)
-    found = _look(first)
-    assert isinstance(found, Baseline)
-    assert (found.current, found.pointer_move, found.newest_version) == ("tiny@v1", 1, 2)
+    state = _snapshot(first)
+    assert isinstance(state, Baseline)
+    assert (state.current, state.pointer_move, state.newest_version) == ("tiny@v1", 1, 2)
 
 
-@pytest.mark.parametrize(("start", "begins"), [("scratch", None), ("v1", "tiny@v1")])
-def test_it_may_start_elsewhere_than_at_the_current_one(start, begins, first):
+@pytest.mark.parametrize(("start", "label"), [("scratch", None), ("v1", "tiny@v1")])
+def test_training_may_start_from_another_version_or_from_scratch(start, label, first):
     chat_rows(first / "train.jsonl", 9)
     committed(first, lora_files(first / "two"), run="r2")
     chat_rows(first / "train.jsonl", 10)
-    found = _look(first, start)
-    assert isinstance(found, Baseline)
-    assert (found.current, found.start) == ("tiny@v2", begins)
+    state = _snapshot(first, start)
+    assert isinstance(state, Baseline)
+    assert (state.current, state.start) == ("tiny@v2", label)
 
 
 @pytest.mark.parametrize("start", ["v7"])
-def test_a_version_that_is_not_there_is_told(start, place, first):
+def test_a_missing_version_is_reported(start, workspace, first):
     chat_rows(first / "train.jsonl", 9)
     with pytest.raises(NotInStore, match="tiny@v7"):
-        _look(first, start)
+        _snapshot(first, start)
 
 
-def test_a_version_of_a_name_without_any_is_told(place):
+def test_a_version_of_a_name_without_any_is_reported(workspace):
     with pytest.raises(NotInStore, match="tiny@v7"):
-        _look(place, "v7")
+        _snapshot(workspace, "v7")
 
 
 def test_what_was_tried_and_not_promoted_is_not_tried_again(first):
@@ -97,18 +91,18 @@ def test_what_was_tried_and_not_promoted_is_not_tried_again(first):
     chat_rows(first / "train.jsonl", 9)
     child = {"method": {"kind": "lora"}}
     committed(first, lora_files(first / "two"), run="r2", spec=child, parent="tiny@v1")
-    found = _look(first)
-    assert isinstance(found, NoNewData)
-    assert found.adapter == "tiny@v2"
+    state = _snapshot(first)
+    assert isinstance(state, NoNewData)
+    assert state.adapter == "tiny@v2"
     # Another spec, or another start, is another try.
-    assert isinstance(_look(first, train={"learning_rate": 1e-3}), Baseline)
-    assert isinstance(_look(first, "scratch"), Baseline)
+    assert isinstance(_snapshot(first, train={"learning_rate": 1e-3}), Baseline)
+    assert isinstance(_snapshot(first, "scratch"), Baseline)
 
 
 @pytest.mark.parametrize(
-    ("kind", "start", "trains"),
+    ("kind", "start", "trained_kind"),
     [("slora", "tiny@v1", "lora"), ("slora", None, "slora"), ("sparse", "tiny@v1", "sparse")],
 )
-def test_only_what_goes_on_needs_no_sparse_stage(kind, start, trains, place):
-    spec = a_retrain(place, method={"kind": kind}).training
-    assert make_training_spec(spec, start).method.kind == trains
+def test_slora_continues_from_an_adapter_as_lora(kind, start, trained_kind, workspace):
+    spec = a_retrain(workspace, method={"kind": kind}).training
+    assert make_training_spec(spec, start).method.kind == trained_kind

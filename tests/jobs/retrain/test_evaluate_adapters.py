@@ -1,4 +1,4 @@
-"""Adapters of every form measured as they lie in the store, on every holding of the base."""
+"""Adapters of every form, evaluated from the store on every sharding of the base."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ WAYS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 SHARDINGS = ("replicate", "node", "cluster")
-Found = dict[str, dict[str, dict[str, float]]]
+Metrics = dict[str, dict[str, dict[str, float]]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("judged")
-    tiny_chat_model(made / "model")
-    tiny_encoder(made / "encoder")
-    for name, rows in (("train", 40), ("eval", 9), ("old", 5)):
-        chat_rows(made / f"{name}.jsonl", rows)
-        label_rows(made / f"classes.{name}.jsonl", rows)
-    label_rows(made / "unknown.jsonl", 4, labels=("tepid", "cold"))
-    train_all([TrainingCase(way, _spec(made, way)) for way in WAYS], 1)
-    return made
+    workspace = tmp_path_factory.mktemp("evaluation")
+    tiny_chat_model(workspace / "model")
+    tiny_encoder(workspace / "encoder")
+    for name, rows in (("train", 40), ("eval", 9), ("previous", 5)):
+        chat_rows(workspace / f"{name}.jsonl", rows)
+        label_rows(workspace / f"classes.{name}.jsonl", rows)
+    label_rows(workspace / "unknown.jsonl", 4, labels=("tepid", "cold"))
+    train_all([TrainingCase(way, _spec(workspace, way)) for way in WAYS], 1)
+    return workspace
 
 
 def _spec(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
@@ -59,14 +59,16 @@ def _spec(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
     return merge_spec(merge_spec(spec, WAYS[way]), changes)
 
 
-def _all(rank: int, world_size: int, asked: list[tuple[dict[str, Any], str]]) -> list[Found]:
+def _evaluate_all(
+    rank: int, world_size: int, cases: list[tuple[dict[str, Any], str]]
+) -> list[Metrics]:
     from jobs.train.comm.deepspeed_comm import init_deepspeed
 
     init_deepspeed("gloo")
-    return [_judged(rank, world_size, spec, old) for spec, old in asked]
+    return [_evaluate(rank, world_size, spec, previous) for spec, previous in cases]
 
 
-def _judged(rank: int, world_size: int, raw: dict[str, Any], old: str) -> Found:
+def _evaluate(rank: int, world_size: int, raw: dict[str, Any], previous: str) -> Metrics:
     import torch
 
     from jobs.inspect.datasets.scan import scan_dataset
@@ -77,51 +79,53 @@ def _judged(rank: int, world_size: int, raw: dict[str, Any], old: str) -> Found:
     from jobs.train.evaluate_adapters import evaluate_adapters
     from jobs.train.monitor.watchdog import Watchdog
 
-    checked = validate_run(validate_spec(merge_spec(raw, {"cluster": {"workers": world_size}})))
-    spec = checked.spec
+    validated = validate_run(validate_spec(merge_spec(raw, {"cluster": {"workers": world_size}})))
+    spec = validated.spec
     request = dataclasses.replace(
-        checked.make_request("judging"),
-        judged=(f"{spec.name}@v1",),
-        old=HeldOutRows(scan_dataset(old, spec.data.format, spec.model.task, "data.eval"), old),
+        validated.make_request("evaluation"),
+        adapters=(f"{spec.name}@v1",),
+        previous_eval=HeldOutRows(
+            scan_dataset(previous, spec.data.format, spec.model.task, "data.eval"), previous
+        ),
     )
-    team = make_worker_context(rank, world_size, torch.device("cpu"), machine="here")
-    runs = RunStore(open_store(spec.store), "judging")
-    return evaluate_adapters(request, runs, team, Watchdog(rank, world_size, None))
+    context = make_worker_context(rank, world_size, torch.device("cpu"), machine="here")
+    runs = RunStore(open_store(spec.store), "evaluation")
+    return evaluate_adapters(request, runs, context, Watchdog(rank, world_size, None))
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> dict[tuple[str, str], Found]:
-    """Two workers, every way, every holding of the base."""
+def metrics(folder: Path) -> dict[tuple[str, str], Metrics]:
+    """Evaluate every adapter with two workers on every sharding of the base."""
     cases = [(way, sharding) for way in WAYS for sharding in SHARDINGS]
-    asked = [
+    requests = [
         (
             _spec(folder, way, cluster={"sharding": sharding}),
-            str(folder / ("classes.old.jsonl" if way == "classes" else "old.jsonl")),
+            str(folder / ("classes.previous.jsonl" if way == "classes" else "previous.jsonl")),
         )
         for way, sharding in cases
     ]
-    ranks = run_ranks(_all, 2, 2, asked)
+    ranks = run_ranks(_evaluate_all, 2, 2, requests)
     assert ranks[0] == ranks[1]
     return dict(zip(cases, ranks[0], strict=True))
 
 
 @pytest.mark.parametrize("sharding", SHARDINGS)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_in_the_store_is_what_was_trained(way, sharding, folder, found):
+def test_what_is_in_the_store_is_what_was_trained(way, sharding, folder, metrics):
     manifest = resolve_adapter(open_store(_spec(folder, way)["store"]), way)
-    measured = found[way, sharding][f"{way}@v1"][HELD_OUT]
-    assert measured["loss"] == pytest.approx(manifest.evaluation["end"]["loss"], rel=1e-4)
+    end = metrics[way, sharding][f"{way}@v1"][HELD_OUT]
+    assert end["loss"] == pytest.approx(manifest.evaluation["end"]["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_old_rows_are_others(way, found):
-    sets = found[way, "replicate"][f"{way}@v1"]
+def test_the_previous_rows_are_measured_on_their_own(way, metrics):
+    sets = metrics[way, "replicate"][f"{way}@v1"]
     assert sets[PREVIOUS_EVAL]["loss"] != sets[HELD_OUT]["loss"]
     counted = "rows" if way == "classes" else "tokens"
     assert sets[PREVIOUS_EVAL][counted] < sets[HELD_OUT][counted]
 
 
-def test_rows_with_labels_that_it_does_not_know_are_left_out(folder):
-    asked = [(_spec(folder, "classes"), str(folder / "unknown.jsonl"))]
-    (found,) = run_ranks(_all, 1, 1, asked)[0]
-    assert set(found["classes@v1"]) == {HELD_OUT}
+def test_rows_with_labels_that_the_adapter_does_not_know_are_not_measured(folder):
+    cases = [(_spec(folder, "classes"), str(folder / "unknown.jsonl"))]
+    (metrics,) = run_ranks(_evaluate_all, 1, 1, cases)[0]
+    assert set(metrics["classes@v1"]) == {HELD_OUT}

@@ -1,4 +1,4 @@
-"""A retraining between its seams, without Ray: what is there already is gone on from."""
+"""A retraining resumed after each step, without Ray: what is done is not repeated."""
 
 from __future__ import annotations
 
@@ -25,36 +25,37 @@ CHILD: dict[str, Any] = {"method": {"kind": "lora"}}
 
 
 class Scene:
-    """tiny@v1 is current; the run r2 has looked, committed tiny@v2 from nine rows, and measured."""
+    """tiny@v1 is current; run r2 has its baseline, has committed tiny@v2 and evaluated both."""
 
-    def __init__(self, place: Path, new: float, old: float) -> None:
-        self.place, self.store = place, DirectoryStore(place / "store")
+    def __init__(self, workspace: Path, new: float, old: float) -> None:
+        self.workspace, self.store = workspace, DirectoryStore(workspace / "store")
         self.runs = RunStore(self.store, RUN)
-        first = committed(place, lora_files(place / "one"))
+        first = committed(workspace, lora_files(workspace / "one"))
         promote(self.store, "tiny", 1)
         self.runs.write_json(BASELINE_FILE, {
-            "current": "tiny@v1", "move": 1, "start": "tiny@v1", "newest": 1,
+            "current": "tiny@v1", "pointer_move": 1, "start": "tiny@v1", "newest_version": 1,
             "train_sha256": first.data.train_sha256,
         })  # fmt: skip
-        chat_rows(place / "train.jsonl", 9)
-        self.made = committed(place, lora_files(place / "two"), run=RUN, spec=CHILD)
-        self.judged(new, old)
+        chat_rows(workspace / "train.jsonl", 9)
+        self.adapter = committed(workspace, lora_files(workspace / "two"), run=RUN, spec=CHILD)
+        self.write_evaluation(new, old)
 
-    def judged(self, new: float, old: float) -> None:
-        """As the workers would have left it."""
-        held = resolve_adapter(self.store, "tiny@v1").data.eval_sha256
-        figures = {"tiny@v2": new, "tiny@v1": old}
+    def write_evaluation(self, new: float, old: float) -> None:
+        """Write the evaluation as the workers would."""
+        eval_sha256 = resolve_adapter(self.store, "tiny@v1").data.eval_sha256
+        losses = {"tiny@v2": new, "tiny@v1": old}
         self.runs.write_json(EVALUATION_FILE, {
-            "asked": {"adapters": list(figures), HELD_OUT: held, PREVIOUS_EVAL: [held, None, None]},
-            "found": {
+            "inputs": {"adapters": list(losses), HELD_OUT: eval_sha256,
+                      PREVIOUS_EVAL: [eval_sha256, None, None]},
+            "metrics": {
                 label: {rows: {"loss": loss} for rows in (HELD_OUT, PREVIOUS_EVAL)}
-                for label, loss in figures.items()
+                for label, loss in losses.items()
             },
         })  # fmt: skip
 
     def run(self, attempt: int = 1, **section: Any) -> dict[str, Any]:
-        """The run's last event."""
-        Retraining(a_retrain(self.place, section), self.runs, attempt).run()
+        """Run an attempt and return its last event."""
+        Retraining(a_retrain(self.workspace, section), self.runs, attempt).run()
         return self.runs.events.tail(0)[0][-1]
 
     @property
@@ -65,16 +66,16 @@ class Scene:
 
 
 @pytest.fixture
-def better(place: Path) -> Scene:
-    return Scene(place, new=1.0, old=2.0)
+def better(workspace: Path) -> Scene:
+    return Scene(workspace, new=1.0, old=2.0)
 
 
-def test_an_attempt_after_a_death_behind_the_judging_decides(better):
+def test_an_attempt_after_a_crash_behind_the_evaluation_decides(better):
     assert better.run()["event"] == "promoted"
     assert better.current == 2
 
 
-def test_each_attempt_decides_the_same_and_moves_once(better):
+def test_each_attempt_decides_the_same_and_moves_the_pointer_once(better):
     assert [better.run(attempt)["event"] for attempt in (1, 2, 3)] == ["promoted"] * 3
     pointer = read_pointer(better.store, "tiny")
     assert pointer is not None
@@ -88,79 +89,80 @@ def test_a_rollback_stands(better):
     assert better.current == 1
 
 
-def test_what_is_worse_is_kept_with_both_numbers(place):
-    scene = Scene(place, new=2.5, old=2.0)
-    kept = scene.run()
-    assert (kept["event"], kept["adapter"], scene.current) == ("kept", "tiny@v2", 1)
-    assert "2.5000, the limit is 2.0000" in kept["why"]
+def test_a_worse_adapter_is_not_promoted_and_both_numbers_are_reported(workspace):
+    scene = Scene(workspace, new=2.5, old=2.0)
+    decision = scene.run()
+    assert (decision["event"], decision["adapter"], scene.current) == ("not_promoted", "tiny@v2", 1)
+    assert "2.5000 (limit 2.0000)" in decision["why"]
 
 
-def test_a_gate_that_holds_promotes_nothing_where_that_was_not_asked(better):
-    kept = better.run(promote=False)
-    assert (kept["event"], better.current) == ("kept", 1)
-    assert "the gate holds" in kept["why"]
+def test_a_passed_gate_promotes_nothing_if_promote_is_false(better):
+    decision = better.run(promote=False)
+    assert (decision["event"], better.current) == ("not_promoted", 1)
+    assert "the gate passed" in decision["why"]
 
 
-def test_what_somebody_promoted_meanwhile_is_not_pushed_aside(better):
-    committed(better.place, lora_files(better.place / "hand"), run="hand")
+def test_a_promotion_by_hand_in_the_meantime_stands(better):
+    committed(better.workspace, lora_files(better.workspace / "hand"), run="hand")
     promote(better.store, "tiny", 3)
-    kept = better.run()
-    assert (kept["event"], better.current) == ("kept", 3)
-    assert "current moved to v3 meanwhile" in kept["why"]
+    decision = better.run()
+    assert (decision["event"], better.current) == ("not_promoted", 3)
+    assert "current moved to v3 meanwhile" in decision["why"]
 
 
-def test_an_old_attempt_does_not_promote_once_a_later_one_has_begun(better):
+def test_an_attempt_does_not_promote_once_a_later_one_has_started(better):
     with Heartbeat(better.runs, 2):
         pass
-    with pytest.raises(SupersededAttempt, match="attempt 1 was replaced"):
+    with pytest.raises(SupersededAttempt, match="attempt 1 of r2 was superseded"):
         better.run(1)
     assert better.current == 1
     assert better.run(2)["event"] == "promoted"
 
 
-def test_old_rows_that_are_gone_are_told_in_the_gate(better):
-    spec = better.place / "store/runs/r1/spec.yaml"
+def test_the_gate_reports_that_the_previous_rows_are_missing(better):
+    spec = better.workspace / "store/runs/r1/spec.yaml"
     spec.unlink()
-    told = json.loads((better.place / "store/runs/r2" / EVALUATION_FILE).read_text())
-    told["asked"][PREVIOUS_EVAL] = None
-    better.runs.write_json(EVALUATION_FILE, told)
+    record = json.loads((better.workspace / "store/runs/r2" / EVALUATION_FILE).read_text())
+    record["inputs"][PREVIOUS_EVAL] = None
+    better.runs.write_json(EVALUATION_FILE, record)
     better.run()
-    gate = next(e for e in better.runs.events.tail(0)[0] if e["event"] == "gate")
-    assert any("files of run r1" in line["asked"] for line in gate["lines"])
+    events, _ = better.runs.events.tail(0)
+    gate = next(event for event in events if event["event"] == "gate")
+    assert any("files of run r1" in check["requirement"] for check in gate["checks"])
 
 
-def test_nothing_new_leaves_the_name_as_it_is(place):
-    committed(place, lora_files(place / "one"))
-    runs = RunStore(DirectoryStore(place / "store"), "r9")
-    Retraining(a_retrain(place), runs, 1).run()
-    assert [event["event"] for event in runs.events.tail(0)[0]] == ["nothing new"]
+def test_no_new_data_leaves_the_pointer_alone(workspace):
+    committed(workspace, lora_files(workspace / "one"))
+    runs = RunStore(DirectoryStore(workspace / "store"), "r9")
+    Retraining(a_retrain(workspace), runs, 1).run()
+    assert [event["event"] for event in runs.events.tail(0)[0]] == ["no_new_data"]
     assert read_pointer(runs.store, "tiny") is None
     assert runs.store.head(runs.key(BASELINE_FILE)) is None
 
 
-def test_what_does_not_fit_is_refused_before_ray_and_settles_the_name(place):
-    committed(place, lora_files(place / "one", rank=4), spec=CHILD)
-    chat_rows(place / "train.jsonl", 9)
-    runs = RunStore(DirectoryStore(place / "store"), "r9")
-    with pytest.raises(InputError, match=r"method\.rank: 2, while the factors of tiny@v1 have 4"):
-        Retraining(a_retrain(place), runs, 1).run()
+def test_an_incompatible_adapter_is_refused_before_ray_starts_and_becomes_current(workspace):
+    committed(workspace, lora_files(workspace / "one", rank=4), spec=CHILD)
+    chat_rows(workspace / "train.jsonl", 9)
+    runs = RunStore(DirectoryStore(workspace / "store"), "r9")
+    with pytest.raises(InputError, match=r"method\.rank: .* factors of tiny@v1 have rank 4"):
+        Retraining(a_retrain(workspace), runs, 1).run()
     pointer = read_pointer(runs.store, "tiny")
     assert pointer is not None
     assert pointer.version == 1
 
 
-def test_another_base_is_refused_with_both_ways_out(place):
-    committed(place, lora_files(place / "one"), spec=CHILD, base="b" * 64)
-    chat_rows(place / "train.jsonl", 9)
-    runs = RunStore(DirectoryStore(place / "store"), "r9")
+def test_another_base_is_refused_with_both_remedies(workspace):
+    committed(workspace, lora_files(workspace / "one"), spec=CHILD, base="b" * 64)
+    chat_rows(workspace / "train.jsonl", 9)
+    runs = RunStore(DirectoryStore(workspace / "store"), "r9")
     refused = r"model\.path: .*another base.* Or use retrain\.start: scratch"
     with pytest.raises(InputError, match=refused):
-        Retraining(a_retrain(place), runs, 1).run()
+        Retraining(a_retrain(workspace), runs, 1).run()
 
 
-def test_a_run_that_goes_on_must_be_asked_the_same(place):
-    runs = RunStore(DirectoryStore(place / "store"), "r9")
-    pin_spec(a_retrain(place), runs)
-    pin_spec(a_retrain(place), runs)
+def test_a_resumed_run_must_have_the_same_spec(workspace):
+    runs = RunStore(DirectoryStore(workspace / "store"), "r9")
+    pin_spec(a_retrain(workspace), runs)
+    pin_spec(a_retrain(workspace), runs)
     with pytest.raises(InputError, match="r9 is a retraining with a different spec"):
-        pin_spec(a_retrain(place, {"promote": False}), runs)
+        pin_spec(a_retrain(workspace, {"promote": False}), runs)

@@ -19,9 +19,9 @@ SPACE = {
 def raw_search(folder: Path, search: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
     """The tiny chat spec, measured every 4 of its 12 steps, with a search section."""
     train = {"steps": 12, "eval_every": 4}
-    made = tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}, train=train)
-    made = merge_spec(made, spec)
-    return {**made, "search": {"space": SPACE, **(search or {})}}
+    raw = tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}, train=train)
+    raw = merge_spec(raw, spec)
+    return {**raw, "search": {"space": SPACE, **(search or {})}}
 
 
 def a_search(folder: Path, search: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:

@@ -23,7 +23,7 @@ def text_of(rows: list[TrialRecord], mode: str = "min", width: int = 80) -> list
 
 
 def numbers_in(lines: list[str]) -> list[int]:
-    return [int(found[1]) for line in lines if (found := re.match(r"[★ ] +(\d+)  ", line))]
+    return [int(numbers[1]) for line in lines if (numbers := re.match(r"[★ ] +(\d+)  ", line))]
 
 
 def test_a_trial_is_a_line_with_its_figures():
@@ -65,29 +65,29 @@ def test_names_stand_over_their_values():
 
 
 @pytest.mark.parametrize(("mode", "number"), [("min", 2), ("max", 1)])
-def test_the_best_of_the_mode_is_marked_and_told(mode: str, number: int):
+def test_the_best_trial_by_the_mode_is_marked_and_named(mode: str, number: int):
     rows = [row(0, 0.9), row(1, 2.0), row(2, 0.5), row(3, 0.1, status="running")]
     lines = text_of(rows, mode)
     assert [line.split()[1] for line in lines if line.startswith("★")] == [str(number)]
     assert f"best: trial {number}, eval_loss {rows[number].metric:.4f}" in lines
 
 
-def test_a_large_search_shows_the_best_those_at_work_and_the_newest_and_counts_the_rest():
+def test_a_large_search_shows_the_best_the_running_and_the_newest_trials_and_counts_the_rest():
     rows = search(60)
     rows[2] = replace(rows[2], metric=-9.0)
     rows[7] = replace(rows[7], status="running")
     lines = text_of(rows)
-    shown = numbers_in(lines)
-    assert shown == [2, 7, *range(42, 60)]
-    told = next(line for line in lines if line.startswith("and 40 more: "))
-    assert sum(int(count) for count in re.findall(r"(\d+) [a-z]+(?:,|$)", told)) == 40
+    numbers = numbers_in(lines)
+    assert numbers == [2, 7, *range(42, 60)]
+    text = next(line for line in lines if line.startswith("and 40 more: "))
+    assert sum(int(count) for count in re.findall(r"(\d+) [a-z]+(?:,|$)", text)) == 40
 
 
-def test_more_trials_at_work_than_lines_do_not_make_it_longer():
+def test_more_running_trials_than_lines_do_not_make_it_longer():
     assert len(numbers_in(text_of([row(n, status="running") for n in range(90)]))) == 20
 
 
-def test_reasons_stand_below_the_commonest_first_and_alike_ones_together():
+def test_reasons_are_listed_below_grouped_and_the_most_frequent_first():
     rows = [row(n, None, status="failed", reason="out of memory") for n in (1, 2, 3, 4, 5, 6)]
     rows += [row(0, None, status="rejected", reason="adapter of 9.1 MB: at most 2.0 MB")]
     rows += [row(7, status="stopped", reason="asha")]
@@ -102,7 +102,7 @@ def test_many_reasons_are_counted():
     assert text_of(rows)[-2:] == ["4: reason 4", "and 4 more reasons"]
 
 
-def test_long_and_hostile_texts_are_cut_and_told_as_they_are():
+def test_long_and_hostile_texts_are_truncated_and_escaped():
     bad = "\x1b[2J[red]" + "x" * 300 + "\nsecond line"
     rows = [
         row(0, config={"a": bad, "b": HOSTILE}),
@@ -112,13 +112,13 @@ def test_long_and_hostile_texts_are_cut_and_told_as_they_are():
     assert "\x1b" not in text and r"\x1b[2J[red]xxx" in text and "second line" not in text
 
 
-def test_only_keys_that_tell_trials_apart_have_a_column():
+def test_only_keys_that_differ_have_a_column():
     rows = [row(n, config={"method.rank": n, "method.alpha": 16}) for n in range(3)]
     assert "rank" in text_of(rows)[0] and "alpha" not in text_of(rows)[0]
     assert "alpha" in text_of(rows[:1])[0]
 
 
-def test_keys_that_end_alike_keep_their_whole_names():
+def test_keys_with_the_same_last_part_keep_their_full_names():
     line = format_trial(row(0, config={"a.rank": 2, "b.rank": 4}))
     assert "a.rank=2 b.rank=4" in line
 
@@ -127,13 +127,13 @@ def test_a_search_without_trials_says_so():
     assert text_of([])[-1] == "no trials yet"
 
 
-def test_a_metric_that_became_nan_and_costs_not_known_are_shown_as_such():
+def test_a_nan_metric_and_unknown_costs_are_shown_as_such():
     rows = [row(0, float("nan")), row(1, trainable_share=None, node_bytes=None)]
     _, first, second, *_ = text_of(rows)
     assert "nan" in first and second.split()[-3:] == ["–", "–", "–"]
 
 
-def test_a_log_has_one_plain_line_a_trial():
+def test_a_log_has_one_plain_line_per_trial():
     trial = row(3, 0.61, steps=60, seconds=192.0, config={"method.rank": 8, "x.mask": "rows"})
     assert format_trial(trial, "accuracy") == (
         "trial 3 done, rank=8 mask=rows, accuracy 0.6100 at step 60, 3 min 12 s"

@@ -20,19 +20,15 @@ from jobs.spec.load import make_trial_spec
 from jobs.spec.paths import make_paths_absolute
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import CHECKPOINT_STATE, CHECKPOINT_TENSORS, MASKS, RunStore
-from jobs.train.request import Request
 from tests.jobs.search.specs import a_search
 
 
 def _keys(folder: Path, **config: Any) -> SharingKeys:
     search = a_search(folder, method={"mask": "fisher"})
     dotted = {key.replace("__", "."): value for key, value in config.items()}
-    checked = validate_run(make_paths_absolute(make_trial_spec(search, dotted)))
-    digest = digest_model(checked.model.folder)
-    return compute_sharing_keys(Request(
-        checked.spec, "run", checked.plan, checked.model.folder, digest, checked.train_scan,
-        checked.eval_scan,
-    ))  # fmt: skip
+    validated = validate_run(make_paths_absolute(make_trial_spec(search, dotted)))
+    digest = digest_model(validated.model.folder)
+    return compute_sharing_keys(validated.make_request("run", base_digest=digest))
 
 
 AFTER = {
@@ -59,12 +55,12 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("config", AFTER.values(), ids=AFTER)
-def test_what_comes_after_the_sparse_stage_shares_it(folder: Path, config: dict[str, Any]):
+def test_keys_that_act_after_the_sparse_stage_share_it(folder: Path, config: dict[str, Any]):
     assert _keys(folder, **config).sparse_stage == _keys(folder).sparse_stage
 
 
 @pytest.mark.parametrize("config", BEFORE.values(), ids=BEFORE)
-def test_what_the_sparse_stage_depends_on_shares_none(folder: Path, config: dict[str, Any]):
+def test_keys_that_act_in_the_sparse_stage_share_none(folder: Path, config: dict[str, Any]):
     assert _keys(folder, **config).sparse_stage != _keys(folder).sparse_stage
 
 
@@ -77,54 +73,54 @@ def test_scores_are_shared_over_densities_and_ranks_and_not_over_strategies(fold
     assert _keys(folder, method__mask="random").scores is None
 
 
-def test_rows_by_fisher_take_the_scores_of_fisher(folder: Path):
-    found = _keys(folder, method__mask="rows", method__score="fisher")
-    assert found.scores == _keys(folder).scores
+def test_row_masks_by_fisher_share_the_scores_of_fisher(folder: Path):
+    keys = _keys(folder, method__mask="rows", method__score="fisher")
+    assert keys.scores == _keys(folder).scores
 
 
-def test_the_first_evaluation_is_that_of_the_base(folder: Path):
+def test_the_first_evaluation_depends_on_the_base_only(folder: Path):
     here = _keys(folder).first_evaluation
     assert _keys(folder, method__kind="lora", train__learning_rate=1.0).first_evaluation == here
     assert _keys(folder, train__seed=1).first_evaluation != here
 
 
-def test_a_stage_on_the_shelf_is_given_whole_and_the_first_one_stays(tmp_path: Path):
+def test_a_shared_stage_is_restored_completely_and_the_first_one_stays(tmp_path: Path):
     store = DirectoryStore(tmp_path)
     search, donor, taker = (RunStore(store, name) for name in ("search", "donor", "taker"))
     for name, value in ((CHECKPOINT_TENSORS, b"tensors"), (CHECKPOINT_STATE, b"state")):
         store.put(donor.checkpoint_key(3, name), value)
     store.put(donor.key(MASKS), b"masks")
-    shelf = SharedCache(search)
-    assert not shelf.has("sparse stage", "k")
-    shelf.put_stage("k", donor, 3, 70)
+    cache = SharedCache(search)
+    assert not cache.has("sparse_stage", "k")
+    cache.put_stage("k", donor, 3, 70)
     store.put(donor.checkpoint_key(3, CHECKPOINT_STATE), b"other")
-    shelf.put_stage("k", donor, 3, 70)
-    assert shelf.has("sparse stage", "k")
-    assert shelf.restore_stage("k", taker) == 3
+    cache.put_stage("k", donor, 3, 70)
+    assert cache.has("sparse_stage", "k")
+    assert cache.restore_stage("k", taker) == 3
     assert store.get(taker.checkpoint_key(3, CHECKPOINT_STATE)) == b"state"
     assert store.get(taker.checkpoint_key(3, CHECKPOINT_TENSORS)) == b"tensors"
     assert store.get(taker.key(MASKS)) == b"masks"
     assert (count_reused_tokens(donor), count_reused_tokens(taker)) == (0, 70)
 
 
-def test_of_two_stages_that_end_at_once_no_parts_are_mixed(tmp_path: Path):
+def test_the_parts_of_two_stages_that_end_at_once_are_not_mixed(tmp_path: Path):
     store = DirectoryStore(tmp_path)
     search, first, second, taker = (RunStore(store, n) for n in ("s", "first", "second", "taker"))
     store.put(first.checkpoint_key(3, CHECKPOINT_TENSORS), b"first")
     for name in (CHECKPOINT_TENSORS, CHECKPOINT_STATE):
         store.put(second.checkpoint_key(3, name), b"second")
-    shelf = SharedCache(search)
+    cache = SharedCache(search)
     with pytest.raises(NotInStore):  # it dies between its parts
-        shelf.put_stage("k", first, 3, 70)
-    shelf.put_stage("k", second, 3, 70)
-    shelf.restore_stage("k", taker)
+        cache.put_stage("k", first, 3, 70)
+    cache.put_stage("k", second, 3, 70)
+    cache.restore_stage("k", taker)
     parts = {
         store.get(taker.checkpoint_key(3, name)) for name in (CHECKPOINT_TENSORS, CHECKPOINT_STATE)
     }
     assert parts == {b"second"}
 
 
-def test_workers_that_step_alone_share_only_where_they_stop_alike(folder: Path):
+def test_with_sync_every_above_one_only_equal_evaluation_steps_share_a_stage(folder: Path):
     alone = {"cluster__workers": 2, "cluster__sync_every": 3}
     often = {**alone, "train__eval_every": 2}
     assert _keys(folder, **often).sparse_stage != _keys(folder, **alone).sparse_stage

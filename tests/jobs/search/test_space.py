@@ -21,13 +21,13 @@ WIDE: dict[str, Any] = {
 }
 
 
-def _section(**told: Any) -> SearchSection:
-    return SearchSection.model_validate({"space": WIDE, **told})
+def _section(**options: Any) -> SearchSection:
+    return SearchSection.model_validate({"space": WIDE, **options})
 
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**31 - 1))
-def test_draws_lie_within_their_domains(seed: int):
+def test_draws_are_within_their_domains(seed: int):
     for config in list_precomputed_configs(_section(samples=6, seed=seed)) or ():
         assert config["method.rank"] in (2, 4, 8)
         assert 1e-4 <= config["train.learning_rate"] <= 1e-2
@@ -35,12 +35,12 @@ def test_draws_lie_within_their_domains(seed: int):
         assert 4 <= config["train.batch_size"] <= 9
 
 
-def test_the_same_seed_draws_the_same_and_another_seed_others():
+def test_draws_depend_on_the_seed():
     assert list_precomputed_configs(_section(seed=3)) == list_precomputed_configs(_section(seed=3))
     assert list_precomputed_configs(_section(seed=3)) != list_precomputed_configs(_section(seed=4))
 
 
-def test_more_samples_begin_with_the_fewer():
+def test_more_samples_begin_with_the_same_ones():
     few, more = (
         list_precomputed_configs(_section(samples=4)),
         list_precomputed_configs(_section(samples=9)),
@@ -49,17 +49,17 @@ def test_more_samples_begin_with_the_fewer():
     assert more[:4] == few
 
 
-def test_no_proposal_comes_twice_and_a_small_space_has_no_more_than_it_has():
+def test_no_config_is_proposed_twice_even_in_a_small_space():
     section = SearchSection.model_validate(
         {"space": {"method.rank": {"choice": [2, 4, 8]}}, "samples": 12}
     )
-    found = list_precomputed_configs(section)
-    assert found is not None
-    assert sorted(config["method.rank"] for config in found) == [2, 4, 8]
+    configs = list_precomputed_configs(section)
+    assert configs is not None
+    assert sorted(config["method.rank"] for config in configs) == [2, 4, 8]
     assert count_trials(section) == 3
 
 
-def test_a_grid_is_crossed_whole_and_cut_by_samples():
+def test_a_grid_is_crossed_completely_and_limited_by_samples():
     space = {"method.rank": {"choice": [2, 4]}, "train.batch_size": {"randint": [1, 3]}}
     section = SearchSection.model_validate({"space": space, "algorithm": "grid"})
     assert len(list_precomputed_configs(section) or ()) == 6
@@ -67,12 +67,12 @@ def test_a_grid_is_crossed_whole_and_cut_by_samples():
     assert list_precomputed_configs(cut) == (list_precomputed_configs(section) or [])[:4]
 
 
-def test_grid_domains_are_crossed_and_the_rest_is_drawn_anew_for_each():
+def test_grid_domains_are_crossed_and_the_others_are_drawn_for_each_crossing():
     space = {"method.rank": {"grid": [2, 4]}, "train.learning_rate": {"uniform": [0.1, 0.2]}}
     section = SearchSection.model_validate({"space": space, "samples": 3})
-    found = list_precomputed_configs(section) or []
-    assert [config["method.rank"] for config in found] == [2, 4, 2, 4, 2, 4]
-    assert len({config["train.learning_rate"] for config in found}) == 6
+    configs = list_precomputed_configs(section) or []
+    assert [config["method.rank"] for config in configs] == [2, 4, 2, 4, 2, 4]
+    assert len({config["train.learning_rate"] for config in configs}) == 6
 
 
 def _past(section: SearchSection, numbers: int) -> list[TrialRecord]:
@@ -86,7 +86,7 @@ def _past(section: SearchSection, numbers: int) -> list[TrialRecord]:
     return rows
 
 
-def test_tpe_proposes_the_same_again_after_the_same_past():
+def test_tpe_proposes_the_same_after_the_same_results():
     section = _section(algorithm="tpe", samples=8)
     once, again = _past(section, 6), _past(section, 6)
     assert once == again
@@ -95,7 +95,7 @@ def test_tpe_proposes_the_same_again_after_the_same_past():
     )
 
 
-def test_tpe_learns_from_its_past():
+def test_tpe_learns_from_its_results():
     section = SearchSection.model_validate({
         "space": {"train.learning_rate": {"uniform": [1e-4, 1e-1]}}, "algorithm": "tpe",
         "samples": 40,
@@ -120,7 +120,7 @@ def test_tpe_proposes_nothing_twice_and_ends_with_a_small_space():
     assert propose_tpe(section, 2, rows) is None
 
 
-def test_tpe_goes_on_where_all_trials_failed_or_measured_no_number():
+def test_tpe_continues_if_all_trials_failed_or_have_no_finite_metric():
     section = _section(algorithm="tpe", samples=8)
     past = _past(section, 5)
     failed = [replace(row, status="failed", metric=None) for row in past]

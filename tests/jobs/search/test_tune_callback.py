@@ -1,4 +1,4 @@
-"""What the rows say of what Tune tells: shares that stay, and reasons that are the trial's own."""
+"""What the callbacks of Tune record: shared results that stay, and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray.exceptions import RayTaskError
 
 from jobs.search.trial_log import TrialLog
 from jobs.search.trial_record import TrialRecord
-from jobs.search.tune.trainable import REQUEST_KEY
+from jobs.search.tune.trial_task import TASK_KEY, TrialReport
 from jobs.search.tune.tune_callback import BudgetStopper, TrialRecorder, describe_spent_budget
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
@@ -19,50 +19,56 @@ from tests.jobs.search.specs import a_search
 
 
 @dataclass(frozen=True)
-class Asks:
-    """As much of an Asked as the watch looks at."""
+class FakeTask:
+    """The part of a task that the recorder reads."""
 
     number: int = 0
 
 
 @dataclass
-class Told:
-    """As much of one of Tune's trials as the watch looks at."""
+class FakeTrial:
+    """The part of Tune's trial that the recorder reads."""
 
     error: Exception | None = None
 
     @property
     def config(self) -> dict[str, Any]:
-        return {REQUEST_KEY: Asks()}
+        return {TASK_KEY: FakeTask()}
 
     def get_pickled_error(self) -> Exception | None:
         return self.error
 
 
-def _result(step: int, **more: Any) -> dict[str, Any]:
-    known = {"step": step, "tokens": 10 * step, "taken": (), "failed": "", "ended": False}
-    return {**known, "metric": 1 / max(step, 1), **more}
+def make_result(step: int, **more: Any) -> dict[str, Any]:
+    report = TrialReport(step, tokens=10 * step, **more)
+    return {"report": report, "step": step, "metric": 1 / max(step, 1)}
 
 
 @pytest.fixture
-def diary(tmp_path: Path) -> TrialLog:
-    made = TrialLog(RunStore(DirectoryStore(tmp_path), "search"))
-    made.write(TrialRecord(0, {"method.rank": 2}, status="running"))
-    return made
+def trial_log(tmp_path: Path) -> TrialLog:
+    log = TrialLog(RunStore(DirectoryStore(tmp_path), "search"))
+    log.write(TrialRecord(0, {"method.rank": 2}, status="running"))
+    return log
 
 
-def _watch(folder: Path, diary: TrialLog, said: list[TrialRecord] | None = None) -> TrialRecorder:
-    return TrialRecorder(a_search(folder), diary, [].append if said is None else said.append)
+def make_recorder(
+    folder: Path, trial_log: TrialLog, changes: list[TrialRecord] | None = None
+) -> TrialRecorder:
+    return TrialRecorder(
+        a_search(folder), trial_log, [].append if changes is None else changes.append
+    )
 
 
-def test_what_a_trial_shared_stays_known_after_it_was_started_again(
-    tmp_path: Path, diary: TrialLog
+def test_the_shared_results_of_a_trial_stay_recorded_after_a_restart(
+    tmp_path: Path, trial_log: TrialLog
 ):
-    watch = _watch(tmp_path, diary)
-    watch.on_trial_result(1, [], Told(), _result(4, taken=("sparse stage", "first evaluation")))
-    watch.on_trial_result(2, [], Told(), _result(8))
-    assert diary.records[0].shared == ("sparse stage", "first evaluation")
-    assert diary.records[0].curve == ((4, 0.25), (8, 0.125))
+    recorder = make_recorder(tmp_path, trial_log)
+    recorder.on_trial_result(
+        1, [], FakeTrial(), make_result(4, reused=("sparse_stage", "first_evaluation"))
+    )
+    recorder.on_trial_result(2, [], FakeTrial(), make_result(8))
+    assert trial_log.records[0].shared == ("sparse_stage", "first_evaluation")
+    assert trial_log.records[0].curve == ((4, 0.25), (8, 0.125))
 
 
 @pytest.mark.parametrize(
@@ -70,27 +76,27 @@ def test_what_a_trial_shared_stays_known_after_it_was_started_again(
     [
         pytest.param(RayTaskError("step", "long trace", OSError("no space\n left")),
                      "OSError: no space left", id="an error of the trial's own actor"),
-        pytest.param(None, "its process died, more often than cluster.max_failures allows",
+        pytest.param(None, "its process died more often than cluster.max_failures allows",
                      id="a process that died"),
     ],
 )  # fmt: skip
-def test_a_trial_that_tune_gave_up_says_why(
-    tmp_path: Path, diary: TrialLog, error: Exception | None, reason: str
+def test_a_trial_that_tune_gave_up_has_its_reason(
+    tmp_path: Path, trial_log: TrialLog, error: Exception | None, reason: str
 ):
-    said: list[TrialRecord] = []
-    _watch(tmp_path, diary, said).on_trial_error(1, [], Told(error))
-    assert [(row.status, row.reason) for row in said] == [("failed", reason)]
+    changes: list[TrialRecord] = []
+    make_recorder(tmp_path, trial_log, changes).on_trial_error(1, [], FakeTrial(error))
+    assert [(row.status, row.reason) for row in changes] == [("failed", reason)]
 
 
 def test_a_trial_that_failed_keeps_its_curve_and_ends_with_its_reason(
-    tmp_path: Path, diary: TrialLog
+    tmp_path: Path, trial_log: TrialLog
 ):
-    watch = _watch(tmp_path, diary)
-    watch.on_trial_result(1, [], Told(), _result(4))
-    failed = _result(0, failed="out of memory", ended=True)
+    recorder = make_recorder(tmp_path, trial_log)
+    recorder.on_trial_result(1, [], FakeTrial(), make_result(4))
+    failed = make_result(0, failure="out of memory", ended=True)
     del failed["metric"]
-    watch.on_trial_result(2, [], Told(), failed)
-    [row] = diary.records
+    recorder.on_trial_result(2, [], FakeTrial(), failed)
+    [row] = trial_log.records
     assert (row.status, row.reason, row.steps) == ("failed", "out of memory", 4)
     assert row.curve == ((4, 0.25),)
 
@@ -103,24 +109,26 @@ def test_a_trial_that_failed_keeps_its_curve_and_ends_with_its_reason(
         pytest.param({"cost": 2}, {"price_per_hour": 2.0}, "budget of 2", id="cost"),
     ],
 )
-def test_a_budget_that_is_used_up_ends_the_search(
-    tmp_path: Path, diary: TrialLog, budget: dict[str, Any], machine: dict[str, Any], why: str
+def test_a_spent_budget_ends_the_search(
+    tmp_path: Path, trial_log: TrialLog, budget: dict[str, Any], machine: dict[str, Any], why: str
 ):
     search = a_search(tmp_path, {"budget": budget}, cluster={"machine": machine})
-    told: list[str] = []
-    diary.write(diary.records[0], tokens=81, seconds=3601.0)
-    assert BudgetStopper(search, diary, told.append).stop_all()
-    assert why in told[0]
-    assert not BudgetStopper(a_search(tmp_path), diary, told.append).stop_all()
+    reasons: list[str] = []
+    trial_log.write(trial_log.records[0], tokens=81, seconds=3601.0)
+    assert BudgetStopper(search, trial_log, reasons.append).stop_all()
+    assert why in reasons[0]
+    assert not BudgetStopper(a_search(tmp_path), trial_log, reasons.append).stop_all()
 
 
-def test_a_trial_is_charged_for_the_machines_of_its_own_workers(tmp_path: Path, diary: TrialLog):
+def test_a_trial_is_charged_for_the_machines_of_its_own_workers(
+    tmp_path: Path, trial_log: TrialLog
+):
     machine = {"price_per_hour": 1.0, "workers_per_node": 1}
     space = {"cluster.workers": {"choice": [1, 4]}}
     search = a_search(
         tmp_path, {"budget": {"cost": 3}, "space": space}, cluster={"machine": machine}
     )
-    diary.write(diary.records[0], config={"cluster.workers": 1}, seconds=3600.0)
-    assert describe_spent_budget(search, diary) is None
-    diary.write(diary.records[0], config={"cluster.workers": 4})
-    assert describe_spent_budget(search, diary) is not None
+    trial_log.write(trial_log.records[0], config={"cluster.workers": 1}, seconds=3600.0)
+    assert describe_spent_budget(search, trial_log) is None
+    trial_log.write(trial_log.records[0], config={"cluster.workers": 4})
+    assert describe_spent_budget(search, trial_log) is not None

@@ -166,13 +166,13 @@ def make_round(number: int, *clients: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_answer(client: int, name: str, loss: float, **more: Any) -> dict[str, Any]:
-    return {"client": client, "name": name, "down": 2_000_000, "kit": 0, "up": 1_000_000,
+    return {"client": client, "name": name, "down": 2_000_000, "payload": 0, "up": 1_000_000,
             "rows": 7, "tokens": 9, "loss": loss, "seconds": 0.5, **more}  # fmt: skip
 
 
 def make_dropped_line(client: int, name: str) -> dict[str, Any]:
-    return {"client": client, "name": name, "down": 2_000_000, "kit": 500_000, "up": 0,
-            "left": "it died"}  # fmt: skip
+    return {"client": client, "name": name, "down": 2_000_000, "payload": 500_000, "up": 0,
+            "failure": "it died"}  # fmt: skip
 
 
 FEDERATION = {"event": "started", "steps": 3, "plan": PLAN, "clients": 4, "local_steps": 2}

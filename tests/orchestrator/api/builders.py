@@ -1,4 +1,4 @@
-"""A service with its door, its tokens, and a cluster of its own, for these tests."""
+"""A service with its API, tokens and a fake cluster, for these tests."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from orchestrator.control.supervisor import Service
 from orchestrator.registry import projects, runs, tokens
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.run_request import RunRequest
 from orchestrator.registry.tables import SCOPES
-from orchestrator.registry.values import NewRun, Run
+from orchestrator.registry.values import Run
 from tests.orchestrator.control.builders import make_spec
 
 PROJECTS = ("default", "other")
@@ -37,20 +38,20 @@ PROJECTS = ("default", "other")
 
 @dataclass
 class LogCluster:
-    """A cluster that does no more than keep logs."""
+    """A cluster that only has logs."""
 
     name: str = "default"
     logs: dict[str, bytes] = field(default_factory=dict)
     is_unreachable: bool = False
     log_reads: int = 0
     max_bytes: int = 1 << 20
-    """Bytes that it tells at once."""
+    """Bytes of one read."""
 
     def submit(self, job: Job) -> None:
         self._check_reachable()
 
     def get_status(self, submission: str) -> JobStatus:
-        raise AssertionError("nobody looks at single jobs")
+        raise AssertionError("the API does not read the status of a job")
 
     def list_jobs(self) -> dict[str, JobStatus]:
         self._check_reachable()
@@ -73,19 +74,19 @@ class LogCluster:
 
     def _check_reachable(self) -> None:
         if self.is_unreachable:
-            raise ClusterUnreachable(self.name, "it is gone")
+            raise ClusterUnreachable(self.name, "it is unreachable")
 
 
 @dataclass
 class ApiHarness:
-    """An app, and what its tests hold in hand."""
+    """An app with its service, its cluster and tokens."""
 
     app: FastAPI
     service: Service
     cluster: LogCluster
     client: TestClient
     secrets: dict[tuple[str, str | None], str]
-    """A token's words by its scope and project."""
+    """Secrets of tokens, by scope and project."""
 
     def request(
         self,
@@ -95,7 +96,7 @@ class ApiHarness:
         project: str | None = None,
         **options: Any,
     ) -> Any:
-        """One request, by the bearer of such a token; `scope` None: by nobody."""
+        """Send a request with a token of this scope and project, or without a token."""
         headers = dict(options.pop("headers", {}))
         if scope is not None:
             headers["Authorization"] = f"Bearer {self.secrets[scope, project]}"
@@ -105,14 +106,14 @@ class ApiHarness:
         return {**make_spec(self.service.config.stores[0]), **changes}
 
     def submit(self, project: str = "default") -> str:
-        """A run's id."""
+        """Submit a run and return its id."""
         body = {"spec": self.make_spec(), "project": project}
         response = self.request("POST", "/v1/runs", json=body)
         assert response.status_code == 201, response.text
         return str(response.json()["id"])
 
     def move(self, run_id: str, *path: Status, reason: Reason | None = None) -> Run:
-        """As a reconciler would."""
+        """Move a run as the reconciler does."""
         for to in path:
             with self.service.database.write() as session:
                 run = runs.get(session, run_id)
@@ -134,7 +135,7 @@ def make_service(database: Database, store: str, cluster: LogCluster) -> Service
 
 @contextmanager
 def open_harness(database: Database, store: str) -> Iterator[ApiHarness]:
-    """The app over ASGI, with a token of each scope for each project and for all."""
+    """Provide the app, with a token of each scope for each project and for all projects."""
     cluster = LogCluster()
     service = make_service(database, store, cluster)
     secrets = {}
@@ -151,7 +152,7 @@ def open_harness(database: Database, store: str) -> Iterator[ApiHarness]:
 
 @contextmanager
 def serve_app(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """The app behind a real server on a port of its own, or where one was before."""
+    """Serve the app on a free port, or on the given one."""
     server = Server(app, ListenOptions())
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -168,16 +169,14 @@ def serve_app(app: FastAPI, port: int = 0) -> Iterator[str]:
 
 
 def add_run(database: Database, run_id: str, **changes: Any) -> Run:
-    """A run's row, without its paper."""
+    """Add the row of a run, without its request in the store."""
+    request = RunRequest(**{"name": "chat", "store": "file:///store", **changes})
     with database.write() as session:
-        store = "file:///store"
-        return runs.add(
-            session, NewRun(**{"id": run_id, "name": "chat", "store": store, **changes})
-        )
+        return runs.add(session, run_id, request)
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    """Create a self-signed certificate for 127.0.0.1, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""What strangers send: it ends up in no shell, no path, no log line, no SQL, and never in a 500."""
+"""Hostile input reaches no shell, no path, no log line and no SQL, and never causes a 500."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOSTILE_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("word", HOSTILE_TEXTS, ids=ascii)
+@pytest.mark.parametrize("text", HOSTILE_TEXTS, ids=ascii)
 def test_a_hostile_name_is_rejected(api: ApiHarness, text: str, tmp_path: Path):
     bodies: list[tuple[str, dict[str, Any]]] = [
         ("/v1/runs", {"spec": api.make_spec(name=text)}),

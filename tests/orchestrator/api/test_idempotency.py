@@ -1,4 +1,4 @@
-"""The same submission, sent again and again at once: one run."""
+"""Concurrent submissions with one key create one run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_twenty_clients_with_the_same_key_get_the_same_run(
         results = list(pool.map(submit, range(CLIENTS)))
     assert sorted(code for code, _ in results) == [200] * (CLIENTS - 1) + [201]
     assert len({run for _, run in results}) == 1
-    # No paper is left of those that came second: a rebuild would make runs of them.
+    # No request file of the repetitions is left, of which a rebuild would create runs.
     assert len(list((tmp_path / "store" / "runs").glob("*/request.json"))) == 1
 
 

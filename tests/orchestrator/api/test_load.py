@@ -1,4 +1,4 @@
-"""The load benchmark in small: nothing accepted is lost, every follower gets every byte."""
+"""A small load benchmark: no accepted run is lost, and every follower gets every byte."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ def test_a_service_under_load_loses_nothing(tmp_path: Path):
     options = argparse.Namespace(runs=400, pages=100, submissions=100, followers=40)
     results = measure_service(tmp_path, options)
     assert results["submissions_lost"] == 0
-    assert results["followers_whole"] == 40
+    assert results["followers_complete"] == 40

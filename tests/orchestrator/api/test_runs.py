@@ -1,4 +1,4 @@
-"""Runs through the door: submitted, listed, shown, stopped."""
+"""Runs through the API: submitted, listed, shown, stopped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_repeated_submission_is_the_same_run(database_api: ApiHarness):
     other = {"spec": database_api.make_spec(), "priority": 1}
     refused = database_api.request("POST", "/v1/runs", json=other, headers={"Idempotency-Key": "k"})
     assert refused.status_code == 422
-    assert refused.json()["faults"][0]["where"] == "Idempotency-Key"
+    assert refused.json()["errors"][0]["key"] == "Idempotency-Key"
 
 
 def test_a_project_tokens_submission_belongs_to_its_project(api: ApiHarness):
@@ -59,7 +59,7 @@ def test_all_errors_of_a_spec_are_reported_together(api: ApiHarness):
     response = api.request("POST", "/v1/runs", json={"spec": spec})
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
-    keys = {error["where"] for error in response.json()["faults"]}
+    keys = {error["key"] for error in response.json()["errors"]}
     assert {"train.steps", "train.lr"} <= keys
 
 
@@ -96,7 +96,7 @@ def test_pages_go_through_all_runs_once(database_api: ApiHarness):
 def test_a_foreign_cursor_is_rejected(api: ApiHarness, cursor: str):
     response = api.request("GET", "/v1/runs", params={"cursor": cursor})
     assert response.status_code == 422
-    assert response.json()["faults"][0]["where"] == "cursor"
+    assert response.json()["errors"][0]["key"] == "cursor"
 
 
 def test_each_filter_narrows_the_list(api: ApiHarness):

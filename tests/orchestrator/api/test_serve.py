@@ -1,4 +1,4 @@
-"""`slora serve` as a process of its own: how it starts, what it leaves, how it ends."""
+"""`slora serve` as a process: its start, its files, its shutdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TIMEOUT_S = 60
 
 
 class ServiceProcess:
-    """A service that has said where it listens."""
+    """A service that has printed its address."""
 
     def __init__(self, process: subprocess.Popen[str], lines: list[str]) -> None:
         self.process, self.lines = process, lines
@@ -48,7 +48,7 @@ class ServiceProcess:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """One cluster, at a port where nobody is."""
+    """Create a configuration with one cluster, at a closed port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         unused_port = listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""docs/guides/service.md: its examples do what they say."""
+"""docs/guides/service.md: its examples work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_ADAPTER = "/v1/adapters/chat"
 
 
 def parse_examples() -> list[list[str]]:
-    """The words of every curl on the page."""
+    """Return the arguments of every curl on the page."""
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.S)
     commands = re.findall(
         r"^(curl .*?)(?=^curl |^[A-Z]+=|\Z)", "\n".join(blocks) + "\n", re.S | re.M
@@ -47,9 +47,9 @@ def test_every_curl_example_succeeds(api: ApiHarness):
         )
         count += 1
         if "-sN" in arguments:
-            continue  # a stream of a run that does not end here
+            continue  # a stream of a run that does not end
         response = api.request(method, address, content=body, headers=headers)
-        # There is no adapter here, which is what it says.
+        # There is no adapter in this service.
         expected = (404,) if address.startswith(NO_ADAPTER) else (200, 201, 202, 204)
         assert response.status_code in expected, (arguments, response.text)
     assert count > 20

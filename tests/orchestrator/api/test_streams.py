@@ -1,4 +1,4 @@
-"""Events and logs as streams: exact wherever they resume, one look for all who follow."""
+"""Streams of events and logs: they resume exactly, and followers share one poll."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StreamMessage:
 
 
 def parse_messages(text: str) -> list[StreamMessage]:
-    """What a standard reader makes of a stream."""
+    """Parse a stream by the standard."""
     messages = []
     for block in text.split("\n\n"):
         fields = dict(
@@ -48,7 +48,7 @@ def join_text(messages: list[StreamMessage]) -> str:
 
 
 def make_finished_run(api: ApiHarness, *logs: bytes) -> str:
-    """A run that is done, its attempts' logs known to the cluster; all but the last were lost."""
+    """Make a finished run with the logs of its attempts; all but the last attempt were lost."""
     run = api.submit()
     for number, log in enumerate(logs, start=1):
         api.cluster.logs[f"{run}-a{number}"] = log
@@ -81,7 +81,7 @@ def test_a_log_read_byte_by_byte_resumes_at_each_id(api: ApiHarness):
     assert join_text(messages) == (LOG + LOG).decode()
     for index, message in enumerate(messages[:-1]):
         headers = {"Last-Event-ID": message.id}
-        # The address says where the reader once began: how far it came counts.
+        # The URL contains the start of the first request; the last id takes precedence.
         response = api.request("GET", f"/v1/runs/{run}/log?from=1:0", headers=headers)
         assert join_text(parse_messages(response.text)) == join_text(messages[index + 1 :])
 
@@ -116,7 +116,7 @@ def test_a_run_that_never_ran_has_an_end_and_no_log(api: ApiHarness):
 
 
 @pytest.mark.parametrize(
-    "place", ["1", "0:0", "1:-1", "1:01", "2:0", "a:b", "1:0 ", "1:" + "9" * 40]
+    "position", ["1", "0:0", "1:-1", "1:01", "2:0", "a:b", "1:0 ", "1:" + "9" * 40]
 )
 def test_an_invalid_position_is_rejected(api: ApiHarness, position: str):
     run = api.submit()
@@ -147,7 +147,7 @@ def test_events_resume_after_each_event(database_api: ApiHarness):
 
 
 class StreamFollower:
-    """Reads a stream of a real server, in a thread of its own."""
+    """Reads a stream of a real server, in a thread."""
 
     def __init__(self, api: ApiHarness, url: str, path: str, received: threading.Event) -> None:
         self._api, self._url, self._received = api, url + path, received
@@ -162,7 +162,7 @@ class StreamFollower:
                     if '"text"' in part:
                         self._received.set()
         except httpx.RemoteProtocolError:
-            pass  # the server ended it
+            pass  # the server has closed the stream
         return "".join(parts)
 
 

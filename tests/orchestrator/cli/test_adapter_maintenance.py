@@ -1,4 +1,4 @@
-"""`slora adapters`, what changes the store: exit codes and words."""
+"""`slora adapters`, commands that change the store: exit codes and messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
-    """chat v1 and v2."""
+    """Return a store with chat v1 and v2."""
     folder = make_adapter_folder(tmp_path / "exported")
     commit(store, folder, make_draft(run="r1"))
     commit(store, folder, make_draft(run="r2", parent="chat@v1"))
@@ -37,8 +37,8 @@ def ask(store: DirectoryStore, *words: str) -> Result:
     return CliRunner().invoke(app, ["adapters", *words, "--store", store.url("")])
 
 
-def test_a_promotion_and_its_rollback_change_what_a_bare_name_means(full: DirectoryStore):
-    assert "chat means chat@v1 now" in ask(full, "promote", "chat@v1").stdout
+def test_a_promotion_and_its_rollback_move_the_current_version(full: DirectoryStore):
+    assert "chat now refers to chat@v1" in ask(full, "promote", "chat@v1").stdout
     assert "chat@v1" in ask(full, "show", "chat").stdout
     assert ask(full, "promote", "chat@v2").exit_code == 0
     back = ask(full, "rollback", "chat", "--json")
@@ -48,24 +48,24 @@ def test_a_promotion_and_its_rollback_change_what_a_bare_name_means(full: Direct
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
-        (("promote", "chat"), "names no version"),
+        (("promote", "chat"), "does not include a version"),
         (("promote", "chat@v9"), "Available: chat@v1, chat@v2"),
         (("promote", "../x@v1"), "not the name of an adapter"),
-        (("rollback", "chat@v1"), "names a version"),
-        (("delete", "chat"), "names no version"),
+        (("rollback", "chat@v1"), "includes a version"),
+        (("delete", "chat"), "does not include a version"),
         (("delete", "chat@v9"), "not in the store"),
         (("delete", "chat@v1"), "chat@v2 (its parent) refers to it"),
         (("gc", "--grace", "1"), "Invalid value"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_can_not_be_done_ends_with_two_and_changes_nothing(words, says, full):
+def test_an_impossible_change_exits_with_two_and_changes_nothing(words, message, full):
     before = list(full.list(""))
     result = ask(full, *words)
     assert result.exit_code == 2
-    assert says in result.stderr
+    assert message in result.stderr
     assert list(full.list("")) == before
 
 
@@ -80,26 +80,26 @@ def test_a_removal_frees_its_bytes_by_gc_after_a_day(full: DirectoryStore, tmp_p
         "bytes": 8,
         "kept": 2,
     }
-    assert "1 blobs and 0 unfinished writes removed, 8 B; 2 blobs stay" in ask(full, "gc").stderr
+    assert "1 blobs and 0 unfinished writes removed, 8 B; 2 blobs remain" in ask(full, "gc").stderr
     assert full.head(get_blob_key("f" * 64)) is None
 
 
-def test_what_waits_is_sent_and_told(store: DirectoryStore, tmp_path: Path):
-    folder, spool = make_adapter_folder(tmp_path / "exported"), tmp_path / "spool"
-    add_to_outbox(spool, store.url(""), folder, make_draft())
-    words = ["adapters", "recover", "--spool", str(spool)]
+def test_a_pending_adapter_is_sent(store: DirectoryStore, tmp_path: Path):
+    folder, outbox = make_adapter_folder(tmp_path / "exported"), tmp_path / "spool"
+    add_to_outbox(outbox, store.url(""), folder, make_draft())
+    words = ["adapters", "send-pending", "--outbox", str(outbox)]
     done = CliRunner().invoke(app, [*words, "--json"])
-    assert (done.exit_code, json.loads(done.stdout)) == (0, {"sent": ["chat@v1"], "waiting": 0})
-    assert "Nothing waits" in CliRunner().invoke(app, words).stderr
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"sent": ["chat@v1"], "pending": 0})
+    assert "no pending adapters" in CliRunner().invoke(app, words).stderr
 
 
-def test_what_still_can_not_be_sent_is_told_and_goes_on_waiting(tmp_path: Path):
-    folder, spool = make_adapter_folder(tmp_path / "exported"), tmp_path / "spool"
-    kept = add_to_outbox(spool, "file:///proc/store", folder, make_draft())
-    done = CliRunner().invoke(app, ["adapters", "recover", "--spool", str(spool)])
+def test_an_adapter_that_can_not_be_sent_stays_pending(tmp_path: Path):
+    folder, outbox = make_adapter_folder(tmp_path / "exported"), tmp_path / "spool"
+    entry = add_to_outbox(outbox, "file:///proc/store", folder, make_draft())
+    done = CliRunner().invoke(app, ["adapters", "send-pending", "--outbox", str(outbox)])
     assert done.exit_code == 1
-    assert str(kept) in done.stderr
-    assert kept.is_dir()
+    assert str(entry) in done.stderr
+    assert entry.is_dir()
 
 
 def test_an_adapter_is_signed_once_and_verified_by_the_public_key(full, tmp_path: Path):
@@ -108,7 +108,7 @@ def test_an_adapter_is_signed_once_and_verified_by_the_public_key(full, tmp_path
     assert ask(full, "sign", "chat@v1", "--key", str(private)).exit_code == 0
     assert ask(full, "verify", "chat@v1", "--key", str(public)).exit_code == 0
     again = ask(full, "sign", "chat@v1", "--key", str(private))
-    assert again.exit_code == 1 and "signed already" in again.stderr
+    assert again.exit_code == 1 and "already signed" in again.stderr
 
 
 def test_names_alone_are_listed_without_reading_a_manifest(full: DirectoryStore):
@@ -120,14 +120,14 @@ def test_names_alone_are_listed_without_reading_a_manifest(full: DirectoryStore)
     ]
 
 
-def test_show_tells_the_line_back_to_the_first(full: DirectoryStore):
-    shown = ask(full, "show", "chat@v2").stdout
-    assert "chat@v1, of run r1" in shown
-    told = json.loads(ask(full, "show", "chat@v2", "--json").stdout)
-    assert told["lineage"] == [{"adapter": "chat@v1", "lost": ""}]
+def test_show_prints_the_lineage(full: DirectoryStore):
+    text = ask(full, "show", "chat@v2").stdout
+    assert "chat@v1, from run r1" in text
+    values = json.loads(ask(full, "show", "chat@v2", "--json").stdout)
+    assert values["lineage"] == [{"adapter": "chat@v1", "problem": ""}]
 
 
-def test_verify_compares_the_base_that_is_named(full: DirectoryStore, tmp_path: Path):
+def test_verify_compares_the_given_base(full: DirectoryStore, tmp_path: Path):
     result = ask(full, "verify", "chat@v1", "--base", str(tmp_path))
     assert result.exit_code == 1
     assert "not the folder of a model" in result.stderr

@@ -1,10 +1,11 @@
-"""`slora adapters` and the terminal under it: exit codes, words, tables, hostile texts."""
+"""`slora adapters` and its terminal output: exit codes, messages, tables, untrusted text."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def ask(store: DirectoryStore, *args: str) -> Result:
     return CliRunner().invoke(app, [*args, "--store", store.url("")], env={"COLUMNS": "80"})
 
 
-def test_a_list_fits_eighty_columns_and_names_what_can_be_asked_for(full: DirectoryStore):
+def test_a_list_fits_eighty_columns_and_names_every_version(full: DirectoryStore):
     result = ask(full, "list")
     assert result.exit_code == 0
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
@@ -66,7 +67,7 @@ def test_a_long_name_is_folded_and_never_cut(store: DirectoryStore, folder: Path
     assert column == "n" * 63 + "@v1"
 
 
-def test_an_empty_store_is_said_on_stderr_and_is_no_error(store: DirectoryStore):
+def test_an_empty_store_is_reported_on_stderr_and_is_not_an_error(store: DirectoryStore):
     result = ask(store, "list")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "No adapters" in result.stderr
@@ -83,31 +84,31 @@ def test_a_corrupt_manifest_is_listed_as_unreadable(full: DirectoryStore):
     assert broken["key"] == "adapters/chat/v2/manifest.json"
 
 
-def test_show_tells_where_an_adapter_comes_from(full: DirectoryStore):
+def test_show_prints_the_origin_of_an_adapter(full: DirectoryStore):
     result = ask(full, "show", "chat@v1")
     assert result.exit_code == 0
     for words in ("chat@v1", "density 0.01", "12,345", "3 min 12 s", "eval_loss 2.125", "seed 0"):
         assert words in result.stdout
-    shown = json.loads(ask(full, "show", "chat", "--json").stdout)
-    assert (shown["label"], shown["kind"], shown["mask"]) == ("chat@v2", "lora", None)
+    text = json.loads(ask(full, "show", "chat", "--json").stdout)
+    assert (text["label"], text["kind"], text["mask"]) == ("chat@v2", "lora", None)
 
 
 @pytest.mark.parametrize(
     ("federation", "words"),
     [
         ({"clients_per_round": 5, "rounds": 30, "local_steps": 4, "partition": "dirichlet"},
-         "5 clients a round, 30 rounds of 4 steps, dirichlet"),
-        ({"rounds": 3}, "? clients a round, 3 rounds of ? steps, ?"),
+         "5 clients per round, 30 rounds of 4 steps, dirichlet"),
+        ({"rounds": 3}, "? clients per round, 3 rounds of ? steps, ?"),
     ],
-    ids=["whole", "hostile"],
+    ids=["complete", "hostile"],
 )  # fmt: skip
-def test_show_tells_how_clients_made_it(store, folder, federation, words):
+def test_show_prints_the_settings_of_a_federation(store, folder, federation, words):
     commit(store, folder, make_draft(federation=federation))
-    shown = ask(store, "show", "chat")
-    assert shown.exit_code == 0 and words in " ".join(shown.stdout.split())
+    text = ask(store, "show", "chat")
+    assert text.exit_code == 0 and words in " ".join(text.stdout.split())
 
 
-def test_pull_gives_a_whole_folder(full: DirectoryStore, tmp_path: Path):
+def test_pull_writes_a_complete_folder(full: DirectoryStore, tmp_path: Path):
     result = ask(full, "pull", "chat", str(tmp_path / "pulled"))
     assert result.exit_code == 0
     assert "chat@v2" in result.stdout
@@ -117,18 +118,18 @@ def test_pull_gives_a_whole_folder(full: DirectoryStore, tmp_path: Path):
     assert "already exists" in again.stderr
 
 
-def test_verify_says_whole_or_what_is_wrong(full: DirectoryStore):
-    whole = ask(full, "verify", "chat@v1")
-    assert whole.exit_code == 0
-    assert "is whole: 2 files" in whole.stdout
+def test_verify_reports_intact_or_every_error(full: DirectoryStore):
+    intact = ask(full, "verify", "chat@v1")
+    assert intact.exit_code == 0
+    assert "is intact: 2 files" in intact.stdout
     full.put(MODEL, b"rot")
-    rotten = ask(full, "verify", "chat@v1")
-    assert (rotten.exit_code, rotten.stdout) == (1, "")
-    assert MODEL in rotten.stderr
-    told = ask(full, "verify", "chat@v1", "--json")
-    assert told.exit_code == 1
-    assert json.loads(told.stdout)["whole"] is False
-    assert json.loads(told.stdout)["faults"][0]["key"] == MODEL
+    corrupt = ask(full, "verify", "chat@v1")
+    assert (corrupt.exit_code, corrupt.stdout) == (1, "")
+    assert MODEL in corrupt.stderr
+    output = ask(full, "verify", "chat@v1", "--json")
+    assert output.exit_code == 1
+    assert json.loads(output.stdout)["intact"] is False
+    assert json.loads(output.stdout)["errors"][0]["key"] == MODEL
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_verify_says_whole_or_what_is_wrong(full: DirectoryStore):
     ],
     ids=lambda args: ascii(" ".join(args)),
 )
-def test_wrong_input_ends_with_two_and_words_on_stderr(args, full: DirectoryStore):
+def test_invalid_input_exits_with_two_and_a_message_on_stderr(args, full: DirectoryStore):
     result = ask(full, *args)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr
@@ -154,7 +155,7 @@ def test_wrong_input_ends_with_two_and_words_on_stderr(args, full: DirectoryStor
 
 
 @pytest.mark.parametrize("url", ["s3://key:x@bucket", "gs://bucket", "", "file://"])
-def test_a_store_that_can_not_be_opened_ends_with_two(url: str):
+def test_a_store_that_can_not_be_opened_exits_with_two(url: str):
     result = CliRunner().invoke(app, ["list", "--store", url])
     assert result.exit_code == 2
     assert result.stderr.startswith("store: ")
@@ -175,8 +176,8 @@ def test_control_characters_of_a_hostile_manifest_never_reach_the_terminal(
     store.put(f"adapters/{'x' * 5}[red]/v1/manifest.json", EVIL.encode())
     for more in ((), ("--json",)):
         result = ask(store, *args, *more)
-        shown = result.stdout + result.stderr
-        assert not [c for c in shown if not c.isprintable() and c != "\n"]
+        text = result.stdout + result.stderr
+        assert not [c for c in text if not c.isprintable() and c != "\n"]
         assert result.exit_code == 0
     if args == ("show", "chat"):
         assert "[red]bold[/red]" in ask(store, *args).stdout.replace("\n", "").replace(" ", "")
@@ -194,14 +195,14 @@ def test_control_characters_of_a_hostile_manifest_never_reach_the_terminal(
         ({"after": {"accuracy": 0.9, "eval_loss": 12345.6}}, "loss 1.235e+04"),
     ],
 )
-def test_one_figure_stands_for_an_evaluation(evaluation, figure, store, folder):
+def test_a_list_shows_the_main_metric_of_an_evaluation(evaluation, figure, store, folder):
     assert (
         adapters_local.format_main_metric(commit(store, folder, make_draft(evaluation=evaluation)))
         == figure
     )
 
 
-def test_the_command_line_needs_nothing_heavy():
+def test_the_command_line_imports_nothing_heavy():
     heavy = {"torch", "numpy", "ray", "transformers", "safetensors", "deepspeed", "pandas"}
     code = f"import sys, orchestrator.cli.adapters_local; print({heavy!r} & set(sys.modules) or '')"
     root = Path(adapters_local.__file__).parents[1]
@@ -219,7 +220,7 @@ def test_the_command_line_needs_nothing_heavy():
         (12_300_000_000, "12.3 GB"), (5 * 10**15, "5000.0 TB"),
     ],
 )  # fmt: skip
-def test_sizes_are_read_by_people(count: int, text: str):
+def test_sizes_are_formatted_with_units(count: int, text: str):
     assert console.format_size(count) == text
 
 
@@ -230,7 +231,7 @@ def test_sizes_are_read_by_people(count: int, text: str):
         (192, "3 min 12 s"), (3599.6, "1 h"), (7500, "2 h 5 min"), (97_200, "1 d 3 h"),
     ],
 )  # fmt: skip
-def test_durations_are_read_by_people(seconds: float, text: str):
+def test_durations_are_formatted_with_units(seconds: float, text: str):
     assert console.format_duration(seconds) == text
 
 
@@ -247,7 +248,7 @@ def test_durations_are_read_by_people(seconds: float, text: str):
     ],
     ids=["input", "not found", "unreachable"],
 )
-def test_an_error_on_purpose_is_its_words_and_its_exit_code(error, code, lines):
+def test_a_jobs_error_becomes_its_message_and_exit_code(error, code, lines):
     inner, root = typer.Typer(), typer.Typer(cls=console.CommandGroup)
     root.add_typer(inner, name="inner")
 
@@ -263,7 +264,7 @@ def test_an_error_on_purpose_is_its_words_and_its_exit_code(error, code, lines):
     assert result.stderr.splitlines() == lines
 
 
-def test_an_error_that_nobody_meant_is_not_dressed_up():
+def test_an_unexpected_error_is_raised_unchanged():
     root = typer.Typer(cls=console.CommandGroup)
 
     @root.command()
@@ -277,7 +278,7 @@ def test_an_error_that_nobody_meant_is_not_dressed_up():
 
 
 class Ticking:
-    """A clock that moves by what it is told, at each look."""
+    """A clock that advances by a fixed step at each call."""
 
     def __init__(self, step: float) -> None:
         self.now, self.step = 0.0, step
@@ -288,34 +289,39 @@ class Ticking:
 
 
 @pytest.mark.parametrize(
-    ("step", "terminal", "shown"),
+    ("step", "terminal", "appears"),
     [(0.1, True, False), (1.5, True, True), (1.5, False, False)],
     ids=["quick work", "long work", "long work into a pipe"],
 )
-def test_a_bar_appears_only_for_long_work_on_a_terminal(step, terminal, shown, monkeypatch, capsys):
+def test_a_bar_appears_only_for_long_work_on_a_terminal(
+    step, terminal, appears, monkeypatch, capsys
+):
     monkeypatch.setattr(console, "err_console", Console(stderr=True, force_terminal=terminal))
-    with console.LazyProgressBar("Pulling chat@v1", 1000, clock=Ticking(step)) as work:
+    bar = console.LazyProgressBar("Pulling chat@v1", 1000, clock=Ticking(step))
+    with closing(bar) as work:
         for _ in range(10):
             work.advance(100)
     written = capsys.readouterr().err
-    assert "Pulling chat@v1" in written if shown else written == ""
+    assert "Pulling chat@v1" in written if appears else written == ""
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80])
 @pytest.mark.parametrize("why", ["", "quota", "project lab uses 1 of its 1 runs at once"])
-@pytest.mark.parametrize("lines", [True, False], ids=["lines", "folded"])
+@pytest.mark.parametrize("single_line", [True, False], ids=["single line", "folded"])
 def test_a_table_loses_nothing_but_the_end_of_its_last_column(
-    width, why, lines, monkeypatch, capsys
+    width, why, single_line, monkeypatch, capsys
 ):
     monkeypatch.setattr(console, "out_console", Console(width=width))
     name = "newsgroups-20261125-033800-dbc7d33e678b"
-    console.show_table([(name, "done", why)], headers=("run", "status", "why"), single_line=lines)
-    shown = capsys.readouterr().out.splitlines()
-    assert all(len(line) <= width for line in shown) and " done " in shown[1]
-    # Folded or not, the first column is whole.
-    first = shown[0].index("status")
-    assert "".join(line[:first].strip() for line in shown[1:]) == name
-    assert not lines or width < 60 or len(shown) == 2
+    console.show_table(
+        [(name, "done", why)], headers=("run", "status", "why"), single_line=single_line
+    )
+    text = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in text) and " done " in text[1]
+    # The first column is complete, folded or not.
+    first = text[0].index("status")
+    assert "".join(line[:first].strip() for line in text[1:]) == name
+    assert not single_line or width < 60 or len(text) == 2
 
 
 def test_a_column_that_is_not_the_first_can_be_folded_too(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The audit: a plan beside a ledger, what each line may differ by, and the exit code."""
+"""The audit: the plan against the ledger, the tolerances, and the exit code."""
 
 from __future__ import annotations
 
@@ -26,49 +26,51 @@ STEPS = {"sparse": 2, "low-rank": 4}
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """As a run of the tiny spec on two machines records it."""
+    """Return the plan that a run of the tiny spec on two machines records."""
     folder = tmp_path_factory.mktemp("audited")
     hollow_model(folder / "model")
     chat_rows(folder / "train.jsonl", 8)
     spec = make_paths_absolute(validate_spec(tiny_spec(folder, cluster=TWO_NODES)))
-    told = validate_run(spec, quick=True).plan.to_json()
-    whole: dict[str, Any] = json.loads(json.dumps(told))
-    return whole
+    values = validate_run(spec, quick=True).plan.to_json()
+    plan_values: dict[str, Any] = json.loads(json.dumps(values))
+    return plan_values
 
 
-def ledger_of(plan: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """What a run that went as planned would have written."""
+def make_ledger(plan: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return the ledger of a run that went as planned, with changes."""
     prediction = plan["estimate"]
     way = next(way for way in prediction["options"] if way["sharding"] == plan["sharding"])
     wire: dict[str, dict[str, Any]] = {}
     for flow in way["wire"]:
-        told = {"calls": flow["times"], "bytes": flow["total"]}
-        wire.setdefault(flow["stage"], {})[flow["cause"]] = told
-    made = {
+        values = {"calls": flow["times"], "bytes": flow["total"]}
+        wire.setdefault(flow["stage"], {})[flow["cause"]] = values
+    ledger = {
         "tokens": 100, "seconds": 2.0, "steps": 6, "steps_by_stage": STEPS, "wire": wire,
         "memory": {"0": {"peak": way["peak"], "host": "a"}, "1": {"peak": 1000, "host": "b"}},
         "workers": 4, "nodes": 2, "sharding": plan["sharding"],
     }  # fmt: skip
-    return merge_spec(made, changes)
+    return merge_spec(ledger, changes)
 
 
-def line_of(plan: dict[str, Any], name: str, **changes: Any) -> AuditLine:
-    [found] = [
-        one for one in compare_with_plan(RUN, plan, ledger_of(plan, **changes)) if one.name == name
+def find_line(plan: dict[str, Any], name: str, **changes: Any) -> AuditLine:
+    [result] = [
+        line
+        for line in compare_with_plan(RUN, plan, make_ledger(plan, **changes))
+        if line.name == name
     ]
-    return found
+    return result
 
 
-def bytes_of(plan: dict[str, Any], stage: str, cause: str) -> int:
-    found: int = ledger_of(plan)["wire"][stage][cause]["bytes"]
-    return found
+def count_bytes(plan: dict[str, Any], stage: str, cause: str) -> int:
+    result: int = make_ledger(plan)["wire"][stage][cause]["bytes"]
+    return result
 
 
-def test_a_run_that_went_as_planned_has_nothing_broken(plan: dict[str, Any]):
-    lines = compare_with_plan(RUN, plan, ledger_of(plan))
+def test_a_run_as_planned_has_no_violations(plan: dict[str, Any]):
+    lines = compare_with_plan(RUN, plan, make_ledger(plan))
     assert list_violations(lines) == []
-    judged = [line.name for line in lines if line.tolerance is not None]
-    assert judged == [
+    binding = [line.name for line in lines if line.tolerance is not None]
+    assert binding == [
         "gradients, sparse", "base, sparse", "gradients, low-rank", "base, low-rank", "peak memory",
     ]  # fmt: skip
 
@@ -82,64 +84,64 @@ OFF: dict[str, tuple[str, str, float, bool]] = {
 }
 
 
-@pytest.mark.parametrize(("stage", "cause", "times", "breaks"), OFF.values(), ids=OFF)
-def test_each_cause_may_differ_by_what_was_promised(
-    plan: dict[str, Any], stage: str, cause: str, times: float, breaks: bool
+@pytest.mark.parametrize(("stage", "cause", "times", "violated"), OFF.values(), ids=OFF)
+def test_each_cause_has_its_tolerance(
+    plan: dict[str, Any], stage: str, cause: str, times: float, violated: bool
 ):
-    sent = round(bytes_of(plan, stage, cause) * times)
-    assert sent != bytes_of(plan, stage, cause)
+    sent = round(count_bytes(plan, stage, cause) * times)
+    assert sent != count_bytes(plan, stage, cause)
     changed = {"wire": {stage: {cause: {"bytes": sent}}}}
     name = cause if cause == "hand-off" else f"{cause}, {stage}"
-    assert line_of(plan, name, **changed).violated is breaks
+    assert find_line(plan, name, **changed).violated is violated
 
 
-def test_a_byte_may_be_rounded_in_each_exchange_and_no_more(plan: dict[str, Any]):
-    sent = bytes_of(plan, "low-rank", "gradients")
-    for more, breaks in ((4, False), (5, True), (-5, True)):
+def test_each_exchange_may_round_by_one_byte_and_no_more(plan: dict[str, Any]):
+    sent = count_bytes(plan, "low-rank", "gradients")
+    for more, violated in ((4, False), (5, True), (-5, True)):
         changed = {"wire": {"low-rank": {"gradients": {"bytes": sent + more}}}}
-        assert line_of(plan, "gradients, low-rank", **changed).violated is breaks
+        assert find_line(plan, "gradients, low-rank", **changed).violated is violated
 
 
-@pytest.mark.parametrize(("times", "breaks"), [(1.14, False), (1.16, True), (0.84, True)])
-def test_the_worst_worker_may_differ_by_fifteen_in_a_hundred(
-    plan: dict[str, Any], times: float, breaks: bool
+@pytest.mark.parametrize(("times", "violated"), [(1.14, False), (1.16, True), (0.84, True)])
+def test_peak_memory_has_a_tolerance_of_fifteen_percent(
+    plan: dict[str, Any], times: float, violated: bool
 ):
-    peak = round(ledger_of(plan)["memory"]["0"]["peak"] * times)
-    assert line_of(plan, "peak memory", memory={"0": {"peak": peak}}).violated is breaks
+    peak = round(make_ledger(plan)["memory"]["0"]["peak"] * times)
+    assert find_line(plan, "peak memory", memory={"0": {"peak": peak}}).violated is violated
 
 
-def test_steps_that_were_not_run_are_not_missed_on_the_wire(plan: dict[str, Any]):
-    half = bytes_of(plan, "low-rank", "gradients") // 2
+def test_traffic_is_compared_for_the_steps_that_ran(plan: dict[str, Any]):
+    half = count_bytes(plan, "low-rank", "gradients") // 2
     wire = {"low-rank": {"gradients": {"bytes": half, "calls": 2}}}
     changed = {"wire": wire, "steps_by_stage": {"low-rank": 2}}
-    line = line_of(plan, "gradients, low-rank", **changed)
+    line = find_line(plan, "gradients, low-rank", **changed)
     assert (line.planned, line.violated) == (half, False)
 
 
-def test_what_was_promised_and_not_recorded_is_broken(plan: dict[str, Any]):
-    assert line_of(plan, "peak memory", memory=None).violated
-    assert line_of(plan, "gradients, sparse", wire=None).violated
+def test_a_missing_record_is_a_violation(plan: dict[str, Any]):
+    assert find_line(plan, "peak memory", memory=None).violated
+    assert find_line(plan, "gradients, sparse", wire=None).violated
 
 
-def test_a_base_that_travels_unplanned_is_broken(plan: dict[str, Any]):
-    whole = merge_spec(plan, {"sharding": "replicate", "estimate": {"sharding": "replicate"}})
+def test_unplanned_traffic_of_the_base_is_a_violation(plan: dict[str, Any]):
+    plan_values = merge_spec(plan, {"sharding": "replicate", "estimate": {"sharding": "replicate"}})
     travels = {"wire": {"sparse": {"base": {"calls": 3, "bytes": 10}}}}
-    line = line_of(whole, "base, sparse", **travels)
+    line = find_line(plan_values, "base, sparse", **travels)
     assert (line.planned, line.actual, line.violated) == (0, 10, True)
 
 
-def test_a_run_with_other_workers_is_told_and_its_wire_not_judged(plan: dict[str, Any]):
-    lines = compare_with_plan(RUN, plan, ledger_of(plan, workers=2))
+def test_traffic_does_not_bind_with_another_number_of_workers(plan: dict[str, Any]):
+    lines = compare_with_plan(RUN, plan, make_ledger(plan, workers=2))
     assert [line.name for line in lines if line.tolerance is not None] == ["peak memory"]
     assert (lines[0].planned, lines[0].actual) == (4, 2)
 
 
-def test_a_run_from_before_predictions_is_refused():
-    with pytest.raises(InputError, match="has no prediction in its plan"):
+def test_a_run_without_an_estimate_is_refused():
+    with pytest.raises(InputError, match="has no estimate in its plan"):
         compare_with_plan(RUN, {"name": "tiny"}, {})
 
 
-def written(store: Path, plan: dict[str, Any], ledger: dict[str, Any]) -> str:
+def write_run(store: Path, plan: dict[str, Any], ledger: dict[str, Any]) -> str:
     runs = RunStore(DirectoryStore(store), RUN)
     runs.write_json(PLAN, plan)
     runs.write_json(LEDGER, ledger)
@@ -150,27 +152,29 @@ def ask(*words: str) -> Result:
     return CliRunner().invoke(app, list(words), env={"COLUMNS": "80"})
 
 
-def test_the_command_shows_plan_beside_run_and_ends_well(plan: dict[str, Any], tmp_path: Path):
-    result = ask("audit", RUN, "--store", written(tmp_path, plan, ledger_of(plan)))
+def test_the_command_compares_plan_and_run_and_exits_with_zero(
+    plan: dict[str, Any], tmp_path: Path
+):
+    result = ask("audit", RUN, "--store", write_run(tmp_path, plan, make_ledger(plan)))
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
-    assert lines[-1] == "Everything that was promised is as planned."
-    told = next(line.split() for line in lines if line.startswith("gradients, sparse"))
-    assert told[-3:] == ["+0.00%", "exact", "ok"]
+    assert lines[-1] == "Everything is within its tolerance."
+    values = next(line.split() for line in lines if line.startswith("gradients, sparse"))
+    assert values[-3:] == ["+0.00%", "exact", "ok"]
 
 
-def test_the_command_names_what_is_broken_and_ends_with_1(plan: dict[str, Any], tmp_path: Path):
-    ledger = ledger_of(plan, memory={"0": {"peak": 1}, "1": None})
-    store = written(tmp_path, plan, ledger)
+def test_the_command_names_violations_and_exits_with_one(plan: dict[str, Any], tmp_path: Path):
+    ledger = make_ledger(plan, memory={"0": {"peak": 1}, "1": None})
+    store = write_run(tmp_path, plan, ledger)
     result = ask("audit", RUN, "--store", store)
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1] == "Not as planned: peak memory."
-    told = json.loads(ask("audit", RUN, "--store", store, "--json").stdout)
-    assert told["as_planned"] is False
-    assert [line["name"] for line in told["lines"] if line["broken"]] == ["peak memory"]
+    values = json.loads(ask("audit", RUN, "--store", store, "--json").stdout)
+    assert values["as_planned"] is False
+    assert [line["name"] for line in values["lines"] if line["violated"]] == ["peak memory"]
 
 
-def test_a_run_that_is_not_there_is_exit_code_2(tmp_path: Path):
+def test_a_missing_run_exits_with_two(tmp_path: Path):
     (tmp_path / "runs").mkdir()
     assert ask("audit", RUN, "--store", f"file://{tmp_path}").exit_code == 2

@@ -1,4 +1,4 @@
-"""A run followed by its journals: what is shown, how often, and that nothing is left out."""
+"""Following a run by its journals: what is shown, how often, and that it is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.cli.follow_local import (
     BarDisplay,
     LineDisplay,
     follow_run,
-    make_display,
+    open_display,
 )
 
 STARTED = {
@@ -38,21 +38,21 @@ class FakeClock:
         return self.now
 
 
-class Listing:
-    """A teller that keeps what it is told."""
+class RecordingDisplay:
+    """A display that records what it shows."""
 
     def __init__(self) -> None:
         self.events, self.steps = list[Any](), list[int]()
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def show_event(self, event: Mapping[str, Any]) -> None:
         self.events.append(event["event"])
 
-    def step(self, metric: Mapping[str, Any]) -> None:
+    def show_step(self, metric: Mapping[str, Any]) -> None:
         self.steps.append(metric["step"])
 
 
-class Alive:
-    """Answers as told; before each answer the run goes on by one script's part."""
+class ScriptedJob:
+    """Tells whether the job runs; before each answer it plays one part of its script."""
 
     def __init__(self, *parts: Any) -> None:
         self._parts = list(parts)
@@ -67,17 +67,17 @@ def runs(tmp_path: Path) -> RunStore:
     return RunStore(DirectoryStore(tmp_path), "chat-20260101-120000-0a1b")
 
 
-def told_steps(
+def list_printed_steps(
     seconds: Iterable[float], steps: int, capsys: pytest.CaptureFixture[str]
 ) -> list[int]:
-    """The steps about which there was a line, each step `seconds` after the one before."""
+    """Return the steps with a line of their own, each step `seconds` after the previous one."""
     clock = FakeClock()
-    line_teller = LineDisplay(clock)
-    line_teller.show_event(STARTED | {"steps": steps})
+    display = LineDisplay(clock)
+    display.show_event(STARTED | {"steps": steps})
     capsys.readouterr()
-    for number, waited in enumerate(seconds, start=1):
-        clock.now += waited
-        line_teller.show_step(step(number))
+    for number, seconds_between in enumerate(seconds, start=1):
+        clock.now += seconds_between
+        display.show_step(step(number))
     lines = capsys.readouterr().err.splitlines()
     return [int(line.split()[1].split("/")[0]) for line in lines]
 
@@ -92,83 +92,86 @@ PACES = {
 }
 
 
-@pytest.mark.parametrize(("seconds", "steps", "wanted"), PACES.values(), ids=PACES)
+@pytest.mark.parametrize(("seconds", "steps", "expected"), PACES.values(), ids=PACES)
 def test_a_log_has_a_step_line_each_five_seconds_and_always_the_last(
-    seconds: list[float], steps: int, wanted: list[int], capsys: pytest.CaptureFixture[str]
+    seconds: list[float], steps: int, expected: list[int], capsys: pytest.CaptureFixture[str]
 ):
-    assert told_steps(seconds, steps, capsys) == wanted
+    assert list_printed_steps(seconds, steps, capsys) == expected
 
 
 def test_a_log_has_every_event_that_has_a_line(capsys: pytest.CaptureFixture[str]):
-    with LineDisplay(FakeClock()) as line_teller:
-        line_teller.show_event({"event": "loading", "base": "/m\x1b[2J"})
-        line_teller.show_event({"event": "counted"})
-        line_teller.show_event({"event": "stage", "stage": "sparse", "steps": 6})
+    display = LineDisplay(FakeClock())
+    display.show_event({"event": "loading", "base": "/m\x1b[2J"})
+    display.show_event({"event": "counted"})
+    display.show_event({"event": "stage", "stage": "sparse", "steps": 6})
     captured = capsys.readouterr()
     assert captured.err == "loading /m\\x1b[2J\nsparse stage, 6 steps\n"
     assert captured.out == ""
 
 
-def test_a_loss_that_is_no_number_stops_nobody_from_following(capsys: pytest.CaptureFixture[str]):
-    line_teller = LineDisplay(FakeClock())
-    line_teller.show_event(STARTED)
-    line_teller.show_step(step(1, loss=None))
-    with BarDisplay() as bar:
-        bar.show_event(STARTED)
-        bar.show_step(step(1, loss=None))
+def test_a_loss_of_nan_does_not_stop_the_display(capsys: pytest.CaptureFixture[str]):
+    display = LineDisplay(FakeClock())
+    display.show_event(STARTED)
+    display.show_step(step(1, loss=None))
+    bar_display = BarDisplay()
+    with bar_display.bar:
+        bar_display.show_event(STARTED)
+        bar_display.show_step(step(1, loss=None))
     assert "step 1/20 sparse: loss nan" in capsys.readouterr().err
 
 
 def test_a_bar_counts_the_steps_and_prints_the_events(capsys: pytest.CaptureFixture[str]):
-    with BarDisplay() as bar:
-        bar.show_step(step(1))  # a run that goes on may show a step before its plan
-        bar.show_event(STARTED)
-        bar.show_event({"event": "stage", "stage": "low-rank", "steps": 6})
-        bar.show_step(step(20, stage="low-rank"))
-    shown = capsys.readouterr().err
-    assert "low-rank stage, 6 steps" in shown and "20/20" in shown
+    display = BarDisplay()
+    with display.bar:
+        display.show_step(step(1))  # a resumed run may show a step before its plan
+        display.show_event(STARTED)
+        display.show_event({"event": "stage", "stage": "low-rank", "steps": 6})
+        display.show_step(step(20, stage="low-rank"))
+    output = capsys.readouterr().err
+    assert "low-rank stage, 6 steps" in output and "20/20" in output
 
 
-def test_where_there_is_no_terminal_there_are_lines():
-    assert isinstance(make_display(), LineDisplay)
+def test_without_a_terminal_lines_are_printed():
+    with open_display() as display:
+        assert isinstance(display, LineDisplay)
 
 
-def test_a_run_is_followed_to_its_end_with_what_came_after_the_last_look(runs: RunStore):
-    def begun() -> None:
+def test_a_run_is_followed_to_its_end_including_the_last_entries(runs: RunStore):
+    def start() -> None:
         runs.events.append(STARTED)
         runs.metrics.append(step(1))
 
-    def ended() -> None:
+    def end() -> None:
         runs.metrics.append(step(2))
         runs.metrics.append({"step": 2, "evaluation": "end", "loss": 1.0})
         runs.events.append({"event": "published"})
 
-    listing = Listing()
-    follow_run(runs, listing, Alive(begun, lambda: None, ended))
-    assert listing.events == ["started", "published"]
-    assert listing.steps == [1, 2]
+    display = RecordingDisplay()
+    follow_run(runs, display, ScriptedJob(start, lambda: None, end))
+    assert display.events == ["started", "published"]
+    assert display.steps == [1, 2]
 
 
-def test_a_run_that_is_over_is_told_whole_and_once(runs: RunStore):
+def test_a_finished_run_is_shown_completely_and_once(runs: RunStore):
     for number in (1, 2, 3):
         runs.metrics.append(step(number))
-    listing = Listing()
-    follow_run(runs, listing, lambda: False)
-    assert (listing.events, listing.steps) == ([], [1, 2, 3])
+    display = RecordingDisplay()
+    follow_run(runs, display, lambda: False)
+    assert (display.events, display.steps) == ([], [1, 2, 3])
 
 
-def test_a_line_that_is_still_being_written_is_told_when_it_is_whole(runs: RunStore):
+def test_a_partial_line_is_shown_once_it_is_complete(runs: RunStore):
     path = runs.metrics.path
 
-    def torn() -> None:
+    def write_part() -> None:
         runs.metrics.append(step(1))
         with path.open("ab") as file:
             file.write(b'{"step": 2, "st')
 
-    def mended() -> None:
+    def write_rest() -> None:
         with path.open("ab") as file:
             file.write(b'age": "sparse"}\n')
 
-    listing = Listing()
-    follow_run(runs, listing, Alive(torn, mended))
-    assert listing.steps == [1, 2]
+    display = RecordingDisplay()
+    follow_run(runs, display, ScriptedJob(write_part, write_rest))
+    assert display.steps == [1, 2]

@@ -1,4 +1,4 @@
-"""Ending a Ray of our own: what has lost its parent, and every sign of whose it is, ends too."""
+"""Shutting down a Ray started here: orphans end, and processes that existed before do not."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 SCENE = """
 import subprocess, sys
 from pathlib import Path
-from orchestrator.cli.local_ray import _adopt_orphans, _end
+from orchestrator.cli.local_ray import _claim_orphans, _end_ray
 
-_adopt_orphans()
-spared = subprocess.Popen(["sleep", "60"])
+_claim_orphans()
+bystander = subprocess.Popen(["sleep", "60"])
 import psutil
-before = set(psutil.Process().children())
+existing = set(psutil.Process().children())
 head = subprocess.Popen(
     ["bash", "-c", "env -i setsid sleep 60 & echo $!"], stdout=subprocess.PIPE, text=True
 )
 orphan = int(head.stdout.readline())
 head.wait()
-_end(head, Path("no such token"), spared=before)
-print(orphan, spared.pid, spared.poll())
-spared.kill()
+_end_ray(head, Path("no such token"), excluded=existing)
+print(orphan, bystander.pid, bystander.poll())
+bystander.kill()
 """
 
 

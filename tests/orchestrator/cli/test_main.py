@@ -1,4 +1,4 @@
-"""The command line: exit codes, results on stdout, words on stderr, and nothing started in vain."""
+"""The command line: exit codes, results on stdout, messages on stderr, no needless start of Ray."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def reported(tmp_path: Path) -> str:
-    """A store with the papers of one run, made by hand."""
+def reported_store(tmp_path: Path) -> str:
+    """Return a store with the files of one run, written by hand."""
     store = DirectoryStore(tmp_path / "store")
     runs = RunStore(store, RUN)
     runs.write_text(SPEC, "name: tiny\n")
@@ -49,9 +49,9 @@ def ask(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "80"})
 
 
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_command(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        words,
+        command,
         capture_output=True,
         text=True,
         check=False,
@@ -74,27 +74,27 @@ BAD: dict[str, tuple[dict[str, Any], Sequence[str], str]] = {
 
 
 @pytest.mark.parametrize("command", ["plan", "train"])
-@pytest.mark.parametrize(("overrides", "options", "said"), BAD.values(), ids=BAD)
-def test_wrong_input_is_exit_code_2_and_words_on_stderr(
-    command: str, overrides: dict[str, Any], options: Sequence[str], said: str, folder: Path
+@pytest.mark.parametrize(("overrides", "options", "message"), BAD.values(), ids=BAD)
+def test_invalid_input_exits_with_two_and_a_message_on_stderr(
+    command: str, overrides: dict[str, Any], options: Sequence[str], message: str, folder: Path
 ):
     result = ask(command, spec_in(folder, **overrides), *options)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(said)
-    assert "Traceback" not in result.stderr and "starting Ray" not in result.output
+    assert result.stderr.startswith(message)
+    assert "Traceback" not in result.stderr and "Starting Ray" not in result.output
     assert not (folder / "store").exists()
 
 
-def test_every_fault_is_a_line_and_nothing_in_it_can_move_the_cursor(folder: Path):
+def test_every_error_is_one_line_without_control_characters(folder: Path):
     spec = spec_in(folder, **{"a\x1b[2J": 1}, method={"targets": ["[red]x", "q_proj"]})
     lines = ask("plan", spec).stderr.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("a\\x1b[2J: unknown key.")
-    said = ask("plan", spec_in(folder, method={"targets": ["[red]x"], "rank": 99})).stderr
-    assert "'[red]x' matches no linear layer" in said
+    message = ask("plan", spec_in(folder, method={"targets": ["[red]x"], "rank": 99})).stderr
+    assert "'[red]x' matches no linear layer" in message
 
 
-def test_a_spec_that_is_not_there_is_exit_code_2():
+def test_a_missing_spec_exits_with_two():
     result = ask("plan", "/no/such.yaml")
     assert result.exit_code == 2 and "/no/such.yaml: no such spec file" in result.stderr
 
@@ -110,16 +110,16 @@ def test_a_plan_is_a_table_of_stages_that_fits_eighty_columns(folder: Path):
     # Density 0.05 of 64, 32 and 128 weights; rank 2 of 8 x 8, 4 x 8 and 16 x 8.
     assert sparse == ["sparse", "2", "11", "1.26%", "0.01"]
     assert low_rank == ["low-rank", "4", "104", "11.93%", "0.01"]
-    shown = " ".join(result.stdout.split())
-    assert "3 layers (self_attn.q_proj, self_attn.k_proj, mlp.up_proj)" in shown
-    assert "4 sequences = 1 worker x 4 micro-batches of 1" in shown
+    output = " ".join(result.stdout.split())
+    assert "3 layers (self_attn.q_proj, self_attn.k_proj, mlp.up_proj)" in output
+    assert "4 sequences = 1 worker x 4 micro-batches of 1" in output
     assert not (folder / "store").exists()
 
 
-def test_a_plan_shows_memory_wire_and_cost_of_each_way_to_hold_the_base(folder: Path):
+def test_a_plan_shows_memory_traffic_and_cost_of_each_sharding(folder: Path):
     machine = ("tokens_per_second=64", "price_per_hour=225", "workers_per_node=2", "memory_gb=4")
-    words = [word for key in machine for word in ("--set", f"cluster.machine.{key}")]
-    result = ask("plan", spec_in(folder), "--workers", "4", *words)
+    command = [word for key in machine for word in ("--set", f"cluster.machine.{key}")]
+    result = ask("plan", spec_in(folder), "--workers", "4", *command)
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
@@ -129,29 +129,29 @@ def test_a_plan_shows_memory_wire_and_cost_of_each_way_to_hold_the_base(folder: 
     ]  # fmt: skip
     # 11 numbers and 4 beside them, 4 bytes each, 2 x 3 / 4 of them.
     assert ways[0][-6:-4] == ["90", "B"]
-    shown = " ".join(result.stdout.split())
-    assert "4 on 2 machines, replicate (auto: it fits)" in shown
-    assert "tokens 1,536 at most, in 6 steps" in shown
-    assert "time 24 s of steps, at 64 tokens/s as the spec says" in shown
-    assert "cost 3.00 for 2 machines" in shown
+    output = " ".join(result.stdout.split())
+    assert "4 on 2 machines, replicate (auto: it fits)" in output
+    assert "tokens 1,536 at most, in 6 steps" in output
+    assert "time 24 s of steps, at 64 tokens/s as the spec says" in output
+    assert "cost 3.00 for 2 machines" in output
 
 
-def test_what_can_not_fit_is_refused_with_the_way_out(folder: Path):
+def test_a_run_that_does_not_fit_is_refused_with_a_fix(folder: Path):
     result = ask("plan", spec_in(folder), "--set", "cluster.machine.memory_gb=0.1")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "GB per worker" in result.stderr and "more than the 0.1 GB of cluster" in result.stderr
     assert "Use more workers or larger ones" in result.stderr
 
 
-def test_a_plan_for_programs_has_the_stages_and_their_shares(folder: Path):
+def test_a_plan_as_json_has_the_stages_and_their_shares(folder: Path):
     result = ask("plan", spec_in(folder), "--json", "--set", "method.rank=4")
-    told = json.loads(result.stdout)
+    values = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert [(s["name"], s["steps"], s["trainable"]) for s in told["stages"]] == [
+    assert [(s["name"], s["steps"], s["trainable"]) for s in values["stages"]] == [
         ("sparse", 2, 11), ("low-rank", 4, 208),
     ]  # fmt: skip
-    assert [s["share"] for s in told["stages"]] == [11 / 872, 208 / 872]
-    assert told["targets"] == [
+    assert [s["share"] for s in values["stages"]] == [11 / 872, 208 / 872]
+    assert values["targets"] == [
         f"model.layers.0.{tail}" for tail in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
     ]
 
@@ -163,12 +163,12 @@ def test_a_plan_by_epochs_names_no_steps(folder: Path):
     assert [stage["steps"] for stage in stages] == [None, None]
 
 
-def test_a_plan_that_trains_everything_says_so(folder: Path):
-    shown = ask("plan", spec_in(folder, method={"kind": "full"})).stdout
-    assert "every parameter" in shown and "100.00%" in shown
+def test_a_plan_of_full_training_lists_every_parameter(folder: Path):
+    output = ask("plan", spec_in(folder, method={"kind": "full"})).stdout
+    assert "every parameter" in output and "100.00%" in output
 
 
-def test_the_schema_is_one_that_programs_can_use(folder: Path):
+def test_the_schema_is_a_valid_json_schema(folder: Path):
     result = ask("schema")
     schema = json.loads(result.stdout)
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -176,16 +176,16 @@ def test_the_schema_is_one_that_programs_can_use(folder: Path):
     assert result.exit_code == 0 and schema["additionalProperties"] is False
 
 
-def test_a_report_is_made_from_a_runs_own_papers(reported: str):
-    result = ask("report", RUN, "--store", reported)
+def test_a_report_is_made_from_the_files_of_a_run(reported_store: str):
+    result = ask("report", RUN, "--store", reported_store)
     assert result.exit_code == 0
     assert "at the end" in result.stdout and "1.5000" in result.stdout and "4.48" in result.stdout
-    told = json.loads(ask("report", RUN, "--store", reported, "--json").stdout)
-    assert told["evaluations"]["end"]["loss"] == 1.5 and told["run"] == RUN
+    values = json.loads(ask("report", RUN, "--store", reported_store, "--json").stdout)
+    assert values["evaluations"]["end"]["loss"] == 1.5 and values["run"] == RUN
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("tiny-20260101-120000-ffff", "is not in the store"),
         ("../../etc", "'../../etc' is not a run id"),
@@ -193,63 +193,66 @@ def test_a_report_is_made_from_a_runs_own_papers(reported: str):
     ],
     ids=["unknown", "a path", "control characters"],
 )
-def test_a_run_that_is_none_is_exit_code_2(name: str, said: str, reported: str):
-    result = ask("report", name, "--store", reported)
+def test_an_invalid_run_id_exits_with_two(name: str, message: str, reported_store: str):
+    result = ask("report", name, "--store", reported_store)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
-def test_an_unknown_adapter_is_exit_code_2(command: str, reported: str):
-    result = ask("adapters", command, "nobody", "--store", reported)
+def test_an_unknown_adapter_exits_with_two(command: str, reported_store: str):
+    result = ask("adapters", command, "nobody", "--store", reported_store)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "nobody" in result.stderr
 
 
-def test_an_unknown_command_or_option_is_exit_code_2(folder: Path):
+def test_an_unknown_command_or_option_exits_with_two(folder: Path):
     assert ask("plane").exit_code == 2
     assert ask("plan", spec_in(folder), "--no-such").exit_code == 2
     assert ask("plan").exit_code == 2
 
 
-def test_the_installed_command_answers_wrong_input_before_ray_is_touched(folder: Path):
+def test_the_installed_command_reports_invalid_input_before_it_starts_ray(folder: Path):
     spec = spec_in(folder, method={"rank": 5}, data={"max_length": 500})
-    done = run(SLORA, "train", spec, cwd=folder)
+    done = run_command(SLORA, "train", spec, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
         "data.max_length", "method.rank",
     ]  # fmt: skip
-    assert "starting Ray" not in done.stderr
+    assert "Starting Ray" not in done.stderr
 
 
 def test_the_installed_command_plans_from_any_folder(folder: Path):
     spec = tiny_spec(folder, model={"path": "model"}, data={"train": "*.jsonl"}, store="out/store")
     write_spec(folder / "spec.yaml", spec)
-    done = run(SLORA, "plan", "spec.yaml", "--json", cwd=folder)
+    done = run_command(SLORA, "plan", "spec.yaml", "--json", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["target_weights"] == 224
     assert not (folder / "out").exists()
 
 
-def test_the_job_itself_answers_wrong_input_in_the_same_words(folder: Path):
+def test_the_job_reports_invalid_input_with_the_same_messages(folder: Path):
     spec = spec_in(folder, method={"rank": 5}, data={"max_length": 500})
-    done = run(sys.executable, "-m", "jobs.finetune", "--spec", spec, cwd=folder)
+    done = run_command(sys.executable, "-m", "jobs.finetune", "--spec", spec, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == ask("train", spec).stderr
     assert not (folder / "store").exists()
 
 
 @pytest.mark.parametrize(
-    ("missing", "words"),
+    ("missing", "command"),
     [
         pytest.param("ray", "train", id="train without ray"),
         pytest.param("psutil", "train", id="train without psutil"),
     ],
 )
-def test_a_control_plane_without_what_trains_says_what_to_install(folder, missing, words):
+def test_without_the_training_extra_the_command_names_it(folder, missing, command):
     spec = write_spec(folder / "alone.yaml", tiny_spec(folder))
-    told = f"import sys; sys.modules[{missing!r}] = None; from orchestrator.cli.main import main; main()"
-    done = run(sys.executable, "-c", told, words, str(spec), cwd=folder)
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from orchestrator.cli.main import main; main()"
+    )
+    done = run_command(sys.executable, "-c", code, command, str(spec), cwd=folder)
     assert done.returncode == 3
     assert done.stderr.strip() == (
         f"{missing} is not installed here. Install the extra: pip install '.[train]'."

@@ -1,4 +1,4 @@
-"""`slora search` before its job starts: what it refuses to go on with, and the Ray it needs."""
+"""`slora search` before its job starts: conditions to resume, and the CPUs of the local Ray."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ from jobs.plan.preflight import validate_run
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import dump_spec, load_spec
 from jobs.spec.schema import SearchSpec
-from orchestrator.cli.search_local import _count_cpus, run_search
+from orchestrator.cli.local_run import run_to_end
+from orchestrator.cli.search_local import count_search_cpus
 from tests.jobs.search.specs import raw_search
 from tests.tiny import chat_rows, hollow_model
 
 
-def _asked(folder: Path, section: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:
+def _make_spec(folder: Path, section: dict[str, Any] | None = None, **spec: Any) -> SearchSpec:
     path = folder / "search.yaml"
     path.write_text(yaml.safe_dump(raw_search(folder, section, **spec)))
     return require_kind(load_spec(path), SearchSpec)
 
 
-def _run(search: SearchSpec, folder: Path, *, resume: str) -> int:
+def _resume(spec: SearchSpec, folder: Path, run: str) -> None:
     hollow_model(folder / "model")
     for name in ("train", "eval"):
         chat_rows(folder / f"{name}.jsonl", 8)
-    return run_search(search, validate_run(search), resume=resume, json=False)
+    run_to_end(spec, validate_run(spec), resume=run)
 
 
-def test_a_search_that_is_not_there_can_not_go_on(tmp_path: Path):
+def test_a_missing_search_can_not_be_resumed(tmp_path: Path):
     with pytest.raises(InputError, match="there is no search missing") as refused:
-        _run(_asked(tmp_path), tmp_path, resume="missing")
+        _resume(_make_spec(tmp_path), tmp_path, "missing")
     assert [fault.key for fault in refused.value.faults] == ["--resume"]
 
 
-def test_a_search_goes_on_with_its_own_spec_only(tmp_path: Path):
+def test_a_search_is_resumed_with_its_own_spec_only(tmp_path: Path):
     folder = tmp_path / "store" / "runs" / "mine"
     folder.mkdir(parents=True)
-    (folder / "search.yaml").write_text(dump_spec(_asked(tmp_path, {"samples": 3})))
+    (folder / "search.yaml").write_text(dump_spec(_make_spec(tmp_path, {"samples": 3})))
     with pytest.raises(InputError, match="mine was another search"):
-        _run(_asked(tmp_path, {"samples": 4}), tmp_path, resume="mine")
+        _resume(_make_spec(tmp_path, {"samples": 4}), tmp_path, "mine")
 
 
 @pytest.mark.parametrize(
     ("section", "cluster", "cpus"),
     [
-        pytest.param({"max_concurrent": 2}, {"workers": 3, "cpus_per_worker": 2}, 12, id="asked"),
+        pytest.param({"max_concurrent": 2}, {"workers": 3, "cpus_per_worker": 2}, 12, id="limited"),
         pytest.param({"space": {"cluster.workers": {"choice": [1, 500]}}}, {}, 500, id="searched"),
         pytest.param({}, {}, os.cpu_count(), id="this machine"),
     ],
@@ -57,4 +58,4 @@ def test_a_search_goes_on_with_its_own_spec_only(tmp_path: Path):
 def test_a_local_ray_has_room_for_the_largest_trial(
     tmp_path: Path, section: dict[str, Any], cluster: dict[str, Any], cpus: int
 ):
-    assert _count_cpus(_asked(tmp_path, section, cluster=cluster)) == cpus
+    assert count_search_cpus(_make_spec(tmp_path, section, cluster=cluster)) == cpus

@@ -1,4 +1,4 @@
-"""A real HTTP server that plays a script: what the real service can't be made to do on demand."""
+"""An HTTP server that plays a script, for what the real service can't do on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STREAM = "text/event-stream"
 
 @dataclass(frozen=True)
 class ScriptedResponse:
-    """One answer; `cut` leaves out the end of what its length promises."""
+    """A response; `cut` leaves out the end of the announced length."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -25,12 +25,12 @@ class ScriptedResponse:
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     drop: bool = False
-    """The request is read, and the connection closed without a word."""
+    """Read the request, and close the connection without a response."""
 
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """One request as it arrived."""
+    """A request as it was received."""
 
     method: str
     path: str
@@ -42,15 +42,15 @@ def make_json(value: Any, status: int = 200) -> ScriptedResponse:
     return ScriptedResponse(status, json.dumps(value).encode())
 
 
-def make_problem(status: int, detail: str, faults: Any = (), **headers: str) -> ScriptedResponse:
+def make_problem(status: int, detail: str, errors: Any = (), **headers: str) -> ScriptedResponse:
     body = {"type": "about:blank", "title": "T", "status": status, "detail": detail}
     return ScriptedResponse(
-        status, json.dumps({**body, "faults": list(faults)}).encode(), PROBLEM, headers
+        status, json.dumps({**body, "errors": list(errors)}).encode(), PROBLEM, headers
     )
 
 
 def make_stream(*events: tuple[str, str, Any], cut: bytes = b"") -> ScriptedResponse:
-    """Events (id, kind, value), then perhaps a piece of another, then the connection closes."""
+    """Make a stream of events (id, kind, value), perhaps with a part of one more at the end."""
     text = "".join(
         f"id: {name}\nevent: {kind}\ndata: {json.dumps(value)}\n\n" for name, kind, value in events
     )
@@ -58,7 +58,7 @@ def make_stream(*events: tuple[str, str, Any], cut: bytes = b"") -> ScriptedResp
 
 
 class ScriptedService:
-    """The script, and all that was heard. The last answer is given again and again."""
+    """The script and the received requests. The last response is repeated."""
 
     def __init__(self, *answers: ScriptedResponse) -> None:
         self.answers, self.received = deque(answers), list[ReceivedRequest]()
@@ -73,7 +73,7 @@ class ScriptedService:
 
 @contextmanager
 def run_script(*answers: ScriptedResponse) -> Iterator[ScriptedService]:
-    """The server on a port of its own."""
+    """Run the server on a free port."""
     script = ScriptedService(*answers)
 
     class Handler(BaseHTTPRequestHandler):
@@ -100,7 +100,7 @@ def run_script(*answers: ScriptedResponse) -> Iterator[ScriptedService]:
         do_GET = do_POST = do_PATCH = do_DELETE = respond
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     script.url = f"http://127.0.0.1:{server.server_port}"
@@ -115,7 +115,7 @@ def run_script(*answers: ScriptedResponse) -> Iterator[ScriptedService]:
 
 
 class SimulatedClock:
-    """A clock that a test winds: to sleep is to move it."""
+    """A clock that sleeping advances."""
 
     def __init__(self) -> None:
         self.now, self.pauses = 0.0, list[float]()

@@ -1,4 +1,4 @@
-"""Streams: read in any pieces, gone on with where they broke, and not waited for without end."""
+"""Streams: parsed in any chunks, resumed where they broke, given up after a bounded time."""
 
 from __future__ import annotations
 
@@ -123,12 +123,12 @@ def test_each_interruption_starts_a_new_budget():
     responses = [make_stream((f"1:{n}", "log", {"text": str(n)})) for n in range(1, 30)]
     with run_script(*responses, make_stream(END)) as service:
         assert len(read_segments(service.url, clock)) == 30
-    # After each sign of life the pause is the first one again.
+    # After each event the pause is the first one again.
     assert max(clock.pauses) <= 0.2
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"),
+    ("response", "kind"),
     [
         pytest.param(make_problem(404, "There is no run."), MissingResource, id="no such run"),
         pytest.param(make_problem(401, "no"), AccessDenied, id="a revoked token"),

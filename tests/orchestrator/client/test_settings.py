@@ -1,4 +1,4 @@
-"""Where the service is and who asks: what comes first, what is refused, and what is never told."""
+"""Settings of the client: precedence of the sources, validation, and secrecy of the token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAR = "https://far.example.org"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with a token, and a folder where a service was started."""
+    """Create a home folder with a token that is also the folder of a local service."""
     for path, secret in (
         (".config/slora/token", "slora_home"),
         (".cache/service-token", "slora_local"),
@@ -61,12 +61,12 @@ def test_the_token_is_not_in_the_repr_of_the_settings():
 
 
 @pytest.mark.parametrize(
-    "words", ["two words", "slora_a\r\nX-Evil: 1", "slora_é"], ids=["two words", "a header", "é"]
+    "secret", ["two words", "slora_a\r\nX-Evil: 1", "slora_é"], ids=["two words", "a header", "é"]
 )
 def test_a_malformed_token_is_rejected_without_printing_it(secret: str):
     with pytest.raises(InputError) as refused:
         load_settings(None, {"SLORA_TOKEN": secret})
-    assert "SLORA_TOKEN: holds no token" in str(refused.value)
+    assert "SLORA_TOKEN: not a token" in str(refused.value)
     assert secret not in str(refused.value)
 
 
@@ -80,13 +80,13 @@ def test_a_missing_token_file_is_named(tmp_path: Path):
     ["ftp://host", "host:8321", "http://", "http://user:pw@host", "http://h?q=1", "http://[::1"],
 )
 def test_an_invalid_url_is_rejected_without_its_password(url: str):
-    with pytest.raises(InputError, match="is no address of a service") as refused:
+    with pytest.raises(InputError, match="is not the URL of a service") as refused:
         load_settings(url, {})
     assert "pw" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("url", "clear"),
+    ("url", "exposed"),
     [(DEFAULT_SERVICE, False), ("http://[::1]:1", False), ("http://far:1", True), (FAR, False)],
 )
 def test_an_unencrypted_token_is_noticed_on_a_network(url: str, exposed: bool):

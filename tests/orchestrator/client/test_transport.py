@@ -1,4 +1,4 @@
-"""Requests: what is asked again and what is not, and what every answer means."""
+"""Requests: which are retried, and the error of every failed response."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator.client.errors import (
     UnexpectedResponse,
 )
 from orchestrator.client.retry import RetryBudget
-from orchestrator.client.runs import SubmitRunRequest
+from orchestrator.client.runs import make_submission
 from tests.orchestrator.client.fake_service import (
     ScriptedResponse,
     SimulatedClock,
@@ -33,9 +33,9 @@ TOKEN = "slora_secret"
 RUN = {
     "id": "chat-1", "project": "default", "kind": "finetune", "name": "chat",
     "store": "file:///s", "status": "planned", "cluster": "default", "attempt": 0, "workers": 1,
-    "priority": 0, "created_at": 1.0, "updated_at": 1,
+    "priority": 0, "created_at": 1.0, "updated_at": 1, "revision": 1, "attempts": [],
 }  # fmt: skip
-SUBMISSION = SubmitRunRequest({"name": "chat"})
+SUBMISSION = make_submission({"name": "chat"}, kind="finetune")
 
 
 def make_client(
@@ -86,7 +86,7 @@ def test_a_request_is_retried_with_growing_pauses_for_a_bounded_time():
 
 def test_retry_after_is_respected():
     clock = SimulatedClock()
-    me = {"label": "ci", "scope": "viewer"}
+    me = {"id": "0123", "label": "ci", "scope": "viewer", "created_at": 1.0}
     with run_script(make_problem(503, "later", Retry_After="2"), make_json(me)) as service:
         assert make_client(service.url, clock).get_me().label == "ci"
     assert clock.pauses == [2.0]
@@ -102,31 +102,50 @@ def test_an_unreachable_service_is_exit_code_three_with_a_hint():
     assert "slora serve" in str(raised.value) and TOKEN not in str(raised.value)
 
 
-ERRORS = [{"where": "method.rank", "problem": "5 is too much", "remedy": "Use 4."}] * 2
+ERRORS = [{"key": "method.rank", "problem": "5 is too much", "remedy": "Use 4."}] * 2
+HTML = ScriptedResponse(404, b"<html>", "text/html")
 RESPONSES: dict[str, tuple[ScriptedResponse, type[ClientError], int, str]] = {
-    "401": (make_problem(401, "Send a token"), AccessDenied, 3, "it knows no such token. The token is"),
-    "403": (make_problem(403, "This needs admin."), AccessDenied, 3, "This needs admin. The token is"),
+    "401": (make_problem(401, "Send a token"), AccessDenied, 3, "not valid. The token comes from"),
+    "403": (
+        make_problem(403, "This requires admin."), AccessDenied, 3,
+        "This requires admin. The token comes from",
+    ),
     "404": (make_problem(404, "There is no run."), MissingResource, 2, "There is no run."),
     "409": (make_problem(409, "It is at version 3."), Conflict, 1, "It is at version 3."),
-    "413": (make_problem(413, "It is too large."), RequestRejected, 2, "request: It is too large."),
-    "422": (make_problem(422, "2 faults", ERRORS), RequestRejected, 2, "method.rank: 5 is too much. Use 4."),
-    "429": (make_problem(429, "Slower."), ServiceUnreachable, 3, "Slower"),
-    "500": (make_problem(500, "Nobody foresaw it."), ServiceError, 1, "failed with 500 (Nobody"),
-    "502 of a proxy": (ScriptedResponse(502, b"<html>", "text/html"), ServiceUnreachable, 3, "Bad Gateway"),
-    "another server": (ScriptedResponse(404, b"<html>", "text/html"), UnexpectedResponse, 3, "Is it a slora"),
-    "a redirect": (ScriptedResponse(302, b"", "text/html", {"Location": "/x"}), UnexpectedResponse, 3, "302"),
-    "no JSON": (ScriptedResponse(200, b"<html>", "text/html"), UnexpectedResponse, 3, "is no JSON"),
-    "a list": (make_json([1]), UnexpectedResponse, 3, "list came where a Run was due"),
-    "a run without a status": (
-        make_json({k: v for k, v in RUN.items() if k != "status"}), UnexpectedResponse, 3, "without status",
+    "413": (make_problem(413, "Too large."), RequestRejected, 2, "request: Too large."),
+    "422": (
+        make_problem(422, "2 errors", ERRORS), RequestRejected, 2,
+        "method.rank: 5 is too much. Use 4.",
     ),
-    "a number as a name": (make_json({**RUN, "name": 7}), UnexpectedResponse, 3, "name of a Run is a int"),
-    "yes as a number": (make_json({**RUN, "workers": True}), UnexpectedResponse, 3, "workers of a Run"),
-    "faults that are none": (make_problem(422, "Bad.", [7, {}]), RequestRejected, 2, ": ."),
+    "429": (make_problem(429, "Slower."), ServiceUnreachable, 3, "Slower"),
+    "500": (make_problem(500, "Unexpected."), ServiceError, 1, "failed with 500 (Unexpected)"),
+    "502 of a proxy": (
+        ScriptedResponse(502, b"<html>", "text/html"), ServiceUnreachable, 3, "Bad Gateway",
+    ),
+    "another server": (HTML, UnexpectedResponse, 3, "Check that this is a slora"),
+    "a redirect": (
+        ScriptedResponse(302, b"", "text/html", {"Location": "/x"}), UnexpectedResponse, 3, "302",
+    ),
+    "no JSON": (
+        ScriptedResponse(200, b"<html>", "text/html"), UnexpectedResponse, 3, "is not JSON",
+    ),
+    "a list": (make_json([1]), UnexpectedResponse, 3, "not a valid RunDetailResponse (list:"),
+    "a run without a status": (
+        make_json({k: v for k, v in RUN.items() if k != "status"}), UnexpectedResponse, 3,
+        "status: Field required",
+    ),
+    "a number as a name": (
+        make_json({**RUN, "name": 7}), UnexpectedResponse, 3,
+        "name: Input should be a valid string",
+    ),
+    "a boolean as a number": (
+        make_json({**RUN, "workers": True}), UnexpectedResponse, 3, "workers: Input should be",
+    ),
+    "malformed errors": (make_problem(422, "Bad.", [7, {}]), RequestRejected, 2, ": ."),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("answer", "kind", "code", "said"), RESPONSES.values(), ids=RESPONSES)
+@pytest.mark.parametrize(("response", "kind", "code", "message"), RESPONSES.values(), ids=RESPONSES)
 def test_every_failure_is_a_client_error(
     response: ScriptedResponse, kind: type[ClientError], code: int, message: str
 ):
@@ -163,7 +182,10 @@ def test_a_name_stays_a_single_path_segment(name: str):
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
 def test_a_name_that_would_change_the_path_is_rejected(name: str):
-    with run_script(make_json(RUN)) as service, pytest.raises(RequestRejected, match="is no name"):
+    with (
+        run_script(make_json(RUN)) as service,
+        pytest.raises(RequestRejected, match="is not a name"),
+    ):
         make_client(service.url).runs.get(name)
     assert service.received == []
 

@@ -1,4 +1,4 @@
-"""One real Ray head for the whole folder, and servers that answer what a test tells them to."""
+"""Fixtures for clusters: the token of the real Ray head, and a server that plays a script."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from orchestrator.cluster.code_package import pack_code
 from orchestrator.cluster.ray_jobs import RayCluster
 from tests.orchestrator.cluster.server import ScriptedDashboard
 from tests.ray_head import Head
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +26,7 @@ def server() -> Iterator[ScriptedDashboard]:
 
 @pytest.fixture
 def behind(server: ScriptedDashboard, tmp_path: Path) -> Iterator[RayCluster]:
-    """A cluster at the server's address, with a token and with code to send."""
+    """Provide a cluster at the server's address, with a token and a code package."""
     (tmp_path / "token").write_text("secret-token\n")
     for name in ("slora", "jobs", "orchestrator"):
         (tmp_path / "code" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A job for these tests: `python -m tests.orchestrator.cluster.job`. Leaves a mark, waits, ends."""
+"""A job for these tests: `python -m tests.orchestrator.cluster.job` leaves a mark and waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """The exit code that was asked for."""
+    """Return the exit code of the option."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--marks", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=0.0)

@@ -1,4 +1,4 @@
-"""A real HTTP server that answers what a test tells it to, well-formed or not."""
+"""An HTTP server whose responses a test sets, well-formed or not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 10.0
 
 @dataclass
 class ReceivedRequest:
-    """One request that arrived."""
+    """A received request."""
 
     method: str
     path: str
@@ -26,18 +26,18 @@ class ReceivedRequest:
 
 @dataclass(frozen=True)
 class ScriptedResponse:
-    """One answer."""
+    """A response."""
 
     status: int = 200
     body: bytes = b""
     content_type: str = JSON
     headers: dict[str, str] = field(default_factory=dict)
     claimed_length: int | None = None
-    """The length that it claims, where that is a lie."""
+    """A false Content-Length."""
     silent: bool = False
-    """It takes the question, and says nothing."""
+    """Receive the request and never respond."""
     drips: bool = False
-    """A byte now and then, without an end."""
+    """Send a byte now and then, without an end."""
 
 
 def make_json(value: Any, status: int = 200) -> ScriptedResponse:
@@ -45,7 +45,7 @@ def make_json(value: Any, status: int = 200) -> ScriptedResponse:
 
 
 class ScriptedDashboard:
-    """Answers every question by `answer`, and remembers them."""
+    """Responds to every request with `respond`, and records the requests."""
 
     def __init__(self) -> None:
         self.received: list[ReceivedRequest] = []

@@ -1,4 +1,4 @@
-"""The code that travels: the same bytes for the same files, and what a job on the cluster runs."""
+"""The code package: the same bytes for the same files, and jobs that run its code."""
 
 from __future__ import annotations
 

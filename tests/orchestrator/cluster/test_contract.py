@@ -1,4 +1,4 @@
-"""What every cluster does, the real one and the stand-in."""
+"""The contract that the real cluster and the fake one fulfill."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ JOB_S = 60.0
 
 
 class ClusterHarness:
-    """A cluster, and jobs to give it."""
+    """A cluster, and jobs to submit to it."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self._folder = cluster, folder
 
     def make_job(self, name: str, *, code: int = 0, long: bool = False) -> Job:
-        """A job that ends with a code, or does not end by itself."""
+        """Make a job that ends with an exit code, or does not end by itself."""
         submission = f"{self._folder.name}-{name}-a1"
         if isinstance(self.cluster, FakeCluster):
             end = JobStatus(JobState.FAILED if code else JobState.SUCCEEDED, exit_code=code)
@@ -57,9 +57,9 @@ class ClusterHarness:
         return (self._folder / job.metadata["run"]).read_text().count("started")
 
 
-@pytest.fixture(params=["stand-in", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture(params=["fake", pytest.param("ray", marks=pytest.mark.ray)])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterHarness]:
-    if request.param == "stand-in":
+    if request.param == "fake":
         yield ClusterHarness(FakeCluster(), tmp_path)
         return
     head, token = request.getfixturevalue("head"), request.getfixturevalue("token")
@@ -130,10 +130,10 @@ def test_a_cluster_reports_its_capacity(scene: ClusterHarness):
 
 
 @pytest.mark.parametrize(
-    "word", ["a;b", "$(id)", "a b", "`id`", "a\nb", "-rf", "../../etc", "", "a&", "'", "\u00e4"]
+    "argument", ["a;b", "$(id)", "a b", "`id`", "a\nb", "-rf", "../../etc", "", "a&", "'", "\u00e4"]
 )
 def test_an_argument_with_shell_syntax_is_rejected(scene: ClusterHarness, argument: str):
     job = Job("hostile-a1", MODULE, ("--marks", argument), {})
-    with pytest.raises(ClusterRefused, match="may mean something to a shell"):
+    with pytest.raises(ClusterRefused, match="may contain shell syntax"):
         scene.cluster.submit(job)
     assert "hostile-a1" not in scene.cluster.list_jobs()

@@ -1,4 +1,4 @@
-"""Runs, specs and services for these tests."""
+"""Build runs and specs for tests of the control plane."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.registry.values import Run
 
 
 def make_run(status: Status = Status.PLANNED, **changes: Any) -> Run:
-    """A run in a status, as if it had been read."""
+    """Make a run with a status, as if it had been read."""
     reason = next(iter(sorted(REASONS[status]))) if status in REASONS else None
     values: dict[str, Any] = {
         "id": "chat-1",
@@ -39,7 +39,7 @@ def make_run(status: Status = Status.PLANNED, **changes: Any) -> Run:
 
 
 def make_spec(store: str = "file:///store", **changes: Any) -> dict[str, Any]:
-    """A small spec of plain values."""
+    """Make a small spec as plain values."""
     return {
         "name": "chat",
         "model": {"path": "/models/tiny"},

@@ -1,4 +1,4 @@
-"""A control plane for each test, on both databases."""
+"""Provide a control plane for each test, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A control plane on a stand-in cluster: what is asked of it, what it did, and time that is set."""
+"""A control plane on a fake cluster, driven step by step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from orchestrator.cluster.base import JobState, JobStatus
 from orchestrator.cluster.fake import FakeCluster
 from orchestrator.control.dispatcher import FITS, Dispatcher, PlacementResult
 from orchestrator.control.follower import ClusterRules, Follower
-from orchestrator.control.intake import Intake, SubmitRequest
+from orchestrator.control.intake import Intake
 from orchestrator.control.metrics import ServiceMetrics
 from orchestrator.control.orphans import Orphans
 from orchestrator.control.reconciler import Reconciler
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.registry import run_flags, runs
 from orchestrator.registry.database import Database
-from orchestrator.registry.group_commit import GroupCommit
 from orchestrator.registry.lifecycle import Status
 from orchestrator.registry.values import Run
 from tests.jobs.store.builders import make_adapter_folder, make_draft
@@ -37,7 +37,7 @@ KILLED = JobStatus(JobState.FAILED, exit_code=-9)
 
 
 class ControlHarness:
-    """One service's part for one cluster, step by step."""
+    """One service with one cluster."""
 
     def __init__(self, database: Database, store: str, **rules: Any) -> None:
         self.database, self.store = database, store
@@ -46,17 +46,13 @@ class ControlHarness:
         self.observer = ServiceMetrics()
         self.open: Callable[[str], ObjectStore] = open_store
         self.fits: Callable[[Run], PlacementResult] = lambda run: FITS
-        self.use_group_commit(GroupCommit(database))
+        self.use_intake(database)
         self.main = self.make_reconciler("a")
 
-    def use_group_commit(self, together: GroupCommit) -> None:
-        """Runs come in by these writes."""
+    def use_intake(self, database: Database) -> None:
+        """Accept runs through another database, which may fail."""
         self.intake = Intake(
-            self.database,
-            [self.store],
-            ["default"],
-            store_opener=lambda url: self.open(url),
-            group_commit=together,
+            database, [self.store], ["default"], store_opener=lambda url: self.open(url)
         )
 
     def make_reconciler(self, holder: str) -> Reconciler:
@@ -83,7 +79,7 @@ class ControlHarness:
         )
 
     def submit(self, name: str = "chat", **changes: Any) -> Run:
-        """A run that was accepted."""
+        """Submit a run and return it."""
         spec = make_spec(self.store, name=name)
         return self.intake.accept(SubmitRequest(spec=spec, **changes))[0]
 
@@ -96,7 +92,7 @@ class ControlHarness:
             return runs.get(session, run.id)
 
     def list_events(self, run: Run) -> list[str]:
-        """All that happened to it, in its order."""
+        """List the kinds of the run's events in order."""
         with self.database.read() as session:
             return [event.kind for event in runs.list_events(session, run.id)]
 
@@ -105,19 +101,19 @@ class ControlHarness:
             run_flags.request_stop(session, runs.get(session, run.id))
 
     def end_retry_wait(self) -> None:
-        """As if the time before another attempt had passed."""
+        """End the delay before the next attempt of all runs."""
         with self.database.write() as session:
             session.execute(text("UPDATE runs SET not_before = NULL"))
 
     def commit(self, run: Run, folder: Path, attempt: int = 1) -> None:
-        """As the run's job does."""
+        """Commit an adapter as the run's job does."""
         adapter = folder if folder.exists() else make_adapter_folder(folder)
         commit(
             open_store(self.store), adapter, make_draft(name=run.name, run=run.id, attempt=attempt)
         )
 
     def list_submissions(self, run: Run) -> list[str]:
-        """The submissions of it that began on the cluster."""
+        """List the submissions of the run that started on the cluster."""
         return [
             job.submission for job in self.cluster.started_jobs if job.metadata["run"] == run.id
         ]

@@ -1,4 +1,4 @@
-"""What a service is told, checked before anything of it starts."""
+"""The configuration is validated before anything starts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ ROOT = Path(__file__).parents[3]
 NEAR = {"address": "http://127.0.0.1:1"}
 
 
-def test_a_store_is_whole_wherever_the_service_was_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_url_of_a_store_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    found = parse_config({"clusters": {"near": NEAR}, "stores": ["file://store/"]})
-    assert found.stores == (f"file://{tmp_path}/store",)
+    config = parse_config({"clusters": {"near": NEAR}, "stores": ["file://store/"]})
+    assert config.stores == (f"file://{tmp_path}/store",)
 
 
 @pytest.mark.parametrize(
-    ("told", "key"),
+    ("values", "key"),
     [
         pytest.param({"clusters": {}}, "clusters", id="no cluster"),
         pytest.param({"clusters": {"near": {"address": "ftp://near"}}}, "address", id="address"),
@@ -34,13 +32,13 @@ def test_a_store_is_whole_wherever_the_service_was_started(
         pytest.param({"speed": "high"}, "speed", id="unknown"),
     ],
 )
-def test_what_is_wrong_is_refused_by_its_key(told: dict[str, Any], key: str):
-    with pytest.raises(InputError) as refused:
-        parse_config({"clusters": {"near": NEAR}, **told})
-    assert any(key in fault.key for fault in refused.value.faults)
+def test_an_invalid_value_is_refused_by_its_key(values: dict[str, Any], key: str):
+    with pytest.raises(InputError) as error:
+        parse_config({"clusters": {"near": NEAR}, **values})
+    assert any(key in fault.key for fault in error.value.faults)
 
 
-def test_a_folder_whose_name_no_cluster_may_be_told_is_refused_at_the_start(
+def test_a_folder_that_a_shell_would_interpret_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "my service").mkdir()
@@ -49,10 +47,13 @@ def test_a_folder_whose_name_no_cluster_may_be_told_is_refused_at_the_start(
         parse_config({"clusters": {"near": NEAR}})
 
 
-def test_clusters_come_out_of_the_configuration_by_name(tmp_path: Path):
+def test_clusters_are_connected_by_name(tmp_path: Path):
     config = parse_config({"clusters": {"near": NEAR, "far": {**NEAR, "code": str(ROOT)}}})
-    found = connect_clusters(config)
-    assert {name: cluster.name for name, cluster in found.items()} == {"near": "near", "far": "far"}
+    clusters = connect_clusters(config)
+    assert {name: cluster.name for name, cluster in clusters.items()} == {
+        "near": "near",
+        "far": "far",
+    }
     broken = {"clusters": {"far": {**NEAR, "code": str(tmp_path)}}}
     with pytest.raises(InputError, match="has no slora"):
         connect_clusters(parse_config(broken))

@@ -1,4 +1,4 @@
-"""The queue's end: what is submitted, in which order, within which limits, and why others wait."""
+"""Dispatching: the order of submissions, the limits, and the reasons to wait."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from tests.orchestrator.control.control import RUNNING, SUCCEEDED, ControlHarnes
 
 @pytest.fixture
 def narrow(control: ControlHarness) -> ControlHarness:
-    """One job at a time."""
+    """Run one job at a time."""
     return ControlHarness(control.database, control.store, max_runs=1)
 
 
-def order(control: ControlHarness) -> list[str]:
+def list_started(control: ControlHarness) -> list[str]:
     return [job.metadata["run"] for job in control.cluster.started_jobs]
 
 
-def limits(control: ControlHarness, **changes: int) -> None:
+def set_limits(control: ControlHarness, **changes: int) -> None:
     with control.database.write() as session:
-        there = projects.ensure_project(session, "default")
-        projects.set_limits(session, there, ProjectLimits(**changes))
+        project = projects.ensure_project(session, "default")
+        projects.set_limits(session, project, ProjectLimits(**changes))
 
 
-def test_the_most_urgent_goes_first_and_the_oldest_of_those(narrow: ControlHarness):
+def test_runs_are_submitted_by_priority_and_then_by_age(narrow: ControlHarness):
     first, second = narrow.submit(), narrow.submit()
     urgent = narrow.submit(priority=5)
     narrow.cluster.script = (SUCCEEDED,)
     narrow.reconcile(6)
-    assert order(narrow) == [urgent.id, first.id, second.id]
+    assert list_started(narrow) == [urgent.id, first.id, second.id]
 
 
-def test_a_project_that_uses_nothing_comes_before_one_that_uses_much(narrow: ControlHarness):
+def test_an_idle_project_comes_before_a_busy_one(narrow: ControlHarness):
     many = [narrow.submit(project="loud") for _ in range(4)]
     wide = ControlHarness(narrow.database, narrow.store, max_runs=2)
     late = wide.submit(project="quiet")
     wide.reconcile()
-    assert order(wide) == [many[0].id, late.id]
+    assert list_started(wide) == [many[0].id, late.id]
 
 
-def test_a_project_with_thousands_of_runs_hides_no_other_s(control: ControlHarness):
+def test_thousands_of_runs_of_one_project_do_not_hide_others(control: ControlHarness):
     control.submit(project="quiet", priority=-5)
     with control.database.write() as session:
         columns = (
             "project, kind, name, store, workers, priority, status, detail, attempt, cluster, "
-            "waits, origin, created_at, updated_at, revision"
+            "wait_reason, origin, created_at, updated_at, revision"
         )
         for number in range(1200):
             session.execute(
@@ -68,30 +68,30 @@ def test_a_project_with_thousands_of_runs_hides_no_other_s(control: ControlHarne
     wide = ControlHarness(control.database, control.store, max_runs=4)
     wide.reconcile()
     with wide.database.read() as session:
-        taken = session.scalars(text("SELECT project FROM runs WHERE status <> 'planned'")).all()
-    assert "quiet" in taken
+        started = session.scalars(text("SELECT project FROM runs WHERE status <> 'planned'")).all()
+    assert "quiet" in started
 
 
-def test_no_more_jobs_than_the_cluster_may_have_even_if_none_has_arrived(narrow: ControlHarness):
+def test_unacknowledged_jobs_count_towards_the_limit_of_the_cluster(narrow: ControlHarness):
     first, second = narrow.submit(), narrow.submit()
     narrow.cluster.lost_requests = 3
     narrow.reconcile(3)
     assert narrow.read_status(second) is Status.PLANNED
-    assert "as many runs as it may have" in narrow.read(second).wait_reason
+    assert "at its limit of active runs" in narrow.read(second).wait_reason
     narrow.reconcile(2)
-    assert order(narrow) == [first.id]
+    assert list_started(narrow) == [first.id]
 
 
-def test_jobs_of_others_take_none_of_our_room(narrow: ControlHarness):
+def test_foreign_jobs_do_not_count_towards_the_limit(narrow: ControlHarness):
     ours = narrow.submit()
     theirs = Job("theirs-a1", "jobs.finetune", (), {"slora_service": "elsewhere"})
     narrow.cluster.add_foreign_job(theirs, RUNNING)
     narrow.reconcile()
-    assert order(narrow) == [ours.id]
+    assert list_started(narrow) == [ours.id]
 
 
 @pytest.mark.parametrize(
-    ("limit", "waits"),
+    ("limit", "wait_reason_part"),
     [
         pytest.param({"max_runs": 1}, "uses 1 of its 1 runs at once", id="runs"),
         pytest.param({"max_workers": 1}, "uses 1 of its 1 workers at once", id="workers"),
@@ -100,56 +100,61 @@ def test_jobs_of_others_take_none_of_our_room(narrow: ControlHarness):
         ),
     ],
 )
-def test_a_project_waits_at_its_limit(control: ControlHarness, limit: dict[str, int], waits: str):
-    limits(control, **limit)
+def test_a_project_waits_at_its_limit(
+    control: ControlHarness, limit: dict[str, int], wait_reason_part: str
+):
+    set_limits(control, **limit)
     first, second = control.submit(), control.submit()
     control.reconcile(2)
-    assert order(control) == [first.id]
+    assert list_started(control) == [first.id]
     assert (
-        control.read(second).status is Status.PLANNED and waits in control.read(second).wait_reason
+        control.read(second).status is Status.PLANNED
+        and wait_reason_part in control.read(second).wait_reason
     )
 
 
-def test_what_no_limit_can_ever_hold_ends_with_the_reason(control: ControlHarness):
-    limits(control, max_tokens_a_day=100)
+def test_a_run_above_its_projects_limit_fails_with_the_reason(control: ControlHarness):
+    set_limits(control, max_tokens_a_day=100)
     run = control.submit()
     control.reconcile()
     ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.QUOTA)
-    assert "2,560 tokens" in ended.detail and order(control) == []
+    assert "2,560 tokens" in ended.detail and list_started(control) == []
 
 
-def test_what_does_not_fit_never_reaches_the_cluster(control: ControlHarness):
-    control.fits = lambda run: PlacementResult(rejection="it needs a larger machine")
+def test_a_run_that_cannot_fit_is_not_submitted(control: ControlHarness):
+    control.fits = lambda run: PlacementResult(rejection="needs a larger machine")
     run = control.submit()
     control.reconcile()
     ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.REFUSED)
-    assert ended.detail == "it needs a larger machine" and control.cluster.submitted_ids == []
+    assert ended.detail == "needs a larger machine" and control.cluster.submitted_ids == []
 
 
-def test_a_run_that_does_not_fit_yet_waits_and_takes_nobody_s_room(narrow: ControlHarness):
+def test_a_run_that_does_not_fit_yet_waits_without_a_slot(narrow: ControlHarness):
     large, small = narrow.submit("large"), narrow.submit("small")
-    lacks = {large.id}
+    shortages = {large.id}
 
     def fits(run: Run) -> PlacementResult:
         return (
             PlacementResult(wait_reason="too few CPUs yet")
-            if run.id in lacks
+            if run.id in shortages
             else PlacementResult()
         )
 
     narrow.fits = fits
     narrow.cluster.script = (RUNNING, SUCCEEDED)
     narrow.reconcile(3)
-    assert order(narrow) == [small.id] and narrow.read(large).wait_reason == "too few CPUs yet"
-    lacks.clear()
+    assert (
+        list_started(narrow) == [small.id] and narrow.read(large).wait_reason == "too few CPUs yet"
+    )
+    shortages.clear()
     narrow.reconcile(3)
-    assert order(narrow) == [small.id, large.id]
+    assert list_started(narrow) == [small.id, large.id]
 
 
-def test_a_stopped_run_of_the_queue_never_starts(narrow: ControlHarness):
+def test_a_queued_run_that_is_stopped_never_starts(narrow: ControlHarness):
     first, second = narrow.submit(), narrow.submit()
     narrow.stop(second)
     narrow.reconcile(2)
-    assert narrow.read_status(second) is Status.STOPPED and order(narrow) == [first.id]
+    assert narrow.read_status(second) is Status.STOPPED and list_started(narrow) == [first.id]

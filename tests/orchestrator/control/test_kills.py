@@ -1,4 +1,4 @@
-"""A short form of `tests.benchmarks.service_kills`: few runs, and whatever is killed meanwhile."""
+"""A short form of `tests.benchmarks.service_kills`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BY_KIND = [
 @pytest.mark.storage
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("url", BY_KIND, indirect=True)
-def test_no_run_is_lost_or_made_twice_whatever_is_killed(url: str, tmp_path: Path):
-    found = kill_during_runs(tmp_path, {"here": url}, 6, random.Random(5))
-    tally, kills = found["here"]
+def test_no_run_is_lost_or_duplicated_whatever_is_killed(url: str, tmp_path: Path):
+    tallies = kill_during_runs(tmp_path, {"here": url}, 6, random.Random(5))
+    tally, kills = tallies["here"]
     assert sum(kills.values()) >= 3
     assert tally.is_good, (tally, kills)
 
 
-def test_each_moment_fires_once_however_often_schedulers_are_killed(url: str, tmp_path: Path):
-    found = kill_during_firings(url, tmp_path / "firings", 60, random.Random(3))
-    assert found.kills >= 3
-    assert found.is_good, found
+def test_each_due_time_fires_once_however_often_schedulers_are_killed(url: str, tmp_path: Path):
+    tally = kill_during_firings(url, tmp_path / "firings", 60, random.Random(3))
+    assert tally.kills >= 3
+    assert tally.is_good, tally

@@ -1,4 +1,4 @@
-"""Whether there is new data on a disk, from names, sizes and times."""
+"""New data on a disk is detected from names, sizes and times."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from orchestrator.control.new_data import compute_data_fingerprint
 
 
-@pytest.mark.parametrize("where", ["", "a.jsonl", "*.jsonl", "?.jsonl"])
+@pytest.mark.parametrize("pattern", ["", "a.jsonl", "*.jsonl", "?.jsonl"])
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_file_that_changed_is_new(tmp_path: Path, scheme: str, where: str):
-    place = f"{scheme}{tmp_path / where}"
-    assert compute_data_fingerprint(place) is None
+def test_a_changed_file_is_new_data(tmp_path: Path, scheme: str, pattern: str):
+    location = f"{scheme}{tmp_path / pattern}"
+    assert compute_data_fingerprint(location) is None
     (tmp_path / "a.jsonl").write_text("one")
-    before = compute_data_fingerprint(place)
-    assert before is not None and compute_data_fingerprint(place) == before
+    before = compute_data_fingerprint(location)
+    assert before is not None and compute_data_fingerprint(location) == before
     os.utime(tmp_path / "a.jsonl", (1, 1))
-    assert compute_data_fingerprint(place) not in (None, before)
+    assert compute_data_fingerprint(location) not in (None, before)
 
 
-def test_of_a_folder_what_lies_right_there_counts(tmp_path: Path):
+def test_only_files_directly_in_a_folder_count(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text("one")
     before = compute_data_fingerprint(str(tmp_path))
     (tmp_path / "below").mkdir()
@@ -32,6 +32,6 @@ def test_of_a_folder_what_lies_right_there_counts(tmp_path: Path):
     assert compute_data_fingerprint(str(tmp_path)) != before
 
 
-def test_where_nothing_lies_there_is_nothing_new(tmp_path: Path):
+def test_a_missing_file_or_a_hub_has_no_fingerprint(tmp_path: Path):
     assert compute_data_fingerprint(str(tmp_path / "none")) is None
     assert compute_data_fingerprint("somebody/rows-of-a-hub") is None

@@ -1,4 +1,4 @@
-"""Jobs that no run follows: ours are adopted or stopped, those of others are left alone."""
+"""Jobs without a run: those of this service are adopted or stopped, foreign ones are ignored."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ OURS = {"slora_service": "here"}
 
 
 def forget_all(control: ControlHarness) -> None:
-    """As if the registry was lost."""
+    """Delete all runs, as if the registry was lost."""
     with control.database.write() as session:
         for table in ("events", "attempts", "runs"):
             session.execute(text(f"DELETE FROM {table}"))
 
 
-def test_a_job_whose_run_the_registry_lost_is_adopted_from_the_store(control: ControlHarness):
+def test_a_job_whose_run_was_lost_is_adopted_from_the_store(control: ControlHarness):
     run = control.submit(priority=7)
     control.reconcile(2)
     forget_all(control)
     control.reconcile(2)
-    there = control.read(run)
-    assert (there.status, there.attempt, there.priority) == (Status.RUNNING, 1, 7)
+    adopted = control.read(run)
+    assert (adopted.status, adopted.attempt, adopted.priority) == (Status.RUNNING, 1, 7)
     assert control.cluster.stopped_ids == [] and control.list_submissions(run) == [f"{run.id}-a1"]
 
 
-def test_a_job_goes_on_when_the_registry_was_rebuilt_from_a_store_that_did_not_know_of_it(
+def test_a_job_continues_after_a_rebuild_that_did_not_know_of_it(
     control: ControlHarness,
 ):
     run = control.submit()
@@ -47,7 +47,7 @@ def test_a_job_goes_on_when_the_registry_was_rebuilt_from_a_store_that_did_not_k
     assert control.cluster.stopped_ids == [] and control.list_submissions(run) == [f"{run.id}-a1"]
 
 
-def test_a_job_of_an_attempt_that_a_restored_backup_does_not_know_goes_on(control: ControlHarness):
+def test_a_job_continues_after_a_backup_without_its_attempt_was_restored(control: ControlHarness):
     run = control.submit()
     control.cluster.add_foreign_job(
         Job(f"{run.id}-a1", "jobs.finetune", (), {**OURS, "run": run.id}), RUNNING
@@ -57,19 +57,19 @@ def test_a_job_of_an_attempt_that_a_restored_backup_does_not_know_goes_on(contro
     assert control.cluster.stopped_ids == [] and control.list_submissions(run) == []
 
 
-def test_a_job_of_a_run_that_nobody_knows_is_stopped(control: ControlHarness):
+def test_a_job_of_an_unknown_run_is_stopped(control: ControlHarness):
     control.cluster.add_foreign_job(Job("stray-a1", "jobs.finetune", (), OURS), RUNNING)
     control.reconcile()
     assert control.cluster.stopped_ids == ["stray-a1"]
 
 
-def test_while_a_store_is_away_nobody_s_job_is_stopped(control: ControlHarness):
+def test_no_job_is_stopped_while_a_store_is_unreachable(control: ControlHarness):
     control.cluster.add_foreign_job(Job("stray-a1", "jobs.finetune", (), OURS), RUNNING)
 
-    def away(url: str) -> Any:
-        raise StoreUnreachable("the store is away")
+    def fail(url: str) -> Any:
+        raise StoreUnreachable("the store does not answer")
 
-    control.open = away
+    control.open = fail
     control.reconcile(2)
     assert control.cluster.stopped_ids == []
     control.open = open_store
@@ -78,7 +78,7 @@ def test_while_a_store_is_away_nobody_s_job_is_stopped(control: ControlHarness):
 
 
 @pytest.mark.parametrize(
-    ("submission", "about"),
+    ("submission", "metadata"),
     [
         pytest.param("stray-a1", {"slora_service": "elsewhere"}, id="another service's"),
         pytest.param("stray-a1", {}, id="somebody's"),
@@ -88,22 +88,22 @@ def test_while_a_store_is_away_nobody_s_job_is_stopped(control: ControlHarness):
         pytest.param("a\0b-a1", OURS, id="no text of a database"),
     ],
 )
-def test_jobs_of_others_are_left_alone(
-    control: ControlHarness, submission: str, about: dict[str, str]
+def test_foreign_jobs_are_ignored(
+    control: ControlHarness, submission: str, metadata: dict[str, str]
 ):
-    control.cluster.add_foreign_job(Job(submission, "jobs.finetune", (), about), RUNNING)
+    control.cluster.add_foreign_job(Job(submission, "jobs.finetune", (), metadata), RUNNING)
     run = control.submit()
     control.reconcile(2)
     assert control.cluster.stopped_ids == [] and control.read_status(run) is Status.RUNNING
 
 
-def test_a_job_that_is_over_is_no_orphan(control: ControlHarness):
+def test_an_ended_job_is_not_an_orphan(control: ControlHarness):
     control.cluster.add_foreign_job(Job("stray-a1", "jobs.finetune", (), OURS), SUCCEEDED)
     control.reconcile()
     assert control.cluster.stopped_ids == []
 
 
-def test_an_attempt_that_was_replaced_is_stopped(control: ControlHarness):
+def test_the_job_of_a_replaced_attempt_is_stopped(control: ControlHarness):
     run = control.submit()
     control.reconcile(2)
     (job,) = control.cluster.started_jobs
@@ -116,7 +116,7 @@ def test_an_attempt_that_was_replaced_is_stopped(control: ControlHarness):
     assert control.cluster.stopped_ids == [f"{run.id}-a1"] and control.read(run).attempt == 2
 
 
-def test_a_job_that_turns_up_too_late_ends_before_the_next_attempt_begins(control: ControlHarness):
+def test_a_job_that_reappears_late_ends_before_the_next_attempt_begins(control: ControlHarness):
     run = control.submit()
     control.reconcile(2)
     (job,) = control.cluster.started_jobs
@@ -128,12 +128,12 @@ def test_a_job_that_turns_up_too_late_ends_before_the_next_attempt_begins(contro
     control.reconcile()
     assert control.cluster.stopped_ids == [f"{run.id}-a1"]
     assert control.list_submissions(run) == [f"{run.id}-a1"]
-    assert "still ending" in control.read(run).wait_reason
+    assert "job of its previous attempt to end" in control.read(run).wait_reason
     control.reconcile(2)
     assert control.list_submissions(run) == [f"{run.id}-a1", f"{run.id}-a2"]
 
 
-def test_a_lost_job_that_turns_up_again_goes_on(control: ControlHarness):
+def test_a_lost_job_that_reappears_continues(control: ControlHarness):
     run = control.submit()
     control.reconcile(2)
     (job,) = control.cluster.started_jobs
@@ -146,7 +146,7 @@ def test_a_lost_job_that_turns_up_again_goes_on(control: ControlHarness):
     )
 
 
-def test_a_job_of_a_run_that_is_over_is_stopped(control: ControlHarness):
+def test_the_job_of_an_ended_run_is_stopped(control: ControlHarness):
     run = control.submit()
     control.reconcile()
     control.cluster.play(f"{run.id}-a1", SUCCEEDED)

@@ -1,6 +1,8 @@
-"""What follows for a run from what was seen of it: the policy as tables."""
+"""The policy as tables: job state and outcome in, decision out."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import pytest
 
@@ -10,23 +12,26 @@ from orchestrator.registry.lifecycle import MOVES, Reason, Status
 from orchestrator.registry.values import Run
 from tests.orchestrator.control.builders import make_run
 
-NOTHING, ADAPTER = RunOutcome(), RunOutcome(adapter="chat@v1")
+NO_OUTCOME, ADAPTER = RunOutcome(), RunOutcome(adapter="chat@v1")
+NO_NEW_DATA = RunOutcome(no_new_data=True)
+ENDED_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.ABSENT)
 S, R = Status, Reason
+ACTIVE_STATUSES = (S.SUBMITTED, S.RUNNING, S.PUBLISHING, S.LOST)
 
 
 def decide_on(
     run: Run,
-    sight: JobStatus,
-    told: RunOutcome = NOTHING,
+    job: JobStatus,
+    outcome: RunOutcome = NO_OUTCOME,
     *,
     acknowledged: bool = True,
-    most: int = 3,
+    max_attempts: int = 3,
 ) -> Decision:
-    return decide(run, sight, told, acknowledged=acknowledged, max_attempts=most)
+    return decide(run, job, outcome, acknowledged=acknowledged, max_attempts=max_attempts)
 
 
 @pytest.mark.parametrize(
-    ("status", "seen", "act", "to"),
+    ("status", "state", "action", "target"),
     [
         pytest.param(S.SUBMITTED, JobState.PENDING, Action.WAIT, None, id="waits for its cluster"),
         pytest.param(S.SUBMITTED, JobState.RUNNING, Action.MOVE, S.RUNNING, id="runs now"),
@@ -36,28 +41,21 @@ def decide_on(
         pytest.param(S.LOST, JobState.PENDING, Action.WAIT, None, id="turns up waiting"),
     ],
 )
-def test_a_job_that_lives_is_followed(
-    status: Status, seen: JobState, act: Action, to: Status | None
+def test_a_live_job_is_followed(
+    status: Status, state: JobState, action: Action, target: Status | None
 ):
-    found = decide_on(make_run(status), JobStatus(seen), ADAPTER)
-    assert (found.action, found.target) == (act, to)
+    decision = decide_on(make_run(status), JobStatus(state), ADAPTER)
+    assert (decision.action, decision.target) == (action, target)
+
+
+def test_a_run_with_its_outcome_finishes_however_its_job_ended():
+    for state, status, outcome in product(ENDED_STATES, ACTIVE_STATUSES, (ADAPTER, NO_NEW_DATA)):
+        decision = decide_on(make_run(status), JobStatus(state, exit_code=1), outcome)
+        assert decision.action is Action.FINISH, (state, status, outcome)
 
 
 @pytest.mark.parametrize(
-    "seen", [JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.ABSENT]
-)
-@pytest.mark.parametrize("status", [S.SUBMITTED, S.RUNNING, S.PUBLISHING, S.LOST])
-@pytest.mark.parametrize(
-    "told", [ADAPTER, RunOutcome(no_new_data=True)], ids=["adapter", "nothing new"]
-)
-def test_a_run_that_made_what_it_was_to_make_is_done_however_its_job_ended(
-    seen: JobState, status: Status, told: RunOutcome
-):
-    assert decide_on(make_run(status), JobStatus(seen, exit_code=1), told).action is Action.FINISH
-
-
-@pytest.mark.parametrize(
-    ("sight", "to", "reason"),
+    ("job", "target", "reason"),
     [
         pytest.param(JobStatus(JobState.SUCCEEDED), S.FAILED, R.UNPUBLISHED, id="no adapter"),
         pytest.param(JobStatus(JobState.FAILED, 1), S.FAILED, R.CRASHED, id="a crash repeats"),
@@ -74,72 +72,63 @@ def test_a_run_that_made_what_it_was_to_make_is_done_however_its_job_ended(
         pytest.param(JobStatus(JobState.ABSENT), S.LOST, R.JOB_ABSENT, id="not known any more"),
     ],
 )
-def test_the_end_of_a_job_says_what_becomes_of_its_run(
-    sight: JobStatus, to: Status, reason: Reason
+def test_the_end_of_a_job_decides_the_status_of_its_run(
+    job: JobStatus, target: Status, reason: Reason
 ):
-    found = decide_on(make_run(S.RUNNING), sight)
-    assert (found.action, found.target, found.reason) == (Action.MOVE, to, reason)
+    decision = decide_on(make_run(S.RUNNING), job)
+    assert (decision.action, decision.target, decision.reason) == (Action.MOVE, target, reason)
 
 
-def test_what_does_not_answer_is_an_end_once_the_attempts_are_spent():
-    found = decide_on(make_run(S.RUNNING, attempt=3), JobStatus(JobState.FAILED, 3))
-    assert (found.target, found.reason) == (S.FAILED, R.OUTSIDE)
+def test_an_unreachable_service_fails_the_run_after_the_last_attempt():
+    decision = decide_on(make_run(S.RUNNING, attempt=3), JobStatus(JobState.FAILED, 3))
+    assert (decision.target, decision.reason) == (S.FAILED, R.OUTSIDE)
 
 
-def test_a_submission_that_nobody_acknowledged_is_made_again_under_the_same_attempt():
-    found = decide_on(make_run(S.SUBMITTED), JobStatus(JobState.ABSENT), acknowledged=False)
-    assert found == Decision(Action.SUBMIT)
+def test_an_unacknowledged_submission_is_repeated_as_the_same_attempt():
+    decision = decide_on(make_run(S.SUBMITTED), JobStatus(JobState.ABSENT), acknowledged=False)
+    assert decision == Decision(Action.SUBMIT)
 
 
-def test_a_lease_that_is_beaten_still_is_a_living_job_whatever_the_cluster_forgot():
+def test_a_fresh_heartbeat_means_a_live_job_whatever_the_cluster_knows():
     alive = RunOutcome(alive=True)
     assert decide_on(make_run(S.RUNNING), JobStatus(JobState.ABSENT), alive).action is Action.WAIT
     assert decide_on(make_run(S.LOST), JobStatus(JobState.ABSENT), alive).action is Action.WAIT
 
 
-@pytest.mark.parametrize("seen", [JobState.ABSENT, JobState.FAILED, JobState.STOPPED])
-def test_a_lost_run_is_planned_again_until_its_attempts_are_spent(seen: JobState):
-    again = decide_on(make_run(S.LOST, attempt=2), JobStatus(seen))
+@pytest.mark.parametrize("state", [JobState.ABSENT, JobState.FAILED, JobState.STOPPED])
+def test_a_lost_run_is_planned_again_until_its_last_attempt(state: JobState):
+    again = decide_on(make_run(S.LOST, attempt=2), JobStatus(state))
     assert (again.target, again.reason) == (S.PLANNED, None)
-    spent = decide_on(make_run(S.LOST, attempt=3), JobStatus(seen))
+    spent = decide_on(make_run(S.LOST, attempt=3), JobStatus(state))
     assert (spent.target, spent.reason) == (S.FAILED, R.ATTEMPTS)
 
 
 @pytest.mark.parametrize("reason", [R.USER, R.REPLACED])
-def test_a_run_that_should_stop_is_ended_and_then_stopped(reason: Reason):
+def test_the_job_of_a_stop_request_is_stopped_first_and_then_the_run(reason: Reason):
     run = make_run(S.RUNNING, stop=reason.value)
     assert decide_on(run, JobStatus(JobState.RUNNING)).action is Action.END_JOB
-    for sight in (
+    for job in (
         JobStatus(JobState.STOPPED),
         JobStatus(JobState.FAILED, 1),
         JobStatus(JobState.ABSENT),
     ):
-        found = decide_on(run, sight)
-        assert (found.target, found.reason) == (S.STOPPED, reason)
+        decision = decide_on(run, job)
+        assert (decision.target, decision.reason) == (S.STOPPED, reason)
     lost = decide_on(make_run(S.LOST, stop=reason.value), JobStatus(JobState.ABSENT))
     assert (lost.target, lost.reason) == (S.STOPPED, reason)
 
 
-@pytest.mark.parametrize("status", [S.SUBMITTED, S.RUNNING, S.PUBLISHING, S.LOST])
-@pytest.mark.parametrize("seen", list(JobState))
-@pytest.mark.parametrize("code", [None, 0, 1, 2, 3, 137])
-@pytest.mark.parametrize("stop", [None, "user"])
-@pytest.mark.parametrize("attempt", [1, 3])
-@pytest.mark.parametrize("acknowledged", [True, False])
-def test_no_decision_is_a_move_that_the_lifecycle_forbids(
-    status: Status,
-    seen: JobState,
-    code: int | None,
-    stop: str | None,
-    attempt: int,
-    acknowledged: bool,
-):
-    run = make_run(status, attempt=attempt, stop=stop)
-    found = decide_on(run, JobStatus(seen, code), acknowledged=acknowledged)
-    if found.action is Action.MOVE:
-        assert found.target in MOVES[status]
+def test_no_decision_is_a_move_that_the_lifecycle_forbids():
+    codes, stops = (None, 0, 1, 2, 3, 137), (None, "user")
+    cases = product(ACTIVE_STATUSES, JobState, codes, stops, (1, 3), (True, False))
+    for case in cases:
+        status, state, code, stop, attempt, acknowledged = case
+        run = make_run(status, attempt=attempt, stop=stop)
+        decision = decide_on(run, JobStatus(state, code), acknowledged=acknowledged)
+        if decision.action is Action.MOVE:
+            assert decision.target in MOVES[status], case
 
 
-def test_the_wait_after_a_loss_doubles_and_has_an_end():
+def test_the_retry_delay_doubles_up_to_a_limit():
     assert [compute_retry_wait_s(attempt) for attempt in (1, 2, 3)] == [5.0, 10.0, 20.0]
     assert compute_retry_wait_s(50) == 600.0

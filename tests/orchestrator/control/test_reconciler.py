@@ -1,4 +1,4 @@
-"""A run followed through whatever happens: to its end, once, on evidence and on nothing less."""
+"""A run is followed to its end through every failure, once, and only on evidence."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from jobs.errors import StoreUnreachable
 from jobs.store.adapters.operations import commit
 from jobs.store.open import open_store
+from jobs.store.runs.heartbeat import HEARTBEAT
 from orchestrator.cluster.base import Job, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
 from orchestrator.cluster.fake import FakeCluster
@@ -20,7 +21,7 @@ from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.control.control import KILLED, PENDING, RUNNING, SUCCEEDED, ControlHarness
-from tests.orchestrator.registry.builders import age_leases, make_new_run
+from tests.orchestrator.registry.builders import age_leases, make_request
 
 
 def test_a_run_goes_from_the_queue_to_done_with_its_adapter(
@@ -37,14 +38,14 @@ def test_a_run_goes_from_the_queue_to_done_with_its_adapter(
     assert control.list_submissions(run) == [f"{run.id}-a1"]
 
 
-def test_the_job_is_a_module_of_ours_with_its_paper_in_the_store(control: ControlHarness):
+def test_the_job_is_a_known_module_with_its_spec_in_the_store(control: ControlHarness):
     run = control.submit()
     control.reconcile()
     (job,) = control.cluster.started_jobs
-    paper = f"runs/{run.id}/spec.yaml"
+    key = f"runs/{run.id}/spec.yaml"
     assert job.module == "jobs.finetune"
     assert job.arguments == ("--spec", job.arguments[1], "--run", run.id, "--attempt", "1")
-    assert job.arguments[1].endswith(paper) and open_store(control.store).head(paper) is not None
+    assert job.arguments[1].endswith(key) and open_store(control.store).head(key) is not None
     assert job.metadata == {"slora_service": "here", "run": run.id, "attempt": "1"}
 
 
@@ -61,7 +62,7 @@ def test_unreachable_is_not_dead(control: ControlHarness):
     assert control.list_submissions(run) == [f"{run.id}-a1"]
 
 
-def test_a_submission_whose_answer_was_lost_starts_one_job(control: ControlHarness):
+def test_a_submission_with_a_lost_response_starts_one_job(control: ControlHarness):
     control.cluster.lost_responses = 1
     run = control.submit()
     assert control.main.reconcile() is False
@@ -71,7 +72,7 @@ def test_a_submission_whose_answer_was_lost_starts_one_job(control: ControlHarne
     assert control.read_status(run) is Status.RUNNING and control.read(run).attempt == 1
 
 
-def test_a_submission_that_never_arrived_is_made_again_as_the_same_attempt(control: ControlHarness):
+def test_a_lost_submission_is_repeated_as_the_same_attempt(control: ControlHarness):
     control.cluster.lost_requests = 2
     run = control.submit()
     control.reconcile(3)
@@ -79,7 +80,7 @@ def test_a_submission_that_never_arrived_is_made_again_as_the_same_attempt(contr
     assert control.list_submissions(run) == [f"{run.id}-a1"] and control.read(run).attempt == 1
 
 
-def test_a_service_that_died_before_it_submitted_is_made_good_by_the_next(control: ControlHarness):
+def test_a_submission_that_a_dead_service_planned_is_made_by_the_next(control: ControlHarness):
     run = control.submit()
     with control.database.write() as session:
         runs.move(session, run, Status.SUBMITTED)
@@ -90,7 +91,7 @@ def test_a_service_that_died_before_it_submitted_is_made_good_by_the_next(contro
     )
 
 
-def test_a_lost_run_is_made_again_when_its_wait_is_over(control: ControlHarness):
+def test_a_lost_run_is_submitted_again_after_its_delay(control: ControlHarness):
     run = control.submit()
     control.reconcile(2)
     control.cluster.forget_all()
@@ -106,7 +107,7 @@ def test_a_lost_run_is_made_again_when_its_wait_is_over(control: ControlHarness)
     assert control.read(run).attempt == 2 and control.read_status(run) is Status.RUNNING
 
 
-def test_a_run_is_lost_only_so_often(control: ControlHarness):
+def test_a_run_fails_after_max_attempts_losses(control: ControlHarness):
     run = control.submit()
     for _ in range(6):
         control.reconcile(2)
@@ -119,7 +120,7 @@ def test_a_run_is_lost_only_so_often(control: ControlHarness):
     assert "lost 3 times" in ended.detail
 
 
-def test_what_a_lost_job_had_committed_is_its_end(control: ControlHarness, tmp_path: Path):
+def test_a_lost_job_that_had_committed_is_done(control: ControlHarness, tmp_path: Path):
     run = control.submit()
     control.reconcile(2)
     control.commit(run, tmp_path / "adapter")
@@ -135,7 +136,7 @@ def test_what_a_lost_job_had_committed_is_its_end(control: ControlHarness, tmp_p
         pytest.param({"run": "chat-t0"}, 10 * 4 * 64, id="of a search one trial's are"),
     ],
 )
-def test_a_run_that_is_done_counts_with_what_it_trained(
+def test_a_done_run_counts_the_tokens_that_it_trained(
     control: ControlHarness, tmp_path: Path, of: dict[str, str], tokens: int
 ):
     run = control.submit()
@@ -149,7 +150,7 @@ def test_a_run_that_is_done_counts_with_what_it_trained(
     assert control.read_status(run) is Status.DONE and control.read(run).tokens == tokens
 
 
-def test_an_adapter_that_turns_up_after_the_loss_is_the_end_too(
+def test_an_adapter_that_appears_after_the_loss_ends_the_run(
     control: ControlHarness, tmp_path: Path
 ):
     run = control.submit()
@@ -161,7 +162,7 @@ def test_an_adapter_that_turns_up_after_the_loss_is_the_end_too(
     assert control.list_events(run)[-3:] == ["lost", "publishing", "done"]
 
 
-def test_a_job_whose_lease_is_beaten_is_not_lost(control: ControlHarness):
+def test_a_job_with_a_fresh_heartbeat_is_not_lost(control: ControlHarness):
     run = control.submit()
     control.reconcile(2)
     write_heartbeat(control, run, time.time())
@@ -173,7 +174,7 @@ def test_a_job_whose_lease_is_beaten_is_not_lost(control: ControlHarness):
     assert control.read_status(run) is Status.LOST
 
 
-def test_without_its_store_nobody_knows_how_a_run_ended(control: ControlHarness):
+def test_a_run_is_not_decided_while_its_store_is_unreachable(control: ControlHarness):
     run = control.submit()
     control.reconcile(2)
     control.cluster.forget_all()
@@ -185,18 +186,18 @@ def test_without_its_store_nobody_knows_how_a_run_ended(control: ControlHarness)
     assert control.read_status(run) is Status.LOST
 
 
-def test_one_run_whose_store_is_away_holds_up_no_other(control: ControlHarness):
+def test_an_unreachable_store_does_not_block_other_runs(control: ControlHarness):
     run = control.submit()
     control.reconcile(2)
     control.cluster.play(f"{run.id}-a1", SUCCEEDED)
-    real, gone = control.open, run.store
+    real, unreachable = control.open, run.store
 
-    def opened(url: str) -> Any:
-        return refuse(url) if url == gone else real(url)
+    def open_other_store(url: str) -> Any:
+        return refuse(url) if url == unreachable else real(url)
 
-    control.open = opened
+    control.open = open_other_store
     with control.database.write() as session:
-        other = runs.add(session, make_similar(run, store=f"{gone}/below"))
+        other = runs.add(session, f"{run.id}-other", make_request(store=f"{unreachable}/below"))
         other = runs.move(session, other, Status.SUBMITTED)
         run_flags.mark_acknowledged(session, [other])
     control.reconcile(2)
@@ -206,35 +207,37 @@ def test_one_run_whose_store_is_away_holds_up_no_other(control: ControlHarness):
     )
 
 
-def test_a_store_that_is_away_is_waited_for_once_in_a_pass(control: ControlHarness):
+def test_an_unreachable_store_is_tried_once_in_a_pass(control: ControlHarness):
     for _ in range(5):
         control.submit()
     control.reconcile(2)
     control.cluster.forget_all()
-    opened: list[str] = []
+    urls: list[str] = []
 
-    def counted(url: str) -> Any:
-        opened.append(url)
+    def count_opens(url: str) -> Any:
+        urls.append(url)
         return refuse(url)
 
-    control.open = counted
+    control.open = count_opens
     control.reconcile()
-    assert len(opened) == 1
+    assert len(urls) == 1
     control.open = open_store
     control.reconcile()
     with control.database.read() as session:
         assert {run.status for run in runs.list_page(session)} == {Status.LOST}
 
 
-@pytest.mark.parametrize("paper", [None, b"{", b'{"format": 2}'], ids=["gone", "cut", "unknown"])
-def test_a_run_whose_request_is_not_to_be_read_ends_and_says_so(
-    control: ControlHarness, paper: bytes | None
+@pytest.mark.parametrize(
+    "data", [None, b"{", b'{"format": 2}'], ids=["missing", "truncated", "unknown"]
+)
+def test_a_run_with_an_unreadable_request_fails_with_the_reason(
+    control: ControlHarness, data: bytes | None
 ):
     run, key = control.submit(), "runs/{}/request.json"
     store = open_store(control.store)
     store.delete(key.format(run.id))
-    if paper is not None:
-        store.put(key.format(run.id), paper)
+    if data is not None:
+        store.put(key.format(run.id), data)
     control.reconcile()
     ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.REFUSED)
@@ -242,7 +245,7 @@ def test_a_run_whose_request_is_not_to_be_read_ends_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("sight", "status", "reason"),
+    ("job", "status", "reason"),
     [
         pytest.param(SUCCEEDED, Status.FAILED, Reason.UNPUBLISHED, id="ended well with nothing"),
         pytest.param(JobStatus(JobState.FAILED, 1), Status.FAILED, Reason.CRASHED, id="an error"),
@@ -254,17 +257,17 @@ def test_a_run_whose_request_is_not_to_be_read_ends_and_says_so(
         ),
     ],
 )
-def test_how_a_job_ended_is_how_its_run_does(
-    control: ControlHarness, sight: JobStatus, status: Status, reason: Reason
+def test_the_end_of_a_job_is_the_end_of_its_run(
+    control: ControlHarness, job: JobStatus, status: Status, reason: Reason
 ):
     run = control.submit()
-    control.cluster.play(f"{run.id}-a1", RUNNING, sight)
+    control.cluster.play(f"{run.id}-a1", RUNNING, job)
     control.reconcile(3)
     ended = control.read(run)
     assert (ended.status, ended.reason) == (status, reason)
 
 
-def test_a_cluster_that_refuses_ends_the_run_and_says_why(control: ControlHarness):
+def test_a_run_that_the_cluster_refuses_fails_with_the_reason(control: ControlHarness):
     control.cluster.refusal = "no such runtime environment"
     run, other = control.submit(), control.submit("other")
     control.reconcile()
@@ -275,7 +278,7 @@ def test_a_cluster_that_refuses_ends_the_run_and_says_why(control: ControlHarnes
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2], ids=["planned", "submitted", "running"])
-def test_a_run_is_stopped_wherever_it_is(control: ControlHarness, steps: int):
+def test_a_run_is_stopped_in_any_status(control: ControlHarness, steps: int):
     run = control.submit()
     control.reconcile(steps)
     control.stop(run)
@@ -286,7 +289,7 @@ def test_a_run_is_stopped_wherever_it_is(control: ControlHarness, steps: int):
     assert control.list_events(run).count("stopping") == 1
 
 
-def test_a_run_that_waits_for_its_next_attempt_is_stopped_at_once(control: ControlHarness):
+def test_a_run_in_its_retry_delay_is_stopped_at_once(control: ControlHarness):
     run = control.submit()
     control.reconcile(2)
     control.cluster.forget_all()
@@ -297,7 +300,7 @@ def test_a_run_that_waits_for_its_next_attempt_is_stopped_at_once(control: Contr
     assert control.read_status(run) is Status.STOPPED
 
 
-def test_of_two_services_one_has_the_cluster_until_it_is_gone(control: ControlHarness):
+def test_one_of_two_services_holds_the_cluster_until_its_lease_ends(control: ControlHarness):
     other = control.make_reconciler("b")
     run = control.submit()
     assert control.main.reconcile() and not other.reconcile()
@@ -308,13 +311,13 @@ def test_of_two_services_one_has_the_cluster_until_it_is_gone(control: ControlHa
     assert control.main.reconcile()
 
 
-def test_one_that_slept_through_its_lease_moves_nothing(control: ControlHarness):
+def test_a_service_that_lost_its_lease_moves_nothing(control: ControlHarness):
     run = control.submit()
     other = control.make_reconciler("b")
     control.reconcile(2)
 
-    def sleeps() -> None:
-        # It looked; then it slept until another one had taken over and had moved the run.
+    def suspend() -> None:
+        # Suspended after listing the jobs, until another service took over and moved the run.
         control.cluster.on_list = lambda: None
         control.cluster.forget_all()
         age_leases(control.database, 60)
@@ -322,27 +325,27 @@ def test_one_that_slept_through_its_lease_moves_nothing(control: ControlHarness)
 
     control.cluster.forget_all()
     control.cluster.add_foreign_job(control.cluster.started_jobs[0], KILLED)
-    control.cluster.on_list = sleeps
+    control.cluster.on_list = suspend
     before = control.list_events(run)
     assert control.main.reconcile() is False
     assert control.list_events(run) == [*before, "lost"]
 
 
-def test_one_that_slept_through_its_lease_ends_no_run_that_the_next_one_submitted(
+def test_a_service_that_lost_its_lease_fails_no_run_of_the_next_one(
     control: ControlHarness,
 ):
     other, run = control.make_reconciler("b"), control.submit()
     cluster = control.cluster
 
-    class Sleepy(FakeCluster):
-        """Its answer comes when another service has long submitted the same attempt."""
+    class SlowCluster(FakeCluster):
+        """Answers after another service has submitted the same attempt."""
 
         def submit(self, job: Job) -> None:
             age_leases(control.database, 60)
             assert other.reconcile()
             raise ClusterRefused(self.name, "no such runtime environment")
 
-    control.cluster = Sleepy("default", RUNNING)
+    control.cluster = SlowCluster("default", RUNNING)
     assert control.make_reconciler("c").reconcile() is False
     assert control.list_submissions(run) == [] and [
         job.submission for job in cluster.started_jobs
@@ -352,12 +355,8 @@ def test_one_that_slept_through_its_lease_ends_no_run_that_the_next_one_submitte
 
 def write_heartbeat(control: ControlHarness, run: Run, at: float) -> None:
     lease = json.dumps({"time": at, "attempt": 1}).encode()
-    open_store(control.store).put(f"runs/{run.id}/heartbeat.json", lease)
+    open_store(control.store).put(f"runs/{run.id}/{HEARTBEAT}", lease)
 
 
 def refuse(url: str) -> Any:
-    raise StoreUnreachable("the store is away")
-
-
-def make_similar(run: Run, **changes: Any) -> Any:
-    return make_new_run(f"{run.id}-other", **changes)
+    raise StoreUnreachable("the store does not answer")

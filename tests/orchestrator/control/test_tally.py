@@ -1,4 +1,4 @@
-"""The count of the kill tests itself: each thing that it counts, done on purpose, is counted."""
+"""The count of the kill tests detects each failure that is caused on purpose."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.control.control import SUCCEEDED, ControlHarness
 
 
-def count(control: ControlHarness, folder: Path, accepted: Sequence[str]) -> KillTally:
+def count_after(control: ControlHarness, folder: Path, accepted: Sequence[str]) -> KillTally:
     return count(control.database, control.store, accepted, folder, 0)
 
 
 @pytest.fixture
 def done(control: ControlHarness, tmp_path: Path) -> str:
-    """A run that went well, and left the marks of one life."""
+    """Run a job to its end, with the marks of one process."""
     run = control.submit()
     control.cluster.play(f"{run.id}-a1", SUCCEEDED)
     control.reconcile()
@@ -30,43 +30,43 @@ def done(control: ControlHarness, tmp_path: Path) -> str:
     return run.id
 
 
-def test_a_run_that_went_well_counts_as_good(control: ControlHarness, tmp_path: Path, done: str):
-    found = count(control, tmp_path, [done])
-    assert found.is_good and (found.runs, found.attempts, found.resubmitted) == (1, 1, 0)
+def test_a_successful_run_counts_as_good(control: ControlHarness, tmp_path: Path, done: str):
+    tally = count_after(control, tmp_path, [done])
+    assert tally.is_good and (tally.runs, tally.attempts, tally.resubmitted) == (1, 1, 0)
 
 
-def test_a_run_that_is_not_done_or_not_known_is_lost(
+def test_an_unfinished_or_unknown_run_counts_as_lost(
     control: ControlHarness, tmp_path: Path, done: str
 ):
     waiting = control.submit()
-    found = count(control, tmp_path, [done, waiting.id, "chat-nobody"])
-    assert found.lost == 2 and not found.is_good
+    tally = count_after(control, tmp_path, [done, waiting.id, "chat-nobody"])
+    assert tally.lost == 2 and not tally.is_good
 
 
 def test_two_commits_of_one_run_are_counted(control: ControlHarness, tmp_path: Path, done: str):
     other = make_adapter_folder(tmp_path / "other", "other weights")
     commit(open_store(control.store), other, make_draft(run=done, attempt=2))
-    found = count(control, tmp_path, [done])
-    assert found.committed_twice == 1 and not found.is_good
+    tally = count_after(control, tmp_path, [done])
+    assert tally.committed_twice == 1 and not tally.is_good
 
 
 @pytest.mark.parametrize(
-    ("beats", "twice"), [("12.5\n12.6\n", 0), ("11.5\n14.0\n", 1), ("9.0\n20.0\n", 1)]
+    ("beats", "overlaps"), [("12.5\n12.6\n", 0), ("11.5\n14.0\n", 1), ("9.0\n20.0\n", 1)]
 )
-def test_two_lives_that_overlap_are_counted(
-    control: ControlHarness, tmp_path: Path, done: str, beats: str, twice: int
+def test_overlapping_processes_are_counted(
+    control: ControlHarness, tmp_path: Path, done: str, beats: str, overlaps: int
 ):
     (tmp_path / f"{done}.a2.8").write_text(beats)
-    found = count(control, tmp_path, [done])
-    assert found.alive_twice == twice and found.is_good == (not twice)
+    tally = count_after(control, tmp_path, [done])
+    assert tally.alive_twice == overlaps and tally.is_good == (not overlaps)
 
 
-def test_an_adapter_that_is_gone_or_spoilt_is_counted(
+def test_a_missing_or_corrupt_adapter_is_counted(
     control: ControlHarness, tmp_path: Path, done: str
 ):
     store = open_store(control.store)
     (key,) = [key for key in store.list("adapters/chat/v1/") if key.endswith(".safetensors")]
-    store.put(key, b"spoilt")
-    assert count(control, tmp_path, [done]).adapters_lost == 1
+    store.put(key, b"corrupt")
+    assert count_after(control, tmp_path, [done]).adapters_lost == 1
     store.delete("adapters/chat/v1/manifest.json")
-    assert count(control, tmp_path, [done]).adapters_lost == 1
+    assert count_after(control, tmp_path, [done]).adapters_lost == 1

@@ -1,4 +1,4 @@
-"""Rows for the registry's tests, and ways to age what only time would age."""
+"""Build rows for tests of the registry, and age leases."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from sqlalchemy import text
 from orchestrator.registry import runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
-from orchestrator.registry.values import NewRun, Run
+from orchestrator.registry.run_request import RunRequest
+from orchestrator.registry.values import Run
 
 STORE = "file:///store/"
 TO_RUNNING = (Status.SUBMITTED, Status.RUNNING)
 
 
-def make_new_run(run_id: str = "r1", **changes: Any) -> NewRun:
-    return NewRun(**{"id": run_id, "name": "chat", "store": STORE, **changes})
+def make_request(**changes: Any) -> RunRequest:
+    return RunRequest(**{"name": "chat", "store": STORE, **changes})
 
 
 def add_run(database: Database, run_id: str = "r1", **changes: Any) -> Run:
     with database.write() as session:
-        return runs.add(session, make_new_run(run_id, **changes))
+        return runs.add(session, run_id, make_request(**changes))
 
 
 def move_run(database: Database, run: Run, *path: Status, reason: Reason | None = None) -> Run:
-    """Along a path; the reason belongs to its last status."""
-    for to in path:
+    """Move a run along a path; the reason belongs to the last status."""
+    for target in path:
         with database.write() as session:
-            run = runs.move(session, run, to, reason=reason if to is path[-1] else None)
+            run = runs.move(session, run, target, reason=reason if target is path[-1] else None)
     return run
 
 
 def age_leases(database: Database, seconds: float) -> None:
-    """As if so much time had passed for every lease."""
+    """Let every lease expire earlier by `seconds`."""
     with database.write() as session:
         session.execute(text("UPDATE leases SET expires_at = expires_at - :s"), {"s": seconds})
 

@@ -1,4 +1,4 @@
-"""A store as runs leave it, made by hand through the store's own functions."""
+"""Fill a store as runs do, through the functions of the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 EXAMPLES = Path(__file__).parents[3] / "jobs/examples"
 NOON = 1_780_000_000.0
-"""Of the day when it all happened."""
+"""Time of the events."""
 DONE, FAILED, STOPPED, RUNNING, PLANNED = (
     f"chat-20260101-12000{number}-0a1b" for number in range(5)
 )
@@ -29,7 +29,7 @@ def load_chat_spec() -> RunSpec:
 
 
 def write_run(store: ObjectStore, run: str, *events: dict[str, Any]) -> RunStore:
-    """A run's spec and its journal."""
+    """Write the spec and the journal of a run."""
     runs = RunStore(store, run)
     runs.write_text(SPEC, dump_spec(load_chat_spec()))
     for number, event in enumerate(events):
@@ -38,12 +38,12 @@ def write_run(store: ObjectStore, run: str, *events: dict[str, Any]) -> RunStore
 
 
 def commit_version(store: ObjectStore, folder: Path, **changes: Any) -> None:
-    """One more version of an adapter."""
+    """Commit another version of an adapter."""
     commit(store, folder if folder.exists() else make_adapter_folder(folder), make_draft(**changes))
 
 
 def fill_store(store: ObjectStore, folder: Path) -> None:
-    """Runs in each state, two adapters of which one is promoted, a search with its trial."""
+    """Write runs in each status, two adapters with a pointer, and a search with its trial."""
     started = {"event": "started", "steps": 28, "plan": {"name": "chat"}}
     write_run(store, DONE, started, {"event": "published", "adapter": "chat@v1", "bytes": 5})
     write_run(store, FAILED, started, {"event": "failed", "why": "rank 1: no memory"})

@@ -1,4 +1,4 @@
-"""The tables' versions on both databases: up, down and up again, with data in them."""
+"""Migrations on both databases: up, down and up again, with rows in all tables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Rows = dict[str, list[dict[str, object]]]
 
 @pytest.fixture
 def full_url(empty_url: str, tmp_path: Path) -> str:
-    """All tables, and rows in each of them."""
+    """Create all tables, with rows in each."""
     upgrade(empty_url)
     database = Database(empty_url)
     store = DirectoryStore(tmp_path / "store")
@@ -49,10 +49,10 @@ def full_url(empty_url: str, tmp_path: Path) -> str:
     with database.write() as session:
         tokens.issue(session, "mine", "admin", project="lab")
         leases.acquire(session, "reconciler", "a", seconds=60)
-        there = schedules.add(
+        schedule = schedules.add(
             session, NewSchedule(name="nightly", cron="0 3 * * *", spec={}), next_at=1.0
         )
-        schedules.fire(session, there, due_at=1.0, next_at=2.0, outcome="run", run="r1")
+        schedules.fire(session, schedule, due_at=1.0, next_at=2.0, outcome="run", run="r1")
         idempotency.record_run(session, "default", "once", "d" * 64, runs.get(session, "r1"))
     database.close()
     return empty_url
@@ -60,17 +60,17 @@ def full_url(empty_url: str, tmp_path: Path) -> str:
 
 def read_all_rows(url: str, tables: tuple[str, ...]) -> Rows:
     database = Database(url)
-    found = {table: read_rows(database, table) for table in tables}
+    rows = {table: read_rows(database, table) for table in tables}
     database.close()
-    return found
+    return rows
 
 
 def keep_columns_of(rows: Rows, fewer: Rows) -> Rows:
-    """`rows` without the columns that `fewer` has not."""
-    columns = {table: set(found[0]) for table, found in fewer.items()}
+    """Return `rows` without the columns that `fewer` does not have."""
+    columns = {table: set(first) for table, (first, *_) in fewer.items()}
     return {
-        table: [{name: row[name] for name in row if name in columns[table]} for row in found]
-        for table, found in rows.items()
+        table: [{name: row[name] for name in row if name in columns[table]} for row in table_rows]
+        for table, table_rows in rows.items()
     }
 
 
@@ -82,7 +82,7 @@ def read_tables(url: str) -> set[str]:
     return names
 
 
-def test_the_migrations_end_where_the_models_are(empty_url: str):
+def test_the_migrations_match_the_tables(empty_url: str):
     upgrade(empty_url)
     engine = create_engine(parse_database_url(empty_url))
     with engine.connect() as connection:
@@ -92,12 +92,12 @@ def test_the_migrations_end_where_the_models_are(empty_url: str):
 
 
 def test_every_table_has_rows_before_it_is_migrated(full_url: str):
-    """Or the tests below would prove little."""
+    """Otherwise the tests below would prove little."""
     assert set(TableBase.metadata.tables) == {*RESTORED, *HERE_ONLY}
     assert all(read_all_rows(full_url, (*RESTORED, *HERE_ONLY)).values())
 
 
-def test_a_step_down_and_up_keeps_what_the_step_does_not_hold(full_url: str):
+def test_a_downgrade_and_upgrade_keeps_the_other_rows(full_url: str):
     before = read_all_rows(full_url, RESTORED)
     assert downgrade(full_url, "0001").revision == "0001"
     assert read_tables(full_url) == {*RESTORED, "alembic_version"}
@@ -110,7 +110,7 @@ def test_a_step_down_and_up_keeps_what_the_step_does_not_hold(full_url: str):
     assert not any(read_all_rows(full_url, HERE_ONLY).values())
 
 
-def test_down_to_nothing_leaves_nothing_and_up_again_works(full_url: str):
+def test_a_full_downgrade_drops_all_and_can_be_upgraded_again(full_url: str):
     assert downgrade(full_url, NO_REVISION).revision is None
     assert read_tables(full_url) == {"alembic_version"}
     for revision in list_revisions():
@@ -120,24 +120,22 @@ def test_down_to_nothing_leaves_nothing_and_up_again_works(full_url: str):
     database.close()
 
 
-def test_an_upgrade_of_what_is_up_to_date_changes_nothing(full_url: str):
+def test_an_upgrade_of_the_newest_schema_changes_nothing(full_url: str):
     before = read_all_rows(full_url, (*RESTORED, *HERE_ONLY))
     upgrade(full_url)
     assert read_all_rows(full_url, (*RESTORED, *HERE_ONLY)) == before
 
 
-def test_a_migration_that_fails_leaves_everything_as_it_was(
-    full_url: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_failed_migration_changes_nothing(full_url: str, monkeypatch: pytest.MonkeyPatch):
     before = read_all_rows(full_url, (*RESTORED, *HERE_ONLY))
     real = MigrationContext.run_migrations
 
-    def dies_at_its_end(self: MigrationContext, **rest: object) -> None:
+    def fail_at_the_end(self: MigrationContext, **rest: object) -> None:
         real(self, **rest)
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(MigrationContext, "run_migrations", dies_at_its_end)
+        patch.setattr(MigrationContext, "run_migrations", fail_at_the_end)
         with pytest.raises(ZeroDivisionError):
             downgrade(full_url, NO_REVISION)
     assert read_schema(full_url).is_current
@@ -145,27 +143,27 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(
 
 
 def test_a_registry_without_its_tables_is_not_opened(empty_url: str):
-    with pytest.raises(WrongSchema, match="it has no tables, this slora needs 0003"):
+    with pytest.raises(WrongSchema, match="has no tables; this slora needs schema 0003"):
         open_registry(empty_url)
     upgrade(empty_url, "0001")
-    with pytest.raises(WrongSchema, match="its tables are at 0001"):
+    with pytest.raises(WrongSchema, match="has schema 0001"):
         open_registry(empty_url)
 
 
-def test_what_a_newer_slora_made_is_neither_opened_nor_touched(empty_url: str):
+def test_a_newer_schema_is_neither_opened_nor_changed(empty_url: str):
     upgrade(empty_url)
     database = Database(empty_url)
     with database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     database.close()
-    for asked in (open_registry, upgrade, lambda url: downgrade(url, NO_REVISION)):
-        with pytest.raises(WrongSchema, match="its tables are at 9999"):
-            asked(empty_url)
+    for action in (open_registry, upgrade, lambda url: downgrade(url, NO_REVISION)):
+        with pytest.raises(WrongSchema, match="has schema 9999"):
+            action(empty_url)
     assert read_schema(empty_url).revision == "9999"
     assert "runs" in read_tables(empty_url)
 
 
-def test_a_look_makes_no_file(tmp_path: Path):
+def test_reading_the_schema_creates_no_file(tmp_path: Path):
     assert read_schema(f"sqlite:///{tmp_path / 'none' / 'registry.db'}").revision is None
     assert list(tmp_path.iterdir()) == []
 
@@ -175,12 +173,12 @@ def _upgrade(start: Barrier, mine: int, url: str) -> None:
     assert upgrade(url).is_current
 
 
-def test_several_processes_that_upgrade_at_once_all_find_the_tables(empty_url: str):
+def test_concurrent_upgrades_all_succeed(empty_url: str):
     assert race(_upgrade, empty_url, count=3) == [0, 0, 0]
     assert read_schema(empty_url).is_current
 
 
-def test_threads_may_upgrade_databases_of_their_own(tmp_path: Path):
+def test_threads_can_upgrade_different_databases(tmp_path: Path):
     urls = [f"sqlite:///{tmp_path / str(number)}.db" for number in range(4)]
     threads = [threading.Thread(target=upgrade, args=(url,)) for url in urls]
     for thread in threads:

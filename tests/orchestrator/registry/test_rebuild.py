@@ -1,4 +1,4 @@
-"""The registry from a store, on both databases: what was there, and what could not be read."""
+"""Rebuilding the registry from a store, on both databases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.orchestrator.registry.stores import (
 
 TABLES = ("projects", "runs", "attempts", "events", "adapters", "pointers", "searches")
 BEGAN = 1767268800.0
-"""What the ids of the made runs say, in seconds."""
+"""The time in the ids of the runs, in seconds."""
 
 
 @pytest.fixture
@@ -55,18 +55,20 @@ def read_tables(database: Database) -> dict[str, Any]:
     return {table: read_rows(database, table) for table in TABLES}
 
 
-def count_changes(done: RebuildResult) -> tuple[int, int, int, int]:
-    return done.runs.changed, done.adapters.changed, done.searches.changed, done.events
+def count_changes(result: RebuildResult) -> tuple[int, int, int, int]:
+    return result.runs.changed, result.adapters.changed, result.searches.changed, result.events
 
 
-def test_runs_come_back_with_their_state_and_why(database: Database, full: DirectoryStore):
-    done = rebuild(database, full)
-    assert (done.runs.total, done.faults) == (7, [])
+def test_runs_are_restored_with_their_status_and_reason(database: Database, full: DirectoryStore):
+    result = rebuild(database, full)
+    assert (result.runs.total, result.faults) == (7, [])
     with database.read() as session:
-        there = {run.id: run for run in runs.list_page(session)}
-        told = [(event.kind, event.at) for event in runs.list_events(session, DONE, origin="store")]
+        runs_by_id = {run.id: run for run in runs.list_page(session)}
+        events = [
+            (event.kind, event.at) for event in runs.list_events(session, DONE, origin="store")
+        ]
         (attempt,) = runs.list_attempts(session, DONE)
-    assert {run_id: (run.status, run.reason) for run_id, run in there.items()} == {
+    assert {run_id: (run.status, run.reason) for run_id, run in runs_by_id.items()} == {
         DONE: (Status.DONE, None),
         FAILED: (Status.FAILED, Reason.CRASHED),
         STOPPED: (Status.STOPPED, Reason.USER),
@@ -75,16 +77,20 @@ def test_runs_come_back_with_their_state_and_why(database: Database, full: Direc
         SEARCHED: (Status.DONE, None),
         TRIAL: (Status.DONE, None),
     }
-    assert there[FAILED].detail == "rank 1: no memory"
-    assert (there[DONE].workers, there[DONE].name, there[DONE].store) == (2, "chat", full.url(""))
-    assert (there[DONE].created_at, there[DONE].updated_at) == (BEGAN, NOON + 1)
-    assert (there[DONE].attempt, attempt.submission) == (2, f"{DONE}-a2")
-    assert (there[SEARCHED].kind, there[DONE].kind) == ("search", "finetune")
-    assert (there[TRIAL].search, there[DONE].search) == (SEARCHED, None)
-    assert told == [("started", NOON), ("published", NOON + 1)]
+    assert runs_by_id[FAILED].detail == "rank 1: no memory"
+    assert (runs_by_id[DONE].workers, runs_by_id[DONE].name, runs_by_id[DONE].store) == (
+        2,
+        "chat",
+        full.url(""),
+    )
+    assert (runs_by_id[DONE].created_at, runs_by_id[DONE].updated_at) == (BEGAN, NOON + 1)
+    assert (runs_by_id[DONE].attempt, attempt.submission) == (2, f"{DONE}-a2")
+    assert (runs_by_id[SEARCHED].kind, runs_by_id[DONE].kind) == ("search", "finetune")
+    assert (runs_by_id[TRIAL].search, runs_by_id[DONE].search) == (SEARCHED, None)
+    assert events == [("started", NOON), ("published", NOON + 1)]
 
 
-def test_adapters_and_what_is_promoted_come_back(database: Database, full: DirectoryStore):
+def test_adapters_and_pointers_are_restored(database: Database, full: DirectoryStore):
     assert rebuild(database, full).adapters.total == 2
     with database.read() as session:
         first, second = adapters.list_page(session)
@@ -95,7 +101,7 @@ def test_adapters_and_what_is_promoted_come_back(database: Database, full: Direc
     assert (pointer.name, pointer.version, pointer.move) == ("chat", 1, 1)
 
 
-def test_a_search_comes_back_with_its_best(database: Database, full: DirectoryStore):
+def test_a_search_is_restored_with_its_best_trial(database: Database, full: DirectoryStore):
     assert rebuild(database, full).searches.total == 1
     with database.read() as session:
         (search,) = adapters.list_searches(session)
@@ -117,10 +123,10 @@ def test_a_second_rebuild_changes_nothing(database: Database, full: DirectorySto
     assert read_tables(database) == before
 
 
-def test_what_the_control_plane_moved_comes_back_equal_after_a_loss(
+def test_a_run_that_the_control_plane_moved_is_restored_equal_after_a_loss(
     database: Database, full: DirectoryStore, tmp_path: Path
 ):
-    """The registry of a living service beside the one that its store gives back."""
+    """Compare the registry of a live service with the adapter that is rebuilt from its store."""
     run = move_run(
         database, add_run(database, DONE, store=full.url(""), workers=2), Status.SUBMITTED
     )
@@ -130,9 +136,9 @@ def test_what_the_control_plane_moved_comes_back_equal_after_a_loss(
     rebuild(database, full)
     with database.read() as session:
         assert runs.get(session, DONE) == run
-    lost = tmp_path / "again.db"
-    upgrade(f"sqlite:///{lost}")
-    again = Database(f"sqlite:///{lost}")
+    database_file = tmp_path / "again.db"
+    upgrade(f"sqlite:///{database_file}")
+    again = Database(f"sqlite:///{database_file}")
     rebuild(again, full)
     with again.read() as session:
         back = runs.get(session, DONE)
@@ -143,24 +149,26 @@ def test_what_the_control_plane_moved_comes_back_equal_after_a_loss(
     again.close()
 
 
-def test_a_run_that_the_control_plane_moved_is_left_alone(database: Database, full: DirectoryStore):
+def test_a_run_that_the_control_plane_moved_is_not_changed(
+    database: Database, full: DirectoryStore
+):
     run = move_run(database, add_run(database, FAILED), Status.SUBMITTED)
-    done = rebuild(database, full)
+    result = rebuild(database, full)
     with database.read() as session:
         assert runs.get(session, FAILED) == run
-        assert [e.kind for e in runs.list_events(session, FAILED, origin="store")] == [
+        assert [event.kind for event in runs.list_events(session, FAILED, origin="store")] == [
             "started",
             "failed",
         ]
-    assert done.runs.changed == 6
+    assert result.runs.changed == 6
 
 
-def test_what_went_on_in_the_store_is_followed(database: Database, full: DirectoryStore):
+def test_a_later_rebuild_follows_changes_in_the_store(database: Database, full: DirectoryStore):
     rebuild(database, full)
     RunStore(full, RUNNING).events.append({"event": "failed", "time": NOON + 50, "why": "again"})
     rollback_to = promote(full, "chat", 2)
-    done = rebuild(database, full)
-    assert count_changes(done) == (1, 0, 0, 1)
+    result = rebuild(database, full)
+    assert count_changes(result) == (1, 0, 0, 1)
     with database.read() as session:
         run = runs.get(session, RUNNING)
         (pointer,) = adapters.list_pointers(session, full.url(""))
@@ -172,21 +180,21 @@ def test_what_went_on_in_the_store_is_followed(database: Database, full: Directo
         assert adapters.list_pointers(session, full.url(""))[0].version == 1
 
 
-def test_what_was_removed_from_the_store_is_forgotten_but_not_what_can_not_be_read(
+def test_a_deleted_adapter_is_removed_and_an_unreadable_one_stays(
     database: Database, full: DirectoryStore
 ):
     rebuild(database, full)
     delete_version(full, "chat", 2)
-    full.put(get_manifest_key("chat", 1), b"spoilt")
-    done = rebuild(database, full)
-    assert done.removed == ["chat@v2"]
-    assert [fault.key for fault in done.faults] == ["adapters/chat/v1/manifest.json"]
+    full.put(get_manifest_key("chat", 1), b"corrupt")
+    result = rebuild(database, full)
+    assert result.removed == ["chat@v2"]
+    assert [fault.key for fault in result.faults] == ["adapters/chat/v1/manifest.json"]
     with database.read() as session:
-        assert [one.label for one in adapters.list_page(session)] == ["chat@v1"]
+        assert [adapter.label for adapter in adapters.list_page(session)] == ["chat@v1"]
         assert len(adapters.list_pointers(session, full.url(""))) == 1
 
 
-def test_another_store_takes_nothing_away(database: Database, full: DirectoryStore, tmp_path: Path):
+def test_another_store_removes_nothing(database: Database, full: DirectoryStore, tmp_path: Path):
     rebuild(database, full)
     other = DirectoryStore(tmp_path / "other")
     commit_version(other, tmp_path / "exported", run="other")
@@ -196,7 +204,7 @@ def test_another_store_takes_nothing_away(database: Database, full: DirectorySto
         assert len(adapters.list_page(session, store=other.url(""))) == 1
 
 
-def test_an_adapter_means_done_even_where_the_journal_does_not_say_so(
+def test_an_adapter_means_done_whatever_the_journal_says(
     database: Database, store: DirectoryStore, tmp_path: Path
 ):
     write_run(store, RUNNING, {"event": "started"})
@@ -206,8 +214,8 @@ def test_an_adapter_means_done_even_where_the_journal_does_not_say_so(
         assert runs.get(session, RUNNING).status is Status.DONE
 
 
-def test_a_claim_of_an_attempt_that_died_still_fences(database: Database, store: DirectoryStore):
-    """Or the next attempt would have the number of one that may be alive."""
+def test_the_claim_of_a_dead_attempt_still_fences(database: Database, store: DirectoryStore):
+    """Otherwise the next attempt would get the number of adapter that may be alive."""
     write_run(store, RUNNING, {"event": "started"})
     claim = json.dumps({"run": RUNNING, "attempt": 5}).encode()
     store.put("adapters/chat/v1/.claim", claim)
@@ -235,14 +243,14 @@ HOSTILE: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize(("key", "data"), HOSTILE, ids=lambda value: ascii(value)[:40])
-def test_what_can_not_be_read_is_told_and_the_rest_is_restored(
+def test_an_unreadable_object_is_reported_and_the_rest_is_restored(
     key: str, data: bytes, database: Database, store: DirectoryStore
 ):
     write_run(store, DONE, {"event": "published"})
     store.put(key, data)
-    done = rebuild(database, store)
-    assert len(done.faults) == 1
-    assert str(done.faults[0]).isprintable() and len(str(done.faults[0])) < 800
+    result = rebuild(database, store)
+    assert len(result.faults) == 1
+    assert str(result.faults[0]).isprintable() and len(str(result.faults[0])) < 800
     with database.read() as session:
         assert runs.get(session, DONE).status is Status.DONE
 
@@ -254,54 +262,53 @@ LINES: list[bytes] = [
     b'{"event":["published"],"time":null,"attempt":"7"}',
     b'{"event":"started","attempt":99999999999999999999,"steps":' + b"9" * 400 + b"}",
     b'{"event":"started","attempt":true,"time":' + b"9" * 400 + b"}",
-    b'{"event":"trial","row":{"number":{},"curve":[],"shared":[]}}',
+    b'{"event":"trial","record":{"number":{},"curve":[],"shared":[]}}',
     b"[" * 5000,
     b"not json",
     b"{" + b'"event":"' + b"x" * 100_000 + b'"}',
 ]
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: ascii(line[:40]))
 @pytest.mark.parametrize("run", [RUNNING, SEARCHED])
-def test_hostile_lines_of_a_journal_hurt_nothing(
-    run: str, line: bytes, database: Database, full: DirectoryStore
-):
-    with full.local_path(f"runs/{run}/events.jsonl").open("ab") as journal:
-        journal.write(line + b"\n")
-    done = rebuild(database, full)
-    assert done.runs.total == 7
-    assert count_changes(rebuild(database, full)) == (0, 0, 0, 0)
-    with database.read() as session:
-        bodies = [event.body for event in runs.list_events(session, run, origin="store")]
-    words = [str(word) for body in bodies for pair in body.items() for word in pair]
-    assert words and all(word.isprintable() and len(word) <= 1000 for word in words)
+def test_hostile_lines_of_a_journal_do_no_harm(run: str, database: Database, full: DirectoryStore):
+    for line in LINES:
+        with full.local_path(f"runs/{run}/events.jsonl").open("ab") as journal:
+            journal.write(line + b"\n")
+        result = rebuild(database, full)
+        assert result.runs.total == 7, line[:40]
+        assert count_changes(rebuild(database, full)) == (0, 0, 0, 0), line[:40]
+        with database.read() as session:
+            bodies = [event.body for event in runs.list_events(session, run, origin="store")]
+        texts = [str(text) for body in bodies for pair in body.items() for text in pair]
+        assert texts, line[:40]
+        assert all(text.isprintable() and len(text) <= 1000 for text in texts), line[:40]
 
 
-def test_a_hostile_manifest_that_parses_is_kept_or_told(
+def test_a_hostile_manifest_that_parses_is_stored_or_reported(
     database: Database, full: DirectoryStore, tmp_path: Path
 ):
-    whole = json.loads(full.get(get_manifest_key("chat", 1)))
-    file = whole["files"][0]
+    manifest = json.loads(full.get(get_manifest_key("chat", 1)))
+    file = manifest["files"][0]
     many = [{**file, "name": f"f{n}", "size": 2**62} for n in range(3)]
-    for version, more in {
+    for version, changes in {
         3: {"parent": "a\x00b", "attempt": 2**62},
         4: {"files": many},
         5: {"evaluation": {"a\x00": {"\x1b": 1e308}}, "created": "0001-01-01T00:00:00Z"},
     }.items():
-        data = json.dumps({**whole, **more, "version": version}).encode()
+        data = json.dumps({**manifest, **changes, "version": version}).encode()
         full.put(get_manifest_key("chat", version), data)
-    done = rebuild(database, full)
-    assert [fault.key for fault in done.faults] == ["adapters/chat/v4/manifest.json"]
-    assert done.adapters.total == 4
+    result = rebuild(database, full)
+    assert [fault.key for fault in result.faults] == ["adapters/chat/v4/manifest.json"]
+    assert result.adapters.total == 4
     with database.read() as session:
         assert runs.get(session, DONE).attempt == 2
 
 
-def test_two_rebuilds_at_once_are_one(database: Database, full: DirectoryStore):
+def test_only_one_rebuild_runs_at_a_time(database: Database, full: DirectoryStore):
     with database.write() as session:
         lease = leases.acquire(session, LEASE_NAME, "another", seconds=60)
         assert lease is not None
-    with pytest.raises(LeaseHeld, match="somebody else is at it"):
+    with pytest.raises(LeaseHeld, match="Another process holds the lease rebuild"):
         rebuild(database, full)
     assert read_rows(database, "runs") == []
     with database.write() as session:
@@ -309,7 +316,7 @@ def test_two_rebuilds_at_once_are_one(database: Database, full: DirectoryStore):
     assert rebuild(database, full).runs.total == 7
 
 
-def test_a_rebuild_that_was_overtaken_stops_writing(database: Database, full: DirectoryStore):
+def test_a_rebuild_that_lost_its_lease_stops_writing(database: Database, full: DirectoryStore):
     def overtake(_: int) -> None:
         age_leases(database, 1000)
 
@@ -319,7 +326,7 @@ def test_a_rebuild_that_was_overtaken_stops_writing(database: Database, full: Di
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 13])
-def test_a_rebuild_that_died_is_finished_by_the_next(
+def test_a_rebuild_that_died_is_completed_by_the_next(
     at: int, database: Database, full: DirectoryStore
 ):
     with pytest.raises(Killed):
@@ -331,14 +338,14 @@ def test_a_rebuild_that_died_is_finished_by_the_next(
     assert count_changes(rebuild(database, full)) == (0, 0, 0, 0)
 
 
-def test_progress_counts_every_paper(database: Database, full: DirectoryStore):
-    total, seen = list[int](), list[int]()
-    rebuild(database, full, on_total=total.append, on_progress=seen.append)
-    # Seven runs, two manifests, one pointer.
-    assert total == [10] and sum(seen) == 10
+def test_progress_counts_every_object(database: Database, full: DirectoryStore):
+    total, progress = list[int](), list[int]()
+    rebuild(database, full, on_total=total.append, on_progress=progress.append)
+    # Seven runs, two manifests, adapter pointer.
+    assert total == [10] and sum(progress) == 10
 
 
-def test_a_run_that_goes_away_while_it_is_read_is_no_fault(
+def test_a_run_that_is_deleted_while_it_is_read_is_not_a_fault(
     database: Database, full: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ):
     class Vanishing(DyingStore):
@@ -347,5 +354,5 @@ def test_a_run_that_goes_away_while_it_is_read_is_no_fault(
                 raise NotInStore(key)
             return super().read(key, start, length)
 
-    done = rebuild(database, Vanishing(full))
-    assert (done.runs.total, done.faults) == (6, [])
+    result = rebuild(database, Vanishing(full))
+    assert (result.runs.total, result.faults) == (6, [])

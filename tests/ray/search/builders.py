@@ -21,7 +21,7 @@ from tests.ray_head import Head
 RATE = "train.learning_rate"
 
 
-def started(
+def start_search(
     head: Head, folder: Path, name: str, search: dict[str, Any], *words: str, **spec: Any
 ) -> subprocess.Popen[str]:
     path = folder / f"{name}.yaml"
@@ -29,29 +29,29 @@ def started(
     return head.run("jobs.search", "--spec", str(path), *(words or ("--run", name)))
 
 
-def searched(
+def run_search(
     head: Head, folder: Path, name: str, search: dict[str, Any], **spec: Any
 ) -> tuple[int, str, list[TrialRecord]]:
-    driver = started(head, folder, name, search, **spec)
-    said, _ = driver.communicate(timeout=500)
-    return driver.returncode, said, rows_of(folder, name)
+    driver = start_search(head, folder, name, search, **spec)
+    output, _ = driver.communicate(timeout=500)
+    return driver.returncode, output, read_records(folder, name)
 
 
-def rows_of(folder: Path, name: str) -> list[TrialRecord]:
+def read_records(folder: Path, name: str) -> list[TrialRecord]:
     return TrialLog(RunStore(DirectoryStore(folder / "store"), name)).records
 
 
-def nothing_left(head: Head) -> None:
+def assert_nothing_remains(head: Head) -> None:
     """No trial, worker, or held part of the cluster some seconds after a search is over."""
-    left = [p for title in ("ray::Seat", "ray::TrialActor", "Trainable") for p in
+    processes = [p for title in ("ray::TrialWorker", "ray::TrialActor", "Trainable") for p in
             head.family(title)]  # fmt: skip
-    _, alive = psutil.wait_procs(left, timeout=15)
+    _, alive = psutil.wait_procs(processes, timeout=15)
     assert alive == []
-    asked = "import ray, json; ray.init(address='auto', logging_level='ERROR'); print(json.dumps("
-    asked += "[t['state'] for t in ray.util.placement_group_table().values()]))"
-    there = {**head.environment, "RAY_ADDRESS": head.address}
-    told = subprocess.run(
-        [sys.executable, "-c", asked], env=there, capture_output=True, text=True,
+    program = "import ray, json; ray.init(address='auto', logging_level='ERROR'); print(json.dumps("
+    program += "[t['state'] for t in ray.util.placement_group_table().values()]))"
+    environment = {**head.environment, "RAY_ADDRESS": head.address}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
-    assert set(json.loads(told.stdout.splitlines()[-1])) <= {"REMOVED"}
+    assert set(json.loads(done.stdout.splitlines()[-1])) <= {"REMOVED"}

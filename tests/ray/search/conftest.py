@@ -11,8 +11,8 @@ from tests.tiny import chat_rows, tiny_chat_model
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("search")
-    tiny_chat_model(made / "model")
-    chat_rows(made / "train.jsonl", 60)
-    chat_rows(made / "eval.jsonl", 6)
-    return made
+    folder = tmp_path_factory.mktemp("search")
+    tiny_chat_model(folder / "model")
+    chat_rows(folder / "train.jsonl", 60)
+    chat_rows(folder / "eval.jsonl", 6)
+    return folder

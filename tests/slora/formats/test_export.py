@@ -1,4 +1,4 @@
-"""Formats and exports: what is written is read back, and another form says what it keeps."""
+"""Formats and exports: files round-trip, and an export reports the energy that it retains."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def _logits(model):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_written_is_read_back_and_attached_or_merged_gives_the_same_logits(
-    tmp_path, form, kind
-):
+def test_an_adapter_read_back_gives_the_same_logits_attached_or_merged(tmp_path, form, kind):
     adapter = _adapter(form, kind)
     _write(tmp_path, adapter)
     again = read_adapter(tmp_path)
@@ -118,42 +116,42 @@ def test_stock_peft_reads_our_own_folder_with_either_scaling(tmp_path, form):
 
 @settings(deadline=None, max_examples=15)
 @given(form=st.sampled_from(FORMS), rank=st.integers(1, 20))
-def test_a_lora_of_a_chosen_rank_is_the_nearest_there_is(form, rank):
+def test_a_lora_of_a_chosen_rank_is_the_nearest_one(form, rank):
     adapter = _adapter(form)
     exported = convert_to_lora(adapter, rank=rank)
     for layer in exported.layers:
-        whole = compute_update(adapter, layer.name).double()
-        s = torch.linalg.svdvals(whole)
-        left = (whole - compute_update(exported.adapter, layer.name).double()).norm()
-        assert float(left) == pytest.approx(float(s[rank:].norm()), rel=1e-3, abs=1e-4)
-        kept = float(s[:rank].square().sum() / s.square().sum())
-        assert layer.energy_share == pytest.approx(kept, abs=1e-5)
+        update_OI = compute_update(adapter, layer.name).double()
+        s = torch.linalg.svdvals(update_OI)
+        rest = (update_OI - compute_update(exported.adapter, layer.name).double()).norm()
+        assert float(rest) == pytest.approx(float(s[rank:].norm()), rel=1e-3, abs=1e-4)
+        retained = float(s[:rank].square().sum() / s.square().sum())
+        assert layer.energy_share == pytest.approx(retained, abs=1e-5)
 
 
 @pytest.mark.parametrize("energy", [0.3, 0.6, 0.9])
-def test_the_smallest_rank_that_keeps_a_share_keeps_it_and_one_less_does_not(energy):
+def test_the_smallest_rank_retains_the_share_and_the_next_smaller_does_not(energy):
     adapter = _adapter("entries")
     rank = convert_to_lora(adapter, energy=energy).adapter.rank
     assert convert_to_lora(adapter, rank=rank).energy_share >= energy - 1e-6
     assert rank == 1 or convert_to_lora(adapter, rank=rank - 1).energy_share < energy
 
 
-def test_a_sparse_file_of_a_lora_holds_its_largest_entries_and_says_their_share(tmp_path):
+def test_a_sparse_file_of_a_lora_holds_its_largest_entries_and_reports_their_share(tmp_path):
     adapter = _adapter("lora")
     exported = convert_to_sparse(adapter, density=0.2)
     _write(tmp_path, exported.adapter)
     again = read_adapter(tmp_path)
     for layer in exported.layers:
-        whole, part = compute_update(adapter, layer.name), compute_update(again, layer.name)
+        update_OI, part = compute_update(adapter, layer.name), compute_update(again, layer.name)
         chosen = part != 0
-        torch.testing.assert_close(part[chosen], whole[chosen])
-        assert whole[chosen].abs().min() >= whole[~chosen].abs().max()
-        share = float(part.double().square().sum() / whole.double().square().sum())
+        torch.testing.assert_close(part[chosen], update_OI[chosen])
+        assert update_OI[chosen].abs().min() >= update_OI[~chosen].abs().max()
+        share = float(part.double().square().sum() / update_OI.double().square().sum())
         assert layer.energy_share == pytest.approx(share, rel=1e-5)
     assert 0.2 < exported.energy_share < 1
 
 
-def test_a_sparse_adapter_exports_to_itself_and_a_lora_wants_a_density():
+def test_a_sparse_adapter_exports_to_itself_and_a_lora_needs_a_density():
     adapter = _adapter("random")
     assert convert_to_sparse(adapter).adapter is adapter
     with pytest.raises(ValueError, match="density"):
@@ -171,12 +169,12 @@ def test_a_random_mask_stores_no_index_and_sparse_factors_store_their_entries(tm
     assert not any(name.endswith("a_RI") for name in stored) and size > 0
 
 
-def _spoil_numbers(change):
-    def spoil(config, tensors):
+def _corrupt_indices(change):
+    def corrupt(config, tensors):
         name = next(name for name in tensors if name.endswith(".positions"))
         tensors[name] = change(tensors[name].clone())
 
-    return spoil
+    return corrupt
 
 
 def _over(tensor):
@@ -185,17 +183,17 @@ def _over(tensor):
 
 
 HOSTILE = {
-    "falling": (_spoil_numbers(lambda t: t.flip(0)), "not rising"),
-    "twice": (_spoil_numbers(lambda t: torch.cat((t[:1], t[:-1]))), "not rising"),
-    "out of range": (_spoil_numbers(_over), "not rising within"),
-    "negative": (_spoil_numbers(lambda t: t - 10**6), "not rising"),
-    "floats": (_spoil_numbers(lambda t: t.float()), "float32"),
-    "shorter": (_spoil_numbers(lambda t: t[:-1]), "values for"),
-    "two dimensions": (_spoil_numbers(lambda t: t[None]), "int32"),
+    "falling": (_corrupt_indices(lambda t: t.flip(0)), "not ascending"),
+    "twice": (_corrupt_indices(lambda t: torch.cat((t[:1], t[:-1]))), "not ascending"),
+    "out of range": (_corrupt_indices(_over), "not ascending within"),
+    "negative": (_corrupt_indices(lambda t: t - 10**6), "not ascending"),
+    "floats": (_corrupt_indices(lambda t: t.float()), "float32"),
+    "shorter": (_corrupt_indices(lambda t: t[:-1]), "values for"),
+    "two dimensions": (_corrupt_indices(lambda t: t[None]), "int32"),
     "format": (lambda config, _: config.update(format=1), "format"),
     "huge shape": (
         lambda config, _: config["shapes"].update({next(iter(config["shapes"])): [2**40, 2**40]}),
-        "no sensible shape"),
+        "invalid shape"),
     "missing values": (lambda config, _: config["values"].append("no.such"), "no.such"),
     "no shapes": (lambda config, _: config.pop("shapes"), "shapes"),
     "scale": (lambda config, _: config.update(scale=float("inf")), "scale"),
@@ -204,29 +202,29 @@ HOSTILE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("spoil", "said"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_file_is_refused_in_words(tmp_path, spoil, said):
+@pytest.mark.parametrize(("corrupt", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_refused_with_a_reason(tmp_path, corrupt, message):
     _write(tmp_path, _adapter("entries"))
     config = json.loads((tmp_path / SPARSE_CONFIG).read_text())
     tensors = load_file(tmp_path / SPARSE_WEIGHTS)
-    spoil(config, tensors)
+    corrupt(config, tensors)
     (tmp_path / SPARSE_CONFIG).write_text(json.dumps(config))
     save_file({n: t.contiguous() for n, t in tensors.items()}, tmp_path / SPARSE_WEIGHTS)
-    with pytest.raises(BadAdapter, match=said):
+    with pytest.raises(BadAdapter, match=message):
         read_adapter(tmp_path)
 
 
 def test_two_adapters_are_compared_layer_by_layer():
-    one, two = _adapter("random"), _adapter("random")
+    adapter, changed = _adapter("random"), _adapter("random")
     assert all(layer.distance == 0 and layer.cosine == pytest.approx(1) and layer.overlap == 1
-               for layer in compare_adapters(one, two))  # fmt: skip
-    name = next(iter(two.values))
-    two.values[name].neg_()
-    first, *rest = compare_adapters(one, two)
+               for layer in compare_adapters(adapter, changed))  # fmt: skip
+    name = next(iter(changed.values))
+    changed.values[name].neg_()
+    first, *rest = compare_adapters(adapter, changed)
     assert first.name == name and first.cosine == pytest.approx(-1)
     assert first.distance == pytest.approx(2)
     assert all(layer.distance == 0 for layer in rest)
-    other = compare_adapters(one, _adapter("lora"))[0]
+    other = compare_adapters(adapter, _adapter("lora"))[0]
     assert other.overlap is None and other.cosine is not None
 
 

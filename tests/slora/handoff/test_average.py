@@ -23,32 +23,32 @@ def _pairs(count: int, *, rank: int = 3, near: float = 0.1) -> list[tuple[torch.
 def test_the_mean_product_is_the_best_of_its_rank(count, near):
     pairs = _pairs(count, near=near)
     dense = torch.stack([b @ a for a, b in pairs]).mean(0).double()
-    made = average_low_rank(pairs)
+    averaged = average_low_rank(pairs)
     tail = torch.linalg.svdvals(dense)[3:].square().sum()
-    error = (dense - made.b_OR.double() @ made.a_RI.double()).square().sum()
+    error = (dense - averaged.b_OR.double() @ averaged.a_RI.double()).square().sum()
     assert float(error) == pytest.approx(float(tail), rel=1e-3, abs=1e-8)
-    assert made.lost_energy == pytest.approx(float(tail), rel=1e-3, abs=1e-8)
-    assert made.energy == pytest.approx(float(dense.square().sum()), rel=1e-5)
+    assert averaged.lost_energy == pytest.approx(float(tail), rel=1e-3, abs=1e-8)
+    assert averaged.energy == pytest.approx(float(dense.square().sum()), rel=1e-5)
 
 
-def test_the_mean_of_one_is_itself_so_that_moments_still_fit():
+def test_the_mean_of_a_single_update_is_itself_so_that_moments_still_fit():
     ((a, b),) = _pairs(1)
-    made = average_low_rank([(a, b)])
-    assert torch.allclose(made.a_RI, a, atol=1e-5)
-    assert torch.allclose(made.b_OR, b, atol=1e-4)
+    averaged = average_low_rank([(a, b)])
+    assert torch.allclose(averaged.a_RI, a, atol=1e-5)
+    assert torch.allclose(averaged.b_OR, b, atol=1e-4)
 
 
-def test_updates_of_nothing_have_a_mean_of_nothing():
+def test_updates_of_zero_have_a_mean_of_zero():
     a = torch.randn(3, 7)
-    made = average_low_rank([(a, torch.zeros(9, 3)), (a + 1, torch.zeros(9, 3))])
-    assert not made.b_OR.any()
-    assert torch.allclose(made.a_RI, a + 0.5)
+    averaged = average_low_rank([(a, torch.zeros(9, 3)), (a + 1, torch.zeros(9, 3))])
+    assert not averaged.b_OR.any()
+    assert torch.allclose(averaged.a_RI, a + 0.5)
 
 
-def test_a_rank_that_is_not_filled_stays_finite():
+def test_a_rank_above_that_of_the_updates_stays_finite():
     a = torch.randn(3, 7)
     b = torch.zeros(9, 3)
     b[:, 0] = 1
-    made = average_low_rank([(a, b), (a, 2 * b)])
-    assert torch.isfinite(made.a_RI).all() and torch.isfinite(made.b_OR).all()
-    assert torch.allclose(made.b_OR @ made.a_RI, 1.5 * b @ a, atol=1e-4)
+    averaged = average_low_rank([(a, b), (a, 2 * b)])
+    assert torch.isfinite(averaged.a_RI).all() and torch.isfinite(averaged.b_OR).all()
+    assert torch.allclose(averaged.b_OR @ averaged.a_RI, 1.5 * b @ a, atol=1e-4)

@@ -1,4 +1,4 @@
-"""PiSSA and LoRA-GA: what they put into the factors, and what they take out of the weight."""
+"""PiSSA and LoRA-GA: the initial factors, and the change of the frozen weight."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from slora.masks.mask import draw_random_mask
 def test_pissa_is_the_best_part_of_the_weight_at_its_rank(shape):
     weight = torch.randn(shape)
     start = init_pissa(weight, rank=4, scale=2.0)
-    left = (weight - 2.0 * start.b_OR @ start.a_RI).double().norm()
+    rest = (weight - 2.0 * start.b_OR @ start.a_RI).double().norm()
     tail = torch.linalg.svdvals(weight.double())[4:].norm()
-    torch.testing.assert_close(left, tail, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rest, tail, rtol=1e-5, atol=1e-5)
     assert start.subtract_from_base
 
 
-def test_lora_ga_takes_the_first_right_and_the_next_left_vectors_of_the_gradient():
+def test_lora_ga_uses_the_first_right_and_the_next_left_vectors_of_the_gradient():
     gradient = torch.randn(30, 20)
     start = init_lora_ga(gradient, rank=3, scale=2.0)
     u, _, vh = torch.linalg.svd(gradient)
@@ -41,11 +41,11 @@ def test_the_first_step_of_lora_ga_is_the_best_of_twice_the_rank():
     moved = b @ b.t() @ gradient + gradient @ a.t() @ a
     size = (30**0.25 / GAMMA**0.5) ** 2
     u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
-    wanted = size * (u[:, :6] * s[:6]) @ vh[:6]
-    torch.testing.assert_close(moved, wanted, rtol=1e-3, atol=1e-4)
+    expected = size * (u[:, :6] * s[:6]) @ vh[:6]
+    torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_layer_without_a_gradient_is_left_alone():
+def test_a_layer_without_a_gradient_stays_unchanged():
     start = init_lora_ga(torch.zeros(8, 8), rank=2, scale=1.0)
     assert not start.a_RI.any() and not start.b_OR.any()
 
@@ -55,23 +55,25 @@ def test_a_rank_above_half_the_smaller_side_is_refused():
         init_lora_ga(torch.randn(8, 6), rank=4, scale=1.0)
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["minus", "minus and residual"])
-def test_a_start_that_is_taken_out_leaves_the_function_as_it_was(kept):
+@pytest.mark.parametrize(
+    "with_residual", [False, True], ids=["subtracted", "subtracted with a residual"]
+)
+def test_a_subtracted_init_leaves_the_function_unchanged(with_residual):
     model = torch.nn.Sequential(torch.nn.Linear(12, 9))
     x = torch.randn(4, 12)
     mask = draw_random_mask(seed=0, name="0", shape=(9, 12), density=0.2)
-    values = torch.randn(mask.nnz) if kept else None
-    weight = model[0].weight.detach() + (make_dense_delta(values, mask) if kept else 0)
-    wanted = torch.nn.functional.linear(x, weight, model[0].bias)
+    values = torch.randn(mask.nnz) if with_residual else None
+    weight = model[0].weight.detach() + (make_dense_delta(values, mask) if with_residual else 0)
+    expected = torch.nn.functional.linear(x, weight, model[0].bias)
     start = LowRankInit(
         torch.randn(3, 12), torch.randn(9, 3), subtract_from_base=True, residual=values
     )
     install_low_rank(model, {"0": start}, scale=0.5, masks={"0": mask})
-    torch.testing.assert_close(model(x), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_residual_alone_is_put_back_bit_for_bit(dtype):
+def test_a_residual_is_removed_bit_for_bit(dtype):
     model = torch.nn.Sequential(torch.nn.Linear(12, 9, dtype=dtype))
     before = model[0].weight.detach().clone()
     mask = draw_random_mask(seed=0, name="0", shape=(9, 12), density=0.2)

@@ -20,31 +20,31 @@ from slora.masks.mask import BlockMask, draw_random_mask
     rank=st.integers(1, 16),
     values=st.sampled_from(["signs", "normal"]),
 )
-def test_lanczos_is_as_good_as_the_whole_decomposition(rows, columns, rank, values):
+def test_lanczos_is_as_good_as_the_full_decomposition(rows, columns, rank, values):
     torch.manual_seed(rank)
     mask = draw_random_mask(seed=rows, name="x", shape=(rows, columns), density=0.01)
-    drawn = torch.randn(mask.nnz)
-    drawn = drawn.sign() if values == "signs" else drawn
-    u, s, vh = compute_sparse_svd(drawn, mask, rank)
-    delta = make_dense_delta(drawn, mask).double()
-    wanted = torch.linalg.svdvals(delta)
+    values_Z = torch.randn(mask.nnz)
+    values_Z = values_Z.sign() if values == "signs" else values_Z
+    u, s, vh = compute_sparse_svd(values_Z, mask, rank)
+    delta = make_dense_delta(values_Z, mask).double()
+    expected = torch.linalg.svdvals(delta)
     # The spectrum of such an update is flat: the k-th value is hard to tell from the next one.
-    torch.testing.assert_close(s.double(), wanted[:rank], rtol=1e-6, atol=1e-6)
-    left = float((delta - (u * s).double() @ vh.double()).norm())
-    assert left == pytest.approx(float(wanted[rank:].norm()), rel=1e-6)
+    torch.testing.assert_close(s.double(), expected[:rank], rtol=1e-6, atol=1e-6)
+    rest = float((delta - (u * s).double() @ vh.double()).norm())
+    assert rest == pytest.approx(float(expected[rank:].norm()), rel=1e-6)
 
 
 def test_the_same_update_gives_the_same_bits():
     mask = draw_random_mask(seed=0, name="x", shape=(600, 450), density=0.01)
     values = torch.randn(mask.nnz)
-    for one, two in zip(
+    for first, second in zip(
         compute_sparse_svd(values, mask, 5), compute_sparse_svd(values, mask, 5), strict=True
     ):
-        assert torch.equal(one, two)
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("side", [40, 500])
-def test_dense_and_sparse_ways_agree(side):
+def test_the_dense_and_the_sparse_decomposition_agree(side):
     mask = draw_random_mask(seed=0, name="x", shape=(side, side + 7), density=0.05)
     values = torch.randn(mask.nnz)
     u, s, vh = compute_sparse_svd(values, mask, 3)

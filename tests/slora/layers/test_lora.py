@@ -1,4 +1,4 @@
-"""The low-rank layer: LoRA's formula, LoRA's start."""
+"""The low-rank layer: LoRA's formula, LoRA's init."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def test_the_layer_computes_base_plus_scaled_product():
     a_RI, b_OR = torch.randn(2, 5), torch.randn(7, 2)
     layer = LoraLinear(base, a_RI=a_RI, b_OR=b_OR, scale=2.0)
     x = torch.randn(3, 5)
-    wanted = torch.nn.functional.linear(x, base.weight + 2.0 * b_OR @ a_RI, base.bias)
-    torch.testing.assert_close(layer(x), wanted)
+    expected = torch.nn.functional.linear(x, base.weight + 2.0 * b_OR @ a_RI, base.bias)
+    torch.testing.assert_close(layer(x), expected)
 
 
-def test_a_fresh_layer_is_the_base_and_a_is_drawn():
+def test_a_new_layer_computes_the_base_and_a_is_random():
     base = torch.nn.Linear(50, 70)
     a_RI, b_OR = init_factors(seed=0, name="x", shape=(70, 50), rank=8)
     x = torch.randn(3, 50)
@@ -29,14 +29,14 @@ def test_a_fresh_layer_is_the_base_and_a_is_drawn():
     assert abs(float(a_RI.std()) - bound / 3**0.5) < 0.1 * bound
 
 
-def test_fresh_factors_depend_on_seed_and_name_and_on_nothing_else():
+def test_initial_factors_depend_only_on_seed_and_name():
     torch.manual_seed(1)
-    one, _ = init_factors(seed=0, name="x", shape=(6, 4), rank=2)
+    first, _ = init_factors(seed=0, name="x", shape=(6, 4), rank=2)
     torch.manual_seed(2)
     same, _ = init_factors(seed=0, name="x", shape=(6, 4), rank=2)
     other, _ = init_factors(seed=0, name="y", shape=(6, 4), rank=2)
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
 
 
 def test_a_rank_above_the_matrix_names_the_layer():

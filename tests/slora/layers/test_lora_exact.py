@@ -72,15 +72,15 @@ def test_forward_and_every_gradient_equal_the_dense_reference(
     x2 = x.detach().clone().requires_grad_(True)
     a_RI, b_OR = layer.get_factors()
     weight = get_weight_matrix(base) + 0.7 * b_OR @ a_RI
-    wanted = torch.nn.functional.linear(x2, weight, base.bias)
-    grad = torch.randn_like(wanted)
+    expected = torch.nn.functional.linear(x2, weight, base.bias)
+    grad = torch.randn_like(expected)
     parameters = _trained(layer)
-    wanted_grads = torch.autograd.grad(wanted, [x2, *parameters.values()], grad)
-    found = layer(x)
-    torch.testing.assert_close(found, wanted)
-    found_grads = torch.autograd.grad(found, [x, *parameters.values()], grad)
-    for one, two in zip(found_grads, wanted_grads, strict=True):
-        torch.testing.assert_close(one, two)
+    expected_grads = torch.autograd.grad(expected, [x2, *parameters.values()], grad)
+    result = layer(x)
+    torch.testing.assert_close(result, expected)
+    result_grads = torch.autograd.grad(result, [x, *parameters.values()], grad)
+    for actual, expected in zip(result_grads, expected_grads, strict=True):
+        torch.testing.assert_close(actual, expected)
     assert base.weight.grad is None
 
 
@@ -104,10 +104,10 @@ def test_activation_checkpointing_changes_no_gradient(kind, reentrant):
     torch.manual_seed(0)
     layer = _layer(kind, _base(6, 5), 2)
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    wanted = torch.autograd.grad(layer(x).square().sum(), [x, *_trained(layer).values()])
+    expected = torch.autograd.grad(layer(x).square().sum(), [x, *_trained(layer).values()])
     checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
-    for found, one in zip([x, *_trained(layer).values()], wanted, strict=True):
-        assert torch.equal(found.grad, one)
+    for tensor, gradient in zip([x, *_trained(layer).values()], expected, strict=True):
+        assert torch.equal(tensor.grad, gradient)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -119,19 +119,19 @@ def test_a_bfloat16_base_has_float32_gradients_near_the_exact_ones(kind):
     layer(x).float().square().sum().backward()
     a_RI, b_OR = layer.get_factors()
     weight = base.weight.float() + 0.7 * b_OR @ a_RI
-    wanted = torch.nn.functional.linear(x.float(), weight, base.bias.float()).square().sum()
+    expected = torch.nn.functional.linear(x.float(), weight, base.bias.float()).square().sum()
     parameters = list(_trained(layer).values())
-    for parameter, one in zip(parameters, torch.autograd.grad(wanted, parameters), strict=True):
+    for parameter, exact in zip(parameters, torch.autograd.grad(expected, parameters), strict=True):
         assert parameter.grad.dtype == torch.float32
-        assert float((parameter.grad - one).norm() / one.norm()) < 0.02
+        assert float((parameter.grad - exact).norm() / exact.norm()) < 0.02
 
 
-def test_nothing_of_the_layers_width_is_kept_but_the_input():
+def test_only_the_input_is_saved_at_the_layers_width():
     layer = _layer("lora", _base(40, 30, dtype=torch.float32), 4, dtype=torch.float32)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, id):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, id):
         layer(torch.randn(100, 30))
-    assert sorted(kept) == sorted([(100, 30), (4, 100), (4, 30), (40, 4), (40, 30)])
+    assert sorted(saved) == sorted([(100, 30), (4, 100), (4, 30), (40, 4), (40, 30)])
 
 
 @settings(deadline=None, max_examples=40)
@@ -139,26 +139,26 @@ def test_nothing_of_the_layers_width_is_kept_but_the_input():
 def test_a_factors_mask_holds_its_largest_entries(rows, columns, density):
     torch.manual_seed(rows)
     factor = torch.randn(rows, columns)
-    places = choose_factor_positions(factor, density=density, seed=0, name="x")
-    assert places.numel() == count_entries((rows, columns), density)
+    positions = choose_factor_positions(factor, density=density, seed=0, name="x")
+    assert positions.numel() == count_entries((rows, columns), density)
     flat = factor.abs().flatten()
     rest = torch.ones(flat.numel(), dtype=torch.bool)
-    rest[places] = False
-    assert not rest.any() or flat[places].min() >= flat[rest].max()
-    held = float(flat[places].double().square().sum() / flat.double().square().sum())
-    assert measure_energy_share(factor, places) == pytest.approx(held)
+    rest[positions] = False
+    assert not rest.any() or flat[positions].min() >= flat[rest].max()
+    held = float(flat[positions].double().square().sum() / flat.double().square().sum())
+    assert measure_energy_share(factor, positions) == pytest.approx(held)
 
 
 def test_a_factor_of_zeros_gets_a_mask_from_seed_and_name():
     zeros = torch.zeros(20, 4)
-    one, two, other = (
+    first, second, other = (
         choose_factor_positions(zeros, density=0.25, seed=0, name=name) for name in ("x", "x", "y")
     )
-    assert torch.equal(one, two) and not torch.equal(one, other)
-    assert measure_energy_share(zeros, one) == 1.0
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert measure_energy_share(zeros, first) == 1.0
 
 
-def test_gates_fall_from_the_rank_to_the_density_and_stay_there():
+def test_open_gates_decrease_from_the_rank_to_the_density_and_stay():
     counts = [count_open_gates(step, steps=60, rank=16, density=0.25) for step in range(61)]
     assert counts[0] == 16 and counts[40:] == [4] * 21
     assert counts == sorted(counts, reverse=True)
@@ -172,10 +172,10 @@ def test_shrinking_leaves_the_most_important_gates_and_opens_none(rank, keep, pr
     gate = torch.randn(rank)
     gate[: min(pruned, rank - 1)] = 0
     weight = measure_importance(gate, torch.randn(rank, 7), torch.randn(9, rank))
-    found = shrink_gates(gate, weight, keep=keep)
-    still = found != 0
+    result = shrink_gates(gate, weight, keep=keep)
+    still = result != 0
     assert int(still.sum()) <= keep
     assert not still[gate == 0].any()
-    assert (found.abs() <= gate.abs()).all() and (found * gate >= 0).all()
+    assert (result.abs() <= gate.abs()).all() and (result * gate >= 0).all()
     if still.any() and (~still).any():
         assert weight[still].min() >= weight[~still].max()

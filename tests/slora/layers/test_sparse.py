@@ -29,9 +29,9 @@ def _mask(form: str, shape: tuple[int, int], density: float) -> Mask:
         return draw_random_mask(seed=1, name="x", shape=shape, density=density)
     sides = [max(1, round(side * density)) for side in shape]
     chosen = [torch.randperm(s)[:n].sort().values for s, n in zip(shape, sides, strict=True)]
-    whole = [torch.arange(side) for side in shape]
-    rows = whole[0] if form == "columns" else chosen[0]
-    return BlockMask(shape, rows, whole[1] if form == "rows" else chosen[1])
+    all_indices = [torch.arange(side) for side in shape]
+    rows = all_indices[0] if form == "columns" else chosen[0]
+    return BlockMask(shape, rows, all_indices[1] if form == "rows" else chosen[1])
 
 
 def _base(out_features, in_features, *, bias=True, conv1d=False, dtype=torch.float64):
@@ -78,11 +78,11 @@ def test_forward_and_every_gradient_equal_the_dense_reference(
     dense = dense.view(out_features, in_features).requires_grad_(True)
     x2 = x.detach().clone().requires_grad_(True)
     bias2 = base.bias.detach().clone().requires_grad_(True) if base.bias is not None else None
-    wanted = torch.nn.functional.linear(x2, get_weight_matrix(base).detach() + dense, bias2)
-    grad = torch.randn_like(wanted)
-    wanted.backward(grad)
+    expected = torch.nn.functional.linear(x2, get_weight_matrix(base).detach() + dense, bias2)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
     layer(x).backward(grad)
-    torch.testing.assert_close(layer(x), wanted)
+    torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(x.grad, x2.grad)
     torch.testing.assert_close(layer.values.grad, dense.grad.view(-1)[mask.positions])
     if bias2 is not None:
@@ -112,18 +112,18 @@ def test_gradcheck_of_both_products(form, conv1d):
     density=st.floats(0.01, 1.0),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_the_sampled_product_and_the_one_by_slabs_agree_with_the_dense_one(
+def test_the_sampled_and_the_slab_product_agree_with_the_dense_product(
     out_features, in_features, density, dtype
 ):
     torch.manual_seed(0)
     mask = _mask("entries", (out_features, in_features), density)
     grad, x = torch.randn(6, out_features).to(dtype), torch.randn(6, in_features).to(dtype)
     rows, columns = sparse._compress_rows(mask)
-    wanted = (grad.double().t() @ x.double()).view(-1)[mask.positions]
+    expected = (grad.double().t() @ x.double()).view(-1)[mask.positions]
     slabs = sparse._multiply_by_slabs(grad.float(), x.float(), rows, columns)
-    for found in (compute_masked_product(grad, x, rows, columns), slabs):
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    for result in (compute_masked_product(grad, x, rows, columns), slabs):
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -154,11 +154,11 @@ def test_activation_checkpointing_changes_no_gradient(form, reentrant):
     _, _, layer = _layer(form=form)
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     layer(x).square().sum().backward()
-    wanted = layer.values.grad.clone(), x.grad.clone()
+    expected = layer.values.grad.clone(), x.grad.clone()
     layer.values.grad = x.grad = None
     checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
-    assert torch.equal(layer.values.grad, wanted[0])
-    assert torch.equal(x.grad, wanted[1])
+    assert torch.equal(layer.values.grad, expected[0])
+    assert torch.equal(x.grad, expected[1])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -171,11 +171,11 @@ def test_nothing_dense_is_ever_a_gradient(form):
 
 def test_a_block_keeps_only_its_own_columns_of_the_input():
     _, mask, layer = _layer(64, 64, density=0.1, form="block", dtype=torch.float32)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, id):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, id):
         layer(torch.randn(1000, 64))
-    assert 1000 * mask.columns.numel() in kept
-    assert 1000 * 64 not in kept
+    assert 1000 * mask.columns.numel() in saved
+    assert 1000 * 64 not in saved
 
 
 def test_installing_and_removing_leaves_the_very_same_layers():
@@ -210,10 +210,10 @@ def test_a_layer_passed_through_three_times_as_in_albert_gets_the_sum_of_the_pas
     x = torch.randn(2, 6, dtype=torch.float64)
     dense = make_dense_delta(layer.values, mask).double().requires_grad_(True)
     layer(layer(layer(x).tanh()).tanh()).sum().backward()
-    wanted = x
+    output = x
     for last in (False, False, True):
-        wanted = torch.nn.functional.linear(wanted, base.weight + dense, base.bias)
-        wanted = wanted if last else wanted.tanh()
-    wanted.sum().backward()
+        output = torch.nn.functional.linear(output, base.weight + dense, base.bias)
+        output = output if last else output.tanh()
+    output.sum().backward()
     expected = dense.grad.view(-1)[mask.positions]
     torch.testing.assert_close(layer.values.grad, expected, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Targets by name: every linear layer but the head, or what patterns say."""
+"""Targets by name: every linear layer but the head, or those that patterns match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(
-    ("wanted", "chosen"),
+    ("patterns", "chosen"),
     [
         pytest.param("all-linear", [0, 1, 2, 3], id="all"),
         pytest.param(["q_proj"], [0, 2], id="last part"),
@@ -30,11 +30,11 @@ NAMES = [
         pytest.param(["model.layers.0.mlp.up_proj"], [1], id="whole name"),
     ],
 )
-def test_patterns_choose_layers(wanted, chosen):
-    assert select_layers(NAMES, wanted) == [NAMES[place] for place in chosen]
+def test_patterns_choose_layers(patterns, chosen):
+    assert select_layers(NAMES, patterns) == [NAMES[index] for index in chosen]
 
 
-def test_a_pattern_without_a_match_lists_what_there_is():
+def test_a_pattern_without_a_match_lists_the_layers_of_the_model():
     with pytest.raises(BadTargets) as refused:
         select_layers(NAMES, ["q_proj", "k_proj"])
     assert "'k_proj'" in str(refused.value)
@@ -75,17 +75,17 @@ def _mixture() -> nn.ModuleDict:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("patterns", "message"),
     [
-        pytest.param(["embed"], "embed is of the kind Embedding", id="embedding"),
-        pytest.param(["norm"], "norm is of the kind LayerNorm", id="norm"),
-        pytest.param(["experts"], "experts is of the kind FusedExperts", id="experts"),
+        pytest.param(["embed"], "embed: Embedding can't be adapted", id="embedding"),
+        pytest.param(["norm"], "norm: LayerNorm can't be adapted", id="norm"),
+        pytest.param(["experts"], "experts: FusedExperts", id="experts"),
         pytest.param("all-linear", "fused experts", id="all-linear"),
     ],
 )
-def test_another_kind_of_module_is_refused_by_name(wanted, said):
-    with pytest.raises(UnsupportedLayer, match=said):
-        find_targets(_mixture(), wanted, head=[])
+def test_another_kind_of_module_is_refused_by_name(patterns, message):
+    with pytest.raises(UnsupportedLayer, match=message):
+        find_targets(_mixture(), patterns, head=[])
 
 
 def test_conv1d_is_a_target_as_a_linear_layer_is():

@@ -18,7 +18,7 @@ SHAPES = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 
 @given(shape=SHAPES, density=st.floats(1e-6, 1.0), seed=st.integers(0, 2**63 - 1))
-def test_a_mask_has_exactly_its_density_in_distinct_ascending_places(shape, density, seed):
+def test_a_mask_has_exactly_its_density_in_distinct_ascending_positions(shape, density, seed):
     mask = draw_random_mask(seed=seed, name="layer", shape=shape, density=density)
     assert mask.nnz == count_entries(shape, density) == max(1, round(shape[0] * shape[1] * density))
     assert (mask.positions.diff() > 0).all()
@@ -43,14 +43,14 @@ def test_the_same_seed_name_and_shape_give_the_same_mask():
     ],
 )
 def test_another_seed_layer_or_shape_gives_another_mask(other):
-    kept = {"seed": 3, "name": "model.layers.0.q_proj", "shape": (64, 32), "density": 0.1}
-    one, two = draw_random_mask(**kept), draw_random_mask(**{**kept, **other})
-    overlap = len(np.intersect1d(one.positions, two.positions)) / one.nnz
+    common = {"seed": 3, "name": "model.layers.0.q_proj", "shape": (64, 32), "density": 0.1}
+    first, second = draw_random_mask(**common), draw_random_mask(**{**common, **other})
+    overlap = len(np.intersect1d(first.positions, second.positions)) / first.nnz
     # Two independent masks of 10 % share a tenth of their entries.
     assert overlap < 0.3
 
 
-def test_a_mask_drawn_years_ago_is_drawn_again():
+def test_the_draw_of_a_mask_never_changes():
     # These figures are a promise: a change of them makes every sparse adapter unreadable.
     mask = draw_random_mask(
         seed=0, name="model.layers.0.self_attn.q_proj", shape=(8, 16), density=0.05
@@ -58,7 +58,7 @@ def test_a_mask_drawn_years_ago_is_drawn_again():
     assert mask.positions.tolist() == PINNED
 
 
-def test_every_place_is_as_likely_as_any_other():
+def test_all_positions_are_equally_likely():
     counts = np.zeros(40)
     for seed in range(3000):
         mask = draw_random_mask(seed=seed, name="x", shape=(5, 8), density=0.25)

@@ -24,11 +24,11 @@ SHAPES = {"a": (12, 8), "b": (6, 20), "c": (9, 9)}
 
 
 def _request(**changes) -> MaskRequest:
-    asked = {
+    options = {
         "mask": "fisher", "score": "gradient", "sizing": "rank", "rank": 3, "density": 0.1,
         "allocation": "uniform", "seed": 0,
     }  # fmt: skip
-    return MaskRequest(**{**asked, **changes})
+    return MaskRequest(**{**options, **changes})
 
 
 def _scores(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -42,12 +42,12 @@ def _scores(seed: int = 0) -> dict[str, torch.Tensor]:
     count=st.integers(1, 60),
     kinds=st.integers(1, 4),
 )
-def test_the_top_are_the_highest_and_of_equal_ones_the_first(size, count, kinds):
+def test_the_top_are_the_highest_values_and_ties_go_to_the_first(size, count, kinds):
     torch.manual_seed(size)
     score = torch.randint(0, kinds, (size,)).float()
-    found = select_top(score, min(count, size)).tolist()
-    wanted = sorted(range(size), key=lambda at: (-float(score[at]), at))[: min(count, size)]
-    assert found == sorted(wanted)
+    result = select_top(score, min(count, size)).tolist()
+    expected = sorted(range(size), key=lambda at: (-float(score[at]), at))[: min(count, size)]
+    assert result == sorted(expected)
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 1.0])
@@ -99,7 +99,7 @@ def test_sizes_never_pass_the_rank_nor_the_matrix(rows, columns, rank, density, 
     assert min(free) <= min(rows, columns)
 
 
-def test_layers_that_compete_share_the_whole_budget_by_score():
+def test_competing_layers_share_the_budget_by_score():
     scores = _scores()
     scores["b"] *= 3
     masks = choose_masks(SHAPES, _request(allocation="global"), scores.items())
@@ -109,7 +109,7 @@ def test_layers_that_compete_share_the_whole_budget_by_score():
     every = torch.cat([score.flatten() for score in scores.values()])
     chosen = torch.cat([scores[n].flatten()[m.positions] for n, m in masks.items()])
     lost = sorted(chosen.tolist())[len(SHAPES) :]
-    # But for the one that each layer keeps, the chosen are the best there are.
+    # Except for the one entry that each layer keeps, the chosen ones have the best scores.
     assert min(lost) >= sorted(every.tolist())[-budget - len(SHAPES)]
 
 
@@ -130,7 +130,7 @@ def test_rows_and_columns_compete_too_within_the_rank(structure):
         assert 1 <= many <= 3, name
 
 
-def test_the_pool_holds_no_more_candidates_than_there_are_places():
+def test_the_pool_holds_at_most_twice_as_many_candidates_as_slots():
     pool = CandidatePool(10, max_per_layer=None)
     for name in "abcdefgh":
         pool.offer(name, torch.rand(500))
@@ -139,16 +139,16 @@ def test_the_pool_holds_no_more_candidates_than_there_are_places():
 
 
 def test_random_rows_need_no_score_and_come_from_seed_name_and_shape():
-    one = choose_masks(SHAPES, _request(mask="rows", score="random"))
-    two = choose_masks(SHAPES, _request(mask="rows", score="random"))
+    first = choose_masks(SHAPES, _request(mask="rows", score="random"))
+    second = choose_masks(SHAPES, _request(mask="rows", score="random"))
     other = choose_masks(SHAPES, _request(mask="rows", score="random", seed=1))
-    assert {n: m.digest() for n, m in one.items()} == {n: m.digest() for n, m in two.items()}
-    assert any(one[name].digest() != other[name].digest() for name in SHAPES)
+    assert {n: m.digest() for n, m in first.items()} == {n: m.digest() for n, m in second.items()}
+    assert any(first[name].digest() != other[name].digest() for name in SHAPES)
     assert find_scorer(_request(mask="rows", score="random")) is None
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         pytest.param({"mask": "random", "allocation": "global"}, "uniform", id="random"),
         pytest.param({"mask": "blocks", "allocation": "global"}, "rows", id="blocks"),
@@ -158,44 +158,48 @@ def test_random_rows_need_no_score_and_come_from_seed_name_and_shape():
         pytest.param({"mask": "tests.custom_scorer:_unit"}, "is a function", id="kind"),
     ],
 )
-def test_what_can_not_be_chosen_is_refused_with_a_way_out(changes, said):
-    with pytest.raises(BadMask, match=said):
+def test_an_impossible_mask_is_refused_with_a_fix(changes, message):
+    with pytest.raises(BadMask, match=message):
         choose_masks(SHAPES, _request(**changes), _scores().items())
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("corrupt", "message"),
     [
-        pytest.param(lambda s: s.pop("c"), "no score was given for c", id="missing"),
-        pytest.param(lambda s: s.update(a=torch.rand(3, 3)), r"a: a score of \(3, 3\)", id="shape"),
+        pytest.param(lambda s: s.pop("c"), "the score of c is missing", id="missing"),
+        pytest.param(
+            lambda s: s.update(a=torch.rand(3, 3)), r"a: the score has shape \(3, 3\)", id="shape"
+        ),
         pytest.param(lambda s: s["b"].fill_(float("nan")), "not finite", id="nan"),
-        pytest.param(lambda s: s.update(z=torch.rand(2, 2)), "z: a score of", id="unknown"),
+        pytest.param(
+            lambda s: s.update(z=torch.rand(2, 2)), "z: the score has shape", id="unknown"
+        ),
     ],
 )
-def test_scores_are_hostile_until_they_are_checked(spoil, said):
+def test_scores_are_checked_before_use(corrupt, message):
     scores = _scores()
-    spoil(scores)
-    with pytest.raises(BadMask, match=said):
+    corrupt(scores)
+    with pytest.raises(BadMask, match=message):
         choose_masks(SHAPES, _request(), scores.items())
 
 
-def test_a_strategy_of_the_users_own_is_found_by_its_import_path():
-    found = load_scorer("tests.custom_scorer:LOUDEST")
-    assert found.name == "loudest" and found.needs_data
+def test_a_users_own_strategy_is_loaded_by_its_import_path():
+    result = load_scorer("tests.custom_scorer:LOUDEST")
+    assert result.name == "loudest" and result.needs_data
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_every_score_has_the_shape_of_its_weight(name):
     weight, gradients = torch.randn(5, 3), torch.randn(4, 5, 3)
-    one = SCORERS[name]
+    scorer = SCORERS[name]
     total = None
-    if one.unit is not None:
-        total = torch.stack([one.unit(weight, g).double() for g in gradients]).sum(0)
-    found = one.finish(weight, total, 4)
-    wanted = {
+    if scorer.unit is not None:
+        total = torch.stack([scorer.unit(weight, g).double() for g in gradients]).sum(0)
+    result = scorer.finish(weight, total, 4)
+    expected = {
         "magnitude": weight.abs(),
         "gradient": gradients.abs().mean(0),
         "fisher": gradients.square().mean(0),
         "snip": (gradients * weight).mean(0).abs(),
     }[name]
-    torch.testing.assert_close(found.float(), wanted)
+    torch.testing.assert_close(result.float(), expected)

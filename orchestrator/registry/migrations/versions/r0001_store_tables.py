@@ -1,4 +1,4 @@
-"""Projects, runs, attempts, events, adapters, pointers, searches."""
+"""Create the tables that can be rebuilt from the store, and projects."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Written out and not taken from the models: a migration never changes, the models do.
+# Not imported from tables.py: migrations never change, tables do.
 NAME, RUN, WORD, LABEL = sa.String(63), sa.String(128), sa.String(32), sa.String(4096)
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 STATUSES = (
     "'done', 'failed', 'lost', 'planned', 'publishing', 'running', 'stopped', 'submitted'"
 )  # fmt: skip
 REASONS = (
-    "'attempts', 'crashed', 'gone', 'outside', 'preempted', 'quota', 'refused', 'replaced', "
+    "'attempts', 'crashed', 'job_absent', 'outside', 'preempted', 'quota', 'refused', 'replaced', "
     "'unpublished', 'user'"
 )
 ENDS = "(status IN ('failed', 'lost', 'stopped')) = (reason IS NOT NULL)"
 
 
 def upgrade() -> None:
-    """Makes them."""
+    """Create the tables."""
     _projects()
     _runs()
     _attempts()
@@ -35,7 +35,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drops them, what names others first."""
+    """Drop the tables, referencing ones first."""
     for table in ("searches", "pointers", "adapters", "events", "attempts", "runs", "projects"):
         op.drop_table(table)
 
@@ -146,7 +146,7 @@ def _adapters() -> None:
 
 
 def _pointers() -> None:
-    whole = ["store", "name", "version"]
+    columns = ["store", "name", "version"]
     op.create_table(
         "pointers",
         sa.Column("store", LABEL, nullable=False),
@@ -155,8 +155,8 @@ def _pointers() -> None:
         sa.Column("move", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("store", "name", name="pk_pointers"),
         sa.ForeignKeyConstraint(
-            whole,
-            [f"adapters.{column}" for column in whole],
+            columns,
+            [f"adapters.{column}" for column in columns],
             name="fk_pointers_store_name_version",
             ondelete="CASCADE",
         ),

@@ -1,4 +1,4 @@
-"""Leases, schedules, firings, tokens."""
+"""Create the tables that only the registry knows: leases, schedules, firings and tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Makes them."""
+    """Create the tables."""
     _leases()
     _schedules()
     _firings()
@@ -23,7 +23,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drops them, what names others first."""
+    """Drop the tables, referencing ones first."""
     for table in ("tokens", "firings", "schedules", "leases"):
         op.drop_table(table)
 

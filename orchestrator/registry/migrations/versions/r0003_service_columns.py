@@ -1,6 +1,6 @@
-"""Where a run is wanted, what it may use, what was asked of it; sightings; schedules of all kinds.
+"""Add the columns and the table of the service: clusters, limits, stop requests, idempotency keys.
 
-A schedule that was there before is one of retraining, on the default cluster.
+Existing schedules become retrainings on the default cluster.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ NAME, RUN, WORD = sa.String(63), sa.String(128), sa.String(32)
 
 
 def upgrade() -> None:
-    """Adds them."""
-    for table, columns in _added():
+    """Add the columns and the table."""
+    for table, columns in _list_new_columns():
         for column in columns:
             op.add_column(table, column)
     op.create_index("ix_firings_run", "firings", ["run"])
@@ -41,16 +41,16 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Takes them away."""
+    """Drop the columns and the table."""
     op.drop_table("requests")
     op.drop_index("ix_firings_run", "firings")
-    for table, columns in reversed(_added()):
+    for table, columns in reversed(_list_new_columns()):
         for column in reversed(columns):
             op.drop_column(table, column.name)
 
 
-def _added() -> tuple[tuple[str, Columns], ...]:
-    """Made anew for each walk: a column belongs to the table that it was added to."""
+def _list_new_columns() -> tuple[tuple[str, Columns], ...]:
+    """Make new columns for each call: a column belongs to the table it was added to."""
     runs: Columns = (
         sa.Column("cluster", NAME, nullable=False, server_default="default"),
         sa.Column("tokens", sa.BigInteger()),

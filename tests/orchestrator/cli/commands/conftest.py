@@ -1,4 +1,4 @@
-"""Commands in this process, asking the real service over HTTP."""
+"""Commands in this process that use the real service over HTTP."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from tests.tiny import chat_rows, hollow_model
 
 
 @dataclass
-class Desk:
-    """The service, where it listens, and the command line that asks it."""
+class CommandHarness:
+    """The service, its address, and the command line that uses it."""
 
-    door: ApiHarness
+    api: ApiHarness
     url: str
     folder: Path
-    """With a model without weights, and rows."""
+    """A folder with a model without weights, and with rows."""
 
     def environment(self, scope: str = "admin", project: str | None = None) -> dict[str, str]:
-        """Of a process that asks by such a token."""
-        token = self.door.secrets[scope, project]
+        """Return the environment of a process with such a token."""
+        token = self.api.secrets[scope, project]
         home = str(self.folder)
         return {"SLORA_SERVICE": self.url, "SLORA_TOKEN": token, "COLUMNS": "80", "HOME": home}
 
     def ask(self, *words: str, scope: str = "admin", project: str | None = None) -> Result:
-        """One command, by the bearer of such a token."""
+        """Run one command with such a token."""
         return CliRunner().invoke(app, list(words), env=self.environment(scope, project))
 
 
 @pytest.fixture
-def desk(migrated_file: Path, tmp_path: Path) -> Iterator[Desk]:
+def cli(migrated_file: Path, tmp_path: Path) -> Iterator[CommandHarness]:
     file = tmp_path / "registry.db"
     shutil.copy(migrated_file, file)
     database = Database(f"sqlite:///{file}")
     hollow_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 8)
     store = f"file://{tmp_path / 'store'}"
-    with open_harness(database, store) as door, serve_app(door.app) as url:
-        yield Desk(door, url, tmp_path)
+    with open_harness(database, store) as api, serve_app(api.app) as url:
+        yield CommandHarness(api, url, tmp_path)
     database.close()

@@ -1,4 +1,4 @@
-"""The command tree: help that is true, names that complete, and nothing loaded in vain."""
+"""The command tree: correct help, completion, and lazy imports."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from orchestrator.cli.tree import load_command
 
 SLORA = str(Path(sys.executable).parent / "slora")
 SLOW = {"torch", "ray", "sqlalchemy", "boto3", "fastapi", "uvicorn", "pydantic", "httpx", "yaml"}
-"""What no help needs: together they take three times as long as the help itself."""
+"""Modules that no help needs: importing them takes three times as long as the help itself."""
 
 
-def asked(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The installed command in a process of its own."""
+def run_slora(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command in its own process."""
     return subprocess.run(
         [SLORA, *words],
         capture_output=True,
@@ -31,28 +31,28 @@ def asked(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def completed(line: str) -> list[str]:
-    """What bash offers behind these words."""
+def complete(line: str) -> list[str]:
+    """Return bash's completions of the line."""
     words = line.split(" ")
     environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    return asked(_SLORA_COMPLETE="complete_bash", **environment).stdout.split()
+    return run_slora(_SLORA_COMPLETE="complete_bash", **environment).stdout.split()
 
 
-def modules_of(*words: str) -> set[str]:
-    """What a fresh process has loaded once it has answered."""
-    told = (
+def list_loaded_modules(*words: str) -> set[str]:
+    """Return the modules that a new process has imported after the command."""
+    code = (
         "import sys\nfrom orchestrator.cli.main import app\n"
         f"try:\n    app({list(words)!r})\nexcept SystemExit:\n    pass\n"
         "print('LOADED', *sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     return set(done.stdout.rpartition("LOADED")[2].split())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_commands_line_in_the_table_is_what_the_command_says_of_itself(name: str):
+def test_the_help_in_the_table_is_the_first_line_of_the_commands_help(name: str):
     assert (load_command(name).help or "").splitlines()[0] == COMMANDS[name].help
 
 
@@ -65,24 +65,24 @@ def test_every_command_shows_its_own_help_within_eighty_columns(name: str):
 
 
 def test_the_help_lists_every_command():
-    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).stdout
-    assert all(f"│ {name} " in shown for name in COMMANDS)
+    text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).stdout
+    assert all(f"│ {name} " in text for name in COMMANDS)
 
 
-def test_a_mistyped_command_is_told_the_one_that_was_meant():
+def test_a_mistyped_command_names_the_nearest_one():
     result = CliRunner().invoke(app, ["adaptrs", "list"])
     assert result.exit_code == 2 and "adapters" in result.stderr
 
 
-def test_help_loads_nothing_that_takes_long():
-    assert modules_of("--help") & SLOW == set()
+def test_help_imports_nothing_slow():
+    assert list_loaded_modules("--help") & SLOW == set()
 
 
 def test_commands_complete_without_being_loaded():
-    assert {"plan"} == set(completed("slora pla"))
-    assert set(COMMANDS) <= set(completed("slora "))
+    assert {"plan"} == set(complete("slora pla"))
+    assert set(COMMANDS) <= set(complete("slora "))
 
 
-def test_what_stands_behind_a_command_completes_too():
-    assert "pull" in completed("slora adapters pu")
-    assert "--set" in completed("slora plan --s")
+def test_subcommands_and_options_are_completed():
+    assert "pull" in complete("slora adapters pu")
+    assert "--set" in complete("slora plan --s")
