@@ -290,7 +290,7 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
     words = ["--adapter", _make_name("pissa"), "--store", store]
     sparse = ["--as", "sparse", "--density", "0.5", "--to", str(tmp_path / "sparse")]
     assert export([*words, *sparse]) == 0
-    assert "energy of the update that it keeps" in capsys.readouterr().out
+    assert "energy of the update that it retains" in capsys.readouterr().out
     assert isinstance(read_adapter(tmp_path / "sparse"), SparseAdapter)
     assert export([*words, "--as", "merged", "--to", str(tmp_path / "merged")]) == 0
     assert (tmp_path / "merged" / "model.safetensors").exists()
@@ -304,7 +304,7 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
         pytest.param(["--rank", "0"], "0 is not a rank", id="rank 0"),
         pytest.param(["--energy", "1.5"], "1.5 is not a share", id="energy"),
         pytest.param(["--as", "sparse", "--rank", "2"], "has no effect", id="rank of a sparse one"),
-        pytest.param(["--as", "sparse"], "give a density", id="no density"),
+        pytest.param(["--as", "sparse"], "set a density", id="no density"),
     ],
 )
 def test_an_impossible_export_is_refused_with_a_message(
@@ -333,6 +333,6 @@ def test_two_adapters_are_compared(results, folder, capsys):
     assert distances == sorted(distances, reverse=True)
     assert diff(pair) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80 and "2 layers less different" in lines[-1]
+    assert max(map(len, lines)) <= 80 and "2 layers that differ less" in lines[-1]
     other = ["--adapter", _make_name("sparse fisher"), "--other", _make_name("gpt2 fisher"), *store]
     assert diff(other) == 0
