@@ -20,10 +20,10 @@ BATCH_SIZE = 4
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate one adapter. Exit codes as in `jobs.finetune`."""
     parser = make_adapter_parser("jobs.evaluate", "Evaluate a committed adapter.")
-    parser.add_argument("--data", required=True, help="rows as in data.eval of a spec")
-    parser.add_argument("--format", default="auto", help="as data.format")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens, as data.max_length")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--data", required=True, help="Rows, as in data.eval of a spec.")
+    parser.add_argument("--format", default="auto", help="As data.format.")
+    parser.add_argument("--max-length", type=int, default=128, help="Tokens, as data.max_length.")
+    parser.add_argument("--json", action="store_true", help="Output JSON.")
     options = parser.parse_args(arguments)
 
     def work() -> None:
@@ -64,7 +64,7 @@ def _check_labels(scan: DatasetScan, known_labels: tuple[str, ...]) -> None:
     unknown_labels = [label for label in scan.labels if label not in known_labels]
     if unknown_labels:
         problem = (
-            f"labels that the adapter has never seen: {', '.join(map(repr, unknown_labels[:8]))}"
+            f"the adapter does not know these labels: {', '.join(map(repr, unknown_labels[:8]))}"
         )
         raise InputError([Fault("--data", problem, "Remove their rows.")])
 

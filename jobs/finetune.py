@@ -51,7 +51,7 @@ def _run_validated(validated: ValidatedRun, run_id: str, attempt: int) -> None:
             print(f"waiting for the cluster: {missing}", flush=True)
         train_on_ray(request, runs, attempt=attempt)
     if runs.store.head(runs.key(LEDGER)) is None:
-        remedy = f"Look for {runs.store.url(runs.key(LEDGER))}, and run the job again."
+        remedy = f"Check {runs.store.url(runs.key(LEDGER))}, and run the job again."
         raise TrainingFailed("the run", "ended without its ledger in the store", remedy)
     Console(width=80).print(render_summary(runs))
 

@@ -1,4 +1,4 @@
-"""`run_ranks(function, world_size, *args)`: the function on that many gloo processes."""
+"""`run_ranks(function, world_size, *args)` runs a function on that many gloo processes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ IMPORTED = [
     "jobs.train.loop",
     "jobs.train.evaluate_adapters",
 ]
-"""Once for all ranks of a test session: it takes a rank longer than most of what it is asked."""
+"""Imported once for all ranks of a test session: it takes a rank longer than most of its work."""
 
 
 def run_ranks(
     function: Callable[..., Any], world_size: int, *args: Any, spawned: bool = False
 ) -> list[Any]:
-    """What `function(rank, *args)` returns on every rank; a rank's error is raised here.
+    """Return the result of `function(rank, *args)` of every rank; a rank's error is raised here.
 
-    `spawned`: every rank imports for itself, and shares no memory with anybody.
+    `spawned`: every rank imports for itself, and shares no memory with the others.
     """
     context: Any = mp.get_context("spawn" if spawned else "forkserver")
     if not spawned:

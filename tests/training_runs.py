@@ -1,4 +1,4 @@
-"""Whole trainings of tiny models on spawned ranks, many in one group, and what they left."""
+"""Full trainings of tiny models on spawned ranks, many in one group, and their results."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from tests.ranks import run_ranks
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One training: its spec as plain values, and where it is to die."""
+    """A training: its spec as plain values, and where it dies."""
 
     run: str
     spec: Mapping[str, Any]
     dies: str = ""
     """'' | 'step N' (after it) | 'commit'"""
     machines: tuple[str, ...] = ()
-    """Of each rank; one machine for all where it is empty."""
+    """The machine of each rank; empty means one for all."""
     notices: int = 0
-    """The step from which on the last rank is told that it will be stopped."""
+    """The step from which on the last rank is preempted."""
     parent: str | None = None
-    """The adapter that it goes on from."""
+    """The adapter to start from."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What one training left on rank 0, and what every rank saw."""
+    """The result of a training on rank 0, and the masks of every rank."""
 
     losses: list[float]
     evaluations: dict[str, dict[str, float]]
     ledger: dict[str, float]
     files: dict[str, str]
-    """Digest by name of the adapter's files; empty where it died."""
+    """Digest by name of the adapter's files; empty if it died."""
     base_untouched: bool
     masks: list[dict[str, str]]
     """Digest by layer, for each rank."""
 
 
 def train_all(cases: Sequence[TrainingCase], world_size: int) -> dict[str, TrainingResult]:
-    """Runs them one after the other on `world_size` gloo ranks."""
+    """Run them one after the other on `world_size` gloo ranks."""
     by_rank = run_ranks(train_several, world_size, list(cases), world_size)
     return {
         case.run: TrainingResult(
@@ -52,7 +52,7 @@ def train_all(cases: Sequence[TrainingCase], world_size: int) -> dict[str, Train
 
 
 class Died(Exception):
-    """The death that a training was asked to die."""
+    """The death of a training, as its case says."""
 
 
 def train_several(
@@ -120,7 +120,7 @@ def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any
 
 
 def _is_base_untouched(model: Any, folder: Path) -> bool:
-    """Whether the base's weights in the trained model are those of the folder, bit for bit."""
+    """Return whether the model's base has the weights of the folder, bit for bit."""
     import torch
     from safetensors.torch import load_file
 

@@ -66,15 +66,6 @@ class Plan:
     estimate: RunEstimate | None = None
     """Memory, traffic, time and cost; None if the base's files were not read."""
 
-    def with_trainable(self, index: int, trainable: int) -> Plan:
-        """Return the plan with another count of trained parameters in a stage.
-
-        If layers compete for their entries, only the masks tell how many there are.
-        """
-        stage = dataclasses.replace(self.stages[index], trainable=trainable)
-        stages = (*self.stages[:index], stage, *self.stages[index + 1 :])
-        return dataclasses.replace(self, stages=stages)
-
     def compute_share(self, stage: StagePlan) -> float:
         """Return the share of the model's parameters that a stage trains, including the head."""
         return (stage.trainable + self.head) / self.model_parameters

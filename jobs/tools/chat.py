@@ -14,9 +14,11 @@ from jobs.train.job_main import run_job
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Chat until the end of the input. Exit codes as in `jobs.finetune`."""
-    parser = make_adapter_parser("jobs.tools.chat", "Talk to a committed adapter.")
-    parser.add_argument("--prompt", help="ask once and end; without it, a conversation")
-    parser.add_argument("--max-tokens", type=int, default=128, help="of one answer")
+    parser = make_adapter_parser("jobs.tools.chat", "Chat with a committed adapter.")
+    parser.add_argument(
+        "--prompt", help="Answer this prompt and exit; without it, hold a conversation."
+    )
+    parser.add_argument("--max-tokens", type=int, default=128, help="Limit of one answer.")
     options = parser.parse_args(arguments)
 
     def work() -> None:
@@ -28,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             open_store(options.store), options.adapter, base=options.base, merged=True
         )
         if adapted.task != "causal-lm":
-            problem = f"{adapted.manifest.label} classifies and can't chat"
-            raise InputError([Fault("--adapter", problem, "Try slora evaluate.")])
+            problem = f"{adapted.manifest.label} is a classifier and can't chat"
+            raise InputError([Fault("--adapter", problem, "Use `slora evaluate`.")])
         messages: list[dict[str, str]] = []
         for prompt in [options.prompt] if options.prompt else _read_lines():
             messages.append({"role": "user", "content": prompt})
@@ -47,7 +49,7 @@ def _read_lines() -> Any:
         # Gives input() a history and line editing.
         import readline  # noqa: F401
 
-        print("Type, then Enter; Ctrl-D ends.", file=sys.stderr)
+        print("Type a message and press Enter; Ctrl-D exits.", file=sys.stderr)
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()

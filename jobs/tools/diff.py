@@ -27,10 +27,12 @@ MAX_TABLE_LAYERS = 12
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare two adapters. Exit codes as in `jobs.finetune`."""
-    parser = make_adapter_parser("jobs.tools.diff", "Two committed adapters side by side.")
-    parser.add_argument("--other", required=True, help="NAME, or NAME@v2 for one version")
-    parser.add_argument("--all", action="store_true", help="every layer")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser = make_adapter_parser("jobs.tools.diff", "Compare two committed adapters.")
+    parser.add_argument(
+        "--other", required=True, help="The adapter to compare with: NAME, or NAME@v2."
+    )
+    parser.add_argument("--all", action="store_true", help="Show all layers.")
+    parser.add_argument("--json", action="store_true", help="Output JSON.")
     options = parser.parse_args(arguments)
 
     def work() -> None:
@@ -115,7 +117,7 @@ def _print_differences(
         )
     console.print(table)
     if len(visible) < len(layers):
-        console.print(f"... and {len(layers) - len(visible)} layers less different (--all)")
+        console.print(f"... and {len(layers) - len(visible)} layers that differ less (use --all)")
 
 
 if __name__ == "__main__":

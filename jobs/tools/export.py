@@ -51,14 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = make_adapter_parser("jobs.tools.export", "A committed adapter in another form.")
-    parser.add_argument("--to", required=True, help="a folder that is absent or empty")
+    parser = make_adapter_parser("jobs.tools.export", "Export a committed adapter in another form.")
+    parser.add_argument("--to", required=True, help="The target folder: new or empty.")
     parser.add_argument("--as", dest="form", choices=FORMS, default="peft", help="peft: a LoRA "
                         "folder; merged: a plain model; sparse: values and positions")  # fmt: skip
-    parser.add_argument("--rank", type=int, help="of the LoRA")
-    parser.add_argument("--energy", type=float, help="the smallest rank that keeps this share")
-    parser.add_argument("--density", type=float, help="share of the entries of a sparse file")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--rank", type=int, help="Rank of the LoRA.")
+    parser.add_argument(
+        "--energy", type=float, help="Use the smallest rank that retains this share of the energy."
+    )
+    parser.add_argument("--density", type=float, help="Share of the entries in a sparse file.")
+    parser.add_argument("--json", action="store_true", help="Output JSON.")
     return parser
 
 
@@ -67,21 +69,23 @@ def _check_options(options: argparse.Namespace) -> None:
     faults = []
     folder = Path(options.to)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        problem = f"{folder} is there already and is not empty"
-        faults.append(Fault("--to", problem, "Name another folder."))
+        problem = f"{folder} exists and is not empty"
+        faults.append(Fault("--to", problem, "Give another folder."))
     allowed = {"peft": ("rank", "energy"), "sparse": ("density",), "merged": ()}[options.form]
     for name in ("rank", "energy", "density"):
         if getattr(options, name) is not None and name not in allowed:
-            faults.append(Fault(f"--{name}", f"means nothing with --as {options.form}", "Drop it."))
+            faults.append(
+                Fault(f"--{name}", f"has no effect with --as {options.form}", "Remove it.")
+            )
     if options.form == "peft" and (options.rank is None) == (options.energy is None):
-        problem = "a LoRA needs a rank, or the share of the energy that finds it"
+        problem = "a LoRA needs a rank, or a share of the energy to choose it by"
         faults.append(Fault("--rank", problem, "Give one of --rank 16 and --energy 0.9."))
     if options.rank is not None and options.rank < 1:
-        faults.append(Fault("--rank", f"{options.rank} is no rank", "Use 1 or more."))
+        faults.append(Fault("--rank", f"{options.rank} is not a rank", "Use 1 or more."))
     for name in ("energy", "density"):
         value = getattr(options, name)
         if value is not None and not 0 < value <= 1:
-            faults.append(Fault(f"--{name}", f"{value} is no share", "Use above 0, at most 1."))
+            faults.append(Fault(f"--{name}", f"{value} is not a share", "Use above 0, at most 1."))
     if faults:
         raise InputError(faults)
 
@@ -135,7 +139,7 @@ def _make_report(exported: ExportedAdapter, label: str, folder: Path, form: str)
         "form": form,
         "rank": getattr(exported.adapter, "rank", None),
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
-        "kept": exported.energy_share,
+        "energy_share": exported.energy_share,
         "layers": shares,
     }
 
@@ -146,7 +150,7 @@ def _print_report(report: dict[str, Any]) -> None:
     worst = min(shares, key=lambda name: shares[name])
     print(f"{report['adapter']} as {report['form']}{rank} in {report['folder']}: "
           f"{report['bytes'] / 1e6:.1f} MB")  # fmt: skip
-    print(f"energy of the update that it keeps: {report['kept']:.1%}")
+    print(f"energy of the update that it retains: {report['energy_share']:.1%}")
     print(f"  in the median layer {statistics.median(shares.values()):.1%}, in the worst "
           f"{shares[worst]:.1%} ({worst})")  # fmt: skip
 

@@ -56,8 +56,10 @@ def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAda
     """
     manifest = resolve_adapter(store, name)
     if manifest.kind == "full":
-        problem = f"{manifest.label} is a whole model, not an update of one"
-        raise InputError([Fault("--adapter", problem, "`slora adapters pull` has it as it is.")])
+        problem = f"{manifest.label} is a full model, not an update of one"
+        raise InputError(
+            [Fault("--adapter", problem, "Pull the model with `slora adapters pull`.")]
+        )
     with tempfile.TemporaryDirectory(prefix="slora-pulled-") as scratch:
         return read_adapter(pull(store, manifest, Path(scratch) / "adapter")), manifest
 
@@ -80,13 +82,13 @@ def _apply_adapter(
 def _find_base(manifest: Manifest, path: str) -> Path:
     folder = find_model_folder(path)
     if folder is None:
-        problem = f"{path}: the base of {manifest.label} is not there"
-        raise InputError([Fault("--base", problem, "Name the folder where it is now.")])
+        problem = f"{path}, the base of {manifest.label}, does not exist"
+        raise InputError([Fault("--base", problem, "Give its present folder with --base.")])
     digest = digest_model(folder)
     if digest != manifest.base.digest:
         problem = (
-            f"{folder} is another model than the base of {manifest.label}: digest "
+            f"{folder} is not the base of {manifest.label}: digest "
             f"{digest[:12]}, not {manifest.base.digest[:12]}"
         )
-        raise InputError([Fault("--base", problem, "Name the folder of the base itself.")])
+        raise InputError([Fault("--base", problem, "Give the folder of that base with --base.")])
     return folder

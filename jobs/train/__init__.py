@@ -1,1 +1,1 @@
-"""One training on the workers of a run, from the request to the committed adapter."""
+"""A training on the workers of a run, from the request to the committed adapter."""

@@ -1,4 +1,4 @@
-"""One run on a Ray cluster: Ray Train V2 starts the workers, and replaces them when one dies."""
+"""The driver of a run on Ray: Ray Train V2 starts the workers, and again when one dies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def describe_missing_resources(request: Request) -> str | None:
         # Read the spec: a federation's plan is that of one of its sites.
         needed = per_worker * request.spec.workers
         if available.get(name, 0) < needed:
-            return f"{needed} {name}s are needed, the cluster has {available.get(name, 0):g}"
+            return f"the run needs {needed} {name}s, the cluster has {available.get(name, 0):g}"
     return None
 
 
@@ -111,7 +111,9 @@ def _run_trainer(request: Request, runs: RunStore, attempt: int) -> None:
         except RayActorError as error:
             if launch == MAX_CONTROLLER_FAILURES:
                 where = "Ray Train's controller"
-                raise TrainingFailed(where, f"died {launch + 1} times", "See Ray's log.") from error
+                raise TrainingFailed(
+                    where, f"died {launch + 1} times", "Read Ray's log."
+                ) from error
             reason = "Ray Train's controller died"
             runs.events.append({"event": "restarted", "time": time.time(), "why": reason})
             _release_workers()
@@ -148,12 +150,12 @@ def _read_failure(runs: RunStore) -> JobsError | None:
 
 
 def _explain_failure(error: TrainingFailedError) -> JobsError:
-    """Return the error for a worker that died without one: killed, out of memory, or machine lost."""
+    """Return the error for a worker that died without one: killed, out of memory, machine lost."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     # Prefer the error that names the straggler; the other workers only waited for it.
     for rank, failure in sorted(failures.items(), key=lambda item: "Stalled" not in str(item[1])):
         lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
         message = lines[-1] if lines else type(failure).__name__
-        remedy = "It was started again as often as cluster.max_failures allows."
+        remedy = "It was restarted as often as cluster.max_failures allows."
         return TrainingFailed(f"worker {rank}", message.rstrip("."), remedy)
     return TrainingFailed("Ray Train", str(error).splitlines()[-1].rstrip("."))

@@ -1,4 +1,4 @@
-"""Evaluation: the held-out rows through the model in training, the same for any number of workers."""
+"""Evaluation of the model in training on held-out rows, the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def evaluate(
 
 
 def compute_metrics(loss: float, targets: float, hits: float, *, task: str) -> dict[str, float]:
-    """Return the metrics of sums over `targets` labels; a classifier ranked `hits` of them first."""
+    """Return the metrics of sums over `targets` labels; a classifier ranks `hits` of them first."""
     metrics = {"loss": loss / targets}
     if task == "sequence-classification":
         return {**metrics, "accuracy": hits / targets, "rows": targets}

@@ -229,17 +229,18 @@ class FineTuner:
             self._prompts = pick_prompts(source, tokenizer, max_length=spec.data.max_length)
 
     def _complete_plan(self) -> Plan:
-        """Complete the plan with the loaded model's shapes and, with epochs, the tokenized rows."""
+        """Complete the plan by the loaded model's shapes and, with epochs, by the rows' tokens."""
         head = find_trained_head(self.model, self.spec.model.task)
         head_size = sum(parameter.numel() for module in head for parameter in module.parameters())
         parameters = sum(map(count_elements, self.model.parameters())) - head_size
-        shape = ModelShape(parameters, self.method.shapes, head_size)
         sequences = None
         if self.spec.train.epochs is not None:
             count = self._train_feed.count()
             self.recorder.emit_event("dataset_counted", **dataclasses.asdict(count))
             sequences = count.sequences
-        return complete_plan(self._request.plan, self.spec, MeasuredFacts(shape, sequences))
+        shape = ModelShape(parameters, self.method.shapes, head_size)
+        facts = MeasuredFacts(shape, sequences)
+        return complete_plan(self._request.plan, self.spec, facts)
 
     def _make_calibration(self, passes: int) -> Callable[[], int]:
         context, batches = self.context, self.spec.method.calibration_batches
@@ -289,7 +290,7 @@ class FineTuner:
 
 
 class FineTuningStage:
-    """One stage of a fine-tuning under way; a `TrainingStage`."""
+    """An open stage of a fine-tuning; a `TrainingStage`."""
 
     def __init__(self, tuner: FineTuner, stage: StagePlan, engine: Engine) -> None:
         self._tuner, self._stage, self._engine = tuner, stage, engine

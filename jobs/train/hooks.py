@@ -22,7 +22,7 @@ class StoppedEarly(Exception):
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """One evaluation of a run."""
+    """An evaluation of a run."""
 
     name: str
     """before | sparse | handoff | end | step N | round N."""
@@ -36,7 +36,7 @@ class EvaluationReport:
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """One checkpoint of a run."""
+    """A checkpoint of a run."""
 
     stage_index: int
     is_stage_end: bool

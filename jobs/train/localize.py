@@ -46,7 +46,13 @@ def fetch_spec(location: str) -> Path:
     text = open_store(folder).get(file_name)
     if len(text) > 1_000_000:
         raise InputError(
-            [Fault("--spec", f"{location} is no spec: {len(text)} bytes", "Name a YAML.")]
+            [
+                Fault(
+                    "--spec",
+                    f"{location} is too large for a spec: {len(text)} bytes",
+                    "Name a YAML file.",
+                )
+            ]
         )
     path = Path(tempfile.mkdtemp(prefix="slora-spec-")) / "spec.yaml"
     path.write_bytes(text)

@@ -50,7 +50,7 @@ class StepOutcome:
 
 
 class TrainingStage(Protocol):
-    """One stage under way, on one rank. Every method may be a collective."""
+    """An open stage, on one rank. Every method may be a collective."""
 
     def train_step(self, number: int, step: int, needs_sync: NeedsSync) -> StepOutcome | None:
         """Train step `number` of the stage (0 is the first), `step` of the run (1 is the first).
@@ -81,7 +81,7 @@ class TrainingStage(Protocol):
 
 
 class StageTrainer(Protocol):
-    """One kind of training, on one rank."""
+    """A kind of training, on one rank."""
 
     unit: str
     """step | round: what the loop counts."""
@@ -128,7 +128,7 @@ class StageTrainer(Protocol):
 
 
 class StageLoop:
-    """One run on one rank."""
+    """Drives a run on one rank."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 
 class SigtermFlag:
-    """Whether this process was sent SIGTERM since it began to listen.
+    """A flag that is set if this process is sent SIGTERM after it began to listen.
 
     A process has one handler for a signal, so there is one flag for each worker's process.
     """

@@ -65,7 +65,7 @@ class AdapterRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest(AdapterRequest):
-    """One fine-tuning."""
+    """A fine-tuning."""
 
     def for_federation(self, federation: FederationSection, partition: str) -> FederationRequest:
         """Return the request to train the same on the clients of a partition, given by digest."""
@@ -82,7 +82,7 @@ class TrainingRequest(AdapterRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class FederationRequest(AdapterRequest):
-    """One training by many clients, each on rows of its own."""
+    """A training by many clients, each on rows of its own."""
 
     federation: FederationSection
     partition: str
@@ -91,7 +91,7 @@ class FederationRequest(AdapterRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest(Request):
-    """One evaluation of committed adapters; nothing is trained."""
+    """An evaluation of committed adapters; nothing is trained."""
 
     adapters: tuple[str, ...]
     """As NAME@v2."""

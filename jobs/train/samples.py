@@ -48,7 +48,7 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
 ) -> list[str]:
-    """Return the model's greedy answers. Under ZeRO-3 a collective: every rank generates the same."""
+    """Return the model's greedy answers. Under ZeRO-3 a collective: all ranks generate the same."""
     generation_config = GenerationConfig(
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,

@@ -104,13 +104,14 @@ def _run_request(
             ).run()
         except Exception as error:
             if _is_timeout(error):
-                reason = f"waited {request.spec.cluster.timeout} s for others: {watchdog.describe_stragglers()}"
+                stragglers = watchdog.describe_stragglers()
+                reason = f"waited {request.spec.cluster.timeout} s for others: {stragglers}"
                 raise TrainingStalled(f"rank {rank} at {watchdog.position}", reason) from error
             raise
 
 
 def _is_timeout(error: Exception) -> bool:
-    """Return whether it is a collective's time-out, which gloo and NCCL report only in the message."""
+    """Return whether it is a collective's time-out: gloo and NCCL only say so in the message."""
     message = str(error).lower()
     return isinstance(error, RuntimeError) and ("timed out" in message or "timeout" in message)
 

@@ -65,7 +65,7 @@ def test_a_bad_spec_fails_the_job_with_its_faults_before_a_worker_starts(head, f
 
 
 @pytest.mark.long
-def test_slora_train_joins_a_running_ray_and_tells_a_failure_in_one_message(head, folder):
+def test_slora_train_joins_a_running_ray_and_reports_a_failure_in_one_message(head, folder):
     spec = _spec(folder, "burst", train={"learning_rate": 1e30, "warmup": 0.0})
     slora = str(Path(sys.executable).with_name("slora"))
     done = subprocess.run(
@@ -90,7 +90,7 @@ def test_slora_train_joins_a_running_ray_and_tells_a_failure_in_one_message(head
     assert [event["event"] for event in events].count("failed") == 1
 
 
-def test_a_submitted_job_whose_worker_is_killed_goes_on_and_commits(head, folder):
+def test_a_submitted_job_whose_worker_is_killed_resumes_and_commits(head, folder):
     spec = _spec(folder, "sent", train={"steps": 100, "checkpoint_every": 10})
     job = head.submit("jobs.finetune", "--spec", spec, "--run", "sent-1")
     assert job.stdout is not None
@@ -110,7 +110,7 @@ def test_a_submitted_job_whose_worker_is_killed_goes_on_and_commits(head, folder
     for words in ("before training: loss", "energy retained", "resuming from step", "sent@v1"):
         assert words in output
     steps = [metric["step"] for metric in runs.metrics.tail(0)[0] if "evaluation" not in metric]
-    # Nothing is lost, and no more repeated than lies between two checkpoints.
+    # Nothing is lost, and no more is repeated than lies between two checkpoints.
     assert set(steps) == set(range(1, 101))
     assert len(steps) <= 100 + 10
     manifest = resolve_adapter(store, "sent")

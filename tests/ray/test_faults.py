@@ -1,4 +1,4 @@
-"""What happens to a run when its workers are told to stop, hang, crash, come and go."""
+"""Runs whose workers are preempted, hang, crash, or join and leave."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def _events(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _at_a_step(driver: subprocess.Popen[str], then: Callable[[], None]) -> str:
-    """Does something when the first line about a step is printed; the whole output at its end."""
+    """Call `then` when the first line about a step is printed; return the full output at the end.
+    """
     assert driver.stdout is not None
     lines = []
     for line in driver.stdout:
@@ -52,7 +53,7 @@ def _at_a_step(driver: subprocess.Popen[str], then: Callable[[], None]) -> str:
     return "".join(lines) + rest
 
 
-def test_a_worker_that_is_told_to_stop_saves_at_once_and_the_run_goes_on(head, folder):
+def test_a_preempted_worker_saves_at_once_and_the_run_continues(head, folder):
     driver = _started(head, folder, "stopped", train={"steps": 300, "checkpoint_every": 1000})
 
     def tell() -> None:
@@ -67,8 +68,8 @@ def test_a_worker_that_is_told_to_stop_saves_at_once_and_the_run_goes_on(head, f
     assert "a worker will be stopped soon" in output
 
 
-def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(head, folder):
-    # So many steps that it is not over before it is stopped, however late its first line is read.
+def test_a_hung_worker_is_named_and_the_run_continues_without_it(head, folder):
+    # So many steps that the run does not end before it is stopped, however late its first line is.
     patience = {"cluster": {"timeout": 10}, "train": {"steps": 600, "checkpoint_every": 20}}
     driver = _started(head, folder, "hung", **patience)
 
@@ -94,7 +95,7 @@ def test_an_error_of_the_code_ends_the_run_at_once_with_one_message(head, folder
 
 
 @pytest.mark.long
-def test_an_error_of_the_code_may_be_given_another_try(head, folder):
+def test_an_error_of_the_code_may_be_retried(head, folder):
     method = {"kind": "slora", "mask": "tests.custom_scorer:BROKEN"}
     driver = _started(head, folder, "again", method=method, cluster={"max_crashes": 1})
     output, _ = driver.communicate(timeout=300)

@@ -18,7 +18,7 @@ from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import RunStore, format_run_key
 from jobs.store.strict_json import load_strictly
 
-HEARTBEAT = "lease.json"
+HEARTBEAT = "heartbeat.json"
 INTERVAL_S = 10.0
 FINAL_BEAT_TIMEOUT_S = 10.0
 """The end of a job waits so long for its last heartbeat: an unreachable store delays nobody."""
@@ -33,7 +33,7 @@ class Heartbeat:
     def __init__(self, runs: RunStore, attempt: int, *, interval_s: float = INTERVAL_S) -> None:
         self._runs, self._attempt, self._interval_s = runs, attempt, interval_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="lease")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -53,7 +53,7 @@ class Heartbeat:
             is_final = self._stop.is_set()
             try:
                 if has_later_attempt(self._runs, self._attempt):
-                    log.warning("run %s: a later attempt has its lease", self._runs.run_id)
+                    log.warning("run %s: a later attempt writes its heartbeat", self._runs.run_id)
                     return
                 self._write_beat(is_final=is_final)
             except (AlreadyExists, WriteConflict):
@@ -61,7 +61,7 @@ class Heartbeat:
                 if not is_final:
                     continue
             except JobsError as error:
-                log.warning("run %s: its lease is not beaten: %s", self._runs.run_id, error)
+                log.warning("run %s: its heartbeat was not written: %s", self._runs.run_id, error)
             if is_final:
                 return
             self._stop.wait(self._interval_s)
@@ -93,6 +93,6 @@ def read_heartbeat(store: ObjectStore, run: str) -> dict[str, Any] | None:
 
 
 def has_later_attempt(runs: RunStore, attempt: int) -> bool:
-    """Return whether a later attempt of this run has started. Raise StoreError if that is unknown."""
+    """Return whether a later attempt has started. Raise StoreError if that is unknown."""
     heartbeat = read_heartbeat(runs.store, runs.run_id)
     return heartbeat is not None and heartbeat["attempt"] > attempt

@@ -37,7 +37,7 @@ def count_deepspeed_traffic(
 
 
 class _CountingBackend:
-    """DeepSpeed's communication backend: what it gathers is weights, what it reduces is gradients."""
+    """DeepSpeed's communication backend: gathers are of weights, reductions of gradients."""
 
     def __init__(
         self, inner: Any, collectives: Collectives, group_size: int, *, spans_nodes: bool

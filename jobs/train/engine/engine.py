@@ -1,4 +1,4 @@
-"""One stage's training step: forward, backward, one exchange, AdamW. There are two engines.
+"""The training step of a stage: forward, backward, one exchange, AdamW. There are two engines.
 
 `CompactEngine` trains a small part, beside a frozen base that every worker holds completely or in
 shards (`base_shards`). Its gradients are exchanged as one flat vector, once a step, or once in

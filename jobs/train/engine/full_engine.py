@@ -1,4 +1,4 @@
-"""Full fine-tuning, the baseline: DeepSpeed's engine as it is, ZeRO-1 or ZeRO-3 over all workers."""
+"""Full fine-tuning, the baseline: DeepSpeed's engine as it is, ZeRO-1 or ZeRO-3."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class FullEngine:
         self._has_pending_step = True
 
     def step(self, *, rate: float, loss: Tensor, preempted: bool, sync: bool) -> ExchangeResult:
-        """End the step: DeepSpeed's last micro-step is the optimizer's. Every step is an exchange."""
+        """End the step: the last micro-step is the optimizer's. Every step is an exchange."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         self._engine.step()
@@ -172,7 +172,7 @@ def _copy_full_tensor(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def _list_flat_partitions(zero_optimizer: Any) -> list[Tensor]:
-    """Return this rank's flat float32 shares of the parameters: the keys of the optimizer's state."""
+    """Return this rank's flat float32 partitions, the keys of the optimizer's state."""
     if hasattr(zero_optimizer, "single_partition_of_fp32_groups"):
         return list(zero_optimizer.single_partition_of_fp32_groups)
     return list(zero_optimizer.fp32_partitioned_groups_flat)

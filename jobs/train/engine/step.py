@@ -1,4 +1,4 @@
-"""One optimizer step on one worker: its micro-batches through the engine, and the batch's loss."""
+"""An optimizer step on one worker: its micro-batches through the engine, and the batch's loss."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def locate_non_finite(engine: Engine, step: Step, device: torch.device) -> str:
     tensor = engine.find_non_finite()
     if broken_layers:
         return f"first in the output of {broken_layers[0]}"
-    return f"first in {tensor}" if tensor else "in the loss alone"
+    return f"first in {tensor}" if tensor else "in the loss only"
 
 
 def make_divergence_error(

@@ -130,7 +130,7 @@ def make_pissa_inits(
     context: WorkerContext,
     on_layer: LayerCallback,
 ) -> dict[str, LowRankInit]:
-    """Return PiSSA's inits: the best rank-r part of each weight, subtracted from it. A collective."""
+    """Return PiSSA's inits: each weight's best rank-r part, subtracted from it. A collective."""
 
     def iterate_weights() -> Iterator[tuple[str, Tensor]]:
         for name, layer in layers.items():

@@ -1,4 +1,4 @@
-"""What a fine-tuning's stages are installed from: masks and inits, made, read back or inherited."""
+"""The masks and inits of a fine-tuning's stages: made, read back, or inherited from a parent."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ def load_warm_start(request: AdapterRequest, store: ObjectStore) -> Iterator[War
             inits = _rescale_factors(adapter, request.spec.method.scale)
             yield WarmStart(inits=inits, head=adapter.head)
         else:
-            problem = f"{kind} can't go on from {manifest.label}, of kind {manifest.kind}"
-            raise InputError([Fault("retrain.start", problem, "Use scratch.")])
+            problem = f"{manifest.label} is of kind {manifest.kind}: {kind} can't start from it"
+            raise InputError([Fault("retrain.start", problem, "Use retrain.start: scratch.")])
 
 
 def _rescale_factors(adapter: LoraAdapter, scale: float) -> dict[str, LowRankInit]:

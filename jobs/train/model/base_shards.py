@@ -37,7 +37,7 @@ ZERO_CONFIG = {
 
 
 class BaseShards:
-    """One model's frozen parameters, sharded over a group of workers."""
+    """A model's frozen parameters, sharded over a group of workers."""
 
     def __init__(self, model: nn.Module, sharding: str, context: WorkerContext) -> None:
         """Move the model to the worker's device, and shard its frozen parameters. All ranks must
@@ -115,7 +115,7 @@ def count_elements(parameter: Tensor) -> int:
 
 @contextmanager
 def gather_for_reading(*tensors: Tensor) -> Iterator[None]:
-    """Gather these parameters on every rank, for reading inside the block. A collective if sharded."""
+    """Gather these parameters on every rank, to read inside the block. A collective if sharded."""
     sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
         yield

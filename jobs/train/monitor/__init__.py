@@ -1,1 +1,1 @@
-"""What a run reports of itself: events, metrics, ledger, progress and hung workers."""
+"""Reports of a run: events, metrics, ledger, progress and hung workers."""

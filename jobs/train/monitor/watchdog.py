@@ -59,7 +59,7 @@ class Watchdog:
         """Describe the workers that the others wait for, and their last position."""
         reports = self._collect_reports()
         if reports is None:
-            return "rank 0 does not answer, and it keeps what is known of the others"
+            return "rank 0, which stores the reports of the others, does not answer"
         now, stragglers = time.time(), []
         for rank in range(self._world_size):
             if rank == self._rank:
@@ -77,7 +77,7 @@ class Watchdog:
                 stragglers.append(
                     f"rank {rank} ({where}) is behind rank {self._rank}, {self.position}"
                 )
-        return "; ".join(stragglers) or "every rank says that it waits as well: the network is cut"
+        return "; ".join(stragglers) or "every rank reports that it waits too: the network is cut"
 
     def _collect_reports(self) -> dict[int, dict[str, Any]] | None:
         """Return the other workers' last reports, or None if the store does not answer in time."""

@@ -148,7 +148,6 @@ def test_a_plan_is_completed_by_the_loaded_model_and_the_tokenized_rows():
     assert [stage.steps for stage in complete.stages] == [2, 3]
     assert (complete.model_parameters, complete.head) == (1000, 0)
     assert complete.estimate is plan.estimate
-    assert [stage.trainable for stage in complete.with_trainable(1, 7).stages] == [SPARSE, 7]
 
 
 def test_a_plan_that_fits_the_loaded_model_is_not_made_again():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +80,9 @@ def _evaluate(rank: int, world_size: int, raw: dict[str, Any], previous: str) ->
 
     validated = validate_run(validate_spec(merge_spec(raw, {"cluster": {"workers": world_size}})))
     spec = validated.spec
-    request = dataclasses.replace(
-        validated.make_request("evaluation"),
-        adapters=(f"{spec.name}@v1",),
-        previous_eval=HeldOutRows(
-            scan_dataset(previous, spec.data.format, spec.model.task, "data.eval"), previous
-        ),
+    scan = scan_dataset(previous, spec.data.format, spec.model.task, "data.eval")
+    request = validated.make_request("evaluation").for_evaluation(
+        (f"{spec.name}@v1",), HeldOutRows(scan, previous)
     )
     context = make_worker_context(rank, world_size, torch.device("cpu"), machine="here")
     runs = RunStore(open_store(spec.store), "evaluation")

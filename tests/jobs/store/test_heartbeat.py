@@ -1,4 +1,4 @@
-"""The lease of a job: what it says, whom it gives way to, and what a store that is away costs."""
+"""The heartbeat of a job: its content, its next attempt, and what an unreachable store costs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ WAIT_S = 20.0
 
 
 class Watched(DirectoryStore):
-    """A directory that counts its writes, and is away for those of these numbers."""
+    """A directory that counts its writes, and fails those of these numbers."""
 
-    def __init__(self, root: Path, away: frozenset[int] = frozenset()) -> None:
+    def __init__(self, root: Path, unreachable: frozenset[int] = frozenset()) -> None:
         super().__init__(root)
-        self.written, self._away, self._changed = 0, away, threading.Condition()
+        self.written, self._unreachable, self._changed = 0, unreachable, threading.Condition()
 
     def put(self, key: str, data: bytes, **conditions: Any) -> str:
         with self._changed:
             self.written += 1
             self._changed.notify_all()
-            if self.written in self._away:
-                raise StoreUnreachable("away")
+            if self.written in self._unreachable:
+                raise StoreUnreachable("unreachable")
         return super().put(key, data, **conditions)
 
     def wait_for(self, writes: int) -> None:
@@ -37,7 +37,7 @@ class Watched(DirectoryStore):
             assert self._changed.wait_for(lambda: self.written >= writes, WAIT_S)
 
 
-def test_a_lease_is_beaten_while_the_job_lives_and_ended_with_it(tmp_path):
+def test_a_heartbeat_is_written_while_the_job_lives_and_ended_with_it(tmp_path):
     store = Watched(tmp_path)
     with Heartbeat(RunStore(store, "r1"), 2, interval_s=0.01):
         store.wait_for(3)
@@ -49,7 +49,7 @@ def test_a_lease_is_beaten_while_the_job_lives_and_ended_with_it(tmp_path):
     assert (last["ended"], last["time"] >= heartbeat["time"]) == (True, True)
 
 
-def test_a_job_that_fails_ends_its_lease_too(tmp_path):
+def test_a_job_that_fails_ends_its_heartbeat_too(tmp_path):
     store = DirectoryStore(tmp_path)
     with pytest.raises(ZeroDivisionError), Heartbeat(RunStore(store, "r1"), 1):
         raise ZeroDivisionError
@@ -58,14 +58,14 @@ def test_a_job_that_fails_ends_its_lease_too(tmp_path):
     assert heartbeat["ended"]
 
 
-def test_a_store_that_is_away_costs_beats_and_never_the_job(tmp_path):
-    store = Watched(tmp_path, away=frozenset({1, 2, 3}))
+def test_an_unreachable_store_costs_beats_and_never_the_job(tmp_path):
+    store = Watched(tmp_path, unreachable=frozenset({1, 2, 3}))
     with Heartbeat(RunStore(store, "r1"), 1, interval_s=0.01):
         store.wait_for(5)
         assert read_heartbeat(store, "r1") is not None
 
 
-def test_the_next_attempt_takes_the_lease_over(tmp_path):
+def test_the_next_attempt_takes_the_heartbeat_over(tmp_path):
     store = DirectoryStore(tmp_path)
     for attempt in (1, 2):
         with Heartbeat(RunStore(store, "r1"), attempt):
@@ -75,7 +75,7 @@ def test_the_next_attempt_takes_the_lease_over(tmp_path):
     assert heartbeat["attempt"] == 2
 
 
-def test_an_attempt_that_was_replaced_leaves_the_lease_alone(tmp_path):
+def test_a_replaced_attempt_leaves_the_heartbeat_alone(tmp_path):
     store = Watched(tmp_path)
     with Heartbeat(RunStore(store, "r1"), 2, interval_s=0.01):
         store.wait_for(2)
@@ -87,7 +87,7 @@ def test_an_attempt_that_was_replaced_leaves_the_lease_alone(tmp_path):
     assert not has_later_attempt(RunStore(store, "r1"), 2)
 
 
-NO_LEASES = {
+CORRUPT = {
     "empty": b"",
     "a list": b"[]",
     "a word": b'{"time": "soon"}',
@@ -98,8 +98,8 @@ NO_LEASES = {
 }
 
 
-@pytest.mark.parametrize("written", NO_LEASES.values(), ids=NO_LEASES)
-def test_a_lease_that_is_none_says_nothing(written, tmp_path):
+@pytest.mark.parametrize("written", CORRUPT.values(), ids=CORRUPT)
+def test_a_corrupt_heartbeat_counts_as_none(written, tmp_path):
     store = DirectoryStore(tmp_path)
     store.put(f"runs/r1/{HEARTBEAT}", written)
     assert read_heartbeat(store, "r1") is None

@@ -1,4 +1,4 @@
-"""Real trainings on two ranks beside their own plans: what was planned to travel is what did."""
+"""Real trainings on two ranks beside their own plans: the bytes sent are the bytes planned."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, AuditLine]]:
-    """The lines of every run's audit, by name."""
+    """Return the lines of every run's audit, by name."""
     folder = tmp_path_factory.mktemp("audited")
-    # A classifier answers no prompts, whose gathers are none of a step's.
+    # A classifier answers no prompts, whose gathers belong to no step.
     tiny_encoder(folder / "model")
     label_rows(folder / "train.jsonl", 40)
     common = {"model": {"task": "sequence-classification"}, "data": {"format": "classification"}}
@@ -65,7 +65,7 @@ def test_gathers_of_the_base_are_within_two_in_a_hundred(
         assert not line.violated, line
 
 
-def test_a_whole_base_stays_at_home_and_the_hand_off_is_sent_as_planned(
+def test_a_replicated_base_sends_nothing_and_the_hand_off_is_sent_as_planned(
     audited: dict[str, dict[str, AuditLine]],
 ):
     lines = audited["slora-replicate"]

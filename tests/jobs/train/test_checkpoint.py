@@ -1,4 +1,4 @@
-"""Checkpoints: written behind the steps, in order, whole or not there."""
+"""Checkpoints: written during the next steps, in order, complete or absent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def runs(tmp_path: Path) -> RunStore:
 
 
 class Slow(DirectoryStore):
-    """A store whose writes wait to be let through."""
+    """A store whose writes wait for a gate."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -89,12 +89,13 @@ def test_an_error_of_the_writing_is_raised_by_the_next_save(tmp_path):
 
 
 def test_an_error_of_the_run_is_raised_and_not_the_one_of_its_last_checkpoint(tmp_path):
-    with (
-        pytest.raises(TrainingFailed, match="diverged"),
-        CheckpointSaver(RunStore(Full(tmp_path), "run")) as saver,
-    ):
-        saver.save(_state(2), lambda size: None)
-        raise TrainingFailed("step 3", "diverged", "")
+    def diverge() -> None:
+        with CheckpointSaver(RunStore(Full(tmp_path), "run")) as saver:
+            saver.save(_state(2), lambda size: None)
+            raise TrainingFailed("step 3", "diverged", "")
+
+    with pytest.raises(TrainingFailed, match="diverged"):
+        diverge()
 
 
 def test_bytes_that_come_back_changed_are_no_checkpoint(tmp_path):

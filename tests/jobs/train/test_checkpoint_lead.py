@@ -1,4 +1,4 @@
-"""How far a run gets ahead of its checkpoints: what a kill at the worst moment would repeat."""
+"""A run's lead over its checkpoints, which a kill at the worst moment would repeat."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.training_runs import TrainingCase, train_several
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 EVERY = 3
 PATIENCE_S = 1.0
-"""That a checkpoint waits for a step which must not come."""
+"""A checkpoint waits so long for a step that must not come."""
 
 
 class Watching(DirectoryStore):
-    """Before it seals a checkpoint it looks whether the run tells a step that stands on it."""
+    """Before it completes a checkpoint, it checks that no step that depends on it is recorded."""
 
     ahead: ClassVar[list[int]] = []
-    """Steps that were told before the checkpoint below them was whole."""
+    """Steps that were recorded before the checkpoint below them was complete."""
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
         if key.endswith("/state.json"):
@@ -41,7 +41,7 @@ class Watching(DirectoryStore):
             pause.wait(0.02)
 
 
-def test_no_step_is_told_before_the_checkpoint_below_it_is_whole(tmp_path):
+def test_no_step_is_recorded_before_the_checkpoint_below_it_is_complete(tmp_path):
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 60)
     spec = tiny_spec(tmp_path, train={"steps": 8, "checkpoint_every": EVERY})

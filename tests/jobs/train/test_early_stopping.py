@@ -1,4 +1,4 @@
-"""When a training has had enough: a table of figures and reasons."""
+"""Early stopping: a table of metrics and reasons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ NAN = math.nan
     ("budget", "tokens", "over"),
     [(None, 10**9, False), (100, 99, False), (100, 100, True), (100, 130, True)],
 )
-def test_a_budget_of_tokens_is_over_when_it_is_spent(budget: int | None, tokens: int, over: bool):
+def test_a_token_budget_ends_the_training_when_it_is_reached(
+    budget: int | None, tokens: int, over: bool
+):
     assert (check_budget(StopSection(tokens=budget), tokens) is not None) is over
 
 
@@ -44,9 +46,7 @@ JUDGED: dict[str, tuple[dict[str, Any], list[float], str]] = {
 
 
 @pytest.mark.parametrize(("stop_values", "values", "reasons"), JUDGED.values(), ids=JUDGED)
-def test_a_stage_is_judged_by_its_evaluations(
-    stop_values: dict[str, Any], values: list[float], reasons
-):
+def test_a_stage_ends_by_its_evaluations(stop_values: dict[str, Any], values: list[float], reasons):
     stop, standing, why = StopSection(**stop_values), StoppingState(), None
     for value in values:
         assert why is None
@@ -55,7 +55,7 @@ def test_a_stage_is_judged_by_its_evaluations(
     assert reasons in (why or "goes on")
 
 
-def test_what_is_over_is_cut_from_the_stages_and_remembered():
+def test_ended_stages_are_truncated_and_stay_so_after_a_restore():
     stopping, lengths = EarlyStopping(StopSection(tokens=5)), {"sparse": 6, "low-rank": 14}
     assert stopping.end_stages(lengths, 4)
     restored = EarlyStopping(StopSection(tokens=5))
@@ -70,7 +70,7 @@ def test_the_last_step_of_the_last_stage_saves_nothing():
     assert stopping.limit_length("low-rank", 14) == 14
 
 
-def test_a_new_stage_is_judged_anew():
+def test_a_new_stage_starts_its_count_again():
     stopping = EarlyStopping(StopSection(patience=1))
     assert stopping.update({"loss": 1.0}) is None
     stopping.start_stage()
@@ -102,11 +102,13 @@ NEVER: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("raw", "keys"), NEVER.values(), ids=NEVER)
-def test_what_could_never_stop_is_told_before_it_starts(raw: dict[str, Any], keys: list[str]):
+def test_a_condition_that_could_never_be_met_is_an_error_before_the_start(
+    raw: dict[str, Any], keys: list[str]
+):
     assert [fault.key for fault in find_stop_faults(validate_spec(raw))] == keys
 
 
-def test_it_is_told_in_words():
+def test_the_conditions_are_described_in_words():
     stop = StopSection(tokens=5000, target=2.0, patience=3)
     assert describe_stop(stop) == [
         "5,000 tokens", "eval_loss 2 reached", "3 evaluations without a better eval_loss",

@@ -1,4 +1,4 @@
-"""Linear layers of a sharded base: the same product, and nothing kept of it that was gathered."""
+"""Linear layers of a sharded base: the same product, and no gathered weight saved for backward."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _model() -> nn.Sequential:
 
 
 def _gradient(rank: int, world_size: int, *, own: bool) -> dict[str, Any]:
-    """The gradient of what goes in, and the most bytes that anything kept for backward holds."""
+    """Return the gradient of the input, and the most bytes that a tensor saved for backward has."""
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.model import base_shards
@@ -54,17 +54,17 @@ def _both(rank: int, world_size: int) -> list[dict[str, Any]]:
     return [_gradient(rank, world_size, own=own) for own in (True, False)]
 
 
-def test_a_gathered_weight_is_not_kept_from_its_forward_to_its_backward():
+def test_a_gathered_weight_is_not_saved_from_forward_to_backward():
     full_size = 4 * WIDE * NARROW
     for own, torch_s in run_ranks(_both, 2, 2):
         torch.testing.assert_close(torch.tensor(own["found"]), torch.tensor(own["wanted"]))
         assert own["held"] < full_size
-        # Or the test would show nothing: torch's own product keeps it.
+        # Otherwise the test would show nothing: torch's own product saves it.
         assert torch_s["held"] >= full_size
 
 
 def _weight_gradient(rank: int, world_size: int) -> dict[str, Any]:
-    """The gradient of the wide layer's own weight, asked for while the shards are gathered."""
+    """Return the gradient of the wide layer's own weight, while the shards are gathered."""
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.model.base_shards import BaseShards
@@ -88,6 +88,6 @@ def _weight_gradient(rank: int, world_size: int) -> dict[str, Any]:
     return {"wanted": plain[1].weight.grad.tolist(), "found": gradients}
 
 
-def test_a_mask_s_scores_get_the_gradient_that_they_ask_for():
+def test_a_mask_s_scores_get_the_weight_s_gradient():
     for result in run_ranks(_weight_gradient, 2, 2):
         torch.testing.assert_close(torch.tensor(result["found"]), torch.tensor([result["wanted"]]))

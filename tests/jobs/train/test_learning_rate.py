@@ -1,4 +1,4 @@
-"""The learning rate of a step: a rise without a zero, then a fall."""
+"""The learning rate of a step: a rise without a zero, then a decay."""
 
 from __future__ import annotations
 

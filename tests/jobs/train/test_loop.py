@@ -1,4 +1,4 @@
-"""Whole trainings on real ranks: what must not depend on how they were run."""
+"""Full trainings on real ranks: results that must not depend on how they were run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[str, TrainingResult]:
-    """Every training of this file: two groups of processes, and one more for what comes after."""
+    """Run all trainings of this file: two groups of processes, and one more to resume a run."""
     results = {}
     for world_size in (1, 2):
         results.update(train_all(_make_case(folder, world_size), world_size))
@@ -84,13 +84,13 @@ def _make_case(folder: Path, world_size: int) -> list[TrainingCase]:
             cluster={"sharding": sharding}))
         for sharding in ("replicate", "cluster")
     ]  # fmt: skip
-    # Dies on two workers; the fixture goes on with it on one.
+    # Dies on two workers; the fixture resumes it on one.
     moved = TrainingCase("moved", _make_spec(folder, name="moved"), dies="step 13")
     return [*kinds, *narrow, twice, TrainingCase("sorter", classifier), moved]
 
 
 def _make_resumed_cases(folder: Path) -> list[TrainingCase]:
-    """What one worker can show alone."""
+    """Return the cases of one worker alone."""
     frozen = _make_spec(
         folder,
         name="frozen",
@@ -113,7 +113,7 @@ def _make_resumed_cases(folder: Path) -> list[TrainingCase]:
 
 
 def _make_stopped_cases(folder: Path) -> list[TrainingCase]:
-    """Trainings that have enough before their last step."""
+    """Return trainings that stop before their last step."""
     often = {"eval_every": 2}
     stops: dict[str, dict[str, Any]] = {
         "sated": {**often, "stop": {"target": 1e9}},
@@ -176,7 +176,7 @@ def test_the_same_spec_and_seed_give_bit_equal_adapters(results):
     assert results["again"].files == results["slora-replicate-2"].files
 
 
-def test_a_is_really_drawn_where_the_base_is_sharded(results, folder, tmp_path):
+def test_a_is_random_if_the_base_is_sharded_too(results, folder, tmp_path):
     adapter = _pull_adapter(folder, "frozen", tmp_path)
     assert isinstance(adapter, LoraAdapter)
     for name, (a_RI, b_OR) in adapter.factors.items():
@@ -221,7 +221,7 @@ def test_the_ledger_counts_what_the_adapter_holds(results, folder, tmp_path):
     assert results["sparse-replicate-1"].ledger["sparse_trainable"] == held
 
 
-def test_a_classifier_trains_whole_epochs_and_its_head_travels_along(results, folder, tmp_path):
+def test_a_classifier_trains_full_epochs_and_its_head_is_published(results, folder, tmp_path):
     sorter = results["sorter"]
     rows = sorter.evaluations["end"]["rows"]
     # Two epochs of the rows that are not held out, four a step, the last step filled up.
@@ -241,7 +241,7 @@ def test_a_target_that_is_met_ends_each_stage_and_the_tokens_end_them_all(result
         assert set(results[run].files) == set(results["slora-replicate-1"].files)
 
 
-def test_what_was_enough_stays_so_after_a_death(results, folder):
+def test_a_run_that_stopped_early_does_not_train_on_after_a_death(results, folder):
     assert results["sated-died"].files == {}
     spec = _make_spec(folder, name="sated-died", train={"eval_every": 2, "stop": {"target": 1e9}})
     again = train_all([TrainingCase("sated-died", spec)], 1)["sated-died"]
@@ -249,7 +249,7 @@ def test_what_was_enough_stays_so_after_a_death(results, folder):
     assert len(again.losses) == len(results["sated"].losses)
 
 
-def test_a_run_that_died_goes_on_at_another_number_of_workers(results):
+def test_a_run_that_died_resumes_with_another_number_of_workers(results):
     # Died after step 13 on two workers, with a checkpoint at 12: one worker repeated one step.
     losses = results["moved"].losses
     assert len(losses) == 13 + 8
@@ -259,7 +259,7 @@ def test_a_run_that_died_goes_on_at_another_number_of_workers(results):
 
 @pytest.fixture(scope="module")
 def resumed(results: dict[str, TrainingResult], folder: Path) -> dict[str, TrainingResult]:
-    """The trainings that died on one worker, started again under the same runs."""
+    """Resume the trainings that died on one worker."""
     runs = [f"{seam.replace(' ', '-')}-died" for seam in DEATHS]
     return train_all([TrainingCase(run, _make_spec(folder, name=run)) for run in runs], 1)
 

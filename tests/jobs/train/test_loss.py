@@ -1,4 +1,4 @@
-"""The loss on targets alone equals the loss over everything."""
+"""The loss on targets alone equals the loss over all positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tiny import tiny_chat_model
 
 
 class Plain(torch.nn.Module):
-    """A model that can't be asked for some positions only."""
+    """A model that computes all positions only."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def _batch(labels: torch.Tensor) -> Batch:
     return Batch(inputs=inputs, labels=labels, targets=0, tokens=labels.numel())
 
 
-def test_computing_the_asked_positions_only_changes_no_loss_and_no_gradient(model):
+def test_computing_target_positions_only_changes_no_loss_and_no_gradient(model):
     labels = torch.full((3, 12), -100)
     labels[0, 3:6] = 7
     labels[1, 9] = 3

@@ -1,4 +1,4 @@
-"""Every way of the method through the whole loop: masks, hand-offs, starts, sparse factors."""
+"""All variants of the method through the full loop: masks, hand-offs, inits, sparse factors."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ NARROW = ("gpt2 fisher", "blocks", "sparse factors", "gates")
 DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors": "step 9",
        "gates": "step 31", "lora-ga": "step 5"}  # fmt: skip
 STEPS = {"gates": 45}
-"""Optimiser steps, where not 12: so many that some lie between two prunings."""
+"""Optimizer steps, if not 12: so many that some lie between two prunings."""
 COMPACT = {"keep", "gpt2 keep", "fold", "sparse factors", "sparse factors of pissa",
            "sparse fisher", "sparse blocks"}  # fmt: skip
 
 
-# What `make test` trains beside one run of most ways on one rank.
+# The runs of `make test` beside a run of most variants on one rank.
 ON_TWO = ("fisher", "random rows", "own score", "keep", "fold", "lora-ga", "gpt2 keep")
 IN_SHARDS = ("keep", "lora-ga", "gpt2 pissa")
 IN_BFLOAT16 = ("gpt2 fisher",)
 DYING = ("fold", "keep")
 ALSO_LONG = ("magnitude", "snip", "norm", "projection b", "no sparse step",
              "sparse factors of pissa")  # fmt: skip
-"""Not even on one rank: what they do differently, tests of its own part see."""
+"""Not even on one rank: tests of their own part show what they do differently."""
 SINGLE_RANK = tuple(way for way in WAYS if way not in ALSO_LONG)
 
 
@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_case(folder: Path, way: str, kind: str, dies: str = "") -> TrainingCase:
-    """`kind` says how it runs: 1, 2, cluster, or died."""
+    """Make the case of a run. `kind`: 1 or 2 ranks, cluster (sharded base), narrow, or died."""
     run = f"{way}-{kind}".replace(" ", "-")
     spec = tiny_spec(
         folder,
@@ -101,7 +101,7 @@ def _make_case(folder: Path, way: str, kind: str, dies: str = "") -> TrainingCas
 
 @pytest.fixture(scope="module")
 def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingResult]:
-    """Two groups of processes, and a third for those that go on."""
+    """Run two groups of processes, and a third for those that resume."""
     is_long = long_asked(request)
     dying = tuple(DIE) if is_long else DYING
     died = [_make_case(folder, way, "died", dies=DIE[way]) for way in dying]
@@ -206,7 +206,7 @@ def test_folding_loses_nothing_either(results):
     assert evaluations["handoff"]["loss"] == pytest.approx(evaluations["sparse"]["loss"], abs=1e-5)
 
 
-def test_what_is_kept_beside_the_factors_makes_a_difference_and_the_base_gets_its_bits_back(
+def test_a_residual_beside_the_factors_changes_the_loss_and_the_base_gets_its_bits_back(
     results,
 ):
     preserved, dropped = (
@@ -220,7 +220,7 @@ def test_what_is_kept_beside_the_factors_makes_a_difference_and_the_base_gets_it
 
 
 @pytest.mark.parametrize("way", ["pissa", "lora-ga"])
-def test_a_start_that_is_taken_out_of_the_base_leaves_the_model_as_it_was(results, way):
+def test_an_init_that_is_subtracted_from_the_base_leaves_the_model_as_it_was(results, way):
     before = _get_result(results, way, "1").evaluations["before"]["loss"]
     assert before == pytest.approx(
         _get_result(results, "rslora", "1").evaluations["before"]["loss"], rel=1e-5
@@ -248,7 +248,7 @@ def test_gates_prune_ranks_down_to_the_density(results, folder, tmp_path):
         assert int((b_OR.abs().sum(0) > 0).sum()) == 2
 
 
-def test_where_layers_compete_the_whole_budget_is_spent(results):
+def test_layers_that_compete_use_the_full_budget(results):
     def nnz(way: str) -> float:
         return _get_result(results, way, "1").ledger["sparse_trainable"]
 
@@ -261,7 +261,7 @@ def test_where_layers_compete_the_whole_budget_is_spent(results):
 
 
 @pytest.mark.parametrize("way", ["keep", "fold", "sparse fisher", "gates", "gpt2 keep"])
-def test_a_compact_adapter_exports_to_a_lora_that_keeps_the_share_that_was_asked(
+def test_a_compact_adapter_exports_to_a_lora_that_retains_the_requested_share(
     results, folder, tmp_path, capsys, way
 ):
     store = f"file://{folder / 'store'}"
@@ -276,7 +276,7 @@ def test_a_compact_adapter_exports_to_a_lora_that_keeps_the_share_that_was_asked
     ]
     assert export(["--energy", "0.9", *words]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["kept"] >= 0.9 and report["rank"] >= 1
+    assert report["energy_share"] >= 0.9 and report["rank"] >= 1
     adapter = read_adapter(tmp_path / "lora")
     assert isinstance(adapter, LoraAdapter) and adapter.conv1d == ("gpt2" in way)
     assert export(["--rank", "4", *words]) == 2
@@ -290,7 +290,7 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
     words = ["--adapter", _make_name("pissa"), "--store", store]
     sparse = ["--as", "sparse", "--density", "0.5", "--to", str(tmp_path / "sparse")]
     assert export([*words, *sparse]) == 0
-    assert "energy of the update that it keeps" in capsys.readouterr().out
+    assert "energy of the update that it retains" in capsys.readouterr().out
     assert isinstance(read_adapter(tmp_path / "sparse"), SparseAdapter)
     assert export([*words, "--as", "merged", "--to", str(tmp_path / "merged")]) == 0
     assert (tmp_path / "merged" / "model.safetensors").exists()
@@ -301,13 +301,13 @@ def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
     [
         pytest.param([], "--rank: a LoRA needs a rank", id="neither"),
         pytest.param(["--rank", "2", "--energy", "0.5"], "Give one of", id="both"),
-        pytest.param(["--rank", "0"], "0 is no rank", id="rank 0"),
-        pytest.param(["--energy", "1.5"], "1.5 is no share", id="energy"),
-        pytest.param(["--as", "sparse", "--rank", "2"], "means nothing", id="rank of a sparse one"),
-        pytest.param(["--as", "sparse"], "give a density", id="no density"),
+        pytest.param(["--rank", "0"], "0 is not a rank", id="rank 0"),
+        pytest.param(["--energy", "1.5"], "1.5 is not a share", id="energy"),
+        pytest.param(["--as", "sparse", "--rank", "2"], "has no effect", id="rank of a sparse one"),
+        pytest.param(["--as", "sparse"], "set a density", id="no density"),
     ],
 )
-def test_an_export_that_can_not_be_is_refused_in_words(
+def test_an_impossible_export_is_refused_with_a_message(
     results, folder, tmp_path, capsys, words, output
 ):
     store = ["--store", f"file://{folder / 'store'}", "--to", str(tmp_path / "out")]
@@ -316,7 +316,7 @@ def test_an_export_that_can_not_be_is_refused_in_words(
     assert not (tmp_path / "out").exists()
 
 
-def test_two_adapters_are_set_side_by_side(results, folder, capsys):
+def test_two_adapters_are_compared(results, folder, capsys):
     store = ["--store", f"file://{folder / 'store'}"]
     pair = [
         "--adapter",
@@ -333,6 +333,6 @@ def test_two_adapters_are_set_side_by_side(results, folder, capsys):
     assert distances == sorted(distances, reverse=True)
     assert diff(pair) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80 and "2 layers less different" in lines[-1]
+    assert max(map(len, lines)) <= 80 and "2 layers that differ less" in lines[-1]
     other = ["--adapter", _make_name("sparse fisher"), "--other", _make_name("gpt2 fisher"), *store]
     assert diff(other) == 0

@@ -1,4 +1,4 @@
-"""A run's papers, made by hand, as figures and as a text for 80 columns."""
+"""A run's files, made by hand, as figures and as a text for 80 columns."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def render_text(runs: RunStore) -> str:
     return str(text)
 
 
-def test_the_outcome_is_what_the_journal_says_the_last_word_counting(runs: RunStore):
+def test_the_outcome_is_read_from_the_journal_and_later_events_win(runs: RunStore):
     assert collect_outcome(write_events(runs, *EVENTS)) == {
         "run": RUN,
         "evaluations": {"before": BEFORE, "end": END},
@@ -81,7 +81,7 @@ def test_a_run_that_has_just_started_has_an_outcome_too(runs: RunStore):
     assert render_text(write_events(runs, EVENTS[0])).strip() == ""
 
 
-def test_the_summary_tells_the_figures_the_stages_and_the_answers(runs: RunStore):
+def test_the_summary_shows_the_figures_the_stages_and_the_answers(runs: RunStore):
     text = render_text(write_events(runs, *EVENTS))
     for words in (
         "before training", "2.0000", "7.39", "at the end", "1.0000", "2.72",
@@ -95,7 +95,7 @@ def test_the_summary_tells_the_figures_the_stages_and_the_answers(runs: RunStore
     assert "[red]red[/red]" in text.replace("\n", "")
 
 
-def test_a_classifier_is_judged_by_its_accuracy(runs: RunStore):
+def test_a_classifier_s_summary_shows_its_accuracy(runs: RunStore):
     event = {"event": "evaluated", "at": "end", "metrics": {"loss": 0.5, "accuracy": 0.875}}
     text = render_text(write_events(runs, event))
     assert "accuracy" in text and "87.5%" in text and "perplexity" not in text
@@ -114,7 +114,7 @@ def test_steps_that_took_no_time_have_no_speed(runs: RunStore):
     assert "0 in 0 s of steps, 0 tokens/s" in render_text(write_events(runs, published))
 
 
-def test_a_torn_line_in_the_journal_spoils_nothing(runs: RunStore):
+def test_a_torn_line_in_the_journal_is_ignored(runs: RunStore):
     write_events(runs, *EVENTS[:3])
     with runs.events.path.open("ab") as file:
         file.write(b'{"event": "evalu')
@@ -144,7 +144,7 @@ def test_a_retraining_shows_its_gate_and_what_was_decided_by_it(runs):
     assert collect_outcome(runs)["decision"]["event"] == "not_promoted"
 
 
-def test_a_later_attempt_that_decided_again_is_what_counts(runs):
+def test_the_decision_of_the_last_attempt_counts(runs):
     decision = {"event": "not_promoted", "adapter": "chat@v2", "why": "worse"}
     promoted = {"event": "promoted", "adapter": "chat@v2", "before": "chat@v1"}
     write_events(runs, GATE, decision, {**GATE, "passed": True}, promoted)
@@ -152,13 +152,13 @@ def test_a_later_attempt_that_decided_again_is_what_counts(runs):
     assert collect_outcome(runs)["decision"] == promoted
 
 
-def test_a_retraining_without_new_rows_says_so_alone(runs):
+def test_a_retraining_without_new_rows_prints_that_line_only(runs):
     nothing = {"event": "no_new_data", "adapter": "chat@v1", "why": "chat@v1 has learnt them"}
     text = " ".join(render_text(write_events(runs, nothing)).split())
     assert text == "no new data: chat@v1 has learnt them"
 
 
-# Of a federation: its clients
+# A federation's clients.
 
 
 def make_round(number: int, *clients: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ FEDERATION = {"event": "started", "steps": 3, "plan": PLAN, "clients": 4, "local
 ROUNDS = [
     make_round(1, make_answer(0, "Lincoln", 2.0), make_dropped_line(1, "Grant")),
     make_round(2, make_answer(2, "Taft", 9.0)),
-    # The run died, and went on before round 2.
+    # The run died, and resumed before round 2.
     make_round(2, make_answer(0, "Lincoln", 1.5), make_answer(2, "Taft", 1.25)),
 ]
 
@@ -198,7 +198,7 @@ def test_a_federations_outcome_has_its_clients_and_a_repeated_round_once(runs: R
     assert (taft["rounds"], taft["loss"]) == (1, 1.25)
 
 
-def test_a_federation_is_told_in_rounds_and_clients(runs: RunStore):
+def test_a_federation_is_summarized_in_rounds_and_clients(runs: RunStore):
     text = render_text(federated(runs, ROUNDS))
     assert "1 rounds of 2 steps" in text and "2 rounds of 2 steps" in text
     first, *_ = [line for line in text.splitlines() if "Lincoln" in line]

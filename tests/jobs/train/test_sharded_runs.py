@@ -1,4 +1,4 @@
-"""Runs on four workers of two machines: how the base is held, what travels, who comes and goes."""
+"""Runs on four workers of two machines: sharding, traffic, elastic workers and preemption."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
 LATER = ("local nesterov", "local product")
 SHARDINGS = ("replicate", "node", "cluster")
 SHORT = ("replicate", "cluster")
-"""How the base is held that `make test` runs masks by score and full training on."""
+"""The shardings for which `make test` runs scored masks and full training."""
 SCORED = {"mask": "fisher", "calibration_batches": 2, "handoff": {"residual": "keep"}}
 
 
@@ -61,7 +61,7 @@ def _make_case(folder: Path, run: str, *, dies: str = "", notices: int = 0, four
 
 @pytest.fixture(scope="module")
 def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingResult]:
-    """One group of four, then groups of other sizes that go on from where some of them died."""
+    """Run a group of four, then groups of other sizes that resume some of its runs."""
     is_long = long_asked(request)
     ways = {way: cluster for way, cluster in WAYS.items() if is_long or way not in LATER}
     shardings = SHARDINGS if is_long else SHORT
@@ -99,13 +99,13 @@ def _get_traffic(results: TrainingResult, stage: str, cause: str) -> dict[str, i
 
 
 @pytest.mark.parametrize("way", ["node", "cluster"])
-def test_however_the_base_is_held_the_run_is_the_same(results, way):
+def test_the_run_is_the_same_for_every_sharding_of_the_base(results, way):
     assert results[way].losses == pytest.approx(results["replicate"].losses, rel=1e-5)
     assert results[way].base_untouched
 
 
 @pytest.mark.parametrize("way", cases(["node", "cluster"], SHORT))
-def test_however_the_base_is_held_masks_and_full_training_are_the_same(results, way):
+def test_masks_and_full_training_are_the_same_for_every_sharding(results, way):
     assert results[f"scored-{way}"].losses == pytest.approx(
         results["scored-replicate"].losses, rel=1e-5
     )
@@ -124,7 +124,7 @@ def test_gradients_cost_one_ring_a_step_and_no_more(results, way):
         assert traffic == {"calls": steps, "bytes": steps * ring, "between": steps * ring}
 
 
-def test_the_base_travels_between_machines_only_where_it_is_cut_over_all(results):
+def test_the_base_is_sent_between_machines_only_if_it_is_sharded_over_all(results):
     for stage in ("sparse", "low-rank"):
         assert _get_traffic(results["replicate"], stage, "base")["bytes"] == 0
         assert _get_traffic(results["node"], stage, "base")["bytes"] > 0
@@ -145,7 +145,7 @@ def test_local_steps_exchange_once_in_so_many(results, way):
     assert _get_traffic(results[way], "sparse", "gradients")["calls"] == 1
     assert len(results[way].losses) == STEPS
     assert results[way].losses[-1] < results[way].losses[0]
-    # Until the first exchange every worker has seen its own rows alone, from the same weights.
+    # Before the first exchange every worker trains on its own rows alone, from the same weights.
     assert results[way].losses[0] == pytest.approx(results["replicate"].losses[0], rel=1e-6)
     assert results[way].losses != results["replicate"].losses
 
@@ -157,32 +157,32 @@ def test_ways_to_average_differ(results):
 
 
 @pytest.mark.long
-def test_a_mean_of_products_states_what_its_rank_could_not_hold(results, folder):
+def test_a_mean_of_products_reports_the_error_of_its_rank(results, folder):
     for way, exchanges in (("local-product", 3), ("local", 0)):
         runs = RunStore(open_store(f"file://{folder / 'store'}"), way)
         errors = [m["average_error"] for m in runs.metrics.tail(0)[0] if "average_error" in m]
-        # Four workers' factors of rank 2 have a mean of a higher rank; values have no rank at all.
+        # Four workers' factors of rank 2 have a mean of a higher rank; values have no rank.
         assert len(errors) == exchanges
         assert all(0 < error < 1 for error in errors)
 
 
-def test_local_steps_go_on_to_the_same_bits(results):
+def test_local_steps_resume_to_the_same_bits(results):
     assert results["local-died"].losses[-5:] == results["local-whole"].losses[-5:]
     assert results["local-died"].files == results["local-whole"].files
 
 
 @pytest.mark.parametrize("run", ["moves"])
-def test_a_run_goes_on_at_another_size_and_sharding(results, run):
+def test_a_run_resumes_with_other_workers_and_another_sharding(results, run):
     assert results[run].losses[-1] == pytest.approx(results["replicate"].losses[-1], rel=1e-4)
 
 
 @pytest.mark.long
-def test_a_run_goes_on_with_a_number_of_workers_that_divides_nothing(results):
+def test_a_run_resumes_with_a_number_of_workers_that_divides_nothing(results):
     assert results["shrinks"].files
     assert len({*range(1, STEPS + 1)}) == STEPS <= len(results["shrinks"].losses)
 
 
-def test_a_notice_to_one_worker_makes_a_checkpoint_at_once(results, folder):
+def test_a_preempted_worker_makes_a_checkpoint_at_once(results, folder):
     runs = RunStore(open_store(f"file://{folder / 'store'}"), "preempted")
     # And the one at the end of the sparse stage.
     assert runs.list_checkpoint_steps() == [SPARSE, 5]

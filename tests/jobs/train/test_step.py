@@ -1,4 +1,4 @@
-"""A run whose numbers end: where they end is named, and what was trained stays as it was."""
+"""A run that diverges: the first NaN is located, and the weights stay as they were."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_first_layer_whose_output_is_no_number_is_named():
     assert str(failed).startswith("step 4, sparse stage: the loss is nan, first in the output of")
 
 
-def test_a_gradient_that_is_no_number_is_named_and_moves_nothing():
+def test_a_gradient_that_is_no_number_is_named_and_changes_no_weight():
     model = Classifier()
     engine, step = _engine(model), _step()
     before = engine.gather_weights()

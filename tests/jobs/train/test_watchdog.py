@@ -1,4 +1,4 @@
-"""Who is waited for: workers that fell silent, that are behind, and none."""
+"""The watchdog names the workers that the others wait for: silent ones, and ones behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _publish_report(store: DictStore, rank: int, position: str, heard: float) ->
     store.set(f"slora/watchdog/{rank}", json.dumps(report))
 
 
-def test_a_silent_worker_one_behind_and_one_that_never_came_are_named():
+def test_silent_late_and_missing_workers_are_named():
     store, now = DictStore(), time.time()
     _publish_report(store, 1, "step 7", now - STALE_S - 30)
     _publish_report(store, 2, "step 6", now)
@@ -82,14 +82,14 @@ def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
         monkeypatch.setattr("jobs.train.monitor.watchdog.STORE_TIMEOUT_S", 0.2)
         process.send_signal(signal.SIGSTOP)
         try:
-            # Of rank 2 nothing can be known, so nothing is said.
+            # Rank 2's report can't be read, so it is not mentioned.
             stragglers = Watchdog(1, 3, store).describe_stragglers()
-            assert stragglers == "rank 0 does not answer, and it keeps what is known of the others"
+            assert stragglers == "rank 0, which stores the reports of the others, does not answer"
         finally:
             process.kill()
 
 
-def test_the_place_is_told_from_a_thread():
+def test_the_position_is_reported_from_a_thread():
     store = DictStore()
     with Watchdog(0, 2, store) as watchdog:
         watchdog._thread.join(timeout=0.01)
