@@ -41,7 +41,7 @@ up: $(UP) ## start the service, Ray and an S3 server on this machine (ARGS="--cp
 	@$(PY) -m infra.local.up $(ARGS)
 
 down: ## stop what make up started; data stays
-	@if [ -x $(PY) ]; then $(PY) -m infra.local.down $(ARGS); else echo "nothing is running"; fi
+	@if [ -x $(PY) ]; then $(PY) -m infra.local.down $(ARGS); else echo "nothing was running"; fi
 
 test: $(DEV) ## run all tests but the long ones (ARGS="-k plan", ARGS="--without browser")
 	$(PY) infra/demo/prepare.py all
@@ -61,7 +61,8 @@ check: $(DEV) ## check lint, formatting and types
 	$(PY) -m mypy --strict -p slora -p jobs -p orchestrator -p infra.local -p infra.compose
 
 docs: $(DEV) ## build the documentation into build/site, without warnings and without a network
-	$(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 bench: $(DEV) ## run every benchmark, one after the other
 	$(PY) infra/demo/prepare.py all

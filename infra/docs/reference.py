@@ -79,7 +79,8 @@ def _describe_type(schema: Schema, defs: Schema) -> str:
         target = defs[schema["$ref"].rsplit("/", 1)[-1]]
         return "section" if "properties" in target else _describe_type(target, defs)
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_describe_type(option, defs) for option in schema["anyOf"]))
+        options = (_describe_type(option, defs) for option in schema["anyOf"])
+        return " or ".join(dict.fromkeys(options))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
@@ -132,6 +133,7 @@ def _render_command(name: str, command: Any, *, depth: int) -> Iterator[str]:
 def render_http() -> str:
     """Return every route of the API with its scope and answers, from the OpenAPI document."""
     document = _build_openapi()
+    defs = document["components"]["schemas"]
     lines = ["# HTTP", "", "A running service serves the OpenAPI document at `/openapi.json`.", ""]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -142,7 +144,7 @@ def render_http() -> str:
             if parameters:
                 lines += ["| parameter | in | type |", "|---|---|---|"]
                 lines += [
-                    f"| `{p['name']}` | {p['in']} | {_describe_type(p.get('schema', {}), {})} |"
+                    f"| `{p['name']}` | {p['in']} | {_describe_type(p.get('schema', {}), defs)} |"
                     for p in parameters
                 ]
                 lines.append("")
@@ -159,7 +161,7 @@ def _build_openapi() -> Mapping[str, Any]:
 
 def render_events() -> str:
     """Return every event of a run with the line that `slora logs` prints for it."""
-    from jobs.train.monitor.event_text import EVENTS
+    from jobs.train.monitor.events import EVENTS
 
     lines = [
         "# Events",

@@ -148,7 +148,7 @@ def _service(folder: Path, head: Head) -> Iterator[dict[str, str]]:
     log = (folder / "service.log").open("w+")
     serving = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ})
     try:
-        while "slora serves at" not in (folder / "service.log").read_text():
+        while "Serving at" not in (folder / "service.log").read_text():
             if serving.poll() is not None:
                 raise RuntimeError((folder / "service.log").read_text())
             time.sleep(LOOK_S)

@@ -85,8 +85,3 @@ def test_every_named_command_exists(command: str, below: str):
     if not name:
         group: Any = typer.main.get_command(import_module(module).app)
         assert below in group.commands
-
-
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", PAGE))))
-def test_every_link_resolves(link: str):
-    assert (ROOT / "docs" / link).exists()

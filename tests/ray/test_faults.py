@@ -40,8 +40,7 @@ def _events(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _at_a_step(driver: subprocess.Popen[str], then: Callable[[], None]) -> str:
-    """Call `then` when the first line about a step is printed; return the full output at the end.
-    """
+    """Call `then` at the first line about a step; return the full output at the end."""
     assert driver.stdout is not None
     lines = []
     for line in driver.stdout:

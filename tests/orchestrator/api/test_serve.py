@@ -32,7 +32,7 @@ class ServiceProcess:
 
     def __init__(self, process: subprocess.Popen[str], lines: list[str]) -> None:
         self.process, self.lines = process, lines
-        match = re.search(r"serves at (\S+)", "".join(lines))
+        match = re.search(r"Serving at (\S+)", "".join(lines))
         assert match is not None, lines
         self.url = match[1]
 
@@ -73,7 +73,7 @@ def run_service(config: Path, *arguments: str) -> Iterator[ServiceProcess]:
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if "serves at" in line:
+            if "Serving at" in line:
                 break
         yield ServiceProcess(process, lines)
     finally:

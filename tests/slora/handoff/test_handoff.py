@@ -86,6 +86,10 @@ def _structured(structure, shape, density, rank):
     return BlockMask(shape, rows, columns)
 
 
+FLOAT32_ROUNDING = 16 * torch.finfo(torch.float32).eps
+"""What is left of a float32 update after its factors are rounded to float32."""
+
+
 @settings(deadline=None, max_examples=80)
 @given(
     rows=st.integers(2, 90),
@@ -103,8 +107,8 @@ def test_masks_sized_by_the_rank_hand_off_exactly(rows, columns, rank, density, 
     result = split_sparse_update(values, mask, rank=rank, scale=2.0, split=split)
     delta = make_dense_delta(values, mask).double()
     rest = (delta - 2.0 * result.b_OR.double() @ result.a_RI.double()).norm() / delta.norm()
-    assert rest <= 1e-6
-    assert result.error <= 1e-6
+    assert rest <= FLOAT32_ROUNDING
+    assert result.error <= FLOAT32_ROUNDING
     assert result.energy_share == pytest.approx(1.0, abs=1e-6)
     assert result.effective_rank <= compute_exact_rank(
         structure, (rows, columns), density=density, rank=rank
