@@ -21,10 +21,12 @@ export HF_HUB_OFFLINE := 1
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 SLOW := long or ray or ranks or storage or postgres or browser or end_to_end or gpu
 
-.DEFAULT_GOAL := help
-.PHONY: help demo demo-classify up down test test-long test-fast check bench format setup clean clean-all
+BENCHMARKS := $(sort $(patsubst tests/benchmarks/%,%,$(basename $(wildcard tests/benchmarks/[a-z]*.py)) $(patsubst %/__main__.py,%,$(wildcard tests/benchmarks/*/__main__.py))))
 
-help: ## this list
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-classify up down test test-long test-fast check docs bench format setup clean clean-all
+
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(DEMO) ## fine-tune a small chat model on this machine
@@ -35,49 +37,52 @@ demo-classify: $(DEMO) ## fine-tune an encoder to sort news by group
 	$(PY) infra/demo/prepare.py newsgroups
 	$(VENV)/bin/slora train jobs/examples/newsgroups.yaml
 
-up: $(UP) ## the service, Ray and an S3 server on this machine (make up ARGS="--cpus 4")
+up: $(UP) ## start the service, Ray and an S3 server on this machine (ARGS="--cpus 4")
 	@$(PY) -m infra.local.up $(ARGS)
 
-down: ## end what make up started; what was made stays
-	@if [ -x $(PY) ]; then $(PY) -m infra.local.down $(ARGS); else echo "nothing was up"; fi
+down: ## stop what make up started; data stays
+	@if [ -x $(PY) ]; then $(PY) -m infra.local.down $(ARGS); else echo "nothing was running"; fi
 
-test: $(DEV) ## all tests, with the real models and data (make test ARGS="-k plan")
+test: $(DEV) ## run all tests but the long ones (ARGS="-k plan", ARGS="--without browser")
 	$(PY) infra/demo/prepare.py all
 	$(PY) -m tests.ui.fetch_browser
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
-test-long: $(DEV) ## the cases of long campaigns that make test leaves out
+test-long: $(DEV) ## run the long campaigns that make test leaves out
 	$(PY) infra/demo/prepare.py all
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m long $(ARGS)
 
-test-fast: $(DEV) ## the unit tests only, three to four minutes
+test-fast: $(DEV) ## run the unit tests only
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not ($(SLOW))" $(ARGS)
 
-check: $(DEV) ## lint, formatting and types
+check: $(DEV) ## check lint, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict -p slora -p jobs -p orchestrator -p infra.local -p infra.compose
 
-bench: $(DEV) ## every benchmark: python -m tests.benchmarks.<name>, one after the other
+docs: $(DEV) ## build the documentation into build/site, without warnings and without a network
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+bench: $(DEV) ## run every benchmark, one after the other
 	$(PY) infra/demo/prepare.py all
 	$(PY) infra/demo/prepare.py addresses
-	@for file in $(filter-out %/__init__.py,$(sort $(wildcard tests/benchmarks/*.py))); do \
-	  name=tests.benchmarks.$$(basename $$file .py); \
-	  echo "== python -m $$name"; \
-	  $(PY) -m $$name || exit 1; \
+	@for name in $(BENCHMARKS); do \
+	  echo "== python -m tests.benchmarks.$$name"; \
+	  $(PY) -m tests.benchmarks.$$name || exit 1; \
 	done
 
-format: $(DEV) ## put the code into shape, and fix what ruff can fix
+format: $(DEV) ## format the code, and fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-setup: $(DEV) ## only the set-up that test and check need
+setup: $(DEV) ## install what test and check need
 
-clean: ## remove what tools left behind; keeps .venv, models, data and the store
+clean: ## remove build products; keep .venv, models, data and the store
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find slora jobs orchestrator infra tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-all: clean ## clean, and remove .venv too
+clean-all: clean ## remove .venv too
 	rm -rf $(VENV)
 
 $(MADE):

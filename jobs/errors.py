@@ -1,21 +1,21 @@
-"""What can go wrong in a job, and the exit code that tells it apart.
+"""The errors of jobs, and their exit codes.
 
 JobsError                 1  the run failed
-├── InputError            2  the input is wrong: every fault found, reported together
+├── InputError            2  the input is invalid; all faults are reported together
 ├── StoreError            1
 │   ├── NotFound          2  no such adapter, version or run
-│   ├── AlreadyThere      1  a create-only write met an object
-│   ├── Changed           1  a compare-and-swap met another object than was read
-│   ├── DigestMismatch    1  the bytes are not those of the manifest
-│   ├── Replaced          1  an old attempt of a run that a later one took over
-│   ├── StillNeeded       2  something points to what should be removed
-│   ├── UnsoundStore      2  the store does not keep what the commit protocol needs
-│   ├── StoreRefused      3  the credentials are missing, wrong, expired or allow too little
-│   └── StoreUnreachable  3  the store does not answer, or asks to come back later
-├── TrainingFailed        1  a worker stopped: which, where, why
-│   └── Stalled           1  workers waited in vain for others, which are named
-├── NotInstalled          3  a package of an extra (train, service) is missing
-└── Unreachable           3  the outside world is not reachable
+│   ├── AlreadyThere      1  a create-only write found an existing object
+│   ├── Changed           1  a compare-and-swap found another object than was read
+│   ├── DigestMismatch    1  the bytes do not match the manifest
+│   ├── Replaced          1  an old attempt of a run that a later one has taken over
+│   ├── StillNeeded       2  an object that should be removed is still referenced
+│   ├── UnsoundStore      2  the store lacks a guarantee that the commit protocol needs
+│   ├── StoreRefused      3  the credentials are missing, invalid, expired or insufficient
+│   └── StoreUnreachable  3  the store does not answer, or asks to retry later
+├── TrainingFailed        1  a worker stopped: the message says where and why
+│   └── Stalled           1  workers timed out waiting for others, which are named
+├── NotInstalled          3  a package of an extra (train, service) is not installed
+└── Unreachable           3  an outside service is not reachable
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with the input: where, what was found, and the way out."""
+    """An error in the input: its key, the problem, and the fix."""
 
     key: str
     problem: str
@@ -44,7 +44,7 @@ class JobsError(Exception):
 
 
 class InputError(JobsError):
-    """The input is wrong. Carries every fault that was found, not only the first."""
+    """The input is invalid. Carries all faults, not only the first."""
 
     exit_code = 2
 
@@ -57,122 +57,124 @@ class InputError(JobsError):
 
 
 class StoreError(JobsError):
-    """The store can't do what was asked."""
+    """The store cannot do what was requested."""
 
 
-class NotFound(StoreError):
-    """What was asked for is not in the store."""
+class NotInStore(StoreError):
+    """An adapter, a version or a run is not in the store."""
 
     exit_code = 2
 
-    def __init__(self, what: str, there_is: Sequence[str] = ()) -> None:
-        super().__init__(what, tuple(there_is))
-        self.what, self.there_is = what, tuple(there_is)
+    def __init__(self, subject: str, available: Sequence[str] = ()) -> None:
+        super().__init__(subject, tuple(available))
+        self.subject, self.available = subject, tuple(available)
 
     def __str__(self) -> str:
-        if not self.there_is:
-            return f"{self.what} is not in the store, which is empty of its kind."
-        return f"{self.what} is not in the store. There is: {', '.join(self.there_is)}."
+        if not self.available:
+            return f"{self.subject} is not in the store, which has none of its kind."
+        return f"{self.subject} is not in the store. Available: {', '.join(self.available)}."
 
 
-class AlreadyThere(StoreError):
-    """A create-only write met an object under its key."""
+class AlreadyExists(StoreError):
+    """A create-only write found an existing object under its key."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key
 
     def __str__(self) -> str:
-        return f"{self.key}: already written, and written once only. Use the next version."
+        return f"{self.key}: already exists and cannot be overwritten. Use the next version."
 
 
-class Changed(StoreError):
-    """A write that was to replace one object met another, or none."""
+class WriteConflict(StoreError):
+    """A write that should replace an object found another one, or none."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key
 
     def __str__(self) -> str:
-        return f"{self.key}: changed by somebody else since it was read. Look again, then retry."
+        return f"{self.key}: changed by another writer since it was read. Read it again and retry."
 
 
 class DigestMismatch(StoreError):
-    """The bytes under a key are not those that the manifest names."""
+    """The bytes under a key do not match the manifest."""
 
-    def __init__(self, key: str, expected: str, found: str) -> None:
-        super().__init__(key, expected, found)
-        self.key, self.expected, self.found = key, expected, found
+    def __init__(self, key: str, expected: str, actual: str) -> None:
+        super().__init__(key, expected, actual)
+        self.key, self.expected, self.actual = key, expected, actual
 
     def __str__(self) -> str:
-        wrong = f"the manifest says {self.expected[:12]}, the bytes are {self.found[:12]}"
-        return f"{self.key}: {wrong}. The file was changed or cut short: pull another version."
+        mismatch = (
+            f"the manifest has the digest {self.expected[:12]}, the file has {self.actual[:12]}"
+        )
+        return f"{self.key}: {mismatch}. The file was changed or truncated: pull another version."
 
 
-class Replaced(StoreError):
-    """An old attempt that woke up again: a later one of the same run has committed."""
+class SupersededAttempt(StoreError):
+    """An old attempt came back after a later one of the same run had committed."""
 
 
-class StillNeeded(StoreError):
-    """What should be removed is what something else points to."""
+class StillReferenced(StoreError):
+    """An object that should be removed is still referenced."""
 
     exit_code = 2
 
-    def __init__(self, what: str, needed_by: Sequence[str]) -> None:
-        super().__init__(what, tuple(needed_by))
-        self.what, self.needed_by = what, tuple(needed_by)
+    def __init__(self, subject: str, references: Sequence[str]) -> None:
+        super().__init__(subject, tuple(references))
+        self.subject, self.references = subject, tuple(references)
 
     def __str__(self) -> str:
-        needed = ", ".join(self.needed_by)
-        return f"{self.what} is not removed: {needed} points to it. Move or remove that first."
+        names = ", ".join(self.references)
+        return f"{self.subject} was not removed: {names} refers to it. Move or remove that first."
 
 
-class UnsoundStore(StoreError):
-    """The store answers, and does not keep what the commit protocol needs."""
+class UnsupportedStore(StoreError):
+    """The store answers, but lacks a guarantee that the commit protocol needs."""
 
     exit_code = 2
 
-    def __init__(self, url: str, lack: str) -> None:
-        super().__init__(url, lack)
-        self.url, self.lack = url, lack
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
 
     def __str__(self) -> str:
         return (
-            f"{self.url}: {self.lack}. Adapters could be overwritten there, so nothing was "
-            "written. Use a store that honours If-Match and If-None-Match, or a folder."
+            f"{self.url}: {self.reason}. Adapters could be overwritten, so nothing was "
+            "written. Use a store that supports If-Match and If-None-Match, or a folder."
         )
 
 
 class StoreRefused(StoreError):
-    """The store knows us not, or does not allow it."""
+    """The store rejects the credentials, or does not permit the operation."""
 
     exit_code = 3
 
 
 class StoreUnreachable(StoreError):
-    """The store does not answer, or answers that it can't now."""
+    """The store does not answer, or is temporarily unavailable."""
 
     exit_code = 3
 
 
 class TrainingFailed(JobsError):
-    """A worker stopped. One message: where it was, what it met, and the way out."""
+    """A worker stopped. The message says where, why, and what to do."""
 
-    def __init__(self, where: str, why: str, remedy: str = "") -> None:
-        super().__init__(where, why, remedy)
-        self.where, self.why, self.remedy = where, why, remedy
+    def __init__(self, source: str, reason: str, remedy: str = "") -> None:
+        super().__init__(source, reason, remedy)
+        self.source, self.reason, self.remedy = source, reason, remedy
 
     def __str__(self) -> str:
         tail = f" {self.remedy}" if self.remedy else ""
-        return f"{self.where}: {self.why}.{tail}"
+        return f"{self.source}: {self.reason}.{tail}"
 
 
-class Stalled(TrainingFailed):
-    """Workers waited for others until the time-out: a hang, and most often a lost machine."""
+class TrainingStalled(TrainingFailed):
+    """Workers timed out waiting for others: a hang, usually because of a lost machine."""
 
 
 class NotInstalled(JobsError):
-    """The control plane stands alone here: what trains, or what serves, is not installed."""
+    """The package of an extra is missing: training or serving is not installed here."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""`python -m jobs.evaluate --adapter NAME --data FILE`: a committed adapter on held-out rows."""
+"""`python -m jobs.evaluate --adapter NAME --data FILE`: evaluate a committed adapter."""
 
 from __future__ import annotations
 
@@ -6,64 +6,66 @@ import json
 import sys
 from collections.abc import Sequence
 
-from jobs.adapter_arguments import adapter_parser
-from jobs.data.survey import Survey, survey
-from jobs.ended import ended
 from jobs.errors import Fault, InputError
-from jobs.narrate import figures
-from jobs.store.objects import open_store
+from jobs.inspect.datasets.scan import DatasetScan, scan_dataset
+from jobs.store.open import open_store
+from jobs.tools.adapter_arguments import make_adapter_parser
+from jobs.train.job_main import run_job
+from jobs.train.monitor.event_text import format_metrics
 
-BATCH = 4
+BATCH_SIZE = 4
 """Sequences at once; the result does not depend on it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes as the fine-tuning job's."""
-    parser = adapter_parser("jobs.evaluate", "Evaluate a committed adapter.")
-    parser.add_argument("--data", required=True, help="rows as in data.eval of a spec")
-    parser.add_argument("--format", default="auto", help="as data.format")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens, as data.max_length")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    asked = parser.parse_args(arguments)
+    """Evaluate one adapter. Exit codes as in `jobs.finetune`."""
+    parser = make_adapter_parser("jobs.evaluate", "Evaluate a committed adapter.")
+    parser.add_argument("--data", required=True, help="Rows, as in data.eval of a spec.")
+    parser.add_argument("--format", default="auto", help="As data.format.")
+    parser.add_argument("--max-length", type=int, default=128, help="Tokens, as data.max_length.")
+    parser.add_argument("--json", action="store_true", help="Output JSON.")
+    options = parser.parse_args(arguments)
 
     def work() -> None:
-        # Here, so that a wrong argument is answered before torch is loaded.
+        # Imported here, so that a wrong argument is answered before torch is loaded.
         import torch
 
-        from jobs.adapted import load_adapted
-        from jobs.data.feed import Feed
-        from jobs.data.source import Source
-        from jobs.measure import evaluate
+        from jobs.tools.load_adapter import load_adapted_model
+        from jobs.train.data.global_batches import Feed
+        from jobs.train.data.source import RowSource
+        from jobs.train.evaluation import evaluate
 
-        adapted = load_adapted(open_store(asked.store), asked.adapter, base=asked.base)
-        found = survey(asked.data, asked.format, adapted.task, "--data")
-        _check_labels(found, adapted.labels)
+        adapted = load_adapted_model(open_store(options.store), options.adapter, base=options.base)
+        scan = scan_dataset(options.data, options.format, adapted.task, "--data")
+        _check_labels(scan, adapted.labels)
         feed = Feed(
-            Source(files=found.files, format=found.format, labels=adapted.labels),
+            RowSource(files=scan.files, format=scan.format, labels=adapted.labels),
             adapted.tokenizer,
             task=adapted.task,
-            max_length=asked.max_length,
+            max_length=options.max_length,
             packing=True,
-            batch_size=BATCH,
-            micro_batch_size=BATCH,
+            batch_size=BATCH_SIZE,
+            micro_batch_size=BATCH_SIZE,
             rank=0,
             world_size=1,
             seed=0,
             shuffle=False,
         )
-        measured = evaluate(adapted.model, feed, task=adapted.task, device=torch.device("cpu"))
-        if asked.json:
-            print(json.dumps({"adapter": adapted.manifest.label, **measured}))
+        metrics = evaluate(adapted.model, feed, task=adapted.task, device=torch.device("cpu"))
+        if options.json:
+            print(json.dumps({"adapter": adapted.manifest.label, **metrics}))
         else:
-            print(f"{adapted.manifest.label} on {found.rows:,} rows: {figures(measured)}")
+            print(f"{adapted.manifest.label} on {scan.rows:,} rows: {format_metrics(metrics)}")
 
-    return ended(work)
+    return run_job(work)
 
 
-def _check_labels(found: Survey, known: tuple[str, ...]) -> None:
-    unknown = [label for label in found.labels if label not in known]
-    if unknown:
-        problem = f"labels that the adapter has never seen: {', '.join(map(repr, unknown[:8]))}"
+def _check_labels(scan: DatasetScan, known_labels: tuple[str, ...]) -> None:
+    unknown_labels = [label for label in scan.labels if label not in known_labels]
+    if unknown_labels:
+        problem = (
+            f"the adapter does not know these labels: {', '.join(map(repr, unknown_labels[:8]))}"
+        )
         raise InputError([Fault("--data", problem, "Remove their rows.")])
 
 

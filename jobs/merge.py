@@ -1,4 +1,4 @@
-"""`python -m jobs.merge --adapter NAME --to FOLDER`: base and adapter as one plain model."""
+"""`python -m jobs.merge --adapter NAME --to FOLDER`: write base and adapter as one plain model."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.adapter_arguments import adapter_parser
-from jobs.ended import ended
 from jobs.errors import Fault, InputError
-from jobs.store.objects import open_store
+from jobs.store.open import open_store
+from jobs.tools.adapter_arguments import make_adapter_parser
+from jobs.train.job_main import run_job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes as the fine-tuning job's."""
-    parser = adapter_parser("jobs.merge", "Merge a committed adapter into its base.")
-    parser.add_argument("--to", required=True, help="a folder that is absent or empty")
-    asked = parser.parse_args(arguments)
+    """Merge one adapter. Exit codes as in `jobs.finetune`."""
+    parser = make_adapter_parser("jobs.merge", "Merge a committed adapter into its base.")
+    parser.add_argument("--to", required=True, help="The target folder: new or empty.")
+    options = parser.parse_args(arguments)
 
     def work() -> None:
-        folder = Path(asked.to)
+        folder = Path(options.to)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            problem = f"{folder} is there already and is not empty"
-            raise InputError([Fault("--to", problem, "Name another folder.")])
-        label = merge_into(folder, asked.adapter, store=asked.store, base=asked.base)
+            problem = f"{folder} exists and is not empty"
+            raise InputError([Fault("--to", problem, "Give another folder.")])
+        label = merge_into_folder(folder, options.adapter, store=options.store, base=options.base)
         print(f"{label} merged into {folder}")
 
-    return ended(work)
+    return run_job(work)
 
 
-def merge_into(folder: Path, name: str, *, store: str, base: str | None) -> str:
-    """Writes base and adapter as one model; the adapter's label. Raises what load_adapted does."""
-    # Here, so that a wrong argument is answered before torch is loaded.
-    from jobs.adapted import load_adapted
+def merge_into_folder(folder: Path, name: str, *, store: str, base: str | None) -> str:
+    """Write base and adapter as one model, and return the adapter's label. Raise as load_adapter
+    does.
+    """
+    # Imported here, so that a wrong argument is answered before torch is loaded.
+    from jobs.tools.load_adapter import load_adapted_model
 
-    adapted = load_adapted(open_store(store), name, base=base, merged=True)
+    adapted = load_adapted_model(open_store(store), name, base=base, merged=True)
     adapted.model.save_pretrained(folder)
     adapted.tokenizer.save_pretrained(folder)
     return adapted.manifest.label

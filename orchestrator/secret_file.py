@@ -1,4 +1,4 @@
-"""A file with a secret in it: whole or not at all, its owner's alone from its first moment on."""
+"""Write a secret to a file atomically; only its owner can read it, from its creation on."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from jobs.errors import Fault, InputError
 
 
-def write_secret(file: Path, words: str) -> None:
-    """Raises InputError where it can't be written; a file that is there is replaced."""
-    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+def write_secret(file: Path, secret: str) -> None:
+    """Write the secret, replacing an existing file. Raise InputError if it can't be written."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as opened:
-            opened.write(words + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        aside.replace(file)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secret + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
     except OSError as error:
         with suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
         problem = f"{file} can't be written: {error.strerror or error}"
-        raise InputError([Fault("token", problem, "Name a file in a folder of yours.")]) from error
+        raise InputError([Fault("token", problem, "Use a file in a writable folder.")]) from error

@@ -1,1 +1,1 @@
-"""The method: masks, sparse and low-rank layers, the hand-off, the adapter folder. Torch only."""
+"""The method: masks, sparse and low-rank layers, the hand-off, adapter files. Torch only."""

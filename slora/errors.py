@@ -1,51 +1,51 @@
-"""What the method refuses.
+"""Errors that the method raises.
 
 SloraError
-├── BadMask         a density or a shape no mask can be drawn for
-├── BadRank         a rank that a matrix has not
-├── BadTargets      a name pattern that matches no linear layer
-├── BadKind         a target that is another kind of module
-└── BadAdapter      an adapter's file that is not what it says
+├── BadMask           a density or a shape for which no mask can be drawn
+├── BadRank           a rank that does not fit a matrix
+├── BadTargets        a name pattern that matches no linear layer
+├── UnsupportedLayer  a target that is not a linear layer
+└── BadAdapter        a file that is not a valid adapter
 """
 
 from __future__ import annotations
 
 
 class SloraError(ValueError):
-    """The base of the method's refusals."""
+    """Base class of all errors that the method raises."""
 
 
 class BadMask(SloraError):
-    """No mask of this density exists for this matrix."""
+    """Raised when no mask of this density exists for the matrix."""
 
 
 class BadRank(SloraError):
-    """The rank does not fit the matrix."""
+    """Raised when the rank does not fit the matrix."""
 
     def __init__(self, rank: int, shape: tuple[int, ...], name: str = "") -> None:
         super().__init__(rank, shape, name)
         self.rank, self.shape, self.name = rank, shape, name
 
     def __str__(self) -> str:
-        whose = f"{self.name}, " if self.name else ""
-        most = min(self.shape)
-        return f"rank {self.rank} does not fit {whose}a {self.shape} matrix: use 1..{most}"
+        owner = f"{self.name}, " if self.name else ""
+        max_rank = min(self.shape)
+        return f"rank {self.rank} does not fit {owner}a {self.shape} matrix: use 1 to {max_rank}"
 
 
 class BadTargets(SloraError):
-    """A pattern matches nothing that can be trained."""
+    """Raised when a pattern matches no layer that can be trained."""
 
-    def __init__(self, pattern: str, there_is: tuple[str, ...]) -> None:
-        super().__init__(pattern, there_is)
-        self.pattern, self.there_is = pattern, there_is
+    def __init__(self, pattern: str, layer_kinds: tuple[str, ...]) -> None:
+        super().__init__(pattern, layer_kinds)
+        self.pattern, self.layer_kinds = pattern, layer_kinds
 
     def __str__(self) -> str:
-        names = ", ".join(self.there_is) or "no linear layer at all"
-        return f"the pattern {self.pattern!r} matches no linear layer: there is {names}"
+        names = ", ".join(self.layer_kinds) or "none at all"
+        return f"the pattern {self.pattern!r} matches no linear layer. The model has: {names}"
 
 
-class BadKind(SloraError):
-    """What is named, or would be left out, is no layer that the method knows."""
+class UnsupportedLayer(SloraError):
+    """Raised when a target, or a module that `all-linear` would skip, is not a supported layer."""
 
     def __init__(self, name: str, kind: str) -> None:
         super().__init__(name, kind)
@@ -53,17 +53,17 @@ class BadKind(SloraError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name} is of the kind {self.kind}: only linear layers and Conv1D can be "
-            "adapted. Name the targets that are, by patterns"
+            f"{self.name}: {self.kind} can't be adapted, only linear layers and Conv1D can. "
+            "Select the targets with patterns"
         )
 
 
 class BadAdapter(SloraError):
-    """A folder that claims to be an adapter and is not, or not one of this model."""
+    """Raised when a folder is not a valid adapter, or not an adapter of this model."""
 
-    def __init__(self, where: str, why: str) -> None:
-        super().__init__(where, why)
-        self.where, self.why = where, why
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why}"
+        return f"{self.path}: {self.reason}"

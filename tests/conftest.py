@@ -1,23 +1,68 @@
-"""The order of the tests: what takes minutes begins first, so that no worker ends alone with it."""
+"""What all tests share: their order, one Ray head for each worker process, and an honest end.
+
+Nothing is skipped in silence. A browser, server or client that is missing is an error which names
+the way out, unless the command line says `--without NAME`; the last lines list what was skipped.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.ray_head import Head, ray_head
+
 SLOWEST_FIRST = ("end_to_end", "ray", "ranks", "storage")
+OPTIONAL_PARTS = ("browser", "end_to_end", "postgres", "ray", "storage")
+ROOT = Path(__file__).parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay whole, and take the turn of their slowest test."""
-    turns: dict[Path, int] = defaultdict(lambda: len(SLOWEST_FIRST))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without",
+        action="append",
+        default=[],
+        choices=OPTIONAL_PARTS,
+        help="skip the tests that need this part, and say so at the end; may be repeated",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run slow files first, whole, and skip what `--without` names."""
+    for part in config.getoption("--without"):
+        for item in items:
+            if item.get_closest_marker(part):
+                item.add_marker(pytest.mark.skip(reason=f"--without {part}"))
+    ranks: dict[Path, int] = defaultdict(lambda: len(SLOWEST_FIRST))
     for item in items:
-        turns[item.path] = min(turns[item.path], _turn(item))
-    items.sort(key=lambda item: turns[item.path])
+        ranks[item.path] = min(ranks[item.path], _rank_by_marker(item))
+    items.sort(key=lambda item: ranks[item.path])
 
 
-def _turn(item: pytest.Item) -> int:
-    marked = (turn for turn, mark in enumerate(SLOWEST_FIRST) if item.get_closest_marker(mark))
-    return next(marked, len(SLOWEST_FIRST))
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what was skipped and why, one line a reason."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    )
+    if reasons:
+        terminalreporter.section("skipped")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} skipped: {reason}")
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """One Ray head for all tests of this process that do not kill it; jobs import these tests."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(ROOT))
+        with ray_head(tmp_path_factory.mktemp("ray", numbered=True)) as running:
+            yield running
+
+
+def _rank_by_marker(item: pytest.Item) -> int:
+    matches = (rank for rank, mark in enumerate(SLOWEST_FIRST) if item.get_closest_marker(mark))
+    return next(matches, len(SLOWEST_FIRST))

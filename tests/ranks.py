@@ -1,4 +1,4 @@
-"""`run_ranks(function, world_size, *args)`: the function on that many gloo processes."""
+"""`run_ranks(function, world_size, *args)` runs a function on that many gloo processes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-IMPORTED = ["tests.ranks", "jobs.deepspeed_wire", "jobs.training", "jobs.judging"]
-"""Once for all ranks of a test session: it takes a rank longer than most of what it is asked."""
+IMPORTED = [
+    "tests.ranks",
+    "jobs.train.comm.deepspeed_comm",
+    "jobs.train.loop",
+    "jobs.train.evaluate_adapters",
+]
+"""Imported once for all ranks of a test session: it takes a rank longer than most of its work."""
 
 
 def run_ranks(
     function: Callable[..., Any], world_size: int, *args: Any, spawned: bool = False
 ) -> list[Any]:
-    """What `function(rank, *args)` returns on every rank; a rank's error is raised here.
+    """Return the result of `function(rank, *args)` of every rank; a rank's error is raised here.
 
-    `spawned`: every rank imports for itself, and shares no memory with anybody.
+    `spawned`: every rank imports for itself, and shares no memory with the others.
     """
     context: Any = mp.get_context("spawn" if spawned else "forkserver")
     if not spawned:
@@ -30,7 +35,7 @@ def run_ranks(
     port = _free_port()
     started = [
         context.Process(
-            target=_one,
+            target=_run_rank,
             args=(dict(os.environ), function, rank, world_size, port, answers, args),
         )
         for rank in range(world_size)
@@ -38,19 +43,19 @@ def run_ranks(
     for process in started:
         process.start()
     try:
-        found = dict(answers.get(timeout=900) for _ in started)
+        results = dict(answers.get(timeout=900) for _ in started)
     finally:
         for process in started:
             process.join(timeout=10)
             if process.is_alive():
                 process.terminate()
-    for rank, (good, answer) in sorted(found.items()):
+    for rank, (good, answer) in sorted(results.items()):
         if not good:
             raise AssertionError(f"rank {rank} of {world_size}:\n{answer}")
-    return [found[rank][1] for rank in range(world_size)]
+    return [results[rank][1] for rank in range(world_size)]
 
 
-def _one(
+def _run_rank(
     environment: dict[str, str],
     function: Callable[..., Any],
     rank: int,

@@ -38,16 +38,24 @@ class Head:
         joined = {**self.environment, "RAY_ADDRESS": self.address}
         return _started([sys.executable, "-m", *words], joined)
 
+    def wait_for_agent(self) -> None:
+        """Return once jobs can be submitted, some seconds after `ray start` says that Ray runs."""
+        for _ in range(20):
+            output, _ = self.submit("this").communicate(timeout=60)
+            if "No available agent" not in output:
+                return
+        raise AssertionError(f"{self.url} takes no jobs")
+
     def family(self, title: str = "") -> list[psutil.Process]:
         """The head's own processes, those alone whose title has this in it."""
-        found = []
+        processes = []
         for process in self._tree():
             try:
                 if title in " ".join(process.cmdline()):
-                    found.append(process)
+                    processes.append(process)
             except psutil.NoSuchProcess:
                 continue
-        return found
+        return processes
 
     def _tree(self) -> list[psutil.Process]:
         try:

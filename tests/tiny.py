@@ -1,4 +1,4 @@
-"""Models of a few thousand weights, rows and a spec over them: all that a run needs, in a second.
+"""Models of a few thousand weights, rows and a spec for them: all that a run needs, in a second.
 
 torch and transformers are imported inside the makers of models: tests without torch read this too.
 """
@@ -20,7 +20,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 POSITIONS = 128
-"""Tokens that both tiny models have positions for."""
+"""Positions of both tiny models."""
 
 HOLLOW = {
     "model.embed_tokens.weight": (40, 8),
@@ -30,16 +30,16 @@ HOLLOW = {
     "model.layers.0.input_layernorm.weight": (8,),
     "lm_head.weight": (40, 8),
 }
-"""The weights of a hollow model: one layer of a Llama, three linear ones in it."""
+"""The weights of a hollow model: one layer of a Llama with three linear ones in it."""
 
 COLOURS = ("red", "green", "blue", "white", "black", "brown", "gold")
 THINGS = ("cup", "boat", "hat", "stone", "leaf", "lamp", "drum", "coat", "bell", "key", "rope")
 
 
 def tiny_chat_model(folder: Path, **sizes: int) -> Path:
-    """A random Llama with a byte-level tokenizer and a ChatML template, as safetensors.
+    """Make a random Llama with a byte-level tokenizer and a ChatML template, as safetensors.
 
-    `sizes` are laid over its configuration's.
+    `sizes` override its configuration's.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -69,7 +69,7 @@ def tiny_chat_model(folder: Path, **sizes: int) -> Path:
 
 
 def tiny_gpt2(folder: Path) -> Path:
-    """A random GPT-2, whose linear layers are Conv1D, with the tokenizer of the Llama."""
+    """Make a random GPT-2, whose linear layers are Conv1D, with the tokenizer of the Llama."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -92,7 +92,7 @@ def tiny_gpt2(folder: Path) -> Path:
 
 
 def tiny_encoder(folder: Path) -> Path:
-    """A random BERT with a byte-level tokenizer, as safetensors."""
+    """Make a random BERT with a byte-level tokenizer, as safetensors."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -113,9 +113,10 @@ def tiny_encoder(folder: Path) -> Path:
 
 
 def tiny_relative(folder: Path, kind: str) -> Path:
-    """A random `distilbert` or `albert`, whose weights are nowhere to be had, as safetensors.
+    """Make a random `distilbert` or `albert`, whose trained weights no registry has, as
+    safetensors.
 
-    ALBERT's layers are one module that is passed through three times.
+    ALBERT's layers are one module that is called three times.
     """
     import torch
     from transformers import AlbertConfig, AlbertModel, DistilBertConfig, DistilBertModel
@@ -144,9 +145,10 @@ def tiny_relative(folder: Path, kind: str) -> Path:
 
 
 def hollow_model(folder: Path, *, says: Mapping[str, Any] | None = None) -> Path:
-    """What the checks before a run read of a small Llama, made without torch: all weights zero.
+    """Make the files of a small Llama that the checks before a run read, without torch: zero
+    weights.
 
-    `says` is laid over its config.json; None takes a key out.
+    `says` overrides its config.json; None removes a key.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -155,7 +157,7 @@ def hollow_model(folder: Path, *, says: Mapping[str, Any] | None = None) -> Path
         "hidden_size": 8,
         "max_position_embeddings": POSITIONS,
     }
-    (folder / "config.json").write_text(json.dumps(laid_over(config, says or {})))
+    (folder / "config.json").write_text(json.dumps(merge_spec(config, says or {})))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text(CHATML)
     (folder / "model.safetensors").write_bytes(safetensors(HOLLOW))
@@ -163,23 +165,23 @@ def hollow_model(folder: Path, *, says: Mapping[str, Any] | None = None) -> Path
 
 
 def safetensors(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """A safetensors file of zeros in float32."""
+    """Make a safetensors file of zeros in float32."""
     header, at = dict[str, Any](), 0
     for name, shape in shapes.items():
         size = 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
-    told = json.dumps(header).encode()
-    return len(told).to_bytes(8, "little") + told + bytes(at)
+    encoded = json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + bytes(at)
 
 
 def chat_rows(path: Path, count: int) -> Path:
-    """Conversations of one question and one answer, each different from its neighbours."""
+    """Make conversations of one question and one answer, each different from its neighbours."""
     return _write_rows(path, [_conversation(number) for number in range(count)])
 
 
 def label_rows(path: Path, count: int, labels: Sequence[str] = ("warm", "cold")) -> Path:
-    """Texts that say their label, the labels in turn."""
+    """Make texts that contain their label, the labels in turn."""
     rows = [
         {"text": f"the {_thing(number)} is {labels[number % len(labels)]}",
          "label": labels[number % len(labels)]}
@@ -189,9 +191,9 @@ def label_rows(path: Path, count: int, labels: Sequence[str] = ("warm", "cold"))
 
 
 def tiny_spec(folder: Path, **overrides: Any) -> dict[str, Any]:
-    """A valid spec as plain values, over `folder`/model, train.jsonl and store; makes none of them.
+    """Make a valid spec as plain values, for `folder`/model, train.jsonl and store, without these.
 
-    A section given is laid over the one that is there; None takes a key out.
+    A given section is merged into the existing one; None removes a key.
     """
     spec: dict[str, Any] = {
         "name": "tiny",
@@ -207,34 +209,34 @@ def tiny_spec(folder: Path, **overrides: Any) -> dict[str, Any]:
         "cluster": {"workers": 1},
         "store": f"file://{folder / 'store'}",
     }
-    return laid_over(spec, overrides)
+    return merge_spec(spec, overrides)
 
 
-def laid_over(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec with the changes, section by section; None takes a key out."""
-    made = dict(spec)
+def merge_spec(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec with the changes, section by section; None removes a key."""
+    merged = dict(spec)
     for key, value in changes.items():
         if value is None:
-            made.pop(key, None)
-        elif isinstance(value, dict) and isinstance(made.get(key), dict):
-            made[key] = laid_over(made[key], value)
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge_spec(merged[key], value)
         else:
-            made[key] = value
-    return made
+            merged[key] = value
+    return merged
 
 
 def write_spec(path: Path, spec: Mapping[str, Any]) -> Path:
-    """The spec as a YAML file."""
+    """Write the spec as a YAML file."""
     path.write_text(yaml.safe_dump(dict(spec), sort_keys=False), encoding="utf-8")
     return path
 
 
 def _conversation(number: int) -> dict[str, Any]:
     colour = COLOURS[number % len(COLOURS)]
-    asked = f"What colour is the {_thing(number)}?"
+    question = f"What colour is the {_thing(number)}?"
     return {
         "messages": [
-            {"role": "user", "content": asked},
+            {"role": "user", "content": question},
             {"role": "assistant", "content": f"It is {colour}."},
         ]
     }
@@ -251,17 +253,19 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def _byte_tokenizer() -> Any:
-    """A token a byte, and four of its own: nothing is unknown, nothing is learnt."""
+    """Make a tokenizer with a token for each byte, and four of its own: nothing is unknown or
+    trained.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     specials = ["<pad>", "<bos>", "<|im_start|>", "<|im_end|>"]
     words = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<|im_end|>",

@@ -1,4 +1,4 @@
-"""Whole trainings of tiny models on spawned ranks, many in one group, and what they left."""
+"""Full trainings of tiny models on spawned ranks, many in one group, and their results."""
 
 from __future__ import annotations
 
@@ -11,121 +11,131 @@ from tests.ranks import run_ranks
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One training: its spec as plain values, and where it is to die."""
+class TrainingCase:
+    """A training: its spec as plain values, and where it dies."""
 
     run: str
     spec: Mapping[str, Any]
     dies: str = ""
     """'' | 'step N' (after it) | 'commit'"""
     machines: tuple[str, ...] = ()
-    """Of each rank; one machine for all where it is empty."""
+    """The machine of each rank; empty means one for all."""
     notices: int = 0
-    """The step from which on the last rank is told that it will be stopped."""
+    """The step from which on the last rank is preempted."""
     parent: str | None = None
-    """The adapter that it goes on from."""
+    """The adapter to start from."""
 
 
 @dataclass(frozen=True)
-class Left:
-    """What one training left on rank 0, and what every rank saw."""
+class TrainingResult:
+    """The result of a training on rank 0, and the masks of every rank."""
 
     losses: list[float]
     evaluations: dict[str, dict[str, float]]
     ledger: dict[str, float]
     files: dict[str, str]
-    """Digest by name of the adapter's files; empty where it died."""
+    """Digest by name of the adapter's files; empty if it died."""
     base_untouched: bool
     masks: list[dict[str, str]]
     """Digest by layer, for each rank."""
 
 
-def train_all(asked: Sequence[Asked], world_size: int) -> dict[str, Left]:
-    """Runs them one after the other on `world_size` gloo ranks."""
-    by_rank = run_ranks(several, world_size, list(asked), world_size)
+def train_all(cases: Sequence[TrainingCase], world_size: int) -> dict[str, TrainingResult]:
+    """Run them one after the other on `world_size` gloo ranks."""
+    by_rank = run_ranks(train_several, world_size, list(cases), world_size)
     return {
-        one.run: Left(
-            **{**by_rank[0][one.run], "masks": [told[one.run]["masks"] for told in by_rank]}
+        case.run: TrainingResult(
+            **{**by_rank[0][case.run], "masks": [results[case.run]["masks"] for results in by_rank]}
         )
-        for one in asked
+        for case in cases
     }
 
 
 class Died(Exception):
-    """The death that a training was asked to die."""
+    """The death of a training, as its case says."""
 
 
-def several(rank: int, asked: list[Asked], world_size: int) -> dict[str, dict[str, Any]]:
-    from jobs.deepspeed_wire import distributed
+def train_several(
+    rank: int, cases: list[TrainingCase], world_size: int
+) -> dict[str, dict[str, Any]]:
+    from jobs.train.comm.deepspeed_comm import init_deepspeed
 
-    distributed("gloo")
-    return {one.run: _one(rank, one, world_size) for one in asked}
+    init_deepspeed("gloo")
+    return {case.run: _train_case(rank, case, world_size) for case in cases}
 
 
-def _one(rank: int, asked: Asked, world_size: int) -> dict[str, Any]:
+def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any]:
     import torch
 
-    from jobs.preflight import check
-    from jobs.spec_file import validate_spec
-    from jobs.store.objects import open_store
-    from jobs.store.runs import RunStore
-    from jobs.team import team_of
-    from jobs.training import Training
+    from jobs.plan.preflight import validate_run
+    from jobs.spec.load import validate_spec
+    from jobs.store.open import open_store
+    from jobs.store.runs.run_store import RunStore
+    from jobs.train.comm.collectives import make_worker_context
+    from jobs.train.fine_tuning import FineTuner
+    from jobs.train.hooks import RunHooks
+    from jobs.train.loop import StageLoop
 
-    class Mortal(Training):
-        def _after_step(self, *told: Any) -> None:
-            super()._after_step(*told)
-            if asked.dies == f"step {self.step}":
+    class Mortal(RunHooks):
+        """Dies where the case says."""
+
+        def on_step_end(self, step: int) -> None:
+            if case.dies == f"step {step}":
                 raise Died
 
-        def _publish(self, weights: Any) -> Any:
-            if asked.dies == "commit":
+        def commit(self, publish: Any) -> Any:
+            if case.dies == "commit":
                 raise Died
-            return super()._publish(weights)
+            return publish()
 
-    raw = dict(asked.spec)
-    asked_for = raw.get("cluster", {}).get("workers")
-    workers = asked_for if isinstance(asked_for, dict) else world_size
+    def is_preempted() -> bool:
+        return bool(case.notices) and rank == world_size - 1 and loop.step >= case.notices
+
+    raw = dict(case.spec)
+    spec_workers = raw.get("cluster", {}).get("workers")
+    workers = spec_workers if isinstance(spec_workers, dict) else world_size
     raw["cluster"] = {**raw.get("cluster", {}), "workers": workers}
-    checked = check(validate_spec(raw))
-    runs = RunStore(open_store(checked.spec.store), asked.run)
-    request = checked.request(asked.run, parent=asked.parent)
-    machine = asked.machines[rank] if asked.machines else "here"
-    team = team_of(rank, world_size, torch.device("cpu"), machine=machine)
-    training = Mortal(request, runs, team)
-    if asked.notices and rank == world_size - 1:
-        training._notice = lambda: training.step >= asked.notices
+    checked = validate_run(validate_spec(raw))
+    runs = RunStore(open_store(checked.spec.store), case.run)
+    request = checked.make_request(case.run, parent=case.parent)
+    machine = case.machines[rank] if case.machines else "here"
+    context = make_worker_context(rank, world_size, torch.device("cpu"), machine=machine)
+    hooks = Mortal()
+    trainer = FineTuner(request, runs, context, hooks=hooks, preemption_requested=is_preempted)
+    loop = StageLoop(trainer, hooks=hooks)
     manifest = None
     try:
-        manifest = training.run()
+        manifest = loop.run()
     except Died:
-        assert asked.dies
+        assert case.dies
     metrics, _ = runs.metrics.tail(0)
     return {
         "losses": [metric["loss"] for metric in metrics if "evaluation" not in metric],
-        "evaluations": training.evaluations,
-        "ledger": training.ledger,
+        "evaluations": loop.evaluations,
+        "ledger": trainer.ledger,
         "files": {file.name: file.sha256 for file in manifest.files} if manifest else {},
-        "base_untouched": _untouched(training, checked.model.folder),
-        "masks": {name: mask.digest() for name, mask in (training.method.masks or {}).items()},
+        "base_untouched": _is_base_untouched(trainer.model, checked.model.folder),
+        "masks": {name: mask.digest() for name, mask in (trainer.method.masks or {}).items()},
     }
 
 
-def _untouched(training: Any, folder: Path) -> bool:
-    """Whether the base's weights in the trained model are those of the folder, bit for bit."""
+def _is_base_untouched(model: Any, folder: Path) -> bool:
+    """Return whether the model's base has the weights of the folder, bit for bit."""
     import torch
     from safetensors.torch import load_file
 
-    from jobs.base_shards import whole
+    from jobs.train.model.base_shards import gather_for_reading
 
     saved = load_file(folder / "model.safetensors")
-    prefix = f"{training.model.base_model_prefix}."
-    with whole(*training.model.parameters()):
-        there = dict(training.model.named_parameters())
+    prefix = f"{model.base_model_prefix}."
+    with gather_for_reading(*model.parameters()):
+        parameters = dict(model.named_parameters())
         return all(
             torch.equal(
-                (found := there[name if name in there else prefix + name]).detach().cpu(),
-                tensor.to(found.dtype),
+                (parameter := parameters[name if name in parameters else prefix + name])
+                .detach()
+                .cpu(),
+                tensor.to(parameter.dtype),
             )
             for name, tensor in saved.items()
             if tensor.is_floating_point()

@@ -1,1 +1,1 @@
-"""The whole on one host, in containers."""
+"""The stack on one host, in containers."""

@@ -1,11 +1,11 @@
-"""Makes the buckets that are named, on the S3 server of the environment; there already is fine."""
+"""Create the given buckets on the S3 server of the environment, unless they exist."""
 
 import sys
 
 import boto3
 from botocore.exceptions import ClientError
 
-OURS = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+EXISTS_CODES = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
 def main(names: list[str]) -> int:
@@ -14,7 +14,7 @@ def main(names: list[str]) -> int:
         try:
             client.create_bucket(Bucket=name)
         except ClientError as error:
-            if error.response["Error"]["Code"] not in OURS:
+            if error.response["Error"]["Code"] not in EXISTS_CODES:
                 raise
     return 0
 

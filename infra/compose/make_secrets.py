@@ -1,4 +1,4 @@
-"""Makes the passwords and tokens that compose.yaml hands out as files; what is there stays."""
+"""Create the passwords and tokens that compose.yaml mounts as files, unless they exist."""
 
 import json
 import secrets
@@ -11,26 +11,29 @@ ACTIONS = ("Admin", "Read", "List", "Tagging", "Write")
 
 
 def main(folder: Path = HERE) -> int:
-    """Writes all of them or none: a password of one file stands in another one too."""
-    there = {name for name in NAMES if (folder / name).exists()}
-    if there == set(NAMES):
-        print(f"{folder} is complete already.")
+    """Write all secrets or none, because some files share a password."""
+    existing = {name for name in NAMES if (folder / name).exists()}
+    if existing == set(NAMES):
+        print(f"{folder} is already complete.")
         return 0
-    if there:
-        print(f"{folder} holds only {sorted(there)}: remove it, and its volumes.", file=sys.stderr)
+    if existing:
+        print(
+            f"{folder} contains only {sorted(existing)}: remove it, and the volumes.",
+            file=sys.stderr,
+        )
         return 2
-    # The folder is for its owner alone. The files in it can be read by all, because that is how
-    # they appear in containers, whose users are not this one.
+    # Only the owner can access the folder. The files are readable by all, because the users of the
+    # containers, which mount them, are others.
     folder.mkdir(mode=0o700, exist_ok=True)
-    for name, text in made().items():
+    for name, text in generate_secrets().items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o444)
-    print(f"{len(NAMES)} secrets in {folder}")
+    print(f"wrote {len(NAMES)} secrets to {folder}")
     return 0
 
 
-def made() -> dict[str, str]:
-    """New ones, by their file's name."""
+def generate_secrets() -> dict[str, str]:
+    """Return new secrets, by file name."""
     password, key, secret = (secrets.token_urlsafe(32) for _ in range(3))
     identity = {
         "name": "slora",
@@ -40,16 +43,16 @@ def made() -> dict[str, str]:
     service = {"host": "postgres", "dbname": "slora", "user": "slora", "password": password}
     return {
         "postgres_password": password,
-        "pg_service": _section("slora", service),
+        "pg_service": _format_section("slora", service),
         "s3_identities": json.dumps({"identities": [identity]}),
-        "aws_credentials": _section(
+        "aws_credentials": _format_section(
             "default", {"aws_access_key_id": key, "aws_secret_access_key": secret}
         ),
         "ray_token": secrets.token_hex(32),
     }
 
 
-def _section(name: str, values: dict[str, str]) -> str:
+def _format_section(name: str, values: dict[str, str]) -> str:
     return f"[{name}]\n" + "".join(f"{key}={value}\n" for key, value in values.items())
 
 

@@ -1,19 +1,19 @@
-"""State of the Union addresses (public domain) by president, as passages of text."""
+"""State of the Union addresses (public domain), as passages of text with their president."""
 
-import hashlib
 import json
 import math
 import re
 from collections import defaultdict
 from pathlib import Path
 
-from npm import archive_members
+from packages import open_archive_members
+from rows import hash_parts, write_rows
 
 FOLDER, SUFFIX = "package/sotu/data/", ".json"
-WORDS = 90
-"""Of a passage, at most: about 120 tokens."""
-LEAST = 30
-"""Shorter pieces, such as an address's end, are left out."""
+MAX_WORDS = 90
+"""Words of a passage at most, about 120 tokens."""
+MIN_WORDS = 30
+"""Shorter passages, such as the end of an address, are dropped."""
 HELD_OUT = 0.05
 
 Row = tuple[str, int, str]
@@ -22,54 +22,53 @@ Row = tuple[str, int, str]
 
 def make_addresses(archive: Path, into: Path) -> str:
     """Write `addresses.train.jsonl` and `addresses.test.jsonl`, every president in both."""
-    rows = _read(archive)
+    rows = _read_passages(archive)
     by_president: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=_order):
+    for row in sorted(rows, key=_hash_row):
         by_president[row[0]].append(row)
-    kept, held = list[Row](), list[Row]()
-    for mine in by_president.values():
-        cut = math.ceil(HELD_OUT * len(mine))
-        held += mine[:cut]
-        kept += mine[cut:]
-    for name, found in (("train", kept), ("test", held)):
-        lines = [
-            json.dumps({"text": text, "president": president, "year": year}, ensure_ascii=False)
-            for president, year, text in sorted(found, key=_order)
-        ]
-        path = into / f"addresses.{name}.jsonl"
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="\n")
+    train, held_out = list[Row](), list[Row]()
+    for president_rows in by_president.values():
+        cut = math.ceil(HELD_OUT * len(president_rows))
+        held_out += president_rows[:cut]
+        train += president_rows[cut:]
+    for name, split_rows in (("train", train), ("test", held_out)):
+        values = (
+            {"text": text, "president": president, "year": year}
+            for president, year, text in sorted(split_rows, key=_hash_row)
+        )
+        write_rows(into / f"addresses.{name}.jsonl", values, ensure_ascii=False)
     return (
         f"{len(by_president)} presidents, {len(rows)} passages:"
-        f" {len(kept)} to train on, {len(held)} held out"
+        f" {len(train)} for training, {len(held_out)} held out"
     )
 
 
-def passages(text: str) -> list[str]:
-    """Whole sentences up to WORDS words together; a longer sentence is cut."""
-    found, open_words = list[str](), list[str]()
+def split_passages(text: str) -> list[str]:
+    """Join sentences up to MAX_WORDS words; split longer sentences."""
+    chunks, open_words = list[str](), list[str]()
     for sentence in re.split(r"(?<=[.!?;])\s+", text.strip()):
         words = sentence.split()
-        if open_words and len(open_words) + len(words) > WORDS:
-            found.append(" ".join(open_words))
+        if open_words and len(open_words) + len(words) > MAX_WORDS:
+            chunks.append(" ".join(open_words))
             open_words = []
         open_words += words
-        while len(open_words) > WORDS:
-            found.append(" ".join(open_words[:WORDS]))
-            open_words = open_words[WORDS:]
-    found.append(" ".join(open_words))
-    return [passage for passage in found if len(passage.split()) >= LEAST]
+        while len(open_words) > MAX_WORDS:
+            chunks.append(" ".join(open_words[:MAX_WORDS]))
+            open_words = open_words[MAX_WORDS:]
+    chunks.append(" ".join(open_words))
+    return [passage for passage in chunks if len(passage.split()) >= MIN_WORDS]
 
 
-def _read(archive: Path) -> list[Row]:
-    # Two addresses share stock sentences; a passage stands in one place only.
-    found: dict[str, Row] = {}
-    with archive_members(archive, FOLDER, SUFFIX) as files:
+def _read_passages(archive: Path) -> list[Row]:
+    # Addresses share stock sentences; each passage is used once.
+    row_by_text: dict[str, Row] = {}
+    with open_archive_members(archive, FOLDER, SUFFIX) as files:
         for file in files:
             address = json.load(file)
-            for text in passages(address["text"]):
-                found.setdefault(text, (address["name"], int(address["year"]), text))
-    return list(found.values())
+            for text in split_passages(address["text"]):
+                row_by_text.setdefault(text, (address["name"], int(address["year"]), text))
+    return list(row_by_text.values())
 
 
-def _order(row: Row) -> str:
-    return hashlib.sha256("\0".join(map(str, row)).encode()).hexdigest()
+def _hash_row(row: Row) -> str:
+    return hash_parts(*row)

@@ -1,4 +1,4 @@
-"""A prepared folder or set of files: made aside, moved into place whole, recorded by digest."""
+"""Prepared files: written to a temporary folder, moved into place, and recorded by digest."""
 
 import json
 import shutil
@@ -6,24 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wheels import Pin, fetch, sha256
+from packages import PackagePin, fetch_package, hash_file
 
 
 @dataclass(frozen=True)
-class Product:
-    """What `make` writes from one wheel; `recipe` goes up when it is to write other bytes."""
+class DemoProduct:
+    """Files that `make` writes from one package; `recipe` changes whenever they do."""
 
     name: str
     home: str
     owns_home: bool
-    pin: Pin
+    pin: PackagePin
     recipe: int
     make: Callable[[Path, Path], str]
-    """Reads the wheel (first path), writes the files into an empty folder (second), sums it up."""
+    """Reads the package (first path), writes into an empty folder (second), returns a summary."""
 
 
-def prepare(product: Product, cache: Path) -> None:
-    """Make the product unless it stands as recorded. The caller holds the cache's lock."""
+def prepare(product: DemoProduct, cache: Path) -> None:
+    """Create the product unless it exists as recorded. The caller holds the lock of the cache."""
     home = cache / product.home
     record = home.parent / f".{product.name}.prepared.json"
     if not product.owns_home:
@@ -32,7 +32,7 @@ def prepare(product: Product, cache: Path) -> None:
         print(f"{product.name}: ready in {home}", flush=True)
         return
     print(f"{product.name}: preparing", flush=True)
-    wheel = fetch(product.pin, cache / "packages")
+    wheel = fetch_package(product.pin, cache / "packages")
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     aside = record.parent / f".{product.name}.partial"
@@ -40,29 +40,34 @@ def prepare(product: Product, cache: Path) -> None:
     aside.mkdir()
     print(f"  {product.make(wheel, aside)}", flush=True)
     names = sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file())
-    _move_in(aside, home, whole=product.owns_home)
-    _write(record, _recorded(product, home, names))
+    _move_in(aside, home, replace_folder=product.owns_home)
+    _write_record(record, _make_record(product, home, names))
     print(f"  written to {home}", flush=True)
 
 
-def is_fresh(product: Product, home: Path, record: Path) -> bool:
-    """Whether every recorded file is there: by size and time, or else by digest."""
+def is_fresh(product: DemoProduct, home: Path, record: Path) -> bool:
+    """Return whether every recorded file is unchanged, by size and time, otherwise by digest."""
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
+        record_data = json.loads(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return False
-    if (known["recipe"], known["source"]) != (product.recipe, product.pin.sha256):
+    if (record_data["recipe"], record_data["source"]) != (product.recipe, product.pin.sha256):
         return False
-    if all(_seen(home / name) == was["seen"] for name, was in known["files"].items()):
+    if all(
+        _get_stamp(home / name) == entry.get("stamp")
+        for name, entry in record_data["files"].items()
+    ):
         return True
-    same = all(_digest(home / name) == was["sha256"] for name, was in known["files"].items())
-    if same:  # copied or touched, not changed: remember the new times
-        _write(record, _recorded(product, home, list(known["files"])))
-    return same
+    is_unchanged = all(
+        hash_file(home / name) == entry["sha256"] for name, entry in record_data["files"].items()
+    )
+    if is_unchanged:  # copied or touched: record the new times
+        _write_record(record, _make_record(product, home, list(record_data["files"])))
+    return is_unchanged
 
 
-def _move_in(aside: Path, home: Path, *, whole: bool) -> None:
-    if whole:
+def _move_in(aside: Path, home: Path, *, replace_folder: bool) -> None:
+    if replace_folder:
         shutil.rmtree(home, ignore_errors=True)
         aside.rename(home)
         return
@@ -71,25 +76,22 @@ def _move_in(aside: Path, home: Path, *, whole: bool) -> None:
     aside.rmdir()
 
 
-def _recorded(product: Product, home: Path, names: list[str]) -> dict[str, object]:
+def _make_record(product: DemoProduct, home: Path, names: list[str]) -> dict[str, object]:
     files = {
-        name: {"sha256": sha256(home / name), "seen": _seen(home / name)} for name in sorted(names)
+        name: {"sha256": hash_file(home / name), "stamp": _get_stamp(home / name)}
+        for name in sorted(names)
     }
     return {"recipe": product.recipe, "source": product.pin.sha256, "files": files}
 
 
-def _seen(path: Path) -> list[int] | None:
-    """Size and time of change, or nothing for a file that is gone."""
+def _get_stamp(path: Path) -> list[int] | None:
+    """Return size and modification time, or None for a missing file."""
     if not path.is_file():
         return None
     return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
-def _digest(path: Path) -> str | None:
-    return sha256(path) if path.is_file() else None
-
-
-def _write(record: Path, value: dict[str, object]) -> None:
+def _write_record(record: Path, value: dict[str, object]) -> None:
     partial = record.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     partial.replace(record)

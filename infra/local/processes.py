@@ -1,4 +1,4 @@
-"""Processes that outlive us: started on their own, known again by number and start, and ended."""
+"""Processes that outlive us: started detached, identified by pid and start time, and stopped."""
 
 from __future__ import annotations
 
@@ -11,92 +11,92 @@ from pathlib import Path
 
 import psutil
 
-from infra.local.state import Started
+from infra.local.state import ProcessIdentity
 
 MARK = "SLORA_UP_MARK"
 KILL_S = 5.0
 
 
-def start(
+def start_process(
     command: Sequence[str], *, environment: Mapping[str, str], mark: str, log: Path, cwd: Path
 ) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that Ctrl-C here and the end of this terminal don't reach it."""
-    with log.open("ab") as said:
+    """Start a process in its own session, so that Ctrl-C and closing the terminal don't end it."""
+    with log.open("ab") as output:
         return subprocess.Popen(
             command,
             env={**environment, MARK: mark},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 
 
-def started(pid: int) -> Started | None:
-    """The process as it is known again; None where there is none."""
+def read_identity(pid: int) -> ProcessIdentity | None:
+    """Return the identity of a process, or None if there is none."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        return Started(pid, _since(process))
+        return ProcessIdentity(pid, _read_start(process))
     except psutil.Error:
         return None
 
 
-def alive(known: Started | None) -> bool:
-    """Whether this very process still runs, and not a later one of its number."""
-    return known is not None and started(known.pid) == known
+def is_alive(identity: ProcessIdentity | None) -> bool:
+    """Return whether exactly this process runs, not a later one with the same pid."""
+    return identity is not None and read_identity(identity.pid) == identity
 
 
-def family(mark: str, leaders: Iterable[Started]) -> set[psutil.Process]:
-    """Every process that was started under the mark, and those below a leader that lives.
+def find_processes(mark: str, leaders: Iterable[ProcessIdentity]) -> set[psutil.Process]:
+    """Return every process with the mark, and the descendants of living leaders.
 
-    Both, because Ray's agents write their titles over their environment, and because what a killed
-    leader leaves behind has no parent of ours.
+    Both are needed: Ray's agents overwrite their environment with their titles, and the orphans of
+    a killed leader have no parent of ours.
     """
-    found = set[psutil.Process]()
+    processes = set[psutil.Process]()
     for leader in leaders:
-        if alive(leader):
+        if is_alive(leader):
             with suppress(psutil.Error):
                 process = psutil.Process(leader.pid)
-                found |= {process, *process.children(recursive=True)}
+                processes |= {process, *process.children(recursive=True)}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(MARK) == mark:
-                found |= {process, *process.children(recursive=True)}
-    return {process for process in found if process.pid != os.getpid()}
+                processes |= {process, *process.children(recursive=True)}
+    return {process for process in processes if process.pid != os.getpid()}
 
 
-def end(processes: set[psutil.Process], *, patience_s: float) -> None:
-    """Asks them all at once to end, and kills those that have not after a while."""
-    for signalled, wait_s in (
-        (psutil.Process.terminate, patience_s),
+def stop_processes(processes: set[psutil.Process], *, timeout_s: float) -> None:
+    """Terminate all processes at once, and kill those that are still running after `timeout_s`."""
+    for send_signal, wait_s in (
+        (psutil.Process.terminate, timeout_s),
         (psutil.Process.kill, KILL_S),
     ):
         for process in processes:
             with suppress(psutil.NoSuchProcess):
-                signalled(process)
+                send_signal(process)
         _, processes = psutil.wait_procs(processes, timeout=wait_s)
 
 
-def free_port(wanted: int) -> int:
-    """This port if nobody has it, or else one that nobody has."""
-    for port in (wanted, 0):
+def find_free_port(preferred: int) -> int:
+    """Return the preferred port if it is free, otherwise any free port."""
+    for port in (preferred, 0):
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 listener.bind(("127.0.0.1", port))
-                found: int = listener.getsockname()[1]
-                return found
+                number: int = listener.getsockname()[1]
+                return number
     raise OSError("no port is free")
 
 
-def _since(process: psutil.Process) -> str:
-    """When it was started. On Linux in ticks of this boot, which no change of the clock moves."""
+def _read_start(process: psutil.Process) -> str:
+    """Return the start time, on Linux in ticks since boot, which ignore changes of the clock."""
     with suppress(OSError, IndexError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The name is in brackets and may hold anything, so what follows the last one is read.
-        after = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        return f"{boot} {after[19]}"
+        # The process name is in parentheses and may contain any, so split at the last one.
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{boot} {fields[19]}"
     return f"{process.create_time():.3f}"

@@ -1,4 +1,4 @@
-"""What runs, on disk: written before a process starts, so that a crash hides none of them."""
+"""The running processes, on disk: written early, so that a crash hides none of them."""
 
 from __future__ import annotations
 
@@ -8,51 +8,58 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from infra.local.home import private
+from infra.local.paths import write_private
 
 
 @dataclass(frozen=True)
-class Started:
-    """One process: its number, and when it was started, because numbers are used again."""
+class ProcessIdentity:
+    """A process: its pid, and its start time, because pids are reused."""
 
     pid: int
     since: str
 
 
 @dataclass(frozen=True)
-class State:
-    """What there is of one whole."""
+class StackState:
+    """The state of a local stack."""
 
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
-    """In the environment of everything that is started, and so what it is known by."""
+    """Value in the environment of every process of the stack, which identifies them."""
     ports: dict[str, int] = field(default_factory=dict)
-    parts: dict[str, Started] = field(default_factory=dict)
+    components: dict[str, ProcessIdentity] = field(default_factory=dict)
     scratch: str | None = None
-    """A short folder of Ray's, whose sockets' paths may have 107 characters."""
+    """Temporary folder of Ray; short, because a socket path has at most 107 characters."""
 
-    def with_part(self, name: str, started: Started | None) -> State:
-        """With this part's process, or without the part."""
-        parts = {other: one for other, one in self.parts.items() if other != name}
-        return replace(self, parts=parts if started is None else {**parts, name: started})
+    def with_component(self, name: str, identity: ProcessIdentity | None) -> StackState:
+        """Return the state with this process of a component, or without the component."""
+        components = {other: process for other, process in self.components.items() if other != name}
+        return replace(
+            self, components=components if identity is None else {**components, name: identity}
+        )
 
-    def with_ports(self, **ports: int) -> State:
+    def with_ports(self, **ports: int) -> StackState:
         return replace(self, ports={**self.ports, **ports})
 
 
-def read_state(file: Path) -> State | None:
-    """What was written last; None where nothing was, or it can't be read."""
+def read_state(file: Path) -> StackState | None:
+    """Return the recorded state, or None if there is no readable one."""
     try:
         raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        parts = {name: Started(int(one["pid"]), str(one["since"]))
-                 for name, one in raw["parts"].items()}  # fmt: skip
+        components = {name: ProcessIdentity(int(process["pid"]), str(process["since"]))
+                 for name, process in raw["components"].items()}  # fmt: skip
         ports = {str(name): int(port) for name, port in raw["ports"].items()}
-        return State(str(raw["mark"]), ports, parts, raw["scratch"])
+        return StackState(str(raw["mark"]), ports, components, raw["scratch"])
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def write_state(file: Path, state: State) -> None:
-    """In place of what was written before."""
-    parts = {name: vars(one) for name, one in state.parts.items()}
-    whole = {"mark": state.mark, "ports": state.ports, "parts": parts, "scratch": state.scratch}
-    private(file, json.dumps(whole, indent=1) + "\n")
+def write_state(file: Path, state: StackState) -> None:
+    """Replace the recorded state."""
+    components = {name: vars(process) for name, process in state.components.items()}
+    document = {
+        "mark": state.mark,
+        "ports": state.ports,
+        "components": components,
+        "scratch": state.scratch,
+    }
+    write_private(file, json.dumps(document, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""`make up`: brings the whole up on this machine, part by part, and says where everything is."""
+"""`make up`: start the local stack, component by component, and print its addresses."""
 
 from __future__ import annotations
 
@@ -16,210 +16,225 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from infra.local import parts as known
-from infra.local.down import end_parts, without_scratch
-from infra.local.home import (
+from infra.local import components
+from infra.local.components import Component
+from infra.local.down import remove_scratch, stop_components
+from infra.local.paths import (
     RAY,
     ROOT,
     SERVICE,
     STORAGE,
     STORE,
-    Busy,
-    Home,
-    private,
-    s3_environment,
+    StackBusy,
+    StackPaths,
+    build_s3_environment,
+    write_private,
 )
-from infra.local.parts import Part
-from infra.local.processes import alive, free_port, start, started
-from infra.local.state import State, read_state, write_state
+from infra.local.processes import find_free_port, is_alive, read_identity, start_process
+from infra.local.state import StackState, read_state, write_state
 
 TICK_S = 0.2
-ORDER = (STORAGE, RAY, SERVICE)
-PREFERRED = {RAY: ("dashboard", 8265), SERVICE: ("service", 8321)}
-SEAWEED = ("master", "volume", "filer", "s3")
-APART = 10_000
-"""Each port of SeaweedFS has a second one so much higher."""
+START_ORDER = (STORAGE, RAY, SERVICE)
+PREFERRED_PORTS = {RAY: ("dashboard", 8265), SERVICE: ("service", 8321)}
+SEAWEED_PORTS = ("master", "volume", "filer", "s3")
+GRPC_PORT_OFFSET = 10_000
+"""Distance of the gRPC port that belongs to each port of SeaweedFS."""
 LAST_LINES = 12
 
 
-class NotUp(Exception):
-    """A part did not come up; its message says what to read."""
+class ComponentNotReady(Exception):
+    """A component did not start; the message contains the end of its log."""
 
 
-class Whole:
-    """One local whole while it is brought up."""
+class LocalStack:
+    """The local stack, while it is started."""
 
-    def __init__(self, home: Home, cpus: int) -> None:
-        self._home, self._cpus = home, cpus
-        self._state = read_state(home.state) or State()
-        self._begun: list[str] = []
+    def __init__(self, paths: StackPaths, cpus: int) -> None:
+        self._paths, self._cpus = paths, cpus
+        self._state = read_state(paths.state) or StackState()
+        self._started: list[str] = []
 
-    def up(self) -> dict[str, int]:
-        """Starts what does not run; ends what it started if one of them fails. The ports."""
+    def start(self) -> dict[str, int]:
+        """Start the components that do not run, and return the ports. Stop them if one fails."""
         self._prepare()
         try:
-            for name in ORDER:
-                self._bring_up(self._part(name))
+            for name in START_ORDER:
+                self._start_component(self._make_component(name))
         except BaseException:
-            self._undo()
+            self._stop_started()
             raise
         return self._state.ports
 
     def _prepare(self) -> None:
-        """Ends what is left of dead parts, and settles ports and folders for the living ones."""
+        """Stop the remains of dead components, and choose ports and folders."""
         moved = False
-        for name in ORDER:
-            if alive(self._state.parts.get(name)) and not moved:
+        for name in START_ORDER:
+            if is_alive(self._state.components.get(name)) and not moved:
                 continue
-            # What is left of it: a Ray without its head. Or it looks for others where they are not.
-            self._keep(end_parts(self._state, [name]))
-            ports = _ports(name, self._state.ports)
+            # It may be a Ray without its head, or know the old port of another component.
+            self._save_state(stop_components(self._state, [name]))
+            ports = _choose_ports(name, self._state.ports)
             moved = moved or any(self._state.ports.get(key) != ports[key] for key in ports)
-            self._keep(self._state.with_ports(**ports))
+            self._save_state(self._state.with_ports(**ports))
         scratch = self._state.scratch
         if scratch is None or not Path(scratch).is_dir():
-            # For its owner alone: Ray makes its own folder writable for all.
+            # Accessible to its owner only: Ray makes its own folder in it writable for all.
             scratch = tempfile.mkdtemp(prefix="slora-up-", dir="/tmp")
-        self._keep(replace(self._state, scratch=scratch))
+        self._save_state(replace(self._state, scratch=scratch))
         (Path(scratch) / "tmp").mkdir(exist_ok=True)
-        private(self._home.config, known.config_text(self._home, self._state.ports))
+        write_private(self._paths.config, components.format_config(self._paths, self._state.ports))
 
-    def _part(self, name: str) -> Part:
+    def _make_component(self, name: str) -> Component:
         ports = self._state.ports
         if name == STORAGE:
-            return known.storage(self._home, ports)
+            return components.make_storage(self._paths, ports)
         if name == SERVICE:
-            return known.service(self._home, ports)
+            return components.make_service(self._paths, ports)
         assert self._state.scratch is not None
-        return known.ray(self._home, ports, Path(self._state.scratch), self._cpus)
+        return components.make_ray(self._paths, ports, Path(self._state.scratch), self._cpus)
 
-    def _bring_up(self, part: Part) -> None:
-        if alive(self._state.parts.get(part.name)):
-            print(f"{part.about:10} runs already", flush=True)
-            self._wait(part, None)
+    def _start_component(self, component: Component) -> None:
+        if is_alive(self._state.components.get(component.name)):
+            print(f"{component.label:10} is already running", flush=True)
+            self._wait_until_ready(component, None)
             return
-        print(f"{part.about:10} starts …", end="", flush=True)
-        since = time.monotonic()
-        self._home.log(part.name).unlink(missing_ok=True)
-        self._begun.append(part.name)
-        process = start(
-            part.command,
-            environment=part.environment,
-            mark=f"{self._state.mark}-{part.name}",
-            log=self._home.log(part.name),
+        print(f"{component.label:10} starting …", end="", flush=True)
+        started_at = time.monotonic()
+        self._paths.log_file(component.name).unlink(missing_ok=True)
+        self._started.append(component.name)
+        process = start_process(
+            component.command,
+            environment=component.environment,
+            mark=f"{self._state.mark}-{component.name}",
+            log=self._paths.log_file(component.name),
             cwd=ROOT,
         )
-        self._keep(self._state.with_part(part.name, started(process.pid)))
-        self._wait(part, process)
-        print(f" ready after {time.monotonic() - since:.1f} s", flush=True)
+        self._save_state(self._state.with_component(component.name, read_identity(process.pid)))
+        self._wait_until_ready(component, process)
+        print(f" ready after {time.monotonic() - started_at:.1f} s", flush=True)
 
-    def _wait(self, part: Part, process: subprocess.Popen[bytes] | None) -> None:
-        until = time.monotonic() + part.start_s
-        while not part.answers():
+    def _wait_until_ready(
+        self, component: Component, process: subprocess.Popen[bytes] | None
+    ) -> None:
+        deadline = time.monotonic() + component.start_timeout_s
+        while not component.is_ready():
             if process is not None and process.poll() is not None:
-                raise NotUp(self._why(part, f"ended with {process.returncode}"))
-            if time.monotonic() > until:
-                raise NotUp(self._why(part, f"does not answer after {part.start_s:.0f} s"))
+                raise ComponentNotReady(
+                    self._describe_failure(component, f"exited with code {process.returncode}")
+                )
+            if time.monotonic() > deadline:
+                raise ComponentNotReady(
+                    self._describe_failure(
+                        component, f"is not ready after {component.start_timeout_s:.0f} s"
+                    )
+                )
             time.sleep(TICK_S)
 
-    def _why(self, part: Part, problem: str) -> str:
-        log = self._home.log(part.name)
+    def _describe_failure(self, component: Component, problem: str) -> str:
+        log = self._paths.log_file(component.name)
         last = log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
-        return "\n".join([f"{part.about} {problem}. Its log is {log}; it ends:", *last])
+        return "\n".join([f"{component.label} {problem}. The end of its log, {log}:", *last])
 
-    def _undo(self) -> None:
-        print(f"\nending what was started: {', '.join(self._begun) or 'nothing'}", flush=True)
-        # Whoever presses Ctrl-C again wants the end that is already under way.
+    def _stop_started(self) -> None:
+        print(f"\nstopping {', '.join(self._started) or 'nothing'}", flush=True)
+        # A second Ctrl-C must not interrupt the cleanup that the first one has started.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
-            state = end_parts(self._state, reversed(self._begun))
-            self._keep(state if state.parts else without_scratch(state))
+            state = stop_components(self._state, reversed(self._started))
+            self._save_state(state if state.components else remove_scratch(state))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    def _keep(self, state: State) -> None:
+    def _save_state(self, state: StackState) -> None:
         self._state = state
-        write_state(self._home.state, state)
+        write_state(self._paths.state, state)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 all answer, 3 one part does not or others are at work here, 130 on Ctrl-C."""
+    """Exit with 0 if all is ready, 3 if a component fails or the stack is locked, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.up", description=__doc__)
     parser.add_argument("--state", type=Path, default=ROOT / ".cache/up", help="default: .cache/up")
-    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="that Ray has")
-    asked = parser.parse_args(arguments)
-    home = Home(asked.state.resolve())
-    home.make()
+    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="CPUs of Ray")
+    options = parser.parse_args(arguments)
+    paths = StackPaths(options.state.resolve())
+    paths.create()
     try:
-        with home.alone():
-            ports = Whole(home, asked.cpus).up()
-    except (NotUp, Busy) as wrong:
-        print(wrong, file=sys.stderr)
+        with paths.lock():
+            ports = LocalStack(paths, options.cpus).start()
+    except (ComponentNotReady, StackBusy) as error:
+        print(error, file=sys.stderr)
         return 3
     except KeyboardInterrupt:
         return 130
-    _tell(home, ports)
+    _print_summary(paths, ports)
     return 0
 
 
-def _tell(home: Home, ports: dict[str, int]) -> None:
-    url = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    words = {
-        **s3_environment(home, url["s3"]),
-        "SLORA_SERVICE": url["service"],
-        "SLORA_TOKEN_FILE": str(home.service_token),
+def _print_summary(paths: StackPaths, ports: dict[str, int]) -> None:
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    variables = {
+        **build_s3_environment(paths, urls["s3"]),
+        "SLORA_SERVICE": urls["service"],
+        "SLORA_TOKEN_FILE": str(paths.service_token),
     }
-    slora = _short(Path(known.program("slora")))
-    private(home.environment, exports(words))
+    slora = _format_path(Path(components.find_program("slora")))
+    write_private(paths.environment, format_exports(variables))
     print(f"""
-service    {url["service"]}   its administrator's token: {_short(home.service_token)}
-Ray        {url["dashboard"]}   its token: {_short(home.ray_token)}
-storage    {url["s3"]}   {STORE}, keys in {_short(home.credentials)}
-logs       {_short(home.log("service").parent)}
+service    {urls["service"]}   admin token: {_format_path(paths.service_token)}
+Ray        {urls["dashboard"]}   token: {_format_path(paths.ray_token)}
+storage    {urls["s3"]}   {STORE}, credentials: {_format_path(paths.credentials)}
+logs       {_format_path(paths.log_file("service").parent)}
 
 Try:
-    . {_short(home.environment)}
-    {slora} submit jobs/examples/chat.yaml --set store={STORE} --follow   # `make demo` has its data
+    . {_format_path(paths.environment)}
+    {slora} submit jobs/examples/chat.yaml --set store={STORE} --follow   # data: `make demo`
     {slora} runs
     {slora} adapters list --store {STORE}
 
-`make down` ends it; what was made stays.""")
+`make down` stops it and keeps all data.""")
 
 
-def exports(words: Mapping[str, str]) -> str:
-    """For a shell to read."""
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in words.items())
+def format_exports(variables: Mapping[str, str]) -> str:
+    """Format variables as export commands of a shell."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
-def _short(path: Path) -> str:
+def _format_path(path: Path) -> str:
     with suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
 
 
-def _ports(part: str, before: dict[str, int]) -> dict[str, int]:
-    """The part's ports: those of last time if they are free, or others."""
-    if part == STORAGE:
-        return _seaweed_ports(before)
-    name, preferred = PREFERRED[part]
-    return {name: free_port(before.get(name, preferred))}
+def _choose_ports(component: str, previous: dict[str, int]) -> dict[str, int]:
+    """Return the ports of a component: the previous ones if they are free, otherwise others."""
+    if component == STORAGE:
+        return _choose_seaweed_ports(previous)
+    name, preferred = PREFERRED_PORTS[component]
+    return {name: find_free_port(previous.get(name, preferred))}
 
 
-def _seaweed_ports(before: dict[str, int]) -> dict[str, int]:
-    """Four, each free 10,000 higher too."""
-    found = {name: before[name] for name in SEAWEED if name in before and _both_free(before[name])}
-    while len(found) < len(SEAWEED):
+def _choose_seaweed_ports(previous: dict[str, int]) -> dict[str, int]:
+    """Return four ports whose gRPC ports are free too."""
+    ports = {
+        name: previous[name]
+        for name in SEAWEED_PORTS
+        if name in previous and _is_pair_free(previous[name])
+    }
+    while len(ports) < len(SEAWEED_PORTS):
         port = random.randrange(20_000, 30_000)
-        if port not in found.values() and _both_free(port):
-            found[next(name for name in SEAWEED if name not in found)] = port
-    return found
+        if port not in ports.values() and _is_pair_free(port):
+            ports[next(name for name in SEAWEED_PORTS if name not in ports)] = port
+    return ports
 
 
-def _both_free(port: int) -> bool:
-    return free_port(port) == port and free_port(port + APART) == port + APART
+def _is_pair_free(port: int) -> bool:
+    return (
+        find_free_port(port) == port
+        and find_free_port(port + GRPC_PORT_OFFSET) == port + GRPC_PORT_OFFSET
+    )
 
 
 if __name__ == "__main__":
-    # Like Ctrl-C, so that what was begun is ended.
+    # Like Ctrl-C, so that the started components are stopped.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

@@ -1,1 +1,1 @@
-"""Several Ray hosts on one machine, in network namespaces, and the true bytes between them."""
+"""Several Ray hosts on one machine, in network namespaces, and the bytes between them."""

@@ -1,4 +1,4 @@
-"""A Ray cluster of several hosts on this machine, and jobs on its head. Knows no spec."""
+"""A Ray cluster of several hosts on this machine, and jobs on its head."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from infra.two_hosts.namespaces import INTERFACE, PREFIX, Host, Link, network
+from infra.two_hosts.namespaces import INTERFACE, PREFIX, Host, Link, create_network
 
 ROOT = Path(__file__).parents[2]
 PORT = 6379
 START_S = 90.0
 STORE_BYTES = 100_000_000
-"""Of shared memory for Ray's objects on a host: a run puts next to nothing there."""
+"""Shared memory for Ray's objects on a host, of which a run needs almost none."""
 READY = "Ray runtime started"
 
 
 class RayDidNotStart(Exception):
-    """The last lines of the log of the host that did not come up."""
+    """Ray did not start on a host; the message contains the end of its log."""
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Hosts with a Ray on each; the first is the head."""
+class HostCluster:
+    """Hosts that run Ray; the first is the head."""
 
     hosts: tuple[Host, ...]
     folder: Path
     cpus: tuple[int, ...]
-    """Of each host, as its Ray is told."""
+    """Number of CPUs of Ray on each host."""
     environment: Mapping[str, str]
-    launched: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
         return f"{self.hosts[0].address}:{PORT}"
 
-    def sent(self) -> tuple[int, ...]:
-        """Bytes that left each host so far."""
-        return tuple(host.sent() for host in self.hosts)
+    def read_sent_bytes(self) -> tuple[int, ...]:
+        """Return the bytes that each host has sent so far."""
+        return tuple(host.read_sent_bytes() for host in self.hosts)
 
     def start(self, host: Host) -> None:
-        """Ray on one host: at first, or again after `host.kill()`. Raises RayDidNotStart."""
+        """Start Ray on a host, also after `host.kill()`. Raise RayDidNotStart."""
         log = self.folder / f"{host.number}.log"
         log.unlink(missing_ok=True)
-        started = self._launch(host, self._ray(host), log)
-        until = time.monotonic() + START_S
+        process = self._launch(host, self._build_ray_command(host), log)
+        deadline = time.monotonic() + START_S
         while READY not in log.read_text(errors="replace"):
-            if started.poll() is not None or time.monotonic() > until:
-                said = log.read_text(errors="replace").strip().splitlines()[-5:]
-                raise RayDidNotStart(f"Ray on host {host.number}:\n" + "\n".join(said))
+            if process.poll() is not None or time.monotonic() > deadline:
+                last_lines = log.read_text(errors="replace").strip().splitlines()[-5:]
+                raise RayDidNotStart(f"Ray on host {host.number}:\n" + "\n".join(last_lines))
             time.sleep(0.1)
 
-    def job(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
-        """`python WORDS` on the head, joined to this Ray, what it says in `log`."""
-        return self._launch(self.hosts[0], [sys.executable, *words], log)
+    def start_job(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        """Start `python ARGUMENTS` on the head, connected to this Ray, with its output in `log`."""
+        return self._launch(self.hosts[0], [sys.executable, *arguments], log)
 
-    def _ray(self, host: Host) -> list[str]:
+    def _build_ray_command(self, host: Host) -> list[str]:
         head = ["--head", f"--port={PORT}"] if host.number == 0 else [f"--address={self.address}"]
         return [
             str(Path(sys.executable).with_name("ray")),
@@ -78,54 +78,54 @@ class Cluster:
             f"--temp-dir={self.folder / str(host.number)}",
         ]
 
-    def _launch(self, host: Host, words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    def _launch(self, host: Host, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
         with log.open("ab") as out:
-            launched = subprocess.Popen(
-                host.inside(*words),
+            process = subprocess.Popen(
+                host.build_command(*arguments),
                 env=dict(self.environment),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                # Of its own, so that Ctrl-C in the terminal is ours to answer.
+                # A session of its own, so that Ctrl-C reaches only us.
                 start_new_session=True,
-                preexec_fn=lambda: _become(host.namespace),
+                preexec_fn=lambda: _set_up_child(host.namespace),
             )
-        self.launched.append(launched)
-        return launched
+        self.processes.append(process)
+        return process
 
-    def reap(self) -> None:
-        """After the hosts' end: nothing of them is left in the machine's table of processes."""
-        for process in self.launched:
+    def wait_for_processes(self) -> None:
+        """Wait for all processes, so that no zombies stay."""
+        for process in self.processes:
             process.wait()
 
 
 @contextmanager
-def ray_hosts(
+def start_ray_hosts(
     count: int = 2, *, cpus: int = 2, head_cpus: int | None = None, link: Link | None = None
-) -> Iterator[Cluster]:
-    """A Ray of `count` hosts with token authentication on; nothing is left on leaving.
+) -> Iterator[HostCluster]:
+    """Run Ray with token authentication on `count` hosts, and remove everything afterwards.
 
-    `head_cpus`: 0 keeps all workers off the head, where a job's driver is. Raises NotAllowed where
-    this machine makes no namespaces.
+    With 0 `head_cpus` no worker runs on the head, which runs the driver of a job. Raise
+    NamespacesUnavailable if this machine can't create namespaces.
     """
-    with ExitStack() as leaving:
-        # Short, because Ray's sockets lie below it and a socket's path has 107 characters.
+    with ExitStack() as outer_stack:
+        # Short, because a path of a socket of Ray has at most 107 characters.
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir="/tmp"))
-        leaving.callback(shutil.rmtree, folder, ignore_errors=True)
-        with ExitStack() as before:
-            hosts = before.enter_context(network(count, link))
-            each = (cpus if head_cpus is None else head_cpus, *[cpus] * (count - 1))
-            cluster = Cluster(hosts, folder, each, _environment(folder))
-            leaving.callback(cluster.reap)
-            leaving.push(before.pop_all())
+        outer_stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        with ExitStack() as inner_stack:
+            hosts = inner_stack.enter_context(create_network(count, link))
+            host_cpus = (cpus if head_cpus is None else head_cpus, *[cpus] * (count - 1))
+            cluster = HostCluster(hosts, folder, host_cpus, _build_environment(folder))
+            outer_stack.callback(cluster.wait_for_processes)
+            outer_stack.push(inner_stack.pop_all())
         for host in hosts:
             cluster.start(host)
         yield cluster
 
 
 def end_on_sigterm() -> None:
-    """For a program: SIGTERM is raised like Ctrl-C, so that all it started ends on the way out."""
+    """Make SIGTERM raise SystemExit, so that everything started is cleaned up."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -133,17 +133,17 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """What Ray and its workers read: the token, the link for gloo, and this checkout's packages."""
+def _build_environment(folder: Path) -> dict[str, str]:
+    """Return the variables of Ray and its workers: token, link of gloo, packages."""
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     scratch = folder / "tmp"
     scratch.mkdir()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    path = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    path = os.pathsep.join(filter(None, (str(ROOT), inherited.get("PYTHONPATH"))))
     return {
-        **kept,
+        **inherited,
         "PYTHONPATH": path,
         "TMPDIR": str(scratch),
         "RAY_ADDRESS": f"{Host(0, os.getpid()).address}:{PORT}",
@@ -155,8 +155,8 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _become(name: str) -> None:
-    """In the child: a host's name of its own, and Linux ends it when its parent dies of SIGKILL."""
+def _set_up_child(name: str) -> None:
+    """Set the host name of a child process, and let Linux kill it if its parent is killed."""
     libc = ctypes.CDLL(None)
     with suppress(OSError, AttributeError):
         clone_newuts, pr_set_pdeathsig = 0x04000000, 1

@@ -1,4 +1,4 @@
-"""Hosts as network namespaces on a bridge, with links that may be slow. Knows nothing of Ray."""
+"""Hosts as network namespaces on a bridge, with links that may be slow."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 INTERFACE = "eth0"
-"""What every host calls its only link."""
+"""Name of the only link of each host."""
 JUMBO = 9000
-"""Bytes of a frame, as networks between training hosts have them; 1500 elsewhere."""
+"""MTU of networks between training hosts; it is 1500 elsewhere."""
 PREFIX = "two"
-"""Of every name here; the number behind it is the process that made it."""
+"""Prefix of all names; the number after it is the pid of the process that created them."""
 END_S = 10.0
-ENDING = {signal.SIGINT, signal.SIGTERM}
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _OURS = re.compile(rf"{PREFIX}(\d+)(?:b|h\d+|-\w+)")
 
 
-def rate(text: str) -> str:
-    """A rate as `tc` takes it, e.g. 100mbit."""
+def parse_rate(text: str) -> str:
+    """Validate a rate in the format of `tc`, as in 100mbit."""
     if not re.fullmatch(r"[1-9]\d*[kmg]bit", text):
-        raise ValueError(f"{text!r} is no rate: write kbit, mbit or gbit, as in 100mbit")
+        raise ValueError(f"{text!r} is not a rate: use kbit, mbit or gbit, as in 100mbit")
     return text
 
 
-class NotAllowed(Exception):
-    """This machine makes no namespaces for us; the message is one line that says why."""
+class NamespacesUnavailable(Exception):
+    """This machine can't create namespaces; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """How a host hangs on the network."""
+    """Link of a host to the network."""
 
     rate: str | None = None
-    """As `tc` writes it, e.g. 100mbit; None is as fast as the machine."""
+    """Rate in the format of `tc`, as in 100mbit; None means unlimited."""
     mtu: int = JUMBO
 
 
 @dataclass(frozen=True)
 class Host:
-    """One namespace with one link."""
+    """A namespace with one link."""
 
     number: int
     owner: int
-    """The process that made it."""
+    """Pid of the process that created it."""
 
     @property
     def namespace(self) -> str:
@@ -58,72 +58,72 @@ class Host:
 
     @property
     def port(self) -> str:
-        """The bridge's end of the link, which the machine itself sees."""
+        """Return the name of the bridge's end of the link, which the machine itself sees."""
         return f"{PREFIX}{self.owner}h{self.number}"
 
     @property
     def address(self) -> str:
-        # The bridge has no address and the machine no route to it, so two networks never meet.
+        # The bridge has no address and the machine no route to it, so networks never collide.
         return f"10.77.0.{self.number + 1}"
 
-    def inside(self, *words: str) -> list[str]:
-        """The command that runs `words` on this host."""
-        return ["ip", "netns", "exec", self.namespace, *words]
+    def build_command(self, *arguments: str) -> list[str]:
+        """Return the command that runs `arguments` on this host."""
+        return ["ip", "netns", "exec", self.namespace, *arguments]
 
-    def sent(self) -> int:
-        """Bytes that left this host, headers included: what its end of the bridge received."""
+    def read_sent_bytes(self) -> int:
+        """Return the bytes that this host has sent, headers included, as the bridge counts them."""
         return int(Path(f"/sys/class/net/{self.port}/statistics/rx_bytes").read_text())
 
     def kill(self) -> None:
-        """Ends every process on this host at once, as a lost machine does."""
-        until = time.monotonic() + END_S
-        while (there := self._processes()) and time.monotonic() < until:
-            for process in there:
+        """Kill every process on this host at once, as a lost machine does."""
+        deadline = time.monotonic() + END_S
+        while (processes := self._list_processes()) and time.monotonic() < deadline:
+            for process in processes:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.05)
 
-    def _processes(self) -> list[int]:
-        listed = _run("ip", "netns", "pids", self.namespace, check=False)
-        return [int(number) for number in listed.split()]
+    def _list_processes(self) -> list[int]:
+        output = _run("ip", "netns", "pids", self.namespace, check=False)
+        return [int(number) for number in output.split()]
 
 
-def why_not() -> str | None:
-    """Why this machine makes no hosts, in one line; None where it does."""
+def explain_unavailable() -> str | None:
+    """Return one line that says why this machine can't create hosts, or None if it can."""
     try:
-        with network(1):
+        with create_network(1):
             return None
-    except NotAllowed as refused:
-        return str(refused)
+    except NamespacesUnavailable as error:
+        return str(error)
 
 
 @contextmanager
-def network(count: int, link: Link | None = None) -> Iterator[tuple[Host, ...]]:
-    """`count` hosts that see each other and nothing else; gone on leaving. Raises NotAllowed.
+def create_network(count: int, link: Link | None = None) -> Iterator[tuple[Host, ...]]:
+    """Provide `count` hosts that reach only each other. Raise NamespacesUnavailable.
 
-    One at a time in a process: names carry its number, so that several processes may have theirs.
+    A process can have one network at a time, because the names contain its pid.
     """
     if os.geteuid():
-        raise NotAllowed("network namespaces need root, and this is another user")
+        raise NamespacesUnavailable("network namespaces require root")
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
-            raise NotAllowed(f"there is no `{tool}` on this machine (Debian: apt install iproute2)")
+            raise NamespacesUnavailable(f"`{tool}` is not installed (Debian: apt install iproute2)")
     _sweep()
     hosts = tuple(Host(number, os.getpid()) for number in range(count))
     try:
         _build(hosts, link or Link())
         yield hosts
     finally:
-        # Whoever presses Ctrl-C again wants the end that is already under way.
-        with _later(ENDING):
+        # A second Ctrl-C must not interrupt the cleanup that the first one has started.
+        with _hold_signals(STOP_SIGNALS):
             for host in hosts:
                 host.kill()
             _remove(os.getpid())
 
 
 @contextmanager
-def _later(signals: set[signal.Signals]) -> Iterator[None]:
-    """Inside, the signals wait; they strike on leaving."""
+def _hold_signals(signals: set[signal.Signals]) -> Iterator[None]:
+    """Block the signals while the block runs, and deliver them afterwards."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -132,57 +132,59 @@ def _later(signals: set[signal.Signals]) -> Iterator[None]:
 
 
 def _build(hosts: tuple[Host, ...], link: Link) -> None:
-    bridge = _bridge(os.getpid())
+    bridge = _name_bridge(os.getpid())
     try:
         _run("ip", "link", "add", bridge, "mtu", str(link.mtu), "type", "bridge")
         _run("ip", "link", "set", bridge, "up")
         for host in hosts:
             _run("ip", "netns", "add", host.namespace)
             _connect(host, bridge, link)
-    except subprocess.CalledProcessError as refused:
-        raise NotAllowed(f"no namespaces here: {str(refused.stderr).strip()}") from refused
+    except subprocess.CalledProcessError as error:
+        raise NamespacesUnavailable(
+            f"can't create namespaces: {str(error.stderr).strip()}"
+        ) from error
 
 
 def _connect(host: Host, bridge: str, link: Link) -> None:
-    there = ("ip", "-n", host.namespace)
+    in_namespace = ("ip", "-n", host.namespace)
     _run("ip", "link", "add", host.port, "mtu", str(link.mtu), "type", "veth",
          "peer", "name", INTERFACE, "mtu", str(link.mtu), "netns", host.namespace)  # fmt: skip
     _run("ip", "link", "set", host.port, "master", bridge, "up")
-    _run(*there, "address", "add", f"{host.address}/24", "dev", INTERFACE)
-    # Else the kernel hands over 64 KB at once, and the counters see one header for all of it.
-    _run(*there, "link", "set", "dev", INTERFACE, "gso_max_segs", "1")
+    _run(*in_namespace, "address", "add", f"{host.address}/24", "dev", INTERFACE)
+    # Otherwise the kernel passes 64 KB at once, and the counters see a single header for them.
+    _run(*in_namespace, "link", "set", "dev", INTERFACE, "gso_max_segs", "1")
     for device in ("lo", INTERFACE):
-        _run(*there, "link", "set", device, "up")
+        _run(*in_namespace, "link", "set", device, "up")
     if link.rate is not None:
         shape = ("root", "tbf", "rate", link.rate, "burst", "64kb", "latency", "50ms")
         _run("tc", "-n", host.namespace, "qdisc", "add", "dev", INTERFACE, *shape)
         _run("tc", "qdisc", "add", "dev", host.port, *shape)
 
 
-def _bridge(owner: int) -> str:
+def _name_bridge(owner: int) -> str:
     return f"{PREFIX}{owner}b"
 
 
 def _remove(owner: int) -> None:
-    """Everything that carries this process's number."""
-    # The links first and by name: a namespace takes its own along, but some moments later.
+    """Remove everything whose name contains the pid."""
+    # Links are removed first, because a namespace removes its own only some moments later.
     for port in os.listdir("/sys/class/net"):
         if port.startswith(f"{PREFIX}{owner}h"):
             _run("ip", "link", "delete", port, check=False)
-    for namespace in _namespaces():
+    for namespace in _list_namespaces():
         if namespace.startswith(f"{PREFIX}{owner}-"):
             _run("ip", "netns", "delete", namespace, check=False)
-    _run("ip", "link", "delete", _bridge(owner), check=False)
+    _run("ip", "link", "delete", _name_bridge(owner), check=False)
 
 
 def _sweep() -> None:
-    """Removes what processes left that were killed before they could."""
-    names = [*_namespaces(), *os.listdir("/sys/class/net"), *os.listdir("/tmp")]
-    owners = {int(found[1]) for name in names if (found := _OURS.fullmatch(name))}
+    """Remove the remains of processes that were killed."""
+    names = [*_list_namespaces(), *os.listdir("/sys/class/net"), *os.listdir("/tmp")]
+    owners = {int(match[1]) for name in names if (match := _OURS.fullmatch(name))}
     for owner in owners:
         if Path(f"/proc/{owner}").exists():
             continue
-        for namespace in _namespaces():
+        for namespace in _list_namespaces():
             if namespace.startswith(f"{PREFIX}{owner}-"):
                 Host(int(namespace.rpartition("-")[2]), owner).kill()
         _remove(owner)
@@ -190,10 +192,10 @@ def _sweep() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _namespaces() -> list[str]:
+def _list_namespaces() -> list[str]:
     folder = Path("/var/run/netns")
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def _run(*words: str, check: bool = True) -> str:
-    return subprocess.run(words, check=check, capture_output=True, text=True).stdout
+def _run(*arguments: str, check: bool = True) -> str:
+    return subprocess.run(arguments, check=check, capture_output=True, text=True).stdout

@@ -1,1 +1,1 @@
-"""Retraining: new rows into a new version, which takes over only where its gate holds."""
+"""Retrain an adapter on new data and promote the result only if it passes its gate."""

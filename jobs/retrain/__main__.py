@@ -1,4 +1,4 @@
-"""`python -m jobs.retrain --spec SPEC`: learns what is new, and promotes it if its gate holds."""
+"""Run `python -m jobs.retrain --spec SPEC`: train on new data, promote if the gate passes."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from jobs.at_hand import spec_at_hand
-from jobs.ended import ended, failure_kept
-from jobs.lease import Lease
-from jobs.report import summary
-from jobs.retrain.door import Retrain, load_retrain
-from jobs.retrain.papers import keep_asked
-from jobs.retrain.run import Retraining
-from jobs.run_arguments import run_parser
-from jobs.store.objects import open_store
-from jobs.store.runs import RunStore, new_run_id
-from jobs.telling import told
+from jobs.retrain.pipeline import Retraining
+from jobs.retrain.retrain_artifacts import pin_spec
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import load_spec
+from jobs.spec.run_arguments import make_run_parser
+from jobs.spec.schema import RetrainSpec
+from jobs.store.open import open_store
+from jobs.store.runs.heartbeat import Heartbeat
+from jobs.store.runs.run_store import RunStore, make_run_id
+from jobs.train.job_main import record_failure, run_job
+from jobs.train.localize import fetch_spec
+from jobs.train.monitor.event_log import log_events
+from jobs.train.monitor.run_report import render_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done (promoted, kept, or nothing new), 1 it failed, 2 the input is wrong,
-    3 Ray is not reachable."""
-    asked = run_parser("jobs.retrain", main.__doc__).parse_args(arguments)
+    """Retrain an adapter. Exit codes: 0 done, 1 failed, 2 wrong input, 3 Ray is unreachable."""
+    options = make_run_parser("jobs.retrain", main.__doc__).parse_args(arguments)
 
-    def work() -> None:
-        retrain = load_retrain(spec_at_hand(asked.spec), asked.set)
+    def load_and_run() -> None:
+        spec = load_spec(fetch_spec(options.spec), options.set)
+        retrain_spec = require_kind(spec, RetrainSpec)
         now = datetime.datetime.now(datetime.UTC)
-        _run(retrain, asked.run or new_run_id(retrain.spec.name, now), asked.attempt)
+        _run_retraining(
+            retrain_spec, options.run or make_run_id(retrain_spec.name, now), options.attempt
+        )
 
-    return ended(work)
+    return run_job(load_and_run)
 
 
-def _run(asked: Retrain, run_id: str, attempt: int) -> None:
-    runs = RunStore(open_store(asked.spec.store), run_id)
+def _run_retraining(retrain_spec: RetrainSpec, run_id: str, attempt: int) -> None:
+    runs = RunStore(open_store(retrain_spec.store), run_id)
     print(f"run {run_id}", flush=True)
-    keep_asked(asked, runs)
-    with Lease(runs, attempt), told(runs), failure_kept(runs):
-        Retraining(asked, runs, attempt).run()
-    Console(width=80).print(summary(runs))
+    pin_spec(retrain_spec, runs)
+    with Heartbeat(runs, attempt), log_events(runs), record_failure(runs):
+        Retraining(retrain_spec, runs, attempt).run()
+    Console(width=80).print(render_summary(runs))
 
 
 if __name__ == "__main__":

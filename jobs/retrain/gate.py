@@ -1,4 +1,4 @@
-"""The gate: whether a new adapter may take over. Figures in, a verdict with its reasons out."""
+"""Decide from metrics whether a new adapter may be promoted, and report why."""
 
 from __future__ import annotations
 
@@ -7,92 +7,108 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.request import HELD_OUT, OLD
-from jobs.retrain.section import GateSection
+from jobs.spec.sections.retrain import GateSection
+from jobs.train.request import HELD_OUT, PREVIOUS_EVAL
 
-Figures = Mapping[str, float | None]
-"""One adapter's metric by set of rows; None or NaN where it is no number."""
+MetricByRows = Mapping[str, float | None]
+"""One adapter's metric by set of rows; None or NaN if it is not a number."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One demand of the gate."""
+class GateCheck:
+    """One requirement of the gate and the value it was checked against."""
 
-    asked: str
-    """In words."""
+    requirement: str
+    """For people."""
     rows: str
-    """Which rows it was measured on."""
-    found: float | None
-    """What the new adapter has; None where it is no number, or was not measured."""
+    """The set of rows that it was measured on."""
+    value: float | None
+    """The new adapter's metric; None if it is not a number or was not measured."""
     limit: float | None
-    """What it must not pass."""
-    holds: bool
+    """The bound that the value must meet."""
+    passed: bool
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the gate says."""
+class GateVerdict:
+    """All checks of a gate on one adapter."""
 
-    lines: tuple[Line, ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether every demand is met."""
-        return all(line.holds for line in self.lines)
+    checks: tuple[GateCheck, ...]
 
     @property
-    def why(self) -> str:
-        """The demands that are not met, with their numbers; empty where it holds."""
-        return "; ".join(_words(line) for line in self.lines if not line.holds)
+    def passed(self) -> bool:
+        """Return True if every check passed."""
+        return all(check.passed for check in self.checks)
 
-    def plain(self) -> list[dict[str, Any]]:
-        """For a journal."""
-        return [asdict(line) for line in self.lines]
+    @property
+    def reason(self) -> str:
+        """Return the failed checks with their numbers; empty if all passed."""
+        return "; ".join(_format_check(check) for check in self.checks if not check.passed)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the checks as plain values, for the event log."""
+        return [asdict(check) for check in self.checks]
 
 
-def judge(gate: GateSection, new: Figures, baseline: Figures | None, *, gone: str = "") -> Verdict:
-    """`gone` says why the baseline's own rows can't be had, where they were asked for."""
-    lines = [_finite(gate, new)]
+def apply_gate(
+    gate: GateSection, new: MetricByRows, baseline: MetricByRows | None, *, missing_reason: str = ""
+) -> GateVerdict:
+    """Check the new adapter's metrics against the gate.
+
+    `missing_reason` says why the rows that the baseline was evaluated on are not available.
+    """
+    checks = [_check_finite(gate, new)]
     if gate.target is not None:
-        lines.append(_line(gate, f"{gate.metric} of the target", HELD_OUT, new, gate.target))
+        checks.append(_check_limit(gate, f"{gate.metric} target", HELD_OUT, new, gate.target))
     if baseline is not None and gate.baseline == "current":
-        lines += _compared(gate, new, baseline, gone)
-    return Verdict(tuple(lines))
+        checks += _compare(gate, new, baseline, missing_reason)
+    return GateVerdict(tuple(checks))
 
 
-def _finite(gate: GateSection, new: Figures) -> Line:
-    found = _number(new.get(HELD_OUT))
-    return Line(f"{gate.metric} is a number", HELD_OUT, found, None, found is not None)
+def _check_finite(gate: GateSection, new: MetricByRows) -> GateCheck:
+    value = _get_finite(new.get(HELD_OUT))
+    return GateCheck(f"{gate.metric} is a number", HELD_OUT, value, None, value is not None)
 
 
-def _compared(gate: GateSection, new: Figures, baseline: Figures, gone: str) -> Iterator[Line]:
-    sign = 1 if gate.falling else -1
-    there = _number(baseline.get(HELD_OUT))
-    limit = None if there is None else there - sign * gate.better_by
-    asked = f"better than current by {gate.better_by:g}" if gate.better_by else "as good as current"
-    yield _line(gate, asked, HELD_OUT, new, limit)
+def _compare(
+    gate: GateSection, new: MetricByRows, baseline: MetricByRows, missing_reason: str
+) -> Iterator[GateCheck]:
+    sign = 1 if gate.lower_is_better else -1
+    current_value = _get_finite(baseline.get(HELD_OUT))
+    limit = None if current_value is None else current_value - sign * gate.better_by
+    requirement = "at least as good as current"
+    if gate.better_by:
+        requirement = f"better than current by {gate.better_by:g}"
+    yield _check_limit(gate, requirement, HELD_OUT, new, limit)
     if gate.tolerance is None:
         return
-    if gone:
-        yield Line(f"current's own rows: {gone}", OLD, None, None, gate.gone == "ignore")
+    if missing_reason:
+        requirement = f"rows that current was evaluated on: {missing_reason}"
+        yield GateCheck(requirement, PREVIOUS_EVAL, None, None, gate.missing_rows == "ignore")
         return
-    there = _number(baseline.get(OLD))
-    limit = None if there is None else there + sign * gate.tolerance * abs(there)
-    yield _line(gate, f"at most {gate.tolerance:.1%} worse than current", OLD, new, limit)
+    current_value = _get_finite(baseline.get(PREVIOUS_EVAL))
+    limit = None
+    if current_value is not None:
+        limit = current_value + sign * gate.tolerance * abs(current_value)
+    requirement = f"at most {gate.tolerance:.1%} worse than current"
+    yield _check_limit(gate, requirement, PREVIOUS_EVAL, new, limit)
 
 
-def _line(gate: GateSection, asked: str, rows: str, new: Figures, limit: float | None) -> Line:
-    found = _number(new.get(rows))
-    if found is None or limit is None:
-        return Line(asked, rows, found, limit, False)
-    return Line(asked, rows, found, limit, found <= limit if gate.falling else found >= limit)
+def _check_limit(
+    gate: GateSection, requirement: str, rows: str, new: MetricByRows, limit: float | None
+) -> GateCheck:
+    value = _get_finite(new.get(rows))
+    if value is None or limit is None:
+        return GateCheck(requirement, rows, value, limit, False)
+    passed = value <= limit if gate.lower_is_better else value >= limit
+    return GateCheck(requirement, rows, value, limit, passed)
 
 
-def _number(value: float | None) -> float | None:
+def _get_finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _words(line: Line) -> str:
-    found = "no number" if line.found is None else f"{line.found:.4f}"
-    limit = "" if line.limit is None else f", the limit is {line.limit:.4f}"
-    return f"{line.asked} ({line.rows} rows): {found}{limit}"
+def _format_check(check: GateCheck) -> str:
+    value = "not a number" if check.value is None else f"{check.value:.4f}"
+    limit = "" if check.limit is None else f" (limit {check.limit:.4f})"
+    return f"{check.requirement}, {check.rows} rows: {value}{limit}"

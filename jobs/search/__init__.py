@@ -1,1 +1,1 @@
-"""`python -m jobs.search --spec SPEC`: the best adapter within a budget, found with Ray Tune."""
+"""Search over the keys of a spec with Ray Tune: `python -m jobs.search --spec SPEC`."""

@@ -1,4 +1,4 @@
-"""`python -m jobs.search --spec SPEC`: searches on Ray, commits the best, tells what it found."""
+"""Entry point of a search job on Ray: `python -m jobs.search --spec SPEC`."""
 
 from __future__ import annotations
 
@@ -8,84 +8,93 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.at_hand import spec_at_hand
-from jobs.ended import ended, failure_kept
-from jobs.lease import Lease
-from jobs.preflight import Checked, check
-from jobs.run_arguments import run_parser
-from jobs.search.diary import Diary
-from jobs.search.door import Search, load_search
-from jobs.search.leave import keep_asked, leave
-from jobs.search.pareto import best
-from jobs.search.planned import impossible, planned
-from jobs.search.rows import Row
-from jobs.search.space import drawn_ahead
-from jobs.search.table import line_of
-from jobs.spec_file import dump_spec
-from jobs.store.objects import open_store
-from jobs.store.runs import SPEC, RunStore, new_run_id
+from rich.console import Console
+
+from jobs.plan.handover import validate_or_reuse
+from jobs.search.report.live_table import format_trial, render_table
+from jobs.search.report.pareto import find_best
+from jobs.search.search_artifacts import (
+    NEXT_SPEC_FILE,
+    REPORT_FILE,
+    RESULTS_FILE,
+    pin_search,
+    write_results,
+)
+from jobs.search.space import list_precomputed_configs
+from jobs.search.trial_log import TrialLog
+from jobs.search.trial_plan import TrialPlanner
+from jobs.search.trial_record import TrialRecord
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import dump_spec, load_spec
+from jobs.spec.run_arguments import make_run_parser
+from jobs.spec.schema import SearchSpec
+from jobs.store.open import open_store
+from jobs.store.runs.heartbeat import Heartbeat
+from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
+from jobs.train.job_main import record_failure, run_job
+from jobs.train.localize import fetch_spec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 no trial succeeded, 2 the input is wrong, 3 Ray is not reachable."""
-    parser = run_parser("jobs.search", main.__doc__)
-    parser.add_argument("--resume", metavar="RUN", help="go on with a search that was interrupted")
-    asked = parser.parse_args(arguments)
-    return ended(lambda: _work(asked))
+    """Run a search. Exit: 0 done, 1 no trial succeeded, 2 invalid input, 3 Ray unreachable."""
+    parser = make_run_parser("jobs.search", main.__doc__)
+    parser.add_argument("--resume", metavar="RUN", help="Resume an interrupted search.")
+    options = parser.parse_args(arguments)
+    return run_job(lambda: _run_search(options))
 
 
-def _work(asked: argparse.Namespace) -> None:
-    search = load_search(spec_at_hand(asked.spec), asked.set)
-    checked = check(search.spec)
-    _possible(search, checked)
+def _run_search(options: argparse.Namespace) -> None:
+    search = require_kind(load_spec(fetch_spec(options.spec), options.set), SearchSpec)
     now = datetime.datetime.now(datetime.UTC)
-    run_id = asked.resume or asked.run or new_run_id(f"{search.spec.name}-search"[:40], now)
-    runs = RunStore(open_store(checked.spec.store), run_id)
-    keep_asked(search, runs, resumed=asked.resume is not None)
-    runs.write_text(SPEC, dump_spec(checked.spec))
-    diary = Diary(runs)
+    run_id = options.resume or options.run or make_run_id(f"{search.name}-search"[:40], now)
+    validated = validate_or_reuse(search, run_id)
+    planner = TrialPlanner(search, validated, run=run_id)
+    if (configs := list_precomputed_configs(search.section)) is not None:
+        planner.check_feasible(configs)
+    runs = RunStore(open_store(validated.spec.store), run_id)
+    pin_search(search, runs, resumed=options.resume is not None)
+    runs.write_text(SPEC, dump_spec(validated.spec))
+    trial_log = TrialLog(runs)
     print(f"search {run_id}", flush=True)
-    with Lease(runs, asked.attempt):
-        _searched(search, checked, runs, diary, asked.attempt)
+    with Heartbeat(runs, options.attempt):
+        _search_and_publish(search, planner, runs, trial_log, options.attempt)
 
 
-def _searched(search: Search, checked: Checked, runs: RunStore, diary: Diary, attempt: int) -> None:
-    # Ray only after the check: bad input answers in a second, and starts nothing.
-    from jobs.cluster_run import connect
+def _search_and_publish(
+    search: SearchSpec, planner: TrialPlanner, runs: RunStore, trial_log: TrialLog, attempt: int
+) -> None:
+    # Ray is imported after the checks: invalid input fails in a second and starts nothing.
     from jobs.search.driver import publish_best, run_trials
-    from jobs.search.shown import shown
+    from jobs.train.driver import connect_ray
 
-    def say(row: Row) -> None:
-        print(line_of(row, search.section.metric), flush=True)
+    def print_trial(record: TrialRecord) -> None:
+        print(format_trial(record, search.section.metric), flush=True)
 
-    connect()
+    connect_ray()
     try:
-        with failure_kept(runs):
-            run_trials(search, checked, runs, diary, say)
-            found = best(diary.rows, search.section.direction)
+        with record_failure(runs):
+            run_trials(search, planner, runs, trial_log, print_trial)
+            best_trial = find_best(trial_log.records, search.section.direction)
             adapter = None
-            if found is not None:
-                adapter = publish_best(search, checked, runs, found, attempt=attempt)
+            if best_trial is not None:
+                adapter = publish_best(planner, best_trial, attempt=attempt)
     finally:
-        leave(search, runs, diary)
+        write_results(search, runs, trial_log)
     if adapter is not None:
-        told = {"event": "published", "time": time.time(), "adapter": adapter}
-        runs.events.append(told)
-    shown(search, runs, diary, adapter)
+        event = {"event": "published", "time": time.time(), "adapter": adapter}
+        runs.events.append(event)
+    _print_summary(search, runs, trial_log, adapter)
 
 
-def _possible(search: Search, checked: Checked) -> None:
-    """Raises InputError where every proposal breaks a constraint, as far as that can be known."""
-    ahead = drawn_ahead(search.section)
-    if ahead is None:
-        return
-    reasons = []
-    for number, config in enumerate(ahead):
-        found = planned(search, checked, Row(number, config))
-        if not isinstance(found, Row):
-            return
-        reasons.append(found.reason)
-    raise impossible(reasons)
+def _print_summary(
+    search: SearchSpec, runs: RunStore, trial_log: TrialLog, adapter: str | None
+) -> None:
+    console = Console(width=80, highlight=False)
+    console.print(render_table(trial_log.records, search.section.metric, search.section.direction))
+    if adapter is not None:
+        console.print(f"committed {adapter}")
+    for name in (NEXT_SPEC_FILE, RESULTS_FILE, REPORT_FILE):
+        console.print(runs.store.url(runs.key(name)), soft_wrap=True)
 
 
 if __name__ == "__main__":

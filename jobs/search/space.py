@@ -1,7 +1,7 @@
-"""Proposals of a search: drawn, crossed, or learnt by Optuna. The same for the same seed and past.
+"""The configs of a search: random, a grid, or proposed by Optuna's TPE.
 
-A proposal depends on the seed, its number and, for `tpe`, on the rows that ended before: so a
-search that goes on after its death proposes what it would have proposed.
+A config depends on the seed, its number and, for `tpe`, on the records that ended before. So a
+resumed search proposes what it would have proposed without the interruption.
 """
 
 from __future__ import annotations
@@ -13,135 +13,141 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from jobs.search.pareto import judged
-from jobs.search.rows import Row
-from jobs.search.section import Domain, SearchSection
+from jobs.search.report.pareto import select_comparable
+from jobs.search.trial_record import TrialRecord
+from jobs.spec.sections.search import Domain, SearchSection
 
-SAMPLES = 12
-TRIES = 50
-"""Draws until one is new; a small space may have no more."""
+DEFAULT_SAMPLES = 12
+MAX_DRAWS = 50
+"""Draws to find a new config; a small space may have no more."""
 Config = dict[str, Any]
 
 
-def drawn_ahead(section: SearchSection) -> list[Config] | None:
-    """All proposals, where none depends on a result; None for tpe."""
+def list_precomputed_configs(section: SearchSection) -> list[Config] | None:
+    """Return all configs, or None for tpe, whose configs depend on results."""
     if section.algorithm == "tpe":
         return None
     if section.algorithm == "grid":
-        return _crossed(
+        return _make_grid(
             {key: domain.finite or () for key, domain in section.space.items()}, section.samples
         )
-    return _random(section)
+    return _draw_random_configs(section)
 
 
-def count(section: SearchSection) -> int:
-    """How many trials are proposed, without a budget."""
-    ahead = drawn_ahead(section)
-    return len(ahead) if ahead is not None else section.samples or SAMPLES
+def count_trials(section: SearchSection) -> int:
+    """Return the number of trials without a budget."""
+    configs = list_precomputed_configs(section)
+    return len(configs) if configs is not None else section.samples or DEFAULT_SAMPLES
 
 
-def learnt(section: SearchSection, number: int, rows: Sequence[Row]) -> Config | None:
-    """Proposal `number` of tpe, from what came of the earlier ones; None where none is new."""
+def propose_tpe(
+    section: SearchSection, number: int, records: Sequence[TrialRecord]
+) -> Config | None:
+    """Return config `number` of tpe, given the results so far; None if no new one is found."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    told = judged(rows)
-    seen = {_text(row.config) for row in rows}
-    for attempt in range(TRIES):
+    comparable = select_comparable(records)
+    known_configs = {_format_config(record.config) for record in records}
+    for attempt in range(MAX_DRAWS):
         sampler = optuna.samplers.TPESampler(
-            seed=section.seed + number * TRIES + attempt,
-            n_startup_trials=max(4, (section.samples or SAMPLES) // 4),
+            seed=section.seed + number * MAX_DRAWS + attempt,
+            n_startup_trials=max(4, (section.samples or DEFAULT_SAMPLES) // 4),
         )
-        study = optuna.create_study(directions=_directions(section), sampler=sampler)
-        for row in told:
-            study.add_trial(_frozen(optuna, section, row))
-        asked = study.ask(_distributions(optuna, section))
-        config = {key: _value(section.space[key], asked.params[key]) for key in section.space}
-        if _text(config) not in seen:
+        study = optuna.create_study(directions=_list_directions(section), sampler=sampler)
+        for record in comparable:
+            study.add_trial(_make_frozen_trial(optuna, section, record))
+        trial = study.ask(_make_distributions(optuna, section))
+        config = {
+            key: _decode_value(section.space[key], trial.params[key]) for key in section.space
+        }
+        if _format_config(config) not in known_configs:
             return config
     return None
 
 
-def _random(section: SearchSection) -> list[Config]:
+def _draw_random_configs(section: SearchSection) -> list[Config]:
     grids = {k: d.grid for k, d in section.space.items() if d.grid is not None}
     rest = {key: domain for key, domain in section.space.items() if key not in grids}
-    each = (section.samples or SAMPLES) if rest else 1
-    found: list[Config] = []
-    seen = set[str]()
-    for number, crossing in enumerate(_crossed(grids) * each):
+    samples = (section.samples or DEFAULT_SAMPLES) if rest else 1
+    configs: list[Config] = []
+    known_configs = set[str]()
+    for number, crossing in enumerate(_make_grid(grids) * samples):
         config = crossing
-        for attempt in range(TRIES):
-            chance = random.Random(f"{section.seed} {number} {attempt}")
-            drawn = {key: _draw(domain, chance) for key, domain in rest.items()}
-            config = {key: (crossing | drawn)[key] for key in section.space}
-            if _text(config) not in seen:
-                found.append(config)
-                seen.add(_text(config))
+        for attempt in range(MAX_DRAWS):
+            rng = random.Random(f"{section.seed} {number} {attempt}")
+            values = {key: _draw_value(domain, rng) for key, domain in rest.items()}
+            config = {key: (crossing | values)[key] for key in section.space}
+            if _format_config(config) not in known_configs:
+                configs.append(config)
+                known_configs.add(_format_config(config))
                 break
-    return found
+    return configs
 
 
-def _crossed(values: Mapping[str, Sequence[Any]], most: int | None = None) -> list[Config]:
-    crossings = itertools.islice(_product([*values.values()]), most)
-    return [dict(zip(values, one, strict=True)) for one in crossings]
+def _make_grid(values: Mapping[str, Sequence[Any]], limit: int | None = None) -> list[Config]:
+    crossings = itertools.islice(_iter_product([*values.values()]), limit)
+    return [dict(zip(values, combination, strict=True)) for combination in crossings]
 
 
-def _product(values: list[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """As itertools.product, which would hold a long range in memory first."""
+def _iter_product(values: list[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the product of the values; itertools.product would hold a long range in memory."""
     if not values:
         yield ()
         return
     for first in values[0]:
-        yield from ((first, *rest) for rest in _product(values[1:]))
+        yield from ((first, *rest) for rest in _iter_product(values[1:]))
 
 
-def _draw(domain: Domain, chance: random.Random) -> Any:
+def _draw_value(domain: Domain, rng: random.Random) -> Any:
     if domain.finite is not None:
-        return chance.choice(domain.finite)
+        return rng.choice(domain.finite)
     low, high = domain.bounds
     if domain.kind == "loguniform":
-        return math.exp(chance.uniform(math.log(low), math.log(high)))
-    return chance.uniform(low, high)
+        return math.exp(rng.uniform(math.log(low), math.log(high)))
+    return rng.uniform(low, high)
 
 
-def _directions(section: SearchSection) -> list[Literal["minimize", "maximize"]]:
-    found: list[Literal["minimize", "maximize"]] = ["minimize"] * (1 + len(section.also_minimise))
+def _list_directions(section: SearchSection) -> list[Literal["minimize", "maximize"]]:
+    directions: list[Literal["minimize", "maximize"]] = ["minimize"] * (
+        1 + len(section.also_minimise)
+    )
     if section.direction == "max":
-        found[0] = "maximize"
-    return found
+        directions[0] = "maximize"
+    return directions
 
 
-def _distributions(optuna: Any, section: SearchSection) -> dict[str, Any]:
-    return {key: _distribution(optuna, domain) for key, domain in section.space.items()}
+def _make_distributions(optuna: Any, section: SearchSection) -> dict[str, Any]:
+    return {key: _make_distribution(optuna, domain) for key, domain in section.space.items()}
 
 
-def _distribution(optuna: Any, domain: Domain) -> Any:
-    make = optuna.distributions
+def _make_distribution(optuna: Any, domain: Domain) -> Any:
+    kinds = optuna.distributions
     if domain.randint is not None:
-        return make.IntDistribution(*domain.randint)
+        return kinds.IntDistribution(*domain.randint)
     if domain.finite is not None:
-        # By place: Optuna takes no lists, and a spec's value may be one.
-        return make.CategoricalDistribution(tuple(range(len(domain.finite))))
-    return make.FloatDistribution(*domain.bounds, log=domain.kind == "loguniform")
+        # By index: Optuna takes no lists, and the value of a key may be one.
+        return kinds.CategoricalDistribution(tuple(range(len(domain.finite))))
+    return kinds.FloatDistribution(*domain.bounds, log=domain.kind == "loguniform")
 
 
-def _value(domain: Domain, asked: Any) -> Any:
+def _decode_value(domain: Domain, suggested: Any) -> Any:
     if domain.randint is None and domain.finite is not None:
-        return domain.finite[asked]
-    return asked
+        return domain.finite[suggested]
+    return suggested
 
 
-def _frozen(optuna: Any, section: SearchSection, row: Row) -> Any:
+def _make_frozen_trial(optuna: Any, section: SearchSection, record: TrialRecord) -> Any:
     params = {
-        key: domain.finite.index(row.config[key])
+        key: domain.finite.index(record.config[key])
         if domain.randint is None and domain.finite is not None
-        else row.config[key]
+        else record.config[key]
         for key, domain in section.space.items()
     }
-    values = [row.metric, *(getattr(row, cost) or 0.0 for cost in section.also_minimise)]
-    distributions = _distributions(optuna, section)
+    values = [record.metric, *(getattr(record, cost) or 0.0 for cost in section.also_minimise)]
+    distributions = _make_distributions(optuna, section)
     return optuna.trial.create_trial(params=params, distributions=distributions, values=values)
 
 
-def _text(config: Mapping[str, Any]) -> str:
+def _format_config(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True, default=str)

@@ -1,6 +1,6 @@
-"""A training that is a trial: it shares what it can, reports its evaluations, and may be stopped.
+"""Run a fine-tuning as a trial: share results with other trials, report evaluations, stop early.
 
-It ends with a checkpoint instead of a commit: only the best of a search becomes an adapter.
+A trial ends with a checkpoint instead of a commit: only the best of a search becomes an adapter.
 """
 
 from __future__ import annotations
@@ -12,102 +12,116 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jobs.adaptation import Scores
-from jobs.data.remembered import Remembered
-from jobs.data.tokens import Sample
-from jobs.engine import Engine
-from jobs.plan import StagePlan
-from jobs.search.order import Order, Report
-from jobs.search.sharing import FIRST, MOST_SCORES, SCORES, STAGE, Shelf
-from jobs.store.manifest import Manifest
-from jobs.store.runs import LEDGER, RunStore
-from jobs.training import Training
-from slora.masks.scorer import Scorer
+from jobs.search.shared_cache import (
+    FIRST_EVALUATION,
+    MAX_SCORE_BYTES,
+    SCORES,
+    SPARSE_STAGE,
+    SharedCache,
+)
+from jobs.search.tune.trial_task import TrialReport, TrialTask
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
+from jobs.train.comm.collectives import WorkerContext
+from jobs.train.data.tokenization import Sample
+from jobs.train.fine_tuning import make_fine_tuning
+from jobs.train.hooks import CheckpointReport, EvaluationReport, RunHooks, Scores
+from jobs.train.loop import StageLoop
+from jobs.train.request import TrainingRequest
+from slora.masks.strategy import Scorer
+
+SendReport = Callable[[TrialReport], bool]
+"""Sends a report on every rank, and returns whether the trial continues."""
 
 
-class StoppedEarly(Exception):
-    """The search wants no more of this trial."""
+def run_trial(
+    task: TrialTask,
+    context: WorkerContext,
+    *,
+    send_report: SendReport,
+    token_cache: dict[Any, Sample],
+) -> TrialReport:
+    """Run a trial on this rank, from its newest checkpoint to its end.
+
+    `token_cache`: tokens of rows that this process has read in earlier trials.
+    """
+    assert isinstance(task.request, TrainingRequest)
+    store = open_store(task.request.spec.store)
+    runs = RunStore(store, task.request.run_id)
+    hooks = TrialHooks(task, runs, rank=context.rank, send_report=send_report)
+    hooks.token_cache = token_cache
+    loop = make_fine_tuning(task.request, runs, context, hooks=hooks)
+    loop.run()
+    return make_final_report(loop)
 
 
-class Trial(Training):
-    """One trial on one rank."""
+def make_final_report(loop: StageLoop) -> TrialReport:
+    """Return the report of a trial that has reached its end."""
+    tokens = loop.trainer.ledger["tokens"]
+    return TrialReport(loop.step, loop.evaluations["end"], tokens, ended=True)
+
+
+class TrialHooks(RunHooks):
+    """The hooks of one trial on one rank."""
+
+    # The scheduler's decision may take the checkpoint of an evaluation to another trial.
+    wait_for_checkpoints = True
+    generates_samples = False
 
     def __init__(
-        self,
-        order: Order,
-        *told: Any,
-        search: RunStore,
-        tell: Callable[[Report], bool],
-        tokens: dict[Any, dict[Any, Sample]],
-        **named: Any,
+        self, task: TrialTask, runs: RunStore, *, rank: int, send_report: SendReport
     ) -> None:
-        """`tell` is called on every rank after an evaluation; where it is False, the trial ends.
+        self._task, self._runs, self._rank = task, runs, rank
+        self._cache, self._send_report = SharedCache(RunStore(runs.store, task.search)), send_report
 
-        `tokens`: what this process has tokenised in the trials before, by how.
-        """
-        super().__init__(order.request, *told, **named)
-        self._order, self._shelf, self._tell_search = order, Shelf(search), tell
-        self._known_tokens, self._fresh = tokens, dict[str, float]()
-
-    def _load(self, *, resumed: bool) -> None:
-        super()._load(resumed=resumed)
-        self.prompts = []
-        for feed in (self.train_feed, self.eval_feed):
-            if feed is not None:
-                how = (str(self.request.base), feed.max_length, self.request.labels)
-                known = self._known_tokens.setdefault(how, {})
-                feed.encode = Remembered(feed.encode, known)  # type: ignore[assignment]
-
-    def _measure(self, engine: Engine, at: str) -> dict[str, float] | None:
-        if at == "before" and FIRST in self._order.have:
-            measured = json.loads(self._shelf.get(FIRST, self._order.keys.first))
-            self.evaluations[at] = measured
-            self.record.evaluation(at, self.step, measured, 0.0)
+    def load_evaluation(self, name: str) -> dict[str, float] | None:
+        """Return the evaluation of the base if another trial has made it."""
+        if name != "before" or FIRST_EVALUATION not in self._task.available:
             return None
-        found = super()._measure(engine, at)
-        if found is not None and at == "before" and self.rank == 0:
-            self._shelf.put(FIRST, self._order.keys.first, json.dumps(found).encode())
-        self._fresh = found or {}
-        return found
+        metrics: dict[str, float] = json.loads(
+            self._cache.get(FIRST_EVALUATION, self._task.keys.first_evaluation)
+        )
+        return metrics
 
-    def _after_step(self, engine: Engine, stage: StagePlan, index: int, done: int) -> None:
-        self._fresh = {}
-        super()._after_step(engine, stage, index, done)
-        if self._fresh:
-            self.saver.wait()
-            if not self._tell_search(Report(self.step, self._fresh, self.ledger["tokens"])):
-                raise StoppedEarly
+    def on_evaluation(self, report: EvaluationReport) -> bool:
+        """Share the evaluation of the base, and report the periodic ones to the search."""
+        if report.name == "before" and self._rank == 0:
+            metrics = json.dumps(dict(report.metrics)).encode()
+            self._cache.put(FIRST_EVALUATION, self._task.keys.first_evaluation, metrics)
+        if not report.is_periodic:
+            return True
+        return self._send_report(TrialReport(report.step, report.metrics, report.tokens))
 
-    def _save(self, engine: Engine, index: int, done: int, weights: Mapping[str, Tensor]) -> None:
-        super()._save(engine, index, done, weights)
-        key = self._order.keys.stage
-        ends = index == 0 and len(self.plan.stages) > 1 and done == self.plan.stages[0].steps
-        if ends and key is not None and self.rank == 0 and not self._shelf.has(STAGE, key):
-            self.saver.wait()
-            self._shelf.put_stage(key, self.runs, self.step, self.ledger["tokens"])
-
-    def _scored(self, scorer: Scorer, compute: Callable[[], Scores]) -> Scores:
-        key = self._order.keys.scores
-        if key is not None and SCORES in self._order.have:
-            kept = load(self._shelf.get(SCORES, key))
-            # In the model's order, as they were computed: of equal scores the earlier layer wins.
-            yield from ((name, kept[name]) for name in self.method.shapes)
+    def on_checkpoint(self, report: CheckpointReport) -> None:
+        """Share the checkpoint at the end of a sparse stage that another stage follows."""
+        key = self._task.keys.sparse_stage
+        ends_first = report.is_stage_end and report.stage_index == 0
+        if not ends_first or len(self._task.request.plan.stages) == 1 or self._rank:
             return
-        size = 4 * self.plan.target_weights
-        if key is None or size > MOST_SCORES or self.rank:
+        if key is not None and not self._cache.has(SPARSE_STAGE, key):
+            self._cache.put_stage(key, self._runs, report.step, report.tokens)
+
+    def compute_scores(
+        self, scorer: Scorer, shapes: Mapping[str, tuple[int, int]], compute: Callable[[], Scores]
+    ) -> Scores:
+        """Yield the scores of the layers, from another trial if it has shared them."""
+        key = self._task.keys.scores
+        if key is not None and SCORES in self._task.available:
+            cached = load(self._cache.get(SCORES, key))
+            # In the order of the model, as computed: of equal scores the earlier layer wins.
+            yield from ((name, cached[name]) for name in shapes)
+            return
+        size = 4 * self._task.request.plan.target_weights
+        if key is None or size > MAX_SCORE_BYTES or self._rank:
             yield from compute()
             return
-        made = dict[str, Tensor]()
+        scores = dict[str, Tensor]()
         for name, score in compute():
-            made[name] = score.contiguous()
+            scores[name] = score.contiguous()
             yield name, score
-        self._shelf.put(SCORES, key, save(made))
+        self._cache.put(SCORES, key, save(scores))
 
-    def _commit(self, weights: Mapping[str, Tensor]) -> Manifest | None:
-        self.record.paper(LEDGER, self.ledger)
+    def commit(self, publish: Callable[[], Manifest]) -> Manifest | None:
+        """Commit nothing: the checkpoints of a trial are its result."""
         return None
-
-
-def ending(trial: Trial) -> Report:
-    """What a trial came to."""
-    return Report(trial.step, trial.evaluations["end"], trial.ledger["tokens"], ended=True)

@@ -1,1 +1,1 @@
-"""Where runs and adapters are kept, and the order in which they get there. No torch."""
+"""Object stores, and the order in which runs and adapters are written to them. No torch."""

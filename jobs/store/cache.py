@@ -1,10 +1,11 @@
-"""Models and data of s3:// on this machine: fetched once, whole, bounded, shared by processes.
+"""Cache models and data of s3:// on this machine, bounded and shared by processes.
 
-    <cache>/<name>/files/...     what was fetched
-                  /sealed.json   written last: sizes, times and digests
-    <cache>/<name>.lock          held while it is fetched, and shared while it is used
+    <cache>/<name>/files/...     the fetched objects
+                  /sealed.json   times and digests, written last
+    <cache>/<name>.lock          locked during a fetch
+    <cache>/<name>.use           locked in shared mode by every process that uses the entry
 
-The name comes from keys, sizes and etags, so what changes in the bucket is fetched anew.
+The name is a digest of keys, sizes and etags, so an object that changes is fetched again.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from pathlib import Path
 from typing import IO
 
 from jobs.errors import Fault, InputError, StoreError
-from jobs.store.digest import sha256_of_file
+from jobs.store.base import ObjectStore
+from jobs.store.digest import compute_file_sha256
 from jobs.store.keys import check_key
-from jobs.store.objects import ObjectStore, open_store
-from jobs.store.settings import store_settings
+from jobs.store.open import open_store
+from jobs.store.settings import read_store_settings
 
 SEALED, FILES = "sealed.json", "files"
-MOST_FILES = 10_000
+MAX_FILES = 10_000
 
-_used = dict[Path, IO[bytes]]()
-"""Locks of what this process uses, held to its end: nothing of it is taken away meanwhile."""
+_held_locks = dict[Path, IO[bytes]]()
+"""Shared locks of the entries that this process uses. They are held until it ends, because paths
+into an entry are passed on freely: no other process evicts it meanwhile."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One object to have at hand."""
+class CacheItem:
+    """An object to fetch."""
 
     key: str
     name: str
@@ -44,167 +47,174 @@ class Wanted:
     etag: str
 
 
-def cached_folder(url: str, kinds: Sequence[str]) -> Path | None:
-    """The objects right under a prefix, of these kinds, as a folder; None where there is none."""
+def fetch_folder(url: str, suffixes: Sequence[str]) -> Path | None:
+    """Fetch the objects directly under a prefix as a folder. Return None if none matches."""
     store = open_store(url)
-    wanted = _wanted(store, [key for key in store.list("") if "/" not in key], kinds)
-    return _at_hand(store, wanted) / FILES if wanted else None
+    items = _list_items(store, [key for key in store.list("") if "/" not in key], suffixes)
+    return _ensure_cached(store, items) / FILES if items else None
 
 
-def cached_files(url: str, kinds: Sequence[str]) -> tuple[Path, ...]:
-    """The objects that an s3:// URL means, as files in order: one, a glob, or a prefix."""
-    bucket, _, rest = url[len("s3://") :].partition("/")
+def fetch_files(url: str, suffixes: Sequence[str]) -> tuple[Path, ...]:
+    """Fetch the objects of an s3:// URL (a key, a glob or a prefix) as files, in order."""
+    bucket, _, pattern = url[len("s3://") :].partition("/")
     store = open_store(f"s3://{bucket}")
-    wanted = _wanted(store, keys_meant(store, rest), kinds)
-    if not wanted:
+    items = _list_items(store, match_keys(store, pattern), suffixes)
+    if not items:
         return ()
-    folder = _at_hand(store, wanted) / FILES
-    return tuple(folder / one.name for one in wanted)
+    folder = _ensure_cached(store, items) / FILES
+    return tuple(folder / item.name for item in items)
 
 
-def keys_meant(store: ObjectStore, where: str) -> list[str]:
-    """The keys that a key, a glob or a prefix means, in order."""
-    fixed = where.split("*")[0].split("?")[0].split("[")[0]
-    if fixed != where:
-        return [key for key in store.list(fixed) if fnmatch.fnmatchcase(key, where)]
-    if where and not where.endswith("/") and store.head(where) is not None:
-        return [where]
-    prefix = f"{where.rstrip('/')}/" if where else ""
+def match_keys(store: ObjectStore, pattern: str) -> list[str]:
+    """Return the keys that match a key, a glob or a prefix, in order."""
+    fixed_part = pattern.split("*")[0].split("?")[0].split("[")[0]
+    if fixed_part != pattern:
+        return [key for key in store.list(fixed_part) if fnmatch.fnmatchcase(key, pattern)]
+    if pattern and not pattern.endswith("/") and store.head(pattern) is not None:
+        return [pattern]
+    prefix = f"{pattern.rstrip('/')}/" if pattern else ""
     return [key for key in store.list(prefix) if "/" not in key[len(prefix) :]]
 
 
-def _wanted(store: ObjectStore, keys: Sequence[str], kinds: Sequence[str]) -> list[Wanted]:
-    sound = [key for key in keys if key.lower().endswith(tuple(kinds))]
-    if len(sound) > MOST_FILES:
-        problem = f"{len(sound)} objects under {store.url('')}"
-        raise InputError([Fault("s3://", problem, f"Name at most {MOST_FILES}, in larger files.")])
-    flat = len({key.rpartition("/")[2] for key in sound}) == len(sound)
-    found = list[Wanted]()
-    for key in sound:
-        # Whoever writes to a bucket chooses its keys: none of them may lead out of the cache.
-        name = check_key(key.rpartition("/")[2] if flat else key)
-        if (there := store.head(key)) is not None:
-            found.append(Wanted(key, name, there.size, there.etag))
-    return found
+def _list_items(
+    store: ObjectStore, keys: Sequence[str], suffixes: Sequence[str]
+) -> list[CacheItem]:
+    matching = [key for key in keys if key.lower().endswith(tuple(suffixes))]
+    if len(matching) > MAX_FILES:
+        problem = f"{len(matching)} objects match under {store.url('')}, the limit is {MAX_FILES}"
+        raise InputError([Fault("s3://", problem, "Use fewer, larger files.")])
+    has_unique_names = len({key.rpartition("/")[2] for key in matching}) == len(matching)
+    items = list[CacheItem]()
+    for key in matching:
+        # Other writers choose the keys of a bucket: none of them may lead out of the cache.
+        name = check_key(key.rpartition("/")[2] if has_unique_names else key)
+        if (info := store.head(key)) is not None:
+            items.append(CacheItem(key, name, info.size, info.etag))
+    return items
 
 
-def _at_hand(store: ObjectStore, wanted: Sequence[Wanted]) -> Path:
-    settings = store_settings()
-    told = json.dumps([store.url(""), [(one.key, one.size, one.etag) for one in wanted]])
-    entry = settings.cache / hashlib.sha256(told.encode()).hexdigest()[:32]
+def _ensure_cached(store: ObjectStore, items: Sequence[CacheItem]) -> Path:
+    settings = read_store_settings()
+    identity = json.dumps([store.url(""), [(item.key, item.size, item.etag) for item in items]])
+    entry = settings.cache / hashlib.sha256(identity.encode()).hexdigest()[:32]
     try:
         settings.cache.mkdir(parents=True, exist_ok=True)
         with entry.with_suffix(".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Before the look: whoever makes room waits for it, or we for him.
-            _hold(entry)
-            if not _whole(entry, wanted):
-                _make_room(settings.cache, sum(one.size for one in wanted), settings.cache_bytes)
-                _fetch(store, wanted, entry)
+            # Before the check: an eviction waits for this lock, or this process for the eviction.
+            _hold_entry(entry)
+            if not _is_intact(entry, items):
+                _make_room(settings.cache, sum(item.size for item in items), settings.cache_bytes)
+                _fetch_entry(store, items, entry)
             os.utime(entry / SEALED)
     except OSError as error:
-        wrong = f"{settings.cache}: {error.strerror or error}"
-        raise StoreError(f"{wrong}. Name another folder as SLORA_CACHE.") from error
+        problem = f"{settings.cache}: {error.strerror or error}"
+        raise StoreError(f"{problem}. Set SLORA_CACHE to another folder.") from error
     return entry
 
 
-def _hold(entry: Path) -> None:
-    if entry in _used:
+def _hold_entry(entry: Path) -> None:
+    if entry in _held_locks:
         return
-    held = entry.with_suffix(".use").open("ab")
-    fcntl.flock(held, fcntl.LOCK_SH)
-    _used[entry] = held
+    lock = entry.with_suffix(".use").open("ab")
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    _held_locks[entry] = lock
 
 
-def _whole(entry: Path, wanted: Sequence[Wanted]) -> bool:
-    """Whether what was fetched is still as it was. What was touched since is digested again."""
+def _is_intact(entry: Path, items: Sequence[CacheItem]) -> bool:
+    """Return whether the files are unchanged. A file with another time is digested again."""
     try:
         sealed = json.loads((entry / SEALED).read_text())
-        for one in wanted:
-            path, told = entry / FILES / one.name, sealed[one.name]
+        for item in items:
+            path, record = entry / FILES / item.name, sealed[item.name]
             status = path.stat()
-            if status.st_size != one.size:
+            if status.st_size != item.size:
                 return False
-            if status.st_mtime_ns != told["mtime_ns"] and sha256_of_file(path) != told["sha256"]:
+            if (
+                status.st_mtime_ns != record["mtime_ns"]
+                and compute_file_sha256(path) != record["sha256"]
+            ):
                 return False
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return True
 
 
-def _fetch(store: ObjectStore, wanted: Sequence[Wanted], entry: Path) -> None:
+def _fetch_entry(store: ObjectStore, items: Sequence[CacheItem], entry: Path) -> None:
     _drop_unfinished(entry)
-    beside = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")
+    temporary = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")
     try:
         sealed = {}
-        for one in wanted:
-            path = beside / FILES / one.name
+        for item in items:
+            path = temporary / FILES / item.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest = store.get_file(one.key, path)
-            if path.stat().st_size != one.size:
-                raise StoreError(f"{store.url(one.key)}: changed while it was fetched. Try again.")
-            with path.open("rb") as opened:
-                # On the disk before the seal is: a seal over lost bytes would be believed.
-                os.fsync(opened.fileno())
-                sealed[one.name] = {"sha256": digest, "mtime_ns": path.stat().st_mtime_ns}
-        (beside / SEALED).write_text(json.dumps(sealed))
+            digest = store.get_file(item.key, path)
+            if path.stat().st_size != item.size:
+                problem = f"{store.url(item.key)}: the object changed during the download"
+                raise StoreError(f"{problem}. Try again.")
+            with path.open("rb") as file:
+                # Synced before the seal: a seal over lost bytes would be trusted.
+                os.fsync(file.fileno())
+                sealed[item.name] = {"sha256": digest, "mtime_ns": path.stat().st_mtime_ns}
+        (temporary / SEALED).write_text(json.dumps(sealed))
         shutil.rmtree(entry, ignore_errors=True)
-        beside.rename(entry)
+        temporary.rename(entry)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _make_room(cache: Path, needed: int, most: int) -> None:
-    """Take away what was not used for longest, as far as nobody uses it now."""
-    if needed > most:
-        problem = f"{needed} bytes are more than the cache may hold, {most}"
-        raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise it.")])
+def _make_room(cache: Path, needed_bytes: int, limit_bytes: int) -> None:
+    """Evict the least recently used entries that no process uses, until the new one fits."""
+    if needed_bytes > limit_bytes:
+        problem = f"{needed_bytes} bytes exceed the limit of the cache, {limit_bytes}"
+        raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise the limit.")])
     for lock in cache.glob("*.lock"):
-        _give_up(lock)
+        _drop_abandoned(lock)
     entries = [path.parent for path in cache.glob(f"*/{SEALED}")]
-    sizes = {entry: _size(entry) for entry in entries}
+    sizes = {entry: _measure_size(entry) for entry in entries}
     total = sum(sizes.values())
-    for entry in sorted(entries, key=_last_used):
-        if total + needed <= most:
+    for entry in sorted(entries, key=_get_last_use):
+        if total + needed_bytes <= limit_bytes:
             return
-        if _taken_away(entry):
+        if _try_evict(entry):
             total -= sizes[entry]
-    if total + needed > most:
-        problem = f"{total} of {most} bytes are in use, {needed} more are needed"
-        raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise it, or end other runs.")])
+    if total + needed_bytes > limit_bytes:
+        problem = f"{total} of {limit_bytes} bytes are in use, {needed_bytes} more are needed"
+        remedy = "Raise the limit, or stop other runs."
+        raise InputError([Fault("SLORA_CACHE_BYTES", problem, remedy)])
 
 
-def _give_up(lock: Path) -> None:
-    """What a fetch left that was killed, of an entry that nobody fetches now: it counts nowhere."""
-    with lock.open("ab") as held:
+def _drop_abandoned(lock_path: Path) -> None:
+    """Remove the debris of a killed fetch, unless another process fetches the entry now."""
+    with lock_path.open("ab") as lock_file:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        _drop_unfinished(lock.with_suffix(""))
+        _drop_unfinished(lock_path.with_suffix(""))
 
 
 def _drop_unfinished(entry: Path) -> None:
-    """With the entry's lock held: then nobody else is at work in it."""
-    for beside in entry.parent.glob(f".{entry.name}-*"):
-        shutil.rmtree(beside, ignore_errors=True)
+    """Remove unfinished downloads of an entry. The caller holds its lock."""
+    for temporary in entry.parent.glob(f".{entry.name}-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _taken_away(entry: Path) -> bool:
-    with entry.with_suffix(".use").open("ab") as use:
+def _try_evict(entry: Path) -> bool:
+    with entry.with_suffix(".use").open("ab") as lock:
         try:
-            fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         shutil.rmtree(entry, ignore_errors=True)
         return True
 
 
-def _size(entry: Path) -> int:
+def _measure_size(entry: Path) -> int:
     return sum(path.stat().st_size for path in (entry / FILES).rglob("*") if path.is_file())
 
 
-def _last_used(entry: Path) -> float:
+def _get_last_use(entry: Path) -> float:
     try:
         return (entry / SEALED).stat().st_mtime
     except FileNotFoundError:

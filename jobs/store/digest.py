@@ -1,4 +1,4 @@
-"""SHA-256 of streams and files, a piece at a time."""
+"""Compute SHA-256 digests of streams and files piece by piece."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import BinaryIO
 CHUNK = 1 << 20
 
 
-def sha256_of(stream: BinaryIO, seen: Callable[[int], None] | None = None) -> str:
-    """The digest of the rest of a stream; `seen` hears of each piece's length."""
+def compute_sha256(stream: BinaryIO, on_bytes: Callable[[int], None] | None = None) -> str:
+    """Return the digest of the rest of a stream. Call `on_bytes` with the length of each piece."""
     digest = hashlib.sha256()
     while piece := stream.read(CHUNK):
         digest.update(piece)
-        if seen:
-            seen(len(piece))
+        if on_bytes:
+            on_bytes(len(piece))
     return digest.hexdigest()
 
 
 def copy_and_digest(source: BinaryIO, target: BinaryIO) -> str:
-    """Copy the rest of a stream, and give the digest of what was copied."""
+    """Copy the rest of a stream, and return the digest of the copied bytes."""
     digest = hashlib.sha256()
     while piece := source.read(CHUNK):
         target.write(piece)
@@ -29,7 +29,7 @@ def copy_and_digest(source: BinaryIO, target: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_file(path: Path) -> str:
-    """The digest of a file."""
+def compute_file_sha256(path: Path) -> str:
+    """Return the digest of a file."""
     with path.open("rb") as file:
-        return sha256_of(file)
+        return compute_sha256(file)

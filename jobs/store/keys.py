@@ -1,66 +1,42 @@
-"""Keys: the names of objects in a store, checked before any store sees them."""
+"""Check the keys of objects before any store sees them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jobs.errors import Fault, InputError
 
-LONGEST_KEY = 1024
-"""S3's limit, so that what a directory takes a bucket takes too."""
+MAX_KEY_BYTES = 1024
+"""The limit of S3, so that a bucket accepts every key that a directory accepts."""
 
-HIDDEN = ".tmp"
-"""What starts so at the top of a store is a write under way, and no object."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """What a store says of an object without sending it."""
-
-    size: int
-    etag: str = ""
-    """Another one for other bytes; what compare-and-swap compares."""
-    modified: float = 0.0
-    """Seconds since 1970, by the store's own clock."""
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """What a writer left that died while it wrote: no object, and nobody reads it."""
-
-    name: str
-    size: int
-    modified: float
-    upload: str | None = None
-    """The id of an unfinished multipart upload."""
+HIDDEN_PREFIX = ".tmp"
+"""The start of a top-level name that is no object: an unfinished write, or a probe."""
 
 
 def check_key(key: str) -> str:
-    """The key itself, or InputError: keys come from names and manifests that others wrote."""
-    problem = _problem(key)
+    """Return the key, or raise InputError: keys come from names and manifests of other writers."""
+    problem = _find_problem(key)
     if problem:
         remedy = "Use names of letters, digits, dots, dashes and underscores, joined by '/'."
         raise InputError([Fault("key", f"{key[:100]!a} {problem}", remedy)])
     return key
 
 
-def _problem(key: str) -> str:
+def _find_problem(key: str) -> str:
     parts = key.split("/")
     if not key:
         return "is empty"
-    if len(key.encode(errors="replace")) > LONGEST_KEY:
-        return f"is longer than {LONGEST_KEY} bytes"
+    if len(key.encode(errors="replace")) > MAX_KEY_BYTES:
+        return f"is longer than {MAX_KEY_BYTES} bytes"
     # Printable excludes control characters, text direction marks and lone surrogates.
     if not key.isprintable():
-        return "holds characters that can't be printed"
+        return "contains characters that cannot be printed"
     if "\\" in key:
-        return "holds a backslash"
+        return "contains a backslash"
     if key.startswith("/"):
         return "is absolute"
     if not all(parts):
         return "has an empty part"
     if "." in parts or ".." in parts:
         return "has a part that is '.' or '..'"
-    if parts[0].startswith(HIDDEN):
-        return f"starts with {HIDDEN!r}, which the store keeps for itself"
+    if parts[0].startswith(HIDDEN_PREFIX):
+        return f"starts with {HIDDEN_PREFIX!r}, which is reserved for the store"
     return ""

@@ -1,13 +1,13 @@
-"""What the store reads from the environment, once and in one place; secrets are not among it.
+"""Read the store's settings from the environment. They include no secrets.
 
-Endpoint, region and credentials are boto3's own business (AWS_ENDPOINT_URL, AWS_PROFILE, ...).
+boto3 itself reads endpoint, region and credentials (AWS_ENDPOINT_URL, AWS_PROFILE, ...).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
@@ -17,63 +17,64 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class S3Settings:
-    """How a bucket is spoken to."""
+    """Retries, time-outs and encryption of requests to a bucket."""
 
     attempts: int = 6
-    """Tries of one request; between them a random wait that doubles, by boto3's standard mode."""
+    """Attempts per request; the standard mode of boto3 waits in between, up to twice as long."""
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
-    encryption: Mapping[str, str] = field(default_factory=dict)
-    """Passed through with every write: ServerSideEncryption, SSEKMSKeyId."""
+    encryption: tuple[tuple[str, str], ...] = ()
+    """Parameters of every write: ServerSideEncryption, SSEKMSKeyId."""
 
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """The store's part of the environment."""
+    """All settings of the store."""
 
     s3: S3Settings
-    spool: Path
-    """Where adapters wait that could not be sent."""
+    outbox: Path
+    """A folder of adapters that could not be sent to their store yet."""
     cache: Path
-    """Where models and data of s3:// lie while they are used."""
+    """A folder of models and data fetched from s3://."""
     cache_bytes: int
     signing_key: Path | None
-    """A PEM file with an ed25519 private key: every commit is signed with it."""
+    """A PEM file with the ed25519 private key that signs every commit."""
 
 
-def store_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
-    """Read anew each time: tests and long-lived services change their environment."""
+def read_store_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
+    """Return the current settings. Not cached: tests and services change their environment."""
     env = os.environ if environment is None else environment
     home = Path(env.get("HOME") or "/")
     state = Path(env.get("XDG_STATE_HOME") or home / ".local" / "state")
     cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
     key = env.get("SLORA_SIGNING_KEY")
     return StoreSettings(
-        s3=_s3(env),
-        spool=Path(env.get("SLORA_SPOOL") or state / "slora" / "spool"),
+        s3=_read_s3_settings(env),
+        outbox=Path(env.get("SLORA_OUTBOX") or state / "slora" / "outbox"),
         cache=Path(env.get("SLORA_CACHE") or cache / "slora"),
-        cache_bytes=_number(env, "SLORA_CACHE_BYTES", 100 * GIB),
+        cache_bytes=_read_number(env, "SLORA_CACHE_BYTES", 100 * GIB),
         signing_key=Path(key) if key else None,
     )
 
 
-def _s3(env: Mapping[str, str]) -> S3Settings:
-    named = {
+def _read_s3_settings(env: Mapping[str, str]) -> S3Settings:
+    options = {
         "ServerSideEncryption": env.get("SLORA_S3_SSE", ""),
         "SSEKMSKeyId": env.get("SLORA_S3_SSE_KMS_KEY_ID", ""),
     }
     return S3Settings(
-        attempts=max(1, _number(env, "AWS_MAX_ATTEMPTS", S3Settings.attempts)),
-        connect_timeout=_number(env, "SLORA_S3_CONNECT_TIMEOUT", 10),
-        read_timeout=_number(env, "SLORA_S3_READ_TIMEOUT", 60),
-        encryption={name: value for name, value in named.items() if value},
+        attempts=max(1, _read_number(env, "AWS_MAX_ATTEMPTS", S3Settings.attempts)),
+        connect_timeout=_read_number(env, "SLORA_S3_CONNECT_TIMEOUT", 10),
+        read_timeout=_read_number(env, "SLORA_S3_READ_TIMEOUT", 60),
+        encryption=tuple((name, value) for name, value in options.items() if value),
     )
 
 
-def _number(env: Mapping[str, str], name: str, otherwise: int) -> int:
+def _read_number(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, "").strip()
     if not text:
-        return otherwise
+        return default
     if not text.isascii() or not text.isdigit():
-        raise InputError([Fault(name, f"{text[:40]!a} is no number", f"Use e.g. {otherwise}.")])
+        problem = f"{text[:40]!a} is not a whole number"
+        raise InputError([Fault(name, problem, f"Use a number such as {default}.")])
     return int(text)

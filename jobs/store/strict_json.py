@@ -1,4 +1,4 @@
-"""JSON from strangers: no name twice, no NaN, no depth that ends the process."""
+"""Parse untrusted JSON: reject duplicate names, NaN, and nesting that exhausts the stack."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any, Never
 
 
 def load_strictly(data: bytes) -> Any:
-    """The value written in `data`, or ValueError."""
+    """Return the value in `data`, or raise ValueError."""
     try:
-        return json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+        return json.loads(
+            data.decode(), object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant
+        )
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    # The parsers we hand over to let the last of two win, others the first.
-    if len(found) != len(pairs):
-        raise ValueError("a name is written twice")
-    return found
+def _reject_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    # The parsers that read it afterwards keep the last of two values, others the first.
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
 
 
-def _no_constant(name: str) -> Never:
+def _reject_constant(name: str) -> Never:
     raise ValueError(f"{name} is not JSON")

@@ -1,1 +1,1 @@
-"""The service's door: HTTP under /v1, its documents, its streams."""
+"""The HTTP API of the service: routes under /v1, the OpenAPI document, streams."""

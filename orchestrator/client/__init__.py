@@ -1,1 +1,1 @@
-"""The service's client: what the command line uses, and any program that wants runs."""
+"""The client of the service's API, for the command line and for programs."""

@@ -1,43 +1,58 @@
-"""Adapters as the service's registry knows them, and what their bare names mean."""
+"""Adapters in the service's registry: list, show, promote, roll back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.client.pages import items
-from orchestrator.client.values import Adapter, Named, Pointer, reader
-from orchestrator.client.wire import Wire, at
+from orchestrator.client.pages import iterate_pages
+from orchestrator.client.transport import Transport, api_path
+from orchestrator.schemas.adapters import (
+    AdapterDetailResponse,
+    AdapterNameResponse,
+    AdapterResponse,
+    PointerResponse,
+    PromoteAdapterRequest,
+)
 
 
 class Adapters:
     """The service's adapters."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._read = reader(Adapter, wire.settings.service)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
-    def list(self, *, project: str | None = None, name: str | None = None) -> Iterator[Adapter]:
-        """Every committed version."""
-        return items(self._wire, at("adapters"), self._read, project=project, name=name)
+    def list(
+        self, *, project: str | None = None, name: str | None = None
+    ) -> Iterator[AdapterResponse]:
+        """Iterate over all committed versions."""
+        path = api_path("adapters")
+        return iterate_pages(self._transport, path, AdapterResponse, project=project, name=name)
 
-    def named(self, name: str, *, store: str | None = None) -> Named:
-        """What a bare name means, and its versions. Raises NotThere."""
-        answer = self._wire.json("GET", at("adapters", name), params={"store": store})
-        return reader(Named, self._wire.settings.service)(answer)
+    def resolve(self, name: str, *, store: str | None = None) -> AdapterNameResponse:
+        """Return the current version of a name, and all its versions. Raise MissingResource."""
+        return self._transport.request_value(
+            AdapterNameResponse, "GET", api_path("adapters", name), params={"store": store}
+        )
 
-    def get(self, name: str, version: int, *, store: str | None = None) -> Adapter:
-        """One version with its manifest. Raises NotThere."""
-        path = at("adapters", name, str(version))
-        return self._read(self._wire.json("GET", path, params={"store": store}))
+    def get(self, name: str, version: int, *, store: str | None = None) -> AdapterDetailResponse:
+        """Return one version with its manifest. Raise MissingResource if there is none."""
+        path = api_path("adapters", name, str(version))
+        return self._transport.request_value(
+            AdapterDetailResponse, "GET", path, params={"store": store}
+        )
 
-    def promote(self, name: str, version: int, *, store: str | None = None) -> Pointer:
-        """Lets the bare name mean this version; the same again is no move. Raises Conflict."""
-        return self._moved(at("adapters", name, "promote"), store, {"version": version})
+    def promote(self, name: str, version: int, *, store: str | None = None) -> PointerResponse:
+        """Make this version the current one, if it is not. Raise Conflict."""
+        body = PromoteAdapterRequest(version=version).model_dump()
+        return self._transport.request_value(
+            PointerResponse,
+            "POST",
+            api_path("adapters", name, "promote"),
+            body=body,
+            params={"store": store},
+        )
 
-    def rollback(self, name: str, *, store: str | None = None) -> Pointer:
-        """Lets it mean again what it meant before. Raises Conflict."""
-        return self._moved(at("adapters", name, "rollback"), store, None)
-
-    def _moved(self, path: str, store: str | None, body: dict[str, int] | None) -> Pointer:
-        answer = self._wire.json("POST", path, body=body, params={"store": store})
-        return reader(Pointer, self._wire.settings.service)(answer)
+    def rollback(self, name: str, *, store: str | None = None) -> PointerResponse:
+        """Undo the last promotion that is still in effect. Raise Conflict."""
+        path = api_path("adapters", name, "rollback")
+        return self._transport.request_value(PointerResponse, "POST", path, params={"store": store})

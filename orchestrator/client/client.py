@@ -1,61 +1,54 @@
-"""The client: `Client(url, token)`, and behind it what the service has."""
+"""The client: `ServiceClient(url, token)` and its resources."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from orchestrator.client.adapters import Adapters
-from orchestrator.client.house import Projects, Tokens
-from orchestrator.client.pages import whole
-from orchestrator.client.pauses import Patience
+from orchestrator.client.admin import Projects, Tokens
+from orchestrator.client.client_settings import load_settings
+from orchestrator.client.pages import iterate_unpaged
+from orchestrator.client.retry import RetryBudget
 from orchestrator.client.runs import Runs
 from orchestrator.client.schedules import Schedules
-from orchestrator.client.settings import settings
-from orchestrator.client.values import Cluster, Me, reader
-from orchestrator.client.wire import Wire, at
+from orchestrator.client.transport import Transport, api_path
+from orchestrator.schemas.admin import ClusterResponse, TokenResponse
 
 
-class Client:
-    """One service, asked with one token; close it, or use it in a `with`."""
+class ServiceClient:
+    """A client of one service with one token. Close it, or use it in a `with` block."""
 
     def __init__(
         self,
         url: str | None = None,
         token: str | None = None,
         *,
-        patience: Patience | None = None,
-        waiting: Callable[[str], None] | None = None,
+        retry_budget: RetryBudget | None = None,
+        on_retry: Callable[[str], None] | None = None,
     ) -> None:
-        """`waiting` hears why a question has to be asked again, once for each question."""
-        self.wire = Wire(settings(url, token=token), patience, waiting)
-        self.runs = Runs(self.wire)
-        self.adapters = Adapters(self.wire)
-        self.schedules = Schedules(self.wire)
-        self.projects = Projects(self.wire)
-        self.tokens = Tokens(self.wire)
+        """Connect lazily. `on_retry` gets the reason of a retry, once for each request."""
+        self.transport = Transport(load_settings(url, token=token), retry_budget, on_retry)
+        self.runs = Runs(self.transport)
+        self.adapters = Adapters(self.transport)
+        self.schedules = Schedules(self.transport)
+        self.projects = Projects(self.transport)
+        self.tokens = Tokens(self.transport)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the connections."""
-        self.wire.close()
+        """Close the connections."""
+        self.transport.close()
 
-    def clusters(self) -> list[Cluster]:
-        """The Ray clusters that the service submits to."""
-        read = reader(Cluster, self.wire.settings.service)
-        return list(whole(self.wire, at("clusters"), read))
+    def list_clusters(self) -> list[ClusterResponse]:
+        """Return the Ray clusters that the service submits to."""
+        return list(iterate_unpaged(self.transport, api_path("clusters"), ClusterResponse))
 
-    def me(self) -> Me:
-        """Whose token this is."""
-        return reader(Me, self.wire.settings.service)(self.wire.json("GET", at("me")))
+    def get_me(self) -> TokenResponse:
+        """Return the token of this client, without its secret."""
+        return self.transport.request_value(TokenResponse, "GET", api_path("me"))

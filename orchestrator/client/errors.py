@@ -1,15 +1,15 @@
-"""What can go wrong between a client and the service, and the exit code that tells it apart.
+"""Errors of the client, each with its exit code.
 
-What the service says of its own things is told in its words, which name the way out.
+A message of the service is shown as it is, because it contains the fix.
 
-ClientError                  1
-├── Refused (InputError)     2  the service found faults in what was asked, all of them told
-├── NotThere                 2  no such run, adapter, schedule, project, token for this bearer
-├── Conflict                 1  somebody else changed it, or it is not in a state for that
-├── NotAllowed               3  the token is missing, unknown, expired, or allows too little
-├── ServiceFailed            1  a mistake of the service's own
-├── NotUnderstood            3  what answers is no slora service, or one of another version
-└── ServiceUnreachable       3  (Unreachable) nothing answers, or it asks to come back later
+ClientError                       1
+├── RequestRejected (InputError)  2  the request is invalid; carries all its errors
+├── MissingResource               2  there is no such run, adapter, schedule, project or token
+├── Conflict                      1  it has changed meanwhile, or its state does not allow this
+├── AccessDenied                  3  the token is missing, unknown, expired, or lacks the scope
+├── ServiceError                  1  the service has failed
+├── UnexpectedResponse            3  not a slora service, or another version of it
+└── ServiceUnreachable            3  (Unreachable) no answer, or a request to retry later
 """
 
 from __future__ import annotations
@@ -18,91 +18,92 @@ from jobs.errors import InputError, JobsError, Unreachable
 
 
 class ClientError(JobsError):
-    """The base: the service did not do what was asked."""
+    """Base class: the service did not fulfill the request."""
 
 
-class Refused(ClientError, InputError):
-    """What was asked is wrong; carries every fault."""
-
-    exit_code = 2
-
-
-class NotThere(ClientError):
-    """What is not there, or is not this token's to see."""
+class RequestRejected(ClientError, InputError):
+    """The request is invalid; carries all its errors."""
 
     exit_code = 2
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.what = what
+
+class MissingResource(ClientError):
+    """The resource does not exist, or the token does not cover it."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
     def __str__(self) -> str:
-        return self.what
+        return self.message
 
 
 class Conflict(ClientError):
-    """It is not as it was when it was read, or its state does not allow this."""
+    """The resource has changed since it was read, or its state does not allow the request."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
     def __str__(self) -> str:
-        return self.why
+        return self.reason
 
 
-class NotAllowed(ClientError):
-    """The token does not open this door."""
+class AccessDenied(ClientError):
+    """The token is missing or invalid, or lacks a permission."""
 
     exit_code = 3
 
-    def __init__(self, url: str, why: str, source: str | None) -> None:
-        super().__init__(url, why, source)
-        self.url, self.why, self.source = url, why, source
+    def __init__(self, url: str, reason: str, source: str | None) -> None:
+        super().__init__(url, reason, source)
+        self.url, self.reason, self.source = url, reason, source
 
     def __str__(self) -> str:
         if self.source is None:
-            remedy = "No token was found: set SLORA_TOKEN_FILE, or write ~/.config/slora/token."
+            remedy = "There is no token: set SLORA_TOKEN_FILE, or write ~/.config/slora/token."
         else:
-            remedy = f"The token is the one of {self.source}: use another, or ask for one."
-        return f"{self.url}: {self.why.rstrip('.')}. {remedy}"
+            remedy = f"The token comes from {self.source}: use another one."
+        return f"{self.url}: {self.reason.rstrip('.')}. {remedy}"
 
 
-class ServiceFailed(ClientError):
-    """The service answers that it failed."""
+class ServiceError(ClientError):
+    """The service responded that it has failed."""
 
-    def __init__(self, url: str, status: int, why: str) -> None:
-        super().__init__(url, status, why)
-        self.url, self.status, self.why = url, status, why
+    def __init__(self, url: str, status: int, reason: str) -> None:
+        super().__init__(url, status, reason)
+        self.url, self.status, self.reason = url, status, reason
 
     def __str__(self) -> str:
-        said = f" ({self.why.rstrip('.')})" if self.why else ""
-        return f"{self.url}: failed with {self.status}{said}. Its log tells why; try again later."
+        detail = f" ({self.reason.rstrip('.')})" if self.reason else ""
+        remedy = "See the log of the service, and retry later."
+        return f"{self.url}: failed with {self.status}{detail}. {remedy}"
 
 
-class NotUnderstood(ClientError):
-    """Something answers, and it does not speak as the service does."""
+class UnexpectedResponse(ClientError):
+    """The response is not one of the service's."""
 
     exit_code = 3
 
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(url, why)
-        self.url, self.why = url, why
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
 
     def __str__(self) -> str:
-        remedy = "Is it a slora service, and of this version?"
-        return f"{self.url}: {self.why.rstrip('.')}. {remedy}"
+        remedy = "Check that this is a slora service of the same version."
+        return f"{self.url}: {self.reason.rstrip('.')}. {remedy}"
 
 
 class ServiceUnreachable(ClientError, Unreachable):
-    """Nothing that answers, for as long as was waited."""
+    """There was no answer for as long as the retries lasted."""
 
     exit_code = 3
 
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(url, why)
-        self.url, self.why = url, why
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
 
     def __str__(self) -> str:
-        remedy = "Start it with `slora serve`, or name another with --service or SLORA_SERVICE."
-        return f"{self.url}: does not answer ({self.why.rstrip('.')}). {remedy}"
+        remedy = "Start it with `slora serve`, or set --service or SLORA_SERVICE to another."
+        return f"{self.url}: does not answer ({self.reason.rstrip('.')}). {remedy}"

@@ -1,52 +1,54 @@
-"""Lists, a page at a time or in one piece, as iterators."""
+"""Lists of the service as iterators, in pages or in one response."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from orchestrator.client.errors import NotUnderstood
-from orchestrator.client.wire import Wire
+from orchestrator.client.errors import UnexpectedResponse
+from orchestrator.client.transport import Transport
+from orchestrator.schemas.base import ResponseSchema
 
-Value = TypeVar("Value")
+Value = TypeVar("Value", bound=ResponseSchema)
 
-PAGE = 100
+PAGE_SIZE = 100
 
 
-def items(
-    wire: Wire,
+def iterate_pages(
+    transport: Transport,
     path: str,
-    read: Callable[[Any], Value],
+    value_type: type[Value],
     *,
-    most: int | None = None,
-    within: float | None = None,
+    max_items: int | None = None,
+    timeout_s: float | None = None,
     **filters: Any,
 ) -> Iterator[Value]:
-    """Every item, or the first `most`; the next page is asked for when it is needed."""
+    """Iterate over all items, or the first `max_items`; fetch each page when it is needed."""
     cursor: str | None = None
-    left = most
-    while left is None or left > 0:
-        limit = PAGE if left is None else min(PAGE, left)
+    remaining = max_items
+    while remaining is None or remaining > 0:
+        limit = PAGE_SIZE if remaining is None else min(PAGE_SIZE, remaining)
         params = {**filters, "limit": limit, "cursor": cursor}
-        page = wire.json("GET", path, params=params, within=within)
-        found = listed(wire, page)
-        # Not more than was asked for, whatever comes.
-        yield from map(read, found[:left])
-        left = None if left is None else left - len(found)
-        following = page.get("next")
-        if not isinstance(following, str) or following == cursor:
+        page = transport.request_json("GET", path, params=params, timeout_s=timeout_s)
+        page_items = read_items(transport, page)
+        for item in page_items[:remaining]:
+            yield transport.parse(value_type, item)
+        remaining = None if remaining is None else remaining - len(page_items)
+        next_cursor = page.get("next")
+        if not isinstance(next_cursor, str) or next_cursor == cursor:
             return
-        cursor = following
+        cursor = next_cursor
 
 
-def whole(wire: Wire, path: str, read: Callable[[Any], Value]) -> Iterator[Value]:
-    """Every item of a list that comes in one piece, and whose route knows no `limit`."""
-    yield from map(read, listed(wire, wire.json("GET", path)))
+def iterate_unpaged(transport: Transport, path: str, value_type: type[Value]) -> Iterator[Value]:
+    """Iterate over a list that comes in one response, and whose route has no `limit`."""
+    for item in read_items(transport, transport.request_json("GET", path)):
+        yield transport.parse(value_type, item)
 
 
-def listed(wire: Wire, page: Any) -> list[Any]:
-    """The items of one page. Raises NotUnderstood."""
-    found = page.get("items") if isinstance(page, dict) else None
-    if not isinstance(found, list):
-        raise NotUnderstood(wire.settings.service, "a list came without its items")
-    return found
+def read_items(transport: Transport, page: Any) -> list[Any]:
+    """Return the items of one page. Raise UnexpectedResponse if it has none."""
+    items = page.get("items") if isinstance(page, dict) else None
+    if not isinstance(items, list):
+        raise UnexpectedResponse(transport.settings.url, "a list without items")
+    return items

@@ -1,4 +1,4 @@
-"""Runs through the service: submit, list, look, stop, follow what they log and what happens."""
+"""Runs of the service: submit, list, show, stop, follow their log and events."""
 
 from __future__ import annotations
 
@@ -6,58 +6,71 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from orchestrator.client.errors import NotUnderstood
-from orchestrator.client.feed import END, Waiting, followed
-from orchestrator.client.pages import items
-from orchestrator.client.values import Event, Foreseen, Run, reader
-from orchestrator.client.wire import Wire, at
+from pydantic import ValidationError
 
+from jobs.errors import Fault
+from orchestrator.client.errors import RequestRejected, UnexpectedResponse
+from orchestrator.client.event_stream import OnRetry, follow_stream
+from orchestrator.client.pages import iterate_pages
+from orchestrator.client.transport import Transport, api_path
+from orchestrator.schemas.base import ResponseSchema
+from orchestrator.schemas.runs import (
+    CheckResponse,
+    RunDetailResponse,
+    RunResponse,
+    SubmitRunRequest,
+)
+from orchestrator.schemas.streams import END_EVENT, EndResponse, EventResponse, LogTextResponse
 
-@dataclass(frozen=True)
-class Submission:
-    """A run that is asked for; `spec` as in its YAML, with whole paths."""
-
-    spec: Mapping[str, Any]
-    kind: str = "finetune"
-    project: str | None = None
-    cluster: str | None = None
-    priority: int | None = None
-
-    def body(self) -> dict[str, Any]:
-        """As it is sent: what is not named is the service's to choose."""
-        named = {"project": self.project, "cluster": self.cluster, "priority": self.priority}
-        given = {key: value for key, value in named.items() if value is not None}
-        return {"kind": self.kind, "spec": dict(self.spec), **given}
+Value = TypeVar("Value", bound=ResponseSchema)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of a log, and where it ends; the last one has no text, and the run's final status."""
+class LogSegment:
+    """A part of a log and its end position; the last one has no text, but the final status."""
 
     text: str
-    place: str | None
+    position: str | None
     status: str | None = None
+
+
+def make_submission(spec: Mapping[str, Any], **options: Any) -> SubmitRunRequest:
+    """Return a submission. An option of None is left to the service. Raise RequestRejected."""
+    values = {name: value for name, value in options.items() if value is not None}
+    try:
+        return SubmitRunRequest(spec=dict(spec), **values)
+    except ValidationError as error:
+        faults = [Fault(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+        raise RequestRejected(faults) from error
 
 
 class Runs:
     """The service's runs."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._read = reader(Run, wire.settings.service)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
-    def submit(self, asked: Submission, *, key: str | None = None) -> Run:
-        """The run. However often it has to be sent: under one key it is one run."""
-        once = key or secrets.token_hex(16)
-        return self._read(self._wire.json("POST", at("runs"), body=asked.body(), key=once))
+    def submit(self, submission: SubmitRunRequest, *, key: str | None = None) -> RunResponse:
+        """Submit a run. Retries use one idempotency key, so there is one run."""
+        return self._transport.request_value(
+            RunResponse,
+            "POST",
+            api_path("runs"),
+            body=submission.model_dump(exclude_unset=True),
+            key=key or secrets.token_hex(16),
+        )
 
-    def check(self, asked: Submission) -> Foreseen:
-        """What would be submitted; nothing is written. Raises Refused with all faults."""
-        path = at("runs", "check")
-        answer = self._wire.json("POST", path, body=asked.body(), repeatable=True)
-        return reader(Foreseen, self._wire.settings.service)(answer)
+    def check(self, submission: SubmitRunRequest) -> CheckResponse:
+        """Validate a submission without a run. Raise RequestRejected with all errors."""
+        return self._transport.request_value(
+            CheckResponse,
+            "POST",
+            api_path("runs", "check"),
+            body=submission.model_dump(exclude_unset=True),
+            repeatable=True,
+        )
 
     def list(
         self,
@@ -66,59 +79,68 @@ class Runs:
         status: str | None = None,
         name: str | None = None,
         kind: str | None = None,
-        most: int | None = None,
-        within: float | None = None,
-    ) -> Iterator[Run]:
-        """The newest first."""
-        filters = {"project": project, "status": status, "name": name, "kind": kind}
-        return items(self._wire, at("runs"), self._read, most=most, within=within, **filters)
+        max_items: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[RunResponse]:
+        """Iterate over runs, the newest first."""
+        return iterate_pages(
+            self._transport,
+            api_path("runs"),
+            RunResponse,
+            max_items=max_items,
+            timeout_s=timeout_s,
+            project=project,
+            status=status,
+            name=name,
+            kind=kind,
+        )
 
-    def get(self, run: str, *, within: float | None = None) -> Run:
-        """One run with its attempts. Raises NotThere."""
-        return self._read(self._wire.json("GET", at("runs", run), within=within))
+    def get(self, run: str, *, timeout_s: float | None = None) -> RunDetailResponse:
+        """Return a run with its attempts. Raise MissingResource if there is none."""
+        return self._transport.request_value(
+            RunDetailResponse, "GET", api_path("runs", run), timeout_s=timeout_s
+        )
 
-    def spec(self, run: str) -> str:
-        """The YAML that its job reads."""
-        return self._wire.ask("GET", at("runs", run, "spec")).text
+    def get_spec(self, run: str) -> str:
+        """Return the YAML spec that the run's job reads."""
+        return self._transport.request("GET", api_path("runs", run, "spec")).text
 
-    def stop(self, run: str) -> Run:
-        """Asks for its end; a run that is over stays what it is."""
-        return self._read(self._wire.json("POST", at("runs", run, "stop"), repeatable=True))
+    def stop(self, run: str) -> RunResponse:
+        """Request the end of a run. A run that has ended stays as it is."""
+        return self._transport.request_value(
+            RunResponse, "POST", api_path("runs", run, "stop"), repeatable=True
+        )
 
-    def log(
-        self, run: str, *, place: str | None = None, waiting: Waiting | None = None
-    ) -> Iterator[Piece]:
-        """The log from a place on, as it is written, to the run's end: no byte twice or lost."""
-        for message in followed(self._wire, at("runs", run, "log"), last=place, waiting=waiting):
-            place = message.id if message.id is not None else place
-            if message.event == END:
-                yield Piece("", place, self._text(message.data, "status"))
+    def follow_log(
+        self, run: str, *, position: str | None = None, on_retry: OnRetry | None = None
+    ) -> Iterator[LogSegment]:
+        """Follow the log from a position to the end of the run, each byte exactly once."""
+        path = api_path("runs", run, "log")
+        for event in follow_stream(self._transport, path, last_id=position, on_retry=on_retry):
+            position = event.id if event.id is not None else position
+            if event.event == END_EVENT:
+                yield LogSegment("", position, self._parse(EndResponse, event.data).status)
             else:
-                yield Piece(self._text(message.data, "text"), place)
+                yield LogSegment(self._parse(LogTextResponse, event.data).text, position)
 
-    def log_now(self, run: str) -> Iterator[str]:
-        """The log as far as it is written."""
-        return self._wire.text(at("runs", run, "log"), params={"follow": "false"})
+    def read_log(self, run: str) -> Iterator[str]:
+        """Read the log so far."""
+        return self._transport.stream_text(api_path("runs", run, "log"), params={"follow": "false"})
 
-    def events(
-        self, run: str, *, last: str | None = None, waiting: Waiting | None = None
-    ) -> Iterator[Event]:
-        """What happened to it and what happens, to its end."""
-        for message in followed(self._wire, at("runs", run, "events"), last=last, waiting=waiting):
-            if message.event != END:
-                yield reader(Event, self._wire.settings.service)(self._object(message.data))
+    def follow_events(
+        self, run: str, *, last_id: str | None = None, on_retry: OnRetry | None = None
+    ) -> Iterator[EventResponse]:
+        """Follow the events of a run, from the first one or after `last_id`, to its end."""
+        path = api_path("runs", run, "events")
+        for event in follow_stream(self._transport, path, last_id=last_id, on_retry=on_retry):
+            if event.event != END_EVENT:
+                yield self._parse(EventResponse, event.data)
 
-    def _text(self, data: str, key: str) -> str:
-        found = self._object(data).get(key)
-        if not isinstance(found, str):
-            raise NotUnderstood(self._wire.settings.service, f"an event came without its {key}")
-        return found
-
-    def _object(self, data: str) -> dict[str, Any]:
+    def _parse(self, value_type: type[Value], data: str) -> Value:
         try:
-            found = json.loads(data)
+            body = json.loads(data)
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise NotUnderstood(self._wire.settings.service, "an event came that is no JSON object")
-        return found
+            raise UnexpectedResponse(
+                self._transport.settings.url, "an event without JSON"
+            ) from None
+        return self._transport.parse(value_type, body)

@@ -1,45 +1,53 @@
-"""Schedules: when the service makes runs by itself, and what came of each moment."""
+"""Schedules: when the service submits runs by itself, and the outcome of each firing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from orchestrator.client.pages import items
-from orchestrator.client.values import Firing, Schedule, reader
-from orchestrator.client.wire import Wire, at
+from orchestrator.client.pages import iterate_pages
+from orchestrator.client.transport import Transport, api_path
+from orchestrator.schemas.schedules import FiringResponse, ScheduleResponse
 
 
 class Schedules:
-    """The service's schedules, each of a project."""
+    """The service's schedules, each of which belongs to a project."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._read = reader(Schedule, wire.settings.service)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
-    def add(self, asked: Mapping[str, Any]) -> Schedule:
-        """A new one. Raises Refused, Conflict where the name is taken."""
-        return self._read(self._wire.json("POST", at("schedules"), body=dict(asked)))
+    def create(self, schedule: Mapping[str, Any]) -> ScheduleResponse:
+        """Create a schedule. Raise RequestRejected, or Conflict if the name is in use."""
+        return self._transport.request_value(
+            ScheduleResponse, "POST", api_path("schedules"), body=dict(schedule)
+        )
 
-    def list(self, *, project: str | None = None) -> Iterator[Schedule]:
-        """By project and name."""
-        return items(self._wire, at("schedules"), self._read, project=project)
+    def list(self, *, project: str | None = None) -> Iterator[ScheduleResponse]:
+        """Iterate over schedules, sorted by project and name."""
+        path = api_path("schedules")
+        return iterate_pages(self._transport, path, ScheduleResponse, project=project)
 
-    def get(self, project: str, name: str) -> Schedule:
-        """One of them. Raises NotThere."""
-        return self._read(self._wire.json("GET", at("schedules", project, name)))
+    def get(self, project: str, name: str) -> ScheduleResponse:
+        """Return one schedule. Raise MissingResource if there is none."""
+        path = api_path("schedules", project, name)
+        return self._transport.request_value(ScheduleResponse, "GET", path)
 
-    def change(self, there: Schedule, **changes: Any) -> Schedule:
-        """Changes the one that was read. Raises Conflict where somebody else did meanwhile."""
-        path = at("schedules", there.project, there.name)
-        body = {**changes, "revision": there.revision}
-        return self._read(self._wire.json("PATCH", path, body=body))
+    def update(self, schedule: ScheduleResponse, **changes: Any) -> ScheduleResponse:
+        """Change a schedule. Raise Conflict if it has changed since it was read."""
+        return self._transport.request_value(
+            ScheduleResponse,
+            "PATCH",
+            api_path("schedules", schedule.project, schedule.name),
+            body={**changes, "revision": schedule.revision},
+        )
 
-    def remove(self, project: str, name: str) -> None:
-        """Takes it away with its firings; its runs stay."""
-        self._wire.ask("DELETE", at("schedules", project, name))
+    def delete(self, project: str, name: str) -> None:
+        """Delete a schedule and its firings. Its runs stay."""
+        self._transport.request("DELETE", api_path("schedules", project, name))
 
-    def firings(self, project: str, name: str, *, most: int | None = None) -> Iterator[Firing]:
-        """What came of its moments, the newest first."""
-        read = reader(Firing, self._wire.settings.service)
-        return items(self._wire, at("schedules", project, name, "firings"), read, most=most)
+    def list_firings(
+        self, project: str, name: str, *, max_items: int | None = None
+    ) -> Iterator[FiringResponse]:
+        """Iterate over the firings of a schedule, the newest first."""
+        path = api_path("schedules", project, name, "firings")
+        return iterate_pages(self._transport, path, FiringResponse, max_items=max_items)

@@ -1,1 +1,1 @@
-"""The door to Ray clusters: what the control plane asks of one, by its Jobs API."""
+"""Ray clusters as the control plane sees them, through their Jobs API."""

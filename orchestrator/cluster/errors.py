@@ -1,9 +1,9 @@
-"""What can go wrong with a cluster.
+"""Errors of a cluster.
 
 JobsError
-├── ClusterRefused            1  the cluster answers, and says no
+├── ClusterRefused            1  the cluster rejects the job
 └── Unreachable
-    └── ClusterUnreachable    3  nothing is known of it, nor of what was asked
+    └── ClusterUnreachable    3  no valid answer; the outcome of a request is unknown
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from jobs.errors import JobsError, Unreachable
 
 
 class ClusterRefused(JobsError):
-    """The cluster will not have it."""
+    """The cluster rejects the job."""
 
-    def __init__(self, cluster: str, why: str) -> None:
-        super().__init__(cluster, why)
-        self.cluster, self.why = cluster, why
+    def __init__(self, cluster: str, reason: str) -> None:
+        super().__init__(cluster, reason)
+        self.cluster, self.reason = cluster, reason
 
     def __str__(self) -> str:
-        return f"cluster {self.cluster} refuses: {self.why.rstrip('.')}. Mend it and submit again."
+        reason = self.reason.rstrip(".")
+        return f"cluster {self.cluster} rejects the job: {reason}. Fix it and submit again."
 
 
 class ClusterUnreachable(Unreachable):
-    """No answer that can be believed."""
+    """The cluster gives no valid answer."""
 
-    def __init__(self, cluster: str, why: str) -> None:
-        super().__init__(cluster, why)
-        self.cluster, self.why = cluster, why
+    def __init__(self, cluster: str, reason: str) -> None:
+        super().__init__(cluster, reason)
+        self.cluster, self.reason = cluster, reason
 
     def __str__(self) -> str:
-        remedy = "Check its address, and that its token is the one in the configured file."
-        return f"cluster {self.cluster} does not answer: {self.why.rstrip('.')}. {remedy}"
+        remedy = "Check its address, and the token in the configured file."
+        return f"cluster {self.cluster} does not answer: {self.reason.rstrip('.')}. {remedy}"

@@ -1,8 +1,8 @@
-"""A real Ray cluster, by the Jobs API at its dashboard's address. Loads no Ray.
+"""A real Ray cluster, through the Jobs API of its dashboard. Does not import Ray.
 
-To submit may be repeated, because Ray writes a job under its submission id once and refuses the
-second; whether it refused for that, a look tells and not its words alone. A question whose answer
-is not surely Ray's own raises ClusterUnreachable and is never taken for "absent".
+A submission may be repeated, because Ray stores a job under its submission id once and rejects the
+second; the status of the job, not Ray's message, decides whether that was the reason. A response
+that may not be Ray's own raises ClusterUnreachable and never means "absent".
 """
 
 from __future__ import annotations
@@ -12,21 +12,31 @@ from typing import Any
 from urllib.parse import quote
 
 from jobs.errors import InputError
-from orchestrator.cluster.answers import Answer, capacity_of, log_of, sight_of, sights_of
-from orchestrator.cluster.code import Code
-from orchestrator.cluster.door import LONGEST_LOG, Capacity, Job, Seen, Sight
-from orchestrator.cluster.entrypoint import entrypoint_of
+from orchestrator.cluster.base import MAX_LOG_BYTES, Capacity, Job, JobState, JobStatus
+from orchestrator.cluster.code_package import CodePackage
+from orchestrator.cluster.dashboard_http import (
+    MAX_RESPONSE_BYTES,
+    RESPONSE_TIMEOUT_S,
+    DashboardClient,
+)
+from orchestrator.cluster.entrypoint import build_entrypoint
 from orchestrator.cluster.errors import ClusterRefused, ClusterUnreachable
-from orchestrator.cluster.wire import LARGEST, PATIENCE_S, Wire
+from orchestrator.cluster.ray_responses import (
+    DashboardResponse,
+    parse_capacity,
+    parse_log,
+    parse_status,
+    parse_statuses,
+)
 
-JOBS = "/api/jobs/"
-SERVICE = "slora_service"
+JOBS_PATH = "/api/jobs/"
+SERVICE_KEY = "slora_service"
 REFUSED_BY_AGENT = "Request failed with status code 400"
-"""How Ray's head, with status 500, hands on that its agent refused."""
+"""Message of Ray's head, with status 500, if its agent has rejected a job."""
 
 
 class RayCluster:
-    """One cluster."""
+    """A Ray cluster."""
 
     def __init__(
         self,
@@ -34,80 +44,84 @@ class RayCluster:
         address: str,
         *,
         token: Path | None = None,
-        code: Code | None = None,
+        package: CodePackage | None = None,
         python: str = "python",
-        patience_s: float = PATIENCE_S,
-        largest: int = LARGEST,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
+        max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
         self.name = name
-        self._code, self._python = code, python
-        self._wire = Wire(name, address, token, patience_s=patience_s, largest=largest)
+        self._package, self._python = package, python
+        self._client = DashboardClient(
+            name, address, token, timeout_s=timeout_s, max_bytes=max_bytes
+        )
 
     def submit(self, job: Job) -> None:
-        """Starts it, or finds it started. Raises ClusterRefused, ClusterUnreachable."""
-        body = self._body(job)
-        self._send_code()
-        answer = self._wire.ask("POST", JOBS, json=body)
-        if answer.status == 200:
-            self._check_taken(answer, job)
+        """Start the job unless it is started already. Raise ClusterRefused, ClusterUnreachable."""
+        body = self._build_request(job)
+        self._upload_package()
+        response = self._client.request("POST", JOBS_PATH, json=body)
+        if response.status == 200:
+            self._check_accepted(response, job)
             return
-        there = self.look(job.submission)
-        if there.seen is not Seen.ABSENT:
-            self._check_ours(there, job)
+        status = self.get_status(job.submission)
+        if status.state is not JobState.ABSENT:
+            self._check_owner(status, job)
             return
-        if _refusal(answer):
-            raise ClusterRefused(self.name, _last_line(answer.text))
-        raise ClusterUnreachable(self.name, f"HTTP {answer.status} to a submission")
+        if _is_refusal(response):
+            raise ClusterRefused(self.name, _get_last_line(response.text))
+        raise ClusterUnreachable(self.name, f"HTTP {response.status} to a submission")
 
-    def look(self, submission: str) -> Sight:
-        """The job now."""
-        answer = self._wire.ask("GET", JOBS + _part(submission))
-        if answer.says_absent(submission):
-            return Sight(Seen.ABSENT)
-        found: Sight = self._wire.read(lambda: sight_of(answer.value()))
-        return found
+    def get_status(self, submission: str) -> JobStatus:
+        """Return the status of the job."""
+        response = self._client.request("GET", JOBS_PATH + _quote_id(submission))
+        if response.is_job_absent(submission):
+            return JobStatus(JobState.ABSENT)
+        status: JobStatus = self._client.parse(lambda: parse_status(response.parse_json()))
+        return status
 
-    def jobs(self) -> dict[str, Sight]:
-        """Every job that came by the Jobs API."""
-        found: dict[str, Sight] = self._wire.read(lambda: sights_of(self._wire.value(JOBS)))
-        return found
+    def list_jobs(self) -> dict[str, JobStatus]:
+        """Return the status of every job that was submitted through the Jobs API."""
+        statuses: dict[str, JobStatus] = self._client.parse(
+            lambda: parse_statuses(self._client.get_json(JOBS_PATH))
+        )
+        return statuses
 
     def stop(self, submission: str) -> None:
-        """Asks it to end: SIGTERM, and SIGKILL some seconds later."""
-        answer = self._wire.ask("POST", f"{JOBS}{_part(submission)}/stop")
-        if not answer.says_absent(submission):
-            self._wire.read(answer.value)
+        """Request the end of the job: Ray sends SIGTERM, and SIGKILL some seconds later."""
+        response = self._client.request("POST", f"{JOBS_PATH}{_quote_id(submission)}/stop")
+        if not response.is_job_absent(submission):
+            self._client.parse(response.parse_json)
 
-    def log(self, submission: str, start: int = 0) -> bytes:
-        """What the driver wrote, from a byte on.
+    def read_log(self, submission: str, start: int = 0) -> bytes:
+        """Return the output of the driver from a byte on.
 
-        Ray gives the whole log or nothing, so of one above the wire's bound the rest is not told.
+        Ray sends a log only as a whole, so the end of a log above the response limit is missing.
         """
-        answer = self._wire.ask("GET", f"{JOBS}{_part(submission)}/logs")
-        if answer.says_absent(submission):
+        response = self._client.request("GET", f"{JOBS_PATH}{_quote_id(submission)}/logs")
+        if response.is_job_absent(submission):
             return b""
-        found: bytes = self._wire.read(lambda: log_of(answer))
-        return found[start : start + LONGEST_LOG]
+        log: bytes = self._client.parse(lambda: parse_log(response))
+        return log[start : start + MAX_LOG_BYTES]
 
-    def capacity(self) -> Capacity:
-        """What its living nodes have."""
-        nodes = self._wire.value("/api/v0/nodes?limit=10000")
-        summary = self._wire.value("/nodes?view=summary")
-        status = self._wire.value("/api/cluster_status")
-        found: Capacity = self._wire.read(lambda: capacity_of(nodes, summary, status))
-        return found
+    def get_capacity(self) -> Capacity:
+        """Return the resources of the living nodes."""
+        nodes = self._client.get_json("/api/v0/nodes?limit=10000")
+        summary = self._client.get_json("/nodes?view=summary")
+        status = self._client.get_json("/api/cluster_status")
+        capacity: Capacity = self._client.parse(lambda: parse_capacity(nodes, summary, status))
+        return capacity
 
     def close(self) -> None:
-        """Ends the connections."""
-        self._wire.close()
+        """Close the connections."""
+        self._client.close()
 
-    def _body(self, job: Job) -> dict[str, Any]:
-        """All of it can be read by whoever may read the cluster's jobs, so no secret is in it."""
+    def _build_request(self, job: Job) -> dict[str, Any]:
+        """Return the body of a request. Every user of the cluster can read it: it has no secret."""
         try:
-            line = entrypoint_of(job, self._python)
-        except InputError as wrong:
-            raise ClusterRefused(self.name, str(wrong)) from wrong
-        environment = {} if self._code is None else {"working_dir": self._code.uri}
+            line = build_entrypoint(job, self._python)
+        except InputError as error:
+            raise ClusterRefused(self.name, str(error)) from error
+        environment = {} if self._package is None else {"working_dir": self._package.uri}
         return {
             "entrypoint": line,
             "submission_id": job.submission,
@@ -115,39 +129,39 @@ class RayCluster:
             "runtime_env": environment,
         }
 
-    def _send_code(self) -> None:
-        """The package is there afterwards, and Ray was told that it will be used."""
-        if self._code is None:
+    def _upload_package(self) -> None:
+        """Upload the package if it is missing. Asking for it also tells Ray that it is used."""
+        if self._package is None:
             return
-        path = f"/api/packages/gcs/{self._code.name}"
-        answer = self._wire.ask("GET", path)
-        if answer.status == 404 and self._code.name in answer.text:
-            answer = self._wire.ask("PUT", path, content=self._code.content)
-        if answer.status != 200:
-            raise ClusterUnreachable(self.name, f"HTTP {answer.status} to its packages")
+        path = f"/api/packages/gcs/{self._package.name}"
+        response = self._client.request("GET", path)
+        if response.status == 404 and self._package.name in response.text:
+            response = self._client.request("PUT", path, content=self._package.content)
+        if response.status != 200:
+            raise ClusterUnreachable(self.name, f"HTTP {response.status} to its packages")
 
-    def _check_taken(self, answer: Answer, job: Job) -> None:
-        value = self._wire.read(answer.value)
+    def _check_accepted(self, response: DashboardResponse, job: Job) -> None:
+        value = self._client.parse(response.parse_json)
         if not isinstance(value, dict) or value.get("submission_id") != job.submission:
-            raise ClusterUnreachable(self.name, "its answer to a submission names another job")
+            raise ClusterUnreachable(self.name, "its response to a submission names another job")
 
-    def _check_ours(self, there: Sight, job: Job) -> None:
-        if there.metadata.get(SERVICE) != job.metadata.get(SERVICE):
-            raise ClusterRefused(self.name, f"somebody else's job is called {job.submission}")
+    def _check_owner(self, status: JobStatus, job: Job) -> None:
+        if status.metadata.get(SERVICE_KEY) != job.metadata.get(SERVICE_KEY):
+            raise ClusterRefused(self.name, f"another service has a job {job.submission}")
 
 
-def _part(submission: str) -> str:
-    """As one part of a path, whatever it is."""
+def _quote_id(submission: str) -> str:
+    """Quote an id as one segment of a path."""
     return quote(submission, safe="")
 
 
-def _refusal(answer: Answer) -> bool:
-    """Whether Ray itself will not have the job: a page with the status 400 may be a proxy's."""
-    by_head = answer.status == 400 and answer.text.startswith("Traceback")
-    return by_head or (answer.status == 500 and REFUSED_BY_AGENT in answer.text)
+def _is_refusal(response: DashboardResponse) -> bool:
+    """Return whether Ray itself rejects the job: a page with the status 400 may be a proxy's."""
+    by_head = response.status == 400 and response.text.startswith("Traceback")
+    return by_head or (response.status == 500 and REFUSED_BY_AGENT in response.text)
 
 
-def _last_line(text: str) -> str:
-    """Of a traceback, what it says."""
+def _get_last_line(text: str) -> str:
+    """Return the message of a traceback."""
     lines = [line for line in text.strip().splitlines() if line.strip(" .")]
-    return lines[-1][:300] if lines else "it does not say why"
+    return lines[-1][:300] if lines else "there is no reason"

@@ -1,1 +1,1 @@
-"""The registry: what was asked for, what came of it, and who may act, in a database."""
+"""Keep runs, adapters, schedules and tokens in a database."""

@@ -1,4 +1,4 @@
-"""The index of what stores hold: committed adapters, what bare names mean, and searches."""
+"""The index of the stores: committed adapter versions, pointers and searches."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy.orm import Session
 
-from jobs.store.manifest import Manifest
+from jobs.store.adapters.manifest import Manifest
 from orchestrator.registry import projects
-from orchestrator.registry.models import AdapterRow, PointerRow, RunRow, SearchRow
-from orchestrator.registry.values import told, value_of
+from orchestrator.registry.database import update_row
+from orchestrator.registry.tables import AdapterRow, PointerRow, RunRow, SearchRow
+from orchestrator.registry.values import clean_text, make_value
 
-Place = tuple[str, int]
+VersionKey = tuple[str, int]
 """Name and version."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A committed version; its manifest is what the store has."""
+    """A committed version with its manifest."""
 
     store: str
     name: str
@@ -39,13 +40,13 @@ class Adapter:
 
     @property
     def label(self) -> str:
-        """The name that resolves to this version and no other."""
+        """Return the name that resolves to this version only."""
         return f"{self.name}@v{self.version}"
 
 
 @dataclass(frozen=True)
-class Promoted:
-    """What a bare name means, and how many moves led there."""
+class AdapterPointer:
+    """The version that a bare name resolves to, and the number of the pointer's last move."""
 
     store: str
     name: str
@@ -54,54 +55,57 @@ class Promoted:
 
 
 @dataclass(frozen=True)
-class SearchFound:
-    """What a search looks for, and what it has found so far."""
+class SearchSummary:
+    """The goal of a search and its results so far."""
 
     run: str
     metric: str
     direction: str
     trials: Mapping[str, int]
-    """How many of each status."""
+    """Number of trials by status."""
     best_run: str | None = None
     best_metric: float | None = None
     adapter: str | None = None
 
 
 def put(session: Session, store: str, manifest: Manifest, *, project: str) -> bool:
-    """Keep a version, in its run's project where the run is known; whether anything changed."""
+    """Insert or update a version, in the project of its run if that is known.
+
+    Return whether anything changed.
+    """
     owner = session.scalar(select(RunRow.project).where(RunRow.id == manifest.run)) or project
     row = session.get(AdapterRow, (store, manifest.name, manifest.version))
-    values = _values(store, manifest)
+    values = _make_values(store, manifest)
     if row is None:
-        projects.ensure(session, owner)
+        projects.ensure_project(session, owner)
         session.execute(insert(AdapterRow).values({**values, "project": owner}))
         return True
-    return _set(row, values)
+    return update_row(row, values)
 
 
-def point(session: Session, store: str, name: str, version: int, move: int) -> bool:
-    """What a bare name means now; whether that is news."""
+def set_pointer(session: Session, store: str, name: str, version: int, move: int) -> bool:
+    """Set the version that a bare name resolves to. Return whether anything changed."""
     row = session.get(PointerRow, (store, name))
     if row is None:
         values = {"store": store, "name": name, "version": version, "move": move}
         session.execute(insert(PointerRow).values(values))
         return True
-    return _set(row, {"version": version, "move": move})
+    return update_row(row, {"version": version, "move": move})
 
 
-def point_if_there(session: Session, store: str, name: str, version: int, move: int) -> bool:
-    """The same where the version is known and no later move is: a look may come late."""
+def set_pointer_if_known(session: Session, store: str, name: str, version: int, move: int) -> bool:
+    """Set a pointer unless its version is unknown or a later move is recorded."""
     row = session.get(PointerRow, (store, name))
     if session.get(AdapterRow, (store, name, version)) is None:
         return False
     if row is not None and row.move > move:
         return False
-    return point(session, store, name, version, move)
+    return set_pointer(session, store, name, version, move)
 
 
-def forget(session: Session, store: str, place: Place) -> None:
-    """The version is in its store no more; the pointer to it goes along."""
-    name, version = place
+def remove(session: Session, store: str, version_key: VersionKey) -> None:
+    """Delete a version that its store no longer holds, and the pointer to it."""
+    name, version = version_key
     session.execute(
         delete(AdapterRow).where(
             AdapterRow.store == store, AdapterRow.name == name, AdapterRow.version == version
@@ -109,12 +113,12 @@ def forget(session: Session, store: str, place: Place) -> None:
     )
 
 
-def unpoint(session: Session, store: str, name: str) -> None:
-    """Nothing of this name is promoted any more."""
+def remove_pointer(session: Session, store: str, name: str) -> None:
+    """Delete the pointer of a name."""
     session.execute(delete(PointerRow).where(PointerRow.store == store, PointerRow.name == name))
 
 
-def page(
+def list_page(
     session: Session,
     *,
     project: str | None = None,
@@ -123,50 +127,50 @@ def page(
     after: tuple[str, str, int] | None = None,
     limit: int | None = 100,
 ) -> list[Adapter]:
-    """By store, name and version, from behind `after` on."""
+    """List versions by store, name and version, starting after `after`."""
     key = (AdapterRow.store, AdapterRow.name, AdapterRow.version)
-    asked = select(AdapterRow).order_by(*key).limit(limit)
-    for column, wanted in (
+    query = select(AdapterRow).order_by(*key).limit(limit)
+    for column, value in (
         (AdapterRow.project, project),
         (AdapterRow.name, name),
         (AdapterRow.store, store),
     ):
-        if wanted is not None:
-            asked = asked.where(column == wanted)
+        if value is not None:
+            query = query.where(column == value)
     if after is not None:
-        asked = asked.where(tuple_(*key) > tuple_(*after))
-    return [value_of(Adapter, row) for row in session.scalars(asked)]
+        query = query.where(tuple_(*key) > tuple_(*after))
+    return [make_value(Adapter, row) for row in session.scalars(query)]
 
 
-def current(session: Session, store: str, name: str) -> Promoted | None:
-    """What a bare name means, as far as is known."""
+def get_pointer(session: Session, store: str, name: str) -> AdapterPointer | None:
+    """Return the pointer of a name, if it is known."""
     row = session.get(PointerRow, (store, name))
-    return None if row is None else value_of(Promoted, row)
+    return None if row is None else make_value(AdapterPointer, row)
 
 
-def promoted(session: Session, store: str) -> list[Promoted]:
-    """What the bare names of a store mean."""
-    asked = select(PointerRow).where(PointerRow.store == store).order_by(PointerRow.name)
-    return [value_of(Promoted, row) for row in session.scalars(asked)]
+def list_pointers(session: Session, store: str) -> list[AdapterPointer]:
+    """List the pointers of a store by name."""
+    query = select(PointerRow).where(PointerRow.store == store).order_by(PointerRow.name)
+    return [make_value(AdapterPointer, row) for row in session.scalars(query)]
 
 
-def put_search(session: Session, found: SearchFound) -> bool:
-    """Keep what a search has found; whether anything changed. Its run has to be there."""
-    values = {**vars(found), "trials": dict(found.trials)}
-    row = session.get(SearchRow, found.run)
+def put_search(session: Session, summary: SearchSummary) -> bool:
+    """Insert or update a search, whose run must exist. Return whether anything changed."""
+    values = {**vars(summary), "trials": dict(summary.trials)}
+    row = session.get(SearchRow, summary.run)
     if row is None:
         session.execute(insert(SearchRow).values(values))
         return True
-    return _set(row, values)
+    return update_row(row, values)
 
 
-def searches(session: Session) -> list[SearchFound]:
-    """All of them, by their ids, which sort by time within a name."""
+def list_searches(session: Session) -> list[SearchSummary]:
+    """List all searches by run id."""
     rows = session.scalars(select(SearchRow).order_by(SearchRow.run))
-    return [value_of(SearchFound, row) for row in rows]
+    return [make_value(SearchSummary, row) for row in rows]
 
 
-def _values(store: str, manifest: Manifest) -> dict[str, Any]:
+def _make_values(store: str, manifest: Manifest) -> dict[str, Any]:
     committed = datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     return {
         "store": store,
@@ -175,18 +179,11 @@ def _values(store: str, manifest: Manifest) -> dict[str, Any]:
         "run": manifest.run,
         "attempt": manifest.attempt,
         "kind": manifest.kind,
-        # Free words, in which a NUL may stand; the manifest beside it has them as JSON.
-        "parent": None if manifest.parent is None else told(manifest.parent),
+        # Free text that may contain a NUL; the manifest column holds it as JSON.
+        "parent": None if manifest.parent is None else clean_text(manifest.parent),
         "search": manifest.search,
         "base_digest": manifest.base.digest,
         "size": manifest.size,
         "committed_at": committed.timestamp(),
         "manifest": manifest.model_dump(mode="json"),
     }
-
-
-def _set(row: Any, values: Mapping[str, Any]) -> bool:
-    changed = {name: value for name, value in values.items() if getattr(row, name) != value}
-    for name, value in changed.items():
-        setattr(row, name, value)
-    return bool(changed)

@@ -1,10 +1,10 @@
-"""The database behind a URL: SQLite or PostgreSQL, opened the same way, failing in our words."""
+"""Sessions on SQLite or PostgreSQL, with the errors of the drivers translated."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -28,162 +28,166 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from jobs.errors import Fault, InputError
-from orchestrator.registry.clock import now
-from orchestrator.registry.errors import Damaged, DatabaseUnreachable
-from orchestrator.registry.models import Table
-from orchestrator.registry.turns import Turns
+from orchestrator.registry.db_clock import now
+from orchestrator.registry.errors import DatabaseRefused, DatabaseUnreachable
+from orchestrator.registry.tables import TableBase
 
-WAIT_S = 30
-"""Until a lock that another writer holds counts as a database that does not answer."""
-CONNECT_S = 10
-WRITES = "slora_writes"
+LOCK_TIMEOUT_S = 30
+"""A writer that waits longer for a lock reports the database as unreachable."""
+CONNECT_TIMEOUT_S = 10
+WRITE_OPTION = "slora_writes"
 
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _REMEDY = "Use sqlite:///FILE or postgresql://USER@HOST/NAME."
 
 
 class Database:
-    """A pool of connections, and transactions on it."""
+    """A pool of connections, and transactions on them."""
 
     def __init__(self, url: str) -> None:
-        found = database_url(url)
-        self.place = shown(found)
-        self._engine = engine_of(found)
-        self._turns = Turns() if found.get_backend_name() == "sqlite" else None
+        parsed_url = parse_database_url(url)
+        self.display_url = redact_url(parsed_url)
+        self._engine = make_engine(parsed_url)
+        self.is_local = parsed_url.get_backend_name() == "sqlite"
+        """Whether this process computes the results itself."""
         self._engines = {
-            writes: self._engine.execution_options(**{WRITES: writes}) for writes in (False, True)
+            writes: self._engine.execution_options(**{WRITE_OPTION: writes})
+            for writes in (False, True)
         }
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One look at the database, all of it from the same moment on SQLite."""
-        with self._session(writes=False) as session:
+        """Open a transaction for reading; on SQLite it reads one snapshot."""
+        with self._open_session(writes=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction: all of it is written when the block ends, or none of it."""
-        with self._session(writes=True) as session:
+        """Open a transaction for writing, committed at the end of the block or rolled back."""
+        with self._open_session(writes=True) as session:
             yield session
 
-    @property
-    def is_local(self) -> bool:
-        """Whether this process computes the answers itself: SQLite."""
-        return self._turns is not None
-
     def close(self) -> None:
-        """Ends all connections."""
+        """Close all connections."""
         self._engine.dispose()
 
     @contextmanager
-    def _session(self, *, writes: bool) -> Iterator[Session]:
+    def _open_session(self, *, writes: bool) -> Iterator[Session]:
         session = Session(self._engines[writes])
-        with self._turn(writes), said(self.place), session, session.begin():
-            # Begun now and not at the first question: a writer waits for its turn before it looks.
+        with translate_database_errors(self.display_url), session, session.begin():
+            # Begin now and not with the first query: a writer must hold the lock before it reads.
             session.connection()
             yield session
 
-    @contextmanager
-    def _turn(self, writes: bool) -> Iterator[None]:
-        """SQLite has one writer at a time: those of this process come in their order."""
-        if not writes or self._turns is None:
-            yield
-            return
-        if not self._turns.take(WAIT_S):
-            raise DatabaseUnreachable(self.place, "other writers of this process take too long")
-        try:
-            yield
-        finally:
-            self._turns.give()
-
 
 def insert_once(
-    session: Session, kind: type[Table], values: dict[str, Any], *, at: tuple[str, ...]
+    session: Session,
+    row_type: type[TableBase],
+    values: dict[str, Any],
+    *,
+    timestamp_columns: tuple[str, ...],
 ) -> Row[Any] | None:
-    """The new row with what the database filled in; None where its key is there, without harm to
-    the transaction and without a savepoint for it. `at`: columns that say when it was written."""
-    asked = _insertion(session.get_bind().dialect.name, kind, at)
-    return session.execute(asked, values).first()
+    """Insert a row and return it with its defaults; return None if its key exists.
+
+    Unlike an IntegrityError this leaves the transaction usable, without a savepoint. The database
+    sets `timestamp_columns` to the current time.
+    """
+    statement = _build_insert(session.get_bind().dialect.name, row_type, timestamp_columns)
+    return session.execute(statement, values).first()
 
 
 @cache
-def _insertion(backend: str, kind: type[Table], at: tuple[str, ...]) -> Any:
-    """Built once: to build it takes as long as to run it."""
-    table = kind.__table__
+def _build_insert(
+    backend: str, row_type: type[TableBase], timestamp_columns: tuple[str, ...]
+) -> Any:
+    """Build the statement; cached because that takes as long as executing it."""
+    table = row_type.__table__
     assert isinstance(table, SqlTable)
-    made = _INSERTS[backend](table).values({name: now() for name in at})
-    return made.on_conflict_do_nothing().returning(*table.c)
+    statement = _INSERTS[backend](table).values({name: now() for name in timestamp_columns})
+    return statement.on_conflict_do_nothing().returning(*table.c)
 
 
-def database_url(text: str) -> URL:
-    """The URL with its driver named and its file's whole path. Raises InputError."""
+def update_row(row: TableBase, values: Mapping[str, Any]) -> bool:
+    """Set the columns that differ. Return whether any did."""
+    changes = {name: value for name, value in values.items() if getattr(row, name) != value}
+    for name, value in changes.items():
+        setattr(row, name, value)
+    return bool(changes)
+
+
+def parse_database_url(text: str) -> URL:
+    """Parse a URL, and set its driver and the absolute path of its file. Raise InputError."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
-        # Not shown: a password may stand in it.
-        raise _wrong("the URL can't be read") from error
+        # The URL is not shown: it may contain a password.
+        raise _make_input_error("the URL cannot be parsed") from error
     backend = url.drivername.partition("+")[0]
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise _wrong(f"{url.drivername[:40]!a} is no kind of database that is known here")
+        raise _make_input_error(f"databases of type {url.drivername[:40]!a} are not supported")
     path = url.database or ""
-    # `file:` would be a URI within the URL, with options of its own.
+    # `file:` would be a URI within the URL, with its own options.
     if path in ("", ":memory:") or path.startswith("file:") or url.query or url.host:
-        raise _wrong("the SQLite URL names no plain file")
+        raise _make_input_error("the SQLite URL must name a plain file")
     if not path.isprintable():
-        raise _wrong("the file's name holds characters that can't be printed")
-    whole = Path(path).expanduser().resolve()
-    return url.set(drivername="sqlite+pysqlite", database=str(whole))
+        raise _make_input_error("the file name contains unprintable characters")
+    absolute_path = Path(path).expanduser().resolve()
+    return url.set(drivername="sqlite+pysqlite", database=str(absolute_path))
 
 
-def shown(url: URL) -> str:
-    """The URL for people: without its password, its driver, and its query, which may hold more."""
-    plain = url.set(drivername=url.get_backend_name(), query={})
-    return plain.render_as_string(hide_password=True)
+def redact_url(url: URL) -> str:
+    """Format a URL without its password, driver and query, which can hold secrets as well."""
+    redacted = url.set(drivername=url.get_backend_name(), query={})
+    return redacted.render_as_string(hide_password=True)
 
 
-def engine_of(url: URL, *, migrating: bool = False) -> Engine:
-    """An engine with what we rely on set on every connection.
+def make_engine(url: URL, *, migrating: bool = False) -> Engine:
+    """Make an engine that configures every connection.
 
-    `migrating`: without foreign keys on SQLite, where a table that is altered is made anew.
+    `migrating` turns foreign keys off on SQLite, where altering a table recreates it.
     """
     dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"))
     options: dict[str, Any] = {"json_serializer": dumps, "hide_parameters": True}
     if migrating:
         options["poolclass"] = NullPool
     if url.get_backend_name() != "sqlite":
-        timeouts = f"-c lock_timeout={WAIT_S * 1000}"
-        arguments = {"connect_timeout": CONNECT_S, "application_name": "slora", "options": timeouts}
+        timeouts = f"-c lock_timeout={LOCK_TIMEOUT_S * 1000}"
+        arguments = {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "slora",
+            "options": timeouts,
+        }
         return create_engine(url, connect_args=arguments, pool_pre_ping=True, **options)
     assert url.database is not None
     _make_folder(Path(url.database))
-    engine = create_engine(url, connect_args={"timeout": WAIT_S}, **options)
-    event.listen(engine, "connect", partial(_set_up_sqlite, foreign_keys=not migrating))
+    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S}, **options)
+    event.listen(engine, "connect", partial(_configure_sqlite, foreign_keys=not migrating))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 @contextmanager
-def said(place: str) -> Iterator[None]:
-    """Turns what the driver says into our errors; what it says of values stays out."""
+def translate_database_errors(display_url: str) -> Iterator[None]:
+    """Translate errors of the driver, without the values of the statement."""
     try:
         yield
     except PoolTimeout as error:
-        raise DatabaseUnreachable(place, "every connection is in use") from error
+        raise DatabaseUnreachable(display_url, "all connections are in use") from error
     except (OperationalError, InterfaceError) as error:
-        raise DatabaseUnreachable(place, _first_line(error)) from error
+        raise DatabaseUnreachable(display_url, _get_first_line(error)) from error
     except DatabaseError as error:
-        # A statement that is wrong is a mistake of ours, and keeps its traceback.
+        # A wrong statement is a bug of slora and keeps its traceback.
         if isinstance(error, ProgrammingError | NotSupportedError):
             raise
-        raise Damaged(place, _first_line(error)) from error
+        raise DatabaseRefused(display_url, _get_first_line(error)) from error
 
 
-def _set_up_sqlite(connection: sqlite3.Connection, record: Any, *, foreign_keys: bool) -> None:
-    # The driver's own habit is to begin late and to commit before DDL; we say BEGIN ourselves.
+def _configure_sqlite(connection: sqlite3.Connection, record: Any, *, foreign_keys: bool) -> None:
+    # The driver would begin late and commit before DDL, so BEGIN is emitted explicitly.
     connection.isolation_level = None
-    # Full: with WAL's usual `normal` a loss of power takes the last transactions along.
+    # FULL: with NORMAL, the usual choice for WAL, a power loss drops the last transactions.
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",
@@ -193,9 +197,9 @@ def _set_up_sqlite(connection: sqlite3.Connection, record: Any, *, foreign_keys:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A reader that turns into a writer is refused at once if another one wrote meanwhile: whoever
-    # will write says so first, and waits for its turn.
-    writes = connection.get_execution_options().get(WRITES, True)
+    # A read transaction that starts to write fails at once if another one wrote meanwhile, so a
+    # writer takes the lock at its beginning.
+    writes = connection.get_execution_options().get(WRITE_OPTION, True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
@@ -203,14 +207,14 @@ def _make_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"{path.parent} can't be made: {error.strerror or error}"
+        problem = f"cannot create {path.parent}: {error.strerror or error}"
         raise InputError([Fault("database", problem, _REMEDY)]) from error
 
 
-def _first_line(error: DBAPIError) -> str:
+def _get_first_line(error: DBAPIError) -> str:
     lines = str(error.orig).strip().splitlines()
     return lines[0][:300] if lines else type(error.orig).__name__
 
 
-def _wrong(problem: str) -> InputError:
+def _make_input_error(problem: str) -> InputError:
     return InputError([Fault("database", problem, _REMEDY)])

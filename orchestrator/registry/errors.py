@@ -1,15 +1,15 @@
-"""What can go wrong with the registry, and the exit code that tells it apart.
+"""Errors of the registry, each with its exit code.
 
 RegistryError            1
-├── Unknown              2  no such run, lease, schedule, project
-├── Taken                2  the name or the id is in use
-├── LostUpdate           1  a guarded update met another version of the row than was read
-├── StaleAttempt         1  an old attempt spoke for a run that a later one took over
-├── Held                 1  somebody else holds the lease that this needs
-├── LeaseLost            1  a lease lapsed, or somebody else took it
-├── ForbiddenMove        2  the lifecycle has no such move
-├── WrongSchema          2  the database is of another version of this program
-├── Damaged              1  what was to be written breaks a rule of the database
+├── UnknownItem          2  no such run, lease, schedule or project
+├── DuplicateKey         2  the name or id is in use
+├── LostUpdate           1  the row was changed after it was read
+├── StaleAttempt         1  an attempt acted for a run that has a newer one
+├── LeaseHeld            1  another process holds the lease
+├── LeaseLost            1  the lease expired, or another process acquired it
+├── ForbiddenMove        2  the lifecycle does not allow this move
+├── WrongSchema          2  the schema belongs to another version of slora
+├── DatabaseRefused      1  a row violates a constraint of the database
 └── DatabaseUnreachable  3  the database does not answer, or is locked for too long
 """
 
@@ -19,21 +19,21 @@ from jobs.errors import JobsError
 
 
 class RegistryError(JobsError):
-    """The base: the registry can't do what was asked."""
+    """Base class of all errors of the registry."""
 
 
-LISTED = {
+LIST_COMMANDS = {
     "adapter": "slora adapters list",
     "project": "slora projects list",
     "run": "slora runs",
-    "schedule": "slora schedule list",
+    "schedule": "slora schedules list",
     "token": "slora tokens list",
 }
-"""What shows those that there are."""
+"""The command that lists the items of a kind."""
 
 
-class Unknown(RegistryError):
-    """What was asked for is not in the registry."""
+class UnknownItem(RegistryError):
+    """The registry has no item of this name."""
 
     exit_code = 2
 
@@ -42,15 +42,16 @@ class Unknown(RegistryError):
         self.kind, self.name = kind, name
 
     def __str__(self) -> str:
-        return f"The {self.kind} {self.name[:200]!a} is not in the registry. {self._remedy}"
+        return f"The {self.kind} {self.name[:200]!a} is not in the registry.{self._remedy}"
 
     @property
     def _remedy(self) -> str:
-        return f"See {LISTED[self.kind]}." if self.kind in LISTED else "Look at the list."
+        command = LIST_COMMANDS.get(self.kind)
+        return f" Run `{command}` to list what exists." if command else ""
 
 
-class Taken(RegistryError):
-    """Something else has this name already."""
+class DuplicateKey(RegistryError):
+    """Another item has this name or id."""
 
     exit_code = 2
 
@@ -59,23 +60,26 @@ class Taken(RegistryError):
         self.kind, self.name = kind, name
 
     def __str__(self) -> str:
-        return f"The {self.kind} {self.name[:200]!a} is in the registry already. Use another name."
+        return f"The {self.kind} {self.name[:200]!a} already exists. Use another name."
 
 
 class LostUpdate(RegistryError):
-    """Somebody else changed the row since it was read; nothing was written."""
+    """The row was changed after it was read, and nothing was written."""
 
-    def __init__(self, what: str, read: int, found: int) -> None:
-        super().__init__(what, read, found)
-        self.what, self.read, self.found = what, read, found
+    def __init__(self, subject: str, read_version: int, current_version: int) -> None:
+        super().__init__(subject, read_version, current_version)
+        self.subject, self.read_version = subject, read_version
+        self.current_version = current_version
 
     def __str__(self) -> str:
-        versions = f"version {self.read} was read, version {self.found} is there"
-        return f"{self.what}: {versions}. Nothing was written: read it again, then decide."
+        return (
+            f"{self.subject} was changed meanwhile: it is at version {self.current_version}, not "
+            f"{self.read_version}. Nothing was written. Read it again and retry."
+        )
 
 
 class StaleAttempt(RegistryError):
-    """An attempt that was replaced can't speak for its run any more."""
+    """The attempt was replaced by a newer one and may not act for its run."""
 
     def __init__(self, run: str, attempt: int, current: int) -> None:
         super().__init__(run, attempt, current)
@@ -83,82 +87,86 @@ class StaleAttempt(RegistryError):
 
     def __str__(self) -> str:
         return (
-            f"{self.run}: attempt {self.attempt} is not the current one, which is {self.current}. "
-            "Nothing was written: this attempt may end."
+            f"Run {self.run} is at attempt {self.current}; attempt {self.attempt} was replaced. "
+            "Nothing was written. Stop this attempt."
         )
 
 
-class Held(RegistryError):
-    """The lease is somebody else's for now."""
+class LeaseHeld(RegistryError):
+    """Another process holds the lease."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
 
     def __str__(self) -> str:
-        return f"lease {self.name}: somebody else is at it. Wait until it ends, then try again."
+        return f"Another process holds the lease {self.name}. Wait until it is done and retry."
 
 
 class LeaseLost(RegistryError):
-    """The lease lapsed or is somebody else's; what hung on it was not written."""
+    """The lease expired or was acquired by another process; the write was refused."""
 
     def __init__(self, name: str, holder: str, fence: int) -> None:
         super().__init__(name, holder, fence)
         self.name, self.holder, self.fence = name, holder, fence
 
     def __str__(self) -> str:
-        lost = f"{self.holder} no longer holds it under number {self.fence}"
-        return f"lease {self.name}: {lost}. Nothing was written: acquire it again."
+        return (
+            f"{self.holder} no longer holds the lease {self.name} under number {self.fence}. "
+            "Nothing was written. Acquire the lease again."
+        )
 
 
 class ForbiddenMove(RegistryError):
-    """The lifecycle does not know this move."""
+    """The lifecycle does not allow this move."""
 
     exit_code = 2
 
-    def __init__(self, status: str, to: str, allowed: tuple[str, ...]) -> None:
-        super().__init__(status, to, allowed)
-        self.status, self.to, self.allowed = status, to, allowed
+    def __init__(self, status: str, target: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(status, target, allowed)
+        self.status, self.target, self.allowed = status, target, allowed
 
     def __str__(self) -> str:
-        ways = f"It may become {', '.join(self.allowed)}" if self.allowed else "It is over"
-        return f"A run that is {self.status} can't become {self.to}. {ways}."
+        options = f"It can become {', '.join(self.allowed)}" if self.allowed else "It has ended"
+        return f"A run that is {self.status} cannot become {self.target}. {options}."
 
 
 class WrongSchema(RegistryError):
-    """The tables are not those that this program knows."""
+    """The schema of the database is not the one that this version of slora needs."""
 
     exit_code = 2
 
-    def __init__(self, database: str, found: str | None, wanted: str) -> None:
-        super().__init__(database, found, wanted)
-        self.database, self.found, self.wanted = database, found, wanted
+    def __init__(self, database: str, revision: str | None, required: str) -> None:
+        super().__init__(database, revision, required)
+        self.database, self.revision, self.required = database, revision, required
 
     def __str__(self) -> str:
-        found = f"its tables are at {self.found}" if self.found else "it has no tables"
-        remedy = "Run `slora registry upgrade`; if it was upgraded by a newer slora, install that."
-        return f"{self.database}: {found}, this slora needs {self.wanted}. {remedy}"
+        state = f"has schema {self.revision}" if self.revision else "has no tables"
+        remedy = (
+            "Run `slora registry upgrade`, or install the newer slora if that upgraded the database"
+        )
+        return f"{self.database} {state}; this slora needs schema {self.required}. {remedy}."
 
 
-class Damaged(RegistryError):
-    """The database refused a row: a rule of its own would be broken."""
+class DatabaseRefused(RegistryError):
+    """The database refused a row that violates one of its constraints."""
 
-    def __init__(self, database: str, why: str) -> None:
-        super().__init__(database, why)
-        self.database, self.why = database, why
+    def __init__(self, database: str, message: str) -> None:
+        super().__init__(database, message)
+        self.database, self.message = database, message
 
     def __str__(self) -> str:
-        return f"{self.database}: refused ({self.why}). Nothing was written."
+        return f"{self.database} refused the write ({self.message}). Nothing was written."
 
 
 class DatabaseUnreachable(RegistryError):
-    """No connection, or no answer in time."""
+    """The database cannot be connected to, or does not answer in time."""
 
     exit_code = 3
 
-    def __init__(self, database: str, why: str) -> None:
-        super().__init__(database, why)
-        self.database, self.why = database, why
+    def __init__(self, database: str, message: str) -> None:
+        super().__init__(database, message)
+        self.database, self.message = database, message
 
     def __str__(self) -> str:
-        return f"{self.database}: does not answer ({self.why}). Check the URL and the server."
+        return f"{self.database} does not answer ({self.message}). Check the URL and the server."

@@ -1,8 +1,8 @@
-"""Leases: one holder at a time, until a moment on the database's clock, under a growing number.
+"""Leases: one holder at a time, with an expiry on the database's clock and a growing number.
 
-A holder may sleep through the end of its lease and not know. So what hangs on a lease is written in
-a transaction that `guard` began: it holds the lease's row, and whoever takes the lease over waits
-for that row. The number (`fence`) goes along to what has no transaction with us, such as a store.
+A process may be suspended past the expiry of its lease without noticing. Writes that need the lease
+therefore start with `guard`, which locks the lease's row until the transaction ends, so that nobody
+acquires it meanwhile. The number (`fence`) protects what is written outside the database.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from orchestrator.registry.clock import now
+from orchestrator.registry.db_clock import now
 from orchestrator.registry.errors import LeaseLost
-from orchestrator.registry.models import LeaseRow
-from orchestrator.registry.values import id_of, value_of
+from orchestrator.registry.tables import LeaseRow
+from orchestrator.registry.values import check_id, make_value
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What its holder has in hand."""
+    """A lease as its holder read it."""
 
     name: str
     holder: str
     fence: int
     expires_at: float
-    """By the database's clock."""
+    """Time on the database's clock."""
 
 
 def acquire(session: Session, name: str, holder: str, *, seconds: float) -> Lease | None:
-    """The lease under a new number, or None while somebody else holds it.
+    """Acquire the lease under a new number; return None while it is held.
 
-    `holder` names one process: asked again by the same name, a living lease is not given twice.
+    `holder` names one process. A lease that is held is not acquired again by its own holder either.
     """
-    name, holder = id_of(name, "lease"), id_of(holder, "holder")
-    taken = session.scalar(
+    name, holder = check_id(name, "lease"), check_id(holder, "holder")
+    row = session.scalar(
         update(LeaseRow)
         .where(LeaseRow.name == name, LeaseRow.expires_at <= now())
         .values(holder=holder, fence=LeaseRow.fence + 1, expires_at=now() + seconds)
         .returning(LeaseRow)
         .execution_options(populate_existing=True)
     )
-    if taken is not None:
-        return value_of(Lease, taken)
+    if row is not None:
+        return make_value(Lease, row)
     if session.scalar(select(LeaseRow.name).where(LeaseRow.name == name)) is not None:
         return None
     values = {"name": name, "holder": holder, "fence": 1, "expires_at": now() + seconds}
@@ -52,37 +52,49 @@ def acquire(session: Session, name: str, holder: str, *, seconds: float) -> Leas
         with session.begin_nested():
             session.execute(insert(LeaseRow).values(values))
     except IntegrityError:
-        return None  # another one was the first
-    return value_of(Lease, session.scalar(select(LeaseRow).where(LeaseRow.name == name)))
+        return None  # another process acquired it first
+    return make_value(Lease, session.scalar(select(LeaseRow).where(LeaseRow.name == name)))
 
 
 def renew(session: Session, lease: Lease, *, seconds: float) -> Lease:
-    """The same lease for longer. Raises LeaseLost, also where it lapsed and nobody took it."""
+    """Extend the lease. Raise LeaseLost if it expired, even if nobody acquired it since."""
     row = session.scalar(
         update(LeaseRow)
-        .where(*_held(lease))
+        .where(*_match_lease(lease))
         .values(expires_at=now() + seconds)
         .returning(LeaseRow)
         .execution_options(populate_existing=True)
     )
     if row is None:
         raise LeaseLost(lease.name, lease.holder, lease.fence)
-    return value_of(Lease, row)
+    return make_value(Lease, row)
+
+
+def renew_or_acquire(
+    session: Session, lease: Lease | None, name: str, holder: str, *, seconds: float
+) -> Lease | None:
+    """Extend the lease if it is still held, or acquire it; return None while another holds it."""
+    if lease is not None:
+        try:
+            return renew(session, lease, seconds=seconds)
+        except LeaseLost:
+            pass
+    return acquire(session, name, holder, seconds=seconds)
 
 
 def release(session: Session, lease: Lease) -> None:
-    """Let it go now; one that is lost already is no error. Its number is not used again."""
-    session.execute(update(LeaseRow).where(*_held(lease)).values(expires_at=0.0))
+    """Release the lease; do nothing if it is lost. Its number is not used again."""
+    session.execute(update(LeaseRow).where(*_match_lease(lease)).values(expires_at=0.0))
 
 
 def guard(session: Session, lease: Lease) -> None:
-    """Hold the lease's row until this transaction ends. Raises LeaseLost."""
-    held = select(LeaseRow.fence).where(*_held(lease)).with_for_update(read=True)
-    if session.scalar(held) is None:
+    """Lock the lease's row until the transaction ends. Raise LeaseLost."""
+    query = select(LeaseRow.fence).where(*_match_lease(lease)).with_for_update(read=True)
+    if session.scalar(query) is None:
         raise LeaseLost(lease.name, lease.holder, lease.fence)
 
 
-def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+def _match_lease(lease: Lease) -> tuple[ColumnElement[bool], ...]:
     return (
         LeaseRow.name == lease.name,
         LeaseRow.holder == lease.holder,

@@ -9,62 +9,62 @@ from orchestrator.registry.errors import ForbiddenMove
 
 
 class Status(StrEnum):
-    """Where a run is."""
+    """The state of a run."""
 
     PLANNED = "planned"
-    """Accepted; waits in the queue."""
+    """Accepted and queued."""
     SUBMITTED = "submitted"
-    """Handed to a cluster, under its id and the attempt's number."""
+    """Submitted to a cluster under its id and the number of the attempt."""
     RUNNING = "running"
     PUBLISHING = "publishing"
-    """The job ended well; its adapter is not yet seen in the store."""
+    """The job succeeded; its adapter has not been read from the store yet."""
     DONE = "done"
     FAILED = "failed"
     STOPPED = "stopped"
     LOST = "lost"
-    """There is evidence that the job is gone, and none of how it ended."""
+    """There is evidence that the job no longer exists, and none of how it ended."""
 
 
 class Reason(StrEnum):
-    """Why a run did not go on. Wording, retries and colours follow from it."""
+    """The reason why a run ended or was lost. Wording, retries and colours derive from it."""
 
     CRASHED = "crashed"
-    """An error of its code: it repeats."""
+    """The training code raised an error; a retry would fail again."""
     REFUSED = "refused"
-    """Its input is wrong."""
+    """Its input is invalid."""
     OUTSIDE = "outside"
-    """Something that it needs did not answer."""
+    """A service that it needs did not answer."""
     UNPUBLISHED = "unpublished"
-    """It ended well and left no adapter."""
+    """Its job succeeded without publishing an adapter."""
     ATTEMPTS = "attempts"
-    """Lost more often than it may be."""
+    """It was lost max_attempts times."""
     QUOTA = "quota"
     USER = "user"
     REPLACED = "replaced"
-    """By a newer firing of its schedule."""
-    GONE = "gone"
-    """The cluster answers, and does not know the job."""
+    """A newer firing of its schedule replaced it."""
+    JOB_ABSENT = "job_absent"
+    """The cluster answers and does not know the job."""
     PREEMPTED = "preempted"
 
 
 S = Status
 MOVES: dict[Status, frozenset[Status]] = {
     S.PLANNED: frozenset({S.SUBMITTED, S.FAILED, S.STOPPED}),
-    # A job may start and end between two looks: publishing needs no sighting of it running.
+    # A job may start and end between two polls, so publishing does not require running.
     S.SUBMITTED: frozenset({S.RUNNING, S.PUBLISHING, S.FAILED, S.STOPPED, S.LOST}),
     S.RUNNING: frozenset({S.PUBLISHING, S.FAILED, S.STOPPED, S.LOST}),
     S.PUBLISHING: frozenset({S.DONE, S.FAILED, S.STOPPED, S.LOST}),
-    # Planned: another attempt. Running: the job turned up again. Publishing: its adapter did.
+    # Planned: another attempt. Running: the job reappeared. Publishing: its adapter appeared.
     S.LOST: frozenset({S.PLANNED, S.RUNNING, S.PUBLISHING, S.FAILED, S.STOPPED}),
     S.DONE: frozenset(),
     S.FAILED: frozenset(),
     S.STOPPED: frozenset(),
 }
-"""Every move that there is."""
+"""The allowed moves, by the status they start from."""
 
 FINAL = frozenset(status for status, after in MOVES.items() if not after)
 OVER = FINAL | {S.LOST}
-"""No job of the run is known to be alive."""
+"""Statuses in which no job of the run is known to be alive."""
 
 REASONS: dict[Status, frozenset[Reason]] = {
     S.FAILED: frozenset(
@@ -78,18 +78,18 @@ REASONS: dict[Status, frozenset[Reason]] = {
         }
     ),
     S.STOPPED: frozenset({Reason.USER, Reason.REPLACED}),
-    S.LOST: frozenset({Reason.GONE, Reason.PREEMPTED}),
+    S.LOST: frozenset({Reason.JOB_ABSENT, Reason.PREEMPTED}),
 }
-"""What may have led there; statuses that are not here have no reason."""
+"""The reasons that a status requires; other statuses have none."""
 
 
-def check_move(status: Status, to: Status, reason: Reason | None) -> None:
-    """Raises ForbiddenMove, or InputError where the reason is none for `to`."""
-    if to not in MOVES[status]:
+def check_move(status: Status, target: Status, reason: Reason | None) -> None:
+    """Check a move. Raise ForbiddenMove, or InputError if `target` does not take the reason."""
+    if target not in MOVES[status]:
         allowed = tuple(sorted(after.value for after in MOVES[status]))
-        raise ForbiddenMove(status.value, to.value, allowed)
-    allowed_reasons = REASONS.get(to, frozenset())
-    if (reason is None) != (not allowed_reasons) or (reason and reason not in allowed_reasons):
-        names = ", ".join(sorted(one.value for one in allowed_reasons)) or "none"
-        problem = f"{reason.value if reason else 'nothing'} is no reason to be {to.value}"
-        raise InputError([Fault("reason", problem, f"Give {names}.")])
+        raise ForbiddenMove(status.value, target.value, allowed)
+    reasons = REASONS.get(target, frozenset())
+    if (reason is None) != (not reasons) or (reason and reason not in reasons):
+        names = ", ".join(sorted(allowed.value for allowed in reasons)) or "none"
+        problem = f"{reason.value if reason else 'none'} is not a reason to be {target.value}"
+        raise InputError([Fault("reason", problem, f"Use {names}.")])

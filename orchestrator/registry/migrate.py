@@ -1,4 +1,4 @@
-"""The tables' versions: where a database is, and the way up and down. Ships its migrations."""
+"""Read, upgrade and downgrade the schema of a database."""
 
 from __future__ import annotations
 
@@ -14,111 +14,121 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from orchestrator.registry.database import Database, database_url, engine_of, said, shown
-from orchestrator.registry.errors import Damaged, WrongSchema
+from orchestrator.registry.database import (
+    Database,
+    make_engine,
+    parse_database_url,
+    redact_url,
+    translate_database_errors,
+)
+from orchestrator.registry.errors import DatabaseRefused, WrongSchema
 
-FOLDER = Path(__file__).parent / "migrations"
-NOTHING = "base"
-LOCK = 0x510_0A
-"""PostgreSQL's advisory lock: two that upgrade at once do it one after the other."""
+MIGRATIONS_DIR = Path(__file__).parent / "migrations"
+NO_REVISION = "base"
+ADVISORY_LOCK = 0x510_0A
+"""Id of PostgreSQL's advisory lock, which serialises concurrent upgrades."""
 
-# Alembic speaks through module-level proxies: one migration at a time in a process.
-_one_at_a_time = threading.Lock()
+# Alembic uses module-level proxies, so a process runs one migration at a time.
+_migration_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Schema:
-    """Where a database's tables are."""
+class SchemaState:
+    """The schema revision of a database."""
 
     database: str
-    found: str | None
-    """None where there are no tables of ours."""
+    revision: str | None
+    """None if the database has no tables of slora."""
     newest: str
-    """What this program knows and needs."""
+    """The revision that this version of slora needs."""
 
     @property
-    def current(self) -> bool:
-        """Whether the registry can be used as it is."""
-        return self.found == self.newest
+    def is_current(self) -> bool:
+        """Return whether the registry can be used without an upgrade."""
+        return self.revision == self.newest
 
 
-def revisions() -> list[str]:
-    """All versions of the tables, the first one first."""
-    return [one.revision for one in reversed(list(_scripts().walk_revisions()))]
+def list_revisions() -> list[str]:
+    """List all revisions, oldest first."""
+    return [script.revision for script in reversed(list(_load_scripts().walk_revisions()))]
 
 
-def schema_of(url: str) -> Schema:
-    """Where the database's tables are; nothing is changed, and no file is made."""
-    found = database_url(url)
-    if found.get_backend_name() == "sqlite" and not Path(found.database or "").exists():
-        return Schema(shown(found), None, revisions()[-1])
-    with _connected(url) as (connection, place):
-        return Schema(place, _found(connection), revisions()[-1])
+def read_schema(url: str) -> SchemaState:
+    """Read the revision of a database without changing it or creating its file."""
+    parsed_url = parse_database_url(url)
+    if parsed_url.get_backend_name() == "sqlite" and not Path(parsed_url.database or "").exists():
+        return SchemaState(redact_url(parsed_url), None, list_revisions()[-1])
+    with _connect(url) as (connection, display_url):
+        return SchemaState(display_url, _read_revision(connection), list_revisions()[-1])
 
 
-def upgrade(url: str, to: str | None = None) -> Schema:
-    """Bring the tables to the newest version, or to `to`; data stay. The same again is nothing."""
-    return _migrate(url, to or revisions()[-1], command.upgrade)
+def upgrade(url: str, target: str | None = None) -> SchemaState:
+    """Upgrade the tables to `target`, by default the newest revision. Rows are kept."""
+    return _migrate(url, target or list_revisions()[-1], command.upgrade)
 
 
-def downgrade(url: str, to: str) -> Schema:
-    """Take the tables back to `to`, or to NOTHING: what newer tables hold is gone."""
-    return _migrate(url, to, command.downgrade)
+def downgrade(url: str, target: str) -> SchemaState:
+    """Downgrade the tables to `target` or NO_REVISION; the data of newer tables is lost."""
+    return _migrate(url, target, command.downgrade)
 
 
 def open_registry(url: str) -> Database:
-    """The database, its tables being those that this program knows. Raises WrongSchema."""
-    schema = schema_of(url)
-    if not schema.current:
-        raise WrongSchema(schema.database, schema.found, schema.newest)
+    """Open a database that has the newest revision. Raise WrongSchema."""
+    schema = read_schema(url)
+    if not schema.is_current:
+        raise WrongSchema(schema.database, schema.revision, schema.newest)
     return Database(url)
 
 
-def _migrate(url: str, to: str, walk: Callable[[Config, str], None]) -> Schema:
-    with _one_at_a_time, _connected(url) as (connection, place):
-        found, known = _found(connection), revisions()
-        if found is not None and found not in known:
-            raise WrongSchema(place, found, known[-1])
-        config = _config()
+def _migrate(url: str, target: str, run_command: Callable[[Config, str], None]) -> SchemaState:
+    with _migration_lock, _connect(url) as (connection, display_url):
+        revision, known = _read_revision(connection), list_revisions()
+        if revision is not None and revision not in known:
+            raise WrongSchema(display_url, revision, known[-1])
+        config = _make_config()
         config.attributes["connection"] = connection
-        walk(config, to)
-        _check_references(connection, place)
-        return Schema(place, _found(connection), known[-1])
+        run_command(config, target)
+        _check_references(connection, display_url)
+        return SchemaState(display_url, _read_revision(connection), known[-1])
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[tuple[Connection, str]]:
-    """One connection in one transaction, which other migrations wait for."""
-    found = database_url(url)
-    place = shown(found)
-    engine = engine_of(found, migrating=True)
+def _connect(url: str) -> Iterator[tuple[Connection, str]]:
+    """Open one connection with one transaction that blocks other migrations."""
+    parsed_url = parse_database_url(url)
+    display_url = redact_url(parsed_url)
+    engine = make_engine(parsed_url, migrating=True)
     try:
-        with said(place), engine.begin() as connection:
+        with translate_database_errors(display_url), engine.begin() as connection:
             if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            yield connection, place
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK}
+                )
+            yield connection, display_url
     finally:
         engine.dispose()
 
 
-def _found(connection: Connection) -> str | None:
+def _read_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+def _load_scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_make_config())
 
 
-def _config() -> Config:
+def _make_config() -> Config:
     config = Config()
-    # Options are templates, in which a % of the folder's name stands for more.
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    # Options are templates, so a % in the folder's name must be escaped.
+    config.set_main_option("script_location", str(MIGRATIONS_DIR).replace("%", "%%"))
     return config
 
 
-def _check_references(connection: Connection, place: str) -> None:
-    """SQLite's foreign keys are off while tables are made anew; nothing may dangle after it."""
+def _check_references(connection: Connection, display_url: str) -> None:
+    """Check references on SQLite, whose foreign keys are off while tables are recreated."""
     if connection.dialect.name == "sqlite":
         dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
         if dangling is not None:
-            raise Damaged(place, f"{dangling[0]} would name rows of {dangling[2]} that are gone")
+            raise DatabaseRefused(
+                display_url, f"{dangling[0]} references rows of {dangling[2]} that do not exist"
+            )

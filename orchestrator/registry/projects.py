@@ -1,4 +1,4 @@
-"""Projects: what runs, adapters and tokens belong to, and how much each may use."""
+"""Projects, which own runs, adapters and tokens, and their limits."""
 
 from __future__ import annotations
 
@@ -8,63 +8,65 @@ from sqlalchemy import Table, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from orchestrator.registry.clock import now
 from orchestrator.registry.database import insert_once
-from orchestrator.registry.errors import LostUpdate, Taken, Unknown
-from orchestrator.registry.models import ProjectRow
-from orchestrator.registry.values import Limits, Project, name_of, value_of
+from orchestrator.registry.db_clock import now
+from orchestrator.registry.errors import DuplicateKey, LostUpdate, UnknownItem
+from orchestrator.registry.tables import ProjectRow
+from orchestrator.registry.values import Project, ProjectLimits, check_name, make_value
 
 _PROJECTS = cast(Table, ProjectRow.__table__)
 _BY_NAME = select(*_PROJECTS.c).where(_PROJECTS.c.name == bindparam("named"))
 
 
-def ensure(session: Session, name: str) -> Project:
-    """The project, which is made if it is new, without limits."""
-    name_of(name, "project")
-    there = session.execute(_BY_NAME, {"named": name}).first()
-    if there is not None:
-        return value_of(Project, there)
-    # Somebody may make it meanwhile.
-    insert_once(session, ProjectRow, {"name": name, "revision": 1}, at=("created_at",))
-    return project(session, name)
+def ensure_project(session: Session, name: str) -> Project:
+    """Return the project, and create it without limits if it is new."""
+    check_name(name, "project")
+    row = session.execute(_BY_NAME, {"named": name}).first()
+    if row is not None:
+        return make_value(Project, row)
+    # Another transaction may create it meanwhile.
+    insert_once(
+        session, ProjectRow, {"name": name, "revision": 1}, timestamp_columns=("created_at",)
+    )
+    return get(session, name)
 
 
-def project(session: Session, name: str) -> Project:
-    """The project, or Unknown."""
-    found = session.scalar(select(ProjectRow).where(ProjectRow.name == name))
-    if found is None:
-        raise Unknown("project", name)
-    return value_of(Project, found)
+def get(session: Session, name: str) -> Project:
+    """Read a project. Raise UnknownItem."""
+    row = session.scalar(select(ProjectRow).where(ProjectRow.name == name))
+    if row is None:
+        raise UnknownItem("project", name)
+    return make_value(Project, row)
 
 
-def add(session: Session, name: str, limits: Limits) -> Project:
-    """A new project. Raises Taken."""
-    name_of(name, "project")
+def add(session: Session, name: str, limits: ProjectLimits) -> Project:
+    """Create a project. Raise DuplicateKey."""
+    check_name(name, "project")
     values = {"name": name, "created_at": now(), "revision": 1, **limits.model_dump()}
     try:
         with session.begin_nested():
             session.execute(insert(ProjectRow).values(values))
     except IntegrityError as error:
-        raise Taken("project", name) from error
-    return project(session, name)
+        raise DuplicateKey("project", name) from error
+    return get(session, name)
 
 
-def listed(session: Session) -> list[Project]:
-    """All of them, by name."""
+def list_projects(session: Session) -> list[Project]:
+    """List all projects by name."""
     rows = session.scalars(select(ProjectRow).order_by(ProjectRow.name))
-    return [value_of(Project, row) for row in rows]
+    return [make_value(Project, row) for row in rows]
 
 
-def set_limits(session: Session, there: Project, limits: Limits) -> Project:
-    """What the project may use from now on. Raises LostUpdate."""
-    found = session.scalar(
+def set_limits(session: Session, project: Project, limits: ProjectLimits) -> Project:
+    """Replace the limits of a project. Raise LostUpdate."""
+    row = session.scalar(
         update(ProjectRow)
-        .where(ProjectRow.name == there.name, ProjectRow.revision == there.revision)
+        .where(ProjectRow.name == project.name, ProjectRow.revision == project.revision)
         .values(**limits.model_dump(), revision=ProjectRow.revision + 1)
         .returning(ProjectRow)
         .execution_options(populate_existing=True)
     )
-    if found is None:
-        current = project(session, there.name)
-        raise LostUpdate(f"project {there.name}", there.revision, current.revision)
-    return value_of(Project, found)
+    if row is None:
+        current = get(session, project.name)
+        raise LostUpdate(f"project {project.name}", project.revision, current.revision)
+    return make_value(Project, row)

@@ -1,4 +1,4 @@
-"""Schedules and their firings: each moment is claimed once, by a row that can't be written twice.
+"""Schedules and their firings. A due time fires at most once: its row has a unique key.
 
 Knows no cron: when the next moment is, its caller says.
 """
@@ -14,28 +14,28 @@ from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from jobs.spec import Frozen
-from jobs.store.manifest import Digest, Name
+from jobs.spec.kinds import Kind
+from jobs.spec.strict_model import StrictModel
+from jobs.store.adapters.manifest import Digest, Name
 from orchestrator.registry import leases, projects
-from orchestrator.registry.clock import now
-from orchestrator.registry.errors import LostUpdate, Taken, Unknown
+from orchestrator.registry.db_clock import now
+from orchestrator.registry.errors import DuplicateKey, LostUpdate, UnknownItem
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import FINAL
-from orchestrator.registry.models import FiringRow, RunRow, ScheduleRow
+from orchestrator.registry.tables import FiringRow, RunRow, ScheduleRow
 from orchestrator.registry.values import (
     DEFAULT_CLUSTER,
     DEFAULT_PROJECT,
-    Kind,
     Run,
-    run_of,
-    value_of,
+    make_run,
+    make_value,
 )
 
-Outcome = Literal["run", "queued", "skipped", "nothing new", "refused"]
+FiringOutcome = Literal["run", "queued", "skipped", "no_new_data", "refused"]
 
 
-class NewSchedule(Frozen):
-    """A schedule that is asked for."""
+class NewSchedule(StrictModel):
+    """A schedule to create."""
 
     name: Name
     project: Name = DEFAULT_PROJECT
@@ -47,14 +47,14 @@ class NewSchedule(Frozen):
     spec: dict[str, Any]
     kind: Kind = "retrain"
     only_new_data: bool = False
-    data_mark: Digest | None = None
+    data_fingerprint: Digest | None = None
     cluster: Name = DEFAULT_CLUSTER
     priority: int = Field(default=0, ge=-1000, le=1000)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule as it was when it was read."""
+    """A schedule as it was read."""
 
     id: int
     project: str
@@ -71,14 +71,14 @@ class Schedule:
     revision: int
     kind: Kind
     only_new_data: bool
-    data_mark: str | None
+    data_fingerprint: str | None
     cluster: str
     priority: int
 
 
 @dataclass(frozen=True)
 class Firing:
-    """What came of one moment."""
+    """The outcome of one due time."""
 
     schedule: int
     due_at: float
@@ -88,117 +88,117 @@ class Firing:
 
 
 def add(session: Session, new: NewSchedule, *, next_at: float | None) -> Schedule:
-    """A schedule that fires next at `next_at`. Raises Taken."""
-    projects.ensure(session, new.project)
-    start = {"paused": False, "next_at": next_at, "created_at": now(), "revision": 1}
+    """Add a schedule that fires next at `next_at`. Raise DuplicateKey."""
+    projects.ensure_project(session, new.project)
+    initial = {"paused": False, "next_at": next_at, "created_at": now(), "revision": 1}
     try:
         with session.begin_nested():
-            session.execute(insert(ScheduleRow).values({**new.model_dump(), **start}))
+            session.execute(insert(ScheduleRow).values({**new.model_dump(), **initial}))
     except IntegrityError as error:
-        raise Taken("schedule", new.name) from error
+        raise DuplicateKey("schedule", new.name) from error
     return get(session, new.project, new.name)
 
 
 def get(session: Session, project: str, name: str) -> Schedule:
-    """The schedule as it is now, or Unknown."""
-    asked = select(ScheduleRow).where(ScheduleRow.project == project, ScheduleRow.name == name)
-    row = session.scalar(asked.execution_options(populate_existing=True))
+    """Read a schedule. Raise UnknownItem."""
+    query = select(ScheduleRow).where(ScheduleRow.project == project, ScheduleRow.name == name)
+    row = session.scalar(query.execution_options(populate_existing=True))
     if row is None:
-        raise Unknown("schedule", name)
-    return value_of(Schedule, row)
+        raise UnknownItem("schedule", name)
+    return make_value(Schedule, row)
 
 
-def due(session: Session, *, by: float | None = None, limit: int = 100) -> list[Schedule]:
-    """What should fire by now and is not paused, the longest overdue first."""
+def list_due(session: Session, *, by: float | None = None, limit: int = 100) -> list[Schedule]:
+    """List the schedules that are due and not paused, longest overdue first."""
     moment = now() if by is None else by
-    asked = select(ScheduleRow).where(ScheduleRow.paused.is_(False), ScheduleRow.next_at <= moment)
-    rows = session.scalars(asked.order_by(ScheduleRow.next_at).limit(limit))
-    return [value_of(Schedule, row) for row in rows]
+    query = select(ScheduleRow).where(ScheduleRow.paused.is_(False), ScheduleRow.next_at <= moment)
+    rows = session.scalars(query.order_by(ScheduleRow.next_at).limit(limit))
+    return [make_value(Schedule, row) for row in rows]
 
 
-def change(session: Session, there: Schedule, **changes: Any) -> Schedule:
-    """Pause, resume, set the next moment. Raises LostUpdate."""
+def update_schedule(session: Session, schedule: Schedule, **changes: Any) -> Schedule:
+    """Change columns of a schedule. Raise LostUpdate."""
     row = session.scalar(
         update(ScheduleRow)
-        .where(ScheduleRow.id == there.id, ScheduleRow.revision == there.revision)
-        .values(**changes, revision=there.revision + 1)
+        .where(ScheduleRow.id == schedule.id, ScheduleRow.revision == schedule.revision)
+        .values(**changes, revision=schedule.revision + 1)
         .returning(ScheduleRow)
         .execution_options(populate_existing=True)
     )
     if row is None:
-        current = get(session, there.project, there.name)
-        raise LostUpdate(f"schedule {there.name}", there.revision, current.revision)
-    return value_of(Schedule, row)
+        current = get(session, schedule.project, schedule.name)
+        raise LostUpdate(f"schedule {schedule.name}", schedule.revision, current.revision)
+    return make_value(Schedule, row)
 
 
 def fire(
     session: Session,
-    there: Schedule,
+    schedule: Schedule,
     *,
     due_at: float,
     next_at: float | None,
-    outcome: Outcome,
+    outcome: FiringOutcome,
     run: str | None = None,
     lease: Lease | None = None,
     fired_at: float | None = None,
-    data_mark: str | None = None,
+    data_fingerprint: str | None = None,
 ) -> Schedule:
-    """Claim the moment `due_at`; what it starts belongs in the same transaction.
+    """Record that `due_at` fired, in the transaction that adds its run.
 
-    Raises Taken where the moment has fired, LostUpdate where the schedule was changed meanwhile.
+    Raise DuplicateKey if it has fired, LostUpdate if the schedule was changed meanwhile.
     """
     if lease is not None:
         leases.guard(session, lease)
-    at = now() if fired_at is None else fired_at
-    values = {"schedule": there.id, "due_at": due_at, "fired_at": at, "outcome": outcome}
+    fired = now() if fired_at is None else fired_at
+    values = {"schedule": schedule.id, "due_at": due_at, "fired_at": fired, "outcome": outcome}
     try:
         with session.begin_nested():
             session.execute(insert(FiringRow).values({**values, "run": run}))
     except IntegrityError as error:
-        raise Taken("firing", f"{there.name} at {due_at:.0f}") from error
-    marked = {} if data_mark is None else {"data_mark": data_mark}
-    return change(session, there, next_at=next_at, **marked)
+        raise DuplicateKey("firing", f"{schedule.name} at {due_at:.0f}") from error
+    changes = {} if data_fingerprint is None else {"data_fingerprint": data_fingerprint}
+    return update_schedule(session, schedule, next_at=next_at, **changes)
 
 
-def unfinished(session: Session, there: Schedule) -> list[Run]:
-    """The runs of its firings that are not over, the oldest first."""
-    over = [status.value for status in FINAL]
-    asked = (
+def list_unfinished_runs(session: Session, schedule: Schedule) -> list[Run]:
+    """List the runs of its firings that have not ended, oldest first."""
+    final = [status.value for status in FINAL]
+    query = (
         select(RunRow)
         .join(FiringRow, FiringRow.run == RunRow.id)
-        .where(FiringRow.schedule == there.id, RunRow.status.not_in(over))
+        .where(FiringRow.schedule == schedule.id, RunRow.status.not_in(final))
     )
-    return [run_of(row) for row in session.scalars(asked.order_by(FiringRow.due_at))]
+    return [make_run(row) for row in session.scalars(query.order_by(FiringRow.due_at))]
 
 
-def page(
+def list_page(
     session: Session, *, project: str | None = None, after: str = "", limit: int = 100
 ) -> list[Schedule]:
-    """Schedules by project and name, from behind `after` (project/name) on."""
-    asked = select(ScheduleRow).order_by(ScheduleRow.project, ScheduleRow.name)
+    """List schedules by project and name, starting after `after` (PROJECT/NAME)."""
+    query = select(ScheduleRow).order_by(ScheduleRow.project, ScheduleRow.name)
     if project is not None:
-        asked = asked.where(ScheduleRow.project == project)
+        query = query.where(ScheduleRow.project == project)
     if after:
-        behind = tuple_(ScheduleRow.project, ScheduleRow.name)
-        asked = asked.where(behind > tuple_(*after.split("/", 1)))
-    return [value_of(Schedule, row) for row in session.scalars(asked.limit(limit))]
+        position = tuple_(ScheduleRow.project, ScheduleRow.name)
+        query = query.where(position > tuple_(*after.split("/", 1)))
+    return [make_value(Schedule, row) for row in session.scalars(query.limit(limit))]
 
 
-def firings(
-    session: Session, there: Schedule, *, before: float | None = None, limit: int = 100
+def list_firings(
+    session: Session, schedule: Schedule, *, before: float | None = None, limit: int = 100
 ) -> list[Firing]:
-    """What came of its moments, the newest first, from before a moment on."""
-    asked = select(FiringRow).where(FiringRow.schedule == there.id)
+    """List the firings of a schedule, newest first, with due times before `before`."""
+    query = select(FiringRow).where(FiringRow.schedule == schedule.id)
     if before is not None:
-        asked = asked.where(FiringRow.due_at < before)
-    rows = session.scalars(asked.order_by(FiringRow.due_at.desc()).limit(limit))
-    return [value_of(Firing, row) for row in rows]
+        query = query.where(FiringRow.due_at < before)
+    rows = session.scalars(query.order_by(FiringRow.due_at.desc()).limit(limit))
+    return [make_value(Firing, row) for row in rows]
 
 
-def remove(session: Session, there: Schedule) -> None:
-    """Take it away with its firings; its runs stay. Raises LostUpdate."""
-    row = session.get(ScheduleRow, there.id, populate_existing=True)
-    if row is None or row.revision != there.revision:
-        found = 0 if row is None else row.revision
-        raise LostUpdate(f"schedule {there.name}", there.revision, found)
+def remove(session: Session, schedule: Schedule) -> None:
+    """Delete a schedule and its firings; its runs stay. Raise LostUpdate."""
+    row = session.get(ScheduleRow, schedule.id, populate_existing=True)
+    if row is None or row.revision != schedule.revision:
+        current_version = 0 if row is None else row.revision
+        raise LostUpdate(f"schedule {schedule.name}", schedule.revision, current_version)
     session.delete(row)

@@ -1,61 +1,44 @@
-"""What the registry is given and what it answers: checked at the door, frozen values inside."""
+"""The registry's frozen values: validated input, and rows as they were read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.narrate import plain
-from jobs.spec import Frozen
-from jobs.store.manifest import Digest, Name, RunId
+from jobs.spec.strict_model import StrictModel
+from jobs.store.adapters.manifest import Name, RunId
+from jobs.train.monitor.event_text import escape_control
 from orchestrator.registry.lifecycle import Reason, Status
 
-LONGEST_DETAIL = 4000
+MAX_DETAIL_CHARS = 4000
 DEFAULT_PROJECT = "default"
 DEFAULT_CLUSTER = "default"
 
-Kind = Literal["finetune", "search", "retrain", "federate"]
 Limit = Annotated[int, Field(ge=0, lt=2**31)]
-Checked = TypeVar("Checked")
 Value = TypeVar("Value")
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _ID: TypeAdapter[str] = TypeAdapter(RunId)
 
 
-class NewRun(Frozen):
-    """A run that is asked for."""
-
-    id: RunId
-    name: Name
-    store: str = Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]*$")
-    project: Name = DEFAULT_PROJECT
-    kind: Kind = "finetune"
-    spec_sha256: Digest | None = None
-    workers: int = Field(default=1, ge=1, lt=2**31)
-    priority: int = Field(default=0, ge=-1000, le=1000)
-    search: RunId | None = None
-    cluster: Name = DEFAULT_CLUSTER
-    tokens: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-
-
-class Limits(Frozen):
-    """What a project may use; None: as much as there is."""
+class ProjectLimits(StrictModel):
+    """Limits on what a project may use; None means unlimited."""
 
     max_runs: Limit | None = None
-    """At once."""
+    """Runs at once."""
     max_workers: Limit | None = None
+    """Workers at once, over all runs."""
     max_tokens_a_day: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it was when it was read; `revision` is what an update has to name."""
+    """A run as it was read; an update must name its `revision`."""
 
     id: str
     project: str
@@ -74,7 +57,7 @@ class Run:
     tokens: int | None
     stop: str | None
     not_before: float | None
-    waits: str
+    wait_reason: str
     origin: str
     created_at: float
     updated_at: float
@@ -82,13 +65,13 @@ class Run:
 
     @property
     def submission(self) -> str:
-        """The id of its newest job on a cluster."""
-        return submission_id(self.id, self.attempt)
+        """Return the id of its newest job on a cluster."""
+        return format_submission_id(self.id, self.attempt)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of a run on a cluster."""
+    """An attempt to execute a run on a cluster."""
 
     run: str
     number: int
@@ -98,12 +81,12 @@ class Attempt:
     reason: Reason | None
     created_at: float
     ended_at: float | None
-    seen_at: float | None
+    acknowledged_at: float | None
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a run; `position` is where a reader goes on behind."""
+    """An event of a run; a reader resumes after the last `position` that it read."""
 
     run: str
     origin: str
@@ -116,7 +99,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Project:
-    """A project and what it may use."""
+    """A project and its limits."""
 
     name: str
     max_runs: int | None
@@ -126,52 +109,50 @@ class Project:
     revision: int
 
 
-def submission_id(run: str, attempt: int) -> str:
-    """The same for the same attempt of a run: to submit it twice is to submit it once."""
+def format_submission_id(run: str, attempt: int) -> str:
+    """Format the id of an attempt's job; submitting the same id twice starts one job."""
     return f"{run}-a{attempt}"
 
 
-def value_of(kind: type[Value], row: Any, **changed: Any) -> Value:
-    """A row as a frozen value."""
-    return kind(
-        **{
-            name: changed[name] if name in changed else getattr(row, name)
-            for name in _names(cast(Any, kind))
-        }
+def make_value(value_type: type[Value], row: Any, **changes: Any) -> Value:
+    """Make a frozen value from a row, with some of its fields replaced."""
+    names = _list_field_names(cast(Any, value_type))
+    return value_type(
+        **{name: changes[name] if name in changes else getattr(row, name) for name in names}
     )
 
 
 @cache
-def _names(kind: Any) -> tuple[str, ...]:
-    """Kept, because a page of runs would ask for them at every row."""
-    return tuple(field.name for field in fields(kind))
+def _list_field_names(value_type: Any) -> tuple[str, ...]:
+    """List the fields of a dataclass; cached because a page of runs needs them for every row."""
+    return tuple(field.name for field in fields(value_type))
 
 
-def run_of(row: Any) -> Run:
-    """A run's row as a value."""
+def make_run(row: Any) -> Run:
+    """Make a Run from its row."""
     reason = None if row.reason is None else Reason(row.reason)
-    return value_of(Run, row, status=Status(row.status), reason=reason)
+    return make_value(Run, row, status=Status(row.status), reason=reason)
 
 
-def told(text: str) -> str:
-    """Words of others, such that any database takes them and no terminal obeys them."""
-    return plain(text)[:LONGEST_DETAIL]
+def clean_text(text: str) -> str:
+    """Shorten a text and escape what a database does not store or a terminal would interpret."""
+    return escape_control(text)[:MAX_DETAIL_CHARS]
 
 
-def name_of(text: str, key: str) -> str:
-    """The name itself. Raises InputError."""
-    return _checked(_NAME, text, key)
+def check_name(text: str, key: str) -> str:
+    """Return the name. Raise InputError if it is not valid."""
+    return _validate_text(_NAME, text, key)
 
 
-def id_of(text: str, key: str) -> str:
-    """The id itself. Raises InputError."""
-    return _checked(_ID, text, key)
+def check_id(text: str, key: str) -> str:
+    """Return the id. Raise InputError if it is not valid."""
+    return _validate_text(_ID, text, key)
 
 
-def _checked(kind: TypeAdapter[str], text: str, key: str) -> str:
+def _validate_text(adapter: TypeAdapter[str], text: str, key: str) -> str:
     try:
-        return kind.validate_python(text, strict=True)
+        return adapter.validate_python(text, strict=True)
     except ValidationError as error:
-        problem = f"{str(text)[:100]!a} is no name"
+        problem = f"{str(text)[:100]!a} is not a valid name"
         remedy = "Use letters, digits, dots, dashes and underscores."
         raise InputError([Fault(key, problem, remedy)]) from error

@@ -1,1 +1,1 @@
-"""Mask strategies: how the entries that may move are chosen. A file and a line for each."""
+"""Mask strategies select the entries to train. A new one is a module and a line in the registry."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from slora.masks.scorer import Scorer
+from slora.masks.strategy import Scorer
 
 
-def _score(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
+def _compute_score(weight_OI: Tensor, total_OI: Tensor | None, units: int) -> Tensor:
     return weight_OI.abs()
 
 
-MAGNITUDE = Scorer("magnitude", finish=_score)
+MAGNITUDE = Scorer("magnitude", finish=_compute_score)

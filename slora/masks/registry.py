@@ -1,4 +1,4 @@
-"""The scores by name. A new one is a file beside this one and a line in `SCORERS`."""
+"""The scores by name. A new score is a module beside this one and a line in `SCORERS`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from slora.errors import BadMask
 from slora.masks.fisher import FISHER
 from slora.masks.gradient import GRADIENT
 from slora.masks.magnitude import MAGNITUDE
-from slora.masks.scorer import Scorer
 from slora.masks.snip import SNIP
+from slora.masks.strategy import Scorer
 
 SCORERS: dict[str, Scorer] = {
-    one.name: one
-    for one in (
+    scorer.name: scorer
+    for scorer in (
         MAGNITUDE,
         GRADIENT,
         FISHER,
@@ -22,24 +22,26 @@ SCORERS: dict[str, Scorer] = {
 }
 
 
-def scorer(name: str) -> Scorer:
-    """The score of that name, or a user's own as `package.module:NAME`. Raises BadMask."""
+def load_scorer(name: str) -> Scorer:
+    """Return the score of that name, or a user's own as `package.module:NAME`. Raise BadMask."""
     if name in SCORERS:
         return SCORERS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
         known = ", ".join(SCORERS)
-        raise BadMask(f"no mask strategy {name!r}: use {known}, or package.module:NAME of your own")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as missing:
         raise BadMask(
-            f"{name}: there is no module {missing.name}. Is it in the working directory, or "
-            "installed, on every worker?"
-        ) from missing
+            f"unknown mask strategy {name!r}: use {known}, or your own package.module:NAME"
+        )
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise BadMask(
+            f"{name}: there is no module {error.name}. Put it into the working directory, "
+            "or install it, on every worker"
+        ) from error
     except AttributeError:
         raise BadMask(f"{name}: {module} has no {attribute}") from None
-    if not isinstance(found, Scorer):
-        kind = type(found).__name__
-        raise BadMask(f"{name} is a {kind}: it has to be a slora.masks.scorer.Scorer")
-    return found
+    if not isinstance(value, Scorer):
+        kind = type(value).__name__
+        raise BadMask(f"{name} is a {kind}: it must be a slora.masks.strategy.Scorer")
+    return value

@@ -25,12 +25,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.two_hosts.hosts import Cluster, end_on_sigterm, ray_hosts
-from infra.two_hosts.namespaces import JUMBO, Link, NotAllowed, rate
-from infra.two_hosts.run import Watched, gone, idle_bytes_per_second, run_job
-from jobs.federate.door import load_federated
-from jobs.federate.rounds import rounds_journal
-from tests.tiny import label_rows, laid_over, tiny_chat_model, tiny_spec, write_spec
+from infra.two_hosts.hosts import HostCluster, end_on_sigterm, start_ray_hosts
+from infra.two_hosts.measure import WatchedJob, diff_samples, measure_idle_traffic, run_job
+from infra.two_hosts.namespaces import JUMBO, Link, NamespacesUnavailable, parse_rate
+from jobs.federation.round_log import open_round_log
+from jobs.spec.load import load_spec
+from tests.tiny import label_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
 SITES = 2
 SIZES = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6,
@@ -59,7 +59,7 @@ def main() -> int:
     end_on_sigterm()
     try:
         rows, failed = _measured(asked)
-    except NotAllowed as refused:
+    except NamespacesUnavailable as refused:
         print(f"federation_wire: skipped, {refused}", file=sys.stderr)
         return 0
     if asked.json:
@@ -75,7 +75,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rate", type=rate, help="of every link, e.g. 10mbit")
+    parser.add_argument("--rate", type=parse_rate, help="of every link, e.g. 10mbit")
     parser.add_argument("--mtu", type=int, default=JUMBO)
     parser.add_argument("--ways", nargs="+", choices=[name for name, _, _ in WAYS])
     return parser
@@ -86,14 +86,14 @@ def _measured(asked: argparse.Namespace) -> tuple[list[Row], list[str]]:
     link = Link(rate=asked.rate, mtu=asked.mtu)
     with (
         tempfile.TemporaryDirectory() as folder,
-        ray_hosts(2, cpus=SITES, head_cpus=0, link=link) as cluster,
+        start_ray_hosts(2, cpus=SITES, head_cpus=0, link=link) as cluster,
     ):
         made = Path(folder)
         # What transformers says while it saves is not this table's.
         with redirect_stdout(sys.stderr):
             tiny_chat_model(made / "model", **SIZES)
         label_rows(made / "train.jsonl", 400)
-        idle = idle_bytes_per_second(cluster)
+        idle = measure_idle_traffic(cluster)
         print(f"Ray alone sends {idle:,.0f} bytes/s out of a host", file=sys.stderr, flush=True)
         for name, method, federation in WAYS:
             if asked.ways is None or name in asked.ways:
@@ -104,7 +104,7 @@ def _measured(asked: argparse.Namespace) -> tuple[list[Row], list[str]]:
 
 
 def _one(
-    cluster: Cluster,
+    cluster: HostCluster,
     folder: Path,
     name: str,
     method: dict[str, Any],
@@ -124,11 +124,13 @@ def _one(
                "local_steps": 1, **federation}  # fmt: skip
     if stages == 2:
         section["sparse_rounds"] = ROUNDS
-    spec = {**laid_over(tiny_spec(folder), changes), "federation": section}
+    spec = {**merge_spec(tiny_spec(folder), changes), "federation": section}
     path = write_spec(folder / "spec.yaml", spec)
-    watched = run_job(cluster, path, load_federated(path).spec, "jobs.federate")
+    watched = run_job(cluster, path, load_spec(path).training, "jobs.federate")
     print(
-        f"{name}: {watched.marks[-1].at - watched.marks[0].at:.0f} s", file=sys.stderr, flush=True
+        f"{name}: {watched.samples[-1].at - watched.samples[0].at:.0f} s",
+        file=sys.stderr,
+        flush=True,
     )
     if watched.exit_code:
         said = watched.log.read_text(errors="replace").strip().splitlines()[-12:]
@@ -136,8 +138,8 @@ def _one(
     return _rows(name, watched, idle), None
 
 
-def _rows(name: str, watched: Watched, idle: float) -> list[Row]:
-    plan, ledger = watched.runs.read_json("plan.json"), rounds_journal(watched.runs).tail(0)[0]
+def _rows(name: str, watched: WatchedJob, idle: float) -> list[Row]:
+    plan, ledger = watched.runs.read_json("plan.json"), open_round_log(watched.runs).tail(0)[0]
     planned = {stage["name"]: stage for stage in plan["federation"]["stages"]}
     rows = list[Row]()
     for stage in dict.fromkeys(line["stage"] for line in ledger):
@@ -146,7 +148,7 @@ def _rows(name: str, watched: Watched, idle: float) -> list[Row]:
         rows.append({
             "way": name, "stage": stage, "seconds": seconds,
             "down": down, "up": up,
-            "ledger_down": statistics.median(sum(c["down"] + c["kit"] for c in one)
+            "ledger_down": statistics.median(sum(c["down"] + c["payload"] for c in one)
                                              for one in clients),
             "ledger_up": statistics.median(sum(c["up"] for c in one) for one in clients),
             "plan_down": planned[stage]["down"] * CLIENTS,
@@ -155,16 +157,16 @@ def _rows(name: str, watched: Watched, idle: float) -> list[Row]:
     return rows
 
 
-def _wire(watched: Watched, stage: str, idle: float) -> tuple[float, float, float]:
+def _wire(watched: WatchedJob, stage: str, idle: float) -> tuple[float, float, float]:
     """Medians over a stage's rounds: bytes of the server's host, of the sites', and seconds.
 
     A stage's first round is none of them: the sites are installing it.
     """
     found = [
-        (*(sent - idle * (after.at - before.at) for sent in gone(before, after)),
+        (*(sent - idle * (after.at - before.at) for sent in diff_samples(before, after)),
          after.at - before.at)
-        for before, after in pairwise(watched.marks)
-        if after.step and after.line["stage"] == stage
+        for before, after in pairwise(watched.samples)
+        if after.is_step and after.line["stage"] == stage
     ][1:]  # fmt: skip
     down, up, seconds = (statistics.median(column) for column in zip(*found, strict=True))
     return down, up, seconds

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.errors import InputError
-from jobs.preflight import check
-from jobs.spec_file import validate_spec
+from jobs.plan.preflight import validate_run
+from jobs.spec.load import validate_spec
 from tests.ranks import run_ranks
-from tests.tiny import chat_rows, laid_over
+from tests.tiny import chat_rows, merge_spec
 
 ALLOWED = 0.15
 STEPS = 6
@@ -108,7 +108,7 @@ def _specs(folder: Path, only: list[str] | None) -> dict[str, dict[str, Any]]:
     }
     found = {
         "llama-55m": llama,
-        "llama-55m in bfloat16": laid_over(llama, {"model": {"dtype": "bfloat16"}}),
+        "llama-55m in bfloat16": merge_spec(llama, {"model": {"dtype": "bfloat16"}}),
         "minilm": common | {
             "model": {"path": f"{CACHE}/models/minilm", "task": "sequence-classification"},
             "data": {"train": f"{CACHE}/data/newsgroups.train.jsonl", "max_length": 96},
@@ -143,13 +143,13 @@ def _random_llama(folder: Path) -> None:
 def _measure(case: Case) -> Measured | None:
     """None where the engine has not got it, or its model is not prepared."""
     try:
-        prediction = check(validate_spec(case.spec)).plan.prediction
+        prediction = validate_run(validate_spec(case.spec)).plan.estimate
     except InputError as refused:
         print(f"left out: {case.name}: {refused}", file=sys.stderr)
         return None
     assert prediction is not None
     by_rank = run_ranks(_train, case.ranks, case.spec, case.ranks, spawned=True)
-    way = prediction.way
+    way = prediction.selected
     planned = {phase.name: phase.total / 1e6 for phase in way.memory.phases}
     found = {name: max(marks.get(name, 0.0) for marks in by_rank) / 1e6 for name in by_rank[0]}
     measured = Measured(
@@ -171,23 +171,26 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     import torch
 
     # What a worker imports too: Ray is a part of every worker's memory.
-    import jobs.worker  # noqa: F401
-    from jobs.deepspeed_wire import distributed
-    from jobs.store.objects import open_store
-    from jobs.store.runs import RunStore
-    from jobs.team import team_of
-    from jobs.training import Training
+    import jobs.train.worker  # noqa: F401
+    from jobs.store.open import open_store
+    from jobs.store.runs.run_store import RunStore
+    from jobs.train.comm.collectives import make_worker_context
+    from jobs.train.comm.deepspeed_comm import init_deepspeed
+    from jobs.train.fine_tuning import FineTuner
+    from jobs.train.hooks import RunHooks
+    from jobs.train.loop import StageLoop
 
-    distributed("gloo")
-    checked = check(validate_spec(spec))
+    init_deepspeed("gloo")
+    checked = validate_run(validate_spec(spec))
     runs = RunStore(open_store(checked.spec.store), "run")
-    request = checked.request("run", digest="0" * 64)
-    team = team_of(rank, ranks, torch.device("cpu"), machine="here")
-    training = Training(request, runs, team)
-    marks = _Marks(training.record)
+    request = checked.make_request("run", base_digest="0" * 64)
+    team = make_worker_context(rank, ranks, torch.device("cpu"), machine="here")
+    hooks = RunHooks()
     # Answers to prompts are no part of the plan's peak, and take minutes here.
-    training._sample = lambda *told: None  # type: ignore[method-assign]
-    training.run()
+    hooks.generates_samples = False
+    trainer = FineTuner(request, runs, team, hooks=hooks)
+    marks = _Marks(trainer.recorder)
+    StageLoop(trainer, hooks=hooks).run()
     return marks.ended()
 
 
@@ -196,14 +199,14 @@ class _Marks:
 
     def __init__(self, record: Any) -> None:
         self._peaks: dict[str, int] = {}
-        self._phase, self._tell = "loading", record.event
-        record.event = self._event
+        self._phase, self._emit = "loading", record.emit_event
+        record.emit_event = self._event
 
     def _event(self, kind: str, **told: Any) -> None:
         if kind in ("stage", "published"):
             self._note()
             self._phase = told.get("stage", "publishing")
-        self._tell(kind, **told)
+        self._emit(kind, **told)
 
     def ended(self) -> dict[str, int]:
         self._note()

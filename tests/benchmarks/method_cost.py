@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from slora.handoff import hand_off
-from slora.mask import random_mask
+from slora.handoff.handoff import split_sparse_update
+from slora.masks.mask import draw_random_mask
 
 RUNS = 7
 LARGE, SQUARE = (4096, 14336), (2048, 2048)
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _large_mask() -> object:
-    return random_mask(seed=0, name="layer", shape=LARGE, density=DENSITY)
+    return draw_random_mask(seed=0, name="layer", shape=LARGE, density=DENSITY)
 
 
 def _mask_seconds() -> float:
@@ -58,16 +58,16 @@ def _mask_seconds() -> float:
 
 def _mask_memory() -> float:
     tracemalloc.start()
-    mask = random_mask(seed=0, name="layer", shape=LARGE, density=DENSITY)
+    mask = draw_random_mask(seed=0, name="layer", shape=LARGE, density=DENSITY)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return peak / (mask.nnz * 8)
 
 
 def _handoff_seconds() -> float:
-    mask = random_mask(seed=0, name="layer", shape=SQUARE, density=DENSITY)
+    mask = draw_random_mask(seed=0, name="layer", shape=SQUARE, density=DENSITY)
     values = torch.randn(mask.nnz, generator=torch.Generator().manual_seed(0))
-    return _median_seconds(lambda: hand_off(values, mask, rank=RANK, scale=2.0))
+    return _median_seconds(lambda: split_sparse_update(values, mask, rank=RANK, scale=2.0))
 
 
 def _median_seconds(work: Callable[[], object]) -> float:

@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 import yaml
 
-from jobs.search.diary import Diary
-from jobs.search.rows import Row
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
+from jobs.search.trial_log import TrialLog
+from jobs.search.trial_record import TrialRecord
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec
 
@@ -95,7 +95,7 @@ def _prepare(folder: Path) -> None:
     (folder / "search.yaml").write_text(yaml.safe_dump({**spec, "search": section}))
 
 
-def _whole(head: Head, folder: Path) -> tuple[list[Row], float]:
+def _whole(head: Head, folder: Path) -> tuple[list[TrialRecord], float]:
     began = time.monotonic()
     _run(head, folder, "--run", "whole")
     return _rows(folder, "whole"), time.monotonic() - began
@@ -108,7 +108,9 @@ def _run(head: Head, folder: Path, *words: str) -> None:
         raise RuntimeError(f"{words}: the search did not end well:\n{said}")
 
 
-def _round(head: Head, folder: Path, number: int, after_s: float, whole: list[Row]) -> Round:
+def _round(
+    head: Head, folder: Path, number: int, after_s: float, whole: list[TrialRecord]
+) -> Round:
     name = f"killed{number}"
     driver = head.run("jobs.search", "--spec", str(folder / "search.yaml"), "--run", name)
     try:
@@ -116,7 +118,7 @@ def _round(head: Head, folder: Path, number: int, after_s: float, whole: list[Ro
     except subprocess.TimeoutExpired:
         driver.kill()
     driver.communicate(timeout=60)
-    before = [row for row in _rows(folder, name) if row.ended]
+    before = [row for row in _rows(folder, name) if row.is_finished]
     there = (folder / "store" / "runs" / name / "search.yaml").exists()
     _run(head, folder, "--resume" if there else "--run", name)
     after = _rows(folder, name)
@@ -124,7 +126,7 @@ def _round(head: Head, folder: Path, number: int, after_s: float, whole: list[Ro
     return Round(after_s, len(before), _facts(after) == _facts(whole), twice, _left(head))
 
 
-def _facts(rows: Sequence[Row]) -> list[tuple[int, str, Any, float | None]]:
+def _facts(rows: Sequence[TrialRecord]) -> list[tuple[int, str, Any, float | None]]:
     return [(row.number, row.status, dict(row.config), row.metric) for row in rows]
 
 
@@ -135,8 +137,8 @@ def _repeated(folder: Path, run: str) -> bool:
     return len(set(steps)) < len(steps)
 
 
-def _rows(folder: Path, name: str) -> list[Row]:
-    return Diary(RunStore(DirectoryStore(folder / "store"), name)).rows
+def _rows(folder: Path, name: str) -> list[TrialRecord]:
+    return TrialLog(RunStore(DirectoryStore(folder / "store"), name)).records
 
 
 def _left(head: Head) -> int:

@@ -21,11 +21,11 @@ from typing import Any
 
 import yaml
 
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
 from tests.ranks import run_ranks
 from tests.ray_head import Head, ray_head
-from tests.tiny import chat_rows, laid_over, tiny_chat_model, tiny_spec
+from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec
 
 TRIALS, LIMIT_S = 6, 4.0
 STEPS = 20
@@ -82,7 +82,10 @@ def _searched(
         raise RuntimeError(f"the search failed:\n{said}")
     store = DirectoryStore(folder / "store")
     events, _ = RunStore(store, "search").events.tail(0)
-    ends = [e["time"] for e in events if e.get("event") == "trial" and e["row"]["status"] == "done"]
+    trials_done = [
+        e for e in events if e.get("event") == "trial" and e["record"]["status"] == "done"
+    ]
+    ends = [e["time"] for e in trials_done]
     taken = [end - start for start, end in zip([began, *ends], ends, strict=False)]
     return taken, _phases(store, events, trials)
 
@@ -97,7 +100,7 @@ def _phases(
         "until it ends": [],
     }
     for number in range(1, trials):
-        rows = [e for e in events if e.get("event") == "trial" and e["row"]["number"] == number]
+        rows = [e for e in events if e.get("event") == "trial" and e["record"]["number"] == number]
         told, _ = RunStore(store, f"search-t{number:03d}").events.tail(0)
         at = {event["event"]: event["time"] for event in reversed(told)}
         found["until it loads"].append(at["loading"] - rows[0]["time"])
@@ -108,7 +111,7 @@ def _phases(
 
 def _finetuned(head: Head, folder: Path, spec: dict[str, Any], seed: int) -> float:
     path = folder / "alone.yaml"
-    path.write_text(yaml.safe_dump(laid_over(spec, {"name": "alone", "train": {"seed": seed}})))
+    path.write_text(yaml.safe_dump(merge_spec(spec, {"name": "alone", "train": {"seed": seed}})))
     began = time.perf_counter()
     driver = head.run("jobs.finetune", "--spec", str(path))
     said, _ = driver.communicate(timeout=600)
@@ -118,13 +121,13 @@ def _finetuned(head: Head, folder: Path, spec: dict[str, Any], seed: int) -> flo
 
 
 def _alone(rank: int, folder: str, spec: dict[str, Any], trials: int) -> list[float]:
-    from tests.training_runs import Asked, several
+    from tests.training_runs import TrainingCase, train_several
 
     taken = []
     for seed in range(trials):
-        one = laid_over(spec, {"name": f"warm{seed}", "train": {"seed": seed}})
+        one = merge_spec(spec, {"name": f"warm{seed}", "train": {"seed": seed}})
         began = time.perf_counter()
-        several(rank, [Asked(f"warm{seed}", one)], 1)
+        train_several(rank, [TrainingCase(f"warm{seed}", one)], 1)
         taken.append(time.perf_counter() - began)
     return taken
 

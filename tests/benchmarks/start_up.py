@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.orchestrator.client.standin import playing, told
+from tests.orchestrator.client.fake_service import make_json, run_script
 
 ROOT = Path(__file__).parents[2]
 RUNS = 20
@@ -39,7 +39,7 @@ def main() -> int:
     # Interleaved, so that a slow moment of the machine hits every command alike.
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     # A service that answers at once: how long a real one takes is measured elsewhere.
-    with playing(told({"items": [], "next": None})) as service:
+    with run_script(make_json({"items": [], "next": None})) as service:
         for _ in range(RUNS):
             for name, (words, _limit) in COMMANDS.items():
                 taken[name].append(_seconds(words, service.url))

@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from slora.adapt import freeze, install_lora, install_sparse
-from slora.lowrank import fresh_factors
-from slora.mask import Block, Mask, random_mask
-from slora.targets import find_targets
+from slora.layers.install import freeze, install_lora, install_sparse
+from slora.layers.lora import init_factors
+from slora.layers.targets import find_targets
+from slora.masks.mask import BlockMask, Mask, draw_random_mask
 
 SIZES = {
     "55m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6,
@@ -131,7 +131,7 @@ def _sparse(model: Any, mask_of: Callable[[str, tuple[int, int]], Mask]) -> Any:
 
 
 def _random(name: str, shape: tuple[int, int]) -> Mask:
-    return random_mask(seed=0, name=name, shape=shape, density=DENSITY)
+    return draw_random_mask(seed=0, name=name, shape=shape, density=DENSITY)
 
 
 def _block(name: str, shape: tuple[int, int]) -> Mask:
@@ -141,12 +141,12 @@ def _block(name: str, shape: tuple[int, int]) -> Mask:
         torch.randperm(side, generator=stream)[:count].sort().values
         for side, count in zip(shape, sides, strict=True)
     )
-    return Block(shape, rows, columns)
+    return BlockMask(shape, rows, columns)
 
 
 def _lora(model: Any) -> Any:
     factors = {
-        name: fresh_factors(seed=0, name=name, shape=shape, rank=RANK)
+        name: init_factors(seed=0, name=name, shape=shape, rank=RANK)
         for name, shape in _shapes(model).items()
     }
     install_lora(model, factors, scale=ALPHA / RANK)
@@ -162,7 +162,7 @@ def _peft(model: Any, **config: Any) -> Any:
 
 
 def _full(model: Any) -> Any:
-    freeze(model, trained=[model])
+    freeze(model, trainable=[model])
     return model
 
 

@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs.store.directory import DirectoryStore
-from jobs.store.objects import ObjectStore, open_store
-from jobs.store.versions import all_versions
+from jobs.store.adapters.versions import list_all_versions
+from jobs.store.base import ObjectStore
+from jobs.store.local import DirectoryStore
+from jobs.store.open import open_store
 from tests.storage.weed import BUCKET, Weed
 
 CHILD = "tests.benchmarks.store_transfer"
@@ -118,7 +119,7 @@ def listings(folder: Path, versions: int) -> None:
         each = list[str]()
         for _ in range(5):
             began = time.perf_counter()
-            assert len(all_versions(store)) == versions
+            assert len(list_all_versions(store)) == versions
             each.append(f"{time.perf_counter() - began:.2f}")
         print(f"  list {versions} versions, {name}: {' '.join(each)} s")
 

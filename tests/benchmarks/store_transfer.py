@@ -14,9 +14,9 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from jobs.store.adapters import commit, pull, resolve
-from jobs.store.s3 import S3Store
-from tests.jobs.store.made import draft
+from jobs.store.adapters.operations import commit, pull, resolve_adapter
+from jobs.store.s3.s3_store import S3Store
+from tests.jobs.store.builders import make_draft
 
 # What was fastest for boto3 on this server: 8 to 16 parts at once, of 16 MiB.
 BEST = TransferConfig(
@@ -53,8 +53,8 @@ def _work(way: str, folder: Path, bucket: str, turn: str) -> Callable[[], object
         "boto3 up": lambda: plain.upload_file(str(path), bucket, key, Config=BEST),
         "put": lambda: store.put_file(f"put/{turn}", path, create_only=True),
         "boto3 down": lambda: plain.download_file(bucket, key, str(got), Config=BEST),
-        "pull": lambda: pull(store, resolve(store, "speed"), got.with_name("pulled")),
-        "commit": lambda: commit(store, folder, draft(name="speed", run=f"run-{turn}")),
+        "pull": lambda: pull(store, resolve_adapter(store, "speed"), got.with_name("pulled")),
+        "commit": lambda: commit(store, folder, make_draft(name="speed", run=f"run-{turn}")),
     }
     return ways[way]
 

@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import yaml
 
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore, list_runs
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore, list_runs
 from tests.ray_head import Head, free_ports, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
@@ -136,7 +136,7 @@ def _service(folder: Path, head: Head) -> Iterator[dict[str, str]]:
         "address": head.url,
         "token_file": head.environment["RAY_AUTH_TOKEN_PATH"],
         "python": sys.executable,
-        "shares_files": True,
+        "shared_filesystem": True,
     }
     config: dict[str, Any] = {
         "database": f"sqlite:///{folder / 'registry.db'}",
@@ -148,7 +148,7 @@ def _service(folder: Path, head: Head) -> Iterator[dict[str, str]]:
     log = (folder / "service.log").open("w+")
     serving = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ})
     try:
-        while "slora serves at" not in (folder / "service.log").read_text():
+        while "Serving at" not in (folder / "service.log").read_text():
             if serving.poll() is not None:
                 raise RuntimeError((folder / "service.log").read_text())
             time.sleep(LOOK_S)

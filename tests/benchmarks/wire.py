@@ -26,11 +26,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.two_hosts.counting import StageTraffic
-from infra.two_hosts.hosts import Cluster, end_on_sigterm, ray_hosts
-from infra.two_hosts.namespaces import JUMBO, Link, NotAllowed, rate
-from infra.two_hosts.run import idle_bytes_per_second, run_spec
-from tests.tiny import label_rows, laid_over, tiny_chat_model, tiny_spec, write_spec
+from infra.two_hosts.byte_counters import StageTraffic
+from infra.two_hosts.hosts import HostCluster, end_on_sigterm, start_ray_hosts
+from infra.two_hosts.measure import measure_idle_traffic, run_spec
+from infra.two_hosts.namespaces import JUMBO, Link, NamespacesUnavailable, parse_rate
+from tests.tiny import label_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
 HOSTS, WORKERS = 2, 4
 SIZES = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6,
@@ -52,7 +52,7 @@ def main() -> int:
     end_on_sigterm()
     try:
         rows, failed = _measured(asked)
-    except NotAllowed as refused:
+    except NamespacesUnavailable as refused:
         print(f"wire: skipped, {refused}", file=sys.stderr)
         return 0
     if asked.json:
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sync-every", type=int, default=1, metavar="K")
-    parser.add_argument("--rate", type=rate, help="of every link, e.g. 100mbit")
+    parser.add_argument("--rate", type=parse_rate, help="of every link, e.g. 100mbit")
     parser.add_argument("--mtu", type=int, default=JUMBO)
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--shardings", nargs="+", choices=SHARDINGS)
@@ -84,14 +84,14 @@ def _measured(asked: argparse.Namespace) -> tuple[list[Row], list[str]]:
     link = Link(rate=asked.rate, mtu=asked.mtu)
     with (
         tempfile.TemporaryDirectory() as folder,
-        ray_hosts(HOSTS, cpus=WORKERS // HOSTS, link=link) as cluster,
+        start_ray_hosts(HOSTS, cpus=WORKERS // HOSTS, link=link) as cluster,
     ):
         made = Path(folder)
         # What transformers says while it saves is not this table's.
         with redirect_stdout(sys.stderr):
             tiny_chat_model(made / "model", **SIZES)
         label_rows(made / "train.jsonl", 400)
-        told = f"Ray alone sends {idle_bytes_per_second(cluster):,.0f} bytes/s out of a host"
+        told = f"Ray alone sends {measure_idle_traffic(cluster):,.0f} bytes/s out of a host"
         print(told, file=sys.stderr, flush=True)
         for method, sharding in _wanted(asked):
             found, why = _one(cluster, made, method, sharding, asked)
@@ -114,7 +114,7 @@ def _wanted(asked: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def _one(
-    cluster: Cluster, folder: Path, method: str, sharding: str, asked: argparse.Namespace
+    cluster: HostCluster, folder: Path, method: str, sharding: str, asked: argparse.Namespace
 ) -> tuple[list[Row], str | None]:
     """The rows of one run, or why there are none."""
     path = write_spec(folder / "spec.yaml", _spec(folder, method, sharding, asked))
@@ -151,7 +151,7 @@ def _spec(folder: Path, method: str, sharding: str, asked: argparse.Namespace) -
         },
         "cluster": cluster,
     }
-    return laid_over(tiny_spec(folder), changes)
+    return merge_spec(tiny_spec(folder), changes)
 
 
 def _row(
@@ -176,11 +176,15 @@ def _row(
 
 def _planned(plan: Mapping[str, Any], stage: str) -> int | None:
     """What the plan says leaves a host per step of the stage; None where it predicts nothing."""
-    told = plan.get("prediction")
-    way = next((w for w in told["ways"] if w["sharding"] == plan["sharding"]), None) if told else {}
+    told = plan.get("estimate")
+    way = (
+        next((w for w in told["options"] if w["sharding"] == plan["sharding"]), None)
+        if told
+        else {}
+    )
     if not way:
         return None
-    return sum(int(flow["out_a_step"]) for flow in way["wire"] if flow["stage"] == stage)
+    return sum(int(flow["egress_per_step"]) for flow in way["wire"] if flow["stage"] == stage)
 
 
 def _table(rows: Sequence[Row]) -> Table:

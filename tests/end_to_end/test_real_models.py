@@ -1,4 +1,4 @@
-"""Real models, real rows, stock PEFT: the adapter says elsewhere what it said here."""
+"""Real models and data: stock PEFT computes the same as we do with an adapter."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import pytest
 import torch
 from peft import PeftModel
 
-from jobs.adapted import load_adapted
-from jobs.base_model import load_model, load_tokenizer
-from jobs.spec_file import load_spec
-from jobs.store.adapters import pull, resolve
-from jobs.store.objects import open_store
-from tests.tiny import laid_over
-from tests.training_runs import Asked, train_all
+from jobs.spec.load import load_spec
+from jobs.store.adapters.operations import pull, resolve_adapter
+from jobs.store.open import open_store
+from jobs.tools.load_adapter import load_adapted_model
+from jobs.train.model.base_model import load_model, load_tokenizer
+from tests.tiny import merge_spec
+from tests.training_runs import TrainingCase, train_all
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 TEXTS = ["What do you know about computers?", "the new graphics card renders windows slowly"]
 
 
-def _trained(tmp_path: Path, example: str, **changes: Any) -> Path:
-    """A few steps of an example of the repository; the store's folder."""
+def train_example(tmp_path: Path, example: str, **changes: Any) -> Path:
+    """Train a few steps of an example, and return the folder of the store."""
     spec = load_spec(ROOT / "jobs" / "examples" / example).model_dump(mode="json")
     for section, key in (("model", "path"), ("data", "train"), ("data", "eval")):
         spec[section][key] = str(ROOT / spec[section][key])
-    spec = laid_over(spec, {"store": f"file://{tmp_path / 'store'}", **changes})
-    left = train_all([Asked("run", spec)], 1)["run"]
-    assert left.base_untouched
-    assert left.files
+    spec = merge_spec(spec, {"store": f"file://{tmp_path / 'store'}", **changes})
+    outcome = train_all([TrainingCase("run", spec)], 1)["run"]
+    assert outcome.base_untouched
+    assert outcome.files
     return tmp_path / "store"
 
 
@@ -46,7 +46,7 @@ def chat_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "eval.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     data = {"eval": str(folder / "eval.jsonl")}
     method = {"sparse_share": 0.5}
-    return _trained(folder, "chat.yaml", train=short, data=data, method=method)
+    return train_example(folder, "chat.yaml", train=short, data=data, method=method)
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def sorter_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = (ROOT / ".cache/data/newsgroups.eval.jsonl").read_text(encoding="utf-8").splitlines()
     (folder / "eval.jsonl").write_text("\n".join(rows[:80]) + "\n", encoding="utf-8")
     data = {"eval": str(folder / "eval.jsonl")}
-    return _trained(folder, "newsgroups.yaml", train=short, data=data)
+    return train_example(folder, "newsgroups.yaml", train=short, data=data)
 
 
-def _logits(model: Any, tokenizer: Any) -> torch.Tensor:
+def compute_logits(model: Any, tokenizer: Any) -> torch.Tensor:
     with torch.no_grad():
-        # Logits of differing lengths side by side: the last of each text.
+        # Texts have different lengths: compare the logits of the last token.
         return torch.cat(
             [
                 model(**tokenizer(text, return_tensors="pt")).logits.reshape(1, -1)[:, -1000:]
@@ -81,26 +81,26 @@ def _logits(model: Any, tokenizer: Any) -> torch.Tensor:
 )
 def test_stock_peft_and_the_merged_model_give_our_logits(request, tmp_path, fixture, name, task):
     store = open_store(f"file://{request.getfixturevalue(fixture)}")
-    ours = load_adapted(store, name)
-    manifest = resolve(store, name)
+    ours = load_adapted_model(store, name)
+    manifest = resolve_adapter(store, name)
     folder = pull(store, manifest, tmp_path / "pulled")
-    wanted = _logits(ours.model, ours.tokenizer)
+    expected = compute_logits(ours.model, ours.tokenizer)
 
     base = load_model(manifest.base.path, task=task, dtype="float32", labels=ours.labels, seed=7)
-    untrained = _logits(base, ours.tokenizer)
+    untrained = compute_logits(base, ours.tokenizer)
     stock = PeftModel.from_pretrained(base, folder).eval()
-    assert (_logits(stock, ours.tokenizer) - wanted).abs().max() <= 1e-4
-    merged = load_adapted(store, name, merged=True)
-    assert (_logits(merged.model, ours.tokenizer) - wanted).abs().max() <= 1e-4
-    # The adapter does something, or all of the above would hold for nothing.
-    assert (untrained - wanted).abs().max() > 1e-2
+    assert (compute_logits(stock, ours.tokenizer) - expected).abs().max() <= 1e-4
+    merged = load_adapted_model(store, name, merged=True)
+    assert (compute_logits(merged.model, ours.tokenizer) - expected).abs().max() <= 1e-4
+    # The adapter changes the model, so the comparisons above mean something.
+    assert (untrained - expected).abs().max() > 1e-2
 
 
 def test_stock_peft_merges_to_the_same_model_as_ours(sorter_store, tmp_path):
     store = open_store(f"file://{sorter_store}")
-    manifest = resolve(store, "newsgroups")
+    manifest = resolve_adapter(store, "newsgroups")
     folder = pull(store, manifest, tmp_path / "pulled")
-    ours = load_adapted(store, "newsgroups", merged=True)
+    ours = load_adapted_model(store, "newsgroups", merged=True)
     base = load_model(
         manifest.base.path,
         task="sequence-classification",
@@ -115,64 +115,66 @@ def test_stock_peft_merges_to_the_same_model_as_ours(sorter_store, tmp_path):
 
 @pytest.fixture
 def run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
+    def run_slora(*arguments: str) -> subprocess.CompletedProcess[str]:
         slora = str(Path(sys.executable).with_name("slora"))
         return subprocess.run(
-            [slora, *words], capture_output=True, text=True, timeout=240, check=False
+            [slora, *arguments], capture_output=True, text=True, timeout=240, check=False
         )
 
-    return command
+    return run_slora
 
 
-def test_chat_streams_an_answer(run, chat_store):
+def test_chat_streams_a_response(run, chat_store):
     store = f"file://{chat_store}"
-    done = run("chat", "--adapter", "chat", "--store", store, "--prompt", "Hello!",
+    result = run("chat", "--adapter", "chat", "--store", store, "--prompt", "Hello!",
                "--max-tokens", "8")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
 
 
 def test_evaluate_measures_what_the_run_measured(run, sorter_store):
     store = f"file://{sorter_store}"
     data = str(sorter_store.parent / "eval.jsonl")
-    done = run("evaluate", "--adapter", "newsgroups", "--data", data, "--max-length", "96",
+    result = run("evaluate", "--adapter", "newsgroups", "--data", data, "--max-length", "96",
                "--store", store, "--json")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    wanted = resolve(open_store(store), "newsgroups").evaluation["end"]
-    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
-    assert found["accuracy"] == pytest.approx(wanted["accuracy"], abs=1e-9)
+    assert result.returncode == 0, result.stderr
+    measured = json.loads(result.stdout)
+    expected = resolve_adapter(open_store(store), "newsgroups").evaluation["end"]
+    assert measured["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert measured["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-9)
 
 
-def test_adapters_are_listed_shown_pulled_verified_and_merged(run, sorter_store, tmp_path):
+def test_adapters_are_listed_pulled_verified_and_merged(run, sorter_store, tmp_path):
     store = f"file://{sorter_store}"
     assert "newsgroups@v1" in run("adapters", "list", "--store", store).stdout
-    shown = run("adapters", "show", "newsgroups", "--store", store, "--json")
-    assert json.loads(shown.stdout)["kind"] == "slora"
+    listing = run("adapters", "show", "newsgroups", "--store", store, "--json")
+    assert json.loads(listing.stdout)["kind"] == "slora"
     assert run("adapters", "verify", "newsgroups", "--store", store).returncode == 0
     pulled = run("adapters", "pull", "newsgroups", str(tmp_path / "to"), "--store", store)
     assert pulled.returncode == 0
     assert (tmp_path / "to" / "adapter_config.json").exists()
-    merged = run("adapters", "merge", "newsgroups", str(tmp_path / "whole"), "--store", store)
+    merged = run("adapters", "merge", "newsgroups", str(tmp_path / "merged"), "--store", store)
     assert merged.returncode == 0, merged.stderr
-    whole = load_model(
-        str(tmp_path / "whole"),
+    merged_model = load_model(
+        str(tmp_path / "merged"),
         task="sequence-classification",
         dtype="float32",
-        labels=load_adapted(open_store(store), "newsgroups").labels,
+        labels=load_adapted_model(open_store(store), "newsgroups").labels,
     )
-    ours = load_adapted(open_store(store), "newsgroups")
-    tokenizer = load_tokenizer(str(tmp_path / "whole"))
-    assert (_logits(whole, tokenizer) - _logits(ours.model, tokenizer)).abs().max() <= 1e-4
+    ours = load_adapted_model(open_store(store), "newsgroups")
+    tokenizer = load_tokenizer(str(tmp_path / "merged"))
+    assert (
+        compute_logits(merged_model, tokenizer) - compute_logits(ours.model, tokenizer)
+    ).abs().max() <= 1e-4
 
 
-def test_a_changed_byte_is_found_by_verify(run, sorter_store):
+def test_verify_detects_a_changed_byte(run, sorter_store):
     file = sorter_store / "adapters" / "newsgroups" / "v1" / "adapter_model.safetensors"
-    whole = file.read_bytes()
+    content = file.read_bytes()
     try:
-        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        done = run("adapters", "verify", "newsgroups", "--store", f"file://{sorter_store}")
-        assert done.returncode == 1
-        assert "adapter_model.safetensors" in done.stdout + done.stderr
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        result = run("adapters", "verify", "newsgroups", "--store", f"file://{sorter_store}")
+        assert result.returncode == 1
+        assert "adapter_model.safetensors" in result.stdout + result.stderr
     finally:
-        file.write_bytes(whole)
+        file.write_bytes(content)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.store.objects import open_store
-from jobs.store.runs import RunStore
-from slora.mask import Block, random_mask
-from slora.sparse import SparseLinear, dense_delta
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
+from slora.layers.sparse import SparseLinear, make_dense_delta
+from slora.masks.mask import BlockMask, draw_random_mask
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec
 
 pytestmark = [
@@ -18,9 +18,9 @@ pytestmark = [
 
 
 MASKS = {
-    "few": random_mask(seed=0, name="x", shape=(48, 64), density=0.03),
-    "many": random_mask(seed=0, name="x", shape=(48, 64), density=0.5),
-    "block": Block((48, 64), torch.arange(5), torch.arange(3, 20)),
+    "few": draw_random_mask(seed=0, name="x", shape=(48, 64), density=0.03),
+    "many": draw_random_mask(seed=0, name="x", shape=(48, 64), density=0.5),
+    "block": BlockMask((48, 64), torch.arange(5), torch.arange(3, 20)),
 }
 
 
@@ -33,7 +33,7 @@ def test_the_sparse_layer_on_cuda_equals_the_dense_reference(dtype, mask):
     layer.values.data.normal_()
     x = torch.randn(4, 64, dtype=dtype, device="cuda")
     layer(x).sum().backward()
-    moved = (base.weight.float() + dense_delta(layer.values, mask).cuda()).to(dtype)
+    moved = (base.weight.float() + make_dense_delta(layer.values, mask).cuda()).to(dtype)
     torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, moved, base.bias))
     wanted = torch.ones(48, 4, device="cuda") @ x.float()
     torch.testing.assert_close(
@@ -55,16 +55,14 @@ WAYS = {
 def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
     import deepspeed
 
-    from jobs.deepspeed_wire import distributed
-    from jobs.model_files import model_digest
-    from jobs.preflight import check
-    from jobs.request import Request
-    from jobs.spec_file import validate_spec
-    from jobs.team import Team
-    from jobs.training import Training
+    from jobs.plan.preflight import validate_run
+    from jobs.spec.load import validate_spec
+    from jobs.train.comm.collectives import WorkerContext
+    from jobs.train.comm.deepspeed_comm import init_deepspeed
+    from jobs.train.fine_tuning import make_fine_tuning
 
     deepspeed.init_distributed("nccl")
-    distributed("nccl")
+    init_deepspeed("nccl")
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 60)
     changes = {
@@ -72,14 +70,11 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
         "method": method,
         "cluster": {"sharding": sharding, "gpus_per_worker": 1},
     }
-    checked = check(validate_spec(tiny_spec(tmp_path, **changes)))
+    checked = validate_run(validate_spec(tiny_spec(tmp_path, **changes)))
     runs = RunStore(open_store(checked.spec.store), "gpu")
-    digest = model_digest(checked.model.folder)
-    request = Request(
-        checked.spec, "gpu", checked.plan, checked.model.folder, digest, checked.train, None
-    )
+    request = checked.make_request("gpu")
     device = torch.device("cuda", 0)
-    manifest = Training(request, runs, Team(0, 1, device)).run()
+    manifest = make_fine_tuning(request, runs, WorkerContext(0, 1, device)).run()
     assert manifest is not None
     losses = [m["loss"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
     assert losses[-1] < losses[0]
@@ -88,15 +83,11 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("compress", ["none", "topk"])
 def test_a_federation_s_site_on_a_gpu_learns_and_commits(tmp_path, dtype, compress):
-    from jobs.federate.rows import partition_of
-    from jobs.federate.server import Federation
-    from jobs.federate.sites import LocalSites
-    from tests.jobs.federate.runs import folder_with_rows, request_of
+    from jobs.federation.sites.local_sites import LocalSites
+    from tests.jobs.federation.runs import folder_with_rows, make_loop, request_of
 
     request = request_of(folder_with_rows(tmp_path), {"compress": compress}, model={"dtype": dtype})
-    store = open_store(request.spec.store)
-    sites = LocalSites(request, store, torch.device("cuda"))
-    run = Federation(request, RunStore(store, "gpu"), sites, partition_of(request))
-    manifest = run.run()
+    sites = LocalSites(request, open_store(request.spec.store), torch.device("cuda"))
+    manifest = make_loop(request, sites).run()
     assert manifest is not None and manifest.evaluation["end"]["loss"] > 0
-    assert run.sites.peaks()["0"]["peak"] > 0
+    assert sites.collect_peaks()["0"]["peak"] > 0

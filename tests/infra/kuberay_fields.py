@@ -1,4 +1,4 @@
-"""What KubeRay's `ray.io/v1` resources may hold, as JSON Schema, strict about unknown fields.
+"""JSON Schema of KubeRay's `ray.io/v1` resources, strict about unknown fields.
 
 Written from the field lists of KubeRay's API (ray-project/kuberay, ray-operator/apis/ray/v1,
 Apache-2.0), as of the release with `authOptions` (1.5.1). What is Kubernetes' own in it (pod
@@ -18,7 +18,7 @@ KUBERNETES: dict[str, Any] = {"type": "object"}
 """Checked elsewhere."""
 
 
-def closed(needed: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
+def make_object(needed: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
     """An object with these fields and no others."""
     return {
         "type": "object",
@@ -28,19 +28,19 @@ def closed(needed: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
     }
 
 
-def one_of(*words: str) -> dict[str, Any]:
+def make_enum(*words: str) -> dict[str, Any]:
     return {"enum": list(words)}
 
 
-HEAD = closed(
+HEAD = make_object(
     ("rayStartParams", "template"),
-    serviceType=one_of("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
+    serviceType=make_enum("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
     headService=KUBERNETES,
     enableIngress=FLAG,
     rayStartParams=TEXTS,
     template=KUBERNETES,
 )
-WORKERS = closed(
+WORKERS = make_object(
     ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"),
     groupName=TEXT,
     replicas=COUNT,
@@ -51,23 +51,23 @@ WORKERS = closed(
     suspend=FLAG,
     rayStartParams=TEXTS,
     template=KUBERNETES,
-    scaleStrategy=closed(workersToDelete={"type": "array", "items": TEXT}),
+    scaleStrategy=make_object(workersToDelete={"type": "array", "items": TEXT}),
 )
-AUTOSCALER = closed(
-    version=one_of("v1", "v2"),
+AUTOSCALER = make_object(
+    version=make_enum("v1", "v2"),
     resources=KUBERNETES,
     image=TEXT,
-    imagePullPolicy=one_of("Always", "IfNotPresent", "Never"),
+    imagePullPolicy=make_enum("Always", "IfNotPresent", "Never"),
     env={"type": "array", "items": KUBERNETES},
     envFrom={"type": "array", "items": KUBERNETES},
     volumeMounts={"type": "array", "items": KUBERNETES},
     securityContext=KUBERNETES,
     idleTimeoutSeconds=COUNT,
-    upscalingMode=one_of("Default", "Aggressive", "Conservative"),
+    upscalingMode=make_enum("Default", "Aggressive", "Conservative"),
 )
-CLUSTER_SPEC = closed(
+CLUSTER_SPEC = make_object(
     ("headGroupSpec",),
-    authOptions=closed(mode=one_of("disabled", "token")),
+    authOptions=make_object(mode=make_enum("disabled", "token")),
     autoscalerOptions=AUTOSCALER,
     enableInTreeAutoscaling=FLAG,
     gcsFaultToleranceOptions=KUBERNETES,
@@ -76,10 +76,10 @@ CLUSTER_SPEC = closed(
     managedBy=TEXT,
     rayVersion=TEXT,
     suspend=FLAG,
-    upgradeStrategy=closed(type=one_of("Recreate", "None")),
+    upgradeStrategy=make_object(type=make_enum("Recreate", "None")),
     workerGroupSpecs={"type": "array", "items": WORKERS},
 )
-JOB_SPEC = closed(
+JOB_SPEC = make_object(
     activeDeadlineSeconds={"type": "integer", "minimum": 1},
     backoffLimit=COUNT,
     clusterSelector=TEXTS,
@@ -94,16 +94,16 @@ JOB_SPEC = closed(
     rayClusterSpec=CLUSTER_SPEC,
     runtimeEnvYAML=TEXT,
     shutdownAfterJobFinishes=FLAG,
-    submissionMode=one_of("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"),
-    submitterConfig=closed(backoffLimit=COUNT),
+    submissionMode=make_enum("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"),
+    submitterConfig=make_object(backoffLimit=COUNT),
     submitterPodTemplate=KUBERNETES,
     suspend=FLAG,
     ttlSecondsAfterFinished=COUNT,
 )
 
 
-def resource(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    return closed(
+def make_resource(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return make_object(
         ("apiVersion", "kind", "metadata", "spec"),
         apiVersion={"const": "ray.io/v1"},
         kind={"const": kind},
@@ -113,6 +113,6 @@ def resource(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 SCHEMAS = {
-    "RayCluster": resource("RayCluster", CLUSTER_SPEC),
-    "RayJob": resource("RayJob", JOB_SPEC),
+    "RayCluster": make_resource("RayCluster", CLUSTER_SPEC),
+    "RayJob": make_resource("RayJob", JOB_SPEC),
 }

@@ -1,4 +1,4 @@
-"""The cluster launcher's file by Ray's own schema; the IAM policy by what the store calls."""
+"""The launcher file matches Ray's schema, and the IAM policy the calls of the store."""
 
 from __future__ import annotations
 
@@ -28,59 +28,58 @@ RIGHTS = {
     "get_object": {READ},
     "head_object": {READ},
     "list_multipart_uploads": {"s3:ListBucketMultipartUploads"},
-    "list_objects": {LIST},
     "list_objects_v2": {LIST},
     "list_parts": {"s3:ListMultipartUploadParts"},
     "put_object": {WRITE},
     "upload_part": {WRITE},
 }
-"""What each call of S3 needs, by AWS' list of actions."""
+"""Rights that each S3 call requires, by the list of actions of AWS."""
 
 
-def launcher() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(CLUSTER.read_text(encoding="utf-8"))
-    return found
+def load_launcher() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(CLUSTER.read_text(encoding="utf-8"))
+    return document
 
 
-def schema() -> dict[str, Any]:
+def load_schema() -> dict[str, Any]:
     path = Path(ray.autoscaler.__file__).with_name("ray-schema.json")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
 
 
-def test_the_launchers_file_holds_to_rays_own_schema():
-    jsonschema.validate(launcher(), schema())
+def test_the_launcher_file_matches_rays_schema():
+    jsonschema.validate(load_launcher(), load_schema())
 
 
-def test_a_key_that_ray_does_not_know_is_refused():
+def test_an_unknown_key_is_rejected():
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**launcher(), "max_worker": 3}, schema())
+        jsonschema.validate({**load_launcher(), "max_worker": 3}, load_schema())
 
 
 def test_workers_are_spot_and_the_head_is_not():
-    found = launcher()
-    kinds = found["available_node_types"]
-    head = kinds.pop(found["head_node_type"])
+    document = load_launcher()
+    kinds = document["available_node_types"]
+    head = kinds.pop(document["head_node_type"])
     assert "InstanceMarketOptions" not in head["node_config"]
     for kind in kinds.values():
         assert kind["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
 
 
-def test_every_ray_of_it_starts_with_its_token():
-    found = launcher()
-    assert any(path.endswith("/.ray/auth_token") for path in found["file_mounts"])
-    for commands in (found["head_start_ray_commands"], found["worker_start_ray_commands"]):
+def test_every_ray_starts_with_its_token():
+    document = load_launcher()
+    assert any(path.endswith("/.ray/auth_token") for path in document["file_mounts"])
+    for commands in (document["head_start_ray_commands"], document["worker_start_ray_commands"]):
         (start,) = [command for command in commands if "ray start" in command]
         assert "RAY_AUTH_MODE=token" in start
 
 
-def statements() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(POLICY.read_text(encoding="utf-8"))["Statement"]
-    return found
+def load_statements() -> list[dict[str, Any]]:
+    document: list[dict[str, Any]] = json.loads(POLICY.read_text(encoding="utf-8"))["Statement"]
+    return document
 
 
-def calls(path: Path) -> Iterator[str]:
-    """The methods of a boto3 client that a file calls, and the pages that it asks for."""
+def list_calls(path: Path) -> Iterator[str]:
+    """Yield the methods and paginators of boto3 clients that a file calls."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
@@ -99,25 +98,28 @@ def _is_client(node: ast.expr) -> bool:
     return name in ("client", "_client")
 
 
-def called() -> set[str]:
-    return {call for path in (ROOT / "jobs").rglob("*.py") for call in calls(path)}
+def list_called() -> set[str]:
+    return {call for path in (ROOT / "jobs").rglob("*.py") for call in list_calls(path)}
 
 
-def test_every_call_of_the_store_is_known_with_its_rights():
-    assert called() == set(RIGHTS)
+def test_every_call_of_the_store_has_known_rights():
+    assert list_called() == set(RIGHTS)
 
 
 def test_the_policy_allows_what_the_store_calls_and_nothing_else():
-    needed = set().union(*(RIGHTS[call] for call in called()))
-    allowed = [action for statement in statements() for action in statement["Action"]]
+    needed = set().union(*(RIGHTS[call] for call in list_called()))
+    allowed = [action for statement in load_statements() for action in statement["Action"]]
     assert sorted(allowed) == sorted(needed)
 
 
-def test_objects_are_named_below_the_prefix_and_names_are_asked_of_the_bucket():
-    objects, names = statements()
+def test_rights_are_limited_to_the_prefix():
+    objects, names = load_statements()
     assert objects["Resource"].endswith("/PREFIX/*")
     assert names["Resource"].endswith(":BUCKET")
-    # If it exists: a look at an object names no prefix, and without this right S3 answers that it
-    # may not be seen, where the store has to hear that it is not there.
+    # IfExists, because HeadObject has no prefix. Without this right, S3 responds with 403 to a
+    # missing object, where the store requires 404.
     assert names["Condition"] == {"StringLikeIfExists": {"s3:prefix": ["PREFIX/*"]}}
-    assert all(one["Effect"] == "Allow" and "*" not in one["Action"] for one in (objects, names))
+    assert all(
+        statement["Effect"] == "Allow" and "*" not in statement["Action"]
+        for statement in (objects, names)
+    )

@@ -1,4 +1,4 @@
-"""`make up` and `make down` with the real parts: twice, after a kill, and what stays."""
+"""`make up` and `make down` with the real components: repeated, after a kill, interrupted."""
 
 from __future__ import annotations
 
@@ -13,131 +13,136 @@ import httpx
 import psutil
 import pytest
 
-from infra.local.home import ROOT, Home
-from tests.infra.whole import Whole, plain_environment
+from infra.local.paths import ROOT, StackPaths
+from tests.infra.local_stack import RunningStack, clean_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.storage, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    made = Whole(Home(tmp_path_factory.mktemp("up")))
-    done = made.up()
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    running = RunningStack(StackPaths(tmp_path_factory.mktemp("up")))
+    result = running.run_up()
     try:
-        assert done.returncode == 0, done.stderr
-        yield made
+        assert result.returncode == 0, result.stderr
+        yield running
     finally:
-        made.down()
+        running.run_down()
 
 
-def client(whole: Whole) -> httpx.Client:
-    token = whole.home.service_token.read_text().strip()
-    url = whole.environment["SLORA_SERVICE"]
+def make_client(stack: RunningStack) -> httpx.Client:
+    token = stack.paths.service_token.read_text().strip()
+    url = stack.environment["SLORA_SERVICE"]
     return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
 
-def cluster(whole: Whole) -> dict[str, object]:
-    with client(whole) as asked:
-        (found,) = asked.get("/v1/clusters").raise_for_status().json()["items"]
-    known: dict[str, object] = found
-    return known
+def get_cluster(stack: RunningStack) -> dict[str, object]:
+    with make_client(stack) as connected:
+        (response,) = connected.get("/v1/clusters").raise_for_status().json()["items"]
+    described: dict[str, object] = response
+    return described
 
 
-def put(whole: Whole, key: str) -> None:
-    s3(whole).put_object(Bucket="slora", Key=key, Body=b"kept")  # type: ignore[attr-defined]
+def put_object(stack: RunningStack, key: str) -> None:
+    make_s3_client(stack).put_object(Bucket="slora", Key=key, Body=b"kept")  # type: ignore[attr-defined]
 
 
-def keys(whole: Whole) -> set[str]:
-    found = s3(whole).list_objects_v2(Bucket="slora")  # type: ignore[attr-defined]
-    return {one["Key"] for one in found["Contents"]}
+def list_keys(stack: RunningStack) -> set[str]:
+    listing = make_s3_client(stack).list_objects_v2(Bucket="slora")  # type: ignore[attr-defined]
+    return {entry["Key"] for entry in listing["Contents"]}
 
 
-def s3(whole: Whole) -> object:
-    """As somebody finds it who reads the environment's file."""
-    told = whole.environment
-    lines = Path(told["AWS_SHARED_CREDENTIALS_FILE"]).read_text().split()
+def make_s3_client(stack: RunningStack) -> object:
+    """Connect with the settings of the environment file."""
+    environment = stack.environment
+    lines = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).read_text().split()
     return boto3.session.Session().client(
         "s3",
-        endpoint_url=told["AWS_ENDPOINT_URL"],
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
         aws_access_key_id=lines[3],
         aws_secret_access_key=lines[-1],
-        region_name=told["AWS_DEFAULT_REGION"],
+        region_name=environment["AWS_DEFAULT_REGION"],
     )
 
 
-def test_the_service_answers_by_the_printed_token_and_sees_its_ray(whole: Whole):
-    found = cluster(whole)
-    assert (found["name"], found["up"]) == ("default", True)
+def test_the_service_accepts_the_printed_token_and_reaches_ray(stack: RunningStack):
+    described = get_cluster(stack)
+    assert (described["name"], described["up"]) == ("default", True)
 
 
-def test_ray_has_its_token_and_refuses_who_has_none(whole: Whole):
-    jobs = f"http://127.0.0.1:{whole.state.ports['dashboard']}/api/jobs/"
-    token = whole.home.ray_token.read_text().strip()
+def test_ray_requires_its_token(stack: RunningStack):
+    jobs = f"http://127.0.0.1:{stack.state.ports['dashboard']}/api/jobs/"
+    token = stack.paths.ray_token.read_text().strip()
     assert httpx.get(jobs).status_code == 401
     assert httpx.get(jobs, headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
-def test_a_second_up_starts_nothing_and_tells_the_same(whole: Whole):
-    before = whole.state
-    done = whole.up()
-    assert done.returncode == 0, done.stderr
-    assert whole.state == before
+def test_a_second_up_starts_nothing(stack: RunningStack):
+    before = stack.state
+    result = stack.run_up()
+    assert result.returncode == 0, result.stderr
+    assert stack.state == before
     assert (
-        done.stdout.count("runs already") == 3 and whole.environment["SLORA_SERVICE"] in done.stdout
+        result.stdout.count("is already running") == 3
+        and stack.environment["SLORA_SERVICE"] in result.stdout
     )
 
 
-def test_no_secret_is_printed_or_in_a_command_line(whole: Whole):
-    home = whole.home
-    told = whole.up().stdout + whole.home.environment.read_text()
-    for pid in whole.processes():
-        told += " ".join(psutil.Process(pid).cmdline())
-    secrets = [home.ray_token, home.service_token, home.credentials]
-    assert not any(file.read_text().split()[-1] in told for file in secrets)
+def test_no_secret_is_printed_or_in_a_command_line(stack: RunningStack):
+    paths = stack.paths
+    output = stack.run_up().stdout + stack.paths.environment.read_text()
+    for pid in stack.list_processes():
+        output += " ".join(psutil.Process(pid).cmdline())
+    secrets = [paths.ray_token, paths.service_token, paths.credentials]
+    assert not any(file.read_text().split()[-1] in output for file in secrets)
 
 
-def test_a_ray_that_was_killed_is_started_again_and_the_service_finds_it(whole: Whole):
-    before = whole.state
-    head = psutil.Process(before.parts["ray"].pid)
+def test_a_killed_ray_is_restarted_and_reached_again(stack: RunningStack):
+    before = stack.state
+    head = psutil.Process(before.components["ray"].pid)
     head.kill()
     psutil.wait_procs([head], timeout=20)
-    done = whole.up()
-    assert done.returncode == 0, done.stderr
-    after = whole.state
-    assert after.parts["ray"] != before.parts["ray"]
-    assert after.parts["storage"] == before.parts["storage"]
-    assert cluster(whole)["up"] is True
+    result = stack.run_up()
+    assert result.returncode == 0, result.stderr
+    after = stack.state
+    assert after.components["ray"] != before.components["ray"]
+    assert after.components["storage"] == before.components["storage"]
+    assert get_cluster(stack)["up"] is True
 
 
-def test_down_leaves_no_process_and_all_data_and_up_finds_them(whole: Whole):
-    put(whole, "store/mine")
-    token = whole.home.service_token.read_text()
-    running, scratch = whole.processes(), whole.state.scratch
+def test_down_leaves_no_process_and_keeps_all_data(stack: RunningStack):
+    put_object(stack, "store/mine")
+    token = stack.paths.service_token.read_text()
+    running, scratch = stack.list_processes(), stack.state.scratch
     assert len(running) > 3 and scratch is not None
-    done = whole.down()
-    assert done.stdout.strip() == "ended: service, ray, storage"
+    result = stack.run_down()
+    assert result.stdout.strip() == "stopped service, ray, storage"
     assert not {pid for pid in running if psutil.pid_exists(pid)}
     assert not Path(scratch).exists()
-    assert whole.up().returncode == 0
-    assert "store/mine" in keys(whole)
-    assert whole.home.service_token.read_text() == token
-    assert cluster(whole)["up"] is True
+    assert stack.run_up().returncode == 0
+    assert "store/mine" in list_keys(stack)
+    assert stack.paths.service_token.read_text() == token
+    assert get_cluster(stack)["up"] is True
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_up_that_is_broken_off_leaves_nothing_or_what_down_ends(tmp_path: Path, number: int):
-    whole = Whole(Home(tmp_path / "up"))
+def test_an_interrupted_up_leaves_nothing_that_down_does_not_stop(tmp_path: Path, number: int):
+    running = RunningStack(StackPaths(tmp_path / "up"))
     with subprocess.Popen(
-        whole.command("up"), env=plain_environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as begun:
-        assert begun.stdout is not None
-        while "Ray        starts" not in begun.stdout.readline():
-            assert begun.poll() is None
-        os.kill(begun.pid, number)
-        begun.stdout.read()
+        running.build_command("up"),
+        env=clean_environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while "Ray        starting" not in process.stdout.readline():
+            assert process.poll() is None
+        os.kill(process.pid, number)
+        process.stdout.read()
     if number == signal.SIGKILL:
-        assert whole.processes()
-        assert "storage" in whole.down().stdout
-    assert whole.processes() == set()
-    assert whole.state.parts == {} and whole.state.scratch is None
+        assert running.list_processes()
+        assert "storage" in running.run_down().stdout
+    assert running.list_processes() == set()
+    assert running.state.components == {} and running.state.scratch is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from orchestrator.registry.database import Database, database_url
+from orchestrator.registry.database import Database, parse_database_url
 from orchestrator.registry.migrate import upgrade
 
 KINDS = [
@@ -51,10 +51,10 @@ class Postgres:
         self._server.cleanup()
 
     def _name(self, url: str) -> str:
-        return database_url(url).database or ""
+        return parse_database_url(url).database or ""
 
     def _say(self, statement: str) -> None:
-        engine = create_engine(database_url(self.uri), isolation_level="AUTOCOMMIT")
+        engine = create_engine(parse_database_url(self.uri), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(text(statement))
         engine.dispose()

@@ -1,42 +1,36 @@
-"""What happens to a run when its workers are told to stop, hang, crash, come and go."""
+"""Runs whose workers are preempted, hang, crash, or join and leave."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.store.adapters import resolve
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
-from tests.benchmarks.kill_anywhere import main as kill_anywhere
-from tests.ray_head import Head, ray_head
-from tests.tiny import chat_rows, laid_over, tiny_chat_model, tiny_spec, write_spec
+from jobs.store.adapters.operations import resolve_adapter
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from tests.benchmarks.kill_anywhere.__main__ import main as kill_anywhere
+from tests.ray_head import Head
+from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("head", numbered=True)) as ready:
-        yield ready
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("faults")
-    tiny_chat_model(made / "model")
-    chat_rows(made / "train.jsonl", 60)
-    return made
+    path = tmp_path_factory.mktemp("faults")
+    tiny_chat_model(path / "model")
+    chat_rows(path / "train.jsonl", 60)
+    return path
 
 
 def _started(head: Head, folder: Path, name: str, **changes: Any) -> subprocess.Popen[str]:
-    spec = tiny_spec(folder, **laid_over({"name": name, "cluster": {"workers": 2}}, changes))
+    spec = tiny_spec(folder, **merge_spec({"name": name, "cluster": {"workers": 2}}, changes))
     path = write_spec(folder / f"{name}.yaml", spec)
     return head.run("jobs.finetune", "--spec", str(path), "--run", name)
 
@@ -46,75 +40,75 @@ def _events(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _at_a_step(driver: subprocess.Popen[str], then: Callable[[], None]) -> str:
-    """Does something when the first line about a step is printed; the whole output at its end."""
+    """Call `then` at the first line about a step; return the full output at the end."""
     assert driver.stdout is not None
-    seen = []
+    lines = []
     for line in driver.stdout:
-        seen.append(line)
+        lines.append(line)
         if line.startswith("step "):
             then()
             break
     rest, _ = driver.communicate(timeout=500)
-    return "".join(seen) + rest
+    return "".join(lines) + rest
 
 
-def test_a_worker_that_is_told_to_stop_saves_at_once_and_the_run_goes_on(head, folder):
-    driver = _started(head, folder, "told", train={"steps": 300, "checkpoint_every": 1000})
+def test_a_preempted_worker_saves_at_once_and_the_run_continues(head, folder):
+    driver = _started(head, folder, "stopped", train={"steps": 300, "checkpoint_every": 1000})
 
     def tell() -> None:
         head.family("ray::RayTrainWorker")[-1].send_signal(signal.SIGTERM)
 
-    said = _at_a_step(driver, tell)
-    assert driver.returncode == 0, said
-    (noticed,) = [e for e in _events(folder, "told") if e["event"] == "noticed"]
-    saved = [e["step"] for e in _events(folder, "told") if e["event"] == "checkpoint"]
-    # Beside it only the ends of both stages.
-    assert sorted(saved) == sorted({noticed["step"], 90, 300})
-    assert "told that a worker will be stopped" in said
+    output = _at_a_step(driver, tell)
+    assert driver.returncode == 0, output
+    (preempting,) = [e for e in _events(folder, "stopped") if e["event"] == "preempting"]
+    saved = [e["step"] for e in _events(folder, "stopped") if e["event"] == "checkpoint_saved"]
+    # Beside it only the checkpoints at the ends of both stages.
+    assert sorted(saved) == sorted({preempting["step"], 90, 300})
+    assert "a worker will be stopped soon" in output
 
 
-def test_a_hung_worker_is_named_and_the_run_goes_on_without_waiting_for_ever(head, folder):
-    # So many steps that it is not over before it is stopped, however late its first line is read.
+def test_a_hung_worker_is_named_and_the_run_continues_without_it(head, folder):
+    # So many steps that the run does not end before it is stopped, however late its first line is.
     patience = {"cluster": {"timeout": 10}, "train": {"steps": 600, "checkpoint_every": 20}}
     driver = _started(head, folder, "hung", **patience)
 
     def stop() -> None:
         os.kill(head.family("ray::RayTrainWorker")[-1].pid, signal.SIGSTOP)
 
-    said = _at_a_step(driver, stop)
-    assert driver.returncode == 0, said
+    output = _at_a_step(driver, stop)
+    assert driver.returncode == 0, output
     stalled = [e["why"] for e in _events(folder, "hung") if e["event"] == "stalled"]
-    assert stalled and "waited 10 s for others: rank" in stalled[0], said
-    assert "starting again" in said
+    assert stalled and "waited 10 s for others: rank" in stalled[0], output
+    assert "restarting" in output
 
 
 @pytest.mark.long
 def test_an_error_of_the_code_ends_the_run_at_once_with_one_message(head, folder):
-    method = {"kind": "slora", "mask": "tests.own_score:BROKEN"}
+    method = {"kind": "slora", "mask": "tests.custom_scorer:BROKEN"}
     driver = _started(head, folder, "crashed", method=method)
-    said, _ = driver.communicate(timeout=300)
+    output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 1
-    assert said.count("this score never works") == 1, said
-    assert "Traceback" not in said
+    assert output.count("this score never works") == 1, output
+    assert "Traceback" not in output
     assert len([e for e in _events(folder, "crashed") if e["event"] == "loading"]) == 1
 
 
 @pytest.mark.long
-def test_an_error_of_the_code_may_be_given_another_try(head, folder):
-    method = {"kind": "slora", "mask": "tests.own_score:BROKEN"}
+def test_an_error_of_the_code_may_be_retried(head, folder):
+    method = {"kind": "slora", "mask": "tests.custom_scorer:BROKEN"}
     driver = _started(head, folder, "again", method=method, cluster={"max_crashes": 1})
-    said, _ = driver.communicate(timeout=300)
+    output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 1
-    assert said.count("this score never works") == 1, said
+    assert output.count("this score never works") == 1, output
     assert len([e for e in _events(folder, "again") if e["event"] == "loading"]) == 2
 
 
 @pytest.mark.long
 def test_an_elastic_run_takes_as_many_workers_as_there_are(head, folder):
     driver = _started(head, folder, "elastic", cluster={"workers": {"min": 1, "max": 3}})
-    said, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 0, said
-    assert resolve(DirectoryStore(folder / "store"), "elastic").world_size == 2
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, output
+    assert resolve_adapter(DirectoryStore(folder / "store"), "elastic").world_size == 2
 
 
 @pytest.mark.long

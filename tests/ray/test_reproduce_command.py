@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.objects import open_store
+from jobs.store.open import open_store
 from tests.long import cases
 from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
@@ -23,10 +23,10 @@ def test_a_training_is_reproduced_to_the_bit_and_never_from_other_inputs(
     tmp_path: Path, workers: int
 ):
     with ray_head(tmp_path / "head") as head:
-        _reproduced(head, tmp_path, workers)
+        _check_reproduction(head, tmp_path, workers)
 
 
-def _reproduced(head: Head, tmp_path: Path, workers: int) -> None:
+def _check_reproduction(head: Head, tmp_path: Path, workers: int) -> None:
     def slora(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [SLORA, *words],
@@ -39,25 +39,25 @@ def _reproduced(head: Head, tmp_path: Path, workers: int) -> None:
 
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 40)
-    told = tiny_spec(
+    spec = tiny_spec(
         tmp_path, data={"eval_fraction": 0.2}, train={"steps": 4}, cluster={"workers": workers}
     )
-    done = slora("train", str(write_spec(tmp_path / "spec.yaml", told)), "--json")
+    done = slora("train", str(write_spec(tmp_path / "spec.yaml", spec)), "--json")
     assert done.returncode == 0, done.stderr
-    store = open_store(told["store"])
+    store = open_store(spec["store"])
     before = list(store.list(""))
 
-    again = slora("reproduce", "tiny@v1", "--store", told["store"], "--json")
+    again = slora("reproduce", "tiny@v1", "--store", spec["store"], "--json")
     assert again.returncode == 0, again.stderr
-    found = json.loads(again.stdout)
-    assert found["same"] and found["different"] == {} and found["tolerance"] == 0
-    assert found["equal"] == ["adapter_config.json", "adapter_model.safetensors"]
+    answer = json.loads(again.stdout)
+    assert answer["same"] and answer["different"] == {} and answer["tolerance"] == 0
+    assert answer["equal"] == ["adapter_config.json", "adapter_model.safetensors"]
     assert list(store.list("")) == before
 
     chat_rows(tmp_path / "train.jsonl", 41)
     (tmp_path / "model").rename(tmp_path / "elsewhere")
     for change, says in (("the base is gone", "no such model folder"), ("rows", "other rows")):
-        refused = slora("reproduce", "tiny@v1", "--store", told["store"])
+        refused = slora("reproduce", "tiny@v1", "--store", spec["store"])
         assert refused.returncode == 2, change
         assert says in refused.stderr and "run tiny-" not in refused.stderr
         if not (tmp_path / "model").exists():

@@ -1,4 +1,4 @@
-"""Retrainings on a real Ray, from the first adapter to a rollback, and again from every seam."""
+"""Retrainings on a real Ray, from the first adapter to a rollback, and resumed at each step."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.lease import read_lease
-from jobs.request import JUDGED
-from jobs.store.adapters import committed_versions, read_pointer, resolve, rollback
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
-from tests.jobs.retrain.asked import raw_retrain
-from tests.ray_head import Head, ray_head
+from jobs.store.adapters.operations import list_versions, read_pointer, resolve_adapter, rollback
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.heartbeat import read_heartbeat
+from jobs.store.runs.run_store import RunStore
+from jobs.train.request import EVALUATION_FILE
+from tests.jobs.retrain.specs import raw_retrain
+from tests.ray_head import Head
 from tests.tiny import chat_rows, tiny_chat_model, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -26,21 +25,15 @@ GATE = {"gate": {"tolerance": 0.5}}
 BAD = {"learning_rate": 0.5, "warmup": 0.0}
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("retrain-head", numbered=True)) as ready:
-        yield ready
-
-
-class Place:
-    """A model, rows that grow, and what retrainings left in the store."""
+class Workspace:
+    """A model, growing rows, and the store of the retrainings."""
 
     def __init__(self, folder: Path, head: Head) -> None:
         self._folder, self._head = folder, head
         self.store = DirectoryStore(folder / "store")
         tiny_chat_model(folder / "model")
         chat_rows(folder / "eval.jsonl", 8)
-        self.said, self.current_after = dict[str, str](), dict[str, str]()
+        self.outputs, self.current_after = dict[str, str](), dict[str, str]()
 
     def rows(self, count: int) -> None:
         chat_rows(self._folder / "train.jsonl", count)
@@ -53,10 +46,13 @@ class Place:
         )
         path = write_spec(self._folder / f"{run}.yaml", spec)
         words = ("jobs.retrain", "--spec", str(path), "--run", run, "--attempt", str(attempt))
-        job = self._head.run(*words) if ray else _alone(*words)
-        said, _ = job.communicate(timeout=400)
-        assert job.returncode == 0, said
-        self.said[run], self.current_after[run] = said, resolve(self.store, "tiny").label
+        job = self._head.run(*words) if ray else _run_without_ray(*words)
+        output, _ = job.communicate(timeout=400)
+        assert job.returncode == 0, output
+        self.outputs[run], self.current_after[run] = (
+            output,
+            resolve_adapter(self.store, "tiny").label,
+        )
 
     def events(self, run: str) -> list[dict[str, Any]]:
         return RunStore(self.store, run).events.tail(0)[0]
@@ -65,8 +61,8 @@ class Place:
         return self.events(run)[-1]
 
 
-def _alone(*words: str) -> subprocess.Popen[str]:
-    """Where no Ray answers: whoever asks for one fails."""
+def _run_without_ray(*words: str) -> subprocess.Popen[str]:
+    """Run a module where no Ray answers, so that it fails if it needs one."""
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     return subprocess.Popen(
         [sys.executable, "-m", *words], env=environment, text=True,
@@ -75,96 +71,98 @@ def _alone(*words: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Place:
-    """The first retraining, one that is better and one that is worse; after each, one in vain."""
-    made = Place(tmp_path_factory.mktemp("retrain"), head)
-    made.rows(24)
-    made.retrain("first")
-    made.retrain("none", ray=False)
-    made.rows(48)
-    made.retrain("second", workers=2)
-    made.rows(60)
-    made.retrain("bad", **BAD)
-    made.retrain("bad-again", ray=False, **BAD)
-    return made
+def workspace(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Workspace:
+    """Run the first retraining, a better and a worse one, and others without new data."""
+    workspace = Workspace(tmp_path_factory.mktemp("retrain"), head)
+    workspace.rows(24)
+    workspace.retrain("first")
+    workspace.retrain("none", ray=False)
+    workspace.rows(48)
+    workspace.retrain("second", workers=2)
+    workspace.rows(60)
+    workspace.retrain("bad", **BAD)
+    workspace.retrain("bad-again", ray=False, **BAD)
+    return workspace
 
 
-def test_a_name_without_any_version_starts_from_scratch_and_is_promoted(place):
-    first = resolve(place.store, "tiny@v1")
+def test_a_name_without_any_version_starts_from_scratch_and_is_promoted(workspace):
+    first = resolve_adapter(workspace.store, "tiny@v1")
     assert (first.run, first.parent, first.kind) == ("first", None, "slora")
-    assert place.last("first")["event"] == "promoted"
-    assert read_lease(place.store, "first")["ended"]
+    assert workspace.last("first")["event"] == "promoted"
+    assert read_heartbeat(workspace.store, "first")["ended"]
 
 
-def test_nothing_new_costs_no_ray_and_says_who_has_learnt_it(place):
-    assert place.last("none") | {"time": 0} == {
-        "event": "nothing new", "time": 0, "adapter": "tiny@v1",
+def test_without_new_data_ray_is_not_used_and_the_reason_is_given(workspace):
+    assert workspace.last("none") | {"time": 0} == {
+        "event": "no_new_data", "time": 0, "adapter": "tiny@v1",
         "why": "tiny@v1 was trained on these 24 rows",
     }  # fmt: skip
-    assert "nothing new: tiny@v1 was trained on these 24 rows" in place.said["none"]
+    assert "no new data: tiny@v1 was trained on these 24 rows" in workspace.outputs["none"]
 
 
-def test_new_rows_are_learnt_from_where_the_current_one_is(place):
-    second = resolve(place.store, "tiny@v2")
+def test_training_on_new_rows_starts_from_the_current_adapter(workspace):
+    second = resolve_adapter(workspace.store, "tiny@v2")
     assert (second.run, second.parent) == ("second", "tiny@v1")
     before, end = second.evaluation["before"]["loss"], second.evaluation["end"]["loss"]
-    first = resolve(place.store, "tiny@v1")
+    first = resolve_adapter(workspace.store, "tiny@v1")
     assert before == pytest.approx(first.evaluation["end"]["loss"], rel=1e-4)
     assert end < before
-    assert place.current_after["second"] == "tiny@v2"
+    assert workspace.current_after["second"] == "tiny@v2"
 
 
-def test_what_the_gate_measured_is_what_the_trainings_did(place):
-    found = json.loads(place.store.get(f"runs/second/{JUDGED}"))["found"]
+def test_the_gate_measures_what_the_trainings_did(workspace):
+    metrics = json.loads(workspace.store.get(f"runs/second/{EVALUATION_FILE}"))["metrics"]
     for label in ("tiny@v1", "tiny@v2"):
-        measured = resolve(place.store, label).evaluation["end"]["loss"]
-        assert found[label]["held-out"]["loss"] == pytest.approx(measured, rel=1e-4)
+        loss = resolve_adapter(workspace.store, label).evaluation["end"]["loss"]
+        assert metrics[label]["held-out"]["loss"] == pytest.approx(loss, rel=1e-4)
 
 
-def test_one_that_is_worse_is_kept_with_its_numbers_and_not_promoted(place):
-    assert committed_versions(place.store, "tiny") == [1, 2, 3]
-    decided = place.last("bad")
-    assert (decided["event"], decided["adapter"]) == ("kept", "tiny@v3")
-    assert "as good as current (held-out rows)" in decided["why"]
-    assert place.current_after["bad"] == "tiny@v2"
-    assert "kept tiny@v3, not promoted" in place.said["bad"]
-    assert "gate by eval_loss, tiny@v3 beside tiny@v2" in place.said["bad"]
+def test_a_worse_adapter_is_not_promoted_and_its_numbers_are_reported(workspace):
+    assert list_versions(workspace.store, "tiny") == [1, 2, 3]
+    decision = workspace.last("bad")
+    assert (decision["event"], decision["adapter"]) == ("not_promoted", "tiny@v3")
+    assert "at least as good as current, held-out rows" in decision["why"]
+    assert workspace.current_after["bad"] == "tiny@v2"
+    assert "tiny@v3 is not promoted" in workspace.outputs["bad"]
+    assert "gate by eval_loss, tiny@v3 beside tiny@v2" in workspace.outputs["bad"]
 
 
-def test_the_same_failure_is_not_made_at_every_firing(place):
-    assert place.last("bad-again")["adapter"] == "tiny@v3"
-    assert place.last("bad-again")["event"] == "nothing new"
+def test_a_rejected_training_is_not_repeated(workspace):
+    assert workspace.last("bad-again")["adapter"] == "tiny@v3"
+    assert workspace.last("bad-again")["event"] == "no_new_data"
 
 
-def test_a_rollback_stands_whatever_attempt_comes_back(place):
-    rollback(place.store, "tiny")
-    moves = len(read_pointer(place.store, "tiny").moves)
-    # Its adapter is there and was judged: the attempt has nothing to do, and needs no Ray for it.
-    place.retrain("second", attempt=2, ray=False, workers=2)
-    assert place.current_after["second"] == "tiny@v1"
-    assert len(read_pointer(place.store, "tiny").moves) == moves
+def test_a_rollback_stands_through_later_attempts(workspace):
+    rollback(workspace.store, "tiny")
+    moves = len(read_pointer(workspace.store, "tiny").moves)
+    # Its adapter is committed and evaluated: the attempt has nothing to do and needs no Ray.
+    workspace.retrain("second", attempt=2, ray=False, workers=2)
+    assert workspace.current_after["second"] == "tiny@v1"
+    assert len(read_pointer(workspace.store, "tiny").moves) == moves
 
 
-def test_an_attempt_after_a_death_before_the_gate_measures_and_decides(place):
-    place.store.delete(f"runs/bad/{JUDGED}")
-    place.retrain("bad", attempt=2, **BAD)
-    assert place.last("bad")["event"] == "kept"
-    assert committed_versions(place.store, "tiny") == [1, 2, 3]
+def test_an_attempt_after_a_crash_before_the_gate_evaluates_and_decides(workspace):
+    workspace.store.delete(f"runs/bad/{EVALUATION_FILE}")
+    workspace.retrain("bad", attempt=2, **BAD)
+    assert workspace.last("bad")["event"] == "not_promoted"
+    assert list_versions(workspace.store, "tiny") == [1, 2, 3]
 
 
 @pytest.mark.long
-def test_slora_train_runs_a_retraining_to_its_decision_and_the_next_finds_nothing(head, tmp_path):
+def test_slora_train_runs_a_retraining_and_the_next_has_no_new_data(head, tmp_path):
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 24)
     chat_rows(tmp_path / "eval.jsonl", 8)
     spec = write_spec(tmp_path / "retrain.yaml", raw_retrain(tmp_path, GATE))
     words = [str(Path(sys.executable).with_name("slora")), "train", str(spec), "--json"]
-    there = {**head.environment, "RAY_ADDRESS": head.url}
-    done = [
-        subprocess.run(words, env=there, capture_output=True, text=True, timeout=300, check=False)
+    environment = {**head.environment, "RAY_ADDRESS": head.url}
+    results = [
+        subprocess.run(
+            words, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
         for _ in range(2)
     ]
-    assert [one.returncode for one in done] == [0, 0], done[0].stderr
-    decisions = [json.loads(one.stdout)["decision"]["event"] for one in done]
-    assert decisions == ["promoted", "nothing new"]
-    assert "joined Ray" not in done[1].stderr
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    decisions = [json.loads(result.stdout)["decision"]["event"] for result in results]
+    assert decisions == ["promoted", "no_new_data"]
+    assert "Connected to Ray" not in results[1].stderr

@@ -21,10 +21,10 @@ SLORA = str(Path(sys.executable).with_name("slora"))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("train")
-    tiny_chat_model(made / "model")
-    chat_rows(made / "train.jsonl", 60)
-    return made
+    path = tmp_path_factory.mktemp("train")
+    tiny_chat_model(path / "model")
+    chat_rows(path / "train.jsonl", 60)
+    return path
 
 
 def _start(folder: Path, *, workers: int = 2, **train: object) -> subprocess.Popen[str]:
@@ -49,12 +49,12 @@ def _as_in_a_terminal() -> None:
 
 def _read_until(process: subprocess.Popen[str], words: str) -> list[str]:
     assert process.stderr is not None
-    seen = []
+    lines = []
     for line in process.stderr:
-        seen.append(line)
+        lines.append(line)
         if words in line:
-            return seen
-    raise AssertionError("".join(seen))
+            return lines
+    raise AssertionError("".join(lines))
 
 
 def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
@@ -65,27 +65,27 @@ def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
     workers = [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
     assert workers
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=90)
-    assert process.returncode == 130, said
-    assert "nothing of it runs on" in said
-    assert "Traceback" not in said
+    _, stderr = process.communicate(timeout=90)
+    assert process.returncode == 130, stderr
+    assert "Interrupted: the job was stopped" in stderr
+    assert "Traceback" not in stderr
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
     assert not (folder / "store" / "adapters" / "tiny" / "v1").exists()
 
     again = _start(folder, workers=1, steps=6)
-    found, said = again.communicate(timeout=240)
-    assert again.returncode == 0, said
-    outcome = json.loads(found)
+    stdout, stderr = again.communicate(timeout=240)
+    assert again.returncode == 0, stderr
+    outcome = json.loads(stdout)
     assert outcome["adapter"] == "tiny@v1"
     assert list(outcome["evaluations"]) == ["before", "sparse", "handoff", "end"]
     assert len(outcome["samples"]["end"]) == 3
-    assert "committed tiny@v1" in said
+    assert "committed tiny@v1" in stderr
 
 
 def test_a_run_that_is_terminated_while_ray_starts_leaves_no_process(folder):
     process = _start(folder, steps=5000)
-    _read_until(process, "starting Ray")
+    _read_until(process, "Starting Ray")
     family = _family_of(process, at_least=3)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=90)
@@ -96,14 +96,14 @@ def test_a_run_that_is_terminated_while_ray_starts_leaves_no_process(folder):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_a_signal_to_all_at_the_very_start_leaves_no_folder_and_no_traceback(folder, number):
-    there = set(Path("/tmp").glob("slora-????????"))
+    existing = set(Path("/tmp").glob("slora-????????"))
     process = _start(folder, steps=5000)
-    _read_until(process, "starting Ray")
+    _read_until(process, "Starting Ray")
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=90)
-    assert process.returncode == 128 + number, said
-    assert "Traceback" not in said
-    assert set(Path("/tmp").glob("slora-????????")) <= there
+    _, output = process.communicate(timeout=90)
+    assert process.returncode == 128 + number, output
+    assert "Traceback" not in output
+    assert set(Path("/tmp").glob("slora-????????")) <= existing
 
 
 def _family_of(process: subprocess.Popen[str], *, at_least: int) -> list[psutil.Process]:

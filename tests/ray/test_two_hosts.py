@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.two_hosts.hosts import ROOT, ray_hosts
-from infra.two_hosts.namespaces import INTERFACE, PREFIX, Link, network, why_not
-from infra.two_hosts.run import run_spec
+from infra.two_hosts.hosts import ROOT, start_ray_hosts
+from infra.two_hosts.measure import run_spec
+from infra.two_hosts.namespaces import INTERFACE, PREFIX, Link, create_network, explain_unavailable
 from tests.tiny import label_rows, tiny_chat_model, tiny_spec, write_spec
 
-REFUSED = why_not()
+REFUSED = explain_unavailable()
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 hosts_here = pytest.mark.skipif(REFUSED is not None, reason=str(REFUSED))
 SCRIPT = [sys.executable, "-m", "infra.two_hosts"]
@@ -58,41 +58,41 @@ def spec(tmp_path: Path) -> Path:
 
 @hosts_here
 def test_between_two_hosts_travel_the_gradients_of_the_adapter_and_little_else(spec):
-    with ray_hosts(2) as cluster:
-        found = run_spec(cluster, spec)
-        assert found.exit_code == 0, found.log.read_text()
-    plan = found.runs.read_json("plan.json")
-    assert [stage.stage for stage in found.stages] == ["sparse", "low-rank"]
-    for traffic, stage in zip(found.stages, plan["stages"], strict=True):
+    with start_ray_hosts(2) as cluster:
+        run = run_spec(cluster, spec)
+        assert run.exit_code == 0, run.log.read_text()
+    plan = run.runs.read_json("plan.json")
+    assert [stage.stage for stage in run.stages] == ["sparse", "low-rank"]
+    for traffic, stage in zip(run.stages, plan["stages"], strict=True):
         ring = 2 * (WORKERS - 1) / WORKERS * 4 * (stage["trainable"] + plan["head"])
         assert traffic.steps == 10
         assert ring <= traffic.bytes_per_step <= 2 * ring
-    assert found.before_steps > 0
-    assert found.whole >= found.before_steps + 10 * found.stages[0].least
-    _nothing_left(os.getpid())
+    assert run.before_steps > 0
+    assert run.total >= run.before_steps + 10 * run.stages[0].least
+    _assert_no_hosts(os.getpid())
 
 
 @hosts_here
 def test_the_counter_is_the_one_of_the_hosts_own_interface():
-    with network(2) as hosts:
+    with create_network(2) as hosts:
         _send(hosts, 1_000_000)
         path = f"/sys/class/net/{INTERFACE}/statistics/tx_bytes"
-        own = subprocess.check_output(hosts[0].inside("cat", path), text=True)
-        assert int(own) == hosts[0].sent()
+        own = subprocess.check_output(hosts[0].build_command("cat", path), text=True)
+        assert int(own) == hosts[0].read_sent_bytes()
 
 
 @hosts_here
 def test_the_bytes_of_every_frame_are_counted_with_its_headers():
-    with network(2, Link(mtu=1500)) as hosts:
-        before = hosts[0].sent()
+    with create_network(2, Link(mtu=1500)) as hosts:
+        before = hosts[0].read_sent_bytes()
         _send(hosts, 1_000_000)
         # 66 bytes of Ethernet, IP and TCP for each 1448 of ours.
-        assert hosts[0].sent() - before > 1_000_000 * (1448 + 66) / 1448
+        assert hosts[0].read_sent_bytes() - before > 1_000_000 * (1448 + 66) / 1448
 
 
 @hosts_here
 def test_a_rate_is_the_rate_of_the_link():
-    with network(2, Link(rate="40mbit")) as hosts:
+    with create_network(2, Link(rate="40mbit")) as hosts:
         seconds = _send(hosts, 5_000_000)
     # A second, less the 64 KB that may burst, and more on a machine that is busy.
     assert 0.9 <= seconds < 5
@@ -107,7 +107,7 @@ def test_a_script_that_is_terminated_leaves_no_host(spec):
         assert time.monotonic() < until
     script.send_signal(signal.SIGTERM)
     assert script.wait(timeout=60) == 128 + signal.SIGTERM
-    _nothing_left(script.pid)
+    _assert_no_hosts(script.pid)
 
 
 def test_where_no_hosts_can_be_made_one_line_says_why(tmp_path):
@@ -126,20 +126,20 @@ def test_where_no_hosts_can_be_made_one_line_says_why(tmp_path):
 
 def _send(hosts, count: int) -> float:
     """Seconds until `count` bytes are over from the first host to the second."""
-    here, there = hosts
+    local, remote = hosts
     words = (sys.executable, "-c", SENDS)
     receiver = subprocess.Popen(
-        there.inside(*words, there.address, here.address, "0"), stdout=subprocess.PIPE, text=True
+        remote.inside(*words, remote.address, local.address, "0"), stdout=subprocess.PIPE, text=True
     )
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "ready\n"
-    command = here.inside(*words, here.address, there.address, str(count))
+    command = local.inside(*words, local.address, remote.address, str(count))
     took = float(subprocess.check_output(command, text=True))
     receiver.communicate(timeout=20)
     return took
 
 
-def _nothing_left(owner: int) -> None:
+def _assert_no_hosts(owner: int) -> None:
     namespaces = subprocess.check_output(["ip", "netns", "list"], text=True)
     assert f"{PREFIX}{owner}-" not in namespaces
     assert f"{PREFIX}{owner}" not in " ".join(os.listdir("/sys/class/net"))

@@ -1,4 +1,4 @@
-"""One real S3 server for the whole folder, and stores of each test's own on it."""
+"""A real S3 server for all tests of this folder, and a separate store on it for each test."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.directory import DirectoryStore
-from jobs.store.objects import ObjectStore
-from jobs.store.s3 import S3Store
+from jobs.store.base import ObjectStore
+from jobs.store.local import DirectoryStore
+from jobs.store.s3.s3_store import S3Store
 from tests.storage.weed import BUCKET, Weed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here talks to a real store."""
+    """Mark all tests of this folder: they use a real store."""
     for item in items:
         if "tests/storage" in item.path.as_posix():
             item.add_marker(pytest.mark.storage)
@@ -31,7 +31,7 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
 
 @pytest.fixture
 def s3(weed: Weed, monkeypatch: pytest.MonkeyPatch) -> S3Store:
-    """A store under a prefix that no other test has; the environment names the server."""
+    """A store under a unique prefix, and the environment with the server."""
     for name, value in weed.environment.items():
         monkeypatch.setenv(name, value)
     return S3Store(BUCKET, f"test-{secrets.token_hex(6)}")
@@ -39,8 +39,8 @@ def s3(weed: Weed, monkeypatch: pytest.MonkeyPatch) -> S3Store:
 
 @pytest.fixture(params=["directory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """Both kinds of store, one after the other."""
+    """A directory store, then a bucket."""
     if request.param == "directory":
         return DirectoryStore(tmp_path / "store")
-    made: S3Store = request.getfixturevalue("s3")
-    return made
+    bucket: S3Store = request.getfixturevalue("s3")
+    return bucket

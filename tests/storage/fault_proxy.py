@@ -1,4 +1,4 @@
-"""A proxy before a real S3 server that counts the requests and spoils the one it is told to."""
+"""A proxy before a real S3 server that counts the requests and injects a fault into one."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ ANSWERS = {
     "not allowed": (403, "AccessDenied"),
 }
 FAULTS = (*ANSWERS, "reset", "reset after", "time-out", "time-out after", "wrong checksum")
-"""`after`: the server has done what was asked, and the client never hears of it."""
+"""`after`: the server handles the request, and the client never gets the response."""
 HOP = ("connection", "expect", "transfer-encoding", "keep-alive")
 
 
 class FaultProxy:
-    """Forwards to the server; the `at`-th request from `arm` on meets the fault."""
+    """Forwards requests to the server; the `at`-th one after `arm` meets the fault."""
 
     def __init__(self, server_port: int) -> None:
         self.server_port, self._lock = server_port, threading.Lock()
         self._fault, self._at, self.count = "", 0, 0
         self._act: Callable[[], None] = lambda: None
         self.lies = False
-        """Says 200 where a condition did not hold, as a server that ignores them does."""
+        """Answers 200 for a failed condition, as a server that ignores conditions does."""
         self.denied: tuple[str, ...] = ()
-        """Methods that this writer may not use."""
-        self.seen = list[str]()
+        """HTTP methods that the client may not use."""
+        self.requests = list[str]()
         self.headers = list[dict[str, str]]()
         self.release = threading.Event()
         handler = type("Handler", (_Handler,), {"proxy": self})
@@ -47,16 +47,16 @@ class FaultProxy:
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
     def arm(self, fault: str, at: int, act: Callable[[], None] = lambda: None) -> None:
-        """Count anew; `act` is what "do" and "do after" call."""
+        """Reset the counter and set the fault; "do" and "do after" call `act`."""
         self.release.set()
         self.release = threading.Event()
         with self._lock:
             self._fault, self._at, self._act, self.count = fault, at, act, 0
-            self.seen.clear()
+            self.requests.clear()
             self.headers.clear()
 
     def disarm(self) -> None:
-        """Forward everything."""
+        """Forward all requests."""
         self.arm("", 0)
 
     def kill_client(self, fault: str, at: int, pid: Callable[[], int]) -> None:
@@ -71,7 +71,7 @@ class FaultProxy:
     def fault_for(self, line: str, headers: dict[str, str]) -> str:
         with self._lock:
             self.count += 1
-            self.seen.append(line)
+            self.requests.append(line)
             self.headers.append(headers)
             return self._fault if self.count == self._at else ""
 
@@ -92,8 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        told = {name.lower(): value for name, value in self.headers.items()}
-        fault = self.proxy.fault_for(f"{self.command} {self.path}", told)
+        value_bytes = {name.lower(): value for name, value in self.headers.items()}
+        fault = self.proxy.fault_for(f"{self.command} {self.path}", value_bytes)
         if self.command in self.proxy.denied:
             return self._fail("not allowed")
         after = fault.endswith(" after")
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             status, headers, answer = self._forward(body)
         except (OSError, http.client.HTTPException):
-            return self._reset()  # the server itself is gone
+            return self._reset()  # the server itself is down
         if fault == "wrong checksum" and answer and self.command == "GET":
             answer = answer[:-1] + bytes([answer[-1] ^ 1])
         if after:
@@ -123,9 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
                 server.putheader(name, value)
         server.endheaders(body or None)
         response = server.getresponse()
-        found = response.read()
+        response_body = response.read()
         server.close()
-        return response.status, response.getheaders(), found
+        return response.status, response.getheaders(), response_body
 
     def _fail(self, fault: str) -> None:
         if fault in ANSWERS:

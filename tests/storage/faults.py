@@ -1,4 +1,4 @@
-"""What has to hold after a commit that met a fault, whatever the fault was."""
+"""The invariants after a commit that met any fault."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.store.adapters import commit, committed_versions, pull, resolve, verify
-from jobs.store.manifest import Manifest
-from jobs.store.objects import ObjectStore
-from tests.jobs.store.made import adapter_folder, draft
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.adapters.operations import (
+    commit,
+    list_versions,
+    pull,
+    resolve_adapter,
+    verify_adapter,
+)
+from jobs.store.base import ObjectStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A name with one committed version, and the folder that is to become the next."""
+    """A name with one committed version, and the folder of the next version."""
 
     store: ObjectStore
     name: str
@@ -23,43 +29,43 @@ class Scene:
     after: Path
 
     def attempt(self, store: ObjectStore, number: int = 1) -> Manifest:
-        """The commit that is spoilt, and its retry."""
-        return commit(store, self.after, draft(name=self.name, run=self.name, attempt=number))
+        """Commit the next version: the attempt that meets the fault, or its retry."""
+        return commit(store, self.after, make_draft(name=self.name, run=self.name, attempt=number))
 
 
-def scene(store: ObjectStore, name: str, folder: Path) -> Scene:
-    """Of its own name and bytes, so that no other scene's blobs are there already."""
-    before = adapter_folder(folder / f"{name}-before", f"{name} before")
-    after = adapter_folder(folder / f"{name}-after", f"{name} after")
-    first = commit(store, before, draft(name=name, run=f"{name}-first"))
+def make_scene(store: ObjectStore, name: str, folder: Path) -> Scene:
+    """Create a scene with a unique name and unique bytes, so that it shares no blobs."""
+    before = make_adapter_folder(folder / f"{name}-before", f"{name} before")
+    after = make_adapter_folder(folder / f"{name}-after", f"{name} after")
+    first = commit(store, before, make_draft(name=name, run=f"{name}-first"))
     return Scene(store, name, first, before, after)
 
 
-def check(scene: Scene) -> None:
-    """The last committed adapter loads bit-equal, nothing half is seen, a retry completes."""
+def check_invariants(scene: Scene) -> None:
+    """Check that the committed adapter is bit-equal, no partial one is listed, a retry works."""
     store = scene.store
-    assert same_bytes(store, resolve(store, f"{scene.name}@v1"), scene.before)
-    seen = _listed(scene)
-    for adapter in seen:
-        assert verify(store, adapter) == []
-        assert same_bytes(store, adapter, scene.before if adapter.version == 1 else scene.after)
+    assert has_same_bytes(store, resolve_adapter(store, f"{scene.name}@v1"), scene.before)
+    listed = _list_manifests(scene)
+    for adapter in listed:
+        assert verify_adapter(store, adapter) == []
+        assert has_same_bytes(store, adapter, scene.before if adapter.version == 1 else scene.after)
     again = scene.attempt(store, number=2)
-    mine = _listed(scene)
+    mine = _list_manifests(scene)
     assert mine == [scene.first, again]
-    assert seen in ([scene.first], mine)
-    assert same_bytes(store, again, scene.after)
+    assert listed in ([scene.first], mine)
+    assert has_same_bytes(store, again, scene.after)
 
 
-def _listed(scene: Scene) -> list[Manifest]:
-    """What is listed of this name alone: there may be a hundred other scenes beside it."""
-    versions = committed_versions(scene.store, scene.name)
-    return [resolve(scene.store, f"{scene.name}@v{version}") for version in versions]
+def _list_manifests(scene: Scene) -> list[Manifest]:
+    """Return the manifests of this name: the store may hold a hundred other scenes."""
+    versions = list_versions(scene.store, scene.name)
+    return [resolve_adapter(scene.store, f"{scene.name}@v{version}") for version in versions]
 
 
-def same_bytes(store: ObjectStore, adapter: Manifest, folder: Path) -> bool:
-    """Whether what is pulled is what lay in the folder."""
-    with tempfile.TemporaryDirectory() as made:
-        pulled = pull(store, adapter, Path(made) / "pulled")
+def has_same_bytes(store: ObjectStore, adapter: Manifest, folder: Path) -> bool:
+    """Return whether a pull gives the bytes of the folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        pulled = pull(store, adapter, Path(temporary) / "pulled")
         return all(
             (pulled / path.name).read_bytes() == path.read_bytes() for path in folder.iterdir()
         )

@@ -1,4 +1,4 @@
-"""One contract for every store: whole or absent, written once where asked, swapped where asked."""
+"""The contract of every store: complete or absent objects, create-only writes, swaps."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import AlreadyThere, Changed, InputError, NotFound
-from jobs.store import s3_list
-from jobs.store.objects import ObjectStore
-from jobs.store.probe import lacks
-from jobs.store.s3_parts import PART
-from tests.jobs.store.made import race
+from jobs.errors import AlreadyExists, InputError, NotInStore, WriteConflict
+from jobs.store.base import ObjectStore
+from jobs.store.probe import find_missing_guarantee
+from jobs.store.s3 import list_keys
+from jobs.store.s3.multipart import PART_BYTES
+from tests.jobs.store.builders import catch, race
 from tests.jobs.store.test_keys import HOSTILE
 
-LARGE = PART * 2 + 12_345
+LARGE = PART_BYTES * 2 + 12_345
 
 
 def large(folder: Path) -> Path:
@@ -26,7 +26,7 @@ def large(folder: Path) -> Path:
     return path
 
 
-def test_what_is_put_is_got_listed_measured_and_deleted(store: ObjectStore, tmp_path: Path):
+def test_objects_can_be_written_read_listed_and_deleted(store: ObjectStore, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"from a file")
     store.put("b/two", b"2")
     store.put("a/one", b"first")
@@ -38,8 +38,8 @@ def test_what_is_put_is_got_listed_measured_and_deleted(store: ObjectStore, tmp_
     assert store.get("a/one") == b"again"
     with store.open("b/file") as stream:
         assert stream.read(4) + stream.read() == b"from a file"
-    there = store.head("b/file")
-    assert there is not None and there.size == 11 and there.modified > 1e9
+    info = store.head("b/file")
+    assert info is not None and info.size == 11 and info.modified > 1e9
     store.delete("a/one")
     store.delete("a/one")
     assert store.head("a/one") is None
@@ -53,7 +53,7 @@ def test_keys_are_listed_in_the_order_of_their_text(store: ObjectStore):
 
 
 @pytest.mark.parametrize("key", ["a/three", "a", "nothing"])
-def test_what_is_not_there_is_not_found(store: ObjectStore, key: str, tmp_path: Path):
+def test_an_absent_object_raises_an_error_or_is_none(store: ObjectStore, key: str, tmp_path: Path):
     store.put("a/one", b"1")
     assert store.head(key) is None
     for act in (
@@ -63,44 +63,44 @@ def test_what_is_not_there_is_not_found(store: ObjectStore, key: str, tmp_path: 
         lambda: store.copy(key, "b"),
         lambda: store.get_file(key, tmp_path / "got"),
     ):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotInStore):
             act()
     assert not (tmp_path / "got").exists()
 
 
-def test_create_only_keeps_what_is_there(store: ObjectStore, tmp_path: Path):
+def test_create_only_keeps_the_existing_object(store: ObjectStore, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"second")
     store.put("a", b"first", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put("a", b"second", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put("a", b"first", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put_file("a", tmp_path / "file", create_only=True)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyExists):
         store.put_file("a", large(tmp_path), create_only=True)
     assert store.get("a") == b"first"
 
 
 def test_a_swap_replaces_what_was_read_and_nothing_else(store: ObjectStore):
     first = store.put("a", b"first")
-    with pytest.raises(Changed):
+    with pytest.raises(WriteConflict):
         store.put("a", b"x", if_match="0" * 32)
     second = store.put("a", b"second", if_match=first)
     assert second != first
-    with pytest.raises(Changed):
+    with pytest.raises(WriteConflict):
         store.put("a", b"third", if_match=first)
     assert store.get("a") == b"second"
-    there = store.head("a")
-    assert there is not None and there.etag == second
+    info = store.head("a")
+    assert info is not None and info.etag == second
     store.delete("a")
-    with pytest.raises(Changed):
+    with pytest.raises(WriteConflict):
         store.put("a", b"third", if_match=second)
     assert store.head("a") is None
 
 
 @pytest.mark.parametrize(
-    ("start", "length", "found"),
+    ("start", "length", "expected"),
     [
         (0, 3, b"012"),
         (7, None, b"789"),
@@ -110,23 +110,23 @@ def test_a_swap_replaces_what_was_read_and_nothing_else(store: ObjectStore):
         (3, 0, b""),
     ],
 )
-def test_a_range_is_as_much_of_it_as_there_is(store: ObjectStore, start, length, found):
+def test_a_range_beyond_the_end_is_cut(store: ObjectStore, start, length, expected):
     store.put("a", b"0123456789")
-    assert store.read("a", start, length) == found
+    assert store.read("a", start, length) == expected
 
 
-def test_an_empty_object_is_one(store: ObjectStore, tmp_path: Path):
+def test_an_empty_object_is_an_object(store: ObjectStore, tmp_path: Path):
     store.put("a", b"")
     assert store.get("a") == b"" and store.read("a", 0) == b""
     assert store.get_file("a", tmp_path / "got") == hashlib.sha256().hexdigest()
     assert (tmp_path / "got").read_bytes() == b""
 
 
-def test_a_large_file_goes_up_in_parts_and_comes_down_as_it_was(store, tmp_path: Path):
+def test_a_large_file_is_sent_in_parts_and_comes_back_unchanged(store, tmp_path: Path):
     path = large(tmp_path)
     etag = store.put_file("big", path, create_only=True)
-    there = store.head("big")
-    assert (there.size, there.etag) == (LARGE, etag)
+    info = store.head("big")
+    assert (info.size, info.etag) == (LARGE, etag)
     digest = store.get_file("big", tmp_path / "got")
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (tmp_path / "got").read_bytes() == path.read_bytes()
@@ -146,7 +146,7 @@ def test_a_copy_is_an_object_of_its_own(store: ObjectStore):
     assert store.get("b/c") == b"first"
 
 
-def test_a_file_that_is_there_is_never_written_over(store: ObjectStore, tmp_path: Path):
+def test_an_existing_file_is_never_overwritten(store: ObjectStore, tmp_path: Path):
     store.put("a", b"new")
     (tmp_path / "mine").write_bytes(b"precious")
     with pytest.raises(Exception, match="exists"):
@@ -154,24 +154,25 @@ def test_a_file_that_is_there_is_never_written_over(store: ObjectStore, tmp_path
     assert (tmp_path / "mine").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("key", [key for key, _ in HOSTILE.values()], ids=HOSTILE.keys())
-def test_a_hostile_key_reaches_no_store(store: ObjectStore, key: str):
-    for act in (
-        lambda: store.put(key, b"x"),
-        lambda: store.get(key),
-        lambda: store.head(key),
-        lambda: store.read(key, 0),
-        lambda: store.delete(key),
-        lambda: store.copy("a", key) if store.put("a", b"") else None,
-    ):
-        with pytest.raises(InputError):
-            act()
+def test_an_invalid_key_reaches_no_store(store: ObjectStore):
+    store.put("a", b"")
+    acts = (
+        lambda key: store.put(key, b"x"),
+        store.get,
+        store.head,
+        lambda key: store.read(key, 0),
+        store.delete,
+        lambda key: store.copy("a", key),
+    )
+    for case, (key, _) in HOSTILE.items():
+        for act in acts:
+            assert catch(InputError, lambda act=act, key=key: act(key)), case
     assert list(store.list("")) == ["a"]
 
 
-def test_the_probe_finds_a_sound_store_sound_and_leaves_nothing(store: ObjectStore):
-    assert lacks(store, "probe") is None
-    assert store.check_writable() == []
+def test_a_probe_of_a_sound_store_passes_and_leaves_nothing(store: ObjectStore):
+    assert find_missing_guarantee(store, "probe") is None
+    assert store.check_writable() is None
     assert list(store.list("")) == []
 
 
@@ -185,12 +186,12 @@ def _create(start: Barrier, mine: int, store: ObjectStore) -> None:
     for turn in range(5):
         try:
             store.put(f"key-{turn}", str(mine).encode() * 1000, create_only=True)
-        except AlreadyThere:
+        except AlreadyExists:
             continue
         store.put(f"won-{turn}-by-{mine}", b"")
 
 
-def test_of_racing_creators_exactly_one_wins(store: ObjectStore):
+def test_exactly_one_of_concurrent_creators_wins(store: ObjectStore):
     assert race(_create, store, count=4) == [0] * 4
     for turn in range(5):
         [winner] = store.list(f"won-{turn}-by-")
@@ -201,35 +202,35 @@ def _count(start: Barrier, mine: int, store: ObjectStore) -> None:
     start.wait()
     done = 0
     while done < 5:
-        there = store.head("counter")
-        assert there is not None
+        info = store.head("counter")
+        assert info is not None
         now = int(store.get("counter"))
         try:
-            store.put("counter", str(now + 1).encode(), if_match=there.etag)
+            store.put("counter", str(now + 1).encode(), if_match=info.etag)
             done += 1
-        except Changed:
+        except WriteConflict:
             continue
 
 
-def test_racing_swaps_lose_no_count(store: ObjectStore):
+def test_concurrent_swaps_lose_no_count(store: ObjectStore):
     store.put("counter", b"0")
     assert race(_count, store, count=4) == [0] * 4
     assert store.get("counter") == b"20"
 
 
-@pytest.mark.parametrize("folders", [256, 5], ids=["by folder", "by what folders begin with"])
-def test_more_keys_than_a_page_holds_are_all_listed_once(folders, s3, monkeypatch):
-    # Pages of ten rather than of a thousand: what is asked for is boto3's own parameter.
+@pytest.mark.parametrize("folders", [256, 5], ids=["by folder", "by page"])
+def test_a_listing_of_several_pages_has_each_key_once(folders, s3, monkeypatch):
+    # Pages of ten keys, not a thousand, by a parameter of boto3.
     client = s3._client
     plain = client.list_objects_v2
-    monkeypatch.setattr(client, "list_objects_v2", lambda **asked: plain(**asked, MaxKeys=10))
-    monkeypatch.setattr(s3_list, "MOST_FOLDERS", folders)
+    monkeypatch.setattr(client, "list_objects_v2", lambda **options: plain(**options, MaxKeys=10))
+    monkeypatch.setattr(list_keys, "MAX_FOLDERS", folders)
     keys = [f"{folder}/{number}/x" for folder in ("a", "b", "b.c") for number in range(12)]
-    # Some folders begin as others are called, and some objects as folders do.
+    # Some names of folders start with that of another folder, and so do some objects.
     keys += [f"v{number}/{name}" for number in range(1, 31) for name in ("x", "y")]
     keys += [f"v1/{number}" for number in range(25)] + ["top", "v1-note", "v2x"]
     for key in keys:
         s3.put(key, b"")
     for prefix in ("", "b/", "b", "v", "v1", "v1/", "v3/x", "none"):
-        found = list(s3.list(prefix))
-        assert found == sorted(key for key in keys if key.startswith(prefix)), prefix
+        listed = list(s3.list(prefix))
+        assert listed == sorted(key for key in keys if key.startswith(prefix)), prefix

@@ -1,4 +1,4 @@
-"""A commit in a directory that dies or fails at every call of the file system in turn."""
+"""A commit in a directory dies or fails at every call of the file system in turn."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import pytest
 
 from jobs.errors import DigestMismatch, StoreError
-from jobs.store.adapters import gc
-from jobs.store.blobs import blob_key
-from jobs.store.directory import DirectoryStore
-from jobs.store.removal import GRACE_S
-from tests.jobs.store.made import DyingStore, Killed, race
+from jobs.store.adapters.operations import collect_garbage
+from jobs.store.adapters.removal import GRACE_S
+from jobs.store.blobs import get_blob_key
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, Killed, race
 from tests.long import cases
-from tests.storage.faults import Scene, check, scene
+from tests.storage.faults import Scene, check_invariants, make_scene
 
 T = TypeVar("T")
 pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that may be busy
@@ -41,24 +41,27 @@ ERRORS = {
 }
 
 
-def _telling(event: str, call: Callable[..., T]) -> Callable[..., T]:
-    """The call of the system, and its event before it."""
+def _make_recorder(event: str, call: Callable[..., T]) -> Callable[..., T]:
+    """Return a function that raises the audit event of a system call before it."""
 
-    def told(path: Any, **rest: Any) -> T:
+    def record(path: Any, **rest: Any) -> T:
         sys.audit(event, path)
         return call(path, **rest)
 
-    return told
+    return record
 
 
 class Watch:
-    """Counts what touches a folder; at the `at`-th call it acts. A hook can't be taken away."""
+    """Counts the calls that touch a folder, and acts at the `at`-th. A hook cannot be removed."""
 
     def __init__(self) -> None:
         self.root, self.at, self.count = "", 0, 0
         self.error: int | None = None
         sys.addaudithook(self._hear)
-        os.fsync, os.stat = _telling("test.fsync", os.fsync), _telling("test.stat", os.stat)
+        os.fsync, os.stat = (
+            _make_recorder("test.fsync", os.fsync),
+            _make_recorder("test.stat", os.stat),
+        )
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.root or event not in EVENTS:
@@ -82,7 +85,7 @@ WATCH = Watch()
 
 @contextmanager
 def watched(root: Path, at: int, error: int | None) -> Iterator[Watch]:
-    """Inside, the `at`-th call under `root` fails, or kills this process."""
+    """Let the `at`-th call under `root` fail, or kill this process."""
     WATCH.root, WATCH.at, WATCH.error, WATCH.count = str(root), at, error, 0
     try:
         yield WATCH
@@ -95,10 +98,10 @@ def directory(tmp_path: Path) -> DirectoryStore:
     return DirectoryStore(tmp_path / "store")
 
 
-def calls_of_a_commit(store: DirectoryStore, folder: Path) -> int:
-    whole = scene(store, "rehearsal", folder)
+def record_commit_calls(store: DirectoryStore, folder: Path) -> int:
+    rehearsal = make_scene(store, "rehearsal", folder)
     with watched(store.root, 0, None) as watch:
-        whole.attempt(store)
+        rehearsal.attempt(store)
     return watch.count
 
 
@@ -106,15 +109,15 @@ def calls_of_a_commit(store: DirectoryStore, folder: Path) -> int:
 def test_an_error_at_any_call_costs_nothing_that_was_committed(
     fault: str, directory: DirectoryStore, tmp_path: Path, capsys
 ):
-    points, failed = calls_of_a_commit(directory, tmp_path), 0
+    points, failed = record_commit_calls(directory, tmp_path), 0
     for at in range(1, points + 1):
-        of = scene(DirectoryStore(tmp_path / f"store-{at}"), f"n{at}", tmp_path)
+        of = make_scene(DirectoryStore(tmp_path / f"store-{at}"), f"n{at}", tmp_path)
         try:
             with watched(tmp_path / f"store-{at}", at, ERRORS[fault]):
                 of.attempt(of.store)
         except StoreError:
             failed += 1
-        check(of)
+        check_invariants(of)
     assert points > 40 and failed > points / 2
     with capsys.disabled():
         print(f"\n  directory, {fault}: {points} of {points} calls tried, {failed} failed it")
@@ -124,22 +127,22 @@ def test_an_error_at_any_call_costs_nothing_that_was_committed(
 def test_an_error_at_any_call_of_gc_costs_no_blob_that_a_manifest_names(
     fault: str, directory: DirectoryStore, tmp_path: Path, capsys
 ):
-    of = scene(directory, "n", tmp_path)
-    loose, later = blob_key("f" * 64), time.time() + 2 * GRACE_S
+    of = make_scene(directory, "n", tmp_path)
+    loose, later = get_blob_key("f" * 64), time.time() + 2 * GRACE_S
     directory.put(loose, b"nobody's")
     named = set(directory.list("blobs/")) - {loose}
     with watched(directory.root, 0, None) as watch:
-        assert gc(directory, now=later).keys == (loose,)
+        assert collect_garbage(directory, now=later).keys == (loose,)
     points, failed = watch.count, 0
     for at in range(1, points + 1):
         directory.put(loose, b"nobody's")
         try:
             with watched(directory.root, at, ERRORS[fault]):
-                gc(directory, now=later)
+                collect_garbage(directory, now=later)
         except StoreError:
             failed += 1
         assert set(directory.list("blobs/")) >= named, at
-    check(of)
+    check_invariants(of)
     assert failed > points / 2
     with capsys.disabled():
         print(f"\n  directory, gc, {fault}: {points} of {points} calls tried, {failed} failed it")
@@ -152,13 +155,13 @@ def _commit_and_die(start: Barrier, _: int, of: Scene, at: int) -> None:
         of.attempt(store)
 
 
-def test_a_writer_killed_at_any_call_leaves_nothing_half(tmp_path: Path, capsys):
+def test_a_writer_killed_at_any_call_leaves_no_partial_adapter(tmp_path: Path, capsys):
     at = 0
     while True:
         at += 1
-        of = scene(DirectoryStore(tmp_path / f"store-{at}"), f"n{at}", tmp_path)
+        of = make_scene(DirectoryStore(tmp_path / f"store-{at}"), f"n{at}", tmp_path)
         [code] = race(_commit_and_die, of, at, count=1)
-        check(of)
+        check_invariants(of)
         if code == 0:
             break  # one call more than there are
         assert code == -signal.SIGKILL
@@ -168,7 +171,7 @@ def test_a_writer_killed_at_any_call_leaves_nothing_half(tmp_path: Path, capsys)
 
 
 def _commit_within(start: Barrier, _: int, of: Scene, limit: int) -> None:
-    # What a full disk is to `write`: so many bytes are taken, and not one more.
+    # A full disk, as `write` sees it: some bytes are written, and no more.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
@@ -178,54 +181,54 @@ def _commit_within(start: Barrier, _: int, of: Scene, limit: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1, 30, 100, 130, 700])
-def test_a_disk_that_is_full_inside_a_file_leaves_nothing_half(
+def test_a_full_disk_inside_a_file_leaves_no_partial_adapter(
     limit: int, directory: DirectoryStore, tmp_path: Path
 ):
-    of = scene(directory, "n", tmp_path)
+    of = make_scene(directory, "n", tmp_path)
     assert race(_commit_within, of, limit, count=1) == [3]
-    check(of)
+    check_invariants(of)
 
 
 class Flipping(DyingStore):
-    """Spoils one byte of the `at`-th write."""
+    """Flips a byte of the `at`-th write."""
 
     def put(self, key: str, data: bytes, **condition: Any) -> str:
-        return super().put(key, self._spoilt(data), **condition)
+        return super().put(key, self._flip(data), **condition)
 
     def put_file(self, key: str, path: Path, *, create_only: bool = False) -> str:
         return self.put(key, path.read_bytes(), create_only=create_only)
 
-    def _spoilt(self, data: bytes) -> bytes:
+    def _flip(self, data: bytes) -> bytes:
         writes = sum(call.startswith("put") for call in self.calls) + 1
         return data[:-1] + bytes([data[-1] ^ 1]) if writes == self._at else data
 
 
 @pytest.mark.parametrize("at", range(1, 5))
-def test_a_byte_that_flips_on_its_way_is_never_committed(
+def test_a_byte_that_flips_in_transit_is_never_committed(
     at: int, directory: DirectoryStore, tmp_path: Path
 ):
-    of = scene(directory, "n", tmp_path)
+    of = make_scene(directory, "n", tmp_path)
     flipping = Flipping(directory, at=at, death=lambda: None)
     if at < 4:
-        of.attempt(flipping)  # a claim says nothing to a reader; a blob is mended from the file
+        of.attempt(flipping)  # readers ignore claims; a corrupt blob is replaced from the file
     else:
         with pytest.raises(DigestMismatch):
             of.attempt(flipping)
-    check(of)
+    check_invariants(of)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_death_at_any_call_of_the_store_leaves_nothing_half(
+def test_a_death_at_any_call_of_the_store_leaves_no_partial_adapter(
     after: bool, directory: DirectoryStore, tmp_path: Path, capsys
 ):
-    rehearsal = scene(directory, "rehearsal", tmp_path)
+    rehearsal = make_scene(directory, "rehearsal", tmp_path)
     counted = DyingStore(directory)
     rehearsal.attempt(counted)
     points = len(counted.calls)
     for at in range(1, points + 1):
-        of = scene(directory, f"n{at}", tmp_path)
+        of = make_scene(directory, f"n{at}", tmp_path)
         with pytest.raises(Killed):
             of.attempt(DyingStore(directory, at=at, after=after))
-        check(of)
+        check_invariants(of)
     with capsys.disabled():
         print(f"\n  directory, store calls: {points} of {points} tried")

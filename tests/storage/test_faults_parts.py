@@ -1,4 +1,4 @@
-"""An object in parts meets every fault at every request: it is up whole or absent, and so down."""
+"""An object in parts meets every fault at every request, sent or received: complete or absent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import AlreadyThere, StoreError
-from jobs.store import s3 as s3_module
-from jobs.store import s3_parts
-from jobs.store.s3 import S3Store
+from jobs.errors import AlreadyExists, StoreError
+from jobs.store.s3 import multipart
+from jobs.store.s3 import s3_store as s3_module
+from jobs.store.s3.s3_store import S3Store
 from jobs.store.settings import S3Settings
 from tests.long import cases
 from tests.storage.fault_proxy import FAULTS, FaultProxy
@@ -25,54 +25,54 @@ ONCE = S3Settings(attempts=1, read_timeout=2)
 
 @pytest.fixture
 def proxy(weed: Weed) -> Iterator[FaultProxy]:
-    made = FaultProxy(weed.port)
-    yield made
-    made.close()
+    fault_proxy = FaultProxy(weed.port)
+    yield fault_proxy
+    fault_proxy.close()
 
 
 @pytest.fixture
-def spoilt(s3: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store:
-    """The store by way of the proxy, with the smallest parts that a server takes."""
-    assert s3.check_writable() == []
-    monkeypatch.setattr(s3_parts, "PART", PART)
-    monkeypatch.setattr(s3_module, "PART", PART)
+def damaged_store(s3: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    """The store behind the proxy, with the smallest parts that a server accepts."""
+    assert s3.check_writable() is None
+    monkeypatch.setattr(multipart, "PART_BYTES", PART)
+    monkeypatch.setattr(s3_module, "PART_BYTES", PART)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     return S3Store(s3.bucket, s3.prefix, ONCE)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    made = tmp_path / "large"
-    made.write_bytes(os.urandom(2 * PART + 1))
-    return made
+    file = tmp_path / "large"
+    file.write_bytes(os.urandom(2 * PART + 1))
+    return file
 
 
 @pytest.mark.parametrize("fault", cases(FAULTS, ("500 after", "reset", "wrong checksum")))
-def test_an_upload_in_parts_is_whole_or_absent_and_leaves_no_parts(
-    fault: str, spoilt: S3Store, proxy: FaultProxy, path: Path, capsys
+def test_an_upload_in_parts_is_complete_or_absent_and_leaves_no_parts(
+    fault: str, damaged_store: S3Store, proxy: FaultProxy, path: Path, capsys
 ):
     proxy.arm("", 0)
-    spoilt.put_file("rehearsal", path, create_only=True)
+    damaged_store.put_file("rehearsal", path, create_only=True)
     points, failed = proxy.count, 0
     assert points == 5  # begin, three parts, end
     for at in range(1, points + 1):
         proxy.arm(fault, at)
         try:
-            spoilt.put_file(f"n{at}", path, create_only=True)
+            damaged_store.put_file(f"n{at}", path, create_only=True)
         except StoreError:
             failed += 1
         proxy.disarm()
-        there = spoilt.head(f"n{at}")
-        assert there is None or spoilt.get(f"n{at}") == path.read_bytes()
-        # An upload that was begun unheard can't be aborted: its id never came.
+        info = damaged_store.head(f"n{at}")
+        assert info is None or damaged_store.get(f"n{at}") == path.read_bytes()
+        # An upload without a response cannot be aborted: its id is unknown.
         began_unheard = at == 1 and fault.endswith(" after")
-        assert len(spoilt.leftovers()) == began_unheard
-        for left in spoilt.leftovers():
-            spoilt.discard(left)
-        if there is None:
-            spoilt.put_file(f"n{at}", path, create_only=True)
-        with pytest.raises(AlreadyThere):
-            spoilt.put_file(f"n{at}", path, create_only=True)
+        assert len(damaged_store.list_leftovers()) == began_unheard
+        for leftover in damaged_store.list_leftovers():
+            damaged_store.discard(leftover)
+        if info is None:
+            damaged_store.put_file(f"n{at}", path, create_only=True)
+        with pytest.raises(AlreadyExists):
+            damaged_store.put_file(f"n{at}", path, create_only=True)
     assert failed >= 3
     with capsys.disabled():
         print(f"\n  s3, parts up, {fault}: {points} of {points} requests tried, {failed} failed it")
@@ -80,24 +80,24 @@ def test_an_upload_in_parts_is_whole_or_absent_and_leaves_no_parts(
 
 @pytest.mark.parametrize("fault", cases(FAULTS, ("500 after", "reset", "wrong checksum")))
 def test_a_download_in_parts_gives_the_digest_of_what_came(
-    fault: str, spoilt: S3Store, proxy: FaultProxy, path: Path, tmp_path: Path, capsys
+    fault: str, damaged_store: S3Store, proxy: FaultProxy, path: Path, tmp_path: Path, capsys
 ):
-    spoilt.put_file("large", path)
+    damaged_store.put_file("large", path)
     proxy.arm("", 0)
-    whole = spoilt.get_file("large", tmp_path / "rehearsal")
-    assert whole == hashlib.sha256(path.read_bytes()).hexdigest()
+    complete = damaged_store.get_file("large", tmp_path / "rehearsal")
+    assert complete == hashlib.sha256(path.read_bytes()).hexdigest()
     points, failed = proxy.count, 0
-    assert points == 4  # a look, three parts
+    assert points == 4  # head, three parts
     for at in range(1, points + 1):
         got = tmp_path / f"got-{at}"
         proxy.arm(fault, at)
         try:
-            digest = spoilt.get_file("large", got)
+            digest = damaged_store.get_file("large", got)
         except StoreError:
             failed += 1
             continue
         assert digest == hashlib.sha256(got.read_bytes()).hexdigest()
-        assert (digest == whole) == (got.read_bytes() == path.read_bytes())
+        assert (digest == complete) == (got.read_bytes() == path.read_bytes())
     assert failed == points or fault == "wrong checksum"
     with capsys.disabled():
         print(f"\n  s3, parts down, {fault}: {points} of {points} tried, {failed} failed it")

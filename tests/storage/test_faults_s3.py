@@ -1,4 +1,4 @@
-"""A commit on the real S3 server that meets every fault at every request in turn."""
+"""A commit on a real S3 server meets every fault at every request in turn."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import StoreError, StoreRefused, UnsoundStore
-from jobs.store import s3 as s3_module
-from jobs.store.adapters import gc, pull
-from jobs.store.blobs import blob_key
-from jobs.store.removal import GRACE_S
-from jobs.store.s3 import S3Store
-from jobs.store.s3_parts import PART
+from jobs.errors import StoreError, StoreRefused, UnsupportedStore
+from jobs.store.adapters.operations import collect_garbage, pull
+from jobs.store.adapters.removal import GRACE_S
+from jobs.store.blobs import get_blob_key
+from jobs.store.s3 import s3_store as s3_module
+from jobs.store.s3.multipart import PART_BYTES
+from jobs.store.s3.s3_store import S3Store
 from jobs.store.settings import S3Settings
-from tests.jobs.store.made import _in
+from tests.jobs.store.builders import _run_in_environment
 from tests.long import cases
 from tests.storage.fault_proxy import FAULTS, FaultProxy
-from tests.storage.faults import Scene, check, scene
+from tests.storage.faults import Scene, check_invariants, make_scene
 from tests.storage.weed import BUCKET, Weed
 
 pytestmark = pytest.mark.timeout(1800)  # hundreds of commits, on a machine that may be busy
 ONCE = S3Settings(attempts=1)
 SHORT = S3Settings(attempts=1, read_timeout=0.5)
 PATIENT = S3Settings(attempts=6, read_timeout=2)
-HEALED = ("503 slow down", "reset after", "time-out after")
-"""What boto3 tries again, so that the commit itself has to go through."""
+TRANSIENT = ("503 slow down", "reset after", "time-out after")
+"""Faults that boto3 retries, so that the commit succeeds."""
 SHORT_OF_ALL = ("reset after", "wrong checksum")
-"""What was done and not heard of, and bytes that lie; the others are long."""
+"""A lost response, and corrupt bytes; the other faults run in the long tests."""
 
 
 @pytest.fixture
 def proxy(weed: Weed) -> Iterator[FaultProxy]:
-    made = FaultProxy(weed.port)
-    yield made
-    made.close()
+    fault_proxy = FaultProxy(weed.port)
+    yield fault_proxy
+    fault_proxy.close()
 
 
 @pytest.fixture
 def direct(s3: S3Store) -> S3Store:
     """The store without the proxy, already probed."""
-    assert s3.check_writable() == []
+    assert s3.check_writable() is None
     return s3
 
 
-def through(proxy: FaultProxy, store: S3Store, settings: S3Settings) -> S3Store:
-    """The same store, by way of the proxy."""
+def open_through(proxy: FaultProxy, store: S3Store, settings: S3Settings) -> S3Store:
+    """Return the same store behind the proxy."""
     os.environ["AWS_ENDPOINT_URL_S3"] = proxy.url
     return S3Store(store.bucket, store.prefix, settings)
 
 
-class Spoilt:
-    """Runs a scene's commit through the proxy, and gives the environment back after it."""
+class DamagedStore:
+    """Runs the commit of a scene through the proxy, and restores the environment."""
 
     def __init__(self, proxy: FaultProxy, settings: S3Settings) -> None:
         self._proxy, self._settings = proxy, settings
 
     def commit(self, of: Scene) -> Exception | None:
         assert isinstance(of.store, S3Store)
-        store = through(self._proxy, of.store, self._settings)
+        store = open_through(self._proxy, of.store, self._settings)
         try:
             of.attempt(store)
         except StoreError as failed:
@@ -77,12 +77,12 @@ class Spoilt:
         return None
 
 
-def requests_of_a_commit(proxy: FaultProxy, direct: S3Store, folder: Path) -> int:
-    whole = scene(direct, "rehearsal", folder)
+def count_commit_requests(proxy: FaultProxy, direct: S3Store, folder: Path) -> int:
+    rehearsal = make_scene(direct, "rehearsal", folder)
     proxy.arm("", 0)
-    store = through(proxy, direct, ONCE)
+    store = open_through(proxy, direct, ONCE)
     try:
-        whole.attempt(store)
+        rehearsal.attempt(store)
         return proxy.count
     finally:
         del os.environ["AWS_ENDPOINT_URL_S3"]
@@ -92,23 +92,23 @@ def requests_of_a_commit(proxy: FaultProxy, direct: S3Store, folder: Path) -> in
 def test_a_fault_at_any_request_costs_nothing_that_was_committed(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, capsys
 ):
-    points = requests_of_a_commit(proxy, direct, tmp_path)
-    spoilt, failed = Spoilt(proxy, SHORT if fault.startswith("time-out") else ONCE), 0
+    points = count_commit_requests(proxy, direct, tmp_path)
+    damaged, failed = DamagedStore(proxy, SHORT if fault.startswith("time-out") else ONCE), 0
     for at in range(1, points + 1):
-        of = scene(direct, f"n{at}", tmp_path)
+        of = make_scene(direct, f"n{at}", tmp_path)
         proxy.arm(fault, at)
-        failed += spoilt.commit(of) is not None
-        check(of)
+        failed += damaged.commit(of) is not None
+        check_invariants(of)
     assert failed >= points * 0.8 or fault == "wrong checksum"
     with capsys.disabled():
         print(f"\n  s3, {fault}: {points} of {points} requests tried, {failed} failed the commit")
 
 
 @pytest.mark.parametrize("fault", cases(FAULTS, SHORT_OF_ALL))
-def test_a_fault_at_any_request_of_a_pull_gives_the_whole_adapter_or_nothing(
+def test_a_fault_at_any_request_of_a_pull_gives_the_complete_adapter_or_nothing(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, monkeypatch, capsys
 ):
-    of = scene(direct, "n", tmp_path)
+    of = make_scene(direct, "n", tmp_path)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     settings = SHORT if fault.startswith("time-out") else ONCE
     store = S3Store(direct.bucket, direct.prefix, settings)
@@ -134,41 +134,41 @@ def test_a_fault_at_any_request_of_a_pull_gives_the_whole_adapter_or_nothing(
 def test_a_fault_at_any_request_of_gc_costs_no_blob_that_a_manifest_names(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, monkeypatch, capsys
 ):
-    of = scene(direct, "n", tmp_path)
-    loose, later = blob_key("f" * 64), time.time() + 2 * GRACE_S
+    of = make_scene(direct, "n", tmp_path)
+    loose, later = get_blob_key("f" * 64), time.time() + 2 * GRACE_S
     named = set(direct.list("blobs/"))
     with monkeypatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         store = S3Store(direct.bucket, direct.prefix, ONCE)
         direct.put(loose, b"nobody's")
         proxy.arm("", 0)
-        assert gc(store, now=later).keys == (loose,)
+        assert collect_garbage(store, now=later).keys == (loose,)
         points, failed = proxy.count, 0
         for at in range(1, points + 1):
             direct.put(loose, b"nobody's")
             proxy.arm(fault, at)
             try:
-                gc(store, now=later)
+                collect_garbage(store, now=later)
             except StoreError:
                 failed += 1
             proxy.disarm()
-            assert set(direct.list("blobs/")) >= named, proxy.seen
-    check(of)
+            assert set(direct.list("blobs/")) >= named, proxy.requests
+    check_invariants(of)
     with capsys.disabled():
         print(f"\n  s3, gc, {fault}: {points} of {points} requests tried, {failed} failed it")
 
 
-@pytest.mark.parametrize("fault", cases(HEALED, HEALED[1:2]))
-def test_a_fault_that_passes_is_not_even_noticed(
+@pytest.mark.parametrize("fault", cases(TRANSIENT, TRANSIENT[1:2]))
+def test_a_transient_fault_does_not_fail_the_commit(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path
 ):
-    points = requests_of_a_commit(proxy, direct, tmp_path)
-    spoilt = Spoilt(proxy, PATIENT)
+    points = count_commit_requests(proxy, direct, tmp_path)
+    damaged = DamagedStore(proxy, PATIENT)
     for at in range(1, points + 1):
-        of = scene(direct, f"n{at}", tmp_path)
+        of = make_scene(direct, f"n{at}", tmp_path)
         proxy.arm(fault, at)
-        assert spoilt.commit(of) is None, f"{fault} at request {at}"
-        check(of)
+        assert damaged.commit(of) is None, f"{fault} at request {at}"
+        check_invariants(of)
 
 
 def _commit(of: Scene, settings: S3Settings) -> None:
@@ -178,21 +178,21 @@ def _commit(of: Scene, settings: S3Settings) -> None:
 
 
 @pytest.mark.parametrize("moment", cases(["do", "do after"], ["do after"]), ids=["before", "after"])
-def test_a_writer_killed_at_any_request_leaves_nothing_half(
+def test_a_writer_killed_at_any_request_leaves_no_partial_adapter(
     moment: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, capsys
 ):
     context = multiprocessing.get_context("forkserver")
     at, tried = 0, 0
     while True:
         at += 1
-        of = scene(direct, f"n{at}", tmp_path)
+        of = make_scene(direct, f"n{at}", tmp_path)
         environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.url}
-        process = context.Process(target=_in, args=(environment, _commit, of, ONCE))
+        process = context.Process(target=_run_in_environment, args=(environment, _commit, of, ONCE))
         proxy.kill_client(moment, at, lambda process=process: process.pid or 0)
         process.start()
         process.join()
         proxy.disarm()
-        check(of)
+        check_invariants(of)
         if process.exitcode == 0:
             break  # one request more than there are
         assert process.exitcode == -signal.SIGKILL
@@ -210,15 +210,15 @@ def test_a_server_killed_at_any_request_of_a_commit_and_started_again(tmp_path: 
     os.environ.update(server.environment)
     try:
         direct = S3Store(BUCKET, f"test-{secrets.token_hex(6)}")
-        assert direct.check_writable() == []
-        points = requests_of_a_commit(proxy, direct, tmp_path)
-        spoilt = Spoilt(proxy, ONCE)
+        assert direct.check_writable() is None
+        points = count_commit_requests(proxy, direct, tmp_path)
+        damaged = DamagedStore(proxy, ONCE)
         for at in range(1, points + 1):
-            of = scene(direct, f"n{at}", tmp_path)
+            of = make_scene(direct, f"n{at}", tmp_path)
             proxy.arm("do" if at % 2 else "do after", at, server.kill)
-            assert isinstance(spoilt.commit(of), StoreError)
+            assert isinstance(damaged.commit(of), StoreError)
             server.start()
-            check(of)
+            check_invariants(of)
     finally:
         for name in server.environment:
             os.environ.pop(name, None)
@@ -233,36 +233,35 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_depends_on_
 ):
     proxy.lies = True
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    monkeypatch.setattr(s3_module, "_sound", set[str]())
+    monkeypatch.setattr(s3_module, "_proven_stores", set[str]())
     store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(PATIENT, attempts=2))
-    [fault] = store.check_writable()
-    assert "ignores If-None-Match" in fault.problem
-    with pytest.raises(UnsoundStore, match="ignores If-None-Match"):
+    assert "ignores If-None-Match" in (store.check_writable() or "")
+    with pytest.raises(UnsupportedStore, match="ignores If-None-Match"):
         store.put("a", b"x", create_only=True)
     assert list(store.list("")) == []
 
 
-def test_a_writer_who_may_not_delete_commits_all_the_same(
+def test_a_writer_without_permission_to_delete_can_commit(
     proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     proxy.denied = ("DELETE",)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    assert s3.check_writable() == []
-    of = scene(s3, "n", tmp_path)
-    check(of)
-    [left] = s3.leftovers()
-    assert left.name.startswith(".tmp/probe-")
+    assert s3.check_writable() is None
+    of = make_scene(s3, "n", tmp_path)
+    check_invariants(of)
+    [leftover] = s3.list_leftovers()
+    assert leftover.name.startswith(".tmp/probe-")
     with pytest.raises(StoreRefused):
         s3.delete("a")
 
 
-def test_every_write_asks_for_the_encryption_that_was_asked_for(
+def test_every_write_requests_the_configured_encryption(
     proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    asked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}
-    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(ONCE, encryption=asked))
-    (tmp_path / "large").write_bytes(bytes(PART + 1))
+    encryption = (("ServerSideEncryption", "aws:kms"), ("SSEKMSKeyId", "key-1"))
+    store = S3Store(s3.bucket, s3.prefix, dataclasses.replace(ONCE, encryption=encryption))
+    (tmp_path / "large").write_bytes(bytes(PART_BYTES + 1))
     acts = (
         lambda: store.put("a", b"x"),
         lambda: store.put_file("b", tmp_path / "large"),
@@ -272,10 +271,10 @@ def test_every_write_asks_for_the_encryption_that_was_asked_for(
     for act in acts:
         proxy.arm("", 0)
         with suppress(StoreError):
-            act()  # this server has no keys of its own, which is not what is asked here
+            act()  # this server has no keys of its own, which this test does not need
         begins = [
             headers
-            for line, headers in zip(proxy.seen, proxy.headers, strict=True)
+            for line, headers in zip(proxy.requests, proxy.headers, strict=True)
             if line.split()[0] in ("PUT", "POST") and "partNumber" not in line
         ]
         assert begins[0]["x-amz-server-side-encryption"] == "aws:kms"

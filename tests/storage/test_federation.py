@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from jobs.federate.rounds import rounds_journal
-from jobs.federate.server import Federation
-from jobs.store.adapters import resolve, verify
-from jobs.store.s3 import S3Store
-from tests.jobs.federate.runs import federation_of, folder_with_rows, request_of
+from jobs.store.adapters.operations import resolve_adapter, verify_adapter
+from jobs.store.s3.s3_store import S3Store
+from tests.jobs.federation.runs import (
+    KillAfter,
+    Killed,
+    folder_with_rows,
+    move_request,
+    request_of,
+    run_request,
+)
 
 pytestmark = pytest.mark.timeout(300)
 
 
-class Killed(Exception):
-    """The server is gone."""
-
-
-class Mortal(Federation):
-    """A server that dies after its second round."""
-
-    def _after_round(self, *told: Any) -> None:
-        super()._after_round(*told)
-        if self.round == 2:
-            self.saver.wait()
-            raise Killed
-
-
-def test_a_federation_in_a_bucket_goes_on_where_it_was_killed(s3: S3Store, tmp_path: Path):
+def test_a_federation_in_a_bucket_resumes_where_it_was_killed(s3: S3Store, tmp_path: Path):
     torch.set_num_threads(1)
-    folder = folder_with_rows(tmp_path)
-    once = federation_of(request_of(folder, {"compress": "topk"}))
-    once.run()
-    request = request_of(folder, {"compress": "topk"})
-    spec = request.spec.model_copy(update={"store": s3.url("store")})
-    request = replace(request, spec=spec)
-    first = federation_of(request)
-    first.__class__ = Mortal
+    request = request_of(folder_with_rows(tmp_path), {"compress": "topk"})
+    uninterrupted = run_request(request)
+    request = move_request(request, s3.url("store"))
     with pytest.raises(Killed):
-        first.run()
-    second = federation_of(request)
-    second.run()
-    assert torch.equal(second.weights_n, once.weights_n)
+        run_request(request, hooks=KillAfter(rounds=2))
+    resumed = run_request(request)
+    assert torch.equal(resumed.weights_n, uninterrupted.weights_n)
     store = S3Store(s3.bucket, f"{s3.prefix}/store")
-    assert verify(store, resolve(store, "tiny")) == []
-    rounds = [line["round"] for line in rounds_journal(second.runs).tail(0)[0]]
-    assert set(rounds) == {1, 2, 3, 4}
+    assert verify_adapter(store, resolve_adapter(store, "tiny")) == []
+    assert {line["round"] for line in resumed.read_rounds()} == {1, 2, 3, 4}

@@ -1,4 +1,4 @@
-"""What dead writers left in a bucket: unfinished uploads and probes go once they are old."""
+"""Debris of dead writers in a bucket: old unfinished uploads and probes are removed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-from jobs.store.adapters import commit, gc, list_adapters, verify
-from jobs.store.removal import GRACE_S
-from jobs.store.s3 import S3Store
-from jobs.store.s3_parts import PART
-from tests.jobs.store.made import _in, adapter_folder, draft
+from jobs.store.adapters.operations import collect_garbage, commit, list_adapters, verify_adapter
+from jobs.store.adapters.removal import GRACE_S
+from jobs.store.s3.multipart import PART_BYTES
+from jobs.store.s3.s3_store import S3Store
+from tests.jobs.store.builders import _run_in_environment, make_adapter_folder, make_draft
 from tests.storage.fault_proxy import FaultProxy
 from tests.storage.weed import Weed
 
@@ -20,64 +20,64 @@ LATER = GRACE_S + 3600
 PIECE = 5 << 20
 
 
-def begun(store: S3Store, key: str) -> None:
-    """An upload of one part that nobody ends, under a whole key of the bucket."""
+def start_upload(store: S3Store, key: str) -> None:
+    """Start an upload of one part and never finish it, under a full key of the bucket."""
     client = store._client
-    where = {"Bucket": store.bucket, "Key": key}
-    made = client.create_multipart_upload(**where)
-    client.upload_part(**where, UploadId=made["UploadId"], PartNumber=1, Body=bytes(PIECE))
+    address = {"Bucket": store.bucket, "Key": key}
+    created = client.create_multipart_upload(**address)
+    client.upload_part(**address, UploadId=created["UploadId"], PartNumber=1, Body=bytes(PIECE))
 
 
-def unfinished(store: S3Store) -> list[str]:
-    """The keys of all uploads under way whose keys begin as this store's prefix does."""
+def list_unfinished(store: S3Store) -> list[str]:
+    """Return the keys of all unfinished uploads whose keys start with the prefix of the store."""
     pages = store._client.get_paginator("list_multipart_uploads").paginate(Bucket=store.bucket)
-    found = (upload["Key"] for page in pages for upload in page.get("Uploads", ()))
-    return sorted(key for key in found if key.startswith(store.prefix))
+    uploads = (upload["Key"] for page in pages for upload in page.get("Uploads", ()))
+    return sorted(key for key in uploads if key.startswith(store.prefix))
 
 
-def test_an_unfinished_upload_goes_once_it_is_old_and_no_other_program_s(
-    s3: S3Store, tmp_path: Path
-):
-    kept = commit(s3, adapter_folder(tmp_path / "exported"), draft())
-    begun(s3, f"{s3.prefix}/blobs/sha256/ab/c")
-    begun(s3, f"{s3.prefix}2/blobs/sha256/ab/c")
+def test_gc_aborts_old_uploads_but_none_of_other_programs(s3: S3Store, tmp_path: Path):
+    manifest = commit(s3, make_adapter_folder(tmp_path / "exported"), make_draft())
+    start_upload(s3, f"{s3.prefix}/blobs/sha256/ab/c")
+    start_upload(s3, f"{s3.prefix}2/blobs/sha256/ab/c")
     s3._client.put_object(Bucket=s3.bucket, Key=f"{s3.prefix}/.tmp/probe-1", Body=b"probe")
     before = list(s3.list(""))
     both = [f"{s3.prefix}/blobs/sha256/ab/c", f"{s3.prefix}2/blobs/sha256/ab/c"]
-    assert gc(s3).leftovers == ()
-    would = gc(s3, dry_run=True, now=time.time() + LATER)
+    assert collect_garbage(s3).leftovers == ()
+    would = collect_garbage(s3, dry_run=True, now=time.time() + LATER)
     assert would.leftovers == (".tmp/probe-1", "blobs/sha256/ab/c")
     assert would.bytes == PIECE + 5
-    assert unfinished(s3) == both
-    assert gc(s3, now=time.time() + LATER) == would
-    assert unfinished(s3) == both[1:]
-    assert s3.leftovers() == []
+    assert list_unfinished(s3) == both
+    assert collect_garbage(s3, now=time.time() + LATER) == would
+    assert list_unfinished(s3) == both[1:]
+    assert s3.list_leftovers() == []
     assert list(s3.list("")) == before
-    assert list_adapters(s3) == [kept] and verify(s3, kept) == []
+    assert list_adapters(s3) == [manifest] and verify_adapter(s3, manifest) == []
     other = S3Store(s3.bucket, f"{s3.prefix}2")
-    [left] = other.leftovers()
-    other.discard(left)
-    other.discard(left)
-    assert unfinished(s3) == []
+    [leftover] = other.list_leftovers()
+    other.discard(leftover)
+    other.discard(leftover)
+    assert list_unfinished(s3) == []
 
 
 def _put(store: S3Store, path: Path) -> None:
     store.put_file("big", path)
 
 
-def test_what_a_writer_left_that_was_killed_inside_an_upload_is_freed(
+def test_the_parts_of_a_writer_killed_inside_an_upload_are_freed(
     s3: S3Store, weed: Weed, tmp_path: Path
 ):
-    (tmp_path / "big").write_bytes(bytes(PART * 2))
+    (tmp_path / "big").write_bytes(bytes(PART_BYTES * 2))
     proxy = FaultProxy(weed.port)
     environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.url}
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_in, args=(environment, _put, s3, tmp_path / "big"))
+    process = context.Process(
+        target=_run_in_environment, args=(environment, _put, s3, tmp_path / "big")
+    )
     proxy.kill_client("do after", 3, lambda: process.pid or 0)  # after one part at the least
     process.start()
     process.join()
     proxy.close()
     assert process.exitcode == -signal.SIGKILL
-    assert unfinished(s3) == [f"{s3.prefix}/big"]
-    assert gc(s3, now=time.time() + LATER).bytes >= PART
-    assert unfinished(s3) == [] and list(s3.list("")) == []
+    assert list_unfinished(s3) == [f"{s3.prefix}/big"]
+    assert collect_garbage(s3, now=time.time() + LATER).bytes >= PART_BYTES
+    assert list_unfinished(s3) == [] and list(s3.list("")) == []

@@ -1,24 +1,33 @@
-"""Eight at once on one name: a version each, one history, nothing mixed."""
+"""Eight concurrent writers of a name: a version each, one history, nothing mixed."""
 
 from __future__ import annotations
 
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from jobs.store.adapters import commit, list_adapters, promote, read_pointer, rollback, verify
-from jobs.store.objects import ObjectStore
-from tests.jobs.store.made import adapter_folder, draft, race
-from tests.storage.faults import same_bytes
+from jobs.store.adapters.operations import (
+    commit,
+    list_adapters,
+    promote,
+    read_pointer,
+    rollback,
+    verify_adapter,
+)
+from jobs.store.base import ObjectStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft, race
+from tests.storage.faults import has_same_bytes
 
 
 def _commit(start: Barrier, mine: int, store: ObjectStore, folders: list[Path]) -> None:
     start.wait()
-    commit(store, folders[mine], draft(run=f"run-{mine}", code_version=f"code {mine}"))
+    commit(store, folders[mine], make_draft(run=f"run-{mine}", code_version=f"code {mine}"))
 
 
-def test_eight_that_commit_one_name_get_eight_versions_and_none_is_mixed(store, tmp_path: Path):
-    assert store.check_writable() == []
-    folders = [adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)]
+def test_eight_commits_of_the_same_name_get_eight_unmixed_versions(store, tmp_path: Path):
+    assert store.check_writable() is None
+    folders = [
+        make_adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)
+    ]
     assert race(_commit, store, folders, count=8) == [0] * 8
     adapters = list_adapters(store)
     assert [adapter.version for adapter in adapters] == list(range(1, 9))
@@ -26,8 +35,8 @@ def test_eight_that_commit_one_name_get_eight_versions_and_none_is_mixed(store, 
     for adapter in adapters:
         mine = int(adapter.run.removeprefix("run-"))
         assert adapter.code_version == f"code {mine}"
-        assert verify(store, adapter) == []
-        assert same_bytes(store, adapter, folders[mine])
+        assert verify_adapter(store, adapter) == []
+        assert has_same_bytes(store, adapter, folders[mine])
 
 
 def _promote(start: Barrier, mine: int, store: ObjectStore) -> None:
@@ -35,15 +44,15 @@ def _promote(start: Barrier, mine: int, store: ObjectStore) -> None:
     promote(store, "chat", mine + 1)
 
 
-def test_eight_that_promote_make_one_history_in_which_none_is_lost(store, tmp_path: Path):
-    folder = adapter_folder(tmp_path / "exported")
+def test_eight_promotions_make_a_history_without_a_loss(store, tmp_path: Path):
+    folder = make_adapter_folder(tmp_path / "exported")
     for number in range(8):
-        commit(store, folder, draft(run=f"r{number}"))
+        commit(store, folder, make_draft(run=f"r{number}"))
     assert race(_promote, store, count=8) == [0] * 8
     pointer = read_pointer(store, "chat")
     assert pointer is not None
     assert [move.number for move in pointer.moves] == list(range(1, 9))
     assert sorted(move.version for move in pointer.moves) == list(range(1, 9))
-    assert (*pointer.before, pointer.version) == tuple(move.version for move in pointer.moves)
-    for before in reversed(pointer.before):
+    assert (*pointer.previous, pointer.version) == tuple(move.version for move in pointer.moves)
+    for before in reversed(pointer.previous):
         assert rollback(store, "chat").version == before

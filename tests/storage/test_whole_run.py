@@ -1,4 +1,4 @@
-"""A whole run whose model, data and store all lie in a bucket, and no secret of it anywhere."""
+"""A run whose model, data and store are in a bucket, and no secret anywhere in its output."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.adapters import resolve, verify
-from jobs.store.runs import RunStore, list_runs
-from jobs.store.s3 import S3Store
+from jobs.store.adapters.operations import resolve_adapter, verify_adapter
+from jobs.store.runs.run_store import RunStore, list_runs
+from jobs.store.s3.s3_store import S3Store
 from tests.ray_head import RAY, ray_head
 from tests.storage.weed import KEY, Weed
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
@@ -33,7 +33,7 @@ def spec(s3: S3Store, tmp_path: Path) -> Path:
     (tmp_path / "rows").mkdir()
     chat_rows(tmp_path / "rows" / "train.jsonl", 60)
     rows = upload(s3, tmp_path / "rows", "rows")
-    told = tiny_spec(
+    document = tiny_spec(
         tmp_path,
         model={"path": model},
         data={"train": f"{rows}/*.jsonl", "eval_fraction": 0.2},
@@ -41,10 +41,10 @@ def spec(s3: S3Store, tmp_path: Path) -> Path:
         cluster={"workers": 2},
         store=s3.url("store"),
     )
-    return write_spec(tmp_path / "spec.yaml", told)
+    return write_spec(tmp_path / "spec.yaml", document)
 
 
-def test_a_run_needs_no_folder_that_is_shared_and_spreads_no_secret(
+def test_a_run_needs_no_shared_folder_and_leaks_no_secret(
     spec: Path, s3: S3Store, weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SLORA_CACHE", str(tmp_path / "cache"))
@@ -58,26 +58,26 @@ def test_a_run_needs_no_folder_that_is_shared_and_spreads_no_secret(
             )
 
         done = run(SLORA, "train", str(spec), "--json")
-        shown = run(RAY, "job", "list", "--address", head.url)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    found = json.loads(done.stdout)
-    assert found["adapter"] == "tiny@v1"
+        output = run(RAY, "job", "list", "--address", head.url)
+    messages = done.stdout + done.stderr
+    assert done.returncode == 0, messages
+    leaks = json.loads(done.stdout)
+    assert leaks["adapter"] == "tiny@v1"
     store = S3Store(s3.bucket, f"{s3.prefix}/store")
-    adapter = resolve(store, "tiny")
-    assert verify(store, adapter) == []
+    adapter = resolve_adapter(store, "tiny")
+    assert verify_adapter(store, adapter) == []
     assert adapter.base.path == s3.url("models/tiny")
     [run] = list_runs(store)
     runs = RunStore(store, run)
     steps = [m["step"] for m in runs.metrics.tail(0)[0] if "evaluation" not in m]
     assert steps == sorted(set(steps)) and steps[-1] == 8
     kinds = [event["event"] for event in runs.events.tail(0)[0]]
-    assert kinds[-1] == "published" and "checkpoint" in kinds
-    # What is in the bucket, was said, is shown by Ray's Jobs API, or lies in a file of Ray's own.
+    assert kinds[-1] == "published" and "checkpoint_saved" in kinds
+    # In the bucket, in the output, in the Jobs API of Ray, or in a file of Ray.
     secrets = weed.secret.encode(), KEY.encode()
     written = {key: s3.get(key) for key in s3.list("")}
-    written |= {"what it said": said.encode(), "ray job list": shown.stdout.encode()}
-    assert "jobs.finetune" in shown.stdout, shown.stderr
+    written |= {"what it said": messages.encode(), "ray job list": output.stdout.encode()}
+    assert "jobs.finetune" in output.stdout, output.stderr
     of_ray = [path for path in (tmp_path / "head").rglob("*") if path.is_file()]
     assert any(path.suffix == ".log" for path in of_ray)
     written |= {str(path): path.read_bytes() for path in (*of_ray, spec)}

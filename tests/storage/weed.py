@@ -1,4 +1,4 @@
-"""A real S3 server of our own: SeaweedFS on free ports, in a folder, ended with its parent."""
+"""A real S3 server for tests: SeaweedFS on free ports, in a folder, which ends with its parent."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ START_S = 180.0
 
 
 class Weed:
-    """The server. `kill` is SIGKILL; `start` brings it back with what it had."""
+    """The server. `kill` sends SIGKILL; `start` starts it again with its old content."""
 
     def __init__(self, folder: Path, secret: str = SECRET) -> None:
         self._folder, self.secret = folder, secret
-        self._ports = _free_ports(4)
+        self._ports = _find_free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         identity = {
@@ -47,7 +47,7 @@ class Weed:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What boto3 reads."""
+        """The variables that boto3 reads."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": KEY,
@@ -59,7 +59,7 @@ class Weed:
         }
 
     def client(self) -> object:
-        """Plain boto3, with nothing of ours."""
+        """Return a plain boto3 client."""
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.url,
@@ -70,7 +70,7 @@ class Weed:
         )
 
     def start(self) -> None:
-        """Starts the server and waits until it takes an object in the test's bucket."""
+        """Start the server and wait until it accepts an object in the bucket of the tests."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(), stdout=log, stderr=log, preexec_fn=_die_with_parent
@@ -82,7 +82,7 @@ class Weed:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """Send SIGKILL and wait for the end of the process."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
@@ -115,19 +115,19 @@ class Weed:
 
 
 def weed_binary() -> str:
-    """Beside this Python, where its package puts it, or on the path."""
+    """Return the program beside this Python, where its package installs it, or on the path."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else (shutil.which("weed") or "weed")
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free, and free 10,000 higher too: the server takes both."""
-    found = list[int]()
-    while len(found) < count:
+def _find_free_ports(count: int) -> list[int]:
+    """Return free ports p whose ports p + 10,000 are free too: the server uses both."""
+    ports = list[int]()
+    while len(ports) < count:
         port = random.randrange(20_000, 30_000)
-        if port not in found and _free(port) and _free(port + 10_000):
-            found.append(port)
-    return found
+        if port not in ports and _free(port) and _free(port + 10_000):
+            ports.append(port)
+    return ports
 
 
 def _free(port: int) -> bool:

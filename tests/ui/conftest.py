@@ -66,7 +66,7 @@ def _program() -> dict[str, Any]:
     if HOME.exists():
         own = {"LD_LIBRARY_PATH": str(HOME / "lib"), "FONTCONFIG_FILE": str(HOME / "fonts.conf")}
         return {"executable_path": str(HOME / "chromium"), "env": {**os.environ, **own}}
-    found = system_browser()
-    if found is None:
+    program = system_browser()
+    if program is None:
         pytest.skip("no Chromium here: `python -m tests.ui.fetch_browser` fetches one, or says why")
-    return {"executable_path": found}
+    return {"executable_path": program}

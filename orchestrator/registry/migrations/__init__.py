@@ -1,1 +1,1 @@
-"""Alembic's folder: how a migration is run, and the migrations."""
+"""Migrations of the registry's schema, run by Alembic."""

@@ -1,17 +1,17 @@
-"""What Alembic runs for each migration: on the connection and in the transaction it was given."""
+"""Run a migration on the given connection, inside the transaction of the caller."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from orchestrator.registry.models import Table
+from orchestrator.registry.tables import TableBase
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=Table.metadata,
-    # SQLite can't alter much of a table; Alembic makes it anew and moves the rows.
+    target_metadata=TableBase.metadata,
+    # SQLite can alter little of a table; Alembic recreates it and copies the rows.
     render_as_batch=True,
 )
-# No transaction of Alembic's: it is the caller's, in which SQLite's DDL is too.
+# The transaction is the caller's, and includes the DDL on SQLite.
 context.run_migrations()

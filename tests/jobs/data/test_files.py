@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.data.files as files
-from jobs.data.files import read_rows, resolve
+import jobs.inspect.datasets.files as files
 from jobs.errors import Fault, InputError
+from jobs.inspect.datasets.files import read_rows, resolve_files
 
 ROWS = [{"text": "a"}, {"text": "grüße, \u2028 you"}]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -83,7 +83,7 @@ GZIPPED = gzip.compress(JSONL * 5000)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         pytest.param(
             "d.jsonl", JSONL + b'{"text": "\xff"}\n', r":3: not UTF-8.*0xff", id="not UTF-8"
@@ -91,18 +91,18 @@ GZIPPED = gzip.compress(JSONL * 5000)
         pytest.param("d.jsonl", '{"text": 1}\n'.encode("utf-16"), r":1: not UTF-8", id="UTF-16"),
         pytest.param("d.jsonl", JSONL + b'{"text": "abc', r":3: .*truncated", id="last line cut"),
         pytest.param(
-            "d.jsonl", b'{"text" "a"}\n' + JSONL, r":1: bad JSON \(.*column", id="bad JSON"
+            "d.jsonl", b'{"text" "a"}\n' + JSONL, r":1: invalid JSON \(.*column", id="invalid JSON"
         ),
         pytest.param("d.jsonl", JSONL + b"[1]\n", r":3: the row is an array", id="an array"),
         pytest.param("d.jsonl", b"null\n", r":1: the row is null", id="null"),
         pytest.param("d.jsonl", b'"a"\n', r":1: the row is a string", id="a string"),
-        pytest.param("d.jsonl", b"[" * 100_000 + b"\n", r":1: bad JSON", id="a deep nest"),
+        pytest.param("d.jsonl", b"[" * 100_000 + b"\n", r":1: invalid JSON", id="a deep nest"),
         pytest.param(
-            "d.jsonl", b'{"a":' + b"9" * 5000 + b"}\n", r":1: bad JSON", id="a giant number"
+            "d.jsonl", b'{"a":' + b"9" * 5000 + b"}\n", r":1: invalid JSON", id="a giant number"
         ),
-        pytest.param("d.jsonl", b"\0" * 100 + b"\n", r":1: bad JSON", id="zero bytes"),
+        pytest.param("d.jsonl", b"\0" * 100 + b"\n", r":1: invalid JSON", id="zero bytes"),
         pytest.param(
-            "d.jsonl", JSONL + b"x" * 2000, r":3: a line longer than 1,000", id="a long line"
+            "d.jsonl", JSONL + b"x" * 2000, r":3: the line is longer than 1,000", id="a long line"
         ),
         pytest.param("d.jsonl.gz", GZIPPED[:-30], r"gz: truncated gzip", id="gzip cut short"),
         pytest.param("d.jsonl.gz", JSONL, r"gz: corrupt gzip", id="not gzip"),
@@ -113,7 +113,10 @@ GZIPPED = gzip.compress(JSONL * 5000)
             id="bad gzip",
         ),
         pytest.param(
-            "d.jsonl.gz", gzip.compress(b"x" * 10**7), r":1: a line longer", id="a gzip that swells"
+            "d.jsonl.gz",
+            gzip.compress(b"x" * 10**7),
+            r":1: the line is longer",
+            id="a gzip that swells",
         ),
         pytest.param(
             "d.json", json.dumps(ROWS)[:-1].encode(), r":1: truncated", id="array without end"
@@ -122,43 +125,45 @@ GZIPPED = gzip.compress(JSONL * 5000)
             "d.json", json.dumps(ROWS)[:-4].encode(), r":1: truncated", id="array cut in text"
         ),
         pytest.param(
-            "d.json", b'[{"text": "a"},\n{"text" 1}]', r":2: bad JSON", id="array, bad element"
+            "d.json", b'[{"text": "a"},\n{"text" 1}]', r":2: invalid JSON", id="array, bad element"
         ),
-        pytest.param("d.json", b'[{"text": "a"}] x', r":1: bad JSON after", id="array and more"),
+        pytest.param(
+            "d.json", b'[{"text": "a"}] x', r":1: invalid JSON after", id="array and more"
+        ),
         pytest.param(
             "d.json", b'[{"text": "a"},\n 3]', r":2: the row is a number", id="array of a number"
         ),
         pytest.param("d.json", b'[{"text":\n "\xff"}]', r":2: not UTF-8", id="array, not UTF-8"),
         pytest.param(
-            "d.csv", CSV + b"a,b\n", r":4: 2 cells where the header has 1", id="too many cells"
+            "d.csv", CSV + b"a,b\n", r":4: 2 cells, but the header has 1", id="too many cells"
         ),
-        pytest.param("d.csv", CSV + b'"a\n', r":4: bad CSV", id="an open quote"),
+        pytest.param("d.csv", CSV + b'"a\n', r":4: invalid CSV", id="an open quote"),
         pytest.param(
-            "d.csv", b"a,a\n1,2\n", r":1: the header has empty or double", id="double names"
+            "d.csv", b"a,a\n1,2\n", r":1: the header has empty or repeated", id="double names"
         ),
         pytest.param("d.csv", CSV + b"\xff\n", r":4: not UTF-8", id="csv, not UTF-8"),
-        pytest.param("d.parquet", JSONL, r":1: not parquet, or cut short", id="not parquet"),
-        pytest.param("d.parquet", b"", r":1: not parquet", id="empty parquet"),
-        pytest.param("d.pkl", b"", r"unknown kind of file \.pkl", id="unknown kind"),
-        pytest.param("d", b"", r"unknown kind of file d", id="no extension"),
-        pytest.param("d.parquet.gz", b"", r"unknown kind of file", id="gzipped parquet"),
+        pytest.param("d.parquet", JSONL, r":1: invalid or truncated parquet", id="not parquet"),
+        pytest.param("d.parquet", b"", r":1: invalid or truncated parquet", id="empty parquet"),
+        pytest.param("d.pkl", b"", r"unsupported file type \.pkl", id="unknown kind"),
+        pytest.param("d", b"", r"unsupported file type d", id="no extension"),
+        pytest.param("d.parquet.gz", b"", r"unsupported file type", id="gzipped parquet"),
     ],
 )
 def test_a_hostile_file_is_refused_by_file_and_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, message: str
 ) -> None:
-    if "long" in said:
-        monkeypatch.setattr(files, "LONGEST_LINE", 1000)
+    if "long" in message:
+        monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=said) as wrong:
+    with pytest.raises(InputError, match=message) as error:
         list(read_rows(tmp_path / name))
-    assert str(wrong.value).startswith(str(tmp_path / name))
+    assert str(error.value).startswith(str(tmp_path / name))
 
 
 def test_a_parquet_file_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
     path.write_bytes(parquet(path)[:-20])
-    with pytest.raises(InputError, match="not parquet, or cut short"):
+    with pytest.raises(InputError, match="invalid or truncated parquet"):
         list(read_rows(path))
 
 
@@ -166,26 +171,26 @@ def test_reading_goes_on_after_a_bad_line_when_faults_are_gathered(tmp_path: Pat
     path = tmp_path / "d.jsonl"
     path.write_bytes(b'{"text": "a"}\n{bad\n\xff\n{"text": "b"}\n3\n')
     faults: list[Fault] = []
-    assert [row.values["text"] for row in read_rows(path, report=faults.append)] == ["a", "b"]
+    assert [row.values["text"] for row in read_rows(path, on_fault=faults.append)] == ["a", "b"]
     assert [fault.key for fault in faults] == [f"{path}:{line}" for line in (2, 3, 5)]
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json", "d.csv", "d.txt", "d.parquet"])
-def test_whoever_watches_sees_all_bytes_of_a_sound_file_once(tmp_path: Path, name: str) -> None:
-    path, seen = tmp_path / name, bytearray()
+def test_every_byte_of_a_sound_file_is_passed_on_once(tmp_path: Path, name: str) -> None:
+    path, size = tmp_path / name, bytearray()
     contents = {".gz": GZIPPED, ".csv": CSV, ".json": json.dumps(ROWS).encode()}
     path.write_bytes(contents.get(path.suffix, JSONL))
     if path.suffix == ".parquet":
         parquet(path)
-    list(read_rows(path, seen=seen.extend))
-    assert bytes(seen) == path.read_bytes()
+    list(read_rows(path, on_chunk=size.extend))
+    assert bytes(size) == path.read_bytes()
 
 
 def test_a_file_is_streamed_and_not_read_ahead(tmp_path: Path) -> None:
-    path, seen = tmp_path / "d.jsonl", bytearray()
+    path, size = tmp_path / "d.jsonl", bytearray()
     path.write_bytes(b'{"text": "a"}\n' * 500_000)
-    next(read_rows(path, seen=seen.extend))
-    assert len(seen) <= 2**20
+    next(read_rows(path, on_chunk=size.extend))
+    assert len(size) <= 2**20
 
 
 def test_files_are_found_by_name_url_glob_and_folder(tmp_path: Path) -> None:
@@ -194,39 +199,39 @@ def test_files_are_found_by_name_url_glob_and_folder(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "c.jsonl").write_bytes(JSONL)
     both = (tmp_path / "a.csv", tmp_path / "b.jsonl")
-    assert resolve(str(tmp_path / "b.jsonl")) == both[1:]
-    assert resolve(f"file://{tmp_path}/b.jsonl") == both[1:]
-    assert resolve(str(tmp_path)) == both
-    assert resolve(f"{tmp_path}/[ab].*") == both
+    assert resolve_files(str(tmp_path / "b.jsonl")) == both[1:]
+    assert resolve_files(f"file://{tmp_path}/b.jsonl") == both[1:]
+    assert resolve_files(str(tmp_path)) == both
+    assert resolve_files(f"{tmp_path}/[ab].*") == both
 
 
 def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
     path = tmp_path / "d[1].jsonl"
     path.write_bytes(JSONL)
-    assert resolve(str(path)) == (path,)
+    assert resolve_files(str(path)) == (path,)
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("address", "message"),
     [
-        pytest.param("nowhere.jsonl", "data.train: no such file: nowhere.jsonl", id="a file"),
-        pytest.param("no/w/here", "no such file", id="a path"),
-        pytest.param("*.nothing", "no such file", id="a glob"),
-        pytest.param("", "no data file|no such file", id="nothing"),
-        pytest.param("a\0b", "no such file", id="a zero byte"),
-        pytest.param("x" * 5000, "can't be looked at", id="a very long name"),
-        pytest.param("/dev/zero", "no such file", id="a device"),
-        pytest.param("s3://b/c", "no bucket's name", id="s3"),
+        pytest.param("nowhere.jsonl", "data.train: file not found: nowhere.jsonl", id="a file"),
+        pytest.param("no/w/here", "file not found", id="a path"),
+        pytest.param("*.nothing", "file not found", id="a glob"),
+        pytest.param("", "no data file|file not found", id="nothing"),
+        pytest.param("a\0b", "file not found", id="a zero byte"),
+        pytest.param("x" * 5000, "can't be read", id="a very long name"),
+        pytest.param("/dev/zero", "file not found", id="a device"),
+        pytest.param("s3://b/c", "not a valid bucket name", id="s3"),
         pytest.param("nobody/nothing", "nor a data set in the local hub cache", id="a hub id"),
     ],
 )
-def test_what_is_not_there_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, said: str
+def test_an_address_without_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match=said):
-        resolve(where, key="data.train")
+    with pytest.raises(InputError, match=message):
+        resolve_files(address, key="data.train")
 
 
 def cached(home: Path, *names: str) -> None:
@@ -243,8 +248,8 @@ def cached(home: Path, *names: str) -> None:
 def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     cached(tmp_path, "README.md", "data/train-00001.jsonl", "data/train-00000.jsonl")
-    found = resolve("org/name")
-    assert [path.name for path in found] == ["train-00000.jsonl", "train-00001.jsonl"]
+    paths = resolve_files("org/name")
+    assert [path.name for path in paths] == ["train-00000.jsonl", "train-00001.jsonl"]
 
 
 def test_a_hub_id_with_several_splits_is_refused(
@@ -253,4 +258,4 @@ def test_a_hub_id_with_several_splits_is_refused(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     cached(tmp_path, "data/train-0.jsonl", "data/test-0.jsonl")
     with pytest.raises(InputError, match="several splits: test, train"):
-        resolve("org/name")
+        resolve_files("org/name")

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from jobs.data.files import Row
-from jobs.data.formats import (
-    Completion,
-    Conversation,
-    Labelled,
-    Message,
-    Text,
-    detect,
+from jobs.errors import InputError
+from jobs.inspect.datasets.files import Row
+from jobs.inspect.datasets.formats import (
+    ChatExample,
+    ChatMessage,
+    CompletionExample,
+    LabelledExample,
+    TextExample,
+    detect_format,
     read_example,
 )
-from jobs.errors import InputError
 
 USER, BOT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
 
@@ -26,7 +26,7 @@ def row(**values: Any) -> Row:
 
 
 @pytest.mark.parametrize(
-    ("values", "task", "found"),
+    ("values", "task", "expected"),
     [
         pytest.param({"messages": [], "text": ""}, None, "chat", id="chat"),
         pytest.param({"prompt": "", "completion": ""}, None, "prompt-completion", id="prompt"),
@@ -38,25 +38,27 @@ def row(**values: Any) -> Row:
         pytest.param({}, None, None, id="nothing"),
     ],
 )
-def test_fields_and_task_tell_the_format(values: dict[str, Any], task: str, found: str) -> None:
-    assert detect(values, task=task) == found
+def test_the_format_follows_from_fields_and_task(
+    values: dict[str, Any], task: str, expected: str
+) -> None:
+    assert detect_format(values, task=task) == expected
 
 
-def test_each_format_has_one_form_inside() -> None:
-    assert read_example(row(messages=[USER, BOT]), "auto") == Conversation(
-        (Message("user", "hi"), Message("assistant", "ho"))
+def test_each_format_is_read_into_its_own_class() -> None:
+    assert read_example(row(messages=[USER, BOT]), "auto") == ChatExample(
+        (ChatMessage("user", "hi"), ChatMessage("assistant", "ho"))
     )
-    assert read_example(row(prompt="", completion="b"), "auto") == Completion("", "b")
-    assert read_example(row(text="a", label="x"), "text") == Text("a")
-    assert read_example(row(text="a", label=-3), "auto") == Labelled("a", "-3")
+    assert read_example(row(prompt="", completion="b"), "auto") == CompletionExample("", "b")
+    assert read_example(row(text="a", label="x"), "text") == TextExample("a")
+    assert read_example(row(text="a", label=-3), "auto") == LabelledExample("a", "-3")
 
 
 BAD_MESSAGES = {
     "not a list": ("hi", "messages is 'hi'"),
     "no message": ([], "messages has no message"),
-    "no answer": ([USER], "messages has user.*assistant's"),
+    "no answer": ([USER], "messages has user.*assistant"),
     "a bare string": ([USER, "ho"], r"messages\[1\] is 'ho'"),
-    "other names": ([{"from": "human"}], r"\[0\] lacks 'role' and 'content'; it has 'from'"),
+    "other names": ([{"from": "human"}], r"\[0\] is missing 'role' and 'content'; it has 'from'"),
     "unknown role": (
         [{**BOT, "role": "bot"}],
         r"\[0\].role is 'bot'.*system, user, assistant, tool",
@@ -93,17 +95,17 @@ BAD_ROWS = {
 }
 
 
-@pytest.mark.parametrize(("fmt", "values", "said"), BAD_ROWS.values(), ids=BAD_ROWS)
-def test_a_wrong_row_is_told_where_what_and_the_way_out(
-    fmt: str, values: dict[str, Any], said: str
+@pytest.mark.parametrize(("fmt", "values", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_an_invalid_row_is_reported_with_location_problem_and_fix(
+    fmt: str, values: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=said) as wrong:
+    with pytest.raises(InputError, match=message) as error:
         read_example(row(**values), fmt)
-    assert str(wrong.value).startswith("d.jsonl:7: ")
-    assert len(str(wrong.value)) < 400
+    assert str(error.value).startswith("d.jsonl:7: ")
+    assert len(str(error.value)) < 400
 
 
-def test_a_giant_value_is_shown_in_short() -> None:
-    with pytest.raises(InputError) as wrong:
+def test_a_long_value_is_shortened_in_a_message() -> None:
+    with pytest.raises(InputError) as error:
         read_example(row(text=["x" * 10**6]), "text")
-    assert len(str(wrong.value)) < 200
+    assert len(str(error.value)) < 200

@@ -1,4 +1,4 @@
-"""What a tiny retraining needs to be looked at: a model of shapes alone, and its rows."""
+"""A workspace for tiny retrainings: a model that has shapes but no weights, and rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.tiny import chat_rows, hollow_model
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     hollow_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 8)
     chat_rows(tmp_path / "eval.jsonl", 4)

@@ -1,4 +1,4 @@
-"""The gate as a table: figures in, verdict out."""
+"""The gate as a table: metrics in, verdict out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobs.request import HELD_OUT, OLD
-from jobs.retrain.gate import judge
-from jobs.retrain.section import GateSection
+from jobs.retrain.gate import apply_gate
+from jobs.spec.sections.retrain import GateSection
+from jobs.train.request import HELD_OUT, PREVIOUS_EVAL
 
 NAN, INF = math.nan, math.inf
 Pair = tuple[float | None, float | None]
@@ -21,7 +21,7 @@ CASES: dict[str, tuple[dict[str, Any], Pair, Pair, bool]] = {
     "not better by enough": ({"better_by": 0.2}, (1.0, 1.0), (1.1, 1.1), False),
     "forgets too much": ({}, (1.0, 1.2), (1.1, 1.1), False),
     "forgets as much as it may": ({"tolerance": 0.25}, (1.0, 1.25), (1.1, 1.0), True),
-    "forgetting is not asked": ({"tolerance": None}, (1.0, 9.0), (1.1, 1.1), True),
+    "forgetting is not checked": ({"tolerance": None}, (1.0, 9.0), (1.1, 1.1), True),
     "misses the target": ({"target": 0.5}, (1.0, 1.0), (1.1, 1.1), False),
     "reaches the target": ({"target": 1.0}, (1.0, 1.0), (1.1, 1.1), True),
     "the target alone": ({"baseline": "none", "target": 1.5}, (1.4, 9.0), (1.0, 1.0), True),
@@ -42,33 +42,37 @@ CASES: dict[str, tuple[dict[str, Any], Pair, Pair, bool]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("gate", "new", "baseline", "holds"), CASES.values(), ids=CASES)
-def test_what_passes_the_gate(gate, new, baseline, holds):
-    sets = (HELD_OUT, OLD)
-    verdict = judge(
+@pytest.mark.parametrize(("gate", "new", "baseline", "passes"), CASES.values(), ids=CASES)
+def test_what_passes_the_gate(gate, new, baseline, passes):
+    sets = (HELD_OUT, PREVIOUS_EVAL)
+    verdict = apply_gate(
         GateSection(**gate),
         dict(zip(sets, new, strict=True)),
         dict(zip(sets, baseline, strict=True)),
     )
-    assert verdict.holds is holds
-    assert bool(verdict.why) is not holds
+    assert verdict.passed is passes
+    assert bool(verdict.reason) is not passes
 
 
 def test_a_first_adapter_only_has_to_be_a_number():
-    assert judge(GateSection(), {HELD_OUT: 9.0}, None).holds
-    assert not judge(GateSection(), {HELD_OUT: NAN}, None).holds
+    assert apply_gate(GateSection(), {HELD_OUT: 9.0}, None).passed
+    assert not apply_gate(GateSection(), {HELD_OUT: NAN}, None).passed
 
 
-@pytest.mark.parametrize(("gone", "holds"), [("ignore", True), ("refuse", False)])
-def test_old_rows_that_are_gone_are_told_and_count_as_the_gate_says(gone, holds):
-    gate = GateSection(gone=gone)
-    verdict = judge(gate, {HELD_OUT: 1.0}, {HELD_OUT: 1.0}, gone="the file was changed")
-    assert verdict.holds is holds
-    assert any("the file was changed" in line.asked for line in verdict.lines)
+@pytest.mark.parametrize(("missing_rows", "passes"), [("ignore", True), ("refuse", False)])
+def test_missing_rows_are_reported_and_count_as_the_gate_says(missing_rows, passes):
+    gate = GateSection(missing_rows=missing_rows)
+    verdict = apply_gate(
+        gate, {HELD_OUT: 1.0}, {HELD_OUT: 1.0}, missing_reason="the file was changed"
+    )
+    assert verdict.passed is passes
+    assert any("the file was changed" in check.requirement for check in verdict.checks)
 
 
 def test_the_reason_has_the_numbers():
-    why = judge(GateSection(), {HELD_OUT: 1.5, OLD: 1.0}, {HELD_OUT: 1.25, OLD: 1.0}).why
-    assert "1.5000" in why
-    assert "1.2500" in why
-    assert "held-out" in why
+    reason = apply_gate(
+        GateSection(), {HELD_OUT: 1.5, PREVIOUS_EVAL: 1.0}, {HELD_OUT: 1.25, PREVIOUS_EVAL: 1.0}
+    ).reason
+    assert "1.5000" in reason
+    assert "1.2500" in reason
+    assert "held-out" in reason

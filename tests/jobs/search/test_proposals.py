@@ -1,4 +1,4 @@
-"""What Tune is handed, trial by trial: as many as the budget has, and what had not ended."""
+"""The trials that Tune gets: as many as the budget allows, and those that have not ended."""
 
 from __future__ import annotations
 
@@ -7,70 +7,73 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from jobs.preflight import absolute, check
-from jobs.search.diary import Diary
-from jobs.search.proposals import Proposals
-from jobs.search.trainable import ASKED
-from jobs.store.directory import DirectoryStore
-from jobs.store.runs import RunStore
-from tests.jobs.search.asked import a_search
+from jobs.plan.preflight import validate_run
+from jobs.search.trial_log import TrialLog
+from jobs.search.trial_plan import TrialPlanner
+from jobs.search.tune.proposals import TrialProposer
+from jobs.search.tune.trial_task import TASK_KEY
+from jobs.spec.paths import make_paths_absolute
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from tests.jobs.search.specs import a_search
 
 
-def _proposals(folder: Path, **section: Any) -> tuple[Proposals, Diary]:
+def make_proposer(folder: Path, **section: Any) -> tuple[TrialProposer, TrialLog]:
     search = a_search(folder, section)
-    diary = Diary(RunStore(DirectoryStore(folder / "store"), "search"))
-    return Proposals(search, check(absolute(search.spec)), diary, run="search"), diary
+    trial_log = TrialLog(RunStore(DirectoryStore(folder / "store"), "search"))
+    planner = TrialPlanner(search, validate_run(make_paths_absolute(search)), run="search")
+    return TrialProposer(search, planner, trial_log, run="search"), trial_log
 
 
-def _number(proposed: Any) -> int:
-    found: int = proposed[ASKED].number
-    return found
+def number_of(proposed: Any) -> int:
+    number: int = proposed[TASK_KEY].number
+    return number
 
 
-def test_a_budget_of_trials_is_used_whole_while_some_of_them_run(folder: Path):
-    made, diary = _proposals(folder, samples=9, budget={"trials": 4})
+def test_a_budget_of_trials_is_used_up_while_some_of_them_run(folder: Path):
+    proposer, trial_log = make_proposer(folder, samples=9, budget={"trials": 4})
     for number in range(2):
-        made.suggest(f"t{number}")
-        diary.write(diary.rows[number], status="running")
+        proposer.suggest(f"t{number}")
+        trial_log.write(trial_log.records[number], status="running")
     for number in (2, 3):
         ended = number - 2
-        diary.write(diary.rows[ended], status="done", metric=1.0)
-        made.on_trial_complete(f"t{ended}")
-        assert _number(made.suggest(f"t{number}")) == number
-        diary.write(diary.rows[number], status="running")
-    assert made.suggest("t4") == Searcher.FINISHED
+        trial_log.write(trial_log.records[ended], status="done", metric=1.0)
+        proposer.on_trial_complete(f"t{ended}")
+        assert number_of(proposer.suggest(f"t{number}")) == number
+        trial_log.write(trial_log.records[number], status="running")
+    assert proposer.suggest("t4") == Searcher.FINISHED
 
 
-def test_what_ran_when_the_search_died_is_proposed_again_and_what_ended_is_not(folder: Path):
-    made, diary = _proposals(folder, samples=4, budget={"trials": 2})
-    first, second = made.suggest("a"), made.suggest("b")
-    diary.write(diary.rows[_number(first)], status="done", metric=1.0)
-    diary.write(diary.rows[_number(second)], status="running")
-    again, _ = _proposals(folder, samples=4, budget={"trials": 2})
-    assert _number(again.suggest("c")) == _number(second)
+def test_after_a_crash_running_trials_are_proposed_again_and_ended_ones_are_not(folder: Path):
+    proposer, trial_log = make_proposer(folder, samples=4, budget={"trials": 2})
+    first, second = proposer.suggest("a"), proposer.suggest("b")
+    trial_log.write(trial_log.records[number_of(first)], status="done", metric=1.0)
+    trial_log.write(trial_log.records[number_of(second)], status="running")
+    again, _ = make_proposer(folder, samples=4, budget={"trials": 2})
+    assert number_of(again.suggest("c")) == number_of(second)
     assert again.suggest("d") == Searcher.FINISHED
 
 
-def test_a_rejected_trial_is_a_row_and_takes_nobodys_place(folder: Path):
+def test_a_rejected_trial_is_recorded_and_does_not_count(folder: Path):
     space = {"method.rank": {"choice": [64, 2]}}
-    made, diary = _proposals(folder, space=space, algorithm="grid")
-    assert _number(made.suggest("a")) == 1
-    assert [row.status for row in diary.rows] == ["rejected", "waiting"]
+    proposer, trial_log = make_proposer(folder, space=space, algorithm="grid")
+    assert number_of(proposer.suggest("a")) == 1
+    assert [row.status for row in trial_log.records] == ["rejected", "waiting"]
 
 
-def test_nothing_is_left_only_when_every_trial_was_proposed_and_ended(folder: Path):
-    made, diary = _proposals(folder, samples=2)
+def test_a_search_is_unfinished_until_every_trial_was_proposed_and_has_ended(folder: Path):
+    proposer, trial_log = make_proposer(folder, samples=2)
     for number in range(2):
-        assert made.left()
-        made.suggest(f"t{number}")
-        assert made.left()
-        diary.write(diary.rows[number], status="failed")
-    assert not made.left()
+        assert proposer.has_unfinished()
+        proposer.suggest(f"t{number}")
+        assert proposer.has_unfinished()
+        trial_log.write(trial_log.records[number], status="failed")
+    assert not proposer.has_unfinished()
 
 
 def test_tpe_ends_when_all_of_a_small_space_was_proposed(folder: Path):
     space = {"method.rank": {"choice": [2, 4]}}
-    made, diary = _proposals(folder, space=space, algorithm="tpe", samples=6)
-    assert {_number(made.suggest(name)) for name in "ab"} == {0, 1}
-    assert made.suggest("c") == Searcher.FINISHED
-    assert len(diary.rows) == 2
+    proposer, trial_log = make_proposer(folder, space=space, algorithm="tpe", samples=6)
+    assert {number_of(proposer.suggest(name)) for name in "ab"} == {0, 1}
+    assert proposer.suggest("c") == Searcher.FINISHED
+    assert len(trial_log.records) == 2

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from jobs.search.results import read_parquet, table_of, write_parquet
-from jobs.search.rows import Row
-from tests.jobs.search.made import HOSTILE, row, search
+from jobs.search.report.results import build_table, read_parquet, write_parquet
+from jobs.search.trial_record import TrialRecord
+from tests.jobs.search.builders import HOSTILE, row, search
 
 
-def test_a_search_is_read_back_as_it_was(tmp_path: Path):
+def test_records_are_read_back_unchanged(tmp_path: Path):
     rows = search(18)
     write_parquet(tmp_path / "results.parquet", rows)
     assert read_parquet(tmp_path / "results.parquet") == rows
@@ -23,8 +23,8 @@ def test_a_search_is_read_back_as_it_was(tmp_path: Path):
 
 
 def test_every_field_and_every_key_is_a_column():
-    table = table_of(search())
-    assert {field.name for field in fields(Row)} <= set(table.column_names)
+    table = build_table(search())
+    assert {field.name for field in fields(TrialRecord)} <= set(table.column_names)
     assert table.column("config.method.rank").to_pylist() == [
         row.config["method.rank"] for row in search()
     ]
@@ -42,13 +42,13 @@ def test_every_field_and_every_key_is_a_column():
     ],
     ids=["whole numbers", "numbers", "both", "yes or no", "words"],
 )
-def test_a_key_of_one_kind_keeps_it(values: list[Any], kind: pa.DataType):
-    found = table_of([row(n, config={"a": v}) for n, v in enumerate(values)]).column("config.a")
-    assert found.type == kind and found.to_pylist() == values
+def test_a_key_of_one_type_keeps_it(values: list[Any], kind: pa.DataType):
+    column = build_table([row(n, config={"a": v}) for n, v in enumerate(values)]).column("config.a")
+    assert column.type == kind and column.to_pylist() == values
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "texts"),
     [
         ([8, "8"], ["8", "8"]),
         ([True, 1], ["true", "1"]),
@@ -58,32 +58,32 @@ def test_a_key_of_one_kind_keeps_it(values: list[Any], kind: pa.DataType):
     ],
     ids=["number and word", "yes and number", "list and word", "too large", "nothing"],
 )
-def test_a_key_of_mixed_kinds_is_text_and_the_row_comes_back_all_the_same(
-    values: list[Any], told: list[str | None], tmp_path: Path
+def test_a_key_of_mixed_types_is_text_and_the_record_is_read_back_unchanged(
+    values: list[Any], texts: list[str | None], tmp_path: Path
 ):
     rows = [row(n, config={"a": v}) for n, v in enumerate(values)]
-    found = table_of(rows).column("config.a")
-    assert found.type == pa.string() and found.to_pylist() == told
+    column = build_table(rows).column("config.a")
+    assert column.type == pa.string() and column.to_pylist() == texts
     write_parquet(tmp_path / "r", rows)
     assert read_parquet(tmp_path / "r") == rows
 
 
-def test_a_key_that_some_trials_lack_is_empty_there(tmp_path: Path):
+def test_a_key_that_a_trial_lacks_is_null(tmp_path: Path):
     rows = [row(0, config={"a": 1}), row(1, config={"b": HOSTILE})]
-    table = table_of(rows)
+    table = build_table(rows)
     assert table.column("config.a").to_pylist() == [1, None]
     write_parquet(tmp_path / "r", rows)
     assert read_parquet(tmp_path / "r") == rows
 
 
-def test_no_trials_are_a_table_of_no_lines(tmp_path: Path):
+def test_no_trials_make_an_empty_table(tmp_path: Path):
     write_parquet(tmp_path / "r", [])
     assert read_parquet(tmp_path / "r") == []
     types = {field.name: field.type for field in parquet.read_schema(tmp_path / "r")}
     assert types["metric"] == pa.float64() and types["number"] == pa.int64()
 
 
-def test_a_file_that_was_there_is_replaced_as_a_whole(tmp_path: Path):
+def test_an_existing_file_is_replaced_atomically(tmp_path: Path):
     write_parquet(tmp_path / "r", search(3))
     write_parquet(tmp_path / "r", search(4))
     assert len(read_parquet(tmp_path / "r")) == 4

@@ -1,4 +1,4 @@
-"""What Tune's schedulers are told, and that the exchange of states leaves nobody waiting."""
+"""Tune's schedulers get the right limits, and PBT leaves no trial waiting for ever."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from jobs.search.schedulers import Exchange, scheduler_of
-from jobs.search.section import Domain
-from tests.jobs.search.asked import a_search
+from jobs.search.tune.schedulers import ResumablePBT, make_scheduler
+from jobs.spec.sections.search import Domain
+from tests.jobs.search.specs import a_search
 
 RATE = {"train.learning_rate": {"choice": [1e-2, 1e-3, 1e-4, 1e-5]}}
 
 
 @dataclass(eq=False)
-class Played:
-    """As much of a trial as the scheduler looks at."""
+class FakeTrial:
+    """The part of a trial that the scheduler reads."""
 
     trial_id: str
     status: str = Trial.RUNNING
@@ -29,25 +29,25 @@ class Played:
         return self.status in (Trial.TERMINATED, Trial.ERROR)
 
 
-class Controller:
-    """Holds trials; pauses those that the scheduler pauses."""
+class FakeController:
+    """Holds the trials for the scheduler."""
 
-    def __init__(self, *trials: Played) -> None:
+    def __init__(self, *trials: FakeTrial) -> None:
         self.trials = list(trials)
 
-    def get_trials(self) -> list[Played]:
+    def get_trials(self) -> list[FakeTrial]:
         return self.trials
 
-    def get_live_trials(self) -> set[Played]:
+    def get_live_trials(self) -> set[FakeTrial]:
         return {trial for trial in self.trials if not trial.is_finished()}
 
 
-def _exchange(folder: Path, *trials: Played) -> tuple[Exchange, Controller]:
-    made = scheduler_of(a_search(folder, {"scheduler": "pbt", "space": RATE}), [])
-    assert isinstance(made, Exchange)
+def make_pbt(folder: Path, *trials: FakeTrial) -> tuple[ResumablePBT, FakeController]:
+    pbt = make_scheduler(a_search(folder, {"scheduler": "pbt", "space": RATE}), [])
+    assert isinstance(pbt, ResumablePBT)
     for trial in trials:
-        made._trial_state[trial] = _State()
-    return made, Controller(*trials)
+        pbt._trial_state[trial] = _State()
+    return pbt, FakeController(*trials)
 
 
 class _State:
@@ -56,51 +56,51 @@ class _State:
     last_score = None
 
 
-def _reports(made: Exchange, there: Controller, trial: Played, step: int) -> None:
-    told = made.on_trial_result(there, trial, {"step": step, "metric": 1.0})
-    assert told == TrialScheduler.PAUSE
+def report(pbt: ResumablePBT, controller: FakeController, trial: FakeTrial, step: int) -> None:
+    decision = pbt.on_trial_result(controller, trial, {"step": step, "metric": 1.0})
+    assert decision == TrialScheduler.PAUSE
     trial.status = Trial.PAUSED
 
 
-def test_trials_that_wait_for_one_that_fails_go_on(tmp_path: Path):
-    waits, fails = Played("waits"), Played("fails")
-    made, there = _exchange(tmp_path, waits, fails)
-    _reports(made, there, waits, 4)
-    assert made.choose_trial_to_run(there) is None
+def test_trials_that_wait_for_a_failed_one_continue(tmp_path: Path):
+    waiting, fails = FakeTrial("waiting"), FakeTrial("fails")
+    pbt, controller = make_pbt(tmp_path, waiting, fails)
+    report(pbt, controller, waiting, 4)
+    assert pbt.choose_trial_to_run(controller) is None
     fails.status = Trial.TERMINATED
-    assert made.choose_trial_to_run(there) is waits
+    assert pbt.choose_trial_to_run(controller) is waiting
 
 
-def test_trials_that_go_on_from_unequal_steps_all_come_to_their_end(tmp_path: Path):
-    behind, ahead = Played("behind"), Played("ahead")
-    made, there = _exchange(tmp_path, behind, ahead)
+def test_trials_that_resume_at_unequal_steps_all_reach_their_end(tmp_path: Path):
+    behind, ahead = FakeTrial("behind"), FakeTrial("ahead")
+    pbt, controller = make_pbt(tmp_path, behind, ahead)
     behind.status = Trial.PAUSED
-    made._trial_state[behind].last_train_time = 4
-    made._trial_state[ahead].last_train_time = 8
-    made._next_perturbation_sync = 8
+    pbt._trial_state[behind].last_train_time = 4
+    pbt._trial_state[ahead].last_train_time = 8
+    pbt._next_perturbation_sync = 8
     ahead.status = Trial.PAUSED
-    assert made.choose_trial_to_run(there) is behind
+    assert pbt.choose_trial_to_run(controller) is behind
     behind.status = Trial.TERMINATED
-    assert made.choose_trial_to_run(there) is ahead
+    assert pbt.choose_trial_to_run(controller) is ahead
 
 
 def test_a_trial_that_still_runs_is_waited_for(tmp_path: Path):
-    waits, runs = Played("waits"), Played("runs")
-    made, there = _exchange(tmp_path, waits, runs)
-    _reports(made, there, waits, 4)
-    assert made.choose_trial_to_run(there) is None
+    waiting, runs = FakeTrial("waiting"), FakeTrial("runs")
+    pbt, controller = make_pbt(tmp_path, waiting, runs)
+    report(pbt, controller, waiting, 4)
+    assert pbt.choose_trial_to_run(controller) is None
 
 
 @pytest.mark.parametrize(
-    ("steps", "most"),
+    ("steps", "max_steps"),
     [
         pytest.param({"choice": [8, 40]}, 40, id="listed"),
         pytest.param({"randint": [8, 30]}, 30, id="between"),
     ],
 )
 def test_asha_lets_a_trial_of_more_steps_than_the_default_reach_its_end(
-    tmp_path: Path, steps: dict[str, Any], most: int
+    tmp_path: Path, steps: dict[str, Any], max_steps: int
 ):
     search = a_search(tmp_path, {"space": {"train.steps": steps}})
-    assert scheduler_of(search, [])._max_t == most
+    assert make_scheduler(search, [])._max_t == max_steps
     assert Domain.model_validate(steps).finite

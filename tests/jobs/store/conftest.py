@@ -1,4 +1,4 @@
-"""What the store's tests share: a directory store in a folder of its own."""
+"""Shared fixtures: a directory store in its own folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.directory import DirectoryStore
+from jobs.store.local import DirectoryStore
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Blobs: written once, mended when rotten, never believed."""
+"""Blobs: written once, replaced when corrupt, always verified."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.adapters import commit, verify
-from jobs.store.blobs import blob_key, digest_of_key
-from jobs.store.digest import sha256_of_file
-from jobs.store.directory import DirectoryStore
-from tests.jobs.store.made import DyingStore, adapter_folder, draft
+from jobs.store.adapters.operations import commit, verify_adapter
+from jobs.store.blobs import get_blob_key, parse_blob_key
+from jobs.store.digest import compute_file_sha256
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, make_adapter_folder, make_draft
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return adapter_folder(tmp_path / "exported")
+    return make_adapter_folder(tmp_path / "exported")
 
 
-def blob_of(folder: Path) -> str:
-    return blob_key(sha256_of_file(folder / "adapter_model.safetensors"))
+def find_blob(folder: Path) -> str:
+    return get_blob_key(compute_file_sha256(folder / "adapter_model.safetensors"))
 
 
-def test_a_blob_that_is_there_is_not_sent_again(store: DirectoryStore, folder: Path):
-    commit(store, folder, draft(run="r1"))
+def test_an_existing_blob_is_not_sent_again(store: DirectoryStore, folder: Path):
+    commit(store, folder, make_draft(run="r1"))
     watched = DyingStore(store)
-    commit(watched, folder, draft(run="r2"))
+    commit(watched, folder, make_draft(run="r2"))
     assert [call for call in watched.calls if call.startswith("put blobs")] == []
 
 
 @pytest.mark.parametrize("rot", [b"", b"rotten", None], ids=["empty", "short", "same length"])
-def test_a_rotten_blob_is_mended_by_the_next_commit(store: DirectoryStore, folder: Path, rot):
-    blob = blob_of(folder)
-    commit(store, folder, draft(run="r1"))
-    whole = store.get(blob)
-    store.put(blob, whole[:-1] + b"?" if rot is None else rot)
-    again = commit(store, folder, draft(run="r2"))
-    assert store.get(blob) == whole
-    assert verify(store, again) == []
+def test_a_corrupt_blob_is_replaced_by_the_next_commit(store: DirectoryStore, folder: Path, rot):
+    blob = find_blob(folder)
+    commit(store, folder, make_draft(run="r1"))
+    intact = store.get(blob)
+    store.put(blob, intact[:-1] + b"?" if rot is None else rot)
+    again = commit(store, folder, make_draft(run="r2"))
+    assert store.get(blob) == intact
+    assert verify_adapter(store, again) == []
 
 
 @pytest.mark.parametrize(
     ("key", "digest"),
     [
-        (blob_key("ab" * 32), "ab" * 32),
+        (get_blob_key("ab" * 32), "ab" * 32),
         ("blobs/sha256/ab/cd", None),
         ("blobs/sha256/" + "a" * 64, None),
-        (blob_key("ab" * 32) + "/x", None),
+        (get_blob_key("ab" * 32) + "/x", None),
         ("blobs/sha256/AB/" + "a" * 62, None),
     ],
 )
-def test_only_a_blobs_key_names_a_digest(key: str, digest: str | None):
-    assert digest_of_key(key) == digest
+def test_only_the_key_of_a_blob_holds_a_digest(key: str, digest: str | None):
+    assert parse_blob_key(key) == digest

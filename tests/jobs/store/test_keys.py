@@ -1,4 +1,4 @@
-"""Keys: what may name an object, and what no store ever sees."""
+"""Keys: the valid ones, and those that no store ever sees."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from jobs.store.directory import DirectoryStore
 from jobs.store.keys import check_key
+from jobs.store.local import DirectoryStore
 
 HOSTILE = {
     "empty": ("", "is empty"),
@@ -20,16 +20,16 @@ HOSTILE = {
     "double slash": ("adapters//chat", "empty part"),
     "slash at the end": ("adapters/chat/", "empty part"),
     "backslash": ("adapters\\..\\secret", "backslash"),
-    "nul": ("adapters/chat\0.json", "can't be printed"),
-    "newline": ("adapters/chat\n", "can't be printed"),
-    "escape": ("adapters/\x1b[2J", "can't be printed"),
-    "delete": ("adapters/\x7f", "can't be printed"),
-    "c1 control": ("adapters/\x9b2J", "can't be printed"),
-    "right to left": ("adapters/\u202etxt.exe", "can't be printed"),
-    "lone surrogate": ("adapters/\ud800", "can't be printed"),
-    "line separator": ("adapters/\u2028", "can't be printed"),
-    "the store's own": (".tmp/1-2", "keeps for itself"),
-    "the store's probe": (".tmp-probe-1/first", "keeps for itself"),
+    "nul": ("adapters/chat\0.json", "cannot be printed"),
+    "newline": ("adapters/chat\n", "cannot be printed"),
+    "escape": ("adapters/\x1b[2J", "cannot be printed"),
+    "delete": ("adapters/\x7f", "cannot be printed"),
+    "c1 control": ("adapters/\x9b2J", "cannot be printed"),
+    "right to left": ("adapters/\u202etxt.exe", "cannot be printed"),
+    "lone surrogate": ("adapters/\ud800", "cannot be printed"),
+    "line separator": ("adapters/\u2028", "cannot be printed"),
+    "the store's own": (".tmp/1-2", "is reserved for the store"),
+    "the store's probe": (".tmp-probe-1/first", "is reserved for the store"),
     "too long": ("a/" * 600 + "a", "longer than 1024 bytes"),
 }
 
@@ -42,7 +42,7 @@ def test_a_hostile_key_is_refused_before_anything_is_touched(key: str, says: str
         lambda: store.get(key),
         lambda: store.head(key),
         lambda: store.delete(key),
-        lambda: store.path(key),
+        lambda: store.local_path(key),
     ):
         with pytest.raises(InputError) as caught:
             act()
@@ -56,7 +56,7 @@ def test_a_hostile_key_is_refused_before_anything_is_touched(key: str, says: str
     "key",
     ["a", "adapters/chat/v1/manifest.json", "adapters/chat/v1/.claim", "a..b/c", "naïve/ключ x"],
 )
-def test_a_sound_key_is_taken_as_it_is(key: str, store: DirectoryStore):
+def test_a_valid_key_is_accepted_unchanged(key: str, store: DirectoryStore):
     assert check_key(key) == key
     store.put(key, b"x")
     assert store.get(key) == b"x"
@@ -64,6 +64,6 @@ def test_a_sound_key_is_taken_as_it_is(key: str, store: DirectoryStore):
 
 
 @pytest.mark.parametrize("prefix", ["../", "/etc/", "a//b/", "a/\0/"])
-def test_a_hostile_prefix_lists_nothing_outside(prefix: str, store: DirectoryStore):
+def test_an_invalid_prefix_lists_nothing_outside(prefix: str, store: DirectoryStore):
     with pytest.raises(InputError):
         store.list(prefix)

@@ -1,4 +1,4 @@
-"""Lineage: parents back to the first, whatever became of them."""
+"""Lineage: all parents back to the first, readable or not."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.adapters import ancestors, commit
-from jobs.store.directory import DirectoryStore
-from tests.jobs.store.made import adapter_folder, draft
+from jobs.store.adapters.operations import commit, list_ancestors
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return adapter_folder(tmp_path / "exported")
+    return make_adapter_folder(tmp_path / "exported")
 
 
-def test_the_line_goes_back_to_the_first(store: DirectoryStore, folder: Path):
-    commit(store, folder, draft(run="r1", name="old"))
-    commit(store, folder, draft(run="r2", parent="old@v1"))
-    last = commit(store, folder, draft(run="r3", parent="chat@v1"))
-    assert [one.label for one in ancestors(store, last)] == ["chat@v1", "old@v1"]
+def test_the_lineage_goes_back_to_the_first_adapter(store: DirectoryStore, folder: Path):
+    commit(store, folder, make_draft(run="r1", name="old"))
+    commit(store, folder, make_draft(run="r2", parent="old@v1"))
+    last = commit(store, folder, make_draft(run="r3", parent="chat@v1"))
+    assert [ancestor.label for ancestor in list_ancestors(store, last)] == ["chat@v1", "old@v1"]
 
 
 @pytest.mark.parametrize(
-    ("parent", "why"),
+    ("parent", "problem"),
     [
         ("gone@v3", "not in the store"),
         ("chat", "no version"),
-        ("chat@v1", "circle"),
-        ("../../x", "no adapter"),
-        ("\x1b[2J", "no adapter"),
+        ("chat@v1", "cyclic"),
+        ("../../x", "not the name of an adapter"),
+        ("\x1b[2J", "not the name of an adapter"),
     ],
 )
-def test_a_parent_that_can_not_be_followed_ends_the_line(store, folder, parent: str, why: str):
-    [one] = ancestors(store, commit(store, folder, draft(parent=parent)))
-    assert one.manifest is None
-    assert why in one.why
+def test_a_parent_that_cannot_be_resolved_ends_the_lineage(
+    store, folder, parent: str, problem: str
+):
+    [ancestor] = list_ancestors(store, commit(store, folder, make_draft(parent=parent)))
+    assert ancestor.manifest is None
+    assert problem in ancestor.problem

@@ -1,4 +1,4 @@
-"""What is listed, and which adapter a name means."""
+"""Listing adapters and resolving names."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import InputError, NotFound
-from jobs.store.adapters import broken_adapters, commit, list_adapters, resolve
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import LARGEST_MANIFEST, BadManifest
-from tests.jobs.store.made import DyingStore, adapter_folder, draft
+from jobs.errors import InputError, NotInStore
+from jobs.store.adapters.manifest import MAX_MANIFEST_BYTES, BadManifest
+from jobs.store.adapters.operations import (
+    commit,
+    list_adapters,
+    list_broken_adapters,
+    resolve_adapter,
+)
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DyingStore, make_adapter_folder, make_draft
 
 
 @pytest.fixture
 def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
     """chat v1, v2, v10 (after an unfinished v9) and zoo v1."""
-    folder = adapter_folder(tmp_path / "exported")
-    commit(store, folder, draft(run="r1"))
-    commit(store, folder, draft(run="r2"))
+    folder = make_adapter_folder(tmp_path / "exported")
+    commit(store, folder, make_draft(run="r1"))
+    commit(store, folder, make_draft(run="r2"))
     store.put("adapters/chat/v9/.claim", b"{}")
     store.put("adapters/chat/v9/adapter_config.json", b"{}")
-    commit(store, folder, draft(run="r3"))
-    commit(store, folder, draft(run="r4", name="zoo"))
+    commit(store, folder, make_draft(run="r3"))
+    commit(store, folder, make_draft(run="r4", name="zoo"))
     return store
 
 
-def test_an_empty_store_lists_nothing_and_makes_nothing(store: DirectoryStore):
+def test_an_empty_store_lists_nothing_and_creates_nothing(store: DirectoryStore):
     assert list_adapters(store) == []
-    assert broken_adapters(store) == []
+    assert list_broken_adapters(store) == []
     assert not store.root.exists()
 
 
@@ -38,7 +43,7 @@ def test_only_what_is_committed_is_listed_in_the_order_of_versions(full: Directo
 
 
 @pytest.mark.parametrize(
-    ("wanted", "label"),
+    ("reference", "label"),
     [
         ("chat", "chat@v10"),
         ("chat@v2", "chat@v2"),
@@ -46,77 +51,81 @@ def test_only_what_is_committed_is_listed_in_the_order_of_versions(full: Directo
         ("zoo", "zoo@v1"),
     ],
 )
-def test_a_name_means_its_newest_version_or_the_one_it_names(
-    wanted: str, label: str, full: DirectoryStore
+def test_a_name_resolves_to_its_newest_or_its_named_version(
+    reference: str, label: str, full: DirectoryStore
 ):
-    assert resolve(full, wanted).label == label
+    assert resolve_adapter(full, reference).label == label
 
 
 @pytest.mark.parametrize(
-    ("wanted", "says"),
+    ("reference", "says"),
     [
-        ("cat", "The adapter cat is not in the store. There is: chat, zoo."),
-        ("chat@v3", "chat@v3 is not in the store. There is: chat@v1, chat@v2, chat@v10."),
-        ("chat@9", "chat@v9 is not in the store. There is: chat@v1, chat@v2, chat@v10."),
-        ("cha", "The adapter cha is not in the store. There is: chat, zoo."),
+        ("cat", "The adapter cat is not in the store. Available: chat, zoo."),
+        ("chat@v3", "chat@v3 is not in the store. Available: chat@v1, chat@v2, chat@v10."),
+        ("chat@9", "chat@v9 is not in the store. Available: chat@v1, chat@v2, chat@v10."),
+        ("cha", "The adapter cha is not in the store. Available: chat, zoo."),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(wanted: str, says: str, full: DirectoryStore):
-    with pytest.raises(NotFound) as caught:
-        resolve(full, wanted)
+def test_an_absent_adapter_is_reported_with_the_existing_ones(
+    reference: str, says: str, full: DirectoryStore
+):
+    with pytest.raises(NotInStore) as caught:
+        resolve_adapter(full, reference)
     assert str(caught.value) == says
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "reference",
     [
         "", "@", "@v1", "chat@", "chat@v0", "chat@v01", "chat@-1", "chat@latest", "chat@v1@v2",
         "chat@v1\n", "chat@v" + "9" * 5000, "chat@٢", "../chat", "..", ".", "/etc/passwd", "a/b",
         "a\\b", "a\0", "chat\n", "\x1b[2J", "-chat", ".chat", "a..b", "a" * 64, "\ud800", "chat ",
     ],
 )  # fmt: skip
-def test_a_hostile_name_is_refused_in_print(wanted: str, store: DirectoryStore):
+def test_an_invalid_name_is_refused_with_a_printable_message(reference: str, store: DirectoryStore):
     with pytest.raises(InputError) as caught:
-        resolve(store, wanted)
+        resolve_adapter(store, reference)
     assert str(caught.value).isprintable()
     assert str(caught.value).isascii()
 
 
-def test_a_corrupt_manifest_is_shown_as_such_and_breaks_nothing_else(full: DirectoryStore):
+def test_a_corrupt_manifest_is_reported_and_breaks_nothing_else(full: DirectoryStore):
     full.put("adapters/chat/v2/manifest.json", b'{"name": "chat"')
     full.put("adapters/bad name/v1/manifest.json", b"{}")
     full.put("adapters/zoo/latest/manifest.json", b"{}")
     full.put("adapters/zoo/v2/manifest.json", full.get("adapters/zoo/v1/manifest.json"))
-    full.put("adapters/zoo/v3/manifest.json", b" " * (LARGEST_MANIFEST + 1))
+    full.put("adapters/zoo/v3/manifest.json", b" " * (MAX_MANIFEST_BYTES + 1))
     assert [adapter.label for adapter in list_adapters(full)] == ["chat@v1", "chat@v10", "zoo@v1"]
-    assert {fault.key: fault.problem[:20] for fault in broken_adapters(full)} == {
-        "adapters/bad name/v1/manifest.json": "its folder is not <n",
-        "adapters/chat/v2/manifest.json": "not the JSON of a ma",
-        "adapters/zoo/latest/manifest.json": "its folder is not <n",
-        "adapters/zoo/v2/manifest.json": "it is the manifest o",
-        "adapters/zoo/v3/manifest.json": "4194305 bytes are to",
+    assert {fault.key: fault.problem[:20] for fault in list_broken_adapters(full)} == {
+        "adapters/bad name/v1/manifest.json": "the folder is not <n",
+        "adapters/chat/v2/manifest.json": 'invalid JSON: "Expec',
+        "adapters/zoo/latest/manifest.json": "the folder is not <n",
+        "adapters/zoo/v2/manifest.json": "this is the manifest",
+        "adapters/zoo/v3/manifest.json": "4194305 bytes exceed",
     }
 
 
 def test_a_manifest_that_is_too_large_is_not_even_read(store: DirectoryStore):
-    store.put("adapters/chat/v1/manifest.json", b" " * (LARGEST_MANIFEST + 1))
+    store.put("adapters/chat/v1/manifest.json", b" " * (MAX_MANIFEST_BYTES + 1))
     watched = DyingStore(store)
-    with pytest.raises(BadManifest, match="too many"):
-        resolve(watched, "chat")
+    with pytest.raises(BadManifest, match="exceed the limit"):
+        resolve_adapter(watched, "chat")
     assert not [call for call in watched.calls if call.startswith(("get", "open"))]
 
 
-def test_a_corrupt_newest_version_is_told_rather_than_an_older_one_given(full: DirectoryStore):
+def test_a_corrupt_newest_version_is_an_error_and_no_older_version_is_returned(
+    full: DirectoryStore,
+):
     full.put("adapters/chat/v10/manifest.json", b"nonsense")
     with pytest.raises(BadManifest, match="v10"):
-        resolve(full, "chat")
-    assert resolve(full, "chat@v2").version == 2
+        resolve_adapter(full, "chat")
+    assert resolve_adapter(full, "chat@v2").version == 2
 
 
-def test_what_else_lies_beside_the_versions_is_no_adapter(full: DirectoryStore):
+def test_other_objects_beside_the_versions_are_ignored(full: DirectoryStore):
     full.put("adapters/zoo/current.json", b"v2")
     full.put("adapters/manifest.json", b"{}")
     full.put("adapters/chat/v1/sub/manifest.json", b"{}")
     assert len(list_adapters(full)) == 4
-    assert broken_adapters(full) == []
-    assert resolve(full, "chat").version == 10
+    assert list_broken_adapters(full) == []
+    assert resolve_adapter(full, "chat").version == 10

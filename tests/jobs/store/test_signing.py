@@ -1,4 +1,4 @@
-"""Signatures: by the right key over the very manifest, or a fault in words."""
+"""Signatures: by the right key over the exact manifest, or a fault."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from jobs.errors import InputError
-from jobs.store.adapters import commit, pull, verify
-from jobs.store.directory import DirectoryStore
-from jobs.store.signing import signer
-from tests.jobs.store.made import adapter_folder, draft
+from jobs.store.adapters.operations import commit, pull, verify_adapter
+from jobs.store.adapters.signing import load_signer
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 SIGNATURE = "adapters/chat/v1/manifest.sig"
 
@@ -41,56 +41,62 @@ def keys(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def signed(store: DirectoryStore, keys, tmp_path: Path):
-    return commit(store, adapter_folder(tmp_path / "exported"), draft(), sign=signer(keys[0]))
+    return commit(
+        store, make_adapter_folder(tmp_path / "exported"), make_draft(), sign=load_signer(keys[0])
+    )
 
 
-def test_what_was_signed_is_verified_and_the_signature_travels(store, keys, signed, tmp_path):
-    assert verify(store, signed, key=keys[1]) == []
-    assert verify(store, signed) == []
+def test_a_signed_adapter_verifies_and_its_signature_is_pulled(store, keys, signed, tmp_path):
+    assert verify_adapter(store, signed, key=keys[1]) == []
+    assert verify_adapter(store, signed) == []
     assert (pull(store, signed, tmp_path / "pulled") / "manifest.sig").is_file()
 
 
 def test_another_key_did_not_sign_it(store, signed, tmp_path: Path):
     _, other = key_pair(tmp_path, "other")
-    [fault] = verify(store, signed, key=other)
+    [fault] = verify_adapter(store, signed, key=other)
     assert "did not sign" in fault.problem
 
 
 def test_a_manifest_that_was_changed_is_not_the_signed_one(store, keys, signed):
     key = "adapters/chat/v1/manifest.json"
     store.put(key, store.get(key).replace(b'"world_size": 2', b'"world_size": 3'))
-    [fault] = verify(store, signed, key=keys[1])
+    [fault] = verify_adapter(store, signed, key=keys[1])
     assert fault.key == SIGNATURE
 
 
 @pytest.mark.parametrize(
-    "told", [b"", b"null", b"{}", b'{"signature": 1}', b'{"signature": "%"}', b"\xff", b"[" * 4000]
+    "document",
+    [b"", b"null", b"{}", b'{"signature": 1}', b'{"signature": "%"}', b"\xff", b"[" * 4000],
 )
-def test_a_hostile_signature_is_a_fault(told: bytes, store, keys, signed):
-    store.put(SIGNATURE, told)
-    [fault] = verify(store, signed, key=keys[1])
+def test_an_invalid_signature_is_a_fault(document: bytes, store, keys, signed):
+    store.put(SIGNATURE, document)
+    [fault] = verify_adapter(store, signed, key=keys[1])
     assert fault.key == SIGNATURE
 
 
 def test_a_signature_of_no_bytes_is_wrong(store, keys, signed):
     store.put(SIGNATURE, json.dumps({"signature": ""}).encode())
-    assert len(verify(store, signed, key=keys[1])) == 1
+    assert len(verify_adapter(store, signed, key=keys[1])) == 1
 
 
-def test_an_unsigned_adapter_is_told_where_a_signature_is_asked_for(store, keys, tmp_path):
-    manifest = commit(store, adapter_folder(tmp_path / "exported"), draft())
-    [fault] = verify(store, manifest, key=keys[1])
+def test_an_unsigned_adapter_is_a_fault_where_a_signature_is_required(store, keys, tmp_path):
+    manifest = commit(store, make_adapter_folder(tmp_path / "exported"), make_draft())
+    [fault] = verify_adapter(store, manifest, key=keys[1])
     assert "not signed" in fault.problem
 
 
-def test_a_key_that_is_none_is_told_without_its_content(tmp_path: Path, store, signed):
+def test_an_invalid_key_is_reported_without_its_content(tmp_path: Path, store, signed):
     other = generate_private_key(SECP256R1()).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
     for number, content in enumerate((b"s3cr3t", other, b"")):
         path = tmp_path / f"key-{number}"
         path.write_bytes(content)
-        for act in (lambda at=path: signer(at), lambda at=path: verify(store, signed, key=at)):
+        for act in (
+            lambda at=path: load_signer(at),
+            lambda at=path: verify_adapter(store, signed, key=at),
+        ):
             with pytest.raises(InputError) as caught:
                 act()
             assert "s3cr3t" not in str(caught.value) and "BEGIN" not in str(caught.value)

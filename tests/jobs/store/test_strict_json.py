@@ -1,4 +1,4 @@
-"""JSON from strangers: what is left out, and what is let through."""
+"""Untrusted JSON: valid documents are read, ambiguous ones are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from jobs.store.strict_json import load_strictly
 
 
-def test_honest_json_is_read():
+def test_valid_json_is_read():
     read = load_strictly('{"a": [1, 2.5, null, true, "ï"]}'.encode())
     assert read == {"a": [1, 2.5, None, True, "ï"]}
 
@@ -26,6 +26,6 @@ def test_honest_json_is_read():
     ],
     ids=["twice", "twice inside", "NaN", "infinity", "deep", "not UTF-8", "digits", "empty"],
 )
-def test_what_parsers_disagree_on_is_refused(data: bytes, says: str):
+def test_json_that_parsers_disagree_on_is_refused(data: bytes, says: str):
     with pytest.raises(ValueError, match=says):
         load_strictly(data)

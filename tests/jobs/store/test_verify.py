@@ -1,4 +1,4 @@
-"""Verifying: every way an adapter can rot is told, each by its own words."""
+"""Verification: each kind of corruption is reported with its own message."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from jobs.model_files import model_digest
-from jobs.store.adapters import commit, verify
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import Base, File, Manifest
-from tests.jobs.store.made import DIGESTS, adapter_folder, draft, safetensors
+from jobs.inspect.model_files import digest_model
+from jobs.store.adapters.manifest import AdapterFile, BaseRecord, Manifest
+from jobs.store.adapters.operations import commit, verify_adapter
+from jobs.store.local import DirectoryStore
+from tests.jobs.store.builders import DIGESTS, encode_safetensors, make_adapter_folder, make_draft
 
 MODEL = "adapters/chat/v1/adapter_model.safetensors"
 
 
 @pytest.fixture
 def manifest(store: DirectoryStore, tmp_path: Path) -> Manifest:
-    return commit(store, adapter_folder(tmp_path / "exported"), draft())
+    return commit(store, make_adapter_folder(tmp_path / "exported"), make_draft())
 
 
-def test_a_sound_adapter_has_no_faults_and_every_byte_is_seen(store, manifest):
-    seen = list[int]()
-    assert verify(store, manifest, seen=seen.append) == []
-    assert sum(seen) == manifest.size
+def test_an_intact_adapter_has_no_faults_and_every_byte_is_read(store, manifest):
+    lengths = list[int]()
+    assert verify_adapter(store, manifest, on_bytes=lengths.append) == []
+    assert sum(lengths) == manifest.size
 
 
 def flip_last_byte(store: DirectoryStore) -> None:
@@ -35,12 +35,12 @@ def flip_last_byte(store: DirectoryStore) -> None:
 
 def link_out(store: DirectoryStore) -> None:
     store.delete(MODEL)
-    store.path(MODEL).symlink_to("/etc/passwd")
+    store.local_path(MODEL).symlink_to("/etc/passwd")
 
 
-def folder_in_its_place(store: DirectoryStore) -> None:
+def replace_by_folder(store: DirectoryStore) -> None:
     store.delete(MODEL)
-    store.path(MODEL).mkdir()
+    store.local_path(MODEL).mkdir()
 
 
 ROT: dict[str, tuple[Callable[[DirectoryStore], None], str, str]] = {
@@ -49,34 +49,34 @@ ROT: dict[str, tuple[Callable[[DirectoryStore], None], str, str]] = {
     "longer": (lambda store: store.put(MODEL, store.get(MODEL) + b"x"), MODEL, "bytes, the man"),
     "changed": (flip_last_byte, MODEL, "digest is"),
     "a link out": (link_out, "key", "link"),
-    "a folder": (folder_in_its_place, MODEL, "absent"),
+    "a folder": (replace_by_folder, MODEL, "absent"),
     "a file more": (
         lambda store: store.put("adapters/chat/v1/run.py", b"import os"),
         "adapters/chat/v1/run.py",
-        "knows no such file",
+        "does not list this file",
     ),
     "a file deeper": (
         lambda store: store.put("adapters/chat/v1/sub/manifest.json", b"{}"),
         "adapters/chat/v1/sub/manifest.json",
-        "knows no such file",
+        "does not list this file",
     ),
 }
 
 
 @pytest.mark.parametrize(("spoil", "key", "says"), ROT.values(), ids=ROT.keys())
-def test_rot_is_one_fault_that_says_what_happened(spoil, key, says, store, manifest):
+def test_corruption_is_a_fault_that_says_what_happened(spoil, key, says, store, manifest):
     spoil(store)
-    [fault] = verify(store, manifest)
+    [fault] = verify_adapter(store, manifest)
     assert fault.key == key
     assert says in fault.problem
     assert fault.remedy
 
 
-def test_every_fault_is_told(store: DirectoryStore, manifest: Manifest):
+def test_every_fault_is_reported(store: DirectoryStore, manifest: Manifest):
     store.delete(MODEL)
     store.put("adapters/chat/v1/adapter_config.json", b"")
     store.put("adapters/chat/v1/extra", b"")
-    assert len(verify(store, manifest)) == 3
+    assert len(verify_adapter(store, manifest)) == 3
 
 
 EMPTY = {"lora_A": {"dtype": "F32", "shape": [8, 0], "data_offsets": [0, 0]}}
@@ -84,48 +84,50 @@ LYING = {"lora_A": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 
 
 @pytest.mark.parametrize(
-    ("whole", "says"),
+    ("data", "says"),
     [
-        (safetensors(EMPTY), r"'lora_A' is empty, of shape \[8, 0\]"),
-        (safetensors(LYING), "the header speaks of 8 bytes, the file holds 0"),
-        (safetensors({}), "no tensors"),
+        (encode_safetensors(EMPTY), r"'lora_A' is empty, of shape \[8, 0\]"),
+        (encode_safetensors(LYING), "the header describes 8 bytes, the file holds 0"),
+        (encode_safetensors({}), "no tensors"),
     ],
     ids=["an empty tensor", "a header that lies", "no tensors"],
 )
-def test_tensors_that_were_committed_by_others_are_judged_too(whole, says, store, manifest):
-    # Their digest is right: whoever wrote the manifest wrote nonsense in good order.
-    store.put(MODEL, whole)
-    file = File(
-        name="adapter_model.safetensors", size=len(whole), sha256=hashlib.sha256(whole).hexdigest()
+def test_tensors_committed_by_other_programs_are_checked_too(data, says, store, manifest):
+    # The digest is right: the writer of the manifest committed invalid tensors.
+    store.put(MODEL, data)
+    file = AdapterFile(
+        name="adapter_model.safetensors", size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
-    [fault] = verify(store, manifest.model_copy(update={"files": (manifest.files[0], file)}))
+    [fault] = verify_adapter(
+        store, manifest.model_copy(update={"files": (manifest.files[0], file)})
+    )
     assert re.search(says, fault.problem)
 
 
-def base_folder(folder: Path, config: str = "{}") -> Path:
+def make_base_folder(folder: Path, config: str = "{}") -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(config)
-    (folder / "model.safetensors").write_bytes(safetensors({}))
+    (folder / "model.safetensors").write_bytes(encode_safetensors({}))
     return folder
 
 
-def test_the_base_at_hand_has_to_be_the_one_it_was_trained_on(store, tmp_path: Path):
-    base = base_folder(tmp_path / "base")
-    made = Base(path=str(base), digest=model_digest(base))
-    manifest = commit(store, adapter_folder(tmp_path / "exported"), draft(base=made))
-    assert verify(store, manifest) == []
-    base_folder(base, config='{"hidden_size": 1}')
-    [fault] = verify(store, manifest)
+def test_the_local_base_must_be_that_of_the_training(store, tmp_path: Path):
+    base = make_base_folder(tmp_path / "base")
+    folder = BaseRecord(path=str(base), digest=digest_model(base))
+    manifest = commit(store, make_adapter_folder(tmp_path / "exported"), make_draft(base=folder))
+    assert verify_adapter(store, manifest) == []
+    make_base_folder(base, config='{"hidden_size": 1}')
+    [fault] = verify_adapter(store, manifest)
     assert fault.key == "base"
-    assert made.digest[:12] in fault.problem
+    assert folder.digest[:12] in fault.problem
 
 
 @pytest.mark.parametrize(
     "path", ["/no/such/folder", "org/model", "", "a\0b", "x" * 3000, "\x1b[2J"]
 )
-def test_a_base_that_is_not_at_hand_is_never_an_exception(path: str, store, manifest):
-    base = Base(path=path, digest=DIGESTS["a"])
-    faults = verify(store, manifest.model_copy(update={"base": base}))
+def test_an_absent_base_is_never_an_exception(path: str, store, manifest):
+    base = BaseRecord(path=path, digest=DIGESTS["a"])
+    faults = verify_adapter(store, manifest.model_copy(update={"base": base}))
     assert all(fault.key == "base" and str(fault).isprintable() for fault in faults)
 
 
@@ -142,8 +144,8 @@ def test_a_base_that_is_not_at_hand_is_never_an_exception(path: str, store, mani
     ids=["moved", "a readme", "renamed", "other config", "other weights", "more weights"],
 )
 def test_a_base_is_known_by_its_config_and_weights(change, same, tmp_path: Path):
-    base = base_folder(tmp_path / "base")
-    before = model_digest(base)
+    base = make_base_folder(tmp_path / "base")
+    before = digest_model(base)
     change(base)
     folder = base if base.exists() else tmp_path / "moved"
-    assert (model_digest(folder) == before) is same
+    assert (digest_model(folder) == before) is same

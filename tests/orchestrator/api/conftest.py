@@ -1,4 +1,4 @@
-"""The service's door on a database of each kind, and one on SQLite alone."""
+"""The API on each kind of database, and on SQLite only."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import Door, door_of
+from tests.orchestrator.api.builders import ApiHarness, open_harness
 
 
 @pytest.fixture
-def door(database: Database, tmp_path: Path) -> Iterator[Door]:
-    """On each database."""
-    with door_of(database, f"file://{tmp_path / 'store'}") as made:
-        yield made
+def database_api(database: Database, tmp_path: Path) -> Iterator[ApiHarness]:
+    """Provide the API on each kind of database."""
+    with open_harness(database, f"file://{tmp_path / 'store'}") as harness:
+        yield harness
 
 
 @pytest.fixture
-def light(migrated_file: Path, tmp_path: Path) -> Iterator[Door]:
-    """On SQLite alone, where the database does not matter."""
+def api(migrated_file: Path, tmp_path: Path) -> Iterator[ApiHarness]:
+    """Provide the API on SQLite, for tests that do not depend on the database."""
     file = tmp_path / "light.db"
     shutil.copy(migrated_file, file)
     database = Database(f"sqlite:///{file}")
-    with door_of(database, f"file://{tmp_path / 'store'}") as made:
-        yield made
+    with open_harness(database, f"file://{tmp_path / 'store'}") as harness:
+        yield harness
     database.close()

@@ -1,4 +1,4 @@
-"""The OpenAPI document, asked all that it allows and more: no 500, nothing that it does not say."""
+"""Requests generated from the OpenAPI document: every response matches it, and none is a 500."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from schemathesis import Case
 from schemathesis.checks import CHECKS
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from orchestrator.api.app import make_app
+from orchestrator.api.document import build_document
 from orchestrator.registry.database import Database
-from tests.orchestrator.api.made import Door, Logs, door_of, listening, service_of
+from tests.orchestrator.api.builders import ApiHarness, open_harness, serve_app
 
 SKIPPED = [
-    # A spec's own rules are the spec's schema, not this document's: a body that this document
-    # allows may still be a fine-tune that nobody could run.
+    # The rules of a spec are not part of this document: a body that the document allows may still
+    # contain an invalid spec.
     positive_data_acceptance,
 ]
 
-schema = schemathesis.openapi.from_dict(
-    make_app(service_of(None, "file:///nowhere", Logs())).openapi()  # type: ignore[arg-type]
-)
+schema = schemathesis.openapi.from_dict(build_document())
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A door with a run behind it, on a real server."""
+class RunningApi:
+    """An API with a run, on a real server."""
 
-    door: Door
+    api: ApiHarness
     address: str
 
 
 @pytest.fixture(scope="module")
-def whole(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+def running_api(
+    migrated_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningApi]:
     folder = tmp_path_factory.mktemp("contract")
     shutil.copy(migrated_file, folder / "registry.db")
     database = Database(f"sqlite:///{folder / 'registry.db'}")
-    with door_of(database, f"file://{folder / 'store'}") as made:
-        made.submitted()
-        with listening(made.app) as address:
-            yield Whole(made, address)
+    with open_harness(database, f"file://{folder / 'store'}") as harness:
+        harness.submit()
+        with serve_app(harness.app) as address:
+            yield RunningApi(harness, address)
     database.close()
 
 
@@ -58,13 +58,13 @@ def whole(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_is_one_that_the_document_has(case: Case, whole: Whole):
-    # One that follows a run that never ends would not end either.
+def test_every_response_matches_the_document(case: Case, running_api: RunningApi):
+    # Following a run that never ends would not end either.
     if case.path.endswith("/log") and case.method == "GET":
         case.query = {**(case.query or {}), "follow": "false"}
-    headers = {"Authorization": f"Bearer {whole.door.words['admin', None]}"}
-    case.call_and_validate(base_url=whole.address, headers=headers, excluded_checks=SKIPPED)
+    headers = {"Authorization": f"Bearer {running_api.api.secrets['admin', None]}"}
+    case.call_and_validate(base_url=running_api.address, headers=headers, excluded_checks=SKIPPED)
 
 
-def test_the_checks_are_all_there():
+def test_all_checks_are_registered():
     assert len(CHECKS.get_all()) > 8

@@ -1,4 +1,4 @@
-"""Runs through the door: submitted, listed, shown, stopped."""
+"""Runs through the API: submitted, listed, shown, stopped."""
 
 from __future__ import annotations
 
@@ -8,113 +8,118 @@ import pytest
 import yaml
 
 from orchestrator.registry.lifecycle import Status
-from tests.orchestrator.api.made import Door, added
+from tests.orchestrator.api.builders import ApiHarness, add_run
 
 
-def ids(answer: Any) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    return [one["id"] for one in answer.json()["items"]]
+def list_ids(response: Any) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [run["id"] for run in response.json()["items"]]
 
 
-def test_a_submission_is_a_planned_run_with_its_spec(door: Door):
-    answer = door.ask("POST", "/v1/runs", "submitter", json={"spec": door.spec(), "priority": 3})
-    assert answer.status_code == 201
-    run = answer.json()
+def test_a_submission_is_a_planned_run_with_its_spec(database_api: ApiHarness):
+    response = database_api.request(
+        "POST", "/v1/runs", "submitter", json={"spec": database_api.make_spec(), "priority": 3}
+    )
+    assert response.status_code == 201
+    run = response.json()
     assert (run["status"], run["project"], run["priority"]) == ("planned", "default", 3)
-    shown = door.ask("GET", f"/v1/runs/{run['id']}", "viewer").json()
-    assert shown == {**run, "attempts": []}
-    spec = door.ask("GET", f"/v1/runs/{run['id']}/spec", "viewer")
+    detail = database_api.request("GET", f"/v1/runs/{run['id']}", "viewer").json()
+    assert detail == {**run, "attempts": []}
+    spec = database_api.request("GET", f"/v1/runs/{run['id']}/spec", "viewer")
     assert spec.headers["content-type"].startswith("application/yaml")
     assert yaml.safe_load(spec.text)["train"]["steps"] == 10
 
 
-def test_a_repeated_submission_is_the_same_run(door: Door):
-    body = {"spec": door.spec()}
-    first = door.ask("POST", "/v1/runs", json=body, headers={"Idempotency-Key": "k"})
-    again = door.ask("POST", "/v1/runs", json=body, headers={"Idempotency-Key": "k"})
+def test_a_repeated_submission_is_the_same_run(database_api: ApiHarness):
+    body = {"spec": database_api.make_spec()}
+    first = database_api.request("POST", "/v1/runs", json=body, headers={"Idempotency-Key": "k"})
+    again = database_api.request("POST", "/v1/runs", json=body, headers={"Idempotency-Key": "k"})
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json()["id"] == again.json()["id"]
-    other = {"spec": door.spec(), "priority": 1}
-    refused = door.ask("POST", "/v1/runs", json=other, headers={"Idempotency-Key": "k"})
+    other = {"spec": database_api.make_spec(), "priority": 1}
+    refused = database_api.request("POST", "/v1/runs", json=other, headers={"Idempotency-Key": "k"})
     assert refused.status_code == 422
-    assert refused.json()["faults"][0]["where"] == "Idempotency-Key"
+    assert refused.json()["errors"][0]["key"] == "Idempotency-Key"
 
 
-def test_a_submission_of_a_project_token_is_of_its_project(light: Door):
-    body = {"spec": light.spec()}
-    answer = light.ask("POST", "/v1/runs", "submitter", "other", json=body)
-    assert answer.json()["project"] == "other"
+def test_a_project_tokens_submission_belongs_to_its_project(api: ApiHarness):
+    body = {"spec": api.make_spec()}
+    response = api.request("POST", "/v1/runs", "submitter", "other", json=body)
+    assert response.json()["project"] == "other"
 
 
 @pytest.mark.parametrize("project", ["default", "nowhere"])
-def test_a_submission_to_another_project_is_to_none(light: Door, project: str):
-    body = {"spec": light.spec(), "project": project}
-    assert light.ask("POST", "/v1/runs", "submitter", "other", json=body).status_code == 404
+def test_a_submission_to_another_project_gets_404(api: ApiHarness, project: str):
+    body = {"spec": api.make_spec(), "project": project}
+    assert api.request("POST", "/v1/runs", "submitter", "other", json=body).status_code == 404
 
 
-def test_all_faults_of_a_spec_are_told_together(light: Door):
-    spec = light.spec(train={"steps": -1, "lr": 1})
-    answer = light.ask("POST", "/v1/runs", json={"spec": spec})
-    assert answer.status_code == 422
-    assert answer.headers["content-type"] == "application/problem+json"
-    wrong = {one["where"] for one in answer.json()["faults"]}
-    assert {"train.steps", "train.lr"} <= wrong
+def test_all_errors_of_a_spec_are_reported_together(api: ApiHarness):
+    spec = api.make_spec(train={"steps": -1, "lr": 1})
+    response = api.request("POST", "/v1/runs", json={"spec": spec})
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    keys = {error["key"] for error in response.json()["errors"]}
+    assert {"train.steps", "train.lr"} <= keys
 
 
-def test_a_kind_that_is_not_available_yet_is_a_fault(light: Door):
-    answer = light.ask("POST", "/v1/runs", json={"kind": "retrain", "spec": {"name": "chat"}})
-    assert answer.status_code == 422
+def test_an_invalid_spec_of_another_kind_is_rejected(api: ApiHarness):
+    response = api.request("POST", "/v1/runs", json={"kind": "retrain", "spec": {"name": "chat"}})
+    assert response.status_code == 422
 
 
-def test_a_check_writes_nothing(light: Door):
-    answer = light.ask("POST", "/v1/runs/check", "submitter", json={"spec": light.spec()})
-    assert answer.status_code == 200
-    found = answer.json()
-    assert (found["name"], found["workers"], found["tokens"]) == ("chat", 1, 10 * 4 * 64)
-    assert ids(light.ask("GET", "/v1/runs")) == []
+def test_a_check_writes_nothing(api: ApiHarness):
+    response = api.request("POST", "/v1/runs/check", "submitter", json={"spec": api.make_spec()})
+    assert response.status_code == 200
+    checked = response.json()
+    assert (checked["name"], checked["workers"], checked["tokens"]) == ("chat", 1, 10 * 4 * 64)
+    assert list_ids(api.request("GET", "/v1/runs")) == []
 
 
-def test_pages_go_through_all_runs_once(door: Door):
+def test_pages_go_through_all_runs_once(database_api: ApiHarness):
     for number in range(7):
-        added(door.service.database, f"r{number}")
-    seen: list[str] = []
+        add_run(database_api.service.database, f"r{number}")
+    ids: list[str] = []
     after: dict[str, str] = {}
     while True:
-        answer = door.ask("GET", "/v1/runs", params={"limit": 3, **after})
-        seen += ids(answer)
-        if answer.json()["next"] is None:
+        response = database_api.request("GET", "/v1/runs", params={"limit": 3, **after})
+        ids += list_ids(response)
+        if response.json()["next"] is None:
             break
-        after = {"cursor": answer.json()["next"]}
-    assert sorted(seen) == [f"r{number}" for number in range(7)] and len(seen) == 7
+        after = {"cursor": response.json()["next"]}
+    assert sorted(ids) == [f"r{number}" for number in range(7)] and len(ids) == 7
 
 
 @pytest.mark.parametrize(
     "cursor", ["x", "W10", "WzEsMl0", "é", "bnVsbA", "WyJhIiwiYiJd", "W05hTiwiYSJd"]
 )
-def test_a_cursor_that_is_none_of_ours_is_a_fault(light: Door, cursor: str):
-    answer = light.ask("GET", "/v1/runs", params={"cursor": cursor})
-    assert answer.status_code == 422
-    assert answer.json()["faults"][0]["where"] == "cursor"
+def test_a_foreign_cursor_is_rejected(api: ApiHarness, cursor: str):
+    response = api.request("GET", "/v1/runs", params={"cursor": cursor})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["key"] == "cursor"
 
 
-def test_a_list_is_narrowed_by_each_of_its_filters(light: Door):
-    database = light.service.database
-    added(database, "a", name="chat")
-    added(database, "b", name="news", project="other")
-    added(database, "c", name="news", kind="search")
-    light.move("c", Status.SUBMITTED)
-    assert ids(light.ask("GET", "/v1/runs", params={"project": "other"})) == ["b"]
-    assert ids(light.ask("GET", "/v1/runs", params={"name": "chat"})) == ["a"]
-    assert ids(light.ask("GET", "/v1/runs", params={"kind": "search"})) == ["c"]
-    assert ids(light.ask("GET", "/v1/runs", params={"status": "submitted"})) == ["c"]
-    assert ids(light.ask("GET", "/v1/runs", "viewer", "other")) == ["b"]
-    assert ids(light.ask("GET", "/v1/runs", "viewer", "other", params={"project": "default"})) == []
+def test_each_filter_narrows_the_list(api: ApiHarness):
+    database = api.service.database
+    add_run(database, "a", name="chat")
+    add_run(database, "b", name="news", project="other")
+    add_run(database, "c", name="news", kind="search")
+    api.move("c", Status.SUBMITTED)
+    assert list_ids(api.request("GET", "/v1/runs", params={"project": "other"})) == ["b"]
+    assert list_ids(api.request("GET", "/v1/runs", params={"name": "chat"})) == ["a"]
+    assert list_ids(api.request("GET", "/v1/runs", params={"kind": "search"})) == ["c"]
+    assert list_ids(api.request("GET", "/v1/runs", params={"status": "submitted"})) == ["c"]
+    assert list_ids(api.request("GET", "/v1/runs", "viewer", "other")) == ["b"]
+    assert (
+        list_ids(api.request("GET", "/v1/runs", "viewer", "other", params={"project": "default"}))
+        == []
+    )
 
 
-def test_a_stop_is_written_on_the_run_and_asked_again_changes_nothing(door: Door):
-    run = door.submitted()
-    first = door.ask("POST", f"/v1/runs/{run}/stop", "submitter")
-    again = door.ask("POST", f"/v1/runs/{run}/stop", "submitter")
+def test_a_stop_request_is_recorded_once(database_api: ApiHarness):
+    run = database_api.submit()
+    first = database_api.request("POST", f"/v1/runs/{run}/stop", "submitter")
+    again = database_api.request("POST", f"/v1/runs/{run}/stop", "submitter")
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["stop"] == "user"
     assert again.json()["revision"] == first.json()["revision"]

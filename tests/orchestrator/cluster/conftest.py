@@ -1,4 +1,4 @@
-"""One real Ray head for the whole folder, and servers that answer what a test tells them to."""
+"""Fixtures for clusters: the token of the real Ray head, and a server that plays a script."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.code import packed
+from orchestrator.cluster.code_package import pack_code
 from orchestrator.cluster.ray_jobs import RayCluster
-from tests.orchestrator.cluster.server import Server
-from tests.ray_head import Head, ray_head
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head whose jobs can import these tests."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", str(ROOT))
-        with ray_head(tmp_path_factory.mktemp("ray")) as running:
-            yield running
+from tests.orchestrator.cluster.server import ScriptedDashboard
+from tests.ray_head import Head
 
 
 @pytest.fixture(scope="session")
@@ -30,14 +19,14 @@ def token(head: Head) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
+def server() -> Iterator[ScriptedDashboard]:
+    with ScriptedDashboard() as running:
         yield running
 
 
 @pytest.fixture
-def behind(server: Server, tmp_path: Path) -> Iterator[RayCluster]:
-    """A cluster at the server's address, with a token and with code to send."""
+def behind(server: ScriptedDashboard, tmp_path: Path) -> Iterator[RayCluster]:
+    """Provide a cluster at the server's address, with a token and a code package."""
     (tmp_path / "token").write_text("secret-token\n")
     for name in ("slora", "jobs", "orchestrator"):
         (tmp_path / "code" / name).mkdir(parents=True)
@@ -46,8 +35,8 @@ def behind(server: Server, tmp_path: Path) -> Iterator[RayCluster]:
         "far",
         server.url,
         token=tmp_path / "token",
-        code=packed(tmp_path / "code"),
-        patience_s=0.5,
+        package=pack_code(tmp_path / "code"),
+        timeout_s=0.5,
     )
     yield cluster
     cluster.close()

@@ -1,4 +1,4 @@
-"""A real HTTP server that answers what a test tells it to, well-formed or not."""
+"""An HTTP server whose responses a test sets, well-formed or not."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 JSON, HTML, TEXT = "application/json; charset=utf-8", "text/html", "text/plain; charset=utf-8"
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 
 
 @dataclass
-class Asked:
-    """One request that arrived."""
+class ReceivedRequest:
+    """A received request."""
 
     method: str
     path: str
@@ -25,73 +25,79 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Says:
-    """One answer."""
+class ScriptedResponse:
+    """A response."""
 
     status: int = 200
     body: bytes = b""
-    kind: str = JSON
+    content_type: str = JSON
     headers: dict[str, str] = field(default_factory=dict)
-    claims: int | None = None
-    """The length that it claims, where that is a lie."""
-    never: bool = False
-    """It takes the question, and says nothing."""
+    claimed_length: int | None = None
+    """A false Content-Length."""
+    silent: bool = False
+    """Receive the request and never respond."""
     drips: bool = False
-    """A byte now and then, without an end."""
+    """Send a byte now and then, without an end."""
 
 
-def told(value: Any, status: int = 200) -> Says:
-    return Says(status, json.dumps(value).encode())
+def make_json(value: Any, status: int = 200) -> ScriptedResponse:
+    return ScriptedResponse(status, json.dumps(value).encode())
 
 
-class Server:
-    """Answers every question by `answer`, and remembers them."""
+class ScriptedDashboard:
+    """Responds to every request with `respond`, and records the requests."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self.answer: Callable[[Asked], Says] = lambda asked: Says(500)
-        self.over = threading.Event()
-        here = self
+        self.received: list[ReceivedRequest] = []
+        self.respond: Callable[[ReceivedRequest], ScriptedResponse] = lambda request: (
+            ScriptedResponse(500)
+        )
+        self.stopped = threading.Event()
+        dashboard = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
-                asked = Asked(
+                request = ReceivedRequest(
                     self.command, self.path, self.headers["Authorization"], self.rfile.read(length)
                 )
-                here.asked.append(asked)
-                self._say(here.answer(asked))
+                dashboard.received.append(request)
+                self._send(dashboard.respond(request))
 
             do_POST = do_PUT = do_GET
 
-            def _say(self, says: Says) -> None:
-                if says.never:
-                    here.over.wait(PATIENCE_S)
+            def _send(self, response: ScriptedResponse) -> None:
+                if response.silent:
+                    dashboard.stopped.wait(TIMEOUT_S)
                     self.close_connection = True
                     return
-                self.send_response(says.status)
-                self.send_header("Content-Type", says.kind)
-                length = len(says.body) if says.claims is None else says.claims
-                self.send_header("Content-Length", str(10**6 if says.drips else length))
-                for name, value in says.headers.items():
+                self.send_response(response.status)
+                self.send_header("Content-Type", response.content_type)
+                length = (
+                    len(response.body)
+                    if response.claimed_length is None
+                    else response.claimed_length
+                )
+                self.send_header("Content-Length", str(10**6 if response.drips else length))
+                for name, value in response.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(says.body)
-                if says.drips:
-                    self._drip()
-                if says.claims is not None or says.drips:
+                self.wfile.write(response.body)
+                if response.drips:
+                    self._send_slowly()
+                if response.claimed_length is not None or response.drips:
                     self.close_connection = True
 
-            def _drip(self) -> None:
+            def _send_slowly(self) -> None:
                 try:
-                    while not here.over.wait(0.05):
+                    while not dashboard.stopped.wait(0.05):
                         self.wfile.write(b" ")
                 except OSError:
                     return
 
-            def log_message(self, *told: Any) -> None:
+            def log_message(self, *arguments: Any) -> None:
                 return
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -112,7 +118,7 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.over.set()
+        self.stopped.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()

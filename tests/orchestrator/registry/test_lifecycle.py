@@ -1,9 +1,10 @@
-"""The lifecycle's table, and that nothing gets past it."""
+"""The table of the lifecycle, which no move can bypass."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.errors import ForbiddenMove
 from orchestrator.registry.lifecycle import FINAL, MOVES, REASONS, Reason, Status, check_move
 from orchestrator.registry.migrate import upgrade
-from tests.orchestrator.registry.made import added
+from tests.orchestrator.registry.builders import add_run
 
 REASON_OF = {status: sorted(reasons)[0] for status, reasons in REASONS.items()}
 
@@ -26,38 +27,39 @@ def test_every_status_is_in_the_table_and_can_end():
     reachable = {status: {status} for status in Status}
     for _ in Status:
         for status in Status:
-            for seen in set(reachable[status]):
-                reachable[status] |= MOVES[seen]
-    assert all(found & FINAL for found in reachable.values())
+            for following in set(reachable[status]):
+                reachable[status] |= MOVES[following]
+    assert all(statuses & FINAL for statuses in reachable.values())
     assert reachable[Status.PLANNED] == set(Status)
 
 
-def test_what_is_over_stays_over():
+def test_final_statuses_have_no_moves():
     assert {Status.DONE, Status.FAILED, Status.STOPPED} == FINAL
 
 
-@pytest.mark.parametrize("status", Status)
-@pytest.mark.parametrize("to", Status)
-def test_a_move_is_allowed_exactly_where_the_table_says_so(status: Status, to: Status):
-    if to in MOVES[status]:
-        check_move(status, to, REASON_OF.get(to))
-    else:
-        with pytest.raises(ForbiddenMove, match=f"{status.value} can't become {to.value}"):
-            check_move(status, to, REASON_OF.get(to))
+def test_a_move_is_allowed_exactly_if_it_is_in_the_table():
+    for status, target in product(Status, Status):
+        if target in MOVES[status]:
+            check_move(status, target, REASON_OF.get(target))
+        else:
+            with pytest.raises(ForbiddenMove, match=f"{status.value} cannot become {target.value}"):
+                check_move(status, target, REASON_OF.get(target))
 
 
 @pytest.mark.parametrize(
-    ("to", "reason", "says"),
+    ("target", "reason", "says"),
     [
-        (Status.FAILED, None, "nothing is no reason to be failed"),
-        (Status.FAILED, Reason.USER, "user is no reason to be failed"),
-        (Status.PUBLISHING, Reason.CRASHED, "Give none"),
+        (Status.FAILED, None, "none is not a reason to be failed"),
+        (Status.FAILED, Reason.USER, "user is not a reason to be failed"),
+        (Status.PUBLISHING, Reason.CRASHED, "Use none"),
     ],
     ids=["an end without", "another's", "where none belongs"],
 )
-def test_a_status_has_a_reason_of_its_own_or_none(to: Status, reason: Reason | None, says: str):
+def test_a_status_requires_one_of_its_reasons_or_none(
+    target: Status, reason: Reason | None, says: str
+):
     with pytest.raises(InputError, match=says):
-        check_move(Status.RUNNING, to, reason)
+        check_move(Status.RUNNING, target, reason)
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +73,21 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 @settings(max_examples=60, deadline=None)
 @given(tries=st.lists(st.sampled_from(sorted(Status)), max_size=12))
-def test_any_tries_leave_a_run_that_only_moved_by_the_table(sqlite, tries):
-    run = added(sqlite, f"r-{secrets.token_hex(8)}")
+def test_any_attempted_moves_follow_the_table(sqlite, tries):
+    run = add_run(sqlite, f"r-{secrets.token_hex(8)}")
     expected = [Status.PLANNED]
-    for to in tries:
+    for target in tries:
         try:
             with sqlite.write() as session:
-                run = runs.move(session, run, to, reason=REASON_OF.get(to))
+                run = runs.move(session, run, target, reason=REASON_OF.get(target))
         except ForbiddenMove:
-            assert to not in MOVES[expected[-1]]
+            assert target not in MOVES[expected[-1]]
         else:
-            expected.append(to)
+            expected.append(target)
     with sqlite.read() as session:
-        there, told = runs.get(session, run.id), runs.events(session, run.id)
-        attempts = runs.attempts(session, run.id)
-    assert there == run
-    assert [event.kind for event in told] == [status.value for status in expected]
-    assert [event.position for event in told] == list(range(1, run.revision + 1))
+        read, events = runs.get(session, run.id), runs.list_events(session, run.id)
+        attempts = runs.list_attempts(session, run.id)
+    assert read == run
+    assert [event.kind for event in events] == [status.value for status in expected]
+    assert [event.position for event in events] == list(range(1, run.revision + 1))
     assert run.attempt == len(attempts) == expected.count(Status.SUBMITTED)

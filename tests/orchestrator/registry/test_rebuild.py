@@ -1,4 +1,4 @@
-"""The registry from a store, on both databases: what was there, and what could not be read."""
+"""Rebuilding the registry from a store, on both databases."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import NotFound
-from jobs.store.adapters import delete, promote, rollback
-from jobs.store.directory import DirectoryStore
-from jobs.store.manifest import manifest_key
-from jobs.store.runs import RunStore
+from jobs.errors import NotInStore
+from jobs.store.adapters.manifest import get_manifest_key
+from jobs.store.adapters.operations import delete_version, promote, rollback
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
 from orchestrator.registry import adapters, leases, runs
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import Held, LeaseLost
+from orchestrator.registry.errors import LeaseHeld, LeaseLost
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.migrate import upgrade
-from orchestrator.registry.rebuild import LEASE, Rebuilt, rebuild
-from tests.jobs.store.made import DyingStore, Killed
-from tests.orchestrator.registry.made import added, age_leases, moved, rows_of
+from orchestrator.registry.rebuild.rebuild import LEASE_NAME, RebuildResult, rebuild
+from tests.jobs.store.builders import DyingStore, Killed
+from tests.orchestrator.registry.builders import add_run, age_leases, move_run, read_rows
 from tests.orchestrator.registry.stores import (
     DONE,
     FAILED,
@@ -30,14 +30,14 @@ from tests.orchestrator.registry.stores import (
     SEARCHED,
     STOPPED,
     TRIAL,
-    committed,
-    fill,
-    wrote,
+    commit_version,
+    fill_store,
+    write_run,
 )
 
 TABLES = ("projects", "runs", "attempts", "events", "adapters", "pointers", "searches")
 BEGAN = 1767268800.0
-"""What the ids of the made runs say, in seconds."""
+"""The time in the ids of the runs, in seconds."""
 
 
 @pytest.fixture
@@ -47,26 +47,28 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
-    fill(store, tmp_path / "exported")
+    fill_store(store, tmp_path / "exported")
     return store
 
 
-def everything(database: Database) -> dict[str, Any]:
-    return {table: rows_of(database, table) for table in TABLES}
+def read_tables(database: Database) -> dict[str, Any]:
+    return {table: read_rows(database, table) for table in TABLES}
 
 
-def changed(done: Rebuilt) -> tuple[int, int, int, int]:
-    return done.runs.changed, done.adapters.changed, done.searches.changed, done.events
+def count_changes(result: RebuildResult) -> tuple[int, int, int, int]:
+    return result.runs.changed, result.adapters.changed, result.searches.changed, result.events
 
 
-def test_runs_come_back_with_their_state_and_why(database: Database, full: DirectoryStore):
-    done = rebuild(database, full)
-    assert (done.runs.found, done.faults) == (7, [])
+def test_runs_are_restored_with_their_status_and_reason(database: Database, full: DirectoryStore):
+    result = rebuild(database, full)
+    assert (result.runs.total, result.faults) == (7, [])
     with database.read() as session:
-        there = {run.id: run for run in runs.page(session)}
-        told = [(event.kind, event.at) for event in runs.events(session, DONE, origin="store")]
-        (attempt,) = runs.attempts(session, DONE)
-    assert {run_id: (run.status, run.reason) for run_id, run in there.items()} == {
+        runs_by_id = {run.id: run for run in runs.list_page(session)}
+        events = [
+            (event.kind, event.at) for event in runs.list_events(session, DONE, origin="store")
+        ]
+        (attempt,) = runs.list_attempts(session, DONE)
+    assert {run_id: (run.status, run.reason) for run_id, run in runs_by_id.items()} == {
         DONE: (Status.DONE, None),
         FAILED: (Status.FAILED, Reason.CRASHED),
         STOPPED: (Status.STOPPED, Reason.USER),
@@ -75,30 +77,34 @@ def test_runs_come_back_with_their_state_and_why(database: Database, full: Direc
         SEARCHED: (Status.DONE, None),
         TRIAL: (Status.DONE, None),
     }
-    assert there[FAILED].detail == "rank 1: no memory"
-    assert (there[DONE].workers, there[DONE].name, there[DONE].store) == (2, "chat", full.url(""))
-    assert (there[DONE].created_at, there[DONE].updated_at) == (BEGAN, NOON + 1)
-    assert (there[DONE].attempt, attempt.submission) == (2, f"{DONE}-a2")
-    assert (there[SEARCHED].kind, there[DONE].kind) == ("search", "finetune")
-    assert (there[TRIAL].search, there[DONE].search) == (SEARCHED, None)
-    assert told == [("started", NOON), ("published", NOON + 1)]
+    assert runs_by_id[FAILED].detail == "rank 1: no memory"
+    assert (runs_by_id[DONE].workers, runs_by_id[DONE].name, runs_by_id[DONE].store) == (
+        2,
+        "chat",
+        full.url(""),
+    )
+    assert (runs_by_id[DONE].created_at, runs_by_id[DONE].updated_at) == (BEGAN, NOON + 1)
+    assert (runs_by_id[DONE].attempt, attempt.submission) == (2, f"{DONE}-a2")
+    assert (runs_by_id[SEARCHED].kind, runs_by_id[DONE].kind) == ("search", "finetune")
+    assert (runs_by_id[TRIAL].search, runs_by_id[DONE].search) == (SEARCHED, None)
+    assert events == [("started", NOON), ("published", NOON + 1)]
 
 
-def test_adapters_and_what_is_promoted_come_back(database: Database, full: DirectoryStore):
-    assert rebuild(database, full).adapters.found == 2
+def test_adapters_and_pointers_are_restored(database: Database, full: DirectoryStore):
+    assert rebuild(database, full).adapters.total == 2
     with database.read() as session:
-        first, second = adapters.page(session)
-        (pointer,) = adapters.promoted(session, full.url(""))
+        first, second = adapters.list_page(session)
+        (pointer,) = adapters.list_pointers(session, full.url(""))
     assert (first.label, first.run, first.attempt) == ("chat@v1", DONE, 2)
     assert (second.label, second.parent, second.search) == ("chat@v2", "chat@v1", SEARCHED)
-    assert dict(first.manifest) == json.loads(full.get(manifest_key("chat", 1)))
+    assert dict(first.manifest) == json.loads(full.get(get_manifest_key("chat", 1)))
     assert (pointer.name, pointer.version, pointer.move) == ("chat", 1, 1)
 
 
-def test_a_search_comes_back_with_its_best(database: Database, full: DirectoryStore):
-    assert rebuild(database, full).searches.found == 1
+def test_a_search_is_restored_with_its_best_trial(database: Database, full: DirectoryStore):
+    assert rebuild(database, full).searches.total == 1
     with database.read() as session:
-        (search,) = adapters.searches(session)
+        (search,) = adapters.list_searches(session)
     assert (search.run, search.metric, search.direction) == (
         SEARCHED,
         "eval_accuracy",
@@ -110,103 +116,107 @@ def test_a_search_comes_back_with_its_best(database: Database, full: DirectorySt
 
 def test_a_second_rebuild_changes_nothing(database: Database, full: DirectoryStore):
     first = rebuild(database, full)
-    before = everything(database)
+    before = read_tables(database)
     second = rebuild(database, full)
-    assert all(changed(first))
-    assert changed(second) == (0, 0, 0, 0)
-    assert everything(database) == before
+    assert all(count_changes(first))
+    assert count_changes(second) == (0, 0, 0, 0)
+    assert read_tables(database) == before
 
 
-def test_what_the_control_plane_moved_comes_back_equal_after_a_loss(
+def test_a_run_that_the_control_plane_moved_is_restored_equal_after_a_loss(
     database: Database, full: DirectoryStore, tmp_path: Path
 ):
-    """The registry of a living service beside the one that its store gives back."""
-    run = moved(database, added(database, DONE, store=full.url(""), workers=2), Status.SUBMITTED)
-    run = moved(database, run, Status.LOST, reason=Reason.GONE)
+    """Compare the registry of a live service with the adapter that is rebuilt from its store."""
+    run = move_run(
+        database, add_run(database, DONE, store=full.url(""), workers=2), Status.SUBMITTED
+    )
+    run = move_run(database, run, Status.LOST, reason=Reason.JOB_ABSENT)
     path = (Status.PLANNED, Status.SUBMITTED, Status.RUNNING, Status.PUBLISHING, Status.DONE)
-    run = moved(database, run, *path)
+    run = move_run(database, run, *path)
     rebuild(database, full)
     with database.read() as session:
         assert runs.get(session, DONE) == run
-    lost = tmp_path / "again.db"
-    upgrade(f"sqlite:///{lost}")
-    again = Database(f"sqlite:///{lost}")
+    database_file = tmp_path / "again.db"
+    upgrade(f"sqlite:///{database_file}")
+    again = Database(f"sqlite:///{database_file}")
     rebuild(again, full)
     with again.read() as session:
         back = runs.get(session, DONE)
     same = ("id", "project", "kind", "name", "store", "workers", "status", "reason", "attempt")
     assert [getattr(back, name) for name in same] == [getattr(run, name) for name in same]
     for table in ("adapters", "pointers", "searches"):
-        assert len(rows_of(again, table)) == len(rows_of(database, table))
+        assert len(read_rows(again, table)) == len(read_rows(database, table))
     again.close()
 
 
-def test_a_run_that_the_control_plane_moved_is_left_alone(database: Database, full: DirectoryStore):
-    run = moved(database, added(database, FAILED), Status.SUBMITTED)
-    done = rebuild(database, full)
+def test_a_run_that_the_control_plane_moved_is_not_changed(
+    database: Database, full: DirectoryStore
+):
+    run = move_run(database, add_run(database, FAILED), Status.SUBMITTED)
+    result = rebuild(database, full)
     with database.read() as session:
         assert runs.get(session, FAILED) == run
-        assert [e.kind for e in runs.events(session, FAILED, origin="store")] == [
+        assert [event.kind for event in runs.list_events(session, FAILED, origin="store")] == [
             "started",
             "failed",
         ]
-    assert done.runs.changed == 6
+    assert result.runs.changed == 6
 
 
-def test_what_went_on_in_the_store_is_followed(database: Database, full: DirectoryStore):
+def test_a_later_rebuild_follows_changes_in_the_store(database: Database, full: DirectoryStore):
     rebuild(database, full)
     RunStore(full, RUNNING).events.append({"event": "failed", "time": NOON + 50, "why": "again"})
     rollback_to = promote(full, "chat", 2)
-    done = rebuild(database, full)
-    assert changed(done) == (1, 0, 0, 1)
+    result = rebuild(database, full)
+    assert count_changes(result) == (1, 0, 0, 1)
     with database.read() as session:
         run = runs.get(session, RUNNING)
-        (pointer,) = adapters.promoted(session, full.url(""))
+        (pointer,) = adapters.list_pointers(session, full.url(""))
     assert (run.status, run.detail, run.revision) == (Status.FAILED, "again", 2)
     assert (pointer.version, pointer.move) == (2, rollback_to.moves[-1].number)
     rollback(full, "chat")
     rebuild(database, full)
     with database.read() as session:
-        assert adapters.promoted(session, full.url(""))[0].version == 1
+        assert adapters.list_pointers(session, full.url(""))[0].version == 1
 
 
-def test_what_was_removed_from_the_store_is_forgotten_but_not_what_can_not_be_read(
+def test_a_deleted_adapter_is_removed_and_an_unreadable_one_stays(
     database: Database, full: DirectoryStore
 ):
     rebuild(database, full)
-    delete(full, "chat", 2)
-    full.put(manifest_key("chat", 1), b"spoilt")
-    done = rebuild(database, full)
-    assert done.forgotten == ["chat@v2"]
-    assert [fault.key for fault in done.faults] == ["adapters/chat/v1/manifest.json"]
+    delete_version(full, "chat", 2)
+    full.put(get_manifest_key("chat", 1), b"corrupt")
+    result = rebuild(database, full)
+    assert result.removed == ["chat@v2"]
+    assert [fault.key for fault in result.faults] == ["adapters/chat/v1/manifest.json"]
     with database.read() as session:
-        assert [one.label for one in adapters.page(session)] == ["chat@v1"]
-        assert len(adapters.promoted(session, full.url(""))) == 1
+        assert [adapter.label for adapter in adapters.list_page(session)] == ["chat@v1"]
+        assert len(adapters.list_pointers(session, full.url(""))) == 1
 
 
-def test_another_store_takes_nothing_away(database: Database, full: DirectoryStore, tmp_path: Path):
+def test_another_store_removes_nothing(database: Database, full: DirectoryStore, tmp_path: Path):
     rebuild(database, full)
     other = DirectoryStore(tmp_path / "other")
-    committed(other, tmp_path / "exported", run="other")
-    assert rebuild(database, other).forgotten == []
+    commit_version(other, tmp_path / "exported", run="other")
+    assert rebuild(database, other).removed == []
     with database.read() as session:
-        assert len(adapters.page(session)) == 3
-        assert len(adapters.page(session, store=other.url(""))) == 1
+        assert len(adapters.list_page(session)) == 3
+        assert len(adapters.list_page(session, store=other.url(""))) == 1
 
 
-def test_an_adapter_means_done_even_where_the_journal_does_not_say_so(
+def test_an_adapter_means_done_whatever_the_journal_says(
     database: Database, store: DirectoryStore, tmp_path: Path
 ):
-    wrote(store, RUNNING, {"event": "started"})
-    committed(store, tmp_path / "exported", run=RUNNING)
+    write_run(store, RUNNING, {"event": "started"})
+    commit_version(store, tmp_path / "exported", run=RUNNING)
     rebuild(database, store)
     with database.read() as session:
         assert runs.get(session, RUNNING).status is Status.DONE
 
 
-def test_a_claim_of_an_attempt_that_died_still_fences(database: Database, store: DirectoryStore):
-    """Or the next attempt would have the number of one that may be alive."""
-    wrote(store, RUNNING, {"event": "started"})
+def test_the_claim_of_a_dead_attempt_still_fences(database: Database, store: DirectoryStore):
+    """Otherwise the next attempt would get the number of adapter that may be alive."""
+    write_run(store, RUNNING, {"event": "started"})
     claim = json.dumps({"run": RUNNING, "attempt": 5}).encode()
     store.put("adapters/chat/v1/.claim", claim)
     rebuild(database, store)
@@ -233,14 +243,14 @@ HOSTILE: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize(("key", "data"), HOSTILE, ids=lambda value: ascii(value)[:40])
-def test_what_can_not_be_read_is_told_and_the_rest_is_restored(
+def test_an_unreadable_object_is_reported_and_the_rest_is_restored(
     key: str, data: bytes, database: Database, store: DirectoryStore
 ):
-    wrote(store, DONE, {"event": "published"})
+    write_run(store, DONE, {"event": "published"})
     store.put(key, data)
-    done = rebuild(database, store)
-    assert len(done.faults) == 1
-    assert str(done.faults[0]).isprintable() and len(str(done.faults[0])) < 800
+    result = rebuild(database, store)
+    assert len(result.faults) == 1
+    assert str(result.faults[0]).isprintable() and len(str(result.faults[0])) < 800
     with database.read() as session:
         assert runs.get(session, DONE).status is Status.DONE
 
@@ -252,98 +262,97 @@ LINES: list[bytes] = [
     b'{"event":["published"],"time":null,"attempt":"7"}',
     b'{"event":"started","attempt":99999999999999999999,"steps":' + b"9" * 400 + b"}",
     b'{"event":"started","attempt":true,"time":' + b"9" * 400 + b"}",
-    b'{"event":"trial","row":{"number":{},"curve":[],"shared":[]}}',
+    b'{"event":"trial","record":{"number":{},"curve":[],"shared":[]}}',
     b"[" * 5000,
     b"not json",
     b"{" + b'"event":"' + b"x" * 100_000 + b'"}',
 ]
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: ascii(line[:40]))
 @pytest.mark.parametrize("run", [RUNNING, SEARCHED])
-def test_hostile_lines_of_a_journal_hurt_nothing(
-    run: str, line: bytes, database: Database, full: DirectoryStore
-):
-    with full.path(f"runs/{run}/events.jsonl").open("ab") as journal:
-        journal.write(line + b"\n")
-    done = rebuild(database, full)
-    assert done.runs.found == 7
-    assert changed(rebuild(database, full)) == (0, 0, 0, 0)
-    with database.read() as session:
-        bodies = [event.body for event in runs.events(session, run, origin="store")]
-    words = [str(word) for body in bodies for pair in body.items() for word in pair]
-    assert words and all(word.isprintable() and len(word) <= 1000 for word in words)
+def test_hostile_lines_of_a_journal_do_no_harm(run: str, database: Database, full: DirectoryStore):
+    for line in LINES:
+        with full.local_path(f"runs/{run}/events.jsonl").open("ab") as journal:
+            journal.write(line + b"\n")
+        result = rebuild(database, full)
+        assert result.runs.total == 7, line[:40]
+        assert count_changes(rebuild(database, full)) == (0, 0, 0, 0), line[:40]
+        with database.read() as session:
+            bodies = [event.body for event in runs.list_events(session, run, origin="store")]
+        texts = [str(text) for body in bodies for pair in body.items() for text in pair]
+        assert texts, line[:40]
+        assert all(text.isprintable() and len(text) <= 1000 for text in texts), line[:40]
 
 
-def test_a_hostile_manifest_that_parses_is_kept_or_told(
+def test_a_hostile_manifest_that_parses_is_stored_or_reported(
     database: Database, full: DirectoryStore, tmp_path: Path
 ):
-    whole = json.loads(full.get(manifest_key("chat", 1)))
-    file = whole["files"][0]
+    manifest = json.loads(full.get(get_manifest_key("chat", 1)))
+    file = manifest["files"][0]
     many = [{**file, "name": f"f{n}", "size": 2**62} for n in range(3)]
-    for version, more in {
+    for version, changes in {
         3: {"parent": "a\x00b", "attempt": 2**62},
         4: {"files": many},
         5: {"evaluation": {"a\x00": {"\x1b": 1e308}}, "created": "0001-01-01T00:00:00Z"},
     }.items():
-        data = json.dumps({**whole, **more, "version": version}).encode()
-        full.put(manifest_key("chat", version), data)
-    done = rebuild(database, full)
-    assert [fault.key for fault in done.faults] == ["adapters/chat/v4/manifest.json"]
-    assert done.adapters.found == 4
+        data = json.dumps({**manifest, **changes, "version": version}).encode()
+        full.put(get_manifest_key("chat", version), data)
+    result = rebuild(database, full)
+    assert [fault.key for fault in result.faults] == ["adapters/chat/v4/manifest.json"]
+    assert result.adapters.total == 4
     with database.read() as session:
         assert runs.get(session, DONE).attempt == 2
 
 
-def test_two_rebuilds_at_once_are_one(database: Database, full: DirectoryStore):
+def test_only_one_rebuild_runs_at_a_time(database: Database, full: DirectoryStore):
     with database.write() as session:
-        lease = leases.acquire(session, LEASE, "another", seconds=60)
+        lease = leases.acquire(session, LEASE_NAME, "another", seconds=60)
         assert lease is not None
-    with pytest.raises(Held, match="somebody else is at it"):
+    with pytest.raises(LeaseHeld, match="Another process holds the lease rebuild"):
         rebuild(database, full)
-    assert rows_of(database, "runs") == []
+    assert read_rows(database, "runs") == []
     with database.write() as session:
         leases.release(session, lease)
-    assert rebuild(database, full).runs.found == 7
+    assert rebuild(database, full).runs.total == 7
 
 
-def test_a_rebuild_that_was_overtaken_stops_writing(database: Database, full: DirectoryStore):
+def test_a_rebuild_that_lost_its_lease_stops_writing(database: Database, full: DirectoryStore):
     def overtake(_: int) -> None:
         age_leases(database, 1000)
 
     with pytest.raises(LeaseLost):
-        rebuild(database, full, seen=overtake)
-    assert rows_of(database, "adapters") == []
+        rebuild(database, full, on_progress=overtake)
+    assert read_rows(database, "adapters") == []
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 13])
-def test_a_rebuild_that_died_is_finished_by_the_next(
+def test_a_rebuild_that_died_is_completed_by_the_next(
     at: int, database: Database, full: DirectoryStore
 ):
     with pytest.raises(Killed):
         rebuild(database, DyingStore(full, at=at))
     age_leases(database, 1000)
-    assert rebuild(database, full).runs.found == 7
+    assert rebuild(database, full).runs.total == 7
     with database.read() as session:
-        assert len(adapters.page(session)) == 2
-    assert changed(rebuild(database, full)) == (0, 0, 0, 0)
+        assert len(adapters.list_page(session)) == 2
+    assert count_changes(rebuild(database, full)) == (0, 0, 0, 0)
 
 
-def test_progress_counts_every_paper(database: Database, full: DirectoryStore):
-    total, seen = list[int](), list[int]()
-    rebuild(database, full, started=total.append, seen=seen.append)
-    # Seven runs, two manifests, one pointer.
-    assert total == [10] and sum(seen) == 10
+def test_progress_counts_every_object(database: Database, full: DirectoryStore):
+    total, progress = list[int](), list[int]()
+    rebuild(database, full, on_total=total.append, on_progress=progress.append)
+    # Seven runs, two manifests, adapter pointer.
+    assert total == [10] and sum(progress) == 10
 
 
-def test_a_run_that_goes_away_while_it_is_read_is_no_fault(
+def test_a_run_that_is_deleted_while_it_is_read_is_not_a_fault(
     database: Database, full: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ):
     class Vanishing(DyingStore):
         def read(self, key: str, start: int, length: int | None = None) -> bytes:
             if key.startswith(f"runs/{PLANNED}/"):
-                raise NotFound(key)
+                raise NotInStore(key)
             return super().read(key, start, length)
 
-    done = rebuild(database, Vanishing(full))
-    assert (done.runs.found, done.faults) == (6, [])
+    result = rebuild(database, Vanishing(full))
+    assert (result.runs.total, result.faults) == (6, [])

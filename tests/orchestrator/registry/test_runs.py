@@ -1,4 +1,4 @@
-"""Runs in the registry, on both databases: added once, moved by guarded updates, listed by page."""
+"""Runs on both databases: added once, moved by guarded updates, listed by page."""
 
 from __future__ import annotations
 
@@ -13,91 +13,106 @@ from sqlalchemy.orm import Session
 from jobs.errors import InputError
 from orchestrator.registry import projects, runs, usage
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import Damaged, LostUpdate, StaleAttempt, Taken, Unknown
+from orchestrator.registry.errors import (
+    DatabaseRefused,
+    DuplicateKey,
+    LostUpdate,
+    StaleAttempt,
+    UnknownItem,
+)
 from orchestrator.registry.lifecycle import Reason, Status
-from orchestrator.registry.values import Limits
-from tests.jobs.store.made import race
-from tests.orchestrator.registry.made import TO_RUNNING, added, moved, new, rows_of
+from orchestrator.registry.values import ProjectLimits
+from tests.jobs.store.builders import race
+from tests.orchestrator.registry.builders import (
+    TO_RUNNING,
+    add_run,
+    make_request,
+    move_run,
+    read_rows,
+)
 
 RACERS = 4
 
 
-def test_a_run_comes_back_as_it_was_added(database: Database):
-    run = added(database, workers=8, priority=3, spec_sha256="a" * 64, project="lab", search="s1")
+def test_a_run_is_read_as_it_was_added(database: Database):
+    run = add_run(database, workers=8, priority=3, spec_sha256="a" * 64, project="lab")
     with database.read() as session:
         assert runs.get(session, "r1") == run
     assert (run.status, run.attempt, run.revision) == (Status.PLANNED, 0, 1)
-    assert (run.project, run.workers, run.priority, run.search) == ("lab", 8, 3, "s1")
+    assert (run.project, run.workers, run.priority, run.search) == ("lab", 8, 3, None)
     assert run.created_at > 1.7e9
 
 
-def test_an_id_is_taken_once(database: Database):
-    added(database)
-    with database.write() as session, pytest.raises(Taken, match="'r1' is in the registry already"):
-        runs.add(session, new())
-    assert len(rows_of(database, "runs")) == len(rows_of(database, "events")) == 1
+def test_an_id_is_unique(database: Database):
+    add_run(database)
+    with (
+        database.write() as session,
+        pytest.raises(DuplicateKey, match="'r1' already exists"),
+    ):
+        runs.add(session, "r1", make_request())
+    assert len(read_rows(database, "runs")) == len(read_rows(database, "events")) == 1
 
 
-def test_what_is_not_there_is_named(database: Database):
-    with database.read() as session, pytest.raises(Unknown, match="run 'nobody'"):
+def test_an_unknown_run_is_named(database: Database):
+    with database.read() as session, pytest.raises(UnknownItem, match="run 'nobody'"):
         runs.get(session, "nobody")
 
 
 def test_an_attempt_begins_with_each_submission_and_ends_with_it(database: Database):
-    run = moved(database, added(database), *TO_RUNNING, Status.LOST, reason=Reason.GONE)
-    run = moved(database, run, Status.PLANNED, *TO_RUNNING, Status.PUBLISHING, Status.DONE)
+    run = move_run(database, add_run(database), *TO_RUNNING, Status.LOST, reason=Reason.JOB_ABSENT)
+    run = move_run(database, run, Status.PLANNED, *TO_RUNNING, Status.PUBLISHING, Status.DONE)
     with database.read() as session:
-        first, second = runs.attempts(session, "r1")
+        first, second = runs.list_attempts(session, "r1")
     assert (first.submission, second.submission) == ("r1-a1", "r1-a2") != run.submission
     assert run.submission == "r1-a2"
-    assert (first.status, first.reason) == (Status.LOST, Reason.GONE)
+    assert (first.status, first.reason) == (Status.LOST, Reason.JOB_ABSENT)
     assert (second.status, second.reason) == (Status.DONE, None)
     assert first.ended_at and second.ended_at and first.created_at <= first.ended_at
 
 
-def test_a_job_that_turns_up_again_goes_on_with_its_attempt(database: Database):
-    lost = moved(database, added(database), *TO_RUNNING, Status.LOST, reason=Reason.GONE)
-    found = moved(database, lost, Status.RUNNING)
+def test_a_job_that_reappears_continues_its_attempt(database: Database):
+    lost = move_run(database, add_run(database), *TO_RUNNING, Status.LOST, reason=Reason.JOB_ABSENT)
+    resumed = move_run(database, lost, Status.RUNNING)
     with database.read() as session:
-        (attempt,) = runs.attempts(session, "r1")
-    assert found.attempt == 1 and found.reason is None
+        (attempt,) = runs.list_attempts(session, "r1")
+    assert resumed.attempt == 1 and resumed.reason is None
     assert (attempt.status, attempt.reason, attempt.ended_at) == (Status.RUNNING, None, None)
 
 
-def test_a_run_that_is_given_up_does_not_rewrite_how_its_attempt_ended(database: Database):
-    lost = moved(database, added(database), *TO_RUNNING, Status.LOST, reason=Reason.PREEMPTED)
-    moved(database, lost, Status.PLANNED, Status.STOPPED, reason=Reason.USER)
+def test_stopping_a_planned_run_does_not_change_its_last_attempt(database: Database):
+    lost = move_run(database, add_run(database), *TO_RUNNING, Status.LOST, reason=Reason.PREEMPTED)
+    move_run(database, lost, Status.PLANNED, Status.STOPPED, reason=Reason.USER)
     with database.read() as session:
-        (attempt,) = runs.attempts(session, "r1")
+        (attempt,) = runs.list_attempts(session, "r1")
     assert (attempt.status, attempt.reason) == (Status.LOST, Reason.PREEMPTED)
 
 
-def test_an_update_of_what_changed_meanwhile_is_refused_and_writes_nothing(database: Database):
-    stale = added(database)
-    moved(database, stale, Status.SUBMITTED)
-    before = rows_of(database, "runs"), rows_of(database, "events")
-    with pytest.raises(LostUpdate, match="version 1 was read, version 2 is there"):
-        moved(database, stale, Status.STOPPED, reason=Reason.USER)
-    assert (rows_of(database, "runs"), rows_of(database, "events")) == before
+def test_an_update_of_a_changed_run_is_refused_and_writes_nothing(database: Database):
+    stale = add_run(database)
+    move_run(database, stale, Status.SUBMITTED)
+    before = read_rows(database, "runs"), read_rows(database, "events")
+    with pytest.raises(LostUpdate, match="it is at version 2, not 1"):
+        move_run(database, stale, Status.STOPPED, reason=Reason.USER)
+    assert (read_rows(database, "runs"), read_rows(database, "events")) == before
 
 
-def test_an_attempt_that_was_replaced_can_not_speak_for_its_run(database: Database):
-    run = moved(database, added(database), *TO_RUNNING, Status.LOST, reason=Reason.GONE)
-    run = moved(database, run, Status.PLANNED, *TO_RUNNING)
-    with database.write() as session, pytest.raises(StaleAttempt, match="attempt 1 is not the"):
+def test_a_replaced_attempt_cannot_move_its_run(database: Database):
+    run = move_run(database, add_run(database), *TO_RUNNING, Status.LOST, reason=Reason.JOB_ABSENT)
+    run = move_run(database, run, Status.PLANNED, *TO_RUNNING)
+    with database.write() as session, pytest.raises(StaleAttempt, match="attempt 1 was replaced"):
         runs.move(session, run, Status.FAILED, reason=Reason.CRASHED, attempt=1)
     with database.write() as session:
         assert runs.move(session, run, Status.PUBLISHING, attempt=2).status is Status.PUBLISHING
 
 
-def test_a_transaction_that_fails_leaves_nothing_of_itself(database: Database):
+def test_a_failed_transaction_writes_nothing(database: Database):
     def half(session: Session) -> None:
-        runs.move(session, runs.add(session, new()), Status.SUBMITTED)
+        runs.move(session, runs.add(session, "r1", make_request()), Status.SUBMITTED)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), database.write() as session:
         half(session)
-    assert rows_of(database, "runs") == rows_of(database, "attempts") == []
+    assert read_rows(database, "runs") == read_rows(database, "attempts") == []
 
 
 def _move(start: Barrier, mine: int, url: str) -> None:
@@ -112,38 +127,38 @@ def _move(start: Barrier, mine: int, url: str) -> None:
         raise SystemExit(7) from None
 
 
-def test_of_several_processes_that_move_one_run_exactly_one_wins(database: Database, url: str):
-    moved(database, added(database), *TO_RUNNING)
+def test_one_of_several_processes_moves_a_run(database: Database, url: str):
+    move_run(database, add_run(database), *TO_RUNNING)
     codes = race(_move, url, count=RACERS)
     assert sorted(codes, key=str) == [0] + [7] * (RACERS - 1)
     with database.read() as session:
-        run, told = runs.get(session, "r1"), runs.events(session, "r1")
+        run, events = runs.get(session, "r1"), runs.list_events(session, "r1")
     assert run.detail == f"of {codes.index(0)}"
-    assert (run.revision, len(told)) == (4, 4)
+    assert (run.revision, len(events)) == (4, 4)
 
 
-def test_threads_that_try_again_after_a_lost_update_lose_none(database: Database):
+def test_retried_lost_updates_lose_no_change(database: Database):
     with database.write() as session:
-        projects.ensure(session, "lab")
+        projects.ensure_project(session, "lab")
 
-    def add_one(times: int) -> None:
+    def increment_limit(times: int) -> None:
         while times:
             try:
                 with database.write() as session:
-                    there = projects.project(session, "lab")
-                    more = Limits(max_runs=(there.max_runs or 0) + 1)
-                    projects.set_limits(session, there, more)
+                    project = projects.get(session, "lab")
+                    limits = ProjectLimits(max_runs=(project.max_runs or 0) + 1)
+                    projects.set_limits(session, project, limits)
                 times -= 1
             except LostUpdate:
                 continue
 
-    threads = [threading.Thread(target=add_one, args=(10,)) for _ in range(4)]
+    threads = [threading.Thread(target=increment_limit, args=(10,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     with database.read() as session:
-        assert projects.project(session, "lab").max_runs == 40
+        assert projects.get(session, "lab").max_runs == 40
 
 
 def _add(start: Barrier, mine: int, url: str) -> None:
@@ -151,48 +166,48 @@ def _add(start: Barrier, mine: int, url: str) -> None:
     start.wait()
     try:
         with database.write() as session:
-            runs.add(session, new(workers=mine + 1))
-    except Taken:
+            runs.add(session, "r1", make_request(workers=mine + 1))
+    except DuplicateKey:
         raise SystemExit(7) from None
 
 
-def test_of_several_processes_that_add_one_id_exactly_one_does(database: Database, url: str):
+def test_one_of_several_processes_adds_an_id(database: Database, url: str):
     codes = race(_add, url, count=RACERS)
     assert sorted(codes, key=str) == [0] + [7] * (RACERS - 1)
-    (row,) = rows_of(database, "runs")
+    (row,) = read_rows(database, "runs")
     assert row["workers"] == codes.index(0) + 1
 
 
-def test_pages_give_every_run_once_the_newest_first(database: Database):
+def test_pages_return_every_run_once_newest_first(database: Database):
     for number in range(7):
-        added(database, f"r{number}", project="lab" if number % 2 else "default")
-    seen: list[str] = []
+        add_run(database, f"r{number}", project="lab" if number % 2 else "default")
+    ids: list[str] = []
     with database.read() as session:
-        page = runs.page(session, limit=3)
+        page = runs.list_page(session, limit=3)
         while page:
-            seen += [run.id for run in page]
-            page = runs.page(session, limit=3, after=page[-1])
-        lab = [run.id for run in runs.page(session, project="lab")]
-    assert seen == [f"r{number}" for number in reversed(range(7))]
+            ids += [run.id for run in page]
+            page = runs.list_page(session, limit=3, after=page[-1])
+        lab = [run.id for run in runs.list_page(session, project="lab")]
+    assert ids == [f"r{number}" for number in reversed(range(7))]
     assert lab == ["r5", "r3", "r1"]
 
 
-def test_those_that_are_ready_come_by_priority_then_by_age(database: Database):
+def test_ready_runs_are_listed_by_priority_and_then_by_age(database: Database):
     for run_id, priority in (("a", 0), ("b", 5), ("c", 0), ("d", 5)):
-        added(database, run_id, priority=priority)
+        add_run(database, run_id, priority=priority)
     with database.read() as session:
         run = runs.get(session, "b")
-    moved(database, run, Status.SUBMITTED)
+    move_run(database, run, Status.SUBMITTED)
     with database.read() as session:
-        assert [run.id for run in usage.ready(session, "default")] == ["d", "a", "c"]
-        assert [run.id for run in runs.page(session, status=Status.SUBMITTED)] == ["b"]
+        assert [run.id for run in usage.list_ready_runs(session, "default")] == ["d", "a", "c"]
+        assert [run.id for run in runs.list_page(session, status=Status.SUBMITTED)] == ["b"]
 
 
-def test_a_reader_of_events_goes_on_where_it_was(database: Database):
-    run = moved(database, added(database), *TO_RUNNING)
+def test_a_reader_of_events_resumes_at_its_position(database: Database):
+    run = move_run(database, add_run(database), *TO_RUNNING)
     with database.read() as session:
-        first = runs.events(session, "r1", limit=2)
-        rest = runs.events(session, "r1", after=first[-1].position)
+        first = runs.list_events(session, "r1", limit=2)
+        rest = runs.list_events(session, "r1", after=first[-1].position)
     assert [event.kind for event in first] == ["planned", "submitted"]
     assert [event.kind for event in rest] == ["running"]
     assert dict(first[1].body) == {"cluster": "default"} and first[1].attempt == run.attempt
@@ -203,28 +218,30 @@ def test_a_reader_of_events_goes_on_where_it_was(database: Database):
     ["", "../x", "a/b", "a b", "a;b", "a'--", "x" * 200, "a\x00", "a\n", "é", ".a", "-a", "a..b"],
     ids=ascii,
 )
-def test_no_hostile_name_becomes_a_run_a_project_or_a_cluster(name: str, database: Database):
-    for field in ("id", "name", "project", "search", "cluster"):
+def test_a_hostile_name_is_refused_for_a_run_a_project_and_a_cluster(name: str, database: Database):
+    for field in ("name", "project", "cluster"):
         with pytest.raises(ValidationError):
-            new(**{"run_id" if field == "id" else field: name})
-    with database.write() as session, pytest.raises(InputError, match="is no name"):
-        projects.ensure(session, name)
+            make_request(**{field: name})
+    with database.write() as session, pytest.raises(InputError, match="not a valid name"):
+        runs.add(session, name, make_request())
+    with database.write() as session, pytest.raises(InputError, match="not a valid name"):
+        projects.ensure_project(session, name)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "detail",
     ["'; DROP TABLE runs; --", "a\x00b", "\ud800", "\x1b[2J", "x" * 10_000, "%s :name {0}"],
     ids=["sql", "nul", "surrogate", "escape", "long", "templates"],
 )
-def test_hostile_words_of_a_reason_are_kept_as_words(words: str, database: Database):
-    run = moved(database, added(database), *TO_RUNNING)
+def test_a_hostile_detail_is_stored_as_text(detail: str, database: Database):
+    run = move_run(database, add_run(database), *TO_RUNNING)
     with database.write() as session:
-        run = runs.move(session, run, Status.FAILED, reason=Reason.CRASHED, detail=words)
+        run = runs.move(session, run, Status.FAILED, reason=Reason.CRASHED, detail=detail)
     with database.read() as session:
-        there = runs.get(session, "r1")
-    assert there == run
-    assert there.detail.isprintable() and there.detail.startswith(words[:1].strip("\x00\x1b\ud800"))
-    assert len(there.detail) <= 4000
+        read = runs.get(session, "r1")
+    assert read == run
+    assert read.detail.isprintable() and read.detail.startswith(detail[:1].strip("\x00\x1b\ud800"))
+    assert len(read.detail) <= 4000
 
 
 @pytest.mark.parametrize(
@@ -240,9 +257,9 @@ def test_hostile_words_of_a_reason_are_kept_as_words(words: str, database: Datab
     ],
     ids=["no reason", "no status", "reason of a plan", "no project", "no run", "one twice"],
 )
-def test_the_database_itself_refuses_what_can_not_be(statement: str, database: Database):
-    added(database)
-    before = rows_of(database, "runs")
-    with pytest.raises(Damaged), database.write() as session:
+def test_the_database_itself_refuses_impossible_rows(statement: str, database: Database):
+    add_run(database)
+    before = read_rows(database, "runs")
+    with pytest.raises(DatabaseRefused), database.write() as session:
         session.execute(text(statement))
-    assert rows_of(database, "runs") == before
+    assert read_rows(database, "runs") == before

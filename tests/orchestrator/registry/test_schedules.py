@@ -10,124 +10,128 @@ from sqlalchemy.orm import Session
 
 from orchestrator.registry import leases, runs, schedules
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import LeaseLost, LostUpdate, Taken, Unknown
+from orchestrator.registry.errors import DuplicateKey, LeaseLost, LostUpdate, UnknownItem
 from orchestrator.registry.schedules import NewSchedule, Schedule
-from tests.jobs.store.made import race
-from tests.orchestrator.registry.made import age_leases, new, rows_of
+from tests.jobs.store.builders import race
+from tests.orchestrator.registry.builders import age_leases, make_request, read_rows
 
 RACERS = 4
 
 
-def nightly(**changes: object) -> NewSchedule:
+def make_schedule(**changes: object) -> NewSchedule:
     return NewSchedule(
         **{"name": "nightly", "cron": "0 3 * * *", "spec": {"name": "chat"}, **changes}
     )
 
 
-def there(database: Database, **changes: object) -> Schedule:
+def add_schedule(database: Database, **changes: object) -> Schedule:
     with database.write() as session:
-        return schedules.add(session, nightly(**changes), next_at=100.0)
+        return schedules.add(session, make_schedule(**changes), next_at=100.0)
 
 
 def fire(session: Session, schedule: Schedule, due_at: float) -> Schedule:
-    """A firing and the run that it starts, in one transaction."""
-    run = runs.add(session, new(f"chat-{due_at:.0f}"))
+    """Record a firing and the run that it starts, in one transaction."""
+    run = runs.add(session, f"chat-{due_at:.0f}", make_request())
     return schedules.fire(
         session, schedule, due_at=due_at, next_at=due_at + 100, outcome="run", run=run.id
     )
 
 
-def test_a_schedule_comes_back_as_it_was_added(database: Database):
-    made = there(database, time_zone="Europe/Paris", jitter_s=5.0, concurrency="replace")
+def test_a_schedule_is_read_as_it_was_added(database: Database):
+    schedule = add_schedule(database, time_zone="Europe/Paris", jitter_s=5.0, concurrency="replace")
     with database.read() as session:
-        assert schedules.get(session, "default", "nightly") == made
-    assert (made.time_zone, made.jitter_s, made.concurrency) == ("Europe/Paris", 5.0, "replace")
-    assert dict(made.spec) == {"name": "chat"}
+        assert schedules.get(session, "default", "nightly") == schedule
+    assert (schedule.time_zone, schedule.jitter_s, schedule.concurrency) == (
+        "Europe/Paris",
+        5.0,
+        "replace",
+    )
+    assert dict(schedule.spec) == {"name": "chat"}
 
 
-def test_a_name_is_taken_once_in_a_project(database: Database):
-    there(database)
-    there(database, project="lab")
-    with database.write() as session, pytest.raises(Taken):
-        schedules.add(session, nightly(), next_at=None)
-    with database.read() as session, pytest.raises(Unknown):
+def test_a_name_is_unique_in_a_project(database: Database):
+    add_schedule(database)
+    add_schedule(database, project="lab")
+    with database.write() as session, pytest.raises(DuplicateKey):
+        schedules.add(session, make_schedule(), next_at=None)
+    with database.read() as session, pytest.raises(UnknownItem):
         schedules.get(session, "lab", "hourly")
 
 
-def test_what_is_due_is_found_by_the_clock_of_the_database_unless_it_is_paused(database: Database):
-    made = there(database)
-    there(database, name="later")
+def test_due_schedules_are_listed_by_the_clock_of_the_database_unless_paused(database: Database):
+    schedule = add_schedule(database)
+    add_schedule(database, name="later")
     with database.write() as session:
         later = schedules.get(session, "default", "later")
-        schedules.change(session, later, next_at=1e11)
+        schedules.update_schedule(session, later, next_at=1e11)
     with database.write() as session:
-        assert [one.name for one in schedules.due(session)] == ["nightly"]
-        schedules.change(session, made, paused=True)
-        assert schedules.due(session) == []
+        assert [due.name for due in schedules.list_due(session)] == ["nightly"]
+        schedules.update_schedule(session, schedule, paused=True)
+        assert schedules.list_due(session) == []
 
 
-def test_a_moment_fires_once_and_moves_the_next_one(database: Database):
-    made = there(database)
+def test_a_due_time_fires_once_and_sets_the_next_one(database: Database):
+    schedule = add_schedule(database)
     with database.write() as session:
-        after = fire(session, made, 100.0)
-    assert (after.next_at, after.revision) == (200.0, made.revision + 1)
+        after = fire(session, schedule, 100.0)
+    assert (after.next_at, after.revision) == (200.0, schedule.revision + 1)
     with database.read() as session:
-        (firing,) = schedules.firings(session, made)
+        (firing,) = schedules.list_firings(session, schedule)
     assert (firing.due_at, firing.outcome, firing.run) == (100.0, "run", "chat-100")
-    with database.write() as session, pytest.raises(Taken, match="firing"):
+    with database.write() as session, pytest.raises(DuplicateKey, match="firing"):
         schedules.fire(session, after, due_at=100.0, next_at=300.0, outcome="skipped")
 
 
-def test_a_scheduler_that_read_too_early_starts_nothing(database: Database):
-    stale = there(database)
+def test_a_scheduler_with_a_stale_schedule_starts_nothing(database: Database):
+    stale = add_schedule(database)
     with database.write() as session:
-        schedules.change(session, stale, paused=True)
+        schedules.update_schedule(session, stale, paused=True)
     with pytest.raises(LostUpdate), database.write() as session:
         fire(session, stale, 100.0)
-    assert rows_of(database, "runs") == rows_of(database, "firings") == []
+    assert read_rows(database, "runs") == read_rows(database, "firings") == []
 
 
 def test_a_scheduler_that_lost_its_lease_starts_nothing(database: Database):
-    made = there(database)
+    schedule = add_schedule(database)
     with database.write() as session:
         lease = leases.acquire(session, "scheduler", "a", seconds=60)
     age_leases(database, 61)
     with pytest.raises(LeaseLost), database.write() as session:
         schedules.fire(
-            session, made, due_at=100.0, next_at=None, outcome="nothing new", lease=lease
+            session, schedule, due_at=100.0, next_at=None, outcome="no_new_data", lease=lease
         )
-    assert rows_of(database, "firings") == []
+    assert read_rows(database, "firings") == []
 
 
 def _fire(start: Barrier, mine: int, url: str) -> None:
     database = Database(url)
     with database.read() as session:
-        made = schedules.get(session, "default", "nightly")
+        schedule = schedules.get(session, "default", "nightly")
     start.wait()
     try:
         with database.write() as session:
-            schedules.fire(session, made, due_at=100.0, next_at=200.0, outcome="skipped")
-    except (Taken, LostUpdate):
+            schedules.fire(session, schedule, due_at=100.0, next_at=200.0, outcome="skipped")
+    except (DuplicateKey, LostUpdate):
         raise SystemExit(7) from None
 
 
-def test_of_several_schedulers_exactly_one_fires(database: Database, url: str):
-    there(database)
+def test_one_of_several_schedulers_fires(database: Database, url: str):
+    add_schedule(database)
     codes = race(_fire, url, count=RACERS)
     assert sorted(codes, key=str) == [0] + [7] * (RACERS - 1)
-    assert len(rows_of(database, "firings")) == 1
+    assert len(read_rows(database, "firings")) == 1
 
 
-def test_a_removed_schedule_takes_its_firings_along_and_leaves_its_runs(database: Database):
-    made = there(database)
+def test_removing_a_schedule_deletes_its_firings_and_not_its_runs(database: Database):
+    schedule = add_schedule(database)
     with database.write() as session:
-        fire(session, made, 100.0)
+        fire(session, schedule, 100.0)
     with pytest.raises(LostUpdate), database.write() as session:
-        schedules.remove(session, made)
+        schedules.remove(session, schedule)
     with database.write() as session:
         schedules.remove(session, schedules.get(session, "default", "nightly"))
-    assert rows_of(database, "schedules") == rows_of(database, "firings") == []
-    assert len(rows_of(database, "runs")) == 1
+    assert read_rows(database, "schedules") == read_rows(database, "firings") == []
+    assert len(read_rows(database, "runs")) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,6 @@ def test_a_removed_schedule_takes_its_firings_along_and_leaves_its_runs(database
     ],
     ids=str,
 )
-def test_what_is_no_schedule_is_refused(changes: dict[str, object]):
+def test_an_invalid_schedule_is_refused(changes: dict[str, object]):
     with pytest.raises(ValidationError):
-        nightly(**changes)
+        make_schedule(**changes)

@@ -1,4 +1,4 @@
-"""Projects are counted by one at a time, and nobody else waits for it."""
+"""Only one dispatcher counts projects at a time, and submissions do not wait for it."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from sqlalchemy.orm import Session
 from orchestrator.registry import projects, runs, usage
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DatabaseUnreachable
-from orchestrator.registry.values import Limits
-from tests.orchestrator.registry.made import added, new
+from orchestrator.registry.values import ProjectLimits
+from tests.orchestrator.registry.builders import add_run, make_request
 
 
-def soon(database: Database, work: Callable[[Session], object]) -> None:
-    """In a transaction that waits half a second for anybody else."""
+def run_without_waiting(database: Database, work: Callable[[Session], object]) -> None:
+    """Do work in a transaction that waits at most half a second for locks."""
     with database.write() as session:
         session.execute(text("SET LOCAL lock_timeout = 500"))
         work(session)
 
 
-def limited(session: Session) -> None:
-    projects.set_limits(session, projects.project(session, "default"), Limits(max_runs=1))
+def set_limits(session: Session) -> None:
+    projects.set_limits(session, projects.get(session, "default"), ProjectLimits(max_runs=1))
 
 
-def test_while_projects_are_counted_runs_are_submitted_to_them(database: Database):
+def test_runs_are_submitted_while_projects_are_counted(database: Database):
     if database.is_local:
         pytest.skip("SQLite has one writer")
-    added(database, "r1")
+    add_run(database, "r1")
     with database.write() as counting:
         usage.lock_projects(counting)
-        soon(database, lambda session: runs.add(session, new("r2")))
+        run_without_waiting(database, lambda session: runs.add(session, "r2", make_request()))
     with database.read() as session:
-        assert {run.id for run in runs.page(session)} == {"r1", "r2"}
+        assert {run.id for run in runs.list_page(session)} == {"r1", "r2"}
 
 
-@pytest.mark.parametrize("work", [usage.lock_projects, limited])
-def test_who_counts_or_sets_limits_waits_for_who_counts(
+@pytest.mark.parametrize("work", [usage.lock_projects, set_limits])
+def test_counting_and_setting_limits_wait_for_counting(
     database: Database, work: Callable[[Session], object]
 ):
     if database.is_local:
         pytest.skip("SQLite has one writer")
-    added(database, "r1")
+    add_run(database, "r1")
     with database.write() as counting:
         usage.lock_projects(counting)
         with pytest.raises(DatabaseUnreachable):
-            soon(database, work)
+            run_without_waiting(database, work)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.ray_head import Head, ray_head
 from tests.tiny import chat_rows, tiny_chat_model
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("search-head", numbered=True)) as ready:
-        yield ready
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("search")
-    tiny_chat_model(made / "model")
-    chat_rows(made / "train.jsonl", 60)
-    chat_rows(made / "eval.jsonl", 6)
-    return made
+    folder = tmp_path_factory.mktemp("search")
+    tiny_chat_model(folder / "model")
+    chat_rows(folder / "train.jsonl", 60)
+    chat_rows(folder / "eval.jsonl", 6)
+    return folder

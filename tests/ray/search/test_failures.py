@@ -7,29 +7,38 @@ import json
 import pytest
 
 from tests.long import cases
-from tests.ray.search.made import RATE, nothing_left, rows_of, searched, started
+from tests.ray.search.builders import (
+    RATE,
+    assert_nothing_remains,
+    read_records,
+    run_search,
+    start_search,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.mark.long
-def test_when_all_trials_fail_the_commonest_reason_is_told(head, folder):
-    space = {"method.mask": {"choice": ["tests.own_score:BROKEN"]}, RATE: {"choice": [1e-3, 2e-3]}}
-    code, said, rows = searched(head, folder, "hopeless", {"space": space, "algorithm": "grid"})
+def test_when_all_trials_fail_the_most_frequent_reason_is_reported(head, folder):
+    space = {
+        "method.mask": {"choice": ["tests.custom_scorer:BROKEN"]},
+        RATE: {"choice": [1e-3, 2e-3]},
+    }
+    code, output, rows = run_search(head, folder, "hopeless", {"space": space, "algorithm": "grid"})
     assert code == 1
-    assert "this score never works" in said and "So it was in 2 of them" in said
+    assert "this score never works" in output and "the reason for 2 of them" in output
     assert [row.status for row in rows] == ["failed", "failed"]
-    assert "Traceback" not in said
+    assert "Traceback" not in output
 
 
 @pytest.mark.long
-def test_pbt_goes_on_where_a_trial_fails_that_the_others_wait_for(head, folder):
+def test_pbt_continues_if_a_trial_fails_that_the_others_wait_for(head, folder):
     space = {RATE: {"choice": [1e-2, 1e-3, 1e30]}}
     search = {"space": space, "algorithm": "grid", "scheduler": "pbt"}
-    code, said, rows = searched(
+    code, output, rows = run_search(
         head, folder, "bereft", search, train={"steps": 24}, method={"kind": "lora"}
     )
-    assert code == 0, said
+    assert code == 0, output
     assert [row.status for row in rows] == ["done", "done", "failed"]
     assert rows[2].reason
 
@@ -41,17 +50,17 @@ def test_kinds_and_workers_may_differ_between_trials(head, folder):
         "cluster.workers": {"choice": [1, 2]},
     }
     search = {"space": space, "algorithm": "grid", "scheduler": "none", "max_concurrent": 1}
-    code, said, rows = searched(head, folder, "mixed", search)
-    assert code == 0, said
+    code, output, rows = run_search(head, folder, "mixed", search)
+    assert code == 0, output
     assert [row.status for row in rows] == ["done"] * 4, [row.reason for row in rows]
-    nothing_left(head)
+    assert_nothing_remains(head)
 
 
 @pytest.mark.parametrize("killed_at", cases([1, 3], [1]))
-def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(head, folder, killed_at):
+def test_a_killed_search_resumes_and_repeats_no_trial(head, folder, killed_at):
     name = f"killed{killed_at}"
     search = {"scheduler": "none", "samples": killed_at + 2, "max_concurrent": 2}
-    driver = started(head, folder, name, search)
+    driver = start_search(head, folder, name, search)
     assert driver.stdout is not None
     ends = 0
     for line in driver.stdout:
@@ -60,12 +69,12 @@ def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(head, folder, kil
             driver.kill()
             break
     driver.communicate(timeout=60)
-    before = {row.number: row for row in rows_of(folder, name) if row.ended}
+    before = {row.number: row for row in read_records(folder, name) if row.is_finished}
     assert len(before) >= killed_at
-    again = started(head, folder, name, search, "--resume", name)
-    said, _ = again.communicate(timeout=500)
-    assert again.returncode == 0, said
-    after = rows_of(folder, name)
+    again = start_search(head, folder, name, search, "--resume", name)
+    output, _ = again.communicate(timeout=500)
+    assert again.returncode == 0, output
+    after = read_records(folder, name)
     assert [row.number for row in after] == list(range(killed_at + 2))
     assert all(row.status == "done" for row in after)
     assert all(after[number] == row for number, row in before.items())

@@ -1,1 +1,1 @@
-"""Versions of the tables: each a step up and the same step down."""
+"""Migrations of the schema, one file a revision, each with an upgrade and a downgrade."""

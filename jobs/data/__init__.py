@@ -1,1 +1,0 @@
-"""Rows of files, as examples, as token sequences, as batches."""

@@ -1,0 +1,1 @@
+"""Train one adapter on the rows of many clients; only trained weights leave a site."""

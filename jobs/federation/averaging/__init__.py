@@ -1,0 +1,1 @@
+"""Encode, check and average what the clients of a federation send."""

@@ -1,0 +1,1 @@
+"""Inspection of model folders, data files and recorded specs. No torch."""

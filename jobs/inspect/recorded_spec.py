@@ -1,0 +1,47 @@
+"""The spec or the federation that made an adapter, read from the files of its run."""
+
+from __future__ import annotations
+
+import hashlib
+
+from jobs.errors import Fault, InputError, NotInStore
+from jobs.federation.artifacts import FEDERATION_FILE
+from jobs.spec.kinds import require_kind
+from jobs.spec.load import parse_spec
+from jobs.spec.schema import FederatedSpec, RunSpec
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.base import ObjectStore
+from jobs.store.runs.run_store import SPEC, RunStore
+
+
+def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
+    """Return the spec that the run recorded. Raise InputError if it has changed."""
+    text = _read_run_file(store, adapter, SPEC)
+    if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
+        problem = f"the spec of run {adapter.run} has changed since the commit"
+        remedy = "Restore the spec with the digest of the manifest."
+        raise InputError([Fault(adapter.label, problem, remedy)])
+    return parse_spec(text, SPEC)
+
+
+def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> FederatedSpec:
+    """Return the federation that the run recorded. Raise InputError if the manifest has another."""
+    spec = load_recorded_spec(store, adapter)
+    text = _read_run_file(store, adapter, FEDERATION_FILE)
+    federation = require_kind(parse_spec(text, FEDERATION_FILE), FederatedSpec)
+    section = federation.section.model_dump(mode="json", exclude_none=True)
+    recorded_section = {
+        key: value for key, value in (adapter.federation or {}).items() if value is not None
+    }
+    if (federation.training, section) != (spec, recorded_section):
+        problem = f"the federation of run {adapter.run} has changed since the commit"
+        raise InputError([Fault(adapter.label, problem, "Restore the federation of its manifest.")])
+    return federation
+
+
+def _read_run_file(store: ObjectStore, adapter: Manifest, file_name: str) -> str:
+    try:
+        return RunStore(store, adapter.run).read_text(file_name)
+    except NotInStore as error:
+        problem = f"the files of run {adapter.run} are not in the store"
+        raise InputError([Fault(adapter.label, problem, "Keep runs/ beside adapters/.")]) from error

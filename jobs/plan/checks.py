@@ -1,0 +1,77 @@
+"""Checks of a spec that need its targets at most: its batch, rank, method and cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from jobs.errors import Fault
+from jobs.spec.schema import RunSpec
+from slora.masks.sizes import STRUCTURES
+
+
+def check_batch(spec: RunSpec) -> list[Fault]:
+    """Check that the batch divides over the workers and into micro-batches."""
+    if not isinstance(spec.cluster.workers, int):
+        # An elastic run cannot choose its number of workers: the rest of a batch is padded.
+        return []
+    batch, workers, micro = spec.train.batch_size, spec.workers, spec.train.micro_batch_size
+    if batch % workers:
+        nearest = max(workers, round(batch / workers) * workers)
+        problem = f"{batch} sequences cannot be divided by {workers} workers"
+        return [Fault("train.batch_size", problem, f"Use a multiple of {workers}, e.g. {nearest}.")]
+    per_worker = batch // workers
+    if per_worker > micro and per_worker % micro:
+        problem = f"{per_worker} sequences per worker do not divide into micro-batches of {micro}"
+        divisor = max(n for n in range(1, micro + 1) if per_worker % n == 0)
+        return [Fault("train.micro_batch_size", problem, f"Use a divisor, e.g. {divisor}.")]
+    return []
+
+
+def check_rank(spec: RunSpec, targets: Mapping[str, tuple[int, int]]) -> Iterator[Fault]:
+    """Check that the rank fits the smallest target."""
+    if spec.method.kind not in ("slora", "lora") or not targets:
+        return
+    name, shape = min(targets.items(), key=lambda item: min(item[1]))
+    # LoRA-GA uses as many singular vectors again.
+    doubled = spec.method.init == "lora-ga"
+    maximum = min(shape) // 2 if doubled else min(shape)
+    if spec.method.rank > maximum:
+        subject = "half the smallest target" if doubled else "the smallest target"
+        problem = f"{spec.method.rank} exceeds {subject} ({shape[0]} x {shape[1]}, {name})"
+        remedy = f"Use {maximum} or less, or remove that layer from method.targets."
+        yield Fault("method.rank", problem, remedy)
+
+
+def check_method(spec: RunSpec) -> Iterator[Fault]:
+    """Check options of the method that exclude each other."""
+    method = spec.method
+    sparse, low_rank = method.kind in ("slora", "sparse"), method.kind in ("slora", "lora")
+    score = method.score if method.mask in STRUCTURES else method.mask
+    if sparse and method.allocation == "global" and (score == "random" or method.mask == "blocks"):
+        subject = "blocks" if method.mask == "blocks" else "random masks"
+        remedy = "Use allocation: uniform, or another mask."
+        yield Fault("method.allocation", f"{subject} cannot compete over layers", remedy)
+    if method.init != "zero" and method.kind != "lora":
+        problem = f"{method.init} initialises a lora, and kind {method.kind} starts differently"
+        yield Fault("method.init", problem, "Use kind: lora, or init: zero.")
+    if method.factor_density < 1 and not low_rank:
+        problem = f"kind {method.kind} has no factors"
+        yield Fault("method.factor_density", problem, "Leave it at 1.0.")
+
+
+def check_cluster(spec: RunSpec) -> Iterator[Fault]:
+    """Check options of the cluster that are impossible, or that would have no effect."""
+    cluster, full = spec.cluster, spec.method.kind == "full"
+    if full and cluster.sync_every > 1:
+        problem = "kind full exchanges every step: its optimizer is sharded over the workers"
+        yield Fault("cluster.sync_every", problem, "Use 1, or another method.kind.")
+    if full and cluster.exchange_dtype != "float32":
+        problem = "kind full exchanges gradients in the type of the model"
+        yield Fault("cluster.exchange_dtype", problem, "Leave it at float32.")
+    for key, default in (("outer", "average"), ("average", "factors")):
+        if cluster.sync_every == 1 and (value := getattr(cluster, key)) != default:
+            problem = f"{value} combines local steps, and sync_every is 1"
+            yield Fault(f"cluster.{key}", problem, "Use a sync_every above 1.")
+    if not isinstance(cluster.workers, int) and cluster.workers.min > cluster.workers.max:
+        problem = f"min {cluster.workers.min} exceeds max {cluster.workers.max}"
+        yield Fault("cluster.workers", problem, "Swap them.")

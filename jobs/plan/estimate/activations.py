@@ -1,0 +1,71 @@
+"""Memory that autograd keeps between forward and backward, for one micro-batch on one worker.
+
+Counted from the code of transformers' layers with SDPA attention and without checkpointing; the
+benchmark `tests.benchmarks.memory` compares it with measured peaks.
+"""
+
+from __future__ import annotations
+
+from jobs.plan.estimate.inputs import EstimateInput, StageFacts
+
+LOSS_COPIES = 4
+"""Copies of the logits at the peak of the loss: logits, log-softmax and both gradients."""
+FLOAT32 = 4
+FULL_NORMS = 2
+"""Outputs of the norms that are kept if their weights are trained."""
+
+
+def estimate_activations(inputs: EstimateInput, stage: StageFacts) -> int:
+    """Return the bytes of all layers' activations and one layer's temporaries."""
+    tokens = inputs.batching.micro * inputs.batching.length
+    saved = inputs.base.widths.layers * (
+        tokens * _count_saved_per_token(inputs, stage) + _count_attention_mask_bytes(inputs)
+    )
+    return saved + tokens * _count_transient_per_token(inputs)
+
+
+def estimate_logits(inputs: EstimateInput) -> int:
+    """Return the bytes of a language model's logits and loss, over all positions."""
+    if inputs.classifies:
+        return 0
+    tokens = inputs.batching.micro * inputs.batching.length
+    return tokens * inputs.base.widths.vocab * _count_logit_bytes_per_token(inputs)
+
+
+def _count_logit_bytes_per_token(inputs: EstimateInput) -> int:
+    # In bfloat16 the logits themselves and their gradient are half as large.
+    return LOSS_COPIES * FLOAT32 if inputs.dtype_bytes == FLOAT32 else (LOSS_COPIES - 1) * FLOAT32
+
+
+def _count_saved_per_token(inputs: EstimateInput, stage: StageFacts) -> int:
+    widths, size = inputs.base.widths, inputs.dtype_bytes
+    keeps_inputs = inputs.is_full or stage.name == "low-rank" or inputs.method.keeps_inputs
+    residual = 2 * widths.hidden * (FLOAT32 if widths.rms else size)
+    norms = 2 * widths.hidden if keeps_inputs else 0
+    if inputs.is_full:
+        norms += FULL_NORMS * widths.hidden
+    attention = 4 * widths.heads_width
+    # Gated: the gate, its activation and the other factor of the product; then the input of `down`.
+    inner = (3 if widths.gated else widths.activation_copies - 1) * widths.inner + (
+        widths.inner if keeps_inputs else 0
+    )
+    ranks = _count_ranks_per_layer(inputs) if stage.name == "low-rank" else 0
+    return residual + size * (norms + attention + inner + ranks) + FLOAT32 * widths.head_count
+
+
+def _count_ranks_per_layer(inputs: EstimateInput) -> int:
+    """Count the entries of `A x` per token, over all targets of a layer."""
+    return inputs.method.rank * len(inputs.method.targets) // max(1, inputs.base.widths.layers)
+
+
+def _count_attention_mask_bytes(inputs: EstimateInput) -> int:
+    """Count the bytes of the attention masks, which SDPA keeps in every layer on a CPU."""
+    length = inputs.batching.length
+    return (
+        inputs.dtype_bytes * inputs.batching.micro * length * length if inputs.resources.cpu else 0
+    )
+
+
+def _count_transient_per_token(inputs: EstimateInput) -> int:
+    """Count the gradients of one MLP and their copies in the layout that matrix products need."""
+    return 4 * inputs.base.widths.inner * inputs.dtype_bytes

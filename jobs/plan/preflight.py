@@ -1,0 +1,257 @@
+"""Validation of a run before any worker starts; all faults are reported together. No torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.machinery import PathFinder
+
+from jobs.errors import Fault, InputError, StoreError, Unreachable
+from jobs.inspect.datasets.files import resolve_files
+from jobs.inspect.datasets.heldout import check_split
+from jobs.inspect.datasets.scan import (
+    DatasetScan,
+    ScanProgress,
+    check_eval_labels,
+    check_train_labels,
+    scan_dataset,
+)
+from jobs.inspect.file_stamps import FileStamp, stamp_files
+from jobs.inspect.model_files import ModelFiles, digest_model, list_base_files, read_model
+from jobs.plan.checks import check_batch
+from jobs.plan.estimate.base_tensors import describe_base
+from jobs.plan.estimate.from_spec import CheckedFacts
+from jobs.plan.estimate.speed import Speed, find_speed
+from jobs.plan.plan import ModelShape, Plan, make_plan
+from jobs.spec.schema import RunSpec
+from jobs.store.open import open_store
+from jobs.train.early_stopping import find_stop_faults
+from jobs.train.request import TrainingRequest
+
+QUICK_ROWS = 200
+"""Rows that a plan reads; a run reads all of them."""
+
+
+@dataclass(frozen=True)
+class ValidatedRun:
+    """A spec that can be run, and what its validation learned."""
+
+    spec: RunSpec
+    """The fine-tune alone, without sections."""
+    model: ModelFiles
+    train_scan: DatasetScan
+    eval_scan: DatasetScan | None
+    plan: Plan
+    base_digest: str | None = None
+    """Digest of the base, if it has been computed: that reads all of its weights."""
+    stamps: tuple[FileStamp, ...] = ()
+    """Files of the base and the data, as they were before they were read."""
+
+    def make_request(
+        self,
+        run_id: str,
+        *,
+        base_digest: str | None = None,
+        search: str | None = None,
+        parent: str | None = None,
+    ) -> TrainingRequest:
+        """Return the request for the run's workers; compute the base's digest if not given."""
+        return TrainingRequest(
+            spec=self.spec,
+            run_id=run_id,
+            plan=self.plan,
+            base=self.model.folder,
+            base_digest=base_digest or self.base_digest or digest_model(self.model.folder),
+            train_data=self.train_scan,
+            eval_data=self.eval_scan,
+            search=search,
+            parent=parent,
+        )
+
+
+def validate_run(
+    spec: RunSpec,
+    *,
+    quick: bool = False,
+    with_store: bool = True,
+    progress: ScanProgress | None = None,
+) -> ValidatedRun:
+    """Validate a spec with its model, its data and its store. Raise InputError with all faults.
+
+    `quick` reads the first rows only, and writes nothing to the store. Without `with_store` the
+    store is not opened: the machine that submits a run may not reach it.
+    """
+    spec = spec.training
+    faults = [*find_stop_faults(spec), *check_strategies(spec)]
+    model, extra_faults = read_model(spec.model)
+    faults += extra_faults
+    # Before anything is read: a change during the validation must not go unnoticed.
+    stamps = _stamp_inputs(spec, model)
+    train_scan, eval_scan, extra_faults = _scan_data(spec, QUICK_ROWS if quick else None, progress)
+    faults += extra_faults
+    faults += _check_model_fit(spec, model, train_scan)
+    plan = None
+    if model:
+        plan, extra_faults = _plan_run(spec, model, train_scan, eval_scan, with_history=with_store)
+        faults += extra_faults
+    else:
+        faults += check_batch(spec)
+    faults += check_store(spec, write=not quick) if with_store else []
+    if faults or not (model and train_scan and plan):
+        raise InputError(faults)
+    return ValidatedRun(spec, model, train_scan, eval_scan, plan, stamps=stamps)
+
+
+def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True) -> ValidatedRun:
+    """Return the same model and data planned for another spec. Raise InputError.
+
+    Without `with_history` the speed of past runs is not read: with many runs that takes seconds.
+    """
+    if spec == validated.spec:
+        return validated
+    faults = [*find_stop_faults(spec), *check_strategies(spec)]
+    faults += _check_model_fit(spec, validated.model, validated.train_scan)
+    plan, extra_faults = _plan_run(
+        spec, validated.model, validated.train_scan, validated.eval_scan, with_history=with_history
+    )
+    faults += extra_faults
+    if faults or plan is None:
+        raise InputError(faults)
+    return replace(validated, spec=spec, plan=plan)
+
+
+def check_strategies(spec: RunSpec) -> Iterator[Fault]:
+    """Check that the package of a custom mask strategy exists, without importing it."""
+    for key in ("mask", "score"):
+        strategy: str = getattr(spec.method, key)
+        package = strategy.partition(":")[0].partition(".")[0]
+        if ":" in strategy and PathFinder.find_spec(package, [os.getcwd(), *sys.path]) is None:
+            problem = f"{strategy} needs the package {package}, which is not installed"
+            remedy = "Install it, or start in the folder that contains it."
+            yield Fault(f"method.{key}", problem, remedy)
+
+
+def check_store(spec: RunSpec, *, write: bool) -> list[Fault]:
+    """Check that the store can be opened, and with `write` that it can be written."""
+    try:
+        store = open_store(spec.store)
+    except InputError as error:
+        return list(error.faults)
+    reason = store.check_writable() if write else None
+    return [Fault("store", reason, "Use a store that this user may write to.")] if reason else []
+
+
+def stamp_base(model: ModelFiles) -> tuple[FileStamp, ...]:
+    """Return the stamps of the base's files."""
+    return stamp_files(list_base_files(model.folder))
+
+
+def stamp_data(spec: RunSpec) -> tuple[FileStamp, ...]:
+    """Return the stamps of all data files. Raise InputError or OSError if there are none."""
+    paths = [path for path in (spec.data.train, spec.data.eval) if path is not None]
+    return tuple(stamp for path in paths for stamp in stamp_files(resolve_files(path)))
+
+
+def _stamp_inputs(spec: RunSpec, model: ModelFiles | None) -> tuple[FileStamp, ...]:
+    try:
+        return (*stamp_base(model), *stamp_data(spec)) if model else ()
+    except (InputError, OSError):
+        # The scan reports it with its key.
+        return ()
+
+
+def _plan_run(
+    spec: RunSpec,
+    model: ModelFiles,
+    train_scan: DatasetScan | None,
+    eval_scan: DatasetScan | None,
+    *,
+    with_history: bool = True,
+) -> tuple[Plan | None, list[Fault]]:
+    labels = len(train_scan.labels) if train_scan else 0
+    head = model.count_head_parameters(spec.model.task, labels)
+    shape = ModelShape(model.parameters, model.linears, head, model.experts)
+    speed = _read_speed(spec) if with_history else find_speed(spec, None)
+    facts = _collect_facts(spec, model, head, train_scan, eval_scan, speed)
+    return make_plan(spec, shape, facts=facts)
+
+
+def _scan_data(
+    spec: RunSpec, limit: int | None, progress: ScanProgress | None
+) -> tuple[DatasetScan | None, DatasetScan | None, list[Fault]]:
+    data, faults = spec.data, list[Fault]()
+    scans: dict[str, DatasetScan] = {}
+    for key, path in (("data.train", data.train), ("data.eval", data.eval)):
+        if path is None:
+            continue
+        try:
+            scans[key] = scan_dataset(
+                path, data.format, spec.model.task, key, limit=limit, progress=progress
+            )
+        except InputError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    train_scan, eval_scan = scans.get("data.train"), scans.get("data.eval")
+    if train_scan and limit is None:
+        faults += check_train_labels(train_scan)
+        if eval_scan:
+            faults += check_eval_labels(train_scan, eval_scan)
+        if data.eval_fraction:
+            faults += check_split(
+                train_scan.rows_by_file, fraction=data.eval_fraction, seed=spec.train.seed
+            )
+    if train_scan and eval_scan and train_scan.format != eval_scan.format:
+        problem = f"{eval_scan.format} rows, while data.train has {train_scan.format} rows"
+        faults.append(Fault("data.eval", problem, "Use rows of one format."))
+    return train_scan, eval_scan, faults
+
+
+def _check_model_fit(
+    spec: RunSpec, model: ModelFiles | None, train_scan: DatasetScan | None
+) -> Iterator[Fault]:
+    if train_scan and train_scan.format == "chat" and model and not model.chat_template:
+        problem = f"{model.folder} has no chat template, and the rows are conversations"
+        remedy = "Use an instruct model, or prompt-completion or text rows."
+        yield Fault("data.format", problem, remedy)
+    if model and model.max_positions and spec.data.max_length > model.max_positions:
+        problem = f"{spec.data.max_length} exceeds the model's {model.max_positions} positions"
+        yield Fault("data.max_length", problem, f"Use {model.max_positions} or less.")
+
+
+def _collect_facts(
+    spec: RunSpec,
+    model: ModelFiles,
+    head: int,
+    train_scan: DatasetScan | None,
+    eval_scan: DatasetScan | None,
+    speed: Speed | None,
+) -> CheckedFacts:
+    base = describe_base(
+        model.shapes,
+        model.linears,
+        model.config,
+        causal=spec.model.task == "causal-lm",
+        file_bytes=model.bytes,
+    )
+    return CheckedFacts(base, head, _count_eval_rows(spec, train_scan, eval_scan), speed)
+
+
+def _count_eval_rows(
+    spec: RunSpec, train_scan: DatasetScan | None, eval_scan: DatasetScan | None
+) -> int | None:
+    """Count the held-out rows, or return None if the data have not been read in full."""
+    if eval_scan is not None:
+        return eval_scan.rows if eval_scan.sha256 else None
+    fraction = spec.data.eval_fraction
+    if fraction is None or train_scan is None or not train_scan.sha256:
+        return None
+    return round(train_scan.rows * fraction)
+
+
+def _read_speed(spec: RunSpec) -> Speed | None:
+    try:
+        return find_speed(spec, open_store(spec.store))
+    except (InputError, StoreError, Unreachable):
+        # check_store reports what is wrong with the store; the plan does without history.
+        return find_speed(spec, None)

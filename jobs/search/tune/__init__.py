@@ -1,0 +1,1 @@
+"""Run the trials of a search with Ray Tune."""

@@ -1,0 +1,168 @@
+"""The workers that run one trial after another: actors in the placement group of the trial.
+
+They are children of the trial's actor and live in the placement group that Tune made for it. When
+that actor ends or dies, Ray ends them too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from jobs.errors import TrainingFailed
+from jobs.search.tune.trial_task import TrialReport, TrialTask
+from jobs.search.tune.trial_worker import ACTOR_THREADS, TrialWorker
+from jobs.spec.schema import ClusterSection
+
+STOP_TIMEOUT_S = 20.0
+"""Time that a stopped trial has to end by itself; after it its workers are killed."""
+
+
+class TrialWorkerLost(TrainingFailed):
+    """A worker died without a report."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "a worker of the trial", reason, "Check whether it was killed or ran out of memory."
+        )
+
+
+class TrialWorkerGroup:
+    """Workers that train together. The first trial starts them, and the next ones reuse them."""
+
+    def __init__(self, cluster: ClusterSection) -> None:
+        self._cluster = cluster
+        self._workers: list[Any] = []
+        self._running: list[Any] = []
+        self._next_report: Any = None
+        self._start_number = 0
+
+    def start_trial(self, task: TrialTask) -> None:
+        """Start a trial. Raise TrialWorkerLost."""
+        try:
+            if not self._workers:
+                self._start_workers()
+            self._start_number += 1
+            self._running = [
+                worker.train.remote(task, self._start_number) for worker in self._workers
+            ]
+        except RayActorError as error:
+            raise self._make_lost_error(error) from error
+
+    def wait_for_report(self) -> TrialReport:
+        """Wait for the next report. Raise TrialWorkerLost."""
+        if self._next_report is None:
+            self._next_report = self._workers[0].wait_for_report.remote(self._start_number)
+        waiting = [self._next_report, *self._running]
+        try:
+            while True:
+                ready, _ = ray.wait(waiting, num_returns=1)
+                if self._next_report in ready:
+                    report: TrialReport = ray.get(self._next_report)
+                    self._next_report = None
+                    return report
+                # The training of a worker ends with a report, or because the worker died.
+                for training in ready:
+                    if (failure := ray.get(training)) and not self._wait_for_first_worker():
+                        self.close()
+                        return TrialReport(ended=True, failure=failure)
+                    waiting.remove(training)
+        except RayActorError as error:
+            raise self._make_lost_error(error) from error
+
+    def continue_trial(self) -> None:
+        """Continue the trial after a report."""
+        for worker in self._workers:
+            worker.continue_or_stop.remote(self._start_number, True)
+
+    def stop_trial(self) -> None:
+        """Stop the trial. The workers are kept if they end within STOP_TIMEOUT_S."""
+        if not self._running:
+            return
+        for worker in self._workers:
+            worker.continue_or_stop.remote(self._start_number, False)
+        done, unfinished = ray.wait(
+            self._running, num_returns=len(self._running), timeout=STOP_TIMEOUT_S
+        )
+        if unfinished or any(_has_died(training) for training in done):
+            self.close()
+        self._running, self._next_report = [], None
+
+    def finish_trial(self, last_report: TrialReport) -> None:
+        """Wait for all workers after the last report. Raise TrialWorkerLost.
+
+        If one has failed, the others may wait for it for ever: they have STOP_TIMEOUT_S.
+        """
+        if not self._running:
+            return
+        timeout_s = STOP_TIMEOUT_S if last_report.failure else None
+        done, unfinished = ray.wait(
+            self._running, num_returns=len(self._running), timeout=timeout_s
+        )
+        try:
+            ray.get(done)
+        except RayActorError as error:
+            raise self._make_lost_error(error) from error
+        if unfinished or last_report.worker_unusable:
+            self.close()
+        self._running = []
+
+    def close(self) -> None:
+        """Kill the workers."""
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers, self._running, self._next_report = [], [], None
+
+    def _wait_for_first_worker(self) -> bool:
+        """Return whether the first worker reports too; it may wait for ever for a failed one."""
+        ready, _ = ray.wait([self._next_report], timeout=STOP_TIMEOUT_S)
+        return bool(ready)
+
+    def _start_workers(self) -> None:
+        cluster = self._cluster
+        group = ray.util.get_current_placement_group()
+        assert isinstance(cluster.workers, int)
+        make_worker = ray.remote(TrialWorker).options
+        self._workers = [
+            make_worker(
+                num_cpus=cluster.cpus_per_worker,
+                num_gpus=cluster.gpus_per_worker,
+                max_concurrency=ACTOR_THREADS,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    group, placement_group_bundle_index=number
+                ),
+            ).remote(threads=cluster.cpus_per_worker, gpu=cluster.gpus_per_worker > 0)
+            for number in range(cluster.workers)
+        ]
+        address = ray.get(self._workers[0].find_free_address.remote())
+        ray.get(
+            [
+                worker.init_process_group.remote(address, rank, len(self._workers), cluster.timeout)
+                for rank, worker in enumerate(self._workers)
+            ]
+        )
+
+    def _make_lost_error(self, error: RayActorError) -> TrialWorkerLost:
+        self.close()
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return TrialWorkerLost(lines[-1].rstrip(".") if lines else type(error).__name__)
+
+
+def _has_died(training: Any) -> bool:
+    try:
+        ray.get(training)
+    except RayActorError:
+        return True
+    return False
+
+
+def make_bundles(cluster: ClusterSection) -> list[dict[str, float]]:
+    """Return the resources of a trial: none for its own actor, then those of each worker."""
+    assert isinstance(cluster.workers, int)
+    worker_bundle: dict[str, float] = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        worker_bundle["GPU"] = cluster.gpus_per_worker
+    return [{}, *(dict(worker_bundle) for _ in range(cluster.workers))]

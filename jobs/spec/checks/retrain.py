@@ -1,0 +1,29 @@
+"""Checks of a retraining: its gate's metric, its held-out rows, and where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jobs.errors import Fault
+from jobs.spec.metrics import list_metrics
+from jobs.spec.schema import RunSpec
+from jobs.spec.sections.retrain import SCRATCH, RetrainSection
+
+
+def check_retraining(spec: RunSpec, section: RetrainSection) -> Iterator[Fault]:
+    """Check that the spec can be evaluated by the gate and trained from the section's start."""
+    names = list_metrics(spec.model.task)
+    if section.gate.metric not in names:
+        problem = f"{spec.model.task} does not report {section.gate.metric}"
+        yield Fault("retrain.gate.metric", problem, f"Use {' or '.join(names)}.")
+    if spec.data.eval is None and spec.data.eval_fraction is None:
+        problem = "no rows are held out, so the adapter cannot be evaluated"
+        yield Fault("data.eval", problem, "Set data.eval, or data.eval_fraction: 0.05.")
+    if section.start == SCRATCH:
+        return
+    if spec.method.init != "zero":
+        problem = f"{spec.method.init} initialises the factors, and so does retrain.start"
+        yield Fault("method.init", problem, "Leave it out, or use retrain.start: scratch.")
+    if spec.method.factor_density < 1:
+        problem = "a training cannot resume from sparse or pruned factors"
+        yield Fault("method.factor_density", problem, "Use 1, or retrain.start: scratch.")

@@ -1,0 +1,17 @@
+"""The arguments of every job on a spec, as the service and `slora train` pass them."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def make_run_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of `--spec SPEC [--set KEY=VALUE] [--run ID] [--attempt N]`."""
+    parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
+    parser.add_argument("--spec", required=True, help="the YAML spec: a file or an s3:// URL")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
+    )
+    parser.add_argument("--run", help="run id; an existing run resumes where it stopped")
+    parser.add_argument("--attempt", type=int, default=0, help="number of this attempt of the run")
+    return parser

@@ -1,0 +1,1 @@
+"""Adapters in the store: commit, list, resolve, verify, pull, promote, delete."""

@@ -1,0 +1,119 @@
+"""Verify a committed adapter: every byte of the files in its manifest, and no other files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jobs.errors import Fault, InputError, NotInStore
+from jobs.inspect.model_files import digest_model
+from jobs.store.adapters.adapter_dir import TENSORS_SUFFIX, check_tensors
+from jobs.store.adapters.commit import CLAIM
+from jobs.store.adapters.manifest import MANIFEST, SIGNATURE, AdapterFile, Manifest
+from jobs.store.adapters.pointer import TOMBSTONE
+from jobs.store.adapters.safetensors_header import BadTensors, read_header
+from jobs.store.base import ObjectStore
+from jobs.store.digest import compute_sha256
+
+OnBytes = Callable[[int], None]
+
+_REPUBLISH = "Use another version, or publish the run again."
+
+
+def verify_adapter(
+    store: ObjectStore,
+    manifest: Manifest,
+    *,
+    on_bytes: OnBytes | None = None,
+    base: Path | None = None,
+    key: Path | None = None,
+) -> list[Fault]:
+    """Return all faults of an adapter: absent, changed, unknown or empty files, another base.
+
+    `base` is where the base model is now; `key` a public key that has to have signed it.
+    """
+    faults = check_files(store, manifest, on_bytes=on_bytes)
+    faults += _check_base(manifest, base or Path(manifest.base.path))
+    if base is not None and not (base / "config.json").is_file():
+        problem = f"{base} is not the folder of a model"
+        faults.append(Fault("base", problem, "Use the folder of the base model."))
+    return faults + (_check_signature(store, manifest, key) if key else [])
+
+
+def check_files(
+    store: ObjectStore, manifest: Manifest, *, on_bytes: OnBytes | None = None
+) -> list[Fault]:
+    """Return all faults of the files of an adapter."""
+    faults = [
+        fault for file in manifest.files for fault in _check_file(store, manifest, file, on_bytes)
+    ]
+    return faults + _find_unknown_files(store, manifest)
+
+
+def _check_file(
+    store: ObjectStore, manifest: Manifest, file: AdapterFile, on_bytes: OnBytes | None
+) -> list[Fault]:
+    key = manifest.prefix + file.name
+    try:
+        return _check_bytes(store, key, file, on_bytes)
+    except NotInStore:
+        return [Fault(key, "the file is absent", _REPUBLISH)]
+    except InputError as error:  # a link that leads out of the store
+        return list(error.faults)
+
+
+def _check_bytes(
+    store: ObjectStore, key: str, file: AdapterFile, on_bytes: OnBytes | None
+) -> list[Fault]:
+    info = store.head(key)
+    if info is not None and info.size != file.size:
+        problem = f"the file has {info.size} bytes, the manifest says {file.size}"
+        return [Fault(key, problem, _REPUBLISH)]
+    with store.open(key) as stream:
+        digest = compute_sha256(stream, on_bytes)
+    if digest != file.sha256:
+        problem = f"the digest is {digest[:12]}, the manifest says {file.sha256[:12]}"
+        return [Fault(key, problem, _REPUBLISH)]
+    return _check_tensors(store, key, file.size) if file.name.endswith(TENSORS_SUFFIX) else []
+
+
+def _check_tensors(store: ObjectStore, key: str, size: int) -> list[Fault]:
+    try:
+        with store.open(key) as stream:
+            return check_tensors(key, read_header(stream, size=size))
+    except BadTensors as error:
+        return [Fault(key, str(error), _REPUBLISH)]
+
+
+def _find_unknown_files(store: ObjectStore, manifest: Manifest) -> list[Fault]:
+    known = {MANIFEST, SIGNATURE, CLAIM, TOMBSTONE, *(file.name for file in manifest.files)}
+    remedy = "It was added after the commit: delete it."
+    return [
+        Fault(key, "the manifest does not list this file", remedy)
+        for key in store.list(manifest.prefix)
+        if key.removeprefix(manifest.prefix) not in known
+    ]
+
+
+def _check_signature(store: ObjectStore, manifest: Manifest, key: Path) -> list[Fault]:
+    # Imported here because cryptography takes 0.1 s to import.
+    from jobs.store.adapters.signing import check_signature
+
+    fault = check_signature(store, manifest, key)
+    return [fault] if fault else []
+
+
+def _check_base(manifest: Manifest, folder: Path) -> list[Fault]:
+    """Compare the digest of the base model if it exists here: an adapter travels without it."""
+    try:
+        if not (folder / "config.json").is_file():
+            return []
+        digest = digest_model(folder)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        problem = f"{manifest.base.path!a} cannot be read: {error}"
+        return [Fault("base", problem, "Check the folder.")]
+    if digest == manifest.base.digest:
+        return []
+    expected = manifest.base.digest[:12]
+    problem = f"{folder} has the digest {digest[:12]}, the adapter was trained on {expected}"
+    return [Fault("base", problem, "Use the base model that the adapter was trained on.")]

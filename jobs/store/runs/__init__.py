@@ -1,0 +1,1 @@
+"""The files and journals of runs in the store."""

@@ -1,0 +1,1 @@
+"""Jobs on a committed adapter: chat, compare, export."""

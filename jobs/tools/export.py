@@ -1,0 +1,159 @@
+"""`python -m jobs.tools.export --adapter NAME --to FOLDER --as peft|merged|sparse`: convert it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import Fault, InputError
+from jobs.store.open import open_store
+from jobs.tools.adapter_arguments import make_adapter_parser
+from jobs.train.job_main import run_job
+from jobs.train.monitor.progress import make_stderr_reporter
+
+if TYPE_CHECKING:
+    from slora.formats.export import ExportedAdapter
+
+FORMS = ("peft", "merged", "sparse")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export one adapter. Exit codes as in `jobs.finetune`."""
+    options = _make_parser().parse_args(arguments)
+
+    def work() -> None:
+        _check_options(options)
+        folder = Path(options.to)
+        # Imported here, so that a wrong argument is answered before torch is loaded.
+        if options.form == "merged":
+            from jobs.merge import merge_into_folder
+
+            label = merge_into_folder(
+                folder, options.adapter, store=options.store, base=options.base
+            )
+            print(json.dumps({"adapter": label, "folder": str(folder), "form": "merged"})
+                  if options.json else f"{label} merged into {folder}")  # fmt: skip
+            return
+        exported, label = _export_adapter(options)
+        _write_adapter(folder, exported)
+        report = _make_report(exported, label, folder, options.form)
+        if options.json:
+            print(json.dumps(report))
+        else:
+            _print_report(report)
+
+    return run_job(work)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = make_adapter_parser("jobs.tools.export", "Export a committed adapter in another form.")
+    parser.add_argument("--to", required=True, help="The target folder: new or empty.")
+    parser.add_argument("--as", dest="form", choices=FORMS, default="peft", help="peft: a LoRA "
+                        "folder; merged: a plain model; sparse: values and positions")  # fmt: skip
+    parser.add_argument("--rank", type=int, help="Rank of the LoRA.")
+    parser.add_argument(
+        "--energy", type=float, help="Use the smallest rank that retains this share of the energy."
+    )
+    parser.add_argument("--density", type=float, help="Share of the entries in a sparse file.")
+    parser.add_argument("--json", action="store_true", help="Output JSON.")
+    return parser
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise InputError with all wrong arguments."""
+    faults = []
+    folder = Path(options.to)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        problem = f"{folder} exists and is not empty"
+        faults.append(Fault("--to", problem, "Give another folder."))
+    allowed = {"peft": ("rank", "energy"), "sparse": ("density",), "merged": ()}[options.form]
+    for name in ("rank", "energy", "density"):
+        if getattr(options, name) is not None and name not in allowed:
+            faults.append(
+                Fault(f"--{name}", f"has no effect with --as {options.form}", "Remove it.")
+            )
+    if options.form == "peft" and (options.rank is None) == (options.energy is None):
+        problem = "a LoRA needs a rank, or a share of the energy to choose it by"
+        faults.append(Fault("--rank", problem, "Give one of --rank 16 and --energy 0.9."))
+    if options.rank is not None and options.rank < 1:
+        faults.append(Fault("--rank", f"{options.rank} is not a rank", "Use 1 or more."))
+    for name in ("energy", "density"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value <= 1:
+            faults.append(Fault(f"--{name}", f"{value} is not a share", "Use above 0, at most 1."))
+    if faults:
+        raise InputError(faults)
+
+
+def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
+    from jobs.inspect.model_files import has_conv1d
+    from jobs.tools.load_adapter import pull_adapter
+    from slora.formats.export import convert_to_lora, convert_to_sparse
+    from slora.formats.merge import get_layer_shapes
+
+    store = open_store(options.store)
+    adapter, manifest = pull_adapter(store, options.adapter)
+    # With an energy there are two passes over the layers: to find each rank, then at that rank.
+    passes = 1 if options.energy is None else 2
+    progress = make_stderr_reporter(
+        "layers", passes * len(get_layer_shapes(adapter)), quiet=options.json
+    )
+    if options.form == "sparse":
+        try:
+            exported = convert_to_sparse(
+                adapter, density=options.density, on_layer=progress.advance
+            )
+        except ValueError as error:
+            raise InputError([Fault("--density", str(error), "E.g. 0.01.")]) from error
+    else:
+        exported = convert_to_lora(
+            adapter,
+            rank=options.rank,
+            energy=options.energy,
+            head_modules=tuple(dict.fromkeys(name.split(".")[0] for name in adapter.head)),
+            conv1d=has_conv1d(options.base or manifest.base.path),
+            on_layer=progress.advance,
+        )
+    return exported, manifest.label
+
+
+def _write_adapter(folder: Path, exported: ExportedAdapter) -> None:
+    from slora.formats.peft import LoraAdapter, write_lora, write_sparse
+
+    if isinstance(exported.adapter, LoraAdapter):
+        write_lora(folder, exported.adapter)
+    else:
+        write_sparse(folder, exported.adapter)
+
+
+def _make_report(exported: ExportedAdapter, label: str, folder: Path, form: str) -> dict[str, Any]:
+    shares = {layer.name: layer.energy_share for layer in exported.layers}
+    return {
+        "adapter": label,
+        "folder": str(folder),
+        "form": form,
+        "rank": getattr(exported.adapter, "rank", None),
+        "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+        "energy_share": exported.energy_share,
+        "layers": shares,
+    }
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    rank = f" of rank {report['rank']}" if report["rank"] else ""
+    shares = report["layers"]
+    worst = min(shares, key=lambda name: shares[name])
+    print(f"{report['adapter']} as {report['form']}{rank} in {report['folder']}: "
+          f"{report['bytes'] / 1e6:.1f} MB")  # fmt: skip
+    print(f"energy of the update that it retains: {report['energy_share']:.1%}")
+    print(f"  in the median layer {statistics.median(shares.values()):.1%}, in the worst "
+          f"{shares[worst]:.1%} ({worst})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Load a committed adapter: pull it, check it, and apply it to its base."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from jobs.errors import Fault, InputError
+from jobs.inspect.model_files import digest_model, find_model_folder
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.adapters.operations import pull, resolve_adapter
+from jobs.store.base import ObjectStore
+from jobs.train.model.base_model import load_model, load_tokenizer, read_saved_task
+from slora.formats.merge import attach_adapter, merge_adapter
+from slora.formats.peft import LoraAdapter, SparseAdapter, read_adapter
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A model with its adapter applied, in evaluation mode."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: str
+    labels: tuple[str, ...]
+    manifest: Manifest
+
+
+def load_adapted_model(
+    store: ObjectStore, name: str, *, base: str | None = None, merged: bool = False
+) -> AdaptedModel:
+    """Return the adapter `NAME` or `NAME@v2` on its base, or on the one at `base`.
+
+    Raise NotInStore, DigestMismatch, BadAdapter, and InputError if the base is not the one that the
+    adapter was trained on.
+    """
+    manifest = resolve_adapter(store, name)
+    with tempfile.TemporaryDirectory(prefix="slora-pulled-") as scratch:
+        folder = pull(store, manifest, Path(scratch) / "adapter")
+        if manifest.kind == "full":
+            return _load_full_model(folder, manifest)
+        adapter = read_adapter(folder)
+    return _apply_adapter(
+        adapter, manifest, _find_base(manifest, base or manifest.base.path), merged
+    )
+
+
+def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAdapter, Manifest]:
+    """Return the adapter `NAME` or `NAME@v2` itself, without a model.
+
+    Raise NotInStore, DigestMismatch, BadAdapter, and InputError for one of kind full, which is a
+    model and not an update.
+    """
+    manifest = resolve_adapter(store, name)
+    if manifest.kind == "full":
+        problem = f"{manifest.label} is a full model, not an update of one"
+        raise InputError(
+            [Fault("--adapter", problem, "Pull the model with `slora adapters pull`.")]
+        )
+    with tempfile.TemporaryDirectory(prefix="slora-pulled-") as scratch:
+        return read_adapter(pull(store, manifest, Path(scratch) / "adapter")), manifest
+
+
+def _load_full_model(folder: Path, manifest: Manifest) -> AdaptedModel:
+    """Return the model that full fine-tuning saved; its own folder names its task."""
+    task, labels = read_saved_task(folder)
+    model = load_model(str(folder), task=task, dtype="float32", labels=labels)
+    return AdaptedModel(model, load_tokenizer(str(folder)), task, labels, manifest)
+
+
+def _apply_adapter(
+    adapter: LoraAdapter | SparseAdapter, manifest: Manifest, base: Path, merged: bool
+) -> AdaptedModel:
+    model = load_model(str(base), task=adapter.task, dtype="float32", labels=adapter.labels)
+    (merge_adapter if merged else attach_adapter)(model, adapter)
+    return AdaptedModel(model, load_tokenizer(str(base)), adapter.task, adapter.labels, manifest)
+
+
+def _find_base(manifest: Manifest, path: str) -> Path:
+    folder = find_model_folder(path)
+    if folder is None:
+        problem = f"{path}, the base of {manifest.label}, does not exist"
+        raise InputError([Fault("--base", problem, "Give its present folder with --base.")])
+    digest = digest_model(folder)
+    if digest != manifest.base.digest:
+        problem = (
+            f"{folder} is not the base of {manifest.label}: digest "
+            f"{digest[:12]}, not {manifest.base.digest[:12]}"
+        )
+        raise InputError([Fault("--base", problem, "Give the folder of that base with --base.")])
+    return folder

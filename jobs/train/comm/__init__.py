@@ -1,0 +1,1 @@
+"""Communication between the workers of a run, counted by stage and cause."""

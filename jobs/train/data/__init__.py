@@ -1,0 +1,1 @@
+"""Turn the rows of a data set into token sequences and batches for each worker."""

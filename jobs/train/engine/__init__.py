@@ -1,0 +1,1 @@
+"""Engines: one optimizer step over all workers."""

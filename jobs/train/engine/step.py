@@ -1,0 +1,89 @@
+"""An optimizer step on one worker: its micro-batches through the engine, and the batch's loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jobs.errors import TrainingFailed
+from jobs.plan.plan import StagePlan
+from jobs.train.data.global_batches import Step
+from jobs.train.engine.engine import Engine, ExchangeResult
+from jobs.train.engine.loss import compute_logits, sum_loss
+
+
+def take_step(
+    engine: Engine,
+    step: Step,
+    *,
+    rate: float,
+    device: torch.device,
+    preempted: bool = False,
+    sync: bool = False,
+) -> ExchangeResult | None:
+    """Train on this worker's slice. Return the exchange, or None between exchanges. A collective.
+
+    The loss of a micro-batch is its sum over the targets of the global batch, so the sum over
+    micro-batches and workers is the mean over targets, in nats, however they are split.
+    """
+    total = torch.zeros((), device=device)
+    for batch in step.micros:
+        outputs = compute_logits(engine.model, batch, unwrapped_model=engine.module, device=device)
+        loss = sum_loss(*outputs) / step.targets
+        engine.backward(loss)
+        total += loss.detach()
+    return engine.step(rate=rate, loss=total, preempted=preempted, sync=sync)
+
+
+def has_diverged(loss: float, grad_norm: float) -> bool:
+    """Return whether a step's loss or gradient norm is NaN or infinite."""
+    return not (math.isfinite(loss) and math.isfinite(grad_norm))
+
+
+def locate_non_finite(engine: Engine, step: Step, device: torch.device) -> str:
+    """Return where the first such number is: a layer's output, or a trained tensor.
+
+    Runs the step's batches again. A collective.
+    """
+    broken_layers: list[str] = []
+    with torch.no_grad(), _watch_outputs(engine.module, broken_layers):
+        for batch in step.micros:
+            compute_logits(engine.model, batch, unwrapped_model=engine.module, device=device)
+    tensor = engine.find_non_finite()
+    if broken_layers:
+        return f"first in the output of {broken_layers[0]}"
+    return f"first in {tensor}" if tensor else "in the loss only"
+
+
+def make_divergence_error(
+    loss: float, grad_norm: float, *, step: int, stage: StagePlan, location: str
+) -> TrainingFailed:
+    """Return the error that ends a diverged run, the same on every rank."""
+    where = f"step {step}, {stage.name} stage"
+    value = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {grad_norm}"
+    remedy = f"Lower the learning rate ({stage.learning_rate:g}), or check this step's rows."
+    return TrainingFailed(where, f"the {value}, {location}", remedy)
+
+
+@contextmanager
+def _watch_outputs(model: nn.Module, broken_layers: list[str]) -> Iterator[None]:
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                broken_layers.append(name)
+
+        return hook
+
+    # Modules without children: the first of them is the most exact name of the location.
+    leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,75 @@
+"""Copy what s3:// addresses name to this machine; each node has a cache of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+from jobs.errors import Fault, InputError
+from jobs.inspect.datasets.files import resolve_files
+from jobs.inspect.datasets.scan import DatasetScan
+from jobs.inspect.model_files import find_model_folder
+from jobs.store.open import open_store
+from jobs.train.request import EvaluationRequest, HeldOutRows, Request
+
+RequestT = TypeVar("RequestT", bound=Request)
+S3_SCHEME = "s3://"
+
+
+def localize_request(request: RequestT) -> RequestT:
+    """Return the request with this node's copies of the base and the rows that are in a bucket."""
+    data = request.spec.data
+    base = (
+        find_model_folder(request.spec.model.path)
+        if _is_in_bucket(request.spec.model.path)
+        else None
+    )
+    localized = dataclasses.replace(
+        request,
+        base=base or request.base,
+        train_data=_localize_scan(request.train_data, data.train),
+        eval_data=request.eval_data and _localize_scan(request.eval_data, data.eval),
+    )
+    if isinstance(localized, EvaluationRequest) and localized.previous_eval is not None:
+        previous_eval = _localize_held_out(localized.previous_eval)
+        return dataclasses.replace(localized, previous_eval=previous_eval)
+    return localized
+
+
+def fetch_spec(location: str) -> Path:
+    """Return the spec's file; one in a bucket is copied to a temporary folder of this process."""
+    if not location.startswith(S3_SCHEME):
+        return Path(location)
+    folder, _, file_name = location.rpartition("/")
+    text = open_store(folder).get(file_name)
+    if len(text) > 1_000_000:
+        raise InputError(
+            [
+                Fault(
+                    "--spec",
+                    f"{location} is too large for a spec: {len(text)} bytes",
+                    "Name a YAML file.",
+                )
+            ]
+        )
+    path = Path(tempfile.mkdtemp(prefix="slora-spec-")) / "spec.yaml"
+    path.write_bytes(text)
+    return path
+
+
+def _is_in_bucket(path: str | None) -> bool:
+    return path is not None and path.startswith(S3_SCHEME)
+
+
+def _localize_scan(scan: DatasetScan, location: str | None) -> DatasetScan:
+    if location is None or not _is_in_bucket(location):
+        return scan
+    return dataclasses.replace(scan, files=resolve_files(location))
+
+
+def _localize_held_out(held_out: HeldOutRows) -> HeldOutRows:
+    scan = _localize_scan(held_out.scan, held_out.path)
+    truncated = dataclasses.replace(scan, files=scan.files[: held_out.file_count])
+    return dataclasses.replace(held_out, scan=truncated)

@@ -1,0 +1,243 @@
+"""The inits of a low-rank stage: from a hand-off, random as in LoRA, from weights or gradients.
+
+The layers are distributed over the ranks, one dense matrix at a time on each, and broadcast. Inits
+that can't be made again from the seed alone are saved in the run's folder, to resume from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from jobs.spec.schema import MethodSection
+from jobs.store.runs.run_store import LOW_RANK_INIT, RunStore
+from jobs.train.comm.collectives import HANDOFF, WorkerContext
+from jobs.train.model.base_shards import gather_for_reading
+from slora.handoff.handoff import Refine, split_sparse_update
+from slora.handoff.init import init_lora_ga, init_pissa
+from slora.handoff.low_rank_init import LowRankInit
+from slora.layers.base_layers import get_weight_matrix
+from slora.layers.lora import init_factors
+from slora.layers.sparse_factors import apply_factor_masks
+from slora.masks.mask import Mask
+
+Shapes = Mapping[str, tuple[int, int]]
+LayerCallback = Callable[[str], None]
+"""Called with each layer's name when its init is ready."""
+SUBTRACT_KEY = "minus"
+
+
+@dataclass(frozen=True)
+class LayerHandoff:
+    """The result of one layer's hand-off."""
+
+    name: str
+    energy_share: float
+    """Share of the update's energy that the rank holds."""
+    error: float
+    """`||dW - scale B A|| / ||dW||`, without the residual beside the factors."""
+    norm: float
+    """Frobenius norm of the full update."""
+    rank: int
+    """Effective rank: below the spec's if the update has no more."""
+
+
+def compute_handoff(
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Mask],
+    method: MethodSection,
+    context: WorkerContext,
+    *,
+    seed: int,
+    on_layer: LayerCallback,
+) -> tuple[dict[str, LowRankInit], list[LayerHandoff]]:
+    """Return each layer's sparse update as an init, and the hand-off's result. A collective."""
+    rank, keeps_residual = method.rank, method.handoff.residual != "drop"
+
+    def split_layer(name: str, mask: Mask) -> Tensor:
+        result = split_sparse_update(
+            weights[f"{name}.values"],
+            mask,
+            rank=rank,
+            scale=method.scale,
+            split=method.handoff.split,
+            rescale=method.handoff.rescale,
+            residual=method.handoff.residual,
+            refine=_make_refine(name, mask.shape, method, seed=seed),
+        )
+        facts = torch.tensor(
+            [result.energy_share, result.error, result.norm, float(result.effective_rank)]
+        )
+        parts = [result.a_RI.flatten(), result.b_OR.flatten(), facts]
+        return torch.cat([*parts, result.residual] if result.residual is not None else parts)
+
+    def list_work() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
+        for name, mask in masks.items():
+            length = rank * sum(mask.shape) + 4 + (mask.nnz if keeps_residual else 0)
+            yield name, length, lambda name=name, mask=mask: split_layer(name, mask)  # type: ignore[misc]
+
+    inits, reports = {}, []
+    for name, flat in _share_work(list_work(), context, on_layer):
+        rows, columns = masks[name].shape
+        sizes = [rank * columns, rank * rows, 4]
+        a, b, facts, residual = torch.split(flat, [*sizes, flat.numel() - sum(sizes)])
+        subtract = method.handoff.residual == "fold"
+        factors = a.view(rank, columns), b.view(rows, rank)
+        inits[name] = LowRankInit(
+            *factors, subtract_from_base=subtract, residual=residual if keeps_residual else None
+        )
+        energy_share, error, norm, effective_rank = facts.tolist()
+        reports.append(LayerHandoff(name, energy_share, error, norm, int(effective_rank)))
+    return inits, reports
+
+
+def _make_refine(name: str, shape: tuple[int, int], method: MethodSection, *, seed: int) -> Refine:
+    """Return what the low-rank stage will do to a layer's factors, so that they are rated after it.
+
+    Ranks that the update does not fill get LoRA's own A, beside their B of zero: with both factors
+    zero such a rank would have no gradient, and never learn. Sparse factors lose their rest.
+    """
+    is_fixed = method.factor_density < 1 and method.factor_pruning == "fixed"
+
+    def refine(a_RI: Tensor, b_OR: Tensor, effective_rank: int) -> tuple[Tensor, Tensor]:
+        if effective_rank < method.rank:
+            fresh, _ = init_factors(seed=seed, name=name, shape=shape, rank=method.rank)
+            a_RI = torch.cat((a_RI[:effective_rank], fresh[effective_rank:]))
+        return (
+            apply_factor_masks(a_RI, b_OR, method.factor_density, seed, name)
+            if is_fixed
+            else (a_RI, b_OR)
+        )
+
+    return refine
+
+
+def make_lora_inits(shapes: Shapes, method: MethodSection, *, seed: int) -> dict[str, LowRankInit]:
+    """Return LoRA's own inits: A random, B zero."""
+    return {
+        name: LowRankInit(*init_factors(seed=seed, name=name, shape=shape, rank=method.rank))
+        for name, shape in shapes.items()
+    }
+
+
+def make_pissa_inits(
+    layers: Mapping[str, nn.Module],
+    method: MethodSection,
+    context: WorkerContext,
+    on_layer: LayerCallback,
+) -> dict[str, LowRankInit]:
+    """Return PiSSA's inits: each weight's best rank-r part, subtracted from it. A collective."""
+
+    def iterate_weights() -> Iterator[tuple[str, Tensor]]:
+        for name, layer in layers.items():
+            with gather_for_reading(layer.weight):  # type: ignore[arg-type]
+                yield name, get_weight_matrix(layer)
+
+    return _decide_inits(iterate_weights(), init_pissa, method, context, on_layer)
+
+
+def make_gradient_inits(
+    gradients: Iterable[tuple[str, Tensor]],
+    method: MethodSection,
+    context: WorkerContext,
+    *,
+    seed: int,
+    on_layer: LayerCallback,
+) -> dict[str, LowRankInit]:
+    """Return LoRA-GA's inits: singular vectors of each weight's first gradient. A collective.
+
+    A layer that no calibration gradient reached starts as in LoRA.
+    """
+    inits = _decide_inits(gradients, init_lora_ga, method, context, on_layer)
+    for name, init in inits.items():
+        if not init.a_RI.any():
+            shape = (init.b_OR.shape[0], init.a_RI.shape[1])
+            fresh = init_factors(seed=seed, name=name, shape=shape, rank=method.rank)
+            inits[name] = LowRankInit(*fresh, subtract_from_base=True)
+    return inits
+
+
+def save_inits(runs: RunStore, inits: Mapping[str, LowRankInit]) -> None:
+    """Save the inits for `load_inits`."""
+    runs.store.put(runs.key(LOW_RANK_INIT), pack_inits(inits))
+
+
+def load_inits(runs: RunStore) -> dict[str, LowRankInit]:
+    """Return the inits of an earlier try of this run. Raise NotInStore."""
+    return unpack_inits(runs.store.get(runs.key(LOW_RANK_INIT)))
+
+
+def pack_inits(inits: Mapping[str, LowRankInit]) -> bytes:
+    """Pack inits as safetensors."""
+    tensors = {}
+    for name, init in inits.items():
+        tensors[f"{name}/a_RI"], tensors[f"{name}/b_OR"] = init.a_RI, init.b_OR
+        if init.residual is not None:
+            tensors[f"{name}/residual"] = init.residual
+    subtract = any(init.subtract_from_base for init in inits.values())
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    contiguous[SUBTRACT_KEY] = torch.tensor([subtract])
+    return save(contiguous)
+
+
+def unpack_inits(packed: bytes) -> dict[str, LowRankInit]:
+    """Return the inits that `pack_inits` packed."""
+    tensors = load(packed)
+    subtract = bool(tensors.pop(SUBTRACT_KEY))
+    names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
+    return {
+        name: LowRankInit(
+            tensors[f"{name}/a_RI"],
+            tensors[f"{name}/b_OR"],
+            subtract_from_base=subtract,
+            residual=tensors.get(f"{name}/residual"),
+        )
+        for name in names
+    }
+
+
+def _decide_inits(
+    matrices: Iterable[tuple[str, Tensor]],
+    decompose: Callable[..., LowRankInit],
+    method: MethodSection,
+    context: WorkerContext,
+    on_layer: LayerCallback,
+) -> dict[str, LowRankInit]:
+    shapes: dict[str, tuple[int, int]] = {}
+
+    def compute_factors(matrix_OI: Tensor) -> Tensor:
+        init = decompose(matrix_OI, rank=method.rank, scale=method.scale)
+        return torch.cat((init.a_RI.flatten(), init.b_OR.flatten()))
+
+    def list_work() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
+        for name, matrix_OI in matrices:
+            shapes[name] = (matrix_OI.shape[0], matrix_OI.shape[1])
+            length = method.rank * sum(shapes[name])
+            yield name, length, lambda matrix_OI=matrix_OI: compute_factors(matrix_OI)  # type: ignore[misc]
+
+    inits = {}
+    for name, flat in _share_work(list_work(), context, on_layer):
+        rows, columns = shapes[name]
+        a, b = torch.split(flat, [method.rank * columns, method.rank * rows])
+        factors = a.view(method.rank, columns), b.view(rows, method.rank)
+        inits[name] = LowRankInit(*factors, subtract_from_base=True)
+    return inits
+
+
+def _share_work(
+    work: Iterable[tuple[str, int, Callable[[], Tensor]]],
+    context: WorkerContext,
+    on_layer: LayerCallback,
+) -> Iterator[tuple[str, Tensor]]:
+    """Compute each piece on the rank that owns it, and return it on all, flat and float32."""
+    for index, (name, length, make) in enumerate(work):
+        owner = index % context.world_size
+        flat = torch.zeros(length, device=context.device)
+        if owner == context.rank:
+            flat = make().float().to(context.device)
+        yield name, context.collectives.broadcast(flat, owner, HANDOFF).cpu()
+        on_layer(name)

@@ -1,0 +1,135 @@
+"""Publish what was trained as a committed adapter: the folder, then the store, manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from jobs.errors import StoreError, SupersededAttempt
+from jobs.spec.load import dump_spec
+from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest, ManifestDraft, MaskRecord
+from jobs.store.adapters.operations import commit
+from jobs.store.adapters.outbox import add_to_outbox, load_configured_signer
+from jobs.store.base import ObjectStore
+from jobs.store.settings import read_store_settings
+from jobs.train.method.assemble import assemble_adapter
+from jobs.train.method.runner import MethodRunner
+from jobs.train.request import AdapterRequest, FederationRequest
+from slora.formats.peft import LoraAdapter, write_lora, write_sparse
+
+
+def publish(
+    store: ObjectStore,
+    request: AdapterRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: Mapping[str, Tensor],
+    method: MethodRunner,
+    *,
+    attempt: int,
+    evaluations: Mapping[str, Mapping[str, float]],
+    ledger: Mapping[str, float | int],
+) -> Manifest:
+    """Write the adapter's folder and commit it. Raise BadAdapter, StoreError."""
+    with tempfile.TemporaryDirectory(prefix="slora-adapter-") as scratch:
+        folder = Path(scratch)
+        if request.spec.method.kind == "full":
+            _write_full_model(folder, model, tokenizer, weights)
+        else:
+            adapter = assemble_adapter(request, model, weights, method)
+            write = write_lora if isinstance(adapter, LoraAdapter) else write_sparse
+            write(folder, adapter)  # type: ignore[arg-type]
+        return _commit_or_spool(store, folder, _make_draft(request, attempt, evaluations, ledger))
+
+
+def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> Manifest:
+    """Commit the folder; if the store fails, save it on this machine, and say so in the error."""
+    try:
+        return commit(store, folder, draft, sign=load_configured_signer())
+    except SupersededAttempt:
+        raise
+    except StoreError as error:
+        path = add_to_outbox(read_store_settings().outbox, store.url(""), folder, draft)
+        hint = f"The adapter waits on {os.uname().nodename} in {path}"
+        translated = StoreError(f"{error} {hint}: `slora adapters send-pending` there sends it.")
+        translated.exit_code = error.exit_code
+        raise translated from error
+
+
+def _write_full_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: Mapping[str, Tensor],
+) -> None:
+    # save_pretrained would tie and name the weights as the model does; under ZeRO-3 it would save
+    # empty ones, so it is given the full tensors.
+    state = {name: tensor.to(model.dtype) for name, tensor in weights.items()}
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+
+
+def _make_draft(
+    request: AdapterRequest,
+    attempt: int,
+    evaluations: Mapping[str, Mapping[str, float]],
+    ledger: Mapping[str, Any],
+) -> ManifestDraft:
+    spec, train = request.spec, request.train_data
+    has_masks = spec.method.kind in ("slora", "sparse")
+    return ManifestDraft(
+        name=spec.name,
+        kind=spec.method.kind,
+        run=request.run_id,
+        search=request.search,
+        parent=request.parent,
+        federation=request.federation.model_dump()
+        if isinstance(request, FederationRequest)
+        else None,
+        attempt=attempt,
+        base=BaseRecord(path=_get_base_path(request), digest=request.base_digest),
+        data=DataRecord(
+            train_sha256=str(train.sha256),
+            eval_sha256=request.eval_data.sha256 if request.eval_data else None,
+            row_order=f"shuffled by seed {spec.train.seed}, each epoch anew",
+            rows=train.rows,
+        ),
+        mask=MaskRecord(
+            strategy=spec.method.mask, seed=spec.train.seed, density=spec.method.density
+        )
+        if has_masks
+        else None,
+        spec_sha256=hashlib.sha256(dump_spec(spec).encode()).hexdigest(),
+        code_version=version("slora"),
+        world_size=int(ledger["workers"]),
+        evaluation={
+            at: {name: value for name, value in metrics.items() if math.isfinite(value)}
+            for at, metrics in evaluations.items()
+        },
+        ledger=_flatten_ledger(ledger),
+    )
+
+
+def _get_base_path(request: AdapterRequest) -> str:
+    """Return where others find the base too: its URL, not this machine's cache."""
+    path = request.spec.model.path
+    return path if path.startswith("s3://") else str(request.base)
+
+
+def _flatten_ledger(ledger: Mapping[str, Any]) -> dict[str, float | int]:
+    """Return the ledger's numbers without its tables: bytes by stage and cause, the peak memory."""
+    figures = {name: value for name, value in ledger.items() if isinstance(value, int | float)}
+    for stage, causes in ledger.get("wire", {}).items():
+        for cause, traffic in causes.items():
+            figures[f"{stage}_{cause}_bytes"] = traffic["bytes"]
+    peaks = [peak["peak"] for peak in ledger.get("memory", {}).values()]
+    return {**figures, "peak_memory": max(peaks)} if peaks else figures

@@ -1,0 +1,1 @@
+"""The base model on one worker: loading, sharding, and its frozen layers."""

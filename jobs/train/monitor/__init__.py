@@ -1,0 +1,1 @@
+"""Reports of a run: events, metrics, ledger, progress and hung workers."""

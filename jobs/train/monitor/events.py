@@ -1,0 +1,35 @@
+"""The events of a run: their names, which are an interface, and when each is written."""
+
+from __future__ import annotations
+
+EVENTS = {
+    "loading": "a worker starts to load the base",
+    "started": "the plan is complete, before the first step",
+    "resumed": "a run continues from a checkpoint",
+    "warm_started": "training starts from the weights of a parent adapter",
+    "dataset_counted": "the rows were counted in tokens and sequences; epochs get their steps",
+    "scoring": "the weights are scored for a mask",
+    "masks_selected": "the masks of the sparse stage are drawn or chosen",
+    "stage": "a stage starts or resumes",
+    "progress": "a long computation before or between the stages advanced",
+    "evaluated": "the held-out rows were measured",
+    "samples": "answers to a few held-out prompts, before and after training",
+    "handoff": "the sparse update was split into factors: retained energy, by layer and in all",
+    "checkpoint_saved": "a checkpoint was written and read back",
+    "preempting": "a worker will be stopped soon; all workers save",
+    "early_stopped": "train.stop ended a stage or the run",
+    "stalled": "workers waited for others beyond cluster.timeout; the group restarts",
+    "restarted": "the workers restart after a loss",
+    "published": "the adapter was committed",
+    "failed": "the run ended with an error",
+    "client_dropped": "a federation left a client out of a round",
+    "trial": "the record of a search's trial changed",
+    "budget_exhausted": "a search reached its budget",
+    "baseline_selected": "a retraining chose the adapter to start from and to compare with",
+    "no_new_data": "a retraining found no rows that the current adapter has not learnt",
+    "data_changed": "the data changed between two attempts; training starts again",
+    "adapter_evaluated": "a committed adapter was measured on held-out rows",
+    "gate": "the gate compared the new adapter with the baseline",
+    "promoted": "the new adapter became current",
+    "not_promoted": "the new adapter did not become current, and why",
+}

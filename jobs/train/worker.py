@@ -1,0 +1,141 @@
+"""The function that Ray Train runs on every worker: set up torch, then dispatch the request."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import time
+from typing import Any
+
+import ray
+import ray.train
+
+from jobs.errors import AlreadyExists, InputError, JobsError, TrainingFailed, TrainingStalled
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
+from jobs.train.job_main import OFFLINE_QUIET
+from jobs.train.localize import localize_request
+from jobs.train.request import EvaluationRequest, TrainingRequest
+from slora.errors import SloraError
+
+WorkerRequest = TrainingRequest | EvaluationRequest
+"""The runs that Ray Train's workers execute; a federation's server runs in the driver."""
+FAILURE_FILE = "failure.json"
+"""Written by the first worker with an error of its own: the run ends, as it would fail again."""
+CRASHES_PREFIX = "crashes/"
+"""Below it, one file for each start of the workers that ended in an error of the code."""
+ENVIRONMENT = {
+    **OFFLINE_QUIET,
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Environment of every worker."""
+
+
+def run_worker(config: dict[str, Any]) -> None:
+    """Run one worker. Return at once if an earlier try failed in a way that would repeat."""
+    request: WorkerRequest = config["request"]
+    runs = RunStore(open_store(request.spec.store), request.run_id)
+    if runs.store.head(runs.key(FAILURE_FILE)) is not None:
+        return
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    crashes = sum(1 for _ in runs.store.list(runs.key(CRASHES_PREFIX)))
+    try:
+        _run_request(
+            localize_request(request), runs, rank, context.get_world_size(), config["attempt"]
+        )
+    except TrainingStalled as stall:
+        # Treated as lost: after a hung machine, another start may succeed elsewhere.
+        runs.events.append({"event": "stalled", "time": time.time(), "why": str(stall)})
+        raise
+    except (TrainingFailed, InputError, SloraError) as error:
+        # Every rank has the same failure; returning quietly spares Ray a second start of the group.
+        _record_failure(runs, FAILURE_FILE, rank, error)
+    except Exception as error:
+        if not _is_lost_peer(error):
+            is_last_crash = crashes >= request.spec.cluster.max_crashes
+            _record_failure(
+                runs,
+                FAILURE_FILE if is_last_crash else f"{CRASHES_PREFIX}{crashes}.json",
+                rank,
+                error,
+            )
+        raise
+
+
+def _run_request(
+    request: WorkerRequest, runs: RunStore, rank: int, world_size: int, attempt: int
+) -> None:
+    on_gpu = request.spec.cluster.gpus_per_worker > 0
+    # Set before the libraries below are imported, which read it. Not as Ray's runtime environment:
+    # that would cost a new process a worker, four seconds each.
+    os.environ.update(ENVIRONMENT, **({} if on_gpu else {"DS_ACCELERATOR": "cpu"}))
+    # Imported here, because the driver imports this module to name `run_worker`, and needs neither:
+    # deepspeed takes seconds, and looks for accelerators where there are none.
+    import torch
+
+    from jobs.train.comm.collectives import make_worker_context
+    from jobs.train.comm.deepspeed_comm import init_deepspeed
+    from jobs.train.evaluate_adapters import evaluate_adapters
+    from jobs.train.fine_tuning import make_fine_tuning
+    from jobs.train.monitor.watchdog import Watchdog, open_default_store
+    from jobs.train.preemption import is_preemption_requested
+
+    if not on_gpu:
+        torch.set_num_threads(request.spec.cluster.cpus_per_worker)
+    device = ray.train.torch.get_device() if on_gpu else torch.device("cpu")
+    init_deepspeed("nccl" if on_gpu else "gloo")
+    machine = ray.get_runtime_context().get_node_id()
+    context = make_worker_context(rank, world_size, device, machine=machine)
+    with Watchdog(rank, world_size, open_default_store()) as watchdog:
+        try:
+            if isinstance(request, EvaluationRequest):
+                evaluate_adapters(request, runs, context, watchdog)
+                return
+            make_fine_tuning(
+                request,
+                runs,
+                context,
+                attempt=attempt,
+                watchdog=watchdog,
+                preemption_requested=is_preemption_requested,
+            ).run()
+        except Exception as error:
+            if _is_timeout(error):
+                stragglers = watchdog.describe_stragglers()
+                reason = f"waited {request.spec.cluster.timeout} s for others: {stragglers}"
+                raise TrainingStalled(f"rank {rank} at {watchdog.position}", reason) from error
+            raise
+
+
+def _is_timeout(error: Exception) -> bool:
+    """Return whether it is a collective's time-out: gloo and NCCL only say so in the message."""
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and ("timed out" in message or "timeout" in message)
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Return whether the error only says that another worker is gone, which a restart may fix."""
+    import torch
+
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return type(error) is RuntimeError and "gloo" in str(error)
+
+
+def _record_failure(runs: RunStore, file_name: str, rank: int, error: Exception) -> None:
+    """Write the reason to the store for the driver; only the first one counts."""
+    is_own = isinstance(error, JobsError | SloraError)
+    report = {
+        "rank": rank,
+        "host": os.uname().nodename,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(),
+        "why": str(error) if is_own else f"{type(error).__name__}: {error}",
+        "exit_code": error.exit_code if isinstance(error, JobsError) else 1,
+    }
+    try:
+        runs.store.put(runs.key(file_name), json.dumps(report).encode(), create_only=True)
+    except AlreadyExists:
+        return

@@ -1,0 +1,213 @@
+"""Routes of adapters: list versions, show them, promote one, roll back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from sqlalchemy.orm import Session
+
+from jobs.errors import Fault, InputError
+from jobs.store.adapters import pointer
+from jobs.store.adapters.manifest import Name
+from jobs.store.adapters.pointer import Pointer
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
+from orchestrator.api import cursor
+from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, Principal, requires_scope
+from orchestrator.api.cursor import Cursor, Limit, PageKey, make_page
+from orchestrator.api.deps import ServiceDep
+from orchestrator.api.parameters import NamePath, NameQuery, StoreQuery, VersionPath
+from orchestrator.api.problems import describe_problems
+from orchestrator.control.supervisor import Service
+from orchestrator.registry import adapters
+from orchestrator.registry.adapters import Adapter
+from orchestrator.registry.errors import DuplicateKey, UnknownItem
+from orchestrator.schemas.adapters import (
+    AdapterDetailResponse,
+    AdapterNameResponse,
+    AdapterResponse,
+    PointerResponse,
+    PromoteAdapterRequest,
+)
+from orchestrator.schemas.base import Page
+
+router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=AuthenticatedRoute)
+
+
+class AdapterPageKey(PageKey):
+    """Key of a version in the list, which is sorted by store, name and number."""
+
+    store: str = Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")
+    name: Name
+    version: int = Field(ge=1, lt=2**31)
+
+
+@router.get(
+    "",
+    response_model=Page[AdapterResponse],
+    responses=describe_problems(),
+    openapi_extra=requires_scope("viewer"),
+)
+def list_adapters(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    project: NameQuery = None,
+    name: NameQuery = None,
+    limit: Limit = cursor.PAGE_SIZE,
+    after: Annotated[Cursor, Query(alias="cursor")] = None,
+) -> Page[AdapterResponse]:
+    """Return committed versions, sorted by store, name and number."""
+    page_key = cursor.decode_cursor(AdapterPageKey, after)
+    if project is not None and not principal.can_access(project):
+        return Page(items=[], next=None)
+    after_key = None if page_key is None else (page_key.store, page_key.name, page_key.version)
+    with service.database.read() as session:
+        records = adapters.list_page(
+            session,
+            project=project or principal.project,
+            name=name,
+            after=after_key,
+            limit=limit + 1,
+        )
+    return make_page(AdapterResponse, AdapterPageKey, records, limit)
+
+
+@router.get(
+    "/{name}",
+    response_model=AdapterNameResponse,
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("viewer"),
+)
+def get_name(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    name: NamePath,
+    store: StoreQuery = None,
+) -> AdapterNameResponse:
+    """Return the current version of a name in its store, and all its versions."""
+    with service.database.read() as session:
+        versions = _find_versions(session, principal, name, store)
+        current = adapters.get_pointer(session, versions[0].store, name)
+    is_visible = current is not None and any(
+        adapter.version == current.version for adapter in versions
+    )
+    return AdapterNameResponse(
+        store=versions[0].store,
+        name=name,
+        current=PointerResponse.model_validate(current) if is_visible else None,
+        versions=[AdapterResponse.model_validate(adapter) for adapter in versions],
+    )
+
+
+@router.get(
+    "/{name}/{version:int}",
+    response_model=AdapterDetailResponse,
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("viewer"),
+)
+def get_version(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    name: NamePath,
+    version: VersionPath,
+    store: StoreQuery = None,
+) -> AdapterDetailResponse:
+    """Return one version with its manifest."""
+    with service.database.read() as session:
+        versions = _find_versions(session, principal, name, store)
+    adapter = next((candidate for candidate in versions if candidate.version == version), None)
+    if adapter is None:
+        raise UnknownItem("adapter", f"{name}@v{version}")
+    return AdapterDetailResponse.model_validate(adapter)
+
+
+@router.post(
+    "/{name}/promote",
+    response_model=PointerResponse,
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("submitter"),
+)
+def promote(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    name: NamePath,
+    body: PromoteAdapterRequest,
+    store: StoreQuery = None,
+) -> PointerResponse:
+    """Make this version the current one. Promoting the current version changes nothing."""
+    versions = _find_movable_versions(service, principal, name, store)
+    if all(adapter.version != body.version for adapter in versions):
+        raise UnknownItem("adapter", f"{name}@v{body.version}")
+    return _move_pointer(
+        service,
+        versions[0].store,
+        name,
+        lambda object_store: pointer.promote(object_store, name, body.version),
+    )
+
+
+@router.post(
+    "/{name}/rollback",
+    response_model=PointerResponse,
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("submitter"),
+)
+def rollback(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    name: NamePath,
+    store: StoreQuery = None,
+) -> PointerResponse:
+    """Undo the last promotion that is still in effect."""
+    versions = _find_movable_versions(service, principal, name, store)
+    return _move_pointer(
+        service, versions[0].store, name, lambda object_store: pointer.rollback(object_store, name)
+    )
+
+
+def _move_pointer(
+    service: Service, store: str, name: str, apply_move: Callable[[ObjectStore], Pointer]
+) -> PointerResponse:
+    """Move the pointer in the store, which is authoritative, and then in the registry."""
+    moved = apply_move(open_store(store))
+    move_number = moved.moves[-1].number
+    with service.database.write() as session:
+        adapters.set_pointer_if_known(session, store, name, moved.version, move_number)
+    return PointerResponse(store=store, name=name, version=moved.version, move=move_number)
+
+
+def _find_versions(
+    session: Session, principal: Principal, name: str, store: str | None
+) -> list[Adapter]:
+    """Return the visible versions of a name in one store. Raise UnknownItem if there are none."""
+    versions = adapters.list_page(session, project=principal.project, name=name, limit=None)
+    if store is not None:
+        versions = [
+            version for version in versions if version.store.rstrip("/") == store.rstrip("/")
+        ]
+    stores = sorted({version.store for version in versions})
+    if not versions:
+        raise UnknownItem("adapter", name)
+    if len(stores) > 1:
+        problem = f"{name} exists in {len(stores)} stores"
+        raise InputError([Fault("store", problem, f"Set it to one of {', '.join(stores)}.")])
+    return versions
+
+
+def _find_movable_versions(
+    service: Service, principal: Principal, name: str, store: str | None
+) -> list[Adapter]:
+    """Return the versions of a name whose pointer the caller may move.
+
+    Raise DuplicateKey if another project has versions of the name: its users follow the same
+    pointer. Raise UnknownItem if there are no versions.
+    """
+    with service.database.read() as session:
+        own = _find_versions(session, principal, name, store)
+        all_versions = adapters.list_page(session, name=name, store=own[0].store, limit=None)
+    if len(all_versions) != len(own):
+        raise DuplicateKey("name", name)
+    return own

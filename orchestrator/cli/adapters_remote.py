@@ -1,0 +1,87 @@
+"""`slora adapters --service`: the adapters of the service's registry."""
+
+from __future__ import annotations
+
+from jobs.store.adapters.operations import split_name
+from orchestrator.cli.console import format_size, note, print_json, show_pairs, show_table
+from orchestrator.cli.remote import connect_service
+from orchestrator.cli.render.run_table import format_time
+from orchestrator.schemas.adapters import AdapterResponse, PointerResponse
+
+
+def list_remote_adapters(service: str, *, json: bool) -> None:
+    """Print all committed versions visible to the token."""
+    with connect_service(service) as client:
+        adapters = list(client.adapters.list())
+    if json:
+        print_json({"adapters": [_dump_adapter(adapter) for adapter in adapters]})
+    elif adapters:
+        rows = [
+            (
+                adapter.label,
+                adapter.kind,
+                format_size(adapter.size),
+                adapter.project,
+                _format_committed(adapter),
+                adapter.store,
+            )
+            for adapter in adapters
+        ]
+        headers = ("adapter", "kind", "size", "project", "when (UTC)", "store")
+        show_table(rows, headers=headers, right=("size",))
+    else:
+        note("No adapters yet.")
+
+
+def show_remote_adapter(service: str, name: str, store: str | None, *, json: bool) -> None:
+    """Print one version; as JSON with its manifest."""
+    base_name, version = split_name(name)
+    with connect_service(service) as client:
+        versions = client.adapters.resolve(base_name, store=store)
+        if version is None:
+            # As in a store: the promoted version, or the newest one if none was promoted.
+            version = (
+                versions.current.version if versions.current else versions.versions[-1].version
+            )
+        adapter = client.adapters.get(base_name, version, store=versions.store)
+    promoted = versions.current is not None and versions.current.version == version
+    if json:
+        print_json({**adapter.model_dump(), "promoted": promoted})
+    else:
+        show_pairs([*_format_pairs(adapter), ("promoted", "yes" if promoted else "no")])
+
+
+def promote_remote_adapter(
+    service: str, name: str, version: int, store: str | None
+) -> PointerResponse:
+    """Promote a version, and return the new pointer."""
+    with connect_service(service) as client:
+        return client.adapters.promote(name, version, store=store)
+
+
+def rollback_remote_adapter(service: str, name: str, store: str | None) -> PointerResponse:
+    """Undo the last promotion, and return the pointer."""
+    with connect_service(service) as client:
+        return client.adapters.rollback(name, store=store)
+
+
+def _dump_adapter(adapter: AdapterResponse) -> dict[str, object]:
+    return adapter.model_dump(exclude={"manifest"})
+
+
+def _format_pairs(adapter: AdapterResponse) -> list[tuple[str, str]]:
+    return [
+        ("adapter", adapter.label),
+        ("kind", adapter.kind),
+        ("project", adapter.project),
+        ("created", f"{format_time(adapter.committed_at)} UTC"),
+        ("run", f"{adapter.run}, attempt {adapter.attempt}"),
+        ("base", adapter.base_digest[:12]),
+        ("parent", adapter.parent or "-"),
+        ("size", format_size(adapter.size)),
+        ("store", adapter.store),
+    ]
+
+
+def _format_committed(adapter: AdapterResponse) -> str:
+    return format_time(adapter.committed_at)[:16]

@@ -1,0 +1,1 @@
+"""The commands, grouped by subject: a module is loaded when one of its commands is used."""

@@ -1,0 +1,125 @@
+"""Commands that use an adapter: chat, evaluate, merge, export, diff. Each runs a job module."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import (
+    DEFAULT_STORE,
+    Adapter,
+    AdapterName,
+    Base,
+    Json,
+    Store,
+    TargetFolder,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    adapter: Adapter,
+    data: Annotated[
+        str, typer.Option(help="Rows to evaluate, in the form of data.eval in a spec.")
+    ],
+    max_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 128,
+    store: Store = DEFAULT_STORE,
+    base: Base = None,
+    json: Json = False,
+) -> None:
+    """Evaluate an adapter on held-out rows."""
+    arguments = ["--adapter", adapter, "--data", data, "--max-length", str(max_length)]
+    arguments += [
+        "--store",
+        store,
+        *(["--base", base] if base else []),
+        *(["--json"] if json else []),
+    ]
+    _run_job("jobs.evaluate", arguments)
+
+
+@app.command("chat")
+def run_chat(
+    adapter: Adapter,
+    prompt: Annotated[str | None, typer.Option(help="Answer this prompt and exit.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Maximum tokens per answer.")] = 128,
+    store: Store = DEFAULT_STORE,
+    base: Base = None,
+) -> None:
+    """Chat with a base model and its adapter; answers are streamed."""
+    arguments = ["--adapter", adapter, "--store", store, "--max-tokens", str(max_tokens)]
+    arguments += [*(["--prompt", prompt] if prompt else []), *(["--base", base] if base else [])]
+    _run_job("jobs.tools.chat", arguments)
+
+
+def add_commands(adapters: typer.Typer) -> None:
+    """Add the commands that run a job on an adapter."""
+    adapters.command("merge")(merge_command)
+    adapters.command("export")(export_command)
+    adapters.command("diff")(diff_command)
+
+
+def merge_command(
+    name: AdapterName,
+    to: TargetFolder,
+    store: Store = DEFAULT_STORE,
+    base: Base = None,
+) -> None:
+    """Merge base and adapter into one model in a folder."""
+    arguments = ["--adapter", name, "--to", str(to), "--store", store]
+    _run_job("jobs.merge", [*arguments, *(["--base", base] if base else [])])
+
+
+def export_command(
+    name: AdapterName,
+    to: TargetFolder,
+    form: Annotated[
+        str, typer.Option("--as", help="Form of the export: peft, merged or sparse.")
+    ] = "peft",
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA folder.")] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead of the rank: the smallest one that retains this share of the energy."
+        ),
+    ] = None,
+    density: Annotated[float | None, typer.Option(help="Density of a sparse file.")] = None,
+    store: Store = DEFAULT_STORE,
+    base: Base = None,
+    json: Json = False,
+) -> None:
+    """Export an adapter as a LoRA of a rank, a merged model or a sparse file."""
+    arguments = ["--adapter", name, "--to", str(to), "--store", store, "--as", form]
+    for option, value in (("rank", rank), ("energy", energy), ("density", density)):
+        arguments += [f"--{option}", str(value)] if value is not None else []
+    arguments += [*(["--base", base] if base else []), *(["--json"] if json else [])]
+    _run_job("jobs.tools.export", arguments)
+
+
+def diff_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="First adapter: NAME or NAME@v2.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Second adapter: NAME or NAME@v2.")],
+    every: Annotated[bool, typer.Option("--all", help="Show all layers.")] = False,
+    store: Store = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Show the distance between two adapters by layer, and the causes of their difference."""
+    arguments = ["--adapter", first, "--other", second, "--store", store]
+    _run_job(
+        "jobs.tools.diff",
+        [*arguments, *(["--all"] if every else []), *(["--json"] if json else [])],
+    )
+
+
+def _run_job(module: str, arguments: list[str]) -> None:
+    """Run a job module in its own process: this process never loads torch."""
+    try:
+        code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code)

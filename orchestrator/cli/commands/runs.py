@@ -1,0 +1,77 @@
+"""`slora runs`: list the runs of the service, and show one of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.console import CommandGroup, note, print_json
+from orchestrator.cli.options import Json, Service
+from orchestrator.cli.remote import RunName, connect_service
+from orchestrator.cli.render import run_table
+
+app = typer.Typer(cls=CommandGroup, invoke_without_command=True)
+
+DEFAULT_LIMIT = 20
+"""Number of runs to list without --all."""
+Project = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Show runs of this project only.")
+]
+Status = Annotated[
+    str | None,
+    typer.Option(metavar="STATUS", help="Show runs with this status only: planned, running, …"),
+]
+Kind = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="Show finetune, search, retrain or federate runs only."),
+]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Show runs whose spec has this name only.")
+]
+All = Annotated[
+    bool, typer.Option("--all", help=f"Show all runs, not only the newest {DEFAULT_LIMIT}.")
+]
+
+
+@app.callback()
+def list_runs(
+    context: typer.Context,
+    status: Status = None,
+    project: Project = None,
+    kind: Kind = None,
+    name: Name = None,
+    show_all: All = False,
+    service: Service = None,
+    json: Json = False,
+) -> None:
+    """List the runs of the service, newest first, or show one run."""
+    if context.invoked_subcommand is not None:
+        return
+    # One more than is shown tells whether there are others.
+    limit = None if show_all else DEFAULT_LIMIT + 1
+    with connect_service(service) as client:
+        runs = list(
+            client.runs.list(project=project, status=status, name=name, kind=kind, max_items=limit)
+        )
+    visible_runs = runs if show_all else runs[:DEFAULT_LIMIT]
+    has_more = len(runs) > len(visible_runs)
+    if json:
+        print_json({"runs": [run_table.dump_run(run) for run in visible_runs], "more": has_more})
+        return
+    if visible_runs:
+        run_table.show_runs(visible_runs)
+    elif status or project or kind or name:
+        note("No runs match.")
+    else:
+        note("No runs yet. Submit one: slora submit SPEC.")
+    if has_more:
+        note("Use --all to show older runs.")
+
+
+@app.command()
+def show(run: RunName, service: Service = None, json: Json = False) -> None:
+    """Show a run: its attempts, why it ended, and what to do next."""
+    with connect_service(service) as client:
+        details = client.runs.get(run)
+    print_json(run_table.dump_run(details)) if json else run_table.show_run(details)

@@ -1,0 +1,107 @@
+"""`slora plan`, `train` and `search`: check a spec, plan it, and run it on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.federation.check import ValidatedFederation, check_federation
+from jobs.inspect.datasets.scan import ScanProgress
+from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.spec.kinds import get_kind, require_kind
+from jobs.spec.load import load_spec
+from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec
+from jobs.train.job_main import translate_import_error
+from orchestrator.cli.console import LazyProgressBar, err_console, note, print_json, print_line
+from orchestrator.cli.options import Json, Overrides, SpecFile
+from orchestrator.cli.render import plan_table
+from orchestrator.cli.retrain_plan import plan_retraining
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    spec: SpecFile,
+    set: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of workers, instead of the spec's.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what a run would train, hold, send, take and cost, without starting it."""
+    overrides = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
+    run_spec = load_spec(spec, overrides)
+    if isinstance(run_spec, FederatedSpec):
+        federation = check_federation(run_spec, quick=True)
+        if json:
+            print_json(federation.to_json())
+        else:
+            plan_table.show_plan(federation.validated_run, federation.plan)
+        return
+    start = None
+    if isinstance(run_spec, RetrainSpec):
+        checked, start = plan_retraining(run_spec)
+    else:
+        checked = validate_run(run_spec, quick=True)
+    if json:
+        print_json({**checked.plan.to_json(), **({} if start is None else {"retrain": start})})
+        return
+    plan_table.show_plan(checked)
+    if start is not None:
+        print_line(start)
+
+
+@app.command()
+def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
+    """Run a spec of any kind here: on a local Ray, or on one started for it."""
+    raise typer.Exit(_run(load_spec(spec, set or []), resume=None, json=json))
+
+
+@app.command()
+def search(
+    spec: SpecFile,
+    set: Overrides = None,
+    resume: Annotated[str | None, typer.Option(help="Id of an interrupted search.")] = None,
+    json: Json = False,
+) -> None:
+    """Search for the best adapter here, or run a spec of another kind, on a local Ray."""
+    run_spec = load_spec(spec, set or [])
+    if resume is not None:
+        require_kind(run_spec, SearchSpec)
+    raise typer.Exit(_run(run_spec, resume=resume, json=json))
+
+
+def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
+    """Run a spec of any kind to its end, and return the exit code of the command."""
+    validated = _validate_with_bar(spec)
+    # Ray takes half a second to import, and most commands need none.
+    try:
+        from orchestrator.cli.local_run import run_spec
+    except ModuleNotFoundError as error:
+        raise translate_import_error(error) from error
+    note(f"{spec.name} is {get_kind(spec).noun}.")
+    return run_spec(spec, validated, resume=resume, json=json)
+
+
+def _validate_with_bar(spec: RunSpec) -> ValidatedRun | ValidatedFederation:
+    """Validate a spec before it runs, with a bar if reading the data takes long."""
+    bar: LazyProgressBar | None = None
+    reported = 0
+
+    def report_progress(_: int, done: int, total: int) -> None:
+        nonlocal bar, reported
+        if bar is None or done < reported:
+            bar, reported = LazyProgressBar("Checking the data", total), 0
+        bar.advance(done - reported)
+        reported = done
+
+    progress: ScanProgress | None = report_progress if err_console.is_terminal else None
+    try:
+        if isinstance(spec, FederatedSpec):
+            return check_federation(spec, progress=progress)
+        return validate_run(spec, progress=progress)
+    finally:
+        if bar is not None:
+            bar.close()

@@ -1,0 +1,25 @@
+"""The root of the command line. A command reads its options, makes a call and shows the result."""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator.cli.tree import LazyCommands
+
+app = typer.Typer(
+    cls=LazyCommands,
+    no_args_is_help=True,
+    help="Fine-tune transformers with SLoRA on Ray.",
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@app.callback()
+def _define_root() -> None:
+    # Typer needs a callback to make a group of an app without commands.
+    return

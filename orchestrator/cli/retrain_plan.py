@@ -1,0 +1,36 @@
+"""`slora plan` of a retraining: the plan of its training in the current state. No Ray."""
+
+from __future__ import annotations
+
+from jobs.errors import InputError, StoreError
+from jobs.plan.preflight import ValidatedRun, replan, validate_run
+from jobs.retrain.detect import CURRENT, make_training_spec
+from jobs.spec.schema import RetrainSpec
+from jobs.spec.sections.retrain import SCRATCH
+from jobs.store.adapters.operations import resolve_adapter
+from jobs.store.open import open_store
+
+
+def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
+    """Return the training's plan, and a sentence about its start. Read only what a plan needs."""
+    checked = validate_run(retraining, quick=True)
+    start = _find_start(retraining)
+    description = f"A retraining: the training starts from {start or SCRATCH}"
+    spec = make_training_spec(checked.spec, start)
+    if spec != checked.spec:
+        description += ". It skips the sparse stage, which is only needed to find a start"
+    return replan(checked, spec), description
+
+
+def _find_start(retraining: RetrainSpec) -> str | None:
+    """Return the adapter that a training would now start from, None for scratch."""
+    name, start = retraining.name, retraining.section.start
+    if start == SCRATCH:
+        return None
+    label = name if start == CURRENT else f"{name}@{start}"
+    try:
+        return resolve_adapter(open_store(retraining.store), label).label
+    except (InputError, StoreError):
+        if start != CURRENT:
+            raise
+        return None  # there is no adapter or no store yet

@@ -1,0 +1,83 @@
+"""Problem documents (RFC 9457) as errors of the client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from jobs.errors import Fault
+from orchestrator.client.client_settings import ClientSettings
+from orchestrator.client.errors import (
+    AccessDenied,
+    ClientError,
+    Conflict,
+    MissingResource,
+    RequestRejected,
+    ServiceError,
+    ServiceUnreachable,
+    UnexpectedResponse,
+)
+from orchestrator.schemas.problems import MEDIA_TYPE
+
+RETRIABLE_STATUSES = frozenset({429, 502, 503, 504})
+"""The service, or a proxy in front of it, asks for a retry."""
+MAX_TEXT_CHARS = 2000
+MAX_RETRY_AFTER_S = 30.0
+
+
+def make_error(settings: ClientSettings, response: httpx.Response) -> ClientError:
+    """Return the error for a response with a status of 300 or more. Its body has to be read."""
+    url, status, problem = settings.url, response.status_code, _parse_problem(response)
+    reason = _get_text(problem, "detail") or _get_text(problem, "title") or response.reason_phrase
+    if status in RETRIABLE_STATUSES:
+        return ServiceUnreachable(url, reason)
+    if problem is None and status < 500:
+        return UnexpectedResponse(url, f"{status} {reason}, without a problem document")
+    if status == 401:
+        reason = "the token is not valid" if settings.token else "a token is required"
+        return AccessDenied(url, reason, settings.token_source)
+    if status == 403:
+        return AccessDenied(url, reason, settings.token_source)
+    if status == 404:
+        return MissingResource(reason)
+    if status == 409:
+        return Conflict(reason)
+    if status < 500:
+        return RequestRejected(_parse_faults(problem) or [Fault("request", reason.rstrip("."))])
+    return ServiceError(url, status, reason)
+
+
+def read_retry_after(response: httpx.Response) -> float:
+    """Return the seconds that the service asks to wait, up to a limit."""
+    value = response.headers.get("Retry-After", "")
+    return min(float(value), MAX_RETRY_AFTER_S) if value.isdigit() else 0.0
+
+
+def _parse_problem(response: httpx.Response) -> dict[str, Any] | None:
+    if response.headers.get("Content-Type", "").partition(";")[0].strip() != MEDIA_TYPE:
+        return None
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _parse_faults(problem: dict[str, Any] | None) -> list[Fault]:
+    entries = (problem or {}).get("errors")
+    valid_entries = entries if isinstance(entries, list) else []
+    return [
+        Fault(
+            _get_text(entry, "key"),
+            _get_text(entry, "problem").rstrip("."),
+            _get_text(entry, "remedy"),
+        )
+        for entry in valid_entries
+        if isinstance(entry, dict)
+    ]
+
+
+def _get_text(body: dict[str, Any] | None, key: str) -> str:
+    value = (body or {}).get(key)
+    return value[:MAX_TEXT_CHARS] if isinstance(value, str) else ""

@@ -1,0 +1,1 @@
+"""Accept runs, submit and follow them, and fire schedules. Needs no torch."""

@@ -1,0 +1,59 @@
+"""Metrics of the service for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+DURATION_BUCKETS_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class ServiceMetrics:
+    """Metrics in their own registry, so that two services in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.runs = Gauge("slora_runs", "Runs by status", ["status"], registry=registry)
+        self.adapters = Gauge("slora_adapters", "Committed adapter versions", registry=registry)
+        self.oldest_planned_s = Gauge(
+            "slora_queue_oldest_seconds",
+            "Waiting time of the oldest planned run",
+            registry=registry,
+        )
+        self.submissions = Counter(
+            "slora_submissions",
+            "Jobs submitted to a cluster",
+            ["cluster", "outcome"],
+            registry=registry,
+        )
+        self.cluster_up = Gauge(
+            "slora_cluster_up",
+            "Whether the cluster answered the last poll",
+            ["cluster"],
+            registry=registry,
+        )
+        self.lost_attempts = Counter(
+            "slora_attempts_lost", "Attempts whose job was lost", ["cluster"], registry=registry
+        )
+        self.reconcile_seconds = Histogram(
+            "slora_reconcile_seconds",
+            "Duration of one pass over a cluster's runs",
+            ["cluster"],
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self.firings = Counter(
+            "slora_firings", "Firings of schedules by outcome", ["outcome"], registry=registry
+        )
+        self.schedule_lag_s = Gauge(
+            "slora_schedule_lag_seconds", "Delay of the last firing", registry=registry
+        )
+        self.requests = Counter(
+            "slora_http_requests", "HTTP responses", ["method", "route", "code"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "slora_http_request_seconds",
+            "Time to the start of a response",
+            ["route"],
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )

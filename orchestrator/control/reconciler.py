@@ -1,0 +1,94 @@
+"""Reconcile one cluster: list its jobs, follow its runs, handle orphans, dispatch the queue.
+
+It can be killed at any time and started again, here or elsewhere. Only the service that holds the
+cluster's lease writes, a submission has the id of its attempt, and the next pass observes what was
+done before a crash. Nothing is decided while the cluster does not answer: unreachable is not dead.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from orchestrator.cluster.base import Cluster
+from orchestrator.cluster.errors import ClusterUnreachable
+from orchestrator.control.dispatcher import Dispatcher
+from orchestrator.control.follower import Follower
+from orchestrator.control.metrics import ServiceMetrics
+from orchestrator.control.orphans import Orphans
+from orchestrator.registry import leases
+from orchestrator.registry.database import Database
+from orchestrator.registry.errors import LeaseLost, LostUpdate
+from orchestrator.registry.leases import Lease
+
+LEASE_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Reconciles one cluster."""
+
+    def __init__(
+        self,
+        database: Database,
+        cluster: Cluster,
+        *,
+        holder: str,
+        follower: Follower,
+        dispatcher: Dispatcher,
+        orphans: Orphans,
+        metrics: ServiceMetrics,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self._database, self._cluster, self._holder = database, cluster, holder
+        self._follower, self._dispatcher, self._orphans = follower, dispatcher, orphans
+        self._metrics, self._lease_s = metrics, lease_s
+        self._lease: Lease | None = None
+
+    def reconcile(self) -> bool:
+        """Run one pass.
+
+        Return False if another service holds the cluster, or the cluster does not answer. Raise
+        DatabaseUnreachable; every transaction is complete or not written then.
+        """
+        lease = self._ensure_lease()
+        if lease is None:
+            return False
+        name = self._cluster.name
+        try:
+            with self._metrics.reconcile_seconds.labels(name).time():
+                self._run_pass(lease)
+        except ClusterUnreachable as unreachable:
+            self._metrics.cluster_up.labels(name).set(0)
+            log.warning("cluster %s: %s", name, unreachable)
+            return False
+        except LeaseLost:
+            self._lease = None
+            return False
+        except LostUpdate as conflict:
+            log.info("cluster %s: %s", name, conflict)
+        self._metrics.cluster_up.labels(name).set(1)
+        return True
+
+    def close(self) -> None:
+        """Release the lease, so that another service can reconcile the cluster at once."""
+        if self._lease is not None:
+            with self._database.write() as session:
+                leases.release(session, self._lease)
+            self._lease = None
+
+    def _run_pass(self, lease: Lease) -> None:
+        job_statuses = self._cluster.list_jobs()
+        self._follower.follow(job_statuses, lease)
+        self._orphans.reconcile_orphans(job_statuses)
+        self._dispatcher.dispatch(
+            self._orphans.get_live_attempts(job_statuses), lease, self._follower.submit
+        )
+
+    def _ensure_lease(self) -> Lease | None:
+        name = f"cluster.{self._cluster.name}"
+        with self._database.write() as session:
+            self._lease = leases.renew_or_acquire(
+                session, self._lease, name, self._holder, seconds=self._lease_s
+            )
+            return self._lease

@@ -1,0 +1,1 @@
+"""Rebuild the registry from what the store holds: runs, adapters and searches."""

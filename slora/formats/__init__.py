@@ -1,0 +1,1 @@
+"""Adapter files: the PEFT and the compact format, export, merge and comparison."""

@@ -1,0 +1,249 @@
+"""The compact adapter: values on masks, and factors beside them, in their smallest exact form.
+
+Z: entries of a mask. R: the rank. `sparse_config.json` and `sparse_model.safetensors`: random
+masks are stored as their seed, others as their positions, or as a block's rows and columns. Files
+are untrusted until they have been checked: no allocation depends on a number that a file only
+claims.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slora.errors import BadAdapter, SloraError
+from slora.formats.files import TASK_TYPES, read_json, read_task, read_tensors, write_files
+from slora.layers.patterns import count_entries
+from slora.layers.sparse_factors import expand_to_dense
+from slora.masks.mask import BlockMask, EntryMask, Mask, draw_random_mask
+
+SPARSE_CONFIG, SPARSE_WEIGHTS = "sparse_config.json", "sparse_model.safetensors"
+FORMAT_VERSION = 2
+MAX_FACTOR_SPARSITY = 1_000_000
+"""Maximum entries of a factor for each stored one: a file's claims must not cost memory."""
+FactorsByLayer = Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class SparseAdapter:
+    """An update of `sparse(values on their mask) + scale * B A` in each layer, and the head.
+
+    `values`: float32 `[Z]` by layer; `masks`: the mask of each of them. `seed` and `density` are
+    those of random masks, which are regenerated and not stored. `factors`: (a_RI, b_OR) by layer;
+    stored as their nonzero entries if `sparse_factors`.
+    """
+
+    values: Mapping[str, Tensor]
+    masks: Mapping[str, Mask]
+    base: str
+    task: str
+    seed: int | None = None
+    density: float | None = None
+    factors: FactorsByLayer = field(default_factory=dict)
+    scale: float = 1.0
+    sparse_factors: bool = False
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Return [O, I] of every layer."""
+        layer_shapes = {name: mask.shape for name, mask in self.masks.items()}
+        for name, (a_RI, b_OR) in self.factors.items():
+            layer_shapes[name] = (b_OR.shape[0], a_RI.shape[1])
+        return layer_shapes
+
+
+def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
+    """Write the two files. Raise BadAdapter for unusable tensors."""
+    tensors = dict(adapter.head)
+    tensors.update({f"{name}.values": values for name, values in adapter.values.items()})
+    if adapter.seed is None:
+        for name, mask in adapter.masks.items():
+            tensors.update(_make_mask_tensors(name, mask))
+    for name, factors in adapter.factors.items():
+        tensors.update(_make_factor_tensors(name, factors, sparse=adapter.sparse_factors))
+    config = {
+        "format": FORMAT_VERSION,
+        "task_type": TASK_TYPES[adapter.task],
+        "base_model_name_or_path": adapter.base,
+        "mask": "chosen" if adapter.seed is None else "random",
+        "seed": adapter.seed,
+        "density": adapter.density,
+        "scale": adapter.scale,
+        "sparse_factors": adapter.sparse_factors,
+        "rank": max((a.shape[0] for a, _ in adapter.factors.values()), default=None),
+        "values": sorted(adapter.values),
+        "shapes": {name: list(shape) for name, shape in adapter.shapes.items()},
+    }
+    write_files(folder, SPARSE_CONFIG, config, SPARSE_WEIGHTS, tensors, adapter.labels)
+
+
+def read_sparse(folder: Path, labels: tuple[str, ...]) -> SparseAdapter:
+    """Return the validated adapter. Raise BadAdapter."""
+    path = folder / SPARSE_CONFIG
+    config = read_json(path, {})
+    tensors = read_tensors(folder / SPARSE_WEIGHTS)
+    try:
+        adapter = _SparseReader(config, tensors, str(path)).read_adapter(
+            read_task(config, path), labels
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        if isinstance(error, SloraError):
+            raise BadAdapter(str(path), str(error)) from None
+        raise BadAdapter(str(path), f"not a sparse adapter: {error!r}") from None
+    return adapter
+
+
+def _make_mask_tensors(name: str, mask: Mask) -> dict[str, Tensor]:
+    if isinstance(mask, BlockMask):
+        return {f"{name}.rows": mask.rows.int(), f"{name}.columns": mask.columns.int()}
+    return {f"{name}.positions": _narrow_integers(mask.positions)}
+
+
+def _make_factor_tensors(
+    name: str, factors: tuple[Tensor, Tensor], *, sparse: bool
+) -> dict[str, Tensor]:
+    tensors = {}
+    for side, factor in zip(("a_RI", "b_OR"), factors, strict=True):
+        if not sparse:
+            tensors[f"{name}.{side}"] = factor
+            continue
+        flat = factor.flatten()
+        positions = flat.nonzero().squeeze(1)
+        # A safetensors file can't hold an empty tensor.
+        positions = positions if positions.numel() else torch.zeros(1, dtype=torch.int64)
+        tensors[f"{name}.{side}.positions"] = _narrow_integers(positions)
+        tensors[f"{name}.{side}.values"] = flat[positions]
+    return tensors
+
+
+def _narrow_integers(numbers: Tensor) -> Tensor:
+    """Return the numbers as int32 if they fit."""
+    return numbers.int() if not numbers.numel() or int(numbers.max()) < 2**31 else numbers
+
+
+class _SparseReader:
+    """Remove the tensors that the config names from the file's; the remaining ones are the head."""
+
+    def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor], path: str) -> None:
+        self._config, self._remaining, self._path = config, dict(tensors), path
+        self._shapes = {
+            str(name): (int(shape[0]), int(shape[1])) for name, shape in config["shapes"].items()
+        }
+
+    def read_adapter(self, task: str, labels: tuple[str, ...]) -> SparseAdapter:
+        config = self._config
+        if config["format"] != FORMAT_VERSION or config["mask"] not in ("random", "chosen"):
+            raise BadAdapter(self._path, "its format or mask is unknown to this version")
+        for name, shape in self._shapes.items():
+            if min(shape) < 1 or shape[0] * shape[1] >= 2**40:
+                raise BadAdapter(self._path, f"{name} has the invalid shape {shape}")
+        scale = float(config["scale"])
+        if not math.isfinite(scale):
+            raise BadAdapter(self._path, f"its scale {scale} is not finite")
+        values = {str(name): self._read_floats(f"{name}.values", 1) for name in config["values"]}
+        is_random = config["mask"] == "random"
+        seed = int(config["seed"]) if is_random else None
+        density = float(config["density"]) if is_random else None
+        masks = {
+            name: self._read_mask(name, tensor.numel(), seed, density)
+            for name, tensor in values.items()
+        }
+        sparse = config["sparse_factors"] is True
+        factors = {
+            name: pair for name in self._shapes if (pair := self._read_factors(name, sparse))
+        }
+        if empty_layers := self._shapes.keys() - values.keys() - factors.keys():
+            raise BadAdapter(self._path, f"{min(empty_layers)} has neither values nor factors")
+        return SparseAdapter(
+            values=values,
+            masks=masks,
+            base=str(config.get("base_model_name_or_path")),
+            task=task,
+            seed=seed,
+            density=density,
+            factors=factors,
+            scale=scale,
+            sparse_factors=sparse,
+            head=self._remaining,
+            labels=labels,
+        )
+
+    def _read_mask(self, name: str, count: int, seed: int | None, density: float | None) -> Mask:
+        shape = self._shapes[name]
+        if seed is not None and density is not None:
+            # Compare the counts before drawing: a file can't request more memory than it has
+            # values.
+            if count_entries(shape, density) != count:
+                expected = count_entries(shape, density)
+                raise BadAdapter(self._path, f"{name}: {count} values for {expected} entries")
+            return draw_random_mask(seed=seed, name=name, shape=shape, density=density)
+        mask: Mask
+        if f"{name}.rows" in self._remaining:
+            rows = self._read_indices(f"{name}.rows", below=shape[0])
+            mask = BlockMask(shape, rows, self._read_indices(f"{name}.columns", below=shape[1]))
+        else:
+            mask = EntryMask(
+                shape, self._read_indices(f"{name}.positions", below=shape[0] * shape[1])
+            )
+        if mask.nnz != count:
+            raise BadAdapter(self._path, f"{name}: {count} values for {mask.nnz} entries")
+        return mask
+
+    def _read_factors(self, name: str, sparse: bool) -> tuple[Tensor, Tensor] | None:
+        rows, columns = self._shapes[name]
+        if sparse and f"{name}.a_RI.positions" in self._remaining:
+            rank = int(self._config["rank"])
+            stored_entries = self._remaining[f"{name}.a_RI.positions"].numel()
+            # A subtracted init can have twice the smaller side.
+            if (
+                not 1 <= rank <= 2 * min(rows, columns)
+                or rank * columns > MAX_FACTOR_SPARSITY * stored_entries
+            ):
+                raise BadAdapter(self._path, f"{name} has the invalid rank {rank}")
+            a = self._read_sparse_factor(f"{name}.a_RI", (rank, columns))
+            return a, self._read_sparse_factor(f"{name}.b_OR", (rows, rank))
+        if f"{name}.a_RI" not in self._remaining:
+            return None
+        a_RI, b_OR = self._read_floats(f"{name}.a_RI", 2), self._read_floats(f"{name}.b_OR", 2)
+        if a_RI.shape[1] != columns or b_OR.shape != (rows, a_RI.shape[0]):
+            shapes = f"A {tuple(a_RI.shape)} and B {tuple(b_OR.shape)}"
+            raise BadAdapter(self._path, f"{name}: {shapes} do not fit {self._shapes[name]}")
+        return a_RI, b_OR
+
+    def _read_sparse_factor(self, name: str, shape: tuple[int, int]) -> Tensor:
+        positions = self._read_indices(f"{name}.positions", below=shape[0] * shape[1])
+        values = self._read_floats(f"{name}.values", 1)
+        if values.shape != positions.shape:
+            raise BadAdapter(
+                self._path, f"{name}: {values.numel()} values, {positions.numel()} positions"
+            )
+        return expand_to_dense(values, positions, shape)
+
+    def _read_floats(self, name: str, dimensions: int) -> Tensor:
+        tensor = self._remaining.pop(name)
+        if tensor.ndim != dimensions or not tensor.is_floating_point():
+            raise BadAdapter(
+                self._path, f"{name} has the wrong type, {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        return tensor.float()
+
+    def _read_indices(self, name: str, *, below: int) -> Tensor:
+        """Return ascending, distinct int64 indices below the limit."""
+        indices = self._remaining.pop(name)
+        if indices.ndim != 1 or indices.dtype not in (torch.int32, torch.int64):
+            raise BadAdapter(
+                self._path, f"{name} has the wrong type, {indices.dtype} {tuple(indices.shape)}"
+            )
+        indices = indices.long()
+        ascending = bool((indices[1:] > indices[:-1]).all())
+        if not ascending or int(indices[0]) < 0 or int(indices[-1]) >= below:
+            raise BadAdapter(self._path, f"{name} is not ascending within 0 to {below - 1}")
+        return indices

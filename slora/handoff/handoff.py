@@ -1,0 +1,204 @@
+"""The hand-off: factor the sparse stage's update into the low-rank stage's two factors.
+
+O, I: rows and columns of the update dW. R: the rank. Z: entries of the mask M.
+
+The low-rank stage starts from `W + residual - scale B0 A0 (if subtract_from_base) + scale B A`:
+
+    residual: drop   dW ~ scale B A; the part outside the rank is lost, as in the paper
+    residual: keep   M o (dW - scale B A) stays frozen beside the factors: the part outside the
+                     rank, restricted to the mask
+    residual: fold   dW stays complete, and the initial factors are subtracted: nothing is lost
+
+The optimiser's moments for A and B start at zero, and its step count at one, with a warm-up of
+their own: the moments of the values belong to coordinates that no longer exist, and of the
+gradient of A, `scale B^T G`, the mask has observed one entry of G in a hundred.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from slora.handoff.svd import Triplets, compute_dense_svd, compute_sparse_svd
+from slora.masks.mask import Mask
+
+Split = Literal["balanced", "b"]
+Rescale = Literal["none", "norm", "projection"]
+Residual = Literal["drop", "fold", "keep"]
+Refine = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""Refine the factors (a_RI, b_OR), given the effective rank, before they are used."""
+RANK_TOLERANCE = 1e-6
+"""Singular values below this share of the largest are rounding errors, not part of the update."""
+
+
+@dataclass(frozen=True)
+class FactoredUpdate:
+    """`scale * b_OR @ a_RI` is the best rank-R approximation of the update.
+
+    `energy_share`: share of the update's squared Frobenius norm that it retains, 1.0 for an update
+    of zero.
+    `error`: `||update - scale B A|| / ||update||`, which is `sqrt(1 - energy_share)` by Eckart and
+    Young.
+    """
+
+    a_RI: Tensor
+    b_OR: Tensor
+    energy_share: float
+
+    @property
+    def error(self) -> float:
+        return math.sqrt(max(0.0, 1.0 - self.energy_share))
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """The hand-off of a layer.
+
+    `a_RI`, `b_OR`: float32, the initial factors of the low-rank stage.
+    `energy_share`: share of `||dW||^2` that the rank retains, before any rescaling; if B was
+    refined, `1 - error^2`, but at least 0.
+    `error`: `||dW - scale B A|| / ||dW||` of the final factors, after rescaling and refinement.
+    `norm`: `||dW||`, Frobenius.
+    `effective_rank`: number of the R components that exceed the rounding error.
+    `residual`: float32 `[Z]`, the part that stays on the mask beside the factors; None for `drop`.
+    """
+
+    a_RI: Tensor
+    b_OR: Tensor
+    energy_share: float
+    error: float
+    norm: float
+    effective_rank: int
+    residual: Tensor | None = None
+
+
+def split_dense_update(
+    delta_OI: Tensor, *, rank: int, scale: float = 1.0, split: Split = "balanced"
+) -> FactoredUpdate:
+    """Split a dense `delta_OI` into `scale * b_OR @ a_RI`, in float32, by its singular values.
+
+    `balanced` gives each factor the square roots of the values, `b` gives the values to B (as
+    PEFT's conversion does). The free signs of the singular vectors are fixed, so that equal
+    updates give equal factors on every rank. Raise BadRank.
+    """
+    triplets = compute_dense_svd(delta_OI, rank)
+    energy = float(delta_OI.double().square().sum())
+    a_RI, b_OR = split_triplets(triplets, scale=scale, split=split)
+    return FactoredUpdate(a_RI, b_OR, _compute_share(triplets[1], energy))
+
+
+def split_sparse_update(
+    values: Tensor,
+    mask: Mask,
+    *,
+    rank: int,
+    scale: float,
+    split: Split = "balanced",
+    rescale: Rescale = "none",
+    residual: Residual = "drop",
+    refine: Refine | None = None,
+) -> Handoff:
+    """Return factors of the update `values` `[Z]` on its mask. Raise BadRank.
+
+    `rescale: norm` stretches the factors to `||dW||`. `projection` multiplies them by the c that
+    brings them nearest to dW on the mask's entries, `<dW, P> / ||M o P||^2` for `P = scale B A`:
+    over all entries the best c of a truncated SVD is 1, but only those of the mask were trained.
+    `refine` may change the factors before the residual and the error are computed.
+    """
+    u, s, vh = compute_sparse_svd(values, mask, rank)
+    effective_rank = int((s > RANK_TOLERANCE * float(s[0])).sum())
+    # Components below the rounding error are not directions of the update.
+    s = torch.where(torch.arange(rank) < effective_rank, s, torch.zeros(()))
+    update_Z = values.detach().double().cpu()
+    energy = float(update_Z.square().sum())
+    a_RI, b_OR = split_triplets((u, s, vh), scale=scale, split=split)
+    retained_energy = float(s.double().square().sum())
+    b_OR = b_OR * _compute_stretch(
+        rescale, update_Z, mask, (a_RI, b_OR), scale, energy, retained_energy
+    )
+    unrefined_b = b_OR
+    if refine is not None:
+        a_RI, b_OR = refine(a_RI, b_OR, effective_rank)
+    product_Z = scale * compute_on_mask(a_RI.double(), b_OR.double(), mask)
+    residual_Z = None
+    if residual == "fold":
+        residual_Z = update_Z.float()
+    elif residual == "keep":
+        residual_Z = (update_Z - product_Z).float()
+    error = _compute_error(update_Z, product_Z, a_RI, b_OR, scale)
+    return Handoff(
+        a_RI=a_RI.contiguous(),
+        b_OR=b_OR.contiguous(),
+        energy_share=_compute_share(s, energy)
+        if torch.equal(b_OR, unrefined_b)
+        else max(0.0, 1.0 - error**2),
+        error=error,
+        norm=math.sqrt(energy),
+        effective_rank=effective_rank,
+        residual=residual_Z,
+    )
+
+
+def split_triplets(triplets: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Tensor]:
+    """Return (a_RI, b_OR) with `scale * b_OR @ a_RI = u diag(s) vh`."""
+    u, s, vh = triplets
+    s = s / scale
+    if split == "b":
+        return vh.contiguous(), (u * s).contiguous()
+    root = s.sqrt()
+    return (root[:, None] * vh).contiguous(), (u * root).contiguous()
+
+
+def compute_on_mask(a_RI: Tensor, b_OR: Tensor, mask: Mask) -> Tensor:
+    """Return `(B A)` at the mask's entries, `[Z]`, without the dense product."""
+    columns, rows = mask.positions % mask.shape[1], mask.positions // mask.shape[1]
+    product_Z = torch.zeros(mask.nnz, dtype=a_RI.dtype)
+    for r in range(a_RI.shape[0]):
+        product_Z += b_OR[rows, r] * a_RI[r, columns]
+    return product_Z
+
+
+def _compute_stretch(
+    rescale: Rescale,
+    values: Tensor,
+    mask: Mask,
+    factors: tuple[Tensor, Tensor],
+    scale: float,
+    energy: float,
+    retained_energy: float,
+) -> float:
+    if rescale == "none" or not retained_energy:
+        return 1.0
+    if rescale == "norm":
+        return math.sqrt(energy / retained_energy)
+    product_Z = scale * compute_on_mask(*factors, mask).double()
+    return float((values * product_Z).sum() / product_Z.square().sum())
+
+
+def _compute_share(s: Tensor, energy: float) -> float:
+    # An unchanged matrix has no energy to lose: zero factors retain all of it.
+    return min(1.0, float(s.double().square().sum()) / energy) if energy else 1.0
+
+
+def _compute_error(
+    values: Tensor, product_Z: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float
+) -> float:
+    """Return `||dW - P|| / ||dW||` for `P = scale B A`, without a dense P.
+
+    `product_Z` is P on the mask. `||dW - P||^2 = ||dW - M o P||^2 + ||P||^2 - ||M o P||^2`, in
+    float64.
+    """
+    energy = float(values.square().sum())
+    if not energy:
+        return 0.0
+    a, b = a_RI.double(), b_OR.double()
+    product_energy = scale**2 * float(((b.t() @ b) * (a @ a.t())).sum())
+    outside_energy = max(0.0, product_energy - float(product_Z.square().sum()))
+    # A smaller difference is below the precision of the two float64 sums.
+    outside_energy = outside_energy if outside_energy > 1e-13 * product_energy else 0.0
+    return math.sqrt((float((values - product_Z).square().sum()) + outside_energy) / energy)

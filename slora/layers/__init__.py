@@ -1,0 +1,1 @@
+"""The method's layers, and the functions that install them in a model."""

@@ -1,0 +1,167 @@
+"""Install the method's layers in a model and remove them; the base weights stay unchanged.
+
+The layers share their weight's storage and its name: `...q_proj.weight` stays, and
+`...q_proj.values`, or `...q_proj.a_RI` and `...q_proj.b_OR`, are added. The only exceptions are
+initial factors that are subtracted from the weight, and residuals that are added to it: see
+`install_low_rank`.
+
+O, I: rows and columns of a weight. R: the rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slora.handoff.low_rank_init import LowRankInit
+from slora.layers.base_layers import get_weight_matrix, is_adaptable
+from slora.layers.gates import GatedLoraLinear
+from slora.layers.lora import LoraLinear
+from slora.layers.sparse import SparseLinear, find_storage_positions
+from slora.layers.sparse_factors import SparseFactorLinear, expand_to_dense
+from slora.masks.mask import Mask
+
+WriteContext = Callable[[Tensor], AbstractContextManager[None]]
+"""Return a context in which a weight is gathered and writable, for bases that are sharded."""
+TRAINABLE_SUFFIXES = (".values", ".a_RI", ".b_OR", ".a_values", ".b_values", ".gate_R")
+"""Suffixes of the names of the method's trainable tensors."""
+
+
+def freeze(model: nn.Module, *, trainable: Iterable[nn.Module] = ()) -> None:
+    """Freeze all parameters except those inside the modules `trainable` (a classifier's head)."""
+    model.requires_grad_(False)
+    for module in trainable:
+        module.requires_grad_(True)
+
+
+def install_sparse(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, SparseLinear]:
+    """Install a vector of zero values for each layer's mask. Return the layers by name."""
+    layers = {}
+    for name, mask in masks.items():
+        layers[name] = SparseLinear(_get_adaptable(model, name), mask)
+        model.set_submodule(name, layers[name])
+    return layers
+
+
+def install_lora(
+    model: nn.Module, factors: Mapping[str, tuple[Tensor, Tensor]], *, scale: float
+) -> dict[str, LoraLinear]:
+    """Install the factors (a_RI, b_OR) in each named layer. Return the layers by name."""
+    starts = {name: LowRankInit(a_RI, b_OR) for name, (a_RI, b_OR) in factors.items()}
+    return install_low_rank(model, starts, scale=scale)
+
+
+def install_low_rank(
+    model: nn.Module,
+    starts: Mapping[str, LowRankInit],
+    *,
+    scale: float,
+    masks: Mapping[str, Mask] | None = None,
+    factor_density: float = 1.0,
+    gates: bool = False,
+    seed: int = 0,
+    writable: WriteContext = lambda _: nullcontext(),
+) -> dict[str, LoraLinear]:
+    """Install factors that start from each layer's `LowRankInit`. Return the layers by name.
+
+    An init with a residual (on `masks`) or with `subtract_from_base` changes the frozen weight in
+    place for as long as the layer is installed. `remove_layers` restores the entries of a residual
+    bit for bit; `subtract_from_base` changes every entry, and the model in memory is no longer the
+    base.
+    """
+    layers: dict[str, LoraLinear] = {}
+    for name, start in starts.items():
+        base, factors = _get_adaptable(model, name), {"a_RI": start.a_RI, "b_OR": start.b_OR}
+        layer: LoraLinear
+        if factor_density < 1:
+            layer = SparseFactorLinear(
+                base, **factors, scale=scale, density=factor_density, seed=seed, name=name
+            )
+        else:
+            layer = (GatedLoraLinear if gates else LoraLinear)(base, **factors, scale=scale)
+        mask = masks[name] if masks and start.residual is not None else None
+        if mask is not None or start.subtract_from_base:
+            with writable(layer.weight):
+                _shift_weight(layer, start, mask)
+        layers[name] = layer
+        model.set_submodule(name, layer)
+    return layers
+
+
+def remove_layers(model: nn.Module, *, writable: WriteContext = lambda _: nullcontext()) -> None:
+    """Put the original linear layers back, with their original weights."""
+    for name, layer in list(iter_adapter_layers(model)):
+        if isinstance(layer, LoraLinear) and layer.saved_entries is not None:
+            positions, original = layer.saved_entries
+            with writable(layer.weight):
+                layer.weight.data.view(-1).index_copy_(0, positions, original)
+        model.set_submodule(name, layer.wrapped[0])
+
+
+def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, SparseLinear | LoraLinear]]:
+    """Yield the method's layers of a model with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, SparseLinear | LoraLinear):
+            yield name, module
+
+
+def extract_factors(
+    weights: Mapping[str, Tensor], model: nn.Module
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the dense factors (a_RI, b_OR) of each low-rank layer of `model`, float32 on the CPU.
+
+    `weights` holds the trained tensors by name. The untrained entries of sparse factors are zero;
+    a gate is multiplied into its column of B, and the rank of a closed gate is dropped.
+    """
+    factors = {}
+    for name, layer in iter_adapter_layers(model):
+        if isinstance(layer, SparseFactorLinear):
+            sides = (
+                ("a", (layer.rank, layer.in_features)),
+                ("b", (layer.out_features, layer.rank)),
+            )
+            a, b = (
+                expand_to_dense(
+                    weights[f"{name}.{side}_values"].cpu().float(),
+                    getattr(layer, f"{side}_positions").cpu(),
+                    shape,
+                )
+                for side, shape in sides
+            )
+            factors[name] = (a, b)
+        elif isinstance(layer, LoraLinear):
+            a, b = weights[f"{name}.a_RI"].cpu().float(), weights[f"{name}.b_OR"].cpu().float()
+            if isinstance(layer, GatedLoraLinear):
+                gate = weights[f"{name}.gate_R"].cpu().float() * layer.open_R.cpu().float()
+                a, b = a[gate != 0], (b * gate)[:, gate != 0]
+            factors[name] = (a, b)
+    return factors
+
+
+def _shift_weight(layer: LoraLinear, start: LowRankInit, mask: Mask | None) -> None:
+    """Add the residual to the weight, and subtract the initial product of the factors from it."""
+    weight = layer.weight.data
+    if mask is not None and start.residual is not None:
+        positions = find_storage_positions(mask, layer.conv1d).to(weight.device)
+        flat = weight.view(-1)
+        original = flat.index_select(0, positions)
+        shifted = original.float() + start.residual.to(weight.device)
+        flat.index_copy_(0, positions, shifted.to(weight.dtype))
+        layer.saved_entries = None if start.subtract_from_base else (positions, original)
+    if start.subtract_from_base:
+        with torch.no_grad():
+            a_RI, b_OR = layer.get_factors()
+            delta_OI = layer.scale * (b_OR.detach().float() @ a_RI.detach().float())
+        weight_OI = get_weight_matrix(layer.wrapped[0]).data
+        weight_OI.copy_((weight_OI.float() - delta_OI).to(weight_OI.dtype))
+
+
+def _get_adaptable(model: nn.Module, name: str) -> Any:
+    layer = model.get_submodule(name)
+    if not is_adaptable(layer):
+        raise TypeError(f"{name} is a {type(layer).__name__}: only linear layers can be adapted")
+    return layer

@@ -1,1 +1,0 @@
-"""Parts of `tests.benchmarks.service_kills`: job, service, what is killed, the count."""

@@ -1,0 +1,116 @@
+"""Memory by line, counted by hand, and how each sharding changes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobs.plan.estimate.memory import MemoryEstimate, estimate_memory
+from tests.jobs.plan.estimate.inputs import LOW_RANK, MASKS, SPARSE, make_inputs
+
+
+def estimate_phases(sharding: str = "replicate", **changes: Any) -> MemoryEstimate:
+    return estimate_memory(make_inputs(**changes), sharding)
+
+
+def get_lines(phase: str, sharding: str = "replicate", **changes: Any) -> dict[str, int]:
+    [phases] = [
+        phase_lines
+        for phase_lines in estimate_phases(sharding, **changes).phases
+        if phase_lines.name == phase
+    ]
+    return dict(phases.lines)
+
+
+def test_the_phases_are_those_of_the_run_and_the_largest_is_the_peak():
+    memory = estimate_phases()
+    assert [phase.name for phase in memory.phases] == ["loading", "sparse", "hand-off", "low-rank"]
+    assert memory.peak == max(phase.total for phase in memory.phases) == memory.worst.total
+    assert [phase.name for phase in estimate_phases(kind="lora").phases] == ["loading", "low-rank"]
+
+
+SHARES = {
+    "replicate": (4 * 1001, None),
+    "node": (4 * (200 + 32 + 64 + 5 + 200), 4 * 400),
+    "cluster": (4 * (100 + 16 + 32 + 3 + 100), 4 * 400),
+}
+
+
+@pytest.mark.parametrize(("sharding", "expected"), SHARES.items(), ids=SHARES)
+def test_a_sharded_base_is_split_and_its_largest_weight_gathered(
+    sharding: str, expected: tuple[int, int | None]
+):
+    lines = get_lines("sparse", sharding)
+    assert (lines["base"], lines.get("gathered")) == expected
+    assert get_lines("loading", sharding)["base"] == 4 * 1001
+
+
+@pytest.mark.parametrize("sharding", SHARES)
+def test_every_worker_holds_all_trained_parameters(sharding: str):
+    sparse, low_rank = get_lines("sparse", sharding), get_lines("low-rank", sharding)
+    for lines, n in ((sparse, SPARSE), (low_rank, LOW_RANK)):
+        held = (lines["trained"], lines["gradients"], lines["optimiser"])
+        assert held == (4 * n, 4 * n, 8 * n)
+    assert sparse["masks"] == 12 * sum(MASKS.values())
+
+
+def test_a_bfloat16_base_is_half_and_only_its_head_has_rounded_copies():
+    lines = get_lines("sparse", dtype_bytes=2, method={"head": 7})
+    assert lines["base"] == 2 * 1001
+    assert (lines["trained"], lines["gradients"]) == (4 * SPARSE + 14, 4 * SPARSE + 14)
+
+
+def test_local_steps_hold_what_all_agreed_on_and_an_outer_momentum():
+    assert get_lines("sparse", local={"sync_every": 2})["optimiser"] == 12 * SPARSE
+    assert (
+        get_lines("sparse", local={"sync_every": 2, "momentum": True})["optimiser"] == 16 * SPARSE
+    )
+    assert get_lines("sparse", local={"momentum": True})["optimiser"] == 8 * SPARSE
+
+
+def test_an_exchange_in_bfloat16_takes_a_bucket_of_its_own():
+    assert get_lines("sparse", exchange_bytes=2)["gradients"] == 6 * SPARSE
+
+
+def test_a_snapshot_is_counted_with_checkpoints_only():
+    assert "snapshot" not in get_lines("sparse")
+    assert get_lines("sparse", batching={"checkpoint_every": 5})["snapshot"] == 12 * SPARSE
+
+
+def test_activations_match_a_micro_batch_counted_by_hand():
+    # 10 tokens, one layer. In float32 a token keeps: both norms' inputs and outputs, 4 x 8; q, k,
+    # v and the output, 4 x 8; gate, its activation, up and their product, 4 x 16; ranks, 2 a layer,
+    # in the low-rank stage; a float32 for each of 2 heads. The mask of 10 x 10. One MLP's
+    # gradients, 4 x 16.
+    saved = 4 * (10 * (4 * 8 + 4 * 8 + 4 * 16 + 2) + 10 * 10)
+    assert get_lines("sparse")["activations"] == saved + 4 * 10 * 4 * 16
+    assert get_lines("low-rank")["activations"] == saved + 4 * 10 * (2 * 2) + 4 * 10 * 4 * 16
+    twice = get_lines("sparse", batching={"micro": 2})["activations"]
+    assert twice == 2 * get_lines("sparse")["activations"]
+
+
+def test_layers_that_save_part_of_their_input_need_less():
+    narrow = get_lines("sparse", method={"keeps_inputs": False})["activations"]
+    assert get_lines("sparse")["activations"] - narrow == 4 * 10 * (2 * 8 + 16)
+
+
+def test_logits_are_four_copies_of_the_vocabulary_for_every_token_and_none_for_a_classifier():
+    assert get_lines("sparse")["logits"] == 4 * 4 * 10 * 50
+    assert "logits" not in get_lines("sparse", classifies=True)
+
+
+def test_a_gpu_counts_neither_heap_nor_process():
+    memory = estimate_phases(resources={"cpu": False})
+    assert [phase.name for phase in memory.phases] == ["sparse", "hand-off", "low-rank"]
+    named = {line for phase in memory.phases for line in phase.lines}
+    assert not named & {"runtime", "allocator", "snapshot"}
+
+
+def test_full_fine_tuning_deals_out_the_optimiser_and_in_cluster_everything():
+    replicated, sharded = (get_lines("full", way, kind="full") for way in ("replicate", "cluster"))
+    assert (replicated["base"], replicated["gradients"]) == (4 * 1001, 4 * 1001)
+    assert (replicated["trained"], replicated["optimiser"]) == (1001, 2 * 1001)
+    assert (sharded["base"], sharded["gradients"], sharded["gathered"]) == (1001, 1001, 4 * 400)
+    node = get_lines("full", "node", kind="full")
+    assert node["base"] == 1001 + 2 * 1001

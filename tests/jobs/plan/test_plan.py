@@ -1,0 +1,366 @@
+"""The plan of a small model, counted by hand, and the faults of specs that cannot be planned."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.errors import Fault, InputError
+from jobs.plan.estimate.base_tensors import describe_base
+from jobs.plan.estimate.from_spec import CheckedFacts
+from jobs.plan.plan import (
+    MeasuredFacts,
+    ModelShape,
+    Plan,
+    complete_plan,
+    count_steps,
+    make_plan,
+    split_steps,
+)
+from jobs.spec.load import validate_spec
+from jobs.spec.schema import RunSpec
+from slora.layers.patterns import count_entries
+from slora.masks.mask import draw_random_mask
+from tests.tiny import tiny_spec
+
+SHAPE = ModelShape(
+    parameters=1000,
+    linears={
+        "model.layers.0.attn.q_proj": (8, 8),
+        "model.layers.0.attn.k_proj": (4, 8),
+        "model.layers.0.mlp.up_proj": (16, 8),
+        "model.layers.1.attn.q_proj": (8, 8),
+    },
+    head=20,
+)
+"""Linear weights: 64 + 32 + 128 + 64 = 288."""
+
+
+def make_spec(**overrides: Any) -> RunSpec:
+    return validate_spec(tiny_spec(Path("/made/up"), **overrides))
+
+
+def make_test_plan(shape: ModelShape = SHAPE, **overrides: Any) -> Plan:
+    plan, faults = make_plan(make_spec(**overrides), shape)
+    assert plan is not None and not faults
+    return plan
+
+
+def list_faults(shape: ModelShape = SHAPE, **overrides: Any) -> list[Fault]:
+    plan, faults = make_plan(make_spec(**overrides), shape)
+    assert plan is None
+    return faults
+
+
+# Density 0.05: 3 of 64, 2 of 32, 6 of 128, 3 of 64. Rank 2: twice the sum of both sides,
+# 2 * (16 + 12 + 24 + 16).
+SPARSE, LOW_RANK = 3 + 2 + 6 + 3, 136
+
+KINDS: dict[str, list[tuple[str, int, int, float]]] = {
+    "slora": [("sparse", 2, SPARSE, (SPARSE + 20) / 1020),
+              ("low-rank", 4, LOW_RANK, (LOW_RANK + 20) / 1020)],
+    "sparse": [("sparse", 6, SPARSE, (SPARSE + 20) / 1020)],
+    "lora": [("low-rank", 6, LOW_RANK, (LOW_RANK + 20) / 1020)],
+    "full": [("full", 6, 1020, 1.0)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "stages"), KINDS.items(), ids=KINDS)
+def test_each_kind_trains_what_was_counted_by_hand(
+    kind: str, stages: list[tuple[str, int, int, float]]
+):
+    plan = make_test_plan(method={"kind": kind, "density": 0.05, "rank": 2})
+    stage_rows = [(s.name, s.steps, s.trainable, plan.compute_share(s)) for s in plan.stages]
+    assert stage_rows == stages
+    assert plan.model_parameters == 1020
+    assert plan.target_weights == (0 if kind == "full" else 288)
+    assert plan.targets == (() if kind == "full" else tuple(SHAPE.linears))
+
+
+def test_a_language_model_has_no_head_to_count():
+    plan = make_test_plan(ModelShape(1000, SHAPE.linears, head=0))
+    assert [plan.compute_share(stage) for stage in plan.stages] == [SPARSE / 1000, LOW_RANK / 1000]
+
+
+def test_the_recorded_plan_is_plain_values_with_the_shares_in_it():
+    plan = make_test_plan()
+    document = plan.to_json()
+    assert [stage["share"] for stage in document["stages"]] == [
+        plan.compute_share(s) for s in plan.stages
+    ]
+    assert [stage["trainable"] for stage in document["stages"]] == [SPARSE, LOW_RANK]
+    assert (document["workers"], document["sharding"], document["batch_size"]) == (
+        1,
+        "replicate",
+        4,
+    )
+
+
+def test_the_sparse_stage_may_have_a_rate_of_its_own():
+    rates = {"learning_rate": 0.1, "sparse_learning_rate": 0.3}
+    assert [stage.learning_rate for stage in make_test_plan(train=rates).stages] == [0.3, 0.1]
+    assert [stage.learning_rate for stage in make_test_plan().stages] == [0.01, 0.01]
+    lora = make_test_plan(train=rates, method={"kind": "lora"})
+    assert [stage.learning_rate for stage in lora.stages] == [0.1]
+
+
+SPLITS = {
+    "a third": (60, 0.3, (18, 42)),
+    "all sparse": (5, 1.0, (5, 0)),
+    "none sparse": (5, 0.0, (0, 5)),
+    "rounded": (7, 0.5, (4, 3)),
+    "one step": (1, 0.3, (0, 1)),
+}
+
+
+@pytest.mark.parametrize(("steps", "share", "expected"), SPLITS.values(), ids=SPLITS)
+def test_the_steps_are_split_by_the_sparse_share(
+    steps: int, share: float, expected: tuple[int, int]
+):
+    assert split_steps(make_spec(method={"sparse_share": share}), steps) == expected
+
+
+@given(steps=st.integers(1, 10**6), share=st.floats(0, 1), kind=st.sampled_from(sorted(KINDS)))
+def test_the_split_neither_drops_nor_adds_steps(steps: int, share: float, kind: str):
+    split = split_steps(make_spec(method={"kind": kind, "sparse_share": share}), steps)
+    assert sum(split) == steps and min(split) >= 0
+    assert len(split) == (2 if kind == "slora" else 1)
+    assert kind != "slora" or abs(split[0] - steps * share) <= 0.5
+
+
+def test_with_epochs_only_the_rows_can_tell_the_steps():
+    plan = make_test_plan(train={"steps": None, "epochs": 2})
+    assert [stage.steps for stage in plan.stages] == [None, None]
+
+
+def test_a_plan_is_completed_by_the_loaded_model_and_the_tokenized_rows():
+    plan = make_estimated_plan(train={"steps": None, "epochs": 2})
+    spec = make_spec(train={"steps": None, "epochs": 2})
+    loaded = dataclasses.replace(SHAPE, head=0)
+    complete = complete_plan(plan, spec, MeasuredFacts(loaded, sequences=10))
+    # 20 sequences in batches of 4, a third of them in the sparse stage.
+    assert [stage.steps for stage in complete.stages] == [2, 3]
+    assert (complete.model_parameters, complete.head) == (1000, 0)
+    assert complete.estimate is plan.estimate
+
+
+def test_a_plan_that_fits_the_loaded_model_is_not_made_again():
+    for kind in KINDS:
+        plan, spec = make_estimated_plan(method={"kind": kind}), make_spec(method={"kind": kind})
+        assert complete_plan(plan, spec, MeasuredFacts(SHAPE)) is plan, kind
+
+
+def test_a_loaded_model_that_does_not_allow_the_plan_is_refused():
+    plan, spec = make_test_plan(method={"rank": 4}), make_spec(method={"rank": 4})
+    loaded = ModelShape(1000, {"layer": (2, 8)}, head=20)
+    with pytest.raises(InputError, match=r"method\.rank"):
+        complete_plan(plan, spec, MeasuredFacts(loaded))
+
+
+@pytest.mark.parametrize(
+    ("sequences", "epochs", "batch", "steps"),
+    [(8, 1, 4, 2), (9, 1, 4, 3), (9, 3, 4, 7), (1, 1, 100, 1), (10, 2, 5, 4)],
+)
+def test_epochs_end_after_every_sequence(sequences: int, epochs: int, batch: int, steps: int):
+    assert count_steps(sequences, epochs, batch) == steps
+
+
+BATCHES = {
+    "alone": (4, 1, 1, (4, 1, 4)),
+    "micro-batches of two": (8, 2, 2, (4, 2, 2)),
+    "a micro-batch above the share": (4, 4, 2, (2, 2, 1)),
+    "one each": (2, 2, 2, (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize(("batch", "micro", "workers", "expected"), BATCHES.values(), ids=BATCHES)
+def test_a_batch_is_split_over_workers_and_micro_batches(
+    batch: int, micro: int, workers: int, expected: tuple[int, int, int]
+):
+    plan = make_test_plan(
+        train={"batch_size": batch, "micro_batch_size": micro}, cluster={"workers": workers}
+    )
+    assert (plan.per_worker, plan.micro_batch_size, plan.accumulation) == expected
+    assert plan.workers * plan.micro_batch_size * plan.accumulation == batch
+
+
+UNEVEN = {
+    "workers": (4, 1, 3, "train.batch_size", "3 workers", "multiple of 3, e.g. 3."),
+    "more workers than sequences": (2, 1, 5, "train.batch_size", "5 workers", "e.g. 5."),
+    "near the next multiple": (11, 1, 4, "train.batch_size", "11 sequences", "e.g. 12."),
+    "micro-batches": (12, 5, 2, "train.micro_batch_size", "micro-batches of 5", "e.g. 3."),
+    "a prime share": (14, 4, 2, "train.micro_batch_size", "7 sequences per worker", "e.g. 1."),
+}
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "workers", "key", "problem", "remedy"), UNEVEN.values(), ids=UNEVEN
+)
+def test_an_indivisible_batch_is_refused_with_a_divisible_size(
+    batch: int, micro: int, workers: int, key: str, problem: str, remedy: str
+):
+    train = {"batch_size": batch, "micro_batch_size": micro}
+    [fault] = list_faults(train=train, cluster={"workers": workers})
+    assert fault.key == key and problem in fault.problem and remedy in fault.remedy
+
+
+def test_a_rank_above_the_smallest_target_names_it():
+    [fault] = list_faults(method={"rank": 5})
+    assert fault.key == "method.rank"
+    assert "(4 x 8, model.layers.0.attn.k_proj)" in fault.problem and "4 or less" in fault.remedy
+
+
+def test_only_what_is_a_target_bounds_the_rank():
+    assert make_test_plan(method={"rank": 8, "targets": ["q_proj", "up_proj"]}).targets == (
+        "model.layers.0.attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.attn.q_proj",
+    )  # fmt: skip
+    assert make_test_plan(method={"rank": 4})
+
+
+@pytest.mark.parametrize("kind", ["sparse", "full"])
+def test_a_kind_without_a_low_rank_stage_is_bound_by_no_rank(kind: str):
+    assert make_test_plan(method={"kind": kind, "rank": 1000})
+
+
+PATTERNS = {
+    "last part": (["q_proj"], [0, 3]),
+    "last parts": (["attn.k_proj"], [1]),
+    "glob": (["model.layers.0.*"], [0, 1, 2]),
+    "glob in a part": (["*_proj"], [0, 1, 2, 3]),
+    "several, each layer once": (["up_proj", "mlp.*", "k_proj"], [1, 2]),
+    "whole name": (["model.layers.1.attn.q_proj"], [3]),
+}
+
+
+@pytest.mark.parametrize(("patterns", "chosen"), PATTERNS.values(), ids=PATTERNS)
+def test_patterns_choose_layers_in_the_models_order(patterns: list[str], chosen: list[int]):
+    names = list(SHAPE.linears)
+    assert make_test_plan(method={"targets": patterns}).targets == tuple(names[at] for at in chosen)
+
+
+def test_a_pattern_without_a_match_lists_the_layers():
+    first, second = list_faults(method={"targets": ["proj", "q_proj", "lm_head"]})
+    assert (first.key, second.key) == ("method.targets[0]", "method.targets[2]")
+    assert "'proj' matches no linear layer" in first.problem
+    assert first.remedy == "Available: attn.q_proj, attn.k_proj, mlp.up_proj."
+
+
+def test_a_model_without_linear_layers_is_refused():
+    [fault] = list_faults(ModelShape(10, {}, 0))
+    assert fault.key == "model.path" and "no linear layer" in fault.problem
+    assert make_test_plan(ModelShape(10, {}, 0), method={"kind": "full"})
+
+
+def test_faults_of_the_plan_are_reported_together():
+    faults = list_faults(method={"rank": 9, "targets": ["q_proj", "x"]}, cluster={"workers": 3})
+    assert [fault.key for fault in faults] == [
+        "train.batch_size", "method.targets[1]", "method.rank",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sharding", ["replicate", "cluster"])
+def test_a_requested_sharding_is_used(sharding: str):
+    plan = make_test_plan(cluster={"sharding": sharding})
+    assert (plan.sharding, plan.sharding_reason) == (sharding, "as the spec says")
+
+
+def make_facts(**changes: Any) -> CheckedFacts:
+    base = describe_base(
+        {"model.up.weight": (50, 20)}, SHAPE.linears, {}, causal=True, file_bytes=4000
+    )
+    return dataclasses.replace(CheckedFacts(base, head=20, local_memory=10**11), **changes)
+
+
+def make_estimated_plan(**overrides: Any) -> Plan:
+    plan, faults = make_plan(make_spec(**overrides), SHAPE, facts=make_facts())
+    assert plan is not None and not faults
+    return plan
+
+
+def test_a_plan_with_an_outlook_predicts_and_records_it():
+    plan = make_estimated_plan(cluster={"workers": 2})
+    assert plan.estimate is not None
+    assert (plan.sharding, plan.sharding_reason) == ("replicate", "auto: it fits")
+    document = json.loads(json.dumps(plan.to_json()))["estimate"]
+    assert [way["sharding"] for way in document["options"]] == ["replicate", "node", "cluster"]
+    # A ring of 2 sends each number once: the head's 20 and 4 beside them count.
+    sent = {flow["stage"]: flow["sent"] for flow in document["options"][0]["wire"]
+            if flow["cause"] == "gradients"}  # fmt: skip
+    assert sent == {"sparse": 4 * (SPARSE + 24), "low-rank": 4 * (LOW_RANK + 24)}
+    assert (document["steps"], document["tokens"], document["checkpoint"]) == (
+        6,
+        6 * 4 * 64,
+        12 * 156,
+    )
+    assert make_test_plan().to_json()["estimate"] is None
+
+
+def test_a_previous_estimate_is_reused_with_its_sharding():
+    estimate = make_estimated_plan(cluster={"sharding": "cluster"}).estimate
+    assert estimate is not None
+    plan, _ = make_plan(make_spec(), SHAPE, estimate=estimate)
+    assert plan is not None
+    assert (plan.sharding, plan.estimate) == ("cluster", estimate)
+
+
+def test_a_run_that_fits_nowhere_is_a_fault_and_no_plan():
+    plan, [fault] = make_plan(make_spec(), SHAPE, facts=make_facts(local_memory=10**8))
+    assert plan is None
+    assert fault.key == "cluster.sharding" and "of this machine's memory" in fault.problem
+
+
+ADAPTERS: dict[str, tuple[dict[str, Any], int]] = {
+    "factors": ({}, 4 * (136 + 20)),
+    "values alone": ({"kind": "sparse"}, 4 * (SPARSE + 20)),
+    "values and where they are": ({"kind": "sparse", "mask": "magnitude"}, 4 * (2 * SPARSE + 20)),
+    "values beside factors": ({"handoff": {"residual": "keep"}}, 4 * (136 + SPARSE + 20)),
+    "factors twice": ({"kind": "lora", "init": "pissa"}, 4 * (2 * 136 + 20)),
+    "all": ({"kind": "full"}, 4 * 1020),
+}
+
+
+@pytest.mark.parametrize(("method", "expected"), ADAPTERS.values(), ids=ADAPTERS)
+def test_the_adapters_size_is_that_of_its_tensors_and_some_header(
+    method: dict[str, Any], expected: int
+):
+    estimate = make_estimated_plan(method=method).estimate
+    assert estimate is not None
+    assert expected <= estimate.adapter <= expected + 3 * 110 * len(SHAPE.linears)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    density=st.floats(1e-4, 1),
+    seed=st.integers(0, 9),
+)
+def test_the_plan_counts_the_entries_that_a_mask_has(
+    shape: tuple[int, int], density: float, seed: int
+):
+    mask = draw_random_mask(seed=seed, name="layer", shape=shape, density=density)
+    assert mask.nnz == count_entries(shape, density)
+    plan = make_test_plan(
+        ModelShape(1600, {"layer": shape}, 0), method={"kind": "sparse", "density": density}
+    )
+    assert plan.stages[0].trainable == mask.nnz
+
+
+@pytest.mark.parametrize(
+    ("kind", "cluster", "key"),
+    [
+        pytest.param("full", {"sync_every": 2}, "cluster.sync_every", id="full alone"),
+        pytest.param("full", {"exchange_dtype": "bfloat16"}, "cluster.exchange_dtype", id="full"),
+        pytest.param("slora", {"outer": "nesterov"}, "cluster.outer", id="no local steps"),
+        pytest.param("slora", {"average": "product"}, "cluster.average", id="nothing to average"),
+        pytest.param("slora", {"workers": {"min": 4, "max": 2}}, "cluster.workers", id="turned"),
+    ],
+)
+def test_wishes_of_the_cluster_that_would_do_nothing_are_faults(
+    kind: str, cluster: dict[str, Any], key: str
+):
+    assert [fault.key for fault in list_faults(method={"kind": kind}, cluster=cluster)] == [key]

@@ -1,0 +1,110 @@
+"""The report of a job that failed: its own reason, or the end of its log and how to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import requests
+
+from jobs.errors import TrainingFailed, Unreachable
+from jobs.store.local import DirectoryStore
+from jobs.store.runs.run_store import RunStore
+from orchestrator.cli import local_job
+
+LOG = "\n".join(["Running entrypoint for job", *(f"trial {n} done" for n in range(30)), "Killed."])
+
+
+class FakeRayJobs:
+    """A Ray whose only job was killed, with scripted answers to a submission."""
+
+    def __init__(self, *answers: Exception) -> None:
+        self.answers = [*answers]
+
+    def submit_job(self, **_: object) -> str:
+        if self.answers:
+            raise self.answers.pop(0)
+        return "job"
+
+    def get_job_info(self, _: str) -> SimpleNamespace:
+        return SimpleNamespace(status="FAILED", driver_exit_code=-9)
+
+    def get_job_logs(self, _: str) -> str:
+        return LOG
+
+
+@pytest.fixture
+def fake_ray() -> FakeRayJobs:
+    return FakeRayJobs()
+
+
+@pytest.fixture
+def run_store(fake_ray: FakeRayJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    @contextmanager
+    def connect_ray(**_: object) -> Iterator[FakeRayJobs]:
+        yield fake_ray
+
+    monkeypatch.setattr(local_job, "connect_ray", connect_ray)
+    monkeypatch.setattr(local_job, "STATUS_INTERVAL_S", 0.0)
+    return RunStore(DirectoryStore(tmp_path), "chat-20260101-120000-0a1b")
+
+
+def run_and_fail(run_store: RunStore, module: str) -> str:
+    words = [module, "--spec", "/s/spec.yaml", "--run", run_store.run_id]
+    with pytest.raises(TrainingFailed) as failed:
+        local_job.run_local_job(words, run_store, job_id="job", cpus=1, watch=lambda alive: None)
+    assert failed.value.exit_code == 1
+    return str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "option"), [("jobs.finetune", "--run"), ("jobs.search", "--resume")]
+)
+def test_a_killed_job_is_reported_with_the_command_to_resume(run_store, module, option):
+    text = run_and_fail(run_store, module)
+    assert "trial 29 done\nKilled." in text and "trial 9 done" not in text
+    assert text.endswith(f"-m {module} --spec /s/spec.yaml {option} {run_store.run_id}")
+
+
+def test_a_job_that_recorded_a_reason_is_reported_with_it(run_store):
+    run_store.events.append({"event": "failed", "why": "the loss is nan. Lower the learning rate."})
+    assert run_and_fail(run_store, "jobs.finetune") == (
+        f"run {run_store.run_id}: the loss is nan. Lower the learning rate."
+    )
+
+
+ALREADY_SUBMITTED = RuntimeError(
+    "Job with submission_id job already exists. Please use a different one."
+)
+CONNECTION_LOST = requests.ConnectionError("Remote end closed connection without response")
+BUSY = RuntimeError("No available agent to submit job, please try again later.")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [[CONNECTION_LOST], [BUSY, CONNECTION_LOST, BUSY], [CONNECTION_LOST, ALREADY_SUBMITTED]],
+)
+def test_an_interrupted_submission_is_made_once(fake_ray, run_store, answers):
+    fake_ray.answers = [*answers]
+    assert "Killed." in run_and_fail(run_store, "jobs.finetune")
+    assert fake_ray.answers == []
+
+
+def test_a_duplicate_id_is_an_error(fake_ray, run_store):
+    fake_ray.answers = [ALREADY_SUBMITTED]
+    with pytest.raises(RuntimeError, match="already exists"):
+        local_job.run_local_job(
+            ["jobs.finetune"], run_store, job_id="job", cpus=1, watch=lambda alive: None
+        )
+
+
+def test_a_ray_that_accepts_no_job_is_an_error_after_the_timeout(fake_ray, run_store, monkeypatch):
+    monkeypatch.setattr(local_job, "AGENT_TIMEOUT_S", 0.0)
+    fake_ray.answers = [CONNECTION_LOST] * 3
+    with pytest.raises(Unreachable, match="accepted no job within 0 s: Remote end closed"):
+        local_job.run_local_job(
+            ["jobs.finetune"], run_store, job_id="job", cpus=1, watch=lambda alive: None
+        )

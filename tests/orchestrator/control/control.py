@@ -1,0 +1,122 @@
+"""A control plane on a fake cluster, driven step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from jobs.store.adapters.operations import commit
+from jobs.store.base import ObjectStore
+from jobs.store.open import open_store
+from orchestrator.cluster.base import JobState, JobStatus
+from orchestrator.cluster.fake import FakeCluster
+from orchestrator.control.dispatcher import FITS, Dispatcher, PlacementResult
+from orchestrator.control.follower import ClusterRules, Follower
+from orchestrator.control.intake import Intake
+from orchestrator.control.metrics import ServiceMetrics
+from orchestrator.control.orphans import Orphans
+from orchestrator.control.reconciler import Reconciler
+from orchestrator.control.resolve import SubmitRequest
+from orchestrator.registry import run_flags, runs
+from orchestrator.registry.database import Database
+from orchestrator.registry.lifecycle import Status
+from orchestrator.registry.values import Run
+from tests.jobs.store.builders import make_adapter_folder, make_draft
+from tests.orchestrator.control.builders import make_spec
+
+PENDING, RUNNING, ABSENT = (
+    JobStatus(JobState.PENDING),
+    JobStatus(JobState.RUNNING),
+    JobStatus(JobState.ABSENT),
+)
+SUCCEEDED = JobStatus(JobState.SUCCEEDED, exit_code=0)
+KILLED = JobStatus(JobState.FAILED, exit_code=-9)
+
+
+class ControlHarness:
+    """One service with one cluster."""
+
+    def __init__(self, database: Database, store: str, **rules: Any) -> None:
+        self.database, self.store = database, store
+        self.cluster = FakeCluster("default", RUNNING)
+        self.rules = ClusterRules(service="here", **rules)
+        self.observer = ServiceMetrics()
+        self.open: Callable[[str], ObjectStore] = open_store
+        self.fits: Callable[[Run], PlacementResult] = lambda run: FITS
+        self.use_intake(database)
+        self.main = self.make_reconciler("a")
+
+    def use_intake(self, database: Database) -> None:
+        """Accept runs through another database, which may fail."""
+        self.intake = Intake(
+            database, [self.store], ["default"], store_opener=lambda url: self.open(url)
+        )
+
+    def make_reconciler(self, holder: str) -> Reconciler:
+        def opened(url: str) -> ObjectStore:
+            return self.open(url)
+
+        follower = Follower(
+            self.database, self.cluster, self.rules, self.observer, store_opener=opened
+        )
+        dispatcher = Dispatcher(
+            self.database, "default", self.rules, check_placement=lambda run: self.fits(run)
+        )
+        orphans = Orphans(
+            self.database, self.cluster, service="here", stores=[self.store], store_opener=opened
+        )
+        return Reconciler(
+            self.database,
+            self.cluster,
+            holder=holder,
+            follower=follower,
+            dispatcher=dispatcher,
+            orphans=orphans,
+            metrics=self.observer,
+        )
+
+    def submit(self, name: str = "chat", **changes: Any) -> Run:
+        """Submit a run and return it."""
+        spec = make_spec(self.store, name=name)
+        return self.intake.accept(SubmitRequest(spec=spec, **changes))[0]
+
+    def reconcile(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.main.reconcile()
+
+    def read(self, run: Run) -> Run:
+        with self.database.read() as session:
+            return runs.get(session, run.id)
+
+    def list_events(self, run: Run) -> list[str]:
+        """List the kinds of the run's events in order."""
+        with self.database.read() as session:
+            return [event.kind for event in runs.list_events(session, run.id)]
+
+    def stop(self, run: Run) -> None:
+        with self.database.write() as session:
+            run_flags.request_stop(session, runs.get(session, run.id))
+
+    def end_retry_wait(self) -> None:
+        """End the delay before the next attempt of all runs."""
+        with self.database.write() as session:
+            session.execute(text("UPDATE runs SET not_before = NULL"))
+
+    def commit(self, run: Run, folder: Path, attempt: int = 1) -> None:
+        """Commit an adapter as the run's job does."""
+        adapter = folder if folder.exists() else make_adapter_folder(folder)
+        commit(
+            open_store(self.store), adapter, make_draft(name=run.name, run=run.id, attempt=attempt)
+        )
+
+    def list_submissions(self, run: Run) -> list[str]:
+        """List the submissions of the run that started on the cluster."""
+        return [
+            job.submission for job in self.cluster.started_jobs if job.metadata["run"] == run.id
+        ]
+
+    def read_status(self, run: Run) -> Status:
+        return self.read(run).status

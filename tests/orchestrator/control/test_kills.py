@@ -1,0 +1,33 @@
+"""A short form of `tests.benchmarks.service_kills`."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.service_kills.__main__ import kill_during_runs
+from tests.benchmarks.service_kills.firings import kill_during_firings
+
+BY_KIND = [
+    pytest.param("sqlite", marks=pytest.mark.long),
+    pytest.param("postgresql", marks=pytest.mark.postgres),
+]
+
+
+@pytest.mark.ray
+@pytest.mark.storage
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("url", BY_KIND, indirect=True)
+def test_no_run_is_lost_or_duplicated_whatever_is_killed(url: str, tmp_path: Path):
+    tallies = kill_during_runs(tmp_path, {"here": url}, 6, random.Random(5))
+    tally, kills = tallies["here"]
+    assert sum(kills.values()) >= 3
+    assert tally.is_good, (tally, kills)
+
+
+def test_each_due_time_fires_once_however_often_schedulers_are_killed(url: str, tmp_path: Path):
+    tally = kill_during_firings(url, tmp_path / "firings", 60, random.Random(3))
+    assert tally.kills >= 3
+    assert tally.is_good, tally

@@ -1,0 +1,362 @@
+"""A run is followed to its end through every failure, once, and only on evidence."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import StoreUnreachable
+from jobs.store.adapters.operations import commit
+from jobs.store.open import open_store
+from jobs.store.runs.heartbeat import HEARTBEAT
+from orchestrator.cluster.base import Job, JobState, JobStatus
+from orchestrator.cluster.errors import ClusterRefused
+from orchestrator.cluster.fake import FakeCluster
+from orchestrator.registry import run_flags, runs
+from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.values import Run
+from tests.jobs.store.builders import make_adapter_folder, make_draft
+from tests.orchestrator.control.control import KILLED, PENDING, RUNNING, SUCCEEDED, ControlHarness
+from tests.orchestrator.registry.builders import age_leases, make_request
+
+
+def test_a_run_goes_from_the_queue_to_done_with_its_adapter(
+    control: ControlHarness, tmp_path: Path
+):
+    run = control.submit()
+    control.cluster.play(f"{run.id}-a1", PENDING, RUNNING, SUCCEEDED)
+    control.reconcile(2)
+    assert control.read_status(run) is Status.SUBMITTED
+    control.reconcile()
+    control.commit(run, tmp_path / "adapter")
+    control.reconcile(2)
+    assert control.list_events(run) == ["planned", "submitted", "running", "publishing", "done"]
+    assert control.list_submissions(run) == [f"{run.id}-a1"]
+
+
+def test_the_job_is_a_known_module_with_its_spec_in_the_store(control: ControlHarness):
+    run = control.submit()
+    control.reconcile()
+    (job,) = control.cluster.started_jobs
+    key = f"runs/{run.id}/spec.yaml"
+    assert job.module == "jobs.finetune"
+    assert job.arguments == ("--spec", job.arguments[1], "--run", run.id, "--attempt", "1")
+    assert job.arguments[1].endswith(key) and open_store(control.store).head(key) is not None
+    assert job.metadata == {"slora_service": "here", "run": run.id, "attempt": "1"}
+
+
+def test_unreachable_is_not_dead(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    before = control.read(run)
+    control.cluster.unreachable = True
+    assert [control.main.reconcile() for _ in range(5)] == [False] * 5
+    assert control.read(run) == before
+    control.cluster.unreachable = False
+    control.reconcile(3)
+    assert control.list_events(run) == ["planned", "submitted", "running"]
+    assert control.list_submissions(run) == [f"{run.id}-a1"]
+
+
+def test_a_submission_with_a_lost_response_starts_one_job(control: ControlHarness):
+    control.cluster.lost_responses = 1
+    run = control.submit()
+    assert control.main.reconcile() is False
+    assert control.read_status(run) is Status.SUBMITTED
+    control.reconcile(3)
+    assert control.list_submissions(run) == [f"{run.id}-a1"] == control.cluster.submitted_ids
+    assert control.read_status(run) is Status.RUNNING and control.read(run).attempt == 1
+
+
+def test_a_lost_submission_is_repeated_as_the_same_attempt(control: ControlHarness):
+    control.cluster.lost_requests = 2
+    run = control.submit()
+    control.reconcile(3)
+    assert control.cluster.submitted_ids == [f"{run.id}-a1"] * 3
+    assert control.list_submissions(run) == [f"{run.id}-a1"] and control.read(run).attempt == 1
+
+
+def test_a_submission_that_a_dead_service_planned_is_made_by_the_next(control: ControlHarness):
+    run = control.submit()
+    with control.database.write() as session:
+        runs.move(session, run, Status.SUBMITTED)
+    control.reconcile(2)
+    assert (
+        control.list_submissions(run) == [f"{run.id}-a1"]
+        and control.read_status(run) is Status.RUNNING
+    )
+
+
+def test_a_lost_run_is_submitted_again_after_its_delay(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    control.reconcile()
+    assert control.read_status(run) is Status.LOST
+    control.reconcile(2)
+    assert control.read_status(run) is Status.PLANNED and control.list_submissions(run) == [
+        f"{run.id}-a1"
+    ]
+    control.end_retry_wait()
+    control.reconcile(2)
+    assert control.list_submissions(run) == [f"{run.id}-a1", f"{run.id}-a2"]
+    assert control.read(run).attempt == 2 and control.read_status(run) is Status.RUNNING
+
+
+def test_a_run_fails_after_max_attempts_losses(control: ControlHarness):
+    run = control.submit()
+    for _ in range(6):
+        control.reconcile(2)
+        control.cluster.forget_all()
+        control.reconcile(3)
+        control.end_retry_wait()
+    assert len(control.list_submissions(run)) == 3 == control.rules.max_attempts
+    ended = control.read(run)
+    assert (ended.status, ended.reason) == (Status.FAILED, Reason.ATTEMPTS)
+    assert "lost 3 times" in ended.detail
+
+
+def test_a_lost_job_that_had_committed_is_done(control: ControlHarness, tmp_path: Path):
+    run = control.submit()
+    control.reconcile(2)
+    control.commit(run, tmp_path / "adapter")
+    control.cluster.forget_all()
+    control.reconcile(2)
+    assert control.read_status(run) is Status.DONE and len(control.list_submissions(run)) == 1
+
+
+@pytest.mark.parametrize(
+    ("of", "tokens"),
+    [
+        pytest.param({}, 100, id="its own are known"),
+        pytest.param({"run": "chat-t0"}, 10 * 4 * 64, id="of a search one trial's are"),
+    ],
+)
+def test_a_done_run_counts_the_tokens_that_it_trained(
+    control: ControlHarness, tmp_path: Path, of: dict[str, str], tokens: int
+):
+    run = control.submit()
+    control.reconcile(2)
+    about = {"run": run.id, "search": run.id if of else None, "ledger": {"tokens": 100}, **of}
+    commit(
+        open_store(control.store), make_adapter_folder(tmp_path / "adapter"), make_draft(**about)
+    )
+    control.cluster.play(f"{run.id}-a1", SUCCEEDED)
+    control.reconcile()
+    assert control.read_status(run) is Status.DONE and control.read(run).tokens == tokens
+
+
+def test_an_adapter_that_appears_after_the_loss_ends_the_run(
+    control: ControlHarness, tmp_path: Path
+):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    control.reconcile()
+    control.commit(run, tmp_path / "adapter")
+    control.reconcile(2)
+    assert control.list_events(run)[-3:] == ["lost", "publishing", "done"]
+
+
+def test_a_job_with_a_fresh_heartbeat_is_not_lost(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    write_heartbeat(control, run, time.time())
+    control.cluster.forget_all()
+    control.reconcile(3)
+    assert control.read_status(run) is Status.RUNNING
+    write_heartbeat(control, run, time.time() - 3600)
+    control.reconcile()
+    assert control.read_status(run) is Status.LOST
+
+
+def test_a_run_is_not_decided_while_its_store_is_unreachable(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    control.open = refuse
+    control.reconcile(3)
+    assert control.read_status(run) is Status.RUNNING
+    control.open = open_store
+    control.reconcile()
+    assert control.read_status(run) is Status.LOST
+
+
+def test_an_unreachable_store_does_not_block_other_runs(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.play(f"{run.id}-a1", SUCCEEDED)
+    real, unreachable = control.open, run.store
+
+    def open_other_store(url: str) -> Any:
+        return refuse(url) if url == unreachable else real(url)
+
+    control.open = open_other_store
+    with control.database.write() as session:
+        other = runs.add(session, f"{run.id}-other", make_request(store=f"{unreachable}/below"))
+        other = runs.move(session, other, Status.SUBMITTED)
+        run_flags.mark_acknowledged(session, [other])
+    control.reconcile(2)
+    assert (
+        control.read_status(run) is Status.RUNNING
+        and control.read_status(other) is not Status.SUBMITTED
+    )
+
+
+def test_an_unreachable_store_is_tried_once_in_a_pass(control: ControlHarness):
+    for _ in range(5):
+        control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    urls: list[str] = []
+
+    def count_opens(url: str) -> Any:
+        urls.append(url)
+        return refuse(url)
+
+    control.open = count_opens
+    control.reconcile()
+    assert len(urls) == 1
+    control.open = open_store
+    control.reconcile()
+    with control.database.read() as session:
+        assert {run.status for run in runs.list_page(session)} == {Status.LOST}
+
+
+@pytest.mark.parametrize(
+    "data", [None, b"{", b'{"format": 2}'], ids=["missing", "truncated", "unknown"]
+)
+def test_a_run_with_an_unreadable_request_fails_with_the_reason(
+    control: ControlHarness, data: bytes | None
+):
+    run, key = control.submit(), "runs/{}/request.json"
+    store = open_store(control.store)
+    store.delete(key.format(run.id))
+    if data is not None:
+        store.put(key.format(run.id), data)
+    control.reconcile()
+    ended = control.read(run)
+    assert (ended.status, ended.reason) == (Status.FAILED, Reason.REFUSED)
+    assert "request" in ended.detail and control.cluster.submitted_ids == []
+
+
+@pytest.mark.parametrize(
+    ("job", "status", "reason"),
+    [
+        pytest.param(SUCCEEDED, Status.FAILED, Reason.UNPUBLISHED, id="ended well with nothing"),
+        pytest.param(JobStatus(JobState.FAILED, 1), Status.FAILED, Reason.CRASHED, id="an error"),
+        pytest.param(JobStatus(JobState.FAILED, 2), Status.FAILED, Reason.REFUSED, id="its input"),
+        pytest.param(JobStatus(JobState.STOPPED), Status.STOPPED, Reason.USER, id="stopped there"),
+        pytest.param(KILLED, Status.LOST, Reason.JOB_ABSENT, id="killed"),
+        pytest.param(
+            JobStatus(JobState.FAILED), Status.LOST, Reason.JOB_ABSENT, id="its node died"
+        ),
+    ],
+)
+def test_the_end_of_a_job_is_the_end_of_its_run(
+    control: ControlHarness, job: JobStatus, status: Status, reason: Reason
+):
+    run = control.submit()
+    control.cluster.play(f"{run.id}-a1", RUNNING, job)
+    control.reconcile(3)
+    ended = control.read(run)
+    assert (ended.status, ended.reason) == (status, reason)
+
+
+def test_a_run_that_the_cluster_refuses_fails_with_the_reason(control: ControlHarness):
+    control.cluster.refusal = "no such runtime environment"
+    run, other = control.submit(), control.submit("other")
+    control.reconcile()
+    ended = control.read(run)
+    assert (ended.status, ended.reason) == (Status.FAILED, Reason.OUTSIDE)
+    assert "no such runtime environment" in ended.detail
+    assert control.read_status(other) is Status.FAILED
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2], ids=["planned", "submitted", "running"])
+def test_a_run_is_stopped_in_any_status(control: ControlHarness, steps: int):
+    run = control.submit()
+    control.reconcile(steps)
+    control.stop(run)
+    control.reconcile(3)
+    ended = control.read(run)
+    assert (ended.status, ended.reason) == (Status.STOPPED, Reason.USER)
+    assert control.cluster.stopped_ids == ([f"{run.id}-a1"] if steps else [])
+    assert control.list_events(run).count("stopping") == 1
+
+
+def test_a_run_in_its_retry_delay_is_stopped_at_once(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.forget_all()
+    control.reconcile(2)
+    assert control.read_status(run) is Status.PLANNED and control.read(run).not_before is not None
+    control.stop(run)
+    control.reconcile()
+    assert control.read_status(run) is Status.STOPPED
+
+
+def test_one_of_two_services_holds_the_cluster_until_its_lease_ends(control: ControlHarness):
+    other = control.make_reconciler("b")
+    run = control.submit()
+    assert control.main.reconcile() and not other.reconcile()
+    age_leases(control.database, 60)
+    assert other.reconcile() and not control.main.reconcile()
+    assert control.list_submissions(run) == [f"{run.id}-a1"]
+    other.close()
+    assert control.main.reconcile()
+
+
+def test_a_service_that_lost_its_lease_moves_nothing(control: ControlHarness):
+    run = control.submit()
+    other = control.make_reconciler("b")
+    control.reconcile(2)
+
+    def suspend() -> None:
+        # Suspended after listing the jobs, until another service took over and moved the run.
+        control.cluster.on_list = lambda: None
+        control.cluster.forget_all()
+        age_leases(control.database, 60)
+        assert other.reconcile()
+
+    control.cluster.forget_all()
+    control.cluster.add_foreign_job(control.cluster.started_jobs[0], KILLED)
+    control.cluster.on_list = suspend
+    before = control.list_events(run)
+    assert control.main.reconcile() is False
+    assert control.list_events(run) == [*before, "lost"]
+
+
+def test_a_service_that_lost_its_lease_fails_no_run_of_the_next_one(
+    control: ControlHarness,
+):
+    other, run = control.make_reconciler("b"), control.submit()
+    cluster = control.cluster
+
+    class SlowCluster(FakeCluster):
+        """Answers after another service has submitted the same attempt."""
+
+        def submit(self, job: Job) -> None:
+            age_leases(control.database, 60)
+            assert other.reconcile()
+            raise ClusterRefused(self.name, "no such runtime environment")
+
+    control.cluster = SlowCluster("default", RUNNING)
+    assert control.make_reconciler("c").reconcile() is False
+    assert control.list_submissions(run) == [] and [
+        job.submission for job in cluster.started_jobs
+    ] == [f"{run.id}-a1"]
+    assert control.read_status(run) is Status.SUBMITTED
+
+
+def write_heartbeat(control: ControlHarness, run: Run, at: float) -> None:
+    lease = json.dumps({"time": at, "attempt": 1}).encode()
+    open_store(control.store).put(f"runs/{run.id}/{HEARTBEAT}", lease)
+
+
+def refuse(url: str) -> Any:
+    raise StoreUnreachable("the store does not answer")

@@ -1,0 +1,260 @@
+"""Each due time fires once with its run, whichever scheduler fires it and whatever fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from jobs.errors import StoreUnreachable
+from jobs.store.local import DirectoryStore
+from jobs.store.open import open_store
+from orchestrator.control.clock import SettableClock
+from orchestrator.control.cron import MAX_MISSED_TIMES, compute_jitter_offset
+from orchestrator.control.intake import Intake
+from orchestrator.control.metrics import ServiceMetrics
+from orchestrator.control.new_data import compute_data_fingerprint
+from orchestrator.control.scheduler import Scheduler, find_first_time
+from orchestrator.registry import runs, schedules
+from orchestrator.registry.database import Database
+from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.rebuild.rebuild import rebuild
+from orchestrator.registry.schedules import NewSchedule, Schedule
+from orchestrator.registry.values import Run
+from tests.orchestrator.control.builders import make_spec
+from tests.orchestrator.registry.builders import age_leases
+
+START = datetime.fromisoformat("2026-01-10T00:00:00+00:00").timestamp()
+HOUR = 3600.0
+
+
+class SchedulerHarness:
+    """A scheduler on a settable clock, and its outcomes."""
+
+    def __init__(self, database: Database, store: str) -> None:
+        self.database, self.store = database, store
+        self.clock = SettableClock(START)
+        self.fingerprints: dict[str, str | None] = {}
+        self.open: Callable[[str], Any] = open_store
+        self.main = self.make_scheduler("a")
+
+    def make_scheduler(
+        self, holder: str, fingerprint: Callable[[str], str | None] | None = None
+    ) -> Scheduler:
+        intake = Intake(self.database, [self.store], ["default"])
+        return Scheduler(
+            self.database,
+            intake,
+            self.clock,
+            holder=holder,
+            metrics=ServiceMetrics(),
+            store_opener=lambda url: self.open(url),
+            fingerprinter=fingerprint or self.fingerprints.get,
+        )
+
+    def add(self, name: str = "nightly", **changes: Any) -> Schedule:
+        values = {"cron": "0 * * * *", "kind": "finetune", "spec": make_spec(self.store), **changes}
+        new = NewSchedule(name=name, **values)
+        offset = compute_jitter_offset(new.project, name, new.jitter_s)
+        next_at = find_first_time(new.cron, new.time_zone, offset=offset, now=START)
+        with self.database.write() as session:
+            return schedules.add(session, new, next_at=next_at)
+
+    def fire_at(self, hours: float) -> int:
+        self.clock.at = START + hours * HOUR
+        return self.main.fire_due()
+
+    def list_outcomes(self, name: str = "nightly") -> list[str]:
+        with self.database.read() as session:
+            schedule = schedules.get(session, "default", name)
+            return [
+                firing.outcome for firing in reversed(schedules.list_firings(session, schedule))
+            ]
+
+    def list_runs(self) -> list[Run]:
+        with self.database.read() as session:
+            return list(reversed(runs.list_page(session, limit=1000)))
+
+    def finish(self, run: Run, status: Status = Status.DONE) -> None:
+        path = [Status.SUBMITTED, Status.PUBLISHING, status]
+        with self.database.write() as session:
+            for target in path:
+                run = runs.move(session, run, target)
+
+
+@pytest.fixture
+def harness(database: Database, tmp_path: Path) -> SchedulerHarness:
+    return SchedulerHarness(database, DirectoryStore(tmp_path / "store").url(""))
+
+
+def test_a_due_time_fires_once_and_the_next_one_follows(harness: SchedulerHarness):
+    harness.add(concurrency="queue")
+    assert harness.fire_at(0.9) == 0
+    assert harness.fire_at(1) == 1 and harness.fire_at(1) == 0 and harness.fire_at(1.5) == 0
+    assert harness.fire_at(2) == 1
+    assert harness.list_outcomes() == ["run", "queued"] and len(harness.list_runs()) == 2
+
+
+def test_the_run_of_a_firing_has_its_request_in_the_store(harness: SchedulerHarness):
+    harness.add()
+    harness.fire_at(1)
+    (run,) = harness.list_runs()
+    assert run.id.startswith("chat-20260110-010000-") and run.status is Status.PLANNED
+    assert open_store(harness.store).head(f"runs/{run.id}/request.json") is not None
+
+
+def test_the_next_due_time_is_skipped_while_a_run_is_active(harness: SchedulerHarness):
+    harness.add(concurrency="skip")
+    harness.fire_at(1), harness.fire_at(2)
+    harness.finish(harness.list_runs()[0])
+    harness.fire_at(3)
+    assert harness.list_outcomes() == ["run", "skipped", "run"] and len(harness.list_runs()) == 2
+
+
+def test_a_skipped_due_time_is_not_a_run_after_a_rebuild(harness: SchedulerHarness):
+    harness.add(concurrency="skip")
+    harness.fire_at(1), harness.fire_at(2)
+    before = [run.id for run in harness.list_runs()]
+    rebuild(harness.database, open_store(harness.store))
+    assert [run.id for run in harness.list_runs()] == before and len(before) == 1
+
+
+def test_a_newer_firing_replaces_the_previous_run(harness: SchedulerHarness):
+    harness.add(concurrency="replace")
+    harness.fire_at(1), harness.fire_at(2)
+    old, new = harness.list_runs()
+    assert old.stop == Reason.REPLACED and new.stop is None
+    assert harness.list_outcomes() == ["run", "queued"]
+
+
+@pytest.mark.parametrize(
+    ("missed", "fired"), [("all", ["run", *["queued"] * 4]), ("latest", ["run"]), ("skip", [])]
+)
+def test_missed_due_times_fire_by_the_policy(
+    harness: SchedulerHarness, missed: str, fired: list[str]
+):
+    harness.add(concurrency="queue", missed=missed)
+    harness.fire_at(5.5)
+    assert [outcome for outcome in harness.list_outcomes() if outcome != "skipped"] == fired
+    with harness.database.read() as session:
+        assert schedules.get(session, "default", "nightly").next_at == START + 6 * HOUR
+    harness.fire_at(6)
+    assert len(harness.list_runs()) == len(fired) + 1
+
+
+def test_only_the_latest_of_many_missed_due_times_fires(harness: SchedulerHarness):
+    schedule = harness.add(cron="* * * * *", concurrency="queue", missed="latest")
+    harness.fire_at(1.1 * MAX_MISSED_TIMES / 60)
+    harness.fire_at(1.1 * MAX_MISSED_TIMES / 60)
+    with harness.database.read() as session:
+        (firing,) = schedules.list_firings(session, schedule)
+    assert firing.due_at == START + 1100 * 60 and len(harness.list_runs()) == 1
+
+
+def test_no_run_starts_without_new_data(harness: SchedulerHarness):
+    harness.add(only_new_data=True)
+    harness.fire_at(1)
+    harness.fingerprints["/data/train.jsonl"] = "a" * 64
+    harness.fire_at(2)
+    harness.finish(harness.list_runs()[0])
+    harness.fire_at(3)
+    harness.fingerprints["/data/train.jsonl"] = "b" * 64
+    harness.fire_at(4)
+    assert harness.list_outcomes() == ["no_new_data", "run", "no_new_data", "run"]
+
+
+def test_new_data_during_a_run_starts_the_next_run(harness: SchedulerHarness):
+    harness.add(only_new_data=True)
+    harness.fingerprints["/data/train.jsonl"] = "a" * 64
+    harness.fire_at(1)
+    harness.fingerprints["/data/train.jsonl"] = "b" * 64
+    harness.fire_at(2)
+    harness.finish(harness.list_runs()[0])
+    harness.fire_at(3)
+    assert harness.list_outcomes() == ["run", "skipped", "run"]
+
+
+def test_a_paused_schedule_does_not_fire(harness: SchedulerHarness):
+    schedule = harness.add()
+    with harness.database.write() as session:
+        schedules.update_schedule(session, schedule, paused=True)
+    assert harness.fire_at(3) == 0
+
+
+def test_an_offset_moves_every_due_time_by_the_same(harness: SchedulerHarness):
+    schedule = harness.add(jitter_s=600.0, missed="all", concurrency="queue")
+    first = schedule.next_at
+    assert first is not None and 0 < first % HOUR < 600
+    harness.fire_at(4)
+    with harness.database.read() as session:
+        due = [firing.due_at for firing in schedules.list_firings(session, schedule)]
+    assert due == [first + hours * HOUR for hours in range(len(due))][::-1] and len(due) == 4
+
+
+def test_a_schedule_with_an_invalid_spec_is_refused_at_each_due_time(harness: SchedulerHarness):
+    harness.add(cluster="removed")
+    harness.fire_at(1), harness.fire_at(2)
+    assert harness.list_outcomes() == ["refused", "refused"] and harness.list_runs() == []
+
+
+def test_a_schedule_with_impossible_data_does_not_block_others(harness: SchedulerHarness):
+    def fingerprint(location: str) -> str | None:
+        return compute_data_fingerprint("s3:///nowhere") if "wrong" in location else "a" * 64
+
+    harness.main = harness.make_scheduler("a", fingerprint)
+    wrong = {**make_spec(harness.store), "data": {"train": "/wrong.jsonl", "max_length": 64}}
+    harness.add("wrong", only_new_data=True, spec=wrong, cron="30 0 * * *")
+    harness.add(only_new_data=True)
+    assert harness.fire_at(1) == 2
+    assert harness.list_outcomes("wrong") == ["refused"] and harness.list_outcomes() == ["run"]
+
+
+def test_a_due_time_is_not_lost_while_the_store_is_unreachable(harness: SchedulerHarness):
+    harness.add()
+
+    def fail(url: str) -> Any:
+        raise StoreUnreachable("the store does not answer")
+
+    harness.open = fail
+    assert harness.fire_at(1) == 0 and harness.list_outcomes() == []
+    harness.open = open_store
+    assert harness.fire_at(1.01) == 1 and harness.list_outcomes() == ["run"]
+
+
+def test_one_of_two_schedulers_fires_and_the_other_takes_over(harness: SchedulerHarness):
+    harness.add(concurrency="queue")
+    other = harness.make_scheduler("b")
+    harness.fire_at(1)
+    harness.clock.at = START + 2 * HOUR
+    assert other.fire_due() == 0
+    age_leases(harness.database, 60)
+    assert other.fire_due() == 1
+    assert harness.list_outcomes() == ["run", "queued"]
+
+
+def test_a_scheduler_that_lost_its_lease_fires_nothing(harness: SchedulerHarness):
+    harness.add(concurrency="queue")
+    harness.fire_at(0.5)
+    age_leases(harness.database, 60)
+    other = harness.make_scheduler("b")
+    harness.clock.at = START + HOUR
+    assert other.fire_due() == 1
+    assert harness.main.fire_due() == 0 and len(harness.list_runs()) == 1
+
+
+def test_a_firing_that_died_after_its_request_is_completed_by_the_next(harness: SchedulerHarness):
+    harness.add()
+    harness.fire_at(1)
+    (run,) = harness.list_runs()
+    # As if it had died after writing the request: neither the run nor the firing is recorded.
+    with harness.database.write() as session:
+        session.execute(text("DELETE FROM firings"))
+        session.execute(text("DELETE FROM events"))
+        session.execute(text("DELETE FROM runs"))
+        session.execute(text("UPDATE schedules SET next_at = :at"), {"at": START + HOUR})
+    assert harness.fire_at(1) == 1 and [fired.id for fired in harness.list_runs()] == [run.id]
+    assert harness.list_outcomes() == ["run"]

@@ -1,0 +1,45 @@
+"""Build rows for tests of the registry, and age leases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import text
+
+from orchestrator.registry import runs
+from orchestrator.registry.database import Database
+from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.run_request import RunRequest
+from orchestrator.registry.values import Run
+
+STORE = "file:///store/"
+TO_RUNNING = (Status.SUBMITTED, Status.RUNNING)
+
+
+def make_request(**changes: Any) -> RunRequest:
+    return RunRequest(**{"name": "chat", "store": STORE, **changes})
+
+
+def add_run(database: Database, run_id: str = "r1", **changes: Any) -> Run:
+    with database.write() as session:
+        return runs.add(session, run_id, make_request(**changes))
+
+
+def move_run(database: Database, run: Run, *path: Status, reason: Reason | None = None) -> Run:
+    """Move a run along a path; the reason belongs to the last status."""
+    for target in path:
+        with database.write() as session:
+            run = runs.move(session, run, target, reason=reason if target is path[-1] else None)
+    return run
+
+
+def age_leases(database: Database, seconds: float) -> None:
+    """Let every lease expire earlier by `seconds`."""
+    with database.write() as session:
+        session.execute(text("UPDATE leases SET expires_at = expires_at - :s"), {"s": seconds})
+
+
+def read_rows(database: Database, table: str) -> list[dict[str, Any]]:
+    with database.read() as session:
+        rows = session.execute(text(f"SELECT * FROM {table}")).mappings()
+        return sorted((dict(row) for row in rows), key=str)
