@@ -13,6 +13,7 @@ from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.benchmarks.kill_anywhere.__main__ import main as kill_anywhere
+from tests.long import cases
 from tests.ray.gates import Gate, gate_at
 from tests.ray_head import Head
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
@@ -69,6 +70,7 @@ def test_a_preempted_worker_saves_at_once_and_the_run_continues(head, folder):
     assert "a worker will be stopped soon" in output
 
 
+@pytest.mark.long
 def test_a_hung_worker_is_named_and_the_run_continues_without_it(head, folder):
     changes = {"cluster": {"timeout": 10}, "train": {"steps": 30, "checkpoint_every": 5}}
     with gate_at(folder, step=7) as gate:
@@ -109,7 +111,6 @@ def test_an_elastic_run_takes_as_many_workers_as_there_are(head, folder):
     assert resolve_adapter(DirectoryStore(folder / "store"), "elastic").world_size == 2
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("victim", ["controller", "driver", "host"])
+@pytest.mark.parametrize("victim", cases(["controller", "driver", "host"], ["host"]))
 def test_runs_that_are_killed_anywhere_lose_nothing(victim):
     assert kill_anywhere(["--rounds", "1", "--victims", victim]) == 0

@@ -128,6 +128,7 @@ def test_two_sites_train_the_same_bits_as_one(head, folder, in_one_process):
     assert manifest.world_size == 2
 
 
+@pytest.mark.long
 def test_a_server_killed_between_rounds_resumes_to_the_same_bits(head, folder, in_one_process):
     job = Job(head, folder, "killed", _spec(folder, "fed-killed", {"drop_out": 0.3}))
     for attempt, rounds in ((1, 2), (2, 5)):

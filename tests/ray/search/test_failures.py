@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from tests.long import cases
 from tests.ray.search.builders import (
     RATE,
     assert_nothing_remains,
@@ -56,7 +55,8 @@ def test_kinds_and_workers_may_differ_between_trials(head, folder):
     assert_nothing_remains(head)
 
 
-@pytest.mark.parametrize("killed_at", cases([1, 3], [1]))
+@pytest.mark.long
+@pytest.mark.parametrize("killed_at", [1, 3])
 def test_a_killed_search_resumes_and_repeats_no_trial(head, folder, killed_at):
     name = f"killed{killed_at}"
     search = {"scheduler": "none", "samples": killed_at + 2, "max_concurrent": 2}
