@@ -54,8 +54,8 @@ def _run_validated(
             print(f"waiting for the cluster: {missing}", flush=True)
         train_on_ray(request, runs, attempt=attempt, make_hooks=make_hooks)
     if runs.store.head(runs.key(LEDGER)) is None:
-        remedy = f"Check {runs.store.url(runs.key(LEDGER))}, and run the job again."
-        raise TrainingFailed("the run", "ended without its ledger in the store", remedy)
+        remedy = f"Check {runs.store.url(runs.key(LEDGER))}, then run the job again."
+        raise TrainingFailed("the run", "ended without writing its ledger to the store", remedy)
     Console(width=80).print(render_summary(runs))
 
 

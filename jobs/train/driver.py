@@ -41,7 +41,7 @@ def connect_ray() -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None
                  if os.environ.get("RAY_ADDRESS") else True)  # fmt: skip
     except ConnectionError as error:
-        raise Unreachable(f"Ray does not answer: {error}. Is the cluster up?") from error
+        raise Unreachable(f"Ray does not answer: {error}. Check that the cluster runs.") from error
 
 
 def describe_missing_resources(request: Request) -> str | None:
@@ -51,7 +51,7 @@ def describe_missing_resources(request: Request) -> str | None:
         # Read the spec: a federation's plan is that of one of its sites.
         needed = per_worker * request.spec.workers
         if available.get(name, 0) < needed:
-            return f"the run needs {needed} {name}s, the cluster has {available.get(name, 0):g}"
+            return f"the run needs {needed} {name}s, but the cluster has {available.get(name, 0):g}"
     return None
 
 
@@ -122,7 +122,7 @@ def _run_trainer(
             if launch == MAX_CONTROLLER_FAILURES:
                 where = "Ray Train's controller"
                 raise TrainingFailed(
-                    where, f"died {launch + 1} times", "Read Ray's log."
+                    where, f"died {launch + 1} times", "See Ray's logs."
                 ) from error
             reason = "Ray Train's controller died"
             runs.events.append({"event": "restarted", "time": time.time(), "why": reason})
@@ -166,6 +166,6 @@ def _explain_failure(error: TrainingFailedError) -> JobsError:
     for rank, failure in sorted(failures.items(), key=lambda item: "Stalled" not in str(item[1])):
         lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
         message = lines[-1] if lines else type(failure).__name__
-        remedy = "It was restarted as often as cluster.max_failures allows."
+        remedy = "The limit of restarts (cluster.max_failures) is reached."
         return TrainingFailed(f"worker {rank}", message.rstrip("."), remedy)
     return TrainingFailed("Ray Train", str(error).splitlines()[-1].rstrip("."))

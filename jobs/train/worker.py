@@ -116,7 +116,7 @@ def _run_request(
         except Exception as error:
             if _is_timeout(error):
                 stragglers = watchdog.describe_stragglers()
-                reason = f"waited {request.spec.cluster.timeout} s for others: {stragglers}"
+                reason = f"waited {request.spec.cluster.timeout} s for other workers: {stragglers}"
                 raise TrainingStalled(f"rank {rank} at {watchdog.position}", reason) from error
             raise
 

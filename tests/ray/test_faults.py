@@ -78,7 +78,7 @@ def test_a_hung_worker_is_named_and_the_run_continues_without_it(head, folder):
         output = _signal_at_gate(head, driver, gate, signal.SIGSTOP)
     assert driver.returncode == 0, output
     stalled = [e["why"] for e in _events(folder, "hung") if e["event"] == "stalled"]
-    assert stalled and "waited 10 s for others: rank" in stalled[0], output
+    assert stalled and "waited 10 s for other workers: rank" in stalled[0], output
     assert "restarting" in output
 
 

@@ -173,7 +173,7 @@ def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
                 process.kill()
         output, _ = driver.communicate()
     assert driver.returncode == 1
-    assert "the federation's sites" in output and "lost without a reply" in output
+    assert "the federation's sites" in output and "losses in a row" in output
 
 
 @pytest.mark.long

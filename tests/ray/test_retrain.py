@@ -129,7 +129,7 @@ def test_a_worse_adapter_is_not_promoted_and_its_numbers_are_reported(workspace)
     assert "at least as good as current, held-out rows" in decision["why"]
     assert workspace.current_after["bad"] == "tiny@v2"
     assert "tiny@v3 is not promoted" in workspace.outputs["bad"]
-    assert "gate by eval_loss, tiny@v3 beside tiny@v2" in workspace.outputs["bad"]
+    assert "gate on eval_loss: tiny@v3, baseline tiny@v2" in workspace.outputs["bad"]
 
 
 @pytest.mark.long

@@ -25,7 +25,7 @@ def test_when_all_trials_fail_the_most_frequent_reason_is_reported(head, folder)
     }
     code, output, rows = run_search(head, folder, "hopeless", {"space": space, "algorithm": "grid"})
     assert code == 1
-    assert "this score never works" in output and "the reason for 2 of them" in output
+    assert "this score never works" in output and "2 of them ended for this reason" in output
     assert [row.status for row in rows] == ["failed", "failed"]
     assert "Traceback" not in output
 
