@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 
 # A file's tests share what they set up.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
-SLOW := long or ray or ranks or storage or postgres or browser or end_to_end or gpu
+SLOW := slow or long or ray or ranks or storage or postgres or browser or end_to_end or gpu
 
 BENCHMARKS := $(sort $(patsubst tests/benchmarks/%,%,$(basename $(wildcard tests/benchmarks/[a-z]*.py)) $(patsubst %/__main__.py,%,$(wildcard tests/benchmarks/*/__main__.py))))
 

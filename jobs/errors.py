@@ -71,7 +71,7 @@ class NotInStore(StoreError):
 
     def __str__(self) -> str:
         if not self.available:
-            return f"{self.subject} is not in the store, which has none of its kind."
+            return f"{self.subject} is not in the store, and neither is any other."
         return f"{self.subject} is not in the store. Available: {', '.join(self.available)}."
 
 
@@ -106,7 +106,7 @@ class DigestMismatch(StoreError):
 
     def __str__(self) -> str:
         mismatch = (
-            f"the manifest has the digest {self.expected[:12]}, the file has {self.actual[:12]}"
+            f"the manifest has the digest {self.expected[:12]}, but the file has {self.actual[:12]}"
         )
         return f"{self.key}: {mismatch}. The file was changed or truncated: pull another version."
 
@@ -126,7 +126,9 @@ class StillReferenced(StoreError):
 
     def __str__(self) -> str:
         names = ", ".join(self.references)
-        return f"{self.subject} was not removed: {names} refers to it. Move or remove that first."
+        return (
+            f"{self.subject} was not removed: it is in use by {names}. Change or remove that first."
+        )
 
 
 class UnsupportedStore(StoreError):

@@ -19,10 +19,16 @@ BATCH_SIZE = 4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate one adapter. Exit codes as in `jobs.finetune`."""
-    parser = make_adapter_parser("jobs.evaluate", "Evaluate a committed adapter.")
-    parser.add_argument("--data", required=True, help="Rows, as in data.eval of a spec.")
-    parser.add_argument("--format", default="auto", help="As data.format.")
-    parser.add_argument("--max-length", type=int, default=128, help="Tokens, as data.max_length.")
+    parser = make_adapter_parser("jobs.evaluate", "Evaluate a committed adapter on held-out rows.")
+    parser.add_argument(
+        "--data", required=True, help="Rows to evaluate on, in the form of data.eval in a spec."
+    )
+    parser.add_argument(
+        "--format", default="auto", help="Format of the rows, as data.format in a spec."
+    )
+    parser.add_argument(
+        "--max-length", type=int, default=128, help="Maximum number of tokens of a sequence."
+    )
     parser.add_argument("--json", action="store_true", help="Output JSON.")
     options = parser.parse_args(arguments)
 
@@ -63,10 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_labels(scan: DatasetScan, known_labels: tuple[str, ...]) -> None:
     unknown_labels = [label for label in scan.labels if label not in known_labels]
     if unknown_labels:
-        problem = (
-            f"the adapter does not know these labels: {', '.join(map(repr, unknown_labels[:8]))}"
-        )
-        raise InputError([Fault("--data", problem, "Remove their rows.")])
+        names = ", ".join(map(repr, unknown_labels[:8]))
+        problem = f"the adapter was not trained on these labels: {names}"
+        raise InputError([Fault("--data", problem, "Remove the rows with these labels.")])
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from jobs.train.job_main import record_failure, run_job
 from jobs.train.localize import fetch_spec
 from jobs.train.monitor.event_log import log_events
 from jobs.train.monitor.run_report import render_summary
+from jobs.train.request import HooksFactory
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, make_hooks: HooksFactory | None = None) -> int:
     """Train a federation. Exit codes: 0 done, 1 failed, 2 wrong input, 3 Ray is unreachable."""
     options = make_run_parser("jobs.federate", main.__doc__).parse_args(arguments)
 
@@ -36,12 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             federated_spec,
             options.run or make_run_id(federated_spec.name, now),
             options.attempt,
+            make_hooks,
         )
 
     return run_job(load_and_run)
 
 
-def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) -> None:
+def _run_federation(
+    federated_spec: FederatedSpec, run_id: str, attempt: int, make_hooks: HooksFactory | None
+) -> None:
     site_run = validate_or_reuse(make_site_spec(federated_spec), run_id)
     validated = check_federation(federated_spec, site_run=site_run, run_id=run_id)
     # Imported after the check: wrong input is reported within a second, and nothing is started.
@@ -56,7 +60,7 @@ def _run_federation(federated_spec: FederatedSpec, run_id: str, attempt: int) ->
     print(f"run {run_id}", flush=True)
     with Heartbeat(runs, attempt), log_events(runs), record_failure(runs):
         connect_ray()
-        run_federation(request, runs, attempt=attempt)
+        run_federation(request, runs, attempt=attempt, make_hooks=make_hooks)
     Console(width=80).print(render_summary(runs))
 
 

@@ -22,21 +22,24 @@ from jobs.train.job_main import record_failure, run_job
 from jobs.train.localize import fetch_spec
 from jobs.train.monitor.event_log import log_events
 from jobs.train.monitor.run_report import render_summary
+from jobs.train.request import HooksFactory
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, make_hooks: HooksFactory | None = None) -> int:
     """Train one spec. Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 Ray is unreachable."""
     options = make_run_parser("jobs.finetune", main.__doc__).parse_args(arguments)
 
     def work() -> None:
         spec = require_kind(load_spec(fetch_spec(options.spec), options.set), RunSpec)
         run_id = options.run or make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
-        _run_validated(validate_or_reuse(spec, run_id), run_id, options.attempt)
+        _run_validated(validate_or_reuse(spec, run_id), run_id, options.attempt, make_hooks)
 
     return run_job(work)
 
 
-def _run_validated(validated: ValidatedRun, run_id: str, attempt: int) -> None:
+def _run_validated(
+    validated: ValidatedRun, run_id: str, attempt: int, make_hooks: HooksFactory | None
+) -> None:
     # Import Ray and torch only after the check, so that bad input is refused within a second.
     from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
 
@@ -49,10 +52,10 @@ def _run_validated(validated: ValidatedRun, run_id: str, attempt: int) -> None:
         connect_ray()
         if (missing := describe_missing_resources(request)) is not None:
             print(f"waiting for the cluster: {missing}", flush=True)
-        train_on_ray(request, runs, attempt=attempt)
+        train_on_ray(request, runs, attempt=attempt, make_hooks=make_hooks)
     if runs.store.head(runs.key(LEDGER)) is None:
-        remedy = f"Check {runs.store.url(runs.key(LEDGER))}, and run the job again."
-        raise TrainingFailed("the run", "ended without its ledger in the store", remedy)
+        remedy = f"Check {runs.store.url(runs.key(LEDGER))}, then run the job again."
+        raise TrainingFailed("the run", "ended without writing its ledger to the store", remedy)
     Console(width=80).print(render_summary(runs))
 
 

@@ -14,15 +14,15 @@ from jobs.train.job_main import run_job
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Merge one adapter. Exit codes as in `jobs.finetune`."""
-    parser = make_adapter_parser("jobs.merge", "Merge a committed adapter into its base.")
-    parser.add_argument("--to", required=True, help="The target folder: new or empty.")
+    parser = make_adapter_parser("jobs.merge", "Merge a committed adapter into its base model.")
+    parser.add_argument("--to", required=True, help="Target folder; it must be absent or empty.")
     options = parser.parse_args(arguments)
 
     def work() -> None:
         folder = Path(options.to)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             problem = f"{folder} exists and is not empty"
-            raise InputError([Fault("--to", problem, "Give another folder.")])
+            raise InputError([Fault("--to", problem, "Use another folder.")])
         label = merge_into_folder(folder, options.adapter, store=options.store, base=options.base)
         print(f"{label} merged into {folder}")
 

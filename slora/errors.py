@@ -40,7 +40,7 @@ class BadTargets(SloraError):
         self.pattern, self.layer_kinds = pattern, layer_kinds
 
     def __str__(self) -> str:
-        names = ", ".join(self.layer_kinds) or "none at all"
+        names = ", ".join(self.layer_kinds) or "no linear layers"
         return f"the pattern {self.pattern!r} matches no linear layer. The model has: {names}"
 
 

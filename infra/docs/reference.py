@@ -106,9 +106,9 @@ def render_commands() -> str:
     lines = [
         "# The command line",
         "",
-        "Exit codes: 0 done, 1 the run failed, 2 the input is wrong,",
+        "Exit codes: 0 done, 1 the run failed, 2 the input is invalid,",
     ]
-    lines += ["3 the outside world is not reachable.", ""]
+    lines += ["3 an external system is not reachable.", ""]
     for name in COMMANDS:
         lines += _render_command(f"slora {name}", load_command(name), depth=2)
     return "\n".join(lines)

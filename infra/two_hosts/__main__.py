@@ -41,7 +41,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hosts", type=int, choices=range(1, 33), metavar="N", default=2)
     parser.add_argument("--cpus", type=int, default=2, help="CPUs of Ray on each host")
     parser.add_argument(
-        "--rate", type=parse_rate, help="rate of every link, as in 100mbit; default: unlimited"
+        "--rate", type=parse_rate, help="rate of every link, such as 100mbit; default: unlimited"
     )
     parser.add_argument(
         "--mtu", type=int, default=JUMBO, help=f"MTU of every link; default: {JUMBO}"

@@ -171,7 +171,8 @@ def _scale_to_sites(
     if option.fits is False and resources.memory is not None:
         needed, available = (f"{size / 1e9:,.1f} GB" for size in (option.needed, resources.memory))
         fault = (
-            f"each of {sites} sites needs {needed} but has {available} {resources.memory_source}"
+            f"each of {sites} sites needs {needed}, more than the {available} "
+            f"{resources.memory_source}"
         )
     return replace(
         site,
@@ -180,7 +181,7 @@ def _scale_to_sites(
         workers_per_node=resources.per_node,
         memory=resources.memory,
         options=(option,),
-        reason="every site holds the whole base",
+        reason="every site holds a full copy of the base",
         fault=fault,
         tokens=tokens,
         seconds=seconds,

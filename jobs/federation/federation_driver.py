@@ -6,10 +6,16 @@ import os
 
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import RunStore
-from jobs.train.request import FederationRequest
+from jobs.train.request import FederationRequest, HooksFactory
 
 
-def run_federation(request: FederationRequest, runs: RunStore, *, attempt: int) -> Manifest | None:
+def run_federation(
+    request: FederationRequest,
+    runs: RunStore,
+    *,
+    attempt: int,
+    make_hooks: HooksFactory | None = None,
+) -> Manifest | None:
     """Run all rounds and commit, on the Ray cluster that this process is connected to.
 
     Raise InputError, TrainingFailed or StoreError.
@@ -26,6 +32,8 @@ def run_federation(request: FederationRequest, runs: RunStore, *, attempt: int) 
         print(f"waiting for the cluster: {missing}", flush=True)
     sites = RaySites(request)
     try:
-        return make_federation(request, runs, sites, partition, attempt=attempt).run()
+        hooks = make_hooks() if make_hooks else None
+        loop = make_federation(request, runs, sites, partition, attempt=attempt, hooks=hooks)
+        return loop.run()
     finally:
         sites.close()

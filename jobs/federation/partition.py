@@ -159,11 +159,9 @@ def _read_client_name(row: Row, column: str) -> str:
     excerpt = repr(value)[:60]
     if not isinstance(value, str):
         problem = f"{column} is {excerpt}"
-        raise _make_row_error(
-            row, problem, "It should be a text or a whole number: a client's name."
-        )
+        raise _make_row_error(row, problem, "Use a string or a whole number: it names the client.")
     if not value.strip():
-        raise _make_row_error(row, f"{column} is empty", "Fill it, or remove the row.")
+        raise _make_row_error(row, f"{column} is empty", "Set the field, or remove the row.")
     # JSON may contain half of a surrogate pair, which no file of the run could hold.
     if len(value) > MAX_NAME_LENGTH or not value.isprintable():
         problem = f"{column} is {excerpt}, which can't be a client's name"
@@ -284,8 +282,12 @@ def _make_generator(purpose: str, seed: int) -> np.random.Generator:
 def _check_client_count(section: FederationSection, partition: Partition) -> Iterator[Fault]:
     if section.clients is not None and section.clients != partition.count:
         source = _describe_source(section)
-        problem = f"the spec says {section.clients:,}, but {source} has {partition.count:,} clients"
-        yield Fault("federation.clients", problem, "Leave it out: the data defines it.")
+        problem = (
+            f"{section.clients:,} is not the number of clients in {source} ({partition.count:,})"
+        )
+        yield Fault(
+            "federation.clients", problem, "Remove it: the data determine the number of clients."
+        )
     if section.clients_per_round > partition.count:
         problem = f"cannot sample {section.clients_per_round:,} of {partition.count:,} clients"
         yield Fault("federation.clients_per_round", problem, f"Use {partition.count} or less.")

@@ -216,8 +216,10 @@ class FederationStage:
             for name in ("loss", "targets", "correct")
         )
         if not targets:
-            problem = f"no row of eval has a target within {data.max_length} tokens"
-            raise InputError([Fault("data.max_length", problem, "Raise it, or shorten prompts.")])
+            problem = f"no eval row has a target within {data.max_length} tokens"
+            raise InputError(
+                [Fault("data.max_length", problem, "Increase it, or shorten the prompts.")]
+            )
         return compute_metrics(loss, targets, correct, task=server.spec.model.task)
 
     def generate_samples(self, name: str) -> None:

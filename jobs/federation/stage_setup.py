@@ -135,9 +135,9 @@ class StageSetup:
         """Raise TrainingFailed if the sites have other masks than the server's hand-off."""
         server_digest = info.layout.digest("".join(mask.digest() for mask in masks.values()))
         if info.setup_digest != server_digest:
-            digests = f"{info.setup_digest[:12]}, those of the server {server_digest[:12]}"
+            digests = f"{info.setup_digest[:12]}, but the server's have {server_digest[:12]}"
             problem = f"their masks have the digest {digests}"
-            remedy = "Check that all run the same versions."
+            remedy = "Check that all sites run the same version of slora."
             raise TrainingFailed("the federation's sites", problem, remedy)
 
     @staticmethod
@@ -199,7 +199,7 @@ class StageSetup:
             else:
                 self._drop_client(reply.client, reason)
         if not usable:
-            remedy = "Check their rows."
+            remedy = "Check the rows of the clients."
             raise TrainingFailed("the calibration", "no client has valid scores", remedy)
         return usable
 

@@ -26,22 +26,24 @@ def validate_update(
     Raise TrainingFailed for a client that was not sampled, and for other masks or another layout.
     """
     if reply.client not in pending:
-        problem = f"client {reply.client} has sent an update without being sampled, or a second one"
+        problem = f"client {reply.client} sent an update that was not requested, or sent it twice"
         raise TrainingFailed(
-            f"round {round_index + 1}", problem, "Check that all sites run this version."
+            f"round {round_index + 1}",
+            problem,
+            "Check that all sites run the same version of slora.",
         )
     if isinstance(reply, ClientFailure):
         return reply
     if reply.setup_digest != info.setup_digest:
         subject = f"client {partition.names[reply.client]} in round {reply.round + 1}"
-        digests = f"{reply.setup_digest[:12]}, all others have {info.setup_digest[:12]}"
+        digests = f"{reply.setup_digest[:12]}, but all others have {info.setup_digest[:12]}"
         problem = f"its masks and layout have the digest {digests}"
-        raise TrainingFailed(subject, problem, "Check that its base and seed are the same.")
+        raise TrainingFailed(subject, problem, "Check that its site uses the same base and seed.")
     expected_rows = len(partition.rows[reply.client])
     if reply.rows != expected_rows or reply.round != round_index:
         problem = f"{reply.rows} rows in round {reply.round + 1}"
         return ClientFailure(
-            reply.client, round_index, f"it reported {problem} but has {expected_rows}"
+            reply.client, round_index, f"it reported {problem} but it has {expected_rows}"
         )
     if not math.isfinite(reply.loss) or reply.tokens < 0:
         problem = f"a loss of {reply.loss} over {reply.tokens} tokens"

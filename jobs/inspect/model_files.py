@@ -162,7 +162,7 @@ def _read_spans(folder: Path) -> tuple[dict[str, TensorSpan], list[Fault]]:
     if not files:
         pickled = [p.name for p in folder.glob("*.bin")]
         content = f"only {pickled[0]}, which is pickled" if pickled else "no *.safetensors"
-        remedy = "Save it with save_pretrained: only safetensors files are read."
+        remedy = "Save the model with save_pretrained: only safetensors files are read."
         return {}, [Fault("model.path", f"{folder} has {content}", remedy)]
     spans: dict[str, TensorSpan] = {}
     faults = []
@@ -205,7 +205,7 @@ def _check_task(section: ModelSection, folder: Path, config: dict[str, Any]) -> 
         faults.append(Fault("model.task", problem, "Use an encoder or a causal language model."))
     if config.get("quantization_config"):
         problem = f"{source} has a quantization_config, and quantized bases are not supported"
-        faults.append(Fault("model.path", problem, "Save it without quantization."))
+        faults.append(Fault("model.path", problem, "Save the model without quantization."))
     if config.get("auto_map"):
         problem = f"{source} requires custom code (auto_map), which is never executed"
         faults.append(

@@ -19,7 +19,7 @@ def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
     text = _read_run_file(store, adapter, SPEC)
     if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
         problem = f"the spec of run {adapter.run} has changed since the commit"
-        remedy = "Restore the spec with the digest of the manifest."
+        remedy = "Restore the spec whose digest the manifest records."
         raise InputError([Fault(adapter.label, problem, remedy)])
     return parse_spec(text, SPEC)
 
@@ -35,7 +35,7 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
     }
     if (federation.training, section) != (spec, recorded_section):
         problem = f"the federation of run {adapter.run} has changed since the commit"
-        raise InputError([Fault(adapter.label, problem, "Restore the federation of its manifest.")])
+        raise InputError([Fault(adapter.label, problem, "Restore the recorded federation.")])
     return federation
 
 
@@ -44,4 +44,4 @@ def _read_run_file(store: ObjectStore, adapter: Manifest, file_name: str) -> str
         return RunStore(store, adapter.run).read_text(file_name)
     except NotInStore as error:
         problem = f"the files of run {adapter.run} are not in the store"
-        raise InputError([Fault(adapter.label, problem, "Keep runs/ beside adapters/.")]) from error
+        raise InputError([Fault(adapter.label, problem, "Restore them under runs/.")]) from error

@@ -50,9 +50,9 @@ def check_method(spec: RunSpec) -> Iterator[Fault]:
     if sparse and method.allocation == "global" and (score == "random" or method.mask == "blocks"):
         subject = "blocks" if method.mask == "blocks" else "random masks"
         remedy = "Use allocation: uniform, or another mask."
-        yield Fault("method.allocation", f"{subject} cannot compete over layers", remedy)
+        yield Fault("method.allocation", f"{subject} cannot compete across layers", remedy)
     if method.init != "zero" and method.kind != "lora":
-        problem = f"{method.init} initialises a lora, and kind {method.kind} starts differently"
+        problem = f"{method.init} initialises the factors of kind lora, not of kind {method.kind}"
         yield Fault("method.init", problem, "Use kind: lora, or init: zero.")
     if method.factor_density < 1 and not low_rank:
         problem = f"kind {method.kind} has no factors"
@@ -63,15 +63,15 @@ def check_cluster(spec: RunSpec) -> Iterator[Fault]:
     """Check options of the cluster that are impossible, or that would have no effect."""
     cluster, full = spec.cluster, spec.method.kind == "full"
     if full and cluster.sync_every > 1:
-        problem = "kind full exchanges every step: its optimizer is sharded over the workers"
+        problem = "kind full exchanges gradients in every step: its optimizer is sharded"
         yield Fault("cluster.sync_every", problem, "Use 1, or another method.kind.")
     if full and cluster.exchange_dtype != "float32":
-        problem = "kind full exchanges gradients in the type of the model"
+        problem = "kind full exchanges gradients in the dtype of the model"
         yield Fault("cluster.exchange_dtype", problem, "Leave it at float32.")
     for key, default in (("outer", "average"), ("average", "factors")):
         if cluster.sync_every == 1 and (value := getattr(cluster, key)) != default:
-            problem = f"{value} combines local steps, and sync_every is 1"
-            yield Fault(f"cluster.{key}", problem, "Use a sync_every above 1.")
+            problem = f"{value} combines local steps, but sync_every is 1"
+            yield Fault(f"cluster.{key}", problem, "Set cluster.sync_every above 1.")
     if not isinstance(cluster.workers, int) and cluster.workers.min > cluster.workers.max:
         problem = f"min {cluster.workers.min} exceeds max {cluster.workers.max}"
         yield Fault("cluster.workers", problem, "Swap them.")

@@ -257,8 +257,8 @@ def _select_sharding(spec: RunSpec, estimate: RunEstimate | None) -> tuple[str, 
     if estimate is not None:
         return estimate.sharding, estimate.reason
     if (sharding := spec.cluster.sharding) != "auto":
-        return sharding, "as the spec says"
-    return "replicate", "auto: the first choice; the memory was not estimated"
+        return sharding, "set in the spec"
+    return "replicate", "auto: the default, because the memory was not estimated"
 
 
 def _estimate_run(
@@ -342,7 +342,7 @@ def _select_targets(
 
 def _refuse_experts(name: str) -> Fault:
     problem = f"{name} belongs to fused experts, which cannot be adapted"
-    return Fault("method.targets", problem, "Name the linear layers, e.g. [q_proj, v_proj].")
+    return Fault("method.targets", problem, "List the linear layers, e.g. [q_proj, v_proj].")
 
 
 def count_steps(sequences: int, epochs: int, batch_size: int) -> int:

@@ -129,7 +129,7 @@ def check_strategies(spec: RunSpec) -> Iterator[Fault]:
         package = strategy.partition(":")[0].partition(".")[0]
         if ":" in strategy and PathFinder.find_spec(package, [os.getcwd(), *sys.path]) is None:
             problem = f"{strategy} needs the package {package}, which is not installed"
-            remedy = "Install it, or start in the folder that contains it."
+            remedy = "Install it, or run this command in the folder that contains it."
             yield Fault(f"method.{key}", problem, remedy)
 
 
@@ -140,7 +140,7 @@ def check_store(spec: RunSpec, *, write: bool) -> list[Fault]:
     except InputError as error:
         return list(error.faults)
     reason = store.check_writable() if write else None
-    return [Fault("store", reason, "Use a store that this user may write to.")] if reason else []
+    return [Fault("store", reason, "Use a store that you may write to.")] if reason else []
 
 
 def stamp_base(model: ModelFiles) -> tuple[FileStamp, ...]:
@@ -203,7 +203,7 @@ def _scan_data(
             )
     if train_scan and eval_scan and train_scan.format != eval_scan.format:
         problem = f"{eval_scan.format} rows, while data.train has {train_scan.format} rows"
-        faults.append(Fault("data.eval", problem, "Use rows of one format."))
+        faults.append(Fault("data.eval", problem, "Use the same format for both."))
     return train_scan, eval_scan, faults
 
 
@@ -211,7 +211,7 @@ def _check_model_fit(
     spec: RunSpec, model: ModelFiles | None, train_scan: DatasetScan | None
 ) -> Iterator[Fault]:
     if train_scan and train_scan.format == "chat" and model and not model.chat_template:
-        problem = f"{model.folder} has no chat template, and the rows are conversations"
+        problem = f"{model.folder} has no chat template, but the rows are conversations"
         remedy = "Use an instruct model, or prompt-completion or text rows."
         yield Fault("data.format", problem, remedy)
     if model and model.max_positions and spec.data.max_length > model.max_positions:

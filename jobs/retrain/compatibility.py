@@ -60,7 +60,7 @@ def find_start_faults(
         facts = _read_facts(store, manifest)
     except (BadTensors, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"cannot read the files of {manifest.label}: {str(error)[:200]!a}"
-        return [Fault(START_KEY, problem, SCRATCH_HINT)]
+        return [Fault(START_KEY, problem, "Use retrain.start: scratch.")]
     return [
         *_check_data(manifest, facts, validated_run),
         *_check_layers(manifest, facts, validated_run),
@@ -102,7 +102,7 @@ def _check_data(
             if names
         ]
         problem = f"its labels differ from those of {manifest.label}"
-        problem += f" ({'; '.join(differences) or 'another order'})"
+        problem += f" ({'; '.join(differences) or 'in their order'})"
         yield Fault("data.train", problem, "Use retrain.start: scratch, which trains a new head.")
 
 

@@ -83,7 +83,7 @@ def _compare(
     if gate.tolerance is None:
         return
     if missing_reason:
-        requirement = f"rows that current was evaluated on: {missing_reason}"
+        requirement = f"comparison on the rows that current was evaluated on: {missing_reason}"
         yield GateCheck(requirement, PREVIOUS_EVAL, None, None, gate.missing_rows == "ignore")
         return
     current_value = _get_finite(baseline.get(PREVIOUS_EVAL))

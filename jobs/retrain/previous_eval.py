@@ -49,7 +49,7 @@ def _find_share(
 ) -> HeldOutRows | str:
     count = _count_matching_files(scan.files, adapter.data.train_sha256)
     if count is None:
-        return f"they were a share of {source}, whose first files have changed"
+        return f"they were part of {source}, whose first files have changed"
     leading = replace(scan, files=scan.files[:count], rows_by_file=scan.rows_by_file[:count])
     return HeldOutRows(leading, source, count, fraction, spec.train.seed)
 

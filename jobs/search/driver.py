@@ -118,8 +118,10 @@ def make_no_result_error(records: list[TrialRecord]) -> InputError | TrainingFai
     count = reasons.count(commonest)
     if records and all(record.status == "rejected" for record in records):
         return make_infeasible_error(reasons)
-    remedy = f"This is the reason for {count} of them."
-    return TrainingFailed(f"all {len(records)} trials", commonest.rstrip("."), remedy)
+    remedy = f"{count} of them ended for this reason."
+    return TrainingFailed(
+        f"none of the {len(records)} trials has a result", commonest.rstrip("."), remedy
+    )
 
 
 def publish_best(planner: TrialPlanner, record: TrialRecord, *, attempt: int) -> str:

@@ -33,7 +33,9 @@ def pin_search(search: SearchSpec, runs: RunStore, *, resumed: bool) -> None:
         return
     if pinned != text:
         problem = f"the spec differs from that of {runs.run_id}"
-        raise InputError([Fault("--resume", problem, "Use its spec, or start a new search.")])
+        raise InputError(
+            [Fault("--resume", problem, "Use the spec of that search, or start a new one.")]
+        )
 
 
 def write_results(search: SearchSpec, runs: RunStore, trial_log: TrialLog) -> None:
@@ -85,4 +87,4 @@ def build_summary(search: SearchSpec, runs: RunStore) -> dict[str, Any]:
 def format_next_spec(search: SearchSpec, number: int, config: dict[str, object]) -> str:
     """Return the full spec of a trial as YAML for `slora train`."""
     text = dump_spec(make_paths_absolute(make_trial_spec(search, config)))
-    return f"# trial {number} of its search\n{text}"
+    return f"# Trial {number} of the search\n{text}"

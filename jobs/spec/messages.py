@@ -32,8 +32,8 @@ REWORDINGS = {
     "^Input ": "",
     "Tuple should": "a list that should",
     "a valid tuple": "a list",
-    r"a valid dictionary or instance of \w+": "a section with keys of its own",
-    "^Keys should be strings": "should be a string, as every key",
+    r"a valid dictionary or instance of \w+": "a section with keys",
+    "^Keys should be strings": "should be a string, like every key",
 }
 """Pydantic's phrases, in the words of people who write YAML."""
 SPACE = "search.space"
@@ -150,9 +150,9 @@ def _translate(key: str, group: list[ErrorDetails]) -> Fault:
 
 
 def _explain_domain(key: str, kind: str) -> Fault | None:
-    example = "As in method.rank: {choice: [4, 8]}."
+    example = "For example: method.rank: {choice: [4, 8]}."
     if kind == "too_short" and key == SPACE:
-        return Fault(key, "empty: there is no key to search over", example)
+        return Fault(key, "it lists no keys to search over", example)
     if key == SPACE:
         return None
     if kind in ("missing", "too_long"):

@@ -10,7 +10,11 @@ def make_run_parser(prog: str, description: str | None) -> argparse.ArgumentPars
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("--spec", required=True, help="the YAML spec: a file or an s3:// URL")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the spec; repeatable",
     )
     parser.add_argument("--run", help="run id; an existing run resumes where it stopped")
     parser.add_argument("--attempt", type=int, default=0, help="number of this attempt of the run")

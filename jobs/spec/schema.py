@@ -58,7 +58,7 @@ class DataSection(StrictModel):
     train: str = Field(min_length=1)
     """A file, a glob, a folder, s3:// or a hub id; json(l), csv, parquet or text, also gzipped."""
     eval: str | None = None
-    """Held-out rows, named as `train` is."""
+    """Held-out rows, in the same forms as `train`."""
     eval_fraction: OpenShare | None = None
     """Instead of `eval`: the share of the rows of `train` to hold out."""
     format: Literal["auto", "chat", "prompt-completion", "text", "classification"] = "auto"
@@ -117,7 +117,7 @@ class MethodSection(StrictModel):
     vectors, or those of its first gradient."""
     handoff: HandoffSection = HandoffSection()
     factor_density: PositiveShare = 1.0
-    """Below 1, A and B are trained under masks of their own."""
+    """Below 1, A and B are sparse: each is trained under its own mask."""
     factor_pruning: Literal["fixed", "gates"] = "fixed"
     """fixed: the entries of A and B are selected once, by score; gates: ranks are pruned gradually
     by proximal L1 gates (SoRA) until this share of them remains."""
@@ -155,7 +155,7 @@ class TrainSection(StrictModel):
     sparse_learning_rate: Positive | None = None
     """Overrides `learning_rate` in the sparse stage."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Decay of the learning rate after the warm-up, in each stage anew."""
+    """Decay of the learning rate after the warm-up; restarted in each stage."""
     warmup: ProperShare = 0.03
     """Share of a stage's steps in which the rate rises from 0."""
     weight_decay: NonNegative = 0.0
@@ -170,7 +170,7 @@ class TrainSection(StrictModel):
 
 
 class WorkerRange(StrictModel):
-    """The least and the most workers of an elastic run."""
+    """Minimum and maximum number of workers of an elastic run."""
 
     min: Workers
     max: Workers
@@ -180,11 +180,11 @@ class MachineSection(StrictModel):
     """The machines that the run is meant for, which the plan cannot inspect."""
 
     kind: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=63)
-    """A name for them; past runs on machines of the same name tell the plan their speed."""
+    """A name for these machines: the plan uses the speed of past runs with the same name."""
     workers_per_node: Workers | None = None
     """Workers on one machine; by default all of them."""
     memory_gb: Positive | None = None
-    """Memory of one worker in GB (10^9 bytes): that of its GPU, or its part of the machine's."""
+    """Memory of one worker in GB (10^9 bytes): its GPU's, or its share of the machine's."""
     tokens_per_second: Positive | None = None
     """Speed of all workers together; by default that of comparable past runs."""
     price_per_hour: Positive | None = None
@@ -198,9 +198,9 @@ class ClusterSection(StrictModel):
     cpus_per_worker: Workers = 1
     gpus_per_worker: Literal[0, 1] = 0
     sharding: Literal["replicate", "node", "cluster", "auto"] = "auto"
-    """replicate: ZeRO-1 over the adapter; node: base sharded inside a node; cluster: ZeRO-3."""
+    """replicate: ZeRO-1 over the adapter; node: base sharded inside a machine; cluster: ZeRO-3."""
     sync_every: Steps = 1
-    """Optimizer steps between exchanges; above 1, every worker steps alone in between."""
+    """Optimizer steps between exchanges; above 1, workers train alone in between."""
     outer: Literal["average", "nesterov"] = "average"
     """Combination of local steps: their mean, or DiLoCo's Nesterov step along it."""
     average: Literal["factors", "product"] = "factors"
@@ -208,9 +208,9 @@ class ClusterSection(StrictModel):
     exchange_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the gradients that workers exchange."""
     max_failures: Retries = 3
-    """Restarts from a checkpoint after the loss of a worker or a machine."""
+    """Restarts from a checkpoint after a worker or a machine was lost."""
     max_crashes: Retries = 0
-    """Restarts after an error of the code, which usually repeats itself."""
+    """Restarts after an error in the code, which usually occurs again."""
     timeout: TimeoutSeconds = 600
     """Seconds that workers wait for one another before the run ends and names the late ones."""
     machine: MachineSection = MachineSection()
@@ -233,7 +233,7 @@ class RunSpec(StrictModel):
     retrain: RetrainSection | None = None
     """Train on new rows only when there are any, and promote the adapter if it passes a gate."""
     federation: FederationSection | None = None
-    """Train on clients with rows of their own, and average what they learn."""
+    """Train on clients, each on its own rows, and average their updates."""
 
     @property
     def workers(self) -> int:

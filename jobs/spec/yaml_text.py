@@ -92,7 +92,9 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         key, equals, value = text.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):
-            faults.append(Fault(option, "not of the form key=value", "Use e.g. method.rank=16."))
+            faults.append(
+                Fault(option, "not of the form key=value", "For example: method.rank=16.")
+            )
             continue
         try:
             set_key(values, parts, _parse_strict(value))
@@ -124,9 +126,11 @@ def _parse_strict(text: str) -> Any:
 def _read_text(path: Path) -> str:
     source = str(path)
     if not os.path.isfile(path):
-        raise _make_error(source, "no such spec file", "Name a YAML file, as in jobs/examples.")
+        raise _make_error(
+            source, "no such spec file", "Use a YAML file like those in jobs/examples."
+        )
     if path.stat().st_size > MAX_BYTES:
-        raise _make_error(source, f"larger than {MAX_BYTES:,} bytes", "Name a spec.")
+        raise _make_error(source, f"larger than {MAX_BYTES:,} bytes", "Use the path of a spec.")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -167,7 +167,7 @@ def _make_room(cache: Path, needed_bytes: int, limit_bytes: int) -> None:
     """Evict the least recently used entries that no process uses, until the new one fits."""
     if needed_bytes > limit_bytes:
         problem = f"{needed_bytes} bytes exceed the limit of the cache, {limit_bytes}"
-        raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Raise the limit.")])
+        raise InputError([Fault("SLORA_CACHE_BYTES", problem, "Increase the limit.")])
     for lock in cache.glob("*.lock"):
         _drop_abandoned(lock)
     entries = [path.parent for path in cache.glob(f"*/{SEALED}")]
@@ -180,7 +180,7 @@ def _make_room(cache: Path, needed_bytes: int, limit_bytes: int) -> None:
             total -= sizes[entry]
     if total + needed_bytes > limit_bytes:
         problem = f"{total} of {limit_bytes} bytes are in use, {needed_bytes} more are needed"
-        remedy = "Raise the limit, or stop other runs."
+        remedy = "Increase the limit, or stop other runs."
         raise InputError([Fault("SLORA_CACHE_BYTES", problem, remedy)])
 
 

@@ -34,7 +34,7 @@ def open_store(url: str, *, root: Path | None = None) -> ObjectStore:
 
 def _open_directory(folder: str, root: Path | None) -> DirectoryStore:
     if not folder:
-        raise _make_error("'file://' names no folder")
+        raise _make_error("'file://' has no path")
     # Resolved at once: Ray changes the working directory of its workers.
     return DirectoryStore((root or Path.cwd()) / Path(folder).expanduser())
 

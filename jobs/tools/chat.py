@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--prompt", help="Answer this prompt and exit; without it, hold a conversation."
     )
-    parser.add_argument("--max-tokens", type=int, default=128, help="Limit of one answer.")
+    parser.add_argument("--max-tokens", type=int, default=128, help="Maximum tokens per answer.")
     options = parser.parse_args(arguments)
 
     def work() -> None:

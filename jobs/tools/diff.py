@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             layers = compare_adapters(first_adapter, second_adapter, on_layer=progress.advance)
         except ValueError as error:
-            raise InputError([Fault("--other", str(error), "Compare adapters of one base.")]) from (
-                error
-            )
+            raise InputError(
+                [Fault("--other", str(error), "Compare adapters of the same base.")]
+            ) from (error)
         facts = compare_manifests(first, second)
         if options.json:
             rows = [dataclasses.asdict(layer) for layer in layers]

@@ -55,7 +55,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", required=True, help="The target folder: new or empty.")
     parser.add_argument("--as", dest="form", choices=FORMS, default="peft", help="peft: a LoRA "
                         "folder; merged: a plain model; sparse: values and positions")  # fmt: skip
-    parser.add_argument("--rank", type=int, help="Rank of the LoRA.")
+    parser.add_argument("--rank", type=int, help="Rank of the LoRA folder.")
     parser.add_argument(
         "--energy", type=float, help="Use the smallest rank that retains this share of the energy."
     )
@@ -70,7 +70,7 @@ def _check_options(options: argparse.Namespace) -> None:
     folder = Path(options.to)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = f"{folder} exists and is not empty"
-        faults.append(Fault("--to", problem, "Give another folder."))
+        faults.append(Fault("--to", problem, "Use another folder."))
     allowed = {"peft": ("rank", "energy"), "sparse": ("density",), "merged": ()}[options.form]
     for name in ("rank", "energy", "density"):
         if getattr(options, name) is not None and name not in allowed:
@@ -78,14 +78,16 @@ def _check_options(options: argparse.Namespace) -> None:
                 Fault(f"--{name}", f"has no effect with --as {options.form}", "Remove it.")
             )
     if options.form == "peft" and (options.rank is None) == (options.energy is None):
-        problem = "a LoRA needs a rank, or a share of the energy to choose it by"
-        faults.append(Fault("--rank", problem, "Give one of --rank 16 and --energy 0.9."))
+        problem = "a LoRA needs either a rank, or a share of the energy to retain"
+        faults.append(Fault("--rank", problem, "Use, for example, --rank 16 or --energy 0.9."))
     if options.rank is not None and options.rank < 1:
         faults.append(Fault("--rank", f"{options.rank} is not a rank", "Use 1 or more."))
     for name in ("energy", "density"):
         value = getattr(options, name)
         if value is not None and not 0 < value <= 1:
-            faults.append(Fault(f"--{name}", f"{value} is not a share", "Use above 0, at most 1."))
+            faults.append(
+                Fault(f"--{name}", f"{value} is not a share", "Use more than 0 and at most 1.")
+            )
     if faults:
         raise InputError(faults)
 
@@ -150,7 +152,7 @@ def _print_report(report: dict[str, Any]) -> None:
     worst = min(shares, key=lambda name: shares[name])
     print(f"{report['adapter']} as {report['form']}{rank} in {report['folder']}: "
           f"{report['bytes'] / 1e6:.1f} MB")  # fmt: skip
-    print(f"energy of the update that it retains: {report['energy_share']:.1%}")
+    print(f"retained energy of the update: {report['energy_share']:.1%}")
     print(f"  in the median layer {statistics.median(shares.values()):.1%}, in the worst "
           f"{shares[worst]:.1%} ({worst})")  # fmt: skip
 

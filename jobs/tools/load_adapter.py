@@ -56,7 +56,7 @@ def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAda
     """
     manifest = resolve_adapter(store, name)
     if manifest.kind == "full":
-        problem = f"{manifest.label} is a full model, not an update of one"
+        problem = f"{manifest.label} is a full model, not an adapter"
         raise InputError(
             [Fault("--adapter", problem, "Pull the model with `slora adapters pull`.")]
         )
@@ -83,12 +83,12 @@ def _find_base(manifest: Manifest, path: str) -> Path:
     folder = find_model_folder(path)
     if folder is None:
         problem = f"{path}, the base of {manifest.label}, does not exist"
-        raise InputError([Fault("--base", problem, "Give its present folder with --base.")])
+        raise InputError([Fault("--base", problem, "Set --base to its current folder.")])
     digest = digest_model(folder)
     if digest != manifest.base.digest:
         problem = (
             f"{folder} is not the base of {manifest.label}: digest "
             f"{digest[:12]}, not {manifest.base.digest[:12]}"
         )
-        raise InputError([Fault("--base", problem, "Give the folder of that base with --base.")])
+        raise InputError([Fault("--base", problem, "Set --base to the folder of that base.")])
     return folder

@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup
 from jobs.errors import JobsError, TrainingFailed, Unreachable
 from jobs.store.runs.run_store import RunStore
 from jobs.train.preemption import PreemptibleTorchConfig
-from jobs.train.request import Request
+from jobs.train.request import HooksFactory, Request
 from jobs.train.worker import CRASHES_PREFIX, FAILURE_FILE, run_worker
 
 START_TIMEOUT_S = "180"
@@ -41,7 +41,7 @@ def connect_ray() -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None
                  if os.environ.get("RAY_ADDRESS") else True)  # fmt: skip
     except ConnectionError as error:
-        raise Unreachable(f"Ray does not answer: {error}. Is the cluster up?") from error
+        raise Unreachable(f"Ray does not answer: {error}. Check that the cluster runs.") from error
 
 
 def describe_missing_resources(request: Request) -> str | None:
@@ -51,19 +51,19 @@ def describe_missing_resources(request: Request) -> str | None:
         # Read the spec: a federation's plan is that of one of its sites.
         needed = per_worker * request.spec.workers
         if available.get(name, 0) < needed:
-            return f"the run needs {needed} {name}s, the cluster has {available.get(name, 0):g}"
+            return f"the run needs {needed} {name}s, but the cluster has {available.get(name, 0):g}"
     return None
 
 
-def train_on_ray(request: Request, runs: RunStore, *, attempt: int) -> None:
-    """Run the workers to their end. Raise TrainingFailed with one reason, for any number of
-    workers.
-    """
+def train_on_ray(
+    request: Request, runs: RunStore, *, attempt: int, make_hooks: HooksFactory | None = None
+) -> None:
+    """Run the workers to their end. Raise TrainingFailed with one reason, whatever their number."""
     # Left by an earlier try of this run, after which the user fixed the cause.
     for key in (runs.key(FAILURE_FILE), *runs.store.list(runs.key(CRASHES_PREFIX))):
         runs.store.delete(key)
     try:
-        _run_trainer(request, runs, attempt)
+        _run_trainer(request, runs, attempt, make_hooks)
     except TrainingFailedError as error:
         raise _read_failure(runs) or _explain_failure(error) from error
     finally:
@@ -72,7 +72,9 @@ def train_on_ray(request: Request, runs: RunStore, *, attempt: int) -> None:
         raise reason
 
 
-def _make_trainer(request: Request, runs: RunStore, *, name: str, attempt: int) -> TorchTrainer:
+def _make_trainer(
+    request: Request, runs: RunStore, *, name: str, attempt: int, make_hooks: HooksFactory | None
+) -> TorchTrainer:
     cluster = request.spec.cluster
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
@@ -80,7 +82,7 @@ def _make_trainer(request: Request, runs: RunStore, *, name: str, attempt: int) 
     folder = runs.get_scratch_folder(RAY_FOLDER)
     return TorchTrainer(
         run_worker,
-        train_loop_config={"request": request, "attempt": attempt},
+        train_loop_config={"request": request, "attempt": attempt, "make_hooks": make_hooks},
         scaling_config=ScalingConfig(
             num_workers=_get_worker_range(request),
             use_gpu=cluster.gpus_per_worker > 0,
@@ -102,17 +104,25 @@ def _make_trainer(request: Request, runs: RunStore, *, name: str, attempt: int) 
     )
 
 
-def _run_trainer(request: Request, runs: RunStore, attempt: int) -> None:
+def _run_trainer(
+    request: Request, runs: RunStore, attempt: int, make_hooks: HooksFactory | None
+) -> None:
     """Train, and replace a controller that died: it holds nothing that a run needs."""
     for launch in range(MAX_CONTROLLER_FAILURES + 1):
         try:
-            _make_trainer(request, runs, name=f"attempt-{attempt}-{launch}", attempt=attempt).fit()
+            _make_trainer(
+                request,
+                runs,
+                name=f"attempt-{attempt}-{launch}",
+                attempt=attempt,
+                make_hooks=make_hooks,
+            ).fit()
             return
         except RayActorError as error:
             if launch == MAX_CONTROLLER_FAILURES:
                 where = "Ray Train's controller"
                 raise TrainingFailed(
-                    where, f"died {launch + 1} times", "Read Ray's log."
+                    where, f"died {launch + 1} times", "See Ray's logs."
                 ) from error
             reason = "Ray Train's controller died"
             runs.events.append({"event": "restarted", "time": time.time(), "why": reason})
@@ -156,6 +166,6 @@ def _explain_failure(error: TrainingFailedError) -> JobsError:
     for rank, failure in sorted(failures.items(), key=lambda item: "Stalled" not in str(item[1])):
         lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
         message = lines[-1] if lines else type(failure).__name__
-        remedy = "It was restarted as often as cluster.max_failures allows."
+        remedy = "The limit of restarts (cluster.max_failures) is reached."
         return TrainingFailed(f"worker {rank}", message.rstrip("."), remedy)
     return TrainingFailed("Ray Train", str(error).splitlines()[-1].rstrip("."))

@@ -117,7 +117,7 @@ def find_stop_faults(spec: RunSpec) -> Iterator[Fault]:
     if (stop.tokens, stop.target, stop.patience) == (None, None, None):
         return
     if spec.method.factor_pruning == "gates" and spec.method.factor_density < 1:
-        problem = "gates prune until the last step, which a training that stops early never takes"
+        problem = "gates prune until the last step, which early stopping may skip"
         yield Fault("train.stop", problem, "Remove it, or use factor_pruning: fixed.")
     if stop.target is None and stop.patience is None:
         return
@@ -127,10 +127,10 @@ def find_stop_faults(spec: RunSpec) -> Iterator[Fault]:
         yield Fault("train.stop.metric", problem, f"Use {' or '.join(names)}.")
     if spec.data.eval is None and spec.data.eval_fraction is None:
         problem = "train.stop needs held-out rows to evaluate"
-        yield Fault("data.eval", problem, "Name data.eval, or data.eval_fraction: 0.05.")
+        yield Fault("data.eval", problem, "Set data.eval, or data.eval_fraction: 0.05.")
     if spec.train.eval_every is None:
         problem = "train.stop needs evaluations during training, not only at its end"
-        yield Fault("train.eval_every", problem, "Set it, e.g. to 20.")
+        yield Fault("train.eval_every", problem, "Set it, e.g. eval_every: 20.")
 
 
 def describe_stop(stop: StopSection) -> list[str]:

@@ -50,7 +50,7 @@ def fetch_spec(location: str) -> Path:
                 Fault(
                     "--spec",
                     f"{location} is too large for a spec: {len(text)} bytes",
-                    "Name a YAML file.",
+                    "Use the path of a YAML file.",
                 )
             ]
         )

@@ -5,6 +5,7 @@ They cross processes by pickle, so they hold plain values only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ that an earlier adapter was evaluated on."""
 
 EVALUATION_FILE = "evaluation.json"
 """Written when adapters were evaluated: the inputs, and metrics by adapter and set of rows."""
+
+HooksFactory = Callable[[], Any]
+"""Makes the `RunHooks` of a run in the process that trains, where torch is loaded; picklable."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.job_main import OFFLINE_QUIET
 from jobs.train.localize import localize_request
-from jobs.train.request import EvaluationRequest, TrainingRequest
+from jobs.train.request import EvaluationRequest, HooksFactory, TrainingRequest
 from slora.errors import SloraError
 
 WorkerRequest = TrainingRequest | EvaluationRequest
@@ -44,7 +44,12 @@ def run_worker(config: dict[str, Any]) -> None:
     crashes = sum(1 for _ in runs.store.list(runs.key(CRASHES_PREFIX)))
     try:
         _run_request(
-            localize_request(request), runs, rank, context.get_world_size(), config["attempt"]
+            localize_request(request),
+            runs,
+            rank,
+            context.get_world_size(),
+            config["attempt"],
+            config["make_hooks"],
         )
     except TrainingStalled as stall:
         # Treated as lost: after a hung machine, another start may succeed elsewhere.
@@ -66,7 +71,12 @@ def run_worker(config: dict[str, Any]) -> None:
 
 
 def _run_request(
-    request: WorkerRequest, runs: RunStore, rank: int, world_size: int, attempt: int
+    request: WorkerRequest,
+    runs: RunStore,
+    rank: int,
+    world_size: int,
+    attempt: int,
+    make_hooks: HooksFactory | None,
 ) -> None:
     on_gpu = request.spec.cluster.gpus_per_worker > 0
     # Set before the libraries below are imported, which read it. Not as Ray's runtime environment:
@@ -99,13 +109,14 @@ def _run_request(
                 runs,
                 context,
                 attempt=attempt,
+                hooks=make_hooks() if make_hooks else None,
                 watchdog=watchdog,
                 preemption_requested=is_preemption_requested,
             ).run()
         except Exception as error:
             if _is_timeout(error):
                 stragglers = watchdog.describe_stragglers()
-                reason = f"waited {request.spec.cluster.timeout} s for others: {stragglers}"
+                reason = f"waited {request.spec.cluster.timeout} s for other workers: {stragglers}"
                 raise TrainingStalled(f"rank {rank} at {watchdog.position}", reason) from error
             raise
 

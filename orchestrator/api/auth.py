@@ -160,7 +160,7 @@ def _check_query(request: Request, allowed: set[str]) -> None:
     faults = [
         Fault(name[:100], "unknown parameter", f"Use one of {', '.join(sorted(allowed))}.")
         if allowed
-        else Fault(name[:100], "unknown parameter", "Leave it out: there are no parameters.")
+        else Fault(name[:100], "unknown parameter", "Remove it: this route has no parameters.")
         for name in dict.fromkeys(names)
         if name not in allowed
     ]

@@ -17,12 +17,14 @@ PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
 MAX_CURSOR_CHARS = 4096
 
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Rows per page.")]
+Limit = Annotated[
+    int, Query(ge=1, le=MAX_PAGE_SIZE, description="Maximum number of rows per page.")
+]
 Cursor = Annotated[
     str | None,
     Query(
         max_length=MAX_CURSOR_CHARS,
-        description="`next` of the previous page. Use it with the same filters.",
+        description="Value of `next` in the previous page. Use it with the same filters.",
     ),
 ]
 
@@ -58,7 +60,7 @@ def decode_cursor(key_type: type[PageKeyT], cursor: str | None) -> PageKeyT | No
         if encode_cursor(key) != cursor:
             raise ValueError
     except (ValueError, ValidationError, RecursionError):
-        remedy = "Use `next` of a page, or leave it out."
+        remedy = "Use the value of `next` in a page, or omit it."
         raise InputError([Fault("cursor", "not a cursor of this list", remedy)]) from None
     return key
 

@@ -62,7 +62,7 @@ STATUS_BY_ERROR: Mapping[type[JobsError], int] = {
 """The first matching class decides; any other error is a bug, with status 500."""
 PRIVATE_ERRORS = {
     DatabaseUnreachable: "The service's database does not answer.",
-    WrongSchema: "The service's database has another schema version.",
+    WrongSchema: "The service's database has an unsupported schema version.",
 }
 """Errors whose own text contains internal details."""
 
@@ -155,7 +155,7 @@ async def _handle_http_error(request: Request, error: Exception) -> JSONResponse
     if detail == HTTPStatus(error.status_code).phrase:
         detail = {
             404: "There is no such route. See /openapi.json.",
-            405: "This route has no such method.",
+            405: "This route does not support this method.",
         }.get(error.status_code, detail)
     headers = error.headers
     if error.status_code == 405 and (methods := _list_methods(request)):

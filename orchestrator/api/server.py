@@ -71,10 +71,10 @@ def check_listen_options(options: ListenOptions) -> None:
     faults = []
     if (options.certificate is None) != (options.key is None):
         faults.append(
-            Fault("--tls-cert", "certificate and key belong together", "Pass --tls-key as well.")
+            Fault("--tls-cert", "--tls-cert and --tls-key require each other", "Pass both.")
         )
     elif options.certificate is None and not options.insecure and not _is_loopback(options.host):
-        problem = f"other machines can reach {options.host[:100]!a}, with unencrypted tokens"
+        problem = f"other machines can reach {options.host[:100]!a}, so tokens would be unencrypted"
         remedy = "Pass --tls-cert and --tls-key, or --insecure-http behind a proxy with TLS."
         faults.append(Fault("--host", problem, remedy))
     elif options.certificate is not None and options.key is not None:

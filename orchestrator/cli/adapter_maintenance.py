@@ -170,7 +170,7 @@ def show_reproduction(reproduction: Reproduction) -> None:
         print_line(
             f"{name}: differs by {difference:.2g}, the tolerance is {reproduction.tolerance:g}"
         )
-    verdict = "is reproduced" if reproduction.is_same else "is NOT reproduced"
+    verdict = "was reproduced" if reproduction.is_same else "was NOT reproduced"
     print_line(f"{reproduction.adapter} {verdict}.")
     if len(set(reproduction.code_versions)) > 1:
         note(
@@ -184,7 +184,7 @@ def _parse_version(name: str) -> tuple[str, int]:
     base_name, version = split_name(name)
     if version is None:
         problem = f"{name} does not include a version"
-        raise InputError([Fault("NAME@v2", problem, f"Add it, for example {name}@v1.")])
+        raise InputError([Fault("NAME@v2", problem, f"Add the version, for example {name}@v1.")])
     return base_name, version
 
 

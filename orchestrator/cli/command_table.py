@@ -25,12 +25,13 @@ COMMANDS: dict[str, CommandEntry] = {
     name: CommandEntry(f"{_PACKAGE}.{target}", text, panel)
     for name, target, text, panel in (
         ("plan", "train:plan",
-         "Show what a run would train, hold, send, take and cost, without starting it.",
+         "Show a run's parameters, memory, traffic, time and cost, without starting it.",
          LOCAL_PANEL),
         ("train", "train:train",
-         "Run a spec of any kind here: on a local Ray, or on one started for it.", LOCAL_PANEL),
+         "Run a spec of any kind from this machine, on a running Ray or a new one.",
+         LOCAL_PANEL),
         ("search", "train:search",
-         "Search for the best adapter here, or run a spec of another kind, on a local Ray.",
+         "Search for the best adapter, or run another kind of spec, on a running Ray or a new one.",
          LOCAL_PANEL),
         ("chat", "adapter_jobs:chat",
          "Chat with a base model and its adapter; answers are streamed.", LOCAL_PANEL),

@@ -57,7 +57,9 @@ def _find_running_ray() -> str | None:
     try:
         address: str | None = canonicalize_bootstrap_address(None)
     except (ValueError, OSError) as error:
-        raise Unreachable(f"RAY_ADDRESS is {configured!r}: {error}") from error
+        raise Unreachable(
+            f"RAY_ADDRESS is {configured!r}, which cannot be used: {error}"
+        ) from error
     return address
 
 

@@ -89,14 +89,16 @@ def _check_inputs(adapter: Manifest, checked: ValidatedRun) -> list[Fault]:
     faults = list[Fault]()
     if checked.train_scan.sha256 != adapter.data.train_sha256:
         problem = f"the rows do not have the recorded digest {adapter.data.train_sha256[:12]}"
-        faults.append(Fault("data.train", problem, "Restore the rows it was trained on."))
+        faults.append(Fault("data.train", problem, "Restore the rows that it was trained on."))
     # A federation's plan is one site's, and the result does not depend on the number of sites.
     if adapter.federation is None and checked.plan.workers != adapter.world_size:
-        problem = f"{checked.plan.workers} workers, but it was trained by {adapter.world_size}"
+        problem = (
+            f"{checked.plan.workers} workers, but the adapter was trained by {adapter.world_size}"
+        )
         faults.append(Fault("cluster.workers", problem, f"Use {adapter.world_size}."))
     if digest_model(checked.model.folder) != adapter.base.digest:
         problem = f"the model does not have the recorded digest {adapter.base.digest[:12]}"
-        faults.append(Fault("model.path", problem, "Restore the base it was trained on."))
+        faults.append(Fault("model.path", problem, "Restore the base that it was trained on."))
     return faults
 
 

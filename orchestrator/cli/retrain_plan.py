@@ -15,10 +15,10 @@ def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
     """Return the training's plan, and a sentence about its start. Read only what a plan needs."""
     checked = validate_run(retraining, quick=True)
     start = _find_start(retraining)
-    description = f"A retraining: the training starts from {start or SCRATCH}"
+    description = f"A retraining, which starts from {start or SCRATCH}"
     spec = make_training_spec(checked.spec, start)
     if spec != checked.spec:
-        description += ". It skips the sparse stage, which is only needed to find a start"
+        description += ". It skips the sparse stage, which is only needed to initialise the factors"
     return replan(checked, spec), description
 
 

@@ -76,7 +76,9 @@ def load_settings(
 def _with_token(settings: ClientSettings, token: str, source: str) -> ClientSettings:
     # Checked here, because the HTTP library would print an invalid header value.
     if not _PRINTABLE.fullmatch(token):
-        raise InputError([Fault(source, "not a token", "Set it to a token, as in slora_….")])
+        raise InputError(
+            [Fault(source, "not a token", "Set it to a token, which begins with slora_.")]
+        )
     return ClientSettings(settings.url, token, source, settings.ca_file)
 
 

@@ -167,7 +167,7 @@ def api_path(*parts: str) -> str:
     for part in parts:
         if not part.strip("."):
             raise RequestRejected(
-                [Fault("name", f"{part!a} is not a name", "Use a name from the list.")]
+                [Fault("name", f"{part!a} is not a name", "Use a name as listed by the service.")]
             )
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
 

@@ -56,7 +56,7 @@ def pack_code(root: Path) -> CodePackage:
             archive.writestr(entry, path.read_bytes())
     content = buffer.getvalue()
     if len(content) > MAX_PACKAGE_BYTES:
-        problem = f"the packages come to {len(content):,} bytes, {MAX_PACKAGE_BYTES:,} are allowed"
+        problem = f"the packages have {len(content):,} bytes; the limit is {MAX_PACKAGE_BYTES:,}"
         raise InputError([Fault("code", problem, "Remove files that are not code.")])
     return CodePackage(f"_ray_pkg_{sha256(content).hexdigest()[:32]}.zip", content)
 

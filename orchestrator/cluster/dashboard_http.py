@@ -64,7 +64,7 @@ class DashboardClient:
             raise ClusterUnreachable(self._cluster, f"it rejects the token (HTTP {result.status})")
         if 300 <= result.status < 400:
             raise ClusterUnreachable(
-                self._cluster, f"HTTP {result.status}, a redirect, which Ray never sends"
+                self._cluster, f"a redirect (HTTP {result.status}), which Ray never sends"
             )
         return result
 
@@ -91,7 +91,7 @@ class DashboardClient:
             if len(body) > self._max_bytes:
                 return bytes(body[: self._max_bytes]), False
             if self._now() > deadline:
-                raise httpx.ReadTimeout(f"more than {self._timeout_s:g} s for one answer")
+                raise httpx.ReadTimeout(f"no complete response within {self._timeout_s:g} s")
         return bytes(body), True
 
 
@@ -110,7 +110,7 @@ class _TokenAuth(httpx.Auth):
             with self._file.open("rb") as opened:
                 token = opened.read(MAX_TOKEN_BYTES).decode("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
+            reason = getattr(error, "strerror", None) or "it is not ASCII text"
             problem = f"its token in {self._file} can't be read ({reason})"
             raise ClusterUnreachable(self._cluster, problem) from None
         if not token or not token.isprintable() or " " in token:
@@ -124,4 +124,4 @@ def _describe_error(error: Exception) -> str:
         return "timed out"
     if isinstance(error, httpx.ConnectError):
         return "no connection"
-    return f"the connection broke ({type(error).__name__})"
+    return f"the connection was interrupted ({type(error).__name__})"

@@ -69,7 +69,7 @@ class RayCluster:
             return
         if _is_refusal(response):
             raise ClusterRefused(self.name, _get_last_line(response.text))
-        raise ClusterUnreachable(self.name, f"HTTP {response.status} to a submission")
+        raise ClusterUnreachable(self.name, f"HTTP {response.status} in response to a submission")
 
     def get_status(self, submission: str) -> JobStatus:
         """Return the status of the job."""
@@ -138,7 +138,9 @@ class RayCluster:
         if response.status == 404 and self._package.name in response.text:
             response = self._client.request("PUT", path, content=self._package.content)
         if response.status != 200:
-            raise ClusterUnreachable(self.name, f"HTTP {response.status} to its packages")
+            raise ClusterUnreachable(
+                self.name, f"HTTP {response.status} in response to the upload of its code"
+            )
 
     def _check_accepted(self, response: DashboardResponse, job: Job) -> None:
         value = self._client.parse(response.parse_json)
@@ -147,7 +149,7 @@ class RayCluster:
 
     def _check_owner(self, status: JobStatus, job: Job) -> None:
         if status.metadata.get(SERVICE_KEY) != job.metadata.get(SERVICE_KEY):
-            raise ClusterRefused(self.name, f"another service has a job {job.submission}")
+            raise ClusterRefused(self.name, f"the job {job.submission} belongs to another service")
 
 
 def _quote_id(submission: str) -> str:
@@ -164,4 +166,4 @@ def _is_refusal(response: DashboardResponse) -> bool:
 def _get_last_line(text: str) -> str:
     """Return the message of a traceback."""
     lines = [line for line in text.strip().splitlines() if line.strip(" .")]
-    return lines[-1][:300] if lines else "there is no reason"
+    return lines[-1][:300] if lines else "Ray gave no reason"

@@ -66,7 +66,7 @@ def parse_statuses(value: Any) -> dict[str, JobStatus]:
     for job in value:
         # Drivers that were not submitted through the Jobs API have no submission id.
         if not isinstance(job, dict) or job.get("type") not in ("SUBMISSION", "DRIVER"):
-            raise InvalidRayResponse("the list of jobs contains another type")
+            raise InvalidRayResponse("the list of jobs contains an unknown type")
         if job["type"] == "SUBMISSION":
             statuses[_get_text(job, "submission_id")] = parse_status(job)
     return statuses
@@ -81,7 +81,7 @@ def parse_status(value: Any) -> JobStatus:
         raise InvalidRayResponse(f"a job has the status {str(value.get('status'))[:40]!a}")
     exit_code, metadata = value.get("driver_exit_code"), value.get("metadata") or {}
     if not isinstance(metadata, dict):
-        raise InvalidRayResponse("the metadata of a job are not an object")
+        raise InvalidRayResponse("the metadata of a job is not an object")
     return JobStatus(
         state=state,
         exit_code=exit_code if isinstance(exit_code, int) else None,

@@ -84,7 +84,9 @@ def parse_config(raw: dict[str, Any], database: str | None = None) -> ServiceCon
     except ValidationError as validation:
         faults = [
             Fault(
-                ".".join(map(str, error["loc"])) or "config", error["msg"][:200], "See operate.md."
+                ".".join(map(str, error["loc"])) or "config",
+                error["msg"][:200],
+                "See docs/guides/operation.md.",
             )
             for error in validation.errors(include_url=False, include_input=False)
         ]

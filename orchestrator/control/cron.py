@@ -25,7 +25,7 @@ def check_cron(cron: str, time_zone: str) -> None:
     try:
         zone = _load_zone(time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        remedy = "Use a name of the time zone database, as Europe/Berlin."
+        remedy = "Use a name of the time zone database, such as Europe/Berlin."
         faults.append(Fault("time_zone", f"{time_zone[:63]!a} is not a time zone", remedy))
         zone = ZoneInfo("UTC")
     try:
@@ -35,7 +35,7 @@ def check_cron(cron: str, time_zone: str) -> None:
     except CronSimError:
         has_time = None
     if not has_time:
-        remedy = "Use minute, hour, day, month and weekday, as 0 3 * * *."
+        remedy = "Use minute, hour, day, month and weekday, such as 0 3 * * *."
         faults.append(Fault("cron", f"{cron[:100]!a} does not match any time", remedy))
     if faults:
         raise InputError(faults)

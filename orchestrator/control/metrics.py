@@ -27,7 +27,7 @@ class ServiceMetrics:
         )
         self.cluster_up = Gauge(
             "slora_cluster_up",
-            "Whether the cluster answered the last poll",
+            "1 if the cluster answered the last poll, otherwise 0",
             ["cluster"],
             registry=registry,
         )

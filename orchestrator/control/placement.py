@@ -101,7 +101,7 @@ def find_shortage(spec: RunSpec, capacity: Capacity) -> str:
         ("GPUs", cluster.gpus_per_worker, capacity.gpus),
     ):
         if (needed := per_worker * spec.workers) > available:
-            return f"needs {needed} {name}, but the whole cluster has {available:g}"
+            return f"the run needs {needed} {name}, but the cluster has {available:g} in total"
     return ""
 
 

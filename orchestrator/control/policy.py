@@ -75,7 +75,9 @@ def decide(
     if run.stop is not None:
         return Decision(Action.MOVE, Status.STOPPED, Reason(run.stop))
     if job.state is JobState.STOPPED:
-        return Decision(Action.MOVE, Status.STOPPED, Reason.USER, "stopped on the cluster")
+        return Decision(
+            Action.MOVE, Status.STOPPED, Reason.USER, "the job was stopped on the cluster"
+        )
     if job.state is JobState.FAILED:
         return _decide_failed(run, job, outcome, max_attempts)
     return _decide_absent(run, outcome, acknowledged)
@@ -114,7 +116,7 @@ def _decide_absent(run: Run, outcome: RunOutcome, acknowledged: bool) -> Decisio
         return Decision(Action.SUBMIT)
     if outcome.alive:
         return WAIT
-    detail = "the cluster answers and does not know the job"
+    detail = "the cluster answers but does not know the job"
     return Decision(Action.MOVE, Status.LOST, Reason.JOB_ABSENT, detail)
 
 
@@ -126,6 +128,6 @@ def _decide_after_loss(run: Run, outcome: RunOutcome, max_attempts: int) -> Deci
     if outcome.alive:
         return WAIT
     if run.attempt >= max_attempts:
-        detail = f"lost {run.attempt} times: {run.detail}"
+        detail = f"the job was lost {run.attempt} times: {run.detail}"
         return Decision(Action.MOVE, Status.FAILED, Reason.ATTEMPTS, detail)
     return Decision(Action.MOVE, Status.PLANNED)

@@ -115,7 +115,10 @@ def _check_limits(run: Run, usage: ProjectUsage, project: Project | None) -> tup
     )
     for needed, _, limit, unit in limits:
         if limit is not None and needed > limit:
-            return f"needs {needed:,} {unit}; the limit of project {run.project} is {limit:,}", ""
+            return (
+                f"the run needs {needed:,} {unit}; the limit of project {run.project} is {limit:,}",
+                "",
+            )
     for needed, used, limit, unit in limits:
         if limit is not None and used + needed > limit:
             return "", f"project {run.project} uses {used:,} of its {limit:,} {unit}"

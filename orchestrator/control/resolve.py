@@ -60,7 +60,7 @@ def _resolve_store(values: Mapping[str, Any], stores: Sequence[str]) -> str:
     if requested is None:
         return stores[0]
     if not isinstance(requested, str):
-        raise InputError([Fault("store", "not a string", f"Use {stores[0]} or a folder below.")])
+        raise InputError([Fault("store", "not a string", f"Use {stores[0]} or a folder below it.")])
     url = normalize_store_url(requested)
     is_inside = any(f"{url}/".startswith(f"{allowed}/") for allowed in stores)
     if not is_inside or not is_safe_argument(url):

@@ -127,7 +127,7 @@ class Scheduler:
             try:
                 write_request(self._open(plan.request.store), plan.run_id, plan.request)
             except AlreadyExists:
-                log.info("run %s: its request exists already", plan.run_id)
+                log.info("run %s: the request was already written", plan.run_id)
         with self._database.write() as session:
             outcome, run = self._start_run(session, schedule, plan)
             updated = schedules.fire(

@@ -141,7 +141,9 @@ class _SparseReader:
     def read_adapter(self, task: str, labels: tuple[str, ...]) -> SparseAdapter:
         config = self._config
         if config["format"] != FORMAT_VERSION or config["mask"] not in ("random", "chosen"):
-            raise BadAdapter(self._path, "its format or mask is unknown to this version")
+            raise BadAdapter(
+                self._path, "this version of slora does not support its format or mask"
+            )
         for name, shape in self._shapes.items():
             if min(shape) < 1 or shape[0] * shape[1] >= 2**40:
                 raise BadAdapter(self._path, f"{name} has the invalid shape {shape}")

@@ -96,7 +96,7 @@ def convert_to_sparse(
     """
     if density is None:
         if not isinstance(adapter, SparseAdapter):
-            raise ValueError("a low-rank update has no mask: set a density")
+            raise ValueError("a low-rank update has no mask of its own: set a density")
         layers = [
             LayerExport(name, _compute_norm(adapter, name), 1.0)
             for name in get_layer_shapes(adapter)

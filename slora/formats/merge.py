@@ -97,7 +97,8 @@ def load_head(model: nn.Module, head: Mapping[str, Tensor], base: str) -> None:
     for name, tensor in head.items():
         target = parameters.get(name)
         if target is None or target.shape != tensor.shape:
-            problem = "no such tensor" if target is None else f"one of {tuple(target.shape)}"
-            raise BadAdapter(base, f"the head's {name} {tuple(tensor.shape)}: {problem}")
+            actual = "no such tensor" if target is None else f"a shape of {tuple(target.shape)}"
+            expected = f"the head's {name} has the shape {tuple(tensor.shape)}"
+            raise BadAdapter(base, f"{expected}, but the base has {actual}")
         with torch.no_grad():
             target.copy_(tensor)

@@ -42,7 +42,7 @@ def init_lora_ga(gradient_OI: Tensor, *, rank: int, scale: float) -> LowRankInit
     """
     shape = (gradient_OI.shape[0], gradient_OI.shape[1])
     if 2 * rank > min(shape):
-        raise BadRank(2 * rank, shape, "LoRA-GA takes twice the rank")
+        raise BadRank(2 * rank, shape, "LoRA-GA (which uses twice the rank)")
     u, _, vh = compute_dense_svd(gradient_OI.detach(), 2 * rank)
     size = shape[0] ** 0.25 / (GAMMA * scale) ** 0.5
     a_RI, b_OR = vh[:rank] * size, u[:, rank:] * size

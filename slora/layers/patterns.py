@@ -35,7 +35,7 @@ def count_entries(shape: tuple[int, int], density: float) -> int:
     """Return the entries of a mask of `density`: the nearest integer, and at least one."""
     size = shape[0] * shape[1]
     if not 0 < density <= 1 or size == 0:
-        raise BadMask(f"density {density} of a {shape} matrix: use a density above 0, at most 1")
+        raise BadMask(f"density {density} of a {shape} matrix: use more than 0 and at most 1")
     return max(1, round(size * density))
 
 

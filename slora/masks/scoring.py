@@ -131,7 +131,7 @@ def _sum_units(
         sum_over_ranks(torch.tensor(float(count), dtype=torch.float64, device=_get_device(group)))
     )
     if not units:
-        raise BadMask("there is no calibration sequence: use more data, or a mask without scores")
+        raise BadMask("there are no calibration sequences: use more data, or a mask without scores")
     for name in list(sums):
         yield name, sum_over_ranks(sums.pop(name).total), units
 

@@ -68,7 +68,9 @@ def check_request(request: MaskRequest) -> None:
     if request.allocation == "global" and request.score_name == "random":
         raise BadMask("random masks have no scores to compare: use allocation: uniform")
     if request.allocation == "global" and request.mask == "blocks":
-        raise BadMask("blocks of different layers can't compete: use rows, columns, or uniform")
+        raise BadMask(
+            "blocks can't compete across layers: use rows, columns or allocation: uniform"
+        )
 
 
 def choose_masks(

@@ -84,7 +84,7 @@ def test_every_command_that_a_page_names_exists():
     assert unknown == set()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path):
     result = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],

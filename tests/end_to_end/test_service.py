@@ -128,6 +128,7 @@ def wait_for_firing(stack: RunningStack, schedule: str) -> str:
     raise AssertionError("the schedule did not fire")
 
 
+@pytest.mark.long
 def test_a_run_is_followed_live_retrained_on_new_rows_promoted_and_rolled_back(
     stack: RunningStack, specs: Path
 ):

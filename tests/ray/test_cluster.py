@@ -14,6 +14,7 @@ from jobs.store.adapters.operations import resolve_adapter, verify_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore, list_runs
 from slora.formats.peft import read_adapter
+from tests.ray.gates import gate_at
 from tests.ray_head import Head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
@@ -91,28 +92,30 @@ def test_slora_train_joins_a_running_ray_and_reports_a_failure_in_one_message(he
 
 
 def test_a_submitted_job_whose_worker_is_killed_resumes_and_commits(head, folder):
-    spec = _spec(folder, "sent", train={"steps": 100, "checkpoint_every": 10})
-    job = head.submit("jobs.finetune", "--spec", spec, "--run", "sent-1")
-    assert job.stdout is not None
+    spec = _spec(folder, "sent", train={"steps": 30, "checkpoint_every": 5})
     store = DirectoryStore(folder / "store")
     runs = RunStore(store, "sent-1")
-    lines = []
-    for line in job.stdout:
-        lines.append(line)
-        if "step " in line:
-            break
-    events, _ = runs.events.tail(0)
-    victim = next(event["pid"] for event in events if event["event"] == "loading")
-    os.kill(victim, signal.SIGKILL)
-    rest, _ = job.communicate(timeout=240)
+    with gate_at(folder, step=12) as gate:
+        job = head.submit(*gate.words, "jobs.finetune", "--spec", spec, "--run", "sent-1")
+        assert job.stdout is not None
+        lines = []
+        for line in job.stdout:
+            lines.append(line)
+            if "checkpoint at step 10" in line:
+                break
+        events, _ = runs.events.tail(0)
+        victim = next(event["pid"] for event in events if event["event"] == "loading")
+        os.kill(victim, signal.SIGKILL)
+        gate.open()
+        rest, _ = job.communicate(timeout=240)
     output = "".join(lines) + rest
     assert job.returncode == 0, output
     for words in ("before training: loss", "energy retained", "resuming from step", "sent@v1"):
         assert words in output
     steps = [metric["step"] for metric in runs.metrics.tail(0)[0] if "evaluation" not in metric]
     # Nothing is lost, and no more is repeated than lies between two checkpoints.
-    assert set(steps) == set(range(1, 101))
-    assert len(steps) <= 100 + 10
+    assert set(steps) == set(range(1, 31))
+    assert len(steps) <= 30 + 5
     manifest = resolve_adapter(store, "sent")
     assert manifest.version == 1
     assert verify_adapter(store, manifest) == []

@@ -25,6 +25,7 @@ from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.runs import folder_with_rows, make_loop
+from tests.ray.gates import Gate, gate_at
 from tests.ray_head import Head, ray_head
 from tests.tiny import merge_spec, tiny_spec, write_spec
 
@@ -67,9 +68,11 @@ class Job:
         self.runs = RunStore(self.store, run)
         self._path = write_spec(folder / f"{run}.yaml", spec)
 
-    def start(self, *, attempt: int = 1, module: str = "jobs.federate") -> subprocess.Popen[str]:
+    def start(
+        self, gate: Gate | None = None, *, attempt: int = 1, module: str = "jobs.federate"
+    ) -> subprocess.Popen[str]:
         words = (module, "--spec", str(self._path), "--run", self.run, "--attempt", str(attempt))
-        return self._head.run(*words)
+        return self._head.run(*(gate.words if gate else ()), *words)
 
     def run_to_end(self, *, attempt: int = 1, module: str = "jobs.federate") -> str:
         job = self.start(attempt=attempt, module=module)
@@ -125,28 +128,32 @@ def test_two_sites_train_the_same_bits_as_one(head, folder, in_one_process):
     assert manifest.world_size == 2
 
 
+@pytest.mark.long
 def test_a_server_killed_between_rounds_resumes_to_the_same_bits(head, folder, in_one_process):
     job = Job(head, folder, "killed", _spec(folder, "fed-killed", {"drop_out": 0.3}))
     for attempt, rounds in ((1, 2), (2, 5)):
-        driver = job.start(attempt=attempt)
-        _wait_until(lambda: len(job.read_rounds()) >= rounds, driver)  # noqa: B023
-        driver.kill()
-        driver.communicate()
+        with gate_at(folder, rounds) as gate:
+            driver = job.start(gate, attempt=attempt)
+            _wait_until(lambda: len(job.read_rounds()) >= rounds, driver)  # noqa: B023
+            driver.kill()
+            driver.communicate()
     job.run_to_end(attempt=3)
     assert _weights(resolve_adapter(job.store, "fed-killed")) == _weights(in_one_process)
     assert len(job.read_events("resumed")) == 2
 
 
 def test_a_client_that_dies_in_a_round_is_dropped_and_the_round_counts(head, folder):
-    job = Job(head, folder, "dying", _spec(folder, "dying", {"rounds": 12}))
-    driver = job.start()
-    _wait_until(lambda: len(job.read_rounds()) >= 2, driver)
-    victim = next(iter(head.family("SiteActor")))
-    assert isinstance(victim, psutil.Process)
-    victim.kill()
-    output, _ = driver.communicate(timeout=400)
+    job = Job(head, folder, "dying", _spec(folder, "dying", {"rounds": 6}))
+    with gate_at(folder, 2) as gate:
+        driver = job.start(gate)
+        _wait_until(lambda: len(job.read_rounds()) >= 2, driver)
+        victim = next(iter(head.family("SiteActor")))
+        assert isinstance(victim, psutil.Process)
+        victim.kill()
+        gate.open()
+        output, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, output
-    assert len(job.read_rounds()) == 12
+    assert len(job.read_rounds()) == 6
     dropped = job.read_events("client_dropped")
     assert len(dropped) <= 1 and resolve_adapter(job.store, "dying").ledger[
         "dropped_clients"
@@ -157,30 +164,34 @@ def test_a_client_that_dies_in_a_round_is_dropped_and_the_round_counts(head, fol
 def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
     spec = _spec(folder, "hopeless", {"rounds": 200}, cluster={"max_failures": 1})
     job = Job(head, folder, "hopeless", spec)
-    driver = job.start()
-    _wait_until(lambda: len(job.read_rounds()) >= 1, driver)
-    while not _has_ended(driver, within=0.05):
-        for process in head.family("SiteActor"):
-            process.kill()
-    output, _ = driver.communicate()
+    with gate_at(folder, 1) as gate:
+        driver = job.start(gate)
+        _wait_until(lambda: len(job.read_rounds()) >= 1, driver)
+        gate.open()
+        while not _has_ended(driver, within=0.05):
+            for process in head.family("SiteActor"):
+                process.kill()
+        output, _ = driver.communicate()
     assert driver.returncode == 1
-    assert "the federation's sites" in output and "lost without a reply" in output
+    assert "the federation's sites" in output and "losses in a row" in output
 
 
 @pytest.mark.long
 def test_a_site_that_hangs_is_replaced_and_its_client_dropped_from_the_round(head, folder):
     # Without evaluations, whose parts another site takes over in silence.
     alone = {"data": {"eval": None}, "train": {"eval_every": None}}
-    spec = _spec(folder, "hung", {"rounds": 30}, cluster={"timeout": 10}, **alone)
+    spec = _spec(folder, "hung", {"rounds": 6}, cluster={"timeout": 10}, **alone)
     job = Job(head, folder, "hung", spec)
-    driver = job.start()
-    _wait_until(lambda: len(job.read_rounds()) >= 2, driver)
-    head.family("SiteActor")[0].suspend()
-    output, _ = driver.communicate(timeout=400)
+    with gate_at(folder, 2) as gate:
+        driver = job.start(gate)
+        _wait_until(lambda: len(job.read_rounds()) >= 2, driver)
+        head.family("SiteActor")[0].suspend()
+        gate.open()
+        output, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, output
     (dropped,) = job.read_events("client_dropped")
     assert dropped["why"] == "it did not reply within 10 s"
-    assert len(job.read_rounds()) == 30
+    assert len(job.read_rounds()) == 6
 
 
 @pytest.mark.long

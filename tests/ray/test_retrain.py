@@ -17,6 +17,7 @@ from jobs.store.runs.heartbeat import read_heartbeat
 from jobs.store.runs.run_store import RunStore
 from jobs.train.request import EVALUATION_FILE
 from tests.jobs.retrain.specs import raw_retrain
+from tests.long import long_asked
 from tests.ray_head import Head
 from tests.tiny import chat_rows, tiny_chat_model, write_spec
 
@@ -71,17 +72,20 @@ def _run_without_ray(*words: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Workspace:
-    """Run the first retraining, a better and a worse one, and others without new data."""
+def workspace(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, head: Head
+) -> Workspace:
+    """Run the first retraining and a better one, each without new data too; long: a worse one."""
     workspace = Workspace(tmp_path_factory.mktemp("retrain"), head)
     workspace.rows(24)
     workspace.retrain("first")
     workspace.retrain("none", ray=False)
     workspace.rows(48)
     workspace.retrain("second", workers=2)
-    workspace.rows(60)
-    workspace.retrain("bad", **BAD)
-    workspace.retrain("bad-again", ray=False, **BAD)
+    if long_asked(request):
+        workspace.rows(60)
+        workspace.retrain("bad", **BAD)
+        workspace.retrain("bad-again", ray=False, **BAD)
     return workspace
 
 
@@ -117,6 +121,7 @@ def test_the_gate_measures_what_the_trainings_did(workspace):
         assert metrics[label]["held-out"]["loss"] == pytest.approx(loss, rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_worse_adapter_is_not_promoted_and_its_numbers_are_reported(workspace):
     assert list_versions(workspace.store, "tiny") == [1, 2, 3]
     decision = workspace.last("bad")
@@ -124,9 +129,10 @@ def test_a_worse_adapter_is_not_promoted_and_its_numbers_are_reported(workspace)
     assert "at least as good as current, held-out rows" in decision["why"]
     assert workspace.current_after["bad"] == "tiny@v2"
     assert "tiny@v3 is not promoted" in workspace.outputs["bad"]
-    assert "gate by eval_loss, tiny@v3 beside tiny@v2" in workspace.outputs["bad"]
+    assert "gate on eval_loss: tiny@v3, baseline tiny@v2" in workspace.outputs["bad"]
 
 
+@pytest.mark.long
 def test_a_rejected_training_is_not_repeated(workspace):
     assert workspace.last("bad-again")["adapter"] == "tiny@v3"
     assert workspace.last("bad-again")["event"] == "no_new_data"
@@ -141,6 +147,7 @@ def test_a_rollback_stands_through_later_attempts(workspace):
     assert len(read_pointer(workspace.store, "tiny").moves) == moves
 
 
+@pytest.mark.long
 def test_an_attempt_after_a_crash_before_the_gate_evaluates_and_decides(workspace):
     workspace.store.delete(f"runs/bad/{EVALUATION_FILE}")
     workspace.retrain("bad", attempt=2, **BAD)

@@ -56,6 +56,7 @@ def spec(tmp_path: Path) -> Path:
     return write_spec(tmp_path / "spec.yaml", tiny_spec(tmp_path, **changes))
 
 
+@pytest.mark.long
 @hosts_here
 def test_between_two_hosts_travel_the_gradients_of_the_adapter_and_little_else(spec):
     with start_ray_hosts(2) as cluster:
@@ -129,11 +130,13 @@ def _send(hosts, count: int) -> float:
     local, remote = hosts
     words = (sys.executable, "-c", SENDS)
     receiver = subprocess.Popen(
-        remote.inside(*words, remote.address, local.address, "0"), stdout=subprocess.PIPE, text=True
+        remote.build_command(*words, remote.address, local.address, "0"),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "ready\n"
-    command = local.inside(*words, local.address, remote.address, str(count))
+    command = local.build_command(*words, local.address, remote.address, str(count))
     took = float(subprocess.check_output(command, text=True))
     receiver.communicate(timeout=20)
     return took

@@ -155,6 +155,7 @@ def _commit_and_die(start: Barrier, _: int, of: Scene, at: int) -> None:
         of.attempt(store)
 
 
+@pytest.mark.long
 def test_a_writer_killed_at_any_call_leaves_no_partial_adapter(tmp_path: Path, capsys):
     at = 0
     while True:

@@ -44,6 +44,7 @@ def spec(s3: S3Store, tmp_path: Path) -> Path:
     return write_spec(tmp_path / "spec.yaml", document)
 
 
+@pytest.mark.long
 def test_a_run_needs_no_shared_folder_and_leaks_no_secret(
     spec: Path, s3: S3Store, weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

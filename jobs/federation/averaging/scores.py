@@ -37,7 +37,7 @@ def explain_unusable(
     """Return why a client's scores are invalid, or None. `rows` is the number of its rows."""
     expected_size = 4 * sum(count_numbers(shape, mask) for shape in shapes.values())
     if client_scores.rows != rows:
-        return f"it reported {client_scores.rows} rows but has {rows}"
+        return f"it reported {client_scores.rows} rows but it has {rows}"
     if len(client_scores.scores) != expected_size:
         return f"{len(client_scores.scores):,} bytes of scores instead of {expected_size:,}"
     if not np.isfinite(np.frombuffer(client_scores.scores, "<f4")).all():

@@ -244,8 +244,10 @@ class RaySites:
         reason = messages[-1].rstrip(".") if messages else type(error).__name__
         self._deaths += 1
         if self._deaths > self._request.spec.cluster.max_failures:
-            problem = f"{self._deaths} of them were lost without a reply in between: {reason}"
-            raise TrainingFailed("the federation's sites", problem, "Check their memory.")
+            problem = f"{self._deaths} losses in a row, the last one because of this: {reason}"
+            raise TrainingFailed(
+                "the federation's sites", problem, "Check whether they run out of memory."
+            )
         handle.stop()
         handle.start()
         return reason

@@ -116,7 +116,7 @@ class Site:
             # Stored first: a client that is dropped from this round must not lose it.
             self._residuals[task.client] = decode(task.residual, "none", sizes, 1.0)
         if task.drops_out:
-            reason = "dropped out, as federation.drop_out simulates"
+            reason = "it dropped out, simulated by federation.drop_out"
             return ClientFailure(task.client, task.round, reason)
         before_n = decode(task.weights, "none", sizes, 1.0)
         try:

@@ -29,7 +29,7 @@ DATA_FILES = (
     *(f"{suffix}.gz" for suffix in READABLE_SUFFIXES if suffix != ".parquet"),
 )
 COPY_AGAIN = "Write or copy the file again."
-UNREAD = "Fix it: the rest of the file was not read."
+UNREAD = "Fix this error: the rest of the file was not read."
 SUPPORTED = f"Supported: {', '.join(READABLE_SUFFIXES)}."
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 TRUNCATED_ARRAY = "truncated: the array never ends"
@@ -339,9 +339,11 @@ def _read_csv(
                 yield Row(dict(zip(header, cells, strict=True)), file, row_line)
             else:
                 problem = f"{len(cells)} cells, but the header has {len(header)}"
-                report(Fault(f"{file}:{row_line}", problem, "Quote cells with a separator."))
+                report(
+                    Fault(f"{file}:{row_line}", problem, "Quote cells that contain the separator.")
+                )
     except csv.Error as error:
-        remedy = "Check for an open quote. The rest of the file was not read."
+        remedy = "Check for an unclosed quote. The rest of the file was not read."
         report(Fault(f"{file}:{line}", f"invalid CSV ({error})", remedy))
 
 
@@ -349,7 +351,7 @@ def _check_header(location: str, header: list[str]) -> Fault | None:
     if len(set(header)) == len(header) and all(name.strip() for name in header):
         return None
     problem = f"the header has empty or repeated names: {header}"
-    return Fault(location, problem, "Give each column a name of its own.")
+    return Fault(location, problem, "Give each column a unique name.")
 
 
 def _read_tsv(raw: ReadableFile, file: str, report: FaultHandler) -> Iterator[Row]:

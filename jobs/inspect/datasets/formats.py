@@ -129,13 +129,13 @@ def _check_text(row: Row, field: str, value: Any, *, may_be_empty: bool) -> str:
     if not isinstance(value, str):
         raise _make_row_error(row, f"{field} is {_format_value(value)}", "It should be a string.")
     if not may_be_empty and not value.strip():
-        raise _make_row_error(row, f"{field} is empty", "Remove the row, or fill the field.")
+        raise _make_row_error(row, f"{field} is empty", "Set the field, or remove the row.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         # JSON can encode half a surrogate pair, which no tokenizer accepts.
-        problem = f"{field} contains half a character (U+{ord(value[error.start]):04X})"
-        raise _make_row_error(row, problem, "Fix the program that wrote it.") from None
+        problem = f"{field} contains an unpaired surrogate (U+{ord(value[error.start]):04X})"
+        raise _make_row_error(row, problem, "Fix the program that wrote the file.") from None
     return value
 
 
@@ -160,9 +160,9 @@ def _read_messages(row: Row) -> tuple[ChatMessage, ...]:
         _read_message(row, f"messages[{index}]", value) for index, value in enumerate(messages)
     )
     if not any(message.role == "assistant" for message in chat_messages):
-        roles = ", ".join(message.role for message in chat_messages[:8]) or "no message"
+        roles = ", ".join(message.role for message in chat_messages[:8]) or "none"
         raise _make_row_error(
-            row, f"nothing to learn: messages has {roles}", "Add a turn of the assistant."
+            row, f"no message is from the assistant (roles: {roles})", "Add an assistant turn."
         )
     return chat_messages
 

@@ -33,6 +33,6 @@ def check_split(rows_by_file: Sequence[int], *, fraction: float, seed: int) -> l
     train, held_out = count_split(rows_by_file, fraction=fraction, seed=seed)
     if train and held_out:
         return []
-    effect = "hold out no row" if train else "leave no row to train on"
+    effect = "hold out no rows" if train else "leave no rows to train on"
     problem = f"{fraction} of {train + held_out:,} rows would {effect}"
-    return [Fault("data.eval_fraction", problem, "Change it, or set data.eval to a file.")]
+    return [Fault("data.eval_fraction", problem, "Use another share, or set data.eval to a file.")]

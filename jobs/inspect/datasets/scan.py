@@ -55,7 +55,7 @@ def scan_dataset(
     scan.run()
     if not scan.rows and not scan.faults.count:
         names = ", ".join(map(str, files[:3])) + ", ..." * (len(files) > 3)
-        raise InputError([Fault(key, f"no rows in {names}", "Use files that have rows.")])
+        raise InputError([Fault(key, f"no rows in {names}", "Use files that contain rows.")])
     scan.faults.raise_any()
     return DatasetScan(
         files=files,
@@ -85,11 +85,9 @@ def check_eval_labels(train: DatasetScan, evaluation: DatasetScan) -> list[Fault
     if not unknown:
         return []
     names = ", ".join(map(repr, unknown[:8])) + ", ..." * (len(unknown) > 8)
-    problem = f"labels missing from the training data: {names}"
+    problem = f"labels without rows in the training data: {names}"
     return [
-        Fault(
-            "data.eval", problem, "Add rows with them to data.train, or remove them from data.eval."
-        )
+        Fault("data.eval", problem, "Add such rows to data.train, or remove them from data.eval.")
     ]
 
 
@@ -115,7 +113,7 @@ class _FaultCollector:
 
     def raise_any(self) -> None:
         if omitted := self.count - len(self.faults):
-            summary = Fault("data", f"and {omitted:,} more errors", "Fix these first.")
+            summary = Fault("data", f"{omitted:,} more errors are not shown", "Fix these first.")
             raise InputError([*self.faults, summary])
         if self.faults:
             raise InputError(self.faults)

@@ -92,7 +92,7 @@ def choose_sharding(
     if requested != "auto":
         option = next(option for option in options if option.sharding == requested)
         return ShardingChoice(
-            requested, "as the spec says", _explain_misfit(resources, option, options)
+            requested, "set in the spec", _explain_misfit(resources, option, options)
         )
     if resources.memory is None:
         reason = "auto: the GPU's memory is unknown, set cluster.machine.memory_gb"
@@ -107,10 +107,12 @@ def choose_sharding(
     if fitting is None:
         smallest = min(candidates, key=lambda option: option.needed)
         return ShardingChoice(
-            smallest.sharding, "auto: nothing fits", _describe_shortfall(resources, smallest)
+            smallest.sharding, "auto: no option fits", _describe_shortfall(resources, smallest)
         )
     is_first = fitting is candidates[0]
-    phrase = "it fits" if is_first else f"the first that fits, {candidates[0].sharding} does not"
+    phrase = (
+        "it fits" if is_first else f"the first option that fits; {candidates[0].sharding} does not"
+    )
     return ShardingChoice(fitting.sharding, f"auto: {phrase}")
 
 
@@ -124,7 +126,7 @@ def list_warnings(inputs: EstimateInput, option: ShardingOption) -> tuple[str, .
         messages.append(
             f"the base dominates the traffic: it sends {ratio} the bytes of the adapter's "
             "gradients out of each machine, since it is sharded over all machines. More memory per "
-            "worker, or more workers per machine, would keep it inside a machine"
+            "worker, or more workers per machine, would keep this traffic inside a machine"
         )
     if inputs.resources.memory is not None and option.sharding == "replicate" and not option.fits:
         messages.append("the unsharded base does not fit into a worker's memory")

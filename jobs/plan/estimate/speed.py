@@ -30,7 +30,7 @@ def find_speed(spec: RunSpec, store: ObjectStore | None) -> Speed | None:
     """Return the speed of the spec, or of the last comparable run."""
     previous = _find_previous_speed(spec, store) if store is not None else None
     if (tokens_per_second := spec.cluster.machine.tokens_per_second) is not None:
-        return Speed(tokens_per_second, "as the spec says", previous.fill if previous else None)
+        return Speed(tokens_per_second, "set in the spec", previous.fill if previous else None)
     return previous
 
 
@@ -58,7 +58,7 @@ def _read_run_speed(spec: RunSpec, runs: RunStore) -> Speed | None:
         tokens, seconds = float(ledger["tokens"]), float(ledger["seconds"])
         return Speed(
             tokens_per_second=tokens / seconds,
-            source=f"as run {runs.run_id} had",
+            source=f"measured in run {runs.run_id}",
             fill=tokens
             / (ledger["steps"] * recorded["train"]["batch_size"] * recorded["data"]["max_length"]),
         )

@@ -26,7 +26,7 @@ of 12 made-up trials, and in 9 of 10 of 40."""
 TICK_LENGTH = 24
 COST_TITLES = {
     "trainable_share": "trainable share of the parameters",
-    "node_bytes": "bytes out of a node",
+    "node_bytes": "bytes sent out of a machine",
     "adapter_bytes": "size of the adapter in bytes",
 }
 
@@ -52,7 +52,9 @@ def build_figures(records: Sequence[TrialRecord], metric: str, mode: Mode) -> li
     parallel.for_each_annotation(lambda tick: tick.update(text=tick.text[:TICK_LENGTH]))
     return [
         curves,
-        ReportFigure("history", f"{metric} of each trial", "The line is the best so far.", history),
+        ReportFigure(
+            "history", f"{metric} of each trial", "The line shows the best value so far.", history
+        ),
         ReportFigure(
             "parallel", "Searched values", "Each line is a trial with a result.", parallel
         ),
@@ -67,16 +69,16 @@ def _build_curves(records: Sequence[TrialRecord], study: Study, metric: str) -> 
         return ReportFigure("curves", title, "No trial has been evaluated.")
     figure = plot_intermediate_values(study)
     figure.update_layout(yaxis_title=escape(metric))
-    return ReportFigure("curves", title, "Trials that failed are left out.", figure)
+    return ReportFigure("curves", title, "Failed trials are not shown.", figure)
 
 
 def _build_importance(study: Study, metric: str, count: int) -> ReportFigure:
     figure = plot_importances(study, metric)
-    caption = "How differently a key's values are spread among the best trials than among all."
+    caption = "How much the values of a key differ in distribution between the best and all trials."
     if figure is None:
-        caption = f"Unknown: this needs {MIN_TRIALS} trials with results that differ."
+        caption = f"Unknown: at least {MIN_TRIALS} trials with different results are required."
     elif count < FEW_TRIALS:
-        caption += f" With {count} trials this is a hint only."
+        caption += f" With {count} trials, this is only a rough estimate."
     return ReportFigure("importance", "Importance of each key", caption, figure)
 
 
@@ -86,7 +88,7 @@ def _build_front(
     title = f"Quality against {COST_TITLES[cost]}"
     study = build_study(records, mode, cost=cost)
     if not study.best_trials:
-        return ReportFigure(cost, title, "No trial has a result and this cost.")
-    caption = "Trials on the Pareto front of the two are red."
+        return ReportFigure(cost, title, "No trial has both a result and this cost.")
+    caption = "Trials on the Pareto front are red."
     figure = plot_pareto_front(study, target_names=[COST_TITLES[cost], metric])
     return ReportFigure(cost, title, caption, figure)

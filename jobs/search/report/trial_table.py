@@ -16,7 +16,7 @@ from jobs.search.report.format import (
 from jobs.search.report.pareto import Mode, find_front
 from jobs.search.trial_record import TrialRecord
 
-COLUMNS = ("trainable", "bytes out of a node", "adapter", "memory",
+COLUMNS = ("trainable", "bytes out of a machine", "adapter", "memory",
            "steps", "tokens", "time", "shared", "reason")  # fmt: skip
 
 

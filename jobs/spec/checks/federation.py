@@ -20,8 +20,8 @@ def check_keys(values: Mapping[str, Any]) -> Iterator[Fault]:
     train = values.get("train")
     for key in ("steps", "epochs"):
         if isinstance(train, dict) and train.get(key) is not None:
-            remedy = "Leave it out: federation.rounds times federation.local_steps give the steps."
-            yield Fault(f"train.{key}", "not allowed: a federation counts rounds", remedy)
+            remedy = "Remove it: the number of steps is federation.rounds x federation.local_steps."
+            yield Fault(f"train.{key}", "not allowed in a federation, which counts rounds", remedy)
 
 
 def check_section(section: FederationSection) -> Iterator[Fault]:
@@ -29,13 +29,13 @@ def check_section(section: FederationSection) -> Iterator[Fault]:
     yield from _check_clients(section)
     if section.rounds * section.local_steps > MAX_STEPS:
         problem = f"{section.rounds * section.local_steps:,} local steps are too many"
-        yield Fault("federation.rounds", problem, f"Use {MAX_STEPS:,} or less in all rounds.")
+        yield Fault("federation.rounds", problem, f"Use {MAX_STEPS:,} or less in total.")
     if section.sparse_rounds is not None and section.sparse_rounds > section.rounds:
         problem = f"{section.sparse_rounds} exceeds the {section.rounds} rounds"
         yield Fault("federation.sparse_rounds", problem, f"Use 0 to {section.rounds}.")
     if section.compress != "topk" and section.topk != _get_default("topk"):
         problem = f"{section.topk:g} has no effect with compress: {section.compress}"
-        yield Fault("federation.topk", problem, "Leave it out, or use compress: topk.")
+        yield Fault("federation.topk", problem, "Remove it, or use compress: topk.")
 
 
 def check_spec(spec: RunSpec) -> Iterator[Fault]:
@@ -46,10 +46,10 @@ def check_spec(spec: RunSpec) -> Iterator[Fault]:
         problem = f"{method.init} starts from weights or rows that the server would have to send"
         yield Fault("method.init", problem, "Use zero.")
     if method.factor_density < 1 and method.factor_pruning == "gates":
-        problem = "gates prune by the evidence of all rows, and a client has only its own"
+        problem = "gates need evidence from all rows, but a client has only its own rows"
         yield Fault("method.factor_pruning", problem, "Use fixed, or factor_density: 1.")
     if (stop.tokens, stop.target, stop.patience) != (None, None, None):
-        yield Fault("train.stop", "a federation ends after its rounds", "Leave it out.")
+        yield Fault("train.stop", "a federation ends after its rounds", "Remove it.")
 
 
 def check_combinations(spec: RunSpec, section: FederationSection) -> Iterator[Fault]:
@@ -57,12 +57,12 @@ def check_combinations(spec: RunSpec, section: FederationSection) -> Iterator[Fa
     kind = spec.method.kind
     if section.freeze_a and kind not in LOW_RANK_KINDS:
         problem = f"kind {kind} has no factors"
-        yield Fault("federation.freeze_a", problem, "Leave it out, or use kind lora or slora.")
+        yield Fault("federation.freeze_a", problem, "Remove it, or use kind lora or slora.")
     if section.average == "product":
         yield from _check_product(spec, section)
     if section.sparse_rounds is not None and kind != "slora":
         problem = f"kind {kind} has one stage"
-        yield Fault("federation.sparse_rounds", problem, "Leave it out, or use kind slora.")
+        yield Fault("federation.sparse_rounds", problem, "Remove it, or use kind slora.")
     if section.partition == "dirichlet" and spec.model.task != "sequence-classification":
         yield make_no_labels_fault(spec.model.task)
 
@@ -83,14 +83,16 @@ def _check_cluster(spec: RunSpec) -> Iterator[Fault]:
     }
     for key, (default, replacement) in replacements.items():
         if (value := getattr(cluster, key)) != default:
-            problem = f"{value} is for workers that train together, and clients train alone"
+            problem = f"{value} is for workers that train together, but clients train alone"
             yield Fault(f"cluster.{key}", problem, f"Use {replacement} instead.")
     if cluster.sharding in ("node", "cluster"):
-        problem = f"{cluster.sharding} shards the base over workers, and every site holds all of it"
+        problem = f"{cluster.sharding} shards the base over workers, but every site holds all of it"
         yield Fault("cluster.sharding", problem, "Use replicate, or auto.")
     if not isinstance(cluster.workers, int):
         problem = "a federation has a fixed number of sites"
-        yield Fault("cluster.workers", problem, "Use a single number: clients take turns on them.")
+        yield Fault(
+            "cluster.workers", problem, "Use a single number: the clients take turns on the sites."
+        )
 
 
 def _check_product(spec: RunSpec, section: FederationSection) -> Iterator[Fault]:
@@ -98,9 +100,9 @@ def _check_product(spec: RunSpec, section: FederationSection) -> Iterator[Fault]
     if spec.method.kind not in LOW_RANK_KINDS:
         reason = f"kind {spec.method.kind} has no factors"
     elif section.freeze_a:
-        reason = "with freeze_a the mean of B is already that of the product"
+        reason = "with freeze_a, averaging B is already the same as averaging products"
     elif spec.method.factor_density < 1:
-        reason = "a product does not fit factors under masks of their own"
+        reason = "the factors of an averaged product do not keep their masks"
         remedy = "Use fedavg, or method.factor_density: 1."
     if reason:
         yield Fault("federation.average", f"product is not possible: {reason}", remedy)
@@ -112,17 +114,17 @@ def _check_clients(section: FederationSection) -> Iterator[Fault]:
         problem = f"missing: {kind} splits the rows among a number of clients"
         yield Fault("federation.clients", problem, "Set it, e.g. clients: 100.")
     if clients is not None and section.clients_per_round > clients:
-        problem = f"{section.clients_per_round} of {clients} clients cannot be sampled"
+        problem = f"cannot sample {section.clients_per_round} of {clients} clients"
         yield Fault("federation.clients_per_round", problem, f"Use {clients} or less.")
     if kind == "by" and section.column is None:
         problem = "missing: partition by groups rows by a field"
         yield Fault("federation.column", problem, "Set it, e.g. column: author.")
     if kind != "by" and section.column is not None:
         problem = f"{section.column!r} has no effect with partition: {kind}"
-        yield Fault("federation.column", problem, "Leave it out, or use partition: by.")
+        yield Fault("federation.column", problem, "Remove it, or use partition: by.")
     if kind != "dirichlet" and section.dirichlet_alpha != _get_default("dirichlet_alpha"):
         problem = f"{section.dirichlet_alpha:g} has no effect with partition: {kind}"
-        remedy = "Leave it out, or use partition: dirichlet."
+        remedy = "Remove it, or use partition: dirichlet."
         yield Fault("federation.dirichlet_alpha", problem, remedy)
 
 

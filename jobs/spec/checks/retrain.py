@@ -23,7 +23,7 @@ def check_retraining(spec: RunSpec, section: RetrainSection) -> Iterator[Fault]:
         return
     if spec.method.init != "zero":
         problem = f"{spec.method.init} initialises the factors, and so does retrain.start"
-        yield Fault("method.init", problem, "Leave it out, or use retrain.start: scratch.")
+        yield Fault("method.init", problem, "Remove it, or use retrain.start: scratch.")
     if spec.method.factor_density < 1:
-        problem = "a training cannot resume from sparse or pruned factors"
+        problem = "training cannot continue from sparse or pruned factors"
         yield Fault("method.factor_density", problem, "Use 1, or retrain.start: scratch.")

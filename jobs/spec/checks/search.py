@@ -63,10 +63,10 @@ def check_domains(section: SearchSection) -> Iterator[Fault]:
         yield from _check_range(path, domain)
         yield from _check_listed(path, domain)
         if section.algorithm == "grid" and domain.finite is None:
-            problem = f"{domain.kind} is not finite, and grid tries every value"
+            problem = f"{domain.kind} is not finite, but grid tries every value"
             yield Fault(path, problem, "List the values, or use another algorithm.")
         if section.algorithm == "tpe" and domain.grid is not None:
-            yield Fault(path, "tpe does not cross grids", "Use choice.")
+            yield Fault(path, "tpe cannot search a grid", "Use choice.")
     yield from _check_grid(section)
     if section.also_minimise and section.algorithm != "tpe":
         problem = f"{section.algorithm} optimises one objective"
@@ -121,11 +121,11 @@ def _check_space(search: SearchSpec, make_trial: MakeTrial) -> Iterator[Fault]:
             suggestion = suggest_key(key)
             yield Fault(path, suggestion.problem, suggestion.remedy)
         elif key != WORKERS_KEY and any(name.startswith(f"{key}.") for name in known):
-            yield Fault(path, "a section, not a key", f"Use a key of it, such as {key}.… .")
+            yield Fault(path, "a section, not a key", f"Use one of its keys, such as {key}.… .")
         elif key.startswith(f"{WORKERS_KEY}.") or not _is_fixed(key, domain):
             yield Fault(path, *ELASTIC_FAULT)
         elif key in FIXED_KEYS:
-            yield Fault(path, "the same for all trials", "Search over another key.")
+            yield Fault(path, "this key must be the same in all trials", "Search over another key.")
         elif sum(getattr(domain, name) is not None for name in Domain.model_fields) == 1:
             yield from _check_values(make_trial, key, path, domain)
 
@@ -161,29 +161,33 @@ def _check_evaluation(search: SearchSpec) -> Iterator[Fault]:
         problem = "no rows are held out, so trials cannot be compared"
         yield Fault("data.eval", problem, "Set data.eval, or data.eval_fraction: 0.05.")
     if section.scheduler != "none" and search.train.eval_every is None:
-        problem = f"{section.scheduler} compares running trials, which are evaluated at the end"
+        problem = (
+            f"{section.scheduler} compares running trials, but they are only evaluated at the end"
+        )
         yield Fault("train.eval_every", problem, "Set it, or use search.scheduler: none.")
     if section.direction != METRICS[section.metric][1]:
-        problem = f"{section.direction} of {section.metric} is its worst value"
-        yield Fault("search.mode", problem, "Leave it out.")
+        problem = f"{section.direction} would select the worst {section.metric}"
+        yield Fault("search.mode", problem, "Remove it.")
 
 
 def _check_scheduler(search: SearchSpec) -> Iterator[Fault]:
     section = search.section
     if section.scheduler == "hyperband" and search.train.steps is None:
-        problem = "hyperband divides train.steps among trials, and epochs have no fixed steps"
+        problem = "hyperband divides train.steps among trials, but only epochs are set"
         yield Fault("train.steps", problem, "Set it, or use asha.")
     if section.scheduler != "pbt":
         return
     if section.max_concurrent is not None:
-        problem = "pbt runs all of its trials, as many at once as the cluster has room for"
-        yield Fault("search.max_concurrent", problem, "Leave it out.")
+        problem = "pbt runs as many of its trials at once as the cluster has room for"
+        yield Fault("search.max_concurrent", problem, "Remove it.")
     if section.algorithm == "tpe":
-        problem = "tpe learns from finished trials, and pbt starts all at once"
-        yield Fault("search.algorithm", problem, "Use random, or asha.")
+        problem = "tpe learns from finished trials, but pbt starts all trials at once"
+        yield Fault("search.algorithm", problem, "Use algorithm: random, or scheduler: asha.")
     for key in section.space:
         if key not in LIVE_KEYS:
-            problem = "pbt continues a trained state with other values, and this key shapes it"
+            problem = (
+                "pbt changes values during training, but this key is fixed once training starts"
+            )
             remedy = f"Search over {', '.join(LIVE_KEYS)}, or use asha."
             yield Fault(f"search.space.{key}", problem, remedy)
 
@@ -191,8 +195,10 @@ def _check_scheduler(search: SearchSpec) -> Iterator[Fault]:
 def _check_federation(search: SearchSpec) -> Iterator[Fault]:
     """Check that a trial has one worker, which plays all clients, and a scheduler that fits."""
     if search.workers != 1 or WORKERS_KEY in search.section.space:
-        problem = "a trial of a federation has one site, which plays all clients"
+        problem = "a trial of a federation has one site, which trains all clients"
         yield Fault(WORKERS_KEY, problem, "Use 1: a search fills the cluster with trials.")
     if search.section.scheduler in ("pbt", "hyperband"):
-        problem = f"{search.section.scheduler} counts optimizer steps, and a federation rounds"
+        problem = (
+            f"{search.section.scheduler} counts optimizer steps, but a federation counts rounds"
+        )
         yield Fault("search.scheduler", problem, "Use asha, or none.")

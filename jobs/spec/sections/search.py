@@ -57,7 +57,7 @@ class Domain(StrictModel):
 
 
 class SearchBudget(StrictModel):
-    """Limits that end a search before its samples do; running trials are stopped."""
+    """Limits that end a search before all samples are done; running trials are stopped."""
 
     trials: Count | None = None
     tokens: Tokens | None = None
@@ -74,7 +74,7 @@ class SearchConstraints(StrictModel):
     trainable_share: PositiveShare | None = None
     """Share of the model's parameters, in the stage that trains most."""
     node_bytes_per_step: Positive | None = None
-    """Bytes that leave a node per step, in the stage that sends most."""
+    """Bytes that leave a machine per step, in the stage that sends most."""
     adapter_mb: Positive | None = None
     """Size of the adapter's file in MB (10^6 bytes)."""
     memory_gb: Positive | None = None
@@ -85,7 +85,7 @@ class SearchSection(StrictModel):
     """A hyperparameter search over any keys of the spec."""
 
     space: Annotated[Mapping[str, Domain], Field(min_length=1)]
-    """Domains by key, as `method.rank: {choice: [4, 8]}`."""
+    """Domains by key, such as `method.rank: {choice: [4, 8]}`."""
     metric: Metric = "eval_loss"
     mode: Literal["min", "max"] | None = None
     """The better direction; by default that of the metric."""

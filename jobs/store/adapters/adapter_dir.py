@@ -34,7 +34,7 @@ def check_tensors(name: str, spans: dict[str, TensorSpan]) -> list[Fault]:
     """Return a fault for a file without tensors, or for each tensor without elements."""
     remedy = "The weights were not gathered when they were saved: publish the run again."
     if not spans:
-        return [Fault(name, "the file holds no tensors", remedy)]
+        return [Fault(name, "the file contains no tensors", remedy)]
     return [
         Fault(name, f"{tensor[:100]!a} is empty, of shape {list(span.shape)}", remedy)
         for tensor, span in spans.items()
@@ -56,7 +56,7 @@ def _check_file(path: Path) -> list[Fault]:
         spans = read_header(path)
         return check_tensors(path.name, spans) or _check_values(path, spans)
     except BadTensors as error:
-        remedy = "Save it again: the file is cut short, or is not a safetensors file."
+        remedy = "Save it again: the file is truncated, or is not a safetensors file."
         return [Fault(path.name, str(error), remedy)]
 
 
@@ -64,6 +64,6 @@ def _check_values(path: Path, spans: dict[str, TensorSpan]) -> list[Fault]:
     name = find_non_finite(path, spans)
     if name is None:
         return []
-    problem = f"{name[:100]!a} holds NaN or infinity"
+    problem = f"{name[:100]!a} contains NaN or infinity"
     remedy = "The training diverged: lower the learning rate, or resume from a checkpoint."
     return [Fault(path.name, problem, remedy)]

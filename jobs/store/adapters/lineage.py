@@ -42,9 +42,9 @@ def _resolve_parent(store: ObjectStore, parent: str, visited: set[str]) -> Ances
     try:
         # Without a version the name would resolve to another adapter after each promotion.
         if split_name(parent)[1] is None:
-            return Ancestor(parent, None, "no version given")
+            return Ancestor(parent, None, "the parent has no version")
         return Ancestor(parent, resolve_adapter(store, parent))
     except InputError:
-        return Ancestor(parent, None, "not the name of an adapter")
+        return Ancestor(parent, None, "the parent is not the name of an adapter")
     except (NotInStore, BadManifest):
         return Ancestor(parent, None, "not in the store")

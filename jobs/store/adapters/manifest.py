@@ -28,7 +28,7 @@ def check_file_name(name: str) -> str:
     """Return the name, or raise ValueError: a pull uses it as a path."""
     # A leading dot belongs to the store (.claim) or to a tool; a manifest cannot list itself.
     if not re.fullmatch(NAME_PATTERN, name) or name in (MANIFEST, SIGNATURE):
-        raise ValueError("not a valid name of a file of an adapter")
+        raise ValueError("not a valid file name in an adapter")
     return name
 
 

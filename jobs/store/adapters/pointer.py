@@ -71,7 +71,7 @@ class PointerConflict(StoreError):
     def __str__(self) -> str:
         current = "nothing" if self.current is None else f"v{self.current}"
         return (
-            f"{self.name}: current moved to {current} meanwhile, so v{self.version} is not "
+            f"{self.name}: current has moved to {current} meanwhile, so v{self.version} was not "
             f"promoted. Compare the two; `slora adapters promote {self.name}@v{self.version}` "
             "promotes it anyway."
         )
@@ -216,7 +216,8 @@ def _swap(
         except (AlreadyExists, WriteConflict):
             time.sleep(random.uniform(0, min(1.0, 0.02 * 2**turn)))
     raise StoreError(
-        f"{get_pointer_key(name)}: {MAX_ROUNDS} writes met concurrent moves. Try again."
+        f"{get_pointer_key(name)}: {MAX_ROUNDS} writes failed because of concurrent promotions. "
+        "Try again."
     )
 
 

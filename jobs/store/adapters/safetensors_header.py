@@ -114,7 +114,7 @@ def _parse_span(name: str, entry: object) -> TensorSpan:
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if end < begin or bits != (end - begin) * 8:
         needed = -(-bits // 8)
-        raise BadTensors(f"{label} has {end - begin} bytes, its type and shape need {needed}")
+        raise BadTensors(f"{label} has {end - begin} bytes, but its type and shape need {needed}")
     return TensorSpan(dtype, tuple(shape), begin, end)
 
 
@@ -135,4 +135,4 @@ def _check_cover(spans: dict[str, TensorSpan], size: int) -> None:
             raise BadTensors(f"{name[:100]!a} {problem}, at byte {span.begin}")
         position = span.end
     if position != size:
-        raise BadTensors(f"the header describes {position} bytes, the file holds {size}")
+        raise BadTensors(f"the header describes {position} bytes, but the file has {size}")

@@ -38,7 +38,9 @@ def load_signer(path: Path) -> Callable[[bytes], bytes]:
             "SLORA_SIGNING_KEY", path, "no readable private key", MAKE_PRIVATE_KEY
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise _make_key_error("SLORA_SIGNING_KEY", path, "no ed25519 key", MAKE_PRIVATE_KEY)
+        raise _make_key_error(
+            "SLORA_SIGNING_KEY", path, "a key that is not ed25519", MAKE_PRIVATE_KEY
+        )
     return lambda data: _format_signature(key, data)
 
 
@@ -53,7 +55,7 @@ def check_signature(store: ObjectStore, manifest: Manifest, path: Path) -> Fault
         document = load_strictly(store.read(signature_key, 0, MAX_SIGNATURE_BYTES))
         signature = base64.b64decode(document["signature"], validate=True)
     except (ValueError, TypeError, KeyError, binascii.Error):
-        return Fault(signature_key, "the signature is unreadable", "Do not trust this version.")
+        return Fault(signature_key, "the signature cannot be read", "Do not trust this version.")
     manifest_name = get_manifest_key(manifest.name, manifest.version)
     try:
         public_key.verify(signature, store.read(manifest_name, 0, MAX_MANIFEST_BYTES))
@@ -82,9 +84,9 @@ def _load_public_key(path: Path) -> Ed25519PublicKey:
     except (OSError, ValueError, TypeError) as error:
         raise _make_key_error("--key", path, "no readable public key", command) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise _make_key_error("--key", path, "no ed25519 key", command)
+        raise _make_key_error("--key", path, "a key that is not ed25519", command)
     return key
 
 
 def _make_key_error(setting: str, path: Path, problem: str, command: str) -> InputError:
-    return InputError([Fault(setting, f"{path} holds {problem}", f"Create one: {command}.")])
+    return InputError([Fault(setting, f"{path} contains {problem}", f"Create one: {command}.")])

@@ -57,7 +57,7 @@ def _check_file(
     try:
         return _check_bytes(store, key, file, on_bytes)
     except NotInStore:
-        return [Fault(key, "the file is absent", _REPUBLISH)]
+        return [Fault(key, "the file is missing", _REPUBLISH)]
     except InputError as error:  # a link that leads out of the store
         return list(error.faults)
 
@@ -67,12 +67,12 @@ def _check_bytes(
 ) -> list[Fault]:
     info = store.head(key)
     if info is not None and info.size != file.size:
-        problem = f"the file has {info.size} bytes, the manifest says {file.size}"
+        problem = f"the file has {info.size} bytes, but the manifest says {file.size}"
         return [Fault(key, problem, _REPUBLISH)]
     with store.open(key) as stream:
         digest = compute_sha256(stream, on_bytes)
     if digest != file.sha256:
-        problem = f"the digest is {digest[:12]}, the manifest says {file.sha256[:12]}"
+        problem = f"the digest is {digest[:12]}, but the manifest says {file.sha256[:12]}"
         return [Fault(key, problem, _REPUBLISH)]
     return _check_tensors(store, key, file.size) if file.name.endswith(TENSORS_SUFFIX) else []
 
@@ -87,7 +87,7 @@ def _check_tensors(store: ObjectStore, key: str, size: int) -> list[Fault]:
 
 def _find_unknown_files(store: ObjectStore, manifest: Manifest) -> list[Fault]:
     known = {MANIFEST, SIGNATURE, CLAIM, TOMBSTONE, *(file.name for file in manifest.files)}
-    remedy = "It was added after the commit: delete it."
+    remedy = "Delete the file: it was added after the commit."
     return [
         Fault(key, "the manifest does not list this file", remedy)
         for key in store.list(manifest.prefix)
@@ -111,9 +111,9 @@ def _check_base(manifest: Manifest, folder: Path) -> list[Fault]:
         digest = digest_model(folder)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         problem = f"{manifest.base.path!a} cannot be read: {error}"
-        return [Fault("base", problem, "Check the folder.")]
+        return [Fault("base", problem, "Check the path and the permissions of the folder.")]
     if digest == manifest.base.digest:
         return []
     expected = manifest.base.digest[:12]
-    problem = f"{folder} has the digest {digest[:12]}, the adapter was trained on {expected}"
+    problem = f"{folder} has the digest {digest[:12]}, but the adapter was trained on {expected}"
     return [Fault("base", problem, "Use the base model that the adapter was trained on.")]

@@ -53,7 +53,9 @@ class Heartbeat:
             is_final = self._stop.is_set()
             try:
                 if has_later_attempt(self._runs, self._attempt):
-                    log.warning("run %s: a later attempt writes its heartbeat", self._runs.run_id)
+                    log.warning(
+                        "run %s: a later attempt now writes the heartbeat", self._runs.run_id
+                    )
                     return
                 self._write_beat(is_final=is_final)
             except (AlreadyExists, WriteConflict):
@@ -61,7 +63,9 @@ class Heartbeat:
                 if not is_final:
                     continue
             except JobsError as error:
-                log.warning("run %s: its heartbeat was not written: %s", self._runs.run_id, error)
+                log.warning(
+                    "run %s: the heartbeat could not be written: %s", self._runs.run_id, error
+                )
             if is_final:
                 return
             self._stop.wait(self._interval_s)

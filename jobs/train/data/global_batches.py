@@ -189,8 +189,8 @@ class Feed:
 
     def make_no_target_fault(self) -> Fault:
         """Return the fault that no row has a target."""
-        problem = f"no row of {self.source.split} has a target within {self.max_length} tokens"
-        return Fault("data.max_length", problem, "Raise it, or shorten the prompts.")
+        problem = f"no {self.source.split} row has a target within {self.max_length} tokens"
+        return Fault("data.max_length", problem, "Increase it, or shorten the prompts.")
 
 
 @dataclass

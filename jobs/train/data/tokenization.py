@@ -191,10 +191,10 @@ class Encoder:
 
 
 def _make_first_turn_fault(where: str) -> Fault:
-    problem = "messages[0] is a turn of the assistant, but a template begins with another role"
-    return Fault(where, problem, "Begin with a turn of the user or the system.")
+    problem = "messages[0] is an assistant turn, but chat templates begin with another role"
+    return Fault(where, problem, "Begin with a user or system turn.")
 
 
 def _make_rewrite_fault(where: str, index: int) -> Fault:
     problem = f"the model's chat template rewrites the turns before messages[{index}]"
-    return Fault(where, problem, "Split the row after each answer of the assistant.")
+    return Fault(where, problem, "Split the row after each assistant turn.")

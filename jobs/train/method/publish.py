@@ -59,8 +59,8 @@ def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> 
         raise
     except StoreError as error:
         path = add_to_outbox(read_store_settings().outbox, store.url(""), folder, draft)
-        hint = f"The adapter waits on {os.uname().nodename} in {path}"
-        translated = StoreError(f"{error} {hint}: `slora adapters send-pending` there sends it.")
+        hint = f"The adapter was saved on {os.uname().nodename} in {path}"
+        translated = StoreError(f"{error} {hint}: run `slora adapters send-pending` there.")
         translated.exit_code = error.exit_code
         raise translated from error
 
@@ -100,7 +100,7 @@ def _make_draft(
         data=DataRecord(
             train_sha256=str(train.sha256),
             eval_sha256=request.eval_data.sha256 if request.eval_data else None,
-            row_order=f"shuffled by seed {spec.train.seed}, each epoch anew",
+            row_order=f"shuffled by seed {spec.train.seed}, again in each epoch",
             rows=train.rows,
         ),
         mask=MaskRecord(

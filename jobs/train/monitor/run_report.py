@@ -108,7 +108,7 @@ def _render_clients(clients: Sequence[Mapping[str, Any]]) -> Table:
         clients, key=lambda client: (client["down"] + client["up"], client["rounds"]), reverse=True
     )
     visible = ranked[:MAX_TABLE_CLIENTS]
-    note = "" if len(visible) == len(clients) else f", {len(visible)} of them; --json has all"
+    note = "" if len(visible) == len(clients) else f", {len(visible)} are shown; --json lists all"
     title = f"{len(clients)} clients, the busiest first{note}"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("client", overflow="ellipsis", no_wrap=True, max_width=24)
@@ -126,7 +126,9 @@ def _render_clients(clients: Sequence[Mapping[str, Any]]) -> Table:
 def _render_decision(outcome: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Render the gate's table, and the decision."""
     if (gate := outcome.get("gate")) is not None:
-        title = f"gate by {gate['metric']}, {gate['adapter']} beside {gate['baseline'] or 'none'}"
+        title = (
+            f"gate on {gate['metric']}: {gate['adapter']}, baseline {gate['baseline'] or 'none'}"
+        )
         table = Table(title=title, title_justify="left", title_style="bold")
         for column in ("requirement", "rows", "value", "limit", "passed"):
             table.add_column(column, justify="right" if column in ("value", "limit") else "left")

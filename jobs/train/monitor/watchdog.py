@@ -75,9 +75,13 @@ class Watchdog:
                 since = now - report["since"]
                 where = f"{report['host']}, at {report['position']} for {since:.0f} s"
                 stragglers.append(
-                    f"rank {rank} ({where}) is behind rank {self._rank}, {self.position}"
+                    f"rank {rank} ({where}) is behind rank {self._rank}, "
+                    f"which is at {self.position}"
                 )
-        return "; ".join(stragglers) or "every rank reports that it waits too: the network is cut"
+        return (
+            "; ".join(stragglers)
+            or "every rank reports that it is waiting: the network is interrupted"
+        )
 
     def _collect_reports(self) -> dict[int, dict[str, Any]] | None:
         """Return the other workers' last reports, or None if the store does not answer in time."""

@@ -50,7 +50,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=128,
         pattern=r"^[!-~]+$",
-        description="Any text: a repetition within a week returns the same run.",
+        description="Any text. The same key within a week returns the same run.",
     ),
 ]
 
@@ -71,7 +71,7 @@ class RunPageKey(PageKey):
     status_code=201,
     response_model=RunResponse,
     responses={
-        200: {"model": RunResponse, "description": "The run that the key belongs to"},
+        200: {"model": RunResponse, "description": "The run of an earlier request with this key"},
         **describe_problems(404, 409),
     },
     openapi_extra=requires_scope("submitter"),

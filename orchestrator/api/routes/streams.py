@@ -85,7 +85,7 @@ async def stream_log(
         Query(alias="from", pattern=f"^(?:{_LOG_POSITION.pattern})$", description="ATTEMPT:BYTE."),
     ] = None,
     follow: Annotated[
-        bool, Query(description="false: return the log so far, as plain text.")
+        bool, Query(description="If false, return the log so far as plain text.")
     ] = True,
     last_id: LastId = None,
 ) -> Response:
@@ -249,7 +249,7 @@ def _parse_event_position(last_id: str | None) -> int:
     if last_id is None:
         return 0
     if not _EVENT_POSITION.fullmatch(last_id):
-        remedy = "Send the id of the last event, or leave it out."
+        remedy = "Send the id of the last event, or omit it."
         raise InputError([Fault("Last-Event-ID", "not the position of an event", remedy)])
     return int(last_id)
 
@@ -259,6 +259,6 @@ def _parse_log_position(text: str | None, run: Run) -> tuple[int, int]:
         return 1, 0
     match = _LOG_POSITION.fullmatch(text)
     if match is None or int(match[1]) > max(1, run.attempt):
-        remedy = "Send the id of the last event, or leave it out."
+        remedy = "Send the id of the last event, or omit it."
         raise InputError([Fault("from", "not a position in this run's log", remedy)])
     return int(match[1]), int(match[2])

@@ -25,9 +25,9 @@ app = typer.Typer()
 def evaluate(
     adapter: Adapter,
     data: Annotated[
-        str, typer.Option(help="Rows to evaluate, in the form of data.eval in a spec.")
+        str, typer.Option(help="Rows to evaluate on, in the form of data.eval in a spec.")
     ],
-    max_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 128,
+    max_length: Annotated[int, typer.Option(help="Maximum number of tokens of a sequence.")] = 128,
     store: Store = DEFAULT_STORE,
     base: Base = None,
     json: Json = False,
@@ -85,7 +85,7 @@ def export_command(
     energy: Annotated[
         float | None,
         typer.Option(
-            help="Instead of the rank: the smallest one that retains this share of the energy."
+            help="Use the smallest rank that retains this share of the energy, instead of --rank."
         ),
     ] = None,
     density: Annotated[float | None, typer.Option(help="Density of a sparse file.")] = None,

@@ -38,7 +38,7 @@ DatabaseOption = Annotated[
     ),
 ]  # fmt: skip
 ProjectOption = Annotated[
-    str, typer.Option(help="Project of runs without a request, and of their adapters.")
+    str, typer.Option(help="Project for runs that have no request file, and for their adapters.")
 ]
 
 

@@ -26,11 +26,11 @@ def plan(
     spec: SpecFile,
     set: Overrides = None,
     workers: Annotated[
-        int | None, typer.Option(help="Number of workers, instead of the spec's.")
+        int | None, typer.Option(help="Number of workers; overrides cluster.workers.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what a run would train, hold, send, take and cost, without starting it."""
+    """Show a run's parameters, memory, traffic, time and cost, without starting it."""
     overrides = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
     run_spec = load_spec(spec, overrides)
     if isinstance(run_spec, FederatedSpec):
@@ -55,7 +55,7 @@ def plan(
 
 @app.command()
 def train(spec: SpecFile, set: Overrides = None, json: Json = False) -> None:
-    """Run a spec of any kind here: on a local Ray, or on one started for it."""
+    """Run a spec of any kind from this machine, on a running Ray or a new one."""
     raise typer.Exit(_run(load_spec(spec, set or []), resume=None, json=json))
 
 
@@ -66,7 +66,7 @@ def search(
     resume: Annotated[str | None, typer.Option(help="Id of an interrupted search.")] = None,
     json: Json = False,
 ) -> None:
-    """Search for the best adapter here, or run a spec of another kind, on a local Ray."""
+    """Search for the best adapter, or run another kind of spec, on a running Ray or a new one."""
     run_spec = load_spec(spec, set or [])
     if resume is not None:
         require_kind(run_spec, SearchSpec)

@@ -28,7 +28,9 @@ def show_audit(run: str, lines: tuple[AuditLine, ...]) -> None:
     print_line("")
     violations = list_violations(lines)
     names = "; ".join(line.name for line in violations)
-    print_line(f"Not as planned: {names}." if violations else "Everything is within its tolerance.")
+    print_line(
+        f"Not as planned: {names}." if violations else "All values are within their tolerances."
+    )
 
 
 def dump_audit(run: str, lines: tuple[AuditLine, ...]) -> dict[str, Any]:

@@ -87,9 +87,7 @@ def _describe_workers(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
 def _describe_sites(checked: ValidatedRun, federation: FederationPlan) -> Iterator[tuple[str, str]]:
     plan, sites = checked.plan, federation.sites
     client_count = (
-        "as many as the column has values"
-        if federation.clients is None
-        else f"{federation.clients}"
+        "one per value of the column" if federation.clients is None else f"{federation.clients}"
     )
     participation = f"{federation.clients_per_round} per round, in turn on {sites} site"
     yield "clients", f"{client_count}, {participation}{'s' if sites > 1 else ''}"
@@ -137,7 +135,7 @@ def _show_rounds(federation: FederationPlan) -> None:
         )
     )
     right = ("rounds", "down", "up", *(f"{speed} Mbit/s" for speed in LINK_SPEEDS))
-    print_line("Traffic of a round, and its duration by the speed of a client's link:")
+    print_line("Traffic and duration of a round, by the speed of a client's link:")
     show_table(rows, headers=("stage", *right), right=right)
 
 
@@ -157,12 +155,12 @@ def _show_sharding_options(estimate: RunEstimate) -> None:
     right = ("peak memory", *(f"{stage} step" for stage in stages), "full run")
     headers = ("sharding", right[0], "fits", *right[1:])
     limit = _format_limit(estimate)
-    print_line(f"Memory of a worker{limit}, and traffic out of a machine (* is selected):")
+    print_line(f"Memory per worker{limit}, traffic out of a machine (* is selected):")
     show_table(rows, headers=headers, right=right)
 
 
 def _format_limit(estimate: RunEstimate) -> str:
-    return f", of {format_size(estimate.memory)}" if estimate.memory is not None else ""
+    return f" (limit {format_size(estimate.memory)})" if estimate.memory is not None else ""
 
 
 def _show_memory(estimate: RunEstimate) -> None:

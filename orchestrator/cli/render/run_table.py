@@ -25,14 +25,17 @@ REASONS = {
         "See `slora logs {run}`; `slora adapters send-pending` on its machine sends the adapter.",
     ),
     "attempts": (
-        "it was lost more often than allowed",
+        "its job was lost more often than allowed",
         "See `slora clusters`, then resubmit to start from scratch.",
     ),
     "quota": ("it exceeds the limits of its project", "See `slora projects list`."),
     "user": ("a user stopped it", "Resubmit to run it again."),
-    "replaced": ("a newer run of its schedule replaced it", "Nothing: the newer run continues."),
-    "job_absent": ("its cluster does not know the job", "Nothing: the service retries."),
-    "preempted": ("its machine was preempted", "Nothing: the service retries."),
+    "replaced": (
+        "a newer run of its schedule replaced it",
+        "Nothing to do: the newer run continues.",
+    ),
+    "job_absent": ("its cluster does not know the job", "Nothing to do: the service retries."),
+    "preempted": ("its machine was preempted", "Nothing to do: the service retries."),
 }
 """Why a run ended, and what to do next, by reason."""
 
@@ -80,7 +83,7 @@ def suggest_next_step(run: RunResponse) -> str:
     if run.status == "done":
         return f"slora report {run.id} --store {run.store}"
     if run.stop is not None:
-        return "A stop was requested: check again soon."
+        return "A stop was requested. Check the status again in a moment."
     if run.status == "planned":
         return f"It is queued. slora stop {run.id} cancels it."
     return f"slora logs -f {run.id}"

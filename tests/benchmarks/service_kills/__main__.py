@@ -33,7 +33,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import FINAL
 from orchestrator.registry.migrate import upgrade
 from tests.benchmarks.service_kills.firings import FiringTally, kill_during_firings
-from tests.benchmarks.service_kills.tally import KillTally
+from tests.benchmarks.service_kills.tally import KillTally, count_outcomes
 from tests.benchmarks.service_kills.world import SERVICES, Services, World
 from tests.orchestrator.conftest import Postgres
 from tests.orchestrator.control.builders import make_spec
@@ -117,7 +117,7 @@ def _run_share(
         victim = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
         kills[victim] += 1
         _kill(victim, world, services, chance)
-    tally = count(database, services.store, accepted, world.marks, dead)
+    tally = count_outcomes(database, services.store, accepted, world.marks, dead)
     database.close()
     return tally, kills
 

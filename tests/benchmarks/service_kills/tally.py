@@ -43,7 +43,7 @@ class KillTally:
         return not any((*wrong, self.services_ended))
 
 
-def count(
+def count_outcomes(
     database: Database, store: str, accepted: Sequence[str], marks: Path, ended: int
 ) -> KillTally:
     """Count everything after the kills."""

@@ -137,7 +137,7 @@ GZIPPED = gzip.compress(JSONL * 5000)
         pytest.param(
             "d.csv", CSV + b"a,b\n", r":4: 2 cells, but the header has 1", id="too many cells"
         ),
-        pytest.param("d.csv", CSV + b'"a\n', r":4: invalid CSV", id="an open quote"),
+        pytest.param("d.csv", CSV + b'"a\n', r":4: invalid CSV", id="an unclosed quote"),
         pytest.param(
             "d.csv", b"a,a\n1,2\n", r":1: the header has empty or repeated", id="double names"
         ),

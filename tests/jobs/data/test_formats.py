@@ -55,8 +55,8 @@ def test_each_format_is_read_into_its_own_class() -> None:
 
 BAD_MESSAGES = {
     "not a list": ("hi", "messages is 'hi'"),
-    "no message": ([], "messages has no message"),
-    "no answer": ([USER], "messages has user.*assistant"),
+    "no message": ([], "roles: none"),
+    "no answer": ([USER], "roles: user"),
     "a bare string": ([USER, "ho"], r"messages\[1\] is 'ho'"),
     "other names": ([{"from": "human"}], r"\[0\] is missing 'role' and 'content'; it has 'from'"),
     "unknown role": (
@@ -77,7 +77,7 @@ BAD_TEXTS = {
     "null": (None, "text is None. It should be a string"),
     "a number": (3, "text is 3"),
     "blank": (" \n", "text is empty"),
-    "a surrogate": ("a\ud800", r"half a character \(U\+D800\)"),
+    "a surrogate": ("a\ud800", r"an unpaired surrogate \(U\+D800\)"),
 }
 BAD_ROWS = {
     "unknown fields": (

@@ -183,7 +183,7 @@ def test_data_of_which_every_target_is_cut_off_ends_in_an_error_and_not_in_a_loo
 ) -> None:
     rows: list[dict[str, object]] = [{"prompt": "w1 " * 20, "completion": "w2"}]
     source = RowSource((write_jsonl(tmp_path / "d.jsonl", rows),), "prompt-completion")
-    with pytest.raises(InputError, match="no row of train has a target within 16 tokens"):
+    with pytest.raises(InputError, match="no train row has a target within 16 tokens"):
         next(feed(source, words).iter_steps())
 
 

@@ -59,7 +59,7 @@ def test_all_faults_of_all_files_are_reported_together(tmp_path: Path) -> None:
 
 def test_more_than_twenty_faults_are_counted_and_not_listed(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": 3}] * 1234)
-    with pytest.raises(InputError, match="and 1,214 more errors") as error:
+    with pytest.raises(InputError, match="1,214 more errors") as error:
         scan_dataset(str(path), "text", "causal-lm", "data.train")
     assert len(error.value.faults) == 21
 
@@ -131,7 +131,7 @@ def test_the_held_out_share_is_close_to_the_fraction_and_depends_on_the_seed() -
 
 @pytest.mark.parametrize(
     ("fraction", "effect"),
-    [(1e-9, "hold out no row"), (1 - 1e-9, "leave no row")],
+    [(1e-9, "hold out no rows"), (1 - 1e-9, "leave no rows")],
     ids=["none", "all"],
 )
 def test_a_split_with_an_empty_side_is_a_fault(fraction: float, effect: str) -> None:

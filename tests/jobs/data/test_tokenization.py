@@ -87,7 +87,10 @@ def test_what_follows_the_last_answer_is_not_computed(chatml: Any) -> None:
             TWO_TURNS.messages, "rejects the messages.*roles must alternate", id="raises",
         ),
         pytest.param(
-            "same", (ChatMessage("assistant", "hi"),), r"messages\[0\] is a turn", id="bot first"
+            "same",
+            (ChatMessage("assistant", "hi"),),
+            r"messages\[0\] is an assistant turn",
+            id="bot first",
         ),
     ],
 )  # fmt: skip

@@ -267,7 +267,7 @@ def test_faults_of_the_plan_are_reported_together():
 @pytest.mark.parametrize("sharding", ["replicate", "cluster"])
 def test_a_requested_sharding_is_used(sharding: str):
     plan = make_test_plan(cluster={"sharding": sharding})
-    assert (plan.sharding, plan.sharding_reason) == (sharding, "as the spec says")
+    assert (plan.sharding, plan.sharding_reason) == (sharding, "set in the spec")
 
 
 def make_facts(**changes: Any) -> CheckedFacts:

@@ -122,7 +122,7 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "a conversation without an answer": (
         lambda at: append_line(
             at / "train.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n'),
-        "train.jsonl:9", "nothing to learn"),
+        "train.jsonl:9", "no message is from the assistant"),
     "a message of two parts": (
         lambda at: append_line(
             at / "train.jsonl", '{"messages": [{"role": "assistant", "content": ["a"]}]}\n'),
@@ -148,14 +148,14 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "a single label": (write_single_label, "data.train", "have the label 'a'"),
     "rows of two formats": (write_text_eval, "data.eval", "text rows, while data.train has chat"),
     "a split that holds out none": (
-        lambda at: {"data": {"eval_fraction": 1e-9}}, "data.eval_fraction", "hold out no row"),
+        lambda at: {"data": {"eval_fraction": 1e-9}}, "data.eval_fraction", "hold out no rows"),
     "no chat template": (
         lambda at: (at / "model/chat_template.jinja").unlink(), "data.format", "no chat template"),
     "a store under a file": (store_under_a_file, "store", "cannot be written"),
     "a store in /proc": (lambda at: {"store": "file:///proc/x"}, "store", "cannot be written"),
     "a store of an unknown kind": (
         lambda at: {"store": "gs://bucket"}, "store", "gs:// is not supported"),
-    "a store without a folder": (lambda at: {"store": "file://"}, "store", "names no folder"),
+    "a store without a folder": (lambda at: {"store": "file://"}, "store", "has no path"),
     "a store without its slashes": (lambda at: {"store": "file:x"}, "store", "lacks the slashes"),
     "a store in no bucket": (lambda at: {"store": "s3://B_/p"}, "store", "not a valid bucket name"),
     "a name with /": (lambda at: {"name": "a/b"}, "name", "not a valid name"),

@@ -107,7 +107,7 @@ def test_a_promotion_by_hand_in_the_meantime_stands(better):
     promote(better.store, "tiny", 3)
     decision = better.run()
     assert (decision["event"], better.current) == ("not_promoted", 3)
-    assert "current moved to v3 meanwhile" in decision["why"]
+    assert "current has moved to v3 meanwhile" in decision["why"]
 
 
 def test_an_attempt_does_not_promote_once_a_later_one_has_started(better):

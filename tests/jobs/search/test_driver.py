@@ -17,7 +17,7 @@ def test_the_most_frequent_reason_is_reported_with_its_count():
     rows = [row(0, None, status="failed", reason=why) for why in ("rare.", "often.", "often.")]
     error = make_no_result_error(rows)
     assert isinstance(error, TrainingFailed) and error.exit_code == 1
-    assert "often" in str(error) and "the reason for 2 of them" in str(error)
+    assert "often" in str(error) and "2 of them ended for this reason" in str(error)
 
 
 def test_if_all_trials_were_rejected_the_input_is_invalid_by_its_key():

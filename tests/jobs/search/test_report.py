@@ -104,9 +104,9 @@ def test_a_value_that_is_not_finite_is_omitted():
 
 
 def test_few_trials_make_importance_a_hint():
-    assert "With 8 trials this is a hint" in render(search(12))
-    assert "this is a hint" not in render(search(120))
-    assert "Unknown: this needs 4 trials" in render(search(3))
+    assert "With 8 trials, this is only a rough estimate" in render(search(12))
+    assert "a rough estimate" not in render(search(120))
+    assert "Unknown: at least 4 trials" in render(search(3))
 
 
 @pytest.mark.parametrize(

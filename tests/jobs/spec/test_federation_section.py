@@ -41,7 +41,7 @@ BAD: dict[str, Bad] = {
         {}, {"method": {"kind": "lora", "init": "pissa"}}, "method.init", "pissa starts from"),
     "gates": (
         {}, {"method": {"factor_pruning": "gates", "factor_density": 0.5}},
-        "method.factor_pruning", "gates prune"),
+        "method.factor_pruning", "gates need"),
     "the product of no factors": (
         {"average": "product"}, {"method": {"kind": "sparse"}},
         "federation.average", "no factors"),
@@ -49,7 +49,7 @@ BAD: dict[str, Bad] = {
         {"average": "product", "freeze_a": True}, {}, "federation.average", "already"),
     "the product of sparse factors": (
         {"average": "product"}, {"method": {"factor_density": 0.5}},
-        "federation.average", "masks of their own"),
+        "federation.average", "do not keep their masks"),
     "a fixed A of no factors": (
         {"freeze_a": True}, {"method": {"kind": "full"}}, "federation.freeze_a", "no factors"),
     "sparse rounds of one stage": ({"sparse_rounds": 2}, LORA, "federation.sparse_rounds", "one"),
@@ -96,7 +96,7 @@ def test_an_unknown_key_names_the_nearest_known_key():
 
 @pytest.mark.parametrize("value", [3, "iid", [1]])
 def test_a_value_instead_of_the_section_is_refused(value):
-    with pytest.raises(InputError, match=r"federation: .* keys of its own"):
+    with pytest.raises(InputError, match=r"federation: .* a section with keys"):
         validate_spec({**raw_federated(HERE), "federation": value})
 
 

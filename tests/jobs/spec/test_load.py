@@ -109,7 +109,7 @@ TYPES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "one target": ({"method": {"targets": "q_proj"}}, "method.targets", "'q_proj'", "list"),
     "no target": ({"method": {"targets": []}}, "method.targets", "[]", "at least 1"),
     "target no text": ({"method": {"targets": ["q", 1]}}, "method.targets[1]", "1", "string"),
-    "section of one value": ({"method": 3}, "method", "3", "keys of its own"),
+    "section of one value": ({"method": 3}, "method", "3", "a section with keys"),
     "short sequences": ({"data": {"max_length": 4}}, "data.max_length", "4", "equal to 8"),
     "negative seed": ({"train": {"seed": -1}}, "train.seed", "-1", "equal to 0"),
 }  # fmt: skip
@@ -238,7 +238,7 @@ def test_aliases_that_multiply_do_not_fill_the_memory(tmp_path: Path):
 def test_keys_that_are_not_strings_are_reported_in_plain_words(tmp_path: Path):
     faults = load_faults(write_text(tmp_path, LEAST + "train: {steps: 8}\n2: 2\ntrue: 3\nnull: 4"))
     assert len(faults) == 3
-    assert {fault.remedy for fault in faults} == {"It should be a string, as every key."}
+    assert {fault.remedy for fault in faults} == {"It should be a string, like every key."}
 
 
 SET: dict[str, tuple[str, str, Any]] = {

@@ -30,7 +30,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "nothing held out": ({}, {"data": {"eval": None}}, "data.eval", "no rows are held out"),
     "two starts": ({}, {"method": {"init": "pissa"}}, "method.init", "pissa initialises"),
     "sparse factors": (
-        {}, {"method": {"factor_density": 0.5}}, "method.factor_density", "cannot resume from"),
+        {}, {"method": {"factor_density": 0.5}}, "method.factor_density", "cannot continue from"),
     "a fault of the spec": ({}, {"method": {"rank": 0}}, "method.rank", "0 is not allowed"),
 }  # fmt: skip
 

@@ -18,8 +18,8 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "an unknown key": (
         {"space": {"method.rnak": {"choice": [1]}}}, "search.space.method.rnak", "unknown key"),
     "a section": ({"space": {"method": {"choice": [1]}}}, "search.space.method", "a section"),
-    "the name": ({"space": {"name": {"choice": ["a"]}}}, "search.space.name", "same for all"),
-    "an empty space": ({"space": {}}, "search.space", "empty"),
+    "the name": ({"space": {"name": {"choice": ["a"]}}}, "search.space.name", "same in all"),
+    "an empty space": ({"space": {}}, "search.space", "lists no keys"),
     "no space": ({"space": None}, "search.space", "It should be"),
     "an empty choice": (
         {"space": {"method.rank": {"choice": []}}}, "search.space.method.rank.choice", "empty"),
@@ -43,11 +43,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         {"metric": "eval_accuracy"}, "search.metric", "does not report eval_accuracy"),
     "an unknown metric": ({"metric": "bleu"}, "search.metric", "should be"),
     "an unknown scheduler": ({"scheduler": "asah"}, "search.scheduler", "should be"),
-    "pbt over rank": ({"scheduler": "pbt"}, "search.space.method.rank", "pbt continues a trained"),
+    "pbt over rank": ({"scheduler": "pbt"}, "search.space.method.rank", "pbt changes values"),
     "a grid without an end": ({"algorithm": "grid"}, f"search.space.{RATE}", "is not finite"),
     "a crossing for tpe": (
         {"algorithm": "tpe", "space": {"method.rank": {"grid": [2, 4]}}},
-        "search.space.method.rank", "does not cross"),
+        "search.space.method.rank", "cannot search a grid"),
     "two objectives for random": (
         {"also_minimise": ["adapter_bytes"]}, "search.also_minimise", "one objective"),
     "a cost without a price": ({"budget": {"cost": 3}}, "search.budget.cost", "price of a machine"),
@@ -72,12 +72,12 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         {"space": {"cluster.workers.min": {"choice": [1, 2]}}},
         "search.space.cluster.workers.min", "a fixed number"),
     "what the trials are judged by": (
-        {"space": {"data.eval": {"choice": ["a", "b"]}}}, "search.space.data.eval", "the same for"),
-    "the worst of a metric": ({"mode": "max"}, "search.mode", "max of eval_loss is its worst"),
+        {"space": {"data.eval": {"choice": ["a", "b"]}}}, "search.space.data.eval", "the same in"),
+    "the worst of a metric": ({"mode": "max"}, "search.mode", "would select the worst"),
     "pbt of a few at once": (
-        {"scheduler": "pbt", "max_concurrent": 2}, "search.max_concurrent", "all of its trials"),
+        {"scheduler": "pbt", "max_concurrent": 2}, "search.max_concurrent", "as many of its"),
     "pbt that waits for what tpe learns": (
-        {"scheduler": "pbt", "algorithm": "tpe"}, "search.algorithm", "starts all at once"),
+        {"scheduler": "pbt", "algorithm": "tpe"}, "search.algorithm", "starts all trials at once"),
     "no samples": ({"samples": 0}, "search.samples", "greater than"),
     "a share above one": (
         {"constraints": {"trainable_share": 2}}, "search.constraints.trainable_share", "less than"),

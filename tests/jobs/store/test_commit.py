@@ -228,10 +228,10 @@ def test_bytes_that_change_in_transit_are_not_committed(store: DirectoryStore, f
     [
         (lambda f: (f / "sub").mkdir(), "not a regular file"),
         (lambda f: (f / "link").symlink_to("/etc/passwd"), "not a regular file"),
-        (lambda f: (f / ".hidden").touch(), "not a valid name"),
-        (lambda f: (f / "manifest.json").touch(), "not a valid name"),
-        (lambda f: (f / "with space").touch(), "not a valid name"),
-        (lambda f: (f / "a\x1b[2J").touch(), "not a valid name"),
+        (lambda f: (f / ".hidden").touch(), "not a valid file name"),
+        (lambda f: (f / "manifest.json").touch(), "not a valid file name"),
+        (lambda f: (f / "with space").touch(), "not a valid file name"),
+        (lambda f: (f / "a\x1b[2J").touch(), "not a valid file name"),
         (lambda f: (f / "more.safetensors").write_bytes(b"short"), "header"),
         (lambda f: (f / "more.safetensors").write_bytes(encode_safetensors({})), "no tensors"),
         (

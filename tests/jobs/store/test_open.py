@@ -77,7 +77,7 @@ def test_credentials_in_a_url_are_never_printed():
         ("https://example.com/store", "https:// is not supported"),
         ("", "not a URL of a store"),
         ("  ", "not a URL of a store"),
-        ("file://", "names no folder"),
+        ("file://", "has no path"),
         ("file:/tmp/store", "lacks the slashes"),
         ("file:///tmp/\x1b[2J", "not a URL of a store"),
         ("/tmp/a\0b", "not a URL of a store"),

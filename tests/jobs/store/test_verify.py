@@ -44,12 +44,16 @@ def replace_by_folder(store: DirectoryStore) -> None:
 
 
 ROT: dict[str, tuple[Callable[[DirectoryStore], None], str, str]] = {
-    "absent": (lambda store: store.delete(MODEL), MODEL, "absent"),
-    "shorter": (lambda store: store.put(MODEL, store.get(MODEL)[:-1]), MODEL, "bytes, the man"),
-    "longer": (lambda store: store.put(MODEL, store.get(MODEL) + b"x"), MODEL, "bytes, the man"),
+    "absent": (lambda store: store.delete(MODEL), MODEL, "missing"),
+    "shorter": (lambda store: store.put(MODEL, store.get(MODEL)[:-1]), MODEL, "bytes, but the man"),
+    "longer": (
+        lambda store: store.put(MODEL, store.get(MODEL) + b"x"),
+        MODEL,
+        "bytes, but the man",
+    ),
     "changed": (flip_last_byte, MODEL, "digest is"),
     "a link out": (link_out, "key", "link"),
-    "a folder": (replace_by_folder, MODEL, "absent"),
+    "a folder": (replace_by_folder, MODEL, "missing"),
     "a file more": (
         lambda store: store.put("adapters/chat/v1/run.py", b"import os"),
         "adapters/chat/v1/run.py",
@@ -87,7 +91,7 @@ LYING = {"lora_A": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     ("data", "says"),
     [
         (encode_safetensors(EMPTY), r"'lora_A' is empty, of shape \[8, 0\]"),
-        (encode_safetensors(LYING), "the header describes 8 bytes, the file holds 0"),
+        (encode_safetensors(LYING), "the header describes 8 bytes, but the file has 0"),
         (encode_safetensors({}), "no tensors"),
     ],
     ids=["an empty tensor", "a header that lies", "no tensors"],

@@ -137,7 +137,7 @@ GATE = {
 def test_a_retraining_shows_its_gate_and_what_was_decided_by_it(runs):
     decision = {"event": "not_promoted", "adapter": "chat@v2", "why": "as good as current: 1.5000"}
     text = render_text(write_events(runs, *EVENTS, GATE, decision))
-    assert "gate by eval_loss, chat@v2 beside chat@v1" in text
+    assert "gate on eval_loss: chat@v2, baseline chat@v1" in text
     assert "1.5000" in text
     assert "1.2500" in text
     assert "chat@v2 is not promoted: as good as current: 1.5000" in text
@@ -210,5 +210,5 @@ def test_a_federation_is_summarized_in_rounds_and_clients(runs: RunStore):
 def test_of_many_clients_the_busiest_are_shown_whatever_they_are_called(runs: RunStore):
     many = [make_answer(n, f"client {n} \x1b[2J{'x' * 99}", 1.0, up=n) for n in range(30)]
     text = render_text(federated(runs, [make_round(1, *many)]))
-    assert "30 clients, the busiest first, 20 of them" in text
+    assert "30 clients, the busiest first, 20 are shown" in text
     assert "client 29" in text and "client 9 " not in text and "\x1b" not in text

@@ -41,7 +41,7 @@ def test_silent_late_and_missing_workers_are_named():
     watchdog.report_position("step 7")
     stragglers = watchdog.describe_stragglers()
     assert "rank 1 (host1, last at step 7) was silent for 38 s" in stragglers
-    assert "rank 2 (host2, at step 6 for 3 s) is behind rank 0, step 7" in stragglers
+    assert "rank 2 (host2, at step 6 for 3 s) is behind rank 0, which is at step 7" in stragglers
     assert "rank 3" not in stragglers
     assert "rank 4 does not answer" in stragglers
 
@@ -51,7 +51,7 @@ def test_where_all_wait_the_network_is_named():
     _publish_report(store, 1, "step 7", time.time())
     watchdog = Watchdog(0, 2, store)
     watchdog.report_position("step 7")
-    assert "the network is cut" in watchdog.describe_stragglers()
+    assert "the network is interrupted" in watchdog.describe_stragglers()
 
 
 def test_a_store_that_does_not_answer_is_a_worker_that_does_not():

@@ -56,7 +56,7 @@ def test_a_promotion_and_its_rollback_move_the_current_version(full: DirectorySt
         (("rollback", "chat@v1"), "includes a version"),
         (("delete", "chat"), "does not include a version"),
         (("delete", "chat@v9"), "not in the store"),
-        (("delete", "chat@v1"), "chat@v2 (its parent) refers to it"),
+        (("delete", "chat@v1"), "in use by chat@v2 (its parent)"),
         (("gc", "--grace", "1"), "Invalid value"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -159,7 +159,7 @@ def test_the_command_compares_plan_and_run_and_exits_with_zero(
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
-    assert lines[-1] == "Everything is within its tolerance."
+    assert lines[-1] == "All values are within their tolerances."
     values = next(line.split() for line in lines if line.startswith("gradients, sparse"))
     assert values[-3:] == ["+0.00%", "exact", "ok"]
 

@@ -127,7 +127,7 @@ def test_an_invalid_federation_exits_with_all_errors(folder, words):
 def test_a_plan_does_not_count_clients_that_only_the_rows_determine(folder):
     by = {"partition": "by", "column": "who", "clients": None}
     output = invoke(folder, "plan", federation=by, method={"mask": "gradient"}).stdout
-    assert "as many as the column has values, 2 per round" in output
+    assert "one per value of the column, 2 per round" in output
     assert "masks, sparse" in output
 
 

@@ -136,7 +136,7 @@ def test_a_plan_shows_memory_traffic_and_cost_of_each_sharding(folder: Path):
     output = " ".join(result.stdout.split())
     assert "4 on 2 machines, replicate (auto: it fits)" in output
     assert "tokens 1,536 at most, in 6 steps" in output
-    assert "time 24 s of steps, at 64 tokens/s as the spec says" in output
+    assert "time 24 s of steps, at 64 tokens/s set in the spec" in output
     assert "cost 3.00 for 2 machines" in output
 
 

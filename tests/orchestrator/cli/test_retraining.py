@@ -34,7 +34,7 @@ def _invoke(*words: str) -> Result:
 
 def test_a_plan_without_an_adapter_starts_from_scratch(folder):
     values = json.loads(_invoke("plan", _spec(folder), "--json").stdout)
-    assert values["retrain"] == "A retraining: the training starts from scratch"
+    assert values["retrain"] == "A retraining, which starts from scratch"
     assert [stage["name"] for stage in values["stages"]] == ["sparse", "low-rank"]
 
 

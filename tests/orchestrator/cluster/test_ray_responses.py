@@ -205,7 +205,7 @@ def test_another_services_job_of_the_same_name_is_not_ours(
 ):
     server.respond = RayModel()
     behind.submit(Job(JOB.submission, JOB.module, JOB.arguments, {"slora_service": "other"}))
-    with pytest.raises(ClusterRefused, match="another service has a job"):
+    with pytest.raises(ClusterRefused, match="belongs to another service"):
         behind.submit(JOB)
 
 

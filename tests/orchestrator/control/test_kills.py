@@ -27,6 +27,7 @@ def test_no_run_is_lost_or_duplicated_whatever_is_killed(url: str, tmp_path: Pat
     assert tally.is_good, (tally, kills)
 
 
+@pytest.mark.slow
 def test_each_due_time_fires_once_however_often_schedulers_are_killed(url: str, tmp_path: Path):
     tally = kill_during_firings(url, tmp_path / "firings", 60, random.Random(3))
     assert tally.kills >= 3

@@ -37,9 +37,11 @@ def load_cluster_spec(**cluster: Any) -> RunSpec:
     ("cluster", "shortage"),
     [
         pytest.param({"workers": 4}, "", id="fits, though all is busy"),
-        pytest.param({"workers": 5}, "needs 5 CPUs, but the whole cluster has 4", id="workers"),
-        pytest.param({"workers": 2, "cpus_per_worker": 3}, "needs 6 CPUs", id="CPUs each"),
-        pytest.param({"workers": 1, "gpus_per_worker": 1}, "needs 1 GPUs", id="GPUs"),
+        pytest.param(
+            {"workers": 5}, "the run needs 5 CPUs, but the cluster has 4 in total", id="workers"
+        ),
+        pytest.param({"workers": 2, "cpus_per_worker": 3}, "the run needs 6 CPUs", id="CPUs each"),
+        pytest.param({"workers": 1, "gpus_per_worker": 1}, "the run needs 1 GPUs", id="GPUs"),
     ],
 )
 def test_a_shortage_of_the_whole_cluster_is_described(cluster: dict[str, Any], shortage: str):
@@ -89,11 +91,15 @@ class PlacementHarness:
 def test_a_small_cluster_has_time_for_its_nodes_to_rejoin(control: ControlHarness):
     harness = PlacementHarness(control)
     run = harness.run(cluster={"workers": 8})
-    assert harness.placement(run).wait_reason == "needs 8 CPUs, but the whole cluster has 4"
+    assert (
+        harness.placement(run).wait_reason == "the run needs 8 CPUs, but the cluster has 4 in total"
+    )
     harness.at = SHORTAGE_TIMEOUT_S - 1
     assert harness.placement(run).wait_reason
     harness.at = SHORTAGE_TIMEOUT_S
-    assert harness.placement(run).rejection == "needs 8 CPUs, but the whole cluster has 4"
+    assert (
+        harness.placement(run).rejection == "the run needs 8 CPUs, but the cluster has 4 in total"
+    )
 
 
 def test_a_run_fits_after_nodes_rejoined_in_time(control: ControlHarness):

@@ -93,9 +93,12 @@ def test_workers_and_tokens_are_counted_as_runs_start():
 
 def test_a_run_above_a_limit_is_rejected():
     decisions = plan(make_waiting("a", workers=4), limits=make_project("default", max_workers=3))
-    assert decisions[0].rejection == "needs 4 workers at once; the limit of project default is 3"
+    assert (
+        decisions[0].rejection
+        == "the run needs 4 workers at once; the limit of project default is 3"
+    )
     closed = plan(make_waiting("a"), limits=make_project("default", max_runs=0))
-    assert closed[0].rejection == "needs 1 runs at once; the limit of project default is 0"
+    assert closed[0].rejection == "the run needs 1 runs at once; the limit of project default is 0"
 
 
 def test_a_blocked_run_waits_with_its_reason():

@@ -9,13 +9,13 @@ import pytest
 
 from jobs.store.adapters.operations import commit
 from jobs.store.open import open_store
-from tests.benchmarks.service_kills.tally import KillTally, count
+from tests.benchmarks.service_kills.tally import KillTally, count_outcomes
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.control.control import SUCCEEDED, ControlHarness
 
 
 def count_after(control: ControlHarness, folder: Path, accepted: Sequence[str]) -> KillTally:
-    return count(control.database, control.store, accepted, folder, 0)
+    return count_outcomes(control.database, control.store, accepted, folder, 0)
 
 
 @pytest.fixture

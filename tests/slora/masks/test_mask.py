@@ -80,7 +80,7 @@ def test_drawing_a_mask_needs_memory_for_the_mask_and_not_for_the_matrix():
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.1])
 def test_a_density_that_makes_no_mask_is_refused(density):
-    with pytest.raises(BadMask, match="use a density above 0, at most 1"):
+    with pytest.raises(BadMask, match="use more than 0 and at most 1"):
         draw_random_mask(seed=0, name="x", shape=(4, 4), density=density)
 
 

@@ -106,5 +106,5 @@ def test_magnitude_needs_no_data(net):
 
 
 def test_scoring_without_a_sequence_is_an_error(net):
-    with pytest.raises(BadMask, match="no calibration sequence"):
+    with pytest.raises(BadMask, match="no calibration sequences"):
         list(score_layers({"first": net.first}, SCORERS["fisher"], lambda: 0))

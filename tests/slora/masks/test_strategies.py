@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.plan.estimate.from_spec import DATA_FREE_SCORES
+from jobs.spec.schema import SCORES
 from slora.errors import BadMask
 from slora.layers.patterns import count_entries
 from slora.masks.mask import BlockMask, EntryMask
@@ -203,3 +205,11 @@ def test_every_score_has_the_shape_of_its_weight(name):
         "snip": (gradients * weight).mean(0).abs(),
     }[name]
     torch.testing.assert_close(result.float(), expected)
+
+
+def test_the_spec_knows_the_same_strategies_as_the_registry():
+    assert set(SCORES) == {"random", *SCORERS}
+    assert set(DATA_FREE_SCORES) == {
+        "random",
+        *(name for name, scorer in SCORERS.items() if not scorer.needs_data),
+    }

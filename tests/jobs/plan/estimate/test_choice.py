@@ -44,11 +44,11 @@ def find_option(inputs: EstimateInput, sharding: str) -> ShardingOption:
 
 AUTO: dict[str, tuple[float | None, dict[str, Any], str, str]] = {
     "all of it fits": (900, {}, "replicate", "auto: it fits"),
-    "half of it fits": (430, {}, "node", "auto: the first that fits, replicate does not"),
-    "a quarter fits": (320, {}, "cluster", "auto: the first that fits, replicate does not"),
+    "half of it fits": (430, {}, "node", "auto: the first option that fits; replicate does not"),
+    "a quarter fits": (320, {}, "cluster", "auto: the first option that fits; replicate does not"),
     "nobody knows": (None, {}, "replicate", "auto: the GPU's memory is unknown, set"),
-    "one machine": (320, {"per_node": 4}, "cluster", "auto: the first that fits"),
-    "a worker a machine": (320, {"per_node": 1}, "cluster", "auto: the first that fits"),
+    "one machine": (320, {"per_node": 4}, "cluster", "auto: the first option that fits"),
+    "a worker a machine": (320, {"per_node": 1}, "cluster", "auto: the first option that fits"),
     "machines not filled alike": (430, {"workers": 5, "per_node": 2}, "cluster", "auto: the first"),
 }
 
@@ -72,7 +72,7 @@ def test_where_nothing_fits_it_says_by_how_much():
 
 
 def test_the_sharding_of_the_spec_is_used_or_refused_but_never_replaced():
-    assert choose_for("cluster", 900) == ShardingChoice("cluster", "as the spec says")
+    assert choose_for("cluster", 900) == ShardingChoice("cluster", "set in the spec")
     refused = choose_for("replicate", 430)
     assert refused.sharding == "replicate"
     assert refused.fault is not None and refused.fault.endswith("; node would fit")

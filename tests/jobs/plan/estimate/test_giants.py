@@ -55,7 +55,7 @@ def test_seventy_billion_parameters_are_held_once_a_machine(folder: Path):
     plan = plan_giant(folder, "70b")
     assert plan.model_parameters == 70_553_706_496
     assert (plan.sharding, plan.sharding_reason) == (
-        "node", "auto: the first that fits, replicate does not",
+        "node", "auto: the first option that fits; replicate does not",
     )  # fmt: skip
     assert plan.estimate is not None
     fits = {way.sharding: way.fits for way in plan.estimate.options}

@@ -50,14 +50,14 @@ def test_the_last_run_of_its_kind_tells_speed_and_fill(store: DirectoryStore):
     speed = find_speed(make_spec(), store)
     assert speed is not None
     assert (speed.tokens_per_second, speed.fill) == (76.8, 0.5)
-    assert speed.source == f"as run {run} had"
+    assert speed.source == f"measured in run {run}"
 
 
 def test_what_the_spec_says_counts_before_the_past(store: DirectoryStore):
     record_run(store, 2)
     speed = find_speed(make_spec(cluster={"machine": {"tokens_per_second": 5.0}}), store)
     assert speed is not None
-    assert (speed.tokens_per_second, speed.source, speed.fill) == (5.0, "as the spec says", 0.5)
+    assert (speed.tokens_per_second, speed.source, speed.fill) == (5.0, "set in the spec", 0.5)
 
 
 OTHERS: dict[str, dict[str, Any]] = {
