@@ -142,6 +142,7 @@ def test_a_server_killed_between_rounds_resumes_to_the_same_bits(head, folder, i
     assert len(job.read_events("resumed")) == 2
 
 
+@pytest.mark.long
 def test_a_client_that_dies_in_a_round_is_dropped_and_the_round_counts(head, folder):
     job = Job(head, folder, "dying", _spec(folder, "dying", {"rounds": 6}))
     with gate_at(folder, 2) as gate:

@@ -158,7 +158,8 @@ def test_a_fault_at_any_request_of_gc_costs_no_blob_that_a_manifest_names(
         print(f"\n  s3, gc, {fault}: {points} of {points} requests tried, {failed} failed it")
 
 
-@pytest.mark.parametrize("fault", cases(TRANSIENT, TRANSIENT[1:2]))
+@pytest.mark.long
+@pytest.mark.parametrize("fault", TRANSIENT)
 def test_a_transient_fault_does_not_fail_the_commit(
     fault: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path
 ):
