@@ -38,6 +38,7 @@ def check(folder: Path, store: str, section: dict[str, Any], method: Any) -> Val
     return check_federation(a_federation(folder, section, method=method, **spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_federation_sends_what_its_plan_says(folder, name):
     validated = check(folder, name.replace(" ", "-").replace(",", ""), *CASES[name])

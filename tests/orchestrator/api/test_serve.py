@@ -92,6 +92,7 @@ def make_headers(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
+@pytest.mark.slow
 def test_the_first_start_creates_tables_and_a_token_file(config: Path):
     with run_service(config) as service:
         assert httpx.get(f"{service.url}/readyz").status_code == 200
@@ -107,6 +108,7 @@ def test_the_first_start_creates_tables_and_a_token_file(config: Path):
         assert httpx.get(f"{service.url}/v1/me", headers=make_headers(secret)).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_closes_streams_and_releases_leases(config: Path, how: signal.Signals):
     with run_service(config) as service:
@@ -143,6 +145,7 @@ def test_a_signal_closes_streams_and_releases_leases(config: Path, how: signal.S
     assert held == []
 
 
+@pytest.mark.slow
 def test_a_service_serves_tls_with_the_configured_files(config: Path, tmp_path: Path):
     chain, key = make_certificate(tmp_path)
     with run_service(config, "--tls-cert", str(chain), "--tls-key", str(key)) as service:

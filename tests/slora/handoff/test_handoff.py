@@ -115,6 +115,7 @@ def test_masks_sized_by_the_rank_hand_off_exactly(rows, columns, rank, density, 
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     side=st.sampled_from([30, 500]),

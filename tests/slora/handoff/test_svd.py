@@ -13,6 +13,7 @@ from slora.layers.sparse import make_dense_delta
 from slora.masks.mask import BlockMask, draw_random_mask
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     rows=st.integers(390, 520),

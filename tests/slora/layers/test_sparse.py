@@ -105,6 +105,7 @@ def test_gradcheck_of_both_products(form, conv1d):
     assert torch.autograd.gradcheck(product, (x, values, bias))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     out_features=st.integers(1, 40),
