@@ -56,6 +56,7 @@ def _signal_at_gate(head: Head, driver: subprocess.Popen[str], gate: Gate, numbe
     return "".join(lines) + rest
 
 
+@pytest.mark.long
 def test_a_preempted_worker_saves_at_once_and_the_run_continues(head, folder):
     with gate_at(folder, step=5) as gate:
         driver = _start(

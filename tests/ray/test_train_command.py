@@ -57,7 +57,7 @@ def _read_until(process: subprocess.Popen[str], words: str) -> list[str]:
     raise AssertionError("".join(lines))
 
 
-def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
+def test_an_interrupted_run_leaves_no_process(folder):
     process = _start(folder, steps=5000)
     _read_until(process, "step ")
     family = psutil.Process(process.pid).children(recursive=True)
@@ -73,6 +73,10 @@ def test_an_interrupted_run_leaves_no_process_and_the_next_one_succeeds(folder):
     assert alive == []
     assert not (folder / "store" / "adapters" / "tiny" / "v1").exists()
 
+
+@pytest.mark.long
+def test_a_run_after_an_interrupted_one_succeeds(folder):
+    test_an_interrupted_run_leaves_no_process(folder)
     again = _start(folder, workers=1, steps=6)
     stdout, stderr = again.communicate(timeout=240)
     assert again.returncode == 0, stderr
