@@ -6,6 +6,7 @@ the way out, unless the command line says `--without NAME`; the last lines list 
 
 from __future__ import annotations
 
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=OPTIONAL_PARTS,
         help="skip the tests that need this part, and say so at the end; may be repeated",
     )
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: background jobs of a shell ignore it by inheritance."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
