@@ -57,27 +57,21 @@ class TrainingStage(Protocol):
 
         Return None if the data ended before it.
         """
-        ...
 
     def evaluate(self) -> dict[str, float] | None:
         """Return the metrics of the held-out rows, or None if there are none."""
-        ...
 
     def generate_samples(self, name: str) -> None:
         """Record answers to a few prompts, beside the evaluation of this name."""
-        ...
 
     def gather_weights(self) -> Mapping[str, Tensor]:
         """Return the trained weights by name, float32, the same on every rank."""
-        ...
 
     def gather_moments(self) -> Mapping[str, Mapping[str, Tensor]]:
         """Return the optimizer's state by name, and measure the workers' memory."""
-        ...
 
     def close(self, weights: Mapping[str, Tensor]) -> None:
         """Take the stage's layers out of the model; `weights` are those it ends with."""
-        ...
 
 
 class StageTrainer(Protocol):
@@ -96,35 +90,28 @@ class StageTrainer(Protocol):
 
         Return the plan, completed by what only the loaded model and data tell.
         """
-        ...
 
     def describe_start(self, plan: Plan) -> dict[str, Any]:
         """Return the facts of the `started` event beside the plan: `steps`, in units."""
-        ...
 
     def get_length(self, stage: StagePlan) -> int:
         """Return the stage's planned steps or rounds."""
-        ...
 
     def open_stage(
         self, index: int, weights: Mapping[str, Tensor], resumed: TrainingState | None
     ) -> TrainingStage:
         """Open a stage on the weights of the one before, or on a checkpoint inside it."""
-        ...
 
     def make_record(self) -> dict[str, Any]:
         """Return what a checkpoint's record must hold beside the loop's own entries."""
-        ...
 
     def close_ledger(self, plan: Plan, step: int, lengths: Mapping[str, int]) -> None:
         """Write the ledger's last figures; `lengths` are the stages' units by name."""
-        ...
 
     def publish(
         self, weights: Mapping[str, Tensor], evaluations: Mapping[str, Mapping[str, float]]
     ) -> Manifest:
         """Commit the adapter. Called on rank 0 only."""
-        ...
 
 
 class StageLoop:

@@ -69,31 +69,24 @@ class Cluster(Protocol):
 
         Raise ClusterRefused, or ClusterUnreachable: then the job may or may not have started.
         """
-        ...
 
     def get_status(self, submission: str) -> JobStatus:
         """Return the status of the job. Raise ClusterUnreachable."""
-        ...
 
     def list_jobs(self) -> dict[str, JobStatus]:
         """Return the status of every job, by submission id. Raise ClusterUnreachable."""
-        ...
 
     def stop(self, submission: str) -> None:
         """Request the end of the job. It is no error if the job has ended or is absent."""
-        ...
 
     def read_log(self, submission: str, start: int = 0) -> bytes:
         """Return at most MAX_LOG_BYTES of the job's log from a byte on; empty if there are none.
 
         Raise ClusterUnreachable.
         """
-        ...
 
     def get_capacity(self) -> Capacity:
         """Return the resources of the cluster. Raise ClusterUnreachable."""
-        ...
 
     def close(self) -> None:
         """Close the connections."""
-        ...

@@ -15,7 +15,6 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return the seconds since 1970."""
-        ...
 
 
 class DatabaseClock:

@@ -45,12 +45,10 @@ class RunPosition(Protocol):
     @property
     def created_at(self) -> float:
         """Return when the run was submitted."""
-        ...
 
     @property
     def id(self) -> str:
         """Return the run's id."""
-        ...
 
 
 def add(session: Session, run_id: str, request: RunRequest) -> Run:

@@ -31,40 +31,30 @@ class Sites(Protocol):
     @property
     def count(self) -> int:
         """Return the number of workers."""
-        ...
 
     def open_stage(self, stage: int, payload: StagePayload) -> StageInfo:
         """Install a stage on one of them; the others get the payload with their tasks."""
-        ...
 
     def get_shapes(self) -> dict[str, tuple[int, int]]:
         """Return the targets' rows and columns, in the model's order."""
-        ...
 
     def score_clients(self, clients: Sequence[int]) -> list[ClientScores | ClientFailure]:
         """Compute the clients' scores for masks, before the first stage."""
-        ...
 
     def run_tasks(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
         """Yield the result of each task, in the order in which they finish."""
-        ...
 
     def evaluate(self, weights: bytes) -> list[EvaluationSums]:
         """Evaluate the weights on every micro-batch of the held-out rows, in their order."""
-        ...
 
     def collect_residuals(self) -> dict[int, bytes]:
         """Return what error feedback has kept in this stage, by client."""
-        ...
 
     def collect_peaks(self) -> dict[str, dict[str, Any]]:
         """Return the peak memory of each worker, as the ledger has it."""
-        ...
 
     def commit(self, weights: bytes, record: CommitRecord) -> Manifest:
         """Commit the adapter to the store."""
-        ...
 
     def close(self) -> None:
         """Stop all workers."""
-        ...

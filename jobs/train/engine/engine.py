@@ -66,16 +66,13 @@ class Engine(Protocol):
     @property
     def model(self) -> Any:
         """Return the model to call."""
-        ...
 
     @property
     def module(self) -> Any:
         """Return the model itself, for its own methods."""
-        ...
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradient: the sum over a step's micro-batches and workers counts."""
-        ...
 
     def step(
         self, *, rate: float, loss: Tensor, preempted: bool, sync: bool
@@ -83,39 +80,30 @@ class Engine(Protocol):
         """End a step, with an exchange if one is due or `sync` asks for it. Return None without
         one.
         """
-        ...
 
     def get_grad_norm(self) -> float:
         """Return the last step's gradient norm before clipping."""
-        ...
 
     def gather_weights(self) -> dict[str, Tensor]:
         """Return the trained weights, float32 on the CPU, complete on every rank. A collective."""
-        ...
 
     def gather_moments(self) -> dict[str, dict[str, Tensor]]:
         """Return the optimizer's moments by name, complete on every rank. A collective."""
-        ...
 
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set the float32 weights, which a bfloat16 model would have rounded."""
-        ...
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
         """Set saved moments, whatever the number of workers that saved them."""
-        ...
 
     def write_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set some of the trained weights, between two steps."""
-        ...
 
     def find_non_finite(self) -> str | None:
         """Return the first trained parameter with a weight or gradient that is NaN or infinite."""
-        ...
 
     def close(self) -> None:
         """Release the model."""
-        ...
 
 
 class CompactEngine:
