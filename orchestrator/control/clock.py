@@ -1,4 +1,4 @@
-"""Clocks: that of the database, which all services of a registry share, and one for tests."""
+"""The clock of a service: that of the database, which all services of a registry share."""
 
 from __future__ import annotations
 
@@ -29,14 +29,3 @@ class DatabaseClock:
             seconds = session.scalar(select(now()))
         assert seconds is not None
         return float(seconds)
-
-
-class SettableClock:
-    """A clock for tests, which stays at the time it was set to."""
-
-    def __init__(self, at: float) -> None:
-        self.at = at
-
-    def now(self) -> float:
-        """Return the time it was set to."""
-        return self.at

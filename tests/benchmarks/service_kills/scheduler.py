@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from jobs.errors import JobsError
-from orchestrator.control.clock import SettableClock
 from orchestrator.control.intake import Intake
 from orchestrator.control.metrics import ServiceMetrics
 from orchestrator.control.scheduler import Scheduler
 from orchestrator.registry.database import Database
+from tests.orchestrator.control.clock import SettableClock
 
 LEASE_S = 1.0
 

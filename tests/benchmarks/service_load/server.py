@@ -11,12 +11,12 @@ from pathlib import Path
 
 from orchestrator.api.server import ListenOptions, locate_token_file, serve
 from orchestrator.cluster.base import Job, JobState, JobStatus
-from orchestrator.cluster.fake import FakeCluster
 from orchestrator.control.config import ServiceConfig, parse_config
 from orchestrator.registry import projects
 from orchestrator.registry.database import Database
 from orchestrator.registry.migrate import upgrade
 from orchestrator.registry.tables import RunRow
+from tests.orchestrator.cluster.fake import FakeCluster
 from tests.orchestrator.control.builders import make_spec
 
 LINES = 2000

@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator.cluster.base import Cluster, Job, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
-from orchestrator.cluster.fake import FakeCluster
 from orchestrator.cluster.ray_jobs import RayCluster
+from tests.orchestrator.cluster.fake import FakeCluster
 
 MODULE = "tests.orchestrator.cluster.job"
 ACTIVE_STATES = (JobState.PENDING, JobState.RUNNING)

@@ -12,7 +12,6 @@ from jobs.store.adapters.operations import commit
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.cluster.base import JobState, JobStatus
-from orchestrator.cluster.fake import FakeCluster
 from orchestrator.control.dispatcher import FITS, Dispatcher, PlacementResult
 from orchestrator.control.follower import ClusterRules, Follower
 from orchestrator.control.intake import Intake
@@ -25,6 +24,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Status
 from orchestrator.registry.values import Run
 from tests.jobs.store.builders import make_adapter_folder, make_draft
+from tests.orchestrator.cluster.fake import FakeCluster
 from tests.orchestrator.control.builders import make_spec
 
 PENDING, RUNNING, ABSENT = (

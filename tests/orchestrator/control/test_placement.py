@@ -12,7 +12,6 @@ from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
 from orchestrator.cluster.base import Capacity
 from orchestrator.cluster.errors import ClusterUnreachable
-from orchestrator.cluster.fake import FakeCluster
 from orchestrator.control.dispatcher import FITS
 from orchestrator.control.placement import (
     SHORTAGE_TIMEOUT_S,
@@ -22,6 +21,7 @@ from orchestrator.control.placement import (
 )
 from orchestrator.control.resolve import SubmitRequest
 from orchestrator.registry.values import Run
+from tests.orchestrator.cluster.fake import FakeCluster
 from tests.orchestrator.control.builders import make_spec
 from tests.orchestrator.control.control import ControlHarness
 from tests.tiny import chat_rows, hollow_model

@@ -15,11 +15,11 @@ from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import HEARTBEAT
 from orchestrator.cluster.base import Job, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
-from orchestrator.cluster.fake import FakeCluster
 from orchestrator.registry import run_flags, runs
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
 from tests.jobs.store.builders import make_adapter_folder, make_draft
+from tests.orchestrator.cluster.fake import FakeCluster
 from tests.orchestrator.control.control import KILLED, PENDING, RUNNING, SUCCEEDED, ControlHarness
 from tests.orchestrator.registry.builders import age_leases, make_request
 

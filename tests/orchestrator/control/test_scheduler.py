@@ -13,7 +13,6 @@ from sqlalchemy import text
 from jobs.errors import StoreUnreachable
 from jobs.store.local import DirectoryStore
 from jobs.store.open import open_store
-from orchestrator.control.clock import SettableClock
 from orchestrator.control.cron import MAX_MISSED_TIMES, compute_jitter_offset
 from orchestrator.control.intake import Intake
 from orchestrator.control.metrics import ServiceMetrics
@@ -26,6 +25,7 @@ from orchestrator.registry.rebuild.rebuild import rebuild
 from orchestrator.registry.schedules import NewSchedule, Schedule
 from orchestrator.registry.values import Run
 from tests.orchestrator.control.builders import make_spec
+from tests.orchestrator.control.clock import SettableClock
 from tests.orchestrator.registry.builders import age_leases
 
 START = datetime.fromisoformat("2026-01-10T00:00:00+00:00").timestamp()
