@@ -164,12 +164,6 @@ def put_search(session: Session, summary: SearchSummary) -> bool:
     return update_row(row, values)
 
 
-def list_searches(session: Session) -> list[SearchSummary]:
-    """List all searches by run id."""
-    rows = session.scalars(select(SearchRow).order_by(SearchRow.run))
-    return [make_value(SearchSummary, row) for row in rows]
-
-
 def _make_values(store: str, manifest: Manifest) -> dict[str, Any]:
     committed = datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     return {

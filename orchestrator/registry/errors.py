@@ -4,7 +4,6 @@ RegistryError            1
 ├── UnknownItem          2  no such run, lease, schedule or project
 ├── DuplicateKey         2  the name or id is in use
 ├── LostUpdate           1  the row was changed after it was read
-├── StaleAttempt         1  an attempt acted for a run that has a newer one
 ├── LeaseHeld            1  another process holds the lease
 ├── LeaseLost            1  the lease expired, or another process acquired it
 ├── ForbiddenMove        2  the lifecycle does not allow this move
@@ -75,20 +74,6 @@ class LostUpdate(RegistryError):
         return (
             f"{self.subject} was changed meanwhile: it is at version {self.current_version}, not "
             f"{self.read_version}. Nothing was written. Read it again and retry."
-        )
-
-
-class StaleAttempt(RegistryError):
-    """The attempt was replaced by a newer one and may not act for its run."""
-
-    def __init__(self, run: str, attempt: int, current: int) -> None:
-        super().__init__(run, attempt, current)
-        self.run, self.attempt, self.current = run, attempt, current
-
-    def __str__(self) -> str:
-        return (
-            f"Run {self.run} is at attempt {self.current}; attempt {self.attempt} was replaced. "
-            "Nothing was written. Stop this attempt."
         )
 
 

@@ -6,7 +6,7 @@ Every change of a run writes an event with the new revision in the same transact
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from sqlalchemy import Row, Table, insert, select, tuple_, update
 from sqlalchemy.orm import Session
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from orchestrator.registry import leases, projects
 from orchestrator.registry.database import insert_once
 from orchestrator.registry.db_clock import now
-from orchestrator.registry.errors import DuplicateKey, LostUpdate, StaleAttempt, UnknownItem
+from orchestrator.registry.errors import DuplicateKey, LostUpdate, UnknownItem
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import FINAL, OVER, Reason, Status, check_move
 from orchestrator.registry.run_request import RunRequest
@@ -37,18 +37,6 @@ MAX_PAGE_SIZE = 1000
 STATUSES_WITHOUT_JOB = FINAL | {Status.PLANNED}
 
 _EVENTS, _RUNS = cast(Table, EventRow.__table__), cast(Table, RunRow.__table__)
-
-
-class RunPosition(Protocol):
-    """The position of a run in the list: a run, or the cursor of a page."""
-
-    @property
-    def created_at(self) -> float:
-        """Return when the run was submitted."""
-
-    @property
-    def id(self) -> str:
-        """Return the run's id."""
 
 
 def add(session: Session, run_id: str, request: RunRequest) -> Run:
@@ -88,18 +76,14 @@ def move(
     *,
     reason: Reason | None = None,
     detail: str = "",
-    attempt: int | None = None,
     lease: Lease | None = None,
 ) -> Run:
     """Move a run, if it is as it was read. A move to submitted begins the next attempt.
 
-    `attempt` is the attempt that acts, which is refused if it is not the newest. `lease` must be
-    held until the move is committed. Raise ForbiddenMove, LostUpdate, StaleAttempt or LeaseLost.
+    `lease` must be held until the move is committed. Raise ForbiddenMove, LostUpdate or LeaseLost.
     """
     if lease is not None:
         leases.guard(session, lease)
-    if attempt is not None and attempt != (current := get(session, run.id)).attempt:
-        raise StaleAttempt(run.id, attempt, current.attempt)
     check_move(run.status, target, reason)
     moved = _update_run(session, run, target, reason, detail)
     if target is Status.SUBMITTED:
@@ -110,36 +94,24 @@ def move(
     return moved
 
 
-def list_page(
-    session: Session,
-    *,
-    project: str | None = None,
-    status: Status | None = None,
-    name: str | None = None,
-    kind: str | None = None,
-    after: RunPosition | None = None,
-    limit: int = PAGE_SIZE,
-) -> list[Run]:
-    """List runs, newest first, starting after the position `after`."""
-    filters = {"project": project, "status": status, "name": name, "kind": kind}
-    return [make_run(row) for row in select_rows(session, filters, after=after, limit=limit)]
-
-
 def select_rows(
     session: Session,
     filters: Mapping[str, str | None],
     *,
-    after: RunPosition | None = None,
+    after: tuple[float, str] | None = None,
     limit: int = PAGE_SIZE,
 ) -> Sequence[Row[Any]]:
-    """Select a page of plain rows; mapping them to objects would double the cost of a page."""
+    """Select a page of plain rows, newest first; mapping them to objects would double its cost.
+
+    `after` is the time of creation and the id of the run before the page.
+    """
     query = select(*_RUNS.c).order_by(_RUNS.c.created_at.desc(), _RUNS.c.id.desc())
     for column, value in filters.items():
         if value is not None:
             query = query.where(_RUNS.c[column] == value)
     if after is not None:
         position = tuple_(_RUNS.c.created_at, _RUNS.c.id)
-        query = query.where(position < tuple_(after.created_at, after.id))
+        query = query.where(position < tuple_(*after))
     return session.execute(query.limit(min(limit, MAX_PAGE_SIZE))).all()
 
 

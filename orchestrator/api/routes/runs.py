@@ -142,8 +142,9 @@ async def list_runs(
 def _read_page(
     service: Service, filters: dict[str, str | None], page_key: RunPageKey | None, limit: int
 ) -> Response:
+    after = None if page_key is None else (page_key.created_at, page_key.id)
     with service.database.read() as session:
-        rows = runs.select_rows(session, filters, after=page_key, limit=limit + 1)
+        rows = runs.select_rows(session, filters, after=after, limit=limit + 1)
     last = rows[limit - 1] if len(rows) > limit else None
     next_cursor = (
         None if last is None else encode_cursor(RunPageKey(created_at=last.created_at, id=last.id))

@@ -13,10 +13,11 @@ from datetime import datetime
 from pathlib import Path
 
 from jobs.store.local import DirectoryStore
-from orchestrator.registry import runs, schedules
+from orchestrator.registry import schedules
 from orchestrator.registry.database import Database
 from orchestrator.registry.schedules import NewSchedule
 from tests.orchestrator.control.builders import make_spec
+from tests.orchestrator.registry.builders import list_runs
 
 START = datetime.fromisoformat("2026-01-10T00:00:00+00:00").timestamp()
 HOUR = 3600.0
@@ -140,5 +141,5 @@ def _count(database: Database, hours: int, kills: int) -> FiringTally:
             doubled += sum(counts.values()) - len(counts) + len(set(counts) - due)
             started = Counter(firing.run for firing in firings)
             doubled += sum(count - 1 for run, count in started.items() if run is not None)
-            runs_started += len(runs.list_page(session, name=schedule.name, limit=1000))
+            runs_started += len(list_runs(session, name=schedule.name))
     return FiringTally(hours * SCHEDULES, kills, missed, doubled, runs_started)

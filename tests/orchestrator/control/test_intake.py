@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 from jobs.errors import InputError, StoreUnreachable
 from jobs.store.open import open_store
 from orchestrator.control.resolve import SubmitRequest
-from orchestrator.registry import runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DatabaseUnreachable
 from orchestrator.registry.rebuild.rebuild import rebuild
 from tests.orchestrator.control.builders import make_spec
 from tests.orchestrator.control.control import ControlHarness
+from tests.orchestrator.registry.builders import list_runs
 
 
 class FailingDatabase(Database):
@@ -37,7 +37,7 @@ class FailingDatabase(Database):
 
 def list_rows(control: ControlHarness) -> list[str]:
     with control.database.read() as session:
-        return sorted(run.id for run in runs.list_page(session, limit=1000))
+        return sorted(run.id for run in list_runs(session))
 
 
 def list_requests(control: ControlHarness) -> list[str]:

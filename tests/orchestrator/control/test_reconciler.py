@@ -21,7 +21,7 @@ from orchestrator.registry.values import Run
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.cluster.fake import FakeCluster
 from tests.orchestrator.control.control import KILLED, PENDING, RUNNING, SUCCEEDED, ControlHarness
-from tests.orchestrator.registry.builders import age_leases, make_request
+from tests.orchestrator.registry.builders import age_leases, list_runs, make_request
 
 
 def test_a_run_goes_from_the_queue_to_done_with_its_adapter(
@@ -224,7 +224,7 @@ def test_an_unreachable_store_is_tried_once_in_a_pass(control: ControlHarness):
     control.open = open_store
     control.reconcile()
     with control.database.read() as session:
-        assert {run.status for run in runs.list_page(session)} == {Status.LOST}
+        assert {run.status for run in list_runs(session)} == {Status.LOST}
 
 
 @pytest.mark.parametrize(

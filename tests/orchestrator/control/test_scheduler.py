@@ -26,7 +26,7 @@ from orchestrator.registry.schedules import NewSchedule, Schedule
 from orchestrator.registry.values import Run
 from tests.orchestrator.control.builders import make_spec
 from tests.orchestrator.control.clock import SettableClock
-from tests.orchestrator.registry.builders import age_leases
+from tests.orchestrator.registry.builders import age_leases, list_runs
 
 START = datetime.fromisoformat("2026-01-10T00:00:00+00:00").timestamp()
 HOUR = 3600.0
@@ -77,7 +77,7 @@ class SchedulerHarness:
 
     def list_runs(self) -> list[Run]:
         with self.database.read() as session:
-            return list(reversed(runs.list_page(session, limit=1000)))
+            return list(reversed(list_runs(session)))
 
     def finish(self, run: Run, status: Status = Status.DONE) -> None:
         path = [Status.SUBMITTED, Status.PUBLISHING, status]

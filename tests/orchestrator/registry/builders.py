@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from orchestrator.registry import runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.run_request import RunRequest
-from orchestrator.registry.values import Run
+from orchestrator.registry.values import Run, make_run
 
 STORE = "file:///store/"
 TO_RUNNING = (Status.SUBMITTED, Status.RUNNING)
@@ -31,6 +32,15 @@ def move_run(database: Database, run: Run, *path: Status, reason: Reason | None 
         with database.write() as session:
             run = runs.move(session, run, target, reason=reason if target is path[-1] else None)
     return run
+
+
+def list_runs(
+    session: Session, *, after: Run | None = None, limit: int = 1000, **filters: str
+) -> list[Run]:
+    """List runs, newest first, as a page of the API does."""
+    position = None if after is None else (after.created_at, after.id)
+    rows = runs.select_rows(session, filters, after=position, limit=limit)
+    return [make_run(row) for row in rows]
 
 
 def age_leases(database: Database, seconds: float) -> None:

@@ -14,7 +14,7 @@ from orchestrator.registry import runs
 from orchestrator.registry.database import Database, parse_database_url
 from orchestrator.registry.errors import DatabaseRefused, DatabaseUnreachable, WrongSchema
 from orchestrator.registry.migrate import open_registry, read_schema
-from tests.orchestrator.registry.builders import add_run, make_request, read_rows
+from tests.orchestrator.registry.builders import add_run, list_runs, make_request, read_rows
 
 PASSWORD = "hunter2-9f2c"
 
@@ -100,7 +100,7 @@ def test_a_reader_neither_waits_for_a_writer_nor_reads_its_changes(database: Dat
     with database.write() as writing:
         runs.add(writing, "r2", make_request())
         with database.read() as reading:
-            assert [run.id for run in runs.list_page(reading)] == ["r1"]
+            assert [run.id for run in list_runs(reading)] == ["r1"]
     assert len(read_rows(database, "runs")) == 2
 
 

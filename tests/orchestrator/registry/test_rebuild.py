@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from jobs.errors import NotInStore
 from jobs.store.adapters.manifest import get_manifest_key
@@ -19,8 +20,9 @@ from orchestrator.registry.errors import LeaseHeld, LeaseLost
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.migrate import upgrade
 from orchestrator.registry.rebuild.rebuild import LEASE_NAME, RebuildResult, rebuild
+from orchestrator.registry.tables import SearchRow
 from tests.jobs.store.builders import DyingStore, Killed
-from tests.orchestrator.registry.builders import add_run, age_leases, move_run, read_rows
+from tests.orchestrator.registry.builders import add_run, age_leases, list_runs, move_run, read_rows
 from tests.orchestrator.registry.stores import (
     DONE,
     FAILED,
@@ -63,7 +65,7 @@ def test_runs_are_restored_with_their_status_and_reason(database: Database, full
     result = rebuild(database, full)
     assert (result.runs.total, result.faults) == (7, [])
     with database.read() as session:
-        runs_by_id = {run.id: run for run in runs.list_page(session)}
+        runs_by_id = {run.id: run for run in list_runs(session)}
         events = [
             (event.kind, event.at) for event in runs.list_events(session, DONE, origin="store")
         ]
@@ -104,7 +106,7 @@ def test_adapters_and_pointers_are_restored(database: Database, full: DirectoryS
 def test_a_search_is_restored_with_its_best_trial(database: Database, full: DirectoryStore):
     assert rebuild(database, full).searches.total == 1
     with database.read() as session:
-        (search,) = adapters.list_searches(session)
+        (search,) = session.scalars(select(SearchRow)).all()
     assert (search.run, search.metric, search.direction) == (
         SEARCHED,
         "eval_accuracy",

@@ -17,7 +17,6 @@ from orchestrator.registry.errors import (
     DatabaseRefused,
     DuplicateKey,
     LostUpdate,
-    StaleAttempt,
     UnknownItem,
 )
 from orchestrator.registry.lifecycle import Reason, Status
@@ -26,6 +25,7 @@ from tests.jobs.store.builders import race
 from tests.orchestrator.registry.builders import (
     TO_RUNNING,
     add_run,
+    list_runs,
     make_request,
     move_run,
     read_rows,
@@ -94,15 +94,6 @@ def test_an_update_of_a_changed_run_is_refused_and_writes_nothing(database: Data
     with pytest.raises(LostUpdate, match="it is at version 2, not 1"):
         move_run(database, stale, Status.STOPPED, reason=Reason.USER)
     assert (read_rows(database, "runs"), read_rows(database, "events")) == before
-
-
-def test_a_replaced_attempt_cannot_move_its_run(database: Database):
-    run = move_run(database, add_run(database), *TO_RUNNING, Status.LOST, reason=Reason.JOB_ABSENT)
-    run = move_run(database, run, Status.PLANNED, *TO_RUNNING)
-    with database.write() as session, pytest.raises(StaleAttempt, match="attempt 1 was replaced"):
-        runs.move(session, run, Status.FAILED, reason=Reason.CRASHED, attempt=1)
-    with database.write() as session:
-        assert runs.move(session, run, Status.PUBLISHING, attempt=2).status is Status.PUBLISHING
 
 
 def test_a_failed_transaction_writes_nothing(database: Database):
@@ -183,11 +174,11 @@ def test_pages_return_every_run_once_newest_first(database: Database):
         add_run(database, f"r{number}", project="lab" if number % 2 else "default")
     ids: list[str] = []
     with database.read() as session:
-        page = runs.list_page(session, limit=3)
+        page = list_runs(session, limit=3)
         while page:
             ids += [run.id for run in page]
-            page = runs.list_page(session, limit=3, after=page[-1])
-        lab = [run.id for run in runs.list_page(session, project="lab")]
+            page = list_runs(session, limit=3, after=page[-1])
+        lab = [run.id for run in list_runs(session, project="lab")]
     assert ids == [f"r{number}" for number in reversed(range(7))]
     assert lab == ["r5", "r3", "r1"]
 
@@ -200,7 +191,7 @@ def test_ready_runs_are_listed_by_priority_and_then_by_age(database: Database):
     move_run(database, run, Status.SUBMITTED)
     with database.read() as session:
         assert [run.id for run in usage.list_ready_runs(session, "default")] == ["d", "a", "c"]
-        assert [run.id for run in runs.list_page(session, status=Status.SUBMITTED)] == ["b"]
+        assert [run.id for run in list_runs(session, status=Status.SUBMITTED)] == ["b"]
 
 
 def test_a_reader_of_events_resumes_at_its_position(database: Database):

@@ -12,7 +12,7 @@ from orchestrator.registry import projects, runs, usage
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DatabaseUnreachable
 from orchestrator.registry.values import ProjectLimits
-from tests.orchestrator.registry.builders import add_run, make_request
+from tests.orchestrator.registry.builders import add_run, list_runs, make_request
 
 
 def run_without_waiting(database: Database, work: Callable[[Session], object]) -> None:
@@ -34,7 +34,7 @@ def test_runs_are_submitted_while_projects_are_counted(database: Database):
         usage.lock_projects(counting)
         run_without_waiting(database, lambda session: runs.add(session, "r2", make_request()))
     with database.read() as session:
-        assert {run.id for run in runs.list_page(session)} == {"r1", "r2"}
+        assert {run.id for run in list_runs(session)} == {"r1", "r2"}
 
 
 @pytest.mark.parametrize("work", [usage.lock_projects, set_limits])
