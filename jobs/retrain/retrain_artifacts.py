@@ -7,16 +7,10 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from jobs.errors import AlreadyExists, NotInStore
-from jobs.spec.kinds import KINDS
-from jobs.spec.load import dump_spec
-from jobs.spec.schema import RetrainSpec
 from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Digest, Label
-from jobs.store.runs.pinned_spec import pin_spec as pin_text
 from jobs.store.runs.run_store import RunStore
 
-RETRAIN_FILE = KINDS["retrain"].spec_file
-"""The full spec of the run."""
 BASELINE_FILE = "baseline.json"
 """The state of the store when the run started; later attempts use the same."""
 
@@ -34,11 +28,6 @@ class Baseline(StrictModel):
     newest_version: Annotated[int, Field(ge=0)] = 0
     """The name's newest version; the version that the run commits is higher."""
     train_sha256: Digest
-
-
-def pin_spec(retrain_spec: RetrainSpec, runs: RunStore) -> None:
-    """Write the spec into the run's folder. Raise InputError if the run has another one."""
-    pin_text(dump_spec(retrain_spec), runs, RETRAIN_FILE, kind="retraining")
 
 
 def read_baseline(runs: RunStore) -> Baseline | None:

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from slora.handoff.svd import Triplets, compute_dense_svd, compute_sparse_svd
+from slora.handoff.svd import Triplets, compute_sparse_svd
 from slora.masks.mask import Mask
 
 Split = Literal["balanced", "b"]
@@ -34,25 +34,6 @@ Refine = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """Refine the factors (a_RI, b_OR), given the effective rank, before they are used."""
 RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest are rounding errors, not part of the update."""
-
-
-@dataclass(frozen=True)
-class FactoredUpdate:
-    """`scale * b_OR @ a_RI` is the best rank-R approximation of the update.
-
-    `energy_share`: share of the update's squared Frobenius norm that it retains, 1.0 for an update
-    of zero.
-    `error`: `||update - scale B A|| / ||update||`, which is `sqrt(1 - energy_share)` by Eckart and
-    Young.
-    """
-
-    a_RI: Tensor
-    b_OR: Tensor
-    energy_share: float
-
-    @property
-    def error(self) -> float:
-        return math.sqrt(max(0.0, 1.0 - self.energy_share))
 
 
 @dataclass(frozen=True)
@@ -75,21 +56,6 @@ class Handoff:
     norm: float
     effective_rank: int
     residual: Tensor | None = None
-
-
-def split_dense_update(
-    delta_OI: Tensor, *, rank: int, scale: float = 1.0, split: Split = "balanced"
-) -> FactoredUpdate:
-    """Split a dense `delta_OI` into `scale * b_OR @ a_RI`, in float32, by its singular values.
-
-    `balanced` gives each factor the square roots of the values, `b` gives the values to B (as
-    PEFT's conversion does). The free signs of the singular vectors are fixed, so that equal
-    updates give equal factors on every rank. Raise BadRank.
-    """
-    triplets = compute_dense_svd(delta_OI, rank)
-    energy = float(delta_OI.double().square().sum())
-    a_RI, b_OR = split_triplets(triplets, scale=scale, split=split)
-    return FactoredUpdate(a_RI, b_OR, _compute_share(triplets[1], energy))
 
 
 def split_sparse_update(

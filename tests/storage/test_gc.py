@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from jobs.store.adapters.operations import collect_garbage, commit, list_adapters, verify_adapter
+from jobs.store.adapters.operations import collect_garbage, commit, scan_adapters, verify_adapter
 from jobs.store.adapters.removal import GRACE_S
 from jobs.store.s3.multipart import PART_BYTES
 from jobs.store.s3.s3_store import S3Store
@@ -51,7 +51,7 @@ def test_gc_aborts_old_uploads_but_none_of_other_programs(s3: S3Store, tmp_path:
     assert list_unfinished(s3) == both[1:]
     assert s3.list_leftovers() == []
     assert list(s3.list("")) == before
-    assert list_adapters(s3) == [manifest] and verify_adapter(s3, manifest) == []
+    assert scan_adapters(s3)[0] == [manifest] and verify_adapter(s3, manifest) == []
     other = S3Store(s3.bucket, f"{s3.prefix}2")
     [leftover] = other.list_leftovers()
     other.discard(leftover)

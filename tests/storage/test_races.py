@@ -7,10 +7,10 @@ from pathlib import Path
 
 from jobs.store.adapters.operations import (
     commit,
-    list_adapters,
     promote,
     read_pointer,
     rollback,
+    scan_adapters,
     verify_adapter,
 )
 from jobs.store.base import ObjectStore
@@ -29,7 +29,7 @@ def test_eight_commits_of_the_same_name_get_eight_unmixed_versions(store, tmp_pa
         make_adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)
     ]
     assert race(_commit, store, folders, count=8) == [0] * 8
-    adapters = list_adapters(store)
+    adapters = scan_adapters(store)[0]
     assert [adapter.version for adapter in adapters] == list(range(1, 9))
     assert {adapter.run for adapter in adapters} == {f"run-{i}" for i in range(8)}
     for adapter in adapters:

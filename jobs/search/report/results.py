@@ -46,12 +46,6 @@ def write_parquet(path: str | Path, records: Sequence[TrialRecord]) -> None:
     os.replace(partial, path)
 
 
-def read_parquet(path: str | Path) -> list[TrialRecord]:
-    """Return the records of a file that `write_parquet` wrote."""
-    lines = parquet.read_table(path, columns=list(COLUMNS)).to_pylist()
-    return [TrialRecord.from_dict(_parse_line(line)) for line in lines]
-
-
 def build_table(records: Sequence[TrialRecord]) -> pa.Table:
     """Return a table of the records: fields first, then one column per searched key."""
     assert set(COLUMNS) == {field.name for field in fields(TrialRecord)}, (
@@ -72,11 +66,6 @@ def _get_cell(record: TrialRecord, name: str) -> Any:
     if name == "curve":
         return [{"step": step, "value": value} for step, value in record.curve]
     return getattr(record, name)
-
-
-def _parse_line(line: dict[str, Any]) -> dict[str, Any]:
-    curve = [(point["step"], point["value"]) for point in line["curve"]]
-    return {**line, "config": json.loads(line["config"]), "curve": curve}
 
 
 def _build_column(values: Sequence[Any]) -> pa.Array:

@@ -54,16 +54,6 @@ def _read_or_fault(store: ObjectStore, key: str) -> Manifest | Fault | None:
         return None  # deleted since the listing
 
 
-def list_adapters(store: ObjectStore) -> list[Manifest]:
-    """Return all committed adapters in the order of names and versions."""
-    return scan_adapters(store)[0]
-
-
-def list_broken_adapters(store: ObjectStore) -> list[Fault]:
-    """Return a fault for each manifest that cannot be read."""
-    return scan_adapters(store)[1]
-
-
 def resolve_adapter(store: ObjectStore, reference: str) -> Manifest:
     """Return the adapter of a name. Raise NotInStore, with the existing ones, if it is absent.
 

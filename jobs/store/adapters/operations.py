@@ -5,8 +5,6 @@ from __future__ import annotations
 from jobs.store.adapters.commit import commit
 from jobs.store.adapters.lineage import list_ancestors
 from jobs.store.adapters.listing import (
-    list_adapters,
-    list_broken_adapters,
     resolve_adapter,
     scan_adapters,
     split_name,
@@ -27,10 +25,8 @@ __all__ = [
     "collect_garbage",
     "commit",
     "delete_version",
-    "list_adapters",
     "list_all_versions",
     "list_ancestors",
-    "list_broken_adapters",
     "list_versions",
     "promote",
     "promote_after",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from jobs.errors import InputError
-from jobs.federation.artifacts import FEDERATION_FILE, pin_spec
+from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.federation.check import check_federation
 from jobs.store.open import open_store
+from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.specs import a_federation
 from tests.tiny import chat_rows

@@ -10,10 +10,11 @@ import pytest
 
 from jobs.errors import InputError, SupersededAttempt
 from jobs.retrain.pipeline import Retraining
-from jobs.retrain.retrain_artifacts import BASELINE_FILE, pin_spec
+from jobs.retrain.retrain_artifacts import BASELINE_FILE
 from jobs.store.adapters.operations import promote, read_pointer, resolve_adapter, rollback
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.heartbeat import Heartbeat
+from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import RunStore
 from jobs.train.request import EVALUATION_FILE, HELD_OUT, PREVIOUS_EVAL
 from tests.jobs.retrain.builders import committed, lora_files

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
+
+from jobs.search.report.results import COLUMNS
 from jobs.search.trial_record import TrialRecord
 
 HOSTILE = '<script>window.hacked = 1</script>"\'&<img src=x onerror="window.hacked=1">'
@@ -68,3 +73,18 @@ def _trial(number: int, draw: random.Random) -> TrialRecord:
         shared=("scores",) if number else (),
         **known,
     )
+
+
+def read_parquet(path: Path) -> list[TrialRecord]:
+    """Read the records of a file as any program can: by its columns."""
+    lines = parquet.read_table(path, columns=list(COLUMNS)).to_pylist()
+    return [
+        TrialRecord.from_dict(
+            {
+                **line,
+                "config": json.loads(line["config"]),
+                "curve": [(point["step"], point["value"]) for point in line["curve"]],
+            }
+        )
+        for line in lines
+    ]

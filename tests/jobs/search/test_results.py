@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from jobs.search.report.results import build_table, read_parquet, write_parquet
+from jobs.search.report.results import build_table, write_parquet
 from jobs.search.trial_record import TrialRecord
-from tests.jobs.search.builders import HOSTILE, row, search
+from tests.jobs.search.builders import HOSTILE, read_parquet, row, search
 
 
 def test_records_are_read_back_unchanged(tmp_path: Path):

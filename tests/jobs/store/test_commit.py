@@ -12,7 +12,7 @@ import pytest
 
 from jobs.errors import DigestMismatch, InputError, StoreError
 from jobs.store.adapters.manifest import encode_manifest, parse_manifest
-from jobs.store.adapters.operations import commit, list_adapters, resolve_adapter, verify_adapter
+from jobs.store.adapters.operations import commit, resolve_adapter, scan_adapters, verify_adapter
 from jobs.store.blobs import get_blob_key
 from jobs.store.digest import compute_file_sha256
 from jobs.store.local import DirectoryStore
@@ -75,7 +75,7 @@ def test_a_repeated_commit_of_a_run_returns_the_first_manifest(store: DirectoryS
     first = commit(store, folder, make_draft(attempt=1))
     commit(store, folder, make_draft(run="another"))
     assert commit(store, folder, make_draft(attempt=2)) == first
-    assert len(list_adapters(store)) == 2
+    assert len(scan_adapters(store)[0]) == 2
 
 
 def test_a_run_that_trained_further_gets_a_new_version(store: DirectoryStore, folder: Path):
@@ -121,9 +121,9 @@ def test_a_death_at_any_call_leaves_no_partial_adapter_and_a_retry_completes(
         with pytest.raises(Killed):
             commit(DyingStore(store, at=at, after=after), folder, make_draft(attempt=1))
         committed = at > written or (after and at == written)
-        assert len(list_adapters(store)) == int(committed), call
+        assert len(scan_adapters(store)[0]) == int(committed), call
         retried = commit(store, folder, make_draft(attempt=2))
-        assert list_adapters(store) == [retried], call
+        assert scan_adapters(store)[0] == [retried], call
         assert verify_adapter(store, retried) == [], call
         claimed = at > next(i for i, c in enumerate(calls) if c.endswith(".claim")) + (not after)
         assert retried.version == (2 if claimed and not committed else 1), call
@@ -138,7 +138,7 @@ def test_a_real_kill_just_before_the_manifest_shows_nothing(folder: Path, tmp_pa
     store = DirectoryStore(tmp_path / "store")
     assert race(_commit_and_die, store.root, folder, at, count=1) == [-signal.SIGKILL]
     assert store.head("adapters/chat/v1/adapter_model.safetensors") is not None
-    assert list_adapters(store) == []
+    assert scan_adapters(store)[0] == []
     assert commit(store, folder, make_draft(attempt=2)).label == "chat@v2"
 
 
@@ -157,7 +157,7 @@ def test_eight_runs_that_commit_the_same_name_get_eight_unmixed_versions(tmp_pat
         make_adapter_folder(tmp_path / f"exported-{i}", f"of run {i} " * 500) for i in range(8)
     ]
     assert race(_commit_own, store.root, folders, count=8) == [0] * 8
-    adapters = list_adapters(store)
+    adapters = scan_adapters(store)[0]
     assert [adapter.version for adapter in adapters] == list(range(1, 9))
     assert {adapter.run for adapter in adapters} == {f"run-{i}" for i in range(8)}
     for adapter in adapters:
@@ -183,7 +183,7 @@ def test_an_old_attempt_cannot_become_the_newest_version(
     old = make_adapter_folder(tmp_path / "old", "what attempt 1 had")
     with pytest.raises(StoreError, match=r"a later attempt than 1 has claimed chat@v1"):
         commit(store, old, make_draft(attempt=1))
-    assert [adapter.label for adapter in list_adapters(store)] == ["chat@v1"]
+    assert [adapter.label for adapter in scan_adapters(store)[0]] == ["chat@v1"]
 
 
 def test_an_attempt_is_fenced_by_its_own_run_only(store: DirectoryStore, folder: Path):
@@ -220,7 +220,7 @@ class Corrupting(DyingStore):
 def test_bytes_that_change_in_transit_are_not_committed(store: DirectoryStore, folder: Path):
     with pytest.raises(DigestMismatch):
         commit(Corrupting(store), folder, make_draft())
-    assert list_adapters(store) == []
+    assert scan_adapters(store)[0] == []
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from jobs.errors import InputError, NotInStore
 from jobs.store.adapters.manifest import MAX_MANIFEST_BYTES, BadManifest
 from jobs.store.adapters.operations import (
     commit,
-    list_adapters,
-    list_broken_adapters,
     resolve_adapter,
+    scan_adapters,
 )
 from jobs.store.local import DirectoryStore
 from tests.jobs.store.builders import DyingStore, make_adapter_folder, make_draft
@@ -32,13 +31,13 @@ def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
 
 
 def test_an_empty_store_lists_nothing_and_creates_nothing(store: DirectoryStore):
-    assert list_adapters(store) == []
-    assert list_broken_adapters(store) == []
+    assert scan_adapters(store)[0] == []
+    assert scan_adapters(store)[1] == []
     assert not store.root.exists()
 
 
 def test_only_what_is_committed_is_listed_in_the_order_of_versions(full: DirectoryStore):
-    labels = [adapter.label for adapter in list_adapters(full)]
+    labels = [adapter.label for adapter in scan_adapters(full)[0]]
     assert labels == ["chat@v1", "chat@v2", "chat@v10", "zoo@v1"]
 
 
@@ -95,8 +94,12 @@ def test_a_corrupt_manifest_is_reported_and_breaks_nothing_else(full: DirectoryS
     full.put("adapters/zoo/latest/manifest.json", b"{}")
     full.put("adapters/zoo/v2/manifest.json", full.get("adapters/zoo/v1/manifest.json"))
     full.put("adapters/zoo/v3/manifest.json", b" " * (MAX_MANIFEST_BYTES + 1))
-    assert [adapter.label for adapter in list_adapters(full)] == ["chat@v1", "chat@v10", "zoo@v1"]
-    assert {fault.key: fault.problem[:20] for fault in list_broken_adapters(full)} == {
+    assert [adapter.label for adapter in scan_adapters(full)[0]] == [
+        "chat@v1",
+        "chat@v10",
+        "zoo@v1",
+    ]
+    assert {fault.key: fault.problem[:20] for fault in scan_adapters(full)[1]} == {
         "adapters/bad name/v1/manifest.json": "the folder is not <n",
         "adapters/chat/v2/manifest.json": 'invalid JSON: "Expec',
         "adapters/zoo/latest/manifest.json": "the folder is not <n",
@@ -126,6 +129,6 @@ def test_other_objects_beside_the_versions_are_ignored(full: DirectoryStore):
     full.put("adapters/zoo/current.json", b"v2")
     full.put("adapters/manifest.json", b"{}")
     full.put("adapters/chat/v1/sub/manifest.json", b"{}")
-    assert len(list_adapters(full)) == 4
-    assert list_broken_adapters(full) == []
+    assert len(scan_adapters(full)[0]) == 4
+    assert scan_adapters(full)[1] == []
     assert resolve_adapter(full, "chat").version == 10

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import StoreUnreachable
-from jobs.store.adapters.operations import commit, list_adapters, verify_adapter
+from jobs.store.adapters.operations import commit, scan_adapters, verify_adapter
 from jobs.store.adapters.outbox import add_to_outbox, list_outbox, send_entry
 from jobs.store.local import DirectoryStore
 from jobs.store.open import open_store
@@ -35,7 +35,7 @@ def test_an_entry_is_sent_once_and_then_removed(outbox, entry_folder: Path, stor
     [entry] = list_outbox(outbox)[0]
     assert (entry.folder, entry.draft) == (entry_folder, make_draft())
     manifest = send_entry(entry, open_store(entry.store_url))
-    assert list_adapters(store) == [manifest]
+    assert scan_adapters(store)[0] == [manifest]
     assert verify_adapter(store, manifest) == []
     assert list_outbox(outbox) == ([], [])
     assert send_entry(entry, store) is None
@@ -59,8 +59,8 @@ def test_an_entry_committed_before_a_crash_is_not_committed_twice(outbox, entry_
     commit(watched, entry.folder / "adapter", entry.draft)
     with pytest.raises(Killed):
         send_entry(entry, DyingStore(store, at=len(watched.calls), after=True))
-    assert send_entry(entry, store) == list_adapters(store)[0]
-    assert len(list_adapters(store)) == 1
+    assert send_entry(entry, store) == scan_adapters(store)[0][0]
+    assert len(scan_adapters(store)[0]) == 1
 
 
 def _send(start: Barrier, _: int, outbox: Path, url: str) -> None:
@@ -71,7 +71,7 @@ def _send(start: Barrier, _: int, outbox: Path, url: str) -> None:
 
 def test_two_senders_at_once_commit_once(outbox: Path, entry_folder: Path, store):
     assert race(_send, outbox, store.url(""), count=4) == [0] * 4
-    assert len(list_adapters(store)) == 1
+    assert len(scan_adapters(store)[0]) == 1
     assert list_outbox(outbox) == ([], [])
 
 

@@ -13,8 +13,8 @@ from jobs.store.adapters.operations import (
     collect_garbage,
     commit,
     delete_version,
-    list_adapters,
     pull,
+    scan_adapters,
     verify_adapter,
 )
 from jobs.store.adapters.removal import GRACE_S
@@ -41,7 +41,7 @@ def test_equal_files_are_one_blob(full: DirectoryStore):
 
 def test_a_removed_version_is_absent_and_its_number_is_not_reused(full, tmp_path: Path):
     delete_version(full, "chat", 2)
-    assert [adapter.label for adapter in list_adapters(full)] == ["chat@v1"]
+    assert [adapter.label for adapter in scan_adapters(full)[0]] == ["chat@v1"]
     assert [key.rpartition("/")[2] for key in full.list("adapters/chat/v2/")] == [
         ".claim",
         ".deleted",
@@ -62,7 +62,7 @@ def test_a_version_that_never_existed_cannot_be_removed(full: DirectoryStore):
     for version in (7, 9):
         with pytest.raises(NotInStore):
             delete_version(full, "chat", version)
-    assert len(list_adapters(full)) == 2
+    assert len(scan_adapters(full)[0]) == 2
 
 
 def test_a_death_inside_a_removal_shows_a_complete_version_or_none(full, tmp_path: Path):
@@ -72,10 +72,10 @@ def test_a_death_inside_a_removal_shows_a_complete_version_or_none(full, tmp_pat
         mine = commit(full, tmp_path / "two", make_draft(run=f"r-{at}"))
         with pytest.raises(Killed):
             delete_version(DyingStore(full, at=at), "chat", mine.version)
-        listed = [adapter for adapter in list_adapters(full) if adapter.version == mine.version]
+        listed = [adapter for adapter in scan_adapters(full)[0] if adapter.version == mine.version]
         assert all(verify_adapter(full, adapter) == [] for adapter in listed)
         delete_version(full, "chat", mine.version)
-        assert len(list_adapters(full)) == 1
+        assert len(scan_adapters(full)[0]) == 1
 
 
 def test_gc_deletes_only_unreferenced_blobs(full: DirectoryStore, tmp_path: Path):
@@ -91,14 +91,14 @@ def test_gc_deletes_only_unreferenced_blobs(full: DirectoryStore, tmp_path: Path
     swept = collect_garbage(full, now=LATER)
     assert (swept.keys, swept.bytes, swept.retained) == ((loose,), 8, 3)
     assert before - set(full.list("")) == {loose}
-    for adapter in list_adapters(full):
+    for adapter in scan_adapters(full)[0]:
         assert verify_adapter(full, adapter) == []
 
 
 def test_gc_frees_the_blobs_of_a_deleted_version_and_spares_shared_ones(full, tmp_path: Path):
     delete_version(full, "chat", 2)
     assert len(collect_garbage(full, now=LATER).keys) == 1
-    [blobs] = list_adapters(full)
+    [blobs] = scan_adapters(full)[0]
     assert verify_adapter(full, blobs) == []
     pull(full, blobs, tmp_path / "pulled")
 

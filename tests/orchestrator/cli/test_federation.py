@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs.federation.artifacts import pin_spec
 from jobs.federation.check import check_federation
 from jobs.store.open import open_store
+from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import RunStore
 from orchestrator.cli.audit import AuditLine, compare_with_plan, list_violations
 from orchestrator.cli.main import app

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from jobs.federation.artifacts import FEDERATION_FILE, pin_spec
+from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.inspect.model_files import digest_model
 from jobs.plan.preflight import ValidatedRun, validate_run
@@ -18,6 +18,7 @@ from jobs.spec.schema import FederatedSpec, RunSpec, make_site_spec
 from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest
 from jobs.store.adapters.operations import commit
 from jobs.store.open import open_store
+from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import SPEC, RunStore
 from orchestrator.cli.reproduce import GPU_TOLERANCE_SHARE, Reproduction, Validated, repeat_run
 from tests.jobs.federation.specs import a_federation

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.search.report.results import read_parquet
 from jobs.spec.load import load_spec
 from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
+from tests.jobs.search.builders import read_parquet
 from tests.ray.search.builders import assert_nothing_remains, run_search, start_search
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]

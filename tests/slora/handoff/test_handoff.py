@@ -8,11 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slora.errors import BadRank
-from slora.handoff.handoff import compute_on_mask, split_dense_update, split_sparse_update
+from slora.handoff.handoff import Handoff, compute_on_mask, split_sparse_update
 from slora.layers.sparse import make_dense_delta
 from slora.layers.sparse_factors import apply_factor_masks
-from slora.masks.mask import BlockMask, draw_random_mask
+from slora.masks.mask import BlockMask, EntryMask, draw_random_mask
 from slora.masks.sizes import compute_block_sides, compute_exact_rank
+
+
+def split_full_update(delta: torch.Tensor, *, rank: int, **options) -> Handoff:
+    """Split an update whose mask has every entry."""
+    mask = EntryMask((delta.shape[0], delta.shape[1]), torch.arange(delta.numel()))
+    return split_sparse_update(delta.flatten(), mask, rank=rank, **{"scale": 1.0, **options})
 
 
 @settings(deadline=None, max_examples=40)
@@ -27,7 +33,7 @@ def test_the_factors_are_the_best_of_their_rank(rows, columns, rank, split, scal
     rank = min(rank, rows, columns)
     torch.manual_seed(rows * 100 + columns)
     delta = torch.randn(rows, columns)
-    result = split_dense_update(delta, rank=rank, scale=scale, split=split)
+    result = split_full_update(delta, rank=rank, scale=scale, split=split)
     assert result.a_RI.shape == (rank, columns)
     assert result.b_OR.shape == (rows, rank)
     rest = (delta - scale * result.b_OR @ result.a_RI).double().norm()
@@ -46,17 +52,17 @@ def test_the_factors_are_the_best_of_their_rank(rows, columns, rank, split, scal
 
 
 def test_a_balanced_split_gives_both_factors_the_same_norm():
-    result = split_dense_update(torch.randn(16, 12), rank=4)
+    result = split_full_update(torch.randn(16, 12), rank=4)
     torch.testing.assert_close(result.a_RI.norm(dim=1), result.b_OR.norm(dim=0))
 
 
 def test_split_b_leaves_a_with_orthonormal_rows():
-    result = split_dense_update(torch.randn(16, 12), rank=4, split="b")
+    result = split_full_update(torch.randn(16, 12), rank=4, split="b")
     torch.testing.assert_close(result.a_RI @ result.a_RI.t(), torch.eye(4), atol=1e-5, rtol=0)
 
 
 def test_an_update_of_zero_loses_nothing_and_gives_zero_factors():
-    result = split_dense_update(torch.zeros(6, 4), rank=2)
+    result = split_full_update(torch.zeros(6, 4), rank=2)
     assert result.energy_share == 1.0
     assert result.error == 0.0
     assert not (result.b_OR @ result.a_RI).any()
@@ -64,7 +70,7 @@ def test_an_update_of_zero_loses_nothing_and_gives_zero_factors():
 
 def test_an_update_of_low_rank_is_retained_exactly():
     delta = torch.randn(20, 3) @ torch.randn(3, 15)
-    result = split_dense_update(delta, rank=3)
+    result = split_full_update(delta, rank=3)
     assert result.energy_share > 1 - 1e-6
     torch.testing.assert_close(result.b_OR @ result.a_RI, delta, atol=1e-4, rtol=1e-4)
 
@@ -72,7 +78,7 @@ def test_an_update_of_low_rank_is_retained_exactly():
 @pytest.mark.parametrize("rank", [0, 5])
 def test_a_rank_above_the_matrix_is_refused_with_the_valid_range(rank):
     with pytest.raises(BadRank, match=r"use 1 to 4"):
-        split_dense_update(torch.randn(6, 4), rank=rank)
+        split_full_update(torch.randn(6, 4), rank=rank)
 
 
 STRUCTURES = ("rows", "columns", "blocks")
