@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.client.pages import iterate_pages
-from orchestrator.client.transport import Transport, api_path
+from orchestrator.client.transport import Resource, api_path
 from orchestrator.schemas.adapters import (
     AdapterDetailResponse,
     AdapterNameResponse,
@@ -15,11 +15,8 @@ from orchestrator.schemas.adapters import (
 )
 
 
-class Adapters:
+class Adapters(Resource):
     """The service's adapters."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def list(
         self, *, project: str | None = None, name: str | None = None

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.client.pages import iterate_unpaged
-from orchestrator.client.transport import Transport, api_path
+from orchestrator.client.transport import Resource, api_path
 from orchestrator.schemas.admin import NewTokenResponse, ProjectResponse, TokenResponse
 
 
-class Projects:
+class Projects(Resource):
     """The service's projects."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def list(self) -> Iterator[ProjectResponse]:
         """Iterate over the projects that the token covers."""
@@ -36,11 +33,8 @@ class Projects:
         )
 
 
-class Tokens:
+class Tokens(Resource):
     """The service's tokens, for administrators."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def list(self) -> Iterator[TokenResponse]:
         """Iterate over all tokens, expired and revoked ones included."""

@@ -32,23 +32,9 @@ class MissingResource(ClientError):
 
     exit_code = 2
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
-
 
 class Conflict(ClientError):
     """The resource has changed since it was read, or its state does not allow the request."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class AccessDenied(ClientError):

@@ -14,7 +14,7 @@ from jobs.errors import Fault
 from orchestrator.client.errors import RequestRejected, UnexpectedResponse
 from orchestrator.client.event_stream import OnRetry, follow_stream
 from orchestrator.client.pages import iterate_pages
-from orchestrator.client.transport import Transport, api_path
+from orchestrator.client.transport import Resource, api_path
 from orchestrator.schemas.base import ResponseSchema
 from orchestrator.schemas.runs import (
     CheckResponse,
@@ -46,11 +46,8 @@ def make_submission(spec: Mapping[str, Any], **options: Any) -> SubmitRunRequest
         raise RequestRejected(faults) from error
 
 
-class Runs:
+class Runs(Resource):
     """The service's runs."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def submit(self, submission: SubmitRunRequest, *, key: str | None = None) -> RunResponse:
         """Submit a run. Retries use one idempotency key, so there is one run."""

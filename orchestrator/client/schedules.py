@@ -6,15 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.client.pages import iterate_pages
-from orchestrator.client.transport import Transport, api_path
+from orchestrator.client.transport import Resource, api_path
 from orchestrator.schemas.schedules import FiringResponse, ScheduleResponse
 
 
-class Schedules:
+class Schedules(Resource):
     """The service's schedules, each of which belongs to a project."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def create(self, schedule: Mapping[str, Any]) -> ScheduleResponse:
         """Create a schedule. Raise RequestRejected, or Conflict if the name is in use."""

@@ -155,6 +155,13 @@ class Transport:
         return ServiceUnreachable(self.settings.url, describe_error(error))
 
 
+class Resource:
+    """A part of the service: base of the classes whose methods are its requests."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+
 def describe_error(error: Exception) -> str:
     """Return a short description of a network error."""
     if isinstance(error, httpx.TimeoutException):

@@ -15,10 +15,9 @@ from orchestrator.control.dispatcher import Dispatcher
 from orchestrator.control.follower import Follower
 from orchestrator.control.metrics import ServiceMetrics
 from orchestrator.control.orphans import Orphans
-from orchestrator.registry import leases
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import LeaseLost, LostUpdate
-from orchestrator.registry.leases import Lease
+from orchestrator.registry.leases import Lease, LeaseKeeper
 
 LEASE_S = 30.0
 
@@ -40,10 +39,9 @@ class Reconciler:
         metrics: ServiceMetrics,
         lease_s: float = LEASE_S,
     ) -> None:
-        self._database, self._cluster, self._holder = database, cluster, holder
+        self._cluster, self._metrics = cluster, metrics
         self._follower, self._dispatcher, self._orphans = follower, dispatcher, orphans
-        self._metrics, self._lease_s = metrics, lease_s
-        self._lease: Lease | None = None
+        self._lease = LeaseKeeper(database, f"cluster.{cluster.name}", holder, seconds=lease_s)
 
     def reconcile(self) -> bool:
         """Run one pass.
@@ -51,7 +49,7 @@ class Reconciler:
         Return False if another service holds the cluster, or the cluster does not answer. Raise
         DatabaseUnreachable; every transaction is complete or not written then.
         """
-        lease = self._ensure_lease()
+        lease = self._lease.ensure()
         if lease is None:
             return False
         name = self._cluster.name
@@ -63,7 +61,6 @@ class Reconciler:
             log.warning("cluster %s: %s", name, unreachable)
             return False
         except LeaseLost:
-            self._lease = None
             return False
         except LostUpdate as conflict:
             log.info("cluster %s: %s", name, conflict)
@@ -72,10 +69,7 @@ class Reconciler:
 
     def close(self) -> None:
         """Release the lease, so that another service can reconcile the cluster at once."""
-        if self._lease is not None:
-            with self._database.write() as session:
-                leases.release(session, self._lease)
-            self._lease = None
+        self._lease.release()
 
     def _run_pass(self, lease: Lease) -> None:
         job_statuses = self._cluster.list_jobs()
@@ -84,11 +78,3 @@ class Reconciler:
         self._dispatcher.dispatch(
             self._orphans.get_live_attempts(job_statuses), lease, self._follower.submit
         )
-
-    def _ensure_lease(self) -> Lease | None:
-        name = f"cluster.{self._cluster.name}"
-        with self._database.write() as session:
-            self._lease = leases.renew_or_acquire(
-                session, self._lease, name, self._holder, seconds=self._lease_s
-            )
-            return self._lease

@@ -29,13 +29,13 @@ from orchestrator.control.intake import Intake
 from orchestrator.control.metrics import ServiceMetrics
 from orchestrator.control.new_data import compute_data_fingerprint
 from orchestrator.control.resolve import SubmitRequest
-from orchestrator.registry import leases, run_flags, runs, schedules
+from orchestrator.registry import run_flags, runs, schedules
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import DuplicateKey, LeaseLost, LostUpdate, UnknownItem
-from orchestrator.registry.leases import Lease
+from orchestrator.registry.leases import Lease, LeaseKeeper
 from orchestrator.registry.lifecycle import Reason
 from orchestrator.registry.run_request import RunRequest, write_request
-from orchestrator.registry.schedules import FiringOutcome, Schedule
+from orchestrator.registry.schedules import FiringOutcome, NewSchedule, Schedule
 
 LEASE_NAME = "scheduler"
 LEASE_S = 30.0
@@ -49,7 +49,6 @@ log = logging.getLogger(__name__)
 class _FiringPlan:
     """The outcome of one due time, as far as it is known before the transaction."""
 
-    due_at: float
     next_at: float | None
     outcome: FiringOutcome
     request: RunRequest | None = None
@@ -74,13 +73,12 @@ class Scheduler:
         lease_s: float = LEASE_S,
     ) -> None:
         self._database, self._intake, self._clock = database, intake, clock
-        self._holder, self._metrics, self._lease_s = holder, metrics, lease_s
-        self._open, self._fingerprint_data = store_opener, fingerprinter
-        self._lease: Lease | None = None
+        self._open, self._fingerprint_data, self._metrics = store_opener, fingerprinter, metrics
+        self._lease = LeaseKeeper(database, LEASE_NAME, holder, seconds=lease_s)
 
     def fire_due(self) -> int:
         """Fire the schedules that are due. Return how many times. Raise DatabaseUnreachable."""
-        lease = self._ensure_lease()
+        lease = self._lease.ensure()
         if lease is None:
             return 0
         with self._database.read() as session:
@@ -89,10 +87,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Release the lease, so that another service can fire at once."""
-        if self._lease is not None:
-            with self._database.write() as session:
-                leases.release(session, self._lease)
-            self._lease = None
+        self._lease.release()
 
     def _fire_schedule(self, schedule: Schedule, lease: Lease) -> int:
         """Fire the due times of one schedule; after a failure the next call tries again."""
@@ -147,12 +142,10 @@ class Scheduler:
         return updated
 
     def _plan_firing(self, schedule: Schedule, due_at: float) -> _FiringPlan:
-        offset = _compute_offset(schedule)
-        next_time = find_next_time(schedule.cron, schedule.time_zone, due_at - offset)
-        next_at = None if next_time is None else next_time + offset
+        next_at = find_next_firing(schedule, due_at)
         is_missed = self._clock.now() - due_at > MISSED_AFTER_S
         if is_missed and schedule.missed == "skip":
-            return _FiringPlan(due_at, next_at, "skipped")
+            return _FiringPlan(next_at, "skipped")
         try:
             request = self._intake.resolve(make_submission(schedule))
             fingerprint = self._fingerprint_data(request.data) if schedule.only_new_data else None
@@ -160,14 +153,14 @@ class Scheduler:
             # Its store or cluster was removed from the configuration, or its data cannot exist.
             # The other schedules continue.
             log.error("schedule %s cannot be fired: %s", schedule.name, invalid)
-            return _FiringPlan(due_at, next_at, "refused")
+            return _FiringPlan(next_at, "refused")
         if schedule.only_new_data and fingerprint in (None, schedule.data_fingerprint):
-            return _FiringPlan(due_at, next_at, "no_new_data")
+            return _FiringPlan(next_at, "no_new_data")
         if schedule.concurrency == "skip" and self._has_unfinished_runs(schedule):
             # Checked before the request is written: a rebuild would restore a run from it.
-            return _FiringPlan(due_at, next_at, "skipped")
+            return _FiringPlan(next_at, "skipped")
         run_id = _make_run_id(request.name, schedule, due_at)
-        return _FiringPlan(due_at, next_at, "run", request, run_id, fingerprint)
+        return _FiringPlan(next_at, "run", request, run_id, fingerprint)
 
     def _has_unfinished_runs(self, schedule: Schedule) -> bool:
         with self._database.read() as session:
@@ -185,15 +178,8 @@ class Scheduler:
         runs.add(session, plan.run_id, plan.request)
         return ("queued" if unfinished else "run"), plan.run_id
 
-    def _ensure_lease(self) -> Lease | None:
-        with self._database.write() as session:
-            self._lease = leases.renew_or_acquire(
-                session, self._lease, LEASE_NAME, self._holder, seconds=self._lease_s
-            )
-            return self._lease
 
-
-def make_submission(schedule: Schedule) -> SubmitRequest:
+def make_submission(schedule: Schedule | NewSchedule) -> SubmitRequest:
     """Make the submission of a schedule's firings."""
     return SubmitRequest(
         kind=schedule.kind,
@@ -204,13 +190,14 @@ def make_submission(schedule: Schedule) -> SubmitRequest:
     )
 
 
-def find_first_time(cron: str, time_zone: str, *, offset: float, now: float) -> float | None:
-    """Return when a new schedule fires first."""
-    next_time = find_next_time(cron, time_zone, now - offset)
+def find_next_firing(schedule: Schedule | NewSchedule, after: float) -> float | None:
+    """Return when a schedule fires next after a time; None if it never does."""
+    offset = _compute_offset(schedule)
+    next_time = find_next_time(schedule.cron, schedule.time_zone, after - offset)
     return None if next_time is None else next_time + offset
 
 
-def _compute_offset(schedule: Schedule) -> float:
+def _compute_offset(schedule: Schedule | NewSchedule) -> float:
     return compute_jitter_offset(schedule.project, schedule.name, schedule.jitter_s)
 
 

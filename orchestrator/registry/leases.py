@@ -7,12 +7,14 @@ acquires it meanwhile. The number (`fence`) protects what is written outside the
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from orchestrator.registry.database import Database
 from orchestrator.registry.db_clock import now
 from orchestrator.registry.errors import LeaseLost
 from orchestrator.registry.tables import LeaseRow
@@ -70,18 +72,6 @@ def renew(session: Session, lease: Lease, *, seconds: float) -> Lease:
     return make_value(Lease, row)
 
 
-def renew_or_acquire(
-    session: Session, lease: Lease | None, name: str, holder: str, *, seconds: float
-) -> Lease | None:
-    """Extend the lease if it is still held, or acquire it; return None while another holds it."""
-    if lease is not None:
-        try:
-            return renew(session, lease, seconds=seconds)
-        except LeaseLost:
-            pass
-    return acquire(session, name, holder, seconds=seconds)
-
-
 def release(session: Session, lease: Lease) -> None:
     """Release the lease; do nothing if it is lost. Its number is not used again."""
     session.execute(update(LeaseRow).where(*_match_lease(lease)).values(expires_at=0.0))
@@ -92,6 +82,31 @@ def guard(session: Session, lease: Lease) -> None:
     query = select(LeaseRow.fence).where(*_match_lease(lease)).with_for_update(read=True)
     if session.scalar(query) is None:
         raise LeaseLost(lease.name, lease.holder, lease.fence)
+
+
+class LeaseKeeper:
+    """Keeps one lease for one holder, over many transactions."""
+
+    def __init__(self, database: Database, name: str, holder: str, *, seconds: float) -> None:
+        self._database, self._name, self._holder, self._seconds = database, name, holder, seconds
+        self._lease: Lease | None = None
+
+    def ensure(self) -> Lease | None:
+        """Extend the lease or acquire it; return None while another holds it."""
+        with self._database.write() as session:
+            if self._lease is not None:
+                with suppress(LeaseLost):
+                    self._lease = renew(session, self._lease, seconds=self._seconds)
+                    return self._lease
+            self._lease = acquire(session, self._name, self._holder, seconds=self._seconds)
+            return self._lease
+
+    def release(self) -> None:
+        """Release the lease if it is held, so that another holder acquires it at once."""
+        if self._lease is not None:
+            with self._database.write() as session:
+                release(session, self._lease)
+            self._lease = None
 
 
 def _match_lease(lease: Lease) -> tuple[ColumnElement[bool], ...]:

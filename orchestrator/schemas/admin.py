@@ -7,13 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from jobs.store.adapters.manifest import Name
-from orchestrator.registry.values import Limit
+from orchestrator.registry.values import ProjectLimits
 from orchestrator.schemas.base import RequestSchema, ResponseSchema, with_example
 from orchestrator.schemas.schedules import Revision
 
 YEAR_S = 366 * 86400.0
-
-TokenLimit = Annotated[int, Field(ge=0, lt=2**63)]
 
 PROJECT_EXAMPLE: dict[str, Any] = {
     "name": "default",
@@ -34,23 +32,17 @@ TOKEN_EXAMPLE: dict[str, Any] = {
 }
 
 
-class CreateProjectRequest(RequestSchema):
+class CreateProjectRequest(ProjectLimits):
     """A project to create; a limit of null means no limit."""
 
     name: Name
-    max_runs: Limit | None = None
-    max_workers: Limit | None = None
-    max_tokens_a_day: TokenLimit | None = None
 
 
-class UpdateProjectRequest(RequestSchema):
+class UpdateProjectRequest(ProjectLimits):
     """The limits to change: a missing limit stays as it is, null removes it."""
 
     revision: Revision | None = None
     """The revision that was read: if the project has changed since, the status is 409."""
-    max_runs: Limit | None = None
-    max_workers: Limit | None = None
-    max_tokens_a_day: TokenLimit | None = None
 
 
 class ProjectResponse(ResponseSchema):

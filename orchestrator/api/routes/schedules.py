@@ -14,10 +14,8 @@ from orchestrator.api.cursor import Cursor, Limit, PageKey, make_page
 from orchestrator.api.deps import ServiceDep, resolve_project
 from orchestrator.api.parameters import NamePath, NameQuery
 from orchestrator.api.problems import describe_problems
-from orchestrator.control.cron import check_cron, compute_jitter_offset
-from orchestrator.control.resolve import SubmitRequest
-from orchestrator.control.scheduler import find_first_time
-from orchestrator.control.supervisor import Service
+from orchestrator.control.cron import check_cron
+from orchestrator.control.scheduler import find_next_firing, make_submission
 from orchestrator.registry import schedules
 from orchestrator.registry.errors import LostUpdate, UnknownItem
 from orchestrator.registry.schedules import NewSchedule, Schedule
@@ -89,8 +87,8 @@ def create_schedule(
     project = resolve_project(service, principal, body.project)
     new_schedule = NewSchedule(**{**body.model_dump(), "project": project})
     check_cron(new_schedule.cron, new_schedule.time_zone)
-    _check_spec(service, new_schedule)
-    next_at = _compute_next(service, new_schedule)
+    service.intake.resolve(make_submission(new_schedule))
+    next_at = find_next_firing(new_schedule, service.clock.now())
     with service.database.write() as session:
         return ScheduleResponse.model_validate(
             schedules.add(session, new_schedule, next_at=next_at)
@@ -138,11 +136,11 @@ def update_schedule(
     updated = _apply_changes(schedule, changes)
     check_cron(updated.cron, updated.time_zone)
     if {"spec", "cluster"} & changes.keys():
-        _check_spec(service, updated)
+        service.intake.resolve(make_submission(updated))
     resumed = schedule.paused and changes.get("paused") is False
     # Firings that were missed while it was paused, or by the old cron expression, are not made up.
     if resumed or TIMING_FIELDS & changes.keys():
-        changes["next_at"] = _compute_next(service, updated)
+        changes["next_at"] = find_next_firing(updated, service.clock.now())
     if not changes:
         return ScheduleResponse.model_validate(schedule)
     with service.database.write() as session:
@@ -206,22 +204,3 @@ def _apply_changes(schedule: Schedule, changes: dict[str, Any]) -> NewSchedule:
     current = {name: getattr(schedule, name) for name in NewSchedule.model_fields}
     applicable = {name: value for name, value in changes.items() if name in current}
     return NewSchedule(**{**current, "spec": dict(schedule.spec), **applicable})
-
-
-def _check_spec(service: Service, new_schedule: NewSchedule) -> None:
-    service.intake.resolve(
-        SubmitRequest(
-            kind=new_schedule.kind,
-            spec=new_schedule.spec,
-            project=new_schedule.project,
-            cluster=new_schedule.cluster,
-            priority=new_schedule.priority,
-        )
-    )
-
-
-def _compute_next(service: Service, new_schedule: NewSchedule) -> float | None:
-    offset = compute_jitter_offset(new_schedule.project, new_schedule.name, new_schedule.jitter_s)
-    return find_first_time(
-        new_schedule.cron, new_schedule.time_zone, offset=offset, now=service.clock.now()
-    )

@@ -13,11 +13,11 @@ from sqlalchemy import text
 from jobs.errors import StoreUnreachable
 from jobs.store.local import DirectoryStore
 from jobs.store.open import open_store
-from orchestrator.control.cron import MAX_MISSED_TIMES, compute_jitter_offset
+from orchestrator.control.cron import MAX_MISSED_TIMES
 from orchestrator.control.intake import Intake
 from orchestrator.control.metrics import ServiceMetrics
 from orchestrator.control.new_data import compute_data_fingerprint
-from orchestrator.control.scheduler import Scheduler, find_first_time
+from orchestrator.control.scheduler import Scheduler, find_next_firing
 from orchestrator.registry import runs, schedules
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
@@ -59,10 +59,8 @@ class SchedulerHarness:
     def add(self, name: str = "nightly", **changes: Any) -> Schedule:
         values = {"cron": "0 * * * *", "kind": "finetune", "spec": make_spec(self.store), **changes}
         new = NewSchedule(name=name, **values)
-        offset = compute_jitter_offset(new.project, name, new.jitter_s)
-        next_at = find_first_time(new.cron, new.time_zone, offset=offset, now=START)
         with self.database.write() as session:
-            return schedules.add(session, new, next_at=next_at)
+            return schedules.add(session, new, next_at=find_next_firing(new, START))
 
     def fire_at(self, hours: float) -> int:
         self.clock.at = START + hours * HOUR
