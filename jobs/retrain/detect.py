@@ -11,8 +11,8 @@ from jobs.spec.load import dump_spec
 from jobs.spec.schema import RunSpec
 from jobs.spec.sections.retrain import SCRATCH
 from jobs.store.adapters.commit import LOOK_BACK
-from jobs.store.adapters.listing import read_committed
-from jobs.store.adapters.manifest import BadManifest, Manifest
+from jobs.store.adapters.listing import find_newest
+from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import list_versions, read_pointer, resolve_adapter
 from jobs.store.base import ObjectStore
 
@@ -82,12 +82,9 @@ def _find_tried(
     """
     text = dump_spec(make_training_spec(spec, baseline.start))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    for version in reversed(versions[-LOOK_BACK:]):
-        try:
-            manifest = read_committed(store, spec.name, version)
-        except (BadManifest, NotInStore):
-            continue
-        origin = (manifest.data.train_sha256, manifest.spec_sha256, manifest.parent)
-        if origin == (baseline.train_sha256, digest, baseline.start):
-            return manifest
-    return None
+    origin = (baseline.train_sha256, digest, baseline.start)
+
+    def has_origin(manifest: Manifest) -> bool:
+        return (manifest.data.train_sha256, manifest.spec_sha256, manifest.parent) == origin
+
+    return find_newest(store, spec.name, versions[-LOOK_BACK:], has_origin)

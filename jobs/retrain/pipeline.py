@@ -21,8 +21,8 @@ from jobs.retrain.previous_eval import find_previous_rows
 from jobs.retrain.retrain_artifacts import Baseline, read_baseline, write_baseline
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RetrainSpec
-from jobs.store.adapters.listing import read_committed, split_name
-from jobs.store.adapters.manifest import BadManifest, Manifest
+from jobs.store.adapters.listing import find_newest, split_name
+from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import (
     list_versions,
     promote_after,
@@ -106,17 +106,9 @@ class Retraining:
 
     def _find_committed(self, baseline: Baseline) -> Manifest | None:
         """Return the adapter that this run has committed, or None."""
-        store, name = self._runs.store, self._retrain_spec.name
-        for version in reversed(list_versions(store, name)):
-            if version <= baseline.newest_version:
-                break
-            try:
-                manifest = read_committed(store, name, version)
-            except (BadManifest, NotInStore):
-                continue
-            if manifest.run == self._runs.run_id:
-                return manifest
-        return None
+        store, name, run_id = self._runs.store, self._retrain_spec.name, self._runs.run_id
+        later = [v for v in list_versions(store, name) if v > baseline.newest_version]
+        return find_newest(store, name, later, lambda manifest: manifest.run == run_id)
 
     def _train(
         self, validated_run: ValidatedRun, baseline: Baseline, request: TrainingRequest

@@ -11,8 +11,8 @@ from typing import Any
 
 from jobs.errors import NotInStore
 from jobs.store.adapters.commit import LOOK_BACK
-from jobs.store.adapters.listing import read_committed
-from jobs.store.adapters.manifest import BadManifest, Manifest
+from jobs.store.adapters.listing import find_newest
+from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.pointer import BadPointer, read_pointer
 from jobs.store.adapters.versions import list_versions
 from jobs.store.base import ObjectStore
@@ -70,14 +70,10 @@ def _read_events(store: ObjectStore, run: Run) -> list[dict[str, Any]]:
 
 def _find_manifest(store: ObjectStore, run: Run) -> Manifest | None:
     """Return the newest version that this run or one of its trials committed."""
-    for version in reversed(list_versions(store, run.name)[-LOOK_BACK:]):
-        try:
-            manifest = read_committed(store, run.name, version)
-        except (BadManifest, NotInStore):
-            continue
-        if run.id in (manifest.run, manifest.search):
-            return manifest
-    return None
+    versions = list_versions(store, run.name)[-LOOK_BACK:]
+    return find_newest(
+        store, run.name, versions, lambda manifest: run.id in (manifest.run, manifest.search)
+    )
 
 
 def _read_pointer(store: ObjectStore, name: str) -> tuple[int, int] | None:

@@ -19,11 +19,10 @@ from pathlib import Path
 
 from jobs.errors import AlreadyExists, DigestMismatch, NotInStore, SupersededAttempt
 from jobs.store.adapters.adapter_dir import scan_adapter_folder
-from jobs.store.adapters.listing import read_committed
+from jobs.store.adapters.listing import find_newest
 from jobs.store.adapters.manifest import (
     SIGNATURE,
     AdapterFile,
-    BadManifest,
     Manifest,
     ManifestDraft,
     encode_manifest,
@@ -82,14 +81,12 @@ def _find_earlier_commit(
     store: ObjectStore, draft: ManifestDraft, files: tuple[AdapterFile, ...]
 ) -> Manifest | None:
     """Return what this run has committed: a crash after the manifest must not make a twin."""
-    for version in reversed(list_versions(store, draft.name)[-LOOK_BACK:]):
-        try:
-            manifest = read_committed(store, draft.name, version)
-        except BadManifest:
-            continue
-        if manifest.run == draft.run and manifest.files == files:
-            return manifest
-    return None
+    return find_newest(
+        store,
+        draft.name,
+        list_versions(store, draft.name)[-LOOK_BACK:],
+        lambda manifest: manifest.run == draft.run and manifest.files == files,
+    )
 
 
 def _claim_version(store: ObjectStore, draft: ManifestDraft) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.errors import Fault, InputError, NotInStore
@@ -75,6 +76,20 @@ def resolve_adapter(store: ObjectStore, reference: str) -> Manifest:
 def read_committed(store: ObjectStore, name: str, version: int) -> Manifest:
     """Return the manifest of a version, or raise BadManifest."""
     return _read_manifest(store, get_manifest_key(name, version))
+
+
+def find_newest(
+    store: ObjectStore, name: str, versions: Sequence[int], matches: Callable[[Manifest], bool]
+) -> Manifest | None:
+    """Return the newest of these versions whose manifest can be read and matches, or None."""
+    for version in reversed(versions):
+        try:
+            manifest = read_committed(store, name, version)
+        except (BadManifest, NotInStore):
+            continue
+        if matches(manifest):
+            return manifest
+    return None
 
 
 def _read_manifest(store: ObjectStore, key: str) -> Manifest:
