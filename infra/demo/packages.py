@@ -20,11 +20,8 @@ class PrepareError(Exception):
     """A message of one sentence, and the exit code for it."""
 
     def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message, code)
-        self.message, self.code = message, code
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from types import UnionType
@@ -16,6 +15,7 @@ from pydantic_core import ErrorDetails
 from jobs.errors import Fault
 from jobs.spec.schema import SCORES, STRUCTURES, RunSpec
 from jobs.spec.sections.search import Domain
+from jobs.spec.yaml_text import short_repr
 
 ALIASES = {
     "lr": "learning_rate",
@@ -37,9 +37,6 @@ REWORDINGS = {
 }
 """Pydantic's phrases, in the words of people who write YAML."""
 SPACE = "search.space"
-
-_short_repr = reprlib.Repr()
-_short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = 100
 
 
 def translate_errors(error: ValidationError, prefix: tuple[str, ...] = ()) -> list[Fault]:
@@ -182,5 +179,5 @@ def _rewrite_message(message: str) -> str:
 
 def _format_value(value: Any) -> str:
     # Not repr: a few aliases in a YAML make a value whose full text fills the memory.
-    text = _short_repr.repr(value)
+    text = short_repr.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -24,8 +24,8 @@ submission."""
 MAX_FAST_DEPTH = 500
 """Nesting that libyaml may be given: at many thousand levels it crashes the process."""
 
-_short_repr = reprlib.Repr()
-_short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = 100
+short_repr = reprlib.Repr()
+short_repr.maxstring = short_repr.maxother = short_repr.maxlong = 100
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -88,7 +88,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     """Set the keys of `--set KEY=VALUE`. Raise InputError with every malformed override."""
     faults = []
     for text in overrides:
-        option = f"--set {_short_repr.repr(text)}"
+        option = f"--set {short_repr.repr(text)}"
         key, equals, value = text.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jobs.errors import InputError, JobsError, NotInstalled
+from jobs.errors import JobsError, NotInstalled
 from jobs.train.monitor.event_text import escape_control
 from slora.errors import SloraError
 
@@ -22,12 +22,20 @@ OFFLINE_QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 Set before the libraries are imported, which read it then."""
 
 
-def translate_import_error(error: ModuleNotFoundError, extra: str = "train") -> NotInstalled:
-    """Return the error for a missing package. Raise `error` itself for a module of our own."""
-    package = (error.name or "").partition(".")[0]
-    if not package or package in OWN_PACKAGES:
-        raise error
-    return NotInstalled(package, extra)
+@contextmanager
+def require_extra(extra: str = "train") -> Iterator[None]:
+    """Raise NotInstalled if a package that the block imports is missing.
+
+    Commands import inside functions: torch, Ray and SQLAlchemy take long, and not every machine has
+    them. A missing module of our own is a bug and keeps its error.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or package in OWN_PACKAGES:
+            raise
+        raise NotInstalled(package, extra) from error
 
 
 def run_job(work: Callable[[], None], *, environment: Mapping[str, str] = OFFLINE_QUIET) -> int:
@@ -37,15 +45,8 @@ def run_job(work: Callable[[], None], *, environment: Mapping[str, str] = OFFLIN
     """
     os.environ.update(environment)
     try:
-        work()
-    except InputError as error:
-        for fault in error.faults:
-            print(escape_control(str(fault)), file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as import_error:
-        translated = translate_import_error(import_error)
-        print(translated, file=sys.stderr)
-        return translated.exit_code
+        with require_extra():
+            work()
     except JobsError as error:
         print(escape_control(str(error)), file=sys.stderr)
         return error.exit_code

@@ -59,9 +59,10 @@ def promote_command(
     base_name, version = _parse_version(name)
     if service is not None:
         # A command on a store needs no client, here and below.
-        from orchestrator.cli.adapters_remote import promote_remote_adapter
+        from orchestrator.cli.remote import connect_service
 
-        moved = promote_remote_adapter(service, base_name, version, get_named_store(store))
+        with connect_service(service) as client:
+            moved = client.adapters.promote(base_name, version, store=get_named_store(store))
         _print_pointer(base_name, moved.version, moved.move, json=json)
         return
     pointer = promote(open_store(store), base_name, version)
@@ -77,9 +78,10 @@ def rollback_command(
         remedy = f"Use `slora adapters promote {name}` to select a version."
         raise InputError([Fault("NAME", f"{name} includes a version", remedy)])
     if service is not None:
-        from orchestrator.cli.adapters_remote import rollback_remote_adapter
+        from orchestrator.cli.remote import connect_service
 
-        moved = rollback_remote_adapter(service, base_name, get_named_store(store))
+        with connect_service(service) as client:
+            moved = client.adapters.rollback(base_name, store=get_named_store(store))
         _print_pointer(base_name, moved.version, moved.move, json=json)
         return
     pointer = rollback(open_store(store), base_name)

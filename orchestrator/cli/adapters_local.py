@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.errors import Fault
 from jobs.store.adapters.lineage import Ancestor
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import (
@@ -64,7 +63,7 @@ def list_command(
     adapters, broken = scan_adapters(object_store)
     if json:
         rows = [_dump_adapter(adapter) for adapter in adapters]
-        print_json({"adapters": rows, "broken": [_dump_fault(fault) for fault in broken]})
+        print_json({"adapters": rows, "broken": [vars(fault) for fault in broken]})
         return
     if adapters:
         headers = ("adapter", "kind", "size", "evaluation", "when (UTC)", "base")
@@ -142,7 +141,7 @@ def verify_command(
     with closing(LazyProgressBar(f"Verifying {adapter.label}", adapter.size)) as work:
         faults = verify_adapter(object_store, adapter, on_bytes=work.advance, base=base, key=key)
     if json:
-        problems = [_dump_fault(fault) for fault in faults]
+        problems = [vars(fault) for fault in faults]
         print_json({"adapter": adapter.label, "intact": not faults, "errors": problems})
     elif not faults:
         count = len(adapter.files)
@@ -247,7 +246,3 @@ def _get_base_name(adapter: Manifest) -> str:
 
 def _dump_adapter(adapter: Manifest) -> dict[str, Any]:
     return {**adapter.model_dump(mode="json"), "label": adapter.label, "size": adapter.size}
-
-
-def _dump_fault(fault: Fault) -> dict[str, str]:
-    return {"key": fault.key, "problem": fault.problem, "remedy": fault.remedy}

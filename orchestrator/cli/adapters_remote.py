@@ -6,7 +6,7 @@ from jobs.store.adapters.operations import split_name
 from orchestrator.cli.console import format_size, note, print_json, show_pairs, show_table
 from orchestrator.cli.remote import connect_service
 from orchestrator.cli.render.run_table import format_time
-from orchestrator.schemas.adapters import AdapterResponse, PointerResponse
+from orchestrator.schemas.adapters import AdapterResponse
 
 
 def list_remote_adapters(service: str, *, json: bool) -> None:
@@ -14,7 +14,7 @@ def list_remote_adapters(service: str, *, json: bool) -> None:
     with connect_service(service) as client:
         adapters = list(client.adapters.list())
     if json:
-        print_json({"adapters": [_dump_adapter(adapter) for adapter in adapters]})
+        print_json({"adapters": [adapter.model_dump(exclude={"manifest"}) for adapter in adapters]})
     elif adapters:
         rows = [
             (
@@ -22,7 +22,7 @@ def list_remote_adapters(service: str, *, json: bool) -> None:
                 adapter.kind,
                 format_size(adapter.size),
                 adapter.project,
-                _format_committed(adapter),
+                format_time(adapter.committed_at)[:16],
                 adapter.store,
             )
             for adapter in adapters
@@ -51,24 +51,6 @@ def show_remote_adapter(service: str, name: str, store: str | None, *, json: boo
         show_pairs([*_format_pairs(adapter), ("promoted", "yes" if promoted else "no")])
 
 
-def promote_remote_adapter(
-    service: str, name: str, version: int, store: str | None
-) -> PointerResponse:
-    """Promote a version, and return the new pointer."""
-    with connect_service(service) as client:
-        return client.adapters.promote(name, version, store=store)
-
-
-def rollback_remote_adapter(service: str, name: str, store: str | None) -> PointerResponse:
-    """Undo the last promotion, and return the pointer."""
-    with connect_service(service) as client:
-        return client.adapters.rollback(name, store=store)
-
-
-def _dump_adapter(adapter: AdapterResponse) -> dict[str, object]:
-    return adapter.model_dump(exclude={"manifest"})
-
-
 def _format_pairs(adapter: AdapterResponse) -> list[tuple[str, str]]:
     return [
         ("adapter", adapter.label),
@@ -81,7 +63,3 @@ def _format_pairs(adapter: AdapterResponse) -> list[tuple[str, str]]:
         ("size", format_size(adapter.size)),
         ("store", adapter.store),
     ]
-
-
-def _format_committed(adapter: AdapterResponse) -> str:
-    return format_time(adapter.committed_at)[:16]

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from jobs.errors import InputError, JobsError
+from jobs.errors import JobsError
 from jobs.train.monitor.event_text import escape_control
 
 err_console = Console(stderr=True, highlight=False)
@@ -50,7 +50,7 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except JobsError as error:
-            print_error(error)
+            note(str(error))
             raise typer.Exit(error.exit_code) from error
 
 
@@ -62,20 +62,6 @@ def print_line(text: str) -> None:
 def note(text: str) -> None:
     """Print a line about the progress on stderr."""
     err_console.print(Text(escape_control(text)), soft_wrap=True)
-
-
-def print_error(error: JobsError) -> None:
-    """Print an error on stderr."""
-    if isinstance(error, InputError):
-        print_faults(error)
-    else:
-        note(str(error))
-
-
-def print_faults(error: InputError) -> None:
-    """Print every error of the input on stderr, one per line."""
-    for fault in error.faults:
-        note(str(fault))
 
 
 def print_json(value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
@@ -20,14 +20,9 @@ STEP_LINE_INTERVAL_S = 5.0
 """Without a terminal, minimum seconds between two lines about steps."""
 
 
-class ProgressDisplay(Protocol):
-    """Shows the entries of a run's journals."""
-
-    def show_event(self, event: Mapping[str, Any]) -> None: ...
-    def show_step(self, metric: Mapping[str, Any]) -> None: ...
-
-
-def follow_run(run_store: RunStore, display: ProgressDisplay, is_alive: Callable[[], bool]) -> None:
+def follow_run(
+    run_store: RunStore, display: LineDisplay | BarDisplay, is_alive: Callable[[], bool]
+) -> None:
     """Show events and steps until `is_alive` returns False, including the last ones."""
     for events, steps in watch_events(run_store, lambda: not is_alive(), poll_s=POLL_S):
         for event in events:
@@ -37,7 +32,7 @@ def follow_run(run_store: RunStore, display: ProgressDisplay, is_alive: Callable
 
 
 @contextmanager
-def open_display() -> Iterator[ProgressDisplay]:
+def open_display() -> Iterator[LineDisplay | BarDisplay]:
     """Yield a bar if stderr is a terminal, otherwise lines."""
     if not err_console.is_terminal:
         yield LineDisplay()

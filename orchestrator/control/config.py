@@ -52,6 +52,11 @@ class ClusterConfig(StrictModel):
     autoscaling: bool = False
     """Whether it adds nodes on demand, so that its current size does not limit a run."""
 
+    @property
+    def token_path(self) -> Path | None:
+        """Return the path of the cluster's token."""
+        return Path(os.path.expanduser(self.token_file)) if self.token_file is not None else None
+
 
 class ServiceConfig(StrictModel):
     """The configuration of a service."""
@@ -101,10 +106,3 @@ def parse_config(raw: dict[str, Any], database: str | None = None) -> ServiceCon
 def normalize_store_url(url: str) -> str:
     """Return the absolute URL of a store without a trailing slash."""
     return open_store(url).url("").rstrip("/")
-
-
-def get_token_path(cluster: ClusterConfig) -> Path | None:
-    """Return the path of the cluster's token."""
-    if cluster.token_file is None:
-        return None
-    return Path(os.path.expanduser(cluster.token_file))

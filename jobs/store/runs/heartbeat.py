@@ -10,7 +10,6 @@ import json
 import logging
 import threading
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from jobs.errors import AlreadyExists, JobsError, NotInStore, WriteConflict
@@ -39,12 +38,7 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(FINAL_BEAT_TIMEOUT_S)
 

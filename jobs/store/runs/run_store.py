@@ -54,11 +54,6 @@ class RunStore:
             raise InputError([Fault("run", problem, "Use an id from `slora runs`.")])
         self.store, self.run_id = store, run_id
 
-    @property
-    def prefix(self) -> str:
-        """Return the common prefix of the keys of this run."""
-        return format_run_key(self.run_id)
-
     def key(self, name: str) -> str:
         """Return the key of a file of the run."""
         return format_run_key(self.run_id, name)

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 REPORT_INTERVAL_S = 2.0
@@ -43,12 +42,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
 
     def report_position(self, position: str) -> None:

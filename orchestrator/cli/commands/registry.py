@@ -11,7 +11,7 @@ import typer
 
 from jobs.errors import Fault, InputError
 from jobs.store.open import open_store
-from jobs.train.job_main import translate_import_error
+from jobs.train.job_main import require_extra
 from orchestrator.cli.console import (
     CommandGroup,
     LazyProgressBar,
@@ -45,7 +45,7 @@ ProjectOption = Annotated[
 @app.command()
 def upgrade(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False) -> None:
     """Create the tables, or upgrade them to the schema of this version. Rows are kept."""
-    with _require_service_extra():
+    with require_extra("service"):
         from orchestrator.registry.migrate import read_schema
         from orchestrator.registry.migrate import upgrade as migrated
     before, schema = read_schema(database), migrated(database)
@@ -60,7 +60,7 @@ def upgrade(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False) -> 
 @app.command("status")
 def show_status(database: DatabaseOption = DEFAULT_DATABASE, json: Json = False) -> None:
     """Show the schema and the number of rows; exit with 2 if an upgrade is needed."""
-    with _require_service_extra():
+    with require_extra("service"):
         from orchestrator.registry.migrate import read_schema
     schema = read_schema(database)
     counts = _read_counts(database) if schema.is_current else {}
@@ -82,7 +82,7 @@ def rebuild(
     json: Json = False,
 ) -> None:
     """Restore runs, adapters and searches from the store; exit with 1 if some are unreadable."""
-    with _require_service_extra():
+    with require_extra("service"):
         from orchestrator.registry.migrate import open_registry, read_schema
         from orchestrator.registry.migrate import upgrade as migrated
         from orchestrator.registry.rebuild.rebuild import rebuild as restored
@@ -115,7 +115,7 @@ def create_token(
     days: Annotated[float, typer.Option(help="Days until it expires.", min=0.001)] = 7.0,
 ) -> None:
     """Create an admin token by writing to the database, if no other admin token is left."""
-    with _require_service_extra():
+    with require_extra("service"):
         from orchestrator.registry.migrate import open_registry
         from orchestrator.registry.tokens import issue
     if file.exists():
@@ -131,18 +131,6 @@ def create_token(
     print_line(
         f"Wrote token {token.id} to {file} (for SLORA_TOKEN_FILE); it expires in {days:g} days."
     )
-
-
-@contextmanager
-def _require_service_extra() -> Iterator[None]:
-    """Translate a missing import of the extra `service`.
-
-    Commands import inside: SQLAlchemy takes 0.1 s, and is not installed without the extra.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        raise translate_import_error(missing, extra="service") from missing
 
 
 @contextmanager
@@ -183,17 +171,13 @@ def _format_pairs(counts: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _describe_result(result: RebuildResult) -> dict[str, Any]:
-    faults = [
-        {"key": fault.key, "problem": fault.problem, "remedy": fault.remedy}
-        for fault in result.faults
-    ]
     return {
         "runs": vars(result.runs),
         "adapters": vars(result.adapters),
         "searches": vars(result.searches),
         "events": result.events,
         "removed": result.removed,
-        "unreadable": faults,
+        "unreadable": [vars(fault) for fault in result.faults],
     }
 
 

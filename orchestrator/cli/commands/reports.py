@@ -8,7 +8,7 @@ import typer
 
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import LEDGER, PLAN, RunStore
-from jobs.train.job_main import translate_import_error
+from jobs.train.job_main import require_extra
 from jobs.train.monitor.run_report import collect_outcome, render_summary
 from orchestrator.cli import adapter_maintenance
 from orchestrator.cli.audit import compare_with_plan, list_violations
@@ -56,10 +56,8 @@ def run_audit(
 def repeat_run_command(name: AdapterName, store: Store = DEFAULT_STORE, json: Json = False) -> None:
     """Repeat the run of an adapter from its recorded spec, and compare the results."""
     # Ray takes half a second to import, and most commands need none.
-    try:
+    with require_extra():
         from orchestrator.cli.local_run import INTERRUPTED, run_to_end
-    except ModuleNotFoundError as error:
-        raise translate_import_error(error) from error
     reproduction = repeat_run(
         open_store(store), name, lambda spec, validated: run_to_end(spec, validated) is not None
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.train.job_main import translate_import_error
+from jobs.train.job_main import require_extra
 from jobs.train.monitor.event_text import escape_control
 from orchestrator.cli.console import CommandGroup, note
 
@@ -48,13 +48,11 @@ def serve(
     insecure_http: Insecure = False,
 ) -> None:
     """Run the service and its API in the foreground; Ctrl-C stops it."""
-    try:
+    with require_extra("service"):
         from orchestrator.api.server import ListenOptions, make_default_config
         from orchestrator.api.server import serve as run
         from orchestrator.control.config import load_config
         from orchestrator.control.connect import connect_clusters
-    except ModuleNotFoundError as error:
-        raise translate_import_error(error, extra="service") from error
     service_config = (
         load_config(config, database) if config is not None else make_default_config(database)
     )

@@ -12,7 +12,7 @@ from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.kinds import get_kind, require_kind
 from jobs.spec.load import load_spec
 from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec
-from jobs.train.job_main import translate_import_error
+from jobs.train.job_main import require_extra
 from orchestrator.cli.console import LazyProgressBar, err_console, note, print_json, print_line
 from orchestrator.cli.options import Json, Overrides, SpecFile
 from orchestrator.cli.render import plan_table
@@ -77,10 +77,8 @@ def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
     """Run a spec of any kind to its end, and return the exit code of the command."""
     validated = _validate_with_bar(spec)
     # Ray takes half a second to import, and most commands need none.
-    try:
+    with require_extra():
         from orchestrator.cli.local_run import run_spec
-    except ModuleNotFoundError as error:
-        raise translate_import_error(error) from error
     note(f"{spec.name} is {get_kind(spec).noun}.")
     return run_spec(spec, validated, resume=resume, json=json)
 
