@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 from infra.local.paths import STORE, StackPaths
 from tests.infra.local_stack import SLORA, RunningStack
 from tests.tiny import merge_spec
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
@@ -118,14 +118,13 @@ def get_current(stack: RunningStack) -> tuple[str, str]:
 
 def wait_for_firing(stack: RunningStack, schedule: str) -> str:
     """Wait until the schedule fires, and return its run."""
-    deadline = time.monotonic() + RUN_TIMEOUT_S
-    while time.monotonic() < deadline:
-        for firing in run_json(stack, "schedules", "firings", schedule)["firings"]:
-            if firing["run"] is not None:
-                return str(firing["run"])
-        # There is no event for a firing, which happens at full minutes.
-        time.sleep(1)
-    raise AssertionError("the schedule did not fire")
+
+    def find_run() -> str | None:
+        firings = run_json(stack, "schedules", "firings", schedule)["firings"]
+        return next((str(firing["run"]) for firing in firings if firing["run"] is not None), None)
+
+    # There is no event for a firing, which happens at full minutes.
+    return wait_for(find_run, timeout_s=RUN_TIMEOUT_S, pause_s=1.0)
 
 
 @pytest.mark.long

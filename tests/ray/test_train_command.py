@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 SLORA = str(Path(sys.executable).with_name("slora"))
@@ -58,17 +58,8 @@ def _read_until(process: subprocess.Popen[str], words: str) -> list[str]:
 
 
 def test_an_interrupted_run_leaves_no_process(folder):
-    process = _start(folder, steps=5000)
-    _read_until(process, "step ")
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = _interrupt_run(folder)
     assert len(family) > 5
-    workers = [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
-    assert workers
-    os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=90)
-    assert process.returncode == 130, stderr
-    assert "Interrupted: the job was stopped" in stderr
-    assert "Traceback" not in stderr
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
     assert not (folder / "store" / "adapters" / "tiny" / "v1").exists()
@@ -76,7 +67,7 @@ def test_an_interrupted_run_leaves_no_process(folder):
 
 @pytest.mark.long
 def test_a_run_after_an_interrupted_one_succeeds(folder):
-    test_an_interrupted_run_leaves_no_process(folder)
+    _interrupt_run(folder)
     again = _start(folder, workers=1, steps=6)
     stdout, stderr = again.communicate(timeout=240)
     assert again.returncode == 0, stderr
@@ -110,11 +101,25 @@ def test_a_signal_to_all_at_the_very_start_leaves_no_folder_and_no_traceback(fol
     assert set(Path("/tmp").glob("slora-????????")) <= existing
 
 
+def _interrupt_run(folder: Path) -> list[psutil.Process]:
+    """Interrupt a run that trains, and return the processes that it had."""
+    process = _start(folder, steps=5000)
+    _read_until(process, "step ")
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("RayTrainWorker" in " ".join(member.cmdline()) for member in family)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=90)
+    assert process.returncode == 130, stderr
+    assert "Interrupted: the job was stopped" in stderr
+    assert "Traceback" not in stderr
+    return family
+
+
 def _family_of(process: subprocess.Popen[str], *, at_least: int) -> list[psutil.Process]:
     """Everything below a process, once there are that many."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
+
+    def list_family() -> list[psutil.Process] | None:
         family = psutil.Process(process.pid).children(recursive=True)
-        if len(family) >= at_least:
-            return family
-    raise AssertionError(f"fewer than {at_least} processes in 30 s")
+        return family if len(family) >= at_least else None
+
+    return wait_for(list_family, timeout_s=30, pause_s=0.02)

@@ -77,9 +77,11 @@ class Weed:
             )
         until = time.monotonic() + START_S
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > until:
+            # A server that does not answer yet may have ended: wait for that before asking again.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.1)
+            if self._process.returncode is not None or time.monotonic() > until:
                 raise RuntimeError(f"weed did not start: {self._log()}")
-            time.sleep(0.1)
 
     def kill(self) -> None:
         """Send SIGKILL and wait for the end of the process."""

@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,26 +133,33 @@ def _calibration(ledger: Mapping[str, Any]) -> int:
 
 
 def _judged_sites(setting: Setting, validation: str) -> Any:
-    """LocalSites that, before it publishes, measures what it has on the validation rows too."""
+    """LocalSites that, before they publish, measure what they have on the validation rows too."""
     from jobs.federation.sites.local_sites import LocalSites
-    from jobs.federation.sites.messages import CommitRecord
+    from jobs.federation.sites.messages import CommitRecord, StagePayload
     from jobs.inspect.datasets.scan import scan_dataset
 
     class Judged(LocalSites):
         validation: dict[str, float]
 
+        def __init__(self, request: Any, *arguments: Any, **options: Any) -> None:
+            super().__init__(request, *arguments, **options)
+            rows = scan_dataset(validation, setting.part.format, setting.part.task, "validation")
+            request = dataclasses.replace(request, eval_data=rows)
+            self._make_judge = partial(LocalSites, request, *arguments, **options)
+
+        def open_stage(self, stage: int, payload: StagePayload) -> Any:
+            self._opened = stage, payload
+            return super().open_stage(stage, payload)
+
         def commit(self, weights: bytes, record: CommitRecord) -> Any:
-            part = setting.part
-            found = scan_dataset(validation, part.format, part.task, "validation")
-            site, test = self._site, self._site._request
-            site._request = dataclasses.replace(test, eval_data=found)
-            site._eval_steps.clear()
-            sums = self.evaluate(weights)
-            site._request = test
-            targets = sum(one.targets for one in sums)
+            # A second site with the validation rows; like any client it gets the stage's payload.
+            judge = self._make_judge()
+            judge.open_stage(*self._opened)
+            sums = judge.evaluate(weights)
+            targets = sum(entry.targets for entry in sums)
             self.validation = {
-                "loss": sum(one.loss for one in sums) / targets,
-                "accuracy": sum(one.correct for one in sums) / targets,
+                "loss": sum(entry.loss for entry in sums) / targets,
+                "accuracy": sum(entry.correct for entry in sums) / targets,
             }
             return super().commit(weights, record)
 

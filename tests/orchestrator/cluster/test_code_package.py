@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import os
 import sys
-import threading
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import InputError
-from orchestrator.cluster.base import Job, JobState
+from orchestrator.cluster.base import Job, JobState, JobStatus
 from orchestrator.cluster.code_package import CodePackage, make_code_package, pack_code
 from orchestrator.cluster.ray_jobs import RayCluster
 from tests.ray_head import Head
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -77,10 +76,12 @@ def test_a_job_runs_the_uploaded_code(head: Head, token: Path, tmp_path: Path):
     cluster = RayCluster("here", head.url, token=token, package=package, python=sys.executable)
     for name in ("sent-a1", "sent-a2"):
         cluster.submit(Job(name, "jobs.probe", (), {"slora_service": "test"}))
-        deadline = time.monotonic() + 60
-        while (status := cluster.get_status(name)).state in (JobState.PENDING, JobState.RUNNING):
-            assert time.monotonic() < deadline
-            threading.Event().wait(0.1)
+        status = wait_for(lambda name=name: _read_end(cluster, name), timeout_s=60)
         assert status.state is JobState.SUCCEEDED, status.message
         assert b"sent along" in cluster.read_log(name)
     cluster.close()
+
+
+def _read_end(cluster: RayCluster, name: str) -> JobStatus | None:
+    status = cluster.get_status(name)
+    return None if status.state in (JobState.PENDING, JobState.RUNNING) else status

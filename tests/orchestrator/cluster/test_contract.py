@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from orchestrator.cluster.base import Cluster, Job, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
 from orchestrator.cluster.ray_jobs import RayCluster
 from tests.orchestrator.cluster.fake import FakeCluster
+from tests.waiting import wait_for
 
 MODULE = "tests.orchestrator.cluster.job"
 ACTIVE_STATES = (JobState.PENDING, JobState.RUNNING)
@@ -43,11 +42,11 @@ class ClusterHarness:
         return Job(submission, MODULE, (*arguments, "--code", str(code)), metadata)
 
     def wait_until(self, job: Job, *states: JobState) -> JobStatus:
-        deadline = time.monotonic() + JOB_S
-        while (status := self.cluster.get_status(job.submission)).state not in states:
-            assert time.monotonic() < deadline, status
-            threading.Event().wait(0.1)
-        return status
+        def read_status() -> JobStatus | None:
+            status = self.cluster.get_status(job.submission)
+            return status if status.state in states else None
+
+        return wait_for(read_status, timeout_s=JOB_S)
 
     def count_starts(self, job: Job) -> int:
         if isinstance(self.cluster, FakeCluster):
