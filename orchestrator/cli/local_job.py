@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import requests
@@ -36,6 +36,7 @@ def run_local_job(
     job_id: str,
     cpus: int,
     watch: Callable[[Callable[[], bool]], None],
+    connect: Callable[..., AbstractContextManager[Any]] = connect_ray,
 ) -> bool:
     """Run a module as a job of a local Ray and watch it to its end. Return False after Ctrl-C.
 
@@ -43,7 +44,7 @@ def run_local_job(
     """
     # An exception lets the job be stopped and Ray be shut down on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with connect_ray(cpus=cpus) as client:
+    with connect(cpus=cpus) as client:
         _submit_job(client, shlex.join([sys.executable, "-m", *arguments]), job_id)
         try:
             watch(_JobPoller(client, job_id))

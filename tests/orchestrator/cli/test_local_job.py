@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,20 +41,25 @@ def fake_ray() -> FakeRayJobs:
 
 
 @pytest.fixture
-def run_store(fake_ray: FakeRayJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
-    @contextmanager
-    def connect_ray(**_: object) -> Iterator[FakeRayJobs]:
-        yield fake_ray
-
-    monkeypatch.setattr(local_job, "connect_ray", connect_ray)
+def run_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     monkeypatch.setattr(local_job, "STATUS_INTERVAL_S", 0.0)
     return RunStore(DirectoryStore(tmp_path), "chat-20260101-120000-0a1b")
 
 
-def run_and_fail(run_store: RunStore, module: str) -> str:
-    words = [module, "--spec", "/s/spec.yaml", "--run", run_store.run_id]
+def run_on(fake_ray: FakeRayJobs, run_store: RunStore, module: str = "jobs.finetune") -> None:
+    local_job.run_local_job(
+        [module, "--spec", "/s/spec.yaml", "--run", run_store.run_id],
+        run_store,
+        job_id="job",
+        cpus=1,
+        watch=lambda alive: None,
+        connect=lambda **_: nullcontext(fake_ray),
+    )
+
+
+def run_and_fail(fake_ray: FakeRayJobs, run_store: RunStore, module: str = "jobs.finetune") -> str:
     with pytest.raises(TrainingFailed) as failed:
-        local_job.run_local_job(words, run_store, job_id="job", cpus=1, watch=lambda alive: None)
+        run_on(fake_ray, run_store, module)
     assert failed.value.exit_code == 1
     return str(failed.value)
 
@@ -63,15 +67,15 @@ def run_and_fail(run_store: RunStore, module: str) -> str:
 @pytest.mark.parametrize(
     ("module", "option"), [("jobs.finetune", "--run"), ("jobs.search", "--resume")]
 )
-def test_a_killed_job_is_reported_with_the_command_to_resume(run_store, module, option):
-    text = run_and_fail(run_store, module)
+def test_a_killed_job_is_reported_with_the_command_to_resume(fake_ray, run_store, module, option):
+    text = run_and_fail(fake_ray, run_store, module)
     assert "trial 29 done\nKilled." in text and "trial 9 done" not in text
     assert text.endswith(f"-m {module} --spec /s/spec.yaml {option} {run_store.run_id}")
 
 
-def test_a_job_that_recorded_a_reason_is_reported_with_it(run_store):
+def test_a_job_that_recorded_a_reason_is_reported_with_it(fake_ray, run_store):
     run_store.events.append({"event": "failed", "why": "the loss is nan. Lower the learning rate."})
-    assert run_and_fail(run_store, "jobs.finetune") == (
+    assert run_and_fail(fake_ray, run_store) == (
         f"run {run_store.run_id}: the loss is nan. Lower the learning rate."
     )
 
@@ -89,22 +93,18 @@ BUSY = RuntimeError("No available agent to submit job, please try again later.")
 )
 def test_an_interrupted_submission_is_made_once(fake_ray, run_store, answers):
     fake_ray.answers = [*answers]
-    assert "Killed." in run_and_fail(run_store, "jobs.finetune")
+    assert "Killed." in run_and_fail(fake_ray, run_store)
     assert fake_ray.answers == []
 
 
 def test_a_duplicate_id_is_an_error(fake_ray, run_store):
     fake_ray.answers = [ALREADY_SUBMITTED]
     with pytest.raises(RuntimeError, match="already exists"):
-        local_job.run_local_job(
-            ["jobs.finetune"], run_store, job_id="job", cpus=1, watch=lambda alive: None
-        )
+        run_on(fake_ray, run_store)
 
 
 def test_a_ray_that_accepts_no_job_is_an_error_after_the_timeout(fake_ray, run_store, monkeypatch):
     monkeypatch.setattr(local_job, "AGENT_TIMEOUT_S", 0.0)
     fake_ray.answers = [CONNECTION_LOST] * 3
     with pytest.raises(Unreachable, match="accepted no job within 0 s: Remote end closed"):
-        local_job.run_local_job(
-            ["jobs.finetune"], run_store, job_id="job", cpus=1, watch=lambda alive: None
-        )
+        run_on(fake_ray, run_store)
