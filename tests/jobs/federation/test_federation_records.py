@@ -1,0 +1,76 @@
+"""What a federation records: its traffic, its rounds and its adapter."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs.store.adapters.operations import pull, resolve_adapter
+from tests.jobs.federation.runs import (
+    run_federation,
+)
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("compress", ["none", "bf16", "int8", "topk"])
+def test_the_ledger_has_every_byte_of_every_client_and_round(folder, tmp_path, compress):
+    run = run_federation(folder, {"compress": compress}, tmp_path.name)
+    rounds, traffic = run.read_rounds(), run.ledger["wire"]
+    for stage in ("sparse", "low-rank"):
+        clients = [
+            client for line in rounds if line["stage"] == stage for client in line["clients"]
+        ]
+        assert len(clients) == 2 * 2
+        for cause in ("down", "up"):
+            assert sum(client[cause] for client in clients) == traffic[stage][cause]["bytes"]
+    metrics, _ = run.runs.metrics.tail(0)
+    steps = [line for line in metrics if "evaluation" not in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert all(line["clients"] == line["answered"] == 2 for line in steps)
+
+
+def test_a_random_mask_is_never_sent_and_a_scored_one_once(folder, tmp_path):
+    random = run_federation(folder, {}, f"{tmp_path.name}-random")
+    assert set(random.ledger["wire"]["sparse"]) == {"install", "evaluation", "down", "up"}
+    section = {"clients": 3, "clients_per_round": 3}
+    scored = run_federation(folder, section, f"{tmp_path.name}-scored", method={"mask": "gradient"})
+    masks = scored.ledger["wire"]["sparse"]["masks"]
+    # To the site that opens the stage, and to each client with its first task.
+    assert masks["calls"] == 4
+    assert scored.ledger["wire"]["sparse"]["calibration"]["calls"] == 3
+
+
+def test_the_rounds_are_written_as_json_lines(folder, tmp_path):
+    rounds = run_federation(folder, {}, tmp_path.name).read_rounds()
+    assert json.loads(json.dumps(rounds))[0]["clients"][0].keys() >= {"name", "up", "down", "loss"}
+
+
+def test_the_committed_adapter_has_the_weights_of_the_last_round(folder, tmp_path):
+    run = run_federation(folder, {}, tmp_path.name)
+    store = run.runs.store
+    manifest = resolve_adapter(store, "tiny")
+    assert manifest.ledger["clients"] == 4
+    # As in the plan, these are the steps of a client that is sampled in every round.
+    assert (manifest.ledger["rounds"], manifest.ledger["steps"]) == (4, 8)
+    saved = load_file(pull(store, manifest, tmp_path / "adapter") / "adapter_model.safetensors")
+    for name, tensor in run.weights.items():
+        if name.endswith(".b_OR"):
+            layer = name.removesuffix(".b_OR")
+            factor = next(saved[key] for key in saved if layer in key and "lora_B" in key)
+            assert torch.equal(factor.float(), tensor)
+
+
+def test_a_frozen_a_is_not_sent_but_is_in_the_adapter(folder, tmp_path):
+    lora = {"kind": "lora"}
+    trained = run_federation(folder, {}, f"{tmp_path.name}-lora", method=lora)
+    frozen = run_federation(folder, {"freeze_a": True}, f"{tmp_path.name}-ffa", method=lora)
+    sent = [run.ledger["wire"]["low-rank"]["up"]["bytes"] for run in (trained, frozen)]
+    assert sent[1] < 0.75 * sent[0]
+    store = frozen.runs.store
+    adapter = pull(store, resolve_adapter(store, "tiny"), tmp_path / "adapter")
+    saved = load_file(adapter / "adapter_model.safetensors")
+    assert all(bool(tensor.any()) for name, tensor in saved.items() if "lora_A" in name)
