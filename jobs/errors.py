@@ -3,17 +3,17 @@
 JobsError                 1  the run failed
 ├── InputError            2  the input is invalid; all faults are reported together
 ├── StoreError            1
-│   ├── NotFound          2  no such adapter, version or run
-│   ├── AlreadyThere      1  a create-only write found an existing object
-│   ├── Changed           1  a compare-and-swap found another object than was read
+│   ├── NotInStore        2  no such adapter, version or run
+│   ├── AlreadyExists     1  a create-only write found an existing object
+│   ├── WriteConflict     1  a compare-and-swap found another object than was read
 │   ├── DigestMismatch    1  the bytes do not match the manifest
-│   ├── Replaced          1  an old attempt of a run that a later one has taken over
-│   ├── StillNeeded       2  an object that should be removed is still referenced
-│   ├── UnsoundStore      2  the store lacks a guarantee that the commit protocol needs
+│   ├── SupersededAttempt 1  an old attempt of a run that a later one has taken over
+│   ├── StillReferenced   2  an object that should be removed is still referenced
+│   ├── UnsupportedStore  2  the store lacks a guarantee that the commit protocol needs
 │   ├── StoreRefused      3  the credentials are missing, invalid, expired or insufficient
 │   └── StoreUnreachable  3  the store does not answer, or asks to retry later
 ├── TrainingFailed        1  a worker stopped: the message says where and why
-│   └── Stalled           1  workers timed out waiting for others, which are named
+│   └── TrainingStalled   1  workers timed out waiting for others, which are named
 ├── NotInstalled          3  a package of an extra (train, service) is not installed
 └── Unreachable           3  an outside service is not reachable
 """
