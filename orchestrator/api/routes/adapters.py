@@ -47,7 +47,6 @@ class AdapterPageKey(PageKey):
 
 @router.get(
     "",
-    response_model=Page[AdapterResponse],
     responses=describe_problems(),
     openapi_extra=requires_scope("viewer"),
 )
@@ -77,7 +76,6 @@ def list_adapters(
 
 @router.get(
     "/{name}",
-    response_model=AdapterNameResponse,
     responses=describe_problems(404),
     openapi_extra=requires_scope("viewer"),
 )
@@ -104,7 +102,6 @@ def get_name(
 
 @router.get(
     "/{name}/{version:int}",
-    response_model=AdapterDetailResponse,
     responses=describe_problems(404),
     openapi_extra=requires_scope("viewer"),
 )
@@ -126,7 +123,6 @@ def get_version(
 
 @router.post(
     "/{name}/promote",
-    response_model=PointerResponse,
     responses=describe_problems(404, 409),
     openapi_extra=requires_scope("submitter"),
 )
@@ -151,7 +147,6 @@ def promote(
 
 @router.post(
     "/{name}/rollback",
-    response_model=PointerResponse,
     responses=describe_problems(404, 409),
     openapi_extra=requires_scope("submitter"),
 )

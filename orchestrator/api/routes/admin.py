@@ -60,7 +60,6 @@ class CapacityCache:
 
 @router.get(
     "/me",
-    response_model=TokenResponse,
     responses=describe_problems(),
     openapi_extra=requires_scope("viewer"),
 )
@@ -73,7 +72,6 @@ async def get_me(
 
 @router.get(
     "/clusters",
-    response_model=Page[ClusterResponse],
     responses=describe_problems(),
     openapi_extra=requires_scope("viewer"),
 )
@@ -89,7 +87,6 @@ async def list_clusters(
 
 @router.get(
     "/projects",
-    response_model=Page[ProjectResponse],
     responses=describe_problems(),
     openapi_extra=requires_scope("viewer"),
 )
@@ -110,7 +107,6 @@ def list_projects(
 @router.post(
     "/projects",
     status_code=201,
-    response_model=ProjectResponse,
     responses=describe_problems(409),
     openapi_extra=requires_scope("admin", all_projects=True),
 )
@@ -126,7 +122,6 @@ def create_project(
 
 @router.patch(
     "/projects/{name}",
-    response_model=ProjectResponse,
     responses=describe_problems(404, 409),
     openapi_extra=requires_scope("admin", all_projects=True),
 )
@@ -148,7 +143,6 @@ def update_project(
 
 @router.get(
     "/tokens",
-    response_model=Page[TokenResponse],
     responses=describe_problems(),
     openapi_extra=requires_scope("admin"),
 )
@@ -169,7 +163,6 @@ def list_tokens(
 @router.post(
     "/tokens",
     status_code=201,
-    response_model=NewTokenResponse,
     responses=describe_problems(404),
     openapi_extra=requires_scope("admin"),
 )

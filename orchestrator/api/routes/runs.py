@@ -69,7 +69,6 @@ class RunPageKey(PageKey):
 @router.post(
     "",
     status_code=201,
-    response_model=RunResponse,
     responses={
         200: {"model": RunResponse, "description": "The run of an earlier request with this key"},
         **describe_problems(404, 409),
@@ -94,7 +93,6 @@ def submit_run(
 
 @router.post(
     "/check",
-    response_model=CheckResponse,
     responses=describe_problems(404),
     openapi_extra=requires_scope("submitter"),
 )
@@ -165,7 +163,6 @@ def _render_page(items: Sequence[dict[str, Any]], next_cursor: str | None) -> Re
 
 @router.get(
     "/{run}",
-    response_model=RunDetailResponse,
     responses=describe_problems(404),
     openapi_extra=requires_scope("viewer"),
 )
@@ -204,7 +201,6 @@ def get_spec(
 @router.post(
     "/{run}/stop",
     status_code=202,
-    response_model=RunResponse,
     responses=describe_problems(404, 409),
     openapi_extra=requires_scope("submitter"),
 )

@@ -48,7 +48,6 @@ class FiringPageKey(PageKey):
 
 @router.get(
     "",
-    response_model=Page[ScheduleResponse],
     responses=describe_problems(),
     openapi_extra=requires_scope("viewer"),
 )
@@ -74,7 +73,6 @@ def list_schedules(
 @router.post(
     "",
     status_code=201,
-    response_model=ScheduleResponse,
     responses=describe_problems(404, 409),
     openapi_extra=requires_scope("submitter"),
 )
@@ -97,7 +95,6 @@ def create_schedule(
 
 @router.get(
     "/{project}/{name}",
-    response_model=ScheduleResponse,
     responses=describe_problems(404),
     openapi_extra=requires_scope("viewer"),
 )
@@ -116,7 +113,6 @@ def get_schedule(
 
 @router.patch(
     "/{project}/{name}",
-    response_model=ScheduleResponse,
     responses=describe_problems(404, 409),
     openapi_extra=requires_scope("submitter"),
 )
@@ -170,7 +166,6 @@ def delete_schedule(
 
 @router.get(
     "/{project}/{name}/firings",
-    response_model=Page[FiringResponse],
     responses=describe_problems(404),
     openapi_extra=requires_scope("viewer"),
 )
