@@ -1,15 +1,17 @@
 """Errors of the registry, each with its exit code.
 
-RegistryError            1
-├── UnknownItem          2  no such run, lease, schedule or project
-├── DuplicateKey         2  the name or id is in use
-├── LostUpdate           1  the row was changed after it was read
-├── LeaseHeld            1  another process holds the lease
-├── LeaseLost            1  the lease expired, or another process acquired it
-├── ForbiddenMove        2  the lifecycle does not allow this move
-├── WrongSchema          2  the schema belongs to another version of slora
-├── DatabaseRefused      1  a row violates a constraint of the database
-└── DatabaseUnreachable  3  the database does not answer, or is locked for too long
+RegistryError                1
+├── ItemError                2
+│   ├── UnknownItem          2  no such run, lease, schedule or project
+│   └── DuplicateKey         2  the name or id is in use
+├── LostUpdate               1  the row was changed after it was read
+├── LeaseHeld                1  another process holds the lease
+├── LeaseLost                1  the lease expired, or another process acquired it
+├── ForbiddenMove            2  the lifecycle does not allow this move
+├── WrongSchema              2  the schema belongs to another version of slora
+└── DatabaseFailed           1
+    ├── DatabaseRefused      1  a row violates a constraint of the database
+    └── DatabaseUnreachable  3  the database does not answer, or is locked for too long
 """
 
 from __future__ import annotations
@@ -31,14 +33,18 @@ LIST_COMMANDS = {
 """The command that lists the items of a kind."""
 
 
-class UnknownItem(RegistryError):
-    """The registry has no item of this name."""
+class ItemError(RegistryError):
+    """Base class: a request names an item of a kind that it must not name."""
 
     exit_code = 2
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(kind, name)
         self.kind, self.name = kind, name
+
+
+class UnknownItem(ItemError):
+    """The registry has no item of this name."""
 
     def __str__(self) -> str:
         return f"The {self.kind} {self.name[:200]!a} is not in the registry.{self._remedy}"
@@ -49,14 +55,8 @@ class UnknownItem(RegistryError):
         return f" Run `{command}` to list what exists." if command else ""
 
 
-class DuplicateKey(RegistryError):
+class DuplicateKey(ItemError):
     """Another item has this name or id."""
-
-    exit_code = 2
-
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(kind, name)
-        self.kind, self.name = kind, name
 
     def __str__(self) -> str:
         return f"The {self.kind} {self.name[:200]!a} already exists. Use another name."
@@ -133,25 +133,25 @@ class WrongSchema(RegistryError):
         return f"{self.database} {state}; this slora needs schema {self.required}. {remedy}."
 
 
-class DatabaseRefused(RegistryError):
-    """The database refused a row that violates one of its constraints."""
+class DatabaseFailed(RegistryError):
+    """Base class: the database answered with an error, or not at all."""
 
     def __init__(self, database: str, message: str) -> None:
         super().__init__(database, message)
         self.database, self.message = database, message
+
+
+class DatabaseRefused(DatabaseFailed):
+    """The database refused a row that violates one of its constraints."""
 
     def __str__(self) -> str:
         return f"{self.database} refused the write ({self.message}). Nothing was written."
 
 
-class DatabaseUnreachable(RegistryError):
+class DatabaseUnreachable(DatabaseFailed):
     """The database cannot be connected to, or does not answer in time."""
 
     exit_code = 3
-
-    def __init__(self, database: str, message: str) -> None:
-        super().__init__(database, message)
-        self.database, self.message = database, message
 
     def __str__(self) -> str:
         return f"{self.database} does not answer ({self.message}). Check the URL and the server."
