@@ -107,13 +107,13 @@ def test_a_search_is_restored_with_its_best_trial(database: Database, full: Dire
     assert rebuild(database, full).searches.total == 1
     with database.read() as session:
         (search,) = session.scalars(select(SearchRow)).all()
-    assert (search.run, search.metric, search.direction) == (
-        SEARCHED,
-        "eval_accuracy",
-        "max",
-    )
-    assert dict(search.trials) == {"done": 1, "rejected": 1}
-    assert (search.best_run, search.best_metric, search.adapter) == (TRIAL, 1.5, "chat@v2")
+        assert (search.run, search.metric, search.direction) == (
+            SEARCHED,
+            "eval_accuracy",
+            "max",
+        )
+        assert dict(search.trials) == {"done": 1, "rejected": 1}
+        assert (search.best_run, search.best_metric, search.adapter) == (TRIAL, 1.5, "chat@v2")
 
 
 def test_a_second_rebuild_changes_nothing(database: Database, full: DirectoryStore):
