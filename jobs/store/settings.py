@@ -13,6 +13,8 @@ from pathlib import Path
 from jobs.errors import Fault, InputError
 
 GIB = 1 << 30
+MAX_TIMEOUT_S, MAX_ATTEMPTS = 3600, 100
+"""With these, every request to a store ends."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,19 @@ def _read_s3_settings(env: Mapping[str, str]) -> S3Settings:
         "SSEKMSKeyId": env.get("SLORA_S3_SSE_KMS_KEY_ID", ""),
     }
     return S3Settings(
-        attempts=max(1, _read_number(env, "AWS_MAX_ATTEMPTS", S3Settings.attempts)),
-        connect_timeout=_read_number(env, "SLORA_S3_CONNECT_TIMEOUT", 10),
-        read_timeout=_read_number(env, "SLORA_S3_READ_TIMEOUT", 60),
+        attempts=min(MAX_ATTEMPTS, max(1, _read_number(env, "AWS_MAX_ATTEMPTS", 6))),
+        connect_timeout=_read_seconds(env, "SLORA_S3_CONNECT_TIMEOUT", 10),
+        read_timeout=_read_seconds(env, "SLORA_S3_READ_TIMEOUT", 60),
         encryption=tuple((name, value) for name, value in options.items() if value),
     )
+
+
+def _read_seconds(env: Mapping[str, str], name: str, default: int) -> int:
+    seconds = _read_number(env, name, default)
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        problem = f"{seconds} is not a time-out from 1 to {MAX_TIMEOUT_S} seconds"
+        raise InputError([Fault(name, problem, f"Use a number such as {default}.")])
+    return seconds
 
 
 def _read_number(env: Mapping[str, str], name: str, default: int) -> int:

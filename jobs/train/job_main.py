@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs.errors import InputError, JobsError, NotInstalled
+from jobs.network import exempt_loopback
 from jobs.train.monitor.event_text import escape_control
 from slora.errors import SloraError
 
@@ -36,6 +37,7 @@ def run_job(work: Callable[[], None], *, environment: Mapping[str, str] = OFFLIN
     0 means done, 1 that it failed, 2 that the input is wrong, 3 that Ray is not reachable.
     """
     os.environ.update(environment)
+    exempt_loopback()
     try:
         work()
     except InputError as error:
