@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from jobs.errors import Fault, InputError, StoreError
+from jobs.file_errors import FULL
 from jobs.store.base import ObjectStore
 from jobs.store.digest import compute_file_sha256
 from jobs.store.keys import check_key
@@ -108,8 +109,12 @@ def _ensure_cached(store: ObjectStore, items: Sequence[CacheItem]) -> Path:
                 _fetch_entry(store, items, entry)
             os.utime(entry / SEALED)
     except OSError as error:
-        problem = f"{settings.cache}: {error.strerror or error}"
-        raise StoreError(f"{problem}. Set SLORA_CACHE to another folder.") from error
+        problem = f"{settings.cache} can't hold the copy of {store.url('')}: "
+        problem += error.strerror or str(error)
+        remedy = "Set SLORA_CACHE to a folder with space that you may write to."
+        if error.errno in FULL:
+            raise StoreError(f"{problem}. {remedy}") from error
+        raise InputError([Fault("SLORA_CACHE", problem, remedy)]) from error
     return entry
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
+from jobs.process_environment import find_home
 
 GIB = 1 << 30
 MAX_TIMEOUT_S, MAX_ATTEMPTS = 3600, 100
@@ -46,9 +47,8 @@ class StoreSettings:
 def read_store_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
     """Return the current settings. Not cached: tests and services change their environment."""
     env = os.environ if environment is None else environment
-    home = Path(env.get("HOME") or "/")
-    state = Path(env.get("XDG_STATE_HOME") or home / ".local" / "state")
-    cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
+    state = _find_user_folder(env, "XDG_STATE_HOME", ".local/state")
+    cache = _find_user_folder(env, "XDG_CACHE_HOME", ".cache")
     key = env.get("SLORA_SIGNING_KEY")
     return StoreSettings(
         s3=_read_s3_settings(env),
@@ -57,6 +57,12 @@ def read_store_settings(environment: Mapping[str, str] | None = None) -> StoreSe
         cache_bytes=_read_number(env, "SLORA_CACHE_BYTES", 100 * GIB),
         signing_key=Path(key) if key else None,
     )
+
+
+def _find_user_folder(env: Mapping[str, str], name: str, default: str) -> Path:
+    """Return the folder of a variable of the XDG standard, which says to ignore relative ones."""
+    value = env.get(name, "")
+    return Path(value) if value.startswith("/") else find_home(env) / default
 
 
 def _read_s3_settings(env: Mapping[str, str]) -> S3Settings:

@@ -35,7 +35,7 @@ from jobs.train.worker import CRASHES_PREFIX, FAILURE_FILE, run_worker
 
 START_TIMEOUT_S = "180"
 """Seconds for the workers to start; Ray's own 60 are short for a machine that loads torch cold."""
-CONNECT_TIMEOUT_S = 180.0
+CONNECT_TIMEOUT_S = 300.0
 """Seconds to join the cluster, or to start a Ray; a busy machine needs 30."""
 MAX_CONTROLLER_FAILURES = 3
 """Ray retries its own controller without end unless it is given a number."""

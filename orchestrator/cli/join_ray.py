@@ -27,7 +27,7 @@ from orchestrator.cli.console import note
 
 REQUEST_TIMEOUTS_S = (5.0, 60.0)
 """Seconds to connect to a dashboard, and for it to answer."""
-RESOLVE_TIMEOUT_S = 60.0
+RESOLVE_TIMEOUT_S = 120.0
 """Seconds for Ray to name its dashboard; a busy machine needs ten, most of them for imports."""
 CONNECTION_ERRORS = (
     ConnectionError,

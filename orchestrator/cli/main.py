@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.network import exempt_loopback
+from jobs.process_environment import prepare_environment
 from orchestrator.cli.tree import LazyCommands
 
 app = typer.Typer(
@@ -23,4 +23,4 @@ def main() -> None:
 @app.callback()
 def _define_root() -> None:
     # Before any library reads it.
-    exempt_loopback()
+    prepare_environment()
