@@ -97,8 +97,11 @@ def read_model(section: ModelSection) -> tuple[ModelFiles | None, list[Fault]]:
     return _build_model_files(folder, config, spans), faults
 
 
-def find_model_folder(path: str) -> Path | None:
-    """Find the folder of `model.path`: a folder, or the cache of an s3:// URL or of the hub."""
+def find_model_folder(path: str, revision: str | None = None) -> Path | None:
+    """Find the folder of `model.path`: a folder, or the cache of an s3:// URL or of the hub.
+
+    `revision`: the commit of a hub id, the newest one in the cache by default.
+    """
     if path.startswith("s3://"):
         return fetch_folder(path, MODEL_FILES)
     # Not pathlib, which raises for a name that is too long and for a home that is not known.
@@ -106,13 +109,13 @@ def find_model_folder(path: str) -> Path | None:
     if os.path.isdir(folder):
         return Path(folder).resolve()
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
-        return _find_in_hub_cache(path)
+        return _find_in_hub_cache(path, revision)
     return None
 
 
-def has_conv1d(path: str) -> bool:
+def has_conv1d(path: str, revision: str | None = None) -> bool:
     """Return whether the base has Conv1D layers; False if its folder does not exist."""
-    folder = find_model_folder(path)
+    folder = find_model_folder(path, revision)
     return folder is not None and _read_config(folder)[0].get("model_type") in CONV1D
 
 
@@ -132,16 +135,15 @@ def digest_model(folder: Path) -> str:
     return sha256.hexdigest()
 
 
-def _find_in_hub_cache(hub_id: str) -> Path | None:
+def _find_in_hub_cache(hub_id: str, revision: str | None) -> Path | None:
     # Imported here: it takes a third of a second, which only a hub id needs.
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError:
         return None
     try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
         return None
 
 

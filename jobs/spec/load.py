@@ -27,6 +27,7 @@ from jobs.spec.sections.retrain import RetrainSection
 from jobs.spec.sections.search import SearchSection
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.yaml_text import dump_yaml, parse_mapping, read_yaml_file, set_key
+from jobs.store.address import find_address_fault
 
 ModelT = TypeVar("ModelT", bound=StrictModel)
 
@@ -63,6 +64,7 @@ def validate_spec(values: Mapping[str, Any]) -> RunSpec:
             faults += errors
             if section is not None:
                 sections[name] = section
+    faults += _check_addresses(core) if core is not None else []
     faults += _check_sections(values, core, sections)
     spec = None
     if core is not None and sections.keys() == SECTIONS.keys() & values.keys():
@@ -108,6 +110,18 @@ def _validate_model(
         return model.model_validate(values), []
     except ValidationError as error:
         return None, translate_errors(error, prefix)
+
+
+def _check_addresses(core: RunSpec) -> Iterator[Fault]:
+    addresses = {
+        "model.path": core.model.path,
+        "data.train": core.data.train,
+        "data.eval": core.data.eval,
+        "store": core.store,
+    }
+    for key, address in addresses.items():
+        if address and (fault := find_address_fault(key, address)) is not None:
+            yield fault
 
 
 def _find_conflicts(values: Mapping[str, Any]) -> Iterator[Fault]:

@@ -23,14 +23,18 @@ from pathlib import Path
 from typing import IO
 
 from jobs.errors import Fault, InputError, StoreError
+from jobs.file_errors import FULL
 from jobs.store.base import ObjectStore
 from jobs.store.digest import compute_file_sha256
+from jobs.store.file_lock import take_lock
 from jobs.store.keys import check_key
 from jobs.store.open import open_store
 from jobs.store.settings import read_store_settings
 
 SEALED, FILES = "sealed.json", "files"
 MAX_FILES = 10_000
+FETCH_TIMEOUT_S, EVICTION_TIMEOUT_S = 4 * 3600.0, 600.0
+"""Seconds that a process waits while another one fetches or removes the same entry."""
 
 _held_locks = dict[Path, IO[bytes]]()
 """Shared locks of the entries that this process uses. They are held until it ends, because paths
@@ -100,7 +104,8 @@ def _ensure_cached(store: ObjectStore, items: Sequence[CacheItem]) -> Path:
     try:
         settings.cache.mkdir(parents=True, exist_ok=True)
         with entry.with_suffix(".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            purpose = f"it copies {store.url('')} to this machine"
+            take_lock(lock, purpose=purpose, timeout_s=FETCH_TIMEOUT_S)
             # Before the check: an eviction waits for this lock, or this process for the eviction.
             _hold_entry(entry)
             if not _is_intact(entry, items):
@@ -108,8 +113,12 @@ def _ensure_cached(store: ObjectStore, items: Sequence[CacheItem]) -> Path:
                 _fetch_entry(store, items, entry)
             os.utime(entry / SEALED)
     except OSError as error:
-        problem = f"{settings.cache}: {error.strerror or error}"
-        raise StoreError(f"{problem}. Set SLORA_CACHE to another folder.") from error
+        problem = f"{settings.cache} can't hold the copy of {store.url('')}: "
+        problem += error.strerror or str(error)
+        remedy = "Set SLORA_CACHE to a folder with space that you may write to."
+        if error.errno in FULL:
+            raise StoreError(f"{problem}. {remedy}") from error
+        raise InputError([Fault("SLORA_CACHE", problem, remedy)]) from error
     return entry
 
 
@@ -117,7 +126,8 @@ def _hold_entry(entry: Path) -> None:
     if entry in _held_locks:
         return
     lock = entry.with_suffix(".use").open("ab")
-    fcntl.flock(lock, fcntl.LOCK_SH)
+    purpose = f"it removes {entry} from the cache"
+    take_lock(lock, purpose=purpose, timeout_s=EVICTION_TIMEOUT_S, shared=True)
     _held_locks[entry] = lock
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -19,9 +18,12 @@ from jobs.errors import AlreadyExists, Fault, InputError, NotInStore, StoreError
 from jobs.store import local_leftovers
 from jobs.store.base import Leftover, Leftovers, ObjectInfo
 from jobs.store.digest import CHUNK, copy_and_digest
+from jobs.store.file_lock import take_lock
 from jobs.store.keys import HIDDEN_PREFIX, check_key
 from jobs.store.local_leftovers import LOCK_NAME, PROBE_PREFIX
 
+LOCK_TIMEOUT_S = 120.0
+"""Seconds to wait for another write; each holds the lock for milliseconds."""
 _ABSENT_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -205,7 +207,7 @@ class DirectoryStore:
         _make_folder(self.root / HIDDEN_PREFIX)
         with (self.root / HIDDEN_PREFIX / LOCK_NAME).open("ab") as lock:
             # The system releases it when the process dies, so no dead process locks a store.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            take_lock(lock, purpose="it replaces an object", timeout_s=LOCK_TIMEOUT_S)
             yield
 
     def _walk_keys(self, top: Path) -> Iterator[str]:

@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import re
+import os
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
+from jobs.store.address import find_address_fault
 from jobs.store.base import ObjectStore
 from jobs.store.keys import check_key
 from jobs.store.local import DirectoryStore
+from jobs.store.s3.boto_client import get_client
+from jobs.store.s3.environment import check_bucket
 from jobs.store.s3.s3_store import S3Store
+from jobs.store.settings import read_store_settings
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _URL_REMEDY = "Use file:// and a folder, for example file://.cache/store, or s3://bucket/prefix."
 
 
 def open_store(url: str, *, root: Path | None = None) -> ObjectStore:
     """Return the store of a URL. A relative folder starts at `root` or the working directory."""
-    scheme = _SCHEME.match(url)
     if not url.strip() or not url.isprintable():
         raise _make_error(f"{url[:100]!a} is not a URL of a store")
-    if scheme is None:
-        if url.lower().startswith("file:"):
-            raise _make_error(f"{url!r} lacks the slashes of file://")
-        return _open_directory(url, root)
-    if scheme[0].lower() == "file":
-        return _open_directory(url[len("file://") :], root)
-    if scheme[0].lower() == "s3":
-        return _open_bucket(url[len("s3://") :])
-    raise _make_error(f"{url!r}: {scheme[0]}:// is not supported")
+    if (fault := find_address_fault("store", url, _URL_REMEDY)) is not None:
+        raise InputError([fault])
+    if url.startswith("s3://"):
+        return _open_bucket(url.removeprefix("s3://"))
+    return _open_directory(url.removeprefix("file://"), root)
 
 
 def _open_directory(folder: str, root: Path | None) -> DirectoryStore:
     if not folder:
         raise _make_error("'file://' has no path")
     # Resolved at once: Ray changes the working directory of its workers.
-    return DirectoryStore((root or Path.cwd()) / Path(folder).expanduser())
+    return DirectoryStore((root or Path.cwd()) / os.path.expanduser(folder))
 
 
 def _open_bucket(address: str) -> S3Store:
+    """Open a bucket, without a request. Raise InputError if boto3's settings allow none."""
     bucket, _, prefix = address.partition("/")
-    if "@" in bucket:
-        # Not printed: the text before the @ is a key.
-        raise _make_error("an s3:// URL must not hold credentials; set them in the environment")
-    if not _BUCKET.fullmatch(bucket):
-        raise _make_error(f"{bucket[:100]!a} is not a valid bucket name")
     if prefix := prefix.strip("/"):
         check_key(prefix)
+    check_bucket(bucket)
+    get_client(read_store_settings().s3)
     return S3Store(bucket, prefix)
 
 

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import Fault, InputError
+from jobs.process_environment import find_home
 
 GIB = 1 << 30
+MAX_TIMEOUT_S, MAX_ATTEMPTS = 3600, 100
+"""With these, every request to a store ends."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,8 @@ class StoreSettings:
 def read_store_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
     """Return the current settings. Not cached: tests and services change their environment."""
     env = os.environ if environment is None else environment
-    home = Path(env.get("HOME") or "/")
-    state = Path(env.get("XDG_STATE_HOME") or home / ".local" / "state")
-    cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
+    state = _find_user_folder(env, "XDG_STATE_HOME", ".local/state")
+    cache = _find_user_folder(env, "XDG_CACHE_HOME", ".cache")
     key = env.get("SLORA_SIGNING_KEY")
     return StoreSettings(
         s3=_read_s3_settings(env),
@@ -57,17 +59,31 @@ def read_store_settings(environment: Mapping[str, str] | None = None) -> StoreSe
     )
 
 
+def _find_user_folder(env: Mapping[str, str], name: str, default: str) -> Path:
+    """Return the folder of a variable of the XDG standard, which says to ignore relative ones."""
+    value = env.get(name, "")
+    return Path(value) if value.startswith("/") else find_home(env) / default
+
+
 def _read_s3_settings(env: Mapping[str, str]) -> S3Settings:
     options = {
         "ServerSideEncryption": env.get("SLORA_S3_SSE", ""),
         "SSEKMSKeyId": env.get("SLORA_S3_SSE_KMS_KEY_ID", ""),
     }
     return S3Settings(
-        attempts=max(1, _read_number(env, "AWS_MAX_ATTEMPTS", S3Settings.attempts)),
-        connect_timeout=_read_number(env, "SLORA_S3_CONNECT_TIMEOUT", 10),
-        read_timeout=_read_number(env, "SLORA_S3_READ_TIMEOUT", 60),
+        attempts=min(MAX_ATTEMPTS, max(1, _read_number(env, "AWS_MAX_ATTEMPTS", 6))),
+        connect_timeout=_read_seconds(env, "SLORA_S3_CONNECT_TIMEOUT", 10),
+        read_timeout=_read_seconds(env, "SLORA_S3_READ_TIMEOUT", 60),
         encryption=tuple((name, value) for name, value in options.items() if value),
     )
+
+
+def _read_seconds(env: Mapping[str, str], name: str, default: int) -> int:
+    seconds = _read_number(env, name, default)
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        problem = f"{seconds} is not a time-out from 1 to {MAX_TIMEOUT_S} seconds"
+        raise InputError([Fault(name, problem, f"Use a number such as {default}.")])
+    return seconds
 
 
 def _read_number(env: Mapping[str, str], name: str, default: int) -> int:

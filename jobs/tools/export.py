@@ -118,7 +118,9 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
             rank=options.rank,
             energy=options.energy,
             head_modules=tuple(dict.fromkeys(name.split(".")[0] for name in adapter.head)),
-            conv1d=has_conv1d(options.base or manifest.base.path),
+            conv1d=has_conv1d(options.base)
+            if options.base
+            else has_conv1d(manifest.base.path, manifest.base.revision),
             on_layer=progress.advance,
         )
     return exported, manifest.label

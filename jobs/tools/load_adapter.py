@@ -12,6 +12,7 @@ from jobs.errors import Fault, InputError
 from jobs.inspect.model_files import digest_model, find_model_folder
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import pull, resolve_adapter
+from jobs.store.address import find_address_fault
 from jobs.store.base import ObjectStore
 from jobs.train.model.base_model import load_model, load_tokenizer, read_saved_task
 from slora.formats.merge import attach_adapter, merge_adapter
@@ -43,9 +44,7 @@ def load_adapted_model(
         if manifest.kind == "full":
             return _load_full_model(folder, manifest)
         adapter = read_adapter(folder)
-    return _apply_adapter(
-        adapter, manifest, _find_base(manifest, base or manifest.base.path), merged
-    )
+    return _apply_adapter(adapter, manifest, _find_base(manifest, base), merged)
 
 
 def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAdapter, Manifest]:
@@ -79,11 +78,19 @@ def _apply_adapter(
     return AdaptedModel(model, load_tokenizer(str(base)), adapter.task, adapter.labels, manifest)
 
 
-def _find_base(manifest: Manifest, path: str) -> Path:
-    folder = find_model_folder(path)
+def _find_base(manifest: Manifest, path: str | None) -> Path:
+    """Return the folder of the base, at `path` or where the manifest says. Raise InputError."""
+    if path and (fault := find_address_fault("--base", path)) is not None:
+        raise InputError([fault])
+    record = manifest.base
+    folder = find_model_folder(path) if path else find_model_folder(record.path, record.revision)
     if folder is None:
-        problem = f"{path}, the base of {manifest.label}, does not exist"
-        raise InputError([Fault("--base", problem, "Set --base to its current folder.")])
+        problem = f"{path or record}, the base of {manifest.label}, does not exist here"
+        remedy = "Set --base to its current folder."
+        if not path and record.revision:
+            download = f"hf download {record.path} --revision {record.revision}"
+            remedy = f"Download it: {download}. Or set --base to its folder."
+        raise InputError([Fault("--base", problem, remedy)])
     digest = digest_model(folder)
     if digest != manifest.base.digest:
         problem = (

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+import sys
+import threading
 import time
 from typing import Any
 
@@ -17,14 +19,24 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.placement_group import PlacementGroup
 
-from jobs.errors import JobsError, TrainingFailed, Unreachable
+from jobs.errors import Fault, InputError, JobsError, TrainingFailed, Unreachable
 from jobs.store.runs.run_store import RunStore
 from jobs.train.preemption import PreemptibleTorchConfig
+from jobs.train.ray_address import (
+    AUTO,
+    LOCAL,
+    VARIABLE,
+    check_listening,
+    is_dashboard_url,
+    read_ray_address,
+)
 from jobs.train.request import HooksFactory, Request
 from jobs.train.worker import CRASHES_PREFIX, FAILURE_FILE, run_worker
 
 START_TIMEOUT_S = "180"
 """Seconds for the workers to start; Ray's own 60 are short for a machine that loads torch cold."""
+CONNECT_TIMEOUT_S = 300.0
+"""Seconds to join the cluster, or to start a Ray; a busy machine needs 30."""
 MAX_CONTROLLER_FAILURES = 3
 """Ray retries its own controller without end unless it is given a number."""
 RAY_FOLDER = "ray"
@@ -32,16 +44,41 @@ RAY_FOLDER = "ray"
 
 
 def connect_ray() -> None:
-    """Join the cluster that this job runs on, or start a local Ray. Raise Unreachable."""
+    """Join the cluster that this job runs on, or start a local Ray.
+
+    Raise Unreachable, or InputError for a RAY_ADDRESS that a job can't join.
+    """
+    address = read_ray_address()
+    if is_dashboard_url(address):
+        remedy = "Submit the job there: `ray job submit -- python -m ...`, or unset RAY_ADDRESS."
+        raise InputError([Fault(VARIABLE, f"{address} is the URL of a dashboard", remedy)])
+    if address not in ("", LOCAL, AUTO):
+        check_listening(address)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    timer = threading.Timer(CONNECT_TIMEOUT_S, _give_up, [address])
+    timer.daemon = True
+    timer.start()
     try:
         # With the dashboard: without its State API Ray never frees a dead controller's workers.
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None
-                 if os.environ.get("RAY_ADDRESS") else True)  # fmt: skip
+                 if address not in ("", LOCAL) else True)  # fmt: skip
     except ConnectionError as error:
         raise Unreachable(f"Ray does not answer: {error}. Check that the cluster runs.") from error
+    finally:
+        timer.cancel()
+
+
+def _give_up(address: str) -> None:
+    """End this process: Ray's own wait for a cluster can't be interrupted."""
+    where = f"Ray at {address}" if address else "Ray"
+    print(
+        f"{where} did not answer within {CONNECT_TIMEOUT_S:.0f} s. Check that the cluster runs.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(Unreachable.exit_code)
 
 
 def describe_missing_resources(request: Request) -> str | None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jobs.errors import JobsError, NotInstalled
+from jobs.errors import InputError, JobsError, NotInstalled
+from jobs.file_errors import translate_file_error
+from jobs.process_environment import prepare_environment
 from jobs.train.monitor.event_text import escape_control
 from slora.errors import SloraError
 
@@ -44,9 +46,14 @@ def run_job(work: Callable[[], None], *, environment: Mapping[str, str] = OFFLIN
     0 means done, 1 that it failed, 2 that the input is wrong, 3 that Ray is not reachable.
     """
     os.environ.update(environment)
+    prepare_environment()
     try:
         with require_extra():
-            work()
+            _translate_file_errors(work)
+    except InputError as error:
+        for fault in error.faults:
+            print(escape_control(str(fault)), file=sys.stderr)
+        return error.exit_code
     except JobsError as error:
         print(escape_control(str(error)), file=sys.stderr)
         return error.exit_code
@@ -56,6 +63,15 @@ def run_job(work: Callable[[], None], *, environment: Mapping[str, str] = OFFLIN
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _translate_file_errors(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except OSError as error:
+        if (translated := translate_file_error(error)) is None:
+            raise
+        raise translated from error
 
 
 @contextmanager

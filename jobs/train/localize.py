@@ -11,6 +11,7 @@ from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.files import resolve_files
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.model_files import find_model_folder
+from jobs.store.address import find_address_fault
 from jobs.store.open import open_store
 from jobs.train.request import EvaluationRequest, HeldOutRows, Request
 
@@ -40,6 +41,8 @@ def localize_request(request: RequestT) -> RequestT:
 
 def fetch_spec(location: str) -> Path:
     """Return the spec's file; one in a bucket is copied to a temporary folder of this process."""
+    if (fault := find_address_fault("--spec", location)) is not None:
+        raise InputError([fault])
     if not location.startswith(S3_SCHEME):
         return Path(location)
     folder, _, file_name = location.rpartition("/")

@@ -202,7 +202,7 @@ def _format_pairs(adapter: Manifest) -> list[tuple[str, str]]:
         ("kind", adapter.kind),
         ("created", f"{_format_created(adapter)} UTC"),
         ("run", f"{adapter.run}, attempt {adapter.attempt}, {adapter.world_size} workers"),
-        ("base", f"{adapter.base.path} ({adapter.base.digest[:12]})"),
+        ("base", f"{adapter.base} ({adapter.base.digest[:12]})"),
         ("data", f"{data.rows} rows ({data.train_sha256[:12]}), {data.row_order}"),
         ("mask", f"{mask.strategy}, density {mask.density:g}, seed {mask.seed}" if mask else "-"),
         ("parent", adapter.parent or "-"),

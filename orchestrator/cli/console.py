@@ -27,6 +27,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from jobs.errors import JobsError
+from jobs.file_errors import translate_file_error
 from jobs.train.monitor.event_text import escape_control
 
 err_console = Console(stderr=True, highlight=False)
@@ -39,7 +40,8 @@ COLUMN_GAP, MIN_LAST_WIDTH = 2, 8
 
 
 class CommandGroup(TyperGroup):
-    """The commands of a Typer app: a JobsError becomes one message and its exit code.
+    """The commands of a Typer app: a JobsError becomes one message and its exit code,
+    and so does a disk that is full or a file that is closed to the user.
 
     Use as `typer.Typer(cls=CommandGroup)`; at the root it covers every app below.
     """
@@ -52,6 +54,11 @@ class CommandGroup(TyperGroup):
         except JobsError as error:
             note(str(error))
             raise typer.Exit(error.exit_code) from error
+        except OSError as os_error:
+            if (translated := translate_file_error(os_error)) is None:
+                raise
+            note(str(translated))
+            raise typer.Exit(translated.exit_code) from os_error
 
 
 def print_line(text: str) -> None:

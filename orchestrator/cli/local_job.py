@@ -73,7 +73,7 @@ def _submit_job(client: Any, entrypoint: str, job_id: str) -> str:
     while True:
         try:
             return str(client.submit_job(entrypoint=entrypoint, submission_id=job_id))
-        except requests.ConnectionError as connection_error:
+        except (requests.ConnectionError, requests.Timeout) as connection_error:
             was_unanswered, refusal = True, str(connection_error)
         except RuntimeError as error:
             refusal = str(error)

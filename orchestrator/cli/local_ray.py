@@ -1,9 +1,8 @@
-"""Connect to a running Ray, as of RAY_ADDRESS or `ray start`, or start one and end it again."""
+"""Connect to a running Ray, or start one and end it again."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import secrets
 import shutil
@@ -18,22 +17,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-import ray
-from ray._private.authentication.authentication_token_setup import (
-    maybe_enable_token_auth_if_token_available,
-)
-from ray._private.services import canonicalize_bootstrap_address
-from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from jobs.errors import Unreachable
+from jobs.errors import Fault, InputError, Unreachable
+from jobs.network import exempt_loopback
 from orchestrator.cli.console import note
+from orchestrator.cli.join_ray import CONNECTION_ERRORS, BoundedClient, find_running_ray, join_ray
 
 START_TIMEOUT_S = 90.0
 """Seconds until a Ray started here must accept jobs; it takes 8 on an idle machine."""
 END_TIMEOUT_S = 5.0
 """Seconds for its processes to end after each signal: SIGTERM first, then SIGKILL."""
 POLL_S = 0.2
+FOLDERS, MAX_PARENT = ("/tmp", "/var/tmp"), 24
+NOT_INHERITED = ("RAY_AUTH_TOKEN", "RAY_ADDRESS")
+"""Variables for another Ray than the one that starts."""
 TOKEN_FILE, LOG_FILE, TOKEN_PATH_VARIABLE = "token", "start.log", "RAY_AUTH_TOKEN_PATH"
 END_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
@@ -41,53 +39,12 @@ END_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 @contextmanager
 def connect_ray(*, cpus: int) -> Iterator[JobSubmissionClient]:
     """Yield a client of the Jobs API. A Ray started here has `cpus` CPUs or more."""
-    address = _find_running_ray()
+    address = find_running_ray()
     if address is not None:
-        yield _join_ray(address)
+        yield join_ray(address)
         return
     with _start_ray(cpus) as client:
         yield client
-
-
-def _find_running_ray() -> str | None:
-    """Return the configured Ray's dashboard URL or its own address, None if there is none."""
-    configured = os.environ.get("RAY_ADDRESS", "")
-    if configured.startswith(("http://", "https://")):
-        return configured
-    try:
-        address: str | None = canonicalize_bootstrap_address(None)
-    except (ValueError, OSError) as error:
-        raise Unreachable(
-            f"RAY_ADDRESS is {configured!r}, which cannot be used: {error}"
-        ) from error
-    return address
-
-
-def _join_ray(address: str) -> JobSubmissionClient:
-    # A Ray with authentication leaves its token where clients can find it, but they only look for
-    # it if RAY_AUTH_MODE says so.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    try:
-        client = JobSubmissionClient(_resolve_dashboard_url(address))
-    except (ConnectionError, RuntimeError, AuthenticationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise Unreachable(
-            f"Ray at {address} does not answer: {reason}. Check that it runs, and that its token "
-            "is in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH. To start a Ray here instead, unset "
-            "RAY_ADDRESS and run `ray stop`."
-        ) from error
-    note(f"Connected to Ray at {address}.")
-    return client
-
-
-def _resolve_dashboard_url(address: str) -> str:
-    """Return the URL of the Jobs API; Ray itself has to be asked for it."""
-    if address.startswith("http"):
-        return address
-    context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    ray.shutdown()
-    return f"http://{context.dashboard_url}"
 
 
 @contextmanager
@@ -100,9 +57,7 @@ def _start_ray(cpus: int) -> Iterator[JobSubmissionClient]:
     try:
         # A signal in between could leave a folder or a child that nobody knows of.
         with _hold_signals(END_SIGNALS):
-            # The path is short because Ray's sockets are inside, and a socket's path has 107
-            # characters.
-            folder = Path(tempfile.mkdtemp(prefix="slora-", dir="/tmp"))
+            folder = _make_folder()
             token, port = secrets.token_hex(32), _find_free_port()
             head = _launch_head(folder, token, cpus=cpus, port=port)
         yield _wait_for_client(head, f"http://127.0.0.1:{port}", token, folder / LOG_FILE)
@@ -113,6 +68,17 @@ def _start_ray(cpus: int) -> Iterator[JobSubmissionClient]:
                 _end_ray(head, folder / TOKEN_FILE, excluded=existing)
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_folder() -> Path:
+    """Make a private folder with a short path: Ray's sockets are inside, with 107 characters."""
+    parents = [parent for parent in (*FOLDERS, tempfile.gettempdir()) if len(parent) <= MAX_PARENT]
+    for parent in dict.fromkeys(parents):
+        with suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix="slora-", dir=parent))
+    problem = f"none of {', '.join(dict.fromkeys(parents))} can be written, and Ray needs a folder"
+    remedy = f"Set it to a folder that you may write to, with at most {MAX_PARENT} characters."
+    raise InputError([Fault("TMPDIR", problem, remedy)])
 
 
 @contextmanager
@@ -151,9 +117,10 @@ def _build_environment(token_file: Path, token: str, *, scratch: Path) -> dict[s
     """
     token_file.touch(mode=0o600)
     token_file.write_text(token)
-    inherited = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+    exempt_loopback(environment, hosts=(_choose_loopback(),))
     return {
-        **inherited,
+        **environment,
         "RAY_AUTH_MODE": "token",
         TOKEN_PATH_VARIABLE: str(token_file),
         "TMPDIR": str(scratch),
@@ -206,11 +173,13 @@ def _wait_for_client(
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            return JobSubmissionClient(url, headers={"Authorization": f"Bearer {token}"})
-        except (ConnectionError, RuntimeError) as error:
-            if head.poll() is not None or time.monotonic() > deadline:
+            return BoundedClient(url, headers={"Authorization": f"Bearer {token}"})
+        except CONNECTION_ERRORS as error:
+            is_late = time.monotonic() > deadline
+            if head.poll() is not None or is_late:
+                problem = f" within {START_TIMEOUT_S:.0f} s ({error})" if is_late else ""
                 lines = log.read_text(errors="replace").strip().splitlines()[-5:]
-                raise Unreachable("Ray did not start:\n" + "\n".join(lines)) from error
+                raise Unreachable("\n".join([f"Ray did not start{problem}:", *lines])) from error
         time.sleep(POLL_S)
 
 

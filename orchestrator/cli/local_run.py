@@ -20,6 +20,7 @@ from jobs.spec.schema import RetrainSpec, RunSpec, SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore, make_run_id
 from jobs.train.monitor.run_report import collect_outcome, render_summary
+from jobs.train.ray_address import read_ray_address
 from orchestrator.cli.console import note, out_console, print_json
 from orchestrator.cli.follow_local import follow_run, open_display
 from orchestrator.cli.local_job import locate_run_file, run_local_job
@@ -54,8 +55,10 @@ def run_to_end(
 ) -> RunStore | None:
     """Return the run's files once its job is done; None after Ctrl-C. Raise TrainingFailed.
 
-    Progress is reported on stderr, and nothing is written to stdout.
+    Progress is reported on stderr, and nothing is written to stdout. Nothing is written to the
+    store if RAY_ADDRESS is not an address.
     """
+    read_ray_address()
     kind = get_kind(spec)
     run_store = _open_run(spec, resume)
     _hand_over(validated, run_store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from jobs.process_environment import prepare_environment
 from orchestrator.cli.tree import LazyCommands
 
 app = typer.Typer(
@@ -21,5 +22,5 @@ def main() -> None:
 
 @app.callback()
 def _define_root() -> None:
-    # Typer needs a callback to make a group of an app without commands.
-    return
+    # Before any library reads it.
+    prepare_environment()

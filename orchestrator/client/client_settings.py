@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobs.errors import Fault, InputError
+from jobs.process_environment import find_home
 
 DEFAULT_SERVICE = "http://127.0.0.1:8321"
 LOCAL_TOKEN = Path(".cache/service-token")
@@ -65,10 +66,11 @@ def load_settings(
         )
     if secret := environment.get("SLORA_TOKEN"):
         return _with_token(settings, secret.strip(), "SLORA_TOKEN")
-    home = Path(environment.get("HOME") or os.path.expanduser("~"), *HOME_TOKEN.split("/")[1:])
+    home = find_home(environment).joinpath(*HOME_TOKEN.split("/")[1:])
     local = [(folder or Path()) / LOCAL_TOKEN] if settings.is_local else []
     for file in (home, *local):
-        if file.is_file():
+        # Not pathlib, which raises for a home that is closed to this user.
+        if os.path.isfile(file):
             return _with_token(settings, _read_token(file, str(file)), str(file))
     return settings
 

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from slora.errors import BadAdapter, SloraError
-from slora.formats.files import TASK_TYPES, read_json, read_task, read_tensors, write_files
+from slora.formats.files import (
+    TASK_TYPES,
+    read_json,
+    read_revision,
+    read_task,
+    read_tensors,
+    write_files,
+)
 from slora.layers.patterns import count_entries
 from slora.layers.sparse_factors import expand_to_dense
 from slora.masks.mask import BlockMask, EntryMask, Mask, draw_random_mask
@@ -36,7 +43,7 @@ class SparseAdapter:
 
     `values`: float32 `[Z]` by layer; `masks`: the mask of each of them. `seed` and `density` are
     those of random masks, which are regenerated and not stored. `factors`: (a_RI, b_OR) by layer;
-    stored as their nonzero entries if `sparse_factors`.
+    stored as their nonzero entries if `sparse_factors`. `base`, `revision`: as in `LoraAdapter`.
     """
 
     values: Mapping[str, Tensor]
@@ -50,6 +57,7 @@ class SparseAdapter:
     sparse_factors: bool = False
     head: Mapping[str, Tensor] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    revision: str | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -73,6 +81,7 @@ def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
         "format": FORMAT_VERSION,
         "task_type": TASK_TYPES[adapter.task],
         "base_model_name_or_path": adapter.base,
+        "revision": adapter.revision,
         "mask": "chosen" if adapter.seed is None else "random",
         "seed": adapter.seed,
         "density": adapter.density,
@@ -176,6 +185,7 @@ class _SparseReader:
             sparse_factors=sparse,
             head=self._remaining,
             labels=labels,
+            revision=read_revision(config),
         )
 
     def _read_mask(self, name: str, count: int, seed: int | None, density: float | None) -> Mask:

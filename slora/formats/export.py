@@ -82,7 +82,7 @@ def convert_to_lora(
     exported = LoraAdapter(
         factors=factors, alpha=float(rank), rank=rank, base=adapter.base, task=adapter.task,
         conv1d=conv1d, target_modules=targets, head_modules=head_modules, head=adapter.head,
-        labels=adapter.labels,
+        labels=adapter.labels, revision=adapter.revision,
     )  # fmt: skip
     return ExportedAdapter(exported, tuple(layers))
 
@@ -114,7 +114,7 @@ def convert_to_sparse(
         on_layer(name)
     exported = SparseAdapter(
         values=values, masks=masks, base=adapter.base, task=adapter.task, head=adapter.head,
-        labels=adapter.labels,
+        labels=adapter.labels, revision=adapter.revision,
     )  # fmt: skip
     return ExportedAdapter(exported, tuple(layers))
 

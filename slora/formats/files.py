@@ -62,6 +62,12 @@ def read_task(config: Mapping[str, Any], path: Path) -> str:
     raise BadAdapter(str(path), f"task_type {config.get('task_type')!r} is not supported")
 
 
+def read_revision(config: Mapping[str, Any]) -> str | None:
+    """Return the commit of the base on the hub; None if the config names none."""
+    revision = config.get("revision")
+    return revision if isinstance(revision, str) else None
+
+
 def read_json(path: Path, example: dict[str, Any] | list[Any]) -> Any:
     """Return the file's value, of the type of `example`. Raise BadAdapter."""
     try:

@@ -27,6 +27,7 @@ from slora.formats.files import (
     TASK_TYPES,
     read_json,
     read_labels,
+    read_revision,
     read_task,
     read_tensors,
     write_files,
@@ -54,6 +55,7 @@ class LoraAdapter:
     """Factors (a_RI, b_OR) by layer, and the head's tensors by their name in the model.
 
     `rslora`: the update is scaled by alpha / sqrt(R). `conv1d`: the targets are Conv1D layers.
+    `base`, `revision`: a hub id and its commit, or a folder or URL without one.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -67,6 +69,7 @@ class LoraAdapter:
     head_modules: tuple[str, ...] = ()
     head: Mapping[str, Tensor] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    revision: str | None = None
 
     @property
     def scale(self) -> float:
@@ -83,6 +86,7 @@ def write_lora(folder: Path, adapter: LoraAdapter) -> None:
         "peft_type": "LORA",
         "task_type": TASK_TYPES[adapter.task],
         "base_model_name_or_path": adapter.base,
+        "revision": adapter.revision,
         "r": adapter.rank,
         # PEFT expects an integer; a fraction stays a float.
         "lora_alpha": int(adapter.alpha) if adapter.alpha == int(adapter.alpha) else adapter.alpha,
@@ -132,6 +136,7 @@ def _read_lora(folder: Path, labels: tuple[str, ...]) -> LoraAdapter:
         head_modules=tuple(map(str, saved_modules)),
         head=head,
         labels=labels,
+        revision=read_revision(config),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from jobs.errors import TrainingFailed
@@ -17,6 +17,8 @@ from jobs.search.tune.trial_task import TrialReport, TrialTask
 from jobs.search.tune.trial_worker import ACTOR_THREADS, TrialWorker
 from jobs.spec.schema import ClusterSection
 
+START_TIMEOUT_S = 300.0
+"""Seconds for the workers of a trial to start; a machine that loads torch cold needs 60."""
 STOP_TIMEOUT_S = 20.0
 """Time that a stopped trial has to end by itself; after it its workers are killed."""
 
@@ -137,13 +139,22 @@ class TrialWorkerGroup:
             ).remote(threads=cluster.cpus_per_worker, gpu=cluster.gpus_per_worker > 0)
             for number in range(cluster.workers)
         ]
-        address = ray.get(self._workers[0].find_free_address.remote())
-        ray.get(
-            [
-                worker.init_process_group.remote(address, rank, len(self._workers), cluster.timeout)
-                for rank, worker in enumerate(self._workers)
-            ]
-        )
+        try:
+            self._join_workers()
+        except GetTimeoutError as error:
+            self.close()
+            reason = f"{cluster.workers} workers did not start within {START_TIMEOUT_S} s"
+            raise TrialWorkerLost(reason) from error
+
+    def _join_workers(self) -> None:
+        """Make one process group of the workers. Raise GetTimeoutError."""
+        workers, timeout_s = self._workers, self._cluster.timeout
+        address = ray.get(workers[0].find_free_address.remote(), timeout=START_TIMEOUT_S)
+        joining = [
+            worker.init_process_group.remote(address, rank, len(workers), timeout_s)
+            for rank, worker in enumerate(workers)
+        ]
+        ray.get(joining, timeout=START_TIMEOUT_S + timeout_s)
 
     def _make_lost_error(self, error: RayActorError) -> TrialWorkerLost:
         self.close()

@@ -54,8 +54,14 @@ class BaseRecord(StrictModel):
     """The base model that the adapter was trained on."""
 
     path: Label
+    """A hub id, an s3:// URL, or a folder of the machine that trained."""
+    revision: Label | None = None
+    """The commit of a hub id."""
     digest: Digest
-    """`model_digest` of its folder."""
+    """`digest_model` of its folder."""
+
+    def __str__(self) -> str:
+        return f"{self.path} at {self.revision}" if self.revision else self.path
 
 
 class DataRecord(StrictModel):

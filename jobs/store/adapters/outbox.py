@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -18,10 +17,13 @@ from jobs.errors import Fault, StoreError
 from jobs.store.adapters.commit import commit
 from jobs.store.adapters.manifest import Manifest, ManifestDraft
 from jobs.store.base import ObjectStore
+from jobs.store.file_lock import take_lock
 from jobs.store.settings import read_store_settings
 
 DRAFT, ADAPTER = "draft.json", "adapter"
 UNFINISHED_PREFIX = ".new-"
+SEND_TIMEOUT_S = 3600.0
+"""Seconds that a process waits while another one sends the same adapter."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _read_entry(folder: Path) -> OutboxEntry:
 def _lock_entry(folder: Path) -> Iterator[bool]:
     try:
         with (folder / DRAFT).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            take_lock(lock, purpose="it sends this adapter", timeout_s=SEND_TIMEOUT_S)
             # The process that held the lock before may have sent and removed the entry.
             yield (folder / DRAFT).exists()
     except FileNotFoundError as error:

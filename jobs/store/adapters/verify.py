@@ -6,10 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.errors import Fault, InputError, NotInStore
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_files import digest_model, find_model_folder
 from jobs.store.adapters.adapter_dir import TENSORS_SUFFIX, check_tensors
 from jobs.store.adapters.commit import CLAIM
-from jobs.store.adapters.manifest import MANIFEST, SIGNATURE, AdapterFile, Manifest
+from jobs.store.adapters.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    AdapterFile,
+    BaseRecord,
+    Manifest,
+)
 from jobs.store.adapters.pointer import TOMBSTONE
 from jobs.store.adapters.safetensors_header import BadTensors, read_header
 from jobs.store.base import ObjectStore
@@ -33,7 +39,7 @@ def verify_adapter(
     `base` is where the base model is now; `key` a public key that has to have signed it.
     """
     faults = check_files(store, manifest, on_bytes=on_bytes)
-    faults += _check_base(manifest, base or Path(manifest.base.path))
+    faults += _check_base(manifest, base)
     if base is not None and not (base / "config.json").is_file():
         problem = f"{base} is not the folder of a model"
         faults.append(Fault("base", problem, "Use the folder of the base model."))
@@ -103,17 +109,26 @@ def _check_signature(store: ObjectStore, manifest: Manifest, key: Path) -> list[
     return [fault] if fault else []
 
 
-def _check_base(manifest: Manifest, folder: Path) -> list[Fault]:
+def _check_base(manifest: Manifest, base: Path | None) -> list[Fault]:
     """Compare the digest of the base model if it exists here: an adapter travels without it."""
+    record = manifest.base
     try:
-        if not (folder / "config.json").is_file():
+        folder = base or _find_recorded_base(record)
+        if folder is None or not (folder / "config.json").is_file():
             return []
         digest = digest_model(folder)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
-        problem = f"{manifest.base.path!a} cannot be read: {error}"
+        problem = f"{record.path!a} cannot be read: {error}"
         return [Fault("base", problem, "Check the path and the permissions of the folder.")]
-    if digest == manifest.base.digest:
+    if digest == record.digest:
         return []
-    expected = manifest.base.digest[:12]
+    expected = record.digest[:12]
     problem = f"{folder} has the digest {digest[:12]}, but the adapter was trained on {expected}"
     return [Fault("base", problem, "Use the base model that the adapter was trained on.")]
+
+
+def _find_recorded_base(record: BaseRecord) -> Path | None:
+    """Return the folder of the base on this machine. One in a bucket is not downloaded."""
+    if "://" in record.path:
+        return None
+    return find_model_folder(record.path, record.revision)

@@ -111,7 +111,9 @@ class S3Store:
         try:
             return download_parts(read_range, info.size, path)
         except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
+            reason = error.strerror or error
+            remedy = "Free some space there, or use another folder."
+            raise StoreError(f"{path} cannot be written: {reason}. {remedy}") from error
 
     def read(self, key: str, start: int, length: int | None = None) -> bytes:
         """Return a range of an object, cut at its end. Raise NotInStore if it is absent."""

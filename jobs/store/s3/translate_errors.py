@@ -21,6 +21,7 @@ from botocore.exceptions import (
 from urllib3.exceptions import HTTPError
 
 from jobs.errors import StoreError, StoreRefused, StoreUnreachable
+from jobs.store.s3.environment import describe_endpoint
 
 ABSENT = ("404", "NoSuchKey", "NotFound")
 CONDITION_FAILED = ("412", "PreconditionFailed")
@@ -74,8 +75,8 @@ def translate_errors(url: str) -> Iterator[None]:
         if isinstance(error, OSError) and not isinstance(error, NETWORK_ERRORS):
             raise
         raise StoreUnreachable(
-            f"{url}: the store is unreachable ({type(error).__name__}). Check the endpoint and "
-            "the network."
+            f"{url}: the store is unreachable ({type(error).__name__}). {describe_endpoint()}. "
+            "Check that, the proxy if there is one, and the network."
         ) from error
 
 

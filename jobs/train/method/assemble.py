@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from jobs.inspect.base_source import find_base_source
 from jobs.train.method.runner import MethodRunner
 from jobs.train.model.base_model import list_head_modules
 from jobs.train.request import AdapterRequest
@@ -92,6 +93,7 @@ def _make_sparse_adapter(
     head: Mapping[str, Tensor],
 ) -> SparseAdapter:
     spec = request.spec
+    source = find_base_source(spec.model.path, request.base)
     is_random = bool(values) and spec.method.mask == "random"
     return SparseAdapter(
         values=values,
@@ -101,7 +103,8 @@ def _make_sparse_adapter(
         factors=factors,
         scale=spec.method.scale,
         sparse_factors=_has_sparse_factors(request),
-        base=str(request.base),
+        base=source.path,
+        revision=source.revision,
         task=spec.model.task,
         head=head,
         labels=request.labels,
@@ -118,6 +121,7 @@ def _make_lora_adapter(
     spec = request.spec
     rank = next(iter(factors.values()))[0].shape[0]
     is_doubled = rank != spec.method.rank
+    source = find_base_source(spec.model.path, request.base)
     named_heads = list_head_modules(model) if head else []
     return LoraAdapter(
         factors=factors,
@@ -126,7 +130,8 @@ def _make_lora_adapter(
         rank=rank,
         rslora=spec.method.rslora and not is_doubled,
         conv1d=any(is_conv1d(model.get_submodule(name)) for name in factors),
-        base=str(request.base),
+        base=source.path,
+        revision=source.revision,
         task=spec.model.task,
         target_modules=choose_target_names(model, tuple(method.shapes)),
         head_modules=tuple(name for name, _ in named_heads),

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.errors import StoreError, SupersededAttempt
+from jobs.inspect.base_source import find_base_source
 from jobs.spec.load import dump_spec
 from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest, ManifestDraft, MaskRecord
 from jobs.store.adapters.operations import commit
@@ -85,6 +86,7 @@ def _make_draft(
     ledger: Mapping[str, Any],
 ) -> ManifestDraft:
     spec, train = request.spec, request.train_data
+    source = find_base_source(spec.model.path, request.base)
     has_masks = spec.method.kind in ("slora", "sparse")
     return ManifestDraft(
         name=spec.name,
@@ -96,7 +98,7 @@ def _make_draft(
         if isinstance(request, FederationRequest)
         else None,
         attempt=attempt,
-        base=BaseRecord(path=_get_base_path(request), digest=request.base_digest),
+        base=BaseRecord(path=source.path, revision=source.revision, digest=request.base_digest),
         data=DataRecord(
             train_sha256=str(train.sha256),
             eval_sha256=request.eval_data.sha256 if request.eval_data else None,
@@ -117,12 +119,6 @@ def _make_draft(
         },
         ledger=_flatten_ledger(ledger),
     )
-
-
-def _get_base_path(request: AdapterRequest) -> str:
-    """Return where others find the base too: its URL, not this machine's cache."""
-    path = request.spec.model.path
-    return path if path.startswith("s3://") else str(request.base)
 
 
 def _flatten_ledger(ledger: Mapping[str, Any]) -> dict[str, float | int]:

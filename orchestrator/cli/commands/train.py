@@ -13,6 +13,7 @@ from jobs.spec.kinds import get_kind, require_kind
 from jobs.spec.load import load_spec
 from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec
 from jobs.train.job_main import require_extra
+from jobs.train.ray_address import read_ray_address
 from orchestrator.cli.console import LazyProgressBar, err_console, note, print_json, print_line
 from orchestrator.cli.options import Json, Overrides, SpecFile
 from orchestrator.cli.render import plan_table
@@ -75,6 +76,7 @@ def search(
 
 def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
     """Run a spec of any kind to its end, and return the exit code of the command."""
+    read_ray_address()
     validated = _validate_with_bar(spec)
     # Ray takes half a second to import, and most commands need none.
     with require_extra():

@@ -1,0 +1,139 @@
+"""Join a running Ray, as of RAY_ADDRESS or `ray start`. Each wait is bounded, unlike Ray's own."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import requests
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
+from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from jobs.errors import Unreachable
+from jobs.train.ray_address import (
+    AUTO,
+    LOCAL,
+    check_listening,
+    is_dashboard_url,
+    read_ray_address,
+)
+from orchestrator.cli.console import note
+
+REQUEST_TIMEOUTS_S = (5.0, 60.0)
+"""Seconds to connect to a dashboard, and for it to answer."""
+RESOLVE_TIMEOUT_S = 120.0
+"""Seconds for Ray to name its dashboard; a busy machine needs ten, most of them for imports."""
+CONNECTION_ERRORS = (
+    ConnectionError,
+    RuntimeError,
+    AuthenticationError,
+    requests.RequestException,
+    # Something else than Ray answers.
+    ValueError,
+    KeyError,
+    TypeError,
+)
+_RESOLVER = """
+import logging, sys, ray
+context = ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+print("dashboard", context.dashboard_url)
+"""
+
+
+class BoundedClient(JobSubmissionClient):
+    """A client of the Jobs API whose requests end: Ray's own waits for an answer without end."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
+        options.setdefault("timeout", REQUEST_TIMEOUTS_S)
+        return super()._do_request(method, endpoint, **options)
+
+
+def find_running_ray() -> str | None:
+    """Return the configured Ray's dashboard URL or its own address, None if there is none.
+
+    Raise InputError if RAY_ADDRESS is not an address, and Unreachable if no Ray is there.
+    """
+    configured = read_ray_address()
+    if configured == LOCAL:
+        return None
+    if configured not in ("", AUTO):
+        return configured
+    try:
+        address: str | None = canonicalize_bootstrap_address(None)
+    except (ValueError, OSError) as error:
+        if configured == AUTO:
+            raise Unreachable(
+                "RAY_ADDRESS is auto, but no Ray runs on this machine. Run `ray start --head`, or "
+                "unset RAY_ADDRESS to start a Ray for this run."
+            ) from error
+        return None
+    return _drop_stale(address) if address and not configured else address
+
+
+def join_ray(address: str) -> JobSubmissionClient:
+    """Return a client of the Ray at an address. Raise Unreachable."""
+    # A Ray with authentication leaves its token where clients can find it, but they only look for
+    # it if RAY_AUTH_MODE says so.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    url = address
+    try:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        url = _resolve_dashboard_url(address)
+        client = BoundedClient(url)
+    except CONNECTION_ERRORS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise Unreachable(
+            f"Ray at {address} does not answer: {reason}. {_describe_proxy(url)}Check that it "
+            "runs, and that its token is in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH. To start a "
+            "Ray here instead, unset RAY_ADDRESS and run `ray stop`."
+        ) from error
+    note(f"Connected to Ray at {address}.")
+    return client
+
+
+def _drop_stale(address: str) -> str | None:
+    """Return the address of `ray start` on this machine, or None if that Ray is gone."""
+    try:
+        check_listening(address)
+    except Unreachable:
+        note(f"The Ray that was started at {address} is gone.")
+        return None
+    return address
+
+
+def _resolve_dashboard_url(address: str) -> str:
+    """Return the URL of the Jobs API; Ray itself has to be asked for it. Raise Unreachable.
+
+    In another process, because Ray neither gives up nor can be interrupted.
+    """
+    if is_dashboard_url(address):
+        return address
+    check_listening(address)
+    command = [sys.executable, "-c", _RESOLVER, address]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=RESOLVE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Unreachable(
+            f"Ray at {address} did not name its dashboard within {RESOLVE_TIMEOUT_S:.0f} s. Check "
+            "that RAY_ADDRESS is the address of a Ray, or set it to http://HEAD:8265."
+        ) from error
+    names = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("dashboard")]
+    if not names or ":" not in names[0]:
+        lines = result.stderr.strip().splitlines() or ["it has no dashboard"]
+        raise RuntimeError(lines[-1])
+    return f"http://{names[0]}"
+
+
+def _describe_proxy(url: str) -> str:
+    """Name the proxy that requests to the URL go through, or return an empty text."""
+    if not is_dashboard_url(url) or not requests.utils.get_environ_proxies(url):
+        return ""
+    return "Requests go through a proxy (http_proxy): add the host to no_proxy if it needs none. "
