@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.errors import Fault, InputError
@@ -26,18 +26,15 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
-class ChatMessage:
-    """A turn of a conversation."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
 class ChatExample:
-    """A conversation with at least one turn of the assistant."""
+    """A conversation with at least one turn of the assistant, as a chat template gets it."""
 
-    messages: tuple[ChatMessage, ...]
+    messages: tuple[Mapping[str, Any], ...]
+    """Whole messages: role, content (a string, or None beside tool calls), and all other keys."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Descriptions of the tools that the assistant may call."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further values of the row that templates read, such as documents."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +54,33 @@ class TextExample:
 
 @dataclass(frozen=True)
 class LabelledExample:
-    """A text and the name of its class."""
+    """A text, or a pair of texts, and the name of its class."""
 
     text: str
     label: str
+    text_pair: str | None = None
 
 
-Example = ChatExample | CompletionExample | TextExample | LabelledExample
+@dataclass(frozen=True)
+class AlpacaExample:
+    """An instruction and its answer, for models with a chat template and for those without."""
+
+    chat: ChatExample
+    completion: CompletionExample
+
+    def resolve(self, *, has_template: bool) -> ChatExample | CompletionExample:
+        """Return the conversation if the tokenizer has a chat template, or the Alpaca prompt."""
+        return self.chat if has_template else self.completion
+
+
+Example = ChatExample | CompletionExample | TextExample | LabelledExample | AlpacaExample
 
 
 def detect_format(values: Mapping[str, Any], *, task: str | None = None) -> str | None:
     """Return the first format of the task that these fields fit, or None."""
     formats = TASK_FORMATS[task] if task else tuple(FORMAT_FIELDS)
     for name, fields in FORMAT_FIELDS.items():
-        if name in formats and all(field in values for field in fields):
+        if name in formats and all(field_name in values for field_name in fields):
             return name
     return None
 
@@ -82,7 +92,7 @@ def read_example(row: Row, fmt: str, *, task: str | None = None) -> Example:
         raise _make_row_error(
             row, f"no format fits the fields {_format_names(row.values)}", _describe_formats(task)
         )
-    if missing := [field for field in FORMAT_FIELDS[format_name] if field not in row.values]:
+    if missing := [name for name in FORMAT_FIELDS[format_name] if name not in row.values]:
         problem = (
             f"{format_name} needs {_join_names(missing)}; the row has {_format_names(row.values)}"
         )
@@ -150,7 +160,7 @@ def _read_label(row: Row) -> str:
     return _check_text(row, "label", label, may_be_empty=False)
 
 
-def _read_messages(row: Row) -> tuple[ChatMessage, ...]:
+def _read_messages(row: Row) -> tuple[Mapping[str, Any], ...]:
     messages = row.values["messages"]
     if not isinstance(messages, list):
         raise _make_row_error(
@@ -159,22 +169,22 @@ def _read_messages(row: Row) -> tuple[ChatMessage, ...]:
     chat_messages = tuple(
         _read_message(row, f"messages[{index}]", value) for index, value in enumerate(messages)
     )
-    if not any(message.role == "assistant" for message in chat_messages):
-        roles = ", ".join(message.role for message in chat_messages[:8]) or "none"
+    if not any(message["role"] == "assistant" for message in chat_messages):
+        roles = ", ".join(message["role"] for message in chat_messages[:8]) or "none"
         raise _make_row_error(
             row, f"no message is from the assistant (roles: {roles})", "Add an assistant turn."
         )
     return chat_messages
 
 
-def _read_message(row: Row, path: str, value: Any) -> ChatMessage:
+def _read_message(row: Row, path: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise _make_row_error(
             row,
             f"{path} is {_format_value(value)}",
             "It should be an object with role and content.",
         )
-    if missing := [field for field in ("role", "content") if field not in value]:
+    if missing := [key for key in ("role", "content") if key not in value]:
         raise _make_row_error(
             row,
             f"{path} is missing {_join_names(missing)}; it has {_format_names(value)}",
@@ -187,6 +197,5 @@ def _read_message(row: Row, path: str, value: Any) -> ChatMessage:
         )
     # A tool may return nothing, and a system message may be blank on purpose.
     may_be_empty = role in ("system", "tool")
-    return ChatMessage(
-        role, _check_text(row, f"{path}.content", value["content"], may_be_empty=may_be_empty)
-    )
+    _check_text(row, f"{path}.content", value["content"], may_be_empty=may_be_empty)
+    return dict(value)

@@ -10,7 +10,6 @@ from jobs.errors import InputError
 from jobs.inspect.datasets.files import Row
 from jobs.inspect.datasets.formats import (
     ChatExample,
-    ChatMessage,
     CompletionExample,
     LabelledExample,
     TextExample,
@@ -46,7 +45,7 @@ def test_the_format_follows_from_fields_and_task(
 
 def test_each_format_is_read_into_its_own_class() -> None:
     assert read_example(row(messages=[USER, BOT]), "auto") == ChatExample(
-        (ChatMessage("user", "hi"), ChatMessage("assistant", "ho"))
+        ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"})
     )
     assert read_example(row(prompt="", completion="b"), "auto") == CompletionExample("", "b")
     assert read_example(row(text="a", label="x"), "text") == TextExample("a")
