@@ -44,7 +44,9 @@ def pick_prompts(
     indices = dict.fromkeys(
         len(rows) * (2 * i + 1) // (2 * SAMPLE_COUNT) for i in range(SAMPLE_COUNT)
     )
-    examples = [read_example(rows[index], source.format) for index in indices]
+    examples = [
+        read_example(rows[index], source.format, columns=source.columns) for index in indices
+    ]
     return [_make_prompt(example, tokenizer, max_length) for example in examples]
 
 
