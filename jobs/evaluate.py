@@ -45,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scan = scan_dataset(options.data, options.format, adapted.task, "--data")
         _check_labels(scan, adapted.labels)
         feed = Feed(
-            RowSource(files=scan.files, format=scan.format, labels=adapted.labels),
+            RowSource(
+                files=scan.files,
+                format=scan.format,
+                columns=scan.columns,
+                labels=adapted.labels,
+            ),
             adapted.tokenizer,
             task=adapted.task,
             max_length=options.max_length,

@@ -108,6 +108,7 @@ def _find_or_make_partition(
         scan.files,
         spec.section,
         fmt=scan.format,
+        columns=scan.columns,
         task=spec.model.task,
         eval_fraction=spec.data.eval_fraction,
         seed=spec.train.seed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.files import Row, read_rows
+from jobs.inspect.datasets.data_row import Row
+from jobs.inspect.datasets.files import read_rows
 from jobs.inspect.datasets.formats import LabelledExample, read_example
 from jobs.inspect.datasets.heldout import is_held_out
-from jobs.inspect.datasets.scan import sort_labels
+from jobs.inspect.datasets.labels import sort_labels
 from jobs.spec.checks.federation import PARTITIONS_BY_COUNT, make_no_labels_fault
 from jobs.spec.sections.federation import FederationSection
 
@@ -68,14 +69,16 @@ def make_partition(
     task: str,
     eval_fraction: float | None,
     seed: int,
+    columns: Mapping[str, str] | None = None,
 ) -> Partition:
     """Assign the rows, always in the same way for the same arguments. Raise InputError.
 
+    `columns` has the column of each field that has another name.
     `eval_fraction` and `seed` are those of the spec, which also decide which rows are held out.
     """
     clients = section.clients or 0
     assert clients or section.partition not in PARTITIONS_BY_COUNT, "the spec's check requires it"
-    reader = _RowReader(files, section, fmt, task, eval_fraction, seed)
+    reader = _RowReader(files, section, fmt, task, eval_fraction, seed, columns or {})
     if section.partition == "by":
         partition = _partition_by_key(reader.group_by_key())
     elif section.partition == "files":
@@ -103,6 +106,7 @@ class _RowReader:
     task: str
     eval_fraction: float | None
     seed: int
+    columns: Mapping[str, str]
 
     def iterate_rows(self) -> Iterator[tuple[int, int, Row]]:
         """Yield the number of each row, the index of its file, and the row."""
@@ -142,7 +146,7 @@ class _RowReader:
         if self.section.partition == "by":
             assert self.section.column is not None
             return _read_client_name(row, self.section.column)
-        example = read_example(row, self.fmt, task=self.task)
+        example = read_example(row, self.fmt, task=self.task, columns=self.columns)
         assert isinstance(example, LabelledExample)
         return example.label
 

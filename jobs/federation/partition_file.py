@@ -31,6 +31,7 @@ def digest_inputs(spec: FederatedSpec, scan: DatasetScan) -> str:
         "rows_by_file": scan.rows_by_file,
         "partition": [section.partition, section.clients, section.dirichlet_alpha, section.column],
         "format": [scan.format, spec.model.task],
+        "columns": scan.columns,
         "held_out": spec.data.eval_fraction,
         "seed": spec.train.seed,
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 
 from jobs.errors import Fault, InputError, StoreError, Unreachable
-from jobs.inspect.datasets.files import resolve_files
+from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.datasets.heldout import check_split
 from jobs.inspect.datasets.scan import (
     DatasetScan,
@@ -150,8 +150,13 @@ def stamp_base(model: ModelFiles) -> tuple[FileStamp, ...]:
 
 def stamp_data(spec: RunSpec) -> tuple[FileStamp, ...]:
     """Return the stamps of all data files. Raise InputError or OSError if there are none."""
-    paths = [path for path in (spec.data.train, spec.data.eval) if path is not None]
-    return tuple(stamp for path in paths for stamp in stamp_files(resolve_files(path)))
+    paths = {"data.train": spec.data.train, "data.eval": spec.data.eval}
+    return tuple(
+        stamp
+        for key, path in paths.items()
+        if path is not None
+        for stamp in stamp_files(resolve_files(path, key=key))
+    )
 
 
 def _stamp_inputs(spec: RunSpec, model: ModelFiles | None) -> tuple[FileStamp, ...]:
@@ -188,7 +193,13 @@ def _scan_data(
             continue
         try:
             scans[key] = scan_dataset(
-                path, data.format, spec.model.task, key, limit=limit, progress=progress
+                path,
+                data.format,
+                spec.model.task,
+                key,
+                columns=data.columns,
+                limit=limit,
+                progress=progress,
             )
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]
@@ -210,7 +221,7 @@ def _scan_data(
 def _check_model_fit(
     spec: RunSpec, model: ModelFiles | None, train_scan: DatasetScan | None
 ) -> Iterator[Fault]:
-    if train_scan and train_scan.format == "chat" and model and not model.chat_template:
+    if train_scan and train_scan.needs_template and model and not model.chat_template:
         problem = f"{model.folder} has no chat template, but the rows are conversations"
         remedy = "Use an instruct model, or prompt-completion or text rows."
         yield Fault("data.format", problem, remedy)

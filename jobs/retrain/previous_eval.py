@@ -34,7 +34,9 @@ def find_previous_rows(store: ObjectStore, adapter: Manifest) -> HeldOutRows | s
         return f"{adapter.label} was evaluated on none"
     key = "data.eval" if fraction is None else "data.train"
     try:
-        scan = scan_dataset(source, spec.data.format, spec.model.task, key)
+        scan = scan_dataset(
+            source, spec.data.format, spec.model.task, key, columns=spec.data.columns
+        )
     except InputError as error:
         return f"{source} can no longer be read: {error.faults[0].problem}"
     if fraction is None:

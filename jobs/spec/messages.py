@@ -93,6 +93,9 @@ def _format_key(loc: Iterable[int | str]) -> str:
     section: Any = RunSpec
     for part in loc:
         fields = _get_fields(section)
+        if part == "[key]":
+            # Pydantic's name for the key itself, where it is wrong and not its value.
+            continue
         if isinstance(part, int) and parts:
             parts[-1] += f"[{part}]"
         elif fields and part in fields:

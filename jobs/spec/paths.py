@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TypeVar
 
-from jobs.inspect.datasets.files import HUB_ID
+from jobs.inspect.datasets.file_selection import HUB_ID
 from jobs.spec.schema import RunSpec
 
 SpecT = TypeVar("SpecT", bound=RunSpec)

@@ -52,17 +52,43 @@ class ModelSection(StrictModel):
     """Type of the base's weights. The optimizer keeps trained parameters in float32 either way."""
 
 
+ColumnField = Literal[
+    "messages",
+    "role",
+    "content",
+    "tools",
+    "system",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "text",
+    "text_pair",
+    "label",
+]
+"""Fields of the formats; role and content are those of a message."""
+
+
 class DataSection(StrictModel):
     """Rows for training and for evaluation."""
 
     train: str = Field(min_length=1)
-    """A file, a glob, a folder, s3:// or a hub id; json(l), csv, parquet or text, also gzipped."""
+    """A file, a glob, a folder (of which the files of the split train are used), an s3:// URL, or a
+    data set of the hub: hf://org/name?config=NAME&split=NAME. JSON, CSV, Parquet, Arrow or text."""
     eval: str | None = None
-    """Held-out rows, in the same forms as `train`."""
+    """Held-out rows, in the same forms as `train`; of a folder, the split validation or test."""
     eval_fraction: OpenShare | None = None
     """Instead of `eval`: the share of the rows of `train` to hold out."""
-    format: Literal["auto", "chat", "prompt-completion", "text", "classification"] = "auto"
-    """Fields: messages (chat); prompt, completion; text; text, label (classification)."""
+    format: Literal[
+        "auto", "chat", "sharegpt", "prompt-completion", "alpaca", "text", "classification"
+    ] = "auto"
+    """Fields: messages (chat); conversations (sharegpt); prompt, completion; instruction, output
+    (alpaca); text; text, label, and text_pair for pairs of texts (classification)."""
+    columns: dict[ColumnField, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    """The column of each field that has another name: {prompt: question, completion: answer}, or
+    {messages: dialog, role: speaker, content: text}."""
     max_length: SequenceLength = 1024
     """Tokens per sequence; longer rows are truncated at their end, and counted."""
     packing: bool = True

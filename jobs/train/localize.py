@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.files import resolve_files
+from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.model_files import find_model_folder
 from jobs.store.address import find_address_fault
@@ -30,8 +30,8 @@ def localize_request(request: RequestT) -> RequestT:
     localized = dataclasses.replace(
         request,
         base=base or request.base,
-        train_data=_localize_scan(request.train_data, data.train),
-        eval_data=request.eval_data and _localize_scan(request.eval_data, data.eval),
+        train_data=_localize_scan(request.train_data, data.train, "data.train"),
+        eval_data=request.eval_data and _localize_scan(request.eval_data, data.eval, "data.eval"),
     )
     if isinstance(localized, EvaluationRequest) and localized.previous_eval is not None:
         previous_eval = _localize_held_out(localized.previous_eval)
@@ -66,13 +66,14 @@ def _is_in_bucket(path: str | None) -> bool:
     return path is not None and path.startswith(S3_SCHEME)
 
 
-def _localize_scan(scan: DatasetScan, location: str | None) -> DatasetScan:
+def _localize_scan(scan: DatasetScan, location: str | None, key: str) -> DatasetScan:
     if location is None or not _is_in_bucket(location):
         return scan
-    return dataclasses.replace(scan, files=resolve_files(location))
+    return dataclasses.replace(scan, files=resolve_files(location, key=key))
 
 
 def _localize_held_out(held_out: HeldOutRows) -> HeldOutRows:
-    scan = _localize_scan(held_out.scan, held_out.path)
+    key = "data.eval" if held_out.fraction is None else "data.train"
+    scan = _localize_scan(held_out.scan, held_out.path, key)
     truncated = dataclasses.replace(scan, files=scan.files[: held_out.file_count])
     return dataclasses.replace(held_out, scan=truncated)

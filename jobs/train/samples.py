@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from jobs.inspect.datasets.formats import ChatExample, CompletionExample, TextExample, read_example
+from jobs.inspect.datasets.formats import (
+    AlpacaExample,
+    ChatExample,
+    CompletionExample,
+    TextExample,
+    read_example,
+)
 
 if TYPE_CHECKING:
     from jobs.train.data.source import RowSource
@@ -38,7 +44,9 @@ def pick_prompts(
     indices = dict.fromkeys(
         len(rows) * (2 * i + 1) // (2 * SAMPLE_COUNT) for i in range(SAMPLE_COUNT)
     )
-    examples = [read_example(rows[index], source.format) for index in indices]
+    examples = [
+        read_example(rows[index], source.format, columns=source.columns) for index in indices
+    ]
     return [_make_prompt(example, tokenizer, max_length) for example in examples]
 
 
@@ -72,20 +80,32 @@ def generate_answers(
 
 
 def _make_prompt(example: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> SamplePrompt:
+    if isinstance(example, AlpacaExample):
+        example = example.resolve(has_template=bool(tokenizer.chat_template))
     if isinstance(example, ChatExample):
         last = max(
-            index for index, message in enumerate(example.messages) if message.role == "assistant"
+            index
+            for index, message in enumerate(example.messages)
+            if message["role"] == "assistant"
         )
-        earlier = [
-            {"role": message.role, "content": message.content}
-            for message in example.messages[:last]
-        ]
+        earlier = list(example.messages[:last])
         text = str(
-            tokenizer.apply_chat_template(earlier, tokenize=False, add_generation_prompt=True)
+            tokenizer.apply_chat_template(
+                earlier,
+                tools=list(example.tools) or None,
+                tokenize=False,
+                add_generation_prompt=True,
+                **example.options,
+            )
         )
-        display_text = earlier[-1]["content"] if earlier else ""
+        display_text = str(earlier[-1]["content"] or "") if earlier else ""
         return _tokenize_prompt(
-            tokenizer, text, display_text, example.messages[last].content, max_length, False
+            tokenizer,
+            text,
+            display_text,
+            str(example.messages[last]["content"] or ""),
+            max_length,
+            False,
         )
     if isinstance(example, CompletionExample):
         return _tokenize_prompt(

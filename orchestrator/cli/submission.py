@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.errors import InputError
 from jobs.federation.check import check_federation
-from jobs.inspect.datasets.files import HUB_ID
+from jobs.inspect.datasets.file_selection import HUB_ID
 from jobs.plan.preflight import validate_run
 from jobs.spec.kinds import Kind, get_kind
 from jobs.spec.load import make_trial_spec, validate_spec

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.files import HUB_ID
+from jobs.inspect.datasets.file_selection import HUB_ID
 from jobs.spec.kinds import KINDS, count_tokens, count_workers, require_kind
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.spec.schema import RunSpec

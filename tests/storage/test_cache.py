@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError, NotInStore
-from jobs.inspect.datasets.files import resolve_files
+from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.model_files import MODEL_FILES, find_model_folder
 from jobs.store import cache as cache_module
 from jobs.store.cache import fetch_files, fetch_folder

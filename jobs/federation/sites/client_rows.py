@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from jobs.federation.partition import Partition
-from jobs.inspect.datasets.files import Row, read_rows
+from jobs.inspect.datasets.data_row import Row
+from jobs.inspect.datasets.files import read_rows
 from jobs.train.data.source import RowSource
 
 

@@ -43,6 +43,7 @@ class ClientFeeds:
         source = ClientSource(
             files=scan.files,
             format=scan.format,
+            columns=scan.columns,
             labels=self._request.labels,
             client_rows=self._rows.read_client(client),
         )

@@ -1,43 +1,41 @@
-"""The four formats of examples: their fields, and the class that each is read into."""
+"""The formats of rows, and the class that each is read into."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.files import Row
-
-FORMAT_FIELDS: dict[str, tuple[str, ...]] = {
-    "chat": ("messages",),
-    "prompt-completion": ("prompt", "completion"),
-    "classification": ("text", "label"),
-    "text": ("text",),
-}
-"""Required fields of each format, the longest list first: `auto` takes the first that fits."""
-
-TASK_FORMATS: dict[str, tuple[str, ...]] = {
-    "causal-lm": ("chat", "prompt-completion", "text"),
-    "sequence-classification": ("classification",),
-}
-
-ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclass(frozen=True)
-class ChatMessage:
-    """A turn of a conversation."""
-
-    role: str
-    content: str
+from jobs.inspect.datasets.alpaca import read_alpaca_turns, render_alpaca_prompt
+from jobs.inspect.datasets.columns import (
+    FORMATS,
+    Columns,
+    find_columns,
+    get_column,
+    make_columns_error,
+)
+from jobs.inspect.datasets.conversations import (
+    Message,
+    check_answered,
+    read_messages,
+    read_options,
+    read_tools,
+)
+from jobs.inspect.datasets.data_row import Row
+from jobs.inspect.datasets.labels import read_label
+from jobs.inspect.datasets.row_values import check_text, make_row_error
 
 
 @dataclass(frozen=True)
 class ChatExample:
-    """A conversation with at least one turn of the assistant."""
+    """A conversation with at least one turn of the assistant, as a chat template gets it."""
 
-    messages: tuple[ChatMessage, ...]
+    messages: tuple[Mapping[str, Any], ...]
+    """Whole messages: role, content (a string, or None beside tool calls), and all other keys."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Descriptions of the tools that the assistant may call."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further values of the row that templates read: documents, chat_template_kwargs."""
 
 
 @dataclass(frozen=True)
@@ -57,136 +55,164 @@ class TextExample:
 
 @dataclass(frozen=True)
 class LabelledExample:
-    """A text and the name of its class."""
+    """A text, or a pair of texts, and the name of its class."""
 
     text: str
     label: str
+    text_pair: str | None = None
 
 
-Example = ChatExample | CompletionExample | TextExample | LabelledExample
+@dataclass(frozen=True)
+class AlpacaExample:
+    """An instruction and its answer, for models with a chat template and for those without."""
+
+    chat: ChatExample
+    completion: CompletionExample
+
+    def resolve(self, *, has_template: bool) -> ChatExample | CompletionExample:
+        """Return the conversation if the tokenizer has a chat template, or the Alpaca prompt."""
+        return self.chat if has_template else self.completion
 
 
-def detect_format(values: Mapping[str, Any], *, task: str | None = None) -> str | None:
-    """Return the first format of the task that these fields fit, or None."""
-    formats = TASK_FORMATS[task] if task else tuple(FORMAT_FIELDS)
-    for name, fields in FORMAT_FIELDS.items():
-        if name in formats and all(field in values for field in fields):
-            return name
-    return None
+Example = ChatExample | CompletionExample | TextExample | LabelledExample | AlpacaExample
 
 
-def read_example(row: Row, fmt: str, *, task: str | None = None) -> Example:
-    """Return the example in a row. Raise InputError with file, line and field."""
-    format_name = detect_format(row.values, task=task) if fmt == "auto" else fmt
-    if format_name is None:
-        raise _make_row_error(
-            row, f"no format fits the fields {_format_names(row.values)}", _describe_formats(task)
+def read_example(
+    row: Row, fmt: str, *, task: str | None = None, columns: Columns | None = None
+) -> Example:
+    """Return the example in a row. Raise InputError with file, line and column.
+
+    `columns` has the column of each field that has another name, as `find_columns` returns them.
+    """
+    columns = columns or {}
+    if fmt == "auto":
+        match = find_columns(row.values, fmt, task=task, columns=columns)
+        if match is None:
+            raise make_columns_error(row, fmt, task=task, columns=columns)
+        fmt, columns = match
+    required = [get_column(columns, fmt, name) for name in FORMATS[fmt].required]
+    if any(column not in row.values for column in required):
+        raise make_columns_error(row, fmt, task=task, columns=columns)
+    return _READERS[fmt](_RowFields(row, fmt, columns))
+
+
+@dataclass(frozen=True)
+class _RowFields:
+    """A row, read by the fields of its format."""
+
+    row: Row
+    format: str
+    columns: Columns
+
+    def get_column(self, name: str) -> str:
+        return get_column(self.columns, self.format, name)
+
+    def get(self, name: str) -> Any:
+        return self.row.values.get(self.get_column(name))
+
+    def read_text(self, name: str, *, may_be_empty: bool = False) -> str:
+        return check_text(
+            self.row, self.get_column(name), self.get(name), may_be_empty=may_be_empty
         )
-    if missing := [field for field in FORMAT_FIELDS[format_name] if field not in row.values]:
-        problem = (
-            f"{format_name} needs {_join_names(missing)}; the row has {_format_names(row.values)}"
+
+    def read_optional_text(self, name: str) -> str:
+        """Return the text, or an empty one if the row has none."""
+        return "" if self.get(name) is None else self.read_text(name, may_be_empty=True)
+
+    def read_messages(self, name: str) -> tuple[Message, ...]:
+        return read_messages(
+            self.row,
+            self.get_column(name),
+            role_key=self.get_column("role"),
+            content_key=self.get_column("content"),
         )
-        raise _make_row_error(row, problem, "Rename the fields, or set data.format.")
-    if format_name == "chat":
-        return ChatExample(_read_messages(row))
-    if format_name == "prompt-completion":
+
+    def read_tools(self) -> tuple[Message, ...]:
+        column = self.get_column("tools")
+        if column not in self.row.values and "functions" in self.row.values:
+            column = "functions"
+        return read_tools(self.row, column)
+
+
+def _read_chat(fields: _RowFields) -> ChatExample:
+    messages = fields.read_messages("messages")
+    system = fields.read_optional_text("system")
+    if system.strip():
+        messages = _add_system(fields, messages, system)
+    check_answered(fields.row, messages)
+    return ChatExample(messages, fields.read_tools(), read_options(fields.row))
+
+
+def _add_system(
+    fields: _RowFields, messages: tuple[Message, ...], system: str
+) -> tuple[Message, ...]:
+    if not messages or messages[0]["role"] not in ("system", "developer"):
+        return ({"role": "system", "content": system}, *messages)
+    if messages[0]["content"] == system:
+        return messages
+    column = fields.get_column("system")
+    problem = f"the row has the column {column!r} and a system turn with another text"
+    raise make_row_error(fields.row, problem, "Keep one of them.")
+
+
+def _read_completion(fields: _RowFields) -> CompletionExample | ChatExample:
+    """Return a prompt and its completion; lists of messages are a conversation."""
+    prompt, completion = fields.get("prompt"), fields.get("completion")
+    if not isinstance(prompt, list) and not isinstance(completion, list):
         return CompletionExample(
-            _read_text(row, "prompt", may_be_empty=True), _read_text(row, "completion")
+            fields.read_text("prompt", may_be_empty=True), fields.read_text("completion")
         )
-    if format_name == "classification":
-        return LabelledExample(_read_text(row, "text"), _read_label(row))
-    return TextExample(_read_text(row, "text"))
+    # The answers in a prompt are context: only the completion is learnt.
+    before = [
+        {**turn, "weight": 0} if turn["role"] == "assistant" else turn
+        for turn in _read_turns(fields, "prompt", "user")
+    ]
+    messages = (*before, *_read_turns(fields, "completion", "assistant"))
+    check_answered(fields.row, messages[len(before) :])
+    return ChatExample(messages, fields.read_tools(), read_options(fields.row))
 
 
-def _make_row_error(row: Row, problem: str, remedy: str) -> InputError:
-    return InputError([Fault(row.location, problem, remedy)])
+def _read_turns(fields: _RowFields, name: str, role: str) -> tuple[Message, ...]:
+    if isinstance(fields.get(name), list):
+        return fields.read_messages(name)
+    return ({"role": role, "content": fields.read_text(name)},)
 
 
-def _describe_formats(task: str | None) -> str:
-    formats = TASK_FORMATS[task] if task else tuple(FORMAT_FIELDS)
-    return "; ".join(f"{name} needs {', '.join(FORMAT_FIELDS[name])}" for name in formats) + "."
-
-
-def _join_names(names: list[str]) -> str:
-    return " and ".join(repr(name) for name in names)
-
-
-def _format_names(values: Mapping[str, Any]) -> str:
-    names = [repr(name) for name in list(values)[:12]]
-    return ", ".join(names + ["..."] * (len(values) > 12)) or "no fields"
-
-
-def _format_value(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _read_text(row: Row, field: str, *, may_be_empty: bool = False) -> str:
-    return _check_text(row, field, row.values[field], may_be_empty=may_be_empty)
-
-
-def _check_text(row: Row, field: str, value: Any, *, may_be_empty: bool) -> str:
-    if not isinstance(value, str):
-        raise _make_row_error(row, f"{field} is {_format_value(value)}", "It should be a string.")
-    if not may_be_empty and not value.strip():
-        raise _make_row_error(row, f"{field} is empty", "Set the field, or remove the row.")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        # JSON can encode half a surrogate pair, which no tokenizer accepts.
-        problem = f"{field} contains an unpaired surrogate (U+{ord(value[error.start]):04X})"
-        raise _make_row_error(row, problem, "Fix the program that wrote the file.") from None
-    return value
-
-
-def _read_label(row: Row) -> str:
-    label = row.values["label"]
-    if isinstance(label, int) and not isinstance(label, bool):
-        return str(label)
-    if not isinstance(label, str):
-        raise _make_row_error(
-            row, f"label is {_format_value(label)}", "It should be a string or a whole number."
-        )
-    return _check_text(row, "label", label, may_be_empty=False)
-
-
-def _read_messages(row: Row) -> tuple[ChatMessage, ...]:
-    messages = row.values["messages"]
-    if not isinstance(messages, list):
-        raise _make_row_error(
-            row, f"messages is {_format_value(messages)}", "It should be a list of messages."
-        )
-    chat_messages = tuple(
-        _read_message(row, f"messages[{index}]", value) for index, value in enumerate(messages)
+def _read_alpaca(fields: _RowFields) -> AlpacaExample:
+    system = fields.read_optional_text("system")
+    turns = read_alpaca_turns(
+        fields.row,
+        fields.read_text("instruction", may_be_empty=bool(fields.get("input"))),
+        fields.read_optional_text("input"),
+        fields.read_text("output"),
+        history=fields.get("history"),
     )
-    if not any(message.role == "assistant" for message in chat_messages):
-        roles = ", ".join(message.role for message in chat_messages[:8]) or "none"
-        raise _make_row_error(
-            row, f"no message is from the assistant (roles: {roles})", "Add an assistant turn."
-        )
-    return chat_messages
+    messages: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
+    for turn in turns:
+        messages.append({"role": "user", "content": turn.question})
+        messages.append({"role": "assistant", "content": turn.answer})
+    completion = CompletionExample(render_alpaca_prompt(system, turns), turns[-1].answer)
+    return AlpacaExample(ChatExample(tuple(messages)), completion)
 
 
-def _read_message(row: Row, path: str, value: Any) -> ChatMessage:
-    if not isinstance(value, dict):
-        raise _make_row_error(
-            row,
-            f"{path} is {_format_value(value)}",
-            "It should be an object with role and content.",
-        )
-    if missing := [field for field in ("role", "content") if field not in value]:
-        raise _make_row_error(
-            row,
-            f"{path} is missing {_join_names(missing)}; it has {_format_names(value)}",
-            "Add it.",
-        )
-    role = value["role"]
-    if role not in ROLES:
-        raise _make_row_error(
-            row, f"{path}.role is {_format_value(role)}", f"It should be one of {', '.join(ROLES)}."
-        )
-    # A tool may return nothing, and a system message may be blank on purpose.
-    may_be_empty = role in ("system", "tool")
-    return ChatMessage(
-        role, _check_text(row, f"{path}.content", value["content"], may_be_empty=may_be_empty)
+def _read_labelled(fields: _RowFields) -> LabelledExample:
+    example = LabelledExample(
+        fields.read_text("text"), read_label(fields.row, fields.get_column("label"))
     )
+    if "text_pair" not in fields.columns and "text_pair" not in fields.row.values:
+        return example
+    return replace(example, text_pair=fields.read_text("text_pair"))
+
+
+def _read_text(fields: _RowFields) -> TextExample:
+    return TextExample(fields.read_text("text"))
+
+
+_READERS: dict[str, Callable[[_RowFields], Example]] = {
+    "chat": _read_chat,
+    "sharegpt": _read_chat,
+    "prompt-completion": _read_completion,
+    "alpaca": _read_alpaca,
+    "classification": _read_labelled,
+    "text": _read_text,
+}

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.files import Row, read_rows, resolve_files
-from jobs.inspect.datasets.formats import TASK_FORMATS, LabelledExample, detect_format, read_example
+from jobs.inspect.datasets.columns import (
+    TASK_FORMATS,
+    Columns,
+    find_columns,
+    list_used_columns,
+)
+from jobs.inspect.datasets.data_row import Row
+from jobs.inspect.datasets.file_selection import FileSelection, SkippedFile, select_files
+from jobs.inspect.datasets.files import describe_file, read_rows
+from jobs.inspect.datasets.formats import ChatExample, Example, LabelledExample, read_example
+from jobs.inspect.datasets.labels import sort_labels, warn_of_similar_labels
 
 MAX_FAULTS = 20
 """More faults than this are most likely one mistake, repeated."""
 
 PROGRESS_EVERY_ROWS = 1000
+MAX_COLUMNS = 100
+"""So many names of columns are compared with those that are read."""
 
 ScanProgress = Callable[[int, int, int], None]
 """A callback with the rows read, the bytes read and the bytes in total."""
@@ -30,11 +42,37 @@ class DatasetScan:
     labels: tuple[str, ...]
     sha256: str | None
     bytes: int
+    columns: dict[str, str] = field(default_factory=dict)
+    """The column of each field that has another name than its field."""
+    kinds: tuple[str, ...] = ()
+    """The kind of each file, with its separator and encoding if they are not the usual ones."""
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files of the same folder that are not read."""
+    unused_columns: tuple[str, ...] = ()
+    """Columns that no example reads."""
+    warnings: tuple[str, ...] = ()
+    needs_template: bool = False
+    """Whether there are conversations, which only a chat template can render."""
 
     @property
     def rows(self) -> int:
         """The number of scanned rows over all files."""
         return sum(self.rows_by_file)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the scan tells of files and columns, as plain values."""
+        files = zip(self.files, self.kinds, self.rows_by_file, strict=True)
+        return {
+            "format": self.format,
+            "columns": dict(self.columns),
+            "files": [
+                {"path": str(path), "kind": kind, "rows": rows} for path, kind, rows in files
+            ],
+            "complete": self.sha256 is not None,
+            "skipped": [{"path": str(item.path), "reason": item.reason} for item in self.skipped],
+            "unused_columns": list(self.unused_columns),
+            "warnings": list(self.warnings),
+        }
 
 
 def scan_dataset(
@@ -43,28 +81,29 @@ def scan_dataset(
     task: str,
     key: str,
     *,
+    columns: Columns | None = None,
     limit: int | None = None,
     progress: ScanProgress | None = None,
 ) -> DatasetScan:
     """Read every row once (or the first `limit`). Raise InputError with all faults."""
-    files = resolve_files(address, key=key)
+    selection = select_files(address, key=key)
+    files = selection.files
     if fmt != "auto" and fmt not in TASK_FORMATS[task]:
         formats = " or ".join(TASK_FORMATS[task])
         raise InputError([Fault("data.format", f"{fmt} does not fit {task}", f"Use {formats}.")])
-    scan = _DatasetPass(files, fmt, task, limit, progress)
+    scan = _DatasetPass(files, fmt, task, columns or {}, limit, progress)
     scan.run()
     if not scan.rows and not scan.faults.count:
-        names = ", ".join(map(str, files[:3])) + ", ..." * (len(files) > 3)
-        raise InputError([Fault(key, f"no rows in {names}", "Use files that contain rows.")])
+        raise InputError([_make_no_rows_fault(key, files)])
     scan.faults.raise_any()
-    return DatasetScan(
-        files=files,
-        format=scan.format,
-        rows_by_file=tuple(scan.rows_by_file),
-        labels=sort_labels(scan.labels),
-        sha256=scan.digest.hexdigest() if limit is None else None,
-        bytes=scan.bytes_total,
-    )
+    return scan.make_result(selection)
+
+
+def _make_no_rows_fault(key: str, files: Sequence[Path]) -> Fault:
+    names = ", ".join(map(str, files[:3])) + ", ..." * (len(files) > 3)
+    is_empty = not any(path.stat().st_size for path in files)
+    problem = f"no rows in {names}{' (empty)' if is_empty else ''}"
+    return Fault(key, problem, "Use files that contain rows, below a header in CSV.")
 
 
 def check_train_labels(train: DatasetScan) -> list[Fault]:
@@ -89,14 +128,6 @@ def check_eval_labels(train: DatasetScan, evaluation: DatasetScan) -> list[Fault
     return [
         Fault("data.eval", problem, "Add such rows to data.train, or remove them from data.eval.")
     ]
-
-
-def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the labels in the order of their class ids: integers by value, others by name."""
-    try:
-        return tuple(sorted(labels := set(labels), key=lambda label: (int(label), label)))
-    except ValueError:
-        return tuple(sorted(labels))
 
 
 class _FaultCollector:
@@ -127,15 +158,19 @@ class _DatasetPass:
         files: tuple[Path, ...],
         fmt: str,
         task: str,
+        columns: Columns,
         limit: int | None,
         progress: ScanProgress | None,
     ) -> None:
-        self.files, self.format, self.task = files, fmt, task
+        self.files, self.format, self.task, self.columns = files, fmt, task, columns
         self.limit, self.progress = limit, progress
         self.faults, self.labels = _FaultCollector(), set[str]()
         self.rows_by_file, self.rows = [0] * len(files), 0
         self.digest, self.bytes_read = hashlib.sha256(), 0
         self.bytes_total = sum(path.stat().st_size for path in files)
+        self.layout_from: Row | None = None
+        self.mismatches = set[tuple[str, ...]]()
+        self.column_names, self.needs_template = dict[str, None](), False
 
     def run(self) -> None:
         for index, path in enumerate(self.files):
@@ -150,19 +185,69 @@ class _DatasetPass:
         if self.progress:
             self.progress(self.rows, self.bytes_read, self.bytes_total)
 
+    def make_result(self, selection: FileSelection) -> DatasetScan:
+        used = list_used_columns(self.format, self.columns)
+        return DatasetScan(
+            files=self.files,
+            format=self.format,
+            rows_by_file=tuple(self.rows_by_file),
+            labels=sort_labels(self.labels),
+            sha256=self.digest.hexdigest() if self.limit is None else None,
+            bytes=self.bytes_total,
+            columns=dict(self.columns),
+            kinds=tuple(map(describe_file, self.files)),
+            skipped=selection.skipped,
+            unused_columns=tuple(name for name in self.column_names if name not in used),
+            warnings=(*selection.warnings, *warn_of_similar_labels(self.labels)),
+            needs_template=self.needs_template,
+        )
+
     def _digest_chunk(self, chunk: memoryview) -> None:
         self.digest.update(chunk)
         self.bytes_read += len(chunk)
 
     def _check_row(self, row: Row) -> None:
-        # The first row with a format sets it for all: two formats in one file are an error.
-        if self.format == "auto":
-            self.format = detect_format(row.values, task=self.task) or "auto"
+        if self.layout_from is None:
+            self._find_layout(row)
+        if self.layout_from is None and not self._is_new_mismatch(row):
+            self.faults.count += 1
+            return
         try:
-            example = read_example(row, self.format, task=self.task)
+            example = read_example(row, self.format, task=self.task, columns=self.columns)
         except InputError as error:
             for fault in error.faults:
-                self.faults.add(fault)
-            return
+                self.faults.add(self._extend_fault(fault, row))
+        else:
+            self._note_example(row, example)
+
+    def _find_layout(self, row: Row) -> None:
+        # The first row with a format sets it for all: two formats in a data set are an error.
+        match = find_columns(row.values, self.format, task=self.task, columns=self.columns)
+        if match is not None:
+            self.format, self.columns = match
+            self.layout_from = row
+
+    def _is_new_mismatch(self, row: Row) -> bool:
+        """Return whether no row before had these columns: one message for all of them will do."""
+        columns = (row.file, *row.values)
+        if columns in self.mismatches or len(self.mismatches) >= MAX_FAULTS:
+            return False
+        self.mismatches.add(columns)
+        return True
+
+    def _extend_fault(self, fault: Fault, row: Row) -> Fault:
+        """Name the file that set the format if a row of another file does not fit it."""
+        first = self.layout_from
+        is_mismatch = fault.problem.startswith(f"{self.format} needs")
+        if first is None or first.file == row.file or not is_mismatch:
+            return fault
+        problem = f"{fault.problem}, but {first.file} has {self.format} rows"
+        remedy = "Use files of one format: name them with a glob, or one file."
+        return Fault(fault.key, problem, remedy)
+
+    def _note_example(self, row: Row, example: Example) -> None:
         if isinstance(example, LabelledExample):
             self.labels.add(example.label)
+        self.needs_template |= isinstance(example, ChatExample)
+        if len(self.column_names) < MAX_COLUMNS:
+            self.column_names.update(dict.fromkeys(row.values))

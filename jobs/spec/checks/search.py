@@ -12,7 +12,8 @@ from jobs.spec.metrics import METRICS, list_metrics
 from jobs.spec.schema import SECTIONS, SearchSpec
 from jobs.spec.sections.search import Domain, SearchSection
 
-FIXED_KEYS = ("name", "store", "model.task", "data.format", "data.eval", "data.eval_fraction")
+FIXED_KEYS = ("name", "store", "model.task", "data.format", "data.columns", "data.eval",
+              "data.eval_fraction")  # fmt: skip
 """Keys that all trials of a search share: their identity, and the rows that compare them."""
 MAX_TRIALS = 10_000
 WORKERS_KEY = "cluster.workers"

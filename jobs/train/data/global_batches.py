@@ -149,7 +149,9 @@ class Feed:
         self, epoch: int, shuffle_seed: int | None, tally: _RowTally
     ) -> Iterator[Sample]:
         for row in self.source.iter_rows(epoch=epoch, shuffle_seed=shuffle_seed):
-            example = read_example(row, self.source.format, task=self.task)
+            example = read_example(
+                row, self.source.format, task=self.task, columns=self.source.columns
+            )
             sample = self._encode(example, where=row.location)
             tally.rows += 1
             tally.truncated += sample.truncated > 0

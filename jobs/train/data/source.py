@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from datasets import IterableDataset
 
-from jobs.inspect.datasets.files import Row, read_rows
+from jobs.inspect.datasets.data_row import Row
+from jobs.inspect.datasets.files import read_rows
 from jobs.inspect.datasets.heldout import is_held_out
 
 SHUFFLE_BUFFER_ROWS = 100_000
@@ -22,6 +23,8 @@ class RowSource:
 
     files: tuple[Path, ...]
     format: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The column of each field that has another name, as the scan found them."""
     labels: tuple[str, ...] = ()
     eval_fraction: float | None = None
     split: Literal["train", "eval"] = "train"

@@ -18,10 +18,10 @@ class CachingEncoder:
         self._cached_tokens = sum(len(sample.input_ids) for sample in cache.values())
 
     def __call__(self, example: Any, *, where: str) -> Sample:
-        sample = self._cache.get(example)
+        sample = self._cache.get(key := repr(example))
         if sample is None:
             sample = self._encoder(example, where=where)
             if self._cached_tokens < MAX_CACHED_TOKENS:
-                self._cache[example] = sample
+                self._cache[key] = sample
                 self._cached_tokens += len(sample.input_ids)
         return sample

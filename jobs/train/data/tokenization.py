@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.formats import (
+    AlpacaExample,
     ChatExample,
     CompletionExample,
     Example,
@@ -54,6 +55,9 @@ class Encoder:
                 return self._encode_labelled(example, where)
             case ChatExample():
                 return self._encode_chat(example, where)
+            case AlpacaExample():
+                has_template = bool(self.tokenizer.chat_template)
+                return self(example.resolve(has_template=has_template), where=where)
             case CompletionExample():
                 return self._encode_completion(example)
             case TextExample():
@@ -67,6 +71,7 @@ class Encoder:
             raise InputError([Fault(where, problem, f"Known labels: {known}.")])
         encoded = self.tokenizer(
             example.text,
+            example.text_pair,
             truncation=True,
             max_length=self.max_length,
             # Only the tokenizer knows which special tokens must end a cut text, and what was cut.
@@ -74,7 +79,7 @@ class Encoder:
             verbose=False,
         )["input_ids"]
         parts: list[list[int]] = encoded if encoded and isinstance(encoded[0], list) else [encoded]
-        special = self.tokenizer.num_special_tokens_to_add()
+        special = self.tokenizer.num_special_tokens_to_add(pair=example.text_pair is not None)
         truncated = sum(len(part) - special for part in parts[1:])
         return Sample(tuple(parts[0]), (self.label_ids[example.label],), truncated)
 
@@ -101,19 +106,19 @@ class Encoder:
         A turn begins where the template would have the model begin, and ends with its last
         character: templates seldom mark the turns themselves, but any can be rendered in parts.
         """
-        messages = [{"role": turn.role, "content": turn.content} for turn in example.messages]
-        text = self._render_template(messages, where)
+        messages = list(example.messages)
+        text = self._render_template(messages, example, where)
         turns = []
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
             if not index:
                 raise InputError([_make_first_turn_fault(where)])
-            before = self._render_template(messages[:index], where, prompt_answer=True)
+            before = self._render_template(messages[:index], example, where, prompt_answer=True)
             after = (
                 text
                 if index + 1 == len(messages)
-                else self._render_template(messages[: index + 1], where)
+                else self._render_template(messages[: index + 1], example, where)
             )
             if not (text.startswith(after) and after.startswith(before)):
                 raise InputError([_make_rewrite_fault(where, index)])
@@ -121,12 +126,21 @@ class Encoder:
         return text, turns
 
     def _render_template(
-        self, messages: list[dict[str, str]], where: str, *, prompt_answer: bool = False
+        self,
+        messages: list[Mapping[str, Any]],
+        example: ChatExample,
+        where: str,
+        *,
+        prompt_answer: bool = False,
     ) -> str:
         # A template may raise any exception, and jinja adds its own.
         try:
             text: Any = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=prompt_answer
+                messages,
+                tools=list(example.tools) or None,
+                tokenize=False,
+                add_generation_prompt=prompt_answer,
+                **example.options,
             )
         except Exception as error:
             problem = f"the model's chat template rejects the messages ({error})"

@@ -121,6 +121,7 @@ def _make_held_out_source(held_out: HeldOutRows, labels: tuple[str, ...]) -> Row
     return RowSource(
         files=held_out.scan.files,
         format=held_out.scan.format,
+        columns=held_out.scan.columns,
         labels=labels,
         eval_fraction=held_out.fraction,
         split="eval",
@@ -139,6 +140,7 @@ def _make_source(
     return RowSource(
         files=scan.files,
         format=scan.format,
+        columns=scan.columns,
         labels=request.labels,
         eval_fraction=fraction,
         split=part,

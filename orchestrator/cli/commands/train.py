@@ -8,6 +8,7 @@ import typer
 
 from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.inspect.datasets.scan import ScanProgress
+from jobs.plan.data_report import describe_data
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.kinds import get_kind, require_kind
 from jobs.spec.load import load_spec
@@ -37,7 +38,8 @@ def plan(
     if isinstance(run_spec, FederatedSpec):
         federation = check_federation(run_spec, quick=True)
         if json:
-            print_json(federation.to_json())
+            data = describe_data(federation.validated_run)
+            print_json({**federation.to_json(), "data": data})
         else:
             plan_table.show_plan(federation.validated_run, federation.plan)
         return
@@ -47,7 +49,8 @@ def plan(
     else:
         checked = validate_run(run_spec, quick=True)
     if json:
-        print_json({**checked.plan.to_json(), **({} if start is None else {"retrain": start})})
+        values = {**checked.plan.to_json(), "data": describe_data(checked)}
+        print_json({**values, **({} if start is None else {"retrain": start})})
         return
     plan_table.show_plan(checked)
     if start is not None:

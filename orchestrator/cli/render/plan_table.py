@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jobs.federation.federation_plan import LINK_SPEEDS, FederationPlan
+from jobs.plan.data_report import list_data_lines
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.schema import StopSection
@@ -74,6 +75,7 @@ def _describe_run(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{plan.model_parameters:,} ({format_size(model.bytes)} on disk)"
     yield "targets", targets if plan.targets else "every parameter"
     yield "data", f"{checked.train_scan.format} rows, {format_size(checked.train_scan.bytes)}"
+    yield from list_data_lines(checked)
 
 
 def _describe_workers(checked: ValidatedRun) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 from jobs.errors import InputError
 from jobs.inspect.datasets.formats import (
     ChatExample,
-    ChatMessage,
     CompletionExample,
     LabelledExample,
     TextExample,
@@ -24,10 +23,10 @@ MINILM = Path(__file__).parents[3] / ".cache/models/minilm"
 
 TWO_TURNS = ChatExample(
     (
-        ChatMessage("user", "hello"),
-        ChatMessage("assistant", "hi, how are you?"),
-        ChatMessage("user", "fine\n\nthanks"),
-        ChatMessage("assistant", "good\n"),
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "hi, how are you?"},
+        {"role": "user", "content": "fine\n\nthanks"},
+        {"role": "assistant", "content": "good\n"},
     )
 )
 
@@ -52,14 +51,14 @@ def test_smollm2s_own_template_is_masked_the_same() -> None:
     sample = Encoder(tokenizer, max_length=500)(TWO_TURNS, where="d:1")
     assert trained_on(tokenizer, sample) == ["hi, how are you?<|im_end|>", "good\n<|im_end|>"]
     assert tokenizer.decode(sample.input_ids).startswith("<|im_start|>system\nYou are a helpful AI")
-    whole = tokenizer.apply_chat_template(
-        [{"role": turn.role, "content": turn.content} for turn in TWO_TURNS.messages]
-    )["input_ids"]
+    whole = tokenizer.apply_chat_template(list(TWO_TURNS.messages))["input_ids"]
     assert list(sample.input_ids) == whole[: len(sample.input_ids)]
 
 
 def test_an_answer_that_would_merge_with_its_header_is_tokenised_apart(chatml: Any) -> None:
-    turns = ChatExample((ChatMessage("user", "hi"), ChatMessage("assistant", "\nfine")))
+    turns = ChatExample(
+        ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "\nfine"})
+    )
     sample = Encoder(chatml, max_length=500)(turns, where="d:1")
     prompt_ids = chatml.apply_chat_template(
         [{"role": "user", "content": "hi"}], add_generation_prompt=True
@@ -69,7 +68,7 @@ def test_an_answer_that_would_merge_with_its_header_is_tokenised_apart(chatml: A
 
 
 def test_what_follows_the_last_answer_is_not_computed(chatml: Any) -> None:
-    more = ChatExample((*TWO_TURNS.messages, ChatMessage("user", "and then?")))
+    more = ChatExample((*TWO_TURNS.messages, {"role": "user", "content": "and then?"}))
     encode = Encoder(chatml, max_length=500)
     assert encode(more, where="d:1") == encode(TWO_TURNS, where="d:1")
 
@@ -88,14 +87,14 @@ def test_what_follows_the_last_answer_is_not_computed(chatml: Any) -> None:
         ),
         pytest.param(
             "same",
-            (ChatMessage("assistant", "hi"),),
+            ({"role": "assistant", "content": "hi"},),
             r"messages\[0\] is an assistant turn",
             id="bot first",
         ),
     ],
 )  # fmt: skip
 def test_a_template_that_fails_names_the_row(
-    chatml: Any, template: str | None, turns: tuple[ChatMessage, ...], message: str
+    chatml: Any, template: str | None, turns: tuple[dict[str, str], ...], message: str
 ) -> None:
     original = chatml.chat_template
     try:

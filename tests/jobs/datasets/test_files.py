@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.inspect.datasets.files as files
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.files import read_rows, resolve_files
+from jobs.inspect.datasets import data_row
+from jobs.inspect.datasets.files import read_rows
 
 ROWS = [{"text": "a"}, {"text": "grüße, \u2028 you"}]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -88,7 +88,6 @@ GZIPPED = gzip.compress(JSONL * 5000)
         pytest.param(
             "d.jsonl", JSONL + b'{"text": "\xff"}\n', r":3: not UTF-8.*0xff", id="not UTF-8"
         ),
-        pytest.param("d.jsonl", '{"text": 1}\n'.encode("utf-16"), r":1: not UTF-8", id="UTF-16"),
         pytest.param("d.jsonl", JSONL + b'{"text": "abc', r":3: .*truncated", id="last line cut"),
         pytest.param(
             "d.jsonl", b'{"text" "a"}\n' + JSONL, r":1: invalid JSON \(.*column", id="invalid JSON"
@@ -138,10 +137,7 @@ GZIPPED = gzip.compress(JSONL * 5000)
             "d.csv", CSV + b"a,b\n", r":4: 2 cells, but the header has 1", id="too many cells"
         ),
         pytest.param("d.csv", CSV + b'"a\n', r":4: invalid CSV", id="an unclosed quote"),
-        pytest.param(
-            "d.csv", b"a,a\n1,2\n", r":1: the header has empty or repeated", id="double names"
-        ),
-        pytest.param("d.csv", CSV + b"\xff\n", r":4: not UTF-8", id="csv, not UTF-8"),
+        pytest.param("d.csv", b"a,a\n1,2\n", r":1: the header repeats \['a'\]", id="double names"),
         pytest.param("d.parquet", JSONL, r":1: invalid or truncated parquet", id="not parquet"),
         pytest.param("d.parquet", b"", r":1: invalid or truncated parquet", id="empty parquet"),
         pytest.param("d.pkl", b"", r"unsupported file type \.pkl", id="unknown kind"),
@@ -153,7 +149,7 @@ def test_a_hostile_file_is_refused_by_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, message: str
 ) -> None:
     if "long" in message:
-        monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
+        monkeypatch.setattr(data_row, "MAX_LINE_BYTES", 1000)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
         list(read_rows(tmp_path / name))
@@ -179,6 +175,7 @@ def test_reading_goes_on_after_a_bad_line_when_faults_are_gathered(tmp_path: Pat
 def test_every_byte_of_a_sound_file_is_passed_on_once(tmp_path: Path, name: str) -> None:
     path, size = tmp_path / name, bytearray()
     contents = {".gz": GZIPPED, ".csv": CSV, ".json": json.dumps(ROWS).encode()}
+    contents[".txt"] = b"a\nb\n"
     path.write_bytes(contents.get(path.suffix, JSONL))
     if path.suffix == ".parquet":
         parquet(path)
@@ -191,71 +188,3 @@ def test_a_file_is_streamed_and_not_read_ahead(tmp_path: Path) -> None:
     path.write_bytes(b'{"text": "a"}\n' * 500_000)
     next(read_rows(path, on_chunk=size.extend))
     assert len(size) <= 2**20
-
-
-def test_files_are_found_by_name_url_glob_and_folder(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.csv", ".hidden.jsonl", "README.md", "dataset_infos.json"):
-        (tmp_path / name).write_bytes(JSONL)
-    (tmp_path / "deeper").mkdir()
-    (tmp_path / "deeper" / "c.jsonl").write_bytes(JSONL)
-    both = (tmp_path / "a.csv", tmp_path / "b.jsonl")
-    assert resolve_files(str(tmp_path / "b.jsonl")) == both[1:]
-    assert resolve_files(f"file://{tmp_path}/b.jsonl") == both[1:]
-    assert resolve_files(str(tmp_path)) == both
-    assert resolve_files(f"{tmp_path}/[ab].*") == both
-
-
-def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
-    path = tmp_path / "d[1].jsonl"
-    path.write_bytes(JSONL)
-    assert resolve_files(str(path)) == (path,)
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        pytest.param("nowhere.jsonl", "data.train: file not found: nowhere.jsonl", id="a file"),
-        pytest.param("no/w/here", "file not found", id="a path"),
-        pytest.param("*.nothing", "file not found", id="a glob"),
-        pytest.param("", "no data file|file not found", id="nothing"),
-        pytest.param("a\0b", "file not found", id="a zero byte"),
-        pytest.param("x" * 5000, "can't be read", id="a very long name"),
-        pytest.param("/dev/zero", "file not found", id="a device"),
-        pytest.param("s3://b/c", "not a valid bucket name", id="s3"),
-        pytest.param("nobody/nothing", "nor a data set in the local hub cache", id="a hub id"),
-    ],
-)
-def test_an_address_without_files_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match=message):
-        resolve_files(address, key="data.train")
-
-
-def cached(home: Path, *names: str) -> None:
-    """A data set as the hub's client leaves it in its cache."""
-    repo = home / "datasets--org--name"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("abc")
-    for name in names:
-        path = repo / "snapshots" / "abc" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(JSONL)
-
-
-def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    cached(tmp_path, "README.md", "data/train-00001.jsonl", "data/train-00000.jsonl")
-    paths = resolve_files("org/name")
-    assert [path.name for path in paths] == ["train-00000.jsonl", "train-00001.jsonl"]
-
-
-def test_a_hub_id_with_several_splits_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    cached(tmp_path, "data/train-0.jsonl", "data/test-0.jsonl")
-    with pytest.raises(InputError, match="several splits: test, train"):
-        resolve_files("org/name")

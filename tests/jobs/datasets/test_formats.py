@@ -7,22 +7,17 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
-from jobs.inspect.datasets.files import Row
+from jobs.inspect.datasets.columns import find_columns
 from jobs.inspect.datasets.formats import (
     ChatExample,
-    ChatMessage,
     CompletionExample,
     LabelledExample,
     TextExample,
-    detect_format,
     read_example,
 )
+from tests.jobs.datasets.builders import make_row as row
 
 USER, BOT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
-
-
-def row(**values: Any) -> Row:
-    return Row(values, "d.jsonl", 7)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +36,13 @@ def row(**values: Any) -> Row:
 def test_the_format_follows_from_fields_and_task(
     values: dict[str, Any], task: str, expected: str
 ) -> None:
-    assert detect_format(values, task=task) == expected
+    match = find_columns(values, "auto", task=task)
+    assert (match and match[0]) == expected
 
 
 def test_each_format_is_read_into_its_own_class() -> None:
     assert read_example(row(messages=[USER, BOT]), "auto") == ChatExample(
-        (ChatMessage("user", "hi"), ChatMessage("assistant", "ho"))
+        ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"})
     )
     assert read_example(row(prompt="", completion="b"), "auto") == CompletionExample("", "b")
     assert read_example(row(text="a", label="x"), "text") == TextExample("a")
@@ -60,17 +56,20 @@ BAD_MESSAGES = {
     "a bare string": ([USER, "ho"], r"messages\[1\] is 'ho'"),
     "other names": ([{"from": "human"}], r"\[0\] is missing 'role' and 'content'; it has 'from'"),
     "unknown role": (
-        [{**BOT, "role": "bot"}],
-        r"\[0\].role is 'bot'.*system, user, assistant, tool",
+        [{**BOT, "role": "narrator"}],
+        r"\[0\].role is 'narrator'.*system, developer, user, assistant, tool",
     ),
     "role a list": ([{**BOT, "role": ["a"]}], r"\[0\].role is \['a'\]"),
-    "content in parts": ([USER, {**BOT, "content": [{"type": "text"}]}], r"\[1\].content is \["),
+    "a part without text": (
+        [USER, {**BOT, "content": [{"type": "text"}]}],
+        r"\[1\].content\[0\].text is None",
+    ),
     "empty answer": ([USER, {**BOT, "content": ""}], r"\[1\].content is empty"),
 }
 BAD_LABELS = {
-    "no label": (None, "label is None"),
+    "no label": (None, "label is missing"),
     "a fraction": (1.5, "label is 1.5"),
-    "a boolean": (True, "label is True"),
+    "not a number": (float("nan"), "label is missing"),
     "empty label": ("", "label is empty"),
 }
 BAD_TEXTS = {
@@ -83,10 +82,10 @@ BAD_ROWS = {
     "unknown fields": (
         "auto",
         {"a": 1, "b": 2},
-        "no format fits the fields 'a', 'b'.*chat needs mess",
+        "no format fits the columns 'a', 'b'.*chat needs mess",
     ),
     "what formats need": ("auto", {"a": 1}, "prompt-completion needs prompt, completion"),
-    "no fields": ("auto", {}, "no format fits the fields no fields"),
+    "no fields": ("auto", {}, "no format fits the columns no columns"),
     "missing": ("text", {"Text": "a"}, "text needs 'text'; the row has 'Text'"),
     "nothing to learn": ("auto", {"prompt": "a", "completion": ""}, "completion is empty"),
     **{id: ("chat", {"messages": value}, said) for id, (value, said) in BAD_MESSAGES.items()},

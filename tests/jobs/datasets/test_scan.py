@@ -11,13 +11,13 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.inspect.datasets.heldout import check_split, count_split, is_held_out
+from jobs.inspect.datasets.labels import sort_labels
 from jobs.inspect.datasets.scan import (
     check_eval_labels,
     check_train_labels,
     scan_dataset,
-    sort_labels,
 )
-from tests.jobs.data.conftest import write_jsonl
+from tests.jobs.datasets.builders import write_jsonl
 
 CLASSES = "sequence-classification"
 
@@ -142,7 +142,7 @@ def test_a_split_with_an_empty_side_is_a_fault(fraction: float, effect: str) -> 
 
 def test_a_scan_imports_none_of_the_heavy_libraries() -> None:
     heavy = {"torch", "datasets", "transformers", "pyarrow", "huggingface_hub", "numpy", "pandas"}
-    modules = ("files", "formats", "scan", "heldout")
+    modules = ("file_selection", "files", "formats", "scan", "heldout")
     code = "import sys\n" + "".join(f"import jobs.inspect.datasets.{name}\n" for name in modules)
     code += "print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

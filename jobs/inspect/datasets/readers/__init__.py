@@ -1,0 +1,1 @@
+"""Stream the rows of each kind of file."""
