@@ -46,12 +46,13 @@ print("dashboard", context.dashboard_url)
 """
 
 
-class BoundedClient(JobSubmissionClient):
+class BoundedClient(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types for it.
     """A client of the Jobs API whose requests end: Ray's own waits for an answer without end."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         options.setdefault("timeout", REQUEST_TIMEOUTS_S)
-        return super()._do_request(method, endpoint, **options)
+        response: requests.Response = super()._do_request(method, endpoint, **options)
+        return response
 
 
 def find_running_ray() -> str | None:

@@ -11,7 +11,7 @@ from jobs.errors import InputError
 from jobs.inspect.datasets.data_row import Row
 from jobs.inspect.datasets.row_values import format_names, make_row_error
 
-Columns = Mapping[str, str]
+Columns = Mapping[Any, str]
 """The column of each field that has another name."""
 
 

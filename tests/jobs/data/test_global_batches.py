@@ -349,7 +349,7 @@ def test_a_classifier_gets_flat_masks_and_one_label_a_row(words: Any, tmp_path: 
         "sequence-classification",
         "data.train",
     )
-    source = RowSource(scan.files, scan.format, scan.labels)
+    source = RowSource(scan.files, scan.format, labels=scan.labels)
     batches = feed(source, words, task="sequence-classification", max_length=20, micro_batch_size=2)
     first, second = next(batches.iter_epoch()).micros
     assert first.labels.tolist() == [1, 0] and second.labels.tolist() == [1, -100]

@@ -123,10 +123,11 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         lambda at: append_line(
             at / "train.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n'),
         "train.jsonl:9", "no message is from the assistant"),
-    "a message of two parts": (
+    "an image in a message": (
         lambda at: append_line(
-            at / "train.jsonl", '{"messages": [{"role": "assistant", "content": ["a"]}]}\n'),
-        "train.jsonl:9", "messages[0].content is ['a']"),
+            at / "train.jsonl",
+            '{"messages": [{"role": "assistant", "content": [{"type": "image"}]}]}\n'),
+        "train.jsonl:9", "image"),
     "not UTF-8": (
         lambda at: append_line(at / "train.jsonl", b'{"messages": "caf\xe9"}\n'),
         "train.jsonl:9", "not UTF-8"),
@@ -156,7 +157,7 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "a store of an unknown kind": (
         lambda at: {"store": "gs://bucket"}, "store", "gs:// is not supported"),
     "a store without a folder": (lambda at: {"store": "file://"}, "store", "has no path"),
-    "a store without its slashes": (lambda at: {"store": "file:x"}, "store", "lacks the slashes"),
+    "a store without its slashes": (lambda at: {"store": "file:x"}, "store", "is not spelled as a URL"),
     "a store in no bucket": (lambda at: {"store": "s3://B_/p"}, "store", "not a valid bucket name"),
     "a name with /": (lambda at: {"name": "a/b"}, "name", "not a valid name"),
     "a name with ..": (lambda at: {"name": "../b"}, "name", "not a valid name"),
