@@ -157,7 +157,8 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "a store of an unknown kind": (
         lambda at: {"store": "gs://bucket"}, "store", "gs:// is not supported"),
     "a store without a folder": (lambda at: {"store": "file://"}, "store", "has no path"),
-    "a store without its slashes": (lambda at: {"store": "file:x"}, "store", "is not spelled as a URL"),
+    "a store without its slashes": (
+        lambda at: {"store": "file:x"}, "store", "is not spelled as a URL"),
     "a store in no bucket": (lambda at: {"store": "s3://B_/p"}, "store", "not a valid bucket name"),
     "a name with /": (lambda at: {"name": "a/b"}, "name", "not a valid name"),
     "a name with ..": (lambda at: {"name": "../b"}, "name", "not a valid name"),
