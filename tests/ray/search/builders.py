@@ -32,8 +32,12 @@ def start_search(
 def run_search(
     head: Head, folder: Path, name: str, search: dict[str, Any], **spec: Any
 ) -> tuple[int, str, list[TrialRecord]]:
-    driver = start_search(head, folder, name, search, **spec)
-    output, _ = driver.communicate(timeout=500)
+    with start_search(head, folder, name, search, **spec) as driver:
+        try:
+            output, _ = driver.communicate(timeout=500)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            raise
     return driver.returncode, output, read_records(folder, name)
 
 
