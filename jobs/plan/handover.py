@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.errors import InputError, StoreError
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.file_stamps import FileStamp
-from jobs.inspect.model_files import digest_model, read_model
+from jobs.inspect.model_files import read_model
+from jobs.inspect.model_folder import digest_model
 from jobs.plan.estimate.machine import read_local_memory
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import (

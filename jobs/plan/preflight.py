@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 
-from jobs.errors import Fault, InputError, StoreError, Unreachable
+from jobs.errors import Fault, InputError, NotInstalled, StoreError, Unreachable
 from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.datasets.heldout import check_split
 from jobs.inspect.datasets.scan import (
@@ -19,11 +19,16 @@ from jobs.inspect.datasets.scan import (
     scan_dataset,
 )
 from jobs.inspect.file_stamps import FileStamp, stamp_files
-from jobs.inspect.model_files import ModelFiles, digest_model, list_base_files, read_model
+from jobs.inspect.model_description import ModelDescription
+from jobs.inspect.model_files import ModelFiles, read_model
+from jobs.inspect.model_folder import digest_model, list_base_files
 from jobs.plan.checks import check_batch
 from jobs.plan.estimate.base_tensors import describe_base
 from jobs.plan.estimate.from_spec import CheckedFacts
 from jobs.plan.estimate.speed import Speed, find_speed
+from jobs.plan.label_order import LabelOrder, order_labels
+from jobs.plan.packing_choice import check_packing, choose_packing
+from jobs.plan.peft_loss import find_peft_note
 from jobs.plan.plan import ModelShape, Plan, make_plan
 from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
@@ -78,14 +83,15 @@ def validate_run(
     with_store: bool = True,
     progress: ScanProgress | None = None,
 ) -> ValidatedRun:
-    """Validate a spec with its model, its data and its store. Raise InputError with all faults.
+    """Validate a spec with its model, its data and its store. Raise InputError with all faults, and
+    NotInstalled if there are none, but the model cannot be built on this machine.
 
     `quick` reads the first rows only, and writes nothing to the store. Without `with_store` the
     store is not opened: the machine that submits a run may not reach it.
     """
     spec = spec.training
     faults = [*find_stop_faults(spec), *check_strategies(spec)]
-    model, extra_faults = read_model(spec.model)
+    model, extra_faults, missing = _read_model(spec)
     faults += extra_faults
     # Before anything is read: a change during the validation must not go unnoticed.
     stamps = _stamp_inputs(spec, model)
@@ -99,6 +105,10 @@ def validate_run(
     else:
         faults += check_batch(spec)
     faults += check_store(spec, write=not quick) if with_store else []
+    if missing is not None and not faults:
+        raise missing
+    if model and plan and not faults:
+        plan, faults = _try_model(spec, model, plan)
     if faults or not (model and train_scan and plan):
         raise InputError(faults)
     return ValidatedRun(spec, model, train_scan, eval_scan, plan, stamps=stamps)
@@ -117,6 +127,8 @@ def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True)
         spec, validated.model, validated.train_scan, validated.eval_scan, with_history=with_history
     )
     faults += extra_faults
+    if plan and not faults:
+        plan, faults = _try_model(spec, validated.model, plan)
     if faults or plan is None:
         raise InputError(faults)
     return replace(validated, spec=spec, plan=plan)
@@ -159,6 +171,16 @@ def stamp_data(spec: RunSpec) -> tuple[FileStamp, ...]:
     )
 
 
+def _read_model(
+    spec: RunSpec,
+) -> tuple[ModelFiles | None, list[Fault], NotInstalled | None]:
+    """Return the model, its faults, and the error if it cannot be built on this machine."""
+    try:
+        return *read_model(spec.model), None
+    except NotInstalled as error:
+        return None, [], error
+
+
 def _stamp_inputs(spec: RunSpec, model: ModelFiles | None) -> tuple[FileStamp, ...]:
     try:
         return (*stamp_base(model), *stamp_data(spec)) if model else ()
@@ -175,12 +197,57 @@ def _plan_run(
     *,
     with_history: bool = True,
 ) -> tuple[Plan | None, list[Fault]]:
-    labels = len(train_scan.labels) if train_scan else 0
-    head = model.count_head_parameters(spec.model.task, labels)
-    shape = ModelShape(model.parameters, model.linears, head, model.experts)
+    shape = _describe_shape(spec, model, train_scan)
     speed = _read_speed(spec) if with_history else find_speed(spec, None)
-    facts = _collect_facts(spec, model, head, train_scan, eval_scan, speed)
+    facts = _collect_facts(spec, model, shape.head, train_scan, eval_scan, speed)
     return make_plan(spec, shape, facts=facts)
+
+
+def _try_model(spec: RunSpec, model: ModelFiles, plan: Plan) -> tuple[Plan, list[Fault]]:
+    """Return the plan with the packing, and with a note if PEFT can't hold the adapter.
+
+    Last, because it takes seconds to try them.
+    """
+    packing = choose_packing(spec, model)
+    note = find_peft_note(spec, model, plan.targets, plan.labels)
+    notes = (*plan.notes, note) if note else plan.notes
+    return replace(plan, packing=packing, notes=notes), list(check_packing(spec, packing))
+
+
+def _describe_shape(spec: RunSpec, model: ModelFiles, train_scan: DatasetScan | None) -> ModelShape:
+    description = model.description
+    labels = LabelOrder(())
+    if description.head and train_scan:
+        labels = order_labels(
+            train_scan.labels,
+            description.labels,
+            has_head=description.has_saved_head,
+            complete=bool(train_scan.sha256),
+        )
+    head = description.count_head_parameters(len(labels.labels))
+    # Rows of single tokens are trained in every stage, as a head is.
+    head += len(spec.method.train_tokens) * description.token_width
+    return ModelShape(
+        model.parameters,
+        model.linears,
+        head,
+        left_out=description.left_out,
+        excluded=description.excluded,
+        head_modules=description.head,
+        labels=labels,
+        attention=description.attention,
+        notes=tuple(filter(None, (labels.note, _note_unused(description)))),
+    )
+
+
+def _note_unused(description: ModelDescription) -> str:
+    """Return a note on the weights of the files that the model does not use; empty if none."""
+    unused = description.unused
+    if not unused:
+        return ""
+    rest = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+    names = f"{', '.join(unused[:3])}{rest}"
+    return f"the files have weights that {description.model_class} does not use: {names}"
 
 
 def _scan_data(
@@ -200,6 +267,7 @@ def _scan_data(
                 columns=data.columns,
                 limit=limit,
                 progress=progress,
+                skips_bad_rows=data.on_bad_row == "skip",
             )
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]

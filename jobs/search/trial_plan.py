@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.errors import Fault, InputError
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.search.shared_cache import compute_sharing_keys

@@ -41,6 +41,9 @@ SCORE_PATTERN = rf"^(?:{'|'.join(SCORES)}|{_CUSTOM})$"
 MASK_PATTERN = rf"^(?:{'|'.join(SCORES + STRUCTURES)}|{_CUSTOM})$"
 
 
+TokenText = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class ModelSection(StrictModel):
     """The frozen base model."""
 
@@ -90,9 +93,17 @@ class DataSection(StrictModel):
     """The column of each field that has another name: {prompt: question, completion: answer}, or
     {messages: dialog, role: speaker, content: text}."""
     max_length: SequenceLength = 1024
-    """Tokens per sequence; longer rows are truncated at their end, and counted."""
-    packing: bool = True
-    """Pack several rows into a sequence without attention between them. Causal models only."""
+    """Tokens per sequence; longer rows are cut at their end and counted, longer texts split."""
+    packing: Literal["auto"] | bool = "auto"
+    """Pack several rows into a sequence. auto: where each row of the model has the logits that it
+    has alone; true: the same, and an error elsewhere; false: one row a sequence."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """A row that can't be read, rendered or tokenised: end before the first step, or skip it."""
+    max_dropped: Share = 0.2
+    """Largest share of rows that may be dropped: bad ones, and those without anything to learn."""
+    streaming: bool = False
+    """Tokenise only the first rows before the run, and the others as they are read, without a table
+    on disk: for very large data."""
 
 
 class HandoffSection(StrictModel):
@@ -115,6 +126,8 @@ class MethodSection(StrictModel):
         Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     ) = "all-linear"
     """Every linear layer but the output head, or a list of name patterns."""
+    train_tokens: Annotated[tuple[TokenText, ...], Field(max_length=1024, strict=False)] = ()
+    """Tokens whose rows of the embedding are trained whole; unknown ones become new tokens."""
     density: PositiveShare = 0.01
     """Share of the targets' weights that the sparse stage may change."""
     mask: Annotated[str, Field(pattern=MASK_PATTERN)] = "random"

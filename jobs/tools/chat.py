@@ -64,11 +64,15 @@ def _generate_answer(
 ) -> str:
     from transformers import GenerationConfig, TextStreamer
 
+    from jobs.train.data.chat_template import ChatTemplate
+    from jobs.train.data.special_tokens import find_end_ids
+
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     else:
         inputs = tokenizer(messages[-1]["content"], return_tensors="pt")
+    end = ChatTemplate(tokenizer).find_default_end() if tokenizer.chat_template else None
     output = model.generate(
         **inputs,
         generation_config=GenerationConfig(
@@ -76,7 +80,7 @@ def _generate_answer(
             do_sample=False,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=list(find_end_ids(tokenizer, model=model, end_of_turn=end)) or None,
         ),
         streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
     )

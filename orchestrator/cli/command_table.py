@@ -33,6 +33,8 @@ COMMANDS: dict[str, CommandEntry] = {
         ("search", "train:search",
          "Search for the best adapter, or run another kind of spec, on a running Ray or a new one.",
          LOCAL_PANEL),
+        ("data", "data", "Show what a model learns from the rows of a spec, token by token.",
+         LOCAL_PANEL),
         ("chat", "adapter_jobs:chat",
          "Chat with a base model and its adapter; answers are streamed.", LOCAL_PANEL),
         ("evaluate", "adapter_jobs:evaluate", "Evaluate an adapter on held-out rows.",

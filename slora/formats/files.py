@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slora.errors import BadAdapter
+from slora.layers.token_rows import SUFFIX
 
 LABELS = "labels.json"
 TASK_TYPES = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
@@ -66,6 +67,18 @@ def read_revision(config: Mapping[str, Any]) -> str | None:
     """Return the commit of the base on the hub; None if the config names none."""
     revision = config.get("revision")
     return revision if isinstance(revision, str) else None
+
+
+def read_token_ids(value: Any, head: Mapping[str, Tensor], path: str) -> dict[str, tuple[int, ...]]:
+    """Return the ids of trained embedding rows by module. Raise BadAdapter without their rows."""
+    if not isinstance(value or {}, dict):
+        raise BadAdapter(path, f"{value!r} does not name the modules of its trained tokens")
+    tokens = {str(name): tuple(map(int, ids)) for name, ids in (value or {}).items()}
+    for name, ids in tokens.items():
+        rows = head.get(f"{name}{SUFFIX}")
+        if rows is None or rows.ndim != 2 or len(rows) != len(ids) or min(ids, default=0) < 0:
+            raise BadAdapter(path, f"{name} has no rows for its {len(ids)} trained tokens")
+    return tokens
 
 
 def read_json(path: Path, example: dict[str, Any] | list[Any]) -> Any:

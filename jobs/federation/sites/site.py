@@ -68,6 +68,7 @@ class Site:
         self._request, self._spec, self._section = request, request.spec, request.federation
         self._runs, self._context = RunStore(store, request.run_id), WorkerContext(0, 1, device)
         base = load_base(request, store, self._context)
+        self._request = request = request.with_packing(base.packing)
         self._model, self._tokenizer, self._targets = base.model, base.tokenizer, base.targets
         if mark_trainable is not None:
             mark_trainable(self._model)

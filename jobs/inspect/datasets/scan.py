@@ -84,14 +84,19 @@ def scan_dataset(
     columns: Columns | None = None,
     limit: int | None = None,
     progress: ScanProgress | None = None,
+    skips_bad_rows: bool = False,
 ) -> DatasetScan:
-    """Read every row once (or the first `limit`). Raise InputError with all faults."""
+    """Read every row once (or the first `limit`). Raise InputError with all faults.
+
+    With `skips_bad_rows` those of single rows are left to the tally of the tokens.
+    """
     selection = select_files(address, key=key)
     files = selection.files
     if fmt != "auto" and fmt not in TASK_FORMATS[task]:
         formats = " or ".join(TASK_FORMATS[task])
         raise InputError([Fault("data.format", f"{fmt} does not fit {task}", f"Use {formats}.")])
     scan = _DatasetPass(files, fmt, task, columns or {}, limit, progress)
+    scan.faults.skips_rows = skips_bad_rows
     scan.run()
     if not scan.rows and not scan.faults.count:
         raise InputError([_make_no_rows_fault(key, files)])
@@ -136,8 +141,11 @@ class _FaultCollector:
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.count = 0
+        self.skips_rows = False
 
     def add(self, fault: Fault) -> None:
+        if self.skips_rows and fault.is_of_row:
+            return
         self.count += 1
         if self.count <= MAX_FAULTS:
             self.faults.append(fault)

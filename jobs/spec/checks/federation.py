@@ -45,6 +45,9 @@ def check_spec(spec: RunSpec) -> Iterator[Fault]:
     if method.init != "zero":
         problem = f"{method.init} starts from weights or rows that the server would have to send"
         yield Fault("method.init", problem, "Use zero.")
+    if method.train_tokens:
+        problem = "a federation's sites and server exchange no rows of the embedding"
+        yield Fault("method.train_tokens", problem, "Remove it.")
     if method.factor_density < 1 and method.factor_pruning == "gates":
         problem = "gates need evidence from all rows, but a client has only its own rows"
         yield Fault("method.factor_pruning", problem, "Use fixed, or factor_density: 1.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jobs.plan.packing_choice import PackingMode
 from jobs.train.data.packing import TokenSequence
 from jobs.train.data.tokenization import IGNORE_INDEX
 
@@ -27,6 +28,8 @@ class Batch:
     """Number of labels that are not ignored, after the causal shift."""
     tokens: int
     """Number of tokens without padding."""
+    packing: PackingMode = "off"
+    """How rows that share a sequence are told apart; `make_model_inputs` makes the masks."""
 
 
 FILLER_SEQUENCE = TokenSequence((), (), (), (), rows=0)
@@ -38,7 +41,7 @@ class Collator:
     """Turns sequences into tensors."""
 
     pad_id: int
-    packed: bool
+    packing: PackingMode
     is_classifier: bool
     token_types: bool
 
@@ -48,12 +51,12 @@ class Collator:
         inputs = {
             "input_ids": _pad_rows(
                 [sequence.input_ids for sequence in sequences], self.pad_id, length
-            ),
-            "attention_mask": _make_block_mask(segments_mL)
-            if self.packed
-            else _make_flat_mask(segments_mL),
+            )
         }
-        if self.packed:
+        if self.packing == "off":
+            inputs["attention_mask"] = _make_flat_mask(segments_mL)
+        else:
+            # Each padding token starts at 0 again: a row of its own, which attends to itself.
             inputs["position_ids"] = _pad_rows(
                 [sequence.position_ids for sequence in sequences], 0, length
             )
@@ -64,6 +67,7 @@ class Collator:
             labels=self._collate_labels(sequences, length),
             targets=sum(count_targets(sequence) for sequence in sequences),
             tokens=sum(len(sequence) for sequence in sequences),
+            packing=self.packing,
         )
 
     def _collate_labels(self, sequences: Sequence[TokenSequence], length: int) -> Tensor:
@@ -85,19 +89,9 @@ def _pad_rows(rows: Sequence[tuple[int, ...]], pad_value: int, length: int) -> T
     return padded
 
 
-def _make_block_mask(segments_mL: Tensor) -> Tensor:
-    """Return [m, 1, L, L], True where a token (row) may attend to another (column)."""
-    length = segments_mL.shape[1]
-    same_segment = segments_mL[:, :, None] == segments_mL[:, None, :]
-    is_token = (segments_mL > 0)[:, :, None]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    # Padding attends to itself: a softmax over nothing is NaN, which the gradient would spread.
-    diagonal = torch.eye(length, dtype=torch.bool)
-    return ((same_segment & causal & is_token) | diagonal)[:, None]
-
-
 def _make_flat_mask(segments_mL: Tensor) -> Tensor:
-    """Return [m, L], 1 for tokens. A filler row has one token, for the same reason as above."""
+    """Return [m, L], 1 for tokens. A filler row has one: a softmax over nothing is NaN, which the
+    gradient would spread."""
     mask = (segments_mL > 0).to(torch.int64)
     mask[:, 0] = 1
     return mask

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.formats import read_example
+from jobs.plan.packing_choice import PackingMode
 from jobs.train.data.collate import FILLER_SEQUENCE, Batch, Collator, count_targets
 from jobs.train.data.packing import TokenSequence, join_samples, pack_samples
-from jobs.train.data.source import RowSource
-from jobs.train.data.token_cache import CachingEncoder
-from jobs.train.data.tokenization import Encoder, Sample
+from jobs.train.data.source import SampleSource
+from jobs.train.data.tokenization import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +45,7 @@ class DatasetCount:
 
     sequences: int
     rows: int
-    """Rows read, dropped ones included."""
+    """Rows and pieces of long texts, dropped ones included."""
     tokens: int
     targets: int
     truncated: int
@@ -62,31 +61,31 @@ class Feed:
 
     def __init__(
         self,
-        source: RowSource,
+        source: SampleSource,
         tokenizer: PreTrainedTokenizerBase,
         *,
         task: str,
         max_length: int,
-        packing: bool,
+        packing: PackingMode,
         batch_size: int,
         micro_batch_size: int,
         rank: int,
         world_size: int,
         seed: int,
         shuffle: bool = True,
-        token_cache: dict[Any, Sample] | None = None,
+        embeddings: int | None = None,
     ) -> None:
-        """With `token_cache`, which equal feeds may share, no row is tokenised twice."""
+        """`embeddings`: the number of tokens that the model knows; padding is one of them."""
         self.source, self.task, self.max_length = source, task, max_length
-        self.packed = packing and task == "causal-lm"
+        if packing == "undecided":
+            raise ValueError("the packing is undecided: settle it with the loaded model first")
+        self.packed = packing != "off"
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.rank, self.world_size = rank, world_size
         self.shuffle_seed = seed if shuffle else None
-        encoder = Encoder(tokenizer, max_length=max_length, labels=source.labels)
-        self._encode = encoder if token_cache is None else CachingEncoder(encoder, token_cache)
         self.collate = Collator(
-            pad_id=_get_pad_id(tokenizer),
-            packed=self.packed,
+            pad_id=choose_pad_id(tokenizer, embeddings),
+            packing=packing,
             is_classifier=task == "sequence-classification",
             token_types="token_type_ids" in tokenizer.model_input_names,
         )
@@ -148,17 +147,12 @@ class Feed:
     def _iter_samples(
         self, epoch: int, shuffle_seed: int | None, tally: _RowTally
     ) -> Iterator[Sample]:
-        for row in self.source.iter_rows(epoch=epoch, shuffle_seed=shuffle_seed):
-            example = read_example(
-                row, self.source.format, task=self.task, columns=self.source.columns
-            )
-            sample = self._encode(example, where=row.location)
+        for samples in self.source.iter_rows_of_samples(epoch=epoch, shuffle_seed=shuffle_seed):
+            learnt = [sample for sample in samples if sample.targets]
             tally.rows += 1
-            tally.truncated += sample.truncated > 0
-            if sample.targets:
-                yield sample
-            else:
-                tally.dropped += 1
+            tally.truncated += any(sample.truncated for sample in samples)
+            tally.dropped += not learnt
+            yield from learnt
 
     def _iter_batches(self, sequences: Iterable[TokenSequence]) -> Iterator[Step]:
         stream = iter(sequences)
@@ -202,12 +196,12 @@ class _RowTally:
     dropped: int = 0
 
 
-def _get_pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def choose_pad_id(tokenizer: PreTrainedTokenizerBase, embeddings: int | None = None) -> int:
     """Return an id for padding. Any id of the model will do, because nothing attends to it."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
+        if token_id is not None and (embeddings is None or token_id < embeddings):
             return int(token_id)
     return 0
 
 
-__all__ = ["Batch", "DatasetCount", "Feed", "RowSource", "Step", "TokenSequence"]
+__all__ = ["Batch", "DatasetCount", "Feed", "Step", "TokenSequence"]

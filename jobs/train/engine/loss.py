@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jobs.train.data.collate import Batch
+from jobs.train.data.model_inputs import make_model_inputs
 from jobs.train.data.tokenization import IGNORE_INDEX
 
 
@@ -23,7 +24,7 @@ def compute_logits(
     K are computed at which any row has a target: with loss on answers alone that is a third of the
     widest product in the model. `unwrapped_model` is the model itself if `model` wraps it.
     """
-    inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+    inputs = make_model_inputs(unwrapped_model or model, batch, device=device)
     labels = batch.labels.to(device)
     if labels.ndim == 1:
         return model(**inputs).logits, labels

@@ -99,6 +99,12 @@ def _format_started(event: Mapping[str, Any]) -> str:
     return f"{format_workers(plan['workers'])}, {plan['sharding']}: {stages}"
 
 
+def format_packing(packing: Mapping[str, Any]) -> str:
+    """Return in words whether rows are packed, and how or why not."""
+    state = {"off": "off", "undecided": "undecided"}.get(packing["mode"], "on")
+    return f"{state}: {packing['reason']}"
+
+
 def _format_client_dropped(event: Mapping[str, Any]) -> str:
     client = event.get("name", event["client"])
     moment = f"round {event['round']}" if event["round"] else "scoring"
@@ -127,12 +133,17 @@ def _format_position(event: Mapping[str, Any]) -> str:
 FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "loading": lambda e: f"loading {e['base']}",
     "resumed": lambda e: f"resuming from {_format_position(e)}, {e['stage']} stage",
+    "packing_settled": lambda e: f"packing {format_packing(e)}",
     "started": _format_started,
     "evaluated": lambda e: f"{name_evaluation(e['at'])}: {format_metrics(e['metrics'])}",
     "stage": lambda e: f"{e['stage']} stage, {e['steps']} {e.get('unit', 'step')}s",
     "scoring": lambda e: f"scoring the weights for {e['strategy']} masks",
     "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
     "masks_selected": _format_masks_selected,
+    "stored_compact": lambda e: (
+        f"stock PEFT can't hold this adapter: {e['reason']}. It is stored in the compact form: "
+        "merge it for other programs"
+    ),
     "handoff": lambda e: (
         f"hand-off: {format_number(e['energy_share'], '.1%')} of the update's energy retained"
     ),

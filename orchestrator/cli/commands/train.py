@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.kinds import get_kind, require_kind
 from jobs.spec.load import load_spec
 from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec
+from jobs.train.data.token_pass import PassProgress
+from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.job_main import require_extra
 from jobs.train.ray_address import read_ray_address
 from orchestrator.cli.console import LazyProgressBar, err_console, note, print_json, print_line
@@ -47,7 +50,7 @@ def plan(
     if isinstance(run_spec, RetrainSpec):
         checked, start = plan_retraining(run_spec)
     else:
-        checked = validate_run(run_spec, quick=True)
+        checked = tokenize_run(validate_run(run_spec, quick=True), quick=True)
     if json:
         values = {**checked.plan.to_json(), "data": describe_data(checked)}
         print_json({**values, **({} if start is None else {"retrain": start})})
@@ -81,11 +84,38 @@ def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
     """Run a spec of any kind to its end, and return the exit code of the command."""
     read_ray_address()
     validated = _validate_with_bar(spec)
+    if isinstance(validated, ValidatedRun):
+        validated = _tokenize_with_bar(validated)
     # Ray takes half a second to import, and most commands need none.
     with require_extra():
         from orchestrator.cli.local_run import run_spec
     note(f"{spec.name} is {get_kind(spec).noun}.")
     return run_spec(spec, validated, resume=resume, json=json)
+
+
+def _tokenize_with_bar(validated: ValidatedRun) -> ValidatedRun:
+    """Tokenise the rows, with a bar if that takes long, and show their tally."""
+    rows = validated.train_scan.rows + (validated.eval_scan.rows if validated.eval_scan else 0)
+    notes = validated.plan.notes
+    with closing(LazyProgressBar("Tokenising the rows", rows, counts="rows")) as bar:
+        validated = tokenize_run(validated, progress=_make_advance(bar))
+    for key, tally in validated.plan.tallies.items():
+        note(f"{key}: {tally.describe()}")
+    for line in validated.plan.notes[len(notes) :]:
+        note(f"{line}.")
+    return validated
+
+
+def _make_advance(bar: LazyProgressBar) -> PassProgress:
+    reported = 0
+
+    def advance(done: int) -> None:
+        nonlocal reported
+        # The evaluation rows are counted from the beginning again.
+        bar.advance(done - reported if done > reported else done)
+        reported = done
+
+    return advance
 
 
 def _validate_with_bar(spec: RunSpec) -> ValidatedRun | ValidatedFederation:

@@ -114,7 +114,7 @@ def _make_training(request: Any, runs: Any, device: Any, test: str) -> Any:
     from jobs.train.fine_tuning import FineTuner
     from jobs.train.hooks import RunHooks
     from jobs.train.loop import StageLoop
-    from jobs.train.model.base_model import load_tokenizer
+    from jobs.train.model.tokenizer import load_tokenizer
 
     class TestRows(RunHooks):
         # They take longer than the training.

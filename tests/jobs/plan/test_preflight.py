@@ -137,7 +137,8 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         lambda at: {"method": {"mask": "nowhere_to_be_found.masks:LOUDEST"}},
         "method.mask", "package nowhere_to_be_found"),
     "a rank above the smallest target": (
-        lambda at: {"method": {"rank": 5}}, "method.rank", "(4 x 8, model.layers.0."),
+        lambda at: {"method": {"rank": 5, "targets": ["k_proj"]}}, "method.rank",
+        "(4 x 8, model.layers.0."),
     "density 0": (lambda at: {"method": {"density": 0}}, "method.density", "0 is not allowed"),
     "density 1.5": (
         lambda at: {"method": {"density": 1.5}}, "method.density", "1.5 is not allowed"),

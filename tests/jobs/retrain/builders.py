@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.inspect.datasets.scan import scan_dataset
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest, ManifestDraft, MaskRecord
 from jobs.store.adapters.operations import commit

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.store.adapters.manifest import AdapterFile, BaseRecord, Manifest
 from jobs.store.adapters.operations import commit, verify_adapter
 from jobs.store.local import DirectoryStore

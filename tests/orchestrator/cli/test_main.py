@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import SPEC, RunStore
 from orchestrator.cli.main import app
-from tests.tiny import chat_rows, hollow_model, tiny_spec, write_spec
+from tests.tiny import HOLLOW_TARGETS, chat_rows, hollow_model, merge_spec, tiny_spec, write_spec
 
 SLORA = str(Path(sys.executable).parent / "slora")
 RUN = "tiny-20260101-120000-0a1b"
@@ -42,7 +42,8 @@ def reported_store(tmp_path: Path) -> str:
 
 
 def spec_in(folder: Path, **overrides: Any) -> str:
-    return str(write_spec(folder / "spec.yaml", tiny_spec(folder, **overrides)))
+    spec = merge_spec(tiny_spec(folder, method={"targets": HOLLOW_TARGETS}), overrides)
+    return str(write_spec(folder / "spec.yaml", spec))
 
 
 def ask(*arguments: str) -> Result:
@@ -154,7 +155,7 @@ def test_a_plan_as_json_has_the_stages_and_their_shares(folder: Path):
     assert [(s["name"], s["steps"], s["trainable"]) for s in values["stages"]] == [
         ("sparse", 2, 11), ("low-rank", 4, 208),
     ]  # fmt: skip
-    assert [s["share"] for s in values["stages"]] == [11 / 872, 208 / 872]
+    assert [s["share"] for s in values["stages"]] == [11 / 1240, 208 / 1240]
     assert values["targets"] == [
         f"model.layers.0.{tail}" for tail in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
     ]
