@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.errors import StoreError
+from jobs.errors import JobsError
 from jobs.store.adapters.operations import commit, pull, resolve_adapter
 from jobs.store.adapters.outbox import add_to_outbox, list_outbox, send_entry
 from jobs.store.runs.run_store import RunStore
@@ -87,7 +87,7 @@ def test_no_secret_is_in_any_error(change, store: S3Store, tmp_path: Path, monke
         lambda: resolve_adapter(other, "chat"),
         lambda: send_entry(list_outbox(entry_folder.parent)[0][0], other),
     )
-    errors = [error for act in acts if (error := catch(StoreError, act)) is not None]
+    errors = [error for act in acts if (error := catch(JobsError, act)) is not None]
     assert not [error for error in errors if CANARY in format_error(error)]
     # Not every server rejects an unknown session token.
     assert len(errors) >= 5 or "AWS_SESSION_TOKEN" in change

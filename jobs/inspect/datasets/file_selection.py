@@ -81,7 +81,8 @@ def _make_error(key: str, problem: str, remedy: str) -> InputError:
 
 
 def _select_bucket_files(address: str, key: str) -> FileSelection:
-    paths = [path for path in fetch_files(address, DATA_FILES) if not _find_reason(path)]
+    fetched = fetch_files(address, DATA_FILES)
+    paths = [path for path in fetched if not _is_hidden(path.name) and not _find_reason(path)]
     if not paths:
         raise _make_error(key, f"no data file under {address}", SUPPORTED)
     if len(paths) == 1 or re.search(r"[*?\[]", address):
@@ -124,6 +125,10 @@ def _has_word(name: str, word: str) -> bool:
     return re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", name) is not None
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
 def _expand_glob(pattern: str) -> list[Path]:
     return sorted(
         path for name in glob.glob(pattern, recursive=True) if (path := Path(name)).is_file()
@@ -163,14 +168,14 @@ def _list_folder(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
 def _walk_folder(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder in order, but hidden ones, and what macOS adds to archives."""
     for parent, folders, names in os.walk(folder, onerror=_raise_error):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         saved_names = _read_saved_names(Path(parent))
         for name in sorted(names):
             path = Path(parent, name)
             is_other = (
                 saved_names is not None and name.endswith(".arrow") and name not in saved_names
             )
-            if not name.startswith((".", "_")) and not is_other and path.is_file():
+            if not _is_hidden(name) and not is_other and path.is_file():
                 yield path
 
 
