@@ -17,7 +17,8 @@ from jobs.spec.load import load_spec
 from jobs.store.adapters.operations import pull, resolve_adapter
 from jobs.store.open import open_store
 from jobs.tools.load_adapter import load_adapted_model
-from jobs.train.model.base_model import load_model, load_tokenizer
+from jobs.train.model.base_model import load_model
+from jobs.train.model.tokenizer import load_tokenizer
 from tests.tiny import merge_spec
 from tests.training_runs import TrainingCase, train_all
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.errors import InputError, NotInStore
 from jobs.inspect.datasets.file_selection import resolve_files
-from jobs.inspect.model_files import MODEL_FILES, find_model_folder
+from jobs.inspect.model_folder import MODEL_FILES, find_model_folder
 from jobs.store import cache as cache_module
 from jobs.store.cache import fetch_files, fetch_folder
 from jobs.store.s3.s3_store import S3Store
