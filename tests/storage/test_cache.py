@@ -98,7 +98,8 @@ def test_rows_are_a_file_a_glob_or_a_prefix(s3: S3Store, cache: Path):
     def list_fetched(where: str) -> list[str]:
         return [path.name for path in resolve_files(s3.url("") + where)]
 
-    assert list_fetched("/rows/a.jsonl") == ["a.jsonl"]
+    for name in ("a.jsonl", "_hidden.jsonl"):
+        assert list_fetched(f"/rows/{name}") == [name]
     assert list_fetched("/rows/*.jsonl") == ["a.jsonl", "b.jsonl", "d.jsonl"]
     assert list_fetched("/rows/") == list_fetched("/rows") == ["a.jsonl", "b.jsonl", "c.csv"]
     assert list_fetched("/rows/[ab].jsonl") == ["a.jsonl", "b.jsonl"]

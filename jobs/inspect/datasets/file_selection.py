@@ -82,6 +82,9 @@ def _make_error(key: str, problem: str, remedy: str) -> InputError:
 
 def _select_bucket_files(address: str, key: str) -> FileSelection:
     fetched = fetch_files(address, DATA_FILES)
+    if [path.name for path in fetched] == [address.rpartition("/")[2]]:
+        # A file that is named is data, whatever its name looks like.
+        return FileSelection(fetched)
     paths = [path for path in fetched if not _is_hidden(path.name) and not _find_reason(path)]
     if not paths:
         raise _make_error(key, f"no data file under {address}", SUPPORTED)
@@ -131,7 +134,9 @@ def _is_hidden(name: str) -> bool:
 
 def _expand_glob(pattern: str) -> list[Path]:
     return sorted(
-        path for name in glob.glob(pattern, recursive=True) if (path := Path(name)).is_file()
+        path
+        for name in glob.glob(pattern, recursive=True)
+        if (path := Path(name)).is_file() and not _is_hidden(path.name)
     )
 
 

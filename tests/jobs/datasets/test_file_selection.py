@@ -35,6 +35,14 @@ def test_files_are_found_by_name_url_glob_and_folder(tmp_path: Path) -> None:
     assert resolve_files(f"{tmp_path}/[ab].*") == both
 
 
+def test_a_hidden_file_is_data_only_where_it_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl", "_hidden.jsonl")
+    assert list_names(tmp_path, resolve_files(f"{tmp_path}/*.jsonl")) == ["a.jsonl"]
+    assert list_names(tmp_path, resolve_files(str(tmp_path))) == ["a.jsonl"]
+    named = resolve_files(str(tmp_path / "_hidden.jsonl"))
+    assert list_names(tmp_path, named) == ["_hidden.jsonl"]
+
+
 def test_a_folder_tells_which_files_it_leaves_out_and_why(tmp_path: Path) -> None:
     touch(tmp_path, "a.jsonl", "notes.txt", "README.txt", "run.py", "state.json")
     selection = select_files(str(tmp_path))
