@@ -31,7 +31,9 @@ class Head:
     ) -> subprocess.Popen[str]:
         """`ray job submit` of a module with its words; the job's log is its output."""
         command = [RAY, "job", "submit", "--address", self.url, "--", sys.executable, "-m", *words]
-        return _started(command, environment or self.environment)
+        # Into a pipe it would hold back lines until a block is full, and a test waits for one.
+        unbuffered = {"PYTHONUNBUFFERED": "1"}
+        return _started(command, {**(environment or self.environment), **unbuffered})
 
     def run(self, *words: str) -> subprocess.Popen[str]:
         """A module as a driver of its own on this Ray."""

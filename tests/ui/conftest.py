@@ -68,5 +68,8 @@ def _program() -> dict[str, Any]:
         return {"executable_path": str(HOME / "chromium"), "env": {**os.environ, **own}}
     program = system_browser()
     if program is None:
-        pytest.skip("no Chromium here: `python -m tests.ui.fetch_browser` fetches one, or says why")
+        pytest.fail(
+            "There is no Chromium here. `python -m tests.ui.fetch_browser` fetches one, or says "
+            'why it can\'t; make test ARGS="--without browser" leaves its tests out.'
+        )
     return {"executable_path": program}

@@ -38,7 +38,7 @@ class NoBrowser(Exception):
 
 
 def main() -> int:
-    """Fetches once. A machine that can't have it is told so, and its browser tests skip."""
+    """Fetch once, or say why not. The tests then take the machine's own browser, or fail."""
     try:
         fetch()
     except NoBrowser as error:
