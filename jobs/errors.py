@@ -32,6 +32,11 @@ class Fault:
     problem: str
     remedy: str = ""
 
+    @property
+    def is_of_row(self) -> bool:
+        """Whether its key is a row, as FILE:LINE."""
+        return self.key.rpartition(":")[2].isdigit()
+
     def __str__(self) -> str:
         tail = f" {self.remedy}" if self.remedy else ""
         return f"{self.key}: {self.problem}.{tail}"

@@ -15,6 +15,7 @@ from jobs.spec.schema import FederatedSpec, make_site_spec
 from jobs.store.open import open_store
 from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import PLAN, SPEC, RunStore
+from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.monitor.run_report import render_summary
 from jobs.train.request import HooksFactory
 from jobs.train.spec_job import report_run, run_spec_job
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, *, make_hooks: HooksFactory | N
 def _run_federation(
     make_hooks: HooksFactory | None, federated_spec: FederatedSpec, run_id: str, attempt: int
 ) -> None:
-    site_run = validate_or_reuse(make_site_spec(federated_spec), run_id)
+    site_run = tokenize_run(validate_or_reuse(make_site_spec(federated_spec), run_id))
     validated = check_federation(federated_spec, site_run=site_run, run_id=run_id)
     # Imported after the check: wrong input is reported within a second, and nothing is started.
     from jobs.federation.federation_driver import run_federation

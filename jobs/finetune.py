@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,10 +11,14 @@ from rich.console import Console
 
 from jobs.errors import TrainingFailed
 from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import LEDGER, PLAN, SPEC, RunStore
+from jobs.train.data.token_pass import PROGRESS_EVERY_ROWS, PassProgress
+from jobs.train.data.tokenize_run import tokenize_run
+from jobs.train.monitor.progress import ProgressReporter
 from jobs.train.monitor.run_report import render_summary
 from jobs.train.request import HooksFactory
 from jobs.train.spec_job import report_run, run_spec_job
@@ -32,9 +37,10 @@ def _fine_tune(make_hooks: HooksFactory | None, spec: RunSpec, run_id: str, atte
 
     runs = RunStore(open_store(validated.spec.store), run_id)
     runs.write_text(SPEC, dump_spec(validated.spec))
-    runs.write_json(PLAN, validated.plan.to_json())
-    request = validated.make_request(run_id)
     with report_run(runs, attempt):
+        validated = tokenize_run(validated, progress=_make_progress(validated, runs))
+        runs.write_json(PLAN, validated.plan.to_json())
+        request = validated.make_request(run_id)
         connect_ray()
         if (missing := describe_missing_resources(request)) is not None:
             print(f"waiting for the cluster: {missing}", flush=True)
@@ -43,6 +49,19 @@ def _fine_tune(make_hooks: HooksFactory | None, spec: RunSpec, run_id: str, atte
         remedy = f"Check {runs.store.url(runs.key(LEDGER))}, then run the job again."
         raise TrainingFailed("the run", "ended without writing its ledger to the store", remedy)
     Console(width=80).print(render_summary(runs))
+
+
+def _make_progress(validated: ValidatedRun, runs: RunStore) -> PassProgress:
+    """Return the callback that records the progress of tokenising as events."""
+    rows = validated.train_scan.rows + (validated.eval_scan.rows if validated.eval_scan else 0)
+
+    def report(done: int, _: int) -> None:
+        counts = {"done": min(done * PROGRESS_EVERY_ROWS, rows), "of": rows}
+        event = {"event": "progress", "time": time.time(), "what": "rows tokenised"}
+        runs.events.append({**event, **counts})
+
+    reporter = ProgressReporter(rows // PROGRESS_EVERY_ROWS, report)
+    return lambda _: reporter.advance()
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ def merge_into_folder(folder: Path, name: str, *, store: str, base: str | None) 
     """
     # Imported here, so that a wrong argument is answered before torch is loaded.
     from jobs.tools.load_adapter import load_adapted_model
+    from jobs.train.model.tokenizer import save_tokenizer
 
     adapted = load_adapted_model(open_store(store), name, base=base, merged=True)
     adapted.model.save_pretrained(folder)
-    adapted.tokenizer.save_pretrained(folder)
+    save_tokenizer(adapted.tokenizer, folder)
     return adapted.manifest.label
 
 

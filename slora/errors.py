@@ -45,7 +45,7 @@ class BadTargets(SloraError):
 
 
 class UnsupportedLayer(SloraError):
-    """Raised when a target, or a module that `all-linear` would skip, is not a supported layer."""
+    """Raised when a target is not a layer that can be adapted."""
 
     def __init__(self, name: str, kind: str) -> None:
         super().__init__(name, kind)
@@ -53,8 +53,8 @@ class UnsupportedLayer(SloraError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.kind} can't be adapted, only linear layers and Conv1D can. "
-            "Select the targets with patterns"
+            f"{self.name} ({self.kind}) can't be adapted: only linear layers, Conv1D and fused "
+            "experts can. Remove it from the targets"
         )
 
 

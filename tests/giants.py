@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import CHATML
+from tests.tiny import write_tokenizer
 
 LLAMA_70B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -33,12 +33,14 @@ def giant_llama(folder: Path, config: dict[str, Any] = LLAMA_70B) -> Path:
     """A Llama of that config, in bfloat16, over several files that take no room on the disk."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text(CHATML)
-    shapes = list(_shapes(config).items())
+    write_tokenizer(folder)
+    shapes, weight_map = list(_shapes(config).items()), dict[str, str]()
     for number in range(FILES):
         part = dict(shapes[number::FILES])
-        _hollow_file(folder / f"model-{number + 1:05}-of-{FILES:05}.safetensors", part)
+        name = f"model-{number + 1:05}-of-{FILES:05}.safetensors"
+        _hollow_file(folder / name, part)
+        weight_map |= dict.fromkeys(part, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return folder
 
 

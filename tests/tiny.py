@@ -21,16 +21,50 @@ CHATML = (
 )
 POSITIONS = 128
 """Positions of both tiny models."""
+HOLLOW_VOCABULARY = 260
+"""The bytes and four special tokens."""
 
 HOLLOW = {
-    "model.embed_tokens.weight": (40, 8),
+    "model.embed_tokens.weight": (HOLLOW_VOCABULARY, 8),
     "model.layers.0.self_attn.q_proj.weight": (8, 8),
     "model.layers.0.self_attn.k_proj.weight": (4, 8),
+    "model.layers.0.self_attn.v_proj.weight": (4, 8),
+    "model.layers.0.self_attn.o_proj.weight": (8, 8),
+    "model.layers.0.mlp.gate_proj.weight": (16, 8),
     "model.layers.0.mlp.up_proj.weight": (16, 8),
+    "model.layers.0.mlp.down_proj.weight": (8, 16),
     "model.layers.0.input_layernorm.weight": (8,),
-    "lm_head.weight": (40, 8),
+    "model.layers.0.post_attention_layernorm.weight": (8,),
+    "model.norm.weight": (8,),
+    "lm_head.weight": (HOLLOW_VOCABULARY, 8),
 }
-"""The weights of a hollow model: one layer of a Llama with three linear ones in it."""
+"""The weights of a hollow model: a Llama of one layer."""
+
+HOLLOW_TARGETS = ["q_proj", "k_proj", "up_proj"]
+"""Layers of it in three shapes: 8 x 8, 4 x 8 and 16 x 8."""
+
+_ENCODER_LAYER = {
+    "attention.self.query": (8, 8),
+    "attention.self.key": (8, 8),
+    "attention.self.value": (8, 8),
+    "attention.output.dense": (8, 8),
+    "attention.output.LayerNorm": (8,),
+    "intermediate.dense": (16, 8),
+    "output.dense": (8, 16),
+    "output.LayerNorm": (8,),
+}
+HOLLOW_ENCODER = {
+    "embeddings.word_embeddings.weight": (HOLLOW_VOCABULARY, 8),
+    "embeddings.position_embeddings.weight": (POSITIONS, 8),
+    "embeddings.token_type_embeddings.weight": (2, 8),
+    "embeddings.LayerNorm.weight": (8,),
+    "embeddings.LayerNorm.bias": (8,),
+    **{f"encoder.layer.0.{name}.weight": shape for name, shape in _ENCODER_LAYER.items()},
+    **{f"encoder.layer.0.{name}.bias": shape[:1] for name, shape in _ENCODER_LAYER.items()},
+    "pooler.dense.weight": (8, 8),
+    "pooler.dense.bias": (8,),
+}
+"""The weights of a hollow encoder: a BERT of one layer."""
 
 COLOURS = ("red", "green", "blue", "white", "black", "brown", "gold")
 THINGS = ("cup", "boat", "hat", "stone", "leaf", "lamp", "drum", "coat", "bell", "key", "rope")
@@ -144,8 +178,26 @@ def tiny_relative(folder: Path, kind: str) -> Path:
     return _saved(model, tokenizer, folder)
 
 
+def tiny_encoder_decoder(folder: Path, kind: str = "t5") -> Path:
+    """Make a random `t5` or `bart` whose byte-level tokenizer ends each text, as safetensors."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    from tests.model_kinds import save_model
+
+    save_model(kind, folder)
+    tokenizer = _byte_tokenizer()
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end[0]}", pair=f"$A {end[0]} $B {end[0]}", special_tokens=[end]
+    )
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"][-1] == end[1]
+    return folder
+
+
 def hollow_model(folder: Path, *, says: Mapping[str, Any] | None = None) -> Path:
-    """Make the files of a small Llama that the checks before a run read, without torch: zero
+    """Make the files of a small Llama, or of a BERT if `says` names it, without torch: zero
     weights.
 
     `says` overrides its config.json; None removes a key.
@@ -155,13 +207,30 @@ def hollow_model(folder: Path, *, says: Mapping[str, Any] | None = None) -> Path
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": HOLLOW_VOCABULARY,
         "max_position_embeddings": POSITIONS,
+        "tie_word_embeddings": False,
     }
-    (folder / "config.json").write_text(json.dumps(merge_spec(config, says or {})))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text(CHATML)
-    (folder / "model.safetensors").write_bytes(safetensors(HOLLOW))
+    config = merge_spec(config, says or {})
+    shapes = HOLLOW_ENCODER if config.get("model_type") == "bert" else HOLLOW
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder)
+    (folder / "model.safetensors").write_bytes(safetensors(shapes))
     return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of bytes with a chat template, without torch."""
+    backend = _byte_backend()
+    backend.add_special_tokens(["<pad>", "<bos>", "<|im_start|>", "<|im_end|>"])
+    backend.save(str(folder / "tokenizer.json"))
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "chat_template.jinja").write_text(CHATML)
 
 
 def safetensors(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
@@ -178,6 +247,23 @@ def safetensors(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
 def chat_rows(path: Path, count: int) -> Path:
     """Make conversations of one question and one answer, each different from its neighbours."""
     return _write_rows(path, [_conversation(number) for number in range(count)])
+
+
+def pair_rows(path: Path, count: int) -> Path:
+    """Make prompts of one question with its answer."""
+    rows = [
+        {"prompt": f"What colour is the {_thing(number)}?", "completion": COLOURS[number % 3]}
+        for number in range(count)
+    ]
+    return _write_rows(path, rows)
+
+
+def labelled_rows(path: Path, labels: Sequence[Any]) -> Path:
+    """Make texts with these labels: lists of names, or numbers."""
+    rows = [
+        {"text": f"the {_thing(at)}: {label}", "label": label} for at, label in enumerate(labels)
+    ]
+    return _write_rows(path, rows)
 
 
 def label_rows(path: Path, count: int, labels: Sequence[str] = ("warm", "cold")) -> Path:
@@ -252,20 +338,26 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def _byte_tokenizer() -> Any:
+def _byte_backend() -> Any:
     """Make a tokenizer with a token for each byte, and four of its own: nothing is unknown or
     trained.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     specials = ["<pad>", "<bos>", "<|im_start|>", "<|im_end|>"]
     words = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _byte_tokenizer() -> Any:
+    """Make the same tokenizer for transformers."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=_byte_backend(),
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<|im_end|>",

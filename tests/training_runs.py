@@ -129,14 +129,15 @@ def _is_base_untouched(model: Any, folder: Path) -> bool:
     saved = load_file(folder / "model.safetensors")
     prefix = f"{model.base_model_prefix}."
     with gather_for_reading(*model.parameters()):
-        parameters = dict(model.named_parameters())
-        return all(
-            torch.equal(
-                (parameter := parameters[name if name in parameters else prefix + name])
-                .detach()
-                .cpu(),
-                tensor.to(parameter.dtype),
-            )
+        parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        # A classifier lacks what only the model's other task has.
+        pairs = (
+            (parameters.get(name, parameters.get(prefix + name)), tensor)
             for name, tensor in saved.items()
             if tensor.is_floating_point()
+        )
+        return all(
+            torch.equal(parameter.detach().cpu(), tensor.to(parameter.dtype))
+            for parameter, tensor in pairs
+            if parameter is not None
         )

@@ -12,6 +12,8 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from infra.docs.zoo_page import render_zoo
+
 Schema = Mapping[str, Any]
 
 
@@ -22,6 +24,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/cli.md": render_commands,
         "reference/http.md": render_http,
         "reference/events.md": render_events,
+        "reference/zoo.md": render_zoo,
     }
     for name, render in pages.items():
         files.append(File.generated(config, name, content=render()))

@@ -37,6 +37,8 @@ class ValidatedFederation:
     plan: FederationPlan
     site_run: ValidatedRun
     """The run of a site as it was validated, which is handed over to the job."""
+    partition_inputs: str = ""
+    """Digest of what the partition was made from; empty after a quick check."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan with that of the federation as plain values, for plan.json."""
@@ -47,12 +49,11 @@ class ValidatedFederation:
         partition = self.partition
         assert partition is not None, "a quick check has no partition"
         # Imported here because a control plane checks specs too and has no numpy.
-        from jobs.federation.partition_file import digest_inputs, find_partition, write_partition
+        from jobs.federation.partition_file import find_partition, write_partition
 
-        inputs = digest_inputs(self.federated_spec, self.validated_run.train_scan)
-        existing = find_partition(runs, inputs)
+        existing = find_partition(runs, self.partition_inputs)
         if existing is None:
-            write_partition(runs, inputs, partition)
+            write_partition(runs, self.partition_inputs, partition)
         return existing or partition
 
     def extend_request(self, request: TrainingRequest, runs: RunStore) -> FederationRequest:
@@ -80,11 +81,11 @@ def check_federation(
         make_site_spec(spec), quick=quick, with_store=store, progress=progress
     )
     scan = site_run.train_scan
-    partition = None if quick else _find_or_make_partition(spec, scan, run_id)
+    partition, inputs = (None, "") if quick else _find_or_make_partition(spec, site_run, run_id)
     clients = partition.count if partition else _count_clients(spec, scan)
     site_plan, federation_plan = _plan_site_and_traffic(spec, site_run, clients)
     validated_run = replace(site_run, spec=spec.training, plan=site_plan)
-    return ValidatedFederation(spec, validated_run, partition, federation_plan, site_run)
+    return ValidatedFederation(spec, validated_run, partition, federation_plan, site_run, inputs)
 
 
 def _count_clients(spec: FederatedSpec, scan: DatasetScan) -> int | None:
@@ -93,18 +94,22 @@ def _count_clients(spec: FederatedSpec, scan: DatasetScan) -> int | None:
 
 
 def _find_or_make_partition(
-    spec: FederatedSpec, scan: DatasetScan, run_id: str | None
-) -> Partition:
+    spec: FederatedSpec, site_run: ValidatedRun, run_id: str | None
+) -> tuple[Partition, str]:
+    """Return the partition, and the digest of what it is made from."""
     # Imported here because a control plane checks specs too and has no numpy.
+    from jobs.federation.learnt_rows import digest_rows, find_learnt_rows
     from jobs.federation.partition import make_partition
     from jobs.federation.partition_file import digest_inputs, find_partition
 
+    scan, learnt = site_run.train_scan, find_learnt_rows(site_run)
+    inputs = digest_inputs(spec, scan, digest_rows(learnt))
     if run_id is not None:
         runs = RunStore(open_store(spec.store), run_id)
-        partition = find_partition(runs, digest_inputs(spec, scan))
+        partition = find_partition(runs, inputs)
         if partition is not None:
-            return partition
-    return make_partition(
+            return partition, inputs
+    partition = make_partition(
         scan.files,
         spec.section,
         fmt=scan.format,
@@ -112,7 +117,9 @@ def _find_or_make_partition(
         task=spec.model.task,
         eval_fraction=spec.data.eval_fraction,
         seed=spec.train.seed,
+        learnt=None if learnt is None else learnt.tolist(),
     )
+    return partition, inputs
 
 
 def _plan_site_and_traffic(

@@ -11,19 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.inspect.model_files import (
-    DECODER_HEADS_WITHOUT_BIAS,
-    DECODERS,
-    HEADS_OF_TWO_LAYERS,
-    ModelFiles,
-)
+from jobs.inspect.model_files import ModelFiles
+from jobs.plan.checks import get_sizing_rank
 from jobs.plan.estimate.from_spec import DATA_FREE_SCORES, has_exact_count
 from jobs.plan.estimate.output_files import HEADER
 from jobs.plan.estimate.traffic import FLOAT32, Flow
-from jobs.plan.plan import StagePlan, get_sizing_rank
+from jobs.plan.plan import StagePlan
 from jobs.spec.schema import MethodSection, RunSpec
 from jobs.spec.sections.federation import FederationSection
 from slora.layers.patterns import count_entries
+from slora.layers.shapes import count_factor_entries
 from slora.masks.sizes import STRUCTURES, compute_block_sides
 
 POSITION_BYTES = 4
@@ -105,7 +102,7 @@ def plan_federation(
 
     `head` are the numbers of a separately trained head, or 0.
     """
-    head_tensors = _count_head_tensors(model) if spec.model.task == "sequence-classification" else 0
+    head_tensors = model.description.count_head_tensors()
     stage_rounds = []
     for stage, rounds in stages:
         trained = stage.trainable + head
@@ -152,13 +149,6 @@ def _count_tensors(
     return len(targets) * (2 if stage == "low-rank" and not section.freeze_a else 1)
 
 
-def _count_head_tensors(model: ModelFiles) -> int:
-    """Count the tensors of the head that sequence classification trains."""
-    dense = 2 if model.model_type in HEADS_OF_TWO_LAYERS else 0
-    decoder = model.architecture.endswith(DECODERS)
-    return dense + (1 if decoder or model.model_type in DECODER_HEADS_WITHOUT_BIAS else 2)
-
-
 @dataclass(frozen=True)
 class _FlowBuilder:
     """Build the flows of a federation, cause by cause."""
@@ -201,7 +191,8 @@ class _FlowBuilder:
             size = POSITION_BYTES * self._count_positions() + HEADER * len(self.targets)
             yield self._make_flow("masks", stage, size, times)
         if stage.name == "low-rank" and mask_entries and (keeps_residual or self.section.freeze_a):
-            factors = method.rank * sum(map(sum, self.targets.values()))
+            shapes = self.targets.values()
+            factors = sum(count_factor_entries(shape, method.rank) for shape in shapes)
             size = FLOAT32 * (factors + (mask_entries if keeps_residual else 0))
             yield self._make_flow("hand-off", stage, size, times)
 

@@ -70,15 +70,17 @@ def make_partition(
     eval_fraction: float | None,
     seed: int,
     columns: Mapping[str, str] | None = None,
+    learnt: Sequence[bool] | None = None,
 ) -> Partition:
     """Assign the rows, always in the same way for the same arguments. Raise InputError.
 
-    `columns` has the column of each field that has another name.
+    `columns` has the column of each field that has another name; `learnt` tells for each row
+    whether a client may have it. Bad rows are skipped then: somebody has judged them.
     `eval_fraction` and `seed` are those of the spec, which also decide which rows are held out.
     """
     clients = section.clients or 0
     assert clients or section.partition not in PARTITIONS_BY_COUNT, "the spec's check requires it"
-    reader = _RowReader(files, section, fmt, task, eval_fraction, seed, columns or {})
+    reader = _RowReader(files, section, fmt, task, eval_fraction, seed, columns or {}, learnt)
     if section.partition == "by":
         partition = _partition_by_key(reader.group_by_key())
     elif section.partition == "files":
@@ -86,7 +88,7 @@ def make_partition(
     elif section.partition == "iid":
         partition = _partition_iid(reader.read_numbers(), clients, seed=seed)
     elif task != "sequence-classification":
-        raise InputError([make_no_labels_fault(task)])
+        raise InputError([make_no_labels_fault(task, "one")])
     else:
         partition = _partition_dirichlet(
             reader.group_by_key(), clients, section.dirichlet_alpha, seed=seed
@@ -107,15 +109,21 @@ class _RowReader:
     eval_fraction: float | None
     seed: int
     columns: Mapping[str, str]
+    learnt: Sequence[bool] | None = None
 
     def iterate_rows(self) -> Iterator[tuple[int, int, Row]]:
         """Yield the number of each row, the index of its file, and the row."""
         number = 0
         for file_index, path in enumerate(self.files):
-            for row_index, row in enumerate(read_rows(path)):
-                if not self._is_held_out(file_index, row_index):
+            for row_index, row in enumerate(read_rows(path, on_fault=self._handle_fault)):
+                is_learnt = self.learnt is None or self.learnt[number]
+                if is_learnt and not self._is_held_out(file_index, row_index):
                     yield number, file_index, row
                 number += 1
+
+    def _handle_fault(self, fault: Fault) -> None:
+        if self.learnt is None or not fault.is_of_row:
+            raise InputError([fault])
 
     def read_numbers(self) -> RowNumbers:
         return np.fromiter((number for number, _, _ in self.iterate_rows()), np.int64)
@@ -147,7 +155,7 @@ class _RowReader:
             assert self.section.column is not None
             return _read_client_name(row, self.section.column)
         example = read_example(row, self.fmt, task=self.task, columns=self.columns)
-        assert isinstance(example, LabelledExample)
+        assert isinstance(example, LabelledExample) and isinstance(example.label, str)
         return example.label
 
 

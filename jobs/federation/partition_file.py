@@ -23,8 +23,10 @@ from jobs.store.runs.run_store import RunStore
 PARTITION_FILE = "partition.npz"
 
 
-def digest_inputs(spec: FederatedSpec, scan: DatasetScan) -> str:
-    """Return the SHA-256 of everything that a partition is made from."""
+def digest_inputs(spec: FederatedSpec, scan: DatasetScan, learnt: str | None = None) -> str:
+    """Return the SHA-256 of everything that a partition is made from. `learnt` is the digest of the
+    rows that clients may have, None if they may have all.
+    """
     section = spec.federation
     values = {
         "rows": scan.sha256,
@@ -34,6 +36,7 @@ def digest_inputs(spec: FederatedSpec, scan: DatasetScan) -> str:
         "columns": scan.columns,
         "held_out": spec.data.eval_fraction,
         "seed": spec.train.seed,
+        **({"learnt": learnt} if learnt else {}),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

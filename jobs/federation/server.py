@@ -35,7 +35,7 @@ from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import TrainingState
 from jobs.train.comm.collectives import CHECKPOINT, EVALUATION, INSTALL, Collectives, WorkerContext
 from jobs.train.engine.learning_rate import compute_rate
-from jobs.train.evaluation import compute_metrics
+from jobs.train.evaluation_sums import compute_metrics
 from jobs.train.hooks import RunHooks
 from jobs.train.loop import NeedsSync, StageLoop, StepOutcome
 from jobs.train.monitor.ledger import Ledger
@@ -211,16 +211,15 @@ class FederationStage:
         sums = server.sites.evaluate(weights)
         for _ in range(server.sites.count):
             server.context.collectives.count_traffic(EVALUATION, len(weights))
-        loss, targets, correct = (
-            math.fsum(getattr(entry, name) for entry in sums)
-            for name in ("loss", "targets", "correct")
-        )
-        if not targets:
+        totals = [
+            math.fsum(column) for column in zip(*(entry.values for entry in sums), strict=True)
+        ]
+        if not (totals and totals[1]):
             problem = f"no eval row has a target within {data.max_length} tokens"
             raise InputError(
                 [Fault("data.max_length", problem, "Increase it, or shorten the prompts.")]
             )
-        return compute_metrics(loss, targets, correct, task=server.spec.model.task)
+        return compute_metrics(totals, server.spec.target_kind)
 
     def generate_samples(self, name: str) -> None:
         """Do nothing: the server has no model."""

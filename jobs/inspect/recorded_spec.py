@@ -15,8 +15,22 @@ from jobs.store.runs.run_store import SPEC, RunStore
 
 
 def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
-    """Return the spec that the run recorded. Raise InputError if it has changed."""
-    text = _read_run_file(store, adapter, SPEC)
+    """Return the spec that the run recorded. Raise InputError if it has changed or is missing."""
+    spec = find_recorded_spec(store, adapter)
+    if spec is None:
+        raise _make_missing_error(adapter)
+    return spec
+
+
+def find_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec | None:
+    """Return the spec that the run recorded, or None if its files are not in the store.
+
+    Raise InputError if it has changed.
+    """
+    try:
+        text = RunStore(store, adapter.run).read_text(SPEC)
+    except NotInStore:
+        return None
     if hashlib.sha256(text.encode()).hexdigest() != adapter.spec_sha256:
         problem = f"the spec of run {adapter.run} has changed since the commit"
         remedy = "Restore the spec whose digest the manifest records."
@@ -43,5 +57,9 @@ def _read_run_file(store: ObjectStore, adapter: Manifest, file_name: str) -> str
     try:
         return RunStore(store, adapter.run).read_text(file_name)
     except NotInStore as error:
-        problem = f"the files of run {adapter.run} are not in the store"
-        raise InputError([Fault(adapter.label, problem, "Restore them under runs/.")]) from error
+        raise _make_missing_error(adapter) from error
+
+
+def _make_missing_error(adapter: Manifest) -> InputError:
+    problem = f"the files of run {adapter.run} are not in the store"
+    return InputError([Fault(adapter.label, problem, "Restore them under runs/.")])

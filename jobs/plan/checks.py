@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from jobs.errors import Fault
-from jobs.spec.schema import RunSpec
+from jobs.spec.schema import MethodSection, RunSpec
+from slora.layers.shapes import get_expert_shape
 from slora.masks.sizes import STRUCTURES
 
 
@@ -27,15 +28,30 @@ def check_batch(spec: RunSpec) -> list[Fault]:
     return []
 
 
+def get_min_side(method: MethodSection) -> int:
+    """Return the side that a layer needs at least: 1 where there is no rank."""
+    if method.kind not in ("slora", "lora"):
+        return 1
+    # LoRA-GA uses as many singular vectors again.
+    return 2 * method.rank if method.init == "lora-ga" else method.rank
+
+
+def get_sizing_rank(spec: RunSpec) -> int | None:
+    """Return the rank that sizes rows, columns and blocks, or None if the density does."""
+    # Without a hand-off there is no rank that a mask could exceed.
+    method = spec.method
+    return method.rank if method.kind == "slora" and method.sizing == "rank" else None
+
+
 def check_rank(spec: RunSpec, targets: Mapping[str, tuple[int, int]]) -> Iterator[Fault]:
     """Check that the rank fits the smallest target."""
     if spec.method.kind not in ("slora", "lora") or not targets:
         return
-    name, shape = min(targets.items(), key=lambda item: min(item[1]))
-    # LoRA-GA uses as many singular vectors again.
+    matrices = {name: get_expert_shape(shape) for name, shape in targets.items()}
+    name, shape = min(matrices.items(), key=lambda item: min(item[1]))
     doubled = spec.method.init == "lora-ga"
     maximum = min(shape) // 2 if doubled else min(shape)
-    if spec.method.rank > maximum:
+    if get_min_side(spec.method) > min(shape):
         subject = "half the smallest target" if doubled else "the smallest target"
         problem = f"{spec.method.rank} exceeds {subject} ({shape[0]} x {shape[1]}, {name})"
         remedy = f"Use {maximum} or less, or remove that layer from method.targets."
@@ -54,9 +70,21 @@ def check_method(spec: RunSpec) -> Iterator[Fault]:
     if method.init != "zero" and method.kind != "lora":
         problem = f"{method.init} initialises the factors of kind lora, not of kind {method.kind}"
         yield Fault("method.init", problem, "Use kind: lora, or init: zero.")
+    if method.train_tokens and method.kind == "full":
+        problem = "kind full trains every row of the embedding"
+        yield Fault("method.train_tokens", problem, "Remove it, or use another method.kind.")
+    if repeated := [t for t in set(method.train_tokens) if method.train_tokens.count(t) > 1]:
+        yield Fault("method.train_tokens", f"{min(repeated)!r} is listed twice", "List it once.")
     if method.factor_density < 1 and not low_rank:
         problem = f"kind {method.kind} has no factors"
         yield Fault("method.factor_density", problem, "Leave it at 1.0.")
+
+
+def check_labels(spec: RunSpec) -> Iterator[Fault]:
+    """Check that rows have labels, if the spec says how many."""
+    if spec.data.labels != "one" and spec.model.task != "sequence-classification":
+        problem = f"{spec.data.labels}, but {spec.model.task} rows have no labels"
+        yield Fault("data.labels", problem, "Remove it, or use task: sequence-classification.")
 
 
 def check_cluster(spec: RunSpec) -> Iterator[Fault]:

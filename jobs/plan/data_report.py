@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.inspect.datasets.file_selection import SPLIT_REASON
 from jobs.inspect.datasets.scan import DatasetScan
-from jobs.plan.preflight import QUICK_ROWS, ValidatedRun
+from jobs.plan.preflight import ValidatedRun
 
 MAX_LISTED = 5
 """Files and columns that are listed; the others are counted."""
@@ -61,7 +61,7 @@ def _iter_scans(checked: ValidatedRun) -> Iterator[tuple[str, DatasetScan]]:
 
 def _iter_files(scan: DatasetScan) -> Iterator[str]:
     """Yield each file with its rows; a plan reads the first rows only."""
-    unread = scan.sha256 is None and scan.rows >= QUICK_ROWS
+    unread = not scan.is_complete
     for path, kind, rows in zip(scan.files, scan.kinds, scan.rows_by_file, strict=True):
         yield f"{path.name} ({kind}, {_count_rows(rows, unread=unread)})"
 

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.errors import InputError, StoreError
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.file_stamps import FileStamp
-from jobs.inspect.model_files import digest_model, read_model
+from jobs.inspect.model_files import read_model
+from jobs.inspect.model_folder import digest_model
 from jobs.plan.estimate.machine import read_local_memory
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import (
@@ -68,10 +69,11 @@ def write_validated(validated: ValidatedRun, runs: RunStore) -> None:
 def validate_or_reuse(spec: RunSpec, run_id: str) -> ValidatedRun:
     """Return the validation that was handed over, or validate in full if anything has changed.
 
-    Raise InputError with all faults.
+    Raise InputError with all faults, but those of single rows: `tokenize_run` reports them.
     """
     handover = _read_handover(spec, run_id)
-    return (handover and _reuse(spec.training, handover)) or validate_run(spec)
+    reused = handover and _reuse(spec.training, handover)
+    return reused or validate_run(spec, tokenizes_next=True)
 
 
 def _read_handover(spec: RunSpec, run_id: str) -> Handover | None:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.errors import Fault, InputError
-from jobs.plan.checks import check_batch, check_cluster, check_method, check_rank
+from jobs.plan.checks import (
+    check_batch,
+    check_cluster,
+    check_method,
+    check_rank,
+    get_min_side,
+    get_sizing_rank,
+)
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.estimate.from_spec import CheckedFacts, estimate_run, has_exact_count
 from jobs.plan.estimate.inputs import StageFacts
+from jobs.plan.label_order import LabelOrder
+from jobs.plan.packing_choice import UNDECIDED, PackingChoice
+from jobs.plan.plan_notes import collect_handoff_notes, collect_target_notes
+from jobs.plan.token_tally import TokenTally, iter_tally_notes
 from jobs.spec.schema import RunSpec
 from slora.layers.patterns import count_entries, list_layer_kinds, match_pattern
-from slora.masks.sizes import compute_exact_rank, count_mask_entries
+from slora.layers.shapes import count_factor_entries, get_expert_shape, get_factor_shapes
+from slora.masks.sizes import count_mask_entries
 
 
 @dataclass(frozen=True)
@@ -25,8 +37,16 @@ class ModelShape:
     parameters: int
     linears: Mapping[str, tuple[int, int]]
     head: int
-    experts: tuple[str, ...] = ()
-    """Weights of fused experts, which cannot be targets."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Layers that cannot be targets, with the reason."""
+    excluded: tuple[str, ...] = ()
+    """A line for each reason."""
+    head_modules: tuple[str, ...] = ()
+    """Modules that are trained completely."""
+    labels: LabelOrder | None = None
+    attention: str = ""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the model."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +81,21 @@ class Plan:
     per_worker: int
     micro_batch_size: int
     accumulation: int
+    packing: PackingChoice = UNDECIDED
     notes: tuple[str, ...] = ()
     """Warnings for the user, e.g. that the hand-off is not exact, and why."""
     estimate: RunEstimate | None = None
     """Memory, traffic, time and cost; None if the base's files were not read."""
+    tallies: Mapping[str, TokenTally] = field(default_factory=dict)
+    """The tokens of data.train and data.eval, once the rows are tokenised."""
+    head_modules: tuple[str, ...] = ()
+    """The head: modules that the task adds to the base, or that only it uses."""
+    labels: tuple[str, ...] = ()
+    """A classifier's labels in the order of their numbers; empty for a language model."""
+    new_head: bool = False
+    """The head is drawn anew, although the base's files have one."""
+    attention: str = ""
+    """The attention implementation that transformers chooses for the model."""
 
     def compute_share(self, stage: StagePlan) -> float:
         """Return the share of the model's parameters that a stage trains, including the head."""
@@ -125,8 +156,17 @@ def make_plan(
         per_worker=per_worker,
         micro_batch_size=micro,
         accumulation=accumulation,
-        notes=(*_collect_notes(spec, targets), *(estimate.warnings if estimate else ())),
+        notes=(
+            *shape.notes,
+            *collect_target_notes(spec, shape.linears, targets, shape.excluded),
+            *collect_handoff_notes(spec, targets),
+            *(estimate.warnings if estimate else ()),
+        ),
         estimate=estimate,
+        head_modules=shape.head_modules,
+        labels=shape.labels.labels if shape.labels else (),
+        new_head=shape.labels is not None and shape.labels.new_head,
+        attention=shape.attention,
     ), []
 
 
@@ -149,13 +189,29 @@ def complete_plan(plan: Plan, spec: RunSpec, facts: MeasuredFacts) -> Plan:
         measured, faults = make_plan(spec, facts.model, estimate=plan.estimate)
         if measured is None:
             raise InputError(faults)
-        plan = measured
+        plan = dataclasses.replace(
+            measured,
+            # Those of the files tell more than the loaded targets do.
+            notes=plan.notes,
+            tallies=plan.tallies,
+            packing=plan.packing,
+            head_modules=plan.head_modules,
+            labels=plan.labels,
+            new_head=plan.new_head,
+            attention=plan.attention,
+        )
     if spec.train.epochs is None or facts.sequences is None:
         return plan
     steps = count_steps(facts.sequences, spec.train.epochs, spec.train.batch_size)
     parts = zip(plan.stages, split_steps(spec, steps), strict=True)
     stages = tuple(dataclasses.replace(stage, steps=count) for stage, count in parts)
     return dataclasses.replace(plan, stages=stages)
+
+
+def add_tallies(plan: Plan, tallies: Mapping[str, TokenTally]) -> Plan:
+    """Return the plan with the tallies of the tokenised rows, and their notes."""
+    notes = tuple(note for key, tally in tallies.items() for note in iter_tally_notes(tally, key))
+    return dataclasses.replace(plan, tallies=dict(tallies), notes=(*plan.notes, *notes))
 
 
 def _is_planned_for(plan: Plan, spec: RunSpec, model: ModelShape) -> bool:
@@ -207,50 +263,16 @@ def _count_mask_entries(spec: RunSpec, size: tuple[int, int]) -> int:
     return count_mask_entries(method.mask, size, density=method.density, rank=get_sizing_rank(spec))
 
 
-def get_sizing_rank(spec: RunSpec) -> int | None:
-    """Return the rank that sizes rows, columns and blocks, or None if the density does."""
-    # Without a hand-off there is no rank that a mask could exceed.
-    method = spec.method
-    return method.rank if method.kind == "slora" and method.sizing == "rank" else None
-
-
 def _count_factor_entries(spec: RunSpec, size: tuple[int, int]) -> int:
     """Count the entries at the start of a low-rank stage: gates prune later."""
-    method, (rows, columns) = spec.method, size
-    dense = method.rank * (rows + columns)
+    method = spec.method
+    dense = count_factor_entries(size, method.rank)
     if method.factor_density == 1:
         return dense
     if method.factor_pruning == "gates":
         return dense + method.rank
-    a, b = (method.rank, columns), (rows, method.rank)
+    a, b = get_factor_shapes(size, method.rank)
     return count_entries(a, method.factor_density) + count_entries(b, method.factor_density)
-
-
-def _collect_notes(spec: RunSpec, targets: Mapping[str, tuple[int, int]]) -> list[str]:
-    method, rank = spec.method, get_sizing_rank(spec)
-    if method.kind != "slora":
-        return []
-    if method.factor_density < 1 and method.factor_pruning == "fixed":
-        return ["the hand-off is not exact: the masks of A and B drop part of the low-rank update"]
-    # Rows and columns that compete without a limit may all fall to one layer.
-    unbounded = method.allocation == "global" and method.sizing == "density"
-    exact_ranks = {
-        name: min(size)
-        if unbounded
-        else compute_exact_rank(method.mask, size, density=method.density, rank=rank)
-        for name, size in targets.items()
-    }
-    lossy = [name for name, exact in exact_ranks.items() if exact > method.rank]
-    if not lossy:
-        return [f"the hand-off at rank {method.rank} is exact: no update has a higher rank"]
-    if method.handoff.residual == "fold":
-        return ["the hand-off loses nothing: the part above the rank is folded into the base"]
-    worst = max(lossy, key=lambda name: exact_ranks[name])
-    return [
-        f"the hand-off at rank {method.rank} is not exact: the update under a {method.mask} mask "
-        f"can have rank {exact_ranks[worst]} in {worst}, and exceeds the rank in {len(lossy)} of "
-        f"{len(targets)} layers. Masks of rows, columns or blocks with sizing: rank are exact"
-    ]
 
 
 def _select_sharding(spec: RunSpec, estimate: RunEstimate | None) -> tuple[str, str]:
@@ -320,19 +342,12 @@ def _select_targets(
         return {}, [Fault("model.path", "the model has no linear layer", "Use a transformer.")]
     patterns = spec.method.targets
     if patterns == "all-linear":
-        return linears, [_refuse_experts(shape.experts[0])] if shape.experts else []
+        side = get_min_side(spec.method)
+        fitting = {n: s for n, s in linears.items() if min(get_expert_shape(s)) >= side}
+        # If none fits, the check of the rank names the smallest.
+        return fitting or linears, []
     faults = [
-        _refuse_experts(experts[0])
-        if (
-            experts := [
-                n for n in shape.experts if match_pattern(n.removesuffix(".weight"), pattern)
-            ]
-        )
-        else Fault(
-            f"method.targets[{index}]",
-            f"{pattern!r} matches no linear layer",
-            f"Available: {', '.join(list_layer_kinds(linears))}.",
-        )
+        _refuse_pattern(f"method.targets[{index}]", pattern, shape)
         for index, pattern in enumerate(patterns)
         if not any(match_pattern(name, pattern) for name in linears)
     ]
@@ -340,9 +355,13 @@ def _select_targets(
     return chosen, faults
 
 
-def _refuse_experts(name: str) -> Fault:
-    problem = f"{name} belongs to fused experts, which cannot be adapted"
-    return Fault("method.targets", problem, "List the linear layers, e.g. [q_proj, v_proj].")
+def _refuse_pattern(key: str, pattern: str, shape: ModelShape) -> Fault:
+    remedy = f"Available: {', '.join(list_layer_kinds(shape.linears))}."
+    matched = [name for name in shape.left_out if match_pattern(name, pattern)]
+    if not matched:
+        return Fault(key, f"{pattern!r} matches no linear layer", remedy)
+    problem = f"{pattern!r} matches {matched[0]}, which is not adapted"
+    return Fault(key, f"{problem} ({shape.left_out[matched[0]]})", remedy)
 
 
 def count_steps(sequences: int, epochs: int, batch_size: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 
-from jobs.errors import Fault, InputError, StoreError, Unreachable
+from jobs.errors import Fault, InputError, NotInstalled, StoreError, Unreachable
 from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.datasets.heldout import check_split
 from jobs.inspect.datasets.scan import (
@@ -19,12 +19,17 @@ from jobs.inspect.datasets.scan import (
     scan_dataset,
 )
 from jobs.inspect.file_stamps import FileStamp, stamp_files
-from jobs.inspect.model_files import ModelFiles, digest_model, list_base_files, read_model
-from jobs.plan.checks import check_batch
+from jobs.inspect.model_description import ModelDescription
+from jobs.inspect.model_files import ModelFiles, read_model
+from jobs.inspect.model_folder import digest_model, list_base_files
+from jobs.plan.checks import check_batch, check_labels
 from jobs.plan.estimate.base_tensors import describe_base
 from jobs.plan.estimate.from_spec import CheckedFacts
 from jobs.plan.estimate.speed import Speed, find_speed
-from jobs.plan.plan import ModelShape, Plan, make_plan
+from jobs.plan.label_order import LabelOrder, TunedHead, order_labels
+from jobs.plan.packing_choice import check_causality, check_packing, choose_packing
+from jobs.plan.peft_loss import find_peft_note
+from jobs.plan.plan import ModelShape, Plan, add_tallies, make_plan
 from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
 from jobs.train.early_stopping import find_stop_faults
@@ -77,20 +82,24 @@ def validate_run(
     quick: bool = False,
     with_store: bool = True,
     progress: ScanProgress | None = None,
+    tokenizes_next: bool = False,
 ) -> ValidatedRun:
-    """Validate a spec with its model, its data and its store. Raise InputError with all faults.
+    """Validate a spec with its model, its data and its store. Raise InputError with all faults, and
+    NotInstalled if there are none, but the model cannot be built on this machine.
 
     `quick` reads the first rows only, and writes nothing to the store. Without `with_store` the
-    store is not opened: the machine that submits a run may not reach it.
+    store is not opened: the machine that submits a run may not reach it. With `tokenizes_next` the
+    faults of single rows are left to `tokenize_run`, which reports them with those of rendering.
     """
     spec = spec.training
-    faults = [*find_stop_faults(spec), *check_strategies(spec)]
-    model, extra_faults = read_model(spec.model)
+    faults = [*find_stop_faults(spec), *check_strategies(spec), *check_labels(spec)]
+    model, extra_faults, missing = _read_model(spec)
     faults += extra_faults
     # Before anything is read: a change during the validation must not go unnoticed.
     stamps = _stamp_inputs(spec, model)
     train_scan, eval_scan, extra_faults = _scan_data(spec, QUICK_ROWS if quick else None, progress)
     faults += extra_faults
+    row_faults = [*_list_row_faults(train_scan, eval_scan)]
     faults += _check_model_fit(spec, model, train_scan)
     plan = None
     if model:
@@ -99,8 +108,12 @@ def validate_run(
     else:
         faults += check_batch(spec)
     faults += check_store(spec, write=not quick) if with_store else []
-    if faults or not (model and train_scan and plan):
-        raise InputError(faults)
+    if missing is not None and not (faults or row_faults):
+        raise missing
+    if model and plan and not (faults or row_faults):
+        plan, faults = _try_model(spec, model, plan)
+    if faults or not (model and train_scan and plan) or (row_faults and not tokenizes_next):
+        raise InputError([*row_faults, *faults])
     return ValidatedRun(spec, model, train_scan, eval_scan, plan, stamps=stamps)
 
 
@@ -111,14 +124,19 @@ def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True)
     """
     if spec == validated.spec:
         return validated
-    faults = [*find_stop_faults(spec), *check_strategies(spec)]
+    faults = [*find_stop_faults(spec), *check_strategies(spec), *check_labels(spec)]
     faults += _check_model_fit(spec, validated.model, validated.train_scan)
     plan, extra_faults = _plan_run(
         spec, validated.model, validated.train_scan, validated.eval_scan, with_history=with_history
     )
     faults += extra_faults
+    if plan and not faults:
+        plan, faults = _try_model(spec, validated.model, plan)
     if faults or plan is None:
         raise InputError(faults)
+    tokens = spec.method.train_tokens
+    if (spec.data, tokens) == (validated.spec.data, validated.spec.method.train_tokens):
+        plan = add_tallies(plan, validated.plan.tallies)
     return replace(validated, spec=spec, plan=plan)
 
 
@@ -159,6 +177,16 @@ def stamp_data(spec: RunSpec) -> tuple[FileStamp, ...]:
     )
 
 
+def _read_model(
+    spec: RunSpec,
+) -> tuple[ModelFiles | None, list[Fault], NotInstalled | None]:
+    """Return the model, its faults, and the error if it cannot be built on this machine."""
+    try:
+        return *read_model(spec.model), None
+    except NotInstalled as error:
+        return None, [], error
+
+
 def _stamp_inputs(spec: RunSpec, model: ModelFiles | None) -> tuple[FileStamp, ...]:
     try:
         return (*stamp_base(model), *stamp_data(spec)) if model else ()
@@ -175,12 +203,60 @@ def _plan_run(
     *,
     with_history: bool = True,
 ) -> tuple[Plan | None, list[Fault]]:
-    labels = len(train_scan.labels) if train_scan else 0
-    head = model.count_head_parameters(spec.model.task, labels)
-    shape = ModelShape(model.parameters, model.linears, head, model.experts)
+    shape = _describe_shape(spec, model, train_scan)
     speed = _read_speed(spec) if with_history else find_speed(spec, None)
-    facts = _collect_facts(spec, model, head, train_scan, eval_scan, speed)
+    facts = _collect_facts(spec, model, shape.head, train_scan, eval_scan, speed)
     return make_plan(spec, shape, facts=facts)
+
+
+def _try_model(spec: RunSpec, model: ModelFiles, plan: Plan) -> tuple[Plan, list[Fault]]:
+    """Return the plan with the packing, and with a note if PEFT can't hold the adapter.
+
+    Last, because it takes seconds to try them.
+    """
+    packing = choose_packing(spec, model)
+    note = find_peft_note(spec, model, plan.targets, plan.labels)
+    notes = (*plan.notes, note) if note else plan.notes
+    faults = [*check_causality(spec, model), *check_packing(spec, packing)]
+    return replace(plan, packing=packing, notes=notes), faults
+
+
+def _describe_shape(spec: RunSpec, model: ModelFiles, train_scan: DatasetScan | None) -> ModelShape:
+    description = model.description
+    labels = LabelOrder(())
+    if description.head and train_scan:
+        labels = order_labels(
+            train_scan.labels,
+            TunedHead(description.labels, description.label_kind)
+            if description.has_saved_head
+            else None,
+            kind=spec.data.labels,
+            complete=train_scan.is_complete,
+        )
+    head = description.count_head_parameters(len(labels.labels))
+    # Rows of single tokens are trained in every stage, as a head is.
+    head += len(spec.method.train_tokens) * description.token_width
+    return ModelShape(
+        model.parameters,
+        model.linears,
+        head,
+        left_out=description.left_out,
+        excluded=description.excluded,
+        head_modules=description.head,
+        labels=labels,
+        attention=description.attention,
+        notes=tuple(filter(None, (labels.note, _note_unused(description)))),
+    )
+
+
+def _note_unused(description: ModelDescription) -> str:
+    """Return a note on the weights of the files that the model does not use; empty if none."""
+    unused = description.unused
+    if not unused:
+        return ""
+    rest = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+    names = f"{', '.join(unused[:3])}{rest}"
+    return f"the files have weights that {description.model_class} does not use: {names}"
 
 
 def _scan_data(
@@ -198,13 +274,16 @@ def _scan_data(
                 spec.model.task,
                 key,
                 columns=data.columns,
+                label_kind=data.labels,
                 limit=limit,
                 progress=progress,
+                row_faults="skip" if data.on_bad_row == "skip" else "return",
+                streaming=data.streaming,
             )
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]
     train_scan, eval_scan = scans.get("data.train"), scans.get("data.eval")
-    if train_scan and limit is None:
+    if train_scan and train_scan.is_complete and not train_scan.row_faults:
         faults += check_train_labels(train_scan)
         if eval_scan:
             faults += check_eval_labels(train_scan, eval_scan)
@@ -216,6 +295,12 @@ def _scan_data(
         problem = f"{eval_scan.format} rows, while data.train has {train_scan.format} rows"
         faults.append(Fault("data.eval", problem, "Use the same format for both."))
     return train_scan, eval_scan, faults
+
+
+def _list_row_faults(*scans: DatasetScan | None) -> Iterator[Fault]:
+    """Yield the faults of single rows, each once: both sides may take the same file."""
+    faults = (fault for scan in scans if scan for fault in scan.row_faults)
+    yield from dict.fromkeys(faults)
 
 
 def _check_model_fit(
@@ -242,7 +327,7 @@ def _collect_facts(
         model.shapes,
         model.linears,
         model.config,
-        causal=spec.model.task == "causal-lm",
+        has_logits=spec.model.task != "sequence-classification",
         file_bytes=model.bytes,
     )
     return CheckedFacts(base, head, _count_eval_rows(spec, train_scan, eval_scan), speed)
@@ -253,9 +338,9 @@ def _count_eval_rows(
 ) -> int | None:
     """Count the held-out rows, or return None if the data have not been read in full."""
     if eval_scan is not None:
-        return eval_scan.rows if eval_scan.sha256 else None
+        return eval_scan.rows if eval_scan.is_complete else None
     fraction = spec.data.eval_fraction
-    if fraction is None or train_scan is None or not train_scan.sha256:
+    if fraction is None or train_scan is None or not train_scan.is_complete:
         return None
     return round(train_scan.rows * fraction)
 

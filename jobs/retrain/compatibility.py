@@ -14,21 +14,23 @@ from typing import Any
 
 from jobs.errors import Fault
 from jobs.plan.preflight import ValidatedRun
+from jobs.spec.tasks import get_label_kind
 from jobs.store.adapters.manifest import Manifest, detect_form
 from jobs.store.adapters.safetensors_header import BadTensors, read_header
 from jobs.store.base import ObjectStore
+from slora.formats.peft_keys import read_layer_shapes
+from slora.formats.peft_tasks import TASK_TYPES, parse_labels
+from slora.layers.shapes import LayerShape
 
 START_KEY = "retrain.start"
 SCRATCH_HINT = "Or use retrain.start: scratch."
 MAX_JSON_BYTES = 64 << 20
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SPARSE_CONFIG, LABELS = "sparse_config.json", "labels.json"
-PEFT_TASKS = {"CAUSAL_LM": "causal-lm", "SEQ_CLS": "sequence-classification"}
-A_SUFFIX, B_SUFFIX = ".lora_A.weight", ".lora_B.weight"
-PREFIX = "base_model.model."
+TASKS = {peft_name: task for task, peft_name in TASK_TYPES.items()}
 LOW_RANK_KINDS = ("lora", "slora")
 
-Shapes = dict[str, tuple[int, int]]
+Shapes = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,12 @@ class _AdapterFacts:
 
     task: str
     labels: tuple[str, ...]
+    label_kind: str = "one"
     rank: int | None = None
     layers: Shapes | None = None
     """[out, in] by name; None for a full model."""
+    is_low_rank: bool = True
+    """False if there are sparse values, or sparse factors."""
 
 
 def find_start_faults(
@@ -62,6 +67,7 @@ def find_start_faults(
         problem = f"cannot read the files of {manifest.label}: {str(error)[:200]!a}"
         return [Fault(START_KEY, problem, "Use retrain.start: scratch.")]
     return [
+        *_check_form(manifest, facts),
         *_check_data(manifest, facts, validated_run),
         *_check_layers(manifest, facts, validated_run),
         *_check_rank(manifest, facts, validated_run),
@@ -75,7 +81,10 @@ def _check_kind(manifest: Manifest, validated_run: ValidatedRun) -> Iterator[Fau
     if not low_rank and kind != manifest.kind:
         problem = f"{kind} cannot continue from {manifest.label}, whose kind is {manifest.kind}"
         yield Fault("method.kind", problem, f"Use {manifest.kind}. {SCRATCH_HINT}")
-    elif low_rank and detect_form(manifest) != "peft":
+
+
+def _check_form(manifest: Manifest, facts: _AdapterFacts) -> Iterator[Fault]:
+    if manifest.kind in LOW_RANK_KINDS and not facts.is_low_rank:
         problem = (
             f"{manifest.label} is not a plain LoRA: it has sparse values beside its factors "
             "(handoff.residual) or sparse factors (factor_density)"
@@ -89,10 +98,15 @@ def _check_kind(manifest: Manifest, validated_run: ValidatedRun) -> Iterator[Fau
 def _check_data(
     manifest: Manifest, facts: _AdapterFacts, validated_run: ValidatedRun
 ) -> Iterator[Fault]:
-    task, labels = validated_run.spec.model.task, validated_run.train_scan.labels
+    task, labels = validated_run.spec.model.task, validated_run.plan.labels
     if facts.task != task:
         problem = f"the spec says {task}, but {manifest.label} was trained for {facts.task}"
         yield Fault("model.task", problem, f"Use {facts.task}. {SCRATCH_HINT}")
+    elif task == "sequence-classification" and facts.label_kind != (
+        kind := validated_run.spec.data.labels
+    ):
+        problem = f"the spec says {kind}, but {manifest.label} was trained for {facts.label_kind}"
+        yield Fault("data.labels", problem, f"Use {facts.label_kind}. {SCRATCH_HINT}")
     elif task == "sequence-classification" and facts.labels != labels:
         new = [label for label in labels if label not in facts.labels]
         removed = [label for label in facts.labels if label not in labels]
@@ -158,36 +172,37 @@ def _check_masks(manifest: Manifest, validated_run: ValidatedRun) -> Iterator[Fa
 
 def _read_facts(store: ObjectStore, manifest: Manifest) -> _AdapterFacts:
     files = {file.name: file for file in manifest.files}
-    labels = tuple(map(str, _read_json(store, manifest, LABELS))) if LABELS in files else ()
+    names, problem_type = parse_labels(
+        _read_json(store, manifest, LABELS) if LABELS in files else []
+    )
+    labels = names, get_label_kind(problem_type)
     if manifest.kind == "full":
         return _read_full_model_facts(_read_json(store, manifest, "config.json"))
     if detect_form(manifest) == "peft":
         config = _read_json(store, manifest, PEFT_CONFIG)
         with store.open(manifest.prefix + PEFT_WEIGHTS) as stream:
             spans = read_header(stream, size=files[PEFT_WEIGHTS].size)
-        layers = _read_lora_layers({name: span.shape for name, span in spans.items()})
-        return _AdapterFacts(PEFT_TASKS[config["task_type"]], labels, int(config["r"]), layers)
+        layers = read_layer_shapes({name: span.shape for name, span in spans.items()}, config)
+        return _AdapterFacts(TASKS[config["task_type"]], *labels, int(config["r"]), layers)
     config = _read_json(store, manifest, SPARSE_CONFIG)
-    shapes = {str(n): (int(s[0]), int(s[1])) for n, s in config["shapes"].items()}
-    return _AdapterFacts(PEFT_TASKS[config["task_type"]], labels, None, shapes)
+    shapes = {
+        str(name): LayerShape(int(rows), int(columns), int(experts))
+        for name, rows, columns, experts in config["layers"]
+    }
+    is_low_rank = not (config["values"] or config["sparse_factors"])
+    rank = int(config["rank"]) if is_low_rank else None
+    return _AdapterFacts(TASKS[config["task_type"]], *labels, rank, shapes, is_low_rank)
 
 
 def _read_full_model_facts(config: Mapping[str, Any]) -> _AdapterFacts:
     architectures = map(str, config["architectures"])
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
-        return _AdapterFacts("causal-lm", ())
+        is_pair = bool(config.get("is_encoder_decoder"))
+        return _AdapterFacts("seq2seq" if is_pair else "causal-lm", ())
     labels = {int(number): str(label) for number, label in config["id2label"].items()}
     ordered = tuple(labels[number] for number in sorted(labels))
-    return _AdapterFacts("sequence-classification", ordered)
-
-
-def _read_lora_layers(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
-    layers: Shapes = {}
-    for key, shape in shapes.items():
-        if key.endswith(A_SUFFIX):
-            b_shape = shapes[key.removesuffix(A_SUFFIX) + B_SUFFIX]
-            layers[key.removeprefix(PREFIX).removesuffix(A_SUFFIX)] = (b_shape[0], shape[1])
-    return layers
+    kind = get_label_kind(str(config.get("problem_type")))
+    return _AdapterFacts("sequence-classification", ordered, kind)
 
 
 def _read_json(store: ObjectStore, manifest: Manifest, name: str) -> Any:

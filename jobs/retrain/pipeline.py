@@ -33,6 +33,7 @@ from jobs.store.adapters.pointer import PointerConflict
 from jobs.store.adapters.verify import check_files
 from jobs.store.runs.heartbeat import has_later_attempt
 from jobs.store.runs.run_store import LOW_RANK_INIT, MASKS, PLAN, SPEC, RunStore
+from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.request import (
     EVALUATION_FILE,
     EvaluationRequest,
@@ -58,7 +59,7 @@ class Retraining:
         if baseline is None:
             return
         validated_run = replan(
-            validated_run,
+            tokenize_run(validated_run),
             make_training_spec(validated_run.spec, baseline.start),
             with_history=False,
         )

@@ -35,7 +35,14 @@ def find_previous_rows(store: ObjectStore, adapter: Manifest) -> HeldOutRows | s
     key = "data.eval" if fraction is None else "data.train"
     try:
         scan = scan_dataset(
-            source, spec.data.format, spec.model.task, key, columns=spec.data.columns
+            source,
+            spec.data.format,
+            spec.model.task,
+            key,
+            columns=spec.data.columns,
+            label_kind=spec.data.labels,
+            row_faults="skip" if spec.data.on_bad_row == "skip" else "raise",
+            streaming=spec.data.streaming,
         )
     except InputError as error:
         return f"{source} can no longer be read: {error.faults[0].problem}"
@@ -43,6 +50,8 @@ def find_previous_rows(store: ObjectStore, adapter: Manifest) -> HeldOutRows | s
         if scan.sha256 != adapter.data.eval_sha256:
             return f"{source} has changed since {adapter.label} was evaluated on it"
         return HeldOutRows(scan, source)
+    if spec.data.streaming:
+        return f"they were part of {source}, which was streamed: its rows have no digest"
     return _find_share(spec, adapter, scan, source, fraction)
 
 

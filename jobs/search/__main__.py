@@ -31,6 +31,7 @@ from jobs.spec.schema import SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
+from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.job_main import record_failure, run_job
 from jobs.train.localize import fetch_spec
 
@@ -47,7 +48,7 @@ def _run_search(options: argparse.Namespace) -> None:
     search = require_kind(load_spec(fetch_spec(options.spec), options.set), SearchSpec)
     now = datetime.datetime.now(datetime.UTC)
     run_id = options.resume or options.run or make_run_id(f"{search.name}-search"[:40], now)
-    validated = validate_or_reuse(search, run_id)
+    validated = tokenize_run(validate_or_reuse(search, run_id))
     planner = TrialPlanner(search, validated, run=run_id)
     if (configs := list_precomputed_configs(search.section)) is not None:
         planner.check_feasible(configs)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -24,7 +23,6 @@ from jobs.store.adapters.manifest import Manifest
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.comm.collectives import WorkerContext
-from jobs.train.data.tokenization import Sample
 from jobs.train.fine_tuning import make_fine_tuning
 from jobs.train.hooks import CheckpointReport, EvaluationReport, RunHooks, Scores
 from jobs.train.loop import StageLoop
@@ -40,17 +38,12 @@ def run_trial(
     context: WorkerContext,
     *,
     send_report: SendReport,
-    token_cache: dict[Any, Sample],
 ) -> TrialReport:
-    """Run a trial on this rank, from its newest checkpoint to its end.
-
-    `token_cache`: tokens of rows that this process has read in earlier trials.
-    """
+    """Run a trial on this rank, from its newest checkpoint to its end."""
     assert isinstance(task.request, TrainingRequest)
     store = open_store(task.request.spec.store)
     runs = RunStore(store, task.request.run_id)
     hooks = TrialHooks(task, runs, rank=context.rank, send_report=send_report)
-    hooks.token_cache = token_cache
     loop = make_fine_tuning(task.request, runs, context, hooks=hooks)
     loop.run()
     return make_final_report(loop)

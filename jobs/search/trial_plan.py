@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.errors import Fault, InputError
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.search.shared_cache import compute_sharing_keys
@@ -22,6 +22,7 @@ from jobs.spec.schema import FederatedSpec, SearchSpec
 from jobs.spec.sections.search import SearchConstraints
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
+from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.request import AdapterRequest
 
 
@@ -85,7 +86,7 @@ class TrialPlanner:
                 trial_run = federation.validated_run
             else:
                 trial_run = (
-                    validate_run(spec)
+                    tokenize_run(validate_run(spec, tokenizes_next=True))
                     if _has_own_inputs(config)
                     else replan(self._validated, spec, with_history=False)
                 )

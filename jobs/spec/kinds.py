@@ -88,7 +88,8 @@ def count_tokens(spec: RunSpec) -> int | None:
     """Count the most tokens that a run can train on; None if only the rows can tell."""
     if spec.train.steps is None:
         return None
-    tokens = spec.train.steps * spec.train.batch_size * spec.data.max_length
+    sides = 2 if spec.target_kind == "completion" else 1
+    tokens = spec.train.steps * spec.train.batch_size * spec.data.max_length * sides
     if spec.federation:
         # The steps are those of one client, and every round has several.
         tokens *= spec.federation.clients_per_round

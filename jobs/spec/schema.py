@@ -31,6 +31,7 @@ from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.retrain import RetrainSection
 from jobs.spec.sections.search import SearchSection
 from jobs.spec.strict_model import StrictModel
+from jobs.spec.tasks import LabelKind, TargetKind, Task, get_target_kind
 
 NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
 """Names become folders and URLs: no separators, no `..`, no control characters."""
@@ -41,13 +42,17 @@ SCORE_PATTERN = rf"^(?:{'|'.join(SCORES)}|{_CUSTOM})$"
 MASK_PATTERN = rf"^(?:{'|'.join(SCORES + STRUCTURES)}|{_CUSTOM})$"
 
 
+TokenText = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class ModelSection(StrictModel):
     """The frozen base model."""
 
     path: str = Field(min_length=1)
     """A folder with config.json and safetensors, a hub id in the local cache, or an s3:// URL."""
-    task: Literal["causal-lm", "sequence-classification"] = "causal-lm"
-    """The task to train for; a classifier gets a head, which is trained and saved."""
+    task: Task = "causal-lm"
+    """The task to train for. seq2seq is for encoder-decoders, such as T5 and BART; a classifier
+    gets a head, which is trained and saved."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the base's weights. The optimizer keeps trained parameters in float32 either way."""
 
@@ -89,10 +94,22 @@ class DataSection(StrictModel):
     columns: dict[ColumnField, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     """The column of each field that has another name: {prompt: question, completion: answer}, or
     {messages: dialog, role: speaker, content: text}."""
+    labels: LabelKind = "one"
+    """Labels of a row for sequence-classification: one class; many: a list of classes, which may be
+    empty; number: a number to predict (regression)."""
     max_length: SequenceLength = 1024
-    """Tokens per sequence; longer rows are truncated at their end, and counted."""
-    packing: bool = True
-    """Pack several rows into a sequence without attention between them. Causal models only."""
+    """Tokens per sequence; longer rows are cut at their end and counted, longer texts split. For
+    seq2seq the prompt and the completion may have as many each."""
+    packing: Literal["auto"] | bool = "auto"
+    """Pack several rows into a sequence. auto: where each row of the model has the logits that it
+    has alone; true: the same, and an error elsewhere; false: one row a sequence."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """A row that can't be read, rendered or tokenised: end before the first step, or skip it."""
+    max_dropped: Share = 0.2
+    """Largest share of rows that may be dropped: bad ones, and those without anything to learn."""
+    streaming: bool = False
+    """Tokenise only the first rows before the run, and the others as they are read, without a table
+    on disk: for very large data."""
 
 
 class HandoffSection(StrictModel):
@@ -115,6 +132,8 @@ class MethodSection(StrictModel):
         Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     ) = "all-linear"
     """Every linear layer but the output head, or a list of name patterns."""
+    train_tokens: Annotated[tuple[TokenText, ...], Field(max_length=1024, strict=False)] = ()
+    """Tokens whose rows of the embedding are trained whole; unknown ones become new tokens."""
     density: PositiveShare = 0.01
     """Share of the targets' weights that the sparse stage may change."""
     mask: Annotated[str, Field(pattern=MASK_PATTERN)] = "random"
@@ -260,6 +279,11 @@ class RunSpec(StrictModel):
     """Train on new rows only when there are any, and promote the adapter if it passes a gate."""
     federation: FederationSection | None = None
     """Train on clients, each on its own rows, and average their updates."""
+
+    @property
+    def target_kind(self) -> TargetKind:
+        """Return what the model learns of a row."""
+        return get_target_kind(self.model.task, self.data.labels)
 
     @property
     def workers(self) -> int:

@@ -70,14 +70,20 @@ def fetch_files(url: str, suffixes: Sequence[str]) -> tuple[Path, ...]:
 
 
 def match_keys(store: ObjectStore, pattern: str) -> list[str]:
-    """Return the keys that match a key, a glob or a prefix, in order."""
+    """Return the keys that match a key, a glob or a prefix, in order: those in the prefix's folders
+    too, but not what is hidden there.
+    """
     fixed_part = pattern.split("*")[0].split("?")[0].split("[")[0]
     if fixed_part != pattern:
         return [key for key in store.list(fixed_part) if fnmatch.fnmatchcase(key, pattern)]
     if pattern and not pattern.endswith("/") and store.head(pattern) is not None:
         return [pattern]
     prefix = f"{pattern.rstrip('/')}/" if pattern else ""
-    return [key for key in store.list(prefix) if "/" not in key[len(prefix) :]]
+    return [
+        key
+        for key in store.list(prefix)
+        if not any(part.startswith((".", "_")) for part in key[len(prefix) :].split("/"))
+    ]
 
 
 def _list_items(
@@ -87,11 +93,12 @@ def _list_items(
     if len(matching) > MAX_FILES:
         problem = f"{len(matching)} objects match under {store.url('')}, the limit is {MAX_FILES}"
         raise InputError([Fault("s3://", problem, "Use fewer, larger files.")])
-    has_unique_names = len({key.rpartition("/")[2] for key in matching}) == len(matching)
+    # Names of folders may tell splits.
+    is_flat = len({key.rpartition("/")[0] for key in matching}) == 1
     items = list[CacheItem]()
     for key in matching:
         # Other writers choose the keys of a bucket: none of them may lead out of the cache.
-        name = check_key(key.rpartition("/")[2] if has_unique_names else key)
+        name = check_key(key.rpartition("/")[2] if is_flat else key)
         if (info := store.head(key)) is not None:
             items.append(CacheItem(key, name, info.size, info.etag))
     return items

@@ -29,11 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         adapted = load_adapted_model(
             open_store(options.store), options.adapter, base=options.base, merged=True
         )
-        if adapted.task != "causal-lm":
+        if adapted.task == "sequence-classification":
             problem = f"{adapted.manifest.label} is a classifier and can't chat"
             raise InputError([Fault("--adapter", problem, "Use `slora evaluate`.")])
         messages: list[dict[str, str]] = []
         for prompt in [options.prompt] if options.prompt else _read_lines():
+            if adapted.task == "seq2seq":
+                # It answers one prompt: it knows no conversation.
+                messages.clear()
             messages.append({"role": "user", "content": prompt})
             answer = _generate_answer(
                 adapted.model, adapted.tokenizer, messages, options.max_tokens
@@ -64,11 +67,16 @@ def _generate_answer(
 ) -> str:
     from transformers import GenerationConfig, TextStreamer
 
-    if tokenizer.chat_template:
+    from jobs.train.data.chat_template import ChatTemplate
+    from jobs.train.data.special_tokens import find_decoder_start, find_end_ids
+
+    is_seq2seq = bool(model.config.is_encoder_decoder)
+    if tokenizer.chat_template and not is_seq2seq:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     else:
         inputs = tokenizer(messages[-1]["content"], return_tensors="pt")
+    end = ChatTemplate(tokenizer).find_default_end() if tokenizer.chat_template else None
     output = model.generate(
         **inputs,
         generation_config=GenerationConfig(
@@ -76,11 +84,13 @@ def _generate_answer(
             do_sample=False,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=list(find_end_ids(tokenizer, model=model, end_of_turn=end)) or None,
+            **find_decoder_start(model),
         ),
-        streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
+        streamer=TextStreamer(tokenizer, skip_prompt=not is_seq2seq, skip_special_tokens=True),
     )
-    new_tokens = output[0, inputs["input_ids"].shape[1] :]
+    # An encoder-decoder returns its answer alone.
+    new_tokens = output[0] if is_seq2seq else output[0, inputs["input_ids"].shape[1] :]
     return str(tokenizer.decode(new_tokens, skip_special_tokens=True)).strip()
 
 

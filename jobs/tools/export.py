@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Fault, InputError
+from jobs.inspect.model_folder import find_model_folder
 from jobs.store.open import open_store
 from jobs.tools.adapter_arguments import make_adapter_parser
 from jobs.train.job_main import run_job
@@ -18,6 +20,7 @@ from jobs.train.monitor.progress import make_stderr_reporter
 
 if TYPE_CHECKING:
     from slora.formats.export import ExportedAdapter
+    from slora.formats.peft import LoraAdapter, SparseAdapter
 
 FORMS = ("peft", "merged", "sparse")
 
@@ -40,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                   if options.json else f"{label} merged into {folder}")  # fmt: skip
             return
         exported, label = _export_adapter(options)
-        _write_adapter(folder, exported)
+        _write_adapter(folder, exported, base=options.base)
+        if exported.adapter.tokens:
+            from jobs.tools.load_adapter import copy_tokenizer
+
+            copy_tokenizer(open_store(options.store), label, folder)
         report = _make_report(exported, label, folder, options.form)
         if options.json:
             print(json.dumps(report))
@@ -93,7 +100,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
-    from jobs.inspect.model_files import has_conv1d
+    from jobs.inspect.model_folder import has_conv1d
     from jobs.tools.load_adapter import pull_adapter
     from slora.formats.export import convert_to_lora, convert_to_sparse
     from slora.formats.merge import get_layer_shapes
@@ -117,7 +124,7 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
             adapter,
             rank=options.rank,
             energy=options.energy,
-            head_modules=tuple(dict.fromkeys(name.split(".")[0] for name in adapter.head)),
+            head_modules=_list_head_modules(adapter),
             conv1d=has_conv1d(options.base)
             if options.base
             else has_conv1d(manifest.base.path, manifest.base.revision),
@@ -126,13 +133,44 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
     return exported, manifest.label
 
 
-def _write_adapter(folder: Path, exported: ExportedAdapter) -> None:
+def _list_head_modules(adapter: LoraAdapter | SparseAdapter) -> tuple[str, ...]:
+    """Return the modules of an adapter's head: those of the task, and a pooler inside the base."""
+    from slora.formats.peft import LoraAdapter
+    from slora.layers.token_rows import SUFFIX
+
+    if isinstance(adapter, LoraAdapter):
+        return adapter.head_modules
+    modules = dict[str, None]()
+    for name in adapter.head:
+        if not name.endswith(SUFFIX):
+            parts = name.split(".")
+            depth = next((at for at, part in enumerate(parts) if "pooler" in part), 0)
+            modules[".".join(parts[: depth + 1])] = None
+    return tuple(modules)
+
+
+def _write_adapter(folder: Path, exported: ExportedAdapter, *, base: str | None) -> None:
     from slora.formats.peft import LoraAdapter, write_lora, write_sparse
 
-    if isinstance(exported.adapter, LoraAdapter):
-        write_lora(folder, exported.adapter)
-    else:
-        write_sparse(folder, exported.adapter)
+    adapter = exported.adapter
+    if not isinstance(adapter, LoraAdapter):
+        write_sparse(folder, adapter)
+        return
+    write_lora(folder, adapter)
+    model_folder = find_model_folder(base or adapter.base)
+    # Without the base at hand there is nothing to load the folder into.
+    if model_folder is not None and (loss := _find_loss(folder, adapter, model_folder)):
+        shutil.rmtree(folder)
+        problem = f"stock PEFT can't hold this adapter: {loss}"
+        raise InputError([Fault("--as", problem, "Use --as merged, or --as sparse.")])
+
+
+def _find_loss(folder: Path, adapter: LoraAdapter, model_folder: Path) -> str:
+    from jobs.train.model.base_model import load_empty_model
+    from slora.formats.peft_check import find_peft_loss
+
+    base = load_empty_model(str(model_folder), task=adapter.task, labels=adapter.labels)
+    return find_peft_loss(base, folder, adapter)
 
 
 def _make_report(exported: ExportedAdapter, label: str, folder: Path, form: str) -> dict[str, Any]:

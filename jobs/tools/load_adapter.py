@@ -9,12 +9,14 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.model_files import digest_model, find_model_folder
+from jobs.inspect.model_folder import digest_model, find_model_folder
+from jobs.spec.tasks import get_label_kind
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import pull, resolve_adapter
 from jobs.store.address import find_address_fault
 from jobs.store.base import ObjectStore
-from jobs.train.model.base_model import load_model, load_tokenizer, read_saved_task
+from jobs.train.model.base_model import SavedTask, load_model, read_saved_task
+from jobs.train.model.tokenizer import load_tokenizer, save_tokenizer
 from slora.formats.merge import attach_adapter, merge_adapter
 from slora.formats.peft import LoraAdapter, SparseAdapter, read_adapter
 
@@ -25,9 +27,18 @@ class AdaptedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    task: str
-    labels: tuple[str, ...]
+    saved: SavedTask
     manifest: Manifest
+
+    @property
+    def task(self) -> str:
+        """Return the task that the adapter was trained for."""
+        return self.saved.task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return a classifier's labels in their order."""
+        return self.saved.labels
 
 
 def load_adapted_model(
@@ -44,7 +55,20 @@ def load_adapted_model(
         if manifest.kind == "full":
             return _load_full_model(folder, manifest)
         adapter = read_adapter(folder)
-    return _apply_adapter(adapter, manifest, _find_base(manifest, base), merged)
+        base_folder = _find_base(manifest, base)
+        # An adapter that trains tokens has the tokenizer that knows them.
+        tokenizer = load_tokenizer(str(folder if adapter.tokens else base_folder))
+    label_kind = get_label_kind(adapter.problem_type)
+    model = load_model(
+        str(base_folder),
+        task=adapter.task,
+        dtype="float32",
+        labels=adapter.labels,
+        label_kind=label_kind,
+    )
+    (merge_adapter if merged else attach_adapter)(model, adapter)
+    saved = SavedTask(adapter.task, adapter.labels, label_kind)
+    return AdaptedModel(model, tokenizer, saved, manifest)
 
 
 def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAdapter, Manifest]:
@@ -63,19 +87,25 @@ def pull_adapter(store: ObjectStore, name: str) -> tuple[LoraAdapter | SparseAda
         return read_adapter(pull(store, manifest, Path(scratch) / "adapter")), manifest
 
 
+def copy_tokenizer(store: ObjectStore, name: str, folder: Path) -> None:
+    """Save the tokenizer of an adapter that trains tokens into a folder beside its copy."""
+    manifest = resolve_adapter(store, name)
+    with tempfile.TemporaryDirectory(prefix="slora-pulled-") as scratch:
+        pulled = pull(store, manifest, Path(scratch) / "adapter")
+        save_tokenizer(load_tokenizer(str(pulled)), folder)
+
+
 def _load_full_model(folder: Path, manifest: Manifest) -> AdaptedModel:
     """Return the model that full fine-tuning saved; its own folder names its task."""
-    task, labels = read_saved_task(folder)
-    model = load_model(str(folder), task=task, dtype="float32", labels=labels)
-    return AdaptedModel(model, load_tokenizer(str(folder)), task, labels, manifest)
-
-
-def _apply_adapter(
-    adapter: LoraAdapter | SparseAdapter, manifest: Manifest, base: Path, merged: bool
-) -> AdaptedModel:
-    model = load_model(str(base), task=adapter.task, dtype="float32", labels=adapter.labels)
-    (merge_adapter if merged else attach_adapter)(model, adapter)
-    return AdaptedModel(model, load_tokenizer(str(base)), adapter.task, adapter.labels, manifest)
+    saved = read_saved_task(folder)
+    model = load_model(
+        str(folder),
+        task=saved.task,
+        dtype="float32",
+        labels=saved.labels,
+        label_kind=saved.label_kind,
+    )
+    return AdaptedModel(model, load_tokenizer(str(folder)), saved, manifest)
 
 
 def _find_base(manifest: Manifest, path: str | None) -> Path:

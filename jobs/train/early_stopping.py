@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import Fault
-from jobs.spec.metrics import METRICS, list_metrics
+from jobs.spec.metrics import METRICS, check_metric
 from jobs.spec.schema import RunSpec, StopSection
 
 
@@ -121,10 +121,7 @@ def find_stop_faults(spec: RunSpec) -> Iterator[Fault]:
         yield Fault("train.stop", problem, "Remove it, or use factor_pruning: fixed.")
     if stop.target is None and stop.patience is None:
         return
-    names = list_metrics(spec.model.task)
-    if stop.metric not in names:
-        problem = f"{spec.model.task} does not report {stop.metric}"
-        yield Fault("train.stop.metric", problem, f"Use {' or '.join(names)}.")
+    yield from check_metric("train.stop.metric", stop.metric, spec.model.task, spec.data.labels)
     if spec.data.eval is None and spec.data.eval_fraction is None:
         problem = "train.stop needs held-out rows to evaluate"
         yield Fault("data.eval", problem, "Set data.eval, or data.eval_fraction: 0.05.")

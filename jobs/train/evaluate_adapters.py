@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import pull, resolve_adapter
 from jobs.store.runs.run_store import RunStore
 from jobs.train.comm.collectives import EVALUATION, WorkerContext
 from jobs.train.data.worker_feeds import make_evaluation_feeds
 from jobs.train.evaluation import evaluate
-from jobs.train.model.base_model import load_model, load_tokenizer, read_saved_task
+from jobs.train.model.base_model import load_model, read_saved_task
 from jobs.train.model.base_shards import BaseShards
+from jobs.train.model.settle_packing import settle_packing
+from jobs.train.model.tokenizer import load_tokenizer
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.monitor.watchdog import Watchdog
 from jobs.train.request import EVALUATION_FILE, EvaluationRequest
@@ -38,6 +42,7 @@ AdapterMetrics = dict[str, dict[str, dict[str, float]]]
 class _LabelledModel:
     module: Any
     labels: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase
 
 
 def evaluate_adapters(
@@ -66,17 +71,17 @@ def _evaluate_adapter(
     request: EvaluationRequest, runs: RunStore, manifest: Manifest, context: WorkerContext
 ) -> dict[str, dict[str, float]]:
     spec, metrics = request.spec, dict[str, dict[str, float]]()
-    tokenizer = load_tokenizer(str(request.base))
     with _load_adapter_model(request, runs, manifest, context) as model:
+        packing = settle_packing(spec, request.plan.packing, model.module, context)
+        request = request.with_packing(packing)
         shard = {"rank": context.rank, "world_size": context.world_size}
         for row_set, feed in make_evaluation_feeds(
-            request, tokenizer, model.labels, **shard
+            request, model.tokenizer, model.labels, **shard
         ).items():
             with context.collectives.attribute_to(EVALUATION):
                 metrics[row_set] = evaluate(
                     model.module,
                     feed,
-                    task=spec.model.task,
                     device=context.device,
                     collectives=context.collectives,
                 )
@@ -93,21 +98,24 @@ def _load_adapter_model(
         folder = pull(runs.store, manifest, Path(scratch) / "adapter")
         task, dtype = spec.model.task, spec.model.dtype
         if manifest.kind == "full":
-            labels = read_saved_task(folder)[1]
+            labels = read_saved_task(folder).labels
             model = load_model(str(folder), task=task, dtype=dtype, labels=labels)
+            tokenizer = load_tokenizer(str(request.base))
         else:
             adapter = read_adapter(folder)
             labels = adapter.labels
             model = load_model(str(request.base), task=task, dtype=dtype, labels=labels)
             attach_adapter(model, adapter)
+            # An adapter that trains tokens has the tokenizer that knows them.
+            tokenizer = load_tokenizer(str(folder if adapter.tokens else request.base))
     for name, parameter in model.named_parameters():
         # The adapter's own parameters are small, and stay complete: DeepSpeed does not see them.
         parameter.requires_grad_(manifest.kind != "full" and name.endswith(TRAINABLE_SUFFIXES))
     if request.plan.sharding == "replicate":
-        yield _LabelledModel(model.to(context.device), labels)
+        yield _LabelledModel(model.to(context.device), labels, tokenizer)
         return
     with BaseShards(model, request.plan.sharding, context).gather_on_demand():
-        yield _LabelledModel(model, labels)
+        yield _LabelledModel(model, labels, tokenizer)
 
 
 def _replace_non_finite(

@@ -14,14 +14,24 @@ from typing import Any
 from torch import Tensor
 
 from jobs.errors import TrainingFailed
-from jobs.plan.plan import MeasuredFacts, ModelShape, Plan, StagePlan, complete_plan
+from jobs.plan.plan import (
+    Plan,
+    StagePlan,
+)
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import PLAN, RunStore
 from jobs.train.checkpoint import TrainingState
 from jobs.train.comm.collectives import CALIBRATION, EVALUATION, INSTALL, SAMPLES, WorkerContext
 from jobs.train.data.calibration import make_calibration_pass
 from jobs.train.data.global_batches import Feed, Step
-from jobs.train.data.worker_feeds import make_calibration_feed, make_eval_feed, make_train_feed
+from jobs.train.data.run_encoder import make_encoder
+from jobs.train.data.tokenization import Encoder
+from jobs.train.data.worker_feeds import (
+    make_calibration_feed,
+    make_eval_feed,
+    make_sample_rows,
+    make_train_feed,
+)
 from jobs.train.engine.engine import Engine, ExchangeResult
 from jobs.train.engine.factory import make_engine
 from jobs.train.engine.learning_rate import compute_rate
@@ -34,11 +44,10 @@ from jobs.train.engine.step import (
 from jobs.train.evaluation import evaluate
 from jobs.train.hooks import RunHooks
 from jobs.train.loop import NeedsSync, StageLoop, StepOutcome
+from jobs.train.measured_plan import complete_by_model
 from jobs.train.method.publish import publish
 from jobs.train.method.runner import MethodRunner, count_trainable, load_weights
 from jobs.train.method.stage_inputs import StageInputs
-from jobs.train.model.base_model import find_trained_head
-from jobs.train.model.base_shards import count_elements
 from jobs.train.model.load_base import LoadedBase, load_base
 from jobs.train.monitor.ledger import Ledger
 from jobs.train.monitor.recorder import RunRecorder
@@ -95,6 +104,7 @@ class FineTuner:
         self._inputs: StageInputs
         self._train_feed: Feed
         self._eval_feed: Feed | None
+        self._encoder: Encoder
         self._prompts: list[SamplePrompt]
         self.method: MethodRunner
 
@@ -113,6 +123,8 @@ class FineTuner:
             "loading", base=str(request.base), host=os.uname().nodename, pid=os.getpid()
         )
         self._base = load_base(request, self.runs.store, self.context)
+        self._request = request.with_packing(self._base.packing)
+        self.recorder.emit_event("packing_settled", **dataclasses.asdict(self._base.packing))
         if self._base.warm_start is not None:
             self.recorder.emit_event("warm_started", parent=request.parent)
         self._inputs = StageInputs(
@@ -166,7 +178,6 @@ class FineTuner:
             return evaluate(
                 engine.module,
                 self._eval_feed,
-                task=self.spec.model.task,
                 device=self.context.device,
                 collectives=collectives,
             )
@@ -177,7 +188,7 @@ class FineTuner:
             return
         with self.context.collectives.attribute_to(SAMPLES):
             answers = generate_answers(
-                engine.module, self._prompts, self._base.tokenizer, self.context.device
+                engine.module, self._prompts, self._encoder, self.context.device
             )
         samples = [
             {"prompt": prompt.display_text, "expected": prompt.expected, "answer": answer}
@@ -211,36 +222,27 @@ class FineTuner:
             attempt=self._attempt,
             evaluations=evaluations,
             ledger=self.ledger,
+            on_peft_loss=lambda loss: self.recorder.emit_event("stored_compact", reason=loss),
         )
 
     def _load_data(self) -> None:
         request, tokenizer, spec = self._request, self._base.tokenizer, self.spec
         rank, world_size = self.context.rank, self.context.world_size
-        cache = self._hooks.token_cache
-        self._train_feed = make_train_feed(
-            request, tokenizer, rank=rank, world_size=world_size, token_cache=cache
-        )
-        self._eval_feed = make_eval_feed(
-            request, tokenizer, rank=rank, world_size=world_size, token_cache=cache
-        )
+        self._train_feed = make_train_feed(request, tokenizer, rank=rank, world_size=world_size)
+        self._eval_feed = make_eval_feed(request, tokenizer, rank=rank, world_size=world_size)
+        self._encoder = make_encoder(spec, request.base, tokenizer, request.labels)
         self._prompts = []
-        if self._hooks.generates_samples and spec.model.task == "causal-lm":
-            source = (self._eval_feed or self._train_feed).source
-            self._prompts = pick_prompts(source, tokenizer, max_length=spec.data.max_length)
+        if self._hooks.generates_samples and spec.target_kind in ("tokens", "completion"):
+            self._prompts = pick_prompts(make_sample_rows(request), self._encoder)
 
     def _complete_plan(self) -> Plan:
         """Complete the plan by the loaded model's shapes and, with epochs, by the rows' tokens."""
-        head = find_trained_head(self.model, self.spec.model.task)
-        head_size = sum(parameter.numel() for module in head for parameter in module.parameters())
-        parameters = sum(map(count_elements, self.model.parameters())) - head_size
         sequences = None
         if self.spec.train.epochs is not None:
             count = self._train_feed.count()
             self.recorder.emit_event("dataset_counted", **dataclasses.asdict(count))
             sequences = count.sequences
-        shape = ModelShape(parameters, self.method.shapes, head_size)
-        facts = MeasuredFacts(shape, sequences)
-        return complete_plan(self._request.plan, self.spec, facts)
+        return complete_by_model(self._request, self.model, self.method.shapes, sequences=sequences)
 
     def _make_calibration(self, passes: int) -> Callable[[], int]:
         context, batches = self.context, self.spec.method.calibration_batches

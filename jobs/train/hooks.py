@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from jobs.store.adapters.manifest import Manifest
-from jobs.train.data.tokenization import Sample
 from slora.masks.strategy import Scorer
 
 Scores = Iterator[tuple[str, Tensor]]
@@ -51,8 +49,6 @@ class RunHooks:
     """Write each checkpoint to its end before the hooks are called and the run continues."""
     generates_samples = True
     """Generate answers to a few prompts before and after the training."""
-    token_cache: dict[Any, Sample] | None = None
-    """Tokenized rows, shared by the runs of one process that tokenize alike."""
 
     def load_evaluation(self, name: str) -> dict[str, float] | None:
         """Return metrics that are known already; the loop records them and does not evaluate."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.datasets.scan import DatasetScan
-from jobs.inspect.model_files import find_model_folder
+from jobs.inspect.model_folder import find_model_folder
 from jobs.store.address import find_address_fault
 from jobs.store.open import open_store
 from jobs.train.request import EvaluationRequest, HeldOutRows, Request

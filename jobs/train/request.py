@@ -6,11 +6,12 @@ They cross processes by pickle, so they hold plain values only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jobs.inspect.datasets.scan import DatasetScan
+from jobs.plan.packing_choice import PackingChoice
 from jobs.plan.plan import Plan
 from jobs.spec.schema import RunSpec
 from jobs.spec.sections.federation import FederationSection
@@ -54,7 +55,11 @@ class Request:
     @property
     def labels(self) -> tuple[str, ...]:
         """A classifier's labels in the order of their numbers; empty for a language model."""
-        return self.train_data.labels
+        return self.plan.labels
+
+    def with_packing(self, packing: PackingChoice) -> Self:
+        """Return the request with the packing that was settled when the model was loaded."""
+        return replace(self, plan=replace(self.plan, packing=packing))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,7 +202,11 @@ def _end_ray(head: subprocess.Popen[bytes], token: Path, *, excluded: set[psutil
             with suppress(psutil.NoSuchProcess):
                 send_signal(process)
         psutil.wait_procs(processes, timeout=END_TIMEOUT_S)
-    head.wait()
+    try:
+        head.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        # A process that hangs in the kernel, on a dead disk for instance, can't be ended.
+        note(f"Ray's process {head.pid} did not end within {END_TIMEOUT_S:g} s.")
 
 
 def _find_processes(token: Path) -> set[psutil.Process]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jobs.errors import Fault, InputError
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.inspect.recorded_spec import load_recorded_federation, load_recorded_spec
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.schema import RunSpec

@@ -9,11 +9,13 @@ from jobs.spec.schema import RetrainSpec
 from jobs.spec.sections.retrain import SCRATCH
 from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.open import open_store
+from jobs.train.data.tokenize_run import tokenize_run
 
 
 def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
     """Return the training's plan, and a sentence about its start. Read only what a plan needs."""
-    checked = validate_run(retraining, quick=True)
+    checked = validate_run(retraining, quick=True, tokenizes_next=True)
+    checked = tokenize_run(checked, quick=True)
     start = _find_start(retraining)
     description = f"A retraining, which starts from {start or SCRATCH}"
     spec = make_training_spec(checked.spec, start)

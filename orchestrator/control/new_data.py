@@ -6,16 +6,15 @@ current adapter, and ends if they are equal.
 
 from __future__ import annotations
 
-import glob
-import os
-import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from pathlib import Path
 
-from jobs.errors import NotInStore
+from jobs.errors import Fault, InputError, NotInStore
+from jobs.inspect.datasets.file_selection import expand_glob, walk_folder
 from jobs.store.adapters.listing import READER_THREADS
-from jobs.store.cache import match_keys
+from jobs.store.cache import MAX_FILES, match_keys
 from jobs.store.open import open_store
 
 S3_PREFIX = "s3://"
@@ -38,23 +37,25 @@ def compute_data_fingerprint(location: str) -> str | None:
 
 
 def _list_local_files(location: str) -> Iterator[str]:
-    path = location.removeprefix("file://")
-    if os.path.isdir(path):
-        # Not recursive, as for the reader of rows: a folder must not stand for a whole disk.
-        path = os.path.join(glob.escape(path), "*")
-    elif os.path.exists(path):
-        path = glob.escape(path)
-    for name in sorted(glob.glob(path)):
-        yield from _describe_file(name)
+    path = Path(location.removeprefix("file://"))
+    if path.is_file():
+        yield from _describe_file(path)
+        return
+    # As the reader of rows finds them.
+    files = walk_folder(path) if path.is_dir() else expand_glob(str(path))
+    for count, file in enumerate(files):
+        if count == MAX_FILES:
+            problem = f"there are more than {MAX_FILES} files under {location}"
+            raise InputError([Fault("data.train", problem, "Use fewer, larger files.")])
+        yield from _describe_file(file)
 
 
-def _describe_file(name: str) -> Iterator[str]:
+def _describe_file(path: Path) -> Iterator[str]:
     try:
-        info = os.stat(name)
+        info = path.stat()
     except OSError:
         return  # deleted since it was listed
-    if not stat.S_ISDIR(info.st_mode):
-        yield f"{name}\t{info.st_size}\t{info.st_mtime_ns}"
+    yield f"{path}\t{info.st_size}\t{info.st_mtime_ns}"
 
 
 def _list_bucket_files(location: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from jobs.errors import InputError, StoreError
+from jobs.errors import InputError, NotInstalled, StoreError
 from jobs.plan.estimate.machine import GB
 from jobs.plan.preflight import validate_run
 from jobs.spec.schema import RunSpec
@@ -80,6 +80,9 @@ class Placement:
             return PlacementResult(rejection=str(invalid))
         except StoreError as error:
             log.warning("run %s: cannot check its plan: %s", run.id, error)
+        except NotInstalled:
+            # A control plane without torch cannot build the model: the job makes the plan.
+            log.info("run %s: its job checks the model, which needs torch", run.id)
         return FITS
 
     def _reject_after_timeout(self, run: Run, shortage: str) -> PlacementResult:

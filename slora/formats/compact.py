@@ -19,19 +19,23 @@ from torch import Tensor
 
 from slora.errors import BadAdapter, SloraError
 from slora.formats.files import (
-    TASK_TYPES,
     read_json,
     read_revision,
     read_task,
     read_tensors,
+    read_token_ids,
     write_files,
 )
+from slora.formats.peft_tasks import SINGLE_LABEL, TASK_TYPES
+from slora.layers.factors import get_factors_shape
 from slora.layers.patterns import count_entries
+from slora.layers.shapes import LayerShape, count_experts, get_expert_shape, get_factor_shapes
 from slora.layers.sparse_factors import expand_to_dense
+from slora.layers.token_rows import TokenIds
 from slora.masks.mask import BlockMask, EntryMask, Mask, draw_random_mask
 
 SPARSE_CONFIG, SPARSE_WEIGHTS = "sparse_config.json", "sparse_model.safetensors"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_FACTOR_SPARSITY = 1_000_000
 """Maximum entries of a factor for each stored one: a file's claims must not cost memory."""
 FactorsByLayer = Mapping[str, tuple[Tensor, Tensor]]
@@ -56,15 +60,21 @@ class SparseAdapter:
     scale: float = 1.0
     sparse_factors: bool = False
     head: Mapping[str, Tensor] = field(default_factory=dict)
+    tokens: TokenIds = field(default_factory=dict)
+    """Ids of trained embedding rows by module; the rows are in the head, as `...token_rows`."""
     labels: tuple[str, ...] = ()
+    problem_type: str = SINGLE_LABEL
     revision: str | None = None
 
     @property
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """Return [O, I] of every layer."""
-        layer_shapes = {name: mask.shape for name, mask in self.masks.items()}
-        for name, (a_RI, b_OR) in self.factors.items():
-            layer_shapes[name] = (b_OR.shape[0], a_RI.shape[1])
+    def shapes(self) -> dict[str, LayerShape]:
+        """Return [O, I] of every layer, [E O, I] of fused experts."""
+        layer_shapes = {
+            name: LayerShape(*mask.shape, count_experts(mask.shape))
+            for name, mask in self.masks.items()
+        }
+        for name, factors in self.factors.items():
+            layer_shapes[name] = get_factors_shape(factors)
         return layer_shapes
 
 
@@ -87,11 +97,21 @@ def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
         "density": adapter.density,
         "scale": adapter.scale,
         "sparse_factors": adapter.sparse_factors,
-        "rank": max((a.shape[0] for a, _ in adapter.factors.values()), default=None),
-        "values": sorted(adapter.values),
-        "shapes": {name: list(shape) for name, shape in adapter.shapes.items()},
+        "rank": max((b.shape[1] for _, b in adapter.factors.values()), default=None),
+        "values": list(adapter.values),
+        "tokens": {name: list(ids) for name, ids in adapter.tokens.items()},
+        # A list keeps the model's order, which the names of PEFT's keys depend on.
+        "layers": [[name, *shape, shape.experts] for name, shape in adapter.shapes.items()],
     }
-    write_files(folder, SPARSE_CONFIG, config, SPARSE_WEIGHTS, tensors, adapter.labels)
+    write_files(
+        folder,
+        SPARSE_CONFIG,
+        config,
+        SPARSE_WEIGHTS,
+        tensors,
+        adapter.labels,
+        adapter.problem_type,
+    )
 
 
 def read_sparse(folder: Path, labels: tuple[str, ...]) -> SparseAdapter:
@@ -144,7 +164,8 @@ class _SparseReader:
     def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor], path: str) -> None:
         self._config, self._remaining, self._path = config, dict(tensors), path
         self._shapes = {
-            str(name): (int(shape[0]), int(shape[1])) for name, shape in config["shapes"].items()
+            str(name): LayerShape(int(rows), int(columns), int(experts))
+            for name, rows, columns, experts in config["layers"]
         }
 
     def read_adapter(self, task: str, labels: tuple[str, ...]) -> SparseAdapter:
@@ -184,6 +205,7 @@ class _SparseReader:
             scale=scale,
             sparse_factors=sparse,
             head=self._remaining,
+            tokens=read_token_ids(config["tokens"], self._remaining, self._path),
             labels=labels,
             revision=read_revision(config),
         )
@@ -210,22 +232,23 @@ class _SparseReader:
         return mask
 
     def _read_factors(self, name: str, sparse: bool) -> tuple[Tensor, Tensor] | None:
-        rows, columns = self._shapes[name]
+        shape = self._shapes[name]
         if sparse and f"{name}.a_RI.positions" in self._remaining:
             rank = int(self._config["rank"])
             stored_entries = self._remaining[f"{name}.a_RI.positions"].numel()
+            a_shape, b_shape = get_factor_shapes(shape, rank)
             # A subtracted init can have twice the smaller side.
             if (
-                not 1 <= rank <= 2 * min(rows, columns)
-                or rank * columns > MAX_FACTOR_SPARSITY * stored_entries
+                not 1 <= rank <= 2 * min(get_expert_shape(shape))
+                or math.prod(a_shape) > MAX_FACTOR_SPARSITY * stored_entries
             ):
                 raise BadAdapter(self._path, f"{name} has the invalid rank {rank}")
-            a = self._read_sparse_factor(f"{name}.a_RI", (rank, columns))
-            return a, self._read_sparse_factor(f"{name}.b_OR", (rows, rank))
+            a = self._read_sparse_factor(f"{name}.a_RI", a_shape)
+            return a, self._read_sparse_factor(f"{name}.b_OR", b_shape)
         if f"{name}.a_RI" not in self._remaining:
             return None
         a_RI, b_OR = self._read_floats(f"{name}.a_RI", 2), self._read_floats(f"{name}.b_OR", 2)
-        if a_RI.shape[1] != columns or b_OR.shape != (rows, a_RI.shape[0]):
+        if (a_RI.shape, b_OR.shape) != get_factor_shapes(shape, b_OR.shape[1]):
             shapes = f"A {tuple(a_RI.shape)} and B {tuple(b_OR.shape)}"
             raise BadAdapter(self._path, f"{name}: {shapes} do not fit {self._shapes[name]}")
         return a_RI, b_OR

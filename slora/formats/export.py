@@ -17,11 +17,15 @@ from slora.formats.compact import SparseAdapter
 from slora.formats.merge import Adapter, compute_update, get_layer_shapes
 from slora.formats.peft import LoraAdapter
 from slora.handoff.handoff import split_triplets
-from slora.handoff.svd import compute_dense_svd, compute_sparse_svd
+from slora.handoff.svd import Triplets, compute_dense_svd, compute_sparse_svd
+from slora.layers.base_layers import shape_as_blocks
+from slora.layers.factors import split_experts, stack_experts
 from slora.layers.patterns import count_entries
+from slora.layers.shapes import get_expert_shape
 from slora.layers.sparse_factors import measure_energy_share
 from slora.masks.mask import EntryMask
 from slora.masks.selection import select_top
+from slora.masks.stacks import split_values
 
 OnLayer = Callable[[str], None]
 
@@ -57,7 +61,6 @@ def convert_to_lora(
     *,
     rank: int | None = None,
     energy: float | None = None,
-    targets: tuple[str, ...] = (),
     head_modules: tuple[str, ...] = (),
     conv1d: bool = False,
     on_layer: OnLayer = lambda _: None,
@@ -71,18 +74,22 @@ def convert_to_lora(
     if rank is None:
         rank = _find_smallest_rank(adapter, energy or 1.0, on_layer)
     if rank < 1:
-        raise BadRank(rank, min(get_layer_shapes(adapter).values()))
+        raise BadRank(rank, get_expert_shape(min(get_layer_shapes(adapter).values())))
     factors, layers = {}, []
     for name, shape in get_layer_shapes(adapter).items():
-        u, s, vh = _compute_triplets(adapter, name, rank=min(rank, *shape))
-        factors[name] = _pad_factors(*split_triplets((u, s, vh), scale=1.0, split="balanced"), rank)
+        triplets = _compute_triplets(adapter, name, rank=min(rank, *get_expert_shape(shape)))
+        factors[name] = stack_experts(
+            _pad_factors(*split_triplets(triplet, scale=1.0, split="balanced"), rank)
+            for triplet in triplets
+        )
         norm = _compute_norm(adapter, name)
-        layers.append(LayerExport(name, norm, _compute_share(s, norm)))
+        layers.append(LayerExport(name, norm, _compute_share(triplets, norm)))
         on_layer(name)
     exported = LoraAdapter(
         factors=factors, alpha=float(rank), rank=rank, base=adapter.base, task=adapter.task,
-        conv1d=conv1d, target_modules=targets, head_modules=head_modules, head=adapter.head,
-        labels=adapter.labels, revision=adapter.revision,
+        conv1d=conv1d, head_modules=head_modules, head=adapter.head, tokens=adapter.tokens,
+        labels=adapter.labels, problem_type=adapter.problem_type,
+        revision=adapter.revision,
     )  # fmt: skip
     return ExportedAdapter(exported, tuple(layers))
 
@@ -114,23 +121,30 @@ def convert_to_sparse(
         on_layer(name)
     exported = SparseAdapter(
         values=values, masks=masks, base=adapter.base, task=adapter.task, head=adapter.head,
-        labels=adapter.labels, revision=adapter.revision,
+        tokens=adapter.tokens, labels=adapter.labels, problem_type=adapter.problem_type,
+        revision=adapter.revision,
     )  # fmt: skip
     return ExportedAdapter(exported, tuple(layers))
 
 
-def _compute_triplets(
-    adapter: Adapter, name: str, *, rank: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the update's leading singular triplets, or all of them if `rank` is None."""
+def _compute_triplets(adapter: Adapter, name: str, *, rank: int | None) -> list[Triplets]:
+    """Return each expert's leading singular triplets, or all of them if `rank` is None."""
     if isinstance(adapter, SparseAdapter) and name not in adapter.factors and rank:
-        return compute_sparse_svd(adapter.values[name], adapter.masks[name], rank)
+        parts = split_values(adapter.values[name], adapter.masks[name])
+        return [compute_sparse_svd(values, mask, rank) for values, mask in parts]
     factors_only = not isinstance(adapter, SparseAdapter) or name not in adapter.values
     if factors_only and name in adapter.factors:
-        u, s, vh = _compute_factor_triplets(*adapter.factors[name], adapter.scale)
-        return u[:, :rank], s[:rank], vh[:rank]
-    update_OI = compute_update(adapter, name)
-    return compute_dense_svd(update_OI, rank or min(update_OI.shape))
+        return [
+            _cut_triplets(_compute_factor_triplets(*factors, adapter.scale), rank)
+            for factors in split_experts(adapter.factors[name])
+        ]
+    update_EOI = shape_as_blocks(compute_update(adapter, name), get_layer_shapes(adapter)[name])
+    return [compute_dense_svd(update, rank or min(update.shape)) for update in update_EOI]
+
+
+def _cut_triplets(triplets: Triplets, rank: int | None) -> Triplets:
+    u, s, vh = triplets
+    return u[:, :rank], s[:rank], vh[:rank]
 
 
 def _compute_factor_triplets(
@@ -153,13 +167,13 @@ def _compute_norm(adapter: Adapter, name: str) -> float:
 def _find_smallest_rank(adapter: Adapter, energy: float, on_layer: OnLayer) -> int:
     """Return the smallest rank that retains this share of all layers. Only the spectra are held."""
     shapes = get_layer_shapes(adapter)
-    max_rank = max(min(shape) for shape in shapes.values())
+    max_rank = max(min(get_expert_shape(shape)) for shape in shapes.values())
     energy_by_rank = torch.zeros(max_rank, dtype=torch.float64)
     total_energy, longest_spectrum = 0.0, 0
     for name in shapes:
-        _, s, _ = _compute_triplets(adapter, name, rank=None)
-        energy_by_rank[: s.numel()] += s.double().square()
-        longest_spectrum = max(longest_spectrum, s.numel())
+        for _, s, _ in _compute_triplets(adapter, name, rank=None):
+            energy_by_rank[: s.numel()] += s.double().square()
+            longest_spectrum = max(longest_spectrum, s.numel())
         total_energy += _compute_norm(adapter, name) ** 2
         on_layer(name)
     # The share is met up to rounding: the exact rank of an update retains all of it except that.
@@ -177,6 +191,6 @@ def _pad_factors(a_RI: Tensor, b_OR: Tensor, rank: int) -> tuple[Tensor, Tensor]
     )
 
 
-def _compute_share(s: Tensor, norm: float) -> float:
-    retained = math.fsum(float(value) ** 2 for value in s)
+def _compute_share(triplets: list[Triplets], norm: float) -> float:
+    retained = math.fsum(float(value) ** 2 for _, s, _ in triplets for value in s)
     return min(1.0, retained / norm**2) if norm else 1.0

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slora.errors import BadAdapter
+from slora.formats.peft_tasks import SINGLE_LABEL, TASK_TYPES, dump_labels, parse_labels
+from slora.layers.token_rows import SUFFIX
 
 LABELS = "labels.json"
-TASK_TYPES = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: str) -> None:
@@ -36,22 +37,30 @@ def write_files(
     weights_name: str,
     tensors: Mapping[str, Tensor],
     labels: tuple[str, ...],
+    problem_type: str,
 ) -> None:
     """Write the config, the tensors and the labels. Raise BadAdapter before anything is written."""
     cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_tensors(cpu_tensors, str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     if labels:
-        (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
+        text = json.dumps(dump_labels(labels, problem_type), ensure_ascii=False)
+        (folder / LABELS).write_text(f"{text}\n")
     (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     save_file(cpu_tensors, folder / weights_name, metadata={"format": "pt"})
 
 
-def read_labels(folder: Path) -> tuple[str, ...]:
-    """Return a classifier's labels in the order of their numbers; empty if there is no file."""
-    if not (folder / LABELS).exists():
-        return ()
-    return tuple(str(label) for label in read_json(folder / LABELS, []))
+def read_labels(folder: Path) -> tuple[tuple[str, ...], str]:
+    """Return a classifier's labels in the order of their numbers, and its problem; no labels if
+    there is no file. Raise BadAdapter.
+    """
+    path = folder / LABELS
+    if not path.exists():
+        return (), SINGLE_LABEL
+    try:
+        return parse_labels(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadAdapter(str(path), f"it can't be read as labels ({error})") from None
 
 
 def read_task(config: Mapping[str, Any], path: Path) -> str:
@@ -66,6 +75,18 @@ def read_revision(config: Mapping[str, Any]) -> str | None:
     """Return the commit of the base on the hub; None if the config names none."""
     revision = config.get("revision")
     return revision if isinstance(revision, str) else None
+
+
+def read_token_ids(value: Any, head: Mapping[str, Tensor], path: str) -> dict[str, tuple[int, ...]]:
+    """Return the ids of trained embedding rows by module. Raise BadAdapter without their rows."""
+    if not isinstance(value or {}, dict):
+        raise BadAdapter(path, f"{value!r} does not name the modules of its trained tokens")
+    tokens = {str(name): tuple(map(int, ids)) for name, ids in (value or {}).items()}
+    for name, ids in tokens.items():
+        rows = head.get(f"{name}{SUFFIX}")
+        if rows is None or rows.ndim != 2 or len(rows) != len(ids) or min(ids, default=0) < 0:
+            raise BadAdapter(path, f"{name} has no rows for its {len(ids)} trained tokens")
+    return tokens
 
 
 def read_json(path: Path, example: dict[str, Any] | list[Any]) -> Any:

@@ -13,9 +13,18 @@ from torch import Tensor, nn
 from slora.errors import BadAdapter
 from slora.formats.peft import LoraAdapter, SparseAdapter
 from slora.handoff.low_rank_init import LowRankInit
-from slora.layers.base_layers import get_features, get_weight_matrix, is_adaptable
+from slora.layers.base_layers import (
+    get_features,
+    get_layer,
+    get_weight_blocks,
+    iter_layers,
+    shape_as_blocks,
+)
+from slora.layers.factors import get_factors_shape, multiply_factors
 from slora.layers.install import install_low_rank, install_sparse
+from slora.layers.shapes import LayerShape
 from slora.layers.sparse import make_dense_delta
+from slora.layers.token_rows import SUFFIX, TokenIds, resize_for_tokens, write_token_rows
 
 Adapter = LoraAdapter | SparseAdapter
 
@@ -42,16 +51,17 @@ def attach_adapter(model: nn.Module, adapter: Adapter) -> None:
     }
     masks = sparse.masks if sparse else None
     install_low_rank(model, starts, scale=adapter.scale, masks=masks)
-    load_head(model, adapter.head, adapter.base)
+    load_head(model, adapter.head, adapter.base, tokens=adapter.tokens)
 
 
 def merge_adapter(model: nn.Module, adapter: Adapter) -> None:
     """Add the update to the model's weights, in float32, one matrix at a time."""
     _check_layers(model, adapter)
-    for name in get_layer_shapes(adapter):
-        weight = get_weight_matrix(model.get_submodule(name)).data
-        weight.copy_(weight.float() + compute_update(adapter, name).to(weight.device))
-    load_head(model, adapter.head, adapter.base)
+    for name, shape in get_layer_shapes(adapter).items():
+        weight_EOI = get_weight_blocks(get_layer(model, name)).data
+        update_EOI = shape_as_blocks(compute_update(adapter, name), shape)
+        weight_EOI.copy_(weight_EOI.float() + update_EOI.to(weight_EOI.device))
+    load_head(model, adapter.head, adapter.base, tokens=adapter.tokens)
 
 
 def compute_update(adapter: Adapter, name: str) -> Tensor:
@@ -61,40 +71,47 @@ def compute_update(adapter: Adapter, name: str) -> Tensor:
         delta_OI = make_dense_delta(adapter.values[name], adapter.masks[name])
     if name in adapter.factors:
         a_RI, b_OR = adapter.factors[name]
-        low_rank = adapter.scale * (b_OR.float() @ a_RI.float())
+        low_rank = adapter.scale * multiply_factors(a_RI.float(), b_OR.float())
         delta_OI = low_rank if delta_OI is None else delta_OI.add_(low_rank)
     if delta_OI is None:
         raise KeyError(name)
     return delta_OI
 
 
-def get_layer_shapes(adapter: Adapter) -> dict[str, tuple[int, int]]:
-    """Return [O, I] of every layer that the adapter changes."""
+def get_layer_shapes(adapter: Adapter) -> dict[str, LayerShape]:
+    """Return [O, I] of every layer that the adapter changes, [E O, I] of fused experts."""
     if isinstance(adapter, SparseAdapter):
         return adapter.shapes
-    return {name: (b_OR.shape[0], a_RI.shape[1]) for name, (a_RI, b_OR) in adapter.factors.items()}
+    return {name: get_factors_shape(factors) for name, factors in adapter.factors.items()}
 
 
 def _check_layers(model: nn.Module, adapter: Adapter) -> None:
-    model_shapes = {
-        layer_name: get_features(module)
-        for layer_name, module in model.named_modules()
-        if is_adaptable(module)
-    }
+    model_shapes = {name: get_features(layer) for name, layer in iter_layers(model)}
     for name, shape in get_layer_shapes(adapter).items():
         if name not in model_shapes:
             raise BadAdapter(adapter.base, f"the model has no linear layer {name}")
-        if shape != model_shapes[name]:
-            model_shape = model_shapes[name]
+        model_shape = model_shapes[name]
+        if (shape, shape.experts) != (model_shape, model_shape.experts):
             raise BadAdapter(
                 adapter.base, f"{name} is {model_shape} in the model, {shape} in the adapter"
             )
 
 
-def load_head(model: nn.Module, head: Mapping[str, Tensor], base: str) -> None:
-    """Copy a head's tensors into the model. Raise BadAdapter, naming `base`, on a mismatch."""
+def load_head(
+    model: nn.Module, head: Mapping[str, Tensor], base: str, *, tokens: TokenIds | None = None
+) -> None:
+    """Copy a head's tensors into the model. Raise BadAdapter, naming `base`, on a mismatch.
+
+    Embedding rows (`tokens`) go into a model that trains them, or into its embedding itself.
+    """
     parameters = dict(model.named_parameters())
     for name, tensor in head.items():
+        module = name.removesuffix(SUFFIX)
+        if name not in parameters and module in (tokens or {}):
+            assert tokens is not None
+            resize_for_tokens(model, max(tokens[module]) + 1)
+            write_token_rows(model, module, tokens[module], tensor, base)
+            continue
         target = parameters.get(name)
         if target is None or target.shape != tensor.shape:
             actual = "no such tensor" if target is None else f"a shape of {tuple(target.shape)}"

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from slora.layers.factors import Factors, get_rank, split_experts, stack_experts
+
 MAX_CONDITION = 1e4
 """Largest condition number of the change of basis; beyond it, a rotation is used instead."""
 
@@ -32,10 +34,22 @@ class AveragedFactors:
 def average_low_rank(pairs: Sequence[tuple[Tensor, Tensor]]) -> AveragedFactors:
     """Return the best `b_OR @ a_RI` for the mean of `B_i A_i`, given (a_RI, b_OR) of each; float32.
 
-    Among all factors with that product, those nearest to the mean A are returned: the optimiser's
-    moments of the old factors then remain meaningful for the new ones.
+    Fused experts are averaged one by one. Among all factors with that product, those nearest to the
+    mean A are returned: the optimiser's moments of the old factors then remain meaningful for the
+    new ones.
     """
-    rank = pairs[0][0].shape[0]
+    averages = [_average_matrix(expert) for expert in zip(*map(split_experts, pairs), strict=True)]
+    a_RI, b_OR = stack_experts((average.a_RI, average.b_OR) for average in averages)
+    return AveragedFactors(
+        a_RI,
+        b_OR,
+        sum(average.lost_energy for average in averages),
+        sum(average.energy for average in averages),
+    )
+
+
+def _average_matrix(pairs: Sequence[Factors]) -> AveragedFactors:
+    rank = get_rank(pairs[0])
     mean_a = torch.stack([a for a, _ in pairs]).mean(0)
     stacked_b = torch.cat([b for _, b in pairs], dim=1).double() / len(pairs)
     stacked_a = torch.cat([a for a, _ in pairs]).double()

@@ -25,13 +25,17 @@ import torch
 from torch import Tensor
 
 from slora.handoff.svd import Triplets, compute_sparse_svd
+from slora.layers.factors import Factors, get_rank, split_experts, stack_experts
+from slora.layers.shapes import get_expert_shape
 from slora.masks.mask import Mask
+from slora.masks.stacks import split_values
 
 Split = Literal["balanced", "b"]
 Rescale = Literal["none", "norm", "projection"]
 Residual = Literal["drop", "fold", "keep"]
-Refine = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""Refine the factors (a_RI, b_OR), given the effective rank, before they are used."""
+Refine = Callable[[Tensor, Tensor, list[int]], Factors]
+"""Refine the factors (a_RI, b_OR), given the effective rank of each expert (of one layer: one),
+before they are used."""
 RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest are rounding errors, not part of the update."""
 
@@ -45,7 +49,8 @@ class Handoff:
     refined, `1 - error^2`, but at least 0.
     `error`: `||dW - scale B A|| / ||dW||` of the final factors, after rescaling and refinement.
     `norm`: `||dW||`, Frobenius.
-    `effective_rank`: number of the R components that exceed the rounding error.
+    `effective_rank`: number of the R components that exceed the rounding error, the most of any
+    expert.
     `residual`: float32 `[Z]`, the part that stays on the mask beside the factors; None for `drop`.
     """
 
@@ -71,25 +76,23 @@ def split_sparse_update(
 ) -> Handoff:
     """Return factors of the update `values` `[Z]` on its mask. Raise BadRank.
 
+    Fused experts are factored one by one, each at the rank.
+
     `rescale: norm` stretches the factors to `||dW||`. `projection` multiplies them by the c that
     brings them nearest to dW on the mask's entries, `<dW, P> / ||M o P||^2` for `P = scale B A`:
     over all entries the best c of a truncated SVD is 1, but only those of the mask were trained.
     `refine` may change the factors before the residual and the error are computed.
     """
-    u, s, vh = compute_sparse_svd(values, mask, rank)
-    effective_rank = int((s > RANK_TOLERANCE * float(s[0])).sum())
-    # Components below the rounding error are not directions of the update.
-    s = torch.where(torch.arange(rank) < effective_rank, s, torch.zeros(()))
+    experts = [
+        _split_matrix(part, part_mask, rank=rank, scale=scale, split=split, rescale=rescale)
+        for part, part_mask in split_values(values.detach().cpu(), mask)
+    ]
+    a_RI, b_OR = stack_experts(expert.factors for expert in experts)
     update_Z = values.detach().double().cpu()
     energy = float(update_Z.square().sum())
-    a_RI, b_OR = split_triplets((u, s, vh), scale=scale, split=split)
-    retained_energy = float(s.double().square().sum())
-    b_OR = b_OR * _compute_stretch(
-        rescale, update_Z, mask, (a_RI, b_OR), scale, energy, retained_energy
-    )
     unrefined_b = b_OR
     if refine is not None:
-        a_RI, b_OR = refine(a_RI, b_OR, effective_rank)
+        a_RI, b_OR = refine(a_RI, b_OR, [expert.effective_rank for expert in experts])
     product_Z = scale * compute_on_mask(a_RI.double(), b_OR.double(), mask)
     residual_Z = None
     if residual == "fold":
@@ -100,14 +103,39 @@ def split_sparse_update(
     return Handoff(
         a_RI=a_RI.contiguous(),
         b_OR=b_OR.contiguous(),
-        energy_share=_compute_share(s, energy)
+        energy_share=_limit_share(sum(expert.energy for expert in experts), energy)
         if torch.equal(b_OR, unrefined_b)
         else max(0.0, 1.0 - error**2),
         error=error,
         norm=math.sqrt(energy),
-        effective_rank=effective_rank,
+        effective_rank=max(expert.effective_rank for expert in experts),
         residual=residual_Z,
     )
+
+
+@dataclass(frozen=True)
+class _SplitMatrix:
+    """The factors of one expert, or of an ordinary layer, and the energy that they retain."""
+
+    factors: Factors
+    effective_rank: int
+    energy: float
+
+
+def _split_matrix(
+    values: Tensor, mask: Mask, *, rank: int, scale: float, split: Split, rescale: Rescale
+) -> _SplitMatrix:
+    u, s, vh = compute_sparse_svd(values, mask, rank)
+    effective_rank = int((s > RANK_TOLERANCE * float(s[0])).sum())
+    # Components below the rounding error are not directions of the update.
+    s = torch.where(torch.arange(rank) < effective_rank, s, torch.zeros(()))
+    update_Z = values.double()
+    a_RI, b_OR = split_triplets((u, s, vh), scale=scale, split=split)
+    retained_energy, energy = float(s.double().square().sum()), float(update_Z.square().sum())
+    stretch = _compute_stretch(
+        rescale, update_Z, mask, (a_RI, b_OR), scale, energy, retained_energy
+    )
+    return _SplitMatrix((a_RI, b_OR * stretch), effective_rank, retained_energy)
 
 
 def split_triplets(triplets: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Tensor]:
@@ -124,8 +152,10 @@ def compute_on_mask(a_RI: Tensor, b_OR: Tensor, mask: Mask) -> Tensor:
     """Return `(B A)` at the mask's entries, `[Z]`, without the dense product."""
     columns, rows = mask.positions % mask.shape[1], mask.positions // mask.shape[1]
     product_Z = torch.zeros(mask.nnz, dtype=a_RI.dtype)
-    for r in range(a_RI.shape[0]):
-        product_Z += b_OR[rows, r] * a_RI[r, columns]
+    rank = get_rank((a_RI, b_OR))
+    first_rows = rows // get_expert_shape(mask.shape)[0] * rank
+    for r in range(rank):
+        product_Z += b_OR[rows, r] * a_RI[first_rows + r, columns]
     return product_Z
 
 
@@ -147,8 +177,12 @@ def _compute_stretch(
 
 
 def _compute_share(s: Tensor, energy: float) -> float:
+    return _limit_share(float(s.double().square().sum()), energy)
+
+
+def _limit_share(retained_energy: float, energy: float) -> float:
     # An unchanged matrix has no energy to lose: zero factors retain all of it.
-    return min(1.0, float(s.double().square().sum()) / energy) if energy else 1.0
+    return min(1.0, retained_energy / energy) if energy else 1.0
 
 
 def _compute_error(
@@ -162,8 +196,10 @@ def _compute_error(
     energy = float(values.square().sum())
     if not energy:
         return 0.0
-    a, b = a_RI.double(), b_OR.double()
-    product_energy = scale**2 * float(((b.t() @ b) * (a @ a.t())).sum())
+    product_energy = scale**2 * sum(
+        float(((b.t() @ b) * (a @ a.t())).sum())
+        for a, b in split_experts((a_RI.double(), b_OR.double()))
+    )
     outside_energy = max(0.0, product_energy - float(product_Z.square().sum()))
     # A smaller difference is below the precision of the two float64 sums.
     outside_energy = outside_energy if outside_energy > 1e-13 * product_energy else 0.0

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slora.layers.factors import split_experts
 from slora.layers.lora import LoraLinear
 
 PRUNING_SHARE = 2 / 3
@@ -62,6 +63,13 @@ def shrink_gates(gate_R: Tensor, importance_R: Tensor, *, keep: int) -> Tensor:
 
 
 def measure_importance(gate_R: Tensor, a_RI: Tensor, b_OR: Tensor) -> Tensor:
-    """Return the Frobenius norm of each rank's part of the update, without the scale, `[R]`."""
-    norms: Tensor = gate_R.abs() * a_RI.float().norm(dim=1) * b_OR.float().norm(dim=0)
+    """Return the Frobenius norm of each rank's part of the update, without the scale, `[R]`.
+
+    A rank of fused experts has one gate for all of them.
+    """
+    energies = [
+        a.float().square().sum(1) * b.float().square().sum(0)
+        for a, b in split_experts((a_RI, b_OR))
+    ]
+    norms: Tensor = gate_R.abs() * torch.stack(energies).sum(0).sqrt()
     return norms

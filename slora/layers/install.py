@@ -12,13 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slora.handoff.low_rank_init import LowRankInit
-from slora.layers.base_layers import get_weight_matrix, is_adaptable
+from slora.layers.base_layers import (
+    FusedExperts,
+    get_features,
+    get_layer,
+    get_weight_blocks,
+    shape_as_blocks,
+)
+from slora.layers.experts import install_adapter, remove_adapter
+from slora.layers.factors import multiply_factors, select_ranks
 from slora.layers.gates import GatedLoraLinear
 from slora.layers.lora import LoraLinear
 from slora.layers.sparse import SparseLinear, find_storage_positions
@@ -42,8 +49,8 @@ def install_sparse(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Spa
     """Install a vector of zero values for each layer's mask. Return the layers by name."""
     layers = {}
     for name, mask in masks.items():
-        layers[name] = SparseLinear(_get_adaptable(model, name), mask)
-        model.set_submodule(name, layers[name])
+        layers[name] = SparseLinear(get_layer(model, name), mask)
+        _replace_layer(model, name, layers[name])
     return layers
 
 
@@ -75,7 +82,7 @@ def install_low_rank(
     """
     layers: dict[str, LoraLinear] = {}
     for name, start in starts.items():
-        base, factors = _get_adaptable(model, name), {"a_RI": start.a_RI, "b_OR": start.b_OR}
+        base, factors = get_layer(model, name), {"a_RI": start.a_RI, "b_OR": start.b_OR}
         layer: LoraLinear
         if factor_density < 1:
             layer = SparseFactorLinear(
@@ -88,7 +95,7 @@ def install_low_rank(
             with writable(layer.weight):
                 _shift_weight(layer, start, mask)
         layers[name] = layer
-        model.set_submodule(name, layer)
+        _replace_layer(model, name, layer)
     return layers
 
 
@@ -99,7 +106,11 @@ def remove_layers(model: nn.Module, *, writable: WriteContext = lambda _: nullco
             positions, original = layer.saved_entries
             with writable(layer.weight):
                 layer.weight.data.view(-1).index_copy_(0, positions, original)
-        model.set_submodule(name, layer.wrapped[0])
+        base = layer.wrapped[0]
+        if isinstance(base, FusedExperts):
+            remove_adapter(base)
+        else:
+            model.set_submodule(name, base)
 
 
 def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, SparseLinear | LoraLinear]]:
@@ -120,10 +131,7 @@ def extract_factors(
     factors = {}
     for name, layer in iter_adapter_layers(model):
         if isinstance(layer, SparseFactorLinear):
-            sides = (
-                ("a", (layer.rank, layer.in_features)),
-                ("b", (layer.out_features, layer.rank)),
-            )
+            sides = zip("ab", layer.factor_shapes, strict=True)
             a, b = (
                 expand_to_dense(
                     weights[f"{name}.{side}_values"].cpu().float(),
@@ -137,7 +145,7 @@ def extract_factors(
             a, b = weights[f"{name}.a_RI"].cpu().float(), weights[f"{name}.b_OR"].cpu().float()
             if isinstance(layer, GatedLoraLinear):
                 gate = weights[f"{name}.gate_R"].cpu().float() * layer.open_R.cpu().float()
-                a, b = a[gate != 0], (b * gate)[:, gate != 0]
+                a, b = select_ranks((a, b * gate), gate != 0)
             factors[name] = (a, b)
     return factors
 
@@ -146,7 +154,8 @@ def _shift_weight(layer: LoraLinear, start: LowRankInit, mask: Mask | None) -> N
     """Add the residual to the weight, and subtract the initial product of the factors from it."""
     weight = layer.weight.data
     if mask is not None and start.residual is not None:
-        positions = find_storage_positions(mask, layer.conv1d).to(weight.device)
+        experts = get_features(layer.wrapped[0]).experts
+        positions = find_storage_positions(mask, layer.conv1d, experts=experts).to(weight.device)
         flat = weight.view(-1)
         original = flat.index_select(0, positions)
         shifted = original.float() + start.residual.to(weight.device)
@@ -155,13 +164,16 @@ def _shift_weight(layer: LoraLinear, start: LowRankInit, mask: Mask | None) -> N
     if start.subtract_from_base:
         with torch.no_grad():
             a_RI, b_OR = layer.get_factors()
-            delta_OI = layer.scale * (b_OR.detach().float() @ a_RI.detach().float())
-        weight_OI = get_weight_matrix(layer.wrapped[0]).data
-        weight_OI.copy_((weight_OI.float() - delta_OI).to(weight_OI.dtype))
+            delta_OI = layer.scale * multiply_factors(a_RI.detach().float(), b_OR.detach().float())
+        base = layer.wrapped[0]
+        weight_EOI = get_weight_blocks(base).data
+        delta_EOI = shape_as_blocks(delta_OI, get_features(base))
+        weight_EOI.copy_((weight_EOI.float() - delta_EOI).to(weight_EOI.dtype))
 
 
-def _get_adaptable(model: nn.Module, name: str) -> Any:
-    layer = model.get_submodule(name)
-    if not is_adaptable(layer):
-        raise TypeError(f"{name} is a {type(layer).__name__}: only linear layers can be adapted")
-    return layer
+def _replace_layer(model: nn.Module, name: str, layer: SparseLinear | LoraLinear) -> None:
+    base = layer.wrapped[0]
+    if isinstance(base, FusedExperts):
+        install_adapter(base, layer)
+    else:
+        model.set_submodule(name, layer)

@@ -14,11 +14,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from slora.errors import BadRank
-from slora.layers.base_layers import get_features, is_conv1d, multiply, multiply_back
+from slora.layers.base_layers import get_features, is_transposed, multiply, multiply_back
+from slora.layers.experts import AddedProduct
+from slora.layers.shapes import get_expert_shape, get_factor_shapes
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer or Conv1D with factors `a_RI [R, I]` and `b_OR [O, R]`, float32."""
+    """A frozen linear layer or Conv1D with factors `a_RI [R, I]` and `b_OR [O, R]`, float32.
+
+    On fused experts, `[E R, I]` and `[E O, R]`: they ask for the adapted weight, and this layer's
+    own forward is not used.
+    """
 
     saved_entries: tuple[Tensor, Tensor] | None = None
     """Positions changed by a residual, and their original bits: see `slora.layers.install`."""
@@ -32,10 +38,11 @@ class LoraLinear(nn.Module):
 
     def _wrap_layer(self, base: Any, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
         self.out_features, self.in_features = layer_shape = get_features(base)
-        if a_RI.shape[1] != layer_shape[1] or b_OR.shape != (layer_shape[0], a_RI.shape[0]):
+        self.rank = b_OR.shape[1]
+        if (a_RI.shape, b_OR.shape) != get_factor_shapes(layer_shape, self.rank):
             shapes = f"A {tuple(a_RI.shape)}, B {tuple(b_OR.shape)}"
             raise ValueError(f"{shapes} do not fit a layer of {layer_shape}")
-        self.rank, self.scale, self.conv1d = a_RI.shape[0], scale, is_conv1d(base)
+        self.scale, self.conv1d = scale, is_transposed(base)
         self.weight, self.bias = base.weight, base.bias
         # The tuple keeps the wrapped layer from becoming a child module.
         self.wrapped = (base,)
@@ -45,10 +52,19 @@ class LoraLinear(nn.Module):
         return self.a_RI, self.b_OR
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _LowRankProduct.apply(  # type: ignore[no-untyped-call]
-            x, *self.get_factors(), self.weight, self.bias, self.scale, self.conv1d
+        # A view that a Function itself returns may not be changed in place, as some models do.
+        y_NO: Tensor = _LowRankProduct.apply(  # type: ignore[no-untyped-call]
+            x.reshape(-1, self.in_features), *self.get_factors(), self.weight, self.bias,
+            self.scale, self.conv1d,
+        )  # fmt: skip
+        return y_NO.view(*x.shape[:-1], self.out_features)
+
+    def compute_weight(self) -> Tensor:
+        """Return `W + scale B A` in the layout of W."""
+        weight: Tensor = AddedProduct.apply(  # type: ignore[no-untyped-call]
+            *self.get_factors(), self.weight, self.scale, self.conv1d
         )
-        return y
+        return weight
 
     def extra_repr(self) -> str:
         return (
@@ -65,31 +81,30 @@ class _LowRankProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a_RI: Tensor, b_OR: Tensor, weight: Tensor,
+    def forward(ctx: Any, x_NI: Tensor, a_RI: Tensor, b_OR: Tensor, weight: Tensor,
                 bias: Tensor | None, scale: float, conv1d: bool) -> Tensor:  # fmt: skip
-        y = multiply(x, weight, bias, conv1d=conv1d)
-        x_NI = x.reshape(-1, x.shape[-1])
+        y_NO = multiply(x_NI, weight, bias, conv1d=conv1d)
         # Use the dtype of y, which autocast may have chosen.
-        h_RN = a_RI.to(y.dtype) @ x_NI.to(y.dtype).t()
-        y.view(-1, y.shape[-1]).addmm_(h_RN.t(), b_OR.to(y.dtype).t(), alpha=scale)
+        dtype = y_NO.dtype
+        h_RN = a_RI.to(dtype) @ x_NI.to(dtype).t()
+        y_NO.addmm_(h_RN.t(), b_OR.to(dtype).t(), alpha=scale)
         # Saving the parameters themselves, not copies, lets ZeRO-3 gather them again for backward.
-        ctx.save_for_backward(x, h_RN, a_RI, b_OR, weight)
+        ctx.save_for_backward(x_NI, h_RN, a_RI, b_OR, weight)
         ctx.scale, ctx.conv1d = scale, conv1d
-        return y
+        return y_NO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, h_RN, a_RI, b_OR, weight = ctx.saved_tensors
-        grad_NO, x_NI = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
+        x_NI, h_RN, a_RI, b_OR, weight = ctx.saved_tensors
+        dtype = grad_NO.dtype
         grad_x = grad_a = grad_b = grad_bias = None
-        grad_RN = b_OR.to(grad.dtype).t() @ grad_NO.t()
+        grad_RN = b_OR.to(dtype).t() @ grad_NO.t()
         if ctx.needs_input_grad[0]:
-            grad_x = multiply_back(grad, weight, conv1d=ctx.conv1d)
-            flat = grad_x.view(-1, grad_x.shape[-1])
-            flat.addmm_(grad_RN.t(), a_RI.to(grad.dtype), alpha=ctx.scale)
+            grad_x = multiply_back(grad_NO, weight, conv1d=ctx.conv1d)
+            grad_x.addmm_(grad_RN.t(), a_RI.to(dtype), alpha=ctx.scale)
         if ctx.needs_input_grad[1]:
-            grad_a = (grad_RN @ x_NI.to(grad.dtype)).to(a_RI.dtype).mul_(ctx.scale)
+            grad_a = (grad_RN @ x_NI.to(dtype)).to(a_RI.dtype).mul_(ctx.scale)
         if ctx.needs_input_grad[2]:
             grad_b = (h_RN @ grad_NO).to(b_OR.dtype).mul_(ctx.scale).t()
         if ctx.needs_input_grad[4]:
@@ -103,13 +118,13 @@ def init_factors(
     """Return LoRA's own init: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero.
 
     The seed and the layer's name determine A: it is equal on every rank and different in every
-    layer.
+    layer, and in every expert of fused ones.
     """
-    out_features, in_features = shape
-    if not 1 <= rank <= min(shape):
-        raise BadRank(rank, shape, name)
+    if not 1 <= rank <= min(get_expert_shape(shape)):
+        raise BadRank(rank, get_expert_shape(shape), name)
     key = hashlib.sha256(f"{seed}\0{name}\0lora".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
-    bound = 1 / math.sqrt(in_features)
-    a_RI = (2 * torch.rand(rank, in_features, generator=generator) - 1) * bound
-    return a_RI, torch.zeros(out_features, rank)
+    a_shape, b_shape = get_factor_shapes(shape, rank)
+    bound = 1 / math.sqrt(shape[1])
+    a_RI = (2 * torch.rand(a_shape, generator=generator) - 1) * bound
+    return a_RI, torch.zeros(b_shape)

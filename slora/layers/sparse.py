@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from slora.layers.base_layers import get_features, is_conv1d, multiply, multiply_back
+from slora.layers.base_layers import get_features, is_transposed, multiply, multiply_back
+from slora.layers.experts import AddedEntries
 from slora.masks.mask import BlockMask, Mask
 
 _HAS_MKL: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
@@ -42,7 +43,8 @@ SLABS = 8
 class SparseLinear(nn.Module):
     """A frozen linear layer with trainable `values` on its mask, float32 `[Z]`, initially zero.
 
-    The base is an `nn.Linear`, or transformers' `Conv1D`, which stores its weight as `[I, O]`.
+    The base is an `nn.Linear`, transformers' `Conv1D`, which stores its weight as `[I, O]`, or
+    fused experts: those ask for the adapted weight, and this layer's own forward is not used.
     """
 
     storage_positions: Tensor
@@ -51,14 +53,13 @@ class SparseLinear(nn.Module):
 
     def __init__(self, base: Any, mask: Mask) -> None:
         super().__init__()
-        self.out_features, self.in_features = get_features(base)
-        if mask.shape != (self.out_features, self.in_features):
-            layer_shape = (self.out_features, self.in_features)
+        self.out_features, self.in_features = layer_shape = get_features(base)
+        if mask.shape != layer_shape:
             raise ValueError(f"a mask of shape {mask.shape} does not fit a layer of {layer_shape}")
         self.weight, self.bias = base.weight, base.bias
         # The tuple keeps the wrapped layer from becoming a child module.
         self.wrapped = (base,)
-        self.conv1d, self.block = is_conv1d(base), isinstance(mask, BlockMask)
+        self.conv1d, self.block = is_transposed(base), isinstance(mask, BlockMask)
         device = base.weight.device
         self.values = nn.Parameter(torch.zeros(mask.nnz, dtype=torch.float32, device=device))
         # Buffers follow the module to its device. They can be recomputed from the mask, so they
@@ -68,7 +69,7 @@ class SparseLinear(nn.Module):
         )
         self.register_buffer(
             "storage_positions",
-            find_storage_positions(mask, self.conv1d).to(device),
+            find_storage_positions(mask, self.conv1d, experts=layer_shape.experts).to(device),
             persistent=False,
         )
         self.register_buffer("rows", rows.to(device), persistent=False)
@@ -76,8 +77,9 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         product = _BlockProduct if self.block else _EntriesProduct
-        y: Tensor = product.apply(  # type: ignore[no-untyped-call]
-            x,
+        # A view that a Function itself returns may not be changed in place, as some models do.
+        y_NO: Tensor = product.apply(  # type: ignore[no-untyped-call]
+            x.reshape(-1, self.in_features),
             self.values,
             self.weight,
             self.bias,
@@ -86,7 +88,14 @@ class SparseLinear(nn.Module):
             self.columns,
             self.conv1d,
         )
-        return y
+        return y_NO.view(*x.shape[:-1], self.out_features)
+
+    def compute_weight(self) -> Tensor:
+        """Return W + D in the layout of W."""
+        weight: Tensor = AddedEntries.apply(  # type: ignore[no-untyped-call]
+            self.values, self.weight, self.storage_positions
+        )
+        return weight
 
     def extra_repr(self) -> str:
         return f"in={self.in_features}, out={self.out_features}, entries={self.values.numel()}"
@@ -107,12 +116,14 @@ def _compress_rows(mask: Mask) -> tuple[Tensor, Tensor]:
     return starts.int(), (mask.positions % mask.shape[1]).int()
 
 
-def find_storage_positions(mask: Mask, conv1d: bool) -> Tensor:
+def find_storage_positions(mask: Mask, transposed: bool, *, experts: int = 1) -> Tensor:
     """Return the mask's positions in the weight's storage, int64 `[Z]`, in the values' order."""
-    if not conv1d:
+    if not transposed:
         return mask.positions
-    out_features, in_features = mask.shape
-    return mask.positions % in_features * out_features + mask.positions // in_features
+    in_features, out_features = mask.shape[1], mask.shape[0] // experts
+    rows, columns = mask.positions // in_features, mask.positions % in_features
+    expert, row = rows // out_features, rows % out_features
+    return (expert * in_features + columns) * out_features + row
 
 
 @contextmanager
@@ -132,7 +143,10 @@ def _add_values(weight: Tensor, values: Tensor, positions: Tensor) -> Iterator[T
 
 
 class _EntriesProduct(torch.autograd.Function):
-    """The product for any set of entries, with the gradients of x, the values and the bias."""
+    """The product for any set of entries, with the gradients of x, the values and the bias.
+
+    x is `[N, I]`.
+    """
 
     @staticmethod
     def forward(
@@ -152,13 +166,12 @@ class _EntriesProduct(torch.autograd.Function):
         grad_x, grad_bias = _compute_other_gradients(ctx, grad, values, weight, positions)
         grad_values = None
         if ctx.needs_input_grad[1]:
-            grad_NO, x_NI = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-            grad_values = compute_masked_product(grad_NO, x_NI, rows, columns).to(values.dtype)
+            grad_values = compute_masked_product(grad, x, rows, columns).to(values.dtype)
         return grad_x, grad_values, None, grad_bias, None, None, None, None
 
 
 class _BlockProduct(torch.autograd.Function):
-    """The product for rows x columns: only the block's columns of x are saved for backward."""
+    """The product for rows x columns: only the block's columns of x `[N, I]` are saved."""
 
     @staticmethod
     def forward(
@@ -182,9 +195,8 @@ class _BlockProduct(torch.autograd.Function):
         grad_values = None
         if ctx.needs_input_grad[1]:
             grad_P = grad if rows.numel() == grad.shape[-1] else grad.index_select(-1, rows)
-            grad_NP, x_NQ = grad_P.reshape(-1, rows.numel()), x_Q.reshape(-1, x_Q.shape[-1])
             dtype = _choose_sum_dtype(grad.dtype)
-            grad_values = (grad_NP.to(dtype).t() @ x_NQ.to(dtype)).flatten().to(values.dtype)
+            grad_values = (grad_P.to(dtype).t() @ x_Q.to(dtype)).flatten().to(values.dtype)
         return grad_x, grad_values, None, grad_bias, None, None, None, None
 
 
@@ -197,7 +209,7 @@ def _compute_other_gradients(
         with _add_values(weight, values, positions) as shifted:
             grad_x = multiply_back(grad, shifted, conv1d=ctx.conv1d)
     if ctx.needs_input_grad[3]:
-        grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
+        grad_bias = grad.sum(0)
     return grad_x, grad_bias
 
 

@@ -35,6 +35,7 @@ class SparseFactorLinear(LoraLinear):
         nn.Module.__init__(self)
         self._wrap_layer(base, a_RI, b_OR, scale)
         device = base.weight.device
+        self.factor_shapes = (a_RI.shape[0], a_RI.shape[1]), (b_OR.shape[0], b_OR.shape[1])
         for side, factor in (("a", a_RI), ("b", b_OR)):
             mask_name = f"{name}.{'a_RI' if side == 'a' else 'b_OR'}"
             positions = choose_factor_positions(factor, density=density, seed=seed, name=mask_name)
@@ -43,8 +44,9 @@ class SparseFactorLinear(LoraLinear):
             self.register_buffer(f"{side}_positions", positions.to(device), persistent=False)
 
     def get_factors(self) -> tuple[Tensor, Tensor]:
-        a = expand_to_dense(self.a_values, self.a_positions, (self.rank, self.in_features))
-        return a, expand_to_dense(self.b_values, self.b_positions, (self.out_features, self.rank))
+        a_shape, b_shape = self.factor_shapes
+        a = expand_to_dense(self.a_values, self.a_positions, a_shape)
+        return a, expand_to_dense(self.b_values, self.b_positions, b_shape)
 
 
 def choose_factor_positions(factor: Tensor, *, density: float, seed: int, name: str) -> Tensor:

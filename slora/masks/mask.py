@@ -40,7 +40,7 @@ class Mask(ABC):
 
     def digest(self) -> str:
         """Return the SHA-256 of shape and positions: equal masks have equal digests."""
-        hasher = hashlib.sha256(repr(self.shape).encode())
+        hasher = hashlib.sha256(repr(tuple(self.shape)).encode())
         hasher.update(self.positions.numpy().tobytes())
         return hasher.hexdigest()
 

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from slora.errors import BadMask
-from slora.layers.base_layers import get_features, get_weight_matrix, is_conv1d
+from slora.layers.base_layers import flatten_blocks, get_features, get_weight_matrix
 from slora.masks.strategy import Scorer
 
 MAX_SUM_BYTES = 1 << 30
 """Largest size in bytes of the float64 sums of one pass, unless a single layer needs more."""
 
 Layers = Mapping[str, Any]
-"""Base layers by name: `nn.Linear` or Conv1D."""
+"""Base layers by name: `nn.Linear`, Conv1D or fused experts."""
 CalibrationPass = Callable[[], int]
 """Run forward and backward over this rank's sequences, one at a time, and return their number."""
 GatherContext = Callable[[Tensor], AbstractContextManager[None]]
@@ -146,12 +146,11 @@ def _fold_gradients(
     handles = []
 
     def make_fold_hook(name: str) -> Callable[[Tensor], None]:
-        transposed = is_conv1d(group[name])
-
         def fold_gradient(weight: Tensor) -> None:
             assert weight.grad is not None
-            gradient = weight.grad.t() if transposed else weight.grad
-            sums[name].add(unit(get_weight_matrix(group[name]).detach(), gradient))
+            layer = group[name]
+            gradient = flatten_blocks(layer, weight.grad)
+            sums[name].add(unit(get_weight_matrix(layer).detach(), gradient))
             weight.grad = None
 
         return fold_gradient

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from slora.errors import BadMask
 from slora.layers.patterns import count_entries
+from slora.layers.shapes import get_expert_shape
 
 STRUCTURES = ("rows", "columns", "blocks")
 """Masks whose updates have a limited rank; any other mask is an arbitrary set of entries."""
@@ -50,7 +51,7 @@ def count_mask_entries(mask: str, shape: Shape, *, density: float, rank: int | N
 def compute_exact_rank(mask: str, shape: Shape, *, density: float, rank: int | None) -> int:
     """Return the smallest rank at which the hand-off of such a mask is exact for any values."""
     if mask not in STRUCTURES:
-        return min(*shape, count_entries(shape, density))
+        return min(*get_expert_shape(shape), count_entries(shape, density))
     return min(compute_block_sides(mask, shape, density=density, rank=rank))
 
 

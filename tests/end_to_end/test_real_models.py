@@ -17,7 +17,8 @@ from jobs.spec.load import load_spec
 from jobs.store.adapters.operations import pull, resolve_adapter
 from jobs.store.open import open_store
 from jobs.tools.load_adapter import load_adapted_model
-from jobs.train.model.base_model import load_model, load_tokenizer
+from jobs.train.model.base_model import load_model
+from jobs.train.model.tokenizer import load_tokenizer
 from tests.tiny import merge_spec
 from tests.training_runs import TrainingCase, train_all
 
@@ -132,11 +133,16 @@ def test_chat_streams_a_response(run, chat_store):
     assert result.stdout.strip()
 
 
-def test_evaluate_measures_what_the_run_measured(run, sorter_store):
+def test_evaluate_measures_what_the_run_measured_also_without_the_files_of_the_run(
+    run, sorter_store
+):
     store = f"file://{sorter_store}"
     data = str(sorter_store.parent / "eval.jsonl")
-    result = run("evaluate", "--adapter", "newsgroups", "--data", data, "--max-length", "96",
-               "--store", store, "--json")  # fmt: skip
+    arguments = ["evaluate", "--adapter", "newsgroups", "--data", data, "--store", store, "--json"]
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "the files of run run are not in the store" in result.stderr
+    result = run(*arguments, "--max-length", "96")
     assert result.returncode == 0, result.stderr
     measured = json.loads(result.stdout)
     expected = resolve_adapter(open_store(store), "newsgroups").evaluation["end"]

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.errors import InputError, NotInStore
 from jobs.inspect.datasets.file_selection import resolve_files
-from jobs.inspect.model_files import MODEL_FILES, find_model_folder
+from jobs.inspect.model_folder import MODEL_FILES, find_model_folder
 from jobs.store import cache as cache_module
 from jobs.store.cache import fetch_files, fetch_folder
 from jobs.store.s3.s3_store import S3Store
@@ -101,7 +101,8 @@ def test_rows_are_a_file_a_glob_or_a_prefix(s3: S3Store, cache: Path):
     for name in ("a.jsonl", "_hidden.jsonl"):
         assert list_fetched(f"/rows/{name}") == [name]
     assert list_fetched("/rows/*.jsonl") == ["a.jsonl", "b.jsonl", "d.jsonl"]
-    assert list_fetched("/rows/") == list_fetched("/rows") == ["a.jsonl", "b.jsonl", "c.csv"]
+    everything = ["a.jsonl", "b.jsonl", "c.csv", "d.jsonl"]
+    assert list_fetched("/rows/") == list_fetched("/rows") == everything
     assert list_fetched("/rows/[ab].jsonl") == ["a.jsonl", "b.jsonl"]
     for nothing in ("/rows/z.jsonl", "/rows/readme.md", "/nowhere/"):
         with pytest.raises(InputError, match="no data file under"):

@@ -99,9 +99,8 @@ class EvaluationSums:
     """The sums of one micro-batch of held-out rows."""
 
     index: int
-    loss: float
-    targets: float
-    correct: float
+    values: tuple[float, ...]
+    """As `jobs.train.evaluation_sums` lays them out."""
 
 
 @dataclass(frozen=True)

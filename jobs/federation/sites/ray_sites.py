@@ -34,6 +34,10 @@ from jobs.train.request import FederationRequest
 
 START_TIMEOUT_S = 180
 """Additional seconds for an actor's first reply: it imports torch and loads its base before."""
+COMMIT_TIMEOUT_S = 4 * 3600
+"""An adapter may be large and its store slow."""
+NOTICE_S = 10
+"""After so many seconds a line says what is waited for."""
 
 Work = TypeVar("Work")
 Reply = TypeVar("Reply")
@@ -62,13 +66,27 @@ class RaySites:
 
     def open_stage(self, stage: int, payload: StagePayload) -> StageInfo:
         if self._stage < 0:
-            # Before any timeout counts: a cluster may take long to have room for all actors.
-            pings = [handle.call(Site.measure_peak).ref for handle in self._handles]
-            ray.wait(pings, num_returns=len(pings))
-            for handle in self._handles:
-                handle.is_starting = False
+            self._wait_for_actors()
         self._stage, self._payload = stage, payload
         return self._call_with_replacement(self._open_stage)
+
+    def _wait_for_actors(self) -> None:
+        """Wait until all actors run: a cluster may take a while to have room. Raise TrainingFailed
+        if it does not have it in time.
+        """
+        pings = [handle.call(Site.measure_peak).ref for handle in self._handles]
+        limit = START_TIMEOUT_S + self._timeout
+        _, waiting = ray.wait(pings, num_returns=len(pings), timeout=min(NOTICE_S, limit))
+        if waiting:
+            count = f"{len(waiting)} of {len(pings)} sites"
+            print(f"waiting for {count} to start, at most {limit} s", flush=True)
+            _, waiting = ray.wait(pings, num_returns=len(pings), timeout=limit - NOTICE_S)
+        if waiting:
+            problem = f"{len(waiting)} of {len(pings)} did not start within {limit} s"
+            remedy = "Use fewer cluster.workers, a larger cluster, or a longer cluster.timeout."
+            raise TrainingFailed("the federation's sites", problem, remedy)
+        for handle in self._handles:
+            handle.is_starting = False
 
     def get_shapes(self) -> dict[str, tuple[int, int]]:
         return self._call_with_replacement(lambda handle: handle.call(Site.get_shapes))
@@ -144,10 +162,9 @@ class RaySites:
 
     def commit(self, weights: bytes, record: CommitRecord) -> Manifest:
         self._ensure_stage(self._handles[0])
-        # Without a timeout: an adapter may be large and its store slow.
         return self._call_with_replacement(
             lambda handle: handle.call(Site.commit, self._stage, weights, record),
-            has_timeout=False,
+            extra_timeout=COMMIT_TIMEOUT_S,
         )
 
     def close(self) -> None:
@@ -155,13 +172,13 @@ class RaySites:
             handle.stop()
 
     def _call_with_replacement(
-        self, call: Callable[[SiteHandle], PendingReply[Reply]], *, has_timeout: bool = True
+        self, call: Callable[[SiteHandle], PendingReply[Reply]], *, extra_timeout: int = 0
     ) -> Reply:
         """Call the first actor; if it dies, replace it and call again."""
         handle = self._handles[0]
         while True:
             try:
-                reply = call(handle).get(self._get_timeout(handle) if has_timeout else None)
+                reply = call(handle).get(self._get_timeout(handle) + extra_timeout)
             except (RayActorError, RayTaskError, GetTimeoutError) as error:
                 self._replace(handle, error)
                 self._ensure_stage(handle)

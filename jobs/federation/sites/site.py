@@ -40,8 +40,9 @@ from jobs.train.data.global_batches import Step
 from jobs.train.data.worker_feeds import make_eval_feed
 from jobs.train.engine.engine import CompactEngine
 from jobs.train.engine.factory import make_engine_options
-from jobs.train.engine.loss import compute_logits, count_correct, sum_loss
+from jobs.train.engine.loss import compute_logits
 from jobs.train.engine.step import has_diverged, take_step
+from jobs.train.evaluation_sums import sum_batch
 from jobs.train.method.masks import make_mask_request
 from jobs.train.method.publish import publish
 from jobs.train.model.load_base import load_base
@@ -68,6 +69,7 @@ class Site:
         self._request, self._spec, self._section = request, request.spec, request.federation
         self._runs, self._context = RunStore(store, request.run_id), WorkerContext(0, 1, device)
         base = load_base(request, store, self._context)
+        self._request = request = request.with_packing(base.packing)
         self._model, self._tokenizer, self._targets = base.model, base.tokenizer, base.targets
         if mark_trainable is not None:
             mark_trainable(self._model)
@@ -143,14 +145,13 @@ class Site:
     ) -> list[EvaluationSums]:
         """Evaluate every `parts`-th micro-batch of the held-out rows, from number `part` on."""
         self._load_weights(stage, weights)
-        is_classifier, sums = self._spec.model.task == "sequence-classification", []
+        sums = []
         with torch.no_grad():
             for index, step in self._read_eval_steps(part, parts):
                 for batch in step.micros:
-                    logits, labels = compute_logits(self._model, batch, device=self._context.device)
-                    correct = count_correct(logits, labels) if is_classifier else 0
-                    loss = float(sum_loss(logits, labels))
-                    sums.append(EvaluationSums(index, loss, float(batch.targets), float(correct)))
+                    outputs = compute_logits(self._model, batch, device=self._context.device)
+                    values = sum_batch(*outputs, batch).tolist()
+                    sums.append(EvaluationSums(index, tuple(values)))
         return sums
 
     def get_residuals(self, stage: int) -> dict[int, bytes]:

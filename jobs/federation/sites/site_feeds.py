@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedTokenizerBase
 
 from jobs.federation.partition import Partition
 from jobs.federation.sampling import derive_order_seed
-from jobs.federation.sites.client_rows import ClientRows, ClientSource
+from jobs.federation.sites.client_rows import ClientSamples
 from jobs.train.data.global_batches import Feed
-from jobs.train.data.tokenization import Sample
+from jobs.train.data.worker_feeds import open_train_table
 from jobs.train.request import FederationRequest
 
 
 class ClientFeeds:
-    """Makes the feeds of clients. No row is tokenized twice."""
+    """Makes the feeds of clients, from the table of all rows."""
 
     def __init__(
         self, request: FederationRequest, tokenizer: PreTrainedTokenizerBase, partition: Partition
     ) -> None:
-        self._request, self._tokenizer = request, tokenizer
-        self._rows = ClientRows(
-            request.train_data.files, request.train_data.rows_by_file, partition
-        )
-        self._token_cache: dict[Any, Sample] = {}
+        self._request, self._tokenizer, self._partition = request, tokenizer, partition
+        self._table = open_train_table(request, tokenizer)
 
     def make_round_feed(self, client: int, round_index: int) -> Feed:
         """Return a client's rows in an order that depends on the round."""
@@ -36,27 +31,20 @@ class ClientFeeds:
 
     def count_rows(self, client: int) -> int:
         """Return the number of rows of a client."""
-        return len(self._rows.read_client(client))
+        return len(self._partition.rows[client])
 
     def _make_feed(self, client: int, round_index: int, micro_batch_size: int) -> Feed:
         spec, scan = self._request.spec, self._request.train_data
-        source = ClientSource(
-            files=scan.files,
-            format=scan.format,
-            columns=scan.columns,
-            labels=self._request.labels,
-            client_rows=self._rows.read_client(client),
-        )
+        source = ClientSamples(self._table, scan.rows_by_file, self._partition.rows[client])
         return Feed(
             source,
             self._tokenizer,
-            task=spec.model.task,
+            kind=spec.target_kind,
             max_length=spec.data.max_length,
-            packing=spec.data.packing,
+            packing=self._request.plan.packing.mode,
             batch_size=spec.train.batch_size,
             micro_batch_size=min(micro_batch_size, spec.train.batch_size),
             rank=0,
             world_size=1,
             seed=derive_order_seed(spec.train.seed, round_index, client),
-            token_cache=self._token_cache,
         )

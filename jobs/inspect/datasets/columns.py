@@ -10,6 +10,7 @@ from typing import Any
 from jobs.errors import InputError
 from jobs.inspect.datasets.data_row import Row
 from jobs.inspect.datasets.row_values import format_names, make_row_error
+from jobs.spec.tasks import TASK_FORMATS
 
 Columns = Mapping[Any, str]
 """The column of each field that has another name."""
@@ -41,11 +42,6 @@ FORMATS: dict[str, FormatFields] = {
     "text": FormatFields(("text",)),
 }
 """The formats in the order in which `auto` tries them."""
-
-TASK_FORMATS: dict[str, tuple[str, ...]] = {
-    "causal-lm": ("chat", "sharegpt", "prompt-completion", "alpaca", "text"),
-    "sequence-classification": ("classification",),
-}
 
 TEXT_PAIRS = (
     ("text", "text_pair"),
@@ -159,6 +155,10 @@ def make_columns_error(
     columns = columns or {}
     if preference := find_preference(row.values, columns):
         return make_row_error(row, *preference)
+    if task == "seq2seq" and find_columns(row.values, "auto", task="causal-lm", columns=columns):
+        problem = f"an encoder-decoder answers a prompt; the row has {format_names(row.values)}"
+        remedy = "Use rows with prompt and completion, or a causal language model."
+        return make_row_error(row, problem, remedy)
     formats = list_formats(fmt, task)
     suggestion = suggest_columns(row.values, formats, columns)
     remedy = f"Name the columns in data.columns. {_describe_formats(formats)}"
@@ -230,7 +230,10 @@ def _iter_candidates(values: Mapping[str, Any], name: str, taken: set[str]) -> I
 def _has_type(value: Any, name: str) -> bool:
     if name == "messages":
         return isinstance(value, list) or (isinstance(value, str) and value[:1] == "[")
-    return isinstance(value, str) or (name == "label" and not isinstance(value, list | dict))
+    if name == "label":
+        is_list_of_names = isinstance(value, list) and not isinstance(next(iter(value), ""), dict)
+        return is_list_of_names or not isinstance(value, list | dict)
+    return isinstance(value, str)
 
 
 def _describe_formats(formats: tuple[str, ...]) -> str:

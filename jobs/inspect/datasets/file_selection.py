@@ -99,7 +99,7 @@ def _select_local_files(path: Path, key: str) -> FileSelection | None:
     if path.is_dir():
         data_files, skipped = _list_folder(path)
         return _select_of_folder(data_files, skipped, path, key, str(path))
-    paths = _expand_glob(str(path))
+    paths = expand_glob(str(path))
     return (
         FileSelection(tuple(paths), warnings=_warn_of_splits(paths, str(path))) if paths else None
     )
@@ -132,7 +132,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith((".", "_"))
 
 
-def _expand_glob(pattern: str) -> list[Path]:
+def expand_glob(pattern: str) -> list[Path]:
     return sorted(
         path
         for name in glob.glob(pattern, recursive=True)
@@ -154,7 +154,7 @@ def _find_root(paths: Sequence[Path]) -> Path:
 def _list_folder(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     """Return the data files of a folder and of those in it, and the files that are none."""
     data_files, skipped = list[Path](), list[SkippedFile]()
-    for path in _walk_folder(folder):
+    for path in walk_folder(folder):
         if reason := _find_reason(path):
             skipped.append(SkippedFile(path, reason))
         else:
@@ -170,7 +170,7 @@ def _list_folder(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     return data_files, skipped
 
 
-def _walk_folder(folder: Path) -> Iterator[Path]:
+def walk_folder(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder in order, but hidden ones, and what macOS adds to archives."""
     for parent, folders, names in os.walk(folder, onerror=_raise_error):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))

@@ -22,7 +22,7 @@ from jobs.inspect.datasets.conversations import (
     read_tools,
 )
 from jobs.inspect.datasets.data_row import Row
-from jobs.inspect.datasets.labels import read_label
+from jobs.inspect.datasets.labels import Label, read_label
 from jobs.inspect.datasets.row_values import check_text, make_row_error
 
 
@@ -55,10 +55,10 @@ class TextExample:
 
 @dataclass(frozen=True)
 class LabelledExample:
-    """A text, or a pair of texts, and the name of its class."""
+    """A text, or a pair of texts, and its label: a class, several classes, or a number."""
 
     text: str
-    label: str
+    label: Label
     text_pair: str | None = None
 
 
@@ -78,11 +78,17 @@ Example = ChatExample | CompletionExample | TextExample | LabelledExample | Alpa
 
 
 def read_example(
-    row: Row, fmt: str, *, task: str | None = None, columns: Columns | None = None
+    row: Row,
+    fmt: str,
+    *,
+    task: str | None = None,
+    columns: Columns | None = None,
+    label_kind: str = "one",
 ) -> Example:
     """Return the example in a row. Raise InputError with file, line and column.
 
     `columns` has the column of each field that has another name, as `find_columns` returns them.
+    `label_kind` is data.labels.
     """
     columns = columns or {}
     if fmt == "auto":
@@ -93,7 +99,12 @@ def read_example(
     required = [get_column(columns, fmt, name) for name in FORMATS[fmt].required]
     if any(column not in row.values for column in required):
         raise make_columns_error(row, fmt, task=task, columns=columns)
-    return _READERS[fmt](_RowFields(row, fmt, columns))
+    example = _READERS[fmt](_RowFields(row, fmt, columns, label_kind))
+    if task == "seq2seq" and isinstance(example, ChatExample):
+        problem = "the row is a conversation, and an encoder-decoder has no chat template"
+        remedy = "Write prompt and completion as texts, or use a causal language model."
+        raise make_row_error(row, problem, remedy)
+    return example
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,7 @@ class _RowFields:
     row: Row
     format: str
     columns: Columns
+    label_kind: str
 
     def get_column(self, name: str) -> str:
         return get_column(self.columns, self.format, name)
@@ -196,9 +208,8 @@ def _read_alpaca(fields: _RowFields) -> AlpacaExample:
 
 
 def _read_labelled(fields: _RowFields) -> LabelledExample:
-    example = LabelledExample(
-        fields.read_text("text"), read_label(fields.row, fields.get_column("label"))
-    )
+    label = read_label(fields.row, fields.get_column("label"), fields.label_kind)
+    example = LabelledExample(fields.read_text("text"), label)
     if "text_pair" not in fields.columns and "text_pair" not in fields.row.values:
         return example
     return replace(example, text_pair=fields.read_text("text_pair"))

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import yaml
 
 from jobs.errors import Fault, InputError
+from jobs.inspect.datasets.hub_prepared import list_prepared_configs, list_prepared_splits
 
 HUB_SCHEME = "hf://"
 HUB_FORM = "hf://org/name@revision?config=NAME&split=NAME"
@@ -64,9 +65,13 @@ def parse_hub_address(address: str, key: str) -> HubAddress:
 def find_hub_files(address: HubAddress, key: str) -> HubFiles:
     """Return the local folder of a data set, and its configuration's files if its card lists them.
 
-    The hub is asked only for what the cache does not have, and not with HF_HUB_OFFLINE set.
+    The hub is asked only for what neither its cache nor that of `datasets` has, and not with
+    HF_HUB_OFFLINE set.
     """
-    folder = _find_snapshot(address, key)
+    folder = _find_snapshot(address)
+    if folder is None and (prepared := _find_prepared(address, key)) is not None:
+        return prepared
+    folder = folder or _download_snapshot(address, key)
     configs = _read_configs(folder)
     if not configs:
         return HubFiles(_find_config_folder(folder, address, key))
@@ -89,29 +94,54 @@ def find_hub_files(address: HubAddress, key: str) -> HubFiles:
     return HubFiles(folder, splits)
 
 
-def _find_snapshot(address: HubAddress, key: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
+def _fetch_snapshot(address: HubAddress, *, local: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            address.name,
+            repo_type="dataset",
+            revision=address.revision,
+            local_files_only=local,
+            allow_patterns=None if local else list(DATA_PATTERNS),
+        )
+    )
+
+
+def _find_snapshot(address: HubAddress) -> Path | None:
+    try:
+        return _fetch_snapshot(address, local=True)
+    except (OSError, ValueError):
+        return None
+
+
+def _find_prepared(address: HubAddress, key: str) -> HubFiles | None:
+    """Return what the library `datasets` has prepared, or None. Raise InputError if it is several
+    configurations and the address selects none.
+    """
+    if address.revision is not None:
+        # It is not told which revision was prepared.
+        return None
+    configs = list_prepared_configs(address.name)
+    if address.config is not None or len(configs) == 1:
+        folder = configs.get(address.config or next(iter(configs)))
+        return None if folder is None else HubFiles(folder, list_prepared_splits(folder))
+    if not configs:
+        return None
+    problem = f"{address.name} was prepared in the configurations {', '.join(sorted(configs))}"
+    example = f"{HUB_SCHEME}{address.name}?config={min(configs)}"
+    raise InputError([Fault(key, problem, f"Select one: {example}.")])
+
+
+def _download_snapshot(address: HubAddress, key: str) -> Path:
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    def find(*, local: bool) -> Path:
-        return Path(
-            snapshot_download(
-                address.name,
-                repo_type="dataset",
-                revision=address.revision,
-                local_files_only=local,
-                allow_patterns=None if local else list(DATA_PATTERNS),
-            )
-        )
-
-    try:
-        return find(local=True)
-    except (OSError, ValueError):
-        is_offline = constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1"
+    is_offline = constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1"
     reason = ""
     if address.may_download and not is_offline:
         try:
-            return find(local=False)
+            return _fetch_snapshot(address, local=False)
         except (OSError, ValueError, HfHubHTTPError) as error:
             reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
     problem = f"neither a file nor a data set in the local hub cache: {address.name}{reason}"

@@ -1,4 +1,7 @@
-"""Read the label of a row, and warn of labels that differ only in how they are written."""
+"""Read the label of a row, and warn of labels that differ only in how they are written.
+
+A row has the name of one class, a list of names, or a number: `data.labels` says which.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,58 @@ from collections.abc import Iterable
 from typing import Any
 
 from jobs.inspect.datasets.data_row import Row
-from jobs.inspect.datasets.row_values import check_text, format_value, make_row_error
+from jobs.inspect.datasets.row_values import (
+    check_text,
+    format_value,
+    make_row_error,
+    parse_json_text,
+)
 
 MAX_WARNINGS = 5
+MAX_NUMBER = 1e15
+"""A larger number is a mistake, and would end a training in float32."""
+
+Label = str | tuple[str, ...] | float
+"""The name of a class, the names of several, or a number."""
 
 
-def read_label(row: Row, column: str) -> str:
-    """Return the name of a row's class: a text, a whole number or a boolean. Raise InputError."""
-    label: Any = row.values[column]
+def read_label(row: Row, column: str, kind: str = "one") -> Label:
+    """Return the label of a row, of the kind that data.labels names. Raise InputError."""
+    label = row.values[column]
+    if kind == "many":
+        return _read_names(row, column, label)
+    return _read_number(row, column, label) if kind == "number" else _read_name(row, column, label)
+
+
+def _read_names(row: Row, column: str, names: Any) -> tuple[str, ...]:
+    """Return the names of a row's classes, each once; an empty list is right."""
+    names = parse_json_text(row, column, names)
+    if names is None:
+        remedy = "Use [] for a row without any class, or remove the row."
+        raise make_row_error(row, f"{column} is missing", remedy)
+    if not isinstance(names, list):
+        problem = f"{column} is {format_value(names)}, not a list, but data.labels is many"
+        raise make_row_error(row, problem, 'Write a list: ["a", "b"]. Or use data.labels: one.')
+    read = (_read_name(row, f"{column}[{index}]", name) for index, name in enumerate(names))
+    return tuple(dict.fromkeys(read))
+
+
+def _read_number(row: Row, column: str, value: Any) -> float:
+    """Return a row's number; tables may hold it as a text."""
+    if value is None or value != value:
+        raise make_row_error(row, f"{column} is missing", "Set it, or remove the row.")
+    try:
+        number = float("nan") if isinstance(value, bool | list | dict) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if not abs(number) <= MAX_NUMBER:
+        problem = f"{column} is {format_value(value)}, not a number, but data.labels is number"
+        raise make_row_error(row, problem, "Write a finite number, or use data.labels: one.")
+    return number
+
+
+def _read_name(row: Row, column: str, label: Any) -> str:
+    """Return the name of a class: a text, a whole number or a boolean. Raise InputError."""
     if isinstance(label, bool):
         return str(label).lower()
     if isinstance(label, float) and label.is_integer():
@@ -27,8 +74,26 @@ def read_label(row: Row, column: str) -> str:
         raise make_row_error(row, f"{column} is missing", "Set it, or remove the row.")
     if not isinstance(label, str):
         remedy = "It should be a string, a whole number or a boolean."
+        if isinstance(label, list):
+            remedy = "It should be one name. For several a row, use data.labels: many."
+        if isinstance(label, float):
+            remedy = "It should be a name. To predict a number, use data.labels: number."
         raise make_row_error(row, f"{column} is {format_value(label)}", remedy)
     return check_text(row, column, label)
+
+
+def list_names(label: Label) -> tuple[str, ...]:
+    """Return the names of the classes of a label; a number has none."""
+    if isinstance(label, str):
+        return (label,)
+    return label if isinstance(label, tuple) else ()
+
+
+def format_label(label: Label) -> str:
+    """Return a label as text for people."""
+    if isinstance(label, tuple):
+        return ", ".join(label) or "none"
+    return label if isinstance(label, str) else f"{label:g}"
 
 
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:

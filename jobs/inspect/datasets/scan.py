@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.columns import (
-    TASK_FORMATS,
-    Columns,
-    find_columns,
-    list_used_columns,
-)
+from jobs.inspect.datasets.columns import Columns, find_columns, list_used_columns
 from jobs.inspect.datasets.data_row import Row
 from jobs.inspect.datasets.file_selection import FileSelection, SkippedFile, select_files
 from jobs.inspect.datasets.files import describe_file, read_rows
 from jobs.inspect.datasets.formats import ChatExample, Example, LabelledExample, read_example
-from jobs.inspect.datasets.labels import sort_labels, warn_of_similar_labels
+from jobs.inspect.datasets.labels import list_names, sort_labels, warn_of_similar_labels
+from jobs.spec.tasks import TASK_FORMATS
 
 MAX_FAULTS = 20
 """More faults than this are most likely one mistake, repeated."""
 
 PROGRESS_EVERY_ROWS = 1000
+STREAMED_ROWS = 2000
+"""Rows of a streamed data set that are checked before a run."""
+END_BYTES = 2**20
 MAX_COLUMNS = 100
 """So many names of columns are compared with those that are read."""
 
+RowFaults = Literal["raise", "return", "skip"]
+"""What to do with the faults of single rows: raise them with all others, return them with the scan
+if there are no others, or leave them to the tally of the tokens."""
 ScanProgress = Callable[[int, int, int], None]
 """A callback with the rows read, the bytes read and the bytes in total."""
 
@@ -40,7 +42,10 @@ class DatasetScan:
     format: str
     rows_by_file: tuple[int, ...]
     labels: tuple[str, ...]
+    """The names of all classes."""
     sha256: str | None
+    """Digest of all bytes; of a streamed data set, of its files' names, sizes and ends; else None.
+    """
     bytes: int
     columns: dict[str, str] = field(default_factory=dict)
     """The column of each field that has another name than its field."""
@@ -53,6 +58,14 @@ class DatasetScan:
     warnings: tuple[str, ...] = ()
     needs_template: bool = False
     """Whether there are conversations, which only a chat template can render."""
+    label_kind: str = "one"
+    """data.labels: the labels of a row."""
+    numbers: tuple[float, float] | None = None
+    """The smallest and the largest number of rows that are labelled by one."""
+    is_complete: bool = True
+    """False if only the first rows were read."""
+    row_faults: tuple[Fault, ...] = ()
+    """The faults of single rows, if they are to be reported together with those of rendering."""
 
     @property
     def rows(self) -> int:
@@ -68,7 +81,7 @@ class DatasetScan:
             "files": [
                 {"path": str(path), "kind": kind, "rows": rows} for path, kind, rows in files
             ],
-            "complete": self.sha256 is not None,
+            "complete": self.is_complete,
             "skipped": [{"path": str(item.path), "reason": item.reason} for item in self.skipped],
             "unused_columns": list(self.unused_columns),
             "warnings": list(self.warnings),
@@ -82,21 +95,49 @@ def scan_dataset(
     key: str,
     *,
     columns: Columns | None = None,
+    label_kind: str = "one",
     limit: int | None = None,
     progress: ScanProgress | None = None,
+    row_faults: RowFaults = "raise",
+    streaming: bool = False,
 ) -> DatasetScan:
-    """Read every row once (or the first `limit`). Raise InputError with all faults."""
+    """Read every row once (or the first `limit`). Raise InputError with all faults.
+
+    With `streaming` the first rows are read only, and the digest is that of `digest_ends`.
+    """
+    if streaming:
+        limit = min(limit or STREAMED_ROWS, STREAMED_ROWS)
     selection = select_files(address, key=key)
     files = selection.files
     if fmt != "auto" and fmt not in TASK_FORMATS[task]:
         formats = " or ".join(TASK_FORMATS[task])
         raise InputError([Fault("data.format", f"{fmt} does not fit {task}", f"Use {formats}.")])
-    scan = _DatasetPass(files, fmt, task, columns or {}, limit, progress)
+    scan = _DatasetPass(files, fmt, task, columns or {}, label_kind, limit, progress)
     scan.run()
     if not scan.rows and not scan.faults.count:
         raise InputError([_make_no_rows_fault(key, files)])
-    scan.faults.raise_any()
-    return scan.make_result(selection)
+    # Without a format no row can be read: the faults of the rows say why.
+    scan.faults.raise_any(with_rows=row_faults == "raise" or scan.layout_from is None)
+    result = scan.make_result(selection)
+    if streaming:
+        result = replace(result, sha256=digest_ends(files))
+    return replace(result, row_faults=scan.faults.list_rows()) if row_faults == "return" else result
+
+
+def digest_ends(files: Sequence[Path]) -> str:
+    """Return a digest of the files' names and sizes, and of the first and the last MiB of each.
+
+    It changes when rows are added, and takes no time that depends on the size of the data.
+    """
+    digest = hashlib.sha256(b"ends of files\0")
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(END_BYTES))
+            file.seek(max(0, size - END_BYTES))
+            digest.update(file.read(END_BYTES))
+    return digest.hexdigest()
 
 
 def _make_no_rows_fault(key: str, files: Sequence[Path]) -> Fault:
@@ -107,15 +148,20 @@ def _make_no_rows_fault(key: str, files: Sequence[Path]) -> Fault:
 
 
 def check_train_labels(train: DatasetScan) -> list[Fault]:
-    """Return a fault if a classifier would have one class only."""
-    if train.format != "classification" or len(train.labels) > 1:
+    """Return a fault if there is nothing to tell apart: one class only, or one number."""
+    if train.format != "classification":
         return []
-    problem = f"all {train.rows:,} rows have the label {train.labels[0]!r}"
-    return [
-        Fault(
-            "data.train", problem, "Add rows with another label: a classifier needs at least two."
-        )
-    ]
+    subject, problem = "a classifier needs at least two", ""
+    if train.numbers is not None and train.numbers[0] == train.numbers[1]:
+        subject, problem = "all predictions would be this number", f"{train.numbers[0]:g}"
+    elif train.label_kind == "many" and not train.labels:
+        subject, problem = "there is nothing to learn", "[]"
+    elif train.label_kind == "one" and len(train.labels) == 1:
+        problem = repr(train.labels[0])
+    if not problem:
+        return []
+    problem = f"all {train.rows:,} rows have the label {problem}"
+    return [Fault("data.train", problem, f"Add rows with another label: {subject}.")]
 
 
 def check_eval_labels(train: DatasetScan, evaluation: DatasetScan) -> list[Fault]:
@@ -131,23 +177,33 @@ def check_eval_labels(train: DatasetScan, evaluation: DatasetScan) -> list[Fault
 
 
 class _FaultCollector:
-    """Keeps the first faults and counts all."""
+    """Keeps the first faults and counts all: those of single rows, and the others."""
 
     def __init__(self) -> None:
-        self.faults: list[Fault] = []
-        self.count = 0
+        self.faults, self.row_faults = list[Fault](), list[Fault]()
+        self.count = self.row_count = 0
 
     def add(self, fault: Fault) -> None:
-        self.count += 1
-        if self.count <= MAX_FAULTS:
-            self.faults.append(fault)
+        faults = self.row_faults if fault.is_of_row else self.faults
+        self.count_hidden(is_of_row=fault.is_of_row)
+        if len(faults) < MAX_FAULTS:
+            faults.append(fault)
 
-    def raise_any(self) -> None:
-        if omitted := self.count - len(self.faults):
+    def count_hidden(self, *, is_of_row: bool) -> None:
+        self.count += 1
+        self.row_count += is_of_row
+
+    def raise_any(self, *, with_rows: bool) -> None:
+        """Raise InputError if there is a fault of a file, or `with_rows` one of a row."""
+        if self.faults or (with_rows and self.row_count):
+            raise InputError([*self.faults, *self.list_rows()])
+
+    def list_rows(self) -> tuple[Fault, ...]:
+        """Return the first faults of rows, and how many more there are."""
+        if omitted := self.row_count - len(self.row_faults):
             summary = Fault("data", f"{omitted:,} more errors are not shown", "Fix these first.")
-            raise InputError([*self.faults, summary])
-        if self.faults:
-            raise InputError(self.faults)
+            return (*self.row_faults, summary)
+        return tuple(self.row_faults)
 
 
 class _DatasetPass:
@@ -159,28 +215,33 @@ class _DatasetPass:
         fmt: str,
         task: str,
         columns: Columns,
+        label_kind: str,
         limit: int | None,
         progress: ScanProgress | None,
     ) -> None:
         self.files, self.format, self.task, self.columns = files, fmt, task, columns
-        self.limit, self.progress = limit, progress
+        self.label_kind, self.limit, self.progress = label_kind, limit, progress
         self.faults, self.labels = _FaultCollector(), set[str]()
+        self.numbers: tuple[float, float] | None = None
         self.rows_by_file, self.rows = [0] * len(files), 0
         self.digest, self.bytes_read = hashlib.sha256(), 0
         self.bytes_total = sum(path.stat().st_size for path in files)
         self.layout_from: Row | None = None
         self.mismatches = set[tuple[str, ...]]()
         self.column_names, self.needs_template = dict[str, None](), False
+        self.is_complete = True
 
     def run(self) -> None:
         for index, path in enumerate(self.files):
-            for row in read_rows(path, on_fault=self.faults.add, on_chunk=self._digest_chunk):
+            rows = read_rows(path, on_fault=self._add_fault, on_chunk=self._digest_chunk)
+            for row in rows:
                 self.rows += 1
                 self.rows_by_file[index] += 1
                 self._check_row(row)
                 if self.progress and self.rows % PROGRESS_EVERY_ROWS == 0:
                     self.progress(self.rows, self.bytes_read, self.bytes_total)
                 if self.rows == self.limit:
+                    self.is_complete = path == self.files[-1] and self._is_exhausted(rows)
                     return
         if self.progress:
             self.progress(self.rows, self.bytes_read, self.bytes_total)
@@ -192,7 +253,7 @@ class _DatasetPass:
             format=self.format,
             rows_by_file=tuple(self.rows_by_file),
             labels=sort_labels(self.labels),
-            sha256=self.digest.hexdigest() if self.limit is None else None,
+            sha256=self.digest.hexdigest() if self.is_complete else None,
             bytes=self.bytes_total,
             columns=dict(self.columns),
             kinds=tuple(map(describe_file, self.files)),
@@ -200,7 +261,20 @@ class _DatasetPass:
             unused_columns=tuple(name for name in self.column_names if name not in used),
             warnings=(*selection.warnings, *warn_of_similar_labels(self.labels)),
             needs_template=self.needs_template,
+            label_kind=self.label_kind,
+            numbers=self.numbers,
+            is_complete=self.is_complete,
         )
+
+    def _add_fault(self, fault: Fault) -> None:
+        self.faults.add(fault)
+
+    def _is_exhausted(self, rows: Iterator[Row]) -> bool:
+        """Return whether there is no more row, and nothing wrong with what follows."""
+        faults, self.faults = self.faults, _FaultCollector()
+        is_exhausted = next(rows, None) is None and not self.faults.count
+        self.faults = faults
+        return is_exhausted
 
     def _digest_chunk(self, chunk: memoryview) -> None:
         self.digest.update(chunk)
@@ -210,10 +284,16 @@ class _DatasetPass:
         if self.layout_from is None:
             self._find_layout(row)
         if self.layout_from is None and not self._is_new_mismatch(row):
-            self.faults.count += 1
+            self.faults.count_hidden(is_of_row=True)
             return
         try:
-            example = read_example(row, self.format, task=self.task, columns=self.columns)
+            example = read_example(
+                row,
+                self.format,
+                task=self.task,
+                columns=self.columns,
+                label_kind=self.label_kind,
+            )
         except InputError as error:
             for fault in error.faults:
                 self.faults.add(self._extend_fault(fault, row))
@@ -247,7 +327,10 @@ class _DatasetPass:
 
     def _note_example(self, row: Row, example: Example) -> None:
         if isinstance(example, LabelledExample):
-            self.labels.add(example.label)
+            self.labels.update(list_names(example.label))
+            if isinstance(number := example.label, float):
+                low, high = self.numbers or (number, number)
+                self.numbers = min(low, number), max(high, number)
         self.needs_template |= isinstance(example, ChatExample)
         if len(self.column_names) < MAX_COLUMNS:
             self.column_names.update(dict.fromkeys(row.values))

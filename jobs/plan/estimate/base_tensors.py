@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.inspect.encoder_decoders import is_encoder_decoder
+
 EMBEDDING_NAMES = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings",
-             "token_type_embeddings", "embed_in", "shared")  # fmt: skip
+             "token_type_embeddings", "embed_in", "shared", "embed_positions",
+             "relative_attention_bias")  # fmt: skip
 """Parts of the names of embeddings: no gradient flows back through a lookup."""
 INPUT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query", "key", "value",
                      "query_key_value", "c_attn", "q_lin", "k_lin", "v_lin", "Wqkv")  # fmt: skip
@@ -16,6 +19,8 @@ FIRST_NORMS = ("input_layernorm", "ln_1", "attn_norm")
 """Norms and projections of the first layer read the embeddings: no gradient flows back through them
 to a frozen base, so their weights are gathered for the forward only."""
 OUTPUTS = ("lm_head", "embed_out")
+CROSS_ATTENTION = {"encoder_attn", "EncDecAttention", "crossattention"}
+"""Attention of a decoder to its encoder, whose layers are trained."""
 TANH_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 """Activations that transformers computes in many operations, each of which saves a tensor."""
 
@@ -53,6 +58,8 @@ class BaseFacts:
     file_bytes: int
     first_layer: frozenset[str] = frozenset()
     """Weights that read the embeddings, and the norms before them."""
+    lookups: int = 1
+    """How often the embedding is read: by an encoder and a decoder that share it, twice."""
 
     @property
     def parameters(self) -> int:
@@ -71,7 +78,7 @@ class BaseFacts:
     def iter_forward(self) -> Iterable[int]:
         """Iterate over the sizes of the weights that a forward gathers, once per gather."""
         yield from self.sizes.values()
-        if self.tied:
+        for _ in range(self.lookups - 1 + self.tied):
             yield from self._iter_embeddings()
 
     def iter_backward(self) -> Iterable[int]:
@@ -91,10 +98,12 @@ def describe_base(
     linears: Mapping[str, tuple[int, int]],
     config: Mapping[str, Any],
     *,
-    causal: bool,
+    has_logits: bool,
     file_bytes: int,
 ) -> BaseFacts:
-    """Describe the base from the headers and the config of its files."""
+    """Describe the base from the headers and the config of its files. `has_logits`: it predicts
+    tokens.
+    """
     embeddings = frozenset(
         name for name in shapes if any(part in EMBEDDING_NAMES for part in name.split("."))
     )
@@ -102,17 +111,22 @@ def describe_base(
     return BaseFacts(
         sizes={name: math.prod(shape) for name, shape in shapes.items()},
         embeddings=embeddings,
-        tied=causal and not has_output,
+        tied=has_logits and not has_output,
         widths=_read_widths(config, shapes, linears),
         file_bytes=file_bytes,
         first_layer=frozenset(name for name in shapes if _is_first(name)),
+        lookups=2 if is_encoder_decoder(config) else 1,
     )
 
 
 def _is_first(name: str) -> bool:
     parts = name.split(".")
-    if "embeddings" in parts:
+    if "embeddings" in parts or "layernorm_embedding" in parts:
         return True
+    if CROSS_ATTENTION & {*parts}:
+        return False
+    if parts[-3:-1] in (["SelfAttention", "q"], ["SelfAttention", "k"], ["SelfAttention", "v"]):
+        return "block.0.layer.0." in name
     number = next((part for part in parts if part.isdigit()), None)
     return number == "0" and any(part in INPUT_PROJECTIONS + FIRST_NORMS for part in parts)
 
@@ -126,10 +140,14 @@ def _read_widths(
     hidden = _get_int(config, "hidden_size", "dim", "n_embd", "d_model") or _guess_hidden_size(
         linears
     )
-    head_count = _get_int(config, "num_attention_heads", "n_heads", "n_head") or 1
-    head_width = _get_int(config, "head_dim") or hidden // head_count
+    head_count = (
+        _get_int(config, "num_attention_heads", "n_heads", "n_head", "encoder_attention_heads",
+                 "num_heads") or 1
+    )  # fmt: skip
+    head_width = _get_int(config, "head_dim", "d_kv") or hidden // head_count
     inner = (
-        _get_int(config, "moe_intermediate_size", "intermediate_size", "hidden_dim", "n_inner")
+        _get_int(config, "moe_intermediate_size", "intermediate_size", "hidden_dim", "n_inner",
+                 "encoder_ffn_dim", "d_ff")
         or max((max(size) for size in linears.values()), default=4 * hidden)
     )  # fmt: skip
     experts = _get_int(config, "num_experts_per_tok") or 1
@@ -137,16 +155,29 @@ def _read_widths(
     activation = str(config.get("hidden_act") or config.get("activation_function") or "")
     return Widths(
         hidden=hidden,
-        layers=_get_int(config, "num_hidden_layers", "n_layers", "n_layer")
+        layers=_count_both_sides(config)
+        or _get_int(config, "num_hidden_layers", "n_layers", "n_layer")
         or _count_layers(linears),
         inner=inner * experts,
         heads_width=head_count * head_width,
         head_count=head_count,
         vocab=_get_int(config, "vocab_size") or 0,
-        gated=bool(names & {"gate_proj", "gate_up_proj", "w1"}),
-        rms=bool(_get_float(config, "rms_norm_eps")),
+        gated=bool(names & {"gate_proj", "gate_up_proj", "w1", "wi_0"}),
+        # T5's norms are RMS norms too.
+        rms=bool(_get_float(config, "rms_norm_eps")) or "relative_attention_num_buckets" in config,
         activation_copies=6 if activation in TANH_GELU else 2,
     )
+
+
+def _count_both_sides(config: Mapping[str, Any]) -> int | None:
+    """Count the layers of an encoder and of its decoder; a decoder's counts twice: it attends to
+    itself and to the encoder. None for another model.
+    """
+    if not is_encoder_decoder(config):
+        return None
+    encoder = _get_int(config, "encoder_layers", "num_encoder_layers", "num_layers")
+    decoder = _get_int(config, "decoder_layers", "num_decoder_layers") or encoder
+    return encoder + 2 * decoder if encoder and decoder else None
 
 
 def _get_int(config: Mapping[str, Any], *keys: str) -> int | None:

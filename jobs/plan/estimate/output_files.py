@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from jobs.plan.estimate.inputs import StageFacts
 from jobs.spec.schema import MethodSection
+from slora.layers.shapes import count_factor_entries
 from slora.masks.sizes import STRUCTURES
 
 FLOAT32, INDEX = 4, 4
@@ -57,7 +58,8 @@ def _count_value_bytes(
 
 
 def _count_factor_bytes(method: MethodSection, targets: Mapping[str, tuple[int, int]]) -> int:
-    size = FLOAT32 * method.rank * sum(map(sum, targets.values()))
+    entries = sum(count_factor_entries(shape, method.rank) for shape in targets.values())
+    size = FLOAT32 * entries
     folded = method.kind == "slora" and method.handoff.residual == "fold"
     # Initial factors that were subtracted from the weight are stored beside the trained ones.
     size *= 2 if folded or method.init != "zero" else 1

@@ -11,11 +11,9 @@ import os
 import queue
 import socket
 from dataclasses import replace
-from typing import Any
 
 from jobs.errors import JobsError
 from jobs.search.tune.trial_task import TrialReport, TrialTask
-from jobs.train.data.tokenization import Sample
 from jobs.train.request import FederationRequest
 from jobs.train.worker import ENVIRONMENT
 from slora.errors import SloraError
@@ -32,7 +30,6 @@ class TrialWorker:
         self._threads, self._gpu = threads, gpu
         self._reports: queue.SimpleQueue[tuple[int, TrialReport]] = queue.SimpleQueue()
         self._decisions: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
-        self._token_caches: dict[Any, dict[Any, Sample]] = {}
         self._rank = self._world_size = 0
         self._start_number = 0
 
@@ -135,6 +132,4 @@ class TrialWorker:
             return run_federated_trial(task, device, send_report=self._exchange_report)
         from jobs.search.trial import run_trial
 
-        cache_key = (str(request.base), request.spec.data.max_length, request.labels)
-        token_cache = self._token_caches.setdefault(cache_key, {})
-        return run_trial(task, context, send_report=self._exchange_report, token_cache=token_cache)
+        return run_trial(task, context, send_report=self._exchange_report)

@@ -21,6 +21,8 @@ START_TIMEOUT_S = 300.0
 """Seconds for the workers of a trial to start; a machine that loads torch cold needs 60."""
 STOP_TIMEOUT_S = 20.0
 """Time that a stopped trial has to end by itself; after it its workers are killed."""
+NOTICE_S = 600
+"""After so many seconds without a report a line says so."""
 
 
 class TrialWorkerLost(TrainingFailed):
@@ -59,9 +61,13 @@ class TrialWorkerGroup:
         if self._next_report is None:
             self._next_report = self._workers[0].wait_for_report.remote(self._start_number)
         waiting = [self._next_report, *self._running]
+        silence_s = 0
         try:
             while True:
-                ready, _ = ray.wait(waiting, num_returns=1)
+                ready, _ = ray.wait(waiting, num_returns=1, timeout=NOTICE_S)
+                if not ready:
+                    silence_s += NOTICE_S
+                    print(f"the trial has sent no report for {silence_s} s", flush=True)
                 if self._next_report in ready:
                     report: TrialReport = ray.get(self._next_report)
                     self._next_report = None
@@ -96,11 +102,12 @@ class TrialWorkerGroup:
     def finish_trial(self, last_report: TrialReport) -> None:
         """Wait for all workers after the last report. Raise TrialWorkerLost.
 
-        If one has failed, the others may wait for it for ever: they have STOP_TIMEOUT_S.
+        If one has failed, the others may wait for it for ever: they have STOP_TIMEOUT_S. After a
+        trial that has ended well they have cluster.timeout, and are replaced if they need longer.
         """
         if not self._running:
             return
-        timeout_s = STOP_TIMEOUT_S if last_report.failure else None
+        timeout_s = STOP_TIMEOUT_S if last_report.failure else self._cluster.timeout
         done, unfinished = ray.wait(
             self._running, num_returns=len(self._running), timeout=timeout_s
         )

@@ -45,6 +45,12 @@ def check_spec(spec: RunSpec) -> Iterator[Fault]:
     if method.init != "zero":
         problem = f"{method.init} starts from weights or rows that the server would have to send"
         yield Fault("method.init", problem, "Use zero.")
+    if spec.data.streaming:
+        problem = "the rows are divided among the clients before the start, which reads all of them"
+        yield Fault("data.streaming", problem, "Remove it.")
+    if method.train_tokens:
+        problem = "a federation's sites and server exchange no rows of the embedding"
+        yield Fault("method.train_tokens", problem, "Remove it.")
     if method.factor_density < 1 and method.factor_pruning == "gates":
         problem = "gates need evidence from all rows, but a client has only its own rows"
         yield Fault("method.factor_pruning", problem, "Use fixed, or factor_density: 1.")
@@ -63,13 +69,16 @@ def check_combinations(spec: RunSpec, section: FederationSection) -> Iterator[Fa
     if section.sparse_rounds is not None and kind != "slora":
         problem = f"kind {kind} has one stage"
         yield Fault("federation.sparse_rounds", problem, "Remove it, or use kind slora.")
-    if section.partition == "dirichlet" and spec.model.task != "sequence-classification":
-        yield make_no_labels_fault(spec.model.task)
+    if section.partition == "dirichlet" and spec.target_kind != "class":
+        yield make_no_labels_fault(spec.model.task, spec.data.labels)
 
 
-def make_no_labels_fault(task: str) -> Fault:
-    """Return the fault of a Dirichlet partition of rows without labels."""
-    problem = f"dirichlet partitions by label, and {task} rows have none"
+def make_no_labels_fault(task: str, labels: str) -> Fault:
+    """Return the fault of a Dirichlet partition of rows without a class."""
+    rows = f"{task} rows have none"
+    if task == "sequence-classification":
+        rows = f"rows with data.labels: {labels} have no single one"
+    problem = f"dirichlet partitions by label, and {rows}"
     return Fault("federation.partition", problem, "Use iid, files, or by with a column.")
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jobs.errors import Fault
-from jobs.spec.metrics import list_metrics
+from jobs.spec.metrics import check_metric
 from jobs.spec.schema import RunSpec
 from jobs.spec.sections.retrain import SCRATCH, RetrainSection
 
 
 def check_retraining(spec: RunSpec, section: RetrainSection) -> Iterator[Fault]:
     """Check that the spec can be evaluated by the gate and trained from the section's start."""
-    names = list_metrics(spec.model.task)
-    if section.gate.metric not in names:
-        problem = f"{spec.model.task} does not report {section.gate.metric}"
-        yield Fault("retrain.gate.metric", problem, f"Use {' or '.join(names)}.")
+    metric = section.gate.metric
+    yield from check_metric("retrain.gate.metric", metric, spec.model.task, spec.data.labels)
     if spec.data.eval is None and spec.data.eval_fraction is None:
         problem = "no rows are held out, so the adapter cannot be evaluated"
         yield Fault("data.eval", problem, "Set data.eval, or data.eval_fraction: 0.05.")

@@ -8,12 +8,12 @@ from typing import Any
 
 from jobs.errors import Fault, InputError
 from jobs.spec.messages import list_keys, suggest_key
-from jobs.spec.metrics import METRICS, list_metrics
+from jobs.spec.metrics import METRICS, check_metric
 from jobs.spec.schema import SECTIONS, SearchSpec
 from jobs.spec.sections.search import Domain, SearchSection
 
-FIXED_KEYS = ("name", "store", "model.task", "data.format", "data.columns", "data.eval",
-              "data.eval_fraction")  # fmt: skip
+FIXED_KEYS = ("name", "store", "model.task", "data.format", "data.columns", "data.labels",
+              "data.eval", "data.eval_fraction")  # fmt: skip
 """Keys that all trials of a search share: their identity, and the rows that compare them."""
 MAX_TRIALS = 10_000
 WORKERS_KEY = "cluster.workers"
@@ -154,10 +154,8 @@ def _check_values(make_trial: MakeTrial, key: str, path: str, domain: Domain) ->
 
 
 def _check_evaluation(search: SearchSpec) -> Iterator[Fault]:
-    section, names = search.section, list_metrics(search.model.task)
-    if section.metric not in names:
-        problem = f"{search.model.task} does not report {section.metric}"
-        yield Fault("search.metric", problem, f"Use {' or '.join(names)}.")
+    section = search.section
+    yield from check_metric("search.metric", section.metric, search.model.task, search.data.labels)
     if search.data.eval is None and search.data.eval_fraction is None:
         problem = "no rows are held out, so trials cannot be compared"
         yield Fault("data.eval", problem, "Set data.eval, or data.eval_fraction: 0.05.")

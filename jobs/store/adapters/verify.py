@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.errors import Fault, InputError, NotInStore
-from jobs.inspect.model_files import digest_model, find_model_folder
+from jobs.inspect.model_folder import digest_model, find_model_folder
 from jobs.store.adapters.adapter_dir import TENSORS_SUFFIX, check_tensors
 from jobs.store.adapters.commit import CLAIM
 from jobs.store.adapters.manifest import (

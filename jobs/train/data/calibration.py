@@ -34,7 +34,7 @@ def make_calibration_pass(
                 if not batch.targets:
                     continue
                 outputs = compute_logits(model, batch, device=device)
-                loss = sum_loss(*outputs) / batch.targets
+                loss = sum_loss(*outputs, batch.kind) / batch.targets
                 loss.backward()  # type: ignore[no-untyped-call]
                 count += 1
                 on_sequence()

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.formats import read_example
-from jobs.train.data.collate import FILLER_SEQUENCE, Batch, Collator, count_targets
+from jobs.plan.packing_choice import PackingMode
+from jobs.spec.tasks import TargetKind
+from jobs.train.data.collate import Batch, Collator, count_targets, make_filler
 from jobs.train.data.packing import TokenSequence, join_samples, pack_samples
-from jobs.train.data.source import RowSource
-from jobs.train.data.token_cache import CachingEncoder
-from jobs.train.data.tokenization import Encoder, Sample
+from jobs.train.data.source import SampleSource
+from jobs.train.data.tokenization import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ class DatasetCount:
 
     sequences: int
     rows: int
-    """Rows read, dropped ones included."""
+    """Rows and pieces of long texts, dropped ones included."""
     tokens: int
     targets: int
     truncated: int
@@ -62,44 +62,49 @@ class Feed:
 
     def __init__(
         self,
-        source: RowSource,
+        source: SampleSource,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        task: str,
+        kind: TargetKind,
         max_length: int,
-        packing: bool,
+        packing: PackingMode,
         batch_size: int,
         micro_batch_size: int,
         rank: int,
         world_size: int,
         seed: int,
         shuffle: bool = True,
-        token_cache: dict[Any, Sample] | None = None,
+        embeddings: int | None = None,
+        pads_left: bool = False,
     ) -> None:
-        """With `token_cache`, which equal feeds may share, no row is tokenised twice."""
-        self.source, self.task, self.max_length = source, task, max_length
-        self.packed = packing and task == "causal-lm"
+        """`embeddings`: the number of tokens that the model knows; padding is one of them.
+        `pads_left`: a classifier reads the last position.
+        """
+        self.source, self.kind, self.max_length = source, kind, max_length
+        if packing == "undecided":
+            raise ValueError("the packing is undecided: settle it with the loaded model first")
+        self.packed = packing != "off"
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.rank, self.world_size = rank, world_size
         self.shuffle_seed = seed if shuffle else None
-        encoder = Encoder(tokenizer, max_length=max_length, labels=source.labels)
-        self._encode = encoder if token_cache is None else CachingEncoder(encoder, token_cache)
         self.collate = Collator(
-            pad_id=_get_pad_id(tokenizer),
-            packed=self.packed,
-            is_classifier=task == "sequence-classification",
+            pad_id=choose_pad_id(tokenizer, embeddings),
+            packing=packing,
+            kind=kind,
             token_types="token_type_ids" in tokenizer.model_input_names,
+            pads_left=pads_left and kind not in ("tokens", "completion"),
         )
 
     def count(self) -> DatasetCount:
         """Count epoch 0 by reading it once."""
         tally = _RowTally()
-        sequences = tokens = targets = 0
+        sequences = tokens = targets = filled = 0
         for sequence in self._iter_sequences(0, self.shuffle_seed, tally):
             sequences += 1
-            tokens += len(sequence)
+            filled += len(sequence)
+            tokens += sequence.tokens
             targets += count_targets(sequence)
-        fill_ratio = tokens / (sequences * self.max_length) if sequences else 0.0
+        fill_ratio = filled / (sequences * self.max_length) if sequences else 0.0
         return DatasetCount(
             sequences, tally.rows, tokens, targets, tally.truncated, tally.dropped, fill_ratio
         )
@@ -148,17 +153,12 @@ class Feed:
     def _iter_samples(
         self, epoch: int, shuffle_seed: int | None, tally: _RowTally
     ) -> Iterator[Sample]:
-        for row in self.source.iter_rows(epoch=epoch, shuffle_seed=shuffle_seed):
-            example = read_example(
-                row, self.source.format, task=self.task, columns=self.source.columns
-            )
-            sample = self._encode(example, where=row.location)
+        for samples in self.source.iter_rows_of_samples(epoch=epoch, shuffle_seed=shuffle_seed):
+            learnt = [sample for sample in samples if sample.targets]
             tally.rows += 1
-            tally.truncated += sample.truncated > 0
-            if sample.targets:
-                yield sample
-            else:
-                tally.dropped += 1
+            tally.truncated += any(sample.truncated for sample in samples)
+            tally.dropped += not learnt
+            yield from learnt
 
     def _iter_batches(self, sequences: Iterable[TokenSequence]) -> Iterator[Step]:
         stream = iter(sequences)
@@ -166,26 +166,32 @@ class Feed:
             yield self._make_step(batch)
 
     def _make_step(self, batch: list[TokenSequence]) -> Step:
-        length = self._choose_length(batch)
+        length = self._choose_length(map(len, batch))
+        label_length = None
+        if self.kind == "completion":
+            label_length = self._choose_length(len(sequence.labels) for sequence in batch)
         # If the number of workers does not divide the batch, the last ones get filler.
         rows_per_rank, micro_size = -(-self.batch_size // self.world_size), self.micro_batch_size
         own_rows = batch[self.rank * rows_per_rank : (self.rank + 1) * rows_per_rank]
         micros = [
             own_rows[start : start + micro_size] for start in range(0, rows_per_rank, micro_size)
         ]
-        micros = [[*micro, *[FILLER_SEQUENCE] * (micro_size - len(micro))] for micro in micros]
+        filler = make_filler(batch[0], self.kind)
+        micros = [[*micro, *[filler] * (micro_size - len(micro))] for micro in micros]
         return Step(
-            micros=tuple(self.collate(micro, length=length) for micro in micros),
+            micros=tuple(
+                self.collate(micro, length=length, label_length=label_length) for micro in micros
+            ),
             targets=sum(map(count_targets, batch)),
-            tokens=sum(map(len, batch)),
+            tokens=sum(sequence.tokens for sequence in batch),
             rows=len(batch),
         )
 
-    def _choose_length(self, batch: list[TokenSequence]) -> int:
+    def _choose_length(self, lengths: Iterable[int]) -> int:
         """Return the length of a batch, the same on every rank: no slice of a rank decides it."""
         if self.packed:
             return self.max_length
-        longest = max(map(len, batch))
+        longest = max(1, *lengths)
         # Rounding up must not pass the last position that the model has.
         return min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, self.max_length)
 
@@ -202,12 +208,12 @@ class _RowTally:
     dropped: int = 0
 
 
-def _get_pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def choose_pad_id(tokenizer: PreTrainedTokenizerBase, embeddings: int | None = None) -> int:
     """Return an id for padding. Any id of the model will do, because nothing attends to it."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
+        if token_id is not None and (embeddings is None or token_id < embeddings):
             return int(token_id)
     return 0
 
 
-__all__ = ["Batch", "DatasetCount", "Feed", "RowSource", "Step", "TokenSequence"]
+__all__ = ["Batch", "DatasetCount", "Feed", "Step", "TokenSequence"]

@@ -16,10 +16,15 @@ class TokenSequence:
     """A row of a batch, without padding."""
 
     input_ids: tuple[int, ...]
-    labels: tuple[int, ...]
+    labels: tuple[float, ...]
     position_ids: tuple[int, ...]
     segment_ids: tuple[int, ...]
     rows: int
+    """0 for filler, of which nothing is learnt."""
+    tokens: int
+    """Number of tokens that the model reads and writes."""
+    type_ids: tuple[int, ...] = ()
+    """0 for the first of two texts, 1 for the second; empty where there is no pair."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -66,6 +71,18 @@ def join_samples(samples: Iterable[Sample]) -> TokenSequence:
             number for number, sample in enumerate(samples, start=1) for _ in sample.input_ids
         ),
         rows=len(samples),
+        tokens=sum(sample.tokens for sample in samples),
+        type_ids=_list_types(samples),
+    )
+
+
+def _list_types(samples: tuple[Sample, ...]) -> tuple[int, ...]:
+    if not any(sample.second for sample in samples):
+        return ()
+    return tuple(
+        int(0 < sample.second <= position)
+        for sample in samples
+        for position in range(len(sample.input_ids))
     )
 
 

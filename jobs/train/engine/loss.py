@@ -10,23 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jobs.spec.tasks import TargetKind
 from jobs.train.data.collate import Batch
+from jobs.train.data.model_inputs import make_model_inputs
 from jobs.train.data.tokenization import IGNORE_INDEX
 
 
 def compute_logits(
     model: Any, batch: Batch, *, unwrapped_model: Any = None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return logits and their labels: [m, K, V] and [m, K], or [m, C] and [m] for a classifier.
+    """Return logits and their labels: [m, K, V] and [m, K] for tokens, [m, C] and [m] for a class,
+    both [m, C] for several classes, both [m] for a number.
 
     For a language model the label at t belongs to the logits at t - 1. Of the L positions only the
     K are computed at which any row has a target: with loss on answers alone that is a third of the
     widest product in the model. `unwrapped_model` is the model itself if `model` wraps it.
     """
-    inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+    inputs = make_model_inputs(unwrapped_model or model, batch, device=device)
     labels = batch.labels.to(device)
-    if labels.ndim == 1:
-        return model(**inputs).logits, labels
+    if batch.kind != "tokens":
+        logits = model(**inputs).logits
+        return logits.squeeze(-1) if batch.kind == "number" else logits, labels
     shifted = labels[:, 1:]
     if not _has_logits_to_keep(unwrapped_model or model):
         return model(**inputs).logits[:, :-1], shifted
@@ -38,18 +42,24 @@ def compute_logits(
     return model(**inputs, logits_to_keep=positions).logits, shifted[:, positions]
 
 
-def sum_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy in float32, in nats, summed over the labels that count."""
-    is_counted = labels != IGNORE_INDEX
-    return torch.nn.functional.cross_entropy(
-        logits[is_counted].float(), labels[is_counted], reduction="sum"
-    )
+def sum_loss(logits: Tensor, labels: Tensor, kind: TargetKind = "tokens") -> Tensor:
+    """Return the loss in float32, summed over the labels that count: the cross-entropy in nats, of
+    each of several classes by itself; or the squared error of numbers.
+    """
+    is_counted = find_counted(labels, kind)
+    predicted, expected = logits[is_counted].float(), labels[is_counted]
+    if kind == "number":
+        return torch.nn.functional.mse_loss(predicted, expected, reduction="sum")
+    if kind == "classes":
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            predicted, expected, reduction="sum"
+        )
+    return torch.nn.functional.cross_entropy(predicted, expected, reduction="sum")
 
 
-def count_correct(logits: Tensor, labels: Tensor) -> int:
-    """Count the `labels` [m] of a classifier that the `logits` [m, C] rank first."""
-    is_counted = labels != IGNORE_INDEX
-    return int((logits[is_counted].argmax(-1) == labels[is_counted]).sum())
+def find_counted(labels: Tensor, kind: TargetKind) -> Tensor:
+    """Return where a prediction is asked for."""
+    return ~labels.isnan() if kind == "number" else labels != IGNORE_INDEX
 
 
 def _has_logits_to_keep(model: Any) -> bool:

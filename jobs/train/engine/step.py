@@ -34,7 +34,7 @@ def take_step(
     total = torch.zeros((), device=device)
     for batch in step.micros:
         outputs = compute_logits(engine.model, batch, unwrapped_model=engine.module, device=device)
-        loss = sum_loss(*outputs) / step.targets
+        loss = sum_loss(*outputs, batch.kind) / step.targets
         engine.backward(loss)
         total += loss.detach()
     return engine.step(rate=rate, loss=total, preempted=preempted, sync=sync)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from jobs.inspect.base_source import find_base_source
+from jobs.spec.tasks import PROBLEM_TYPES
 from jobs.train.method.runner import MethodRunner
-from jobs.train.model.base_model import list_head_modules
 from jobs.train.request import AdapterRequest
 from slora.formats.peft import LoraAdapter, SparseAdapter
-from slora.layers.base_layers import is_conv1d
+from slora.formats.peft_targets import name_targets
+from slora.layers.factors import get_rank, join_ranks
 from slora.layers.install import TRAINABLE_SUFFIXES
-from slora.layers.patterns import list_layer_kinds, match_pattern
+from slora.layers.token_rows import SUFFIX
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -42,12 +42,14 @@ def assemble_adapter(
     inits = method.inits
     # Factors that were subtracted from the weight at the start belong to the update, as negative.
     subtracted = method.subtracted_factors
+    # In the model's order, which the files keep: a resumed run has read its inits by name.
     factors = {
-        name: _join_factors(method.factors[name], subtracted.get(name)) for name in method.factors
-    }  # fmt: skip
-    residual = {name: init.residual for name, init in inits.items() if init.residual is not None}
+        name: _add_subtracted(method.factors[name], subtracted.get(name)) for name in method.shapes
+    }
+    residuals = ((name, inits[name].residual) for name in method.shapes)
+    residual = {name: values for name, values in residuals if values is not None}
     # Gates may leave layers of different ranks, which a LoRA folder for all servers can't have.
-    ranks = {a_RI.shape[0] for a_RI, _ in factors.values()}
+    ranks = {get_rank(pair) for pair in factors.values()}
     if residual or len(ranks) > 1 or _has_sparse_factors(request):
         return _make_sparse_adapter(request, method, residual, factors, head)
     return _make_lora_adapter(request, model, method, factors, head)
@@ -59,30 +61,13 @@ def _has_sparse_factors(request: AdapterRequest) -> bool:
     return method.factor_density < 1 and method.factor_pruning == "fixed"
 
 
-def choose_target_names(model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the shortest names by which PEFT finds these layers and no other module."""
-    module_names = [name for name, _ in model.named_modules() if name]
-    for candidates in (
-        tuple({name.rpartition(".")[2] for name in targets}),
-        list_layer_kinds(targets),
-    ):
-        if {
-            name
-            for name in module_names
-            if any(match_pattern(name, candidate) for candidate in candidates)
-        } == set(targets):
-            return candidates
-    return targets
-
-
-def _join_factors(
+def _add_subtracted(
     factors: tuple[Tensor, Tensor], subtracted: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """Return `B A - B0 A0` as one pair of twice the rank."""
     if subtracted is None:
         return factors
-    a_RI, b_OR = factors
-    return torch.cat((a_RI, subtracted[0])), torch.cat((b_OR, -subtracted[1]), dim=1)
+    return join_ranks(factors, (subtracted[0], -subtracted[1]))
 
 
 def _make_sparse_adapter(
@@ -97,7 +82,7 @@ def _make_sparse_adapter(
     is_random = bool(values) and spec.method.mask == "random"
     return SparseAdapter(
         values=values,
-        masks={name: mask for name, mask in (method.masks or {}).items() if name in values},
+        masks={name: (method.masks or {})[name] for name in values},
         seed=spec.train.seed if is_random else None,
         density=spec.method.density if is_random else None,
         factors=factors,
@@ -107,7 +92,9 @@ def _make_sparse_adapter(
         revision=source.revision,
         task=spec.model.task,
         head=head,
+        tokens=method.tokens,
         labels=request.labels,
+        problem_type=PROBLEM_TYPES[spec.data.labels],
     )
 
 
@@ -119,22 +106,23 @@ def _make_lora_adapter(
     head: Mapping[str, Tensor],
 ) -> LoraAdapter:
     spec = request.spec
-    rank = next(iter(factors.values()))[0].shape[0]
+    rank = get_rank(next(iter(factors.values())))
     is_doubled = rank != spec.method.rank
     source = find_base_source(spec.model.path, request.base)
-    named_heads = list_head_modules(model) if head else []
+    has_head = any(not name.endswith(SUFFIX) for name in head)
     return LoraAdapter(
         factors=factors,
         # Twice the rank, with the same scale.
         alpha=spec.method.scale * rank if is_doubled else spec.method.alpha,
         rank=rank,
         rslora=spec.method.rslora and not is_doubled,
-        conv1d=any(is_conv1d(model.get_submodule(name)) for name in factors),
         base=source.path,
         revision=source.revision,
         task=spec.model.task,
-        target_modules=choose_target_names(model, tuple(method.shapes)),
-        head_modules=tuple(name for name, _ in named_heads),
+        **name_targets(model, factors),
+        head_modules=request.plan.head_modules if has_head else (),
         head=head,
+        tokens=method.tokens,
         labels=request.labels,
+        problem_type=PROBLEM_TYPES[spec.data.labels],
     )

@@ -6,12 +6,15 @@ that can't be made again from the seed alone are saved in the run's folder, to r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from jobs.spec.schema import MethodSection
 from jobs.store.runs.run_store import LOW_RANK_INIT, RunStore
@@ -20,8 +23,10 @@ from jobs.train.model.base_shards import gather_for_reading
 from slora.handoff.handoff import Refine, split_sparse_update
 from slora.handoff.init import init_lora_ga, init_pissa
 from slora.handoff.low_rank_init import LowRankInit
-from slora.layers.base_layers import get_weight_matrix
+from slora.layers.base_layers import get_features, get_weight_matrix
+from slora.layers.factors import get_factors_shape, stack_experts
 from slora.layers.lora import init_factors
+from slora.layers.shapes import count_experts, count_factor_entries, get_factor_shapes
 from slora.layers.sparse_factors import apply_factor_masks
 from slora.masks.mask import Mask
 
@@ -77,16 +82,17 @@ def compute_handoff(
 
     def list_work() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
         for name, mask in masks.items():
-            length = rank * sum(mask.shape) + 4 + (mask.nnz if keeps_residual else 0)
+            length = count_factor_entries(mask.shape, rank) + 4
+            length += mask.nnz if keeps_residual else 0
             yield name, length, lambda name=name, mask=mask: split_layer(name, mask)  # type: ignore[misc]
 
     inits, reports = {}, []
     for name, flat in _share_work(list_work(), context, on_layer):
-        rows, columns = masks[name].shape
-        sizes = [rank * columns, rank * rows, 4]
+        a_shape, b_shape = get_factor_shapes(masks[name].shape, rank)
+        sizes = [math.prod(a_shape), math.prod(b_shape), 4]
         a, b, facts, residual = torch.split(flat, [*sizes, flat.numel() - sum(sizes)])
         subtract = method.handoff.residual == "fold"
-        factors = a.view(rank, columns), b.view(rows, rank)
+        factors = a.view(a_shape), b.view(b_shape)
         inits[name] = LowRankInit(
             *factors, subtract_from_base=subtract, residual=residual if keeps_residual else None
         )
@@ -103,10 +109,12 @@ def _make_refine(name: str, shape: tuple[int, int], method: MethodSection, *, se
     """
     is_fixed = method.factor_density < 1 and method.factor_pruning == "fixed"
 
-    def refine(a_RI: Tensor, b_OR: Tensor, effective_rank: int) -> tuple[Tensor, Tensor]:
-        if effective_rank < method.rank:
+    def refine(a_RI: Tensor, b_OR: Tensor, effective_ranks: list[int]) -> tuple[Tensor, Tensor]:
+        if min(effective_ranks) < method.rank:
             fresh, _ = init_factors(seed=seed, name=name, shape=shape, rank=method.rank)
-            a_RI = torch.cat((a_RI[:effective_rank], fresh[effective_rank:]))
+            rank_of_row = torch.arange(method.rank).repeat(len(effective_ranks))
+            limits = torch.tensor(effective_ranks).repeat_interleave(method.rank)
+            a_RI = torch.where((rank_of_row < limits)[:, None], a_RI, fresh)
         return (
             apply_factor_masks(a_RI, b_OR, method.factor_density, seed, name)
             if is_fixed
@@ -125,7 +133,7 @@ def make_lora_inits(shapes: Shapes, method: MethodSection, *, seed: int) -> dict
 
 
 def make_pissa_inits(
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Any],
     method: MethodSection,
     context: WorkerContext,
     on_layer: LayerCallback,
@@ -134,14 +142,16 @@ def make_pissa_inits(
 
     def iterate_weights() -> Iterator[tuple[str, Tensor]]:
         for name, layer in layers.items():
-            with gather_for_reading(layer.weight):  # type: ignore[arg-type]
+            with gather_for_reading(layer.weight):
                 yield name, get_weight_matrix(layer)
 
-    return _decide_inits(iterate_weights(), init_pissa, method, context, on_layer)
+    shapes = {name: get_features(layer) for name, layer in layers.items()}
+    return _decide_inits(iterate_weights(), shapes, init_pissa, method, context, on_layer)
 
 
 def make_gradient_inits(
     gradients: Iterable[tuple[str, Tensor]],
+    shapes: Shapes,
     method: MethodSection,
     context: WorkerContext,
     *,
@@ -152,10 +162,10 @@ def make_gradient_inits(
 
     A layer that no calibration gradient reached starts as in LoRA.
     """
-    inits = _decide_inits(gradients, init_lora_ga, method, context, on_layer)
+    inits = _decide_inits(gradients, shapes, init_lora_ga, method, context, on_layer)
     for name, init in inits.items():
         if not init.a_RI.any():
-            shape = (init.b_OR.shape[0], init.a_RI.shape[1])
+            shape = get_factors_shape((init.a_RI, init.b_OR))
             fresh = init_factors(seed=seed, name=name, shape=shape, rank=method.rank)
             inits[name] = LowRankInit(*fresh, subtract_from_base=True)
     return inits
@@ -202,28 +212,32 @@ def unpack_inits(packed: bytes) -> dict[str, LowRankInit]:
 
 def _decide_inits(
     matrices: Iterable[tuple[str, Tensor]],
+    shapes: Shapes,
     decompose: Callable[..., LowRankInit],
     method: MethodSection,
     context: WorkerContext,
     on_layer: LayerCallback,
 ) -> dict[str, LowRankInit]:
-    shapes: dict[str, tuple[int, int]] = {}
 
-    def compute_factors(matrix_OI: Tensor) -> Tensor:
-        init = decompose(matrix_OI, rank=method.rank, scale=method.scale)
-        return torch.cat((init.a_RI.flatten(), init.b_OR.flatten()))
+    def compute_factors(matrix_OI: Tensor, experts: int) -> Tensor:
+        inits = [
+            decompose(part, rank=method.rank, scale=method.scale)
+            for part in matrix_OI.chunk(experts)
+        ]
+        a_RI, b_OR = stack_experts((init.a_RI, init.b_OR) for init in inits)
+        return torch.cat((a_RI.flatten(), b_OR.flatten()))
 
     def list_work() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
         for name, matrix_OI in matrices:
-            shapes[name] = (matrix_OI.shape[0], matrix_OI.shape[1])
-            length = method.rank * sum(shapes[name])
-            yield name, length, lambda matrix_OI=matrix_OI: compute_factors(matrix_OI)  # type: ignore[misc]
+            length = count_factor_entries(shapes[name], method.rank)
+            experts = count_experts(shapes[name])
+            yield name, length, partial(compute_factors, matrix_OI, experts)
 
     inits = {}
     for name, flat in _share_work(list_work(), context, on_layer):
-        rows, columns = shapes[name]
-        a, b = torch.split(flat, [method.rank * columns, method.rank * rows])
-        factors = a.view(method.rank, columns), b.view(rows, method.rank)
+        a_shape, b_shape = get_factor_shapes(shapes[name], method.rank)
+        a, b = torch.split(flat, [math.prod(a_shape), math.prod(b_shape)])
+        factors = a.view(a_shape), b.view(b_shape)
         inits[name] = LowRankInit(*factors, subtract_from_base=True)
     return inits
 

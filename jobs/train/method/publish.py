@@ -6,12 +6,12 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.errors import StoreError, SupersededAttempt
@@ -23,9 +23,18 @@ from jobs.store.adapters.outbox import add_to_outbox, load_configured_signer
 from jobs.store.base import ObjectStore
 from jobs.store.settings import read_store_settings
 from jobs.train.method.assemble import assemble_adapter
+from jobs.train.method.full_model import write_full_model
 from jobs.train.method.runner import MethodRunner
+from jobs.train.model.tokenizer import save_tokenizer
 from jobs.train.request import AdapterRequest, FederationRequest
-from slora.formats.peft import LoraAdapter, write_lora, write_sparse
+from slora.formats.peft import (
+    LoraAdapter,
+    SparseAdapter,
+    make_compact,
+    write_lora,
+    write_sparse,
+)
+from slora.formats.peft_check import build_empty_model, find_peft_loss
 
 
 def publish(
@@ -39,17 +48,43 @@ def publish(
     attempt: int,
     evaluations: Mapping[str, Mapping[str, float]],
     ledger: Mapping[str, float | int],
+    on_peft_loss: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Write the adapter's folder and commit it. Raise BadAdapter, StoreError."""
+    """Write the adapter's folder and commit it. Raise BadAdapter, StoreError.
+
+    `on_peft_loss` gets what stock PEFT would lose of a LoRA; it is stored in the compact form then.
+    """
     with tempfile.TemporaryDirectory(prefix="slora-adapter-") as scratch:
         folder = Path(scratch)
         if request.spec.method.kind == "full":
-            _write_full_model(folder, model, tokenizer, weights)
+            write_full_model(folder, model, tokenizer, weights, base=request.base)
         else:
             adapter = assemble_adapter(request, model, weights, method)
-            write = write_lora if isinstance(adapter, LoraAdapter) else write_sparse
-            write(folder, adapter)  # type: ignore[arg-type]
+            if loss := write_adapter(folder, adapter, build_base=lambda: build_empty_model(model)):
+                on_peft_loss(loss)
+            if request.spec.method.train_tokens:
+                # New tokens, or the ids that its rows belong to.
+                save_tokenizer(tokenizer, folder)
         return _commit_or_spool(store, folder, _make_draft(request, attempt, evaluations, ledger))
+
+
+def write_adapter(
+    folder: Path, adapter: LoraAdapter | SparseAdapter, *, build_base: Callable[[], nn.Module]
+) -> str:
+    """Write the adapter's folder; in the compact form what stock PEFT can't hold.
+
+    Return what PEFT would lose, or an empty string. The base needs no weights.
+    """
+    if isinstance(adapter, SparseAdapter):
+        write_sparse(folder, adapter)
+        return ""
+    write_lora(folder, adapter)
+    loss = find_peft_loss(build_base(), folder, adapter)
+    if loss:
+        for path in folder.iterdir():
+            path.unlink()
+        write_sparse(folder, make_compact(adapter))
+    return loss
 
 
 def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> Manifest:
@@ -64,19 +99,6 @@ def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> 
         translated = StoreError(f"{error} {hint}: run `slora adapters send-pending` there.")
         translated.exit_code = error.exit_code
         raise translated from error
-
-
-def _write_full_model(
-    folder: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    weights: Mapping[str, Tensor],
-) -> None:
-    # save_pretrained would tie and name the weights as the model does; under ZeRO-3 it would save
-    # empty ones, so it is given the full tensors.
-    state = {name: tensor.to(model.dtype) for name, tensor in weights.items()}
-    model.save_pretrained(folder, state_dict=state)
-    tokenizer.save_pretrained(folder)
 
 
 def _make_draft(

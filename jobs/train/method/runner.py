@@ -25,6 +25,7 @@ from slora.layers.install import (
     remove_layers,
 )
 from slora.layers.sparse_factors import SparseFactorLinear, apply_factor_masks
+from slora.layers.token_rows import list_token_rows
 from slora.masks.mask import Mask
 
 PRUNINGS_PER_STAGE = 20
@@ -132,6 +133,11 @@ class MethodRunner:
                 a_RI, b_OR = apply_factor_masks(a_RI, b_OR, density, self._seed, name)
             subtracted[name] = (a_RI, b_OR)
         return subtracted
+
+    @property
+    def tokens(self) -> dict[str, tuple[int, ...]]:
+        """Return the ids of trained embedding rows by the module that holds them."""
+        return list_token_rows(self._model)
 
     @property
     def _has_gates(self) -> bool:

@@ -131,7 +131,12 @@ class StageInputs:
             "the gradients' singular vectors", len(self.shapes)
         )
         return low_rank_start.make_gradient_inits(
-            gradients, self._method, self._context, seed=self._seed, on_layer=progress.advance
+            gradients,
+            self.shapes,
+            self._method,
+            self._context,
+            seed=self._seed,
+            on_layer=progress.advance,
         )
 
     def _calibrate(self) -> Callable[[], int]:

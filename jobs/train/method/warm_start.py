@@ -54,7 +54,7 @@ def load_warm_start(request: AdapterRequest, store: ObjectStore) -> Iterator[War
         adapter = None if manifest.kind == "full" else read_adapter(folder)
         if kind == "sparse" and isinstance(adapter, SparseAdapter) and not adapter.factors:
             yield WarmStart(values=adapter.values, masks=adapter.masks, head=adapter.head)
-        elif kind == "lora" and isinstance(adapter, LoraAdapter):
+        elif kind == "lora" and adapter is not None and _is_low_rank(adapter):
             inits = _rescale_factors(adapter, request.spec.method.scale)
             yield WarmStart(inits=inits, head=adapter.head)
         else:
@@ -62,7 +62,12 @@ def load_warm_start(request: AdapterRequest, store: ObjectStore) -> Iterator[War
             raise InputError([Fault("retrain.start", problem, "Use retrain.start: scratch.")])
 
 
-def _rescale_factors(adapter: LoraAdapter, scale: float) -> dict[str, LowRankInit]:
+def _is_low_rank(adapter: LoraAdapter | SparseAdapter) -> bool:
+    """Return True for a LoRA in either form: a base that PEFT can't hold one of has the compact."""
+    return isinstance(adapter, LoraAdapter) or not (adapter.values or adapter.sparse_factors)
+
+
+def _rescale_factors(adapter: LoraAdapter | SparseAdapter, scale: float) -> dict[str, LowRankInit]:
     factor = adapter.scale / scale
     return {
         name: LowRankInit(a_RI.float(), b_OR.float() * factor)

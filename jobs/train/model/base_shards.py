@@ -17,7 +17,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload, ZeROOrderedDict
 from deepspeed.runtime.zero.partition_parameters import Init
 from deepspeed.utils.timer import NoopTimer
 from torch import Tensor, nn
@@ -76,12 +76,35 @@ class BaseShards:
             dp_process_group=self._group,
         )
         try:
-            with drop_gathered_weights(self._model):
+            with drop_gathered_weights(self._model), _gather_foreign_reads(self._model):
                 yield
         finally:
             offload.partition_all_parameters()
             offload.destroy()
             restore_hidden(hidden)
+
+
+@contextmanager
+def _gather_foreign_reads(model: nn.Module) -> Iterator[None]:
+    """Inside the block, a forward also gathers a weight that is read past its module.
+
+    Some layers read `self.conv1d.weight` for a kernel of their own and never call `conv1d`, whose
+    call would gather it. DeepSpeed's engine sets the same mark in its forward.
+    """
+
+    def mark(is_forward: bool) -> None:
+        for module in model.modules():
+            # Nothing of a layer that was installed inside the block is sharded.
+            if isinstance(module._parameters, ZeROOrderedDict):
+                module._parameters._in_forward = is_forward
+
+    begin = model.register_forward_pre_hook(lambda *_: mark(True))
+    end = model.register_forward_hook(lambda *_: mark(False), always_call=True)
+    try:
+        yield
+    finally:
+        begin.remove()
+        end.remove()
 
 
 Hidden = list[tuple[nn.Module, str, nn.Parameter]]

@@ -39,13 +39,17 @@ def _make_forward(layer: nn.Module) -> Any:
     def forward(x: Tensor) -> Tensor:
         if layer.weight.requires_grad:  # a mask's scores are asked for: the gradient is wanted
             return nn.Linear.forward(cast(nn.Linear, layer), x)
-        return _FrozenProduct.apply(x, layer.weight, layer.bias)  # type: ignore[no-any-return,no-untyped-call]
+        # A view that a Function itself returns may not be changed in place, as some models do.
+        y_NO: Tensor = _FrozenProduct.apply(  # type: ignore[no-untyped-call]
+            x.reshape(-1, x.shape[-1]), layer.weight, layer.bias
+        )
+        return y_NO.view(*x.shape[:-1], y_NO.shape[-1])
 
     return forward
 
 
 class _FrozenProduct(Function):
-    """`x W^T + b`, `[..., I]` to `[..., O]`, with the gradient of x only."""
+    """`x W^T + b`, `[N, I]` to `[N, O]`, with the gradient of x only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

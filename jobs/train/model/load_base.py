@@ -7,20 +7,19 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from jobs.plan.packing_choice import PackingChoice
 from jobs.store.base import ObjectStore
 from jobs.train.comm.collectives import WorkerContext
 from jobs.train.method.warm_start import WarmStart, load_warm_start
-from jobs.train.model.base_model import (
-    find_trained_head,
-    find_untargeted_modules,
-    load_model,
-    load_tokenizer,
-)
+from jobs.train.model.base_model import list_towers, load_model
 from jobs.train.model.base_shards import BaseShards
+from jobs.train.model.settle_packing import settle_packing
+from jobs.train.model.tokenizer import add_tokens, load_tokenizer
 from jobs.train.request import AdapterRequest
 from slora.formats.merge import load_head
 from slora.layers.install import freeze
 from slora.layers.targets import find_targets
+from slora.layers.token_rows import install_token_rows, resize_for_tokens
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class LoadedBase:
     """None unless this worker holds a shard of the base."""
     warm_start: WarmStart | None
     """The parent's contents, or None without a parent."""
+    packing: PackingChoice
+    """How rows are packed, now that the model has been tried."""
 
 
 def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContext) -> LoadedBase:
@@ -47,19 +48,35 @@ def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContex
             task=spec.model.task,
             dtype=spec.model.dtype,
             labels=request.labels,
+            label_kind=spec.data.labels,
             seed=spec.train.seed,
+            new_head=request.plan.new_head and parent is None,
         )
-    if parent is not None:
+    tokens = spec.method.train_tokens
+    if tokens:
+        ids = add_tokens(tokenizer, tokens)
+        resize_for_tokens(model, max(ids) + 1)
+    if parent is not None and not tokens:
         load_head(model, parent.head, folder)
     is_full = spec.method.kind == "full"
-    freeze(model, trainable=[model] if is_full else find_trained_head(model, spec.model.task))
+    head = request.plan.head_modules
+    freeze(model, trainable=[model] if is_full else map(model.get_submodule, head))
+    if tokens:
+        install_token_rows(model, ids)
+        if parent is not None:
+            load_head(model, parent.head, folder)
     targets = {}
     if not is_full:
-        head = find_untargeted_modules(model, spec.model.task)
-        targets = find_targets(model, spec.method.targets, head=head)
+        targets = find_targets(
+            model,
+            request.plan.targets,
+            head=map(model.get_submodule, head),
+            towers=list_towers(model),
+        )
     shards = None
     if is_full or request.plan.sharding == "replicate":
         model.to(context.device)
     else:
         shards = BaseShards(model, request.plan.sharding, context)
-    return LoadedBase(model, tokenizer, targets, shards, parent)
+    packing = settle_packing(spec, request.plan.packing, model, context, shards=shards)
+    return LoadedBase(model, tokenizer, targets, shards, parent, packing)

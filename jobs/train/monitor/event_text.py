@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jobs.spec.metrics import FORMATS, list_measures, name_measure
+
 EVALUATION_NAMES = {
     "before": "before training",
     "sparse": "after the sparse stage",
@@ -64,10 +66,10 @@ def format_stage_length(steps: int, local_steps: int | None) -> str:
 
 def format_metrics(metrics: Mapping[str, float | None]) -> str:
     """Return an evaluation's metrics in a few words."""
-    loss = f"loss {format_number(metrics['loss'], '.3f')}"
-    if "accuracy" in metrics:
-        return f"{loss}, accuracy {format_number(metrics['accuracy'], '.1%')}"
-    return f"{loss}, perplexity {format_number(metrics['perplexity'], '.2f')}"
+    parts = [f"loss {format_number(metrics['loss'], '.3f')}"]
+    for name in list_measures(metrics):
+        parts.append(f"{name_measure(name)} {format_number(metrics[name], FORMATS[name])}")
+    return ", ".join(parts)
 
 
 def format_number(value: float | None, format_spec: str) -> str:
@@ -99,6 +101,12 @@ def _format_started(event: Mapping[str, Any]) -> str:
     return f"{format_workers(plan['workers'])}, {plan['sharding']}: {stages}"
 
 
+def format_packing(packing: Mapping[str, Any]) -> str:
+    """Return in words whether rows are packed, and how or why not."""
+    state = {"off": "off", "undecided": "undecided"}.get(packing["mode"], "on")
+    return f"{state}: {packing['reason']}"
+
+
 def _format_client_dropped(event: Mapping[str, Any]) -> str:
     client = event.get("name", event["client"])
     moment = f"round {event['round']}" if event["round"] else "scoring"
@@ -127,12 +135,17 @@ def _format_position(event: Mapping[str, Any]) -> str:
 FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "loading": lambda e: f"loading {e['base']}",
     "resumed": lambda e: f"resuming from {_format_position(e)}, {e['stage']} stage",
+    "packing_settled": lambda e: f"packing {format_packing(e)}",
     "started": _format_started,
     "evaluated": lambda e: f"{name_evaluation(e['at'])}: {format_metrics(e['metrics'])}",
     "stage": lambda e: f"{e['stage']} stage, {e['steps']} {e.get('unit', 'step')}s",
     "scoring": lambda e: f"scoring the weights for {e['strategy']} masks",
     "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
     "masks_selected": _format_masks_selected,
+    "stored_compact": lambda e: (
+        f"stock PEFT can't hold this adapter: {e['reason']}. It is stored in the compact form: "
+        "merge it for other programs"
+    ),
     "handoff": lambda e: (
         f"hand-off: {format_number(e['energy_share'], '.1%')} of the update's energy retained"
     ),

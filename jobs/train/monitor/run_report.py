@@ -11,11 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.federation.round_log import open_round_log, sum_by_client
+from jobs.plan.token_tally import make_tally
+from jobs.spec.metrics import FORMATS, list_measures, name_measure
 from jobs.store.runs.run_store import RunStore
 from jobs.train.monitor.event_text import (
     escape_control,
     format_event,
     format_number,
+    format_packing,
     format_stage_length,
     name_evaluation,
 )
@@ -69,14 +72,12 @@ def render_summary(runs: RunStore) -> RenderableType:
 
 def _render_evaluations(outcome: Mapping[str, Any]) -> Table:
     table = Table(title="held-out data", title_justify="left", title_style="bold")
-    second = (
-        "accuracy" if "accuracy" in next(iter(outcome["evaluations"].values())) else "perplexity"
-    )
-    for column in ("", "loss", second):
+    measures = list_measures(next(iter(outcome["evaluations"].values())))
+    for column in ("", "loss", *map(name_measure, measures)):
         table.add_column(column, justify="left" if not column else "right")
     for at, metrics in outcome["evaluations"].items():
-        text = format_number(metrics[second], ".1%" if second == "accuracy" else ".2f")
-        table.add_row(name_evaluation(at), format_number(metrics["loss"], ".4f"), text)
+        texts = [format_number(metrics[name], FORMATS[name]) for name in measures]
+        table.add_row(name_evaluation(at), format_number(metrics["loss"], ".4f"), *texts)
     return table
 
 
@@ -85,11 +86,15 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     plan, ledger = outcome.get("plan", {}), outcome.get("ledger", {})
+    for key, tally in plan.get("tallies", {}).items():
+        table.add_row(key, Text(escape_control(make_tally(tally).describe())))
     for stage in plan.get("stages", ()):
         trainable = stage["trainable"] + plan["head"]
         share = f"{trainable:,} parameters, {stage['share']:.2%} of {plan['model_parameters']:,}"
         length = format_stage_length(stage["steps"], outcome.get("local_steps"))
         table.add_row(f"{stage['name']} stage", f"{length}, {share}")
+    if "packing" in plan:
+        table.add_row("packing", format_packing(plan["packing"]))
     if "energy_share" in outcome:
         energy_share = format_number(outcome["energy_share"], ".1%")
         table.add_row("hand-off", f"{energy_share} of the update's energy retained by the rank")

@@ -27,20 +27,35 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="Rows to evaluate on, in the form of data.eval in a spec.")
     ],
-    max_length: Annotated[int, typer.Option(help="Maximum number of tokens of a sequence.")] = 128,
+    format: Annotated[
+        str | None, typer.Option(help="Format of the rows, if not that of the run.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Column of a field, if not that of the run."),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of tokens of a sequence, if not that of the run."),
+    ] = None,
+    on_bad_row: Annotated[
+        str | None, typer.Option(help="fail or skip, if not as the run does.")
+    ] = None,
     store: Store = DEFAULT_STORE,
     base: Base = None,
     json: Json = False,
 ) -> None:
-    """Evaluate an adapter on held-out rows."""
-    arguments = ["--adapter", adapter, "--data", data, "--max-length", str(max_length)]
+    """Evaluate an adapter on held-out rows, read and packed as in its run."""
+    arguments = ["--adapter", adapter, "--data", data, "--store", store]
     arguments += [
-        "--store",
-        store,
+        *(["--format", format] if format else []),
+        *(["--columns", *columns] if columns else []),
+        *([] if max_length is None else ["--max-length", str(max_length)]),
+        *(["--on-bad-row", on_bad_row] if on_bad_row else []),
         *(["--base", base] if base else []),
         *(["--json"] if json else []),
     ]
-    _run_job("jobs.evaluate", arguments)
+    run_job_module("jobs.evaluate", arguments)
 
 
 @app.command("chat")
@@ -54,7 +69,7 @@ def run_chat(
     """Chat with a base model and its adapter; answers are streamed."""
     arguments = ["--adapter", adapter, "--store", store, "--max-tokens", str(max_tokens)]
     arguments += [*(["--prompt", prompt] if prompt else []), *(["--base", base] if base else [])]
-    _run_job("jobs.tools.chat", arguments)
+    run_job_module("jobs.tools.chat", arguments)
 
 
 def add_commands(adapters: typer.Typer) -> None:
@@ -72,7 +87,7 @@ def merge_command(
 ) -> None:
     """Merge base and adapter into one model in a folder."""
     arguments = ["--adapter", name, "--to", str(to), "--store", store]
-    _run_job("jobs.merge", [*arguments, *(["--base", base] if base else [])])
+    run_job_module("jobs.merge", [*arguments, *(["--base", base] if base else [])])
 
 
 def export_command(
@@ -98,7 +113,7 @@ def export_command(
     for option, value in (("rank", rank), ("energy", energy), ("density", density)):
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += [*(["--base", base] if base else []), *(["--json"] if json else [])]
-    _run_job("jobs.tools.export", arguments)
+    run_job_module("jobs.tools.export", arguments)
 
 
 def diff_command(
@@ -110,13 +125,13 @@ def diff_command(
 ) -> None:
     """Show the distance between two adapters by layer, and the causes of their difference."""
     arguments = ["--adapter", first, "--other", second, "--store", store]
-    _run_job(
+    run_job_module(
         "jobs.tools.diff",
         [*arguments, *(["--all"] if every else []), *(["--json"] if json else [])],
     )
 
 
-def _run_job(module: str, arguments: list[str]) -> None:
+def run_job_module(module: str, arguments: list[str]) -> None:
     """Run a job module in its own process: this process never loads torch."""
     try:
         code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode

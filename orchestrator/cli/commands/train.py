@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
 
-from jobs.federation.check import ValidatedFederation, check_federation
+from jobs.federation.check import check_federation
 from jobs.inspect.datasets.scan import ScanProgress
 from jobs.plan.data_report import describe_data
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.kinds import get_kind, require_kind
 from jobs.spec.load import load_spec
-from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec
+from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec, make_site_spec
+from jobs.train.data.token_pass import PassProgress
+from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.job_main import require_extra
 from jobs.train.ray_address import read_ray_address
 from orchestrator.cli.console import LazyProgressBar, err_console, note, print_json, print_line
@@ -36,7 +39,9 @@ def plan(
     overrides = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
     run_spec = load_spec(spec, overrides)
     if isinstance(run_spec, FederatedSpec):
-        federation = check_federation(run_spec, quick=True)
+        site_run = validate_run(make_site_spec(run_spec), quick=True, tokenizes_next=True)
+        site_run = tokenize_run(site_run, quick=True)
+        federation = check_federation(run_spec, quick=True, site_run=site_run)
         if json:
             data = describe_data(federation.validated_run)
             print_json({**federation.to_json(), "data": data})
@@ -47,7 +52,8 @@ def plan(
     if isinstance(run_spec, RetrainSpec):
         checked, start = plan_retraining(run_spec)
     else:
-        checked = validate_run(run_spec, quick=True)
+        checked = validate_run(run_spec, quick=True, tokenizes_next=True)
+        checked = tokenize_run(checked, quick=True)
     if json:
         values = {**checked.plan.to_json(), "data": describe_data(checked)}
         print_json({**values, **({} if start is None else {"retrain": start})})
@@ -80,16 +86,46 @@ def search(
 def _run(spec: RunSpec, *, resume: str | None, json: bool) -> int:
     """Run a spec of any kind to its end, and return the exit code of the command."""
     read_ray_address()
-    validated = _validate_with_bar(spec)
-    # Ray takes half a second to import, and most commands need none.
+    run = _validate_with_bar(spec)
+    # Ray takes half a second to import, and most commands need none. Before the rows are tokenised:
+    # that takes longer, and is of no use without it.
     with require_extra():
         from orchestrator.cli.local_run import run_spec
+    run = _tokenize_with_bar(run)
+    validated = check_federation(spec, site_run=run) if isinstance(spec, FederatedSpec) else run
     note(f"{spec.name} is {get_kind(spec).noun}.")
     return run_spec(spec, validated, resume=resume, json=json)
 
 
-def _validate_with_bar(spec: RunSpec) -> ValidatedRun | ValidatedFederation:
-    """Validate a spec before it runs, with a bar if reading the data takes long."""
+def _tokenize_with_bar(validated: ValidatedRun) -> ValidatedRun:
+    """Tokenise the rows, with a bar if that takes long, and show their tally."""
+    rows = validated.train_scan.rows + (validated.eval_scan.rows if validated.eval_scan else 0)
+    notes = validated.plan.notes
+    with closing(LazyProgressBar("Tokenising the rows", rows, counts="rows")) as bar:
+        validated = tokenize_run(validated, progress=_make_advance(bar))
+    for key, tally in validated.plan.tallies.items():
+        note(f"{key}: {tally.describe()}")
+    for line in validated.plan.notes[len(notes) :]:
+        note(f"{line}.")
+    return validated
+
+
+def _make_advance(bar: LazyProgressBar) -> PassProgress:
+    reported = 0
+
+    def advance(done: int) -> None:
+        nonlocal reported
+        # The evaluation rows are counted from the beginning again.
+        bar.advance(done - reported if done > reported else done)
+        reported = done
+
+    return advance
+
+
+def _validate_with_bar(spec: RunSpec) -> ValidatedRun:
+    """Validate a spec before it runs, with a bar if reading the data takes long. Of a federation,
+    validate the run of a site.
+    """
     bar: LazyProgressBar | None = None
     reported = 0
 
@@ -103,8 +139,8 @@ def _validate_with_bar(spec: RunSpec) -> ValidatedRun | ValidatedFederation:
     progress: ScanProgress | None = report_progress if err_console.is_terminal else None
     try:
         if isinstance(spec, FederatedSpec):
-            return check_federation(spec, progress=progress)
-        return validate_run(spec, progress=progress)
+            spec = make_site_spec(spec)
+        return validate_run(spec, progress=progress, tokenizes_next=True)
     finally:
         if bar is not None:
             bar.close()

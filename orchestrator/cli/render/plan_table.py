@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from jobs.federation.federation_plan import LINK_SPEEDS, FederationPlan
 from jobs.plan.data_report import list_data_lines
@@ -10,7 +11,7 @@ from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.schema import StopSection
 from jobs.train.early_stopping import describe_stop
-from jobs.train.monitor.event_text import format_workers
+from jobs.train.monitor.event_text import format_packing, format_workers
 from orchestrator.cli.console import (
     format_duration,
     format_size,
@@ -76,6 +77,9 @@ def _describe_run(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
     yield "targets", targets if plan.targets else "every parameter"
     yield "data", f"{checked.train_scan.format} rows, {format_size(checked.train_scan.bytes)}"
     yield from list_data_lines(checked)
+    for key, tally in plan.tallies.items():
+        yield f"{key.removeprefix('data.')} tokens", tally.describe()
+    yield "packing", format_packing(asdict(plan.packing))
 
 
 def _describe_workers(checked: ValidatedRun) -> Iterator[tuple[str, str]]:

@@ -137,6 +137,7 @@ def _judged_sites(setting: Setting, validation: str) -> Any:
     from jobs.federation.sites.local_sites import LocalSites
     from jobs.federation.sites.messages import CommitRecord, StagePayload
     from jobs.inspect.datasets.scan import scan_dataset
+    from jobs.train.evaluation_sums import compute_metrics
 
     class Judged(LocalSites):
         validation: dict[str, float]
@@ -156,11 +157,8 @@ def _judged_sites(setting: Setting, validation: str) -> Any:
             judge = self._make_judge()
             judge.open_stage(*self._opened)
             sums = judge.evaluate(weights)
-            targets = sum(entry.targets for entry in sums)
-            self.validation = {
-                "loss": sum(entry.loss for entry in sums) / targets,
-                "accuracy": sum(entry.correct for entry in sums) / targets,
-            }
+            totals = [sum(column) for column in zip(*(e.values for e in sums), strict=True)]
+            self.validation = compute_metrics(totals, "class")
             return super().commit(weights, record)
 
     return Judged

@@ -114,7 +114,7 @@ def _make_training(request: Any, runs: Any, device: Any, test: str) -> Any:
     from jobs.train.fine_tuning import FineTuner
     from jobs.train.hooks import RunHooks
     from jobs.train.loop import StageLoop
-    from jobs.train.model.base_model import load_tokenizer
+    from jobs.train.model.tokenizer import load_tokenizer
 
     class TestRows(RunHooks):
         # They take longer than the training.
@@ -128,7 +128,7 @@ def _make_training(request: Any, runs: Any, device: Any, test: str) -> Any:
                 on_test = dataclasses.replace(request, eval_data=scan)
                 tokenizer = load_tokenizer(str(request.base))
                 feed = make_eval_feed(on_test, tokenizer, rank=0, world_size=1)
-                self.test = evaluate(trainer.model, feed, task=spec.model.task, device=device)
+                self.test = evaluate(trainer.model, feed, device=device)
             return True
 
     hooks = TestRows()

@@ -23,9 +23,13 @@ from transformers import (
 
 from jobs.errors import InputError
 from jobs.inspect.datasets.scan import scan_dataset
-from jobs.train.data.global_batches import Feed, RowSource, Step
+from jobs.train.data.global_batches import Feed, Step
+from jobs.train.data.model_inputs import make_model_inputs
+from jobs.train.data.source import RowSource, StreamedSamples
+from jobs.train.data.tokenization import Encoder
 from tests.jobs.data.conftest import write_jsonl
 
+CPU = torch.device("cpu")
 SETTLED = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -46,10 +50,12 @@ def words_of(number: int, length: int) -> list[int]:
 
 def feed(source: RowSource, tokenizer: Any, **more: Any) -> Feed:
     options: dict[str, Any] = {
-        "task": "causal-lm", "max_length": 16, "packing": True, "batch_size": 4,
+        "kind": "tokens", "max_length": 16, "packing": "positions", "batch_size": 4,
         "micro_batch_size": 1, "rank": 0, "world_size": 1, "seed": 0,
     }  # fmt: skip
-    return Feed(source, tokenizer, **(options | more))
+    options |= more
+    encoder = Encoder(tokenizer, max_length=options["max_length"], labels=source.labels)
+    return Feed(StreamedSamples(source, encoder, "causal-lm"), tokenizer, **options)
 
 
 def rows_in(steps: Iterable[Step]) -> list[list[int]]:
@@ -75,10 +81,10 @@ def same(step: Step, other: Step) -> bool:
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=40),
     batch=st.sampled_from([4, 8]),
-    packing=st.booleans(),
+    packing=st.sampled_from(["positions", "off"]),
 )
 def test_any_number_of_workers_makes_the_same_global_batches(
-    words: Any, lengths: list[int], batch: int, packing: bool
+    words: Any, lengths: list[int], batch: int, packing: str
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = source_of(Path(folder), lengths)
@@ -116,8 +122,8 @@ def test_any_number_of_workers_makes_the_same_global_batches(
 
 
 @settings(SETTLED, max_examples=10)
-@given(start=st.integers(0, 12), packing=st.booleans())
-def test_resuming_continues_with_the_next_batch(words: Any, start: int, packing: bool) -> None:
+@given(start=st.integers(0, 12), packing=st.sampled_from(["positions", "off"]))
+def test_resuming_continues_with_the_next_batch(words: Any, start: int, packing: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         batches = feed(
             source_of(Path(folder), [3, 9, 4, 7, 2, 8, 12, 5, 3, 3]), words, packing=packing
@@ -132,26 +138,26 @@ def test_resuming_continues_with_the_next_batch(words: Any, start: int, packing:
 
 def test_epochs_differ_in_order_and_seeds_too(words: Any, tmp_path: Path) -> None:
     source = source_of(tmp_path, [1] * 40)
-    steps = list(feed(source, words, packing=False).iter_steps(epochs=2))
+    steps = list(feed(source, words, packing="off").iter_steps(epochs=2))
     first, second = rows_in(steps[:10]), rows_in(steps[10:])
-    other = rows_in(feed(source, words, packing=False, seed=1).iter_steps(epochs=1))
+    other = rows_in(feed(source, words, packing="off", seed=1).iter_steps(epochs=1))
     assert len({str(rows) for rows in (first, second, other, sorted(first))}) == 4
 
 
 def test_evaluation_goes_through_the_files_in_order(words: Any, tmp_path: Path) -> None:
-    batches = feed(source_of(tmp_path, [1] * 10), words, packing=False)
+    batches = feed(source_of(tmp_path, [1] * 10), words, packing="off")
     steps = list(batches.iter_epoch())
     assert [rows for rows in rows_in(steps) if rows] == [[number] for number in range(10)]
     assert [step.rows for step in steps] == [4, 4, 2]
 
 
 def test_unshuffled_training_keeps_the_order_of_the_files(words: Any, tmp_path: Path) -> None:
-    batches = feed(source_of(tmp_path, [1] * 8), words, packing=False, shuffle=False)
+    batches = feed(source_of(tmp_path, [1] * 8), words, packing="off", shuffle=False)
     assert rows_in(batches.iter_steps(epochs=1)) == [[number] for number in range(8)]
 
 
 def test_steps_run_on_over_the_end_of_an_epoch(words: Any, tmp_path: Path) -> None:
-    batches = feed(source_of(tmp_path, [1] * 6), words, packing=False)
+    batches = feed(source_of(tmp_path, [1] * 6), words, packing="off")
     steps = list(batches.iter_steps(steps=3))
     assert [step.rows for step in steps] == [4, 4, 4]
     numbers = [row for rows in rows_in(steps) for row in rows]
@@ -159,7 +165,7 @@ def test_steps_run_on_over_the_end_of_an_epoch(words: Any, tmp_path: Path) -> No
 
 
 def test_a_last_batch_is_filled_up_with_rows_without_targets(words: Any, tmp_path: Path) -> None:
-    batches = feed(source_of(tmp_path, [5] * 5), words, packing=False, micro_batch_size=2)
+    batches = feed(source_of(tmp_path, [5] * 5), words, packing="off", micro_batch_size=2)
     last = list(batches.iter_steps(epochs=1))[-1]
     assert (last.rows, last.tokens, last.targets) == (1, 6, 5)
     assert [micro.targets for micro in last.micros] == [5, 0]
@@ -226,7 +232,7 @@ def test_all_files_are_read_in_every_epoch(words: Any, tmp_path: Path) -> None:
     files = tuple(
         write_jsonl(tmp_path / f"{number}.jsonl", [{"text": f"w{number}"}]) for number in range(20)
     )
-    steps = list(feed(RowSource(files, "text"), words, packing=False).iter_steps(epochs=2))
+    steps = list(feed(RowSource(files, "text"), words, packing="off").iter_steps(epochs=2))
     first, second = rows_in(steps[:5]), rows_in(steps[5:])
     assert sorted(first) == sorted(second) == [[number] for number in range(20)]
 
@@ -251,17 +257,17 @@ def tiny_gpt2() -> Any:
 LENGTHS = [3, 9, 4, 7, 2, 8, 12, 5]
 
 
-@pytest.mark.parametrize("packing", [True, False], ids=["packed", "unpacked"])
+@pytest.mark.parametrize("packing", ["positions", "mask", "off"])
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2], ids=["llama", "gpt2"])
 def test_the_logits_of_a_row_do_not_depend_on_its_batch(
-    words: Any, tmp_path: Path, packing: bool, build: Callable[[], Any]
+    words: Any, tmp_path: Path, packing: str, build: Callable[[], Any]
 ) -> None:
     model, compared = build(), 0
     batches = feed(source_of(tmp_path, LENGTHS), words, packing=packing, micro_batch_size=2)
     for step in batches.iter_epoch():
         for micro in step.micros:
             with torch.no_grad():
-                logits = model(**micro.inputs).logits
+                logits = model(**make_model_inputs(model, micro, device=CPU)).logits
             ids = micro.inputs["input_ids"]
             for line, begin in ((ids >= 10) & (ids < 110)).nonzero().tolist():
                 number = int(ids[line, begin]) - 10
@@ -275,11 +281,8 @@ def test_the_logits_of_a_row_do_not_depend_on_its_batch(
     assert compared == len(LENGTHS)
 
 
-@pytest.mark.parametrize("packing", [True, False], ids=["packed", "unpacked"])
-def test_every_token_attends_to_something_padding_and_filler_too(
-    words: Any, tmp_path: Path, packing: bool
-) -> None:
-    batches = feed(source_of(tmp_path, [3, 5]), words, packing=packing)
+def test_every_padded_row_attends_to_something_filler_too(words: Any, tmp_path: Path) -> None:
+    batches = feed(source_of(tmp_path, [3, 5]), words, packing="off")
     (step,) = batches.iter_epoch()
     assert [micro.tokens > 0 for micro in step.micros][-1] is False
     for micro in step.micros:
@@ -287,11 +290,10 @@ def test_every_token_attends_to_something_padding_and_filler_too(
 
 
 def test_a_packed_token_sees_its_own_row_up_to_itself(words: Any, tmp_path: Path) -> None:
-    batches = feed(source_of(tmp_path, [1, 2]), words, max_length=8)
+    batches = feed(source_of(tmp_path, [1, 2]), words, max_length=8, packing="mask")
     (micro, *_) = next(batches.iter_epoch()).micros
-    seen = [
-        "".join(".x"[int(cell)] for cell in row) for row in micro.inputs["attention_mask"][0, 0]
-    ]
+    inputs = make_model_inputs(tiny_llama(), micro, device=CPU)
+    seen = ["".join(".x"[int(cell)] for cell in row) for row in inputs["attention_mask"][0, 0]]
     assert seen == [
         "x.......",
         "xx......",
@@ -308,7 +310,8 @@ def test_a_packed_token_sees_its_own_row_up_to_itself(words: Any, tmp_path: Path
 def gradient(model: Any, step: Step) -> dict[str, torch.Tensor]:
     model.zero_grad()
     for micro in step.micros:
-        logits = model(**micro.inputs).logits[:, :-1]
+        inputs = make_model_inputs(model, micro, device=CPU)
+        logits = model(**inputs).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(
             logits.reshape(-1, logits.shape[-1]), micro.labels[:, 1:].reshape(-1), reduction="sum"
         )
@@ -319,7 +322,7 @@ def gradient(model: Any, step: Step) -> dict[str, torch.Tensor]:
 def test_packing_changes_nothing_in_the_gradient(words: Any, tmp_path: Path) -> None:
     source, model = source_of(tmp_path, LENGTHS), tiny_llama()
     gradients = []
-    for packing in (True, False):
+    for packing in ("positions", "off"):
         (step,) = feed(source, words, packing=packing, batch_size=8).iter_epoch()
         gradients.append(gradient(model, step))
     for name, packed in gradients[0].items():
@@ -329,7 +332,7 @@ def test_packing_changes_nothing_in_the_gradient(words: Any, tmp_path: Path) -> 
 
 def test_more_padding_changes_no_logit(words: Any, tmp_path: Path) -> None:
     model = tiny_llama()
-    batches = feed(source_of(tmp_path, [3, 5]), words, packing=False, micro_batch_size=4)
+    batches = feed(source_of(tmp_path, [3, 5]), words, packing="off", micro_batch_size=4)
     (batch,) = next(batches.iter_epoch()).micros
     wide = {name: torch.nn.functional.pad(value, (0, 8)) for name, value in batch.inputs.items()}
     with torch.no_grad():
@@ -350,7 +353,8 @@ def test_a_classifier_gets_flat_masks_and_one_label_a_row(words: Any, tmp_path: 
         "data.train",
     )
     source = RowSource(scan.files, scan.format, labels=scan.labels)
-    batches = feed(source, words, task="sequence-classification", max_length=20, micro_batch_size=2)
+    options = {"kind": "class", "packing": "off"}
+    batches = feed(source, words, **options, max_length=20, micro_batch_size=2)
     first, second = next(batches.iter_epoch()).micros
     assert first.labels.tolist() == [1, 0] and second.labels.tolist() == [1, -100]
     assert first.inputs["input_ids"].shape == (2, 20)
@@ -372,7 +376,7 @@ def test_a_classifier_gets_flat_masks_and_one_label_a_row(words: Any, tmp_path: 
 def test_lengths_are_rounded_up_but_never_past_the_longest_allowed(
     words: Any, tmp_path: Path
 ) -> None:
-    batches = feed(source_of(tmp_path, [3] * 4 + [17]), words, packing=False, max_length=18)
+    batches = feed(source_of(tmp_path, [3] * 4 + [17]), words, packing="off", max_length=18)
     widths = [step.micros[0].inputs["input_ids"].shape[1] for step in batches.iter_epoch()]
     assert widths == [8, 18]
 

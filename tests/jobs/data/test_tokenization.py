@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import processors
 from transformers import AutoTokenizer
 
 from jobs.errors import InputError
@@ -40,7 +44,7 @@ def trained_on(tokenizer: Any, sample: Sample) -> list[str]:
 
 
 def test_chat_trains_on_every_answer_and_its_end_of_turn_and_on_nothing_else(chatml: Any) -> None:
-    sample = Encoder(chatml, max_length=500)(TWO_TURNS, where="d:1")
+    (sample,) = Encoder(chatml, max_length=500)(TWO_TURNS, where="d:1")
     assert trained_on(chatml, sample) == ["hi, how are you?<|im_end|>", "good\n<|im_end|>"]
     assert chatml.decode(sample.input_ids).startswith("<|im_start|>system\nBe kind<|im_end|>\n")
 
@@ -48,7 +52,7 @@ def test_chat_trains_on_every_answer_and_its_end_of_turn_and_on_nothing_else(cha
 @pytest.mark.skipif(not SMOLLM.is_dir(), reason="the real model is not in .cache")
 def test_smollm2s_own_template_is_masked_the_same() -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(SMOLLM)
-    sample = Encoder(tokenizer, max_length=500)(TWO_TURNS, where="d:1")
+    (sample,) = Encoder(tokenizer, max_length=500)(TWO_TURNS, where="d:1")
     assert trained_on(tokenizer, sample) == ["hi, how are you?<|im_end|>", "good\n<|im_end|>"]
     assert tokenizer.decode(sample.input_ids).startswith("<|im_start|>system\nYou are a helpful AI")
     whole = tokenizer.apply_chat_template(list(TWO_TURNS.messages))["input_ids"]
@@ -59,7 +63,7 @@ def test_an_answer_that_would_merge_with_its_header_is_tokenised_apart(chatml: A
     turns = ChatExample(
         ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "\nfine"})
     )
-    sample = Encoder(chatml, max_length=500)(turns, where="d:1")
+    (sample,) = Encoder(chatml, max_length=500)(turns, where="d:1")
     prompt_ids = chatml.apply_chat_template(
         [{"role": "user", "content": "hi"}], add_generation_prompt=True
     )["input_ids"]
@@ -74,75 +78,119 @@ def test_what_follows_the_last_answer_is_not_computed(chatml: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "turns", "message"),
+    ("template", "message"),
     [
-        pytest.param(
-            "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
-            TWO_TURNS.messages, r"rewrites the turns before messages\[1\]", id="rewrites",
-        ),
-        pytest.param(None, TWO_TURNS.messages, "rejects the messages", id="no template"),
-        pytest.param(
-            "{{ raise_exception('roles must alternate') }}",
-            TWO_TURNS.messages, "rejects the messages.*roles must alternate", id="raises",
-        ),
-        pytest.param(
-            "same",
-            ({"role": "assistant", "content": "hi"},),
-            r"messages\[0\] is an assistant turn",
-            id="bot first",
-        ),
+        (None, "rejects the messages"),
+        ("{{ raise_exception('roles must alternate') }}", "rejects the messages.*roles must alter"),
+        ("{{ messages[9]['content']['x'] }}", "rejects the messages"),
+        ("{% for m in messages %}", "rejects the messages"),
+        ("{{ messages | length }}", r"messages\[3\] can't be found in the rendering"),
     ],
-)  # fmt: skip
+)
 def test_a_template_that_fails_names_the_row(
-    chatml: Any, template: str | None, turns: tuple[dict[str, str], ...], message: str
+    chatml: Any, template: str | None, message: str
 ) -> None:
-    original = chatml.chat_template
-    try:
-        chatml.chat_template = original if template == "same" else template
-        with pytest.raises(InputError, match=message) as error:
-            Encoder(chatml, max_length=500)(ChatExample(turns), where="d.jsonl:7")
-    finally:
-        chatml.chat_template = original
+    tokenizer = copy.deepcopy(chatml)
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match=message) as error:
+        Encoder(tokenizer, max_length=500)(TWO_TURNS, where="d.jsonl:7")
     assert str(error.value).startswith("d.jsonl:7: ")
 
 
 def test_a_completion_is_trained_on_with_its_end_and_the_prompt_is_not(chatml: Any) -> None:
-    sample = Encoder(chatml, max_length=500)(CompletionExample("how are", " you"), where="d:1")
+    (sample,) = Encoder(chatml, max_length=500)(CompletionExample("how are", " you"), where="d:1")
     assert chatml.decode(sample.input_ids) == "how are you<|im_end|>"
     assert trained_on(chatml, sample) == [" you<|im_end|>"]
 
 
 def test_a_completion_that_would_merge_with_its_prompt_is_tokenised_apart(words: Any) -> None:
-    sample = Encoder(words, max_length=9)(CompletionExample("w1", "w2"), where="d:1")
+    (sample,) = Encoder(words, max_length=9)(CompletionExample("w1", "w2"), where="d:1")
     assert sample == Sample((11, 12, 1), (IGNORE_INDEX, 12, 1))
 
 
 def test_a_completion_without_a_prompt_is_trained_on_but_for_its_first_token(words: Any) -> None:
-    sample = Encoder(words, max_length=9)(CompletionExample("", "w1 w2"), where="d:1")
+    (sample,) = Encoder(words, max_length=9)(CompletionExample("", "w1 w2"), where="d:1")
     assert sample == Sample((11, 12, 1), (IGNORE_INDEX, 12, 1))
 
 
 def test_text_is_trained_on_but_for_its_first_token(words: Any) -> None:
-    sample = Encoder(words, max_length=9)(TextExample("w1 w2 w3"), where="d:1")
+    (sample,) = Encoder(words, max_length=9)(TextExample("w1 w2 w3"), where="d:1")
     assert sample == Sample((11, 12, 13, 1), (IGNORE_INDEX, 12, 13, 1))
 
 
 @pytest.mark.parametrize(("length", "cut"), [(4, 0), (3, 1), (2, 2)])
 def test_what_is_too_long_is_cut_at_the_end_and_counted(words: Any, length: int, cut: int) -> None:
-    sample = Encoder(words, max_length=length)(TextExample("w1 w2 w3"), where="d:1")
+    (sample,) = Encoder(words, max_length=length)(CompletionExample("", "w1 w2 w3"), where="d:1")
     assert sample == Sample((11, 12, 13, 1)[:length], (IGNORE_INDEX, 12, 13, 1)[:length], cut)
 
 
+def test_a_text_that_is_too_long_is_split_and_each_token_learnt_once(words: Any) -> None:
+    pieces = Encoder(words, max_length=3)(TextExample("w1 w2 w3 w4"), where="d:1")
+    assert pieces == (
+        Sample((11, 12, 13), (IGNORE_INDEX, 12, 13)), Sample((13, 14, 1), (IGNORE_INDEX, 14, 1)),
+    )  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[*HealthCheck])
+@given(count=st.integers(1, 60), length=st.integers(3, 20), bos=st.booleans())
+def test_the_pieces_of_a_text_have_all_its_tokens_as_targets(
+    words: Any, with_bos: Any, count: int, length: int, bos: bool
+) -> None:
+    text = TextExample(" ".join(f"w{number}" for number in range(count)))
+    pieces = Encoder(with_bos if bos else words, max_length=length)(text, where="d:1")
+    learnt = [label for piece in pieces for label in piece.labels if label != IGNORE_INDEX]
+    assert learnt == [*range(10 if bos else 11, 10 + count), 1]
+    assert all(len(piece.input_ids) <= length for piece in pieces)
+    assert not bos or all(piece.input_ids[0] == 2 for piece in pieces)
+
+
+def make_words_with_ends(words: Any, template: str) -> Any:
+    """Return the words with a tokenizer that adds <unk> as its BOS, <eos>, or both."""
+    tokenizer = copy.deepcopy(words)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, pair=None, special_tokens=[("<unk>", 2), ("<eos>", 1)]
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def with_bos(words: Any) -> Any:
+    return make_words_with_ends(words, "<unk> $0")
+
+
+@pytest.mark.parametrize(
+    ("template", "ids"),
+    [("<unk> $0", (2, 11, 12, 1)), ("$0 <eos>", (11, 12, 1)), ("<unk> $0 <eos>", (2, 11, 12, 1))],
+)
+def test_bos_and_eos_stand_once_whatever_the_tokenizer_adds(
+    words: Any, template: str, ids: tuple[int, ...]
+) -> None:
+    encode = Encoder(make_words_with_ends(words, template), max_length=9)
+    for text in ("w1 w2", "w1 w2 <eos>", "<unk> w1 w2" if ids[0] == 2 else "w1 w2"):
+        (whole,) = encode(TextExample(text), where="d:1")
+        assert whole.input_ids == ids
+    (pair,) = encode(CompletionExample("w1 ", "w2"), where="d:1")
+    assert pair == Sample(ids, (*[IGNORE_INDEX] * (len(ids) - 2), 12, 1))
+
+
+def test_a_token_without_an_embedding_is_named(words: Any) -> None:
+    encode = Encoder(words, max_length=9, embeddings=12)
+    encode(TextExample("w1"), where="d:1")
+    with pytest.raises(InputError, match=r"d:2: the token 'w2' has the id 12, .* 12 embeddings"):
+        encode(TextExample("w1 w2"), where="d:2")
+
+
 def test_a_sample_whose_answer_is_cut_off_has_no_target(words: Any) -> None:
-    sample = Encoder(words, max_length=2)(CompletionExample("w1 w2", "w3"), where="d:1")
+    (sample,) = Encoder(words, max_length=2)(CompletionExample("w1 w2", "w3"), where="d:1")
     assert (sample.targets, sample.truncated) == (0, 2)
 
 
 def test_a_label_is_encoded_by_its_index(words: Any) -> None:
     encode = Encoder(words, max_length=2, labels=("x", "y"))
-    assert encode(LabelledExample("w1 w2", "y"), where="d:1") == Sample((11, 12), (1,))
-    assert encode(LabelledExample("w1 w2 w3 w4 w5", "x"), where="d:1") == Sample(
-        (11, 12), (0,), truncated=3
+    (sample,) = encode(LabelledExample("w1 w2", "y"), where="d:1")
+    assert sample == Sample((11, 12), (1,), kind="class")
+    assert encode(LabelledExample("w1 w2 w3 w4 w5", "x"), where="d:1") == (
+        Sample((11, 12), (0,), truncated=3, kind="class"),
     )
     with pytest.raises(InputError, match=r"d:1: the label 'z'.*Known labels: x, y"):
         encode(LabelledExample("w1", "z"), where="d:1")
@@ -151,7 +199,7 @@ def test_a_label_is_encoded_by_its_index(words: Any) -> None:
 @pytest.mark.skipif(not MINILM.is_dir(), reason="the real model is not in .cache")
 def test_a_cut_text_keeps_the_special_tokens_that_a_classifier_reads() -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(MINILM)
-    sample = Encoder(tokenizer, max_length=4, labels=("x",))(
+    (sample,) = Encoder(tokenizer, max_length=4, labels=("x",))(
         LabelledExample("a b c d e", "x"), where=""
     )
     assert tokenizer.decode(sample.input_ids) == "[CLS] a b [SEP]" and sample.truncated == 3

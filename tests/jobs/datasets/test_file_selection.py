@@ -9,6 +9,8 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.inspect.datasets.file_selection import resolve_files, select_files
+from jobs.store.cache import match_keys
+from jobs.store.open import open_store
 from tests.jobs.datasets.builders import write_jsonl
 
 JSONL = b'{"text": "a"}\n'
@@ -212,3 +214,13 @@ def test_the_card_of_a_data_set_tells_its_configurations_and_splits(hub: Path) -
         resolve_files("hf://org/name?config=evil")
     with pytest.raises(InputError, match=r"no files of the split dev.*test, train"):
         resolve_files("hf://org/name?config=main&split=dev")
+
+
+def test_the_folders_of_a_prefix_are_listed_and_hidden_ones_left_out(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "train/a.jsonl", "test/deep/b.jsonl", "_old/c.jsonl", "test/.d.jsonl"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text("{}")
+    store = open_store(f"file://{tmp_path}")
+    keys = ["data/a.jsonl", "data/test/deep/b.jsonl", "data/train/a.jsonl"]
+    assert match_keys(store, "data") == match_keys(store, "data/") == keys
+    assert match_keys(store, "data/train/*.jsonl") == ["data/train/a.jsonl"]

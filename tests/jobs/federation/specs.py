@@ -8,7 +8,7 @@ from typing import Any
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import FederatedSpec
-from tests.tiny import merge_spec, tiny_spec
+from tests.tiny import HOLLOW_TARGETS, merge_spec, tiny_spec
 
 SECTION = {"clients": 4, "clients_per_round": 2, "rounds": 10, "local_steps": 3}
 
@@ -17,7 +17,12 @@ def raw_federated(
     folder: Path, federation: dict[str, Any] | None = None, **spec: Any
 ) -> dict[str, Any]:
     """Return the tiny chat spec with held-out rows and four clients, two in a round."""
-    raw = tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}, train={"steps": None})
+    raw = tiny_spec(
+        folder,
+        data={"eval": str(folder / "eval.jsonl")},
+        method={"targets": HOLLOW_TARGETS},
+        train={"steps": None},
+    )
     return {**merge_spec(raw, spec), "federation": merge_spec(SECTION, federation or {})}
 
 

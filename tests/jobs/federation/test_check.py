@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from jobs.errors import InputError
@@ -12,6 +16,8 @@ from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.specs import a_federation
 from tests.tiny import chat_rows
+
+ANSWER = {"role": "assistant", "content": "It is red."}
 
 
 def test_a_check_plans_one_site_and_partitions_the_rows(workspace):
@@ -41,3 +47,31 @@ def test_a_resumed_run_must_have_the_same_spec(workspace):
     assert "clients_per_round: 2" in runs.read_text(FEDERATION_FILE)
     with pytest.raises(InputError, match="a federation with a different spec"):
         pin_spec(a_federation(workspace, {"rounds": 11}), runs)
+
+
+def add_bad_rows(workspace: Path) -> None:
+    """Put a line that is no JSON first, and a row whose answer is cut off last."""
+    path = workspace / "train.jsonl"
+    long = {"messages": [{"role": "user", "content": "x" * 500}, ANSWER]}
+    path.write_text("{\n" + path.read_text() + json.dumps(long) + "\n")
+
+
+@pytest.mark.parametrize("section", [{}, {"partition": "by", "column": "who", "clients": None}])
+def test_bad_and_cut_rows_are_given_to_no_client(workspace: Path, section: dict[str, object]):
+    path = workspace / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "who": n % 3}) + "\n" for n, row in enumerate(rows)))
+    add_bad_rows(workspace)
+    spec = a_federation(workspace, section, data={"on_bad_row": "skip", "max_dropped": 0.3})
+    validated = check_federation(spec)
+    assert validated.partition is not None
+    assert sum(validated.partition.sizes) == 12
+    numbers = np.concatenate(validated.partition.rows)
+    assert sorted(numbers) == list(range(12)), "the line that is no row has no number"
+    with pytest.raises(InputError, match=r"train\.jsonl:1: "):
+        check_federation(a_federation(workspace, section))
+
+
+def test_a_federation_is_not_streamed(workspace: Path):
+    with pytest.raises(InputError, match=r"data\.streaming: the rows are divided"):
+        a_federation(workspace, data={"streaming": True})

@@ -152,7 +152,8 @@ def test_invalid_scores_are_dropped_and_the_others_choose(folder, tmp_path, chan
 def test_held_out_rows_without_a_target_are_reported(folder, tmp_path):
     class NoTargets(LocalSites):
         def evaluate(self, weights: bytes) -> list[EvaluationSums]:
-            return [replace(sums, targets=0.0) for sums in super().evaluate(weights)]
+            replies = super().evaluate(weights)
+            return [replace(sums, values=(sums.values[0], 0.0)) for sums in replies]
 
     request = request_of(folder, {}, store=tmp_path.name)
     sites = NoTargets(request, open_store(request.spec.store), torch.device("cpu"))

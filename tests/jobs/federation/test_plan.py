@@ -116,10 +116,11 @@ def test_the_tensors_of_the_head_have_scales_too(workspace):
             "eval": None,
             "format": "classification",
         },
+        "method": {"targets": ["query", "key", "intermediate.dense"]},
     }
     validated = check(workspace, {"compress": "int8", "sparse_rounds": 0}, **spec)
-    head = 8 * 2 + 2
-    assert find_flow(validated, "up", "low-rank").sent == A + B + head + 4 * (6 + 2)
+    head, larger_b = 8 * 2 + 2, 2 * (8 + 8 + 16)
+    assert find_flow(validated, "up", "low-rank").sent == A + larger_b + head + 4 * (6 + 2)
     assert list_causes(validated) == [
         ("install", "sparse"), ("down", "low-rank"), ("up", "low-rank"), ("install", "low-rank"),
     ]  # fmt: skip

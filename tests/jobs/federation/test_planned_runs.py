@@ -35,6 +35,7 @@ def check(folder: Path, store: str, section: dict[str, Any], method: Any) -> Val
         "store": f"file://{folder / store}",
     }
     section = {"rounds": 4, "local_steps": 1, **section}
+    method = {"targets": ["query", "key", "intermediate.dense"], **method}
     return check_federation(a_federation(folder, section, method=method, **spec))
 
 

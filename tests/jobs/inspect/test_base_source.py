@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.inspect.base_source import BaseSource, find_base_source
-from jobs.inspect.model_files import digest_model, find_model_folder
+from jobs.inspect.model_folder import digest_model, find_model_folder
 from jobs.store.adapters.manifest import BaseRecord
 from jobs.store.adapters.operations import commit, verify_adapter
 from jobs.store.local import DirectoryStore

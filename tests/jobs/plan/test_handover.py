@@ -15,7 +15,7 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.inspect.datasets.scan import scan_dataset
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.plan.handover import HANDOVER_FILE, validate_or_reuse, write_validated
 from jobs.plan.plan import make_plan
 from jobs.plan.preflight import ValidatedRun, validate_run

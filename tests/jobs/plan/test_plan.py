@@ -211,9 +211,22 @@ def test_an_indivisible_batch_is_refused_with_a_divisible_size(
 
 
 def test_a_rank_above_the_smallest_target_names_it():
-    [fault] = list_faults(method={"rank": 5})
+    [fault] = list_faults(method={"rank": 5, "targets": ["q_proj", "k_proj"]})
     assert fault.key == "method.rank"
     assert "(4 x 8, model.layers.0.attn.k_proj)" in fault.problem and "4 or less" in fault.remedy
+
+
+def test_all_linear_leaves_out_layers_smaller_than_the_rank_and_says_so():
+    plan = make_test_plan(method={"rank": 5})
+    assert plan.targets == tuple(name for name in SHAPE.linears if "k_proj" not in name)
+    left_out = (
+        "not adapted, because smaller than the rank of 5: attn.k_proj "
+        "(1 in all, the smallest has 4 x 8)"
+    )
+    assert left_out in plan.notes
+    assert not any("not adapted" in note for note in make_test_plan(method={"rank": 4}).notes)
+    [fault] = list_faults(method={"rank": 17})
+    assert fault.key == "method.rank" and "k_proj" in fault.problem
 
 
 def test_only_what_is_a_target_bounds_the_rank():
@@ -272,7 +285,7 @@ def test_a_requested_sharding_is_used(sharding: str):
 
 def make_facts(**changes: Any) -> CheckedFacts:
     base = describe_base(
-        {"model.up.weight": (50, 20)}, SHAPE.linears, {}, causal=True, file_bytes=4000
+        {"model.up.weight": (50, 20)}, SHAPE.linears, {}, has_logits=True, file_bytes=4000
     )
     return dataclasses.replace(CheckedFacts(base, head=20, local_memory=10**11), **changes)
 

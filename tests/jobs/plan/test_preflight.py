@@ -137,14 +137,16 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
         lambda at: {"method": {"mask": "nowhere_to_be_found.masks:LOUDEST"}},
         "method.mask", "package nowhere_to_be_found"),
     "a rank above the smallest target": (
-        lambda at: {"method": {"rank": 5}}, "method.rank", "(4 x 8, model.layers.0."),
+        lambda at: {"method": {"rank": 5, "targets": ["k_proj"]}}, "method.rank",
+        "(4 x 8, model.layers.0."),
     "density 0": (lambda at: {"method": {"density": 0}}, "method.density", "0 is not allowed"),
     "density 1.5": (
         lambda at: {"method": {"density": 1.5}}, "method.density", "1.5 is not allowed"),
     "a batch that can't be dealt": (
         lambda at: {"cluster": {"workers": 3}}, "train.batch_size", "divided by 3 workers"),
     "a target that is none": (
-        lambda at: {"method": {"targets": ["lm_head"]}}, "method.targets[0]", "matches no linear"),
+        lambda at: {"method": {"targets": ["lm_head"]}}, "method.targets[0]",
+        "matches lm_head, which is not adapted (output projection)"),
     "a label in eval that train lacks": (add_label_to_eval, "data.eval", "training data: 'hot'"),
     "a single label": (write_single_label, "data.train", "have the label 'a'"),
     "rows of two formats": (write_text_eval, "data.eval", "text rows, while data.train has chat"),
@@ -195,8 +197,8 @@ def test_faults_of_all_sections_are_reported_together(folder: Path):
         store=f"file://{folder}/file/store",
     )
     assert [fault.key.rpartition("/")[2] for fault in faults] == [
-        "train.jsonl:9", "train.jsonl:10", "data.eval", "data.max_length", "train.batch_size",
-        "method.targets[1]", "method.rank", "store",
+        "train.jsonl:9", "train.jsonl:10", "data.eval", "data.format", "data.max_length",
+        "train.batch_size", "method.targets[1]", "method.rank", "store",
     ]  # fmt: skip
 
 
@@ -213,7 +215,7 @@ def test_a_valid_spec_is_validated_and_writes_nothing(folder: Path):
     assert list_files(folder) == before
     assert (validated.train_scan.format, validated.train_scan.rows, validated.train_scan.files) == (
         "chat", 8, (folder / "train.jsonl",))  # fmt: skip
-    assert validated.plan.target_weights == 8 * 8 + 4 * 8 + 16 * 8
+    assert validated.plan.target_weights == 2 * 8 * 8 + 2 * 4 * 8 + 3 * 16 * 8
     assert validated.model.folder == (folder / "model").resolve()
     assert validated.eval_scan is None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.inspect.datasets.scan import scan_dataset
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest, ManifestDraft, MaskRecord
 from jobs.store.adapters.operations import commit
@@ -42,8 +42,12 @@ def sparse_files(folder: Path) -> Path:
     folder.mkdir(parents=True)
     values = {f"{name}.values": (3,) for name in LAYERS}
     (folder / "sparse_model.safetensors").write_bytes(safetensors(values))
-    shapes = {name: list(shape) for name, shape in LAYERS.items()}
-    config = {"task_type": "CAUSAL_LM", "shapes": shapes}
+    config = {
+        "task_type": "CAUSAL_LM",
+        "layers": [[name, *shape, 1] for name, shape in LAYERS.items()],
+        "values": list(LAYERS),
+        "sparse_factors": [],
+    }
     (folder / "sparse_config.json").write_text(json.dumps(config))
     return folder
 

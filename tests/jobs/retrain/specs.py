@@ -8,12 +8,13 @@ from typing import Any
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RetrainSpec
-from tests.tiny import merge_spec, tiny_spec
+from tests.tiny import HOLLOW_TARGETS, merge_spec, tiny_spec
 
 
 def raw_retrain(folder: Path, retrain: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
     """Return the tiny chat spec with held-out rows and a retrain section as plain values."""
-    raw = merge_spec(tiny_spec(folder, data={"eval": str(folder / "eval.jsonl")}), spec)
+    data, method = {"eval": str(folder / "eval.jsonl")}, {"targets": HOLLOW_TARGETS}
+    raw = merge_spec(tiny_spec(folder, data=data, method=method), spec)
     return {**raw, "retrain": retrain or {}}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import Fault
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.plan.preflight import validate_run
 from jobs.retrain.compatibility import find_start_faults
 from jobs.store.adapters.manifest import Manifest, MaskRecord

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import NotInStore
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.plan.preflight import validate_run
 from jobs.search.shared_cache import (
     SharedCache,

@@ -42,6 +42,8 @@ BAD: dict[str, Bad] = {
     "gates": (
         {}, {"method": {"factor_pruning": "gates", "factor_density": 0.5}},
         "method.factor_pruning", "gates need"),
+    "rows of the embedding": (
+        {}, {"method": {"train_tokens": ["<tool>"]}}, "method.train_tokens", "exchange no rows"),
     "the product of no factors": (
         {"average": "product"}, {"method": {"kind": "sparse"}},
         "federation.average", "no factors"),

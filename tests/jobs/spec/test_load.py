@@ -93,7 +93,8 @@ TYPES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "float as int": ({"train": {"steps": 8.0}}, "train.steps", "8.0", "valid integer"),
     "bool as int": ({"train": {"steps": True}}, "train.steps", "True", "valid integer"),
     "text as float": ({"train": {"warmup": "0.1"}}, "train.warmup", "'0.1'", "valid number"),
-    "int as bool": ({"data": {"packing": 1}}, "data.packing", "1", "valid boolean"),
+    "int as bool": ({"method": {"rslora": 1}}, "method.rslora", "1", "valid boolean"),
+    "int as a switch": ({"data": {"packing": 1}}, "data.packing", "1", "'auto'"),
     "int as text": ({"model": {"path": 7}}, "model.path", "7", "valid string"),
     "not finite": (
         {"train": {"learning_rate": float("inf")}}, "train.learning_rate", "inf", "finite"),

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jobs.train.data.collate import Batch
-from jobs.train.engine.loss import compute_logits, count_correct, sum_loss
+from jobs.train.engine.loss import compute_logits, sum_loss
 from tests.tiny import tiny_chat_model
 
 
@@ -56,8 +56,3 @@ def test_a_batch_of_filler_alone_adds_nothing_and_still_has_a_gradient(model):
     loss = sum_loss(*compute_logits(model, batch, device=torch.device("cpu")))
     loss.backward()
     assert float(loss.detach()) == 0.0
-
-
-def test_correct_counts_only_the_labels_that_count():
-    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert count_correct(logits, torch.tensor([0, 0, -100])) == 1

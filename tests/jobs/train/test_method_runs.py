@@ -15,7 +15,8 @@ from jobs.tools.diff import main as diff
 from jobs.tools.export import main as export
 from jobs.tools.load_adapter import load_adapted_model
 from jobs.train.data.global_batches import Feed
-from jobs.train.data.source import RowSource
+from jobs.train.data.source import RowSource, StreamedSamples
+from jobs.train.data.tokenization import Encoder
 from jobs.train.evaluation import evaluate
 from slora.formats.peft import LoraAdapter, SparseAdapter, read_adapter
 from tests.long import cases, long_asked
@@ -175,12 +176,14 @@ def test_the_committed_adapter_on_its_base_has_the_loss_that_the_run_ended_with(
     for merged in (False, True):
         adapted = load_adapted_model(store, _make_name(way), merged=merged)
         scan = scan_dataset(str(folder / "eval.jsonl"), "chat", "causal-lm", "data.eval")
+        rows = RowSource(files=scan.files, format="chat", labels=())
+        samples = StreamedSamples(rows, Encoder(adapted.tokenizer, max_length=64), "causal-lm")
         feed = Feed(
-            RowSource(files=scan.files, format="chat", labels=()), adapted.tokenizer,
-            task="causal-lm", max_length=64, packing=True, batch_size=1, micro_batch_size=1,
+            samples, adapted.tokenizer,
+            kind="tokens", max_length=64, packing="positions", batch_size=1, micro_batch_size=1,
             rank=0, world_size=1, seed=0, shuffle=False,
         )  # fmt: skip
-        measured = evaluate(adapted.model, feed, task="causal-lm", device=adapted.model.device)
+        measured = evaluate(adapted.model, feed, device=adapted.model.device)
         assert measured["loss"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -40,7 +40,7 @@ class Classifier(nn.Module):
 
 def _step() -> Step:
     labels = torch.tensor([0, 1])
-    batch = Batch(inputs={"x": torch.ones(2, 3)}, labels=labels, targets=2, tokens=6)
+    batch = Batch(inputs={"x": torch.ones(2, 3)}, labels=labels, targets=2, tokens=6, kind="class")
     return Step(micros=(batch,), targets=2, tokens=6, rows=2)
 
 

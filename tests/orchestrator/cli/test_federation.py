@@ -98,8 +98,8 @@ def invoke(folder: Path, *words: str, **spec: Any) -> Any:
 def test_the_plan_shows_rounds_links_and_traffic(folder):
     output = invoke(folder, "plan", cluster={"workers": 2}).stdout
     for line in (
-        "clients      4, 2 per round, in turn on 2 sites",
-        "rounds       10 of 3 local steps",
+        "clients       4, 2 per round, in turn on 2 sites",
+        "rounds        10 of 3 local steps",
         "stage                 rounds    down      up  1 Mbit/s  10 Mbit/s  100 Mbit/s",
         "low-rank, per client       7   416 B   416 B",
         "up, low-rank              416 B     14  5.8 kB",

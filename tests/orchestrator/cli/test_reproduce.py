@@ -11,7 +11,7 @@ import pytest
 from jobs.errors import InputError
 from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.inspect.model_files import digest_model
+from jobs.inspect.model_folder import digest_model
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.spec.schema import FederatedSpec, RunSpec, make_site_spec

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import InputError
 from orchestrator.control.new_data import compute_data_fingerprint
 
 
@@ -22,14 +23,25 @@ def test_a_changed_file_is_new_data(tmp_path: Path, scheme: str, pattern: str):
     assert compute_data_fingerprint(location) not in (None, before)
 
 
-def test_only_files_directly_in_a_folder_count(tmp_path: Path):
+def test_files_in_folders_below_count_and_hidden_ones_do_not(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text("one")
     before = compute_data_fingerprint(str(tmp_path))
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "b.jsonl").write_text("never read")
+    for hidden in (".cache", "_temporary"):
+        (tmp_path / hidden).mkdir()
+        (tmp_path / hidden / "b.jsonl").write_text("never read")
+    (tmp_path / "_part.jsonl").write_text("never read")
     assert compute_data_fingerprint(str(tmp_path)) == before
-    (tmp_path / "b.jsonl").write_text("two")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "b.jsonl").write_text("two")
     assert compute_data_fingerprint(str(tmp_path)) != before
+
+
+def test_a_folder_of_too_many_files_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("orchestrator.control.new_data.MAX_FILES", 3)
+    for number in range(4):
+        (tmp_path / f"{number}.jsonl").write_text("row")
+    with pytest.raises(InputError, match="more than 3 files"):
+        compute_data_fingerprint(str(tmp_path))
 
 
 def test_a_missing_file_or_a_hub_has_no_fingerprint(tmp_path: Path):

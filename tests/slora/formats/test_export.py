@@ -192,10 +192,10 @@ HOSTILE = {
     "two dimensions": (_corrupt_indices(lambda t: t[None]), "int32"),
     "format": (lambda config, _: config.update(format=1), "format"),
     "huge shape": (
-        lambda config, _: config["shapes"].update({next(iter(config["shapes"])): [2**40, 2**40]}),
+        lambda config, _: config["layers"][0].__setitem__(slice(1, 3), [2**40, 2**40]),
         "invalid shape"),
     "missing values": (lambda config, _: config["values"].append("no.such"), "no.such"),
-    "no shapes": (lambda config, _: config.pop("shapes"), "shapes"),
+    "no layers": (lambda config, _: config.pop("layers"), "layers"),
     "scale": (lambda config, _: config.update(scale=float("inf")), "scale"),
     "random density": (
         lambda config, _: config.update(mask="random", seed=0, density=1.0), "values for"),

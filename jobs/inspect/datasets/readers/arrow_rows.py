@@ -79,13 +79,16 @@ def _read_batches(
 
 
 def _read_class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Return the names of the classes of each ClassLabel column of the library `datasets`."""
+    """Return the names of the classes of each ClassLabel column of the library `datasets`, which
+    may hold a list of classes too.
+    """
     try:
         metadata = json.loads((schema.metadata or {})[b"huggingface"])
         features: dict[str, Any] = metadata["info"]["features"]
+        inner = {name: _get_item_feature(feature) for name, feature in features.items()}
         return {
             column: [str(name) for name in feature["names"]]
-            for column, feature in features.items()
+            for column, feature in inner.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
@@ -97,11 +100,23 @@ def _convert_values(values: dict[str, Any], class_names: dict[str, list[str]]) -
         column: _drop_absent(value) for column, value in values.items() if column != PANDAS_INDEX
     }
     for column, names in class_names.items():
-        number = converted.get(column)
-        if isinstance(number, int):
-            # -1 stands for a label that nobody gave.
-            converted[column] = names[number] if 0 <= number < len(names) else None
+        value = converted.get(column)
+        if isinstance(value, list):
+            converted[column] = [_name_class(number, names) for number in value]
+        elif isinstance(value, int):
+            converted[column] = _name_class(value, names)
     return converted
+
+
+def _name_class(number: Any, names: list[str]) -> str | None:
+    """Return the name of a class; -1 stands for a label that nobody gave."""
+    return names[number] if isinstance(number, int) and 0 <= number < len(names) else None
+
+
+def _get_item_feature(feature: Any) -> Any:
+    """Return the feature of a list's items, or the feature itself."""
+    is_list = isinstance(feature, dict) and feature.get("_type") in ("List", "Sequence")
+    return feature.get("feature") if is_list else feature
 
 
 def _drop_absent(value: Any) -> Any:

@@ -22,7 +22,7 @@ LINEARS = {
 
 def describe(config: dict[str, Any], *, causal: bool = True, **more: tuple[int, ...]) -> BaseFacts:
     shapes = SHAPES | {name.replace("__", "."): shape for name, shape in more.items()}
-    return describe_base(shapes, LINEARS, config, causal=causal, file_bytes=1)
+    return describe_base(shapes, LINEARS, config, has_logits=causal, file_bytes=1)
 
 
 def test_widths_are_those_of_the_config():

@@ -28,8 +28,9 @@ class CommandHarness:
     def environment(self, scope: str = "admin", project: str | None = None) -> dict[str, str]:
         """Return the environment of a process with such a token."""
         token = self.api.secrets[scope, project]
-        home = str(self.folder)
-        return {"SLORA_SERVICE": self.url, "SLORA_TOKEN": token, "COLUMNS": "80", "HOME": home}
+        # The cache is shared: what the plan learns about a model takes a child process seconds.
+        paths = {"HOME": str(self.folder), "SLORA_CACHE": str(Path.home() / ".cache" / "slora")}
+        return {"SLORA_SERVICE": self.url, "SLORA_TOKEN": token, "COLUMNS": "80", **paths}
 
     def ask(self, *words: str, scope: str = "admin", project: str | None = None) -> Result:
         """Run one command with such a token."""

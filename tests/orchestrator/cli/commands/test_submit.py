@@ -50,7 +50,7 @@ def test_relative_paths_are_resolved_against_the_working_directory(
 
 
 def test_all_errors_are_reported_before_anything_is_sent(cli: CommandHarness):
-    result = cli.ask("submit", spec(cli, method={"rank": 5}, data={"max_length": 500}))
+    result = cli.ask("submit", spec(cli, method={"rank": 9}, data={"max_length": 500}))
     assert (result.exit_code, result.stdout) == (2, "")
     keys = [line.partition(":")[0] for line in result.stderr.splitlines()]
     assert keys == ["data.max_length", "method.rank"]
@@ -61,7 +61,7 @@ def test_a_missing_relative_path_is_an_error_and_an_absolute_one_is_not(
     cli: CommandHarness, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(cli.folder)
-    result = cli.ask("submit", spec(cli, data={"train": "./absent.jsonl"}, method={"rank": 5}))
+    result = cli.ask("submit", spec(cli, data={"train": "./absent.jsonl"}, method={"rank": 9}))
     assert result.exit_code == 2
     assert "data.train" in result.stderr and "method.rank" in result.stderr
     result = cli.ask("submit", spec(cli, model={"path": "/elsewhere/model"}))

@@ -1,0 +1,197 @@
+"""Find the assistant's answers in a rendered conversation, by character."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jobs.errors import Fault, InputError
+from jobs.train.data.chat_template import ChatTemplate, Conversation
+
+SENTINELS = 0xF0000
+"""The first of two private characters per message, which mark its content in a second rendering."""
+MAX_SENTINELS = 0x7FFF
+LAST_ONLY = (
+    "only the last answer of some rows is learnt: the chat template rewrites the earlier ones"
+)
+
+
+@dataclass(frozen=True)
+class AnswerSpan:
+    """The characters of an answer in the rendering, from the end of its prompt on."""
+
+    message: int
+    """Index of the message."""
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class RenderedAnswers:
+    """A rendered conversation, and the answers to learn, in order."""
+
+    text: str
+    spans: tuple[AnswerSpan, ...]
+    is_marked: bool = False
+    """Whether the template marks its answers itself: nothing is to be trimmed or added."""
+    notes: tuple[str, ...] = ()
+
+
+def find_answers(
+    template: ChatTemplate, conversation: Conversation, *, end_of_turn: str, where: str
+) -> RenderedAnswers:
+    """Return the text and the answers whose weight is not 0. Raise InputError if the last answer
+    can't be found. `end_of_turn` is the text of the template's last token of a turn, or empty.
+    """
+    text, marked = template.render_marked(conversation)
+    answers = conversation.answers
+    learnt = {index for index in answers if _is_learnt(conversation.messages[index])}
+    if marked and (len(marked) == len(answers) or len(learnt) == len(answers)):
+        indices = answers if len(marked) == len(answers) else [answers[-1]] * len(marked)
+        marks = (AnswerSpan(i, *span) for i, span in zip(indices, marked, strict=True))
+        return RenderedAnswers(
+            text, tuple(span for span in marks if span.message in learnt), is_marked=True
+        )
+    search = _AnswerSearch(template, conversation, text, end_of_turn)
+    spans = [search.find(index) for index in answers]
+    if spans[-1] is None:
+        problem = f"messages[{answers[-1]}] can't be found in the rendering of the chat template"
+        remedy = "Remove the row, or use data.format: prompt-completion with this model."
+        raise InputError([Fault(where, problem, remedy)])
+    notes = (LAST_ONLY,) if None in spans else ()
+    if notes:
+        spans = spans[-1:]
+    learnt_spans = tuple(span for span in spans if span is not None and span.message in learnt)
+    return RenderedAnswers(text, learnt_spans, notes=notes)
+
+
+def _is_learnt(message: Mapping[str, Any]) -> bool:
+    weight = message.get("weight", 1)
+    return not (isinstance(weight, int | float) and weight == 0)
+
+
+class _AnswerSearch:
+    """A search for the answers of one conversation, each in the cheapest way that is exact."""
+
+    def __init__(
+        self, template: ChatTemplate, conversation: Conversation, text: str, end_of_turn: str
+    ) -> None:
+        self._template, self._conversation, self._text = template, conversation, text
+        self._end_of_turn = end_of_turn
+        self._contents: dict[int, tuple[int, int]] | None = None
+
+    def find(self, index: int) -> AnswerSpan | None:
+        """Return the span of an answer, or None."""
+        start = self._find_prompt_end(index)
+        if start is not None and (end := self._find_prefix_end(index, start)) is not None:
+            return AnswerSpan(index, start, end)
+        content = self._find_content(index)
+        if content is None:
+            # Only tool calls: they begin where the prompt ends.
+            if start is None or self._get_content(index).strip():
+                return None
+            content = start, start
+        begin = start if start is not None and start <= content[0] else content[0]
+        end = self._find_turn_end(index, content[1])
+        return None if end is None else AnswerSpan(index, begin, end)
+
+    def _find_prompt_end(self, index: int) -> int | None:
+        """Return where the template would have the model begin, if that is in the text."""
+        try:
+            before = self._template.render(self._conversation, index, prompt_answer=True)
+        except Exception:
+            return None
+        return len(before) if index and self._text.startswith(before) else None
+
+    def _find_prefix_end(self, index: int, start: int) -> int | None:
+        """Return the end of the rendering up to this answer, if the text begins with it."""
+        if index + 1 == len(self._conversation.messages):
+            return len(self._text)
+        try:
+            after = self._template.render(self._conversation, index + 1)
+        except Exception:
+            return None
+        return len(after) if self._text.startswith(after) and len(after) >= start else None
+
+    def _find_content(self, index: int) -> tuple[int, int] | None:
+        if self._contents is None:
+            self._contents = self._mark_contents()
+        if index in self._contents:
+            return self._contents[index]
+        content = self._get_content(index).strip()
+        if content and self._text.count(content) == 1:
+            start = self._text.index(content)
+            return start, start + len(content)
+        return None
+
+    def _find_turn_end(self, index: int, start: int) -> int | None:
+        """Return the end of the turn whose content ends at `start`."""
+        later = [span[0] for other, span in (self._contents or {}).items() if other > index]
+        limit = min(later, default=len(self._text))
+        has_calls = bool(self._conversation.messages[index].get("tool_calls"))
+        end = self._text.find(self._end_of_turn, start, limit) if self._end_of_turn else -1
+        if end >= 0 and (has_calls or not self._text[start:end].strip()):
+            return end + len(self._end_of_turn)
+        return None if has_calls else start
+
+    def _get_content(self, index: int) -> str:
+        content = self._conversation.messages[index].get("content")
+        return content if isinstance(content, str) else ""
+
+    def _mark_contents(self) -> dict[int, tuple[int, int]]:
+        """Return the spans of all answers' contents, from a rendering in which they are marked.
+
+        The markers go around the visible part: templates strip content. Without the markers the
+        rendering must be the text itself.
+        """
+        answers = [i for i in self._conversation.answers if self._get_content(i).strip()]
+        if not answers or max(answers) > MAX_SENTINELS:
+            return {}
+        messages = list(self._conversation.messages)
+        for index in answers:
+            content = self._get_content(index)
+            body = content.strip()
+            lead, _, tail = content.partition(body)
+            opening, closing = (chr(SENTINELS + 2 * index + side) for side in (0, 1))
+            marked = f"{lead}{opening}{body}{closing}{tail}"
+            messages[index] = {**messages[index], "content": marked}
+        try:
+            text = self._template.render(replace(self._conversation, messages=tuple(messages)))
+        except Exception:
+            return {}
+        places, plain = _strip_sentinels(text)
+        if plain != self._text:
+            return {}
+        spans = {index: (places.get(2 * index), places.get(2 * index + 1)) for index in answers}
+        return {
+            index: self._widen(index, start[0], end[0])
+            for index, (start, end) in spans.items()
+            if start
+            and end
+            and len(start) == len(end) == 1
+            # A content that the template rewrites is not what the row says.
+            and plain[start[0] : end[0]] == self._get_content(index).strip()
+        }
+
+    def _widen(self, index: int, start: int, end: int) -> tuple[int, int]:
+        """Return the span with the white space around the content that the template keeps."""
+        content = self._get_content(index)
+        lead, _, tail = content.partition(content.strip())
+        if lead and self._text[:start].endswith(lead):
+            start -= len(lead)
+        if tail and self._text.startswith(tail, end):
+            end += len(tail)
+        return start, end
+
+
+def _strip_sentinels(text: str) -> tuple[dict[int, list[int]], str]:
+    """Return where each sentinel stands, in the text without them, and that text."""
+    places, characters = dict[int, list[int]](), list[str]()
+    for character in text:
+        number = ord(character) - SENTINELS
+        if 0 <= number < 2 * MAX_SENTINELS + 2:
+            places.setdefault(number, []).append(len(characters))
+        else:
+            characters.append(character)
+    return places, "".join(characters)
