@@ -316,12 +316,18 @@ def _require_head(adapter: Path, loaded: Mapping[str, Tensor]) -> None:
 
 
 def judge_shards(replicated: list[Training], sharded: list[Training]) -> None:
-    """Require the same losses of a run with a replicated and with a sharded base."""
+    """Require the same losses of a run with a replicated and with a sharded base.
+
+    Where two singular values are close, the hand-off cuts between them by the last bits of the
+    sparse values, and Adam makes whole steps of that: the losses after it may differ by more.
+    """
     ours, theirs = replicated[0].losses, sharded[0].losses
     require(len(ours) == len(theirs), f"{len(ours)} and {len(theirs)} steps")
+    sparse_steps = replicated[0].final_plan["stages"][0]["steps"]
     for number, (one, other) in enumerate(zip(ours, theirs, strict=True), start=1):
+        tolerance = 1e-5 if number <= sparse_steps else 1e-3
         require(
-            abs(one - other) <= 1e-4 * abs(one),
+            abs(one - other) <= tolerance * abs(one),
             f"step {number}: loss {other:.5f} sharded, {one:.5f} replicated",
         )
 

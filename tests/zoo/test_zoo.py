@@ -125,7 +125,7 @@ def test_an_error_after_the_plan_is_wrong_even_if_it_is_a_refusal():
 
 def make_training(*losses: float, before: float, end: float) -> Training:
     evaluations = {"before": {"loss": before}, "end": {"loss": end}}
-    return Training(list(losses), evaluations, [], {}, {})
+    return Training(list(losses), evaluations, [], {}, {"stages": [{"steps": 1}]})
 
 
 def test_a_loss_that_is_not_finite_or_does_not_fall_is_wrong():
@@ -142,8 +142,12 @@ def test_a_loss_that_is_not_finite_or_does_not_fall_is_wrong():
 def test_losses_of_a_sharded_base_are_compared_step_by_step():
     replicated = make_training(5.0, 4.0, before=5, end=4)
     judge_shards([replicated], [make_training(5.0, 4.0, before=5, end=4)])
+    # Of the stages: the sparse one is exact, and what follows the hand-off nearly so.
+    judge_shards([replicated], [make_training(5.0, 4.001, before=5, end=4)])
     with pytest.raises(WrongError, match="step 2"):
         judge_shards([replicated], [make_training(5.0, 4.01, before=5, end=4)])
+    with pytest.raises(WrongError, match="step 1"):
+        judge_shards([replicated], [make_training(5.001, 4.0, before=5, end=4)])
 
 
 def test_a_rank_that_dies_or_hangs_is_a_reason_and_not_the_end():
