@@ -7,6 +7,7 @@ JobsError                 1  the run failed
 │   ├── AlreadyExists     1  a create-only write found an existing object
 │   ├── WriteConflict     1  a compare-and-swap found another object than was read
 │   ├── DigestMismatch    1  the bytes do not match the manifest
+│   ├── Untrusted         1  the trust policy refuses a version or a pointer
 │   ├── SupersededAttempt 1  an old attempt of a run that a later one has taken over
 │   ├── StillReferenced   2  an object that should be removed is still referenced
 │   ├── UnsupportedStore  2  the store lacks a guarantee that the commit protocol needs
@@ -14,6 +15,7 @@ JobsError                 1  the run failed
 │   └── StoreUnreachable  3  the store does not answer, or asks to retry later
 ├── TrainingFailed        1  a worker stopped: the message says where and why
 │   └── TrainingStalled   1  workers timed out waiting for others, which are named
+├── ReadLimitExceeded     1  a check that may read few bytes would need more
 ├── NotInstalled          3  a package of an extra (train, service) is not installed
 └── Unreachable           3  an outside service is not reachable
 """
@@ -116,6 +118,17 @@ class DigestMismatch(StoreError):
         return f"{self.key}: {mismatch}. The file was changed or truncated: pull another version."
 
 
+class Untrusted(StoreError):
+    """The trust policy refuses a version or a pointer: its signature is missing or wrong."""
+
+    def __init__(self, subject: str, problem: str, remedy: str) -> None:
+        super().__init__(subject, problem, remedy)
+        self.subject, self.problem, self.remedy = subject, problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.problem}. {self.remedy}"
+
+
 class SupersededAttempt(StoreError):
     """An old attempt came back after a later one of the same run had committed."""
 
@@ -178,6 +191,12 @@ class TrainingFailed(JobsError):
 
 class TrainingStalled(TrainingFailed):
     """Workers timed out waiting for others: a hang, usually because of a lost machine."""
+
+
+class ReadLimitExceeded(JobsError):
+    """A check that may read a limited number of bytes would need more: nothing is known to be
+    wrong.
+    """
 
 
 class NotInstalled(JobsError):

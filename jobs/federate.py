@@ -18,7 +18,7 @@ from jobs.store.runs.run_store import PLAN, SPEC, RunStore
 from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.monitor.run_report import render_summary
 from jobs.train.request import HooksFactory
-from jobs.train.spec_job import report_run, run_spec_job
+from jobs.train.spec_job import JobRun, report_run, run_spec_job
 
 
 def main(arguments: Sequence[str] | None = None, *, make_hooks: HooksFactory | None = None) -> int:
@@ -28,22 +28,22 @@ def main(arguments: Sequence[str] | None = None, *, make_hooks: HooksFactory | N
 
 
 def _run_federation(
-    make_hooks: HooksFactory | None, federated_spec: FederatedSpec, run_id: str, attempt: int
+    make_hooks: HooksFactory | None, federated_spec: FederatedSpec, run: JobRun
 ) -> None:
-    site_run = tokenize_run(validate_or_reuse(make_site_spec(federated_spec), run_id))
-    validated = check_federation(federated_spec, site_run=site_run, run_id=run_id)
+    site_run = tokenize_run(validate_or_reuse(make_site_spec(federated_spec), run.id))
+    validated = check_federation(federated_spec, site_run=site_run, run_id=run.id)
     # Imported after the check: wrong input is reported within a second, and nothing is started.
     from jobs.federation.federation_driver import run_federation
     from jobs.train.driver import connect_ray
 
-    runs = RunStore(open_store(federated_spec.store), run_id)
+    runs = RunStore(open_store(federated_spec.store), run.id)
     pin_spec(federated_spec, runs)
     runs.write_text(SPEC, dump_spec(federated_spec.training))
     runs.write_json(PLAN, validated.to_json())
-    request = validated.extend_request(validated.validated_run.make_request(run_id), runs)
-    with report_run(runs, attempt):
+    request = validated.extend_request(validated.validated_run.make_request(run.id), runs)
+    with report_run(runs, run.attempt):
         connect_ray()
-        run_federation(request, runs, attempt=attempt, make_hooks=make_hooks)
+        run_federation(request, runs, attempt=run.attempt, make_hooks=make_hooks)
     Console(width=80).print(render_summary(runs))
 
 

@@ -21,7 +21,7 @@ from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.monitor.progress import ProgressReporter
 from jobs.train.monitor.run_report import render_summary
 from jobs.train.request import HooksFactory
-from jobs.train.spec_job import report_run, run_spec_job
+from jobs.train.spec_job import JobRun, report_run, run_spec_job
 
 
 def main(arguments: Sequence[str] | None = None, *, make_hooks: HooksFactory | None = None) -> int:
@@ -30,21 +30,21 @@ def main(arguments: Sequence[str] | None = None, *, make_hooks: HooksFactory | N
     return run_spec_job("jobs.finetune", main.__doc__, arguments, RunSpec, work)
 
 
-def _fine_tune(make_hooks: HooksFactory | None, spec: RunSpec, run_id: str, attempt: int) -> None:
-    validated = validate_or_reuse(spec, run_id)
+def _fine_tune(make_hooks: HooksFactory | None, spec: RunSpec, run: JobRun) -> None:
+    validated = validate_or_reuse(spec, run.id)
     # Import Ray and torch only after the check, so that bad input is refused within a second.
     from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
 
-    runs = RunStore(open_store(validated.spec.store), run_id)
+    runs = RunStore(open_store(validated.spec.store), run.id)
     runs.write_text(SPEC, dump_spec(validated.spec))
-    with report_run(runs, attempt):
+    with report_run(runs, run.attempt):
         validated = tokenize_run(validated, progress=_make_progress(validated, runs))
         runs.write_json(PLAN, validated.plan.to_json())
-        request = validated.make_request(run_id)
+        request = validated.make_request(run.id)
         connect_ray()
         if (missing := describe_missing_resources(request)) is not None:
             print(f"waiting for the cluster: {missing}", flush=True)
-        train_on_ray(request, runs, attempt=attempt, make_hooks=make_hooks)
+        train_on_ray(request, runs, attempt=run.attempt, make_hooks=make_hooks)
     if runs.store.head(runs.key(LEDGER)) is None:
         remedy = f"Check {runs.store.url(runs.key(LEDGER))}, then run the job again."
         raise TrainingFailed("the run", "ended without writing its ledger to the store", remedy)

@@ -6,7 +6,9 @@ the way out, unless the command line says `--without NAME`; the last lines list 
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,8 @@ from tests.ray_head import Head, ray_head
 SLOWEST_FIRST = ("end_to_end", "ray", "ranks", "storage")
 OPTIONAL_PARTS = ("browser", "end_to_end", "postgres", "ray", "storage")
 ROOT = Path(__file__).parents[1]
+PLUGINS = ROOT / "tests/plugins"
+"""The metadata of a package with mask strategies, as if it was installed."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach what tests start: background jobs of a shell ignore it by inheritance."""
+    """Install the plugins for this process and what it starts, and let Ctrl-C reach that too:
+    background jobs of a shell ignore it by inheritance.
+    """
+    sys.path.append(str(PLUGINS))
+    paths = (os.environ.get("PYTHONPATH") or str(ROOT), str(PLUGINS))
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -65,7 +74,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """One Ray head for all tests of this process that do not kill it; jobs import these tests."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", str(ROOT))
+        environment.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(PLUGINS))))
         with ray_head(tmp_path_factory.mktemp("ray", numbered=True)) as running:
             yield running
 

@@ -1,4 +1,4 @@
-"""Mask strategies of a user's own, as `mask: tests.custom_scorer:LOUDEST` names them."""
+"""Mask strategies of another package, which the entry points of tests/plugins name."""
 
 from __future__ import annotations
 

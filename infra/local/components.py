@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import boto3
 import yaml
@@ -28,6 +29,7 @@ from infra.local.paths import (
     build_s3_environment,
     clean_environment,
 )
+from infra.local.project_identities import list_projects
 
 REQUEST_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 200_000_000
@@ -128,13 +130,16 @@ def format_config(paths: StackPaths, ports: Mapping[str, int]) -> str:
         "python": sys.executable,
         "shared_filesystem": True,
     }
-    config = {
+    config: dict[str, Any] = {
         "name": "local",
         "database": f"sqlite:///{paths.database}",
         "stores": [STORE, f"file://{ROOT / '.cache/store'}"],
         "clusters": {"default": cluster},
         "poll_interval_s": 1.0,
     }
+    if files := list_projects(paths):
+        config["projects"] = {name: {"credentials_file": str(file)} for name, file in files.items()}
+        config["jobs"] = {"url": _make_url(ports["service"]), "key_file": str(paths.job_key)}
     return yaml.safe_dump(config, sort_keys=False)
 
 

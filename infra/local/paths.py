@@ -54,6 +54,11 @@ class StackPaths:
         return self.folder / "aws-credentials"
 
     @property
+    def job_key(self) -> Path:
+        """Return the file with the key of the tokens by which jobs renew their credentials."""
+        return self.folder / "job-key"
+
+    @property
     def config(self) -> Path:
         """Return the file that `slora serve --config` reads."""
         return self.folder / "service.yaml"
@@ -72,6 +77,10 @@ class StackPaths:
         """Return the file that exports the addresses of the service and the store to a shell."""
         return self.folder / "environment"
 
+    def project_credentials(self, project: str) -> Path:
+        """Return the file with the S3 credentials of a project."""
+        return self.folder / "projects" / project
+
     def log_file(self, component: str) -> Path:
         return self.folder / "log" / f"{component}.log"
 
@@ -83,6 +92,8 @@ class StackPaths:
         self.objects.mkdir(exist_ok=True)
         if not self.ray_token.exists():
             write_private(self.ray_token, secrets.token_hex(32))
+        if not self.job_key.exists():
+            write_private(self.job_key, secrets.token_hex(32))
         if not (self.identities.exists() and self.credentials.exists()):
             self._make_keys()
 
@@ -103,8 +114,13 @@ class StackPaths:
         pair = {"accessKey": key, "secretKey": secret}
         identity = {"name": "slora", "credentials": [pair], "actions": list(ACTIONS)}
         write_private(self.identities, json.dumps({"identities": [identity]}))
-        lines = ("[default]", f"aws_access_key_id = {key}", f"aws_secret_access_key = {secret}")
-        write_private(self.credentials, "\n".join(lines) + "\n")
+        write_private(self.credentials, format_profile(key, secret))
+
+
+def format_profile(key: str, secret: str) -> str:
+    """Return a credentials file of AWS with one profile."""
+    lines = ("[default]", f"aws_access_key_id = {key}", f"aws_secret_access_key = {secret}")
+    return "\n".join(lines) + "\n"
 
 
 def write_private(path: Path, text: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from infra.local.paths import (
     write_private,
 )
 from infra.local.processes import find_free_port, is_alive, read_identity, start_process
+from infra.local.project_identities import add_projects, find_missing_projects, list_projects
 from infra.local.state import StackState, read_state, write_state
 
 TICK_S = 0.2
@@ -40,6 +42,9 @@ SEAWEED_PORTS = ("master", "volume", "filer", "s3")
 GRPC_PORT_OFFSET = 10_000
 """Distance of the gRPC port that belongs to each port of SeaweedFS."""
 LAST_LINES = 12
+PROJECT_READERS = (SERVICE, STORAGE)
+"""Components that read the projects when they start, in the order in which they stop."""
+PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
 class ComponentNotReady(Exception):
@@ -49,8 +54,8 @@ class ComponentNotReady(Exception):
 class LocalStack:
     """The local stack, while it is started."""
 
-    def __init__(self, paths: StackPaths, cpus: int) -> None:
-        self._paths, self._cpus = paths, cpus
+    def __init__(self, paths: StackPaths, cpus: int, projects: Sequence[str] = ()) -> None:
+        self._paths, self._cpus, self._projects = paths, cpus, projects
         self._state = read_state(paths.state) or StackState()
         self._started: list[str] = []
 
@@ -68,6 +73,10 @@ class LocalStack:
     def _prepare(self) -> None:
         """Stop the remains of dead components, and choose ports and folders."""
         moved = False
+        if self._projects and (missing := find_missing_projects(self._paths, self._projects)):
+            # Stopped first: after a crash in between, the next start reads what was added.
+            self._save_state(stop_components(self._state, PROJECT_READERS))
+            add_projects(self._paths, missing)
         for name in START_ORDER:
             if is_alive(self._state.components.get(name)) and not moved:
                 continue
@@ -155,12 +164,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.local.up", description=__doc__)
     parser.add_argument("--state", type=Path, default=ROOT / ".cache/up", help="default: .cache/up")
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="CPUs of Ray")
+    parser.add_argument(
+        "--project",
+        action="append",
+        default=[],
+        type=_check_project,
+        metavar="NAME",
+        help="give this project S3 credentials of its own; may be repeated",
+    )
     options = parser.parse_args(arguments)
     paths = StackPaths(options.state.resolve())
     paths.create()
     try:
         with paths.lock():
-            ports = LocalStack(paths, options.cpus).start()
+            ports = LocalStack(paths, options.cpus, options.project).start()
     except (ComponentNotReady, StackBusy) as error:
         print(error, file=sys.stderr)
         return 3
@@ -168,6 +185,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     _print_summary(paths, ports)
     return 0
+
+
+def _check_project(name: str) -> str:
+    if not PROJECT.fullmatch(name) or name == "default":
+        problem = f"{name[:80]!a} can't have credentials of its own"
+        raise argparse.ArgumentTypeError(f"{problem}: use letters, digits, _ and -, not default")
+    return name
 
 
 def _print_summary(paths: StackPaths, ports: dict[str, int]) -> None:
@@ -184,7 +208,7 @@ service    {urls["service"]}   admin token: {_format_path(paths.service_token)}
 Ray        {urls["dashboard"]}   token: {_format_path(paths.ray_token)}
 storage    {urls["s3"]}   {STORE}, credentials: {_format_path(paths.credentials)}
 logs       {_format_path(paths.log_file("service").parent)}
-
+{_describe_projects(paths)}
 Try:
     . {_format_path(paths.environment)}
     {slora} submit jobs/examples/chat.yaml --set store={STORE} --follow   # data: `make demo`
@@ -192,6 +216,14 @@ Try:
     {slora} adapters list --store {STORE}
 
 `make down` stops it and keeps all data.""")
+
+
+def _describe_projects(paths: StackPaths) -> str:
+    """Return a line for each project with credentials of its own."""
+    return "".join(
+        f"project    {name}   {STORE}/projects/{name}, credentials: {_format_path(file)}\n"
+        for name, file in list_projects(paths).items()
+    )
 
 
 def format_exports(variables: Mapping[str, str]) -> str:

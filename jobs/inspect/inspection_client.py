@@ -105,12 +105,19 @@ def _answer_here(request: bytes) -> dict[str, Any]:
     return answer
 
 
+def _require_interpreter() -> None:
+    # Not so for a process that became another user, of a Python in somebody's home.
+    if not os.access(sys.executable, os.X_OK):
+        raise NotInstalled("a Python that this user may run", "train")
+
+
 def _require_libraries() -> None:
     if find_spec("transformers") is None or find_spec("torch") is None:
         raise NotInstalled("torch and transformers", "train")
 
 
 def _start_process(stderr: int) -> subprocess.Popen[bytes]:
+    _require_interpreter()
     _require_libraries()
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = {

@@ -1,18 +1,19 @@
-"""Find the folder of a base, and tell bases apart by a digest. No torch."""
+"""Find the folder of a base, and read its config. No torch."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import Fault
-from jobs.inspect.weight_files import list_weight_files
+from jobs.places import boundary
+from jobs.places.model_configs import check_model_configs
+from jobs.spec.address_types import AddressKind
 from jobs.store.cache import fetch_folder
 
-MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")
+MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".spm", ".tiktoken", ".codes")
 """Files that are downloaded from a model's folder in a bucket: no pickles, no code."""
 CONV1D = ("gpt2", "openai-gpt")
 """Models with transformers' Conv1D layers, whose weights are stored as [in, out]."""
@@ -21,13 +22,23 @@ CONV1D = ("gpt2", "openai-gpt")
 def find_model_folder(path: str, revision: str | None = None) -> Path | None:
     """Find the folder of `model.path`: a folder, or the cache of an s3:// URL or of the hub.
 
-    `revision`: the commit of a hub id, the newest one in the cache by default.
+    `revision`: the commit of a hub id, the newest one in the cache by default. Raise InputError if
+    it is outside the places of this job's project, or if its files name others that are.
     """
+    boundary.check_address("model.path", path, AddressKind.MODEL)
+    folder = _find_folder(path, revision)
+    if folder is not None:
+        check_model_configs(folder)
+    return folder
+
+
+def _find_folder(path: str, revision: str | None) -> Path | None:
     if path.startswith("s3://"):
         return fetch_folder(path, MODEL_FILES)
     # Not pathlib, which raises for a name that is too long and for a home that is not known.
     folder = os.path.expanduser(path)
-    if os.path.isdir(folder):
+    is_local = not boundary.is_restricted() or boundary.is_local_address(path)
+    if is_local and os.path.isdir(folder):
         return Path(folder).resolve()
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
         return _find_in_hub_cache(path, revision)
@@ -51,22 +62,6 @@ def has_conv1d(path: str, revision: str | None = None) -> bool:
     """Return whether the base has Conv1D layers; False if its folder does not exist."""
     folder = find_model_folder(path, revision)
     return folder is not None and read_config(folder)[0].get("model_type") in CONV1D
-
-
-def list_base_files(folder: Path) -> list[Path]:
-    """List the files that make a base: config.json and the weights."""
-    return sorted([folder / "config.json", *list_weight_files(folder)])
-
-
-def digest_model(folder: Path) -> str:
-    """Return the SHA-256 over the names and bytes of config.json and the weights."""
-    sha256 = hashlib.sha256()
-    for path in list_base_files(folder):
-        sha256.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                sha256.update(block)
-    return sha256.hexdigest()
 
 
 def _find_in_hub_cache(hub_id: str, revision: str | None) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.errors import Fault
 from jobs.store.adapters.safetensors_header import BadTensors, TensorSpan, read_header
+from jobs.store.head_copies import get_object_size
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -34,7 +35,8 @@ def read_weights(folder: Path) -> tuple[dict[str, TensorSpan], list[Fault]]:
     spans = dict[str, TensorSpan]()
     for path in list_weight_files(folder):
         try:
-            spans.update(read_header(path))
+            with path.open("rb") as file:
+                spans.update(read_header(file, size=get_object_size(path)))
         except (OSError, BadTensors) as error:
             faults.append(Fault("model.path", f"{path} cannot be read: {error}", AGAIN))
     return spans, faults

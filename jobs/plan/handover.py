@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.errors import InputError, StoreError
+from jobs.inspect.base_digest import BaseDigest, digest_base
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.file_stamps import FileStamp
 from jobs.inspect.model_files import read_model
-from jobs.inspect.model_folder import digest_model
+from jobs.places.boundary import is_restricted
 from jobs.plan.estimate.machine import read_local_memory
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import (
@@ -41,7 +42,7 @@ class Handover:
 
     spec_sha256: str
     local_memory: int
-    base_digest: str
+    base: BaseDigest
     stamps: tuple[FileStamp, ...]
     """All files that were read, as they were before they were read."""
     train_scan: DatasetScan
@@ -57,7 +58,7 @@ def write_validated(validated: ValidatedRun, runs: RunStore) -> None:
     handover = Handover(
         spec_sha256=_digest_spec(validated.spec),
         local_memory=read_local_memory(),
-        base_digest=validated.base_digest or digest_model(validated.model.folder),
+        base=validated.base or digest_base(validated.model.folder),
         stamps=validated.stamps,
         train_scan=validated.train_scan,
         eval_scan=validated.eval_scan,
@@ -71,7 +72,8 @@ def validate_or_reuse(spec: RunSpec, run_id: str) -> ValidatedRun:
 
     Raise InputError with all faults, but those of single rows: `tokenize_run` reports them.
     """
-    handover = _read_handover(spec, run_id)
+    # A file in the store must not tell a restricted job which files it may read.
+    handover = None if is_restricted() else _read_handover(spec, run_id)
     reused = handover and _reuse(spec.training, handover)
     return reused or validate_run(spec, tokenizes_next=True)
 
@@ -101,7 +103,7 @@ def _reuse(spec: RunSpec, handover: Handover) -> ValidatedRun | None:
     validated = ValidatedRun(
         spec, model, handover.train_scan, handover.eval_scan, handover.plan, stamps=stamps
     )
-    return replace(validated, base_digest=handover.base_digest)
+    return replace(validated, base=handover.base)
 
 
 def _digest_spec(spec: RunSpec) -> str:

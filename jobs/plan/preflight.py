@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.machinery import PathFinder
+from importlib.metadata import entry_points
 
 from jobs.errors import Fault, InputError, NotInstalled, StoreError, Unreachable
+from jobs.inspect.base_digest import BaseDigest, digest_base, list_base_files
 from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.datasets.heldout import check_split
 from jobs.inspect.datasets.scan import (
@@ -21,7 +20,6 @@ from jobs.inspect.datasets.scan import (
 from jobs.inspect.file_stamps import FileStamp, stamp_files
 from jobs.inspect.model_description import ModelDescription
 from jobs.inspect.model_files import ModelFiles, read_model
-from jobs.inspect.model_folder import digest_model, list_base_files
 from jobs.plan.checks import check_batch, check_labels
 from jobs.plan.estimate.base_tensors import describe_base
 from jobs.plan.estimate.from_spec import CheckedFacts
@@ -30,7 +28,14 @@ from jobs.plan.label_order import LabelOrder, TunedHead, order_labels
 from jobs.plan.packing_choice import check_causality, check_packing, choose_packing
 from jobs.plan.peft_loss import find_peft_note
 from jobs.plan.plan import ModelShape, Plan, add_tallies, make_plan
+from jobs.spec.messages import refuse_strategy
 from jobs.spec.schema import RunSpec
+from jobs.spec.strategies import (
+    MASK_GROUP,
+    find_refused_strategies,
+    get_allowed_masks,
+    list_installed_strategies,
+)
 from jobs.store.open import open_store
 from jobs.train.early_stopping import find_stop_faults
 from jobs.train.request import TrainingRequest
@@ -49,7 +54,7 @@ class ValidatedRun:
     train_scan: DatasetScan
     eval_scan: DatasetScan | None
     plan: Plan
-    base_digest: str | None = None
+    base: BaseDigest | None = None
     """Digest of the base, if it has been computed: that reads all of its weights."""
     stamps: tuple[FileStamp, ...] = ()
     """Files of the base and the data, as they were before they were read."""
@@ -58,17 +63,19 @@ class ValidatedRun:
         self,
         run_id: str,
         *,
-        base_digest: str | None = None,
+        base: BaseDigest | None = None,
         search: str | None = None,
         parent: str | None = None,
     ) -> TrainingRequest:
         """Return the request for the run's workers; compute the base's digest if not given."""
+        base = base or self.base or digest_base(self.model.folder)
         return TrainingRequest(
             spec=self.spec,
             run_id=run_id,
             plan=self.plan,
             base=self.model.folder,
-            base_digest=base_digest or self.base_digest or digest_model(self.model.folder),
+            base_digest=base.digest,
+            base_files=base.files,
             train_data=self.train_scan,
             eval_data=self.eval_scan,
             search=search,
@@ -83,6 +90,7 @@ def validate_run(
     with_store: bool = True,
     progress: ScanProgress | None = None,
     tokenizes_next: bool = False,
+    max_bytes: int | None = None,
 ) -> ValidatedRun:
     """Validate a spec with its model, its data and its store. Raise InputError with all faults, and
     NotInstalled if there are none, but the model cannot be built on this machine.
@@ -90,6 +98,7 @@ def validate_run(
     `quick` reads the first rows only, and writes nothing to the store. Without `with_store` the
     store is not opened: the machine that submits a run may not reach it. With `tokenizes_next` the
     faults of single rows are left to `tokenize_run`, which reports them with those of rendering.
+    Raise ReadLimitExceeded if the rows of a data set take more than `max_bytes`.
     """
     spec = spec.training
     faults = [*find_stop_faults(spec), *check_strategies(spec), *check_labels(spec)]
@@ -97,7 +106,9 @@ def validate_run(
     faults += extra_faults
     # Before anything is read: a change during the validation must not go unnoticed.
     stamps = _stamp_inputs(spec, model)
-    train_scan, eval_scan, extra_faults = _scan_data(spec, QUICK_ROWS if quick else None, progress)
+    train_scan, eval_scan, extra_faults = _scan_data(
+        spec, QUICK_ROWS if quick else None, progress, max_bytes
+    )
     faults += extra_faults
     row_faults = [*_list_row_faults(train_scan, eval_scan)]
     faults += _check_model_fit(spec, model, train_scan)
@@ -141,14 +152,17 @@ def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True)
 
 
 def check_strategies(spec: RunSpec) -> Iterator[Fault]:
-    """Check that the package of a custom mask strategy exists, without importing it."""
-    for key in ("mask", "score"):
-        strategy: str = getattr(spec.method, key)
-        package = strategy.partition(":")[0].partition(".")[0]
-        if ":" in strategy and PathFinder.find_spec(package, [os.getcwd(), *sys.path]) is None:
-            problem = f"{strategy} needs the package {package}, which is not installed"
-            remedy = "Install it, or run this command in the folder that contains it."
-            yield Fault(f"method.{key}", problem, remedy)
+    """Check that a mask strategy is installed and allowed, without importing its entry point."""
+    allowed = get_allowed_masks()
+    if allowed is not None and (faults := [*find_refused_strategies(spec, allowed)]):
+        yield from faults
+        return
+    strategies = list(list_installed_strategies(spec))
+    # Reading the metadata of all packages takes milliseconds, which a built-in mask does not need.
+    installed = entry_points(group=MASK_GROUP).names if strategies else set()
+    for key, strategy in strategies:
+        if strategy not in installed:
+            yield refuse_strategy(key, strategy, installed)
 
 
 def check_store(spec: RunSpec, *, write: bool) -> list[Fault]:
@@ -260,7 +274,7 @@ def _note_unused(description: ModelDescription) -> str:
 
 
 def _scan_data(
-    spec: RunSpec, limit: int | None, progress: ScanProgress | None
+    spec: RunSpec, limit: int | None, progress: ScanProgress | None, max_bytes: int | None
 ) -> tuple[DatasetScan | None, DatasetScan | None, list[Fault]]:
     data, faults = spec.data, list[Fault]()
     scans: dict[str, DatasetScan] = {}
@@ -279,6 +293,7 @@ def _scan_data(
                 progress=progress,
                 row_faults="skip" if data.on_bad_row == "skip" else "return",
                 streaming=data.streaming,
+                max_bytes=max_bytes,
             )
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]

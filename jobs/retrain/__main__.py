@@ -13,7 +13,7 @@ from jobs.store.open import open_store
 from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import RunStore
 from jobs.train.monitor.run_report import render_summary
-from jobs.train.spec_job import report_run, run_spec_job
+from jobs.train.spec_job import JobRun, report_run, run_spec_job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,11 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_spec_job("jobs.retrain", main.__doc__, arguments, RetrainSpec, _run_retraining)
 
 
-def _run_retraining(retrain_spec: RetrainSpec, run_id: str, attempt: int) -> None:
-    runs = RunStore(open_store(retrain_spec.store), run_id)
+def _run_retraining(retrain_spec: RetrainSpec, run: JobRun) -> None:
+    runs = RunStore(open_store(retrain_spec.store), run.id)
     pin_spec(retrain_spec, runs)
-    with report_run(runs, attempt):
-        Retraining(retrain_spec, runs, attempt).run()
+    with report_run(runs, run.attempt):
+        Retraining(retrain_spec, runs, run.attempt, leaves_pointer=run.leaves_pointer).run()
     Console(width=80).print(render_summary(runs))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import Fault
+from jobs.inspect.base_digest import find_base_change
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.tasks import get_label_kind
 from jobs.store.adapters.manifest import Manifest, detect_form
@@ -52,11 +53,9 @@ def find_start_faults(
 ) -> list[Fault]:
     """Return why the run can't continue from the adapter, or an empty list. Raise StoreError."""
     faults = [*_check_kind(manifest, validated_run)]
-    if manifest.base.digest != base_digest:
-        problem = (
-            f"{manifest.label} was trained on another base: digest {manifest.base.digest[:12]}, "
-            f"but {validated_run.model.folder} has {base_digest[:12]}"
-        )
+    folder = validated_run.model.folder
+    if manifest.base.digest != base_digest and (change := find_base_change(manifest.base, folder)):
+        problem = f"{manifest.label} was trained on another base than {folder}: {change}"
         faults.append(Fault("model.path", problem, f"Set it to that base. {SCRATCH_HINT}"))
     if faults:
         # Its files can only be read as expected if its kind matches.

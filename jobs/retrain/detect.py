@@ -14,6 +14,7 @@ from jobs.store.adapters.commit import LOOK_BACK
 from jobs.store.adapters.listing import find_newest
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import list_versions, read_pointer, resolve_adapter
+from jobs.store.adapters.versions import find_last_version
 from jobs.store.base import ObjectStore
 
 CURRENT = "current"
@@ -48,7 +49,7 @@ def snapshot_state(
         current=current.label,
         pointer_move=pointer.moves[-1].number if pointer else None,
         start=_resolve_start(store, spec.name, start, current),
-        newest_version=versions[-1],
+        newest_version=find_last_version(versions),
         train_sha256=train_sha256,
     )
     if (tried := _find_tried(store, spec, baseline, versions)) is not None:

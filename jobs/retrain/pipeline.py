@@ -2,6 +2,8 @@
 
     baseline -> fine-tune -> evaluate -> gate -> promote, or keep the current adapter
 
+Where a service started the job, the service moves the pointer: the job records what to do.
+
 The result of a step is in the run's folder or in the store before the next step starts, so an
 attempt after a crash skips what is done.
 """
@@ -45,8 +47,16 @@ from jobs.train.request import (
 class Retraining:
     """One attempt of one retraining run. It connects to Ray only when a step needs workers."""
 
-    def __init__(self, retrain_spec: RetrainSpec, runs: RunStore, attempt: int) -> None:
+    def __init__(
+        self,
+        retrain_spec: RetrainSpec,
+        runs: RunStore,
+        attempt: int,
+        *,
+        leaves_pointer: bool = False,
+    ) -> None:
         self._retrain_spec, self._runs, self._attempt = retrain_spec, runs, attempt
+        self._leaves_pointer = leaves_pointer
         self._connected = False
 
     def run(self) -> None:
@@ -79,7 +89,9 @@ class Retraining:
         if isinstance(snapshot, NoNewData):
             self._emit_event("no_new_data", adapter=snapshot.adapter, why=snapshot.reason)
             return None
-        if snapshot.current is not None and snapshot.pointer_move is None:
+        is_unset = snapshot.current is not None and snapshot.pointer_move is None
+        if is_unset and not self._leaves_pointer:
+            assert snapshot.current is not None
             # Without a pointer the bare name resolves to the newest version, which is unchecked.
             promote_if_unset(store, *_split_label(snapshot.current))
             return self._load_baseline(validated_run)
@@ -109,7 +121,9 @@ class Retraining:
         """Return the adapter that this run has committed, or None."""
         store, name, run_id = self._runs.store, self._retrain_spec.name, self._runs.run_id
         later = [v for v in list_versions(store, name) if v > baseline.newest_version]
-        return find_newest(store, name, later, lambda manifest: manifest.run == run_id)
+        return find_newest(
+            store, name, later, lambda manifest: manifest.run == run_id, trusts_all=True
+        )
 
     def _train(
         self, validated_run: ValidatedRun, baseline: Baseline, request: TrainingRequest
@@ -196,6 +210,13 @@ class Retraining:
         if has_later_attempt(self._runs, self._attempt):
             reason = f"attempt {self._attempt} of {self._runs.run_id} was superseded by a later one"
             raise SupersededAttempt(f"{reason}, which decides about promotion. Nothing is lost.")
+        if self._leaves_pointer:
+            return self._emit_event(
+                "promotion_requested",
+                adapter=adapter.label,
+                before=baseline.current,
+                expected_move=baseline.pointer_move,
+            )
         try:
             promote_after(store, adapter.name, adapter.version, expected_move=baseline.pointer_move)
         except PointerConflict as error:

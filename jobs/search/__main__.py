@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from jobs.places.boundary import check_spec
 from jobs.plan.handover import validate_or_reuse
 from jobs.search.report.live_table import format_trial, render_table
 from jobs.search.report.pareto import find_best
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_search(options: argparse.Namespace) -> None:
     search = require_kind(load_spec(fetch_spec(options.spec), options.set), SearchSpec)
+    check_spec(search)
     now = datetime.datetime.now(datetime.UTC)
     run_id = options.resume or options.run or make_run_id(f"{search.name}-search"[:40], now)
     validated = tokenize_run(validate_or_reuse(search, run_id))

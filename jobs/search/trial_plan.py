@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.errors import Fault, InputError
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.inspect.model_folder import digest_model
+from jobs.inspect.base_digest import BaseDigest, digest_base
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.search.shared_cache import compute_sharing_keys
@@ -43,7 +43,7 @@ class TrialPlanner:
         """`validated`: the default trial. `run`: the run id of the search."""
         self._search, self._validated, self._run = search, validated, run
         self._planned: dict[str, _PlannedConfig] = {}
-        self._digests: dict[str, str] = {}
+        self._bases: dict[str, BaseDigest] = {}
 
     def plan(self, record: TrialRecord) -> tuple[TrialRecord, TrialTask | None]:
         """Return the record with its costs and its task, or as rejected and None."""
@@ -100,14 +100,12 @@ class TrialPlanner:
     ) -> AdapterRequest:
         """Return the request of a trial, with checkpoints where the search evaluates it."""
         spec, train = validated.spec, validated.spec.train
-        if spec.model.path not in self._digests:
-            self._digests[spec.model.path] = digest_model(validated.model.folder)
+        if spec.model.path not in self._bases:
+            self._bases[spec.model.path] = digest_base(validated.model.folder)
         checkpoint_every = train.eval_every or train.checkpoint_every or 20
         train = train.model_copy(update={"checkpoint_every": checkpoint_every})
         validated = dataclasses.replace(validated, spec=spec.model_copy(update={"train": train}))
-        request = validated.make_request(
-            run, base_digest=self._digests[spec.model.path], search=self._run
-        )
+        request = validated.make_request(run, base=self._bases[spec.model.path], search=self._run)
         if federation is None:
             return request
         return federation.extend_request(request, RunStore(open_store(spec.store), run))

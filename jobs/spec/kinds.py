@@ -80,8 +80,18 @@ def require_kind(spec: RunSpec, spec_class: type[SpecT]) -> SpecT:
 def count_workers(spec: RunSpec) -> int:
     """Count the most workers that a run has at once."""
     workers = spec.cluster.workers
-    most = workers if isinstance(workers, int) else workers.max
+    most = workers if isinstance(workers, int) else max(workers.min, workers.max)
     return most * (spec.search.max_concurrent or 1) if spec.search else most
+
+
+def count_cpus(spec: RunSpec) -> int:
+    """Count the most CPUs that the workers of a run have at once."""
+    return spec.cluster.cpus_per_worker * count_workers(spec)
+
+
+def count_gpus(spec: RunSpec) -> int:
+    """Count the most GPUs that the workers of a run have at once."""
+    return spec.cluster.gpus_per_worker * count_workers(spec)
 
 
 def count_tokens(spec: RunSpec) -> int | None:

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.spec.address_keys import list_addresses
 from jobs.spec.checks import federation as federation_checks
+from jobs.spec.checks.products import check_products
 from jobs.spec.checks.retrain import check_retraining
 from jobs.spec.checks.search import check_domains, check_search, flatten_space
 from jobs.spec.kinds import find_kind
@@ -25,6 +27,7 @@ from jobs.spec.schema import (
 from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.retrain import RetrainSection
 from jobs.spec.sections.search import SearchSection
+from jobs.spec.size_limits import cap_faults, check_size
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.yaml_text import dump_yaml, parse_mapping, read_yaml_file, set_key
 from jobs.store.address import find_address_fault
@@ -53,6 +56,7 @@ def dump_spec(spec: RunSpec) -> str:
 
 def validate_spec(values: Mapping[str, Any]) -> RunSpec:
     """Validate a spec of any kind given as plain values. Raise InputError with all faults."""
+    check_size(values)
     core, faults = _validate_core(values)
     sections = dict[str, StrictModel]()
     for name, model in SECTIONS.items():
@@ -71,9 +75,10 @@ def validate_spec(values: Mapping[str, Any]) -> RunSpec:
         spec = _combine(values, core, sections)
         if isinstance(spec, SearchSpec):
             faults += check_search(spec, lambda config: make_trial_spec(spec, config))
+        faults += check_products(spec)
     if faults or spec is None:
         # One fault per key: a bad domain is reported once, not again as a value of the spec.
-        raise InputError(list({fault.key: fault for fault in reversed(faults)}.values())[::-1])
+        raise InputError(cap_faults(faults))
     return spec
 
 
@@ -113,14 +118,8 @@ def _validate_model(
 
 
 def _check_addresses(core: RunSpec) -> Iterator[Fault]:
-    addresses = {
-        "model.path": core.model.path,
-        "data.train": core.data.train,
-        "data.eval": core.data.eval,
-        "store": core.store,
-    }
-    for key, address in addresses.items():
-        if address and (fault := find_address_fault(key, address)) is not None:
+    for item in list_addresses(core):
+        if (fault := find_address_fault(item.key, item.text)) is not None:
             yield fault
 
 

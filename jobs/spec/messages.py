@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from jobs.errors import Fault
 from jobs.spec.schema import SCORES, STRUCTURES, RunSpec
 from jobs.spec.sections.search import Domain
+from jobs.spec.size_limits import MAX_FAULTS, shorten_key
 from jobs.spec.yaml_text import short_repr
 
 ALIASES = {
@@ -47,11 +48,16 @@ def translate_errors(error: ValidationError, prefix: tuple[str, ...] = ()) -> li
     by_key: dict[str, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_key.setdefault(_format_key((*prefix, *details["loc"])), []).append(details)
-    return [_translate(key, group) for key, group in by_key.items()]
+    # Of thousands only the first are shown, and a suggestion takes as long as all the rest.
+    return [
+        _translate(key, group) if number < MAX_FAULTS else Fault(shorten_key(key), "not allowed")
+        for number, (key, group) in enumerate(by_key.items())
+    ]
 
 
 def suggest_key(key: str) -> Fault:
     """Return the fault of an unknown key, which names the nearest known one."""
+    key = shorten_key(key)
     section, _, leaf = key.rpartition(".")
     siblings = _list_siblings(section)
     alias = ALIASES.get(leaf)
@@ -133,6 +139,7 @@ def _translate(key: str, group: list[ErrorDetails]) -> Fault:
     kind, value = first["type"], _format_value(first["input"])
     if kind == "extra_forbidden":
         return suggest_key(key)
+    key = shorten_key(key)
     if key.startswith(SPACE) and (fault := _explain_domain(key, kind)):
         return fault
     if kind == "missing":
@@ -144,7 +151,7 @@ def _translate(key: str, group: list[ErrorDetails]) -> Fault:
         remedy = "Use current, scratch, or a version such as v3."
         return Fault(key, f"{value} is not allowed", remedy)
     if key in ("method.mask", "method.score"):
-        return _refuse_strategy(key, first["input"])
+        return refuse_strategy(key, first["input"])
     expected = " or ".join(dict.fromkeys(_rewrite_message(error["msg"]) for error in group))
     return Fault(key, f"{value} is not allowed", f"It {expected}.")
 
@@ -164,13 +171,15 @@ def _explain_domain(key: str, kind: str) -> Fault | None:
     return None
 
 
-def _refuse_strategy(key: str, value: Any) -> Fault:
-    known = [*SCORES, *(STRUCTURES if key == "method.mask" else ())]
+def refuse_strategy(key: str, value: Any, installed: Collection[str] = ()) -> Fault:
+    """Return the fault of a mask strategy that is neither built in nor installed."""
+    structures = STRUCTURES if key.endswith("method.mask") else ()
+    known = [*SCORES, *structures, *sorted(installed)]
     # Only a short text: a few aliases in a YAML make a value whose full text fills the memory.
     text = value[:100] if isinstance(value, str) else ""
     close = difflib.get_close_matches(text, known, n=1)
     guess = f"Did you mean {close[0]}? " if close else ""
-    remedy = f"{guess}Use {', '.join(known)}, or a custom package.module:NAME."
+    remedy = f"{guess}Use {', '.join(known)}, or an installed entry point of slora.masks."
     return Fault(key, f"{_format_value(value)} is not a mask strategy", remedy)
 
 

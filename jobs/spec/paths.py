@@ -6,6 +6,7 @@ import os
 from typing import TypeVar
 
 from jobs.inspect.datasets.file_selection import HUB_ID
+from jobs.places.boundary import is_restricted
 from jobs.spec.schema import RunSpec
 
 SpecT = TypeVar("SpecT", bound=RunSpec)
@@ -30,8 +31,9 @@ def make_paths_absolute(spec: SpecT) -> SpecT:
 def _resolve_path(path: str) -> str:
     """Make a path absolute; leave URLs as they are, and hub ids unless a file has their name."""
     bare = path.removeprefix("file://")
-    hub_id = HUB_ID.fullmatch(bare) and not os.path.exists(bare)
-    return bare if hub_id or "://" in bare else _expand_path(bare)
+    # A restricted job has no files of its own beside its places: a relative path is a hub id.
+    is_hub_id = HUB_ID.fullmatch(bare) and (is_restricted() or not os.path.exists(bare))
+    return bare if is_hub_id or "://" in bare else _expand_path(bare)
 
 
 def _resolve_store(url: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+LEAVE_POINTER = "--leave-pointer"
+
 
 def make_run_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """Return the parser of `--spec SPEC [--set KEY=VALUE] [--run ID] [--attempt N]`."""
@@ -18,4 +20,9 @@ def make_run_parser(prog: str, description: str | None) -> argparse.ArgumentPars
     )
     parser.add_argument("--run", help="run id; an existing run resumes where it stopped")
     parser.add_argument("--attempt", type=int, default=0, help="number of this attempt of the run")
+    parser.add_argument(
+        LEAVE_POINTER,
+        action="store_true",
+        help="leave the move of the adapter's pointer to the service that started this job",
+    )
     return parser

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from jobs.spec.address_types import DataAddress, ModelAddress, StoreAddress
 from jobs.spec.limits import (
     BatchSize,
     Count,
@@ -37,18 +38,16 @@ NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
 """Names become folders and URLs: no separators, no `..`, no control characters."""
 SCORES = ("random", "magnitude", "gradient", "fisher", "snip")
 STRUCTURES = ("rows", "columns", "blocks")
-_CUSTOM = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
-SCORE_PATTERN = rf"^(?:{'|'.join(SCORES)}|{_CUSTOM})$"
-MASK_PATTERN = rf"^(?:{'|'.join(SCORES + STRUCTURES)}|{_CUSTOM})$"
 
 
+StrategyName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 TokenText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ModelSection(StrictModel):
     """The frozen base model."""
 
-    path: str = Field(min_length=1)
+    path: ModelAddress = Field(min_length=1)
     """A folder with config.json and safetensors, a hub id in the local cache, or an s3:// URL."""
     task: Task = "causal-lm"
     """The task to train for. seq2seq is for encoder-decoders, such as T5 and BART; a classifier
@@ -79,10 +78,10 @@ ColumnField = Literal[
 class DataSection(StrictModel):
     """Rows for training and for evaluation."""
 
-    train: str = Field(min_length=1)
+    train: DataAddress = Field(min_length=1)
     """A file, a glob, a folder (of which the files of the split train are used), an s3:// URL, or a
     data set of the hub: hf://org/name?config=NAME&split=NAME. JSON, CSV, Parquet, Arrow or text."""
-    eval: str | None = None
+    eval: DataAddress | None = None
     """Held-out rows, in the same forms as `train`; of a folder, the split validation or test."""
     eval_fraction: OpenShare | None = None
     """Instead of `eval`: the share of the rows of `train` to hold out."""
@@ -136,12 +135,12 @@ class MethodSection(StrictModel):
     """Tokens whose rows of the embedding are trained whole; unknown ones become new tokens."""
     density: PositiveShare = 0.01
     """Share of the targets' weights that the sparse stage may change."""
-    mask: Annotated[str, Field(pattern=MASK_PATTERN)] = "random"
-    """random | magnitude | gradient | fisher | snip | rows | columns | blocks, or a custom
-    strategy as package.module:NAME."""
-    score: Annotated[str, Field(pattern=SCORE_PATTERN)] = "gradient"
+    mask: StrategyName = "random"
+    """random | magnitude | gradient | fisher | snip | rows | columns | blocks, or the name of an
+    installed entry point of the group slora.masks."""
+    score: StrategyName = "gradient"
     """Score that selects rows, columns and blocks: random | magnitude | gradient | fisher | snip,
-    or package.module:NAME."""
+    or the name of an entry point."""
     sizing: Literal["rank", "density"] = "rank"
     """rank: at most `rank` rows, columns or a block's shorter side, so that the hand-off is exact;
     density: as many as the density gives, as always in kind sparse, which has no hand-off."""
@@ -271,7 +270,7 @@ class RunSpec(StrictModel):
     method: MethodSection = MethodSection()
     train: TrainSection
     cluster: ClusterSection = ClusterSection()
-    store: str = Field(default="file://.cache/store", min_length=1)
+    store: StoreAddress = Field(default="file://.cache/store", min_length=1)
     """file:// and a folder, or s3://bucket/prefix; credentials come from the environment only."""
     search: SearchSection | None = None
     """Search over keys of this spec; with `federation`, every trial is a federation."""

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from jobs.errors import Fault, InputError
+from jobs.spec.size_limits import check_size
 
 MAX_BYTES = 1_000_000
 """A spec is a page of text; a larger file is something else."""
@@ -24,7 +25,18 @@ submission."""
 MAX_FAST_DEPTH = 500
 """Nesting that libyaml may be given: at many thousand levels it crashes the process."""
 
-short_repr = reprlib.Repr()
+
+class _ShortRepr(reprlib.Repr):
+    """Short texts of any value: Python refuses to write an integer of more than 4,300 digits."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return f"an integer of {x.bit_length():,} bits"
+
+
+short_repr = _ShortRepr()
 short_repr.maxstring = short_repr.maxother = short_repr.maxlong = 100
 
 
@@ -64,6 +76,7 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
         raise _make_error(source, f"invalid YAML: {message}", "Fix it at that line.") from None
     if not isinstance(values, dict):
         raise _make_error(source, "not a mapping of keys to values", "See jobs/examples/chat.yaml.")
+    check_size(values, source)
     return values
 
 

@@ -70,6 +70,12 @@ class ObjectStore(Protocol):
     def head(self, key: str) -> ObjectInfo | None:
         """Return size, etag and time of an object, or None if it is absent."""
 
+    def measure_age(self, key: str) -> float | None:
+        """Return the seconds since an object was written, or None if it is absent.
+
+        Both times are by the store's own clock: those of the writer and of this machine may differ.
+        """
+
     def list(self, prefix: str) -> Iterator[str]:
         """Return all keys that start with `prefix`, in order."""
 

@@ -18,15 +18,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from jobs.errors import Fault, InputError, StoreError
 from jobs.file_errors import FULL
 from jobs.store.base import ObjectStore
+from jobs.store.cache_item import CacheItem
 from jobs.store.digest import compute_file_sha256
 from jobs.store.file_lock import take_lock
+from jobs.store.head_copies import copy_data_heads, copy_model_heads
 from jobs.store.keys import check_key
 from jobs.store.open import open_store
 from jobs.store.settings import read_store_settings
@@ -41,21 +42,15 @@ _held_locks = dict[Path, IO[bytes]]()
 into an entry are passed on freely: no other process evicts it meanwhile."""
 
 
-@dataclass(frozen=True)
-class CacheItem:
-    """An object to fetch."""
-
-    key: str
-    name: str
-    size: int
-    etag: str
-
-
 def fetch_folder(url: str, suffixes: Sequence[str]) -> Path | None:
     """Fetch the objects directly under a prefix as a folder. Return None if none matches."""
     store = open_store(url)
     items = _list_items(store, [key for key in store.list("") if "/" not in key], suffixes)
-    return _ensure_cached(store, items) / FILES if items else None
+    if not items:
+        return None
+    if (limit := read_store_settings().head_bytes) is not None:
+        return copy_model_heads(store, items, limit)
+    return _ensure_cached(store, items) / FILES
 
 
 def fetch_files(url: str, suffixes: Sequence[str]) -> tuple[Path, ...]:
@@ -65,7 +60,11 @@ def fetch_files(url: str, suffixes: Sequence[str]) -> tuple[Path, ...]:
     items = _list_items(store, match_keys(store, pattern), suffixes)
     if not items:
         return ()
-    folder = _ensure_cached(store, items) / FILES
+    limit = read_store_settings().head_bytes
+    if limit is not None:
+        folder = copy_data_heads(store, items, limit)
+    else:
+        folder = _ensure_cached(store, items) / FILES
     return tuple(folder / item.name for item in items)
 
 

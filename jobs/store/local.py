@@ -105,6 +105,18 @@ class DirectoryStore:
         with self._translate_errors(key):
             return _read_info(path)
 
+    def measure_age(self, key: str) -> float | None:
+        """Return the seconds since an object was written, by the clock of the file system."""
+        path = self.local_path(key)
+        with self._translate_errors(key):
+            try:
+                written_at = path.stat().st_mtime
+            except _ABSENT_ERRORS:
+                return None
+            # A new file has the server's time, which on a network file system is not ours.
+            with self._open_temporary() as (file, _):
+                return max(0.0, os.fstat(file.fileno()).st_mtime - written_at)
+
     def list(self, prefix: str) -> Iterator[str]:
         """Return all keys that start with `prefix`, in order, without unfinished writes."""
         folder, _, _ = prefix.rpartition("/")

@@ -6,6 +6,7 @@ boto3 itself reads endpoint, region and credentials (AWS_ENDPOINT_URL, AWS_PROFI
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,15 @@ from jobs.errors import Fault, InputError
 from jobs.process_environment import find_home
 
 GIB = 1 << 30
+PROJECT = "SLORA_PROJECT"
+"""Variable that the service sets for the jobs of a project: they use the credentials that they were
+handed and none of the node's, and folders of their own."""
+HEAD_BYTES = "SLORA_HEAD_BYTES"
+"""Set by the service for the processes that look at a bucket: see `jobs.store.head_copies`."""
 MAX_TIMEOUT_S, MAX_ATTEMPTS = 3600, 100
 """With these, every request to a store ends."""
+
+_PROJECT_NAME = re.compile(r"[A-Za-z0-9](?:\.?[A-Za-z0-9_-]){0,127}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,13 @@ class StoreSettings:
     """A folder of models and data fetched from s3://."""
     cache_bytes: int
     signing_key: Path | None
-    """A PEM file with the ed25519 private key that signs every commit."""
+    """A PEM file with the ed25519 private key that signs every commit and every promotion."""
+    trust: str
+    """Public keys whose signatures are demanded: a PEM file, or a list; empty without a policy."""
+    seen_moves: Path
+    """A folder with the highest move of each pointer that this user has read under a policy."""
+    head_bytes: int | None = None
+    """Bytes that this process copies of the objects of an address, from their starts; None: all."""
 
 
 def read_store_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
@@ -50,13 +64,32 @@ def read_store_settings(environment: Mapping[str, str] | None = None) -> StoreSe
     state = _find_user_folder(env, "XDG_STATE_HOME", ".local/state")
     cache = _find_user_folder(env, "XDG_CACHE_HOME", ".cache")
     key = env.get("SLORA_SIGNING_KEY")
+    project = _find_project_folder(env)
+    outbox = Path(env.get("SLORA_OUTBOX") or state / "slora" / "outbox")
     return StoreSettings(
         s3=_read_s3_settings(env),
-        outbox=Path(env.get("SLORA_OUTBOX") or state / "slora" / "outbox"),
-        cache=Path(env.get("SLORA_CACHE") or cache / "slora"),
+        outbox=outbox.parent / project / outbox.name,
+        cache=Path(env.get("SLORA_CACHE") or cache / "slora") / project,
         cache_bytes=_read_number(env, "SLORA_CACHE_BYTES", 100 * GIB),
         signing_key=Path(key) if key else None,
+        trust=env.get("SLORA_TRUST", "").strip(),
+        seen_moves=state / "slora" / "moves",
+        head_bytes=_read_number(env, HEAD_BYTES, 0) or None,
     )
+
+
+def _find_project_folder(env: Mapping[str, str]) -> Path:
+    """Return the part of a node's folders that a project's job uses, so that it meets no other's.
+
+    Raise InputError for a name that no project has.
+    """
+    project = env.get(PROJECT, "")
+    if not project:
+        return Path()
+    if not _PROJECT_NAME.fullmatch(project):
+        problem = f"{project[:80]!a} is not the name of a project"
+        raise InputError([Fault(PROJECT, problem, "Unset it: the service sets it for its jobs.")])
+    return Path("projects", project)
 
 
 def _find_user_folder(env: Mapping[str, str], name: str, default: str) -> Path:

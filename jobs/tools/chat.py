@@ -1,4 +1,7 @@
-"""`python -m jobs.tools.chat --adapter NAME`: chat with a base and its adapter; answers stream."""
+"""`python -m jobs.tools.chat --adapter NAME`: chat with a base and its adapter; answers stream.
+
+What a model says is untrusted: its rows may have taught it to write a terminal's commands.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +68,9 @@ def _read_lines() -> Any:
 def _generate_answer(
     model: Any, tokenizer: Any, messages: list[dict[str, str]], max_tokens: int
 ) -> str:
-    from transformers import GenerationConfig, TextStreamer
+    from transformers import GenerationConfig
 
+    from jobs.tools.answer_stream import AnswerStream
     from jobs.train.data.chat_template import ChatTemplate
     from jobs.train.data.special_tokens import find_decoder_start, find_end_ids
 
@@ -87,7 +91,7 @@ def _generate_answer(
             eos_token_id=list(find_end_ids(tokenizer, model=model, end_of_turn=end)) or None,
             **find_decoder_start(model),
         ),
-        streamer=TextStreamer(tokenizer, skip_prompt=not is_seq2seq, skip_special_tokens=True),
+        streamer=AnswerStream(tokenizer, skip_prompt=not is_seq2seq, skip_special_tokens=True),
     )
     # An encoder-decoder returns its answer alone.
     new_tokens = output[0] if is_seq2seq else output[0, inputs["input_ids"].shape[1] :]

@@ -9,7 +9,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.model_folder import digest_model, find_model_folder
+from jobs.inspect.base_digest import find_base_change
+from jobs.inspect.model_folder import find_model_folder
 from jobs.spec.tasks import get_label_kind
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import pull, resolve_adapter
@@ -121,11 +122,7 @@ def _find_base(manifest: Manifest, path: str | None) -> Path:
             download = f"hf download {record.path} --revision {record.revision}"
             remedy = f"Download it: {download}. Or set --base to its folder."
         raise InputError([Fault("--base", problem, remedy)])
-    digest = digest_model(folder)
-    if digest != manifest.base.digest:
-        problem = (
-            f"{folder} is not the base of {manifest.label}: digest "
-            f"{digest[:12]}, not {manifest.base.digest[:12]}"
-        )
+    if (change := find_base_change(manifest.base, folder)) is not None:
+        problem = f"{folder} is not the base of {manifest.label}: {change}"
         raise InputError([Fault("--base", problem, "Set --base to the folder of that base.")])
     return folder

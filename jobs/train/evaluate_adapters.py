@@ -55,7 +55,7 @@ def evaluate_adapters(
     for label in request.adapters:
         watchdog.report_position(f"the evaluation of {label}")
         metrics_by_adapter[label] = _evaluate_adapter(
-            request, runs, resolve_adapter(runs.store, label), context
+            request, runs, resolve_adapter(runs.store, label, own_run=request.run_id), context
         )
         for row_set, metrics in metrics_by_adapter[label].items():
             recorder.emit_event("adapter_evaluated", adapter=label, rows=row_set, metrics=metrics)
@@ -95,7 +95,7 @@ def _load_adapter_model(
     """Load the adapter on its base, on this worker's device, or this worker's shard of it."""
     spec = request.spec
     with tempfile.TemporaryDirectory(prefix="slora-judged-") as scratch:
-        folder = pull(runs.store, manifest, Path(scratch) / "adapter")
+        folder = pull(runs.store, manifest, Path(scratch) / "adapter", own_run=request.run_id)
         task, dtype = spec.model.task, spec.model.dtype
         if manifest.kind == "full":
             labels = read_saved_task(folder).labels

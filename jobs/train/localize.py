@@ -11,6 +11,8 @@ from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.model_folder import find_model_folder
+from jobs.places import boundary
+from jobs.spec.address_types import AddressKind
 from jobs.store.address import find_address_fault
 from jobs.store.open import open_store
 from jobs.train.request import EvaluationRequest, HeldOutRows, Request
@@ -20,13 +22,14 @@ S3_SCHEME = "s3://"
 
 
 def localize_request(request: RequestT) -> RequestT:
-    """Return the request with this node's copies of the base and the rows that are in a bucket."""
-    data = request.spec.data
-    base = (
-        find_model_folder(request.spec.model.path)
-        if _is_in_bucket(request.spec.model.path)
-        else None
-    )
+    """Return the request with this node's copies of the base and the rows that are in a bucket.
+
+    Raise InputError if they lie outside the places of this job's project on this node.
+    """
+    data, model = request.spec.data, request.spec.model.path
+    # A restricted worker checks the folder of its own node, which may differ from the driver's.
+    is_checked = _is_in_bucket(model) or boundary.is_restricted()
+    base = find_model_folder(model) if is_checked else None
     localized = dataclasses.replace(
         request,
         base=base or request.base,
@@ -68,6 +71,7 @@ def _is_in_bucket(path: str | None) -> bool:
 
 def _localize_scan(scan: DatasetScan, location: str | None, key: str) -> DatasetScan:
     if location is None or not _is_in_bucket(location):
+        boundary.check_files(key, location or "", scan.files, AddressKind.DATA)
         return scan
     return dataclasses.replace(scan, files=resolve_files(location, key=key))
 

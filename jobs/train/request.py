@@ -15,6 +15,7 @@ from jobs.plan.packing_choice import PackingChoice
 from jobs.plan.plan import Plan
 from jobs.spec.schema import RunSpec
 from jobs.spec.sections.federation import FederationSection
+from jobs.store.adapters.manifest import BaseFile
 
 HELD_OUT, PREVIOUS_EVAL = "held-out", "before"
 """The two sets of rows that adapters are evaluated on: those that the spec holds out now, and those
@@ -49,6 +50,8 @@ class Request:
     plan: Plan
     base: Path
     base_digest: str
+    base_files: tuple[BaseFile, ...] = ()
+    """The files that the digest is of."""
     train_data: DatasetScan
     eval_data: DatasetScan | None
 

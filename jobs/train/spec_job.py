@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
+from jobs.places.boundary import check_spec
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import load_spec
 from jobs.spec.run_arguments import make_run_parser
@@ -20,14 +22,24 @@ from jobs.train.monitor.event_log import log_events
 SpecT = TypeVar("SpecT", bound=RunSpec)
 
 
+@dataclass(frozen=True)
+class JobRun:
+    """The run that a job executes, as its arguments tell it."""
+
+    id: str
+    attempt: int
+    leaves_pointer: bool = False
+    """Whether the service that started the job moves the adapter's pointer."""
+
+
 def run_spec_job(
     module: str,
     description: str | None,
     arguments: Sequence[str] | None,
     spec_class: type[SpecT],
-    work: Callable[[SpecT, str, int], None],
+    work: Callable[[SpecT, JobRun], None],
 ) -> int:
-    """Load the spec that the arguments name, and call `work` with it, the run id and the attempt.
+    """Load the spec that the arguments name, and call `work` with it and the run.
 
     Return the exit code of the job.
     """
@@ -35,8 +47,9 @@ def run_spec_job(
 
     def load_and_work() -> None:
         spec = require_kind(load_spec(fetch_spec(options.spec), options.set), spec_class)
+        check_spec(spec)
         run_id = options.run or make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
-        work(spec, run_id, options.attempt)
+        work(spec, JobRun(run_id, options.attempt, options.leave_pointer))
 
     return run_job(load_and_work)
 

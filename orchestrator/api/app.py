@@ -9,8 +9,11 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 
 from orchestrator.api.auth import Authenticator
+from orchestrator.api.connections import ConnectionTable, ConnectionWatch
 from orchestrator.api.document import make_routes
 from orchestrator.api.middleware import BodyLimit, RequestMetrics
+from orchestrator.api.rate_limits import RequestLimit, RequestLimits
+from orchestrator.api.request_ids import RequestIds
 from orchestrator.api.routes.admin import CapacityCache
 from orchestrator.api.stream_hub import POLL_INTERVAL_S, StreamHub
 from orchestrator.control.supervisor import Service
@@ -29,11 +32,17 @@ def make_app(service: Service, *, poll_interval_s: float = POLL_INTERVAL_S) -> F
     """
     app = make_routes(_lifespan)
     app.state.service = service
-    app.state.authenticator = Authenticator(service.database)
+    authenticator = app.state.authenticator = Authenticator(service.database)
+    app.state.connections = ConnectionTable(service.config.http)
+    limits = app.state.limits = RequestLimits(service.config.http)
     app.state.capacities = CapacityCache()
     app.state.hub = StreamHub(service.database, service.clusters, poll_interval_s=poll_interval_s)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, timeout_s=service.config.http.body_timeout_s)
+    app.add_middleware(RequestLimit, limits=limits, authenticator=authenticator)
     app.add_middleware(RequestMetrics, observer=service.metrics)
+    app.add_middleware(ConnectionWatch)
+    # Outermost, so that the answers of the other middleware have an id too.
+    app.add_middleware(RequestIds)
     return app
 
 

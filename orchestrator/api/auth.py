@@ -18,6 +18,7 @@ from fastapi import Depends, HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
 from jobs.errors import Fault, InputError
+from jobs.spec.size_limits import check_size
 from jobs.store.strict_json import load_strictly
 from orchestrator.registry import tokens
 from orchestrator.registry.database import Database
@@ -77,7 +78,7 @@ class Authenticator:
         """Return the bearer of a valid secret, or None."""
         if secret is None:
             return None
-        key, now = sha256(secret.encode()).hexdigest(), self._clock()
+        key, now = _digest_secret(secret), self._clock()
         cached = self._cache.get(key)
         if cached is not None and now < cached[1]:
             return Principal(cached[0])
@@ -90,6 +91,11 @@ class Authenticator:
         if len(self._cache) > TOKEN_CACHE_SIZE:
             self._cache.popitem(last=False)
         return Principal(token)
+
+    def has_seen_token(self, request: Request) -> bool:
+        """Return whether the request's token was valid the last time; it may have expired since."""
+        secret = _read_bearer_secret(request)
+        return secret is not None and _digest_secret(secret) in self._cache
 
     def clear_cache(self) -> None:
         """Forget all cached tokens, because one was revoked."""
@@ -104,7 +110,11 @@ class StrictRequest(Request):
     """A request whose JSON is parsed as strictly as the files of a store."""
 
     async def json(self) -> Any:
-        """Return the parsed body. Raise HTTPException if a database could not store its text."""
+        """Return the parsed body.
+
+        Raise HTTPException if a database could not store its text, or if it holds so many values
+        that validating them would keep other requests waiting.
+        """
         body = await self.body()
         try:
             value = load_strictly(body)
@@ -113,6 +123,11 @@ class StrictRequest(Request):
                 _check_encodable(value)
         except ValueError as error:
             raise HTTPException(400, f"The body is not valid JSON: {str(error)[:200]}.") from None
+        if isinstance(value, dict | list):
+            try:
+                check_size(value, "body")
+            except InputError as error:
+                raise HTTPException(422, str(error)) from None
         return value
 
 
@@ -132,6 +147,7 @@ class AuthenticatedRoute(APIRoute):
             request.state.principal = await authenticator.authorize(
                 request, scope, all_projects=all_projects
             )
+            request.app.state.limits.check_token(request.state.principal.token, request)
             _check_query(request, parameters)
             return await handle_request(StrictRequest(request.scope, request.receive))
 
@@ -168,6 +184,10 @@ def _check_query(request: Request, allowed: set[str]) -> None:
     faults += [Fault(name, "set more than once", "Set it once.") for name in repeated]
     if faults:
         raise InputError(faults)
+
+
+def _digest_secret(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()
 
 
 def _read_bearer_secret(request: Request) -> str | None:

@@ -8,10 +8,12 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from orchestrator.api.auth import Principal
+from orchestrator.api.request_ids import get_request_id
 from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import projects, runs
 from orchestrator.registry.errors import UnknownItem
+from orchestrator.registry.tenancy.audit_log import Actor
 from orchestrator.registry.values import DEFAULT_PROJECT, Run
 from orchestrator.schemas.runs import SubmitRunRequest
 
@@ -24,6 +26,17 @@ async def get_service(request: Request) -> Service:
 
 ServiceDep = Annotated[Service, Depends(get_service)]
 """Parameter of a route: the service of the app."""
+
+
+async def get_actor(request: Request) -> Actor:
+    """Return the caller as the audit log names them."""
+    principal: Principal = request.state.principal
+    address = None if request.client is None else request.client.host
+    return Actor(principal.token.id, principal.token.label, address, get_request_id())
+
+
+CurrentActor = Annotated[Actor, Depends(get_actor)]
+"""Parameter of a route that changes something: who does it."""
 
 
 def get_visible_run(session: Session, principal: Principal, run_id: str) -> Run:

@@ -10,7 +10,16 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import Lifespan
 
 from orchestrator.api import problems
-from orchestrator.api.routes import adapters, admin, health, runs, schedules, streams
+from orchestrator.api.routes import (
+    adapters,
+    admin,
+    audit_trail,
+    health,
+    job_credentials,
+    runs,
+    schedules,
+    streams,
+)
 
 DESCRIPTION = """Submit runs, follow them, and manage the resulting adapters.
 
@@ -32,10 +41,12 @@ def make_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         health.guarded_router,
         # Before the routes of runs, whose last path would match these too.
         streams.router,
+        job_credentials.router,
         runs.router,
         adapters.router,
         schedules.router,
         admin.router,
+        audit_trail.router,
     ):
         app.include_router(router)
     app.openapi = lambda: _get_document(app)  # type: ignore[method-assign]

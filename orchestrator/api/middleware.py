@@ -1,7 +1,8 @@
-"""Middleware of every request: a limit on its body, and metrics."""
+"""Middleware of every request: limits on its body, and metrics."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from fastapi import HTTPException
@@ -16,10 +17,13 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class BodyLimit:
-    """Rejects bodies that are too large, by their declared and by their actual length."""
+    """Rejects bodies that are too large, by declared and by actual length, or that take too long.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    A body must be complete `timeout_s` after its header.
+    """
+
+    def __init__(self, app: ASGIApp, timeout_s: float) -> None:
+        self._app, self._timeout_s = app, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -31,11 +35,21 @@ class BodyLimit:
             response = make_problem(413, TOO_LARGE, headers={"Connection": "close"})
             await response(scope, receive, send)
             return
-        received_bytes = 0
+        received_bytes, is_complete = 0, False
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
 
         async def receive_limited() -> Message:
-            nonlocal received_bytes
-            message = await receive()
+            nonlocal received_bytes, is_complete
+            if is_complete:
+                # The end of the connection, for which a stream waits.
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"The body did not arrive within {self._timeout_s:g} s. Send it again."
+                raise HTTPException(408, detail, headers={"Connection": "close"}) from None
+            is_complete = not message.get("more_body", False)
             received_bytes += len(message.get("body", b""))
             if received_bytes > MAX_BODY_BYTES:
                 raise HTTPException(413, TOO_LARGE, headers={"Connection": "close"})

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
+from jobs.spec.limits import MAX_VERSION
 from jobs.spec.schema import NAME_PATTERN
 from jobs.store.adapters.manifest import MAX_NAME_LENGTH
 from jobs.store.runs.run_store import MAX_RUN_ID_LENGTH
@@ -15,7 +16,7 @@ STORE_PATTERN = r"^[ -~]+$"
 
 RunPath = Annotated[str, Path(pattern=NAME_PATTERN, max_length=MAX_RUN_ID_LENGTH)]
 NamePath = Annotated[str, Path(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
-VersionPath = Annotated[int, Path(ge=1, lt=10**9)]
+VersionPath = Annotated[int, Path(ge=1, le=MAX_VERSION)]
 TokenPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 NameQuery = Annotated[str | None, Query(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
 StoreQuery = Annotated[

@@ -27,12 +27,14 @@ from jobs.errors import (
     WriteConflict,
 )
 from jobs.train.monitor.event_text import escape_control
+from orchestrator.api.request_ids import HEADER, get_request_id
 from orchestrator.registry.errors import (
     DatabaseUnreachable,
     DuplicateKey,
     ForbiddenMove,
     LeaseHeld,
     LostUpdate,
+    RunInUse,
     UnknownItem,
     WrongSchema,
 )
@@ -49,6 +51,7 @@ STATUS_BY_ERROR: Mapping[type[JobsError], int] = {
     LostUpdate: 409,
     LeaseHeld: 409,
     ForbiddenMove: 409,
+    RunInUse: 409,
     AlreadyExists: 409,
     WriteConflict: 409,
     StoreRefused: 503,
@@ -81,6 +84,7 @@ def make_problem(
         title=HTTPStatus(status).phrase,
         status=status,
         detail=escape_control(detail),
+        request_id=get_request_id(),
         errors=[
             ProblemError(
                 key=escape_control(fault.key),
@@ -104,7 +108,7 @@ def build_schema(schemas: dict[str, Any]) -> dict[str, Any]:
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the problem responses of a route: these, and those that any route may have."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    all_statuses = sorted({*statuses, 400, 401, 403, 413, 422, 503})
+    all_statuses = sorted({*statuses, 400, 401, 403, 408, 413, 422, 429, 503})
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
         for status in all_statuses
@@ -130,7 +134,7 @@ async def _handle_jobs_error(request: Request, error: Exception) -> JSONResponse
         (text for kind, text in PRIVATE_ERRORS.items() if isinstance(error, kind)), None
     )
     if status == 500:
-        public_detail = "The service failed to handle the request. See the log of the service."
+        public_detail = f"The service failed to handle the request. {_point_to_log()}"
     return make_problem(status, public_detail or str(error))
 
 
@@ -173,4 +177,11 @@ def _list_methods(request: Request) -> list[str]:
 
 
 async def _handle_unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    return make_problem(500, "The service failed unexpectedly. See the log of the service.")
+    # This answer does not pass through the middleware that adds the header.
+    headers = {HEADER: get_request_id() or ""}
+    detail = f"The service failed unexpectedly. {_point_to_log()}"
+    return make_problem(500, detail, headers=headers)
+
+
+def _point_to_log() -> str:
+    return f"See the log of the service for request {get_request_id()}."

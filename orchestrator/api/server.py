@@ -18,13 +18,17 @@ from fastapi import FastAPI
 
 from jobs.errors import Fault, InputError
 from orchestrator.api.app import make_app
+from orchestrator.api.audit_values import record_token
+from orchestrator.api.connections import make_protocol_class
 from orchestrator.api.stream_hub import StreamHub
 from orchestrator.cluster.base import Cluster
 from orchestrator.control.config import ServiceConfig, parse_config
+from orchestrator.control.signing.service_trust import apply_policy
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import projects, tokens
 from orchestrator.registry.database import Database, parse_database_url
 from orchestrator.registry.migrate import open_registry, upgrade
+from orchestrator.registry.tenancy.audit_log import make_local_actor
 from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT
 from orchestrator.secret_file import write_secret
 
@@ -102,6 +106,7 @@ def serve(
     try:
         new_token_file = ensure_first_token(database, locate_token_file(config.database))
         service = Service(config, database, connect_clusters(config))
+        apply_policy(service.trust)
         server = Server(make_app(service), options)
         host, port = listener.getsockname()[:2]
         display_host = f"[{host}]" if ":" in host else host
@@ -139,7 +144,8 @@ def ensure_first_token(database: Database, file: Path) -> Path | None:
             for token in tokens.list_tokens(session)
         ):
             return None
-        _, secret = tokens.issue(session, FIRST_TOKEN_LABEL, "admin")
+        token, secret = tokens.issue(session, FIRST_TOKEN_LABEL, "admin")
+        record_token(session, make_local_actor(), None, token)
         write_secret(file, secret)
     return file
 
@@ -148,19 +154,26 @@ class Server(uvicorn.Server):
     """A server that closes its streams before it waits for them, and stops with the service."""
 
     def __init__(self, app: FastAPI, options: ListenOptions) -> None:
+        self._hub: StreamHub = app.state.hub
+        self._service: Service = app.state.service
+        proxies = list(self._service.config.trusted_proxies)
         super().__init__(
             uvicorn.Config(
                 app,
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                http=make_protocol_class(app.state.connections),
+                # No route uses it, and an upgraded connection would leave its guard.
+                ws="none",
                 timeout_graceful_shutdown=GRACE_S,
+                # By default uvicorn believes every client on this machine.
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=proxies,
                 ssl_certfile=options.certificate,
                 ssl_keyfile=options.key,
             )
         )
-        self._hub: StreamHub = app.state.hub
-        self._service: Service = app.state.service
 
     @contextmanager
     def stop_on_signals(self) -> Iterator[None]:

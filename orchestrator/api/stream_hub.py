@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextvars import Context
+from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from jobs.errors import JobsError
 from orchestrator.api.tails import Tail, TailSources
+from orchestrator.api.token_watch import TokenWatch, WatchedToken
 from orchestrator.cluster.base import Cluster
 from orchestrator.registry.database import Database
 
@@ -26,6 +28,17 @@ MAX_CONCURRENT_POLLS = 4
 TailT = TypeVar("TailT", bound=Tail[Any])
 
 log = logging.getLogger(__name__)
+
+
+class Subscription(Generic[TailT]):
+    """A follower's access to a tail, while its token is valid."""
+
+    def __init__(self, hub: StreamHub, tail: TailT, token: WatchedToken) -> None:
+        self.hub, self.tail, self.token = hub, tail, token
+
+    def is_open(self) -> bool:
+        """Return whether the stream may continue."""
+        return self.token.is_valid and not self.hub.closed
 
 
 class StreamHub:
@@ -40,18 +53,22 @@ class StreamHub:
     ) -> None:
         self.sources, self._poll_interval_s = TailSources(database, clusters), poll_interval_s
         self.poll_limiter = CapacityLimiter(MAX_CONCURRENT_POLLS)
+        self.token_watch = TokenWatch(database, on_invalid=self._wake_all)
         self.closed = False
         self._tails: dict[tuple[type[Tail[Any]], str], Tail[Any]] = {}
         self._tasks: dict[Tail[Any], asyncio.Task[None]] = {}
 
     @asynccontextmanager
-    async def follow(self, tail_type: type[TailT], run: str) -> AsyncIterator[TailT]:
-        """Provide the run's tail of this type while the block lasts."""
+    async def follow(
+        self, tail_type: type[TailT], run: str, token_id: str
+    ) -> AsyncIterator[Subscription[TailT]]:
+        """Provide the run's tail of this type while the block lasts, to the bearer of a token."""
         tail = self._tails.setdefault((tail_type, run), tail_type(self.sources, run))
         assert isinstance(tail, tail_type)
         tail.followers += 1
         try:
-            yield tail
+            async with self.token_watch.watch(token_id) as token:
+                yield Subscription(self, tail, token)
         finally:
             tail.followers -= 1
             if not tail.followers:
@@ -61,22 +78,29 @@ class StreamHub:
     def ensure_polling(self, tail: Tail[Any]) -> None:
         """Start polling the tail, unless it is polled already or complete."""
         if tail.final_run is None and tail not in self._tasks and not self.closed:
-            task = asyncio.get_running_loop().create_task(self._poll_until_final(tail))
+            # In a context of its own: it polls for all followers, and belongs to no request.
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._poll_until_final(tail), context=Context())
             self._tasks[tail] = task
 
     async def close(self) -> None:
         """End every stream, so that its follower resumes at another instance of the service."""
         self.closed = True
+        self.token_watch.close()
         tasks = list(self._tasks.values())
         for tail in list(self._tails.values()):
             self._cancel_polling(tail)
-            tail.wake()
+        self._wake_all()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def tail_count(self) -> int:
         """Return the number of tails."""
         return len(self._tails)
+
+    def _wake_all(self) -> None:
+        for tail in list(self._tails.values()):
+            tail.wake()
 
     async def _poll_until_final(self, tail: Tail[Any]) -> None:
         try:

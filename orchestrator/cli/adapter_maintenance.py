@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import AlreadyExists, Fault, InputError, StoreError
-from jobs.store.adapters.manifest import SIGNATURE, get_manifest_key
+from jobs.errors import Fault, InputError, StoreError
+from jobs.store.adapters.manifest import SIGNATURE, get_manifest_key, parse_manifest
 from jobs.store.adapters.operations import (
     collect_garbage,
     delete_version,
     promote,
-    resolve_adapter,
     rollback,
     split_name,
 )
 from jobs.store.adapters.outbox import list_outbox, send_entry
+from jobs.store.adapters.verify import check_files
 from jobs.store.open import open_store
 from jobs.store.settings import read_store_settings
+from jobs.store.trust.statements import find_project
 from orchestrator.cli.adapters_local import get_named_store
 from orchestrator.cli.console import format_size, note, print_json, print_line
 from orchestrator.cli.options import DEFAULT_STORE, Json, Service, Store
@@ -146,21 +147,26 @@ def sign_command(
     name: Version,
     key: Annotated[Path, typer.Option(help="Private ed25519 key (PEM).")],
     store: Store = DEFAULT_STORE,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the signature of another key or format.")
+    ] = False,
 ) -> None:
-    """Sign a version that was committed without a signature."""
+    """Sign a version that was committed without a signature, after a check of its files."""
     # cryptography takes a tenth of a second to import, and most commands need none.
-    from jobs.store.adapters.signing import load_signer
+    from jobs.store.trust.signatures import load_signer
+    from jobs.store.trust.version_trust import read_manifest_bytes, sign_version
 
-    sign = load_signer(key)
-    object_store = open_store(store)
-    adapter = resolve_adapter(object_store, name)
-    written = object_store.get(get_manifest_key(adapter.name, adapter.version))
-    try:
-        object_store.put(adapter.prefix + SIGNATURE, sign(written), create_only=True)
-    except AlreadyExists as error:
+    signer, object_store = load_signer(key, setting="--key"), open_store(store)
+    base_name, version = _parse_version(name)
+    data = read_manifest_bytes(object_store, base_name, version)
+    adapter = parse_manifest(data, get_manifest_key(base_name, version))
+    if not replace and object_store.head(adapter.prefix + SIGNATURE) is not None:
         raise StoreError(
-            f"{adapter.label} is already signed, and a signature can't be replaced."
-        ) from error
+            f"{adapter.label} is already signed. To replace its signature, pass --replace."
+        )
+    if faults := check_files(object_store, adapter):
+        raise StoreError(f"{adapter.label} is not signed: {faults[0]}")
+    sign_version(object_store, adapter, find_project(object_store.url("")), signer)
     print_line(f"Signed {adapter.label}.")
 
 

@@ -56,6 +56,9 @@ COMMANDS: dict[str, CommandEntry] = {
          "List the Ray clusters of the service and their free capacity.", SERVICE_PANEL),
         ("projects", "projects", "Manage projects and their limits.", SERVICE_PANEL),
         ("tokens", "tokens", "Manage access tokens of the service.", SERVICE_PANEL),
+        ("audit-log", "audit_log_listing:audit-log",
+         "List who changed what in the service, newest first.",
+         SERVICE_PANEL),
         ("adapters", "adapters", "Manage adapters in the store.", STORE_PANEL),
         ("report", "reports:report", "Show the outcome of a run, from its files in the store.",
          STORE_PANEL),
@@ -67,6 +70,9 @@ COMMANDS: dict[str, CommandEntry] = {
          STORE_PANEL),
         ("serve", "serve:serve",
          "Run the service and its API in the foreground; Ctrl-C stops it.", SERVICE_PANEL),
+        ("gc", "gc:gc",
+         "List what is kept too long, and files of runs without a row; --apply deletes them.",
+         STORE_PANEL),
         ("registry", "registry", "Maintain the registry of runs.", STORE_PANEL),
     )
 }  # fmt: skip

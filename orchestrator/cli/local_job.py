@@ -14,6 +14,7 @@ import requests
 
 from jobs.errors import JobsError, TrainingFailed, Unreachable
 from jobs.store.runs.run_store import RunStore
+from jobs.store.trust.trust_policy import make_trust_environment
 from orchestrator.cli.console import note
 from orchestrator.cli.local_ray import connect_ray
 
@@ -70,9 +71,12 @@ def _submit_job(client: Any, entrypoint: str, job_id: str) -> str:
     A busy dashboard may drop a connection before or after it accepts the job.
     """
     deadline, was_unanswered = time.monotonic() + AGENT_TIMEOUT_S, False
+    # A Ray that runs already has the environment of its own start.
+    environment = make_trust_environment()
+    options = {"runtime_env": {"env_vars": environment}} if environment else {}
     while True:
         try:
-            return str(client.submit_job(entrypoint=entrypoint, submission_id=job_id))
+            return str(client.submit_job(entrypoint=entrypoint, submission_id=job_id, **options))
         except (requests.ConnectionError, requests.Timeout) as connection_error:
             was_unanswered, refusal = True, str(connection_error)
         except RuntimeError as error:

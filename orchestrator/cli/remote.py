@@ -48,7 +48,8 @@ def complete_names(
         return []
 
 
-def _complete_runs(incomplete: str) -> list[str]:
+def complete_runs(incomplete: str) -> list[str]:
+    """Return the newest run ids for a shell."""
     return complete_names(
         lambda client: (
             run.id for run in client.runs.list(max_items=MAX_COMPLETIONS, timeout_s=COMPLETION_S)
@@ -60,7 +61,7 @@ def _complete_runs(incomplete: str) -> list[str]:
 RunName = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="Run id, as shown by slora runs.", autocompletion=_complete_runs
+        metavar="RUN", help="Run id, as shown by slora runs.", autocompletion=complete_runs
     ),
 ]
 Project = Annotated[str | None, typer.Option(metavar="NAME", help="Project. Default: the token's.")]

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from jobs.errors import Fault, InputError
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.inspect.model_folder import digest_model
+from jobs.inspect.base_digest import find_base_change
 from jobs.inspect.recorded_spec import load_recorded_federation, load_recorded_spec
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.schema import RunSpec
+from jobs.store.adapters.listing import find_newest
 from jobs.store.adapters.manifest import Manifest
-from jobs.store.adapters.operations import pull, resolve_adapter
+from jobs.store.adapters.operations import list_versions, pull, resolve_adapter
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 
@@ -77,10 +78,18 @@ def repeat_run(store: ObjectStore, name: str, run_to_end: RunToEnd) -> Reproduct
             raise InputError(faults)
         if not run_to_end(spec, validated):
             return None
-        second = resolve_adapter(open_store(url), spec.name)
+        # The repetition is this process's own run, which nobody signs.
+        second = find_newest(
+            open_store(url),
+            spec.name,
+            list_versions(open_store(url), spec.name),
+            lambda manifest: True,
+            trusts_all=True,
+        )
+        assert second is not None
         folders = Path(scratch) / "first", Path(scratch) / "second"
         pull(store, adapter, folders[0])
-        pull(open_store(url), second, folders[1])
+        pull(open_store(url), second, folders[1], own_run=second.run)
         return _compare_adapters(adapter, second, folders, gpu=spec.cluster.gpus_per_worker > 0)
 
 
@@ -96,8 +105,8 @@ def _check_inputs(adapter: Manifest, checked: ValidatedRun) -> list[Fault]:
             f"{checked.plan.workers} workers, but the adapter was trained by {adapter.world_size}"
         )
         faults.append(Fault("cluster.workers", problem, f"Use {adapter.world_size}."))
-    if digest_model(checked.model.folder) != adapter.base.digest:
-        problem = f"the model does not have the recorded digest {adapter.base.digest[:12]}"
+    if (change := find_base_change(adapter.base, checked.model.folder)) is not None:
+        problem = f"the model is not the recorded base: {change}"
         faults.append(Fault("model.path", problem, "Restore the base that it was trained on."))
     return faults
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.errors import InputError, StoreError
+from jobs.errors import InputError, StoreError, Untrusted
 from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.retrain.detect import CURRENT, make_training_spec
 from jobs.spec.schema import RetrainSpec
@@ -32,6 +32,8 @@ def _find_start(retraining: RetrainSpec) -> str | None:
     label = name if start == CURRENT else f"{name}@{start}"
     try:
         return resolve_adapter(open_store(retraining.store), label).label
+    except Untrusted:
+        raise
     except (InputError, StoreError):
         if start != CURRENT:
             raise

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Self
 
 from orchestrator.client.adapters import Adapters
-from orchestrator.client.admin import Projects, Tokens
+from orchestrator.client.admin import AuditLog, Projects, Tokens
 from orchestrator.client.client_settings import load_settings
 from orchestrator.client.pages import iterate_unpaged
 from orchestrator.client.retry import RetryBudget
@@ -34,6 +34,7 @@ class ServiceClient:
         self.schedules = Schedules(self.transport)
         self.projects = Projects(self.transport)
         self.tokens = Tokens(self.transport)
+        self.audit_log = AuditLog(self.transport)
 
     def __enter__(self) -> Self:
         return self

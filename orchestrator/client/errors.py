@@ -10,6 +10,7 @@ ClientError                       1
 ├── ServiceError                  1  the service has failed
 ├── UnexpectedResponse            3  not a slora service, or another version of it
 └── ServiceUnreachable            3  (Unreachable) no answer, or a request to retry later
+    └── TooManyRequests           3  refused by a limit on requests, and not executed
 """
 
 from __future__ import annotations
@@ -93,3 +94,10 @@ class ServiceUnreachable(ClientError, Unreachable):
     def __str__(self) -> str:
         remedy = "Start it with `slora serve`, or set --service or SLORA_SERVICE to another."
         return f"{self.url}: does not answer ({self.reason.rstrip('.')}). {remedy}"
+
+
+class TooManyRequests(ServiceUnreachable):
+    """The service refused the request for as long as the retries lasted, and did not execute it."""
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.reason}"

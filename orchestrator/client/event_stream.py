@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import httpx
 
 from orchestrator.client.errors import ServiceUnreachable, UnexpectedResponse
+from orchestrator.client.problem_errors import make_stream_error
 from orchestrator.client.retry import Backoff
 from orchestrator.client.transport import Transport, describe_error
-from orchestrator.schemas.streams import END_EVENT
+from orchestrator.schemas.streams import END_EVENT, PROBLEM_EVENT
 
 MAX_LINE_BYTES = 8 << 20
 HEALTHY_CONNECTION_S = 10.0
@@ -34,7 +35,8 @@ def follow_stream(
     """Yield every event of a stream once, including `end`, across restarts of the service.
 
     An event counts once it is complete, with its id; a partial one is sent again. `on_retry` gets
-    the reason of the first failure of each interruption. Raise ClientError.
+    the reason of the first failure of each interruption. Raise ClientError, also for a problem that
+    ends the stream.
     """
     backoff = Backoff(transport.retry_budget, transport.retry_budget.follow_s, on_retry)
     while True:
@@ -43,6 +45,8 @@ def follow_stream(
             with transport.open_stream(path, last_id) as response:
                 for event in parse_events(response.iter_bytes(), transport.settings.url):
                     backoff.reset()
+                    if event.event == PROBLEM_EVENT:
+                        raise make_stream_error(transport.settings, event.data)
                     last_id = event.id if event.id is not None else last_id
                     yield event
                     if event.event == END_EVENT:

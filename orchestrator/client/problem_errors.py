@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -16,11 +17,12 @@ from orchestrator.client.errors import (
     RequestRejected,
     ServiceError,
     ServiceUnreachable,
+    TooManyRequests,
     UnexpectedResponse,
 )
 from orchestrator.schemas.problems import MEDIA_TYPE
 
-RETRIABLE_STATUSES = frozenset({429, 502, 503, 504})
+RETRIABLE_STATUSES = frozenset({502, 503, 504})
 """The service, or a proxy in front of it, asks for a retry."""
 MAX_TEXT_CHARS = 2000
 MAX_RETRY_AFTER_S = 30.0
@@ -28,8 +30,29 @@ MAX_RETRY_AFTER_S = 30.0
 
 def make_error(settings: ClientSettings, response: httpx.Response) -> ClientError:
     """Return the error for a response with a status of 300 or more. Its body has to be read."""
-    url, status, problem = settings.url, response.status_code, _parse_problem(response)
+    status, problem = response.status_code, _parse_problem(response)
     reason = _get_text(problem, "detail") or _get_text(problem, "title") or response.reason_phrase
+    return _choose_error(settings, status, problem, reason)
+
+
+def make_stream_error(settings: ClientSettings, data: str) -> ClientError:
+    """Return the error for the problem document that ended a stream."""
+    try:
+        problem = json.loads(data)
+    except ValueError:
+        problem = None
+    status = problem.get("status") if isinstance(problem, dict) else None
+    if not isinstance(status, int):
+        return UnexpectedResponse(settings.url, "an event without a problem document")
+    return _choose_error(settings, status, problem, _get_text(problem, "detail"))
+
+
+def _choose_error(
+    settings: ClientSettings, status: int, problem: dict[str, Any] | None, reason: str
+) -> ClientError:
+    url = settings.url
+    if status == 429:
+        return TooManyRequests(url, reason)
     if status in RETRIABLE_STATUSES:
         return ServiceUnreachable(url, reason)
     if problem is None and status < 500:

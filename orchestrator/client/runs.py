@@ -1,4 +1,4 @@
-"""Runs of the service: submit, list, show, stop, follow their log and events."""
+"""Runs of the service: submit, list, show, stop, delete, follow their log and events."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from orchestrator.client.transport import Resource, api_path
 from orchestrator.schemas.base import ResponseSchema
 from orchestrator.schemas.runs import (
     CheckResponse,
+    DeletedRunResponse,
     RunDetailResponse,
     RunResponse,
     SubmitRunRequest,
@@ -107,6 +108,10 @@ class Runs(Resource):
         return self._transport.request_value(
             RunResponse, "POST", api_path("runs", run, "stop"), repeatable=True
         )
+
+    def delete(self, run: str) -> DeletedRunResponse:
+        """Delete a run that has ended, with its files. Raise Conflict if it has not ended."""
+        return self._transport.request_value(DeletedRunResponse, "DELETE", api_path("runs", run))
 
     def follow_log(
         self, run: str, *, position: str | None = None, on_retry: OnRetry | None = None

@@ -13,7 +13,12 @@ from pydantic import ValidationError
 
 from jobs.errors import Fault
 from orchestrator.client.client_settings import ClientSettings
-from orchestrator.client.errors import RequestRejected, ServiceUnreachable, UnexpectedResponse
+from orchestrator.client.errors import (
+    RequestRejected,
+    ServiceUnreachable,
+    TooManyRequests,
+    UnexpectedResponse,
+)
 from orchestrator.client.problem_errors import make_error, read_retry_after
 from orchestrator.client.retry import Backoff, RetryBudget
 from orchestrator.schemas.base import ResponseSchema
@@ -90,7 +95,8 @@ class Transport:
                 if response.status_code < 300:
                     return response
                 error = make_error(self.settings, response)
-                if not (isinstance(error, ServiceUnreachable) and repeatable):
+                is_safe = repeatable or isinstance(error, TooManyRequests)
+                if not (isinstance(error, ServiceUnreachable) and is_safe):
                     raise error
                 if not backoff.wait_to_retry(error.reason, read_retry_after(response)):
                     raise error

@@ -44,6 +44,8 @@ class Job:
     module: str
     arguments: tuple[str, ...]
     metadata: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables of its processes. May hold credentials of the job's project, so never log it."""
 
 
 @dataclass(frozen=True)

@@ -116,12 +116,20 @@ class RayCluster:
         self._client.close()
 
     def _build_request(self, job: Job) -> dict[str, Any]:
-        """Return the body of a request. Every user of the cluster can read it: it has no secret."""
+        """Return the body of a request. Every user of the cluster can read it.
+
+        It holds nothing of the service. A project's credentials are a session or a token that end
+        with the run, where the service is configured so.
+        """
         try:
             line = build_entrypoint(job, self._python)
         except InputError as error:
             raise ClusterRefused(self.name, str(error)) from error
-        environment = {} if self._package is None else {"working_dir": self._package.uri}
+        environment: dict[str, Any] = {}
+        if self._package is not None:
+            environment["working_dir"] = self._package.uri
+        if job.environment:
+            environment["env_vars"] = dict(job.environment)
         return {
             "entrypoint": line,
             "submission_id": job.submission,

@@ -15,8 +15,8 @@ from cronsim import CronSim, CronSimError
 
 from jobs.errors import Fault, InputError
 
-MAX_MISSED_TIMES = 1000
-"""Missed due times per call; further ones follow in the next calls."""
+MAX_MISSED_TIMES = 10
+"""Missed due times per call; further ones follow in the next calls, after other schedules."""
 
 
 def check_cron(cron: str, time_zone: str) -> None:
@@ -59,12 +59,10 @@ def list_times_until(cron: str, time_zone: str, first: float, until: float) -> l
 
 def find_latest_time(cron: str, time_zone: str, first: float, until: float) -> float:
     """Find the last of `first` and the times after it up to `until`."""
-    latest = first
-    for moment in _iterate_times(cron, time_zone, first):
-        if moment.timestamp() > until:
-            break
-        latest = moment.timestamp()
-    return latest
+    # Backwards: after a long outage there are many.
+    latest = _iterate_times(cron, time_zone, until + 1.0, reverse=True)
+    times = (moment.timestamp() for moment in latest)
+    return max(first, next((time for time in times if time <= until), first))
 
 
 def compute_jitter_offset(project: str, name: str, jitter_s: float) -> float:
@@ -73,5 +71,6 @@ def compute_jitter_offset(project: str, name: str, jitter_s: float) -> float:
     return int.from_bytes(digest[:8]) / 2**64 * jitter_s
 
 
-def _iterate_times(cron: str, time_zone: str, moment: float) -> CronSim:
-    return CronSim(cron, datetime.fromtimestamp(moment, UTC).astimezone(ZoneInfo(time_zone)))
+def _iterate_times(cron: str, time_zone: str, moment: float, *, reverse: bool = False) -> CronSim:
+    start = datetime.fromtimestamp(moment, UTC).astimezone(ZoneInfo(time_zone))
+    return CronSim(cron, start, reverse=reverse)

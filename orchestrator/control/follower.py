@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from jobs.errors import InputError, NotInStore, StoreError
+from sqlalchemy.orm import Session
+
+from jobs.errors import InputError, NotInStore, StoreError, StoreRefused, StoreUnreachable
+from jobs.places.places import Places
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.cluster.base import Cluster, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
-from orchestrator.control.job_spec import JOB_MODULES, make_job, write_job_spec
+from orchestrator.control.bulkheads.bulkhead import Bulkhead, make_bulkhead
+from orchestrator.control.bulkheads.item_guard import MAX_FAILURES, ItemFailure
+from orchestrator.control.job_spec import JOB_MODULES, NO_VARIABLES, make_job, write_job_spec
 from orchestrator.control.metrics import ServiceMetrics
-from orchestrator.control.outcome import StoredOutcome, read_outcome
+from orchestrator.control.outcome import (
+    StoredOutcome,
+    read_earlier_outcome,
+    read_outcome,
+    read_pointer_move,
+)
 from orchestrator.control.policy import Action, Decision, RunOutcome, compute_retry_wait_s, decide
-from orchestrator.registry import adapters, run_flags, runs
+from orchestrator.control.projects.pointer_moves import apply_promotion, pin_current
+from orchestrator.control.projects.project_places import make_places
+from orchestrator.control.signing.service_trust import ServiceTrust
+from orchestrator.control.signing.sign_commit import sign_commit
+from orchestrator.registry import adapters, projects, run_flags, runs
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import LostUpdate
+from orchestrator.registry.errors import LostUpdate, NameTaken, VersionJumped
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.rebuild.restore import UNKNOWN_CLUSTER
+from orchestrator.registry.tenancy import quarantine
+from orchestrator.registry.tenancy.looks import LookVerdict
 from orchestrator.registry.values import Attempt, Run
 
 ALIVE_STATES = (JobState.PENDING, JobState.RUNNING)
 NO_OUTCOME = StoredOutcome(RunOutcome())
 JOB_ABSENT = JobStatus(JobState.ABSENT)
+NO_TRUST = ServiceTrust()
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +54,15 @@ class ClusterRules:
     """The configured limits of a cluster's runs."""
 
     service: str = "slora"
+    instance: str = ""
+    """Id of the registry, which the service reads from its database."""
     max_runs: int = 50
     max_attempts: int = 3
     modules: Mapping[str, str] = field(default_factory=lambda: JOB_MODULES)
+    stores: Sequence[str] = ()
+    """The service's stores: a project reads its own part of them only."""
+    masks: Collection[str] | None = None
+    """The installed mask strategies that jobs may load; None: all."""
 
 
 class Follower:
@@ -52,9 +76,15 @@ class Follower:
         metrics: ServiceMetrics,
         *,
         store_opener: Callable[[str], ObjectStore] = open_store,
+        bulkhead: Bulkhead | None = None,
+        trust: ServiceTrust = NO_TRUST,
+        make_environment: Callable[[Run], Mapping[str, str]] = lambda run: NO_VARIABLES,
     ) -> None:
         self._database, self._cluster, self._rules = database, cluster, rules
-        self._metrics, self._open = metrics, store_opener
+        bulkhead = bulkhead or make_bulkhead(database, f"follower.{cluster.name}", metrics=metrics)
+        self._guard, self._looks = bulkhead.guard, bulkhead.looks
+        self._metrics, self._open, self._trust = metrics, store_opener, trust
+        self._make_environment = make_environment
         self._unreachable_stores = set[str]()
         """Stores that did not answer in this pass: each is tried once, not once per run."""
 
@@ -62,26 +92,29 @@ class Follower:
         """Advance every active run. Raise ClusterUnreachable or DatabaseUnreachable."""
         with self._database.read() as session:
             active = run_flags.list_active_runs(session, self._cluster.name)
-            attempts = {run.id: run_flags.get_newest_attempt(session, run) for run in active}
-        acknowledged_runs = [run for run in active if run.submission in job_statuses]
-        newly_acknowledged = [
-            run for run in acknowledged_runs if not _is_acknowledged(attempts[run.id])
-        ]
-        if newly_acknowledged:
-            with self._database.write() as session:
-                run_flags.mark_acknowledged(session, newly_acknowledged)
+            quarantined = quarantine.find_reasons(session, "run")
         self._unreachable_stores.clear()
         for run in active:
             job = job_statuses.get(run.submission, JOB_ABSENT)
-            acknowledged = run.submission in job_statuses or _is_acknowledged(attempts[run.id])
-            self._advance_run(run, job, acknowledged=acknowledged, lease=lease)
+            if run.id in quarantined:
+                step = partial(
+                    self._end_run, run, job, Reason.QUARANTINED, quarantined[run.id], lease
+                )
+            else:
+                step = partial(self._follow_run, run, job, lease)
+            end = partial(self._end_failing_run, run, job, lease)
+            self._guard.run("run", run.id, step, end=end)
 
     def submit(self, run: Run, lease: Lease) -> None:
         """Submit the newest attempt. Raise ClusterUnreachable if the result is unknown."""
         if run.store in self._unreachable_stores:
             return
         try:
-            spec_path = write_job_spec(self._open(run.store), run)
+            store = self._open(run.store)
+            spec_path = write_job_spec(store, run)
+            earlier = read_earlier_outcome(store, run)
+            if run.kind == "retrain" and not earlier.outcome.is_finished:
+                pin_current(store, run.name, signer=self._trust.signer)
         except (NotInStore, InputError) as missing:
             # The store answers and has no valid request, so no retry can succeed.
             self._fail_run(run, Reason.REFUSED, str(missing), lease)
@@ -91,9 +124,30 @@ class Follower:
             log.warning("run %s: cannot write its spec: %s", run.id, error)
             self._unreachable_stores.add(run.store)
             return
+        if earlier.outcome.is_finished:
+            self._finish_run(run, earlier, lease)
+            return
+        try:
+            environment = self._make_environment(run)
+        except InputError as refusal:
+            self._fail_run(run, Reason.REFUSED, str(refusal), lease)
+            return
+        except StoreError as error:
+            # Of this project only: the store answers.
+            log.warning("run %s: cannot get its credentials: %s", run.id, error)
+            return
         rules = self._rules
         try:
-            job = make_job(run, spec_path, service=rules.service, modules=rules.modules)
+            job = make_job(
+                run,
+                spec_path,
+                service=rules.service,
+                instance=rules.instance,
+                places=self._read_places(run),
+                masks=rules.masks,
+                modules=rules.modules,
+                environment=environment,
+            )
             self._cluster.submit(job)
         except ClusterRefused as refusal:
             self._metrics.submissions.labels(self._cluster.name, "refused").inc()
@@ -102,6 +156,33 @@ class Follower:
         self._metrics.submissions.labels(self._cluster.name, "accepted").inc()
         with self._database.write() as session:
             run_flags.mark_acknowledged(session, [run])
+
+    def _read_places(self, run: Run) -> Places | None:
+        with self._database.read() as session:
+            project = projects.find(session, run.project)
+        return make_places(project, run.store, self._rules.stores)
+
+    def _follow_run(self, run: Run, job: JobStatus, lease: Lease) -> None:
+        with self._database.read() as session:
+            attempt = run_flags.get_newest_attempt(session, run)
+        is_known = job is not JOB_ABSENT
+        if is_known and not _is_acknowledged(attempt):
+            with self._database.write() as session:
+                run_flags.mark_acknowledged(session, [run])
+        acknowledged = is_known or _is_acknowledged(attempt)
+        self._advance_run(run, job, acknowledged=acknowledged, lease=lease)
+
+    def _end_failing_run(
+        self, run: Run, job: JobStatus, lease: Lease, failure: ItemFailure
+    ) -> None:
+        """End an active run only after many failures in a row: its job may be training well."""
+        if failure.count >= MAX_FAILURES:
+            self._end_run(run, job, Reason.INTERNAL, failure.detail, lease)
+
+    def _end_run(self, run: Run, job: JobStatus, reason: Reason, detail: str, lease: Lease) -> None:
+        if job.state in ALIVE_STATES:
+            self._cluster.stop(run.submission)
+        self._fail_run(run, reason, detail, lease)
 
     def _fail_run(self, run: Run, reason: Reason, detail: str, lease: Lease) -> None:
         with self._database.write() as session:
@@ -112,11 +193,13 @@ class Follower:
         if not is_alive and run.store in self._unreachable_stores:
             return
         try:
-            stored = NO_OUTCOME if is_alive else read_outcome(self._open(run.store), run)
+            stored = NO_OUTCOME if is_alive else self._read_outcome(run)
         except (StoreError, InputError) as error:
             # Without its store nobody knows how it ended; the next pass tries again.
             log.warning("run %s: cannot read its store: %s", run.id, error)
             self._unreachable_stores.add(run.store)
+            return
+        if stored is None:
             return
         decision = decide(
             run,
@@ -130,6 +213,16 @@ class Follower:
         except LostUpdate:
             # A user requested a stop meanwhile; the next pass reads it again.
             log.info("run %s was changed during this pass", run.id)
+
+    def _read_outcome(self, run: Run) -> StoredOutcome | None:
+        """Read what the job left in the store, which anybody may have written.
+
+        Return None if another process is reading it, or if the run was quarantined just now.
+        """
+        with self._looks.look("run", run.id, run.project) as verdict:
+            if verdict is not LookVerdict.CLEAR:
+                return None
+            return read_outcome(self._open(run.store), run)
 
     def _apply_decision(
         self, run: Run, decision: Decision, stored: StoredOutcome, lease: Lease
@@ -162,20 +255,58 @@ class Follower:
         log.info("run %s: %s -> %s %s", run.id, run.status, decision.target, decision.reason or "")
 
     def _finish_run(self, run: Run, stored: StoredOutcome, lease: Lease) -> None:
-        """Move the run to publishing and done in one transaction, with the adapter's row."""
+        """Move the run to publishing and done, with the adapter's row, signature and pointer."""
+        if stored.manifest is not None and not self._sign_version(run, stored.manifest, lease):
+            return
+        try:
+            self._publish_run(run, stored, lease)
+        except (NameTaken, VersionJumped) as refusal:
+            self._fail_run(run, Reason.REFUSED, str(refusal), lease)
+        except (StoreRefused, StoreUnreachable) as error:
+            # The pointer is moved by the next pass: a repeated move is none.
+            log.warning("run %s: cannot move the pointer: %s", run.id, error)
+            self._unreachable_stores.add(run.store)
+        else:
+            log.info("run %s: done %s", run.id, stored.outcome.adapter or "")
+
+    def _publish_run(self, run: Run, stored: StoredOutcome, lease: Lease) -> None:
+        detail = "no new data" if stored.manifest is None else ""
+        if stored.manifest is not None and stored.promotion is not None:
+            # First the row: it is refused if the name is another project's.
+            with self._database.write() as session:
+                run = self._record_adapter(session, run, stored, lease)
+            store = self._open(run.store)
+            detail = apply_promotion(
+                store, stored.manifest, stored.promotion, signer=self._trust.signer
+            )
+            stored = replace(stored, pointer=read_pointer_move(store, run.name))
         with self._database.write() as session:
-            if run.status is not Status.PUBLISHING:
-                run = runs.move(session, run, Status.PUBLISHING, lease=lease)
-            if stored.manifest is not None:
-                adapters.put(session, run.store, stored.manifest, project=run.project)
-                run_flags.set_trained_tokens(
-                    session, run, _count_trained_tokens(run, stored.manifest)
-                )
+            run = self._record_adapter(session, run, stored, lease)
             if stored.pointer is not None:
                 adapters.set_pointer_if_known(session, run.store, run.name, *stored.pointer)
-            detail = "no new data" if stored.manifest is None else ""
             runs.move(session, run, Status.DONE, detail=detail, lease=lease)
-        log.info("run %s: done %s", run.id, stored.outcome.adapter or "")
+
+    def _record_adapter(
+        self, session: Session, run: Run, stored: StoredOutcome, lease: Lease
+    ) -> Run:
+        if run.status is not Status.PUBLISHING:
+            run = runs.move(session, run, Status.PUBLISHING, lease=lease)
+        if stored.manifest is not None:
+            adapters.put(session, run.store, stored.manifest, project=run.project)
+            tokens = _count_trained_tokens(run, stored.manifest)
+            run_flags.set_trained_tokens(session, run, tokens)
+        return run
+
+    def _sign_version(self, run: Run, manifest: Manifest, lease: Lease) -> bool:
+        """Sign the run's version where there is a key; fail the run if it is not the run's own."""
+        try:
+            fault = sign_commit(self._open(run.store), run, manifest, self._trust)
+        except StoreError as error:
+            log.warning("run %s: its version is not signed yet: %s", run.id, error)
+            return False
+        if fault is not None:
+            self._fail_run(run, Reason.UNPUBLISHED, str(fault), lease)
+        return fault is None
 
 
 def _count_trained_tokens(run: Run, manifest: Manifest) -> int | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from jobs.errors import Fault, InputError
+from jobs.places.boundary import make_environment
+from jobs.places.places import Places
 from jobs.spec.kinds import KINDS
+from jobs.spec.run_arguments import LEAVE_POINTER
+from jobs.spec.strategies import make_mask_environment
 from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import format_run_key
+from jobs.store.trust.trust_policy import make_trust_environment
 from orchestrator.cluster.base import Job
 from orchestrator.registry.run_request import RunRequest, get_request_key, read_request
 from orchestrator.registry.values import Run
@@ -15,6 +20,9 @@ from orchestrator.registry.values import Run
 SPEC_FILES: Mapping[str, str] = {kind.name: kind.spec_file for kind in KINDS.values()}
 JOB_MODULES: Mapping[str, str] = {kind.name: kind.module for kind in KINDS.values()}
 """The module that runs each kind: fixed names, whatever a spec contains."""
+NO_VARIABLES: Mapping[str, str] = {}
+SERVICE_KEY, INSTANCE_KEY = "slora_service", "slora_instance"
+"""Metadata of a job: the name of its service, and the id of that service's registry."""
 
 
 def load_request(store: ObjectStore, run: Run) -> RunRequest:
@@ -41,9 +49,33 @@ def write_job_spec(store: ObjectStore, run: Run) -> str:
 
 
 def make_job(
-    run: Run, spec_path: str, *, service: str, modules: Mapping[str, str] = JOB_MODULES
+    run: Run,
+    spec_path: str,
+    *,
+    service: str,
+    instance: str,
+    places: Places | None = None,
+    masks: Collection[str] | None = None,
+    modules: Mapping[str, str] = JOB_MODULES,
+    environment: Mapping[str, str] = NO_VARIABLES,
 ) -> Job:
-    """Make the job of the run's newest attempt; of the user's text it holds only checked names."""
-    arguments = ("--spec", spec_path, "--run", run.id, "--attempt", str(run.attempt))
-    metadata = {"slora_service": service, "run": run.id, "attempt": str(run.attempt)}
-    return Job(run.submission, modules[run.kind], arguments, metadata)
+    """Make the job of the run's newest attempt; of the user's text it holds only checked names.
+
+    It reads nothing outside `places`, loads no installed mask strategy but `masks`, and leaves the
+    pointer of its adapter to the service.
+    """
+    arguments = ("--spec", spec_path, "--run", run.id, "--attempt", str(run.attempt), LEAVE_POINTER)
+    metadata = {
+        SERVICE_KEY: service,
+        INSTANCE_KEY: instance,
+        "run": run.id,
+        "attempt": str(run.attempt),
+        "project": run.project,
+    }
+    environment = {
+        **environment,
+        **make_trust_environment(),
+        **make_environment(places),
+        **make_mask_environment(masks),
+    }
+    return Job(run.submission, modules[run.kind], arguments, metadata, environment)

@@ -31,6 +31,30 @@ class ServiceMetrics:
             ["cluster"],
             registry=registry,
         )
+        self.cluster_age_s = Gauge(
+            "slora_cluster_last_answer_seconds",
+            "Seconds since the cluster answered this service, or since the service started",
+            ["cluster"],
+            registry=registry,
+        )
+        self.loop_age_s = Gauge(
+            "slora_loop_age_seconds",
+            "Seconds since a loop of the service made progress",
+            ["loop"],
+            registry=registry,
+        )
+        self.item_failures = Counter(
+            "slora_item_failures",
+            "Items that the service failed at unexpectedly",
+            ["kind"],
+            registry=registry,
+        )
+        self.foreign_jobs = Gauge(
+            "slora_foreign_jobs",
+            "Live jobs with this service's name that another registry submitted",
+            ["cluster"],
+            registry=registry,
+        )
         self.lost_attempts = Counter(
             "slora_attempts_lost", "Attempts whose job was lost", ["cluster"], registry=registry
         )

@@ -1,6 +1,7 @@
 """Detect new data from names, sizes and versions of files, without reading a row.
 
-A changed fingerprint starts a retraining, which compares the digest of the rows with that of the
+The service computes it in a process with limits: see `orchestrator.control.looking`. A changed
+fingerprint starts a retraining, which compares the digest of the rows with that of the
 current adapter, and ends if they are equal.
 """
 
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from jobs.errors import Fault, InputError, NotInStore
 from jobs.inspect.datasets.file_selection import expand_glob, walk_folder
+from jobs.places.boundary import check_address
+from jobs.spec.address_types import AddressKind
 from jobs.store.adapters.listing import READER_THREADS
 from jobs.store.cache import MAX_FILES, match_keys
 from jobs.store.open import open_store
@@ -24,8 +27,9 @@ def compute_data_fingerprint(location: str) -> str | None:
     """Compute a digest of the files at a location; None if there are none, or it is on a hub.
 
     The location is data.train of a spec: a file, a glob, a folder, or s3:// with a key or prefix.
-    Raise InputError or StoreError.
+    Raise InputError, also if it is outside the places of this thread, or StoreError.
     """
+    check_address("data.train", location, AddressKind.DATA)
     entries = list(
         _list_bucket_files(location)
         if location.startswith(S3_PREFIX)

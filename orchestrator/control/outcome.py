@@ -5,28 +5,30 @@ The store decides and not the job, because a job that was killed after its commi
 
 from __future__ import annotations
 
-import time
+import logging
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import NotInStore
+from jobs.errors import NotInStore, Untrusted
 from jobs.store.adapters.commit import LOOK_BACK
 from jobs.store.adapters.listing import find_newest
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.pointer import BadPointer, read_pointer
 from jobs.store.adapters.versions import list_versions
 from jobs.store.base import ObjectStore
-from jobs.store.runs.heartbeat import read_heartbeat
+from jobs.store.runs.heartbeat import HEARTBEAT, read_heartbeat
 from jobs.store.runs.journal import parse_events
 from jobs.store.runs.run_store import EVENTS, format_run_key
 from orchestrator.control.policy import RunOutcome
+from orchestrator.control.projects.pointer_moves import DECISION_EVENTS, Promotion, find_promotion
 from orchestrator.registry.values import Run, clean_text
 
 MAX_JOURNAL_BYTES = 64 << 20
-DECISION_EVENTS = ("promoted", "not_promoted")
-"""The last events of a retraining that made an adapter."""
 HEARTBEAT_TIMEOUT_S = 60.0
 """A job with a heartbeat in this period is alive; it sends one every ten seconds."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class StoredOutcome:
     manifest: Manifest | None = None
     pointer: tuple[int, int] | None = None
     """The version that the bare name resolves to, and the number of the pointer's last move."""
+    promotion: Promotion | None = None
+    """The move of the pointer that the job left to the service."""
 
 
-def read_outcome(store: ObjectStore, run: Run, *, now: float | None = None) -> StoredOutcome:
+def read_outcome(store: ObjectStore, run: Run) -> StoredOutcome:
     """Read the run's journal and heartbeat, and the versions of its name. Raise StoreError."""
     events = _read_events(store, run)
     # A retraining has not ended with its commit: it still decides whether to promote.
@@ -55,9 +59,23 @@ def read_outcome(store: ObjectStore, run: Run, *, now: float | None = None) -> S
         adapter=manifest.label if manifest else None,
         no_new_data=any(event.get("event") == "no_new_data" for event in events),
         message=clean_text(message),
-        alive=_is_alive(store, run, time.time() if now is None else now),
+        alive=_is_alive(store, run),
     )
-    return StoredOutcome(outcome, manifest, _read_pointer(store, run.name) if manifest else None)
+    if manifest is None:
+        return StoredOutcome(outcome)
+    promotion = find_promotion(events, manifest) if run.kind == "retrain" else None
+    return StoredOutcome(outcome, manifest, read_pointer_move(store, run.name), promotion)
+
+
+def read_earlier_outcome(store: ObjectStore, run: Run) -> StoredOutcome:
+    """Read the outcome of a run that the store says has started. Raise StoreError.
+
+    After a backup was restored, a run that waits may have ended, and its cluster may have forgotten
+    it: it must not run again. A run that never started costs one request.
+    """
+    if store.head(format_run_key(run.id, EVENTS)) is None:
+        return StoredOutcome(RunOutcome())
+    return read_outcome(store, run)
 
 
 def _read_events(store: ObjectStore, run: Run) -> list[dict[str, Any]]:
@@ -72,21 +90,29 @@ def _find_manifest(store: ObjectStore, run: Run) -> Manifest | None:
     """Return the newest version that this run or one of its trials committed."""
     versions = list_versions(store, run.name)[-LOOK_BACK:]
     return find_newest(
-        store, run.name, versions, lambda manifest: run.id in (manifest.run, manifest.search)
+        store,
+        run.name,
+        versions,
+        lambda manifest: run.id in (manifest.run, manifest.search),
+        # The service signs it only now.
+        trusts_all=True,
     )
 
 
-def _read_pointer(store: ObjectStore, name: str) -> tuple[int, int] | None:
+def read_pointer_move(store: ObjectStore, name: str) -> tuple[int, int] | None:
+    """Return the version that a bare name resolves to, and the number of the last move."""
     try:
         pointer = read_pointer(store, name)
-    except BadPointer:
+    except (BadPointer, Untrusted) as error:
+        log.warning("the pointer of %s is not recorded: %s", name, error)
         return None
     return None if pointer is None else (pointer.version, pointer.moves[-1].number)
 
 
-def _is_alive(store: ObjectStore, run: Run, now: float) -> bool:
+def _is_alive(store: ObjectStore, run: Run) -> bool:
+    """Return whether this attempt's heartbeat is fresh, whatever the clock of its writer says."""
     heartbeat = read_heartbeat(store, run.id)
-    if heartbeat is None:
+    if heartbeat is None or heartbeat["ended"] or heartbeat["attempt"] != run.attempt:
         return False
-    is_fresh = now - heartbeat["time"] < HEARTBEAT_TIMEOUT_S
-    return not heartbeat["ended"] and heartbeat["attempt"] == run.attempt and is_fresh
+    age = store.measure_age(format_run_key(run.id, HEARTBEAT))
+    return age is not None and age < HEARTBEAT_TIMEOUT_S

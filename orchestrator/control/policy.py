@@ -75,9 +75,9 @@ def decide(
     if run.stop is not None:
         return Decision(Action.MOVE, Status.STOPPED, Reason(run.stop))
     if job.state is JobState.STOPPED:
-        return Decision(
-            Action.MOVE, Status.STOPPED, Reason.USER, "the job was stopped on the cluster"
-        )
+        # Nobody requested that of the service: an orphan was stopped, a node was taken away.
+        detail = "the job was stopped on the cluster, not through the service"
+        return Decision(Action.MOVE, Status.LOST, Reason.PREEMPTED, detail)
     if job.state is JobState.FAILED:
         return _decide_failed(run, job, outcome, max_attempts)
     return _decide_absent(run, outcome, acknowledged)

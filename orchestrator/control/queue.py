@@ -5,26 +5,14 @@ These are pure functions from lists of runs to decisions with reasons.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.registry.tenancy.quotas import describe_full_store, list_excesses
+from orchestrator.registry.usage import ProjectUsage
 from orchestrator.registry.values import Project, Run
-
-
-@dataclass(frozen=True)
-class ProjectUsage:
-    """The active runs and workers of a project, and the tokens that it used today."""
-
-    runs: int = 0
-    workers: int = 0
-    tokens: int = 0
-
-    def add_run(self, run: Run) -> ProjectUsage:
-        """Return the usage with one more active run."""
-        return ProjectUsage(
-            self.runs + 1, self.workers + run.workers, self.tokens + (run.tokens or 0)
-        )
 
 
 @dataclass(frozen=True)
@@ -63,26 +51,41 @@ def plan_queue(
     """Yield a decision for each planned run, in the order in which they are considered.
 
     `free_slots` are the jobs that the cluster may still take, `blocked` the wait reasons of runs
-    that must wait in any case. The order is computed again after each start: a project that just
-    started a run comes after those that use less.
+    that must wait in any case.
     """
-    remaining = _sort_runs(planned, tracker)
-    while remaining:
-        run = remaining.popleft()
+    for run in _order_runs(planned, tracker):
         decision = _decide_run(run, tracker, projects.get(run.project), free_slots, blocked)
         if not decision.wait_reason and not decision.rejection:
             tracker.add_run(run)
             free_slots -= 1
-            remaining = _sort_runs(remaining, tracker)
         yield decision
 
 
-def _sort_runs(runs: Iterable[Run], tracker: UsageTracker) -> deque[Run]:
-    return deque(sorted(runs, key=lambda run: _make_sort_key(run, tracker)))
+def _order_runs(planned: Iterable[Run], tracker: UsageTracker) -> Iterator[Run]:
+    """Yield runs by priority, the usage of their project as `tracker` has it then, and age.
+
+    A start changes the usage of one project and with it the keys of its runs alone, which keep
+    their order among each other. So the heap holds the first run of each project.
+    """
+    queues = defaultdict[str, deque[Run]](deque)
+    for run in sorted(planned, key=_make_age_key):
+        queues[run.project].append(run)
+    heads = [_make_head_key(runs[0], tracker) for runs in queues.values()]
+    heapq.heapify(heads)
+    while heads:
+        project = heapq.heappop(heads)[-1]
+        yield queues[project].popleft()
+        if queues[project]:
+            heapq.heappush(heads, _make_head_key(queues[project][0], tracker))
 
 
-def _make_sort_key(run: Run, tracker: UsageTracker) -> tuple[int, int, float, str]:
-    return (-run.priority, tracker.get_usage(run.project).workers, run.created_at, run.id)
+def _make_age_key(run: Run) -> tuple[int, float, str]:
+    return (-run.priority, run.created_at, run.id)
+
+
+def _make_head_key(run: Run, tracker: UsageTracker) -> tuple[int, int, float, str, str]:
+    weight = tracker.get_usage(run.project).weight
+    return (-run.priority, weight, run.created_at, run.id, run.project)
 
 
 def _decide_run(
@@ -108,18 +111,17 @@ def _check_limits(run: Run, usage: ProjectUsage, project: Project | None) -> tup
     """Return why the run can never start under its project's limits, and why it cannot now."""
     if project is None:
         return "", ""
-    limits = (
+    if excesses := list_excesses(project, run):
+        return excesses[0][1], ""
+    if full_store := describe_full_store(project, usage.stored_bytes):
+        return "", f"{full_store}; delete adapters, or ask for a higher limit"
+    for needed, used, limit, unit in (
         (1, usage.runs, project.max_runs, "runs at once"),
         (run.workers, usage.workers, project.max_workers, "workers at once"),
+        (run.cpus, usage.cpus, project.max_cpus, "CPUs at once"),
+        (run.gpus, usage.gpus, project.max_gpus, "GPUs at once"),
         (run.tokens or 0, usage.tokens, project.max_tokens_a_day, "tokens in 24 hours"),
-    )
-    for needed, _, limit, unit in limits:
-        if limit is not None and needed > limit:
-            return (
-                f"the run needs {needed:,} {unit}; the limit of project {run.project} is {limit:,}",
-                "",
-            )
-    for needed, used, limit, unit in limits:
+    ):
         if limit is not None and used + needed > limit:
             return "", f"project {run.project} uses {used:,} of its {limit:,} {unit}"
     return "", ""

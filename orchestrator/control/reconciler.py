@@ -8,6 +8,8 @@ done before a crash. Nothing is decided while the cluster does not answer: unrea
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 
 from orchestrator.cluster.base import Cluster
 from orchestrator.cluster.errors import ClusterUnreachable
@@ -38,7 +40,9 @@ class Reconciler:
         orphans: Orphans,
         metrics: ServiceMetrics,
         lease_s: float = LEASE_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock, self._answered_at = clock, clock()
         self._cluster, self._metrics = cluster, metrics
         self._follower, self._dispatcher, self._orphans = follower, dispatcher, orphans
         self._lease = LeaseKeeper(database, f"cluster.{cluster.name}", holder, seconds=lease_s)
@@ -67,13 +71,18 @@ class Reconciler:
         self._metrics.cluster_up.labels(name).set(1)
         return True
 
+    def measure_answer_age(self) -> float:
+        """Return the seconds since the cluster answered, or since the start if it never did."""
+        return self._clock() - self._answered_at
+
     def close(self) -> None:
         """Release the lease, so that another service can reconcile the cluster at once."""
         self._lease.release()
 
     def _run_pass(self, lease: Lease) -> None:
         job_statuses = self._cluster.list_jobs()
-        self._follower.follow(job_statuses, lease)
+        self._answered_at = self._clock()
+        self._follower.follow(self._orphans.exclude_foreign_jobs(job_statuses), lease)
         self._orphans.reconcile_orphans(job_statuses)
         self._dispatcher.dispatch(
             self._orphans.get_live_attempts(job_statuses), lease, self._follower.submit

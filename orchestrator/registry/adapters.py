@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy import delete, func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.store.adapters.manifest import Manifest
-from orchestrator.registry import projects
+from jobs.store.adapters.versions import MAX_VERSION_GAP
 from orchestrator.registry.database import update_row
+from orchestrator.registry.errors import VersionJumped
 from orchestrator.registry.tables import AdapterRow, PointerRow, RunRow, SearchRow
+from orchestrator.registry.tenancy import adapter_names
 from orchestrator.registry.values import clean_text, make_value
 
 VersionKey = tuple[str, int]
@@ -69,18 +71,31 @@ class SearchSummary:
 
 
 def put(session: Session, store: str, manifest: Manifest, *, project: str) -> bool:
-    """Insert or update a version, in the project of its run if that is known.
+    """Insert or update a version of the project whose store this is. Return whether it changed.
 
-    Return whether anything changed.
+    A run in the same store whose project is known has it from there: stores were shared before.
+    Raise NameTaken if another project owns the name, and VersionJumped if the number jumps.
     """
-    owner = session.scalar(select(RunRow.project).where(RunRow.id == manifest.run)) or project
-    row = session.get(AdapterRow, (store, manifest.name, manifest.version))
     values = _make_values(store, manifest)
-    if row is None:
-        projects.ensure_project(session, owner)
-        session.execute(insert(AdapterRow).values({**values, "project": owner}))
-        return True
-    return update_row(row, values)
+    row = session.get(AdapterRow, (store, manifest.name, manifest.version))
+    if row is not None:
+        return update_row(row, values)
+    in_store = select(RunRow.project).where(RunRow.id == manifest.run, RunRow.store == store)
+    owner = session.scalar(in_store) or project
+    adapter_names.claim(session, store, manifest.name, owner)
+    _check_number(session, store, manifest)
+    session.execute(insert(AdapterRow).values({**values, "project": owner}))
+    return True
+
+
+def _check_number(session: Session, store: str, manifest: Manifest) -> None:
+    newest = session.scalar(
+        select(func.max(AdapterRow.version)).where(
+            AdapterRow.store == store, AdapterRow.name == manifest.name
+        )
+    )
+    if manifest.version > (newest or 0) + MAX_VERSION_GAP:
+        raise VersionJumped(manifest.label, newest or 0)
 
 
 def set_pointer(session: Session, store: str, name: str, version: int, move: int) -> bool:

@@ -37,6 +37,9 @@ LOCK_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 10
 WRITE_OPTION = "slora_writes"
 
+UNREADABLE_KEY = "unreadable_json"
+"""The only key of a value whose JSON cannot be loaded; no spec or manifest has it."""
+
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _REMEDY = "Use sqlite:///FILE or postgresql://USER@HOST/NAME."
 
@@ -149,7 +152,11 @@ def make_engine(url: URL, *, migrating: bool = False) -> Engine:
     `migrating` turns foreign keys off on SQLite, where altering a table recreates it.
     """
     dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"))
-    options: dict[str, Any] = {"json_serializer": dumps, "hide_parameters": True}
+    options: dict[str, Any] = {
+        "json_serializer": dumps,
+        "json_deserializer": load_json,
+        "hide_parameters": True,
+    }
     if migrating:
         options["poolclass"] = NullPool
     if url.get_backend_name() != "sqlite":
@@ -166,6 +173,17 @@ def make_engine(url: URL, *, migrating: bool = False) -> Engine:
     event.listen(engine, "connect", partial(_configure_sqlite, foreign_keys=not migrating))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def load_json(text: str | bytes) -> Any:
+    """Load the JSON of a column; of a value that Python does not load, return the error's class.
+
+    A query returns many rows, and one that somebody wrote by hand must not hide the others.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return {UNREADABLE_KEY: type(error).__name__}
 
 
 @contextmanager

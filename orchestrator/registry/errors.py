@@ -4,11 +4,16 @@ RegistryError                1
 ├── ItemError                2
 │   ├── UnknownItem          2  no such run, lease, schedule or project
 │   └── DuplicateKey         2  the name or id is in use
+├── QuotaExceeded (InputError)  2  a limit of the project refuses it
 ├── LostUpdate               1  the row was changed after it was read
+├── NameTaken                2  another project owns the name of an adapter
+├── VersionJumped            2  the number of a version does not follow the newest one
 ├── LeaseHeld                1  another process holds the lease
 ├── LeaseLost                1  the lease expired, or another process acquired it
 ├── ForbiddenMove            2  the lifecycle does not allow this move
+├── RunInUse                 2  the run cannot be deleted yet
 ├── WrongSchema              2  the schema belongs to another version of slora
+├── BackupFailed             1  a database could not be copied to or from a file
 └── DatabaseFailed           1
     ├── DatabaseRefused      1  a row violates a constraint of the database
     └── DatabaseUnreachable  3  the database does not answer, or is locked for too long
@@ -16,7 +21,7 @@ RegistryError                1
 
 from __future__ import annotations
 
-from jobs.errors import JobsError
+from jobs.errors import InputError, JobsError
 
 
 class RegistryError(JobsError):
@@ -27,6 +32,9 @@ LIST_COMMANDS = {
     "adapter": "slora adapters list",
     "project": "slora projects list",
     "run": "slora runs",
+    "quarantined job": "slora registry quarantine list",
+    "quarantined run": "slora registry quarantine list",
+    "quarantined schedule": "slora registry quarantine list",
     "schedule": "slora schedules list",
     "token": "slora tokens list",
 }
@@ -62,6 +70,12 @@ class DuplicateKey(ItemError):
         return f"The {self.kind} {self.name[:200]!a} already exists. Use another name."
 
 
+class QuotaExceeded(RegistryError, InputError):
+    """A limit of the project refuses the request; carries all such limits."""
+
+    exit_code = 2
+
+
 class LostUpdate(RegistryError):
     """The row was changed after it was read, and nothing was written."""
 
@@ -75,6 +89,33 @@ class LostUpdate(RegistryError):
             f"{self.subject} was changed meanwhile: it is at version {self.current_version}, not "
             f"{self.read_version}. Nothing was written. Read it again and retry."
         )
+
+
+class NameTaken(RegistryError):
+    """The name of an adapter is another project's. The message does not tell whose."""
+
+    exit_code = 2
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"The adapter name {self.name[:63]!a} is in use in this store. Use another name."
+
+
+class VersionJumped(RegistryError):
+    """The number of a new version is far above the newest one: no commit has counted up to it."""
+
+    exit_code = 2
+
+    def __init__(self, label: str, newest: int) -> None:
+        super().__init__(label, newest)
+        self.label, self.newest = label, newest
+
+    def __str__(self) -> str:
+        newest = f"v{self.newest} is the newest version" if self.newest else "it has no version"
+        return f"{self.label} is not recorded: its number jumps, {newest}. Delete its folder."
 
 
 class LeaseHeld(RegistryError):
@@ -116,6 +157,19 @@ class ForbiddenMove(RegistryError):
         return f"A run that is {self.status} cannot become {self.target}. {options}."
 
 
+class RunInUse(RegistryError):
+    """The run cannot be deleted yet."""
+
+    exit_code = 2
+
+    def __init__(self, run: str, reason: str, remedy: str) -> None:
+        super().__init__(run, reason, remedy)
+        self.run, self.reason, self.remedy = run, reason, remedy
+
+    def __str__(self) -> str:
+        return f"The run {self.run} cannot be deleted: {self.reason}. {self.remedy}"
+
+
 class WrongSchema(RegistryError):
     """The schema of the database is not the one that this version of slora needs."""
 
@@ -131,6 +185,17 @@ class WrongSchema(RegistryError):
             "Run `slora registry upgrade`, or install the newer slora if that upgraded the database"
         )
         return f"{self.database} {state}; this slora needs schema {self.required}. {remedy}."
+
+
+class BackupFailed(RegistryError):
+    """A database could not be copied to a file, or from one."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name} could not be copied: {self.reason}. Correct that and repeat it."
 
 
 class DatabaseFailed(RegistryError):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, InputError
 from orchestrator.registry import runs
 from orchestrator.registry.database import insert_once
-from orchestrator.registry.db_clock import now
 from orchestrator.registry.errors import DuplicateKey
 from orchestrator.registry.tables import RequestRow
 from orchestrator.registry.values import Run
-
-RETENTION_S = 7 * 86400.0
-"""A submission can be repeated for this long."""
 
 
 def find_run(session: Session, project: str, key: str, digest: str) -> Run | None:
@@ -33,8 +28,3 @@ def record_run(session: Session, project: str, key: str, digest: str, run: Run) 
     values = {"project": project, "key": key, "digest": digest, "run": run.id}
     if insert_once(session, RequestRow, values, timestamp_columns=("created_at",)) is None:
         raise DuplicateKey("Idempotency-Key", key)
-
-
-def delete_expired(session: Session) -> None:
-    """Delete the keys that are older than RETENTION_S."""
-    session.execute(delete(RequestRow).where(RequestRow.created_at < now() - RETENTION_S))

@@ -45,6 +45,10 @@ class Reason(StrEnum):
     JOB_ABSENT = "job_absent"
     """The cluster answers and does not know the job."""
     PREEMPTED = "preempted"
+    INTERNAL = "internal"
+    """The service itself failed at it; its log has the error under the id in the detail."""
+    QUARANTINED = "quarantined"
+    """Looking at it ended the service's process."""
 
 
 S = Status
@@ -75,6 +79,8 @@ REASONS: dict[Status, frozenset[Reason]] = {
             Reason.UNPUBLISHED,
             Reason.ATTEMPTS,
             Reason.QUOTA,
+            Reason.INTERNAL,
+            Reason.QUARANTINED,
         }
     ),
     S.STOPPED: frozenset({Reason.USER, Reason.REPLACED}),

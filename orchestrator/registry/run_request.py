@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from jobs.errors import Fault, InputError
 from jobs.spec.kinds import KINDS, Kind
+from jobs.spec.limits import MAX_INT32, LargeCount, Priority
 from jobs.spec.schema import RunSpec
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.yaml_text import MAX_BYTES, YAML_ERRORS, parse_yaml_fast
@@ -20,6 +21,7 @@ from jobs.store.adapters.manifest import Digest, Name
 from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import format_run_key
 from jobs.store.strict_json import load_strictly
+from orchestrator.registry.tenancy.instances import INSTANCE_PATTERN
 from orchestrator.registry.values import DEFAULT_CLUSTER, DEFAULT_PROJECT
 
 REQUEST_FILE = "request.json"
@@ -38,15 +40,20 @@ class RunRequest(StrictModel):
     """Absolute URL, inside one of the service's stores."""
     project: Name = DEFAULT_PROJECT
     cluster: Name = DEFAULT_CLUSTER
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-    workers: Annotated[int, Field(ge=1, lt=2**31)] = 1
-    tokens: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    priority: Priority = 0
+    workers: Annotated[int, Field(ge=1, le=MAX_INT32)] = 1
+    cpus: LargeCount = 0
+    """CPUs of all its workers."""
+    gpus: LargeCount = 0
+    tokens: LargeCount | None = None
     """The most tokens that it can train on; None if only the rows can tell."""
     data: Annotated[str, Field(max_length=4096)] = ""
     """Location of the training rows."""
     spec_text: Annotated[str, Field(max_length=MAX_BYTES)] = ""
     """The canonical spec, with defaults: the text that the job reads."""
     spec_sha256: Digest | None = None
+    instance: Annotated[str, Field(pattern=INSTANCE_PATTERN)] | None = None
+    """Id of the registry that accepted the run; None if an older version of slora did."""
 
     def load_spec(self) -> RunSpec:
         """Build the spec without the checks of intake, for which its digest vouches.

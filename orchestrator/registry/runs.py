@@ -19,6 +19,8 @@ from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import FINAL, OVER, Reason, Status, check_move
 from orchestrator.registry.run_request import RunRequest
 from orchestrator.registry.tables import AttemptRow, EventRow, RunRow
+from orchestrator.registry.tenancy import quotas
+from orchestrator.registry.tenancy.audit_log import SERVICE, Actor
 from orchestrator.registry.values import (
     Attempt,
     Event,
@@ -39,16 +41,22 @@ STATUSES_WITHOUT_JOB = FINAL | {Status.PLANNED}
 _EVENTS, _RUNS = cast(Table, EventRow.__table__), cast(Table, RunRow.__table__)
 
 
-def add(session: Session, run_id: str, request: RunRequest) -> Run:
-    """Add a planned run. Raise DuplicateKey if the id is in use."""
-    projects.ensure_project(session, request.project)
+def add(session: Session, run_id: str, request: RunRequest, *, by: Actor = SERVICE) -> Run:
+    """Add a planned run that belongs to `by`.
+
+    Raise DuplicateKey if the id is in use, or QuotaExceeded.
+    """
+    project = projects.ensure_project(session, request.project)
+    quotas.check_run(session, project, request.priority, request)
     values = {
-        **request.model_dump(exclude={"format", "data", "spec_text"}),
+        **request.model_dump(exclude={"format", "data", "spec_text", "instance"}),
         "id": check_id(run_id, "run"),
         "status": Status.PLANNED.value,
         "detail": "",
         "attempt": 0,
         "origin": REGISTRY_ORIGIN,
+        "by_token": by.token,
+        "by_label": by.label,
         "revision": 1,
     }
     row = insert_once(session, RunRow, values, timestamp_columns=("created_at", "updated_at"))

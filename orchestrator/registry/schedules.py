@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import insert, select, tuple_, update
+from sqlalchemy import func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from jobs.spec.kinds import Kind
+from jobs.spec.limits import JitterSeconds, Priority
 from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Digest, Name
 from orchestrator.registry import leases, projects
@@ -23,6 +24,8 @@ from orchestrator.registry.errors import DuplicateKey, LostUpdate, UnknownItem
 from orchestrator.registry.leases import Lease
 from orchestrator.registry.lifecycle import FINAL
 from orchestrator.registry.tables import FiringRow, RunRow, ScheduleRow
+from orchestrator.registry.tenancy import quarantine, quotas
+from orchestrator.registry.tenancy.audit_log import SERVICE, Actor
 from orchestrator.registry.values import (
     DEFAULT_CLUSTER,
     DEFAULT_PROJECT,
@@ -31,7 +34,7 @@ from orchestrator.registry.values import (
     make_value,
 )
 
-FiringOutcome = Literal["run", "queued", "skipped", "no_new_data", "refused"]
+FiringOutcome = Literal["run", "queued", "skipped", "no_new_data", "refused", "over_quota"]
 
 
 class NewSchedule(StrictModel):
@@ -43,13 +46,13 @@ class NewSchedule(StrictModel):
     time_zone: str = Field(default="UTC", max_length=63, pattern=r"^[A-Za-z0-9_+/-]+$")
     concurrency: Literal["skip", "queue", "replace"] = "skip"
     missed: Literal["skip", "latest", "all"] = "latest"
-    jitter_s: float = Field(default=0.0, ge=0, le=86400)
+    jitter_s: JitterSeconds = 0.0
     spec: dict[str, Any]
     kind: Kind = "retrain"
     only_new_data: bool = False
     data_fingerprint: Digest | None = None
     cluster: Name = DEFAULT_CLUSTER
-    priority: int = Field(default=0, ge=-1000, le=1000)
+    priority: Priority = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,19 @@ class Schedule:
     data_fingerprint: str | None
     cluster: str
     priority: int
+    by_token: str | None = None
+    """Id of the token that made it."""
+    by_label: str | None = None
+
+
+@dataclass(frozen=True)
+class DueSchedule:
+    """What tells whose turn it is, without the spec."""
+
+    id: int
+    project: str
+    name: str
+    next_at: float
 
 
 @dataclass(frozen=True)
@@ -87,10 +103,20 @@ class Firing:
     run: str | None
 
 
-def add(session: Session, new: NewSchedule, *, next_at: float | None) -> Schedule:
-    """Add a schedule that fires next at `next_at`. Raise DuplicateKey."""
-    projects.ensure_project(session, new.project)
-    initial = {"paused": False, "next_at": next_at, "created_at": now(), "revision": 1}
+def add(
+    session: Session, new: NewSchedule, *, next_at: float | None, by: Actor = SERVICE
+) -> Schedule:
+    """Add a schedule of `by` that fires next at `next_at`. Raise DuplicateKey or
+    QuotaExceeded."""
+    project = projects.ensure_project(session, new.project)
+    quotas.check_new_schedule(session, project, new.priority)
+    initial: dict[str, Any] = {
+        "paused": False,
+        "next_at": next_at,
+        "created_at": now(),
+        "revision": 1,
+    }
+    initial |= {"by_token": by.token, "by_label": by.label}
     try:
         with session.begin_nested():
             session.execute(insert(ScheduleRow).values({**new.model_dump(), **initial}))
@@ -108,12 +134,42 @@ def get(session: Session, project: str, name: str) -> Schedule:
     return make_value(Schedule, row)
 
 
-def list_due(session: Session, *, by: float | None = None, limit: int = 100) -> list[Schedule]:
-    """List the schedules that are due and not paused, longest overdue first."""
+def find_due(session: Session, due: DueSchedule, *, by: float) -> Schedule | None:
+    """Read a schedule; return None if it was deleted, or is not due any more."""
+    row = session.get(ScheduleRow, due.id)
+    if row is None or row.paused or row.next_at is None or row.next_at > by:
+        return None
+    return make_value(Schedule, row)
+
+
+def list_due(
+    session: Session, *, by: float | None = None, per_project: int = 100
+) -> list[DueSchedule]:
+    """List the schedules that are due, neither paused nor quarantined, longest overdue first.
+
+    Return at most `per_project` of each project, so that hundreds of one do not hide the others.
+    """
     moment = now() if by is None else by
-    query = select(ScheduleRow).where(ScheduleRow.paused.is_(False), ScheduleRow.next_at <= moment)
-    rows = session.scalars(query.order_by(ScheduleRow.next_at).limit(limit))
-    return [make_value(Schedule, row) for row in rows]
+    item = ScheduleRow.project + "/" + ScheduleRow.name
+    order = (ScheduleRow.next_at, ScheduleRow.id)
+    position = func.row_number().over(partition_by=ScheduleRow.project, order_by=order)
+    due = (
+        select(
+            ScheduleRow.id,
+            ScheduleRow.project,
+            ScheduleRow.name,
+            ScheduleRow.next_at,
+            position.label("position"),
+        )
+        .where(
+            ScheduleRow.paused.is_(False),
+            ScheduleRow.next_at <= moment,
+            item.not_in(quarantine.select_items("schedule")),
+        )
+        .subquery()
+    )
+    query = select(due).where(due.c.position <= per_project).order_by(due.c.next_at, due.c.id)
+    return [make_value(DueSchedule, row) for row in session.execute(query)]
 
 
 def update_schedule(session: Session, schedule: Schedule, **changes: Any) -> Schedule:

@@ -63,6 +63,17 @@ class ProjectRow(TableBase):
     """Runs at once; null means unlimited."""
     max_workers: Mapped[int | None]
     max_tokens_a_day: Mapped[int | None] = mapped_column(BigInteger)
+    max_queued: Mapped[int | None]
+    """Runs that have not ended."""
+    max_schedules: Mapped[int | None]
+    max_cpus: Mapped[int | None] = mapped_column(BigInteger)
+    max_gpus: Mapped[int | None] = mapped_column(BigInteger)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_priority: Mapped[int | None]
+    places: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """Prefixes of paths and URLs that data and models may lie under; null means anywhere."""
+    models: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """Models beside those in its places: hub ids, folders, URLs; null means any."""
     created_at: Mapped[float]
     revision: Mapped[int] = mapped_column(BigInteger)
 
@@ -113,6 +124,11 @@ class RunRow(TableBase):
     """Why it is not submitted yet, in words."""
     origin: Mapped[str] = mapped_column(WORD)
     """Who wrote its status last: `registry` (the control plane) or `store` (a rebuild)."""
+    cpus: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    gpus: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    by_token: Mapped[str | None] = mapped_column(WORD)
+    """Id of the token that submitted it; null for a run of a rebuild."""
+    by_label: Mapped[str | None] = mapped_column(NAME)
     created_at: Mapped[float]
     updated_at: Mapped[float]
     revision: Mapped[int] = mapped_column(BigInteger)
@@ -252,6 +268,9 @@ class ScheduleRow(TableBase):
     """Fingerprint of the data at its last firing."""
     cluster: Mapped[str] = mapped_column(NAME, server_default="default")
     priority: Mapped[int] = mapped_column(server_default="0")
+    by_token: Mapped[str | None] = mapped_column(WORD)
+    """Id of the token that made it."""
+    by_label: Mapped[str | None] = mapped_column(NAME)
 
 
 class FiringRow(TableBase):
@@ -303,3 +322,76 @@ class TokenRow(TableBase):
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
+
+
+class InstanceRow(TableBase):
+    """The identity of the registry, drawn once: jobs of another registry are never stopped."""
+
+    __tablename__ = "instance"
+
+    id: Mapped[str] = mapped_column(WORD, primary_key=True)
+    created_at: Mapped[float]
+
+
+class AdapterNameRow(TableBase):
+    """The project that owns the name of an adapter in a store: the first that wrote it."""
+
+    __tablename__ = "adapter_names"
+
+    store: Mapped[str] = mapped_column(LABEL, primary_key=True)
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    project: Mapped[str] = mapped_column(NAME, ForeignKey("projects.name"))
+    created_at: Mapped[float]
+
+
+class QuarantineRow(TableBase):
+    """An item that no loop looks at, because looking at it ended the process."""
+
+    __tablename__ = "quarantine"
+
+    kind: Mapped[str] = mapped_column(WORD, primary_key=True)
+    """run, schedule or job."""
+    item: Mapped[str] = mapped_column(String(160), primary_key=True)
+    project: Mapped[str | None] = mapped_column(NAME)
+    reason: Mapped[str]
+    error_id: Mapped[str | None] = mapped_column(WORD)
+    by_label: Mapped[str | None] = mapped_column(NAME)
+    """Label of the token that added it; null if the service did."""
+    created_at: Mapped[float]
+
+
+class LookRow(TableBase):
+    """What a loop is looking at: written before, deleted after, and found after a crash."""
+
+    __tablename__ = "looks"
+
+    loop: Mapped[str] = mapped_column(RUN, primary_key=True)
+    kind: Mapped[str] = mapped_column(WORD)
+    item: Mapped[str] = mapped_column(String(160))
+    project: Mapped[str | None] = mapped_column(NAME)
+    holder: Mapped[str] = mapped_column(RUN)
+    started_at: Mapped[float]
+    deaths: Mapped[int] = mapped_column(server_default="0")
+    """Processes in a row that ended while they looked at this item, before this look."""
+
+
+class AuditRow(TableBase):
+    """A change and who made it, written in its transaction. Only retention deletes it."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "project", "id"), Index(None, "at"))
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=True)
+    at: Mapped[float]
+    request_id: Mapped[str | None] = mapped_column(WORD)
+    token: Mapped[str | None] = mapped_column(WORD)
+    """Id of the token; null if the service made the change itself."""
+    label: Mapped[str | None] = mapped_column(NAME)
+    project: Mapped[str | None] = mapped_column(NAME)
+    action: Mapped[str] = mapped_column(WORD)
+    object_kind: Mapped[str] = mapped_column(WORD)
+    object: Mapped[str] = mapped_column(LABEL)
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    address: Mapped[str | None] = mapped_column(String(63))
+    """Address of the client."""

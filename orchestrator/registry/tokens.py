@@ -6,10 +6,11 @@ A token is 256 random bits, so a plain SHA-256 hides it: a slow hash is for what
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import ColumnElement, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, InputError
@@ -81,13 +82,15 @@ def find_bearer(session: Session, secret: str) -> Token | None:
     if not secret.startswith(PREFIX) or len(secret) > MAX_TOKEN_CHARS or not secret.isascii():
         return None
     row = session.scalar(
-        select(TokenRow).where(
-            TokenRow.digest == _digest_secret(secret),
-            TokenRow.revoked_at.is_(None),
-            or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now()),
-        )
+        select(TokenRow).where(TokenRow.digest == _digest_secret(secret), *_is_valid())
     )
     return None if row is None else make_value(Token, row)
+
+
+def list_valid_ids(session: Session, token_ids: Collection[str]) -> set[str]:
+    """List which of these tokens exist and are neither revoked nor expired."""
+    query = select(TokenRow.id).where(TokenRow.id.in_(token_ids), *_is_valid())
+    return set(session.scalars(query))
 
 
 def revoke(session: Session, token_id: str) -> Token:
@@ -104,6 +107,13 @@ def list_tokens(session: Session) -> list[Token]:
     """List all tokens, oldest first, including expired and revoked ones."""
     rows = session.scalars(select(TokenRow).order_by(TokenRow.created_at, TokenRow.id))
     return [make_value(Token, row) for row in rows]
+
+
+def _is_valid() -> tuple[ColumnElement[bool], ...]:
+    return (
+        TokenRow.revoked_at.is_(None),
+        or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now()),
+    )
 
 
 def _digest_secret(secret: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.places.places import PlaceList
+from jobs.spec.limits import LargeCount, Priority, SmallCount
 from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Name, RunId
 from jobs.train.monitor.event_text import escape_control
@@ -19,7 +21,6 @@ MAX_DETAIL_CHARS = 4000
 DEFAULT_PROJECT = "default"
 DEFAULT_CLUSTER = "default"
 
-Limit = Annotated[int, Field(ge=0, lt=2**31)]
 Value = TypeVar("Value")
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -29,11 +30,30 @@ _ID: TypeAdapter[str] = TypeAdapter(RunId)
 class ProjectLimits(StrictModel):
     """Limits on what a project may use; None means unlimited."""
 
-    max_runs: Limit | None = None
+    max_runs: SmallCount | None = None
     """Runs at once."""
-    max_workers: Limit | None = None
+    max_workers: SmallCount | None = None
     """Workers at once, over all runs."""
-    max_tokens_a_day: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    max_tokens_a_day: LargeCount | None = None
+    max_queued: SmallCount | None = None
+    """Runs that have not ended."""
+    max_schedules: SmallCount | None = None
+    max_cpus: LargeCount | None = None
+    """CPUs at once, over all workers."""
+    max_gpus: LargeCount | None = None
+    max_stored_bytes: LargeCount | None = None
+    """Bytes of all adapters: at the limit no run is accepted or started."""
+    max_priority: Priority | None = None
+    """Highest priority of a run or a schedule."""
+
+
+class ProjectInputs(StrictModel):
+    """What the runs of a project may read beside its own store; None means anything."""
+
+    places: PlaceList | None = ()
+    """Prefixes of data and models: absolute paths, s3:// URLs, and ids of the hub (org/*)."""
+    models: PlaceList | None = ()
+    """Models beside those in its places."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,12 @@ class Run:
     created_at: float
     updated_at: float
     revision: int
+    by_token: str | None = None
+    """Id of the token that submitted it, or that made its schedule."""
+    by_label: str | None = None
+    cpus: int = 0
+    """CPUs of all its workers; 0 if an older version submitted it."""
+    gpus: int = 0
 
     @property
     def submission(self) -> str:
@@ -99,14 +125,22 @@ class Event:
 
 @dataclass(frozen=True)
 class Project:
-    """A project and its limits."""
+    """A project, its limits, and what its runs may read."""
 
     name: str
     max_runs: int | None
     max_workers: int | None
     max_tokens_a_day: int | None
+    places: tuple[str, ...] | None
+    models: tuple[str, ...] | None
     created_at: float
     revision: int
+    max_queued: int | None = None
+    max_schedules: int | None = None
+    max_cpus: int | None = None
+    max_gpus: int | None = None
+    max_stored_bytes: int | None = None
+    max_priority: int | None = None
 
 
 def format_submission_id(run: str, attempt: int) -> str:
@@ -128,6 +162,15 @@ def _list_field_names(value_type: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(value_type))
 
 
+def make_project(row: Any) -> Project:
+    """Make a Project from its row."""
+    return make_value(Project, row, places=_freeze(row.places), models=_freeze(row.models))
+
+
+def _freeze(items: list[str] | None) -> tuple[str, ...] | None:
+    return None if items is None else tuple(items)
+
+
 def make_run(row: Any) -> Run:
     """Make a Run from its row."""
     reason = None if row.reason is None else Reason(row.reason)
@@ -142,6 +185,15 @@ def clean_text(text: str) -> str:
 def check_name(text: str, key: str) -> str:
     """Return the name. Raise InputError if it is not valid."""
     return _validate_text(_NAME, text, key)
+
+
+def is_name(text: str) -> bool:
+    """Return whether the text is a valid name."""
+    try:
+        _NAME.validate_python(text, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def check_id(text: str, key: str) -> str:

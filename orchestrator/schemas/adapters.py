@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from jobs.spec.limits import VersionNumber
 from orchestrator.schemas.base import RequestSchema, ResponseSchema, with_example
 from orchestrator.schemas.runs import RUN_EXAMPLE
 
@@ -35,7 +36,7 @@ POINTER_EXAMPLE: dict[str, Any] = {
 class PromoteAdapterRequest(RequestSchema):
     """The version that a bare name is to mean."""
 
-    version: int = Field(ge=1, lt=10**9, examples=[2])
+    version: VersionNumber = Field(examples=[2])
 
 
 class AdapterResponse(ResponseSchema):

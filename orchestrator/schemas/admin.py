@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from jobs.spec.limits import Revision
 from jobs.store.adapters.manifest import Name
-from orchestrator.registry.values import ProjectLimits
+from orchestrator.registry.values import ProjectInputs, ProjectLimits
 from orchestrator.schemas.base import RequestSchema, ResponseSchema, with_example
-from orchestrator.schemas.schedules import Revision
 
 YEAR_S = 366 * 86400.0
 
@@ -18,8 +18,26 @@ PROJECT_EXAMPLE: dict[str, Any] = {
     "max_runs": 10,
     "max_workers": None,
     "max_tokens_a_day": None,
+    "places": ["s3://data/lab", "/data/lab"],
+    "models": ["/models/smollm2", "org/*"],
+    "max_queued": 100,
+    "max_schedules": 20,
+    "max_cpus": 64,
+    "max_gpus": 8,
+    "max_stored_bytes": None,
+    "max_priority": 10,
     "created_at": 1767236400.0,
     "revision": 1,
+}
+USAGE_EXAMPLE: dict[str, Any] = {
+    "runs": 2,
+    "workers": 4,
+    "cpus": 16,
+    "gpus": 4,
+    "tokens": 1228800,
+    "queued": 12,
+    "schedules": 3,
+    "stored_bytes": 104857600,
 }
 TOKEN_EXAMPLE: dict[str, Any] = {
     "id": "5d41402abc4b2a76",
@@ -32,21 +50,21 @@ TOKEN_EXAMPLE: dict[str, Any] = {
 }
 
 
-class CreateProjectRequest(ProjectLimits):
-    """A project to create; a limit of null means no limit."""
+class CreateProjectRequest(ProjectLimits, ProjectInputs):
+    """A project to create; a limit of null means no limit, and places of null mean anything."""
 
     name: Name
 
 
-class UpdateProjectRequest(ProjectLimits):
-    """The limits to change: a missing limit stays as it is, null removes it."""
+class UpdateProjectRequest(ProjectLimits, ProjectInputs):
+    """The fields to change: a missing one stays as it is, null removes the limit."""
 
     revision: Revision | None = None
     """The revision that was read: if the project has changed since, the status is 409."""
 
 
 class ProjectResponse(ResponseSchema):
-    """A project and its limits; null means no limit."""
+    """A project, its limits and what its runs may read; null means no limit, or anything."""
 
     model_config = with_example(**PROJECT_EXAMPLE)
 
@@ -54,8 +72,40 @@ class ProjectResponse(ResponseSchema):
     max_runs: int | None = None
     max_workers: int | None = None
     max_tokens_a_day: int | None = None
+    places: list[str] | None = None
+    models: list[str] | None = None
+    max_queued: int | None = None
+    max_schedules: int | None = None
+    max_cpus: int | None = None
+    max_gpus: int | None = None
+    max_stored_bytes: int | None = None
+    max_priority: int | None = None
     created_at: float
     revision: int
+
+
+class UsageResponse(ResponseSchema):
+    """What a project uses: at once, and in 24 hours its `tokens`."""
+
+    model_config = with_example(**USAGE_EXAMPLE)
+
+    runs: int
+    workers: int
+    cpus: int
+    gpus: int
+    tokens: int
+    queued: int
+    """Runs that have not ended, running ones included."""
+    schedules: int
+    stored_bytes: int
+
+
+class ProjectDetailResponse(ProjectResponse):
+    """A project, its limits and what it uses."""
+
+    model_config = with_example(**PROJECT_EXAMPLE, usage=USAGE_EXAMPLE)
+
+    usage: UsageResponse
 
 
 class CreateTokenRequest(RequestSchema):

@@ -25,6 +25,7 @@ class ProblemResponse(ResponseSchema):
         title="Unprocessable Entity",
         status=422,
         detail="The request has 1 error.",
+        request_id="5d41402abc4b2a76",
         errors=[
             {"key": "cluster", "problem": "there is no cluster 'mars'", "remedy": "Use default."}
         ],
@@ -34,4 +35,6 @@ class ProblemResponse(ResponseSchema):
     title: str
     status: int
     detail: str
+    request_id: str | None = None
+    """Id of the request, which the log of the service names."""
     errors: list[ProblemError] = Field(default_factory=list)

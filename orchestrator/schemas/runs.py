@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from jobs.spec.kinds import Kind
+from jobs.spec.limits import Priority
 from jobs.store.adapters.manifest import Name
 from orchestrator.registry.lifecycle import FINAL
 from orchestrator.registry.values import DEFAULT_CLUSTER
 from orchestrator.schemas.base import RequestSchema, ResponseSchema, with_example
-
-Priority = Annotated[int, Field(ge=-1000, le=1000)]
 
 SPEC_EXAMPLE: dict[str, Any] = {
     "name": "chat",
@@ -39,6 +36,8 @@ RUN_EXAMPLE: dict[str, Any] = {
     "wait_reason": "",
     "not_before": None,
     "spec_sha256": "9f" * 32,
+    "by_token": "5d41402abc4b2a76",
+    "by_label": "ci",
     "created_at": 1767236400.0,
     "updated_at": 1767236410.5,
     "revision": 3,
@@ -69,7 +68,10 @@ class SubmitRunRequest(RequestSchema):
 
 
 class RunResponse(ResponseSchema):
-    """A run. `wait_reason` says why a planned run is not submitted yet, `stop` who stopped it."""
+    """A run. `wait_reason` says why a planned run is not submitted yet, `stop` who stopped it.
+
+    `by_token` is the id of the token that submitted it or made its schedule, `by_label` its label.
+    """
 
     model_config = with_example(**RUN_EXAMPLE)
 
@@ -91,6 +93,8 @@ class RunResponse(ResponseSchema):
     wait_reason: str = ""
     not_before: float | None = None
     spec_sha256: str | None = None
+    by_token: str | None = None
+    by_label: str | None = None
     created_at: float
     updated_at: float
     revision: int
@@ -122,6 +126,19 @@ class RunDetailResponse(RunResponse):
     model_config = with_example(**RUN_EXAMPLE, attempts=[ATTEMPT_EXAMPLE])
 
     attempts: list[AttemptResponse]
+
+
+class DeletedRunResponse(ResponseSchema):
+    """A deleted run: how many of its files were deleted, how many stay in the store, and why."""
+
+    model_config = with_example(
+        run="chat-20260701-120000-3f2a", files=14, retained_files=3, reason="its adapter needs them"
+    )
+
+    run: str
+    files: int
+    retained_files: int
+    reason: str = ""
 
 
 class CheckResponse(ResponseSchema):

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from jobs.spec.kinds import Kind
+from jobs.spec.limits import JitterSeconds, Priority, Revision
 from jobs.store.adapters.manifest import Name
 from orchestrator.registry.values import DEFAULT_CLUSTER
 from orchestrator.schemas.base import RequestSchema, ResponseSchema, with_example
-from orchestrator.schemas.runs import Priority
 
 Concurrency = Literal["skip", "queue", "replace"]
 Missed = Literal["skip", "latest", "all"]
@@ -18,8 +18,6 @@ CronText = Annotated[
     str, Field(min_length=1, max_length=200, pattern=r"^[ -~]+$", examples=["0 3 * * *"])
 ]
 TimeZone = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9_+/-]+$")]
-Jitter = Annotated[float, Field(ge=0, le=86400)]
-Revision = Annotated[int, Field(ge=1, lt=2**63)]
 
 SCHEDULE_EXAMPLE: dict[str, Any] = {
     "project": "default",
@@ -36,6 +34,8 @@ SCHEDULE_EXAMPLE: dict[str, Any] = {
     "priority": 0,
     "spec": {"name": "chat", "model": {"path": "/models/smollm2"}},
     "next_at": 1767322800.0,
+    "by_token": "5d41402abc4b2a76",
+    "by_label": "ci",
     "created_at": 1767236400.0,
     "revision": 1,
 }
@@ -50,7 +50,7 @@ class CreateScheduleRequest(RequestSchema):
     time_zone: TimeZone = "UTC"
     concurrency: Concurrency = "skip"
     missed: Missed = "latest"
-    jitter_s: Jitter = 0.0
+    jitter_s: JitterSeconds = 0.0
     spec: dict[str, Any]
     """The spec that each firing submits."""
     kind: Kind = "retrain"
@@ -70,7 +70,7 @@ class UpdateScheduleRequest(RequestSchema):
     time_zone: TimeZone | None = None
     concurrency: Concurrency | None = None
     missed: Missed | None = None
-    jitter_s: Jitter | None = None
+    jitter_s: JitterSeconds | None = None
     spec: dict[str, Any] | None = None
     only_new_data: bool | None = None
     cluster: Name | None = None
@@ -78,7 +78,10 @@ class UpdateScheduleRequest(RequestSchema):
 
 
 class ScheduleResponse(ResponseSchema):
-    """A schedule. Send its `revision` with a change, so that no other change is overwritten."""
+    """A schedule. Send its `revision` with a change, so that no other change is overwritten.
+
+    `by_token` is the id of the token that created it, `by_label` its label.
+    """
 
     model_config = with_example(**SCHEDULE_EXAMPLE)
 
@@ -96,12 +99,14 @@ class ScheduleResponse(ResponseSchema):
     priority: int
     spec: dict[str, Any]
     next_at: float | None = None
+    by_token: str | None = None
+    by_label: str | None = None
     created_at: float
     revision: int
 
 
 class FiringResponse(ResponseSchema):
-    """A firing and its outcome: run, queued, skipped, no_new_data or refused."""
+    """A firing and its outcome: run, queued, skipped, no_new_data, refused or over_quota."""
 
     model_config = with_example(
         due_at=1767322800.0, fired_at=1767322800.4, outcome="run", run="chat-20260102-030000-1f2e"

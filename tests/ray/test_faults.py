@@ -85,7 +85,7 @@ def test_a_hung_worker_is_named_and_the_run_continues_without_it(head, folder):
 
 @pytest.mark.long
 def test_an_error_of_the_code_ends_the_run_at_once_with_one_message(head, folder):
-    method = {"kind": "slora", "mask": "tests.custom_scorer:BROKEN"}
+    method = {"kind": "slora", "mask": "broken"}
     driver = _start(head, folder, "crashed", method=method)
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 1
@@ -96,7 +96,7 @@ def test_an_error_of_the_code_ends_the_run_at_once_with_one_message(head, folder
 
 @pytest.mark.long
 def test_an_error_of_the_code_may_be_retried(head, folder):
-    method = {"kind": "slora", "mask": "tests.custom_scorer:BROKEN"}
+    method = {"kind": "slora", "mask": "broken"}
     driver = _start(head, folder, "again", method=method, cluster={"max_crashes": 1})
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 1

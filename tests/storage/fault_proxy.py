@@ -35,6 +35,8 @@ class FaultProxy:
         self._act: Callable[[], None] = lambda: None
         self.lies = False
         """Answers 200 for a failed condition, as a server that ignores conditions does."""
+        self.hides_absent = False
+        """Answers 403 for an absent object, as S3 does to those who may not list the bucket."""
         self.denied: tuple[str, ...] = ()
         """HTTP methods that the client may not use."""
         self.requests = list[str]()
@@ -111,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fail(fault)
         if status == 412 and self.proxy.lies:
             return self._answer(200, [("ETag", '"0"'), ("Content-Length", "0")], b"")
+        if status == 404 and self.proxy.hides_absent:
+            return self._fail("not allowed")
         return self._answer(status, headers, answer)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_objects_can_be_written_read_listed_and_deleted(store: ObjectStore, tmp_
     store.delete("a/one")
     store.delete("a/one")
     assert store.head("a/one") is None
+
+
+def test_the_age_of_an_object_is_measured_by_the_stores_clock(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+):
+    started = time.monotonic()
+    store.put("a/beat", b"1")
+    # The machine that reads is a day ahead, and the request was sent before it was.
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 86400)
+    age = store.measure_age("a/beat")
+    assert age is not None and 0 <= age <= time.monotonic() - started + 1.1
+    assert store.measure_age("a/none") is None
 
 
 def test_keys_are_listed_in_the_order_of_their_text(store: ObjectStore):

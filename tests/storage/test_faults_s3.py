@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import StoreError, StoreRefused, UnsupportedStore
+from jobs.errors import NotInStore, StoreError, StoreRefused, UnsupportedStore
 from jobs.store.adapters.operations import collect_garbage, pull
 from jobs.store.adapters.removal import GRACE_S
 from jobs.store.blobs import get_blob_key
@@ -254,6 +254,23 @@ def test_a_writer_without_permission_to_delete_can_commit(
     assert leftover.name.startswith(".tmp/probe-")
     with pytest.raises(StoreRefused):
         s3.delete("a")
+
+
+def test_a_writer_who_may_not_list_the_whole_bucket_can_commit(
+    proxy: FaultProxy, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    proxy.hides_absent = True
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    assert s3.check_writable() is None and s3.head("absent") is None
+    with pytest.raises(NotInStore):
+        s3.get("absent")
+    of = make_scene(s3, "n", tmp_path)
+    check_invariants(of)
+    proxy.denied = ("HEAD",)
+    s3.put("ab", b"x")
+    assert s3.head("a") is None
+    with pytest.raises(StoreRefused):
+        s3.head("ab")
 
 
 def test_every_write_requests_the_configured_encryption(

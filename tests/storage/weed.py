@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import json
 import random
@@ -11,8 +12,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -25,7 +28,13 @@ START_S = 180.0
 class Weed:
     """The server. `kill` sends SIGKILL; `start` starts it again with its old content."""
 
-    def __init__(self, folder: Path, secret: str = SECRET) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        secret: str = SECRET,
+        identities: Sequence[Mapping[str, Any]] = (),
+        roles: Sequence[str] = (),
+    ) -> None:
         self._folder, self.secret = folder, secret
         self._ports = _find_free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
@@ -35,7 +44,10 @@ class Weed:
             "credentials": [{"accessKey": KEY, "secretKey": secret}],
             "actions": ["Admin", "Read", "List", "Tagging", "Write"],
         }
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity, *identities]}))
+        self._iam = folder / "iam.json"
+        if roles:
+            self._iam.write_text(json.dumps(make_iam_config(roles)))
 
     @property
     def port(self) -> int:
@@ -113,7 +125,38 @@ class Weed:
             f"-s3.port={s3}", f"-s3.config={self._folder / 's3.json'}", "-s3.port.iceberg=0",
             "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
             "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false",
+            *([f"-s3.iam.config={self._iam}"] if self._iam.exists() else []),
         ]  # fmt: skip
+
+
+def make_iam_config(roles: Sequence[str]) -> dict[str, Any]:
+    """Return a configuration with roles that may do anything, so that only a session restricts."""
+    allowed = {"Effect": "Allow", "Action": ["s3:*", "sts:*"], "Resource": ["*"]}
+    trusted = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": ["sts:AssumeRole"]}
+    return {
+        "sts": {
+            "tokenDuration": "1h",
+            "maxSessionLength": "12h",
+            "issuer": "tests",
+            "signingKey": base64.b64encode(random.randbytes(32)).decode(),
+        },
+        "policy": {"defaultEffect": "Deny", "storeType": "memory"},
+        "policies": [{"name": "All", "document": make_document(allowed)}],
+        "roles": [
+            {
+                "roleName": arn.rpartition("/")[2],
+                "roleArn": arn,
+                "attachedPolicies": ["All"],
+                "trustPolicy": make_document(trusted),
+            }
+            for arn in roles
+        ],
+    }
+
+
+def make_document(statement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a policy of one statement."""
+    return {"Version": "2012-10-17", "Statement": [statement]}
 
 
 def weed_binary() -> str:

@@ -15,6 +15,8 @@ from jobs.inspect.datasets.files import DATA_FILES, SUPPORTED, is_data_file
 from jobs.inspect.datasets.hub import HUB_SCHEME, find_hub_files, parse_hub_address
 from jobs.inspect.datasets.readers.raw_bytes import split_suffix
 from jobs.inspect.datasets.splits import Side, choose_split, find_split
+from jobs.places import boundary
+from jobs.spec.address_types import AddressKind
 from jobs.store.cache import fetch_files
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -61,10 +63,20 @@ def select_files(address: str, *, key: str = "data") -> FileSelection:
     """Return the data files, sorted, of a file, glob, folder, file://, s3:// or hub address.
 
     Of a folder, those of the key's side of the split are selected. Raise InputError if there
-    are none.
+    are none, or if they are outside the places of this job's project.
     """
+    boundary.check_address(key, address, AddressKind.DATA)
+    selection = _select_files(address, key)
+    boundary.check_files(key, address, selection.files, AddressKind.DATA)
+    return selection
+
+
+def _select_files(address: str, key: str) -> FileSelection:
     if address.startswith("s3://"):
         return _select_bucket_files(address, key)
+    # A restricted job has no files of its own beside its places: a relative path is a hub id.
+    if boundary.is_restricted() and not boundary.is_local_address(address):
+        return _select_hub_files(address, key)
     try:
         if selection := _select_local_files(Path(address.removeprefix("file://")), key):
             return selection

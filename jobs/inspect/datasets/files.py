@@ -51,11 +51,16 @@ OTHER_SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "gzip": ".gz", "bzip
 
 
 def read_rows(
-    path: Path, *, on_fault: FaultHandler | None = None, on_chunk: ChunkHandler | None = None
+    path: Path,
+    *,
+    on_fault: FaultHandler | None = None,
+    on_chunk: ChunkHandler | None = None,
+    on_unpacked: ChunkHandler | None = None,
 ) -> Iterator[Row]:
     """Stream the rows of one file. A bad row is reported (by default raised) and skipped.
 
-    `on_chunk` receives the raw bytes of the file, all of them if the file is sound.
+    `on_chunk` receives the raw bytes of the file, all of them if the file is sound and read to its
+    end; `on_unpacked` those of a compressed file once they are decompressed.
     """
     report = on_fault or raise_fault
     suffix, compression = split_suffix(path)
@@ -65,7 +70,7 @@ def read_rows(
         elif suffix in ARROW_SUFFIXES:
             yield from ARROW_SUFFIXES[suffix](path, report, on_chunk)
         else:
-            yield from _read_text_file(path, suffix, compression, report, on_chunk)
+            yield from _read_text_file(path, suffix, compression, report, on_chunk, on_unpacked)
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
         report(_make_compression_fault(path, compression, error))
     except OSError as error:
@@ -145,12 +150,13 @@ def _read_text_file(
     compression: str,
     report: FaultHandler,
     on_chunk: ChunkHandler | None,
+    on_unpacked: ChunkHandler | None,
 ) -> Iterator[Row]:
     head = read_head(
         path, 4096 if suffix in JSON_SUFFIXES else ENCODING_BYTES, compression=compression
     )
     file = str(path)
-    with open_bytes(path, compression, on_chunk) as raw:
+    with open_bytes(path, compression, on_chunk, on_unpacked) as raw:
         if suffix in JSON_SUFFIXES:
             yield from read_json(raw, file, report, encoding=detect_encoding(head))
             return

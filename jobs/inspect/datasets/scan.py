@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.errors import Fault, InputError
+from jobs.errors import Fault, InputError, ReadLimitExceeded
 from jobs.inspect.datasets.columns import Columns, find_columns, list_used_columns
 from jobs.inspect.datasets.data_row import Row
 from jobs.inspect.datasets.file_selection import FileSelection, SkippedFile, select_files
@@ -24,6 +25,8 @@ PROGRESS_EVERY_ROWS = 1000
 STREAMED_ROWS = 2000
 """Rows of a streamed data set that are checked before a run."""
 END_BYTES = 2**20
+MAX_INFLATION = 32
+"""Rows of text compress to a tenth, or a thirtieth if they repeat; a bomb to a thousandth."""
 MAX_COLUMNS = 100
 """So many names of columns are compared with those that are read."""
 
@@ -100,9 +103,11 @@ def scan_dataset(
     progress: ScanProgress | None = None,
     row_faults: RowFaults = "raise",
     streaming: bool = False,
+    max_bytes: int | None = None,
 ) -> DatasetScan:
     """Read every row once (or the first `limit`). Raise InputError with all faults.
 
+    Raise ReadLimitExceeded if that takes more than `max_bytes`, as stored or decompressed.
     With `streaming` the first rows are read only, and the digest is that of `digest_ends`.
     """
     if streaming:
@@ -112,7 +117,7 @@ def scan_dataset(
     if fmt != "auto" and fmt not in TASK_FORMATS[task]:
         formats = " or ".join(TASK_FORMATS[task])
         raise InputError([Fault("data.format", f"{fmt} does not fit {task}", f"Use {formats}.")])
-    scan = _DatasetPass(files, fmt, task, columns or {}, label_kind, limit, progress)
+    scan = _DatasetPass(files, fmt, task, columns or {}, label_kind, limit, progress, max_bytes)
     scan.run()
     if not scan.rows and not scan.faults.count:
         raise InputError([_make_no_rows_fault(key, files)])
@@ -218,13 +223,15 @@ class _DatasetPass:
         label_kind: str,
         limit: int | None,
         progress: ScanProgress | None,
+        max_bytes: int | None,
     ) -> None:
         self.files, self.format, self.task, self.columns = files, fmt, task, columns
         self.label_kind, self.limit, self.progress = label_kind, limit, progress
         self.faults, self.labels = _FaultCollector(), set[str]()
         self.numbers: tuple[float, float] | None = None
         self.rows_by_file, self.rows = [0] * len(files), 0
-        self.digest, self.bytes_read = hashlib.sha256(), 0
+        self.digest, self.bytes_read, self.bytes_unpacked = hashlib.sha256(), 0, 0
+        self.max_bytes = max_bytes
         self.bytes_total = sum(path.stat().st_size for path in files)
         self.layout_from: Row | None = None
         self.mismatches = set[tuple[str, ...]]()
@@ -232,8 +239,22 @@ class _DatasetPass:
         self.is_complete = True
 
     def run(self) -> None:
+        try:
+            self._read_files()
+        except ReadLimitExceeded:
+            # What is known to be wrong is wrong, however much follows.
+            if not self.faults.count:
+                raise
+            self.is_complete = False
+
+    def _read_files(self) -> None:
         for index, path in enumerate(self.files):
-            rows = read_rows(path, on_fault=self._add_fault, on_chunk=self._digest_chunk)
+            rows = read_rows(
+                path,
+                on_fault=self._add_fault,
+                on_chunk=self._digest_chunk,
+                on_unpacked=partial(self._count_unpacked, path),
+            )
             for row in rows:
                 self.rows += 1
                 self.rows_by_file[index] += 1
@@ -279,6 +300,20 @@ class _DatasetPass:
     def _digest_chunk(self, chunk: memoryview) -> None:
         self.digest.update(chunk)
         self.bytes_read += len(chunk)
+        self._check_limit(self.bytes_read)
+
+    def _count_unpacked(self, path: Path, chunk: memoryview) -> None:
+        self.bytes_unpacked += len(chunk)
+        if self.max_bytes is None or self.bytes_unpacked <= self.max_bytes:
+            return
+        if self.bytes_unpacked > MAX_INFLATION * self.bytes_read:
+            problem = f"its first {self.bytes_read:,} bytes decompress to {self.bytes_unpacked:,}"
+            raise InputError([Fault(str(path), problem, "Decompress the file, or write it again.")])
+        self._check_limit(self.bytes_unpacked)
+
+    def _check_limit(self, count: int) -> None:
+        if self.max_bytes is not None and count > self.max_bytes:
+            raise ReadLimitExceeded(f"the first rows take more than {self.max_bytes:,} bytes")
 
     def _check_row(self, row: Row) -> None:
         if self.layout_from is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from jobs.errors import Fault, InputError
@@ -11,11 +11,14 @@ from jobs.spec.messages import list_keys, suggest_key
 from jobs.spec.metrics import METRICS, check_metric
 from jobs.spec.schema import SECTIONS, SearchSpec
 from jobs.spec.sections.search import Domain, SearchSection
+from jobs.spec.yaml_text import short_repr
 
 FIXED_KEYS = ("name", "store", "model.task", "data.format", "data.columns", "data.labels",
               "data.eval", "data.eval_fraction")  # fmt: skip
 """Keys that all trials of a search share: their identity, and the rows that compare them."""
 MAX_TRIALS = 10_000
+MAX_LISTED_VALUES = 1000
+"""Values of all choices and grids: each is validated as a value of the spec."""
 WORKERS_KEY = "cluster.workers"
 ELASTIC_FAULT = (
     "a trial has a fixed number of workers",
@@ -69,6 +72,9 @@ def check_domains(section: SearchSection) -> Iterator[Fault]:
         if section.algorithm == "tpe" and domain.grid is not None:
             yield Fault(path, "tpe cannot search a grid", "Use choice.")
     yield from _check_grid(section)
+    if (count := _count_listed(section)) > MAX_LISTED_VALUES:
+        problem = f"its domains list {count:,} values, more than {MAX_LISTED_VALUES:,}"
+        yield Fault("search.space", problem, "List fewer, or use uniform, loguniform or randint.")
     if section.also_minimise and section.algorithm != "tpe":
         problem = f"{section.algorithm} optimises one objective"
         remedy = "Use algorithm: tpe; the Pareto front is shown either way."
@@ -77,7 +83,8 @@ def check_domains(section: SearchSection) -> Iterator[Fault]:
 
 def check_search(search: SearchSpec, make_trial: MakeTrial) -> Iterator[Fault]:
     """Check the searched keys, each of their values in the spec, and the options together."""
-    yield from _check_space(search, make_trial)
+    if _count_listed(search.section) <= MAX_LISTED_VALUES:
+        yield from _check_space(search, make_trial)
     yield from _check_evaluation(search)
     yield from _check_scheduler(search)
     if search.federation is not None:
@@ -91,17 +98,43 @@ def check_search(search: SearchSpec, make_trial: MakeTrial) -> Iterator[Fault]:
 
 def _check_grid(section: SearchSection) -> Iterator[Fault]:
     is_exhaustive = section.algorithm == "grid" and section.samples is None
-    trials = math.prod(len(domain.finite or ()) for domain in section.space.values())
+    trials = math.prod(_count_values(domain) for domain in section.space.values())
     if is_exhaustive and trials > MAX_TRIALS:
         problem = f"the grid has {trials:,} trials, more than {MAX_TRIALS:,}"
         yield Fault("search.space", problem, "List fewer values, or set search.samples.")
 
 
+def _count_values(domain: Domain) -> int:
+    # Not len() of a range, which fails above 2^63.
+    if domain.randint is not None:
+        low, high = domain.randint
+        return max(0, high - low + 1)
+    return len(domain.finite or ())
+
+
+def _count_listed(section: SearchSection) -> int:
+    return sum(len(domain.choice or domain.grid or ()) for domain in section.space.values())
+
+
 def _check_listed(path: str, domain: Domain) -> Iterator[Fault]:
     listed = domain.choice or domain.grid or ()
-    duplicates = [value for index, value in enumerate(listed) if value in listed[:index]]
-    if duplicates:
-        yield Fault(path, f"{duplicates[0]!r} is listed twice", "Remove one: trials never repeat.")
+    seen = set[Hashable]()
+    for value in listed:
+        if (frozen := _freeze(value)) in seen:
+            text = short_repr.repr(value)
+            yield Fault(path, f"{text} is listed twice", "Remove one: trials never repeat.")
+            return
+        seen.add(frozen)
+
+
+def _freeze(value: Any) -> Hashable:
+    """Return a value that is hashable, and equal to that of another plain value if those are."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _freeze(inner)) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_freeze, value))
+    frozen: Hashable = value
+    return frozen
 
 
 def _check_range(path: str, domain: Domain) -> Iterator[Fault]:
@@ -149,8 +182,9 @@ def _check_values(make_trial: MakeTrial, key: str, path: str, domain: Domain) ->
         except InputError as error:
             # Keys that exclude each other are reported by the plan of a trial that has both.
             own = [fault for fault in error.faults if fault.key.startswith(key)]
-            for fault in own[:1]:
-                yield Fault(path, fault.problem, fault.remedy)
+            if own:
+                yield Fault(path, own[0].problem, own[0].remedy)
+                return
 
 
 def _check_evaluation(search: SearchSpec) -> Iterator[Fault]:

@@ -11,6 +11,9 @@ from jobs.spec.limits import Count, Integer, Positive, PositiveShare, Real, Sear
 from jobs.spec.metrics import METRICS, Metric
 from jobs.spec.strict_model import StrictModel
 
+MAX_SPACE_KEYS = 500
+"""More than a spec has keys."""
+
 Values = Annotated[tuple[Any, ...], Field(min_length=1, strict=False)]
 Bounds = Annotated[tuple[Real, Real], Field(strict=False)]
 
@@ -84,7 +87,7 @@ class SearchConstraints(StrictModel):
 class SearchSection(StrictModel):
     """A hyperparameter search over any keys of the spec."""
 
-    space: Annotated[Mapping[str, Domain], Field(min_length=1)]
+    space: Annotated[Mapping[str, Domain], Field(min_length=1, max_length=MAX_SPACE_KEYS)]
     """Domains by key, such as `method.rank: {choice: [4, 8]}`."""
     metric: Metric = "eval_loss"
     mode: Literal["min", "max"] | None = None

@@ -2,20 +2,22 @@
 
 The order is the promise: an adapter with a manifest is complete. A version is claimed by a
 create-only write of `.claim`, so two runs never write into one folder; the loser takes the next
-number. A claim is never released. A commit that dies leaves a claimed folder without a manifest,
-which no reader lists and no writer fills: its retry takes a new number, because the first may still
-be alive. Versions are claimed in order, so an existing claim has the lower number. Therefore an
-attempt that meets no later attempt of its run below itself cannot end up above one.
+number. The first number to try follows the newest committed version: a claim or a folder far above
+it, which anybody may have written, moves no number. A claim is never released. A commit that dies
+leaves a claimed folder without a manifest, which no reader lists and no writer fills: its retry
+takes a new number, because the first may still be alive. Versions are claimed in order, so an
+existing claim has the lower number. Therefore an attempt that meets no later attempt of its run
+below itself cannot end up above one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.errors import AlreadyExists, DigestMismatch, NotInStore, SupersededAttempt
 from jobs.store.adapters.adapter_dir import scan_adapter_folder
@@ -30,9 +32,13 @@ from jobs.store.adapters.manifest import (
     get_manifest_key,
     get_version_prefix,
 )
-from jobs.store.adapters.versions import list_versions
+from jobs.store.adapters.versions import find_last_version, list_versions
 from jobs.store.base import ObjectStore
 from jobs.store.blobs import store_file
+from jobs.store.trust.statements import find_project
+
+if TYPE_CHECKING:
+    from jobs.store.trust.signatures import Signer
 
 CLAIM = ".claim"
 MAX_CLAIM_BYTES = 4096
@@ -49,11 +55,11 @@ def commit(
     draft: ManifestDraft,
     *,
     now: datetime | None = None,
-    sign: Callable[[bytes], bytes] | None = None,
+    sign: Signer | None = None,
 ) -> Manifest:
     """Publish `folder` as the next version of its name. A repeated commit of a run is no new one.
 
-    `sign` returns the signature of the bytes of the manifest, which is written before the manifest.
+    With a signer, the signature is written before the manifest.
     """
     files = scan_adapter_folder(folder)
     if (earlier := _find_earlier_commit(store, draft, files)) is not None:
@@ -67,7 +73,11 @@ def commit(
     manifest = Manifest(**dict(draft), version=version, created=created, files=files)
     data = encode_manifest(manifest)
     if sign is not None:
-        store.put(prefix + SIGNATURE, sign(data), create_only=True)
+        # Imported here because cryptography is slow to import and few installations sign.
+        from jobs.store.trust.version_trust import make_signature
+
+        signature = make_signature(manifest, data, find_project(store.url("")), sign)
+        store.put(prefix + SIGNATURE, signature, create_only=True)
     key = get_manifest_key(draft.name, version)
     store.put(key, data, create_only=True)
     if store.get(key) != data:
@@ -86,13 +96,19 @@ def _find_earlier_commit(
         draft.name,
         list_versions(store, draft.name)[-LOOK_BACK:],
         lambda manifest: manifest.run == draft.run and manifest.files == files,
+        trusts_all=True,
     )
 
 
 def _claim_version(store: ObjectStore, draft: ManifestDraft) -> int:
     claim = json.dumps({"run": draft.run, "attempt": draft.attempt}).encode()
-    version = max(_list_claimed(store, draft.name), default=0) + 1
+    claimed = _list_claimed(store, draft.name)
+    version = find_last_version(list_versions(store, draft.name)) + 1
     while True:
+        if version in claimed:
+            # Also a folder without a claim, which somebody else has written.
+            version += 1
+            continue
         try:
             store.put(get_version_prefix(draft.name, version) + CLAIM, claim, create_only=True)
             return version
@@ -108,8 +124,9 @@ def _list_claimed(store: ObjectStore, name: str) -> set[int]:
 
 def _check_fence(store: ObjectStore, draft: ManifestDraft, version: int) -> None:
     """Raise SupersededAttempt if a later attempt of the run has claimed a lower version."""
-    for claimed in sorted(_list_claimed(store, draft.name))[-LOOK_BACK:]:
-        if claimed < version and _is_later_attempt(store, draft, claimed):
+    lower = sorted(claimed for claimed in _list_claimed(store, draft.name) if claimed < version)
+    for claimed in lower[-LOOK_BACK:]:
+        if _is_later_attempt(store, draft, claimed):
             raise SupersededAttempt(
                 f"{draft.run}: a later attempt than {draft.attempt} has claimed "
                 f"{draft.name}@v{claimed}. Let this attempt end: nothing is lost."

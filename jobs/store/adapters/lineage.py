@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.errors import InputError, NotInStore
+from jobs.errors import InputError, NotInStore, Untrusted
 from jobs.store.adapters.listing import resolve_adapter, split_name
 from jobs.store.adapters.manifest import BadManifest, Manifest
 from jobs.store.base import ObjectStore
@@ -46,5 +46,7 @@ def _resolve_parent(store: ObjectStore, parent: str, visited: set[str]) -> Ances
         return Ancestor(parent, resolve_adapter(store, parent))
     except InputError:
         return Ancestor(parent, None, "the parent is not the name of an adapter")
+    except Untrusted:
+        return Ancestor(parent, None, "not signed by a trusted key")
     except (NotInStore, BadManifest):
         return Ancestor(parent, None, "not in the store")

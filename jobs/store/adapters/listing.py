@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from jobs.errors import Fault, InputError, NotInStore
+from jobs.errors import Fault, InputError, NotInStore, Untrusted
 from jobs.spec.schema import NAME_PATTERN
 from jobs.store.adapters.manifest import (
     BAD_MANIFEST_REMEDY,
@@ -22,6 +22,7 @@ from jobs.store.adapters.manifest import (
 from jobs.store.adapters.pointer import read_pointer
 from jobs.store.adapters.versions import list_versions
 from jobs.store.base import ObjectStore
+from jobs.store.trust.trust_policy import demand_signature
 
 READER_THREADS = 16
 """Manifests read in parallel."""
@@ -29,8 +30,13 @@ READER_THREADS = 16
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
 
-def scan_adapters(store: ObjectStore) -> tuple[list[Manifest], list[Fault]]:
-    """Return all manifests, and a fault for each that cannot be read, from one listing."""
+def scan_adapters(
+    store: ObjectStore, *, trusts_all: bool = False
+) -> tuple[list[Manifest], list[Fault]]:
+    """Return all manifests, and a fault for each that cannot be read, from one listing.
+
+    A manifest that the trust policy refuses is a fault too, unless `trusts_all`.
+    """
     keys = [
         key
         for key in store.list("adapters/")
@@ -38,28 +44,31 @@ def scan_adapters(store: ObjectStore) -> tuple[list[Manifest], list[Fault]]:
     ]
     # Threads, because each request to a bucket has a latency.
     with ThreadPoolExecutor(READER_THREADS) as pool:
-        results = list(pool.map(lambda key: _read_or_fault(store, key), keys))
+        results = list(pool.map(lambda key: _read_or_fault(store, key, trusts_all), keys))
     manifests = [result for result in results if isinstance(result, Manifest)]
     faults = [result for result in results if isinstance(result, Fault)]
     return sorted(manifests, key=lambda manifest: (manifest.name, manifest.version)), faults
 
 
-def _read_or_fault(store: ObjectStore, key: str) -> Manifest | Fault | None:
+def _read_or_fault(store: ObjectStore, key: str, trusts_all: bool) -> Manifest | Fault | None:
     try:
         if parse_manifest_key(key) is None:
             raise BadManifest(key, "the folder is not <name>/v<number>")
-        return _read_manifest(store, key)
+        return _read_manifest(store, key, trusts_all)
     except BadManifest as error:
         return Fault(key, error.problem, BAD_MANIFEST_REMEDY)
+    except Untrusted as error:
+        return Fault(key, error.problem, error.remedy)
     except NotInStore:
         return None  # deleted since the listing
 
 
-def resolve_adapter(store: ObjectStore, reference: str) -> Manifest:
+def resolve_adapter(store: ObjectStore, reference: str, *, own_run: str | None = None) -> Manifest:
     """Return the adapter of a name. Raise NotInStore, with the existing ones, if it is absent.
 
     NAME is the promoted version, or the newest where none was promoted; NAME@v2 and NAME@2 are
-    that one.
+    that one. Raise Untrusted if the trust policy refuses it; a run reads what it has committed
+    itself, before its service signs that, as its `own_run`.
     """
     name, version = split_name(reference)
     versions = list_versions(store, name)
@@ -70,33 +79,53 @@ def resolve_adapter(store: ObjectStore, reference: str) -> Manifest:
         version = pointer.version if pointer else versions[-1]
     if version not in versions:
         raise NotInStore(f"{name}@v{version}", [f"{name}@v{number}" for number in versions])
-    return read_committed(store, name, version)
+    return read_committed(store, name, version, own_run=own_run)
 
 
-def read_committed(store: ObjectStore, name: str, version: int) -> Manifest:
-    """Return the manifest of a version, or raise BadManifest."""
-    return _read_manifest(store, get_manifest_key(name, version))
+def read_committed(
+    store: ObjectStore, name: str, version: int, *, own_run: str | None = None
+) -> Manifest:
+    """Return the manifest of a version. Raise BadManifest, and Untrusted as `resolve_adapter`."""
+    key = get_manifest_key(name, version)
+    if own_run is not None:
+        manifest = _read_manifest(store, key, trusts_all=True)
+        if own_run in (manifest.run, manifest.search):
+            return manifest
+    return _read_manifest(store, key)
 
 
 def find_newest(
-    store: ObjectStore, name: str, versions: Sequence[int], matches: Callable[[Manifest], bool]
+    store: ObjectStore,
+    name: str,
+    versions: Sequence[int],
+    matches: Callable[[Manifest], bool],
+    *,
+    trusts_all: bool = False,
 ) -> Manifest | None:
-    """Return the newest of these versions whose manifest can be read and matches, or None."""
+    """Return the newest of these versions whose manifest can be read and matches, or None.
+
+    A version that the trust policy refuses is passed over, unless `trusts_all`: a run finds what it
+    has committed itself that way, before its service signs it.
+    """
     for version in reversed(versions):
         try:
-            manifest = read_committed(store, name, version)
-        except (BadManifest, NotInStore):
+            manifest = _read_manifest(store, get_manifest_key(name, version), trusts_all)
+        except (BadManifest, NotInStore, Untrusted):
             continue
         if matches(manifest):
             return manifest
     return None
 
 
-def _read_manifest(store: ObjectStore, key: str) -> Manifest:
+def _read_manifest(store: ObjectStore, key: str, trusts_all: bool = False) -> Manifest:
     info = store.head(key)
     if info is not None and info.size > MAX_MANIFEST_BYTES:
         raise BadManifest(key, f"{info.size} bytes exceed the limit of {MAX_MANIFEST_BYTES}")
-    return parse_manifest(store.get(key), key)
+    data = store.get(key)
+    manifest = parse_manifest(data, key)
+    if not trusts_all:
+        demand_signature(store, manifest, data)
+    return manifest
 
 
 def split_name(reference: str) -> tuple[str, int | None]:

@@ -50,6 +50,21 @@ Section = Annotated[
 FileName = Annotated[str, Field(max_length=255), AfterValidator(check_file_name)]
 
 
+def _check_base_name(name: str) -> str:
+    if not name.isprintable() or name.startswith("/") or ".." in name.split("/"):
+        raise ValueError("not the name of a file below a folder")
+    return name
+
+
+class BaseFile(StrictModel):
+    """A file of the base model."""
+
+    name: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_check_base_name)]
+    """Its path below the folder."""
+    size: Count
+    sha256: Digest
+
+
 class BaseRecord(StrictModel):
     """The base model that the adapter was trained on."""
 
@@ -58,7 +73,9 @@ class BaseRecord(StrictModel):
     revision: Label | None = None
     """The commit of a hub id."""
     digest: Digest
-    """`digest_model` of its folder."""
+    """The digest of `files`; without them that of config.json and the weights alone."""
+    files: Annotated[tuple[BaseFile, ...], Field(max_length=10_000)] | None = None
+    """Every file that is loaded; None in manifests of earlier releases."""
 
     def __str__(self) -> str:
         return f"{self.path} at {self.revision}" if self.revision else self.path

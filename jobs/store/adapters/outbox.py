@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from jobs.store.adapters.commit import commit
 from jobs.store.adapters.manifest import Manifest, ManifestDraft
 from jobs.store.base import ObjectStore
 from jobs.store.file_lock import take_lock
-from jobs.store.settings import read_store_settings
+from jobs.store.trust.trust_policy import load_configured_signer
 
 DRAFT, ADAPTER = "draft.json", "adapter"
 UNFINISHED_PREFIX = ".new-"
@@ -78,17 +78,6 @@ def send_entry(entry: OutboxEntry, store: ObjectStore) -> Manifest | None:
         manifest = commit(store, entry.folder / ADAPTER, entry.draft, sign=load_configured_signer())
         shutil.rmtree(entry.folder)
         return manifest
-
-
-def load_configured_signer() -> Callable[[bytes], bytes] | None:
-    """Return the function that signs every commit, or None without a configured key."""
-    key = read_store_settings().signing_key
-    if key is None:
-        return None
-    # Imported here because cryptography is slow to import and few installations sign.
-    from jobs.store.adapters.signing import load_signer
-
-    return load_signer(key)
 
 
 def _read_entry(folder: Path) -> OutboxEntry:

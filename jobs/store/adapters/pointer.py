@@ -5,17 +5,39 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from jobs.errors import AlreadyExists, NotInStore, StoreError, WriteConflict
+from jobs.errors import AlreadyExists, NotInStore, StoreError, Untrusted, WriteConflict
 from jobs.spec.strict_model import StrictModel
-from jobs.store.adapters.manifest import Time, format_time, get_manifest_key, get_version_prefix
+from jobs.store.adapters.manifest import (
+    MAX_MANIFEST_BYTES,
+    Time,
+    format_time,
+    get_manifest_key,
+    get_version_prefix,
+    parse_manifest,
+)
 from jobs.store.adapters.versions import list_versions
 from jobs.store.base import ObjectStore
 from jobs.store.strict_json import load_strictly
+from jobs.store.trust.pointer_trust import (
+    MAX_CLAIMED_MOVE,
+    PointerFacts,
+    PointerSignature,
+    PointerTrust,
+)
+from jobs.store.trust.trust_policy import (
+    demand_signature,
+    load_configured_signer,
+    read_trust_policy,
+)
+
+if TYPE_CHECKING:
+    from jobs.store.trust.signatures import Signer
 
 TOMBSTONE = ".deleted"
 """A file in the folder of a version that is being deleted."""
@@ -45,6 +67,7 @@ class Pointer(StrictModel):
     previous: Annotated[tuple[Version, ...], Field(max_length=MAX_MOVES)] = ()
     """A stack of earlier versions: a promotion pushes the old version, a rollback pops it."""
     moves: Annotated[tuple[PointerMove, ...], Field(min_length=1, max_length=MAX_MOVES)]
+    signature: PointerSignature | None = None
 
 
 class BadPointer(StoreError):
@@ -82,13 +105,38 @@ def get_pointer_key(name: str) -> str:
     return f"adapters/{name}/current"
 
 
-def read_pointer(store: ObjectStore, name: str) -> Pointer | None:
-    """Return the pointer of a name, or None if nothing was promoted. Raise BadPointer."""
+def read_pointer(store: ObjectStore, name: str, *, min_move: int = 0) -> Pointer | None:
+    """Return the pointer of a name, or None if nothing was promoted. Raise BadPointer.
+
+    With a trust policy, raise Untrusted unless a trusted key signed it and its last move is not
+    older than the highest one that this user has seen, and than `min_move`.
+    """
+    # First what was seen: the pointer may be moved between the two reads.
+    trust = PointerTrust(store.url(""), name, policy=read_trust_policy(), min_move=min_move)
+    pointer = load_pointer(store, name)
+    trust.check(_get_facts(name, pointer), pointer.signature if pointer else None)
+    return pointer
+
+
+def load_pointer(store: ObjectStore, name: str) -> Pointer | None:
+    """Return the pointer of a name, whoever wrote it. Raise BadPointer."""
     return _read_pointer(store, name)[0]
 
 
-def promote(store: ObjectStore, name: str, version: int, *, now: datetime | None = None) -> Pointer:
-    """Point the bare name at `version`, which must be committed. Do nothing if it does already."""
+def promote(
+    store: ObjectStore,
+    name: str,
+    version: int,
+    *,
+    now: datetime | None = None,
+    signer: Signer | None = None,
+    min_move: int = 0,
+) -> Pointer:
+    """Point the bare name at `version`, which must be committed. Do nothing if it does already.
+
+    Sign the move with `signer`, or the configured key. With a trust policy, replace a pointer that
+    is not trusted; its moves are counted on, from `min_move` too, and its history is dropped.
+    """
 
     def advance(pointer: Pointer | None) -> Pointer | None:
         if pointer is not None and pointer.version == version:
@@ -96,7 +144,8 @@ def promote(store: ObjectStore, name: str, version: int, *, now: datetime | None
         previous = (*pointer.previous, pointer.version)[-MAX_MOVES:] if pointer else ()
         return _record_move(pointer, "promote", version, previous, now)
 
-    return _promote_with(store, name, version, advance, now)
+    mover = _make_mover(store, name, signer, min_move, repairs=True)
+    return _promote_with(mover, version, advance, now)
 
 
 def promote_after(
@@ -106,6 +155,8 @@ def promote_after(
     *,
     expected_move: int | None,
     now: datetime | None = None,
+    signer: Signer | None = None,
+    min_move: int = 0,
 ) -> Pointer:
     """Promote if the last move of the pointer is number `expected_move` (None: no pointer yet).
 
@@ -124,11 +175,17 @@ def promote_after(
         previous = (*pointer.previous, pointer.version)[-MAX_MOVES:] if pointer else ()
         return _record_move(pointer, "promote", version, previous, now)
 
-    return _promote_with(store, name, version, advance, now)
+    return _promote_with(_make_mover(store, name, signer, min_move), version, advance, now)
 
 
 def promote_if_unset(
-    store: ObjectStore, name: str, version: int, *, now: datetime | None = None
+    store: ObjectStore,
+    name: str,
+    version: int,
+    *,
+    now: datetime | None = None,
+    signer: Signer | None = None,
+    min_move: int = 0,
 ) -> Pointer:
     """Point the bare name at `version` if it has no pointer yet; else keep the pointer.
 
@@ -138,10 +195,17 @@ def promote_if_unset(
     def advance(pointer: Pointer | None) -> Pointer | None:
         return None if pointer is not None else _record_move(None, "promote", version, (), now)
 
-    return _promote_with(store, name, version, advance, now)
+    return _promote_with(_make_mover(store, name, signer, min_move), version, advance, now)
 
 
-def rollback(store: ObjectStore, name: str, *, now: datetime | None = None) -> Pointer:
+def rollback(
+    store: ObjectStore,
+    name: str,
+    *,
+    now: datetime | None = None,
+    signer: Signer | None = None,
+    min_move: int = 0,
+) -> Pointer:
     """Return to the version before the last promotion that was not rolled back."""
 
     def advance(pointer: Pointer | None) -> Pointer:
@@ -150,32 +214,57 @@ def rollback(store: ObjectStore, name: str, *, now: datetime | None = None) -> P
         _check_committed(store, name, pointer.previous[-1])
         return _record_move(pointer, "rollback", pointer.previous[-1], pointer.previous[:-1], now)
 
-    return _swap(store, name, advance)
+    return _swap(_make_mover(store, name, signer, min_move), advance)
+
+
+@dataclass(frozen=True)
+class _Mover:
+    """The pointer of a name in a store, and the trust under which it is moved."""
+
+    store: ObjectStore
+    name: str
+    trust: PointerTrust
+    repairs: bool
+    """Whether a pointer that is not trusted is replaced."""
+
+
+def _make_mover(
+    store: ObjectStore, name: str, signer: Signer | None, min_move: int, *, repairs: bool = False
+) -> _Mover:
+    signer = signer or load_configured_signer()
+    policy = read_trust_policy()
+    trust = PointerTrust(store.url(""), name, policy=policy, signer=signer, min_move=min_move)
+    return _Mover(store, name, trust, repairs and trust.can_repair)
 
 
 def _promote_with(
-    store: ObjectStore,
-    name: str,
+    mover: _Mover,
     version: int,
     advance: Callable[[Pointer | None], Pointer | None],
     now: datetime | None,
 ) -> Pointer:
     """Move to a committed version, and revert the move if that version is being deleted."""
+    store, name = mover.store, mover.name
     _check_committed(store, name, version)
-    pointer = _swap(store, name, advance)
+    pointer = _swap(mover, advance)
     # A deletion writes its tombstone first and reads the pointer afterwards; a promotion does it
     # the other way round, so that at least one of the two sees the other.
     is_being_removed = store.head(get_version_prefix(name, version) + TOMBSTONE) is not None
     if is_being_removed and pointer.version == version:
-        _swap(store, name, lambda current: _revert_promotion(current, version, now))
+        _swap(mover, lambda current: _revert_promotion(current, version, now))
         raise NotInStore(f"{name}@v{version}, which is being deleted,")
     return pointer
 
 
 def _check_committed(store: ObjectStore, name: str, version: int) -> None:
-    if store.head(get_manifest_key(name, version)) is None:
+    """Raise NotInStore, or Untrusted if a policy refuses the version."""
+    key = get_manifest_key(name, version)
+    if store.head(key) is None:
         versions = list_versions(store, name)
         raise NotInStore(f"{name}@v{version}", [f"{name}@v{number}" for number in versions])
+    if read_trust_policy() is not None:
+        data = store.read(key, 0, MAX_MANIFEST_BYTES + 1)
+        demand_signature(store, parse_manifest(data, key), data)
 
 
 def _record_move(
@@ -200,25 +289,66 @@ def _revert_promotion(
     return _record_move(pointer, "rollback", pointer.previous[-1], pointer.previous[:-1], now)
 
 
-def _swap(
-    store: ObjectStore, name: str, advance: Callable[[Pointer | None], Pointer | None]
-) -> Pointer:
+def _swap(mover: _Mover, advance: Callable[[Pointer | None], Pointer | None]) -> Pointer:
+    store, key = mover.store, get_pointer_key(mover.name)
     for turn in range(MAX_ROUNDS):
-        pointer, etag = _read_pointer(store, name)
-        updated = advance(pointer)
+        pointer, etag = _read_pointer(store, mover.name)
+        trusted, last_move = _admit_pointer(mover, pointer)
+        updated = advance(trusted)
         if updated is None:
-            assert pointer is not None
-            return pointer
-        data = updated.model_dump_json(indent=2).encode() + b"\n"
+            assert trusted is not None
+            return trusted
+        updated = _sign_pointer(mover, _continue_count(updated, last_move))
+        data = updated.model_dump_json(indent=2, exclude_none=True).encode() + b"\n"
         try:
-            store.put(get_pointer_key(name), data, create_only=etag is None, if_match=etag)
-            return updated
+            store.put(key, data, create_only=etag is None, if_match=etag)
         except (AlreadyExists, WriteConflict):
             time.sleep(random.uniform(0, min(1.0, 0.02 * 2**turn)))
+            continue
+        mover.trust.check(_get_facts(mover.name, updated), updated.signature)
+        return updated
     raise StoreError(
-        f"{get_pointer_key(name)}: {MAX_ROUNDS} writes failed because of concurrent promotions. "
-        "Try again."
+        f"{key}: {MAX_ROUNDS} writes failed because of concurrent promotions. Try again."
     )
+
+
+def _admit_pointer(mover: _Mover, pointer: Pointer | None) -> tuple[Pointer | None, int]:
+    """Return the pointer if it is trusted, and the number of the last move.
+
+    Return None for one that a promotion replaces. Raise Untrusted for another.
+    """
+    last_move = pointer.moves[-1].number if pointer else 0
+    try:
+        mover.trust.check(_get_facts(mover.name, pointer), pointer.signature if pointer else None)
+    except Untrusted:
+        if not mover.repairs:
+            raise
+        claimed = last_move if last_move < MAX_CLAIMED_MOVE else 0
+        return None, max(claimed, mover.trust.highest_move)
+    return pointer, last_move
+
+
+def _continue_count(pointer: Pointer, last_move: int) -> Pointer:
+    """Return the pointer with its newest move numbered after `last_move`."""
+    newest = pointer.moves[-1]
+    if newest.number > last_move:
+        return pointer
+    newest = newest.model_copy(update={"number": last_move + 1})
+    return pointer.model_copy(update={"moves": (*pointer.moves[:-1], newest)})
+
+
+def _sign_pointer(mover: _Mover, pointer: Pointer) -> Pointer:
+    facts = _get_facts(mover.name, pointer)
+    assert facts is not None
+    return pointer.model_copy(update={"signature": mover.trust.sign(facts)})
+
+
+def _get_facts(name: str, pointer: Pointer | None) -> PointerFacts | None:
+    if pointer is None:
+        return None
+    # Without absent fields: a later version may add some.
+    content = pointer.model_dump(mode="json", exclude={"signature"}, exclude_none=True)
+    return PointerFacts(name, pointer.version, pointer.moves[-1].number, content)
 
 
 def _read_pointer(store: ObjectStore, name: str) -> tuple[Pointer | None, str | None]:

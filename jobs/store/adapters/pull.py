@@ -12,10 +12,21 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.errors import DigestMismatch, Fault, InputError, NotInStore, StoreError
-from jobs.store.adapters.manifest import MANIFEST, SIGNATURE, AdapterFile, Manifest, encode_manifest
+from jobs.errors import DigestMismatch, Fault, InputError, NotInStore, StoreError, Untrusted
+from jobs.store.adapters.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE,
+    AdapterFile,
+    BadManifest,
+    Manifest,
+    encode_manifest,
+    get_manifest_key,
+    parse_manifest,
+)
 from jobs.store.base import ObjectStore
 from jobs.store.blobs import get_blob_key
+from jobs.store.trust.trust_policy import demand_signature, read_trust_policy
 
 OnBytes = Callable[[int], None]
 MAX_SIGNATURE_BYTES = 4096
@@ -24,17 +35,26 @@ log = logging.getLogger(__name__)
 
 
 def pull(
-    store: ObjectStore, manifest: Manifest, to: Path, *, on_bytes: OnBytes | None = None
+    store: ObjectStore,
+    manifest: Manifest,
+    to: Path,
+    *,
+    on_bytes: OnBytes | None = None,
+    own_run: str | None = None,
 ) -> Path:
-    """Write files and manifest to `to`, which must be absent or empty, and return its path."""
+    """Write files and manifest to `to`, which must be absent or empty, and return its path.
+
+    Raise Untrusted if the trust policy refuses the version; `own_run` as in `resolve_adapter`.
+    """
     target = to.expanduser().resolve()
     _check_target(target)
+    data = _read_manifest_bytes(store, manifest, own_run)
     temporary = target.parent / f".{target.name[:200]}.pull-{secrets.token_hex(4)}"
     try:
         temporary.mkdir(parents=True)
         for file in manifest.files:
             _copy_file(store, manifest.prefix, file, temporary, on_bytes)
-        _write_new(temporary / MANIFEST, encode_manifest(manifest))
+        _write_new(temporary / MANIFEST, data)
         if store.head(manifest.prefix + SIGNATURE) is not None:
             _write_new(
                 temporary / SIGNATURE,
@@ -48,6 +68,27 @@ def pull(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _read_manifest_bytes(store: ObjectStore, manifest: Manifest, own_run: str | None) -> bytes:
+    """Return the bytes of the manifest, which its signature is for. Raise Untrusted."""
+    key = get_manifest_key(manifest.name, manifest.version)
+    is_demanded = read_trust_policy() is not None
+    try:
+        data = store.read(key, 0, MAX_MANIFEST_BYTES + 1)
+        is_same = parse_manifest(data, key) == manifest
+    except (NotInStore, BadManifest):
+        if is_demanded:
+            raise
+        is_same = False  # replaced or deleted meanwhile; the files are still compared
+    if not is_same and is_demanded:
+        problem = "its manifest was replaced after it was read"
+        raise Untrusted(manifest.label, problem, "Try again.")
+    if not is_same:
+        return encode_manifest(manifest)
+    if own_run is None or own_run not in (manifest.run, manifest.search):
+        demand_signature(store, manifest, data)
+    return data
 
 
 def _check_target(target: Path) -> None:

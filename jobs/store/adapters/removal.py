@@ -10,7 +10,7 @@ from jobs.errors import AlreadyExists, NotInStore, StillReferenced, StoreError
 from jobs.store.adapters.commit import CLAIM
 from jobs.store.adapters.listing import scan_adapters
 from jobs.store.adapters.manifest import get_manifest_key, get_version_prefix
-from jobs.store.adapters.pointer import TOMBSTONE, get_pointer_key, read_pointer
+from jobs.store.adapters.pointer import TOMBSTONE, get_pointer_key, load_pointer
 from jobs.store.base import Leftover, ObjectStore
 from jobs.store.blobs import BLOBS_PREFIX, REWRITE_AGE_S, parse_blob_key
 
@@ -72,7 +72,7 @@ def collect_garbage(
             f"Use {minimum} hours or more."
         )
     blobs = [key for key in store.list(BLOBS_PREFIX) if parse_blob_key(key)]
-    manifests, broken = scan_adapters(store)
+    manifests, broken = scan_adapters(store, trusts_all=True)
     if broken:
         raise StoreError(
             f"{broken[0].key} cannot be read ({broken[0].problem}), so the blobs that it refers to "
@@ -116,8 +116,12 @@ def _sweep_blob(
 
 
 def _list_references(store: ObjectStore, name: str, version: int) -> list[str]:
-    pointer = read_pointer(store, name)
+    pointer = load_pointer(store, name)
     references = [get_pointer_key(name)] if pointer and pointer.version == version else []
     label = f"{name}@v{version}"
-    children = (manifest.label for manifest in scan_adapters(store)[0] if manifest.parent == label)
+    children = (
+        manifest.label
+        for manifest in scan_adapters(store, trusts_all=True)[0]
+        if manifest.parent == label
+    )
     return references + [f"{child} (its parent)" for child in children]

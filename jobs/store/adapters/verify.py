@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.errors import Fault, InputError, NotInStore
-from jobs.inspect.model_folder import digest_model, find_model_folder
+from jobs.inspect.base_digest import find_base_change
+from jobs.inspect.model_folder import find_model_folder
 from jobs.store.adapters.adapter_dir import TENSORS_SUFFIX, check_tensors
 from jobs.store.adapters.commit import CLAIM
 from jobs.store.adapters.manifest import (
@@ -20,6 +21,8 @@ from jobs.store.adapters.pointer import TOMBSTONE
 from jobs.store.adapters.safetensors_header import BadTensors, read_header
 from jobs.store.base import ObjectStore
 from jobs.store.digest import compute_sha256
+from jobs.store.trust.statements import find_project
+from jobs.store.trust.trust_policy import make_trust_policy
 
 OnBytes = Callable[[int], None]
 
@@ -103,9 +106,11 @@ def _find_unknown_files(store: ObjectStore, manifest: Manifest) -> list[Fault]:
 
 def _check_signature(store: ObjectStore, manifest: Manifest, key: Path) -> list[Fault]:
     # Imported here because cryptography takes 0.1 s to import.
-    from jobs.store.adapters.signing import check_signature
+    from jobs.store.trust.version_trust import find_version_fault, read_manifest_bytes
 
-    fault = check_signature(store, manifest, key)
+    policy = make_trust_policy([str(key)], setting="--key")
+    data = read_manifest_bytes(store, manifest.name, manifest.version)
+    fault = find_version_fault(store, manifest, data, policy, find_project(store.url("")))
     return [fault] if fault else []
 
 
@@ -116,14 +121,13 @@ def _check_base(manifest: Manifest, base: Path | None) -> list[Fault]:
         folder = base or _find_recorded_base(record)
         if folder is None or not (folder / "config.json").is_file():
             return []
-        digest = digest_model(folder)
+        change = find_base_change(record, folder)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         problem = f"{record.path!a} cannot be read: {error}"
         return [Fault("base", problem, "Check the path and the permissions of the folder.")]
-    if digest == record.digest:
+    if change is None:
         return []
-    expected = record.digest[:12]
-    problem = f"{folder} has the digest {digest[:12]}, but the adapter was trained on {expected}"
+    problem = f"{folder} is not the base that the adapter was trained on: {change}"
     return [Fault("base", problem, "Use the base model that the adapter was trained on.")]
 
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jobs.store.adapters.manifest import parse_manifest_key
 from jobs.store.base import ObjectStore
+
+MAX_VERSION_GAP = 100_000
+"""The numbers that may be missing below a version: those of commits that died. A larger gap is no
+gap: somebody wrote a number that no commit has counted up to, and it must not move the numbering.
+"""
+
+
+def find_last_version(versions: Sequence[int]) -> int:
+    """Return the last of the sorted versions that the numbering has reached; 0 without any."""
+    last = 0
+    for version in versions:
+        if version > last + MAX_VERSION_GAP:
+            break
+        last = version
+    return last
 
 
 def list_versions(store: ObjectStore, name: str) -> list[int]:

@@ -1,7 +1,8 @@
 """A job's heartbeat: written to the run's folder while its driver lives, and ended with it.
 
-Its reader knows that the driver is alive, even if no cluster can be reached. An unreachable store
-costs a heartbeat and nothing else; a later attempt's heartbeat is left alone.
+Its reader knows that the driver is alive, even if no cluster can be reached. The reader judges its
+age by the store's clock; the time in it is the writer's, for people. An unreachable store costs a
+heartbeat and nothing else; a later attempt's heartbeat is left alone.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from jobs.store.s3.environment import (
     is_endpoint_local,
     translate_setup_error,
 )
-from jobs.store.settings import S3Settings
+from jobs.store.s3.handed_credentials import use_handed_credentials
+from jobs.store.settings import PROJECT, S3Settings
 
 POOL_SIZE = 32
 """Connections of a client; more than the threads that use them."""
@@ -46,6 +47,8 @@ def _make_client(settings: S3Settings, _pid: int, _environment: int) -> Any:
 def _make_session() -> boto3.session.Session:
     # A session of its own: the default session of boto3 is not thread-safe.
     core_session = botocore.session.get_session()
+    if os.environ.get(PROJECT):
+        use_handed_credentials(core_session)
     core_session.get_component("response_parser_factory").set_parser_defaults(
         timestamp_parser=_parse_time
     )

@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError
 
 from jobs.errors import Fault, InputError
 from jobs.network import is_loopback
+from jobs.store.settings import PROJECT
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """The first one that is set is used."""
@@ -23,7 +24,10 @@ KEY_PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 PROFILES = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE")
 REGION, CA_BUNDLE = "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE"
-VARIABLES = (*ENDPOINTS, *KEY_PAIR, "AWS_SESSION_TOKEN", *FILES, *PROFILES, REGION, CA_BUNDLE)
+HANDED = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN")
+"""Where the job of a project asks the service for its keys, and its token for that."""
+VARIABLES = (*ENDPOINTS, *KEY_PAIR, "AWS_SESSION_TOKEN", *FILES, *PROFILES, REGION, CA_BUNDLE,
+             *HANDED, PROJECT)  # fmt: skip
 
 _REGION = re.compile(r"(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]+")

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -40,6 +41,7 @@ from jobs.store.s3.translate_errors import (
     ABSENT,
     CONDITION_FAILED,
     CONFLICT,
+    DENIED,
     get_code,
     translate_errors,
 )
@@ -142,6 +144,14 @@ class S3Store:
             etag=_strip_quotes(response["ETag"]),
             modified=response["LastModified"].timestamp(),
         )
+
+    def measure_age(self, key: str) -> float | None:
+        """Return the seconds since an object was written, by the server's clock."""
+        response = self._fetch_head(key)
+        if response is None:
+            return None
+        written_at: float = response["LastModified"].timestamp()
+        return max(0.0, _read_server_time(response) - written_at)
 
     def list(self, prefix: str) -> Iterator[str]:
         """Return all keys that start with `prefix`, in order, without those of probes."""
@@ -267,7 +277,7 @@ class S3Store:
             try:
                 response: dict[str, Any] = self._client.head_object(**self._locate(key))
             except ClientError as error:
-                if get_code(error) in ABSENT:
+                if self._is_absent(key, error):
                     return None
                 raise
         return response
@@ -289,9 +299,26 @@ class S3Store:
             try:
                 yield
             except ClientError as error:
-                if get_code(error) in ABSENT:
+                if self._is_absent(key, error):
                     raise NotInStore(key) from error
                 raise
+
+    def _is_absent(self, key: str, error: ClientError) -> bool:
+        """Return whether the response says that the object is absent.
+
+        S3 says so only to those who may list the whole bucket. Others are denied, and the listing
+        of this one key, which they may read, tells an absent object from a forbidden one.
+        """
+        if get_code(error) in ABSENT:
+            return True
+        if get_code(error) not in DENIED:
+            return False
+        full_key = self._add_prefix(key)
+        try:
+            listing = self._client.list_objects_v2(Bucket=self.bucket, Prefix=full_key, MaxKeys=1)
+        except ClientError:
+            return False
+        return all(entry["Key"] != full_key for entry in listing.get("Contents", ()))
 
     def _ensure_proven(self, condition: Mapping[str, str]) -> None:
         if condition and not self._is_probe and self.url("") not in _proven_stores:
@@ -318,6 +345,15 @@ def _make_condition_error(key: str, condition: Mapping[str, str]) -> StoreError:
 def _is_missing_target(error: ClientError, condition: Mapping[str, str]) -> bool:
     """Return whether If-Match met no object, which S3 reports as "no such key"."""
     return "IfMatch" in condition and get_code(error) in ABSENT
+
+
+def _read_server_time(response: Mapping[str, Any]) -> float:
+    """Return the time of a response by the server's clock, or by ours if it does not tell."""
+    try:
+        date = response["ResponseMetadata"]["HTTPHeaders"]["date"]
+        return parsedate_to_datetime(date).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return time.time()
 
 
 def _strip_quotes(etag: str) -> str:

@@ -29,6 +29,7 @@ CONFLICT = ("409", "ConditionalRequestConflict")
 REFUSED = ("401", "403", "AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed",
            "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken",
            "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired")  # fmt: skip
+DENIED = ("403", "AccessDenied")
 RETRIABLE = ("429", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException",
            "TooManyRequestsException", "ServiceUnavailable", "InternalError")  # fmt: skip
 FULL = ("507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull")

@@ -19,9 +19,10 @@ from jobs.inspect.base_source import find_base_source
 from jobs.spec.load import dump_spec
 from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest, ManifestDraft, MaskRecord
 from jobs.store.adapters.operations import commit
-from jobs.store.adapters.outbox import add_to_outbox, load_configured_signer
+from jobs.store.adapters.outbox import add_to_outbox
 from jobs.store.base import ObjectStore
 from jobs.store.settings import read_store_settings
+from jobs.store.trust.trust_policy import load_configured_signer
 from jobs.train.method.assemble import assemble_adapter
 from jobs.train.method.full_model import write_full_model
 from jobs.train.method.runner import MethodRunner
@@ -120,7 +121,12 @@ def _make_draft(
         if isinstance(request, FederationRequest)
         else None,
         attempt=attempt,
-        base=BaseRecord(path=source.path, revision=source.revision, digest=request.base_digest),
+        base=BaseRecord(
+            path=source.path,
+            revision=source.revision,
+            digest=request.base_digest,
+            files=request.base_files or None,
+        ),
         data=DataRecord(
             train_sha256=str(train.sha256),
             eval_sha256=request.eval_data.sha256 if request.eval_data else None,

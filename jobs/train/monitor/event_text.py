@@ -167,6 +167,7 @@ FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     ),
     "gate": lambda e: f"gate {'passed' if e['passed'] else 'failed'} for {e['adapter']}",
     "promoted": lambda e: f"promoted {e['adapter']}; current before: {e['before'] or 'none'}",
+    "promotion_requested": lambda e: f"the service promotes {e['adapter']}",
     "not_promoted": lambda e: f"{e['adapter']} is not promoted: {e['why']}",
 }
 """The text of each kind of event; the other kinds are for programs."""

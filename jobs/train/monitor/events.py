@@ -32,6 +32,7 @@ EVENTS = {
     "data_changed": "the data changed between two attempts; training starts again",
     "adapter_evaluated": "a committed adapter was evaluated on held-out rows",
     "gate": "the gate compared the new adapter with the baseline",
+    "promotion_requested": "the gate passed: the service moves the pointer to the new adapter",
     "promoted": "the new adapter became current",
     "not_promoted": "the new adapter did not become current, with the reason",
 }

@@ -24,7 +24,7 @@ from jobs.train.monitor.event_text import (
 )
 
 MAX_TABLE_CLIENTS = 20
-DECISIONS = ("no_new_data", "promoted", "not_promoted")
+DECISIONS = ("no_new_data", "promoted", "promotion_requested", "not_promoted")
 """The events that end a retraining."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -10,21 +11,24 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, InputError
+from jobs.spec.limits import VersionNumber
 from jobs.store.adapters import pointer
 from jobs.store.adapters.manifest import Name
 from jobs.store.adapters.pointer import Pointer
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.api import cursor
+from orchestrator.api.audit_values import record_pointer
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, Principal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, make_page
-from orchestrator.api.deps import ServiceDep
+from orchestrator.api.deps import CurrentActor, ServiceDep
 from orchestrator.api.parameters import NamePath, NameQuery, StoreQuery, VersionPath
 from orchestrator.api.problems import describe_problems
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import adapters
-from orchestrator.registry.adapters import Adapter
+from orchestrator.registry.adapters import Adapter, AdapterPointer
 from orchestrator.registry.errors import DuplicateKey, UnknownItem
+from orchestrator.registry.tenancy.project_store import get_project_store
 from orchestrator.schemas.adapters import (
     AdapterDetailResponse,
     AdapterNameResponse,
@@ -42,7 +46,7 @@ class AdapterPageKey(PageKey):
 
     store: str = Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")
     name: Name
-    version: int = Field(ge=1, lt=2**31)
+    version: VersionNumber
 
 
 @router.get(
@@ -129,6 +133,7 @@ def get_version(
 def promote(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     name: NamePath,
     body: PromoteAdapterRequest,
     store: StoreQuery = None,
@@ -139,9 +144,11 @@ def promote(
         raise UnknownItem("adapter", f"{name}@v{body.version}")
     return _move_pointer(
         service,
-        versions[0].store,
-        name,
-        lambda object_store: pointer.promote(object_store, name, body.version),
+        versions[0],
+        partial(record_pointer, actor=actor, action="promote"),
+        lambda object_store, min_move: pointer.promote(
+            object_store, name, body.version, signer=service.trust.signer, min_move=min_move
+        ),
     )
 
 
@@ -153,25 +160,43 @@ def promote(
 def rollback(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     name: NamePath,
     store: StoreQuery = None,
 ) -> PointerResponse:
     """Undo the last promotion that is still in effect."""
     versions = _find_movable_versions(service, principal, name, store)
     return _move_pointer(
-        service, versions[0].store, name, lambda object_store: pointer.rollback(object_store, name)
+        service,
+        versions[0],
+        partial(record_pointer, actor=actor, action="rollback"),
+        lambda object_store, min_move: pointer.rollback(
+            object_store, name, signer=service.trust.signer, min_move=min_move
+        ),
     )
 
 
 def _move_pointer(
-    service: Service, store: str, name: str, apply_move: Callable[[ObjectStore], Pointer]
+    service: Service,
+    adapter: Adapter,
+    record_move: Callable[..., None],
+    apply_move: Callable[[ObjectStore, int], Pointer],
 ) -> PointerResponse:
-    """Move the pointer in the store, which is authoritative, and then in the registry."""
-    moved = apply_move(open_store(store))
-    move_number = moved.moves[-1].number
+    """Move the pointer in the store, which is authoritative, and then in the registry.
+
+    `apply_move` gets the store, and the last move that the registry has seen.
+    """
+    store, name = adapter.store, adapter.name
+    with service.database.read() as session:
+        known = adapters.get_pointer(session, store, name)
+    pointer_file = apply_move(open_store(store), known.move if known else 0)
+    number, version = pointer_file.moves[-1].number, pointer_file.version
+    moved = AdapterPointer(store=store, name=name, version=version, move=number)
     with service.database.write() as session:
-        adapters.set_pointer_if_known(session, store, name, moved.version, move_number)
-    return PointerResponse(store=store, name=name, version=moved.version, move=move_number)
+        before = adapters.get_pointer(session, store, name)
+        adapters.set_pointer_if_known(session, store, name, version, number)
+        record_move(session, project=adapter.project, before=before, after=moved)
+    return PointerResponse.model_validate(moved)
 
 
 def _find_versions(
@@ -180,9 +205,7 @@ def _find_versions(
     """Return the visible versions of a name in one store. Raise UnknownItem if there are none."""
     versions = adapters.list_page(session, project=principal.project, name=name, limit=None)
     if store is not None:
-        versions = [
-            version for version in versions if version.store.rstrip("/") == store.rstrip("/")
-        ]
+        versions = [version for version in versions if _is_in_store(version, store.rstrip("/"))]
     stores = sorted({version.store for version in versions})
     if not versions:
         raise UnknownItem("adapter", name)
@@ -190,6 +213,11 @@ def _find_versions(
         problem = f"{name} exists in {len(stores)} stores"
         raise InputError([Fault("store", problem, f"Set it to one of {', '.join(stores)}.")])
     return versions
+
+
+def _is_in_store(adapter: Adapter, store: str) -> bool:
+    """Return whether a URL is that of the adapter's store, or of the one that it is part of."""
+    return adapter.store.rstrip("/") in (store, get_project_store(store, adapter.project))
 
 
 def _find_movable_versions(

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 
 from jobs.errors import JobsError
+from jobs.spec.strict_model import StrictModel
+from orchestrator.api.audit_values import record_project, record_token
 from orchestrator.api.auth import (
     AuthenticatedRoute,
     Authenticator,
     CurrentPrincipal,
     requires_scope,
 )
-from orchestrator.api.deps import ServiceDep, resolve_project
+from orchestrator.api.deps import CurrentActor, ServiceDep, resolve_project
 from orchestrator.api.parameters import NamePath, TokenPath
 from orchestrator.api.problems import describe_problems
 from orchestrator.cluster.base import Cluster
 from orchestrator.registry import projects, tokens
 from orchestrator.registry.errors import LostUpdate, UnknownItem
-from orchestrator.registry.values import ProjectLimits
+from orchestrator.registry.tenancy import quotas
+from orchestrator.registry.usage import ProjectUsage, measure_usage
+from orchestrator.registry.values import Project, ProjectInputs, ProjectLimits
 from orchestrator.schemas.admin import (
     CapacityResponse,
     ClusterResponse,
     CreateProjectRequest,
     CreateTokenRequest,
     NewTokenResponse,
+    ProjectDetailResponse,
     ProjectResponse,
     TokenResponse,
     UpdateProjectRequest,
+    UsageResponse,
 )
 from orchestrator.schemas.base import Page
 
@@ -112,12 +119,40 @@ def list_projects(
 )
 def create_project(
     service: ServiceDep,
+    actor: CurrentActor,
     body: CreateProjectRequest,
 ) -> ProjectResponse:
     """Create a project."""
-    limits = ProjectLimits(**body.model_dump(exclude={"name"}))
+    limits = ProjectLimits(**body.model_dump(include=set(ProjectLimits.model_fields)))
+    inputs = ProjectInputs(**body.model_dump(include=set(ProjectInputs.model_fields)))
     with service.database.write() as session:
-        return ProjectResponse.model_validate(projects.add(session, body.name, limits))
+        project = projects.add(session, body.name, limits, inputs)
+        record_project(session, actor, None, project)
+    return ProjectResponse.model_validate(project)
+
+
+@router.get(
+    "/projects/{name}",
+    responses=describe_problems(404),
+    openapi_extra=requires_scope("viewer"),
+)
+def get_project(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    name: NamePath,
+) -> ProjectDetailResponse:
+    """Return a project with its limits and what it uses."""
+    if not principal.can_access(name):
+        raise UnknownItem("project", name)
+    with service.database.read() as session:
+        project = ProjectResponse.model_validate(projects.get(session, name))
+        used = measure_usage(session, project=name).get(name, ProjectUsage())
+        counts = {
+            "queued": quotas.count_unfinished(session, name),
+            "schedules": quotas.count_schedules(session, name),
+        }
+    usage = {key: value for key, value in vars(used).items() if key in UsageResponse.model_fields}
+    return ProjectDetailResponse(**project.model_dump(), usage=UsageResponse(**usage, **counts))
 
 
 @router.patch(
@@ -127,18 +162,21 @@ def create_project(
 )
 def update_project(
     service: ServiceDep,
+    actor: CurrentActor,
     name: NamePath,
     body: UpdateProjectRequest,
 ) -> ProjectResponse:
-    """Change the limits of a project."""
+    """Change the limits of a project, and what its runs may read."""
     with service.database.write() as session:
         project = projects.get(session, name)
         if body.revision is not None and body.revision != project.revision:
             raise LostUpdate(f"project {name}", body.revision, project.revision)
-        current = {limit: getattr(project, limit) for limit in ProjectLimits.model_fields}
         changes = body.model_dump(include=body.model_fields_set - {"revision"})
-        updated = projects.set_limits(session, project, ProjectLimits(**{**current, **changes}))
-        return ProjectResponse.model_validate(updated)
+        limits = ProjectLimits(**_apply_changes(project, changes, ProjectLimits))
+        inputs = ProjectInputs(**_apply_changes(project, changes, ProjectInputs))
+        updated = projects.set_limits(session, project, limits, inputs)
+        record_project(session, actor, project, updated)
+    return ProjectResponse.model_validate(updated)
 
 
 @router.get(
@@ -169,6 +207,7 @@ def list_tokens(
 def create_token(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     body: CreateTokenRequest,
     response: Response,
 ) -> NewTokenResponse:
@@ -180,6 +219,7 @@ def create_token(
         token, secret = tokens.issue(
             session, body.label, body.scope, project=project, seconds=body.seconds
         )
+        record_token(session, actor, None, token)
     response.headers["Cache-Control"] = "no-store"
     return NewTokenResponse(**TokenResponse.model_validate(token).model_dump(), secret=secret)
 
@@ -194,6 +234,7 @@ def create_token(
 def revoke_token(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     token: TokenPath,
     request: Request,
 ) -> Response:
@@ -202,10 +243,17 @@ def revoke_token(
         stored = tokens.get(session, token)
         if principal.project is not None and stored.project != principal.project:
             raise UnknownItem("token", token)
-        tokens.revoke(session, token)
+        record_token(session, actor, stored, tokens.revoke(session, token))
     authenticator: Authenticator = request.app.state.authenticator
     authenticator.clear_cache()
     return Response(status_code=204)
+
+
+def _apply_changes(
+    project: Project, changes: dict[str, Any], part: type[StrictModel]
+) -> dict[str, Any]:
+    """Return the fields of a part of a project, with the changes to them."""
+    return {name: changes.get(name, getattr(project, name)) for name in part.model_fields}
 
 
 def _query_cluster(cluster: Cluster) -> ClusterResponse:

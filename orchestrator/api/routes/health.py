@@ -22,6 +22,10 @@ async def check_health(
     """Report that the process works, or 503 if it has to be restarted."""
     if not service.is_alive:
         return make_problem(503, "A thread of the service has stopped. See the log of the service.")
+    late = service.health.find_late_loops()
+    if late:
+        loops = ", ".join(f"{loop} ({age:.0f} s)" for loop, age in late.items())
+        return make_problem(503, f"A loop of the service makes no progress: {loops}.")
     return HealthResponse(status="ok")
 
 
@@ -29,9 +33,11 @@ async def check_health(
 def check_readiness(
     service: ServiceDep,
 ) -> HealthResponse | Response:
-    """Report that the service can answer requests, which needs its database."""
+    """Report that the service can answer requests, which reads and writes its database."""
     with service.database.read() as session:
         session.execute(text("SELECT 1"))
+    if not service.write_probe.check():
+        return make_problem(503, "The service's database cannot be written.")
     return HealthResponse(status="ok")
 
 

@@ -1,4 +1,4 @@
-"""Routes of runs: submit, check, list, show, stop."""
+"""Routes of runs: submit, check, list, show, stop, delete."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from jobs.store.runs.run_store import SPEC, format_run_key
 from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
-from orchestrator.api.deps import ServiceDep, get_visible_run, make_submission
+from orchestrator.api.deps import CurrentActor, ServiceDep, get_visible_run, make_submission
 from orchestrator.api.parameters import NameQuery, RunPath
 from orchestrator.api.problems import describe_problems
+from orchestrator.control.intake import record_stop
 from orchestrator.control.job_spec import SPEC_FILES
+from orchestrator.control.retention.run_removal import check_removable, remove_run
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import run_flags, runs
 from orchestrator.registry.errors import LostUpdate
@@ -34,6 +36,7 @@ from orchestrator.schemas.base import Page
 from orchestrator.schemas.runs import (
     AttemptResponse,
     CheckResponse,
+    DeletedRunResponse,
     RunDetailResponse,
     RunResponse,
     SubmitRunRequest,
@@ -78,12 +81,14 @@ class RunPageKey(PageKey):
 def submit_run(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     body: SubmitRunRequest,
     response: Response,
     key: IdempotencyKey = None,
 ) -> RunResponse:
     """Submit a run. With an Idempotency-Key that has a run already, return it with status 200."""
-    run, is_new = service.intake.accept(make_submission(service, principal, body), key=key)
+    submission = make_submission(service, principal, body)
+    run, is_new = service.intake.accept(submission, key=key, actor=actor)
     if is_new:
         service.wake(run.cluster)
     else:
@@ -207,16 +212,45 @@ def get_spec(
 def stop_run(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     run: RunPath,
 ) -> RunResponse:
     """Request the end of a run. A run that has ended stays as it is."""
 
     def request_stop(session: Session) -> Run:
-        return run_flags.request_stop(session, get_visible_run(session, principal, run))
+        running = get_visible_run(session, principal, run)
+        stopping = run_flags.request_stop(session, running)
+        record_stop(session, actor, running, stopping)
+        return stopping
 
     stopping = _retry_lost_updates(service, request_stop)
     service.wake(stopping.cluster)
     return RunResponse.model_validate(stopping)
+
+
+@router.delete(
+    "/{run}",
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("admin"),
+)
+def delete_run(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    actor: CurrentActor,
+    run: RunPath,
+) -> DeletedRunResponse:
+    """Delete a run that has ended, with its events and its files; a committed adapter stays."""
+    with service.database.read() as session:
+        stored = get_visible_run(session, principal, run)
+    check_removable(service.database, stored)
+    removed = remove_run(
+        service.database,
+        stored,
+        instance=service.instance,
+        store_opener=open_store,
+        actor=actor,
+    )
+    return DeletedRunResponse.model_validate(removed)
 
 
 def _retry_lost_updates(service: Service, change: Callable[[Session], Result]) -> Result:

@@ -9,16 +9,18 @@ from sqlalchemy.orm import Session
 
 from jobs.store.adapters.manifest import Name
 from orchestrator.api import cursor
+from orchestrator.api.audit_values import record_schedule
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, Principal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, make_page
-from orchestrator.api.deps import ServiceDep, resolve_project
+from orchestrator.api.deps import CurrentActor, ServiceDep, resolve_project
 from orchestrator.api.parameters import NamePath, NameQuery
 from orchestrator.api.problems import describe_problems
 from orchestrator.control.cron import check_cron
 from orchestrator.control.scheduler import find_next_firing, make_submission
-from orchestrator.registry import schedules
+from orchestrator.registry import projects, schedules
 from orchestrator.registry.errors import LostUpdate, UnknownItem
 from orchestrator.registry.schedules import NewSchedule, Schedule
+from orchestrator.registry.tenancy import quotas
 from orchestrator.schemas.base import Page
 from orchestrator.schemas.schedules import (
     CreateScheduleRequest,
@@ -79,6 +81,7 @@ def list_schedules(
 def create_schedule(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     body: CreateScheduleRequest,
 ) -> ScheduleResponse:
     """Create a schedule, after validating what it would submit."""
@@ -88,9 +91,9 @@ def create_schedule(
     service.intake.resolve(make_submission(new_schedule))
     next_at = find_next_firing(new_schedule, service.clock.now())
     with service.database.write() as session:
-        return ScheduleResponse.model_validate(
-            schedules.add(session, new_schedule, next_at=next_at)
-        )
+        schedule = schedules.add(session, new_schedule, next_at=next_at, by=actor)
+        record_schedule(session, actor, None, schedule)
+    return ScheduleResponse.model_validate(schedule)
 
 
 @router.get(
@@ -119,6 +122,7 @@ def get_schedule(
 def update_schedule(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     project: NamePath,
     name: NamePath,
     body: UpdateScheduleRequest,
@@ -140,9 +144,11 @@ def update_schedule(
     if not changes:
         return ScheduleResponse.model_validate(schedule)
     with service.database.write() as session:
-        return ScheduleResponse.model_validate(
-            schedules.update_schedule(session, schedule, **changes)
-        )
+        if "priority" in changes:
+            quotas.check_priority(projects.get(session, project), changes["priority"])
+        changed = schedules.update_schedule(session, schedule, **changes)
+        record_schedule(session, actor, schedule, changed)
+    return ScheduleResponse.model_validate(changed)
 
 
 @router.delete(
@@ -155,12 +161,15 @@ def update_schedule(
 def delete_schedule(
     principal: CurrentPrincipal,
     service: ServiceDep,
+    actor: CurrentActor,
     project: NamePath,
     name: NamePath,
 ) -> Response:
     """Delete a schedule. Its runs stay."""
     with service.database.write() as session:
-        schedules.remove(session, _get_visible_schedule(session, principal, project, name))
+        schedule = _get_visible_schedule(session, principal, project, name)
+        schedules.remove(session, schedule)
+        record_schedule(session, actor, schedule, None)
     return Response(status_code=204)
 
 

@@ -18,19 +18,28 @@ from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, Principa
 from orchestrator.api.deps import ServiceDep, get_visible_run
 from orchestrator.api.parameters import RunPath
 from orchestrator.api.problems import describe_problems
-from orchestrator.api.stream_hub import StreamHub
+from orchestrator.api.request_ids import get_request_id
+from orchestrator.api.stream_hub import StreamHub, Subscription
 from orchestrator.api.tails import EventTail, LogBuffer, LogTail
 from orchestrator.control.supervisor import Service
 from orchestrator.registry import runs
 from orchestrator.registry.values import Attempt, Run
 from orchestrator.schemas.base import ResponseSchema
-from orchestrator.schemas.streams import END_EVENT, EndResponse, EventResponse, LogTextResponse
+from orchestrator.schemas.problems import ProblemResponse
+from orchestrator.schemas.streams import (
+    END_EVENT,
+    PROBLEM_EVENT,
+    EndResponse,
+    EventResponse,
+    LogTextResponse,
+)
 
 KEEPALIVE_S = 15.0
 """Interval of the comments that keep proxies from closing a silent connection."""
 CHUNK_BYTES = 1 << 16
 """Bytes of the log in one event."""
 RETRY_MS = 1000
+INVALID_TOKEN = "The token was revoked or has expired, so this stream ends. Use another token."
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
@@ -66,7 +75,8 @@ async def stream_events(
     """Stream a run's events: `id` is an event's position, `data` its JSON; the last is `end`."""
     await to_thread.run_sync(_load_run, service, principal, run)
     after = _parse_event_position(last_id)
-    return _make_stream(_iterate_events(request.app.state.hub, run, after))
+    token = principal.token.id
+    return _make_stream(_iterate_events(request.app.state.hub, run, token, after))
 
 
 @router.get(
@@ -100,10 +110,10 @@ async def stream_log(
     attempt, offset = _parse_log_position(last_id if last_id is not None else start, record)
     hub: StreamHub = request.app.state.hub
     if follow:
-        return _make_stream(_iterate_log(hub, run, attempt, offset))
+        return _make_stream(_iterate_log(hub, run, principal.token.id, attempt, offset))
     remaining = [candidate for candidate in attempts if candidate.number >= attempt]
     first_chunk = await to_thread.run_sync(_read_next_chunk, hub, remaining, attempt, offset)
-    text = _iterate_plain(hub, remaining, attempt, offset, first_chunk)
+    text = _iterate_plain(hub, principal.token.id, remaining, first_chunk)
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return StreamingResponse(text, media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -117,31 +127,41 @@ def _make_stream(messages: AsyncIterator[str]) -> StreamingResponse:
     return StreamingResponse(messages, media_type="text/event-stream", headers=HEADERS)
 
 
-async def _iterate_events(hub: StreamHub, run: str, position: int) -> AsyncIterator[str]:
+async def _iterate_events(
+    hub: StreamHub, run: str, token_id: str, position: int
+) -> AsyncIterator[str]:
     yield f"retry: {RETRY_MS}\n\n"
-    async with hub.follow(EventTail, run) as tail:
+    async with hub.follow(EventTail, run, token_id) as subscription:
+        tail = subscription.tail
         hub.ensure_polling(tail)
-        while not hub.closed:
+        while subscription.is_open():
             final_run = tail.final_run
             for event in tail.list_events_after(position):
+                if not subscription.is_open():
+                    break
                 position = event.position
                 yield _format_event(event.kind, EventResponse.model_validate(event), str(position))
-            if final_run is not None:
+            if final_run is not None and subscription.is_open():
                 yield _format_event(END_EVENT, EndResponse.model_validate(final_run), str(position))
                 return
             has_news = tail.final_run is not None or tail.list_events_after(position)
             if not has_news and not await tail.wait_for_update(KEEPALIVE_S):
                 yield ": keep-alive\n\n"
+        if not subscription.token.is_valid:
+            yield _format_invalid_token(str(position))
 
 
-async def _iterate_log(hub: StreamHub, run: str, attempt: int, offset: int) -> AsyncIterator[str]:
+async def _iterate_log(
+    hub: StreamHub, run: str, token_id: str, attempt: int, offset: int
+) -> AsyncIterator[str]:
     yield f"retry: {RETRY_MS}\n\n"
-    async with hub.follow(LogTail, run) as tail:
-        while not hub.closed:
+    async with hub.follow(LogTail, run, token_id) as subscription:
+        tail, position = subscription.tail, f"{attempt}:{offset}"
+        while subscription.is_open():
             tail.add_reader(attempt, offset)
             hub.ensure_polling(tail)
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            async for data in _iterate_attempt_log(hub, tail, attempt, offset):
+            async for data in _iterate_attempt_log(subscription, attempt, offset):
                 if data is None:
                     yield ": keep-alive\n\n"
                     continue
@@ -151,8 +171,8 @@ async def _iterate_log(hub: StreamHub, run: str, attempt: int, offset: int) -> A
                 position = f"{attempt}:{offset - len(decoder.getstate()[0])}"
                 if text:
                     yield _format_event("log", LogTextResponse(text=text), position)
-            if _is_closed(hub):
-                return
+            if not subscription.is_open():
+                break
             if rest := decoder.decode(b"", final=True):
                 yield _format_event("log", LogTextResponse(text=rest), f"{attempt}:{offset}")
             if tail.final_run is not None and tail.final_run.attempt <= attempt:
@@ -161,13 +181,16 @@ async def _iterate_log(hub: StreamHub, run: str, attempt: int, offset: int) -> A
                 return
             if tail.newest_attempt > attempt:
                 attempt, offset = attempt + 1, 0
+        if not subscription.token.is_valid:
+            yield _format_invalid_token(position)
 
 
 async def _iterate_attempt_log(
-    hub: StreamHub, tail: LogTail, attempt: int, offset: int
+    subscription: Subscription[LogTail], attempt: int, offset: int
 ) -> AsyncIterator[bytes | None]:
     """Yield an attempt's bytes up to its end, and None whenever KEEPALIVE_S pass without any."""
-    while not hub.closed:
+    hub, tail = subscription.hub, subscription.tail
+    while subscription.is_open():
         buffer = tail.buffers.get(attempt)
         if buffer is not None and offset < buffer.start:
             earlier = await _read_before(hub, buffer, offset)
@@ -202,11 +225,6 @@ async def _read_before(hub: StreamHub, buffer: LogBuffer, offset: int) -> bytes:
     return data[: max(0, buffer.start - offset)]
 
 
-def _is_closed(hub: StreamHub) -> bool:
-    """Return whether the hub is closed. A function, because mypy would narrow the attribute."""
-    return hub.closed
-
-
 def _split_chunks(data: bytes) -> Iterator[bytes]:
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
@@ -229,20 +247,31 @@ def _read_next_chunk(
 
 
 async def _iterate_plain(
-    hub: StreamHub, attempts: list[Attempt], attempt: int, offset: int, chunk: PlainChunk
+    hub: StreamHub, token_id: str, attempts: list[Attempt], chunk: PlainChunk
 ) -> AsyncIterator[bytes]:
     """Yield the log so far. The first chunk is read earlier, so that an error sets the status."""
-    while chunk[2] and not hub.closed:
-        yield chunk[2]
-        attempt, offset, _ = chunk
-        chunk = await to_thread.run_sync(
-            _read_next_chunk, hub, attempts, attempt, offset, limiter=hub.poll_limiter
-        )
+    async with hub.token_watch.watch(token_id) as token:
+        while chunk[2] and token.is_valid and not hub.closed:
+            yield chunk[2]
+            attempt, offset, _ = chunk
+            chunk = await to_thread.run_sync(
+                _read_next_chunk, hub, attempts, attempt, offset, limiter=hub.poll_limiter
+            )
+        if not token.is_valid:
+            yield f"\n{INVALID_TOKEN}\n".encode()
 
 
 def _format_event(kind: str, data: ResponseSchema, event_id: str) -> str:
     """Format an event. Its JSON is ASCII without line breaks, so no job's output can end it."""
     return f"event: {kind}\nid: {event_id}\ndata: {json.dumps(data.model_dump())}\n\n"
+
+
+def _format_invalid_token(event_id: str) -> str:
+    """Format the last event of a stream whose token has become invalid."""
+    problem = ProblemResponse(
+        title="Unauthorized", status=401, detail=INVALID_TOKEN, request_id=get_request_id()
+    )
+    return _format_event(PROBLEM_EVENT, problem, event_id)
 
 
 def _parse_event_position(last_id: str | None) -> int:

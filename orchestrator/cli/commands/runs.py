@@ -1,4 +1,4 @@
-"""`slora runs`: list the runs of the service, and show one of them."""
+"""`slora runs`: list the runs of the service, show one of them, delete those that ended."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.console import CommandGroup, note, print_json
+from orchestrator.cli.console import CommandGroup, note, print_json, print_line
 from orchestrator.cli.options import Json, Service
-from orchestrator.cli.remote import RunName, connect_service
+from orchestrator.cli.remote import RunName, complete_runs, connect_service
 from orchestrator.cli.render import run_table
+from orchestrator.schemas.runs import DeletedRunResponse
 
 app = typer.Typer(cls=CommandGroup, invoke_without_command=True)
 
@@ -31,6 +32,13 @@ Name = Annotated[
 ]
 All = Annotated[
     bool, typer.Option("--all", help=f"Show all runs, not only the newest {DEFAULT_LIMIT}.")
+]
+
+RunNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN...", help="Run ids, as shown by slora runs.", autocompletion=complete_runs
+    ),
 ]
 
 
@@ -75,3 +83,23 @@ def show(run: RunName, service: Service = None, json: Json = False) -> None:
     with connect_service(service) as client:
         details = client.runs.get(run)
     print_json(run_table.dump_run(details)) if json else run_table.show_run(details)
+
+
+@app.command()
+def delete(runs: RunNames, service: Service = None, json: Json = False) -> None:
+    """Delete runs that have ended, with their events and files; committed adapters stay."""
+    removed = []
+    with connect_service(service) as client:
+        for run in runs:
+            removed.append(client.runs.delete(run))
+            if not json:
+                _show_removed(removed[-1])
+    if json:
+        print_json({"deleted": [item.model_dump() for item in removed]})
+
+
+def _show_removed(removed: DeletedRunResponse) -> None:
+    retained = (
+        f" {removed.retained_files} files stay: {removed.reason}." if removed.retained_files else ""
+    )
+    print_line(f"Deleted run {removed.run} and {removed.files} files.{retained}")

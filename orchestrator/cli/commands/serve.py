@@ -75,12 +75,17 @@ class _LineFormatter(logging.Formatter):
         text, trace = record.getMessage(), ""
         if record.exc_info:
             trace = "\n" + escape_control(self.formatException(record.exc_info))
-        head = f"{self.formatTime(record)} {record.levelname} {record.name}: "
+        request_id = getattr(record, "request_id", None)
+        request = f" [{request_id}]" if request_id else ""
+        head = f"{self.formatTime(record)} {record.levelname} {record.name}{request}: "
         return head + escape_control(text).replace("\n", "\\n") + trace
 
 
 def _log_to_stderr() -> None:
+    from orchestrator.api.request_ids import RequestIdFilter
+
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RequestIdFilter())
     handler.setFormatter(_LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # These would log every request to Ray and to a store.

@@ -29,6 +29,14 @@ REASONS = {
         "See `slora clusters`, then resubmit to start from scratch.",
     ),
     "quota": ("it exceeds the limits of its project", "See `slora projects list`."),
+    "internal": (
+        "the service itself failed at it",
+        "Give the error id in its detail to an operator: the service's log has the traceback.",
+    ),
+    "quarantined": (
+        "the service skips it, because looking at it ended its process",
+        "Ask an operator, who sees it in `slora registry quarantine list`.",
+    ),
     "user": ("a user stopped it", "Resubmit to run it again."),
     "replaced": (
         "a newer run of its schedule replaced it",
@@ -123,6 +131,7 @@ def _format_pairs(run: RunResponse) -> list[tuple[str, str]]:
         ("kind", f"{run.kind} of {run.name}"),
         ("cluster", f"{run.cluster}, {run.workers} worker{'s' if run.workers != 1 else ''}"),
         ("store", run.store),
+        ("by", _format_maker(run)),
         ("created", f"{format_time(run.created_at)} UTC"),
         ("changed", f"{format_time(run.updated_at)} UTC"),
     ]
@@ -131,6 +140,12 @@ def _format_pairs(run: RunResponse) -> list[tuple[str, str]]:
     pairs += [("waiting", run.wait_reason)] if run.wait_reason and not run.is_final else []
     pairs += [("stop", f"requested: {run.stop}")] if run.stop and not run.is_final else []
     return pairs + ([("detail", run.detail)] if run.detail else [])
+
+
+def _format_maker(run: RunResponse) -> str:
+    if run.by_token is None:
+        return run.by_label or "unknown"
+    return f"{run.by_label} (token {run.by_token})"
 
 
 def _format_attempt(attempt: AttemptResponse) -> tuple[str, ...]:

@@ -15,8 +15,17 @@ from orchestrator.registry.run_request import REQUEST_FILE
 from orchestrator.registry.values import DEFAULT_PROJECT, Run
 
 
-def adopt(database: Database, store: ObjectStore, run_id: str, *, attempt: int) -> Run | None:
-    """Restore a run as running; return None if the store has no request for it.
+def adopt(
+    database: Database,
+    store: ObjectStore,
+    run_id: str,
+    *,
+    attempt: int,
+    project: str = DEFAULT_PROJECT,
+) -> Run | None:
+    """Restore a run as running, in the project whose store this is.
+
+    Return None if the store has no request for it, or if it is the run of another store.
 
     Raise StoreError.
     """
@@ -31,8 +40,7 @@ def adopt(database: Database, store: ObjectStore, run_id: str, *, attempt: int) 
         # The journal may be empty, or end with the failure of an earlier attempt; the job is alive.
         files = replace(files, status=Status.RUNNING, reason=None, detail="")
     with database.write() as session:
-        projects.ensure_project(session, DEFAULT_PROJECT)
-        restore.put_run(
-            session, files, store=store.url(""), project=DEFAULT_PROJECT, attempt=attempt
-        )
-        return runs.get(session, run_id)
+        projects.ensure_project(session, project)
+        restore.put_run(session, files, store=store.url(""), project=project, attempt=attempt)
+        run = runs.get(session, run_id)
+        return run if restore.is_of_store(run, store.url("")) else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -18,18 +19,24 @@ from sqlalchemy.orm import Session
 from jobs.errors import Fault
 from jobs.spec.kinds import KINDS
 from jobs.store.adapters.listing import READER_THREADS
+from jobs.store.adapters.manifest import Manifest, get_manifest_key
+from jobs.store.adapters.pointer import get_pointer_key
 from jobs.store.base import ObjectStore
+from jobs.store.runs.run_store import format_run_key
+from jobs.store.trust.trust_policy import read_trust_policy
 from orchestrator.registry import adapters, leases, projects
 from orchestrator.registry.adapters import SearchSummary
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import LeaseHeld
+from orchestrator.registry.errors import LeaseHeld, NameTaken, VersionJumped
 from orchestrator.registry.rebuild import restore
+from orchestrator.registry.rebuild.identity import Identity, has_history, settle_identity
 from orchestrator.registry.rebuild.run_files import RunFiles, list_runs, read_run_files
 from orchestrator.registry.rebuild.store_scan import (
     StoreSnapshot,
     list_snapshot_keys,
     read_snapshot,
 )
+from orchestrator.registry.tenancy import quarantine
 from orchestrator.registry.values import DEFAULT_PROJECT
 
 LEASE_NAME = "rebuild"
@@ -69,6 +76,7 @@ class RebuildResult:
     """Adapters that were in the registry and are no longer in the store."""
     faults: list[Fault] = field(default_factory=list)
     """Objects that could not be read."""
+    identity: Identity = field(default_factory=Identity)
 
 
 def rebuild(
@@ -76,11 +84,16 @@ def rebuild(
     store: ObjectStore,
     *,
     project: str = DEFAULT_PROJECT,
+    instance: str | None = None,
     on_total: ProgressCallback = lambda _: None,
     on_progress: ProgressCallback = lambda _: None,
 ) -> RebuildResult:
-    """Restore what the store holds; runs without a request and their adapters go to `project`.
+    """Restore what the store holds, as that of `project`, whose store it is.
 
+    Runs in quarantine are not read.
+
+    `instance` is the id that the registry takes over, or OWN_INSTANCE. Without it, a registry
+    without runs takes over the id that all requests of the store name.
     `on_total` receives the number of runs and objects to read, `on_progress` each number read.
     Raise LeaseHeld while another rebuild runs, and LeaseLost if it was overtaken.
     """
@@ -89,11 +102,31 @@ def rebuild(
     with _hold_lease(database) as write:
         with write() as session:
             projects.ensure_project(session, project)
+            quarantined = quarantine.find_reasons(session, "run")
+            is_new = not has_history(session)
         snapshot = read_snapshot(store, keys, on_progress)
         rebuilder = _Rebuilder(write, store, project, snapshot)
-        rebuilder.restore_runs(listings, on_progress)
+        rebuilder.result.faults += _describe_quarantined(listings, quarantined)
+        rebuilder.restore_runs(
+            [listing for listing in listings if listing[0] not in quarantined], on_progress
+        )
         rebuilder.restore_adapters()
+        rebuilder.settle_identity(is_new=is_new, requested=instance)
     return rebuilder.result
+
+
+def _describe_quarantined(
+    listings: Sequence[RunListing], quarantined: Mapping[str, str]
+) -> list[Fault]:
+    return [
+        Fault(
+            format_run_key(run),
+            f"it is in quarantine: {quarantined[run]}",
+            f"Run `slora registry quarantine release run {run}`, then rebuild again.",
+        )
+        for run, _ in listings
+        if run in quarantined
+    ]
 
 
 @contextmanager
@@ -129,6 +162,8 @@ class _Rebuilder:
         self._searches = list[SearchSummary]()
         self._search_of = dict[str, str]()
         """The search of each trial's run."""
+        self._accepted_by = Counter[str]()
+        """The number of runs that each registry accepted."""
         self.result = RebuildResult(faults=list(snapshot.faults))
 
     def restore_runs(self, listings: Sequence[RunListing], on_progress: ProgressCallback) -> None:
@@ -147,12 +182,27 @@ class _Rebuilder:
         """Restore adapters, pointers and searches, and remove what the store no longer holds."""
         with self._write() as session:
             for manifest in self._snapshot.manifests:
-                changed = adapters.put(session, self._store_url, manifest, project=self._project)
-                self.result.adapters.count(changed)
+                self._restore_adapter(session, manifest)
             session.flush()
             self._restore_pointers(session, self._remove_adapters(session))
             for search in self._searches:
                 self.result.searches.count(adapters.put_search(session, search))
+
+    def _restore_adapter(self, session: Session, manifest: Manifest) -> None:
+        try:
+            changed = adapters.put(session, self._store_url, manifest, project=self._project)
+        except (NameTaken, VersionJumped) as refusal:
+            key = get_manifest_key(manifest.name, manifest.version)
+            self.result.faults.append(Fault(key, str(refusal).rstrip(".")))
+            return
+        self.result.adapters.count(changed)
+
+    def settle_identity(self, *, is_new: bool, requested: str | None) -> None:
+        """Take over the id of the registry that was lost, if it is known."""
+        with self._write() as session:
+            self.result.identity = settle_identity(
+                session, self._accepted_by, is_new=is_new, requested=requested
+            )
 
     def _read_batch(self, listings: Sequence[RunListing]) -> list[RunFiles]:
         with ThreadPoolExecutor(READER_THREADS) as pool:
@@ -161,6 +211,8 @@ class _Rebuilder:
         for files in batch:
             self._search_of |= dict.fromkeys(files.trials, files.id)
             self._searches += [files.search] if files.search else []
+            if files.request is not None and files.request.instance is not None:
+                self._accepted_by[files.request.instance] += 1
             self.result.faults += files.faults
         self.result.faults += [item for item in items if isinstance(item, Fault)]
         return batch
@@ -200,9 +252,24 @@ class _Rebuilder:
             for name, pointer in self._snapshot.pointers.items()
             if (name, pointer.version) in known
         }
+        recorded = {
+            previous.name: previous.move
+            for previous in adapters.list_pointers(session, self._store_url)
+        }
         for name, pointer in valid.items():
             move = pointer.moves[-1].number
-            adapters.set_pointer(session, self._store_url, name, pointer.version, move)
-        for previous in adapters.list_pointers(session, self._store_url):
-            if previous.name not in valid.keys() | self._snapshot.unreadable_pointers:
-                adapters.remove_pointer(session, self._store_url, previous.name)
+            if self._is_accepted(name, move, recorded.get(name, 0)):
+                adapters.set_pointer(session, self._store_url, name, pointer.version, move)
+        for name in recorded.keys() - valid.keys() - self._snapshot.unreadable_pointers:
+            if self._is_accepted(name, 0, recorded[name]):
+                adapters.remove_pointer(session, self._store_url, name)
+
+    def _is_accepted(self, name: str, move: int, recorded: int) -> bool:
+        """Report a pointer that is older than the registry's, which a trust policy refuses."""
+        if move >= recorded or read_trust_policy() is None:
+            return True
+        state = f"the pointer is at move {move}" if move else "there is no pointer"
+        problem = f"{state}, but the registry has seen move {recorded}"
+        remedy = f"Promote a version with the key: `slora adapters promote {name}@v2`."
+        self.result.faults.append(Fault(get_pointer_key(name), problem, remedy))
+        return False

@@ -8,12 +8,11 @@ from typing import Any
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from orchestrator.registry import projects
 from orchestrator.registry.database import insert_once, update_row
 from orchestrator.registry.lifecycle import OVER, Status
 from orchestrator.registry.rebuild.run_files import RunFiles
 from orchestrator.registry.tables import AttemptRow, EventRow, RunRow
-from orchestrator.registry.values import format_submission_id
+from orchestrator.registry.values import Run, format_submission_id
 
 STORE_ORIGIN = "store"
 """Origin of what was read from the store."""
@@ -35,11 +34,12 @@ def put_run(
 ) -> bool:
     """Insert or update a run, except one that the control plane wrote.
 
+    A run of another store or project stays as it is: anybody may write a folder with its id.
     `attempt` is the newest attempt that claimed a version; `committed` tells that an adapter of the
     run exists. Return whether anything changed.
     """
     row = session.get(RunRow, files.id, with_for_update=True)
-    if row is not None and row.origin != STORE_ORIGIN:
+    if row is not None and (row.origin != STORE_ORIGIN or not is_of_store(row, store)):
         return False
     if committed:
         # An adapter proves success, whatever the journal says last.
@@ -49,7 +49,7 @@ def put_run(
     values |= {"store": store, "search": search, "origin": STORE_ORIGIN}
     values["attempt"] = max(attempt, files.attempt)
     if row is None:
-        values |= {**_make_request_values(session, files, project), "revision": 1}
+        values |= {**_make_request_values(files), "project": project, "revision": 1}
         # It is not inserted if the control plane accepts the same run at the same time.
         changed = insert_once(session, RunRow, values, timestamp_columns=()) is not None
     else:
@@ -85,13 +85,20 @@ def put_events(session: Session, files: RunFiles) -> int:
     return len(new)
 
 
-def _make_request_values(session: Session, files: RunFiles, project: str) -> dict[str, Any]:
-    """Return the columns of the request; a run without one was not submitted to a service."""
+def is_of_store(run: Run | RunRow, store: str) -> bool:
+    """Return whether the files of a run lie in this store."""
+    return run.store.rstrip("/") == store.rstrip("/")
+
+
+def _make_request_values(files: RunFiles) -> dict[str, Any]:
+    """Return the columns of the request; a run without one was not submitted to a service.
+
+    Its project is left out: the folder that it lies in tells whose it is, not a file in it.
+    """
     request = files.request
     if request is None:
-        return {"project": project, "priority": 0, "cluster": UNKNOWN_CLUSTER}
-    projects.ensure_project(session, request.project)
-    return request.model_dump(include={"project", "priority", "cluster", "tokens"})
+        return {"priority": 0, "cluster": UNKNOWN_CLUSTER}
+    return request.model_dump(include={"priority", "cluster", "tokens", "cpus", "gpus"})
 
 
 def _put_attempt(session: Session, values: dict[str, Any]) -> None:

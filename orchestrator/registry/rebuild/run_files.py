@@ -23,6 +23,7 @@ from jobs.errors import (
     StoreUnreachable,
 )
 from jobs.spec.kinds import KINDS, count_workers, find_kind_of_files
+from jobs.spec.limits import MAX_INT32
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec, SearchSpec
 from jobs.spec.yaml_text import MAX_BYTES, YAML_ERRORS, parse_yaml_fast
@@ -35,7 +36,6 @@ from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.rebuild.search_files import make_search_summary, read_trials
 from orchestrator.registry.rebuild.untrusted import (
     FIX_HINT,
-    MAX_INT32,
     is_run_id,
     read_count,
     read_time,

@@ -7,13 +7,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from jobs.errors import Fault, NotInStore, StoreError, StoreRefused, StoreUnreachable
+from jobs.errors import (
+    Fault,
+    NotInStore,
+    StoreError,
+    StoreRefused,
+    StoreUnreachable,
+    Untrusted,
+)
+from jobs.spec.limits import MAX_INT32, MAX_INT64
 from jobs.store.adapters.commit import CLAIM, MAX_CLAIM_BYTES
 from jobs.store.adapters.listing import READER_THREADS, read_committed
 from jobs.store.adapters.manifest import MANIFEST, BadManifest, Manifest, parse_manifest_key
 from jobs.store.adapters.pointer import BadPointer, Pointer, read_pointer
 from jobs.store.base import ObjectStore
-from orchestrator.registry.rebuild.untrusted import MAX_INT32, MAX_INT64
 
 REMEDY = "Use another version, or publish the run again."
 
@@ -99,6 +106,8 @@ def _read_object(store: ObjectStore, key: str) -> SnapshotItem:
         return Fault(key, error.problem, REMEDY)
     except BadPointer as error:
         return Fault(key, error.problem, "Remove it, and promote again.")
+    except Untrusted as error:
+        return Fault(key, error.problem, error.remedy)
     except NotInStore:
         return None  # deleted since it was listed
     except (StoreRefused, StoreUnreachable):

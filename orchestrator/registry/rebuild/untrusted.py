@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.spec.limits import MAX_INT32
 from jobs.spec.schema import NAME_PATTERN
 from jobs.store.runs.run_store import MAX_RUN_ID_LENGTH
 
 FIX_HINT = "Fix or remove it, then rebuild again."
-MAX_INT32 = 2**31 - 1
-MAX_INT64 = 2**63 - 1
 
 
 def is_run_id(name: str) -> bool:

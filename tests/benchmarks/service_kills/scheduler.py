@@ -28,6 +28,7 @@ def main(url: str, store: str, clock_file: str, name: str) -> None:
         clock,
         holder=name,
         metrics=ServiceMetrics(),
+        fingerprinter=lambda project, location: None,
         lease_s=LEASE_S,
     )
     while True:

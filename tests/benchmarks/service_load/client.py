@@ -40,6 +40,11 @@ class LoadClient:
         if self._streams is not None:
             self._streams[1].close()
 
+    def reset(self) -> None:
+        """Close the connection; the next request opens another one."""
+        self.close()
+        self._streams = None
+
     async def _send(
         self, method: str, path: str, body: Any, headers: dict[str, str]
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.inspect.base_digest import digest_base
 from jobs.inspect.base_source import BaseSource, find_base_source
-from jobs.inspect.model_folder import digest_model, find_model_folder
+from jobs.inspect.model_folder import find_model_folder
 from jobs.store.adapters.manifest import BaseRecord
 from jobs.store.adapters.operations import commit, verify_adapter
 from jobs.store.local import DirectoryStore
@@ -49,7 +50,7 @@ def test_a_url_stays_and_a_folder_stays(hub_cache: Path):
 
 def test_verification_compares_the_recorded_commit(hub_cache: Path, tmp_path: Path):
     store = DirectoryStore(tmp_path / "store")
-    base = BaseRecord(path=HUB_ID, revision=OLD, digest=digest_model(hub_cache / OLD))
+    base = BaseRecord(path=HUB_ID, revision=OLD, **vars(digest_base(hub_cache / OLD)))
     manifest = commit(store, make_adapter_folder(tmp_path / "files"), make_draft(base=base))
     assert verify_adapter(store, manifest) == []
     moved = base.model_copy(update={"revision": NEW})

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import Fault
+from jobs.inspect.base_digest import digest_model
 from jobs.inspect.model_files import ModelFiles, find_max_positions, read_model
-from jobs.inspect.model_folder import digest_model, find_model_folder
+from jobs.inspect.model_folder import find_model_folder
 from jobs.spec.schema import ModelSection
 from tests.tiny import HOLLOW, HOLLOW_ENCODER, hollow_model, safetensors
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
+from jobs.inspect.base_digest import digest_base
 from jobs.inspect.datasets.scan import scan_dataset
-from jobs.inspect.model_folder import digest_model
 from jobs.plan.handover import HANDOVER_FILE, validate_or_reuse, write_validated
 from jobs.plan.plan import make_plan
 from jobs.plan.preflight import ValidatedRun, validate_run
@@ -29,7 +29,7 @@ COUNTED: dict[CodeType, str] = {
     validate_spec.__code__: "parses",
     scan_dataset.__code__: "full reads",
     make_plan.__code__: "plans",
-    digest_model.__code__: "digests of the base",
+    digest_base.__code__: "digests of the base",
 }
 
 
@@ -93,7 +93,7 @@ def test_a_run_is_parsed_once_per_process_and_read_and_planned_once(folder: Path
         validated.spec, validated.model, validated.plan,
     )  # fmt: skip
     assert (reused.train_scan, reused.eval_scan) == (validated.train_scan, validated.eval_scan)
-    assert reused.base_digest == digest_model(folder / "model")
+    assert reused.base == digest_base(folder / "model")
 
 
 def test_a_job_without_a_hand_over_validates_in_full_by_itself(folder: Path):

@@ -15,6 +15,7 @@ from jobs.errors import Fault, InputError
 from jobs.plan.preflight import QUICK_ROWS, ValidatedRun, validate_run
 from jobs.spec.load import load_spec, validate_spec
 from jobs.spec.paths import make_paths_absolute
+from jobs.spec.strategies import ALLOWED_MASKS, make_mask_environment
 from tests.tiny import chat_rows, hollow_model, label_rows, merge_spec, tiny_spec, write_spec
 
 
@@ -46,6 +47,28 @@ def list_files(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")
     }
+
+
+def test_a_job_loads_only_the_installed_masks_that_its_service_allows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def list_problems(**method: str) -> list[str]:
+        return [f"{fault.key} {fault.problem}" for fault in list_faults(folder, method=method)]
+
+    monkeypatch.setenv(ALLOWED_MASKS, "[]")
+    refused = "'loudest' is not a mask strategy that this service allows"
+    assert list_problems(mask="loudest") == [f"method.mask {refused}"]
+    assert list_problems(mask="rows", score="loudest") == [f"method.score {refused}"]
+    assert validate_folder(folder, method={"mask": "fisher"})
+    # That one may be loaded does not mean that it is installed.
+    for allowed in (["quietest"], None):
+        monkeypatch.delenv(ALLOWED_MASKS)
+        for name, value in make_mask_environment(allowed).items():
+            monkeypatch.setenv(name, value)
+        (problem,) = list_problems(mask="quietest")
+        assert problem.startswith("method.mask ") and "this service allows" not in problem
+    monkeypatch.setenv(ALLOWED_MASKS, "loudest")
+    assert list_problems() == [f"{ALLOWED_MASKS} not a JSON array of names"]
 
 
 def make_classifier(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -134,8 +157,8 @@ BAD: dict[str, tuple[Prepare, str, str]] = {
     "truncated gzip": (truncate_gzip, "train.jsonl.gz", "truncated gzip"),
     "truncated JSONL": (truncate_jsonl, "train.jsonl:8", "truncated"),
     "a strategy of a package that is not here": (
-        lambda at: {"method": {"mask": "nowhere_to_be_found.masks:LOUDEST"}},
-        "method.mask", "package nowhere_to_be_found"),
+        lambda at: {"method": {"mask": "nowhere-to-be-found"}},
+        "method.mask", "'nowhere-to-be-found' is not a mask strategy"),
     "a rank above the smallest target": (
         lambda at: {"method": {"rank": 5, "targets": ["k_proj"]}}, "method.rank",
         "(4 x 8, model.layers.0."),

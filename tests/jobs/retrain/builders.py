@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jobs.inspect.base_digest import digest_base
 from jobs.inspect.datasets.scan import scan_dataset
-from jobs.inspect.model_folder import digest_model
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest, ManifestDraft, MaskRecord
 from jobs.store.adapters.operations import commit
@@ -78,7 +78,9 @@ def committed(
         "kind": validated.method.kind,
         "run": run,
         "attempt": 1,
-        "base": BaseRecord(path="model", digest=base or digest_model(folder / "model")),
+        "base": BaseRecord(path="model", digest=base)
+        if base
+        else BaseRecord(path="model", **vars(digest_base(folder / "model"))),
         "data": DataRecord(
             train_sha256=str(train.sha256),
             eval_sha256=eval_data.sha256 if eval_data else None,

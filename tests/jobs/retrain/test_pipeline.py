@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import InputError, SupersededAttempt
+from jobs.errors import InputError, SupersededAttempt, Untrusted
 from jobs.retrain.pipeline import Retraining
 from jobs.retrain.retrain_artifacts import BASELINE_FILE
 from jobs.store.adapters.operations import promote, read_pointer, resolve_adapter, rollback
@@ -16,9 +16,11 @@ from jobs.store.local import DirectoryStore
 from jobs.store.runs.heartbeat import Heartbeat
 from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import RunStore
+from jobs.store.trust.version_trust import sign_version
 from jobs.train.request import EVALUATION_FILE, HELD_OUT, PREVIOUS_EVAL
 from tests.jobs.retrain.builders import committed, lora_files
 from tests.jobs.retrain.specs import a_retrain
+from tests.jobs.trust.keys import Keys
 from tests.tiny import chat_rows
 
 RUN = "r2"
@@ -74,6 +76,17 @@ def better(workspace: Path) -> Scene:
 def test_an_attempt_after_a_crash_behind_the_evaluation_decides(better):
     assert better.run()["event"] == "promoted"
     assert better.current == 2
+
+
+def test_a_job_of_a_service_records_its_decision_and_leaves_the_pointer(better):
+    for attempt in (1, 2):
+        Retraining(a_retrain(better.workspace), better.runs, attempt, leaves_pointer=True).run()
+        decision = better.runs.events.tail(0)[0][-1]
+        assert decision.items() >= {
+            "event": "promotion_requested", "adapter": "tiny@v2", "before": "tiny@v1",
+            "expected_move": 1,
+        }.items()  # fmt: skip
+        assert better.current == 1
 
 
 def test_each_attempt_decides_the_same_and_moves_the_pointer_once(better):
@@ -167,3 +180,27 @@ def test_a_resumed_run_must_have_the_same_spec(workspace):
     pin_spec(a_retrain(workspace), runs)
     with pytest.raises(InputError, match="r9 is a retraining with a different spec"):
         pin_spec(a_retrain(workspace, {"promote": False}), runs)
+
+
+def test_a_job_without_a_key_leaves_the_first_promotion_under_a_policy_to_others(
+    workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys = Keys(tmp_path, monkeypatch)
+    runs = RunStore(DirectoryStore(workspace / "store"), "r9")
+    manifest = committed(workspace, lora_files(workspace / "one"), spec=CHILD)
+    sign_version(runs.store, manifest, "default", keys.ours)
+    chat_rows(workspace / "train.jsonl", 9)
+    keys.trust()
+    with pytest.raises(Untrusted, match=r"no key to sign this one\. .* through the service"):
+        Retraining(a_retrain(workspace), runs, 1).run()
+    assert runs.store.head(runs.key(BASELINE_FILE)) is None
+
+
+def test_a_run_under_a_policy_finds_its_own_unsigned_commit(
+    better: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys = Keys(tmp_path, monkeypatch)
+    sign_version(better.store, resolve_adapter(better.store, "tiny@v1"), "default", keys.ours)
+    keys.trust()
+    decision = better.run(promote=False)
+    assert (decision["event"], decision["adapter"]) == ("not_promoted", "tiny@v2")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import NotInStore
-from jobs.inspect.model_folder import digest_model
+from jobs.inspect.base_digest import digest_base
 from jobs.plan.preflight import validate_run
 from jobs.search.shared_cache import (
     SharedCache,
@@ -27,8 +27,8 @@ def _keys(folder: Path, **config: Any) -> SharingKeys:
     search = a_search(folder, method={"mask": "fisher"})
     dotted = {key.replace("__", "."): value for key, value in config.items()}
     validated = validate_run(make_paths_absolute(make_trial_spec(search, dotted)))
-    digest = digest_model(validated.model.folder)
-    return compute_sharing_keys(validated.make_request("run", base_digest=digest))
+    base = digest_base(validated.model.folder)
+    return compute_sharing_keys(validated.make_request("run", base=base))
 
 
 AFTER = {

@@ -132,7 +132,7 @@ def test_faults_of_all_sections_are_reported_together():
         name="../x",
         model={"task": "magic"},
         data={"eval": "e.jsonl", "eval_fraction": 0.5},
-        method={"density": 2, "mask": "fishr"},
+        method={"density": 2, "mask": "my.masks:FISHER"},
         train={"steps": None, "learning_rate": "fast"},
         cluster={"wrokers": 2},
         store=None,
@@ -231,9 +231,8 @@ def test_aliases_that_multiply_do_not_fill_the_memory(tmp_path: Path):
         f"extra{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 9) + "]" for n in range(1, 30)
     ]  # fmt: skip
     text = "\n".join([*bomb, "name: *a29", "store: *a29", "method: {mask: *a29, targets: *a29}"])
-    faults = {fault.key: fault for fault in load_faults(write_text(tmp_path, text))}
-    assert {"name", "store", "method.mask"} <= faults.keys()
-    assert all(len(str(fault)) < 400 for fault in faults.values())
+    (fault,) = load_faults(write_text(tmp_path, text))
+    assert "it holds more than 10,000 keys and values" in fault.problem
 
 
 def test_keys_that_are_not_strings_are_reported_in_plain_words(tmp_path: Path):

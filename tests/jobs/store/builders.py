@@ -161,6 +161,9 @@ class DyingStore:
     def head(self, key: str) -> ObjectInfo | None:
         return self._call("head " + key, lambda: self._inner.head(key))
 
+    def measure_age(self, key: str) -> float | None:
+        return self._call("age " + key, lambda: self._inner.measure_age(key))
+
     def list(self, prefix: str) -> Iterator[str]:
         return self._call("list " + prefix, lambda: self._inner.list(prefix))
 

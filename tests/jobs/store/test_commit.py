@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from datetime import UTC, datetime, timedelta, timezone
 from multiprocessing.synchronize import Barrier
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import DigestMismatch, InputError, StoreError
+from jobs.store.adapters.commit import LOOK_BACK
 from jobs.store.adapters.manifest import encode_manifest, parse_manifest
 from jobs.store.adapters.operations import commit, resolve_adapter, scan_adapters, verify_adapter
 from jobs.store.blobs import get_blob_key
@@ -171,9 +173,31 @@ def test_eight_runs_that_commit_the_same_name_get_eight_unmixed_versions(tmp_pat
 
 def test_a_claimed_version_is_never_filled_by_another_run(store: DirectoryStore, folder: Path):
     store.put("adapters/chat/v1/.claim", b'{"run": "sleeping", "attempt": 1}')
-    store.put("adapters/chat/v7/adapter_config.json", b"left by somebody")
-    assert commit(store, folder, make_draft()).version == 8
+    store.put("adapters/chat/v2/adapter_config.json", b"left by somebody")
+    assert commit(store, folder, make_draft()).version == 3
     assert list(store.list("adapters/chat/v1/")) == ["adapters/chat/v1/.claim"]
+
+
+@pytest.mark.parametrize("file_name", [".claim", "adapter_config.json", "manifest.json"])
+def test_a_number_that_no_commit_counted_up_to_neither_moves_nor_ends_the_numbering(
+    file_name: str, store: DirectoryStore, folder: Path
+):
+    manifest = encode_manifest(commit(store, folder, make_draft(run="r1")))
+    data = manifest.replace(b'"version": 1', b'"version": 999999999')
+    store.put(f"adapters/chat/v999999999/{file_name}", data)
+    assert commit(store, folder, make_draft(run="r2")).version == 2
+    assert commit(store, folder, make_draft(run="r3")).version == 3
+
+
+def test_a_claim_far_above_does_not_hide_the_later_attempt_that_fences(
+    store: DirectoryStore, folder: Path
+):
+    claim = json.dumps({"run": make_draft().run, "attempt": 2}).encode()
+    store.put("adapters/chat/v1/.claim", claim)
+    for number in range(10_000, 10_000 + LOOK_BACK):
+        store.put(f"adapters/chat/v{number}/.claim", b"{}")
+    with pytest.raises(StoreError, match=r"a later attempt than 1 has claimed chat@v1"):
+        commit(store, folder, make_draft(attempt=1))
 
 
 def test_an_old_attempt_cannot_become_the_newest_version(

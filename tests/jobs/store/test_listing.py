@@ -23,7 +23,8 @@ def full(store: DirectoryStore, tmp_path: Path) -> DirectoryStore:
     folder = make_adapter_folder(tmp_path / "exported")
     commit(store, folder, make_draft(run="r1"))
     commit(store, folder, make_draft(run="r2"))
-    store.put("adapters/chat/v9/.claim", b"{}")
+    for number in range(3, 10):
+        store.put(f"adapters/chat/v{number}/.claim", b"{}")
     store.put("adapters/chat/v9/adapter_config.json", b"{}")
     commit(store, folder, make_draft(run="r3"))
     commit(store, folder, make_draft(run="r4", name="zoo"))

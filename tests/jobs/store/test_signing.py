@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from jobs.errors import InputError
 from jobs.store.adapters.operations import commit, pull, verify_adapter
-from jobs.store.adapters.signing import load_signer
 from jobs.store.local import DirectoryStore
+from jobs.store.trust.signatures import load_signer
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 
 SIGNATURE = "adapters/chat/v1/manifest.sig"

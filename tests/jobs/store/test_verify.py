@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.inspect.model_folder import digest_model
+from jobs.inspect.base_digest import digest_base, digest_model, digest_weights
 from jobs.store.adapters.manifest import AdapterFile, BaseRecord, Manifest
 from jobs.store.adapters.operations import commit, verify_adapter
 from jobs.store.local import DirectoryStore
@@ -117,12 +117,23 @@ def make_base_folder(folder: Path, config: str = "{}") -> Path:
 
 def test_the_local_base_must_be_that_of_the_training(store, tmp_path: Path):
     base = make_base_folder(tmp_path / "base")
-    folder = BaseRecord(path=str(base), digest=digest_model(base))
+    folder = BaseRecord(path=str(base), **vars(digest_base(base)))
     manifest = commit(store, make_adapter_folder(tmp_path / "exported"), make_draft(base=folder))
     assert verify_adapter(store, manifest) == []
     make_base_folder(base, config='{"hidden_size": 1}')
     [fault] = verify_adapter(store, manifest)
     assert fault.key == "base"
+    assert fault.problem.endswith("config.json differs")
+
+
+def test_a_manifest_of_an_earlier_release_names_config_and_weights_alone(store, tmp_path: Path):
+    base = make_base_folder(tmp_path / "base")
+    folder = BaseRecord(path=str(base), digest=digest_weights(base))
+    manifest = commit(store, make_adapter_folder(tmp_path / "exported"), make_draft(base=folder))
+    (base / "tokenizer.json").write_text("{}")
+    assert verify_adapter(store, manifest) == []
+    make_base_folder(base, config='{"hidden_size": 1}')
+    [fault] = verify_adapter(store, manifest)
     assert folder.digest[:12] in fault.problem
 
 
@@ -145,11 +156,32 @@ def test_an_absent_base_is_never_an_exception(path: str, store, manifest):
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), False),
         # A copy in another layout, which is not loaded.
         (lambda f: (f / "more.safetensors").touch(), True),
+        (lambda f: (f / "more.safetensors.index.json").touch(), True),
+        (lambda f: (f / "trainer_state.json").touch(), True),
+        (lambda f: (f / "LICENSE.txt").touch(), True),
+        (lambda f: (f / "tokenizer.json").write_text("[]"), False),
+        (lambda f: (f / "chat_template.jinja").write_text("evil"), False),
+        (lambda f: (f / "additional_chat_templates" / "rag.jinja").write_text("evil"), False),
+        *(
+            (lambda f, name=name: (f / name).write_text("{}"), False)
+            for name in (
+                "generation_config.json",
+                "special_tokens_map.json",
+                "added_tokens.json",
+                "preprocessor_config.json",
+                "vocab.txt",
+                "merges.txt",
+                "tokenizer.model",
+                "source.spm",
+            )
+        ),
     ],
-    ids=["moved", "a readme", "renamed", "other config", "other weights", "more weights"],
 )
-def test_a_base_is_known_by_its_config_and_weights(change, same, tmp_path: Path):
+def test_a_base_is_known_by_every_file_that_is_loaded(change, same, tmp_path: Path):
     base = make_base_folder(tmp_path / "base")
+    for name in ("tokenizer.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text("{}")
     before = digest_model(base)
     change(base)
     folder = base if base.exists() else tmp_path / "moved"

@@ -89,6 +89,8 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
              "gate failed for chat@v2"),
     "promoted": ({"event": "promoted", "adapter": "chat@v2", "before": None},
                  "promoted chat@v2; current before: none"),
+    "promotion requested": (
+        {"event": "promotion_requested", "adapter": "chat@v2"}, "the service promotes chat@v2"),
     "not promoted": ({"event": "not_promoted", "adapter": "chat@v2", "why": "it is worse"},
              "chat@v2 is not promoted: it is worse"),
     "a federation started": (

@@ -29,7 +29,7 @@ MASKS = ("magnitude", "gradient", "fisher", "snip", "rows", "columns", "blocks")
 WAYS: dict[str, dict[str, Any]] = {
     **{mask: {"mask": mask} for mask in MASKS},
     "random rows": {"mask": "rows", "score": "random"},
-    "own score": {"mask": "tests.custom_scorer:LOUDEST"},
+    "own score": {"mask": "loudest"},
     "global": {"mask": "fisher", "allocation": "global"},
     "global rows": {"mask": "rows", "score": "fisher", "allocation": "global"},
     "norm": {"handoff": {"rescale": "norm"}},

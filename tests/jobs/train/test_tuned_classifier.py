@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from jobs.inspect.base_digest import digest_base
 from jobs.plan.preflight import validate_run
 from jobs.spec.load import validate_spec
+from jobs.store.adapters.operations import scan_adapters
+from jobs.store.open import open_store
 from tests.tiny import label_rows, tiny_encoder, tiny_spec
 from tests.training_runs import TrainingCase, train_all
 
@@ -73,6 +76,17 @@ def test_a_tuned_classifier_has_its_own_accuracy_before_the_training(folder: Pat
     before = result.evaluations["before"]
     assert before["accuracy"] == pytest.approx(accuracy)
     assert before["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_manifest_records_every_file_of_the_base(folder: Path):
+    train_all([TrainingCase("recorded", make_spec(folder))], 1)
+    store = open_store(f"file://{folder / 'store'}")
+    [base] = {manifest.base.digest: manifest.base for manifest in scan_adapters(store)[0]}.values()
+    present = digest_base(folder / "model")
+    assert (base.digest, base.files) == (present.digest, present.files)
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= {
+        file.name for file in present.files
+    }
 
 
 def test_the_plan_tells_whether_the_head_is_kept(folder: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def test_a_store_in_a_process_that_stands_still_is_not_waited_for(monkeypatch):
         )
         monkeypatch.setattr("jobs.train.monitor.watchdog.STORE_TIMEOUT_S", 0.2)
         process.send_signal(signal.SIGSTOP)
+        # The signal is not there at once: until then it could answer.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         try:
             # Rank 2's report can't be read, so it is not mentioned.
             stragglers = Watchdog(1, 3, store).describe_stragglers()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,13 +25,13 @@ from orchestrator.cluster.base import Capacity, Job, JobStatus
 from orchestrator.cluster.errors import ClusterUnreachable
 from orchestrator.control.config import parse_config
 from orchestrator.control.supervisor import Service
-from orchestrator.registry import projects, runs, tokens
+from orchestrator.registry import runs, tokens
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.run_request import RunRequest
 from orchestrator.registry.tables import SCOPES
 from orchestrator.registry.values import Run
-from tests.orchestrator.control.builders import make_spec
+from tests.orchestrator.control.builders import make_spec, open_project
 
 PROJECTS = ("default", "other")
 
@@ -122,26 +122,39 @@ class ApiHarness:
         return run
 
 
-def make_service(database: Database, store: str, cluster: LogCluster) -> Service:
+def make_service(
+    database: Database,
+    store: str,
+    cluster: LogCluster,
+    http: Mapping[str, float] | None = None,
+    **settings: Any,
+) -> Service:
     config = parse_config(
         {
             "database": "sqlite:///unused.db",
             "stores": [store],
             "clusters": {cluster.name: {"address": "http://127.0.0.1:1"}},
+            "http": {"anonymous_requests_per_s": 10_000, **(http or {})},
+            **settings,
         }
     )
     return Service(config, database, {cluster.name: cluster})
 
 
 @contextmanager
-def open_harness(database: Database, store: str) -> Iterator[ApiHarness]:
-    """Provide the app, with a token of each scope for each project and for all projects."""
+def open_harness(
+    database: Database, store: str, *, http: Mapping[str, float] | None = None, **settings: Any
+) -> Iterator[ApiHarness]:
+    """Provide the app, with a token of each scope for each project and for all projects.
+
+    `http` are limits of requests and connections, `settings` others of the configuration.
+    """
     cluster = LogCluster()
-    service = make_service(database, store, cluster)
+    service = make_service(database, store, cluster, http, **settings)
     secrets = {}
+    for project in PROJECTS:
+        open_project(database, project)
     with database.write() as session:
-        for project in PROJECTS:
-            projects.ensure_project(session, project)
         for scope in SCOPES:
             for owner in (None, *PROJECTS):
                 _, secrets[scope, owner] = tokens.issue(session, "test", scope, project=owner)

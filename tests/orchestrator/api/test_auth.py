@@ -114,6 +114,8 @@ class FilledService:
             saved = {
                 table: [row._asdict() for row in session.execute(select(table))]
                 for table in TableBase.metadata.sorted_tables
+                # Its triggers refuse that, and no route depends on it.
+                if table.name != "audit"
             }
         yield
         with database.write() as session:
@@ -256,7 +258,7 @@ def test_another_projects_resources_look_absent(filled: FilledService, scope: st
 
 def normalize_problem(problem: dict[str, Any], filled: FilledService) -> str:
     """Return a problem without the names that the request contains."""
-    text = str(problem)
+    text = str({**problem, "request_id": None})
     for names in (filled.runs, filled.tokens, filled.adapters, filled.schedules):
         text = text.replace(names["other"], "X")
     return text

@@ -1,4 +1,4 @@
-"""Runs through the API: submitted, listed, shown, stopped."""
+"""Runs through the API: submitted, listed, shown, stopped, deleted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.registry.lifecycle import Status
+from orchestrator.registry.lifecycle import Reason, Status
 from tests.orchestrator.api.builders import ApiHarness, add_run
 
 
@@ -123,3 +123,18 @@ def test_a_stop_request_is_recorded_once(database_api: ApiHarness):
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["stop"] == "user"
     assert again.json()["revision"] == first.json()["revision"]
+
+
+def test_an_ended_run_is_deleted_by_an_admin_of_its_project(database_api: ApiHarness):
+    run = database_api.submit("other")
+    path = f"/v1/runs/{run}"
+    early = database_api.request("DELETE", path)
+    assert early.status_code == 409 and "slora stop" in early.json()["detail"]
+    database_api.move(run, Status.STOPPED, reason=Reason.USER)
+    assert database_api.request("DELETE", path, "submitter", "other").status_code == 403
+    assert database_api.request("DELETE", path, "admin", "default").status_code == 404
+    deleted = database_api.request("DELETE", path, "admin", "other")
+    assert deleted.status_code == 200
+    assert deleted.json() == {"run": run, "files": 1, "retained_files": 0, "reason": ""}
+    assert database_api.request("GET", path).status_code == 404
+    assert database_api.request("DELETE", path).status_code == 404

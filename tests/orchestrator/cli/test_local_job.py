@@ -12,7 +12,9 @@ import requests
 from jobs.errors import TrainingFailed, Unreachable
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
+from jobs.store.trust.signatures import format_public_key
 from orchestrator.cli import local_job
+from tests.jobs.trust.keys import Keys
 
 LOG = "\n".join(["Running entrypoint for job", *(f"trial {n} done" for n in range(30)), "Killed."])
 
@@ -22,8 +24,10 @@ class FakeRayJobs:
 
     def __init__(self, *answers: Exception) -> None:
         self.answers = [*answers]
+        self.options: dict[str, object] = {}
 
-    def submit_job(self, **_: object) -> str:
+    def submit_job(self, **options: object) -> str:
+        self.options = options
         if self.answers:
             raise self.answers.pop(0)
         return "job"
@@ -108,3 +112,16 @@ def test_a_ray_that_accepts_no_job_is_an_error_after_the_timeout(fake_ray, run_s
     fake_ray.answers = [CONNECTION_LOST] * 3
     with pytest.raises(Unreachable, match="accepted no job within 0 s: Remote end closed"):
         run_on(fake_ray, run_store)
+
+
+def test_a_job_demands_the_signatures_that_its_command_demands(
+    fake_ray, run_store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("SLORA_TRUST", raising=False)
+    run_and_fail(fake_ray, run_store)
+    assert set(fake_ray.options) == {"entrypoint", "submission_id"}
+    keys = Keys(tmp_path, monkeypatch)
+    keys.trust()
+    run_and_fail(fake_ray, run_store)
+    variables = {"SLORA_TRUST": format_public_key(keys.ours.public_key)}
+    assert fake_ray.options["runtime_env"] == {"env_vars": variables}

@@ -20,6 +20,7 @@ from orchestrator.cli.console import LazyProgressBar
 from orchestrator.cli.main import app
 from orchestrator.registry.database import Database
 from orchestrator.registry.migrate import upgrade
+from orchestrator.registry.tenancy.audit_log import list_entries, make_local_actor
 from orchestrator.registry.tokens import find_bearer, list_tokens
 from tests.orchestrator.registry.stores import DONE, fill_store
 
@@ -77,11 +78,32 @@ def test_the_schema_is_upgraded_once(url: str):
     before = invoke("status", "--database", url)
     assert before.exit_code == 2
     assert "Run `slora registry upgrade`" in before.stderr
-    assert "now has schema 0003" in invoke("upgrade", "--database", url).stdout
-    assert "already has schema 0003" in invoke("upgrade", "--database", url).stdout
+    assert "now has schema 0004" in invoke("upgrade", "--database", url).stdout
+    assert "already has schema 0004" in invoke("upgrade", "--database", url).stdout
     after = invoke("status", "--database", url, "--json")
     assert after.exit_code == 0
     assert json.loads(after.stdout)["current"] is True
+
+
+def test_commands_that_write_to_the_database_are_in_the_audit_log(
+    store: DirectoryStore, url: str, tmp_path: Path
+):
+    invoke("upgrade", "--database", url)
+    invoke("upgrade", "--database", url)
+    invoke("rebuild", "--store", store.url(""), "--database", url, "--project", "lab")
+    invoke("token", str(tmp_path / "token"), "--database", url)
+    with closing(Database(url)) as database, database.read() as session:
+        entries = list_entries(session)
+    assert [(entry.action, entry.object_kind, entry.project) for entry in entries] == [
+        ("create", "token", None),
+        ("rebuild", "registry", "lab"),
+        ("upgrade", "registry", None),
+    ]
+    for entry in entries:
+        assert entry.label is not None and entry.label.startswith("local:")
+        assert entry.token is None and entry.address is None
+    assert entries[2].after == {"schema": "0004"}
+    assert (tmp_path / "token").read_text().strip() not in str(entries)
 
 
 def test_a_rebuild_into_an_older_schema_needs_an_upgrade(store: DirectoryStore, url: str):
@@ -161,3 +183,68 @@ def test_a_token_that_cannot_be_written_is_not_valid(url: str, tmp_path: Path):
         assert list_tokens(session) == []
     registry.close()
     assert (tmp_path / "existing").read_text() == "mine"
+
+
+def test_the_quarantine_is_managed_without_the_service(url: str):
+    upgrade(url)
+    place = ("--database", url)
+    assert "Nothing is in quarantine." in invoke("quarantine", "list", *place).stdout
+    added = invoke("quarantine", "add", "run", "chat-1", "--reason", "kills \x1b[2J", *place)
+    assert added.exit_code == 0 and "The run chat-1 is in quarantine." in added.stdout
+    assert invoke("quarantine", "add", "schedule", "lab/nightly", *place).exit_code == 0
+    listed = json.loads(invoke("quarantine", "list", "--json", *place).stdout)["items"]
+    assert {(item["kind"], item["item"], item["project"]) for item in listed} == {
+        ("run", "chat-1", None), ("schedule", "lab/nightly", "lab")
+    }  # fmt: skip
+    table = invoke("quarantine", "list", *place).stdout
+    assert "lab/nightly" in table and "added by an operator" in table and "\x1b" not in table
+    released = invoke("quarantine", "release", "run", "chat-1", "--json", *place)
+    assert json.loads(released.stdout)["item"] == "chat-1"
+    assert invoke("quarantine", "release", "run", "chat-1", *place).exit_code == 2
+    assert len(json.loads(invoke("quarantine", "list", "--json", *place).stdout)["items"]) == 1
+    with closing(Database(url)) as database, database.read() as session:
+        entries = list_entries(session)
+    assert [(entry.action, entry.object) for entry in entries] == [
+        ("release", "chat-1"), ("quarantine", "lab/nightly"), ("quarantine", "chat-1")
+    ]  # fmt: skip
+    assert {entry.label for entry in entries} == {make_local_actor().label}
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"), [("run", "chat-1"), ("cat", "x"), ("schedule", "nightly"), ("job", "x" * 200)]
+)
+def test_an_item_that_cannot_be_quarantined_is_refused(url: str, kind: str, item: str):
+    upgrade(url)
+    invoke("quarantine", "add", "run", "chat-1", "--database", url)
+    result = invoke("quarantine", "add", kind, item, "--database", url)
+    assert result.exit_code == 2
+    assert ("KIND: 'cat'" if kind == "cat" else "ITEM: ") in result.stderr
+
+
+def test_a_backup_is_restored_into_an_empty_database_only(
+    store: DirectoryStore, url: str, tmp_path: Path
+):
+    invoke("rebuild", "--store", store.url(""), "--database", url)
+    file = tmp_path / "registry.backup"
+    written = invoke("backup", str(file), "--database", url)
+    assert written.exit_code == 0 and f"Wrote {file}." in written.stdout.replace("\n", " ")
+    refused = invoke("restore", str(file), "--database", url)
+    assert refused.exit_code == 2 and "--replace" in refused.stderr
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    result = invoke("restore", str(file), "--database", other)
+    assert result.exit_code == 0 and "slora registry rebuild" in result.stderr, result.output
+    counts = json.loads(invoke("status", "--database", other, "--json").stdout)["rows"]
+    assert counts["runs"] == 7
+    assert invoke("restore", str(file), "--database", url, "--replace").exit_code == 0
+
+
+def test_a_rebuilt_registry_takes_over_the_requested_id(store: DirectoryStore, url: str):
+    arguments = ("rebuild", "--store", store.url(""), "--database", url)
+    own = json.loads(invoke(*arguments, "--json").stdout)["instance"]
+    lost = "0123456789abcdef" * 2
+    taken = invoke(*arguments, "--instance", lost)
+    assert taken.exit_code == 0 and f"This registry is now {lost}" in taken.stdout
+    kept = json.loads(invoke(*arguments, "--instance", "own", "--json").stdout)
+    assert kept["instance"] == lost != own
+    wrong = invoke(*arguments, "--instance", "production")
+    assert wrong.exit_code == 2 and "32 hexadecimal digits" in wrong.stderr.replace("\n", " ")

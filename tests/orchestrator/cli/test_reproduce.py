@@ -11,7 +11,7 @@ import pytest
 from jobs.errors import InputError
 from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.inspect.model_folder import digest_model
+from jobs.inspect.base_digest import digest_base
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.spec.schema import FederatedSpec, RunSpec, make_site_spec
@@ -49,7 +49,7 @@ class Workspace:
         manifest_draft = make_draft(
             name="tiny",
             run=RUN,
-            base=BaseRecord(path="base", digest=digest_model(self.checked.model.folder)),
+            base=BaseRecord(path="base", **vars(digest_base(self.checked.model.folder))),
             data=DataRecord(train_sha256=str(rows.sha256), row_order="seed 0", rows=rows.rows),
             spec_sha256=hashlib.sha256(dump_spec(self.spec).encode()).hexdigest(),
         )
@@ -130,7 +130,7 @@ def change_base(workspace: Workspace) -> None:
         (change_spec, "has changed since"),
         (delete_spec, "are not in the store"),
         (change_rows, "the rows do not have the recorded digest"),
-        (change_base, "the model does not have the recorded digest"),
+        (change_base, "the model is not the recorded base: config.json differs"),
     ],
 )
 def test_an_irreproducible_run_is_not_started(change, message: str, tmp_path: Path):
@@ -160,7 +160,7 @@ class FederatedWorkspace(Workspace):
         manifest_draft = make_draft(
             name="tiny",
             run=RUN,
-            base=BaseRecord(path="base", digest=digest_model(self.checked.model.folder)),
+            base=BaseRecord(path="base", **vars(digest_base(self.checked.model.folder))),
             data=DataRecord(train_sha256=str(rows.sha256), row_order="seed 0", rows=rows.rows),
             spec_sha256=hashlib.sha256(dump_spec(self.spec).encode()).hexdigest(),
             federation=self.federation.section.model_dump(mode="json"),

@@ -17,6 +17,7 @@ from orchestrator.client.errors import (
     RequestRejected,
     ServiceError,
     ServiceUnreachable,
+    TooManyRequests,
     UnexpectedResponse,
 )
 from orchestrator.client.retry import RetryBudget
@@ -92,6 +93,15 @@ def test_retry_after_is_respected():
     assert clock.pauses == [2.0]
 
 
+def test_a_request_above_a_limit_was_not_executed_and_is_repeated():
+    clock = SimulatedClock()
+    token = {"id": "0123", "label": "ci", "scope": "viewer", "created_at": 1.0, "secret": "x"}
+    slower = make_problem(429, "Too many requests of this token.", Retry_After="1")
+    with run_script(slower, make_json(token, 201)) as service:
+        assert make_client(service.url, clock).tokens.create("ci", "viewer").label == "ci"
+    assert clock.pauses == [1.0]
+
+
 def test_an_unreachable_service_is_exit_code_three_with_a_hint():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -117,7 +127,7 @@ RESPONSES: dict[str, tuple[ScriptedResponse, type[ClientError], int, str]] = {
         make_problem(422, "2 errors", ERRORS), RequestRejected, 2,
         "method.rank: 5 is too much. Use 4.",
     ),
-    "429": (make_problem(429, "Slower."), ServiceUnreachable, 3, "Slower"),
+    "429": (make_problem(429, "Slower."), TooManyRequests, 3, "Slower"),
     "500": (make_problem(500, "Unexpected."), ServiceError, 1, "failed with 500 (Unexpected)"),
     "502 of a proxy": (
         ScriptedResponse(502, b"<html>", "text/html"), ServiceUnreachable, 3, "Bad Gateway",

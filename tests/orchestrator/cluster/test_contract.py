@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator.cluster.base import Cluster, Job, JobState, JobStatus
 from orchestrator.cluster.errors import ClusterRefused
 from orchestrator.cluster.ray_jobs import RayCluster
 from tests.orchestrator.cluster.fake import FakeCluster
+from tests.ray_head import Head
 from tests.waiting import wait_for
 
 MODULE = "tests.orchestrator.cluster.job"
@@ -119,6 +121,17 @@ def test_a_log_is_read_from_any_byte(scene: ClusterHarness):
     assert log.endswith(LOG)
     assert scene.cluster.read_log(job.submission, len(log) - 2) == LOG[-2:]
     assert scene.cluster.read_log(job.submission, len(log) + 5) == b""
+
+
+@pytest.mark.ray
+def test_a_job_and_its_tasks_have_the_jobs_environment(head: Head, token: Path, tmp_path: Path):
+    cluster = RayCluster("here", head.url, token=token, python=sys.executable)
+    scene = ClusterHarness(cluster, tmp_path)
+    job = replace(scene.make_job("variable"), environment={"SLORA_TEST_VARIABLE": "of-lab"})
+    cluster.submit(job)
+    scene.wait_until(job, JobState.SUCCEEDED)
+    assert b"the driver has of-lab, its task of-lab" in cluster.read_log(job.submission)
+    cluster.close()
 
 
 def test_a_cluster_reports_its_capacity(scene: ClusterHarness):

@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,17 @@ def test_the_package_is_uploaded_once_and_named_in_every_submission(
     assert environments == [{"working_dir": f"gcs://{name}"}] * 2
 
 
+def test_the_variables_of_a_job_are_set_for_all_its_processes(
+    server: ScriptedDashboard, behind: RayCluster
+):
+    server.respond = ray = RayModel()
+    environment = {"SLORA_PLACES": "{}"}
+    behind.submit(Job("chat-3-a1", JOB.module, JOB.arguments, JOB.metadata, environment))
+    behind.submit(JOB)
+    variables = [job["runtime_env"].get("env_vars") for job in ray.jobs.values()]
+    assert variables == [environment, None]
+
+
 def test_a_submission_contains_no_secret(server: ScriptedDashboard, behind: RayCluster):
     server.respond = ray = RayModel()
     behind.submit(JOB)
@@ -262,6 +274,16 @@ def test_a_submission_contains_no_secret(server: ScriptedDashboard, behind: RayC
     assert set(body) == {"entrypoint", "submission_id", "metadata", "runtime_env"}
     assert body["entrypoint"] == "python -m jobs.finetune --run chat-1"
     assert "secret" not in json.dumps(body)
+
+
+def test_the_environment_of_a_job_is_beside_its_package(
+    server: ScriptedDashboard, behind: RayCluster
+):
+    server.respond = ray = RayModel()
+    behind.submit(replace(JOB, environment={"SLORA_PROJECT": "lab", "AWS_PROFILE": ""}))
+    environment = ray.jobs[JOB.submission]["runtime_env"]
+    assert environment["env_vars"] == {"SLORA_PROJECT": "lab", "AWS_PROFILE": ""}
+    assert "working_dir" in environment
 
 
 def test_a_long_log_is_read_in_parts(server: ScriptedDashboard, behind: RayCluster):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.registry import projects
+from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import REASONS, Status
-from orchestrator.registry.values import Run
+from orchestrator.registry.values import ProjectInputs, ProjectLimits, Run
 
 
 def make_run(status: Status = Status.PLANNED, **changes: Any) -> Run:
@@ -48,3 +50,11 @@ def make_spec(store: str = "file:///store", **changes: Any) -> dict[str, Any]:
         "store": store,
         **changes,
     }
+
+
+def open_project(database: Database, name: str) -> None:
+    """Create a project that may read anything, unless it exists."""
+    with database.write() as session:
+        if projects.find(session, name).revision == 0:
+            inputs = ProjectInputs(places=None, models=None)
+            projects.add(session, name, ProjectLimits(), inputs)

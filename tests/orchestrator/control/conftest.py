@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +17,12 @@ from tests.orchestrator.control.control import ControlHarness
 @pytest.fixture
 def control(database: Database, tmp_path: Path) -> ControlHarness:
     return ControlHarness(database, DirectoryStore(tmp_path / "store").url(""))
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may read: as root, looks run as somebody else."""
+    folder = Path(tempfile.mkdtemp(prefix="slora-open-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

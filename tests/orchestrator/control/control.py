@@ -12,8 +12,11 @@ from jobs.store.adapters.operations import commit
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.cluster.base import JobState, JobStatus
+from orchestrator.control.bulkheads.bulkhead import Bulkhead
+from orchestrator.control.bulkheads.item_guard import ItemGuard
+from orchestrator.control.bulkheads.look_keeper import LookKeeper
 from orchestrator.control.dispatcher import FITS, Dispatcher, PlacementResult
-from orchestrator.control.follower import ClusterRules, Follower
+from orchestrator.control.follower import NO_TRUST, ClusterRules, Follower
 from orchestrator.control.intake import Intake
 from orchestrator.control.metrics import ServiceMetrics
 from orchestrator.control.orphans import Orphans
@@ -22,10 +25,11 @@ from orchestrator.control.resolve import SubmitRequest
 from orchestrator.registry import run_flags, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Status
+from orchestrator.registry.tenancy.instances import read_instance
 from orchestrator.registry.values import Run
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.cluster.fake import FakeCluster
-from tests.orchestrator.control.builders import make_spec
+from tests.orchestrator.control.builders import make_spec, open_project
 
 PENDING, RUNNING, ABSENT = (
     JobStatus(JobState.PENDING),
@@ -42,31 +46,62 @@ class ControlHarness:
     def __init__(self, database: Database, store: str, **rules: Any) -> None:
         self.database, self.store = database, store
         self.cluster = FakeCluster("default", RUNNING)
-        self.rules = ClusterRules(service="here", **rules)
+        self.instance = read_instance(database)
+        self.rules = ClusterRules(service="here", instance=self.instance, **rules)
         self.observer = ServiceMetrics()
         self.open: Callable[[str], ObjectStore] = open_store
+        self.guard_time = 0.0
+        """The time by which the guard waits after a failure."""
+        self.make_environment: Callable[[Run], dict[str, str]] = lambda run: {}
         self.fits: Callable[[Run], PlacementResult] = lambda run: FITS
+        self.trust = NO_TRUST
         self.use_intake(database)
         self.main = self.make_reconciler("a")
 
     def use_intake(self, database: Database) -> None:
         """Accept runs through another database, which may fail."""
         self.intake = Intake(
-            database, [self.store], ["default"], store_opener=lambda url: self.open(url)
+            database,
+            [self.store],
+            ["default"],
+            instance=self.instance,
+            store_opener=lambda url: self.open(url),
         )
 
     def make_reconciler(self, holder: str) -> Reconciler:
         def opened(url: str) -> ObjectStore:
             return self.open(url)
 
+        bulkhead = Bulkhead(
+            ItemGuard(self.observer, clock=lambda: self.guard_time),
+            LookKeeper(self.database, "cluster default", holder),
+        )
         follower = Follower(
-            self.database, self.cluster, self.rules, self.observer, store_opener=opened
+            self.database,
+            self.cluster,
+            self.rules,
+            self.observer,
+            store_opener=opened,
+            bulkhead=bulkhead,
+            trust=self.trust,
+            make_environment=lambda run: self.make_environment(run),
         )
         dispatcher = Dispatcher(
-            self.database, "default", self.rules, check_placement=lambda run: self.fits(run)
+            self.database,
+            "default",
+            self.rules,
+            check_placement=lambda run: self.fits(run),
+            bulkhead=bulkhead,
         )
         orphans = Orphans(
-            self.database, self.cluster, service="here", stores=[self.store], store_opener=opened
+            self.database,
+            self.cluster,
+            service="here",
+            instance=self.instance,
+            stores=[self.store],
+            metrics=self.observer,
+            store_opener=opened,
+            bulkhead=bulkhead,
         )
         return Reconciler(
             self.database,
@@ -79,7 +114,9 @@ class ControlHarness:
         )
 
     def submit(self, name: str = "chat", **changes: Any) -> Run:
-        """Submit a run and return it."""
+        """Submit a run and return it; a new project may read anything."""
+        if project := changes.get("project"):
+            open_project(self.database, project)
         spec = make_spec(self.store, name=name)
         return self.intake.accept(SubmitRequest(spec=spec, **changes))[0]
 
@@ -109,7 +146,7 @@ class ControlHarness:
         """Commit an adapter as the run's job does."""
         adapter = folder if folder.exists() else make_adapter_folder(folder)
         commit(
-            open_store(self.store), adapter, make_draft(name=run.name, run=run.id, attempt=attempt)
+            open_store(run.store), adapter, make_draft(name=run.name, run=run.id, attempt=attempt)
         )
 
     def list_submissions(self, run: Run) -> list[str]:

@@ -30,6 +30,9 @@ def test_the_url_of_a_store_becomes_absolute(tmp_path: Path, monkeypatch: pytest
         pytest.param({"clusters": {"near": {**NEAR, "python": "p\n"}}}, "python", id="a line end"),
         pytest.param({"stores": ["file:///a/../b"]}, "stores", id="another folder"),
         pytest.param({"speed": "high"}, "speed", id="unknown"),
+        pytest.param({"audit_days": 29}, "audit_days", id="an audit log that is too short"),
+        pytest.param({"trusted_proxies": ["*"]}, "trusted_proxies", id="every proxy"),
+        pytest.param({"trusted_proxies": ["10.0.0.1/8"]}, "trusted_proxies", id="no network"),
     ],
 )
 def test_an_invalid_value_is_refused_by_its_key(values: dict[str, Any], key: str):

@@ -60,7 +60,9 @@ def test_thousands_of_runs_of_one_project_do_not_hide_others(control: ControlHar
                 ),
                 {"id": f"loud-{number:04}"},
             )
-        session.execute(text("INSERT INTO projects SELECT 'loud', NULL, NULL, NULL, 0, 1"))
+        session.execute(
+            text("INSERT INTO projects (name, created_at, revision) VALUES ('loud', 0, 1)")
+        )
         session.execute(
             text("UPDATE runs SET project = 'loud', priority = 0 WHERE id LIKE 'loud%'")
         )
@@ -95,6 +97,7 @@ def test_foreign_jobs_do_not_count_towards_the_limit(narrow: ControlHarness):
     [
         pytest.param({"max_runs": 1}, "uses 1 of its 1 runs at once", id="runs"),
         pytest.param({"max_workers": 1}, "uses 1 of its 1 workers at once", id="workers"),
+        pytest.param({"max_cpus": 1}, "uses 1 of its 1 CPUs at once", id="cpus"),
         pytest.param(
             {"max_tokens_a_day": 3000}, "uses 2,560 of its 3,000 tokens in 24 hours", id="tokens"
         ),
@@ -114,8 +117,8 @@ def test_a_project_waits_at_its_limit(
 
 
 def test_a_run_above_its_projects_limit_fails_with_the_reason(control: ControlHarness):
-    set_limits(control, max_tokens_a_day=100)
     run = control.submit()
+    set_limits(control, max_tokens_a_day=100)
     control.reconcile()
     ended = control.read(run)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.QUOTA)

@@ -14,10 +14,13 @@ from sqlalchemy.orm import Session
 
 from jobs.errors import InputError, StoreUnreachable
 from jobs.store.open import open_store
+from orchestrator.control.intake import Intake
 from orchestrator.control.resolve import SubmitRequest
+from orchestrator.registry import projects
 from orchestrator.registry.database import Database
-from orchestrator.registry.errors import DatabaseUnreachable
-from orchestrator.registry.rebuild.rebuild import rebuild
+from orchestrator.registry.errors import DatabaseUnreachable, QuotaExceeded
+from orchestrator.registry.rebuild.rebuild_projects import rebuild_projects
+from orchestrator.registry.values import ProjectLimits
 from tests.orchestrator.control.builders import make_spec
 from tests.orchestrator.control.control import ControlHarness
 from tests.orchestrator.registry.builders import list_runs
@@ -142,6 +145,29 @@ def test_an_accepted_run_is_restored_after_the_registry_was_lost(control: Contro
     with control.database.write() as session:
         for table in ("events", "attempts", "runs"):
             session.execute(text(f"DELETE FROM {table}"))
-    rebuild(control.database, open_store(control.store), project="default")
+    rebuild_projects(control.database, open_store(control.store))
     restored = control.read(run)
     assert (restored.project, restored.priority, restored.status) == ("team", 4, run.status)
+
+
+def test_a_project_at_its_limit_costs_no_write_of_the_store(control: ControlHarness):
+    puts = []
+
+    def open_counting(url: str) -> Any:
+        puts.append(url)
+        return open_store(url)
+
+    intake = Intake(control.database, [control.store], ["default"], store_opener=open_counting)
+    submission = SubmitRequest(spec=make_spec(control.store))
+    with control.database.write() as session:
+        project = projects.ensure_project(session, "default")
+        project = projects.set_limits(session, project, ProjectLimits(max_queued=0))
+    for _ in range(3):
+        with pytest.raises(QuotaExceeded):
+            intake.accept(submission)
+    # Only the first wrote a request, and deleted it.
+    assert len(puts) == 2 and list_requests(control) == list_rows(control) == []
+    with control.database.write() as session:
+        projects.set_limits(session, project, ProjectLimits())
+    run, _ = intake.accept(submission)
+    assert list_rows(control) == list_requests(control) == [run.id]

@@ -12,6 +12,7 @@ from jobs.store.open import open_store
 from orchestrator.cluster.base import Job
 from orchestrator.registry.lifecycle import Status
 from orchestrator.registry.rebuild.rebuild import rebuild
+from orchestrator.registry.tenancy.audit_log import list_entries
 from tests.orchestrator.control.control import RUNNING, SUCCEEDED, ControlHarness
 
 OURS = {"slora_service": "here"}
@@ -61,6 +62,20 @@ def test_a_job_of_an_unknown_run_is_stopped(control: ControlHarness):
     control.cluster.add_foreign_job(Job("stray-a1", "jobs.finetune", (), OURS), RUNNING)
     control.reconcile()
     assert control.cluster.stopped_ids == ["stray-a1"]
+
+
+def test_a_stopped_job_is_in_the_audit_log_once(control: ControlHarness):
+    job = Job("stray-a1", "jobs.finetune", (), OURS)
+    # The cluster has not ended it yet when the next passes look.
+    for _ in range(3):
+        control.cluster.add_foreign_job(job, RUNNING)
+        control.reconcile()
+    assert control.cluster.stopped_ids == ["stray-a1"] * 3
+    with control.database.read() as session:
+        (entry,) = list_entries(session)
+    assert (entry.action, entry.object_kind, entry.object) == ("stop", "job", "stray-a1")
+    assert (entry.token, entry.label, entry.project) == (None, None, None)
+    assert entry.after == {"cluster": "default", "reason": "it belongs to no known run"}
 
 
 def test_no_job_is_stopped_while_a_store_is_unreachable(control: ControlHarness):

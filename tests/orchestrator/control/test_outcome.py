@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from orchestrator.registry.lifecycle import Status
 from tests.jobs.store.builders import make_adapter_folder, make_draft
 from tests.orchestrator.control.builders import make_run
 
-NOW = 1_780_000_000.0
+DAY_S = 86400.0
 RUN = make_run(Status.RUNNING, attempt=2)
 
 
@@ -33,7 +35,7 @@ def commit_version(
 
 
 def test_an_empty_store_has_no_outcome(store: DirectoryStore):
-    stored = read_outcome(store, RUN, now=NOW)
+    stored = read_outcome(store, RUN)
     assert (stored.manifest, stored.pointer) == (None, None)
     assert (
         not stored.outcome.is_finished and not stored.outcome.alive and stored.outcome.message == ""
@@ -46,49 +48,55 @@ def test_an_adapter_of_the_run_finishes_it_whoever_committed_later(
     commit_version(store, tmp_path / "a", "ours", run=RUN.id)
     commit_version(store, tmp_path / "b", "theirs", run="chat-2")
     promote(store, "chat", 2)
-    stored = read_outcome(store, RUN, now=NOW)
+    stored = read_outcome(store, RUN)
     assert stored.outcome.adapter == "chat@v1" and stored.outcome.is_finished
     assert stored.pointer is not None and stored.pointer[0] == 2
 
 
 def test_an_adapter_of_another_run_does_not_count(store: DirectoryStore, tmp_path: Path):
     commit_version(store, tmp_path / "b", run="chat-2")
-    assert not read_outcome(store, RUN, now=NOW).outcome.is_finished
+    assert not read_outcome(store, RUN).outcome.is_finished
 
 
 def test_the_adapter_of_a_trial_finishes_its_search(store: DirectoryStore, tmp_path: Path):
     commit_version(store, tmp_path / "b", run="chat-1-t0", search=RUN.id)
-    assert read_outcome(store, RUN, now=NOW).outcome.adapter == "chat@v1"
+    assert read_outcome(store, RUN).outcome.adapter == "chat@v1"
 
 
 def test_the_last_error_is_read_and_no_new_data_finishes_the_run(store: DirectoryStore):
     events = RunStore(store, RUN.id).events
     events.append({"event": "failed", "why": "first"})
     events.append({"event": "failed", "why": "rank 1: \x1b[31mno memory"})
-    stored = read_outcome(store, RUN, now=NOW).outcome
+    stored = read_outcome(store, RUN).outcome
     assert "no memory" in stored.message and "\x1b" not in stored.message and not stored.is_finished
     events.append({"event": "no_new_data"})
-    assert read_outcome(store, RUN, now=NOW).outcome.is_finished
+    assert read_outcome(store, RUN).outcome.is_finished
 
 
 @pytest.mark.parametrize(
-    ("heartbeat", "alive"),
+    ("heartbeat", "age", "alive"),
     [
-        pytest.param({"time": NOW - 5, "attempt": 2}, True, id="just sent"),
-        pytest.param({"time": NOW - HEARTBEAT_TIMEOUT_S - 1, "attempt": 2}, False, id="long ago"),
-        pytest.param({"time": NOW - 5, "attempt": 1}, False, id="by an attempt before"),
-        pytest.param({"time": NOW - 5, "attempt": 2, "ended": True}, False, id="it ended"),
-        pytest.param({"time": "soon", "attempt": 2}, False, id="no number"),
-        pytest.param([1, 2], False, id="no heartbeat"),
+        pytest.param({"attempt": 2}, 5, True, id="just sent"),
+        pytest.param({"attempt": 2}, HEARTBEAT_TIMEOUT_S + 1, False, id="long ago"),
+        pytest.param({"attempt": 1}, 5, False, id="by an attempt before"),
+        pytest.param({"attempt": 2, "ended": True}, 5, False, id="it ended"),
+        pytest.param({"attempt": "two"}, 5, False, id="no number"),
+        pytest.param([1, 2], 5, False, id="no heartbeat"),
     ],
 )
-def test_a_fresh_heartbeat_of_the_attempt_means_a_live_job(
-    store: DirectoryStore, heartbeat: Any, alive: bool
+@pytest.mark.parametrize("writer_ahead_s", [-DAY_S, 0.0, DAY_S], ids=["behind", "right", "ahead"])
+def test_a_fresh_heartbeat_of_the_attempt_means_a_live_job_whatever_its_writers_clock_says(
+    store: DirectoryStore, heartbeat: Any, age: float, alive: bool, writer_ahead_s: float
 ):
-    store.put(f"runs/{RUN.id}/{HEARTBEAT}", json.dumps(heartbeat).encode())
-    assert read_outcome(store, RUN, now=NOW).outcome.alive is alive
+    if isinstance(heartbeat, dict):
+        heartbeat = {"time": time.time() - age + writer_ahead_s, **heartbeat}
+    key = f"runs/{RUN.id}/{HEARTBEAT}"
+    store.put(key, json.dumps(heartbeat).encode())
+    written_at = time.time() - age
+    os.utime(store.local_path(key), (written_at, written_at))
+    assert read_outcome(store, RUN).outcome.alive is alive
 
 
 def test_a_heartbeat_that_is_not_json_is_ignored(store: DirectoryStore):
     store.put(f"runs/{RUN.id}/{HEARTBEAT}", b"{" * 5000)
-    assert not read_outcome(store, RUN, now=NOW).outcome.alive
+    assert not read_outcome(store, RUN).outcome.alive

@@ -68,7 +68,7 @@ def test_a_run_with_its_outcome_finishes_however_its_job_ended():
         pytest.param(
             JobStatus(JobState.FAILED, -9), S.LOST, R.JOB_ABSENT, id="killed, as Python says it"
         ),
-        pytest.param(JobStatus(JobState.STOPPED), S.STOPPED, R.USER, id="stopped on the cluster"),
+        pytest.param(JobStatus(JobState.STOPPED), S.LOST, R.PREEMPTED, id="stopped on the cluster"),
         pytest.param(JobStatus(JobState.ABSENT), S.LOST, R.JOB_ABSENT, id="not known any more"),
     ],
 )

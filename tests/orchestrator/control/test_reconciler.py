@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.errors import StoreUnreachable
+from jobs.errors import Fault, InputError, StoreUnreachable
 from jobs.store.adapters.operations import commit
+from jobs.store.local import DirectoryStore
 from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import HEARTBEAT
 from orchestrator.cluster.base import Job, JobState, JobStatus
@@ -44,9 +46,53 @@ def test_the_job_is_a_known_module_with_its_spec_in_the_store(control: ControlHa
     (job,) = control.cluster.started_jobs
     key = f"runs/{run.id}/spec.yaml"
     assert job.module == "jobs.finetune"
-    assert job.arguments == ("--spec", job.arguments[1], "--run", run.id, "--attempt", "1")
+    arguments = ("--spec", job.arguments[1], "--run", run.id, "--attempt", "1", "--leave-pointer")
+    assert job.arguments == arguments
     assert job.arguments[1].endswith(key) and open_store(control.store).head(key) is not None
-    assert job.metadata == {"slora_service": "here", "run": run.id, "attempt": "1"}
+    names = {"slora_service": "here", "slora_instance": control.instance}
+    assert job.metadata == {**names, "run": run.id, "attempt": "1", "project": "default"}
+
+
+def test_a_job_gets_the_environment_of_its_project(control: ControlHarness):
+    control.make_environment = lambda run: {"SLORA_PROJECT": run.project, "CANARY": "s3cr3t"}
+    control.submit()
+    control.reconcile()
+    (job,) = control.cluster.started_jobs
+    assert job.environment == {"SLORA_PROJECT": "default", "CANARY": "s3cr3t"}
+    assert "s3cr3t" not in repr(job)
+
+
+def test_a_run_without_credentials_fails_with_the_fix(control: ControlHarness):
+    def refuse(run: Run) -> dict[str, str]:
+        raise InputError([Fault("store", "no credentials", "Set projects.lab.role_arn.")])
+
+    control.make_environment = refuse
+    run = control.submit()
+    control.reconcile()
+    refused = control.read(run)
+    assert (refused.status, refused.reason) == (Status.FAILED, Reason.REFUSED)
+    assert refused.detail == "store: no credentials. Set projects.lab.role_arn."
+    assert control.cluster.submitted_ids == []
+
+
+def test_a_run_waits_for_its_credentials_and_delays_no_other(
+    control: ControlHarness, caplog: pytest.LogCaptureFixture
+):
+    missing = ["chat"]
+
+    def make_environment(run: Run) -> dict[str, str]:
+        if run.name in missing:
+            raise StoreUnreachable("the role can't be assumed now")
+        return {}
+
+    control.make_environment = make_environment
+    waiting, other = control.submit("chat"), control.submit("other")
+    control.reconcile(2)
+    assert control.list_submissions(waiting) == [] and "can't be assumed now" in caplog.text
+    assert control.list_submissions(other) == [f"{other.id}-a1"]
+    missing.clear()
+    control.reconcile()
+    assert control.list_submissions(waiting) == [f"{waiting.id}-a1"]
 
 
 def test_unreachable_is_not_dead(control: ControlHarness):
@@ -250,7 +296,7 @@ def test_a_run_with_an_unreadable_request_fails_with_the_reason(
         pytest.param(SUCCEEDED, Status.FAILED, Reason.UNPUBLISHED, id="ended well with nothing"),
         pytest.param(JobStatus(JobState.FAILED, 1), Status.FAILED, Reason.CRASHED, id="an error"),
         pytest.param(JobStatus(JobState.FAILED, 2), Status.FAILED, Reason.REFUSED, id="its input"),
-        pytest.param(JobStatus(JobState.STOPPED), Status.STOPPED, Reason.USER, id="stopped there"),
+        pytest.param(JobStatus(JobState.STOPPED), Status.LOST, Reason.PREEMPTED, id="stopped"),
         pytest.param(KILLED, Status.LOST, Reason.JOB_ABSENT, id="killed"),
         pytest.param(
             JobStatus(JobState.FAILED), Status.LOST, Reason.JOB_ABSENT, id="its node died"
@@ -265,6 +311,18 @@ def test_the_end_of_a_job_is_the_end_of_its_run(
     control.reconcile(3)
     ended = control.read(run)
     assert (ended.status, ended.reason) == (status, reason)
+
+
+def test_a_run_whose_job_somebody_stopped_on_the_cluster_is_resubmitted(control: ControlHarness):
+    run = control.submit()
+    control.reconcile(2)
+    control.cluster.stop(f"{run.id}-a1")
+    control.reconcile(2)
+    assert control.list_events(run)[-2:] == ["lost", "planned"]
+    control.end_retry_wait()
+    control.reconcile(2)
+    assert control.list_submissions(run) == [f"{run.id}-a1", f"{run.id}-a2"]
+    assert control.read_status(run) is Status.RUNNING
 
 
 def test_a_run_that_the_cluster_refuses_fails_with_the_reason(control: ControlHarness):
@@ -354,8 +412,11 @@ def test_a_service_that_lost_its_lease_fails_no_run_of_the_next_one(
 
 
 def write_heartbeat(control: ControlHarness, run: Run, at: float) -> None:
-    lease = json.dumps({"time": at, "attempt": 1}).encode()
-    open_store(control.store).put(f"runs/{run.id}/{HEARTBEAT}", lease)
+    """Write a heartbeat as if at a time of the store's clock; the writer's is a day ahead."""
+    store = DirectoryStore(Path(control.store.removeprefix("file://")))
+    key = f"runs/{run.id}/{HEARTBEAT}"
+    store.put(key, json.dumps({"time": at + 86400, "attempt": 1}).encode())
+    os.utime(store.local_path(key), (at, at))
 
 
 def refuse(url: str) -> Any:

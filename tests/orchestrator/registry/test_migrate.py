@@ -26,13 +26,23 @@ from orchestrator.registry.migrate import (
 )
 from orchestrator.registry.rebuild.rebuild import rebuild
 from orchestrator.registry.schedules import NewSchedule
-from orchestrator.registry.tables import TableBase
+from orchestrator.registry.tables import (
+    AdapterNameRow,
+    AuditRow,
+    LookRow,
+    QuarantineRow,
+    TableBase,
+)
 from tests.jobs.store.builders import race
 from tests.orchestrator.registry.builders import TO_RUNNING, add_run, move_run, read_rows
 from tests.orchestrator.registry.stores import fill_store
 
 RESTORED = ("adapters", "attempts", "events", "pointers", "projects", "runs", "searches")
-HERE_ONLY = ("firings", "leases", "requests", "schedules", "tokens")
+HERE_ONLY = (
+    "audit", "firings", "leases", "looks", "quarantine", "requests", "schedules", "tokens"
+)  # fmt: skip
+MADE_AGAIN = ("adapter_names", "instance")
+"""Tables that the upgrade fills."""
 
 Rows = dict[str, list[dict[str, object]]]
 
@@ -54,6 +64,14 @@ def full_url(empty_url: str, tmp_path: Path) -> str:
         )
         schedules.fire(session, schedule, due_at=1.0, next_at=2.0, outcome="run", run="r1")
         idempotency.record_run(session, "default", "once", "d" * 64, runs.get(session, "r1"))
+        session.add_all(
+            [
+                AuditRow(at=1.0, action="stop", object_kind="run", object="r1"),
+                LookRow(loop="scheduler", kind="run", item="r1", holder="a", started_at=1.0),
+                QuarantineRow(kind="run", item="r1", reason="killed it", created_at=1.0),
+                AdapterNameRow(store="file:///s", name="mine", project="lab", created_at=1.0),
+            ]
+        )
     database.close()
     return empty_url
 
@@ -93,8 +111,8 @@ def test_the_migrations_match_the_tables(empty_url: str):
 
 def test_every_table_has_rows_before_it_is_migrated(full_url: str):
     """Otherwise the tests below would prove little."""
-    assert set(TableBase.metadata.tables) == {*RESTORED, *HERE_ONLY}
-    assert all(read_all_rows(full_url, (*RESTORED, *HERE_ONLY)).values())
+    assert set(TableBase.metadata.tables) == {*RESTORED, *HERE_ONLY, *MADE_AGAIN}
+    assert all(read_all_rows(full_url, (*RESTORED, *HERE_ONLY, *MADE_AGAIN)).values())
 
 
 def test_a_downgrade_and_upgrade_keeps_the_other_rows(full_url: str):
@@ -108,6 +126,7 @@ def test_a_downgrade_and_upgrade_keeps_the_other_rows(full_url: str):
     assert keep_columns_of(after, below) == below
     assert {run["cluster"] for run in after["runs"]} == {"default"}
     assert not any(read_all_rows(full_url, HERE_ONLY).values())
+    assert all(read_all_rows(full_url, MADE_AGAIN).values())
 
 
 def test_a_full_downgrade_drops_all_and_can_be_upgraded_again(full_url: str):
@@ -143,7 +162,7 @@ def test_a_failed_migration_changes_nothing(full_url: str, monkeypatch: pytest.M
 
 
 def test_a_registry_without_its_tables_is_not_opened(empty_url: str):
-    with pytest.raises(WrongSchema, match="has no tables; this slora needs schema 0003"):
+    with pytest.raises(WrongSchema, match="has no tables; this slora needs schema 0004"):
         open_registry(empty_url)
     upgrade(empty_url, "0001")
     with pytest.raises(WrongSchema, match="has schema 0001"):

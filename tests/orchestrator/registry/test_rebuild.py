@@ -10,10 +10,12 @@ import pytest
 from sqlalchemy import select
 
 from jobs.errors import NotInStore
+from jobs.store.adapters.listing import read_committed
 from jobs.store.adapters.manifest import get_manifest_key
 from jobs.store.adapters.operations import delete_version, promote, rollback
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
+from jobs.store.trust.version_trust import sign_version
 from orchestrator.registry import adapters, leases, runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import LeaseHeld, LeaseLost
@@ -22,6 +24,7 @@ from orchestrator.registry.migrate import upgrade
 from orchestrator.registry.rebuild.rebuild import LEASE_NAME, RebuildResult, rebuild
 from orchestrator.registry.tables import SearchRow
 from tests.jobs.store.builders import DyingStore, Killed
+from tests.jobs.trust.keys import Keys
 from tests.orchestrator.registry.builders import add_run, age_leases, list_runs, move_run, read_rows
 from tests.orchestrator.registry.stores import (
     DONE,
@@ -358,3 +361,46 @@ def test_a_run_that_is_deleted_while_it_is_read_is_not_a_fault(
 
     result = rebuild(database, Vanishing(full))
     assert (result.runs.total, result.faults) == (6, [])
+
+
+def test_under_a_policy_what_is_not_signed_is_a_fault_and_not_indexed(
+    database: Database, full: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys = Keys(tmp_path, monkeypatch)
+    sign_version(full, read_committed(full, "chat", 1), "default", keys.ours)
+    keys.trust()
+    result = rebuild(database, full)
+    assert {fault.key: fault.problem for fault in result.faults} == {
+        "adapters/chat/v2/manifest.json": "it is not signed",
+        "adapters/chat/current": "the pointer is not signed",
+    }
+    with database.read() as session:
+        assert [adapter.label for adapter in adapters.list_page(session)] == ["chat@v1"]
+        assert adapters.list_pointers(session, full.url("")) == []
+
+
+def test_under_a_policy_the_move_of_a_pointer_only_grows(
+    database: Database, full: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys = Keys(tmp_path, monkeypatch)
+    for version in (1, 2):
+        sign_version(full, read_committed(full, "chat", version), "default", keys.ours)
+    keys.trust()
+    promote(full, "chat", 1, signer=keys.ours)
+    old = full.get("adapters/chat/current")
+    promote(full, "chat", 2, signer=keys.ours)
+    assert rebuild(database, full).faults == []
+    keys.forget_moves(str(tmp_path / "another host"))
+    full.put("adapters/chat/current", old)
+    for problem in ("the pointer is at move 2", "there is no pointer"):
+        [fault] = rebuild(database, full).faults
+        assert fault.problem == f"{problem}, but the registry has seen move 3"
+        with database.read() as session:
+            (pointer,) = adapters.list_pointers(session, full.url(""))
+        assert (pointer.version, pointer.move) == (2, 3)
+        full.delete("adapters/chat/current")
+        keys.forget_moves(str(tmp_path / "a third host"))
+    keys.distrust()
+    assert rebuild(database, full).faults == []
+    with database.read() as session:
+        assert adapters.list_pointers(session, full.url("")) == []

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 @pytest.mark.long
 def test_when_all_trials_fail_the_most_frequent_reason_is_reported(head, folder):
     space = {
-        "method.mask": {"choice": ["tests.custom_scorer:BROKEN"]},
+        "method.mask": {"choice": ["broken"]},
         RATE: {"choice": [1e-3, 2e-3]},
     }
     code, output, rows = run_search(head, folder, "hopeless", {"space": space, "algorithm": "grid"})

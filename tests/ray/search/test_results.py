@@ -12,13 +12,13 @@ from tests.jobs.search.builders import read_parquet
 from tests.ray.search.builders import assert_nothing_remains, run_search, start_search
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-BAD = ("BROKEN", "DEADLY", "LONELY")
+BAD = ("broken", "deadly", "lonely")
 
 
 def test_a_search_shares_rejects_survives_a_killed_worker_and_writes_its_files(head, folder):
     """One search of every kind of trial: on two workers, some bad, one rejected by its plan."""
     grid = {
-        "method.mask": {"choice": ["fisher", *(f"tests.custom_scorer:{bad}" for bad in BAD)]},
+        "method.mask": {"choice": ["fisher", *BAD]},
         "method.rank": {"choice": [2, 4, 64]},
     }
     code, output, rows = run_search(
@@ -30,10 +30,10 @@ def test_a_search_shares_rejects_survives_a_killed_worker_and_writes_its_files(h
     assert len(by) == 12
     for rank in (2, 4):
         assert by["fisher", rank].status == "done"
-        broken, dead = (by[f"tests.custom_scorer:{bad}", rank] for bad in BAD[:2])
+        broken, dead = (by[bad, rank] for bad in BAD[:2])
         assert broken.status == "failed" and "this score never works" in broken.reason
         assert dead.status == "failed" and "Check whether it was killed" in dead.reason
-    alone = by["tests.custom_scorer:LONELY", 2]
+    alone = by["lonely", 2]
     assert alone.status == "failed" and "fails one worker of two" in alone.reason
     # The other worker waits for it, and not until cluster.timeout, which is 600 s.
     assert alone.seconds < 120

@@ -155,9 +155,9 @@ def test_random_rows_need_no_score_and_come_from_seed_name_and_shape():
         pytest.param({"mask": "random", "allocation": "global"}, "uniform", id="random"),
         pytest.param({"mask": "blocks", "allocation": "global"}, "rows", id="blocks"),
         pytest.param({"mask": "wild"}, "use magnitude, gradient", id="unknown"),
-        pytest.param({"mask": "no.such:THING"}, "no module no", id="module"),
-        pytest.param({"mask": "tests.custom_scorer:NONE"}, "has no NONE", id="attribute"),
-        pytest.param({"mask": "tests.custom_scorer:_unit"}, "is a function", id="kind"),
+        pytest.param({"mask": "moduleless"}, "no_such_module", id="module"),
+        pytest.param({"mask": "absent"}, "no attribute 'NONE'", id="attribute"),
+        pytest.param({"mask": "function"}, "is a function", id="kind"),
     ],
 )
 def test_an_impossible_mask_is_refused_with_a_fix(changes, message):
@@ -185,9 +185,18 @@ def test_scores_are_checked_before_use(corrupt, message):
         choose_masks(SHAPES, _request(), scores.items())
 
 
-def test_a_users_own_strategy_is_loaded_by_its_import_path():
-    result = load_scorer("tests.custom_scorer:LOUDEST")
+def test_the_strategy_of_another_package_is_loaded_by_the_name_of_its_entry_point():
+    result = load_scorer("loudest")
     assert result.name == "loudest" and result.needs_data
+
+
+def test_an_import_path_is_no_strategy():
+    with pytest.raises(BadMask, match="unknown mask strategy"):
+        load_scorer("tests.custom_scorer:LOUDEST")
+
+
+def test_no_package_replaces_a_built_in_strategy():
+    assert load_scorer("fisher") is SCORERS["fisher"]
 
 
 @pytest.mark.parametrize("name", SCORERS)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import Fault
+from jobs.errors import Fault, ReadLimitExceeded
 from jobs.inspect.datasets.data_row import COPY_AGAIN, ChunkHandler, FaultHandler, Row
 from jobs.inspect.datasets.readers.raw_bytes import read_head
+from jobs.places.boundary import open_checked
+from jobs.store.head_copies import is_partial
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,11 +26,12 @@ def read_parquet(path: Path, report: FaultHandler, on_chunk: ChunkHandler | None
     import pyarrow.parquet as pq
 
     def iterate_batches() -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(path) as table:
+        with open_checked(path) as opened, pq.ParquetFile(opened) as table:
             yield from table.iter_batches(batch_size=1024)
 
+    _require_end(path)
+    yield from _read_batches(iterate_batches(), path, report, "parquet")
     _pass_bytes(path, on_chunk)
-    return _read_batches(iterate_batches(), path, report, "parquet")
 
 
 def read_arrow(path: Path, report: FaultHandler, on_chunk: ChunkHandler | None) -> Iterator[Row]:
@@ -37,7 +40,7 @@ def read_arrow(path: Path, report: FaultHandler, on_chunk: ChunkHandler | None) 
 
     def iterate_batches() -> Iterator[pa.RecordBatch]:
         has_footer = read_head(path, 6) == b"ARROW1"
-        with pa.OSFile(str(path)) as source:
+        with open_checked(path) as opened, pa.OSFile(opened) as source:
             if has_footer:
                 with pa.ipc.open_file(source) as reader:
                     for index in range(reader.num_record_batches):
@@ -46,15 +49,25 @@ def read_arrow(path: Path, report: FaultHandler, on_chunk: ChunkHandler | None) 
                 with pa.ipc.open_stream(source) as reader:
                     yield from reader
 
+    _require_end(path)
+    yield from _read_batches(iterate_batches(), path, report, "arrow")
     _pass_bytes(path, on_chunk)
-    return _read_batches(iterate_batches(), path, report, "arrow")
+
+
+def _require_end(path: Path) -> None:
+    """Raise ReadLimitExceeded for a copy of the start alone: the schema is at the end."""
+    if is_partial(path):
+        raise ReadLimitExceeded(f"{path.name} is too long, and its kind has to be read whole")
 
 
 def _pass_bytes(path: Path, on_chunk: ChunkHandler | None) -> None:
-    """Read the file for its digest: rows are read by column, and from the end."""
+    """Read the file for its digest: rows are read by column, and from the end.
+
+    Behind the rows: who needs only the first ones reads no more.
+    """
     if on_chunk is None:
         return
-    with path.open("rb") as raw:
+    with open_checked(path) as opened, open(opened, "rb") as raw:
         while chunk := raw.read(2**20):
             on_chunk(memoryview(chunk))
 
@@ -72,6 +85,9 @@ def _read_batches(
                 for values in batch.slice(start, ROWS_AT_ONCE).to_pylist():
                     number += 1
                     yield Row(_convert_values(values, class_names), str(path), number)
+    except MemoryError:
+        # Arrow's own error too: nothing is known to be wrong with the file.
+        raise
     except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
         reason = str(error).split(".")[0].strip()[:200]
         problem = f"invalid or truncated {kind} ({reason})"

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs.errors import ReadLimitExceeded
 from jobs.inspect.datasets.data_row import ChunkHandler
+from jobs.places.boundary import open_checked
+from jobs.store.head_copies import is_partial
 
 BUFFER_BYTES = 2**20
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -78,34 +81,62 @@ def read_head(path: Path, size: int, *, compression: str = "") -> bytes:
 
 @contextmanager
 def open_bytes(
-    path: Path, compression: str, on_chunk: ChunkHandler | None
+    path: Path,
+    compression: str,
+    on_chunk: ChunkHandler | None,
+    on_unpacked: ChunkHandler | None = None,
 ) -> Iterator[io.BufferedReader[Any]]:
-    """Open a file for reading; `on_chunk` receives its raw bytes, before they are decompressed."""
-    file = _MeteredFile(path, on_chunk) if on_chunk else io.FileIO(path)
-    with io.BufferedReader(file, BUFFER_BYTES) as raw:
+    """Open a file for reading.
+
+    `on_chunk` receives its raw bytes, before they are decompressed, and `on_unpacked` what they are
+    decompressed to.
+    """
+    with (
+        open_checked(path) as opened,
+        _MeteredFile(_open_raw(path, opened), on_chunk) as metered_raw,
+        io.BufferedReader(metered_raw, BUFFER_BYTES) as raw,
+    ):
         opener = OPENERS.get(compression)
         if opener is None:
             yield raw
             return
         # Closing a decompressing file does not close the file below it.
-        with opener(raw, "rb") as unpacked, io.BufferedReader(unpacked, BUFFER_BYTES) as buffered:
-            yield buffered
+        with opener(raw, "rb") as unpacked:
+            metered = _MeteredFile(unpacked, on_unpacked)
+            with io.BufferedReader(metered, BUFFER_BYTES) as buffered:
+                yield buffered
+
+
+def _open_raw(path: Path, opened: str) -> io.FileIO:
+    return _PartialFile(opened) if is_partial(path) else io.FileIO(opened)
 
 
 class _MeteredFile(io.RawIOBase):
     """A file that passes its bytes to `on_chunk` as they are read."""
 
-    def __init__(self, path: Path, on_chunk: ChunkHandler) -> None:
-        self._file, self._on_chunk = io.FileIO(path), on_chunk
+    def __init__(self, file: Any, on_chunk: ChunkHandler | None) -> None:
+        self._file, self._on_chunk = file, on_chunk
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer)
-        self._on_chunk(memoryview(buffer)[:count])
+        count: int = self._file.readinto(buffer)
+        if self._on_chunk is not None:
+            self._on_chunk(memoryview(buffer)[:count])
         return count
 
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class _PartialFile(io.FileIO):
+    """The start of an object, whose end must not be taken for that of the object."""
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        if not count:
+            problem = f"only the first {self.tell():,} bytes of {Path(str(self.name)).name}"
+            raise ReadLimitExceeded(f"{problem} were read, and they do not suffice")
+        return count

@@ -57,11 +57,42 @@ def test_the_limits_of_a_project_are_set_separately(cli: CommandHarness):
     result = cli.ask("projects", "add", "lab", "--max-runs", "4", "--max-workers", "16")
     assert result.stdout == "Created project lab: 4 runs, 16 workers.\n"
     result = cli.ask("projects", "set", "lab", "--max-runs", "none", "--max-tokens-a-day", "5000")
-    assert result.stdout == "Changed project lab: 16 workers, 5,000 tokens per day.\n"
+    assert result.stdout == "Changed project lab: 16 workers, 5,000 tokens a day.\n"
     lines = cli.ask("projects", "list").stdout.splitlines()
-    assert next(line.split() for line in lines if line.startswith("lab")) == [
-        "lab", "-", "16", "5,000",
-    ]  # fmt: skip
+    assert any(
+        line.split() == ["lab", "16", "workers,", "5,000", "tokens", "a", "day"] for line in lines
+    )
+
+
+def test_all_limits_of_a_project_are_read_at_80_columns(cli: CommandHarness):
+    limits = {
+        "--max-runs": "4", "--max-queued": "200", "--max-workers": "16", "--max-cpus": "64",
+        "--max-gpus": "0", "--max-tokens-a-day": "1000000000", "--max-stored-bytes": "5000000000",
+        "--max-schedules": "20", "--max-priority": "-5",
+    }  # fmt: skip
+    result = cli.ask("projects", "add", "lab", *(word for pair in limits.items() for word in pair))
+    assert result.exit_code == 0, result.output
+    text = cli.ask("projects", "list").stdout
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert " ".join(text.split()).endswith(
+        "lab 4 runs, 200 queued, 16 workers, 64 CPUs, 0 GPUs, 1,000,000,000 tokens a day, "
+        "5.0 GB stored, 20 schedules, priority up to -5 other no limits"
+    )
+    value = json.loads(cli.ask("projects", "show", "lab", "--json").stdout)
+    assert (value["max_priority"], value["max_stored_bytes"]) == (-5, 5_000_000_000)
+
+
+def test_a_project_is_shown_with_what_it_uses(cli: CommandHarness):
+    cli.ask("projects", "set", "default", "--max-queued", "2", "--max-stored-bytes", "1000")
+    cli.api.submit()
+    text = cli.ask("projects", "show", "default").stdout
+    rows = {line[:18].strip(): line[18:].split() for line in text.splitlines()}
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert rows["runs not ended"] == ["1", "2"]
+    assert rows["stored adapters"] == ["0", "B", "1.0", "kB"]
+    assert rows["CPUs at once"] == ["0", "no", "limit"]
+    missing = cli.ask("projects", "show", "nowhere")
+    assert missing.exit_code == 2 and "'nowhere'" in missing.stderr
 
 
 def test_invalid_limits_are_refused_together(cli: CommandHarness):
@@ -69,7 +100,7 @@ def test_invalid_limits_are_refused_together(cli: CommandHarness):
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 2
     assert cli.ask("projects", "set", "default").exit_code == 2
     result = cli.ask("projects", "set", "nowhere", "--max-runs", "1")
-    assert result.exit_code == 2 and "no project 'nowhere'" in result.stderr
+    assert result.exit_code == 2 and "The project 'nowhere' is not" in result.stderr
     assert cli.ask("projects", "add", "default").exit_code == 1
 
 

@@ -189,3 +189,19 @@ def test_run_names_are_completed_from_the_service_and_silently_without_it(cli: C
     for changes in ({"SLORA_SERVICE": "http://127.0.0.1:9"}, {"SLORA_TOKEN": "wrong words"}):
         done = completed(**changes)
         assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_ended_runs_are_deleted_and_active_ones_are_not(cli: CommandHarness):
+    first, second, active = (cli.api.submit() for _ in range(3))
+    for run in (first, second):
+        cli.api.move(run, Status.STOPPED, reason=Reason.USER)
+    result = cli.ask("runs", "delete", first, second)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[:3] for line in result.stdout.splitlines()] == [
+        ["Deleted", "run", first],
+        ["Deleted", "run", second],
+    ]
+    refused = cli.ask("runs", "delete", active)
+    assert refused.exit_code == 1 and "it is planned" in refused.stderr
+    listed = json.loads(cli.ask("runs", "--json").stdout)["runs"]
+    assert [run["id"] for run in listed] == [active]

@@ -1,0 +1,1 @@
+"""What keeps one item from stopping a loop, and one loop from stopping the service unnoticed."""

@@ -1,0 +1,1 @@
+"""Look at the models and data of specs in child processes with limits."""

@@ -1,0 +1,1 @@
+"""Copy a registry to a file while it is used, and restore it from there."""

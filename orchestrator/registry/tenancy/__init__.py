@@ -1,0 +1,1 @@
+"""What makes projects boundaries: owned names, quarantine, the audit log, the instance."""

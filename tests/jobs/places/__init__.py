@@ -1,0 +1,1 @@
+"""The places of a project, and the files that a restricted job may read."""
