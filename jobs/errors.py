@@ -2,6 +2,7 @@
 
 JobsError                 1  the run failed
 ├── InputError            2  the input is invalid; all faults are reported together
+│   └── TemplateRejection 2  the chat template fails on a row, or leaves out its content
 ├── StoreError            1
 │   ├── NotInStore        2  no such adapter, version or run
 │   ├── AlreadyExists     1  a create-only write found an existing object
@@ -61,6 +62,24 @@ class InputError(JobsError):
 
     def __str__(self) -> str:
         return "\n".join(str(fault) for fault in self.faults)
+
+
+class TemplateRejection(InputError):
+    """The chat template fails on a row, or leaves out its content.
+
+    `reason` is the same for all rows that the template treats alike, and `detail` is of this row.
+    `fails_always` says that no row can be rendered.
+    """
+
+    def __init__(
+        self, where: str, reason: str, remedy: str, *, detail: str = "", fails_always: bool = False
+    ) -> None:
+        super().__init__([Fault(where, f"{reason}{detail}", remedy)])
+        self.reason, self.fails_always = reason, fails_always
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Fault, ...]]]:
+        """Return the plain error for pickling: its reason is of use where it is raised."""
+        return InputError, (self.faults,)
 
 
 class StoreError(JobsError):

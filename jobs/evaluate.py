@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import Fault, InputError
+from jobs.inspect.datasets.labels import list_unknown_labels
 from jobs.inspect.datasets.scan import DatasetScan, scan_dataset
 from jobs.inspect.encoder_decoders import END_CLASSIFIERS
 from jobs.inspect.recorded_spec import find_recorded_spec
@@ -144,7 +145,7 @@ def _scan_rows(spec: RunSpec, path: str, known_labels: tuple[str, ...]) -> Datas
         label_kind=data.labels,
         row_faults="skip" if skips else "return",
     )
-    unknown_labels = [label for label in scan.labels if label not in known_labels]
+    unknown_labels = list_unknown_labels(scan.labels, known_labels)
     if unknown_labels and not skips:
         names = ", ".join(map(repr, unknown_labels[:8]))
         problem = f"the adapter was not trained on these labels: {names}"

@@ -17,10 +17,10 @@ import numpy as np
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.data_row import Row
-from jobs.inspect.datasets.files import read_rows
+from jobs.inspect.datasets.files import is_table, read_rows
 from jobs.inspect.datasets.formats import LabelledExample, read_example
 from jobs.inspect.datasets.heldout import is_held_out
-from jobs.inspect.datasets.labels import sort_labels
+from jobs.inspect.datasets.labels import merge_numbers, shorten_number, sort_labels
 from jobs.spec.checks.federation import PARTITIONS_BY_COUNT, make_no_labels_fault
 from jobs.spec.sections.federation import FederationSection
 
@@ -142,6 +142,8 @@ class _RowReader:
                 groups.setdefault(key, []).append(number)
         if faults:
             raise InputError(faults)
+        if self.section.partition != "by" and any(map(is_table, self.files)):
+            groups = _merge_labels(groups)
         return {key: np.array(numbers, np.int64) for key, numbers in groups.items()}
 
     def _is_held_out(self, file_index: int, row_index: int) -> bool:
@@ -157,6 +159,16 @@ class _RowReader:
         example = read_example(row, self.fmt, task=self.task, columns=self.columns)
         assert isinstance(example, LabelledExample) and isinstance(example.label, str)
         return example.label
+
+
+def _merge_labels(groups: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Return the row numbers by class: `1` and `1.0` are one if all labels are whole numbers."""
+    if merge_numbers(groups) == groups.keys():
+        return groups
+    merged = dict[str, list[int]]()
+    for label, numbers in groups.items():
+        merged.setdefault(shorten_number(label), []).extend(numbers)
+    return {label: sorted(numbers) for label, numbers in merged.items()}
 
 
 def _read_client_name(row: Row, column: str) -> str:

@@ -46,11 +46,22 @@ def list_data_lines(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
         if scan.columns:
             yield "columns", ", ".join(f"{key}: {column}" for key, column in scan.columns.items())
         if scan.unused_columns:
-            yield "not used", f"columns {_join_listed([*scan.unused_columns], 'columns')}"
+            yield "not used", _list_unused(scan)
         if name == "train" and scan.skipped:
             skipped = [f"{item.path.name} ({item.reason})" for item in scan.skipped]
             yield "left out", _join_listed(skipped, "files")
     yield from (("warning", f"{warning}.") for warning in find_data_warnings(checked))
+
+
+def list_unused_columns(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
+    """Yield the key and a text for each data set with columns that nothing reads."""
+    for name, scan in _iter_scans(checked):
+        if scan.unused_columns:
+            yield f"data.{name}", _list_unused(scan)
+
+
+def _list_unused(scan: DatasetScan) -> str:
+    return f"columns {_join_listed([*scan.unused_columns], 'columns')}"
 
 
 def _iter_scans(checked: ValidatedRun) -> Iterator[tuple[str, DatasetScan]]:

@@ -16,6 +16,8 @@ WARN_DROPPED = 0.05
 """Share of rows without any effect above which the plan warns."""
 CUT_OFF, UNWEIGHTED, BAD = "answer cut off", "nothing to learn", "bad row"
 """The reasons why a row is dropped."""
+SKIPPED = "a bad row is skipped: "
+"""The start of the note on a row that is skipped."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,11 @@ def iter_tally_notes(tally: TokenTally, key: str) -> Iterator[str]:
 
 
 def check_dropped(tally: TokenTally, key: str, *, limit: float) -> list[Fault]:
-    """Return a fault if more of the rows are dropped than data.max_dropped allows."""
+    """Return a fault if nothing is learnt of all rows, or if more of them are dropped than
+    data.max_dropped allows.
+    """
+    if tally.is_complete and tally.rows and not tally.targets:
+        return [_refuse_unlearnt(tally, key)]
     if tally.dropped_share <= limit:
         return []
     problem = f"{tally.dropped_share:.0%} of the rows are dropped ({_list_reasons(tally)})"
@@ -111,6 +117,21 @@ def check_dropped(tally: TokenTally, key: str, *, limit: float) -> list[Fault]:
         return [Fault(key, problem, f"Fix the rows; {allowed}.")]
     longest = f"the longest row has {tally.longest:,} tokens"
     return [Fault(key, problem, f"Increase data.max_length ({longest}); {allowed}.")]
+
+
+def _refuse_unlearnt(tally: TokenTally, key: str) -> Fault:
+    """Return the fault of rows of which none teaches anything."""
+    problem = f"nothing is learnt of its {tally.rows:,} rows ({_list_reasons(tally)})"
+    remedies = list[str]()
+    if tally.dropped.get(BAD):
+        first = next((note for note in tally.notes if note.startswith(SKIPPED)), "")
+        example = f", e.g. {first.removeprefix(SKIPPED)}" if first else ""
+        remedies.append(f"Fix the bad rows{example}.")
+    if tally.dropped.get(CUT_OFF):
+        remedies.append(f"Increase data.max_length (the longest row has {tally.longest:,} tokens).")
+    if tally.dropped.get(UNWEIGHTED):
+        remedies.append("Give the rows answers that are not empty and whose weight is not 0.")
+    return Fault(key, problem, " ".join(remedies) or "Use rows with something to learn.")
 
 
 def require_rows(tallies: Mapping[str, TokenTally], *, limit: float) -> None:

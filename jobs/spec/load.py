@@ -15,6 +15,7 @@ from jobs.spec.checks import federation as federation_checks
 from jobs.spec.checks.products import check_products
 from jobs.spec.checks.retrain import check_retraining
 from jobs.spec.checks.search import check_domains, check_search, flatten_space
+from jobs.spec.hub_spelling import find_spelling_fault
 from jobs.spec.kinds import find_kind
 from jobs.spec.messages import translate_errors
 from jobs.spec.paths import make_paths_absolute
@@ -30,7 +31,6 @@ from jobs.spec.sections.search import SearchSection
 from jobs.spec.size_limits import cap_faults, check_size
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.yaml_text import dump_yaml, parse_mapping, read_yaml_file, set_key
-from jobs.store.address import find_address_fault
 
 ModelT = TypeVar("ModelT", bound=StrictModel)
 
@@ -119,7 +119,7 @@ def _validate_model(
 
 def _check_addresses(core: RunSpec) -> Iterator[Fault]:
     for item in list_addresses(core):
-        if (fault := find_address_fault(item.key, item.text)) is not None:
+        if (fault := find_spelling_fault(item.key, item.text, item.kind)) is not None:
             yield fault
 
 

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from jobs.errors import Fault, InputError
 from jobs.inspect.base_digest import find_base_change
 from jobs.inspect.model_folder import find_model_folder
+from jobs.spec.address_types import AddressKind
+from jobs.spec.hub_spelling import find_spelling_fault
 from jobs.spec.tasks import get_label_kind
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import pull, resolve_adapter
-from jobs.store.address import find_address_fault
 from jobs.store.base import ObjectStore
 from jobs.train.model.base_model import SavedTask, load_model, read_saved_task
 from jobs.train.model.tokenizer import load_tokenizer, save_tokenizer
@@ -111,7 +112,7 @@ def _load_full_model(folder: Path, manifest: Manifest) -> AdaptedModel:
 
 def _find_base(manifest: Manifest, path: str | None) -> Path:
     """Return the folder of the base, at `path` or where the manifest says. Raise InputError."""
-    if path and (fault := find_address_fault("--base", path)) is not None:
+    if path and (fault := find_spelling_fault("--base", path, AddressKind.MODEL)) is not None:
         raise InputError([fault])
     record = manifest.base
     folder = find_model_folder(path) if path else find_model_folder(record.path, record.revision)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from jobs.inspect.datasets.data_row import FaultHandler, Row
 from jobs.inspect.datasets.files import read_rows
 from jobs.inspect.datasets.formats import LabelledExample, read_example
 from jobs.inspect.datasets.labels import format_label
+from jobs.plan.data_report import find_data_warnings, list_unused_columns
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.plan.token_tally import TokenTally, iter_tally_notes
 from jobs.spec.load import load_spec, make_trial_spec
@@ -81,13 +82,22 @@ class Preview:
     tallies: Mapping[str, TokenTally]
     skipped: tuple[Fault, ...] = ()
     """The faults of the rows that would have been shown, with `on_bad_row: skip`."""
+    unused: Mapping[str, str] = field(default_factory=dict)
+    """The columns of each data set that nothing reads, as text."""
+    warnings: tuple[str, ...] = ()
+    """What the plan warns of in the files."""
+    notes: tuple[str, ...] = ()
+    """Notes of the plan that are on tokens, not on a data set."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the preview as plain values."""
         return {
             "samples": [sample.to_json() for sample in self.samples],
             "skipped": [str(fault) for fault in self.skipped],
+            "not_used": dict(self.unused),
+            "warnings": list(self.warnings),
             "tallies": {key: tally.to_json() for key, tally in self.tallies.items()},
+            "notes": list(self.notes),
         }
 
 
@@ -117,21 +127,27 @@ def make_preview(spec: RunSpec, *, count: int, location: str | None = None) -> P
     of each data set. Raise InputError with all faults.
     """
     training = make_trial_spec(spec, {}) if isinstance(spec, SearchSpec) else spec
-    # Whoever asks why rows are dropped must see them.
-    data = training.data.model_copy(update={"max_dropped": 1.0})
-    training = training.model_copy(update={"data": data})
     validated = validate_run(training, quick=True, with_store=False, tokenizes_next=True)
-    validated = tokenize_run(validated, quick=True)
+    # Whoever asks why rows are dropped must see them.
+    validated = tokenize_run(validated, quick=True, allows_dropped=True)
     samples, skipped = list[PreviewSample](), list[Fault]()
     encoder = _make_encoder(validated)
     for row in _select_rows(validated, count, location, skipped.append):
         try:
             samples += preview_row(row, encoder, validated)
         except InputError as error:
-            if data.on_bad_row != "skip":
+            if training.data.on_bad_row != "skip":
                 raise
             skipped += error.faults
-    return Preview(tuple(samples), validated.plan.tallies, tuple(skipped))
+    notes = tuple(n for n in validated.plan.notes if n.startswith("method.train_tokens:"))
+    return Preview(
+        tuple(samples),
+        validated.plan.tallies,
+        tuple(skipped),
+        dict(list_unused_columns(validated)),
+        tuple(find_data_warnings(validated)),
+        notes,
+    )
 
 
 def preview_row(row: Row, encoder: Any, validated: ValidatedRun) -> Iterator[PreviewSample]:
@@ -144,7 +160,10 @@ def preview_row(row: Row, encoder: Any, validated: ValidatedRun) -> Iterator[Pre
         columns=scan.columns,
         label_kind=scan.label_kind,
     )
-    label = format_label(example.label) if isinstance(example, LabelledExample) else None
+    label = None
+    if isinstance(example, LabelledExample):
+        name = example.label
+        label = encoder.match_label(name) if isinstance(name, str) else format_label(name)
     samples = encoder(example, where=row.location)
     for number, sample in enumerate(samples, start=1):
         pairs = _mark_tokens(sample)
@@ -165,10 +184,16 @@ def print_preview(console: Console, preview: Preview) -> None:
             console.print(f"... {sample.pieces - MAX_PIECES:,} more pieces of {sample.location}\n")
     for fault in preview.skipped:
         console.print(Text(escape_control(f"skipped: {fault}")))
+    for warning in preview.warnings:
+        console.print(Text(escape_control(f"warning: {warning}.")))
     for key, tally in preview.tallies.items():
         console.print(Text(escape_control(f"{key}: {tally.describe()}")))
         for note in iter_tally_notes(tally, key):
             console.print(Text(escape_control(f"note: {note}.")))
+    for key, columns in preview.unused.items():
+        console.print(Text(escape_control(f"{key}: not used: {columns}")))
+    for note in preview.notes:
+        console.print(Text(escape_control(f"note: {note}.")))
 
 
 def _mark_tokens(sample: Any) -> list[tuple[int, bool]]:

@@ -102,6 +102,7 @@ def _read_message(row: Row, path: str, value: Any, role_key: str, content_key: s
         for key, item in value.items()
         if key not in (role_key, content_key) and item is not None
     }
+    _replace_train_key(row, path, others)
     _check_weight(row, path, others)
     content = value.get(content_key)
     if str(value[role_key]).lower() == "function_call":
@@ -151,6 +152,22 @@ def _read_role(row: Row, path: str, name: Any) -> str:
         remedy = f"It should be one of {', '.join(ROLES)}, or a name of one, such as human or gpt."
         raise make_row_error(row, f"{path} is {format_value(name)}", remedy)
     return role
+
+
+def _replace_train_key(row: Row, path: str, message: dict[str, Any]) -> None:
+    """Make `train: true` or `false`, as Axolotl's rows have it, the weight 1 or 0."""
+    if "train" not in message:
+        return
+    train = message.pop("train")
+    if train not in (0, 1):
+        problem = f"{path}.train is {format_value(train)}"
+        raise make_row_error(
+            row, problem, "Use true to learn the message, or false to leave it out."
+        )
+    if message.get("weight", train) != train:
+        problem = f"{path} has train {train} and weight {format_value(message['weight'])}"
+        raise make_row_error(row, problem, "Remove one of them.")
+    message["weight"] = int(train)
 
 
 def _check_weight(row: Row, path: str, message: dict[str, Any]) -> None:

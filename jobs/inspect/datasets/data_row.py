@@ -25,6 +25,8 @@ class Row:
     values: dict[str, Any]
     file: str
     line: int
+    warning: str = ""
+    """What may be wrong with the row, although it could be read."""
 
     @property
     def location(self) -> str:

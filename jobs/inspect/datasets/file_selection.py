@@ -12,6 +12,12 @@ from pathlib import Path
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.files import DATA_FILES, SUPPORTED, is_data_file
+from jobs.inspect.datasets.folder_walk import (
+    SkipHandler,
+    describe_absent_file,
+    is_hidden,
+    walk_folders,
+)
 from jobs.inspect.datasets.hub import HUB_SCHEME, find_hub_files, parse_hub_address
 from jobs.inspect.datasets.readers.raw_bytes import split_suffix
 from jobs.inspect.datasets.splits import Side, choose_split, find_split
@@ -74,6 +80,8 @@ def select_files(address: str, *, key: str = "data") -> FileSelection:
 def _select_files(address: str, key: str) -> FileSelection:
     if address.startswith("s3://"):
         return _select_bucket_files(address, key)
+    if address.startswith(HUB_SCHEME):
+        return _select_hub_files(address, key)
     # A restricted job has no files of its own beside its places: a relative path is a hub id.
     if boundary.is_restricted() and not boundary.is_local_address(address):
         return _select_hub_files(address, key)
@@ -83,7 +91,7 @@ def _select_files(address: str, key: str) -> FileSelection:
     except OSError as error:
         problem = f"{address} can't be read: {error.strerror}"
         raise _make_error(key, problem, "Check its name and its permissions.") from None
-    if address.startswith(HUB_SCHEME) or HUB_ID.fullmatch(address):
+    if HUB_ID.fullmatch(address):
         return _select_hub_files(address, key)
     raise _make_error(key, f"file not found: {address}", "Use a file, glob, folder or hub id.")
 
@@ -97,7 +105,7 @@ def _select_bucket_files(address: str, key: str) -> FileSelection:
     if [path.name for path in fetched] == [address.rpartition("/")[2]]:
         # A file that is named is data, whatever its name looks like.
         return FileSelection(fetched)
-    paths = [path for path in fetched if not _is_hidden(path.name) and not _find_reason(path)]
+    paths = [path for path in fetched if not is_hidden(path.name) and not _find_reason(path)]
     if not paths:
         raise _make_error(key, f"no data file under {address}", SUPPORTED)
     if len(paths) == 1 or re.search(r"[*?\[]", address):
@@ -111,10 +119,13 @@ def _select_local_files(path: Path, key: str) -> FileSelection | None:
     if path.is_dir():
         data_files, skipped = _list_folder(path)
         return _select_of_folder(data_files, skipped, path, key, str(path))
-    paths = expand_glob(str(path))
-    return (
-        FileSelection(tuple(paths), warnings=_warn_of_splits(paths, str(path))) if paths else None
-    )
+    paths, skipped = expand_glob(str(path)), _list_broken_links(str(path))
+    if paths:
+        warnings = _warn_of_splits(paths, str(path))
+        return FileSelection(tuple(paths), tuple(skipped), warnings)
+    if skipped:
+        raise _make_error(key, f"no data file in {path}", _describe_skipped(skipped))
+    return None
 
 
 def _select_hub_files(address: str, key: str) -> FileSelection:
@@ -140,16 +151,22 @@ def _has_word(name: str, word: str) -> bool:
     return re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", name) is not None
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_"))
-
-
 def expand_glob(pattern: str) -> list[Path]:
     return sorted(
         path
         for name in glob.glob(pattern, recursive=True)
-        if (path := Path(name)).is_file() and not _is_hidden(path.name)
+        if (path := Path(name)).is_file() and not is_hidden(path.name)
     )
+
+
+def _list_broken_links(pattern: str) -> list[SkippedFile]:
+    """List the links among the names of a pattern that lead nowhere."""
+    paths = (Path(name) for name in sorted(glob.glob(pattern, recursive=True)))
+    return [
+        SkippedFile(path, describe_absent_file(path) or "")
+        for path in paths
+        if path.is_symlink() and not path.exists() and not is_hidden(path.name)
+    ]
 
 
 def _warn_of_splits(paths: Sequence[Path], address: str) -> tuple[str, ...]:
@@ -166,7 +183,7 @@ def _find_root(paths: Sequence[Path]) -> Path:
 def _list_folder(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     """Return the data files of a folder and of those in it, and the files that are none."""
     data_files, skipped = list[Path](), list[SkippedFile]()
-    for path in walk_folder(folder):
+    for path in walk_folder(folder, lambda path, reason: skipped.append(SkippedFile(path, reason))):
         if reason := _find_reason(path):
             skipped.append(SkippedFile(path, reason))
         else:
@@ -182,18 +199,24 @@ def _list_folder(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     return data_files, skipped
 
 
-def walk_folder(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder in order, but hidden ones, and what macOS adds to archives."""
-    for parent, folders, names in os.walk(folder, onerror=_raise_error):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        saved_names = _read_saved_names(Path(parent))
-        for name in sorted(names):
-            path = Path(parent, name)
+def walk_folder(folder: Path, on_skip: SkipHandler | None = None) -> Iterator[Path]:
+    """Yield the files below a folder in order, but hidden ones, and what macOS adds to archives.
+
+    Links to folders are followed. `on_skip` receives the links that are not, and why.
+    """
+    for parent, names in walk_folders(folder, on_error=_raise_error, on_skip=on_skip):
+        saved_names = _read_saved_names(parent)
+        for name in names:
+            path = parent / name
             is_other = (
                 saved_names is not None and name.endswith(".arrow") and name not in saved_names
             )
-            if not _is_hidden(name) and not is_other and path.is_file():
+            if is_hidden(name) or is_other:
+                continue
+            if (reason := describe_absent_file(path)) is None:
                 yield path
+            elif on_skip is not None:
+                on_skip(path, reason)
 
 
 def _raise_error(error: OSError) -> None:

@@ -102,6 +102,11 @@ def describe_file(path: Path) -> str:
     return ", ".join(parts)
 
 
+def is_table(path: Path) -> bool:
+    """Return whether the name is that of a table in text, whose cells have no types."""
+    return split_suffix(path)[0] in TABLE_SUFFIXES
+
+
 def is_data_file(path: Path) -> bool:
     """Return whether the name is that of a kind of file that can be read."""
     return path.name.lower().endswith(DATA_FILES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,14 @@ from jobs.inspect.datasets.hub_prepared import list_prepared_configs, list_prepa
 
 HUB_SCHEME = "hf://"
 HUB_FORM = "hf://org/name@revision?config=NAME&split=NAME"
+OPTIONS = ("config", "split")
 MAX_CARD_BYTES = 2**20
 DATA_PATTERNS = ("*.json*", "*.ndjson*", "*.csv*", "*.tsv*", "*.txt*", "*.parquet", "*.arrow",
                  "README.md")  # fmt: skip
 """Files that are downloaded of a data set: no code."""
+
+_NAME = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?", re.ASCII)
+_REVISION = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,42 @@ def parse_hub_address(address: str, key: str) -> HubAddress:
     """Return the parts of `hf://org/name@revision?config=NAME&split=NAME`. Raise InputError."""
     place, _, query = address.removeprefix(HUB_SCHEME).partition("?")
     name, _, revision = place.removeprefix("datasets/").rstrip("/").partition("@")
-    options = dict(parse_qsl(query))
-    unknown = sorted(options.keys() - {"config", "split"})
-    if not name or name.count("/") > 1 or unknown:
-        problem = f"not an address of a data set: {address}"
+    options = parse_qsl(query, keep_blank_values=True)
+    problem = _find_option_problem(options) or _find_part_problem(name, revision, dict(options))
+    if problem:
+        problem = f"{address[:200]!a} is not an address of a data set: {problem}"
         raise InputError([Fault(key, problem, f"Use {HUB_FORM}; all but the name is optional.")])
+    values = dict(options)
     return HubAddress(
         name=name,
         revision=revision or None,
-        config=options.get("config"),
-        split=options.get("split"),
+        config=values.get("config"),
+        split=values.get("split"),
         may_download=address.startswith(HUB_SCHEME),
     )
+
+
+def _find_option_problem(options: list[tuple[str, str]]) -> str | None:
+    names = [name for name, _ in options]
+    for name, value in options:
+        if name not in OPTIONS:
+            return f"{name[:60]!a} is not one of its options, {' and '.join(OPTIONS)}"
+        if not value:
+            return f"its {name} has no value"
+        if names.count(name) > 1:
+            return f"it has several values of {name}"
+    return None
+
+
+def _find_part_problem(name: str, revision: str, options: dict[str, str]) -> str | None:
+    """Return what is wrong with a name, or with a part that would lead out of its folder."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        return f"{name[:100]!a} is not the name of one"
+    if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
+        return f"{revision[:100]!a} is not a revision"
+    if (config := options.get("config", "")) in (".", "..") or "/" in config:
+        return f"{config[:100]!a} is not a configuration"
+    return None
 
 
 def find_hub_files(address: HubAddress, key: str) -> HubFiles:
@@ -145,7 +174,8 @@ def _download_snapshot(address: HubAddress, key: str) -> Path:
         except (OSError, ValueError, HfHubHTTPError) as error:
             reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
     problem = f"neither a file nor a data set in the local hub cache: {address.name}{reason}"
-    remedy = f"Download it first: hf download --repo-type dataset {address.name}"
+    revision = f" --revision {address.revision}" if address.revision else ""
+    remedy = f"Download it first: hf download --repo-type dataset {address.name}{revision}"
     raise InputError([Fault(key, problem, remedy)])
 
 

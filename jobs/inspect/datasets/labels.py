@@ -5,6 +5,7 @@ A row has the name of one class, a list of names, or a number: `data.labels` say
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,6 +22,9 @@ from jobs.inspect.datasets.row_values import (
 MAX_WARNINGS = 5
 MAX_NUMBER = 1e15
 """A larger number is a mistake, and would end a training in float32."""
+
+_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")
+"""A whole number as programs write one; zeros in front make a code, which is a text."""
 
 Label = str | tuple[str, ...] | float
 """The name of a class, the names of several, or a number."""
@@ -43,7 +47,10 @@ def _read_names(row: Row, column: str, names: Any) -> tuple[str, ...]:
     if not isinstance(names, list):
         problem = f"{column} is {format_value(names)}, not a list, but data.labels is many"
         raise make_row_error(row, problem, 'Write a list: ["a", "b"]. Or use data.labels: one.')
-    read = (_read_name(row, f"{column}[{index}]", name) for index, name in enumerate(names))
+    read = (
+        _read_name(row, f"{column}[{index}]", name, is_in_list=True)
+        for index, name in enumerate(names)
+    )
     return tuple(dict.fromkeys(read))
 
 
@@ -61,8 +68,11 @@ def _read_number(row: Row, column: str, value: Any) -> float:
     return number
 
 
-def _read_name(row: Row, column: str, label: Any) -> str:
-    """Return the name of a class: a text, a whole number or a boolean. Raise InputError."""
+def _read_name(row: Row, column: str, label: Any, *, is_in_list: bool = False) -> str:
+    """Return the name of a class: a text, a whole number or a boolean. Raise InputError.
+
+    `is_in_list` says that data.labels is many.
+    """
     if isinstance(label, bool):
         return str(label).lower()
     if isinstance(label, float) and label.is_integer():
@@ -73,13 +83,20 @@ def _read_name(row: Row, column: str, label: Any) -> str:
     if label is None or label != label:
         raise make_row_error(row, f"{column} is missing", "Set it, or remove the row.")
     if not isinstance(label, str):
-        remedy = "It should be a string, a whole number or a boolean."
-        if isinstance(label, list):
-            remedy = "It should be one name. For several a row, use data.labels: many."
-        if isinstance(label, float):
-            remedy = "It should be a name. To predict a number, use data.labels: number."
+        remedy = _advise_on_name(label, is_in_list=is_in_list)
         raise make_row_error(row, f"{column} is {format_value(label)}", remedy)
     return check_text(row, column, label)
+
+
+def _advise_on_name(label: Any, *, is_in_list: bool) -> str:
+    """Return the advice about a value that is no name of a class."""
+    if is_in_list and isinstance(label, list):
+        return 'It should be one name: write all names of the row in one list, ["a", "b"].'
+    if isinstance(label, list):
+        return "It should be one name. For several a row, use data.labels: many."
+    if isinstance(label, float) and not is_in_list:
+        return "It should be a name. To predict a number, use data.labels: number."
+    return "It should be a string, a whole number or a boolean."
 
 
 def list_names(label: Label) -> tuple[str, ...]:
@@ -104,8 +121,34 @@ def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(labels))
 
 
+def shorten_number(label: str) -> str:
+    """Return a whole number without its `.0`, and other labels as they are."""
+    match = _WHOLE_NUMBER.fullmatch(label)
+    if match is None:
+        return label
+    return "0" if match[1] == "-0" else match[1]
+
+
+def merge_numbers(labels: Iterable[str]) -> set[str]:
+    """Return the labels of a table: `1.0` is `1` if all of them are whole numbers.
+
+    pandas writes them so where a value is missing, and only the other labels tell them from texts.
+    """
+    labels = set(labels)
+    are_numbers = all(map(_WHOLE_NUMBER.fullmatch, labels))
+    return {*map(shorten_number, labels)} if are_numbers else labels
+
+
+def list_unknown_labels(labels: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the labels that are not known, neither as they are nor as a whole number."""
+    names, numbers = {*(known := tuple(known))}, {*map(shorten_number, known)}
+    return [
+        label for label in labels if label not in names and shorten_number(label) not in numbers
+    ]
+
+
 def warn_of_similar_labels(labels: Iterable[str]) -> list[str]:
-    """Return a warning for labels that differ only in case, spaces, or `1` and `1.0`."""
+    """Return a warning for labels that differ only in case, spaces, or `1`, `1.0` and `01`."""
     groups: dict[str, list[str]] = defaultdict(list)
     for label in sorted(labels):
         groups[_normalize_label(label)].append(label)
@@ -121,5 +164,8 @@ def warn_of_similar_labels(labels: Iterable[str]) -> list[str]:
 
 def _normalize_label(label: str) -> str:
     text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
-    whole, point, zeros = text.partition(".")
-    return whole if point and whole.lstrip("+-").isdigit() and not zeros.strip("0") else text
+    whole, _, zeros = text.partition(".")
+    if not whole.lstrip("+-").isdigit() or zeros.strip("0"):
+        return text
+    sign = "-" * whole.startswith("-")
+    return sign + (whole.lstrip("+-").lstrip("0") or "0")

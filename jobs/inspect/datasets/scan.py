@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.errors import Fault, InputError, ReadLimitExceeded
-from jobs.inspect.datasets.columns import Columns, find_columns, list_used_columns
+from jobs.inspect.datasets.columns import Columns, find_columns, get_column, list_used_columns
 from jobs.inspect.datasets.data_row import Row
 from jobs.inspect.datasets.file_selection import FileSelection, SkippedFile, select_files
-from jobs.inspect.datasets.files import describe_file, read_rows
+from jobs.inspect.datasets.files import describe_file, is_table, read_rows
 from jobs.inspect.datasets.formats import ChatExample, Example, LabelledExample, read_example
-from jobs.inspect.datasets.labels import list_names, sort_labels, warn_of_similar_labels
+from jobs.inspect.datasets.label_vectors import LabelVectorWatch
+from jobs.inspect.datasets.labels import (
+    list_names,
+    list_unknown_labels,
+    merge_numbers,
+    sort_labels,
+    warn_of_similar_labels,
+)
 from jobs.spec.tasks import TASK_FORMATS
 
 MAX_FAULTS = 20
@@ -27,6 +34,7 @@ STREAMED_ROWS = 2000
 END_BYTES = 2**20
 MAX_INFLATION = 32
 """Rows of text compress to a tenth, or a thirtieth if they repeat; a bomb to a thousandth."""
+MAX_ROW_WARNINGS = 5
 MAX_COLUMNS = 100
 """So many names of columns are compared with those that are read."""
 
@@ -123,6 +131,9 @@ def scan_dataset(
         raise InputError([_make_no_rows_fault(key, files)])
     # Without a format no row can be read: the faults of the rows say why.
     scan.faults.raise_any(with_rows=row_faults == "raise" or scan.layout_from is None)
+    if fault := scan.vectors.find_fault():
+        # It names one row, but it is of all: no row may be skipped for it.
+        raise InputError([fault])
     result = scan.make_result(selection)
     if streaming:
         result = replace(result, sha256=digest_ends(files))
@@ -171,7 +182,7 @@ def check_train_labels(train: DatasetScan) -> list[Fault]:
 
 def check_eval_labels(train: DatasetScan, evaluation: DatasetScan) -> list[Fault]:
     """Return a fault if evaluation rows have labels that no training row has."""
-    unknown = [label for label in evaluation.labels if label not in set(train.labels)]
+    unknown = list_unknown_labels(evaluation.labels, train.labels)
     if not unknown:
         return []
     names = ", ".join(map(repr, unknown[:8])) + ", ..." * (len(unknown) > 8)
@@ -229,6 +240,7 @@ class _DatasetPass:
         self.label_kind, self.limit, self.progress = label_kind, limit, progress
         self.faults, self.labels = _FaultCollector(), set[str]()
         self.numbers: tuple[float, float] | None = None
+        self.vectors = LabelVectorWatch()
         self.rows_by_file, self.rows = [0] * len(files), 0
         self.digest, self.bytes_read, self.bytes_unpacked = hashlib.sha256(), 0, 0
         self.max_bytes = max_bytes
@@ -237,6 +249,7 @@ class _DatasetPass:
         self.mismatches = set[tuple[str, ...]]()
         self.column_names, self.needs_template = dict[str, None](), False
         self.is_complete = True
+        self.row_warnings, self.warned_rows = list[str](), 0
 
     def run(self) -> None:
         try:
@@ -269,18 +282,22 @@ class _DatasetPass:
 
     def make_result(self, selection: FileSelection) -> DatasetScan:
         used = list_used_columns(self.format, self.columns)
+        labels = self.labels
+        if self.label_kind == "one" and any(map(is_table, self.files)):
+            labels = merge_numbers(labels)
+        warnings = (*self._list_warnings(), *warn_of_similar_labels(labels))
         return DatasetScan(
             files=self.files,
             format=self.format,
             rows_by_file=tuple(self.rows_by_file),
-            labels=sort_labels(self.labels),
+            labels=sort_labels(labels),
             sha256=self.digest.hexdigest() if self.is_complete else None,
             bytes=self.bytes_total,
             columns=dict(self.columns),
             kinds=tuple(map(describe_file, self.files)),
             skipped=selection.skipped,
             unused_columns=tuple(name for name in self.column_names if name not in used),
-            warnings=(*selection.warnings, *warn_of_similar_labels(self.labels)),
+            warnings=selection.warnings + warnings,
             needs_template=self.needs_template,
             label_kind=self.label_kind,
             numbers=self.numbers,
@@ -315,7 +332,15 @@ class _DatasetPass:
         if self.max_bytes is not None and count > self.max_bytes:
             raise ReadLimitExceeded(f"the first rows take more than {self.max_bytes:,} bytes")
 
+    def _list_warnings(self) -> Iterator[str]:
+        yield from self.row_warnings
+        if omitted := self.warned_rows - len(self.row_warnings):
+            yield f"{omitted:,} more rows are like these"
+
     def _check_row(self, row: Row) -> None:
+        self.warned_rows += bool(row.warning)
+        if row.warning and len(self.row_warnings) < MAX_ROW_WARNINGS:
+            self.row_warnings.append(row.warning)
         if self.layout_from is None:
             self._find_layout(row)
         if self.layout_from is None and not self._is_new_mismatch(row):
@@ -363,6 +388,8 @@ class _DatasetPass:
     def _note_example(self, row: Row, example: Example) -> None:
         if isinstance(example, LabelledExample):
             self.labels.update(list_names(example.label))
+            if isinstance(example.label, tuple):
+                self.vectors.observe(row, get_column(self.columns, self.format, "label"))
             if isinstance(number := example.label, float):
                 low, high = self.numbers or (number, number)
                 self.numbers = min(low, number), max(high, number)

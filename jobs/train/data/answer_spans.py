@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import Fault, InputError
+from jobs.errors import TemplateRejection
 from jobs.train.data.chat_template import ChatTemplate, Conversation
+from jobs.train.data.content_marks import (
+    MAX_SENTINELS,
+    find_dropped_message,
+    get_content,
+    render_with_marks,
+)
+from jobs.train.data.template_rejections import REASONING_REMEDY, ROW_REMEDY, THOUGHT_END
 
-SENTINELS = 0xF0000
-"""The first of two private characters per message, which mark its content in a second rendering."""
-MAX_SENTINELS = 0x7FFF
 LAST_ONLY = (
     "only the last answer of some rows is learnt: the chat template rewrites the earlier ones"
 )
@@ -41,10 +45,15 @@ class RenderedAnswers:
 def find_answers(
     template: ChatTemplate, conversation: Conversation, *, end_of_turn: str, where: str
 ) -> RenderedAnswers:
-    """Return the text and the answers whose weight is not 0. Raise InputError if the last answer
-    can't be found. `end_of_turn` is the text of the template's last token of a turn, or empty.
+    """Return the text and the answers whose weight is not 0. Raise InputError if the template
+    drops a message, or if the last answer can't be found. `end_of_turn` is the text of the
+    template's last token of a turn, or empty.
     """
     text, marked = template.render_marked(conversation)
+    if (dropped := find_dropped_message(template, conversation, text)) is not None:
+        role = conversation.messages[dropped]["role"]
+        reason = f"the chat template renders nothing of the content of a message of the {role}"
+        raise TemplateRejection(where, reason, ROW_REMEDY, detail=f" (messages[{dropped}])")
     answers = conversation.answers
     learnt = {index for index in answers if _is_learnt(conversation.messages[index])}
     if marked and (len(marked) == len(answers) or len(learnt) == len(answers)):
@@ -56,14 +65,28 @@ def find_answers(
     search = _AnswerSearch(template, conversation, text, end_of_turn)
     spans = [search.find(index) for index in answers]
     if spans[-1] is None:
-        problem = f"messages[{answers[-1]}] can't be found in the rendering of the chat template"
-        remedy = "Remove the row, or use data.format: prompt-completion with this model."
-        raise InputError([Fault(where, problem, remedy)])
+        raise _refuse_changed_answer(conversation, answers[-1], text, where)
     notes = (LAST_ONLY,) if None in spans else ()
     if notes:
         spans = spans[-1:]
     learnt_spans = tuple(span for span in spans if span is not None and span.message in learnt)
     return RenderedAnswers(text, learnt_spans, notes=notes)
+
+
+def _refuse_changed_answer(
+    conversation: Conversation, index: int, text: str, where: str
+) -> TemplateRejection:
+    """Return the error of a last answer that the template does not render as the row has it."""
+    _, end_of_thought, answer = get_content(conversation.messages[index]).rpartition(THOUGHT_END)
+    detail = f" (messages[{index}])"
+    if end_of_thought and answer.strip() in text:
+        reason = (
+            f"the chat template strips the reasoning, up to {THOUGHT_END}, from the last answer's "
+            "content"
+        )
+        return TemplateRejection(where, reason, REASONING_REMEDY, detail=detail)
+    reason = "the chat template changes the last answer's content: it can't be found in the text"
+    return TemplateRejection(where, reason, ROW_REMEDY, detail=detail)
 
 
 def _is_learnt(message: Mapping[str, Any]) -> bool:
@@ -136,31 +159,20 @@ class _AnswerSearch:
         return None if has_calls else start
 
     def _get_content(self, index: int) -> str:
-        content = self._conversation.messages[index].get("content")
-        return content if isinstance(content, str) else ""
+        return get_content(self._conversation.messages[index])
 
     def _mark_contents(self) -> dict[int, tuple[int, int]]:
         """Return the spans of all answers' contents, from a rendering in which they are marked.
 
-        The markers go around the visible part: templates strip content. Without the markers the
-        rendering must be the text itself.
+        Without the markers the rendering must be the text itself.
         """
         answers = [i for i in self._conversation.answers if self._get_content(i).strip()]
         if not answers or max(answers) > MAX_SENTINELS:
             return {}
-        messages = list(self._conversation.messages)
-        for index in answers:
-            content = self._get_content(index)
-            body = content.strip()
-            lead, _, tail = content.partition(body)
-            opening, closing = (chr(SENTINELS + 2 * index + side) for side in (0, 1))
-            marked = f"{lead}{opening}{body}{closing}{tail}"
-            messages[index] = {**messages[index], "content": marked}
         try:
-            text = self._template.render(replace(self._conversation, messages=tuple(messages)))
+            places, plain = render_with_marks(self._template, self._conversation, answers)
         except Exception:
             return {}
-        places, plain = _strip_sentinels(text)
         if plain != self._text:
             return {}
         spans = {index: (places.get(2 * index), places.get(2 * index + 1)) for index in answers}
@@ -183,15 +195,3 @@ class _AnswerSearch:
         if tail and self._text.startswith(tail, end):
             end += len(tail)
         return start, end
-
-
-def _strip_sentinels(text: str) -> tuple[dict[int, list[int]], str]:
-    """Return where each sentinel stands, in the text without them, and that text."""
-    places, characters = dict[int, list[int]](), list[str]()
-    for character in text:
-        number = ord(character) - SENTINELS
-        if 0 <= number < 2 * MAX_SENTINELS + 2:
-            places.setdefault(number, []).append(len(characters))
-        else:
-            characters.append(character)
-    return places, "".join(characters)

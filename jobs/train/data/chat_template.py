@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import Fault, InputError
+from jinja2 import TemplateSyntaxError
+
+from jobs.errors import TemplateRejection
 from jobs.inspect.datasets.formats import ChatExample
 from jobs.train.data.special_tokens import SpecialTokens
+from jobs.train.data.template_rejections import TEMPLATE_REMEDY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -233,8 +236,11 @@ def _encode_call(call: Any) -> Any:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-def _make_rejection(where: str, error: Exception) -> InputError:
+def _make_rejection(where: str, error: Exception) -> TemplateRejection:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, TemplateSyntaxError):
+        problem = f"the model's chat template can't be compiled (line {error.lineno}: {reason})"
+        return TemplateRejection(where, problem, TEMPLATE_REMEDY, fails_always=True)
     problem = f"the model's chat template rejects the messages ({reason})"
     remedy = "Fix the row, or use data.format: prompt-completion with this model."
-    return InputError([Fault(where, problem, remedy)])
+    return TemplateRejection(where, problem, remedy)

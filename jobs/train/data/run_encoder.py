@@ -11,7 +11,7 @@ from jobs.inspect.encoder_decoders import END_CLASSIFIERS
 from jobs.inspect.model_folder import read_config
 from jobs.spec.schema import RunSpec
 from jobs.train.data.tokenization import Encoder
-from jobs.train.model.tokenizer import add_tokens, load_tokenizer
+from jobs.train.model.tokenizer import add_tokens, describe_trained_tokens, load_tokenizer
 
 
 def make_run_encoder(spec: RunSpec, base: Path, labels: tuple[str, ...]) -> Encoder:
@@ -20,6 +20,13 @@ def make_run_encoder(spec: RunSpec, base: Path, labels: tuple[str, ...]) -> Enco
     if tokens:
         add_tokens(tokenizer, tokens)
     return make_encoder(spec, base, tokenizer, labels)
+
+
+def note_trained_tokens(spec: RunSpec, base: Path) -> str:
+    """Return a note on the tokens that a run trains: which exist, and which become new ones. Raise
+    InputError.
+    """
+    return describe_trained_tokens(load_tokenizer(str(base)), spec.method.train_tokens)
 
 
 def make_encoder(

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import Fault, InputError, StoreError
+from jobs.errors import Fault, InputError, StoreError, TemplateRejection
 from jobs.inspect.answer_cache import recall_answer
 from jobs.inspect.datasets.data_row import Row
 from jobs.inspect.datasets.files import read_rows
@@ -32,12 +32,14 @@ from jobs.plan.token_tally import (
     BAD,
     CUT_OFF,
     SEAL,
+    SKIPPED,
     UNWEIGHTED,
     TokenTally,
     parse_tally,
     read_tally,
 )
 from jobs.store.settings import read_store_settings
+from jobs.train.data.template_rejections import TemplateRejections, find_template_file
 
 if TYPE_CHECKING:
     from jobs.inspect.datasets.scan import DatasetScan
@@ -202,6 +204,7 @@ def tokenize_rows(
 ) -> TokenTally:
     """Tokenise the rows and return their tally. Raise InputError with the faults of all rows."""
     counter, faults = _RowCounter(encoder), _RowFaults()
+    rejections = TemplateRejections()
     rows = islice(_iter_rows(inputs, counter, faults), inputs.limit)
     for number, (file, place, row) in enumerate(rows, start=1):
         try:
@@ -214,6 +217,8 @@ def tokenize_rows(
             )
             samples = encoder(example, where=row.location)
         except InputError as error:
+            if isinstance(error, TemplateRejection):
+                rejections.add(error)
             faults.add(*error.faults)
             counter.count_bad()
             continue
@@ -222,6 +227,12 @@ def tokenize_rows(
             append(sample, file=file, row=place)
         if progress and number % PROGRESS_EVERY_ROWS == 0:
             progress(number)
+    fault = None if counter.has_encoded else rejections.summarize(find_template_file(inputs.folder))
+    if fault is not None and inputs.skips_bad_rows:
+        if rejections.fails_always or inputs.limit is None:
+            raise InputError([fault])
+    elif fault is not None:
+        faults.replace(rejections.count, rejections.reason, fault)
     if not inputs.skips_bad_rows:
         faults.raise_any()
     return counter.make_tally(is_complete=inputs.limit is None, faults=faults.first)
@@ -236,6 +247,11 @@ class _RowFaults:
     def add(self, *faults: Fault) -> None:
         self.count += len(faults)
         self.first += faults[: max(0, MAX_FAULTS - len(self.first))]
+
+    def replace(self, count: int, reason: str, fault: Fault) -> None:
+        """Put one fault in place of the `count` faults of rows that begin with a reason."""
+        self.first = [fault, *(f for f in self.first if not f.problem.startswith(reason))]
+        self.count += 1 - count
 
     def raise_any(self) -> None:
         if omitted := self.count - len(self.first):
@@ -278,6 +294,11 @@ class _RowCounter:
         self._keys = set[int]()
         self._numbers: tuple[float, float] | None = None
 
+    @property
+    def has_encoded(self) -> bool:
+        """Whether a row is not bad."""
+        return self._counts["rows"] > self._dropped[BAD]
+
     def count_bad(self) -> None:
         self._counts["rows"] += 1
         self._dropped[BAD] += 1
@@ -291,7 +312,7 @@ class _RowCounter:
         whole = (sample.longest_side + sample.truncated for sample in samples)
         counts["longest"] = max(counts["longest"], *whole, 0)
         if isinstance(example, LabelledExample):
-            self._labels.update(list_names(example.label))
+            self._labels.update(map(self._encoder.match_label, list_names(example.label)))
             if isinstance(number := example.label, float):
                 low, high = self._numbers or (number, number)
                 self._numbers = min(low, number), max(high, number)
@@ -312,7 +333,7 @@ class _RowCounter:
             *("rows", "samples", "tokens", "targets", "longest", "cut", "cut_tokens"),
             "duplicates",
         )
-        skipped = [f"a bad row is skipped: {str(fault).removesuffix('.')}" for fault in faults[:3]]
+        skipped = [f"{SKIPPED}{str(fault).removesuffix('.')}" for fault in faults[:3]]
         return TokenTally(
             **{name: self._counts[name] for name in names},
             dropped=dict(self._dropped),

@@ -16,7 +16,7 @@ from jobs.inspect.datasets.formats import (
     LabelledExample,
     TextExample,
 )
-from jobs.inspect.datasets.labels import Label, list_names
+from jobs.inspect.datasets.labels import Label, list_names, shorten_number
 from jobs.spec.tasks import TargetKind
 from jobs.train.data.answer_spans import AnswerSpan, RenderedAnswers, find_answers
 from jobs.train.data.chat_template import ChatTemplate, Conversation
@@ -85,6 +85,7 @@ class Encoder:
         self.tokenizer, self.max_length, self.embeddings = tokenizer, max_length, embeddings
         self.is_seq2seq, self._reads_class_at_end = is_seq2seq, reads_class_at_end
         self.label_ids = {label: number for number, label in enumerate(labels)}
+        self._labels_by_number = {shorten_number(label): label for label in labels}
         self.special = SpecialTokens(tokenizer)
         self._encoder_texts = EncoderTexts(tokenizer, self.special, max_length)
         self.template = ChatTemplate(tokenizer)
@@ -154,7 +155,14 @@ class Encoder:
             return "class", tuple(numbers)
         return "classes", tuple(int(n in numbers) for n in range(len(self.label_ids)))
 
+    def match_label(self, name: str) -> str:
+        """Return the label of the model that a name means: a table may write `1.0` for `1`."""
+        if name in self.label_ids:
+            return name
+        return self._labels_by_number.get(shorten_number(name), name)
+
     def _find_class(self, name: str, where: str) -> int:
+        name = self.match_label(name)
         if name not in self.label_ids:
             known = ", ".join(list(self.label_ids)[:8])
             problem = f"the label {name!r} is not in the training data"
@@ -180,7 +188,7 @@ class Encoder:
         if room < 2:
             prefix, body, room = [], ids, self.max_length
         pieces = []
-        for start in range(0, len(body) - 1, room - 1):
+        for start in range(0, len(body) - 1, max(1, room - 1)):
             piece = [*prefix, *body[start : start + room]]
             first = len(prefix) + 1 if start else 0
             pieces.append(self._make_causal_sample(piece, [(first, len(piece))]))

@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 
 
 def tokenize_run(
-    validated: ValidatedRun, *, quick: bool = False, progress: PassProgress | None = None
+    validated: ValidatedRun,
+    *,
+    quick: bool = False,
+    progress: PassProgress | None = None,
+    allows_dropped: bool = False,
 ) -> ValidatedRun:
     """Return the run with the tallies of its rows in its plan. Raise InputError with all faults,
     those of the scans too.
 
-    `quick` reads the first rows only, unless all are tokenised already.
+    `quick` reads the first rows only, unless all are tokenised already. `allows_dropped` refuses
+    no data set for its dropped rows, not even one of which nothing is learnt.
     """
     scans = {"data.train": validated.train_scan, "data.eval": validated.eval_scan}
     if validated.plan.tallies or find_spec("transformers") is None:
@@ -52,24 +57,30 @@ def tokenize_run(
                 tallies[key] = tally = passes.tokenize(scan)
         except InputError as error:
             faults += error.faults
-        else:
+            continue
+        if not allows_dropped:
             faults += check_dropped(tally, key, limit=validated.spec.data.max_dropped)
     _raise_any(faults)
     plan = add_tallies(validated.plan, tallies)
     if validated.spec.data.streaming:
-        notes = (_note_streaming(validated, key, tally) for key, tally in tallies.items())
+        notes = (_note_streaming(validated, k, tally, quick) for k, tally in tallies.items())
         plan = replace(plan, notes=(*plan.notes, *filter(None, notes)))
+    if validated.spec.method.train_tokens:
+        plan = replace(plan, notes=(*plan.notes, passes.note_trained_tokens()))
     return replace(validated, plan=plan)
 
 
-def _note_streaming(validated: ValidatedRun, key: str, tally: TokenTally) -> str:
+def _note_streaming(validated: ValidatedRun, key: str, tally: TokenTally, quick: bool) -> str:
     """Return a note on the rows that were not checked; empty if all were."""
     if tally.is_complete:
         return ""
     skips = validated.spec.data.on_bad_row == "skip"
     what = "is skipped" if skips else "ends the run"
     labels = ", and so does a label that they lack" if tally.labels and not skips else ""
-    return f"{key}: its first {tally.rows:,} rows were checked; a bad one after them {what}{labels}"
+    checked = f"its first {tally.rows:,} rows were checked"
+    if quick:
+        checked += f" for this plan, and a run checks {STREAMED_ROWS:,} before it starts"
+    return f"{key}: {checked}; a bad one after them {what}{labels}"
 
 
 def _raise_any(faults: list[Fault]) -> None:
@@ -105,6 +116,12 @@ class _RunPass:
 
         run = self._validated
         return make_run_encoder(run.spec, run.model.folder, run.plan.labels)
+
+    def note_trained_tokens(self) -> str:
+        """Return a note on the tokens of method.train_tokens."""
+        from jobs.train.data.run_encoder import note_trained_tokens
+
+        return note_trained_tokens(self._validated.spec, self._validated.model.folder)
 
     def tokenize(self, scan: DatasetScan) -> TokenTally:
         """Return the tally of a data set: of its table, or of its first rows."""

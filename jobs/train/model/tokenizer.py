@@ -53,6 +53,26 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> lis
     return ids
 
 
+def describe_trained_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> str:
+    """Return which of method.train_tokens the tokenizer has, and which become new ones.
+
+    Many tokenizers write the space before a word in their own way: a new token says so if it looks
+    like a token that exists. The tokens must not have been added yet.
+    """
+    vocabulary = tokenizer.get_vocab()
+    known = [repr(token) for token in tokens if token in vocabulary]
+    new = list[str]()
+    for token in tokens:
+        if token not in vocabulary:
+            spelling = tokenizer.tokenize(token)
+            has_twin = len(spelling) == 1 and spelling != [tokenizer.unk_token]
+            twin = f" (the tokenizer has {spelling[0]!r} for it)" if has_twin else ""
+            new.append(f"{token!r}{twin}")
+    parts = [f"{', '.join(known)} of the tokenizer"] if known else []
+    parts += [f"{', '.join(new)} as new"] if new else []
+    return f"method.train_tokens: {' and '.join(parts)}"
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Save a tokenizer to one flat folder: several chat templates would get a folder of their own,
     which a store does not hold.

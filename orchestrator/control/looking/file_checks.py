@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from jobs.errors import Fault, InputError, JobsError
 from jobs.inspect.datasets.file_selection import HUB_ID
+from jobs.inspect.datasets.folder_walk import walk_folders
 from jobs.inspect.datasets.hub import HUB_SCHEME, find_hub_files, parse_hub_address
 from jobs.inspect.model_folder import find_model_folder
 from jobs.places.boundary import check_address
@@ -99,10 +101,10 @@ def _require_hub_data(key: str, location: str) -> None:
 
 
 def _list_files(path: str) -> Iterator[str]:
-    """Yield the files that exist: the path itself, or those of the folder and of folders in it."""
+    """Yield the path itself, or the files of a folder and of the folders that its reader walks."""
     check_access(path)
     if os.path.isdir(path):
-        for parent, _, names in os.walk(path, onerror=_refuse_access):
+        for parent, names in walk_folders(Path(path), on_error=_refuse_access, with_hidden=True):
             yield from (os.path.join(parent, name) for name in names)
     elif os.path.exists(path):
         yield path

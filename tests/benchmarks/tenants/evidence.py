@@ -59,6 +59,8 @@ class Watch:
         """Names of lab's objects, which an answer may only have if the request had them."""
         self._objects = dict[str, str]()
         self._rows = dict[str, Any]()
+        self._taken_names = set[str]()
+        """Names of lab that something of mallory's has, too: they are no sign of lab any more."""
 
     def remember(self, names: Mapping[str, str]) -> None:
         """Remember what lab has now, which no attack may change."""
@@ -70,7 +72,9 @@ class Watch:
         """Return the secrets and names of lab and the service in a text."""
         leaks = [name for name, secret in self.secrets.items() if secret in text]
         return leaks + [
-            name for name, word in self.names.items() if word in text and word not in request
+            name
+            for name, word in self.names.items()
+            if word in text and word not in request and name not in self._taken_names
         ]
 
     def send(
@@ -84,6 +88,9 @@ class Watch:
             attack.count(type(error).__name__)
             return None
         attack.count(str(response.status_code))
+        if method == "POST" and response.status_code in (httpx.codes.CREATED, httpx.codes.OK):
+            # A run of mallory's own may have the name of lab's adapter: it lies in another part.
+            self._taken_names |= {name for name, word in self.names.items() if word in request}
         answer = f"{response.headers} {response.text}"
         attack.reads += [f"{leak} in {request[:200]}" for leak in self.find_leaks(answer, request)]
         if response.status_code >= SERVER_ERROR:

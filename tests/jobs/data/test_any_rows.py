@@ -56,6 +56,7 @@ EXTRAS = st.fixed_dictionaries(
     optional={
         "tool_calls": CALLS | VALUES,
         "weight": st.sampled_from([0, 1, 0.0, 2, None, "0"]),
+        "train": st.sampled_from([False, True, 0, None, "no", [1]]),
         "reasoning_content": TEXTS,
         "name": VALUES,
     },

@@ -246,3 +246,29 @@ def test_of_several_templates_the_default_is_taken_or_that_for_tools():
     assert encode(templates, CALLED, tools=tools) == encode(TOOLS, CALLED, tools=tools)
     with pytest.raises(InputError, match=r"d\.jsonl:1: the model's chat template rejects"):
         encode({"other": TOOLS}, TURNS)
+
+
+@pytest.mark.parametrize("question", ["hello", "fin"])
+def test_a_template_that_drops_a_message_is_refused_even_if_its_text_stands_elsewhere(
+    question: str,
+):
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "fine"}]
+    with pytest.raises(InputError, match=r"of the user \(messages\[0\]\)"):
+        encode("{{ messages[-1].content }}<|im_end|>", turns)
+    marked = "{% generation %}{{ messages[-1].content }}<|im_end|>{% endgeneration %}"
+    with pytest.raises(InputError, match=r"of the user \(messages\[0\]\)"):
+        encode(marked, turns)
+
+
+def test_what_is_written_beside_tool_calls_may_be_dropped():
+    call = {"type": "function", "function": {"name": "find", "arguments": {}}}
+    turns = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "a look", "tool_calls": [call]},
+        {"role": "tool", "content": "found"},
+        {"role": "assistant", "content": "fine"},
+    ]
+    template = MARKERS.sub("", TEMPLATES["chatml"]).replace(
+        "m.content +", "('' if m.tool_calls else m.content) +"
+    )
+    assert list_targets(encode(template, turns))[-1] == "fine<|im_end|>"

@@ -48,8 +48,48 @@ def test_one_row_can_be_named_and_programs_get_json(spec: str, capsys: Any):
     assert "no row of data.train is at train.jsonl:9" in capsys.readouterr().err
 
 
+def test_columns_that_nothing_reads_are_named(spec: str, tmp_path: Path, capsys: Any):
+    path = tmp_path / "train.jsonl"
+    assert main(["--spec", spec]) == 0
+    assert "not used" not in capsys.readouterr().out
+    rows = [json.loads(line) | {"weight": 0, "id": 7} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["--spec", spec]) == 0
+    assert "data.train: not used: columns weight, id" in capsys.readouterr().out
+    assert main(["--spec", spec, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["not_used"] == {"data.train": "columns weight, id"}
+
+
+def test_numbers_of_tables_are_learnt_as_the_same_class(tmp_path: Path, capsys: Any):
+    hollow_model(tmp_path / "model", says={"architectures": ["BertModel"], "model_type": "bert"})
+    (tmp_path / "train.csv").write_text("text,label\nx,1.0\ny,1\nz,0\n")
+    (tmp_path / "eval.csv").write_text("text,label\nx,1.0\ny,0.0\n")
+    files = {"train": str(tmp_path / "train.csv"), "eval": str(tmp_path / "eval.csv")}
+    data = {"format": "auto", **files}
+    document = preview(tmp_path, capsys, model={"task": "sequence-classification"}, data=data)
+    assert document["samples"][0]["label"] == "1"
+    tallies = document["tallies"]
+    assert tallies["data.train"]["labels"] == {"0": 1, "1": 2}
+    assert tallies["data.eval"]["labels"] == {"0": 1, "1": 1}
+
+
+def test_what_the_plan_warns_of_is_shown(spec: str, tmp_path: Path, capsys: Any):
+    rows = "".join(f"q{number},a{number}\n" for number in range(4))
+    (tmp_path / "t.csv").write_text(f'prompt,completion\n"q,a\n{rows}q",a\nq,a\n')
+    changes = [f"data.train={tmp_path}/t.csv", "data.format=auto"]
+    options = ["--spec", spec, *(text for change in changes for text in ("--set", change))]
+    assert main(options) == 0
+    shown = "".join(capsys.readouterr().out.split())
+    assert "warning:data.train:" in shown and "t.csv:2:aquotedcellhas6lines" in shown
+    assert main([*options, "--json"]) == 0
+    assert "a quoted cell has 6 lines" in json.loads(capsys.readouterr().out)["warnings"][0]
+
+
 def preview(folder: Path, capsys: Any, **changes: Any) -> dict[str, Any]:
     spec = str(write_spec(folder / "spec.yaml", tiny_spec(folder, **changes)))
+    # What libraries print while a test saves its model is not the preview's.
+    capsys.readouterr()
     assert main(["--spec", spec, "--rows", "1", "--json"]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document

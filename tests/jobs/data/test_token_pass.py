@@ -169,3 +169,18 @@ def test_a_table_that_nobody_uses_is_removed(words: Any, tmp_path: Path):
     os.utime(folder / "tally.json", (0, 0))
     write_table(replace(new, max_length=9), words)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.eval"])
+def test_rows_that_teach_nothing_are_refused_whatever_share_may_be_dropped(key: str):
+    note = "a bad row is skipped: a.jsonl:1: messages[0].content is 3. It should be a string"
+    tally = TokenTally(
+        rows=5, samples=0, tokens=0, targets=0, longest=90, cut=2, cut_tokens=40,
+        dropped={"bad row": 3, "answer cut off": 2}, notes=(note,),
+    )  # fmt: skip
+    (fault,) = check_dropped(tally, key, limit=1.0)
+    assert fault.key == key and "3 bad row, 2 answer cut off" in fault.problem
+    assert "a.jsonl:1" in fault.remedy and "max_length (the longest row has 90" in fault.remedy
+    assert check_dropped(replace(tally, is_complete=False), key, limit=1.0) == []
+    (silent,) = check_dropped(replace(tally, dropped={"nothing to learn": 5}), key, limit=1.0)
+    assert "weight" in silent.remedy and "bad rows" not in silent.remedy

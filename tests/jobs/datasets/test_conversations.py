@@ -80,6 +80,18 @@ def test_a_system_column_is_the_first_turn_but_not_a_second_one() -> None:
         read_chat(messages=[system, USER, BOT], system="be rude")
 
 
+@pytest.mark.parametrize(("train", "weight"), [(False, 0), (True, 1), (0, 0), (1, 1)])
+def test_the_key_train_of_a_message_is_its_weight(train: Any, weight: int) -> None:
+    expected = (USER, {**BOT, "weight": weight}, USER, BOT)
+    turn = {**BOT, "train": train}
+    assert read_chat(messages=[USER, turn, USER, {**BOT, "train": None}]).messages == expected
+    agreeing = {**turn, "weight": weight}
+    assert read_chat(messages=[USER, agreeing, USER, BOT]).messages == expected
+    shared = {"from": "gpt", "value": "ho", "train": train}
+    (_, message) = read_chat(conversations=[{"from": "human", "value": "hi"}, shared]).messages
+    assert message == {**BOT, "weight": weight}
+
+
 def test_text_parts_are_joined_and_others_are_refused_by_their_type() -> None:
     parts = [{"type": "text", "text": "a"}, "b", {"type": "output_text", "text": "c"}]
     assert read_chat(messages=[USER, {**BOT, "content": parts}]).messages[1]["content"] == "abc"
@@ -93,6 +105,12 @@ BAD_TURNS = {
     "weight": ({**BOT, "weight": 0.5}, r"\[1\].weight is 0.5. Use 1"),
     "weight of a text": ({**BOT, "weight": "1"}, r"weight is '1'"),
     "weight of a boolean": ({**BOT, "weight": True}, r"weight is True"),
+    "train of a text": ({**BOT, "train": "no"}, r"\[1\].train is 'no'. Use true .* false"),
+    "train of a number": ({**BOT, "train": 2}, r"\[1\].train is 2"),
+    "train and weight": (
+        {**BOT, "train": False, "weight": 1},
+        "has train False and weight 1. Remove one",
+    ),
     "broken arguments": (
         {**BOT, "tool_calls": [{"function": {"name": "f", "arguments": '{"a"'}}]},
         r"tool_calls\[0\].function.arguments is not valid JSON",

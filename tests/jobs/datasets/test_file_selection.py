@@ -130,8 +130,16 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -
         pytest.param("s3://b/c", "not a valid bucket name", id="s3"),
         pytest.param("nobody/nothing", "nor a data set in the local hub cache", id="a hub id"),
         pytest.param("hf://nobody/nothing", "nor a data set in the local hub cache", id="hf"),
+        pytest.param("hf://nobody/nothing@v1", "nobody/nothing --revision v1", id="hf revision"),
         pytest.param("hf://a/b/c", "not an address of a data set.*Use hf://org/name", id="hf path"),
-        pytest.param("hf://a/b?splt=x", "not an address of a data set", id="hf option"),
+        pytest.param(
+            "hf://a/b?splt=x", "'splt' is not one of its options, config and split", id="hf option"
+        ),
+        pytest.param("hf://a/b?split", "its split has no value", id="hf empty option"),
+        pytest.param("hf://a/b?split=x&split=y", "several values of split", id="hf two splits"),
+        pytest.param("hf://a/b@../../x", "is not a revision", id="hf revision outside"),
+        pytest.param("hf://a/b@/etc", "is not a revision", id="hf absolute revision"),
+        pytest.param("hf://a/b?config=..", "is not a configuration", id="hf config outside"),
     ],
 )
 def test_an_address_without_files_is_named(

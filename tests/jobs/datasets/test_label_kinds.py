@@ -46,7 +46,9 @@ def test_labels_are_read_as_data_labels_says(label: Any, kind: str, expected: An
         ("a", "many", r"d.jsonl:7: label is 'a', not a list.*\[\"a\", \"b\"\].*data.labels: one"),
         (None, "many", r"label is missing. Use \[\]"),
         (["a", None], "many", r"label\[1\] is missing"),
-        (["a", ["b"]], "many", r"label\[1\] is \['b'\]"),
+        (["a", ["b"]], "many", r"label\[1\] is \['b'\]. It should be one name: write all names"),
+        ([["a"], ["b"]], "many", r"label\[0\] is \['a'\]. It should be one name: write all names"),
+        ([0.2, 0.8], "many", r"label\[0\] is 0.2. It should be a string, a whole number"),
         ("[a", "many", "label is not valid JSON"),
         ("good", "number", "d.jsonl:7: label is 'good', not a number, but data.labels is number"),
         (True, "number", "label is True, not a number"),
@@ -90,6 +92,45 @@ def test_labels_that_are_all_the_same_are_nothing_to_learn(
 
     (fault,) = check_train_labels(scan(tmp_path, labels, kind))
     assert re.search(message, str(fault))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [[1, 0], [0, 0], [1, 1]],
+        [[1, 0, 1], [0, 0, 0]],
+        [[1.0, 0.0, 0.0]],
+        [[True, False, True], [False, False, True]],
+        ["[1, 0]", "[0, 0]"],
+        [[1, 0, 1], None, [0, 0, 1]],
+    ],
+)
+def test_vectors_of_a_number_for_each_class_are_refused_with_a_row(
+    tmp_path: Path, labels: list[Any]
+):
+    path = str(labelled_rows(tmp_path / "d.jsonl", labels))
+    # No row may be skipped for it.
+    with pytest.raises(
+        InputError, match=r"d.jsonl:[12]: label is \[.*names of the labels"
+    ) as error:
+        scan_dataset(path, "auto", CLASSES, "data.train", label_kind="many", row_faults="skip")
+    assert 'e.g. ["a", "c"]' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([[0, 2], [1]], ("0", "1", "2")),
+        ([[0, 1], [1, 0]], ("0", "1")),
+        ([[0, 0], [1]], ("0", "1")),
+        ([[1, 1], [0, 2]], ("0", "1", "2")),
+        ([[1, 1], []], ("1",)),
+        ([[0], [1]], ("0", "1")),
+        ([["a", "a"], ["b", "b"]], ("a", "b")),
+    ],
+)
+def test_lists_of_class_ids_are_no_vectors(tmp_path: Path, labels: list[Any], names: Any):
+    assert scan(tmp_path, labels, "many").labels == names
 
 
 def test_one_class_among_none_is_enough(tmp_path: Path):

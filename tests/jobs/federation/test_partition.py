@@ -102,6 +102,17 @@ def test_the_lower_alpha_the_more_the_clients_differ(labelled):
     assert low > middle + 0.1 > high + 0.2
 
 
+def test_a_class_of_a_table_is_one_however_its_number_is_written(tmp_path):
+    section = {"partition": "dirichlet", "clients": 4, "dirichlet_alpha": 0.3}
+    partitions = []
+    for name, labels in (("plain", ("0", "1")), ("mixed", ("0", "1", "0.0", "1.0"))):
+        path = tmp_path / f"{name}.csv"
+        lines = [f"x,{labels[number % len(labels)]}" for number in range(200)]
+        path.write_text("\n".join(["text,label", *lines, ""]))
+        partitions.append([rows.tolist() for rows in partition_rows([path], section).rows])
+    assert partitions[0] == partitions[1]
+
+
 def test_random_clients_have_equally_many_rows(labelled):
     partition = partition_rows(labelled, {"clients": 7})
     assert set(partition.sizes) == {85, 86}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from jobs.inspect.datasets.file_selection import select_files
+from jobs.inspect.datasets.file_selection import select_files, walk_folder
 from jobs.inspect.datasets.files import read_rows
 from jobs.inspect.model_folder import find_model_folder
 from jobs.places.boundary import (
@@ -102,6 +102,14 @@ def test_a_link_that_leads_outside_is_refused_alike_whether_its_target_exists(
     }  # fmt: skip
     message = refuse(actions[shape])
     assert PROBLEM in message and str(host.other) not in message and "absent" not in message
+
+
+def test_a_link_in_a_folder_is_checked_again_when_it_is_followed(host: Host):
+    host.link("x", host.other)
+    assert PROBLEM in refuse(lambda: select_files(str(host.lab)))
+    assert PROBLEM in refuse(lambda: compute_data_fingerprint(str(host.lab)))
+    # As if the folder had become a link since the address was checked.
+    assert PROBLEM in refuse(lambda: list(walk_folder(host.lab)))
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "absent.jsonl"])

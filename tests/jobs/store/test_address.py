@@ -40,7 +40,7 @@ def test_a_wrong_spelling_is_refused_everywhere_with_the_right_one(address: str,
             read(address)
 
 
-@pytest.mark.parametrize("address", ["gs://b/x", "https://example.org/x", "hf://a/b"])
+@pytest.mark.parametrize("address", ["gs://b/x", "https://example.org/x"])
 def test_another_scheme_is_no_folder(address: str):
     fault = find_address_fault("data.train", address)
     assert fault is not None and "is not supported" in fault.problem

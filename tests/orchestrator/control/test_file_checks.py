@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +52,13 @@ def test_ids_of_the_hub_are_inside_where_a_submission_says_so():
 def test_a_project_that_may_read_anything_reads_any_id():
     with restrict_places(None):
         assert not is_refused(partial(check_model, "org/any", 100))
+
+
+def test_files_behind_a_link_to_a_folder_are_checked_as_its_reader_reads_them(tmp_path: Path):
+    for name in ("rows", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "other" / "state.json").write_text("x" * 101)
+    (tmp_path / "rows" / "more").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "around").symlink_to(tmp_path / "rows")
+    with pytest.raises(NotChecked, match="101 bytes"):
+        check_data("data.train", str(tmp_path / "rows"), 100)

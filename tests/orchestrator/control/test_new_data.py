@@ -36,6 +36,15 @@ def test_files_in_folders_below_count_and_hidden_ones_do_not(tmp_path: Path):
     assert compute_data_fingerprint(str(tmp_path)) != before
 
 
+def test_files_behind_a_link_to_a_folder_count(tmp_path: Path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "rows" / "more").symlink_to(tmp_path / "other")
+    assert compute_data_fingerprint(str(tmp_path / "rows")) is None
+    (tmp_path / "other" / "a.jsonl").write_text("one")
+    assert compute_data_fingerprint(str(tmp_path / "rows")) is not None
+
+
 def test_a_folder_of_too_many_files_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("orchestrator.control.new_data.MAX_FILES", 3)
     for number in range(4):

@@ -13,6 +13,7 @@ from typing import Any
 from jobs.errors import Fault
 from jobs.inspect.datasets import data_row
 from jobs.inspect.datasets.data_row import FaultHandler, Row
+from jobs.inspect.datasets.readers.stray_quotes import FAULT_LINES, RecordShape
 from jobs.inspect.datasets.readers.text_lines import read_lines
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -20,6 +21,10 @@ SAMPLE_RECORDS = 50
 SAMPLE_BYTES = 2**18
 INDEX_NAMES = ("", "Unnamed: 0")
 """Header of the first column if pandas wrote its index."""
+UNQUOTE = (
+    "Close the quote, or remove it (a quote in a quoted cell is doubled). If the cell is right, "
+    "write the rows as JSON lines."
+)
 _EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 
 
@@ -72,12 +77,14 @@ def read_table(
 ) -> Iterator[Row]:
     """Yield the records below the header. Unnamed columns without content are left out."""
     csv.field_size_limit(data_row.MAX_LINE_BYTES)
-    lines = _TableLines(raw, file, report, encoding, skipped=int(layout.has_separator_line))
+    shape = RecordShape(layout.separator)
+    lines = _TableLines(raw, file, report, encoding, shape, skipped=int(layout.has_separator_line))
     reader = csv.reader(lines, delimiter=layout.separator, strict=True)
     columns: _Columns | None = None
     try:
         for cells in reader:
             location = f"{file}:{lines.start}"
+            size, has_rows = shape.lines, shape.has_rows()
             number = lines.next_record()
             if not cells:
                 continue
@@ -85,10 +92,15 @@ def read_table(
                 columns = _Columns(tuple(name.strip() for name in cells))
                 if fault := columns.find_fault(location):
                     return report(fault)
+                shape.set_width(len(cells))
+            elif has_rows and (size >= FAULT_LINES or columns.find_problem(cells)):
+                runaway = f"a quoted cell runs over {size:,} lines that look like rows"
+                report(Fault(location, runaway, UNQUOTE))
             elif problem := columns.find_problem(cells):
                 report(Fault(location, problem, "Quote cells that contain the separator."))
             else:
-                yield Row(columns.make_values(cells), file, number)
+                warning = f"{location}: a quoted cell has {size} lines that look like rows"
+                yield Row(columns.make_values(cells), file, number, warning if has_rows else "")
     except csv.Error as error:
         remedy = "Check for an unclosed quote. The rest of the file was not read."
         report(Fault(f"{file}:{lines.start}", f"invalid CSV ({error})", remedy))
@@ -103,9 +115,11 @@ class _TableLines:
         file: str,
         report: FaultHandler,
         encoding: str,
+        shape: RecordShape,
         *,
         skipped: int,
     ) -> None:
+        self._shape = shape
         self._file, self._report = file, report
         self._lines = islice(read_lines(raw, file, report, encoding=encoding), skipped, None)
         self._start: int | None = None
@@ -119,6 +133,7 @@ class _TableLines:
     def next_record(self) -> int:
         """Return the first line of the record that was read, and begin the next one."""
         start, self._start = self.start, None
+        self._shape.start()
         return start
 
     def __iter__(self) -> Iterator[str]:
@@ -130,6 +145,7 @@ class _TableLines:
                 continue
             if self._start is None:
                 self._start = number
+            self._shape.add(line)
             yield line
 
 
