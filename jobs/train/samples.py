@@ -18,6 +18,7 @@ from jobs.inspect.datasets.formats import (
     TextExample,
     read_example,
 )
+from jobs.train.data.chat_template import TemplateFailed
 from jobs.train.data.global_batches import choose_pad_id
 from jobs.train.data.special_tokens import find_decoder_start, find_end_ids
 
@@ -116,7 +117,7 @@ def _make_chat_prompt(example: ChatExample, encoder: Encoder, where: str) -> Sam
     last = conversation.answers[-1]
     try:
         text = encoder.template.render(conversation, last, prompt_answer=True)
-    except Exception:
+    except TemplateFailed:
         # The template refuses a conversation without an answer.
         text = ""
     question = conversation.messages[last - 1] if last else {}

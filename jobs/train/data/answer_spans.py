@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import TemplateRejection
-from jobs.train.data.chat_template import ChatTemplate, Conversation
+from jobs.train.data.chat_template import ChatTemplate, Conversation, TemplateFailed
 from jobs.train.data.content_marks import (
     MAX_SENTINELS,
     find_dropped_message,
@@ -46,10 +46,14 @@ def find_answers(
     template: ChatTemplate, conversation: Conversation, *, end_of_turn: str, where: str
 ) -> RenderedAnswers:
     """Return the text and the answers whose weight is not 0. Raise InputError if the template
-    drops a message, or if the last answer can't be found. `end_of_turn` is the text of the
-    template's last token of a turn, or empty.
+    fails or drops a message, or if the last answer can't be found. `end_of_turn` is the text of
+    the template's last token of a turn, or empty.
     """
-    text, marked = template.render_marked(conversation)
+    try:
+        text, marked = template.render_marked(conversation)
+    except TemplateFailed as failed:
+        # Its markers may fail where the messages alone are rendered.
+        raise failed.make_rejection(where) from failed
     if (dropped := find_dropped_message(template, conversation, text)) is not None:
         role = conversation.messages[dropped]["role"]
         reason = f"the chat template renders nothing of the content of a message of the {role}"
@@ -123,7 +127,7 @@ class _AnswerSearch:
         """Return where the template would have the model begin, if that is in the text."""
         try:
             before = self._template.render(self._conversation, index, prompt_answer=True)
-        except Exception:
+        except TemplateFailed:
             return None
         return len(before) if index and self._text.startswith(before) else None
 
@@ -133,7 +137,7 @@ class _AnswerSearch:
             return len(self._text)
         try:
             after = self._template.render(self._conversation, index + 1)
-        except Exception:
+        except TemplateFailed:
             return None
         return len(after) if self._text.startswith(after) and len(after) >= start else None
 
@@ -171,7 +175,7 @@ class _AnswerSearch:
             return {}
         try:
             places, plain = render_with_marks(self._template, self._conversation, answers)
-        except Exception:
+        except TemplateFailed:
             return {}
         if plain != self._text:
             return {}

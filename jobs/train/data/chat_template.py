@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,25 @@ RENDERER_ARGUMENTS = frozenset(
 """Names that the row's options may not replace."""
 FOLDED = "a system turn is folded into the next user turn: the chat template does not render it"
 DEVELOPER = "the role developer is rendered as system: the chat template does not know it"
+
+
+class TemplateFailed(Exception):
+    """The template, which is a program of whoever made the model, raised `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+    def make_rejection(self, where: str) -> TemplateRejection:
+        """Return the error of the row at `where`."""
+        reason = " ".join(str(self.error).split())[:200] or type(self.error).__name__
+        if isinstance(self.error, TemplateSyntaxError):
+            line = self.error.lineno
+            problem = f"the model's chat template can't be compiled (line {line}: {reason})"
+            return TemplateRejection(where, problem, TEMPLATE_REMEDY, fails_always=True)
+        problem = f"the model's chat template rejects the messages ({reason})"
+        remedy = "Fix the row, or use data.format: prompt-completion with this model."
+        return TemplateRejection(where, problem, remedy)
 
 
 @dataclass(frozen=True)
@@ -69,9 +89,9 @@ class ChatTemplate:
             for message in example.messages
         )
         try:
-            template = str(self._tokenizer.get_chat_template(None, list(example.tools) or None))
-        except Exception as error:
-            raise _make_rejection(where, error) from error
+            template = self._choose_template(example.tools)
+        except TemplateFailed as failed:
+            raise failed.make_rejection(where) from failed
         options = {k: v for k, v in example.options.items() if k not in RENDERER_ARGUMENTS}
         conversation = Conversation(messages, tuple(example.tools), options, template)
         return self._fill_gaps(self._adapt_roles(conversation), where)
@@ -79,12 +99,15 @@ class ChatTemplate:
     def render(
         self, conversation: Conversation, end: int | None = None, *, prompt_answer: bool = False
     ) -> str:
-        """Return the first `end` messages as text. A template may raise any exception."""
+        """Return the first `end` messages as text. Raise TemplateFailed."""
         text, _ = self._render(conversation, conversation.messages[:end], prompt_answer)
         return text
 
     def render_marked(self, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
-        """Return the text, and the spans between the template's generation markers."""
+        """Return the text, and the spans between the template's generation markers.
+
+        Raise TemplateFailed.
+        """
         if not GENERATION.search(conversation.template):
             return self.render(conversation), []
         return self._render(conversation, conversation.messages, prompt_answer=False, marked=True)
@@ -99,10 +122,15 @@ class ChatTemplate:
     def find_default_end(self) -> int | None:
         """Return the control token that ends an answer in the template without tools, or None."""
         try:
-            template = str(self._tokenizer.get_chat_template(None, None))
-        except Exception:
+            template = self._choose_template(())
+        except TemplateFailed:
             return None
         return self.find_end_of_turn(_make_probe(template))
+
+    def _choose_template(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """Return the template for conversations with these tools. Raise TemplateFailed."""
+        with _translate_failures():
+            return str(self._tokenizer.get_chat_template(None, list(tools) or None))
 
     def _render(
         self,
@@ -114,14 +142,15 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         render: Any = render_jinja_template
-        texts, spans = render(
-            conversations=[list(messages)],
-            tools=list(conversation.tools) or None,
-            chat_template=conversation.template,
-            add_generation_prompt=prompt_answer,
-            return_assistant_tokens_mask=marked,
-            **{**self._tokenizer.special_tokens_map, **conversation.options},
-        )
+        with _translate_failures():
+            texts, spans = render(
+                conversations=[list(messages)],
+                tools=list(conversation.tools) or None,
+                chat_template=conversation.template,
+                add_generation_prompt=prompt_answer,
+                return_assistant_tokens_mask=marked,
+                **{**self._tokenizer.special_tokens_map, **conversation.options},
+            )
         return str(texts[0]), [(int(start), int(end)) for start, end in spans[0]] if marked else []
 
     def _adapt_roles(self, conversation: Conversation) -> Conversation:
@@ -142,16 +171,16 @@ class ChatTemplate:
         """Return the first variant that the template renders: the messages as they are, or with
         empty content instead of none, or with the arguments of tool calls as JSON.
         """
-        first_error: Exception | None = None
+        first_failure: TemplateFailed | None = None
         for variant in _iter_variants(conversation):
             try:
                 self.render(variant)
-            except Exception as error:
-                first_error = first_error or error
+            except TemplateFailed as failed:
+                first_failure = first_failure or failed
             else:
                 return variant
-        assert first_error is not None
-        raise _make_rejection(where, first_error) from first_error
+        assert first_failure is not None
+        raise first_failure.make_rejection(where) from first_failure
 
     def _renders_system(self, template: str) -> bool:
         """Return whether the text of a system turn is in the rendering."""
@@ -160,7 +189,7 @@ class ChatTemplate:
             with_system = _make_probe(template, *turns)
             try:
                 keeps = SYSTEM_PROBE in self.render(with_system)
-            except Exception:
+            except TemplateFailed:
                 keeps = not self._can_render(_make_probe(template, *turns[1:]))
             self._keeps_system[template] = keeps
         return self._keeps_system[template]
@@ -168,7 +197,7 @@ class ChatTemplate:
     def _can_render(self, conversation: Conversation) -> bool:
         try:
             self.render(conversation)
-        except Exception:
+        except TemplateFailed:
             return False
         return True
 
@@ -176,9 +205,17 @@ class ChatTemplate:
         probe = _make_probe(template, ("user", "u"), ("assistant", ANSWER_PROBE))
         try:
             _, found, rest = self.render(probe).rpartition(ANSWER_PROBE)
-        except Exception:
+        except TemplateFailed:
             return None
         return SpecialTokens(self._tokenizer).find_first_control(rest) if found else None
+
+
+@contextmanager
+def _translate_failures() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the template's own code runs here, which raises anything
+        raise TemplateFailed(error) from error
 
 
 def fold_system_turns(messages: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
@@ -234,13 +271,3 @@ def _encode_call(call: Any) -> Any:
         return call
     arguments = json.dumps(function.get("arguments"), ensure_ascii=False)
     return {**call, "function": {**function, "arguments": arguments}}
-
-
-def _make_rejection(where: str, error: Exception) -> TemplateRejection:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, TemplateSyntaxError):
-        problem = f"the model's chat template can't be compiled (line {error.lineno}: {reason})"
-        return TemplateRejection(where, problem, TEMPLATE_REMEDY, fails_always=True)
-    problem = f"the model's chat template rejects the messages ({reason})"
-    remedy = "Fix the row, or use data.format: prompt-completion with this model."
-    return TemplateRejection(where, problem, remedy)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from jobs.train.data.chat_template import ChatTemplate, Conversation
+from jobs.train.data.chat_template import ChatTemplate, Conversation, TemplateFailed
 
 SENTINELS = 0xF0000
 """The first of two private characters per message, which mark its content in a second rendering."""
@@ -59,7 +59,7 @@ def find_dropped_message(
         return None
     try:
         places, plain = render_with_marks(template, conversation, indices)
-    except Exception:
+    except TemplateFailed:
         return None
     if plain != text:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from jobs.train.data.chat_template import ChatTemplate, Conversation
+from jobs.train.data.chat_template import ChatTemplate, Conversation, TemplateFailed
 
 MAX_TRIES = 5
 """Rows that are rendered without a key until it is taken for one that the template ignores."""
@@ -46,7 +46,7 @@ class KeyWatch:
     def _makes_difference(self, conversation: Conversation, text: str) -> bool:
         try:
             return self._template.render(conversation) != text
-        except Exception:
+        except TemplateFailed:
             return True
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 from jobs.errors import InputError
 from jobs.inspect.datasets.formats import ChatExample
@@ -246,6 +247,21 @@ def test_of_several_templates_the_default_is_taken_or_that_for_tools():
     assert encode(templates, CALLED, tools=tools) == encode(TOOLS, CALLED, tools=tools)
     with pytest.raises(InputError, match=r"d\.jsonl:1: the model's chat template rejects"):
         encode({"other": TOOLS}, TURNS)
+
+
+def test_a_template_that_fails_only_where_its_answers_are_marked_is_an_error_of_the_row(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    render = chat_template_utils.render_jinja_template
+
+    def fail_if_marked(*args: Any, **options: Any) -> Any:
+        if options["return_assistant_tokens_mask"]:
+            raise ZeroDivisionError("no marks")
+        return render(*args, **options)
+
+    monkeypatch.setattr(chat_template_utils, "render_jinja_template", fail_if_marked)
+    with pytest.raises(InputError, match=r"d\.jsonl:1: the model's chat template rejects"):
+        encode(TEMPLATES["chatml"], TURNS)
 
 
 @pytest.mark.parametrize("question", ["hello", "fin"])
