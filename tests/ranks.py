@@ -32,7 +32,7 @@ def run_ranks(
     if not spawned:
         context.set_forkserver_preload(IMPORTED)
     answers = context.Queue()
-    port = _free_port()
+    port = find_free_port()
     started = [
         context.Process(
             target=_run_rank,
@@ -55,15 +55,8 @@ def run_ranks(
     return [results[rank][1] for rank in range(world_size)]
 
 
-def _run_rank(
-    environment: dict[str, str],
-    function: Callable[..., Any],
-    rank: int,
-    world_size: int,
-    port: int,
-    answers: Queue[Any],
-    args: tuple[Any, ...],
-) -> None:
+def join_group(environment: dict[str, str], rank: int, world_size: int, port: int) -> None:
+    """Make this process a rank of a gloo group on this machine, with one thread."""
     # A fork server keeps the environment of the test that started it.
     os.environ.clear()
     os.environ.update(environment)
@@ -77,6 +70,18 @@ def _run_rank(
     )
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+
+
+def _run_rank(
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    port: int,
+    answers: Queue[Any],
+    args: tuple[Any, ...],
+) -> None:
+    join_group(environment, rank, world_size, port)
     try:
         answers.put((rank, (True, function(rank, *args))))
     except BaseException:
@@ -84,7 +89,7 @@ def _run_rank(
     # No teardown of the group: a peer that failed would never join it.
 
 
-def _free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

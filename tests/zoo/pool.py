@@ -12,10 +12,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.multiprocessing as mp
 
-from tests.ranks import IMPORTED, _free_port
+from tests.ranks import IMPORTED, find_free_port, join_group
 
 PRELOADED = [
     *IMPORTED,
@@ -45,7 +44,7 @@ def run_group(
     """
     context: Any = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    port, deadline = _free_port(), time.monotonic() + limit
+    port, deadline = find_free_port(), time.monotonic() + limit
     with tempfile.TemporaryDirectory(prefix="zoo-ranks-") as scratch:
         ranks = []
         for rank in range(world_size):
@@ -106,18 +105,7 @@ def _run_rank(
     log = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+    join_group(environment, rank, world_size, port)
     try:
         sender.send((True, function(rank, *args)))
     except BaseException as error:

@@ -12,6 +12,7 @@ import pytest
 from jobs.store.local import DirectoryStore
 from orchestrator.registry.database import Database
 from tests.orchestrator.control.control import ControlHarness
+from tests.orchestrator.control.looker import Looker
 
 
 @pytest.fixture
@@ -26,3 +27,11 @@ def open_folder() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def looker() -> Iterator[Looker]:
+    looker = Looker()
+    yield looker
+    for runner in looker.runners:
+        runner.close()

@@ -8,8 +8,7 @@ import os
 import resource
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +18,16 @@ from jobs.errors import StoreUnreachable
 from jobs.places.places import PROBLEM, REMEDY, Places
 from jobs.spec.load import validate_spec
 from orchestrator.control.looking.answer_folders import MAX_ANSWERS, AnswerFolders
-from orchestrator.control.looking.fingerprints import MAX_AGE_S, Fingerprints, LookPending
 from orchestrator.control.looking.look_protocol import LookLimits, LookRequest, LookResult
-from orchestrator.control.looking.look_runner import LookRunner
 from tests.orchestrator.control.builders import make_spec
+from tests.orchestrator.control.looker import WAIT_S, Looker, make_fifo
 from tests.orchestrator.control.misbehaving_child import MODULE
 from tests.tiny import chat_rows, hollow_model
 from tests.waiting import wait_for
 
-WAIT_S = 300.0
-"""For what takes a second on a machine without other work."""
-PATIENT = LookLimits(wall_s=WAIT_S)
 MAX_GROWTH_KIB = 64 << 10
 SENTENCE = f"data.train: {PROBLEM}. {REMEDY}"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-
-class Looker:
-    """Looks of the real child, and of one that misbehaves."""
-
-    def __init__(self) -> None:
-        self.runners = list[LookRunner]()
-
-    def make(self, **changes: Any) -> LookRunner:
-        self.runners.append(LookRunner(**{"limits": PATIENT, **changes}))
-        return self.runners[-1]
-
-    def misbehave(self, action: str, **limits: Any) -> LookResult:
-        runner = self.make(module=MODULE, limits=LookLimits(**{"wall_s": WAIT_S, **limits}))
-        request = LookRequest(question="fingerprint_data", location=f"/{action}")
-        return runner.submit("default", request).result(WAIT_S)
-
-
-@pytest.fixture
-def looker() -> Iterator[Looker]:
-    looker = Looker()
-    yield looker
-    for runner in looker.runners:
-        runner.close()
 
 
 class Files:
@@ -148,12 +119,6 @@ def write_sparse(path: Path, size: int, start: bytes = b"") -> Path:
     with path.open("wb") as file:
         file.write(start)
         file.truncate(size)
-    return path
-
-
-def make_fifo(path: Path) -> Path:
-    path.unlink(missing_ok=True)
-    os.mkfifo(path, 0o644)
     return path
 
 
@@ -381,84 +346,3 @@ def test_a_project_whose_credentials_cannot_be_had_may_be_looked_at_later(looker
     result = looker.make(make_environment=fail).submit("lab", request).result(WAIT_S)
     assert "the role of lab can't be assumed" in result.store_error
     assert not homes[0].exists()
-
-
-class PipeLooker:
-    """Looks that take until the test lets them end."""
-
-    def __init__(self, folder: Path, looker: Looker, **changes: Any) -> None:
-        self.folder, self.runner = folder, looker.make(module=MODULE, **changes)
-
-    def make_pipe(self, name: str) -> str:
-        return str(make_fifo(self.folder / name))
-
-    def release(self, pipe: str, text: str = "f") -> None:
-        """Wait until a child reads the pipe, and let it end."""
-        Path(pipe).write_text(text)
-
-
-def submit(runner: LookRunner, project: str, location: str) -> Any:
-    return runner.submit(project, LookRequest(question="fingerprint_data", location=location))
-
-
-def test_a_project_looks_at_one_thing_at_a_time_and_others_need_not_wait(
-    open_folder: Path, looker: Looker
-):
-    pipes = PipeLooker(open_folder, looker, threads=2)
-    first, second, other = map(pipes.make_pipe, ("first", "second", "other"))
-    slow = [submit(pipes.runner, "lab", pipe) for pipe in (first, second)]
-    quick = submit(pipes.runner, "default", other)
-    pipes.release(other)
-    assert quick.result(WAIT_S).fingerprint == "f" and not slow[0].done()
-    # Nobody reads the second pipe yet.
-    with pytest.raises(OSError, match="No such device"):
-        os.open(second, os.O_WRONLY | os.O_NONBLOCK)
-    pipes.release(first)
-    assert slow[0].result(WAIT_S).fingerprint == "f"
-    pipes.release(second)
-    assert slow[1].result(WAIT_S).fingerprint == "f"
-
-
-def test_a_runner_that_is_closed_ends_its_looks(open_folder: Path, looker: Looker):
-    pipes = PipeLooker(open_folder, looker)
-    running = submit(pipes.runner, "default", pipes.make_pipe("pipe"))
-    waiting = submit(pipes.runner, "default", pipes.make_pipe("next"))
-    pipes.runner.close()
-    assert running.cancelled() or running.result(WAIT_S).fingerprint is None
-    assert not waiting.done() or waiting.cancelled()
-    assert submit(pipes.runner, "default", "/x").cancelled()
-
-
-def test_a_fingerprint_is_pending_until_its_look_is_over(open_folder: Path, looker: Looker):
-    pipes = PipeLooker(open_folder, looker)
-    times = [0.0]
-    fingerprints = Fingerprints(pipes.runner, clock=lambda: times[-1])
-    pipe = pipes.make_pipe("pipe")
-    with pytest.raises(LookPending):
-        fingerprints("default", pipe, None)
-    pipes.release(pipe, "abc")
-    submit(pipes.runner, "default", "/crash").result(WAIT_S)
-    assert fingerprints("default", pipe, None) == "abc"
-    with pytest.raises(LookPending):
-        fingerprints("default", pipe, None)
-    pipes.release(pipe, "old")
-    submit(pipes.runner, "default", "/crash").result(WAIT_S)
-    times.append(MAX_AGE_S + 1)
-    with pytest.raises(LookPending):
-        fingerprints("default", pipe, None)
-    pipes.release(pipe, "new")
-    submit(pipes.runner, "default", "/crash").result(WAIT_S)
-    assert fingerprints("default", pipe, None) == "new"
-    # What was found under other places is not the answer.
-    for places in (None, Places(), Places(data=("/data",))):
-        with pytest.raises(LookPending):
-            fingerprints("default", pipe, places)
-
-
-def test_closing_does_not_wait_for_the_limit(open_folder: Path, looker: Looker):
-    pipes = PipeLooker(open_folder, looker, limits=LookLimits(wall_s=3600))
-    submit(pipes.runner, "default", pipes.make_pipe("pipe"))
-    closing = threading.Thread(target=pipes.runner.close)
-    closing.start()
-    closing.join(WAIT_S)
-    assert not closing.is_alive()
