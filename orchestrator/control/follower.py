@@ -9,7 +9,14 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
-from jobs.errors import InputError, NotInStore, StoreError, StoreRefused, StoreUnreachable
+from jobs.errors import (
+    InputError,
+    NotInStore,
+    StoreError,
+    StoreRefused,
+    StoreUnreachable,
+    Untrusted,
+)
 from jobs.places.places import Places
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
@@ -114,10 +121,11 @@ class Follower:
             spec_path = write_job_spec(store, run)
             earlier = read_earlier_outcome(store, run)
             if run.kind == "retrain" and not earlier.outcome.is_finished:
-                pin_current(store, run.name, signer=self._trust.signer)
-        except (NotInStore, InputError) as missing:
-            # The store answers and has no valid request, so no retry can succeed.
-            self._fail_run(run, Reason.REFUSED, str(missing), lease)
+                last_move = self._find_last_move(run)
+                pin_current(store, run.name, signer=self._trust.signer, min_move=last_move)
+        except (NotInStore, InputError, Untrusted) as refusal:
+            # The store answers: its request is not valid, or its name has what nobody trusts.
+            self._fail_run(run, Reason.REFUSED, str(refusal), lease)
             return
         except StoreError as error:
             # Nothing was submitted; the next pass tries again.
@@ -269,6 +277,12 @@ class Follower:
         else:
             log.info("run %s: done %s", run.id, stored.outcome.adapter or "")
 
+    def _find_last_move(self, run: Run) -> int:
+        """Return the last move of the name's pointer that the registry has seen; 0 without any."""
+        with self._database.read() as session:
+            pointer = adapters.get_pointer(session, run.store, run.name)
+        return 0 if pointer is None else pointer.move
+
     def _publish_run(self, run: Run, stored: StoredOutcome, lease: Lease) -> None:
         detail = "no new data" if stored.manifest is None else ""
         if stored.manifest is not None and stored.promotion is not None:
@@ -277,7 +291,11 @@ class Follower:
                 run = self._record_adapter(session, run, stored, lease)
             store = self._open(run.store)
             detail = apply_promotion(
-                store, stored.manifest, stored.promotion, signer=self._trust.signer
+                store,
+                stored.manifest,
+                stored.promotion,
+                signer=self._trust.signer,
+                min_move=self._find_last_move(run),
             )
             stored = replace(stored, pointer=read_pointer_move(store, run.name))
         with self._database.write() as session:

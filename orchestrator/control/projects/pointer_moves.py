@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import NotInStore
+from jobs.errors import NotInStore, Untrusted
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.pointer import (
     BadPointer,
@@ -50,13 +50,18 @@ def find_promotion(events: Sequence[Mapping[str, Any]], manifest: Manifest) -> P
 
 
 def apply_promotion(
-    store: ObjectStore, manifest: Manifest, promotion: Promotion, *, signer: Signer | None = None
+    store: ObjectStore,
+    manifest: Manifest,
+    promotion: Promotion,
+    *,
+    signer: Signer | None = None,
+    min_move: int = 0,
 ) -> str:
     """Promote a version unless the pointer has moved since. Return the result in words.
 
-    The move is signed with `signer`.
-
-    A repeated promotion is no move, and undoes no later one. Raise StoreError.
+    The move is signed with `signer`. A pointer that a trust policy refuses stays, also one that is
+    older than `min_move`, the last move that the registry has seen. A repeated promotion is no
+    move, and undoes no later one. Raise StoreError.
     """
     try:
         pointer = promote_after(
@@ -65,22 +70,28 @@ def apply_promotion(
             manifest.version,
             expected_move=promotion.expected_move,
             signer=signer,
+            min_move=min_move,
         )
-    except (PointerConflict, BadPointer, NotInStore) as conflict:
+    except (PointerConflict, BadPointer, NotInStore, Untrusted) as conflict:
         return f"not promoted: {conflict}"
     if pointer.version == manifest.version:
         return f"promoted {manifest.label}"
     return f"promoted {manifest.label}; current has moved to v{pointer.version} since"
 
 
-def pin_current(store: ObjectStore, name: str, *, signer: Signer | None = None) -> None:
+def pin_current(
+    store: ObjectStore, name: str, *, signer: Signer | None = None, min_move: int = 0
+) -> None:
     """Point a name without a pointer at its newest version: that is what a new one competes with.
 
-    Without a pointer the name would resolve to the new version, however good it is.
+    Without a pointer the name would resolve to the new version, however good it is. Raise Untrusted
+    if a trust policy refuses that version or the pointer.
     """
     try:
-        if read_pointer(store, name) is None and (versions := list_versions(store, name)):
-            promote_if_unset(store, name, find_last_version(versions), signer=signer)
+        pointer = read_pointer(store, name, min_move=min_move)
+        if pointer is None and (versions := list_versions(store, name)):
+            version = find_last_version(versions)
+            promote_if_unset(store, name, version, signer=signer, min_move=min_move)
     except (BadPointer, NotInStore):
         return  # the job reports what is wrong
 

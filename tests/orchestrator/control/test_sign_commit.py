@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from jobs.spec.load import dump_spec, parse_spec
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import commit, promote, resolve_adapter
 from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
 from orchestrator.control.config import ServiceConfig, parse_config
+from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.signing.service_trust import (
     ServiceTrust,
     apply_policy,
@@ -28,6 +32,7 @@ from orchestrator.registry.run_request import get_request_key, read_request
 from orchestrator.registry.values import Run
 from tests.jobs.store.builders import DyingStore, Killed, make_adapter_folder, make_draft
 from tests.jobs.trust.keys import Keys
+from tests.orchestrator.control.builders import make_spec
 from tests.orchestrator.control.control import PENDING, SUCCEEDED, ControlHarness
 
 SIGNATURE = "adapters/chat/v1/manifest.sig"
@@ -289,6 +294,67 @@ def test_a_pointer_that_was_rolled_back_by_hand_is_not_recorded(
             recorded = adapters.get_pointer(session, run.store, "chat")
         assert recorded is not None and (recorded.version, recorded.move) == (2, 2)
     assert signing.read_status(third) is Status.DONE
+
+
+def submit_retraining(control: ControlHarness) -> Run:
+    spec = make_spec(control.store, retrain={})
+    return control.intake.accept(SubmitRequest(kind="retrain", spec=spec))[0]
+
+
+def finish_first(control: ControlHarness, folder: Path) -> None:
+    """Let a run make chat@v1."""
+    first = end_job(control)
+    commit_version(control, first, folder)
+    control.reconcile()
+    assert control.read_status(first) is Status.DONE
+
+
+def test_a_version_that_nobody_signed_refuses_its_retraining_and_delays_no_other_run(
+    signing: ControlHarness, tmp_path: Path
+):
+    finish_first(signing, tmp_path / "one")
+    store = open_store(signing.store)
+    commit(store, make_adapter_folder(tmp_path / "two", "by hand"), make_draft(run="by-hand"))
+    retraining, other = submit_retraining(signing), signing.submit("other")
+    signing.reconcile()
+    refused = signing.read(retraining)
+    assert (refused.status, refused.reason) == (Status.FAILED, Reason.REFUSED)
+    assert "chat@v2" in refused.detail
+    assert signing.list_submissions(other) == [f"{other.id}-a1"]
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["unsigned", "rolled back by hand"])
+def test_a_pointer_that_is_not_trusted_stays_and_its_retraining_is_done(
+    is_old: bool, signing: ControlHarness, keys: Keys, tmp_path: Path
+):
+    finish_first(signing, tmp_path / "one")
+    store, key = open_store(signing.store), "adapters/chat/current"
+    promote(store, "chat", 1, signer=keys.ours)
+    old = store.get(key)
+    retraining = submit_retraining(signing)
+    signing.reconcile()
+    manifest = commit_version(signing, retraining, tmp_path / "two")
+    if is_old:
+        # The registry has seen another move, and the service's user has forgotten it.
+        assert sign_commit(store, signing.read(retraining), manifest, signing.trust) is None
+        promote(store, "chat", 2, signer=keys.ours), promote(store, "chat", 1, signer=keys.ours)
+        with signing.database.write() as session:
+            adapters.set_pointer_if_known(session, retraining.store, "chat", 1, 3)
+        keys.forget_moves(str(tmp_path / "another user"))
+    else:
+        document = json.loads(old)
+        del document["signature"]
+        old = json.dumps(document).encode()
+    store.put(key, old)
+    decision = {"event": "promotion_requested", "adapter": "chat@v2", "expected_move": 1}
+    RunStore(store, retraining.id).events.append({"time": time.time(), **decision})
+    other = signing.submit("other")
+    signing.cluster.play(f"{retraining.id}-a1", SUCCEEDED)
+    signing.reconcile(2)
+    ended = signing.read(retraining)
+    assert ended.status is Status.DONE and ended.detail.startswith("not promoted: ")
+    assert store.get(key) == old
+    assert signing.list_submissions(other) == [f"{other.id}-a1"]
 
 
 def make_config(**values: Any) -> ServiceConfig:
