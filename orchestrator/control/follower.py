@@ -51,6 +51,8 @@ from orchestrator.registry.values import Attempt, Run
 ALIVE_STATES = (JobState.PENDING, JobState.RUNNING)
 NO_OUTCOME = StoredOutcome(RunOutcome())
 JOB_ABSENT = JobStatus(JobState.ABSENT)
+STORE_AWAY = (StoreRefused, StoreUnreachable)
+"""Errors of a whole store. Any other is of one run, which the guard leaves alone for a while."""
 NO_TRUST = ServiceTrust()
 
 log = logging.getLogger(__name__)
@@ -127,7 +129,7 @@ class Follower:
             # The store answers: its request is not valid, or its name has what nobody trusts.
             self._fail_run(run, Reason.REFUSED, str(refusal), lease)
             return
-        except StoreError as error:
+        except STORE_AWAY as error:
             # Nothing was submitted; the next pass tries again.
             log.warning("run %s: cannot write its spec: %s", run.id, error)
             self._unreachable_stores.add(run.store)
@@ -202,7 +204,7 @@ class Follower:
             return
         try:
             stored = NO_OUTCOME if is_alive else self._read_outcome(run)
-        except (StoreError, InputError) as error:
+        except (*STORE_AWAY, InputError) as error:
             # Without its store nobody knows how it ended; the next pass tries again.
             log.warning("run %s: cannot read its store: %s", run.id, error)
             self._unreachable_stores.add(run.store)
@@ -270,7 +272,7 @@ class Follower:
             self._publish_run(run, stored, lease)
         except (NameTaken, VersionJumped) as refusal:
             self._fail_run(run, Reason.REFUSED, str(refusal), lease)
-        except (StoreRefused, StoreUnreachable) as error:
+        except STORE_AWAY as error:
             # The pointer is moved by the next pass: a repeated move is none.
             log.warning("run %s: cannot move the pointer: %s", run.id, error)
             self._unreachable_stores.add(run.store)

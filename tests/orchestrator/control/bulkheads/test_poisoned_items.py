@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from jobs.errors import DigestMismatch
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.cluster.base import Job, JobState, JobStatus
@@ -16,6 +18,7 @@ from orchestrator.control.dispatcher import FITS, PlacementResult
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
+from tests.jobs.store.builders import make_adapter_folder
 from tests.orchestrator.control.builders import make_spec
 from tests.orchestrator.control.control import RUNNING, SUCCEEDED, ControlHarness
 from tests.orchestrator.control.test_scheduler import SchedulerHarness
@@ -208,3 +211,37 @@ def test_a_poisoned_schedule_is_refused_once_and_the_others_fire(
     assert [run.project for run in harness.list_runs()] == ["default"]
     harness.fire_at(2)
     assert harness.list_outcomes("good") == ["run", "skipped"]
+
+
+class CorruptRun:
+    """A store in which the journal of one run does not match its digest."""
+
+    def __init__(self, store: ObjectStore, run: str) -> None:
+        self._store, self._run = store, run
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def read(self, key: str, *span: int) -> bytes:
+        if key.startswith(f"runs/{self._run}/"):
+            raise DigestMismatch(key, "a" * 64, "b" * 64)
+        return self._store.read(key, *span)
+
+
+@pytest.mark.parametrize("has_ended", [True, False], ids=["ended", "to submit"])
+def test_a_run_whose_files_are_corrupt_delays_no_other_run_of_its_store(
+    control: ControlHarness, tmp_path: Path, has_ended: bool
+):
+    pill, good = control.submit("pill", priority=9), control.submit("good")
+    store = CorruptRun(open_store(control.store), pill.id)
+    if has_ended:
+        control.reconcile()
+        control.commit(good, make_adapter_folder(tmp_path / "adapter"))
+        for run in (pill, good):
+            control.cluster.play(f"{run.id}-a1", SUCCEEDED)
+    control.open = lambda url: store  # type: ignore[assignment,return-value]
+    control.reconcile()
+    assert control.read_status(good) is (Status.DONE if has_ended else Status.SUBMITTED)
+    assert control.list_submissions(good) == [f"{good.id}-a1"]
+    assert control.read_status(pill) is Status.SUBMITTED
+    assert control.observer.item_failures.labels("run")._value.get() == 1
