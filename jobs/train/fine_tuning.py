@@ -339,6 +339,8 @@ class FineTuningStage:
         }
         self._unrecorded.append((step, metrics))
         outcome = StepOutcome() if exchange is None else self._make_outcome(batch, exchange)
+        if number == 0 and (kernels := tuner.method.save_kernel_choices()):
+            tuner.recorder.emit_event("kernels_chosen", kernels=kernels)
         if outcome.failure is None:
             tuner.method.prune(self._engine, number + 1, self._length)
         return outcome

@@ -143,3 +143,13 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, *, conv1d: bool) ->
 def multiply_back(grad: Tensor, weight: Tensor, *, conv1d: bool) -> Tensor:
     """Return `g W`, the gradient of x, `[..., O]` to `[..., I]`."""
     return grad @ (weight.t() if conv1d else weight).to(grad.dtype)
+
+
+def add_product(y: Tensor, x: Tensor, weight: Tensor, *, conv1d: bool) -> None:
+    """Add `x W^T` to y in place: `[N, I]` to `[N, O]`, both in one dtype."""
+    y.addmm_(x, (weight if conv1d else weight.t()).to(y.dtype))
+
+
+def add_product_back(grad_x: Tensor, grad: Tensor, weight: Tensor, *, conv1d: bool) -> None:
+    """Add `g W` to the gradient of x in place: `[N, O]` to `[N, I]`, both in one dtype."""
+    grad_x.addmm_(grad, (weight.t() if conv1d else weight).to(grad_x.dtype))

@@ -1,8 +1,9 @@
 """Install the method's layers in a model and remove them; the base weights stay unchanged.
 
 The layers share their weight's storage and its name: `...q_proj.weight` stays, and
-`...q_proj.values`, or `...q_proj.a_RI` and `...q_proj.b_OR`, are added. The only exceptions are
-initial factors that are subtracted from the weight, and residuals that are added to it: see
+`...q_proj.values`, or `...q_proj.a_RI` and `...q_proj.b_OR`, are added. While it is installed, a
+sparse layer leaves its sums in the masked entries of the weight. Beyond that, only initial factors
+that are subtracted from the weight and residuals that are added to it change it: see
 `install_low_rank`.
 
 O, I: rows and columns of a weight. R: the rank.
@@ -10,6 +11,7 @@ O, I: rows and columns of a weight. R: the rank.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from slora.handoff.low_rank_init import LowRankInit
+from slora.kernels.choice import KernelChoices
 from slora.layers.base_layers import (
     FusedExperts,
     get_features,
@@ -45,11 +48,23 @@ def freeze(model: nn.Module, *, trainable: Iterable[nn.Module] = ()) -> None:
         module.requires_grad_(True)
 
 
-def install_sparse(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, SparseLinear]:
-    """Install a vector of zero values for each layer's mask. Return the layers by name."""
+def install_sparse(
+    model: nn.Module, masks: Mapping[str, Mask], *, choices: KernelChoices | None = None
+) -> dict[str, SparseLinear]:
+    """Install a vector of zero values for each layer's mask. Return the layers by name.
+
+    The layers share `choices`, the kernels of their products. While they are installed, a forward
+    leaves W + D in the weight; `remove_layers` puts W's own entries back.
+    """
     layers = {}
+    choices = KernelChoices() if choices is None else choices
+    holders = Counter(
+        id(parameter) for module in model.modules() for parameter in module._parameters.values()
+    )
     for name, mask in masks.items():
-        layers[name] = SparseLinear(get_layer(model, name), mask)
+        base = get_layer(model, name)
+        is_shared = holders[id(base.weight)] > 1
+        layers[name] = SparseLinear(base, mask, choices=choices, restores_at_once=is_shared)
         _replace_layer(model, name, layers[name])
     return layers
 
@@ -102,6 +117,8 @@ def install_low_rank(
 def remove_layers(model: nn.Module, *, writable: WriteContext = lambda _: nullcontext()) -> None:
     """Put the original linear layers back, with their original weights."""
     for name, layer in list(iter_adapter_layers(model)):
+        if isinstance(layer, SparseLinear):
+            layer.restore_entries()
         if isinstance(layer, LoraLinear) and layer.saved_entries is not None:
             positions, original = layer.saved_entries
             with writable(layer.weight):

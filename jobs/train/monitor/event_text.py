@@ -123,6 +123,18 @@ def _format_baseline(event: Mapping[str, Any]) -> str:
     return f"{event['rows']:,} rows that {current} was not trained on; starting from {start}"
 
 
+def format_kernels(kernels: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return which kernel computes the sparse gradients of which kinds of layers."""
+    kinds_by_kernel: dict[str, list[str]] = {}
+    for kind, choice in kernels.items():
+        kinds = kinds_by_kernel.setdefault(str(choice["kernel"]), [])
+        kinds.append(kind.partition(",")[0])
+    return "; ".join(
+        f"{kernel} for {', '.join(dict.fromkeys(kinds))}"
+        for kernel, kinds in kinds_by_kernel.items()
+    )
+
+
 def _format_restart(event: Mapping[str, Any]) -> str:
     return f"{event['why']}; restarting"
 
@@ -141,6 +153,7 @@ FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "stage": lambda e: f"{e['stage']} stage, {e['steps']} {e.get('unit', 'step')}s",
     "scoring": lambda e: f"scoring the weights for {e['strategy']} masks",
     "progress": lambda e: f"{e['what']}: {e['done']} of {e['of']}",
+    "kernels_chosen": lambda e: f"kernels: {format_kernels(e['kernels'])}",
     "masks_selected": _format_masks_selected,
     "stored_compact": lambda e: (
         f"stock PEFT can't hold this adapter: {e['reason']}. It is stored in the compact form: "

@@ -12,6 +12,7 @@ EVENTS = {
     "scoring": "the weights are scored for a mask",
     "masks_selected": "the masks of the sparse stage are drawn or chosen",
     "stage": "a stage starts or resumes",
+    "kernels_chosen": "a probe chose the kernels of the sparse gradients, by kind of layer",
     "progress": "a long computation before or between the stages advanced",
     "evaluated": "the model was evaluated on the held-out rows",
     "samples": "a few held-out prompts were answered, before and after training",

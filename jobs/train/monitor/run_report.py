@@ -17,6 +17,7 @@ from jobs.store.runs.run_store import RunStore
 from jobs.train.monitor.event_text import (
     escape_control,
     format_event,
+    format_kernels,
     format_number,
     format_packing,
     format_stage_length,
@@ -42,6 +43,8 @@ def collect_outcome(runs: RunStore) -> dict[str, Any]:
             outcome["plan"] = event["plan"]
             if "local_steps" in event:
                 outcome["local_steps"] = event["local_steps"]
+        elif kind == "kernels_chosen":
+            outcome["kernels"] = event["kernels"]
         elif kind == "handoff":
             outcome["energy_share"] = event["energy_share"]
         elif kind == "published":
@@ -95,6 +98,8 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
         table.add_row(f"{stage['name']} stage", f"{length}, {share}")
     if "packing" in plan:
         table.add_row("packing", format_packing(plan["packing"]))
+    if "kernels" in outcome:
+        table.add_row("sparse kernels", Text(escape_control(format_kernels(outcome["kernels"]))))
     if "energy_share" in outcome:
         energy_share = format_number(outcome["energy_share"], ".1%")
         table.add_row("hand-off", f"{energy_share} of the update's energy retained by the rank")

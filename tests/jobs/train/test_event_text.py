@@ -53,6 +53,12 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "masks by another score": (
         {"event": "masks_selected", "strategy": "rows", "score": "snip", "seconds": 61.0},
         "masks: rows by snip, scored in 61 s"),
+    "kernels": (
+        {"event": "kernels_chosen", "kernels": {
+            "96x64, 64 entries, 32 tokens, float32": {"kernel": "tiles"},
+            "96x64, 64 entries, 64 tokens, float32": {"kernel": "tiles"},
+            "64x64, 64 entries, 32 tokens, float32": {"kernel": "slabs"}}},
+        "kernels: tiles for 96x64; slabs for 64x64"),
     "hand-off": (
         {"event": "handoff", "energy_share": 0.8125},
         "hand-off: 81.2% of the update's energy retained"),
