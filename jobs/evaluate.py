@@ -166,10 +166,12 @@ def _evaluate_rows(
     from jobs.train.data.tokenization import Encoder
     from jobs.train.data.tokenize_run import include_scan_faults
     from jobs.train.evaluation import evaluate
+    from jobs.train.model.settle_loss import settle_loss
     from jobs.train.model.settle_packing import settle_packing
 
     context = WorkerContext(0, 1, torch.device("cpu"))
     packing = settle_packing(spec, UNDECIDED, adapted.model, context)
+    choice = settle_loss(spec, adapted.model, context)
     tokenizer, max_length = adapted.tokenizer, spec.data.max_length
     embeddings = adapted.model.get_input_embeddings().weight.shape[0]
     encoder = Encoder(
@@ -199,7 +201,7 @@ def _evaluate_rows(
             shuffle=False,
             embeddings=embeddings,
         )
-        return evaluate(adapted.model, feed, device=context.device), tally
+        return evaluate(adapted.model, feed, device=context.device, choice=choice), tally
 
 
 if __name__ == "__main__":

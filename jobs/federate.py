@@ -32,18 +32,28 @@ def _run_federation(
 ) -> None:
     site_run = tokenize_run(validate_or_reuse(make_site_spec(federated_spec), run.id))
     validated = check_federation(federated_spec, site_run=site_run, run_id=run.id)
-    # Imported after the check: wrong input is reported within a second, and nothing is started.
-    from jobs.federation.federation_driver import run_federation
-    from jobs.train.driver import connect_ray
-
     runs = RunStore(open_store(federated_spec.store), run.id)
     pin_spec(federated_spec, runs)
     runs.write_text(SPEC, dump_spec(federated_spec.training))
-    runs.write_json(PLAN, validated.to_json())
-    request = validated.extend_request(validated.validated_run.make_request(run.id), runs)
     with report_run(runs, run.attempt):
+        phases = run.begin_phases(runs)
+        phases.end("check")
+        # Imported after the check: wrong input is reported within a second, and nothing is started.
+        from jobs.federation.federation_driver import run_federation
+        from jobs.train.cluster.settle_dtype import settle_dtype
+        from jobs.train.driver import connect_ray
+
         connect_ray()
-        run_federation(request, runs, attempt=run.attempt, make_hooks=make_hooks)
+        settled = settle_dtype(site_run, federated_spec, runs)
+        if settled is not site_run:
+            validated = check_federation(federated_spec, site_run=settled, run_id=run.id)
+        runs.write_text(SPEC, dump_spec(validated.federated_spec.training))
+        runs.write_json(PLAN, validated.to_json())
+        request = validated.extend_request(validated.validated_run.make_request(run.id), runs)
+        phases.end("ray")
+        run_federation(
+            request, runs, attempt=run.attempt, make_hooks=make_hooks, start=phases.start
+        )
     Console(width=80).print(render_summary(runs))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from rich.console import Console
 
 from jobs.errors import TrainingFailed
+from jobs.plan.dtype_choice import set_dtype
 from jobs.plan.handover import validate_or_reuse
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.load import dump_spec
@@ -32,19 +34,29 @@ def main(arguments: Sequence[str] | None = None, *, make_hooks: HooksFactory | N
 
 def _fine_tune(make_hooks: HooksFactory | None, spec: RunSpec, run: JobRun) -> None:
     validated = validate_or_reuse(spec, run.id)
-    # Import Ray and torch only after the check, so that bad input is refused within a second.
-    from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
-
     runs = RunStore(open_store(validated.spec.store), run.id)
-    runs.write_text(SPEC, dump_spec(validated.spec))
+    # The first file of a run. A dtype that this machine chose is not settled yet.
+    runs.write_text(SPEC, dump_spec(set_dtype(validated.spec, spec.model.dtype)))
     with report_run(runs, run.attempt):
+        phases = run.begin_phases(runs)
         validated = tokenize_run(validated, progress=_make_progress(validated, runs))
-        runs.write_json(PLAN, validated.plan.to_json())
-        request = validated.make_request(run.id)
-        connect_ray()
+        phases.end("check")
+        # Imported only after the check, so that bad input is refused within a second.
+        from jobs.train.cluster.settle_dtype import settle_dtype
+        from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
+
+        with ThreadPoolExecutor(1) as hashing:
+            # Reads all of the base, while Ray is joined or starts.
+            digest = hashing.submit(validated.digest_base)
+            connect_ray()
+            validated = settle_dtype(validated, spec, runs)
+            runs.write_text(SPEC, dump_spec(validated.spec))
+            runs.write_json(PLAN, validated.plan.to_json())
+            request = validated.make_request(run.id, base=digest.result())
+        phases.end("ray")
         if (missing := describe_missing_resources(request)) is not None:
             print(f"waiting for the cluster: {missing}", flush=True)
-        train_on_ray(request, runs, attempt=run.attempt, make_hooks=make_hooks)
+        train_on_ray(request, runs, attempt=run.attempt, make_hooks=make_hooks, start=phases.start)
     if runs.store.head(runs.key(LEDGER)) is None:
         remedy = f"Check {runs.store.url(runs.key(LEDGER))}, then run the job again."
         raise TrainingFailed("the run", "ended without writing its ledger to the store", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -27,10 +28,19 @@ class Head:
     process: psutil.Process
 
     def submit(
-        self, *words: str, environment: Mapping[str, str] | None = None
+        self,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
-        """`ray job submit` of a module with its words; the job's log is its output."""
-        command = [RAY, "job", "submit", "--address", self.url, "--", sys.executable, "-m", *words]
+        """`ray job submit` of a module with its words; the job's log is its output.
+
+        `environment` is that of the command, `variables` are those of the job's processes.
+        """
+        command = [RAY, "job", "submit", "--address", self.url]
+        if variables:
+            command += ["--runtime-env-json", json.dumps({"env_vars": dict(variables)})]
+        command += ["--", sys.executable, "-m", *words]
         # Into a pipe it would hold back lines until a block is full, and a test waits for one.
         unbuffered = {"PYTHONUNBUFFERED": "1"}
         return _started(command, {**(environment or self.environment), **unbuffered})

@@ -283,7 +283,7 @@ def tiny_spec(folder: Path, **overrides: Any) -> dict[str, Any]:
     """
     spec: dict[str, Any] = {
         "name": "tiny",
-        "model": {"path": str(folder / "model"), "task": "causal-lm"},
+        "model": {"path": str(folder / "model"), "task": "causal-lm", "dtype": "float32"},
         "data": {"train": str(folder / "train.jsonl"), "format": "chat", "max_length": 64},
         "method": {"kind": "slora", "density": 0.05, "rank": 2},
         "train": {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.errors import Fault, InputError
 from jobs.federation.federation_plan import FederationPlan, count_b_entries, plan_federation
 from jobs.inspect.datasets.scan import DatasetScan, ScanProgress
+from jobs.plan.dtype_choice import set_dtype
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.estimate.machine import describe_resources
 from jobs.plan.plan import Plan
@@ -80,6 +81,8 @@ def check_federation(
     site_run = site_run or validate_run(
         make_site_spec(spec), quick=quick, with_store=store, progress=progress
     )
+    # That of the sites, if the spec leaves it to the hardware.
+    spec = set_dtype(spec, site_run.plan.dtype.dtype)
     scan = site_run.train_scan
     partition, inputs = (None, "") if quick else _find_or_make_partition(spec, site_run, run_id)
     clients = partition.count if partition else _count_clients(spec, scan)

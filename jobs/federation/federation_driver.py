@@ -6,6 +6,7 @@ import os
 
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import RunStore
+from jobs.train.monitor.phases import PhaseStart
 from jobs.train.request import FederationRequest, HooksFactory
 
 
@@ -15,6 +16,7 @@ def run_federation(
     *,
     attempt: int,
     make_hooks: HooksFactory | None = None,
+    start: PhaseStart | None = None,
 ) -> Manifest | None:
     """Run all rounds and commit, on the Ray cluster that this process is connected to.
 
@@ -33,7 +35,9 @@ def run_federation(
     sites = RaySites(request)
     try:
         hooks = make_hooks() if make_hooks else None
-        loop = make_federation(request, runs, sites, partition, attempt=attempt, hooks=hooks)
+        loop = make_federation(
+            request, runs, sites, partition, attempt=attempt, hooks=hooks, start=start
+        )
         return loop.run()
     finally:
         sites.close()

@@ -39,6 +39,7 @@ from jobs.train.evaluation_sums import compute_metrics
 from jobs.train.hooks import RunHooks
 from jobs.train.loop import NeedsSync, StageLoop, StepOutcome
 from jobs.train.monitor.ledger import Ledger
+from jobs.train.monitor.phases import PhaseStart
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.request import FederationRequest
 
@@ -51,9 +52,10 @@ def make_federation(
     *,
     attempt: int = 0,
     hooks: RunHooks | None = None,
+    start: PhaseStart | None = None,
 ) -> StageLoop:
-    """Return the loop of a federation, ready to run."""
-    server = FederationServer(request, runs, sites, partition, attempt=attempt)
+    """Return the loop of a federation, ready to run; `start`: its phases so far."""
+    server = FederationServer(request, runs, sites, partition, attempt=attempt, start=start)
     return StageLoop(server, hooks=hooks)
 
 
@@ -70,13 +72,15 @@ class FederationServer:
         partition: Partition,
         *,
         attempt: int = 0,
+        start: PhaseStart | None = None,
     ) -> None:
         self.request, self.spec, self.runs = request, request.spec, runs
         self.sites, self.partition, self._attempt = sites, partition, attempt
         # Two nodes: every byte leaves a site, so each counts as one that left its machine.
         collectives = Collectives(node_count=2)
         self.context = WorkerContext(0, 1, torch.device("cpu"), collectives=collectives)
-        self.recorder, self.ledger = RunRecorder(runs, writes=True), Ledger(self.context)
+        self.recorder = RunRecorder(runs, writes=True, start=start)
+        self.ledger = Ledger(self.context)
         self.traffic = TrafficLog(collectives, partition.names)
         self.round_log = open_round_log(runs)
         self.clients = ClientState()
@@ -88,6 +92,7 @@ class FederationServer:
         """Restore what is known about the clients, and return the plan."""
         if state is not None:
             self.clients = ClientState.restore(state)
+        self.recorder.end_phase("base")
         return self.request.plan
 
     def describe_start(self, plan: Plan) -> dict[str, Any]:
@@ -201,6 +206,9 @@ class FederationStage:
         self._weights_n = self._optimizer.step(self._weights_n, result.updates)
         seconds = time.monotonic() - start_time
         return StepOutcome(((step, self._record_round(step, rate, result, tasks, seconds)),))
+
+    def keep_start(self) -> None:
+        """Return None: the base is evaluated before the first round."""
 
     def evaluate(self) -> dict[str, float] | None:
         """Return the metrics of the held-out rows, or None if there are none. Raise InputError."""

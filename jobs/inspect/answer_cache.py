@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 LIBRARIES = ("transformers", "torch", "peft")
 INSPECTING_CODE = (
     "jobs/inspect",
+    "jobs/train/attention",
     "jobs/train/data",
     "jobs/train/model",
     "slora/formats",

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from jobs.errors import Fault, InputError, JobsError, NotInstalled
 
-Question = Literal["describe", "probe_packing", "find_peft_loss"]
+Question = Literal["describe", "probe_packing", "probe_dtype", "find_peft_loss"]
 MODULE = "jobs.train.model.inspect_main"
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 600

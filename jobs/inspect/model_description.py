@@ -50,6 +50,8 @@ class ModelDescription:
     model_class: str
     attention: str
     """The attention implementation that transformers chooses."""
+    kernels: tuple[str, ...]
+    """The values of model.attention that its class supports, without auto."""
     parameters: Mapping[str, TensorFacts]
     """Each once, in the model's order; the head's included."""
     buffers: Mapping[str, TensorFacts]

@@ -18,6 +18,7 @@ from jobs.inspect.datasets.scan import DatasetScan
 from jobs.inspect.file_stamps import FileStamp
 from jobs.inspect.model_files import read_model
 from jobs.places.boundary import is_restricted
+from jobs.plan.dtype_choice import AUTO, set_dtype
 from jobs.plan.estimate.machine import read_local_memory
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import (
@@ -88,6 +89,8 @@ def _read_handover(spec: RunSpec, run_id: str) -> Handover | None:
 
 
 def _reuse(spec: RunSpec, handover: Handover) -> ValidatedRun | None:
+    if spec.model.dtype == AUTO and handover.plan.dtype.is_auto:
+        spec = set_dtype(spec, handover.plan.dtype.dtype)
     if handover.spec_sha256 != _digest_spec(spec) or handover.local_memory != read_local_memory():
         return None
     model, faults = read_model(spec.model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +50,8 @@ class PackingChoice:
 
     mode: PackingMode
     reason: str
+    by_row: bool = False
+    """Attention is computed within each row, without a mask, be rows packed or padded."""
 
     @property
     def is_on(self) -> bool:
@@ -82,10 +84,31 @@ _ANSWER = TypeAdapter(ProbeAnswer)
 
 def choose_packing(spec: RunSpec, model: ModelFiles) -> PackingChoice:
     """Return the choice for a run, from the spec or from a probe of the model's architecture."""
-    if choice := choose_by_spec(spec):
+    choice = choose_by_spec(spec)
+    if choice and spec.model.task != "causal-lm":
         return choice
-    answer = _recall_or_probe(_read_config(model), model.folder)
-    return answer.choose(spec.data.max_length) if answer else UNDECIDED
+    answer = _recall_or_probe(_read_config(model), model.folder, get_probe_kernel(spec))
+    if answer is None:
+        return choice or UNDECIDED
+    tried = answer.choose(spec.data.max_length)
+    if choice:
+        return replace(choice, by_row=tried.by_row and spec.model.attention == "auto")
+    return adapt_to_kernel(tried, spec)
+
+
+def get_probe_kernel(spec: RunSpec) -> str | None:
+    """Return the kernel to try a small copy with on a CPU; None for transformers' choice."""
+    return spec.model.attention if spec.model.attention in ("eager", "sdpa") else None
+
+
+def adapt_to_kernel(choice: PackingChoice, spec: RunSpec) -> PackingChoice:
+    """Return the choice of a trial on a CPU, for the kernel that the spec asks for."""
+    kernel = spec.model.attention
+    if kernel == "auto":
+        return choice
+    if kernel in ("flash_attention_2", "flex") and choice.mode in ("mask", "layer-masks"):
+        return PackingChoice("off", f"{kernel} takes no mask, which the model needs")
+    return replace(choice, by_row=False)
 
 
 def choose_by_spec(spec: RunSpec) -> PackingChoice | None:
@@ -110,7 +133,7 @@ def check_causality(spec: RunSpec, model: ModelFiles) -> Iterator[Fault]:
     """Check that a language model cannot see the tokens that it learns to predict."""
     if spec.model.task != "causal-lm":
         return
-    answer = _recall_or_probe(_read_config(model), model.folder)
+    answer = _recall_or_probe(_read_config(model), model.folder, get_probe_kernel(spec))
     if answer is not None and answer.reads_ahead:
         name = model.description.model_class
         problem = f"each token of {name} attends to later ones, so that it would learn to copy them"
@@ -123,14 +146,14 @@ def _read_config(model: ModelFiles) -> str:
 
 
 @lru_cache(maxsize=64)
-def _recall_or_probe(config: str, folder: Path) -> ProbeAnswer | None:
+def _recall_or_probe(config: str, folder: Path, kernel: str | None) -> ProbeAnswer | None:
     """Return the probe's answer. Whatever keeps it from one, the run's workers decide."""
     try:
         return recall_answer(
             "packing",
-            _strip_sizes(json.loads(config)),
+            [_strip_sizes(json.loads(config)), kernel],
             parse=_ANSWER.validate_json,
-            ask=lambda: inspect_model("probe_packing", folder),
+            ask=lambda: inspect_model("probe_packing", folder, kernel=kernel),
         )
     except JobsError:
         return None

@@ -17,6 +17,7 @@ from jobs.plan.checks import (
     get_min_side,
     get_sizing_rank,
 )
+from jobs.plan.dtype_choice import FLOAT32, DtypeChoice, get_set_dtype
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.estimate.from_spec import CheckedFacts, estimate_run, has_exact_count
 from jobs.plan.estimate.inputs import StageFacts
@@ -81,6 +82,7 @@ class Plan:
     per_worker: int
     micro_batch_size: int
     accumulation: int
+    dtype: DtypeChoice = FLOAT32
     packing: PackingChoice = UNDECIDED
     notes: tuple[str, ...] = ()
     """Warnings for the user, e.g. that the hand-off is not exact, and why."""
@@ -162,6 +164,7 @@ def make_plan(
             *collect_handoff_notes(spec, targets),
             *(estimate.warnings if estimate else ()),
         ),
+        dtype=DtypeChoice(get_set_dtype(spec)),
         estimate=estimate,
         head_modules=shape.head_modules,
         labels=shape.labels.labels if shape.labels else (),
@@ -194,6 +197,7 @@ def complete_plan(plan: Plan, spec: RunSpec, facts: MeasuredFacts) -> Plan:
             # Those of the files tell more than the loaded targets do.
             notes=plan.notes,
             tallies=plan.tallies,
+            dtype=plan.dtype,
             packing=plan.packing,
             head_modules=plan.head_modules,
             labels=plan.labels,

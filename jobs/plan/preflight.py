@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 
-from jobs.errors import Fault, InputError, NotInstalled, StoreError, Unreachable
+from jobs.errors import Fault, InputError, NotInstalled
 from jobs.inspect.base_digest import BaseDigest, digest_base, list_base_files
 from jobs.inspect.datasets.file_selection import resolve_files
 from jobs.inspect.datasets.heldout import check_split
@@ -18,16 +18,18 @@ from jobs.inspect.datasets.scan import (
     scan_dataset,
 )
 from jobs.inspect.file_stamps import FileStamp, stamp_files
-from jobs.inspect.model_description import ModelDescription
 from jobs.inspect.model_files import ModelFiles, read_model
+from jobs.plan.attention_choice import (
+    check_attention,
+    holds_masks,
+    name_attention,
+)
 from jobs.plan.checks import check_batch, check_labels
-from jobs.plan.estimate.base_tensors import describe_base
-from jobs.plan.estimate.from_spec import CheckedFacts
-from jobs.plan.estimate.speed import Speed, find_speed
-from jobs.plan.label_order import LabelOrder, TunedHead, order_labels
+from jobs.plan.dtype_choice import choose_dtype, set_dtype
 from jobs.plan.packing_choice import check_causality, check_packing, choose_packing
 from jobs.plan.peft_loss import find_peft_note
-from jobs.plan.plan import ModelShape, Plan, add_tallies, make_plan
+from jobs.plan.plan import Plan, add_tallies
+from jobs.plan.plan_subject import PlanSubject, describe_run, plan_run
 from jobs.spec.messages import refuse_strategy
 from jobs.spec.schema import RunSpec
 from jobs.spec.strategies import (
@@ -68,7 +70,7 @@ class ValidatedRun:
         parent: str | None = None,
     ) -> TrainingRequest:
         """Return the request for the run's workers; compute the base's digest if not given."""
-        base = base or self.base or digest_base(self.model.folder)
+        base = base or self.digest_base()
         return TrainingRequest(
             spec=self.spec,
             run_id=run_id,
@@ -81,6 +83,13 @@ class ValidatedRun:
             search=search,
             parent=parent,
         )
+
+    def digest_base(self) -> BaseDigest:
+        """Return the base's digest: the one that is known, or of its files, all of which are read.
+
+        Raise OSError if one is missing.
+        """
+        return self.base or digest_base(self.model.folder)
 
 
 def validate_run(
@@ -114,15 +123,18 @@ def validate_run(
     faults += _check_model_fit(spec, model, train_scan)
     plan = None
     if model:
-        plan, extra_faults = _plan_run(spec, model, train_scan, eval_scan, with_history=with_store)
-        faults += extra_faults
+        dtype = choose_dtype(spec, model)
+        spec = set_dtype(spec, dtype.dtype)
+        subject = describe_run(spec, dtype, model, train_scan, eval_scan, with_history=with_store)
+        plan, extra_faults = plan_run(spec, subject)
+        faults += [*check_attention(spec, model.description), *extra_faults]
     else:
         faults += check_batch(spec)
     faults += check_store(spec, write=not quick) if with_store else []
     if missing is not None and not (faults or row_faults):
         raise missing
     if model and plan and not (faults or row_faults):
-        plan, faults = _try_model(spec, model, plan)
+        plan, faults = _try_model(spec, model, subject, plan)
     if faults or not (model and train_scan and plan) or (row_faults and not tokenizes_next):
         raise InputError([*row_faults, *faults])
     return ValidatedRun(spec, model, train_scan, eval_scan, plan, stamps=stamps)
@@ -133,16 +145,26 @@ def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True)
 
     Without `with_history` the speed of past runs is not read: with many runs that takes seconds.
     """
+    dtype = validated.plan.dtype
+    if spec.model.dtype != dtype.dtype:
+        dtype = choose_dtype(spec, validated.model)
+        spec = set_dtype(spec, dtype.dtype)
     if spec == validated.spec:
         return validated
     faults = [*find_stop_faults(spec), *check_strategies(spec), *check_labels(spec)]
     faults += _check_model_fit(spec, validated.model, validated.train_scan)
-    plan, extra_faults = _plan_run(
-        spec, validated.model, validated.train_scan, validated.eval_scan, with_history=with_history
+    subject = describe_run(
+        spec,
+        dtype,
+        validated.model,
+        validated.train_scan,
+        validated.eval_scan,
+        with_history=with_history,
     )
-    faults += extra_faults
+    plan, extra_faults = plan_run(spec, subject)
+    faults += [*check_attention(spec, validated.model.description), *extra_faults]
     if plan and not faults:
-        plan, faults = _try_model(spec, validated.model, plan)
+        plan, faults = _try_model(spec, validated.model, subject, plan)
     if faults or plan is None:
         raise InputError(faults)
     tokens = spec.method.train_tokens
@@ -209,68 +231,26 @@ def _stamp_inputs(spec: RunSpec, model: ModelFiles | None) -> tuple[FileStamp, .
         return ()
 
 
-def _plan_run(
-    spec: RunSpec,
-    model: ModelFiles,
-    train_scan: DatasetScan | None,
-    eval_scan: DatasetScan | None,
-    *,
-    with_history: bool = True,
+def _try_model(
+    spec: RunSpec, model: ModelFiles, subject: PlanSubject, plan: Plan
 ) -> tuple[Plan | None, list[Fault]]:
-    shape = _describe_shape(spec, model, train_scan)
-    speed = _read_speed(spec) if with_history else find_speed(spec, None)
-    facts = _collect_facts(spec, model, shape.head, train_scan, eval_scan, speed)
-    return make_plan(spec, shape, facts=facts)
-
-
-def _try_model(spec: RunSpec, model: ModelFiles, plan: Plan) -> tuple[Plan, list[Fault]]:
-    """Return the plan with the packing, and with a note if PEFT can't hold the adapter.
+    """Return the plan with the packing and the attention, and with a note if PEFT can't hold the
+    adapter. Where attention holds masks, their memory is planned too.
 
     Last, because it takes seconds to try them.
     """
     packing = choose_packing(spec, model)
+    kernel = name_attention(plan.attention, packing)
+    if holds_masks(kernel, model.description.window, spec.data.max_length):
+        facts = replace(subject.facts, holds_masks=True)
+        planned, faults = plan_run(spec, replace(subject, facts=facts))
+        if planned is None:
+            return None, faults
+        plan = planned
     note = find_peft_note(spec, model, plan.targets, plan.labels)
     notes = (*plan.notes, note) if note else plan.notes
     faults = [*check_causality(spec, model), *check_packing(spec, packing)]
-    return replace(plan, packing=packing, notes=notes), faults
-
-
-def _describe_shape(spec: RunSpec, model: ModelFiles, train_scan: DatasetScan | None) -> ModelShape:
-    description = model.description
-    labels = LabelOrder(())
-    if description.head and train_scan:
-        labels = order_labels(
-            train_scan.labels,
-            TunedHead(description.labels, description.label_kind)
-            if description.has_saved_head
-            else None,
-            kind=spec.data.labels,
-            complete=train_scan.is_complete,
-        )
-    head = description.count_head_parameters(len(labels.labels))
-    # Rows of single tokens are trained in every stage, as a head is.
-    head += len(spec.method.train_tokens) * description.token_width
-    return ModelShape(
-        model.parameters,
-        model.linears,
-        head,
-        left_out=description.left_out,
-        excluded=description.excluded,
-        head_modules=description.head,
-        labels=labels,
-        attention=description.attention,
-        notes=tuple(filter(None, (labels.note, _note_unused(description)))),
-    )
-
-
-def _note_unused(description: ModelDescription) -> str:
-    """Return a note on the weights of the files that the model does not use; empty if none."""
-    unused = description.unused
-    if not unused:
-        return ""
-    rest = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-    names = f"{', '.join(unused[:3])}{rest}"
-    return f"the files have weights that {description.model_class} does not use: {names}"
+    return replace(plan, packing=packing, attention=kernel, notes=notes), faults
 
 
 def _scan_data(
@@ -328,41 +308,3 @@ def _check_model_fit(
     if model and model.max_positions and spec.data.max_length > model.max_positions:
         problem = f"{spec.data.max_length} exceeds the model's {model.max_positions} positions"
         yield Fault("data.max_length", problem, f"Use {model.max_positions} or less.")
-
-
-def _collect_facts(
-    spec: RunSpec,
-    model: ModelFiles,
-    head: int,
-    train_scan: DatasetScan | None,
-    eval_scan: DatasetScan | None,
-    speed: Speed | None,
-) -> CheckedFacts:
-    base = describe_base(
-        model.shapes,
-        model.linears,
-        model.config,
-        has_logits=spec.model.task != "sequence-classification",
-        file_bytes=model.bytes,
-    )
-    return CheckedFacts(base, head, _count_eval_rows(spec, train_scan, eval_scan), speed)
-
-
-def _count_eval_rows(
-    spec: RunSpec, train_scan: DatasetScan | None, eval_scan: DatasetScan | None
-) -> int | None:
-    """Count the held-out rows, or return None if the data have not been read in full."""
-    if eval_scan is not None:
-        return eval_scan.rows if eval_scan.is_complete else None
-    fraction = spec.data.eval_fraction
-    if fraction is None or train_scan is None or not train_scan.is_complete:
-        return None
-    return round(train_scan.rows * fraction)
-
-
-def _read_speed(spec: RunSpec) -> Speed | None:
-    try:
-        return find_speed(spec, open_store(spec.store))
-    except (InputError, StoreError, Unreachable):
-        # check_store reports what is wrong with the store; the plan does without history.
-        return find_speed(spec, None)

@@ -25,7 +25,10 @@ def _run_retraining(retrain_spec: RetrainSpec, run: JobRun) -> None:
     runs = RunStore(open_store(retrain_spec.store), run.id)
     pin_spec(retrain_spec, runs)
     with report_run(runs, run.attempt):
-        Retraining(retrain_spec, runs, run.attempt, leaves_pointer=run.leaves_pointer).run()
+        phases = run.begin_phases(runs)
+        Retraining(
+            retrain_spec, runs, run.attempt, leaves_pointer=run.leaves_pointer, phases=phases
+        ).run()
     Console(width=80).print(render_summary(runs))
 
 

@@ -14,11 +14,14 @@ import time
 from typing import Any
 
 from jobs.errors import InputError, NotInStore, SupersededAttempt
+from jobs.plan.dtype_choice import AUTO, set_dtype
 from jobs.plan.handover import validate_or_reuse
 from jobs.plan.preflight import ValidatedRun, replan
+from jobs.plan.settled_dtype import apply_dtype, read_settled_dtype, record_settled_dtype
 from jobs.retrain.compatibility import find_start_faults
 from jobs.retrain.detect import NoNewData, make_training_spec, snapshot_state
 from jobs.retrain.gate import GateVerdict, MetricByRows, apply_gate
+from jobs.retrain.inherit_dtype import find_inherited_dtype
 from jobs.retrain.previous_eval import find_previous_rows
 from jobs.retrain.retrain_artifacts import Baseline, read_baseline, write_baseline
 from jobs.spec.load import dump_spec
@@ -36,6 +39,7 @@ from jobs.store.adapters.verify import check_files
 from jobs.store.runs.heartbeat import has_later_attempt
 from jobs.store.runs.run_store import LOW_RANK_INIT, MASKS, PLAN, SPEC, RunStore
 from jobs.train.data.tokenize_run import tokenize_run
+from jobs.train.monitor.phases import PhaseClock, PhaseStart
 from jobs.train.request import (
     EVALUATION_FILE,
     EvaluationRequest,
@@ -54,22 +58,26 @@ class Retraining:
         attempt: int,
         *,
         leaves_pointer: bool = False,
+        phases: PhaseClock | None = None,
     ) -> None:
         self._retrain_spec, self._runs, self._attempt = retrain_spec, runs, attempt
         self._leaves_pointer = leaves_pointer
-        self._connected = False
+        self._connected = self._has_workers = False
+        self._phases = phases or PhaseClock(runs.phase_events, PhaseStart.begin(attempt))
 
     def run(self) -> None:
         """Run all steps that are not done yet.
 
         Raise InputError, TrainingFailed, StoreError, Unreachable or SupersededAttempt.
         """
-        validated_run = validate_or_reuse(self._retrain_spec, self._runs.run_id)
+        spec = self._inherit_dtype()
+        validated_run = validate_or_reuse(spec, self._runs.run_id)
         baseline = self._load_baseline(validated_run)
         if baseline is None:
             return
+        validated_run = self._settle_dtype(tokenize_run(validated_run), spec)
         validated_run = replan(
-            tokenize_run(validated_run),
+            validated_run,
             make_training_spec(validated_run.spec, baseline.start),
             with_history=False,
         )
@@ -77,6 +85,25 @@ class Retraining:
         adapter = self._find_committed(baseline) or self._train(validated_run, baseline, request)
         verdict = self._apply_gate(baseline, adapter, request)
         self._promote_or_keep(baseline, adapter, verdict)
+
+    def _inherit_dtype(self) -> RetrainSpec:
+        """Return the spec in the dtype of an earlier attempt, or else of the current adapter."""
+        spec, runs = self._retrain_spec, self._runs
+        choice = find_inherited_dtype(spec, runs.store)
+        if choice is not None:
+            choice = read_settled_dtype(runs) or record_settled_dtype(choice, runs)
+        return spec if choice is None else set_dtype(spec, choice.dtype)
+
+    def _settle_dtype(self, validated_run: ValidatedRun, spec: RetrainSpec) -> ValidatedRun:
+        if (choice := read_settled_dtype(self._runs)) is not None:
+            return apply_dtype(validated_run, choice)
+        if spec.model.dtype != AUTO:
+            return validated_run
+        # Imported here because a run without new data must load neither Ray nor torch.
+        from jobs.train.cluster.settle_dtype import settle_dtype
+
+        self._connect_ray()
+        return settle_dtype(validated_run, spec, self._runs)
 
     def _load_baseline(self, validated_run: ValidatedRun) -> Baseline | None:
         """Return the state when the run started; None if there is no new data."""
@@ -225,14 +252,25 @@ class Retraining:
 
     def _run_on_workers(self, request: TrainingRequest | EvaluationRequest) -> None:
         # Imported here because a run without new data must load neither Ray nor torch.
-        from jobs.train.driver import connect_ray, describe_missing_resources, train_on_ray
+        from jobs.train.driver import describe_missing_resources, train_on_ray
 
-        if not self._connected:
-            connect_ray()
-            self._connected = True
+        self._connect_ray()
+        if not self._has_workers:
+            self._has_workers = True
             if (missing := describe_missing_resources(request)) is not None:
                 print(f"waiting for the cluster: {missing}", flush=True)
-        train_on_ray(request, self._runs, attempt=self._attempt)
+        # The evaluation after a training is no part of its start.
+        start = self._phases.start if isinstance(request, TrainingRequest) else None
+        train_on_ray(request, self._runs, attempt=self._attempt, start=start)
+
+    def _connect_ray(self) -> None:
+        from jobs.train.driver import connect_ray
+
+        if not self._connected:
+            self._phases.end("check")
+            connect_ray()
+            self._phases.end("ray")
+            self._connected = True
 
     def _emit_event(self, event: str, **facts: Any) -> None:
         self._runs.events.append({"event": event, "time": time.time(), **facts})

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from jobs.places.boundary import check_spec
+from jobs.plan.dtype_choice import set_dtype
 from jobs.plan.handover import validate_or_reuse
+from jobs.plan.preflight import ValidatedRun
 from jobs.search.report.live_table import format_trial, render_table
 from jobs.search.report.pareto import find_best
 from jobs.search.search_artifacts import (
@@ -35,6 +37,7 @@ from jobs.store.runs.run_store import SPEC, RunStore, make_run_id
 from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.job_main import record_failure, run_job
 from jobs.train.localize import fetch_spec
+from jobs.train.monitor.phases import PhaseClock, begin_job_phases
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +54,7 @@ def _run_search(options: argparse.Namespace) -> None:
     now = datetime.datetime.now(datetime.UTC)
     run_id = options.resume or options.run or make_run_id(f"{search.name}-search"[:40], now)
     validated = tokenize_run(validate_or_reuse(search, run_id))
-    planner = TrialPlanner(search, validated, run=run_id)
+    planner = _make_planner(search, validated, run_id)
     if (configs := list_precomputed_configs(search.section)) is not None:
         planner.check_feasible(configs)
     runs = RunStore(open_store(validated.spec.store), run_id)
@@ -59,21 +62,43 @@ def _run_search(options: argparse.Namespace) -> None:
     runs.write_text(SPEC, dump_spec(validated.spec))
     trial_log = TrialLog(runs)
     print(f"search {run_id}", flush=True)
+    phases = begin_job_phases(
+        runs.phase_events, options.attempt, submitted=options.submitted, checked=options.checked
+    )
+    phases.end("check")
     with Heartbeat(runs, options.attempt):
-        _search_and_publish(search, planner, runs, trial_log, options.attempt)
+        _search_and_publish(search, validated, planner, runs, trial_log, options.attempt, phases)
+
+
+def _make_planner(search: SearchSpec, validated: ValidatedRun, run_id: str) -> TrialPlanner:
+    """Return the planner of trials in the dtype of the default trial, unless they set another."""
+    return TrialPlanner(set_dtype(search, validated.spec.model.dtype), validated, run=run_id)
 
 
 def _search_and_publish(
-    search: SearchSpec, planner: TrialPlanner, runs: RunStore, trial_log: TrialLog, attempt: int
+    search: SearchSpec,
+    validated: ValidatedRun,
+    planner: TrialPlanner,
+    runs: RunStore,
+    trial_log: TrialLog,
+    attempt: int,
+    phases: PhaseClock,
 ) -> None:
     # Ray is imported after the checks: invalid input fails in a second and starts nothing.
     from jobs.search.driver import publish_best, run_trials
+    from jobs.train.cluster.settle_dtype import settle_dtype
     from jobs.train.driver import connect_ray
 
     def print_trial(record: TrialRecord) -> None:
         print(format_trial(record, search.section.metric), flush=True)
 
     connect_ray()
+    settled = settle_dtype(validated, search, runs)
+    if settled.spec != validated.spec:
+        runs.write_text(SPEC, dump_spec(settled.spec))
+        planner = _make_planner(search, settled, runs.run_id)
+    search = set_dtype(search, settled.spec.model.dtype)
+    phases.end("ray")
     try:
         with record_failure(runs):
             run_trials(search, planner, runs, trial_log, print_trial)

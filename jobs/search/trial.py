@@ -26,6 +26,7 @@ from jobs.train.comm.collectives import WorkerContext
 from jobs.train.fine_tuning import make_fine_tuning
 from jobs.train.hooks import CheckpointReport, EvaluationReport, RunHooks, Scores
 from jobs.train.loop import StageLoop
+from jobs.train.monitor.phases import PhaseStart
 from jobs.train.request import TrainingRequest
 from slora.masks.strategy import Scorer
 
@@ -44,7 +45,9 @@ def run_trial(
     store = open_store(task.request.spec.store)
     runs = RunStore(store, task.request.run_id)
     hooks = TrialHooks(task, runs, rank=context.rank, send_report=send_report)
-    loop = make_fine_tuning(task.request, runs, context, hooks=hooks)
+    # A trial's wait begins when its workers get it: they wait for no queue and no process.
+    start = PhaseStart.begin(attempt=0)
+    loop = make_fine_tuning(task.request, runs, context, hooks=hooks, start=start)
     loop.run()
     return make_final_report(loop)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 
 LEAVE_POINTER = "--leave-pointer"
+SUBMITTED, CHECKED = "--submitted", "--checked"
+MAX_TIME = 1e11
+"""Year 5138."""
 
 
 def make_run_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of `--spec SPEC [--set KEY=VALUE] [--run ID] [--attempt N]`."""
+    """Return the parser of `--spec SPEC [--set KEY=VALUE] [--run ID] [--attempt N] ...`."""
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("--spec", required=True, help="the YAML spec: a file or an s3:// URL")
     parser.add_argument(
@@ -25,4 +28,23 @@ def make_run_parser(prog: str, description: str | None) -> argparse.ArgumentPars
         action="store_true",
         help="leave the move of the adapter's pointer to the service that started this job",
     )
+    parser.add_argument(
+        SUBMITTED,
+        type=_parse_time,
+        metavar="SECONDS",
+        help="when the run was submitted, in seconds since 1970; its wait is measured from there",
+    )
+    parser.add_argument(
+        CHECKED,
+        type=_parse_time,
+        metavar="SECONDS",
+        help="when the command that submitted the run had checked its input",
+    )
     return parser
+
+
+def _parse_time(text: str) -> float:
+    moment = float(text)
+    if not 0 < moment < MAX_TIME:
+        raise ValueError(f"{text} is not a time in seconds since 1970")
+    return moment

@@ -52,8 +52,13 @@ class ModelSection(StrictModel):
     task: Task = "causal-lm"
     """The task to train for. seq2seq is for encoder-decoders, such as T5 and BART; a classifier
     gets a head, which is trained and saved."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the base's weights. The optimizer keeps trained parameters in float32 either way."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the base's weights. auto: bfloat16 on GPUs that compute in it, and on CPUs where a
+    short measurement says that it is at least twice as fast as float32; else float32. The optimizer
+    keeps trained parameters in float32 either way."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex"] = "auto"
+    """The attention kernel. auto: transformers' choice, or where the model is exact with it, SDPA
+    within each row, which holds no mask; flash_attention_2 and flex (flex_attention) need GPUs."""
 
 
 ColumnField = Literal[

@@ -10,9 +10,6 @@ from jobs.store.address import find_address_fault
 from jobs.store.base import ObjectStore
 from jobs.store.keys import check_key
 from jobs.store.local import DirectoryStore
-from jobs.store.s3.boto_client import get_client
-from jobs.store.s3.environment import check_bucket
-from jobs.store.s3.s3_store import S3Store
 from jobs.store.settings import read_store_settings
 
 _URL_REMEDY = "Use file:// and a folder, for example file://.cache/store, or s3://bucket/prefix."
@@ -36,8 +33,13 @@ def _open_directory(folder: str, root: Path | None) -> DirectoryStore:
     return DirectoryStore((root or Path.cwd()) / os.path.expanduser(folder))
 
 
-def _open_bucket(address: str) -> S3Store:
+def _open_bucket(address: str) -> ObjectStore:
     """Open a bucket, without a request. Raise InputError if boto3's settings allow none."""
+    # Imported here: boto3 takes 0.2 s in every process of a run, which a folder does without.
+    from jobs.store.s3.boto_client import get_client
+    from jobs.store.s3.environment import check_bucket
+    from jobs.store.s3.s3_store import S3Store
+
     bucket, _, prefix = address.partition("/")
     if prefix := prefix.strip("/"):
         check_key(prefix)

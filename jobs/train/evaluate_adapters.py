@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from jobs.train.data.worker_feeds import make_evaluation_feeds
 from jobs.train.evaluation import evaluate
 from jobs.train.model.base_model import load_model, read_saved_task
 from jobs.train.model.base_shards import BaseShards
+from jobs.train.model.settle_loss import settle_loss
 from jobs.train.model.settle_packing import settle_packing
 from jobs.train.model.tokenizer import load_tokenizer
 from jobs.train.monitor.recorder import RunRecorder
@@ -73,6 +75,7 @@ def _evaluate_adapter(
     spec, metrics = request.spec, dict[str, dict[str, float]]()
     with _load_adapter_model(request, runs, manifest, context) as model:
         packing = settle_packing(spec, request.plan.packing, model.module, context)
+        choice = settle_loss(spec, model.module, context)
         request = request.with_packing(packing)
         shard = {"rank": context.rank, "world_size": context.world_size}
         for row_set, feed in make_evaluation_feeds(
@@ -83,6 +86,7 @@ def _evaluate_adapter(
                     model.module,
                     feed,
                     device=context.device,
+                    choice=choice,
                     collectives=context.collectives,
                 )
     return metrics
@@ -96,15 +100,16 @@ def _load_adapter_model(
     spec = request.spec
     with tempfile.TemporaryDirectory(prefix="slora-judged-") as scratch:
         folder = pull(runs.store, manifest, Path(scratch) / "adapter", own_run=request.run_id)
-        task, dtype = spec.model.task, spec.model.dtype
+        task, dtype, attention = spec.model.task, spec.model.dtype, spec.model.attention
+        load = partial(load_model, task=task, dtype=dtype, attention=attention)
         if manifest.kind == "full":
             labels = read_saved_task(folder).labels
-            model = load_model(str(folder), task=task, dtype=dtype, labels=labels)
+            model = load(str(folder), labels=labels)
             tokenizer = load_tokenizer(str(request.base))
         else:
             adapter = read_adapter(folder)
             labels = adapter.labels
-            model = load_model(str(request.base), task=task, dtype=dtype, labels=labels)
+            model = load(str(request.base), labels=labels)
             attach_adapter(model, adapter)
             # An adapter that trains tokens has the tokenizer that knows them.
             tokenizer = load_tokenizer(str(folder if adapter.tokens else request.base))

@@ -8,8 +8,8 @@ import torch
 
 from jobs.errors import InputError
 from jobs.train.comm.collectives import EVALUATION, Collectives
-from jobs.train.engine.loss import compute_logits
-from jobs.train.evaluation_sums import compute_metrics, make_empty_sums, sum_batch
+from jobs.train.engine.chunked_loss import PLAIN_LOSS, LossChoice
+from jobs.train.evaluation_sums import compute_metrics, compute_sums, make_empty_sums
 
 if TYPE_CHECKING:
     from jobs.train.data.global_batches import Feed
@@ -20,6 +20,7 @@ def evaluate(
     feed: Feed,
     *,
     device: torch.device,
+    choice: LossChoice = PLAIN_LOSS,
     collectives: Collectives | None = None,
 ) -> dict[str, float]:
     """Return the mean loss per target, and the other metrics of what the feed's rows teach. A
@@ -31,7 +32,7 @@ def evaluate(
     with torch.no_grad():
         for step in feed.iter_epoch():
             for batch in step.micros:
-                sums += sum_batch(*compute_logits(model, batch, device=device), batch)
+                sums += compute_sums(model, batch, choice, device=device)
     if collectives is not None:
         sums = collectives.all_reduce(sums.to(device), EVALUATION).cpu()
     if not sums[1]:

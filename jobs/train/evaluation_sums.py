@@ -13,16 +13,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from jobs.spec.tasks import TargetKind
 from jobs.train.data.collate import Batch
-from jobs.train.engine.loss import find_counted, sum_loss
+from jobs.train.engine.chunked_loss import PLAIN_LOSS, LossChoice
+from jobs.train.engine.loss import (
+    TOKEN_KINDS,
+    compute_logits,
+    compute_token_loss,
+    find_counted,
+    sum_loss,
+)
 
 MAX_EXPONENT = 700.0
 """A diverged model's perplexity exceeds what a float holds."""
+
+
+def compute_sums(
+    model: Any, batch: Batch, choice: LossChoice = PLAIN_LOSS, *, device: torch.device
+) -> Tensor:
+    """Return the sums of one micro-batch that the model computes, float64."""
+    if batch.kind in TOKEN_KINDS:
+        loss = compute_token_loss(model, batch, choice, device=device)
+        return torch.tensor([float(loss), float(batch.targets)], dtype=torch.float64)
+    return sum_batch(*compute_logits(model, batch, device=device), batch)
 
 
 def sum_batch(logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:

@@ -14,27 +14,25 @@ from typing import Any
 from torch import Tensor
 
 from jobs.errors import TrainingFailed
-from jobs.plan.plan import (
-    Plan,
-    StagePlan,
-)
+from jobs.plan.plan import Plan, StagePlan
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import PLAN, RunStore
+from jobs.train.calibrate_run import make_run_calibration
 from jobs.train.checkpoint import TrainingState
-from jobs.train.comm.collectives import CALIBRATION, EVALUATION, INSTALL, SAMPLES, WorkerContext
-from jobs.train.data.calibration import make_calibration_pass
+from jobs.train.comm.collectives import EVALUATION, INSTALL, SAMPLES, WorkerContext
 from jobs.train.data.global_batches import Feed, Step
 from jobs.train.data.run_encoder import make_encoder
 from jobs.train.data.tokenization import Encoder
 from jobs.train.data.worker_feeds import (
-    make_calibration_feed,
     make_eval_feed,
     make_sample_rows,
     make_train_feed,
 )
+from jobs.train.engine.chunked_loss import LossChoice
 from jobs.train.engine.engine import Engine, ExchangeResult
 from jobs.train.engine.factory import make_engine
 from jobs.train.engine.learning_rate import compute_rate
+from jobs.train.engine.start_weights import StartWeights, keep_start_weights
 from jobs.train.engine.step import (
     has_diverged,
     locate_non_finite,
@@ -50,6 +48,7 @@ from jobs.train.method.runner import MethodRunner, count_trainable, load_weights
 from jobs.train.method.stage_inputs import StageInputs
 from jobs.train.model.load_base import LoadedBase, load_base
 from jobs.train.monitor.ledger import Ledger
+from jobs.train.monitor.phases import PhaseStart
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.monitor.watchdog import Watchdog
 from jobs.train.request import TrainingRequest
@@ -65,8 +64,9 @@ def make_fine_tuning(
     hooks: RunHooks | None = None,
     watchdog: Watchdog | None = None,
     preemption_requested: Callable[[], bool] = lambda: False,
+    start: PhaseStart | None = None,
 ) -> StageLoop:
-    """Return the loop of a fine-tuning on this rank, ready to run."""
+    """Return the loop of a fine-tuning on this rank, ready to run; `start`: its phases so far."""
     hooks = hooks or RunHooks()
     trainer = FineTuner(
         request,
@@ -75,6 +75,7 @@ def make_fine_tuning(
         attempt=attempt,
         hooks=hooks,
         preemption_requested=preemption_requested,
+        start=start,
     )
     return StageLoop(trainer, hooks=hooks, watchdog=watchdog)
 
@@ -93,9 +94,10 @@ class FineTuner:
         attempt: int = 0,
         hooks: RunHooks | None = None,
         preemption_requested: Callable[[], bool] = lambda: False,
+        start: PhaseStart | None = None,
     ) -> None:
         self.spec, self.runs, self.context = request.spec, runs, context
-        self.recorder = RunRecorder(runs, writes=context.rank == 0)
+        self.recorder = RunRecorder(runs, writes=context.rank == 0, start=start)
         self.ledger = Ledger(context)
         self._request, self._attempt = request, attempt
         self._hooks, self._preemption_requested = hooks or RunHooks(), preemption_requested
@@ -107,6 +109,7 @@ class FineTuner:
         self._encoder: Encoder
         self._prompts: list[SamplePrompt]
         self.method: MethodRunner
+        self.loss_choice: LossChoice
 
     @property
     def model(self) -> Any:
@@ -123,8 +126,11 @@ class FineTuner:
             "loading", base=str(request.base), host=os.uname().nodename, pid=os.getpid()
         )
         self._base = load_base(request, self.runs.store, self.context)
+        self.recorder.end_phase("base")
         self._request = request.with_packing(self._base.packing)
         self.recorder.emit_event("packing_settled", **dataclasses.asdict(self._base.packing))
+        self.loss_choice = self._base.loss
+        self.recorder.emit_event("loss_settled", **self.loss_choice.describe())
         if self._base.warm_start is not None:
             self.recorder.emit_event("warm_started", parent=request.parent)
         self._inputs = StageInputs(
@@ -142,6 +148,7 @@ class FineTuner:
         self._load_data()
         self._plan = self._complete_plan()
         self.recorder.write_json(PLAN, self._plan.to_json())
+        self.recorder.end_phase("data")
         return self._plan
 
     def describe_start(self, plan: Plan) -> dict[str, Any]:
@@ -179,6 +186,7 @@ class FineTuner:
                 engine.module,
                 self._eval_feed,
                 device=self.context.device,
+                choice=self.loss_choice,
                 collectives=collectives,
             )
 
@@ -195,6 +203,11 @@ class FineTuner:
             for prompt, answer in zip(self._prompts, answers, strict=True)
         ]
         self.recorder.emit_event("samples", at=name, samples=samples)
+
+    def record_kernels(self) -> None:
+        """Record the kernels that the first step of the sparse stage has chosen, if any."""
+        if kernels := self.method.save_kernel_choices():
+            self.recorder.emit_event("kernels_chosen", kernels=kernels)
 
     def is_preempted(self) -> bool:
         """Return whether this worker was told that it will be stopped soon."""
@@ -245,24 +258,14 @@ class FineTuner:
         return complete_by_model(self._request, self.model, self.method.shapes, sequences=sequences)
 
     def _make_calibration(self, passes: int) -> Callable[[], int]:
-        context, batches = self.context, self.spec.method.calibration_batches
-        feed = make_calibration_feed(
-            self._request, self._base.tokenizer, rank=context.rank, world_size=context.world_size
+        return make_run_calibration(
+            self._request,
+            self._base,
+            self.context,
+            self.recorder,
+            choice=self.loss_choice,
+            passes=passes,
         )
-        per_pass = -(-batches * self.spec.train.batch_size // context.world_size)
-        progress = self.recorder.track_progress("calibration sequences", passes * per_pass)
-        calibrate = make_calibration_pass(
-            self.model, feed, batches=batches, device=context.device, on_sequence=progress.advance
-        )
-        shards = self._base.shards
-        if shards is None:
-            return calibrate
-
-        def calibrate_gathered() -> int:
-            with context.collectives.attribute_to(CALIBRATION), shards.gather_on_demand():
-                return calibrate()
-
-        return calibrate_gathered
 
     def _install(
         self,
@@ -324,6 +327,7 @@ class FineTuningStage:
             batch,
             rate=rate,
             device=tuner.context.device,
+            choice=tuner.loss_choice,
             preempted=tuner.is_preempted(),
             sync=is_pruned or needs_sync(ledger["tokens"] + batch.tokens),
         )
@@ -339,11 +343,15 @@ class FineTuningStage:
         }
         self._unrecorded.append((step, metrics))
         outcome = StepOutcome() if exchange is None else self._make_outcome(batch, exchange)
-        if number == 0 and (kernels := tuner.method.save_kernel_choices()):
-            tuner.recorder.emit_event("kernels_chosen", kernels=kernels)
+        if number == 0 and self._stage.name == "sparse":
+            tuner.record_kernels()
         if outcome.failure is None:
             tuner.method.prune(self._engine, number + 1, self._length)
         return outcome
+
+    def keep_start(self) -> StartWeights | None:
+        """Return the weights that the stage starts with, or None if they can't be had again."""
+        return keep_start_weights(self._tuner.spec, self._engine)
 
     def evaluate(self) -> dict[str, float] | None:
         """Return the held-out rows' metrics, or None if there are no such rows. A collective."""
@@ -385,7 +393,8 @@ class FineTuningStage:
     def _explain_divergence(
         self, batch: Step, step: int, loss: float, grad_norm: float
     ) -> TrainingFailed:
-        location = locate_non_finite(self._engine, batch, self._tuner.context.device)
+        tuner = self._tuner
+        location = locate_non_finite(self._engine, batch, tuner.context.device, tuner.loss_choice)
         return make_divergence_error(
             loss, grad_norm, step=step, stage=self._stage, location=location
         )

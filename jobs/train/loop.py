@@ -3,6 +3,7 @@
     load -> evaluate -> sparse stage -> evaluate -> hand-off -> evaluate -> low-rank stage
          -> evaluate -> commit
 
+Where the weights of the start can be had again, the first evaluation is made after the first step.
 The loop decides when to evaluate, to checkpoint, to stop and to commit. A `StageTrainer` knows how:
 `FineTuner` trains on this run's workers and counts steps, a federation's server trains on its
 clients and counts rounds. Whatever lies before an arrow is in a checkpoint, and a run that died
@@ -28,6 +29,7 @@ from jobs.store.runs.run_store import LEDGER, RunStore
 from jobs.train.checkpoint import CheckpointSaver, TrainingState, load_newest_state
 from jobs.train.comm.collectives import WorkerContext
 from jobs.train.early_stopping import EarlyStopping
+from jobs.train.engine.start_weights import StartWeights
 from jobs.train.hooks import CheckpointReport, EvaluationReport, RunHooks, StoppedEarly
 from jobs.train.monitor.ledger import Ledger
 from jobs.train.monitor.recorder import RunRecorder
@@ -57,6 +59,9 @@ class TrainingStage(Protocol):
 
         Return None if the data ended before it.
         """
+
+    def keep_start(self) -> StartWeights | None:
+        """Return the weights that the stage starts with, or None if they can't be had again."""
 
     def evaluate(self) -> dict[str, float] | None:
         """Return the metrics of the held-out rows, or None if there are none."""
@@ -132,6 +137,8 @@ class StageLoop:
         self._saver = CheckpointSaver(self._runs)
         self._stopping = EarlyStopping(self._spec.train.stop)
         self._is_preempted = self._is_newly_preempted = False
+        self._start_weights: StartWeights | None = None
+        """Kept until the first evaluation has been made, after the first step."""
         self._plan: Plan
         self.step = 0
         self.evaluations: dict[str, dict[str, float]] = {}
@@ -174,7 +181,9 @@ class StageLoop:
         is_last = index == len(self._plan.stages) - 1
         self.trainer.context.collectives.enter_stage(name)
         stage = self.trainer.open_stage(index, weights, resumed)
+        self._recorder.end_phase("compile")
         self._evaluate_before(stage, index)
+        self._recorder.end_phase("evaluation")
         done = start = resumed.stage_step if resumed else 0
         if resumed is None:
             self._stopping.start_stage()
@@ -183,6 +192,7 @@ class StageLoop:
         while done < length and self._train_step(stage, index, done, length):
             done += 1
             length = self._get_length(index)
+        self._revisit_start(stage)
         if length or is_last:
             self._evaluate(stage, "end" if is_last else name)
         if is_last:
@@ -197,10 +207,22 @@ class StageLoop:
     def _evaluate_before(self, stage: TrainingStage, index: int) -> None:
         """Evaluate before a stage's first step: the base, or what the hand-off left of it."""
         if index == 0 and "before" not in self.evaluations:
-            self._evaluate(stage, "before")
-            stage.generate_samples("before")
+            self._start_weights = stage.keep_start()
+            if self._start_weights is None:
+                self._evaluate_start(stage)
         if index > 0 and "handoff" not in self.evaluations:
             self._evaluate(stage, "handoff")
+
+    def _evaluate_start(self, stage: TrainingStage) -> None:
+        self._evaluate(stage, "before")
+        stage.generate_samples("before")
+
+    def _revisit_start(self, stage: TrainingStage) -> None:
+        """Make the first evaluation, with the weights of the start, if it is still due."""
+        if self._start_weights is not None:
+            with self._start_weights.revisit():
+                self._evaluate_start(stage)
+            self._start_weights = None
 
     def _train_step(self, stage: TrainingStage, index: int, number: int, length: int) -> bool:
         """Train one step and what follows it. Return False if the data ended before it."""
@@ -213,7 +235,9 @@ class StageLoop:
         if outcome is None:
             self.step -= 1
             return False
+        self._recorder.end_phase("first_step")
         self._record_outcome(self._plan.stages[index].name, outcome)
+        self._revisit_start(stage)
         self._finish_step(stage, index, done, length)
         return True
 
@@ -323,18 +347,19 @@ class StageLoop:
         self, stage: TrainingStage, name: str, *, is_periodic: bool = False
     ) -> dict[str, float] | None:
         """Evaluate and record; return None if there are no held-out rows, or a hook knew."""
+        step = 0 if name == "before" else self.step
         if (known := self._hooks.load_evaluation(name)) is not None:
             self.evaluations[name] = known
-            self._recorder.record_evaluation(name, self.step, known, 0.0)
+            self._recorder.record_evaluation(name, step, known, 0.0)
             return None
         start_time = time.monotonic()
-        self._watchdog.report_position(f"the evaluation after {self.trainer.unit} {self.step}")
+        self._watchdog.report_position(f"the evaluation after {self.trainer.unit} {step}")
         metrics = stage.evaluate()
         if metrics is None:
             return None
         seconds = time.monotonic() - start_time
         self._ledger.add_seconds("eval_seconds", seconds)
-        self._recorder.record_evaluation(name, self.step, metrics, seconds)
+        self._recorder.record_evaluation(name, step, metrics, seconds)
         if not is_periodic:
             self.evaluations[name] = metrics
             self._report_evaluation(name, metrics, is_periodic=False)

@@ -18,6 +18,7 @@ from jobs.store.runs.run_store import RunStore, make_run_id
 from jobs.train.job_main import record_failure, run_job
 from jobs.train.localize import fetch_spec
 from jobs.train.monitor.event_log import log_events
+from jobs.train.monitor.phases import PhaseClock, begin_job_phases
 
 SpecT = TypeVar("SpecT", bound=RunSpec)
 
@@ -30,6 +31,16 @@ class JobRun:
     attempt: int
     leaves_pointer: bool = False
     """Whether the service that started the job moves the adapter's pointer."""
+    submitted: float | None = None
+    """When the run was submitted, in seconds since 1970."""
+    checked: float | None = None
+    """When the command that submitted it had checked its input."""
+
+    def begin_phases(self, runs: RunStore) -> PhaseClock:
+        """Return the clock of the run's start, after the phases before this process."""
+        return begin_job_phases(
+            runs.phase_events, self.attempt, submitted=self.submitted, checked=self.checked
+        )
 
 
 def run_spec_job(
@@ -49,7 +60,14 @@ def run_spec_job(
         spec = require_kind(load_spec(fetch_spec(options.spec), options.set), spec_class)
         check_spec(spec)
         run_id = options.run or make_run_id(spec.name, datetime.datetime.now(datetime.UTC))
-        work(spec, JobRun(run_id, options.attempt, options.leave_pointer))
+        run = JobRun(
+            run_id,
+            options.attempt,
+            options.leave_pointer,
+            submitted=options.submitted,
+            checked=options.checked,
+        )
+        work(spec, run)
 
     return run_job(load_and_work)
 

@@ -1,4 +1,7 @@
-"""The function that Ray Train runs on every worker: set up torch, then dispatch the request."""
+"""What every worker of a run does: set up torch, then dispatch the request. No Ray Train.
+
+`ray_train` calls it on workers that Ray Train starts, `pool.warm_rank` on warm ones.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,24 @@ import datetime
 import json
 import os
 import time
-from typing import Any
-
-import ray
-import ray.train
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jobs.errors import AlreadyExists, InputError, JobsError, TrainingFailed, TrainingStalled
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.job_main import OFFLINE_QUIET
 from jobs.train.localize import localize_request
+from jobs.train.monitor.phases import PhaseStart, end_phase
 from jobs.train.request import EvaluationRequest, HooksFactory, TrainingRequest
 from slora.errors import SloraError
 
+if TYPE_CHECKING:
+    import torch
+
 WorkerRequest = TrainingRequest | EvaluationRequest
-"""The runs that Ray Train's workers execute; a federation's server runs in the driver."""
+"""The runs that workers execute; a federation's server runs in the driver."""
 FAILURE_FILE = "failure.json"
 """Written by the first worker with an error of its own: the run ends, as it would fail again."""
 CRASHES_PREFIX = "crashes/"
@@ -33,38 +39,52 @@ ENVIRONMENT = {
 """Environment of every worker."""
 
 
-def run_worker(config: dict[str, Any]) -> None:
-    """Run one worker. Return at once if an earlier try failed in a way that would repeat."""
-    request: WorkerRequest = config["request"]
+@dataclass(frozen=True)
+class Rank:
+    """The place of this process among the workers of a run, whoever started it."""
+
+    number: int
+    world_size: int
+    machine: str
+    """Names the machine: ranks of one machine have the same."""
+    device: torch.device | None
+    """None for a run on CPUs."""
+    is_preemption_requested: Callable[[], bool]
+
+
+def run_rank(
+    request: WorkerRequest,
+    rank: Rank,
+    *,
+    attempt: int,
+    make_hooks: HooksFactory | None,
+    start: PhaseStart | None,
+) -> None:
+    """Run one worker. Return at once if an earlier try failed in a way that would repeat.
+
+    The process group of all workers exists, and the phases of the run's start until then are
+    recorded; without `start` none are. Raise whatever another start may cure.
+    """
     runs = RunStore(open_store(request.spec.store), request.run_id)
     if runs.store.head(runs.key(FAILURE_FILE)) is not None:
         return
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
     crashes = sum(1 for _ in runs.store.list(runs.key(CRASHES_PREFIX)))
     try:
-        _run_request(
-            localize_request(request),
-            runs,
-            rank,
-            context.get_world_size(),
-            config["attempt"],
-            config["make_hooks"],
-        )
+        _run_request(localize_request(request), runs, rank, attempt, make_hooks, start)
     except TrainingStalled as stall:
         # Treated as lost: after a hung machine, another start may succeed elsewhere.
         runs.events.append({"event": "stalled", "time": time.time(), "why": str(stall)})
         raise
     except (TrainingFailed, InputError, SloraError) as error:
         # Every rank has the same failure; returning quietly spares Ray a second start of the group.
-        _record_failure(runs, FAILURE_FILE, rank, error)
+        _record_failure(runs, FAILURE_FILE, rank.number, error)
     except Exception as error:
         if not _is_lost_peer(error):
             is_last_crash = crashes >= request.spec.cluster.max_crashes
             _record_failure(
                 runs,
                 FAILURE_FILE if is_last_crash else f"{CRASHES_PREFIX}{crashes}.json",
-                rank,
+                rank.number,
                 error,
             )
         raise
@@ -73,17 +93,17 @@ def run_worker(config: dict[str, Any]) -> None:
 def _run_request(
     request: WorkerRequest,
     runs: RunStore,
-    rank: int,
-    world_size: int,
+    rank: Rank,
     attempt: int,
     make_hooks: HooksFactory | None,
+    start: PhaseStart | None,
 ) -> None:
     on_gpu = request.spec.cluster.gpus_per_worker > 0
     # Set before the libraries below are imported, which read it. Not as Ray's runtime environment:
     # that would cost a new process a worker, four seconds each.
     os.environ.update(ENVIRONMENT, **({} if on_gpu else {"DS_ACCELERATOR": "cpu"}))
-    # Imported here, because the driver imports this module to name `run_worker`, and needs neither:
-    # deepspeed takes seconds, and looks for accelerators where there are none.
+    # Imported here, because the driver imports this module too, and needs neither: deepspeed takes
+    # seconds, and looks for accelerators where there are none.
     import torch
 
     from jobs.train.comm.collectives import make_worker_context
@@ -91,15 +111,15 @@ def _run_request(
     from jobs.train.evaluate_adapters import evaluate_adapters
     from jobs.train.fine_tuning import make_fine_tuning
     from jobs.train.monitor.watchdog import Watchdog, open_default_store
-    from jobs.train.preemption import is_preemption_requested
 
     if not on_gpu:
         torch.set_num_threads(request.spec.cluster.cpus_per_worker)
-    device = ray.train.torch.get_device() if on_gpu else torch.device("cpu")
+    device = rank.device or torch.device("cpu")
     init_deepspeed("nccl" if on_gpu else "gloo")
-    machine = ray.get_runtime_context().get_node_id()
-    context = make_worker_context(rank, world_size, device, machine=machine)
-    with Watchdog(rank, world_size, open_default_store()) as watchdog:
+    context = make_worker_context(rank.number, rank.world_size, device, machine=rank.machine)
+    if start is not None and rank.number == 0:
+        start = end_phase(runs.phase_events, start, "imports")
+    with Watchdog(rank.number, rank.world_size, open_default_store()) as watchdog:
         try:
             if isinstance(request, EvaluationRequest):
                 evaluate_adapters(request, runs, context, watchdog)
@@ -111,13 +131,16 @@ def _run_request(
                 attempt=attempt,
                 hooks=make_hooks() if make_hooks else None,
                 watchdog=watchdog,
-                preemption_requested=is_preemption_requested,
+                preemption_requested=rank.is_preemption_requested,
+                start=start,
             ).run()
         except Exception as error:
             if _is_timeout(error):
                 stragglers = watchdog.describe_stragglers()
                 reason = f"waited {request.spec.cluster.timeout} s for other workers: {stragglers}"
-                raise TrainingStalled(f"rank {rank} at {watchdog.position}", reason) from error
+                raise TrainingStalled(
+                    f"rank {rank.number} at {watchdog.position}", reason
+                ) from error
             raise
 
 

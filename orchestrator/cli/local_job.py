@@ -13,6 +13,7 @@ from typing import Any
 import requests
 
 from jobs.errors import JobsError, TrainingFailed, Unreachable
+from jobs.spec.run_arguments import CHECKED, SUBMITTED
 from jobs.store.runs.run_store import RunStore
 from jobs.store.trust.trust_policy import make_trust_environment
 from orchestrator.cli.console import note
@@ -36,17 +37,20 @@ def run_local_job(
     *,
     job_id: str,
     cpus: int,
+    submitted: float,
     watch: Callable[[Callable[[], bool]], None],
     connect: Callable[..., AbstractContextManager[Any]] = connect_ray,
 ) -> bool:
     """Run a module as a job of a local Ray and watch it to its end. Return False after Ctrl-C.
 
-    Raise TrainingFailed with the job's own reason.
+    `submitted` is when the command started, from where the run's wait is measured. Raise
+    TrainingFailed with the job's own reason.
     """
+    times = [SUBMITTED, f"{submitted:.3f}", CHECKED, f"{time.time():.3f}"]
     # An exception lets the job be stopped and Ray be shut down on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with connect(cpus=cpus) as client:
-        _submit_job(client, shlex.join([sys.executable, "-m", *arguments]), job_id)
+        _submit_job(client, shlex.join([sys.executable, "-m", *arguments, *times]), job_id)
         try:
             watch(_JobPoller(client, job_id))
         except BaseException as interruption:
@@ -100,9 +104,11 @@ class _JobPoller:
     def __init__(self, client: Any, job_id: str) -> None:
         self._client, self._job_id = client, job_id
         self._last_poll, self._last_answer, self._is_running = 0.0, time.monotonic(), True
+        # A process of ours costs nothing to look at.
+        self._interval_s = getattr(client, "poll_interval_s", STATUS_INTERVAL_S)
 
     def __call__(self) -> bool:
-        if self._is_running and time.monotonic() - self._last_poll >= STATUS_INTERVAL_S:
+        if self._is_running and time.monotonic() - self._last_poll >= self._interval_s:
             self._last_poll = time.monotonic()
             try:
                 self._is_running = not self._client.get_job_status(self._job_id).is_terminal()

@@ -11,24 +11,32 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-from ray.job_submission import JobSubmissionClient
 
-from jobs.errors import Fault, InputError, Unreachable
+from jobs.errors import Fault, InputError
 from jobs.network import exempt_loopback
+from jobs.train.cluster.ray_address import (
+    START_TIMEOUT_S,
+    STARTING_VARIABLE,
+    VARIABLE,
+    is_listening,
+)
 from orchestrator.cli.console import note
-from orchestrator.cli.join_ray import CONNECTION_ERRORS, BoundedClient, find_running_ray, join_ray
+from orchestrator.cli.job_clients.find_ray import find_running_ray
+from orchestrator.cli.job_clients.local_driver import LocalDriver, make_start_check
 
-START_TIMEOUT_S = 90.0
-"""Seconds until a Ray started here must accept jobs; it takes 8 on an idle machine."""
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
 END_TIMEOUT_S = 5.0
-"""Seconds for its processes to end after each signal: SIGTERM first, then SIGKILL."""
-POLL_S = 0.2
+"""Seconds for its processes to end after SIGKILL."""
+END_ROUNDS = 10
 FOLDERS, MAX_PARENT = ("/tmp", "/var/tmp"), 24
 NOT_INHERITED = ("RAY_AUTH_TOKEN", "RAY_ADDRESS")
 """Variables for another Ray than the one that starts."""
@@ -37,10 +45,13 @@ END_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 @contextmanager
-def connect_ray(*, cpus: int) -> Iterator[JobSubmissionClient]:
-    """Yield a client of the Jobs API. A Ray started here has `cpus` CPUs or more."""
+def connect_ray(*, cpus: int) -> Iterator[JobSubmissionClient | LocalDriver]:
+    """Yield a client of the Jobs API, or the driver of a Ray started here, with `cpus` or more."""
     address = find_running_ray()
     if address is not None:
+        # Imported here: Ray's client loads for half a second, and a Ray of our own needs none.
+        from orchestrator.cli.job_clients.join_ray import join_ray
+
         yield join_ray(address)
         return
     with _start_ray(cpus) as client:
@@ -48,9 +59,12 @@ def connect_ray(*, cpus: int) -> Iterator[JobSubmissionClient]:
 
 
 @contextmanager
-def _start_ray(cpus: int) -> Iterator[JobSubmissionClient]:
-    """Start a Ray on loopback with its own token; end it and remove its files on exit."""
-    note("Starting Ray on this machine (about 10 s) ...")
+def _start_ray(cpus: int) -> Iterator[LocalDriver]:
+    """Start a Ray on loopback with its own token; end it and remove its files on exit.
+
+    The driver is yielded at once: it waits for Ray itself.
+    """
+    note("Starting Ray on this machine (about 5 s) ...")
     existing = set(psutil.Process().children(recursive=True))
     folder: Path | None = None
     head: subprocess.Popen[bytes] | None = None
@@ -58,9 +72,12 @@ def _start_ray(cpus: int) -> Iterator[JobSubmissionClient]:
         # A signal in between could leave a folder or a child that nobody knows of.
         with _hold_signals(END_SIGNALS):
             folder = _make_folder()
-            token, port = secrets.token_hex(32), _find_free_port()
-            head = _launch_head(folder, token, cpus=cpus, port=port)
-        yield _wait_for_client(head, f"http://127.0.0.1:{port}", token, folder / LOG_FILE)
+            ports = RayPorts(*_find_free_ports(3))
+            environment = _build_environment(
+                folder / TOKEN_FILE, secrets.token_hex(32), scratch=folder / "tmp"
+            )
+            head = _launch_head(folder, environment, cpus=cpus, ports=ports)
+        yield _make_driver(head, folder, environment, ports)
     finally:
         # A second Ctrl-C must not interrupt the shutdown.
         with _hold_signals(END_SIGNALS):
@@ -91,15 +108,51 @@ def _hold_signals(signals: set[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _launch_head(folder: Path, token: str, *, cpus: int, port: int) -> subprocess.Popen[bytes]:
+@dataclass(frozen=True)
+class RayPorts:
+    """Ports of a Ray that starts: those that its driver must know before."""
+
+    gcs: int
+    raylet: int
+    dashboard: int
+
+
+def _make_driver(
+    head: subprocess.Popen[bytes], folder: Path, environment: dict[str, str], ports: RayPorts
+) -> LocalDriver:
+    """Return the driver of the Ray that starts."""
+    host = _choose_loopback()
+    raylet = f"{host}:{ports.raylet}"
+    variables = {
+        VARIABLE: f"{host}:{ports.gcs}",
+        STARTING_VARIABLE: raylet,
+        # Nobody drains the machine of a Ray that lives as long as its run.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    }
+    return LocalDriver(
+        folder,
+        {**environment, **variables},
+        check_ray=make_start_check(
+            head,
+            folder / LOG_FILE,
+            is_ready=lambda: is_listening(raylet),
+            timeout_s=START_TIMEOUT_S,
+        ),
+        prepare_child=_prepare_child,
+    )
+
+
+def _launch_head(
+    folder: Path, environment: dict[str, str], *, cpus: int, ports: RayPorts
+) -> subprocess.Popen[bytes]:
     _claim_orphans()
     # Ray makes its own folder writable for all, so it gets one inside ours, which is private.
-    ray_folder, scratch = folder / "r", folder / "tmp"
-    scratch.mkdir()
+    ray_folder = folder / "r"
+    (folder / "tmp").mkdir()
     with (folder / LOG_FILE).open("wb") as log:
         return subprocess.Popen(
-            _build_command(ray_folder, cpus=cpus, dashboard_port=port),
-            env=_build_environment(folder / TOKEN_FILE, token, scratch=scratch),
+            _build_command(ray_folder, cpus=cpus, ports=ports),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -127,7 +180,7 @@ def _build_environment(token_file: Path, token: str, *, scratch: Path) -> dict[s
     }
 
 
-def _build_command(folder: Path, *, cpus: int, dashboard_port: int) -> list[str]:
+def _build_command(folder: Path, *, cpus: int, ports: RayPorts) -> list[str]:
     """Return a `ray start` command: with `ray.init`, a second Ray can't use other ports."""
     return [
         str(Path(sys.executable).with_name("ray")),
@@ -135,9 +188,12 @@ def _build_command(folder: Path, *, cpus: int, dashboard_port: int) -> list[str]
         f"--num-cpus={max(cpus, os.cpu_count() or 1)}",
         f"--temp-dir={folder}",
         f"--node-ip-address={_choose_loopback()}",
-        "--port=0",
+        f"--port={ports.gcs}",
+        f"--node-manager-port={ports.raylet}",
         "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard_port}",
+        f"--dashboard-port={ports.dashboard}",
+        # Nobody reads the workers' output here: the driver connects without it.
+        "--include-log-monitor=false",
         "--dashboard-agent-listen-port=0",
     ]
 
@@ -148,11 +204,13 @@ def _choose_loopback() -> str:
     return f"127.77.{1 + number // 254}.{1 + number % 254}"
 
 
-def _find_free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def _find_free_ports(count: int) -> list[int]:
+    """Return ports that are free on every address, all different."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("", 0))
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 def _prepare_child() -> None:
@@ -166,23 +224,6 @@ def _prepare_child() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _wait_for_client(
-    head: subprocess.Popen[bytes], url: str, token: str, log: Path
-) -> JobSubmissionClient:
-    """Return the client once the dashboard answers. Raise Unreachable with the end of Ray's log."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            return BoundedClient(url, headers={"Authorization": f"Bearer {token}"})
-        except CONNECTION_ERRORS as error:
-            is_late = time.monotonic() > deadline
-            if head.poll() is not None or is_late:
-                problem = f" within {START_TIMEOUT_S:.0f} s ({error})" if is_late else ""
-                lines = log.read_text(errors="replace").strip().splitlines()[-5:]
-                raise Unreachable("\n".join([f"Ray did not start{problem}:", *lines])) from error
-        time.sleep(POLL_S)
-
-
 def _claim_orphans() -> None:
     """Adopt processes below this one whose parent dies (on Linux), so that they can be found."""
     with suppress(OSError, AttributeError):
@@ -191,17 +232,20 @@ def _claim_orphans() -> None:
 
 
 def _end_ray(head: subprocess.Popen[bytes], token: Path, *, excluded: set[psutil.Process]) -> None:
-    """End every process of this Ray at once, by process id: none has anything to save.
+    """Kill every process of this Ray at once, by process id: none has anything to save.
 
-    `ray start` would end them one after the other, which takes half a minute. Processes are listed
-    again for each signal, because the first round may have missed one that was just starting.
+    `ray start` would end them one after the other, which takes half a minute, and after SIGTERM the
+    raylet waits some seconds. Processes are listed again, because a round may have missed one that
+    was just starting.
     """
-    for send_signal in (psutil.Process.terminate, psutil.Process.kill, psutil.Process.kill):
+    for _ in range(END_ROUNDS):
         processes = _find_processes(token) - excluded
         for process in processes:
             with suppress(psutil.NoSuchProcess):
-                send_signal(process)
-        psutil.wait_procs(processes, timeout=END_TIMEOUT_S)
+                process.kill()
+        _, alive = psutil.wait_procs(processes, timeout=END_TIMEOUT_S)
+        if alive or not processes:
+            break
     try:
         head.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -19,8 +19,9 @@ from jobs.spec.load import dump_spec
 from jobs.spec.schema import RetrainSpec, RunSpec, SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore, make_run_id
+from jobs.train.cluster.ray_address import read_ray_address
+from jobs.train.monitor.phases import find_process_start
 from jobs.train.monitor.run_report import collect_outcome, render_summary
-from jobs.train.ray_address import read_ray_address
 from orchestrator.cli.console import note, out_console, print_json
 from orchestrator.cli.follow_local import follow_run, open_display
 from orchestrator.cli.local_job import locate_run_file, run_local_job
@@ -68,6 +69,7 @@ def run_to_end(
     finished = run_local_job(
         arguments,
         run_store,
+        submitted=find_process_start(),
         # A search that is resumed gets another job.
         job_id=f"{run_store.run_id}-{secrets.token_hex(2) if is_search else 0}",
         cpus=_count_cpus(spec),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from jobs.errors import InputError, StoreError, Untrusted
 from jobs.plan.preflight import ValidatedRun, replan, validate_run
+from jobs.plan.settled_dtype import apply_dtype
 from jobs.retrain.detect import CURRENT, make_training_spec
+from jobs.retrain.inherit_dtype import find_inherited_dtype
 from jobs.spec.schema import RetrainSpec
 from jobs.spec.sections.retrain import SCRATCH
 from jobs.store.adapters.operations import resolve_adapter
@@ -15,13 +17,21 @@ from jobs.train.data.tokenize_run import tokenize_run
 def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
     """Return the training's plan, and a sentence about its start. Read only what a plan needs."""
     checked = validate_run(retraining, quick=True, tokenizes_next=True)
-    checked = tokenize_run(checked, quick=True)
+    checked = _inherit_dtype(retraining, tokenize_run(checked, quick=True))
     start = _find_start(retraining)
     description = f"A retraining, which starts from {start or SCRATCH}"
     spec = make_training_spec(checked.spec, start)
     if spec != checked.spec:
         description += ". It skips the sparse stage, which is only needed to initialise the factors"
     return replan(checked, spec), description
+
+
+def _inherit_dtype(retraining: RetrainSpec, checked: ValidatedRun) -> ValidatedRun:
+    try:
+        choice = find_inherited_dtype(retraining, open_store(retraining.store))
+    except (InputError, StoreError):
+        return checked  # the check of the store reports it
+    return checked if choice is None else apply_dtype(checked, choice)
 
 
 def _find_start(retraining: RetrainSpec) -> str | None:

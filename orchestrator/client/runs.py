@@ -21,6 +21,7 @@ from orchestrator.schemas.runs import (
     DeletedRunResponse,
     RunDetailResponse,
     RunResponse,
+    StartsResponse,
     SubmitRunRequest,
 )
 from orchestrator.schemas.streams import END_EVENT, EndResponse, EventResponse, LogTextResponse
@@ -98,6 +99,10 @@ class Runs(Resource):
         return self._transport.request_value(
             RunDetailResponse, "GET", api_path("runs", run), timeout_s=timeout_s
         )
+
+    def get_starts(self, run: str) -> StartsResponse:
+        """Return the phases of the run's starts. Raise MissingResource if there is no run."""
+        return self._transport.request_value(StartsResponse, "GET", api_path("runs", run, "starts"))
 
     def get_spec(self, run: str) -> str:
         """Return the YAML spec that the run's job reads."""

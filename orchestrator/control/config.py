@@ -18,6 +18,7 @@ from jobs.spec.strict_model import StrictModel
 from jobs.spec.yaml_text import read_yaml_file
 from jobs.store.adapters.manifest import Name
 from jobs.store.open import open_store
+from jobs.train.pool.pool_identity import MAX_WARM_WORKERS
 from orchestrator.cluster.entrypoint import is_safe_argument
 from orchestrator.control.projects.project_config import ProjectConfig
 from orchestrator.control.projects.run_tokens import JobsConfig
@@ -67,6 +68,8 @@ class ClusterConfig(StrictModel):
     before it is submitted."""
     autoscaling: bool = False
     """Whether it adds nodes on demand, so that its current size does not limit a run."""
+    warm_workers: int = Field(default=0, ge=0, le=MAX_WARM_WORKERS)
+    """Idle workers that it keeps for each project between runs; 0: none."""
 
     @property
     def token_path(self) -> Path | None:

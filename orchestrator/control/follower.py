@@ -67,6 +67,8 @@ class ClusterRules:
     """Id of the registry, which the service reads from its database."""
     max_runs: int = 50
     max_attempts: int = 3
+    warm_workers: int = 0
+    """Idle workers that the cluster keeps for each project."""
     modules: Mapping[str, str] = field(default_factory=lambda: JOB_MODULES)
     stores: Sequence[str] = ()
     """The service's stores: a project reads its own part of them only."""
@@ -157,6 +159,7 @@ class Follower:
                 masks=rules.masks,
                 modules=rules.modules,
                 environment=environment,
+                warm_workers=rules.warm_workers,
             )
             self._cluster.submit(job)
         except ClusterRefused as refusal:
@@ -246,6 +249,8 @@ class Follower:
         elif decision.action is Action.MOVE:
             assert decision.target is not None
             self._move_run(run, decision, lease)
+            if decision.target not in (Status.RUNNING, Status.PUBLISHING):
+                self._metrics.observe_starts(stored.starts, run.attempt)
 
     def _move_run(self, run: Run, decision: Decision, lease: Lease) -> None:
         assert decision.target is not None
@@ -277,6 +282,7 @@ class Follower:
             log.warning("run %s: cannot move the pointer: %s", run.id, error)
             self._unreachable_stores.add(run.store)
         else:
+            self._metrics.observe_starts(stored.starts, run.attempt)
             log.info("run %s: done %s", run.id, stored.outcome.adapter or "")
 
     def _find_last_move(self, run: Run) -> int:

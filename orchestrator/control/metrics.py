@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from jobs.train.monitor.phases import RunStart
+
 DURATION_BUCKETS_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+START_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 900, 3600)
 
 
 class ServiceMetrics:
@@ -58,6 +63,13 @@ class ServiceMetrics:
         self.lost_attempts = Counter(
             "slora_attempts_lost", "Attempts whose job was lost", ["cluster"], registry=registry
         )
+        self.phase_seconds = Histogram(
+            "slora_run_phase_seconds",
+            "Phases of the start of attempts that have ended, from submission to the first step",
+            ["phase"],
+            buckets=START_BUCKETS_S,
+            registry=registry,
+        )
         self.reconcile_seconds = Histogram(
             "slora_reconcile_seconds",
             "Duration of one pass over a cluster's runs",
@@ -81,3 +93,9 @@ class ServiceMetrics:
             buckets=DURATION_BUCKETS_S,
             registry=registry,
         )
+
+    def observe_starts(self, starts: Iterable[RunStart], attempt: int) -> None:
+        """Count the phases of an attempt's starts, once the attempt has ended."""
+        for start in starts:
+            for phase, seconds in start.phases.items() if start.attempt == attempt else ():
+                self.phase_seconds.labels(phase).observe(seconds)

@@ -19,6 +19,7 @@ from jobs.store.base import ObjectStore
 from jobs.store.runs.heartbeat import HEARTBEAT, read_heartbeat
 from jobs.store.runs.journal import parse_events
 from jobs.store.runs.run_store import EVENTS, format_run_key
+from jobs.train.monitor.phases import RunStart, collect_starts
 from orchestrator.control.policy import RunOutcome
 from orchestrator.control.projects.pointer_moves import DECISION_EVENTS, Promotion, find_promotion
 from orchestrator.registry.values import Run, clean_text
@@ -41,6 +42,8 @@ class StoredOutcome:
     """The version that the bare name resolves to, and the number of the pointer's last move."""
     promotion: Promotion | None = None
     """The move of the pointer that the job left to the service."""
+    starts: tuple[RunStart, ...] = ()
+    """The phases of its starts, as its events tell them."""
 
 
 def read_outcome(store: ObjectStore, run: Run) -> StoredOutcome:
@@ -61,10 +64,12 @@ def read_outcome(store: ObjectStore, run: Run) -> StoredOutcome:
         message=clean_text(message),
         alive=_is_alive(store, run),
     )
+    starts = tuple(collect_starts(events))
     if manifest is None:
-        return StoredOutcome(outcome)
+        return StoredOutcome(outcome, starts=starts)
     promotion = find_promotion(events, manifest) if run.kind == "retrain" else None
-    return StoredOutcome(outcome, manifest, read_pointer_move(store, run.name), promotion)
+    pointer = read_pointer_move(store, run.name)
+    return StoredOutcome(outcome, manifest, pointer, promotion, starts)
 
 
 def read_earlier_outcome(store: ObjectStore, run: Run) -> StoredOutcome:

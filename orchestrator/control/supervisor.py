@@ -284,6 +284,7 @@ class Service:
             service=self.config.name,
             max_runs=cluster.max_runs,
             max_attempts=self.config.max_attempts,
+            warm_workers=cluster.warm_workers,
             stores=self.config.stores,
             masks=self.config.masks,
         )

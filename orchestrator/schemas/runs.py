@@ -54,6 +54,15 @@ ATTEMPT_EXAMPLE: dict[str, Any] = {
 }
 
 
+START_EXAMPLE: dict[str, Any] = {
+    "attempt": 1,
+    "since": 1767236400.0,
+    "wait_s": 7.5,
+    "complete": True,
+    "phases": {"queue": 1.5, "check": 1.0, "processes": 2.0, "imports": 2.0, "first_step": 1.0},
+}
+
+
 class SubmitRunRequest(RequestSchema):
     """A run to submit. Without a project it belongs to the token's project, or to `default`."""
 
@@ -126,6 +135,30 @@ class RunDetailResponse(RunResponse):
     model_config = with_example(**RUN_EXAMPLE, attempts=[ATTEMPT_EXAMPLE])
 
     attempts: list[AttemptResponse]
+
+
+class StartResponse(ResponseSchema):
+    """The start of an attempt, or of workers that were restarted: the seconds of its phases.
+
+    They sum to `wait_s`: from the submission, or where it was restarted from `since`, to the end of
+    the first optimizer step if `complete`, else so far.
+    """
+
+    model_config = with_example(**START_EXAMPLE)
+
+    attempt: int
+    since: float
+    wait_s: float
+    complete: bool
+    phases: dict[str, float]
+
+
+class StartsResponse(ResponseSchema):
+    """The starts of a run, the oldest first, as the run's events tell them."""
+
+    model_config = with_example(starts=[START_EXAMPLE])
+
+    starts: list[StartResponse]
 
 
 class DeletedRunResponse(ResponseSchema):

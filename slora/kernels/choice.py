@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slora.kernels.limits import MIN_PROBED_WORK
 from slora.kernels.pattern import EntryPattern
 from slora.kernels.torch_kernels import (
     HAS_SAMPLED_PRODUCT_ON_CPU,
@@ -34,9 +35,6 @@ from slora.kernels.torch_kernels import (
 Kernel = Callable[[Tensor, Tensor, EntryPattern], Tensor]
 """Takes `g [N, O]` and `x [N, I]` of one dtype, and the pattern. Returns `[Z]` in any float."""
 
-MIN_PROBED_WORK = 1 << 25
-"""Multiplications of the dense product below which dense slabs are taken without a probe. It takes
-about a millisecond then, and a probe would cost more than it could save."""
 PROBE_RUNS = 3
 ROUNDED_HANDICAP = 0.9
 """A kernel that rounds its sums to bfloat16 must take at most this share of the time of one that

@@ -96,7 +96,7 @@ def multiply_by_tiles(grad_NO: Tensor, x_NI: Tensor, pattern: EntryPattern) -> T
     grad, x = _view_as_array(grad_NO), _view_as_array(x_NI)
     starts, columns = pattern.row_starts.numpy(), pattern.columns.numpy()
     is_bfloat16 = x_NI.dtype == torch.bfloat16
-    threads = min(torch.get_num_threads(), _count_threads())
+    threads = _count_threads()
     values = np.zeros((threads, pattern.nnz), np.float32)
     if threads == 1:
         _add_tiles(grad, x, starts, columns, values[0], 0, 1, is_bfloat16)
@@ -114,18 +114,25 @@ def _view_as_array(tensor: Tensor) -> Any:
 
 
 def _count_threads() -> int:
-    """Return how many threads numba may use: one where its threads may not be called from ours.
+    """Return how many threads to use: as many as torch, or one where numba's may not be called.
 
     Its own thread pool aborts the process when two threads call it at once; OpenMP and TBB do not.
     """
-    return int(_numba_config.NUMBA_NUM_THREADS) if _has_safe_threads() else 1
+    threads = torch.get_num_threads()
+    if threads == 1 or not _has_safe_threads():
+        return 1
+    return min(threads, int(_numba_config.NUMBA_NUM_THREADS))
 
 
 @cache
 def _has_safe_threads() -> bool:
     _numba_config.THREADING_LAYER = "threadsafe"
+    threads = torch.get_num_threads()
     try:
         numba.set_num_threads(1)
     except ValueError:
         return False
+    finally:
+        # Numba's OpenMP may be torch's own, and its start sets that to all processors.
+        torch.set_num_threads(threads)
     return True

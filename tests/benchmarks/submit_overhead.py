@@ -63,7 +63,7 @@ def _measured(folder: Path, rounds: int) -> dict[str, list[dict[str, float]]]:
     found: dict[str, list[dict[str, float]]] = {"bare": [], "service": []}
     # Jobs and bare submissions import the same packages: this checkout's.
     os.environ["PYTHONPATH"] = str(ROOT)
-    with ray_head(folder / "ray") as head, _service(folder, head) as environment:
+    with ray_head(folder / "ray") as head, open_service(folder, head) as environment:
         bare = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.url]
         bare += ["--no-wait", "--", sys.executable, "-m", "jobs.finetune", "--spec", str(spec)]
         ways = {
@@ -129,7 +129,7 @@ def _ended(head: Head, until: float) -> float:
 
 
 @contextmanager
-def _service(folder: Path, head: Head) -> Iterator[dict[str, str]]:
+def open_service(folder: Path, head: Head, *, warm_workers: int = 0) -> Iterator[dict[str, str]]:
     """A service on this Ray; the environment of who asks it."""
     [port] = free_ports(1)
     about = {
@@ -137,6 +137,7 @@ def _service(folder: Path, head: Head) -> Iterator[dict[str, str]]:
         "token_file": head.environment["RAY_AUTH_TOKEN_PATH"],
         "python": sys.executable,
         "shared_filesystem": True,
+        "warm_workers": warm_workers,
     }
     config: dict[str, Any] = {
         "database": f"sqlite:///{folder / 'registry.db'}",

@@ -13,6 +13,7 @@ import pytest
 from jobs.store.adapters.operations import resolve_adapter, verify_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore, list_runs
+from jobs.train.monitor.phases import PHASES, collect_starts
 from slora.formats.peft import read_adapter
 from tests.ray.gates import gate_at
 from tests.ray_head import Head
@@ -118,6 +119,12 @@ def test_a_submitted_job_whose_worker_is_killed_resumes_and_commits(head, folder
     assert len(steps) <= 30 + 5
     manifest = resolve_adapter(store, "sent")
     assert manifest.version == 1
+    # The workers that replaced the killed one have a start of their own.
+    first, again = collect_starts(runs.events.tail(0)[0])
+    assert list(first.phases) == [phase for phase in PHASES if phase != "queue"]
+    assert list(again.phases) == list(PHASES)[list(PHASES).index("placement") :]
+    assert first.is_complete and again.is_complete and again.since > first.since + first.wait_s
+    assert "seconds" in output and "until the first step ended" in " ".join(output.split())
     assert verify_adapter(store, manifest) == []
     assert manifest.world_size == 2
     assert list(manifest.evaluation) == ["before", "sparse", "handoff", "end"]

@@ -53,7 +53,7 @@ class ZooCase:
         """Return the spec of a short run of this kind, as plain values."""
         spec = {
             "name": f"zoo-{kind}",
-            "model": {"path": str(self.base), "task": self.task},
+            "model": {"path": str(self.base), "task": self.task, "dtype": "float32"},
             "data": {
                 "train": str(self.folder / "rows.jsonl"),
                 "eval": str(self.folder / "eval.jsonl"),

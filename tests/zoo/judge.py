@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -184,7 +185,7 @@ def judge_packing(case: ZooCase, training: Training) -> None:
     first = [forward for forward in training.forwards if forward.trains][:1]
     compared: set[int] = set()
     is_packed, worst = False, 0.0
-    for forward in [*_forwards_before_training(training), *first]:
+    for forward in [*_list_forwards_of_the_base(training), *first]:
         for sequence, tokens in enumerate(forward.inputs["input_ids"].tolist()):
             positions = {number: _find(tokens, ids) for number, ids in enumerate(rows)}
             starts = {number: at for number, at in positions.items() if at is not None}
@@ -209,12 +210,18 @@ def says_unpacked(plan: Mapping[str, Any]) -> bool:
     return any("pack" in note for note in plan.get("notes", ()))
 
 
-def _forwards_before_training(training: Training) -> list[Forward]:
-    forwards = []
-    for forward in training.forwards:
-        if forward.trains:
+def _list_forwards_of_the_base(training: Training) -> list[Forward]:
+    """Return the forwards of the first evaluation, and those that tried the model before it.
+
+    The evaluation comes after the first step, with the weights of the start.
+    """
+    forwards = list[Forward]()
+    steps = 0
+    for trains, group in itertools.groupby(training.forwards, lambda forward: forward.trains):
+        steps += trains
+        if steps > 1:
             break
-        forwards.append(forward)
+        forwards += [] if trains else group
     return forwards
 
 

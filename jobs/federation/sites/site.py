@@ -40,9 +40,8 @@ from jobs.train.data.global_batches import Step
 from jobs.train.data.worker_feeds import make_eval_feed
 from jobs.train.engine.engine import CompactEngine
 from jobs.train.engine.factory import make_engine_options
-from jobs.train.engine.loss import compute_logits
 from jobs.train.engine.step import has_diverged, take_step
-from jobs.train.evaluation_sums import sum_batch
+from jobs.train.evaluation_sums import compute_sums
 from jobs.train.method.masks import make_mask_request
 from jobs.train.method.publish import publish
 from jobs.train.model.load_base import load_base
@@ -71,6 +70,7 @@ class Site:
         base = load_base(request, store, self._context)
         self._request = request = request.with_packing(base.packing)
         self._model, self._tokenizer, self._targets = base.model, base.tokenizer, base.targets
+        self._loss = base.loss
         if mark_trainable is not None:
             mark_trainable(self._model)
         partition = read_partition(self._runs, request.partition)
@@ -99,6 +99,7 @@ class Site:
             self._feeds.make_calibration_feed(client),
             batches=self._spec.method.calibration_batches,
             device=self._context.device,
+            choice=self._loss,
         )
         try:
             scores = score_layers(
@@ -149,8 +150,9 @@ class Site:
         with torch.no_grad():
             for index, step in self._read_eval_steps(part, parts):
                 for batch in step.micros:
-                    outputs = compute_logits(self._model, batch, device=self._context.device)
-                    values = sum_batch(*outputs, batch).tolist()
+                    values = compute_sums(
+                        self._model, batch, self._loss, device=self._context.device
+                    ).tolist()
                     sums.append(EvaluationSums(index, tuple(values)))
         return sums
 
@@ -217,7 +219,11 @@ class Site:
             feed = self._feeds.make_round_feed(task.client, task.round)
             for step in feed.iter_steps(steps=self._section.local_steps):
                 exchange = take_step(
-                    engine, step, rate=task.learning_rate, device=self._context.device
+                    engine,
+                    step,
+                    rate=task.learning_rate,
+                    device=self._context.device,
+                    choice=self._loss,
                 )
                 assert exchange is not None
                 losses.append(exchange.losses[0])

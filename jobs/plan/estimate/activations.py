@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
 
+LOSS_CHUNK = {"cpu": 72 << 20, "gpu": 256 << 20}
+"""Upper bound of the bytes of a chunk's logits in the loss, in float32: few beside the activations,
+and enough rows for the matrix products. On a CPU a piece of more than 32 MB returns to the system
+at once, and leaves no holes in the heap; half of a chunk still is one.
+"""
+CHUNK_COPIES = 2
+"""Copies of a chunk's logits: logits and log-softmax, which becomes the gradient in place."""
 LOSS_COPIES = 4
-"""Copies of the logits at the peak of the loss: logits, log-softmax and both gradients."""
+"""Copies of the logits at the peak of a loss that is one chunk: logits, log-softmax and both
+gradients."""
 FLOAT32 = 4
 FULL_NORMS = 2
 """Outputs of the norms that are kept if their weights are trained."""
@@ -25,11 +33,24 @@ def estimate_activations(inputs: EstimateInput, stage: StageFacts) -> int:
 
 
 def estimate_logits(inputs: EstimateInput) -> int:
-    """Return the bytes of a language model's logits and loss, over all positions."""
+    """Return the bytes of a language model's logits and loss: of a chunk, if there are more.
+
+    A model whose loss can't be computed in chunks needs more; its run says so once it is loaded.
+    """
     if inputs.classifies:
         return 0
-    tokens = inputs.batching.micro * inputs.batching.length
-    return tokens * inputs.base.widths.vocab * _count_logit_bytes_per_token(inputs)
+    tokens, widths = inputs.batching.micro * inputs.batching.length, inputs.base.widths
+    chunk = LOSS_CHUNK["cpu" if inputs.resources.cpu else "gpu"]
+    chunks = -(-tokens * widths.vocab * FLOAT32 // chunk)
+    if chunks <= 1:
+        return tokens * widths.vocab * _count_logit_bytes_per_token(inputs)
+    # The hidden states of the targets, and their gradient; a trained projection's gradient too.
+    hidden = 2 * tokens * widths.hidden * inputs.dtype_bytes
+    # The latter twice: as the forward has summed it, and scaled by the backward.
+    projection = 2 * widths.vocab * widths.hidden * FLOAT32 if inputs.is_full else 0
+    # In bfloat16 the logits and their gradient are rounded beside both.
+    copies = CHUNK_COPIES if inputs.dtype_bytes == FLOAT32 else CHUNK_COPIES + 1
+    return copies * (tokens * widths.vocab * FLOAT32 // chunks) + hidden + projection
 
 
 def _count_logit_bytes_per_token(inputs: EstimateInput) -> int:
@@ -59,11 +80,11 @@ def _count_ranks_per_layer(inputs: EstimateInput) -> int:
 
 
 def _count_attention_mask_bytes(inputs: EstimateInput) -> int:
-    """Count the bytes of the attention masks, which SDPA keeps in every layer on a CPU."""
-    length = inputs.batching.length
-    return (
-        inputs.dtype_bytes * inputs.batching.micro * length * length if inputs.resources.cpu else 0
-    )
+    """Count the bytes of the attention masks, which SDPA keeps in every layer on a CPU; none where
+    attention is computed within each row."""
+    if not (inputs.holds_masks and inputs.resources.cpu):
+        return 0
+    return inputs.dtype_bytes * inputs.batching.micro * inputs.batching.length**2
 
 
 def _count_transient_per_token(inputs: EstimateInput) -> int:

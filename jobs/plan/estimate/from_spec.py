@@ -37,6 +37,8 @@ class CheckedFacts:
     eval_rows: int | None = None
     """Held-out rows, if they have been counted."""
     speed: Speed | None = None
+    holds_masks: bool = False
+    """Attention holds masks of L x L."""
     local_memory: int | None = None
     """Memory of this machine in bytes; by default it is read."""
 
@@ -66,6 +68,7 @@ def estimate_run(
             averages_products=spec.cluster.average == "product",
         ),
         classifies=spec.model.task == "sequence-classification",
+        holds_masks=facts.holds_masks,
     )
     adapter = estimate_adapter(
         spec.method,
@@ -97,6 +100,7 @@ def _describe_method(
         keeps_residual=method.handoff.residual != "drop",
         scored=scored or (has_init and method.init == "lora-ga"),
         broadcast_starts=has_init,
+        uses_kernels=bool(entries) and method.mask not in STRUCTURES,
         head=head,
     )
 

@@ -41,6 +41,8 @@ class MethodFacts:
     """Masks or initial factors are computed from gradients over calibration data."""
     broadcast_starts: bool
     """Initial factors are computed on one rank and broadcast, without a hand-off."""
+    uses_kernels: bool = False
+    """The sparse stage's masks are no blocks: a kernel computes their gradients."""
     head: int = 0
     """Parameters of the head, which is held in the base's type."""
 
@@ -109,6 +111,8 @@ class EstimateInput:
     """Bytes per exchanged gradient: 4 or 2."""
     local: LocalStepFacts
     classifies: bool
+    holds_masks: bool = False
+    """Attention holds masks of L x L."""
 
     @property
     def is_full(self) -> bool:

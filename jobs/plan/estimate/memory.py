@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jobs.plan.estimate.activations import estimate_activations, estimate_logits
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
+from slora.kernels.limits import COMPILER_BYTES, MIN_PROBED_WORK
 
 RUNTIME = 630_000_000
 """Bytes of a CPU worker before it loads anything: python, torch, transformers, deepspeed, ray and
@@ -25,7 +26,8 @@ FLOAT32 = 4
 MASTER, MOMENTS, BUCKET, SNAPSHOT = 4, 8, 4, 12
 """Bytes per trained parameter, all of which are on every worker."""
 POSITION, COLUMN = 8, 4
-"""Bytes per entry of a mask: its index, and its column for the sampled product."""
+"""Bytes per entry of a mask: its index, and in the sparse stage its column; the base's own entry
+comes on top."""
 PREFETCHED = 100_000_000
 """Maximum number of parameters that are prefetched on a GPU."""
 
@@ -129,6 +131,7 @@ def _get_adapter_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) 
         "gradients": trained * (BUCKET + exchanged) + copies,
         "optimiser": trained * (MOMENTS + _count_local_bytes(inputs)),
         "masks": _count_mask_bytes(inputs, stage),
+        "compiler": _count_compiler_bytes(inputs),
         "activations": estimate_activations(inputs, stage),
         "logits": estimate_logits(inputs),
         "snapshot": _count_snapshot_bytes(inputs, trained),
@@ -166,7 +169,16 @@ def _get_full_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) -> 
 
 def _count_mask_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
     entries = sum(inputs.method.mask_entries.values())
-    return entries * ((POSITION + COLUMN) if stage.name == "sparse" else POSITION)
+    per_entry = POSITION + COLUMN + inputs.dtype_bytes if stage.name == "sparse" else POSITION
+    return entries * per_entry
+
+
+def _count_compiler_bytes(inputs: EstimateInput) -> int:
+    """Return the bytes of the compiler of kernels, which stays when the sparse stage has ended."""
+    tokens = inputs.batching.micro * inputs.batching.length
+    sides = inputs.method.targets.values() if inputs.method.uses_kernels else ()
+    is_probed = any(tokens * rows * columns >= MIN_PROBED_WORK for rows, columns in sides)
+    return COMPILER_BYTES if is_probed and inputs.resources.cpu else 0
 
 
 def _count_snapshot_bytes(inputs: EstimateInput, trained: int) -> int:

@@ -5,15 +5,14 @@ One of its threads trains, one waits for the next report, and one delivers the d
 
 from __future__ import annotations
 
-import datetime
 import gc
 import os
 import queue
-import socket
 from dataclasses import replace
 
 from jobs.errors import JobsError
 from jobs.search.tune.trial_task import TrialReport, TrialTask
+from jobs.train.comm.rendezvous import find_free_address, join_process_group
 from jobs.train.request import FederationRequest
 from jobs.train.worker import ENVIRONMENT
 from slora.errors import SloraError
@@ -35,32 +34,21 @@ class TrialWorker:
 
     def find_free_address(self) -> str:
         """Return a free host:port for the process group."""
-        import ray
-
-        with socket.socket() as free_socket:
-            free_socket.bind(("", 0))
-            return f"{ray.util.get_node_ip_address()}:{free_socket.getsockname()[1]}"
+        return find_free_address()
 
     def init_process_group(self, address: str, rank: int, world_size: int, timeout_s: int) -> None:
         """Join the process group of all workers, for the lifetime of the actor."""
-        import torch
-
-        from jobs.train.comm.deepspeed_comm import init_deepspeed
-
         self._rank, self._world_size = rank, world_size
-        # DeepSpeed reads the ranks from the environment, whatever group it is given.
-        environment = {
-            "RANK": rank,
-            "WORLD_SIZE": world_size,
-            "LOCAL_RANK": 0 if self._gpu else rank,
-        }
-        os.environ.update({name: str(value) for name, value in environment.items()})
-        backend = "nccl" if self._gpu else "gloo"
-        torch.distributed.init_process_group(
-            backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size,
-            timeout=datetime.timedelta(seconds=timeout_s),
-        )  # fmt: skip
-        init_deepspeed(backend)
+        # Ray shows each of them its own GPU only.
+        local_rank = 0 if self._gpu else rank
+        join_process_group(
+            address,
+            rank,
+            world_size,
+            local_rank=local_rank,
+            gpu=self._gpu,
+            timeout_s=timeout_s,
+        )
 
     def train(self, task: TrialTask, start_number: int) -> str:
         """Run one trial, resuming its run. Report its end too, and return the reason if it failed.

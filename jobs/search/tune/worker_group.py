@@ -1,21 +1,26 @@
 """The workers that run one trial after another: actors in the placement group of the trial.
 
-They are children of the trial's actor and live in the placement group that Tune made for it. When
-that actor ends or dies, Ray ends them too.
+They are children of the trial's actor and live in the placement group that Tune made for it, or are
+warm workers on the same nodes. When that actor ends or dies, they end too.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.placement_group import placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from jobs.errors import TrainingFailed
 from jobs.search.tune.trial_task import TrialReport, TrialTask
 from jobs.search.tune.trial_worker import ACTOR_THREADS, TrialWorker
 from jobs.spec.schema import ClusterSection
+from jobs.train.pool.borrow import WarmGroup, borrow_workers, make_pool_client
 
 START_TIMEOUT_S = 300.0
 """Seconds for the workers of a trial to start; a machine that loads torch cold needs 60."""
@@ -34,12 +39,32 @@ class TrialWorkerLost(TrainingFailed):
         )
 
 
+class _BorrowedWorker:
+    """Calls the trial worker that a warm worker holds, as if it were an actor of its own."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        return _BorrowedMethod(self._actor, getattr(TrialWorker, name))
+
+
+@dataclass(frozen=True)
+class _BorrowedMethod:
+    actor: Any
+    method: Callable[..., Any]
+
+    def remote(self, *args: Any) -> Any:
+        return self.actor.call.remote(self.method, *args)
+
+
 class TrialWorkerGroup:
     """Workers that train together. The first trial starts them, and the next ones reuse them."""
 
     def __init__(self, cluster: ClusterSection) -> None:
         self._cluster = cluster
         self._workers: list[Any] = []
+        self._warm_group: WarmGroup | None = None
         self._running: list[Any] = []
         self._next_report: Any = None
         self._start_number = 0
@@ -121,8 +146,12 @@ class TrialWorkerGroup:
 
     def close(self) -> None:
         """Kill the workers."""
-        for worker in self._workers:
-            ray.kill(worker)
+        if self._warm_group is not None:
+            self._warm_group.close()
+            self._warm_group = None
+        else:
+            for worker in self._workers:
+                ray.kill(worker)
         self._workers, self._running, self._next_report = [], [], None
 
     def _wait_for_first_worker(self) -> bool:
@@ -131,11 +160,37 @@ class TrialWorkerGroup:
         return bool(ready)
 
     def _start_workers(self) -> None:
+        self._workers = self._borrow_workers() or self._make_workers()
+        try:
+            self._join_workers()
+        except GetTimeoutError as error:
+            self.close()
+            reason = f"{len(self._workers)} workers did not start within {START_TIMEOUT_S} s"
+            raise TrialWorkerLost(reason) from error
+
+    def _borrow_workers(self) -> list[Any]:
+        """Return warm workers on the nodes of this trial, or none."""
+        cluster = self._cluster
+        assert isinstance(cluster.workers, int)
+        # Ray shows the GPUs of a bundle to the workers that it starts in it only.
+        if cluster.gpus_per_worker or (client := make_pool_client(cluster)) is None:
+            return []
+        bundles = placement_group_table(ray.util.get_current_placement_group())
+        nodes = [bundles["bundles_to_node_id"][number] for number in range(cluster.workers)]
+        self._warm_group = borrow_workers(client, cluster, reserved=nodes)
+        if self._warm_group is None:
+            return []
+        make_worker = functools.partial(TrialWorker, threads=cluster.cpus_per_worker, gpu=False)
+        for worker in self._warm_group.workers:
+            worker.set_up.remote(client.variables, make_worker)
+        return [_BorrowedWorker(worker) for worker in self._warm_group.workers]
+
+    def _make_workers(self) -> list[Any]:
         cluster = self._cluster
         group = ray.util.get_current_placement_group()
         assert isinstance(cluster.workers, int)
         make_worker = ray.remote(TrialWorker).options
-        self._workers = [
+        return [
             make_worker(
                 num_cpus=cluster.cpus_per_worker,
                 num_gpus=cluster.gpus_per_worker,
@@ -146,12 +201,6 @@ class TrialWorkerGroup:
             ).remote(threads=cluster.cpus_per_worker, gpu=cluster.gpus_per_worker > 0)
             for number in range(cluster.workers)
         ]
-        try:
-            self._join_workers()
-        except GetTimeoutError as error:
-            self.close()
-            reason = f"{cluster.workers} workers did not start within {START_TIMEOUT_S} s"
-            raise TrialWorkerLost(reason) from error
 
     def _join_workers(self) -> None:
         """Make one process group of the workers. Raise GetTimeoutError."""

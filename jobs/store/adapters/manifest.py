@@ -76,6 +76,8 @@ class BaseRecord(StrictModel):
     """The digest of `files`; without them that of config.json and the weights alone."""
     files: Annotated[tuple[BaseFile, ...], Field(max_length=10_000)] | None = None
     """Every file that is loaded; None in manifests of earlier releases."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the base's weights in the training; None in manifests of earlier releases."""
 
     def __str__(self) -> str:
         return f"{self.path} at {self.revision}" if self.revision else self.path

@@ -90,6 +90,11 @@ class RunStore:
         return self.open_journal(EVENTS, urgent=True)
 
     @property
+    def phase_events(self) -> Journal | RemoteJournal:
+        """Return the journal of events for those of phases: nobody waits until they are sent."""
+        return self.open_journal(EVENTS)
+
+    @property
     def metrics(self) -> Journal | RemoteJournal:
         """Return the journal of the metrics of each step."""
         return self.open_journal(METRICS)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from jobs.train.data.global_batches import Feed
-from jobs.train.engine.loss import compute_logits, sum_loss
+from jobs.train.engine.chunked_loss import PLAIN_LOSS, LossChoice
+from jobs.train.engine.loss import compute_loss
 
 
 def make_calibration_pass(
@@ -17,6 +18,7 @@ def make_calibration_pass(
     *,
     batches: int,
     device: torch.device,
+    choice: LossChoice = PLAIN_LOSS,
     on_sequence: Callable[[], None] = lambda: None,
 ) -> Callable[[], int]:
     """Return the function that `slora.masks.scoring` calls for one pass: it runs this rank's share
@@ -33,8 +35,7 @@ def make_calibration_pass(
             for batch in step.micros:
                 if not batch.targets:
                     continue
-                outputs = compute_logits(model, batch, device=device)
-                loss = sum_loss(*outputs, batch.kind) / batch.targets
+                loss = compute_loss(model, batch, choice, device=device) / batch.targets
                 loss.backward()  # type: ignore[no-untyped-call]
                 count += 1
                 on_sequence()

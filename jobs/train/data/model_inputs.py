@@ -8,6 +8,7 @@ decoder beside an encoder gets the completion, shifted by the model's own rule.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ def make_model_inputs(model: Any, batch: Batch, *, device: torch.device) -> dict
         # With a cache no model looks for packed rows, and some decoders fail in training, whatever
         # their config says.
         inputs["use_cache"] = False
+    if batch.packing == "positions" and _takes_bounds(model, accepted):
+        inputs |= _make_bounds(inputs["position_ids"])
     if batch.packing == "mask":
         positions = batch.inputs["position_ids"].to(device)
         inputs["attention_mask"] = _make_mask(create_causal_mask, model, positions)
@@ -65,6 +68,28 @@ def _has_token_types(model: Any) -> bool:
     # XLNet compares the types of two tokens, and so has no embedding of them to size.
     default = 2 if model.config.model_type == "xlnet" else 0
     return is_accepted and getattr(model.config, "type_vocab_size", default) > 1
+
+
+def _takes_bounds(model: Any, accepted: Mapping[str, inspect.Parameter]) -> bool:
+    """Return whether the model's attention is a flash kernel, which reads the rows of several
+    sequences from their bounds alone.
+    """
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    return passes_on and str(model.config._attn_implementation).startswith("flash_attention")
+
+
+def _make_bounds(positions_mL: Tensor) -> dict[str, Any]:
+    """Return the bounds of all rows in the flattened batch, as flash kernels take them."""
+    positions_T = positions_mL.flatten()
+    starts = (positions_T == 0).nonzero().flatten()
+    bounds = torch.cat((starts, starts.new_tensor([len(positions_T)]))).to(torch.int32)
+    longest = int(positions_T.max()) + 1
+    return {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
 def _make_mask(create_mask: Any, model: Any, positions_mL: Tensor) -> Any:

@@ -1,5 +1,5 @@
 """The loss as a sum over targets, so that any split into micro-batches and workers adds up the
-same.
+same. That of tokens is computed in chunks where the model allows it: see `chunked_loss`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,48 @@ from jobs.spec.tasks import TargetKind
 from jobs.train.data.collate import Batch
 from jobs.train.data.model_inputs import make_model_inputs
 from jobs.train.data.tokenization import IGNORE_INDEX
+from jobs.train.engine.chunked_loss import PLAIN_LOSS, LossChoice, sum_chunked_loss
+
+TOKEN_KINDS = ("tokens", "completion")
+
+
+def compute_loss(
+    model: Any,
+    batch: Batch,
+    choice: LossChoice = PLAIN_LOSS,
+    *,
+    unwrapped_model: Any = None,
+    device: torch.device,
+) -> Tensor:
+    """Return the batch's loss, summed over its labels, a float32 scalar. `unwrapped_model` is the
+    model itself if `model` wraps it.
+    """
+    if batch.kind in TOKEN_KINDS:
+        return compute_token_loss(
+            model, batch, choice, unwrapped_model=unwrapped_model, device=device
+        )
+    outputs = compute_logits(model, batch, unwrapped_model=unwrapped_model, device=device)
+    return sum_loss(*outputs, batch.kind)
+
+
+def compute_token_loss(
+    model: Any,
+    batch: Batch,
+    choice: LossChoice,
+    *,
+    unwrapped_model: Any = None,
+    device: torch.device,
+) -> Tensor:
+    """Return the loss of a batch of tokens or completions: in chunks, or from all logits."""
+    if choice.is_chunked:
+        inner = unwrapped_model or model
+        inputs = make_model_inputs(inner, batch, device=device)
+        labels = batch.labels.to(device)
+        if batch.kind == "tokens":
+            labels = labels[:, 1:]
+        return sum_chunked_loss(model, inputs, labels, choice, unwrapped_model=inner)
+    outputs = compute_logits(model, batch, unwrapped_model=unwrapped_model, device=device)
+    return sum_loss(*outputs, batch.kind)
 
 
 def compute_logits(

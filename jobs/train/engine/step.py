@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from jobs.errors import TrainingFailed
 from jobs.plan.plan import StagePlan
 from jobs.train.data.global_batches import Step
+from jobs.train.engine.chunked_loss import PLAIN_LOSS, LossChoice
 from jobs.train.engine.engine import Engine, ExchangeResult
-from jobs.train.engine.loss import compute_logits, sum_loss
+from jobs.train.engine.loss import compute_loss
 
 
 def take_step(
@@ -23,6 +24,7 @@ def take_step(
     *,
     rate: float,
     device: torch.device,
+    choice: LossChoice = PLAIN_LOSS,
     preempted: bool = False,
     sync: bool = False,
 ) -> ExchangeResult | None:
@@ -33,8 +35,10 @@ def take_step(
     """
     total = torch.zeros((), device=device)
     for batch in step.micros:
-        outputs = compute_logits(engine.model, batch, unwrapped_model=engine.module, device=device)
-        loss = sum_loss(*outputs, batch.kind) / step.targets
+        total_loss = compute_loss(
+            engine.model, batch, choice, unwrapped_model=engine.module, device=device
+        )
+        loss = total_loss / step.targets
         engine.backward(loss)
         total += loss.detach()
     return engine.step(rate=rate, loss=total, preempted=preempted, sync=sync)
@@ -45,7 +49,9 @@ def has_diverged(loss: float, grad_norm: float) -> bool:
     return not (math.isfinite(loss) and math.isfinite(grad_norm))
 
 
-def locate_non_finite(engine: Engine, step: Step, device: torch.device) -> str:
+def locate_non_finite(
+    engine: Engine, step: Step, device: torch.device, choice: LossChoice = PLAIN_LOSS
+) -> str:
     """Return where the first such number is: a layer's output, or a trained tensor.
 
     Runs the step's batches again. A collective.
@@ -53,7 +59,7 @@ def locate_non_finite(engine: Engine, step: Step, device: torch.device) -> str:
     broken_layers: list[str] = []
     with torch.no_grad(), _watch_outputs(engine.module, broken_layers):
         for batch in step.micros:
-            compute_logits(engine.model, batch, unwrapped_model=engine.module, device=device)
+            compute_loss(engine.model, batch, choice, unwrapped_model=engine.module, device=device)
     tensor = engine.find_non_finite()
     if broken_layers:
         return f"first in the output of {broken_layers[0]}"

@@ -126,6 +126,7 @@ def _make_draft(
             revision=source.revision,
             digest=request.base_digest,
             files=request.base_files or None,
+            dtype=request.plan.dtype.dtype,
         ),
         data=DataRecord(
             train_sha256=str(train.sha256),

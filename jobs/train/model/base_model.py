@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from jobs.errors import Fault, InputError
+from jobs.plan.attention_choice import KERNELS
 from jobs.spec.tasks import PROBLEM_TYPES, get_label_kind
 from jobs.train.model.tokenizer import load_tokenizer
 
@@ -30,23 +31,28 @@ def load_model(
     *,
     task: str,
     dtype: str,
+    attention: str = "auto",
     labels: Sequence[str] = (),
     label_kind: str = "one",
     seed: int = 0,
     new_head: bool = False,
 ) -> PreTrainedModel:
     """Load the base on the CPU, in evaluation mode; a classifier's head that the files lack is
-    drawn from `seed`, and with `new_head` also one that they have. `label_kind` is data.labels.
+    drawn from `seed`, and with `new_head` also one that they have. `attention` is model.attention,
+    `label_kind` is data.labels.
 
     Raise InputError if the files lack other weights, or have them in other shapes.
     """
     config = _load_config(path, task, labels, label_kind)
     # A new head is drawn from torch's global generator: the same on every rank.
     torch.manual_seed(seed)
+    name = KERNELS.get(attention, attention)
+    kernel = {} if attention == "auto" else {"attn_implementation": name}
     model, info = choose_model_class(config, task).from_pretrained(
         path,
         config=config,
         dtype=getattr(torch, dtype),
+        **kernel,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
         use_safetensors=True,

@@ -63,6 +63,7 @@ def describe_model(folder: Path, task: str) -> ModelDescription:
         transformers=transformers.__version__,
         model_class=model_class.__name__,
         attention=str(model.config._attn_implementation),
+        kernels=tuple(_iter_kernels(model)),
         parameters={
             name: _describe_tensor(tensor, label_axes.get(name))
             for name, tensor in model.named_parameters()
@@ -84,6 +85,17 @@ def describe_model(folder: Path, task: str) -> ModelDescription:
         is_stateful=bool(getattr(model, "_is_stateful", False)),
         vocabulary=int(model.get_input_embeddings().weight.shape[0]),
     )
+
+
+def _iter_kernels(model: PreTrainedModel) -> Iterator[str]:
+    """Yield the values of model.attention that a model's class says it supports."""
+    yield "eager"
+    if model._supports_sdpa:
+        yield "sdpa"
+    if model._supports_flash_attn:
+        yield "flash_attention_2"
+    if model._supports_flex_attn:
+        yield "flex"
 
 
 def _load_config(folder: Path) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jobs.errors import Fault, InputError
 from jobs.inspect.model_description import dump_description
 from jobs.train.model.base_model import choose_model_class
 from jobs.train.model.describe_model import describe_model
+from jobs.train.model.dtype_probe import measure_products
 
 
 def answer_quietly(request: Mapping[str, Any]) -> bytes:
@@ -57,7 +59,15 @@ def _probe_packing(request: Mapping[str, Any]) -> Any:
         request["folder"], local_files_only=True, trust_remote_code=False
     )
     model_class = choose_model_class(config, "causal-lm")
-    return dataclasses.asdict(answer_probe(config, model_class._from_config))
+    kernel = request["kernel"]
+    options = {"attn_implementation": kernel} if kernel else {}
+    build = partial(model_class._from_config, **options)
+    return dataclasses.asdict(answer_probe(config, build))
+
+
+def _probe_dtype(request: Mapping[str, Any]) -> Any:
+    sizes = {name: request[name] for name in ("tokens", "rows", "columns")}
+    return measure_products(**sizes)
 
 
 def _find_peft_loss(request: Mapping[str, Any]) -> Any:
@@ -77,6 +87,7 @@ def _find_peft_loss(request: Mapping[str, Any]) -> Any:
 _ANSWERS = {
     "describe": _describe,
     "probe_packing": _probe_packing,
+    "probe_dtype": _probe_dtype,
     "find_peft_loss": _find_peft_loss,
 }
 

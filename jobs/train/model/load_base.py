@@ -10,11 +10,14 @@ from transformers import PreTrainedTokenizerBase
 from jobs.plan.packing_choice import PackingChoice
 from jobs.store.base import ObjectStore
 from jobs.train.comm.collectives import WorkerContext
+from jobs.train.engine.chunked_loss import LossChoice
 from jobs.train.method.warm_start import WarmStart, load_warm_start
 from jobs.train.model.base_model import list_towers, load_model
 from jobs.train.model.base_shards import BaseShards
+from jobs.train.model.settle_loss import settle_loss
 from jobs.train.model.settle_packing import settle_packing
 from jobs.train.model.tokenizer import add_tokens, load_tokenizer
+from jobs.train.monitor.usage import reset_memory_peak
 from jobs.train.request import AdapterRequest
 from slora.formats.merge import load_head
 from slora.layers.install import freeze
@@ -36,10 +39,13 @@ class LoadedBase:
     """The parent's contents, or None without a parent."""
     packing: PackingChoice
     """How rows are packed, now that the model has been tried."""
+    loss: LossChoice
+    """How the loss of tokens is computed."""
 
 
 def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContext) -> LoadedBase:
     """Load the request's base, or its parent if that is a full model. A collective if sharded."""
+    reset_memory_peak(context.device)
     spec, folder = request.spec, str(request.base)
     tokenizer = load_tokenizer(folder)
     with load_warm_start(request, store) as parent:
@@ -47,6 +53,7 @@ def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContex
             str(parent.model if parent and parent.model else folder),
             task=spec.model.task,
             dtype=spec.model.dtype,
+            attention=spec.model.attention,
             labels=request.labels,
             label_kind=spec.data.labels,
             seed=spec.train.seed,
@@ -79,4 +86,5 @@ def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContex
     else:
         shards = BaseShards(model, request.plan.sharding, context)
     packing = settle_packing(spec, request.plan.packing, model, context, shards=shards)
-    return LoadedBase(model, tokenizer, targets, shards, parent, packing)
+    loss = settle_loss(spec, model, context, shards=shards)
+    return LoadedBase(model, tokenizer, targets, shards, parent, packing, loss)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from jobs.plan.packing_choice import PackingChoice, PackingMode, ProbeAnswer
+from jobs.train.attention.row_attention import use_full_attention, use_row_attention
 from jobs.train.data.collate import Batch, Collator
 from jobs.train.data.model_inputs import list_layer_types, make_model_inputs
 from jobs.train.data.packing import TokenSequence, join_samples
@@ -33,10 +34,12 @@ ON = {
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows packed into sequences, and each of them alone."""
+    """Rows packed into sequences, each of them alone, and padded."""
 
     packed: Batch
     alone: tuple[Batch, ...]
+    padded: tuple[Batch, ...]
+    """The rows side by side, padded at their ends and at their starts."""
 
 
 def answer_probe(config: Any, build: Build) -> ProbeAnswer:
@@ -44,8 +47,11 @@ def answer_probe(config: Any, build: Build) -> ProbeAnswer:
     any_length = probe_copy(config, build, exceed_limits=True)
     limit = find_smallest_limit(config)
     within_limit = any_length
-    if limit is not None and not any_length.is_on:
+    if limit is not None and (any_length.by_row or not any_length.is_on):
         within_limit = probe_copy(config, build, exceed_limits=False)
+        # Rows that exceed a window have a mask: only shorter ones try attention by row.
+        by_row = any_length.by_row and within_limit.by_row
+        any_length = replace(any_length, by_row=by_row)
     return ProbeAnswer(any_length, within_limit, limit, reads_ahead(config, build))
 
 
@@ -77,7 +83,8 @@ def probe_model(model: Any) -> PackingChoice:
     for mode in list_modes(model):
         error = measure_error(model, mode)
         if error <= TOLERANCE:
-            return PackingChoice(mode, ON[mode])
+            by_row = mode == "positions" and measure_row_error(model) <= TOLERANCE
+            return PackingChoice(mode, ON[mode], by_row=by_row)
         errors[mode] = error
     return PackingChoice("off", explain_error(model, min(errors.values())))
 
@@ -105,17 +112,33 @@ def measure_error(model: Any, mode: PackingMode) -> float:
     """
     rows = make_rows(mode, vocabulary=model.get_input_embeddings().weight.shape[0])
     try:
-        alone, alone_gradient = _compute_rows(model, rows.alone)
-        packed, gradient = _compute_rows(model, [rows.packed])
+        alone = _compute_rows(model, rows.alone)
+        packed = _compute_rows(model, [rows.packed])
     # A model that does not know an input, or another shape of a mask, raises whatever it likes.
     except Exception:
         return float("inf")
-    error = float((packed - alone).abs().max() / alone.std())
-    if error <= TOLERANCE and alone_gradient.isfinite().all():
-        difference = (gradient - alone_gradient).abs().max() / alone_gradient.abs().max()
-        # NaN too: padding that attends to nothing.
-        return error if difference <= GRADIENT_TOLERANCE else float("inf")
-    return error if error == error else float("inf")
+    return _compare_rows(packed, alone)
+
+
+def measure_row_error(model: Any) -> float:
+    """Return the largest difference that attention by row makes, as `measure_error` does: of packed
+    rows from rows alone, and of padded rows from the same with masks. Infinite without SDPA.
+    """
+    if model.config._attn_implementation != "sdpa":
+        return float("inf")
+    rows = make_rows("positions", vocabulary=model.get_input_embeddings().weight.shape[0])
+    batches = [(rows.alone, rows.packed), *(((b,), b) for b in rows.padded)]
+    try:
+        expected = [_compute_rows(model, batch) for batch, _ in batches]
+        if not use_row_attention(model):
+            return float("inf")
+        actual = [_compute_rows(model, [batch]) for _, batch in batches]
+    # A model that reads its mask, or has scores that SDPA does not know, raises what it likes.
+    except Exception:
+        return float("inf")
+    finally:
+        use_full_attention(model)
+    return max(map(_compare_rows, actual, expected))
 
 
 def make_rows(mode: PackingMode, *, vocabulary: int) -> PackedRows:
@@ -128,8 +151,18 @@ def make_rows(mode: PackingMode, *, vocabulary: int) -> PackedRows:
     ]
     singles = [row for line in lines for row in split_rows(line)]
     return PackedRows(
-        packed(lines, length=LINE_LENGTH), tuple(alone([row], length=len(row)) for row in singles)
+        packed(lines, length=LINE_LENGTH),
+        tuple(alone([row], length=len(row)) for row in singles),
+        tuple(pad_rows(singles, left=left) for left in (False, True)),
     )
+
+
+def pad_rows(rows: Sequence[TokenSequence], *, left: bool) -> Batch:
+    """Return the rows side by side, without targets for padding to predict."""
+    batch = Collator(0, "off", "tokens", False, pads_left=left)(rows, length=LINE_LENGTH)
+    is_padding = batch.inputs["attention_mask"][:, :-1] == 0
+    batch.labels[:, 1:].masked_fill_(is_padding, IGNORE_INDEX)
+    return batch
 
 
 def split_rows(line: TokenSequence) -> Iterator[TokenSequence]:
@@ -163,6 +196,18 @@ def _compute_rows(model: Any, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]
         logits.append(output[is_token].detach())
     (gradient,) = torch.autograd.grad(loss, [model.get_input_embeddings().weight])
     return torch.cat(logits), gradient
+
+
+def _compare_rows(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> float:
+    """Return the largest difference of the logits, in standard deviations of the expected ones;
+    infinite if the gradients differ."""
+    logits, gradient = expected
+    error = float((actual[0] - logits).abs().max() / logits.std())
+    if error <= TOLERANCE and gradient.isfinite().all():
+        difference = (actual[1] - gradient).abs().max() / gradient.abs().max()
+        # NaN too: padding that attends to nothing.
+        return error if difference <= GRADIENT_TOLERANCE else float("inf")
+    return error if error == error else float("inf")
 
 
 def _find_tokens(batch: Batch, length: int) -> Tensor:

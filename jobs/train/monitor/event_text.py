@@ -107,6 +107,18 @@ def format_packing(packing: Mapping[str, Any]) -> str:
     return f"{state}: {packing['reason']}"
 
 
+def format_dtype(dtype: Mapping[str, Any]) -> str:
+    """Return the dtype of a run, and why the hardware chose it if the spec did not."""
+    name = str(dtype["dtype"])
+    return f"{name} (auto: {dtype['reason']})" if dtype["is_auto"] else name
+
+
+def format_loss(choice: Mapping[str, Any]) -> str:
+    """Return in words how the loss of tokens is computed, and why."""
+    mode = "in chunks" if choice["mode"] == "chunks" else "plain"
+    return f"{mode}: {choice['reason']}"
+
+
 def _format_client_dropped(event: Mapping[str, Any]) -> str:
     client = event.get("name", event["client"])
     moment = f"round {event['round']}" if event["round"] else "scoring"
@@ -147,7 +159,9 @@ def _format_position(event: Mapping[str, Any]) -> str:
 FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "loading": lambda e: f"loading {e['base']}",
     "resumed": lambda e: f"resuming from {_format_position(e)}, {e['stage']} stage",
+    "dtype_settled": lambda e: f"computing in {format_dtype(e)}",
     "packing_settled": lambda e: f"packing {format_packing(e)}",
+    "loss_settled": lambda e: f"loss {format_loss(e)}",
     "started": _format_started,
     "evaluated": lambda e: f"{name_evaluation(e['at'])}: {format_metrics(e['metrics'])}",
     "stage": lambda e: f"{e['stage']} stage, {e['steps']} {e.get('unit', 'step')}s",

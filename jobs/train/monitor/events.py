@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 EVENTS = {
+    "phase_ended": "a phase of the run's start ended: `queue` to `first_step`, with its seconds",
     "loading": "a worker starts to load the base",
     "started": "the plan is complete, before the first step",
     "resumed": "a run continues from a checkpoint",
     "warm_started": "training starts from the weights of a parent adapter",
+    "dtype_settled": "model.dtype: auto was settled on the workers' machines; measured seconds",
     "packing_settled": "the loaded model was tried: rows are packed and how, or not and why",
+    "loss_settled": "the loaded model was tried: its loss is computed in chunks, or plain and why",
     "dataset_counted": "tokens and sequences were counted, so the steps of the epochs are known",
     "scoring": "the weights are scored for a mask",
     "masks_selected": "the masks of the sparse stage are drawn or chosen",

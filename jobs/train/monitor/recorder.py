@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from jobs.store.runs.run_store import RunStore
+from jobs.train.monitor.phases import PhaseClock, PhaseStart
 from jobs.train.monitor.progress import ProgressReporter
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunRecorder:
     """Writes the run's files. On ranks other than 0 every call does nothing."""
 
-    def __init__(self, runs: RunStore, *, writes: bool) -> None:
+    def __init__(self, runs: RunStore, *, writes: bool, start: PhaseStart | None = None) -> None:
         self._runs, self._is_writer = runs, writes
+        self._phases = (
+            PhaseClock(runs.phase_events, start) if start is not None and writes else None
+        )
         self._summary_writer: SummaryWriter | None = None
-        folder = runs.store.local_path(runs.key("tensorboard"))
-        if writes and folder is not None:
-            self._summary_writer = SummaryWriter(log_dir=str(folder))
 
     def emit_event(self, kind: str, **facts: Any) -> None:
         """Append an event to the journal."""
         if self._is_writer:
             self._runs.events.append({"event": kind, "time": time.time(), **facts})
+
+    def end_phase(self, phase: str) -> None:
+        """End a phase of the run's start, which is recorded until its first step has ended."""
+        if self._phases is not None:
+            self._phases.end(phase)
 
     def track_progress(self, label: str, total: int) -> ProgressReporter:
         """Return a reporter for a loop that may take long; its reports become events."""
@@ -65,6 +72,13 @@ class RunRecorder:
             self._summary_writer.close()
 
     def _write_scalars(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
-        if self._summary_writer is not None:
-            for name, value in metrics.items():
-                self._summary_writer.add_scalar(f"{group}/{name}", value, step)
+        folder = self._runs.store.local_path(self._runs.key("tensorboard"))
+        if folder is None:
+            return
+        if self._summary_writer is None:
+            # Imported with the first figure: it takes a fifth of a second before the first step.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._summary_writer = SummaryWriter(log_dir=str(folder))
+        for name, value in metrics.items():
+            self._summary_writer.add_scalar(f"{group}/{name}", value, step)

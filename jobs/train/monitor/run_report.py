@@ -11,20 +11,26 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.federation.round_log import open_round_log, sum_by_client
+from jobs.plan.attention_choice import describe_attention
 from jobs.plan.token_tally import make_tally
 from jobs.spec.metrics import FORMATS, list_measures, name_measure
 from jobs.store.runs.run_store import RunStore
 from jobs.train.monitor.event_text import (
     escape_control,
+    format_dtype,
     format_event,
     format_kernels,
+    format_loss,
     format_number,
     format_packing,
     format_stage_length,
     name_evaluation,
 )
+from jobs.train.monitor.phases import collect_starts
 
 MAX_TABLE_CLIENTS = 20
+BAR_WIDTH = 30
+"""Characters of the bar of a start's longest phase."""
 DECISIONS = ("no_new_data", "promoted", "promotion_requested", "not_promoted")
 """The events that end a retraining."""
 
@@ -33,6 +39,8 @@ def collect_outcome(runs: RunStore) -> dict[str, Any]:
     """Return the run's figures as plain values: evaluations, plan, ledger, adapter, samples."""
     events, _ = runs.events.tail(0)
     outcome: dict[str, Any] = {"run": runs.run_id, "evaluations": {}, "samples": {}}
+    if starts := collect_starts(events):
+        outcome["starts"] = [start.to_json() for start in starts]
     for event in events:
         kind = event.get("event")
         if kind == "evaluated":
@@ -45,6 +53,8 @@ def collect_outcome(runs: RunStore) -> dict[str, Any]:
                 outcome["local_steps"] = event["local_steps"]
         elif kind == "kernels_chosen":
             outcome["kernels"] = event["kernels"]
+        elif kind == "loss_settled":
+            outcome["loss"] = {"mode": event["mode"], "reason": event["reason"]}
         elif kind == "handoff":
             outcome["energy_share"] = event["energy_share"]
         elif kind == "published":
@@ -65,6 +75,7 @@ def render_summary(runs: RunStore) -> RenderableType:
     if outcome["evaluations"]:
         parts.append(_render_evaluations(outcome))
     parts.append(_render_facts(outcome))
+    parts += [render_start(start) for start in outcome.get("starts", ())[-1:]]
     if outcome.get("clients"):
         parts.append(_render_clients(outcome["clients"]))
     parts += _render_decision(outcome)
@@ -96,10 +107,16 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
         share = f"{trainable:,} parameters, {stage['share']:.2%} of {plan['model_parameters']:,}"
         length = format_stage_length(stage["steps"], outcome.get("local_steps"))
         table.add_row(f"{stage['name']} stage", f"{length}, {share}")
+    if "dtype" in plan:
+        table.add_row("dtype", format_dtype(plan["dtype"]))
     if "packing" in plan:
         table.add_row("packing", format_packing(plan["packing"]))
     if "kernels" in outcome:
         table.add_row("sparse kernels", Text(escape_control(format_kernels(outcome["kernels"]))))
+    if plan.get("attention"):
+        table.add_row("attention", describe_attention(plan["attention"]))
+    if "loss" in outcome:
+        table.add_row("loss", format_loss(outcome["loss"]))
     if "energy_share" in outcome:
         energy_share = format_number(outcome["energy_share"], ".1%")
         table.add_row("hand-off", f"{energy_share} of the update's energy retained by the rank")
@@ -109,6 +126,20 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
         table.add_row("tokens", f"{ledger['tokens']:,} in {steps}")
         table.add_row("adapter", f"{outcome['adapter']}, {outcome['bytes'] / 1e6:.1f} MB")
         table.add_row("url", str(outcome["url"]))
+    return table
+
+
+def render_start(start: Mapping[str, Any]) -> Table:
+    """Render the phases of a start, the longest with the longest bar."""
+    end = "the first step ended" if start["complete"] else "now"
+    attempt = f", attempt {start['attempt']}" if start["attempt"] else ""
+    title = f"start{attempt}: {start['wait_s']:.1f} s from the submission until {end}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    for column in ("phase", "seconds", ""):
+        table.add_column(column, justify="right" if column == "seconds" else "left", no_wrap=True)
+    longest = max((*start["phases"].values(), 0.001))
+    for phase, seconds in start["phases"].items():
+        table.add_row(phase, f"{seconds:.2f}", "\u2588" * round(BAR_WIDTH * seconds / longest))
     return table
 
 

@@ -13,10 +13,12 @@ from pydantic_core import to_json
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
-from jobs.errors import InputError, NotInStore
+from jobs.errors import InputError, NotInStore, StoreRefused, StoreUnreachable
 from jobs.spec.kinds import Kind
 from jobs.store.open import open_store
-from jobs.store.runs.run_store import SPEC, format_run_key
+from jobs.store.runs.journal import parse_events
+from jobs.store.runs.run_store import EVENTS, SPEC, format_run_key
+from jobs.train.monitor.phases import RunStart, collect_starts
 from orchestrator.api import cursor
 from orchestrator.api.auth import AuthenticatedRoute, CurrentPrincipal, requires_scope
 from orchestrator.api.cursor import Cursor, Limit, PageKey, encode_cursor
@@ -39,9 +41,13 @@ from orchestrator.schemas.runs import (
     DeletedRunResponse,
     RunDetailResponse,
     RunResponse,
+    StartResponse,
+    StartsResponse,
     SubmitRunRequest,
 )
 
+MAX_START_BYTES = 1 << 20
+"""Bytes of a run's events that are read for its starts: some thousand events."""
 MAX_TRIES = 5
 """Tries of a change that may collide with the reconciler's."""
 
@@ -203,6 +209,26 @@ def get_spec(
     return Response(_read_spec(stored), media_type="application/yaml")
 
 
+@router.get(
+    "/{run}/starts",
+    responses=describe_problems(404, 409),
+    openapi_extra=requires_scope("viewer"),
+)
+def get_starts(
+    principal: CurrentPrincipal,
+    service: ServiceDep,
+    run: RunPath,
+) -> StartsResponse:
+    """Return the phases of the run's starts, from submission to first step, by its events.
+
+    There are none while its store does not answer.
+    """
+    with service.database.read() as session:
+        stored = get_visible_run(session, principal, run)
+    starts = [StartResponse.model_validate(start.to_json()) for start in read_starts(stored)]
+    return StartsResponse(starts=starts)
+
+
 @router.post(
     "/{run}/stop",
     status_code=202,
@@ -262,6 +288,15 @@ def _retry_lost_updates(service: Service, change: Callable[[Session], Result]) -
             continue
     with service.database.write() as session:
         return change(session)
+
+
+def read_starts(run: Run) -> list[RunStart]:
+    """Read the starts from the first part of the run's events, which anybody may have written."""
+    try:
+        data = open_store(run.store).read(format_run_key(run.id, EVENTS), 0, MAX_START_BYTES)
+    except (NotInStore, StoreRefused, StoreUnreachable):
+        return []
+    return collect_starts(parse_events(data, 0)[0])
 
 
 def _read_spec(run: Run) -> bytes:

@@ -10,7 +10,9 @@ from orchestrator.cli.console import CommandGroup, note, print_json, print_line
 from orchestrator.cli.options import Json, Service
 from orchestrator.cli.remote import RunName, complete_runs, connect_service
 from orchestrator.cli.render import run_table
-from orchestrator.schemas.runs import DeletedRunResponse
+from orchestrator.client.client import ServiceClient
+from orchestrator.client.errors import ClientError
+from orchestrator.schemas.runs import DeletedRunResponse, StartResponse
 
 app = typer.Typer(cls=CommandGroup, invoke_without_command=True)
 
@@ -79,10 +81,24 @@ def list_runs(
 
 @app.command()
 def show(run: RunName, service: Service = None, json: Json = False) -> None:
-    """Show a run: its attempts, why it ended, and what to do next."""
+    """Show a run: its attempts, the phases of its start, why it ended, and what to do next."""
     with connect_service(service) as client:
         details = client.runs.get(run)
-    print_json(run_table.dump_run(details)) if json else run_table.show_run(details)
+        starts = _read_starts(client, run)
+    if json:
+        values = {"starts": [start.model_dump() for start in starts]}
+        print_json({**run_table.dump_run(details), **values})
+    else:
+        run_table.show_run(details, starts)
+
+
+def _read_starts(client: ServiceClient, run: str) -> list[StartResponse]:
+    """Return the run's starts; without its store, or from an older service, none."""
+    try:
+        return client.runs.get_starts(run).starts
+    except ClientError as error:
+        note(f"The phases of its start are not shown: {error}")
+        return []
 
 
 @app.command()

@@ -14,10 +14,10 @@ from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.kinds import get_kind, require_kind
 from jobs.spec.load import load_spec
 from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec, make_site_spec
+from jobs.train.cluster.ray_address import read_ray_address
 from jobs.train.data.token_pass import PassProgress
 from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.job_main import require_extra
-from jobs.train.ray_address import read_ray_address
 from orchestrator.cli.console import LazyProgressBar, err_console, note, print_json, print_line
 from orchestrator.cli.options import Json, Overrides, SpecFile
 from orchestrator.cli.render import plan_table

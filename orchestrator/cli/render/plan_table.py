@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from jobs.federation.federation_plan import LINK_SPEEDS, FederationPlan
+from jobs.plan.attention_choice import describe_attention
 from jobs.plan.data_report import list_data_lines
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.schema import StopSection
 from jobs.train.early_stopping import describe_stop
-from jobs.train.monitor.event_text import format_packing, format_workers
+from jobs.train.monitor.event_text import format_dtype, format_packing, format_workers
 from orchestrator.cli.console import (
     format_duration,
     format_size,
@@ -79,7 +80,9 @@ def _describe_run(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
     yield from list_data_lines(checked)
     for key, tally in plan.tallies.items():
         yield f"{key.removeprefix('data.')} tokens", tally.describe()
+    yield "dtype", format_dtype(asdict(plan.dtype))
     yield "packing", format_packing(asdict(plan.packing))
+    yield "attention", describe_attention(plan.attention)
 
 
 def _describe_workers(checked: ValidatedRun) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.cli.console import format_duration, print_line, show_pairs, show_table
-from orchestrator.schemas.runs import AttemptResponse, RunDetailResponse, RunResponse
+from orchestrator.schemas.runs import AttemptResponse, RunDetailResponse, RunResponse, StartResponse
 
 REASONS = {
     "crashed": (
@@ -46,6 +46,8 @@ REASONS = {
     "preempted": ("its machine was preempted", "Nothing to do: the service retries."),
 }
 """Why a run ended, and what to do next, by reason."""
+MAX_STARTS = 3
+"""Starts that are shown, the newest."""
 
 
 def show_runs(runs: Sequence[RunResponse], *, now: float | None = None) -> None:
@@ -66,8 +68,8 @@ def show_runs(runs: Sequence[RunResponse], *, now: float | None = None) -> None:
     show_table(rows, headers=headers, right=("age",), single_line=True)
 
 
-def show_run(run: RunDetailResponse) -> None:
-    """Print one run: its status, its attempts, why it ended and what to do next."""
+def show_run(run: RunDetailResponse, starts: Sequence[StartResponse] = ()) -> None:
+    """Print one run: its status, attempts, starts, why it ended and what to do next."""
     show_pairs(_format_pairs(run))
     if run.attempts:
         print_line("")
@@ -77,8 +79,20 @@ def show_run(run: RunDetailResponse) -> None:
             headers=headers,
             single_line=True,
         )
+    for start in starts[-MAX_STARTS:]:
+        print_line("")
+        _show_start(start)
     print_line("")
     print_line(f"next: {suggest_next_step(run)}")
+
+
+def _show_start(start: StartResponse) -> None:
+    """Print the phases of a start as the columns of one table."""
+    end = "until the first step ended" if start.complete else "so far"
+    began = format_time(start.since)
+    print_line(f"start of attempt {start.attempt}, {began} UTC: {start.wait_s:.1f} s {end}")
+    rows = [(phase, f"{seconds:.2f}") for phase, seconds in start.phases.items()]
+    show_table(rows, headers=("phase", "seconds"), right=("seconds",), single_line=True)
 
 
 def suggest_next_step(run: RunResponse) -> str:

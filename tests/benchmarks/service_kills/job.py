@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from jobs.errors import JobsError
-from jobs.spec.run_arguments import LEAVE_POINTER
+from jobs.spec.run_arguments import LEAVE_POINTER, SUBMITTED
 from jobs.store.adapters.operations import commit
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--run", required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument(LEAVE_POINTER, action="store_true")
+    parser.add_argument(SUBMITTED, type=float)
     options = parser.parse_args()
     _start_marking(Path(os.environ[MARKS]) / f"{options.run}.a{options.attempt}.{os.getpid()}")
     try:

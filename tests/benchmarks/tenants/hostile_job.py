@@ -26,7 +26,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from jobs.errors import JobsError
-from jobs.spec.run_arguments import LEAVE_POINTER
+from jobs.spec.run_arguments import LEAVE_POINTER, SUBMITTED
 from jobs.store.adapters.operations import commit
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--run", required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument(LEAVE_POINTER, action="store_true")
+    parser.add_argument(SUBMITTED, type=float)
     options = parser.parse_args()
     results = Path(os.environ[RESULTS])
     store = open_store(options.spec.split("/runs/")[0])

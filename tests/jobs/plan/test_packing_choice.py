@@ -20,7 +20,7 @@ from jobs.spec.schema import RunSpec
 from tests.tiny import hollow_model, tiny_spec
 
 OFF = PackingChoice("off", "rows leak")
-POSITIONS = PackingChoice("positions", "exact with position_ids alone")
+POSITIONS = PackingChoice("positions", "exact with position_ids alone", by_row=True)
 
 
 def make_spec(folder: Path, **data: Any) -> RunSpec:

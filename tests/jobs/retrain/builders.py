@@ -59,6 +59,7 @@ def committed(
     run: str = "r1",
     spec: dict[str, Any] | None = None,
     base: str | None = None,
+    base_dtype: str | None = None,
     mask: MaskRecord | None = None,
     **changes: Any,
 ) -> Manifest:
@@ -80,7 +81,7 @@ def committed(
         "attempt": 1,
         "base": BaseRecord(path="model", digest=base)
         if base
-        else BaseRecord(path="model", **vars(digest_base(folder / "model"))),
+        else BaseRecord(path="model", dtype=base_dtype, **vars(digest_base(folder / "model"))),
         "data": DataRecord(
             train_sha256=str(train.sha256),
             eval_sha256=eval_data.sha256 if eval_data else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from jobs.train.comm.collectives import WorkerContext
 from jobs.train.hooks import CheckpointReport, EvaluationReport, RunHooks, StoppedEarly
 from jobs.train.loop import NeedsSync, StageLoop, StepOutcome
 from jobs.train.monitor.ledger import Ledger
+from jobs.train.monitor.phases import PhaseStart, collect_starts
 from jobs.train.monitor.recorder import RunRecorder
 
 SPEC = {
@@ -75,6 +78,8 @@ class ScriptedTrainer:
     def evaluate(self) -> dict[str, float]:
         self.evaluated.append(float(self.trained))
         return {"loss": 1.0 / (1 + float(self.trained)), "perplexity": 1.0}
+
+    def keep_start(self) -> None: ...
 
     def generate_samples(self, name: str) -> None: ...
 
@@ -145,3 +150,46 @@ def test_a_hook_ends_the_run_after_its_checkpoint_and_another_try_resumes_there(
     assert float(trainer.trained) == 6
     resumed = [event for event in runs.events.tail(0)[0] if event["event"] == "resumed"]
     assert [(event["step"], event["unit"]) for event in resumed] == [(2, "round")]
+
+
+class RevisitingTrainer(ScriptedTrainer):
+    """Keeps the weight of its start until the first step is done."""
+
+    def __init__(self, runs: RunStore) -> None:
+        super().__init__(runs)
+        self.recorder = RunRecorder(runs, writes=True, start=PhaseStart.begin(3))
+
+    def keep_start(self) -> Any:
+        start = self.trained.clone()
+
+        @contextmanager
+        def revisit() -> Iterator[None]:
+            trained, self.trained = self.trained, start
+            yield
+            self.trained = trained
+
+        return SimpleNamespace(revisit=revisit)
+
+
+class Uncommitted(RunHooks):
+    def commit(self, publish: Any) -> None: ...
+
+
+def test_the_first_evaluation_is_made_after_the_first_step_with_the_weights_of_the_start(runs):
+    trainer = RevisitingTrainer(runs)
+    loop = StageLoop(trainer, hooks=Uncommitted())
+    loop.run()
+    assert trainer.evaluated == [0, 2, 4, 4, 6]
+    assert loop.evaluations["before"] == {"loss": 1.0, "perplexity": 1.0}
+    events = runs.events.tail(0)[0]
+    first = next(event for event in events if event["event"] == "evaluated")
+    assert (first["at"], first["step"]) == ("before", 0)
+    kinds = [event.get("phase", event["event"]) for event in events]
+    assert kinds.index("first_step") < kinds.index("evaluated")
+    assert [start.attempt for start in collect_starts(events)] == [3]
+
+
+def test_the_loop_ends_the_phases_up_to_the_first_step_once(runs):
+    StageLoop(RevisitingTrainer(runs), hooks=Uncommitted()).run()
+    phases = [event["phase"] for event in runs.events.tail(0)[0] if "phase" in event]
+    assert phases == ["compile", "evaluation", "first_step"]

@@ -58,6 +58,10 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
 """A config's class, its options beside SIZES, and how its rows can be packed."""
 
 
+BY_ROW = ("rotary", "windows", "chunks", "absolute positions")
+"""Kinds that are exact with attention by row; the others have scores or masks of their own."""
+
+
 def make_config(kind: str) -> Any:
     name, options, _ = KINDS[kind]
     return getattr(transformers, f"{name}Config")(**(SIZES | options))
@@ -78,6 +82,7 @@ def choose(model: Any, *, packing: Any = "auto", planned: PackingChoice = UNDECI
 def test_rows_are_packed_where_each_has_the_logits_that_it_has_alone(kind: str):
     answer = answer_probe(make_config(kind), AutoModelForCausalLM.from_config)
     assert answer.any_length.mode == KINDS[kind][2], answer
+    assert answer.any_length.by_row == answer.within_limit.by_row == (kind in BY_ROW), answer
     if answer.any_length.is_on:
         # The model itself, at lengths beyond its window.
         assert measure_error(make_model(kind), answer.any_length.mode) <= 1e-5
@@ -113,6 +118,20 @@ def test_a_loaded_model_that_mixes_rows_is_not_packed_whatever_the_plan_says():
     )
 
 
+@pytest.mark.parametrize("packing", ["auto", False])
+def test_a_loaded_model_attends_by_row_as_planned_packed_or_not(packing: Any):
+    reason = "exact with position_ids alone"
+    planned = PackingChoice("positions" if packing else "off", reason, by_row=True)
+    model = make_model("rotary")
+    choice = choose(model, packing=packing, planned=planned)
+    assert (choice.is_on, choice.by_row) == (bool(packing), True)
+    assert model.config._attn_implementation == "rows"
+    # One that has no SDPA keeps its kernel, and is packed all the same.
+    model = make_model("eager, windows in every other layer")
+    choice = choose(model, packing=packing, planned=planned)
+    assert (choice.is_on, choice.by_row) == (bool(packing), False)
+
+
 def test_a_model_gets_only_the_inputs_that_it_takes():
     rows = make_rows("mask", vocabulary=250)
     inputs = make_model_inputs(make_model("alibi with a mask"), rows.packed, device=CPU)
@@ -120,6 +139,19 @@ def test_a_model_gets_only_the_inputs_that_it_takes():
     batch = Collator(0, "off", "tokens", True)([], length=4)
     assert "token_type_ids" in batch.inputs
     assert "token_type_ids" not in make_model_inputs(make_model("rotary"), batch, device=CPU)
+
+
+def test_a_flash_kernel_gets_the_bounds_of_packed_rows():
+    model, batch = make_model("rotary"), make_rows("positions", vocabulary=250).packed
+    assert "cu_seq_lens_q" not in make_model_inputs(model, batch, device=CPU)
+    model.config._attn_implementation = "flash_attention_2"
+    inputs = make_model_inputs(model, batch, device=CPU)
+    # Rows of 21, 1, 13 and 30, 6 tokens in sequences of 40; each token of padding is a row.
+    expected = [0, 21, 22, *range(35, 40), 40, 70, *range(76, 81)]
+    assert inputs["cu_seq_lens_q"].tolist() == inputs["cu_seq_lens_k"].tolist() == expected
+    assert inputs["cu_seq_lens_q"].dtype == torch.int32
+    assert inputs["max_length_q"] == inputs["max_length_k"] == 30
+    assert "attention_mask" not in inputs
 
 
 @pytest.mark.parametrize(("is_decoder", "ahead"), [(False, True), (True, False)])

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from jobs.errors import InputError, Unreachable
-from jobs.train.ray_address import check_listening, read_ray_address
+from jobs.train.cluster.ray_address import check_listening, read_ray_address
 
 
 @pytest.mark.parametrize(

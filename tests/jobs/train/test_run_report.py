@@ -212,3 +212,18 @@ def test_of_many_clients_the_busiest_are_shown_whatever_they_are_called(runs: Ru
     text = render_text(federated(runs, [make_round(1, *many)]))
     assert "30 clients, the busiest first, 20 are shown" in text
     assert "client 29" in text and "client 9 " not in text and "\x1b" not in text
+
+
+def test_the_phases_of_the_newest_start_are_a_table_with_bars(runs: RunStore):
+    for attempt, seconds in ((0, 9.0), (1, 2.5)):
+        values = {"seconds": seconds, "attempt": attempt, "since": 100.0 + attempt}
+        for phase in ("queue", "first_step"):
+            write_events(runs, {"event": "phase_ended", "phase": phase, **values})
+    broken = {"event": "phase_ended", "phase": "base", "attempt": 1, "since": 101.0}
+    write_events(runs, broken | {"seconds": "long"}, broken, broken | {"seconds": float("nan")})
+    text = render_text(runs)
+    assert "start, attempt 1: 5.0 s from the submission until the first step ended" in " ".join(
+        text.split()
+    )
+    assert "first_step" in text and "2.50" in text and "9.00" not in text and "base" not in text
+    assert [start["wait_s"] for start in collect_outcome(runs)["starts"]] == [18.0, 5.0]

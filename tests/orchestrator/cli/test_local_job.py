@@ -56,6 +56,7 @@ def run_on(fake_ray: FakeRayJobs, run_store: RunStore, module: str = "jobs.finet
         run_store,
         job_id="job",
         cpus=1,
+        submitted=1767236400.0,
         watch=lambda alive: None,
         connect=lambda **_: nullcontext(fake_ray),
     )

@@ -47,6 +47,8 @@ def test_the_job_is_a_known_module_with_its_spec_in_the_store(control: ControlHa
     key = f"runs/{run.id}/spec.yaml"
     assert job.module == "jobs.finetune"
     arguments = ("--spec", job.arguments[1], "--run", run.id, "--attempt", "1", "--leave-pointer")
+    # The wait of its first attempt began with the run.
+    arguments = (*arguments, "--submitted", f"{run.created_at:.3f}")
     assert job.arguments == arguments
     assert job.arguments[1].endswith(key) and open_store(control.store).head(key) is not None
     names = {"slora_service": "here", "slora_instance": control.instance}

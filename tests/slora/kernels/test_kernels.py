@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,6 +82,19 @@ def test_the_same_bits_come_out_of_each_call(threads):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_keeps_its_number_of_threads(threads):
+    """In a process of its own: numba's threads start once."""
+    code = (
+        "import torch; torch.set_num_threads({threads}); "
+        "from tests.slora.kernels.test_kernels import CPU_KERNELS, _operands; "
+        "CPU_KERNELS['tiles'](*_operands(70, (8, 6), 0.5)); print(torch.get_num_threads())"
+    )
+    command = [sys.executable, "-c", code.format(threads=threads)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(output) == threads
 
 
 def test_a_large_product_is_computed_in_slabs_that_hold_all_entries(monkeypatch):

@@ -61,6 +61,7 @@ def make_inputs(
         exchange_bytes=4,
         local=LocalStepFacts(),
         classifies=False,
+        holds_masks=True,
     )
     fields: dict[str, Any] = {
         name: dataclasses.replace(getattr(inputs, name), **value)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from jobs.plan.estimate.activations import LOSS_CHUNK
 from jobs.plan.estimate.memory import MemoryEstimate, estimate_memory
+from slora.kernels.limits import COMPILER_BYTES
 from tests.jobs.plan.estimate.inputs import LOW_RANK, MASKS, SPARSE, make_inputs
 
 
@@ -52,7 +54,15 @@ def test_every_worker_holds_all_trained_parameters(sharding: str):
     for lines, n in ((sparse, SPARSE), (low_rank, LOW_RANK)):
         held = (lines["trained"], lines["gradients"], lines["optimiser"])
         assert held == (4 * n, 4 * n, 8 * n)
-    assert sparse["masks"] == 12 * sum(MASKS.values())
+    assert sparse["masks"] == 16 * sum(MASKS.values())
+
+
+def test_the_compiler_of_kernels_is_counted_where_one_is_probed():
+    wide = {"targets": {"wide": (4096, 4096)}, "uses_kernels": True}
+    for stage in ("sparse", "low-rank"):
+        assert get_lines(stage, method=wide)["compiler"] == COMPILER_BYTES
+    assert "compiler" not in get_lines("sparse", method=wide | {"uses_kernels": False})
+    assert "compiler" not in get_lines("sparse", method={"uses_kernels": True})
 
 
 def test_a_bfloat16_base_is_half_and_only_its_head_has_rounded_copies():
@@ -98,6 +108,16 @@ def test_layers_that_save_part_of_their_input_need_less():
 def test_logits_are_four_copies_of_the_vocabulary_for_every_token_and_none_for_a_classifier():
     assert get_lines("sparse")["logits"] == 4 * 4 * 10 * 50
     assert "logits" not in get_lines("sparse", classifies=True)
+
+
+def test_logits_of_more_than_a_chunk_are_two_copies_of_the_chunk_and_the_hidden_states():
+    # 10 tokens of a vocabulary of 50: so many sequences that all logits are two chunks and a bit.
+    micro = 2 * LOSS_CHUNK["cpu"] // (4 * 10 * 50) + 1
+    hidden = 2 * 4 * (10 * micro) * 8
+    logits = get_lines("sparse", batching={"micro": micro})["logits"]
+    assert logits == 2 * (4 * 10 * micro * 50 // 3) + hidden
+    full = get_lines("full", kind="full", batching={"micro": micro})["logits"]
+    assert full == logits + 2 * 4 * 50 * 8
 
 
 def test_a_gpu_counts_neither_heap_nor_process():

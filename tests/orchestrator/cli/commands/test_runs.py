@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
 from orchestrator.api.app import make_app
 from orchestrator.registry import runs
 from orchestrator.registry.lifecycle import Reason, Status
 from tests.orchestrator.api.builders import serve_app
 from tests.orchestrator.cli.commands.conftest import CommandHarness
+from tests.orchestrator.phase_events import write_phases
 
 SLORA = str(Path(sys.executable).parent / "slora")
 TO_DONE = (Status.SUBMITTED, Status.RUNNING, Status.PUBLISHING, Status.DONE)
@@ -75,6 +78,19 @@ def test_a_run_is_shown_with_its_attempts_its_reason_and_the_next_step(cli: Comm
     assert f"next: See `slora logs {run}`, fix it and resubmit." in text
     details = json.loads(cli.ask("runs", "show", run, "--json").stdout)
     assert [run["number"] for run in details["attempts"]] == [1, 2]
+
+
+def test_a_run_is_shown_with_the_phases_of_its_start(cli: CommandHarness):
+    run = cli.api.submit()
+    write_phases(RunStore(open_store(cli.api.service.config.stores[0]), run))
+    result = cli.ask("runs", "show", run)
+    assert result.exit_code == 0 and "\x1b" not in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    text = " ".join(result.stdout.split())
+    assert "start of attempt 1" in text and "4.0 s until the first step ended" in text
+    assert "phase seconds queue 1.50 base 2.00 first_step 0.50" in text
+    details = json.loads(cli.ask("runs", "show", run, "--json").stdout)
+    assert [start["wait_s"] for start in details["starts"]] == [4.0, 9.0]
 
 
 @pytest.mark.parametrize(

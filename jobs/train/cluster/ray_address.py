@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -17,6 +18,12 @@ VARIABLE = "RAY_ADDRESS"
 LOCAL, AUTO = "local", "auto"
 PROBE_TIMEOUT_S = 5.0
 """Seconds for a connection to be accepted at the address of a Ray."""
+
+STARTING_VARIABLE = "SLORA_RAY_STARTING"
+"""HOST:PORT of a raylet that a command starts beside its driver, which waits for it."""
+START_TIMEOUT_S = 90.0
+"""Seconds for a Ray that starts; it takes 4 on an idle machine."""
+START_POLL_S = 0.05
 
 _HOST_PORT = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 _REMEDY = (
@@ -57,6 +64,33 @@ def check_listening(address: str) -> None:
             f"No Ray listens at {address} ({reason}). It may have been stopped: unset RAY_ADDRESS "
             "and run `ray stop` to start a Ray here, or set RAY_ADDRESS to the one that runs."
         ) from error
+
+
+def is_listening(address: str) -> bool:
+    """Return whether something accepts connections at HOST:PORT."""
+    try:
+        check_listening(address)
+    except Unreachable:
+        return False
+    return True
+
+
+def wait_for_starting_ray(environment: Mapping[str, str] = os.environ) -> None:
+    """Wait until the Ray that starts beside this process is ready, if there is one.
+
+    The command that starts it reports if it fails: raise Unreachable only after START_TIMEOUT_S.
+    """
+    address = environment.get(STARTING_VARIABLE, "")
+    if not address:
+        return
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not is_listening(address):
+        if time.monotonic() > deadline:
+            raise Unreachable(
+                f"Ray did not start at {address} within {START_TIMEOUT_S:.0f} s. Run the command "
+                "again, or start a Ray with `ray start --head` and set RAY_ADDRESS to it."
+            )
+        time.sleep(START_POLL_S)
 
 
 def _find_problem(address: str) -> str | None:

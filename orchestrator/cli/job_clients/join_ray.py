@@ -1,4 +1,4 @@
-"""Join a running Ray, as of RAY_ADDRESS or `ray start`. Each wait is bounded, unlike Ray's own."""
+"""Join a running Ray. Each wait is bounded, unlike Ray's own."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ import requests
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
-from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from jobs.errors import Unreachable
-from jobs.train.ray_address import (
-    AUTO,
-    LOCAL,
-    check_listening,
-    is_dashboard_url,
-    read_ray_address,
-)
+from jobs.train.cluster.ray_address import check_listening, is_dashboard_url
 from orchestrator.cli.console import note
 
 REQUEST_TIMEOUTS_S = (5.0, 60.0)
@@ -55,28 +48,6 @@ class BoundedClient(JobSubmissionClient):  # type: ignore[misc]  # Ray has no ty
         return response
 
 
-def find_running_ray() -> str | None:
-    """Return the configured Ray's dashboard URL or its own address, None if there is none.
-
-    Raise InputError if RAY_ADDRESS is not an address, and Unreachable if no Ray is there.
-    """
-    configured = read_ray_address()
-    if configured == LOCAL:
-        return None
-    if configured not in ("", AUTO):
-        return configured
-    try:
-        address: str | None = canonicalize_bootstrap_address(None)
-    except (ValueError, OSError) as error:
-        if configured == AUTO:
-            raise Unreachable(
-                "RAY_ADDRESS is auto, but no Ray runs on this machine. Run `ray start --head`, or "
-                "unset RAY_ADDRESS to start a Ray for this run."
-            ) from error
-        return None
-    return _drop_stale(address) if address and not configured else address
-
-
 def join_ray(address: str) -> JobSubmissionClient:
     """Return a client of the Ray at an address. Raise Unreachable."""
     # A Ray with authentication leaves its token where clients can find it, but they only look for
@@ -96,16 +67,6 @@ def join_ray(address: str) -> JobSubmissionClient:
         ) from error
     note(f"Connected to Ray at {address}.")
     return client
-
-
-def _drop_stale(address: str) -> str | None:
-    """Return the address of `ray start` on this machine, or None if that Ray is gone."""
-    try:
-        check_listening(address)
-    except Unreachable:
-        note(f"The Ray that was started at {address} is gone.")
-        return None
-    return address
 
 
 def _resolve_dashboard_url(address: str) -> str:

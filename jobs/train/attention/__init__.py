@@ -1,0 +1,1 @@
+"""Attention within each row of a batch, without a mask of L x L."""

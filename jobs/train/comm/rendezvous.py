@@ -1,0 +1,35 @@
+"""How ranks that Ray Train did not start find each other: one torch process group by TCP."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+
+
+def find_free_address() -> str:
+    """Return a free host:port of this node, for the process group of which this is rank 0."""
+    import ray
+
+    with socket.socket() as free_socket:
+        free_socket.bind(("", 0))
+        return f"{ray.util.get_node_ip_address()}:{free_socket.getsockname()[1]}"
+
+
+def join_process_group(
+    address: str, rank: int, world_size: int, *, local_rank: int, gpu: bool, timeout_s: float
+) -> None:
+    """Join the process group of all ranks, and let DeepSpeed use it. A collective."""
+    # Imported here, so that an actor can set the environment that the libraries read.
+    import torch
+
+    from jobs.train.comm.deepspeed_comm import init_deepspeed
+
+    # DeepSpeed reads the ranks from the environment, whatever group it is given.
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
+    backend = "nccl" if gpu else "gloo"
+    torch.distributed.init_process_group(
+        backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size,
+        timeout=datetime.timedelta(seconds=timeout_s),
+    )  # fmt: skip
+    init_deepspeed(backend)

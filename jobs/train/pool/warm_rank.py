@@ -1,0 +1,96 @@
+"""One rank of a run on a warm worker."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ray
+
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
+from jobs.train.comm.rendezvous import find_free_address, join_process_group
+from jobs.train.monitor.phases import PhaseStart, end_phase
+from jobs.train.preemption import SIGTERM
+from jobs.train.request import HooksFactory
+from jobs.train.worker import Rank, WorkerRequest, run_rank
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class RankPlace:
+    """Where a rank stands in its run."""
+
+    number: int
+    world_size: int
+    local_number: int
+    """Among the ranks of its node."""
+    timeout_s: float
+    gpus: Sequence[str] = ()
+    """Ids of the GPUs of the run on this node; empty for a run on CPUs."""
+    gpus_per_worker: int = 0
+
+
+class WarmRank:
+    """The object that a warm worker holds for a run."""
+
+    def __init__(self, place: RankPlace) -> None:
+        self._place, self._is_draining = place, threading.Event()
+        if place.gpus:
+            # Nothing has asked CUDA for a device in this process yet.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
+
+    def find_free_address(self) -> str:
+        """Return a free host:port of this node, for the process group."""
+        return find_free_address()
+
+    def warn(self) -> None:
+        """Note that Ray drains a machine of this run."""
+        self._is_draining.set()
+
+    def run(
+        self,
+        address: str,
+        request: WorkerRequest,
+        attempt: int,
+        make_hooks: HooksFactory | None,
+        start: PhaseStart | None,
+    ) -> None:
+        """Run this rank to its end. A collective."""
+        place = self._place
+        device = None
+        if place.gpus:
+            device = self._open_device()
+        join_process_group(
+            address,
+            place.number,
+            place.world_size,
+            local_rank=place.local_number,
+            gpu=bool(place.gpus),
+            timeout_s=place.timeout_s,
+        )
+        rank = Rank(
+            number=place.number,
+            world_size=place.world_size,
+            machine=ray.get_runtime_context().get_node_id(),
+            device=device,
+            is_preemption_requested=lambda: SIGTERM.is_set() or self._is_draining.is_set(),
+        )
+        if start is not None and place.number == 0:
+            runs = RunStore(open_store(request.spec.store), request.run_id)
+            start = end_phase(runs.phase_events, start, "processes")
+        run_rank(request, rank, attempt=attempt, make_hooks=make_hooks, start=start)
+
+    def _open_device(self) -> torch.device:
+        """Return the GPU of this rank. Raise RuntimeError if this process can't use it."""
+        import torch
+
+        device = torch.device("cuda", self._place.local_number * self._place.gpus_per_worker)
+        torch.cuda.set_device(device)
+        torch.zeros(1, device=device)
+        return device

@@ -1,0 +1,156 @@
+"""A run on warm workers: it ends there, or the driver continues it on workers of Ray Train."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from jobs.store.runs.run_store import RunStore
+from jobs.train.cluster.run_failure import describe_failure, read_failure
+from jobs.train.monitor.phases import PhaseStart, end_phase
+from jobs.train.pool.borrow import (
+    WarmGroup,
+    borrow_workers,
+    make_pool_client,
+    read_visible_gpus,
+)
+from jobs.train.pool.warm_rank import RankPlace, WarmRank
+from jobs.train.request import HooksFactory, Request
+
+DRAIN_INTERVAL_S = 5.0
+"""Seconds between two looks at the nodes that Ray drains."""
+OTHERS_TIMEOUT_S = 5.0
+"""Seconds for the other workers to say why they ended, once one has failed."""
+
+
+@dataclass(frozen=True)
+class WarmOutcome:
+    """How a run on warm workers ended."""
+
+    failures: Mapping[int, Exception] = field(default_factory=dict)
+    """The errors by rank; empty if the run is complete."""
+    was_drained: bool = False
+    """Whether Ray took one of its machines away, which counts as no failure."""
+
+    @property
+    def count(self) -> int:
+        """Return how many failures to count against the run's limit."""
+        return int(bool(self.failures) and not self.was_drained)
+
+
+def run_warm(
+    request: Request,
+    runs: RunStore,
+    *,
+    attempt: int,
+    make_hooks: HooksFactory | None,
+    start: PhaseStart | None,
+) -> WarmOutcome | None:
+    """Run on warm workers. Return None if there are not enough of them.
+
+    Raise TrainingFailed for a failure that would repeat.
+    """
+    cluster = request.spec.cluster
+    client = make_pool_client(cluster)
+    if client is None or (group := borrow_workers(client, cluster)) is None:
+        return None
+    try:
+        if start is not None:
+            start = end_phase(runs.phase_events, start, "placement")
+        outcome = _WarmRun(group, request).train(attempt, make_hooks, start)
+    except RayError:
+        # A worker died before the run started on it.
+        return None
+    finally:
+        group.close()
+    if (failure := read_failure(runs)) is not None:
+        raise failure
+    if outcome.failures:
+        rank, error = next(iter(outcome.failures.items()))
+        reason = f"warm worker {rank} was lost: {describe_failure(error)}"
+        runs.events.append({"event": "restarted", "time": time.time(), "why": reason[:500]})
+    return outcome
+
+
+class _WarmRun:
+    def __init__(self, group: WarmGroup, request: Request) -> None:
+        self._group, self._request, self._cluster = group, request, request.spec.cluster
+        self._was_drained = False
+
+    def train(
+        self, attempt: int, make_hooks: HooksFactory | None, start: PhaseStart | None
+    ) -> WarmOutcome:
+        """Run all ranks to their end. Raise RayError if they can't be set up."""
+        address = self._set_up()
+        running = {
+            worker.call.remote(
+                WarmRank.run, address, self._request, attempt, make_hooks, start
+            ): rank
+            for rank, worker in enumerate(self._group.workers)
+        }
+        failures = self._wait(running)
+        return WarmOutcome(failures, self._was_drained)
+
+    def _set_up(self) -> str:
+        """Prepare the workers and return the address of their process group."""
+        group = self._group
+        setting_up = [
+            worker.set_up.remote(group.client.variables, WarmRank, place)
+            for worker, place in zip(group.workers, self._make_places(), strict=True)
+        ]
+        ray.get(setting_up)
+        address: str = ray.get(group.workers[0].call.remote(WarmRank.find_free_address))
+        return address
+
+    def _make_places(self) -> list[RankPlace]:
+        group, cluster = self._group, self._cluster
+        on_gpu = cluster.gpus_per_worker > 0
+        gpus = read_visible_gpus(group, cluster) if on_gpu else [[] for _ in group.workers]
+        seen, places = Counter[str](), []
+        for number, node in enumerate(group.nodes):
+            peers = [own for own, other in zip(gpus, group.nodes, strict=True) if other == node]
+            places.append(
+                RankPlace(
+                    number=number,
+                    world_size=len(group.workers),
+                    local_number=seen[node],
+                    timeout_s=cluster.timeout,
+                    gpus=tuple(gpu for own in peers for gpu in own),
+                    gpus_per_worker=cluster.gpus_per_worker,
+                )
+            )
+            seen[node] += 1
+        return places
+
+    def _wait(self, running: dict[Any, int]) -> dict[int, Exception]:
+        """Return the errors by rank; the workers that only wait for a lost one are not awaited."""
+        waiting, failures = list(running), dict[int, Exception]()
+        while waiting:
+            timeout_s = OTHERS_TIMEOUT_S if failures else DRAIN_INTERVAL_S
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
+            for training in ready:
+                try:
+                    ray.get(training)
+                except Exception as error:
+                    # Whatever the worker raised: Ray raises it here once more.
+                    failures[running[training]] = error
+            if failures and not ready:
+                break
+            self._warn_if_drained()
+        return failures
+
+    def _warn_if_drained(self) -> None:
+        """Tell all workers once that Ray takes one of their machines away: they save."""
+        if self._was_drained:
+            return
+        draining = ray._private.state.state.get_draining_nodes()
+        if draining.keys() & set(self._group.nodes):
+            self._was_drained = True
+            for worker in self._group.workers:
+                worker.call.remote(WarmRank.warn)

@@ -1,0 +1,1 @@
+"""Clients that start a job: on a Ray that runs, or beside one that starts."""

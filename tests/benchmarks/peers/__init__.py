@@ -1,0 +1,1 @@
+"""Training an adapter with `slora train`, beside what a user would take instead."""
