@@ -20,10 +20,11 @@ from pydantic import TypeAdapter
 
 from jobs.errors import JobsError
 from jobs.inspect.answer_cache import recall_answer
+from jobs.inspect.gpu_capability import list_gpu_capabilities
 from jobs.inspect.inspection_client import inspect_model
 from jobs.inspect.model_files import ModelFiles
-from jobs.inspect.processor import Processor, list_gpu_capabilities, read_processor
 from jobs.spec.schema import RunSpec
+from slora.kernels.processor import Processor, read_processor
 from slora.layers.shapes import get_expert_shape
 
 Dtype = Literal["float32", "bfloat16"]

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slora.kernels.limits import MIN_PROBED_WORK
 from slora.kernels.pattern import EntryPattern
+from slora.kernels.probe_limits import MIN_PROBED_WORK
 from slora.kernels.torch_kernels import (
     HAS_SAMPLED_PRODUCT_ON_CPU,
     multiply_by_slabs,

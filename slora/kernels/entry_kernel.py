@@ -35,9 +35,9 @@ def _add_entries(  # type: ignore[no-untyped-def]
         is_inside = (token < tokens)[:, None] & is_entry[None, :]
         grad_at = token[:, None] * grad_stride_n + row[None, :] * grad_stride_o
         x_at = token[:, None] * x_stride_n + column[None, :] * x_stride_i
-        left = tl.load(grad + grad_at, mask=is_inside, other=0.0).to(tl.float32)
-        right = tl.load(x + x_at, mask=is_inside, other=0.0).to(tl.float32)
-        total += tl.sum(left * right, axis=0)
+        grad_values = tl.load(grad + grad_at, mask=is_inside, other=0.0).to(tl.float32)
+        x_values = tl.load(x + x_at, mask=is_inside, other=0.0).to(tl.float32)
+        total += tl.sum(grad_values * x_values, axis=0)
     tl.store(values + entry, total, mask=is_entry)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from jobs.inspect.processor import read_processor
 from jobs.plan.dtype_choice import DtypeChoice
 from jobs.plan.settled_dtype import DTYPE_FILE, read_settled_dtype
 from jobs.spec.load import parse_spec
 from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import PLAN, SPEC, RunStore
+from slora.kernels.processor import read_processor
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jobs.plan.estimate.activations import estimate_activations, estimate_logits
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
-from slora.kernels.limits import COMPILER_BYTES, MIN_PROBED_WORK
+from slora.kernels.probe_limits import COMPILER_BYTES, MIN_PROBED_WORK
 
 RUNTIME = 630_000_000
 """Bytes of a CPU worker before it loads anything: python, torch, transformers, deepspeed, ray and

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RankPlace:
+class RankSetup:
     """Where a rank stands in its run."""
 
     number: int
@@ -39,11 +39,11 @@ class RankPlace:
 class WarmRank:
     """The object that a warm worker holds for a run."""
 
-    def __init__(self, place: RankPlace) -> None:
-        self._place, self._is_draining = place, threading.Event()
-        if place.gpus:
+    def __init__(self, setup: RankSetup) -> None:
+        self._setup, self._is_draining = setup, threading.Event()
+        if setup.gpus:
             # Nothing has asked CUDA for a device in this process yet.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)
 
     def find_free_address(self) -> str:
         """Return a free host:port of this node, for the process group."""
@@ -62,26 +62,26 @@ class WarmRank:
         start: PhaseStart | None,
     ) -> None:
         """Run this rank to its end. A collective."""
-        place = self._place
+        setup = self._setup
         device = None
-        if place.gpus:
+        if setup.gpus:
             device = self._open_device()
         join_process_group(
             address,
-            place.number,
-            place.world_size,
-            local_rank=place.local_number,
-            gpu=bool(place.gpus),
-            timeout_s=place.timeout_s,
+            setup.number,
+            setup.world_size,
+            local_rank=setup.local_number,
+            gpu=bool(setup.gpus),
+            timeout_s=setup.timeout_s,
         )
         rank = Rank(
-            number=place.number,
-            world_size=place.world_size,
+            number=setup.number,
+            world_size=setup.world_size,
             machine=ray.get_runtime_context().get_node_id(),
             device=device,
             is_preemption_requested=lambda: SIGTERM.is_set() or self._is_draining.is_set(),
         )
-        if start is not None and place.number == 0:
+        if start is not None and setup.number == 0:
             runs = RunStore(open_store(request.spec.store), request.run_id)
             start = end_phase(runs.phase_events, start, "processes")
         run_rank(request, rank, attempt=attempt, make_hooks=make_hooks, start=start)
@@ -90,7 +90,7 @@ class WarmRank:
         """Return the GPU of this rank. Raise RuntimeError if this process can't use it."""
         import torch
 
-        device = torch.device("cuda", self._place.local_number * self._place.gpus_per_worker)
+        device = torch.device("cuda", self._setup.local_number * self._setup.gpus_per_worker)
         torch.cuda.set_device(device)
         torch.zeros(1, device=device)
         return device

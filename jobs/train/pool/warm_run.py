@@ -20,7 +20,7 @@ from jobs.train.pool.borrow import (
     make_pool_client,
     read_visible_gpus,
 )
-from jobs.train.pool.warm_rank import RankPlace, WarmRank
+from jobs.train.pool.warm_rank import RankSetup, WarmRank
 from jobs.train.request import HooksFactory, Request
 
 DRAIN_INTERVAL_S = 5.0
@@ -101,32 +101,32 @@ class _WarmRun:
         """Prepare the workers and return the address of their process group."""
         group = self._group
         setting_up = [
-            worker.set_up.remote(group.client.variables, WarmRank, place)
-            for worker, place in zip(group.workers, self._make_places(), strict=True)
+            worker.set_up.remote(group.client.variables, WarmRank, setup)
+            for worker, setup in zip(group.workers, self._make_setups(), strict=True)
         ]
         ray.get(setting_up)
         address: str = ray.get(group.workers[0].call.remote(WarmRank.find_free_address))
         return address
 
-    def _make_places(self) -> list[RankPlace]:
+    def _make_setups(self) -> list[RankSetup]:
         group, cluster = self._group, self._cluster
         on_gpu = cluster.gpus_per_worker > 0
         gpus = read_visible_gpus(group, cluster) if on_gpu else [[] for _ in group.workers]
-        seen, places = Counter[str](), []
+        ranks_by_node, setups = Counter[str](), []
         for number, node in enumerate(group.nodes):
             peers = [own for own, other in zip(gpus, group.nodes, strict=True) if other == node]
-            places.append(
-                RankPlace(
+            setups.append(
+                RankSetup(
                     number=number,
                     world_size=len(group.workers),
-                    local_number=seen[node],
+                    local_number=ranks_by_node[node],
                     timeout_s=cluster.timeout,
                     gpus=tuple(gpu for own in peers for gpu in own),
                     gpus_per_worker=cluster.gpus_per_worker,
                 )
             )
-            seen[node] += 1
-        return places
+            ranks_by_node[node] += 1
+        return setups
 
     def _wait(self, running: dict[Any, int]) -> dict[int, Exception]:
         """Return the errors by rank; the workers that only wait for a lost one are not awaited."""

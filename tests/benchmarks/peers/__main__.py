@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from jobs.inspect.processor import read_processor
+from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.peers.memory_sampler import MARKER, MemorySampler
 from tests.benchmarks.peers.rows import write_in_order, write_rows
 from tests.benchmarks.peers.venv import PINNED, make_trl_venv
@@ -94,7 +93,7 @@ def main() -> int:
     }
     misses = [line for dtype, sides in medians.items() for line in _find_misses(dtype, sides)]
     if options.json:
-        print(json.dumps({"machine": _describe_machine(), "misses": misses, "runs": {
+        print(json.dumps({"machine": describe_machine(), "misses": misses, "runs": {
             dtype: {side: [asdict(training) for training in trainings]
                     for side, trainings in sides.items()} for dtype, sides in runs.items()
         }}))  # fmt: skip
@@ -232,14 +231,9 @@ def _find_misses(dtype: str, sides: Mapping[str, Training]) -> Iterator[str]:
         )
 
 
-def _describe_machine() -> str:
-    flags = ", ".join(read_processor().flags) or "no bfloat16"
-    return f"{read_processor().name} ({flags}), {os.cpu_count()} cores, {platform.system()}"
-
-
 def _print_tables(medians: Mapping[str, Mapping[str, Training]]) -> None:
     console = Console(width=100)
-    table = Table(title=f"{', '.join(PINNED)}; {_describe_machine()}")
+    table = Table(title=f"{', '.join(PINNED)}; {describe_machine()}")
     for column in ("", "s in all", "s to the adapter", "s a step", "tokens/s",
                    "GB of the workers", "GB of all"):  # fmt: skip
         table.add_column(column, justify="right" if column else "left")

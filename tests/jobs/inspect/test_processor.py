@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.inspect.processor import Processor, list_gpu_capabilities, parse_cpu_info
+from jobs.inspect.gpu_capability import list_gpu_capabilities
+from slora.kernels.processor import Processor, parse_cpu_info
 
 CORE = """processor\t: {core}
 model\t\t: 143

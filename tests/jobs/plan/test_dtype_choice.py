@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from jobs.inspect.model_files import ModelFiles, read_model
-from jobs.inspect.processor import Processor, read_processor
 from jobs.plan.dtype_choice import (
     FLOAT32,
     ProbeShape,
@@ -24,6 +23,7 @@ from jobs.plan.preflight import replan, validate_run
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
 from jobs.train.monitor.event_text import format_dtype
+from slora.kernels.processor import Processor, read_processor
 from slora.layers.shapes import LayerShape
 from tests.tiny import chat_rows, hollow_model, tiny_spec
 

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.plan.estimate.activations import LOSS_CHUNK
 from jobs.plan.estimate.memory import MemoryEstimate, estimate_memory
-from slora.kernels.limits import COMPILER_BYTES
+from slora.kernels.probe_limits import COMPILER_BYTES
 from tests.jobs.plan.estimate.inputs import LOW_RANK, MASKS, SPARSE, make_inputs
 
 

@@ -1,8 +1,7 @@
-"""The hardware of this machine that decides in which dtype a model is computed. No torch."""
+"""This machine's processor: its model, and its instructions for bfloat16. No torch."""
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,8 +9,6 @@ from pathlib import Path
 CPU_INFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 """Instructions that multiply bfloat16. Without them torch emulates it, slower than float32."""
-QUERY = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
-QUERY_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -44,14 +41,3 @@ def parse_cpu_info(text: str) -> Processor:
     return Processor(
         " ".join(filter(None, names)), tuple(flag for flag in BFLOAT16_FLAGS if flag in flags)
     )
-
-
-def list_gpu_capabilities() -> tuple[float, ...]:
-    """Return the compute capability of each GPU; empty if the driver's tool cannot tell."""
-    try:
-        done = subprocess.run(
-            QUERY, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=True
-        )
-        return tuple(float(line) for line in done.stdout.split())
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ()
