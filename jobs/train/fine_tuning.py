@@ -45,6 +45,7 @@ from jobs.train.loop import NeedsSync, StageLoop, StepOutcome
 from jobs.train.measured_plan import complete_by_model
 from jobs.train.method.publish import publish
 from jobs.train.method.runner import MethodRunner, count_trainable, load_weights
+from jobs.train.method.settle_kernels import settle_kernels
 from jobs.train.method.stage_inputs import StageInputs
 from jobs.train.model.load_base import LoadedBase, load_base
 from jobs.train.monitor.ledger import Ledger
@@ -204,11 +205,6 @@ class FineTuner:
         ]
         self.recorder.emit_event("samples", at=name, samples=samples)
 
-    def record_kernels(self) -> None:
-        """Record the kernels that the first step of the sparse stage has chosen, if any."""
-        if kernels := self.method.save_kernel_choices():
-            self.recorder.emit_event("kernels_chosen", kernels=kernels)
-
     def is_preempted(self) -> bool:
         """Return whether this worker was told that it will be stopped soon."""
         return self._preemption_requested()
@@ -277,6 +273,8 @@ class FineTuner:
         inputs, trainable = self._inputs, stage.trainable
         if stage.name == "sparse":
             self.method.install_sparse(inputs.get_masks(), inputs.get_values())
+            if kernels := settle_kernels(self.model, self.spec, self.runs):
+                self.recorder.emit_event("kernels_chosen", kernels=kernels)
         if stage.name == "low-rank":
             inits, energy_share = inputs.make_inits(
                 weights, is_first=index == 0, resumed=resumed is not None
@@ -343,8 +341,6 @@ class FineTuningStage:
         }
         self._unrecorded.append((step, metrics))
         outcome = StepOutcome() if exchange is None else self._make_outcome(batch, exchange)
-        if number == 0 and self._stage.name == "sparse":
-            tuner.record_kernels()
         if outcome.failure is None:
             tuner.method.prune(self._engine, number + 1, self._length)
         return outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,22 @@ def run_spec(spec: RunSpec, validated: Validated, *, resume: str | None, json: b
 
 
 def run_to_end(
-    spec: RunSpec, validated: Validated, *, resume: str | None = None
+    spec: RunSpec,
+    validated: Validated,
+    *,
+    resume: str | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> RunStore | None:
     """Return the run's files once its job is done; None after Ctrl-C. Raise TrainingFailed.
 
-    Progress is reported on stderr, and nothing is written to stdout. Nothing is written to the
+    `files` by name are in the run's folder at first. Progress is reported on stderr, and nothing is written to stdout. Nothing is written to the
     store if RAY_ADDRESS is not an address.
     """
     read_ray_address()
     kind = get_kind(spec)
     run_store = _open_run(spec, resume)
+    for name, data in (files or {}).items():
+        run_store.store.put(run_store.key(name), data)
     _hand_over(validated, run_store)
     arguments = [kind.module, "--spec", locate_run_file(run_store, kind.spec_file)]
     arguments += ["--resume" if resume else "--run", run_store.run_id]

@@ -22,14 +22,16 @@ from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import list_versions, pull, resolve_adapter
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
+from jobs.store.runs.run_store import KERNELS_PREFIX, format_run_key
 
 GPU_TOLERANCE_SHARE = 1e-3
 """Share of a tensor's largest value, for float32 sums in another order. Set, not derived."""
 TENSOR_SUFFIX = ".safetensors"
 
 Validated = ValidatedRun | ValidatedFederation
-RunToEnd = Callable[[RunSpec, Validated], bool]
-"""Run a spec with its validation to its end; return False if the user stopped it."""
+RunToEnd = Callable[[RunSpec, Validated, Mapping[str, bytes]], bool]
+"""Run a spec with its validation to its end, in a folder that has these files at first; return
+False if the user stopped it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def repeat_run(store: ObjectStore, name: str, run_to_end: RunToEnd) -> Reproduct
         faults = _check_inputs(adapter, checked)
         if faults:
             raise InputError(faults)
-        if not run_to_end(spec, validated):
+        if not run_to_end(spec, validated, _read_kernels(store, adapter.run)):
             return None
         # The repetition is this process's own run, which nobody signs.
         second = find_newest(
@@ -91,6 +93,13 @@ def repeat_run(store: ObjectStore, name: str, run_to_end: RunToEnd) -> Reproduct
         pull(store, adapter, folders[0])
         pull(open_store(url), second, folders[1], own_run=second.run)
         return _compare_adapters(adapter, second, folders, gpu=spec.cluster.gpus_per_worker > 0)
+
+
+def _read_kernels(store: ObjectStore, run: str) -> dict[str, bytes]:
+    """Return the files that fixed the kernels of the run's sums."""
+    prefix = format_run_key(run)
+    keys = store.list(prefix + KERNELS_PREFIX)
+    return {key.removeprefix(prefix): store.get(key) for key in keys}
 
 
 def _check_inputs(adapter: Manifest, checked: ValidatedRun) -> list[Fault]:

@@ -1,24 +1,21 @@
-"""The choice among kernels, by a short probe on the operands themselves.
+"""The choice among kernels, by a short probe.
 
 Which kernel is the fastest depends on the processor, the dtype and the layer's shape, so nothing
-but a measurement tells. The first product of each kind is computed by every kernel a few times; the
-fastest serves all later products of that kind. Choices can be saved to a file and read back.
+but a measurement tells. Before a run's first step every kernel computes a product of each kind a
+few times, and the fastest serves all of that kind. Kernels sum in different orders: who wants equal
+bits again keeps the choices.
 
 N: tokens. O, I: rows and columns of the weight. Z: entries of the mask.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,48 +53,76 @@ class KernelChoice:
 
 
 class KernelChoices:
-    """The choices of one process. Not safe for threads, like the layers that share one."""
+    """The kernel of each kind of product, fixed once for a run: a run repeats the same sums.
+
+    Products of kinds without a choice, and small ones, are taken from dense slabs.
+    """
 
     def __init__(self, choices: Mapping[str, KernelChoice] | None = None) -> None:
         self._choices = dict(choices or {})
-        self._unreported: dict[str, KernelChoice] = {}
 
     def compute(self, grad_NO: Tensor, x_NI: Tensor, pattern: EntryPattern) -> Tensor:
         """Return `(grad^T x)` at the entries of the pattern, `[Z]`, float32 (or float64)."""
         if grad_NO.dtype != x_NI.dtype:
             wide = torch.promote_types(grad_NO.dtype, x_NI.dtype)
             grad_NO, x_NI = grad_NO.to(wide), x_NI.to(wide)
-        kernels = list_kernels(x_NI.device.type, x_NI.dtype)
-        sum_dtype = torch.promote_types(x_NI.dtype, torch.float32)
-        if len(kernels) == 1 or _count_work(x_NI, pattern) < MIN_PROBED_WORK:
-            return multiply_by_slabs(grad_NO, x_NI, pattern).to(sum_dtype)
-        key = _make_key(x_NI, pattern)
-        choice = self._choices.get(key)
-        if choice is None or choice.kernel not in kernels:
-            choice = probe_kernels(kernels, grad_NO, x_NI, pattern)
-            self._choices[key] = choice
-        self._unreported.setdefault(key, choice)
-        return kernels[choice.kernel](grad_NO, x_NI, pattern).to(sum_dtype)
+        kernel = self._find_kernel(x_NI, pattern)
+        return kernel(grad_NO, x_NI, pattern).to(torch.promote_types(x_NI.dtype, torch.float32))
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Return the choices that this process has used, by kind of product."""
-        return {key: asdict(choice) for key, choice in sorted(self._unreported.items())}
+        """Return the choices by kind of product, as plain values."""
+        return {kind: asdict(choice) for kind, choice in sorted(self._choices.items())}
 
-    def save(self, path: Path) -> None:
-        """Write the choices for the next process. Raise OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({key: asdict(choice) for key, choice in self._choices.items()})
-        temporary = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
-        temporary.write_text(text)
-        temporary.replace(path)
+    def choose(
+        self, patterns: Iterable[EntryPattern], *, tokens: int, dtype: torch.dtype
+    ) -> KernelChoices:
+        """Return a choice for each kind of these patterns: the one here, or else a probe's.
+
+        The probe's operands are random, `tokens` long, in `dtype`, on the patterns' device.
+        """
+        choices: dict[str, KernelChoice] = {}
+        for pattern in patterns:
+            device = pattern.columns.device
+            kernels = list_kernels(device.type, dtype)
+            kind = _describe_kind(pattern, dtype)
+            if kind in choices or not _is_probed(kernels, tokens, pattern):
+                continue
+            known = self._choices.get(kind)
+            if known is None or known.kernel not in kernels:
+                grad_NO, x_NI = (
+                    torch.randn(tokens, width, device=device, dtype=dtype)
+                    for width in pattern.shape
+                )
+                known = probe_kernels(kernels, grad_NO, x_NI, pattern)
+            choices[kind] = known
+        return KernelChoices(choices)
+
+    def update(self, other: KernelChoices) -> None:
+        """Take over the choices of another, in place of those of the same kinds."""
+        self._choices.update(other._choices)
+
+    def _find_kernel(self, x_NI: Tensor, pattern: EntryPattern) -> Kernel:
+        kernels = list_kernels(x_NI.device.type, x_NI.dtype)
+        choice = self._choices.get(_describe_kind(pattern, x_NI.dtype))
+        if choice is None or not _is_probed(kernels, x_NI.shape[0], pattern):
+            return multiply_by_slabs
+        return kernels.get(choice.kernel, multiply_by_slabs)
 
 
-def load_choices(path: Path) -> KernelChoices:
-    """Return the saved choices; none if the file is absent or unreadable: they are probed again."""
+def read_choices(saved: Any) -> KernelChoices:
+    """Return the choices that `KernelChoices.describe` returned; none of what is not like that."""
     try:
-        saved = json.loads(path.read_text())
-        return KernelChoices({key: KernelChoice(**choice) for key, choice in saved.items()})
-    except (OSError, ValueError, TypeError, AttributeError):
+        return KernelChoices(
+            {
+                str(kind): KernelChoice(
+                    str(choice["kernel"]),
+                    {str(name): float(value) for name, value in choice["milliseconds"].items()},
+                    {str(name): str(why) for name, why in choice["unavailable"].items()},
+                )
+                for kind, choice in saved.items()
+            }
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
         return KernelChoices()
 
 
@@ -166,14 +191,21 @@ def _synchronize(tensor: Tensor) -> None:
         torch.cuda.synchronize(tensor.device)
 
 
-def _count_work(x_NI: Tensor, pattern: EntryPattern) -> int:
-    return x_NI.shape[0] * pattern.shape[0] * pattern.shape[1]
+def _is_probed(kernels: Mapping[str, Kernel], tokens: int, pattern: EntryPattern) -> bool:
+    """Return whether another kernel than dense slabs could be worth its probe."""
+    work = tokens * pattern.shape[0] * pattern.shape[1]
+    return len(kernels) > 1 and work >= MIN_PROBED_WORK
 
 
-def _make_key(x_NI: Tensor, pattern: EntryPattern) -> str:
-    """Return the kind of a product; numbers of tokens and of entries count by their power of 2."""
+def _describe_kind(pattern: EntryPattern, dtype: torch.dtype) -> str:
+    """Return the kind of a product; numbers of entries count by their power of 2.
+
+    The number of tokens does not: all kernels' times grow with it, and a kernel that changed with
+    it would change a sum's last bits from one micro-batch to the next.
+    """
     rows, columns = pattern.shape
-    tokens, entries = (1 << (n - 1).bit_length() for n in (x_NI.shape[0], pattern.nnz))
-    dtype = str(x_NI.dtype).removeprefix("torch.")
-    threads = f", {torch.get_num_threads()} threads" if x_NI.device.type == "cpu" else ""
-    return f"{rows}x{columns}, {entries} entries, {tokens} tokens, {dtype}{threads}"
+    entries = 1 << (pattern.nnz - 1).bit_length()
+    is_cpu = pattern.columns.device.type == "cpu"
+    threads = f", {torch.get_num_threads()} threads" if is_cpu else ""
+    name = str(dtype).removeprefix("torch.")
+    return f"{rows}x{columns}, {entries} entries, {name}{threads}"

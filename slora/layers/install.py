@@ -48,25 +48,43 @@ def freeze(model: nn.Module, *, trainable: Iterable[nn.Module] = ()) -> None:
         module.requires_grad_(True)
 
 
-def install_sparse(
-    model: nn.Module, masks: Mapping[str, Mask], *, choices: KernelChoices | None = None
-) -> dict[str, SparseLinear]:
+def install_sparse(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, SparseLinear]:
     """Install a vector of zero values for each layer's mask. Return the layers by name.
 
-    The layers share `choices`, the kernels of their products. While they are installed, a forward
-    leaves W + D in the weight; `remove_layers` puts W's own entries back.
+    While they are installed, a forward leaves W + D in the weight; `remove_layers` puts W's own
+    entries back. `choose_kernels` makes their gradients faster.
     """
     layers = {}
-    choices = KernelChoices() if choices is None else choices
     holders = Counter(
         id(parameter) for module in model.modules() for parameter in module._parameters.values()
     )
     for name, mask in masks.items():
         base = get_layer(model, name)
         is_shared = holders[id(base.weight)] > 1
-        layers[name] = SparseLinear(base, mask, choices=choices, restores_at_once=is_shared)
+        layers[name] = SparseLinear(base, mask, restores_at_once=is_shared)
         _replace_layer(model, name, layers[name])
     return layers
+
+
+def choose_kernels(
+    model: nn.Module, *, tokens: int, known: KernelChoices | None = None
+) -> KernelChoices:
+    """Return the fastest kernels for the installed sparse layers: `known` ones, or probed.
+
+    `tokens` of a micro-batch. `use_kernels` makes the layers use them.
+    """
+    choices = KernelChoices() if known is None else known
+    layers = list(_iterate_entry_layers(model))
+    if not layers:
+        return KernelChoices()
+    patterns = (layer.get_pattern() for layer in layers)
+    return choices.choose(patterns, tokens=tokens, dtype=layers[0].weight.dtype)
+
+
+def use_kernels(model: nn.Module, choices: KernelChoices) -> None:
+    """Make all installed sparse layers compute with these kernels."""
+    for layer in _iterate_entry_layers(model):
+        layer.choices = choices
 
 
 def install_lora(
@@ -128,6 +146,17 @@ def remove_layers(model: nn.Module, *, writable: WriteContext = lambda _: nullco
             remove_adapter(base)
         else:
             model.set_submodule(name, base)
+
+
+def _iterate_entry_layers(model: nn.Module) -> Iterator[SparseLinear]:
+    """Yield the layers whose gradients are sampled: a block's product is dense, and fused experts
+    compute with the adapted weight.
+    """
+    for _, layer in iter_adapter_layers(model):
+        if not isinstance(layer, SparseLinear) or layer.block:
+            continue
+        if not isinstance(layer.wrapped[0], FusedExperts):
+            yield layer
 
 
 def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, SparseLinear | LoraLinear]]:

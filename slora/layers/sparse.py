@@ -44,7 +44,6 @@ class SparseLinear(nn.Module):
         base: Any,
         mask: Mask,
         *,
-        choices: KernelChoices | None = None,
         restores_at_once: bool = False,
     ) -> None:
         """`restores_at_once`: other modules read the same weight, so that its own entries must be
@@ -58,7 +57,7 @@ class SparseLinear(nn.Module):
         # The tuple keeps the wrapped layer from becoming a child module.
         self.wrapped = (base,)
         self.conv1d, self.block = is_transposed(base), isinstance(mask, BlockMask)
-        self.choices, self.restores_at_once = choices or KernelChoices(), restores_at_once
+        self.choices, self.restores_at_once = KernelChoices(), restores_at_once
         device = base.weight.device
         self.values = nn.Parameter(torch.zeros(mask.nnz, dtype=torch.float32, device=device))
         # Buffers follow the module to its device. They can be recomputed from the mask, so they

@@ -35,7 +35,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from slora.layers.install import freeze, install_lora, install_sparse, iter_adapter_layers
+from slora.layers.install import (
+    choose_kernels,
+    freeze,
+    install_lora,
+    install_sparse,
+    iter_adapter_layers,
+    use_kernels,
+)
 from slora.layers.lora import init_factors
 from slora.layers.sparse import SparseLinear
 from slora.layers.targets import find_targets
@@ -250,6 +257,7 @@ def _stepper(model: nn.Module, options: argparse.Namespace) -> Step:
     stream = torch.Generator().manual_seed(0)
     ids = torch.randint(0, SIZES[options.size]["vocab_size"], (rows, tokens), generator=stream)
     ids = ids.to(options.device)
+    use_kernels(model, choose_kernels(model, tokens=rows * tokens))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=options.fused) if trained else None
 

@@ -75,7 +75,7 @@ class Site:
             mark_trainable(self._model)
         partition = read_partition(self._runs, request.partition)
         self._feeds = ClientFeeds(request, self._tokenizer, partition)
-        self._stage = SiteStage(request, self._model, self._targets)
+        self._stage = SiteStage(request, self._runs, self._model, self._targets)
         self._residuals: dict[int, Tensor] = {}
         self._eval_steps: dict[tuple[int, int], list[tuple[int, Step]]] = {}
 

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from jobs.federation.averaging.flat_layout import VectorLayout, make_layout, to_bytes
 from jobs.federation.sites.messages import StageInfo, StagePayload
+from jobs.store.runs.run_store import RunStore
 from jobs.train.method.low_rank_start import make_lora_inits, unpack_inits
 from jobs.train.method.masks import make_mask_request, pack_masks, unpack_masks
 from jobs.train.method.runner import MethodRunner, load_weights
+from jobs.train.method.settle_kernels import settle_kernels
 from jobs.train.request import FederationRequest
 from slora.layers.base_layers import get_features
 from slora.layers.install import iter_adapter_layers, remove_layers
@@ -27,8 +29,13 @@ class SiteStage:
     """Installs the stages of one run in turn. All sites install the same."""
 
     def __init__(
-        self, request: FederationRequest, model: nn.Module, targets: Mapping[str, Any]
+        self,
+        request: FederationRequest,
+        runs: RunStore,
+        model: nn.Module,
+        targets: Mapping[str, Any],
     ) -> None:
+        self._runs = runs
         self._spec, self._plan, self._model = request.spec, request.plan, model
         self._freezes_a, self._targets = request.federation.freeze_a, targets
         self.shapes = {name: get_features(layer) for name, layer in targets.items()}
@@ -46,6 +53,7 @@ class SiteStage:
         if name == "sparse":
             assert masks is not None
             self.method.install_sparse(masks)
+            settle_kernels(self._model, self._spec, self._runs)
         elif name == "low-rank":
             self._install_low_rank(payload, masks)
         self.layout = make_layout(self._get_trainable())

@@ -25,6 +25,8 @@ CHECKPOINT_TENSORS, CHECKPOINT_STATE = "state.safetensors", "state.json"
 """The files of a checkpoint; the second is written last."""
 MAX_RUN_ID_LENGTH = 128
 RUNS_PREFIX = "runs/"
+KERNELS_PREFIX = "kernels/"
+"""Under a run: the kernels of its sparse products, one file for each kind of device."""
 
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 

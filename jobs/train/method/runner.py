@@ -8,17 +8,14 @@ DeepSpeed only through an engine's weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jobs.spec.schema import RunSpec
 from jobs.train.engine.engine import Engine
-from jobs.train.method.kernel_cache import read_choices, write_choices
 from jobs.train.model.base_shards import gather_for_writing
 from slora.handoff.low_rank_init import LowRankInit
-from slora.kernels.choice import KernelChoices
 from slora.layers.gates import GatedLoraLinear, count_open_gates, measure_importance, shrink_gates
 from slora.layers.install import (
     extract_factors,
@@ -47,26 +44,15 @@ class MethodRunner:
         self.subtracted_factors: dict[str, tuple[Tensor, Tensor]] = {}
         self.masks: dict[str, Mask] | None = None
         self.inits: dict[str, LowRankInit] | None = None
-        self._choices = KernelChoices()
 
     def install_sparse(
         self, masks: Mapping[str, Mask], values: Mapping[str, Tensor] | None = None
     ) -> None:
         """Install the sparse stage's layers: `values` by layer on each mask, zeros without them."""
         self.masks = dict(masks)
-        self._choices = read_choices(self._device)
-        install_sparse(self._model, masks, choices=self._choices)
+        install_sparse(self._model, masks)
         if values:
             load_weights(self._model, {f"{name}.values": v for name, v in values.items()})
-
-    def save_kernel_choices(self) -> dict[str, dict[str, Any]]:
-        """Save the kernels of the sparse products for later runs on such a machine, and return
-        those in use.
-        """
-        choices = self._choices.describe()
-        if choices:
-            write_choices(self._choices, self._device)
-        return choices
 
     def install_low_rank(
         self, inits: Mapping[str, LowRankInit], masks: Mapping[str, Mask] | None = None
@@ -147,10 +133,6 @@ class MethodRunner:
                 a_RI, b_OR = apply_factor_masks(a_RI, b_OR, density, self._seed, name)
             subtracted[name] = (a_RI, b_OR)
         return subtracted
-
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self._model.parameters())).device
 
     @property
     def tokens(self) -> dict[str, tuple[int, ...]]:

@@ -59,7 +59,9 @@ def repeat_run_command(name: AdapterName, store: Store = DEFAULT_STORE, json: Js
     with require_extra():
         from orchestrator.cli.local_run import INTERRUPTED, run_to_end
     reproduction = repeat_run(
-        open_store(store), name, lambda spec, validated: run_to_end(spec, validated) is not None
+        open_store(store),
+        name,
+        lambda spec, validated, files: run_to_end(spec, validated, files=files) is not None,
     )
     if reproduction is None:
         raise typer.Exit(INTERRUPTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class Workspace:
         )
         return commit(open_store(url), folder, manifest_draft)
 
-    def train(self, spec: RunSpec, validated: Validated) -> bool:
+    def train(self, spec: RunSpec, validated: Validated, files: Mapping[str, bytes]) -> bool:
+        self.given = dict(files)
         assert isinstance(validated, ValidatedRun)
         assert validated.spec == spec == self.spec.model_copy(update={"store": spec.store})
         assert spec.store != self.spec.store
@@ -73,10 +75,18 @@ def test_a_stopped_repetition_compares_nothing(tmp_path: Path):
     assert repeat_run(workspace.store, "tiny@v1", lambda *_: False) is None
 
 
+def test_the_repetition_computes_with_the_kernels_of_the_first_run(tmp_path: Path):
+    workspace = Workspace(tmp_path)
+    workspace.runs.write_text("kernels/0a1b-1.json", "{}")
+    assert workspace.repeat().is_same
+    assert workspace.given == {"kernels/0a1b-1.json": b"{}"}
+
+
 def test_equal_bytes_are_a_reproduction(tmp_path: Path):
     workspace = Workspace(tmp_path)
     reproduction = workspace.repeat()
     assert reproduction.is_same and reproduction.differences == {}
+    assert workspace.given == {}
     assert reproduction.equal_files == ("adapter_config.json", "adapter_model.safetensors")
     assert reproduction.code_versions == ("0.1.0", "0.1.0")
 
@@ -167,7 +177,8 @@ class FederatedWorkspace(Workspace):
         )
         return commit(open_store(url), folder, manifest_draft)
 
-    def train(self, spec: RunSpec, validated: Validated) -> bool:
+    def train(self, spec: RunSpec, validated: Validated, files: Mapping[str, bytes]) -> bool:
+        self.given = dict(files)
         assert isinstance(validated, ValidatedFederation)
         assert validated.site_run.spec == make_site_spec(spec)
         assert isinstance(spec, FederatedSpec)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from slora.kernels import choice as choice_module
-from slora.kernels.choice import KernelChoices, load_choices, probe_kernels
+from slora.kernels.choice import KernelChoices, probe_kernels, read_choices
 from slora.kernels.pattern import compress_rows
 from slora.kernels.torch_kernels import multiply_by_slabs
 from slora.masks.mask import draw_random_mask
@@ -67,55 +69,65 @@ def test_a_kernel_that_fails_or_is_wrong_is_left_out_with_the_reason(monkeypatch
     assert "differs by" in choice.unavailable["wrong"]
 
 
-def test_a_kind_of_product_is_probed_once_and_small_ones_never(monkeypatch):
+@pytest.fixture
+def probing(monkeypatch):
+    """Two kernels that are probed for products of any size."""
     clock = _Clock(monkeypatch, slabs=2.0, tiles=1.0)
     monkeypatch.setattr(choice_module, "list_kernels", lambda *_: clock.kernels)
-    choices = KernelChoices()
-    choices.compute(*_operands())
+    monkeypatch.setattr(choice_module, "MIN_PROBED_WORK", 0)
+    return clock
+
+
+def _choose(known=None, *, tokens=16, dtype=torch.float32):
+    *_, pattern = _operands()
+    return (known or KernelChoices()).choose([pattern], tokens=tokens, dtype=dtype)
+
+
+def test_small_products_are_never_probed(monkeypatch):
+    clock = _Clock(monkeypatch, slabs=2.0, tiles=1.0)
+    monkeypatch.setattr(choice_module, "list_kernels", lambda *_: clock.kernels)
+    assert _choose().describe() == {}
     assert clock.calls == []
-    monkeypatch.setattr(choice_module, "MIN_PROBED_WORK", 0)
-    choices.compute(*_operands())
-    probed = len(clock.calls)
-    for tokens in (15, 16):
+
+
+def test_a_kind_is_probed_once_and_products_of_any_length_use_its_kernel(probing):
+    choices = _choose()
+    assert _choose(choices).describe() == choices.describe()
+    probed = len(probing.calls)
+    for tokens in (15, 16, 400):
         choices.compute(*_operands(tokens=tokens))
-    assert clock.calls[probed:] == ["tiles", "tiles"]
-    choices.compute(*_operands(tokens=17))
-    assert len(clock.calls) > probed + 3
+    assert probing.calls[probed:] == ["tiles"] * 3
 
 
-def test_saved_choices_serve_the_next_process(monkeypatch, tmp_path):
-    clock = _Clock(monkeypatch, slabs=2.0, tiles=1.0)
-    monkeypatch.setattr(choice_module, "list_kernels", lambda *_: clock.kernels)
-    monkeypatch.setattr(choice_module, "MIN_PROBED_WORK", 0)
-    first, path = KernelChoices(), tmp_path / "kernels" / "choices.json"
-    first.compute(*_operands())
-    first.save(path)
-    clock.calls.clear()
-    second = load_choices(path)
+def test_what_was_not_chosen_is_computed_by_slabs(probing):
+    choices = _choose(dtype=torch.bfloat16)
+    probed = len(probing.calls)
+    for other in (choices, KernelChoices()):
+        product = other.compute(*_operands())
+        assert torch.equal(product, multiply_by_slabs(*_operands()))
+    assert len(probing.calls) == probed
+
+
+def test_choices_are_read_back(probing):
+    first = _choose()
+    second = read_choices(json.loads(json.dumps(first.describe())))
+    probed = len(probing.calls)
     second.compute(*_operands())
-    assert clock.calls == ["tiles"]
+    assert probing.calls[probed:] == ["tiles"]
     assert second.describe() == first.describe()
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"a": 1}', '{"a": {"kernel": "gone", "more": 1}}', "\x00"]
+    "saved", [None, [], "x", {"a": 1}, {"a": {"kernel": "gone", "more": 1}}, {"a": {"kernel": []}}]
 )
-def test_a_file_of_choices_that_is_not_ours_is_probed_again(tmp_path, text):
-    path = tmp_path / "choices.json"
-    path.write_text(text)
-    assert load_choices(path).describe() == {}
+def test_what_is_not_ours_is_probed_again(saved):
+    assert read_choices(saved).describe() == {}
 
 
-def test_a_saved_kernel_that_this_machine_lacks_is_replaced(monkeypatch, tmp_path):
-    clock = _Clock(monkeypatch, slabs=2.0, tiles=1.0)
-    monkeypatch.setattr(choice_module, "MIN_PROBED_WORK", 0)
-    monkeypatch.setattr(choice_module, "list_kernels", lambda *_: clock.kernels)
-    path, choices = tmp_path / "choices.json", KernelChoices()
+def test_a_saved_kernel_that_this_machine_lacks_is_probed_anew_or_replaced(probing):
+    choices = _choose()
+    del probing.kernels["tiles"]
+    probing.kernels["other"] = probing.kernels["slabs"]
     choices.compute(*_operands())
-    choices.save(path)
-    del clock.kernels["tiles"]
-    clock.kernels["other"] = clock.kernels["slabs"]
-    loaded = load_choices(path)
-    loaded.compute(*_operands())
-    (kind,) = loaded.describe().values()
-    assert kind["kernel"] in clock.kernels
+    (kind,) = _choose(choices).describe().values()
+    assert kind["kernel"] in probing.kernels
