@@ -60,8 +60,8 @@ def run_to_end(
 ) -> RunStore | None:
     """Return the run's files once its job is done; None after Ctrl-C. Raise TrainingFailed.
 
-    `files` by name are in the run's folder at first. Progress is reported on stderr, and nothing is written to stdout. Nothing is written to the
-    store if RAY_ADDRESS is not an address.
+    `files` by name are in the run's folder at first. Progress is reported on stderr, and nothing is
+    written to stdout. Nothing is written to the store if RAY_ADDRESS is not an address.
     """
     read_ray_address()
     kind = get_kind(spec)
