@@ -103,7 +103,7 @@ class _LowRankProduct(torch.autograd.Function):
         x_NI, h_NR, a_cast, b_cast = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
         grad_x = grad_a = grad_b = grad_bias = None
-        grad_NR = _multiply_thin(grad_NO, b_cast)
+        grad_NR = grad_NO @ b_cast
         if ctx.needs_input_grad[0]:
             grad_x = grad_NR @ a_cast
             add_product_back(grad_x, grad_NO, layer.weight, conv1d=layer.conv1d)
@@ -120,14 +120,6 @@ def _choose_product_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that the product computes in: that of x, or the one of an autocast."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def _multiply_thin(grad_NO: Tensor, b_OR: Tensor) -> Tensor:
-    """Return `g B`, `[N, R]`."""
-    if grad_NO.dtype == torch.float32 and grad_NO.device.type == "cpu":
-        # MKL is twice as fast with the thin side first; oneDNN, for bfloat16, is not.
-        return (b_OR.t() @ grad_NO.t()).t()
-    return grad_NO @ b_OR
 
 
 def init_factors(

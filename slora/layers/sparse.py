@@ -4,7 +4,7 @@ O, I: the weight's rows and columns, out and in. N: tokens. Z: entries of the ma
 columns of a block.
 
 W is the frozen base. The layer keeps W's own entries on the mask beside it, writes W + D over them
-in W's own storage before each product, and puts them back, bit for bit, when it is removed: no
+in W's own storage for its products, and puts them back, bit for bit, when it is removed: no
 dense delta, no copy of W, and no dense gradient. Only one thread at a time may therefore run a
 model with such layers; serve a merged model instead. The gradient of the values is `g^T x` at the
 masked entries only.
@@ -76,6 +76,8 @@ class SparseLinear(nn.Module):
         self.register_buffer("rows", rows.to(device), persistent=False)
         self.register_buffer("columns", columns.to(device), persistent=False)
         self.register_buffer("base_entries", base.weight.new_empty(0), persistent=False)
+        self.last_write: object | None = None
+        """Stands for the sums that are in the weight, until others are written or W's entries."""
 
     def forward(self, x: Tensor) -> Tensor:
         product = _BlockProduct if self.block else _EntriesProduct
@@ -108,6 +110,18 @@ class SparseLinear(nn.Module):
         sums = self.base_entries.to(torch.promote_types(flat.dtype, values.dtype)) + values
         # Twice to six times as fast as `index_copy_` on a CPU.
         flat.index_put_((self.storage_positions,), sums.to(flat.dtype))
+        self.last_write = object()
+        return weight
+
+    def write_entries_again(self, values: Tensor, write: object | None) -> Tensor:
+        """Do what `write_entries` does, unless the sums of this `last_write` are still there.
+
+        Of the two writes of a step, the backward's is the one that is saved. A sharded weight was
+        gathered anew since.
+        """
+        if write is None or write is not self.last_write or hasattr(self.weight, "ds_tensor"):
+            return self.write_entries(values)
+        weight: Tensor = self.weight.data
         return weight
 
     def end_product(self) -> None:
@@ -125,6 +139,7 @@ class SparseLinear(nn.Module):
         flat = self.weight.data.view(-1)
         if self.base_entries.numel() and flat.numel():
             flat.index_put_((self.storage_positions,), self.base_entries)
+        self.last_write = None
 
     def get_pattern(self) -> EntryPattern:
         """Return the mask's entries in compressed rows. Only for a layer without a block."""
@@ -164,7 +179,7 @@ class _EntriesProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.layer = layer
-        return _multiply_forward(x, values, bias, layer)
+        return _multiply_forward(ctx, x, values, bias)
 
     @staticmethod
     @once_differentiable
@@ -190,7 +205,7 @@ class _BlockProduct(torch.autograd.Function):
             x_Q = _select_columns(x, layer.columns)
         ctx.save_for_backward(x_Q, values)
         ctx.layer = layer
-        return _multiply_forward(x, values, bias, layer)
+        return _multiply_forward(ctx, x, values, bias)
 
     @staticmethod
     @once_differentiable
@@ -213,11 +228,11 @@ def _select_columns(tensor: Tensor, columns: Tensor) -> Tensor:
     return tensor.gather(1, columns.expand(tensor.shape[0], -1))
 
 
-def _multiply_forward(
-    x: Tensor, values: Tensor, bias: Tensor | None, layer: SparseLinear
-) -> Tensor:
+def _multiply_forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    layer: SparseLinear = ctx.layer
     y = multiply(x, layer.write_entries(values), bias, conv1d=layer.conv1d)
     layer.end_product()
+    ctx.write = layer.last_write
     return y
 
 
@@ -227,7 +242,8 @@ def _compute_other_gradients(
     """Return the gradients of x and of the bias."""
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = multiply_back(grad, layer.write_entries(values), conv1d=layer.conv1d)
+        weight = layer.write_entries_again(values, ctx.write)
+        grad_x = multiply_back(grad, weight, conv1d=layer.conv1d)
         layer.end_product()
     if ctx.needs_input_grad[2]:
         grad_bias = grad.sum(0)

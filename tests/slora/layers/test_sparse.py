@@ -142,6 +142,26 @@ def test_a_backward_computes_with_the_values_of_its_own_forward(form):
     assert torch.equal(x.grad, expected)
 
 
+@pytest.mark.parametrize("between", ["nothing", "another forward", "removal", "a gather"])
+def test_a_backward_writes_the_sums_again_only_where_its_forward_s_may_be_gone(between):
+    _, mask, layer = _layer()
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    adapted = layer.weight + make_dense_delta(layer.values, mask).double()
+    gathered = layer.weight.clone()
+    y = layer(x)
+    if between == "another forward":
+        layer.values = torch.nn.Parameter(layer.values.detach() + 1)
+        layer(x)
+    elif between == "removal":
+        layer.restore_entries()
+    elif between == "a gather":
+        layer.weight.data, layer.weight.ds_tensor = gathered, torch.empty(0)
+    write = layer.last_write
+    y.sum().backward()
+    assert (layer.last_write is write) == (between == "nothing")
+    torch.testing.assert_close(x.grad, adapted.sum(0).expand(4, 5), rtol=1e-6, atol=1e-6)
+
+
 def test_a_module_that_shares_the_weight_never_sees_the_values():
     class Tied(torch.nn.Module):
         def __init__(self):
