@@ -12,12 +12,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-IMPORTED = [
-    "tests.ranks",
-    "jobs.train.comm.deepspeed_comm",
-    "jobs.train.loop",
-    "jobs.train.evaluate_adapters",
-]
+IMPORTED = ["tests.ranks", "tests.rank_imports"]
 """Imported once for all ranks of a test session: it takes a rank longer than most of its work."""
 
 

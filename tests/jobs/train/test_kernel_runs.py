@@ -19,7 +19,7 @@ from tests.training_runs import TrainingCase, train_all
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
 
-STEPS = 20
+STEPS, SAVED, DIES = 12, 5, 7
 RELATIVE = 1e-5
 
 
@@ -32,7 +32,7 @@ def _make_spec(folder: Path) -> Mapping[str, Any]:
         method={"kind": "sparse", "density": 0.01},
         data={"packing": True, "max_length": 96},
         train={"steps": STEPS, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3,
-               "checkpoint_every": 8},
+               "checkpoint_every": SAVED},
     )  # fmt: skip
 
 
@@ -41,19 +41,24 @@ def test_losses_are_equal_with_every_kernel_resumed_or_not(tmp_path: Path, ranks
     cache = tmp_path / "cache"
     monkeypatch.setenv("SLORA_CACHE", str(cache))
     spec = _make_spec(tmp_path)
+    runs, kernels = tmp_path / "store" / "runs", list_kernels("cpu", torch.float32)
     probed = train_all([TrainingCase("probed", spec)], ranks)["probed"].losses
     assert len(probed) == STEPS and probed[-1] < probed[0]
-    for kernel in list_kernels("cpu", torch.float32):
-        _write_kernel(cache, kernel)
-        resumed, dies = f"{kernel}-resumed", TrainingCase(f"{kernel}-resumed", spec, dies="step 11")
-        results = train_all([TrainingCase(kernel, spec), dies], ranks)
-        # The kernels of a run stay, whatever later runs on the machine use.
-        _write_kernel(cache, "slabs" if kernel != "slabs" else "sampled")
-        losses = train_all([TrainingCase(resumed, spec)], ranks)[resumed].losses
-        assert results[kernel].losses == pytest.approx(probed, rel=RELATIVE)
-        assert losses[-8:] == results[kernel].losses[-8:]
-        for run in (kernel, resumed):
-            assert _list_kernels(tmp_path / "store" / "runs" / run) == {kernel}
+    for kernel in kernels:
+        for run in (kernel, f"{kernel}-resumed"):
+            shutil.copytree(runs / "probed" / "kernels", runs / run / "kernels")
+            _write_kernel(runs / run, kernel)
+    deaths = [TrainingCase(f"{kernel}-resumed", spec, dies=f"step {DIES}") for kernel in kernels]
+    results = train_all([*(TrainingCase(kernel, spec) for kernel in kernels), *deaths], ranks)
+    # The kernels of a run stay, whatever later runs on the machine use.
+    _write_kernel(cache, "sampled")
+    resumed = train_all([TrainingCase(death.run, spec) for death in deaths], ranks)
+    for kernel in kernels:
+        losses, again = results[kernel].losses, resumed[f"{kernel}-resumed"].losses
+        assert losses == pytest.approx(probed, rel=RELATIVE)
+        assert again[SAVED - STEPS :] == losses[SAVED - STEPS :]
+        for run in (kernel, f"{kernel}-resumed"):
+            assert _list_kernels(runs / run) == {kernel}
 
 
 def test_a_run_is_repeated_to_the_bit_with_the_kernels_of_its_folder(tmp_path: Path, monkeypatch):
@@ -62,17 +67,20 @@ def test_a_run_is_repeated_to_the_bit_with_the_kernels_of_its_folder(tmp_path: P
     spec = _make_spec(tmp_path)
     first = train_all([TrainingCase("first", spec)], 2)["first"]
     (used,) = _list_kernels(runs / "first")
-    _write_kernel(cache, "sampled" if used == "slabs" else "slabs")
+    other = "sampled" if used == "slabs" else "slabs"
+    _write_kernel(cache, other)
     shutil.copytree(runs / "first" / "kernels", runs / "again" / "kernels")
     results = train_all([TrainingCase("again", spec), TrainingCase("other", spec)], 2)
     assert results["again"].files == first.files
+    # A run without kernels of its own takes the machine's choice.
+    assert _list_kernels(runs / "other") == {other}
     # The sums of another kernel differ in their last bits.
     assert results["other"].files != first.files
 
 
-def _write_kernel(cache: Path, kernel: str) -> None:
-    """Make the kernel the machine's choice for every product."""
-    (choices_file,) = (cache / "kernels").iterdir()
+def _write_kernel(folder: Path, kernel: str) -> None:
+    """Make the kernel the choice of a run or of the machine for every product."""
+    (choices_file,) = (folder / "kernels").iterdir()
     choices = json.loads(choices_file.read_text())
     assert choices
     choices_file.write_text(

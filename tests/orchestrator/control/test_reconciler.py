@@ -6,7 +6,6 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,15 +14,12 @@ from jobs.store.adapters.operations import commit
 from jobs.store.local import DirectoryStore
 from jobs.store.open import open_store
 from jobs.store.runs.heartbeat import HEARTBEAT
-from orchestrator.cluster.base import Job, JobState, JobStatus
-from orchestrator.cluster.errors import ClusterRefused
-from orchestrator.registry import run_flags, runs
+from orchestrator.cluster.base import JobState, JobStatus
+from orchestrator.registry import runs
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.values import Run
 from tests.jobs.store.builders import make_adapter_folder, make_draft
-from tests.orchestrator.cluster.fake import FakeCluster
 from tests.orchestrator.control.control import KILLED, PENDING, RUNNING, SUCCEEDED, ControlHarness
-from tests.orchestrator.registry.builders import age_leases, list_runs, make_request
 
 
 def test_a_run_goes_from_the_queue_to_done_with_its_adapter(
@@ -222,59 +218,6 @@ def test_a_job_with_a_fresh_heartbeat_is_not_lost(control: ControlHarness):
     assert control.read_status(run) is Status.LOST
 
 
-def test_a_run_is_not_decided_while_its_store_is_unreachable(control: ControlHarness):
-    run = control.submit()
-    control.reconcile(2)
-    control.cluster.forget_all()
-    control.open = refuse
-    control.reconcile(3)
-    assert control.read_status(run) is Status.RUNNING
-    control.open = open_store
-    control.reconcile()
-    assert control.read_status(run) is Status.LOST
-
-
-def test_an_unreachable_store_does_not_block_other_runs(control: ControlHarness):
-    run = control.submit()
-    control.reconcile(2)
-    control.cluster.play(f"{run.id}-a1", SUCCEEDED)
-    real, unreachable = control.open, run.store
-
-    def open_other_store(url: str) -> Any:
-        return refuse(url) if url == unreachable else real(url)
-
-    control.open = open_other_store
-    with control.database.write() as session:
-        other = runs.add(session, f"{run.id}-other", make_request(store=f"{unreachable}/below"))
-        other = runs.move(session, other, Status.SUBMITTED)
-        run_flags.mark_acknowledged(session, [other])
-    control.reconcile(2)
-    assert (
-        control.read_status(run) is Status.RUNNING
-        and control.read_status(other) is not Status.SUBMITTED
-    )
-
-
-def test_an_unreachable_store_is_tried_once_in_a_pass(control: ControlHarness):
-    for _ in range(5):
-        control.submit()
-    control.reconcile(2)
-    control.cluster.forget_all()
-    urls: list[str] = []
-
-    def count_opens(url: str) -> Any:
-        urls.append(url)
-        return refuse(url)
-
-    control.open = count_opens
-    control.reconcile()
-    assert len(urls) == 1
-    control.open = open_store
-    control.reconcile()
-    with control.database.read() as session:
-        assert {run.status for run in list_runs(session)} == {Status.LOST}
-
-
 @pytest.mark.parametrize(
     "data", [None, b"{", b'{"format": 2}'], ids=["missing", "truncated", "unknown"]
 )
@@ -360,66 +303,9 @@ def test_a_run_in_its_retry_delay_is_stopped_at_once(control: ControlHarness):
     assert control.read_status(run) is Status.STOPPED
 
 
-def test_one_of_two_services_holds_the_cluster_until_its_lease_ends(control: ControlHarness):
-    other = control.make_reconciler("b")
-    run = control.submit()
-    assert control.main.reconcile() and not other.reconcile()
-    age_leases(control.database, 60)
-    assert other.reconcile() and not control.main.reconcile()
-    assert control.list_submissions(run) == [f"{run.id}-a1"]
-    other.close()
-    assert control.main.reconcile()
-
-
-def test_a_service_that_lost_its_lease_moves_nothing(control: ControlHarness):
-    run = control.submit()
-    other = control.make_reconciler("b")
-    control.reconcile(2)
-
-    def suspend() -> None:
-        # Suspended after listing the jobs, until another service took over and moved the run.
-        control.cluster.on_list = lambda: None
-        control.cluster.forget_all()
-        age_leases(control.database, 60)
-        assert other.reconcile()
-
-    control.cluster.forget_all()
-    control.cluster.add_foreign_job(control.cluster.started_jobs[0], KILLED)
-    control.cluster.on_list = suspend
-    before = control.list_events(run)
-    assert control.main.reconcile() is False
-    assert control.list_events(run) == [*before, "lost"]
-
-
-def test_a_service_that_lost_its_lease_fails_no_run_of_the_next_one(
-    control: ControlHarness,
-):
-    other, run = control.make_reconciler("b"), control.submit()
-    cluster = control.cluster
-
-    class SlowCluster(FakeCluster):
-        """Answers after another service has submitted the same attempt."""
-
-        def submit(self, job: Job) -> None:
-            age_leases(control.database, 60)
-            assert other.reconcile()
-            raise ClusterRefused(self.name, "no such runtime environment")
-
-    control.cluster = SlowCluster("default", RUNNING)
-    assert control.make_reconciler("c").reconcile() is False
-    assert control.list_submissions(run) == [] and [
-        job.submission for job in cluster.started_jobs
-    ] == [f"{run.id}-a1"]
-    assert control.read_status(run) is Status.SUBMITTED
-
-
 def write_heartbeat(control: ControlHarness, run: Run, at: float) -> None:
     """Write a heartbeat as if at a time of the store's clock; the writer's is a day ahead."""
     store = DirectoryStore(Path(control.store.removeprefix("file://")))
     key = f"runs/{run.id}/{HEARTBEAT}"
     store.put(key, json.dumps({"time": at + 86400, "attempt": 1}).encode())
     os.utime(store.local_path(key), (at, at))
-
-
-def refuse(url: str) -> Any:
-    raise StoreUnreachable("the store does not answer")

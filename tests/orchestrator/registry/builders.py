@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from orchestrator.registry import runs
 from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import Reason, Status
+from orchestrator.registry.rebuild.rebuild import RebuildResult
 from orchestrator.registry.run_request import RunRequest
 from orchestrator.registry.values import Run, make_run
 
@@ -53,3 +54,8 @@ def read_rows(database: Database, table: str) -> list[dict[str, Any]]:
     with database.read() as session:
         rows = session.execute(text(f"SELECT * FROM {table}")).mappings()
         return sorted((dict(row) for row in rows), key=str)
+
+
+def count_changes(result: RebuildResult) -> tuple[int, int, int, int]:
+    """Count the changed runs, adapters, searches and events."""
+    return result.runs.changed, result.adapters.changed, result.searches.changed, result.events
