@@ -141,7 +141,7 @@ def make_plan(
             spec, facts, targets, stages, micro=micro, accumulation=accumulation
         )
         if estimate.fault:
-            return None, [_refuse_memory(estimate)]
+            return None, [_refuse_memory(estimate, spec)]
     sharding, reason = _select_sharding(spec, estimate)
     return Plan(
         name=spec.name,
@@ -317,11 +317,13 @@ def _estimate_run(
     )
 
 
-def _refuse_memory(estimate: RunEstimate) -> Fault:
+def _refuse_memory(estimate: RunEstimate, spec: RunSpec) -> Fault:
     remedy = (
         "Use more workers or larger ones (cluster.machine.memory_gb), a smaller "
         "train.micro_batch_size or data.max_length, or model.dtype: bfloat16."
     )
+    if not spec.train.activation_checkpointing:
+        remedy = f"Set train.activation_checkpointing: true. {remedy}"
     assert estimate.fault
     return Fault("cluster.sharding", estimate.fault, remedy)
 

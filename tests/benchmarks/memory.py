@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ LLAMA = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6,
          "num_attention_heads": 12, "vocab_size": 8192, "max_position_embeddings": 512}  # fmt: skip
 WIDE_VOCABULARY = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
                    "num_attention_heads": 4, "vocab_size": 131072}  # fmt: skip
-LONG = ("wide vocabulary", "smollm2-135m of 1024 tokens")
+AGAIN = "smollm2-135m of 1024 tokens, layers computed again"
+LONG = ("wide vocabulary", "smollm2-135m of 1024 tokens", AGAIN)
 """Cases of one way only: they take long."""
 RAY = "under ray"
 
@@ -152,6 +154,9 @@ def _specs(folder: Path, only: list[str] | None) -> dict[str, dict[str, Any]]:
         found["smollm2-135m"],
         {"data": {"max_length": 1024}, "train": {"batch_size": 2, "micro_batch_size": 2}},
     )
+    found[AGAIN] = merge_spec(
+        found["smollm2-135m of 1024 tokens"], {"train": {"activation_checkpointing": True}}
+    )
     if only is None or any(part in name for part in only for name in ("llama", "wide")):
         _random_llama(folder / "llama", LLAMA)
         _random_llama(folder / "wide", LLAMA | WIDE_VOCABULARY)
@@ -214,26 +219,31 @@ def _train_under_ray(spec: dict[str, Any]) -> list[dict[str, int]]:
 
 
 def _compare_losses() -> int:
-    """Exit code 1 where the loss in chunks does not halve the peak above the frozen model."""
-    peaks = {
-        name: run_ranks(_measure_step, 1, name == "chunks", spawned=True)[0]
-        for name in ("plain", "chunks")
-    }
-    for name, (peak, kept) in peaks.items():
-        print(f"{name}: {peak / 1e6:,.0f} MB above the model, {kept / 1e6:,.0f} MB of them saved")
-    ratio = peaks["chunks"][0] / peaks["plain"][0]
-    print(f"chunks take {ratio:.2f} x the memory of the plain loss")
-    return int(ratio > 0.5)
+    """Exit code 1 where the loss in chunks does not halve the peak above the frozen model, alone
+    or with layers that are computed again.
+    """
+    ways = {"plain": (False, False), "chunks": (True, False), "chunks and again": (True, True)}
+    steps = {name: run_ranks(_measure_step, 1, *way, spawned=True)[0] for name, way in ways.items()}
+    ratios = {name: peak / steps["plain"][0] for name, (peak, _, _) in steps.items()}
+    for name, (peak, kept, seconds) in steps.items():
+        print(
+            f"{name}: {peak / 1e6:,.0f} MB above the model ({ratios[name]:.2f} x), "
+            f"{kept / 1e6:,.0f} MB of them saved; {seconds:.1f} s"
+        )
+    return int(max(ratios["chunks"], ratios["chunks and again"]) > 0.5)
 
 
-def _measure_step(rank: int, is_chunked: bool) -> tuple[int, int]:
-    """Peak bytes of a step above the frozen model, and those of the tensors saved for backward."""
+def _measure_step(rank: int, is_chunked: bool, computes_again: bool) -> tuple[int, int, float]:
+    """Peak bytes of a step above the frozen model, those of the tensors saved for backward, and
+    the seconds.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     from jobs.train.data.collate import Batch
     from jobs.train.engine.chunked_loss import PLAIN_LOSS
     from jobs.train.engine.loss import compute_loss
+    from jobs.train.model.activation_checkpoints import checkpoint_activations
     from jobs.train.model.settle_loss import probe_loss
     from slora.layers.base_layers import get_features
     from slora.layers.install import freeze, install_lora
@@ -249,6 +259,8 @@ def _measure_step(rank: int, is_chunked: bool) -> tuple[int, int]:
         model, "all-linear", head=[model.lm_head]).items()}  # fmt: skip
     factors = {n: init_factors(seed=0, name=n, shape=s, rank=8) for n, s in shapes.items()}
     install_lora(model, factors, scale=2.0)
+    if computes_again:
+        checkpoint_activations(model)
     ids = torch.randint(5, 40000, (4, 1024), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     batch = Batch(inputs=inputs, labels=ids, targets=ids.numel() - len(ids), tokens=ids.numel())
@@ -260,12 +272,12 @@ def _measure_step(rank: int, is_chunked: bool) -> tuple[int, int]:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    before = _read_status("VmRSS")
+    before, start = _read_status("VmRSS"), time.monotonic()
     Path("/proc/self/clear_refs").write_text("5")
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = compute_loss(model, batch, choice, device=cpu)
     loss.backward()
-    return _read_status("VmHWM") - before, sum(saved.values())
+    return _read_status("VmHWM") - before, sum(saved.values()), time.monotonic() - start
 
 
 def _read_status(key: str) -> int:

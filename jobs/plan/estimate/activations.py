@@ -1,6 +1,6 @@
 """Memory that autograd keeps between forward and backward, for one micro-batch on one worker.
 
-Counted from the code of transformers' layers with SDPA attention and without checkpointing; the
+Counted from the code of transformers' layers with SDPA attention; the
 benchmark `tests.benchmarks.memory` compares it with measured peaks.
 """
 
@@ -25,11 +25,12 @@ FULL_NORMS = 2
 
 def estimate_activations(inputs: EstimateInput, stage: StageFacts) -> int:
     """Return the bytes of all layers' activations and one layer's temporaries."""
-    tokens = inputs.batching.micro * inputs.batching.length
-    saved = inputs.base.widths.layers * (
-        tokens * _count_saved_per_token(inputs, stage) + _count_attention_mask_bytes(inputs)
-    )
-    return saved + tokens * _count_transient_per_token(inputs)
+    tokens, widths = inputs.batching.micro * inputs.batching.length, inputs.base.widths
+    layer = tokens * _count_saved_per_token(inputs, stage) + _count_attention_mask_bytes(inputs)
+    transient = tokens * _count_transient_per_token(inputs)
+    if inputs.batching.recomputes:
+        return widths.layers * tokens * widths.hidden * inputs.dtype_bytes + layer + transient
+    return widths.layers * layer + transient
 
 
 def estimate_logits(inputs: EstimateInput) -> int:

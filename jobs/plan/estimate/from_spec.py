@@ -117,5 +117,6 @@ def _describe_batching(
         evaluates=spec.data.eval is not None or spec.data.eval_fraction is not None,
         eval_micros=None if eval_rows is None else -(-eval_rows // (micro * workers)),
         eval_every=train.eval_every,
+        recomputes=train.activation_checkpointing,
         checkpoint_every=train.checkpoint_every,
     )

@@ -93,6 +93,8 @@ class Batching:
     eval_micros: int | None = None
     """Maximum micro-batches per evaluation and worker; None if the rows are not counted."""
     eval_every: int | None = None
+    recomputes: bool = False
+    """Each layer keeps only its input for the backward."""
     checkpoint_every: int | None = None
 
 

@@ -79,4 +79,6 @@ def _is_comparable(spec: RunSpec, recorded: Any) -> bool:
         and recorded["cluster"]["workers"] == spec.workers
         and machine.get("kind") == spec.cluster.machine.kind
         and recorded["data"]["max_length"] == spec.data.max_length
+        and recorded["train"].get("activation_checkpointing", False)
+        == spec.train.activation_checkpointing
     )

@@ -12,6 +12,7 @@ from jobs.store.base import ObjectStore
 from jobs.train.comm.collectives import WorkerContext
 from jobs.train.engine.chunked_loss import LossChoice
 from jobs.train.method.warm_start import WarmStart, load_warm_start
+from jobs.train.model.activation_checkpoints import checkpoint_activations
 from jobs.train.model.base_model import list_towers, load_model
 from jobs.train.model.base_shards import BaseShards
 from jobs.train.model.settle_loss import settle_loss
@@ -87,4 +88,6 @@ def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContex
         shards = BaseShards(model, request.plan.sharding, context)
     packing = settle_packing(spec, request.plan.packing, model, context, shards=shards)
     loss = settle_loss(spec, model, context, shards=shards)
+    if spec.train.activation_checkpointing:
+        checkpoint_activations(model, is_sharded=request.plan.sharding != "replicate")
     return LoadedBase(model, tokenizer, targets, shards, parent, packing, loss)
