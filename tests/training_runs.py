@@ -58,9 +58,7 @@ class Died(Exception):
 def train_several(
     rank: int, cases: list[TrainingCase], world_size: int
 ) -> dict[str, dict[str, Any]]:
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
 
-    init_deepspeed("gloo")
     return {case.run: _train_case(rank, case, world_size) for case in cases}
 
 
@@ -124,7 +122,7 @@ def _is_base_untouched(model: Any, folder: Path) -> bool:
     import torch
     from safetensors.torch import load_file
 
-    from jobs.train.model.base_shards import gather_for_reading
+    from jobs.train.model.shard_access import gather_for_reading
 
     saved = load_file(folder / "model.safetensors")
     prefix = f"{model.base_model_prefix}."

@@ -24,7 +24,6 @@ from jobs.train.comm.collectives import EVALUATION, WorkerContext
 from jobs.train.data.worker_feeds import make_evaluation_feeds
 from jobs.train.evaluation import evaluate
 from jobs.train.model.base_model import load_model, read_saved_task
-from jobs.train.model.base_shards import BaseShards
 from jobs.train.model.settle_loss import settle_loss
 from jobs.train.model.settle_packing import settle_packing
 from jobs.train.model.tokenizer import load_tokenizer
@@ -119,6 +118,9 @@ def _load_adapter_model(
     if request.plan.sharding == "replicate":
         yield _LabelledModel(model.to(context.device), labels, tokenizer)
         return
+    # Imported here: DeepSpeed loads for a second, which only a sharded base needs.
+    from jobs.train.model.base_shards import BaseShards
+
     with BaseShards(model, request.plan.sharding, context).gather_on_demand():
         yield _LabelledModel(model, labels, tokenizer)
 

@@ -9,7 +9,7 @@ from typing import Any
 from jobs.plan.plan import MeasuredFacts, ModelShape, Plan, add_tallies, complete_plan
 from jobs.plan.token_tally import require_rows
 from jobs.train.data.worker_feeds import read_tallies
-from jobs.train.model.base_shards import count_elements
+from jobs.train.model.shard_access import count_elements
 from jobs.train.request import Request
 from slora.layers.token_rows import SUFFIX
 

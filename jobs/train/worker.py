@@ -102,12 +102,10 @@ def _run_request(
     # Set before the libraries below are imported, which read it. Not as Ray's runtime environment:
     # that would cost a new process a worker, four seconds each.
     os.environ.update(ENVIRONMENT, **({} if on_gpu else {"DS_ACCELERATOR": "cpu"}))
-    # Imported here, because the driver imports this module too, and needs neither: deepspeed takes
-    # seconds, and looks for accelerators where there are none.
+    # Imported here, because the driver imports this module too, and does without torch.
     import torch
 
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.evaluate_adapters import evaluate_adapters
     from jobs.train.fine_tuning import make_fine_tuning
     from jobs.train.monitor.watchdog import Watchdog, open_default_store
@@ -115,7 +113,6 @@ def _run_request(
     if not on_gpu:
         torch.set_num_threads(request.spec.cluster.cpus_per_worker)
     device = rank.device or torch.device("cpu")
-    init_deepspeed("nccl" if on_gpu else "gloo")
     context = make_worker_context(rank.number, rank.world_size, device, machine=rank.machine)
     if start is not None and rank.number == 0:
         start = end_phase(runs.phase_events, start, "imports")

@@ -298,12 +298,10 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.fine_tuning import FineTuner
     from jobs.train.hooks import RunHooks
     from jobs.train.loop import StageLoop
 
-    init_deepspeed("gloo")
     checked = validate_run(validate_spec(spec))
     runs = RunStore(open_store(checked.spec.store), "run")
     request = checked.make_request("run", base=BaseDigest("0" * 64, ()))

@@ -58,11 +58,9 @@ def test_a_run_on_one_gpu_learns_and_commits(tmp_path, dtype, sharding, method):
     from jobs.plan.preflight import validate_run
     from jobs.spec.load import validate_spec
     from jobs.train.comm.collectives import WorkerContext
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.fine_tuning import make_fine_tuning
 
     deepspeed.init_distributed("nccl")
-    init_deepspeed("nccl")
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 60)
     changes = {

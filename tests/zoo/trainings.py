@@ -55,20 +55,15 @@ def train(
     """Run the training loop that a worker runs, and return what came of it."""
     import json
 
-    import deepspeed
-
     from jobs.plan.preflight import validate_run
     from jobs.spec.load import validate_spec
     from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.fine_tuning import FineTuner
     from jobs.train.hooks import RunHooks
     from jobs.train.loop import StageLoop
 
-    if not deepspeed.comm.is_initialized():
-        init_deepspeed("gloo")
     cluster = {"workers": world_size, "sharding": sharding}
     checked = validate_run(validate_spec(case.make_spec(kind, cluster=cluster)))
     run = f"{kind}-{sharding}-{world_size}"

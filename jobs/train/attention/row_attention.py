@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -102,6 +101,9 @@ def attend_at_once(
     """Return the output [m, L, H, D] of torch's kernel for rows of any length."""
     # [m, H, L, D] -> [T, H, D]
     query, key, value = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value))
+    # Imported here: it loads torch's compiler, and only rows on a GPU come this way.
+    from torch.nn.attention.varlen import varlen_attn
+
     output = varlen_attn(
         query,
         key,

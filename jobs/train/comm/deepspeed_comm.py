@@ -12,14 +12,14 @@ from torch import Tensor
 from jobs.train.comm.collectives import GRADIENTS, Collectives
 
 
-def init_deepspeed(backend: str) -> None:
-    """Let DeepSpeed use the process group that exists already."""
+def init_deepspeed() -> None:
+    """Let DeepSpeed use the process group that exists already. May be called again."""
     # DeepSpeed logs its set-up line by line; only its warnings matter here.
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Its shared-memory reduction needs a compiler and 38 s on every new machine, to save the copy
     # of a few megabytes between processes of one host.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=backend)
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
 
 
 def count_deepspeed_traffic(

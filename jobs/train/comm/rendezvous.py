@@ -19,11 +19,9 @@ def find_free_address() -> str:
 def join_process_group(
     address: str, rank: int, world_size: int, *, local_rank: int, gpu: bool, timeout_s: float
 ) -> None:
-    """Join the process group of all ranks, and let DeepSpeed use it. A collective."""
+    """Join the process group of all ranks. A collective."""
     # Imported here, so that an actor can set the environment that the libraries read.
     import torch
-
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
 
     # DeepSpeed reads the ranks from the environment, whatever group it is given.
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
@@ -32,4 +30,3 @@ def join_process_group(
         backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size,
         timeout=datetime.timedelta(seconds=timeout_s),
     )  # fmt: skip
-    init_deepspeed(backend)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from jobs.train.comm.collectives import CHECKPOINT, GRADIENTS, WorkerContext
 from jobs.train.engine.bucket import MOMENTS, Bucket
 from jobs.train.engine.local_steps import LocalSteps
-from jobs.train.model.base_shards import BaseShards
+
+if TYPE_CHECKING:
+    from jobs.train.model.base_shards import BaseShards
 
 OUTER = "outer"
 """The outer optimizer's momentum, saved beside AdamW's moments if there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,8 +12,9 @@ from jobs.plan.plan import Plan, split_batch
 from jobs.spec.schema import RunSpec
 from jobs.train.comm.collectives import WorkerContext
 from jobs.train.engine.engine import CompactEngine, Engine, EngineOptions
-from jobs.train.engine.full_engine import FullEngine
-from jobs.train.model.base_shards import BaseShards
+
+if TYPE_CHECKING:
+    from jobs.train.model.base_shards import BaseShards
 
 
 def make_engine(
@@ -34,6 +36,9 @@ def make_engine(
         average=cluster.average,
     )
     if spec.method.kind == "full":
+        # Imported here: DeepSpeed loads for a second, which the other methods do without.
+        from jobs.train.engine.full_engine import FullEngine
+
         return FullEngine(model, options, context)
     return CompactEngine(model, options, context, shards)
 

@@ -15,10 +15,10 @@ from deepspeed.utils.tensor_fragment import (
 from torch import Tensor, nn
 
 from jobs.train.comm.collectives import GRADIENTS, WorkerContext
-from jobs.train.comm.deepspeed_comm import count_deepspeed_traffic
+from jobs.train.comm.deepspeed_comm import count_deepspeed_traffic, init_deepspeed
 from jobs.train.engine.bucket import MOMENTS
 from jobs.train.engine.engine import EngineOptions, ExchangeResult
-from jobs.train.model.base_shards import gather_for_writing
+from jobs.train.model.shard_access import gather_for_writing
 
 ZERO_STAGE = {"replicate": 1, "node": 3, "cluster": 3}
 
@@ -28,6 +28,7 @@ class FullEngine:
 
     def __init__(self, model: nn.Module, options: EngineOptions, context: WorkerContext) -> None:
         self._context, self._has_pending_step = context, False
+        init_deepspeed()
         count_deepspeed_traffic(
             context.collectives, context.world_size, spans_nodes=context.node_count > 1
         )

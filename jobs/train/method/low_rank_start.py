@@ -19,7 +19,7 @@ from torch import Tensor
 from jobs.spec.schema import MethodSection
 from jobs.store.runs.run_store import LOW_RANK_INIT, RunStore
 from jobs.train.comm.collectives import HANDOFF, WorkerContext
-from jobs.train.model.base_shards import gather_for_reading
+from jobs.train.model.shard_access import gather_for_reading
 from slora.handoff.handoff import Refine, split_sparse_update
 from slora.handoff.init import init_lora_ga, init_pissa
 from slora.handoff.low_rank_init import LowRankInit

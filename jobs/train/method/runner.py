@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from jobs.spec.schema import RunSpec
 from jobs.train.engine.engine import Engine
-from jobs.train.model.base_shards import gather_for_writing
+from jobs.train.model.shard_access import gather_for_writing
 from slora.handoff.low_rank_init import LowRankInit
 from slora.layers.gates import GatedLoraLinear, count_open_gates, measure_importance, shrink_gates
 from slora.layers.install import (

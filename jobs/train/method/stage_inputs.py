@@ -16,7 +16,7 @@ from jobs.train.method import low_rank_start
 from jobs.train.method.handoff import run_handoff
 from jobs.train.method.masks import load_masks, make_mask_request, make_masks
 from jobs.train.method.warm_start import WarmStart
-from jobs.train.model.base_shards import gather_for_reading
+from jobs.train.model.shard_access import gather_for_reading
 from jobs.train.monitor.recorder import RunRecorder
 from slora.handoff.low_rank_init import LowRankInit
 from slora.layers.base_layers import get_features

@@ -15,15 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import deepspeed
 import torch
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload, ZeROOrderedDict
 from deepspeed.runtime.zero.partition_parameters import Init
 from deepspeed.utils.timer import NoopTimer
-from torch import Tensor, nn
+from torch import nn
 
 from jobs.train.comm.collectives import WorkerContext
-from jobs.train.comm.deepspeed_comm import count_deepspeed_traffic
+from jobs.train.comm.deepspeed_comm import count_deepspeed_traffic, init_deepspeed
 from jobs.train.model.frozen_linear import drop_gathered_weights
 
 MAX_LIVE_PARAMETERS = 100_000_000
@@ -44,6 +43,7 @@ class BaseShards:
         hold the same model. A collective.
         """
         self._model, self._context = model, context
+        init_deepspeed()
         self._group, size = _make_process_group(sharding, context)
         spans_nodes = sharding == "cluster" and context.node_count > 1
         count_deepspeed_traffic(context.collectives, size, spans_nodes=spans_nodes)
@@ -129,35 +129,6 @@ def restore_hidden(hidden: Hidden) -> None:
     for module, name, parameter in hidden:
         del module.__dict__[name]
         module._parameters[name] = parameter
-
-
-def count_elements(parameter: Tensor) -> int:
-    """Return the size of the full parameter, whatever shard of it this worker holds."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-@contextmanager
-def gather_for_reading(*tensors: Tensor) -> Iterator[None]:
-    """Gather these parameters on every rank, to read inside the block. A collective if sharded."""
-    sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
-    with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
-        yield
-
-
-@contextmanager
-def gather_for_writing(parameter: Tensor) -> Iterator[None]:
-    """Gather a parameter, and keep what every rank writes to it inside the block. A collective.
-
-    Every rank must write the same: each stores its own shard of it.
-    """
-    if not hasattr(parameter, "ds_id"):
-        yield
-        return
-    parameter.all_gather()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        parameter.partition(has_been_updated=True)  # type: ignore[attr-defined]
 
 
 def _make_process_group(sharding: str, context: WorkerContext) -> tuple[Any, int]:

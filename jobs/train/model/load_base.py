@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +14,6 @@ from jobs.train.engine.chunked_loss import LossChoice
 from jobs.train.method.warm_start import WarmStart, load_warm_start
 from jobs.train.model.activation_checkpoints import checkpoint_activations
 from jobs.train.model.base_model import list_towers, load_model
-from jobs.train.model.base_shards import BaseShards
 from jobs.train.model.settle_loss import settle_loss
 from jobs.train.model.settle_packing import settle_packing
 from jobs.train.model.tokenizer import add_tokens, load_tokenizer
@@ -24,6 +23,9 @@ from slora.formats.merge import load_head
 from slora.layers.install import freeze
 from slora.layers.targets import find_targets
 from slora.layers.token_rows import install_token_rows, resize_for_tokens
+
+if TYPE_CHECKING:
+    from jobs.train.model.base_shards import BaseShards
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContex
     if is_full or request.plan.sharding == "replicate":
         model.to(context.device)
     else:
+        # Imported here: DeepSpeed loads for a second, which only a sharded base needs.
+        from jobs.train.model.base_shards import BaseShards
+
         shards = BaseShards(model, request.plan.sharding, context)
     packing = settle_packing(spec, request.plan.packing, model, context, shards=shards)
     loss = settle_loss(spec, model, context, shards=shards)

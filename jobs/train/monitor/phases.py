@@ -22,7 +22,7 @@ PHASES = {
     "ray": "the job's driver loads Ray and joins it; without a running Ray, one starts",
     "placement": "waiting for the workers' CPUs and GPUs",
     "processes": "the workers' processes start and join their process group",
-    "imports": "the workers load torch, transformers and DeepSpeed",
+    "imports": "the workers load torch and transformers, and DeepSpeed if the run needs it",
     "base": "the base is loaded, and its packing is tried",
     "data": "the tokenised rows are opened, and the plan is completed",
     "compile": "the first stage's layers are installed, and its engine is made",

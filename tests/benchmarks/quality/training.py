@@ -65,13 +65,10 @@ def start_process(threads: int, device: str) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
 
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
-
     torch.set_num_threads(threads)
     store = torch.distributed.HashStore()
     backend = "gloo" if device == "cpu" else "nccl"
     torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    init_deepspeed(backend)
 
 
 def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def _spec(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
 def _evaluate_all(
     rank: int, world_size: int, cases: list[tuple[dict[str, Any], str]]
 ) -> list[Metrics]:
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
 
-    init_deepspeed("gloo")
     return [_evaluate(rank, world_size, spec, previous) for spec, previous in cases]
 
 

@@ -55,7 +55,6 @@ def _make_step(number: int, rank: int, world_size: int) -> Any:
 
 def _train(rank: int, world_size: int, kind: str, sharding: str, *, chunked: bool) -> list[float]:
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.engine.chunked_loss import PLAIN_LOSS
     from jobs.train.engine.engine import CompactEngine, EngineOptions
     from jobs.train.engine.full_engine import FullEngine
@@ -64,7 +63,6 @@ def _train(rank: int, world_size: int, kind: str, sharding: str, *, chunked: boo
     from jobs.train.model.settle_loss import settle_loss
     from tests.jobs.train.test_chunked_loss import CHUNK, _make_spec
 
-    init_deepspeed("gloo")
     cpu = torch.device("cpu")
     context = make_worker_context(rank, world_size, cpu, machine="here")
     model = _make_model(kind)

@@ -36,9 +36,7 @@ def test_losses_evaluations_answers_and_adapters_are_the_same_to_the_bit(folder:
 
 
 def train_both_ways(rank: int, folder: str) -> dict[tuple[str, bool], dict[str, Any]]:
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
 
-    init_deepspeed("gloo")
     return {
         (name, keeps): _train(rank, Path(folder), name, keeps)
         for name in CASES

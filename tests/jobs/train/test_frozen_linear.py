@@ -24,10 +24,8 @@ def _model() -> nn.Sequential:
 def _gradient(rank: int, world_size: int, *, own: bool) -> dict[str, Any]:
     """Return the gradient of the input, and the most bytes that a tensor saved for backward has."""
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.model import base_shards
 
-    init_deepspeed("gloo")
     if not own:
         base_shards.drop_gathered_weights = lambda model: nullcontext()  # type: ignore[assignment]
     model, saved = _model(), list[torch.Tensor]()
@@ -66,10 +64,8 @@ def test_a_gathered_weight_is_not_saved_from_forward_to_backward():
 def _weight_gradient(rank: int, world_size: int) -> dict[str, Any]:
     """Return the gradient of the wide layer's own weight, while the shards are gathered."""
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.model.base_shards import BaseShards
 
-    init_deepspeed("gloo")
     x = torch.arange(3.0 * NARROW).reshape(3, NARROW)
     plain = _model()
     plain[1].weight.requires_grad_(True)

@@ -84,10 +84,8 @@ def _make(kind: str) -> nn.Module:
 
 def _compare(rank: int, world_size: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
     from jobs.train.model.base_shards import BaseShards
 
-    init_deepspeed("gloo")
     context = make_worker_context(rank, world_size, torch.device("cpu"), machine="here")
     # As the input of a layer has that comes after an adapted one: without a gradient of its input,
     # DeepSpeed does not see the end of a module's backward, and releases its weights a step later.
