@@ -140,6 +140,22 @@ def test_warm_workers_end_with_a_driver_that_is_killed(head, folder, probe, cold
 
 
 @pytest.mark.long
+def test_a_start_whose_warm_worker_dies_in_its_set_up_has_each_phase_once(
+    head, folder, probe, cold_losses
+):
+    idle = probe.ask("wait_for_idle", 2)
+    os.kill(idle[1], signal.SIGSTOP)
+    job = _submit(head, folder, "early")
+    # Borrowed, and its CPU reserved: what follows is its set-up, which it does not answer.
+    wait_for(lambda: probe.ask("list_reservations") or None, timeout_s=200)
+    os.kill(idle[1], signal.SIGKILL)
+    _finish(job)
+    assert _loading_pids(folder, "early")[0] not in idle
+    phases = [event["phase"] for event in _events(folder, "early", "phase_ended")]
+    assert len(phases) == len({*phases}) and "placement" in phases
+
+
+@pytest.mark.long
 def test_a_warm_worker_that_will_be_stopped_makes_all_save(head, folder, probe, cold_losses):
     idle = probe.ask("wait_for_idle", 2)
     with gate_at(folder, step=5) as gate:

@@ -85,10 +85,12 @@ class PhaseClock:
         self.start = PhaseStart(self.start.since, ended, self.start.attempt)
 
 
-def end_phase(journal: EventJournal, start: PhaseStart, phase: str) -> PhaseStart:
-    """Record the end of one phase, now, and return where the next begins."""
+def end_phase(
+    journal: EventJournal, start: PhaseStart, phase: str, at: float | None = None
+) -> PhaseStart:
+    """Record the end of one phase at a time, by default now; return where the next begins."""
     clock = PhaseClock(journal, start)
-    clock.end(phase)
+    clock.end(phase, at)
     return clock.start
 
 

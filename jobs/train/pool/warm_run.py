@@ -61,9 +61,12 @@ def run_warm(
     if client is None or (group := borrow_workers(client, cluster)) is None:
         return None
     try:
+        warm_run, placed = _WarmRun(group, request), time.time()
+        address = warm_run.set_up()
         if start is not None:
-            start = end_phase(runs.phase_events, start, "placement")
-        outcome = _WarmRun(group, request).train(attempt, make_hooks, start)
+            # Only now: if the set-up fails, Ray Train's workers are what the run waits for.
+            start = end_phase(runs.phase_events, start, "placement", placed)
+        outcome = warm_run.train(address, attempt, make_hooks, start)
     except RayError:
         # A worker died before the run started on it.
         return None
@@ -84,10 +87,13 @@ class _WarmRun:
         self._was_drained = False
 
     def train(
-        self, attempt: int, make_hooks: HooksFactory | None, start: PhaseStart | None
+        self,
+        address: str,
+        attempt: int,
+        make_hooks: HooksFactory | None,
+        start: PhaseStart | None,
     ) -> WarmOutcome:
-        """Run all ranks to their end. Raise RayError if they can't be set up."""
-        address = self._set_up()
+        """Run all ranks to their end, with this address of their process group."""
         running = {
             worker.call.remote(
                 WarmRank.run, address, self._request, attempt, make_hooks, start
@@ -97,8 +103,8 @@ class _WarmRun:
         failures = self._wait(running)
         return WarmOutcome(failures, self._was_drained)
 
-    def _set_up(self) -> str:
-        """Prepare the workers and return the address of their process group."""
+    def set_up(self) -> str:
+        """Prepare the workers and return the address of their process group. Raise RayError."""
         group = self._group
         setting_up = [
             worker.set_up.remote(group.client.variables, WarmRank, setup)
