@@ -35,14 +35,14 @@ def find_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec | None:
         problem = f"the spec of run {adapter.run} has changed since the commit"
         remedy = "Restore the spec whose digest the manifest records."
         raise InputError([Fault(adapter.label, problem, remedy)])
-    return parse_spec(text, SPEC)
+    return _parse_recorded(text, SPEC)
 
 
 def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> FederatedSpec:
     """Return the federation that the run recorded. Raise InputError if the manifest has another."""
     spec = load_recorded_spec(store, adapter)
     text = _read_run_file(store, adapter, FEDERATION_FILE)
-    federation = require_kind(parse_spec(text, FEDERATION_FILE), FederatedSpec)
+    federation = require_kind(_parse_recorded(text, FEDERATION_FILE), FederatedSpec)
     section = federation.section.model_dump(mode="json", exclude_none=True)
     recorded_section = {
         key: value for key, value in (adapter.federation or {}).items() if value is not None
@@ -51,6 +51,18 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
         problem = f"the federation of run {adapter.run} has changed since the commit"
         raise InputError([Fault(adapter.label, problem, "Restore the recorded federation.")])
     return federation
+
+
+def _parse_recorded(text: str, file_name: str) -> RunSpec:
+    """Return the spec, which was written with all keys of its time.
+
+    Before `train.head_learning_rate` existed, a head was trained at the rate of its stage.
+    """
+    spec = parse_spec(text, file_name)
+    if "head_learning_rate" in spec.train.model_fields_set:
+        return spec
+    train = spec.train.model_copy(update={"head_learning_rate": None})
+    return spec.model_copy(update={"train": train})
 
 
 def _read_run_file(store: ObjectStore, adapter: Manifest, file_name: str) -> str:

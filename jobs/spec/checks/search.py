@@ -27,6 +27,7 @@ ELASTIC_FAULT = (
 LIVE_KEYS = (
     "train.learning_rate",
     "train.sparse_learning_rate",
+    "train.head_learning_rate",
     "train.weight_decay",
     "train.max_grad_norm",
 )

@@ -10,7 +10,7 @@ from jobs.plan.attention_choice import describe_attention
 from jobs.plan.data_report import list_data_lines
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.preflight import ValidatedRun
-from jobs.spec.schema import StopSection
+from jobs.spec.sections.train import StopSection
 from jobs.train.early_stopping import describe_stop
 from jobs.train.monitor.event_text import format_dtype, format_packing, format_workers
 from orchestrator.cli.console import (
@@ -114,10 +114,12 @@ def _show_stages(checked: ValidatedRun) -> None:
             f"{stage.trainable + plan.head:,}",
             f"{plan.compute_share(stage):.2%}",
             f"{stage.learning_rate:g}",
+            *((f"{stage.head_learning_rate:g}",) if stage.head_learning_rate is not None else ()),
         )
         for stage in plan.stages
     ]
-    headers = ("stage", "steps", "trainable", "share", "learning rate")
+    head = ("head's rate",) if plan.stages[0].head_learning_rate is not None else ()
+    headers = ("stage", "steps", "trainable", "share", "learning rate", *head)
     show_table(rows, headers=headers, right=headers[1:])
 
 
