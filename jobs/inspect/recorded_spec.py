@@ -9,6 +9,7 @@ from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import parse_spec
 from jobs.spec.schema import FederatedSpec, RunSpec
+from jobs.spec.sections.train import AUTO_RATE, RATE_KEYS
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import SPEC, RunStore
@@ -43,6 +44,7 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
     spec = load_recorded_spec(store, adapter)
     text = _read_run_file(store, adapter, FEDERATION_FILE)
     federation = require_kind(_parse_recorded(text, FEDERATION_FILE), FederatedSpec)
+    federation = _adopt_settled(federation, spec)
     section = federation.section.model_dump(mode="json", exclude_none=True)
     recorded_section = {
         key: value for key, value in (adapter.federation or {}).items() if value is not None
@@ -51,6 +53,16 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
         problem = f"the federation of run {adapter.run} has changed since the commit"
         raise InputError([Fault(adapter.label, problem, "Restore the recorded federation.")])
     return federation
+
+
+def _adopt_settled(federation: FederatedSpec, spec: RunSpec) -> FederatedSpec:
+    """Return the federation with what its spec left open as the run has settled it."""
+    model, train = federation.model, federation.train
+    if model.dtype == "auto":
+        model = model.model_copy(update={"dtype": spec.model.dtype})
+    if any(getattr(train, key) == AUTO_RATE for key in RATE_KEYS):
+        train = train.model_copy(update={key: getattr(spec.train, key) for key in RATE_KEYS})
+    return federation.model_copy(update={"model": model, "train": train})
 
 
 def _parse_recorded(text: str, file_name: str) -> RunSpec:

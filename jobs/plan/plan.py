@@ -24,6 +24,7 @@ from jobs.plan.estimate.inputs import StageFacts
 from jobs.plan.label_order import LabelOrder
 from jobs.plan.packing_choice import UNDECIDED, PackingChoice
 from jobs.plan.plan_notes import collect_handoff_notes, collect_target_notes
+from jobs.plan.rate_choice import SET_RATES, RateChoice
 from jobs.plan.stage_rates import get_head_rate, get_stage_rate
 from jobs.plan.token_tally import TokenTally, iter_tally_notes
 from jobs.spec.schema import RunSpec
@@ -86,6 +87,8 @@ class Plan:
     micro_batch_size: int
     accumulation: int
     dtype: DtypeChoice = FLOAT32
+    rates: RateChoice = SET_RATES
+    """Where the learning rates of the stages come from."""
     packing: PackingChoice = UNDECIDED
     notes: tuple[str, ...] = ()
     """Warnings for the user, e.g. that the hand-off is not exact, and why."""
@@ -201,6 +204,7 @@ def complete_plan(plan: Plan, spec: RunSpec, facts: MeasuredFacts) -> Plan:
             notes=plan.notes,
             tallies=plan.tallies,
             dtype=plan.dtype,
+            rates=plan.rates,
             packing=plan.packing,
             head_modules=plan.head_modules,
             labels=plan.labels,

@@ -302,6 +302,11 @@ class FineTuningStage:
         self._unrecorded: list[tuple[int, dict[str, Any]]] = []
         """Steps since the last exchange, which tells their losses."""
 
+    @property
+    def engine(self) -> Engine:
+        """Return the engine, for other steps than those of the run."""
+        return self._engine
+
     def train_step(self, number: int, step: int, needs_sync: NeedsSync) -> StepOutcome | None:
         """Take one optimizer step on this worker's slice of the batch. A collective."""
         tuner = self._tuner

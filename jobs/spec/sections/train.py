@@ -18,8 +18,9 @@ from jobs.spec.limits import (
 from jobs.spec.metrics import Metric
 from jobs.spec.strict_model import StrictModel
 
-HEAD_LEARNING_RATE = 1.0e-2
-"""A new head learns from nothing, whatever rate its base takes. Measured: docs/guides/rates.md."""
+AUTO_RATE: Literal["auto"] = "auto"
+RATE_KEYS = ("learning_rate", "sparse_learning_rate", "head_learning_rate")
+"""Keys of the section that may be auto."""
 
 
 class StopSection(StrictModel):
@@ -45,11 +46,15 @@ class TrainSection(StrictModel):
     """Sequences per optimizer step, over all workers."""
     micro_batch_size: BatchSize = 2
     """Sequences that a worker holds at once; it changes memory, never the meaning of the result."""
-    learning_rate: Positive = 3.0e-4
-    sparse_learning_rate: Positive | None = None
-    """Overrides `learning_rate` in the sparse stage."""
-    head_learning_rate: Positive | None = HEAD_LEARNING_RATE
-    """That of a classifier's head in all stages; null: the stage's own."""
+    learning_rate: Positive | Literal["auto"] = "auto"
+    """Largest rate of AdamW. auto: by a rule from what is trained, its density, the task and the
+    model's width, fitted on measured grids; the plan shows the number."""
+    sparse_learning_rate: Positive | Literal["auto"] | None = None
+    """Overrides `learning_rate` in the sparse stage. null: `learning_rate` if that is a number,
+    else the rule's, as auto."""
+    head_learning_rate: Positive | Literal["auto"] | None = "auto"
+    """That of a classifier's head in all stages. auto: 0.01 for a new head, less above 384 wide,
+    and the stage's own for the head of a tuned classifier; null: always the stage's own."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Decay of the learning rate after the warm-up; restarted in each stage."""
     warmup: ProperShare = 0.03

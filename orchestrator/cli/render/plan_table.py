@@ -12,7 +12,7 @@ from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.preflight import ValidatedRun
 from jobs.spec.sections.train import StopSection
 from jobs.train.early_stopping import describe_stop
-from jobs.train.monitor.event_text import format_dtype, format_packing, format_workers
+from jobs.train.monitor.event_text import format_dtype, format_packing, format_rates, format_workers
 from orchestrator.cli.console import (
     format_duration,
     format_size,
@@ -81,6 +81,10 @@ def _describe_run(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
     for key, tally in plan.tallies.items():
         yield f"{key.removeprefix('data.')} tokens", tally.describe()
     yield "dtype", format_dtype(asdict(plan.dtype))
+    yield (
+        "learning rates",
+        format_rates(asdict(plan.rates), [asdict(stage) for stage in plan.stages]),
+    )
     yield "packing", format_packing(asdict(plan.packing))
     yield "attention", describe_attention(plan.attention)
 
