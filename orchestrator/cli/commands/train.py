@@ -18,8 +18,7 @@ from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec, ma
 from jobs.train.cluster.ray_address import read_ray_address
 from jobs.train.data.token_pass import PassProgress
 from jobs.train.data.tokenize_run import tokenize_run
-from jobs.train.job_main import require_extra
-from jobs.train.worker import ENVIRONMENT
+from jobs.train.job_main import OFFLINE_QUIET, require_extra
 from orchestrator.cli.console import (
     LazyProgressBar,
     err_console,
@@ -86,7 +85,7 @@ def _show_rates(spec: RunSpec, *, json: bool) -> None:
     spec = spec.model_copy(update={"cluster": cluster})
     validated = _tokenize_with_bar(_validate_with_bar(spec))
     # Before the libraries below are imported, which read it.
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(OFFLINE_QUIET)
     if not spec.cluster.gpus_per_worker:
         os.environ["DS_ACCELERATOR"] = "cpu"
     with require_extra():
