@@ -26,7 +26,7 @@ class RateChoice:
     sparse_learning_rate: float | None = None
     head_learning_rate: float | None = None
     by_rule: tuple[str, ...] = ()
-    """Keys of `train`; empty if the spec sets all rates, which are not repeated here then."""
+    """Keys of `train`. If none is open in the spec, its rates are not repeated here."""
     reason: str = "set in the spec"
 
 
@@ -55,9 +55,10 @@ def choose_rates(spec: RunSpec, *, hidden: int, keeps_head: bool) -> RateChoice:
         head_rate = None if keeps_head else compute_head_rate(hidden)
         if spec.model.task == "sequence-classification":
             by_rule.append("head_learning_rate")
-    if all(getattr(train, key) != AUTO_RATE for key in RATE_KEYS) and not by_rule:
+    if all(getattr(train, key) != AUTO_RATE for key in RATE_KEYS):
         return SET_RATES
-    reason = f"the rule for a {get_family(spec)}, {hidden:,} wide"
+    rule = f"the rule for a {get_family(spec)}, {hidden:,} wide"
+    reason = rule if by_rule else SET_RATES.reason
     return RateChoice(rate, sparse_rate, head_rate, tuple(by_rule), reason)
 
 

@@ -135,6 +135,8 @@ class _StageTrial:
         if with_head and self._stage.head_learning_rate is not None:
             self._stage = replace(self._stage, learning_rate=best)
             self._test("head_learning_rate", "head_learning_rate", self._stage.head_learning_rate)
+        # The head stays in the model for the next stage.
+        self._engine.write_weights(end)
         return dict(end)
 
     def _test(self, key: str, field: str, planned: float) -> float:
@@ -151,7 +153,7 @@ class _StageTrial:
         """Train from the start at one rate, and return the loss on the rows."""
         trainer, engine = self._trainer, self._engine
         _restart(engine, self._start)
-        train, done = trainer.spec.train, 0
+        train, done, diverged = trainer.spec.train, 0, False
         for number, batch in enumerate(trainer.iterate_batches(0, TEST_STEPS)):
             rates = compute_rates(number, steps=TEST_STEPS, stage=stage, train=train)
             exchange = take_step(
@@ -165,11 +167,11 @@ class _StageTrial:
             self._on_step()
             done += 1
             assert exchange is not None
-            if has_diverged(exchange.losses[0], engine.get_grad_norm()):
+            if diverged := has_diverged(exchange.losses[0], engine.get_grad_norm()):
                 break
         for _ in range(TEST_STEPS - done):
             self._on_step()
-        loss = self._measure_loss()
+        loss = math.inf if diverged else self._measure_loss()
         if not math.isfinite(loss):
             return TriedRate(rate, None)
         self._ends[rate] = engine.gather_weights()
