@@ -76,7 +76,7 @@ class RateTest:
 
 def count_test_steps(validated: ValidatedRun) -> int:
     """Return how many steps the tests of a run take, for a progress bar."""
-    stages = _list_trained(validated.plan.stages)
+    stages = [stage for stage in validated.plan.stages if stage.steps != 0]
     heads = 1 if stages and stages[0].head_learning_rate is not None else 0
     return (len(stages) + heads) * len(RATE_FACTORS) * TEST_STEPS
 
@@ -97,12 +97,14 @@ def measure_rates(validated: ValidatedRun, on_step: OnStep) -> list[RateTest]:
         rows = _collect_rows(trainer, request)
         tests, weights = list[RateTest](), dict[str, Tensor]()
         for index, stage in enumerate(plan.stages):
-            if stage not in _list_trained(plan.stages):
-                continue
             opened = trainer.open_stage(index, weights, None)
-            trial = _StageTrial(trainer, opened, stage, rows, on_step)
-            weights = trial.run(with_head=not tests)
-            tests += trial.tests
+            if stage.steps == 0:
+                # The hand-off needs its values all the same.
+                weights = dict(opened.gather_weights())
+            else:
+                trial = _StageTrial(trainer, opened, stage, rows, on_step)
+                weights = trial.run(with_head=not tests)
+                tests += trial.tests
             opened.close(weights)
         trainer.recorder.close()
     return tests
@@ -128,8 +130,6 @@ class _StageTrial:
     def run(self, *, with_head: bool) -> dict[str, Tensor]:
         """Test the stage's rate, then the head's at the best one. Return the best one's weights."""
         key = "sparse_learning_rate" if self._stage.name == "sparse" else "learning_rate"
-        if self._trainer.spec.method.kind == "sparse":
-            key = "learning_rate"
         best = self._test(key, "learning_rate", self._stage.learning_rate)
         end = self._ends.get(best, self._start)
         if with_head and self._stage.head_learning_rate is not None:
@@ -210,11 +210,6 @@ def _collect_rows(trainer: FineTuner, request: Any) -> list[Step]:
     steps = list(feed.iter_epoch())
     count = max(1, EVAL_SEQUENCES // request.plan.micro_batch_size)
     return steps[:: max(1, len(steps) // count)][:count]
-
-
-def _list_trained(stages: Sequence[StagePlan]) -> list[StagePlan]:
-    """Return the stages that have steps."""
-    return [stage for stage in stages if stage.steps != 0]
 
 
 def _join_own_group() -> None:
