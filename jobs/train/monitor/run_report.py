@@ -111,7 +111,7 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
     if "dtype" in plan:
         table.add_row("dtype", format_dtype(plan["dtype"]))
     if "rates" in plan:
-        table.add_row("learning rates", format_rates(plan["rates"], plan["stages"]))
+        table.add_row("rates", format_rates(plan["rates"], plan["stages"]))
     if "packing" in plan:
         table.add_row("packing", format_packing(plan["packing"]))
     if "kernels" in outcome:

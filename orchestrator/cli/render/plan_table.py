@@ -82,7 +82,7 @@ def _describe_run(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
         yield f"{key.removeprefix('data.')} tokens", tally.describe()
     yield "dtype", format_dtype(asdict(plan.dtype))
     yield (
-        "learning rates",
+        "rates",
         format_rates(asdict(plan.rates), [asdict(stage) for stage in plan.stages]),
     )
     yield "packing", format_packing(asdict(plan.packing))
