@@ -291,6 +291,7 @@ def tiny_spec(folder: Path, **overrides: Any) -> dict[str, Any]:
             "batch_size": 4,
             "micro_batch_size": 1,
             "learning_rate": 1e-2,
+            "head_learning_rate": 1e-2,
         },
         "cluster": {"workers": 1},
         "store": f"file://{folder / 'store'}",

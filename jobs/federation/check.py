@@ -17,6 +17,7 @@ from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.estimate.machine import describe_resources
 from jobs.plan.plan import Plan
 from jobs.plan.preflight import ValidatedRun, validate_run
+from jobs.plan.rate_choice import set_rates
 from jobs.spec.schema import FederatedSpec, make_site_spec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
@@ -82,7 +83,7 @@ def check_federation(
         make_site_spec(spec), quick=quick, with_store=store, progress=progress
     )
     # That of the sites, if the spec leaves it to the hardware.
-    spec = set_dtype(spec, site_run.plan.dtype.dtype)
+    spec = set_rates(set_dtype(spec, site_run.plan.dtype.dtype), site_run.plan.rates)
     scan = site_run.train_scan
     partition, inputs = (None, "") if quick else _find_or_make_partition(spec, site_run, run_id)
     clients = partition.count if partition else _count_clients(spec, scan)

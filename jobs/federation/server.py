@@ -34,7 +34,7 @@ from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import TrainingState
 from jobs.train.comm.collectives import CHECKPOINT, EVALUATION, INSTALL, Collectives, WorkerContext
-from jobs.train.engine.learning_rate import compute_rate
+from jobs.train.engine.learning_rate import StepRates, compute_rates, describe_rates
 from jobs.train.evaluation_sums import compute_metrics
 from jobs.train.hooks import RunHooks
 from jobs.train.loop import NeedsSync, StageLoop, StepOutcome
@@ -189,14 +189,9 @@ class FederationStage:
     def train_step(self, number: int, step: int, needs_sync: NeedsSync) -> StepOutcome:
         """Run one round: send the weights to its clients and average their updates."""
         start_time, train = time.monotonic(), self._server.spec.train
-        rate = compute_rate(
-            number,
-            steps=self._server.get_length(self._stage),
-            peak=self._stage.learning_rate,
-            warmup=train.warmup,
-            schedule=train.schedule,
-        )
-        tasks = self._make_tasks(step - 1, rate)
+        rounds = self._server.get_length(self._stage)
+        rates = compute_rates(number, steps=rounds, stage=self._stage, train=train)
+        tasks = self._make_tasks(step - 1, rates)
         result = self._run_tasks(tasks, step - 1)
         if result.divergences and not result.updates:
             # Clients that were dropped for another reason had not trained: the next round would
@@ -205,7 +200,7 @@ class FederationStage:
             return StepOutcome(failure=TrainingFailed(subject, result.divergences[0], ""))
         self._weights_n = self._optimizer.step(self._weights_n, result.updates)
         seconds = time.monotonic() - start_time
-        return StepOutcome(((step, self._record_round(step, rate, result, tasks, seconds)),))
+        return StepOutcome(((step, self._record_round(step, rates, result, tasks, seconds)),))
 
     def keep_start(self) -> None:
         """Return None: the base is evaluated before the first round."""
@@ -252,7 +247,7 @@ class FederationStage:
     def close(self, weights: Mapping[str, Tensor]) -> None:
         """Do nothing: the sites remove a stage when they open the next."""
 
-    def _make_tasks(self, round_index: int, rate: float) -> list[ClientTask]:
+    def _make_tasks(self, round_index: int, rates: StepRates) -> list[ClientTask]:
         """Return the tasks of the round's clients, each with what its client does not have yet."""
         server, section, clients = self._server, self._section, self._server.clients
         seed, payload = server.spec.train.seed, self._state.payload
@@ -264,7 +259,7 @@ class FederationStage:
                 stage=self._index,
                 round=round_index,
                 client=client,
-                learning_rate=rate,
+                rates=rates,
                 weights=weights,
                 payload=payload if payload.size and client not in clients.equipped else None,
                 residual=clients.residuals.pop(client, b""),
@@ -314,7 +309,7 @@ class FederationStage:
     def _record_round(
         self,
         step: int,
-        rate: float,
+        rates: StepRates,
         result: _RoundResult,
         tasks: Sequence[ClientTask],
         seconds: float,
@@ -327,7 +322,7 @@ class FederationStage:
         self._server.round_log.append(line)
         return {
             "loss": result.compute_loss(),
-            "learning_rate": rate,
+            **describe_rates(self._stage, rates),
             "clients": len(tasks),
             "answered": len(result.updates),
             "down": _sum_bytes(lines, "down") + _sum_bytes(lines, "payload"),

@@ -9,6 +9,7 @@ from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import parse_spec
 from jobs.spec.schema import FederatedSpec, RunSpec
+from jobs.spec.sections.train import AUTO_RATE, RATE_KEYS
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import SPEC, RunStore
@@ -35,14 +36,15 @@ def find_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec | None:
         problem = f"the spec of run {adapter.run} has changed since the commit"
         remedy = "Restore the spec whose digest the manifest records."
         raise InputError([Fault(adapter.label, problem, remedy)])
-    return parse_spec(text, SPEC)
+    return _parse_recorded(text, SPEC)
 
 
 def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> FederatedSpec:
     """Return the federation that the run recorded. Raise InputError if the manifest has another."""
     spec = load_recorded_spec(store, adapter)
     text = _read_run_file(store, adapter, FEDERATION_FILE)
-    federation = require_kind(parse_spec(text, FEDERATION_FILE), FederatedSpec)
+    federation = require_kind(_parse_recorded(text, FEDERATION_FILE), FederatedSpec)
+    federation = _adopt_settled(federation, spec)
     section = federation.section.model_dump(mode="json", exclude_none=True)
     recorded_section = {
         key: value for key, value in (adapter.federation or {}).items() if value is not None
@@ -51,6 +53,28 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
         problem = f"the federation of run {adapter.run} has changed since the commit"
         raise InputError([Fault(adapter.label, problem, "Restore the recorded federation.")])
     return federation
+
+
+def _adopt_settled(federation: FederatedSpec, spec: RunSpec) -> FederatedSpec:
+    """Return the federation with what its spec left open as the run has settled it."""
+    model, train = federation.model, federation.train
+    if model.dtype == "auto":
+        model = model.model_copy(update={"dtype": spec.model.dtype})
+    if any(getattr(train, key) == AUTO_RATE for key in RATE_KEYS):
+        train = train.model_copy(update={key: getattr(spec.train, key) for key in RATE_KEYS})
+    return federation.model_copy(update={"model": model, "train": train})
+
+
+def _parse_recorded(text: str, file_name: str) -> RunSpec:
+    """Return the spec, which was written with all keys of its time.
+
+    Before `train.head_learning_rate` existed, a head was trained at the rate of its stage.
+    """
+    spec = parse_spec(text, file_name)
+    if "head_learning_rate" in spec.train.model_fields_set:
+        return spec
+    train = spec.train.model_copy(update={"head_learning_rate": None})
+    return spec.model_copy(update={"train": train})
 
 
 def _read_run_file(store: ObjectStore, adapter: Manifest, file_name: str) -> str:

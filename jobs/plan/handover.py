@@ -29,8 +29,10 @@ from jobs.plan.preflight import (
     stamp_data,
     validate_run,
 )
+from jobs.plan.rate_choice import set_rates
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RunSpec
+from jobs.spec.sections.train import AUTO_RATE, RATE_KEYS
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 
@@ -91,6 +93,8 @@ def _read_handover(spec: RunSpec, run_id: str) -> Handover | None:
 def _reuse(spec: RunSpec, handover: Handover) -> ValidatedRun | None:
     if spec.model.dtype == AUTO and handover.plan.dtype.is_auto:
         spec = set_dtype(spec, handover.plan.dtype.dtype)
+    if any(getattr(spec.train, key) == AUTO_RATE for key in RATE_KEYS):
+        spec = set_rates(spec, handover.plan.rates)
     if handover.spec_sha256 != _digest_spec(spec) or handover.local_memory != read_local_memory():
         return None
     model, faults = read_model(spec.model)

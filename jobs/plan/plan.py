@@ -24,6 +24,8 @@ from jobs.plan.estimate.inputs import StageFacts
 from jobs.plan.label_order import LabelOrder
 from jobs.plan.packing_choice import UNDECIDED, PackingChoice
 from jobs.plan.plan_notes import collect_handoff_notes, collect_target_notes
+from jobs.plan.rate_choice import SET_RATES, RateChoice
+from jobs.plan.stage_rates import get_head_rate, get_stage_rate
 from jobs.plan.token_tally import TokenTally, iter_tally_notes
 from jobs.spec.schema import RunSpec
 from slora.layers.patterns import count_entries, list_layer_kinds, match_pattern
@@ -61,6 +63,8 @@ class StagePlan:
     trainable: int
     """Parameters of the adapter, without the head."""
     learning_rate: float
+    head_learning_rate: float | None = None
+    """None if the run trains no head."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Plan:
     micro_batch_size: int
     accumulation: int
     dtype: DtypeChoice = FLOAT32
+    rates: RateChoice = SET_RATES
+    """Where the learning rates of the stages come from."""
     packing: PackingChoice = UNDECIDED
     notes: tuple[str, ...] = ()
     """Warnings for the user, e.g. that the hand-off is not exact, and why."""
@@ -198,6 +204,7 @@ def complete_plan(plan: Plan, spec: RunSpec, facts: MeasuredFacts) -> Plan:
             notes=plan.notes,
             tallies=plan.tallies,
             dtype=plan.dtype,
+            rates=plan.rates,
             packing=plan.packing,
             head_modules=plan.head_modules,
             labels=plan.labels,
@@ -245,20 +252,22 @@ def _plan_stages(
     method, train = spec.method, spec.train
     sparse = sum(_count_mask_entries(spec, size) for size in targets.values())
     low_rank = sum(_count_factor_entries(spec, size) for size in targets.values())
-    sparse_rate = train.sparse_learning_rate or train.learning_rate
     stages_by_kind = {
-        "sparse": (("sparse", sparse, sparse_rate),),
-        "lora": (("low-rank", low_rank, train.learning_rate),),
-        "full": (("full", shape.parameters + shape.head, train.learning_rate),),
-        "slora": (
-            ("sparse", sparse, sparse_rate),
-            ("low-rank", low_rank, train.learning_rate),
-        ),
+        "sparse": (("sparse", sparse),),
+        "lora": (("low-rank", low_rank),),
+        "full": (("full", shape.parameters + shape.head),),
+        "slora": (("sparse", sparse), ("low-rank", low_rank)),
     }[method.kind]
     steps = split_steps(spec, train.steps) if train.steps else (None,) * len(stages_by_kind)
     return tuple(
-        StagePlan(name=name, steps=count, trainable=trainable, learning_rate=rate)
-        for (name, trainable, rate), count in zip(stages_by_kind, steps, strict=True)
+        StagePlan(
+            name=name,
+            steps=count,
+            trainable=trainable,
+            learning_rate=get_stage_rate(train, name),
+            head_learning_rate=get_head_rate(train, name) if shape.head_modules else None,
+        )
+        for (name, trainable), count in zip(stages_by_kind, steps, strict=True)
     )
 
 

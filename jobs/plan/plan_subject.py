@@ -17,6 +17,7 @@ from jobs.plan.estimate.from_spec import CheckedFacts
 from jobs.plan.estimate.speed import Speed, find_speed
 from jobs.plan.label_order import LabelOrder, TunedHead, order_labels
 from jobs.plan.plan import ModelShape, Plan, make_plan
+from jobs.plan.rate_choice import SET_RATES, RateChoice
 from jobs.spec.schema import RunSpec
 from jobs.store.open import open_store
 
@@ -28,6 +29,7 @@ class PlanSubject:
     shape: ModelShape
     facts: CheckedFacts
     dtype: DtypeChoice
+    rates: RateChoice = SET_RATES
 
 
 def describe_run(
@@ -52,7 +54,7 @@ def describe_run(
 def plan_run(spec: RunSpec, subject: PlanSubject) -> tuple[Plan | None, list[Fault]]:
     """Return the plan, or None with the faults that make it impossible."""
     plan, faults = make_plan(spec, subject.shape, facts=subject.facts)
-    return plan and replace(plan, dtype=subject.dtype), faults
+    return plan and replace(plan, dtype=subject.dtype, rates=subject.rates), faults
 
 
 def _describe_shape(spec: RunSpec, model: ModelFiles, train_scan: DatasetScan | None) -> ModelShape:

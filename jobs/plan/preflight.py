@@ -26,10 +26,12 @@ from jobs.plan.attention_choice import (
 )
 from jobs.plan.checks import check_batch, check_labels
 from jobs.plan.dtype_choice import choose_dtype, set_dtype
+from jobs.plan.estimate.base_tensors import find_hidden_size
 from jobs.plan.packing_choice import check_causality, check_packing, choose_packing
 from jobs.plan.peft_loss import find_peft_note
 from jobs.plan.plan import Plan, add_tallies
 from jobs.plan.plan_subject import PlanSubject, describe_run, plan_run
+from jobs.plan.rate_choice import RateChoice, choose_rates, set_rates
 from jobs.spec.messages import refuse_strategy
 from jobs.spec.schema import RunSpec
 from jobs.spec.strategies import (
@@ -126,6 +128,9 @@ def validate_run(
         dtype = choose_dtype(spec, model)
         spec = set_dtype(spec, dtype.dtype)
         subject = describe_run(spec, dtype, model, train_scan, eval_scan, with_history=with_store)
+        labels = subject.shape.labels
+        rates = _choose_rates(spec, model, new_head=labels is None or labels.new_head)
+        spec, subject = set_rates(spec, rates), replace(subject, rates=rates)
         plan, extra_faults = plan_run(spec, subject)
         faults += [*check_attention(spec, model.description), *extra_faults]
     else:
@@ -149,8 +154,12 @@ def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True)
     if spec.model.dtype != dtype.dtype:
         dtype = choose_dtype(spec, validated.model)
         spec = set_dtype(spec, dtype.dtype)
+    rates = _choose_rates(spec, validated.model, new_head=validated.plan.new_head)
+    spec = set_rates(spec, rates)
     if spec == validated.spec:
         return validated
+    if spec.train == validated.spec.train:
+        rates = validated.plan.rates
     faults = [*find_stop_faults(spec), *check_strategies(spec), *check_labels(spec)]
     faults += _check_model_fit(spec, validated.model, validated.train_scan)
     subject = describe_run(
@@ -161,6 +170,7 @@ def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True)
         validated.eval_scan,
         with_history=with_history,
     )
+    subject = replace(subject, rates=rates)
     plan, extra_faults = plan_run(spec, subject)
     faults += [*check_attention(spec, validated.model.description), *extra_faults]
     if plan and not faults:
@@ -171,6 +181,13 @@ def replan(validated: ValidatedRun, spec: RunSpec, *, with_history: bool = True)
     if (spec.data, tokens) == (validated.spec.data, validated.spec.method.train_tokens):
         plan = add_tallies(plan, validated.plan.tallies)
     return replace(validated, spec=spec, plan=plan)
+
+
+def _choose_rates(spec: RunSpec, model: ModelFiles, *, new_head: bool) -> RateChoice:
+    hidden = find_hidden_size(model.config, model.linears)
+    return choose_rates(
+        spec, hidden=hidden, keeps_head=model.description.has_saved_head and not new_head
+    )
 
 
 def check_strategies(spec: RunSpec) -> Iterator[Fault]:

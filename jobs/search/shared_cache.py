@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs.errors import AlreadyExists
 from jobs.plan.plan import split_steps
+from jobs.plan.stage_rates import get_stage_rate
 from jobs.spec.schema import STRUCTURES, RunSpec
 from jobs.store.runs.run_store import CHECKPOINT_STATE, CHECKPOINT_TENSORS, MASKS, RunStore
 from jobs.train.request import AdapterRequest, TrainingRequest
@@ -91,7 +92,7 @@ def _select_stage_facts(spec: RunSpec) -> dict[str, Any]:
     # With sync_every above 1 workers also exchange before an evaluation or a checkpoint.
     if spec.cluster.sync_every == 1:
         del train["eval_every"], train["checkpoint_every"]
-    train["sparse_learning_rate"] = spec.train.sparse_learning_rate or spec.train.learning_rate
+    train["sparse_learning_rate"] = get_stage_rate(spec.train, "sparse")
     method.pop("sparse_share")
     for name in NEUTRAL_CLUSTER_KEYS:
         cluster.pop(name)

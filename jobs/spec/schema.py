@@ -10,27 +10,21 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from jobs.spec.address_types import DataAddress, ModelAddress, StoreAddress
 from jobs.spec.limits import (
-    BatchSize,
     Count,
-    NonNegative,
     OpenShare,
     Positive,
     PositiveShare,
-    ProperShare,
-    Real,
     Retries,
-    Seed,
     SequenceLength,
     Share,
     Steps,
     TimeoutSeconds,
-    Tokens,
     Workers,
 )
-from jobs.spec.metrics import Metric
 from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.retrain import RetrainSection
 from jobs.spec.sections.search import SearchSection
+from jobs.spec.sections.train import TrainSection
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.tasks import LabelKind, TargetKind, Task, get_target_kind
 
@@ -175,50 +169,6 @@ class MethodSection(StrictModel):
     def scale(self) -> float:
         """Return the factor of the low-rank update."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
-
-class StopSection(StrictModel):
-    """Criteria for ending before the last step."""
-
-    tokens: Tokens | None = None
-    """Token budget of both stages together; the step that reaches it is the last."""
-    metric: Metric = "eval_loss"
-    target: Real | None = None
-    """End a stage at the evaluation (`eval_every`) where the metric is this good or better."""
-    patience: Count | None = None
-    """End a stage after this many evaluations in a row without an improvement."""
-
-
-class TrainSection(StrictModel):
-    """Length and speed of the training."""
-
-    steps: Steps | None = None
-    """Optimizer steps over both stages."""
-    epochs: Count | None = None
-    """Instead of `steps`: the number of passes over all rows."""
-    batch_size: BatchSize = 8
-    """Sequences per optimizer step, over all workers."""
-    micro_batch_size: BatchSize = 2
-    """Sequences that a worker holds at once; it changes memory, never the meaning of the result."""
-    activation_checkpointing: bool = False
-    """Keep only each layer's input for the backward, and compute the rest of the layer again: the
-    same result with a fraction of the activations' memory, in about a third more time."""
-    learning_rate: Positive = 3.0e-4
-    sparse_learning_rate: Positive | None = None
-    """Overrides `learning_rate` in the sparse stage."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Decay of the learning rate after the warm-up; restarted in each stage."""
-    warmup: ProperShare = 0.03
-    """Share of a stage's steps in which the rate rises from 0."""
-    weight_decay: NonNegative = 0.0
-    """Decoupled decay. On a delta it pulls towards the pretrained weight, not towards zero."""
-    max_grad_norm: Positive = 1.0
-    seed: Seed = 0
-    eval_every: Steps | None = None
-    """Steps between evaluations; the start, the hand-off and the end are always evaluated."""
-    checkpoint_every: Steps | None = 20
-    """Steps between checkpoints, from which a run resumes when a worker dies."""
-    stop: StopSection = StopSection()
 
 
 class WorkerRange(StrictModel):

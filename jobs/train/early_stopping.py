@@ -12,7 +12,8 @@ from typing import Any
 
 from jobs.errors import Fault
 from jobs.spec.metrics import METRICS, check_metric
-from jobs.spec.schema import RunSpec, StopSection
+from jobs.spec.schema import RunSpec
+from jobs.spec.sections.train import StopSection
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from jobs.train.data.worker_feeds import (
 from jobs.train.engine.chunked_loss import LossChoice
 from jobs.train.engine.engine import Engine, ExchangeResult
 from jobs.train.engine.factory import make_engine
-from jobs.train.engine.learning_rate import compute_rate
+from jobs.train.engine.learning_rate import compute_rates, describe_rates
 from jobs.train.engine.start_weights import StartWeights, keep_start_weights
 from jobs.train.engine.step import (
     has_diverged,
@@ -302,6 +302,11 @@ class FineTuningStage:
         self._unrecorded: list[tuple[int, dict[str, Any]]] = []
         """Steps since the last exchange, which tells their losses."""
 
+    @property
+    def engine(self) -> Engine:
+        """Return the engine, for other steps than those of the run."""
+        return self._engine
+
     def train_step(self, number: int, step: int, needs_sync: NeedsSync) -> StepOutcome | None:
         """Take one optimizer step on this worker's slice of the batch. A collective."""
         tuner = self._tuner
@@ -312,18 +317,12 @@ class FineTuningStage:
         if batch is None:
             return None
         train, ledger, start_time = tuner.spec.train, tuner.ledger, time.monotonic()
-        rate = compute_rate(
-            number,
-            steps=self._length,
-            peak=self._stage.learning_rate,
-            warmup=train.warmup,
-            schedule=train.schedule,
-        )
+        rates = compute_rates(number, steps=self._length, stage=self._stage, train=train)
         is_pruned = tuner.method.should_prune(number + 1, self._length)
         exchange = take_step(
             self._engine,
             batch,
-            rate=rate,
+            rates=rates,
             device=tuner.context.device,
             choice=tuner.loss_choice,
             preempted=tuner.is_preempted(),
@@ -333,7 +332,7 @@ class FineTuningStage:
         ledger["tokens"] += batch.tokens
         ledger["seconds"] += seconds
         metrics = {
-            "learning_rate": rate,
+            **describe_rates(self._stage, rates),
             "grad_norm": self._engine.get_grad_norm(),
             "tokens": ledger["tokens"],
             "tokens_per_second": batch.tokens / seconds,

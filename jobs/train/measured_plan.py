@@ -35,6 +35,7 @@ def complete_by_model(
         # Nothing was tokenised before the workers started.
         plan = add_tallies(plan, tallies := read_tallies(request))
         require_rows(tallies, limit=request.spec.data.max_dropped)
-    facts = MeasuredFacts(ModelShape(parameters, shapes, head_size), sequences)
+    shape = ModelShape(parameters, shapes, head_size, head_modules=plan.head_modules)
+    facts = MeasuredFacts(shape, sequences)
     plan = complete_plan(plan, request.spec, facts)
     return replace(plan, attention=model.config._attn_implementation)

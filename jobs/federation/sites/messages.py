@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.federation.averaging.flat_layout import VectorLayout
+from jobs.train.engine.learning_rate import StepRates
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ClientTask:
     round: int
     """Index in the run, from 0."""
     client: int
-    learning_rate: float
+    rates: StepRates
     weights: bytes
     """float32, in the stage's layout."""
     payload: StagePayload | None = None

@@ -127,7 +127,7 @@ class Site:
         except InputError as error:
             return ClientFailure(task.client, task.round, str(error))
         if after_n is None:
-            remedy = f"lower the learning rate ({task.learning_rate:g})"
+            remedy = f"lower the learning rate ({task.rates.stage:g}, head {task.rates.head:g})"
             reason = f"its loss became {losses[-1]} at local step {len(losses)}: {remedy}"
             return ClientFailure(task.client, task.round, reason, diverged=True)
         return ClientUpdate(
@@ -210,6 +210,7 @@ class Site:
             sharding="replicate",
             micro_batch_size=self._request.plan.micro_batch_size,
             world_size=1,
+            head=self._request.plan.head_modules,
         )
         options = replace(options, optimizer=self._section.optimizer)
         engine = CompactEngine(self._model, options, self._context, None)
@@ -221,7 +222,7 @@ class Site:
                 exchange = take_step(
                     engine,
                     step,
-                    rate=task.learning_rate,
+                    rates=task.rates,
                     device=self._context.device,
                     choice=self._loss,
                 )

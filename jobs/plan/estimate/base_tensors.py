@@ -137,9 +137,7 @@ def _read_widths(
     linears: Mapping[str, tuple[int, int]],
 ) -> Widths:
     """Read the widths from the config, or from the shapes of the layers where it has none."""
-    hidden = _get_int(config, "hidden_size", "dim", "n_embd", "d_model") or _guess_hidden_size(
-        linears
-    )
+    hidden = find_hidden_size(config, linears)
     head_count = (
         _get_int(config, "num_attention_heads", "n_heads", "n_head", "encoder_attention_heads",
                  "num_heads") or 1
@@ -166,6 +164,13 @@ def _read_widths(
         # T5's norms are RMS norms too.
         rms=bool(_get_float(config, "rms_norm_eps")) or "relative_attention_num_buckets" in config,
         activation_copies=6 if activation in TANH_GELU else 2,
+    )
+
+
+def find_hidden_size(config: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]) -> int:
+    """Return the width of the hidden states: the config's, or the most frequent of the layers."""
+    return _get_int(config, "hidden_size", "dim", "n_embd", "d_model") or _guess_hidden_size(
+        linears
     )
 
 

@@ -17,11 +17,14 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
+from jobs.plan.plan import StagePlan
+from jobs.plan.stage_rates import get_head_rate, get_stage_rate
 from jobs.search.shared_cache import compute_sharing_keys
 from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trial_task import TASK_KEY, TrialTask
-from jobs.spec.schema import RunSpec, SearchSpec, TrainSection
+from jobs.spec.schema import SearchSpec
 from jobs.spec.sections.search import Domain
+from jobs.spec.sections.train import TrainSection
 
 TIME_KEY, METRIC_KEY = "step", "metric"
 REDUCTION_FACTOR = 3
@@ -115,19 +118,20 @@ def exchange_state(search: SearchSpec, own: TrialTask, other: TrialTask) -> Tria
     train = own.request.spec.train.model_dump()
     train |= {key.removeprefix("train."): value for key, value in values.items()}
     spec = own.request.spec.model_copy(update={"train": TrainSection.model_validate(train)})
-    stages = tuple(
-        dataclasses.replace(stage, learning_rate=_get_learning_rate(spec, stage.name))
-        for stage in own.request.plan.stages
-    )
+    stages = tuple(_change_rates(stage, spec.train) for stage in own.request.plan.stages)
     plan = dataclasses.replace(own.request.plan, stages=stages)
     request = dataclasses.replace(own.request, spec=spec, plan=plan)
     keys = compute_sharing_keys(request)
     return dataclasses.replace(own, config=values, request=request, keys=keys, donor=other.number)
 
 
-def _get_learning_rate(spec: RunSpec, stage: str) -> float:
-    sparse_rate = spec.train.sparse_learning_rate
-    return sparse_rate if stage == "sparse" and sparse_rate else spec.train.learning_rate
+def _change_rates(stage: StagePlan, train: TrainSection) -> StagePlan:
+    has_head = stage.head_learning_rate is not None
+    return dataclasses.replace(
+        stage,
+        learning_rate=get_stage_rate(train, stage.name),
+        head_learning_rate=get_head_rate(train, stage.name) if has_head else None,
+    )
 
 
 def perturb_value(domain: Domain, value: float, rng: random.Random) -> float:

@@ -9,6 +9,7 @@ from jobs.errors import Fault
 from jobs.spec.limits import MAX_STEPS
 from jobs.spec.schema import RunSpec
 from jobs.spec.sections.federation import FederationSection
+from jobs.spec.sections.train import AUTO_RATE
 
 LOW_RANK_KINDS = ("slora", "lora")
 PARTITIONS_BY_COUNT = ("iid", "dirichlet")
@@ -54,6 +55,10 @@ def check_spec(spec: RunSpec) -> Iterator[Fault]:
     if method.factor_density < 1 and method.factor_pruning == "gates":
         problem = "gates need evidence from all rows, but a client has only its own rows"
         yield Fault("method.factor_pruning", problem, "Use fixed, or factor_density: 1.")
+    federation = spec.federation
+    if federation and federation.optimizer == "sgd" and spec.train.learning_rate == AUTO_RATE:
+        problem = "the rule of auto is for AdamW, but the clients use sgd"
+        yield Fault("train.learning_rate", problem, "Set a number.")
     if (stop.tokens, stop.target, stop.patience) != (None, None, None):
         yield Fault("train.stop", "a federation ends after its rounds", "Remove it.")
 

@@ -11,6 +11,7 @@ from jobs.spec.messages import list_keys, suggest_key
 from jobs.spec.metrics import METRICS, check_metric
 from jobs.spec.schema import SECTIONS, SearchSpec
 from jobs.spec.sections.search import Domain, SearchSection
+from jobs.spec.sections.train import AUTO_RATE
 from jobs.spec.yaml_text import short_repr
 
 FIXED_KEYS = ("name", "store", "model.task", "data.format", "data.columns", "data.labels",
@@ -27,6 +28,7 @@ ELASTIC_FAULT = (
 LIVE_KEYS = (
     "train.learning_rate",
     "train.sparse_learning_rate",
+    "train.head_learning_rate",
     "train.weight_decay",
     "train.max_grad_norm",
 )
@@ -216,7 +218,10 @@ def _check_scheduler(search: SearchSpec) -> Iterator[Fault]:
     if section.algorithm == "tpe":
         problem = "tpe learns from finished trials, but pbt starts all trials at once"
         yield Fault("search.algorithm", problem, "Use algorithm: random, or scheduler: asha.")
-    for key in section.space:
+    for key, domain in section.space.items():
+        if AUTO_RATE in (domain.finite or ()):
+            remedy = "List numbers, or use asha."
+            yield Fault(f"search.space.{key}", "pbt changes numbers, and auto is none", remedy)
         if key not in LIVE_KEYS:
             problem = (
                 "pbt changes values during training, but this key is fixed once training starts"

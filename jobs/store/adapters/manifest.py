@@ -101,6 +101,17 @@ class MaskRecord(StrictModel):
     density: float = Field(gt=0, le=1)
 
 
+class RateRecord(StrictModel):
+    """The largest learning rates of the training."""
+
+    stages: dict[Label, FiniteFloat]
+    """By the name of the stage."""
+    head: dict[Label, FiniteFloat] = Field(default_factory=dict)
+    """Those of a classifier's head, by the name of the stage."""
+    by_rule: tuple[Label, ...] = Field(default=(), strict=False)
+    """Keys of `train` that were auto."""
+
+
 class AdapterFile(StrictModel):
     """A file in the folder of the adapter."""
 
@@ -119,6 +130,8 @@ class ManifestDraft(StrictModel):
     base: BaseRecord
     data: DataRecord
     mask: MaskRecord | None = None
+    rates: RateRecord | None = None
+    """None in manifests of earlier releases."""
     spec_sha256: Digest
     code_version: Label
     world_size: int = Field(ge=1, lt=2**31)

@@ -2,16 +2,21 @@
 
 n: trainable numbers. Everything is float32 and complete on every worker: at about one per cent of a
 model it is small, one exchange moves all of it, and the state to save or to resume from is
-available on every worker, whatever their number.
+available on every worker, whatever their number. The head is the end of the vector, so that the
+optimizer has it as a group with a rate of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from jobs.train.engine.learning_rate import IS_HEAD
+from jobs.train.model.base_model import is_within
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -31,22 +36,34 @@ class Bucket:
     is copied; those of another type (a bfloat16 head) are rounded copies.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], *, extras: int) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], *, extras: int, head: Sequence[str] = ()
+    ) -> None:
+        """`head`: the modules of the head."""
         self._slots: dict[str, _Slot] = {}
-        offset = 0
-        for name, parameter in parameters.items():
-            self._slots[name] = _Slot(name, parameter, offset, offset + parameter.numel())
-            offset += parameter.numel()
+        offset = head_start = 0
+        for is_head in (False, True):
+            head_start = offset
+            for name, parameter in parameters.items():
+                if is_within(name, head) == is_head:
+                    end = offset + parameter.numel()
+                    self._slots[name] = _Slot(name, parameter, offset, end)
+                    offset = end
         device = next(iter(parameters.values())).device
         self.count = offset
-        self.weights_n = nn.Parameter(torch.empty(offset, device=device))
+        self.weights_n = torch.empty(offset, device=device)
         self.exchange_buffer = torch.zeros(offset + extras, device=device)
-        self.weights_n.grad = self.exchange_buffer[:offset]
+        self.groups = [
+            self._make_group(slice(start, end), is_head=is_head)
+            for start, end, is_head in ((0, head_start, False), (head_start, offset, True))
+            if end > start
+        ]
+        """The optimizer's parameter groups, each of one part of the vector."""
         with torch.no_grad():
             for slot in self._slots.values():
                 self._slice(self.weights_n, slot).copy_(slot.parameter)
                 if slot.parameter.dtype == torch.float32:
-                    slot.parameter.data = self._slice(self.weights_n.data, slot)
+                    slot.parameter.data = self._slice(self.weights_n, slot)
                     slot.parameter.grad = self._slice(self.gradients_n, slot)
 
     @property
@@ -112,6 +129,11 @@ class Bucket:
             return None
         index = int(bad_indices[0])
         return next(slot.name for slot in self._slots.values() if slot.start <= index < slot.end)
+
+    def _make_group(self, part: slice, *, is_head: bool) -> dict[str, Any]:
+        weights = nn.Parameter(self.weights_n[part])
+        weights.grad = self.exchange_buffer[part]
+        return {"params": [weights], IS_HEAD: is_head}
 
     @staticmethod
     def _slice(vector: Tensor, slot: _Slot) -> Tensor:

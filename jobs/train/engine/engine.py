@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from jobs.train.comm.collectives import CHECKPOINT, GRADIENTS, WorkerContext
 from jobs.train.engine.bucket import MOMENTS, Bucket
+from jobs.train.engine.learning_rate import StepRates, set_rates
 from jobs.train.engine.local_steps import LocalSteps
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class EngineOptions:
     average: str = "factors"
     optimizer: str = "adamw"
     """adamw | sgd, which has no state."""
+    head: tuple[str, ...] = ()
+    """Modules that have a learning rate of their own."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Engine(Protocol):
         """Add a micro-batch's gradient: the sum over a step's micro-batches and workers counts."""
 
     def step(
-        self, *, rate: float, loss: Tensor, preempted: bool, sync: bool
+        self, *, rates: StepRates, loss: Tensor, preempted: bool, sync: bool
     ) -> ExchangeResult | None:
         """End a step, with an exchange if one is due or `sync` asks for it. Return None without
         one.
@@ -124,10 +127,10 @@ class CompactEngine:
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
-        self._bucket = Bucket(parameters, extras=options.sync_every + 3)
+        self._bucket = Bucket(parameters, extras=options.sync_every + 3, head=options.head)
         optimizer_class = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
         self._optimizer = optimizer_class(
-            [self._bucket.weights_n], lr=0.0, weight_decay=options.weight_decay
+            self._bucket.groups, lr=0.0, weight_decay=options.weight_decay
         )
         self._local_steps = (
             LocalSteps(self._bucket, context, options.outer, options.average)
@@ -154,7 +157,7 @@ class CompactEngine:
         self._bucket.collect_gradients()
 
     def step(
-        self, *, rate: float, loss: Tensor, preempted: bool, sync: bool
+        self, *, rates: StepRates, loss: Tensor, preempted: bool, sync: bool
     ) -> ExchangeResult | None:
         bucket = self._bucket
         bucket.extras[3 + self._pending_steps] = loss
@@ -162,11 +165,11 @@ class CompactEngine:
         self._pending_steps += 1
         if self._local_steps is None:
             self._exchange()
-            self._update(rate)
+            self._update(rates)
             return self._read_exchange()
         # The loss was divided by the targets of all workers; alone, each counts for all of them.
         bucket.gradients_n.mul_(self._context.world_size)
-        self._update(rate)
+        self._update(rates)
         if not (sync or self._pending_steps == self._options.sync_every):
             bucket.gradients_n.zero_()
             return None
@@ -183,14 +186,9 @@ class CompactEngine:
         return self._bucket.split_by_name(self._bucket.weights_n)
 
     def gather_moments(self) -> dict[str, dict[str, Tensor]]:
-        state = self._optimizer.state[self._bucket.weights_n]
-        if self._local_steps is not None:
-            # Each worker has moments of its own; all continue with their mean.
-            for moment in MOMENTS:
-                self._context.collectives.all_reduce(state[moment], CHECKPOINT).div_(
-                    self._context.world_size
-                )
-        moments = {moment: self._bucket.split_by_name(state[moment]) for moment in MOMENTS}
+        moments = {
+            moment: self._bucket.split_by_name(self._collect_moment(moment)) for moment in MOMENTS
+        }
         if self._local_steps is not None and self._local_steps.momentum_n is not None:
             moments[OUTER] = self._bucket.split_by_name(self._local_steps.momentum_n)
         return moments
@@ -202,12 +200,15 @@ class CompactEngine:
             self._local_steps.set_anchor()
 
     def restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: int) -> None:
-        weights_n = self._bucket.weights_n
-        state = {"step": torch.tensor(float(steps)),
-                 **{moment: torch.zeros_like(weights_n) for moment in MOMENTS}}  # fmt: skip
+        parts = self._list_parts()
+        states = [{"step": torch.tensor(float(steps))} for _ in parts]
         for moment in MOMENTS:
-            self._bucket.fill(state[moment], moments[moment])
-        self._optimizer.state[weights_n] = state
+            moment_n = torch.zeros_like(self._bucket.weights_n)
+            self._bucket.fill(moment_n, moments[moment])
+            split = torch.split(moment_n, [part.numel() for part in parts])
+            for state, values in zip(states, split, strict=True):
+                state[moment] = values
+        self._optimizer.state.update(zip(parts, states, strict=True))
         if (
             self._local_steps is not None
             and self._local_steps.momentum_n is not None
@@ -240,7 +241,24 @@ class CompactEngine:
         extras = bucket.extras.clone()
         bucket.extras.copy_(collectives.all_reduce(extras, GRADIENTS))
 
-    def _update(self, rate: float) -> None:
+    def _list_parts(self) -> list[Tensor]:
+        """Return the parts of the vector that the optimizer has as parameters, in order."""
+        return [part for group in self._optimizer.param_groups for part in group["params"]]
+
+    def _collect_moment(self, moment: str) -> Tensor:
+        """Return one of AdamW's moments `[n]`; a collective if each worker has its own.
+
+        All workers continue with their mean then.
+        """
+        parts = [self._optimizer.state[part][moment] for part in self._list_parts()]
+        if self._local_steps is not None:
+            for part in parts:
+                self._context.collectives.all_reduce(part, CHECKPOINT).div_(
+                    self._context.world_size
+                )
+        return torch.cat(parts)
+
+    def _update(self, rates: StepRates) -> None:
         bucket, max_norm = self._bucket, self._options.max_grad_norm
         norm = torch.linalg.vector_norm(bucket.gradients_n)
         self._grad_norm = float(norm)
@@ -251,7 +269,7 @@ class CompactEngine:
             return
         if self._grad_norm > max_norm:
             bucket.gradients_n.mul_(max_norm / (norm + 1e-6))
-        self._optimizer.param_groups[0]["lr"] = rate
+        set_rates(self._optimizer.param_groups, rates)
         self._optimizer.step()
         bucket.copy_to_parameters()
 

@@ -29,6 +29,7 @@ def make_engine(
             # Split again: an elastic run may have another number of workers than its plan.
             micro_batch_size=spec.train.micro_batch_size,
             world_size=context.world_size,
+            head=plan.head_modules,
         ),
         exchange=getattr(torch, cluster.exchange_dtype),
         sync_every=cluster.sync_every,
@@ -44,9 +45,17 @@ def make_engine(
 
 
 def make_engine_options(
-    spec: RunSpec, *, sharding: str, micro_batch_size: int, world_size: int
+    spec: RunSpec,
+    *,
+    sharding: str,
+    micro_batch_size: int,
+    world_size: int,
+    head: tuple[str, ...],
 ) -> EngineOptions:
-    """Return the options of one step, for workers that exchange full gradients at each."""
+    """Return the options of one step, for workers that exchange full gradients at each.
+
+    `head`: the modules of the head, which has a learning rate of its own.
+    """
     train = spec.train
     _, micro, accumulation = split_batch(train.batch_size, micro_batch_size, world_size)
     return EngineOptions(
@@ -56,4 +65,5 @@ def make_engine_options(
         accumulation=accumulation,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
+        head=head,
     )

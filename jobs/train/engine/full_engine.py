@@ -18,6 +18,8 @@ from jobs.train.comm.collectives import GRADIENTS, WorkerContext
 from jobs.train.comm.deepspeed_comm import count_deepspeed_traffic, init_deepspeed
 from jobs.train.engine.bucket import MOMENTS
 from jobs.train.engine.engine import EngineOptions, ExchangeResult
+from jobs.train.engine.learning_rate import IS_HEAD, StepRates, set_rates
+from jobs.train.model.base_model import is_within
 from jobs.train.model.shard_access import gather_for_writing
 
 ZERO_STAGE = {"replicate": 1, "node": 3, "cluster": 3}
@@ -42,7 +44,9 @@ class FullEngine:
         # Use torch's AdamW: DeepSpeed's own would be compiled here first, and gains nothing on
         # parameters this small.
         optimizer = torch.optim.AdamW(
-            list(self._parameters.values()), lr=0.0, weight_decay=options.weight_decay
+            _group_parameters(self._parameters, options.head),
+            lr=0.0,
+            weight_decay=options.weight_decay,
         )
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_make_config(options, context)
@@ -69,10 +73,11 @@ class FullEngine:
         self._engine.backward(loss * (self._accumulation * self._context.world_size))
         self._has_pending_step = True
 
-    def step(self, *, rate: float, loss: Tensor, preempted: bool, sync: bool) -> ExchangeResult:
+    def step(
+        self, *, rates: StepRates, loss: Tensor, preempted: bool, sync: bool
+    ) -> ExchangeResult:
         """End the step: the last micro-step is the optimizer's. Every step is an exchange."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = rate
+        set_rates(self._engine.optimizer.param_groups, rates)
         self._engine.step()
         self._has_pending_step = False
         values = torch.stack((loss.float(), loss.new_tensor(float(preempted))))
@@ -95,6 +100,7 @@ class FullEngine:
         """Return AdamW's two moments by name, complete on every rank, after a first step. A
         collective.
         """
+        self._link_moments()
         return {
             moment: {
                 name: _copy_full_tensor(safe_get_full_optimizer_state(parameter, moment), parameter)
@@ -140,16 +146,36 @@ class FullEngine:
                 for name, parameter in self._parameters.items():
                     _fill_partition(zero_optimizer, parameter, moment, tensors[name])
             return
-        zero_optimizer._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
         for moment, tensors in moments.items():
             for name, parameter in self._parameters.items():
                 safe_set_full_optimizer_state(
                     parameter, tensors[name].to(self._context.device), moment
                 )
 
+    def _link_moments(self) -> None:
+        """Let DeepSpeed find the moments of each parameter under ZeRO-1.
+
+        DeepSpeed 0.19 does it once, after the first step of its first group: before a second group
+        has any.
+        """
+        if not self._sharded:
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
     def close(self) -> None:
         """Remove DeepSpeed's hooks from the model; its parameters stay where they are."""
         self._engine.destroy()
+
+
+def _group_parameters(
+    parameters: Mapping[str, nn.Parameter], head: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: the head apart, and no empty group."""
+    groups: list[dict[str, Any]] = [{"params": [], IS_HEAD: is_head} for is_head in (False, True)]
+    for name, parameter in parameters.items():
+        groups[is_within(name, head)]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
 
 
 def _make_config(options: EngineOptions, context: WorkerContext) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jobs.plan.plan import StagePlan
 from jobs.train.data.global_batches import Step
 from jobs.train.engine.chunked_loss import PLAIN_LOSS, LossChoice
 from jobs.train.engine.engine import Engine, ExchangeResult
+from jobs.train.engine.learning_rate import StepRates
 from jobs.train.engine.loss import compute_loss
 
 
@@ -22,7 +23,7 @@ def take_step(
     engine: Engine,
     step: Step,
     *,
-    rate: float,
+    rates: StepRates,
     device: torch.device,
     choice: LossChoice = PLAIN_LOSS,
     preempted: bool = False,
@@ -41,7 +42,7 @@ def take_step(
         loss = total_loss / step.targets
         engine.backward(loss)
         total += loss.detach()
-    return engine.step(rate=rate, loss=total, preempted=preempted, sync=sync)
+    return engine.step(rates=rates, loss=total, preempted=preempted, sync=sync)
 
 
 def has_diverged(loss: float, grad_norm: float) -> bool:
@@ -72,7 +73,9 @@ def make_divergence_error(
     """Return the error that ends a diverged run, the same on every rank."""
     where = f"step {step}, {stage.name} stage"
     value = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {grad_norm}"
-    remedy = f"Lower the learning rate ({stage.learning_rate:g}), or check this step's rows."
+    head = stage.head_learning_rate
+    rate = f"{stage.learning_rate:g}" if head is None else f"{stage.learning_rate:g}, head {head:g}"
+    remedy = f"Lower the learning rate ({rate}), or check this step's rows."
     return TrainingFailed(where, f"the {value}, {location}", remedy)
 
 

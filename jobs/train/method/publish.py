@@ -16,8 +16,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.errors import StoreError, SupersededAttempt
 from jobs.inspect.base_source import find_base_source
+from jobs.plan.plan import Plan
 from jobs.spec.load import dump_spec
-from jobs.store.adapters.manifest import BaseRecord, DataRecord, Manifest, ManifestDraft, MaskRecord
+from jobs.store.adapters.manifest import (
+    BaseRecord,
+    DataRecord,
+    Manifest,
+    ManifestDraft,
+    MaskRecord,
+    RateRecord,
+)
 from jobs.store.adapters.operations import commit
 from jobs.store.adapters.outbox import add_to_outbox
 from jobs.store.base import ObjectStore
@@ -102,6 +110,15 @@ def _commit_or_spool(store: ObjectStore, folder: Path, draft: ManifestDraft) -> 
         raise translated from error
 
 
+def _record_rates(plan: Plan) -> RateRecord:
+    heads = {stage.name: stage.head_learning_rate for stage in plan.stages}
+    return RateRecord(
+        stages={stage.name: stage.learning_rate for stage in plan.stages},
+        head={name: rate for name, rate in heads.items() if rate is not None},
+        by_rule=plan.rates.by_rule,
+    )
+
+
 def _make_draft(
     request: AdapterRequest,
     attempt: int,
@@ -139,6 +156,7 @@ def _make_draft(
         )
         if has_masks
         else None,
+        rates=_record_rates(request.plan),
         spec_sha256=hashlib.sha256(dump_spec(spec).encode()).hexdigest(),
         code_version=version("slora"),
         world_size=int(ledger["workers"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jobs.spec.metrics import FORMATS, list_measures, name_measure
@@ -111,6 +111,18 @@ def format_dtype(dtype: Mapping[str, Any]) -> str:
     """Return the dtype of a run, and why the hardware chose it if the spec did not."""
     name = str(dtype["dtype"])
     return f"{name} (auto: {dtype['reason']})" if dtype["is_auto"] else name
+
+
+def format_rates(rates: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the largest learning rates of the stages and of a head, and where they come from."""
+    values = [f"{stage['name']} {stage['learning_rate']:g}" for stage in stages]
+    heads = (stage.get("head_learning_rate") for stage in stages)
+    head_rates = sorted({float(rate) for rate in heads if rate is not None})
+    if head_rates:
+        values.append(f"head {' and '.join(f'{rate:g}' for rate in head_rates)}")
+    keys = ", ".join(rates["by_rule"])
+    origin = f"auto: {keys} by {rates['reason']}" if keys else rates["reason"]
+    return f"{', '.join(values)} ({origin})"
 
 
 def format_loss(choice: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from jobs.train.monitor.event_text import (
     format_loss,
     format_number,
     format_packing,
+    format_rates,
     format_stage_length,
     name_evaluation,
 )
@@ -109,6 +110,8 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
         table.add_row(f"{stage['name']} stage", f"{length}, {share}")
     if "dtype" in plan:
         table.add_row("dtype", format_dtype(plan["dtype"]))
+    if "rates" in plan:
+        table.add_row("rates", format_rates(plan["rates"], plan["stages"]))
     if "packing" in plan:
         table.add_row("packing", format_packing(plan["packing"]))
     if "kernels" in outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from typing import Annotated
 
@@ -17,8 +18,15 @@ from jobs.spec.schema import FederatedSpec, RetrainSpec, RunSpec, SearchSpec, ma
 from jobs.train.cluster.ray_address import read_ray_address
 from jobs.train.data.token_pass import PassProgress
 from jobs.train.data.tokenize_run import tokenize_run
-from jobs.train.job_main import require_extra
-from orchestrator.cli.console import LazyProgressBar, err_console, note, print_json, print_line
+from jobs.train.job_main import OFFLINE_QUIET, require_extra
+from orchestrator.cli.console import (
+    LazyProgressBar,
+    err_console,
+    note,
+    print_json,
+    print_line,
+    show_table,
+)
 from orchestrator.cli.options import Json, Overrides, SpecFile
 from orchestrator.cli.render import plan_table
 from orchestrator.cli.retrain_plan import plan_retraining
@@ -33,11 +41,18 @@ def plan(
     workers: Annotated[
         int | None, typer.Option(help="Number of workers; overrides cluster.workers.")
     ] = None,
+    rates: Annotated[
+        bool,
+        typer.Option("--rates", help="Train a few steps at each of a few learning rates here."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show a run's parameters, memory, traffic, time and cost, without starting it."""
     overrides = [*(set or ()), *([f"cluster.workers={workers}"] if workers is not None else [])]
     run_spec = load_spec(spec, overrides)
+    if rates:
+        _show_rates(run_spec, json=json)
+        return
     if isinstance(run_spec, FederatedSpec):
         site_run = validate_run(make_site_spec(run_spec), quick=True, tokenizes_next=True)
         site_run = tokenize_run(site_run, quick=True)
@@ -61,6 +76,37 @@ def plan(
     plan_table.show_plan(checked)
     if start is not None:
         print_line(start)
+
+
+def _show_rates(spec: RunSpec, *, json: bool) -> None:
+    """Run the range test of a spec in this process, with one worker, and print its table."""
+    spec = make_site_spec(spec)
+    cluster = spec.cluster.model_copy(update={"sync_every": 1})
+    spec = spec.model_copy(update={"cluster": cluster})
+    validated = _tokenize_with_bar(_validate_with_bar(spec))
+    # Before the libraries below are imported, which read it.
+    os.environ.update(OFFLINE_QUIET)
+    if not spec.cluster.gpus_per_worker:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    with require_extra():
+        from jobs.tools.range_test import (
+            TEST_STEPS,
+            count_test_steps,
+            iter_table_rows,
+            measure_rates,
+        )
+    total = count_test_steps(validated)
+    with closing(LazyProgressBar("Trying the rates", total, counts="steps")) as bar:
+        tests = measure_rates(validated, lambda: bar.advance(1))
+    if json:
+        print_json({"steps": TEST_STEPS, "tests": [test.to_json() for test in tests]})
+        return
+    print_line(f"Loss after {TEST_STEPS} steps at each rate, from the same start:")
+    headers = ("key", "rate", "loss", "")
+    show_table(list(iter_table_rows(tests)), headers=headers, right=("rate", "loss"))
+    for test in tests:
+        if test.best is not None:
+            print_line(f"--set {test.key}={test.best:g}")
 
 
 @app.command()

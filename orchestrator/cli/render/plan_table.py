@@ -10,9 +10,9 @@ from jobs.plan.attention_choice import describe_attention
 from jobs.plan.data_report import list_data_lines
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.preflight import ValidatedRun
-from jobs.spec.schema import StopSection
+from jobs.spec.sections.train import StopSection
 from jobs.train.early_stopping import describe_stop
-from jobs.train.monitor.event_text import format_dtype, format_packing, format_workers
+from jobs.train.monitor.event_text import format_dtype, format_packing, format_rates, format_workers
 from orchestrator.cli.console import (
     format_duration,
     format_size,
@@ -81,6 +81,10 @@ def _describe_run(checked: ValidatedRun) -> Iterator[tuple[str, str]]:
     for key, tally in plan.tallies.items():
         yield f"{key.removeprefix('data.')} tokens", tally.describe()
     yield "dtype", format_dtype(asdict(plan.dtype))
+    yield (
+        "rates",
+        format_rates(asdict(plan.rates), [asdict(stage) for stage in plan.stages]),
+    )
     yield "packing", format_packing(asdict(plan.packing))
     yield "attention", describe_attention(plan.attention)
 
@@ -114,10 +118,12 @@ def _show_stages(checked: ValidatedRun) -> None:
             f"{stage.trainable + plan.head:,}",
             f"{plan.compute_share(stage):.2%}",
             f"{stage.learning_rate:g}",
+            *((f"{stage.head_learning_rate:g}",) if stage.head_learning_rate is not None else ()),
         )
         for stage in plan.stages
     ]
-    headers = ("stage", "steps", "trainable", "share", "learning rate")
+    head = ("head's rate",) if plan.stages[0].head_learning_rate is not None else ()
+    headers = ("stage", "steps", "trainable", "share", "learning rate", *head)
     show_table(rows, headers=headers, right=headers[1:])
 
 

@@ -15,11 +15,14 @@ from jobs.federation.sites.messages import (
 )
 from jobs.federation.sites.site import Site
 from jobs.store.open import open_store
+from jobs.train.engine.learning_rate import StepRates
 from tests.jobs.federation.runs import (
     request_of,
 )
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
+
+RATES = StepRates(1e-2, 1e-2)
 
 
 def test_error_feedback_sends_in_the_end_what_it_has_kept(folder, tmp_path):
@@ -36,7 +39,7 @@ def test_error_feedback_sends_in_the_end_what_it_has_kept(folder, tmp_path):
         sums.append(torch.zeros(info.layout.count))
         for number in range(3):
             task = ClientTask(
-                stage=0, round=number, client=0, learning_rate=1e-2, weights=info.initial_weights
+                stage=0, round=number, client=0, rates=RATES, weights=info.initial_weights
             )
             ((reply, _),) = sites.run_tasks([task])
             assert isinstance(reply, ClientUpdate)
@@ -56,7 +59,7 @@ def test_a_clients_residual_survives_a_round_that_it_is_dropped_from(folder, tmp
         stage=0,
         round=0,
         client=1,
-        learning_rate=1e-2,
+        rates=RATES,
         weights=info.initial_weights,
         residual=residual,
         drops_out=True,
@@ -70,9 +73,7 @@ def test_residuals_end_with_their_stage(folder, tmp_path):
     request = request_of(folder, {"compress": "topk"}, store=tmp_path.name)
     site = Site(request, open_store(request.spec.store), torch.device("cpu"))
     info = site.open_stage(0, StagePayload())
-    site.run_task(
-        ClientTask(stage=0, round=0, client=1, learning_rate=1e-2, weights=info.initial_weights)
-    )
+    site.run_task(ClientTask(stage=0, round=0, client=1, rates=RATES, weights=info.initial_weights))
     assert site.get_residuals(0).keys() == {1}
     # The server is a stage further and this site had no task in it: its layout is another one.
     assert site.get_residuals(1) == {}

@@ -76,7 +76,7 @@ def test_one_round_of_one_client_is_a_plain_training_of_as_many_steps(folder, tm
     shutil.copytree(folder / "model", tmp_path / "model")
     for name in ("train", "eval"):
         label_rows(tmp_path / f"{name}.jsonl", 2)
-    train = {"batch_size": 2, "micro_batch_size": 1}
+    train = {"batch_size": 2, "micro_batch_size": 1, "head_learning_rate": 3e-2}
     request = request_of(
         tmp_path,
         {"clients": 1, "clients_per_round": 1, "rounds": 1, "local_steps": 5},

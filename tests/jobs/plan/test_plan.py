@@ -23,8 +23,10 @@ from jobs.plan.plan import (
     make_plan,
     split_steps,
 )
+from jobs.plan.stage_rates import get_head_rate
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
+from jobs.spec.sections.train import TrainSection
 from slora.layers.patterns import count_entries
 from slora.masks.mask import draw_random_mask
 from tests.tiny import tiny_spec
@@ -108,6 +110,21 @@ def test_the_sparse_stage_may_have_a_rate_of_its_own():
     assert [stage.learning_rate for stage in make_test_plan().stages] == [0.01, 0.01]
     lora = make_test_plan(train=rates, method={"kind": "lora"})
     assert [stage.learning_rate for stage in lora.stages] == [0.1]
+
+
+def test_a_head_has_one_rate_in_all_stages_or_that_of_each():
+    rates = {"learning_rate": 0.1, "sparse_learning_rate": 0.3}
+    shape = dataclasses.replace(SHAPE, head_modules=("classifier",))
+
+    def list_head_rates(shape: ModelShape, **train: Any) -> list[float | None]:
+        plan = make_test_plan(shape, train={**rates, **train})
+        return [stage.head_learning_rate for stage in plan.stages]
+
+    assert list_head_rates(shape) == [0.01, 0.01]
+    assert list_head_rates(shape, head_learning_rate=0.2) == [0.2, 0.2]
+    train = TrainSection(learning_rate=0.1, sparse_learning_rate=0.3, head_learning_rate=None)
+    assert [get_head_rate(train, stage) for stage in ("sparse", "low-rank")] == [0.3, 0.1]
+    assert list_head_rates(SHAPE, head_learning_rate=0.2) == [None, None]
 
 
 SPLITS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,11 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from jobs.search.tune.schedulers import ResumablePBT, make_scheduler
+from jobs.plan.preflight import validate_run
+from jobs.search.shared_cache import compute_sharing_keys
+from jobs.search.tune.schedulers import ResumablePBT, exchange_state, make_scheduler
+from jobs.search.tune.trial_task import TrialTask
+from jobs.spec.load import make_trial_spec
 from jobs.spec.sections.search import Domain
 from tests.jobs.search.specs import a_search
 
@@ -104,3 +108,21 @@ def test_asha_lets_a_trial_of_more_steps_than_the_default_reach_its_end(
     search = a_search(tmp_path, {"space": {"train.steps": steps}})
     assert make_scheduler(search, [])._max_t == max_steps
     assert Domain.model_validate(steps).finite
+
+
+def test_a_trial_that_continues_from_another_trains_at_the_perturbed_rates(folder: Path):
+    rates = {"train.learning_rate": [1e-3, 1e-2], "train.head_learning_rate": [1e-2, 1e-1]}
+    space = {key: {"uniform": bounds} for key, bounds in rates.items()}
+    search = a_search(folder, {"scheduler": "pbt", "space": space})
+    config = {"train.learning_rate": 5e-3, "train.head_learning_rate": 5e-2}
+    validated = validate_run(make_trial_spec(search, config))
+    # As if the model had a head.
+    stages = tuple(replace(stage, head_learning_rate=5e-2) for stage in validated.plan.stages)
+    validated = replace(validated, plan=replace(validated.plan, stages=stages))
+    request = validated.make_request("trial")
+    task = TrialTask(0, config, request, "search", "loss", compute_sharing_keys(request))
+    exchanged = exchange_state(search, task, replace(task, number=1))
+    assert exchanged.config != config
+    for stage in exchanged.request.plan.stages:
+        assert stage.learning_rate == exchanged.config["train.learning_rate"]
+        assert stage.head_learning_rate == exchanged.config["train.head_learning_rate"]

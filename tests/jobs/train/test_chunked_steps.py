@@ -58,6 +58,7 @@ def _train(rank: int, world_size: int, kind: str, sharding: str, *, chunked: boo
     from jobs.train.engine.chunked_loss import PLAIN_LOSS
     from jobs.train.engine.engine import CompactEngine, EngineOptions
     from jobs.train.engine.full_engine import FullEngine
+    from jobs.train.engine.learning_rate import StepRates
     from jobs.train.engine.step import take_step
     from jobs.train.model.base_shards import BaseShards
     from jobs.train.model.settle_loss import settle_loss
@@ -82,7 +83,7 @@ def _train(rank: int, world_size: int, kind: str, sharding: str, *, chunked: boo
     losses = []
     for number in range(STEPS):
         step = _make_step(number, rank, world_size)
-        exchange = take_step(engine, step, rate=1e-2, device=cpu, choice=choice)
+        exchange = take_step(engine, step, rates=StepRates(1e-2, 1e-2), device=cpu, choice=choice)
         losses += exchange.losses
     engine.close()
     return losses

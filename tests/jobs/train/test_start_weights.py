@@ -9,6 +9,7 @@ from torch import nn
 from jobs.spec.load import validate_spec
 from jobs.train.comm.collectives import WorkerContext
 from jobs.train.engine.engine import CompactEngine, EngineOptions
+from jobs.train.engine.learning_rate import StepRates
 from jobs.train.engine.start_weights import keep_start_weights
 
 OPTIONS = EngineOptions("replicate", False, 1, 1, 0.0, 1.0)
@@ -32,7 +33,7 @@ def take_step(engine: CompactEngine) -> None:
     x = torch.ones(4, 3, dtype=engine.module.weight.dtype)
     loss = (engine.module(x).float() ** 2).mean()
     engine.backward(loss)
-    engine.step(rate=0.1, loss=loss.detach(), preempted=False, sync=True)
+    engine.step(rates=StepRates(0.1, 0.1), loss=loss.detach(), preempted=False, sync=True)
 
 
 def copy_weights(engine: CompactEngine) -> dict[str, torch.Tensor]:

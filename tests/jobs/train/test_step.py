@@ -14,6 +14,7 @@ from jobs.train.comm.collectives import WorkerContext
 from jobs.train.data.collate import Batch
 from jobs.train.data.global_batches import Step
 from jobs.train.engine.engine import CompactEngine, EngineOptions
+from jobs.train.engine.learning_rate import StepRates
 from jobs.train.engine.step import has_diverged, locate_non_finite, make_divergence_error, take_step
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def test_the_first_layer_whose_output_is_no_number_is_named():
     with torch.no_grad():
         model.second.weight.fill_(float("inf"))
     engine, step = _engine(model), _step()
-    exchange = take_step(engine, step, rate=0.1, device=CPU)
+    exchange = take_step(engine, step, rates=StepRates(0.1, 0.1), device=CPU)
     assert exchange is not None and has_diverged(exchange.losses[0], engine.get_grad_norm())
     location = locate_non_finite(engine, step, CPU)
     assert location == "first in the output of second"
@@ -67,7 +68,7 @@ def test_a_gradient_that_is_no_number_is_named_and_changes_no_weight():
     engine, step = _engine(model), _step()
     before = engine.gather_weights()
     model.first.weight.register_hook(lambda grad: grad * float("nan"))
-    exchange = take_step(engine, step, rate=0.1, device=CPU)
+    exchange = take_step(engine, step, rates=StepRates(0.1, 0.1), device=CPU)
     assert exchange is not None and has_diverged(exchange.losses[0], engine.get_grad_norm())
     assert locate_non_finite(engine, step, CPU) == "first in the gradient of first.weight"
     assert all(

@@ -13,6 +13,7 @@ from jobs.errors import InputError
 from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.federation.check import ValidatedFederation, check_federation
 from jobs.inspect.base_digest import digest_base
+from jobs.inspect.recorded_spec import load_recorded_spec
 from jobs.plan.preflight import ValidatedRun, validate_run
 from jobs.spec.load import dump_spec, validate_spec
 from jobs.spec.schema import FederatedSpec, RunSpec, make_site_spec
@@ -104,6 +105,19 @@ def test_a_cpu_must_agree_bit_for_bit_and_a_gpu_within_its_tolerance(
     reproduction = workspace.repeat()
     assert reproduction.is_same is is_same
     assert list(reproduction.differences) == ["adapter_model.safetensors"]
+
+
+def test_a_head_that_was_trained_at_the_rate_of_its_stage_is_so_again(tmp_path: Path):
+    """As in all releases before `train.head_learning_rate`, whose records lack the key."""
+    workspace = Workspace(tmp_path)
+    old = dump_spec(workspace.spec).replace("  head_learning_rate: 0.01\n", "")
+    workspace.runs.write_text(SPEC, old)
+    sha256 = hashlib.sha256(old.encode()).hexdigest()
+    recorded = load_recorded_spec(
+        workspace.store, workspace.first.model_copy(update={"spec_sha256": sha256})
+    )
+    train = workspace.spec.train.model_copy(update={"head_learning_rate": None})
+    assert recorded == workspace.spec.model_copy(update={"train": train})
 
 
 def test_another_shape_or_file_exceeds_any_tolerance(tmp_path: Path):
