@@ -33,6 +33,7 @@ from jobs.spec.sections.retrain import RetrainSection
 from jobs.spec.sections.search import SearchSection
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.tasks import LabelKind, TargetKind, Task, get_target_kind
+from slora.masks.sizes import FactorMaskKind
 
 NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
 """Names become folders and URLs: no separators, no `..`, no control characters."""
@@ -166,15 +167,26 @@ class MethodSection(StrictModel):
     vectors, or those of its first gradient."""
     handoff: HandoffSection = HandoffSection()
     factor_density: PositiveShare = 1.0
-    """Below 1, A and B are sparse: each is trained under its own mask."""
+    """Below 1, only this share of the entries of A and of B is trained and exchanged."""
     factor_pruning: Literal["fixed", "gates"] = "fixed"
-    """fixed: the entries of A and B are selected once, by score; gates: ranks are pruned gradually
-    by proximal L1 gates (SoRA) until this share of them remains."""
+    """fixed: masks of A and B from the seed; gates: ranks are pruned gradually by proximal L1 gates
+    (SoRA) until this share of them remains."""
+    factor_mask: FactorMaskKind = "balanced"
+    """balanced: as many trained entries in every rank, and in every column of A and row of B;
+    random: anywhere; lines: whole columns of A and rows of B."""
+    factor_storage: Literal["peft", "compact"] = "peft"
+    """peft: a LoRA that stock PEFT and vLLM load; compact: values and a seed, which kind lora may
+    have with init: zero, since there the other entries of A and B are zero."""
 
     @property
     def scale(self) -> float:
         """Return the factor of the low-rank update."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def has_factor_masks(self) -> bool:
+        """Return whether A and B are trained under masks of their own."""
+        return self.factor_density < 1 and self.factor_pruning == "fixed"
 
 
 class StopSection(StrictModel):
