@@ -336,7 +336,9 @@ ADAPTERS: dict[str, tuple[dict[str, Any], int]] = {
     "factors twice": ({"kind": "lora", "init": "pissa"}, 4 * (2 * 136 + 20)),
     "factors under masks, as a LoRA": ({"factor_density": 0.25}, 4 * (136 + 20)),
     "factors under masks alone": (
-        {"kind": "lora", "factor_density": 0.25, "factor_storage": "compact"}, 4 * (34 + 20)),
+        {"kind": "lora", "factor_density": 0.25, "factor_storage": "compact"},
+        4 * (34 + 20),
+    ),
     "all": ({"kind": "full"}, 4 * 1020),
 }
 

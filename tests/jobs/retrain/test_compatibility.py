@@ -13,7 +13,13 @@ from jobs.plan.preflight import validate_run
 from jobs.retrain.compatibility import find_start_faults
 from jobs.store.adapters.manifest import Manifest, MaskRecord
 from jobs.store.local import DirectoryStore
-from tests.jobs.retrain.builders import LAYERS, committed, lora_files, masked_factor_files, sparse_files
+from tests.jobs.retrain.builders import (
+    LAYERS,
+    committed,
+    lora_files,
+    masked_factor_files,
+    sparse_files,
+)
 from tests.jobs.retrain.specs import a_retrain
 
 LORA: dict[str, Any] = {"kind": "lora"}

@@ -23,7 +23,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "chosen": {"method": {"kind": "sparse", "mask": "fisher", "calibration_batches": 2}},
     "full": {"method": {"kind": "full"}},
     "classes": {"method": {"kind": "lora"}, **CLASSES},
-    "compact factors": {
+    "compact": {
         "method": {"kind": "lora", "factor_density": 0.5, "factor_storage": "compact"}},
 }  # fmt: skip
 NEXT: dict[str, dict[str, Any]] = {
