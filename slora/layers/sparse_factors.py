@@ -33,6 +33,8 @@ class SparseFactorLinear(LoraLinear):
     b_values: nn.Parameter
     a_positions: Tensor
     b_positions: Tensor
+    b_turned_positions: Tensor
+    """`b_positions` in the transpose of B, in the same order."""
     dense_a_RI: Tensor
     dense_b_OR: Tensor
 
@@ -51,15 +53,16 @@ class SparseFactorLinear(LoraLinear):
             self.register_parameter(f"{side}_values", nn.Parameter(dense.view(-1)[entries]))
             self.register_buffer(f"{side}_positions", entries, persistent=False)
             self.register_buffer(f"dense_{short}", dense, persistent=False)
+        rows = self.b_positions.div(self.rank, rounding_mode="floor")
+        turned = self.b_positions % self.rank * b_OR.shape[0] + rows
+        fits = b_OR.numel() < 2**31
+        self.register_buffer("b_turned_positions", turned.int() if fits else turned, False)
 
     def get_factors(self) -> tuple[Tensor, Tensor]:
-        a: Tensor = _WrittenEntries.apply(  # type: ignore[no-untyped-call]
-            self.a_values, self.dense_a_RI, self.a_positions
+        factors: tuple[Tensor, Tensor] = _WrittenEntries.apply(  # type: ignore[no-untyped-call]
+            self.a_values, self.b_values, self
         )
-        b: Tensor = _WrittenEntries.apply(  # type: ignore[no-untyped-call]
-            self.b_values, self.dense_b_OR, self.b_positions
-        )
-        return a, b
+        return factors
 
     def fill_factors(self, a_values: Tensor, b_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return copies of both factors with these values in them, float32 on the CPU."""
@@ -73,25 +76,38 @@ class SparseFactorLinear(LoraLinear):
 
 
 class _WrittenEntries(torch.autograd.Function):
-    """A factor with values written into it in place, and the gradient of the values.
+    """Both factors with the values written into them in place, and the gradients of the values.
 
-    The factor is the same tensor in every forward. Between two steps of the optimizer each forward
-    writes the values that are there, so that what a backward has saved of it stays true.
+    The factors are the same tensors in every forward. Between two steps of the optimizer each
+    forward writes the values that are there, so that what a backward has saved of them stays true.
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
-        ctx.save_for_backward(positions)
-        # `data`, here and below: the writing is no change that autograd must guard against.
-        factor = dense.data
-        factor.view(-1).index_copy_(0, positions, values)
-        return factor
+    def forward(
+        ctx: Any, a_values: Tensor, b_values: Tensor, layer: SparseFactorLinear
+    ) -> tuple[Tensor, Tensor]:
+        ctx.layer = layer
+        # `data`: the writing is no change that autograd must guard against.
+        a, b = layer.dense_a_RI.data, layer.dense_b_OR.data
+        a.view(-1).index_copy_(0, layer.a_positions, a_values)
+        b.view(-1).index_copy_(0, layer.b_positions, b_values)
+        # A frozen factor needs no gradient, and the product computes none for it.
+        frozen = zip((a, b), ctx.needs_input_grad, strict=False)
+        ctx.mark_non_differentiable(*(factor for factor, needed in frozen if not needed))
+        return a, b
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (positions,) = ctx.saved_tensors
-        return grad.reshape(-1).index_select(0, positions), None, None
+    def backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple[Tensor | None, ...]:
+        layer, a, b = ctx.layer, None, None
+        if ctx.needs_input_grad[0]:
+            a = grad_a.reshape(-1).index_select(0, layer.a_positions)
+        if ctx.needs_input_grad[1]:
+            # The product makes B's gradient transposed; to turn it first would copy all of it.
+            is_turned = grad_b.t().is_contiguous()
+            flat = (grad_b.t() if is_turned else grad_b).reshape(-1)
+            b = flat.index_select(0, layer.b_turned_positions if is_turned else layer.b_positions)
+        return a, b, None
 
 
 def mask_factor(factor: Tensor, positions: Tensor) -> Tensor:

@@ -176,12 +176,15 @@ def _count_mask_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
 
 
 def _count_masked_factor_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
-    """Return the bytes of A and B whole, and of the positions of their trained entries."""
+    """Return the bytes of A and B whole, and of the positions of their trained entries.
+
+    Those of B are held twice, once narrow; A's are counted like them.
+    """
     if stage.name != "low-rank" or not inputs.method.masks_factors:
         return 0
     shapes, rank = inputs.method.targets.values(), inputs.method.rank
     factors = sum(count_factor_entries(shape, rank) for shape in shapes)
-    return FLOAT32 * factors + POSITION * (stage.trained - inputs.method.head)
+    return FLOAT32 * factors + (POSITION + COLUMN) * (stage.trained - inputs.method.head)
 
 
 def _count_compiler_bytes(inputs: EstimateInput) -> int:

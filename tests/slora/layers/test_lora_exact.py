@@ -173,6 +173,19 @@ def test_only_the_masks_entries_are_trained_and_the_others_keep_their_bits(kind)
     assert all(map(torch.equal, filled, factors))
 
 
+def test_a_frozen_factor_gets_no_gradient_and_the_other_one_its_own():
+    layer = _layer("sparse factors", _base(6, 5), 2)
+    x = torch.randn(3, 5, dtype=torch.float64)
+    layer(x).square().sum().backward()
+    expected = layer.b_values.grad.clone()
+    layer.zero_grad()
+    layer.a_values.requires_grad_(False)
+    assert not layer.get_factors()[0].requires_grad
+    layer(x).square().sum().backward()
+    assert layer.a_values.grad is None
+    torch.testing.assert_close(layer.b_values.grad, expected)
+
+
 def test_masks_of_everything_train_as_lora_does():
     torch.manual_seed(0)
     starts = torch.randn(4, 10), torch.randn(12, 4)

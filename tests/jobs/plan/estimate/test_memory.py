@@ -59,7 +59,7 @@ def test_every_worker_holds_all_trained_parameters(sharding: str):
 
 def test_under_masks_a_worker_holds_both_factors_whole_and_the_positions_too():
     lines = get_lines("low-rank", method={"masks_factors": True, "head": 5})
-    assert lines["factors"] == 4 * LOW_RANK + 8 * (LOW_RANK - 5)
+    assert lines["factors"] == 4 * LOW_RANK + 12 * (LOW_RANK - 5)
     assert "factors" not in get_lines("low-rank")
     assert "factors" not in get_lines("sparse", method={"masks_factors": True})
 
