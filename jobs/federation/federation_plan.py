@@ -19,9 +19,8 @@ from jobs.plan.estimate.traffic import FLOAT32, Flow
 from jobs.plan.plan import StagePlan
 from jobs.spec.schema import MethodSection, RunSpec
 from jobs.spec.sections.federation import FederationSection
-from slora.layers.patterns import count_entries
 from slora.layers.shapes import count_factor_entries
-from slora.masks.sizes import STRUCTURES, compute_block_sides
+from slora.masks.sizes import STRUCTURES, compute_block_sides, count_trained_factors
 
 POSITION_BYTES = 4
 """Bytes of a position: int32."""
@@ -133,9 +132,14 @@ def compute_up_bytes(section: FederationSection, trained: int, tensor_count: int
 
 def count_b_entries(method: MethodSection, targets: Mapping[str, tuple[int, int]]) -> int:
     """Count the numbers of the factors B, which are trained alone if A is frozen."""
-    return sum(
-        count_entries((out, method.rank), method.factor_density) for out, _ in targets.values()
-    )
+    return sum(_count_b_of_layer(method, shape) for shape in targets.values())
+
+
+def _count_b_of_layer(method: MethodSection, shape: tuple[int, int]) -> int:
+    if not method.has_factor_masks:
+        return shape[0] * method.rank
+    kind, density = method.factor_mask, method.factor_density
+    return count_trained_factors(kind, shape, rank=method.rank, density=density)[1]
 
 
 def _count_tensors(
@@ -190,7 +194,8 @@ class _FlowBuilder:
         if self._needs_scores and (stage.name == "sparse" or keeps_residual):
             size = POSITION_BYTES * self._count_positions() + HEADER * len(self.targets)
             yield self._make_flow("masks", stage, size, times)
-        if stage.name == "low-rank" and mask_entries and (keeps_residual or self.section.freeze_a):
+        needs_start = keeps_residual or self.section.freeze_a or method.has_factor_masks
+        if stage.name == "low-rank" and mask_entries and needs_start:
             shapes = self.targets.values()
             factors = sum(count_factor_entries(shape, method.rank) for shape in shapes)
             size = FLOAT32 * (factors + (mask_entries if keeps_residual else 0))

@@ -76,7 +76,7 @@ class StageSetup:
         """
         inits, energy_share = self._prepare_low_rank_inits(index, weights, resume_state)
         payload = self._build_payload(index, inits)
-        info = self._install_at_site(index, payload, inits)
+        info = self._install_at_site(index, payload)
         weights_n = self._build_initial_weights(info, weights, inits, resume_state)
         return StageState(payload, info, weights_n, energy_share)
 
@@ -103,18 +103,12 @@ class StageSetup:
         if needs_masks and self._needs_row_scores():
             self._masks = self._choose_masks()
             masks = pack_masks(self._masks)
-        sends_inits = keeps_residual or self._section.freeze_a
+        # Under masks of A and B, their other entries are not among the weights of a round.
+        sends_inits = keeps_residual or self._section.freeze_a or method.has_factor_masks
         return StagePayload(masks, _pack_or_empty(inits) if sends_inits else b"")
 
-    def _install_at_site(
-        self, index: int, payload: StagePayload, inits: Mapping[str, LowRankInit] | None
-    ) -> StageInfo:
-        """Install the stage at one site, which returns the layout and the masks if it made them.
-
-        Only the layers know the initial values of sparse factors, so these are sent to this site.
-        """
-        if inits is not None and self._spec.method.factor_density < 1:
-            payload = StagePayload(payload.masks, _pack_or_empty(inits))
+    def _install_at_site(self, index: int, payload: StagePayload) -> StageInfo:
+        """Install the stage at one site, which returns the layout and the masks if it made them."""
         info = self._sites.open_stage(index, payload)
         self._traffic.record_payload(payload)
         self._context.collectives.count_traffic(

@@ -78,6 +78,22 @@ def check_method(spec: RunSpec) -> Iterator[Fault]:
     if method.factor_density < 1 and not low_rank:
         problem = f"kind {method.kind} has no factors"
         yield Fault("method.factor_density", problem, "Leave it at 1.0.")
+    if method.factor_storage == "compact":
+        yield from _check_compact_factors(method)
+
+
+def _check_compact_factors(method: MethodSection) -> Iterator[Fault]:
+    """Check that the untrained entries of the factors are zero: others would have to be stored."""
+    if not method.has_factor_masks:
+        problem = "compact stores the entries under masks of A and B, but they have none"
+        remedy = "Use peft, or method.factor_density below 1 with factor_pruning: fixed."
+    elif method.kind == "slora" or method.init != "zero":
+        source = "a hand-off" if method.kind == "slora" else method.init
+        problem = f"the factors of {source} are not zero outside their masks, so all are stored"
+        remedy = "Use peft."
+    else:
+        return
+    yield Fault("method.factor_storage", problem, remedy)
 
 
 def check_labels(spec: RunSpec) -> Iterator[Fault]:
@@ -96,6 +112,9 @@ def check_cluster(spec: RunSpec) -> Iterator[Fault]:
     if full and cluster.exchange_dtype != "float32":
         problem = "kind full exchanges gradients in the dtype of the model"
         yield Fault("cluster.exchange_dtype", problem, "Leave it at float32.")
+    if cluster.average == "product" and spec.method.has_factor_masks:
+        problem = "the factors of an averaged product do not keep their masks"
+        yield Fault("cluster.average", problem, "Use factors, or method.factor_density: 1.")
     for key, default in (("outer", "average"), ("average", "factors")):
         if cluster.sync_every == 1 and (value := getattr(cluster, key)) != default:
             problem = f"{value} combines local steps, but sync_every is 1"

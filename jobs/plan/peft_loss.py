@@ -50,4 +50,5 @@ def _is_plain_lora(method: MethodSection) -> bool:
     """Return whether the adapter would be stored as a plain LoRA, if PEFT can hold it."""
     if method.kind == "slora" and method.handoff.residual != "drop":
         return False
-    return method.kind in ("slora", "lora") and method.factor_density == 1
+    is_pruned = method.factor_density < 1 and method.factor_pruning == "gates"
+    return method.kind in ("slora", "lora") and not is_pruned and method.factor_storage == "peft"

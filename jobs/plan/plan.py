@@ -28,9 +28,9 @@ from jobs.plan.rate_choice import SET_RATES, RateChoice
 from jobs.plan.stage_rates import get_head_rate, get_stage_rate
 from jobs.plan.token_tally import TokenTally, iter_tally_notes
 from jobs.spec.schema import RunSpec
-from slora.layers.patterns import count_entries, list_layer_kinds, match_pattern
-from slora.layers.shapes import count_factor_entries, get_expert_shape, get_factor_shapes
-from slora.masks.sizes import count_mask_entries
+from slora.layers.patterns import list_layer_kinds, match_pattern
+from slora.layers.shapes import count_factor_entries, get_expert_shape
+from slora.masks.sizes import count_mask_entries, count_trained_factors
 
 
 @dataclass(frozen=True)
@@ -284,8 +284,8 @@ def _count_factor_entries(spec: RunSpec, size: tuple[int, int]) -> int:
         return dense
     if method.factor_pruning == "gates":
         return dense + method.rank
-    a, b = get_factor_shapes(size, method.rank)
-    return count_entries(a, method.factor_density) + count_entries(b, method.factor_density)
+    kind, density = method.factor_mask, method.factor_density
+    return sum(count_trained_factors(kind, size, rank=method.rank, density=density))
 
 
 def _select_sharding(spec: RunSpec, estimate: RunEstimate | None) -> tuple[str, str]:

@@ -39,8 +39,6 @@ def collect_handoff_notes(spec: RunSpec, targets: Layers) -> list[str]:
     method, rank = spec.method, get_sizing_rank(spec)
     if method.kind != "slora":
         return []
-    if method.factor_density < 1 and method.factor_pruning == "fixed":
-        return ["the hand-off is not exact: the masks of A and B drop part of the low-rank update"]
     # Rows and columns that compete without a limit may all fall to one layer.
     unbounded = method.allocation == "global" and method.sizing == "density"
     exact_ranks = {

@@ -45,7 +45,9 @@ class _AdapterFacts:
     layers: Shapes | None = None
     """[out, in] by name; None for a full model."""
     is_low_rank: bool = True
-    """False if there are sparse values, or sparse factors."""
+    """False if there are sparse values."""
+    factor_mask: Mapping[str, Any] | None = None
+    """Rule of the masks outside which its factors are zero; None without such masks."""
 
 
 def find_start_faults(
@@ -70,6 +72,7 @@ def find_start_faults(
         *_check_data(manifest, facts, validated_run),
         *_check_layers(manifest, facts, validated_run),
         *_check_rank(manifest, facts, validated_run),
+        *_check_storage(manifest, facts, validated_run),
         *_check_masks(manifest, validated_run),
     ]
 
@@ -86,7 +89,7 @@ def _check_form(manifest: Manifest, facts: _AdapterFacts) -> Iterator[Fault]:
     if manifest.kind in LOW_RANK_KINDS and not facts.is_low_rank:
         problem = (
             f"{manifest.label} is not a plain LoRA: it has sparse values beside its factors "
-            "(handoff.residual) or sparse factors (factor_density)"
+            "(handoff.residual)"
         )
         remedy = (
             "Training cannot continue from those; `slora adapters export` converts it to a LoRA."
@@ -154,6 +157,17 @@ def _check_rank(
         yield Fault("method.rank", problem, f"Use {facts.rank}. {SCRATCH_HINT}")
 
 
+def _check_storage(
+    manifest: Manifest, facts: _AdapterFacts, validated_run: ValidatedRun
+) -> Iterator[Fault]:
+    """Check that compact factors start from factors that are zero outside the same masks."""
+    method, seed = validated_run.spec.method, validated_run.spec.train.seed
+    rule = {"kind": method.factor_mask, "density": method.factor_density, "seed": seed}
+    if method.factor_storage == "compact" and facts.factor_mask != rule:
+        problem = f"the factors of {manifest.label} are not zero outside the masks of this spec"
+        yield Fault("method.factor_storage", problem, f"Use peft. {SCRATCH_HINT}")
+
+
 def _check_masks(manifest: Manifest, validated_run: ValidatedRun) -> Iterator[Fault]:
     """Compare the masks: training keeps those of the adapter, so the spec must ask for the same."""
     if validated_run.spec.method.kind != "sparse" or manifest.mask is None:
@@ -188,9 +202,10 @@ def _read_facts(store: ObjectStore, manifest: Manifest) -> _AdapterFacts:
         str(name): LayerShape(int(rows), int(columns), int(experts))
         for name, rows, columns, experts in config["layers"]
     }
-    is_low_rank = not (config["values"] or config["sparse_factors"])
+    is_low_rank = not config["values"]
     rank = int(config["rank"]) if is_low_rank else None
-    return _AdapterFacts(TASKS[config["task_type"]], *labels, rank, shapes, is_low_rank)
+    task, factor_mask = TASKS[config["task_type"]], config.get("factor_mask")
+    return _AdapterFacts(task, *labels, rank, shapes, is_low_rank, factor_mask)
 
 
 def _read_full_model_facts(config: Mapping[str, Any]) -> _AdapterFacts:

@@ -23,7 +23,8 @@ MAX_SCORE_BYTES = 1 << 30
 """Dense scores up to this size are shared; larger ones are computed again."""
 REUSED_STAGE_FILE = "reused_stage.json"
 """File in the folder of a trial: the sparse stage of another trial that it continues from."""
-LOW_RANK_KEYS = ("rank", "alpha", "rslora", "init", "handoff", "factor_density", "factor_pruning")
+LOW_RANK_KEYS = ("rank", "alpha", "rslora", "init", "handoff", "factor_density", "factor_pruning",
+                 "factor_mask", "factor_storage")  # fmt: skip
 """Keys of the method that do not affect the sparse stage."""
 NEUTRAL_CLUSTER_KEYS = ("max_failures", "max_crashes", "timeout", "machine", "workers")
 """Keys of the cluster that change no bit. The number of workers does; it has its own entry."""

@@ -11,6 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
+"""Names become folders and URLs: no separators, no `..`, no control characters."""
 MAX_STEPS = 10**9
 MAX_COUNT = 10**6
 MAX_WORKERS = 10**5

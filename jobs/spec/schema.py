@@ -10,26 +10,23 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from jobs.spec.address_types import DataAddress, ModelAddress, StoreAddress
 from jobs.spec.limits import (
+    NAME_PATTERN,
     Count,
     OpenShare,
     Positive,
     PositiveShare,
-    Retries,
     SequenceLength,
     Share,
-    Steps,
-    TimeoutSeconds,
-    Workers,
 )
+from jobs.spec.sections.cluster import ClusterSection
 from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.retrain import RetrainSection
 from jobs.spec.sections.search import SearchSection
 from jobs.spec.sections.train import TrainSection
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.tasks import LabelKind, TargetKind, Task, get_target_kind
+from slora.masks.sizes import FactorMaskKind
 
-NAME_PATTERN = r"^[A-Za-z0-9](?:\.?[A-Za-z0-9_-])*$"
-"""Names become folders and URLs: no separators, no `..`, no control characters."""
 SCORES = ("random", "magnitude", "gradient", "fisher", "snip")
 STRUCTURES = ("rows", "columns", "blocks")
 
@@ -160,62 +157,26 @@ class MethodSection(StrictModel):
     vectors, or those of its first gradient."""
     handoff: HandoffSection = HandoffSection()
     factor_density: PositiveShare = 1.0
-    """Below 1, A and B are sparse: each is trained under its own mask."""
+    """Below 1, only this share of the entries of A and of B is trained and exchanged."""
     factor_pruning: Literal["fixed", "gates"] = "fixed"
-    """fixed: the entries of A and B are selected once, by score; gates: ranks are pruned gradually
-    by proximal L1 gates (SoRA) until this share of them remains."""
+    """fixed: masks of A and B from the seed; gates: ranks are pruned gradually by proximal L1 gates
+    (SoRA) until this share of them remains."""
+    factor_mask: FactorMaskKind = "balanced"
+    """balanced: as many trained entries in every rank, and in every column of A and row of B;
+    random: anywhere; lines: whole columns of A and rows of B."""
+    factor_storage: Literal["peft", "compact"] = "peft"
+    """peft: a LoRA that stock PEFT and vLLM load; compact: values and a seed, which kind lora may
+    have with init: zero, since there the other entries of A and B are zero."""
 
     @property
     def scale(self) -> float:
         """Return the factor of the low-rank update."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-
-class WorkerRange(StrictModel):
-    """Minimum and maximum number of workers of an elastic run."""
-
-    min: Workers
-    max: Workers
-
-
-class MachineSection(StrictModel):
-    """The machines that the run is meant for, which the plan cannot inspect."""
-
-    kind: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=63)
-    """A name for these machines: the plan uses the speed of past runs with the same name."""
-    workers_per_node: Workers | None = None
-    """Workers on one machine; by default all of them."""
-    memory_gb: Positive | None = None
-    """Memory of one worker in GB (10^9 bytes): its GPU's, or its share of the machine's."""
-    tokens_per_second: Positive | None = None
-    """Speed of all workers together; by default that of comparable past runs."""
-    price_per_hour: Positive | None = None
-    """Price of one machine, in any currency."""
-
-
-class ClusterSection(StrictModel):
-    """Resources of the run on Ray, and the sharding of the base."""
-
-    workers: Workers | WorkerRange = 1
-    cpus_per_worker: Workers = 1
-    gpus_per_worker: Literal[0, 1] = 0
-    sharding: Literal["replicate", "node", "cluster", "auto"] = "auto"
-    """replicate: ZeRO-1 over the adapter; node: base sharded inside a machine; cluster: ZeRO-3."""
-    sync_every: Steps = 1
-    """Optimizer steps between exchanges; above 1, workers train alone in between."""
-    outer: Literal["average", "nesterov"] = "average"
-    """Combination of local steps: their mean, or DiLoCo's Nesterov step along it."""
-    average: Literal["factors", "product"] = "factors"
-    """Averaging of LoRA after local steps: A and B apart, or B A, factorised again."""
-    exchange_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the gradients that workers exchange."""
-    max_failures: Retries = 3
-    """Restarts from a checkpoint after a worker or a machine was lost."""
-    max_crashes: Retries = 0
-    """Restarts after an error in the code, which usually occurs again."""
-    timeout: TimeoutSeconds = 600
-    """Seconds that workers wait for one another before the run ends and names the late ones."""
-    machine: MachineSection = MachineSection()
+    @property
+    def has_factor_masks(self) -> bool:
+        """Return whether A and B are trained under masks of their own."""
+        return self.factor_density < 1 and self.factor_pruning == "fixed"
 
 
 class RunSpec(StrictModel):

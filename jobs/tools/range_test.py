@@ -25,7 +25,7 @@ from jobs.plan.rate_rule import round_rate
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.comm.collectives import make_worker_context
-from jobs.train.comm.deepspeed_comm import init_deepspeed
+from jobs.train.comm.rendezvous import join_own_group
 from jobs.train.data.global_batches import Step
 from jobs.train.data.worker_feeds import make_eval_feed
 from jobs.train.engine.bucket import MOMENTS
@@ -89,7 +89,7 @@ def measure_rates(validated: ValidatedRun, on_step: OnStep) -> list[RateTest]:
     with tempfile.TemporaryDirectory(prefix="slora-rates-") as folder:
         spec = validated.spec.model_copy(update={"store": f"file://{folder}"})
         request = replace(validated, spec=spec).make_request("rates")
-        _join_own_group()
+        join_own_group()
         device = torch.device("cuda" if spec.cluster.gpus_per_worker else "cpu")
         context = make_worker_context(0, 1, device, machine=os.uname().nodename)
         trainer = FineTuner(request, RunStore(open_store(spec.store), "rates"), context)
@@ -130,19 +130,24 @@ class _StageTrial:
     def run(self, *, with_head: bool) -> dict[str, Tensor]:
         """Test the stage's rate, then the head's at the best one. Return the best one's weights."""
         key = "sparse_learning_rate" if self._stage.name == "sparse" else "learning_rate"
-        best = self._test(key, "learning_rate", self._stage.learning_rate)
+        stage = self._stage
+        best = self._test(key, stage.learning_rate, lambda rate: replace(stage, learning_rate=rate))
         end = self._ends.get(best, self._start)
-        if with_head and self._stage.head_learning_rate is not None:
-            self._stage = replace(self._stage, learning_rate=best)
-            self._test("head_learning_rate", "head_learning_rate", self._stage.head_learning_rate)
+        if with_head and stage.head_learning_rate is not None:
+            at_best = replace(stage, learning_rate=best)
+            self._test(
+                "head_learning_rate",
+                stage.head_learning_rate,
+                lambda rate: replace(at_best, head_learning_rate=rate),
+            )
         # The head stays in the model for the next stage.
         self._engine.write_weights(end)
         return dict(end)
 
-    def _test(self, key: str, field: str, planned: float) -> float:
+    def _test(self, key: str, planned: float, set_rate: Callable[[float], StagePlan]) -> float:
         self._ends.clear()
         tried = tuple(
-            self._try_rate(replace(self._stage, **{field: rate}), rate)
+            self._try_rate(set_rate(rate), rate)
             for rate in (round_rate(planned * factor) for factor in RATE_FACTORS)
         )
         test = RateTest(self._stage.name, f"train.{key}", planned, tried)
@@ -210,14 +215,6 @@ def _collect_rows(trainer: FineTuner, request: Any) -> list[Step]:
     steps = list(feed.iter_epoch())
     count = max(1, EVAL_SEQUENCES // request.plan.micro_batch_size)
     return steps[:: max(1, len(steps) // count)][:count]
-
-
-def _join_own_group() -> None:
-    """Make this process a group of its own, which DeepSpeed's engine needs."""
-    if not torch.distributed.is_initialized():
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    init_deepspeed("gloo")
 
 
 def iter_table_rows(tests: Sequence[RateTest]) -> Iterator[tuple[str, str, str, str]]:

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
-from jobs.spec.limits import MAX_VERSION
-from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.limits import MAX_VERSION, NAME_PATTERN
 from jobs.store.adapters.manifest import MAX_NAME_LENGTH
 from jobs.store.runs.run_store import MAX_RUN_ID_LENGTH
 

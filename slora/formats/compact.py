@@ -1,18 +1,19 @@
 """The compact adapter: values on masks, and factors beside them, in their smallest exact form.
 
-Z: entries of a mask. R: the rank. `sparse_config.json` and `sparse_model.safetensors`: random
-masks are stored as their seed, others as their positions, or as a block's rows and columns. Files
+Z: entries of a mask. R: the rank. `sparse_config.json` and `sparse_model.safetensors`: masks from a
+seed are stored as that, others as their positions, or as a block's rows and columns. Files
 are untrusted until they have been checked: no allocation depends on a number that a file only
 claims.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -27,15 +28,19 @@ from slora.formats.files import (
     write_files,
 )
 from slora.formats.peft_tasks import SINGLE_LABEL, TASK_TYPES
-from slora.layers.factors import get_factors_shape
+from slora.layers.factors import get_factors_shape, get_rank
 from slora.layers.patterns import count_entries
 from slora.layers.shapes import LayerShape, count_experts, get_expert_shape, get_factor_shapes
-from slora.layers.sparse_factors import expand_to_dense
+from slora.layers.sparse_factors import expand_to_dense, is_zero_outside
 from slora.layers.token_rows import TokenIds
+from slora.masks.factor_mask import FactorMaskRule
 from slora.masks.mask import BlockMask, EntryMask, Mask, draw_random_mask
+from slora.masks.sizes import FactorMaskKind, count_trained_factors
 
 SPARSE_CONFIG, SPARSE_WEIGHTS = "sparse_config.json", "sparse_model.safetensors"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+READABLE_FORMATS = (3, 4)
+"""Format 3 has no masks of factors from a seed."""
 MAX_FACTOR_SPARSITY = 1_000_000
 """Maximum entries of a factor for each stored one: a file's claims must not cost memory."""
 FactorsByLayer = Mapping[str, tuple[Tensor, Tensor]]
@@ -47,7 +52,8 @@ class SparseAdapter:
 
     `values`: float32 `[Z]` by layer; `masks`: the mask of each of them. `seed` and `density` are
     those of random masks, which are regenerated and not stored. `factors`: (a_RI, b_OR) by layer;
-    stored as their nonzero entries if `sparse_factors`. `base`, `revision`: as in `LoraAdapter`.
+    stored as their nonzero entries if `sparse_factors`, and by the values on `factor_mask` alone if
+    that is set: they are zero outside it. `base`, `revision`: as in `LoraAdapter`.
     """
 
     values: Mapping[str, Tensor]
@@ -59,6 +65,7 @@ class SparseAdapter:
     factors: FactorsByLayer = field(default_factory=dict)
     scale: float = 1.0
     sparse_factors: bool = False
+    factor_mask: FactorMaskRule | None = None
     head: Mapping[str, Tensor] = field(default_factory=dict)
     tokens: TokenIds = field(default_factory=dict)
     """Ids of trained embedding rows by module; the rows are in the head, as `...token_rows`."""
@@ -86,7 +93,8 @@ def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
         for name, mask in adapter.masks.items():
             tensors.update(_make_mask_tensors(name, mask))
     for name, factors in adapter.factors.items():
-        tensors.update(_make_factor_tensors(name, factors, sparse=adapter.sparse_factors))
+        tensors.update(_make_factor_tensors(name, factors, adapter))
+    rule = adapter.factor_mask
     config = {
         "format": FORMAT_VERSION,
         "task_type": TASK_TYPES[adapter.task],
@@ -97,6 +105,7 @@ def write_sparse(folder: Path, adapter: SparseAdapter) -> None:
         "density": adapter.density,
         "scale": adapter.scale,
         "sparse_factors": adapter.sparse_factors,
+        "factor_mask": None if rule is None else dataclasses.asdict(rule),
         "rank": max((b.shape[1] for _, b in adapter.factors.values()), default=None),
         "values": list(adapter.values),
         "tokens": {name: list(ids) for name, ids in adapter.tokens.items()},
@@ -137,11 +146,18 @@ def _make_mask_tensors(name: str, mask: Mask) -> dict[str, Tensor]:
 
 
 def _make_factor_tensors(
-    name: str, factors: tuple[Tensor, Tensor], *, sparse: bool
+    name: str, factors: tuple[Tensor, Tensor], adapter: SparseAdapter
 ) -> dict[str, Tensor]:
-    tensors = {}
-    for side, factor in zip(("a_RI", "b_OR"), factors, strict=True):
-        if not sparse:
+    tensors, rule = {}, adapter.factor_mask
+    masks = None if rule is None else rule.draw(name, get_factors_shape(factors), get_rank(factors))
+    for index, side in enumerate(("a_RI", "b_OR")):
+        factor = factors[index]
+        if masks is not None:
+            if not is_zero_outside(factor, masks[index]):
+                raise BadAdapter(f"{name}.{side}", "it is not zero outside its mask")
+            tensors[f"{name}.{side}.values"] = factor.flatten()[masks[index]]
+            continue
+        if not adapter.sparse_factors:
             tensors[f"{name}.{side}"] = factor
             continue
         flat = factor.flatten()
@@ -170,7 +186,7 @@ class _SparseReader:
 
     def read_adapter(self, task: str, labels: tuple[str, ...]) -> SparseAdapter:
         config = self._config
-        if config["format"] != FORMAT_VERSION or config["mask"] not in ("random", "chosen"):
+        if config["format"] not in READABLE_FORMATS or config["mask"] not in ("random", "chosen"):
             raise BadAdapter(
                 self._path, "this version of slora does not support its format or mask"
             )
@@ -188,9 +204,9 @@ class _SparseReader:
             name: self._read_mask(name, tensor.numel(), seed, density)
             for name, tensor in values.items()
         }
-        sparse = config["sparse_factors"] is True
+        sparse, rule = config["sparse_factors"] is True, self._read_factor_mask()
         factors = {
-            name: pair for name in self._shapes if (pair := self._read_factors(name, sparse))
+            name: pair for name in self._shapes if (pair := self._read_factors(name, sparse, rule))
         }
         if empty_layers := self._shapes.keys() - values.keys() - factors.keys():
             raise BadAdapter(self._path, f"{min(empty_layers)} has neither values nor factors")
@@ -204,6 +220,7 @@ class _SparseReader:
             factors=factors,
             scale=scale,
             sparse_factors=sparse,
+            factor_mask=rule,
             head=self._remaining,
             tokens=read_token_ids(config["tokens"], self._remaining, self._path),
             labels=labels,
@@ -231,8 +248,20 @@ class _SparseReader:
             raise BadAdapter(self._path, f"{name}: {count} values for {mask.nnz} entries")
         return mask
 
-    def _read_factors(self, name: str, sparse: bool) -> tuple[Tensor, Tensor] | None:
+    def _read_factor_mask(self) -> FactorMaskRule | None:
+        stored = self._config.get("factor_mask")
+        if stored is None:
+            return None
+        if stored["kind"] not in get_args(FactorMaskKind):
+            raise BadAdapter(self._path, f"its factors have an unknown mask, {stored['kind']!r}")
+        return FactorMaskRule(stored["kind"], float(stored["density"]), int(stored["seed"]))
+
+    def _read_factors(
+        self, name: str, sparse: bool, rule: FactorMaskRule | None
+    ) -> tuple[Tensor, Tensor] | None:
         shape = self._shapes[name]
+        if rule is not None:
+            return self._read_seeded_factors(name, shape, rule)
         if sparse and f"{name}.a_RI.positions" in self._remaining:
             rank = int(self._config["rank"])
             stored_entries = self._remaining[f"{name}.a_RI.positions"].numel()
@@ -252,6 +281,22 @@ class _SparseReader:
             shapes = f"A {tuple(a_RI.shape)} and B {tuple(b_OR.shape)}"
             raise BadAdapter(self._path, f"{name}: {shapes} do not fit {self._shapes[name]}")
         return a_RI, b_OR
+
+    def _read_seeded_factors(
+        self, name: str, shape: LayerShape, rule: FactorMaskRule
+    ) -> tuple[Tensor, Tensor]:
+        rank = int(self._config["rank"])
+        if not 1 <= rank <= 2 * min(get_expert_shape(shape)):
+            raise BadAdapter(self._path, f"{name} has the invalid rank {rank}")
+        counts = count_trained_factors(rule.kind, shape, rank=rank, density=rule.density)
+        values = [self._read_floats(f"{name}.{side}.values", 1) for side in ("a_RI", "b_OR")]
+        for tensor, count in zip(values, counts, strict=True):
+            # Before anything is drawn: a file can't request more memory than it has values.
+            if tensor.numel() != count or count * MAX_FACTOR_SPARSITY < rank * max(shape):
+                raise BadAdapter(self._path, f"{name}: {tensor.numel()} values for {count} entries")
+        masks, factor_shapes = rule.draw(name, shape, rank), get_factor_shapes(shape, rank)
+        a, b = map(expand_to_dense, values, masks, factor_shapes)
+        return a, b
 
     def _read_sparse_factor(self, name: str, shape: tuple[int, int]) -> Tensor:
         positions = self._read_indices(f"{name}.positions", below=shape[0] * shape[1])

@@ -32,7 +32,8 @@ from slora.layers.factors import multiply_factors, select_ranks
 from slora.layers.gates import GatedLoraLinear
 from slora.layers.lora import LoraLinear
 from slora.layers.sparse import SparseLinear, find_storage_positions
-from slora.layers.sparse_factors import SparseFactorLinear, expand_to_dense
+from slora.layers.sparse_factors import SparseFactorLinear
+from slora.masks.factor_mask import FactorMaskRule
 from slora.masks.mask import Mask
 
 WriteContext = Callable[[Tensor], AbstractContextManager[None]]
@@ -101,12 +102,13 @@ def install_low_rank(
     *,
     scale: float,
     masks: Mapping[str, Mask] | None = None,
-    factor_density: float = 1.0,
+    factor_mask: FactorMaskRule | None = None,
     gates: bool = False,
-    seed: int = 0,
     writable: WriteContext = lambda _: nullcontext(),
 ) -> dict[str, LoraLinear]:
     """Install factors that start from each layer's `LowRankInit`. Return the layers by name.
+
+    `factor_mask`: train these entries of the factors only.
 
     An init with a residual (on `masks`) or with `subtract_from_base` changes the frozen weight in
     place for as long as the layer is installed. `remove_layers` restores the entries of a residual
@@ -117,10 +119,8 @@ def install_low_rank(
     for name, start in starts.items():
         base, factors = get_layer(model, name), {"a_RI": start.a_RI, "b_OR": start.b_OR}
         layer: LoraLinear
-        if factor_density < 1:
-            layer = SparseFactorLinear(
-                base, **factors, scale=scale, density=factor_density, seed=seed, name=name
-            )
+        if factor_mask is not None:
+            layer = SparseFactorLinear(base, **factors, scale=scale, rule=factor_mask, name=name)
         else:
             layer = (GatedLoraLinear if gates else LoraLinear)(base, **factors, scale=scale)
         mask = masks[name] if masks and start.residual is not None else None
@@ -171,22 +171,15 @@ def extract_factors(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the dense factors (a_RI, b_OR) of each low-rank layer of `model`, float32 on the CPU.
 
-    `weights` holds the trained tensors by name. The untrained entries of sparse factors are zero;
-    a gate is multiplied into its column of B, and the rank of a closed gate is dropped.
+    `weights` holds the trained tensors by name. The untrained entries of sparse factors are those
+    of the start; a gate is multiplied into its column of B, and the rank of a closed gate is
+    dropped.
     """
     factors = {}
     for name, layer in iter_adapter_layers(model):
         if isinstance(layer, SparseFactorLinear):
-            sides = zip("ab", layer.factor_shapes, strict=True)
-            a, b = (
-                expand_to_dense(
-                    weights[f"{name}.{side}_values"].cpu().float(),
-                    getattr(layer, f"{side}_positions").cpu(),
-                    shape,
-                )
-                for side, shape in sides
-            )
-            factors[name] = (a, b)
+            values = weights[f"{name}.a_values"], weights[f"{name}.b_values"]
+            factors[name] = layer.fill_factors(*values)
         elif isinstance(layer, LoraLinear):
             a, b = weights[f"{name}.a_RI"].cpu().float(), weights[f"{name}.b_OR"].cpu().float()
             if isinstance(layer, GatedLoraLinear):

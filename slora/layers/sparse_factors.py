@@ -1,78 +1,124 @@
-"""Sparse factors: A and B of the low-rank update, each trained under its own mask.
+"""Sparse factors: A and B of the low-rank update, each trained at the entries of a mask only.
 
 O, I: the weight's rows and columns. R: the rank. Za, Zb: entries of the masks of A and of B.
+
+The factors start from any matrices; what lies outside the masks stays as it starts. That is zero in
+kind lora, whose update is then sparse in its factors. After a hand-off it is the update's own best
+factors, which every worker has, so that only the masks' entries are trained and travel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from slora.layers.base_layers import get_features
 from slora.layers.lora import LoraLinear
-from slora.layers.patterns import count_entries
-from slora.masks.mask import draw_random_mask
-from slora.masks.selection import select_top
+from slora.masks.factor_mask import FactorMaskRule
 
 
 class SparseFactorLinear(LoraLinear):
-    """A LoRA layer in which only selected entries of A and B are trained: `a_values`, `b_values`.
+    """A LoRA layer in which only some entries of A and B are trained: `a_values`, `b_values`.
 
-    They are float32 `[Za]` and `[Zb]`. A scatter expands the factors for the duration of a
-    product; they are thin, and their gradient is gathered at the selected entries.
+    They are float32 `[Za]` and `[Zb]`, and the factors' own entries, not changes of them.
+    `dense_a_RI` and `dense_b_OR`, float32, are what the product reads: a forward writes the values
+    into them. The product is LoRA's own, at its cost, and its gradients are read at the masks.
     """
 
     a_values: nn.Parameter
     b_values: nn.Parameter
     a_positions: Tensor
     b_positions: Tensor
+    b_turned_positions: Tensor
+    """`b_positions` in the transpose of B, in the same order."""
+    dense_a_RI: Tensor
+    dense_b_OR: Tensor
 
     def __init__(
-        self, base: Any, *, a_RI: Tensor, b_OR: Tensor, scale: float, density: float,
-        seed: int, name: str,
+        self, base: Any, *, a_RI: Tensor, b_OR: Tensor, scale: float, rule: FactorMaskRule,
+        name: str,
     ) -> None:  # fmt: skip
         nn.Module.__init__(self)
         self._wrap_layer(base, a_RI, b_OR, scale)
         device = base.weight.device
-        self.factor_shapes = (a_RI.shape[0], a_RI.shape[1]), (b_OR.shape[0], b_OR.shape[1])
-        for side, factor in (("a", a_RI), ("b", b_OR)):
-            mask_name = f"{name}.{'a_RI' if side == 'a' else 'b_OR'}"
-            positions = choose_factor_positions(factor, density=density, seed=seed, name=mask_name)
-            values = factor.flatten()[positions].to(device=device, dtype=torch.float32)
-            self.register_parameter(f"{side}_values", nn.Parameter(values))
-            self.register_buffer(f"{side}_positions", positions.to(device), persistent=False)
+        positions = rule.draw(name, get_features(base), self.rank)
+        sides = zip(("a", "b"), ("a_RI", "b_OR"), (a_RI, b_OR), positions, strict=True)
+        for side, short, factor, entries in sides:
+            dense = factor.to(device=device, dtype=torch.float32, copy=True).contiguous()
+            entries = entries.to(device)
+            self.register_parameter(f"{side}_values", nn.Parameter(dense.view(-1)[entries]))
+            self.register_buffer(f"{side}_positions", entries, persistent=False)
+            self.register_buffer(f"dense_{short}", dense, persistent=False)
+        rows = self.b_positions.div(self.rank, rounding_mode="floor")
+        turned = self.b_positions % self.rank * b_OR.shape[0] + rows
+        fits = b_OR.numel() < 2**31
+        self.register_buffer("b_turned_positions", turned.int() if fits else turned, False)
 
     def get_factors(self) -> tuple[Tensor, Tensor]:
-        a_shape, b_shape = self.factor_shapes
-        a = expand_to_dense(self.a_values, self.a_positions, a_shape)
-        return a, expand_to_dense(self.b_values, self.b_positions, b_shape)
-
-
-def choose_factor_positions(factor: Tensor, *, density: float, seed: int, name: str) -> Tensor:
-    """Return the trained entries of a factor: int64, row-major, ascending.
-
-    These are the largest initial entries by absolute value. A factor that is all zero, as LoRA's B
-    is initially, has no largest entries and gets a random mask from (seed, name, shape).
-    """
-    shape = (factor.shape[0], factor.shape[1])
-    if not factor.any():
-        return draw_random_mask(seed=seed, name=name, shape=shape, density=density).positions
-    return select_top(factor.detach().abs().float().cpu().flatten(), count_entries(shape, density))
-
-
-def apply_factor_masks(
-    a_RI: Tensor, b_OR: Tensor, density: float, seed: int, name: str
-) -> tuple[Tensor, Tensor]:
-    """Return the factors with zeros outside the masks that a layer of this name would have."""
-    masked_factors = []
-    for side, factor in (("a_RI", a_RI), ("b_OR", b_OR)):
-        positions = choose_factor_positions(
-            factor, density=density, seed=seed, name=f"{name}.{side}"
+        factors: tuple[Tensor, Tensor] = _WrittenEntries.apply(  # type: ignore[no-untyped-call]
+            self.a_values, self.b_values, self
         )
-        shape = (factor.shape[0], factor.shape[1])
-        masked_factors.append(expand_to_dense(factor.flatten()[positions], positions, shape))
-    return masked_factors[0], masked_factors[1]
+        return factors
+
+    def fill_factors(self, a_values: Tensor, b_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return copies of both factors with these values in them, float32 on the CPU."""
+        pairs = (self.dense_a_RI, self.a_positions), (self.dense_b_OR, self.b_positions)
+        factors = []
+        for (dense, positions), values in zip(pairs, (a_values, b_values), strict=True):
+            flat = dense.detach().to("cpu", copy=True).view(-1)
+            flat[positions.cpu()] = values.cpu().float()
+            factors.append(flat.view(dense.shape))
+        return factors[0], factors[1]
+
+
+class _WrittenEntries(torch.autograd.Function):
+    """Both factors with the values written into them in place, and the gradients of the values.
+
+    The factors are the same tensors in every forward. Between two steps of the optimizer each
+    forward writes the values that are there, so that what a backward has saved of them stays true.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, a_values: Tensor, b_values: Tensor, layer: SparseFactorLinear
+    ) -> tuple[Tensor, Tensor]:
+        ctx.layer = layer
+        # `data`: the writing is no change that autograd must guard against.
+        a, b = layer.dense_a_RI.data, layer.dense_b_OR.data
+        a.view(-1).index_copy_(0, layer.a_positions, a_values)
+        b.view(-1).index_copy_(0, layer.b_positions, b_values)
+        # A frozen factor needs no gradient, and the product computes none for it.
+        frozen = zip((a, b), ctx.needs_input_grad, strict=False)
+        ctx.mark_non_differentiable(*(factor for factor, needed in frozen if not needed))
+        return a, b
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple[Tensor | None, ...]:
+        layer, a, b = ctx.layer, None, None
+        if ctx.needs_input_grad[0]:
+            a = grad_a.reshape(-1).index_select(0, layer.a_positions)
+        if ctx.needs_input_grad[1]:
+            # The product makes B's gradient transposed; to turn it first would copy all of it.
+            is_turned = grad_b.t().is_contiguous()
+            flat = (grad_b.t() if is_turned else grad_b).reshape(-1)
+            b = flat.index_select(0, layer.b_turned_positions if is_turned else layer.b_positions)
+        return a, b, None
+
+
+def mask_factor(factor: Tensor, positions: Tensor) -> Tensor:
+    """Return the factor with zeros outside a mask."""
+    shape = (factor.shape[0], factor.shape[1])
+    return expand_to_dense(factor.reshape(-1)[positions], positions, shape)
+
+
+def is_zero_outside(factor: Tensor, positions: Tensor) -> bool:
+    """Return whether all entries outside a mask are zero."""
+    return torch.equal(mask_factor(factor, positions), factor)
 
 
 def measure_energy_share(factor: Tensor, positions: Tensor) -> float:
@@ -81,7 +127,7 @@ def measure_energy_share(factor: Tensor, positions: Tensor) -> float:
     return float(factor.flatten()[positions].double().square().sum()) / total if total else 1.0
 
 
-def expand_to_dense(values: Tensor, positions: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return the factor: `values` at `positions`, zero elsewhere. Differentiable in `values`."""
+def expand_to_dense(values: Tensor, positions: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the factor: `values` at `positions`, zero elsewhere."""
     flat = values.new_zeros(shape[0] * shape[1])
-    return flat.scatter(0, positions, values).view(shape)
+    return flat.index_copy_(0, positions, values).view(shape[0], shape[1])

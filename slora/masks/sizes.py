@@ -5,12 +5,17 @@ O, I: rows and columns of the matrix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from slora.errors import BadMask
 from slora.layers.patterns import count_entries
-from slora.layers.shapes import get_expert_shape
+from slora.layers.shapes import count_experts, get_expert_shape
 
 STRUCTURES = ("rows", "columns", "blocks")
 """Masks whose updates have a limited rank; any other mask is an arbitrary set of entries."""
+FactorMaskKind = Literal["balanced", "random", "lines"]
+"""How the trained entries of the factors of a low-rank update are drawn: see `factor_mask`."""
 
 Shape = tuple[int, int]
 
@@ -53,6 +58,27 @@ def compute_exact_rank(mask: str, shape: Shape, *, density: float, rank: int | N
     if mask not in STRUCTURES:
         return min(*get_expert_shape(shape), count_entries(shape, density))
     return min(compute_block_sides(mask, shape, density=density, rank=rank))
+
+
+def count_trained_factors(
+    kind: FactorMaskKind, shape: Sequence[int], *, rank: int, density: float
+) -> tuple[int, int]:
+    """Return the trained entries of A and of B under masks of this kind, in all experts."""
+    (rows, columns), experts = get_expert_shape(shape), count_experts(shape)
+    a, b = (count_side_entries(kind, side, rank, density) for side in (columns, rows))
+    return experts * a, experts * b
+
+
+def count_side_entries(kind: FactorMaskKind, features: int, rank: int, density: float) -> int:
+    """Return the trained entries of one factor, of `features` x `rank`."""
+    if kind == "lines":
+        return count_factor_lines(features, density) * rank
+    return count_entries((features, rank), density)
+
+
+def count_factor_lines(features: int, density: float) -> int:
+    """Return the columns of A, or the rows of B, that are trained whole."""
+    return count_entries((features, 1), density)
 
 
 def _count_share(count: int, share: float) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from jobs.spec.schema import ClusterSection
+from jobs.spec.sections.cluster import ClusterSection
 from jobs.train.pool.borrow import PoolClient, borrow_workers
 from jobs.train.pool.pool_actor import PoolPolicy
 from jobs.train.pool.pool_identity import NAMESPACE, PoolIdentity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from jobs.train.method.settle_kernels import settle_kernels
 from jobs.train.request import FederationRequest
 from slora.layers.base_layers import get_features
 from slora.layers.install import iter_adapter_layers, remove_layers
+from slora.layers.sparse_factors import SparseFactorLinear
 from slora.masks.mask import Mask
 from slora.masks.scoring import score_layers
 from slora.masks.selection import choose_masks, find_scorer
@@ -58,7 +60,7 @@ class SiteStage:
             self._install_low_rank(payload, masks)
         self.layout = make_layout(self._get_trainable())
         digests = "".join(mask.digest() for mask in masks.values()) if masks else ""
-        self.digest = self.layout.digest(digests)
+        self.digest = self.layout.digest(digests + self._digest_factor_masks())
         self.index = index
 
     def describe(self, payload: StagePayload) -> StageInfo:
@@ -111,6 +113,15 @@ class SiteStage:
                 for part in A_PARAMETERS:
                     if hasattr(layer, part):
                         getattr(layer, part).requires_grad_(False)
+
+    def _digest_factor_masks(self) -> str:
+        """Return a digest of the masks of A and B in all layers; empty without such masks."""
+        return "".join(
+            hashlib.sha256(positions.cpu().numpy().tobytes()).hexdigest()
+            for _, layer in iter_adapter_layers(self._model)
+            if isinstance(layer, SparseFactorLinear)
+            for positions in (layer.a_positions, layer.b_positions)
+        )
 
     def _needs_masks(self, stage_name: str) -> bool:
         """Return whether a stage has masks: to train on, or for the residual of a hand-off."""

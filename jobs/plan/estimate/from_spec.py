@@ -101,6 +101,7 @@ def _describe_method(
         scored=scored or (has_init and method.init == "lora-ga"),
         broadcast_starts=has_init,
         uses_kernels=bool(entries) and method.mask not in STRUCTURES,
+        masks_factors=method.has_factor_masks,
         head=head,
     )
 

@@ -43,6 +43,8 @@ class MethodFacts:
     """Initial factors are computed on one rank and broadcast, without a hand-off."""
     uses_kernels: bool = False
     """The sparse stage's masks are no blocks: a kernel computes their gradients."""
+    masks_factors: bool = False
+    """A and B are trained under masks; the low-rank stage holds them whole beside the values."""
     head: int = 0
     """Parameters of the head, which is held in the base's type."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jobs.plan.estimate.activations import estimate_activations, estimate_logits
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
 from slora.kernels.probe_limits import COMPILER_BYTES, MIN_PROBED_WORK
+from slora.layers.shapes import count_factor_entries
 
 RUNTIME = 630_000_000
 """Bytes of a CPU worker before it loads anything: python, torch, transformers, deepspeed, ray and
@@ -131,6 +132,7 @@ def _get_adapter_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) 
         "gradients": trained * (BUCKET + exchanged) + copies,
         "optimiser": trained * (MOMENTS + _count_local_bytes(inputs)),
         "masks": _count_mask_bytes(inputs, stage),
+        "factors": _count_masked_factor_bytes(inputs, stage),
         "compiler": _count_compiler_bytes(inputs),
         "activations": estimate_activations(inputs, stage),
         "logits": estimate_logits(inputs),
@@ -171,6 +173,18 @@ def _count_mask_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
     entries = sum(inputs.method.mask_entries.values())
     per_entry = POSITION + COLUMN + inputs.dtype_bytes if stage.name == "sparse" else POSITION
     return entries * per_entry
+
+
+def _count_masked_factor_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
+    """Return the bytes of A and B whole, and of the positions of their trained entries.
+
+    Those of B are held twice, once narrow; A's are counted like them.
+    """
+    if stage.name != "low-rank" or not inputs.method.masks_factors:
+        return 0
+    shapes, rank = inputs.method.targets.values(), inputs.method.rank
+    factors = sum(count_factor_entries(shape, rank) for shape in shapes)
+    return FLOAT32 * factors + (POSITION + COLUMN) * (stage.trained - inputs.method.head)
 
 
 def _count_compiler_bytes(inputs: EstimateInput) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from jobs.plan.estimate.inputs import StageFacts
 from jobs.spec.schema import MethodSection
 from slora.layers.shapes import count_factor_entries
-from slora.masks.sizes import STRUCTURES
+from slora.masks.sizes import STRUCTURES, count_trained_factors
 
 FLOAT32, INDEX = 4, 4
 """Bytes of a value, and of its index, which is stored unless a seed reproduces it."""
@@ -63,7 +63,12 @@ def _count_factor_bytes(method: MethodSection, targets: Mapping[str, tuple[int, 
     folded = method.kind == "slora" and method.handoff.residual == "fold"
     # Initial factors that were subtracted from the weight are stored beside the trained ones.
     size *= 2 if folded or method.init != "zero" else 1
-    if method.factor_density == 1:
+    if method.factor_pruning == "gates":
+        return round(size * method.factor_density)
+    if method.factor_storage == "peft":
         return size
-    share = size * method.factor_density
-    return round(share if method.factor_pruning == "gates" else share * (1 + INDEX / FLOAT32))
+    kind, rank, density = method.factor_mask, method.rank, method.factor_density
+    return FLOAT32 * sum(
+        sum(count_trained_factors(kind, shape, rank=rank, density=density))
+        for shape in targets.values()
+    )

@@ -25,7 +25,7 @@ from jobs.search.shared_cache import (
 )
 from jobs.search.tune.trial_task import TASK_KEY, TrialReport, TrialTask, reject_nonfinite_metric
 from jobs.search.tune.worker_group import TrialWorkerGroup, TrialWorkerLost
-from jobs.spec.schema import ClusterSection
+from jobs.spec.sections.cluster import ClusterSection
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import (
     CHECKPOINT_STATE,

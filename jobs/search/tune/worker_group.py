@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from jobs.errors import TrainingFailed
 from jobs.search.tune.trial_task import TrialReport, TrialTask
 from jobs.search.tune.trial_worker import ACTOR_THREADS, TrialWorker
-from jobs.spec.schema import ClusterSection
+from jobs.spec.sections.cluster import ClusterSection
 from jobs.train.pool.borrow import WarmGroup, borrow_workers, make_pool_client
 
 START_TIMEOUT_S = 300.0

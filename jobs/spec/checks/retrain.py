@@ -22,6 +22,6 @@ def check_retraining(spec: RunSpec, section: RetrainSection) -> Iterator[Fault]:
     if spec.method.init != "zero":
         problem = f"{spec.method.init} initialises the factors, and so does retrain.start"
         yield Fault("method.init", problem, "Remove it, or use retrain.start: scratch.")
-    if spec.method.factor_density < 1:
-        problem = "training cannot continue from sparse or pruned factors"
-        yield Fault("method.factor_density", problem, "Use 1, or retrain.start: scratch.")
+    if spec.method.factor_density < 1 and spec.method.factor_pruning == "gates":
+        problem = "training cannot continue with gates: they would prune the ranks of its start"
+        yield Fault("method.factor_pruning", problem, "Use fixed, or retrain.start: scratch.")

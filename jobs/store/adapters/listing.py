@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.errors import Fault, InputError, NotInStore, Untrusted
-from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.limits import NAME_PATTERN
 from jobs.store.adapters.manifest import (
     BAD_MANIFEST_REMEDY,
     MANIFEST,

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
 
 from jobs.errors import StoreError
-from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.limits import NAME_PATTERN
 from jobs.spec.strict_model import StrictModel
 from jobs.store.strict_json import load_strictly
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import Fault, InputError
-from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.limits import NAME_PATTERN
 from jobs.store.base import ObjectStore
 from jobs.store.runs.journal import Journal
 from jobs.store.runs.remote_journal import RemoteJournal

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 
-from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.limits import NAME_PATTERN
 
 VERSION_TAG, POINTER_TAG = "slora/version/2", "slora/pointer/1"
 OPERATOR_PROJECT = "default"

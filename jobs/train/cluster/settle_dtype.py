@@ -26,7 +26,8 @@ from jobs.plan.dtype_choice import (
 )
 from jobs.plan.preflight import ValidatedRun
 from jobs.plan.settled_dtype import apply_dtype, read_settled_dtype, record_settled_dtype
-from jobs.spec.schema import ClusterSection, RunSpec
+from jobs.spec.schema import RunSpec
+from jobs.spec.sections.cluster import ClusterSection
 from jobs.store.runs.run_store import RunStore
 
 ANSWER_TIMEOUT_S = 120.0

@@ -30,3 +30,14 @@ def join_process_group(
         backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size,
         timeout=datetime.timedelta(seconds=timeout_s),
     )  # fmt: skip
+
+
+def join_own_group() -> None:
+    """Make this process a group of one, which DeepSpeed's engine needs, unless it is in a group."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        return
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)

@@ -29,7 +29,7 @@ def assemble_adapter(
     """Return the adapter of a run of any kind but full.
 
     A LoRA for stock PEFT, if the update is one; the compact form if there are values (kind sparse,
-    and the residual of a hand-off beside the factors) or sparse factors.
+    and the residual of a hand-off beside the factors), or by `method.factor_storage`.
     """
     spec = request.spec
     head = {
@@ -50,15 +50,9 @@ def assemble_adapter(
     residual = {name: values for name, values in residuals if values is not None}
     # Gates may leave layers of different ranks, which a LoRA folder for all servers can't have.
     ranks = {get_rank(pair) for pair in factors.values()}
-    if residual or len(ranks) > 1 or _has_sparse_factors(request):
+    if residual or len(ranks) > 1 or spec.method.factor_storage == "compact":
         return _make_sparse_adapter(request, method, residual, factors, head)
     return _make_lora_adapter(request, model, method, factors, head)
-
-
-def _has_sparse_factors(request: AdapterRequest) -> bool:
-    """Return whether the factors are sparse."""
-    method = request.spec.method
-    return method.factor_density < 1 and method.factor_pruning == "fixed"
 
 
 def _add_subtracted(
@@ -87,7 +81,7 @@ def _make_sparse_adapter(
         density=spec.method.density if is_random else None,
         factors=factors,
         scale=spec.method.scale,
-        sparse_factors=_has_sparse_factors(request),
+        factor_mask=method.factor_mask if spec.method.factor_storage == "compact" else None,
         base=source.path,
         revision=source.revision,
         task=spec.model.task,

@@ -19,6 +19,7 @@ from torch import Tensor
 from jobs.spec.schema import MethodSection
 from jobs.store.runs.run_store import LOW_RANK_INIT, RunStore
 from jobs.train.comm.collectives import HANDOFF, WorkerContext
+from jobs.train.method.masks import make_factor_mask_rule
 from jobs.train.model.shard_access import gather_for_reading
 from slora.handoff.handoff import Refine, split_sparse_update
 from slora.handoff.init import init_lora_ga, init_pissa
@@ -27,7 +28,7 @@ from slora.layers.base_layers import get_features, get_weight_matrix
 from slora.layers.factors import get_factors_shape, stack_experts
 from slora.layers.lora import init_factors
 from slora.layers.shapes import count_experts, count_factor_entries, get_factor_shapes
-from slora.layers.sparse_factors import apply_factor_masks
+from slora.layers.sparse_factors import mask_factor
 from slora.masks.mask import Mask
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -105,9 +106,8 @@ def _make_refine(name: str, shape: tuple[int, int], method: MethodSection, *, se
     """Return what the low-rank stage will do to a layer's factors, so that they are rated after it.
 
     Ranks that the update does not fill get LoRA's own A, beside their B of zero: with both factors
-    zero such a rank would have no gradient, and never learn. Sparse factors lose their rest.
+    zero such a rank would have no gradient, and never learn.
     """
-    is_fixed = method.factor_density < 1 and method.factor_pruning == "fixed"
 
     def refine(a_RI: Tensor, b_OR: Tensor, effective_ranks: list[int]) -> tuple[Tensor, Tensor]:
         if min(effective_ranks) < method.rank:
@@ -115,21 +115,20 @@ def _make_refine(name: str, shape: tuple[int, int], method: MethodSection, *, se
             rank_of_row = torch.arange(method.rank).repeat(len(effective_ranks))
             limits = torch.tensor(effective_ranks).repeat_interleave(method.rank)
             a_RI = torch.where((rank_of_row < limits)[:, None], a_RI, fresh)
-        return (
-            apply_factor_masks(a_RI, b_OR, method.factor_density, seed, name)
-            if is_fixed
-            else (a_RI, b_OR)
-        )
+        return a_RI, b_OR
 
     return refine
 
 
 def make_lora_inits(shapes: Shapes, method: MethodSection, *, seed: int) -> dict[str, LowRankInit]:
-    """Return LoRA's own inits: A random, B zero."""
-    return {
-        name: LowRankInit(*init_factors(seed=seed, name=name, shape=shape, rank=method.rank))
-        for name, shape in shapes.items()
-    }
+    """Return LoRA's own inits: A random, B zero. Under masks of A, zero outside them too."""
+    rule, inits = make_factor_mask_rule(method, seed=seed), {}
+    for name, shape in shapes.items():
+        a_RI, b_OR = init_factors(seed=seed, name=name, shape=shape, rank=method.rank)
+        if rule is not None:
+            a_RI = mask_factor(a_RI, rule.draw(name, shape, method.rank)[0])
+        inits[name] = LowRankInit(a_RI, b_OR)
+    return inits
 
 
 def make_pissa_inits(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jobs.spec.schema import MethodSection
 from jobs.store.runs.run_store import MASKS, RunStore
+from slora.masks.factor_mask import FactorMaskRule
 from slora.masks.mask import BlockMask, EntryMask, Mask
 from slora.masks.selection import MaskRequest, choose_masks
 
@@ -33,6 +34,13 @@ def make_mask_request(method: MethodSection, *, seed: int) -> MaskRequest:
         allocation=method.allocation,
         seed=seed,
     )
+
+
+def make_factor_mask_rule(method: MethodSection, *, seed: int) -> FactorMaskRule | None:
+    """Return the rule of the masks of A and B, or None if these are trained whole."""
+    if not method.has_factor_masks:
+        return None
+    return FactorMaskRule(method.factor_mask, method.factor_density, seed)
 
 
 def make_masks(

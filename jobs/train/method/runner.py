@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jobs.spec.schema import RunSpec
 from jobs.train.engine.engine import Engine
+from jobs.train.method.masks import make_factor_mask_rule
 from jobs.train.model.shard_access import gather_for_writing
 from slora.handoff.low_rank_init import LowRankInit
 from slora.layers.gates import GatedLoraLinear, count_open_gates, measure_importance, shrink_gates
@@ -24,7 +25,6 @@ from slora.layers.install import (
     iter_adapter_layers,
     remove_layers,
 )
-from slora.layers.sparse_factors import SparseFactorLinear, apply_factor_masks
 from slora.layers.token_rows import list_token_rows
 from slora.masks.mask import Mask
 
@@ -38,7 +38,8 @@ class MethodRunner:
     def __init__(
         self, spec: RunSpec, model: nn.Module, shapes: Mapping[str, tuple[int, int]]
     ) -> None:
-        self._method, self._seed, self._model = spec.method, spec.train.seed, model
+        self._method, self._model = spec.method, model
+        self.factor_mask = make_factor_mask_rule(spec.method, seed=spec.train.seed)
         self.shapes = dict(shapes)
         self.factors: dict[str, tuple[Tensor, Tensor]] = {}
         self.subtracted_factors: dict[str, tuple[Tensor, Tensor]] = {}
@@ -69,9 +70,8 @@ class MethodRunner:
             self.inits,
             scale=method.scale,
             masks=masks,
-            factor_density=method.factor_density if method.factor_pruning == "fixed" else 1.0,
+            factor_mask=self.factor_mask,
             gates=self._has_gates,
-            seed=self._seed,
             writable=gather_for_writing,
         )
 
@@ -122,17 +122,12 @@ class MethodRunner:
 
     def _collect_subtracted_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the factors that were subtracted from each weight when the stage began."""
-        subtracted = {}
-        for name, layer in iter_adapter_layers(self._model):
-            init = (self.inits or {}).get(name)
-            if init is None or not init.subtract_from_base:
-                continue
-            a_RI, b_OR = init.a_RI, init.b_OR
-            if isinstance(layer, SparseFactorLinear):
-                density = self._method.factor_density
-                a_RI, b_OR = apply_factor_masks(a_RI, b_OR, density, self._seed, name)
-            subtracted[name] = (a_RI, b_OR)
-        return subtracted
+        inits = self.inits or {}
+        return {
+            name: (inits[name].a_RI, inits[name].b_OR)
+            for name, _ in iter_adapter_layers(self._model)
+            if name in inits and inits[name].subtract_from_base
+        }
 
     @property
     def tokens(self) -> dict[str, tuple[int, ...]]:

@@ -64,7 +64,7 @@ def load_warm_start(request: AdapterRequest, store: ObjectStore) -> Iterator[War
 
 def _is_low_rank(adapter: LoraAdapter | SparseAdapter) -> bool:
     """Return True for a LoRA in either form: a base that PEFT can't hold one of has the compact."""
-    return isinstance(adapter, LoraAdapter) or not (adapter.values or adapter.sparse_factors)
+    return isinstance(adapter, LoraAdapter) or not adapter.values
 
 
 def _rescale_factors(adapter: LoraAdapter | SparseAdapter, scale: float) -> dict[str, LowRankInit]:

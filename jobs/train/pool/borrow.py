@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from jobs.spec.schema import ClusterSection
+from jobs.spec.sections.cluster import ClusterSection
 from jobs.train.pool.pool_actor import PoolPolicy
 from jobs.train.pool.pool_identity import (
     NAMESPACE,

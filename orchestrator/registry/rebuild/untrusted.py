@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.spec.limits import MAX_INT32
-from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.limits import MAX_INT32, NAME_PATTERN
 from jobs.store.runs.run_store import MAX_RUN_ID_LENGTH
 
 FIX_HINT = "Fix or remove it, then rebuild again."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from jobs.spec.schema import NAME_PATTERN
+from jobs.spec.limits import NAME_PATTERN
 from jobs.store.adapters.manifest import MAX_NAME_LENGTH
 from jobs.store.base import ObjectStore
 from orchestrator.registry.values import DEFAULT_PROJECT

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from jobs.store.adapters.operations import pull, resolve_adapter
+from jobs.store.runs.run_store import LOW_RANK_INIT
+from jobs.train.method.low_rank_start import unpack_inits
 from tests.jobs.federation.runs import (
     run_federation,
 )
@@ -62,6 +64,25 @@ def test_the_committed_adapter_has_the_weights_of_the_last_round(folder, tmp_pat
             layer = name.removesuffix(".b_OR")
             factor = next(saved[key] for key in saved if layer in key and "lora_B" in key)
             assert torch.equal(factor.float(), tensor)
+
+
+def test_masked_factors_after_a_hand_off_are_committed_whole_with_the_last_rounds_values(
+    folder, tmp_path
+):
+    run = run_federation(folder, {}, tmp_path.name, method={"factor_density": 0.25})
+    whole = run_federation(folder, {}, f"{tmp_path.name}-whole")
+    sent = [each.ledger["wire"]["low-rank"]["up"]["bytes"] for each in (run, whole)]
+    assert sent[0] < sent[1] / 2
+    starts = unpack_inits(run.runs.store.get(run.runs.key(LOW_RANK_INIT)))
+    saved = load_file(
+        pull(run.runs.store, resolve_adapter(run.runs.store, "tiny"), tmp_path / "adapter")
+        / "adapter_model.safetensors"
+    )
+    for layer, start in starts.items():
+        factor = next(saved[key] for key in saved if layer in key and "lora_B" in key)
+        values = run.weights[f"{layer}.b_values"]
+        assert int((factor != start.b_OR).sum()) == values.numel() == start.b_OR.numel() / 4
+        assert torch.equal(factor[factor != start.b_OR], values)
 
 
 def test_a_frozen_a_is_not_sent_but_is_in_the_adapter(folder, tmp_path):

@@ -95,6 +95,21 @@ def test_a_frozen_a_is_not_trained_and_sent_only_once(workspace):
     assert find_flow(validated, "hand-off", "low-rank").sent == 4 * (A + B)
 
 
+@pytest.mark.parametrize("kind", ["slora", "lora"])
+def test_under_masks_of_the_factors_rounds_send_their_values_and_a_hand_off_its_start_once(
+    workspace, kind
+):
+    validated = check(workspace, method={"kind": kind, "factor_density": 0.25})
+    assert find_flow(validated, "down", "low-rank").sent == 4 * (A + B) / 4
+    assert find_flow(validated, "up", "low-rank").sent == 4 * (A + B) / 4
+    has_handoff = ("hand-off", "low-rank") in list_causes(validated)
+    assert has_handoff == (kind == "slora")
+    if has_handoff:
+        assert find_flow(validated, "hand-off", "low-rank").sent == 4 * (A + B)
+    frozen = check(workspace, {"freeze_a": True}, method={"kind": kind, "factor_density": 0.25})
+    assert find_flow(frozen, "up", "low-rank").sent == 4 * B / 4
+
+
 @given(st.integers(1, 10**7), st.integers(1, 500), st.floats(1e-6, 1))
 def test_no_compression_more_than_doubles_the_bytes(trained, tensor_count, share):
     sizes = {

@@ -18,6 +18,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "topk and scored masks": ({"compress": "topk"}, {"mask": "gradient"}),
     "rows, a residual, drop-outs": (
         {"compress": "bf16", "drop_out": 0.4}, {"mask": "rows", "handoff": {"residual": "keep"}}),
+    "masks of factors": ({}, {"factor_density": 0.25}),
+    "lora under masks": ({"freeze_a": True}, {"kind": "lora", "factor_density": 0.25}),
     "sparse alone": ({"average": "nesterov"}, {"kind": "sparse", "mask": "columns"}),
 }  # fmt: skip
 

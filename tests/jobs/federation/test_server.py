@@ -103,6 +103,7 @@ def test_one_round_of_one_client_is_a_plain_training_of_as_many_steps(folder, tm
         pytest.param({"compress": "topk", "average": "nesterov"}, {}, id="feedback and momentum"),
         pytest.param({"freeze_a": True}, {"method": {"mask": "gradient"}}, id="scored, A frozen"),
         pytest.param({}, {"method": {"handoff": {"residual": "keep"}}}, id="residual kept"),
+        pytest.param({}, {"method": {"factor_density": 0.5}}, id="masks of factors"),
     ],
 )
 def test_a_server_killed_between_rounds_resumes_to_the_same_bits(

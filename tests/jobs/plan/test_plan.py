@@ -351,8 +351,39 @@ ADAPTERS: dict[str, tuple[dict[str, Any], int]] = {
     "values and where they are": ({"kind": "sparse", "mask": "magnitude"}, 4 * (2 * SPARSE + 20)),
     "values beside factors": ({"handoff": {"residual": "keep"}}, 4 * (136 + SPARSE + 20)),
     "factors twice": ({"kind": "lora", "init": "pissa"}, 4 * (2 * 136 + 20)),
+    "factors under masks, as a LoRA": ({"factor_density": 0.25}, 4 * (136 + 20)),
+    "factors under masks alone": (
+        {"kind": "lora", "factor_density": 0.25, "factor_storage": "compact"},
+        4 * (34 + 20),
+    ),
     "all": ({"kind": "full"}, 4 * 1020),
 }
+
+
+UNSTORABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "no masks": ({"kind": "lora"}, "they have none"),
+    "gates": (
+        {"kind": "lora", "factor_density": 0.5, "factor_pruning": "gates"}, "they have none"),
+    "a hand-off": ({"factor_density": 0.5}, "the factors of a hand-off are not zero outside"),
+    "pissa": (
+        {"kind": "lora", "init": "pissa", "factor_density": 0.5}, "the factors of pissa are not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "problem"), UNSTORABLE.values(), ids=UNSTORABLE)
+def test_factors_with_more_than_their_masks_entries_are_not_stored_compactly(
+    method: dict[str, Any], problem: str
+):
+    [fault] = list_faults(method={**method, "factor_storage": "compact"})
+    assert fault.key == "method.factor_storage" and problem in fault.problem
+
+
+@pytest.mark.parametrize("mask", ["balanced", "random", "lines"])
+def test_masked_factors_train_their_share_and_hand_off_what_whole_ones_do(mask: str):
+    method = {"factor_density": 0.25, "factor_mask": mask}
+    plan, whole = make_test_plan(method=method), make_test_plan()
+    assert [stage.trainable for stage in plan.stages] == [SPARSE, LOW_RANK // 4]
+    assert plan.notes == whole.notes
 
 
 @pytest.mark.parametrize(("method", "expected"), ADAPTERS.values(), ids=ADAPTERS)

@@ -46,7 +46,22 @@ def sparse_files(folder: Path) -> Path:
         "task_type": "CAUSAL_LM",
         "layers": [[name, *shape, 1] for name, shape in LAYERS.items()],
         "values": list(LAYERS),
-        "sparse_factors": [],
+    }
+    (folder / "sparse_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def masked_factor_files(folder: Path, factor_mask: dict[str, Any]) -> Path:
+    """Write compact factors of rank 2 under these masks, of zeros."""
+    folder.mkdir(parents=True)
+    values = {f"{name}.{side}.values": (4,) for name in LAYERS for side in ("a_RI", "b_OR")}
+    (folder / "sparse_model.safetensors").write_bytes(safetensors(values))
+    config = {
+        "task_type": "CAUSAL_LM",
+        "layers": [[name, *shape, 1] for name, shape in LAYERS.items()],
+        "values": [],
+        "rank": 2,
+        "factor_mask": factor_mask,
     }
     (folder / "sparse_config.json").write_text(json.dumps(config))
     return folder

@@ -13,7 +13,13 @@ from jobs.plan.preflight import validate_run
 from jobs.retrain.compatibility import find_start_faults
 from jobs.store.adapters.manifest import Manifest, MaskRecord
 from jobs.store.local import DirectoryStore
-from tests.jobs.retrain.builders import LAYERS, committed, lora_files, sparse_files
+from tests.jobs.retrain.builders import (
+    LAYERS,
+    committed,
+    lora_files,
+    masked_factor_files,
+    sparse_files,
+)
 from tests.jobs.retrain.specs import a_retrain
 
 LORA: dict[str, Any] = {"kind": "lora"}
@@ -37,6 +43,23 @@ def test_a_lora_continues_from_factors_of_its_shape(kind, workspace):
 def test_sparse_training_continues_from_values_on_the_same_masks(workspace):
     manifest = committed(workspace, sparse_files(workspace / "one"), kind="sparse", mask=MASK)
     assert _find_faults(workspace, manifest, method=SPARSE) == {}
+
+
+FACTORS: dict[str, Any] = {"kind": "lora", "factor_density": 0.25}
+
+
+@pytest.mark.parametrize("storage", ["peft", "compact"])
+def test_masked_factors_continue_from_masked_ones_and_are_stored_alone_on_equal_masks(
+    storage, workspace
+):
+    rule = {"kind": "balanced", "density": 0.25, "seed": 0}
+    manifest = committed(
+        workspace, masked_factor_files(workspace / storage, rule), kind="lora", run=storage
+    )
+    method = {**FACTORS, "factor_storage": storage}
+    assert _find_faults(workspace, manifest, method=method) == {}
+    faults = _find_faults(workspace, manifest, method={**method, "factor_mask": "lines"})
+    assert list(faults) == (["method.factor_storage"] if storage == "compact" else [])
 
 
 def test_another_rank_is_reported_with_the_adapters_own(workspace):

@@ -23,14 +23,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "chosen": {"method": {"kind": "sparse", "mask": "fisher", "calibration_batches": 2}},
     "full": {"method": {"kind": "full"}},
     "classes": {"method": {"kind": "lora"}, **CLASSES},
-}
+    "compact": {
+        "method": {"kind": "lora", "factor_density": 0.5, "factor_storage": "compact"}},
+}  # fmt: skip
 NEXT: dict[str, dict[str, Any]] = {
     **{way: {} for way in WAYS},
     # Its sparse stage has found the initial factors: training continues as LoRA.
     "slora": {"method": {"kind": "lora"}},
     "another scale": {"method": {"kind": "lora", "alpha": 5.0, "rslora": True}},
+    "masked factors": {"method": {"kind": "lora", "factor_density": 0.5}},
 }
-OF = {"another scale": "lora"}
+OF = {"another scale": "lora", "masked factors": "lora"}
 SETTINGS = ("1", "2", "cluster")
 SHORT = ("slora", "chosen", "full")
 """What `make test` trains with two workers, over a sharded base, and through a crash."""

@@ -29,8 +29,9 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
         {"gate": {"metric": "eval_accuracy"}}, {}, "retrain.gate.metric", "does not report"),
     "nothing held out": ({}, {"data": {"eval": None}}, "data.eval", "no rows are held out"),
     "two starts": ({}, {"method": {"init": "pissa"}}, "method.init", "pissa initialises"),
-    "sparse factors": (
-        {}, {"method": {"factor_density": 0.5}}, "method.factor_density", "cannot continue from"),
+    "gates": (
+        {}, {"method": {"factor_density": 0.5, "factor_pruning": "gates"}},
+        "method.factor_pruning", "cannot continue with gates"),
     "a fault of the spec": ({}, {"method": {"rank": 0}}, "method.rank", "0 is not allowed"),
 }  # fmt: skip
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.spec.limits import NAME_PATTERN
 from jobs.spec.load import dump_spec, load_spec, validate_spec
 from jobs.spec.paths import make_paths_absolute
-from jobs.spec.schema import NAME_PATTERN, RunSpec
+from jobs.spec.schema import RunSpec
 from tests.tiny import tiny_spec, write_spec
 
 HERE = Path("/made/up")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from jobs.inspect.datasets.scan import scan_dataset
 from jobs.store.adapters.operations import pull, resolve_adapter
@@ -40,7 +41,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "rslora": {"kind": "lora", "rslora": True},
     "pissa": {"kind": "lora", "init": "pissa"},
     "lora-ga": {"kind": "lora", "init": "lora-ga"},
-    "sparse factors": {"factor_density": 0.5},
+    "sparse factors": {"mask": "gradient", "factor_density": 0.5},
+    "compact factors": {"kind": "lora", "factor_density": 0.5, "factor_storage": "compact"},
     "sparse factors of pissa": {"kind": "lora", "init": "pissa", "factor_density": 0.5},
     "gates": {"kind": "lora", "rank": 4, "factor_density": 0.5, "factor_pruning": "gates"},
     "gpt2 fisher": {"mask": "fisher"},
@@ -57,15 +59,14 @@ DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors":
        "gates": "step 31", "lora-ga": "step 5"}  # fmt: skip
 STEPS = {"gates": 45}
 """Optimizer steps, if not 12: so many that some lie between two prunings."""
-COMPACT = {"keep", "gpt2 keep", "fold", "sparse factors", "sparse factors of pissa",
-           "sparse fisher", "sparse blocks"}  # fmt: skip
+COMPACT = {"keep", "gpt2 keep", "fold", "compact factors", "sparse fisher", "sparse blocks"}
 
 
 # The runs of `make test` beside a run of most variants on one rank.
 ON_TWO = ("fisher", "random rows", "own score", "keep", "fold", "lora-ga", "gpt2 keep")
-IN_SHARDS = ("keep", "lora-ga", "gpt2 pissa")
+IN_SHARDS = ("keep", "lora-ga", "sparse factors", "gpt2 pissa")
 IN_BFLOAT16 = ("gpt2 fisher",)
-DYING = ("fold", "keep")
+DYING = ("fold", "keep", "sparse factors")
 ALSO_LONG = ("magnitude", "snip", "norm", "projection b", "no sparse step",
              "sparse factors of pissa")  # fmt: skip
 """Not even on one rank: tests of their own part show what they do differently."""
@@ -230,16 +231,25 @@ def test_an_init_that_is_subtracted_from_the_base_leaves_the_model_as_it_was(res
     )
 
 
-def test_sparse_factors_are_zero_outside_their_masks_and_stored_by_their_entries(
-    results, folder, tmp_path
-):
+def test_compact_factors_are_stored_by_the_values_on_their_masks_alone(results, folder, tmp_path):
     store = open_store(f"file://{folder / 'store'}")
-    adapter = read_adapter(
-        pull(store, resolve_adapter(store, _make_name("sparse factors")), tmp_path / "adapter")
-    )
+    manifest = resolve_adapter(store, _make_name("compact factors"))
+    pulled = pull(store, manifest, tmp_path / "adapter")
+    adapter = read_adapter(pulled)
     for a_RI, b_OR in adapter.factors.values():
         assert int((a_RI != 0).sum()) == round(a_RI.numel() / 2)
         assert int((b_OR != 0).sum()) == round(b_OR.numel() / 2)
+    tensors = load_file(pulled / "sparse_model.safetensors")
+    assert all(name.endswith(".values") for name in tensors)
+    trained = _get_result(results, "compact factors", "1").ledger["low-rank_trainable"]
+    assert sum(tensor.numel() for tensor in tensors.values()) == trained
+
+
+def test_a_hand_off_to_masked_factors_is_that_to_whole_ones(results, folder, tmp_path):
+    masked, whole = (_get_result(results, way, "1") for way in ("sparse factors", "gradient"))
+    assert masked.evaluations["handoff"] == whole.evaluations["handoff"]
+    assert masked.evaluations["end"] != whole.evaluations["end"]
+    assert masked.ledger["low-rank_trainable"] == whole.ledger["low-rank_trainable"] / 2
 
 
 def test_gates_prune_ranks_down_to_the_density(results, folder, tmp_path):

@@ -19,10 +19,13 @@ from slora.formats.export import convert_to_lora, convert_to_sparse
 from slora.formats.merge import attach_adapter, compute_update, get_layer_shapes, merge_adapter
 from slora.formats.peft import LoraAdapter, read_adapter, write_lora
 from slora.layers.base_layers import get_features
+from slora.layers.sparse_factors import mask_factor
 from slora.layers.targets import find_targets
+from slora.masks.factor_mask import FactorMaskRule
 from slora.masks.mask import BlockMask, EntryMask, draw_random_mask
 
-FORMS = ("random", "entries", "block", "beside factors", "sparse factors", "lora", "rslora")
+FORMS = ("random", "entries", "block", "beside factors", "sparse factors", "seeded factors",
+         "lora", "rslora")  # fmt: skip
 
 
 def _model(kind: str = "llama"):
@@ -57,6 +60,14 @@ def _adapter(form: str, kind: str = "llama"):
     if form == "sparse factors":
         factors = {n: (a * (a > 0), b * (b > 0)) for n, (a, b) in factors.items()}
         return SparseAdapter(values={}, masks={}, factors=factors, scale=2.0, sparse_factors=True,
+                             **known)  # fmt: skip
+    if form == "seeded factors":
+        rule = FactorMaskRule("balanced", 0.5, 7)
+        factors = {
+            n: tuple(map(mask_factor, pair, rule.draw(n, shapes[n], 3)))
+            for n, pair in factors.items()
+        }
+        return SparseAdapter(values={}, masks={}, factors=factors, scale=2.0, factor_mask=rule,
                              **known)  # fmt: skip
     masks = {n: _mask(form, n, shape) for n, shape in shapes.items()}
     values = {n: 0.3 * torch.randn(mask.nnz) for n, mask in masks.items()}
@@ -167,6 +178,20 @@ def test_a_random_mask_stores_no_index_and_sparse_factors_store_their_entries(tm
     _write(tmp_path / "lora", _adapter("lora"))
     stored = load_file(tmp_path / "factors" / SPARSE_WEIGHTS)
     assert not any(name.endswith("a_RI") for name in stored) and size > 0
+    seeded = _adapter("seeded factors")
+    _write(tmp_path / "seeded", seeded)
+    stored = load_file(tmp_path / "seeded" / SPARSE_WEIGHTS)
+    assert all(name.endswith(".values") for name in stored)
+    sides = (side for pair in seeded.factors.values() for side in pair)
+    assert sum(t.numel() for t in stored.values()) == sum(round(s.numel() / 2) for s in sides)
+
+
+def test_factors_that_are_not_zero_outside_their_mask_are_not_stored_without_the_rest(tmp_path):
+    seeded = _adapter("seeded factors")
+    next(iter(seeded.factors.values()))[0].fill_(1.0)
+    with pytest.raises(BadAdapter, match="not zero outside its mask"):
+        _write(tmp_path / "lossy", seeded)
+    assert not (tmp_path / "lossy").exists()
 
 
 def _corrupt_indices(change):
@@ -202,9 +227,27 @@ HOSTILE = {
 }  # fmt: skip
 
 
+HOSTILE_FACTORS = {
+    "rank": (lambda config, _: config.update(rank=10**9), "invalid rank"),
+    "other rank": (lambda config, _: config.update(rank=4), "values for"),
+    "mask": (lambda config, _: config["factor_mask"].update(kind="best"), "unknown mask"),
+    "density": (lambda config, _: config["factor_mask"].update(density=1e-9), "values for"),
+    "no values": (lambda _, tensors: tensors.pop(next(iter(tensors))), "values"),
+}
+
+
+@pytest.mark.parametrize(("corrupt", "message"), HOSTILE_FACTORS.values(), ids=HOSTILE_FACTORS)
+def test_a_hostile_file_of_factors_is_refused_with_a_reason(tmp_path, corrupt, message):
+    _refuse(tmp_path, "seeded factors", corrupt, message)
+
+
 @pytest.mark.parametrize(("corrupt", "message"), HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_file_is_refused_with_a_reason(tmp_path, corrupt, message):
-    _write(tmp_path, _adapter("entries"))
+    _refuse(tmp_path, "entries", corrupt, message)
+
+
+def _refuse(tmp_path, form, corrupt, message):
+    _write(tmp_path, _adapter(form))
     config = json.loads((tmp_path / SPARSE_CONFIG).read_text())
     tensors = load_file(tmp_path / SPARSE_WEIGHTS)
     corrupt(config, tensors)

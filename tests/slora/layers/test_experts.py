@@ -19,11 +19,13 @@ from slora.layers.lora import init_factors
 from slora.layers.shapes import LayerShape
 from slora.layers.sparse import make_dense_delta
 from slora.layers.targets import find_targets
+from slora.masks.factor_mask import FactorMaskRule
 from slora.masks.mask import Mask, draw_random_mask
 from slora.masks.selection import MaskRequest, choose_masks
 from slora.masks.stacks import split_values
 
 EXPERTS, WIDE, NARROW, RANK = 3, 6, 4, 2
+RULE = FactorMaskRule("balanced", 0.5, 0)
 
 
 class TinyExperts(nn.Module):
@@ -166,9 +168,13 @@ def test_factors_add_a_product_to_each_expert(model, x):
             torch.testing.assert_close(found_b, 0.5 * part @ a.t())
 
 
-@pytest.mark.parametrize("options", [{"gates": True}, {"factor_density": 0.5}])
+@pytest.mark.parametrize("options", [{"gates": True}, {"factor_mask": RULE}])
 def test_gates_and_sparse_factors_work_on_experts_too(model, x, options):
     _, layers = _install(model, **options)
+    if "factor_mask" in options:
+        for layer in layers.values():
+            layer.a_values.data.normal_()
+            layer.b_values.data.normal_()
     with torch.no_grad():
         if "gates" in options:
             for layer in layers.values():

@@ -12,12 +12,13 @@ from transformers.pytorch_utils import Conv1D
 from slora.layers.base_layers import get_weight_matrix
 from slora.layers.gates import GatedLoraLinear, count_open_gates, measure_importance, shrink_gates
 from slora.layers.lora import LoraLinear, _LowRankProduct
-from slora.layers.patterns import count_entries
 from slora.layers.sparse_factors import (
     SparseFactorLinear,
-    choose_factor_positions,
+    is_zero_outside,
+    mask_factor,
     measure_energy_share,
 )
+from slora.masks.factor_mask import FactorMaskRule
 
 LAYERS = ("lora", "sparse factors", "gates")
 
@@ -35,7 +36,10 @@ def _layer(kind, base, rank, *, dtype=torch.float64):
     out_features, in_features = get_weight_matrix(base).shape
     a, b = torch.randn(rank, in_features), torch.randn(out_features, rank)
     if kind == "sparse factors":
-        layer = SparseFactorLinear(base, a_RI=a, b_OR=b, scale=0.7, density=0.5, seed=0, name="x")
+        rule = FactorMaskRule("balanced", 0.5, 0)
+        layer = SparseFactorLinear(base, a_RI=a, b_OR=b, scale=0.7, rule=rule, name="x")
+        for name in ("dense_a_RI", "dense_b_OR"):
+            setattr(layer, name, getattr(layer, name).to(dtype))
     elif kind == "gates":
         layer = GatedLoraLinear(base, a_RI=a, b_OR=b, scale=0.7)
         layer.gate_R.data.normal_()
@@ -136,28 +140,76 @@ def test_only_the_input_is_saved_at_the_layers_width():
     assert sorted(saved) == sorted([(100, 30), (100, 4), (4, 30), (40, 4)])
 
 
-@settings(deadline=None, max_examples=40)
-@given(rows=st.integers(1, 12), columns=st.integers(1, 12), density=st.floats(0.05, 1.0))
-def test_a_factors_mask_holds_its_largest_entries(rows, columns, density):
-    torch.manual_seed(rows)
-    factor = torch.randn(rows, columns)
-    positions = choose_factor_positions(factor, density=density, seed=0, name="x")
-    assert positions.numel() == count_entries((rows, columns), density)
-    flat = factor.abs().flatten()
-    rest = torch.ones(flat.numel(), dtype=torch.bool)
-    rest[positions] = False
-    assert not rest.any() or flat[positions].min() >= flat[rest].max()
-    held = float(flat[positions].double().square().sum() / flat.double().square().sum())
-    assert measure_energy_share(factor, positions) == pytest.approx(held)
-
-
-def test_a_factor_of_zeros_gets_a_mask_from_seed_and_name():
-    zeros = torch.zeros(20, 4)
-    first, second, other = (
-        choose_factor_positions(zeros, density=0.25, seed=0, name=name) for name in ("x", "x", "y")
+def _train_sparse_factors(a_RI, b_OR, rule, *, steps=3, micro_batches=2):
+    """Train with gradients summed over micro-batches, and return the layer's factors."""
+    layer = SparseFactorLinear(
+        _base(12, 10, dtype=torch.float32), a_RI=a_RI, b_OR=b_OR, scale=0.7, rule=rule, name="x"
     )
-    assert torch.equal(first, second) and not torch.equal(first, other)
-    assert measure_energy_share(zeros, first) == 1.0
+    optimizer = torch.optim.AdamW([layer.a_values, layer.b_values], lr=0.1, weight_decay=0.0)
+    for step in range(steps):
+        # Two forwards of one layer before their backward, as in a model that uses it twice.
+        losses = []
+        for micro in range(micro_batches):
+            x = torch.randn(6, 10, generator=torch.Generator().manual_seed(step * 9 + micro))
+            losses.append(layer(layer(x)[:, :10]).square().sum())
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return layer, tuple(factor.detach() for factor in layer.get_factors())
+
+
+@pytest.mark.parametrize("kind", ["balanced", "random", "lines"])
+def test_only_the_masks_entries_are_trained_and_the_others_keep_their_bits(kind):
+    torch.manual_seed(0)
+    starts = torch.randn(4, 10), torch.randn(12, 4)
+    rule = FactorMaskRule(kind, 0.25, 3)
+    layer, factors = _train_sparse_factors(*starts, rule)
+    for start, factor, positions in zip(starts, factors, rule.draw("x", (12, 10), 4), strict=True):
+        is_trained = torch.zeros(start.numel(), dtype=torch.bool)
+        is_trained[positions] = True
+        changed = (factor != start).flatten()
+        assert torch.equal(changed, is_trained)
+    filled = layer.fill_factors(layer.a_values.detach(), layer.b_values.detach())
+    assert all(map(torch.equal, filled, factors))
+
+
+def test_a_frozen_factor_gets_no_gradient_and_the_other_one_its_own():
+    layer = _layer("sparse factors", _base(6, 5), 2)
+    x = torch.randn(3, 5, dtype=torch.float64)
+    layer(x).square().sum().backward()
+    expected = layer.b_values.grad.clone()
+    layer.zero_grad()
+    layer.a_values.requires_grad_(False)
+    assert not layer.get_factors()[0].requires_grad
+    layer(x).square().sum().backward()
+    assert layer.a_values.grad is None
+    torch.testing.assert_close(layer.b_values.grad, expected)
+
+
+def test_masks_of_everything_train_as_lora_does():
+    torch.manual_seed(0)
+    starts = torch.randn(4, 10), torch.randn(12, 4)
+    torch.manual_seed(1)
+    _, (a_RI, b_OR) = _train_sparse_factors(*starts, FactorMaskRule("random", 1.0, 0))
+    torch.manual_seed(1)
+    lora = LoraLinear(_base(12, 10, dtype=torch.float32), a_RI=starts[0], b_OR=starts[1], scale=0.7)
+    optimizer = torch.optim.AdamW([lora.a_RI, lora.b_OR], lr=0.1, weight_decay=0.0)
+    for step in range(3):
+        for micro in range(2):
+            x = torch.randn(6, 10, generator=torch.Generator().manual_seed(step * 9 + micro))
+            lora(lora(x)[:, :10]).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close((a_RI, b_OR), (lora.a_RI.detach(), lora.b_OR.detach()))
+
+
+def test_a_mask_of_a_factor_can_be_applied_checked_and_weighed():
+    factor, positions = torch.tensor([[3.0, 1.0], [0.0, 4.0]]), torch.tensor([0, 2])
+    masked = mask_factor(factor, positions)
+    assert masked.tolist() == [[3.0, 0.0], [0.0, 0.0]]
+    assert is_zero_outside(masked, positions) and not is_zero_outside(factor, positions)
+    assert measure_energy_share(factor, positions) == pytest.approx(9 / 26)
+    assert measure_energy_share(torch.zeros(2, 2), positions) == 1.0
 
 
 def test_open_gates_decrease_from_the_rank_to_the_density_and_stay():

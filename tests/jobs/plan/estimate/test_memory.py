@@ -57,6 +57,13 @@ def test_every_worker_holds_all_trained_parameters(sharding: str):
     assert sparse["masks"] == 16 * sum(MASKS.values())
 
 
+def test_under_masks_a_worker_holds_both_factors_whole_and_the_positions_too():
+    lines = get_lines("low-rank", method={"masks_factors": True, "head": 5})
+    assert lines["factors"] == 4 * LOW_RANK + 12 * (LOW_RANK - 5)
+    assert "factors" not in get_lines("low-rank")
+    assert "factors" not in get_lines("sparse", method={"masks_factors": True})
+
+
 def test_the_compiler_of_kernels_is_counted_where_one_is_probed():
     wide = {"targets": {"wide": (4096, 4096)}, "uses_kernels": True}
     for stage in ("sparse", "low-rank"):
