@@ -19,8 +19,9 @@ from jobs.plan.estimate.traffic import FLOAT32, Flow
 from jobs.plan.plan import StagePlan
 from jobs.spec.schema import MethodSection, RunSpec
 from jobs.spec.sections.federation import FederationSection
+from slora.handoff.sketch_size import count_sketch_numbers
 from slora.layers.patterns import count_entries
-from slora.layers.shapes import count_factor_entries
+from slora.layers.shapes import count_experts, count_factor_entries
 from slora.masks.sizes import STRUCTURES, compute_block_sides
 
 POSITION_BYTES = 4
@@ -190,6 +191,10 @@ class _FlowBuilder:
         if self._needs_scores and (stage.name == "sparse" or keeps_residual):
             size = POSITION_BYTES * self._count_positions() + HEADER * len(self.targets)
             yield self._make_flow("masks", stage, size, times)
+        if stage.name == "low-rank" and mask_entries and method.handoff.norm != "weights":
+            # The next round's clients get the sparse stage's weights, and return sketches.
+            size = self.stages[0].down + self._count_sketch_bytes()
+            yield self._make_flow("hand-off", stage, size, self.section.clients_per_round)
         if stage.name == "low-rank" and mask_entries and (keeps_residual or self.section.freeze_a):
             shapes = self.targets.values()
             factors = sum(count_factor_entries(shape, method.rank) for shape in shapes)
@@ -259,6 +264,16 @@ class _FlowBuilder:
             sides = compute_block_sides(method.mask, shape, density=method.density, rank=rank)
             count += sum(side for side, length in zip(sides, shape, strict=True) if side < length)
         return count
+
+    def _count_sketch_bytes(self) -> int:
+        """Return the bytes of one client's sketches for the hand-off."""
+        method = self.spec.method
+        gradients = method.handoff.norm == "loss"
+        return FLOAT32 * sum(
+            count_sketch_numbers(shape, method.rank, gradients=gradients)
+            for shape in self.targets.values()
+            if count_experts(shape) == 1
+        )
 
     def _count_score_bytes(self) -> int:
         """Return the bytes of one client's scores: of every entry, or summed by row or column."""
