@@ -149,7 +149,7 @@ class StageSetup:
         steps = sum(stage.steps or 0 for stage in self._plan.stages[:index])
         return steps // self._section.local_steps
 
-    def _sample_clients(self, round_index: int) -> list[int]:
+    def _sample_clients(self, round_index: int) -> tuple[int, ...]:
         return sample_clients(
             self._spec.train.seed,
             round_index,

@@ -66,6 +66,11 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--energy", type=float, help="Use the smallest rank that retains this share of the energy."
     )
+    parser.add_argument(
+        "--data",
+        help="Rows, in the form of data.train: the LoRA keeps what counts for the outputs on them, "
+        "instead of for the weights. It needs the base.",
+    )
     parser.add_argument("--density", type=float, help="Share of the entries in a sparse file.")
     parser.add_argument("--json", action="store_true", help="Output JSON.")
     return parser
@@ -78,8 +83,8 @@ def _check_options(options: argparse.Namespace) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = f"{folder} exists and is not empty"
         faults.append(Fault("--to", problem, "Use another folder."))
-    allowed = {"peft": ("rank", "energy"), "sparse": ("density",), "merged": ()}[options.form]
-    for name in ("rank", "energy", "density"):
+    allowed = {"peft": ("rank", "energy", "data"), "sparse": ("density",), "merged": ()}[options.form]
+    for name in ("rank", "energy", "data", "density"):
         if getattr(options, name) is not None and name not in allowed:
             faults.append(
                 Fault(f"--{name}", f"has no effect with --as {options.form}", "Remove it.")
@@ -87,6 +92,9 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.form == "peft" and (options.rank is None) == (options.energy is None):
         problem = "a LoRA needs either a rank, or a share of the energy to retain"
         faults.append(Fault("--rank", problem, "Use, for example, --rank 16 or --energy 0.9."))
+    if options.data is not None and options.energy is not None:
+        problem = "a share of the energy is one of the weights, and --data is about the outputs"
+        faults.append(Fault("--energy", problem, "Use --rank, or remove --data."))
     if options.rank is not None and options.rank < 1:
         faults.append(Fault("--rank", f"{options.rank} is not a rank", "Use 1 or more."))
     for name in ("energy", "density"):
@@ -120,10 +128,16 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
         except ValueError as error:
             raise InputError([Fault("--density", str(error), "E.g. 0.01.")]) from error
     else:
+        sketches = {}
+        if options.data is not None:
+            from jobs.tools.output_sketches import sketch_adapter
+
+            sketches = sketch_adapter(store, adapter, options)
         exported = convert_to_lora(
             adapter,
             rank=options.rank,
             energy=options.energy,
+            sketches=sketches,
             head_modules=_list_head_modules(adapter),
             conv1d=has_conv1d(options.base)
             if options.base
@@ -181,7 +195,9 @@ def _make_report(exported: ExportedAdapter, label: str, folder: Path, form: str)
         "form": form,
         "rank": getattr(exported.adapter, "rank", None),
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+        "norm": "weights" if exported.output_share is None else "outputs",
         "energy_share": exported.energy_share,
+        "output_share": exported.output_share,
         "layers": shares,
     }
 
@@ -195,6 +211,11 @@ def _print_report(report: dict[str, Any]) -> None:
     print(f"retained energy of the update: {report['energy_share']:.1%}")
     print(f"  in the median layer {statistics.median(shares.values()):.1%}, in the worst "
           f"{shares[worst]:.1%} ({worst})")  # fmt: skip
+    if report["form"] == "peft" and report["output_share"] is None:
+        print("  the best of its rank for the weights; with --data ROWS, for the layers' outputs")
+    elif report["output_share"] is not None:
+        print(f"retained energy of the layers' outputs on these rows, on average: "
+              f"{report['output_share']:.1%}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -46,10 +46,13 @@ def sketch_layers(
     handles = []
 
     def make_hook(sketch: LayerSketch) -> Any:
+        def add_gradients(g: Tensor) -> None:
+            sketch.add_gradients(tokens.select(g))
+
         def add_tokens(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             sketch.add_inputs(tokens.select(args[0]))
             if sketch.gradients_OK is not None and output.requires_grad:
-                output.register_hook(lambda g: sketch.add_gradients(tokens.select(g)))
+                output.register_hook(add_gradients)  # type: ignore[no-untyped-call]
 
         return add_tokens
 

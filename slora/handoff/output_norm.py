@@ -155,7 +155,8 @@ def _find_basis(root_OL: Tensor, rank: int) -> Tensor:
     """Return the leading left singular vectors, at most `rank` of them, without rounding errors."""
     u, s, _ = torch.linalg.svd(root_OL, full_matrices=False)
     count = int((s > DIRECTION_TOLERANCE * s[:1]).sum())
-    return u[:, : min(rank, count)]
+    basis_OR: Tensor = u[:, : min(rank, count)]
+    return basis_OR
 
 
 def _fill_basis(basis_OR: Tensor, others_OR: Tensor, rank: int) -> Tensor:

@@ -34,5 +34,5 @@ def fill_sketches(replies: Sequence[ClientSketches], sketches: Mapping[str, Laye
     for reply in sorted(replies, key=lambda reply: reply.client):
         total += torch.from_numpy(np.frombuffer(reply.sketches, "<f4").astype(np.float64))
     sizes = [sketch.pack().numel() for sketch in sketches.values()]
-    for sketch, part in zip(sketches.values(), total.float().split(sizes), strict=True):
+    for sketch, part in zip(sketches.values(), torch.split(total.float(), sizes), strict=True):
         sketch.unpack(part)
