@@ -191,15 +191,16 @@ class _FlowBuilder:
         if self._needs_scores and (stage.name == "sparse" or keeps_residual):
             size = POSITION_BYTES * self._count_positions() + HEADER * len(self.targets)
             yield self._make_flow("masks", stage, size, times)
-        if stage.name == "low-rank" and mask_entries and method.handoff.norm != "weights":
-            # The next round's clients get the sparse stage's weights, and return sketches.
-            size = self.stages[0].down + self._count_sketch_bytes()
-            yield self._make_flow("hand-off", stage, size, self.section.clients_per_round)
         if stage.name == "low-rank" and mask_entries and (keeps_residual or self.section.freeze_a):
             shapes = self.targets.values()
             factors = sum(count_factor_entries(shape, method.rank) for shape in shapes)
             size = FLOAT32 * (factors + (mask_entries if keeps_residual else 0))
             yield self._make_flow("hand-off", stage, size, times)
+        has_update = bool(mask_entries and self.stages[0].rounds)
+        if stage.name == "low-rank" and has_update and method.handoff.norm != "weights":
+            # The next round's clients get the sparse stage's weights, and return sketches.
+            size = self.stages[0].down + self._count_sketch_bytes()
+            yield self._make_flow("hand-off", stage, size, self.section.clients_per_round)
 
     def _build_other_flows(self, stage: StageRounds) -> Iterator[Flow]:
         """Yield the weights of a stage's start, of the commit and of evaluations at every site."""

@@ -27,7 +27,7 @@ from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import TrainingState
 from jobs.train.comm.collectives import CALIBRATION, HANDOFF, INSTALL, WorkerContext
 from jobs.train.method.handoff import HandoffShares, run_handoff
-from jobs.train.method.handoff_sketches import start_sketches
+from jobs.train.method.handoff_sketches import needs_sketches, start_sketches
 from jobs.train.method.low_rank_start import load_inits, pack_inits, save_inits
 from jobs.train.method.masks import (
     load_masks,
@@ -119,9 +119,9 @@ class StageSetup:
         weights for it. Raise TrainingFailed if no client has valid ones.
         """
         method, seed = self._spec.method, self._spec.train.seed
-        if method.handoff.norm == "weights":
-            return {}
         assert self._masks is not None and self._layout is not None
+        if not needs_sketches(weights, self._masks, method):
+            return {}
         sketches = start_sketches(weights, self._masks, method, seed=seed)
         encoded = to_bytes(self._layout.flatten(weights))
         usable = list[ClientSketches]()

@@ -27,7 +27,7 @@ def load_adapter_spec(
     if spec is not None:
         return spec
     problem = f"the files of run {manifest.run} are not in the store"
-    if getattr(options, "max_length", None) is None:
+    if options.max_length is None:
         remedy = "Restore them under runs/, or use --max-length to read the rows without its spec."
         raise InputError([Fault(manifest.label, problem, remedy)])
     print(f"{manifest.label}: {problem}. The rows are read as options say.", file=sys.stderr)

@@ -71,6 +71,11 @@ def _make_parser() -> argparse.ArgumentParser:
         help="Rows, in the form of data.train: the LoRA keeps what counts for the outputs on them, "
         "instead of for the weights. It needs the base.",
     )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        help="Tokens per sequence of --data, where the files of the adapter's run are gone.",
+    )
     parser.add_argument("--density", type=float, help="Share of the entries in a sparse file.")
     parser.add_argument("--json", action="store_true", help="Output JSON.")
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from jobs.spec.load import validate_spec
 from jobs.store.base import ObjectStore
 from jobs.tools.adapter_feed import open_adapter_feed
 from jobs.tools.adapter_rows import load_adapter_spec, scan_adapter_rows
@@ -31,6 +32,10 @@ def sketch_adapter(
     """
     adapted = load_adapted_model(store, options.adapter, base=options.base)
     spec = load_adapter_spec(store, adapted, options)
+    if options.max_length is not None:
+        values = spec.model_dump(mode="json")
+        values["data"]["max_length"] = options.max_length
+        spec = validate_spec(values)
     scan = scan_adapter_rows(spec, options.data, adapted.labels)
     sketches = {
         name: start_sketch(

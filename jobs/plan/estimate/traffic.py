@@ -208,10 +208,15 @@ def _count_handoff_bytes(inputs: EstimateInput, *, after: bool) -> int:
     )
 
 
+def _has_sketches(inputs: EstimateInput) -> bool:
+    """Return whether the hand-off takes sketches: not of an update without a step."""
+    return inputs.method.sketch_norm != "weights" and inputs.stages[0].steps != 0
+
+
 def _count_sketch_bytes(inputs: EstimateInput) -> int:
     """Count the sketches of the layers' inputs, and outputs' gradients, summed over the workers."""
     method, workers = inputs.method, inputs.resources.workers
-    if method.sketch_norm == "weights":
+    if not _has_sketches(inputs):
         return 0
     gradients = method.sketch_norm == "loss"
     return sum(
@@ -226,7 +231,7 @@ def _count_sketch_bytes(inputs: EstimateInput) -> int:
 def _iter_sketch_gathers(inputs: EstimateInput, stage: StageFacts, sharding: str) -> Iterator[Flow]:
     """Yield the gathers of a sharded base in the pass over the calibration sequences."""
     group, method = get_group_size(inputs, sharding), inputs.method
-    if group == 1 or method.sketch_norm == "weights" or stage == inputs.stages[0]:
+    if group == 1 or not _has_sketches(inputs) or stage == inputs.stages[0]:
         return
     size = inputs.dtype_bytes
     sent = _count_gather_bytes(inputs.base.iter_forward(), group, size)

@@ -44,9 +44,9 @@ def collect_sketches(
     """Return the sketch of each layer that has one, the same on every rank. A collective.
 
     The model runs with the sparse stage's trained `weights`, and has its plain layers again
-    afterwards. Fused experts read their weights past any layer, and have no sketch.
+    afterwards. Empty if the norm needs none, or nothing was trained. Fused experts read their weights past any layer, and have no sketch.
     """
-    if method.handoff.norm == "weights":
+    if not needs_sketches(weights, masks, method):
         return {}
     install_sparse(model, masks)
     load_weights(model, weights)
@@ -54,6 +54,15 @@ def collect_sketches(
         return sketch_installed(model, weights, masks, method, make_pass, sum_over_ranks, seed=seed)
     finally:
         remove_layers(model, writable=gather_for_writing)
+
+
+def needs_sketches(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Mask], method: MethodSection
+) -> bool:
+    """Return whether the hand-off's norm needs sketches: an update of zero has none to lose."""
+    return method.handoff.norm != "weights" and any(
+        bool(weights[f"{name}.values"].any()) for name in masks
+    )
 
 
 def sketch_installed(

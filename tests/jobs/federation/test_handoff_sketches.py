@@ -14,6 +14,7 @@ from jobs.federation.sites.messages import ClientSketches
 from jobs.store.open import open_store
 from slora.handoff.linear_update import DenseUpdate
 from slora.handoff.sketch import LayerSketch, start_sketch
+from slora.handoff.sketch_size import count_sketch_numbers
 from tests.jobs.federation.runs import make_loop, request_of, run_request
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
@@ -46,9 +47,14 @@ def test_clients_send_sketches_of_the_planned_size_and_the_shares_are_recorded(
     changes = {"method": {"handoff": {"norm": norm}}}
     request = request_of(folder, SECTION, store=f"{tmp_path.name}-{norm}", **changes)
     run = run_request(request)
-    planned = [flow for flow in request.federation_plan.flows if flow.cause == "hand-off"]
-    recorded = run.ledger["wire"]["low-rank"]["hand-off"]
-    assert sum(flow.total for flow in planned) == recorded["bytes"]
+    down = run.ledger["wire"]["sparse"]["down"]
+    gradients = norm == "loss"
+    numbers = (
+        count_sketch_numbers(shape, request.spec.method.rank, gradients=gradients)
+        for shape in run.loop.trainer.sites.get_shapes().values()
+    )
+    sent = SECTION["clients_per_round"] * (down["bytes"] // down["calls"] + 4 * sum(numbers))
+    assert run.ledger["wire"]["low-rank"]["hand-off"]["bytes"] == sent
     assert 0 < run.ledger["handoff_energy_share"] < run.ledger["handoff_output_share"] <= 1
     events, _ = run.runs.events.tail(0)
     (event,) = (event for event in events if event["event"] == "handoff")

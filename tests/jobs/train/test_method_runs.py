@@ -33,6 +33,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "global": {"mask": "fisher", "allocation": "global"},
     "global rows": {"mask": "rows", "score": "fisher", "allocation": "global"},
     "norm": {"handoff": {"rescale": "norm"}},
+    "loss": {"handoff": {"norm": "loss"}},
+    "weights": {"handoff": {"norm": "weights"}},
     "projection b": {"handoff": {"rescale": "projection", "split": "b"}},
     "keep": {"mask": "gradient", "handoff": {"residual": "keep"}},
     "fold": {"mask": "gradient", "handoff": {"residual": "fold"}},
@@ -49,9 +51,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "sparse fisher": {"kind": "sparse", "mask": "fisher"},
     "sparse blocks": {"kind": "sparse", "mask": "blocks"},
 }
-SHARDED = ("fisher", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates", "gpt2 keep",
+SHARDED = ("fisher", "loss", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates", "gpt2 keep",
            "gpt2 pissa")  # fmt: skip
-NARROW = ("gpt2 fisher", "blocks", "sparse factors", "gates")
+NARROW = ("gpt2 fisher", "loss", "blocks", "sparse factors", "gates")
 """With a bfloat16 base too."""
 DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors": "step 9",
        "gates": "step 31", "lora-ga": "step 5"}  # fmt: skip
@@ -284,6 +286,23 @@ def test_a_compact_adapter_exports_to_a_lora_that_retains_the_requested_share(
     assert isinstance(adapter, LoraAdapter) and adapter.conv1d == ("gpt2" in way)
     assert export(["--rank", "4", *words]) == 2
     assert "not empty" in capsys.readouterr().err
+
+
+def test_rows_make_an_export_keep_more_of_the_outputs(results, folder, tmp_path, capsys):
+    name, rows = _make_name("sparse fisher"), str(folder / "train.jsonl")
+    words = ["--adapter", name, "--store", f"file://{folder / 'store'}", "--rank", "2", "--json"]
+    words += ["--max-length", "32"]
+    reports = {}
+    for norm, data in (("weights", []), ("outputs", ["--data", rows])):
+        assert export([*words, *data, "--to", str(tmp_path / norm)]) == 0
+        reports[norm] = json.loads(capsys.readouterr().out)
+        assert reports[norm]["norm"] == norm
+        assert isinstance(read_adapter(tmp_path / norm), LoraAdapter)
+    assert reports["weights"]["output_share"] is None
+    assert reports["weights"]["energy_share"] > reports["outputs"]["energy_share"]
+    assert reports["outputs"]["output_share"] > reports["outputs"]["energy_share"]
+    assert export([*words[:4], "--energy", "0.9", "--data", rows, "--to", str(tmp_path / "x")]) == 2
+    assert "Use --rank" in capsys.readouterr().err
 
 
 def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
