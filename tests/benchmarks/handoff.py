@@ -34,7 +34,7 @@ from slora.masks.mask import Mask, draw_random_mask
 SIDE, TOKENS, BATCH, DENSITY = 4096, 4096, 512, 0.01
 RANKS, NORMS = (4, 8, 16, 32, 64, 128), ("weights", "outputs", "loss")
 MAX_SECONDS, MAX_LAYERS = 3.0, 2.0
-STEPS, ROWS, LENGTH, HELD_OUT, CALIBRATION = 24, 32, 64, 400, 4
+STEPS, ROWS, LENGTH, HELD_OUT, CALIBRATION = 24, 32, 64, 256, 4
 RATE = 2e-2
 CACHE = Path(".cache")
 
@@ -47,10 +47,12 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = list(_measure_quality()) if options.quality else list(_measure_costs())
-    if options.json:
-        print(json.dumps(rows))
-    else:
+    rows = []
+    for row in _measure_quality() if options.quality else _measure_costs():
+        rows.append(row)
+        if options.json:
+            print(json.dumps(row), flush=True)
+    if not options.json:
         table = Table(*rows[0])
         for row in rows:
             table.add_row(*(_format(value) for value in row.values()))

@@ -64,8 +64,8 @@ COMPACT = {"keep", "gpt2 keep", "fold", "sparse factors", "sparse factors of pis
 
 
 # The runs of `make test` beside a run of most variants on one rank.
-ON_TWO = ("fisher", "random rows", "own score", "keep", "fold", "lora-ga", "gpt2 keep")
-IN_SHARDS = ("keep", "lora-ga", "gpt2 pissa")
+ON_TWO = ("fisher", "loss", "random rows", "own score", "keep", "fold", "lora-ga", "gpt2 keep")
+IN_SHARDS = ("loss", "keep", "lora-ga", "gpt2 pissa")
 IN_BFLOAT16 = ("gpt2 fisher",)
 DYING = ("fold", "keep")
 ALSO_LONG = ("magnitude", "snip", "norm", "projection b", "no sparse step",
