@@ -288,23 +288,6 @@ def test_a_compact_adapter_exports_to_a_lora_that_retains_the_requested_share(
     assert "not empty" in capsys.readouterr().err
 
 
-def test_rows_make_an_export_keep_more_of_the_outputs(results, folder, tmp_path, capsys):
-    name, rows = _make_name("sparse fisher"), str(folder / "train.jsonl")
-    words = ["--adapter", name, "--store", f"file://{folder / 'store'}", "--rank", "2", "--json"]
-    words += ["--max-length", "32"]
-    reports = {}
-    for norm, data in (("weights", []), ("outputs", ["--data", rows])):
-        assert export([*words, *data, "--to", str(tmp_path / norm)]) == 0
-        reports[norm] = json.loads(capsys.readouterr().out)
-        assert reports[norm]["norm"] == norm
-        assert isinstance(read_adapter(tmp_path / norm), LoraAdapter)
-    assert reports["weights"]["output_share"] is None
-    assert reports["weights"]["energy_share"] > reports["outputs"]["energy_share"]
-    assert reports["outputs"]["output_share"] > reports["outputs"]["energy_share"]
-    assert export([*words[:4], "--energy", "0.9", "--data", rows, "--to", str(tmp_path / "x")]) == 2
-    assert "Use --rank" in capsys.readouterr().err
-
-
 def test_an_adapter_exports_to_a_sparse_file_and_to_a_plain_model(
     results, folder, tmp_path, capsys
 ):
