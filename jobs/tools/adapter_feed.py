@@ -77,5 +77,3 @@ def open_adapter_feed(
             embeddings=embeddings,
         )
         yield AdapterFeed(feed, choice, context.device, tally)
-
-

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.model_folder import find_model_folder
+from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.open import open_store
 from jobs.tools.adapter_arguments import make_adapter_parser
 from jobs.train.job_main import run_job
@@ -20,7 +21,7 @@ from jobs.train.monitor.progress import make_stderr_reporter
 
 if TYPE_CHECKING:
     from slora.formats.export import ExportedAdapter
-    from slora.formats.peft import LoraAdapter, SparseAdapter
+    from slora.formats.merge import UpdateSource
 
 FORMS = ("peft", "merged", "sparse")
 
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
         exported, label = _export_adapter(options)
         _write_adapter(folder, exported, base=options.base)
+        if exported.unheld and not options.json:
+            print(f"not in it: {len(exported.unheld)} other tensors that were trained, such as "
+                  f"{exported.unheld[0]}", file=sys.stderr)  # fmt: skip
         if exported.adapter.tokens:
             from jobs.tools.load_adapter import copy_tokenizer
 
@@ -88,7 +92,9 @@ def _check_options(options: argparse.Namespace) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = f"{folder} exists and is not empty"
         faults.append(Fault("--to", problem, "Use another folder."))
-    allowed = {"peft": ("rank", "energy", "data"), "sparse": ("density",), "merged": ()}[options.form]
+    allowed = {"peft": ("rank", "energy", "data"), "sparse": ("density",), "merged": ()}[
+        options.form
+    ]
     for name in ("rank", "energy", "data", "density"):
         if getattr(options, name) is not None and name not in allowed:
             faults.append(
@@ -119,7 +125,15 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
     from slora.formats.merge import get_layer_shapes
 
     store = open_store(options.store)
-    adapter, manifest = pull_adapter(store, options.adapter)
+    adapter: UpdateSource
+    adapted = None
+    if resolve_adapter(store, options.adapter).kind == "full":
+        from jobs.tools.full_update import load_full_update
+
+        adapter, adapted = load_full_update(store, options.adapter, base=options.base)
+        manifest = adapted.manifest
+    else:
+        adapter, manifest = pull_adapter(store, options.adapter)
     # With an energy there are two passes over the layers: to find each rank, then at that rank.
     passes = 1 if options.energy is None else 2
     progress = make_stderr_reporter(
@@ -137,7 +151,7 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
         if options.data is not None:
             from jobs.tools.output_sketches import sketch_adapter
 
-            sketches = sketch_adapter(store, adapter, options)
+            sketches = sketch_adapter(store, adapter, options, adapted)
         exported = convert_to_lora(
             adapter,
             rank=options.rank,
@@ -152,7 +166,7 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
     return exported, manifest.label
 
 
-def _list_head_modules(adapter: LoraAdapter | SparseAdapter) -> tuple[str, ...]:
+def _list_head_modules(adapter: UpdateSource) -> tuple[str, ...]:
     """Return the modules of an adapter's head: those of the task, and a pooler inside the base."""
     from slora.formats.peft import LoraAdapter
     from slora.layers.token_rows import SUFFIX
@@ -204,6 +218,7 @@ def _make_report(exported: ExportedAdapter, label: str, folder: Path, form: str)
         "energy_share": exported.energy_share,
         "output_share": exported.output_share,
         "layers": shares,
+        "unheld": list(exported.unheld),
     }
 
 

@@ -8,11 +8,10 @@ from jobs.spec.load import validate_spec
 from jobs.store.base import ObjectStore
 from jobs.tools.adapter_feed import open_adapter_feed
 from jobs.tools.adapter_rows import load_adapter_spec, scan_adapter_rows
-from jobs.tools.load_adapter import load_adapted_model
+from jobs.tools.load_adapter import AdaptedModel, load_adapted_model
 from jobs.train.data.calibration import make_sketch_pass
 from slora.formats.export import make_layer_update
-from slora.formats.merge import get_layer_shapes
-from slora.formats.peft import LoraAdapter, SparseAdapter
+from slora.formats.merge import UpdateSource, get_layer_shapes
 from slora.handoff.capture import CountedTokens, sketch_layers
 from slora.handoff.sketch import LayerSketch, start_sketch
 from slora.layers.shapes import count_experts
@@ -23,14 +22,16 @@ MAX_SEQUENCES = 64
 
 def sketch_adapter(
     store: ObjectStore,
-    adapter: LoraAdapter | SparseAdapter,
+    adapter: UpdateSource,
     options: argparse.Namespace,
+    adapted: AdaptedModel | None = None,
 ) -> dict[str, LayerSketch]:
-    """Return the sketch of each layer but fused experts, on the first rows of `options.data`.
+    """Return the sketch of each layer but fused experts, on the first rows of `options.data`, of the
+    adapted model, which is loaded if it was not.
 
     Raise InputError if the base or the spec of the adapter's run is not at hand, or for bad rows.
     """
-    adapted = load_adapted_model(store, options.adapter, base=options.base)
+    adapted = adapted or load_adapted_model(store, options.adapter, base=options.base)
     spec = load_adapter_spec(store, adapted, options)
     if options.max_length is not None:
         values = spec.model_dump(mode="json")

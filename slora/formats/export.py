@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slora.errors import BadRank
 from slora.formats.compact import SparseAdapter
-from slora.formats.merge import Adapter, compute_update, get_layer_shapes
+from slora.formats.merge import Adapter, UpdateSource, compute_update, get_layer_shapes
 from slora.formats.peft import LoraAdapter
 from slora.handoff.handoff import split_triplets
 from slora.handoff.linear_update import DenseUpdate, LinearUpdate, SparseUpdate
@@ -53,6 +53,8 @@ class ExportedAdapter:
 
     adapter: Adapter
     layers: tuple[LayerExport, ...]
+    unheld: tuple[str, ...] = ()
+    """Tensors that were trained and are not in it: only of a full fine-tuning."""
 
     @property
     def energy_share(self) -> float:
@@ -68,7 +70,7 @@ class ExportedAdapter:
         return statistics.fmean(shares) if shares else None
 
 
-def make_layer_update(adapter: Adapter, name: str) -> LinearUpdate:
+def make_layer_update(adapter: UpdateSource, name: str) -> LinearUpdate:
     """Return the update of one layer, sparse where it has values alone."""
     if isinstance(adapter, SparseAdapter) and name not in adapter.factors:
         return SparseUpdate(adapter.values[name], adapter.masks[name])
@@ -76,7 +78,7 @@ def make_layer_update(adapter: Adapter, name: str) -> LinearUpdate:
 
 
 def convert_to_lora(
-    adapter: Adapter,
+    adapter: UpdateSource,
     *,
     rank: int | None = None,
     energy: float | None = None,
@@ -117,11 +119,11 @@ def convert_to_lora(
         labels=adapter.labels, problem_type=adapter.problem_type,
         revision=adapter.revision,
     )  # fmt: skip
-    return ExportedAdapter(exported, tuple(layers))
+    return ExportedAdapter(exported, tuple(layers), getattr(adapter, "unheld", ()))
 
 
 def convert_to_sparse(
-    adapter: Adapter, *, density: float | None = None, on_layer: OnLayer = lambda _: None
+    adapter: UpdateSource, *, density: float | None = None, on_layer: OnLayer = lambda _: None
 ) -> ExportedAdapter:
     """Return a sparse file: a sparse adapter unchanged, otherwise the largest entries, by position.
 
@@ -150,11 +152,11 @@ def convert_to_sparse(
         tokens=adapter.tokens, labels=adapter.labels, problem_type=adapter.problem_type,
         revision=adapter.revision,
     )  # fmt: skip
-    return ExportedAdapter(exported, tuple(layers))
+    return ExportedAdapter(exported, tuple(layers), getattr(adapter, "unheld", ()))
 
 
 def _split_by_outputs(
-    adapter: Adapter, name: str, sketch: LayerSketch, rank: int
+    adapter: UpdateSource, name: str, sketch: LayerSketch, rank: int
 ) -> tuple[list[Triplets], float]:
     """Return the triplets that are best for the outputs, and the share of those that they retain."""
     update = make_layer_update(adapter, name)
@@ -163,7 +165,7 @@ def _split_by_outputs(
     return [split.triplets], measure_output_share(update, split, *factors, scale=1.0)
 
 
-def _compute_triplets(adapter: Adapter, name: str, *, rank: int | None) -> list[Triplets]:
+def _compute_triplets(adapter: UpdateSource, name: str, *, rank: int | None) -> list[Triplets]:
     """Return each expert's leading singular triplets, or all of them if `rank` is None."""
     if isinstance(adapter, SparseAdapter) and name not in adapter.factors and rank:
         parts = split_values(adapter.values[name], adapter.masks[name])
@@ -193,14 +195,14 @@ def _compute_factor_triplets(
     return (q_b @ u).float(), s.float(), (vh @ q_a.t()).float()
 
 
-def _compute_norm(adapter: Adapter, name: str) -> float:
+def _compute_norm(adapter: UpdateSource, name: str) -> float:
     """Return the exact Frobenius norm of one layer's update."""
     if name not in adapter.factors and isinstance(adapter, SparseAdapter):
         return float(adapter.values[name].double().norm())
     return float(compute_update(adapter, name).double().norm())
 
 
-def _find_smallest_rank(adapter: Adapter, energy: float, on_layer: OnLayer) -> int:
+def _find_smallest_rank(adapter: UpdateSource, energy: float, on_layer: OnLayer) -> int:
     """Return the smallest rank that retains this share of all layers. Only the spectra are held."""
     shapes = get_layer_shapes(adapter)
     max_rank = max(min(get_expert_shape(shape)) for shape in shapes.values())

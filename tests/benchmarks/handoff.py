@@ -105,9 +105,7 @@ def _read_memory() -> int:
 def _measure_quality() -> Iterator[dict[str, Any]]:
     model, batches, held_out = _load_classifier()
     masks = {
-        name: draw_random_mask(
-            seed=0, name=name, shape=tuple(layer.weight.shape), density=DENSITY
-        )
+        name: draw_random_mask(seed=0, name=name, shape=tuple(layer.weight.shape), density=DENSITY)
         for name, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear) and ".layer." in name
     }

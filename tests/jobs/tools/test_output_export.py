@@ -14,7 +14,11 @@ from tests.training_runs import TrainingCase, train_all
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
-KINDS = {"values": {"kind": "sparse"}, "lora": {"kind": "lora", "rank": 6}}
+KINDS = {
+    "values": {"kind": "sparse"},
+    "lora": {"kind": "lora", "rank": 6},
+    "full": {"kind": "full"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,15 @@ def test_rows_make_an_export_keep_more_of_the_outputs(folder, tmp_path, capsys, 
     assert reports["weights"]["output_share"] is None
     assert reports["weights"]["energy_share"] > reports["outputs"]["energy_share"]
     assert reports["outputs"]["output_share"] > reports["outputs"]["energy_share"]
+
+
+def test_a_full_models_export_names_what_a_lora_cannot_hold(folder, tmp_path, capsys):
+    words = ["--adapter", "full", "--store", f"file://{folder / 'store'}", "--rank", "2"]
+    assert export([*words, "--to", str(tmp_path / "lora")]) == 0
+    assert "not in it: " in capsys.readouterr().err
+    adapter = read_adapter(tmp_path / "lora")
+    assert isinstance(adapter, LoraAdapter)
+    assert len(adapter.factors) == 14 and adapter.rank == 2
 
 
 def test_a_share_of_the_energy_does_not_go_with_rows(tmp_path, capsys):
