@@ -22,6 +22,7 @@ from jobs.train.monitor.progress import make_stderr_reporter
 if TYPE_CHECKING:
     from slora.formats.export import ExportedAdapter
     from slora.formats.merge import UpdateSource
+    from slora.formats.peft import LoraAdapter
 
 FORMS = ("peft", "merged", "sparse")
 

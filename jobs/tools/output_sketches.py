@@ -26,8 +26,8 @@ def sketch_adapter(
     options: argparse.Namespace,
     adapted: AdaptedModel | None = None,
 ) -> dict[str, LayerSketch]:
-    """Return the sketch of each layer but fused experts, on the first rows of `options.data`, of the
-    adapted model, which is loaded if it was not.
+    """Return the sketch of each layer but fused experts, on the first rows of `options.data`.
+    `adapted` is the model, which is loaded if it was not.
 
     Raise InputError if the base or the spec of the adapter's run is not at hand, or for bad rows.
     """

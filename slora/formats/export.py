@@ -158,7 +158,7 @@ def convert_to_sparse(
 def _split_by_outputs(
     adapter: UpdateSource, name: str, sketch: LayerSketch, rank: int
 ) -> tuple[list[Triplets], float]:
-    """Return the triplets that are best for the outputs, and the share of those that they retain."""
+    """Return the triplets that are best for the outputs, and the share that they retain."""
     update = make_layer_update(adapter, name)
     split = split_by_sketch(update, sketch, rank)
     factors = split_triplets(split.triplets, scale=1.0, split="balanced")

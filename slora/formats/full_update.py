@@ -27,4 +27,6 @@ class FullUpdate:
     unheld: tuple[str, ...] = ()
     """Other tensors that were trained, and that a LoRA can't hold: embeddings, norms, biases."""
     factors: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Empty, as `tokens`: an adapter may have them, a full model has none."""
+    scale: float = 1.0
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

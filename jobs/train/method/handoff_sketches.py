@@ -44,7 +44,8 @@ def collect_sketches(
     """Return the sketch of each layer that has one, the same on every rank. A collective.
 
     The model runs with the sparse stage's trained `weights`, and has its plain layers again
-    afterwards. Empty if the norm needs none, or nothing was trained. Fused experts read their weights past any layer, and have no sketch.
+    afterwards. Empty if the norm needs none, or nothing was trained. Fused experts read their
+    weights past any layer, and have no sketch.
     """
     if not needs_sketches(weights, masks, method):
         return {}

@@ -51,8 +51,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "sparse fisher": {"kind": "sparse", "mask": "fisher"},
     "sparse blocks": {"kind": "sparse", "mask": "blocks"},
 }
-SHARDED = ("fisher", "loss", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates", "gpt2 keep",
-           "gpt2 pissa")  # fmt: skip
+SHARDED = ("fisher", "loss", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates",
+           "gpt2 keep", "gpt2 pissa")  # fmt: skip
 NARROW = ("gpt2 fisher", "loss", "blocks", "sparse factors", "gates")
 """With a bfloat16 base too."""
 DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors": "step 9",
