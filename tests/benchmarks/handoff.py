@@ -70,7 +70,8 @@ def _measure_costs() -> Iterator[dict[str, Any]]:
     values = torch.randn(mask.nnz, generator=torch.Generator().manual_seed(0))
     x_NI, g_NO = torch.randn(BATCH, SIDE), torch.randn(BATCH, SIDE)
     for rank in (8, 128):
-        for norm in NORMS:
+        # Lanczos takes half a minute for 128 triplets of a flat spectrum.
+        for norm in NORMS if rank == 8 else NORMS[1:]:
             seconds, layers = [], 0.0
             for _ in range(3):
                 before, start = _read_memory(), time.perf_counter()
