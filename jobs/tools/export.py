@@ -129,7 +129,7 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
     adapter: UpdateSource
     adapted = None
     if resolve_adapter(store, options.adapter).kind == "full":
-        from jobs.tools.full_update import load_full_update
+        from jobs.tools.full_model_update import load_full_update
 
         adapter, adapted = load_full_update(store, options.adapter, base=options.base)
         manifest = adapted.manifest
