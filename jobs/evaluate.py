@@ -8,23 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import Fault, InputError
-from jobs.inspect.datasets.labels import list_unknown_labels
-from jobs.inspect.datasets.scan import DatasetScan, scan_dataset
-from jobs.inspect.encoder_decoders import END_CLASSIFIERS
-from jobs.inspect.recorded_spec import find_recorded_spec
-from jobs.plan.packing_choice import UNDECIDED
+from jobs.inspect.datasets.scan import DatasetScan
 from jobs.plan.token_tally import TokenTally, iter_tally_notes
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
-from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from jobs.tools.adapter_arguments import make_adapter_parser
+from jobs.tools.adapter_rows import load_adapter_spec, scan_adapter_rows
 from jobs.train.job_main import run_job
 from jobs.train.monitor.event_text import format_metrics
 
@@ -45,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         store = open_store(options.store)
         adapted = load_adapted_model(store, options.adapter, base=options.base)
-        spec = _override_spec(_load_spec(store, adapted, options), options)
-        scan = _scan_rows(spec, options.data, adapted.labels)
+        spec = _override_spec(load_adapter_spec(store, adapted, options), options)
+        scan = scan_adapter_rows(spec, options.data, adapted.labels)
         metrics, tally = _evaluate_rows(spec, adapted, scan)
         label = adapted.manifest.label
         for note in iter_tally_notes(tally, "--data"):
@@ -87,27 +81,6 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load_spec(store: ObjectStore, adapted: AdaptedModel, options: argparse.Namespace) -> RunSpec:
-    """Return the spec of the adapter's run; where its files are gone, one of the options alone."""
-    manifest = adapted.manifest
-    spec = find_recorded_spec(store, manifest)
-    if spec is not None:
-        return spec
-    problem = f"the files of run {manifest.run} are not in the store"
-    if options.max_length is None:
-        remedy = "Restore them under runs/, or use --max-length to read the rows without its spec."
-        raise InputError([Fault(manifest.label, problem, remedy)])
-    print(f"{manifest.label}: {problem}. The rows are read as options say.", file=sys.stderr)
-    values = {
-        "name": manifest.name,
-        "model": {"path": manifest.base.path, "task": adapted.task},
-        "data": {"train": options.data, "labels": adapted.saved.label_kind or "one"},
-        "train": {"steps": 1},
-        "store": options.store,
-    }
-    return validate_spec(values)
-
-
 def _override_spec(spec: RunSpec, options: argparse.Namespace) -> RunSpec:
     """Return the spec with the options of the command. Raise InputError if one does not fit."""
     changes = {
@@ -133,75 +106,16 @@ def _parse_columns(columns: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _scan_rows(spec: RunSpec, path: str, known_labels: tuple[str, ...]) -> DatasetScan:
-    data = spec.data
-    skips = data.on_bad_row == "skip"
-    scan = scan_dataset(
-        path,
-        data.format,
-        spec.model.task,
-        "--data",
-        columns=data.columns,
-        label_kind=data.labels,
-        row_faults="skip" if skips else "return",
-    )
-    unknown_labels = list_unknown_labels(scan.labels, known_labels)
-    if unknown_labels and not skips:
-        names = ", ".join(map(repr, unknown_labels[:8]))
-        problem = f"the adapter was not trained on these labels: {names}"
-        raise InputError([Fault("--data", problem, "Remove the rows with these labels.")])
-    return scan
-
-
 def _evaluate_rows(
     spec: RunSpec, adapted: AdaptedModel, scan: DatasetScan
 ) -> tuple[dict[str, float], TokenTally]:
     """Return the metrics, and the tally of the rows. Raise InputError with all faults of rows."""
-    import torch
-
-    from jobs.train.comm.collectives import WorkerContext
-    from jobs.train.data.global_batches import Feed
-    from jobs.train.data.source import RowSource, TableSamples
-    from jobs.train.data.token_pass import make_token_inputs, write_table
-    from jobs.train.data.tokenization import Encoder
-    from jobs.train.data.tokenize_run import include_scan_faults
+    from jobs.tools.adapter_feed import open_adapter_feed
     from jobs.train.evaluation import evaluate
-    from jobs.train.model.settle_loss import settle_loss
-    from jobs.train.model.settle_packing import settle_packing
 
-    context = WorkerContext(0, 1, torch.device("cpu"))
-    packing = settle_packing(spec, UNDECIDED, adapted.model, context)
-    choice = settle_loss(spec, adapted.model, context)
-    tokenizer, max_length = adapted.tokenizer, spec.data.max_length
-    embeddings = adapted.model.get_input_embeddings().weight.shape[0]
-    encoder = Encoder(
-        tokenizer,
-        max_length=max_length,
-        labels=adapted.labels,
-        embeddings=embeddings,
-        is_seq2seq=adapted.task == "seq2seq",
-        reads_class_at_end=adapted.model.config.model_type in END_CLASSIFIERS,
-    )
-    with tempfile.TemporaryDirectory(prefix="slora-tokens-") as scratch:
-        inputs = make_token_inputs(spec, Path(scratch), scan, adapted.labels)
-        with include_scan_faults(scan):
-            tally = write_table(Path(scratch) / "table", inputs, encoder)
-        rows = RowSource(scan.files, scan.format, scan.columns, split="eval")
-        feed = Feed(
-            TableSamples(Path(scratch) / "table", rows),
-            tokenizer,
-            kind=spec.target_kind,
-            max_length=max_length,
-            packing=packing.mode,
-            batch_size=BATCH_SIZE,
-            micro_batch_size=BATCH_SIZE,
-            rank=0,
-            world_size=1,
-            seed=0,
-            shuffle=False,
-            embeddings=embeddings,
-        )
-        return evaluate(adapted.model, feed, device=context.device, choice=choice), tally
+    with open_adapter_feed(spec, adapted, scan, batch_size=BATCH_SIZE) as rows:
+        metrics = evaluate(adapted.model, rows.feed, device=rows.device, choice=rows.choice)
+    return metrics, rows.tally
 
 
 if __name__ == "__main__":

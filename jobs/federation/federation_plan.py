@@ -19,7 +19,8 @@ from jobs.plan.estimate.traffic import FLOAT32, Flow
 from jobs.plan.plan import StagePlan
 from jobs.spec.schema import MethodSection, RunSpec
 from jobs.spec.sections.federation import FederationSection
-from slora.layers.shapes import count_factor_entries
+from slora.handoff.sketch_size import count_sketch_numbers
+from slora.layers.shapes import count_experts, count_factor_entries
 from slora.masks.sizes import STRUCTURES, compute_block_sides, count_trained_factors
 
 POSITION_BYTES = 4
@@ -200,6 +201,11 @@ class _FlowBuilder:
             factors = sum(count_factor_entries(shape, method.rank) for shape in shapes)
             size = FLOAT32 * (factors + (mask_entries if keeps_residual else 0))
             yield self._make_flow("hand-off", stage, size, times)
+        has_update = bool(mask_entries and self.stages[0].rounds)
+        if stage.name == "low-rank" and has_update and method.handoff.norm != "weights":
+            # The next round's clients get the sparse stage's weights, and return sketches.
+            size = self.stages[0].down + self._count_sketch_bytes()
+            yield self._make_flow("hand-off", stage, size, self.section.clients_per_round)
 
     def _build_other_flows(self, stage: StageRounds) -> Iterator[Flow]:
         """Yield the weights of a stage's start, of the commit and of evaluations at every site."""
@@ -264,6 +270,16 @@ class _FlowBuilder:
             sides = compute_block_sides(method.mask, shape, density=method.density, rank=rank)
             count += sum(side for side, length in zip(sides, shape, strict=True) if side < length)
         return count
+
+    def _count_sketch_bytes(self) -> int:
+        """Return the bytes of one client's sketches for the hand-off."""
+        method = self.spec.method
+        gradients = method.handoff.norm == "loss"
+        return FLOAT32 * sum(
+            count_sketch_numbers(shape, method.rank, gradients=gradients)
+            for shape in self.targets.values()
+            if count_experts(shape) == 1
+        )
 
     def _count_score_bytes(self) -> int:
         """Return the bytes of one client's scores: of every entry, or summed by row or column."""

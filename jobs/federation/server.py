@@ -115,8 +115,8 @@ class FederationServer:
         if resumed is None:
             self.clients.start_stage()
         state = self._stage_setup.open_stage(index, weights, resumed)
-        if state.energy_share is not None:
-            self.ledger["handoff_energy_share"] = state.energy_share
+        if state.shares is not None:
+            self.ledger |= state.shares.describe()
         return FederationStage(self, index, state, resumed)
 
     def make_record(self) -> dict[str, Any]:

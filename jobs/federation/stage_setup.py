@@ -9,17 +9,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from jobs.errors import TrainingFailed
-from jobs.federation.averaging.flat_layout import to_vector
+from jobs.federation.averaging.flat_layout import VectorLayout, to_bytes, to_vector
 from jobs.federation.averaging.scores import average_scores, explain_unusable
+from jobs.federation.averaging.sketches import explain_unusable_sketches, fill_sketches
 from jobs.federation.partition import Partition
 from jobs.federation.sampling import sample_clients
-from jobs.federation.sites.messages import ClientFailure, ClientScores, StageInfo, StagePayload
+from jobs.federation.sites.messages import (
+    ClientFailure,
+    ClientScores,
+    ClientSketches,
+    StageInfo,
+    StagePayload,
+)
 from jobs.federation.sites.sites_interface import Sites
 from jobs.federation.traffic_log import TrafficLog
 from jobs.store.runs.run_store import RunStore
 from jobs.train.checkpoint import TrainingState
-from jobs.train.comm.collectives import CALIBRATION, INSTALL, WorkerContext
-from jobs.train.method.handoff import run_handoff
+from jobs.train.comm.collectives import CALIBRATION, HANDOFF, INSTALL, WorkerContext
+from jobs.train.method.handoff import HandoffShares, run_handoff
+from jobs.train.method.handoff_sketches import needs_sketches, start_sketches
 from jobs.train.method.low_rank_start import load_inits, pack_inits, save_inits
 from jobs.train.method.masks import (
     load_masks,
@@ -31,6 +39,7 @@ from jobs.train.method.masks import (
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.request import FederationRequest
 from slora.handoff.low_rank_init import LowRankInit
+from slora.handoff.sketch import LayerSketch
 from slora.layers.install import TRAINABLE_SUFFIXES
 from slora.masks.mask import Mask
 from slora.masks.selection import choose_masks, find_scorer
@@ -45,8 +54,8 @@ class StageState:
     info: StageInfo
     weights_n: Tensor
     """float32."""
-    energy_share: float | None
-    """Share of the update's energy that the hand-off retained; None if there was none now."""
+    shares: HandoffShares | None
+    """What the hand-off retained of the update; None if there was none now."""
 
 
 class StageSetup:
@@ -66,6 +75,8 @@ class StageSetup:
         self._runs, self._sites, self._partition = runs, sites, partition
         self._context, self._recorder, self._traffic = context, recorder, traffic
         self._masks: dict[str, Mask] | None = None
+        self._layout: VectorLayout | None = None
+        """Of the stage that is open."""
 
     def open_stage(
         self, index: int, weights: Mapping[str, Tensor], resume_state: TrainingState | None
@@ -74,26 +85,77 @@ class StageSetup:
 
         Raise TrainingFailed if the sites' masks differ from the server's, or without any scores.
         """
-        inits, energy_share = self._prepare_low_rank_inits(index, weights, resume_state)
+        inits, shares = self._prepare_low_rank_inits(index, weights, resume_state)
         payload = self._build_payload(index, inits)
         info = self._install_at_site(index, payload)
         weights_n = self._build_initial_weights(info, weights, inits, resume_state)
-        return StageState(payload, info, weights_n, energy_share)
+        self._layout = info.layout
+        return StageState(payload, info, weights_n, shares)
 
     def _prepare_low_rank_inits(
         self, index: int, weights: Mapping[str, Tensor], resume_state: TrainingState | None
-    ) -> tuple[dict[str, LowRankInit] | None, float | None]:
-        """Return the hand-off's initial factors for a low-rank stage, and their energy share."""
+    ) -> tuple[dict[str, LowRankInit] | None, HandoffShares | None]:
+        """Return the hand-off's initial factors for a low-rank stage, and what they retain."""
         if not index or self._plan.stages[index].name != "low-rank":
             return None, None
         if resume_state:
             return load_inits(self._runs), None
         assert self._masks is not None
-        inits, energy_share = run_handoff(
-            weights, self._masks, self._spec, self._context, self._recorder
+        inits, shares = run_handoff(
+            weights,
+            self._masks,
+            self._spec,
+            self._context,
+            self._recorder,
+            make_sketches=lambda: self._collect_sketches(index, weights),
         )
         save_inits(self._runs, inits)
-        return inits, energy_share
+        return inits, shares
+
+    def _collect_sketches(
+        self, index: int, weights: Mapping[str, Tensor]
+    ) -> dict[str, LayerSketch]:
+        """Return the sum of the sketches of the next round's clients, who get the sparse stage's
+        weights for it. Raise TrainingFailed if no client has valid ones.
+        """
+        method, seed = self._spec.method, self._spec.train.seed
+        assert self._masks is not None and self._layout is not None
+        if not needs_sketches(weights, self._masks, method):
+            return {}
+        sketches = start_sketches(weights, self._masks, method, seed=seed)
+        encoded = to_bytes(self._layout.flatten(weights))
+        usable = list[ClientSketches]()
+        clients = self._sample_clients(self._count_rounds_before(index))
+        for reply in self._sites.sketch_clients(clients, encoded) if sketches else ():
+            self._context.collectives.count_traffic(HANDOFF, len(encoded))
+            if isinstance(reply, ClientFailure):
+                self._drop_client(reply.client, reply.reason)
+                continue
+            self._context.collectives.count_traffic(HANDOFF, len(reply.sketches))
+            reason = explain_unusable_sketches(reply, sketches)
+            if reason is None:
+                usable.append(reply)
+            else:
+                self._drop_client(reply.client, reason)
+        if sketches and not usable:
+            remedy = "Check the rows of the clients, or use method.handoff.norm: weights."
+            raise TrainingFailed("the hand-off", "no client has valid sketches", remedy)
+        if usable:
+            fill_sketches(usable, sketches)
+        return sketches
+
+    def _count_rounds_before(self, index: int) -> int:
+        """Count the rounds of the stages before this one."""
+        steps = sum(stage.steps or 0 for stage in self._plan.stages[:index])
+        return steps // self._section.local_steps
+
+    def _sample_clients(self, round_index: int) -> tuple[int, ...]:
+        return sample_clients(
+            self._spec.train.seed,
+            round_index,
+            clients=self._partition.count,
+            count=self._section.clients_per_round,
+        )
 
     def _build_payload(self, index: int, inits: Mapping[str, LowRankInit] | None) -> StagePayload:
         method, masks = self._spec.method, b""
@@ -178,10 +240,8 @@ class StageSetup:
         self, shapes: Mapping[str, tuple[int, int]], mask: str
     ) -> list[ClientScores]:
         """Return the valid scores of the first round's clients. Raise TrainingFailed if none is."""
-        seed, count = self._spec.train.seed, self._section.clients_per_round
-        clients = sample_clients(seed, 0, clients=self._partition.count, count=count)
         usable = list[ClientScores]()
-        for reply in self._sites.score_clients(clients):
+        for reply in self._sites.score_clients(self._sample_clients(0)):
             if isinstance(reply, ClientFailure):
                 self._drop_client(reply.client, reply.reason)
                 continue

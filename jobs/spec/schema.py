@@ -110,6 +110,9 @@ class DataSection(StrictModel):
 class HandoffSection(StrictModel):
     """The conversion of the sparse update into a low-rank one."""
 
+    norm: Literal["weights", "outputs", "loss"] = "outputs"
+    """What the factors keep best: the update's entries, the layers' outputs on
+    `calibration_batches`, or the loss (outputs weighted by their gradients)."""
     split: Literal["balanced", "b"] = "balanced"
     """Destination of the singular values: their square roots to both factors, or all into B."""
     rescale: Literal["none", "norm", "projection"] = "none"
@@ -141,7 +144,7 @@ class MethodSection(StrictModel):
     """rank: at most `rank` rows, columns or a block's shorter side, so that the hand-off is exact;
     density: as many as the density gives, as always in kind sparse, which has no hand-off."""
     calibration_batches: Count = 4
-    """Batches of training data from which gradient, fisher and snip are computed."""
+    """Batches of training data for gradient, fisher and snip masks, and the hand-off's norm."""
     allocation: Literal["uniform", "global"] = "uniform"
     """Give every layer the same density, or let layers compete for it by score."""
     sparse_share: Share = 0.3

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.model_folder import find_model_folder
+from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.open import open_store
 from jobs.tools.adapter_arguments import make_adapter_parser
 from jobs.train.job_main import run_job
@@ -20,7 +21,8 @@ from jobs.train.monitor.progress import make_stderr_reporter
 
 if TYPE_CHECKING:
     from slora.formats.export import ExportedAdapter
-    from slora.formats.peft import LoraAdapter, SparseAdapter
+    from slora.formats.merge import UpdateSource
+    from slora.formats.peft import LoraAdapter
 
 FORMS = ("peft", "merged", "sparse")
 
@@ -44,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
         exported, label = _export_adapter(options)
         _write_adapter(folder, exported, base=options.base)
+        if exported.unheld and not options.json:
+            print(f"not in it: {len(exported.unheld)} other tensors that were trained, such as "
+                  f"{exported.unheld[0]}", file=sys.stderr)  # fmt: skip
         if exported.adapter.tokens:
             from jobs.tools.load_adapter import copy_tokenizer
 
@@ -66,6 +71,16 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--energy", type=float, help="Use the smallest rank that retains this share of the energy."
     )
+    parser.add_argument(
+        "--data",
+        help="Rows, in the form of data.train: the LoRA keeps what counts for the outputs on them, "
+        "instead of for the weights. It needs the base.",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        help="Tokens per sequence of --data, where the files of the adapter's run are gone.",
+    )
     parser.add_argument("--density", type=float, help="Share of the entries in a sparse file.")
     parser.add_argument("--json", action="store_true", help="Output JSON.")
     return parser
@@ -78,8 +93,10 @@ def _check_options(options: argparse.Namespace) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = f"{folder} exists and is not empty"
         faults.append(Fault("--to", problem, "Use another folder."))
-    allowed = {"peft": ("rank", "energy"), "sparse": ("density",), "merged": ()}[options.form]
-    for name in ("rank", "energy", "density"):
+    allowed = {"peft": ("rank", "energy", "data"), "sparse": ("density",), "merged": ()}[
+        options.form
+    ]
+    for name in ("rank", "energy", "data", "density"):
         if getattr(options, name) is not None and name not in allowed:
             faults.append(
                 Fault(f"--{name}", f"has no effect with --as {options.form}", "Remove it.")
@@ -87,6 +104,9 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.form == "peft" and (options.rank is None) == (options.energy is None):
         problem = "a LoRA needs either a rank, or a share of the energy to retain"
         faults.append(Fault("--rank", problem, "Use, for example, --rank 16 or --energy 0.9."))
+    if options.data is not None and options.energy is not None:
+        problem = "a share of the energy is one of the weights, and --data is about the outputs"
+        faults.append(Fault("--energy", problem, "Use --rank, or remove --data."))
     if options.rank is not None and options.rank < 1:
         faults.append(Fault("--rank", f"{options.rank} is not a rank", "Use 1 or more."))
     for name in ("energy", "density"):
@@ -106,7 +126,15 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
     from slora.formats.merge import get_layer_shapes
 
     store = open_store(options.store)
-    adapter, manifest = pull_adapter(store, options.adapter)
+    adapter: UpdateSource
+    adapted = None
+    if resolve_adapter(store, options.adapter).kind == "full":
+        from jobs.tools.full_model_update import load_full_update
+
+        adapter, adapted = load_full_update(store, options.adapter, base=options.base)
+        manifest = adapted.manifest
+    else:
+        adapter, manifest = pull_adapter(store, options.adapter)
     # With an energy there are two passes over the layers: to find each rank, then at that rank.
     passes = 1 if options.energy is None else 2
     progress = make_stderr_reporter(
@@ -120,10 +148,16 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
         except ValueError as error:
             raise InputError([Fault("--density", str(error), "E.g. 0.01.")]) from error
     else:
+        sketches = {}
+        if options.data is not None:
+            from jobs.tools.output_sketches import sketch_adapter
+
+            sketches = sketch_adapter(store, adapter, options, adapted)
         exported = convert_to_lora(
             adapter,
             rank=options.rank,
             energy=options.energy,
+            sketches=sketches,
             head_modules=_list_head_modules(adapter),
             conv1d=has_conv1d(options.base)
             if options.base
@@ -133,7 +167,7 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
     return exported, manifest.label
 
 
-def _list_head_modules(adapter: LoraAdapter | SparseAdapter) -> tuple[str, ...]:
+def _list_head_modules(adapter: UpdateSource) -> tuple[str, ...]:
     """Return the modules of an adapter's head: those of the task, and a pooler inside the base."""
     from slora.formats.peft import LoraAdapter
     from slora.layers.token_rows import SUFFIX
@@ -181,8 +215,11 @@ def _make_report(exported: ExportedAdapter, label: str, folder: Path, form: str)
         "form": form,
         "rank": getattr(exported.adapter, "rank", None),
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+        "norm": "weights" if exported.output_share is None else "outputs",
         "energy_share": exported.energy_share,
+        "output_share": exported.output_share,
         "layers": shares,
+        "unheld": list(exported.unheld),
     }
 
 
@@ -195,6 +232,11 @@ def _print_report(report: dict[str, Any]) -> None:
     print(f"retained energy of the update: {report['energy_share']:.1%}")
     print(f"  in the median layer {statistics.median(shares.values()):.1%}, in the worst "
           f"{shares[worst]:.1%} ({worst})")  # fmt: skip
+    if report["form"] == "peft" and report["output_share"] is None:
+        print("  the best of its rank for the weights; with --data ROWS, for the layers' outputs")
+    elif report["output_share"] is not None:
+        print(f"retained energy of the layers' outputs on these rows, on average: "
+              f"{report['output_share']:.1%}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def load_adapted_model(
         if manifest.kind == "full":
             return _load_full_model(folder, manifest)
         adapter = read_adapter(folder)
-        base_folder = _find_base(manifest, base)
+        base_folder = find_base(manifest, base)
         # An adapter that trains tokens has the tokenizer that knows them.
         tokenizer = load_tokenizer(str(folder if adapter.tokens else base_folder))
     label_kind = get_label_kind(adapter.problem_type)
@@ -110,7 +110,7 @@ def _load_full_model(folder: Path, manifest: Manifest) -> AdaptedModel:
     return AdaptedModel(model, load_tokenizer(str(folder)), saved, manifest)
 
 
-def _find_base(manifest: Manifest, path: str | None) -> Path:
+def find_base(manifest: Manifest, path: str | None) -> Path:
     """Return the folder of the base, at `path` or where the manifest says. Raise InputError."""
     if path and (fault := find_spelling_fault("--base", path, AddressKind.MODEL)) is not None:
         raise InputError([fault])

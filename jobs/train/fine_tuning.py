@@ -9,6 +9,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from jobs.errors import TrainingFailed
 from jobs.plan.plan import Plan, StagePlan
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import PLAN, RunStore
-from jobs.train.calibrate_run import make_run_calibration
+from jobs.train.calibrate_run import make_run_calibration, make_run_sketches
 from jobs.train.checkpoint import TrainingState
 from jobs.train.comm.collectives import EVALUATION, INSTALL, SAMPLES, WorkerContext
 from jobs.train.data.global_batches import Feed, Step
@@ -126,9 +127,9 @@ class FineTuner:
         self.recorder.emit_event(
             "loading", base=str(request.base), host=os.uname().nodename, pid=os.getpid()
         )
-        self._base = load_base(request, self.runs.store, self.context)
+        self._base = base = load_base(request, self.runs.store, self.context)
         self.recorder.end_phase("base")
-        self._request = request.with_packing(self._base.packing)
+        self._request = request = request.with_packing(base.packing)
         self.recorder.emit_event("packing_settled", **dataclasses.asdict(self._base.packing))
         self.loss_choice = self._base.loss
         self.recorder.emit_event("loss_settled", **self.loss_choice.describe())
@@ -136,12 +137,16 @@ class FineTuner:
             self.recorder.emit_event("warm_started", parent=request.parent)
         self._inputs = StageInputs(
             spec,
+            self.model,
             self._base.targets,
             self.runs,
             self.context,
             recorder=self.recorder,
             hooks=self._hooks,
             make_calibration=self._make_calibration,
+            make_sketch_pass=partial(
+                make_run_sketches, request, base, self.context, self.recorder, self.loss_choice
+            ),
             resumed=state is not None,
             warm_start=self._base.warm_start,
         )
@@ -276,11 +281,10 @@ class FineTuner:
             if kernels := settle_kernels(self.model, self.spec, self.runs):
                 self.recorder.emit_event("kernels_chosen", kernels=kernels)
         if stage.name == "low-rank":
-            inits, energy_share = inputs.make_inits(
+            inits, shares = inputs.make_inits(
                 weights, is_first=index == 0, resumed=resumed is not None
             )
-            if energy_share is not None:
-                self.ledger["handoff_energy_share"] = energy_share
+            self.ledger |= shares.describe() if shares is not None else {}
             has_residuals = any(init.residual is not None for init in inits.values())
             self.method.install_low_rank(inits, inputs.get_masks() if has_residuals else None)
         if resumed:

@@ -6,7 +6,8 @@ O, I: rows and columns of a weight. R: the rank of the resulting LoRA.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from slora.errors import BadRank
 from slora.formats.compact import SparseAdapter
-from slora.formats.merge import Adapter, compute_update, get_layer_shapes
+from slora.formats.merge import Adapter, UpdateSource, compute_update, get_layer_shapes
 from slora.formats.peft import LoraAdapter
 from slora.handoff.handoff import split_triplets
+from slora.handoff.linear_update import DenseUpdate, LinearUpdate, SparseUpdate
+from slora.handoff.output_norm import measure_output_share, split_by_sketch
+from slora.handoff.sketch import LayerSketch
 from slora.handoff.svd import Triplets, compute_dense_svd, compute_sparse_svd
 from slora.layers.base_layers import shape_as_blocks
 from slora.layers.factors import split_experts, stack_experts
@@ -39,6 +43,8 @@ class LayerExport:
     """Frobenius norm of the complete update."""
     energy_share: float
     """Share of its squared norm that the new form retains; 1.0 for an update of zero."""
+    output_share: float | None = None
+    """Share of its outputs' energy, on the rows of a sketch; None without one."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class ExportedAdapter:
 
     adapter: Adapter
     layers: tuple[LayerExport, ...]
+    unheld: tuple[str, ...] = ()
+    """Tensors that were trained and are not in it: only of a full fine-tuning."""
 
     @property
     def energy_share(self) -> float:
@@ -55,17 +63,32 @@ class ExportedAdapter:
         retained = sum(layer.energy_share * layer.norm**2 for layer in self.layers)
         return retained / total if total else 1.0
 
+    @property
+    def output_share(self) -> float | None:
+        """Return the mean share of the layers' outputs' energy; None if no layer has one."""
+        shares = [layer.output_share for layer in self.layers if layer.output_share is not None]
+        return statistics.fmean(shares) if shares else None
+
+
+def make_layer_update(adapter: UpdateSource, name: str) -> LinearUpdate:
+    """Return the update of one layer, sparse where it has values alone."""
+    if isinstance(adapter, SparseAdapter) and name not in adapter.factors:
+        return SparseUpdate(adapter.values[name], adapter.masks[name])
+    return DenseUpdate(compute_update(adapter, name))
+
 
 def convert_to_lora(
-    adapter: Adapter,
+    adapter: UpdateSource,
     *,
     rank: int | None = None,
     energy: float | None = None,
     head_modules: tuple[str, ...] = (),
     conv1d: bool = False,
+    sketches: Mapping[str, LayerSketch] | None = None,
     on_layer: OnLayer = lambda _: None,
 ) -> ExportedAdapter:
-    """Return a LoRA whose update is the nearest one of its rank in every layer, at alpha = rank.
+    """Return a LoRA whose update is the nearest one of its rank in every layer, at alpha = rank:
+    for the outputs of layers that have a sketch, else for their weights.
 
     `rank`, or the smallest single rank that retains at least the share `energy` of all layers'
     squared norms together. A rank above a layer's smaller side is cut to it there and padded with
@@ -77,13 +100,18 @@ def convert_to_lora(
         raise BadRank(rank, get_expert_shape(min(get_layer_shapes(adapter).values())))
     factors, layers = {}, []
     for name, shape in get_layer_shapes(adapter).items():
-        triplets = _compute_triplets(adapter, name, rank=min(rank, *get_expert_shape(shape)))
+        layer_rank = min(rank, *get_expert_shape(shape))
+        sketch, output_share = (sketches or {}).get(name), None
+        if sketch is None or sketch.norm == "weights":
+            triplets = _compute_triplets(adapter, name, rank=layer_rank)
+        else:
+            triplets, output_share = _split_by_outputs(adapter, name, sketch, layer_rank)
         factors[name] = stack_experts(
             _pad_factors(*split_triplets(triplet, scale=1.0, split="balanced"), rank)
             for triplet in triplets
         )
         norm = _compute_norm(adapter, name)
-        layers.append(LayerExport(name, norm, _compute_share(triplets, norm)))
+        layers.append(LayerExport(name, norm, _compute_share(triplets, norm), output_share))
         on_layer(name)
     exported = LoraAdapter(
         factors=factors, alpha=float(rank), rank=rank, base=adapter.base, task=adapter.task,
@@ -91,11 +119,11 @@ def convert_to_lora(
         labels=adapter.labels, problem_type=adapter.problem_type,
         revision=adapter.revision,
     )  # fmt: skip
-    return ExportedAdapter(exported, tuple(layers))
+    return ExportedAdapter(exported, tuple(layers), getattr(adapter, "unheld", ()))
 
 
 def convert_to_sparse(
-    adapter: Adapter, *, density: float | None = None, on_layer: OnLayer = lambda _: None
+    adapter: UpdateSource, *, density: float | None = None, on_layer: OnLayer = lambda _: None
 ) -> ExportedAdapter:
     """Return a sparse file: a sparse adapter unchanged, otherwise the largest entries, by position.
 
@@ -124,10 +152,20 @@ def convert_to_sparse(
         tokens=adapter.tokens, labels=adapter.labels, problem_type=adapter.problem_type,
         revision=adapter.revision,
     )  # fmt: skip
-    return ExportedAdapter(exported, tuple(layers))
+    return ExportedAdapter(exported, tuple(layers), getattr(adapter, "unheld", ()))
 
 
-def _compute_triplets(adapter: Adapter, name: str, *, rank: int | None) -> list[Triplets]:
+def _split_by_outputs(
+    adapter: UpdateSource, name: str, sketch: LayerSketch, rank: int
+) -> tuple[list[Triplets], float]:
+    """Return the triplets that are best for the outputs, and the share that they retain."""
+    update = make_layer_update(adapter, name)
+    split = split_by_sketch(update, sketch, rank)
+    factors = split_triplets(split.triplets, scale=1.0, split="balanced")
+    return [split.triplets], measure_output_share(update, split, *factors, scale=1.0)
+
+
+def _compute_triplets(adapter: UpdateSource, name: str, *, rank: int | None) -> list[Triplets]:
     """Return each expert's leading singular triplets, or all of them if `rank` is None."""
     if isinstance(adapter, SparseAdapter) and name not in adapter.factors and rank:
         parts = split_values(adapter.values[name], adapter.masks[name])
@@ -157,14 +195,14 @@ def _compute_factor_triplets(
     return (q_b @ u).float(), s.float(), (vh @ q_a.t()).float()
 
 
-def _compute_norm(adapter: Adapter, name: str) -> float:
+def _compute_norm(adapter: UpdateSource, name: str) -> float:
     """Return the exact Frobenius norm of one layer's update."""
     if name not in adapter.factors and isinstance(adapter, SparseAdapter):
         return float(adapter.values[name].double().norm())
     return float(compute_update(adapter, name).double().norm())
 
 
-def _find_smallest_rank(adapter: Adapter, energy: float, on_layer: OnLayer) -> int:
+def _find_smallest_rank(adapter: UpdateSource, energy: float, on_layer: OnLayer) -> int:
     """Return the smallest rank that retains this share of all layers. Only the spectra are held."""
     shapes = get_layer_shapes(adapter)
     max_rank = max(min(get_expert_shape(shape)) for shape in shapes.values())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slora.errors import BadAdapter
+from slora.formats.full_update import FullUpdate
 from slora.formats.peft import LoraAdapter, SparseAdapter
 from slora.handoff.low_rank_init import LowRankInit
 from slora.layers.base_layers import (
@@ -27,6 +28,8 @@ from slora.layers.sparse import make_dense_delta
 from slora.layers.token_rows import SUFFIX, TokenIds, resize_for_tokens, write_token_rows
 
 Adapter = LoraAdapter | SparseAdapter
+UpdateSource = Adapter | FullUpdate
+"""What the updates of layers can be read from."""
 
 
 def attach_adapter(model: nn.Module, adapter: Adapter) -> None:
@@ -64,8 +67,10 @@ def merge_adapter(model: nn.Module, adapter: Adapter) -> None:
     load_head(model, adapter.head, adapter.base, tokens=adapter.tokens)
 
 
-def compute_update(adapter: Adapter, name: str) -> Tensor:
+def compute_update(adapter: UpdateSource, name: str) -> Tensor:
     """Return the adapter's update of one layer's weight, float32 `[O, I]`, on the CPU."""
+    if isinstance(adapter, FullUpdate):
+        return adapter.compute_layer(name)
     delta_OI = None
     if isinstance(adapter, SparseAdapter) and name in adapter.values:
         delta_OI = make_dense_delta(adapter.values[name], adapter.masks[name])
@@ -78,8 +83,10 @@ def compute_update(adapter: Adapter, name: str) -> Tensor:
     return delta_OI
 
 
-def get_layer_shapes(adapter: Adapter) -> dict[str, LayerShape]:
+def get_layer_shapes(adapter: UpdateSource) -> dict[str, LayerShape]:
     """Return [O, I] of every layer that the adapter changes, [E O, I] of fused experts."""
+    if isinstance(adapter, FullUpdate):
+        return dict(adapter.shapes)
     if isinstance(adapter, SparseAdapter):
         return adapter.shapes
     return {name: get_factors_shape(factors) for name, factors in adapter.factors.items()}

@@ -24,7 +24,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from slora.handoff.svd import Triplets, compute_sparse_svd
+from slora.handoff.linear_update import SparseUpdate
+from slora.handoff.output_norm import NormedSplit, measure_output_share, split_by_sketch
+from slora.handoff.sketch import LayerSketch
+from slora.handoff.svd import Triplets, check_rank, compute_sparse_svd
 from slora.layers.factors import Factors, get_rank, split_experts, stack_experts
 from slora.layers.shapes import get_expert_shape
 from slora.masks.mask import Mask
@@ -46,7 +49,9 @@ class Handoff:
 
     `a_RI`, `b_OR`: float32, the initial factors of the low-rank stage.
     `energy_share`: share of `||dW||^2` that the rank retains, before any rescaling; if B was
-    refined, `1 - error^2`, but at least 0.
+    refined, or in the loss's norm, `1 - error^2`, but at least 0.
+    `output_share`: share of `||dW X^T||^2`, the outputs' energy, that the final factors retain, or
+    somewhat less; None without a sketch of the inputs.
     `error`: `||dW - scale B A|| / ||dW||` of the final factors, after rescaling and refinement.
     `norm`: `||dW||`, Frobenius.
     `effective_rank`: number of the R components that exceed the rounding error, the most of any
@@ -60,6 +65,7 @@ class Handoff:
     error: float
     norm: float
     effective_rank: int
+    output_share: float | None = None
     residual: Tensor | None = None
 
 
@@ -73,10 +79,13 @@ def split_sparse_update(
     rescale: Rescale = "none",
     residual: Residual = "drop",
     refine: Refine | None = None,
+    sketch: LayerSketch | None = None,
 ) -> Handoff:
     """Return factors of the update `values` `[Z]` on its mask. Raise BadRank.
 
-    Fused experts are factored one by one, each at the rank.
+    They are the nearest to it in the norm of the `sketch`, of the outputs or of the loss: see
+    `output_norm`; without one, in that of the weights. Fused experts are factored one by one, each
+    at the rank, and have no sketch.
 
     `rescale: norm` stretches the factors to `||dW||`. `projection` multiplies them by the c that
     brings them nearest to dW on the mask's entries, `<dW, P> / ||M o P||^2` for `P = scale B A`:
@@ -84,9 +93,10 @@ def split_sparse_update(
     `refine` may change the factors before the residual and the error are computed.
     """
     experts = [
-        _split_matrix(part, part_mask, rank=rank, scale=scale, split=split, rescale=rescale)
+        _split_matrix(part, part_mask, sketch, rank=rank, scale=scale, split=split, rescale=rescale)
         for part, part_mask in split_values(values.detach().cpu(), mask)
     ]
+    is_projection = sketch is None or sketch.gradients_OK is None
     a_RI, b_OR = stack_experts(expert.factors for expert in experts)
     update_Z = values.detach().double().cpu()
     energy = float(update_Z.square().sum())
@@ -104,11 +114,12 @@ def split_sparse_update(
         a_RI=a_RI.contiguous(),
         b_OR=b_OR.contiguous(),
         energy_share=_limit_share(sum(expert.energy for expert in experts), energy)
-        if torch.equal(b_OR, unrefined_b)
+        if is_projection and torch.equal(b_OR, unrefined_b)
         else max(0.0, 1.0 - error**2),
         error=error,
         norm=math.sqrt(energy),
         effective_rank=max(expert.effective_rank for expert in experts),
+        output_share=experts[0].measure_outputs(a_RI, b_OR, scale),
         residual=residual_Z,
     )
 
@@ -120,12 +131,36 @@ class _SplitMatrix:
     factors: Factors
     effective_rank: int
     energy: float
+    update: SparseUpdate | None = None
+    normed: NormedSplit | None = None
+
+    def measure_outputs(self, a_RI: Tensor, b_OR: Tensor, scale: float) -> float | None:
+        """Return the share of the outputs' energy that these factors retain, if there is a sketch
+        to tell it.
+        """
+        if self.update is None or self.normed is None:
+            return None
+        return measure_output_share(self.update, self.normed, a_RI, b_OR, scale=scale)
 
 
 def _split_matrix(
-    values: Tensor, mask: Mask, *, rank: int, scale: float, split: Split, rescale: Rescale
+    values: Tensor,
+    mask: Mask,
+    sketch: LayerSketch | None,
+    *,
+    rank: int,
+    scale: float,
+    split: Split,
+    rescale: Rescale,
 ) -> _SplitMatrix:
-    u, s, vh = compute_sparse_svd(values, mask, rank)
+    update = normed = None
+    if sketch is None:
+        u, s, vh = compute_sparse_svd(values, mask, rank)
+    else:
+        check_rank(rank, mask.shape)
+        update = SparseUpdate(values, mask)
+        normed = split_by_sketch(update, sketch, rank)
+        u, s, vh = normed.triplets
     effective_rank = int((s > RANK_TOLERANCE * float(s[0])).sum())
     # Components below the rounding error are not directions of the update.
     s = torch.where(torch.arange(rank) < effective_rank, s, torch.zeros(()))
@@ -135,7 +170,8 @@ def _split_matrix(
     stretch = _compute_stretch(
         rescale, update_Z, mask, (a_RI, b_OR), scale, energy, retained_energy
     )
-    return _SplitMatrix((a_RI, b_OR * stretch), effective_rank, retained_energy)
+    factors = a_RI, b_OR * stretch
+    return _SplitMatrix(factors, effective_rank, retained_energy, update, normed)
 
 
 def split_triplets(triplets: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ Triplets = tuple[Tensor, Tensor, Tensor]
 
 def compute_dense_svd(matrix_OI: Tensor, rank: int) -> Triplets:
     """Decompose a dense matrix of any float dtype. Raise BadRank."""
-    _check_rank(rank, matrix_OI.shape)
+    check_rank(rank, matrix_OI.shape)
     if min(matrix_OI.shape) <= MAX_EXACT_SIDE or rank * 4 >= min(matrix_OI.shape):
         return _cut_triplets(*_run_lapack(matrix_OI.float()), rank)
     return _run_lanczos(matrix_OI.double().cpu().numpy(), rank)
@@ -41,7 +41,7 @@ def compute_dense_svd(matrix_OI: Tensor, rank: int) -> Triplets:
 
 def compute_sparse_svd(values: Tensor, mask: Mask, rank: int) -> Triplets:
     """Decompose an update that is zero outside its mask; a block from its own rows and columns."""
-    _check_rank(rank, mask.shape)
+    check_rank(rank, mask.shape)
     if isinstance(mask, BlockMask):
         return _compute_block_svd(values, mask, rank)
     if min(mask.shape) <= MAX_EXACT_SIDE or rank * 4 >= min(mask.shape):
@@ -52,6 +52,17 @@ def compute_sparse_svd(values: Tensor, mask: Mask, rank: int) -> Triplets:
     coordinates = positions // mask.shape[1], positions % mask.shape[1]
     matrix = csr_array((values.detach().double().cpu().numpy(), coordinates), shape=mask.shape)
     return _run_lanczos(matrix, rank)
+
+
+def compute_product_svd(left_OR: Tensor, right_RI: Tensor, rank: int) -> Triplets:
+    """Decompose `left right`, of inner size up to `rank`, without the product; zeros fill up."""
+    q_left, r_left = torch.linalg.qr(left_OR)
+    q_right, r_right = torch.linalg.qr(right_RI.t())
+    u, s, vh = torch.linalg.svd(r_left @ r_right.t(), full_matrices=False)
+    u, s, vh = _cut_triplets((q_left @ u).float(), s.float(), (vh @ q_right.t()).float(), rank)
+    missing = rank - s.numel()
+    pad = torch.nn.functional.pad
+    return pad(u, (0, missing)), pad(s, (0, missing)), pad(vh, (0, 0, 0, missing))
 
 
 def _compute_block_svd(values: Tensor, mask: BlockMask, rank: int) -> Triplets:
@@ -100,6 +111,7 @@ def _cut_triplets(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Triplets:
     return u * sign.t(), s, vh * sign
 
 
-def _check_rank(rank: int, shape: Any) -> None:
+def check_rank(rank: int, shape: Any) -> None:
+    """Raise BadRank for a rank that a matrix of this shape can't have."""
     if not 1 <= rank <= min(shape):
         raise BadRank(rank, tuple(shape))

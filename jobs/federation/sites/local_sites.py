@@ -10,6 +10,7 @@ import torch
 from jobs.federation.sites.messages import (
     ClientFailure,
     ClientScores,
+    ClientSketches,
     ClientTask,
     CommitRecord,
     EvaluationSums,
@@ -48,6 +49,11 @@ class LocalSites:
 
     def score_clients(self, clients: Sequence[int]) -> list[ClientScores | ClientFailure]:
         return [self._site.score_client(client) for client in clients]
+
+    def sketch_clients(
+        self, clients: Sequence[int], weights: bytes
+    ) -> list[ClientSketches | ClientFailure]:
+        return [self._site.sketch_client(client, self._stage, weights) for client in clients]
 
     def run_tasks(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
         for task in tasks:

@@ -96,6 +96,15 @@ class ClientScores:
 
 
 @dataclass(frozen=True)
+class ClientSketches:
+    """One client's sums over its tokens for the hand-off, of all layers; no row is among them."""
+
+    client: int
+    sketches: bytes
+    """float32, each layer's as `LayerSketch.pack` lays them out, in the masks' order."""
+
+
+@dataclass(frozen=True)
 class EvaluationSums:
     """The sums of one micro-batch of held-out rows."""
 

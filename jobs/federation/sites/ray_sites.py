@@ -19,6 +19,7 @@ from jobs.errors import TrainingFailed
 from jobs.federation.sites.messages import (
     ClientFailure,
     ClientScores,
+    ClientSketches,
     ClientTask,
     ClientUpdate,
     CommitRecord,
@@ -96,6 +97,18 @@ class RaySites:
             clients,
             lambda handle, client: handle.call(Site.score_client, client),
             lambda client, reason: ClientFailure(client, 0, reason),
+        )
+        return [reply for reply, _ in replies]
+
+    def sketch_clients(
+        self, clients: Sequence[int], weights: bytes
+    ) -> list[ClientSketches | ClientFailure]:
+        def call(handle: SiteHandle, client: int) -> PendingReply[ClientSketches | ClientFailure]:
+            self._ensure_stage(handle)
+            return handle.call(Site.sketch_client, client, self._stage, weights)
+
+        replies = self._dispatch(
+            clients, call, lambda client, reason: ClientFailure(client, 0, reason)
         )
         return [reply for reply, _ in replies]
 

@@ -22,6 +22,7 @@ from jobs.federation.partition_file import read_partition
 from jobs.federation.sites.messages import (
     ClientFailure,
     ClientScores,
+    ClientSketches,
     ClientTask,
     ClientUpdate,
     CommitRecord,
@@ -35,13 +36,14 @@ from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import RunStore
 from jobs.train.comm.collectives import WorkerContext
-from jobs.train.data.calibration import make_calibration_pass
+from jobs.train.data.calibration import make_calibration_pass, make_sketch_pass
 from jobs.train.data.global_batches import Step
 from jobs.train.data.worker_feeds import make_eval_feed
 from jobs.train.engine.engine import CompactEngine
 from jobs.train.engine.factory import make_engine_options
 from jobs.train.engine.step import has_diverged, take_step
 from jobs.train.evaluation_sums import compute_sums
+from jobs.train.method.handoff_sketches import SketchPass, sketch_installed
 from jobs.train.method.masks import make_mask_request
 from jobs.train.method.publish import publish
 from jobs.train.model.load_base import load_base
@@ -109,6 +111,38 @@ class Site:
         except InputError as error:
             return ClientFailure(client, 0, str(error))
         return ClientScores(client, encoded, self._feeds.count_rows(client))
+
+    def sketch_client(
+        self, client: int, stage: int, weights: bytes
+    ) -> ClientSketches | ClientFailure:
+        """Compute a client's sketches for the hand-off from its own rows, with these weights."""
+        tensors, masks = self._load_weights(stage, weights), self._stage.method.masks
+        assert masks is not None
+
+        def make_pass(gradients: bool, passes: int) -> SketchPass:
+            return make_sketch_pass(
+                self._model,
+                self._feeds.make_calibration_feed(client),
+                batches=self._spec.method.calibration_batches,
+                device=self._context.device,
+                gradients=gradients,
+                choice=self._loss,
+            )
+
+        try:
+            sketches = sketch_installed(
+                self._model,
+                tensors,
+                masks,
+                self._spec.method,
+                make_pass,
+                lambda total: total,
+                seed=self._spec.train.seed,
+            )
+        except InputError as error:
+            return ClientFailure(client, 0, str(error))
+        packed = torch.cat([sketch.pack().cpu() for sketch in sketches.values()])
+        return ClientSketches(client, to_bytes(packed))
 
     def run_task(self, task: ClientTask) -> ClientUpdate | ClientFailure:
         """Train one client for one round."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from jobs.federation.sites.messages import (
     ClientFailure,
     ClientScores,
+    ClientSketches,
     ClientTask,
     ClientUpdate,
     CommitRecord,
@@ -40,6 +41,11 @@ class Sites(Protocol):
 
     def score_clients(self, clients: Sequence[int]) -> list[ClientScores | ClientFailure]:
         """Compute the clients' scores for masks, before the first stage."""
+
+    def sketch_clients(
+        self, clients: Sequence[int], weights: bytes
+    ) -> list[ClientSketches | ClientFailure]:
+        """Compute the clients' sketches for the hand-off, with these weights of the open stage."""
 
     def run_tasks(self, tasks: Sequence[ClientTask]) -> Iterator[TaskResult]:
         """Yield the result of each task, in the order in which they finish."""

@@ -100,6 +100,8 @@ def _describe_method(
         keeps_residual=method.handoff.residual != "drop",
         scored=scored or (has_init and method.init == "lora-ga"),
         broadcast_starts=has_init,
+        sketch_norm=method.handoff.norm if method.kind == "slora" else "weights",
+        calibration_batches=method.calibration_batches,
         uses_kernels=bool(entries) and method.mask not in STRUCTURES,
         masks_factors=method.has_factor_masks,
         head=head,

@@ -41,6 +41,10 @@ class MethodFacts:
     """Masks or initial factors are computed from gradients over calibration data."""
     broadcast_starts: bool
     """Initial factors are computed on one rank and broadcast, without a hand-off."""
+    sketch_norm: str = "weights"
+    """weights | outputs | loss: the norm of the hand-off, which needs sketches but for weights."""
+    calibration_batches: int = 0
+    """Batches of training data that the sketches are taken from."""
     uses_kernels: bool = False
     """The sparse stage's masks are no blocks: a kernel computes their gradients."""
     masks_factors: bool = False

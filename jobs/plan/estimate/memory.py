@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from jobs.plan.estimate.activations import estimate_activations, estimate_logits
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
+from slora.handoff.sketch_size import count_sketch_numbers
 from slora.kernels.probe_limits import COMPILER_BYTES, MIN_PROBED_WORK
-from slora.layers.shapes import count_factor_entries
+from slora.layers.shapes import count_experts, count_factor_entries
 
 RUNTIME = 630_000_000
 """Bytes of a CPU worker before it loads anything: python, torch, transformers, deepspeed, ray and
@@ -201,7 +202,9 @@ def _count_snapshot_bytes(inputs: EstimateInput, trained: int) -> int:
 
 
 def _get_handoff_lines(inputs: EstimateInput) -> dict[str, int]:
-    """Return the sparse values, the factors of all layers and one layer's singular vectors."""
+    """Return the sparse values, the factors and sketches of all layers, and one layer's singular
+    vectors.
+    """
     targets = inputs.method.targets.values()
     factors = sum(inputs.method.rank * sum(size) for size in targets)
     vectors = max((inputs.method.rank * 4 * sum(size) for size in targets), default=0)
@@ -209,8 +212,23 @@ def _get_handoff_lines(inputs: EstimateInput) -> dict[str, int]:
         "values": inputs.stages[0].trained * FLOAT32,
         "masks": sum(inputs.method.mask_entries.values()) * POSITION,
         "factors": factors * 2 * FLOAT32,
+        "sketches": _count_sketch_bytes(inputs),
         "singular vectors": vectors * FLOAT32,
     }
+
+
+def _count_sketch_bytes(inputs: EstimateInput) -> int:
+    """Return the bytes of all layers' sketches, each with a probe of its size."""
+    method = inputs.method
+    if method.sketch_norm == "weights":
+        return 0
+    gradients = method.sketch_norm == "loss"
+    numbers = (
+        count_sketch_numbers(shape, method.rank, gradients=gradients)
+        for shape in method.targets.values()
+        if count_experts(shape) == 1
+    )
+    return 2 * FLOAT32 * sum(numbers)
 
 
 def _get_allocator_lines(

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from jobs.plan.estimate.inputs import EstimateInput, StageFacts
 from jobs.plan.estimate.memory import get_group_size
+from slora.handoff.sketch_size import count_sketch_numbers
+from slora.layers.shapes import count_experts
 
 STATUS_NUMBERS = 3
 """Numbers that are sent with the gradients, plus one for the loss of each step: float32."""
-FACTOR_FACTS = 4
+FACTOR_FACTS = 5
 """Numbers that are sent with a layer's factors: statistics of the hand-off."""
 FLOAT32, FLOAT64 = 4, 8
 PERSISTENT, REUSED = 100_000, 1_000_000_000
@@ -83,11 +85,13 @@ def _iter_flows(inputs: EstimateInput, sharding: str) -> Iterator[Flow]:
             yield Flow(
                 "hand-off",
                 stage.name,
-                _count_handoff_bytes(inputs, after=index > 0),
+                _count_handoff_bytes(inputs, after=index > 0)
+                + (_count_sketch_bytes(inputs) if index else 0),
                 1,
                 0.0,
                 crosses_nodes,
             )
+            yield from _iter_sketch_gathers(inputs, stage, sharding)
         yield _estimate_gradients(inputs, stage, sharding, crosses_nodes=crosses_nodes)
         yield from _iter_base_flows(inputs, stage, sharding)
 
@@ -202,6 +206,41 @@ def _count_handoff_bytes(inputs: EstimateInput, *, after: bool) -> int:
         method.rank * sum(size) + facts + residual.get(name, 0)
         for name, size in method.targets.items()
     )
+
+
+def _has_sketches(inputs: EstimateInput) -> bool:
+    """Return whether the hand-off takes sketches: not of an update without a step."""
+    return inputs.method.sketch_norm != "weights" and inputs.stages[0].steps != 0
+
+
+def _count_sketch_bytes(inputs: EstimateInput) -> int:
+    """Count the sketches of the layers' inputs, and outputs' gradients, summed over the workers."""
+    method, workers = inputs.method, inputs.resources.workers
+    if not _has_sketches(inputs):
+        return 0
+    gradients = method.sketch_norm == "loss"
+    return sum(
+        count_all_reduce_bytes(
+            FLOAT32 * count_sketch_numbers(shape, method.rank, gradients=gradients), workers
+        )
+        for shape in method.targets.values()
+        if count_experts(shape) == 1
+    )
+
+
+def _iter_sketch_gathers(inputs: EstimateInput, stage: StageFacts, sharding: str) -> Iterator[Flow]:
+    """Yield the gathers of a sharded base in the pass over the calibration sequences."""
+    group, method = get_group_size(inputs, sharding), inputs.method
+    if group == 1 or not _has_sketches(inputs) or stage == inputs.stages[0]:
+        return
+    size = inputs.dtype_bytes
+    sent = _count_gather_bytes(inputs.base.iter_forward(), group, size)
+    if method.sketch_norm == "loss":
+        sent += _count_gather_bytes(inputs.base.iter_backward(), group, size)
+    per_batch = -(-inputs.batching.sequences // inputs.resources.workers)
+    times = method.calibration_batches * per_batch
+    crosses_nodes = inputs.resources.nodes > 1 and sharding == "cluster"
+    yield Flow("hand-off", stage.name, sent, times, 0.0, crosses_nodes, exact=False)
 
 
 def _count_score_bytes(inputs: EstimateInput) -> int:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from jobs.plan.estimate.traffic import FACTOR_FACTS
 from jobs.spec.schema import MethodSection
 from jobs.store.runs.run_store import LOW_RANK_INIT, RunStore
 from jobs.train.comm.collectives import HANDOFF, WorkerContext
@@ -24,6 +25,7 @@ from jobs.train.model.shard_access import gather_for_reading
 from slora.handoff.handoff import Refine, split_sparse_update
 from slora.handoff.init import init_lora_ga, init_pissa
 from slora.handoff.low_rank_init import LowRankInit
+from slora.handoff.sketch import LayerSketch
 from slora.layers.base_layers import get_features, get_weight_matrix
 from slora.layers.factors import get_factors_shape, stack_experts
 from slora.layers.lora import init_factors
@@ -35,6 +37,8 @@ Shapes = Mapping[str, tuple[int, int]]
 LayerCallback = Callable[[str], None]
 """Called with each layer's name when its init is ready."""
 SUBTRACT_KEY = "minus"
+NO_SHARE = -1.0
+"""Sent in place of a share that is not known."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class LayerHandoff:
     """Frobenius norm of the full update."""
     rank: int
     """Effective rank: below the spec's if the update has no more."""
+    norm_kind: str = "weights"
+    """weights | outputs | loss: the norm in which the factors are nearest to the update."""
+    output_share: float | None = None
+    """Share of the outputs' energy that the factors retain; None in the weights' norm."""
 
 
 def compute_handoff(
@@ -60,8 +68,13 @@ def compute_handoff(
     *,
     seed: int,
     on_layer: LayerCallback,
+    sketches: Mapping[str, LayerSketch] | None = None,
 ) -> tuple[dict[str, LowRankInit], list[LayerHandoff]]:
-    """Return each layer's sparse update as an init, and the hand-off's result. A collective."""
+    """Return each layer's sparse update as an init, and the hand-off's result. A collective.
+
+    A layer without a sketch, or without a token in it, is split in the weights' norm.
+    """
+    used = {name: sketch for name, sketch in (sketches or {}).items() if sketch.norm != "weights"}
     rank, keeps_residual = method.rank, method.handoff.residual != "drop"
 
     def split_layer(name: str, mask: Mask) -> Tensor:
@@ -74,31 +87,43 @@ def compute_handoff(
             rescale=method.handoff.rescale,
             residual=method.handoff.residual,
             refine=_make_refine(name, mask.shape, method, seed=seed),
+            sketch=used.get(name),
         )
+        output_share = NO_SHARE if result.output_share is None else result.output_share
         facts = torch.tensor(
-            [result.energy_share, result.error, result.norm, float(result.effective_rank)]
+            [
+                result.energy_share,
+                result.error,
+                result.norm,
+                float(result.effective_rank),
+                output_share,
+            ]
         )
         parts = [result.a_RI.flatten(), result.b_OR.flatten(), facts]
         return torch.cat([*parts, result.residual] if result.residual is not None else parts)
 
     def list_work() -> Iterator[tuple[str, int, Callable[[], Tensor]]]:
         for name, mask in masks.items():
-            length = count_factor_entries(mask.shape, rank) + 4
+            length = count_factor_entries(mask.shape, rank) + FACTOR_FACTS
             length += mask.nnz if keeps_residual else 0
             yield name, length, lambda name=name, mask=mask: split_layer(name, mask)  # type: ignore[misc]
 
     inits, reports = {}, []
     for name, flat in _share_work(list_work(), context, on_layer):
         a_shape, b_shape = get_factor_shapes(masks[name].shape, rank)
-        sizes = [math.prod(a_shape), math.prod(b_shape), 4]
+        sizes = [math.prod(a_shape), math.prod(b_shape), FACTOR_FACTS]
         a, b, facts, residual = torch.split(flat, [*sizes, flat.numel() - sum(sizes)])
         subtract = method.handoff.residual == "fold"
         factors = a.view(a_shape), b.view(b_shape)
         inits[name] = LowRankInit(
             *factors, subtract_from_base=subtract, residual=residual if keeps_residual else None
         )
-        energy_share, error, norm, effective_rank = facts.tolist()
-        reports.append(LayerHandoff(name, energy_share, error, norm, int(effective_rank)))
+        energy_share, error, norm, effective_rank, output_share = facts.tolist()
+        norm_kind = used[name].norm if name in used else "weights"
+        share = None if output_share == NO_SHARE else output_share
+        reports.append(
+            LayerHandoff(name, energy_share, error, norm, int(effective_rank), norm_kind, share)
+        )
     return inits, reports
 
 

@@ -6,19 +6,21 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from jobs.spec.schema import RunSpec
 from jobs.store.runs.run_store import RunStore
-from jobs.train.comm.collectives import CALIBRATION, WorkerContext
+from jobs.train.comm.collectives import CALIBRATION, HANDOFF, WorkerContext
 from jobs.train.hooks import RunHooks, Scores
 from jobs.train.method import low_rank_start
-from jobs.train.method.handoff import run_handoff
+from jobs.train.method.handoff import HandoffShares, run_handoff
+from jobs.train.method.handoff_sketches import SketchPassFactory, collect_sketches
 from jobs.train.method.masks import load_masks, make_mask_request, make_masks
 from jobs.train.method.warm_start import WarmStart
 from jobs.train.model.shard_access import gather_for_reading
 from jobs.train.monitor.recorder import RunRecorder
 from slora.handoff.low_rank_init import LowRankInit
+from slora.handoff.sketch import LayerSketch
 from slora.layers.base_layers import get_features
 from slora.masks.mask import Mask
 from slora.masks.scoring import compute_mean_gradients, group_layers, score_layers
@@ -35,6 +37,7 @@ class StageInputs:
     def __init__(
         self,
         spec: RunSpec,
+        model: nn.Module,
         targets: Mapping[str, Any],
         runs: RunStore,
         context: WorkerContext,
@@ -42,12 +45,14 @@ class StageInputs:
         recorder: RunRecorder,
         hooks: RunHooks,
         make_calibration: CalibrationFactory,
+        make_sketch_pass: SketchPassFactory,
         resumed: bool,
         warm_start: WarmStart | None,
     ) -> None:
         self._spec, self._method, self._seed = spec, spec.method, spec.train.seed
         self._targets, self._runs, self._context = dict(targets), runs, context
         self._recorder, self._hooks, self._make_calibration = recorder, hooks, make_calibration
+        self._model, self._make_sketch_pass = model, make_sketch_pass
         self._resumed, self._warm_start = resumed, warm_start
         self._masks: dict[str, Mask] | None = None
         self.shapes = {name: get_features(layer) for name, layer in targets.items()}
@@ -66,13 +71,13 @@ class StageInputs:
 
     def make_inits(
         self, weights: Mapping[str, Tensor], *, is_first: bool, resumed: bool
-    ) -> tuple[dict[str, LowRankInit], float | None]:
-        """Return the low-rank stage's inits, and the energy share of a hand-off that made them.
+    ) -> tuple[dict[str, LowRankInit], HandoffShares | None]:
+        """Return the low-rank stage's inits, and what a hand-off that made them retained.
 
         `weights` are those of the sparse stage, unless this stage `is_first`; `resumed` means that
         an earlier try has begun it. A collective.
         """
-        method, energy_share = self._method, None
+        method, shares = self._method, None
         if is_first and self._warm_start is not None:
             return {name: self._warm_start.inits[name] for name in self.shapes}, None
         if is_first and method.init == "zero":
@@ -81,8 +86,13 @@ class StageInputs:
             return low_rank_start.load_inits(self._runs), None
         if not is_first:
             masks = self.get_masks()
-            inits, energy_share = run_handoff(
-                weights, masks, self._spec, self._context, self._recorder
+            inits, shares = run_handoff(
+                weights,
+                masks,
+                self._spec,
+                self._context,
+                self._recorder,
+                make_sketches=lambda: self._collect_sketches(weights, masks),
             )
         elif method.init == "pissa":
             inits = self._make_pissa_inits()
@@ -90,7 +100,20 @@ class StageInputs:
             inits = self._make_gradient_inits()
         if self._context.rank == 0:
             low_rank_start.save_inits(self._runs, inits)
-        return inits, energy_share
+        return inits, shares
+
+    def _collect_sketches(
+        self, weights: Mapping[str, Tensor], masks: Mapping[str, Mask]
+    ) -> dict[str, LayerSketch]:
+        return collect_sketches(
+            self._model,
+            weights,
+            masks,
+            self._method,
+            self._make_sketch_pass,
+            lambda total: self._context.collectives.all_reduce(total, HANDOFF),
+            seed=self._seed,
+        )
 
     def _make_masks(self) -> dict[str, Mask]:
         request = make_mask_request(self._method, seed=self._seed)

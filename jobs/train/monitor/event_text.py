@@ -77,6 +77,14 @@ def format_number(value: float | None, format_spec: str) -> str:
     return "nan" if value is None else format(value, format_spec)
 
 
+def format_retained(energy_share: float | None, output_share: float | None) -> str:
+    """Describe what a hand-off's factors retain of the update."""
+    text = f"{format_number(energy_share, '.1%')} of the update's energy retained"
+    if output_share is None:
+        return text
+    return f"{text}, {output_share:.1%} of its outputs' energy"
+
+
 def escape_control(text: str) -> str:
     """Return the text with everything escaped that a terminal might interpret; newlines stay."""
     return "".join(
@@ -185,9 +193,7 @@ FORMATTERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"stock PEFT can't hold this adapter: {e['reason']}. It is stored in the compact form: "
         "merge it for other programs"
     ),
-    "handoff": lambda e: (
-        f"hand-off: {format_number(e['energy_share'], '.1%')} of the update's energy retained"
-    ),
+    "handoff": lambda e: f"hand-off: {format_retained(e['energy_share'], e.get('output_share'))}",
     "checkpoint_saved": lambda e: f"checkpoint at {_format_position(e)}: {e['bytes'] / 1e6:.1f} MB",
     "preempting": lambda e: f"a worker will be stopped soon: checkpoint at step {e['step']}",
     "early_stopped": lambda e: f"stopped early at step {e['step']}: {e['why']}",

@@ -24,6 +24,7 @@ from jobs.train.monitor.event_text import (
     format_number,
     format_packing,
     format_rates,
+    format_retained,
     format_stage_length,
     name_evaluation,
 )
@@ -32,6 +33,8 @@ from jobs.train.monitor.phases import collect_starts
 MAX_TABLE_CLIENTS = 20
 BAR_WIDTH = 30
 """Characters of the bar of a start's longest phase."""
+HANDOFF_KEYS = ("energy_share", "output_share", "layers")
+"""What a hand-off retained: of all layers together, and of each."""
 DECISIONS = ("no_new_data", "promoted", "promotion_requested", "not_promoted")
 """The events that end a retraining."""
 
@@ -57,7 +60,7 @@ def collect_outcome(runs: RunStore) -> dict[str, Any]:
         elif kind == "loss_settled":
             outcome["loss"] = {"mode": event["mode"], "reason": event["reason"]}
         elif kind == "handoff":
-            outcome["energy_share"] = event["energy_share"]
+            outcome |= {key: event[key] for key in HANDOFF_KEYS if key in event}
         elif kind == "published":
             outcome |= {key: event[key] for key in ("adapter", "form", "bytes", "url", "ledger")}
         elif kind in ("gate", *DECISIONS):
@@ -121,8 +124,8 @@ def _render_facts(outcome: Mapping[str, Any]) -> Table:
     if "loss" in outcome:
         table.add_row("loss", format_loss(outcome["loss"]))
     if "energy_share" in outcome:
-        energy_share = format_number(outcome["energy_share"], ".1%")
-        table.add_row("hand-off", f"{energy_share} of the update's energy retained by the rank")
+        shares = outcome["energy_share"], outcome.get("output_share")
+        table.add_row("hand-off", format_retained(*shares))
     if ledger:
         speed = ledger["tokens"] / ledger["seconds"] if ledger["seconds"] else 0.0
         steps = f"{ledger['seconds']:.0f} s of steps, {speed:,.0f} tokens/s"

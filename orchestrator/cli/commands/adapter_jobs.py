@@ -103,6 +103,17 @@ def export_command(
             help="Use the smallest rank that retains this share of the energy, instead of --rank."
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows, in the form of data.train: the LoRA keeps what counts for the layers' "
+            "outputs on them, instead of for the weights."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens per sequence of --data, where the run's files are gone."),
+    ] = None,
     density: Annotated[float | None, typer.Option(help="Density of a sparse file.")] = None,
     store: Store = DEFAULT_STORE,
     base: Base = None,
@@ -110,7 +121,9 @@ def export_command(
 ) -> None:
     """Export an adapter as a LoRA of a rank, a merged model or a sparse file."""
     arguments = ["--adapter", name, "--to", str(to), "--store", store, "--as", form]
-    for option, value in (("rank", rank), ("energy", energy), ("density", density)):
+    options = {"rank": rank, "energy": energy, "data": data, "max-length": max_length,
+               "density": density}  # fmt: skip
+    for option, value in options.items():
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += [*(["--base", base] if base else []), *(["--json"] if json else [])]
     run_job_module("jobs.tools.export", arguments)

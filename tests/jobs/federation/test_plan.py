@@ -173,8 +173,20 @@ def test_scores_are_sent_once_and_masks_to_each_client(workspace, mask, size, po
                                     {"mask": "rows", "score": "magnitude"}])  # fmt: skip
 def test_masks_that_every_site_can_make_are_not_sent(workspace, method):
     assert {cause for cause, _ in list_causes(check(workspace, method=method))} == {
-        "down", "up", "evaluation", "install",
+        "down", "up", "evaluation", "install", "hand-off",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["outputs", "loss"])
+def test_the_next_rounds_clients_get_the_values_and_send_sketches(workspace, norm):
+    validated = check(workspace, method={"handoff": {"norm": norm}})
+    (flow,) = (flow for flow in validated.plan.flows if flow.cause == "hand-off")
+    # 2 x 2 + 8 columns, but no more than a layer has rows: 8, 4 and 8; two facts a layer.
+    numbers = {"outputs": 8 * 8 + 8 * 4 + 8 * 8, "loss": 16 * 8 + 12 * 4 + 24 * 8}[norm] + 6
+    assert (flow.sent, flow.times) == (4 * (SPARSE + numbers), 2)
+    assert "hand-off" not in {
+        cause for cause, _ in list_causes(check(workspace, method={"handoff": {"norm": "weights"}}))
+    }
 
 
 def test_the_residual_of_a_hand_off_is_sent_once(workspace):

@@ -62,6 +62,9 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "hand-off": (
         {"event": "handoff", "energy_share": 0.8125},
         "hand-off: 81.2% of the update's energy retained"),
+    "hand-off by the outputs": (
+        {"event": "handoff", "energy_share": 0.25, "output_share": 0.5},
+        "hand-off: 25.0% of the update's energy retained, 50.0% of its outputs' energy"),
     "hand-off of what diverged": (
         {"event": "handoff", "energy_share": None},
         "hand-off: nan of the update's energy retained"),

@@ -98,7 +98,13 @@ def _make_resumed_cases(folder: Path) -> list[TrainingCase]:
         train={"steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0},
         cluster={"sharding": "cluster"},
     )
-    handed = _make_spec(folder, name="handed", method={"sparse_share": 1.0, "rank": 3})
+    only_sparse = {"sparse_share": 1.0, "rank": 3}
+    handed = {
+        norm: _make_spec(
+            folder, name=f"handed-{norm}", method={**only_sparse, "handoff": {"norm": norm}}
+        )
+        for norm in ("weights", "outputs", "loss")
+    }
     deaths = []
     for seam, dies in DEATHS.items():
         run = seam.replace(" ", "-")
@@ -106,7 +112,7 @@ def _make_resumed_cases(folder: Path) -> list[TrainingCase]:
         deaths += [TrainingCase(f"{run}-died", {**spec, "name": f"{run}-died"}, dies=dies)]
     return [
         TrainingCase("frozen", frozen),
-        TrainingCase("handed", handed),
+        *(TrainingCase(f"handed-{norm}", spec) for norm, spec in handed.items()),
         *deaths,
         *_make_stopped_cases(folder),
     ]
@@ -188,7 +194,7 @@ def test_a_is_random_if_the_base_is_sharded_too(results, folder, tmp_path):
 
 def test_no_low_rank_step_leaves_exactly_the_best_approximation(results, folder, tmp_path):
     handed, values = (
-        _pull_adapter(folder, name, tmp_path) for name in ("handed", "sparse-replicate-1")
+        _pull_adapter(folder, name, tmp_path) for name in ("handed-weights", "sparse-replicate-1")
     )
     assert isinstance(handed, LoraAdapter)
     assert isinstance(values, SparseAdapter)
@@ -198,7 +204,14 @@ def test_no_low_rank_step_leaves_exactly_the_best_approximation(results, folder,
         residual = (delta - handed.scale * b_OR.double() @ a_RI.double()).norm()
         tail = torch.linalg.svdvals(delta)[3:].square().sum().sqrt()
         torch.testing.assert_close(residual, tail, rtol=1e-5, atol=1e-6)
-    assert 0 < results["handed"].ledger["handoff_energy_share"] < 1
+    assert 0 < results["handed-weights"].ledger["handoff_energy_share"] < 1
+
+
+def test_the_norm_of_the_handoff_decides_what_the_factors_keep(results):
+    ledgers = {norm: results[f"handed-{norm}"].ledger for norm in ("weights", "outputs", "loss")}
+    assert "handoff_output_share" not in ledgers["weights"]
+    assert 0 < ledgers["loss"]["handoff_output_share"] < ledgers["outputs"]["handoff_output_share"]
+    assert ledgers["outputs"]["handoff_energy_share"] < ledgers["weights"]["handoff_energy_share"]
 
 
 @pytest.mark.parametrize("sharding", ["replicate", "cluster"])

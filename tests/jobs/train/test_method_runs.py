@@ -34,6 +34,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "global": {"mask": "fisher", "allocation": "global"},
     "global rows": {"mask": "rows", "score": "fisher", "allocation": "global"},
     "norm": {"handoff": {"rescale": "norm"}},
+    "loss": {"handoff": {"norm": "loss"}},
+    "weights": {"handoff": {"norm": "weights"}},
     "projection b": {"handoff": {"rescale": "projection", "split": "b"}},
     "keep": {"mask": "gradient", "handoff": {"residual": "keep"}},
     "fold": {"mask": "gradient", "handoff": {"residual": "fold"}},
@@ -51,9 +53,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "sparse fisher": {"kind": "sparse", "mask": "fisher"},
     "sparse blocks": {"kind": "sparse", "mask": "blocks"},
 }
-SHARDED = ("fisher", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates", "gpt2 keep",
-           "gpt2 pissa")  # fmt: skip
-NARROW = ("gpt2 fisher", "blocks", "sparse factors", "gates")
+SHARDED = ("fisher", "loss", "keep", "fold", "pissa", "lora-ga", "sparse factors", "gates",
+           "gpt2 keep", "gpt2 pissa")  # fmt: skip
+NARROW = ("gpt2 fisher", "loss", "blocks", "sparse factors", "gates")
 """With a bfloat16 base too."""
 DIE = {"fisher": "step 2", "fold": "step 9", "keep": "commit", "sparse factors": "step 9",
        "gates": "step 31", "lora-ga": "step 5"}  # fmt: skip
@@ -63,8 +65,8 @@ COMPACT = {"keep", "gpt2 keep", "fold", "compact factors", "sparse fisher", "spa
 
 
 # The runs of `make test` beside a run of most variants on one rank.
-ON_TWO = ("fisher", "random rows", "own score", "keep", "fold", "lora-ga", "gpt2 keep")
-IN_SHARDS = ("keep", "lora-ga", "sparse factors", "gpt2 pissa")
+ON_TWO = ("fisher", "loss", "random rows", "own score", "keep", "fold", "lora-ga", "gpt2 keep")
+IN_SHARDS = ("loss", "keep", "lora-ga", "sparse factors", "gpt2 pissa")
 IN_BFLOAT16 = ("gpt2 fisher",)
 DYING = ("fold", "keep", "sparse factors")
 ALSO_LONG = ("magnitude", "snip", "norm", "projection b", "no sparse step",

@@ -106,9 +106,34 @@ def test_node_and_cluster_agree_on_a_single_machine():
 
 def test_the_hand_off_sends_each_layers_factors_and_facts_once():
     flow = get_flow("hand-off", "low-rank")
-    assert (flow.sent, flow.times) == (4 * (2 * (16 + 24) + 2 * 4), 1)
+    assert (flow.sent, flow.times) == (4 * (2 * (16 + 24) + 2 * 5), 1)
     with_residual = get_flow("hand-off", "low-rank", method={"keeps_residual": True})
     assert with_residual.sent - flow.sent == 4 * sum(MASKS.values())
+
+
+@pytest.mark.parametrize("norm", ["outputs", "loss"])
+def test_the_hand_offs_sketches_are_summed_over_the_workers(norm: str):
+    method = {"sketch_norm": norm, "calibration_batches": 3}
+    plain, flow = (get_flow("hand-off", "low-rank", method=change) for change in ({}, method))
+    numbers = sum(
+        (columns + (rows if norm == "loss" else 0)) * min(rows, columns, 2 * 2 + 8) + 2
+        for rows, columns in make_inputs().method.targets.values()
+    )
+    assert flow.sent - plain.sent == pytest.approx(1.5 * 4 * numbers, abs=2)
+
+
+def test_a_pass_for_sketches_gathers_a_sharded_base_for_each_sequence():
+    for norm, backward in (("outputs", 0), ("loss", 604)):
+        method = {"sketch_norm": norm, "calibration_batches": 3}
+        _, gathers = (
+            flow
+            for flow in estimate_traffic(make_inputs(method=method), "cluster")
+            if flow.cause == "hand-off"
+        )
+        assert gathers.times == 3 * -(-make_inputs().batching.sequences // 4)
+        assert gathers.sent == 3 * (1004 + backward) // 4 * 4
+        assert not gathers.exact
+    assert "hand-off" in list_causes("cluster", method={"sketch_norm": "weights"})
 
 
 def test_scores_are_summed_in_float64_over_all_entries_of_the_targets():
