@@ -47,7 +47,7 @@ from jobs.train.method.publish import publish
 from jobs.train.method.runner import MethodRunner, count_trainable, load_weights
 from jobs.train.method.settle_kernels import settle_kernels
 from jobs.train.method.stage_inputs import StageInputs
-from jobs.train.model.load_base import LoadedBase, load_base
+from jobs.train.model.load_base import BaseLoader, LoadedBase, load_base
 from jobs.train.monitor.ledger import Ledger
 from jobs.train.monitor.phases import PhaseStart
 from jobs.train.monitor.recorder import RunRecorder
@@ -96,8 +96,13 @@ class FineTuner:
         hooks: RunHooks | None = None,
         preemption_requested: Callable[[], bool] = lambda: False,
         start: PhaseStart | None = None,
+        load: BaseLoader = load_base,
     ) -> None:
+        """`load` returns the base before any layer is installed: from its files, unless a caller
+        that trains many runs has it loaded.
+        """
         self.spec, self.runs, self.context = request.spec, runs, context
+        self._load_base = load
         self.recorder = RunRecorder(runs, writes=context.rank == 0, start=start)
         self.ledger = Ledger(context)
         self._request, self._attempt = request, attempt
@@ -126,7 +131,7 @@ class FineTuner:
         self.recorder.emit_event(
             "loading", base=str(request.base), host=os.uname().nodename, pid=os.getpid()
         )
-        self._base = load_base(request, self.runs.store, self.context)
+        self._base = self._load_base(request, self.runs.store, self.context)
         self.recorder.end_phase("base")
         self._request = request.with_packing(self._base.packing)
         self.recorder.emit_event("packing_settled", **dataclasses.asdict(self._base.packing))

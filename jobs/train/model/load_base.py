@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,9 @@ class LoadedBase:
     """How rows are packed, now that the model has been tried."""
     loss: LossChoice
     """How the loss of tokens is computed."""
+
+
+BaseLoader = Callable[[AdapterRequest, ObjectStore, WorkerContext], LoadedBase]
 
 
 def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContext) -> LoadedBase:
