@@ -14,8 +14,9 @@ from typing import Any
 from jobs.errors import InputError
 from tests.benchmarks.quality.claims import list_pairs
 from tests.benchmarks.quality.corpora import Corpus
+from tests.benchmarks.quality.rate_search import get_start
 from tests.benchmarks.quality.results_file import Line, Results, append_result
-from tests.benchmarks.quality.schedule import forecast_runs, get_grids, get_start, list_due
+from tests.benchmarks.quality.schedule import forecast_runs, get_grids, list_due
 from tests.benchmarks.quality.setting import Setting, find_refusal
 from tests.benchmarks.quality.training import start_process, train_setting
 from tests.benchmarks.quality.variants import BY_NAME, Variant

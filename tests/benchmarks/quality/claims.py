@@ -245,7 +245,7 @@ def read_first_samples(path: Path) -> dict[tuple[str, str], Sample]:
     for line in read_results(path).values():
         if "rival" in line and "test" in line:
             by_method[line["part"], line["rival"]].append(line)
-    samples = {}
+    samples = dict[tuple[str, str], Sample]()
     for (part, method), lines in by_method.items():
         sign = 1 if part == "newsgroups" else -1
         first = [line for line in lines if line["seed"] == 0]

@@ -157,7 +157,9 @@ def _follow_search(corpus: Corpus, variant: Variant, results: Results) -> Search
     leader = BY_NAME[variant.like]
     if variant.at_start:
         grids = get_grids(corpus, leader, results)
-        return grids and SearchState(get_start(grids), (), is_first_grid=False)
+        if grids is None:
+            return None
+        return SearchState(get_start(grids), (), is_first_grid=False)
     state = find_state(corpus, leader, results)
     return state if state is not None and state.is_over else None
 
