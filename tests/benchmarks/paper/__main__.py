@@ -37,7 +37,7 @@ from typing import Any
 
 from tests.benchmarks.paper.data import NoData, prepared
 from tests.benchmarks.paper.order import wanted
-from tests.benchmarks.paper.plan import RIVALS, SIZES, Part, Rival, Setting
+from tests.benchmarks.paper.plan import RIVALS, SIZES, Part, Rival, Setting, find_unknown
 from tests.benchmarks.paper.plots import write_plots
 from tests.benchmarks.paper.table import curves, goals, rows, show
 from tests.benchmarks.paper.training import train_one
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     whole = True
     if not asked.table:
         for part in parts:
-            whole = run(part, rivals, path, asked) and whole
+            whole = run(part, _known(part, rivals), path, asked) and whole
     _tell(parts, rivals, read_results(path), asked)
     return 0 if whole else 1
 
@@ -90,6 +90,17 @@ def _with(part: Part, asked: argparse.Namespace) -> Part:
     one_rate = part.one_rate or asked.one_rate
     part = replace(part, seeds=part.seeds[: asked.seeds], one_rate=one_rate)
     return replace(part, model=asked.model) if asked.model else part
+
+
+def _known(part: Part, rivals: tuple[Rival, ...]) -> tuple[Rival, ...]:
+    """Those whose spec the product knows; the others are named, and wait for it."""
+    unknown = {
+        rival.name: find_unknown(part, rival) for rival in rivals if part.name in rival.parts
+    }
+    for name, why in unknown.items():
+        if why:
+            print(f"left out: {part.name}, {name}: {why}", file=sys.stderr)
+    return tuple(rival for rival in rivals if not unknown.get(rival.name))
 
 
 def _partitions(part: Part, asked: argparse.Namespace) -> list[str]:
