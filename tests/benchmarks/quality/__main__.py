@@ -20,9 +20,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing as mp
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.quality.campaign import Campaign, run_campaign
@@ -32,6 +35,7 @@ from tests.benchmarks.quality.outside import tfidf
 from tests.benchmarks.quality.report import format_report, write_charts
 from tests.benchmarks.quality.results_file import RESULTS, append_result, read_results
 from tests.benchmarks.quality.summary import summarize_corpus
+from tests.benchmarks.quality.training import start_process, train_setting
 from tests.benchmarks.quality.variants import BY_NAME, VARIANTS, Variant
 
 ROWS = Path(".cache/quality/rows")
@@ -101,10 +105,17 @@ def _run(campaign: Campaign, options: argparse.Namespace) -> int:
     campaign.corpora = [corpus for corpus in campaign.corpora if corpus.name in splits]
     if "newsgroups" in splits and OUTSIDE not in campaign.results and options.methods is None:
         append_result(options.results, {"key": OUTSIDE, **tfidf(splits["newsgroups"])})
-    count = run_campaign(
-        campaign, splits, options.results, minutes=options.minutes, workers=options.workers,
-        threads=options.threads, device=options.device, report=_print,
-    )  # fmt: skip
+    pool = ProcessPoolExecutor(
+        options.workers, mp.get_context("spawn"), start_process, (options.threads, options.device)
+    )
+    try:
+        count = run_campaign(
+            campaign, splits, options.results, pool,
+            train=partial(train_setting, device=options.device), minutes=options.minutes,
+            workers=options.workers, report=_print,
+        )  # fmt: skip
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     _print(f"{count} trainings ended; at least {len(campaign.forecast())} are left")
     return 0
 

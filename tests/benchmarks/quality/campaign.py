@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from tests.benchmarks.quality.rate_search import get_start
 from tests.benchmarks.quality.results_file import Line, Results, append_result
 from tests.benchmarks.quality.schedule import forecast_runs, get_grids, list_due
 from tests.benchmarks.quality.setting import Setting, find_refusal
-from tests.benchmarks.quality.training import start_process, train_setting
 from tests.benchmarks.quality.variants import BY_NAME, Variant
 
 GUESSED_SECONDS = {"newsgroups": 120.0, "chat": 240.0, "addresses": 300.0}
 """Seconds of a training before any of its data set has been measured."""
 Report = Callable[[str], None]
+Train = Callable[[Setting, Mapping[str, str]], dict[str, Any]]
+"""Train a setting on its rows, and return its line. Raise InputError if it is refused."""
 
 
 @dataclass
@@ -75,47 +75,41 @@ def run_campaign(
     campaign: Campaign,
     splits: Mapping[str, Mapping[str, str]],
     path: Path,
+    pool: Executor,
     *,
+    train: Train,
     minutes: float,
     workers: int,
-    threads: int,
-    device: str,
     report: Report,
 ) -> int:
     """Run what is due until the minutes are over; a training that would not end by then is not
     started. Return the number of trainings that ended.
 
     Each result is appended to `path` as it comes, so that the command may be stopped at any time.
+    `pool` calls `train` on `workers` settings at once.
     """
     deadline, count = time.monotonic() + 60 * minutes, 0
-    pool = ProcessPoolExecutor(workers, mp.get_context("spawn"), start_process, (threads, device))
     running: dict[Future[dict[str, Any]], Setting] = {}
-    try:
-        while True:
-            due = campaign.list_next({setting.key for setting in running.values()})
-            for setting in due[: workers - len(running)]:
-                if time.monotonic() + campaign.estimate_seconds(setting) < deadline:
-                    future = pool.submit(
-                        train_setting, setting, splits[setting.corpus.name], device
-                    )
-                    running[future] = setting
-            if not running:
-                return count
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                setting = running.pop(future)
-                try:
-                    line = {**future.result(), "processes": workers}
-                except InputError as error:
-                    reason = "; ".join(str(error).splitlines())
-                    campaign.skipped[setting.corpus.name, setting.variant.name] = reason
-                    report(f"skipped: {setting.corpus.name}, {setting.variant.name}: {reason}")
-                    continue
-                append_result(path, line)
-                campaign.results[setting.key] = line
-                count += 1
-                report(format_progress(campaign, setting, line, workers, deadline))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    while True:
+        due = campaign.list_next({setting.key for setting in running.values()})
+        for setting in due[: workers - len(running)]:
+            if time.monotonic() + campaign.estimate_seconds(setting) < deadline:
+                running[pool.submit(train, setting, splits[setting.corpus.name])] = setting
+        if not running:
+            return count
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            setting = running.pop(future)
+            try:
+                line = {**future.result(), "processes": workers}
+            except InputError as error:
+                reason = "; ".join(str(error).splitlines())
+                campaign.skipped[setting.corpus.name, setting.variant.name] = reason
+                report(f"skipped on {setting.corpus.name}: {setting.variant.name}: {reason}")
+                continue
+            append_result(path, line)
+            campaign.results[setting.key] = line
+            count += 1
+            report(format_progress(campaign, setting, line, workers, deadline))
 
 
 def format_progress(
