@@ -9,10 +9,10 @@ run. A function of the results, so that a stopped search continues where it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks.quality.variants import LADDER, MIDDLE, Grid, Point, shift_rate
+from tests.benchmarks.quality.variants import MIDDLE, Grid, Point, shift_rate
 
 MAX_SWEEPS = 4
 Score = Callable[[Point], float | None]
@@ -78,19 +78,22 @@ def _search_axis(
         is_extended = len(rates) > len(grid)
         if missing:
             return point[axis], missing, is_extended
-        known_scores = [-math.inf if known is None else known for known in scores]
-        # Of equal ones the lower rate: all of a grid may have diverged.
-        best = max(range(len(rates)), key=lambda at: (known_scores[at], -rates[at]))
+        best = _find_best(scores)
         more = {shift_rate(rates[best], -1), shift_rate(rates[best], 1)} - {*rates}
         if not more or 0 < best < len(rates) - 1:
             return rates[best], (), is_extended
         rates = sorted({*rates, *more})
 
 
-def is_inside(rate: float, tried: set[float]) -> bool:
-    """Return whether both neighbours of the rate on the ladder were tried, or it ends there."""
-    at = LADDER.index(rate)
-    return all(
-        not 0 <= neighbour < len(LADDER) or LADDER[neighbour] in tried
-        for neighbour in (at - 1, at + 1)
-    )
+def _find_best(scores: Sequence[float | None]) -> int:
+    """Return the index of the best score: of equal ones that inside the grid, else the lowest rate,
+    which is where a grid that has diverged is extended.
+    """
+    last = len(scores) - 1
+
+    def rank(at: int) -> tuple[float, bool, int]:
+        score = scores[at]
+        assert score is not None
+        return (score, math.isfinite(score) and 0 < at < last, -at)
+
+    return max(range(len(scores)), key=rank)

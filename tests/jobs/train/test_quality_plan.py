@@ -76,6 +76,11 @@ def test_a_grid_is_extended_until_the_best_lies_inside(best):
     assert firsts == [True, *[False] * (len(firsts) - 1)]
 
 
+def test_equal_figures_extend_no_grid():
+    state, order, _ = run_search({"adapter": LORA}, lambda point: 0.5)
+    assert (state.point, len(order)) == ({"adapter": LORA[1]}, 4)
+
+
 def test_axes_are_searched_one_after_the_other_and_no_product_is_run():
     grids = {"adapter": LORA, "head": HEAD}
     state, order, _ = run_search(grids, make_bowl({"adapter": 5e-3, "head": 1e-2}))
