@@ -73,10 +73,9 @@ class PeftTraining:
             for key, parameter in self.model.named_parameters():
                 if "lora_A" in key:
                     parameter.requires_grad_(False)
-        head_ids = {id(parameter) for module in heads for parameter in module.parameters()}
-        learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.trained = sum(parameter.numel() for parameter in learnt)
-        self._weights = MasterWeights(learnt, head_ids, setting.point)
+        self._head = {id(parameter) for module in heads for parameter in module.parameters()}
+        self._learnt = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.trained = sum(weight.numel() for weight in self._learnt)
 
     def run(self) -> tuple[list[dict[str, Any]], float]:
         """Train. Return lines as the product's metrics have them, and the seconds of the steps.
@@ -86,6 +85,7 @@ class PeftTraining:
         setting, request, base = self._setting, self._request, self._base
         train, lines, tokens, seconds = request.spec.train, list[dict[str, Any]](), 0, 0.0
         steps = setting.corpus.steps
+        weights = MasterWeights(self._learnt, self._head, setting.point)
         feed = make_train_feed(request, base.tokenizer, rank=0, world_size=1)
         for step, batch in enumerate(feed.iter_steps(start=0, steps=steps, epochs=None)):
             start_time = time.monotonic()
@@ -98,7 +98,7 @@ class PeftTraining:
             share = compute_rate(
                 step, steps=steps, peak=1.0, warmup=train.warmup, schedule=train.schedule
             )
-            self._weights.step(share, max_norm=train.max_grad_norm)
+            weights.step(share, max_norm=train.max_grad_norm)
             seconds += time.monotonic() - start_time
             tokens += batch.tokens
             lines.append({"stage": "peft", "step": step + 1, "tokens": tokens})
