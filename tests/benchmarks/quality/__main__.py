@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks.quality`: what each method learns, at its own best rates.
 
-    run --minutes 60       train what is missing of the plan, the most useful first
+    run --minutes 60       train what is missing of the plan, the most useful first; the default
     plan                   what is left, and for how long; trains nothing
     report                 the tables; --plots FOLDER writes the charts
     --claims [--json]      every claim of the pages: figure, bound, seeds, held or not
@@ -10,6 +10,9 @@ State of the Union addresses (loss of all tokens). All methods see the same batc
 the seed. Rates, the head's included, are searched on seed 0 and validation rows; two more seeds run
 at the best, and two more where the spreads of compared methods overlap. The test rows choose
 nothing.
+
+By default two trainings run side by side with one thread each: on two cores that leaves no thread
+waiting for the other at each of the many small products.
 
 Every finished training is a line of docs/results/quality.jsonl: stop the command at any time, and
 start it again. A variant that the product does not know yet is skipped with a message.
@@ -44,12 +47,12 @@ OUTSIDE = "tf-idf newsgroups"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0; with --claims, 1 if a claim that a page makes does not hold."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _make_parser().parse_args(arguments)
     if options.claims:
         return _show_claims(options)
     if options.command is None:
-        _make_parser().print_help()
-        return 2
+        options = _make_parser().parse_args([*arguments, "run"])
     corpora = [CORPORA[name] for name in options.data]
     variants = [v for v in VARIANTS if options.methods is None or v.name in options.methods]
     if options.command == "report":
