@@ -98,9 +98,6 @@ class FineTuner:
         start: PhaseStart | None = None,
         load: BaseLoader = load_base,
     ) -> None:
-        """`load` returns the base before any layer is installed: from its files, unless a caller
-        that trains many runs has it loaded.
-        """
         self.spec, self.runs, self.context = request.spec, runs, context
         self._load_base = load
         self.recorder = RunRecorder(runs, writes=context.rank == 0, start=start)

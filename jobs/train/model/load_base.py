@@ -45,6 +45,9 @@ class LoadedBase:
 
 
 BaseLoader = Callable[[AdapterRequest, ObjectStore, WorkerContext], LoadedBase]
+"""Returns the base before any layer is installed: `load_base`, unless a caller that trains many runs
+in one process has it loaded.
+"""
 
 
 def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContext) -> LoadedBase:
