@@ -45,8 +45,8 @@ class LoadedBase:
 
 
 BaseLoader = Callable[[AdapterRequest, ObjectStore, WorkerContext], LoadedBase]
-"""Returns the base before any layer is installed: `load_base`, unless a caller that trains many runs
-in one process has it loaded.
+"""Returns the base before any layer is installed: `load_base`, unless a caller that trains many
+runs in one process has it loaded.
 """
 
 
