@@ -9,7 +9,7 @@ from jobs.federation.artifacts import FEDERATION_FILE
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import parse_spec
 from jobs.spec.schema import FederatedSpec, RunSpec
-from jobs.spec.sections.train import AUTO_RATE, RATE_KEYS
+from jobs.spec.sections.training import AUTO_RATE, RATE_KEYS
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import SPEC, RunStore

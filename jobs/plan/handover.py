@@ -32,7 +32,7 @@ from jobs.plan.preflight import (
 from jobs.plan.rate_choice import set_rates
 from jobs.spec.load import dump_spec
 from jobs.spec.schema import RunSpec
-from jobs.spec.sections.train import AUTO_RATE, RATE_KEYS
+from jobs.spec.sections.training import AUTO_RATE, RATE_KEYS
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 

@@ -13,7 +13,7 @@ from jobs.plan.rate_rule import (
     find_mask_factor,
 )
 from jobs.spec.schema import MethodSection, RunSpec
-from jobs.spec.sections.train import AUTO_RATE, RATE_KEYS
+from jobs.spec.sections.training import AUTO_RATE, RATE_KEYS
 
 SpecT = TypeVar("SpecT", bound=RunSpec)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.spec.sections.train import TrainSection
+from jobs.spec.sections.training import TrainSection
 
 
 def get_stage_rate(train: TrainSection, stage: str) -> float:

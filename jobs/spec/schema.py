@@ -22,7 +22,7 @@ from jobs.spec.sections.cluster import ClusterSection
 from jobs.spec.sections.federation import FederationSection
 from jobs.spec.sections.retrain import RetrainSection
 from jobs.spec.sections.search import SearchSection
-from jobs.spec.sections.train import TrainSection
+from jobs.spec.sections.training import TrainSection
 from jobs.spec.strict_model import StrictModel
 from jobs.spec.tasks import LabelKind, TargetKind, Task, get_target_kind
 from slora.masks.sizes import FactorMaskKind

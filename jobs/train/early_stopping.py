@@ -13,7 +13,7 @@ from typing import Any
 from jobs.errors import Fault
 from jobs.spec.metrics import METRICS, check_metric
 from jobs.spec.schema import RunSpec
-from jobs.spec.sections.train import StopSection
+from jobs.spec.sections.training import StopSection
 
 
 @dataclass(frozen=True)

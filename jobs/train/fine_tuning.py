@@ -48,7 +48,7 @@ from jobs.train.method.publish import publish
 from jobs.train.method.runner import MethodRunner, count_trainable, load_weights
 from jobs.train.method.settle_kernels import settle_kernels
 from jobs.train.method.stage_inputs import StageInputs
-from jobs.train.model.load_base import LoadedBase, load_base
+from jobs.train.model.load_base import BaseLoader, LoadedBase, load_base
 from jobs.train.monitor.ledger import Ledger
 from jobs.train.monitor.phases import PhaseStart
 from jobs.train.monitor.recorder import RunRecorder
@@ -97,8 +97,10 @@ class FineTuner:
         hooks: RunHooks | None = None,
         preemption_requested: Callable[[], bool] = lambda: False,
         start: PhaseStart | None = None,
+        load: BaseLoader = load_base,
     ) -> None:
         self.spec, self.runs, self.context = request.spec, runs, context
+        self._load_base = load
         self.recorder = RunRecorder(runs, writes=context.rank == 0, start=start)
         self.ledger = Ledger(context)
         self._request, self._attempt = request, attempt
@@ -127,13 +129,13 @@ class FineTuner:
         self.recorder.emit_event(
             "loading", base=str(request.base), host=os.uname().nodename, pid=os.getpid()
         )
-        self._base = base = load_base(request, self.runs.store, self.context)
+        self._base = base = self._load_base(request, self.runs.store, self.context)
         self.recorder.end_phase("base")
         self._request = request = request.with_packing(base.packing)
-        self.recorder.emit_event("packing_settled", **dataclasses.asdict(self._base.packing))
-        self.loss_choice = self._base.loss
+        self.recorder.emit_event("packing_settled", **dataclasses.asdict(base.packing))
+        self.loss_choice = base.loss
         self.recorder.emit_event("loss_settled", **self.loss_choice.describe())
-        if self._base.warm_start is not None:
+        if base.warm_start is not None:
             self.recorder.emit_event("warm_started", parent=request.parent)
         self._inputs = StageInputs(
             spec,
@@ -186,14 +188,13 @@ class FineTuner:
         """Return the held-out rows' metrics, or None if there are no such rows. A collective."""
         if self._eval_feed is None:
             return None
-        collectives = self.context.collectives
-        with collectives.attribute_to(EVALUATION):
+        with self.context.collectives.attribute_to(EVALUATION):
             return evaluate(
                 engine.module,
                 self._eval_feed,
                 device=self.context.device,
                 choice=self.loss_choice,
-                collectives=collectives,
+                collectives=self.context.collectives,
             )
 
     def generate_samples(self, engine: Engine, name: str) -> None:

@@ -24,7 +24,7 @@ from jobs.search.trial_record import TrialRecord
 from jobs.search.tune.trial_task import TASK_KEY, TrialTask
 from jobs.spec.schema import SearchSpec
 from jobs.spec.sections.search import Domain
-from jobs.spec.sections.train import TrainSection
+from jobs.spec.sections.training import TrainSection
 
 TIME_KEY, METRIC_KEY = "step", "metric"
 REDUCTION_FACTOR = 3

@@ -9,7 +9,7 @@ from jobs.errors import Fault
 from jobs.spec.limits import MAX_STEPS
 from jobs.spec.schema import RunSpec
 from jobs.spec.sections.federation import FederationSection
-from jobs.spec.sections.train import AUTO_RATE
+from jobs.spec.sections.training import AUTO_RATE
 
 LOW_RANK_KINDS = ("slora", "lora")
 PARTITIONS_BY_COUNT = ("iid", "dirichlet")

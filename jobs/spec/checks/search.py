@@ -11,7 +11,7 @@ from jobs.spec.messages import list_keys, suggest_key
 from jobs.spec.metrics import METRICS, check_metric
 from jobs.spec.schema import SECTIONS, SearchSpec
 from jobs.spec.sections.search import Domain, SearchSection
-from jobs.spec.sections.train import AUTO_RATE
+from jobs.spec.sections.training import AUTO_RATE
 from jobs.spec.yaml_text import short_repr
 
 FIXED_KEYS = ("name", "store", "model.task", "data.format", "data.columns", "data.labels",

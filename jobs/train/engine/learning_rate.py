@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.plan.plan import StagePlan
-from jobs.spec.sections.train import TrainSection
+from jobs.spec.sections.training import TrainSection
 
 IS_HEAD = "is_head"
 """Key of an optimizer's parameter group: whether it holds the head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,12 @@ class LoadedBase:
     """How rows are packed, now that the model has been tried."""
     loss: LossChoice
     """How the loss of tokens is computed."""
+
+
+BaseLoader = Callable[[AdapterRequest, ObjectStore, WorkerContext], LoadedBase]
+"""Returns the base before any layer is installed: `load_base`, unless a caller that trains many
+runs in one process has it loaded.
+"""
 
 
 def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContext) -> LoadedBase:

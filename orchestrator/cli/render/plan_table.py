@@ -10,7 +10,7 @@ from jobs.plan.attention_choice import describe_attention
 from jobs.plan.data_report import list_data_lines
 from jobs.plan.estimate.estimate import RunEstimate
 from jobs.plan.preflight import ValidatedRun
-from jobs.spec.sections.train import StopSection
+from jobs.spec.sections.training import StopSection
 from jobs.train.early_stopping import describe_stop
 from jobs.train.monitor.event_text import format_dtype, format_packing, format_rates, format_workers
 from orchestrator.cli.console import (

@@ -37,13 +37,13 @@ from typing import Any
 
 from tests.benchmarks.paper.data import NoData, prepared
 from tests.benchmarks.paper.order import wanted
-from tests.benchmarks.paper.plan import RIVALS, SIZES, Part, Rival, Setting
+from tests.benchmarks.paper.plan import RIVALS, SIZES, Part, Rival, Setting, find_unknown
 from tests.benchmarks.paper.plots import write_plots
 from tests.benchmarks.paper.table import curves, goals, rows, show
 from tests.benchmarks.paper.training import train_one
-from tests.benchmarks.quality.__main__ import Results, read
 from tests.benchmarks.quality.outside import tfidf
-from tests.benchmarks.quality.training import append, start_process
+from tests.benchmarks.quality.results_file import Results, append_result, read_results
+from tests.benchmarks.quality.training import start_process
 
 FOLDER = Path(".cache/paper")
 PARTITIONS = ("dirichlet-0.1", "iid", "dirichlet-1.0", "president")
@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     whole = True
     if not asked.table:
         for part in parts:
-            whole = run(part, rivals, path, asked) and whole
-    _tell(parts, rivals, read(path), asked)
+            whole = run(part, _known(part, rivals), path, asked) and whole
+    _tell(parts, rivals, read_results(path), asked)
     return 0 if whole else 1
 
 
@@ -92,6 +92,17 @@ def _with(part: Part, asked: argparse.Namespace) -> Part:
     return replace(part, model=asked.model) if asked.model else part
 
 
+def _known(part: Part, rivals: tuple[Rival, ...]) -> tuple[Rival, ...]:
+    """Those whose spec the product knows; the others are named, and wait for it."""
+    unknown = {
+        rival.name: find_unknown(part, rival) for rival in rivals if part.name in rival.parts
+    }
+    for name, why in unknown.items():
+        if why:
+            print(f"left out: {part.name}, {name}: {why}", file=sys.stderr)
+    return tuple(rival for rival in rivals if not unknown.get(rival.name))
+
+
 def _partitions(part: Part, asked: argparse.Namespace) -> list[str]:
     return [name for name in part.partitions if asked.only is None or name in asked.only]
 
@@ -103,8 +114,8 @@ def run(part: Part, rivals: tuple[Rival, ...], path: Path, asked: argparse.Names
     except NoData as missing:
         print(f"paper: {part.name} is left out, {missing}", file=sys.stderr)
         return False
-    if part.name == "newsgroups" and _outside_key(part) not in read(path):
-        append(path, {"key": _outside_key(part), **tfidf(data)})
+    if part.name == "newsgroups" and _outside_key(part) not in read_results(path):
+        append_result(path, {"key": _outside_key(part), **tfidf(data)})
     pool = ProcessPoolExecutor(
         asked.workers, mp.get_context("spawn"), start_process, (asked.threads, asked.device)
     )
@@ -119,7 +130,7 @@ def run(part: Part, rivals: tuple[Rival, ...], path: Path, asked: argparse.Names
                 return True
             for ready in wait(running, return_when=FIRST_COMPLETED).done:
                 setting, found = running.pop(ready), ready.result()
-                append(path, {"key": setting.key, **found})
+                append_result(path, {"key": setting.key, **found})
                 said = found.get("unavailable")
                 said = said or f"{found['test']:.3f} in {found['wall_seconds']:.0f} s"
                 print(f"{setting.told}: {said} ({len(left)} due)", file=sys.stderr, flush=True)
@@ -130,7 +141,7 @@ def run(part: Part, rivals: tuple[Rival, ...], path: Path, asked: argparse.Names
 def _left(
     part: Part, rivals: tuple[Rival, ...], path: Path, asked: argparse.Namespace, busy: set[str]
 ) -> list[Setting]:
-    done = read(path)
+    done = read_results(path)
     due = {one.key: one for one in wanted(part, rivals, _partitions(part, asked), done)}
     return [one for key, one in due.items() if key not in done and key not in busy]
 

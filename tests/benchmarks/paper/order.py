@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,9 +14,12 @@ from tests.benchmarks.paper.plan import (
     Rates,
     Rival,
     Setting,
+    as_rates,
     rates_of,
     setting,
 )
+from tests.benchmarks.quality.rate_search import SearchState, search_rates
+from tests.benchmarks.quality.variants import Point
 
 Results = Mapping[str, Mapping[str, Any]]
 """Finished trainings by key."""
@@ -36,7 +40,7 @@ def wanted(
     for group in (core, rest):
         if chosen_from in named:
             for rival in group:
-                yield from grid(part, rival)
+                yield from _tried(part, rival, done) if rival.grids else grid(part, rival)
             yield from _repeats(part, chosen_from, group, done)
     for partition in named:
         if partition != chosen_from:
@@ -59,12 +63,34 @@ def chosen(part: Part, rival: Rival, done: Results) -> Rates | None:
     A grid counts when it is whole: a rate that diverged or was refused is tried, and not chosen.
     """
     of = next(one for one in RIVALS if one.name == rival.like) if rival.like else rival
+    if of.grids:
+        state = search(part, of, done)
+        return as_rates(state.point) if state.is_over else None
     tried = [(one.rates, done[one.key]) for one in grid(part, of) if one.key in done]
     if not tried or len(tried) < len(rates_of(part, of)):
         return None
     sign = -1 if part.metric == "accuracy" else 1
     good = [(sign * found["validation"], rates) for rates, found in tried if "validation" in found]
     return min(good, key=lambda one: (one[0], one[1][1]))[1] if good else None
+
+
+def search(part: Part, rival: Rival, done: Results) -> SearchState:
+    """How far the search of a method with grids is, on the partition and the seed of `grid`."""
+
+    def score(point: Point) -> float | None:
+        one = setting(part, part.partitions[0], rival, as_rates(point), part.seeds[0])
+        if one.key not in done:
+            return None
+        sign = 1 if part.metric == "accuracy" else -1
+        figure = done[one.key].get("validation")
+        return -math.inf if figure is None else sign * figure
+
+    return search_rates(rival.grids, score)
+
+
+def _tried(part: Part, rival: Rival, done: Results) -> Iterator[Setting]:
+    for point in search(part, rival, done).due:
+        yield setting(part, part.partitions[0], rival, as_rates(point), part.seeds[0])
 
 
 def results(part: Part, partition: str, rival: Rival, done: Results) -> list[Mapping[str, Any]]:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from jobs.errors import InputError
+from jobs.spec.load import validate_spec
+from jobs.spec.schema import TrainSection
+from tests.benchmarks.quality.rate_search import get_start
+from tests.benchmarks.quality.variants import Grid, Point
+
+HEAD_RATE = "head_learning_rate"
 RANK = 8
 DENSITY = 0.01
 """The paper's: about one weight in a hundred."""
@@ -16,8 +23,8 @@ SPARSE_SHARE = 0.3
 HARDEST = "dirichlet-0.1"
 """Where learning rates are chosen, and what the goals are about."""
 
-Rates = tuple[float | None, float]
-"""The sparse stage's learning rate or None, and the other stage's."""
+Rates = tuple[float | None, float] | tuple[float | None, float, float]
+"""The sparse stage's learning rate or None, the other stage's, and the head's where it has one."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,9 @@ class Rival:
     trained: str | None = None
     """What of kind full is trained, where it is not all: a name in training.TRAINED."""
     parts: tuple[str, ...] = ("newsgroups", "addresses")
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+    """Instead of `rates`: the first grid of each axis (sparse, adapter, head), which a search by
+    coordinates extends, as in the benchmark of quality."""
 
 
 FULL = ((None, 1e-4), (None, 3e-4), (None, 1e-3))
@@ -137,6 +147,28 @@ HEAD = ((None, 5e-3), (None, 2e-2), (None, 4e-2))
 """Those of LoRA and of the sparse values: a stage's rate is its head's too."""
 RATE_SCALE = {"newsgroups": 1.0, "addresses": 0.4}
 """A language model that is trained for a few steps takes less than an encoder with a new head."""
+
+HEAD_GRID: Grid = (2e-3, 5e-3, 1e-2, 2e-2)
+LORA_GRIDS = {"adapter": (1e-3, 2e-3, 5e-3, 1e-2), "head": HEAD_GRID}
+RANDOM_GRIDS = {"adapter": (1e-2, 2e-2, 5e-2, 1e-1), "head": HEAD_GRID}
+FULL_GRIDS = {"adapter": (1e-4, 2e-4, 5e-4, 1e-3), "head": HEAD_GRID}
+SLORA_GRIDS = {"sparse": RANDOM_GRIDS["adapter"], **LORA_GRIDS}
+WIDE_GRIDS = {"sparse": RANDOM_GRIDS["adapter"], **RANDOM_GRIDS}
+"""With a rate of its own for the head. Clients take few steps, so random masks take more."""
+OWN_HEAD = "own head rate"
+
+
+def _with_head(
+    name: str, method: Mapping[str, Any], grids: Mapping[str, Grid], **federation: Any
+) -> Rival:
+    return Rival(f"{name}, {OWN_HEAD}", method, federation=federation, parts=("newsgroups",),
+                 grids=grids)  # fmt: skip
+
+
+def _masked(rank: int, kind: str = "lora", **more: Any) -> dict[str, Any]:
+    """As many numbers as factors of rank RANK: a mask of the entries of wider ones."""
+    return {"kind": kind, "rank": rank, "alpha": 2 * rank, "factor_density": RANK / rank, **more}
+
 
 RANDOM = "slora random"
 LONGER = 4
@@ -162,6 +194,17 @@ RIVALS: tuple[Rival, ...] = (
     # Rounds are what costs little where little travels: four times as many, at the same rates.
     Rival("slora random, longer", {"kind": "slora"}, (), {"rounds_times": LONGER}, like=RANDOM),
     Rival("lora, longer", {"kind": "lora"}, (), {"rounds_times": LONGER}, like="lora"),
+    # What the product does not know yet is left out: see `find_unknown`.
+    _with_head("lora", {"kind": "lora"}, LORA_GRIDS),
+    _with_head("full", {"kind": "full"}, FULL_GRIDS),
+    _with_head("sparse", {"kind": "sparse"}, RANDOM_GRIDS),
+    _with_head("factors r64", _masked(64), RANDOM_GRIDS),
+    _with_head("slora weights", {"kind": "slora", "handoff": {"norm": "weights"}}, SLORA_GRIDS),
+    _with_head("slora outputs", {"kind": "slora", "handoff": {"norm": "outputs"}}, SLORA_GRIDS),
+    _with_head(
+        "slora r128 outputs", _masked(128, "slora", handoff={"norm": "outputs"}), WIDE_GRIDS
+    ),
+    _with_head("ffa-lora", {"kind": "lora"}, LORA_GRIDS, freeze_a=True),
 )
 """In the order of what a reader wants to know first."""
 CORE = ("full", "lora", RANDOM, "sparse", "slora rows")
@@ -197,7 +240,7 @@ class Setting:
 
     def spec(self, data: Mapping[str, str], store: str, evaluated: str) -> dict[str, Any]:
         """The federated spec as plain values; `evaluated` is the file that rounds are judged by."""
-        part, (sparse_rate, rate) = self.part, self.rates
+        part, (sparse_rate, rate, *head) = self.part, self.rates
         staged, rounds = self.method["kind"] == "slora", part.rounds
         federation = dict(self.federation)
         rounds *= federation.pop("rounds_times", 1)
@@ -210,7 +253,7 @@ class Setting:
             "train": {"batch_size": part.batch_size, "micro_batch_size": part.batch_size,
                       "learning_rate": rate, "sparse_learning_rate": sparse_rate,
                       "schedule": "cosine", "warmup": 0.05, "eval_every": part.eval_every,
-                      "checkpoint_every": None, "seed": self.seed},
+                      "checkpoint_every": None, "seed": self.seed, **_set_head_rate(head)},
             "cluster": {"workers": 1, "sharding": "replicate"},
             "federation": {
                 "clients_per_round": part.clients_per_round, "rounds": rounds,
@@ -220,6 +263,30 @@ class Setting:
             },
             "store": store,
         }  # fmt: skip
+
+
+def _set_head_rate(head: Sequence[float]) -> dict[str, float | None]:
+    """The head's rate; without one the stage's, which is null where the product knows both."""
+    if head:
+        return {HEAD_RATE: head[0]}
+    return {HEAD_RATE: None} if HEAD_RATE in TrainSection.model_fields else {}
+
+
+def find_unknown(part: Part, rival: Rival) -> str | None:
+    """Why the product refuses a method's spec, if it has keys that are not known yet."""
+    rates = as_rates(get_start(rival.grids)) if rival.grids else (None, 1e-3)
+    one = setting(part, part.partitions[0], rival, rates, part.seeds[0])
+    try:
+        validate_spec(one.spec({"train": "train.jsonl"}, "file:///store", "held.jsonl"))
+    except InputError as refused:
+        unknown = [str(fault) for fault in refused.faults if "unknown key" in str(fault)]
+        return "; ".join(unknown) or None
+    return None
+
+
+def as_rates(point: Point) -> Rates:
+    """A point of a search as rates: sparse or None, adapter, head."""
+    return (point.get("sparse"), point["adapter"], point["head"])
 
 
 def _divided(part: Part, partition: str) -> dict[str, Any]:

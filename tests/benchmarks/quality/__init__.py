@@ -1,1 +1,1 @@
-"""The parts of the quality benchmark that are no command of their own."""
+"""The benchmark of quality: what is trained, how rates are searched, what pages may claim."""

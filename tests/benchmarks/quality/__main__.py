@@ -1,225 +1,188 @@
-"""`python -m tests.benchmarks.quality`: what each method learns, at equal parameters and tokens.
+"""`python -m tests.benchmarks.quality`: what each method learns, at its own best rates.
 
-MiniLM sorts 20 Newsgroups (accuracy), SmolLM2 learns a small chat corpus (loss of the answers).
-Every method sees the same batches and trains about as many parameters: factors of rank 4, and masks
-of the density that has as many entries (masks sized by the rank have fewer). Each runs at the best
-of three learning rates of its own, chosen on seed 0 and a validation split of the training rows,
-then on three seeds; the test rows choose nothing.
+    run --minutes 60       train what is missing of the plan, the most useful first; the default
+    plan                   what is left, and for how long; trains nothing
+    report                 the tables; --plots FOLDER writes the charts
+    --claims [--json]      every claim of the pages: figure, bound, seeds, held or not
 
-Cut, against a run of the whole data, to finish on 2 cores: texts to 32 and 64 tokens, 80 and 16
-steps, 4,000 training and 1,000 test texts of the newsgroups. All methods are cut alike; what is
-learnt late, or from long texts, is not seen. Cutting layers of MiniLM is no way: with 3 of its 6
-LoRA learns nothing in 80 steps. `--size full` cuts nothing, for a GPU.
+MiniLM sorts 20 Newsgroups (accuracy), SmolLM2 learns a small chat corpus (loss of the answers) and
+State of the Union addresses (loss of all tokens). All methods see the same batches in the order of
+the seed. Rates, the head's included, are searched on seed 0 and validation rows; two more seeds run
+at the best, and two more where the spreads of compared methods overlap. The test rows choose
+nothing.
 
-Every finished training is a line of the results file; a second start does only what is missing.
+By default two trainings run side by side with one thread each: on two cores that leaves no thread
+waiting for the other at each of the many small products.
+
+Every finished training is a line of docs/results/quality.jsonl: stop the command at any time, and
+start it again. A variant that the product does not know yet is skipped with a message.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing as mp
-import statistics
 import sys
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from tests.benchmarks.quality.campaign import Campaign, run_campaign
+from tests.benchmarks.quality.claims import CheckedClaim, check_claims, find_fallen
+from tests.benchmarks.quality.corpora import CORPORA, Corpus, MissingData, write_rows
 from tests.benchmarks.quality.outside import tfidf
-from tests.benchmarks.quality.plan import (
-    RIVALS,
-    SIZES,
-    Part,
-    Rival,
-    Setting,
-    best,
-    grid,
-    repeats,
-)
-from tests.benchmarks.quality.training import append, prepared, start_process, train_one
+from tests.benchmarks.quality.report import format_report, write_charts
+from tests.benchmarks.quality.results_file import RESULTS, append_result, read_results
+from tests.benchmarks.quality.summary import summarize_corpus
+from tests.benchmarks.quality.training import start_process, train_setting
+from tests.benchmarks.quality.variants import BY_NAME, VARIANTS, Variant
 
-FOLDER = Path(".cache/quality")
-Results = dict[str, dict[str, Any]]
+ROWS = Path(".cache/quality/rows")
+OUTSIDE = "tf-idf newsgroups"
 
 
-def main() -> int:
-    """Exit code 0 when the table is whole."""
-    asked = _parser().parse_args()
-    path = asked.results or FOLDER / f"{asked.size}.jsonl"
-    parts = [part for name, part in SIZES[asked.size].items() if name in asked.part]
-    rivals = tuple(
-        rival for rival in RIVALS if asked.methods is None or rival.name in asked.methods
-    )
-    if not asked.table:
-        for part in parts:
-            _run(part, rivals, path, asked)
-    done = read(path)
-    if asked.json:
-        print(json.dumps([row for part in parts for row in rows(part, rivals, done)]))
-        return 0
-    for part in parts:
-        _show(part, rows(part, rivals, done), done, markdown=asked.markdown)
-    return 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0; with --claims, 1 if a claim that a page makes does not hold."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _make_parser().parse_args(arguments)
+    if options.claims:
+        return _show_claims(options)
+    if options.command is None:
+        options = _make_parser().parse_args([*arguments, "run"])
+    corpora = [CORPORA[name] for name in options.data]
+    variants = [v for v in VARIANTS if options.methods is None or v.name in options.methods]
+    if options.command == "report":
+        return _show_report(corpora, variants, options)
+    campaign = Campaign(corpora, variants, read_results(options.results))
+    campaign.skip_unknown()
+    _report_skipped(campaign)
+    return _show_plan(campaign, options) if options.command == "plan" else _run(campaign, options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default="default")
-    parser.add_argument("--part", nargs="+", choices=["newsgroups", "chat"],
-                        default=["newsgroups", "chat"])  # fmt: skip
-    parser.add_argument("--methods", nargs="+", choices=[rival.name for rival in RIVALS])
-    parser.add_argument("--results", type=Path, help="the file of results")
-    parser.add_argument("--workers", type=int, default=2, help="trainings at once")
-    parser.add_argument("--threads", type=int, default=1, help="of one training")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--table", action="store_true", help="train nothing, show what is there")
-    parser.add_argument("--markdown", action="store_true", help="the table for docs/results.md")
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.quality", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--claims", action="store_true", help="List the claims of the pages.")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="The file of results.")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--data", nargs="+", choices=CORPORA, default=list(CORPORA))
+    shared.add_argument("--methods", nargs="+", choices=BY_NAME)
+    shared.add_argument("--results", type=Path, default=RESULTS, help="The file of results.")
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--workers", type=int, default=2, help="Trainings at once.")
+    machine.add_argument("--threads", type=int, default=1, help="Threads of one training.")
+    commands = parser.add_subparsers(dest="command")
+    run = commands.add_parser("run", parents=[shared, machine], help="Train what is missing.")
+    run.add_argument("--minutes", type=float, default=60.0)
+    run.add_argument("--device", default="cpu")
+    commands.add_parser("plan", parents=[shared, machine], help="Show what is left.")
+    report = commands.add_parser("report", parents=[shared], help="Show the tables.")
+    report.add_argument("--markdown", action="store_true", help="As docs/results/results.md.")
+    report.add_argument("--json", action="store_true")
+    report.add_argument("--plots", type=Path, help="Write the charts into this folder.")
     return parser
 
 
-def read(path: Path) -> Results:
-    """The results so far by key; a line that a crash cut short counts as none."""
-    found: Results = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+def _report_skipped(campaign: Campaign) -> None:
+    methods = defaultdict[tuple[str, str], list[str]](list)
+    for (data, method), reason in campaign.skipped.items():
+        methods[data, reason].append(method)
+    for (data, reason), names in methods.items():
+        _print(f"skipped on {data}: {', '.join(names)}: {reason}")
+
+
+def _run(campaign: Campaign, options: argparse.Namespace) -> int:
+    splits = {}
+    for corpus in campaign.corpora:
         try:
-            result = json.loads(line)
-        except ValueError:
-            continue
-        found[result["key"]] = result
-    return found
-
-
-def _run(part: Part, rivals: tuple[Rival, ...], path: Path, asked: Any) -> None:
-    data = prepared(part, FOLDER / "data")
-    if part.name == "newsgroups" and f"tfidf {part}" not in read(path):
-        append(path, {"key": f"tfidf {part}", **tfidf(data)})
-    _train_all(list(grid(part, rivals)), data, path, asked)
-    done = read(path)
-    more = [
-        setting
-        for rival in rivals
-        if (rates := _chosen(part, rival, done)) is not None
-        for setting in repeats(part, rival, rates)
-    ]
-    _train_all(more, data, path, asked)
-
-
-def _train_all(wanted: list[Setting], data: Mapping[str, str], path: Path, asked: Any) -> None:
-    done = read(path)
-    missing = [setting for setting in wanted if setting.key not in done]
-    if not missing:
-        return
+            splits[corpus.name] = write_rows(corpus, ROWS)
+        except MissingData as error:
+            _print(f"skipped: {error}")
+    campaign.corpora = [corpus for corpus in campaign.corpora if corpus.name in splits]
+    if "newsgroups" in splits and OUTSIDE not in campaign.results and options.methods is None:
+        append_result(options.results, {"key": OUTSIDE, **tfidf(splits["newsgroups"])})
     pool = ProcessPoolExecutor(
-        asked.workers, mp.get_context("spawn"), start_process, (asked.threads, asked.device)
+        options.workers, mp.get_context("spawn"), start_process, (options.threads, options.device)
     )
     try:
-        waiting = {pool.submit(train_one, one, data, asked.device): one for one in missing}
-        for number, ready in enumerate(as_completed(waiting), start=1):
-            setting, found = waiting[ready], ready.result()
-            append(path, {"key": setting.key, **found})
-            said = found.get("unavailable") or f"{found['test']:.3f} in {found['seconds']:.0f} s"
-            told = f"{setting.part.name}, {setting.rival}, {setting.rates}, seed {setting.seed}"
-            print(f"{number}/{len(missing)} {told}: {said}", file=sys.stderr, flush=True)
+        count = run_campaign(
+            campaign, splits, options.results, pool,
+            train=partial(train_setting, device=options.device), minutes=options.minutes,
+            workers=options.workers, report=_print,
+        )  # fmt: skip
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    _print(f"{count} trainings ended; at least {len(campaign.forecast())} are left")
+    return 0
 
 
-def _chosen(part: Part, rival: Rival, done: Results) -> tuple[float | None, float] | None:
-    tried = {
-        setting.rates: done[setting.key]["validation"]
-        for setting in grid(part, (rival,))
-        if "validation" in done.get(setting.key, {})
-    }
-    return best(part, tried) if tried else None
+def _show_plan(campaign: Campaign, options: argparse.Namespace) -> int:
+    total = 0.0
+    left = campaign.forecast()
+    for corpus in campaign.corpora:
+        for variant in campaign.variants:
+            runs = [
+                setting
+                for setting in left
+                if (setting.corpus.name, setting.variant.name) == (corpus.name, variant.name)
+            ]
+            hours = sum(map(campaign.estimate_seconds, runs)) / options.workers / 3600
+            total += hours
+            if runs:
+                print(f"{corpus.name:12}{variant.name:26}{len(runs):4} trainings{hours:7.2f} h")
+    print(f"at least {len(left)} trainings, {total:.1f} h with {options.workers} processes")
+    return 0
 
 
-def rows(part: Part, rivals: Iterable[Rival], done: Results) -> list[dict[str, Any]]:
-    """One row a method, over the seeds that are there."""
-    found = []
-    for rival in rivals:
-        rates = _chosen(part, rival, done)
-        if rates is None:
-            continue
-        settings = [s for s in grid(part, (rival,)) if s.rates == rates]
-        results = [done[s.key] for s in [*settings, *repeats(part, rival, rates)] if s.key in done]
-        found.append(_row(part, rival, rates, results))
-    return found
+def _show_report(
+    corpora: Sequence[Corpus], variants: Sequence[Variant], options: argparse.Namespace
+) -> int:
+    results = read_results(options.results)
+    if options.json:
+        rows = [
+            {"data": corpus.name, **dataclasses.asdict(row)}
+            for corpus in corpora
+            for row in summarize_corpus(corpus, variants, results)
+        ]
+        print(json.dumps(rows))
+    else:
+        print(format_report(corpora, variants, results, markdown=options.markdown))
+        if outside := results.get(OUTSIDE):
+            figures = f"{outside['same rows']:.3f} from the same rows"
+            print(f"\nTF-IDF and a linear model, newsgroups, full texts: {figures}")
+    if options.plots:
+        for path in write_charts(corpora, results, options.plots):
+            _print(f"written: {path}")
+    return 0
 
 
-def _row(
-    part: Part, rival: Rival, rates: tuple[float | None, float], results: list[dict[str, Any]]
-) -> dict[str, Any]:
-    tests = [result["test"] for result in results]
-    reached = [result["tokens_to_target"] for result in results]
-
-    def mean(of: Iterable[float | None]) -> float | None:
-        there = [value for value in of if value is not None]
-        return statistics.fmean(there) if there else None
-
-    return {
-        "part": part.name,
-        "method": rival.name,
-        "rates": list(rates),
-        "seeds": len(tests),
-        "mean": statistics.fmean(tests),
-        "low": min(tests),
-        "high": max(tests),
-        "share": results[0]["share"],
-        "kept": mean(result["kept"] for result in results),
-        "before_handoff": mean(result["stages"].get("sparse") for result in results)
-        if "handoff" in results[0]["stages"] else None,
-        "after_handoff": mean(result["stages"].get("handoff") for result in results),
-        "tokens_to_target": mean(reached) if None not in reached else None,
-        "reached": sum(value is not None for value in reached),
-        "step_seconds": statistics.median(result["step_seconds"] for result in results),
-    }  # fmt: skip
+def _show_claims(options: argparse.Namespace) -> int:
+    checked = check_claims(read_results(options.results))
+    if options.json:
+        print(json.dumps([one.describe() for one in checked], indent=1))
+    else:
+        for one in checked:
+            print(_format_claim(one))
+    return 1 if find_fallen(checked) else 0
 
 
-HEADERS = ("method", "rate", "test", "spread", "trained", "kept", "hand-off", "tokens")
+def _format_claim(checked: CheckedClaim) -> str:
+    state = {None: "not measured", True: "held", False: "FALLEN" if checked.is_made else "missed"}
+    figure = "" if checked.figure is None else f" {checked.figure:.3f} (bound {checked.bound:.3f})"
+    made = checked.claim.page if checked.is_made else "goal"
+    seeds = " and ".join(map(str, checked.seeds))
+    return f"{state[checked.held]:13}{figure} [{made}; seeds {seeds}] {checked.claim.name}"
 
 
-def _show(part: Part, found: list[dict[str, Any]], done: Results, *, markdown: bool) -> None:
-    title = f"{part.name}: test {part.metric}, tokens to {part.target:g}"
-    cells = [_cells(part, row) for row in found]
-    outside = done.get(f"tfidf {part}")
-    if outside:
-        for name in ("same rows", "all rows"):
-            figure = f"{outside[name]:.3f}"
-            cells.append((f"TF-IDF + linear, {name}", "", figure, "", "", "", "", ""))
-    if markdown:
-        print(f"\n{title}\n\n| {' | '.join(HEADERS)} |\n|{'---|' * len(HEADERS)}")
-        for row in cells:
-            print(f"| {' | '.join(row)} |")
-        return
-    table = Table(title=title, title_justify="left")
-    for header in HEADERS:
-        table.add_column(header, justify="left" if header == "method" else "right")
-    for row in cells:
-        table.add_row(*row)
-    Console(width=110).print(table)
-
-
-def _cells(part: Part, row: Mapping[str, Any]) -> tuple[str, ...]:
-    handoff = ""
-    if row["before_handoff"] is not None and row["after_handoff"] is not None:
-        handoff = f"{row['before_handoff']:.3f} -> {row['after_handoff']:.3f}"
-    tokens = f"{row['tokens_to_target']:,.0f}" if row["tokens_to_target"] is not None else (
-        f"{row['reached']} of {row['seeds']}" )  # fmt: skip
-    return (
-        row["method"],
-        " / ".join(f"{rate:g}" for rate in row["rates"] if rate is not None),
-        f"{row['mean']:.3f}",
-        f"{row['low']:.3f}..{row['high']:.3f}",
-        f"{row['share']:.2%}",
-        "" if row["kept"] is None else f"{row['kept']:.2f}",
-        handoff,
-        tokens,
-    )
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,61 +1,38 @@
-"""One setting trained on the product's own loop, without Ray, and measured on the test rows."""
+"""One setting trained on the product's own loop, or by PEFT's code, and measured on the test rows.
+
+A process trains many settings, one after the other: it loads each base and evaluates it untrained
+only once.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import gc
 import os
 import shutil
+import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks.quality.plan import Part, Setting
+from tests.benchmarks.quality.corpora import name_splits
+from tests.benchmarks.quality.setting import Setting
 
+if TYPE_CHECKING:
+    from tests.benchmarks.quality.trainers import Bench
 
-def prepared(part: Part, folder: Path) -> dict[str, str]:
-    """train, validation (cut from train) and test rows as files, the same ones every time."""
-    name = f"{part.name}-{part.train_rows}-{part.validation_rows}-{part.test_rows}"
-    paths = {kind: folder / f"{name}.{kind}.jsonl" for kind in ("train", "validation", "test")}
-    if not all(path.exists() for path in paths.values()):
-        folder.mkdir(parents=True, exist_ok=True)
-        train, test = (_shuffled(Path(part.data[kind])) for kind in ("train", "test"))
-        cut = part.validation_rows
-        rows = {
-            "validation": train[:cut],
-            "train": train[cut : None if part.train_rows is None else cut + part.train_rows],
-            "test": test[: part.test_rows],
-        }
-        for kind, path in paths.items():
-            path.write_text("".join(rows[kind]), encoding="utf-8")
-    data = {kind: str(path) for kind, path in paths.items()}
-    return {**data, "model": _model(part, folder)}
-
-
-def _model(part: Part, folder: Path) -> str:
-    """The part's model, or a folder with its first layers alone."""
-    if part.layers is None:
-        return part.model
-    made = folder / f"{Path(part.model).name}-{part.layers}"
-    if not (made / "config.json").exists():
-        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-
-        config = AutoConfig.from_pretrained(part.model, num_hidden_layers=part.layers)
-        kind = AutoModelForCausalLM if part.task == "causal-lm" else AutoModel
-        kind.from_pretrained(part.model, config=config).save_pretrained(made)
-        AutoTokenizer.from_pretrained(part.model).save_pretrained(made)
-    return str(made)
-
-
-def _shuffled(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return sorted(lines, key=lambda line: hashlib.sha256(line.encode()).hexdigest())
+BYTES_A_NUMBER = 4
+"""Gradients are exchanged in float32."""
+LIBRARIES = ("torch", "transformers", "peft", "deepspeed")
+SOURCES = ("slora", "jobs", "tests/benchmarks/quality")
+_bench: Bench | None = None
 
 
 def start_process(threads: int, device: str) -> None:
-    """A process group of one, as the loop expects it."""
+    """Start a process group of one, as the loop expects it."""
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1",
         MASTER_PORT="0", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false",
@@ -71,106 +48,93 @@ def start_process(threads: int, device: str) -> None:
     torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
-def train_one(setting: Setting, data: Mapping[str, str], device: str) -> dict[str, Any]:
-    """The figures of one training; `unavailable` and a reason where its spec is refused."""
+def train_setting(setting: Setting, splits: Mapping[str, str], device: str) -> dict[str, Any]:
+    """Return the line of one training. Of one that diverged, it says so in `unavailable`.
+
+    Raise InputError if the product refuses the setting.
+    """
     import torch
 
-    from jobs.errors import InputError, TrainingFailed
-    from jobs.plan.preflight import validate_run
-    from jobs.spec.load import validate_spec
-    from jobs.store.open import open_store
-    from jobs.store.runs.run_store import RunStore
+    from jobs.errors import TrainingFailed
+    from tests.benchmarks.machine import describe_machine
+    from tests.benchmarks.quality.trainers import Bench
 
+    global _bench
+    if _bench is None:
+        _bench = Bench(torch.device(device))
     folder = Path(tempfile.mkdtemp(prefix="slora-quality-"))
-    began = time.monotonic()
+    start_time = time.monotonic()
     try:
-        checked = validate_run(validate_spec(setting.spec(data, f"file://{folder}")))
-        runs = RunStore(open_store(checked.spec.store), "quality")
-        request = checked.make_request("quality")
-        training, hooks = _make_training(request, runs, torch.device(device), data["test"])
-        training.run()
-        figures = _figures(setting, training, hooks.test, runs)
-        return {**figures, "seconds": time.monotonic() - began}
-    except InputError as refused:
-        return {"unavailable": str(refused)}
-    except TrainingFailed as diverged:
-        # A rate that was too high: the worst figure there is, so that it is not chosen.
-        return {"unavailable": f"diverged: {diverged}"}
+        figures = _bench.train(setting, splits, f"file://{folder}")
+    except TrainingFailed as error:
+        figures = {"unavailable": f"diverged: {error}"}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make_training(request: Any, runs: Any, device: Any, test: str) -> Any:
-    """The training's loop and its hooks: one more evaluation at its end, on the test rows."""
-    import dataclasses
-
-    from jobs.inspect.datasets.scan import scan_dataset
-    from jobs.train.comm.collectives import WorkerContext
-    from jobs.train.data.worker_feeds import make_eval_feed
-    from jobs.train.evaluation import evaluate
-    from jobs.train.fine_tuning import FineTuner
-    from jobs.train.hooks import RunHooks
-    from jobs.train.loop import StageLoop
-    from jobs.train.model.tokenizer import load_tokenizer
-
-    class TestRows(RunHooks):
-        # They take longer than the training.
-        generates_samples = False
-        test: dict[str, float]
-
-        def on_evaluation(self, report: Any) -> bool:
-            if report.name == "end":
-                spec = request.spec
-                scan = scan_dataset(test, spec.data.format, spec.model.task, "test")
-                on_test = dataclasses.replace(request, eval_data=scan)
-                tokenizer = load_tokenizer(str(request.base))
-                feed = make_eval_feed(on_test, tokenizer, rank=0, world_size=1)
-                self.test = evaluate(trainer.model, feed, device=device)
-            return True
-
-    hooks = TestRows()
-    trainer = FineTuner(request, runs, WorkerContext(0, 1, device), hooks=hooks)
-    return StageLoop(trainer, hooks=hooks), hooks
-
-
-def _figures(setting: Setting, training: Any, test: Any, runs: Any) -> dict[str, Any]:
-    part, ledger = setting.part, training.trainer.ledger
-    metrics, _ = runs.metrics.tail(0)
-    trained = [ledger[key] for key in ledger if key.endswith("_trainable")]
+        # Models and engines refer to themselves; two of them do not fit beside others' work.
+        gc.collect()
     return {
-        "rival": setting.rival,
-        "part": part.name,
-        "rates": list(setting.rates),
-        "seed": setting.seed,
-        "validation": training.evaluations["end"][part.metric],
-        "test": test[part.metric],
-        "stages": {at: found[part.metric] for at, found in training.evaluations.items()},
-        "kept": ledger.get("handoff_energy_share"),
-        "trainable": max(trained),
-        "share": max(trained) / ledger["model_parameters"],
-        "tokens": ledger["tokens"],
-        "tokens_to_target": _tokens_to(part, metrics),
-        "step_seconds": ledger["seconds"],
+        **describe_setting(setting, splits),
+        **figures,
+        "wall_seconds": round(time.monotonic() - start_time, 1),
+        "threads": torch.get_num_threads(),
+        "machine": describe_machine(),
     }
 
 
-def _tokens_to(part: Part, metrics: list[dict[str, Any]]) -> float | None:
-    """Tokens trained on when an evaluation first met the target; None if none did."""
-    tokens = 0.0
+def describe_setting(setting: Setting, splits: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was trained, and with which code, for people and for reports."""
+    return {
+        "key": setting.key,
+        "data": setting.corpus.name,
+        "method": setting.variant.name,
+        "rates": dict(setting.point),
+        "seed": setting.seed,
+        "dtype": setting.dtype,
+        "steps": setting.corpus.steps,
+        "files": name_splits(splits),
+        "code": read_code_version(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def read_code_version() -> str:
+    """Return the commit, with `-changed` if the code that trains differs from it."""
+    commit = _run_git("rev-parse", "--short=12", "HEAD")
+    return f"{commit}-changed" if _run_git("status", "--porcelain", "--", *SOURCES) else commit
+
+
+def _run_git(*arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return result.stdout.strip()
+
+
+def summarize_stages(
+    metrics: Sequence[Mapping[str, Any]], trained: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Return each stage's steps, trained numbers, and bytes that a worker exchanges at a step.
+
+    `metrics` are the lines of the run's metrics; `trained` numbers by stage, head included. The
+    bytes are those of the gradients, before a collective multiplies them by `2 (W - 1) / W`.
+    """
+    steps = (line for line in metrics if "evaluation" not in line)
+    return [
+        {
+            "stage": stage,
+            "steps": len(list(lines)),
+            "trained": trained[stage],
+            "bytes_a_step": BYTES_A_NUMBER * trained[stage],
+        }
+        for stage, lines in groupby(steps, key=lambda line: str(line["stage"]))
+    ]
+
+
+def extract_curve(metrics: Sequence[Mapping[str, Any]], metric: str) -> list[list[Any]]:
+    """Return [step, tokens, figure] of each evaluation on the validation rows, in order."""
+    curve, step, tokens = list[list[Any]](), 0, 0
     for line in metrics:
-        if "evaluation" not in line:
-            tokens = line["tokens"]
-        elif _met(part, line[part.metric]):
-            return tokens
-    return None
-
-
-def _met(part: Part, figure: float) -> bool:
-    return figure >= part.target if part.metric == "accuracy" else figure <= part.target
-
-
-def append(path: Path, line: Mapping[str, Any]) -> None:
-    """One result, whole or not at all, however many processes write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as file:
-        file.write((json.dumps(line) + "\n").encode())
+        if "evaluation" in line:
+            at = 0 if line["evaluation"] == "before" else step
+            curve.append([at, tokens if at else 0, round(line[metric], 5)])
+        else:
+            step, tokens = line["step"], int(line["tokens"])
+    return sorted(curve, key=lambda point: point[0])

@@ -18,7 +18,15 @@ from tests.benchmarks.paper import __main__ as paper
 from tests.benchmarks.paper.data import NoData, prepared
 from tests.benchmarks.paper.derive import at_cost, cost_to, curve, mean_curve, saved
 from tests.benchmarks.paper.order import chosen, grid, results, wanted
-from tests.benchmarks.paper.plan import CORE, HARDEST, RIVALS, SIZES, rates_of
+from tests.benchmarks.paper.plan import (
+    CORE,
+    HARDEST,
+    OWN_HEAD,
+    RIVALS,
+    SIZES,
+    find_unknown,
+    rates_of,
+)
 from tests.benchmarks.paper.svg import line_chart
 from tests.benchmarks.paper.table import goals, rows
 from tests.benchmarks.paper.training import train_one
@@ -97,6 +105,28 @@ def test_the_addresses_run_at_one_rate_and_without_what_needs_biases():
     assert len(due) == len({one.rival for one in due})
     assert "bitfit" not in {one.rival for one in due}
     assert {one.partition for one in due} == {"president"}
+
+
+def test_a_method_with_a_head_rate_is_searched_by_axes_and_then_repeated():
+    rival = BY_NAME[f"lora, {OWN_HEAD}"]
+    assert chosen(NEWS, rival, {}) is None
+    done, rates = dict[str, Any](), list[Any]()
+    while due := [one for one in wanted(NEWS, [rival], [HARDEST], done) if one.key not in done]:
+        one = due[0]
+        rates.append((one.rates, one.seed))
+        _, adapter, head = one.rates
+        figure = 0.5 - abs(math.log(adapter / 5e-3)) / 10 - abs(math.log(head / 1e-2)) / 10
+        done[one.key] = result(0.1, figure, mb=1)
+    assert [(r[1], r[2]) for r, _ in rates[:4]] == [(a, 5e-3) for a in (1e-3, 2e-3, 5e-3, 1e-2)]
+    assert chosen(NEWS, rival, done) == (None, 5e-3, 1e-2)
+    assert rates[-2:] == [((None, 5e-3, 1e-2), 1), ((None, 5e-3, 1e-2), 2)]
+    assert len(rates) < 4 * 4
+
+
+def test_a_method_is_known_or_has_keys_that_the_product_does_not_know_yet():
+    for rival in RIVALS:
+        unknown = find_unknown(NEWS, rival)
+        assert unknown is None or (rival.grids and "unknown key" in unknown)
 
 
 def test_a_key_tells_settings_apart_and_survives_another_number_of_seeds():

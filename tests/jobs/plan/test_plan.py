@@ -26,7 +26,7 @@ from jobs.plan.plan import (
 from jobs.plan.stage_rates import get_head_rate
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
-from jobs.spec.sections.train import TrainSection
+from jobs.spec.sections.training import TrainSection
 from slora.layers.patterns import count_entries
 from slora.masks.mask import draw_random_mask
 from tests.tiny import tiny_spec

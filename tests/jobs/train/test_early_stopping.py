@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.spec.load import validate_spec
-from jobs.spec.sections.train import StopSection
+from jobs.spec.sections.training import StopSection
 from jobs.train.early_stopping import (
     EarlyStopping,
     StoppingState,

@@ -65,9 +65,7 @@ def _train_engines(rank: int, world_size: int) -> dict[str, tuple[dict[str, floa
     resumed engine has the same bits after two more.
     """
     from jobs.train.comm.collectives import make_worker_context
-    from jobs.train.comm.deepspeed_comm import init_deepspeed
 
-    init_deepspeed("gloo")
     context = make_worker_context(rank, world_size, torch.device("cpu"), machine="here")
     results = {}
     for case in CASES:
