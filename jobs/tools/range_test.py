@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from jobs.plan.plan import StagePlan
@@ -44,6 +45,8 @@ those that the next steps would train on.
 """
 
 OnStep = Callable[[], None]
+OnRate = Callable[[str, "TriedRate"], None]
+"""Is called with the key of the spec and the rate that was tried for it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class TriedRate:
 
     rate: float
     loss: float | None
+
+    def describe_loss(self) -> str:
+        """Return the loss as text."""
+        return "diverged" if self.loss is None else f"{self.loss:.4f}"
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,15 @@ def count_test_steps(validated: ValidatedRun) -> int:
     return (len(stages) + heads) * len(RATE_FACTORS) * TEST_STEPS
 
 
-def measure_rates(validated: ValidatedRun, on_step: OnStep) -> list[RateTest]:
+def measure_rates(
+    validated: ValidatedRun, on_step: OnStep, on_rate: OnRate = lambda key, tried: None
+) -> list[RateTest]:
     """Return the tests of each stage, and of a head in the first one.
 
     `validated` has one worker, and its rows are tokenised. Raise InputError.
     """
+    # The environment that says so is read once, and rows may have been tokenised before.
+    transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="slora-rates-") as folder:
         spec = validated.spec.model_copy(update={"store": f"file://{folder}"})
         request = replace(validated, spec=spec).make_request("rates")
@@ -102,7 +113,7 @@ def measure_rates(validated: ValidatedRun, on_step: OnStep) -> list[RateTest]:
                 # The hand-off needs its values all the same.
                 weights = dict(opened.gather_weights())
             else:
-                trial = _StageTrial(trainer, opened, stage, rows, on_step)
+                trial = _StageTrial(trainer, opened, stage, rows, on_step, on_rate)
                 weights = trial.run(with_head=not tests)
                 tests += trial.tests
             opened.close(weights)
@@ -120,9 +131,10 @@ class _StageTrial:
         stage: StagePlan,
         rows: Sequence[Step],
         on_step: OnStep,
+        on_rate: OnRate,
     ) -> None:
         self._trainer, self._engine, self._stage = trainer, opened.engine, stage
-        self._rows, self._on_step = rows, on_step
+        self._rows, self._on_step, self._on_rate = rows, on_step, on_rate
         self._start = self._engine.gather_weights()
         self._ends: dict[float, Mapping[str, Tensor]] = {}
         self.tests: list[RateTest] = []
@@ -146,11 +158,11 @@ class _StageTrial:
 
     def _test(self, key: str, planned: float, set_rate: Callable[[float], StagePlan]) -> float:
         self._ends.clear()
-        tried = tuple(
-            self._try_rate(set_rate(rate), rate)
-            for rate in (round_rate(planned * factor) for factor in RATE_FACTORS)
-        )
-        test = RateTest(self._stage.name, f"train.{key}", planned, tried)
+        tried = list[TriedRate]()
+        for rate in (round_rate(planned * factor) for factor in RATE_FACTORS):
+            tried.append(self._try_rate(set_rate(rate), rate))
+            self._on_rate(f"train.{key}", tried[-1])
+        test = RateTest(self._stage.name, f"train.{key}", planned, tuple(tried))
         self.tests.append(test)
         return planned if test.best is None else test.best
 
@@ -223,5 +235,4 @@ def iter_table_rows(tests: Sequence[RateTest]) -> Iterator[tuple[str, str, str, 
         for entry in test.tried:
             marks = ["best"] if entry.rate == test.best else []
             marks += ["planned"] if entry.rate == round_rate(test.planned) else []
-            loss = "diverged" if entry.loss is None else f"{entry.loss:.4f}"
-            yield test.key, f"{entry.rate:g}", loss, ", ".join(marks)
+            yield test.key, f"{entry.rate:g}", entry.describe_loss(), ", ".join(marks)

@@ -97,7 +97,11 @@ def _show_rates(spec: RunSpec, *, json: bool) -> None:
         )
     total = count_test_steps(validated)
     with closing(LazyProgressBar("Trying the rates", total, counts="steps")) as bar:
-        tests = measure_rates(validated, lambda: bar.advance(1))
+        tests = measure_rates(
+            validated,
+            lambda: bar.advance(1),
+            lambda key, tried: note(f"{key} {tried.rate:g}: {tried.describe_loss()}"),
+        )
     if json:
         print_json({"steps": TEST_STEPS, "tests": [test.to_json() for test in tests]})
         return
