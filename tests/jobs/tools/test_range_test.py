@@ -14,6 +14,8 @@ from tests.tiny import label_rows, tiny_encoder, tiny_spec, write_spec
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
 
+# DeepSpeed, which trains all of a model, is loaded in this process.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["slora", "full"])
 def test_the_rates_of_each_stage_and_of_the_head_are_tried_from_one_start(
     tmp_path: Path, kind: str
