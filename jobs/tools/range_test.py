@@ -232,7 +232,9 @@ def _collect_rows(trainer: FineTuner, request: Any) -> list[Step]:
 def iter_table_rows(tests: Sequence[RateTest]) -> Iterator[tuple[str, str, str, str]]:
     """Yield the rows of the table: the key, the rate, the loss, and what there is to say."""
     for test in tests:
+        edges = (test.tried[0], test.tried[-1])
         for entry in test.tried:
             marks = ["best"] if entry.rate == test.best else []
+            marks += ["edge"] if marks and entry in edges else []
             marks += ["planned"] if entry.rate == round_rate(test.planned) else []
             yield test.key, f"{entry.rate:g}", entry.describe_loss(), ", ".join(marks)

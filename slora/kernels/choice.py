@@ -10,7 +10,6 @@ N: tokens. O, I: rows and columns of the weight. Z: entries of the mask.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -47,7 +46,7 @@ class KernelChoice:
 
     kernel: str
     milliseconds: Mapping[str, float] = field(default_factory=dict)
-    """Median time of each kernel in the probe; empty where none was needed."""
+    """Shortest time of each kernel in the probe; empty where none was needed."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Kernels that failed in the probe, with the reason."""
 
@@ -183,7 +182,8 @@ def _measure_seconds(kernel: Kernel, grad_NO: Tensor, x_NI: Tensor, pattern: Ent
         kernel(grad_NO, x_NI, pattern)
         _synchronize(x_NI)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    # A busy machine delays a run, and makes none faster.
+    return min(seconds)
 
 
 def _synchronize(tensor: Tensor) -> None:

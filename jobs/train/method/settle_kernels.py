@@ -42,9 +42,11 @@ def settle_kernels(model: nn.Module, spec: RunSpec, runs: RunStore) -> dict[str,
         known = _read_cache(cached)
         tokens = min(spec.train.micro_batch_size * spec.data.max_length, MAX_PROBED_TOKENS)
         choices = choose_kernels(model, tokens=tokens, known=known)
-        if choices.describe():
-            known.update(choices)
-            _write_cache(known, cached)
+        if not choices.describe():
+            # All products are small, or of blocks: there is nothing to keep.
+            return {}
+        known.update(choices)
+        _write_cache(known, cached)
         settled = _record(choices, runs, key)
     use_kernels(model, settled)
     return settled.describe()

@@ -19,8 +19,9 @@ MIN_ROUNDS, MAX_ROUNDS = 3, 20
 def measure_products(*, tokens: int, rows: int, columns: int) -> dict[str, float]:
     """Return the seconds of a layer's product and of its gradient's, in float32 and in bfloat16.
 
-    The types take turns on one thread, and each one's best round counts: a busy machine delays
-    some rounds, and makes none faster. The first round, which makes oneDNN's kernels, does not.
+    They are processor time of one thread: a busy machine, where a round may wait for its turn many
+    times longer than it computes, gives the same. The types take turns, and each one's best round
+    counts. The first round, which makes oneDNN's kernels, does not.
     """
     with _use_one_thread(), torch.inference_mode():
         operands = {dtype: _draw_operands(tokens, rows, columns, dtype) for dtype in DTYPES}
@@ -33,9 +34,9 @@ def measure_products(*, tokens: int, rows: int, columns: int) -> dict[str, float
             if number >= MIN_ROUNDS and time.perf_counter() > deadline:
                 break
             for dtype, step in steps.items():
-                start = time.perf_counter()
+                start = time.thread_time()
                 step()
-                best[dtype] = min(best[dtype], time.perf_counter() - start)
+                best[dtype] = min(best[dtype], time.thread_time() - start)
     return {"float32_s": best[torch.float32], "bfloat16_s": best[torch.bfloat16]}
 
 

@@ -20,7 +20,7 @@ from jobs.plan.rate_rule import (
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
 from tests.benchmarks.rates import PAGE, fit_rule, format_table, read_grids, replace_part
-from tests.jobs.plan.test_plan import SHAPE
+from tests.jobs.plan.plans import SHAPE
 from tests.tiny import tiny_spec
 
 CLASSIFY = {"task": "sequence-classification"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from jobs.tools.range_test import RateTest, TriedRate, iter_table_rows
 from orchestrator.cli.main import app
 from tests.tiny import label_rows, tiny_encoder, tiny_spec, write_spec
 
@@ -48,3 +49,13 @@ def test_the_rates_of_each_stage_and_of_the_head_are_tried_from_one_start(
         still = [entry["loss"] for entry in tests["train.sparse_learning_rate"]["tried"]]
         assert still == pytest.approx([still[0]] * 5, abs=1e-6)
     assert not (tmp_path / "store" / "adapters").exists()
+
+
+def test_the_table_names_the_best_rate_the_planned_one_and_an_edge():
+    tried = tuple(TriedRate(rate, loss) for rate, loss in ((0.1, 3.0), (0.2, None), (0.4, 1.0)))
+    rows = list(iter_table_rows([RateTest("sparse", "train.learning_rate", 0.2, tried)]))
+    assert [row[1:] for row in rows] == [
+        ("0.1", "3.0000", ""), ("0.2", "diverged", "planned"), ("0.4", "1.0000", "best, edge"),
+    ]  # fmt: skip
+    inner = RateTest("sparse", "train.learning_rate", 0.2, (*tried, TriedRate(0.8, 2.0)))
+    assert list(iter_table_rows([inner]))[2][3] == "best"

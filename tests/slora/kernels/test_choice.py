@@ -55,6 +55,18 @@ def test_the_fastest_kernel_is_chosen(monkeypatch, dtype, seconds, fastest):
     assert choice.milliseconds == pytest.approx({n: 1e3 * s for n, s in seconds.items()})
 
 
+def test_one_undisturbed_run_is_enough_for_the_fastest(monkeypatch):
+    clock = _Clock(monkeypatch, slabs=2.0, tiles=1.0)
+    undisturbed, delays = clock.kernels["tiles"], iter((9.0, 9.0, 9.0, 0.0))
+
+    def disturbed(*operands):
+        clock.now += next(delays)
+        return undisturbed(*operands)
+
+    clock.kernels["tiles"] = disturbed
+    assert probe_kernels(clock.kernels, *_operands()).kernel == "tiles"
+
+
 def test_a_kernel_that_fails_or_is_wrong_is_left_out_with_the_reason(monkeypatch):
     clock = _Clock(monkeypatch, slabs=3.0, wrong=1.0, broken=1.0)
 
