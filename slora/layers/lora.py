@@ -88,11 +88,9 @@ class _LowRankProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x_NI: Tensor, a_RI: Tensor, b_OR: Tensor, bias: Tensor | None, layer: LoraLinear
     ) -> Tensor:
-        dtype = _choose_product_dtype(x_NI)
+        dtype = choose_product_dtype(x_NI)
         x_NI, a_cast, b_cast = x_NI.to(dtype), a_RI.to(dtype), (b_OR * layer.scale).to(dtype)
-        h_NR = nn.functional.linear(x_NI, a_cast)
-        y_NO = nn.functional.linear(h_NR, b_cast, None if bias is None else bias.to(dtype))
-        add_product(y_NO, x_NI, layer.weight, conv1d=layer.conv1d)
+        y_NO, h_NR = multiply(x_NI, a_cast, b_cast, bias, layer)
         ctx.save_for_backward(x_NI, h_NR, a_cast, b_cast)
         ctx.layer, ctx.factors_dtype = layer, a_RI.dtype
         return y_NO
@@ -102,11 +100,10 @@ class _LowRankProduct(torch.autograd.Function):
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, h_NR, a_cast, b_cast = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
-        grad_x = grad_a = grad_b = grad_bias = None
-        grad_NR = grad_NO @ b_cast
-        if ctx.needs_input_grad[0]:
-            grad_x = grad_NR @ a_cast
-            add_product_back(grad_x, grad_NO, layer.weight, conv1d=layer.conv1d)
+        grad_a = grad_b = grad_bias = None
+        grad_NR, grad_x = multiply_back(
+            grad_NO, a_cast, b_cast, layer, needs_input=ctx.needs_input_grad[0]
+        )
         if ctx.needs_input_grad[1]:
             grad_a = (grad_NR.t() @ x_NI).to(ctx.factors_dtype)
         if ctx.needs_input_grad[2]:
@@ -116,7 +113,29 @@ class _LowRankProduct(torch.autograd.Function):
         return grad_x, grad_a, grad_b, grad_bias, None
 
 
-def _choose_product_dtype(x: Tensor) -> torch.dtype:
+def multiply(
+    x_NI: Tensor, a_cast: Tensor, b_cast: Tensor, bias: Tensor | None, layer: LoraLinear
+) -> tuple[Tensor, Tensor]:
+    """Return the product `[N, O]` and `x A^T [N, R]`; both factors in the dtype of x, B scaled."""
+    h_NR = nn.functional.linear(x_NI, a_cast)
+    y_NO = nn.functional.linear(h_NR, b_cast, None if bias is None else bias.to(x_NI.dtype))
+    add_product(y_NO, x_NI, layer.weight, conv1d=layer.conv1d)
+    return y_NO, h_NR
+
+
+def multiply_back(
+    grad_NO: Tensor, a_cast: Tensor, b_cast: Tensor, layer: LoraLinear, *, needs_input: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of `x A^T [N, R]` and, if needed, of x `[N, I]`."""
+    grad_NR = grad_NO @ b_cast
+    if not needs_input:
+        return grad_NR, None
+    grad_NI = grad_NR @ a_cast
+    add_product_back(grad_NI, grad_NO, layer.weight, conv1d=layer.conv1d)
+    return grad_NR, grad_NI
+
+
+def choose_product_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that the product computes in: that of x, or the one of an autocast."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

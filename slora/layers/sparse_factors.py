@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from slora.layers.base_layers import get_features
-from slora.layers.lora import LoraLinear
+from slora.layers.lora import LoraLinear, choose_product_dtype, multiply, multiply_back
 from slora.masks.factor_mask import FactorMaskRule
 
 
@@ -25,8 +25,9 @@ class SparseFactorLinear(LoraLinear):
     """A LoRA layer in which only some entries of A and B are trained: `a_values`, `b_values`.
 
     They are float32 `[Za]` and `[Zb]`, and the factors' own entries, not changes of them.
-    `dense_a_RI` and `dense_b_OR`, float32, are what the product reads: a forward writes the values
-    into them. The product is LoRA's own, at its cost, and its gradients are read at the masks.
+    `dense_a_RI` and `dense_b_OR`, float32, hold the other entries. The product reads copies in its
+    own dtype, into which a forward writes the values: it costs what LoRA's does at this rank, and
+    its gradients are read at the masks.
     """
 
     a_values: nn.Parameter
@@ -57,6 +58,30 @@ class SparseFactorLinear(LoraLinear):
         turned = self.b_positions % self.rank * b_OR.shape[0] + rows
         fits = b_OR.numel() < 2**31
         self.register_buffer("b_turned_positions", turned.int() if fits else turned, False)
+        self._written: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y_NO: Tensor = _SparseFactorProduct.apply(  # type: ignore[no-untyped-call]
+            x.reshape(-1, self.in_features), self.a_values, self.b_values, self.bias, self
+        )
+        return y_NO.view(*x.shape[:-1], self.out_features)
+
+    def write_factors(
+        self, a_values: Tensor, b_values: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Return A and `scale B` in this dtype with these values written into them.
+
+        They are the same tensors in every forward. Between two steps of the optimizer each forward
+        writes the values that are there, so that what a backward has saved of them stays true.
+        """
+        if self._written is None or not _is_like(self._written[0], self.dense_a_RI, dtype):
+            b_OR = (self.dense_b_OR * self.scale).to(dtype)
+            self._written = self.dense_a_RI.to(dtype), b_OR
+        # `data`: the writing is no change that autograd must guard against.
+        a_RI, b_OR = self._written[0].data, self._written[1].data
+        a_RI.view(-1).index_copy_(0, self.a_positions, a_values.to(dtype))
+        b_OR.view(-1).index_copy_(0, self.b_positions, (b_values * self.scale).to(dtype))
+        return a_RI, b_OR
 
     def get_factors(self) -> tuple[Tensor, Tensor]:
         factors: tuple[Tensor, Tensor] = _WrittenEntries.apply(  # type: ignore[no-untyped-call]
@@ -75,20 +100,53 @@ class SparseFactorLinear(LoraLinear):
         return factors[0], factors[1]
 
 
-class _WrittenEntries(torch.autograd.Function):
-    """Both factors with the values written into them in place, and the gradients of the values.
+class _SparseFactorProduct(torch.autograd.Function):
+    """LoRA's product with the values written into both factors, and the gradients of the values."""
 
-    The factors are the same tensors in every forward. Between two steps of the optimizer each
-    forward writes the values that are there, so that what a backward has saved of them stays true.
-    """
+    @staticmethod
+    def forward(
+        ctx: Any, x_NI: Tensor, a_values: Tensor, b_values: Tensor, bias: Tensor | None,
+        layer: SparseFactorLinear,
+    ) -> Tensor:  # fmt: skip
+        dtype = choose_product_dtype(x_NI)
+        x_NI = x_NI.to(dtype)
+        a_RI, b_OR = layer.write_factors(a_values, b_values, dtype)
+        y_NO, h_NR = multiply(x_NI, a_RI, b_OR, bias, layer)
+        ctx.save_for_backward(x_NI, h_NR, a_RI, b_OR)
+        ctx.layer, ctx.values_dtype = layer, a_values.dtype
+        return y_NO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
+        x_NI, h_NR, a_RI, b_OR = ctx.saved_tensors
+        layer: SparseFactorLinear = ctx.layer
+        grad_a = grad_b = grad_bias = None
+        grad_NR, grad_x = multiply_back(
+            grad_NO, a_RI, b_OR, layer, needs_input=ctx.needs_input_grad[0]
+        )
+        if ctx.needs_input_grad[1]:
+            flat = (grad_NR.t() @ x_NI).view(-1)
+            grad_a = flat.index_select(0, layer.a_positions).to(ctx.values_dtype)
+        if ctx.needs_input_grad[2]:
+            # The product of long rows is the transposed one; the positions are turned instead.
+            flat = (h_NR.t() @ grad_NO).view(-1)
+            gathered = flat.index_select(0, layer.b_turned_positions)
+            grad_b = gathered.to(ctx.values_dtype).mul_(layer.scale)
+        if ctx.needs_input_grad[3]:
+            grad_bias = grad_NO.sum(0)
+        return grad_x, grad_a, grad_b, grad_bias, None
+
+
+class _WrittenEntries(torch.autograd.Function):
+    """Both factors, float32, with the values in them, and the gradients of the values."""
 
     @staticmethod
     def forward(
         ctx: Any, a_values: Tensor, b_values: Tensor, layer: SparseFactorLinear
     ) -> tuple[Tensor, Tensor]:
         ctx.layer = layer
-        # `data`: the writing is no change that autograd must guard against.
-        a, b = layer.dense_a_RI.data, layer.dense_b_OR.data
+        a, b = layer.dense_a_RI.clone(), layer.dense_b_OR.clone()
         a.view(-1).index_copy_(0, layer.a_positions, a_values)
         b.view(-1).index_copy_(0, layer.b_positions, b_values)
         # A frozen factor needs no gradient, and the product computes none for it.
@@ -103,11 +161,12 @@ class _WrittenEntries(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             a = grad_a.reshape(-1).index_select(0, layer.a_positions)
         if ctx.needs_input_grad[1]:
-            # The product makes B's gradient transposed; to turn it first would copy all of it.
-            is_turned = grad_b.t().is_contiguous()
-            flat = (grad_b.t() if is_turned else grad_b).reshape(-1)
-            b = flat.index_select(0, layer.b_turned_positions if is_turned else layer.b_positions)
+            b = grad_b.reshape(-1).index_select(0, layer.b_positions)
         return a, b, None
+
+
+def _is_like(written: Tensor, dense: Tensor, dtype: torch.dtype) -> bool:
+    return written.dtype == dtype and written.device == dense.device
 
 
 def mask_factor(factor: Tensor, positions: Tensor) -> Tensor:
