@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import load_dataset
-from peft import LoraConfig
+from peft import LoraConfig, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -72,6 +73,8 @@ def main() -> None:
         ),
         callbacks=[timer],
     )
+    loaded = set_peft_model_state_dict(trainer.model, load_file(options["factors"]))
+    assert not loaded.unexpected_keys, loaded.unexpected_keys
     trainer.train()
     trainer.save_model()
     if trainer.is_world_process_zero():
