@@ -45,6 +45,7 @@ from jobs.train.request import (
     EVALUATION_FILE,
     EvaluationRequest,
     HeldOutRows,
+    RunAttempt,
     TrainingRequest,
 )
 
@@ -270,7 +271,7 @@ class Retraining:
                 print(f"waiting for the cluster: {missing}", flush=True)
         # The evaluation after a training is no part of its start.
         start = self._phases.start if isinstance(request, TrainingRequest) else None
-        train_on_ray(request, self._runs, attempt=self._attempt, start=start)
+        train_on_ray(RunAttempt(request, self._attempt, start=start), self._runs)
 
     def _connect_ray(self) -> None:
         from jobs.train.driver import connect_ray

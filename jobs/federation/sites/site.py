@@ -46,6 +46,7 @@ from jobs.train.evaluation_sums import compute_sums
 from jobs.train.method.handoff_sketches import SketchPass, sketch_installed
 from jobs.train.method.masks import make_mask_request
 from jobs.train.method.publish import publish
+from jobs.train.method.sparse_updates import SparseUpdates
 from jobs.train.model.load_base import load_base
 from jobs.train.monitor.usage import gather_memory_peaks
 from jobs.train.request import FederationRequest
@@ -130,15 +131,8 @@ class Site:
             )
 
         try:
-            sketches = sketch_installed(
-                self._model,
-                tensors,
-                masks,
-                self._spec.method,
-                make_pass,
-                lambda total: total,
-                seed=self._spec.train.seed,
-            )
+            updates = SparseUpdates(tensors, masks, self._spec.method, self._spec.train.seed)
+            sketches = sketch_installed(self._model, updates, make_pass, lambda total: total)
         except InputError as error:
             return ClientFailure(client, 0, str(error))
         packed = torch.cat([sketch.pack().cpu() for sketch in sketches.values()])
