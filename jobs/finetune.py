@@ -22,7 +22,7 @@ from jobs.train.data.token_pass import PROGRESS_EVERY_ROWS, PassProgress
 from jobs.train.data.tokenize_run import tokenize_run
 from jobs.train.monitor.progress import ProgressReporter
 from jobs.train.monitor.run_report import render_summary
-from jobs.train.request import HooksFactory
+from jobs.train.request import HooksFactory, RunAttempt
 from jobs.train.spec_job import JobRun, report_run, run_spec_job
 
 
@@ -56,7 +56,7 @@ def _fine_tune(make_hooks: HooksFactory | None, spec: RunSpec, run: JobRun) -> N
         phases.end("ray")
         if (missing := describe_missing_resources(request)) is not None:
             print(f"waiting for the cluster: {missing}", flush=True)
-        train_on_ray(request, runs, attempt=run.attempt, make_hooks=make_hooks, start=phases.start)
+        train_on_ray(RunAttempt(request, run.attempt, make_hooks, phases.start), runs)
     if runs.store.head(runs.key(LEDGER)) is None:
         remedy = f"Check {runs.store.url(runs.key(LEDGER))}, then run the job again."
         raise TrainingFailed("the run", "ended without writing its ledger to the store", remedy)

@@ -138,7 +138,7 @@ def _plan_site_and_traffic(
         list(zip(plan.stages, federated_spec.stage_rounds, strict=True)),
         validated_run.model,
         targets=targets,
-        head=plan.head,
+        head=validated_run.model.description.count_head_parameters(len(plan.labels)),
         clients=clients,
     )
     assert plan.estimate is not None

@@ -6,16 +6,16 @@ n: numbers that are trained in a stage, the head counted. Pure arithmetic, no to
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.federation.averaging.upload_size import FLOAT32, POSITION, compute_upload_size
 from jobs.inspect.model_files import ModelFiles
 from jobs.plan.checks import get_sizing_rank
 from jobs.plan.estimate.from_spec import DATA_FREE_SCORES, has_exact_count
 from jobs.plan.estimate.output_files import HEADER
-from jobs.plan.estimate.traffic import FLOAT32, Flow
+from jobs.plan.estimate.traffic import Flow
 from jobs.plan.plan import StagePlan
 from jobs.spec.schema import MethodSection, RunSpec
 from jobs.spec.sections.federation import FederationSection
@@ -23,8 +23,6 @@ from slora.handoff.sketch_size import count_sketch_numbers
 from slora.layers.shapes import count_experts, count_factor_entries
 from slora.masks.sizes import STRUCTURES, compute_block_sides, count_trained_factors
 
-POSITION_BYTES = 4
-"""Bytes of a position: int32."""
 LINK_SPEEDS = (1, 10, 100)
 """Mbit/s of a client's link for which the plan gives the seconds."""
 
@@ -98,16 +96,15 @@ def plan_federation(
     head: int,
     clients: int | None,
 ) -> FederationPlan:
-    """Predict the traffic of stages given with their rounds.
-
-    `head` are the numbers of a separately trained head, or 0.
-    """
+    """Predict the traffic of stages given with their rounds. `head`: the numbers of the head."""
     head_tensors = model.description.count_head_tensors()
     stage_rounds = []
     for stage, rounds in stages:
-        trained = stage.trainable + head
+        # Full fine-tuning counts the head among what it trains.
+        adapter = stage.trainable - (head if stage.name == "full" else 0)
+        trained = adapter + head
         tensor_count = _count_tensors(stage.name, section, targets, model) + head_tensors
-        up = compute_up_bytes(section, trained, tensor_count)
+        up = compute_upload_size(section.compress, (adapter, head), tensor_count, section.topk)
         stage_rounds.append(StageRounds(stage.name, rounds, trained, FLOAT32 * trained, up))
     flows = _FlowBuilder(spec, section, tuple(stage_rounds), targets, head, clients)
     return FederationPlan(
@@ -119,16 +116,6 @@ def plan_federation(
         stages=tuple(stage_rounds),
         flows=tuple(flow for flow in flows.build_all() if flow.times != 0),
     )
-
-
-def compute_up_bytes(section: FederationSection, trained: int, tensor_count: int) -> int:
-    """Return the bytes of one client's update of `trained` numbers in `tensor_count` tensors."""
-    return {
-        "none": FLOAT32 * trained,
-        "bf16": 2 * trained,
-        "int8": trained + FLOAT32 * tensor_count,
-        "topk": (POSITION_BYTES + FLOAT32) * math.ceil(section.topk * trained),
-    }[section.compress]
 
 
 def count_b_entries(method: MethodSection, targets: Mapping[str, tuple[int, int]]) -> int:
@@ -193,7 +180,7 @@ class _FlowBuilder:
         clients = self._estimate_clients(stage)
         times = None if clients is None else 1 + clients
         if self._needs_scores and (stage.name == "sparse" or keeps_residual):
-            size = POSITION_BYTES * self._count_positions() + HEADER * len(self.targets)
+            size = POSITION * self._count_positions() + HEADER * len(self.targets)
             yield self._make_flow("masks", stage, size, times)
         needs_start = keeps_residual or self.section.freeze_a or method.has_factor_masks
         if stage.name == "low-rank" and mask_entries and needs_start:

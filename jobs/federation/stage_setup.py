@@ -36,6 +36,7 @@ from jobs.train.method.masks import (
     pack_masks,
     unpack_masks,
 )
+from jobs.train.method.sparse_updates import SparseUpdates
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.request import FederationRequest
 from slora.handoff.low_rank_init import LowRankInit
@@ -101,29 +102,25 @@ class StageSetup:
         if resume_state:
             return load_inits(self._runs), None
         assert self._masks is not None
+        updates = SparseUpdates(weights, self._masks, self._spec.method, self._spec.train.seed)
         inits, shares = run_handoff(
-            weights,
-            self._masks,
-            self._spec,
+            updates,
             self._context,
             self._recorder,
-            make_sketches=lambda: self._collect_sketches(index, weights),
+            make_sketches=lambda: self._collect_sketches(index, updates),
         )
         save_inits(self._runs, inits)
         return inits, shares
 
-    def _collect_sketches(
-        self, index: int, weights: Mapping[str, Tensor]
-    ) -> dict[str, LayerSketch]:
+    def _collect_sketches(self, index: int, updates: SparseUpdates) -> dict[str, LayerSketch]:
         """Return the sum of the sketches of the next round's clients, who get the sparse stage's
         weights for it. Raise TrainingFailed if no client has valid ones.
         """
-        method, seed = self._spec.method, self._spec.train.seed
-        assert self._masks is not None and self._layout is not None
-        if not needs_sketches(weights, self._masks, method):
+        assert self._layout is not None
+        if not needs_sketches(updates):
             return {}
-        sketches = start_sketches(weights, self._masks, method, seed=seed)
-        encoded = to_bytes(self._layout.flatten(weights))
+        sketches = start_sketches(updates)
+        encoded = to_bytes(self._layout.flatten(updates.weights))
         usable = list[ClientSketches]()
         clients = self._sample_clients(self._count_rounds_before(index))
         for reply in self._sites.sketch_clients(clients, encoded) if sketches else ():

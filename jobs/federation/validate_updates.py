@@ -6,7 +6,7 @@ import math
 from collections.abc import Set
 
 from jobs.errors import TrainingFailed
-from jobs.federation.averaging.payload import BadPayload, decode
+from jobs.federation.averaging.payload import BadPayload, PayloadFormat, decode
 from jobs.federation.averaging.server_step import WeightedUpdate
 from jobs.federation.partition import Partition
 from jobs.federation.sites.messages import ClientFailure, ClientUpdate, StageInfo
@@ -49,7 +49,7 @@ def validate_update(
         problem = f"a loss of {reply.loss} over {reply.tokens} tokens"
         return ClientFailure(reply.client, round_index, f"it reported {problem}")
     try:
-        delta_n = decode(reply.update, section.compress, info.layout.sizes, section.topk)
+        delta_n = decode(reply.update, PayloadFormat(info.layout, section.compress, section.topk))
     except BadPayload as error:
         return ClientFailure(reply.client, reply.round, str(error))
     return WeightedUpdate(reply.client, float(reply.rows), delta_n)

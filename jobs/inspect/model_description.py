@@ -88,6 +88,8 @@ class ModelDescription:
     """The model carries a state along the sequence, as state-space models do."""
     vocabulary: int
     """Rows of the input embedding."""
+    plain_loss: str = ""
+    """Why the loss of tokens needs all logits at once; empty if it is computed in chunks."""
 
     @property
     def base(self) -> dict[str, TensorFacts]:

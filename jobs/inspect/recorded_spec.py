@@ -1,11 +1,15 @@
-"""The spec or the federation that made an adapter, read from the files of its run."""
+"""The spec or the federation that made an adapter, read from the files of its run; and what a run
+has settled of a spec that leaves its dtype or its rates open.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
 
 from jobs.errors import Fault, InputError, NotInStore
 from jobs.federation.artifacts import FEDERATION_FILE
+from jobs.plan.dtype_choice import AUTO as AUTO_DTYPE
 from jobs.spec.kinds import require_kind
 from jobs.spec.load import parse_spec
 from jobs.spec.schema import FederatedSpec, RunSpec
@@ -13,6 +17,8 @@ from jobs.spec.sections.training import AUTO_RATE, RATE_KEYS
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from jobs.store.runs.run_store import SPEC, RunStore
+
+SpecT = TypeVar("SpecT", bound=RunSpec)
 
 
 def load_recorded_spec(store: ObjectStore, adapter: Manifest) -> RunSpec:
@@ -44,7 +50,7 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
     spec = load_recorded_spec(store, adapter)
     text = _read_run_file(store, adapter, FEDERATION_FILE)
     federation = require_kind(_parse_recorded(text, FEDERATION_FILE), FederatedSpec)
-    federation = _adopt_settled(federation, spec)
+    federation = adopt_settled(federation, spec)
     section = federation.section.model_dump(mode="json", exclude_none=True)
     recorded_section = {
         key: value for key, value in (adapter.federation or {}).items() if value is not None
@@ -55,14 +61,27 @@ def load_recorded_federation(store: ObjectStore, adapter: Manifest) -> Federated
     return federation
 
 
-def _adopt_settled(federation: FederatedSpec, spec: RunSpec) -> FederatedSpec:
-    """Return the federation with what its spec left open as the run has settled it."""
-    model, train = federation.model, federation.train
-    if model.dtype == "auto":
-        model = model.model_copy(update={"dtype": spec.model.dtype})
-    if any(getattr(train, key) == AUTO_RATE for key in RATE_KEYS):
-        train = train.model_copy(update={key: getattr(spec.train, key) for key in RATE_KEYS})
-    return federation.model_copy(update={"model": model, "train": train})
+def leaves_open(spec: RunSpec) -> bool:
+    """Return whether a spec leaves something that its run settles: the dtype, or a rate."""
+    return spec.model.dtype == AUTO_DTYPE or bool(_list_open_rates(spec))
+
+
+def adopt_settled(spec: SpecT, recorded: RunSpec) -> SpecT:
+    """Return the spec with what it leaves open as its run has settled it, and nothing else."""
+    model, train = spec.model, spec.train
+    if model.dtype == AUTO_DTYPE:
+        model = model.model_copy(update={"dtype": recorded.model.dtype})
+    rates = {key: getattr(recorded.train, key) for key in _list_open_rates(spec)}
+    train = train.model_copy(update=rates)
+    return spec.model_copy(update={"model": model, "train": train})
+
+
+def _list_open_rates(spec: RunSpec) -> list[str]:
+    train = spec.train
+    keys = [key for key in RATE_KEYS if getattr(train, key) == AUTO_RATE]
+    if "learning_rate" in keys and train.sparse_learning_rate is None:
+        keys.append("sparse_learning_rate")
+    return keys
 
 
 def _parse_recorded(text: str, file_name: str) -> RunSpec:

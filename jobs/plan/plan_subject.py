@@ -110,7 +110,13 @@ def _collect_facts(
         has_logits=spec.model.task != "sequence-classification",
         file_bytes=model.bytes,
     )
-    return CheckedFacts(base, head, _count_eval_rows(spec, train_scan, eval_scan), speed)
+    return CheckedFacts(
+        base,
+        head,
+        _count_eval_rows(spec, train_scan, eval_scan),
+        speed,
+        keeps_logits=bool(model.description.plain_loss),
+    )
 
 
 def _count_eval_rows(

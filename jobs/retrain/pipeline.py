@@ -22,6 +22,7 @@ from jobs.retrain.compatibility import find_start_faults
 from jobs.retrain.detect import NoNewData, make_training_spec, snapshot_state
 from jobs.retrain.gate import GateVerdict, MetricByRows, apply_gate
 from jobs.retrain.inherit_dtype import find_inherited_dtype
+from jobs.retrain.inherit_rates import inherit_rates
 from jobs.retrain.previous_eval import find_previous_rows
 from jobs.retrain.retrain_artifacts import Baseline, read_baseline, write_baseline
 from jobs.spec.load import dump_spec
@@ -44,6 +45,7 @@ from jobs.train.request import (
     EVALUATION_FILE,
     EvaluationRequest,
     HeldOutRows,
+    RunAttempt,
     TrainingRequest,
 )
 
@@ -71,7 +73,7 @@ class Retraining:
         Raise InputError, TrainingFailed, StoreError, Unreachable or SupersededAttempt.
         """
         spec = self._inherit_dtype()
-        validated_run = validate_or_reuse(spec, self._runs.run_id)
+        validated_run = self._inherit_rates(validate_or_reuse(spec, self._runs.run_id))
         baseline = self._load_baseline(validated_run)
         if baseline is None:
             return
@@ -93,6 +95,14 @@ class Retraining:
         if choice is not None:
             choice = read_settled_dtype(runs) or record_settled_dtype(choice, runs)
         return spec if choice is None else set_dtype(spec, choice.dtype)
+
+    def _inherit_rates(self, validated_run: ValidatedRun) -> ValidatedRun:
+        """Return the run at the rates of the adapter that was current at the first attempt."""
+        baseline = read_baseline(self._runs)
+        label = baseline.current if baseline is not None else self._retrain_spec.name
+        if label is None:
+            return validated_run
+        return inherit_rates(validated_run, self._retrain_spec, self._runs.store, label)
 
     def _settle_dtype(self, validated_run: ValidatedRun, spec: RetrainSpec) -> ValidatedRun:
         if (choice := read_settled_dtype(self._runs)) is not None:
@@ -261,7 +271,7 @@ class Retraining:
                 print(f"waiting for the cluster: {missing}", flush=True)
         # The evaluation after a training is no part of its start.
         start = self._phases.start if isinstance(request, TrainingRequest) else None
-        train_on_ray(request, self._runs, attempt=self._attempt, start=start)
+        train_on_ray(RunAttempt(request, self._attempt, start=start), self._runs)
 
     def _connect_ray(self) -> None:
         from jobs.train.driver import connect_ray

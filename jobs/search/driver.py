@@ -22,7 +22,7 @@ from jobs.search.tune.tune_callback import BudgetStopper, TrialRecorder, describ
 from jobs.spec.schema import SearchSpec
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
-from jobs.train.request import FederationRequest, TrainingRequest
+from jobs.train.request import FederationRequest, RunAttempt, TrainingRequest
 
 TUNE_FOLDER = "tune"
 """Folder of Tune's own files during a search; nothing is read back from it."""
@@ -137,7 +137,7 @@ def publish_best(planner: TrialPlanner, record: TrialRecord, *, attempt: int) ->
         run_federation(request, trial_runs, attempt=attempt)
     else:
         assert isinstance(request, TrainingRequest)
-        train_on_ray(request, trial_runs, attempt=attempt)
+        train_on_ray(RunAttempt(request, attempt), trial_runs)
     events, _ = trial_runs.events.tail(0)
     return str(
         next(event["adapter"] for event in reversed(events) if event["event"] == "published")

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import Fault, InputError, NotInStore
+from jobs.inspect.recorded_spec import adopt_settled
 from jobs.search.report.pareto import find_best, find_front
 from jobs.search.trial_log import TrialLog
+from jobs.search.trial_record import TrialRecord
 from jobs.spec.kinds import KINDS
-from jobs.spec.load import dump_spec, make_trial_spec
+from jobs.spec.load import dump_spec, make_trial_spec, parse_spec
 from jobs.spec.paths import make_paths_absolute
 from jobs.spec.schema import SearchSpec
-from jobs.store.runs.run_store import RunStore
+from jobs.store.runs.run_store import SPEC, RunStore
 
 SEARCH_FILE = KINDS["search"].spec_file
 """The search with all defaults written out; it can be resumed with the same search only."""
@@ -49,9 +51,7 @@ def write_results(search: SearchSpec, runs: RunStore, trial_log: TrialLog) -> No
         return
     best_trial = find_best(records, section.direction)
     if best_trial is not None:
-        runs.write_text(
-            NEXT_SPEC_FILE, format_next_spec(search, best_trial.number, dict(best_trial.config))
-        )
+        runs.write_text(NEXT_SPEC_FILE, format_next_spec(search, runs, best_trial))
     with tempfile.TemporaryDirectory(prefix="slora-results-") as folder:
         path = Path(folder) / RESULTS_FILE
         write_parquet(path, records)
@@ -84,7 +84,12 @@ def build_summary(search: SearchSpec, runs: RunStore) -> dict[str, Any]:
     }
 
 
-def format_next_spec(search: SearchSpec, number: int, config: dict[str, object]) -> str:
-    """Return the full spec of a trial as YAML for `slora train`."""
-    text = dump_spec(make_paths_absolute(make_trial_spec(search, config)))
-    return f"# Trial {number} of the search\n{text}"
+def format_next_spec(search: SearchSpec, runs: RunStore, trial: TrialRecord) -> str:
+    """Return the full spec of a trial as YAML for `slora train`, with the rates that it used."""
+    spec = make_paths_absolute(make_trial_spec(search, dict(trial.config)))
+    try:
+        recorded = parse_spec(RunStore(runs.store, trial.run).read_text(SPEC), SPEC)
+        spec = adopt_settled(spec, recorded)
+    except NotInStore:
+        pass  # The files of its run are gone: what it left open stays open.
+    return f"# Trial {trial.number} of the search\n{dump_spec(spec)}"

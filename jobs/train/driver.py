@@ -24,10 +24,9 @@ from jobs.train.cluster.ray_address import (
     wait_for_starting_ray,
 )
 from jobs.train.cluster.run_failure import delete_failures, make_lost_error, read_failure
-from jobs.train.monitor.phases import PhaseStart
 from jobs.train.pool.keep_warm import keep_warm
 from jobs.train.pool.warm_run import run_warm
-from jobs.train.request import HooksFactory, Request
+from jobs.train.request import Request, RunAttempt
 
 START_TIMEOUT_S = "180"
 """Seconds for the workers to start; Ray's own 60 are short for a machine that loads torch cold."""
@@ -88,57 +87,33 @@ def describe_missing_resources(request: Request) -> str | None:
     return None
 
 
-def train_on_ray(
-    request: Request,
-    runs: RunStore,
-    *,
-    attempt: int,
-    make_hooks: HooksFactory | None = None,
-    start: PhaseStart | None = None,
-) -> None:
+def train_on_ray(attempt: RunAttempt, runs: RunStore) -> None:
     """Run the workers to their end. Raise TrainingFailed with one reason, whatever their number.
 
     Warm workers are borrowed if there are any; Ray Train starts workers otherwise, and for what is
-    left of the run if a warm one was lost. `start` is where the phases of the run's start are;
-    without it none are recorded.
+    left of the run if a warm one was lost.
     """
     delete_failures(runs)
-    cluster = request.spec.cluster
+    cluster = attempt.request.spec.cluster
     # Two budgets in one number: the workers count how many of them were crashes.
     max_failures = cluster.max_failures + cluster.max_crashes
-    warm = run_warm(request, runs, attempt=attempt, make_hooks=make_hooks, start=start)
+    warm = run_warm(attempt, runs)
     if warm is None or warm.failures:
         max_failures -= warm.count if warm else 0
         if warm and max_failures < 0:
             raise make_lost_error(warm.failures)
-        # Workers that replace lost ones have a start of their own.
-        start = PhaseStart.begin(attempt) if start and warm else start
-        _run_cold(request, runs, attempt, make_hooks, max_failures, start)
-    keep_warm(request)
+        _run_cold(attempt.begin_again() if warm else attempt, runs, max_failures)
+    keep_warm(attempt.request)
 
 
-def _run_cold(
-    request: Request,
-    runs: RunStore,
-    attempt: int,
-    make_hooks: HooksFactory | None,
-    max_failures: int,
-    start: PhaseStart | None,
-) -> None:
+def _run_cold(attempt: RunAttempt, runs: RunStore, max_failures: int) -> None:
     # Imported here: Ray Train takes a second and more, which a run on warm workers does without.
     from jobs.train.cluster.ray_train import run_trainer
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     try:
-        run_trainer(
-            request,
-            runs,
-            attempt=attempt,
-            make_hooks=make_hooks,
-            max_failures=max_failures,
-            start=start,
-        )
+        run_trainer(attempt, runs, max_failures=max_failures)
     except TrainingFailed as error:
         raise read_failure(runs) or error from error
     if (reason := read_failure(runs)) is not None:

@@ -16,6 +16,7 @@ from jobs.plan.plan import Plan
 from jobs.spec.schema import RunSpec
 from jobs.spec.sections.federation import FederationSection
 from jobs.store.adapters.manifest import BaseFile
+from jobs.train.monitor.phases import PhaseStart
 
 HELD_OUT, PREVIOUS_EVAL = "held-out", "before"
 """The two sets of rows that adapters are evaluated on: those that the spec holds out now, and those
@@ -121,3 +122,22 @@ class EvaluationRequest(Request):
             PREVIOUS_EVAL: previous
             and [previous.scan.sha256, previous.file_count, previous.fraction],
         }
+
+
+WorkerRequest = TrainingRequest | EvaluationRequest
+"""The runs that workers execute; a federation's server runs in the driver."""
+
+
+@dataclass(frozen=True)
+class RunAttempt:
+    """An attempt of a run, as its driver hands it to workers, whoever starts them."""
+
+    request: WorkerRequest
+    number: int
+    make_hooks: HooksFactory | None = None
+    start: PhaseStart | None = None
+    """Where the phases of the run's start are; without it none are recorded."""
+
+    def begin_again(self) -> RunAttempt:
+        """Return the same for workers that replace lost ones: they have a start of their own."""
+        return replace(self, start=PhaseStart.begin(self.number) if self.start else None)

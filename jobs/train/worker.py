@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs.errors import AlreadyExists, InputError, JobsError, TrainingFailed, TrainingStalled
@@ -18,15 +18,13 @@ from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.job_main import OFFLINE_QUIET
 from jobs.train.localize import localize_request
-from jobs.train.monitor.phases import PhaseStart, end_phase
-from jobs.train.request import EvaluationRequest, HooksFactory, TrainingRequest
+from jobs.train.monitor.phases import end_phase
+from jobs.train.request import EvaluationRequest, RunAttempt
 from slora.errors import SloraError
 
 if TYPE_CHECKING:
     import torch
 
-WorkerRequest = TrainingRequest | EvaluationRequest
-"""The runs that workers execute; a federation's server runs in the driver."""
 FAILURE_FILE = "failure.json"
 """Written by the first worker with an error of its own: the run ends, as it would fail again."""
 CRASHES_PREFIX = "crashes/"
@@ -52,25 +50,19 @@ class Rank:
     is_preemption_requested: Callable[[], bool]
 
 
-def run_rank(
-    request: WorkerRequest,
-    rank: Rank,
-    *,
-    attempt: int,
-    make_hooks: HooksFactory | None,
-    start: PhaseStart | None,
-) -> None:
+def run_rank(attempt: RunAttempt, rank: Rank) -> None:
     """Run one worker. Return at once if an earlier try failed in a way that would repeat.
 
     The process group of all workers exists, and the phases of the run's start until then are
-    recorded; without `start` none are. Raise whatever another start may cure.
+    recorded. Raise whatever another start may cure.
     """
+    request = attempt.request
     runs = RunStore(open_store(request.spec.store), request.run_id)
     if runs.store.head(runs.key(FAILURE_FILE)) is not None:
         return
     crashes = sum(1 for _ in runs.store.list(runs.key(CRASHES_PREFIX)))
     try:
-        _run_request(localize_request(request), runs, rank, attempt, make_hooks, start)
+        _run_request(replace(attempt, request=localize_request(request)), runs, rank)
     except TrainingStalled as stall:
         # Treated as lost: after a hung machine, another start may succeed elsewhere.
         runs.events.append({"event": "stalled", "time": time.time(), "why": str(stall)})
@@ -90,14 +82,8 @@ def run_rank(
         raise
 
 
-def _run_request(
-    request: WorkerRequest,
-    runs: RunStore,
-    rank: Rank,
-    attempt: int,
-    make_hooks: HooksFactory | None,
-    start: PhaseStart | None,
-) -> None:
+def _run_request(attempt: RunAttempt, runs: RunStore, rank: Rank) -> None:
+    request, start = attempt.request, attempt.start
     on_gpu = request.spec.cluster.gpus_per_worker > 0
     # Set before the libraries below are imported, which read it. Not as Ray's runtime environment:
     # that would cost a new process a worker, four seconds each.
@@ -125,8 +111,8 @@ def _run_request(
                 request,
                 runs,
                 context,
-                attempt=attempt,
-                hooks=make_hooks() if make_hooks else None,
+                attempt=attempt.number,
+                hooks=attempt.make_hooks() if attempt.make_hooks else None,
                 watchdog=watchdog,
                 preemption_requested=rank.is_preemption_requested,
                 start=start,

@@ -7,6 +7,7 @@ from jobs.plan.preflight import ValidatedRun, replan, validate_run
 from jobs.plan.settled_dtype import apply_dtype
 from jobs.retrain.detect import CURRENT, make_training_spec
 from jobs.retrain.inherit_dtype import find_inherited_dtype
+from jobs.retrain.inherit_rates import inherit_rates
 from jobs.spec.schema import RetrainSpec
 from jobs.spec.sections.retrain import SCRATCH
 from jobs.store.adapters.operations import resolve_adapter
@@ -17,7 +18,7 @@ from jobs.train.data.tokenize_run import tokenize_run
 def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
     """Return the training's plan, and a sentence about its start. Read only what a plan needs."""
     checked = validate_run(retraining, quick=True, tokenizes_next=True)
-    checked = _inherit_dtype(retraining, tokenize_run(checked, quick=True))
+    checked = _inherit(retraining, tokenize_run(checked, quick=True))
     start = _find_start(retraining)
     description = f"A retraining, which starts from {start or SCRATCH}"
     spec = make_training_spec(checked.spec, start)
@@ -26,11 +27,14 @@ def plan_retraining(retraining: RetrainSpec) -> tuple[ValidatedRun, str]:
     return replan(checked, spec), description
 
 
-def _inherit_dtype(retraining: RetrainSpec, checked: ValidatedRun) -> ValidatedRun:
+def _inherit(retraining: RetrainSpec, checked: ValidatedRun) -> ValidatedRun:
+    """Return the run in the dtype and at the rates of the adapter in use."""
     try:
-        choice = find_inherited_dtype(retraining, open_store(retraining.store))
+        store = open_store(retraining.store)
+        choice = find_inherited_dtype(retraining, store)
     except (InputError, StoreError):
         return checked  # the check of the store reports it
+    checked = inherit_rates(checked, retraining, store, retraining.name)
     return checked if choice is None else apply_dtype(checked, choice)
 
 

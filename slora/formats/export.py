@@ -162,7 +162,7 @@ def _split_by_outputs(
     update = make_layer_update(adapter, name)
     split = split_by_sketch(update, sketch, rank)
     factors = split_triplets(split.triplets, scale=1.0, split="balanced")
-    return [split.triplets], measure_output_share(update, split, *factors, scale=1.0)
+    return [split.triplets], measure_output_share(split, *factors, scale=1.0)
 
 
 def _compute_triplets(adapter: UpdateSource, name: str, *, rank: int | None) -> list[Triplets]:

@@ -39,6 +39,8 @@ Residual = Literal["drop", "fold", "keep"]
 Refine = Callable[[Tensor, Tensor, list[int]], Factors]
 """Refine the factors (a_RI, b_OR), given the effective rank of each expert (of one layer: one),
 before they are used."""
+GATHERED_NUMBERS = 1 << 17
+"""Numbers of each factor that are gathered at once: they stay in a core's cache."""
 RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest are rounding errors, not part of the update."""
 
@@ -131,16 +133,15 @@ class _SplitMatrix:
     factors: Factors
     effective_rank: int
     energy: float
-    update: SparseUpdate | None = None
     normed: NormedSplit | None = None
 
     def measure_outputs(self, a_RI: Tensor, b_OR: Tensor, scale: float) -> float | None:
         """Return the share of the outputs' energy that these factors retain, if there is a sketch
         to tell it.
         """
-        if self.update is None or self.normed is None:
+        if self.normed is None:
             return None
-        return measure_output_share(self.update, self.normed, a_RI, b_OR, scale=scale)
+        return measure_output_share(self.normed, a_RI, b_OR, scale=scale)
 
 
 def _split_matrix(
@@ -153,13 +154,12 @@ def _split_matrix(
     split: Split,
     rescale: Rescale,
 ) -> _SplitMatrix:
-    update = normed = None
+    normed = None
     if sketch is None:
         u, s, vh = compute_sparse_svd(values, mask, rank)
     else:
         check_rank(rank, mask.shape)
-        update = SparseUpdate(values, mask)
-        normed = split_by_sketch(update, sketch, rank)
+        normed = split_by_sketch(SparseUpdate(values, mask), sketch, rank)
         u, s, vh = normed.triplets
     effective_rank = int((s > RANK_TOLERANCE * float(s[0])).sum())
     # Components below the rounding error are not directions of the update.
@@ -171,7 +171,7 @@ def _split_matrix(
         rescale, update_Z, mask, (a_RI, b_OR), scale, energy, retained_energy
     )
     factors = a_RI, b_OR * stretch
-    return _SplitMatrix(factors, effective_rank, retained_energy, update, normed)
+    return _SplitMatrix(factors, effective_rank, retained_energy, normed)
 
 
 def split_triplets(triplets: Triplets, *, scale: float, split: Split) -> tuple[Tensor, Tensor]:
@@ -186,13 +186,15 @@ def split_triplets(triplets: Triplets, *, scale: float, split: Split) -> tuple[T
 
 def compute_on_mask(a_RI: Tensor, b_OR: Tensor, mask: Mask) -> Tensor:
     """Return `(B A)` at the mask's entries, `[Z]`, without the dense product."""
-    columns, rows = mask.positions % mask.shape[1], mask.positions // mask.shape[1]
-    product_Z = torch.zeros(mask.nnz, dtype=a_RI.dtype)
-    rank = get_rank((a_RI, b_OR))
-    first_rows = rows // get_expert_shape(mask.shape)[0] * rank
-    for r in range(rank):
-        product_Z += b_OR[rows, r] * a_RI[first_rows + r, columns]
-    return product_Z
+    rank, columns = get_rank((a_RI, b_OR)), mask.shape[1]
+    # Rows of A^T, which lie one after the other: of expert e from e I on.
+    a_XR = a_RI.reshape(-1, rank, columns).transpose(1, 2).reshape(-1, rank)
+    products = []
+    for positions in torch.split(mask.positions, max(1, GATHERED_NUMBERS // rank)):
+        rows = positions // columns
+        entries = rows // get_expert_shape(mask.shape)[0] * columns + positions % columns
+        products.append((b_OR[rows] * a_XR[entries]).sum(1))
+    return torch.cat(products)
 
 
 def _compute_stretch(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from slora.handoff.linear_update import LinearUpdate
 from slora.handoff.sketch import LayerSketch, draw_gradient_matrix, draw_test_matrix
-from slora.handoff.svd import Triplets, compute_product_svd
+from slora.handoff.svd import Triplets, compute_left_vectors, compute_product_svd
 
 EIGENVALUE_TOLERANCE = 1e-6
 """Smaller eigenvalues of a sketch, as a share of its largest, are rounding of its float32 sums."""
@@ -42,6 +42,8 @@ class NormedSplit:
     """float32, of the product P."""
     input_root_IL: Tensor
     """float64: `X^T X` is about `F F^T` on the directions that dW reads."""
+    outputs_OL: Tensor
+    """float64: `dW F`."""
     output_energy: float
     """`||dW X^T||^2`, estimated from the sketch."""
 
@@ -67,17 +69,16 @@ def split_by_sketch(update: LinearUpdate, sketch: LayerSketch, rank: int) -> Nor
     return NormedSplit(
         triplets=compute_product_svd(left_OR, right_RI, rank),
         input_root_IL=root_IL,
+        outputs_OL=outputs_OL,
         output_energy=_estimate_trace(outputs_OL, test_OK, inverse_KK),
     )
 
 
-def measure_output_share(
-    update: LinearUpdate, split: NormedSplit, a_RI: Tensor, b_OR: Tensor, *, scale: float
-) -> float:
+def measure_output_share(split: NormedSplit, a_RI: Tensor, b_OR: Tensor, *, scale: float) -> float:
     """Return the share of `||dW X^T||^2` that the factors retain, or somewhat less: what the sketch
     has missed counts as lost.
     """
-    outputs_OL = update.multiply(split.input_root_IL)
+    outputs_OL = split.outputs_OL
     product_OL = scale * b_OR.double() @ (a_RI.double() @ split.input_root_IL)
     reached = float(outputs_OL.square().sum())
     energy = max(split.output_energy, reached)
@@ -117,7 +118,7 @@ def _measure_gradients(sketch: LayerSketch, rows: int) -> _Metric:
     columns = products_OK.shape[1]
     test_OK = draw_gradient_matrix(rows, columns, seed=sketch.seed, name=sketch.name)
     root_OL, _ = _factor_covariance(test_OK, products_OK)
-    basis_OL, roots_L, _ = torch.linalg.svd(root_OL, full_matrices=False)
+    basis_OL, roots_L = compute_left_vectors(root_OL)
     inside_L, damping = roots_L.square(), DAMPING * energy / rows
     outside = max(0.0, energy - float(inside_L.sum())) / max(1, rows - inside_L.numel())
     return _Metric(basis_OL, (inside_L + damping).sqrt(), (outside + damping) ** 0.5)
@@ -153,10 +154,9 @@ def _estimate_trace(root_OL: Tensor, test_OK: Tensor, inverse_KK: Tensor) -> flo
 
 def _find_basis(root_OL: Tensor, rank: int) -> Tensor:
     """Return the leading left singular vectors, at most `rank` of them, without rounding errors."""
-    u, s, _ = torch.linalg.svd(root_OL, full_matrices=False)
+    vectors_OL, s = compute_left_vectors(root_OL)
     count = int((s > DIRECTION_TOLERANCE * s[:1]).sum())
-    basis_OR: Tensor = u[:, : min(rank, count)]
-    return basis_OR
+    return vectors_OL[:, : min(rank, count)]
 
 
 def _fill_basis(basis_OR: Tensor, others_OR: Tensor, rank: int) -> Tensor:

@@ -72,15 +72,17 @@ def _measure_costs() -> Iterator[dict[str, Any]]:
     for rank in (8, 128):
         # Lanczos takes half a minute for 128 triplets of a flat spectrum.
         for norm in NORMS if rank == 8 else NORMS[1:]:
-            seconds, layers = [], 0.0
+            seconds, processor, layers = [], [], 0.0
             for _ in range(3):
                 before, start = _read_memory(), time.perf_counter()
+                processor_start = time.process_time()
                 _hand_over(values, mask, norm, rank, x_NI, g_NO)
                 seconds.append(time.perf_counter() - start)
+                processor.append(time.process_time() - processor_start)
                 layers = max(layers, (_read_memory() - before) / (4 * SIDE**2))
             yield {
                 "rank": rank, "norm": norm, "seconds": statistics.median(seconds),
-                "x layer": layers,
+                "of processors": statistics.median(processor), "x layer": layers,
             }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ class VectorLayout:
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    head: frozenset[str] = frozenset()
+    """Names of the tensors of the head, which has a learning rate of its own."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -28,13 +30,25 @@ class VectorLayout:
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
+    def groups(self) -> tuple[int, ...]:
+        """Return the group of each tensor, as `upload_size.GROUPS` counts them."""
+        return tuple(int(name in self.head) for name in self.names)
+
+    @property
+    def group_sizes(self) -> tuple[int, int]:
+        """Return how many numbers the adapter and the head have."""
+        parts = zip(self.names, self.sizes, strict=True)
+        head = sum(size for name, size in parts if name in self.head)
+        return self.count - head, head
+
+    @property
     def count(self) -> int:
         """Return n."""
         return sum(self.sizes)
 
     def digest(self, extra: str = "") -> str:
-        """Return the SHA-256 of names, shapes and whatever else must be the same on all sides."""
-        text = repr((self.names, self.shapes, extra))
+        """Return the SHA-256 of the layout and whatever else must be the same on all sides."""
+        text = repr((self.names, self.shapes, self.groups, extra))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def split_by_name(self, vector_n: Tensor) -> dict[str, Tensor]:
@@ -49,10 +63,10 @@ class VectorLayout:
         return torch.cat(parts) if parts else torch.empty(0)
 
 
-def make_layout(tensors: Mapping[str, Tensor]) -> VectorLayout:
-    """Return the layout of tensors by name, in their order."""
+def make_layout(tensors: Mapping[str, Tensor], head: Iterable[str] = ()) -> VectorLayout:
+    """Return the layout of tensors by name, in their order. `head`: names of those of the head."""
     shapes = tuple(tuple(tensor.shape) for tensor in tensors.values())
-    return VectorLayout(tuple(tensors), shapes)
+    return VectorLayout(tuple(tensors), shapes, frozenset(head))
 
 
 def to_bytes(vector_n: Tensor) -> bytes:

@@ -1,11 +1,7 @@
 """Encode float32 vectors as bytes, optionally compressed, without any header.
 
-n: numbers of the vector. k: those that top-k sends, `ceil(share n)`. Both sides know the layout, so
-neither names nor shapes are sent, and the size of a payload is a formula:
-
-    none    4 n            bf16    2 n
-    int8    n + 4 tensors  a scale a tensor, and a byte a number
-    topk    8 k            a position (int32) and a value (float32) each
+n: numbers of the vector. Both sides know the layout, so neither names nor shapes are sent, and the
+size of a payload is a formula: see `upload_size`.
 
 Received bytes are not trusted: `decode` checks them and raises BadPayload.
 """
@@ -13,18 +9,24 @@ Received bytes are not trusted: `decode` checks them and raises BadPayload.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from jobs.errors import JobsError
+from jobs.federation.averaging.flat_layout import VectorLayout
+from jobs.federation.averaging.upload_size import (
+    GROUPS,
+    Compression,
+    compute_upload_size,
+    count_topk,
+)
 from slora.masks.selection import select_top
 
-Compression = Literal["none", "bf16", "topk", "int8"]
+Positions = np.ndarray[Any, np.dtype[np.integer[Any]]]
 INT8_LEVELS = 127
 """Levels of an int8 on either side of zero."""
 
@@ -33,68 +35,104 @@ class BadPayload(JobsError):
     """Raised for bytes that do not encode a vector of the federation's layout."""
 
 
-def compute_payload_size(compression: Compression, sizes: Sequence[int], share: float) -> int:
-    """Return the bytes of an encoded vector whose tensors have these sizes."""
-    count = sum(sizes)
-    return {
-        "none": 4 * count,
-        "bf16": 2 * count,
-        "int8": count + 4 * len(sizes),
-        "topk": 8 * _count_topk(count, share),
-    }[compression]
+@dataclass(frozen=True)
+class PayloadFormat:
+    """How a vector is encoded, which both sides know from the spec and the layout."""
+
+    layout: VectorLayout
+    compression: Compression = "none"
+    share: float = 1.0
+    """Of the numbers of each group: what topk sends."""
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of an encoded vector."""
+        sizes = self.layout.group_sizes
+        return compute_upload_size(self.compression, sizes, len(self.layout.names), self.share)
 
 
-def encode(
-    vector_n: Tensor, compression: Compression, sizes: Sequence[int], share: float, *, key: str
-) -> bytes:
+def encode(vector_n: Tensor, form: PayloadFormat, *, key: str) -> bytes:
     """Encode a vector, float32 `[n]` on the CPU. `key` seeds the rounding of int8."""
-    if compression == "none":
+    if form.compression == "none":
         return vector_n.numpy().astype("<f4", copy=False).tobytes()
-    if compression == "bf16":
+    if form.compression == "bf16":
         return vector_n.to(torch.bfloat16).view(torch.int16).numpy().astype("<i2").tobytes()
-    if compression == "int8":
-        return _encode_int8(vector_n, sizes, key)
-    positions = select_top(vector_n.abs(), _count_topk(vector_n.numel(), share))
-    values = vector_n[positions].numpy().astype("<f4")
-    return positions.numpy().astype("<i4").tobytes() + values.tobytes()
+    if form.compression == "int8":
+        return _encode_int8(vector_n, form.layout.sizes, key)
+    positions = _select_positions(vector_n, form)
+    values = vector_n.numpy()[positions].astype("<f4")
+    return positions.astype("<i4").tobytes() + values.tobytes()
 
 
-def decode(data: bytes, compression: Compression, sizes: Sequence[int], share: float) -> Tensor:
+def decode(data: bytes, form: PayloadFormat) -> Tensor:
     """Decode the bytes of `encode` as float32 `[n]`; with topk, what was not sent is zero.
 
-    Raise BadPayload for another size, a position outside the vector or a value that is not finite.
+    Raise BadPayload for another size, a position outside the vector or sent twice, more numbers of
+    a group than its share, or a value that is not finite.
     """
-    expected_size = compute_payload_size(compression, sizes, share)
-    if len(data) != expected_size:
+    if len(data) != form.size:
         raise BadPayload(
-            f"{len(data):,} bytes instead of {expected_size:,}: the sender has another layout"
+            f"{len(data):,} bytes instead of {form.size:,}: the sender has another layout"
         )
-    vector_n = _decode_unchecked(data, compression, sizes)
+    vector_n = _decode_unchecked(data, form)
     if not bool(torch.isfinite(vector_n).all()):
         raise BadPayload("a value is not a finite number")
     return vector_n
 
 
-def _decode_unchecked(data: bytes, compression: Compression, sizes: Sequence[int]) -> Tensor:
-    count = sum(sizes)
-    if compression == "none":
+def _decode_unchecked(data: bytes, form: PayloadFormat) -> Tensor:
+    sizes = form.layout.sizes
+    if form.compression == "none":
         return torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
-    if compression == "bf16":
+    if form.compression == "bf16":
         raw = torch.from_numpy(np.frombuffer(data, "<i2").astype(np.int16))
         return raw.view(torch.bfloat16).float()
-    if compression == "int8":
+    if form.compression == "int8":
         scales = np.frombuffer(data, "<f4", count=len(sizes)).astype(np.float32)
         levels = np.frombuffer(data, np.int8, offset=4 * len(sizes)).astype(np.float32)
         return torch.from_numpy(levels * np.repeat(scales, sizes))
     positions, values = np.frombuffer(data, "<i4", count=len(data) // 8), data[len(data) // 2 :]
-    if positions.size and (int(positions.min()) < 0 or int(positions.max()) >= count):
-        raise BadPayload(f"a position is outside 0..{count - 1}")
-    dense = np.zeros(count, dtype=np.float32)
+    _check_positions(positions, form)
+    dense = np.zeros(form.layout.count, dtype=np.float32)
     dense[positions] = np.frombuffer(values, "<f4")
     return torch.from_numpy(dense)
 
 
-def _encode_int8(vector_n: Tensor, sizes: Sequence[int], key: str) -> bytes:
+def _select_positions(vector_n: Tensor, form: PayloadFormat) -> Positions:
+    """Return the positions that topk sends, int64: group by group, ascending in each."""
+    sizes, groups = np.array(form.layout.sizes, np.int64), np.array(form.layout.groups, np.int64)
+    starts, parts = np.cumsum(sizes) - sizes, torch.split(vector_n.abs(), sizes.tolist())
+    selected = [np.empty(0, np.int64)]
+    for group, count in enumerate(count_topk(form.layout.group_sizes, form.share)):
+        if not count:
+            continue
+        tensors = np.flatnonzero(groups == group)
+        entries = select_top(torch.cat([parts[tensor] for tensor in tensors]), count).numpy()
+        ends = np.cumsum(sizes[tensors])
+        shifts = starts[tensors] - (ends - sizes[tensors])
+        selected.append(entries + shifts[np.searchsorted(ends, entries, side="right")])
+    return np.concatenate(selected)
+
+
+def _check_positions(positions: Positions, form: PayloadFormat) -> None:
+    """Raise BadPayload unless each is in the vector, is sent once, and each group has its share."""
+    if not positions.size:
+        return
+    layout = form.layout
+    if int(positions.min()) < 0 or int(positions.max()) >= layout.count:
+        raise BadPayload(f"a position is outside 0..{layout.count - 1}")
+    ordered = np.sort(positions)
+    if bool((ordered[1:] == ordered[:-1]).any()):
+        raise BadPayload("a position is sent twice")
+    tensors = np.searchsorted(np.cumsum(layout.sizes), positions, side="right")
+    counts = np.bincount(np.array(layout.groups)[tensors], minlength=len(GROUPS)).tolist()
+    expected_counts = count_topk(layout.group_sizes, form.share)
+    for name, count, expected in zip(GROUPS, counts, expected_counts, strict=True):
+        if count > expected:
+            raise BadPayload(f"{count:,} numbers of the {name} instead of {expected:,}")
+
+
+def _encode_int8(vector_n: Tensor, sizes: tuple[int, ...], key: str) -> bytes:
     """Round up or down at random, so that the mean over many clients is unbiased."""
     numbers = vector_n.numpy().astype(np.float32)
     maxima = [
@@ -109,11 +147,7 @@ def _encode_int8(vector_n: Tensor, sizes: Sequence[int], key: str) -> bytes:
     return scales.astype("<f4").tobytes() + levels.tobytes()
 
 
-def _count_topk(count: int, share: float) -> int:
-    return math.ceil(share * count)
-
-
-def _compute_cuts(sizes: Sequence[int]) -> list[int]:
+def _compute_cuts(sizes: tuple[int, ...]) -> list[int]:
     return np.cumsum(sizes)[:-1].tolist() if len(sizes) else []
 
 

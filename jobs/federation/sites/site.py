@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from jobs.errors import InputError
 from jobs.federation.averaging.flat_layout import VectorLayout, to_bytes
-from jobs.federation.averaging.payload import decode, encode
+from jobs.federation.averaging.payload import PayloadFormat, decode, encode
 from jobs.federation.averaging.scores import reduce_score
 from jobs.federation.partition_file import read_partition
 from jobs.federation.sites.messages import (
@@ -46,6 +46,7 @@ from jobs.train.evaluation_sums import compute_sums
 from jobs.train.method.handoff_sketches import SketchPass, sketch_installed
 from jobs.train.method.masks import make_mask_request
 from jobs.train.method.publish import publish
+from jobs.train.method.sparse_updates import SparseUpdates
 from jobs.train.model.load_base import load_base
 from jobs.train.monitor.usage import gather_memory_peaks
 from jobs.train.request import FederationRequest
@@ -130,15 +131,8 @@ class Site:
             )
 
         try:
-            sketches = sketch_installed(
-                self._model,
-                tensors,
-                masks,
-                self._spec.method,
-                make_pass,
-                lambda total: total,
-                seed=self._spec.train.seed,
-            )
+            updates = SparseUpdates(tensors, masks, self._spec.method, self._spec.train.seed)
+            sketches = sketch_installed(self._model, updates, make_pass, lambda total: total)
         except InputError as error:
             return ClientFailure(client, 0, str(error))
         packed = torch.cat([sketch.pack().cpu() for sketch in sketches.values()])
@@ -148,14 +142,14 @@ class Site:
         """Train one client for one round."""
         start_time = time.monotonic()
         self._ensure_stage(task.stage, task.payload)
-        sizes = self._layout.sizes
+        uncompressed = PayloadFormat(self._layout)
         if task.residual:
             # Stored first: a client that is dropped from this round must not lose it.
-            self._residuals[task.client] = decode(task.residual, "none", sizes, 1.0)
+            self._residuals[task.client] = decode(task.residual, uncompressed)
         if task.drops_out:
             reason = "it dropped out, simulated by federation.drop_out"
             return ClientFailure(task.client, task.round, reason)
-        before_n = decode(task.weights, "none", sizes, 1.0)
+        before_n = decode(task.weights, uncompressed)
         try:
             after_n, losses, tokens = self._train(task, before_n)
         except InputError as error:
@@ -233,7 +227,7 @@ class Site:
     def _load_weights(self, stage: int, weights: bytes) -> dict[str, Tensor]:
         """Put weights into the stage's layers, and return them by name."""
         self._ensure_stage(stage, None)
-        tensors = self._layout.split_by_name(decode(weights, "none", self._layout.sizes, 1.0))
+        tensors = self._layout.split_by_name(decode(weights, PayloadFormat(self._layout)))
         self._stage.load_weights(tensors)
         return tensors
 
@@ -270,16 +264,16 @@ class Site:
             engine.close()
 
     def _encode_update(self, task: ClientTask, delta_n: Tensor) -> bytes:
-        section, sizes = self._section, self._layout.sizes
+        section = self._section
+        form = PayloadFormat(self._layout, section.compress, section.topk)
         if section.compress == "topk":
             # Error feedback (Seide et al., 2014; Stich et al., 2018, arXiv 1809.07599): what is
             # not sent now is added to the next update.
             delta_n = delta_n + self._residuals.get(task.client, 0.0)
         key = f"{self._spec.train.seed}\0round {task.round}\0client {task.client}\0int8"
-        encoded = encode(delta_n, section.compress, sizes, section.topk, key=key)
+        encoded = encode(delta_n, form, key=key)
         if section.compress == "topk":
-            sent_n = decode(encoded, "topk", sizes, section.topk)
-            self._residuals[task.client] = delta_n - sent_n
+            self._residuals[task.client] = delta_n - decode(encoded, form)
         return encoded
 
     def _read_eval_steps(self, part: int, parts: int) -> list[tuple[int, Step]]:

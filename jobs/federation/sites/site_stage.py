@@ -15,6 +15,7 @@ from jobs.train.method.low_rank_start import make_lora_inits, unpack_inits
 from jobs.train.method.masks import make_mask_request, pack_masks, unpack_masks
 from jobs.train.method.runner import MethodRunner, load_weights
 from jobs.train.method.settle_kernels import settle_kernels
+from jobs.train.model.base_model import is_within
 from jobs.train.request import FederationRequest
 from slora.layers.base_layers import get_features
 from slora.layers.install import iter_adapter_layers, remove_layers
@@ -58,7 +59,8 @@ class SiteStage:
             settle_kernels(self._model, self._spec, self._runs)
         elif name == "low-rank":
             self._install_low_rank(payload, masks)
-        self.layout = make_layout(self._get_trainable())
+        trainable, head = self._get_trainable(), self._plan.head_modules
+        self.layout = make_layout(trainable, [one for one in trainable if is_within(one, head)])
         digests = "".join(mask.digest() for mask in masks.values()) if masks else ""
         self.digest = self.layout.digest(digests + self._digest_factor_masks())
         self.index = index

@@ -18,6 +18,9 @@ CHUNK_COPIES = 2
 LOSS_COPIES = 4
 """Copies of the logits at the peak of a loss that is one chunk: logits, log-softmax and both
 gradients."""
+PLAIN_COPIES = 3
+"""Copies in float32 of all logits at the peak of a loss that is not computed in chunks: log-softmax
+and both gradients, in either type of the base. Counted in `tests/jobs/train/test_plain_loss.py`."""
 FLOAT32 = 4
 FULL_NORMS = 2
 """Outputs of the norms that are kept if their weights are trained."""
@@ -34,15 +37,16 @@ def estimate_activations(inputs: EstimateInput, stage: StageFacts) -> int:
 
 
 def estimate_logits(inputs: EstimateInput) -> int:
-    """Return the bytes of a language model's logits and loss: of a chunk, if there are more.
-
-    A model whose loss can't be computed in chunks needs more; its run says so once it is loaded.
+    """Return the bytes of a language model's logits and loss: of a chunk, if there are more and the
+    model lets its loss be computed in chunks.
     """
     if inputs.classifies:
         return 0
     tokens, widths = inputs.batching.micro * inputs.batching.length, inputs.base.widths
     chunk = LOSS_CHUNK["cpu" if inputs.resources.cpu else "gpu"]
     chunks = -(-tokens * widths.vocab * FLOAT32 // chunk)
+    if chunks > 1 and inputs.keeps_logits:
+        return PLAIN_COPIES * FLOAT32 * tokens * widths.vocab
     if chunks <= 1:
         return tokens * widths.vocab * _count_logit_bytes_per_token(inputs)
     # The hidden states of the targets, and their gradient; a trained projection's gradient too.

@@ -39,6 +39,8 @@ class CheckedFacts:
     speed: Speed | None = None
     holds_masks: bool = False
     """Attention holds masks of L x L."""
+    keeps_logits: bool = False
+    """The loss of tokens is not computed in chunks."""
     local_memory: int | None = None
     """Memory of this machine in bytes; by default it is read."""
 
@@ -69,6 +71,7 @@ def estimate_run(
         ),
         classifies=spec.model.task == "sequence-classification",
         holds_masks=facts.holds_masks,
+        keeps_logits=facts.keeps_logits,
     )
     adapter = estimate_adapter(
         spec.method,

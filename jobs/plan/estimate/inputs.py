@@ -121,6 +121,8 @@ class EstimateInput:
     classifies: bool
     holds_masks: bool = False
     """Attention holds masks of L x L."""
+    keeps_logits: bool = False
+    """The loss of tokens is computed from all logits at once, not in chunks."""
 
     @property
     def is_full(self) -> bool:

@@ -46,7 +46,7 @@ class FederationSection(StrictModel):
     """Compression of uploads. topk: only the largest entries; clients keep the others for later
     (error feedback); int8: one scale per tensor, rounded at random so that the mean is unbiased."""
     topk: PositiveShare = 0.1
-    """Share of the entries that `topk` sends."""
+    """Share of the entries that `topk` sends, of the adapter and of a head alike."""
     drop_out: ProperShare = 0.0
     """Share of the sampled clients that fail in a round, at random: a rehearsal."""
 

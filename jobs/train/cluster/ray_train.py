@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -22,8 +23,7 @@ from jobs.store.runs.run_store import RunStore
 from jobs.train.cluster.ray_backend import PreemptibleTorchConfig, is_preemption_requested
 from jobs.train.cluster.run_failure import make_lost_error
 from jobs.train.monitor.group_marks import GroupMarksCallback, begin_worker_phases
-from jobs.train.monitor.phases import PhaseStart
-from jobs.train.request import HooksFactory, Request
+from jobs.train.request import Request, RunAttempt
 from jobs.train.worker import Rank, run_rank
 
 MAX_CONTROLLER_FAILURES = 3
@@ -40,7 +40,9 @@ RAY_FOLDER = "ray"
 def run_worker(config: dict[str, Any]) -> None:
     """Run the rank that Ray Train gave this worker."""
     context = ray.train.get_context()
-    on_gpu = config["request"].spec.cluster.gpus_per_worker > 0
+    attempt: RunAttempt = config["attempt"]
+    request = attempt.request
+    on_gpu = request.spec.cluster.gpus_per_worker > 0
     rank = Rank(
         number=context.get_world_rank(),
         world_size=context.get_world_size(),
@@ -48,11 +50,10 @@ def run_worker(config: dict[str, Any]) -> None:
         device=_get_device() if on_gpu else None,
         is_preemption_requested=is_preemption_requested,
     )
-    request, start = config["request"], config["start"]
-    if start is not None and rank.number == 0:
+    if attempt.start is not None and rank.number == 0:
         runs = RunStore(open_store(request.spec.store), request.run_id)
-        start = begin_worker_phases(runs.phase_events, start)
-    run_rank(request, rank, attempt=config["attempt"], make_hooks=config["make_hooks"], start=start)
+        attempt = replace(attempt, start=begin_worker_phases(runs.phase_events, attempt.start))
+    run_rank(attempt, rank)
 
 
 def _get_device() -> Any:
@@ -62,49 +63,28 @@ def _get_device() -> Any:
     return ray.train.torch.get_device()
 
 
-def run_trainer(
-    request: Request,
-    runs: RunStore,
-    *,
-    attempt: int,
-    make_hooks: HooksFactory | None,
-    max_failures: int,
-    start: PhaseStart | None,
-) -> None:
+def run_trainer(attempt: RunAttempt, runs: RunStore, *, max_failures: int) -> None:
     """Train, and replace a controller that died: it holds nothing that a run needs.
 
     `max_failures`: starts of the workers after the first. Raise TrainingFailed.
     """
     try:
-        _fit(request, runs, attempt, make_hooks, max_failures, start)
+        _fit(attempt, runs, max_failures)
     except TrainingFailedError as error:
         raise _explain_failure(error) from error
     finally:
         shutil.rmtree(runs.get_scratch_folder(RAY_FOLDER), ignore_errors=True)
 
 
-def _fit(
-    request: Request,
-    runs: RunStore,
-    attempt: int,
-    make_hooks: HooksFactory | None,
-    max_failures: int,
-    start: PhaseStart | None,
-) -> None:
-    os.environ.setdefault(
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(choose_poll_interval(request.spec.workers))
-    )
+def _fit(attempt: RunAttempt, runs: RunStore, max_failures: int) -> None:
+    poll_interval = choose_poll_interval(attempt.request.spec.workers)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(poll_interval))
     for launch in range(MAX_CONTROLLER_FAILURES + 1):
+        if launch:
+            attempt = attempt.begin_again()
+        name = f"attempt-{attempt.number}-{launch}"
         try:
-            _make_trainer(
-                request,
-                runs,
-                name=f"attempt-{attempt}-{launch}",
-                attempt=attempt,
-                make_hooks=make_hooks,
-                max_failures=max_failures,
-                start=PhaseStart.begin(attempt) if start and launch else start,
-            ).fit()
+            _make_trainer(attempt, runs, name=name, max_failures=max_failures).fit()
             return
         except RayActorError as error:
             if launch == MAX_CONTROLLER_FAILURES:
@@ -118,30 +98,18 @@ def _fit(
 
 
 def _make_trainer(
-    request: Request,
-    runs: RunStore,
-    *,
-    name: str,
-    attempt: int,
-    make_hooks: HooksFactory | None,
-    max_failures: int,
-    start: PhaseStart | None,
+    attempt: RunAttempt, runs: RunStore, *, name: str, max_failures: int
 ) -> DataParallelTrainer:
-    cluster = request.spec.cluster
+    cluster = attempt.request.spec.cluster
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
     folder = runs.get_scratch_folder(RAY_FOLDER)
     return DataParallelTrainer(
         run_worker,
-        train_loop_config={
-            "request": request,
-            "attempt": attempt,
-            "make_hooks": make_hooks,
-            "start": start,
-        },
+        train_loop_config={"attempt": attempt},
         scaling_config=ScalingConfig(
-            num_workers=_get_worker_range(request),
+            num_workers=_get_worker_range(attempt.request),
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),

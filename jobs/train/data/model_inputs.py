@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING, create_causal_mask
 
+from jobs.spec.tasks import TargetKind
 from jobs.train.data.collate import Batch
 
 OPTIONAL_INPUTS = ("position_ids",)
@@ -31,8 +32,7 @@ def make_model_inputs(model: Any, batch: Batch, *, device: torch.device) -> dict
     }
     if "token_type_ids" in inputs and not _has_token_types(model):
         inputs.pop("token_type_ids", None)
-    if batch.kind == "completion" and hasattr(model, "prepare_decoder_input_ids_from_labels"):
-        # Models without this method shift the labels in their forward, which needs them there.
+    if batch.kind == "completion" and not shifts_own_labels(model):
         labels = inputs.pop("labels")
         inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
     if (batch.packing != "off" or batch.kind == "completion") and "use_cache" in accepted:
@@ -51,6 +51,24 @@ def make_model_inputs(model: Any, batch: Batch, *, device: torch.device) -> dict
             for kind in list_layer_types(model)
         }
     return inputs
+
+
+def shifts_own_labels(model: Any) -> bool:
+    """Return whether an encoder-decoder shifts the labels in its forward alone, which needs them
+    there and computes a loss of its own.
+    """
+    return not hasattr(model, "prepare_decoder_input_ids_from_labels")
+
+
+def explain_plain_loss(model: Any, kind: TargetKind) -> str:
+    """Return why the loss of tokens needs all logits at once, as far as the class tells it; empty
+    if nothing speaks against chunks. A plan counts on it, without weights.
+    """
+    if model.get_output_embeddings() is None:
+        return "has no output projection"
+    if kind == "completion" and shifts_own_labels(model):
+        return "computes a loss of its own where it shifts the labels"
+    return ""
 
 
 def list_layer_types(model: Any) -> list[str]:

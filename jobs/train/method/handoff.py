@@ -7,15 +7,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
-
-from jobs.spec.schema import RunSpec
 from jobs.train.comm.collectives import WorkerContext
 from jobs.train.method.low_rank_start import LayerHandoff, compute_handoff
+from jobs.train.method.sparse_updates import SparseUpdates
 from jobs.train.monitor.recorder import RunRecorder
 from slora.handoff.low_rank_init import LowRankInit
 from slora.handoff.sketch import LayerSketch
-from slora.masks.mask import Mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +35,7 @@ class HandoffShares:
 
 
 def run_handoff(
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Mask],
-    spec: RunSpec,
+    updates: SparseUpdates,
     context: WorkerContext,
     recorder: RunRecorder,
     *,
@@ -52,20 +47,12 @@ def run_handoff(
     """
     start_time = time.monotonic()
     sketches = make_sketches()
-    progress = recorder.track_progress("hand-off, layers", len(masks))
-    inits, layers = compute_handoff(
-        weights,
-        masks,
-        spec.method,
-        context,
-        seed=spec.train.seed,
-        on_layer=progress.advance,
-        sketches=sketches,
-    )
+    progress = recorder.track_progress("hand-off, layers", len(updates.masks))
+    inits, layers = compute_handoff(updates, context, on_layer=progress.advance, sketches=sketches)
     shares = _sum_shares(layers)
     recorder.emit_event(
         "handoff",
-        norm=spec.method.handoff.norm,
+        norm=updates.method.handoff.norm,
         energy_share=shares.energy_share,
         output_share=shares.output_share,
         seconds=time.monotonic() - start_time,

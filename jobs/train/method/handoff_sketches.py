@@ -5,21 +5,19 @@ I, O: columns and rows of a weight. K: columns of a sketch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from jobs.spec.schema import MethodSection
 from jobs.train.method.runner import load_weights
+from jobs.train.method.sparse_updates import SparseUpdates
 from jobs.train.model.shard_access import gather_for_writing
 from slora.handoff.capture import CountedTokens, sketch_layers
-from slora.handoff.linear_update import SparseUpdate
 from slora.handoff.sketch import LayerSketch, start_sketch
 from slora.handoff.sketch_size import count_sketch_numbers
 from slora.layers.install import install_sparse, iter_adapter_layers, remove_layers
 from slora.layers.shapes import count_experts
-from slora.masks.mask import Mask
 
 MAX_SKETCH_BYTES = 1 << 30
 """Largest size in bytes of the sketches of one pass, unless those of a single layer are larger."""
@@ -33,61 +31,49 @@ SketchPassFactory = Callable[[bool, int], SketchPass]
 
 def collect_sketches(
     model: nn.Module,
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Mask],
-    method: MethodSection,
+    updates: SparseUpdates,
     make_pass: SketchPassFactory,
     sum_over_ranks: Callable[[Tensor], Tensor],
-    *,
-    seed: int,
 ) -> dict[str, LayerSketch]:
     """Return the sketch of each layer that has one, the same on every rank. A collective.
 
-    The model runs with the sparse stage's trained `weights`, and has its plain layers again
+    The model runs with the sparse stage's trained weights, and has its plain layers again
     afterwards. Empty if the norm needs none, or nothing was trained. Fused experts read their
     weights past any layer, and have no sketch.
     """
-    if not needs_sketches(weights, masks, method):
+    if not needs_sketches(updates):
         return {}
-    install_sparse(model, masks)
-    load_weights(model, weights)
+    install_sparse(model, updates.masks)
+    load_weights(model, updates.weights)
     try:
-        return sketch_installed(model, weights, masks, method, make_pass, sum_over_ranks, seed=seed)
+        return sketch_installed(model, updates, make_pass, sum_over_ranks)
     finally:
         remove_layers(model, writable=gather_for_writing)
 
 
-def needs_sketches(
-    weights: Mapping[str, Tensor], masks: Mapping[str, Mask], method: MethodSection
-) -> bool:
+def needs_sketches(updates: SparseUpdates) -> bool:
     """Return whether the hand-off's norm needs sketches: an update of zero has none to lose."""
-    return method.handoff.norm != "weights" and any(
-        bool(weights[f"{name}.values"].any()) for name in masks
+    return updates.method.handoff.norm != "weights" and any(
+        bool(updates.get_values(name).any()) for name in updates.masks
     )
 
 
 def sketch_installed(
     model: nn.Module,
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Mask],
-    method: MethodSection,
+    updates: SparseUpdates,
     make_pass: SketchPassFactory,
     sum_over_ranks: Callable[[Tensor], Tensor],
-    *,
-    seed: int,
 ) -> dict[str, LayerSketch]:
     """Return the sketches of a model whose sparse layers have these weights. A collective."""
-    gradients = method.handoff.norm == "loss"
     layers = dict(iter_adapter_layers(model))
-    shapes = {name: mask.shape for name, mask in masks.items()}
-    groups = list(group_sketches(shapes, method.rank, gradients=gradients))
+    shapes = {name: mask.shape for name, mask in updates.masks.items()}
+    gradients = updates.needs_gradients
+    groups = list(group_sketches(shapes, updates.method.rank, gradients=gradients))
     run_pass = make_pass(gradients, len(groups))
     sketches = dict[str, LayerSketch]()
     for names in groups:
         device = layers[names[0]].weight.device
-        group = start_sketches(
-            weights, {name: masks[name] for name in names}, method, seed=seed, device=device
-        )
+        group = start_sketches(updates, names, device=device)
         tokens = CountedTokens()
         with sketch_layers(layers, group, tokens):
             run_pass(tokens)
@@ -100,25 +86,25 @@ def sketch_installed(
 
 
 def start_sketches(
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Mask],
-    method: MethodSection,
+    updates: SparseUpdates,
+    names: Iterable[str] | None = None,
     *,
-    seed: int,
     device: torch.device | None = None,
 ) -> dict[str, LayerSketch]:
-    """Return the empty sketches of all layers that can have one, in the masks' order."""
+    """Return the empty sketches of the named layers that can have one, by default of all, in the
+    masks' order.
+    """
     return {
         name: start_sketch(
-            SparseUpdate(weights[f"{name}.values"], mask),
-            rank=method.rank,
-            seed=seed,
+            updates.get_update(name),
+            rank=updates.method.rank,
+            seed=updates.seed,
             name=name,
-            gradients=method.handoff.norm == "loss",
+            gradients=updates.needs_gradients,
             device=device,
         )
-        for name, mask in masks.items()
-        if count_experts(mask.shape) == 1
+        for name in (updates.masks if names is None else names)
+        if count_experts(updates.masks[name].shape) == 1
     }
 
 

@@ -21,6 +21,7 @@ from jobs.spec.schema import MethodSection
 from jobs.store.runs.run_store import LOW_RANK_INIT, RunStore
 from jobs.train.comm.collectives import HANDOFF, WorkerContext
 from jobs.train.method.masks import make_factor_mask_rule
+from jobs.train.method.sparse_updates import SparseUpdates
 from jobs.train.model.shard_access import gather_for_reading
 from slora.handoff.handoff import Refine, split_sparse_update
 from slora.handoff.init import init_lora_ga, init_pissa
@@ -61,12 +62,9 @@ class LayerHandoff:
 
 
 def compute_handoff(
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Mask],
-    method: MethodSection,
+    updates: SparseUpdates,
     context: WorkerContext,
     *,
-    seed: int,
     on_layer: LayerCallback,
     sketches: Mapping[str, LayerSketch] | None = None,
 ) -> tuple[dict[str, LowRankInit], list[LayerHandoff]]:
@@ -75,18 +73,19 @@ def compute_handoff(
     A layer without a sketch, or without a token in it, is split in the weights' norm.
     """
     used = {name: sketch for name, sketch in (sketches or {}).items() if sketch.norm != "weights"}
+    masks, method = updates.masks, updates.method
     rank, keeps_residual = method.rank, method.handoff.residual != "drop"
 
     def split_layer(name: str, mask: Mask) -> Tensor:
         result = split_sparse_update(
-            weights[f"{name}.values"],
+            updates.get_values(name),
             mask,
             rank=rank,
             scale=method.scale,
             split=method.handoff.split,
             rescale=method.handoff.rescale,
             residual=method.handoff.residual,
-            refine=_make_refine(name, mask.shape, method, seed=seed),
+            refine=_make_refine(name, mask.shape, method, seed=updates.seed),
             sketch=used.get(name),
         )
         output_share = NO_SHARE if result.output_share is None else result.output_share

@@ -16,6 +16,7 @@ from jobs.train.method import low_rank_start
 from jobs.train.method.handoff import HandoffShares, run_handoff
 from jobs.train.method.handoff_sketches import SketchPassFactory, collect_sketches
 from jobs.train.method.masks import load_masks, make_mask_request, make_masks
+from jobs.train.method.sparse_updates import SparseUpdates
 from jobs.train.method.warm_start import WarmStart
 from jobs.train.model.shard_access import gather_for_reading
 from jobs.train.monitor.recorder import RunRecorder
@@ -85,14 +86,12 @@ class StageInputs:
         if resumed:
             return low_rank_start.load_inits(self._runs), None
         if not is_first:
-            masks = self.get_masks()
+            updates = SparseUpdates(weights, self.get_masks(), method, self._seed)
             inits, shares = run_handoff(
-                weights,
-                masks,
-                self._spec,
+                updates,
                 self._context,
                 self._recorder,
-                make_sketches=lambda: self._collect_sketches(weights, masks),
+                make_sketches=lambda: self._collect_sketches(updates),
             )
         elif method.init == "pissa":
             inits = self._make_pissa_inits()
@@ -102,17 +101,12 @@ class StageInputs:
             low_rank_start.save_inits(self._runs, inits)
         return inits, shares
 
-    def _collect_sketches(
-        self, weights: Mapping[str, Tensor], masks: Mapping[str, Mask]
-    ) -> dict[str, LayerSketch]:
+    def _collect_sketches(self, updates: SparseUpdates) -> dict[str, LayerSketch]:
         return collect_sketches(
             self._model,
-            weights,
-            masks,
-            self._method,
+            updates,
             self._make_sketch_pass,
             lambda total: self._context.collectives.all_reduce(total, HANDOFF),
-            seed=self._seed,
         )
 
     def _make_masks(self) -> dict[str, Mask]:

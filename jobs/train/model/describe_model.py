@@ -19,6 +19,7 @@ from jobs.inspect.model_description import ModelDescription, TensorFacts
 from jobs.inspect.model_folder import read_config
 from jobs.inspect.weight_files import FLOATS, read_weights
 from jobs.store.adapters.safetensors_header import TensorSpan
+from jobs.train.data.model_inputs import explain_plain_loss
 from jobs.train.model.base_model import (
     check_loading,
     choose_model_class,
@@ -84,7 +85,14 @@ def describe_model(folder: Path, task: str) -> ModelDescription:
         window=_find_window(text_config),
         is_stateful=bool(getattr(model, "_is_stateful", False)),
         vocabulary=int(model.get_input_embeddings().weight.shape[0]),
+        plain_loss=_explain_plain_loss(model, task),
     )
+
+
+def _explain_plain_loss(model: PreTrainedModel, task: str) -> str:
+    if task == "sequence-classification":
+        return ""
+    return explain_plain_loss(model, "completion" if task == "seq2seq" else "tokens")
 
 
 def _iter_kernels(model: PreTrainedModel) -> Iterator[str]:

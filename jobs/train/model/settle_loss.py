@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from jobs.spec.schema import RunSpec
 from jobs.train.comm.collectives import INSTALL, WorkerContext
 from jobs.train.data.collate import Batch, Collator
-from jobs.train.data.model_inputs import make_model_inputs
+from jobs.train.data.model_inputs import explain_plain_loss, make_model_inputs
 from jobs.train.data.packing import join_samples
 from jobs.train.engine.chunked_loss import FLOAT32, PLAIN_LOSS, LogitTransform, LossChoice
 from jobs.train.engine.loss import compute_token_loss
@@ -56,10 +56,9 @@ def settle_loss(
     if spec.target_kind not in ("tokens", "completion"):
         return replace(PLAIN_LOSS, reason="a classifier has few logits")
     micro, length = spec.train.micro_batch_size, spec.data.max_length
-    projection = model.get_output_embeddings()
-    if projection is None:
-        return replace(PLAIN_LOSS, reason=f"{type(model).__name__} has no output projection")
-    vocabulary = _count_outputs(projection)
+    if problem := explain_plain_loss(model, spec.target_kind):
+        return replace(PLAIN_LOSS, reason=f"{type(model).__name__} {problem}")
+    vocabulary = _count_outputs(model.get_output_embeddings())
     choice = LossChoice(True, "", chunk_bytes=chunk_bytes)
     if vocabulary and micro * length <= choice.count_rows(vocabulary, context.device):
         return replace(PLAIN_LOSS, reason="all logits of a micro-batch are one chunk")
@@ -111,8 +110,8 @@ def _make_batch(model: Any, kind: str) -> Batch:
 
 def _read_transform(model: Any, batch: Batch, device: torch.device) -> LogitTransform:
     """Return what the model does to its projection's output. Raise NotChunkableError."""
-    if "labels" in make_model_inputs(model, batch, device=device):
-        raise NotChunkableError("computes a loss of its own where it shifts the labels")
+    if problem := explain_plain_loss(model, batch.kind):
+        raise NotChunkableError(problem)
     logits, call = _run(model, batch, device)
     if call.x.shape[:-1] != batch.labels.shape or logits.shape != call.output.shape:
         raise NotChunkableError("does not pass one hidden state a token to its output projection")

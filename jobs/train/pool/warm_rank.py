@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import ray
@@ -13,10 +13,10 @@ import ray
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import RunStore
 from jobs.train.comm.rendezvous import find_free_address, join_process_group
-from jobs.train.monitor.phases import PhaseStart, end_phase
+from jobs.train.monitor.phases import end_phase
 from jobs.train.preemption import SIGTERM
-from jobs.train.request import HooksFactory
-from jobs.train.worker import Rank, WorkerRequest, run_rank
+from jobs.train.request import RunAttempt
+from jobs.train.worker import Rank, run_rank
 
 if TYPE_CHECKING:
     import torch
@@ -53,14 +53,7 @@ class WarmRank:
         """Note that Ray drains a machine of this run."""
         self._is_draining.set()
 
-    def run(
-        self,
-        address: str,
-        request: WorkerRequest,
-        attempt: int,
-        make_hooks: HooksFactory | None,
-        start: PhaseStart | None,
-    ) -> None:
+    def run(self, address: str, attempt: RunAttempt) -> None:
         """Run this rank to its end. A collective."""
         setup = self._setup
         device = None
@@ -81,10 +74,12 @@ class WarmRank:
             device=device,
             is_preemption_requested=lambda: SIGTERM.is_set() or self._is_draining.is_set(),
         )
-        if start is not None and setup.number == 0:
+        if attempt.start is not None and setup.number == 0:
+            request = attempt.request
             runs = RunStore(open_store(request.spec.store), request.run_id)
-            start = end_phase(runs.phase_events, start, "processes")
-        run_rank(request, rank, attempt=attempt, make_hooks=make_hooks, start=start)
+            start = end_phase(runs.phase_events, attempt.start, "processes")
+            attempt = replace(attempt, start=start)
+        run_rank(attempt, rank)
 
     def _open_device(self) -> torch.device:
         """Return the GPU of this rank. Raise RuntimeError if this process can't use it."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from jobs.spec.sections.cluster import ClusterSection
 from jobs.store.runs.run_store import RunStore
 from jobs.train.cluster.run_failure import describe_failure, read_failure
-from jobs.train.monitor.phases import PhaseStart, end_phase
+from jobs.train.monitor.phases import end_phase
 from jobs.train.pool.borrow import (
     WarmGroup,
     borrow_workers,
@@ -21,7 +22,7 @@ from jobs.train.pool.borrow import (
     read_visible_gpus,
 )
 from jobs.train.pool.warm_rank import RankSetup, WarmRank
-from jobs.train.request import HooksFactory, Request
+from jobs.train.request import RunAttempt
 
 DRAIN_INTERVAL_S = 5.0
 """Seconds between two looks at the nodes that Ray drains."""
@@ -44,29 +45,23 @@ class WarmOutcome:
         return int(bool(self.failures) and not self.was_drained)
 
 
-def run_warm(
-    request: Request,
-    runs: RunStore,
-    *,
-    attempt: int,
-    make_hooks: HooksFactory | None,
-    start: PhaseStart | None,
-) -> WarmOutcome | None:
+def run_warm(attempt: RunAttempt, runs: RunStore) -> WarmOutcome | None:
     """Run on warm workers. Return None if there are not enough of them.
 
     Raise TrainingFailed for a failure that would repeat.
     """
-    cluster = request.spec.cluster
+    cluster = attempt.request.spec.cluster
     client = make_pool_client(cluster)
     if client is None or (group := borrow_workers(client, cluster)) is None:
         return None
     try:
-        warm_run, placed = _WarmRun(group, request), time.time()
+        warm_run, placed = _WarmRun(group, cluster), time.time()
         address = warm_run.set_up()
-        if start is not None:
+        if attempt.start is not None:
             # Only now: if the set-up fails, Ray Train's workers are what the run waits for.
-            start = end_phase(runs.phase_events, start, "placement", placed)
-        outcome = warm_run.train(address, attempt, make_hooks, start)
+            start = end_phase(runs.phase_events, attempt.start, "placement", placed)
+            attempt = replace(attempt, start=start)
+        outcome = warm_run.train(address, attempt)
     except RayError:
         # A worker died before the run started on it.
         return None
@@ -82,22 +77,13 @@ def run_warm(
 
 
 class _WarmRun:
-    def __init__(self, group: WarmGroup, request: Request) -> None:
-        self._group, self._request, self._cluster = group, request, request.spec.cluster
-        self._was_drained = False
+    def __init__(self, group: WarmGroup, cluster: ClusterSection) -> None:
+        self._group, self._cluster, self._was_drained = group, cluster, False
 
-    def train(
-        self,
-        address: str,
-        attempt: int,
-        make_hooks: HooksFactory | None,
-        start: PhaseStart | None,
-    ) -> WarmOutcome:
+    def train(self, address: str, attempt: RunAttempt) -> WarmOutcome:
         """Run all ranks to their end, with this address of their process group."""
         running = {
-            worker.call.remote(
-                WarmRank.run, address, self._request, attempt, make_hooks, start
-            ): rank
+            worker.call.remote(WarmRank.run, address, attempt): rank
             for rank, worker in enumerate(self._group.workers)
         }
         failures = self._wait(running)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 
 from jobs.errors import Fault, InputError, NotInStore, Untrusted
+from jobs.inspect.recorded_spec import adopt_settled, leaves_open
 from jobs.retrain.detect import make_training_spec
 from jobs.spec.load import dump_spec, parse_spec
 from jobs.spec.schema import RunSpec
+from jobs.spec.yaml_text import MAX_BYTES
 from jobs.store.adapters.listing import read_committed
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.verify import check_files
 from jobs.store.base import ObjectStore
+from jobs.store.runs.run_store import SPEC, format_run_key
 from orchestrator.control.job_spec import load_request
 from orchestrator.control.signing.service_trust import ServiceTrust
 from orchestrator.registry.values import Run
@@ -77,14 +80,24 @@ def find_commit_fault(store: ObjectStore, run: Run, manifest: Manifest) -> Fault
 def _list_spec_digests(store: ObjectStore, run: Run, manifest: Manifest) -> set[str]:
     """Return the digests that the manifest may have: those of the fine-tune of the run's request.
 
-    A retraining from an adapter trains a LoRA where the spec says slora.
+    A retraining from an adapter trains a LoRA where the spec says slora. A dtype or a rate that is
+    auto is a value in the committed spec, as the run has settled it.
     """
     request = load_request(store, run)
     training = parse_spec(request.spec_text, f"run {run.id}").training
-    specs = {_digest(training)}
+    specs = [training]
     if run.kind == "retrain":
-        specs.add(_digest(make_training_spec(training, manifest.parent)))
-    return specs
+        specs.append(make_training_spec(training, manifest.parent))
+    if leaves_open(training):
+        recorded = _read_recorded(store, run)
+        specs = [adopt_settled(spec, recorded) for spec in specs]
+    return set(map(_digest, specs))
+
+
+def _read_recorded(store: ObjectStore, run: Run) -> RunSpec:
+    """Read the spec that the job has written: at most as much as a spec may have."""
+    key = format_run_key(run.id, SPEC)
+    return parse_spec(store.read(key, 0, MAX_BYTES).decode(errors="replace"), key)
 
 
 def _digest(spec: RunSpec) -> str:

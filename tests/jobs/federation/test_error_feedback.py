@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from jobs.federation.averaging.payload import decode
+from jobs.federation.averaging.payload import PayloadFormat, decode
 from jobs.federation.sites.local_sites import LocalSites
 from jobs.federation.sites.messages import (
     ClientFailure,
@@ -35,7 +37,7 @@ def test_error_feedback_sends_in_the_end_what_it_has_kept(folder, tmp_path):
     for request in requests:
         sites = LocalSites(request, open_store(request.spec.store), torch.device("cpu"))
         info = sites.open_stage(0, StagePayload())
-        compress, sizes = request.federation.compress, info.layout.sizes
+        compress, uncompressed = request.federation.compress, PayloadFormat(info.layout)
         sums.append(torch.zeros(info.layout.count))
         for number in range(3):
             task = ClientTask(
@@ -43,10 +45,32 @@ def test_error_feedback_sends_in_the_end_what_it_has_kept(folder, tmp_path):
             )
             ((reply, _),) = sites.run_tasks([task])
             assert isinstance(reply, ClientUpdate)
-            sums[-1] += decode(reply.update, compress, sizes, 0.2)
+            sums[-1] += decode(reply.update, PayloadFormat(info.layout, compress, 0.2))
         if compress == "topk":
-            sums[-1] += decode(sites.collect_residuals()[0], "none", sizes, 1.0)
+            sums[-1] += decode(sites.collect_residuals()[0], uncompressed)
     torch.testing.assert_close(sums[0], sums[1], atol=1e-6, rtol=1e-5)
+
+
+def test_a_head_at_a_higher_rate_leaves_the_adapter_its_share(folder, tmp_path):
+    """AdamW's first steps are as long as the rate: over the whole vector the head would win."""
+    request = request_of(folder, {"compress": "topk", "topk": 0.1}, store=tmp_path.name)
+    sites = LocalSites(request, open_store(request.spec.store), torch.device("cpu"))
+    info = sites.open_stage(0, StagePayload())
+    task = ClientTask(
+        stage=0, round=0, client=0, rates=StepRates(1e-4, 1e-1), weights=info.initial_weights
+    )
+    ((reply, _),) = sites.run_tasks([task])
+    assert isinstance(reply, ClientUpdate)
+    updates = info.layout.split_by_name(
+        decode(reply.update, PayloadFormat(info.layout, "topk", 0.1))
+    )
+    counts = {
+        is_head: sum(int((part != 0).sum()) for name, part in updates.items()
+                     if (name in info.layout.head) == is_head)
+        for is_head in (False, True)
+    }  # fmt: skip
+    adapter, head = info.layout.group_sizes
+    assert head and counts == {False: math.ceil(0.1 * adapter), True: math.ceil(0.1 * head)}
 
 
 def test_a_clients_residual_survives_a_round_that_it_is_dropped_from(folder, tmp_path):

@@ -51,10 +51,19 @@ def test_the_rounds_are_written_as_json_lines(folder, tmp_path):
     assert json.loads(json.dumps(rounds))[0]["clients"][0].keys() >= {"name", "up", "down", "loss"}
 
 
-def test_the_committed_adapter_has_the_weights_of_the_last_round(folder, tmp_path):
-    run = run_federation(folder, {}, tmp_path.name)
+def test_the_committed_adapter_has_the_weights_of_the_last_round_and_its_rates(folder, tmp_path):
+    train = {"learning_rate": "auto", "head_learning_rate": "auto"}
+    run = run_federation(folder, {}, tmp_path.name, train=train)
     store = run.runs.store
     manifest = resolve_adapter(store, "tiny")
+    metrics, _ = run.runs.metrics.tail(0)
+    steps = [line for line in metrics if "evaluation" not in line]
+    assert manifest.rates is not None and len(manifest.rates.by_rule) == 3
+    for key, rates in (
+        ("learning_rate", manifest.rates.stages),
+        ("head_learning_rate", manifest.rates.head),
+    ):
+        assert {line["stage"]: line[key] for line in steps} == pytest.approx(rates)
     assert manifest.ledger["clients"] == 4
     # As in the plan, these are the steps of a client that is sampled in every round.
     assert (manifest.ledger["rounds"], manifest.ledger["steps"]) == (4, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
+from jobs.federation.averaging.upload_size import compute_upload_size
 from jobs.federation.check import ValidatedFederation, check_federation
-from jobs.federation.federation_plan import compute_up_bytes
 from jobs.plan.estimate.output_files import HEADER
 from jobs.plan.estimate.traffic import Flow
-from jobs.spec.sections.federation import FederationSection
 from tests.jobs.federation.specs import a_federation
 from tests.tiny import hollow_model, label_rows
 
@@ -110,12 +110,11 @@ def test_under_masks_of_the_factors_rounds_send_their_values_and_a_hand_off_its_
     assert find_flow(frozen, "up", "low-rank").sent == 4 * B / 4
 
 
-@given(st.integers(1, 10**7), st.integers(1, 500), st.floats(1e-6, 1))
-def test_no_compression_more_than_doubles_the_bytes(trained, tensor_count, share):
+@given(st.integers(1, 10**7), st.integers(0, 10**5), st.integers(1, 500), st.floats(1e-6, 1))
+def test_no_compression_more_than_doubles_the_bytes(adapter, head, tensor_count, share):
+    trained = adapter + head
     sizes = {
-        name: compute_up_bytes(
-            FederationSection(compress=name, topk=share), trained, min(tensor_count, trained)
-        )
+        name: compute_upload_size(name, (adapter, head), min(tensor_count, trained), share)
         for name in ("none", "bf16", "int8", "topk")
     }
     assert sizes["none"] == 2 * sizes["bf16"] == 4 * trained
@@ -123,8 +122,8 @@ def test_no_compression_more_than_doubles_the_bytes(trained, tensor_count, share
     assert trained < sizes["int8"] <= 5 * trained
 
 
-def test_the_tensors_of_the_head_have_scales_too(workspace):
-    spec = {
+def test_the_tensors_of_the_head_have_scales_and_a_share_too(workspace):
+    classifier: dict[str, Any] = {
         "model": {"path": str(workspace / "encoder"), "task": "sequence-classification"},
         "data": {
             "train": str(workspace / "labels.jsonl"),
@@ -133,12 +132,31 @@ def test_the_tensors_of_the_head_have_scales_too(workspace):
         },
         "method": {"targets": ["query", "key", "intermediate.dense"]},
     }
-    validated = check(workspace, {"compress": "int8", "sparse_rounds": 0}, **spec)
+    validated = check(workspace, {"compress": "int8", "sparse_rounds": 0}, **classifier)
     head, larger_b = 8 * 2 + 2, 2 * (8 + 8 + 16)
     assert find_flow(validated, "up", "low-rank").sent == A + larger_b + head + 4 * (6 + 2)
     assert list_causes(validated) == [
         ("install", "sparse"), ("down", "low-rank"), ("up", "low-rank"), ("install", "low-rank"),
     ]  # fmt: skip
+    topk = check(workspace, {"compress": "topk", "topk": 0.3, "sparse_rounds": 0}, **classifier)
+    # Of the head 6 of 18, and not what a third of all numbers leaves it.
+    assert find_flow(topk, "up", "low-rank").sent == 8 * (ceil(0.3 * (A + larger_b)) + 6)
+
+
+def test_the_head_of_a_fully_trained_classifier_is_counted_once(workspace):
+    classifier: dict[str, Any] = {
+        "model": {"path": str(workspace / "encoder"), "task": "sequence-classification"},
+        "data": {
+            "train": str(workspace / "labels.jsonl"),
+            "eval": None,
+            "format": "classification",
+        },
+        "method": {"kind": "full", "targets": "all-linear"},
+    }
+    validated = check(workspace, {"compress": "topk", "topk": 0.3}, **classifier)
+    (stage,) = validated.plan.stages
+    assert stage.trained == validated.validated_run.plan.stages[0].trainable
+    assert stage.up == 8 * (ceil(0.3 * (stage.trained - 18)) + 6)
 
 
 def test_clients_that_drop_out_receive_the_weights_and_send_nothing(workspace):

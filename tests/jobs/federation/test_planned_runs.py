@@ -16,8 +16,7 @@ from tests.jobs.federation.specs import a_federation
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "int8 of B alone": ({"compress": "int8", "freeze_a": True}, {}),
     "topk and scored masks": (
-        # Of a tenth the head alone would be sent here, and the hand-off of zeros needs no sketch.
-        {"compress": "topk", "topk": 0.6}, {"mask": "gradient", "handoff": {"norm": "loss"}}),
+        {"compress": "topk", "topk": 0.1}, {"mask": "gradient", "handoff": {"norm": "loss"}}),
     "rows, a residual, drop-outs": (
         {"compress": "bf16", "drop_out": 0.4}, {"mask": "rows", "handoff": {"residual": "keep"}}),
     "masks of factors": ({}, {"factor_density": 0.25}),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.errors import InputError
+from jobs.plan.plan_subject import describe_run, plan_run
 from jobs.plan.preflight import validate_run
 from jobs.spec.load import validate_spec
 from tests.tiny import (
@@ -140,3 +142,22 @@ def test_the_head_has_a_row_for_each_label_and_one_for_a_number(
     for base, width, inner in (("bert", 8, 0), ("bart", 32, 32 * 32 + 32)):
         result = plan(folder, base, rows, model=CLASSIFY, data={"labels": labels})
         assert result.labels == names and result.head == inner + len(names) * (width + 1)
+
+
+def test_all_logits_are_planned_for_a_model_that_computes_a_loss_of_its_own(folder: Path):
+    micro, length = 2048, 64
+    train = {"batch_size": micro, "micro_batch_size": micro}
+    raw = make_spec(folder, "bart", "pairs", model=SEQ2SEQ, train=train)
+    validated = validate_run(validate_spec(raw))
+    model = validated.model
+    own = replace(model, description=replace(model.description, plain_loss="has its own loss"))
+    logits = []
+    for described in (model, own):
+        subject = describe_run(
+            validated.spec, validated.plan.dtype, described, validated.train_scan, None
+        )
+        planned, faults = plan_run(validated.spec, subject)
+        assert planned and planned.estimate and not faults
+        logits.append(planned.estimate.selected.memory.worst.lines["logits"])
+    assert logits[1] == 3 * 4 * micro * length * model.config["vocab_size"]
+    assert logits[0] < logits[1] / 2

@@ -76,6 +76,7 @@ def test_a_description_tells_what_a_plan_must_know(models: Path):
     assert about["transposed"].linears["transformer.h.0.attn.c_attn"] == (96, 32)
     assert about["llama"].left_out == {"lm_head": "output projection"}
     assert about["state"].is_stateful
+    assert not any(description.plain_loss for description in about.values())
     assert about["convolutions"].layer_types == ("linear_attention", "full_attention")
     assert "convolution" in about["convolutions"].left_out.values()
     assert any(line.startswith("convolution: ") for line in about["convolutions"].excluded)

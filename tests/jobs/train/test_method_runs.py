@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from jobs.inspect.datasets.scan import scan_dataset
 from jobs.store.adapters.operations import pull, resolve_adapter
@@ -44,6 +47,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "pissa": {"kind": "lora", "init": "pissa"},
     "lora-ga": {"kind": "lora", "init": "lora-ga"},
     "sparse factors": {"mask": "gradient", "factor_density": 0.5},
+    "sparse factors alone": {"kind": "lora", "factor_density": 0.5},
     "compact factors": {"kind": "lora", "factor_density": 0.5, "factor_storage": "compact"},
     "sparse factors of pissa": {"kind": "lora", "init": "pissa", "factor_density": 0.5},
     "gates": {"kind": "lora", "rank": 4, "factor_density": 0.5, "factor_pruning": "gates"},
@@ -252,6 +256,22 @@ def test_a_hand_off_to_masked_factors_is_that_to_whole_ones(results, folder, tmp
     assert masked.evaluations["handoff"] == whole.evaluations["handoff"]
     assert masked.evaluations["end"] != whole.evaluations["end"]
     assert masked.ledger["low-rank_trainable"] == whole.ledger["low-rank_trainable"] / 2
+
+
+@pytest.mark.parametrize("way", ["sparse factors", "sparse factors alone"])
+def test_stock_peft_has_our_logits_with_sparse_factors(results, folder, tmp_path, way):
+    """After a hand-off, whose factors are whole, and from LoRA's own start, where most are zero."""
+    store = open_store(f"file://{folder / 'store'}")
+    manifest = resolve_adapter(store, _make_name(way))
+    base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    ids = torch.randint(5, 60, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        untrained = base(input_ids=ids).logits
+        stock = PeftModel.from_pretrained(base, pull(store, manifest, tmp_path / "adapter")).eval()
+        theirs = stock(input_ids=ids).logits
+        ours = load_adapted_model(store, _make_name(way)).model(input_ids=ids).logits
+    assert (theirs - ours).abs().max() < 1e-5
+    assert (untrained - ours).abs().max() > 1e-3
 
 
 def test_gates_prune_ranks_down_to_the_density(results, folder, tmp_path):

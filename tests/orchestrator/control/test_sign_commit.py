@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError, StoreUnreachable, Untrusted
+from jobs.plan.dtype_choice import set_dtype
 from jobs.retrain.detect import make_training_spec
 from jobs.spec.load import dump_spec, parse_spec
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import commit, promote, resolve_adapter
 from jobs.store.open import open_store
-from jobs.store.runs.run_store import RunStore
+from jobs.store.runs.run_store import SPEC, RunStore
 from orchestrator.control.config import ServiceConfig, parse_config
 from orchestrator.control.resolve import SubmitRequest
 from orchestrator.control.signing.service_trust import (
@@ -53,14 +54,29 @@ def signing(control: ControlHarness, keys: Keys) -> ControlHarness:
     return control
 
 
-def digest_training(control: ControlHarness, run: Run) -> str:
-    text = read_request(open_store(control.store), run.id).spec_text
-    return hashlib.sha256(dump_spec(parse_spec(text, "spec").training).encode()).hexdigest()
+def record_spec(control: ControlHarness, run: Run, parent: str | None = None, **method: Any) -> str:
+    """Write the spec of a run as its job does, which settles what is auto, and return its digest.
+
+    `parent`: the adapter that a retraining starts from. `method` changes that section.
+    """
+    store = open_store(control.store)
+    spec = parse_spec(read_request(store, run.id).spec_text, "spec").training
+    assert spec.model.dtype == spec.train.learning_rate == "auto"
+    rates = {"learning_rate": 0.003, "sparse_learning_rate": 0.02, "head_learning_rate": None}
+    spec = make_training_spec(set_dtype(spec, "bfloat16"), parent)
+    spec = spec.model_copy(
+        update={
+            "train": spec.train.model_copy(update=rates),
+            "method": spec.method.model_copy(update=method),
+        }
+    )
+    RunStore(store, run.id).write_text(SPEC, text := dump_spec(spec))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def commit_version(control: ControlHarness, run: Run, folder: Path, **changes: Any) -> Manifest:
     """Commit as the run's job does, which has no key."""
-    fields = {"name": run.name, "run": run.id, "spec_sha256": digest_training(control, run)}
+    fields = {"name": run.name, "run": run.id, "spec_sha256": record_spec(control, run)}
     changes = {name.removesuffix("_"): value for name, value in changes.items()}
     adapter = folder if folder.exists() else make_adapter_folder(folder)
     return commit(open_store(control.store), adapter, make_draft(**{**fields, **changes}))
@@ -89,7 +105,7 @@ def test_a_signature_that_a_job_left_is_replaced(
 ):
     run = end_job(signing)
     folder = make_adapter_folder(tmp_path / "one")
-    draft = make_draft(run=run.id, spec_sha256=digest_training(signing, run))
+    draft = make_draft(run=run.id, spec_sha256=record_spec(signing, run))
     commit(open_store(signing.store), folder, draft, sign=keys.theirs)
     signing.reconcile()
     assert signing.read_status(run) is Status.DONE
@@ -173,13 +189,22 @@ def test_a_version_of_another_run_or_name_has_a_fault(signing: ControlHarness, t
 def test_a_retraining_from_an_adapter_trains_a_lora(signing: ControlHarness, tmp_path: Path):
     run = replace(end_job(signing), kind="retrain", attempt=1)
     store = open_store(signing.store)
-    spec = parse_spec(read_request(store, run.id).spec_text, "spec").training
-    assert spec.method.kind == "slora"
-    text = dump_spec(make_training_spec(spec, "chat@v1"))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    manifest = commit_version(signing, run, tmp_path / "one", spec_sha256=digest, parent="chat@v1")
+    digest = record_spec(signing, run, "chat@v1")
+    draft = make_draft(name=run.name, run=run.id, spec_sha256=digest, parent="chat@v1")
+    manifest = commit(store, make_adapter_folder(tmp_path / "one"), draft)
     assert find_commit_fault(store, run, manifest) is None
     assert find_commit_fault(store, replace(run, kind="finetune"), manifest) is not None
+
+
+def test_a_job_may_settle_what_is_auto_and_change_nothing_else(
+    signing: ControlHarness, tmp_path: Path
+):
+    run = end_job(signing)
+    folder = make_adapter_folder(tmp_path / "one")
+    draft = make_draft(run=run.id, spec_sha256=record_spec(signing, run, rank=4))
+    commit(open_store(signing.store), folder, draft)
+    signing.reconcile()
+    assert "which is not that of the spec of run" in signing.read(run).detail
 
 
 def test_a_searchs_best_trial_has_a_spec_of_its_own(signing: ControlHarness, tmp_path: Path):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slora.handoff import svd
-from slora.handoff.svd import compute_dense_svd, compute_sparse_svd
+from slora.handoff.svd import compute_dense_svd, compute_left_vectors, compute_sparse_svd
 from slora.layers.sparse import make_dense_delta
 from slora.masks.mask import BlockMask, draw_random_mask
 
@@ -67,3 +67,21 @@ def test_an_update_of_zero_has_no_triplets():
     assert min(mask.shape) > svd.MAX_EXACT_SIDE
     u, s, vh = compute_sparse_svd(torch.zeros(mask.nnz), mask, 4)
     assert not s.any() and torch.isfinite(u).all() and torch.isfinite(vh).all()
+
+
+@pytest.mark.parametrize("decay", [0.0, 3.0, 6.0])
+def test_left_vectors_span_what_lapack_finds_down_to_the_tolerance(decay):
+    """Six of ten directions are there; the smallest is up to a millionth of the largest."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.linalg.qr(torch.randn(60, 6, generator=generator).double()).Q
+    right = torch.linalg.qr(torch.randn(10, 6, generator=generator).double()).Q
+    values = torch.logspace(0, -decay, 6, dtype=torch.float64)
+    basis, found = compute_left_vectors(left * values @ right.t())
+    torch.testing.assert_close(found[:6], values, rtol=1e-3, atol=0)
+    assert found[6:].max() < 3e-7
+    torch.testing.assert_close(basis.t() @ basis, torch.eye(10).double(), rtol=0, atol=1e-12)
+    # Equal values have no vectors of their own, only a span.
+    for count in range(1, 7) if decay else (6,):
+        part = basis[:, :count]
+        missed = left[:, :count] - part @ (part.t() @ left[:, :count])
+        assert missed.norm() < 1e-8

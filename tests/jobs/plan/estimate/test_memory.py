@@ -127,6 +127,14 @@ def test_logits_of_more_than_a_chunk_are_two_copies_of_the_chunk_and_the_hidden_
     assert full == logits + 2 * 4 * 50 * 8
 
 
+def test_logits_that_exist_at_once_are_counted_whole_however_many_chunks_they_are():
+    micro = 2 * LOSS_CHUNK["cpu"] // (4 * 10 * 50) + 1
+    lines = get_lines("sparse", batching={"micro": micro}, keeps_logits=True)
+    assert lines["logits"] == 3 * 4 * (10 * micro) * 50
+    full = get_lines("full", kind="full", batching={"micro": micro}, keeps_logits=True)
+    assert full["logits"] == lines["logits"]
+
+
 def test_a_gpu_counts_neither_heap_nor_process():
     memory = estimate_phases(resources={"cpu": False})
     assert [phase.name for phase in memory.phases] == ["sparse", "hand-off", "low-rank"]
