@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.train.request import TrainingRequest
 from tests.ranks import run_ranks
 
 
@@ -24,6 +25,8 @@ class TrainingCase:
     """The step from which on the last rank is preempted."""
     parent: str | None = None
     """The adapter to start from."""
+    samples: bool = False
+    """Whether answers are generated, before and after: they take longer than so small a run."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,6 @@ def train_several(
 def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any]:
     import torch
 
-    from jobs.plan.preflight import validate_run
-    from jobs.spec.load import validate_spec
     from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
     from jobs.train.comm.collectives import make_worker_context
@@ -76,6 +77,8 @@ def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any
 
     class Mortal(RunHooks):
         """Dies where the case says."""
+
+        generates_samples = case.samples
 
         def on_step_end(self, step: int) -> None:
             if case.dies == f"step {step}":
@@ -89,13 +92,8 @@ def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any
     def is_preempted() -> bool:
         return bool(case.notices) and rank == world_size - 1 and loop.step >= case.notices
 
-    raw = dict(case.spec)
-    spec_workers = raw.get("cluster", {}).get("workers")
-    workers = spec_workers if isinstance(spec_workers, dict) else world_size
-    raw["cluster"] = {**raw.get("cluster", {}), "workers": workers}
-    checked = validate_run(validate_spec(raw))
-    runs = RunStore(open_store(checked.spec.store), case.run)
-    request = checked.make_request(case.run, parent=case.parent)
+    request = _share_request(rank, case, world_size)
+    runs = RunStore(open_store(request.spec.store), case.run)
     machine = case.machines[rank] if case.machines else "here"
     context = make_worker_context(rank, world_size, torch.device("cpu"), machine=machine)
     hooks = Mortal()
@@ -112,9 +110,31 @@ def _train_case(rank: int, case: TrainingCase, world_size: int) -> dict[str, Any
         "evaluations": loop.evaluations,
         "ledger": trainer.ledger,
         "files": {file.name: file.sha256 for file in manifest.files} if manifest else {},
-        "base_untouched": _is_base_untouched(trainer.model, checked.model.folder),
+        "base_untouched": _is_base_untouched(trainer.model, request.base),
         "masks": {name: mask.digest() for name, mask in (trainer.method.masks or {}).items()},
     }
+
+
+def _share_request(rank: int, case: TrainingCase, world_size: int) -> TrainingRequest:
+    """Return the request that rank 0 makes for all, as the driver of a run does. A collective."""
+    import torch
+
+    shared = [_make_request(case, world_size) if rank == 0 else None]
+    torch.distributed.broadcast_object_list(shared, src=0)
+    (request,) = shared
+    assert request is not None
+    return request
+
+
+def _make_request(case: TrainingCase, world_size: int) -> TrainingRequest:
+    from jobs.plan.preflight import validate_run
+    from jobs.spec.load import validate_spec
+
+    raw = dict(case.spec)
+    spec_workers = raw.get("cluster", {}).get("workers")
+    workers = spec_workers if isinstance(spec_workers, dict) else world_size
+    raw["cluster"] = {**raw.get("cluster", {}), "workers": workers}
+    return validate_run(validate_spec(raw)).make_request(case.run, parent=case.parent)
 
 
 def _is_base_untouched(model: Any, folder: Path) -> bool:

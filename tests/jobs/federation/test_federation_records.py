@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +12,21 @@ from safetensors.torch import load_file
 from jobs.store.adapters.operations import pull, resolve_adapter
 from jobs.store.runs.run_store import LOW_RANK_INIT
 from jobs.train.method.low_rank_start import unpack_inits
-from tests.jobs.federation.runs import (
-    run_federation,
-)
+from tests.jobs.federation.runs import Run, run_federation
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
 
+@pytest.fixture(scope="module")
+def plain(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A federation with all defaults, for the tests that only read what it left."""
+    return run_federation(folder, {}, tmp_path_factory.mktemp("plain").name)
+
+
 @pytest.mark.parametrize("compress", ["none", "bf16", "int8", "topk"])
-def test_the_ledger_has_every_byte_of_every_client_and_round(folder, tmp_path, compress):
-    run = run_federation(folder, {"compress": compress}, tmp_path.name)
+def test_the_ledger_has_every_byte_of_every_client_and_round(folder, tmp_path, plain, compress):
+    section = {"compress": compress}
+    run = plain if compress == "none" else run_federation(folder, section, tmp_path.name)
     rounds, traffic = run.read_rounds(), run.ledger["wire"]
     for stage in ("sparse", "low-rank"):
         clients = [
@@ -35,9 +41,8 @@ def test_the_ledger_has_every_byte_of_every_client_and_round(folder, tmp_path, c
     assert all(line["clients"] == line["answered"] == 2 for line in steps)
 
 
-def test_a_random_mask_is_never_sent_and_a_scored_one_once(folder, tmp_path):
-    random = run_federation(folder, {}, f"{tmp_path.name}-random")
-    assert set(random.ledger["wire"]["sparse"]) == {"install", "evaluation", "down", "up"}
+def test_a_random_mask_is_never_sent_and_a_scored_one_once(folder, tmp_path, plain):
+    assert set(plain.ledger["wire"]["sparse"]) == {"install", "evaluation", "down", "up"}
     section = {"clients": 3, "clients_per_round": 3}
     scored = run_federation(folder, section, f"{tmp_path.name}-scored", method={"mask": "gradient"})
     masks = scored.ledger["wire"]["sparse"]["masks"]
@@ -46,14 +51,13 @@ def test_a_random_mask_is_never_sent_and_a_scored_one_once(folder, tmp_path):
     assert scored.ledger["wire"]["sparse"]["calibration"]["calls"] == 3
 
 
-def test_the_rounds_are_written_as_json_lines(folder, tmp_path):
-    rounds = run_federation(folder, {}, tmp_path.name).read_rounds()
+def test_the_rounds_are_written_as_json_lines(plain):
+    rounds = plain.read_rounds()
     assert json.loads(json.dumps(rounds))[0]["clients"][0].keys() >= {"name", "up", "down", "loss"}
 
 
-def test_the_committed_adapter_has_the_weights_of_the_last_round(folder, tmp_path):
-    run = run_federation(folder, {}, tmp_path.name)
-    store = run.runs.store
+def test_the_committed_adapter_has_the_weights_of_the_last_round(plain, tmp_path):
+    run, store = plain, plain.runs.store
     manifest = resolve_adapter(store, "tiny")
     assert manifest.ledger["clients"] == 4
     # As in the plan, these are the steps of a client that is sampled in every round.
@@ -67,11 +71,10 @@ def test_the_committed_adapter_has_the_weights_of_the_last_round(folder, tmp_pat
 
 
 def test_masked_factors_after_a_hand_off_are_committed_whole_with_the_last_rounds_values(
-    folder, tmp_path
+    folder, tmp_path, plain
 ):
     run = run_federation(folder, {}, tmp_path.name, method={"factor_density": 0.25})
-    whole = run_federation(folder, {}, f"{tmp_path.name}-whole")
-    sent = [each.ledger["wire"]["low-rank"]["up"]["bytes"] for each in (run, whole)]
+    sent = [each.ledger["wire"]["low-rank"]["up"]["bytes"] for each in (run, plain)]
     assert sent[0] < sent[1] / 2
     starts = unpack_inits(run.runs.store.get(run.runs.key(LOW_RANK_INIT)))
     saved = load_file(

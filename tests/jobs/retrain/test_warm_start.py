@@ -68,7 +68,7 @@ def _spec(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
             "train": str(folder / ("classes.jsonl" if classes else "train.jsonl")),
             "eval": str(folder / ("classes.eval.jsonl" if classes else "eval.jsonl")),
         },
-        train={"steps": 8, "checkpoint_every": None},
+        train={"steps": 8, "micro_batch_size": 2, "checkpoint_every": None},
     )
     return merge_spec(merge_spec(spec, WAYS[way]), changes)
 

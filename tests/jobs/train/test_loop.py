@@ -52,7 +52,7 @@ def _make_spec(folder: Path, **changes: Any) -> dict[str, Any]:
     spec = tiny_spec(
         folder,
         data={"eval": str(folder / "eval.jsonl")},
-        train={"steps": 20, "weight_decay": 0.1, "checkpoint_every": 3},
+        train={"steps": 20, "micro_batch_size": 2, "weight_decay": 0.1, "checkpoint_every": 3},
         cluster={"sharding": "replicate"},
     )
     return merge_spec(spec, changes)
@@ -62,7 +62,8 @@ def _make_case(folder: Path, world_size: int) -> list[TrainingCase]:
     kinds = [
         TrainingCase(f"{kind} {sharding} {world_size}".replace(" ", "-"), _make_spec(
             folder, name=f"{kind}-{sharding}-{world_size}", method={"kind": kind},
-            cluster={"sharding": sharding}))
+            cluster={"sharding": sharding}),
+            samples=world_size == 2 and kind in ("slora", "full"))
         for kind in ("slora", "sparse", "lora", "full")
         for sharding in ("replicate", "cluster")
         if sharding == "replicate" or kind == "slora"

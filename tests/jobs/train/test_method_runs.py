@@ -97,10 +97,14 @@ def _make_case(folder: Path, way: str, kind: str, dies: str = "") -> TrainingCas
         },
         data={"eval": str(folder / "eval.jsonl")},
         method={"calibration_batches": 2, **WAYS[way]},
-        train={"steps": STEPS.get(way, 12), "checkpoint_every": 1 if "died" in kind else None},
+        train={
+            "steps": STEPS.get(way, 12),
+            "micro_batch_size": 2,
+            "checkpoint_every": 1 if "died" in kind else None,
+        },
         cluster={"sharding": "cluster" if kind == "cluster" else "replicate"},
     )
-    return TrainingCase(run, spec, dies=dies)
+    return TrainingCase(run, spec, dies=dies, samples=run == "gpt2-keep-2")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from jobs.plan.dtype_choice import DtypeChoice
-from jobs.train.cluster.settle_dtype import merge_choices
+from jobs.plan.preflight import validate_run
+from jobs.plan.settled_dtype import record_settled_dtype
+from jobs.spec.load import validate_spec
+from jobs.store.open import open_store
+from jobs.store.runs.run_store import RunStore
+from jobs.train.cluster.settle_dtype import merge_choices, settle_dtype
+from tests.tiny import chat_rows, hollow_model, tiny_spec
 
 FAST = DtypeChoice("bfloat16", True, "4.0 x faster than float32 here", 4.0, 1.0)
 FASTER = DtypeChoice("bfloat16", True, "6.0 x faster than float32 here", 6.0, 1.0)
@@ -30,3 +40,17 @@ def test_a_machine_that_does_not_answer_is_not_trusted_with_bfloat16():
 def test_a_single_machine_speaks_for_itself():
     assert merge_choices({"a": FAST}) == FAST
     assert merge_choices({"a": GPU, "b": GPU}) == GPU
+
+
+@pytest.mark.parametrize("choice", [FAST, SLOW])
+def test_a_later_attempt_takes_the_recorded_dtype_and_asks_no_machine(
+    tmp_path: Path, choice: DtypeChoice
+):
+    hollow_model(tmp_path / "model")
+    chat_rows(tmp_path / "train.jsonl", 8)
+    spec = validate_spec(tiny_spec(tmp_path, model={"dtype": "auto"}))
+    runs = RunStore(open_store(spec.store), "tiny-20260101-000000-0a1b")
+    record_settled_dtype(choice, runs)
+    # No Ray is connected here, which it would have to ask.
+    settled = settle_dtype(validate_run(spec, quick=True), spec, runs)
+    assert (settled.plan.dtype, settled.spec.model.dtype) == (choice, choice.dtype)

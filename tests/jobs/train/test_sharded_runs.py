@@ -49,7 +49,7 @@ def _make_case(folder: Path, run: str, *, dies: str = "", notices: int = 0, four
         folder,
         name=run.replace(" ", "-"),
         data={"eval": str(folder / "eval.jsonl")},
-        train={"steps": STEPS, "checkpoint_every": None, "batch_size": 8},
+        train={"steps": STEPS, "checkpoint_every": None, "batch_size": 8, "micro_batch_size": 2},
         cluster={"sharding": "replicate"},
     )
     machines = MACHINES if four else ()
@@ -66,6 +66,7 @@ def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingR
     ways = {way: cluster for way, cluster in WAYS.items() if is_long or way not in LATER}
     shardings = SHARDINGS if is_long else SHORT
     every = {"train": {"checkpoint_every": 2}}
+    single_rows = {"train": {"checkpoint_every": 2, "micro_batch_size": 1}}
     full = {"method": {"kind": "full"}}
     four = train_all(
         [
@@ -75,7 +76,8 @@ def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingR
             *(_make_case(folder, f"full {s}", **full, cluster={"sharding": s})
               for s in shardings),
             _make_case(folder, "moves", dies="step 7", **every, cluster={"sharding": "node"}),
-            *([_make_case(folder, "shrinks", dies="step 2", **every, cluster={"sync_every": 2})]
+            *([_make_case(folder, "shrinks", dies="step 2", **single_rows,
+                          cluster={"sync_every": 2})]
               if is_long else []),
             _make_case(folder, "preempted", dies="step 5", notices=5),
             _make_case(folder, "local died", dies="step 5",
@@ -89,7 +91,7 @@ def results(folder: Path, request: pytest.FixtureRequest) -> dict[str, TrainingR
                               cluster={"sync_every": 3})], 4)  # fmt: skip
     two = train_all([_make_case(folder, "moves", four=False, **every)], 2)
     elastic = {"cluster": {"workers": {"min": 1, "max": 4}}}
-    shrunk = [_make_case(folder, "shrinks", four=False, **merge_spec(every, elastic))]
+    shrunk = [_make_case(folder, "shrinks", four=False, **merge_spec(single_rows, elastic))]
     three = train_all(shrunk, 3) if is_long else {}
     return {**four, **again, **two, **three}
 
