@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from jobs.plan.settled_dtype import read_settled_dtype
 from jobs.store.adapters.operations import resolve_adapter, verify_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore, list_runs
 from jobs.train.monitor.phases import PHASES, collect_starts
 from slora.formats.peft import read_adapter
 from tests.ray.gates import gate_at
+from tests.ray.test_dtype import list_recorded_dtypes
 from tests.ray_head import Head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 
@@ -93,7 +95,8 @@ def test_slora_train_joins_a_running_ray_and_reports_a_failure_in_one_message(he
 
 
 def test_a_submitted_job_whose_worker_is_killed_resumes_and_commits(head, folder):
-    spec = _spec(folder, "sent", train={"steps": 30, "checkpoint_every": 5})
+    train = {"steps": 30, "checkpoint_every": 5}
+    spec = _spec(folder, "sent", train=train, model={"dtype": "auto"})
     store = DirectoryStore(folder / "store")
     runs = RunStore(store, "sent-1")
     with gate_at(folder, step=12) as gate:
@@ -119,6 +122,12 @@ def test_a_submitted_job_whose_worker_is_killed_resumes_and_commits(head, folder
     assert len(steps) <= 30 + 5
     manifest = resolve_adapter(store, "sent")
     assert manifest.version == 1
+    # The workers that replaced the killed one compute in the dtype that the run settled on.
+    choice = read_settled_dtype(runs)
+    assert choice and choice.is_auto
+    assert list_recorded_dtypes(runs, "sent") == {choice.dtype}
+    settled = [e["dtype"] for e in runs.events.tail(0)[0] if e["event"] == "dtype_settled"]
+    assert settled == [choice.dtype]
     # The workers that replaced the killed one have a start of their own.
     first, again = collect_starts(runs.events.tail(0)[0])
     assert list(first.phases) == [phase for phase in PHASES if phase != "queue"]

@@ -1,4 +1,6 @@
-"""A run with `model.dtype: auto` settles its dtype on the cluster, once."""
+"""A run with `model.dtype: auto` settles its dtype on the cluster, once. The run of
+`test_cluster.py` does so too, and keeps it through the death of a worker.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +59,7 @@ def list_recorded_dtypes(runs: RunStore, name: str) -> set[str | None]:
     }
 
 
+@pytest.mark.long
 def test_a_run_settles_and_records_its_dtype(head, folder):
     runs = run_job(head, folder, "settled-20260101-000000-0a1b")
     choice = read_settled_dtype(runs)
@@ -68,6 +71,7 @@ def test_a_run_settles_and_records_its_dtype(head, folder):
     ]
 
 
+@pytest.mark.long
 def test_a_later_attempt_takes_the_recorded_dtype_whatever_its_machine_says(head, folder):
     runs = run_job(head, folder, "resumed-20260101-000000-0a1b", recorded=FORCED)
     assert list_recorded_dtypes(runs, "resumed") == {"bfloat16"}

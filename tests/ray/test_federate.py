@@ -25,6 +25,7 @@ from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.federation.runs import folder_with_rows, make_loop
+from tests.long import long_asked
 from tests.ray.gates import Gate, gate_at
 from tests.ray_head import Head, ray_head
 from tests.tiny import merge_spec, tiny_spec, write_spec
@@ -36,7 +37,13 @@ FEDERATION = {"clients": 6, "clients_per_round": 3, "rounds": ROUNDS, "local_ste
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def head(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Head]:
+    """A Ray of this module's own where sites are killed, which the long tests do."""
+    if not long_asked(request):
+        yield request.getfixturevalue("head")
+        return
     with ray_head(tmp_path_factory.mktemp("federate-head", numbered=True)) as ready:
         yield ready
 

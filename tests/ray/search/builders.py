@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from jobs.search.trial_log import TrialLog
 from jobs.search.trial_record import TrialRecord
@@ -17,6 +16,7 @@ from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.jobs.search.specs import raw_search
 from tests.ray_head import Head
+from tests.tiny import write_spec
 
 RATE = "train.learning_rate"
 
@@ -24,8 +24,8 @@ RATE = "train.learning_rate"
 def start_search(
     head: Head, folder: Path, name: str, search: dict[str, Any], *words: str, **spec: Any
 ) -> subprocess.Popen[str]:
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(raw_search(folder, search, name=name, **spec)))
+    # In the order of the space's keys, of which the last changes fastest in a grid.
+    path = write_spec(folder / f"{name}.yaml", raw_search(folder, search, name=name, **spec))
     return head.run("jobs.search", "--spec", str(path), *(words or ("--run", name)))
 
 
