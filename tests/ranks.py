@@ -12,8 +12,10 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-IMPORTED = ["tests.ranks", "tests.rank_imports"]
-"""Imported once for all ranks of a test session: it takes a rank longer than most of its work."""
+IMPORTED = ["tests.ranks", "tests.storage.test_faults_s3", "tests.rank_imports"]
+"""Imported once for all ranks of a test session: it takes a rank longer than most of its work. And
+what the writers of `test_faults_s3` need: a process has one fork server, of whoever forks first.
+"""
 
 
 def run_ranks(

@@ -183,6 +183,7 @@ def test_a_writer_killed_at_any_request_leaves_no_partial_adapter(
     moment: str, proxy: FaultProxy, direct: S3Store, tmp_path: Path, capsys
 ):
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     at, tried = 0, 0
     while True:
         at += 1

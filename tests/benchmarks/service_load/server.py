@@ -21,7 +21,7 @@ from tests.orchestrator.control.builders import make_spec
 
 LINES = 2000
 PRINTING = "printing"
-GROWTH = 97
+GROWTH = 397
 """Lines that a job prints between two reads of its log."""
 
 

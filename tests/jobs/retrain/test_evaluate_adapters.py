@@ -53,7 +53,7 @@ def _spec(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
             "train": str(folder / f"{prefix}train.jsonl"),
             "eval": str(folder / f"{prefix}eval.jsonl"),
         },
-        train={"steps": 4, "checkpoint_every": None},
+        train={"steps": 4, "micro_batch_size": 2, "checkpoint_every": None},
     )
     return merge_spec(merge_spec(spec, WAYS[way]), changes)
 

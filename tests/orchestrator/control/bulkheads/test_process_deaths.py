@@ -21,6 +21,10 @@ from orchestrator.registry.values import Run
 from tests.orchestrator.control.builders import make_spec
 from tests.waiting import wait_for
 
+POSTGRES = pytest.param("postgresql", marks=pytest.mark.postgres)
+LONG_SQLITE = pytest.param("sqlite", marks=pytest.mark.long)
+LONG_POSTGRES = pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.long])
+"""Each law holds on both databases; in `make test` on one, because each start takes seconds."""
 MODULE = "tests.orchestrator.control.bulkheads.deadly_service"
 TIMEOUT_S = 120
 
@@ -78,6 +82,7 @@ def wait_for_look(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("url", [LONG_SQLITE, POSTGRES], indirect=True)
 def test_a_pill_that_kills_the_process_twice_is_skipped(harness: DeathHarness):
     for _ in range(2):
         with harness.run_service("kill") as process:
@@ -94,6 +99,7 @@ def test_a_pill_that_kills_the_process_twice_is_skipped(harness: DeathHarness):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("url", ["sqlite", LONG_POSTGRES], indirect=True)
 def test_one_kill_in_the_middle_of_a_look_is_no_proof(harness: DeathHarness):
     with harness.run_service("wait") as process:
         wait_for_look(process)
@@ -108,6 +114,7 @@ def test_one_kill_in_the_middle_of_a_look_is_no_proof(harness: DeathHarness):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("url", ["sqlite", LONG_POSTGRES], indirect=True)
 def test_requests_to_end_in_the_middle_of_a_look_prove_nothing(harness: DeathHarness):
     for _ in range(3):
         with harness.run_service("wait") as process:
