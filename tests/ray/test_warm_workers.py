@@ -59,7 +59,9 @@ def _submit(
 ) -> subprocess.Popen[str]:
     """A run as the service submits it: what belongs to the attempt is in the job's variables."""
     train = {"steps": 10, "checkpoint_every": 3}
-    spec = tiny_spec(folder, name=name, train=train, cluster={"workers": 2})
+    # Values: of factors the commit would load PEFT, which takes seconds and is not the subject.
+    method = {"kind": "sparse"}
+    spec = tiny_spec(folder, name=name, method=method, train=train, cluster={"workers": 2})
     path = write_spec(folder / f"{name}.yaml", spec)
     words = (*(gate.words if gate else ()), "jobs.finetune", "--spec", str(path), "--run", name)
     return head.submit(*words, variables={**VARIABLES, WARM_WORKERS: warm})
@@ -87,15 +89,13 @@ def _loading_pids(folder: Path, name: str) -> list[int]:
     return [event["pid"] for event in _events(folder, name, "loading")]
 
 
-def test_a_run_borrows_idle_workers_once_each_and_trains_the_same(head, folder, probe, cold_losses):
+def test_a_run_borrows_idle_workers_and_trains_the_same(head, folder, probe, cold_losses):
     idle = probe.ask("wait_for_idle", 2)
     assert _loading_pids(folder, "cold")[0] not in idle
     for pid in idle:
         assert SECRET not in Path(f"/proc/{pid}/environ").read_text()
     assert probe.ask("list_reservations") == 0
-    assert probe.ask("race", "lab") == {"other": 0, "first": 2, "second": 0}
 
-    idle = probe.ask("wait_for_idle", 2)
     _finish(_submit(head, folder, "warm"))
     assert _loading_pids(folder, "warm")[0] in idle
     assert _losses(folder, "warm") == cold_losses
@@ -137,6 +137,13 @@ def test_warm_workers_end_with_a_driver_that_is_killed(head, folder, probe, cold
         wait_for(lambda: not any(map(is_alive, idle)) or None, timeout_s=60)
     wait_for(lambda: probe.ask("list_reservations") == 0 or None, timeout_s=60)
     probe.ask("wait_for_idle", 2)
+
+
+def test_of_two_that_borrow_at_once_one_gets_the_workers_and_another_project_none(
+    probe, cold_losses
+):
+    probe.ask("wait_for_idle", 2)
+    assert probe.ask("race", "lab") == {"other": 0, "first": 2, "second": 0}
 
 
 @pytest.mark.long
