@@ -47,12 +47,12 @@ from slora.layers.install import (
 from slora.layers.sparse import SparseLinear
 from slora.masks.mask import Mask, draw_random_mask
 from tests.benchmarks.candidates.arms import (
-    CORPUS,
     HEAD_RATE,
     JOINT_RANK,
     SCALE,
     SPARSE_RATE,
     SPARSE_STEPS,
+    TWO_STAGES,
     Arm,
     Point,
 )
@@ -128,14 +128,14 @@ class StageTrainings:
             "kind": "slora", "rank": MAX_RANK, "alpha": SCALE * MAX_RANK,
             "handoff": {"norm": "loss"},
         }  # fmt: skip
-        setting = Setting(CORPUS, Variant("candidates", method), {"adapter": SPARSE_RATE}, seed)
+        setting = Setting(TWO_STAGES, Variant("candidates", method), {"adapter": SPARSE_RATE}, seed)
         spec = setting.make_spec(self._splits, f"file://{self._folder.name}")
         return validate_run(validate_spec(spec)).make_request("candidates")
 
     def _train_sparse(self, seed: int, pull: float) -> SparseStage:
         start_time = time.process_time()
         request, base = self._load(seed)
-        masks = _draw_masks(base, seed, CORPUS.density)
+        masks = _draw_masks(base, seed, TWO_STAGES.density)
         layers = install_sparse(base.model, masks)
         self._use_kernels(base.model)
         head = _get_head(request, base)
@@ -180,7 +180,7 @@ class StageTrainings:
     def _train_together(self, request: TrainingRequest, base: LoadedBase, point: Point) -> None:
         """Half of the numbers are values, half are factors."""
         seed = request.spec.train.seed
-        masks = _draw_masks(base, seed, CORPUS.density * JOINT_RANK / RANK)
+        masks = _draw_masks(base, seed, TWO_STAGES.density * JOINT_RANK / RANK)
         layers = install_sparse(base.model, masks)
         self._use_kernels(base.model)
         factors: list[nn.Parameter] = []
@@ -195,7 +195,7 @@ class StageTrainings:
 
     def _use_kernels(self, model: nn.Module) -> None:
         """Probe once in a process, so that all its trainings have the same sums."""
-        tokens = CORPUS.batch_size * CORPUS.max_length
+        tokens = TWO_STAGES.batch_size * TWO_STAGES.max_length
         self._choices = choose_kernels(model, tokens=tokens, known=self._choices)
         use_kernels(model, self._choices)
 
@@ -257,7 +257,7 @@ class RankPuller:
 
 def _read_steps(request: TrainingRequest, base: LoadedBase) -> list[Step]:
     feed = make_train_feed(request, base.tokenizer, rank=0, world_size=1)
-    return list(feed.iter_steps(start=0, steps=CORPUS.steps, epochs=None))
+    return list(feed.iter_steps(start=0, steps=TWO_STAGES.steps, epochs=None))
 
 
 def _draw_masks(base: LoadedBase, seed: int, density: float) -> dict[str, Mask]:

@@ -53,7 +53,7 @@ def run_all(
 
 def score_flat(arm: Arm, point: dict[str, float], seed: int) -> float:
     """Lower rates are better, and so are earlier seeds."""
-    return 0.6 - point["adapter"] - 0.01 * seed
+    return 0.6 - point.get("adapter", 0.0) - 0.01 * seed
 
 
 def test_grids_run_on_the_first_seed_and_the_best_point_on_the_others():
@@ -82,8 +82,18 @@ def test_a_training_that_two_candidates_share_runs_once():
     assert len(grid) == len(ARMS[HANDOFF].points)
 
 
+def test_a_candidate_far_below_the_product_runs_on_no_other_seed():
+    def score(arm: Arm, point: dict[str, float], seed: int) -> float:
+        return {"lift": 0.4, "magnitude": 0.44}.get(arm.name, 0.5)
+
+    results, order = run_all(["lift"], score)
+    assert {due.arm.name for due in order if due.seed} == {"random", "magnitude"}
+    row = summarize_arm(ARMS["lift"], results, 3)
+    assert row is not None and row.seeds == (0,)
+
+
 def test_a_point_that_diverged_is_never_the_best():
-    arm = ARMS["random"]
+    arm = ARMS[HANDOFF]
     first, second = (DueTraining(arm, point, 0) for point in arm.points)
     results = {first.key: {"key": first.key, "unavailable": "diverged"}}
     assert find_best_point(arm, results) is None
@@ -91,7 +101,7 @@ def test_a_point_that_diverged_is_never_the_best():
     assert find_best_point(arm, results) == second.point
     results[second.key] = {"key": second.key, "unavailable": "diverged"}
     assert find_best_point(arm, results) is None
-    assert not [due for due in list_due([LIFT_CANDIDATE], results, 3) if due.arm is arm]
+    assert not [due for due in list_due([RANKS], results, 3) if due.arm is arm]
 
 
 @pytest.mark.parametrize(("gain", "is_better"), [(0.05, True), (0.015, False)])
@@ -113,7 +123,7 @@ def test_the_table_has_eighty_columns_and_marks_the_edge_of_a_grid(tmp_path):
     text = format_table(list(CANDIDATES.values()), results, 3)
     assert max(map(len, text.splitlines())) <= 80
     assert "1.000>1.500" in text and "51.0" in text and "50.0..52.0" in text
-    assert "not better beyond the spread" in text
+    assert "(+0.0..+0.0 by seed): not better" in text
     row = summarize_arm(ARMS["lift"], results, 3)
     assert row is not None and row.is_edge and "5e-3*" in text
     assert format_table([RANKS], {}, 3) == "no results yet"
