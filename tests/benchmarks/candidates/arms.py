@@ -6,7 +6,8 @@ texts of 32 tokens, as many numbers as a LoRA of rank 4 has, the head at HEAD_RA
     lift       a mask of the largest entries of the rank-reduced weight: 120 steps of the product's
                loop
     joint      sparse values and factors trained together for 80 steps, half of the numbers each
-               (RoSA), beside 40 steps of each, the values kept (`residual: keep`)
+               (RoSA), beside 40 steps of each, the values kept (`residual: keep`), and 80 steps of
+               values alone
     penalty    a pull of the sparse values towards what the rank can hold: 40 steps, the hand-off to
                rank 4, and 40 low-rank steps
     ranks      the same without a pull; as many numbers as rank 4 has in every layer, but spread by
@@ -98,6 +99,7 @@ ARMS = {
         Arm("magnitude", "engine", {"mask": "magnitude"}, _make_grid("adapter", 1e-2)),
         Arm("lift", "engine", {"mask": "lift"}, _make_grid("adapter", 5e-3, 1e-2, 2e-2)),
         Arm("keep afterwards", "stages", {"residual": "keep"}, like=HANDOFF),
+        Arm("values alone", "stages", {"joint": False}, _make_grid("sparse", 2e-2)),
         Arm(JOINT, "stages", {"joint": True},
             (*_make_grid("adapter", 2e-3, 5e-3, sparse=2e-2), {"adapter": 2e-3, "sparse": 5e-2})),
         Arm("pull to the rank", "stages", {"residual": "drop", "pulled": True},
@@ -112,7 +114,7 @@ ARMS = {
 CANDIDATES = {
     candidate.name: candidate
     for candidate in (
-        Candidate("joint", ("keep afterwards",), (JOINT,)),
+        Candidate("joint", ("keep afterwards", "values alone"), (JOINT,)),
         Candidate("penalty", (HANDOFF,), ("pull to the rank",)),
         Candidate("ranks", (HANDOFF,), ("ranks by outputs", "ranks by loss")),
         Candidate("lift", ("random", "magnitude"), ("lift",)),

@@ -57,7 +57,7 @@ from tests.benchmarks.candidates.arms import (
     Point,
 )
 from tests.benchmarks.candidates.joint_layer import JointLinear
-from tests.benchmarks.candidates.plain_loop import run_steps
+from tests.benchmarks.candidates.plain_loop import Group, run_steps
 from tests.benchmarks.candidates.rank_budget import allocate_ranks
 from tests.benchmarks.quality.corpora import RANK
 from tests.benchmarks.quality.setting import Setting
@@ -100,9 +100,9 @@ class StageTrainings:
 
     def train(self, arm: Arm, point: Point, seed: int) -> dict[str, Any]:
         """Return the figures of one training. Raise TrainingFailed if a loss is not finite."""
-        if arm.options.get("joint"):
+        if "joint" in arm.options:
             request, base = self._load(seed)
-            self._train_together(request, base, point)
+            self._train_one_stage(request, base, point, is_joint=arm.options["joint"])
             return self._measure(request, base)
         key = (seed, point.get("pull", 0.0))
         is_known = key in self._stages
@@ -177,20 +177,20 @@ class StageTrainings:
         run_steps(request, base, groups, _read_steps(request, base)[SPARSE_STEPS:])
         return after
 
-    def _train_together(self, request: TrainingRequest, base: LoadedBase, point: Point) -> None:
-        """Half of the numbers are values, half are factors."""
-        seed = request.spec.train.seed
-        masks = _draw_masks(base, seed, TWO_STAGES.density * JOINT_RANK / RANK)
+    def _train_one_stage(
+        self, request: TrainingRequest, base: LoadedBase, point: Point, *, is_joint: bool
+    ) -> None:
+        """Train values alone; if it is joint, half of the numbers are values and half factors."""
+        seed, share = request.spec.train.seed, JOINT_RANK / RANK if is_joint else 1.0
+        masks = _draw_masks(base, seed, TWO_STAGES.density * share)
         layers = install_sparse(base.model, masks)
         self._use_kernels(base.model)
-        factors: list[nn.Parameter] = []
-        for name, layer in layers.items():
-            joint = JointLinear(layer, rank=JOINT_RANK, scale=SCALE, seed=seed, name=name)
-            base.model.set_submodule(name, joint)
-            factors += [joint.a_RI, joint.b_OR]
-        values = [layer.values for layer in layers.values()]
-        head = _get_head(request, base)
-        groups = [(values, point["sparse"]), (factors, point["adapter"]), (head, HEAD_RATE)]
+        groups: list[Group] = [
+            ([layer.values for layer in layers.values()], point["sparse"]),
+            (_get_head(request, base), HEAD_RATE),
+        ]
+        if is_joint:
+            groups.append((_install_factors(base.model, layers, seed), point["adapter"]))
         run_steps(request, base, groups, _read_steps(request, base))
 
     def _use_kernels(self, model: nn.Module) -> None:
@@ -258,6 +258,18 @@ class RankPuller:
 def _read_steps(request: TrainingRequest, base: LoadedBase) -> list[Step]:
     feed = make_train_feed(request, base.tokenizer, rank=0, world_size=1)
     return list(feed.iter_steps(start=0, steps=TWO_STAGES.steps, epochs=None))
+
+
+def _install_factors(
+    model: nn.Module, layers: Mapping[str, SparseLinear], seed: int
+) -> list[nn.Parameter]:
+    """Put factors beside the values of each layer, and return them."""
+    factors: list[nn.Parameter] = []
+    for name, layer in layers.items():
+        joint = JointLinear(layer, rank=JOINT_RANK, scale=SCALE, seed=seed, name=name)
+        model.set_submodule(name, joint)
+        factors += [joint.a_RI, joint.b_OR]
+    return factors
 
 
 def _draw_masks(base: LoadedBase, seed: int, density: float) -> dict[str, Mask]:
