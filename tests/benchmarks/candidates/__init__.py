@@ -1,0 +1,1 @@
+"""Candidates for the method: each beside what the product does, kept only where it pays."""
