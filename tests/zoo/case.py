@@ -64,7 +64,7 @@ class ZooCase:
                 "steps": 8 if kind == "slora" else 4,
                 "batch_size": 4,
                 "micro_batch_size": 2,
-                "learning_rate": 1e-3 if kind == "full" else 1e-2,
+                "learning_rate": 1e-3 if kind == "full" else 5e-3,
                 "checkpoint_every": None,
                 "schedule": "constant",
                 "warmup": 0.0,

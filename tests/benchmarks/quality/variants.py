@@ -58,6 +58,8 @@ LORA_GRIDS = {"adapter": LORA, "head": HEAD}
 SMALL_GRIDS = {"adapter": SMALL, "head": HEAD}
 FULL_GRIDS = {"adapter": FULL, "head": HEAD}
 RANDOM_GRIDS = {"adapter": RANDOM, "head": HEAD}
+MAGNITUDE_GRIDS = {"adapter": (2e-3, 5e-3, 1e-2, 2e-2), "head": HEAD}
+"""Of values on the largest weights: less than on random ones."""
 SLORA_GRIDS = {"sparse": RANDOM, "adapter": LORA, "head": HEAD}
 WIDE_GRIDS = {"sparse": RANDOM, "adapter": RANDOM, "head": HEAD}
 
@@ -83,6 +85,8 @@ DEFAULT_SLORA = "slora r128 outputs"
 VARIANTS: tuple[Variant, ...] = (
     Variant("lora r4", make_lora(RANK), LORA_GRIDS, tier=0),
     Variant("sparse", {"kind": "sparse"}, RANDOM_GRIDS, tier=0),
+    Variant("sparse magnitude", {"kind": "sparse", "mask": "magnitude"}, MAGNITUDE_GRIDS,
+            tier=0),
     Variant("lora r4 float32", make_lora(RANK), like="lora r4", model={"dtype": "float32"},
             at_start=True, tier=0),
     Variant("sparse float32", {"kind": "sparse"}, like="sparse", model={"dtype": "float32"},
