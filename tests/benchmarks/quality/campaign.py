@@ -59,14 +59,17 @@ class Campaign:
         return [setting for setting in runs if self._is_run(setting)]
 
     def estimate_seconds(self, setting: Setting) -> float:
-        """Return the seconds of a training: those of its method so far, or of its data set."""
+        """Return the seconds of a training: those of its method so far, or of its data set.
+
+        Of a processor, for each thread: a busy machine says nothing about the next hour.
+        """
         of_data = [
             line
             for line in self.results.values()
-            if line.get("data") == setting.corpus.name and "wall_seconds" in line
+            if line.get("data") == setting.corpus.name and "cpu_seconds" in line
         ]
         same = [line for line in of_data if line["method"] == setting.variant.name]
-        known = [float(line["wall_seconds"]) for line in same or of_data]
+        known = [float(line["cpu_seconds"]) / line["threads"] for line in same or of_data]
         return statistics.median(known) if known else GUESSED_SECONDS[setting.corpus.name]
 
     def _is_run(self, setting: Setting) -> bool:

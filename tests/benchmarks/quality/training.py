@@ -63,7 +63,7 @@ def train_setting(setting: Setting, splits: Mapping[str, str], device: str) -> d
     if _bench is None:
         _bench = Bench(torch.device(device))
     folder = Path(tempfile.mkdtemp(prefix="slora-quality-"))
-    start_time = time.monotonic()
+    start_time, start_cpu = time.monotonic(), time.process_time()
     try:
         figures = _bench.train(setting, splits, f"file://{folder}")
     except TrainingFailed as error:
@@ -76,6 +76,7 @@ def train_setting(setting: Setting, splits: Mapping[str, str], device: str) -> d
         **describe_setting(setting, splits),
         **figures,
         "wall_seconds": round(time.monotonic() - start_time, 1),
+        "cpu_seconds": round(time.process_time() - start_cpu, 1),
         "threads": torch.get_num_threads(),
         "machine": describe_machine(),
     }
