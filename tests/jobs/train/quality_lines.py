@@ -37,7 +37,8 @@ def make_line(setting: Setting, figure: float, test: float | None = None) -> dic
         "stages": [{"stage": "low-rank", "steps": 400, "trained": 1000, "bytes_a_step": 4000}],
         "trained": 1000, "parameters": 100_000, "bytes": 1_600_000, "tokens": 2000,
         "seconds": 10.0, "wall_seconds": 12.0, "cpu_seconds": 12.0, "threads": 1,
-        "evaluations": {"end": {"loss": 1.0}}, "machine": "a machine", "code": "abc", "libraries": {"torch": "2"}, "handoff": {},
+        "evaluations": {"end": {"loss": 1.0}}, "machine": "a machine", "code": "abc",
+        "libraries": {"torch": "2"}, "handoff": {},
     }  # fmt: skip
 
 
