@@ -179,7 +179,8 @@ class MethodSection(StrictModel):
     @property
     def has_factor_masks(self) -> bool:
         """Return whether A and B are trained under masks of their own."""
-        return self.factor_density < 1 and self.factor_pruning == "fixed"
+        has_factors = self.kind in ("slora", "lora")
+        return has_factors and self.factor_density < 1 and self.factor_pruning == "fixed"
 
 
 class RunSpec(StrictModel):

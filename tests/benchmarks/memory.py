@@ -157,7 +157,8 @@ def _specs(folder: Path, only: list[str] | None) -> dict[str, dict[str, Any]]:
     found[AGAIN] = merge_spec(
         found["smollm2-135m of 1024 tokens"], {"train": {"activation_checkpointing": True}}
     )
-    if only is None or any(part in name for part in only for name in ("llama", "wide")):
+    made = ("llama", "wide vocabulary")
+    if only is None or any(part in name or name in part for part in only for name in made):
         _random_llama(folder / "llama", LLAMA)
         _random_llama(folder / "wide", LLAMA | WIDE_VOCABULARY)
         chat_rows(folder / "chat.jsonl", 400)

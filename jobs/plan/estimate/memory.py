@@ -11,9 +11,11 @@ from slora.handoff.sketch_size import count_sketch_numbers
 from slora.kernels.probe_limits import COMPILER_BYTES, MIN_PROBED_WORK
 from slora.layers.shapes import count_experts, count_factor_entries
 
-RUNTIME = 630_000_000
-"""Bytes of a CPU worker before it loads anything: python, torch, transformers, deepspeed, ray and
-the code of their kernels. Measured with `tests.benchmarks.memory`."""
+RUNTIME = 670_000_000
+"""Bytes of a CPU worker before it loads anything: python, torch, transformers, ray and the code of
+their kernels. Measured with `tests.benchmarks.memory`."""
+DEEPSPEED = 125_000_000
+"""DeepSpeed's on top, which only sharded bases and full fine-tuning load."""
 CONTEXT = 1_000_000_000
 """Bytes of CUDA and NCCL beside torch's allocations; assumed, and not in the measured peak."""
 ALLOCATOR = (60_000_000, 0.3)
@@ -82,12 +84,12 @@ def get_group_size(inputs: EstimateInput, sharding: str) -> int:
 
 def _iter_phases(inputs: EstimateInput, sharding: str) -> Iterator[tuple[str, dict[str, int]]]:
     if inputs.resources.cpu:
-        yield "loading", _get_runtime_lines(inputs) | _get_loading_lines(inputs)
+        yield "loading", _get_runtime_lines(inputs, sharding) | _get_loading_lines(inputs)
     for index, stage in enumerate(inputs.stages):
         if index:
             yield (
                 "hand-off",
-                _get_runtime_lines(inputs)
+                _get_runtime_lines(inputs, sharding)
                 | _get_base_lines(inputs, sharding)
                 | _get_handoff_lines(inputs),
             )
@@ -97,8 +99,11 @@ def _iter_phases(inputs: EstimateInput, sharding: str) -> Iterator[tuple[str, di
             yield stage.name, _get_adapter_lines(inputs, stage, sharding)
 
 
-def _get_runtime_lines(inputs: EstimateInput) -> dict[str, int]:
-    return {"runtime": RUNTIME} if inputs.resources.cpu else {}
+def _get_runtime_lines(inputs: EstimateInput, sharding: str) -> dict[str, int]:
+    if not inputs.resources.cpu:
+        return {}
+    uses_deepspeed = inputs.is_full or get_group_size(inputs, sharding) > 1
+    return {"runtime": RUNTIME + (DEEPSPEED if uses_deepspeed else 0)}
 
 
 def _get_loading_lines(inputs: EstimateInput) -> dict[str, int]:
@@ -127,7 +132,7 @@ def _get_adapter_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) 
     # A head in bfloat16 has a rounded copy in the layers, with gradients of its own.
     copies = inputs.method.head * inputs.dtype_bytes if inputs.dtype_bytes < FLOAT32 else 0
     lines = {
-        **_get_runtime_lines(inputs),
+        **_get_runtime_lines(inputs, sharding),
         **_get_base_lines(inputs, sharding),
         "trained": trained * MASTER + copies,
         "gradients": trained * (BUCKET + exchanged) + copies,
@@ -154,7 +159,7 @@ def _get_full_lines(inputs: EstimateInput, stage: StageFacts, sharding: str) -> 
     trained, size, workers = stage.trained, inputs.dtype_bytes, inputs.resources.workers
     replicated = sharding == "replicate"
     lines = {
-        **_get_runtime_lines(inputs),
+        **_get_runtime_lines(inputs, sharding),
         "base": trained * size if replicated else trained * size // workers,
         "trained": trained * MASTER // workers,
         "gradients": trained * size if replicated else trained * size // workers,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
+from jobs.plan.checks import check_method
 from jobs.spec.limits import NAME_PATTERN
 from jobs.spec.load import dump_spec, load_spec, validate_spec
 from jobs.spec.paths import make_paths_absolute
@@ -21,6 +22,9 @@ from tests.tiny import tiny_spec, write_spec
 
 HERE = Path("/made/up")
 EXAMPLES = sorted((Path(__file__).parents[3] / "jobs/examples").glob("*.yaml"))
+
+ONE_KEY = [path for path in EXAMPLES if path.name != "federate.yaml"]
+"""A federation says how many of its rounds are sparse, which only two stages have."""
 
 
 def list_faults(**overrides: Any) -> dict[str, Fault]:
@@ -119,6 +123,14 @@ def test_what_a_run_records_reads_back_as_the_same_spec(tmp_path: Path):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_schema_accepts_every_example(path: Path):
     jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), make_schema())
+
+
+@pytest.mark.parametrize("kind", ["slora", "lora", "sparse", "full"])
+@pytest.mark.parametrize("path", ONE_KEY, ids=lambda path: path.name)
+def test_the_baselines_are_one_key_away_from_every_example(path: Path, kind: str):
+    spec = load_spec(path, [f"method.kind={kind}"])
+    assert list(check_method(spec)) == []
+    assert spec.method.has_factor_masks <= (kind in ("slora", "lora"))
 
 
 @pytest.mark.parametrize(
