@@ -75,7 +75,7 @@ def check_method(spec: RunSpec) -> Iterator[Fault]:
         yield Fault("method.train_tokens", problem, "Remove it, or use another method.kind.")
     if repeated := [t for t in set(method.train_tokens) if method.train_tokens.count(t) > 1]:
         yield Fault("method.train_tokens", f"{min(repeated)!r} is listed twice", "List it once.")
-    # A density of factors means nothing to kinds without them, as the rank: baselines are one key away.
+    # Kinds without factors ignore their density, as they do the rank: baselines are one key away.
     if method.factor_pruning == "gates" and not low_rank:
         problem = f"kind {method.kind} has no ranks to prune"
         yield Fault("method.factor_pruning", problem, "Leave it at fixed.")
