@@ -53,13 +53,29 @@ class LoraLinear(nn.Module):
         self.wrapped = (base,)
 
     def get_factors(self) -> tuple[Tensor, Tensor]:
-        """Return (a_RI, b_OR) as the product uses them."""
+        """Return (a_RI, b_OR), float32, with gradients to what is trained of them."""
         return self.a_RI, self.b_OR
+
+    def get_operands(self) -> tuple[Tensor, Tensor]:
+        """Return what the product takes the factors from, and gives their gradients to."""
+        return self.get_factors()
+
+    def cast_operands(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return `[R, I]` and `scale [O, R]` in the dtype of the product."""
+        return a.to(dtype), (b * self.scale).to(dtype)
+
+    def reduce_a(self, grad_RI: Tensor) -> Tensor:
+        """Return the gradient of the first operand from that of A, before it is converted."""
+        return grad_RI
+
+    def reduce_b(self, grad_RO: Tensor) -> Tensor:
+        """Return the gradient of the second operand from that of B, which is still transposed."""
+        return grad_RO.t()
 
     def forward(self, x: Tensor) -> Tensor:
         # A view that a Function itself returns may not be changed in place, as some models do.
         y_NO: Tensor = _LowRankProduct.apply(  # type: ignore[no-untyped-call]
-            x.reshape(-1, self.in_features), *self.get_factors(), self.bias, self
+            x.reshape(-1, self.in_features), *self.get_operands(), self.bias, self
         )
         return y_NO.view(*x.shape[:-1], self.out_features)
 
@@ -77,7 +93,7 @@ class LoraLinear(nn.Module):
 
 
 class _LowRankProduct(torch.autograd.Function):
-    """The product above, with the gradients of x, of both factors and of the bias.
+    """The product above, with the gradients of x, of both operands and of the bias.
 
     Saved for backward: x, `h = x A^T`, and both factors in the dtype of the product, cast once. The
     thin product comes first and the wide one is added to it in place: no tensor of the layer's
@@ -86,56 +102,38 @@ class _LowRankProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_NI: Tensor, a_RI: Tensor, b_OR: Tensor, bias: Tensor | None, layer: LoraLinear
+        ctx: Any, x_NI: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, layer: LoraLinear
     ) -> Tensor:
-        dtype = choose_product_dtype(x_NI)
-        x_NI, a_cast, b_cast = x_NI.to(dtype), a_RI.to(dtype), (b_OR * layer.scale).to(dtype)
-        y_NO, h_NR = multiply(x_NI, a_cast, b_cast, bias, layer)
-        ctx.save_for_backward(x_NI, h_NR, a_cast, b_cast)
-        ctx.layer, ctx.factors_dtype = layer, a_RI.dtype
+        dtype = _choose_product_dtype(x_NI)
+        x_NI, (a_RI, b_OR) = x_NI.to(dtype), layer.cast_operands(a, b, dtype)
+        h_NR = nn.functional.linear(x_NI, a_RI)
+        y_NO = nn.functional.linear(h_NR, b_OR, None if bias is None else bias.to(dtype))
+        add_product(y_NO, x_NI, layer.weight, conv1d=layer.conv1d)
+        ctx.save_for_backward(x_NI, h_NR, a_RI, b_OR)
+        ctx.layer, ctx.operands_dtype = layer, a.dtype
         return y_NO
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
-        x_NI, h_NR, a_cast, b_cast = ctx.saved_tensors
+        x_NI, h_NR, a_RI, b_OR = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
-        grad_a = grad_b = grad_bias = None
-        grad_NR, grad_x = multiply_back(
-            grad_NO, a_cast, b_cast, layer, needs_input=ctx.needs_input_grad[0]
-        )
+        grad_x = grad_a = grad_b = grad_bias = None
+        grad_NR = grad_NO @ b_OR
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_NR @ a_RI
+            add_product_back(grad_x, grad_NO, layer.weight, conv1d=layer.conv1d)
         if ctx.needs_input_grad[1]:
-            grad_a = (grad_NR.t() @ x_NI).to(ctx.factors_dtype)
+            grad_a = layer.reduce_a(grad_NR.t() @ x_NI).to(ctx.operands_dtype)
         if ctx.needs_input_grad[2]:
-            grad_b = (h_NR.t() @ grad_NO).to(ctx.factors_dtype).mul_(layer.scale).t()
+            # A product of long rows: B's gradient is made transposed.
+            grad_b = layer.reduce_b(h_NR.t() @ grad_NO).to(ctx.operands_dtype).mul_(layer.scale)
         if ctx.needs_input_grad[3]:
             grad_bias = grad_NO.sum(0)
         return grad_x, grad_a, grad_b, grad_bias, None
 
 
-def multiply(
-    x_NI: Tensor, a_cast: Tensor, b_cast: Tensor, bias: Tensor | None, layer: LoraLinear
-) -> tuple[Tensor, Tensor]:
-    """Return the product `[N, O]` and `x A^T [N, R]`; both factors in the dtype of x, B scaled."""
-    h_NR = nn.functional.linear(x_NI, a_cast)
-    y_NO = nn.functional.linear(h_NR, b_cast, None if bias is None else bias.to(x_NI.dtype))
-    add_product(y_NO, x_NI, layer.weight, conv1d=layer.conv1d)
-    return y_NO, h_NR
-
-
-def multiply_back(
-    grad_NO: Tensor, a_cast: Tensor, b_cast: Tensor, layer: LoraLinear, *, needs_input: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of `x A^T [N, R]` and, if needed, of x `[N, I]`."""
-    grad_NR = grad_NO @ b_cast
-    if not needs_input:
-        return grad_NR, None
-    grad_NI = grad_NR @ a_cast
-    add_product_back(grad_NI, grad_NO, layer.weight, conv1d=layer.conv1d)
-    return grad_NR, grad_NI
-
-
-def choose_product_dtype(x: Tensor) -> torch.dtype:
+def _choose_product_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that the product computes in: that of x, or the one of an autocast."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from slora.layers.base_layers import get_features
-from slora.layers.lora import LoraLinear, choose_product_dtype, multiply, multiply_back
+from slora.layers.lora import LoraLinear
 from slora.masks.factor_mask import FactorMaskRule
 
 
@@ -60,28 +60,28 @@ class SparseFactorLinear(LoraLinear):
         self.register_buffer("b_turned_positions", turned.int() if fits else turned, False)
         self._written: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        y_NO: Tensor = _SparseFactorProduct.apply(  # type: ignore[no-untyped-call]
-            x.reshape(-1, self.in_features), self.a_values, self.b_values, self.bias, self
-        )
-        return y_NO.view(*x.shape[:-1], self.out_features)
+    def get_operands(self) -> tuple[Tensor, Tensor]:
+        return self.a_values, self.b_values
 
-    def write_factors(
-        self, a_values: Tensor, b_values: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """Return A and `scale B` in this dtype with these values written into them.
+    def cast_operands(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return both factors with these values written into them.
 
         They are the same tensors in every forward. Between two steps of the optimizer each forward
         writes the values that are there, so that what a backward has saved of them stays true.
         """
         if self._written is None or not _is_like(self._written[0], self.dense_a_RI, dtype):
-            b_OR = (self.dense_b_OR * self.scale).to(dtype)
-            self._written = self.dense_a_RI.to(dtype), b_OR
+            self._written = super().cast_operands(self.dense_a_RI, self.dense_b_OR, dtype)
         # `data`: the writing is no change that autograd must guard against.
         a_RI, b_OR = self._written[0].data, self._written[1].data
-        a_RI.view(-1).index_copy_(0, self.a_positions, a_values.to(dtype))
-        b_OR.view(-1).index_copy_(0, self.b_positions, (b_values * self.scale).to(dtype))
+        a_RI.view(-1).index_copy_(0, self.a_positions, a.to(dtype))
+        b_OR.view(-1).index_copy_(0, self.b_positions, (b * self.scale).to(dtype))
         return a_RI, b_OR
+
+    def reduce_a(self, grad_RI: Tensor) -> Tensor:
+        return grad_RI.view(-1).index_select(0, self.a_positions)
+
+    def reduce_b(self, grad_RO: Tensor) -> Tensor:
+        return grad_RO.view(-1).index_select(0, self.b_turned_positions)
 
     def get_factors(self) -> tuple[Tensor, Tensor]:
         factors: tuple[Tensor, Tensor] = _WrittenEntries.apply(  # type: ignore[no-untyped-call]
@@ -98,44 +98,6 @@ class SparseFactorLinear(LoraLinear):
             flat[positions.cpu()] = values.cpu().float()
             factors.append(flat.view(dense.shape))
         return factors[0], factors[1]
-
-
-class _SparseFactorProduct(torch.autograd.Function):
-    """LoRA's product with the values written into both factors, and the gradients of the values."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_NI: Tensor, a_values: Tensor, b_values: Tensor, bias: Tensor | None,
-        layer: SparseFactorLinear,
-    ) -> Tensor:  # fmt: skip
-        dtype = choose_product_dtype(x_NI)
-        x_NI = x_NI.to(dtype)
-        a_RI, b_OR = layer.write_factors(a_values, b_values, dtype)
-        y_NO, h_NR = multiply(x_NI, a_RI, b_OR, bias, layer)
-        ctx.save_for_backward(x_NI, h_NR, a_RI, b_OR)
-        ctx.layer, ctx.values_dtype = layer, a_values.dtype
-        return y_NO
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
-        x_NI, h_NR, a_RI, b_OR = ctx.saved_tensors
-        layer: SparseFactorLinear = ctx.layer
-        grad_a = grad_b = grad_bias = None
-        grad_NR, grad_x = multiply_back(
-            grad_NO, a_RI, b_OR, layer, needs_input=ctx.needs_input_grad[0]
-        )
-        if ctx.needs_input_grad[1]:
-            flat = (grad_NR.t() @ x_NI).view(-1)
-            grad_a = flat.index_select(0, layer.a_positions).to(ctx.values_dtype)
-        if ctx.needs_input_grad[2]:
-            # The product of long rows is the transposed one; the positions are turned instead.
-            flat = (h_NR.t() @ grad_NO).view(-1)
-            gathered = flat.index_select(0, layer.b_turned_positions)
-            grad_b = gathered.to(ctx.values_dtype).mul_(layer.scale)
-        if ctx.needs_input_grad[3]:
-            grad_bias = grad_NO.sum(0)
-        return grad_x, grad_a, grad_b, grad_bias, None
 
 
 class _WrittenEntries(torch.autograd.Function):

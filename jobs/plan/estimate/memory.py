@@ -182,15 +182,18 @@ def _count_mask_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
 
 
 def _count_masked_factor_bytes(inputs: EstimateInput, stage: StageFacts) -> int:
-    """Return the bytes of A and B whole, and of the positions of their trained entries.
-
-    Those of B are held twice, once narrow; A's are counted like them.
+    """Return the bytes of A and B whole, of what the product reads, and of the positions of their
+    trained entries. Those of B are held twice, once narrow; A's are counted like them.
     """
     if stage.name != "low-rank" or not inputs.method.masks_factors:
         return 0
-    shapes, rank = inputs.method.targets.values(), inputs.method.rank
+    shapes, rank = list(inputs.method.targets.values()), inputs.method.rank
     factors = sum(count_factor_entries(shape, rank) for shape in shapes)
-    return FLOAT32 * factors + (POSITION + COLUMN) * (stage.trained - inputs.method.head)
+    plain = [shape for shape in shapes if count_experts(shape) == 1]
+    # In float32 the product reads A itself, and B with the scale in it.
+    copied = plain if inputs.dtype_bytes < FLOAT32 else [(rows, 0) for rows, _ in plain]
+    copies = inputs.dtype_bytes * rank * sum(map(sum, copied))
+    return FLOAT32 * factors + copies + (POSITION + COLUMN) * (stage.trained - inputs.method.head)
 
 
 def _count_compiler_bytes(inputs: EstimateInput) -> int:

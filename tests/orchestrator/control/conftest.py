@@ -11,6 +11,7 @@ import pytest
 
 from jobs.store.local import DirectoryStore
 from orchestrator.registry.database import Database
+from tests.jobs.trust.keys import Keys
 from tests.orchestrator.control.control import ControlHarness
 from tests.orchestrator.control.looker import Looker
 
@@ -18,6 +19,11 @@ from tests.orchestrator.control.looker import Looker
 @pytest.fixture
 def control(database: Database, tmp_path: Path) -> ControlHarness:
     return ControlHarness(database, DirectoryStore(tmp_path / "store").url(""))
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    return Keys(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import InputError, StoreUnreachable, Untrusted
+from jobs.errors import StoreUnreachable, Untrusted
 from jobs.plan.dtype_choice import set_dtype
 from jobs.retrain.detect import make_training_spec
 from jobs.spec.load import dump_spec, parse_spec
@@ -19,13 +19,9 @@ from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.operations import commit, promote, resolve_adapter
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import SPEC, RunStore
-from orchestrator.control.config import ServiceConfig, parse_config
+from orchestrator.control.config import parse_config
 from orchestrator.control.resolve import SubmitRequest
-from orchestrator.control.signing.service_trust import (
-    ServiceTrust,
-    apply_policy,
-    load_service_trust,
-)
+from orchestrator.control.signing.service_trust import ServiceTrust, load_service_trust
 from orchestrator.control.signing.sign_commit import find_commit_fault, sign_commit
 from orchestrator.registry import adapters
 from orchestrator.registry.lifecycle import Reason, Status
@@ -37,12 +33,6 @@ from tests.orchestrator.control.builders import make_spec
 from tests.orchestrator.control.control import PENDING, SUCCEEDED, ControlHarness
 
 SIGNATURE = "adapters/chat/v1/manifest.sig"
-NEAR = {"near": {"address": "http://127.0.0.1:1"}}
-
-
-@pytest.fixture
-def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
-    return Keys(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -263,7 +253,9 @@ def test_without_a_key_the_node_must_have_signed(
     control: ControlHarness, keys: Keys, tmp_path: Path
 ):
     keys.trust()
-    control.trust = load_service_trust(make_config())
+    near = {"near": {"address": "http://127.0.0.1:1"}}
+    config = parse_config({"clusters": near, "stores": ["file:///data/store"]})
+    control.trust = load_service_trust(config)
     control.main = control.make_reconciler("b")
     folder = make_adapter_folder(tmp_path / "one")
     runs = list[Run]()
@@ -380,40 +372,3 @@ def test_a_pointer_that_is_not_trusted_stays_and_its_retraining_is_done(
     assert ended.status is Status.DONE and ended.detail.startswith("not promoted: ")
     assert store.get(key) == old
     assert signing.list_submissions(other) == [f"{other.id}-a1"]
-
-
-def make_config(**values: Any) -> ServiceConfig:
-    return parse_config({"clusters": NEAR, "stores": ["file:///data/store"], **values})
-
-
-def test_the_configuration_names_key_and_policy(keys: Keys, tmp_path: Path):
-    for trust in (str(keys.public), [str(keys.public)]):
-        config = make_config(signing_key=str(keys.private), trust=trust)
-        loaded = load_service_trust(config)
-        assert loaded.signer is not None and loaded.policy is not None
-        assert loaded.policy.keys == (keys.ours.public_key,)
-        environment: dict[str, str] = {}
-        apply_policy(loaded, environment)
-        assert environment["SLORA_TRUST"].startswith("ed25519:")
-    assert load_service_trust(make_config()) == ServiceTrust()
-
-
-def test_a_key_that_others_may_read_is_refused(keys: Keys):
-    for mode in (0o644, 0o640, 0o602):
-        keys.private.chmod(mode)
-        with pytest.raises(InputError, match=rf"signing_key: .*mode is {mode:04o}\. Run chmod 600"):
-            load_service_trust(make_config(signing_key=str(keys.private)))
-
-
-def test_a_policy_that_refuses_the_services_own_signature_is_refused(keys: Keys):
-    with pytest.raises(InputError, match="trust: the public key of signing_key is none of"):
-        load_service_trust(
-            make_config(signing_key=str(keys.private), trust=str(keys.foreign_public))
-        )
-
-
-def test_a_store_that_reads_like_a_projects_is_refused_where_there_is_a_key(keys: Keys):
-    stores = ["file:///data/projects/lab"]
-    with pytest.raises(InputError, match="ends like the store of a project"):
-        load_service_trust(make_config(signing_key=str(keys.private), stores=stores))
-    assert load_service_trust(make_config(stores=stores)) == ServiceTrust()

@@ -233,3 +233,21 @@ def test_shrinking_leaves_the_most_important_gates_and_opens_none(rank, keep, pr
     assert (result.abs() <= gate.abs()).all() and (result * gate >= 0).all()
     if still.any() and (~still).any():
         assert weight[still].min() >= weight[~still].max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_forward_reads_the_values_that_are_there_now(dtype):
+    layer = _layer("sparse factors", _base(6, 5, dtype=dtype), 4, dtype=torch.float32)
+    x = torch.randn(3, 5, dtype=dtype)
+    first = layer(x)
+    for values in (layer.a_values, layer.b_values):
+        values.data.neg_()
+        second = layer(x)
+        assert not torch.equal(first, second)
+        first = second
+    fresh = LoraLinear(
+        layer.wrapped[0],
+        **dict(zip(("a_RI", "b_OR"), (f.detach() for f in layer.get_factors()), strict=True)),
+        scale=layer.scale,
+    )
+    torch.testing.assert_close(first, fresh(x), rtol=0, atol=0)

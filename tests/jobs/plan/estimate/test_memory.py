@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.plan.estimate.activations import LOSS_CHUNK
-from jobs.plan.estimate.memory import MemoryEstimate, estimate_memory
+from jobs.plan.estimate.memory import DEEPSPEED, MemoryEstimate, estimate_memory
 from slora.kernels.probe_limits import COMPILER_BYTES
 from tests.jobs.plan.estimate.inputs import LOW_RANK, MASKS, SPARSE, make_inputs
 
@@ -57,9 +57,13 @@ def test_every_worker_holds_all_trained_parameters(sharding: str):
     assert sparse["masks"] == 16 * sum(MASKS.values())
 
 
-def test_under_masks_a_worker_holds_both_factors_whole_and_the_positions_too():
+def test_under_masks_a_worker_holds_both_factors_whole_what_is_read_of_them_and_positions():
+    held = 4 * LOW_RANK + 12 * (LOW_RANK - 5)
     lines = get_lines("low-rank", method={"masks_factors": True, "head": 5})
-    assert lines["factors"] == 4 * LOW_RANK + 12 * (LOW_RANK - 5)
+    # In float32 the product has only a B of its own, with the scale in it.
+    assert lines["factors"] == held + 4 * 2 * (8 + 16)
+    lines = get_lines("low-rank", method={"masks_factors": True, "head": 5}, dtype_bytes=2)
+    assert lines["factors"] == held + 2 * LOW_RANK
     assert "factors" not in get_lines("low-rank")
     assert "factors" not in get_lines("sparse", method={"masks_factors": True})
 
@@ -133,6 +137,15 @@ def test_logits_that_exist_at_once_are_counted_whole_however_many_chunks_they_ar
     assert lines["logits"] == 3 * 4 * (10 * micro) * 50
     full = get_lines("full", kind="full", batching={"micro": micro}, keeps_logits=True)
     assert full["logits"] == lines["logits"]
+
+
+def test_deepspeed_is_counted_where_it_is_loaded():
+    runtime = get_lines("sparse")["runtime"]
+    assert get_lines("low-rank", kind="lora")["runtime"] == runtime
+    for sharding in ("node", "cluster"):
+        assert get_lines("sparse", sharding)["runtime"] == runtime + DEEPSPEED
+        assert get_lines("loading", sharding)["runtime"] == runtime + DEEPSPEED
+    assert get_lines("full", kind="full")["runtime"] == runtime + DEEPSPEED
 
 
 def test_a_gpu_counts_neither_heap_nor_process():
