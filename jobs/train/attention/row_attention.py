@@ -16,19 +16,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
 from jobs.plan.attention_choice import BY_ROW
-from jobs.train.attention.half_attention import attend_causally, is_faster_by_products
+from jobs.train.attention.half_attention import (
+    OTHER_SCORES,
+    SDPA,
+    attend,
+    attend_by_products,
+    is_faster_by_products,
+)
 from jobs.train.attention.row_layout import RowLayout
 from jobs.train.attention.row_mask import make_row_mask
 
-SDPA = "sdpa"
 VARLEN_WIDTH = 256
 """Widest heads of torch's kernel for rows of any length."""
-OTHER_SCORES = ("position_bias", "softcap", "s_aux", "cache")
-"""Arguments that change attention's scores in a way that SDPA by row does not know."""
 
 
 def use_row_attention(model: Any) -> bool:
@@ -66,10 +68,9 @@ def attend_by_row(
     Raise ValueError for scores with a bias, a cap or sinks, and for keys of a cache.
     """
     if not isinstance(attention_mask, RowLayout):
-        output: tuple[Tensor, None] = sdpa_attention_forward(
+        return attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-        return output
     layout = attention_mask
     shape = (layout.sequences, layout.length)
     if any(options.get(name) is not None for name in OTHER_SCORES):
@@ -144,8 +145,8 @@ def _attend_in_group(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
 ) -> Tensor:
     """Return the output [n, H, l, D] of rows of one length."""
-    if is_faster_by_products(query) and not dropout:
-        return attend_causally(query, key, value, scaling)
+    if is_faster_by_products(query, key) and not dropout:
+        return attend_by_products(query, key, value, scaling, causally=True)
     return scaled_dot_product_attention(
         query,
         key,

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jobs.plan.packing_choice import PackingChoice
 from jobs.store.base import ObjectStore
+from jobs.train.attention.half_attention import use_products_in_sdpa
 from jobs.train.comm.collectives import WorkerContext
 from jobs.train.engine.chunked_loss import LossChoice
 from jobs.train.method.warm_start import WarmStart, load_warm_start
@@ -57,6 +58,7 @@ def load_base(request: AdapterRequest, store: ObjectStore, context: WorkerContex
     """Load the request's base, or its parent if that is a full model. A collective if sharded."""
     reset_memory_peak(context.device)
     spec, folder = request.spec, str(request.base)
+    use_products_in_sdpa()
     tokenizer = load_tokenizer(folder)
     with load_warm_start(request, store) as parent:
         model = load_model(
