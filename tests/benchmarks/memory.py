@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,9 @@ def main() -> int:
         ]
         found = [
             measured
-            for _ in range(asked.rounds)
+            for number in range(asked.rounds)
             for case in cases
-            if (measured := _measure(case)) is not None
+            if (measured := _measure(_give_own_store(case, number))) is not None
         ]
     if asked.json:
         print(json.dumps([asdict(one) | {"off": one.off} for one in found]))
@@ -177,6 +177,11 @@ def _random_llama(folder: Path, sizes: dict[str, int]) -> None:
     special = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
                "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
     _saved(LlamaForCausalLM(LlamaConfig(**sizes, **special)), tokenizer, folder)
+
+
+def _give_own_store(case: Case, number: int) -> Case:
+    """Return the case of one round: in a store of its own, or its run would be over already."""
+    return replace(case, spec=case.spec | {"store": f"{case.spec['store']}-{number}"})
 
 
 def _measure(case: Case) -> Measured | None:
@@ -298,11 +303,13 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     import jobs.train.cluster.ray_train  # noqa: F401
     from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
+    from jobs.train.allocator import keep_freed_memory
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.fine_tuning import FineTuner
     from jobs.train.hooks import RunHooks
     from jobs.train.loop import StageLoop
 
+    keep_freed_memory()
     checked = validate_run(validate_spec(spec))
     runs = RunStore(open_store(checked.spec.store), "run")
     request = checked.make_request("run", base=BaseDigest("0" * 64, ()))

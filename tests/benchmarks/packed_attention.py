@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import gc
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ def main() -> int:
                 for name, use in KERNELS.items():
                     use(model)
                     result = measure_step(model, positions_mL)
+                    print(
+                        f"{dtype}, rows of {tokens}, turn {turn} of {options.repeats}, {name}: "
+                        f"{result[0]:.2f} s",
+                        file=sys.stderr,
+                    )
                     if turn:
                         results[name].append(result)
             for name, steps in results.items():
@@ -68,7 +74,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", default=[128, 512], help="mean tokens")
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
