@@ -1,0 +1,158 @@
+"""Decide what a deployment does next, from its record, what it follows and what its server holds.
+
+The decision is a pure function: whoever continues a rollout after a crash decides the same. A LoRA
+is judged before the public name answers with it. A sparse adapter changes the base's weights, so
+that it can only be asked once it answers: it is judged after the switch, and switched back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.deployments.deployment_record import (
+    DeploymentRecord,
+    Rollout,
+    Step,
+    name_version,
+)
+from orchestrator.deployments.serving_target import TargetState
+
+SPARSE = "sparse"
+LORA_STEPS: tuple[Step, ...] = ("check", "load", "measure", "judge", "switch")
+SPARSE_STEPS: tuple[Step, ...] = ("check", "load", "measure", "switch", "judge")
+
+ActionKind = Literal[
+    "rest",
+    "begin",
+    "supersede",
+    "check",
+    "load",
+    "measure",
+    "judge",
+    "switch",
+    "restore",
+    "preload",
+    "unload",
+    "clear_name",
+    "forget",
+    "delete",
+]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The version that a deployment is to answer with, and the pointer's move that says so."""
+
+    version: int
+    move: int | None = None
+
+
+@dataclass(frozen=True)
+class Action:
+    """The next thing to do, and the version that it is done to."""
+
+    kind: ActionKind
+    version: int | None = None
+
+
+REST = Action("rest")
+
+
+def decide_action(record: DeploymentRecord, public: str, wish: Wish, target: TargetState) -> Action:
+    """Return the next action; `rest` if there is nothing to do.
+
+    `public` is the public name at the server.
+    """
+    loaded = list_loaded(public, target.adapters)
+    if record.removing:
+        return _decide_removal(public, target, loaded)
+    rollout = record.rollout
+    if rollout is not None and (rollout.version, rollout.move) != (wish.version, wish.move):
+        return Action("supersede", rollout.version)
+    if (restoring := _decide_repair(record, public, target, loaded)) is not None:
+        return restoring
+    if rollout is not None:
+        return _decide_step(record, public, target, loaded)
+    if wish.version != record.live and not is_declined(record, wish):
+        return Action("begin", wish.version)
+    if record.declined is not None and not is_declined(record, wish):
+        return Action("forget", record.declined.version)
+    return _decide_upkeep(record, loaded)
+
+
+def get_next_step(form: str, step: Step) -> Step | None:
+    """Return the step after this one; None after the last."""
+    steps = get_steps(form)
+    index = steps.index(step) + 1
+    return steps[index] if index < len(steps) else None
+
+
+def get_steps(form: str) -> tuple[Step, ...]:
+    """Return the steps of a rollout of an adapter of this form."""
+    return SPARSE_STEPS if form == SPARSE else LORA_STEPS
+
+
+def may_answer(rollout: Rollout) -> bool:
+    """Return whether the new version may answer under the public name in this step."""
+    return rollout.step == "switch" or (rollout.form == SPARSE and rollout.step == "judge")
+
+
+def is_declined(record: DeploymentRecord, wish: Wish) -> bool:
+    """Return whether this version failed, or was rolled back, since the pointer moved last."""
+    declined = record.declined
+    return declined is not None and (declined.version, declined.move) == (wish.version, wish.move)
+
+
+def list_loaded(public: str, adapters: Mapping[str, str]) -> list[int]:
+    """Return the versions of a public name that a server has loaded, sorted."""
+    matches = (re.fullmatch(r"(.+)@v([1-9][0-9]{0,8})", name) for name in adapters)
+    return sorted(int(match[2]) for match in matches if match and match[1] == public)
+
+
+def _decide_removal(public: str, target: TargetState, loaded: list[int]) -> Action:
+    if target.names is not None and target.names.get(public) is not None:
+        return Action("clear_name")
+    return Action("unload", loaded[0]) if loaded else Action("delete")
+
+
+def _decide_repair(
+    record: DeploymentRecord, public: str, target: TargetState, loaded: list[int]
+) -> Action | None:
+    """Return how to make the live version answer again, after the server was restarted, say."""
+    live, rollout = record.live, record.rollout
+    if target.names is None:
+        is_lost = live is not None and live not in loaded
+        return Action("restore", live) if is_lost else None
+    answering = target.names.get(public)
+    if answering == (None if live is None else name_version(public, live)):
+        return None
+    is_switching = rollout is not None and may_answer(rollout)
+    if is_switching and rollout and answering == name_version(public, rollout.version):
+        return None
+    return Action("clear_name") if live is None else Action("restore", live)
+
+
+def _decide_step(
+    record: DeploymentRecord, public: str, target: TargetState, loaded: list[int]
+) -> Action:
+    rollout = record.rollout
+    assert rollout is not None
+    if rollout.version not in loaded and rollout.step not in ("check", "load"):
+        return Action("load", rollout.version)
+    is_judged_live = rollout.form == SPARSE and rollout.step == "judge" and target.names is not None
+    if is_judged_live and (target.names or {}).get(public) != name_version(public, rollout.version):
+        # The server was restarted since the switch.
+        return Action("switch", rollout.version)
+    return Action(rollout.step, rollout.version)
+
+
+def _decide_upkeep(record: DeploymentRecord, loaded: list[int]) -> Action:
+    unused = [version for version in loaded if version not in (record.live, record.previous)]
+    if unused:
+        return Action("unload", unused[0])
+    if record.previous is not None and record.previous not in loaded:
+        return Action("preload", record.previous)
+    return REST
