@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
 
 from jobs.errors import AlreadyExists, Fault, InputError, NotInStore, WriteConflict
 from jobs.store.adapters.listing import read_committed, resolve_adapter
+from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from orchestrator.deployments.deployment_record import (
     CanarySettings,
     Declined,
     DeploymentRecord,
+    Rollout,
     get_public_name,
     name_version,
     read_deployment,
@@ -19,7 +25,7 @@ from orchestrator.deployments.deployment_record import (
 from orchestrator.deployments.errors import NoEarlierVersion
 from orchestrator.deployments.follow_pointer import find_wish
 from orchestrator.deployments.rollout_decision import list_loaded
-from orchestrator.deployments.servable_forms import find_target_faults
+from orchestrator.deployments.servable_forms import find_target_faults, get_served_form
 from orchestrator.deployments.serving_target import ServingTarget, TargetState
 
 MAX_ROUNDS = 20
@@ -35,6 +41,19 @@ class DeploymentWish:
     pin: int | None
     endpoint: str
     canary: CanarySettings
+
+
+def parse_canary_settings(values: Mapping[str, Any]) -> CanarySettings:
+    """Return the settings of a command. Raise InputError."""
+    try:
+        return CanarySettings.model_validate(dict(values))
+    except ValidationError as error:
+        raise InputError(
+            [
+                Fault(".".join(map(str, fault["loc"])), fault["msg"], "Use another value.")
+                for fault in error.errors(include_url=False, include_context=False)
+            ]
+        ) from None
 
 
 def deploy(
@@ -59,9 +78,10 @@ def deploy(
                     name=wish.name, adapter=wish.adapter, endpoint=wish.endpoint
                 )
             _check_same_subject(record, wish)
-            changed = record.change(
-                pin=wish.pin, canary=wish.canary, declined=None, rollout=None, problem=None
-            ).add_event("deployed", wish.pin, f"{label} to {wish.endpoint}", by=by)
+            changed = record.change(pin=wish.pin, canary=wish.canary, declined=None, problem=None)
+            changed = changed.change(rollout=_begin_rollout(store, changed, manifest))
+            detail = f"{label} to {wish.endpoint}"
+            changed = changed.add_event("deployed", manifest.version, detail, by=by)
             write_deployment(store, changed, etag)
         except (WriteConflict, AlreadyExists):
             continue
@@ -131,6 +151,17 @@ def _find_deployment(store: ObjectStore, name: str) -> tuple[DeploymentRecord | 
         return read_deployment(store, name)
     except NotInStore:
         return None, None
+
+
+def _begin_rollout(
+    store: ObjectStore, record: DeploymentRecord, manifest: Manifest
+) -> Rollout | None:
+    """Return the rollout of the version that was just checked; None if it answers already."""
+    wish = find_wish(store, record)
+    if wish.version == record.live or wish.version != manifest.version:
+        return None
+    form = get_served_form(manifest)
+    return Rollout(version=wish.version, move=wish.move, form=form, step="check")
 
 
 def _check_name_free(store: ObjectStore, wish: DeploymentWish, state: TargetState) -> None:

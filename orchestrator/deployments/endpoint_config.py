@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import Digest, Name
+from jobs.store.trust.statements import OPERATOR_PROJECT
 from orchestrator.control.projects.private_file import read_secret
-from orchestrator.registry.values import DEFAULT_PROJECT
 
 DEFAULT_FOLDER = ".cache/serving/adapters"
 URL = r"^https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._/-]*)?$"
@@ -42,7 +42,7 @@ class EndpointConfig(StrictModel):
     api_key_env: str | None = Field(default=None, pattern=VARIABLE)
     """Environment variable of the service that holds its API key."""
     projects: tuple[Name, ...] = Field(
-        default=(DEFAULT_PROJECT,), min_length=1, max_length=1000, strict=False
+        default=(OPERATOR_PROJECT,), min_length=1, max_length=1000, strict=False
     )
     """Projects that may deploy to it. All of them share its memory."""
     folder: FileName = DEFAULT_FOLDER

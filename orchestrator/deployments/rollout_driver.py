@@ -6,6 +6,7 @@ action can be repeated: after a crash at any point another process reads the rec
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,6 +45,8 @@ MAX_ACTIONS = 60
 """Actions in a row; a rollout has fewer than ten, and so has a removal of a few versions."""
 WAITING_ERRORS = (TargetUnreachable, StoreUnreachable, StoreRefused, WriteConflict)
 """Errors that say nothing about the version: the same action is tried again later."""
+
+log = logging.getLogger(__name__)
 
 OnEvent = Callable[[DeploymentRecord, HistoryEntry], None]
 
@@ -92,10 +95,10 @@ class RolloutDriver:
             except WriteConflict as conflict:
                 return str(conflict)  # another process acts on it
             except (TargetUnreachable, TargetRefused, StoreError) as error:
-                return self._note_problem(name, str(error))
+                return note_problem(self._store, name, str(error))
             if action.kind in ("rest", "delete"):
                 return None
-        return self._note_problem(name, f"it did not settle within {MAX_ACTIONS} actions")
+        return note_problem(self._store, name, f"it did not settle within {MAX_ACTIONS} actions")
 
     def advance(self, name: str) -> Action:
         """Carry out the next action of a deployment, and return it.
@@ -287,22 +290,24 @@ class RolloutDriver:
             return context.state.model_prefix + context.public
         return self._name_model(context, version)
 
-    def _note_problem(self, name: str, problem: str) -> str:
-        """Write down why a deployment waits, unless the record says so already."""
-        try:
-            record, etag = read_deployment(self._store, name)
-            if record.problem != problem[:MAX_REASON_CHARS]:
-                changed = record.change(problem=problem[:MAX_REASON_CHARS])
-                write_deployment(self._store, changed, etag)
-        except StoreError:
-            pass  # the store is what does not answer, or another process wrote first
-        return problem
-
     def _write(self, context: _Context, record: DeploymentRecord) -> str:
         """Write a record, after its new entries were reported. Raise WriteConflict."""
         if record.history is not context.record.history:
             self._on_event(record, record.history[-1])
         return write_deployment(self._store, record, context.etag)
+
+
+def note_problem(store: ObjectStore, name: str, problem: str) -> str:
+    """Write down why a deployment waits, unless its record says so already. Return the problem."""
+    text = problem[:MAX_REASON_CHARS]
+    try:
+        record, etag = read_deployment(store, name)
+        if record.problem != text:
+            write_deployment(store, record.change(problem=text), etag)
+    except StoreError as error:
+        # The store does not answer, or another process wrote first.
+        log.warning("deployment %s: its problem cannot be recorded: %s", name, error)
+    return problem
 
 
 def _set_step(rollout: Rollout, step: str) -> Rollout:

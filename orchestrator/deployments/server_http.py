@@ -14,8 +14,8 @@ import httpx
 from orchestrator.deployments.errors import TargetRefused, TargetUnreachable
 from orchestrator.deployments.serving_target import Answer, Prompt
 
-CONNECT_S, REQUEST_S = 5.0, 150.0
-"""Loading an adapter, and draining a server for a swap, take a while."""
+CONNECT_S, STATE_S, REQUEST_S = 5.0, 10.0, 150.0
+"""A state is read at once; loading an adapter, and draining a server for a swap, take a while."""
 MAX_BODY_BYTES = 64 << 20
 MAX_REASON_CHARS = 500
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -47,6 +47,8 @@ class ServerHttp:
     def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HttpAnswer:
         """Return a response, whatever its status. Raise TargetUnreachable."""
         options: dict[str, Any] = {} if body is None else {"json": body}
+        if method == "GET":
+            options["timeout"] = httpx.Timeout(STATE_S, connect=CONNECT_S)
         try:
             with self._client.stream(method, path, **options) as response:
                 data = self._read_body(response)
