@@ -29,6 +29,10 @@ class CanaryPrompt:
     """False where the trained model itself had nothing to answer."""
 
 
+ANY_PROMPT = CanaryPrompt("Hello", needs_answer=False)
+"""What a version is asked whose run recorded nothing, such as a search's trial."""
+
+
 @dataclass(frozen=True)
 class CanaryProbes:
     """What a version is asked, and what is known about its answers."""
@@ -48,13 +52,15 @@ def load_probes(
     """
     recorded = _read_canary_file(store, manifest)
     if recorded is None:
-        own = tuple(_read_sample_prompts(store, manifest))
-        return CanaryProbes((*own, *(CanaryPrompt(text) for text in extra_prompts)))
+        texts = tuple(_read_sample_prompts(store, manifest))
+        own = (*texts, *(CanaryPrompt(text) for text in extra_prompts))
+        return CanaryProbes(own or (ANY_PROMPT,))
     own = tuple(
         CanaryPrompt(sample.tokens, needs_answer=sample.has_answer) for sample in recorded.prompts
     )
     extra = (CanaryPrompt(text, is_chat=recorded.is_chat) for text in extra_prompts)
-    return CanaryProbes((*own, *extra), recorded.rows, recorded.loss)
+    prompts = (*own, *extra)
+    return CanaryProbes(prompts or (ANY_PROMPT,), recorded.rows, recorded.loss)
 
 
 def _read_canary_file(store: ObjectStore, manifest: Manifest) -> CanaryFile | None:

@@ -148,9 +148,12 @@ def get_deployment_key(name: str) -> str:
 
 
 def get_public_name(store: ObjectStore, name: str) -> str:
-    """Return the name that a server answers to: with the project, unless that is the default."""
+    """Return the name that a server answers to: PROJECT..NAME, or NAME of the default project.
+
+    No name contains two dots in a row, so that projects never share a name.
+    """
     project = find_project(store.url(""))
-    return name if project == OPERATOR_PROJECT else f"{project}/{name}"
+    return name if project == OPERATOR_PROJECT else f"{project}..{name}"
 
 
 def name_version(public: str, version: int) -> str:

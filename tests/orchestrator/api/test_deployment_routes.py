@@ -155,13 +155,13 @@ def test_projects_have_names_and_deployments_of_their_own(served: Served):
     made = served.ask("POST", json=BODY, scope="submitter", project="other")
     assert (made.status_code, made.json()["project"]) == (201, "other"), made.text
     served.follow()
-    assert served.fake.names == {"chat": "chat@v1", "other/chat": "other/chat@v1"}
+    assert served.fake.names == {"chat": "chat@v1", "other..chat": "other..chat@v1"}
     for path in ("/chat?project=other", "/chat/rollback?project=other"):
         method = "POST" if "rollback" in path else "GET"
         refused = served.ask(method, path, scope="submitter", project="default")
         assert refused.status_code == 404
     mine = served.ask("GET", scope="viewer", project="other").json()["items"]
-    assert [item["model"] for item in mine] == ["other/chat"]
+    assert [item["model"] for item in mine] == ["other..chat"]
     assert served.ask("DELETE", "/chat", scope="viewer", project="other").status_code == 403
     served.ask("DELETE", "/chat", scope="submitter", project="other")
     served.follow()

@@ -155,6 +155,6 @@ def read_folder(folder: Path) -> dict[str, Any]:
     for form, name in (("lora", "adapter"), ("sparse", "sparse")):
         config = folder / f"{name}_config.json"
         if config.is_file() and (folder / f"{name}_model.safetensors").is_file():
-            loss = json.loads(config.read_text())["loss"]
+            loss = json.loads(config.read_text()).get("loss", LOSS)
             return {"form": form, "digest": f"{loss}", "loss": loss}
     raise HTTPException(400, f"{folder} on the server's machine is not an adapter's folder")
