@@ -127,6 +127,8 @@ def _decide_repair(
         is_lost = live is not None and live not in loaded
         return Action("restore", live) if is_lost else None
     answering = target.names.get(public)
+    if live is not None and target.problem is not None:
+        return Action("restore", live)
     if answering == (None if live is None else name_version(public, live)):
         return None
     is_switching = rollout is not None and may_answer(rollout)

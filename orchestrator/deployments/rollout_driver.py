@@ -248,7 +248,11 @@ class RolloutDriver:
         if may_answer(rollout) and context.state.names is not None:
             live = context.record.live
             name = None if live is None else name_version(context.public, live)
-            self._target.set_name(context.public, name)
+            try:
+                self._target.set_name(context.public, name)
+            except TargetRefused as refusal:
+                # It is repaired from now on, and the version is not tried again.
+                reason = f"{reason} {refusal}"
         self._decline(context, rollout.version, reason)
 
     def _decline(self, context: _Context, version: int, reason: str) -> None:

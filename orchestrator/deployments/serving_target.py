@@ -29,6 +29,8 @@ class TargetState:
     a versioned name."""
     model_prefix: str = ""
     """What stands before a name in the `model` of a request."""
+    problem: str | None = None
+    """Why the server refuses all requests, after a switch that failed half-way."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class _PluginState(BaseModel):
     max_rank: int | None = None
     adapters: dict[Label, _LoadedAdapter]
     names: dict[Label, Label | None]
+    problem: str | None = None
 
 
 class VllmTarget:
@@ -59,12 +60,15 @@ class VllmTarget:
             where = ".".join(map(str, first["loc"]))
             reason = f"{STATE_PATH} is not the state of the plug-in ({where}: {first['msg']})"
             raise TargetUnreachable(self.endpoint, reason) from None
+        if state.base_digest is None:
+            raise TargetUnreachable(self.endpoint, "it has not read all of its base yet")
         return TargetState(
             base_digest=state.base_digest,
             forms=frozenset(state.forms),
             max_rank=state.max_rank,
             adapters={name: adapter.form for name, adapter in state.adapters.items()},
             names={name: version for name, version in state.names.items() if version is not None},
+            problem=state.problem,
         )
 
     def load(self, name: str, store: ObjectStore, manifest: Manifest) -> None:

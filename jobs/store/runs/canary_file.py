@@ -57,8 +57,3 @@ def parse_canary(data: bytes, key: str) -> CanaryFile:
         where = ".".join(str(part) for part in first["loc"]) or "file"
         problem = f"{key}: {where[:100]!a}: {first['msg'][:200]!a}"
         raise StoreError(f"{problem}. Delete that object, or train the adapter again.") from error
-
-
-def encode_canary(canary: CanaryFile) -> bytes:
-    """Return the file as JSON."""
-    return canary.model_dump_json(exclude_none=True).encode() + b"\n"

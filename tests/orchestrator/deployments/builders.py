@@ -15,7 +15,6 @@ from jobs.store.runs.canary_file import (
     CanaryFile,
     HeldOutRow,
     SampleTokens,
-    encode_canary,
 )
 from jobs.store.runs.run_store import RunStore
 from orchestrator.deployments.deployment_acts import DeploymentWish
@@ -54,7 +53,7 @@ def commit_version(
             rows=ROWS,
             loss=loss,
         )
-        store.put(RunStore(store, run).key(CANARY_FILE), encode_canary(canary))
+        store.put(RunStore(store, run).key(CANARY_FILE), canary.model_dump_json().encode())
     return manifest
 
 

@@ -26,6 +26,8 @@ class FakeTarget:
         """Form and loss by versioned name."""
         self.names: dict[str, str] = {}
         self.is_down = False
+        self.problem: str | None = None
+        """Why all requests are refused; a switch that succeeds ends it."""
         self.refuses: Callable[[str, str], str | None] = lambda method, name: None
         """Returns why a method refuses a name, if it does."""
         self.served_loss: dict[str, float] = {}
@@ -48,6 +50,7 @@ class FakeTarget:
             max_rank=16,
             adapters={name: form for name, (form, _) in self.adapters.items()},
             names=dict(self.names) if self.has_names else None,
+            problem=self.problem,
         )
 
     def load(self, name: str, store: ObjectStore, manifest: Manifest) -> None:
@@ -58,6 +61,7 @@ class FakeTarget:
 
     def set_name(self, name: str, version: str | None) -> None:
         self._check("set_name", version or "")
+        self.problem = None
         if version is None:
             self.names.pop(name, None)
         elif version not in self.adapters:

@@ -227,6 +227,21 @@ def test_a_server_that_does_not_answer_is_waited_for(world: World):
     assert (world.record.problem, world.record.live) == (None, 2)
 
 
+def test_a_server_that_refuses_everything_after_a_failed_switch_is_repaired(world: World):
+    def refuse(method: str, name: str) -> str | None:
+        if method != "set_name" or failures[0] == 0:
+            return None
+        failures[0] -= 1
+        world.target.problem = "the weights are a mixture"
+        return world.target.problem
+
+    failures = [2]
+    world.target.refuses = refuse
+    world.release(form="sparse")
+    assert (world.target.names, world.target.problem) == ({"chat": "chat@v1"}, None)
+    assert world.events[-2:] == ["declined", "restored"]
+
+
 def test_a_removal_takes_the_name_and_the_versions_from_the_server(world: World):
     world.release()
     remove(world.store, "chat", by="me")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import InputError
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.local import DirectoryStore
 from orchestrator.deployments.endpoint_config import EndpointConfig
@@ -91,11 +92,11 @@ def test_a_public_name_switches_or_is_refused(
     assert served.read_state().names == {}
 
 
+# Ray Serve reads the folder itself: only a real one answers with it.
+@pytest.mark.parametrize("served", KINDS[:3], indirect=True)
 def test_a_version_answers_under_its_own_name_with_its_own_loss(
     served: ServingTarget, store: DirectoryStore, versions: list[Manifest]
 ):
-    if served.read_state().model_prefix:
-        pytest.skip("Ray Serve reads the folder itself: a test with a real one is long")
     for manifest in versions:
         served.load(manifest.label, store, manifest)
     for loss, name in ((LOSS, "chat@v1"), (LOSS + 1, "chat@v2")):
@@ -141,8 +142,6 @@ def test_a_wrong_key_and_a_server_that_is_away_are_unreachable(monkeypatch: pyte
 
 
 def test_an_endpoint_is_of_its_projects_only():
-    from jobs.errors import InputError
-
     endpoints = {"local": EndpointConfig(url="http://127.0.0.1:1", projects=("lab",))}
     assert find_endpoint(endpoints, "local", allow_url=False, project="lab")
     for name, project in (("local", "default"), ("other", "lab"), ("http://127.0.0.1:1", "lab")):
