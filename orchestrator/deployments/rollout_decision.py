@@ -24,7 +24,7 @@ SPARSE = "sparse"
 LORA_STEPS: tuple[Step, ...] = ("check", "load", "measure", "judge", "switch")
 SPARSE_STEPS: tuple[Step, ...] = ("check", "load", "measure", "switch", "judge")
 
-ActionKind = Literal[
+RolloutActionKind = Literal[
     "rest",
     "begin",
     "supersede",
@@ -51,17 +51,19 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Action:
+class RolloutAction:
     """The next thing to do, and the version that it is done to."""
 
-    kind: ActionKind
+    kind: RolloutActionKind
     version: int | None = None
 
 
-REST = Action("rest")
+REST = RolloutAction("rest")
 
 
-def decide_action(record: DeploymentRecord, public: str, wish: Wish, target: TargetState) -> Action:
+def decide_action(
+    record: DeploymentRecord, public: str, wish: Wish, target: TargetState
+) -> RolloutAction:
     """Return the next action; `rest` if there is nothing to do.
 
     `public` is the public name at the server.
@@ -71,15 +73,15 @@ def decide_action(record: DeploymentRecord, public: str, wish: Wish, target: Tar
         return _decide_removal(public, target, loaded)
     rollout = record.rollout
     if rollout is not None and (rollout.version, rollout.move) != (wish.version, wish.move):
-        return Action("supersede", rollout.version)
+        return RolloutAction("supersede", rollout.version)
     if (restoring := _decide_repair(record, public, target, loaded)) is not None:
         return restoring
     if rollout is not None:
         return _decide_step(record, public, target, loaded)
     if wish.version != record.live and not is_declined(record, wish):
-        return Action("begin", wish.version)
+        return RolloutAction("begin", wish.version)
     if record.declined is not None and not is_declined(record, wish):
-        return Action("forget", record.declined.version)
+        return RolloutAction("forget", record.declined.version)
     return _decide_upkeep(record, loaded)
 
 
@@ -112,49 +114,49 @@ def list_loaded(public: str, adapters: Mapping[str, str]) -> list[int]:
     return sorted(int(match[2]) for match in matches if match and match[1] == public)
 
 
-def _decide_removal(public: str, target: TargetState, loaded: list[int]) -> Action:
+def _decide_removal(public: str, target: TargetState, loaded: list[int]) -> RolloutAction:
     if target.names is not None and target.names.get(public) is not None:
-        return Action("clear_name")
-    return Action("unload", loaded[0]) if loaded else Action("delete")
+        return RolloutAction("clear_name")
+    return RolloutAction("unload", loaded[0]) if loaded else RolloutAction("delete")
 
 
 def _decide_repair(
     record: DeploymentRecord, public: str, target: TargetState, loaded: list[int]
-) -> Action | None:
+) -> RolloutAction | None:
     """Return how to make the live version answer again, after the server was restarted, say."""
     live, rollout = record.live, record.rollout
     if target.names is None:
         is_lost = live is not None and live not in loaded
-        return Action("restore", live) if is_lost else None
+        return RolloutAction("restore", live) if is_lost else None
     answering = target.names.get(public)
     if live is not None and target.problem is not None:
-        return Action("restore", live)
+        return RolloutAction("restore", live)
     if answering == (None if live is None else name_version(public, live)):
         return None
     is_switching = rollout is not None and may_answer(rollout)
     if is_switching and rollout and answering == name_version(public, rollout.version):
         return None
-    return Action("clear_name") if live is None else Action("restore", live)
+    return RolloutAction("clear_name") if live is None else RolloutAction("restore", live)
 
 
 def _decide_step(
     record: DeploymentRecord, public: str, target: TargetState, loaded: list[int]
-) -> Action:
+) -> RolloutAction:
     rollout = record.rollout
     assert rollout is not None
     if rollout.version not in loaded and rollout.step not in ("check", "load"):
-        return Action("load", rollout.version)
+        return RolloutAction("load", rollout.version)
     is_judged_live = rollout.form == SPARSE and rollout.step == "judge" and target.names is not None
     if is_judged_live and (target.names or {}).get(public) != name_version(public, rollout.version):
         # The server was restarted since the switch.
-        return Action("switch", rollout.version)
-    return Action(rollout.step, rollout.version)
+        return RolloutAction("switch", rollout.version)
+    return RolloutAction(rollout.step, rollout.version)
 
 
-def _decide_upkeep(record: DeploymentRecord, loaded: list[int]) -> Action:
+def _decide_upkeep(record: DeploymentRecord, loaded: list[int]) -> RolloutAction:
     unused = [version for version in loaded if version not in (record.live, record.previous)]
     if unused:
-        return Action("unload", unused[0])
+        return RolloutAction("unload", unused[0])
     if record.previous is not None and record.previous not in loaded:
-        return Action("preload", record.previous)
+        return RolloutAction("preload", record.previous)
     return REST

@@ -32,7 +32,7 @@ from orchestrator.deployments.deployment_record import (
 from orchestrator.deployments.errors import TargetRefused, TargetUnreachable
 from orchestrator.deployments.follow_pointer import find_wish
 from orchestrator.deployments.rollout_decision import (
-    Action,
+    RolloutAction,
     Wish,
     decide_action,
     get_next_step,
@@ -100,7 +100,7 @@ class RolloutDriver:
                 return None
         return note_problem(self._store, name, f"it did not settle within {MAX_ACTIONS} actions")
 
-    def advance(self, name: str) -> Action:
+    def advance(self, name: str) -> RolloutAction:
         """Carry out the next action of a deployment, and return it.
 
         Raise TargetUnreachable, TargetRefused or StoreError if it has to be tried again.
@@ -120,7 +120,7 @@ class RolloutDriver:
         self._perform(context, action)
         return action
 
-    def _perform(self, context: _Context, action: Action) -> None:
+    def _perform(self, context: _Context, action: RolloutAction) -> None:
         record, version = context.record, action.version
         match action.kind:
             case "rest":
@@ -158,7 +158,7 @@ class RolloutDriver:
         changed = context.record.change(rollout=rollout, declined=None)
         self._write(context, changed.add_event("rollout_started", version))
 
-    def _perform_step(self, context: _Context, action: Action) -> None:
+    def _perform_step(self, context: _Context, action: RolloutAction) -> None:
         """Carry out a step of the rollout; its failure declines the version."""
         version = context.rollout.version
         steps = {

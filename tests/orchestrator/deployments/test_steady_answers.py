@@ -26,8 +26,8 @@ MAX_ROLLBACK_S = 2.0
 class SteadyClient:
     """Asks the public name until it is told to stop."""
 
-    def __init__(self, url: str, *, interval_s: float = INTERVAL_S) -> None:
-        self._url, self._interval_s = url, interval_s
+    def __init__(self, url: str, *, key: str = API_KEY) -> None:
+        self._url, self._key = url, key
         self._stopping = threading.Event()
         self.answers: list[str] = []
         self.failures: list[str] = []
@@ -43,16 +43,18 @@ class SteadyClient:
             thread.join()
 
     def _ask_steadily(self) -> None:
-        headers = {"Authorization": f"Bearer {API_KEY}"}
+        headers = {"Authorization": f"Bearer {self._key}"}
         body = {"model": "chat", "prompt": "Hello", "max_tokens": 4}
-        with httpx.Client(base_url=self._url, headers=headers, trust_env=False) as http:
+        with httpx.Client(
+            base_url=self._url, headers=headers, trust_env=False, timeout=300
+        ) as http:
             while not self._stopping.is_set():
                 response = http.post("/v1/completions", json=body)
                 if response.status_code == 200:
                     self.answers.append(response.json()["choices"][0]["text"])
                 else:
                     self.failures.append(response.text)
-                self._stopping.wait(self._interval_s)
+                self._stopping.wait(INTERVAL_S)
 
 
 def test_no_request_fails_during_a_promotion_a_broken_one_and_a_rollback(
