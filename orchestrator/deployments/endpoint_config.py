@@ -51,8 +51,7 @@ class EndpointConfig(StrictModel):
     """Digest of the base that it serves, where the server itself does not tell: without the
     plug-in. `slora adapters show NAME --json` has that of an adapter."""
     loading_path: FileName | None = None
-    """The application's dynamic_lora_loading_path: file://FOLDER or s3://BUCKET/PREFIX; of
-    `ray-serve`."""
+    """The application's dynamic_lora_loading_path, s3://BUCKET/PREFIX; of `ray-serve`."""
     model: FileName | None = None
     """The application's model id, without an adapter; of `ray-serve`."""
 
