@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import InputError, NotInStore
-from jobs.store.adapters.operations import promote
+from jobs.errors import InputError, NotInStore, StillReferenced
+from jobs.store.adapters.operations import delete_version, promote
 from jobs.store.adapters.operations import rollback as roll_pointer_back
 from jobs.store.local import DirectoryStore
 from orchestrator.deployments.deployment_acts import deploy, remove, rollback
@@ -249,6 +249,18 @@ def test_a_removal_takes_the_name_and_the_versions_from_the_server(world: World)
     assert (world.target.names, world.target.adapters) == ({}, {})
     with pytest.raises(NotInStore):
         read_deployment(world.store, "chat")
+
+
+def test_a_version_that_is_served_or_kept_for_a_rollback_is_not_deleted(world: World):
+    world.release()
+    promote(world.store, "chat", 2)
+    commit_promoted(world.store, world.folder)
+    world.store.put("deployments/broken.json", b"[]")
+    for version in (1, 2):
+        with pytest.raises(StillReferenced, match=r"deployments/chat\.json"):
+            delete_version(world.store, "chat", version)
+    world.driver.settle("chat")
+    delete_version(world.store, "chat", 1)
 
 
 def test_another_adapter_or_a_name_of_somebody_else_is_refused(world: World, tmp_path: Path):
