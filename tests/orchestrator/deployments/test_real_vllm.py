@@ -71,7 +71,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     chat_rows(folder / "train.jsonl", 60)
     chat_rows(folder / "eval.jsonl", 9)
     run_ranks(train_versions, 1, str(folder))
-    with run_vllm(folder / "model", folder) as server, pytest.MonkeyPatch.context() as environment:
+    # Threads that wait for each other crawl on a machine with other work.
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    with (
+        run_vllm(folder / "model", folder, variables=one_thread) as server,
+        pytest.MonkeyPatch.context() as environment,
+    ):
         environment.setenv("REAL_KEY", KEY)
         config = EndpointConfig(
             url=server.url, api_key_env="REAL_KEY", folder=str(folder / "copies")
